@@ -1,0 +1,178 @@
+//! What can go wrong, and what the caller does about it.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::types::Offset;
+
+/// The result of the engine's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the engine. [`Error::kind`] says what the caller can do.
+///
+/// It is `Clone`, because one failed round answers every request in it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Input that can never be stored or read: nothing was done; change the request.
+    #[error("{0}")]
+    Invalid(String),
+    /// A record larger than its topic allows: nothing was stored; send a smaller one.
+    #[error("a record of {size} bytes is larger than the limit of {limit} bytes")]
+    RecordTooLarge {
+        /// The record's size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A request whose records are larger than one round can take: nothing was stored; split it.
+    #[error("a request of {size} bytes in record batch format is larger than the limit of {limit} bytes")]
+    RequestTooLarge {
+        /// The request's size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The topic or the partition is not there (any more).
+    #[error("{0} does not exist")]
+    NotFound(String),
+    /// A topic of that name is there already.
+    #[error("the topic {0} exists already")]
+    TopicExists(String),
+    /// The next offset to be given is not the one expected: nothing was stored.
+    #[error("expected the next offset {expected}, but it is {end_offset}")]
+    OffsetMismatch {
+        /// What the request expected.
+        expected: Offset,
+        /// The partition's `end_offset`, durable when this is answered.
+        end_offset: Offset,
+    },
+    /// The offset lies below the log start: go on from `log_start_offset`.
+    #[error("offset {offset} has been trimmed: the log starts at {log_start_offset}")]
+    Trimmed {
+        /// The offset asked for.
+        offset: Offset,
+        /// The first offset that is still kept.
+        log_start_offset: Offset,
+        /// One past the last durable record.
+        end_offset: Offset,
+    },
+    /// The offset lies above the end.
+    #[error("offset {offset} is above the end of the log, {end_offset}")]
+    OutOfRange {
+        /// The offset asked for.
+        offset: Offset,
+        /// The first offset that is still kept.
+        log_start_offset: Offset,
+        /// One past the last durable record.
+        end_offset: Offset,
+    },
+    /// Stored bytes do not say what was stored: the rest of the log is readable from `damaged_until` on.
+    #[error(
+        "{place} is damaged: {what}; offsets {damaged_from} to {damaged_until} (exclusive) cannot be read; run quipu verify"
+    )]
+    Damaged {
+        /// The file and the position, for the log of the operator; not for clients.
+        place: String,
+        /// What was found against what was expected.
+        what: String,
+        /// The first offset that cannot be read.
+        damaged_from: Offset,
+        /// One past the last offset that cannot be read.
+        damaged_until: Offset,
+    },
+    /// Too much waits for the disk already: nothing was stored; try again later.
+    #[error("{queued_bytes} bytes wait for the disk already; try again")]
+    Overloaded {
+        /// The bytes that wait.
+        queued_bytes: u64,
+    },
+    /// The disk is full: nothing was stored; appends go on by themselves when there is space.
+    #[error("the disk is full; nothing was stored")]
+    StorageFull,
+    /// A write or a sync of this partition's segment failed: appends to it are refused until a restart.
+    #[error("appends to this partition stopped after a failed write: {0}; restart to recover")]
+    PartitionFailed(String),
+    /// A write or a sync of the journal failed: all appends are refused until a restart. What was in flight may or may not be stored.
+    #[error("the journal failed: {reason}; restart to recover")]
+    LogFailed {
+        /// What failed.
+        reason: String,
+        /// Whether the request may be stored all the same.
+        in_flight: bool,
+    },
+    /// The log is being closed: nothing was stored.
+    #[error("the log is closing")]
+    Closed,
+    /// The data directory is in use by another process, or is not one, or is of another format.
+    #[error("{0}")]
+    Directory(String),
+    /// Any other failure of the file system.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the file's name.
+        what: String,
+        /// The cause.
+        source: Arc<io::Error>,
+    },
+}
+
+/// What a caller can do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Change the request.
+    Invalid,
+    /// Send less at once.
+    TooLarge,
+    /// Look for something else.
+    NotFound,
+    /// The state is another than the request assumed.
+    Conflict,
+    /// Read from another offset.
+    OutOfRange,
+    /// Skip the damaged range, or restore it.
+    Damaged,
+    /// Try again later, unchanged.
+    Busy,
+    /// Make space.
+    Full,
+    /// Restart the process, after a look at its log.
+    Failed,
+}
+
+impl Error {
+    /// What the caller can do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid(_) | Self::Directory(_) => ErrorKind::Invalid,
+            Self::RecordTooLarge { .. } | Self::RequestTooLarge { .. } => ErrorKind::TooLarge,
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::TopicExists(_) | Self::OffsetMismatch { .. } => ErrorKind::Conflict,
+            Self::Trimmed { .. } | Self::OutOfRange { .. } => ErrorKind::OutOfRange,
+            Self::Damaged { .. } => ErrorKind::Damaged,
+            Self::Overloaded { .. } | Self::Closed => ErrorKind::Busy,
+            Self::StorageFull => ErrorKind::Full,
+            Self::PartitionFailed(_) | Self::LogFailed { .. } | Self::Io { .. } => ErrorKind::Failed,
+        }
+    }
+
+    /// Wraps an I/O error with what was being done; a full disk becomes [`Error::StorageFull`].
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        if is_full(&source) {
+            return Self::StorageFull;
+        }
+        Self::Io {
+            what: what.into(),
+            source: Arc::new(source),
+        }
+    }
+}
+
+/// Whether an I/O error says that there is no space (or no quota) left.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}

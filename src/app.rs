@@ -1,0 +1,59 @@
+//! What every request shares.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use quipu_segments::{Clock, Log};
+use tokio::sync::{Semaphore, watch};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// The service's state, cheap to clone: the log, the settings, the metrics.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+/// The parts of an [`App`].
+pub struct Inner {
+    /// The engine.
+    pub log: Log,
+    /// The settings in force.
+    pub config: Config,
+    /// Every metric.
+    pub metrics: Metrics,
+    /// The clock that the engine uses too.
+    pub clock: Arc<dyn Clock>,
+    /// Bytes of request bodies that may be held at once; a permit is a KiB.
+    pub body_budget: Arc<Semaphore>,
+    /// Becomes true when the server begins to stop: long polls then end at once with what they have.
+    pub stopping: watch::Sender<bool>,
+    /// Set once the log has been opened and recovered.
+    pub ready: AtomicBool,
+}
+
+impl App {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(log: Log, config: Config, clock: Arc<dyn Clock>) -> Self {
+        let permits =
+            usize::try_from(config.limits.max_in_flight_bytes / 1024).unwrap_or(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Inner {
+            log,
+            metrics: Metrics::new(),
+            clock,
+            body_budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            stopping: watch::Sender::new(false),
+            ready: AtomicBool::new(true),
+            config,
+        }))
+    }
+}
+
+impl Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}

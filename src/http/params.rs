@@ -1,0 +1,216 @@
+//! Strict input: query parameters and JSON bodies in which every name is known.
+//!
+//! A typo must never be a silent default, so an unknown or repeated parameter and an unknown field are 400 with a
+//! `pointer`: the parameter's name, or the JSON pointer of the field.
+
+use quipu_segments::TimestampMs;
+use serde::de::DeserializeOwned;
+
+use super::problem::{Code, Problem};
+
+/// The query parameters of one request.
+#[derive(Debug, Default)]
+pub struct Params {
+    pairs: Vec<(String, String)>,
+}
+
+impl Params {
+    /// Parses a query string (percent-decoded, `+` is a space) and refuses every name that is not in `allowed`.
+    ///
+    /// # Errors
+    /// 400 for an unknown or repeated name or bad percent-encoding; 501 for a name in `later`.
+    pub fn parse(query: Option<&str>, allowed: &[&str], later: &[&str]) -> Result<Self, Problem> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for part in query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|part| !part.is_empty())
+        {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let name = decode(name)
+                .ok_or_else(|| Problem::invalid(name, "bad percent-encoding in a parameter's name"))?;
+            let value = decode(value)
+                .ok_or_else(|| Problem::invalid(&*name, format!("bad percent-encoding in {name}")))?;
+            if later.contains(&&*name) {
+                return Err(Problem::new(
+                    Code::NotSupported,
+                    format!("{name} is not supported by this version"),
+                )
+                .with("pointer", name));
+            }
+            if !allowed.contains(&&*name) {
+                let known = if allowed.is_empty() {
+                    "none".to_owned()
+                } else {
+                    allowed.join(", ")
+                };
+                return Err(Problem::invalid(
+                    &*name,
+                    format!("unknown parameter {name}; known here: {known}"),
+                ));
+            }
+            if pairs.iter().any(|(earlier, _)| *earlier == name) {
+                return Err(Problem::invalid(&*name, format!("{name} is given twice")));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Self { pairs })
+    }
+
+    /// The value of a parameter.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.pairs
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// A whole number in `low..=high`.
+    ///
+    /// # Errors
+    /// 400 for anything else.
+    pub fn number(&self, name: &str, low: u64, high: u64) -> Result<Option<u64>, Problem> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        match text.parse::<u64>() {
+            Ok(value) if (low..=high).contains(&value) && !text.starts_with('+') => Ok(Some(value)),
+            _ => Err(Problem::invalid(
+                name,
+                format!("{name} must be a whole number from {low} to {high}, not {text:?}"),
+            )),
+        }
+    }
+
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// 400 for anything else.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
+        match self.get(name) {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(text) => Err(Problem::invalid(
+                name,
+                format!("{name} must be true or false, not {text:?}"),
+            )),
+        }
+    }
+
+    /// A time: milliseconds since the Unix epoch, or RFC 3339.
+    ///
+    /// # Errors
+    /// 400 for anything else.
+    pub fn time(&self, name: &str) -> Result<Option<TimestampMs>, Problem> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        parse_time(text).map(Some).ok_or_else(|| {
+            Problem::invalid(name, format!("{name} must be a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z), not {text:?}"))
+        })
+    }
+}
+
+/// A time as clients write it: milliseconds since the Unix epoch, or RFC 3339. Times before 1970 are not valid.
+#[must_use]
+pub fn parse_time(text: &str) -> Option<TimestampMs> {
+    if let Ok(number) = text.parse::<i64>() {
+        return (number >= 0 && !text.starts_with('+')).then_some(TimestampMs(number));
+    }
+    let time: jiff::Timestamp = text.parse().ok()?;
+    // A point between two milliseconds lies after the first of them, so a record "at or after" it is at the second.
+    let millis = time.as_millisecond() + i64::from(time.subsec_nanosecond() % 1_000_000 > 0);
+    (millis >= 0).then_some(TimestampMs(millis))
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'+' => out.push(b' '),
+            b'%' => {
+                let high = (bytes.next()? as char).to_digit(16)?;
+                let low = (bytes.next()? as char).to_digit(16)?;
+                out.push((high * 16 + low) as u8);
+            }
+            other => out.push(other),
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Reads a JSON body into a type that denies unknown fields.
+///
+/// # Errors
+/// 400 with a JSON pointer to the field that is wrong.
+pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let pointer = error.path().iter().fold(String::new(), |mut pointer, segment| {
+            use serde_path_to_error::Segment;
+            match segment {
+                Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+                Segment::Map { key } | Segment::Enum { variant: key } => {
+                    pointer.push('/');
+                    pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+                }
+                Segment::Unknown => {}
+            }
+            pointer
+        });
+        Problem::invalid(
+            pointer,
+            format!("the body is not what is expected here: {}", error.inner()),
+        )
+    })?;
+    deserializer
+        .end()
+        .map_err(|error| Problem::invalid("", format!("something follows the JSON body: {error}")))?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_and_repeated_parameters_are_refused_by_name() {
+        let error = Params::parse(Some("ofset=3"), &["offset"], &[]).unwrap_err();
+        assert_eq!(error.to_json()["pointer"], "ofset");
+        let error = Params::parse(Some("offset=3&offset=4"), &["offset"], &[]).unwrap_err();
+        assert_eq!(error.to_json()["pointer"], "offset");
+        let error = Params::parse(Some("follow=true"), &["offset"], &["follow"]).unwrap_err();
+        assert_eq!(error.code(), Code::NotSupported);
+    }
+
+    #[test]
+    fn values_are_percent_decoded() {
+        let params = Params::parse(Some("key=a%2Fb+c&x"), &["key", "x"], &[]).unwrap();
+        assert_eq!(params.get("key"), Some("a/b c"));
+        assert_eq!(params.get("x"), Some(""));
+        assert!(Params::parse(Some("key=%zz"), &["key"], &[]).is_err());
+    }
+
+    #[test]
+    fn times_are_milliseconds_or_rfc_3339() {
+        assert_eq!(parse_time("1372636800000"), Some(TimestampMs(1_372_636_800_000)));
+        assert_eq!(
+            parse_time("2013-07-01T00:00:00Z"),
+            Some(TimestampMs(1_372_636_800_000))
+        );
+        assert_eq!(
+            parse_time("2013-07-01T02:00:00+02:00"),
+            Some(TimestampMs(1_372_636_800_000))
+        );
+        assert_eq!(
+            parse_time("2013-07-01T00:00:00.0001Z"),
+            Some(TimestampMs(1_372_636_800_001))
+        );
+        for wrong in ["", "-1", "+5", "yesterday", "2013-07-01", "1e3"] {
+            assert_eq!(parse_time(wrong), None, "{wrong}");
+        }
+    }
+}
