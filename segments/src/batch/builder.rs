@@ -178,6 +178,11 @@ impl BatchBuilder {
         self.log_append_time = Some(time);
     }
 
+    /// Makes room for `bytes` more: before many [`BatchBuilder::append`], so that the buffer grows once.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.buffer.reserve(bytes);
+    }
+
     /// The most bytes that such a record takes, whatever batch it goes to.
     #[must_use]
     pub fn record_bytes_at_most(
