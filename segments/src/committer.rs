@@ -35,6 +35,8 @@ use crate::types::{Ack, FilePos, Offset, TimestampMs};
 /// Small requests are combined into batches of at most this many bytes: large enough that the header is nothing,
 /// small enough that a reader of one record does not decode much.
 const COMBINED_BYTES: usize = 256 << 10;
+/// Room that a combined batch is given ahead, so that small requests do not make it grow one by one.
+const COMBINE_AHEAD_BYTES: usize = 4 << 10;
 /// The most offsets that lie between a segment's base and a record in it: the index keeps them in 32 bits.
 const MAX_SEGMENT_OFFSETS: u64 = u32::MAX as u64 - 1;
 
@@ -108,6 +110,7 @@ impl Plan {
         match part.records {
             Records::Loose(builder) => match &mut self.open {
                 Some((open, _, json_lines)) if open.len() + builder.len() <= COMBINED_BYTES && open.can_append(&builder) => {
+                    open.reserve(COMBINE_AHEAD_BYTES.max(builder.len() * 2));
                     open.append(&builder);
                     *json_lines &= part.json_lines;
                 }

@@ -10,7 +10,7 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::committer::Scratch;
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::journal::writer::Journal;
 use crate::layout::Layout;
 use crate::options::Options;

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use parking_lot::{Mutex, RwLock};
 
 use crate::checkpoint::Entry;
-use crate::committer::Committer;
+use crate::request::Committer;
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::read::{self, Fetched, Located, ReadRequest, View};
