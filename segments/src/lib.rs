@@ -4,14 +4,16 @@ pub mod batch;
 mod clock;
 mod disk;
 mod error;
+mod index;
 mod log;
+mod map;
 mod read;
 mod segment;
 mod types;
 
 pub use bytes::Bytes;
-pub use clock::{Clock, Monotonic};
-pub use disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
+pub use clock::{Clock, Monotonic, SystemClock};
+pub use disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk, raise_file_limit};
 pub use error::{Error, ErrorKind, Result};
 pub use log::{
     AppendRequest, Appended, Counters, Health, Log, Options, Part, Partition, PartitionStats, Records,
