@@ -2,6 +2,7 @@
 
 pub mod params;
 pub mod problem;
+pub(crate) mod table;
 
 use axum::Router;
 use utoipa_axum::router::OpenApiRouter;
