@@ -7,6 +7,7 @@
 //! by what they read. A change runs to its end even if its client goes away, so the lock is held until it is durable.
 
 pub mod offsets;
+pub mod report;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
