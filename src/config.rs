@@ -360,7 +360,7 @@ pub static SETTINGS: &[Setting] = &[
     number(
         "journal_file_bytes",
         Unit::Bytes,
-        (4 * MIB, 4 * GIB),
+        (4 * MIB, 4 * GIB - 4096),
         "Size of each journal file; at least max_request_bytes and 2 MiB more",
         |c| c.journal_file_bytes,
         |c, v| c.journal_file_bytes = v,
@@ -680,6 +680,12 @@ impl Config {
             return Err(ConfigError::Conflict(format!(
                 "max_in_flight_bytes is {}, but it must be at least max_request_bytes, {request}",
                 self.limits.max_in_flight_bytes
+            )));
+        }
+        if !self.journal_file_bytes.is_multiple_of(4096) {
+            return Err(ConfigError::Conflict(format!(
+                "journal_file_bytes is {}, but it must be a multiple of 4096",
+                self.journal_file_bytes
             )));
         }
         // A request grows by its headers in record batch format, and a journal file has a header of its own.

@@ -110,7 +110,7 @@ struct PartitionRow {
     partition: u32,
     log_start_offset: u64,
     end_offset: u64,
-    size_bytes: Option<u64>,
+    size_bytes: u64,
 }
 
 /// A group's lag in a partition.
@@ -135,7 +135,7 @@ pub fn encode(app: &App, lags: Vec<LagRow>, lags_left_out: u64) -> String {
     let mut partitions = Vec::new();
     for topic in app.log.topics() {
         let name: Arc<str> = topic.name().into();
-        for partition in topic.partitions() {
+        for partition in topic.partitions().iter() {
             if partitions.len() == MAX_SERIES {
                 left_out += 1;
                 continue;
@@ -146,7 +146,7 @@ pub fn encode(app: &App, lags: Vec<LagRow>, lags_left_out: u64) -> String {
                 partition: partition.id().index,
                 log_start_offset: positions.log_start_offset.get(),
                 end_offset: positions.end_offset.get(),
-                size_bytes: partition.stats().ok().map(|stats| stats.size_bytes),
+                size_bytes: partition.size_bytes(),
             });
         }
     }
@@ -299,7 +299,7 @@ impl Snapshot {
             "quipu_journal_sync",
             "Time in syncs of the journal",
             Some(Unit::Seconds),
-            counters.journal_sync_seconds,
+            counters.journal_sync_time.as_secs_f64(),
         )?;
         out.counter(
             "quipu_segment_syncs",
@@ -312,6 +312,18 @@ impl Snapshot {
             "Appends waiting for the disk",
             Some(Unit::Bytes),
             counters.queued_bytes,
+        )?;
+        out.gauge(
+            "quipu_open_segment_files",
+            "Segment files open for writing",
+            None,
+            counters.open_files,
+        )?;
+        out.counter(
+            "quipu_checkpoints",
+            "Checkpoints written",
+            None,
+            counters.checkpoints,
         )?;
         out.gauge(
             "quipu_open_segments",
@@ -400,14 +412,12 @@ impl Snapshot {
     }
 
     fn partitions(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let mut gauge = |name, help, unit, value: fn(&PartitionRow) -> Option<u64>| {
+        let mut gauge = |name, help, unit, value: fn(&PartitionRow) -> u64| {
             out.family(name, help, unit, MetricType::Gauge, |family| {
                 for row in &self.partitions {
-                    if let Some(value) = value(row) {
-                        let partition = row.partition.to_string();
-                        let labels = [("topic", &*row.topic), ("partition", &partition)];
-                        family.encode_family(&labels)?.encode_gauge(&value)?;
-                    }
+                    let partition = row.partition.to_string();
+                    let labels = [("topic", &*row.topic), ("partition", &partition)];
+                    family.encode_family(&labels)?.encode_gauge(&value(row))?;
                 }
                 Ok(())
             })
@@ -416,13 +426,13 @@ impl Snapshot {
             "quipu_partition_log_start_offset",
             "The first offset that is kept",
             None,
-            |row| Some(row.log_start_offset),
+            |row| row.log_start_offset,
         )?;
         gauge(
             "quipu_partition_end_offset",
             "One past the last durable offset",
             None,
-            |row| Some(row.end_offset),
+            |row| row.end_offset,
         )?;
         gauge("quipu_partition_size", "Stored bytes", Some(Unit::Bytes), |row| {
             row.size_bytes

@@ -373,7 +373,7 @@ fn plan_reset(
     let topic = known_topic(log, &body.topic, || "/topic".to_owned())?;
     let committed = groups::committed(log, group);
     let partitions = match &body.partitions {
-        None => topic.partitions(),
+        None => topic.partitions().to_vec(),
         Some(indexes) if indexes.is_empty() => {
             return Err(Problem::invalid(
                 "/partitions",

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_segments::{Clock, Log, SystemClock};
+use quipu_segments::{Clock, Log, RealDisk, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -80,14 +80,16 @@ pub struct Server {
 /// # Errors
 /// [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and nothing has changed but what recovery did.
 pub async fn start(config: Config) -> Result<Server, ServeError> {
-    raise_file_limit(config.limits.max_connections);
+    check_file_limit(config.limits.max_connections);
     let listen = config.listen;
     let socket = bind(listen).map_err(|source| ServeError::Listen { addr: listen, source })?;
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (dir, options) = (config.data.clone(), config.log_options());
+    let engine_clock = clock.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        Log::open(&dir, options).map_err(|source| ServeError::Open { dir, source })
+        Log::open_with(Arc::new(RealDisk::new()), engine_clock, &dir, options)
+            .map_err(|source| ServeError::Open { dir, source })
     });
     let log = opened.await??;
 
@@ -225,27 +227,14 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Connections and segments are descriptors: take as many as the operating system gives without asking.
-fn raise_file_limit(max_connections: usize) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "the limit on open files could not be raised");
-        }
-    }
-    if let Some(files) = getrlimit(Resource::Nofile).current
-        && files < max_connections as u64 + 512
-    {
+/// Connections and segments are descriptors: the engine takes as many as it is allowed.
+fn check_file_limit(max_connections: usize) {
+    let files = quipu_segments::raise_file_limit();
+    if files < max_connections as u64 + 512 {
         tracing::warn!(
             files,
             max_connections,
-            "the limit on open files leaves little beside that many connections; raise it (ulimit -n)"
+            "the limit of open files leaves little beside that many connections; raise it (ulimit -n)"
         );
     }
 }

@@ -21,6 +21,16 @@ use tower::ServiceExt;
 /// The service's wall time in these tests until one moves it.
 pub const NOW: i64 = 1_700_000_000_000;
 
+/// Settings whose journal is made in no time.
+pub fn small() -> Config {
+    let mut config = Config {
+        journal_file_bytes: 4 << 20,
+        ..Config::default()
+    };
+    config.limits.max_request_bytes = 1 << 20;
+    config
+}
+
 /// A clock that stands still until it is moved.
 #[derive(Default)]
 pub struct ManualClock(AtomicI64);
@@ -63,7 +73,12 @@ impl Answer {
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", self.text);
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.text);
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{}",
+            self.text
+        );
         let problem = self.json();
         assert_eq!(problem["code"], code, "{}", self.text);
         assert_eq!(problem["status"], status);
@@ -82,7 +97,7 @@ impl Answer {
 
 impl Service {
     pub fn start() -> Self {
-        Self::with(Config::default())
+        Self::with(small())
     }
 
     pub fn with(config: Config) -> Self {
@@ -93,7 +108,12 @@ impl Service {
         let log = Log::open(dir.path(), config.log_options()).expect("the log opens");
         let clock = Arc::new(ManualClock(AtomicI64::new(NOW)));
         let app = App::new(log, config, clock.clone());
-        Self { router: quipu::http::router(app.clone()), app, clock, dir }
+        Self {
+            router: quipu::http::router(app.clone()),
+            app,
+            clock,
+            dir,
+        }
     }
 
     /// Closes the log and opens it again.
@@ -110,12 +130,20 @@ impl Service {
     }
 
     pub async fn call(&self, method: Method, uri: &str, body: &str) -> Answer {
-        let request = Request::builder().method(method).uri(uri).body(Body::from(body.to_owned()));
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .body(Body::from(body.to_owned()));
         self.send(request.expect("a request")).await
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.expect("the router answers");
+        let response = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the router answers");
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("a body").to_bytes();
         Answer {
@@ -146,12 +174,19 @@ impl Service {
     }
 
     pub fn topic_with(&self, name: &str, partitions: u32, settings: TopicSettings) {
-        let spec = TopicSpec { partitions, settings, properties: Default::default() };
+        let spec = TopicSpec {
+            partitions,
+            settings,
+            properties: Default::default(),
+        };
         self.app.log.create_topic(name, spec).expect("the topic is made");
     }
 
     pub fn delete_topic(&self, name: &str, state: Vec<StateChange>) {
-        self.app.log.delete_topic(name, state).expect("the topic is deleted");
+        self.app
+            .log
+            .delete_topic(name, state)
+            .expect("the topic is deleted");
     }
 
     /// Appends one record for each timestamp, in one batch.
@@ -162,8 +197,21 @@ impl Service {
         for timestamp in timestamps {
             builder.push(TimestampMs(*timestamp), None, Some(b"1"), &[]);
         }
-        let part = Part { partition, records: Records::Loose(builder), expected_offset: None, json_lines: true };
-        let request = AppendRequest { parts: vec![part], ..AppendRequest::default() };
-        self.app.log.append(request).expect("queued").wait().expect("durable");
+        let part = Part {
+            partition,
+            records: Records::Loose(builder),
+            expected_offset: None,
+            json_lines: true,
+        };
+        let request = AppendRequest {
+            parts: vec![part],
+            ..AppendRequest::default()
+        };
+        self.app
+            .log
+            .append(request)
+            .expect("queued")
+            .wait()
+            .expect("durable");
     }
 }
