@@ -36,21 +36,25 @@ impl clap::Args for Args {
         SETTINGS
             .iter()
             .zip(FLAGS.iter())
-            .fold(command.arg(config), |command, (setting, flag)| {
-                let shown = setting.show(&default);
-                let default = if shown.is_empty() {
-                    String::new()
-                } else {
-                    format!(" [default: {shown}]")
-                };
-                command.arg(
-                    Arg::new(setting.name)
-                        .long(flag.as_str())
-                        .value_name(setting.unit.placeholder())
-                        .action(ArgAction::Set)
-                        .help(format!("{} [env: {}]{default}", setting.help, setting.env_name())),
-                )
-            })
+            // The last one counts, so that a wrapper's flags can be overridden.
+            .fold(
+                command.args_override_self(true).arg(config),
+                |command, (setting, flag)| {
+                    let shown = setting.show(&default);
+                    let default = if shown.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" [default: {shown}]")
+                    };
+                    command.arg(
+                        Arg::new(setting.name)
+                            .long(flag.as_str())
+                            .value_name(setting.unit.placeholder())
+                            .action(ArgAction::Set)
+                            .help(format!("{} [env: {}]{default}", setting.help, setting.env_name())),
+                    )
+                },
+            )
     }
 
     fn augment_args_for_update(command: Command) -> Command {

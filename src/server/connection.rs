@@ -15,9 +15,9 @@ use std::convert::Infallible;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,7 +25,6 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::task::AtomicWaker;
 use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -78,7 +77,8 @@ const BODY: u8 = 3;
 struct Connection {
     id: u64,
     shared: Arc<Connections>,
-    waker: AtomicWaker,
+    /// The task's; it never changes, so the first poll sets it.
+    waker: OnceLock<Waker>,
     phase: AtomicU8,
     /// Raised with whatever arrives; a timer that finds it as it was has waited for nothing.
     progress: AtomicU32,
@@ -112,7 +112,7 @@ impl Connections {
         let connection = Arc::new(Connection {
             id: self.next_id.fetch_add(1, Relaxed),
             shared: self.clone(),
-            waker: AtomicWaker::new(),
+            waker: OnceLock::new(),
             phase: AtomicU8::new(HEAD),
             progress: AtomicU32::new(0),
             is_late: AtomicBool::new(false),
@@ -153,7 +153,9 @@ impl Connections {
     fn enter(&self, stage: u8) {
         self.stage.store(stage, SeqCst);
         for connection in self.open.lock().values() {
-            connection.waker.wake();
+            if let Some(waker) = connection.waker.get() {
+                waker.wake_by_ref();
+            }
         }
     }
 }
@@ -194,13 +196,9 @@ async fn serve(stream: TcpStream, registered: Registered) {
     let mut serving = pin!(serving);
     let mut watch = Watch::new(&connection);
     let mut stage = RUNNING;
-    let mut is_registered = false;
     std::future::poll_fn(|cx| {
-        // A task's waker never changes, so once is enough; before the stage is read, so that no change is missed.
-        if !is_registered {
-            connection.waker.register(cx.waker());
-            is_registered = true;
-        }
+        // Before the stage is read, so that no change of it is missed.
+        connection.waker.get_or_init(|| cx.waker().clone());
         loop {
             // The connection goes first: a request that has arrived already is answered, even if the server stops.
             // Errors are the client's: a broken connection or a malformed request, which hyper has answered.
