@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::partitioner::Rotation;
 
 /// The service's state, cheap to clone: the log, the settings, the metrics.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ pub struct Inner {
     pub clock: Arc<dyn Clock>,
     /// Bytes of request bodies that may be held at once; a permit is a KiB.
     pub body_budget: Arc<Semaphore>,
+    /// Where requests' records without keys go.
+    pub rotation: Rotation,
     /// Becomes true when the server begins to stop: long polls then end at once with what they have.
     pub stopping: watch::Sender<bool>,
     /// Set once the log has been opened and recovered.
@@ -43,6 +46,7 @@ impl App {
             metrics: Metrics::new(),
             clock,
             body_budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            rotation: Rotation::default(),
             stopping: watch::Sender::new(false),
             ready: AtomicBool::new(true),
             config,

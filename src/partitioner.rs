@@ -47,6 +47,16 @@ pub fn partition_of_key(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions
 }
 
+/// The key, in the log's state, of the mark that a topic has a keyed record elsewhere than its key says, because its
+/// producer named another partition. Set in the same append as the first such record, and never taken back. Where it is not
+/// set, and partitions were never added, all records of a key lie in [`partition_of_key`].
+#[must_use]
+pub fn keyed_elsewhere(topic: TopicId) -> Vec<u8> {
+    let mut key = b"keyed-elsewhere/".to_vec();
+    key.extend_from_slice(&topic.0.to_be_bytes());
+    key
+}
+
 /// Where the next request's records without keys go, topic by topic.
 ///
 /// A fixed table, so that a request takes no lock: topics whose ids agree in the lower bits share a counter, and still rotate.

@@ -2,6 +2,7 @@
 
 pub mod params;
 pub mod problem;
+mod produce;
 
 use axum::Router;
 use utoipa_axum::router::OpenApiRouter;
@@ -10,6 +11,8 @@ use crate::app::App;
 
 /// The whole API over `app`; the server and the tests use the same.
 pub fn router(app: App) -> Router {
-    let (router, _api) = OpenApiRouter::<App>::new().split_for_parts();
+    let (router, _api) = OpenApiRouter::<App>::new()
+        .merge(produce::routes())
+        .split_for_parts();
     router.with_state(app)
 }

@@ -142,6 +142,7 @@ pub struct Placer<'a> {
     /// Indexes into `parts` by partition, `u32::MAX` where there is none; empty while the parts are few.
     table: Vec<u32>,
     bytes: usize,
+    moved: bool,
 }
 
 struct PartBuilder {
@@ -164,6 +165,7 @@ impl<'a> Placer<'a> {
             parts: Vec::new(),
             table: Vec::new(),
             bytes: 0,
+            moved: false,
         }
     }
 
@@ -219,6 +221,9 @@ impl<'a> Placer<'a> {
             })
         };
         self.bytes += bytes;
+        if !self.moved && !self.placing.repartition && record.partition.is_some() {
+            self.moved = key.is_some_and(|key| partition_of_key(key, partitions) != partition);
+        }
         let placement = Placement {
             part: part as u32,
             delta: builder.record_count,
@@ -248,10 +253,17 @@ impl<'a> Placer<'a> {
         self.bytes
     }
 
+    /// Whether a record with a key was placed elsewhere than its key says, since the last [`Placer::take`].
+    #[must_use]
+    pub fn moved(&self) -> bool {
+        self.moved
+    }
+
     /// Takes what was placed and begins the next unit at the time `now`. No two parts are of one partition.
     pub fn take(&mut self, now: TimestampMs) -> Vec<Built> {
         self.now = now;
         self.bytes = 0;
+        self.moved = false;
         self.table.clear();
         if !self.placing.one_partition {
             self.unkeyed = None;
