@@ -7,3 +7,5 @@ pub mod http;
 pub mod lag;
 pub mod metrics;
 pub mod server;
+pub mod partitioner;
+pub mod records;

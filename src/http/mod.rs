@@ -12,6 +12,7 @@ mod operate;
 pub mod params;
 pub mod problem;
 pub(crate) mod table;
+mod produce;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
@@ -27,6 +28,7 @@ fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(groups::routes())
         .merge(lag::routes())
+        .merge(produce::routes())
         .merge(operate::routes())
         .merge(openapi::routes())
 }
