@@ -1,5 +1,6 @@
 //! The HTTP API: one file a resource, thin handlers (parse, call, convert).
 
+mod accept;
 pub mod params;
 pub mod problem;
 
