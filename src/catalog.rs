@@ -476,7 +476,8 @@ pub fn find(log: &Log, name: &str) -> Result<Arc<Topic>, Problem> {
     log.topic(name).ok_or_else(|| unknown_topic(name))
 }
 
-fn unknown_topic(name: &str) -> Problem {
+/// 404 for a topic that is not there.
+pub(crate) fn unknown_topic(name: &str) -> Problem {
     let shown: String = name.chars().take(250).collect();
     Problem::new(
         Code::UnknownTopic,

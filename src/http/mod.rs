@@ -1,7 +1,11 @@
 //! The HTTP API: one file a resource, thin handlers (parse, call, convert).
 
 mod accept;
+mod blocking;
+mod chunks;
+mod fetch;
 pub mod params;
+mod path;
 pub mod problem;
 
 use axum::Router;
@@ -11,6 +15,8 @@ use crate::app::App;
 
 /// The whole API over `app`; the server and the tests use the same.
 pub fn router(app: App) -> Router {
-    let (router, _api) = OpenApiRouter::<App>::new().split_for_parts();
+    let (router, _api) = OpenApiRouter::<App>::new()
+        .merge(fetch::routes())
+        .split_for_parts();
     router.with_state(app)
 }
