@@ -479,10 +479,7 @@ pub fn find(log: &Log, name: &str) -> Result<Arc<Topic>, Problem> {
 /// 404 for a topic that is not there.
 pub(crate) fn unknown_topic(name: &str) -> Problem {
     let shown: String = name.chars().take(250).collect();
-    Problem::new(
-        Code::UnknownTopic,
-        format!("the topic {shown} does not exist"),
-    )
+    Problem::new(Code::UnknownTopic, format!("the topic {shown} does not exist"))
 }
 
 #[cfg(test)]
@@ -581,11 +578,7 @@ mod tests {
     #[test]
     fn unknown_keys_and_keys_of_later_versions_are_told_apart() {
         for (value, code, pointer) in [
-            (
-                json!({"retention": 5}),
-                Code::InvalidRequest,
-                "/config/retention",
-            ),
+            (json!({"retention": 5}), Code::InvalidRequest, "/config/retention"),
             (json!({"a/b~": 5}), Code::InvalidRequest, "/config/a~1b~0"),
             (json!({"x": null}), Code::InvalidRequest, "/config/x"),
             (
@@ -627,14 +620,16 @@ mod tests {
     fn only_what_is_given_is_compared_and_null_means_the_default() {
         let mut config = TopicConfig::default();
         config.apply(&changes(json!({"retention_ms": 5}))).unwrap();
-        for same in [json!({}), json!({"retention_ms": 5}), json!({"ack": "durable"}), json!({"segment_ms": null})] {
+        for same in [
+            json!({}),
+            json!({"retention_ms": 5}),
+            json!({"ack": "durable"}),
+            json!({"segment_ms": null}),
+        ] {
             assert_eq!(config.first_difference(&changes(same.clone())), None, "{same}");
         }
         let wanted = changes(json!({"retention_ms": null}));
-        assert_eq!(
-            config.first_difference(&wanted),
-            Some(("retention_ms", json!(5)))
-        );
+        assert_eq!(config.first_difference(&wanted), Some(("retention_ms", json!(5))));
     }
 
     #[test]

@@ -42,7 +42,9 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Result<Representation, Problem> 
     if fields.peek().is_none() {
         return Ok(Representation::Json);
     }
-    let fields: Vec<&str> = fields.filter_map(|field| HeaderValue::to_str(field).ok()).collect();
+    let fields: Vec<&str> = fields
+        .filter_map(|field| HeaderValue::to_str(field).ok())
+        .collect();
     let ranges: Vec<Range<'_>> = fields
         .iter()
         .flat_map(|field| field.split(','))
@@ -140,7 +142,11 @@ fn parse_quality(text: &str) -> Option<u16> {
         _ => return None,
     };
     for place in 0..3 {
-        thousandths = thousandths * 10 + decimals.as_bytes().get(place).map_or(0, |digit| u16::from(digit - b'0'));
+        thousandths = thousandths * 10
+            + decimals
+                .as_bytes()
+                .get(place)
+                .map_or(0, |digit| u16::from(digit - b'0'));
     }
     (thousandths <= 1000).then_some(thousandths)
 }
@@ -184,7 +190,10 @@ mod tests {
     #[test]
     fn the_highest_quality_wins_then_the_most_exact_range() {
         assert_eq!(chosen(&["application/x-ndjson"]), Some(Representation::NdJson));
-        assert_eq!(chosen(&["application/x-ndjson, */*"]), Some(Representation::NdJson));
+        assert_eq!(
+            chosen(&["application/x-ndjson, */*"]),
+            Some(Representation::NdJson)
+        );
         assert_eq!(
             chosen(&["application/x-ndjson;q=0.5, application/json;q=0.4"]),
             Some(Representation::NdJson)
@@ -197,7 +206,10 @@ mod tests {
             chosen(&[&format!("{BATCH}, application/json;q=0.9")]),
             Some(Representation::RecordBatch)
         );
-        assert_eq!(chosen(&["*/*, application/json;q=0"]), Some(Representation::NdJson));
+        assert_eq!(
+            chosen(&["*/*, application/json;q=0"]),
+            Some(Representation::NdJson)
+        );
     }
 
     #[test]

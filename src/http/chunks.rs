@@ -78,7 +78,10 @@ where
     type Data = Bytes;
     type Error = E;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, E>>> {
         // The first poll of the writer may have left a chunk here.
         if let Some(chunk) = self.slot.lock().take() {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));

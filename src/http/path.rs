@@ -27,7 +27,9 @@ impl FromRequestParts<App> for TopicName {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let Path(name) = Path::<String>::from_request_parts(parts, app).await.map_err(not_text)?;
+        let Path(name) = Path::<String>::from_request_parts(parts, app)
+            .await
+            .map_err(not_text)?;
         Ok(Self(name))
     }
 }
@@ -52,7 +54,8 @@ impl FromRequestParts<App> for AtPartition {
         let partition = parse_index(&index).and_then(|index| topic.partition(index));
         let Some(partition) = partition else {
             let count = topic.partition_count();
-            let detail = format!("the topic {name} has {count} partitions, from 0; {index:?} is none of them");
+            let detail =
+                format!("the topic {name} has {count} partitions, from 0; {index:?} is none of them");
             return Err(Problem::new(Code::UnknownPartition, detail).with("partition_count", count));
         };
         Ok(Self { topic, partition })

@@ -29,7 +29,10 @@ pub(super) fn push_value(out: &mut Vec<u8>, stored: &[u8], layout: Layout) {
 /// Whether the bytes are one JSON text (white space around it is part of it) other than `null`.
 fn is_json_and_not_null(stored: &[u8]) -> bool {
     let text = stored.trim_ascii();
-    let begins_like_json = matches!(text.first(), Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f'));
+    let begins_like_json = matches!(
+        text.first(),
+        Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f')
+    );
     // Form feeds count as white space for `trim_ascii` but not in JSON, so the parser gets all of the bytes.
     begins_like_json
         && std::str::from_utf8(stored).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())

@@ -89,13 +89,13 @@ pub(super) fn routes() -> OpenApiRouter<App> {
                 ("Cache-Control" = String, description = "`private, no-cache` on ranges that never change, else `no-store`"),
             )),
         (status = 304, description = "The client has this range already"),
-        (status = 400, description = "`invalid-request`; `pointer` names the parameter", content_type = "application/problem+json", body = Object),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = Object),
-        (status = 406, description = "`not-acceptable`", content_type = "application/problem+json", body = Object),
-        (status = 410, description = "`offset-trimmed`: below `log_start_offset`", content_type = "application/problem+json", body = Object),
-        (status = 416, description = "`offset-out-of-range`: above `end_offset`", content_type = "application/problem+json", body = Object),
-        (status = 500, description = "`corrupt-data`: go on from `damaged_until_offset`", content_type = "application/problem+json", body = Object),
-        (status = 503, description = "`shutting-down`", content_type = "application/problem+json", body = Object),
+        (status = 400, description = "`invalid-request`; `pointer` names the parameter", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 406, description = "`not-acceptable`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 410, description = "`offset-trimmed`: below `log_start_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 416, description = "`offset-out-of-range`: above `end_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 500, description = "`corrupt-data`: go on from `damaged_until_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 503, description = "`shutting-down`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
     )
 )]
 async fn fetch(
@@ -126,8 +126,12 @@ async fn fetch(
         wait_for_page(&app, &topic, &partition, &query, range, representation).await?
     };
     if method != Method::HEAD {
-        app.metrics.fetched_records.fetch_add(page.records, Ordering::Relaxed);
-        app.metrics.fetched_bytes.fetch_add(page.stored_bytes, Ordering::Relaxed);
+        app.metrics
+            .fetched_records
+            .fetch_add(page.records, Ordering::Relaxed);
+        app.metrics
+            .fetched_bytes
+            .fetch_add(page.stored_bytes, Ordering::Relaxed);
     }
     // For HEAD the same answer is made; the server leaves the body out, most of which has not been rendered by then.
     answer(&topic, &partition, page, representation, tag.as_ref())
@@ -164,7 +168,9 @@ impl Range {
             from,
             until: query.until_offset,
             until_is_open: false,
-            closed: query.until_offset.is_some_and(|until| until <= positions.end_offset),
+            closed: query
+                .until_offset
+                .is_some_and(|until| until <= positions.end_offset),
         };
         range.resolve_until(partition, query, positions).await?;
         Ok(range)
@@ -217,10 +223,7 @@ fn check_within(offset: Offset, positions: Positions) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn first_at_or_after(
-    partition: &Arc<Partition>,
-    time: TimestampMs,
-) -> Result<Option<Offset>, Problem> {
+async fn first_at_or_after(partition: &Arc<Partition>, time: TimestampMs) -> Result<Option<Offset>, Problem> {
     let partition = Arc::clone(partition);
     let found = blocking(move || partition.offset_for_time(time)).await??;
     Ok(found.map(|(offset, _)| offset))
@@ -311,7 +314,10 @@ async fn read(partition: &Arc<Partition>, request: ReadRequest) -> Result<Fetche
 /// Batches are verified when they are read, so one that cannot be walked was stored like that.
 fn unreadable(error: BatchError) -> Problem {
     tracing::error!(%error, "a verified batch cannot be read");
-    Problem::new(Code::Internal, "a stored batch cannot be read; the server's log says why")
+    Problem::new(
+        Code::Internal,
+        "a stored batch cannot be read; the server's log says why",
+    )
 }
 
 fn answer(
@@ -394,7 +400,9 @@ fn has_it_already(headers: &HeaderMap, tag: &HeaderValue) -> bool {
         // No tag of ours has a comma in it, so a tag that is cut at one is no match either way.
         .flat_map(|field| field.split(','))
         .map(str::trim)
-        .any(|wanted| wanted == "*" || wanted.strip_prefix("W/").unwrap_or(wanted).as_bytes() == tag.as_bytes())
+        .any(|wanted| {
+            wanted == "*" || wanted.strip_prefix("W/").unwrap_or(wanted).as_bytes() == tag.as_bytes()
+        })
 }
 
 /// What a fetch returns as JSON.

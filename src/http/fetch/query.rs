@@ -66,7 +66,10 @@ impl FetchQuery {
         )?;
         let start = match (params.get("offset"), params.time("from")?) {
             (Some(_), Some(_)) => {
-                return Err(Problem::invalid("from", "a fetch begins at offset or at from, not at both"));
+                return Err(Problem::invalid(
+                    "from",
+                    "a fetch begins at offset or at from, not at both",
+                ));
             }
             (None, None) => {
                 return Err(Problem::invalid(
@@ -78,7 +81,10 @@ impl FetchQuery {
             (Some("earliest"), None) => Start::Earliest,
             (Some("latest"), None) => Start::Latest,
             (Some(text), None) => Start::Offset(offset(&params, "offset")?.ok_or_else(|| {
-                Problem::invalid("offset", format!("offset must be a number, earliest or latest, not {text:?}"))
+                Problem::invalid(
+                    "offset",
+                    format!("offset must be a number, earliest or latest, not {text:?}"),
+                )
             })?),
         };
         let until_offset = offset(&params, "until_offset")?;
@@ -184,7 +190,11 @@ mod tests {
             ("offset=0&limit=5", "limit"),
         ] {
             let problem = FetchQuery::parse(Some(text)).unwrap_err().to_json();
-            assert_eq!((&problem["status"], &problem["pointer"]), (&400.into(), &pointer.into()), "{text}");
+            assert_eq!(
+                (&problem["status"], &problem["pointer"]),
+                (&400.into(), &pointer.into()),
+                "{text}"
+            );
         }
     }
 }
