@@ -143,9 +143,9 @@ struct Range {
     from: Offset,
     /// Exclusive.
     until: Option<Offset>,
-    /// The `until` time lies beyond all records so far: `until` is where the log ended when that was so, and has to be
-    /// found anew when there is more.
-    until_is_open: bool,
+    /// The `until` time lay beyond all records when the log ended here: `until` is not behind it, and has to be found
+    /// anew once there is more.
+    open_as_of: Option<Offset>,
     /// Nothing that happens later changes what lies in it (but that it is trimmed).
     closed: bool,
 }
@@ -167,7 +167,7 @@ impl Range {
         let mut range = Self {
             from,
             until: query.until_offset,
-            until_is_open: false,
+            open_as_of: None,
             closed: query
                 .until_offset
                 .is_some_and(|until| until <= positions.end_offset),
@@ -187,7 +187,7 @@ impl Range {
             return Ok(());
         };
         let found = first_at_or_after(partition, time).await?;
-        self.until_is_open = found.is_none();
+        self.open_as_of = found.is_none().then_some(positions.end_offset);
         let until = found.unwrap_or(positions.end_offset);
         self.until = Some(query.until_offset.map_or(until, |offset| offset.min(until)));
         Ok(())
@@ -252,12 +252,14 @@ async fn wait_for_page(
             }
             Err(problem) => return Err(problem),
         };
-        let complete = page.limited || (page.ended && !range.until_is_open);
+        let complete = page.limited || (page.ended && range.open_as_of.is_none());
         if query.wait.is_zero() || complete || page.stored_bytes >= query.min_bytes {
             return Ok(page);
         }
+        // What came between looking for the time and reading has not been looked at.
+        let seen = range.open_as_of.unwrap_or(page.end_offset);
         tokio::select! {
-            () = partition.wait_for(page.end_offset) => {}
+            () = partition.wait_for(seen) => {}
             () = &mut timeout => return Ok(page),
             // An error means that nobody is left to stop the server: as good as stopping.
             _ = stopping.wait_for(|stopping| *stopping) => return Ok(page),
@@ -266,7 +268,7 @@ async fn wait_for_page(
             return Err(catalog::unknown_topic(topic.name()));
         }
         let positions = partition.positions();
-        if positions.end_offset <= page.end_offset {
+        if positions.end_offset <= seen {
             // Woken for another reason than records: the log is closing.
             return Ok(page);
         }
