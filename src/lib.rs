@@ -1,6 +1,7 @@
 //! quipu: a partitioned, append-only event log that you talk to over HTTP.
 
 pub mod app;
+pub mod catalog;
 pub mod config;
 pub mod groups;
 pub mod http;
@@ -9,3 +10,4 @@ pub mod metrics;
 pub mod server;
 pub mod partitioner;
 pub mod records;
+pub mod render;
