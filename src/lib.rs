@@ -2,5 +2,7 @@
 
 pub mod app;
 pub mod config;
+pub mod groups;
 pub mod http;
+pub mod lag;
 pub mod metrics;
