@@ -31,18 +31,21 @@ pub(crate) struct Partition {
     pub(crate) log_start_offset: u64,
     /// The offset after the last one that can be read.
     pub(crate) end_offset: u64,
-    /// Bytes on disk.
+    /// Bytes on disk; none where damage keeps them from being told.
     #[serde(default)]
-    pub(crate) size_bytes: u64,
+    pub(crate) size_bytes: Option<u64>,
     /// Segments on disk.
     #[serde(default)]
-    pub(crate) segments: u64,
+    pub(crate) segments: Option<u64>,
     /// Timestamp of the first record.
     #[serde(default)]
     pub(crate) first_timestamp: Option<i64>,
     /// Timestamp of the last record.
     #[serde(default)]
     pub(crate) last_timestamp: Option<i64>,
+    /// The first offset of damage that was met.
+    #[serde(default)]
+    pub(crate) damaged_offset: Option<u64>,
 }
 
 impl Topic {

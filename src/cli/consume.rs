@@ -110,7 +110,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             None => Some(Position::Latest.resolve(&client, &args.topic, number)?),
         };
         if until.is_none_or(|until| start < until) {
-            partitions.push(Partition::new(&client, &args.topic, number, start, until));
+            let partition = Partition::new(&client, &args.topic, number, start, until);
+            partitions.push(if args.follow { partition.live() } else { partition });
         }
     }
     let interrupt = Interrupt::watch()?;

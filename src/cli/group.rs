@@ -101,11 +101,8 @@ fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
     }
     let text = |group: &Value, name: &str| group.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
     let rows = groups.iter().map(|group| {
-        // A list may name groups or describe them.
-        let name = group.as_str().map_or_else(|| text(group, "group"), str::to_owned);
-        let name = if name == "-" { text(group, "name") } else { name };
         vec![
-            plain(name),
+            plain(text(group, "group")),
             plain(text(group, "state")),
             plain(text(group, "type")),
         ]
@@ -166,9 +163,9 @@ struct Moved {
     #[serde(default)]
     topic: Option<String>,
     partition: u32,
-    #[serde(default, alias = "old", alias = "from", alias = "previous_offset")]
+    #[serde(default)]
     old_offset: Option<u64>,
-    #[serde(default, alias = "new", alias = "to", alias = "offset")]
+    #[serde(default)]
     new_offset: Option<u64>,
 }
 
@@ -181,12 +178,7 @@ fn reset(client: &Client, group: &str, body: &Value, is_json: bool) -> anyhow::R
     if is_json {
         return Ok(output::json(&answer)?);
     }
-    let moved = answer
-        .get("offsets")
-        .or_else(|| answer.get("partitions"))
-        .cloned()
-        .unwrap_or_default();
-    let moved: Vec<Moved> = serde_json::from_value(moved).unwrap_or_default();
+    let moved: Vec<Moved> = serde_json::from_value(answer.get("offsets").cloned().unwrap_or_default())?;
     let topic = body.get("topic").and_then(Value::as_str).unwrap_or_default();
     let rows = moved.iter().map(|moved| {
         vec![

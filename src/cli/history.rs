@@ -32,6 +32,7 @@ pub(crate) struct Partition {
     number: u32,
     next: u64,
     until: Option<u64>,
+    live: bool,
 }
 
 /// The records of one fetch.
@@ -65,7 +66,14 @@ impl Partition {
             number,
             next,
             until,
+            live: until.is_none(),
         }
+    }
+
+    /// Waits for records that its bound asks for and that are not there yet; otherwise the end is the bound too.
+    pub(crate) fn live(mut self) -> Self {
+        self.live = true;
+        self
     }
 
     /// Whether everything before its bound has been read.
@@ -90,7 +98,11 @@ impl Partition {
             let failure = match self.try_fetch(size) {
                 Ok(chunk) => {
                     TROUBLE.store(false, Ordering::Relaxed);
-                    self.next = chunk.next;
+                    // A bounded read that gives nothing and does not move would be asked for ever.
+                    self.next = match self.until {
+                        Some(until) if !self.live && chunk.next <= self.next => until,
+                        _ => chunk.next,
+                    };
                     return Ok(chunk);
                 }
                 Err(failure) => failure,
@@ -134,7 +146,8 @@ impl Partition {
             .with("max_bytes", size.bytes);
         if let Some(until) = self.until {
             route = route.with("until_offset", until);
-        } else if !size.wait.is_zero() {
+        }
+        if self.live && !size.wait.is_zero() {
             route = route.with("wait_ms", size.wait.as_millis());
         }
         let answer = self.client.read(&route, "application/x-ndjson", size.wait)?;
@@ -142,11 +155,6 @@ impl Partition {
             server: self.client.base().to_owned(),
             reason: "a fetch without the header Next-Offset".to_owned(),
         })?;
-        // A bounded fetch that gives nothing and does not move would be asked for ever.
-        let next = match self.until {
-            Some(until) if answer.body.is_empty() && next <= self.next => until,
-            _ => next,
-        };
         Ok(Chunk {
             partition: self.number,
             lines: answer.body,

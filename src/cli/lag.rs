@@ -37,7 +37,8 @@ struct GroupLag {
     lag_ms: u64,
     #[serde(default)]
     lag_bytes: u64,
-    status: String,
+    #[serde(default)]
+    status: Option<String>,
     #[serde(default)]
     topics: Vec<TopicLag>,
 }
@@ -61,7 +62,8 @@ struct PartitionLag {
     lag_bytes: u64,
     #[serde(default)]
     member_id: Option<String>,
-    status: String,
+    #[serde(default)]
+    status: Option<String>,
 }
 
 /// Does it.
@@ -75,7 +77,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         (Some(group), true) => Ok(output::json(
             &client.get::<Value>(&group_route(group, &["lag"]))?,
         )?),
-        (Some(group), false) => print_group(&client, group).map(|_| ()),
+        (Some(group), false) => {
+            if !print_group(&client, group)? {
+                output::line(format_args!("group {group} has committed no offsets"))?;
+            }
+            Ok(())
+        }
         (None, is_json) => print_all(&client, is_json),
     }
 }
@@ -86,7 +93,12 @@ fn print_all(client: &Client, is_json: bool) -> anyhow::Result<()> {
         return Ok(output::json(&json!({"groups": groups}))?);
     }
     let mut groups: Vec<GroupLag> = serde_json::from_value(groups.into())?;
-    groups.sort_by_key(|g| (Reverse((severity(&g.status), g.lag_ms, g.lag)), g.group.clone()));
+    groups.sort_by_key(|g| {
+        (
+            Reverse((severity(g.status.as_deref()), g.lag_ms, g.lag)),
+            g.group.clone(),
+        )
+    });
     let rows = groups.iter().map(|group| {
         vec![
             plain(&group.group),
@@ -94,7 +106,7 @@ fn print_all(client: &Client, is_json: bool) -> anyhow::Result<()> {
             plain(count(group.lag)),
             plain(span_ms(group.lag_ms)),
             plain(bytes(group.lag_bytes)),
-            (group.status.clone(), tone(&group.status)),
+            status(group.status.as_deref()),
         ]
     });
     let columns = [
@@ -103,7 +115,7 @@ fn print_all(client: &Client, is_json: bool) -> anyhow::Result<()> {
         Column::Number("LAG"),
         Column::Number("BEHIND BY"),
         Column::Number("BYTES"),
-        Column::Text("STATUS"),
+        Column::Optional("STATUS"),
     ];
     Ok(output::table(&columns, rows.collect())?)
 }
@@ -124,7 +136,7 @@ pub(crate) fn print_group(client: &Client, group: &str) -> anyhow::Result<bool> 
     }
     partitions.sort_by_key(|(topic, p)| {
         (
-            Reverse((severity(&p.status), p.lag_ms, p.lag)),
+            Reverse((severity(p.status.as_deref()), p.lag_ms, p.lag)),
             *topic,
             p.partition,
         )
@@ -142,7 +154,7 @@ pub(crate) fn print_group(client: &Client, group: &str) -> anyhow::Result<bool> 
             plain(span_ms(p.lag_ms)),
             plain(bytes(p.lag_bytes)),
             plain(p.member_id.as_deref().unwrap_or("-")),
-            (p.status.clone(), tone(&p.status)),
+            status(p.status.as_deref()),
         ]
     });
     let columns = [
@@ -153,35 +165,37 @@ pub(crate) fn print_group(client: &Client, group: &str) -> anyhow::Result<bool> 
         Column::Number("LAG"),
         Column::Number("BEHIND BY"),
         Column::Number("BYTES"),
-        Column::Text("MEMBER"),
-        Column::Text("STATUS"),
+        Column::Optional("MEMBER"),
+        Column::Optional("STATUS"),
     ];
     output::table(&columns, rows.collect())?;
     output::line(format_args!(
-        "\ngroup {}: {} records behind, the oldest by {}, {}: {}",
+        "\ngroup {}: {} records behind, {}; the oldest is {} old",
         lag.group,
         count(lag.lag),
-        span_ms(lag.lag_ms),
         bytes(lag.lag_bytes),
-        lag.status
+        span_ms(lag.lag_ms)
     ))?;
     Ok(true)
 }
 
-fn severity(status: &str) -> u8 {
+fn severity(status: Option<&str>) -> u8 {
     match status {
-        "ok" => 0,
-        "behind" => 1,
-        "stalled" => 2,
+        None | Some("ok") => 0,
+        Some("behind") => 1,
+        Some("stalled") => 2,
         // A status of a newer server is worth a look.
-        _ => 3,
+        Some(_) => 3,
     }
 }
 
-fn tone(status: &str) -> Tone {
-    match severity(status) {
-        0 => Tone::Good,
-        1 => Tone::Warn,
+/// The cell of a status; servers that keep no history have none.
+fn status(status: Option<&str>) -> (String, Tone) {
+    let tone = match (status, severity(status)) {
+        (None, _) => Tone::Plain,
+        (_, 0) => Tone::Good,
+        (_, 1) => Tone::Warn,
         _ => Tone::Bad,
-    }
+    };
+    (status.unwrap_or("-").to_owned(), tone)
 }

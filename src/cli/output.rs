@@ -91,6 +91,8 @@ pub(crate) enum Column {
     Text(&'static str),
     /// Numbers, to the right.
     Number(&'static str),
+    /// Words that no row may have; a column of only `-` is left out.
+    Optional(&'static str),
 }
 
 /// How a cell looks on a terminal.
@@ -121,6 +123,17 @@ pub(crate) fn plain(text: impl fmt::Display) -> (String, Tone) {
 }
 
 fn layout(columns: &[Column], rows: Vec<Vec<(String, Tone)>>, lines: bool, styled: bool) -> String {
+    let shown: Vec<bool> = columns
+        .iter()
+        .enumerate()
+        .map(|(index, column)| {
+            !matches!(column, Column::Optional(_))
+                || rows
+                    .iter()
+                    .any(|row| row.get(index).is_some_and(|(text, _)| text != "-"))
+        })
+        .collect();
+    let keep = |index: usize| shown.get(index).copied().unwrap_or(true);
     let mut table = Table::new();
     table.load_style(if lines {
         presets::UTF8_BORDERS_ONLY
@@ -134,26 +147,35 @@ fn layout(columns: &[Column], rows: Vec<Vec<(String, Tone)>>, lines: bool, style
     } else {
         table.force_no_tty();
     }
-    table.set_header(columns.iter().map(|column| {
-        let (Column::Text(name) | Column::Number(name)) = column;
-        if styled {
-            Cell::new(name).add_attribute(Attribute::Bold)
-        } else {
-            Cell::new(name)
-        }
-    }));
+    table.set_header(
+        columns
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| keep(*index))
+            .map(|(_, column)| {
+                let (Column::Text(name) | Column::Number(name) | Column::Optional(name)) = column;
+                if styled {
+                    Cell::new(name).add_attribute(Attribute::Bold)
+                } else {
+                    Cell::new(name)
+                }
+            }),
+    );
     for row in rows {
-        table.add_row(row.into_iter().map(|(text, tone)| {
-            let cell = Cell::new(text);
-            match tone {
-                Tone::Good if styled => cell.fg(Color::Green),
-                Tone::Warn if styled => cell.fg(Color::Yellow),
-                Tone::Bad if styled => cell.fg(Color::Red).add_attribute(Attribute::Bold),
-                _ => cell,
-            }
-        }));
+        table.add_row(row.into_iter().enumerate().filter(|(index, _)| keep(*index)).map(
+            |(_, (text, tone))| {
+                let cell = Cell::new(text);
+                match tone {
+                    Tone::Good if styled => cell.fg(Color::Green),
+                    Tone::Warn if styled => cell.fg(Color::Yellow),
+                    Tone::Bad if styled => cell.fg(Color::Red).add_attribute(Attribute::Bold),
+                    _ => cell,
+                }
+            },
+        ));
     }
-    for (index, column) in columns.iter().enumerate() {
+    let kept = columns.iter().enumerate().filter(|(index, _)| keep(*index));
+    for (index, (_, column)) in kept.enumerate() {
         if let (Column::Number(_), Some(column)) = (column, table.column_mut(index)) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -273,6 +295,14 @@ mod tests {
             layout(&columns, rows, false, false),
             "TOPIC      LAG\nflights  1,200\na            7"
         );
+    }
+
+    #[test]
+    fn a_column_that_says_nothing_is_left_out() {
+        let columns = [Column::Text("A"), Column::Optional("B"), Column::Number("C")];
+        let rows = |b| vec![vec![plain("a"), plain(b), plain(10)]];
+        assert_eq!(layout(&columns, rows("-"), false, false), "A   C\na  10");
+        assert_eq!(layout(&columns, rows("b"), false, false), "A  B   C\na  b  10");
     }
 
     #[test]

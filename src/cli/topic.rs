@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Usage;
 use super::api::{self, Topic, topic_route};
 use super::client::{Client, Connect, Route};
-use super::output::{self, Column, Output, count, plain, time_ms};
+use super::output::{self, Column, Output, Tone, count, plain, time_ms};
 
 /// What `quipu topic` is told.
 #[derive(Debug, clap::Args)]
@@ -28,8 +28,8 @@ enum Action {
         #[command(flatten)]
         name: Name,
         /// Number of partitions
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-        partitions: u32,
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        partitions: Option<u32>,
         /// A setting, as retention_ms=86400000; may be repeated
         #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
         config: Vec<(String, Value)>,
@@ -79,13 +79,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             partitions,
             config,
         } => {
-            let body = json!({"partitions": partitions, "config": settings(config, Vec::new())?});
-            let answer = client.send(&Method::PUT, &topic_route(&name.topic), Some(&body))?;
-            output::done(
-                &answer,
-                &format!("topic {} has {partitions} partitions", name.topic),
-                is_json,
-            )
+            let body = changes(partitions, config, Vec::new())?;
+            let answer = client.send(&Method::PUT, &topic_route(&name.topic), Some(&body.into()))?;
+            let text = match answer.get("partition_count").and_then(Value::as_u64) {
+                Some(1) => format!("topic {} with 1 partition is there", name.topic),
+                Some(partitions) => format!("topic {} with {partitions} partitions is there", name.topic),
+                None => format!("topic {} is there", name.topic),
+            };
+            output::done(&answer, &text, is_json)
         }
         Action::List => list(&client, is_json),
         Action::Describe { name } => describe(&client, &name.topic, is_json),
@@ -95,14 +96,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             config,
             unset,
         } => {
-            let mut body = Map::new();
-            if let Some(partitions) = partitions {
-                body.insert("partitions".to_owned(), partitions.into());
-            }
-            let changes = settings(config, unset)?;
-            if !changes.is_empty() {
-                body.insert("config".to_owned(), changes.into());
-            }
+            let body = changes(partitions, config, unset)?;
             if body.is_empty() {
                 return Err(
                     Usage("nothing to change: give --partitions, --config or --unset".to_owned()).into(),
@@ -130,6 +124,23 @@ fn parse_setting(text: &str) -> Result<(String, Value), String> {
         _ => Value::from(value),
     };
     Ok((key.to_owned(), value))
+}
+
+/// The body of a request that makes or changes a topic; what is not said is left out.
+fn changes(
+    partitions: Option<u32>,
+    config: Vec<(String, Value)>,
+    unset: Vec<String>,
+) -> Result<Map<String, Value>, Usage> {
+    let mut body = Map::new();
+    if let Some(partitions) = partitions {
+        body.insert("partitions".to_owned(), partitions.into());
+    }
+    let settings = settings(config, unset)?;
+    if !settings.is_empty() {
+        body.insert("config".to_owned(), settings.into());
+    }
+    Ok(body)
 }
 
 /// Settings as the HTTP API takes them; null is the default.
@@ -167,7 +178,7 @@ fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
                 answer => answer?,
             },
         };
-        let size: u64 = topic.partitions.iter().map(|p| p.size_bytes).sum();
+        let size: u64 = topic.partitions.iter().filter_map(|p| p.size_bytes).sum();
         let last = topic.partitions.iter().filter_map(|p| p.last_timestamp).max();
         rows.push(vec![
             plain(&topic.name),
@@ -225,10 +236,14 @@ fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {
             plain(p.partition),
             plain(p.log_start_offset),
             plain(p.end_offset),
-            plain(output::bytes(p.size_bytes)),
-            plain(p.segments),
+            plain(p.size_bytes.map_or_else(|| "-".to_owned(), output::bytes)),
+            plain(output::count_of(p.segments)),
             plain(time_ms(p.first_timestamp)),
             plain(time_ms(p.last_timestamp)),
+            match p.damaged_offset {
+                None => plain("-"),
+                Some(offset) => (format!("at {offset}"), Tone::Bad),
+            },
         ]
     });
     let columns = [
@@ -239,6 +254,7 @@ fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {
         Column::Number("SEGMENTS"),
         Column::Text("FIRST RECORD"),
         Column::Text("LAST RECORD"),
+        Column::Optional("DAMAGE"),
     ];
     Ok(output::table(&columns, partitions.collect())?)
 }
