@@ -69,7 +69,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let client = args.connect.client()?;
     // Records are JSON, one a line, whatever `--output` says.
     let _ = args.output;
-    let mut merge = Merge::open(&client, &args)?;
+    let chosen = Topic::describe(&client, &args.topic)?.choose(&args.partition)?;
+    let until = args.until.map_or(Position::Latest, Position::Time);
+    let mut merge = Merge::open(&client, &args.topic, &chosen, args.from, until)?;
     let interrupt = Interrupt::watch()?;
     let mut out = io::BufWriter::with_capacity(256 << 10, io::stdout().lock());
     let mut pace = args.speed.map(Pace::new);
@@ -120,7 +122,7 @@ impl Pace {
 }
 
 /// The k-way merge: the earliest of the partitions' next records, over and over.
-struct Merge {
+pub(crate) struct Merge {
     sources: Vec<Source>,
     /// Timestamp and index of each source's next record, earliest first.
     heads: BinaryHeap<Reverse<(i64, usize)>>,
@@ -136,15 +138,23 @@ struct Source {
 }
 
 impl Merge {
-    fn open(client: &Client, args: &Args) -> anyhow::Result<Self> {
-        let topic = Topic::describe(client, &args.topic)?;
-        let until = args.until.map_or(Position::Latest, Position::Time);
+    /// The records of `partitions` from a time on, before `until`.
+    ///
+    /// # Errors
+    /// The bounds cannot be found.
+    pub(crate) fn open(
+        client: &Client,
+        topic: &str,
+        partitions: &[u32],
+        from: TimestampMs,
+        until: Position,
+    ) -> anyhow::Result<Self> {
         let mut sources = Vec::new();
-        for number in topic.choose(&args.partition)? {
-            let start = Position::Time(args.from).resolve(client, &args.topic, number)?;
-            let end = until.resolve(client, &args.topic, number)?;
+        for number in partitions.iter().copied() {
+            let start = Position::Time(from).resolve(client, topic, number)?;
+            let end = until.resolve(client, topic, number)?;
             if start < end {
-                let partition = Partition::new(client, &args.topic, number, start, Some(end));
+                let partition = Partition::new(client, topic, number, start, Some(end));
                 sources.push(Source {
                     partition,
                     lines: Vec::new(),
@@ -167,7 +177,10 @@ impl Merge {
     }
 
     /// The next record: its timestamp and its line.
-    fn next(&mut self, interrupt: &Interrupt) -> anyhow::Result<Option<(i64, Vec<u8>)>> {
+    ///
+    /// # Errors
+    /// A fetch failed for good.
+    pub(crate) fn next(&mut self, interrupt: &Interrupt) -> anyhow::Result<Option<(i64, Vec<u8>)>> {
         if !self.begun {
             for index in 0..self.sources.len() {
                 self.advance(index, interrupt)?;
