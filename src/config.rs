@@ -485,6 +485,14 @@ impl Setting {
         }
     }
 
+    /// Whether `value`, found at `place`, can be this setting's.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] if it does not fit.
+    pub fn check(&self, place: &str, value: &str) -> Result<(), ConfigError> {
+        self.set(&mut Config::default(), place, value)
+    }
+
     fn set(&self, config: &mut Config, place: &str, value: &str) -> Result<(), ConfigError> {
         let fits = match self.access {
             Access::Number { low, high, set, .. } => match value.parse::<u64>() {

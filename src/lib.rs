@@ -6,3 +6,4 @@ pub mod groups;
 pub mod http;
 pub mod lag;
 pub mod metrics;
+pub mod server;
