@@ -3,10 +3,16 @@
 //! A command ends with 0, or with 1 and one clear line on standard error; wrong usage ends with 2 (clap's). A closed
 //! pipe on standard output is a clean end: whoever read it has had enough.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "clients run on the real clock and read the user's own files; the seams are the engine's"
+)]
+
 mod api;
 mod client;
 mod completions;
 mod consume;
+mod demo;
 mod group;
 mod history;
 mod input;
@@ -38,6 +44,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs the service
     Serve(serve::Args),
+    /// Starts a server with bundled flight events and tells what it does with them
+    Demo(demo::Args),
     /// Creates, lists, describes, changes and deletes topics
     Topic(topic::Args),
     /// Appends NDJSON records from a file or standard input
@@ -64,6 +72,7 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Serve(args) => serve::run(args),
+            Self::Demo(args) => demo::run(args),
             Self::Topic(args) => topic::run(args),
             Self::Produce(args) => produce::run(args),
             Self::Consume(args) => consume::run(args),

@@ -18,7 +18,9 @@ static FILE: &[u8] = include_bytes!("../../../examples/flights-20k.ndjson.gz");
 /// The bundle does not decompress, which a build cannot have.
 pub(crate) fn unpack() -> anyhow::Result<Vec<u8>> {
     let mut lines = Vec::new();
-    flate2::read::MultiGzDecoder::new(FILE).read_to_end(&mut lines).context("the bundled events are damaged")?;
+    flate2::read::MultiGzDecoder::new(FILE)
+        .read_to_end(&mut lines)
+        .context("the bundled events are damaged")?;
     Ok(lines)
 }
 
@@ -57,7 +59,9 @@ impl<'a> Log<'a> {
         let mut aircraft: HashMap<String, Track<'a>> = HashMap::new();
         for line in bundle.split_inclusive(|byte| *byte == b'\n') {
             let event: Event<'a> = serde_json::from_slice(line)?;
-            let (Some(key), Some(value)) = (event.key, event.value) else { continue };
+            let (Some(key), Some(value)) = (event.key, event.value) else {
+                continue;
+            };
             let track = aircraft.entry(key.into_owned()).or_default();
             track.events.push((line, event.timestamp, value.get()));
         }
@@ -72,7 +76,8 @@ impl<'a> Log<'a> {
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             let event: Event<'_> = serde_json::from_slice(line)?;
             let track = event.key.and_then(|key| self.aircraft.get_mut(&*key));
-            let expected = track.and_then(|track| track.events.get(track.found).map(|next| (next.1, next.2, track)));
+            let expected =
+                track.and_then(|track| track.events.get(track.found).map(|next| (next.1, next.2, track)));
             match (expected, event.value) {
                 (Some((timestamp, text, track)), Some(value))
                     if timestamp == event.timestamp && text == value.get() =>
@@ -89,8 +94,12 @@ impl<'a> Log<'a> {
 
     /// The lines that have not been found, aircraft by aircraft in their order.
     pub(crate) fn missing(&self) -> Vec<u8> {
-        let mut lines: Vec<&[u8]> =
-            self.aircraft.values().flat_map(|track| &track.events[track.found..]).map(|event| event.0).collect();
+        let mut lines: Vec<&[u8]> = self
+            .aircraft
+            .values()
+            .flat_map(|track| &track.events[track.found..])
+            .map(|event| event.0)
+            .collect();
         // All lines lie in the one bundle: by address they are in the order of the file.
         lines.sort_unstable_by_key(|line| line.as_ptr());
         lines.concat()
@@ -99,7 +108,10 @@ impl<'a> Log<'a> {
     /// Aircraft, events found, and whether all came back, each aircraft's in one partition.
     pub(crate) fn summary(&self) -> (u64, u64, bool) {
         let found = self.aircraft.values().map(|track| track.found as u64).sum();
-        let whole = self.aircraft.values().all(|track| track.found == track.events.len() && !track.moved);
+        let whole = self
+            .aircraft
+            .values()
+            .all(|track| track.found == track.events.len() && !track.moved);
         (self.aircraft.len() as u64, found, whole)
     }
 }
@@ -116,7 +128,11 @@ mod tests {
         let half = bundle.len() / 2;
         let half = half + memchr::memchr(b'\n', &bundle[half..]).unwrap() + 1;
         log.found(0, &bundle[..half]).unwrap();
-        log.found(0, b"{\"key\":\"N14228\",\"value\":1,\"timestamp\":1}\n{\"timestamp\":2}\n").unwrap();
+        log.found(
+            0,
+            b"{\"key\":\"N14228\",\"value\":1,\"timestamp\":1}\n{\"timestamp\":2}\n",
+        )
+        .unwrap();
         assert_eq!(log.missing(), &bundle[half..]);
         assert!(!log.summary().2);
         log.found(0, &bundle[half..]).unwrap();

@@ -15,14 +15,30 @@ pub(crate) struct Narrator {
 impl Narrator {
     /// One that knows whether standard output takes colours.
     pub(crate) fn new() -> Self {
-        Self { colours: colours(), steps: 0 }
+        Self {
+            colours: colours(),
+            steps: 0,
+        }
+    }
+
+    /// The first line.
+    pub(crate) fn title(&self, text: impl fmt::Display) -> io::Result<()> {
+        self.print(format_args!("{}\n", self.paint("1", text)))
+    }
+
+    /// The last line.
+    pub(crate) fn closing(&self, text: impl fmt::Display) -> io::Result<()> {
+        self.print(format_args!("\n{}\n", self.paint("1", text)))
     }
 
     /// Begins the next step.
     pub(crate) fn step(&mut self, title: impl fmt::Display) -> io::Result<()> {
         self.steps += 1;
         let number = self.steps;
-        self.print(format_args!("\n{}\n", self.paint("1", format_args!("{number}. {title}"))))
+        self.print(format_args!(
+            "\n{}\n",
+            self.paint("1", format_args!("{number}. {title}"))
+        ))
     }
 
     /// A sentence.
@@ -61,6 +77,10 @@ impl Narrator {
     }
 
     fn paint(&self, code: &str, text: impl fmt::Display) -> String {
-        if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+        if self.colours {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_string()
+        }
     }
 }
