@@ -188,7 +188,10 @@ pub(crate) fn locate(view: &View, offset: Offset) -> Result<Located> {
         for index in view.segment_of(offset)..view.segments.len() {
             let segment = &view.segments[index];
             let span = view.span(index, offset, view.end_offset);
-            let Some(first) = segment.first_record(&span).map_err(|error| in_view(error, view))? else {
+            let Some(first) = segment
+                .first_record(&span)
+                .map_err(|error| in_view(error, view))?
+            else {
                 continue;
             };
             let behind: u64 = view.segments[index + 1..]

@@ -75,18 +75,21 @@ impl<'a> Log<'a> {
     pub(crate) fn found(&mut self, partition: u32, lines: &[u8]) -> anyhow::Result<()> {
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             let event: Event<'_> = serde_json::from_slice(line)?;
-            let track = event.key.and_then(|key| self.aircraft.get_mut(&*key));
-            let expected =
-                track.and_then(|track| track.events.get(track.found).map(|next| (next.1, next.2, track)));
-            match (expected, event.value) {
-                (Some((timestamp, text, track)), Some(value))
-                    if timestamp == event.timestamp && text == value.get() =>
-                {
-                    track.found += 1;
-                    track.moved |= track.partition.is_some_and(|earlier| earlier != partition);
-                    track.partition = Some(partition);
-                }
-                _ => self.others += 1,
+            let Some(track) = event.key.and_then(|key| self.aircraft.get_mut(&*key)) else {
+                self.others += 1;
+                continue;
+            };
+            let value = event.value.map(RawValue::get);
+            if track
+                .events
+                .get(track.found)
+                .is_some_and(|next| (next.1, Some(next.2)) == (event.timestamp, value))
+            {
+                track.found += 1;
+                track.moved |= track.partition.is_some_and(|earlier| earlier != partition);
+                track.partition = Some(partition);
+            } else {
+                self.others += 1;
             }
         }
         Ok(())

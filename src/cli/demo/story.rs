@@ -32,24 +32,22 @@ const SIZE: Size = Size {
 /// Tells all of it; ends early when it is asked to.
 pub(super) fn tell(client: &Client, mut narrator: Narrator, interrupt: &Interrupt) -> anyhow::Result<()> {
     let bundle = flights::unpack()?;
-    type Step = fn(&mut Story<'_>) -> anyhow::Result<()>;
-    let steps: [Step; 6] = [
-        Story::topic,
-        Story::load,
-        Story::check,
-        Story::group,
-        Story::replay,
-        Story::addresses,
-    ];
     let mut story = Story {
         client,
         narrator: &mut narrator,
         interrupt,
         bundle: &bundle,
     };
-    for step in steps {
+    for step in [
+        |story: &mut Story<'_>| story.topic(),
+        |story: &mut Story<'_>| story.load(),
+        |story: &mut Story<'_>| story.check(),
+        |story: &mut Story<'_>| story.group(),
+        |story: &mut Story<'_>| story.replay(),
+        |story: &mut Story<'_>| story.addresses(),
+    ] {
         if interrupt.get().is_some() {
-            return Ok(());
+            break;
         }
         step(&mut story)?;
     }
