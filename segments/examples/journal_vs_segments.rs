@@ -7,8 +7,8 @@
 //! A round appends one batch to each of N partition files and ends when all of them are on stable storage. The ways to
 //! get there are the rows of [`Way`]; `docs/journal.md` holds a table made with it and what follows from it.
 //!
-//! Invariants: every way writes the same bytes to the same number of growing files; every pass begins with new files;
-//! bytes and rounds are bounded, so that the whole takes minutes and needs 4 GiB of space. A crash
+//! Invariants: every way writes the same bytes to the same number of growing files; every pass begins with new segment files;
+//! bytes and rounds are bounded, so that the whole takes minutes and needs 3 GiB of space. A crash
 //! leaves the directory `journal-vs-segments` in DIR, which the next run removes.
 #![allow(
     clippy::disallowed_methods,
@@ -41,7 +41,7 @@ const THREADS: usize = 8;
 const PASSES: usize = 5;
 /// Bounds of one pass. One that takes longer ends early, after [`MIN_ROUNDS`].
 const MAX_ROUNDS: usize = 300;
-const MIN_ROUNDS: usize = 3;
+const MIN_ROUNDS: usize = 2;
 const MAX_PASS_BYTES: usize = 1024 * MIB;
 const MAX_PASS_TIME: Duration = Duration::from_secs(4);
 
@@ -116,6 +116,12 @@ fn main() -> io::Result<()> {
         std::process::exit(2);
     };
     let dir = PathBuf::from(dir).join("journal-vs-segments");
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir)?;
+    let journal_files = preallocate(&dir)?;
+    let segments_dir = dir.join("segments");
     println!("| batch | partitions | way | p50 ms | p99 ms | MB/s | rounds |");
     println!("|---|---|---|---|---|---|---|");
     for batch_bytes in [200, MIB] {
@@ -125,7 +131,14 @@ fn main() -> io::Result<()> {
                 for turn in 0..Way::ALL.len() {
                     // Another one begins each time: what a way leaves behind slows the one that comes after it.
                     let n = (pass + turn) % Way::ALL.len();
-                    measure(&dir, Way::ALL[n], partitions, batch_bytes, &mut cells[n])?;
+                    measure(
+                        &segments_dir,
+                        &journal_files,
+                        Way::ALL[n],
+                        partitions,
+                        batch_bytes,
+                        &mut cells[n],
+                    )?;
                 }
             }
             for (way, cell) in Way::ALL.into_iter().zip(&cells) {
@@ -141,25 +154,26 @@ fn main() -> io::Result<()> {
             }
         }
     }
-    Ok(())
+    fs::remove_dir_all(dir)
 }
 
-/// Runs one pass on new files, adds to `cell`, and removes the files.
-fn measure(dir: &Path, way: Way, partitions: usize, batch_bytes: usize, cell: &mut Cell) -> io::Result<()> {
-    if dir.exists() {
-        fs::remove_dir_all(dir)?;
-    }
-    fs::create_dir_all(dir)?;
+/// Runs one pass on new segment files, adds to `cell`, and removes the files.
+fn measure(
+    dir: &Path,
+    journal_files: &[Arc<File>],
+    way: Way,
+    partitions: usize,
+    batch_bytes: usize,
+    cell: &mut Cell,
+) -> io::Result<()> {
+    fs::create_dir(dir)?;
     // What other passes left to write back or to discard must not be paid by this one.
     rustix::fs::syncfs(File::open(dir)?)?;
 
     let segments = (0..partitions)
         .map(|p| Ok(Arc::new(create(&dir.join(format!("{p:05}.log")))?)))
         .collect::<io::Result<Arc<[_]>>>()?;
-    let mut journal = match way {
-        Way::Journal => Some(Journal::create(dir, Arc::clone(&segments))?),
-        _ => None,
-    };
+    let mut journal = (way == Way::Journal).then(|| Journal::new(journal_files, Arc::clone(&segments)));
     rustix::fs::syncfs(File::open(dir)?)?;
     let round_bytes = partitions * batch_bytes;
     let rounds = (MAX_PASS_BYTES / round_bytes).clamp(MIN_ROUNDS, MAX_ROUNDS);
@@ -222,32 +236,38 @@ fn create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// A ring of preallocated files. A file is written again only when the segments were synced after it was full.
-struct Journal {
-    current: File,
-    position: usize,
-    free: VecDeque<File>,
-    full: mpsc::Sender<File>,
-    recycled: mpsc::Receiver<File>,
-    syncer: JoinHandle<io::Result<()>>,
-    segments: Arc<[Arc<File>]>,
-    buffer: Vec<u8>,
-}
-
-impl Journal {
-    fn create(dir: &Path, segments: Arc<[Arc<File>]>) -> io::Result<Self> {
-        let zeros = vec![0; MIB];
-        let mut free = VecDeque::new();
-        for n in 0..JOURNAL_FILES {
+/// Makes the files of the journal.
+fn preallocate(dir: &Path) -> io::Result<Vec<Arc<File>>> {
+    let zeros = vec![0; MIB];
+    (0..JOURNAL_FILES)
+        .map(|n| {
             // Zeros, not fallocate: an extent that was never written makes every sync convert it.
             let file = create(&dir.join(format!("{n:05}.journal")))?;
             for chunk in 0..JOURNAL_FILE_BYTES / MIB {
                 file.write_all_at(&zeros, (chunk * MIB) as u64)?;
             }
             file.sync_all()?;
-            free.push_back(file);
-        }
-        let (full, to_sync) = mpsc::channel::<File>();
+            Ok(Arc::new(file))
+        })
+        .collect()
+}
+
+/// A ring of preallocated files. A file is written again only when the segments were synced after it was full.
+struct Journal {
+    current: Arc<File>,
+    position: usize,
+    free: VecDeque<Arc<File>>,
+    full: mpsc::Sender<Arc<File>>,
+    recycled: mpsc::Receiver<Arc<File>>,
+    syncer: JoinHandle<io::Result<()>>,
+    segments: Arc<[Arc<File>]>,
+    buffer: Vec<u8>,
+}
+
+impl Journal {
+    fn new(files: &[Arc<File>], segments: Arc<[Arc<File>]>) -> Self {
+        let mut free: VecDeque<_> = files.iter().cloned().collect();
+        let (full, to_sync) = mpsc::channel::<Arc<File>>();
         let (done, recycled) = mpsc::channel();
         let syncer = thread::spawn({
             let segments = Arc::clone(&segments);
@@ -261,7 +281,7 @@ impl Journal {
             }
         });
         let current = free.pop_front().expect("JOURNAL_FILES is at least two");
-        Ok(Self {
+        Self {
             current,
             position: 0,
             free,
@@ -270,7 +290,7 @@ impl Journal {
             syncer,
             segments,
             buffer: Vec::new(),
-        })
+        }
     }
 
     /// Writes `count` copies of `batch` and syncs.
