@@ -34,12 +34,22 @@ async fn main() -> anyhow::Result<()> {
 
 async fn answer(request: Request<axum::body::Body>) -> Response {
     let (content_type, body) = if request.method() == Method::GET {
-        ("application/vnd.apache.kafka.record-batch", Bytes::from_static(&MEBIBYTE))
+        (
+            "application/vnd.apache.kafka.record-batch",
+            Bytes::from_static(&MEBIBYTE),
+        )
     } else {
         if let Err(error) = request.into_body().collect().await {
             return (http::StatusCode::BAD_REQUEST, error.to_string()).into_response();
         }
-        ("application/json", Bytes::from_static(br#"{"offsets":[{"partition":0,"offset":1234567}]}"#))
+        (
+            "application/json",
+            Bytes::from_static(br#"{"offsets":[{"partition":0,"offset":1234567}]}"#),
+        )
     };
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
+    (
+        [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))],
+        body,
+    )
+        .into_response()
 }

@@ -33,19 +33,36 @@ pub struct Server {
 impl Server {
     /// Starts the binary on a data directory and waits until it is ready.
     pub fn start(data: &Path) -> Self {
-        Self::start_with(data, Command::new(env!("CARGO_BIN_EXE_quipu")))
+        Self::start_with_settings(data, &[])
+    }
+
+    /// The same with settings, named as in the environment.
+    pub fn start_with_settings(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
+        remove_settings(&mut command);
+        command.envs(settings.iter().copied());
+        Self::spawn(data, command)
     }
 
     /// The same under `ulimit -n`, soft and hard.
     pub fn start_with_open_files(data: &Path, limit: u32) -> Self {
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_quipu")]);
-        Self::start_with(data, shell)
+        shell.args([
+            "-c",
+            &format!("ulimit -n {limit} && exec \"$0\" \"$@\""),
+            env!("CARGO_BIN_EXE_quipu"),
+        ]);
+        remove_settings(&mut shell);
+        Self::spawn(data, shell)
     }
 
-    fn start_with(data: &Path, mut command: Command) -> Self {
+    fn spawn(data: &Path, mut command: Command) -> Self {
         let log = data.with_extension("log");
-        let stderr = File::options().create(true).append(true).open(&log).expect("the log can be written");
+        let stderr = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("the log can be written");
         let begin = Instant::now();
         let mut child = command
             .args([OsStr::new("serve"), OsStr::new("--data"), data.as_os_str()])
@@ -57,17 +74,31 @@ impl Server {
             .expect("the binary starts");
         let mut line = String::new();
         let stdout = child.stdout.as_mut().expect("piped");
-        BufReader::new(stdout).read_line(&mut line).expect("standard output can be read");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("standard output can be read");
         let Some(address) = line
             .split(|c: char| c.is_whitespace() || c == '/')
             .find_map(|word| word.trim_end_matches(['.', ',']).parse().ok())
         else {
             let _ = child.kill();
-            panic!("no address in {line:?}; the log says:\n{}", fs::read_to_string(&log).unwrap_or_default());
+            panic!(
+                "no address in {line:?}; the log says:\n{}",
+                fs::read_to_string(&log).unwrap_or_default()
+            );
         };
-        let mut server = Self { child, address, log, ready_after: Duration::ZERO };
+        let mut server = Self {
+            child,
+            address,
+            log,
+            ready_after: Duration::ZERO,
+        };
         while server.connect().get("/health/ready").status != 200 {
-            assert!(begin.elapsed() < PATIENCE, "not ready; the log says:\n{}", server.log());
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "not ready; the log says:\n{}",
+                server.log()
+            );
             std::thread::yield_now();
         }
         server.ready_after = begin.elapsed();
@@ -84,20 +115,37 @@ impl Server {
 
     pub fn connect(&self) -> Connection {
         Connection::open(self.address).unwrap_or_else(|error| {
-            panic!("{} does not accept: {error}; the log says:\n{}", self.address, self.log())
+            panic!(
+                "{} does not accept: {error}; the log says:\n{}",
+                self.address,
+                self.log()
+            )
         })
     }
 
     /// One request on a connection of its own, which must be answered with `status`.
     pub fn expect(&self, status: u16, method: &str, path: &str, content_type: &str, body: &[u8]) -> Value {
-        let answer = self.connect().request(method, path, content_type, body).expect("an answer");
+        let answer = self
+            .connect()
+            .request(method, path, content_type, body)
+            .expect("an answer");
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
-        if answer.body.is_empty() { Value::Null } else { answer.json() }
+        if answer.body.is_empty() {
+            Value::Null
+        } else {
+            answer.json()
+        }
     }
 
     pub fn create_topic(&self, name: &str, partitions: u32) {
         let body = format!(r#"{{"partitions":{partitions}}}"#);
-        self.expect(201, "PUT", &format!("/v1/topics/{name}"), "application/json", body.as_bytes());
+        self.expect(
+            201,
+            "PUT",
+            &format!("/v1/topics/{name}"),
+            "application/json",
+            body.as_bytes(),
+        );
     }
 
     pub fn get(&self, path: &str) -> Value {
@@ -115,7 +163,11 @@ impl Server {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
         let status = self.wait();
-        assert!(status.success(), "ended with {status}; the log says:\n{}", self.log());
+        assert!(
+            status.success(),
+            "ended with {status}; the log says:\n{}",
+            self.log()
+        );
     }
 
     fn wait(&mut self) -> ExitStatus {
@@ -124,7 +176,11 @@ impl Server {
             if let Some(status) = self.child.try_wait().expect("it was started here") {
                 return status;
             }
-            assert!(begin.elapsed() < PATIENCE, "does not end; the log says:\n{}", self.log());
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "does not end; the log says:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -132,8 +188,15 @@ impl Server {
     /// The server's memory that is not file pages, in bytes.
     pub fn anonymous_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("Linux says it");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB") * 1024
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"))
+            .expect("Linux says it");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<u64>()
+            .expect("a number of KiB")
+            * 1024
     }
 }
 
@@ -141,6 +204,15 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What is set where the tests run is not meant for the servers that they start.
+fn remove_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"QUIPU_") {
+            command.env_remove(name);
+        }
     }
 }
 
@@ -155,7 +227,10 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn text(&self) -> String {
@@ -169,12 +244,20 @@ impl Answer {
     /// Checks that this is a problem with that status, code and outcome, and returns it.
     pub fn problem(&self, status: u16, code: &str, outcome: &str) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.text());
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{}",
+            self.text()
+        );
         let problem = self.json();
         assert_eq!(problem["code"], code, "{problem}");
         assert_eq!(problem["outcome"], outcome, "{problem}");
         assert_eq!(problem["status"], status, "{problem}");
-        assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
+        assert!(
+            problem["detail"].as_str().is_some_and(|detail| detail.len() > 10),
+            "{problem}"
+        );
         problem
     }
 }
@@ -190,14 +273,22 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream: BufReader::with_capacity(64 << 10, stream) })
+        Ok(Self {
+            stream: BufReader::with_capacity(64 << 10, stream),
+        })
     }
 
     pub fn get(&mut self, path: &str) -> Answer {
         self.request("GET", path, "", b"").expect("an answer")
     }
 
-    pub fn request(&mut self, method: &str, path: &str, content_type: &str, body: &[u8]) -> io::Result<Answer> {
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
         let mut headers = String::new();
         if !content_type.is_empty() {
             headers = format!("Content-Type: {content_type}\r\n");
@@ -234,8 +325,14 @@ impl Connection {
     /// Reads one answer.
     pub fn answer(&mut self) -> io::Result<Answer> {
         let mut answer = self.answer_head()?;
+        answer.body = self.answer_body(&answer)?;
+        Ok(answer)
+    }
+
+    /// Reads the body that belongs to a head.
+    pub fn answer_body(&mut self, head: &Answer) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
-        if answer.header("transfer-encoding") == Some("chunked") {
+        if head.header("transfer-encoding") == Some("chunked") {
             loop {
                 let size = usize::from_str_radix(self.line()?.trim(), 16).map_err(|_| bad("chunk size"))?;
                 (&mut self.stream).take(size as u64).read_to_end(&mut body)?;
@@ -246,15 +343,14 @@ impl Connection {
                     break;
                 }
             }
-        } else if let Some(length) = answer.header("content-length") {
+        } else if let Some(length) = head.header("content-length") {
             let length = length.parse().map_err(|_| bad("content length"))?;
             (&mut self.stream).take(length).read_to_end(&mut body)?;
             if body.len() as u64 != length {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
         }
-        answer.body = body;
-        Ok(answer)
+        Ok(body)
     }
 
     /// Reads the head of an answer; its body follows in `stream`.
@@ -269,7 +365,11 @@ impl Connection {
         loop {
             let line = self.line()?;
             let Some((name, value)) = line.split_once(':') else {
-                return Ok(Answer { status, headers, body: Vec::new() });
+                return Ok(Answer {
+                    status,
+                    headers,
+                    body: Vec::new(),
+                });
             };
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
@@ -298,29 +398,48 @@ pub struct Fetched {
     pub value: Box<serde_json::value::RawValue>,
 }
 
-/// Reads a partition from its start to its end as NDJSON and hands over each record.
-pub fn read_partition(connection: &mut Connection, topic: &str, partition: u32, mut each: impl FnMut(Fetched)) {
-    let mut offset = 0_u64;
+/// Reads a partition from `offset` to its end as NDJSON and hands over each record.
+pub fn read_partition(
+    connection: &mut Connection,
+    topic: &str,
+    partition: u32,
+    mut offset: u64,
+    mut each: impl FnMut(Fetched),
+) {
     loop {
         let path = format!(
             "/v1/topics/{topic}/partitions/{partition}/records?offset={offset}&max_records=100000&max_bytes=8388608"
         );
-        let answer = connection.get_as(&path, "application/x-ndjson").expect("an answer");
+        let answer = connection
+            .get_as(&path, "application/x-ndjson")
+            .expect("an answer");
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         for line in answer.body.split_inclusive(|byte| *byte == b'\n') {
             assert_eq!(line.last(), Some(&b'\n'), "an unfinished line");
             let record: Fetched = serde_json::from_slice(line)
                 .unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(line)));
-            assert!(record.offset >= offset, "offset {} comes after {offset}", record.offset);
+            assert!(
+                record.offset >= offset,
+                "offset {} comes after {offset}",
+                record.offset
+            );
             assert_eq!(record.partition, partition);
             offset = record.offset + 1;
             each(record);
         }
-        let number = |name: &str| answer.header(name).and_then(|v| v.parse::<u64>().ok()).expect("a position");
+        let number = |name: &str| {
+            answer
+                .header(name)
+                .and_then(|v| v.parse::<u64>().ok())
+                .expect("a position")
+        };
         let next = number("next-offset");
         assert!(next >= offset, "next offset {next} is before {offset}");
         let at_end = next >= number("end-offset");
-        assert!(at_end || !answer.body.is_empty(), "an empty page before the end, at {next}");
+        assert!(
+            at_end || !answer.body.is_empty(),
+            "an empty page before the end, at {next}"
+        );
         offset = next;
         if at_end {
             return;
