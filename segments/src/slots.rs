@@ -47,7 +47,9 @@ impl Slots {
         let mut best: Option<(u64, Vec<u8>)> = None;
         let mut damaged = Vec::new();
         for path in &paths {
-            let Some(bytes) = read_if_exists(&*disk, path)? else { continue };
+            let Some(bytes) = read_if_exists(&*disk, path)? else {
+                continue;
+            };
             match unframe(magic, version, &bytes) {
                 Ok((generation, payload)) => {
                     if best.as_ref().is_none_or(|(newest, _)| generation > *newest) {
@@ -66,8 +68,20 @@ impl Slots {
             }
         }
         let next_generation = best.as_ref().map_or(1, |(generation, _)| generation + 1);
-        let slots = Self { disk, paths, magic, version, next_generation };
-        Ok((slots, Found { payload: best.map(|(_, payload)| payload), damaged }))
+        let slots = Self {
+            disk,
+            paths,
+            magic,
+            version,
+            next_generation,
+        };
+        Ok((
+            slots,
+            Found {
+                payload: best.map(|(_, payload)| payload),
+                damaged,
+            },
+        ))
     }
 
     /// Writes a new payload into the older slot and syncs it. When this returns `Ok`, the payload is durable.
@@ -87,7 +101,9 @@ impl Slots {
         file.write_all_at(&[IoSlice::new(&bytes)], 0).map_err(context)?;
         file.sync_data().map_err(context)?;
         if length == 0 {
-            self.disk.sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(context)?;
+            self.disk
+                .sync_dir(path.parent().unwrap_or(Path::new(".")))
+                .map_err(context)?;
         }
         self.next_generation += 1;
         Ok(())
