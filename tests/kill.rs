@@ -135,7 +135,7 @@ fn run_until_killed(server: Server, round: u32, rng: &mut Rng) -> Ledger {
 
         // In every other round each shape is acknowledged once at least, so that none goes untested on a slow machine.
         let mut left = 1 + rng.below(2000);
-        let mut missing = if round % 2 == 0 {
+        let mut missing = if round.is_multiple_of(2) {
             vec![Json, ShortLines, LongLines, Batches]
         } else {
             Vec::new()
@@ -410,7 +410,7 @@ fn check_offsets(id: Id, answer: &Acknowledged, found: &[(u32, Seen)]) {
 fn check_in_flight(id: Id, sent: &Sent, count: u64) {
     let whole = match sent.shape {
         Shape::Json | Shape::Batches => count == 0 || count == sent.records,
-        Shape::ShortLines => count % UNIT_LINES == 0 || count == sent.records,
+        Shape::ShortLines => count.is_multiple_of(UNIT_LINES) || count == sent.records,
         // Where a unit ends hangs on its bytes; that a prefix is there was checked already.
         Shape::LongLines => true,
     };

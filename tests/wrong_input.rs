@@ -281,7 +281,7 @@ fn a_client_that_hangs_up_within_a_stream_leaves_whole_units() {
     let found = values(&server);
     let count = found.len() - 1;
     assert!(
-        count % UNIT_LINES == 0 && count <= SENT,
+        count.is_multiple_of(UNIT_LINES) && count <= SENT,
         "{count} lines of {SENT} are there"
     );
     let mut expected = good();

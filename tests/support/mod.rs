@@ -4,6 +4,7 @@
 //! wait is bounded by a time-out of minutes: it ends a test that hangs and decides nothing else.
 #![allow(
     dead_code,
+    unreachable_pub,
     clippy::disallowed_methods,
     reason = "each test uses a part; tests look at the real files and clock"
 )]
