@@ -508,3 +508,22 @@ fn history_is_replayed_in_the_order_of_time_over_all_partitions() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
 }
+
+#[test]
+fn records_that_were_deleted_before_they_were_read_are_announced() {
+    let service = Service::with_ten("1");
+    service.ok(&["consume", "t", "--group", "g", "--max", "1"]);
+    let trim = format!("{}/v1/topics/t/partitions/0/records?before=6", service.url);
+    ureq::delete(&trim).call().unwrap();
+    let output = run(&service.url, &["consume", "t", "--from", "offset:2"]);
+    assert_eq!(values(&stdout(&output)), [6, 7, 8, 9]);
+    assert!(
+        stderr(&output).contains("offsets 2 to 5 were deleted"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(
+        values(&service.ok(&["consume", "t", "--group", "g"])),
+        [6, 7, 8, 9]
+    );
+}
