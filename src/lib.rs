@@ -2,7 +2,10 @@
 
 pub mod app;
 pub mod config;
+pub mod groups;
 pub mod http;
+pub mod lag;
 pub mod metrics;
 pub mod partitioner;
 pub mod records;
+pub mod server;

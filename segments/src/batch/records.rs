@@ -278,3 +278,128 @@ impl<'a> Iterator for Records<'a> {
 }
 
 impl std::iter::FusedIterator for Records<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Attributes;
+    use crate::types::ProducerId;
+
+    /// A batch of `count` records as they are given, at offset 100, with room for offset deltas to 9. Its CRC is wrong.
+    fn batch_of(records: &[u8], count: u32) -> Vec<u8> {
+        let header = BatchHeader {
+            base_offset: Offset::new(100),
+            batch_length: (HEADER_BYTES - 12 + records.len()) as u32,
+            partition_leader_epoch: 0,
+            crc: 0,
+            attributes: Attributes(0),
+            last_offset_delta: 9,
+            base_timestamp: TimestampMs(1_000),
+            max_timestamp: TimestampMs(1_000),
+            producer_id: ProducerId::NONE,
+            producer_epoch: -1,
+            base_sequence: -1,
+            record_count: count,
+        };
+        let mut bytes = [0; HEADER_BYTES];
+        header.encode(&mut bytes);
+        [&bytes[..], records].concat()
+    }
+
+    fn malformed(record: &[u8]) -> &'static str {
+        // Padded with whole records behind it, so that it has bytes to run into.
+        let good = [12, 0, 0, 2, 1, 1, 0];
+        let bytes = batch_of(&[record, &good, &good, &good].concat(), 1);
+        let mut records = Records::new(&bytes).unwrap();
+        let Some(Err(BatchError::Malformed(message))) = records.next() else {
+            panic!("{record:?} was decoded");
+        };
+        assert!(records.next().is_none(), "nothing follows an error");
+        message
+    }
+
+    #[test]
+    fn the_least_record_is_read() {
+        let bytes = batch_of(&[12, 0, 1, 18, 1, 1, 0], 1);
+        let record = Records::new(&bytes).unwrap().next().unwrap().unwrap();
+        assert_eq!(record.offset, Offset::new(109));
+        assert_eq!(record.timestamp, TimestampMs(999));
+        assert_eq!((record.key, record.value), (None, None));
+        assert!(record.headers.is_empty());
+        assert_eq!(record.headers.iter().next(), None);
+    }
+
+    #[test]
+    fn gaps_between_offsets_are_read() {
+        let bytes = batch_of(&[12, 0, 0, 4, 1, 1, 0, 12, 0, 0, 14, 1, 1, 0], 2);
+        let offsets: Vec<_> = Records::new(&bytes)
+            .unwrap()
+            .map(|record| record.unwrap().offset.get())
+            .collect();
+        assert_eq!(offsets, [102, 107]);
+    }
+
+    #[test]
+    fn a_batch_that_compaction_emptied_has_no_records() {
+        let bytes = batch_of(&[], 0);
+        assert!(Records::new(&bytes).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn headers_come_in_their_order_with_repeated_and_null_ones() {
+        let bytes = batch_of(&[30, 0, 0, 0, 1, 1, 6, 2, b'a', 2, b'1', 2, b'a', 1, 0, 0], 1);
+        let record = Records::new(&bytes).unwrap().next().unwrap().unwrap();
+        let headers: Vec<_> = record.headers.into_iter().collect();
+        assert_eq!(
+            headers,
+            [
+                (&b"a"[..], Some(&b"1"[..])),
+                (&b"a"[..], None),
+                (&b""[..], Some(&b""[..]))
+            ]
+        );
+        assert_eq!(record.headers.iter().len(), 3);
+    }
+
+    #[test]
+    fn a_record_whose_fields_do_not_fit_is_malformed() {
+        for (record, expected) in [
+            (
+                &[127, 0, 0, 0, 1, 1, 0][..],
+                "a record's length does not fit the batch",
+            ),
+            (&[1, 0, 0, 0, 1, 1, 0], "a record's length does not fit the batch"),
+            (&[0xff; 7], "a record's length does not fit the batch"),
+            (&[0, 0, 0, 0, 1, 1, 0], "a record has no attributes"),
+            (
+                &[2, 0, 0, 0, 1, 1, 0],
+                "a record's timestamp delta does not fit it",
+            ),
+            (
+                &[12, 0, 0xff, 0xff, 0xff, 0xff, 0xff],
+                "a record's timestamp delta does not fit it",
+            ),
+            (&[4, 0, 0, 0, 1, 1, 0], "a record's offset delta does not fit it"),
+            (&[12, 0, 0, 1, 1, 1, 0], "a record's offset delta is out of order"),
+            (
+                &[12, 0, 0, 20, 1, 1, 0],
+                "a record's offset delta is out of order",
+            ),
+            (&[6, 0, 0, 0, 1, 1, 0], "a record's key does not fit it"),
+            (&[12, 0, 0, 0, 8, 1, 0], "a record's key does not fit it"),
+            (&[12, 0, 0, 0, 3, 1, 0], "a record's key does not fit it"),
+            (&[12, 0, 0, 0, 1, 8, 0], "a record's value does not fit it"),
+            (&[12, 0, 0, 0, 1, 5, 0], "a record's value does not fit it"),
+            (&[10, 0, 0, 0, 1, 1, 0], "a record's header count does not fit it"),
+            (&[12, 0, 0, 0, 1, 1, 1], "a record's header count is negative"),
+            (&[14, 0, 0, 0, 1, 1, 0, 0], "bytes follow the fields of a record"),
+            (&[12, 0, 0, 0, 1, 1, 2], "a record's header does not fit it"),
+            (&[12, 0, 0, 0, 1, 1, 126], "a record's header does not fit it"),
+            // A header's name is not null, and a null value is −1.
+            (&[16, 0, 0, 0, 1, 1, 2, 1, 1], "a record's header does not fit it"),
+            (&[16, 0, 0, 0, 1, 1, 2, 0, 3], "a record's header does not fit it"),
+        ] {
+            assert_eq!(malformed(record), expected, "{record:?}");
+        }
+    }
+}

@@ -129,3 +129,72 @@ impl TryFrom<Vec<u8>> for SealedBatch {
         Self::from_outside(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, Records, validate};
+
+    fn sealed() -> SealedBatch {
+        let mut builder = BatchBuilder::new();
+        builder.push(TimestampMs(5_000), None, Some(b"a"), &[]);
+        builder.push(TimestampMs(7_000), None, Some(b"b"), &[]);
+        builder.push(TimestampMs(6_000), None, Some(b"c"), &[]);
+        builder.seal()
+    }
+
+    #[test]
+    fn a_base_offset_leaves_the_batch_valid() {
+        let mut batch = sealed();
+        for offset in [0, 41, i64::MAX as u64 - 3] {
+            batch.set_base_offset(Offset::new(offset));
+            let header = validate(batch.as_bytes()).unwrap();
+            assert_eq!(header, batch.header());
+            assert_eq!(header.next_offset(), Offset::new(offset + 3));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "runs out of offsets")]
+    fn a_base_offset_too_large_for_the_last_record_is_not_given() {
+        sealed().set_base_offset(Offset::new(i64::MAX as u64 - 2));
+    }
+
+    #[test]
+    fn log_append_time_after_the_seal_is_every_records_timestamp() {
+        let mut batch = sealed();
+        batch.set_log_append_time(TimestampMs(100));
+        assert_eq!(validate(batch.as_bytes()), Ok(batch.header()));
+        assert_eq!(batch.max_timestamp(), TimestampMs(100));
+        for record in Records::new(batch.as_bytes()).unwrap() {
+            assert_eq!(record.unwrap().timestamp, TimestampMs(100));
+        }
+    }
+
+    #[test]
+    fn a_wrong_max_timestamp_from_outside_is_corrected() {
+        for wrong in [-1, 0, 5_000, 6_999, 8_000, i64::MAX] {
+            let mut bytes = sealed();
+            bytes.set_max_timestamp(Attributes(0), TimestampMs(wrong));
+            let batch = SealedBatch::from_outside(bytes.into_bytes()).unwrap();
+            assert_eq!(batch.as_bytes(), sealed().as_bytes());
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_one_batch_are_no_sealed_batch() {
+        let bytes = sealed().into_bytes();
+        assert_eq!(
+            SealedBatch::from_validated(bytes.clone()).unwrap().as_bytes(),
+            bytes
+        );
+        assert_eq!(SealedBatch::try_from(bytes.clone()).unwrap().into_bytes(), bytes);
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(SealedBatch::from_validated(longer.clone()).is_err());
+        assert!(SealedBatch::from_outside(longer).is_err());
+        let mut damaged = bytes;
+        *damaged.last_mut().unwrap() ^= 1;
+        let found = SealedBatch::from_outside(damaged);
+        assert!(matches!(found, Err(BatchError::Checksum { .. })), "{found:?}");
+    }
+}
