@@ -1347,7 +1347,7 @@ async fn a_client_that_writes_all_before_it_reads_finds_the_refusal() {
         ("/v1/topics/x/records", "application/json", "404"),
         ("/v1/topics/t/records", "application/json", "413"),
         ("/v1/topics/t/records?akc=1", "text/plain", "400"),
-        ("/v1/topics/t/records", NDJSON, "400"),
+        ("/v1/topics/t/records", NDJSON, "413"),
         ("/v1/topics/t/partitions/0/records", "text/plain", "415"),
     ];
     let client = tokio::task::spawn_blocking(move || {
