@@ -107,7 +107,13 @@ impl Server {
 
     fn with(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path(), Options::default()).unwrap();
+        // A journal that is made in no time.
+        let options = Options {
+            journal_file_bytes: 8 << 20,
+            max_request_bytes: 4 << 20,
+            ..Options::default()
+        };
+        let log = Log::open(dir.path(), options).unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(NOW)));
         let config = Config {
             limits,
