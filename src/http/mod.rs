@@ -3,16 +3,22 @@
 //! [`router`] is the whole API, for the server and the tests alike. A resource's `routes()` gives its paths together
 //! with their part of the OpenAPI document, so no route can be without one.
 
+mod accept;
+mod blocking;
 pub(crate) mod body;
+mod chunks;
 mod cors;
+mod fetch;
 pub(crate) mod groups;
 pub(crate) mod lag;
 mod openapi;
 mod operate;
 pub mod params;
+mod path;
 pub mod problem;
 mod produce;
 pub(crate) mod table;
+mod topics;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
@@ -28,9 +34,11 @@ fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(groups::routes())
         .merge(lag::routes())
+        .merge(topics::routes())
+        .merge(fetch::routes())
+        .merge(produce::routes())
         .merge(operate::routes())
         .merge(openapi::routes())
-        .merge(produce::routes())
 }
 
 /// The whole API over `app`; the server and the tests use the same.
