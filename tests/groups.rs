@@ -486,3 +486,34 @@ async fn routes_of_members_are_not_there_yet() {
         .await
         .problem(404, "not-found");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn commits_and_deletions_at_once_leave_no_offset_without_its_group() {
+    let service = std::sync::Arc::new(Service::start());
+    service.topic("orders", 4);
+    let tasks: Vec<_> = (0..40)
+        .map(|i| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                if i % 4 == 3 {
+                    let status = service.delete("/v1/groups/g").await.status;
+                    assert!(status == 204 || status == 404, "{status}");
+                } else {
+                    commit(
+                        &service,
+                        "g",
+                        json!([{"topic": "orders", "partition": i % 4, "offset": 0}]),
+                    )
+                    .await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    service.delete("/v1/groups/g").await;
+    let prefix = quipu::groups::offsets::offsets_prefix("g");
+    assert_eq!(service.app.log.state_prefix(&prefix).len(), 0);
+    service.get("/v1/groups/g").await.problem(404, "unknown-group");
+}
