@@ -364,6 +364,23 @@ fn a_body_that_is_too_large_is_refused_such_that_a_client_still_writing_can_read
 }
 
 #[test]
+fn a_body_that_is_not_http_is_the_clients_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let mut stream = BufReader::new(server.connect());
+    let head =
+        format!("PUT {OFFSETS} HTTP/1.1\r\nhost: q\r\ntransfer-encoding: chunked\r\n\r\nnot a length\r\n");
+    stream.get_mut().write_all(head.as_bytes()).unwrap();
+    let answer = read_answer(&mut stream);
+    assert!(
+        answer.starts_with("http/1.1 400") && answer.contains("invalid-request"),
+        "{answer}"
+    );
+    drop(stream);
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
 fn heads_that_are_too_large_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["--max-request-head-bytes", "8192"]);
