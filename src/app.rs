@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::config::Config;
 use crate::groups::Groups;
 use crate::metrics::Metrics;
+use crate::partitioner::Rotation;
 
 /// The service's state, cheap to clone: the log, the settings, the metrics.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub struct Inner {
     pub groups: Groups,
     /// Bytes of request bodies that may be held at once; a permit is a KiB.
     pub body_budget: Arc<Semaphore>,
+    /// Where requests' records without keys go.
+    pub rotation: Rotation,
     /// Becomes true when the server begins to stop: long polls then end at once with what they have.
     pub stopping: watch::Sender<bool>,
     /// Set once the log has been opened and recovered.
@@ -53,6 +56,7 @@ impl App {
             groups: Groups::default(),
             body_budget: Arc::new(Semaphore::new(permits)),
             body_permits: permits,
+            rotation: Rotation::default(),
             stopping: watch::Sender::new(false),
             ready: AtomicBool::new(true),
             config,

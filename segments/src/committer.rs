@@ -23,6 +23,7 @@ use crate::batch::{BatchBuilder, SealedBatch};
 use crate::disk::OpenMode;
 use crate::engine::Engine;
 use crate::error::{Error, Result, is_full};
+use crate::index::MAX_RELATIVE_OFFSET;
 use crate::journal::format::RoundBuilder;
 use crate::partition::{Active, Partition, Unsynced, WriteFile, Writer};
 use crate::request::{AppendRequest, Operation, Part, Queued, Records};
@@ -37,8 +38,8 @@ use crate::types::{Ack, FilePos, Offset, TimestampMs};
 const COMBINED_BYTES: usize = 256 << 10;
 /// Room that a combined batch is given ahead, so that small requests do not make it grow one by one.
 const COMBINE_AHEAD_BYTES: usize = 4 << 10;
-/// The most offsets that lie between a segment's base and a record in it: the index keeps them in 32 bits.
-const MAX_SEGMENT_OFFSETS: u64 = u32::MAX as u64 - 1;
+/// The most offsets that lie between a segment's base and a record in it: what its index can hold.
+const MAX_SEGMENT_OFFSETS: u64 = MAX_RELATIVE_OFFSET as u64;
 
 /// Buffers that rounds use again and again.
 #[derive(Default)]

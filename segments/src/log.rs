@@ -350,22 +350,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> Result<u64> {
     let path = layout.format();
     let root = layout.root.display();
-    if let Some(bytes) = read_if_exists(disk, &path)? {
-        let format = unseal_json::<Format>(FORMAT_MAGIC, &bytes).map_err(|error| {
-            Error::Directory(match error {
-                SealError::Version(version) => {
-                    format!("{root} is of format version {version}: use a newer quipu")
-                }
-                SealError::Damaged(what) => format!("{} is damaged: {what}", path.display()),
-            })
-        })?;
-        return u64::from_str_radix(&format.id, 16).map_err(|_| {
-            Error::Directory(format!(
-                "{} is damaged: its id is {:?}",
-                path.display(),
-                format.id
-            ))
-        });
+    if let Some(id) = directory_id(disk, layout)? {
+        return Ok(id);
     }
     let entries = disk
         .list(&layout.root)
@@ -390,4 +376,28 @@ fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> Result<u64> 
         .and_then(|()| disk.sync_dir(&layout.root))
         .map_err(|error| Error::io(format!("making {}", path.display()), error))?;
     Ok(id)
+}
+
+/// The id that a data directory was given, `None` if it is not one.
+pub(crate) fn directory_id(disk: &dyn Disk, layout: &Layout) -> Result<Option<u64>> {
+    let (path, root) = (layout.format(), layout.root.display());
+    let Some(bytes) = read_if_exists(disk, &path)? else {
+        return Ok(None);
+    };
+    let format = unseal_json::<Format>(FORMAT_MAGIC, &bytes).map_err(|error| {
+        Error::Directory(match error {
+            SealError::Version(version) => {
+                format!("{root} is of format version {version}: use a newer quipu")
+            }
+            SealError::Damaged(what) => format!("{} is damaged: {what}", path.display()),
+        })
+    })?;
+    let id = u64::from_str_radix(&format.id, 16);
+    id.map(Some).map_err(|_| {
+        Error::Directory(format!(
+            "{} is damaged: its id is {:?}",
+            path.display(),
+            format.id
+        ))
+    })
 }

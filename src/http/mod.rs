@@ -9,9 +9,16 @@ pub(crate) mod groups;
 pub(crate) mod lag;
 mod openapi;
 mod operate;
+mod accept;
+mod blocking;
+mod chunks;
+mod fetch;
 pub mod params;
+mod path;
 pub mod problem;
 pub(crate) mod table;
+mod produce;
+mod topics;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
@@ -27,6 +34,9 @@ fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(groups::routes())
         .merge(lag::routes())
+        .merge(topics::routes())
+        .merge(fetch::routes())
+        .merge(produce::routes())
         .merge(operate::routes())
         .merge(openapi::routes())
 }

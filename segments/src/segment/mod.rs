@@ -16,6 +16,7 @@
 //! Modules: `inner` what is in memory, `warm` and `cold` the two ways to read, `walk` verification and the way past damage,
 //! `load` opening and indexes, `pool`, `intervals`.
 
+mod check;
 mod cold;
 mod inner;
 mod intervals;
@@ -36,6 +37,7 @@ use crate::error::Result;
 use crate::index::{Index, MAX_LOG_BYTES};
 use crate::types::{FilePos, Offset, TimestampMs};
 
+pub(crate) use check::{DamagedStretch, check};
 use inner::{BaseSum, Inner};
 pub(crate) use pool::SegmentPool;
 
