@@ -247,10 +247,13 @@ async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() 
         {"topic": "other", "partition": 0, "offset": 0},
     ]);
     commit(&service, "g", offsets).await;
-    let topic = service.app.log.topic("orders").unwrap();
-    let changes = quipu::groups::changes_for_deleted_topic(&service.app.log, topic.id());
-    assert_eq!(changes.len(), 1);
-    service.delete_topic("orders", changes);
+    assert_eq!(service.delete("/v1/topics/orders").await.status, 204);
+    let everything = quipu::groups::offsets::all_offsets_prefix();
+    assert_eq!(
+        service.app.log.state_prefix(&everything).len(),
+        1,
+        "it took its offsets with it"
+    );
     service.topic("orders", 1);
     let offsets = service.get("/v1/groups/g/offsets").await.ok();
     assert_eq!(offsets["offsets"].as_array().unwrap().len(), 1);
