@@ -25,6 +25,7 @@ mod serve;
 mod shape;
 mod signal;
 mod topic;
+mod verify;
 
 use std::io;
 use std::process::ExitCode;
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Group(group::Args),
     /// Shows how far groups are behind, the worst first
     Lag(lag::Args),
+    /// Checks every byte of a data directory, offline
+    Verify(verify::Args),
     /// Prints a completion script for a shell
     Completions(completions::Args),
 }
@@ -79,6 +82,7 @@ impl Command {
             Self::Replay(args) => replay::run(args),
             Self::Group(args) => group::run(args),
             Self::Lag(args) => lag::run(args),
+            Self::Verify(args) => verify::run(args),
             Self::Completions(args) => completions::run(args),
         }
     }
