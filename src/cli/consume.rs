@@ -121,8 +121,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let result = read(partitions, &args, tail, &interrupt, &mut printer);
     // What was printed is committed whatever ended the reading: an error, a closed pipe, Ctrl-C.
     let commit = printer.commit();
-    result?;
-    commit
+    match result {
+        Err(error) if !super::is_closed_pipe(&error) => Err(error),
+        result => commit.and(result),
+    }
 }
 
 /// When a live tail with a time as its end stops.

@@ -190,6 +190,19 @@ fn a_server_that_is_not_there_is_one_line() {
 }
 
 #[test]
+fn a_host_that_does_not_exist_is_not_mistaken_for_a_lost_answer() {
+    let output = quipu(&["produce", "t", "--server", "no-such-host.invalid"])
+        .write_stdin("{}\n")
+        .output()
+        .unwrap();
+    let text = failed(&output);
+    assert!(
+        text.starts_with("quipu: cannot reach http://no-such-host.invalid: "),
+        "{text}"
+    );
+}
+
+#[test]
 fn something_else_at_the_address_is_said_so() {
     let fake = Fake::start(|_, _| Reply::Answer(200, "Content-Type: text/html\r\n", "<html>".to_owned()));
     let text = failed(&run(&fake.url, &["topic", "describe", "t"]));
