@@ -3,6 +3,11 @@
 pub mod app;
 pub mod catalog;
 pub mod config;
+pub mod groups;
 pub mod http;
+pub mod lag;
 pub mod metrics;
+pub mod server;
+pub mod partitioner;
+pub mod records;
 pub mod render;

@@ -1,5 +1,6 @@
 //! The contract of fetches.
 
+#[path = "harness/mod.rs"]
 mod service;
 
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! The contract of topics.
 
+#[path = "harness/mod.rs"]
 mod service;
 
 use http::Method;

@@ -1,8 +1,9 @@
-//! A service over a data directory of its own, asked through its router as a connection would.
-
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+//! A service in a directory of its own, asked through its router.
+#![allow(dead_code, reason = "each test binary uses its share")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -12,187 +13,205 @@ use quipu::app::App;
 use quipu::config::Config;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
-    AppendRequest, Clock, Log, Offset, Options, Part, Partition, Records, SystemClock, TimestampMs,
+    AppendRequest, Clock, Log, Monotonic, Part, Records, StateChange, TimestampMs, TopicSettings, TopicSpec,
 };
 use serde_json::Value;
-use tempfile::TempDir;
 use tower::ServiceExt;
 
-pub type Headers<'a> = &'a [(&'a [u8], Option<&'a [u8]>)];
+/// The service's wall time in these tests until one moves it.
+pub const NOW: i64 = 1_700_000_000_000;
 
-/// A record to append: timestamp, key, value, headers.
-pub type Sample<'a> = (i64, Option<&'a [u8]>, Option<&'a [u8]>, Headers<'a>);
-
-pub struct Service {
-    pub app: App,
-    pub router: Router,
-    dir: Arc<TempDir>,
+/// Settings whose journal is made in no time.
+pub fn small() -> Config {
+    let mut config = Config {
+        journal_file_bytes: 4 << 20,
+        ..Config::default()
+    };
+    config.limits.max_request_bytes = 1 << 20;
+    config
 }
 
+/// A clock that stands still until it is moved.
+#[derive(Default)]
+pub struct ManualClock(AtomicI64);
+
+impl Clock for ManualClock {
+    fn now(&self) -> TimestampMs {
+        TimestampMs(self.0.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(Duration::ZERO)
+    }
+}
+
+/// A running service.
+pub struct Service {
+    pub app: App,
+    pub clock: Arc<ManualClock>,
+    router: Router,
+    dir: tempfile::TempDir,
+}
+
+/// What was answered.
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub body: Vec<u8>,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {:?}", self.text))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Asserts a problem with this code, and returns it.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{}",
+            self.text
+        );
+        let problem = self.json();
+        assert_eq!(problem["code"], code, "{}", self.text);
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["type"], format!("/problems/{code}"));
+        problem
+    }
+
+    /// Asserts 200, and returns the body.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        self.json()
+    }
 }
 
 impl Service {
-    pub fn new() -> Self {
-        Self::over(Arc::new(tempfile::tempdir().expect("a temporary directory")))
+    pub fn start() -> Self {
+        Self::with(small())
     }
 
-    fn over(dir: Arc<TempDir>) -> Self {
-        // Journal files are written out when they are made: small ones, for there are many services here.
-        let options = Options {
-            max_request_bytes: 2 << 20,
-            journal_file_bytes: 4 << 20,
-            journal_files: 2,
-            ..Options::default()
-        };
-        let log = Log::open(dir.path(), options).expect("the directory is ours");
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let app = App::new(log, Config::default(), clock);
+    pub fn with(config: Config) -> Self {
+        Self::in_dir(tempfile::tempdir().expect("a temporary directory"), config)
+    }
+
+    fn in_dir(dir: tempfile::TempDir, config: Config) -> Self {
+        let log = Log::open(dir.path(), config.log_options()).expect("the log opens");
+        let clock = Arc::new(ManualClock(AtomicI64::new(NOW)));
+        let app = App::new(log, config, clock.clone());
         Self {
             router: quipu::http::router(app.clone()),
             app,
+            clock,
             dir,
         }
     }
 
-    /// Stops it, lets `change` do what it wants to the data directory, and starts another one over it.
-    pub fn restarted(self, change: impl FnOnce(&std::path::Path)) -> Self {
-        self.app.log.close().expect("nothing is wrong with it");
-        let dir = Arc::clone(&self.dir);
-        drop(self);
-        change(dir.path());
-        Self::over(dir)
+    /// Closes the log and opens it again.
+    pub fn restart(self) -> Self {
+        let Self { app, router, dir, .. } = self;
+        app.log.close().expect("the log closes");
+        let config = app.config.clone();
+        drop((app, router));
+        Self::in_dir(dir, config)
     }
 
-    pub async fn send(
-        &self,
-        method: Method,
-        uri: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Body>,
-    ) -> Answer {
-        let mut request = Request::builder().method(method).uri(uri);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(body.into()).expect("a request of a test");
+    pub fn set_time(&self, now: i64) {
+        self.clock.0.store(now, Ordering::SeqCst);
+    }
+
+    pub async fn call(&self, method: Method, uri: &str, body: &str) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .body(Body::from(body.to_owned()));
+        self.send(request.expect("a request")).await
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Answer {
         let response = self
             .router
             .clone()
             .oneshot(request)
             .await
-            .expect("a router does not fail");
+            .expect("the router answers");
         let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("a body").to_bytes();
         Answer {
             status: parts.status,
             headers: parts.headers,
-            body: body
-                .collect()
-                .await
-                .expect("the body is whole")
-                .to_bytes()
-                .to_vec(),
+            text: String::from_utf8(bytes.to_vec()).expect("text"),
         }
     }
 
     pub async fn get(&self, uri: &str) -> Answer {
-        self.send(Method::GET, uri, &[], Body::empty()).await
+        self.call(Method::GET, uri, "").await
     }
 
-    pub async fn get_as(&self, uri: &str, media_type: &str) -> Answer {
-        self.send(Method::GET, uri, &[("accept", media_type)], Body::empty())
-            .await
+    pub async fn put(&self, uri: &str, body: &Value) -> Answer {
+        self.call(Method::PUT, uri, &body.to_string()).await
     }
 
-    pub async fn put(&self, uri: &str, body: Value) -> Answer {
-        self.send(Method::PUT, uri, &[], body.to_string()).await
-    }
-
-    pub async fn patch(&self, uri: &str, body: Value) -> Answer {
-        self.send(Method::PATCH, uri, &[], body.to_string()).await
+    pub async fn post(&self, uri: &str, body: &Value) -> Answer {
+        self.call(Method::POST, uri, &body.to_string()).await
     }
 
     pub async fn delete(&self, uri: &str) -> Answer {
-        self.send(Method::DELETE, uri, &[], Body::empty()).await
+        self.call(Method::DELETE, uri, "").await
     }
 
-    pub fn partition(&self, topic: &str, index: u32) -> Arc<Partition> {
-        let topic = self.app.log.topic(topic).expect("the test made it");
-        topic.partition(index).expect("the test made it")
+    pub fn topic(&self, name: &str, partitions: u32) {
+        self.topic_with(name, partitions, TopicSettings::default());
     }
 
-    /// Appends the records as one batch, durably; returns the first one's offset.
-    pub fn append(&self, topic: &str, index: u32, json_lines: bool, samples: &[Sample<'_>]) -> Offset {
-        let mut batch = BatchBuilder::new();
-        for (timestamp, key, value, headers) in samples {
-            batch.push(TimestampMs(*timestamp), *key, *value, headers);
+    pub fn topic_with(&self, name: &str, partitions: u32, settings: TopicSettings) {
+        let spec = TopicSpec {
+            partitions,
+            settings,
+            properties: Default::default(),
+        };
+        self.app.log.create_topic(name, spec).expect("the topic is made");
+    }
+
+    pub fn delete_topic(&self, name: &str, state: Vec<StateChange>) {
+        self.app
+            .log
+            .delete_topic(name, state)
+            .expect("the topic is deleted");
+    }
+
+    /// Appends one record for each timestamp, in one batch.
+    pub fn append(&self, topic: &str, partition: u32, timestamps: &[i64]) {
+        let topic = self.app.log.topic(topic).expect("the topic is there");
+        let partition = topic.partition(partition).expect("the partition is there");
+        let mut builder = BatchBuilder::new();
+        for timestamp in timestamps {
+            builder.push(TimestampMs(*timestamp), None, Some(b"1"), &[]);
         }
         let part = Part {
-            partition: self.partition(topic, index),
-            records: Records::Loose(batch),
+            partition,
+            records: Records::Loose(builder),
             expected_offset: None,
-            json_lines,
+            json_lines: true,
         };
         let request = AppendRequest {
             parts: vec![part],
             ..AppendRequest::default()
         };
-        let appended = self
-            .app
+        self.app
             .log
             .append(request)
-            .and_then(|ticket| ticket.wait())
-            .expect("the disk works");
-        appended.base_offsets[0]
-    }
-
-    /// Appends `count` records, each with the value `{"n":…}` from `first` on and the timestamp 1000 times that.
-    pub fn append_numbers(&self, topic: &str, index: u32, first: u64, count: u64) {
-        let values: Vec<String> = (first..first + count).map(|n| format!("{{\"n\":{n}}}")).collect();
-        let samples: Vec<Sample<'_>> = values
-            .iter()
-            .zip(first..)
-            .map(|(value, n)| (n as i64 * 1000, None, Some(value.as_bytes()), &[][..]))
-            .collect();
-        self.append(topic, index, true, &samples);
-    }
-}
-
-impl Answer {
-    #[track_caller]
-    pub fn is(self, status: u16) -> Self {
-        assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
-        self
-    }
-
-    /// Checks that it is this problem; returns it.
-    #[track_caller]
-    pub fn is_problem(self, status: u16, code: &str) -> Value {
-        let answer = self.is(status);
-        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-        assert_eq!(answer.header("cache-control"), Some("no-store"));
-        let problem = answer.json();
-        assert_eq!(problem["code"], code, "{problem}");
-        assert_eq!(problem["status"], status, "{problem}");
-        problem
-    }
-
-    #[track_caller]
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
-    }
-
-    pub fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).expect("it is text")
-    }
-
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .get(name)
-            .map(|value| value.to_str().expect("it is ASCII"))
+            .expect("queued")
+            .wait()
+            .expect("durable");
     }
 }
