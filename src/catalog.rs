@@ -17,7 +17,7 @@ use quipu_segments::{Ack, Error, Log, Topic, TopicId, TopicSettings, TopicSpec};
 use serde_json::Value;
 
 use crate::config::Limits;
-use crate::groups;
+use crate::groups::changes_for_deleted_topic;
 use crate::http::problem::{Code, Problem};
 
 /// A configuration key of a topic.
@@ -458,7 +458,7 @@ pub fn alter(
 pub fn delete(log: &Log, name: &str) -> Result<(), Problem> {
     let _one_at_a_time = CHANGES.lock();
     let topic = find(log, name)?;
-    match log.delete_topic(name, groups::changes_for_deleted_topic(log, topic.id())) {
+    match log.delete_topic(name, changes_for_deleted_topic(log, topic.id())) {
         Err(Error::NotFound(_)) => Err(unknown_topic(name)),
         other => Ok(other?),
     }
