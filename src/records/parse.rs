@@ -36,8 +36,11 @@ pub struct ParsedRecord<'a> {
     /// Whether the value can stand in a line of JSON as it is: it is JSON without line breaks, or absent.
     pub json_line: bool,
     /// The headers in order; a name may repeat.
-    pub headers: Vec<(Cow<'a, [u8]>, Option<Cow<'a, [u8]>>)>,
+    pub headers: Vec<ParsedHeader<'a>>,
 }
+
+/// A header's name and value.
+pub type ParsedHeader<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
 
 /// Why JSON is not a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -357,11 +360,12 @@ const MAX_HEADERS: usize = 10_000;
 /// The most bytes of their names, where a name stands once and has many values.
 const MAX_NAME_BYTES: usize = 4 << 20;
 
+/// A header's value; `None` is one that has none.
 type HeaderValue<'a> = Option<Cow<'a, [u8]>>;
 
-fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<(Cow<'a, [u8]>, HeaderValue<'a>)>, RecordError> {
+fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<ParsedHeader<'a>>, RecordError> {
     let top = |fault| RecordError::new("/headers", fault);
-    let mut headers: Vec<(Cow<'a, [u8]>, HeaderValue<'a>)> = Vec::new();
+    let mut headers: Vec<ParsedHeader<'a>> = Vec::new();
     scanner.expect(b'{', "an object of headers").map_err(top)?;
     if scanner.eat(b'}') {
         return Ok(headers);

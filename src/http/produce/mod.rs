@@ -30,6 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::body::Incoming;
+use super::blocking::blocking;
 use super::params::Params;
 use super::problem::{Code, Problem};
 use crate::app::App;
@@ -459,7 +460,7 @@ impl TopicCall<'_> {
     ) -> Result<T, Problem> {
         let (app, parts, topic) = (self.app.clone(), self.parts.clone(), Arc::clone(&self.topic));
         let (partitions, rules) = (self.partitions, self.rules);
-        let done = tokio::task::spawn_blocking(move || {
+        let work = move || {
             work(&TopicCall {
                 app: &app,
                 parts: &parts,
@@ -467,14 +468,8 @@ impl TopicCall<'_> {
                 partitions,
                 rules,
             })
-        });
-        match done.await {
-            Ok(result) => result,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Problem::new(Code::ShuttingDown, "the server is stopping")),
-            },
-        }
+        };
+        blocking(work).await?
     }
 
     fn now(&self) -> TimestampMs {

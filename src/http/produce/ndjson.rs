@@ -16,13 +16,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::Response;
+use http::StatusCode;
 use quipu_segments::{AppendRequest, Error, Part, Records, Ticket};
 use serde::Serialize;
 use tokio::sync::{SemaphorePermit, watch};
 use utoipa::ToSchema;
 
 use super::body::{Budget, Incoming};
-use super::{Options, TopicCall, misfit, ok};
+use super::{Options, TopicCall, misfit};
+use crate::http::json_answer;
 use crate::http::problem::{Code, Outcome, Problem};
 use crate::records::{Placer, parse_record};
 
@@ -329,7 +331,7 @@ impl Upload<'_> {
             records: self.accepted,
             partitions: self.totals.into_values().collect(),
         };
-        ok(serde_json::to_vec(&answer).unwrap_or_default())
+        json_answer(StatusCode::OK, &answer)
     }
 
     fn refuse(&self, stop: Stop) -> Problem {
