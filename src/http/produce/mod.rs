@@ -406,11 +406,9 @@ struct Options {
 }
 
 impl TopicCall<'_> {
-    /// The parameters, those in `more` and the ones that all readers take.
-    fn params(&self, more: &[&str]) -> Result<(Params, Options), Problem> {
-        let mut allowed = vec!["ack", "expected_offset"];
-        allowed.extend_from_slice(more);
-        let params = Params::parse(self.parts.uri.query(), &allowed, &[])?;
+    /// The parameters, of which those in `allowed` are known here.
+    fn params(&self, allowed: &[&str]) -> Result<(Params, Options), Problem> {
+        let params = Params::parse(self.parts.uri.query(), allowed, &[])?;
         let ack = match params.get("ack") {
             None => self.rules.ack,
             Some("durable") => Ack::Durable,

@@ -120,7 +120,7 @@ impl From<Error> for Stop {
 }
 
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result<Response, Problem> {
-    let (_, options) = call.params(&["repartition"])?;
+    let (_, options) = call.params(&["ack", "expected_offset", "repartition"])?;
     let limits = &call.app.config.limits;
     let mut upload = Upload {
         call,
@@ -149,7 +149,8 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result
         Err(stop) => Some(stop),
     };
     let settled = upload.settle().await;
-    match stop.or(settled.err()) {
+    // Whether the unit in flight is stored matters more than why no other follows it.
+    match settled.err().or(stop) {
         None => Ok(upload.answer()),
         Some(stop) => Err(upload.refuse(stop)),
     }

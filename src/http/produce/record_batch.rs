@@ -45,7 +45,7 @@ pub(super) async fn produce(
     partition: u32,
     body: &mut Incoming,
 ) -> Result<Response, Problem> {
-    let (_, options) = call.params(&[])?;
+    let (_, options) = call.params(&["ack", "expected_offset"])?;
     let mut budget = Budget::new(call.app);
     let bytes = body
         .whole(&mut budget, call.app.config.limits.max_request_bytes)
