@@ -4,7 +4,6 @@
 //! with their part of the OpenAPI document, so no route can be without one.
 
 mod accept;
-mod blocking;
 pub(crate) mod body;
 mod chunks;
 mod cors;
