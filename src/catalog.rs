@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quipu_segments::{Ack, Error, Log, StateChange, Topic, TopicId, TopicSettings, TopicSpec};
+use quipu_segments::{Ack, Error, Log, Topic, TopicId, TopicSettings, TopicSpec};
 use serde_json::Value;
 
 use crate::config::Limits;
+use crate::groups::changes_for_deleted_topic;
 use crate::http::problem::{Code, Problem};
 
 /// A configuration key of a topic.
@@ -457,15 +458,10 @@ pub fn alter(
 pub fn delete(log: &Log, name: &str) -> Result<(), Problem> {
     let _one_at_a_time = CHANGES.lock();
     let topic = find(log, name)?;
-    match log.delete_topic(name, group_offsets_of(log, topic.id())) {
+    match log.delete_topic(name, changes_for_deleted_topic(log, topic.id())) {
         Err(Error::NotFound(_)) => Err(unknown_topic(name)),
         other => Ok(other?),
     }
-}
-
-/// The changes that remove the offsets which groups committed in a topic.
-fn group_offsets_of(_log: &Log, _topic: TopicId) -> Vec<StateChange> {
-    Vec::new()
 }
 
 /// The topic of that name.

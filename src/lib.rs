@@ -7,7 +7,7 @@ pub mod groups;
 pub mod http;
 pub mod lag;
 pub mod metrics;
-pub mod server;
 pub mod partitioner;
 pub mod records;
 pub mod render;
+pub mod server;

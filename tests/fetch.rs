@@ -735,6 +735,78 @@ async fn what_lies_before_damage_is_given_and_the_damage_is_named() {
     assert_eq!(topic["partitions"][0]["end_offset"], 30);
 }
 
+#[tokio::test]
+async fn what_was_fetched_can_be_produced_again_as_it_stands() {
+    let service = service().await;
+    for copy in ["lines", "document"] {
+        service
+            .put(&format!("/v1/topics/{copy}"), json!({}))
+            .await
+            .is(201);
+    }
+    let headers: &[(&[u8], Option<&[u8]>)] = &[
+        (b"a", Some(b"1")),
+        (b"a", Some(b"\xff")),
+        (b"b", Some("ü".as_bytes())),
+        (b"c", None),
+    ];
+    service.append(
+        "t",
+        0,
+        false,
+        &[
+            (1, Some(b"k\"\n"), Some(b"{\"a\" : 1.50}"), headers),
+            (2, Some(b"\xfe"), Some(b"not JSON"), &[]),
+            (3, Some(b""), Some(b"null"), &[]),
+            (4, None, Some(b""), &[]),
+            (5, None, None, &[]),
+            (6, None, Some(b"{\n}"), &[]),
+        ],
+    );
+    let lines = service
+        .get_as(&format!("{RECORDS}?offset=0"), NDJSON)
+        .await
+        .is(200);
+    let produced = service
+        .send(
+            Method::POST,
+            "/v1/topics/lines/records",
+            &[("content-type", NDJSON)],
+            lines.body.clone(),
+        )
+        .await;
+    produced.is(200);
+    let copied = service
+        .get_as("/v1/topics/lines/partitions/0/records?offset=0", NDJSON)
+        .await
+        .is(200);
+    assert_eq!(copied.text(), lines.text());
+
+    let document = service.get(&format!("{RECORDS}?offset=0")).await.is(200);
+    let start = document.text().find("\"records\":").unwrap();
+    let end = document.text().rfind(",\"next_offset\"").unwrap();
+    let body = format!("{{{}}}", &document.text()[start..end]);
+    let produced = service
+        .send(
+            Method::POST,
+            "/v1/topics/document/records",
+            &[("content-type", "application/json")],
+            body,
+        )
+        .await;
+    produced.is(200);
+    let copied = service
+        .get("/v1/topics/document/partitions/0/records?offset=0")
+        .await
+        .is(200);
+    assert_eq!(
+        copied.text(),
+        document
+            .text()
+            .replace("\"topic\":\"t\"", "\"topic\":\"document\"")
+    );
+}
+
 /// A header's name, and its value.
 type Header = (String, Option<Vec<u8>>);
 type Stored = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<Header>);

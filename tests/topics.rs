@@ -345,6 +345,28 @@ async fn a_topic_made_again_under_the_same_name_is_another_topic() {
 }
 
 #[tokio::test]
+async fn a_deleted_topic_takes_the_groups_offsets_with_it() {
+    let service = Service::new();
+    for topic in ["a", "b"] {
+        service
+            .put(&format!("/v1/topics/{topic}"), json!({}))
+            .await
+            .is(201);
+        service.append_numbers(topic, 0, 0, 3);
+        let commit = json!({"offsets": [{"topic": topic, "partition": 0, "offset": 2}]});
+        service.put("/v1/groups/g/offsets", commit).await.is(200);
+    }
+    service.delete("/v1/topics/a").await.is(204);
+    let left = service.get("/v1/groups/g/offsets").await.is(200).json();
+    let left = left["offsets"].as_array().unwrap();
+    assert_eq!((left.len(), &left[0]["topic"]), (1, &json!("b")));
+    service.put("/v1/topics/a", json!({})).await.is(201);
+    let service = service.restarted(|_| {});
+    let left = service.get("/v1/groups/g/offsets").await.is(200).json();
+    assert_eq!(left["offsets"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn the_log_start_moves_up_and_never_down() {
     let service = Service::new();
     service

@@ -25,6 +25,7 @@ mod serve;
 mod shape;
 mod signal;
 mod topic;
+mod verify;
 
 use std::io;
 use std::process::ExitCode;
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Group(group::Args),
     /// Shows how far groups are behind, the worst first
     Lag(lag::Args),
+    /// Checks every byte of a data directory, offline
+    Verify(verify::Args),
     /// Prints a completion script for a shell
     Completions(completions::Args),
 }
@@ -79,6 +82,7 @@ impl Command {
             Self::Replay(args) => replay::run(args),
             Self::Group(args) => group::run(args),
             Self::Lag(args) => lag::run(args),
+            Self::Verify(args) => verify::run(args),
             Self::Completions(args) => completions::run(args),
         }
     }
@@ -91,7 +95,7 @@ pub(crate) fn end(result: anyhow::Result<()>) -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed too; there is then nobody to tell.
-            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("quipu: {error:#}\n"));
+            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("quipu: {}\n", one_line(&error)));
             if error.is::<Usage>() {
                 ExitCode::from(2)
             } else {
@@ -99,6 +103,18 @@ pub(crate) fn end(result: anyhow::Result<()>) -> ExitCode {
             }
         }
     }
+}
+
+/// The error and what it came from; a cause that the text already says is not said again.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| {
+        let cause = cause.to_string();
+        match text.as_str() {
+            "" => cause,
+            said if said.contains(&cause) => text,
+            _ => format!("{text}: {cause}"),
+        }
+    })
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -15,10 +15,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::blocking;
 use super::body::read_json;
+use super::json_answer;
 use super::params::{Params, parse_time};
 use super::problem::{Code, Problem};
-use super::{blocking, json_answer};
 use crate::app::App;
 use crate::groups::{self, Commit, MAX_METADATA_BYTES};
 

@@ -12,10 +12,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::blocking;
 use super::groups::{known_group, page_of_names};
+use super::json_answer;
 use super::params::Params;
 use super::problem::Problem;
-use super::{blocking, json_answer};
 use crate::app::App;
 use crate::groups::report::{self, GroupLag, PartitionLag};
 use crate::lag::Lag;

@@ -3,21 +3,20 @@
 //! [`router`] is the whole API, for the server and the tests alike. A resource's `routes()` gives its paths together
 //! with their part of the OpenAPI document, so no route can be without one.
 
+mod accept;
 pub(crate) mod body;
+mod chunks;
 mod cors;
+mod fetch;
 pub(crate) mod groups;
 pub(crate) mod lag;
 mod openapi;
 mod operate;
-mod accept;
-mod blocking;
-mod chunks;
-mod fetch;
 pub mod params;
 mod path;
 pub mod problem;
-pub(crate) mod table;
 mod produce;
+pub(crate) mod table;
 mod topics;
 
 use axum::Router;
