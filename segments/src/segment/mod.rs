@@ -78,9 +78,14 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// What no healthy batch of the segment reaches beyond.
-    fn limit(&self) -> Option<Offset> {
-        self.sealed.then_some(self.segment_end)
+    /// What no healthy batch of the segment reaches beyond, given what was published in it so far.
+    ///
+    /// The end of the last segment is that of a view, which more may have been published behind since.
+    fn limit(&self, published_to: Option<Offset>) -> Offset {
+        match published_to {
+            Some(published_to) if !self.sealed => published_to,
+            _ => self.segment_end,
+        }
     }
 
     /// For operations that are not about offsets: the whole segment, of which nothing is known.
@@ -207,22 +212,23 @@ impl Segment {
             }
             state.tail.clone()
         };
-        let whole = if tail.start() == 0 {
-            tail
+        let (whole, doubted_to) = if tail.start() == 0 {
+            (tail, 0)
         } else {
-            let mut whole = match inner.loaded_base() {
-                Some(base) => Index::clone(&base),
+            let base = match inner.loaded_base() {
+                Some(base) => base,
                 None => {
                     let span = Span::whole(inner.base);
                     let open = inner.open(&cold, &span)?;
-                    Index::clone(&inner.load_base(&cold, &open, &span)?.index)
+                    inner.load_base(&cold, &open, &span)?
                 }
             };
+            let mut whole = Index::clone(&base.index);
             whole.append(&tail);
-            whole
+            (whole, base.doubted_to)
         };
         inner.write_index_files(&cold, &whole)?;
-        inner.fold(whole);
+        inner.fold(whole, doubted_to);
         Ok(())
     }
 
@@ -231,6 +237,14 @@ impl Segment {
     /// # Errors
     /// Those of the disk, where there is no index.
     pub(crate) fn max_timestamp(&self) -> Result<Option<TimestampMs>> {
+        self.max_timestamp_in(&Span::whole(self.inner.base))
+    }
+
+    /// [`Segment::max_timestamp`] for somebody who knows where the segment ends.
+    ///
+    /// # Errors
+    /// As of [`Segment::read`]: the log may have to be scanned.
+    pub(crate) fn max_timestamp_in(&self, span: &Span) -> Result<Option<TimestampMs>> {
         let inner = &self.inner;
         {
             let state = inner.state.read();
@@ -239,7 +253,7 @@ impl Segment {
             }
         }
         let cold = inner.cold.lock();
-        let base = inner.base_sum(&cold, &Span::whole(inner.base))?;
+        let base = inner.base_sum(&cold, span)?;
         Ok(base.max_timestamp.max(inner.state.read().tail.max_timestamp()))
     }
 
@@ -285,7 +299,7 @@ impl Segment {
             let Ok(header) = BatchHeader::peek(&found.bytes) else {
                 break;
             };
-            let first = cold::first_record(&found.bytes, &header, |offset, _| offset >= span.from);
+            let first = cold::first_record(&found.bytes, &header, span.from, |_| true);
             if let Some((offset, timestamp)) = first {
                 return Ok((offset < span.end).then_some(FirstRecord {
                     position: FilePos(found.position),
