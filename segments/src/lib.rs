@@ -7,6 +7,8 @@ mod error;
 mod log;
 mod read;
 mod segment;
+#[cfg(any(test, feature = "simulation"))]
+pub mod sim;
 mod types;
 
 pub use bytes::Bytes;
