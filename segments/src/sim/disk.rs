@@ -208,9 +208,11 @@ impl SimDisk {
         self.0.lock().faults.planned.push(fault);
     }
 
-    /// Takes planned failures back.
+    /// Takes planned failures, and a planned stop, back.
     pub fn clear_faults(&self) {
-        self.0.lock().faults.planned.clear();
+        let mut state = self.0.lock();
+        state.faults.planned.clear();
+        state.faults.stop_at = None;
     }
 
     /// How many calls have failed as planned.
