@@ -1,6 +1,9 @@
 //! The seam to the clocks: wall time for timestamps and retention, monotonic time for durations.
+//!
+//! The wall clock is the operator's and may jump in either direction; nothing is ordered by it. The monotonic clock
+//! only goes forward, and means nothing outside the process.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::types::TimestampMs;
 
@@ -22,4 +25,61 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> TimestampMs;
     /// The monotonic time.
     fn monotonic(&self) -> Monotonic;
+}
+
+/// The operating system's clocks.
+#[derive(Clone, Debug)]
+pub struct SystemClock {
+    /// Where [`Monotonic`] counts from.
+    start: Instant,
+}
+
+impl SystemClock {
+    /// A clock whose monotonic time begins now.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    /// The wall time; a clock set before 1970 gives a negative number.
+    fn now(&self) -> TimestampMs {
+        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => TimestampMs(millis(since)),
+            Err(before) => TimestampMs(-millis(before.duration())),
+        }
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(self.start.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monotonic_time_never_goes_back() {
+        let clock = SystemClock::new();
+        let first = clock.monotonic();
+        let second = clock.monotonic();
+        assert!(second >= first, "{second:?} after {first:?}");
+        assert_eq!(first.since(second), Duration::ZERO.max(first.0.saturating_sub(second.0)));
+    }
+
+    #[test]
+    fn wall_time_is_in_milliseconds_since_1970() {
+        // 2020-01-01 and 2200-01-01: seconds or microseconds would fall outside.
+        let now = SystemClock::new().now().get();
+        assert!((1_577_836_800_000..7_258_118_400_000).contains(&now), "{now}");
+    }
 }

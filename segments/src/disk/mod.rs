@@ -12,6 +12,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+mod real;
+
+pub use real::{RealDisk, raise_file_limit};
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
@@ -84,7 +88,8 @@ pub trait Mapping: Send + Sync {
     /// Brings `start..end` into memory, so that [`Mapping::bytes`] finds it there. May wait for the disk.
     ///
     /// # Errors
-    /// What the disk said, or `UnexpectedEof` where the file is shorter than `end`.
+    /// What the disk said, or `UnexpectedEof` where the file is shorter than `end`. (A map finds that by the page: what
+    /// lies between the file's end and the end of its last page reads as zeros, which no checksum takes for data.)
     fn populate(&self, start: u64, end: u64) -> io::Result<()>;
     /// The bytes `start..end`, without a copy where the view is a map.
     ///

@@ -1,0 +1,315 @@
+//! Reading what is not in memory yet, or not verified. Waits for the disk.
+//!
+//! One thread at a time does this for a segment. It works on what it has opened itself, so that it gets its answer even
+//! when the pool closes the segment under it, and hands in what it has verified at the end.
+
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+
+use super::inner::{Base, Inner, OpenMap};
+use super::walk::{Course, Damage, Step, Walker};
+use super::warm::Found;
+use super::{Run, Span};
+use crate::batch::{BatchHeader, Records};
+use crate::error::{Error, Result};
+use crate::index::{Index, Mark};
+use crate::types::{Offset, TimestampMs};
+
+/// How much is verified beyond what a read asked for, so that readers of little pieces are mostly warm.
+const AHEAD_BYTES: u64 = 512 * 1024;
+
+/// Proof that this thread is the one that works on the disk for the segment.
+pub(super) type Cold<'a> = MutexGuard<'a, ()>;
+
+/// What the body of a walk comes to.
+enum Verdict<T> {
+    Done(T),
+    /// Damage, unless it is the index that is wrong.
+    Doubt(Damage),
+}
+
+/// Where a walk begins.
+#[derive(Clone, Copy)]
+enum Begin {
+    /// At the stretch that holds an offset.
+    Offset(Offset),
+    /// There or later, where a timestamp can be reached for the first time.
+    Time(Part, Offset, TimestampMs),
+}
+
+/// A part of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Base,
+    Tail,
+}
+
+impl Inner {
+    /// A run, loading and verifying what it takes.
+    pub(super) fn read_cold(self: &Arc<Self>, span: &Span, max_bytes: usize) -> Result<Run> {
+        self.touch();
+        let cold = self.cold.lock();
+        // Another thread may have loaded it while this one waited.
+        if let Some(run) = self.read_warm(span, max_bytes) {
+            return Ok(run);
+        }
+        let max_bytes = max_bytes as u64;
+        self.walk(&cold, Begin::Offset(span.from), span, |walker, readable| {
+            let mut run: Option<(u64, u64, Offset)> = None;
+            let mut at_end = false;
+            loop {
+                match walker.step()? {
+                    Step::Batch(position, header) => {
+                        if header.next_offset() <= span.from {
+                            continue;
+                        }
+                        let end = position + header.total_bytes() as u64;
+                        let start = run.map_or(position, |(start, ..)| start);
+                        let fits = end - start <= max_bytes || (run.is_none() && span.at_least_one);
+                        if header.base_offset >= span.end || !fits {
+                            break;
+                        }
+                        run = Some((start, end, header.next_offset()));
+                        at_end = end == readable;
+                        if end - start >= max_bytes {
+                            break;
+                        }
+                    }
+                    Step::Damage(damage) => {
+                        if !damage.confirmed {
+                            return Ok(Verdict::Doubt(damage));
+                        }
+                        if run.is_some() {
+                            break;
+                        }
+                        if damage.until.is_none_or(|until| span.from < until) {
+                            return Err(self.damaged(&damage, span));
+                        }
+                    }
+                    Step::End => {
+                        at_end = true;
+                        break;
+                    }
+                }
+            }
+            let Some((start, end, next_offset)) = run else {
+                return Ok(Verdict::Done(Run::empty(span.from, at_end)));
+            };
+            let bytes = walker
+                .bytes(start, end)
+                .map_err(|error| Error::io(format!("reading {}", self.file("log").display()), error))?;
+            // What comes next is likely to be read next; what is wrong with it is for that read to say.
+            while walker.position() < end + AHEAD_BYTES {
+                let Ok(Step::Batch(..)) = walker.step() else { break };
+            }
+            Ok(Verdict::Done(Run {
+                bytes,
+                json_lines: self.json_lines(start, end),
+                next_offset,
+                at_end,
+            }))
+        })
+    }
+
+    /// The batch that holds `offset`, or the first healthy one after it; `None` if there is none below `span.end`.
+    pub(super) fn find_cold(self: &Arc<Self>, span: &Span) -> Result<Option<Found>> {
+        self.touch();
+        let cold = self.cold.lock();
+        self.walk(&cold, Begin::Offset(span.from), span, |walker, _| {
+            loop {
+                match walker.step()? {
+                    Step::Batch(position, header) => {
+                        if header.next_offset() <= span.from {
+                            continue;
+                        }
+                        if header.base_offset >= span.end {
+                            return Ok(Verdict::Done(None));
+                        }
+                        return Ok(Verdict::Done(Some(Found {
+                            position,
+                            bytes: self.batch_bytes(walker, position, &header)?,
+                        })));
+                    }
+                    Step::Damage(damage) if !damage.confirmed => return Ok(Verdict::Doubt(damage)),
+                    Step::Damage(_) => {}
+                    Step::End => return Ok(Verdict::Done(None)),
+                }
+            }
+        })
+    }
+
+    /// The first record of the span whose timestamp is at or after `time`.
+    pub(super) fn first_at_or_after(
+        self: &Arc<Self>,
+        time: TimestampMs,
+        span: &Span,
+    ) -> Result<Option<(Offset, TimestampMs)>> {
+        self.touch();
+        let cold = self.cold.lock();
+        let base_max = self.base_sum(&cold, span)?.max_timestamp;
+        let (tail_max, tail_first) = {
+            let state = self.state.read();
+            (state.tail.max_timestamp(), state.tail.first_offset())
+        };
+        // The base of an offset that lies in the tail need not be looked at.
+        if base_max >= Some(time) && tail_first.is_none_or(|first| span.from < first) {
+            let begin = Begin::Time(Part::Base, span.from, time);
+            if let Some(found) = self.first_in(&cold, begin, time, span)? {
+                return Ok(Some(found));
+            }
+        }
+        if tail_max >= Some(time) {
+            return self.first_in(&cold, Begin::Time(Part::Tail, span.from, time), time, span);
+        }
+        Ok(None)
+    }
+
+    fn first_in(
+        self: &Arc<Self>,
+        cold: &Cold<'_>,
+        begin: Begin,
+        time: TimestampMs,
+        span: &Span,
+    ) -> Result<Option<(Offset, TimestampMs)>> {
+        self.walk(cold, begin, span, |walker, _| {
+            loop {
+                match walker.step()? {
+                    Step::Batch(position, header) => {
+                        if header.base_offset >= span.end {
+                            return Ok(Verdict::Done(None));
+                        }
+                        if header.max_timestamp < time || header.next_offset() <= span.from {
+                            continue;
+                        }
+                        let bytes = self.batch_bytes(walker, position, &header)?;
+                        let found = first_record(&bytes, &header, |offset, timestamp| {
+                            offset >= span.from && timestamp >= time
+                        });
+                        if let Some(found) = found {
+                            return Ok(Verdict::Done(Some(found).filter(|(offset, _)| *offset < span.end)));
+                        }
+                    }
+                    Step::Damage(damage) if !damage.confirmed => return Ok(Verdict::Doubt(damage)),
+                    // The record could be in there: an answer behind it might not be the first.
+                    Step::Damage(damage) => {
+                        if damage.until.is_none_or(|until| span.from < until) {
+                            return Err(self.damaged(&damage, span));
+                        }
+                    }
+                    Step::End => return Ok(Verdict::Done(None)),
+                }
+            }
+        })
+    }
+
+    fn batch_bytes(&self, walker: &Walker, position: u64, header: &BatchHeader) -> Result<bytes::Bytes> {
+        walker
+            .bytes(position, position + header.total_bytes() as u64)
+            .map_err(|error| Error::io(format!("reading {}", self.file("log").display()), error))
+    }
+
+    /// Opens the segment, gets ready what a walk from `begin` needs, and lets `body` walk. If the log does not fit an index
+    /// that came from a file, the index is made anew and `body` called once more.
+    fn walk<T>(
+        self: &Arc<Self>,
+        cold: &Cold<'_>,
+        begin: Begin,
+        span: &Span,
+        mut body: impl FnMut(&mut Walker, u64) -> Result<Verdict<T>>,
+    ) -> Result<T> {
+        let open = self.open(cold, span)?;
+        loop {
+            let (course, base) = self.course(cold, &open, begin, span)?;
+            let readable = course.end;
+            let mut walker = Walker::new(Arc::clone(&open.map), self.verified(&open), self.base, course);
+            let verdict = body(&mut walker, readable);
+            self.hand_in(&open, &walker);
+            match verdict? {
+                Verdict::Done(value) => return Ok(value),
+                Verdict::Doubt(damage) => match base {
+                    Some(base) if !base.scanned && damage.position < base.index.end() => {
+                        tracing::warn!(
+                            log = %self.file("log").display(),
+                            position = damage.position,
+                            what = damage.what,
+                            "a log does not fit its index, which is made anew"
+                        );
+                        self.rebuild(cold, &open, Index::new(self.base, 0), true, span)?;
+                    }
+                    _ => return Err(self.damaged(&damage, span)),
+                },
+            }
+        }
+    }
+
+    /// Where to walk, with the base that this relies on.
+    fn course(
+        self: &Arc<Self>,
+        cold: &Cold<'_>,
+        open: &Arc<OpenMap>,
+        begin: Begin,
+        span: &Span,
+    ) -> Result<(Course, Option<Base>)> {
+        let in_tail = match begin {
+            Begin::Offset(offset) => self.state.read().in_tail(offset),
+            Begin::Time(part, ..) => part == Part::Tail,
+        };
+        // The tail's beginning stays where it is while this thread is the cold one.
+        let base = if in_tail {
+            None
+        } else {
+            Some(self.load_base(cold, open, span)?)
+        };
+        let state = self.state.read();
+        let part = base.as_ref().map_or(&state.tail, |base| &*base.index);
+        let stretch = match begin {
+            Begin::Offset(offset) => part.find(offset),
+            Begin::Time(_, offset, time) => part.find(offset).max(part.find_time(time)),
+        };
+        let mut marks: Vec<Mark> = part.marks_from(stretch).collect();
+        if base.is_some() {
+            marks.extend(state.tail.marks_from(0));
+        }
+        // The first stretch of the log may be preceded by damage, which has no entry.
+        let (start, next_offset) = match marks.first() {
+            Some(mark) if stretch > 0 || in_tail => (mark.position, mark.offset),
+            _ => (part.start(), self.base),
+        };
+        let course = Course {
+            start,
+            end: state.tail.end(),
+            next_offset,
+            limit: state.tail_limit().or(span.limit()),
+            marks,
+        };
+        drop(state);
+        Ok((course, base))
+    }
+
+    /// The answer to a read that begins in damage.
+    pub(super) fn damaged(&self, damage: &Damage, span: &Span) -> Error {
+        Error::Damaged {
+            place: format!("{} at byte {}", self.file("log").display(), damage.position),
+            what: damage.what.clone(),
+            damaged_from: damage.from,
+            damaged_until: damage.until.unwrap_or(span.segment_end),
+        }
+    }
+}
+
+/// The first record of a batch that fits. Of a batch whose records cannot be read (a compressed one), the first offset
+/// stands for all.
+pub(super) fn first_record(
+    batch: &[u8],
+    header: &BatchHeader,
+    fits: impl Fn(Offset, TimestampMs) -> bool,
+) -> Option<(Offset, TimestampMs)> {
+    let Ok(records) = Records::new(batch) else {
+        return Some((header.base_offset, header.max_timestamp));
+    };
+    records
+        .map_while(|record| record.ok())
+        .map(|record| (record.offset, record.timestamp))
+        .find(|(offset, timestamp)| fits(*offset, *timestamp))
+}

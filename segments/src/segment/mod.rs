@@ -1,0 +1,312 @@
+//! One segment: a log file `{base offset:020}.log` of whole record batches, and its two derived indexes beside it.
+//!
+//! - Writing: the committer writes batches to the log file itself, and tells the segment when they are durable
+//!   ([`Segment::publish`]). Only then are they readable. Publishing touches memory alone.
+//! - Reading: the file is mapped by the first read; bytes are brought into memory and verified (CRC-32C) once for each
+//!   map, then handed out as slices of it. What was published while the map was there is not verified again.
+//!   [`Access::Warm`] reads find everything in memory or give up; [`Access::Cold`] ones load.
+//! - [`SegmentPool`] bounds how many segments are open at once.
+//!
+//! Invariants: readers never pass `readable`; bytes below it never change while the segment lives; what a read returns was
+//! verified. Damage is reported by its offsets, and everything around it stays readable.
+//!
+//! What a crash leaves: log files are recovery's business, before any segment is made. Indexes may be missing, old or
+//! torn, which their checksums tell; they are then made from the log, by the first read that needs them.
+//!
+//! Modules: `inner` what is in memory, `warm` and `cold` the two ways to read, `walk` verification and the way past damage,
+//! `load` opening and indexes, `pool`, `intervals`.
+
+mod cold;
+mod inner;
+mod intervals;
+mod load;
+mod pool;
+mod walk;
+mod warm;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::batch::BatchHeader;
+use crate::error::Result;
+use crate::index::{Index, MAX_LOG_BYTES};
+use crate::types::{FilePos, Offset, TimestampMs};
+
+use inner::{BaseSum, Inner};
+pub(crate) use pool::SegmentPool;
+
+/// A batch that has become durable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchNote {
+    pub(crate) base_offset: Offset,
+    pub(crate) next_offset: Offset,
+    pub(crate) max_timestamp: TimestampMs,
+    pub(crate) position: FilePos,
+    pub(crate) bytes: u64,
+    /// Every value is one line of JSON.
+    pub(crate) json_lines: bool,
+}
+
+/// How much a read may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Only what is mapped and verified already; never waits for the disk.
+    Warm,
+    /// Opens, maps, populates and verifies what is missing.
+    Cold,
+}
+
+/// Which offsets of a segment are wanted, and what is known of its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// The first offset wanted.
+    pub(crate) from: Offset,
+    /// Batches that begin at or after it are not wanted.
+    pub(crate) end: Offset,
+    /// Where the segment's offsets end: the next segment's base, or the partition's `end_offset`.
+    pub(crate) segment_end: Offset,
+    /// Whether the segment has a successor, so that it holds nothing beyond `segment_end`.
+    pub(crate) sealed: bool,
+    /// Whether the first batch is returned even if it is larger than what was asked for.
+    pub(crate) at_least_one: bool,
+}
+
+impl Span {
+    /// What no healthy batch of the segment reaches beyond.
+    fn limit(&self) -> Option<Offset> {
+        self.sealed.then_some(self.segment_end)
+    }
+
+    /// For operations that are not about offsets: the whole segment, of which nothing is known.
+    fn whole(base: Offset) -> Self {
+        Self {
+            from: base,
+            end: Offset::MAX,
+            segment_end: Offset::MAX,
+            sealed: false,
+            at_least_one: true,
+        }
+    }
+}
+
+/// A run of whole batches of one segment.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// Whole batches, verified; empty if none of those wanted fits.
+    pub(crate) bytes: Bytes,
+    /// Every value in it is known to be JSON without line breaks.
+    pub(crate) json_lines: bool,
+    /// One past the last offset in `bytes`; the offset asked for if that is empty.
+    pub(crate) next_offset: Offset,
+    /// Nothing readable follows in this segment.
+    pub(crate) at_end: bool,
+}
+
+impl Run {
+    fn empty(from: Offset, at_end: bool) -> Self {
+        Self {
+            bytes: Bytes::new(),
+            json_lines: true,
+            next_offset: from,
+            at_end,
+        }
+    }
+}
+
+/// The first record at or after an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FirstRecord {
+    /// Of the batch that holds it.
+    pub(crate) position: FilePos,
+    pub(crate) offset: Offset,
+    pub(crate) timestamp: TimestampMs,
+}
+
+/// One segment of a partition. Cheap to make: nothing is opened before the first read.
+pub(crate) struct Segment {
+    inner: Arc<Inner>,
+}
+
+impl Segment {
+    /// A segment whose log file holds (or will hold) valid batches up to `readable`. `map_bytes`: what it may grow to.
+    /// Nothing is opened. A new segment's file is made by the committer before the first read.
+    ///
+    /// # Panics
+    /// If it may grow beyond [`MAX_LOG_BYTES`].
+    pub(crate) fn new(
+        pool: Arc<SegmentPool>,
+        dir: &Path,
+        base_offset: Offset,
+        map_bytes: u64,
+        readable: FilePos,
+    ) -> Self {
+        assert!(
+            map_bytes.max(readable.get()) <= MAX_LOG_BYTES,
+            "a segment of {map_bytes} bytes, more than {MAX_LOG_BYTES}"
+        );
+        let inner = Inner::new(pool, dir.to_path_buf(), base_offset, map_bytes, readable.get());
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The offset that names it: no record in it is below.
+    pub(crate) fn base_offset(&self) -> Offset {
+        self.inner.base
+    }
+
+    /// The path of its log file.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.inner.file("log")
+    }
+
+    /// The paths of its index files, which may not be there.
+    pub(crate) fn index_paths(&self) -> [PathBuf; 2] {
+        [self.inner.file("index"), self.inner.file("timeindex")]
+    }
+
+    /// One past the last byte that readers may see.
+    pub(crate) fn readable(&self) -> FilePos {
+        self.inner.readable()
+    }
+
+    /// Adds durable batches to the index, then moves `readable` to the last one's end (Release). Committer only, in order,
+    /// without gaps. Cost: a lock that is held for memory operations alone, and rarely an allocation.
+    ///
+    /// # Panics
+    /// If the batches do not follow each other from `readable` on.
+    pub(crate) fn publish(&self, batches: &[BatchNote]) {
+        self.inner.publish(batches);
+    }
+
+    /// Moves `readable` over bytes that are known valid at recovery, without notes: the index over them is loaded or rebuilt
+    /// on demand. Not after the first `publish`.
+    pub(crate) fn recovered(&self, readable: FilePos) {
+        self.inner.recovered(readable.get());
+    }
+
+    /// Writes `.index` and `.timeindex` (derived: no sync needed), e.g. at roll and at close, and frees the memory of what
+    /// was published since. Does nothing if nothing was. May wait for the disk: if what was there before has no index, the
+    /// log is scanned for it.
+    ///
+    /// # Errors
+    /// Those of the disk. Nothing is lost by one.
+    pub(crate) fn write_index(&self) -> Result<()> {
+        let inner = &self.inner;
+        let cold = inner.cold.lock();
+        let tail = {
+            let state = inner.state.read();
+            if state.closed || state.tail.end() == state.tail.start() {
+                return Ok(());
+            }
+            state.tail.clone()
+        };
+        let whole = if tail.start() == 0 {
+            tail
+        } else {
+            let mut whole = match inner.loaded_base() {
+                Some(base) => Index::clone(&base),
+                None => {
+                    let span = Span::whole(inner.base);
+                    let open = inner.open(&cold, &span)?;
+                    Index::clone(&inner.load_base(&cold, &open, &span)?.index)
+                }
+            };
+            whole.append(&tail);
+            whole
+        };
+        inner.write_index_files(&cold, &whole)?;
+        inner.fold(whole);
+        Ok(())
+    }
+
+    /// The largest timestamp in it, loading the index if need be; cheap from then on.
+    ///
+    /// # Errors
+    /// Those of the disk, where there is no index.
+    pub(crate) fn max_timestamp(&self) -> Result<Option<TimestampMs>> {
+        let inner = &self.inner;
+        {
+            let state = inner.state.read();
+            if let Some(BaseSum { max_timestamp }) = state.base_sum() {
+                return Ok(max_timestamp.max(state.tail.max_timestamp()));
+            }
+        }
+        let cold = inner.cold.lock();
+        let base = inner.base_sum(&cold, &Span::whole(inner.base))?;
+        Ok(base.max_timestamp.max(inner.state.read().tail.max_timestamp()))
+    }
+
+    /// Forgets the map; readers that hold slices keep theirs. Called before its files are removed: reads that come later
+    /// are [`Error::Trimmed`](crate::Error::Trimmed). Waits for reads that are at the disk.
+    pub(crate) fn close(&self) {
+        self.inner.close();
+    }
+
+    /// The run of whole batches that begins with the one holding `span.from` (or the first after it), at most `max_bytes`
+    /// (unless the first batch alone is larger and `span.at_least_one`). `None` for [`Access::Warm`] when something is
+    /// missing.
+    ///
+    /// # Errors
+    /// - [`Error::Damaged`](crate::Error::Damaged): `span.from` lies in damage. Damage behind it ends the run.
+    /// - [`Error::Trimmed`](crate::Error::Trimmed): the segment was closed.
+    /// - [`Error::Io`](crate::Error::Io): opening failed (too many files or maps).
+    pub(crate) fn read(&self, span: &Span, max_bytes: usize, access: Access) -> Result<Option<Run>> {
+        if self.readable() == FilePos::ZERO {
+            return Ok(Some(Run::empty(span.from, true)));
+        }
+        if let Some(run) = self.inner.read_warm(span, max_bytes) {
+            return Ok(Some(run));
+        }
+        match access {
+            Access::Warm => Ok(None),
+            Access::Cold => self.inner.read_cold(span, max_bytes).map(Some),
+        }
+    }
+
+    /// The first readable record at or after `span.from`, below `span.end`. Damage is passed over.
+    ///
+    /// # Errors
+    /// As of [`Segment::read`], but for damage.
+    pub(crate) fn first_record(&self, span: &Span) -> Result<Option<FirstRecord>> {
+        let mut span = *span;
+        while self.readable() != FilePos::ZERO && span.from < span.end {
+            let found = match self.inner.find_warm(&span) {
+                Some(found) => found,
+                None => self.inner.find_cold(&span)?,
+            };
+            let Some(found) = found else { break };
+            let Ok(header) = BatchHeader::peek(&found.bytes) else {
+                break;
+            };
+            let first = cold::first_record(&found.bytes, &header, |offset, _| offset >= span.from);
+            if let Some((offset, timestamp)) = first {
+                return Ok((offset < span.end).then_some(FirstRecord {
+                    position: FilePos(found.position),
+                    offset,
+                    timestamp,
+                }));
+            }
+            // Compaction may have removed the batch's last records.
+            span.from = header.next_offset();
+        }
+        Ok(None)
+    }
+
+    /// The first record of the span whose timestamp is at or after `time`. Exact: the records are looked at.
+    ///
+    /// # Errors
+    /// As of [`Segment::read`]; [`Error::Damaged`](crate::Error::Damaged) if the record could be in damage.
+    pub(crate) fn first_at_or_after(
+        &self,
+        time: TimestampMs,
+        span: &Span,
+    ) -> Result<Option<(Offset, TimestampMs)>> {
+        if self.readable() == FilePos::ZERO {
+            return Ok(None);
+        }
+        self.inner.first_at_or_after(time, span)
+    }
+}
