@@ -118,6 +118,8 @@ pub(crate) fn open(
     let mut damage = scan.damage.clone();
     let mut other_damage = Vec::new();
     let mut topics = read_topics(&*disk, &layout, &mut other_damage)?;
+    // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
+    disk.sync_dir(&layout.topics_dir()).map_err(|error| Error::io("syncing the topics' directory", error))?;
     let is_fresh = scan.all_files.is_empty() && topics.is_empty() && other_damage.is_empty();
     // One slot that is not whole is what a crash in the middle of its write leaves. With none that is whole, the
     // journal's beginning is not known either: a checkpoint is written before there is a journal.
@@ -134,6 +136,8 @@ pub(crate) fn open(
         damage.extend(found.damaged);
     }
     let mut state = snapshot.unwrap_or_default();
+    checkpoint_slots.reserve()?;
+    state_slots.reserve()?;
 
     let mut recovery = Recovery {
         disk: &*disk,
@@ -362,12 +366,12 @@ impl Recovery<'_> {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.disk.create_dir_all(&dir).map_err(context)?;
-                    self.touched_dirs.insert(self.layout.topic_dir(&body.name));
-                    self.touched_dirs.insert(dir);
                     self.disk.open(&path, OpenMode::Create).map_err(context)?
                 }
                 Err(error) => return Err(context(error)),
             };
+            // Also where it is there already: the process that made it may have ended before it synced the name.
+            self.touched_dirs.insert(dir);
             self.touched.insert(path.clone(), Arc::clone(&file));
             file
         };
@@ -390,6 +394,7 @@ impl Recovery<'_> {
 
     fn topic(&mut self, body: TopicBody, pool: &Arc<SegmentPool>, queue: &Committer) -> Result<Arc<Topic>> {
         let settings = Arc::new(body.settings.clone());
+        self.touched_dirs.insert(self.layout.topic_dir(&body.name));
         let mut partitions = Vec::with_capacity(body.partitions as usize);
         for index in 0..body.partitions {
             let id = PartitionId { topic: body.id, index };

@@ -285,10 +285,10 @@ impl SimDisk {
         self.0.lock().trace.get_or_insert_default();
     }
 
-    /// The calls recorded: number, kind, path, position and length.
+    /// Takes the calls recorded since the last time: number, kind, path, position and length.
     #[must_use]
-    pub fn trace(&self) -> Vec<String> {
-        self.0.lock().trace.clone().unwrap_or_default()
+    pub fn take_trace(&self) -> Vec<String> {
+        self.0.lock().trace.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// A number that two runs share only if they made the same calls in the same order.

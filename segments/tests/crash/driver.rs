@@ -74,7 +74,10 @@ pub(crate) struct Driver {
 macro_rules! say {
     ($self:ident, $($text:tt)*) => {
         if $self.plan.verbose {
-            eprintln!("[{}] {}", $self.disk.calls(), format_args!($($text)*));
+            for call in $self.disk.take_trace() {
+                eprintln!("    {call}");
+            }
+            eprintln!("{}", format_args!($($text)*));
         }
     };
 }
@@ -95,6 +98,14 @@ fn is_refusal(error: &Error) -> bool {
             | Error::LogFailed { in_flight: false, .. }
             | Error::Closed
     )
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            say!(self, "the promise was broken here");
+        }
+    }
 }
 
 impl Driver {
