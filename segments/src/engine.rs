@@ -61,6 +61,8 @@ pub(crate) struct Engine {
 pub(crate) struct Snapshots {
     pub(crate) checkpoint: Slots,
     pub(crate) state: Slots,
+    /// The round up to which the newest checkpoint covers every healthy partition.
+    pub(crate) round: u64,
 }
 
 /// A thread that sleeps until it is asked or a time has passed.

@@ -187,7 +187,7 @@ pub(crate) fn open(
             .map_or(1, |sequence| sequence + 1)
             .max(checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.sequence)),
     };
-    let mut snapshots = Snapshots { checkpoint: checkpoint_slots, state: state_slots };
+    let mut snapshots = Snapshots { checkpoint: checkpoint_slots, state: state_slots, round: next.round };
     if std::mem::take(&mut state.changed) {
         snapshots.state.write(&state.encode())?;
     }

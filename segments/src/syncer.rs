@@ -65,8 +65,8 @@ impl Engine {
         }
         self.remove_garbage();
 
-        let checkpoint = self.checkpoint(mark, closing);
-        let pinned = checkpoint.partitions.iter().map(|entry| entry.round).min().filter(|round| *round < mark.round);
+        let checkpoint = self.checkpoint(mark, closing, snapshots.round);
+        let pinned = Some(checkpoint.round).filter(|round| *round < mark.round);
         let state = {
             let mut state = self.state.write();
             std::mem::take(&mut state.changed).then(|| state.encode())
@@ -77,6 +77,7 @@ impl Engine {
             return Err(error);
         }
         snapshots.checkpoint.write(&checkpoint.encode())?;
+        snapshots.round = mark.round;
         self.stats.checkpoint_written();
         self.journal.recycle(mark, pinned)
     }
@@ -124,9 +125,11 @@ impl Engine {
         writer.synced = Entry { round: mark.round, ..entry };
     }
 
-    /// What is known to be on stable storage now. Partitions that nobody wrote to since are as they were.
-    fn checkpoint(&self, mark: Mark, closing: bool) -> Checkpoint {
+    /// What is known to be on stable storage now. Partitions that nobody wrote to since are as they were, and failed
+    /// ones are as they were when they were last synced: replay begins with the first round that one of them needs.
+    fn checkpoint(&self, mark: Mark, closing: bool, last_checkpoint: u64) -> Checkpoint {
         let mut partitions = Vec::new();
+        let mut round = mark.round;
         let mut failed = false;
         for topic in self.catalog.list() {
             for partition in &*topic.partitions() {
@@ -135,6 +138,11 @@ impl Engine {
                     writer.synced.round = mark.round;
                 } else {
                     failed = true;
+                    if writer.synced.round == 0 {
+                        // It has never been synced: it was made, or recovered, no earlier than the last checkpoint.
+                        writer.synced.round = last_checkpoint;
+                    }
+                    round = round.min(writer.synced.round);
                 }
                 partitions.push(writer.synced);
             }
@@ -145,7 +153,7 @@ impl Engine {
             directory_id: self.directory_id,
             next_topic_id: self.catalog.next_topic_id(),
             sequence: if clean { self.journal.unused_sequence() } else { sequence },
-            round: mark.round,
+            round,
             journal_expected: !clean,
             deleting: self.catalog.deleting(),
             partitions,

@@ -315,6 +315,7 @@ impl Driver {
     }
 
     fn next_disk(&mut self) {
+        say!(self, "this run of the machine or the process ends");
         self.count_calls();
         assert!(self.disk.calls() < MOST_CALLS, "the log goes round in circles");
         let trouble = self.disk.failed_calls() > 0;
