@@ -2,5 +2,10 @@
 
 pub mod app;
 pub mod config;
+pub mod groups;
 pub mod http;
+pub mod lag;
 pub mod metrics;
+pub mod server;
+pub mod partitioner;
+pub mod records;

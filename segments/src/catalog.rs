@@ -47,7 +47,10 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     pub(crate) fn new(topics: Vec<Arc<Topic>>, next_topic_id: u64) -> Self {
-        let topics = topics.into_iter().map(|topic| (topic.name().to_owned(), topic)).collect();
+        let topics = topics
+            .into_iter()
+            .map(|topic| (topic.name().to_owned(), topic))
+            .collect();
         Self {
             topics: RwLock::new(topics),
             next_topic_id: AtomicU64::new(next_topic_id),
@@ -65,7 +68,11 @@ impl Catalog {
     }
 
     pub(crate) fn get_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
-        self.topics.read().values().find(|topic| topic.id() == id).cloned()
+        self.topics
+            .read()
+            .values()
+            .find(|topic| topic.id() == id)
+            .cloned()
     }
 
     pub(crate) fn deleting(&self) -> Vec<TopicId> {
@@ -80,7 +87,10 @@ impl Catalog {
     pub(crate) fn forget(&self, topic: &Topic) {
         self.deleting.lock().push(topic.id());
         let mut topics = self.topics.write();
-        if topics.get(topic.name()).is_some_and(|known| known.id() == topic.id()) {
+        if topics
+            .get(topic.name())
+            .is_some_and(|known| known.id() == topic.id())
+        {
             topics.remove(topic.name());
         }
     }
@@ -113,9 +123,14 @@ impl Engine {
         self.disk.sync_dir(&staging).map_err(context)?;
         self.disk.rename(&staging, &target).map_err(context)?;
         self.disk.sync_dir(&self.layout.topics_dir()).map_err(context)?;
-        let partitions = (0..spec.partitions).map(|index| self.new_partition(name, id, index, &spec)).collect();
+        let partitions = (0..spec.partitions)
+            .map(|index| self.new_partition(name, id, index, &spec))
+            .collect();
         let topic = Arc::new(Topic::new(name.to_owned(), id, spec, partitions));
-        self.catalog.topics.write().insert(name.to_owned(), Arc::clone(&topic));
+        self.catalog
+            .topics
+            .write()
+            .insert(name.to_owned(), Arc::clone(&topic));
         Ok(topic)
     }
 
@@ -123,17 +138,23 @@ impl Engine {
     pub(crate) fn alter_topic(&self, name: &str, spec: TopicSpec) -> Result<Arc<Topic>> {
         check_spec(&spec)?;
         let _changing = self.catalog.changing.lock();
-        let topic = self.catalog.get(name).ok_or_else(|| Error::NotFound(format!("the topic {name}")))?;
+        let topic = self
+            .catalog
+            .get(name)
+            .ok_or_else(|| Error::NotFound(format!("the topic {name}")))?;
         let count = topic.partition_count();
         if spec.partitions < count {
-            return Err(Error::Invalid(format!("{name} has {count} partitions, and they are never lowered")));
+            return Err(Error::Invalid(format!(
+                "{name} has {count} partitions, and they are never lowered"
+            )));
         }
         let dir = self.layout.topic_dir(name);
         let context = |error| Error::io(format!("changing {}", dir.display()), error);
         write_description(&*self.disk, &dir, name, topic.id(), &spec).map_err(context)?;
         self.disk.sync_dir(&dir).map_err(context)?;
         let mut partitions = topic.partitions().to_vec();
-        partitions.extend((count..spec.partitions).map(|index| self.new_partition(name, topic.id(), index, &spec)));
+        partitions
+            .extend((count..spec.partitions).map(|index| self.new_partition(name, topic.id(), index, &spec)));
         topic.replace(spec, partitions);
         Ok(topic)
     }
@@ -141,7 +162,10 @@ impl Engine {
     /// Deletes a topic and applies the state's changes with it; durable when this returns.
     pub(crate) fn delete_topic(&self, name: &str, state: Vec<StateChange>) -> Result<()> {
         let _changing = self.catalog.changing.lock();
-        let topic = self.catalog.get(name).ok_or_else(|| Error::NotFound(format!("the topic {name}")))?;
+        let topic = self
+            .catalog
+            .get(name)
+            .ok_or_else(|| Error::NotFound(format!("the topic {name}")))?;
         let id = topic.id();
         block_on(self.queue.delete_topic(topic, state)?)?;
         // Durable in the journal from here on: what follows is done again at the next start if it does not come to
@@ -178,7 +202,13 @@ impl Engine {
 }
 
 /// Writes `topic.json` beside and renames it into place, synced; the directory is for the caller to sync.
-fn write_description(disk: &dyn Disk, dir: &Path, name: &str, id: TopicId, spec: &TopicSpec) -> std::io::Result<()> {
+fn write_description(
+    disk: &dyn Disk,
+    dir: &Path,
+    name: &str,
+    id: TopicId,
+    spec: &TopicSpec,
+) -> std::io::Result<()> {
     let body = TopicBody {
         name: name.to_owned(),
         id,
@@ -212,10 +242,14 @@ fn check_name(name: &str) -> Result<()> {
 
 fn check_spec(spec: &TopicSpec) -> Result<()> {
     if !(1..=MAX_PARTITIONS).contains(&spec.partitions) {
-        return Err(Error::Invalid(format!("a topic has 1 to {MAX_PARTITIONS} partitions")));
+        return Err(Error::Invalid(format!(
+            "a topic has 1 to {MAX_PARTITIONS} partitions"
+        )));
     }
     if spec.settings.segment_bytes == 0 || spec.settings.segment_bytes > 1 << 31 {
-        return Err(Error::Invalid("segment_bytes must be from 1 to 2147483648".into()));
+        return Err(Error::Invalid(
+            "segment_bytes must be from 1 to 2147483648".into(),
+        ));
     }
     Ok(())
 }

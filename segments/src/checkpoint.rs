@@ -97,7 +97,10 @@ impl Checkpoint {
             checkpoint.deleting.push(TopicId(fields.u64()?));
         }
         for _ in 0..fields.u32()? {
-            let id = PartitionId { topic: TopicId(fields.u64()?), index: fields.u32()? };
+            let id = PartitionId {
+                topic: TopicId(fields.u64()?),
+                index: fields.u32()?,
+            };
             let has_active = fields.u32()? == 1;
             let log_start_offset = Offset::try_new(fields.u64()?)?;
             let base = Offset::try_new(fields.u64()?)?;
@@ -106,7 +109,13 @@ impl Checkpoint {
             let made = TimestampMs(fields.i64()?);
             let round = fields.u64()?;
             let active = has_active.then_some((base, position, made));
-            checkpoint.partitions.push(Entry { id, log_start_offset, active, next_offset, round });
+            checkpoint.partitions.push(Entry {
+                id,
+                log_start_offset,
+                active,
+                next_offset,
+                round,
+            });
         }
         fields.is_empty().then_some(checkpoint)
     }
@@ -118,12 +127,31 @@ mod tests {
 
     #[test]
     fn a_checkpoint_comes_back_as_it_was_and_a_cut_one_not_at_all() {
-        let id = PartitionId { topic: TopicId(7), index: 3 };
+        let id = PartitionId {
+            topic: TopicId(7),
+            index: 3,
+        };
         let active = Some((Offset::new(100), FilePos(4096), TimestampMs(-5)));
-        let entry = Entry { id, log_start_offset: Offset::new(9), active, next_offset: Offset::new(120), round: 5 };
-        let bare = Entry { active: None, ..entry };
-        let checkpoint =
-            Checkpoint { directory_id: 1, next_topic_id: 8, sequence: 3, round: 44, journal_expected: true, deleting: vec![TopicId(5)], partitions: vec![entry, bare] };
+        let entry = Entry {
+            id,
+            log_start_offset: Offset::new(9),
+            active,
+            next_offset: Offset::new(120),
+            round: 5,
+        };
+        let bare = Entry {
+            active: None,
+            ..entry
+        };
+        let checkpoint = Checkpoint {
+            directory_id: 1,
+            next_topic_id: 8,
+            sequence: 3,
+            round: 44,
+            journal_expected: true,
+            deleting: vec![TopicId(5)],
+            partitions: vec![entry, bare],
+        };
         let bytes = checkpoint.encode();
         assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
         for length in 0..bytes.len() {

@@ -38,7 +38,9 @@ impl SystemClock {
     /// A clock whose monotonic time begins now.
     #[must_use]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 }
 
@@ -73,7 +75,10 @@ mod tests {
         let first = clock.monotonic();
         let second = clock.monotonic();
         assert!(second >= first, "{second:?} after {first:?}");
-        assert_eq!(first.since(second), Duration::ZERO.max(first.0.saturating_sub(second.0)));
+        assert_eq!(
+            first.since(second),
+            Duration::ZERO.max(first.0.saturating_sub(second.0))
+        );
     }
 
     #[test]

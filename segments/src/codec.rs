@@ -84,7 +84,9 @@ pub(crate) fn frame(magic: [u8; 8], version: u32, generation: u64, payload: &[u8
 pub(crate) fn unframe(magic: [u8; 8], version: u32, bytes: &[u8]) -> Result<(u64, &[u8]), FrameError> {
     let mut fields = Fields::new(bytes);
     let short = FrameError::Damaged("too short");
-    let Some(found) = fields.bytes(8) else { return Err(short) };
+    let Some(found) = fields.bytes(8) else {
+        return Err(short);
+    };
     if found != magic {
         return Err(FrameError::Damaged("another magic"));
     }
@@ -93,7 +95,10 @@ pub(crate) fn unframe(magic: [u8; 8], version: u32, bytes: &[u8]) -> Result<(u64
     else {
         return Err(short);
     };
-    let Some(payload) = usize::try_from(length).ok().and_then(|length| fields.bytes(length)) else {
+    let Some(payload) = usize::try_from(length)
+        .ok()
+        .and_then(|length| fields.bytes(length))
+    else {
         return Err(FrameError::Damaged("shorter than its length says"));
     };
     if crc32fast::hash(&bytes[16..FRAME_HEADER_BYTES + payload.len()]) != crc {

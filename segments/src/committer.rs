@@ -23,6 +23,7 @@ use crate::batch::{BatchBuilder, SealedBatch};
 use crate::disk::OpenMode;
 use crate::engine::Engine;
 use crate::error::{Error, Result, is_full};
+use crate::index::MAX_RELATIVE_OFFSET;
 use crate::journal::format::RoundBuilder;
 use crate::partition::{Active, Partition, Unsynced, WriteFile, Writer};
 use crate::request::{AppendRequest, Operation, Part, Queued, Records};
@@ -30,15 +31,15 @@ use crate::segment::{BatchNote, Segment};
 use crate::state::StateChange;
 use crate::ticket::{Answer, Appended};
 use crate::topic::Topic;
-use crate::types::{Ack, FilePos, Offset, TimestampMs};
+use crate::types::{Ack, FilePos, Offset, TimestampMs, TopicId};
 
 /// Small requests are combined into batches of at most this many bytes: large enough that the header is nothing,
 /// small enough that a reader of one record does not decode much.
 const COMBINED_BYTES: usize = 256 << 10;
 /// Room that a combined batch is given ahead, so that small requests do not make it grow one by one.
 const COMBINE_AHEAD_BYTES: usize = 4 << 10;
-/// The most offsets that lie between a segment's base and a record in it: the index keeps them in 32 bits.
-const MAX_SEGMENT_OFFSETS: u64 = u32::MAX as u64 - 1;
+/// The most offsets that lie between a segment's base and a record in it: what its index can hold.
+const MAX_SEGMENT_OFFSETS: u64 = MAX_RELATIVE_OFFSET as u64;
 
 /// Buffers that rounds use again and again.
 #[derive(Default)]
@@ -109,7 +110,9 @@ impl Plan {
         self.next_offset = base_offset.plus(part.records.count());
         match part.records {
             Records::Loose(builder) => match &mut self.open {
-                Some((open, _, json_lines)) if open.len() + builder.len() <= COMBINED_BYTES && open.can_append(&builder) => {
+                Some((open, _, json_lines))
+                    if open.len() + builder.len() <= COMBINED_BYTES && open.can_append(&builder) =>
+                {
                     open.reserve(COMBINE_AHEAD_BYTES.max(builder.len() * 2));
                     open.append(&builder);
                     *json_lines &= part.json_lines;
@@ -141,7 +144,13 @@ impl Plan {
 
     fn push(&mut self, mut batch: SealedBatch, base_offset: Offset, next_offset: Offset, json_lines: bool) {
         batch.set_base_offset(base_offset);
-        self.batches.push(Planned { batch, base_offset, next_offset, json_lines, place: None });
+        self.batches.push(Planned {
+            batch,
+            base_offset,
+            next_offset,
+            json_lines,
+            place: None,
+        });
     }
 }
 
@@ -179,8 +188,11 @@ impl Engine {
             }
         }
         scratch.plans.clear();
-        let wakers: Vec<_> =
-            scratch.outcomes.drain(..).filter_map(|outcome| outcome.answer.give(outcome.result)).collect();
+        let wakers: Vec<_> = scratch
+            .outcomes
+            .drain(..)
+            .filter_map(|outcome| outcome.answer.give(outcome.result))
+            .collect();
         for waker in wakers {
             waker.wake();
         }
@@ -190,26 +202,34 @@ impl Engine {
     /// Checks conditions and gives offsets, in order of arrival.
     fn plan(&self, scratch: &mut Scratch) -> Vec<Control> {
         let mut controls = Vec::new();
-        for Queued { operation, answer, .. } in scratch.requests.drain(..) {
+        let mut deleting = Vec::new();
+        for Queued {
+            operation, answer, ..
+        } in scratch.requests.drain(..)
+        {
             let plans = &mut scratch.plans;
             let (ack, has_records, result) = match operation {
                 Operation::Append(request) => {
                     let (ack, has_records) = (request.ack, !request.parts.is_empty());
-                    (ack, has_records, plan_append(plans, scratch.tag, request, &mut controls))
+                    (
+                        ack,
+                        has_records,
+                        plan_append(plans, scratch.tag, request, &mut controls, &deleting),
+                    )
                 }
                 Operation::Trim { partition, before } => {
-                    let result = plan_trim(&partition, before);
+                    let result = plan_trim(&partition, before, &deleting);
                     if result.is_ok() {
                         controls.push(Control::LogStart(partition, before));
                     }
                     (Ack::Durable, false, result)
                 }
                 Operation::DeleteTopic { topic, state } => {
-                    let result = if topic.is_deleted() {
+                    let result = if topic.is_deleted() || deleting.contains(&topic.id()) {
                         Err(Error::NotFound(format!("the topic {}", topic.name())))
                     } else {
-                        // Set now, so that what follows in this round is refused.
-                        topic.set_deleted();
+                        // Readers have the topic until the deletion is durable; what follows in this round is refused.
+                        deleting.push(topic.id());
                         controls.push(Control::DeleteTopic(topic));
                         controls.extend(state.into_iter().map(|change| Control::State(change, false)));
                         Ok(Appended::default())
@@ -217,7 +237,12 @@ impl Engine {
                     (Ack::Durable, false, result)
                 }
             };
-            scratch.outcomes.push(Outcome { answer, ack, has_records, result });
+            scratch.outcomes.push(Outcome {
+                answer,
+                ack,
+                has_records,
+                result,
+            });
         }
         for plan in &mut scratch.plans {
             plan.close_batch();
@@ -293,7 +318,11 @@ impl Engine {
                 active.position = active.position.plus(bytes);
                 to += 1;
             }
-            slices.extend(plan.batches[from..to].iter().map(|planned| IoSlice::new(planned.batch.as_bytes())));
+            slices.extend(
+                plan.batches[from..to]
+                    .iter()
+                    .map(|planned| IoSlice::new(planned.batch.as_bytes())),
+            );
             writer.overhang = true;
             file.file.write_all_at(&slices, start.get())?;
             from = to;
@@ -315,35 +344,58 @@ impl Engine {
         }
         writer.new_names = true;
         let capacity = partition.settings().segment_bytes.max(first_bytes);
-        let segment =
-            Arc::new(Segment::new(Arc::clone(&partition.pool), partition.dir(), base_offset, capacity, FilePos::ZERO));
+        let segment = Arc::new(Segment::new(
+            Arc::clone(&partition.pool),
+            partition.dir(),
+            base_offset,
+            capacity,
+            FilePos::ZERO,
+        ));
         let file = self.disk.open(&segment.log_path(), OpenMode::Create)?;
         if file.len()? > 0 {
             // Left by a round that failed.
             file.set_len(0)?;
         }
         let file = Some(WriteFile::new(file, &self.open_files));
-        Ok(Active { segment, position: FilePos::ZERO, made: now, capacity, file })
+        Ok(Active {
+            segment,
+            position: FilePos::ZERO,
+            made: now,
+            capacity,
+            file,
+        })
     }
 
     /// Moves the partition's write position over what was written.
     fn accept_plan(&self, plan: &mut Plan) {
         let mut writer = plan.partition.writer.lock();
         let writer = &mut *writer;
-        assert!(writer.next_offset <= plan.next_offset, "{}: offsets go back", plan.partition.name());
+        assert!(
+            writer.next_offset <= plan.next_offset,
+            "{}: offsets go back",
+            plan.partition.name()
+        );
         writer.next_offset = plan.next_offset;
         writer.overhang = false;
         let Some(active) = &plan.active else { return };
         // Every file that this round wrote: the segment of before, if batches went there, and all that were made since.
         let before = writer.active.replace(active.clone());
-        let first_base = plan.batches.first().and_then(|planned| planned.place.as_ref()).map(|(segment, _)| segment.base_offset());
+        let first_base = plan
+            .batches
+            .first()
+            .and_then(|planned| planned.place.as_ref())
+            .map(|(segment, _)| segment.base_offset());
         let mut written: Vec<(Offset, Option<Arc<WriteFile>>)> = Vec::with_capacity(1);
         if let Some(before) = before {
             if before.segment.base_offset() != active.segment.base_offset() {
                 plan.closed_segments.push(Arc::clone(&before.segment));
             }
             if first_base == Some(before.segment.base_offset()) {
-                let file = if before.segment.base_offset() == active.segment.base_offset() { active.file.clone() } else { before.file };
+                let file = if before.segment.base_offset() == active.segment.base_offset() {
+                    active.file.clone()
+                } else {
+                    before.file
+                };
                 written.push((before.segment.base_offset(), file));
             }
         }
@@ -361,7 +413,11 @@ impl Engine {
             } else {
                 let file = file.or_else(|| self.open_for_sync(&plan.partition, base));
                 if let Some(file) = file {
-                    writer.unsynced.push(Unsynced { base, file, writes: 1 });
+                    writer.unsynced.push(Unsynced {
+                        base,
+                        file,
+                        writes: 1,
+                    });
                 } else {
                     writer.failed = Some(format!("segment {base} cannot be opened for its sync"));
                 }
@@ -399,7 +455,9 @@ impl Engine {
                 outcome.result = Err(if full {
                     Error::StorageFull
                 } else {
-                    Error::Overloaded { queued_bytes: self.queue.queued_bytes() }
+                    Error::Overloaded {
+                        queued_bytes: self.queue.queued_bytes(),
+                    }
                 });
             }
         }
@@ -419,15 +477,29 @@ impl Engine {
             reason: format!("{what} the journal: {error}"),
             in_flight: true,
         };
-        let Scratch { plans, outcomes, journal, .. } = scratch;
+        let Scratch {
+            plans,
+            outcomes,
+            journal,
+            ..
+        } = scratch;
         let mut builder = RoundBuilder::new(std::mem::take(journal));
         let mut records = 0;
         let mut bytes = 0;
         for plan in &*plans {
             for planned in &plan.batches {
-                let (segment, position) = planned.place.as_ref().expect("write_segments has placed every batch");
+                let (segment, position) = planned
+                    .place
+                    .as_ref()
+                    .expect("write_segments has placed every batch");
                 let batch = planned.batch.as_bytes();
-                builder.append(plan.partition.id(), segment.base_offset(), *position, planned.json_lines, batch);
+                builder.append(
+                    plan.partition.id(),
+                    segment.base_offset(),
+                    *position,
+                    planned.json_lines,
+                    batch,
+                );
                 records += planned.next_offset.since(planned.base_offset);
                 bytes += batch.len() as u64;
             }
@@ -446,7 +518,10 @@ impl Engine {
         if self.journal.is_full_for(builder.file_bytes()) {
             self.next_journal_file()?;
         }
-        let round = self.journal.write(&mut builder).map_err(|error| failed("writing", &error))?;
+        let round = self
+            .journal
+            .write(&mut builder)
+            .map_err(|error| failed("writing", &error))?;
         *journal = builder.into_buffer();
         for plan in &*plans {
             plan.partition.set_written(plan.next_offset);
@@ -478,7 +553,10 @@ impl Engine {
         for control in controls {
             match control {
                 Control::State(change, _) => state.apply(&change.key, change.value.as_deref()),
-                Control::DeleteTopic(topic) => self.catalog.forget(topic),
+                Control::DeleteTopic(topic) => {
+                    topic.set_deleted();
+                    self.catalog.forget(topic);
+                }
                 Control::LogStart(partition, offset) => {
                     let removed = partition.publish_log_start(*offset);
                     if !removed.is_empty() {
@@ -511,7 +589,13 @@ impl Engine {
     }
 }
 
-fn must_roll(active: &Active, settings: &crate::topic::TopicSettings, next_offset: Offset, bytes: u64, now: TimestampMs) -> bool {
+fn must_roll(
+    active: &Active,
+    settings: &crate::topic::TopicSettings,
+    next_offset: Offset,
+    bytes: u64,
+    now: TimestampMs,
+) -> bool {
     let position = active.position.get();
     if position == 0 {
         // A batch larger than a segment gets one of its own, made for it.
@@ -529,12 +613,13 @@ fn plan_append(
     tag: u32,
     request: AppendRequest,
     controls: &mut Vec<Control>,
+    deleting: &[TopicId],
 ) -> Result<Appended> {
     for part in &request.parts {
         let slot = match part.partition.slot(tag) {
             Some(slot) => slot,
             None => {
-                if part.partition.is_deleted() {
+                if is_gone(&part.partition, deleting) {
                     return Err(Error::NotFound(format!("partition {}", part.partition.name())));
                 }
                 let writer = part.partition.writer.lock();
@@ -546,17 +631,23 @@ fn plan_append(
                 plans.len() - 1
             }
         };
-        if part.partition.is_deleted() {
+        if is_gone(&part.partition, deleting) {
             return Err(Error::NotFound(format!("partition {}", part.partition.name())));
         }
         let next = plans[slot].next_offset;
         if let Some(expected) = part.expected_offset
             && expected != next
         {
-            return Err(Error::OffsetMismatch { expected, end_offset: next });
+            return Err(Error::OffsetMismatch {
+                expected,
+                end_offset: next,
+            });
         }
         if next.checked_add(part.records.count()).is_none() {
-            return Err(Error::Invalid(format!("{} has run out of offsets", part.partition.name())));
+            return Err(Error::Invalid(format!(
+                "{} has run out of offsets",
+                part.partition.name()
+            )));
         }
     }
     let has_records = !request.parts.is_empty();
@@ -565,12 +656,22 @@ fn plan_append(
         let slot = part.partition.slot(tag).expect("planned above");
         base_offsets.push(plans[slot].add(part));
     }
-    controls.extend(request.state.into_iter().map(|change| Control::State(change, has_records)));
+    controls.extend(
+        request
+            .state
+            .into_iter()
+            .map(|change| Control::State(change, has_records)),
+    );
     Ok(Appended { base_offsets })
 }
 
-fn plan_trim(partition: &Partition, before: Offset) -> Result<Appended> {
-    if partition.is_deleted() {
+/// Whether a partition was deleted, or is by an earlier request of this round.
+fn is_gone(partition: &Partition, deleting: &[TopicId]) -> bool {
+    partition.is_deleted() || deleting.contains(&partition.id().topic)
+}
+
+fn plan_trim(partition: &Partition, before: Offset, deleting: &[TopicId]) -> Result<Appended> {
+    if is_gone(partition, deleting) {
         return Err(Error::NotFound(format!("partition {}", partition.name())));
     }
     let positions = partition.positions();
@@ -589,8 +690,12 @@ fn answer_written(outcomes: &mut Vec<Outcome>) {
     if outcomes.iter().all(|outcome| outcome.ack == Ack::Durable) {
         return;
     }
-    let answered = outcomes.extract_if(.., |outcome| outcome.ack == Ack::Written && outcome.result.is_ok());
-    let wakers: Vec<_> = answered.filter_map(|outcome| outcome.answer.give(outcome.result)).collect();
+    let answered = outcomes.extract_if(.., |outcome| {
+        outcome.ack == Ack::Written && outcome.result.is_ok()
+    });
+    let wakers: Vec<_> = answered
+        .filter_map(|outcome| outcome.answer.give(outcome.result))
+        .collect();
     for waker in wakers {
         waker.wake();
     }
@@ -601,9 +706,16 @@ fn publish(plan: &Plan) {
     let mut from = 0;
     while let Some((segment, _)) = plan.batches.get(from).and_then(|planned| planned.place.as_ref()) {
         let in_segment = |planned: &&Planned| {
-            planned.place.as_ref().is_some_and(|(other, _)| Arc::ptr_eq(other, segment))
+            planned
+                .place
+                .as_ref()
+                .is_some_and(|(other, _)| Arc::ptr_eq(other, segment))
         };
-        let notes: Vec<BatchNote> = plan.batches[from..].iter().take_while(in_segment).map(note).collect();
+        let notes: Vec<BatchNote> = plan.batches[from..]
+            .iter()
+            .take_while(in_segment)
+            .map(note)
+            .collect();
         segment.publish(&notes);
         from += notes.len();
     }
@@ -613,7 +725,9 @@ fn publish(plan: &Plan) {
             writer.published.active = Some((active.segment.base_offset(), active.position, active.made));
         }
         writer.published.next_offset = plan.next_offset;
-        writer.closed_segments.extend(plan.closed_segments.iter().cloned());
+        writer
+            .closed_segments
+            .extend(plan.closed_segments.iter().cloned());
     }
     plan.partition.publish(&plan.new_segments, plan.next_offset);
 }

@@ -95,7 +95,11 @@ impl Wakeup {
         if !request.asked && !request.ended {
             self.changed.wait_for(&mut request, timeout);
         }
-        if request.ended { None } else { Some(std::mem::take(&mut request.asked)) }
+        if request.ended {
+            None
+        } else {
+            Some(std::mem::take(&mut request.asked))
+        }
     }
 }
 
@@ -160,7 +164,10 @@ impl Engine {
             Error::LogFailed { reason, .. } => reason.clone(),
             other => other.to_string(),
         };
-        let refusal = Error::LogFailed { reason, in_flight: false };
+        let refusal = Error::LogFailed {
+            reason,
+            in_flight: false,
+        };
         self.queue.refuse(refusal.clone());
         self.failed.lock().get_or_insert(refusal);
         self.is_failed.store(true, Ordering::Release);
@@ -222,7 +229,8 @@ impl Stats {
 
     pub(crate) fn journal_synced(&self, took: Duration) {
         self.journal_syncs.fetch_add(1, Ordering::Relaxed);
-        self.journal_sync_nanos.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        self.journal_sync_nanos
+            .fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn segment_synced(&self) {

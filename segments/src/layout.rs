@@ -25,7 +25,9 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_path_buf() }
+        Self {
+            root: root.to_path_buf(),
+        }
     }
 
     pub(crate) fn lock(&self) -> PathBuf {
@@ -87,7 +89,9 @@ pub(crate) fn parse_journal_name(name: &str) -> Option<u64> {
 }
 
 fn parse_number(digits: &str) -> Option<u64> {
-    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
+    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| digits.parse().ok())
+        .flatten()
 }
 
 #[cfg(test)]
@@ -96,8 +100,16 @@ mod tests {
 
     #[test]
     fn only_names_of_twenty_digits_are_taken_for_segments() {
-        assert_eq!(parse_log_name("00000000000000048192.log"), Some(Offset::new(48_192)));
-        for wrong in ["48192.log", "00000000000000048192.index", "+0000000000000048192.log", "99999999999999999999.log"] {
+        assert_eq!(
+            parse_log_name("00000000000000048192.log"),
+            Some(Offset::new(48_192))
+        );
+        for wrong in [
+            "48192.log",
+            "00000000000000048192.index",
+            "+0000000000000048192.log",
+            "99999999999999999999.log",
+        ] {
             assert_eq!(parse_log_name(wrong), None, "{wrong}");
         }
     }

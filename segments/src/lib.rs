@@ -57,7 +57,7 @@
 //! | `partition`, `topic`, `catalog` | what there is, and its positions |
 //! | `segment`, `index`, `read`, `map` | log files, what finds a place in them, reading |
 //! | `syncer`, `checkpoint`, `state`, `slots` | making segments durable in the background, and the snapshots |
-//! | `recovery`, `retention` | opening after a crash; deleting what is old |
+//! | `recovery`, `retention`, `verify` | opening after a crash; deleting what is old; checking offline |
 //! | [`batch`] | the record batch format, without any I/O |
 //! | `disk`, `clock` | the seams to the operating system |
 
@@ -92,6 +92,7 @@ mod syncer;
 mod ticket;
 mod topic;
 mod types;
+mod verify;
 
 pub use bytes::Bytes;
 pub use clock::{Clock, Monotonic, SystemClock};
@@ -107,3 +108,4 @@ pub use state::{StateChange, StateEntry};
 pub use ticket::{Appended, Ticket};
 pub use topic::{Topic, TopicSettings, TopicSpec};
 pub use types::{Ack, FilePos, Offset, PartitionId, Positions, ProducerId, TimestampMs, TopicId};
+pub use verify::{Finding, Verified, verify, verify_on};

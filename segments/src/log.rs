@@ -75,17 +75,28 @@ impl Log {
     /// - [`Error::Invalid`]: the options contradict each other.
     /// - [`Error::StorageFull`], [`Error::Io`]: recovery could not finish. Nothing is lost; try again.
     pub fn open(dir: &Path, options: Options) -> Result<Self> {
-        Self::open_with(Arc::new(RealDisk::new()), Arc::new(SystemClock::new()), dir, options)
+        Self::open_with(
+            Arc::new(RealDisk::new()),
+            Arc::new(SystemClock::new()),
+            dir,
+            options,
+        )
     }
 
     /// Opens a data directory on any disk and clock.
     ///
     /// # Errors
     /// As for [`Log::open`].
-    pub fn open_with(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, dir: &Path, options: Options) -> Result<Self> {
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        dir: &Path,
+        options: Options,
+    ) -> Result<Self> {
         options.check()?;
         let layout = Layout::new(dir);
-        disk.create_dir_all(dir).map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
+        disk.create_dir_all(dir)
+            .map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
         let lock = disk.lock(&layout.lock()).map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => {
                 Error::Directory(format!("{} is in use by another process", dir.display()))
@@ -94,7 +105,9 @@ impl Log {
         })?;
         let directory_id = identify(&*disk, &*clock, &layout)?;
         let limit = raise_file_limit();
-        let max_open_files = options.max_open_files.unwrap_or_else(|| usize::try_from(limit / 2).unwrap_or(usize::MAX));
+        let max_open_files = options
+            .max_open_files
+            .unwrap_or_else(|| usize::try_from(limit / 2).unwrap_or(usize::MAX));
         let engine = recovery::open(disk, clock, layout, options, directory_id, max_open_files.max(1))?;
         let mut threads = Vec::new();
         if engine.options.background {
@@ -105,9 +118,15 @@ impl Log {
         } else {
             engine.queue.set_driver(&engine);
         }
-        let owner =
-            Owner { engine, threads: Mutex::new(threads), is_closed: Mutex::new(false), _lock: lock };
-        Ok(Self { owner: Arc::new(owner) })
+        let owner = Owner {
+            engine,
+            threads: Mutex::new(threads),
+            is_closed: Mutex::new(false),
+            _lock: lock,
+        };
+        Ok(Self {
+            owner: Arc::new(owner),
+        })
     }
 
     fn engine(&self) -> &Engine {
@@ -274,11 +293,15 @@ impl Owner {
             // The committer may wait for the syncer's next journal file: it ends first.
             let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
             if let Some(committer) = threads.next() {
-                committer.join().map_err(|_| Error::Invalid("the committer has panicked".into()))?;
+                committer
+                    .join()
+                    .map_err(|_| Error::Invalid("the committer has panicked".into()))?;
             }
             self.engine.wake_syncer.end();
             for thread in threads {
-                thread.join().map_err(|_| Error::Invalid("the syncer has panicked".into()))?;
+                thread
+                    .join()
+                    .map_err(|_| Error::Invalid("the syncer has panicked".into()))?;
             }
         } else {
             while self.engine.run_round()? {}
@@ -288,7 +311,11 @@ impl Owner {
                 partition.set_closed();
             }
         }
-        if is_clean { self.engine.sync_for_close() } else { Ok(()) }
+        if is_clean {
+            self.engine.sync_for_close()
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -323,18 +350,16 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> Result<u64> {
     let path = layout.format();
     let root = layout.root.display();
-    if let Some(bytes) = read_if_exists(disk, &path)? {
-        let format = unseal_json::<Format>(FORMAT_MAGIC, &bytes).map_err(|error| {
-            Error::Directory(match error {
-                SealError::Version(version) => format!("{root} is of format version {version}: use a newer quipu"),
-                SealError::Damaged(what) => format!("{} is damaged: {what}", path.display()),
-            })
-        })?;
-        return u64::from_str_radix(&format.id, 16)
-            .map_err(|_| Error::Directory(format!("{} is damaged: its id is {:?}", path.display(), format.id)));
+    if let Some(id) = directory_id(disk, layout)? {
+        return Ok(id);
     }
-    let entries = disk.list(&layout.root).map_err(|error| Error::io(format!("listing {root}"), error))?;
-    if let Some(entry) = entries.iter().find(|entry| !matches!(&*entry.name, "LOCK" | "FORMAT.new" | "lost+found")) {
+    let entries = disk
+        .list(&layout.root)
+        .map_err(|error| Error::io(format!("listing {root}"), error))?;
+    if let Some(entry) = entries
+        .iter()
+        .find(|entry| !matches!(&*entry.name, "LOCK" | "FORMAT.new" | "lost+found"))
+    {
         return Err(Error::Directory(format!(
             "{root} is not a quipu data directory (it has {} and no FORMAT): choose an empty one",
             entry.name
@@ -344,7 +369,10 @@ fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> Result<u64> 
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_i64(clock.now().get());
     let id = hasher.finish();
-    let format = Format { id: format!("{id:016x}"), made: clock.now() };
+    let format = Format {
+        id: format!("{id:016x}"),
+        made: clock.now(),
+    };
     replace_file(disk, &path, &seal_json(FORMAT_MAGIC, &format))
         .and_then(|()| disk.sync_dir(&layout.root))
         .map_err(|error| Error::io(format!("making {}", path.display()), error))?;
@@ -355,7 +383,11 @@ fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> Result<u64> 
 /// a power cut could take all of it. Done before FORMAT is there, so that a start that was cut short does it again.
 fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
     for dir in root.ancestors().skip(1) {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
         match disk.sync_dir(dir) {
             // Not ours to read, so nothing in it was made here.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
@@ -363,4 +395,28 @@ fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The id that a data directory was given, `None` if it is not one.
+pub(crate) fn directory_id(disk: &dyn Disk, layout: &Layout) -> Result<Option<u64>> {
+    let (path, root) = (layout.format(), layout.root.display());
+    let Some(bytes) = read_if_exists(disk, &path)? else {
+        return Ok(None);
+    };
+    let format = unseal_json::<Format>(FORMAT_MAGIC, &bytes).map_err(|error| {
+        Error::Directory(match error {
+            SealError::Version(version) => {
+                format!("{root} is of format version {version}: use a newer quipu")
+            }
+            SealError::Damaged(what) => format!("{} is damaged: {what}", path.display()),
+        })
+    })?;
+    let id = u64::from_str_radix(&format.id, 16);
+    id.map(Some).map_err(|_| {
+        Error::Directory(format!(
+            "{} is damaged: its id is {:?}",
+            path.display(),
+            format.id
+        ))
+    })
 }

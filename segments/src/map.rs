@@ -103,7 +103,11 @@ impl Mapping for FileMap {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        Ok(Bytes::from_owner(Slice { map: self, offset, len }))
+        Ok(Bytes::from_owner(Slice {
+            map: self,
+            offset,
+            len,
+        }))
     }
 }
 

@@ -58,7 +58,9 @@ impl Options {
             )));
         }
         if !self.journal_file_bytes.is_multiple_of(4096) || self.journal_file_bytes > u64::from(u32::MAX) {
-            return Err(Error::Invalid("journal_file_bytes must be a multiple of 4096, below 4 GiB".into()));
+            return Err(Error::Invalid(
+                "journal_file_bytes must be a multiple of 4096, below 4 GiB".into(),
+            ));
         }
         if self.journal_files < 2 {
             return Err(Error::Invalid("journal_files must be at least 2".into()));

@@ -16,10 +16,10 @@ use std::task::{Context, Poll};
 use parking_lot::{Mutex, RwLock};
 
 use crate::checkpoint::Entry;
-use crate::request::Committer;
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::read::{self, Fetched, Located, ReadRequest, View};
+use crate::request::Committer;
 use crate::segment::{Access, Segment, SegmentPool};
 use crate::ticket::{Waiters, block_on};
 use crate::topic::TopicSettings;
@@ -101,7 +101,10 @@ pub(crate) struct WriteFile {
 impl WriteFile {
     pub(crate) fn new(file: Arc<dyn DiskFile>, count: &Arc<AtomicUsize>) -> Arc<Self> {
         count.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { file, count: Arc::clone(count) })
+        Arc::new(Self {
+            file,
+            count: Arc::clone(count),
+        })
     }
 }
 
@@ -140,12 +143,26 @@ pub(crate) struct Beginning {
 
 impl Partition {
     pub(crate) fn new(beginning: Beginning, pool: Arc<SegmentPool>, committer: Committer) -> Arc<Self> {
-        let Beginning { id, name, dir, settings, log_start_offset, next_offset, segments, active } = beginning;
-        assert!(log_start_offset <= next_offset, "{name}: log start {log_start_offset}, end {next_offset}");
+        let Beginning {
+            id,
+            name,
+            dir,
+            settings,
+            log_start_offset,
+            next_offset,
+            segments,
+            active,
+        } = beginning;
+        assert!(
+            log_start_offset <= next_offset,
+            "{name}: log start {log_start_offset}, end {next_offset}"
+        );
         let entry = Entry {
             id,
             log_start_offset,
-            active: active.as_ref().map(|active| (active.segment.base_offset(), active.position, active.made)),
+            active: active
+                .as_ref()
+                .map(|active| (active.segment.base_offset(), active.position, active.made)),
             next_offset,
             round: 0,
         };
@@ -167,7 +184,11 @@ impl Partition {
             dir,
             pool,
             settings: RwLock::new(settings),
-            view: Mutex::new(View { log_start_offset, end_offset: next_offset, segments: Arc::new(segments) }),
+            view: Mutex::new(View {
+                log_start_offset,
+                end_offset: next_offset,
+                segments: Arc::new(segments),
+            }),
             written_offset: AtomicU64::new(next_offset.get()),
             deleted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -215,7 +236,11 @@ impl Partition {
         };
         // Read after `end_offset`, which never passes it.
         let written_offset = Offset::new(self.written_offset.load(Ordering::Acquire)).max(end_offset);
-        Positions { log_start_offset, end_offset, written_offset }
+        Positions {
+            log_start_offset,
+            end_offset,
+            written_offset,
+        }
     }
 
     fn readable_view(&self) -> Result<View> {
@@ -231,7 +256,9 @@ impl Partition {
     /// # Errors
     /// As for [`Partition::read`].
     pub fn try_read(&self, request: ReadRequest) -> Option<Result<Fetched>> {
-        self.readable_view().and_then(|view| read::read(&view, request, Access::Warm)).transpose()
+        self.readable_view()
+            .and_then(|view| read::read(&view, request, Access::Warm))
+            .transpose()
     }
 
     /// Reads whole batches from the one that holds `request.from` on. May wait for the disk.
@@ -275,7 +302,10 @@ impl Partition {
             written_offset: self.positions().written_offset.max(view.end_offset),
         };
         let timestamp_at = |offset| {
-            read::locate(&view, offset).ok().and_then(|located| located.next).map(|(_, timestamp)| timestamp)
+            read::locate(&view, offset)
+                .ok()
+                .and_then(|located| located.next)
+                .map(|(_, timestamp)| timestamp)
         };
         let last = view.end_offset.get().checked_sub(1).map(Offset::new);
         let holds_records = view.end_offset > view.log_start_offset;
@@ -283,7 +313,9 @@ impl Partition {
             positions,
             size_bytes: self.size_bytes(),
             segments: view.segments.len(),
-            first_timestamp: holds_records.then(|| timestamp_at(view.log_start_offset)).flatten(),
+            first_timestamp: holds_records
+                .then(|| timestamp_at(view.log_start_offset))
+                .flatten(),
             last_timestamp: last.filter(|_| holds_records).and_then(timestamp_at),
         })
     }
@@ -291,12 +323,20 @@ impl Partition {
     /// Bytes of its log files up to the end, indexes not counted. Does not touch the disk.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.view().segments.iter().map(|segment| segment.readable().get()).sum()
+        self.view()
+            .segments
+            .iter()
+            .map(|segment| segment.readable().get())
+            .sum()
     }
 
     /// Resolves when `end_offset` is above `offset`, the partition is deleted or the log closes. Dropping it forgets it.
     pub fn wait_for(self: &Arc<Self>, offset: Offset) -> WaitForData {
-        WaitForData { partition: Arc::clone(self), offset, id: None }
+        WaitForData {
+            partition: Arc::clone(self),
+            offset,
+            id: None,
+        }
     }
 
     /// Moves the log start up to `before`, durably, and returns where it is then (never lower than it was). Blocks.
@@ -340,20 +380,34 @@ impl Partition {
     }
 
     pub(crate) fn set_slot(&self, tag: u32, slot: usize) {
-        self.plan.store((u64::from(tag) << 32) | slot as u64, Ordering::Relaxed);
+        self.plan
+            .store((u64::from(tag) << 32) | slot as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn set_written(&self, next: Offset) {
         let before = self.written_offset.swap(next.get(), Ordering::AcqRel);
-        assert!(before <= next.get(), "{}: the written offset goes back from {before} to {next}", self.name);
+        assert!(
+            before <= next.get(),
+            "{}: the written offset goes back from {before} to {next}",
+            self.name
+        );
     }
 
     /// Makes durable records readable: `new_segments` join the view, then the end moves. Wakes who waits.
     pub(crate) fn publish(&self, new_segments: &[Arc<Segment>], end_offset: Offset) {
         {
             let mut view = self.view.lock();
-            assert!(view.end_offset <= end_offset, "{}: the end goes back from {} to {end_offset}", self.name, view.end_offset);
-            assert!(end_offset.get() <= self.written_offset.load(Ordering::Acquire), "{}: unwritten end", self.name);
+            assert!(
+                view.end_offset <= end_offset,
+                "{}: the end goes back from {} to {end_offset}",
+                self.name,
+                view.end_offset
+            );
+            assert!(
+                end_offset.get() <= self.written_offset.load(Ordering::Acquire),
+                "{}: unwritten end",
+                self.name
+            );
             if !new_segments.is_empty() {
                 let mut segments = Vec::with_capacity(view.segments.len() + new_segments.len());
                 segments.extend(view.segments.iter().cloned());
@@ -371,14 +425,21 @@ impl Partition {
         let mut writer = self.writer.lock();
         let mut view = self.view.lock();
         view.log_start_offset = view.log_start_offset.max(offset);
-        assert!(view.log_start_offset <= view.end_offset, "{}: log start above the end", self.name);
+        assert!(
+            view.log_start_offset <= view.end_offset,
+            "{}: log start above the end",
+            self.name
+        );
         let start = view.log_start_offset;
         writer.published.log_start_offset = start;
         let mut kept = Vec::new();
         let mut removed = Vec::new();
         for (index, segment) in view.segments.iter().enumerate() {
             // The last segment ends where the next record goes, published or not.
-            let end = view.segments.get(index + 1).map_or(writer.next_offset, |next| next.base_offset());
+            let end = view
+                .segments
+                .get(index + 1)
+                .map_or(writer.next_offset, |next| next.base_offset());
             if end <= start && end > segment.base_offset() {
                 removed.push(Arc::clone(segment));
             } else {
@@ -389,13 +450,19 @@ impl Partition {
             return removed;
         }
         let is_removed = |base: Offset| removed.iter().any(|segment| segment.base_offset() == base);
-        if writer.active.as_ref().is_some_and(|active| is_removed(active.segment.base_offset())) {
+        if writer
+            .active
+            .as_ref()
+            .is_some_and(|active| is_removed(active.segment.base_offset()))
+        {
             writer.active = None;
             writer.published.active = None;
             writer.overhang = false;
         }
         writer.unsynced.retain(|unsynced| !is_removed(unsynced.base));
-        writer.closed_segments.retain(|segment| !is_removed(segment.base_offset()));
+        writer
+            .closed_segments
+            .retain(|segment| !is_removed(segment.base_offset()));
         view.segments = Arc::new(kept);
         removed
     }
@@ -431,7 +498,11 @@ impl Future for WaitForData {
         let id = self.partition.waiters.register(self.id, context.waker());
         self.id = Some(id);
         // Looked at again after registering: a publish in between has not seen the waker.
-        if self.is_over() { Poll::Ready(()) } else { Poll::Pending }
+        if self.is_over() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 

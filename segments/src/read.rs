@@ -121,7 +121,23 @@ pub(crate) fn read(view: &View, request: ReadRequest, access: Access) -> Result<
     };
     let mut left = request.max_bytes;
     let mut segment = view.segment_of(from);
-    while fetched.next_offset < end && segment < view.segments.len() {
+    while fetched.next_offset < end {
+        // Segments follow on from each other: where one is missing, its offsets are.
+        let base = view
+            .segments
+            .get(segment)
+            .map_or(view.end_offset, |segment| segment.base_offset());
+        if base > fetched.next_offset {
+            if !fetched.runs.is_empty() {
+                break;
+            }
+            return Err(Error::Damaged {
+                place: format!("the segment before {base:020}.log"),
+                what: "it is missing".into(),
+                damaged_from: fetched.next_offset,
+                damaged_until: base,
+            });
+        }
         let mut span = view.span(segment, fetched.next_offset, end);
         span.at_least_one = fetched.runs.is_empty();
         let run = match view.segments[segment].read(&span, left, access) {
@@ -188,7 +204,10 @@ pub(crate) fn locate(view: &View, offset: Offset) -> Result<Located> {
         for index in view.segment_of(offset)..view.segments.len() {
             let segment = &view.segments[index];
             let span = view.span(index, offset, view.end_offset);
-            let Some(first) = segment.first_record(&span).map_err(|error| in_view(error, view))? else {
+            let Some(first) = segment
+                .first_record(&span)
+                .map_err(|error| in_view(error, view))?
+            else {
                 continue;
             };
             let behind: u64 = view.segments[index + 1..]

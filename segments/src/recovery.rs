@@ -99,32 +99,44 @@ pub(crate) fn open(
     directory_id: u64,
     max_open_files: usize,
 ) -> Result<Arc<Engine>> {
-    for dir in [layout.topics_dir(), layout.journal_dir(), layout.staging_dir(), layout.deleted_dir()] {
-        disk.create_dir_all(&dir).map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
+    for dir in [
+        layout.topics_dir(),
+        layout.journal_dir(),
+        layout.staging_dir(),
+        layout.deleted_dir(),
+    ] {
+        disk.create_dir_all(&dir)
+            .map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
     }
-    disk.sync_dir(&layout.root).map_err(|error| Error::io("syncing the data directory", error))?;
+    disk.sync_dir(&layout.root)
+        .map_err(|error| Error::io("syncing the data directory", error))?;
     remove_children(&*disk, &layout.staging_dir())?;
     remove_children(&*disk, &layout.deleted_dir())?;
 
     let paths = [layout.checkpoint(0), layout.checkpoint(1)];
-    let (checkpoint_slots, found) = Slots::open(Arc::clone(&disk), paths, checkpoint::MAGIC, checkpoint::VERSION)?;
+    let (checkpoint_slots, found) =
+        Slots::open(Arc::clone(&disk), paths, checkpoint::MAGIC, checkpoint::VERSION)?;
     let checkpoint = found.payload.as_deref().and_then(Checkpoint::decode);
     let scan = {
-        let (sequence, round, expected) = checkpoint
-            .as_ref()
-            .map_or((0, 0, false), |checkpoint| (checkpoint.sequence, checkpoint.round, checkpoint.journal_expected));
+        let (sequence, round, expected) = checkpoint.as_ref().map_or((0, 0, false), |checkpoint| {
+            (checkpoint.sequence, checkpoint.round, checkpoint.journal_expected)
+        });
         replay::scan(&*disk, &layout, directory_id, sequence, round, expected)?
     };
     let mut damage = scan.damage.clone();
     let mut other_damage = Vec::new();
     let mut topics = read_topics(&*disk, &layout, &mut other_damage)?;
     // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
-    disk.sync_dir(&layout.topics_dir()).map_err(|error| Error::io("syncing the topics' directory", error))?;
+    disk.sync_dir(&layout.topics_dir())
+        .map_err(|error| Error::io("syncing the topics' directory", error))?;
     let is_fresh = scan.all_files.is_empty() && topics.is_empty() && other_damage.is_empty();
     // One slot that is not whole is what a crash in the middle of its write leaves. With none that is whole, the
     // journal's beginning is not known either: a checkpoint is written before there is a journal.
     if checkpoint.is_none() && !is_fresh {
-        damage.push(format!("{} and its second slot are damaged or missing", layout.checkpoint(0).display()));
+        damage.push(format!(
+            "{} and its second slot are damaged or missing",
+            layout.checkpoint(0).display()
+        ));
     }
     let is_whole = damage.is_empty();
     damage.extend(other_damage);
@@ -149,19 +161,32 @@ pub(crate) fn open(
         damage,
         is_whole,
     };
-    let deleting = checkpoint.as_ref().map_or(&[][..], |checkpoint| &checkpoint.deleting);
+    let deleting = checkpoint
+        .as_ref()
+        .map_or(&[][..], |checkpoint| &checkpoint.deleting);
     let deleted = recovery.replay(&scan, &topics, deleting, &mut state)?;
     for body in topics.extract_if(.., |body| deleted.contains(&body.id)) {
         let (from, to) = (layout.topic_dir(&body.name), layout.deleted(body.id));
-        let moved = disk.rename(&from, &to).and_then(|()| disk.sync_dir(&layout.topics_dir()));
+        let moved = disk
+            .rename(&from, &to)
+            .and_then(|()| disk.sync_dir(&layout.topics_dir()));
         moved.map_err(|error| Error::io(format!("moving {} away", from.display()), error))?;
-        disk.remove_dir_all(&to).map_err(|error| Error::io(format!("removing {}", to.display()), error))?;
+        disk.remove_dir_all(&to)
+            .map_err(|error| Error::io(format!("removing {}", to.display()), error))?;
     }
 
-    let largest_id = topics.iter().map(|body| body.id.0).chain(deleted.iter().map(|id| id.0)).max();
+    let largest_id = topics
+        .iter()
+        .map(|body| body.id.0)
+        .chain(deleted.iter().map(|id| id.0))
+        .max();
     let next_topic_id = largest_id
         .map_or(1, |id| id + 1)
-        .max(checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.next_topic_id))
+        .max(
+            checkpoint
+                .as_ref()
+                .map_or(1, |checkpoint| checkpoint.next_topic_id),
+        )
         .max(recovery.known.keys().map(|id| id.topic.0 + 1).max().unwrap_or(1));
     let queue = Committer::new(options.queue_bytes, options.max_request_bytes);
     let pool = SegmentPool::new(Arc::clone(&disk), options.max_open_segments);
@@ -170,13 +195,24 @@ pub(crate) fn open(
         recovered.push(recovery.topic(body, &pool, &queue)?);
     }
     recovery.sync()?;
-    let mut lost: Vec<u64> =
-        recovery.known.keys().map(|id| id.topic).filter(|id| !deleted.contains(id)).map(|id| id.0).collect();
+    let mut lost: Vec<u64> = recovery
+        .known
+        .keys()
+        .map(|id| id.topic)
+        .filter(|id| !deleted.contains(id))
+        .map(|id| id.0)
+        .collect();
     lost.dedup();
-    recovery.damage.extend(lost.iter().map(|id| format!("the directory of topic {id} is missing or not served")));
+    recovery.damage.extend(
+        lost.iter()
+            .map(|id| format!("the directory of topic {id} is missing or not served")),
+    );
     let damage = std::mem::take(&mut recovery.damage);
     for what in &damage {
-        tracing::error!(damage = what, "the data directory is damaged: what is healthy is served; run quipu verify");
+        tracing::error!(
+            damage = what,
+            "the data directory is damaged: what is healthy is served; run quipu verify"
+        );
     }
 
     // From here on a new journal: everything before it is in the segments, and a checkpoint says so.
@@ -187,7 +223,11 @@ pub(crate) fn open(
             .map_or(1, |sequence| sequence + 1)
             .max(checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.sequence)),
     };
-    let mut snapshots = Snapshots { checkpoint: checkpoint_slots, state: state_slots, round: next.round };
+    let mut snapshots = Snapshots {
+        checkpoint: checkpoint_slots,
+        state: state_slots,
+        round: next.round,
+    };
     if std::mem::take(&mut state.changed) {
         snapshots.state.write(&state.encode())?;
     }
@@ -199,7 +239,12 @@ pub(crate) fn open(
         round: next.round,
         journal_expected: false,
         deleting: Vec::new(),
-        partitions: entries.map(|partition| Entry { round: next.round, ..partition.writer.lock().synced }).collect(),
+        partitions: entries
+            .map(|partition| Entry {
+                round: next.round,
+                ..partition.writer.lock().synced
+            })
+            .collect(),
     };
     snapshots.checkpoint.write(&fresh.encode())?;
     let leftovers = leftovers(&*disk, &scan, options.journal_file_bytes, is_whole)?;
@@ -212,7 +257,13 @@ pub(crate) fn open(
         leftovers,
     )?;
     // Now the journal file is there, and a checkpoint that expects it makes its loss known.
-    snapshots.checkpoint.write(&Checkpoint { journal_expected: true, ..fresh }.encode())?;
+    snapshots.checkpoint.write(
+        &Checkpoint {
+            journal_expected: true,
+            ..fresh
+        }
+        .encode(),
+    )?;
     drop(recovery);
     let catalog = Catalog::new(recovered, next_topic_id);
     Ok(Arc::new(Engine::new(
@@ -322,7 +373,9 @@ impl Recovery<'_> {
         round: u64,
     ) -> Result<()> {
         let malformed = || {
-            Error::Directory(format!("round {round} of the journal holds a batch that is none: use a newer quipu"))
+            Error::Directory(format!(
+                "round {round} of the journal holds a batch that is none: use a newer quipu"
+            ))
         };
         let mut next_offset = None;
         for batch in Batches::new(bytes) {
@@ -353,7 +406,10 @@ impl Recovery<'_> {
         }
         known.next_offset = next_offset.max(known.next_offset);
 
-        let dir = self.layout.topic_dir(&body.name).join(partition.index.to_string());
+        let dir = self
+            .layout
+            .topic_dir(&body.name)
+            .join(partition.index.to_string());
         let path = dir.join(format!("{segment_base:020}.log"));
         let context = |error| Error::io(format!("writing {}", path.display()), error);
         let file = if let Some(file) = self.touched.get(&path) {
@@ -375,7 +431,8 @@ impl Recovery<'_> {
             self.touched.insert(path.clone(), Arc::clone(&file));
             file
         };
-        file.write_all_at(&[IoSlice::new(bytes)], position.get()).map_err(context)
+        file.write_all_at(&[IoSlice::new(bytes)], position.get())
+            .map_err(context)
     }
 
     /// Makes durable what was written so far.
@@ -384,10 +441,13 @@ impl Recovery<'_> {
             file.start_writeback();
         }
         for (path, file) in self.touched.drain() {
-            file.sync_data().map_err(|error| Error::io(format!("syncing {}", path.display()), error))?;
+            file.sync_data()
+                .map_err(|error| Error::io(format!("syncing {}", path.display()), error))?;
         }
         for dir in std::mem::take(&mut self.touched_dirs) {
-            self.disk.sync_dir(&dir).map_err(|error| Error::io(format!("syncing {}", dir.display()), error))?;
+            self.disk
+                .sync_dir(&dir)
+                .map_err(|error| Error::io(format!("syncing {}", dir.display()), error))?;
         }
         Ok(())
     }
@@ -397,7 +457,10 @@ impl Recovery<'_> {
         self.touched_dirs.insert(self.layout.topic_dir(&body.name));
         let mut partitions = Vec::with_capacity(body.partitions as usize);
         for index in 0..body.partitions {
-            let id = PartitionId { topic: body.id, index };
+            let id = PartitionId {
+                topic: body.id,
+                index,
+            };
             let dir = self.layout.topic_dir(&body.name).join(index.to_string());
             let known = self.known.remove(&id).unwrap_or_else(Known::nothing);
             let (log_start_offset, next_offset, segments, active) =
@@ -414,7 +477,11 @@ impl Recovery<'_> {
             };
             partitions.push(Partition::new(beginning, Arc::clone(pool), queue.clone()));
         }
-        let spec = TopicSpec { partitions: body.partitions, settings: body.settings, properties: body.properties };
+        let spec = TopicSpec {
+            partitions: body.partitions,
+            settings: body.settings,
+            properties: body.properties,
+        };
         Ok(Arc::new(Topic::new(body.name, body.id, spec, partitions)))
     }
 
@@ -511,11 +578,23 @@ impl Recovery<'_> {
         let mut active = None;
         for (base, length) in files {
             let capacity = segment_bytes.max(length);
-            let segment = Arc::new(Segment::new(Arc::clone(pool), dir, base, capacity, FilePos(length)));
+            let segment = Arc::new(Segment::new(
+                Arc::clone(pool),
+                dir,
+                base,
+                capacity,
+                FilePos(length),
+            ));
             if let Some((active_base, position, made)) = known.active
                 && active_base == base
             {
-                active = Some(Active { segment: Arc::clone(&segment), position, made, capacity, file: None });
+                active = Some(Active {
+                    segment: Arc::clone(&segment),
+                    position,
+                    made,
+                    capacity,
+                    file: None,
+                });
             }
             segments.push(segment);
         }
@@ -529,8 +608,14 @@ impl Recovery<'_> {
 
     /// Goes on over segments that no evidence names, when the evidence is not whole.
     fn follow(&mut self, dir: &Path, known: &mut Known, files: &mut BTreeMap<Offset, u64>) -> Result<()> {
-        let Some((active, ..)) = known.active else { return Ok(()) };
-        let later: Vec<(Offset, u64)> = files.range(active..).skip(1).map(|(base, length)| (*base, *length)).collect();
+        let Some((active, ..)) = known.active else {
+            return Ok(());
+        };
+        let later: Vec<(Offset, u64)> = files
+            .range(active..)
+            .skip(1)
+            .map(|(base, length)| (*base, *length))
+            .collect();
         for (base, length) in later {
             if base < known.next_offset {
                 self.damage.push(format!(
@@ -565,7 +650,9 @@ impl Recovery<'_> {
         let mut header_bytes = [0; batch::HEADER_BYTES];
         while position + batch::HEADER_BYTES as u64 <= length {
             file.read_at(&mut header_bytes, position).map_err(context)?;
-            let Ok(header) = BatchHeader::peek(&header_bytes) else { break };
+            let Ok(header) = BatchHeader::peek(&header_bytes) else {
+                break;
+            };
             let bytes = header.total_bytes() as u64;
             if header.base_offset < next_offset || position + bytes > length {
                 break;
@@ -587,7 +674,10 @@ impl Recovery<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             Err(error) => return Err(Error::io(format!("listing {}", dir.display()), error)),
         };
-        Ok(entries.into_iter().filter_map(|entry| Some((parse_log_name(&entry.name)?, entry.len))).collect())
+        Ok(entries
+            .into_iter()
+            .filter_map(|entry| Some((parse_log_name(&entry.name)?, entry.len)))
+            .collect())
     }
 
     fn cut(&mut self, dir: &Path, base: Offset, end: FilePos) -> Result<()> {
@@ -620,7 +710,9 @@ impl Recovery<'_> {
 /// Every topic that has a description.
 fn read_topics(disk: &dyn Disk, layout: &Layout, damage: &mut Vec<String>) -> Result<Vec<TopicBody>> {
     let dir = layout.topics_dir();
-    let entries = disk.list(&dir).map_err(|error| Error::io(format!("listing {}", dir.display()), error))?;
+    let entries = disk
+        .list(&dir)
+        .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?;
     let mut topics = Vec::new();
     for entry in entries.into_iter().filter(|entry| entry.is_dir) {
         let path = dir.join(&entry.name).join(TOPIC_FILE);
@@ -630,7 +722,11 @@ fn read_topics(disk: &dyn Disk, layout: &Layout, damage: &mut Vec<String>) -> Re
         };
         match unseal_json::<TopicBody>(TOPIC_MAGIC, &bytes) {
             Ok(body) if body.name == entry.name => topics.push(body),
-            Ok(body) => damage.push(format!("{} describes the topic {}: it is not served", path.display(), body.name)),
+            Ok(body) => damage.push(format!(
+                "{} describes the topic {}: it is not served",
+                path.display(),
+                body.name
+            )),
             Err(SealError::Version(version)) => {
                 return Err(Error::Directory(format!(
                     "{} is of version {version}: use a newer quipu",
@@ -638,7 +734,10 @@ fn read_topics(disk: &dyn Disk, layout: &Layout, damage: &mut Vec<String>) -> Re
                 )));
             }
             Err(SealError::Damaged(what)) => {
-                damage.push(format!("{} is damaged ({what}): the topic is not served", path.display()));
+                damage.push(format!(
+                    "{} is damaged ({what}): the topic is not served",
+                    path.display()
+                ));
             }
         }
     }
@@ -646,10 +745,16 @@ fn read_topics(disk: &dyn Disk, layout: &Layout, damage: &mut Vec<String>) -> Re
 }
 
 fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
-    let entries = disk.list(dir).map_err(|error| Error::io(format!("listing {}", dir.display()), error))?;
+    let entries = disk
+        .list(dir)
+        .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?;
     for entry in entries {
         let path = dir.join(&entry.name);
-        let removed = if entry.is_dir { disk.remove_dir_all(&path) } else { disk.remove_file(&path) };
+        let removed = if entry.is_dir {
+            disk.remove_dir_all(&path)
+        } else {
+            disk.remove_file(&path)
+        };
         removed.map_err(|error| Error::io(format!("removing {}", path.display()), error))?;
     }
     Ok(())
@@ -662,7 +767,8 @@ fn leftovers(disk: &dyn Disk, scan: &Scan, file_bytes: u64, is_healthy: bool) ->
     for (_, path, length) in &scan.all_files {
         let context = |error| Error::io(format!("putting {} aside", path.display()), error);
         if !is_healthy {
-            disk.rename(path, &path.with_extension("damaged")).map_err(context)?;
+            disk.rename(path, &path.with_extension("damaged"))
+                .map_err(context)?;
         } else if *length == file_bytes {
             usable.push(path.clone());
         } else {

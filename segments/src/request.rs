@@ -27,7 +27,10 @@ impl Records {
     fn bytes(&self) -> usize {
         match self {
             Self::Loose(builder) => builder.len(),
-            Self::Sealed(batches) => batches.iter().map(|batch| batch.as_bytes().len() + ITEM_OVERHEAD_BYTES).sum(),
+            Self::Sealed(batches) => batches
+                .iter()
+                .map(|batch| batch.as_bytes().len() + ITEM_OVERHEAD_BYTES)
+                .sum(),
         }
     }
 
@@ -66,8 +69,14 @@ pub struct AppendRequest {
 /// What a round does.
 pub(crate) enum Operation {
     Append(AppendRequest),
-    Trim { partition: Arc<Partition>, before: Offset },
-    DeleteTopic { topic: Arc<Topic>, state: Vec<StateChange> },
+    Trim {
+        partition: Arc<Partition>,
+        before: Offset,
+    },
+    DeleteTopic {
+        topic: Arc<Topic>,
+        state: Vec<StateChange>,
+    },
 }
 
 pub(crate) struct Queued {
@@ -108,7 +117,12 @@ const MAX_STATE_VALUE_BYTES: usize = 1 << 20;
 
 impl Committer {
     pub(crate) fn new(queue_bytes: u64, max_request_bytes: usize) -> Self {
-        let queue = Queue { requests: Vec::new(), bytes: 0, refusal: None, closing: false };
+        let queue = Queue {
+            requests: Vec::new(),
+            bytes: 0,
+            refusal: None,
+            closing: false,
+        };
         let shared = Shared {
             queue: Mutex::new(queue),
             arrived: Condvar::new(),
@@ -116,11 +130,16 @@ impl Committer {
             max_request_bytes,
             driver: OnceLock::new(),
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     pub(crate) fn set_driver(&self, engine: &Arc<Engine>) {
-        self.shared.driver.set(Arc::downgrade(engine)).expect("a log has one driver, set when it is opened");
+        self.shared
+            .driver
+            .set(Arc::downgrade(engine))
+            .expect("a log has one driver, set when it is opened");
     }
 
     /// Queues an append.
@@ -128,10 +147,19 @@ impl Committer {
         let mut bytes = 0;
         for (index, part) in request.parts.iter().enumerate() {
             if part.records.count() == 0 {
-                return Err(Error::Invalid(format!("there is no record for {}", part.partition.name())));
+                return Err(Error::Invalid(format!(
+                    "there is no record for {}",
+                    part.partition.name()
+                )));
             }
-            if request.parts[..index].iter().any(|other| Arc::ptr_eq(&other.partition, &part.partition)) {
-                return Err(Error::Invalid(format!("two parts are for {}", part.partition.name())));
+            if request.parts[..index]
+                .iter()
+                .any(|other| Arc::ptr_eq(&other.partition, &part.partition))
+            {
+                return Err(Error::Invalid(format!(
+                    "two parts are for {}",
+                    part.partition.name()
+                )));
             }
             bytes += part.records.bytes() + ITEM_OVERHEAD_BYTES;
         }
@@ -140,7 +168,10 @@ impl Committer {
             return Err(Error::Invalid("a request needs a record or a change".into()));
         }
         if bytes > self.shared.max_request_bytes {
-            return Err(Error::RequestTooLarge { size: bytes, limit: self.shared.max_request_bytes });
+            return Err(Error::RequestTooLarge {
+                size: bytes,
+                limit: self.shared.max_request_bytes,
+            });
         }
         self.submit(Operation::Append(request), bytes as u64)
     }
@@ -175,11 +206,17 @@ impl Committer {
             return Err(refusal.clone());
         }
         if queue.bytes > 0 && queue.bytes + bytes > self.shared.queue_bytes {
-            return Err(Error::Overloaded { queued_bytes: queue.bytes });
+            return Err(Error::Overloaded {
+                queued_bytes: queue.bytes,
+            });
         }
         let was_empty = queue.requests.is_empty();
         queue.bytes += bytes;
-        queue.requests.push(Queued { operation, answer, bytes });
+        queue.requests.push(Queued {
+            operation,
+            answer,
+            bytes,
+        });
         drop(queue);
         if was_empty {
             self.shared.arrived.notify_one();
@@ -243,7 +280,9 @@ fn state_bytes(changes: &[StateChange]) -> Result<usize> {
     for change in changes {
         let value = change.value.as_ref().map_or(0, Vec::len);
         if change.key.len() > MAX_STATE_KEY_BYTES || value > MAX_STATE_VALUE_BYTES {
-            return Err(Error::Invalid("a key or a value of the state is too large".into()));
+            return Err(Error::Invalid(
+                "a key or a value of the state is too large".into(),
+            ));
         }
         bytes += change.key.len() + value + ITEM_OVERHEAD_BYTES;
     }

@@ -27,8 +27,13 @@ struct Candidate {
 /// while what remains still holds `retention_bytes`. The active segment (the last) can go by time only.
 fn choose(segments: &[Candidate], settings: &TopicSettings, now: TimestampMs) -> Option<Offset> {
     let expired = settings.retention_ms.map_or(0, |retention_ms| {
-        let horizon = now.get().saturating_sub(i64::try_from(retention_ms).unwrap_or(i64::MAX));
-        segments.iter().take_while(|segment| segment.max_timestamp.is_some_and(|max| max.get() < horizon)).count()
+        let horizon = now
+            .get()
+            .saturating_sub(i64::try_from(retention_ms).unwrap_or(i64::MAX));
+        segments
+            .iter()
+            .take_while(|segment| segment.max_timestamp.is_some_and(|max| max.get() < horizon))
+            .count()
     });
     let surplus = settings.retention_bytes.map_or(0, |retention_bytes| {
         let mut remaining: u64 = segments.iter().map(|segment| segment.bytes).sum();
@@ -60,7 +65,11 @@ impl Engine {
                 if let Some(start) = wanted_start(partition, &settings, now)
                     && start > partition.positions().log_start_offset
                 {
-                    tracing::info!(partition = partition.name(), log_start_offset = start.get(), "retention deletes old segments");
+                    tracing::info!(
+                        partition = partition.name(),
+                        log_start_offset = start.get(),
+                        "retention deletes old segments"
+                    );
                     partition.trim(start)?;
                 }
             }
@@ -76,10 +85,17 @@ fn wanted_start(partition: &Arc<Partition>, settings: &TopicSettings, now: Times
         .iter()
         .enumerate()
         .map(|(index, segment)| Candidate {
-            end: view.segments.get(index + 1).map_or(view.end_offset, |next| next.base_offset()),
+            end: view
+                .segments
+                .get(index + 1)
+                .map_or(view.end_offset, |next| next.base_offset()),
             bytes: segment.readable().get(),
             // A segment whose timestamps cannot be read is kept: damage is not a reason to delete.
-            max_timestamp: if settings.retention_ms.is_some() { segment.max_timestamp().ok().flatten() } else { None },
+            max_timestamp: if settings.retention_ms.is_some() {
+                segment.max_timestamp().ok().flatten()
+            } else {
+                None
+            },
         })
         .collect();
     choose(&candidates, settings, now)
@@ -90,36 +106,75 @@ mod tests {
     use super::*;
 
     fn segment(end: u64, bytes: u64, max_timestamp: i64) -> Candidate {
-        Candidate { end: Offset::new(end), bytes, max_timestamp: Some(TimestampMs(max_timestamp)) }
+        Candidate {
+            end: Offset::new(end),
+            bytes,
+            max_timestamp: Some(TimestampMs(max_timestamp)),
+        }
     }
 
     fn settings(retention_ms: Option<u64>, retention_bytes: Option<u64>) -> TopicSettings {
-        TopicSettings { retention_ms, retention_bytes, ..TopicSettings::default() }
+        TopicSettings {
+            retention_ms,
+            retention_bytes,
+            ..TopicSettings::default()
+        }
     }
 
     #[test]
     fn segments_go_by_time_from_the_oldest_until_one_is_young_enough() {
-        let segments = [segment(10, 1, 100), segment(20, 1, 300), segment(30, 1, 150), segment(40, 1, 500)];
+        let segments = [
+            segment(10, 1, 100),
+            segment(20, 1, 300),
+            segment(30, 1, 150),
+            segment(40, 1, 500),
+        ];
         let now = TimestampMs(1200);
-        assert_eq!(choose(&segments, &settings(Some(1000), None), now), Some(Offset::new(10)));
-        assert_eq!(choose(&segments, &settings(Some(899), None), now), Some(Offset::new(30)));
+        assert_eq!(
+            choose(&segments, &settings(Some(1000), None), now),
+            Some(Offset::new(10))
+        );
+        assert_eq!(
+            choose(&segments, &settings(Some(899), None), now),
+            Some(Offset::new(30))
+        );
         assert_eq!(choose(&segments, &settings(Some(1100), None), now), None);
-        assert_eq!(choose(&segments, &settings(Some(0), None), now), Some(Offset::new(40)), "the active one too");
+        assert_eq!(
+            choose(&segments, &settings(Some(0), None), now),
+            Some(Offset::new(40)),
+            "the active one too"
+        );
     }
 
     #[test]
     fn segments_go_by_size_while_the_rest_holds_enough_and_the_active_one_stays() {
         let segments = [segment(10, 100, 0), segment(20, 100, 0), segment(30, 50, 0)];
         let now = TimestampMs(0);
-        assert_eq!(choose(&segments, &settings(None, Some(150)), now), Some(Offset::new(10)));
+        assert_eq!(
+            choose(&segments, &settings(None, Some(150)), now),
+            Some(Offset::new(10))
+        );
         assert_eq!(choose(&segments, &settings(None, Some(151)), now), None);
-        assert_eq!(choose(&segments, &settings(None, Some(0)), now), Some(Offset::new(20)));
+        assert_eq!(
+            choose(&segments, &settings(None, Some(0)), now),
+            Some(Offset::new(20))
+        );
         assert_eq!(choose(&[], &settings(Some(0), Some(0)), now), None);
     }
 
     #[test]
     fn a_segment_without_a_known_time_is_kept() {
-        let unknown = Candidate { max_timestamp: None, ..segment(10, 1, 0) };
-        assert_eq!(choose(&[unknown, segment(20, 1, 0)], &settings(Some(0), None), TimestampMs(9)), None);
+        let unknown = Candidate {
+            max_timestamp: None,
+            ..segment(10, 1, 0)
+        };
+        assert_eq!(
+            choose(
+                &[unknown, segment(20, 1, 0)],
+                &settings(Some(0), None),
+                TimestampMs(9)
+            ),
+            None
+        );
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Slots {
 
 /// What was found in the slots when they were opened.
 pub(crate) struct Found {
+    /// The newest payload's; 0 if there is none.
+    generation: u64,
     /// The newest payload that is whole.
     pub(crate) payload: Option<Vec<u8>>,
     /// What is wrong with a slot that exists and is not whole. One such slot is what a crash leaves; two are damage.
@@ -44,10 +46,31 @@ impl Slots {
         magic: [u8; 8],
         version: u32,
     ) -> Result<(Self, Found)> {
+        let found = Self::read(&*disk, &paths, magic, version)?;
+        let next_generation = found.generation + 1;
+        Ok((
+            Self {
+                disk,
+                paths,
+                magic,
+                version,
+                next_generation,
+            },
+            found,
+        ))
+    }
+
+    /// Reads both slots and changes nothing.
+    ///
+    /// # Errors
+    /// As for [`Slots::open`].
+    pub(crate) fn read(disk: &dyn Disk, paths: &[PathBuf; 2], magic: [u8; 8], version: u32) -> Result<Found> {
         let mut best: Option<(u64, Vec<u8>)> = None;
         let mut damaged = Vec::new();
-        for path in &paths {
-            let Some(bytes) = read_if_exists(&*disk, path)? else { continue };
+        for path in paths {
+            let Some(bytes) = read_if_exists(disk, path)? else {
+                continue;
+            };
             match unframe(magic, version, &bytes) {
                 Ok((generation, payload)) => {
                     if best.as_ref().is_none_or(|(newest, _)| generation > *newest) {
@@ -65,9 +88,13 @@ impl Slots {
                 Err(FrameError::Damaged(what)) => damaged.push(format!("{}: {what}", path.display())),
             }
         }
-        let next_generation = best.as_ref().map_or(1, |(generation, _)| generation + 1);
-        let slots = Self { disk, paths, magic, version, next_generation };
-        Ok((slots, Found { payload: best.map(|(_, payload)| payload), damaged }))
+        let (generation, payload) =
+            best.map_or((0, None), |(generation, payload)| (generation, Some(payload)));
+        Ok(Found {
+            generation,
+            payload,
+            damaged,
+        })
     }
 
     /// Makes sure that both files are there, by name and with room, so that later writes need neither space nor a
@@ -82,13 +109,16 @@ impl Slots {
             let length = file.len().map_err(context)? as usize;
             if length < ROOM_BYTES {
                 let zeros = vec![0; ROOM_BYTES - length];
-                file.write_all_at(&[IoSlice::new(&zeros)], length as u64).map_err(context)?;
+                file.write_all_at(&[IoSlice::new(&zeros)], length as u64)
+                    .map_err(context)?;
                 file.sync_data().map_err(context)?;
             }
         }
         // Also where they were there: the process that made them may have ended before it synced their names.
         let dir = self.paths[0].parent().unwrap_or(Path::new("."));
-        self.disk.sync_dir(dir).map_err(|error| Error::io(format!("syncing {}", dir.display()), error))
+        self.disk
+            .sync_dir(dir)
+            .map_err(|error| Error::io(format!("syncing {}", dir.display()), error))
     }
 
     /// Writes a new payload into the older slot and syncs it. When this returns `Ok`, the payload is durable.

@@ -73,7 +73,11 @@ impl State {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let bytes: usize = self.map.iter().map(|(key, value)| 8 + key.len() + value.len()).sum();
+        let bytes: usize = self
+            .map
+            .iter()
+            .map(|(key, value)| 8 + key.len() + value.len())
+            .sum();
         let mut out = Vec::with_capacity(8 + bytes);
         out.extend_from_slice(&(self.map.len() as u64).to_le_bytes());
         for (key, value) in &self.map {
@@ -91,7 +95,10 @@ impl State {
         let mut map = BTreeMap::new();
         for _ in 0..count {
             let (key, value) = (fields.u32()?, fields.u32()?);
-            map.insert(fields.bytes(key as usize)?.into(), fields.bytes(value as usize)?.into());
+            map.insert(
+                fields.bytes(key as usize)?.into(),
+                fields.bytes(value as usize)?.into(),
+            );
         }
         fields.is_empty().then_some(Self { map, changed: false })
     }

@@ -83,7 +83,13 @@ impl Engine {
     }
 
     fn sync_partition(&self, capture: Capture, mark: Mark) {
-        let Capture { partition, files, entry, new_names, closed_segments } = capture;
+        let Capture {
+            partition,
+            files,
+            entry,
+            new_names,
+            closed_segments,
+        } = capture;
         if partition.is_deleted() {
             return;
         }
@@ -94,7 +100,10 @@ impl Engine {
         }
         if new_names {
             // The partition's own name as well: its directory is made with its first segment.
-            let topic_dir = partition.dir().parent().expect("a partition lies in its topic's directory");
+            let topic_dir = partition
+                .dir()
+                .parent()
+                .expect("a partition lies in its topic's directory");
             result = result
                 .and_then(|()| self.disk.sync_dir(partition.dir()))
                 .and_then(|()| self.disk.sync_dir(topic_dir));
@@ -120,9 +129,14 @@ impl Engine {
             return;
         }
         writer.unsynced.retain(|unsynced| {
-            !files.iter().any(|(base, _, writes)| unsynced.base == *base && unsynced.writes == *writes)
+            !files
+                .iter()
+                .any(|(base, _, writes)| unsynced.base == *base && unsynced.writes == *writes)
         });
-        writer.synced = Entry { round: mark.round, ..entry };
+        writer.synced = Entry {
+            round: mark.round,
+            ..entry
+        };
     }
 
     /// What is known to be on stable storage now. Partitions that nobody wrote to since are as they were, and failed
@@ -147,12 +161,20 @@ impl Engine {
                 partitions.push(writer.synced);
             }
         }
-        let sequence = if failed { self.journal.oldest_sequence() } else { mark.sequence };
+        let sequence = if failed {
+            self.journal.oldest_sequence()
+        } else {
+            mark.sequence
+        };
         let clean = closing && !failed && self.failure().is_none();
         Checkpoint {
             directory_id: self.directory_id,
             next_topic_id: self.catalog.next_topic_id(),
-            sequence: if clean { self.journal.unused_sequence() } else { sequence },
+            sequence: if clean {
+                self.journal.unused_sequence()
+            } else {
+                sequence
+            },
             round,
             journal_expected: !clean,
             deleting: self.catalog.deleting(),
@@ -199,9 +221,14 @@ impl Engine {
         let mut last_retention = self.clock.monotonic();
         let mut last_sync = last_retention;
         self.make_spares();
-        while let Some(asked) = self.wake_syncer.wait(self.options.checkpoint_interval.min(self.options.retention_interval)) {
+        while let Some(asked) = self.wake_syncer.wait(
+            self.options
+                .checkpoint_interval
+                .min(self.options.retention_interval),
+        ) {
             let now = self.clock.monotonic();
-            let is_due = now.since(last_sync) >= self.options.checkpoint_interval && !self.dirty.lock().is_empty();
+            let is_due =
+                now.since(last_sync) >= self.options.checkpoint_interval && !self.dirty.lock().is_empty();
             if asked || is_due {
                 last_sync = now;
                 match self.sync_segments() {
@@ -255,5 +282,11 @@ fn capture(partition: Arc<Partition>) -> Capture {
     let new_names = std::mem::take(&mut writer.new_names);
     let closed_segments = std::mem::take(&mut writer.closed_segments);
     drop(writer);
-    Capture { partition, files, entry, new_names, closed_segments }
+    Capture {
+        partition,
+        files,
+        entry,
+        new_names,
+        closed_segments,
+    }
 }

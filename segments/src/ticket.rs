@@ -73,7 +73,12 @@ pub(crate) struct Answer {
 /// A ticket and the side that answers it.
 pub(crate) fn ticket() -> (Ticket, Answer) {
     let slot = Arc::new(Mutex::new(Slot::Waiting(None)));
-    (Ticket { slot: Arc::clone(&slot) }, Answer { slot: Some(slot) })
+    (
+        Ticket {
+            slot: Arc::clone(&slot),
+        },
+        Answer { slot: Some(slot) },
+    )
 }
 
 impl Answer {
@@ -191,7 +196,9 @@ mod tests {
     fn a_blocked_thread_gets_the_answer_of_another() {
         let (ticket, answer) = ticket();
         let thread = std::thread::spawn(move || {
-            let appended = Appended { base_offsets: vec![Offset::new(7)] };
+            let appended = Appended {
+                base_offsets: vec![Offset::new(7)],
+            };
             if let Some(waker) = answer.give(Ok(appended)) {
                 waker.wake();
             }

@@ -31,7 +31,12 @@ pub struct TopicSettings {
 
 impl Default for TopicSettings {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, segment_ms: 7 * 24 * 3600 * 1000, retention_ms: None, retention_bytes: None }
+        Self {
+            segment_bytes: 64 << 20,
+            segment_ms: 7 * 24 * 3600 * 1000,
+            retention_ms: None,
+            retention_bytes: None,
+        }
     }
 }
 
@@ -64,8 +69,16 @@ struct Inner {
 impl Topic {
     pub(crate) fn new(name: String, id: TopicId, spec: TopicSpec, partitions: Vec<Arc<Partition>>) -> Self {
         assert_eq!(spec.partitions as usize, partitions.len(), "partitions of {name}");
-        let inner = Inner { spec: Arc::new(spec), partitions: partitions.into() };
-        Self { name, id, inner: RwLock::new(inner), deleted: AtomicBool::new(false) }
+        let inner = Inner {
+            spec: Arc::new(spec),
+            partitions: partitions.into(),
+        };
+        Self {
+            name,
+            id,
+            inner: RwLock::new(inner),
+            deleted: AtomicBool::new(false),
+        }
     }
 
     /// Its name.
@@ -122,7 +135,10 @@ impl Topic {
         for partition in &partitions {
             partition.set_settings(Arc::clone(&settings));
         }
-        *self.inner.write() = Inner { spec: Arc::new(spec), partitions: partitions.into() };
+        *self.inner.write() = Inner {
+            spec: Arc::new(spec),
+            partitions: partitions.into(),
+        };
     }
 }
 
@@ -195,9 +211,16 @@ mod tests {
         };
         let bytes = seal_json("quipu-topic", &body);
         assert_eq!(unseal_json::<TopicBody>("quipu-topic", &bytes), Ok(body));
-        let changed = String::from_utf8(bytes.clone()).unwrap().replace("\"partitions\":6", "\"partitions\":7");
+        let changed = String::from_utf8(bytes.clone())
+            .unwrap()
+            .replace("\"partitions\":6", "\"partitions\":7");
         assert!(unseal_json::<TopicBody>("quipu-topic", changed.as_bytes()).is_err());
-        let future = String::from_utf8(bytes).unwrap().replace("\"version\":1", "\"version\":2");
-        assert_eq!(unseal_json::<TopicBody>("quipu-topic", future.as_bytes()), Err(SealError::Version(2)));
+        let future = String::from_utf8(bytes)
+            .unwrap()
+            .replace("\"version\":1", "\"version\":2");
+        assert_eq!(
+            unseal_json::<TopicBody>("quipu-topic", future.as_bytes()),
+            Err(SealError::Version(2))
+        );
     }
 }

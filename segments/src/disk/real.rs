@@ -294,7 +294,8 @@ mod tests {
         assert_eq!(file.read_at(&mut found, 7).unwrap(), expected.len());
         assert_eq!(&found[..expected.len()], &expected[..]);
         file.write_all_at(&[], 0).unwrap();
-        file.write_all_at(&[IoSlice::new(&[]), IoSlice::new(&[])], 0).unwrap();
+        file.write_all_at(&[IoSlice::new(&[]), IoSlice::new(&[])], 0)
+            .unwrap();
     }
 
     #[test]
@@ -329,7 +330,10 @@ mod tests {
         }
         disk.sync_dir(dir.path()).unwrap();
         let entries = disk.list(dir.path()).unwrap();
-        let found: Vec<_> = entries.iter().map(|e| (e.name.as_str(), e.is_dir, e.len)).collect();
+        let found: Vec<_> = entries
+            .iter()
+            .map(|e| (e.name.as_str(), e.is_dir, e.len))
+            .collect();
         assert_eq!(found, [("a", false, 5), ("b", true, 0), ("c", false, 5)]);
         disk.rename(&dir.path().join("a"), &dir.path().join("c")).unwrap();
         disk.remove_dir_all(&dir.path().join("b")).unwrap();

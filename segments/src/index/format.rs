@@ -169,12 +169,7 @@ pub(crate) fn decode(
     Ok(index)
 }
 
-fn read_header(
-    file: &[u8],
-    magic: &[u8; 8],
-    base: Offset,
-    log_bytes: u64,
-) -> Result<Summary, FormatError> {
+fn read_header(file: &[u8], magic: &[u8; 8], base: Offset, log_bytes: u64) -> Result<Summary, FormatError> {
     let Some(header) = file.first_chunk::<HEADER_BYTES>() else {
         return Err(FormatError::Length {
             found: file.len(),
@@ -205,9 +200,13 @@ fn read_header(
     }
     let next_offset = Offset::try_new(u64_at(header, 32))
         .filter(|next| *next >= base)
-        .ok_or(FormatError::Malformed("the next offset lies outside of the segment"))?;
+        .ok_or(FormatError::Malformed(
+            "the next offset lies outside of the segment",
+        ))?;
     if base.checked_add(MAX_RELATIVE_OFFSET).is_none() {
-        return Err(FormatError::Malformed("the segment reaches beyond the largest offset"));
+        return Err(FormatError::Malformed(
+            "the segment reaches beyond the largest offset",
+        ));
     }
     let max_timestamp = Some(u64_at(header, 40) as i64)
         .filter(|time| *time != i64::MIN)
@@ -324,6 +323,9 @@ mod tests {
         );
         // Less than there is: right as far as it goes.
         assert!(decode(&offsets, &times, base(), LOG_BYTES + 1).is_ok());
-        assert_eq!(decode(&times, &offsets, base(), LOG_BYTES), Err(FormatError::Magic));
+        assert_eq!(
+            decode(&times, &offsets, base(), LOG_BYTES),
+            Err(FormatError::Magic)
+        );
     }
 }

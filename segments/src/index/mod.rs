@@ -168,7 +168,10 @@ impl Index {
 
     /// Adds what `later` covers, which begins where this ends.
     pub(crate) fn append(&mut self, later: &Self) {
-        assert_eq!(later.start, self.end, "an index that begins elsewhere cannot follow");
+        assert_eq!(
+            later.start, self.end,
+            "an index that begins elsewhere cannot follow"
+        );
         let before = self.max_timestamp.map_or(i64::MIN, TimestampMs::get);
         self.entries.extend_from_slice(&later.entries);
         self.earlier

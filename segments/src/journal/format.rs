@@ -95,10 +95,17 @@ impl FileHeader {
             return Err("the header's checksum does not match".into());
         }
         if version != Some(VERSION) {
-            return Err(format!("version {}, this program knows {VERSION}", version.unwrap_or_default()));
+            return Err(format!(
+                "version {}, this program knows {VERSION}",
+                version.unwrap_or_default()
+            ));
         }
         let mut number = || fields.u64().ok_or("shorter than a header");
-        Ok(Self { sequence: number()?, directory_id: number()?, file_bytes: number()? })
+        Ok(Self {
+            sequence: number()?,
+            directory_id: number()?,
+            file_bytes: number()?,
+        })
     }
 }
 
@@ -122,7 +129,12 @@ impl<'a> RoundBuilder<'a> {
     pub(crate) fn new(mut buffer: Vec<u8>) -> Self {
         buffer.clear();
         buffer.resize(ROUND_HEADER_BYTES, 0);
-        Self { buffer, borrowed: Vec::new(), borrowed_bytes: 0, items: 0 }
+        Self {
+            buffer,
+            borrowed: Vec::new(),
+            borrowed_bytes: 0,
+            items: 0,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -192,7 +204,12 @@ impl<'a> RoundBuilder<'a> {
     }
 
     /// Fills in the header and calls `write` with the round as a list of buffers, padded to whole blocks.
-    pub(crate) fn finish<T>(&mut self, sequence: u64, round: u64, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+    pub(crate) fn finish<T>(
+        &mut self,
+        sequence: u64,
+        round: u64,
+        write: impl FnOnce(&[IoSlice<'_>]) -> T,
+    ) -> T {
         let payload = self.buffer.len() - ROUND_HEADER_BYTES + self.borrowed_bytes;
         self.buffer[4..8].copy_from_slice(&ROUND_MAGIC.to_le_bytes());
         self.buffer[8..16].copy_from_slice(&round.to_le_bytes());
@@ -232,10 +249,22 @@ impl<'a> RoundBuilder<'a> {
 /// One item of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Item<'a> {
-    Append { partition: PartitionId, segment_base: Offset, position: FilePos, json_lines: bool, bytes: &'a [u8] },
-    State { key: &'a [u8], value: Option<&'a [u8]> },
+    Append {
+        partition: PartitionId,
+        segment_base: Offset,
+        position: FilePos,
+        json_lines: bool,
+        bytes: &'a [u8],
+    },
+    State {
+        key: &'a [u8],
+        value: Option<&'a [u8]>,
+    },
     TopicDeleted(TopicId),
-    LogStart { partition: PartitionId, offset: Offset },
+    LogStart {
+        partition: PartitionId,
+        offset: Offset,
+    },
 }
 
 /// A round, as it stands in a file.
@@ -267,7 +296,12 @@ impl<'a> Round<'a> {
             return None;
         }
         let file_bytes = ((ROUND_HEADER_BYTES + length) as u64).next_multiple_of(BLOCK_BYTES);
-        Some(Self { number, file_bytes, items, payload })
+        Some(Self {
+            number,
+            file_bytes,
+            items,
+            payload,
+        })
     }
 
     /// Its items, in order. `None` if they are not what this program writes, which the checksum makes a fault of the
@@ -292,31 +326,48 @@ fn item<'a>(fields: &mut Fields<'a>) -> Option<Item<'a>> {
             let json_lines = fields.u8()? & 1 == 1;
             let length = fields.u32()?;
             let bytes = fields.bytes(length as usize)?;
-            Item::Append { partition, segment_base, position, json_lines, bytes }
+            Item::Append {
+                partition,
+                segment_base,
+                position,
+                json_lines,
+                bytes,
+            }
         }
         KIND_STATE => {
             let (key, value) = (fields.u32()?, fields.u32()?);
             let key = fields.bytes(key as usize)?;
-            let value = if value == REMOVED { None } else { Some(fields.bytes(value as usize)?) };
+            let value = if value == REMOVED {
+                None
+            } else {
+                Some(fields.bytes(value as usize)?)
+            };
             Item::State { key, value }
         }
         KIND_TOPIC_DELETED => Item::TopicDeleted(TopicId(fields.u64()?)),
-        KIND_LOG_START => {
-            Item::LogStart { partition: partition(fields)?, offset: Offset::try_new(fields.u64()?)? }
-        }
+        KIND_LOG_START => Item::LogStart {
+            partition: partition(fields)?,
+            offset: Offset::try_new(fields.u64()?)?,
+        },
         _ => return None,
     })
 }
 
 fn partition(fields: &mut Fields<'_>) -> Option<PartitionId> {
-    Some(PartitionId { topic: TopicId(fields.u64()?), index: fields.u32()? })
+    Some(PartitionId {
+        topic: TopicId(fields.u64()?),
+        index: fields.u32()?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ID: PartitionId = PartitionId { topic: TopicId(7), index: 3 };
+    const ID: PartitionId = PartitionId {
+        topic: TopicId(7),
+        index: 3,
+    };
 
     fn round(big: &[u8], sequence: u64, number: u64) -> Vec<u8> {
         let mut builder = RoundBuilder::new(Vec::new());
@@ -328,7 +379,10 @@ mod tests {
         builder.log_start(ID, Offset::new(77));
         let expected = builder.file_bytes();
         let bytes = builder.finish(sequence, number, |slices| {
-            slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>()
+            slices
+                .iter()
+                .flat_map(|slice| slice.iter().copied())
+                .collect::<Vec<u8>>()
         });
         assert_eq!(bytes.len() as u64, expected);
         bytes
@@ -351,10 +405,28 @@ mod tests {
         };
         assert_eq!(items[0], first);
         assert!(matches!(items[1], Item::Append { bytes, .. } if bytes == big));
-        assert_eq!(items[2], Item::State { key: b"key", value: Some(b"value") });
-        assert_eq!(items[3], Item::State { key: b"gone", value: None });
+        assert_eq!(
+            items[2],
+            Item::State {
+                key: b"key",
+                value: Some(b"value")
+            }
+        );
+        assert_eq!(
+            items[3],
+            Item::State {
+                key: b"gone",
+                value: None
+            }
+        );
         assert_eq!(items[4], Item::TopicDeleted(TopicId(9)));
-        assert_eq!(items[5], Item::LogStart { partition: ID, offset: Offset::new(77) });
+        assert_eq!(
+            items[5],
+            Item::LogStart {
+                partition: ID,
+                offset: Offset::new(77)
+            }
+        );
     }
 
     #[test]
@@ -380,7 +452,11 @@ mod tests {
 
     #[test]
     fn a_header_says_which_file_it_is_and_every_flip_is_noticed() {
-        let header = FileHeader { sequence: 3, directory_id: 9, file_bytes: 1 << 20 };
+        let header = FileHeader {
+            sequence: 3,
+            directory_id: 9,
+            file_bytes: 1 << 20,
+        };
         let block = header.encode();
         assert_eq!(block.len() as u64, BLOCK_BYTES);
         assert_eq!(FileHeader::decode(&block), Ok(header));

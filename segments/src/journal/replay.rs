@@ -44,14 +44,28 @@ pub(crate) fn scan(
 ) -> Result<Scan> {
     let dir = layout.journal_dir();
     let mut all_files = Vec::new();
-    for entry in disk.list(&dir).map_err(|error| Error::io(format!("listing {}", dir.display()), error))? {
+    for entry in disk
+        .list(&dir)
+        .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?
+    {
         if let Some(sequence) = parse_journal_name(&entry.name) {
             all_files.push((sequence, dir.join(&entry.name), entry.len));
         }
     }
-    let mut scan = Scan { files: Vec::new(), damage: Vec::new(), all_files, next_round: first_round };
-    if journal_expected && !scan.all_files.iter().any(|(sequence, ..)| *sequence == first_sequence) {
-        scan.damage.push(format!("{} is missing", layout.journal(first_sequence).display()));
+    let mut scan = Scan {
+        files: Vec::new(),
+        damage: Vec::new(),
+        all_files,
+        next_round: first_round,
+    };
+    if journal_expected
+        && !scan
+            .all_files
+            .iter()
+            .any(|(sequence, ..)| *sequence == first_sequence)
+    {
+        scan.damage
+            .push(format!("{} is missing", layout.journal(first_sequence).display()));
     }
     for (sequence, path, length) in scan.all_files.clone() {
         if sequence >= first_sequence {
@@ -72,16 +86,23 @@ impl Scan {
         first_round: u64,
     ) -> Result<()> {
         let context = |error| Error::io(format!("reading {}", path.display()), error);
-        let view = disk.open(&path, OpenMode::Read).and_then(|file| file.map(length)).map_err(context)?;
+        let view = disk
+            .open(&path, OpenMode::Read)
+            .and_then(|file| file.map(length))
+            .map_err(context)?;
         view.populate(0, length).map_err(context)?;
         let bytes = Arc::clone(&view).bytes(0, length).map_err(context)?;
         let header = FileHeader::decode(&bytes);
         if let Err(what) = &header
             && what.starts_with("version")
         {
-            return Err(Error::Directory(format!("{}: {what}: use a newer quipu", path.display())));
+            return Err(Error::Directory(format!(
+                "{}: {what}: use a newer quipu",
+                path.display()
+            )));
         }
-        let fits = header.is_ok_and(|header| header.sequence == sequence && header.directory_id == directory_id);
+        let fits =
+            header.is_ok_and(|header| header.sequence == sequence && header.directory_id == directory_id);
         let mut rounds = Vec::new();
         let mut position = BLOCK_BYTES;
         let mut gap_at = None;
@@ -94,7 +115,11 @@ impl Scan {
             if round.number < self.next_round && round.number < first_round {
                 // Older than the checkpoint: whole, and not needed.
             } else if round.number < self.next_round {
-                self.damage.push(format!("{} repeats round {} at byte {position}", path.display(), round.number));
+                self.damage.push(format!(
+                    "{} repeats round {} at byte {position}",
+                    path.display(),
+                    round.number
+                ));
             } else {
                 if round.number > self.next_round {
                     let place = gap_at.unwrap_or(position);
@@ -112,10 +137,16 @@ impl Scan {
             position += round.file_bytes;
         }
         if !fits && !rounds.is_empty() {
-            self.damage.push(format!("{} has a damaged header", path.display()));
+            self.damage
+                .push(format!("{} has a damaged header", path.display()));
         }
         if !rounds.is_empty() {
-            self.files.push(ScannedFile { path, sequence, view, rounds });
+            self.files.push(ScannedFile {
+                path,
+                sequence,
+                view,
+                rounds,
+            });
         }
         Ok(())
     }
@@ -128,7 +159,9 @@ impl Scan {
         for file in &self.files {
             for &(position, length) in &file.rounds {
                 let context = |error| Error::io(format!("reading {}", file.path.display()), error);
-                let bytes = Arc::clone(&file.view).bytes(position, position + length).map_err(context)?;
+                let bytes = Arc::clone(&file.view)
+                    .bytes(position, position + length)
+                    .map_err(context)?;
                 let round = Round::decode(&bytes, file.sequence);
                 let Some((round, items)) = round.and_then(|round| Some((round, round.items()?))) else {
                     return Err(Error::Directory(format!(

@@ -88,7 +88,12 @@ impl Journal {
         };
         let reuse = pool.leftovers.pop();
         let file = make(&*disk, &layout, directory_id, file_bytes, next.sequence, reuse)?;
-        let current = Current { sequence: next.sequence, file, position: BLOCK_BYTES, next_round: next.round };
+        let current = Current {
+            sequence: next.sequence,
+            file,
+            position: BLOCK_BYTES,
+            next_round: next.round,
+        };
         Ok(Self {
             disk,
             layout,
@@ -114,9 +119,16 @@ impl Journal {
     /// Goes on to the next file; `false` if no spare is there (see [`Journal::wait_for_spare`]).
     pub(crate) fn switch(&self) -> bool {
         let mut pool = self.pool.lock();
-        let Some(spare) = pool.spares.pop_front() else { return false };
+        let Some(spare) = pool.spares.pop_front() else {
+            return false;
+        };
         let mut current = self.current.lock();
-        assert!(spare.sequence > current.sequence, "{} after {}", spare.sequence, current.sequence);
+        assert!(
+            spare.sequence > current.sequence,
+            "{} after {}",
+            spare.sequence,
+            current.sequence
+        );
         pool.full.push_back((current.sequence, current.next_round));
         current.sequence = spare.sequence;
         current.file = spare.file;
@@ -132,7 +144,10 @@ impl Journal {
         let mut pool = self.pool.lock();
         while pool.spares.is_empty() {
             if let Some(reason) = &pool.failed {
-                return Err(Error::LogFailed { reason: reason.clone(), in_flight: false });
+                return Err(Error::LogFailed {
+                    reason: reason.clone(),
+                    in_flight: false,
+                });
             }
             self.spare_added.wait(&mut pool);
         }
@@ -150,8 +165,14 @@ impl Journal {
         let mut current = self.current.lock();
         let (position, round) = (current.position, current.next_round);
         let bytes = builder.file_bytes();
-        assert!(position + bytes <= self.file_bytes, "{position} + {bytes} is beyond {}", self.file_bytes);
-        builder.finish(current.sequence, round, |slices| current.file.write_all_at(slices, position))?;
+        assert!(
+            position + bytes <= self.file_bytes,
+            "{position} + {bytes} is beyond {}",
+            self.file_bytes
+        );
+        builder.finish(current.sequence, round, |slices| {
+            current.file.write_all_at(slices, position)
+        })?;
         current.position += bytes;
         current.next_round += 1;
         Ok(round)
@@ -166,7 +187,10 @@ impl Journal {
     /// Says that everything up to and with `round` is published.
     pub(crate) fn set_published(&self, round: u64) {
         let sequence = self.current.lock().sequence;
-        *self.published.lock() = Mark { round: round + 1, sequence };
+        *self.published.lock() = Mark {
+            round: round + 1,
+            sequence,
+        };
     }
 
     /// From where a recovery would have to replay if all that is published were synced.
@@ -195,7 +219,14 @@ impl Journal {
             pool.next_sequence += 1;
             (pool.next_sequence - 1, pool.leftovers.pop())
         };
-        let file = make(&*self.disk, &self.layout, self.directory_id, self.file_bytes, sequence, reuse)?;
+        let file = make(
+            &*self.disk,
+            &self.layout,
+            self.directory_id,
+            self.file_bytes,
+            sequence,
+            reuse,
+        )?;
         self.pool.lock().spares.push_back(Spare { sequence, file });
         self.spare_added.notify_all();
         Ok(true)
@@ -210,13 +241,24 @@ impl Journal {
                 let free = |&(file, end): &(u64, u64)| {
                     file < mark.sequence && end <= mark.round && pinned.is_none_or(|first| end <= first)
                 };
-                let Some(index) = pool.full.iter().position(free) else { return Ok(()) };
-                let Some((old, _)) = pool.full.remove(index) else { return Ok(()) };
+                let Some(index) = pool.full.iter().position(free) else {
+                    return Ok(());
+                };
+                let Some((old, _)) = pool.full.remove(index) else {
+                    return Ok(());
+                };
                 pool.next_sequence += 1;
                 (old, pool.next_sequence - 1)
             };
             let reuse = Some(self.layout.journal(old));
-            let file = make(&*self.disk, &self.layout, self.directory_id, self.file_bytes, sequence, reuse)?;
+            let file = make(
+                &*self.disk,
+                &self.layout,
+                self.directory_id,
+                self.file_bytes,
+                sequence,
+                reuse,
+            )?;
             self.pool.lock().spares.push_back(Spare { sequence, file });
             self.spare_added.notify_all();
         }
@@ -234,7 +276,12 @@ fn make(
 ) -> Result<Arc<dyn DiskFile>> {
     let path = layout.journal(sequence);
     let context = |error| Error::io(format!("making {}", path.display()), error);
-    let header = FileHeader { sequence, directory_id, file_bytes }.encode();
+    let header = FileHeader {
+        sequence,
+        directory_id,
+        file_bytes,
+    }
+    .encode();
     if let Some(old) = &reuse {
         disk.rename(old, &path).map_err(context)?;
     }
@@ -244,7 +291,8 @@ fn make(
         let mut position = 0;
         while position < file_bytes {
             let bytes = (file_bytes - position).min(zeros.len() as u64);
-            file.write_all_at(&[IoSlice::new(&zeros[..bytes as usize])], position).map_err(context)?;
+            file.write_all_at(&[IoSlice::new(&zeros[..bytes as usize])], position)
+                .map_err(context)?;
             position += bytes;
         }
     }

@@ -187,7 +187,9 @@ impl Inner {
                             offset >= span.from && timestamp >= time
                         });
                         if let Some(found) = found {
-                            return Ok(Verdict::Done(Some(found).filter(|(offset, _)| *offset < span.end)));
+                            return Ok(Verdict::Done(
+                                Some(found).filter(|(offset, _)| *offset < span.end),
+                            ));
                         }
                     }
                     Step::Damage(damage) if !damage.confirmed => return Ok(Verdict::Doubt(damage)),

@@ -216,7 +216,11 @@ impl Inner {
             map: Arc::clone(map),
             start,
             start_end,
-            near_end: [near_end(last_stretch), near_end(last_stretch.saturating_sub(1)), start],
+            near_end: [
+                near_end(last_stretch),
+                near_end(last_stretch.saturating_sub(1)),
+                start,
+            ],
             verified_to,
             readable,
         })

@@ -87,9 +87,8 @@ mod tests {
                 model[start as usize..end as usize].fill(true);
                 for position in 0..64u64 {
                     let rest = &model[position as usize..];
-                    let expected = rest[0].then(|| {
-                        position + rest.iter().position(|held| !held).unwrap_or(rest.len()) as u64
-                    });
+                    let expected = rest[0]
+                        .then(|| position + rest.iter().position(|held| !held).unwrap_or(rest.len()) as u64);
                     assert_eq!(set.end_of(position), expected, "{set:?} at {position}");
                 }
             }

@@ -16,11 +16,14 @@
 //! Modules: `inner` what is in memory, `warm` and `cold` the two ways to read, `walk` verification and the way past damage,
 //! `load` opening and indexes, `pool`, `intervals`.
 
+mod check;
 mod cold;
 mod inner;
 mod intervals;
 mod load;
 mod pool;
+#[cfg(test)]
+pub(crate) mod testing;
 mod walk;
 mod warm;
 
@@ -34,6 +37,7 @@ use crate::error::Result;
 use crate::index::{Index, MAX_LOG_BYTES};
 use crate::types::{FilePos, Offset, TimestampMs};
 
+pub(crate) use check::{DamagedStretch, check};
 use inner::{BaseSum, Inner};
 pub(crate) use pool::SegmentPool;
 
@@ -308,5 +312,211 @@ impl Segment {
             return Ok(None);
         }
         self.inner.first_at_or_after(time, span)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Rig, disks};
+    use super::*;
+    use crate::error::Error;
+
+    fn cold(rig: &Rig, from: u64, max_bytes: usize) -> Result<Run> {
+        let run = rig.segments[0].read(&rig.span(from), max_bytes, Access::Cold)?;
+        Ok(run.expect("cold reads always answer"))
+    }
+
+    fn warm(rig: &Rig, from: u64, max_bytes: usize) -> Option<Run> {
+        rig.segments[0]
+            .read(&rig.span(from), max_bytes, Access::Warm)
+            .unwrap()
+    }
+
+    /// The bytes of batches `from..to`.
+    fn bytes(rig: &Rig, from: usize, to: usize) -> Vec<u8> {
+        rig.written[from..to]
+            .iter()
+            .flat_map(|batch| batch.bytes.clone())
+            .collect()
+    }
+
+    #[test]
+    fn a_segment_without_records_reads_as_nothing_and_opens_nothing() {
+        for disk in disks() {
+            let rig = Rig::new(disk, 8, 40);
+            let run = warm(&rig, 40, 100).unwrap();
+            assert!(run.bytes.is_empty() && run.at_end);
+            assert_eq!(rig.segments[0].max_timestamp().unwrap(), None);
+            assert_eq!(rig.pool.open_count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_run_begins_with_the_batch_that_holds_the_offset_and_ends_with_a_whole_one() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 8, 40);
+            rig.fill(100);
+            let batch = rig.written[0].bytes.len();
+            for (from, max_bytes, first, last) in [
+                (40, batch * 3, 0, 3),
+                (49, batch * 3, 0, 3),
+                (50, batch * 3 + batch - 1, 1, 4),
+                (1035, 1 << 20, 99, 100),
+                (540, 0, 50, 51),
+                (540, 1, 50, 51),
+                (540, batch, 50, 51),
+                (40, usize::MAX, 0, 100),
+            ] {
+                for access in [Access::Cold, Access::Warm] {
+                    let run = rig.segments[0].read(&rig.span(from), max_bytes, access).unwrap();
+                    let run = run.unwrap_or_else(|| panic!("{from} is not warm"));
+                    assert_eq!(
+                        run.bytes,
+                        bytes(&rig, first, last),
+                        "{from} {max_bytes} {access:?}"
+                    );
+                    assert_eq!(run.next_offset.get(), rig.written[last - 1].next());
+                    assert_eq!(run.at_end, last == 100);
+                    assert!(run.json_lines);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_stops_before_batches_at_the_end_asked_for() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 8, 0);
+            rig.fill(100);
+            for access in [Access::Cold, Access::Warm] {
+                for (end, last) in [(500, 50), (501, 51), (509, 51), (510, 51)] {
+                    let span = Span {
+                        end: Offset::new(end),
+                        ..rig.span(200)
+                    };
+                    let run = rig.segments[0].read(&span, usize::MAX, access).unwrap().unwrap();
+                    assert_eq!(run.bytes, bytes(&rig, 20, last), "{end} {access:?}");
+                    assert!(!run.at_end);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_when_something_was_read_before() {
+        let mut rig = Rig::new(disks()[0].clone(), 8, 0);
+        rig.fill(3);
+        for access in [Access::Cold, Access::Warm] {
+            let span = Span {
+                at_least_one: false,
+                ..rig.span(0)
+            };
+            let run = rig.segments[0].read(&span, 100, access).unwrap().unwrap();
+            assert!(run.bytes.is_empty() && !run.at_end, "{access:?}");
+            assert_eq!(run.next_offset, Offset::ZERO);
+        }
+    }
+
+    #[test]
+    fn the_first_read_is_cold_and_what_is_published_then_is_warm() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 8, 0);
+            rig.fill(20);
+            assert!(warm(&rig, 0, 100).is_none());
+            assert_eq!(cold(&rig, 0, 100).unwrap().bytes, bytes(&rig, 0, 1));
+            rig.fill(3000);
+            let tail = warm(&rig, 30_190, usize::MAX).unwrap();
+            assert_eq!(tail.bytes, bytes(&rig, 3019, 3020));
+            assert!(tail.at_end);
+            assert_eq!(warm(&rig, 0, usize::MAX).unwrap().bytes, bytes(&rig, 0, 3020));
+        }
+    }
+
+    #[test]
+    fn after_a_restart_the_tail_is_read_without_the_index_of_the_rest() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 8, 0);
+            rig.fill(2000);
+            rig.reopen();
+            rig.fill(50);
+            assert_eq!(
+                cold(&rig, 20_100, usize::MAX).unwrap().bytes,
+                bytes(&rig, 2010, 2050)
+            );
+            assert_eq!(rig.pool.index_rebuilds(), 0);
+            // The rest has no index, and is scanned.
+            assert_eq!(
+                cold(&rig, 19_990, usize::MAX).unwrap().bytes,
+                bytes(&rig, 1999, 2050)
+            );
+            assert_eq!(rig.pool.index_rebuilds(), 1);
+            assert_eq!(warm(&rig, 5, usize::MAX).unwrap().bytes, bytes(&rig, 0, 2050));
+        }
+    }
+
+    #[test]
+    fn an_index_that_was_written_is_used_and_keeps_its_flags() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 8, 0);
+            rig.fill(1000);
+            rig.segments[0].write_index().unwrap();
+            rig.fill(1000);
+            rig.segments[0].write_index().unwrap();
+            rig.reopen();
+            assert_eq!(
+                rig.segments[0].max_timestamp().unwrap(),
+                Some(TimestampMs(199_990))
+            );
+            assert_eq!(rig.pool.open_count(), 0, "the header of a file says it");
+            let run = cold(&rig, 12_345, 5000).unwrap();
+            assert_eq!(run.bytes[..], bytes(&rig, 1234, 2000)[..run.bytes.len()]);
+            assert!(run.json_lines);
+            assert_eq!(rig.pool.index_rebuilds(), 0);
+        }
+    }
+
+    #[test]
+    fn a_damaged_batch_costs_no_more_than_its_own_records() {
+        for disk in disks() {
+            for indexed in [false, true] {
+                // Every byte of the header but the CRC-free leader epoch, and some of the records.
+                for byte in (0..12).chain(16..70).chain([200, 900]) {
+                    let mut rig = Rig::new(disk.clone(), 8, 1000);
+                    rig.fill(60);
+                    if indexed {
+                        rig.segments[0].write_index().unwrap();
+                    }
+                    rig.reopen();
+                    rig.flip(20, byte);
+                    let context = format!("{disk:?}, indexed {indexed}, byte {byte}");
+                    let before = cold(&rig, 1005, usize::MAX).unwrap();
+                    assert_eq!(before.bytes, bytes(&rig, 0, 20), "{context}");
+                    assert!(!before.at_end, "{context}");
+                    for from in [1200, 1205, 1209] {
+                        let error = cold(&rig, from, usize::MAX).unwrap_err();
+                        let Error::Damaged {
+                            damaged_from,
+                            damaged_until,
+                            ..
+                        } = &error
+                        else {
+                            panic!("{context}: {error}")
+                        };
+                        assert_eq!(
+                            (damaged_from.get(), damaged_until.get()),
+                            (1200, 1210),
+                            "{context}: {error}"
+                        );
+                    }
+                    let behind = cold(&rig, 1210, usize::MAX).unwrap();
+                    assert_eq!(behind.bytes, bytes(&rig, 21, 60), "{context}");
+                    assert_eq!(
+                        rig.segments[0].max_timestamp().unwrap(),
+                        Some(TimestampMs(15_990)),
+                        "{context}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -144,7 +144,11 @@ impl Walker {
     /// Moves behind a healthy batch.
     fn accept(&mut self, position: u64, header: &BatchHeader) {
         let end = position + header.total_bytes() as u64;
-        if self.verified.end_of(position).is_none_or(|verified| verified < end) {
+        if self
+            .verified
+            .end_of(position)
+            .is_none_or(|verified| verified < end)
+        {
             self.verified.insert(position, end);
             self.fresh.insert(position, end);
         }
@@ -215,12 +219,7 @@ impl Walker {
     }
 
     /// Checks that a batch's offsets fit between those around it.
-    fn check_offsets(
-        &self,
-        position: u64,
-        header: &BatchHeader,
-        upper: Option<Offset>,
-    ) -> Result<(), Fault> {
+    fn check_offsets(&self, position: u64, header: &BatchHeader, upper: Option<Offset>) -> Result<(), Fault> {
         let base = header.base_offset;
         let misfit = |expected: String| {
             Err(Fault::Damage(format!(
@@ -296,7 +295,9 @@ impl Walker {
         self.position = resume;
         self.next_offset = until.unwrap_or(from);
         // The index is right if a mark near the damage is. One that was passed over is not known to be.
-        self.at_home &= self.mark_after(position).is_none_or(|mark| mark.position > resume);
+        self.at_home &= self
+            .mark_after(position)
+            .is_none_or(|mark| mark.position > resume);
         let confirmed = self.at_home
             || (until.is_some() && self.mark_at(resume).is_some())
             || match self.mark_after(resume) {

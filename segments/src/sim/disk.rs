@@ -288,7 +288,12 @@ impl SimDisk {
     /// Takes the calls recorded since the last time: number, kind, path, position and length.
     #[must_use]
     pub fn take_trace(&self) -> Vec<String> {
-        self.0.lock().trace.as_mut().map(std::mem::take).unwrap_or_default()
+        self.0
+            .lock()
+            .trace
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 
     /// A number that two runs share only if they made the same calls in the same order.

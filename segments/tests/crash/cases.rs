@@ -6,8 +6,8 @@ use std::sync::Arc;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::sim::{SimClock, SimDisk};
 use quipu_segments::{
-    Ack, AppendRequest, Appended, Error, Log, Offset, Options, Part, Records, StateChange, TimestampMs, TopicSettings,
-    TopicSpec,
+    Ack, AppendRequest, Appended, Error, Log, Offset, Options, Part, Records, StateChange, TimestampMs,
+    TopicSettings, TopicSpec,
 };
 
 use super::check;
@@ -26,7 +26,12 @@ fn options() -> Options {
 }
 
 fn try_open(disk: &SimDisk, clock: &SimClock) -> Result<Log, Error> {
-    Log::open_with(Arc::new(disk.clone()), Arc::new(clock.clone()), Path::new(DIR), options())
+    Log::open_with(
+        Arc::new(disk.clone()),
+        Arc::new(clock.clone()),
+        Path::new(DIR),
+        options(),
+    )
 }
 
 fn open(disk: &SimDisk) -> Log {
@@ -34,8 +39,15 @@ fn open(disk: &SimDisk) -> Log {
 }
 
 fn spec(partitions: u32, segment_bytes: u64) -> TopicSpec {
-    let settings = TopicSettings { segment_bytes, ..TopicSettings::default() };
-    TopicSpec { partitions, settings, properties: Default::default() }
+    let settings = TopicSettings {
+        segment_bytes,
+        ..TopicSettings::default()
+    };
+    TopicSpec {
+        partitions,
+        settings,
+        properties: Default::default(),
+    }
 }
 
 fn request(log: &Log, topic: &str, partitions: &[u32], value: &[u8]) -> AppendRequest {
@@ -50,7 +62,11 @@ fn request(log: &Log, topic: &str, partitions: &[u32], value: &[u8]) -> AppendRe
             json_lines: false,
         }
     });
-    AppendRequest { parts: parts.collect(), state: Vec::new(), ack: Ack::Durable }
+    AppendRequest {
+        parts: parts.collect(),
+        state: Vec::new(),
+        ack: Ack::Durable,
+    }
 }
 
 fn append(log: &Log, topic: &str, partitions: &[u32], value: &[u8]) -> Result<Appended, Error> {
@@ -60,18 +76,31 @@ fn append(log: &Log, topic: &str, partitions: &[u32], value: &[u8]) -> Result<Ap
 }
 
 fn set_state(log: &Log, key: &str, value: &[u8]) -> Result<Appended, Error> {
-    let change = StateChange { key: key.into(), value: Some(value.to_vec()) };
-    let ticket = log.append(AppendRequest { state: vec![change], ..AppendRequest::default() })?;
+    let change = StateChange {
+        key: key.into(),
+        value: Some(value.to_vec()),
+    };
+    let ticket = log.append(AppendRequest {
+        state: vec![change],
+        ..AppendRequest::default()
+    })?;
     while log.run_round()? {}
     ticket.wait()
 }
 
 /// The values in a partition.
 fn values(log: &Log, topic: &str, index: u32) -> Vec<Vec<u8>> {
-    let partition = log.topic(topic).expect("it was made").partition(index).expect("it has that many");
+    let partition = log
+        .topic(topic)
+        .expect("it was made")
+        .partition(index)
+        .expect("it has that many");
     let from = partition.positions().log_start_offset;
     let records = check::read_from(&partition, from, 1 << 20).expect("all of it is readable");
-    records.into_iter().map(|(_, record)| record.value.expect("no value is missing")).collect()
+    records
+        .into_iter()
+        .map(|(_, record)| record.value.expect("no value is missing"))
+        .collect()
 }
 
 #[test]
