@@ -423,10 +423,6 @@ impl Engine {
                 }
             }
         }
-        if !writer.dirty {
-            writer.dirty = true;
-            self.dirty.lock().push(Arc::clone(&plan.partition));
-        }
     }
 
     /// A segment that was made and closed within one round is opened again for its sync.
@@ -533,7 +529,7 @@ impl Engine {
         self.stats.journal_synced(self.clock.monotonic().since(started));
 
         for plan in &*plans {
-            publish(plan);
+            self.publish(plan);
         }
         self.apply(controls);
         self.journal.set_published(round);
@@ -542,6 +538,47 @@ impl Engine {
         }
         self.stats.round(outcomes.len() as u64, records, bytes);
         Ok(())
+    }
+
+    /// Makes a plan's records readable. The journal's sync has returned.
+    fn publish(&self, plan: &Plan) {
+        let mut from = 0;
+        while let Some((segment, _)) = plan.batches.get(from).and_then(|planned| planned.place.as_ref()) {
+            let in_segment = |planned: &&Planned| {
+                planned
+                    .place
+                    .as_ref()
+                    .is_some_and(|(other, _)| Arc::ptr_eq(other, segment))
+            };
+            let notes: Vec<BatchNote> = plan.batches[from..]
+                .iter()
+                .take_while(in_segment)
+                .map(note)
+                .collect();
+            segment.publish(&notes);
+            from += notes.len();
+        }
+        {
+            let mut writer = plan.partition.writer.lock();
+            if let Some(active) = &plan.active {
+                writer.published.active = Some((active.segment.base_offset(), active.position, active.made));
+            }
+            writer.published.next_offset = plan.next_offset;
+            writer
+                .closed_segments
+                .extend(plan.closed_segments.iter().cloned());
+            self.mark_dirty(&plan.partition, &mut writer);
+        }
+        plan.partition.publish(&plan.new_segments, plan.next_offset);
+    }
+
+    /// Has the syncer look at a partition. Called when something is published, not when it is written: a sync between the
+    /// two would take the mark away with what was published before, and never come back for the rest.
+    fn mark_dirty(&self, partition: &Arc<Partition>, writer: &mut Writer) {
+        if !writer.dirty {
+            writer.dirty = true;
+            self.dirty.lock().push(Arc::clone(partition));
+        }
     }
 
     /// Applies what was journalled beside the records.
@@ -563,11 +600,7 @@ impl Engine {
                         self.garbage.lock().extend(removed);
                         self.request_sync();
                     }
-                    let mut writer = partition.writer.lock();
-                    if !writer.dirty {
-                        writer.dirty = true;
-                        self.dirty.lock().push(Arc::clone(partition));
-                    }
+                    self.mark_dirty(partition, &mut partition.writer.lock());
                 }
             }
         }
@@ -699,37 +732,6 @@ fn answer_written(outcomes: &mut Vec<Outcome>) {
     for waker in wakers {
         waker.wake();
     }
-}
-
-/// Makes a plan's records readable. The journal's sync has returned.
-fn publish(plan: &Plan) {
-    let mut from = 0;
-    while let Some((segment, _)) = plan.batches.get(from).and_then(|planned| planned.place.as_ref()) {
-        let in_segment = |planned: &&Planned| {
-            planned
-                .place
-                .as_ref()
-                .is_some_and(|(other, _)| Arc::ptr_eq(other, segment))
-        };
-        let notes: Vec<BatchNote> = plan.batches[from..]
-            .iter()
-            .take_while(in_segment)
-            .map(note)
-            .collect();
-        segment.publish(&notes);
-        from += notes.len();
-    }
-    {
-        let mut writer = plan.partition.writer.lock();
-        if let Some(active) = &plan.active {
-            writer.published.active = Some((active.segment.base_offset(), active.position, active.made));
-        }
-        writer.published.next_offset = plan.next_offset;
-        writer
-            .closed_segments
-            .extend(plan.closed_segments.iter().cloned());
-    }
-    plan.partition.publish(&plan.new_segments, plan.next_offset);
 }
 
 fn note(planned: &Planned) -> BatchNote {

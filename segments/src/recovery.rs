@@ -227,6 +227,7 @@ pub(crate) fn open(
         checkpoint: checkpoint_slots,
         state: state_slots,
         round: next.round,
+        failed_dirs: BTreeSet::new(),
     };
     if std::mem::take(&mut state.changed) {
         snapshots.state.write(&state.encode())?;

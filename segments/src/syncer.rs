@@ -9,6 +9,9 @@
 //!
 //! A failed sync stops the appends to that partition and pins the journal files which hold what it may have lost.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Entry};
@@ -61,7 +64,7 @@ impl Engine {
             file.file.start_writeback();
         }
         for capture in captures {
-            self.sync_partition(capture, mark);
+            self.sync_partition(capture, mark, &mut snapshots.failed_dirs);
         }
         self.remove_garbage();
 
@@ -82,7 +85,7 @@ impl Engine {
         self.journal.recycle(mark, pinned)
     }
 
-    fn sync_partition(&self, capture: Capture, mark: Mark) {
+    fn sync_partition(&self, capture: Capture, mark: Mark, failed_dirs: &mut BTreeSet<PathBuf>) {
         let Capture {
             partition,
             files,
@@ -104,9 +107,9 @@ impl Engine {
                 .dir()
                 .parent()
                 .expect("a partition lies in its topic's directory");
-            result = result
-                .and_then(|()| self.disk.sync_dir(partition.dir()))
-                .and_then(|()| self.disk.sync_dir(topic_dir));
+            for dir in [partition.dir(), topic_dir] {
+                result = result.and_then(|()| self.sync_dir_once(dir, failed_dirs));
+            }
         }
         if let Err(error) = &result {
             if partition.is_deleted() {
@@ -137,6 +140,22 @@ impl Engine {
             round: mark.round,
             ..entry
         };
+    }
+
+    /// Syncs a directory, unless that has failed before: another partition's success would prove nothing for this one's
+    /// name.
+    fn sync_dir_once(&self, dir: &Path, failed_dirs: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+        if failed_dirs.contains(dir) {
+            return Err(io::Error::other(format!(
+                "an earlier sync of {} failed",
+                dir.display()
+            )));
+        }
+        let result = self.disk.sync_dir(dir);
+        if result.is_err() {
+            failed_dirs.insert(dir.to_path_buf());
+        }
+        result
     }
 
     /// What is known to be on stable storage now. Partitions that nobody wrote to since are as they were, and failed
