@@ -2,7 +2,7 @@
 //!
 //! Each change of names (create, rename, remove) waits until one of its directories is synced. A power cut keeps or loses each
 //! waiting change on its own; a rename is one change, so that it is done or not, over both of its directories. A change
-//! that was waiting when a directory sync failed stays doubtful: no later sync makes it durable.
+//! that was waiting when a directory sync failed stays doubtful: no later sync of the same process makes it durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -414,6 +414,11 @@ impl Tree {
         let mut found = self.clone();
         for file in found.files.values_mut() {
             *file = file.after_kill(rng);
+        }
+        // Unlike a file's pages, names that a file system could not write are not forgotten by it: it keeps them for
+        // the next sync, or stops.
+        for change in &mut found.waiting {
+            change.doubtful = false;
         }
         found
     }
