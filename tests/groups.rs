@@ -247,10 +247,13 @@ async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() 
         {"topic": "other", "partition": 0, "offset": 0},
     ]);
     commit(&service, "g", offsets).await;
-    let topic = service.app.log.topic("orders").unwrap();
-    let changes = quipu::groups::changes_for_deleted_topic(&service.app.log, topic.id());
-    assert_eq!(changes.len(), 1);
-    service.delete_topic("orders", changes);
+    assert_eq!(service.delete("/v1/topics/orders").await.status, 204);
+    let everything = quipu::groups::offsets::all_offsets_prefix();
+    assert_eq!(
+        service.app.log.state_prefix(&everything).len(),
+        1,
+        "it took its offsets with it"
+    );
     service.topic("orders", 1);
     let offsets = service.get("/v1/groups/g/offsets").await.ok();
     assert_eq!(offsets["offsets"].as_array().unwrap().len(), 1);
@@ -485,4 +488,35 @@ async fn routes_of_members_are_not_there_yet() {
         .get("/v1/groups/g/lag/history")
         .await
         .problem(404, "not-found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn commits_and_deletions_at_once_leave_no_offset_without_its_group() {
+    let service = std::sync::Arc::new(Service::start());
+    service.topic("orders", 4);
+    let tasks: Vec<_> = (0..40)
+        .map(|i| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                if i % 4 == 3 {
+                    let status = service.delete("/v1/groups/g").await.status;
+                    assert!(status == 204 || status == 404, "{status}");
+                } else {
+                    commit(
+                        &service,
+                        "g",
+                        json!([{"topic": "orders", "partition": i % 4, "offset": 0}]),
+                    )
+                    .await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    service.delete("/v1/groups/g").await;
+    let prefix = quipu::groups::offsets::offsets_prefix("g");
+    assert_eq!(service.app.log.state_prefix(&prefix).len(), 0);
+    service.get("/v1/groups/g").await.problem(404, "unknown-group");
 }

@@ -1,4 +1,8 @@
 //! The real binary: starting, refusing to start, slow and greedy clients, stopping, being killed.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "what the binary does to files is looked at from outside"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -353,6 +357,23 @@ fn a_body_that_is_too_large_is_refused_such_that_a_client_still_writing_can_read
     };
     assert!(
         answer.starts_with("http/1.1 413") && answer.contains("request-too-large"),
+        "{answer}"
+    );
+    drop(stream);
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_body_that_is_not_http_is_the_clients_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let mut stream = BufReader::new(server.connect());
+    let head =
+        format!("PUT {OFFSETS} HTTP/1.1\r\nhost: q\r\ntransfer-encoding: chunked\r\n\r\nnot a length\r\n");
+    stream.get_mut().write_all(head.as_bytes()).unwrap();
+    let answer = read_answer(&mut stream);
+    assert!(
+        answer.starts_with("http/1.1 400") && answer.contains("invalid-request"),
         "{answer}"
     );
     drop(stream);

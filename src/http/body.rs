@@ -12,7 +12,7 @@ use crate::app::App;
 /// Reads a request's body and makes a `T` of it, which denies unknown fields.
 ///
 /// # Errors
-/// 400 for what is not the JSON expected, 413 above `max_request_bytes`, 415 for a coded body, 408 for a client that
+/// 400 for what is not the JSON expected or is broken off, 413 above `max_request_bytes`, 415 for a coded body, 408 for a client that
 /// stopped sending, 503 when too many bodies are held already.
 pub(crate) async fn read_json<T: DeserializeOwned>(
     app: &App,
@@ -32,12 +32,7 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
     let mut bytes = Vec::new();
     let mut held = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            Problem::new(
-                Code::RequestTimeout,
-                format!("the body did not arrive whole: {error}"),
-            )
-        })?;
+        let frame = frame.map_err(|error| broken(&error))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -51,6 +46,22 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
         bytes.extend_from_slice(&data);
     }
     json_body(&bytes)
+}
+
+/// The problem of a body that did not arrive whole: its client paused for too long, or sent what is not HTTP.
+pub(crate) fn broken(error: &axum::Error) -> Problem {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io_error = error.downcast_ref::<std::io::Error>();
+        if io_error.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut) {
+            return Problem::new(
+                Code::RequestTimeout,
+                "the client paused for too long within the body",
+            );
+        }
+        cause = error.source();
+    }
+    Problem::invalid("", format!("the body did not arrive whole: {error}"))
 }
 
 fn hold(

@@ -12,10 +12,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::blocking::blocking;
 use super::groups::{known_group, page_of_names};
+use super::json_answer;
 use super::params::Params;
 use super::problem::Problem;
-use super::{blocking, json_answer};
 use crate::app::App;
 use crate::groups::report::{self, GroupLag, PartitionLag};
 use crate::lag::Lag;
@@ -111,7 +112,7 @@ async fn group_lag(
     let body = blocking(move || {
         let lag = report::lag_of(&app.log, &group, app.clock.now());
         let topics = topics_body(&lag);
-        Ok(group_body(group, lag.total, Some(topics)))
+        group_body(group, lag.total, Some(topics))
     })
     .await?;
     Ok(json_answer(StatusCode::OK, &body))
@@ -129,7 +130,7 @@ async fn all_lags(State(app): State<App>, RawQuery(query): RawQuery) -> Result<R
             let total = report::lag_of(&app.log, &group, app.clock.now()).total;
             group_body(group, total, None)
         };
-        Ok(names.into_iter().map(summary).collect())
+        names.into_iter().map(summary).collect()
     })
     .await?;
     Ok(json_answer(StatusCode::OK, &LagsBody { groups, next }))

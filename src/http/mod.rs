@@ -3,16 +3,22 @@
 //! [`router`] is the whole API, for the server and the tests alike. A resource's `routes()` gives its paths together
 //! with their part of the OpenAPI document, so no route can be without one.
 
-pub(crate) mod body;
+mod accept;
+mod blocking;
+mod body;
+mod chunks;
 mod cors;
-pub(crate) mod groups;
-pub(crate) mod lag;
+mod fetch;
+mod groups;
+mod lag;
 mod openapi;
 mod operate;
 pub mod params;
+mod path;
 pub mod problem;
-pub(crate) mod table;
 mod produce;
+pub(crate) mod table;
+mod topics;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
@@ -28,6 +34,8 @@ fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(groups::routes())
         .merge(lag::routes())
+        .merge(topics::routes())
+        .merge(fetch::routes())
         .merge(produce::routes())
         .merge(operate::routes())
         .merge(openapi::routes())
@@ -77,22 +85,6 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
         Err(error) => {
             tracing::error!(%error, "an answer could not be written as JSON");
             Problem::new(Code::Internal, "the server could not write its answer").into_response()
-        }
-    }
-}
-
-/// Runs what may wait for the disk where that holds nobody up.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => {
-            tracing::error!(%error, "a request's work on a blocking thread failed");
-            Err(Problem::new(
-                Code::Internal,
-                "the server could not do it; its log says why",
-            ))
         }
     }
 }

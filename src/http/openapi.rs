@@ -56,6 +56,8 @@ pub(crate) struct ProblemBody {
     ),
     components(schemas(ProblemBody)),
     tags(
+        (name = "topics", description = "Topics, their partitions, their configuration"),
+        (name = "records", description = "Producing and fetching"),
         (name = "groups", description = "Named sets of committed offsets"),
         (name = "lag", description = "How far groups are behind"),
         (name = "operating", description = "Health, metrics, and what the server is"),

@@ -15,9 +15,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::blocking::blocking;
+use super::json_answer;
 use super::params::Params;
 use super::problem::{Code, Problem};
-use super::{blocking, json_answer};
 use crate::app::App;
 use crate::groups::{self, report};
 use crate::metrics::{self, LagRow, MAX_SERIES};
@@ -26,7 +27,25 @@ use crate::metrics::{self, LagRow, MAX_SERIES};
 const DATA_FORMAT: u32 = 1;
 
 /// What this version can do, for clients that know more than one; a new feature adds its name.
-const FEATURES: &[&str] = &["group-offsets", "lag"];
+const FEATURES: &[&str] = &[
+    "topics",
+    "produce-json",
+    "produce-ndjson",
+    "produce-raw",
+    "produce-record-batch",
+    "request-gzip",
+    "request-zstd",
+    "ack-written",
+    "expected-offset",
+    "fetch-json",
+    "fetch-ndjson",
+    "fetch-record-batch",
+    "fetch-wait",
+    "history-etag",
+    "group-offsets",
+    "group-reset",
+    "lag",
+];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -121,7 +140,7 @@ async fn metrics_text(State(app): State<App>, RawQuery(query): RawQuery) -> Resu
     Params::parse(query.as_deref(), &[], &[])?;
     let text = blocking(move || {
         let (lags, left_out) = lag_rows(&app);
-        Ok(metrics::encode(&app, lags, left_out))
+        metrics::encode(&app, lags, left_out)
     })
     .await?;
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -54,7 +54,7 @@ impl RecordError {
     fn new(pointer: impl Into<String>, fault: Fault) -> Self {
         Self {
             pointer: pointer.into(),
-            detail: format!("{} (at byte {})", fault.what, fault.at),
+            detail: format!("{} (at byte {})", fault.what(), fault.at()),
         }
     }
 
@@ -320,22 +320,10 @@ fn null(scanner: &mut Scanner<'_>) -> bool {
     found
 }
 
+#[inline]
 fn whole_number(scanner: &mut Scanner<'_>, what: &'static str) -> Result<u64, Fault> {
     let from = scanner.position();
-    match scanner.peek() {
-        Some(b'-' | b'0'..=b'9') => {
-            scanner.value()?;
-        }
-        _ => return Err(Fault::new(from, what)),
-    }
-    let digits = scanner.since(from);
-    digits
-        .iter()
-        .try_fold(0_u64, |number, byte| {
-            byte.is_ascii_digit()
-                .then(|| number.saturating_mul(10).saturating_add(u64::from(byte - b'0')))
-        })
-        .ok_or(Fault::new(from, what))
+    scanner.whole_number().ok_or_else(|| Fault::new(from, what))
 }
 
 fn timestamp(scanner: &mut Scanner<'_>) -> Result<TimestampMs, Fault> {

@@ -12,19 +12,22 @@ use std::borrow::Cow;
 /// one that could not read a record would be stuck at it.
 pub const MAX_DEPTH: usize = 512;
 
-/// What is wrong, and at which byte.
+/// What is wrong, and at which byte. Boxed, so that results of the hot functions stay in registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) at: usize,
-    pub(super) what: Cow<'static, str>,
-}
+pub(super) struct Fault(Box<(usize, Cow<'static, str>)>);
 
 impl Fault {
+    #[cold]
     pub(super) fn new(at: usize, what: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            at,
-            what: what.into(),
-        }
+        Self(Box::new((at, what.into())))
+    }
+
+    pub(super) fn at(&self) -> usize {
+        self.0.0
+    }
+
+    pub(super) fn what(&self) -> &str {
+        &self.0.1
     }
 }
 
@@ -131,15 +134,18 @@ impl<'a> Scanner<'a> {
     /// Skips white space, line breaks too.
     #[inline(always)]
     pub(super) fn space(&mut self) {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
-            self.pos += 1;
-        }
+        let mut breaks = false;
+        self.space_and_breaks(&mut breaks);
     }
 
     /// Skips white space and tells whether a line break was in it.
     #[inline(always)]
     fn space_and_breaks(&mut self, breaks: &mut bool) {
         while let Some(byte) = self.peek() {
+            // One comparison where there is none, which is most often.
+            if byte > b' ' {
+                break;
+            }
             match byte {
                 b' ' | b'\t' => {}
                 b'\n' | b'\r' => *breaks = true,
@@ -189,23 +195,39 @@ impl<'a> Scanner<'a> {
     }
 
     /// A string; white space in front of it is skipped.
-    #[inline]
+    #[inline(always)]
     pub(super) fn string(&mut self, what: &'static str) -> Result<Text<'a>, Fault> {
-        self.expect(b'"', what)?;
-        let at = self.pos;
-        let mut escaped = false;
+        self.space();
+        let at = self.pos + 1;
+        let escaped = self.skip_string(what)?;
+        let raw = self.bytes.get(at..self.pos - 1).unwrap_or_default();
+        Ok(Text { raw, at, escaped })
+    }
+
+    /// Skips the string that begins here; whether it has escapes.
+    #[inline(always)]
+    fn skip_string(&mut self, what: &'static str) -> Result<bool, Fault> {
+        if self.peek() != Some(b'"') {
+            return Err(self.unexpected(what));
+        }
+        self.pos = next_special(self.bytes, self.pos + 1);
+        if self.peek() == Some(b'"') {
+            self.pos += 1;
+            return Ok(false);
+        }
+        self.skip_escaped_string()
+    }
+
+    /// Goes on in a string at the first byte that is no plain one.
+    #[inline(never)]
+    fn skip_escaped_string(&mut self) -> Result<bool, Fault> {
         loop {
-            self.pos = next_special(self.bytes, self.pos);
             match self.peek() {
                 Some(b'"') => {
-                    let raw = self.bytes.get(at..self.pos).unwrap_or_default();
                     self.pos += 1;
-                    return Ok(Text { raw, at, escaped });
+                    return Ok(true);
                 }
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
-                }
+                Some(b'\\') => self.escape()?,
                 Some(_) => {
                     return Err(Fault::new(
                         self.pos,
@@ -214,10 +236,10 @@ impl<'a> Scanner<'a> {
                 }
                 None => return Err(Fault::new(self.pos, "the JSON ends within a string")),
             }
+            self.pos = next_special(self.bytes, self.pos);
         }
     }
 
-    #[inline(never)]
     fn escape(&mut self) -> Result<(), Fault> {
         let rest = self.bytes.get(self.pos + 1..).unwrap_or_default();
         let length = match rest.first() {
@@ -244,7 +266,7 @@ impl<'a> Scanner<'a> {
             // A value begins here.
             match self.peek() {
                 Some(b'"') => {
-                    self.string("a string")?;
+                    self.skip_string("a string")?;
                 }
                 Some(open @ (b'{' | b'[')) => {
                     if depth == MAX_DEPTH {
@@ -303,7 +325,7 @@ impl<'a> Scanner<'a> {
     /// A field's name and its colon, up to the value.
     #[inline(always)]
     fn name(&mut self, breaks: &mut bool) -> Result<(), Fault> {
-        self.string("a name in quotes")?;
+        self.skip_string("a name in quotes")?;
         self.space_and_breaks(breaks);
         if self.peek() != Some(b':') {
             return Err(self.unexpected("':'"));
@@ -346,6 +368,23 @@ impl<'a> Scanner<'a> {
             self.digits()?;
         }
         Ok(())
+    }
+
+    /// A number of digits alone, the largest there is where it is larger; `None` for any other number and for what is none.
+    #[inline]
+    pub(super) fn whole_number(&mut self) -> Option<u64> {
+        let from = self.pos;
+        let mut number = 0_u64;
+        while let Some(digit @ b'0'..=b'9') = self.peek() {
+            number = number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+            self.pos += 1;
+        }
+        let is_whole = match self.since(from) {
+            [] => false,
+            [b'0', _, ..] => false,
+            _ => !matches!(self.peek(), Some(b'.' | b'e' | b'E')),
+        };
+        is_whole.then_some(number)
     }
 
     #[inline(always)]

@@ -308,15 +308,15 @@ impl Watch {
             BODY => config.body_idle_timeout,
             _ => return Verdict::Fine,
         };
-        match self.set_for {
-            Some((set_phase, _)) if set_phase != phase => {}
-            Some((_, set_progress)) if self.sleep.is_elapsed() => {
-                if set_progress == progress {
-                    return self.expire(cx, phase, connection);
-                }
+        if let Some((set_phase, set_progress)) = self.set_for
+            && set_phase == phase
+        {
+            if !self.sleep.is_elapsed() {
+                return Verdict::Fine;
             }
-            Some(_) => return Verdict::Fine,
-            None => {}
+            if set_progress == progress {
+                return self.expire(cx, phase, connection);
+            }
         }
         self.arm(cx, timeout, (phase, progress));
         Verdict::Fine

@@ -1,5 +1,5 @@
 //! A service in a directory of its own, asked through its router.
-#![allow(dead_code, reason = "each test binary uses its share")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its share")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

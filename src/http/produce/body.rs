@@ -352,11 +352,38 @@ impl<'a> Budget<'a> {
         }
     }
 
+    /// Makes it cover `bytes`, if it does not yet and that takes no wait; whether it does.
+    pub(super) fn try_cover(&mut self, bytes: usize) -> bool {
+        let more = self.missing(bytes);
+        if more > 0 {
+            match self.semaphore.try_acquire_many(more) {
+                Ok(permit) => self.add(permit),
+                Err(TryAcquireError::Closed | TryAcquireError::NoPermits) => return false,
+            }
+        }
+        true
+    }
+
     /// Makes it cover `bytes`, if it does not yet: waits a while where other bodies take all there is.
     ///
     /// # Errors
     /// 503 `overloaded` when the wait was in vain.
     pub(super) async fn cover(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.try_cover(bytes) {
+            return Ok(());
+        }
+        let more = self.missing(bytes);
+        match timeout(self.wait, self.semaphore.acquire_many(more)).await {
+            Ok(Ok(permit)) => {
+                self.add(permit);
+                Ok(())
+            }
+            Ok(Err(_)) | Err(_) => Err(overloaded()),
+        }
+    }
+
+    /// The permits that it lacks to cover `bytes`.
+    fn missing(&self, bytes: usize) -> u32 {
         // Small bodies take what they are; large ones grow in steps, so that not each chunk comes here.
         let bytes = if bytes > CHUNK_BYTES {
             bytes.next_multiple_of(CHUNK_BYTES)
@@ -365,25 +392,14 @@ impl<'a> Budget<'a> {
         };
         let wanted = bytes.div_ceil(1024).min(self.most);
         let held = self.permit.as_ref().map_or(0, SemaphorePermit::num_permits);
-        let Some(more) = wanted.checked_sub(held).filter(|more| *more > 0) else {
-            return Ok(());
-        };
-        let more = u32::try_from(more).unwrap_or(u32::MAX);
-        let permit = match self.semaphore.try_acquire_many(more) {
-            Ok(permit) => permit,
-            Err(TryAcquireError::Closed) => return Err(overloaded()),
-            Err(TryAcquireError::NoPermits) => {
-                match timeout(self.wait, self.semaphore.acquire_many(more)).await {
-                    Ok(Ok(permit)) => permit,
-                    Ok(Err(_)) | Err(_) => return Err(overloaded()),
-                }
-            }
-        };
+        u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX)
+    }
+
+    fn add(&mut self, permit: SemaphorePermit<'a>) {
         match &mut self.permit {
             Some(held) => held.merge(permit),
             None => self.permit = Some(permit),
         }
-        Ok(())
     }
 
     /// Hands on what it holds, and covers nothing any more.

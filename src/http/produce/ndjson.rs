@@ -188,7 +188,12 @@ impl Upload<'_> {
                 return Err(self.line_too_long(tail.len() + rest.len()));
             }
             tail.extend_from_slice(rest);
-            self.budget.cover(self.unit_bytes + tail.len()).await?;
+            let held = self.unit_bytes + tail.len();
+            if !self.budget.try_cover(held) {
+                // What this upload has in flight must not be what it waits for.
+                self.settle().await?;
+                self.budget.cover(held).await?;
+            }
         }
         if !tail.is_empty() {
             if self.is_full(&tail) {
