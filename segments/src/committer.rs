@@ -24,7 +24,7 @@ use crate::disk::OpenMode;
 use crate::engine::Engine;
 use crate::error::{Error, Result, is_full};
 use crate::index::MAX_RELATIVE_OFFSET;
-use crate::journal::format::RoundBuilder;
+use crate::journal::format::{BLOCK_BYTES, ITEM_OVERHEAD_BYTES, ROUND_HEADER_BYTES, RoundBuilder};
 use crate::partition::{Active, Partition, Unsynced, WriteFile, Writer};
 use crate::request::{AppendRequest, Operation, Part, Queued, Records};
 use crate::segment::{BatchNote, Segment};
@@ -174,6 +174,9 @@ impl Engine {
         }
         scratch.tag = scratch.tag.wrapping_add(1).max(1);
         let mut controls = self.plan(scratch);
+        if let Err(error) = self.make_room(&scratch.plans, &controls) {
+            return self.refuse_round(scratch, error);
+        }
         if let Err((index, error)) = self.write_segments(&mut scratch.plans) {
             self.segments_failed(scratch, index, &error);
             controls.retain(|control| !matches!(control, Control::State(_, true)));
@@ -197,6 +200,56 @@ impl Engine {
             waker.wake();
         }
         result.map(|()| true)
+    }
+
+    /// Makes sure that the journal has room for the round, before anything of it is written: on a full disk it can
+    /// still be refused as a whole.
+    fn make_room(&self, plans: &[Plan], controls: &[Control]) -> Result<()> {
+        let batches = plans.iter().flat_map(|plan| &plan.batches);
+        let records: usize = batches
+            .map(|planned| planned.batch.as_bytes().len() + ITEM_OVERHEAD_BYTES)
+            .sum();
+        let changes: usize = controls
+            .iter()
+            .map(|control| {
+                ITEM_OVERHEAD_BYTES
+                    + match control {
+                        Control::State(change, _) => {
+                            change.key.len() + change.value.as_ref().map_or(0, Vec::len)
+                        }
+                        Control::DeleteTopic(_) | Control::LogStart(..) => 0,
+                    }
+            })
+            .sum();
+        let bytes = (ROUND_HEADER_BYTES + records + changes) as u64;
+        if self.journal.is_full_for(bytes.next_multiple_of(BLOCK_BYTES)) {
+            self.next_journal_file()?;
+        }
+        Ok(())
+    }
+
+    /// Answers a round of which nothing was written. A full disk is not the log's failure: the next round tries again.
+    fn refuse_round(&self, scratch: &mut Scratch, error: Error) -> Result<bool> {
+        let error = match error {
+            Error::StorageFull | Error::LogFailed { .. } => error,
+            other => Error::LogFailed {
+                reason: other.to_string(),
+                in_flight: false,
+            },
+        };
+        let is_full = matches!(error, Error::StorageFull);
+        if is_full {
+            if !self.storage_full.swap(true, Ordering::Relaxed) {
+                tracing::error!("the disk is full: there is no room for the journal");
+            }
+        } else {
+            self.fail(&error);
+        }
+        scratch.plans.clear();
+        for outcome in scratch.outcomes.drain(..) {
+            wake(outcome.answer.give(outcome.result.and(Err(error.clone()))));
+        }
+        if is_full { Ok(true) } else { Err(error) }
     }
 
     /// Checks conditions and gives offsets, in order of arrival.
@@ -420,6 +473,7 @@ impl Engine {
                     });
                 } else {
                     writer.failed = Some(format!("segment {base} cannot be opened for its sync"));
+                    writer.is_unsyncable = true;
                 }
             }
         }
@@ -510,9 +564,6 @@ impl Engine {
         if builder.is_empty() {
             *journal = builder.into_buffer();
             return Ok(());
-        }
-        if self.journal.is_full_for(builder.file_bytes()) {
-            self.next_journal_file()?;
         }
         let round = self
             .journal
@@ -610,11 +661,15 @@ impl Engine {
     fn next_journal_file(&self) -> Result<()> {
         while !self.journal.switch() {
             if self.options.background {
+                self.journal.forget_full();
                 self.request_sync();
                 self.journal.wait_for_spare()?;
             } else {
                 self.sync_segments()?;
-                self.journal.add_spare(1)?;
+                self.journal.add_spare(self.spare_files())?;
+                if !self.journal.has_spare() {
+                    return Err(self.stuck());
+                }
             }
         }
         self.request_sync();

@@ -144,9 +144,11 @@ pub(crate) fn open(
     let paths = [layout.state(0), layout.state(1)];
     let (state_slots, found) = Slots::open(Arc::clone(&disk), paths, state::MAGIC, state::VERSION)?;
     let snapshot = found.payload.as_deref().and_then(State::decode);
-    if snapshot.is_none() {
+    // The first snapshot is written before the first checkpoint: without one, a torn slot is what a first start left.
+    if snapshot.is_none() && checkpoint.is_some() {
         damage.extend(found.damaged);
     }
+    let has_snapshot = snapshot.is_some();
     let mut state = snapshot.unwrap_or_default();
     checkpoint_slots.reserve()?;
     state_slots.reserve()?;
@@ -229,7 +231,7 @@ pub(crate) fn open(
         round: next.round,
         failed_dirs: BTreeSet::new(),
     };
-    if std::mem::take(&mut state.changed) {
+    if std::mem::take(&mut state.changed) || !has_snapshot {
         snapshots.state.write(&state.encode())?;
     }
     let entries = recovered.iter().flat_map(|topic| topic.partitions().to_vec());
@@ -257,6 +259,12 @@ pub(crate) fn open(
         next,
         leftovers,
     )?;
+    // Two files are enough to go on for ever: with the second one made now, a disk that runs full does not stop what
+    // needs no more space than the journal's.
+    match journal.add_spare(1) {
+        Err(Error::StorageFull) => tracing::warn!("the disk is full: there is one journal file only"),
+        added => drop(added?),
+    }
     // Now the journal file is there, and a checkpoint that expects it makes its loss known.
     snapshots.checkpoint.write(
         &Checkpoint {

@@ -118,6 +118,7 @@ impl Engine {
             tracing::error!(partition = partition.name(), %error, "a segment sync failed: the partition takes no more appends until a restart");
             let mut writer = partition.writer.lock();
             writer.failed = Some(error.to_string());
+            writer.is_unsyncable = true;
             // Never tried again: it may have dropped what it could not write.
             writer.unsynced.clear();
             return;
@@ -128,7 +129,7 @@ impl Engine {
             }
         }
         let mut writer = partition.writer.lock();
-        if writer.failed.is_some() {
+        if writer.is_unsyncable {
             return;
         }
         writer.unsynced.retain(|unsynced| {
@@ -167,7 +168,7 @@ impl Engine {
         for topic in self.catalog.list() {
             for partition in &*topic.partitions() {
                 let mut writer = partition.writer.lock();
-                if writer.failed.is_none() {
+                if !writer.is_unsyncable {
                     writer.synced.round = mark.round;
                 } else {
                     failed = true;
@@ -254,16 +255,15 @@ impl Engine {
                     Ok(()) => self.journal.set_failed(None),
                     Err(error) => {
                         tracing::error!(%error, "the checkpoint was not written");
-                        if !matches!(error, Error::StorageFull) {
-                            self.journal.set_failed(Some(error.to_string()));
-                        }
+                        self.no_spares(error);
                     }
                 }
             }
             self.make_spares();
             if now.since(last_retention) >= self.options.retention_interval {
                 last_retention = now;
-                if let Err(error) = self.apply_retention() {
+                // Not waited for: the committer may itself be waiting for this thread to make a journal file spare.
+                if let Err(error) = self.queue_retention() {
                     tracing::warn!(%error, "retention");
                 }
             }
@@ -271,20 +271,50 @@ impl Engine {
     }
 
     fn make_spares(&self) {
-        let spares = self.options.journal_files as usize - 1;
+        let spares = self.spare_files();
         loop {
-            match self.journal.add_spare(spares) {
+            // One at a time with the recycling of a sync, so that spares come in the order of their sequences.
+            let snapshots = self.snapshots.lock();
+            let added = self.journal.add_spare(spares);
+            drop(snapshots);
+            match added {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => break,
                 Err(error) => {
                     // On a full disk the files that are there do; it is tried again at the next turn.
                     tracing::warn!(%error, "a journal file could not be made");
-                    if !matches!(error, Error::StorageFull) {
-                        self.journal.set_failed(Some(error.to_string()));
-                    }
+                    self.no_spares(error);
                     return;
                 }
             }
+        }
+        if self.journal.is_stuck(spares) {
+            self.no_spares(self.stuck());
+        }
+    }
+
+    /// Tells the committer why there may be no journal file for it.
+    fn no_spares(&self, error: Error) {
+        self.journal.set_failed(Some(match error {
+            Error::StorageFull | Error::LogFailed { .. } => error,
+            other => Error::LogFailed {
+                reason: other.to_string(),
+                in_flight: false,
+            },
+        }));
+    }
+
+    /// Journal files beside the one that is written.
+    pub(crate) fn spare_files(&self) -> usize {
+        self.options.journal_files as usize - 1
+    }
+
+    /// Why appends end when a failed partition needs every journal file until a restart.
+    pub(crate) fn stuck(&self) -> Error {
+        Error::LogFailed {
+            reason: "a segment sync has failed, and all journal files are kept for what it may have lost"
+                .into(),
+            in_flight: false,
         }
     }
 }
