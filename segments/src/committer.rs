@@ -24,14 +24,14 @@ use crate::disk::OpenMode;
 use crate::engine::Engine;
 use crate::error::{Error, Result, is_full};
 use crate::index::MAX_RELATIVE_OFFSET;
-use crate::journal::format::RoundBuilder;
+use crate::journal::format::{BLOCK_BYTES, ITEM_OVERHEAD_BYTES, ROUND_HEADER_BYTES, RoundBuilder};
 use crate::partition::{Active, Partition, Unsynced, WriteFile, Writer};
 use crate::request::{AppendRequest, Operation, Part, Queued, Records};
 use crate::segment::{BatchNote, Segment};
 use crate::state::StateChange;
 use crate::ticket::{Answer, Appended};
 use crate::topic::Topic;
-use crate::types::{Ack, FilePos, Offset, TimestampMs};
+use crate::types::{Ack, FilePos, Offset, TimestampMs, TopicId};
 
 /// Small requests are combined into batches of at most this many bytes: large enough that the header is nothing,
 /// small enough that a reader of one record does not decode much.
@@ -174,6 +174,9 @@ impl Engine {
         }
         scratch.tag = scratch.tag.wrapping_add(1).max(1);
         let mut controls = self.plan(scratch);
+        if let Err(error) = self.make_room(&scratch.plans, &controls) {
+            return self.refuse_round(scratch, error);
+        }
         if let Err((index, error)) = self.write_segments(&mut scratch.plans) {
             self.segments_failed(scratch, index, &error);
             controls.retain(|control| !matches!(control, Control::State(_, true)));
@@ -199,9 +202,60 @@ impl Engine {
         result.map(|()| true)
     }
 
+    /// Makes sure that the journal has room for the round, before anything of it is written: on a full disk it can
+    /// still be refused as a whole.
+    fn make_room(&self, plans: &[Plan], controls: &[Control]) -> Result<()> {
+        let batches = plans.iter().flat_map(|plan| &plan.batches);
+        let records: usize = batches
+            .map(|planned| planned.batch.as_bytes().len() + ITEM_OVERHEAD_BYTES)
+            .sum();
+        let changes: usize = controls
+            .iter()
+            .map(|control| {
+                ITEM_OVERHEAD_BYTES
+                    + match control {
+                        Control::State(change, _) => {
+                            change.key.len() + change.value.as_ref().map_or(0, Vec::len)
+                        }
+                        Control::DeleteTopic(_) | Control::LogStart(..) => 0,
+                    }
+            })
+            .sum();
+        let bytes = (ROUND_HEADER_BYTES + records + changes) as u64;
+        if self.journal.is_full_for(bytes.next_multiple_of(BLOCK_BYTES)) {
+            self.next_journal_file()?;
+        }
+        Ok(())
+    }
+
+    /// Answers a round of which nothing was written. A full disk is not the log's failure: the next round tries again.
+    fn refuse_round(&self, scratch: &mut Scratch, error: Error) -> Result<bool> {
+        let error = match error {
+            Error::StorageFull | Error::LogFailed { .. } => error,
+            other => Error::LogFailed {
+                reason: other.to_string(),
+                in_flight: false,
+            },
+        };
+        let is_full = matches!(error, Error::StorageFull);
+        if is_full {
+            if !self.storage_full.swap(true, Ordering::Relaxed) {
+                tracing::error!("the disk is full: there is no room for the journal");
+            }
+        } else {
+            self.fail(&error);
+        }
+        scratch.plans.clear();
+        for outcome in scratch.outcomes.drain(..) {
+            wake(outcome.answer.give(outcome.result.and(Err(error.clone()))));
+        }
+        if is_full { Ok(true) } else { Err(error) }
+    }
+
     /// Checks conditions and gives offsets, in order of arrival.
     fn plan(&self, scratch: &mut Scratch) -> Vec<Control> {
         let mut controls = Vec::new();
+        let mut deleting = Vec::new();
         for Queued {
             operation, answer, ..
         } in scratch.requests.drain(..)
@@ -213,22 +267,22 @@ impl Engine {
                     (
                         ack,
                         has_records,
-                        plan_append(plans, scratch.tag, request, &mut controls),
+                        plan_append(plans, scratch.tag, request, &mut controls, &deleting),
                     )
                 }
                 Operation::Trim { partition, before } => {
-                    let result = plan_trim(&partition, before);
+                    let result = plan_trim(&partition, before, &deleting);
                     if result.is_ok() {
                         controls.push(Control::LogStart(partition, before));
                     }
                     (Ack::Durable, false, result)
                 }
                 Operation::DeleteTopic { topic, state } => {
-                    let result = if topic.is_deleted() {
+                    let result = if topic.is_deleted() || deleting.contains(&topic.id()) {
                         Err(Error::NotFound(format!("the topic {}", topic.name())))
                     } else {
-                        // Set now, so that what follows in this round is refused.
-                        topic.set_deleted();
+                        // Readers have the topic until the deletion is durable; what follows in this round is refused.
+                        deleting.push(topic.id());
                         controls.push(Control::DeleteTopic(topic));
                         controls.extend(state.into_iter().map(|change| Control::State(change, false)));
                         Ok(Appended::default())
@@ -419,12 +473,9 @@ impl Engine {
                     });
                 } else {
                     writer.failed = Some(format!("segment {base} cannot be opened for its sync"));
+                    writer.is_unsyncable = true;
                 }
             }
-        }
-        if !writer.dirty {
-            writer.dirty = true;
-            self.dirty.lock().push(Arc::clone(&plan.partition));
         }
     }
 
@@ -514,9 +565,6 @@ impl Engine {
             *journal = builder.into_buffer();
             return Ok(());
         }
-        if self.journal.is_full_for(builder.file_bytes()) {
-            self.next_journal_file()?;
-        }
         let round = self
             .journal
             .write(&mut builder)
@@ -532,7 +580,7 @@ impl Engine {
         self.stats.journal_synced(self.clock.monotonic().since(started));
 
         for plan in &*plans {
-            publish(plan);
+            self.publish(plan);
         }
         self.apply(controls);
         self.journal.set_published(round);
@@ -541,6 +589,47 @@ impl Engine {
         }
         self.stats.round(outcomes.len() as u64, records, bytes);
         Ok(())
+    }
+
+    /// Makes a plan's records readable. The journal's sync has returned.
+    fn publish(&self, plan: &Plan) {
+        let mut from = 0;
+        while let Some((segment, _)) = plan.batches.get(from).and_then(|planned| planned.place.as_ref()) {
+            let in_segment = |planned: &&Planned| {
+                planned
+                    .place
+                    .as_ref()
+                    .is_some_and(|(other, _)| Arc::ptr_eq(other, segment))
+            };
+            let notes: Vec<BatchNote> = plan.batches[from..]
+                .iter()
+                .take_while(in_segment)
+                .map(note)
+                .collect();
+            segment.publish(&notes);
+            from += notes.len();
+        }
+        {
+            let mut writer = plan.partition.writer.lock();
+            if let Some(active) = &plan.active {
+                writer.published.active = Some((active.segment.base_offset(), active.position, active.made));
+            }
+            writer.published.next_offset = plan.next_offset;
+            writer
+                .closed_segments
+                .extend(plan.closed_segments.iter().cloned());
+            self.mark_dirty(&plan.partition, &mut writer);
+        }
+        plan.partition.publish(&plan.new_segments, plan.next_offset);
+    }
+
+    /// Has the syncer look at a partition. Called when something is published, not when it is written: a sync between the
+    /// two would take the mark away with what was published before, and never come back for the rest.
+    fn mark_dirty(&self, partition: &Arc<Partition>, writer: &mut Writer) {
+        if !writer.dirty {
+            writer.dirty = true;
+            self.dirty.lock().push(Arc::clone(partition));
+        }
     }
 
     /// Applies what was journalled beside the records.
@@ -552,18 +641,17 @@ impl Engine {
         for control in controls {
             match control {
                 Control::State(change, _) => state.apply(&change.key, change.value.as_deref()),
-                Control::DeleteTopic(topic) => self.catalog.forget(topic),
+                Control::DeleteTopic(topic) => {
+                    topic.set_deleted();
+                    self.catalog.forget(topic);
+                }
                 Control::LogStart(partition, offset) => {
                     let removed = partition.publish_log_start(*offset);
                     if !removed.is_empty() {
                         self.garbage.lock().extend(removed);
                         self.request_sync();
                     }
-                    let mut writer = partition.writer.lock();
-                    if !writer.dirty {
-                        writer.dirty = true;
-                        self.dirty.lock().push(Arc::clone(partition));
-                    }
+                    self.mark_dirty(partition, &mut partition.writer.lock());
                 }
             }
         }
@@ -573,11 +661,15 @@ impl Engine {
     fn next_journal_file(&self) -> Result<()> {
         while !self.journal.switch() {
             if self.options.background {
+                self.journal.forget_full();
                 self.request_sync();
                 self.journal.wait_for_spare()?;
             } else {
                 self.sync_segments()?;
-                self.journal.add_spare(1)?;
+                self.journal.add_spare(self.spare_files())?;
+                if !self.journal.has_spare() {
+                    return Err(self.stuck());
+                }
             }
         }
         self.request_sync();
@@ -609,12 +701,13 @@ fn plan_append(
     tag: u32,
     request: AppendRequest,
     controls: &mut Vec<Control>,
+    deleting: &[TopicId],
 ) -> Result<Appended> {
     for part in &request.parts {
         let slot = match part.partition.slot(tag) {
             Some(slot) => slot,
             None => {
-                if part.partition.is_deleted() {
+                if is_gone(&part.partition, deleting) {
                     return Err(Error::NotFound(format!("partition {}", part.partition.name())));
                 }
                 let writer = part.partition.writer.lock();
@@ -626,7 +719,7 @@ fn plan_append(
                 plans.len() - 1
             }
         };
-        if part.partition.is_deleted() {
+        if is_gone(&part.partition, deleting) {
             return Err(Error::NotFound(format!("partition {}", part.partition.name())));
         }
         let next = plans[slot].next_offset;
@@ -660,8 +753,13 @@ fn plan_append(
     Ok(Appended { base_offsets })
 }
 
-fn plan_trim(partition: &Partition, before: Offset) -> Result<Appended> {
-    if partition.is_deleted() {
+/// Whether a partition was deleted, or is by an earlier request of this round.
+fn is_gone(partition: &Partition, deleting: &[TopicId]) -> bool {
+    partition.is_deleted() || deleting.contains(&partition.id().topic)
+}
+
+fn plan_trim(partition: &Partition, before: Offset, deleting: &[TopicId]) -> Result<Appended> {
+    if is_gone(partition, deleting) {
         return Err(Error::NotFound(format!("partition {}", partition.name())));
     }
     let positions = partition.positions();
@@ -689,37 +787,6 @@ fn answer_written(outcomes: &mut Vec<Outcome>) {
     for waker in wakers {
         waker.wake();
     }
-}
-
-/// Makes a plan's records readable. The journal's sync has returned.
-fn publish(plan: &Plan) {
-    let mut from = 0;
-    while let Some((segment, _)) = plan.batches.get(from).and_then(|planned| planned.place.as_ref()) {
-        let in_segment = |planned: &&Planned| {
-            planned
-                .place
-                .as_ref()
-                .is_some_and(|(other, _)| Arc::ptr_eq(other, segment))
-        };
-        let notes: Vec<BatchNote> = plan.batches[from..]
-            .iter()
-            .take_while(in_segment)
-            .map(note)
-            .collect();
-        segment.publish(&notes);
-        from += notes.len();
-    }
-    {
-        let mut writer = plan.partition.writer.lock();
-        if let Some(active) = &plan.active {
-            writer.published.active = Some((active.segment.base_offset(), active.position, active.made));
-        }
-        writer.published.next_offset = plan.next_offset;
-        writer
-            .closed_segments
-            .extend(plan.closed_segments.iter().cloned());
-    }
-    plan.partition.publish(&plan.new_segments, plan.next_offset);
 }
 
 fn note(planned: &Planned) -> BatchNote {

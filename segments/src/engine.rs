@@ -1,5 +1,7 @@
 //! The parts of an open log, shared by its callers, the committer and the syncer.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -61,6 +63,10 @@ pub(crate) struct Engine {
 pub(crate) struct Snapshots {
     pub(crate) checkpoint: Slots,
     pub(crate) state: Slots,
+    /// The round up to which the newest checkpoint covers every healthy partition.
+    pub(crate) round: u64,
+    /// Directories whose sync has failed: what names they have on stable storage is not known until a restart.
+    pub(crate) failed_dirs: BTreeSet<PathBuf>,
 }
 
 /// A thread that sleeps until it is asked or a time has passed.

@@ -84,6 +84,8 @@ mod recovery;
 mod request;
 mod retention;
 mod segment;
+#[cfg(any(test, feature = "simulation"))]
+pub mod sim;
 mod slots;
 mod state;
 mod syncer;

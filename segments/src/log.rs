@@ -365,6 +365,7 @@ fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> Result<u64> 
             entry.name
         )));
     }
+    sync_ancestors(disk, &layout.root)?;
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_i64(clock.now().get());
     let id = hasher.finish();
@@ -376,6 +377,24 @@ fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> Result<u64> 
         .and_then(|()| disk.sync_dir(&layout.root))
         .map_err(|error| Error::io(format!("making {}", path.display()), error))?;
     Ok(id)
+}
+
+/// Makes the name of a new data directory durable, and those of the directories that were made for it: without that
+/// a power cut could take all of it. Done before FORMAT is there, so that a start that was cut short does it again.
+fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
+    for dir in root.ancestors().skip(1) {
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
+        match disk.sync_dir(dir) {
+            // Not ours to read, so nothing in it was made here.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            result => result.map_err(|error| Error::io(format!("syncing {}", dir.display()), error))?,
+        }
+    }
+    Ok(())
 }
 
 /// The id that a data directory was given, `None` if it is not one.

@@ -62,6 +62,8 @@ pub(crate) struct Writer {
     pub(crate) dirty: bool,
     /// Why appends are refused, once a write or a sync has failed.
     pub(crate) failed: Option<String>,
+    /// Whether something that is published cannot be made durable in the segments any more: the journal keeps it.
+    pub(crate) is_unsyncable: bool,
     /// Whether a failed write may have left bytes behind the active segment's end.
     pub(crate) overhang: bool,
     /// What a checkpoint may say as soon as the files are synced. Set when a round is published.
@@ -174,6 +176,7 @@ impl Partition {
             new_names: false,
             dirty: false,
             failed: None,
+            is_unsyncable: false,
             overhang: false,
             published: entry,
             synced: entry,

@@ -126,6 +126,9 @@ pub(crate) fn open(
     let mut damage = scan.damage.clone();
     let mut other_damage = Vec::new();
     let mut topics = read_topics(&*disk, &layout, &mut other_damage)?;
+    // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
+    disk.sync_dir(&layout.topics_dir())
+        .map_err(|error| Error::io("syncing the topics' directory", error))?;
     let is_fresh = scan.all_files.is_empty() && topics.is_empty() && other_damage.is_empty();
     // One slot that is not whole is what a crash in the middle of its write leaves. With none that is whole, the
     // journal's beginning is not known either: a checkpoint is written before there is a journal.
@@ -141,10 +144,14 @@ pub(crate) fn open(
     let paths = [layout.state(0), layout.state(1)];
     let (state_slots, found) = Slots::open(Arc::clone(&disk), paths, state::MAGIC, state::VERSION)?;
     let snapshot = found.payload.as_deref().and_then(State::decode);
-    if snapshot.is_none() {
+    // The first snapshot is written before the first checkpoint: without one, a torn slot is what a first start left.
+    if snapshot.is_none() && checkpoint.is_some() {
         damage.extend(found.damaged);
     }
+    let has_snapshot = snapshot.is_some();
     let mut state = snapshot.unwrap_or_default();
+    checkpoint_slots.reserve()?;
+    state_slots.reserve()?;
 
     let mut recovery = Recovery {
         disk: &*disk,
@@ -221,8 +228,10 @@ pub(crate) fn open(
     let mut snapshots = Snapshots {
         checkpoint: checkpoint_slots,
         state: state_slots,
+        round: next.round,
+        failed_dirs: BTreeSet::new(),
     };
-    if std::mem::take(&mut state.changed) {
+    if std::mem::take(&mut state.changed) || !has_snapshot {
         snapshots.state.write(&state.encode())?;
     }
     let entries = recovered.iter().flat_map(|topic| topic.partitions().to_vec());
@@ -250,6 +259,12 @@ pub(crate) fn open(
         next,
         leftovers,
     )?;
+    // Two files are enough to go on for ever: with the second one made now, a disk that runs full does not stop what
+    // needs no more space than the journal's.
+    match journal.add_spare(1) {
+        Err(Error::StorageFull) => tracing::warn!("the disk is full: there is one journal file only"),
+        added => drop(added?),
+    }
     // Now the journal file is there, and a checkpoint that expects it makes its loss known.
     snapshots.checkpoint.write(
         &Checkpoint {
@@ -416,12 +431,12 @@ impl Recovery<'_> {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.disk.create_dir_all(&dir).map_err(context)?;
-                    self.touched_dirs.insert(self.layout.topic_dir(&body.name));
-                    self.touched_dirs.insert(dir);
                     self.disk.open(&path, OpenMode::Create).map_err(context)?
                 }
                 Err(error) => return Err(context(error)),
             };
+            // Also where it is there already: the process that made it may have ended before it synced the name.
+            self.touched_dirs.insert(dir);
             self.touched.insert(path.clone(), Arc::clone(&file));
             file
         };
@@ -448,6 +463,7 @@ impl Recovery<'_> {
 
     fn topic(&mut self, body: TopicBody, pool: &Arc<SegmentPool>, queue: &Committer) -> Result<Arc<Topic>> {
         let settings = Arc::new(body.settings.clone());
+        self.touched_dirs.insert(self.layout.topic_dir(&body.name));
         let mut partitions = Vec::with_capacity(body.partitions as usize);
         for index in 0..body.partitions {
             let id = PartitionId {

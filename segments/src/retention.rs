@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::partition::Partition;
+use crate::ticket::Ticket;
 use crate::topic::TopicSettings;
 use crate::types::{Offset, TimestampMs};
 
@@ -50,11 +51,23 @@ fn choose(segments: &[Candidate], settings: &TopicSettings, now: TimestampMs) ->
 }
 
 impl Engine {
-    /// Moves the log starts up to where retention wants them.
+    /// Moves the log starts up to where retention wants them, and waits until that is durable.
     ///
     /// # Errors
     /// As for a trim: the first one that fails ends the pass.
     pub(crate) fn apply_retention(&self) -> Result<()> {
+        for ticket in self.queue_retention()? {
+            ticket.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Queues the moves, without waiting for them.
+    ///
+    /// # Errors
+    /// As for a trim: the first one that is refused ends the pass.
+    pub(crate) fn queue_retention(&self) -> Result<Vec<Ticket>> {
+        let mut tickets = Vec::new();
         let now = self.clock.now();
         for topic in self.catalog.list() {
             let settings = topic.spec().settings.clone();
@@ -70,11 +83,11 @@ impl Engine {
                         log_start_offset = start.get(),
                         "retention deletes old segments"
                     );
-                    partition.trim(start)?;
+                    tickets.push(self.queue.trim(Arc::clone(partition), start)?);
                 }
             }
         }
-        Ok(())
+        Ok(tickets)
     }
 }
 

@@ -1,8 +1,8 @@
 //! A small file that is replaced as a whole, in two slots: the older one is overwritten in place and synced.
 //!
 //! A crash in the middle of a write damages only the slot that was being written; the other still holds what was
-//! there before. Nothing is created or renamed after the first two writes, and each file keeps room to grow, so an
-//! update needs no free space until the payload has doubled: that is what keeps checkpoints (and with them group
+//! there before. Both files are made, with room to grow, when the log is opened; nothing is created or renamed after
+//! that, so an update needs no free space until the payload has outgrown its room: that is what keeps checkpoints (and with them group
 //! commits) alive on a full disk.
 
 use std::io::{self, IoSlice};
@@ -97,6 +97,30 @@ impl Slots {
         })
     }
 
+    /// Makes sure that both files are there, by name and with room, so that later writes need neither space nor a
+    /// directory's sync. What they hold stays.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub(crate) fn reserve(&self) -> Result<()> {
+        for path in &self.paths {
+            let context = |error| Error::io(format!("making {}", path.display()), error);
+            let file = self.disk.open(path, OpenMode::Create).map_err(context)?;
+            let length = file.len().map_err(context)? as usize;
+            if length < ROOM_BYTES {
+                let zeros = vec![0; ROOM_BYTES - length];
+                file.write_all_at(&[IoSlice::new(&zeros)], length as u64)
+                    .map_err(context)?;
+                file.sync_data().map_err(context)?;
+            }
+        }
+        // Also where they were there: the process that made them may have ended before it synced their names.
+        let dir = self.paths[0].parent().unwrap_or(Path::new("."));
+        self.disk
+            .sync_dir(dir)
+            .map_err(|error| Error::io(format!("syncing {}", dir.display()), error))
+    }
+
     /// Writes a new payload into the older slot and syncs it. When this returns `Ok`, the payload is durable.
     ///
     /// # Errors
@@ -105,7 +129,7 @@ impl Slots {
         let path = &self.paths[(self.next_generation % 2) as usize];
         let context = |error| Error::io(format!("writing {}", path.display()), error);
         let mut bytes = frame(self.magic, self.version, self.next_generation, payload);
-        let file = self.disk.open(path, OpenMode::Create).map_err(context)?;
+        let file = self.disk.open(path, OpenMode::ReadWrite).map_err(context)?;
         let length = file.len().map_err(context)? as usize;
         if length < bytes.len() {
             // Room for twice the payload, so that later writes stay within the blocks that are there.
@@ -113,11 +137,6 @@ impl Slots {
         }
         file.write_all_at(&[IoSlice::new(&bytes)], 0).map_err(context)?;
         file.sync_data().map_err(context)?;
-        if length == 0 {
-            self.disk
-                .sync_dir(path.parent().unwrap_or(Path::new(".")))
-                .map_err(context)?;
-        }
         self.next_generation += 1;
         Ok(())
     }

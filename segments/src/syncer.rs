@@ -9,6 +9,9 @@
 //!
 //! A failed sync stops the appends to that partition and pins the journal files which hold what it may have lost.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Entry};
@@ -61,17 +64,12 @@ impl Engine {
             file.file.start_writeback();
         }
         for capture in captures {
-            self.sync_partition(capture, mark);
+            self.sync_partition(capture, mark, &mut snapshots.failed_dirs);
         }
         self.remove_garbage();
 
-        let checkpoint = self.checkpoint(mark, closing);
-        let pinned = checkpoint
-            .partitions
-            .iter()
-            .map(|entry| entry.round)
-            .min()
-            .filter(|round| *round < mark.round);
+        let checkpoint = self.checkpoint(mark, closing, snapshots.round);
+        let pinned = Some(checkpoint.round).filter(|round| *round < mark.round);
         let state = {
             let mut state = self.state.write();
             std::mem::take(&mut state.changed).then(|| state.encode())
@@ -82,11 +80,12 @@ impl Engine {
             return Err(error);
         }
         snapshots.checkpoint.write(&checkpoint.encode())?;
+        snapshots.round = mark.round;
         self.stats.checkpoint_written();
         self.journal.recycle(mark, pinned)
     }
 
-    fn sync_partition(&self, capture: Capture, mark: Mark) {
+    fn sync_partition(&self, capture: Capture, mark: Mark, failed_dirs: &mut BTreeSet<PathBuf>) {
         let Capture {
             partition,
             files,
@@ -108,9 +107,9 @@ impl Engine {
                 .dir()
                 .parent()
                 .expect("a partition lies in its topic's directory");
-            result = result
-                .and_then(|()| self.disk.sync_dir(partition.dir()))
-                .and_then(|()| self.disk.sync_dir(topic_dir));
+            for dir in [partition.dir(), topic_dir] {
+                result = result.and_then(|()| self.sync_dir_once(dir, failed_dirs));
+            }
         }
         if let Err(error) = &result {
             if partition.is_deleted() {
@@ -119,6 +118,7 @@ impl Engine {
             tracing::error!(partition = partition.name(), %error, "a segment sync failed: the partition takes no more appends until a restart");
             let mut writer = partition.writer.lock();
             writer.failed = Some(error.to_string());
+            writer.is_unsyncable = true;
             // Never tried again: it may have dropped what it could not write.
             writer.unsynced.clear();
             return;
@@ -129,7 +129,7 @@ impl Engine {
             }
         }
         let mut writer = partition.writer.lock();
-        if writer.failed.is_some() {
+        if writer.is_unsyncable {
             return;
         }
         writer.unsynced.retain(|unsynced| {
@@ -143,17 +143,40 @@ impl Engine {
         };
     }
 
-    /// What is known to be on stable storage now. Partitions that nobody wrote to since are as they were.
-    fn checkpoint(&self, mark: Mark, closing: bool) -> Checkpoint {
+    /// Syncs a directory, unless that has failed before: another partition's success would prove nothing for this one's
+    /// name.
+    fn sync_dir_once(&self, dir: &Path, failed_dirs: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+        if failed_dirs.contains(dir) {
+            return Err(io::Error::other(format!(
+                "an earlier sync of {} failed",
+                dir.display()
+            )));
+        }
+        let result = self.disk.sync_dir(dir);
+        if result.is_err() {
+            failed_dirs.insert(dir.to_path_buf());
+        }
+        result
+    }
+
+    /// What is known to be on stable storage now. Partitions that nobody wrote to since are as they were, and failed
+    /// ones are as they were when they were last synced: replay begins with the first round that one of them needs.
+    fn checkpoint(&self, mark: Mark, closing: bool, last_checkpoint: u64) -> Checkpoint {
         let mut partitions = Vec::new();
+        let mut round = mark.round;
         let mut failed = false;
         for topic in self.catalog.list() {
             for partition in &*topic.partitions() {
                 let mut writer = partition.writer.lock();
-                if writer.failed.is_none() {
+                if !writer.is_unsyncable {
                     writer.synced.round = mark.round;
                 } else {
                     failed = true;
+                    if writer.synced.round == 0 {
+                        // It has never been synced: it was made, or recovered, no earlier than the last checkpoint.
+                        writer.synced.round = last_checkpoint;
+                    }
+                    round = round.min(writer.synced.round);
                 }
                 partitions.push(writer.synced);
             }
@@ -172,7 +195,7 @@ impl Engine {
             } else {
                 sequence
             },
-            round: mark.round,
+            round,
             journal_expected: !clean,
             deleting: self.catalog.deleting(),
             partitions,
@@ -232,16 +255,15 @@ impl Engine {
                     Ok(()) => self.journal.set_failed(None),
                     Err(error) => {
                         tracing::error!(%error, "the checkpoint was not written");
-                        if !matches!(error, Error::StorageFull) {
-                            self.journal.set_failed(Some(error.to_string()));
-                        }
+                        self.no_spares(error);
                     }
                 }
             }
             self.make_spares();
             if now.since(last_retention) >= self.options.retention_interval {
                 last_retention = now;
-                if let Err(error) = self.apply_retention() {
+                // Not waited for: the committer may itself be waiting for this thread to make a journal file spare.
+                if let Err(error) = self.queue_retention() {
                     tracing::warn!(%error, "retention");
                 }
             }
@@ -249,20 +271,50 @@ impl Engine {
     }
 
     fn make_spares(&self) {
-        let spares = self.options.journal_files as usize - 1;
+        let spares = self.spare_files();
         loop {
-            match self.journal.add_spare(spares) {
+            // One at a time with the recycling of a sync, so that spares come in the order of their sequences.
+            let snapshots = self.snapshots.lock();
+            let added = self.journal.add_spare(spares);
+            drop(snapshots);
+            match added {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => break,
                 Err(error) => {
                     // On a full disk the files that are there do; it is tried again at the next turn.
                     tracing::warn!(%error, "a journal file could not be made");
-                    if !matches!(error, Error::StorageFull) {
-                        self.journal.set_failed(Some(error.to_string()));
-                    }
+                    self.no_spares(error);
                     return;
                 }
             }
+        }
+        if self.journal.is_stuck(spares) {
+            self.no_spares(self.stuck());
+        }
+    }
+
+    /// Tells the committer why there may be no journal file for it.
+    fn no_spares(&self, error: Error) {
+        self.journal.set_failed(Some(match error {
+            Error::StorageFull | Error::LogFailed { .. } => error,
+            other => Error::LogFailed {
+                reason: other.to_string(),
+                in_flight: false,
+            },
+        }));
+    }
+
+    /// Journal files beside the one that is written.
+    pub(crate) fn spare_files(&self) -> usize {
+        self.options.journal_files as usize - 1
+    }
+
+    /// Why appends end when a failed partition needs every journal file until a restart.
+    pub(crate) fn stuck(&self) -> Error {
+        Error::LogFailed {
+            reason: "a segment sync has failed, and all journal files are kept for what it may have lost"
+                .into(),
+            in_flight: false,
         }
     }
 }

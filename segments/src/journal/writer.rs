@@ -41,8 +41,10 @@ struct Pool {
     /// Files left by an earlier run, of the right length, which hold nothing that is needed.
     leftovers: Vec<PathBuf>,
     next_sequence: u64,
-    /// Why no spare can be had, once that is so.
-    failed: Option<String>,
+    /// Why no spare can be had, while that is so.
+    failed: Option<Error>,
+    /// Whether full files stay, because a failed partition needs their rounds at the next start.
+    is_pinned: bool,
 }
 
 /// From where a recovery must replay: everything below is published.
@@ -85,6 +87,7 @@ impl Journal {
             leftovers,
             next_sequence: next.sequence + 1,
             failed: None,
+            is_pinned: false,
         };
         let reuse = pool.leftovers.pop();
         let file = make(&*disk, &layout, directory_id, file_bytes, next.sequence, reuse)?;
@@ -139,25 +142,40 @@ impl Journal {
     /// Waits until a spare is there.
     ///
     /// # Errors
-    /// [`Error::LogFailed`] when the syncer has said that there will be none.
+    /// What the syncer has said of why there is none: [`Error::StorageFull`] or [`Error::LogFailed`].
     pub(crate) fn wait_for_spare(&self) -> Result<()> {
         let mut pool = self.pool.lock();
         while pool.spares.is_empty() {
-            if let Some(reason) = &pool.failed {
-                return Err(Error::LogFailed {
-                    reason: reason.clone(),
-                    in_flight: false,
-                });
+            if let Some(error) = &pool.failed {
+                return Err(error.clone());
             }
             self.spare_added.wait(&mut pool);
         }
         Ok(())
     }
 
-    /// Says that no spare will come, or (with `None`) that they may come again.
-    pub(crate) fn set_failed(&self, reason: Option<String>) {
-        self.pool.lock().failed = reason;
+    /// Says why no spare comes, or (with `None`) that they may come again.
+    pub(crate) fn set_failed(&self, error: Option<Error>) {
+        self.pool.lock().failed = error;
         self.spare_added.notify_all();
+    }
+
+    /// Takes back that the disk is full: the syncer is about to be asked again.
+    pub(crate) fn forget_full(&self) {
+        self.pool
+            .lock()
+            .failed
+            .take_if(|error| matches!(error, Error::StorageFull));
+    }
+
+    pub(crate) fn has_spare(&self) -> bool {
+        !self.pool.lock().spares.is_empty()
+    }
+
+    /// Whether there is no spare, and none comes before a restart: failed partitions need all files that may be kept.
+    pub(crate) fn is_stuck(&self, spares: usize) -> bool {
+        let pool = self.pool.lock();
+        pool.is_pinned && pool.spares.is_empty() && pool.full.len() >= spares
     }
 
     /// Writes a round (without a sync) and returns its number. There is room for it.
@@ -242,6 +260,7 @@ impl Journal {
                     file < mark.sequence && end <= mark.round && pinned.is_none_or(|first| end <= first)
                 };
                 let Some(index) = pool.full.iter().position(free) else {
+                    pool.is_pinned = pinned.is_some() && !pool.full.is_empty();
                     return Ok(());
                 };
                 let Some((old, _)) = pool.full.remove(index) else {
@@ -265,6 +284,17 @@ impl Journal {
     }
 }
 
+fn write_zeros(file: &dyn DiskFile, file_bytes: u64) -> std::io::Result<()> {
+    let zeros = vec![0; file_bytes.min(1 << 20) as usize];
+    let mut position = 0;
+    while position < file_bytes {
+        let bytes = (file_bytes - position).min(zeros.len() as u64);
+        file.write_all_at(&[IoSlice::new(&zeros[..bytes as usize])], position)?;
+        position += bytes;
+    }
+    Ok(())
+}
+
 /// Makes a journal file of a sequence, ready to be written: by renaming `reuse`, or by writing zeros.
 fn make(
     disk: &dyn Disk,
@@ -286,15 +316,14 @@ fn make(
         disk.rename(old, &path).map_err(context)?;
     }
     let file = disk.open(&path, OpenMode::Create).map_err(context)?;
-    if reuse.is_none() {
-        let zeros = vec![0; 1 << 20];
-        let mut position = 0;
-        while position < file_bytes {
-            let bytes = (file_bytes - position).min(zeros.len() as u64);
-            file.write_all_at(&[IoSlice::new(&zeros[..bytes as usize])], position)
-                .map_err(context)?;
-            position += bytes;
+    if reuse.is_none()
+        && let Err(error) = write_zeros(&*file, file_bytes)
+    {
+        // On a full disk it is tried again and again, and what was begun must not take the rest of the space.
+        if let Err(error) = disk.remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "a journal file that could not be made stays until the next start");
         }
+        return Err(context(error));
     }
     file.write_all_at(&[IoSlice::new(&header)], 0).map_err(context)?;
     file.sync_data().map_err(context)?;
