@@ -30,7 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::body::Incoming;
-use super::blocking::blocking;
+use super::blocking;
 use super::params::Params;
 use super::problem::{Code, Problem};
 use crate::app::App;
@@ -467,7 +467,7 @@ impl TopicCall<'_> {
                 rules,
             })
         };
-        blocking(work).await?
+        blocking(work).await
     }
 
     fn now(&self) -> TimestampMs {
