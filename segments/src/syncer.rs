@@ -206,8 +206,8 @@ impl Engine {
         let garbage = std::mem::take(&mut *self.garbage.lock());
         for segment in garbage {
             segment.close();
-            for extension in ["log", "index", "timeindex"] {
-                let path = segment.log_path().with_extension(extension);
+            let [index, timeindex] = segment.index_paths();
+            for path in [segment.log_path(), index, timeindex] {
                 match self.disk.remove_file(&path) {
                     Ok(()) => {}
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -190,12 +190,6 @@ impl Segment {
         self.inner.publish(batches);
     }
 
-    /// Moves `readable` over bytes that are known valid at recovery, without notes: the index over them is loaded or rebuilt
-    /// on demand. Not after the first `publish`.
-    pub(crate) fn recovered(&self, readable: FilePos) {
-        self.inner.recovered(readable.get());
-    }
-
     /// Writes `.index` and `.timeindex` (derived: no sync needed), e.g. at roll and at close, and frees the memory of what
     /// was published since. Does nothing if nothing was. May wait for the disk: if what was there before has no index, the
     /// log is scanned for it.
