@@ -187,7 +187,10 @@ impl Walker {
         self.next_offset = header.next_offset();
         self.behind_damage = false;
         // A chain of healthy batches that ends exactly at a mark confirms it as well as the batch there would.
-        self.at_home |= (position > 0 && self.mark_at(position).is_some()) || self.mark_at(end).is_some();
+        let reached = self
+            .mark_at(end)
+            .is_some_and(|mark| mark.offset == self.next_offset);
+        self.at_home |= reached || (position > 0 && self.mark_at(position).is_some());
     }
 
     /// The mark that says what begins at `position`.
