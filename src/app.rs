@@ -4,11 +4,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use quipu_segments::{Clock, Log};
+use quipu_segments::{Clock, Log, Monotonic};
 use tokio::sync::{Semaphore, watch};
 
 use crate::config::Config;
+use crate::groups::Groups;
 use crate::metrics::Metrics;
+use crate::partitioner::Rotation;
 
 /// The service's state, cheap to clone: the log, the settings, the metrics.
 #[derive(Clone)]
@@ -24,29 +26,56 @@ pub struct Inner {
     pub metrics: Metrics,
     /// The clock that the engine uses too.
     pub clock: Arc<dyn Clock>,
+    /// The order of changes to groups.
+    pub groups: Groups,
     /// Bytes of request bodies that may be held at once; a permit is a KiB.
     pub body_budget: Arc<Semaphore>,
+    /// Where requests' records without keys go.
+    pub rotation: Rotation,
     /// Becomes true when the server begins to stop: long polls then end at once with what they have.
     pub stopping: watch::Sender<bool>,
     /// Set once the log has been opened and recovered.
     pub ready: AtomicBool,
+    /// When the parts were put together.
+    pub started: Monotonic,
+    body_permits: usize,
 }
 
 impl App {
     /// Puts the parts together.
     #[must_use]
     pub fn new(log: Log, config: Config, clock: Arc<dyn Clock>) -> Self {
-        let permits =
-            usize::try_from(config.limits.max_in_flight_bytes / 1024).unwrap_or(Semaphore::MAX_PERMITS);
+        let permits = usize::try_from(config.limits.max_in_flight_bytes / 1024)
+            .unwrap_or(Semaphore::MAX_PERMITS)
+            .min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Inner {
             log,
             metrics: Metrics::new(),
+            started: clock.monotonic(),
             clock,
-            body_budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            groups: Groups::default(),
+            body_budget: Arc::new(Semaphore::new(permits)),
+            body_permits: permits,
+            rotation: Rotation::default(),
             stopping: watch::Sender::new(false),
             ready: AtomicBool::new(true),
             config,
         }))
+    }
+
+    /// Whether the server has begun to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Bytes of request bodies held in memory now.
+    #[must_use]
+    pub fn body_bytes_in_flight(&self) -> u64 {
+        let held = self
+            .body_permits
+            .saturating_sub(self.body_budget.available_permits());
+        held as u64 * 1024
     }
 }
 

@@ -1,318 +1,423 @@
-//! The whole log: topics, appends, state.
-#![allow(
-    missing_docs,
-    unused_variables,
-    dead_code,
-    clippy::todo,
-    reason = "signatures first"
-)]
-use std::collections::BTreeMap;
-use std::future::Future;
-use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+//! The whole log, as its callers see it.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{BatchBuilder, SealedBatch};
-use crate::clock::Clock;
-use crate::disk::Disk;
-use crate::error::Result;
-use crate::read::{Fetched, Located, ReadRequest};
-use crate::types::{Ack, Offset, PartitionId, Positions, TimestampMs, TopicId};
+use crate::catalog::replace_file;
+use crate::clock::{Clock, SystemClock};
+use crate::disk::{Disk, RealDisk, raise_file_limit};
+use crate::engine::{Counters, Engine};
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+use crate::options::Options;
+use crate::recovery;
+use crate::request::AppendRequest;
+use crate::slots::read_if_exists;
+use crate::state::{StateChange, StateEntry};
+use crate::ticket::Ticket;
+use crate::topic::{SealError, Topic, TopicSpec, seal_json, unseal_json};
+use crate::types::{TimestampMs, TopicId};
 
-/// How a log is opened.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Size of each journal file; must hold the largest request. 64 MiB.
-    pub journal_file_bytes: u64,
-    /// Journal files kept (2..): 3.
-    pub journal_files: u32,
-    /// Largest request in record batch format. 33 MiB.
-    pub max_request_bytes: usize,
-    /// Bytes of queued requests above which appends are refused as overloaded. 64 MiB.
-    pub queue_bytes: u64,
-    /// Maps open at once. 4096.
-    pub max_open_segments: usize,
-    /// Files open for writing at once; None: a half of the process's limit.
-    pub max_open_files: Option<usize>,
-    /// How often retention looks. 10 s...
-    pub retention_interval: Duration,
-    /// Whether the log runs its own threads (committer, background syncer); otherwise the caller drives `run_round` etc.
-    pub background: bool,
-}
-impl Default for Options {
-    fn default() -> Self {
-        todo!()
-    }
-}
-
-/// What the engine needs to know of a topic's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TopicSettings {
-    pub segment_bytes: u64, // 64 MiB
-    pub segment_ms: u64,    // 7 days
-    pub retention_ms: Option<u64>,
-    pub retention_bytes: Option<u64>,
-}
-impl Default for TopicSettings {
-    fn default() -> Self {
-        todo!()
-    }
-}
-
-/// What a topic is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicSpec {
-    pub partitions: u32,
-    pub settings: TopicSettings,
-    /// Kept with the topic for the caller; means nothing to the engine.
-    pub properties: BTreeMap<String, serde_json::Value>,
-}
-
-/// Cheap to clone; the last clone's drop does not close (call close).
+/// An open data directory. Cheap to clone: all clones are the same log.
+///
+/// [`Log::close`] ends it cleanly. Without that, dropping the last clone ends its threads and frees the directory, and
+/// the next opening replays the journal.
 #[derive(Clone)]
-pub struct Log {}
+pub struct Log {
+    owner: Arc<Owner>,
+}
+
+struct Owner {
+    engine: Arc<Engine>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    is_closed: Mutex<bool>,
+    /// The directory's lock, freed last.
+    _lock: Box<dyn Send + Sync>,
+}
+
+/// What is wrong, for operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why all appends are refused until a restart.
+    pub log_failed: Option<String>,
+    /// Whether the last append met a full disk.
+    pub storage_full: bool,
+    /// Partitions whose appends are refused until a restart, each with the reason.
+    pub failed_partitions: Vec<(String, String)>,
+    /// Damage that was found when the log was opened.
+    pub damage: Vec<String>,
+}
+
+/// The magic of the file that says what a data directory is.
+pub(crate) const FORMAT_MAGIC: &str = "quipu-data";
+
+#[derive(Serialize, Deserialize)]
+struct Format {
+    id: String,
+    made: TimestampMs,
+}
 
 impl Log {
+    /// Opens a data directory on the operating system's files and clocks; makes it if it is missing or empty.
+    ///
+    /// Recovers first: when this returns, everything that was acknowledged is readable, and the log takes appends.
+    /// The process's limit on open files is raised as far as it goes.
+    ///
+    /// # Errors
+    /// - [`Error::Directory`]: in use by another process, not a data directory, or of a version that this program does
+    ///   not know. Nothing was changed.
+    /// - [`Error::Invalid`]: the options contradict each other.
+    /// - [`Error::StorageFull`], [`Error::Io`]: recovery could not finish. Nothing is lost; try again.
     pub fn open(dir: &Path, options: Options) -> Result<Self> {
-        todo!()
+        Self::open_with(
+            Arc::new(RealDisk::new()),
+            Arc::new(SystemClock::new()),
+            dir,
+            options,
+        )
     }
+
+    /// Opens a data directory on any disk and clock.
+    ///
+    /// # Errors
+    /// As for [`Log::open`].
     pub fn open_with(
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
         dir: &Path,
         options: Options,
     ) -> Result<Self> {
-        todo!()
+        options.check()?;
+        let layout = Layout::new(dir);
+        disk.create_dir_all(dir)
+            .map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
+        let lock = disk.lock(&layout.lock()).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                Error::Directory(format!("{} is in use by another process", dir.display()))
+            }
+            _ => Error::io(format!("locking {}", layout.lock().display()), error),
+        })?;
+        let directory_id = identify(&*disk, &*clock, &layout)?;
+        let limit = raise_file_limit();
+        let max_open_files = options
+            .max_open_files
+            .unwrap_or_else(|| usize::try_from(limit / 2).unwrap_or(usize::MAX));
+        let engine = recovery::open(disk, clock, layout, options, directory_id, max_open_files.max(1))?;
+        let mut threads = Vec::new();
+        if engine.options.background {
+            let committer = Arc::clone(&engine);
+            threads.push(spawn("quipu-committer", move || committer.run_committer())?);
+            let syncer = Arc::clone(&engine);
+            threads.push(spawn("quipu-syncer", move || syncer.run_syncer())?);
+        } else {
+            engine.queue.set_driver(&engine);
+        }
+        let owner = Owner {
+            engine,
+            threads: Mutex::new(threads),
+            is_closed: Mutex::new(false),
+            _lock: lock,
+        };
+        Ok(Self {
+            owner: Arc::new(owner),
+        })
     }
-    /// Answers what is queued, syncs everything, writes indexes and the checkpoint, ends the threads. Later appends: Error::Closed.
+
+    fn engine(&self) -> &Engine {
+        &self.owner.engine
+    }
+
+    /// Answers what is queued, syncs everything and writes a checkpoint, so that the next opening replays nothing.
+    /// Later appends are refused with [`Error::Closed`]; reads go on. Closing twice is harmless. Blocks.
+    ///
+    /// # Errors
+    /// What the last sync met: the next opening replays the journal instead.
     pub fn close(&self) -> Result<()> {
-        todo!()
+        self.owner.close(true)
     }
 
-    /// A name that no other data directory has (random, given when it was made), 16 hex digits.
+    /// A name that no other data directory has: 16 hexadecimal digits, given when it was made.
+    #[must_use]
     pub fn directory_id(&self) -> String {
-        todo!()
+        format!("{:016x}", self.engine().directory_id)
     }
+
+    /// The topics, sorted by name.
+    #[must_use]
     pub fn topics(&self) -> Vec<Arc<Topic>> {
-        todo!()
-    } // sorted by name
+        self.engine().catalog.list()
+    }
+
+    /// A topic by its name.
+    #[must_use]
     pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
-        todo!()
+        self.engine().catalog.get(name)
     }
+
+    /// A topic by its number.
+    #[must_use]
     pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
-        todo!()
+        self.engine().catalog.get_by_id(id)
     }
-    /// Blocking (some syncs). Durable when it returns. TopicExists.
+
+    /// Makes a topic; it is durable when this returns. Blocks for a few syncs, whatever the number of partitions.
+    ///
+    /// # Errors
+    /// - [`Error::TopicExists`], [`Error::Invalid`] (name or settings): nothing was made.
+    /// - [`Error::StorageFull`], [`Error::Io`], [`Error::LogFailed`]: it may be there after a restart; try again.
     pub fn create_topic(&self, name: &str, spec: TopicSpec) -> Result<Arc<Topic>> {
-        todo!()
+        self.engine().create_topic(name, spec)
     }
-    /// Blocking. `partitions` never lowers (Invalid).
+
+    /// Changes a topic's settings and raises its partitions; durable when this returns. Blocks.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`], [`Error::Invalid`] (partitions would be lowered): nothing was changed.
+    /// - [`Error::StorageFull`], [`Error::Io`]: it may have changed; try again.
     pub fn alter_topic(&self, name: &str, spec: TopicSpec) -> Result<Arc<Topic>> {
-        todo!()
+        self.engine().alter_topic(name, spec)
     }
-    /// Blocking. The state changes are applied in the same journal round as the deletion.
+
+    /// Deletes a topic and its data, with changes of the state in the same journal round. Blocks.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`]: there is none.
+    /// - [`Error::Closed`], [`Error::LogFailed`]: it was not deleted, or (where `in_flight`) may be after a restart.
+    /// - [`Error::Io`]: it is deleted, its files stay until the next start.
     pub fn delete_topic(&self, name: &str, state: Vec<StateChange>) -> Result<()> {
-        todo!()
+        self.engine().delete_topic(name, state)
     }
 
-    /// Queues; never blocks. Error::Overloaded, Closed, LogFailed, RequestTooLarge at once; the rest comes by the ticket.
+    /// Queues an append and returns a ticket for its answer. Never blocks.
+    ///
+    /// Nothing is readable yet: the ticket completes with the offsets once they are durable (or written, if the
+    /// request asks for no more). All of the request is stored, or nothing.
+    ///
+    /// # Errors
+    /// At once, with nothing queued: [`Error::Overloaded`] (try again), [`Error::RequestTooLarge`] (split it),
+    /// [`Error::Invalid`], [`Error::Closed`], [`Error::LogFailed`]. By the ticket: [`Error::OffsetMismatch`],
+    /// [`Error::NotFound`], [`Error::StorageFull`], [`Error::PartitionFailed`], [`Error::LogFailed`].
     pub fn append(&self, request: AppendRequest) -> Result<Ticket> {
-        todo!()
+        self.engine().queue.append(request)
     }
 
-    /// Durable key-value state. Values appear when they are durable.
+    /// A value of the durable state; changes appear when they are durable.
+    #[must_use]
     pub fn state_get(&self, key: &[u8]) -> Option<Arc<[u8]>> {
-        todo!()
-    }
-    pub fn state_prefix(&self, prefix: &[u8]) -> Vec<(Box<[u8]>, Arc<[u8]>)> {
-        todo!()
+        self.engine().state.read().get(key)
     }
 
+    /// All entries of the state whose keys begin with `prefix`, sorted by key.
+    #[must_use]
+    pub fn state_prefix(&self, prefix: &[u8]) -> Vec<StateEntry> {
+        self.engine().state.read().prefix(prefix)
+    }
+
+    /// What is wrong at the moment.
+    #[must_use]
     pub fn health(&self) -> Health {
-        todo!()
+        let engine = self.engine();
+        let failed_partitions = engine
+            .catalog
+            .list()
+            .iter()
+            .flat_map(|topic| topic.partitions().to_vec())
+            .filter_map(|partition| Some((partition.name().to_owned(), partition.failure()?)))
+            .collect();
+        Health {
+            log_failed: engine.failure().map(|error| error.to_string()),
+            storage_full: engine.storage_full.load(Ordering::Relaxed),
+            failed_partitions,
+            damage: engine.damage.lock().clone(),
+        }
     }
+
+    /// Whether appends are refused until a restart. Cheap.
+    #[must_use]
+    pub fn is_failed(&self) -> bool {
+        self.engine().failure().is_some()
+    }
+
+    /// Counts since it was opened.
+    #[must_use]
     pub fn counters(&self) -> Counters {
-        todo!()
+        let engine = self.engine();
+        Counters {
+            queued_bytes: engine.queue.queued_bytes(),
+            open_segments: engine.pool.open_count() as u64,
+            index_rebuilds: engine.pool.index_rebuilds(),
+            open_files: engine.open_files.load(Ordering::Relaxed) as u64,
+            ..engine.stats.read()
+        }
     }
 
-    // for Options { background: false }
+    /// Runs one round of the committer; `false` if nothing was queued. For logs without threads of their own.
+    ///
+    /// # Errors
+    /// [`Error::LogFailed`] once the journal has failed.
     pub fn run_round(&self) -> Result<bool> {
-        todo!()
+        self.engine().run_round()
     }
+
+    /// Syncs what is published and writes a checkpoint. For logs without threads of their own.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] or [`Error::Io`] if the checkpoint could not be written.
     pub fn sync_segments(&self) -> Result<()> {
-        todo!()
+        self.engine().sync_segments()
     }
+
+    /// Deletes what retention lets go now. The log's own thread does it every
+    /// [`retention_interval`](Options::retention_interval).
+    ///
+    /// # Errors
+    /// As for [`Partition::trim`](crate::Partition::trim).
     pub fn apply_retention(&self) -> Result<()> {
-        todo!()
+        self.engine().apply_retention()
     }
 }
 
-pub struct Topic {}
-impl Topic {
-    pub fn name(&self) -> &str {
-        todo!()
-    }
-    pub fn id(&self) -> TopicId {
-        todo!()
-    }
-    pub fn spec(&self) -> Arc<TopicSpec> {
-        todo!()
-    }
-    pub fn partition_count(&self) -> u32 {
-        todo!()
-    }
-    pub fn partition(&self, index: u32) -> Option<Arc<Partition>> {
-        todo!()
-    }
-    pub fn partitions(&self) -> Vec<Arc<Partition>> {
-        todo!()
-    }
-}
-
-pub struct Partition {}
-impl Partition {
-    pub fn id(&self) -> PartitionId {
-        todo!()
-    }
-    pub fn positions(&self) -> Positions {
-        todo!()
-    }
-    /// Never waits for the disk: `None` when something must be loaded first (then call `read` where blocking is fine).
-    pub fn try_read(&self, request: ReadRequest) -> Option<Result<Fetched>> {
-        todo!()
-    }
-    /// May block on the disk.
-    pub fn read(&self, request: ReadRequest) -> Result<Fetched> {
-        todo!()
-    }
-    /// May block. None: beyond all.
-    pub fn offset_for_time(&self, time: TimestampMs) -> Result<Option<(Offset, TimestampMs)>> {
-        todo!()
-    }
-    /// May block.
-    pub fn locate(&self, offset: Offset) -> Result<Located> {
-        todo!()
-    }
-    /// May block (first and last record are read).
-    pub fn stats(&self) -> Result<PartitionStats> {
-        todo!()
-    }
-    /// Resolves when `end_offset > offset`, or the partition is deleted or the log closes. Dropping it forgets it.
-    pub fn wait_for(self: &Arc<Self>, offset: Offset) -> WaitForData {
-        todo!()
-    }
-    /// Moves the log start to `before` (at most end_offset: OutOfRange), durably; blocking.  Returns the new log start (never lower than it was).
-    pub fn trim(&self, before: Offset) -> Result<Offset> {
-        todo!()
-    }
-    pub fn is_deleted(&self) -> bool {
-        todo!()
+impl Owner {
+    fn close(&self, is_clean: bool) -> Result<()> {
+        let mut is_closed = self.is_closed.lock();
+        if std::mem::replace(&mut *is_closed, true) {
+            return Ok(());
+        }
+        self.engine.queue.close();
+        if self.engine.options.background {
+            // The committer may wait for the syncer's next journal file: it ends first.
+            let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
+            if let Some(committer) = threads.next() {
+                committer
+                    .join()
+                    .map_err(|_| Error::Invalid("the committer has panicked".into()))?;
+            }
+            self.engine.wake_syncer.end();
+            for thread in threads {
+                thread
+                    .join()
+                    .map_err(|_| Error::Invalid("the syncer has panicked".into()))?;
+            }
+        } else {
+            while self.engine.run_round()? {}
+        }
+        for topic in self.engine.catalog.list() {
+            for partition in &*topic.partitions() {
+                partition.set_closed();
+            }
+        }
+        if is_clean {
+            self.engine.sync_for_close()
+        } else {
+            Ok(())
+        }
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-pub struct PartitionStats {
-    pub positions: Positions,
-    pub size_bytes: u64,
-    pub segments: usize,
-    /// timestamp of the first and the last record
-    pub first_timestamp: Option<TimestampMs>,
-    pub last_timestamp: Option<TimestampMs>,
-}
-
-/// Records for one partition.
-pub enum Records {
-    /// May be combined with those of other requests into one batch.
-    Loose(BatchBuilder),
-    /// Stay as they are.
-    Sealed(Vec<SealedBatch>),
-}
-
-pub struct Part {
-    pub partition: Arc<Partition>,
-    pub records: Records,
-    /// Append only if this is the next offset.
-    pub expected_offset: Option<Offset>,
-    /// Hint: every value is one line of valid JSON (or null = tombstone), so that readers need not look.
-    pub json_lines: bool,
-}
-
-/// One request: all of it is stored, or none.
-#[derive(Default)]
-pub struct AppendRequest {
-    /// One per partition.
-    pub parts: Vec<Part>,
-    pub state: Vec<StateChange>,
-    pub ack: Ack,
-}
-
-/// A change of the state: `None` removes the key.
-#[derive(Clone, Debug)]
-pub struct StateChange {
-    pub key: Vec<u8>,
-    pub value: Option<Vec<u8>>,
-}
-
-/// The answer to an append.
-#[derive(Clone, Debug)]
-pub struct Appended {
-    /// The first offset of each part, in order.
-    pub base_offsets: Vec<Offset>,
-}
-
-/// A queued append. A future; `wait` blocks instead. Dropping it does not take the append back.
-pub struct Ticket {}
-impl Ticket {
-    pub fn wait(self) -> Result<Appended> {
-        todo!()
-    }
-}
-impl Future for Ticket {
-    type Output = Result<Appended>;
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        todo!()
-    }
-}
-pub struct WaitForData {}
-impl WaitForData {
-    pub fn wait_timeout(self, timeout: Duration) -> bool {
-        todo!()
-    }
-}
-impl Future for WaitForData {
-    type Output = ();
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        todo!()
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if self.engine.options.background
+            && let Err(error) = self.close(false)
+        {
+            tracing::warn!(%error, "ending a log that was not closed");
+        }
     }
 }
 
-/// What is wrong, for /health/ready and metrics.
-#[derive(Clone, Debug, Default)]
-pub struct Health {
-    /// Why all appends are refused.
-    pub log_failed: Option<String>,
-    /// The last append met a full disk.
-    pub storage_full: bool,
-    /// Partitions whose appends are refused, with the reason: ("orders/3", why).
-    pub failed_partitions: Vec<(String, String)>,
-    /// Damage found since start or by recovery, for the operator.
-    pub damage: Vec<String>,
+impl Engine {
+    /// What the committer's thread does until the log closes.
+    fn run_committer(&self) {
+        while self.queue.wait() {
+            // A failed round has answered everyone and is logged; later requests are refused at the queue.
+            let _answered = self.run_round();
+        }
+    }
 }
 
-/// Counts since start.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counters {
-    pub appended_requests: u64,
-    pub appended_records: u64,
-    pub appended_bytes: u64,
-    pub rounds: u64,
-    pub journal_syncs: u64,
-    pub journal_sync_seconds: f64,
-    pub segment_syncs: u64,
-    pub queued_bytes: u64,
-    pub open_segments: u64,
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .map_err(|error| Error::io(format!("starting the thread {name}"), error))
+}
+
+/// Reads what a data directory is, or makes an empty directory one. Returns its id.
+fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> Result<u64> {
+    let path = layout.format();
+    let root = layout.root.display();
+    if let Some(id) = directory_id(disk, layout)? {
+        return Ok(id);
+    }
+    let entries = disk
+        .list(&layout.root)
+        .map_err(|error| Error::io(format!("listing {root}"), error))?;
+    if let Some(entry) = entries
+        .iter()
+        .find(|entry| !matches!(&*entry.name, "LOCK" | "FORMAT.new" | "lost+found"))
+    {
+        return Err(Error::Directory(format!(
+            "{root} is not a quipu data directory (it has {} and no FORMAT): choose an empty one",
+            entry.name
+        )));
+    }
+    sync_ancestors(disk, &layout.root)?;
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_i64(clock.now().get());
+    let id = hasher.finish();
+    let format = Format {
+        id: format!("{id:016x}"),
+        made: clock.now(),
+    };
+    replace_file(disk, &path, &seal_json(FORMAT_MAGIC, &format))
+        .and_then(|()| disk.sync_dir(&layout.root))
+        .map_err(|error| Error::io(format!("making {}", path.display()), error))?;
+    Ok(id)
+}
+
+/// Makes the name of a new data directory durable, and those of the directories that were made for it: without that
+/// a power cut could take all of it. Done before FORMAT is there, so that a start that was cut short does it again.
+fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
+    for dir in root.ancestors().skip(1) {
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
+        match disk.sync_dir(dir) {
+            // Not ours to read, so nothing in it was made here.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            result => result.map_err(|error| Error::io(format!("syncing {}", dir.display()), error))?,
+        }
+    }
+    Ok(())
+}
+
+/// The id that a data directory was given, `None` if it is not one.
+pub(crate) fn directory_id(disk: &dyn Disk, layout: &Layout) -> Result<Option<u64>> {
+    let (path, root) = (layout.format(), layout.root.display());
+    let Some(bytes) = read_if_exists(disk, &path)? else {
+        return Ok(None);
+    };
+    let format = unseal_json::<Format>(FORMAT_MAGIC, &bytes).map_err(|error| {
+        Error::Directory(match error {
+            SealError::Version(version) => {
+                format!("{root} is of format version {version}: use a newer quipu")
+            }
+            SealError::Damaged(what) => format!("{} is damaged: {what}", path.display()),
+        })
+    })?;
+    let id = u64::from_str_radix(&format.id, 16);
+    id.map(Some).map_err(|_| {
+        Error::Directory(format!(
+            "{} is damaged: its id is {:?}",
+            path.display(),
+            format.id
+        ))
+    })
 }

@@ -123,9 +123,22 @@ pub(crate) fn read(view: &View, request: ReadRequest, access: Access) -> Result<
     };
     let mut left = request.max_bytes;
     let mut segment = view.segment_of(from);
-    while fetched.next_offset < end && segment < view.segments.len() {
-        if view.segments[segment].base_offset() >= end {
-            break;
+    while fetched.next_offset < end {
+        // Segments follow on from each other: where one is missing, its offsets are.
+        let base = view
+            .segments
+            .get(segment)
+            .map_or(view.end_offset, |segment| segment.base_offset());
+        if base > fetched.next_offset {
+            if !fetched.runs.is_empty() {
+                break;
+            }
+            return Err(Error::Damaged {
+                place: format!("the segment before {base:020}.log"),
+                what: "it is missing".into(),
+                damaged_from: fetched.next_offset,
+                damaged_until: base,
+            });
         }
         let mut span = view.span(segment, fetched.next_offset, end);
         span.at_least_one = fetched.runs.is_empty();

@@ -167,9 +167,20 @@ impl BatchBuilder {
         self.log_append_time.unwrap_or(self.max_timestamp)
     }
 
+    /// Whether the records of `other` may join this batch: both are stamped by the broker, or neither is.
+    #[must_use]
+    pub fn can_append(&self, other: &Self) -> bool {
+        self.log_append_time.is_some() == other.log_append_time.is_some()
+    }
+
     /// Makes all timestamps `time`, by the broker (attribute bit and max_timestamp), at seal.
     pub fn set_log_append_time(&mut self, time: TimestampMs) {
         self.log_append_time = Some(time);
+    }
+
+    /// Makes room for `bytes` more: before many [`BatchBuilder::append`], so that the buffer grows once.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.buffer.reserve(bytes);
     }
 
     /// The most bytes that such a record takes, whatever batch it goes to.

@@ -143,15 +143,6 @@ impl Inner {
         self.readable.store(end, Ordering::Release);
     }
 
-    pub(super) fn recovered(&self, readable: u64) {
-        let mut state = self.state.write();
-        debug_assert!(state.tail.is_empty(), "recovery comes before the first batch");
-        state.tail = Index::new(self.base, readable);
-        state.base_sum = None;
-        state.base = None;
-        self.readable.store(readable, Ordering::Release);
-    }
-
     pub(super) fn is_open(&self) -> bool {
         self.state.read().map.is_some()
     }

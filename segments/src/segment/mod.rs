@@ -16,6 +16,7 @@
 //! Modules: `inner` what is in memory, `warm` and `cold` the two ways to read, `walk` verification and the way past damage,
 //! `load` opening and indexes, `pool`, `intervals`.
 
+mod check;
 mod cold;
 mod inner;
 mod intervals;
@@ -36,6 +37,7 @@ use crate::error::Result;
 use crate::index::{Index, MAX_LOG_BYTES};
 use crate::types::{FilePos, Offset, TimestampMs};
 
+pub(crate) use check::{DamagedStretch, check};
 use inner::{BaseSum, Inner};
 pub(crate) use pool::SegmentPool;
 
@@ -186,12 +188,6 @@ impl Segment {
     /// If the batches do not follow each other from `readable` on.
     pub(crate) fn publish(&self, batches: &[BatchNote]) {
         self.inner.publish(batches);
-    }
-
-    /// Moves `readable` over bytes that are known valid at recovery, without notes: the index over them is loaded or rebuilt
-    /// on demand. Not after the first `publish`.
-    pub(crate) fn recovered(&self, readable: FilePos) {
-        self.inner.recovered(readable.get());
     }
 
     /// Writes `.index` and `.timeindex` (derived: no sync needed), e.g. at roll and at close, and frees the memory of what

@@ -1,0 +1,264 @@
+//! The parts of an open log, shared by its callers, the committer and the syncer.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::committer::Scratch;
+use crate::disk::Disk;
+use crate::error::Error;
+use crate::journal::writer::Journal;
+use crate::layout::Layout;
+use crate::options::Options;
+use crate::partition::Partition;
+use crate::request::Committer;
+use crate::segment::{Segment, SegmentPool};
+use crate::slots::Slots;
+use crate::state::State;
+
+/// An open log.
+pub(crate) struct Engine {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) layout: Layout,
+    pub(crate) options: Options,
+    pub(crate) directory_id: u64,
+    pub(crate) queue: Committer,
+    pub(crate) journal: Journal,
+    /// The most that the requests of one round take in the journal, the first request aside.
+    pub(crate) round_bytes: u64,
+    /// The committer's buffers; its lock is what makes rounds come one after the other.
+    pub(crate) scratch: Mutex<Scratch>,
+    pub(crate) catalog: Catalog,
+    /// Written by the committer when a round is published.
+    pub(crate) state: RwLock<State>,
+    pub(crate) pool: Arc<SegmentPool>,
+    /// Partitions with something to sync. Filled by the committer, emptied by the syncer.
+    pub(crate) dirty: Mutex<Vec<Arc<Partition>>>,
+    /// Segments below a log start, whose files are to be removed. Filled by the committer, emptied by the syncer.
+    pub(crate) garbage: Mutex<Vec<Arc<Segment>>>,
+    /// The slots of the snapshots. Its lock is what makes syncs come one after the other.
+    pub(crate) snapshots: Mutex<Snapshots>,
+    /// Files open for writing now.
+    pub(crate) open_files: Arc<AtomicUsize>,
+    pub(crate) max_open_files: usize,
+    pub(crate) stats: Stats,
+    /// Set once, when the journal has failed.
+    failed: Mutex<Option<Error>>,
+    is_failed: AtomicBool,
+    /// Whether the last append met a full disk. Set and cleared by the committer.
+    pub(crate) storage_full: AtomicBool,
+    /// What recovery found, for the operator.
+    pub(crate) damage: Mutex<Vec<String>>,
+    pub(crate) wake_syncer: Wakeup,
+}
+
+/// Where the syncer writes what it knows.
+pub(crate) struct Snapshots {
+    pub(crate) checkpoint: Slots,
+    pub(crate) state: Slots,
+    /// The round up to which the newest checkpoint covers every healthy partition.
+    pub(crate) round: u64,
+    /// Directories whose sync has failed: what names they have on stable storage is not known until a restart.
+    pub(crate) failed_dirs: BTreeSet<PathBuf>,
+}
+
+/// A thread that sleeps until it is asked or a time has passed.
+#[derive(Default)]
+pub(crate) struct Wakeup {
+    request: Mutex<Request>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Request {
+    asked: bool,
+    ended: bool,
+}
+
+impl Wakeup {
+    pub(crate) fn ask(&self) {
+        self.request.lock().asked = true;
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn end(&self) {
+        self.request.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits; `None` when the thread is to end, else whether it was asked.
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<bool> {
+        let mut request = self.request.lock();
+        if !request.asked && !request.ended {
+            self.changed.wait_for(&mut request, timeout);
+        }
+        if request.ended {
+            None
+        } else {
+            Some(std::mem::take(&mut request.asked))
+        }
+    }
+}
+
+impl Engine {
+    #[allow(clippy::too_many_arguments, reason = "called once, by the opening of a log")]
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        layout: Layout,
+        options: Options,
+        directory_id: u64,
+        queue: Committer,
+        journal: Journal,
+        catalog: Catalog,
+        state: State,
+        pool: Arc<SegmentPool>,
+        snapshots: Snapshots,
+        damage: Vec<String>,
+        max_open_files: usize,
+    ) -> Self {
+        // A quarter of a file at most: a round that just misses the end of a file wastes what it leaves.
+        let round_bytes = (Journal::capacity(options.journal_file_bytes) / 4).min(8 << 20);
+        Self {
+            disk,
+            clock,
+            layout,
+            options,
+            directory_id,
+            queue,
+            journal,
+            round_bytes,
+            scratch: Mutex::new(Scratch::default()),
+            catalog,
+            state: RwLock::new(state),
+            pool,
+            dirty: Mutex::new(Vec::new()),
+            garbage: Mutex::new(Vec::new()),
+            snapshots: Mutex::new(snapshots),
+            open_files: Arc::new(AtomicUsize::new(0)),
+            max_open_files,
+            stats: Stats::default(),
+            failed: Mutex::new(None),
+            is_failed: AtomicBool::new(false),
+            storage_full: AtomicBool::new(false),
+            damage: Mutex::new(damage),
+            wake_syncer: Wakeup::default(),
+        }
+    }
+
+    /// Why all appends are refused.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        if !self.is_failed.load(Ordering::Acquire) {
+            return None;
+        }
+        self.failed.lock().clone()
+    }
+
+    /// Ends all appends: what comes from now on was not stored, whatever became of what was in flight.
+    pub(crate) fn fail(&self, error: &Error) {
+        tracing::error!(%error, "the log takes no more appends until a restart");
+        let reason = match error {
+            Error::LogFailed { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        };
+        let refusal = Error::LogFailed {
+            reason,
+            in_flight: false,
+        };
+        self.queue.refuse(refusal.clone());
+        self.failed.lock().get_or_insert(refusal);
+        self.is_failed.store(true, Ordering::Release);
+    }
+
+    /// Asks the syncer to look.
+    pub(crate) fn request_sync(&self) {
+        self.wake_syncer.ask();
+    }
+}
+
+/// Counts since the log was opened.
+#[derive(Default)]
+pub(crate) struct Stats {
+    requests: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+    rounds: AtomicU64,
+    journal_syncs: AtomicU64,
+    journal_sync_nanos: AtomicU64,
+    segment_syncs: AtomicU64,
+    checkpoints: AtomicU64,
+}
+
+/// Counts since the log was opened, and levels of now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Requests that were answered by a round, refused ones too.
+    pub appended_requests: u64,
+    /// Records appended.
+    pub appended_records: u64,
+    /// Bytes of record batches appended.
+    pub appended_bytes: u64,
+    /// Rounds of the committer.
+    pub rounds: u64,
+    /// Syncs of the journal.
+    pub journal_syncs: u64,
+    /// What they took together.
+    pub journal_sync_time: Duration,
+    /// Syncs of segment files.
+    pub segment_syncs: u64,
+    /// Checkpoints written.
+    pub checkpoints: u64,
+    /// Bytes that wait for the committer now.
+    pub queued_bytes: u64,
+    /// Segments mapped now.
+    pub open_segments: u64,
+    /// Indexes that were missing, damaged or of another log, and were made again.
+    pub index_rebuilds: u64,
+    /// Segment files open for writing now.
+    pub open_files: u64,
+}
+
+impl Stats {
+    pub(crate) fn round(&self, requests: u64, records: u64, bytes: u64) {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(requests, Ordering::Relaxed);
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn journal_synced(&self, took: Duration) {
+        self.journal_syncs.fetch_add(1, Ordering::Relaxed);
+        self.journal_sync_nanos
+            .fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn segment_synced(&self) {
+        self.segment_syncs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn checkpoint_written(&self) {
+        self.checkpoints.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Counters {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            appended_requests: get(&self.requests),
+            appended_records: get(&self.records),
+            appended_bytes: get(&self.bytes),
+            rounds: get(&self.rounds),
+            journal_syncs: get(&self.journal_syncs),
+            journal_sync_time: Duration::from_nanos(get(&self.journal_sync_nanos)),
+            segment_syncs: get(&self.segment_syncs),
+            checkpoints: get(&self.checkpoints),
+            ..Counters::default()
+        }
+    }
+}

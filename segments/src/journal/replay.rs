@@ -1,0 +1,177 @@
+//! What the journal holds when a log is opened: its rounds in order, and whether any are missing.
+//!
+//! Rounds are numbered without gaps over all files, and a round is begun only after the one before is synced. So the
+//! first block that is not a whole round is the tail, unless a later round is found: then it is damage.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::format::{BLOCK_BYTES, FileHeader, Item, Round};
+use crate::disk::{Disk, Mapping, OpenMode};
+use crate::error::{Error, Result};
+use crate::layout::{Layout, parse_journal_name};
+
+/// The rounds that were found, in order.
+pub(crate) struct Scan {
+    files: Vec<ScannedFile>,
+    /// What is wrong, for the operator; empty if the rounds are all there.
+    pub(crate) damage: Vec<String>,
+    /// Every journal file that is there: (sequence, path, length).
+    pub(crate) all_files: Vec<(u64, PathBuf, u64)>,
+    /// One more than the last round.
+    pub(crate) next_round: u64,
+}
+
+struct ScannedFile {
+    path: PathBuf,
+    sequence: u64,
+    view: Arc<dyn Mapping>,
+    /// Position and length of each round.
+    rounds: Vec<(u64, u64)>,
+}
+
+/// Reads the files from `first_sequence` on and finds the rounds from `first_round` on (older ones are left out).
+///
+/// # Errors
+/// [`Error::Directory`] if a file is of a version that this program does not know, [`Error::Io`] if one cannot be read.
+pub(crate) fn scan(
+    disk: &dyn Disk,
+    layout: &Layout,
+    directory_id: u64,
+    first_sequence: u64,
+    first_round: u64,
+    journal_expected: bool,
+) -> Result<Scan> {
+    let dir = layout.journal_dir();
+    let mut all_files = Vec::new();
+    for entry in disk
+        .list(&dir)
+        .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?
+    {
+        if let Some(sequence) = parse_journal_name(&entry.name) {
+            all_files.push((sequence, dir.join(&entry.name), entry.len));
+        }
+    }
+    let mut scan = Scan {
+        files: Vec::new(),
+        damage: Vec::new(),
+        all_files,
+        next_round: first_round,
+    };
+    if journal_expected
+        && !scan
+            .all_files
+            .iter()
+            .any(|(sequence, ..)| *sequence == first_sequence)
+    {
+        scan.damage
+            .push(format!("{} is missing", layout.journal(first_sequence).display()));
+    }
+    for (sequence, path, length) in scan.all_files.clone() {
+        if sequence >= first_sequence {
+            scan.file(disk, directory_id, sequence, path, length, first_round)?;
+        }
+    }
+    Ok(scan)
+}
+
+impl Scan {
+    fn file(
+        &mut self,
+        disk: &dyn Disk,
+        directory_id: u64,
+        sequence: u64,
+        path: PathBuf,
+        length: u64,
+        first_round: u64,
+    ) -> Result<()> {
+        let context = |error| Error::io(format!("reading {}", path.display()), error);
+        let view = disk
+            .open(&path, OpenMode::Read)
+            .and_then(|file| file.map(length))
+            .map_err(context)?;
+        view.populate(0, length).map_err(context)?;
+        let bytes = Arc::clone(&view).bytes(0, length).map_err(context)?;
+        let header = FileHeader::decode(&bytes);
+        if let Err(what) = &header
+            && what.starts_with("version")
+        {
+            return Err(Error::Directory(format!(
+                "{}: {what}: use a newer quipu",
+                path.display()
+            )));
+        }
+        let fits =
+            header.is_ok_and(|header| header.sequence == sequence && header.directory_id == directory_id);
+        let mut rounds = Vec::new();
+        let mut position = BLOCK_BYTES;
+        let mut gap_at = None;
+        while position < length {
+            let Some(round) = Round::decode(&bytes[position as usize..], sequence) else {
+                gap_at.get_or_insert(position);
+                position += BLOCK_BYTES;
+                continue;
+            };
+            if round.number < self.next_round && round.number < first_round {
+                // Older than the checkpoint: whole, and not needed.
+            } else if round.number < self.next_round {
+                self.damage.push(format!(
+                    "{} repeats round {} at byte {position}",
+                    path.display(),
+                    round.number
+                ));
+            } else {
+                if round.number > self.next_round {
+                    let place = gap_at.unwrap_or(position);
+                    self.damage.push(format!(
+                        "{} is damaged at byte {place}: rounds {} to {} (exclusive) are missing",
+                        path.display(),
+                        self.next_round,
+                        round.number
+                    ));
+                }
+                rounds.push((position, round.file_bytes));
+                self.next_round = round.number + 1;
+            }
+            gap_at = None;
+            position += round.file_bytes;
+        }
+        if !fits && !rounds.is_empty() {
+            self.damage
+                .push(format!("{} has a damaged header", path.display()));
+        }
+        if !rounds.is_empty() {
+            self.files.push(ScannedFile {
+                path,
+                sequence,
+                view,
+                rounds,
+            });
+        }
+        Ok(())
+    }
+
+    /// Calls `visit` for every round in order, with its number and its items.
+    ///
+    /// # Errors
+    /// What `visit` says; [`Error::Io`] if a file cannot be read any more.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(u64, &[Item<'_>]) -> Result<()>) -> Result<()> {
+        for file in &self.files {
+            for &(position, length) in &file.rounds {
+                let context = |error| Error::io(format!("reading {}", file.path.display()), error);
+                let bytes = Arc::clone(&file.view)
+                    .bytes(position, position + length)
+                    .map_err(context)?;
+                let round = Round::decode(&bytes, file.sequence);
+                let Some((round, items)) = round.and_then(|round| Some((round, round.items()?))) else {
+                    return Err(Error::Directory(format!(
+                        "{} holds a round at byte {position} that this program does not understand: use a newer quipu",
+                        file.path.display()
+                    )));
+                };
+                visit(round.number, &items)?;
+            }
+        }
+        Ok(())
+    }
+}

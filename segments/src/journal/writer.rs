@@ -1,0 +1,332 @@
+//! The journal's files in turn: the one that is written, the full ones, and the spare ones that come next.
+//!
+//! A file is made by writing zeros over its whole length and syncing it, so that writing a round later changes
+//! nothing but data blocks, and a sync of it is one write to the device. Full files become spare again (renamed to a
+//! new sequence, header rewritten and synced) once a durable checkpoint no longer needs them.
+//!
+//! Crash: a file that was being made or recycled has a header that does not fit its name, or none; recovery takes it
+//! for an empty spare.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::format::{BLOCK_BYTES, FileHeader, RoundBuilder};
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+
+/// Where the next round is written. Only the committer takes its lock for long.
+struct Current {
+    sequence: u64,
+    file: Arc<dyn DiskFile>,
+    position: u64,
+    next_round: u64,
+}
+
+struct Spare {
+    sequence: u64,
+    file: Arc<dyn DiskFile>,
+}
+
+/// Files that are not being written.
+struct Pool {
+    /// Ready to be written, lowest sequence first.
+    spares: VecDeque<Spare>,
+    /// Full ones, oldest first: (sequence, the first round that is not in it).
+    full: VecDeque<(u64, u64)>,
+    /// Files left by an earlier run, of the right length, which hold nothing that is needed.
+    leftovers: Vec<PathBuf>,
+    next_sequence: u64,
+    /// Why no spare can be had, while that is so.
+    failed: Option<Error>,
+    /// Whether full files stay, because a failed partition needs their rounds at the next start.
+    is_pinned: bool,
+}
+
+/// From where a recovery must replay: everything below is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// The next round.
+    pub(crate) round: u64,
+    /// The file that it is in, or is going to be after.
+    pub(crate) sequence: u64,
+}
+
+/// The journal's write side.
+pub(crate) struct Journal {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    directory_id: u64,
+    file_bytes: u64,
+    current: Mutex<Current>,
+    pool: Mutex<Pool>,
+    /// Notified when a spare was added or the pool failed.
+    spare_added: Condvar,
+    /// Set by the committer after each round is published; read by the syncer.
+    published: Mutex<Mark>,
+}
+
+impl Journal {
+    /// Begins a journal after recovery: `next_sequence` and `next_round` are above all that was ever used, and
+    /// `leftovers` are files that hold nothing that is needed any more.
+    pub(crate) fn start(
+        disk: Arc<dyn Disk>,
+        layout: Layout,
+        directory_id: u64,
+        file_bytes: u64,
+        next: Mark,
+        leftovers: Vec<PathBuf>,
+    ) -> Result<Self> {
+        let mut pool = Pool {
+            spares: VecDeque::new(),
+            full: VecDeque::new(),
+            leftovers,
+            next_sequence: next.sequence + 1,
+            failed: None,
+            is_pinned: false,
+        };
+        let reuse = pool.leftovers.pop();
+        let file = make(&*disk, &layout, directory_id, file_bytes, next.sequence, reuse)?;
+        let current = Current {
+            sequence: next.sequence,
+            file,
+            position: BLOCK_BYTES,
+            next_round: next.round,
+        };
+        Ok(Self {
+            disk,
+            layout,
+            directory_id,
+            file_bytes,
+            current: Mutex::new(current),
+            pool: Mutex::new(pool),
+            spare_added: Condvar::new(),
+            published: Mutex::new(next),
+        })
+    }
+
+    /// The most bytes that one round may take.
+    pub(crate) fn capacity(file_bytes: u64) -> u64 {
+        file_bytes - BLOCK_BYTES
+    }
+
+    /// Whether a round of that many bytes needs the next file.
+    pub(crate) fn is_full_for(&self, round_bytes: u64) -> bool {
+        self.current.lock().position + round_bytes > self.file_bytes
+    }
+
+    /// Goes on to the next file; `false` if no spare is there (see [`Journal::wait_for_spare`]).
+    pub(crate) fn switch(&self) -> bool {
+        let mut pool = self.pool.lock();
+        let Some(spare) = pool.spares.pop_front() else {
+            return false;
+        };
+        let mut current = self.current.lock();
+        assert!(
+            spare.sequence > current.sequence,
+            "{} after {}",
+            spare.sequence,
+            current.sequence
+        );
+        pool.full.push_back((current.sequence, current.next_round));
+        current.sequence = spare.sequence;
+        current.file = spare.file;
+        current.position = BLOCK_BYTES;
+        true
+    }
+
+    /// Waits until a spare is there.
+    ///
+    /// # Errors
+    /// What the syncer has said of why there is none: [`Error::StorageFull`] or [`Error::LogFailed`].
+    pub(crate) fn wait_for_spare(&self) -> Result<()> {
+        let mut pool = self.pool.lock();
+        while pool.spares.is_empty() {
+            if let Some(error) = &pool.failed {
+                return Err(error.clone());
+            }
+            self.spare_added.wait(&mut pool);
+        }
+        Ok(())
+    }
+
+    /// Says why no spare comes, or (with `None`) that they may come again.
+    pub(crate) fn set_failed(&self, error: Option<Error>) {
+        self.pool.lock().failed = error;
+        self.spare_added.notify_all();
+    }
+
+    /// Takes back that the disk is full: the syncer is about to be asked again.
+    pub(crate) fn forget_full(&self) {
+        self.pool
+            .lock()
+            .failed
+            .take_if(|error| matches!(error, Error::StorageFull));
+    }
+
+    pub(crate) fn has_spare(&self) -> bool {
+        !self.pool.lock().spares.is_empty()
+    }
+
+    /// Whether there is no spare, and none comes before a restart: failed partitions need all files that may be kept.
+    pub(crate) fn is_stuck(&self, spares: usize) -> bool {
+        let pool = self.pool.lock();
+        pool.is_pinned && pool.spares.is_empty() && pool.full.len() >= spares
+    }
+
+    /// Writes a round (without a sync) and returns its number. There is room for it.
+    pub(crate) fn write(&self, builder: &mut RoundBuilder<'_>) -> std::io::Result<u64> {
+        let mut current = self.current.lock();
+        let (position, round) = (current.position, current.next_round);
+        let bytes = builder.file_bytes();
+        assert!(
+            position + bytes <= self.file_bytes,
+            "{position} + {bytes} is beyond {}",
+            self.file_bytes
+        );
+        builder.finish(current.sequence, round, |slices| {
+            current.file.write_all_at(slices, position)
+        })?;
+        current.position += bytes;
+        current.next_round += 1;
+        Ok(round)
+    }
+
+    /// Makes what was written durable. After an error nothing may be written any more.
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        let file = Arc::clone(&self.current.lock().file);
+        file.sync_data()
+    }
+
+    /// Says that everything up to and with `round` is published.
+    pub(crate) fn set_published(&self, round: u64) {
+        let sequence = self.current.lock().sequence;
+        *self.published.lock() = Mark {
+            round: round + 1,
+            sequence,
+        };
+    }
+
+    /// From where a recovery would have to replay if all that is published were synced.
+    pub(crate) fn published(&self) -> Mark {
+        *self.published.lock()
+    }
+
+    /// The oldest file that holds rounds.
+    pub(crate) fn oldest_sequence(&self) -> u64 {
+        let oldest = self.pool.lock().full.front().map(|(sequence, _)| *sequence);
+        oldest.unwrap_or_else(|| self.current.lock().sequence)
+    }
+
+    /// A sequence above all that were given.
+    pub(crate) fn unused_sequence(&self) -> u64 {
+        self.pool.lock().next_sequence
+    }
+
+    /// Makes one spare, of a leftover or anew, if there are fewer than `spares`; `false` if there was nothing to do.
+    pub(crate) fn add_spare(&self, spares: usize) -> Result<bool> {
+        let (sequence, reuse) = {
+            let mut pool = self.pool.lock();
+            if pool.spares.len() + pool.full.len() >= spares {
+                return Ok(false);
+            }
+            pool.next_sequence += 1;
+            (pool.next_sequence - 1, pool.leftovers.pop())
+        };
+        let file = make(
+            &*self.disk,
+            &self.layout,
+            self.directory_id,
+            self.file_bytes,
+            sequence,
+            reuse,
+        )?;
+        self.pool.lock().spares.push_back(Spare { sequence, file });
+        self.spare_added.notify_all();
+        Ok(true)
+    }
+
+    /// Makes spares of the full files that a durable checkpoint at `mark` no longer needs, but for those with rounds
+    /// from `pinned` on.
+    pub(crate) fn recycle(&self, mark: Mark, pinned: Option<u64>) -> Result<()> {
+        loop {
+            let (old, sequence) = {
+                let mut pool = self.pool.lock();
+                let free = |&(file, end): &(u64, u64)| {
+                    file < mark.sequence && end <= mark.round && pinned.is_none_or(|first| end <= first)
+                };
+                let Some(index) = pool.full.iter().position(free) else {
+                    pool.is_pinned = pinned.is_some() && !pool.full.is_empty();
+                    return Ok(());
+                };
+                let Some((old, _)) = pool.full.remove(index) else {
+                    return Ok(());
+                };
+                pool.next_sequence += 1;
+                (old, pool.next_sequence - 1)
+            };
+            let reuse = Some(self.layout.journal(old));
+            let file = make(
+                &*self.disk,
+                &self.layout,
+                self.directory_id,
+                self.file_bytes,
+                sequence,
+                reuse,
+            )?;
+            self.pool.lock().spares.push_back(Spare { sequence, file });
+            self.spare_added.notify_all();
+        }
+    }
+}
+
+fn write_zeros(file: &dyn DiskFile, file_bytes: u64) -> std::io::Result<()> {
+    let zeros = vec![0; file_bytes.min(1 << 20) as usize];
+    let mut position = 0;
+    while position < file_bytes {
+        let bytes = (file_bytes - position).min(zeros.len() as u64);
+        file.write_all_at(&[IoSlice::new(&zeros[..bytes as usize])], position)?;
+        position += bytes;
+    }
+    Ok(())
+}
+
+/// Makes a journal file of a sequence, ready to be written: by renaming `reuse`, or by writing zeros.
+fn make(
+    disk: &dyn Disk,
+    layout: &Layout,
+    directory_id: u64,
+    file_bytes: u64,
+    sequence: u64,
+    reuse: Option<PathBuf>,
+) -> Result<Arc<dyn DiskFile>> {
+    let path = layout.journal(sequence);
+    let context = |error| Error::io(format!("making {}", path.display()), error);
+    let header = FileHeader {
+        sequence,
+        directory_id,
+        file_bytes,
+    }
+    .encode();
+    if let Some(old) = &reuse {
+        disk.rename(old, &path).map_err(context)?;
+    }
+    let file = disk.open(&path, OpenMode::Create).map_err(context)?;
+    if reuse.is_none()
+        && let Err(error) = write_zeros(&*file, file_bytes)
+    {
+        // On a full disk it is tried again and again, and what was begun must not take the rest of the space.
+        if let Err(error) = disk.remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "a journal file that could not be made stays until the next start");
+        }
+        return Err(context(error));
+    }
+    file.write_all_at(&[IoSlice::new(&header)], 0).map_err(context)?;
+    file.sync_data().map_err(context)?;
+    disk.sync_dir(&layout.journal_dir()).map_err(context)?;
+    Ok(file)
+}

@@ -1,0 +1,70 @@
+//! How a log is opened.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// How a log is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Length of each journal file in bytes. It must hold the largest request. 64 MiB.
+    pub journal_file_bytes: u64,
+    /// Journal files that are kept, at least 2: one is written while another is being synced from. 3.
+    pub journal_files: u32,
+    /// The largest request, in bytes of record batch format. 33 MiB.
+    pub max_request_bytes: usize,
+    /// Bytes of waiting requests above which more are refused as overloaded. 64 MiB.
+    pub queue_bytes: u64,
+    /// Segments that are mapped at once. 4,096.
+    pub max_open_segments: usize,
+    /// Segment files open for writing at once; `None`: half of the process's limit on open files.
+    pub max_open_files: Option<usize>,
+    /// How often retention looks for segments to delete. 30 s.
+    pub retention_interval: Duration,
+    /// How long written segments may wait for their sync (and a restart have to replay them) on a quiet log. 10 s.
+    pub checkpoint_interval: Duration,
+    /// Whether the log runs threads of its own: the committer and the syncer. Without them the caller drives it by
+    /// [`Log::run_round`](crate::Log::run_round), [`Log::sync_segments`](crate::Log::sync_segments) and
+    /// [`Log::apply_retention`](crate::Log::apply_retention).
+    pub background: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            journal_file_bytes: 64 << 20,
+            journal_files: 3,
+            max_request_bytes: 33 << 20,
+            queue_bytes: 64 << 20,
+            max_open_segments: 4096,
+            max_open_files: None,
+            retention_interval: Duration::from_secs(30),
+            checkpoint_interval: Duration::from_secs(10),
+            background: true,
+        }
+    }
+}
+
+/// What a journal file has beside the largest request: its header and the rounding to whole blocks.
+const JOURNAL_SLACK_BYTES: u64 = 64 << 10;
+
+impl Options {
+    pub(crate) fn check(&self) -> Result<()> {
+        let needed = self.max_request_bytes as u64 + JOURNAL_SLACK_BYTES;
+        if self.journal_file_bytes < needed {
+            return Err(Error::Invalid(format!(
+                "journal_file_bytes is {}, but the largest request needs {needed}",
+                self.journal_file_bytes
+            )));
+        }
+        if !self.journal_file_bytes.is_multiple_of(4096) || self.journal_file_bytes > u64::from(u32::MAX) {
+            return Err(Error::Invalid(
+                "journal_file_bytes must be a multiple of 4096, below 4 GiB".into(),
+            ));
+        }
+        if self.journal_files < 2 {
+            return Err(Error::Invalid("journal_files must be at least 2".into()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,808 @@
+//! Opening a data directory: what is there, what the journal adds, what is cut.
+//!
+//! The truth is the newest checkpoint and the journal after it. Every batch of those rounds is written again at its
+//! position, whatever the segment seems to hold: after a failed writeback the page cache may show bytes that the disk
+//! lacks. Then each partition's tail is decided:
+//!
+//! | the active segment's file | the evidence is whole | it is not (a journal file or the checkpoint is damaged or missing) |
+//! |---|---|---|
+//! | ends where the evidence says | keep | keep |
+//! | is longer | cut: it was never acknowledged | keep the whole batches that follow on, cut the rest |
+//! | is shorter, or missing | keep the positions, report damage: reads there say so | the same |
+//! | other segments begin after it, which the evidence does not name | remove | keep, in order |
+//!
+//! All of it is synced and a new checkpoint written before anything is served. Opening twice in a row, or crashing in
+//! the middle of opening, ends in the same state: nothing is cut or removed that a second pass would need.
+//!
+//! Two things that only an acknowledged-as-written record could need are given up when the machine (not the process)
+//! stops: see `Ack::Written`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::batch::{self, BatchHeader, Batches};
+use crate::catalog::{Catalog, TOPIC_MAGIC};
+use crate::checkpoint::{self, Checkpoint, Entry};
+use crate::clock::Clock;
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::engine::{Engine, Snapshots};
+use crate::error::{Error, Result};
+use crate::journal::format::Item;
+use crate::journal::replay::{self, Scan};
+use crate::journal::writer::{Journal, Mark};
+use crate::layout::{Layout, TOPIC_FILE, parse_log_name};
+use crate::options::Options;
+use crate::partition::{Active, Beginning, Partition};
+use crate::request::Committer;
+use crate::segment::{Segment, SegmentPool};
+use crate::slots::{Slots, read_if_exists};
+use crate::state::{self, State};
+use crate::topic::{SealError, Topic, TopicBody, TopicSpec, unseal_json};
+use crate::types::{FilePos, Offset, PartitionId, TimestampMs, TopicId};
+
+/// What a partition is known to hold.
+struct Known {
+    log_start_offset: Offset,
+    active: Option<(Offset, FilePos, TimestampMs)>,
+    next_offset: Offset,
+    /// Rounds below this one are in the segments already.
+    round: u64,
+    /// Segments that the journal names, each with its end as far as the journal knows.
+    named: BTreeMap<Offset, FilePos>,
+    /// Whether a checkpoint or the journal says anything at all.
+    is_evident: bool,
+}
+
+/// What a partition is made of: its log start, its next offset, its segments in order, and the one that is appended to.
+type Contents = (Offset, Offset, Vec<Arc<Segment>>, Option<Active>);
+
+/// What becomes of the bytes behind the end that the evidence names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tail {
+    Keep,
+    Cut,
+    Scan,
+    Short,
+}
+
+/// The decision table over a file's length.
+fn decide_tail(file_bytes: u64, known_end: FilePos, is_whole: bool) -> Tail {
+    match (file_bytes.cmp(&known_end.get()), is_whole) {
+        (std::cmp::Ordering::Equal, _) => Tail::Keep,
+        (std::cmp::Ordering::Less, _) => Tail::Short,
+        (std::cmp::Ordering::Greater, true) => Tail::Cut,
+        (std::cmp::Ordering::Greater, false) => Tail::Scan,
+    }
+}
+
+/// Everything that recovery reads and decides on.
+struct Recovery<'a> {
+    disk: &'a dyn Disk,
+    layout: &'a Layout,
+    now: TimestampMs,
+    known: HashMap<PartitionId, Known>,
+    /// Files that were written: to be synced before anything is served.
+    touched: HashMap<PathBuf, Arc<dyn DiskFile>>,
+    /// Directories with new or removed names.
+    touched_dirs: BTreeSet<PathBuf>,
+    damage: Vec<String>,
+    is_whole: bool,
+}
+
+/// Files that recovery holds open at most, before it syncs and closes them.
+const MAX_TOUCHED: usize = 256;
+
+pub(crate) fn open(
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    layout: Layout,
+    options: Options,
+    directory_id: u64,
+    max_open_files: usize,
+) -> Result<Arc<Engine>> {
+    for dir in [
+        layout.topics_dir(),
+        layout.journal_dir(),
+        layout.staging_dir(),
+        layout.deleted_dir(),
+    ] {
+        disk.create_dir_all(&dir)
+            .map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
+    }
+    disk.sync_dir(&layout.root)
+        .map_err(|error| Error::io("syncing the data directory", error))?;
+    remove_children(&*disk, &layout.staging_dir())?;
+    remove_children(&*disk, &layout.deleted_dir())?;
+
+    let paths = [layout.checkpoint(0), layout.checkpoint(1)];
+    let (checkpoint_slots, found) =
+        Slots::open(Arc::clone(&disk), paths, checkpoint::MAGIC, checkpoint::VERSION)?;
+    let checkpoint = found.payload.as_deref().and_then(Checkpoint::decode);
+    let scan = {
+        let (sequence, round, expected) = checkpoint.as_ref().map_or((0, 0, false), |checkpoint| {
+            (checkpoint.sequence, checkpoint.round, checkpoint.journal_expected)
+        });
+        replay::scan(&*disk, &layout, directory_id, sequence, round, expected)?
+    };
+    let mut damage = scan.damage.clone();
+    let mut other_damage = Vec::new();
+    let mut topics = read_topics(&*disk, &layout, &mut other_damage)?;
+    // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
+    disk.sync_dir(&layout.topics_dir())
+        .map_err(|error| Error::io("syncing the topics' directory", error))?;
+    let is_fresh = scan.all_files.is_empty() && topics.is_empty() && other_damage.is_empty();
+    // One slot that is not whole is what a crash in the middle of its write leaves. With none that is whole, the
+    // journal's beginning is not known either: a checkpoint is written before there is a journal.
+    if checkpoint.is_none() && !is_fresh {
+        damage.push(format!(
+            "{} and its second slot are damaged or missing",
+            layout.checkpoint(0).display()
+        ));
+    }
+    let is_whole = damage.is_empty();
+    damage.extend(other_damage);
+
+    let paths = [layout.state(0), layout.state(1)];
+    let (state_slots, found) = Slots::open(Arc::clone(&disk), paths, state::MAGIC, state::VERSION)?;
+    let snapshot = found.payload.as_deref().and_then(State::decode);
+    // The first snapshot is written before the first checkpoint: without one, a torn slot is what a first start left.
+    if snapshot.is_none() && checkpoint.is_some() {
+        damage.extend(found.damaged);
+    }
+    let has_snapshot = snapshot.is_some();
+    let mut state = snapshot.unwrap_or_default();
+    checkpoint_slots.reserve()?;
+    state_slots.reserve()?;
+
+    let mut recovery = Recovery {
+        disk: &*disk,
+        layout: &layout,
+        now: clock.now(),
+        known: known_from(checkpoint.as_ref()),
+        touched: HashMap::new(),
+        touched_dirs: BTreeSet::new(),
+        damage,
+        is_whole,
+    };
+    let deleting = checkpoint
+        .as_ref()
+        .map_or(&[][..], |checkpoint| &checkpoint.deleting);
+    let deleted = recovery.replay(&scan, &topics, deleting, &mut state)?;
+    for body in topics.extract_if(.., |body| deleted.contains(&body.id)) {
+        let (from, to) = (layout.topic_dir(&body.name), layout.deleted(body.id));
+        let moved = disk
+            .rename(&from, &to)
+            .and_then(|()| disk.sync_dir(&layout.topics_dir()));
+        moved.map_err(|error| Error::io(format!("moving {} away", from.display()), error))?;
+        disk.remove_dir_all(&to)
+            .map_err(|error| Error::io(format!("removing {}", to.display()), error))?;
+    }
+
+    let largest_id = topics
+        .iter()
+        .map(|body| body.id.0)
+        .chain(deleted.iter().map(|id| id.0))
+        .max();
+    let next_topic_id = largest_id
+        .map_or(1, |id| id + 1)
+        .max(
+            checkpoint
+                .as_ref()
+                .map_or(1, |checkpoint| checkpoint.next_topic_id),
+        )
+        .max(recovery.known.keys().map(|id| id.topic.0 + 1).max().unwrap_or(1));
+    let queue = Committer::new(options.queue_bytes, options.max_request_bytes);
+    let pool = SegmentPool::new(Arc::clone(&disk), options.max_open_segments);
+    let mut recovered = Vec::new();
+    for body in topics {
+        recovered.push(recovery.topic(body, &pool, &queue)?);
+    }
+    recovery.sync()?;
+    let mut lost: Vec<u64> = recovery
+        .known
+        .keys()
+        .map(|id| id.topic)
+        .filter(|id| !deleted.contains(id))
+        .map(|id| id.0)
+        .collect();
+    lost.dedup();
+    recovery.damage.extend(
+        lost.iter()
+            .map(|id| format!("the directory of topic {id} is missing or not served")),
+    );
+    let damage = std::mem::take(&mut recovery.damage);
+    for what in &damage {
+        tracing::error!(
+            damage = what,
+            "the data directory is damaged: what is healthy is served; run quipu verify"
+        );
+    }
+
+    // From here on a new journal: everything before it is in the segments, and a checkpoint says so.
+    let last_sequence = scan.all_files.iter().map(|(sequence, ..)| *sequence).max();
+    let next = Mark {
+        round: scan.next_round.max(1),
+        sequence: last_sequence
+            .map_or(1, |sequence| sequence + 1)
+            .max(checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.sequence)),
+    };
+    let mut snapshots = Snapshots {
+        checkpoint: checkpoint_slots,
+        state: state_slots,
+        round: next.round,
+        failed_dirs: BTreeSet::new(),
+    };
+    if std::mem::take(&mut state.changed) || !has_snapshot {
+        snapshots.state.write(&state.encode())?;
+    }
+    let entries = recovered.iter().flat_map(|topic| topic.partitions().to_vec());
+    let fresh = Checkpoint {
+        directory_id,
+        next_topic_id,
+        sequence: next.sequence,
+        round: next.round,
+        journal_expected: false,
+        deleting: Vec::new(),
+        partitions: entries
+            .map(|partition| Entry {
+                round: next.round,
+                ..partition.writer.lock().synced
+            })
+            .collect(),
+    };
+    snapshots.checkpoint.write(&fresh.encode())?;
+    let leftovers = leftovers(&*disk, &scan, options.journal_file_bytes, is_whole)?;
+    let journal = Journal::start(
+        Arc::clone(&disk),
+        layout.clone(),
+        directory_id,
+        options.journal_file_bytes,
+        next,
+        leftovers,
+    )?;
+    // Two files are enough to go on for ever: with the second one made now, a disk that runs full does not stop what
+    // needs no more space than the journal's.
+    match journal.add_spare(1) {
+        Err(Error::StorageFull) => tracing::warn!("the disk is full: there is one journal file only"),
+        added => drop(added?),
+    }
+    // Now the journal file is there, and a checkpoint that expects it makes its loss known.
+    snapshots.checkpoint.write(
+        &Checkpoint {
+            journal_expected: true,
+            ..fresh
+        }
+        .encode(),
+    )?;
+    drop(recovery);
+    let catalog = Catalog::new(recovered, next_topic_id);
+    Ok(Arc::new(Engine::new(
+        disk,
+        clock,
+        layout,
+        options,
+        directory_id,
+        queue,
+        journal,
+        catalog,
+        state,
+        pool,
+        snapshots,
+        damage,
+        max_open_files,
+    )))
+}
+
+fn known_from(checkpoint: Option<&Checkpoint>) -> HashMap<PartitionId, Known> {
+    let entries = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.partitions);
+    entries
+        .iter()
+        .map(|entry| {
+            let known = Known {
+                log_start_offset: entry.log_start_offset,
+                active: entry.active,
+                next_offset: entry.next_offset,
+                round: entry.round,
+                named: BTreeMap::new(),
+                is_evident: true,
+            };
+            (entry.id, known)
+        })
+        .collect()
+}
+
+impl Known {
+    fn nothing() -> Self {
+        Self {
+            log_start_offset: Offset::ZERO,
+            active: None,
+            next_offset: Offset::ZERO,
+            round: 0,
+            named: BTreeMap::new(),
+            is_evident: false,
+        }
+    }
+}
+
+impl Recovery<'_> {
+    /// Applies the journal: state, log starts, and every batch at its position. Returns the topics that it deletes.
+    fn replay(
+        &mut self,
+        scan: &Scan,
+        topics: &[TopicBody],
+        deleting: &[TopicId],
+        state: &mut State,
+    ) -> Result<HashSet<TopicId>> {
+        let mut deleted: HashSet<TopicId> = deleting.iter().copied().collect();
+        scan.for_each(|_, items| {
+            deleted.extend(items.iter().filter_map(|item| match item {
+                Item::TopicDeleted(id) => Some(*id),
+                _ => None,
+            }));
+            Ok(())
+        })?;
+        let names: HashMap<TopicId, &TopicBody> = topics.iter().map(|body| (body.id, body)).collect();
+        scan.for_each(|round, items| {
+            for item in items {
+                match *item {
+                    Item::State { key, value } => state.apply(key, value),
+                    Item::TopicDeleted(_) => {}
+                    Item::LogStart { partition, offset } => {
+                        let known = self.known.entry(partition).or_insert_with(Known::nothing);
+                        known.is_evident = true;
+                        known.log_start_offset = known.log_start_offset.max(offset);
+                    }
+                    Item::Append { partition, segment_base, position, bytes, .. } => {
+                        if deleted.contains(&partition.topic) {
+                            continue;
+                        }
+                        let Some(body) = names.get(&partition.topic) else {
+                            let what = format!("round {round} of the journal has records of topic {}, whose directory is missing", partition.topic.0);
+                            if !self.damage.contains(&what) {
+                                self.damage.push(what);
+                            }
+                            continue;
+                        };
+                        self.append(body, partition, segment_base, position, bytes, round)?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(deleted)
+    }
+
+    /// Writes journalled batches at their position, again or for the first time.
+    fn append(
+        &mut self,
+        body: &TopicBody,
+        partition: PartitionId,
+        segment_base: Offset,
+        position: FilePos,
+        bytes: &[u8],
+        round: u64,
+    ) -> Result<()> {
+        let malformed = || {
+            Error::Directory(format!(
+                "round {round} of the journal holds a batch that is none: use a newer quipu"
+            ))
+        };
+        let mut next_offset = None;
+        for batch in Batches::new(bytes) {
+            let (header, _) = batch.map_err(|_| malformed())?;
+            next_offset = Some(header.next_offset());
+        }
+        let next_offset = next_offset.ok_or_else(malformed)?;
+        let end = position.plus(bytes.len() as u64);
+        let known = self.known.entry(partition).or_insert_with(Known::nothing);
+        known.is_evident = true;
+        if round < known.round {
+            return Ok(());
+        }
+        let named = known.named.entry(segment_base).or_insert(end);
+        *named = end.max(*named);
+        let is_newer = known.active.is_none_or(|(base, ..)| segment_base > base);
+        if is_newer {
+            if let Some((base, known_end, _)) = known.active {
+                // The segment before ended there.
+                let named = known.named.entry(base).or_insert(known_end);
+                *named = known_end.max(*named);
+            }
+            known.active = Some((segment_base, end, self.now));
+        } else if let Some((base, known_end, _)) = &mut known.active
+            && *base == segment_base
+        {
+            *known_end = end.max(*known_end);
+        }
+        known.next_offset = next_offset.max(known.next_offset);
+
+        let dir = self
+            .layout
+            .topic_dir(&body.name)
+            .join(partition.index.to_string());
+        let path = dir.join(format!("{segment_base:020}.log"));
+        let context = |error| Error::io(format!("writing {}", path.display()), error);
+        let file = if let Some(file) = self.touched.get(&path) {
+            Arc::clone(file)
+        } else {
+            if self.touched.len() >= MAX_TOUCHED {
+                self.sync()?;
+            }
+            let file = match self.disk.open(&path, OpenMode::ReadWrite) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.disk.create_dir_all(&dir).map_err(context)?;
+                    self.disk.open(&path, OpenMode::Create).map_err(context)?
+                }
+                Err(error) => return Err(context(error)),
+            };
+            // Also where it is there already: the process that made it may have ended before it synced the name.
+            self.touched_dirs.insert(dir);
+            self.touched.insert(path.clone(), Arc::clone(&file));
+            file
+        };
+        file.write_all_at(&[IoSlice::new(bytes)], position.get())
+            .map_err(context)
+    }
+
+    /// Makes durable what was written so far.
+    fn sync(&mut self) -> Result<()> {
+        for file in self.touched.values() {
+            file.start_writeback();
+        }
+        for (path, file) in self.touched.drain() {
+            file.sync_data()
+                .map_err(|error| Error::io(format!("syncing {}", path.display()), error))?;
+        }
+        for dir in std::mem::take(&mut self.touched_dirs) {
+            self.disk
+                .sync_dir(&dir)
+                .map_err(|error| Error::io(format!("syncing {}", dir.display()), error))?;
+        }
+        Ok(())
+    }
+
+    fn topic(&mut self, body: TopicBody, pool: &Arc<SegmentPool>, queue: &Committer) -> Result<Arc<Topic>> {
+        let settings = Arc::new(body.settings.clone());
+        self.touched_dirs.insert(self.layout.topic_dir(&body.name));
+        let mut partitions = Vec::with_capacity(body.partitions as usize);
+        for index in 0..body.partitions {
+            let id = PartitionId {
+                topic: body.id,
+                index,
+            };
+            let dir = self.layout.topic_dir(&body.name).join(index.to_string());
+            let known = self.known.remove(&id).unwrap_or_else(Known::nothing);
+            let (log_start_offset, next_offset, segments, active) =
+                self.partition(&dir, known, settings.segment_bytes, pool)?;
+            let beginning = Beginning {
+                id,
+                name: format!("{}/{index}", body.name),
+                dir,
+                settings: Arc::clone(&settings),
+                log_start_offset,
+                next_offset,
+                segments,
+                active,
+            };
+            partitions.push(Partition::new(beginning, Arc::clone(pool), queue.clone()));
+        }
+        let spec = TopicSpec {
+            partitions: body.partitions,
+            settings: body.settings,
+            properties: body.properties,
+        };
+        Ok(Arc::new(Topic::new(body.name, body.id, spec, partitions)))
+    }
+
+    /// Decides what a partition is made of, and makes its directory so.
+    fn partition(
+        &mut self,
+        dir: &Path,
+        mut known: Known,
+        segment_bytes: u64,
+        pool: &Arc<SegmentPool>,
+    ) -> Result<Contents> {
+        let mut files = self.list_segments(dir)?;
+        if self.is_whole {
+            // Segments that nothing names were begun by a round that is not there.
+            let from = known.active.map_or(known.next_offset, |(base, ..)| base);
+            for base in files.keys().copied().collect::<Vec<_>>() {
+                let is_newer = match known.active {
+                    Some(_) => base > from,
+                    None => base >= from,
+                };
+                // A named one may lie behind the active one of the checkpoint, never behind the journal's.
+                if (is_newer || self.is_stray(&known, base)) && !known.named.contains_key(&base) {
+                    self.remove_segment(dir, base)?;
+                    files.remove(&base);
+                }
+            }
+        } else if known.active.is_none() {
+            // Nothing is known but its files, or only that it once ended at `next_offset`.
+            if !known.is_evident {
+                known.log_start_offset = files.keys().next().copied().unwrap_or_default();
+                known.next_offset = files.keys().next_back().copied().unwrap_or_default();
+            }
+            if let Some((base, _)) = files.range(known.next_offset..).next() {
+                known.active = Some((*base, FilePos::ZERO, self.now));
+                known.next_offset = *base;
+            }
+        }
+
+        // Segments before the active one end where the journal says, else where their file does.
+        for (base, end) in known.named.clone() {
+            if known.active.is_some_and(|(active, ..)| active == base) {
+                continue;
+            }
+            if let Some(length) = files.get_mut(&base)
+                && *length > end.get()
+                && self.is_whole
+            {
+                self.cut(dir, base, end)?;
+                *length = end.get();
+            }
+        }
+        if let Some((base, end, made)) = known.active {
+            let length = files.get(&base).copied().unwrap_or(0);
+            let mut end = end;
+            match decide_tail(length, end, self.is_whole) {
+                Tail::Keep => {}
+                Tail::Cut => self.cut(dir, base, end)?,
+                Tail::Scan => {
+                    let (valid_end, next) = self.scan_tail(dir, base, end, length, known.next_offset)?;
+                    (end, known.next_offset) = (valid_end, next);
+                    let follows = files.keys().any(|other| *other > base);
+                    if !follows && valid_end.get() < length {
+                        self.cut(dir, base, valid_end)?;
+                    }
+                }
+                Tail::Short => self.damage.push(format!(
+                    "{} has {length} bytes of {end}: the offsets in what is missing cannot be read",
+                    dir.join(format!("{base:020}.log")).display()
+                )),
+            }
+            files.insert(base, end.get());
+            known.active = Some((base, end, made));
+            if !self.is_whole {
+                self.follow(dir, &mut known, &mut files)?;
+            }
+        }
+
+        // An offset below the log start was given once, even if the evidence for it is lost.
+        known.next_offset = known.next_offset.max(known.log_start_offset);
+        // What lies wholly below the log start was trimmed: a crash may have left its files.
+        let bases: Vec<Offset> = files.keys().copied().collect();
+        for (index, base) in bases.iter().enumerate() {
+            let end = bases.get(index + 1).copied().unwrap_or(known.next_offset);
+            if end <= known.log_start_offset && end > *base {
+                self.remove_segment(dir, *base)?;
+                files.remove(base);
+                if known.active.is_some_and(|(active, ..)| active == *base) {
+                    known.active = None;
+                }
+            }
+        }
+
+        let mut segments = Vec::with_capacity(files.len());
+        let mut active = None;
+        for (base, length) in files {
+            let capacity = segment_bytes.max(length);
+            let segment = Arc::new(Segment::new(
+                Arc::clone(pool),
+                dir,
+                base,
+                capacity,
+                FilePos(length),
+            ));
+            if let Some((active_base, position, made)) = known.active
+                && active_base == base
+            {
+                active = Some(Active {
+                    segment: Arc::clone(&segment),
+                    position,
+                    made,
+                    capacity,
+                    file: None,
+                });
+            }
+            segments.push(segment);
+        }
+        Ok((known.log_start_offset, known.next_offset, segments, active))
+    }
+
+    /// Whether a segment lies between ones that the journal names without being named itself.
+    fn is_stray(&self, known: &Known, base: Offset) -> bool {
+        known.named.keys().next().is_some_and(|first| base > *first)
+    }
+
+    /// Goes on over segments that no evidence names, when the evidence is not whole.
+    fn follow(&mut self, dir: &Path, known: &mut Known, files: &mut BTreeMap<Offset, u64>) -> Result<()> {
+        let Some((active, ..)) = known.active else {
+            return Ok(());
+        };
+        let later: Vec<(Offset, u64)> = files
+            .range(active..)
+            .skip(1)
+            .map(|(base, length)| (*base, *length))
+            .collect();
+        for (base, length) in later {
+            if base < known.next_offset {
+                self.damage.push(format!(
+                    "{} begins before offset {}, where the one before it ends: it is left out",
+                    dir.join(format!("{base:020}.log")).display(),
+                    known.next_offset
+                ));
+                files.remove(&base);
+                continue;
+            }
+            let (end, next) = self.scan_tail(dir, base, FilePos::ZERO, length, base)?;
+            files.insert(base, end.get());
+            known.active = Some((base, end, self.now));
+            known.next_offset = next;
+        }
+        Ok(())
+    }
+
+    /// The end of the whole batches that follow on from `from`, and the offset after them.
+    fn scan_tail(
+        &self,
+        dir: &Path,
+        base: Offset,
+        from: FilePos,
+        length: u64,
+        mut next_offset: Offset,
+    ) -> Result<(FilePos, Offset)> {
+        let path = dir.join(format!("{base:020}.log"));
+        let context = |error| Error::io(format!("reading {}", path.display()), error);
+        let file = self.disk.open(&path, OpenMode::Read).map_err(context)?;
+        let mut position = from.get();
+        let mut header_bytes = [0; batch::HEADER_BYTES];
+        while position + batch::HEADER_BYTES as u64 <= length {
+            file.read_at(&mut header_bytes, position).map_err(context)?;
+            let Ok(header) = BatchHeader::peek(&header_bytes) else {
+                break;
+            };
+            let bytes = header.total_bytes() as u64;
+            if header.base_offset < next_offset || position + bytes > length {
+                break;
+            }
+            let mut whole = vec![0; bytes as usize];
+            let count = file.read_at(&mut whole, position).map_err(context)?;
+            if count < whole.len() || batch::verify(&whole).is_err() {
+                break;
+            }
+            next_offset = header.next_offset();
+            position += bytes;
+        }
+        Ok((FilePos(position), next_offset))
+    }
+
+    fn list_segments(&self, dir: &Path) -> Result<BTreeMap<Offset, u64>> {
+        let entries = match self.disk.list(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(Error::io(format!("listing {}", dir.display()), error)),
+        };
+        Ok(entries
+            .into_iter()
+            .filter_map(|entry| Some((parse_log_name(&entry.name)?, entry.len)))
+            .collect())
+    }
+
+    fn cut(&mut self, dir: &Path, base: Offset, end: FilePos) -> Result<()> {
+        let path = dir.join(format!("{base:020}.log"));
+        let context = |error| Error::io(format!("cutting {}", path.display()), error);
+        let file = match self.touched.get(&path) {
+            Some(file) => Arc::clone(file),
+            None => self.disk.open(&path, OpenMode::ReadWrite).map_err(context)?,
+        };
+        file.set_len(end.get()).map_err(context)?;
+        self.touched.insert(path, file);
+        Ok(())
+    }
+
+    fn remove_segment(&mut self, dir: &Path, base: Offset) -> Result<()> {
+        for extension in ["log", "index", "timeindex"] {
+            let path = dir.join(format!("{base:020}.{extension}"));
+            self.touched.remove(&path);
+            match self.disk.remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io(format!("removing {}", path.display()), error)),
+            }
+        }
+        self.touched_dirs.insert(dir.to_path_buf());
+        Ok(())
+    }
+}
+
+/// Every topic that has a description.
+fn read_topics(disk: &dyn Disk, layout: &Layout, damage: &mut Vec<String>) -> Result<Vec<TopicBody>> {
+    let dir = layout.topics_dir();
+    let entries = disk
+        .list(&dir)
+        .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?;
+    let mut topics = Vec::new();
+    for entry in entries.into_iter().filter(|entry| entry.is_dir) {
+        let path = dir.join(&entry.name).join(TOPIC_FILE);
+        let Some(bytes) = read_if_exists(disk, &path)? else {
+            damage.push(format!("{} is missing: the topic is not served", path.display()));
+            continue;
+        };
+        match unseal_json::<TopicBody>(TOPIC_MAGIC, &bytes) {
+            Ok(body) if body.name == entry.name => topics.push(body),
+            Ok(body) => damage.push(format!(
+                "{} describes the topic {}: it is not served",
+                path.display(),
+                body.name
+            )),
+            Err(SealError::Version(version)) => {
+                return Err(Error::Directory(format!(
+                    "{} is of version {version}: use a newer quipu",
+                    path.display()
+                )));
+            }
+            Err(SealError::Damaged(what)) => {
+                damage.push(format!(
+                    "{} is damaged ({what}): the topic is not served",
+                    path.display()
+                ));
+            }
+        }
+    }
+    Ok(topics)
+}
+
+fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let entries = disk
+        .list(dir)
+        .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?;
+    for entry in entries {
+        let path = dir.join(&entry.name);
+        let removed = if entry.is_dir {
+            disk.remove_dir_all(&path)
+        } else {
+            disk.remove_file(&path)
+        };
+        removed.map_err(|error| Error::io(format!("removing {}", path.display()), error))?;
+    }
+    Ok(())
+}
+
+/// The journal files that may be used again: all of the right length, unless something is damaged, when they are
+/// kept aside as evidence.
+fn leftovers(disk: &dyn Disk, scan: &Scan, file_bytes: u64, is_healthy: bool) -> Result<Vec<PathBuf>> {
+    let mut usable = Vec::new();
+    for (_, path, length) in &scan.all_files {
+        let context = |error| Error::io(format!("putting {} aside", path.display()), error);
+        if !is_healthy {
+            disk.rename(path, &path.with_extension("damaged"))
+                .map_err(context)?;
+        } else if *length == file_bytes {
+            usable.push(path.clone());
+        } else {
+            disk.remove_file(path).map_err(context)?;
+        }
+    }
+    Ok(usable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_cut_only_when_the_evidence_is_whole() {
+        let end = FilePos(100);
+        assert_eq!(decide_tail(100, end, true), Tail::Keep);
+        assert_eq!(decide_tail(100, end, false), Tail::Keep);
+        assert_eq!(decide_tail(101, end, true), Tail::Cut);
+        assert_eq!(decide_tail(101, end, false), Tail::Scan);
+        assert_eq!(decide_tail(99, end, true), Tail::Short);
+        assert_eq!(decide_tail(0, end, false), Tail::Short);
+        assert_eq!(decide_tail(0, FilePos(0), true), Tail::Keep);
+    }
+}

@@ -1,0 +1,290 @@
+//! What callers hand to the committer, and the queue between them.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::batch::{BatchBuilder, SealedBatch};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::journal::format::ITEM_OVERHEAD_BYTES;
+use crate::partition::Partition;
+use crate::state::StateChange;
+use crate::ticket::{Answer, Ticket, ticket};
+use crate::topic::Topic;
+use crate::types::{Ack, Offset};
+
+/// Records for one partition.
+#[derive(Debug)]
+pub enum Records {
+    /// May be combined with those of other requests into one batch.
+    Loose(BatchBuilder),
+    /// Stay the batches that they are.
+    Sealed(Vec<SealedBatch>),
+}
+
+impl Records {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Loose(builder) => builder.len(),
+            Self::Sealed(batches) => batches
+                .iter()
+                .map(|batch| batch.as_bytes().len() + ITEM_OVERHEAD_BYTES)
+                .sum(),
+        }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        match self {
+            Self::Loose(builder) => u64::from(builder.record_count()),
+            Self::Sealed(batches) => batches.iter().map(|batch| u64::from(batch.record_count())).sum(),
+        }
+    }
+}
+
+/// A request's records in one partition: consecutive offsets, readable together.
+pub struct Part {
+    /// Where they go.
+    pub partition: Arc<Partition>,
+    /// The records, at least one.
+    pub records: Records,
+    /// Append only if this is the next offset to be given.
+    pub expected_offset: Option<Offset>,
+    /// A hint that is kept in the index: every value is JSON without line breaks (or absent), so that readers need
+    /// not look.
+    pub json_lines: bool,
+}
+
+/// One request: after a crash all of it is there, or none.
+#[derive(Default)]
+pub struct AppendRequest {
+    /// The records, at most one part a partition.
+    pub parts: Vec<Part>,
+    /// Changes of the state, stored with the records.
+    pub state: Vec<StateChange>,
+    /// When it is answered.
+    pub ack: Ack,
+}
+
+/// What a round does.
+pub(crate) enum Operation {
+    Append(AppendRequest),
+    Trim {
+        partition: Arc<Partition>,
+        before: Offset,
+    },
+    DeleteTopic {
+        topic: Arc<Topic>,
+        state: Vec<StateChange>,
+    },
+}
+
+pub(crate) struct Queued {
+    pub(crate) operation: Operation,
+    pub(crate) answer: Answer,
+    /// What it takes in the journal, at most.
+    pub(crate) bytes: u64,
+}
+
+struct Queue {
+    requests: Vec<Queued>,
+    bytes: u64,
+    /// Set once by `close` and by a failed journal: what new requests are answered.
+    refusal: Option<Error>,
+    /// Set by `close`: the committer ends when the queue is empty.
+    closing: bool,
+}
+
+/// The way to the committer: a bounded queue.
+#[derive(Clone)]
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    queue_bytes: u64,
+    max_request_bytes: usize,
+    /// Runs the rounds in the caller's thread where the log has no threads of its own.
+    driver: OnceLock<Weak<Engine>>,
+}
+
+/// The largest key of the state, in bytes.
+const MAX_STATE_KEY_BYTES: usize = 64 << 10;
+/// The largest value of the state, in bytes.
+const MAX_STATE_VALUE_BYTES: usize = 1 << 20;
+
+impl Committer {
+    pub(crate) fn new(queue_bytes: u64, max_request_bytes: usize) -> Self {
+        let queue = Queue {
+            requests: Vec::new(),
+            bytes: 0,
+            refusal: None,
+            closing: false,
+        };
+        let shared = Shared {
+            queue: Mutex::new(queue),
+            arrived: Condvar::new(),
+            queue_bytes,
+            max_request_bytes,
+            driver: OnceLock::new(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    pub(crate) fn set_driver(&self, engine: &Arc<Engine>) {
+        self.shared
+            .driver
+            .set(Arc::downgrade(engine))
+            .expect("a log has one driver, set when it is opened");
+    }
+
+    /// Queues an append.
+    pub(crate) fn append(&self, request: AppendRequest) -> Result<Ticket> {
+        let mut bytes = 0;
+        for (index, part) in request.parts.iter().enumerate() {
+            if part.records.count() == 0 {
+                return Err(Error::Invalid(format!(
+                    "there is no record for {}",
+                    part.partition.name()
+                )));
+            }
+            if request.parts[..index]
+                .iter()
+                .any(|other| Arc::ptr_eq(&other.partition, &part.partition))
+            {
+                return Err(Error::Invalid(format!(
+                    "two parts are for {}",
+                    part.partition.name()
+                )));
+            }
+            bytes += part.records.bytes() + ITEM_OVERHEAD_BYTES;
+        }
+        bytes += state_bytes(&request.state)?;
+        if request.parts.is_empty() && request.state.is_empty() {
+            return Err(Error::Invalid("a request needs a record or a change".into()));
+        }
+        if bytes > self.shared.max_request_bytes {
+            return Err(Error::RequestTooLarge {
+                size: bytes,
+                limit: self.shared.max_request_bytes,
+            });
+        }
+        self.submit(Operation::Append(request), bytes as u64)
+    }
+
+    /// Queues a move of a log start.
+    pub(crate) fn trim(&self, partition: Arc<Partition>, before: Offset) -> Result<Ticket> {
+        let ticket = self.submit(Operation::Trim { partition, before }, ITEM_OVERHEAD_BYTES as u64)?;
+        self.drive()?;
+        Ok(ticket)
+    }
+
+    /// Queues the deletion of a topic.
+    pub(crate) fn delete_topic(&self, topic: Arc<Topic>, state: Vec<StateChange>) -> Result<Ticket> {
+        let bytes = state_bytes(&state)? + ITEM_OVERHEAD_BYTES;
+        let ticket = self.submit(Operation::DeleteTopic { topic, state }, bytes as u64)?;
+        self.drive()?;
+        Ok(ticket)
+    }
+
+    /// Runs what is queued, where no thread does.
+    fn drive(&self) -> Result<()> {
+        if let Some(engine) = self.shared.driver.get().and_then(Weak::upgrade) {
+            while engine.run_round()? {}
+        }
+        Ok(())
+    }
+
+    fn submit(&self, operation: Operation, bytes: u64) -> Result<Ticket> {
+        let (ticket, answer) = ticket();
+        let mut queue = self.shared.queue.lock();
+        if let Some(refusal) = &queue.refusal {
+            return Err(refusal.clone());
+        }
+        if queue.bytes > 0 && queue.bytes + bytes > self.shared.queue_bytes {
+            return Err(Error::Overloaded {
+                queued_bytes: queue.bytes,
+            });
+        }
+        let was_empty = queue.requests.is_empty();
+        queue.bytes += bytes;
+        queue.requests.push(Queued {
+            operation,
+            answer,
+            bytes,
+        });
+        drop(queue);
+        if was_empty {
+            self.shared.arrived.notify_one();
+        }
+        Ok(ticket)
+    }
+
+    /// Takes requests of at most `max_bytes` together, the first whatever its size, in order of arrival.
+    pub(crate) fn take(&self, max_bytes: u64, into: &mut Vec<Queued>) {
+        let mut queue = self.shared.queue.lock();
+        let mut bytes = 0;
+        let mut count = 0;
+        for request in &queue.requests {
+            if count > 0 && bytes + request.bytes > max_bytes {
+                break;
+            }
+            bytes += request.bytes;
+            count += 1;
+        }
+        if count == queue.requests.len() && into.is_empty() {
+            std::mem::swap(into, &mut queue.requests);
+        } else {
+            into.extend(queue.requests.drain(..count));
+        }
+        queue.bytes -= bytes;
+    }
+
+    /// Waits until something is queued; `false` when the log closes and nothing is.
+    pub(crate) fn wait(&self) -> bool {
+        let mut queue = self.shared.queue.lock();
+        while queue.requests.is_empty() {
+            if queue.closing {
+                return false;
+            }
+            self.shared.arrived.wait(&mut queue);
+        }
+        true
+    }
+
+    /// Refuses everything from now on.
+    pub(crate) fn refuse(&self, refusal: Error) {
+        let mut queue = self.shared.queue.lock();
+        queue.refusal.get_or_insert(refusal);
+    }
+
+    /// Refuses everything from now on and lets the committer end when it has answered what is queued.
+    pub(crate) fn close(&self) {
+        self.refuse(Error::Closed);
+        self.shared.queue.lock().closing = true;
+        self.shared.arrived.notify_all();
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.shared.queue.lock().bytes
+    }
+}
+
+fn state_bytes(changes: &[StateChange]) -> Result<usize> {
+    let mut bytes = 0;
+    for change in changes {
+        let value = change.value.as_ref().map_or(0, Vec::len);
+        if change.key.len() > MAX_STATE_KEY_BYTES || value > MAX_STATE_VALUE_BYTES {
+            return Err(Error::Invalid(
+                "a key or a value of the state is too large".into(),
+            ));
+        }
+        bytes += change.key.len() + value + ITEM_OVERHEAD_BYTES;
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,102 @@
+//! Checking a log file from its first byte to its end, for whoever verifies a data directory offline.
+
+use std::path::Path;
+
+use super::intervals::Intervals;
+use super::walk::{Course, Step, Walker};
+use crate::batch::Records;
+use crate::disk::{Disk, OpenMode};
+use crate::error::{Error, Result};
+use crate::types::{FilePos, Offset};
+
+/// A stretch of a log file that holds no healthy batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DamagedStretch {
+    pub(crate) position: FilePos,
+    pub(crate) resume: FilePos,
+    pub(crate) from: Offset,
+    /// `None`: nothing healthy follows.
+    pub(crate) until: Option<Offset>,
+    pub(crate) what: String,
+}
+
+/// What a log file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checked {
+    pub(crate) batches: u64,
+    pub(crate) records: u64,
+    /// One past the last healthy record; the base offset if there is none.
+    pub(crate) next_offset: Offset,
+    pub(crate) damage: Vec<DamagedStretch>,
+}
+
+/// Reads every batch of `path` up to `end`: checksums, offsets, and the records themselves.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be opened; what cannot be read in it is damage.
+pub(crate) fn check(
+    disk: &dyn Disk,
+    path: &Path,
+    base: Offset,
+    end: FilePos,
+    limit: Option<Offset>,
+) -> Result<Checked> {
+    let context = |error| Error::io(format!("opening {}", path.display()), error);
+    let map = disk
+        .open(path, OpenMode::Read)
+        .and_then(|file| file.map(end.get()))
+        .map_err(context)?;
+    let course = Course {
+        start: 0,
+        end: end.get(),
+        next_offset: base,
+        limit: limit.unwrap_or(Offset::MAX),
+        marks: Vec::new(),
+        doubted_to: 0,
+    };
+    let mut walker = Walker::new(map, Intervals::default(), base, course);
+    let mut checked = Checked {
+        next_offset: base,
+        ..Checked::default()
+    };
+    loop {
+        match walker.step()? {
+            Step::End => return Ok(checked),
+            Step::Damage(damage) => checked.damage.push(DamagedStretch {
+                position: FilePos(damage.position),
+                resume: FilePos(damage.resume),
+                from: damage.from,
+                until: damage.until,
+                what: damage.what,
+            }),
+            Step::Batch(position, header) => {
+                let resume = position + header.total_bytes() as u64;
+                checked.batches += 1;
+                checked.next_offset = header.next_offset();
+                let bytes = walker.bytes(position, resume).map_err(context)?;
+                let malformed = if header.attributes.compression() == 0 {
+                    records(&bytes).map(|count| checked.records += count).err()
+                } else {
+                    checked.records += u64::from(header.record_count);
+                    None
+                };
+                if let Some(what) = malformed {
+                    checked.damage.push(DamagedStretch {
+                        position: FilePos(position),
+                        resume: FilePos(resume),
+                        from: header.base_offset,
+                        until: Some(header.next_offset()),
+                        what,
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn records(batch: &[u8]) -> Result<u64, String> {
+    let records = Records::new(batch).map_err(|error| error.to_string())?;
+    records
+        .map(|record| record.map(|_| 1).map_err(|error| error.to_string()))
+        .sum()
+}

@@ -1,0 +1,447 @@
+//! The names of the simulated file system: directories with a current and a durable state.
+//!
+//! Each change of names (create, rename, remove) waits until one of its directories is synced. A power cut keeps or loses each
+//! waiting change on its own; a rename is one change, so that it is done or not, over both of its directories. A change
+//! that was waiting when a directory sync failed stays doubtful: no later sync of the same process makes it durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Component, Path};
+
+use super::file::FileData;
+use super::rng::{Mood, Rng};
+
+pub(super) type Ino = u64;
+const ROOT: Ino = 0;
+
+#[derive(Clone, Debug, Default)]
+struct Dir {
+    current: BTreeMap<String, Ino>,
+    durable: BTreeMap<String, Ino>,
+}
+
+/// `name` leads to `to`; without it, it no longer leads to `from`.
+#[derive(Clone, Debug)]
+struct Edit {
+    dir: Ino,
+    name: String,
+    from: Option<Ino>,
+    to: Option<Ino>,
+}
+
+#[derive(Clone, Debug)]
+struct Change {
+    edits: Vec<Edit>,
+    doubtful: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    next: Ino,
+    files: BTreeMap<Ino, FileData>,
+    dirs: BTreeMap<Ino, Dir>,
+    waiting: Vec<Change>,
+}
+
+pub(super) enum Found {
+    File(Ino),
+    Dir(Ino),
+}
+
+fn not_found(path: &Path) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("{} is not there", path.display()),
+    )
+}
+
+fn names(path: &Path) -> io::Result<Vec<&str>> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(
+                name.to_str()
+                    .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a name that is not UTF-8")),
+            ),
+            Component::ParentDir => Some(Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                ".. is not simulated",
+            ))),
+            _ => None,
+        })
+        .collect()
+}
+
+impl Tree {
+    pub(super) fn new() -> Self {
+        Self {
+            next: ROOT + 1,
+            files: BTreeMap::new(),
+            dirs: BTreeMap::from([(ROOT, Dir::default())]),
+            waiting: Vec::new(),
+        }
+    }
+
+    pub(super) fn file(&self, ino: Ino) -> &FileData {
+        self.files
+            .get(&ino)
+            .expect("files are kept as long as their disk")
+    }
+
+    pub(super) fn file_mut(&mut self, ino: Ino) -> &mut FileData {
+        self.files
+            .get_mut(&ino)
+            .expect("files are kept as long as their disk")
+    }
+
+    /// The pages that all named files take.
+    pub(super) fn allocated_pages(&self) -> usize {
+        self.files
+            .values()
+            .filter(|file| file.links > 0)
+            .map(FileData::allocated_pages)
+            .sum()
+    }
+
+    /// The pages that take space here and did not `before`.
+    pub(super) fn pages_not_in(&self, before: &Self) -> usize {
+        self.files
+            .iter()
+            .map(|(ino, file)| file.pages_not_in(before.files.get(ino)))
+            .sum()
+    }
+
+    fn dir(&mut self, ino: Ino) -> &mut Dir {
+        self.dirs
+            .get_mut(&ino)
+            .expect("directories are kept as long as their disk")
+    }
+
+    fn found(&self, ino: Ino) -> Found {
+        if self.dirs.contains_key(&ino) {
+            Found::Dir(ino)
+        } else {
+            Found::File(ino)
+        }
+    }
+
+    pub(super) fn look_up(&self, path: &Path) -> io::Result<Option<Found>> {
+        let mut at = ROOT;
+        for name in names(path)? {
+            let Some(dir) = self.dirs.get(&at) else {
+                return Ok(None);
+            };
+            let Some(next) = dir.current.get(name) else {
+                return Ok(None);
+            };
+            at = *next;
+        }
+        Ok(Some(self.found(at)))
+    }
+
+    pub(super) fn look_up_dir(&self, path: &Path) -> io::Result<Ino> {
+        match self.look_up(path)? {
+            Some(Found::Dir(ino)) => Ok(ino),
+            Some(Found::File(_)) => Err(io::Error::new(
+                io::ErrorKind::NotADirectory,
+                format!("{} is a file", path.display()),
+            )),
+            None => Err(not_found(path)),
+        }
+    }
+
+    fn parent_and_name<'a>(&self, path: &'a Path) -> io::Result<(Ino, &'a str)> {
+        let parent = self.look_up_dir(path.parent().unwrap_or(Path::new("")))?;
+        let name = names(path)?.pop();
+        name.map(|name| (parent, name))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the root has no name"))
+    }
+
+    pub(super) fn list(&self, path: &Path) -> io::Result<Vec<(String, Option<u64>)>> {
+        let dir = self.look_up_dir(path)?;
+        let entries = &self.dirs.get(&dir).expect("it was just found").current;
+        Ok(entries
+            .iter()
+            .map(|(name, ino)| (name.clone(), self.files.get(ino).map(|file| file.len() as u64)))
+            .collect())
+    }
+
+    fn link(&mut self, ino: Ino, by: i32) {
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.links = file.links.saturating_add_signed(by);
+        }
+    }
+
+    fn apply(&mut self, edits: Vec<Edit>) {
+        for edit in &edits {
+            let old = match edit.to {
+                Some(ino) => self.dir(edit.dir).current.insert(edit.name.clone(), ino),
+                None => self.dir(edit.dir).current.remove(&edit.name),
+            };
+            if let Some(ino) = edit.to {
+                self.link(ino, 1);
+            }
+            if let Some(ino) = old {
+                self.link(ino, -1);
+            }
+        }
+        self.waiting.push(Change {
+            edits,
+            doubtful: false,
+        });
+    }
+
+    pub(super) fn create_file(&mut self, path: &Path) -> io::Result<Ino> {
+        let (dir, name) = self.parent_and_name(path)?;
+        let ino = self.next;
+        self.next += 1;
+        self.files.insert(ino, FileData::default());
+        self.apply(vec![Edit {
+            dir,
+            name: name.to_owned(),
+            from: None,
+            to: Some(ino),
+        }]);
+        Ok(ino)
+    }
+
+    pub(super) fn create_dir_all(&mut self, path: &Path) -> io::Result<()> {
+        let mut at = ROOT;
+        for name in names(path)? {
+            at = match self.dirs.get(&at).and_then(|dir| dir.current.get(name)) {
+                Some(&ino) => ino,
+                None => {
+                    let ino = self.next;
+                    self.next += 1;
+                    self.dirs.insert(ino, Dir::default());
+                    self.apply(vec![Edit {
+                        dir: at,
+                        name: name.to_owned(),
+                        from: None,
+                        to: Some(ino),
+                    }]);
+                    ino
+                }
+            };
+            if !self.dirs.contains_key(&at) {
+                return Err(io::Error::new(
+                    io::ErrorKind::NotADirectory,
+                    format!("{name} in {} is a file", path.display()),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from_dir, from_name) = self.parent_and_name(from)?;
+        let (to_dir, to_name) = self.parent_and_name(to)?;
+        let ino = *self
+            .dir(from_dir)
+            .current
+            .get(from_name)
+            .ok_or_else(|| not_found(from))?;
+        if (from_dir, from_name) == (to_dir, to_name) {
+            return Ok(());
+        }
+        let replaced = self.dir(to_dir).current.get(to_name).copied();
+        if let Some(old) = replaced {
+            let both_dirs = self.dirs.contains_key(&ino) && self.dirs.contains_key(&old);
+            if !both_dirs && (self.dirs.contains_key(&ino) || self.dirs.contains_key(&old)) {
+                return Err(io::Error::new(
+                    io::ErrorKind::NotADirectory,
+                    "a file and a directory",
+                ));
+            }
+            if both_dirs && !self.dir(old).current.is_empty() {
+                return Err(io::Error::from(io::ErrorKind::DirectoryNotEmpty));
+            }
+        }
+        self.apply(vec![
+            Edit {
+                dir: to_dir,
+                name: to_name.to_owned(),
+                from: replaced,
+                to: Some(ino),
+            },
+            Edit {
+                dir: from_dir,
+                name: from_name.to_owned(),
+                from: Some(ino),
+                to: None,
+            },
+        ]);
+        Ok(())
+    }
+
+    pub(super) fn remove_file(&mut self, path: &Path) -> io::Result<()> {
+        match self.look_up(path)? {
+            Some(Found::File(ino)) => {
+                let (dir, name) = self.parent_and_name(path)?;
+                self.apply(vec![Edit {
+                    dir,
+                    name: name.to_owned(),
+                    from: Some(ino),
+                    to: None,
+                }]);
+                Ok(())
+            }
+            Some(Found::Dir(_)) => Err(io::Error::from(io::ErrorKind::IsADirectory)),
+            None => Err(not_found(path)),
+        }
+    }
+
+    /// Removes all below and then the directory itself; `steps` counts down, and where it ends the rest stays.
+    pub(super) fn remove_dir_all(&mut self, path: &Path, steps: &mut u64) -> io::Result<()> {
+        let ino = self.look_up_dir(path)?;
+        let entries: Vec<String> = self.dir(ino).current.keys().cloned().collect();
+        for name in entries {
+            let below = path.join(&name);
+            if *steps == 0 {
+                return Ok(());
+            }
+            if matches!(self.look_up(&below)?, Some(Found::Dir(_))) {
+                self.remove_dir_all(&below, steps)?;
+            } else {
+                *steps -= 1;
+                self.remove_file(&below)?;
+            }
+        }
+        if *steps == 0 {
+            return Ok(());
+        }
+        *steps -= 1;
+        let (dir, name) = self.parent_and_name(path)?;
+        self.apply(vec![Edit {
+            dir,
+            name: name.to_owned(),
+            from: Some(ino),
+            to: None,
+        }]);
+        Ok(())
+    }
+
+    fn make_durable(&mut self, change: Change) {
+        for edit in change.edits {
+            let durable = &mut self.dir(edit.dir).durable;
+            match edit.to {
+                Some(ino) => {
+                    durable.insert(edit.name, ino);
+                }
+                None if durable.get(&edit.name).copied() == edit.from => {
+                    durable.remove(&edit.name);
+                }
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn sync_dir(&mut self, dir: Ino) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut done: Vec<Edit> = Vec::new();
+        let mut rest: Vec<Change> = Vec::new();
+        for change in waiting {
+            if !change.doubtful && change.edits.iter().any(|edit| edit.dir == dir) {
+                done.extend(change.edits.iter().cloned());
+                // What came before it under the same names is history: it can no longer come back on its own.
+                for earlier in &mut rest {
+                    earlier.edits.retain(|old| {
+                        !change
+                            .edits
+                            .iter()
+                            .any(|new| new.dir == old.dir && new.name == old.name)
+                    });
+                }
+                self.make_durable(change);
+            } else {
+                rest.push(change);
+            }
+        }
+        rest.retain(|change| !change.edits.is_empty());
+        self.waiting = rest;
+    }
+
+    /// A directory sync that fails: what waited for it is durable or not, and no later sync changes that.
+    pub(super) fn fail_sync_dir(&mut self, dir: Ino, rng: &mut Rng) {
+        let mood = Mood::draw(rng);
+        for change in &mut self.waiting {
+            if change.edits.iter().any(|edit| edit.dir == dir) && !mood.keeps(rng) {
+                change.doubtful = true;
+            }
+        }
+    }
+
+    /// Whether every change of names below `path` is durable.
+    pub(super) fn is_synced(&self, path: &Path) -> io::Result<bool> {
+        let dir = self.look_up_dir(path)?;
+        Ok(!self
+            .waiting
+            .iter()
+            .flat_map(|change| &change.edits)
+            .any(|edit| edit.dir == dir))
+    }
+
+    /// What a machine finds after the power was cut.
+    pub(super) fn after_power_cut(&self, rng: &mut Rng) -> Self {
+        let mut found = self.clone();
+        let changes = std::mem::take(&mut found.waiting);
+        // Journalling file systems lose the end of the history; others any part of it.
+        if rng.chance(1, 4) {
+            let kept = rng.index(changes.len() + 1);
+            changes
+                .into_iter()
+                .take(kept)
+                .for_each(|change| found.make_durable(change));
+        } else {
+            let mood = Mood::draw(rng);
+            for change in changes {
+                if mood.keeps(rng) {
+                    found.make_durable(change);
+                }
+            }
+        }
+        for dir in found.dirs.values_mut() {
+            dir.current = dir.durable.clone();
+        }
+        found.forget_unnamed();
+        for file in found.files.values_mut() {
+            *file = file.after_power_cut(rng);
+        }
+        found
+    }
+
+    /// What a new process finds after a kill.
+    pub(super) fn after_kill(&self, rng: &mut Rng) -> Self {
+        let mut found = self.clone();
+        for file in found.files.values_mut() {
+            *file = file.after_kill(rng);
+        }
+        // Unlike a file's pages, names that a file system could not write are not forgotten by it: it keeps them for
+        // the next sync, or stops.
+        for change in &mut found.waiting {
+            change.doubtful = false;
+        }
+        found
+    }
+
+    fn forget_unnamed(&mut self) {
+        let mut named = BTreeSet::from([ROOT]);
+        let mut todo = vec![ROOT];
+        while let Some(dir) = todo.pop() {
+            for &ino in self
+                .dirs
+                .get(&dir)
+                .into_iter()
+                .flat_map(|dir| dir.current.values())
+            {
+                if named.insert(ino) {
+                    todo.push(ino);
+                }
+            }
+        }
+        self.files.retain(|ino, _| named.contains(ino));
+        self.dirs.retain(|ino, _| named.contains(ino));
+        for file in self.files.values_mut() {
+            file.links = 1;
+        }
+    }
+}

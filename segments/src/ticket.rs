@@ -1,0 +1,220 @@
+//! Waiting without a runtime: an append's answer, and the arrival of records.
+//!
+//! Both are plain futures, for any executor, and can be waited for by a thread that blocks.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::types::Offset;
+
+/// The answer to an append.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// The first offset of each part, in the request's order.
+    pub base_offsets: Vec<Offset>,
+}
+
+enum Slot {
+    Waiting(Option<Waker>),
+    Answered(Result<Appended>),
+    Taken,
+}
+
+/// The answer that an append is going to get: a future, or [`Ticket::wait`].
+///
+/// Dropping it does not take the append back.
+#[must_use = "an append is not known to be stored before its ticket is answered"]
+pub struct Ticket {
+    slot: Arc<Mutex<Slot>>,
+}
+
+impl Ticket {
+    /// Blocks until the answer is there.
+    ///
+    /// # Errors
+    /// Whatever the append met.
+    pub fn wait(self) -> Result<Appended> {
+        block_on(self)
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Appended>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut slot = self.slot.lock();
+        match std::mem::replace(&mut *slot, Slot::Taken) {
+            Slot::Answered(answer) => Poll::Ready(answer),
+            Slot::Waiting(earlier) => {
+                let waker = match earlier {
+                    Some(waker) if waker.will_wake(context.waker()) => waker,
+                    _ => context.waker().clone(),
+                };
+                *slot = Slot::Waiting(Some(waker));
+                Poll::Pending
+            }
+            Slot::Taken => panic!("a ticket was polled after its answer"),
+        }
+    }
+}
+
+/// The committer's side of a [`Ticket`]. Dropped without an answer, it answers that the log is closing.
+pub(crate) struct Answer {
+    slot: Option<Arc<Mutex<Slot>>>,
+}
+
+/// A ticket and the side that answers it.
+pub(crate) fn ticket() -> (Ticket, Answer) {
+    let slot = Arc::new(Mutex::new(Slot::Waiting(None)));
+    (
+        Ticket {
+            slot: Arc::clone(&slot),
+        },
+        Answer { slot: Some(slot) },
+    )
+}
+
+impl Answer {
+    /// Gives the answer and returns whom to wake: the caller wakes all of a round together, outside of its locks.
+    pub(crate) fn give(mut self, answer: Result<Appended>) -> Option<Waker> {
+        self.put(answer)
+    }
+
+    fn put(&mut self, answer: Result<Appended>) -> Option<Waker> {
+        let slot = self.slot.take()?;
+        match std::mem::replace(&mut *slot.lock(), Slot::Answered(answer)) {
+            Slot::Waiting(waker) => waker,
+            Slot::Answered(_) | Slot::Taken => None,
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(waker) = self.put(Err(Error::Closed)) {
+            waker.wake();
+        }
+    }
+}
+
+/// Who waits for records of one partition.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    /// Whether `list` has anything: read by the committer on every round, so without the lock.
+    any: AtomicBool,
+    list: Mutex<WaiterList>,
+}
+
+#[derive(Default)]
+struct WaiterList {
+    next_id: u64,
+    wakers: Vec<(u64, Waker)>,
+}
+
+impl Waiters {
+    /// Registers a waker, or puts it in the place of the one of before; returns its id.
+    pub(crate) fn register(&self, id: Option<u64>, waker: &Waker) -> u64 {
+        let mut list = self.list.lock();
+        if let Some(id) = id
+            && let Some((_, slot)) = list.wakers.iter_mut().find(|(known, _)| *known == id)
+        {
+            slot.clone_from(waker);
+            return id;
+        }
+        list.next_id += 1;
+        let id = list.next_id;
+        list.wakers.push((id, waker.clone()));
+        self.any.store(true, Ordering::SeqCst);
+        id
+    }
+
+    /// Forgets a waker.
+    pub(crate) fn forget(&self, id: u64) {
+        let mut list = self.list.lock();
+        if let Some(index) = list.wakers.iter().position(|(known, _)| *known == id) {
+            list.wakers.swap_remove(index);
+        }
+        self.any.store(!list.wakers.is_empty(), Ordering::SeqCst);
+    }
+
+    /// Wakes all and forgets them. Called after the new `end_offset` is visible.
+    pub(crate) fn wake_all(&self) {
+        if !self.any.load(Ordering::SeqCst) {
+            return;
+        }
+        let wakers = {
+            let mut list = self.list.lock();
+            self.any.store(false, Ordering::SeqCst);
+            std::mem::take(&mut list.wakers)
+        };
+        for (_, waker) in wakers {
+            waker.wake();
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs a future to its end on this thread.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+        std::thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_whose_answer_is_dropped_says_closed() {
+        let (ticket, answer) = ticket();
+        drop(answer);
+        assert!(matches!(ticket.wait(), Err(Error::Closed)));
+    }
+
+    #[test]
+    fn a_blocked_thread_gets_the_answer_of_another() {
+        let (ticket, answer) = ticket();
+        let thread = std::thread::spawn(move || {
+            let appended = Appended {
+                base_offsets: vec![Offset::new(7)],
+            };
+            if let Some(waker) = answer.give(Ok(appended)) {
+                waker.wake();
+            }
+        });
+        assert_eq!(ticket.wait().unwrap().base_offsets, [Offset::new(7)]);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_waiter_that_gives_up_is_forgotten() {
+        let waiters = Waiters::default();
+        let id = waiters.register(None, Waker::noop());
+        assert_eq!(waiters.register(Some(id), Waker::noop()), id);
+        assert_eq!(waiters.list.lock().wakers.len(), 1);
+        waiters.forget(id);
+        assert!(waiters.list.lock().wakers.is_empty());
+        assert!(!waiters.any.load(Ordering::SeqCst));
+    }
+}

@@ -1,0 +1,531 @@
+//! Checking a data directory offline: every byte that matters, without changing any.
+//!
+//! What the next start mends by itself (a tail that nobody was told about, an index that does not fit, records that
+//! the journal still has) is a note; what no start can bring back is damage, and is named by file, position and
+//! offsets. The same reading of the journal and the checkpoint as in `recovery` decides which is which.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use crate::batch::Batches;
+use crate::catalog::TOPIC_MAGIC;
+use crate::checkpoint::{self, Checkpoint};
+use crate::disk::{Disk, RealDisk};
+use crate::error::{Error, Result};
+use crate::index;
+use crate::journal::format::Item;
+use crate::journal::replay;
+use crate::layout::{Layout, TOPIC_FILE, parse_log_name};
+use crate::log::directory_id;
+use crate::segment::{DamagedStretch, check};
+use crate::slots::{Slots, read_if_exists};
+use crate::state::{self, State};
+use crate::topic::{SealError, TopicBody, unseal_json};
+use crate::types::{FilePos, Offset, PartitionId, TopicId};
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether data is lost; otherwise the next start mends it, or it costs nothing.
+    pub is_damage: bool,
+    /// The file.
+    pub path: PathBuf,
+    /// Where in the file.
+    pub position: Option<FilePos>,
+    /// The offsets that cannot be read, the second exclusive.
+    pub offsets: Option<(Offset, Offset)>,
+    /// What was found against what was expected.
+    pub what: String,
+    /// What to do.
+    pub advice: String,
+}
+
+/// What was checked, and what was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Topics with a description.
+    pub topics: u64,
+    /// Partitions of those.
+    pub partitions: u64,
+    /// Log files.
+    pub segments: u64,
+    /// Healthy batches.
+    pub batches: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes of log files.
+    pub bytes: u64,
+    /// Everything that is not as it should be, damage and notes.
+    pub findings: Vec<Finding>,
+}
+
+impl Verified {
+    /// Whether data is lost.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.findings.iter().any(|finding| finding.is_damage)
+    }
+}
+
+/// What the checkpoint and the journal say of a partition.
+#[derive(Default)]
+struct Evidence {
+    active: Option<(Offset, FilePos)>,
+    next_offset: Offset,
+    log_start_offset: Offset,
+    /// Ranges of segments that the journal has: the next start writes them again.
+    journalled: Vec<(Offset, FilePos, FilePos)>,
+}
+
+struct Verifier<'a> {
+    disk: &'a dyn Disk,
+    layout: Layout,
+    verified: Verified,
+    progress: &'a mut dyn FnMut(&Verified),
+    evidence: HashMap<PartitionId, Evidence>,
+    deleted: Vec<TopicId>,
+    /// Whether checkpoint and journal are whole.
+    is_whole: bool,
+}
+
+/// Checks a data directory that no server has open. `progress` is called after every file.
+///
+/// # Errors
+/// [`Error::Directory`] if it is in use, is not a data directory, or is of a version that this program does not know;
+/// [`Error::Io`] if a directory cannot be listed. Damage is not an error: it is in [`Verified::findings`].
+pub fn verify(dir: &Path, progress: &mut dyn FnMut(&Verified)) -> Result<Verified> {
+    verify_on(&RealDisk::new(), dir, progress)
+}
+
+/// The same on any disk.
+///
+/// # Errors
+/// As for [`verify`].
+pub fn verify_on(disk: &dyn Disk, dir: &Path, progress: &mut dyn FnMut(&Verified)) -> Result<Verified> {
+    let layout = Layout::new(dir);
+    let exists = |path: &Path| {
+        disk.exists(path)
+            .map_err(|error| Error::io(format!("looking at {}", path.display()), error))
+    };
+    if !exists(&layout.format())? {
+        return Err(Error::Directory(format!(
+            "{} is not a quipu data directory: it has no FORMAT",
+            dir.display()
+        )));
+    }
+    let _lock =
+        if exists(&layout.lock())? {
+            Some(disk.lock(&layout.lock()).map_err(|_| {
+                Error::Directory(format!("{} is in use: stop the server first", dir.display()))
+            })?)
+        } else {
+            None
+        };
+    let id = directory_id(disk, &layout)?.expect("FORMAT exists");
+    let mut verifier = Verifier {
+        disk,
+        layout,
+        verified: Verified::default(),
+        progress,
+        evidence: HashMap::new(),
+        deleted: Vec::new(),
+        is_whole: true,
+    };
+    verifier.evidence(id)?;
+    verifier.topics()?;
+    Ok(verifier.verified)
+}
+
+impl Verifier<'_> {
+    fn note(&mut self, path: &Path, what: impl Into<String>, advice: &str) {
+        self.find(false, path, None, None, what.into(), advice);
+    }
+
+    fn damage(&mut self, path: &Path, what: impl Into<String>, advice: &str) {
+        self.find(true, path, None, None, what.into(), advice);
+    }
+
+    fn find(
+        &mut self,
+        is_damage: bool,
+        path: &Path,
+        position: Option<FilePos>,
+        offsets: Option<(Offset, Offset)>,
+        what: String,
+        advice: &str,
+    ) {
+        let path = path.to_path_buf();
+        self.verified.findings.push(Finding {
+            is_damage,
+            path,
+            position,
+            offsets,
+            what,
+            advice: advice.into(),
+        });
+    }
+
+    /// Reads the checkpoint, the state's snapshot and the journal.
+    fn evidence(&mut self, id: u64) -> Result<()> {
+        let paths = [self.layout.checkpoint(0), self.layout.checkpoint(1)];
+        let found = Slots::read(self.disk, &paths, checkpoint::MAGIC, checkpoint::VERSION)?;
+        let checkpoint = found.payload.as_deref().and_then(Checkpoint::decode);
+        for what in &found.damaged {
+            if checkpoint.is_some() {
+                self.note(
+                    &paths[0],
+                    what,
+                    "nothing: a crash while it was written leaves this, and the other slot is whole",
+                );
+            }
+        }
+        if checkpoint.is_none() {
+            self.is_whole = false;
+            self.damage(
+                &paths[0],
+                "both slots of the checkpoint are damaged or missing",
+                "start the server: it keeps every whole batch that it finds",
+            );
+        }
+        let paths = [self.layout.state(0), self.layout.state(1)];
+        let found = Slots::read(self.disk, &paths, state::MAGIC, state::VERSION)?;
+        if found.payload.as_deref().and_then(State::decode).is_none() && !found.damaged.is_empty() {
+            self.damage(
+                &paths[0],
+                "both slots of the state are damaged",
+                "restore them from a backup, or commit the groups' offsets anew",
+            );
+        }
+
+        let (sequence, round, expected) = checkpoint.as_ref().map_or((0, 0, false), |checkpoint| {
+            (checkpoint.sequence, checkpoint.round, checkpoint.journal_expected)
+        });
+        for entry in checkpoint.iter().flat_map(|checkpoint| &checkpoint.partitions) {
+            let evidence = Evidence {
+                active: entry.active.map(|(base, position, _)| (base, position)),
+                next_offset: entry.next_offset,
+                log_start_offset: entry.log_start_offset,
+                journalled: Vec::new(),
+            };
+            self.evidence.insert(entry.id, evidence);
+        }
+        self.deleted = checkpoint.map_or_else(Vec::new, |checkpoint| checkpoint.deleting);
+        let scan = replay::scan(self.disk, &self.layout, id, sequence, round, expected)?;
+        let journal_dir = self.layout.journal_dir();
+        for what in &scan.damage {
+            self.is_whole = false;
+            self.damage(
+                &journal_dir,
+                what,
+                "start the server: it keeps every whole batch that it finds in the segments",
+            );
+        }
+        let (evidence, deleted) = (&mut self.evidence, &mut self.deleted);
+        scan.for_each(|_, items| {
+            for item in items {
+                match *item {
+                    Item::State { .. } => {}
+                    Item::TopicDeleted(topic) => deleted.push(topic),
+                    Item::LogStart { partition, offset } => {
+                        let known = evidence.entry(partition).or_default();
+                        known.log_start_offset = known.log_start_offset.max(offset);
+                    }
+                    Item::Append {
+                        partition,
+                        segment_base,
+                        position,
+                        bytes,
+                        ..
+                    } => {
+                        let known = evidence.entry(partition).or_default();
+                        let end = position.plus(bytes.len() as u64);
+                        known.journalled.push((segment_base, position, end));
+                        known.active = known.active.max(Some((segment_base, end)));
+                        let last = Batches::new(bytes).last().and_then(std::result::Result::ok);
+                        if let Some((header, _)) = last {
+                            known.next_offset = known.next_offset.max(header.next_offset());
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn topics(&mut self) -> Result<()> {
+        let dir = self.layout.topics_dir();
+        let entries = match self.disk.list(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(Error::io(format!("listing {}", dir.display()), error)),
+        };
+        let mut seen = Vec::new();
+        for entry in entries.into_iter().filter(|entry| entry.is_dir) {
+            let path = dir.join(&entry.name).join(TOPIC_FILE);
+            let restore = "restore the file from a backup; the topic is not served without it, its log files are left alone";
+            let Some(bytes) = read_if_exists(self.disk, &path)? else {
+                self.damage(&path, "missing", restore);
+                continue;
+            };
+            match unseal_json::<TopicBody>(TOPIC_MAGIC, &bytes) {
+                Ok(body) if body.name == entry.name => {
+                    seen.push(body.id);
+                    if !self.deleted.contains(&body.id) {
+                        self.topic(&body)?;
+                    }
+                }
+                Ok(body) => self.damage(&path, format!("it describes the topic {}", body.name), restore),
+                Err(SealError::Version(version)) => {
+                    return Err(Error::Directory(format!(
+                        "{} is of version {version}: use a newer quipu",
+                        path.display()
+                    )));
+                }
+                Err(SealError::Damaged(what)) => self.damage(&path, what, restore),
+            }
+        }
+        let mut missing: Vec<u64> = self
+            .evidence
+            .keys()
+            .map(|id| id.topic)
+            .filter(|id| !seen.contains(id) && !self.deleted.contains(id))
+            .map(|id| id.0)
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        for id in missing {
+            self.damage(
+                &dir,
+                format!("the directory of topic number {id} is missing or cannot be told"),
+                "restore it from a backup",
+            );
+        }
+        Ok(())
+    }
+
+    fn topic(&mut self, body: &TopicBody) -> Result<()> {
+        self.verified.topics += 1;
+        for index in 0..body.partitions {
+            self.verified.partitions += 1;
+            let id = PartitionId {
+                topic: body.id,
+                index,
+            };
+            let evidence = self.evidence.remove(&id).unwrap_or_default();
+            let dir = self.layout.topic_dir(&body.name).join(index.to_string());
+            self.partition(&dir, &evidence)?;
+        }
+        Ok(())
+    }
+
+    fn partition(&mut self, dir: &Path, evidence: &Evidence) -> Result<()> {
+        let entries = match self.disk.list(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(Error::io(format!("listing {}", dir.display()), error)),
+        };
+        let mut files: Vec<(Offset, u64)> = entries
+            .into_iter()
+            .filter_map(|entry| Some((parse_log_name(&entry.name)?, entry.len)))
+            .collect();
+        let is_missing = |base: Offset| !files.iter().any(|(other, _)| *other == base);
+        if let Some((base, end)) = evidence.active
+            && is_missing(base)
+            && end > FilePos::ZERO
+        {
+            files.push((base, 0));
+        }
+        files.sort_unstable();
+        // What lies wholly below the log start was trimmed.
+        let expected_first = evidence.log_start_offset;
+        if let Some((first, _)) = files.first()
+            && *first > expected_first
+            && evidence.next_offset > expected_first
+        {
+            let path = dir.join(format!("{expected_first:020}.log"));
+            let offsets = Some((expected_first, *first));
+            self.find(
+                true,
+                &path,
+                None,
+                offsets,
+                "the log files of these offsets are missing".into(),
+                "restore them from a backup, or move the log start up",
+            );
+        }
+        for (position, (base, length)) in files.iter().enumerate() {
+            let next = files.get(position + 1).map(|(next, _)| *next);
+            let end = next.unwrap_or(evidence.next_offset);
+            if end <= evidence.log_start_offset && end > *base {
+                continue;
+            }
+            self.segment(dir, *base, *length, next, evidence)?;
+            (self.progress)(&self.verified);
+        }
+        Ok(())
+    }
+
+    fn segment(
+        &mut self,
+        dir: &Path,
+        base: Offset,
+        length: u64,
+        next: Option<Offset>,
+        evidence: &Evidence,
+    ) -> Result<()> {
+        let path = dir.join(format!("{base:020}.log"));
+        self.verified.segments += 1;
+        self.verified.bytes += length;
+        let mut end = FilePos(length);
+        if let Some((active, known_end)) = evidence.active
+            && self.is_whole
+        {
+            if base > active {
+                self.note(
+                    &path,
+                    "no acknowledged record is in it",
+                    "nothing: the next start removes it",
+                );
+                return Ok(());
+            }
+            if base == active {
+                if length > known_end.get() {
+                    let what = format!(
+                        "{} bytes follow the last acknowledged record",
+                        length - known_end.get()
+                    );
+                    self.find(
+                        false,
+                        &path,
+                        Some(known_end),
+                        None,
+                        what,
+                        "nothing: the next start cuts them",
+                    );
+                    end = known_end;
+                } else if length < known_end.get() && !covers(evidence, base, FilePos(length), known_end) {
+                    let what = format!("{length} bytes, expected {known_end}");
+                    let checked = self.batches(&path, base, FilePos(length), None, evidence)?;
+                    self.find(
+                        true,
+                        &path,
+                        Some(FilePos(length)),
+                        Some((checked, evidence.next_offset)),
+                        what,
+                        RESTORE,
+                    );
+                    return self.index(&path, base, length);
+                }
+            }
+        }
+        let reached = self.batches(&path, base, end, next, evidence)?;
+        if let Some(next) = next
+            && reached < next
+            && self
+                .verified
+                .findings
+                .last()
+                .is_none_or(|finding| finding.path != path)
+        {
+            let what = format!("it ends before offset {next}, where the next segment begins");
+            self.find(true, &path, Some(end), Some((reached, next)), what, RESTORE);
+        }
+        self.index(&path, base, length)
+    }
+
+    /// Checks the batches of a log file; returns the offset after the last healthy one.
+    fn batches(
+        &mut self,
+        path: &Path,
+        base: Offset,
+        end: FilePos,
+        limit: Option<Offset>,
+        evidence: &Evidence,
+    ) -> Result<Offset> {
+        if end == FilePos::ZERO {
+            return Ok(base);
+        }
+        let checked = check(self.disk, path, base, end, limit)?;
+        self.verified.batches += checked.batches;
+        self.verified.records += checked.records;
+        for DamagedStretch {
+            position,
+            resume,
+            from,
+            until,
+            what,
+        } in checked.damage
+        {
+            let until = until.or(limit).unwrap_or_else(|| evidence.next_offset.max(from));
+            if covers(evidence, base, position, resume) {
+                self.find(
+                    false,
+                    path,
+                    Some(position),
+                    None,
+                    what,
+                    "nothing: the journal has these records, and the next start writes them again",
+                );
+            } else {
+                self.find(true, path, Some(position), Some((from, until)), what, RESTORE);
+            }
+        }
+        Ok(checked.next_offset)
+    }
+
+    fn index(&mut self, log: &Path, base: Offset, length: u64) -> Result<()> {
+        let (offsets, times) = (log.with_extension("index"), log.with_extension("timeindex"));
+        let (Some(first), Some(second)) = (
+            read_if_exists(self.disk, &offsets)?,
+            read_if_exists(self.disk, &times)?,
+        ) else {
+            return Ok(());
+        };
+        if let Err(error) = index::decode(&first, &second, base, length) {
+            self.note(
+                &offsets,
+                error.to_string(),
+                "nothing: it is made again from the log when it is needed",
+            );
+        }
+        Ok(())
+    }
+}
+
+const RESTORE: &str = "restore the file from a backup, or read on from the first healthy offset";
+
+/// Whether the journal has all bytes of a range.
+fn covers(evidence: &Evidence, base: Offset, mut from: FilePos, to: FilePos) -> bool {
+    let mut ranges: Vec<(FilePos, FilePos)> = evidence
+        .journalled
+        .iter()
+        .filter(|(segment, ..)| *segment == base)
+        .map(|(_, start, end)| (*start, *end))
+        .collect();
+    ranges.sort_unstable();
+    for (start, end) in ranges {
+        if start <= from && end > from {
+            from = end;
+        }
+    }
+    from >= to
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_covered_only_without_a_gap() {
+        let base = Offset::new(5);
+        let range = |start, end| (base, FilePos(start), FilePos(end));
+        let evidence = Evidence {
+            journalled: vec![range(300, 400), range(100, 200), range(200, 300)],
+            ..Default::default()
+        };
+        assert!(covers(&evidence, base, FilePos(120), FilePos(400)));
+        assert!(!covers(&evidence, base, FilePos(50), FilePos(150)));
+        assert!(!covers(&evidence, base, FilePos(120), FilePos(401)));
+        assert!(!covers(&evidence, Offset::new(6), FilePos(120), FilePos(130)));
+    }
+}

@@ -1,0 +1,434 @@
+//! Compares a log with the model.
+
+use std::collections::BTreeMap;
+
+use quipu_segments::batch::{self, Batches};
+use quipu_segments::{Error, Fetched, Log, Offset, Partition, ReadRequest, TopicId};
+
+use super::model::{Existence, Fate, Model, Name, PartKey, PartModel, Rec, RequestId};
+
+/// How the log came to be opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Restart {
+    Close,
+    Kill,
+    /// A kill after an I/O call had failed: pages whose writeback failed may be gone.
+    KillAfterFault,
+    PowerCut,
+}
+
+/// The records of what was fetched, with their offsets; every batch is checked.
+pub(crate) fn records(fetched: &Fetched) -> Vec<(u64, Rec)> {
+    let mut found = Vec::new();
+    for run in &fetched.runs {
+        for item in Batches::new(&run.bytes) {
+            let (header, bytes) = item.expect("a run is made of whole batches");
+            batch::verify(bytes).expect("what is read has been verified");
+            let mut offset = header.base_offset;
+            for record in batch::Records::new(bytes).expect("a batch that was stored can be read") {
+                let record = record.expect("a record that was stored can be read");
+                assert_eq!(record.offset, offset, "offsets in a batch are dense");
+                offset = offset.plus(1);
+                let header = record.headers.iter().next();
+                found.push((
+                    record.offset.get(),
+                    Rec {
+                        timestamp: record.timestamp.get(),
+                        key: record.key.map(<[u8]>::to_vec),
+                        value: record.value.map(<[u8]>::to_vec),
+                        header: header.map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec))),
+                    },
+                ));
+            }
+            assert_eq!(offset, header.next_offset(), "a batch ends where its header says");
+        }
+    }
+    found
+}
+
+/// Everything from `from` to the end, without gaps.
+pub(crate) fn read_from(
+    partition: &Partition,
+    from: Offset,
+    max_bytes: usize,
+) -> Result<Vec<(u64, Rec)>, Error> {
+    let mut found: Vec<(u64, Rec)> = Vec::new();
+    let mut next = from;
+    loop {
+        let request = ReadRequest {
+            from: next,
+            until: None,
+            max_bytes,
+        };
+        let fetched = match partition.try_read(request) {
+            Some(fetched) => fetched?,
+            None => partition.read(request)?,
+        };
+        if fetched.runs.is_empty() {
+            assert_eq!(
+                next,
+                fetched.end_offset,
+                "a read ends before the end of {}",
+                partition.id()
+            );
+            assert_eq!(fetched.next_offset, next);
+            return Ok(found);
+        }
+        let mut part = records(&fetched);
+        part.retain(|(offset, _)| *offset >= next.get());
+        for (expected, (offset, _)) in (next.get()..).zip(&part) {
+            assert_eq!(expected, *offset, "a gap in {}", partition.id());
+        }
+        assert_eq!(fetched.next_offset.get(), next.get() + part.len() as u64);
+        assert!(fetched.next_offset > next && fetched.next_offset <= fetched.end_offset);
+        next = fetched.next_offset;
+        found.extend(part);
+    }
+}
+
+fn check_positions(partition: &Partition, model: &PartModel) {
+    let (id, positions) = (partition.id(), partition.positions());
+    assert!(
+        positions.log_start_offset <= positions.end_offset
+            && positions.end_offset <= positions.written_offset,
+        "{id}: {positions:?}"
+    );
+    assert!(
+        positions.end_offset.get() >= model.end,
+        "{id} ends at {} and was durable or readable up to {}",
+        positions.end_offset,
+        model.end
+    );
+    let start = positions.log_start_offset.get();
+    assert!(
+        (model.start..=model.start_at_most).contains(&start),
+        "the log start of {id} is {start}, expected {} to {}",
+        model.start,
+        model.start_at_most
+    );
+}
+
+fn name_of(model: &Model, key: PartKey, offset: u64, record: &Rec) -> Name {
+    let name = Name::of(record).unwrap_or_else(|| panic!("{key:?} holds {record:?} at {offset}"));
+    let expected = model.record(name);
+    assert_eq!(
+        expected,
+        Some(record),
+        "record {name:?} at {offset} of {key:?} is not what was appended"
+    );
+    let part = &model.requests[&name.request].parts[name.part as usize];
+    assert_eq!(
+        part.partition, key,
+        "record {name:?} is in a partition that it was not sent to"
+    );
+    name
+}
+
+/// Where each part of each request that is not yet known to be durable was found: its base, and how many of its records.
+type Sightings = BTreeMap<(RequestId, u32), (u64, u32)>;
+
+/// Reads a partition from `from` on and compares it; returns what was seen beyond the end that was known.
+fn check_partition(
+    model: &Model,
+    partition: &Partition,
+    key: PartKey,
+    from: u64,
+    max_bytes: usize,
+) -> Result<Sightings, Error> {
+    let known = model.topics[&key.0]
+        .partitions
+        .get(&key.1)
+        .cloned()
+        .unwrap_or_default();
+    let mut seen = Sightings::new();
+    for (offset, record) in read_from(partition, Offset::new(from), max_bytes)? {
+        let name = name_of(model, key, offset, &record);
+        match known.records.get(&offset) {
+            Some(expected) => assert_eq!(*expected, name, "offset {offset} of {key:?} has changed"),
+            None => {
+                assert!(
+                    model.requests[&name.request].fate != Fate::Durable,
+                    "{name:?} is there twice, also at offset {offset} of {key:?}"
+                );
+                let (base, count) = seen.entry((name.request, name.part)).or_insert((offset, 0));
+                assert_eq!(
+                    (*base + u64::from(*count), *count),
+                    (offset, name.index),
+                    "the records of {name:?} are not in a row, or there twice"
+                );
+                *count += 1;
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// Looks at every partition of a log that has not been restarted: what is readable now stays.
+///
+/// # Errors
+/// What a read met.
+pub(crate) fn observe(
+    log: &Log,
+    model: &mut Model,
+    max_bytes: usize,
+    mut from: impl FnMut(u64, u64) -> u64,
+) -> Result<(), Error> {
+    let mut seen = Sightings::new();
+    for topic in log.topics() {
+        let id = topic.id();
+        let Some(retention) = model.topics.get(&id).map(|known| known.retention) else {
+            continue;
+        };
+        for partition in topic.partitions().iter() {
+            let key = (id, partition.id().index);
+            let positions = partition.positions();
+            let (start, end) = (positions.log_start_offset.get(), positions.end_offset.get());
+            let known = model.part_mut(key);
+            if retention {
+                known.start_at_most = known.start_at_most.max(start);
+            }
+            check_positions(partition, known);
+            let from = from(start, end).clamp(start, known.end.max(start));
+            seen.extend(check_partition(model, partition, key, from, max_bytes)?);
+        }
+    }
+    settle_seen(model, &seen, |id| log.topic_by_id(id).is_none());
+    Ok(())
+}
+
+/// Settles every request of which something was seen; all of it must have been.
+fn settle_seen(model: &mut Model, seen: &Sightings, gone: impl Fn(TopicId) -> bool) {
+    let mut ids: Vec<RequestId> = seen.keys().map(|(id, _)| *id).collect();
+    ids.dedup();
+    for id in ids {
+        let request = &model.requests[&id];
+        let bases: Vec<Option<Offset>> = request
+            .parts
+            .iter()
+            .enumerate()
+            .map(|(part, plan)| match seen.get(&(id, part as u32)) {
+                Some((base, count)) => {
+                    let records = plan.records.len();
+                    assert_eq!(
+                        *count as usize, records,
+                        "part {part} of request {id} is there in part"
+                    );
+                    Some(Offset::new(*base))
+                }
+                None => {
+                    assert!(
+                        gone(plan.partition.0),
+                        "part {part} of request {id} is missing, others are there"
+                    );
+                    None
+                }
+            })
+            .collect();
+        model.settle(id, &bases);
+    }
+}
+
+/// Compares everything after a restart, and learns what became of what was under way.
+///
+/// # Errors
+/// What a read met.
+pub(crate) fn after_restart(
+    log: &Log,
+    model: &mut Model,
+    restart: Restart,
+    healthy: bool,
+) -> Result<(), Error> {
+    let health = log.health();
+    assert!(
+        health.damage.is_empty(),
+        "a crash is not damage: {:?}",
+        health.damage
+    );
+    if healthy {
+        assert!(
+            health.log_failed.is_none() && health.failed_partitions.is_empty(),
+            "{health:?}"
+        );
+    }
+    let deletions: Vec<(TopicId, RequestId)> = model
+        .topics
+        .iter()
+        .filter_map(|(id, topic)| Some((*id, topic.deletion?)))
+        .collect();
+    resolve_topics(log, model);
+    let mut seen = Sightings::new();
+    let topics = log.topics();
+    for topic in &topics {
+        let id = topic.id();
+        for partition in topic.partitions().iter() {
+            let index = partition.id().index;
+            let known = model.part_mut((id, index)).clone();
+            check_positions(partition, &known);
+            let positions = partition.positions();
+            let start = positions.log_start_offset.get();
+            seen.extend(check_partition(model, partition, (id, index), start, 1 << 20)?);
+            let known = model.part_mut((id, index));
+            (known.start, known.start_at_most) = (start, start);
+        }
+    }
+    let there = |id: TopicId| topics.iter().any(|topic| topic.id() == id);
+    for id in model.open_requests() {
+        let request = &model.requests[&id];
+        let marked = request
+            .marker
+            .as_ref()
+            .map(|marker| log.state_get(marker).is_some());
+        let parts = request
+            .parts
+            .iter()
+            .enumerate()
+            .filter(|(_, part)| there(part.partition.0));
+        let found: Vec<bool> = parts
+            .map(|(part, _)| seen.contains_key(&(id, part as u32)))
+            .chain(marked)
+            .collect();
+        let Some(&present) = found.first() else {
+            // Nothing is left that could show it: all its topics are gone.
+            model.refuse(id);
+            continue;
+        };
+        assert!(
+            found.iter().all(|found| *found == present),
+            "request {id} is there in part: {found:?}"
+        );
+        if request.fate == Fate::Written && matches!(restart, Restart::Kill | Restart::Close) {
+            assert!(
+                present,
+                "request {id} was answered as written, and a kill has taken it back"
+            );
+        }
+        if present {
+            let bases: Vec<Option<Offset>> = (0..request.parts.len() as u32)
+                .map(|part| seen.get(&(id, part)).map(|(base, _)| Offset::new(*base)))
+                .collect();
+            for (part, plan) in request.parts.iter().enumerate() {
+                if let Some((_, count)) = seen.get(&(id, part as u32)) {
+                    assert_eq!(
+                        *count as usize,
+                        plan.records.len(),
+                        "part {part} of request {id} is there in part"
+                    );
+                }
+            }
+            model.settle(id, &bases);
+        } else {
+            model.refuse(id);
+        }
+    }
+    // What was seen and not open: answered as not stored, or durable at another place.
+    for (id, part) in seen.keys() {
+        let (base, _) = seen[&(*id, *part)];
+        let request = &model.requests[id];
+        assert!(
+            request.fate == Fate::Durable,
+            "request {id} was answered as not stored, and is there"
+        );
+        let key = request.parts[*part as usize].partition;
+        let name = Name {
+            request: *id,
+            part: *part,
+            index: 0,
+        };
+        assert_eq!(
+            model.topics[&key.0].partitions[&key.1].records.get(&base),
+            Some(&name),
+            "request {id} is there twice"
+        );
+    }
+    for topic in &topics {
+        for partition in topic.partitions().iter() {
+            let known = model.part_mut((topic.id(), partition.id().index)).end;
+            assert_eq!(
+                partition.positions().end_offset.get(),
+                known.max(partition.positions().log_start_offset.get())
+            );
+        }
+    }
+    for (id, deletion) in deletions {
+        let (gone, applied) = (!there(id), model.requests[&deletion].fate == Fate::Durable);
+        assert_eq!(
+            gone, applied,
+            "the deletion of {id:?} and the state changes that belong to it"
+        );
+        model.topics.get_mut(&id).expect("it was deleted").deletion = None;
+    }
+    check_state(log, model);
+    Ok(())
+}
+
+/// Compares the whole map.
+pub(crate) fn check_state(log: &Log, model: &Model) {
+    let found: BTreeMap<Vec<u8>, Vec<u8>> = log
+        .state_prefix(b"")
+        .into_iter()
+        .map(|(key, value)| (key.to_vec(), value.to_vec()))
+        .collect();
+    let expected = model.state();
+    for (key, value) in &expected {
+        assert_eq!(
+            found.get(key),
+            Some(value),
+            "state {:?}",
+            String::from_utf8_lossy(key)
+        );
+    }
+    for key in found.keys() {
+        assert!(
+            expected.contains_key(key),
+            "state {:?} should not be there",
+            String::from_utf8_lossy(key)
+        );
+    }
+}
+
+/// Topics are there as a whole or not: what was acknowledged, and nothing that was not asked for.
+fn resolve_topics(log: &Log, model: &mut Model) {
+    let topics = log.topics();
+    for topic in &topics {
+        let id = topic.id();
+        if !model.topics.contains_key(&id) {
+            let asked = model.creating.iter().find(|(name, _)| name == topic.name());
+            let (name, spec) = asked
+                .unwrap_or_else(|| panic!("nobody made {} ({id:?})", topic.name()))
+                .clone();
+            model.topics.insert(id, super::model::TopicModel::new(name, spec));
+            model.last_topic_id = model.last_topic_id.max(Some(id));
+        }
+        let known = model.topics.get_mut(&id).expect("it was just added");
+        assert_eq!(known.name, topic.name());
+        assert!(
+            known.exists != Existence::No,
+            "{} ({id:?}) was deleted and is back",
+            known.name
+        );
+        known.exists = Existence::Yes;
+        let spec = topic.spec();
+        assert!(
+            known.specs.contains(&spec),
+            "{} is {spec:?}, expected one of {:?}",
+            known.name,
+            known.specs
+        );
+        known.specs = vec![(*spec).clone()];
+        assert_eq!(topic.partition_count(), spec.partitions);
+        for index in 0..spec.partitions {
+            known.partitions.entry(index).or_default();
+        }
+    }
+    for (id, known) in &mut model.topics {
+        if !topics.iter().any(|topic| topic.id() == *id) {
+            assert!(
+                known.exists != Existence::Yes,
+                "the topic {} ({id:?}) is lost",
+                known.name
+            );
+            known.exists = Existence::No;
+        }
+    }
+    model.creating.clear();
+}

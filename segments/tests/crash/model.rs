@@ -1,0 +1,290 @@
+//! What the log must hold: a plain list of records per partition, a plain map, and requests whose end is not known.
+
+use std::collections::BTreeMap;
+
+use quipu_segments::sim::Rng;
+use quipu_segments::{Ack, Offset, TopicId, TopicSpec};
+
+/// A request, in the order in which it was queued: later ones win where they change the same key.
+pub(crate) type RequestId = u64;
+pub(crate) type PartKey = (TopicId, u32);
+
+/// A record that says by itself which one it is, so that whatever is found can be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rec {
+    pub(crate) timestamp: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) header: Option<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+/// Which record of which request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Name {
+    pub(crate) request: RequestId,
+    pub(crate) part: u32,
+    pub(crate) index: u32,
+}
+
+impl Name {
+    fn encode(self) -> Vec<u8> {
+        [
+            &self.request.to_le_bytes()[..],
+            &self.part.to_le_bytes(),
+            &self.index.to_le_bytes(),
+        ]
+        .concat()
+    }
+
+    pub(crate) fn of(record: &Rec) -> Option<Self> {
+        let bytes = record.key.as_ref().or(record.value.as_ref())?;
+        Some(Self {
+            request: u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?),
+            part: u32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?),
+            index: u32::from_le_bytes(bytes.get(12..16)?.try_into().ok()?),
+        })
+    }
+}
+
+impl Rec {
+    pub(crate) fn make(name: Name, timestamp: i64, len: usize, rng: &mut Rng) -> Self {
+        let mut value = vec![0; len];
+        let mut fill = rng.fork();
+        for chunk in value.chunks_mut(8) {
+            let word = fill.next_u64().to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+        let header = rng
+            .chance(1, 8)
+            .then(|| (b"h".to_vec(), rng.chance(1, 2).then(|| b"of a record".to_vec())));
+        match rng.below(4) {
+            0 => {
+                let named = [name.encode(), value].concat();
+                Self {
+                    timestamp,
+                    key: None,
+                    value: Some(named),
+                    header,
+                }
+            }
+            1 => Self {
+                timestamp,
+                key: Some(name.encode()),
+                value: None,
+                header,
+            },
+            _ => Self {
+                timestamp,
+                key: Some(name.encode()),
+                value: Some(value),
+                header,
+            },
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct PartPlan {
+    pub(crate) partition: PartKey,
+    pub(crate) records: Vec<Rec>,
+}
+
+pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Not answered, or answered that it is not known: there as a whole after a restart, or not.
+    Unknown,
+    /// Answered as written: there after a kill, perhaps after a power cut.
+    Written,
+    /// Answered as durable, or seen by a reader: there for ever.
+    Durable,
+    /// Answered as not stored, or found missing by a restart that was free to lose it: never there.
+    Absent,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) parts: Vec<PartPlan>,
+    pub(crate) state: Vec<Change>,
+    /// A key that only this request sets.
+    pub(crate) marker: Option<Vec<u8>>,
+    pub(crate) ack: Ack,
+    pub(crate) fate: Fate,
+    /// As answered.
+    pub(crate) bases: Option<Vec<Offset>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PartModel {
+    /// Every record that must be there, by offset, also those below the log start.
+    pub(crate) records: BTreeMap<u64, Name>,
+    /// One past the last record that was acknowledged as durable or was readable.
+    pub(crate) end: u64,
+    /// The log start is not below what was acknowledged…
+    pub(crate) start: u64,
+    /// …and not above what was asked for or seen.
+    pub(crate) start_at_most: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Existence {
+    Yes,
+    /// A create or a delete is not known to have been done.
+    Maybe,
+    No,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct TopicModel {
+    pub(crate) name: String,
+    pub(crate) exists: Existence,
+    /// The last is what it was last asked to be; any may be found after a restart.
+    pub(crate) specs: Vec<TopicSpec>,
+    pub(crate) partitions: BTreeMap<u32, PartModel>,
+    /// Whether retention may delete.
+    pub(crate) retention: bool,
+    /// The request that deletes it.
+    pub(crate) deletion: Option<RequestId>,
+}
+
+impl TopicModel {
+    pub(crate) fn new(name: String, spec: TopicSpec) -> Self {
+        Self {
+            name,
+            exists: Existence::Yes,
+            partitions: (0..spec.partitions)
+                .map(|index| (index, PartModel::default()))
+                .collect(),
+            retention: retains(&spec),
+            specs: vec![spec],
+            deletion: None,
+        }
+    }
+}
+
+pub(crate) fn retains(spec: &TopicSpec) -> bool {
+    spec.settings.retention_ms.is_some() || spec.settings.retention_bytes.is_some()
+}
+
+#[derive(Default)]
+pub(crate) struct Model {
+    pub(crate) next_request: RequestId,
+    pub(crate) requests: BTreeMap<RequestId, Request>,
+    /// Every change of a key that is known to be durable.
+    state: BTreeMap<Vec<u8>, BTreeMap<RequestId, Option<Vec<u8>>>>,
+    pub(crate) topics: BTreeMap<TopicId, TopicModel>,
+    /// Names whose creation was not answered, with the specification.
+    pub(crate) creating: Vec<(String, TopicSpec)>,
+    pub(crate) last_topic_id: Option<TopicId>,
+}
+
+impl Model {
+    pub(crate) fn new_request(&mut self, request: Request) -> RequestId {
+        let id = self.next_request;
+        self.next_request += 1;
+        self.requests.insert(id, request);
+        id
+    }
+
+    pub(crate) fn record(&self, name: Name) -> Option<&Rec> {
+        let part = self.requests.get(&name.request)?.parts.get(name.part as usize)?;
+        part.records.get(name.index as usize)
+    }
+
+    pub(crate) fn part_mut(&mut self, key: PartKey) -> &mut PartModel {
+        let topic = self
+            .topics
+            .get_mut(&key.0)
+            .expect("requests go to topics that were made");
+        topic.partitions.entry(key.1).or_default()
+    }
+
+    /// A request turns out to be there for ever, its parts at `bases`.
+    pub(crate) fn settle(&mut self, id: RequestId, bases: &[Option<Offset>]) {
+        let request = self
+            .requests
+            .get_mut(&id)
+            .expect("only known requests are settled");
+        if request.fate == Fate::Durable {
+            return;
+        }
+        assert!(
+            request.fate != Fate::Absent,
+            "request {id} was answered as not stored, and is there"
+        );
+        if let Some(answered) = &request.bases {
+            for (part, (answered, found)) in answered.iter().zip(bases).enumerate() {
+                assert!(
+                    found.is_none_or(|found| found == *answered),
+                    "part {part} of request {id} was answered to be at {answered} and is at {found:?}"
+                );
+            }
+        }
+        request.fate = Fate::Durable;
+        let state = request.state.clone();
+        let parts: Vec<(PartKey, u32)> = request
+            .parts
+            .iter()
+            .map(|part| (part.partition, part.records.len() as u32))
+            .collect();
+        for (part, ((key, count), base)) in parts.into_iter().zip(bases).enumerate() {
+            let Some(base) = base else { continue };
+            let model = self.part_mut(key);
+            for index in 0..count {
+                let name = Name {
+                    request: id,
+                    part: part as u32,
+                    index,
+                };
+                let offset = base.get() + u64::from(index);
+                let before = model.records.insert(offset, name);
+                assert!(
+                    before.is_none_or(|before| before == name),
+                    "offset {offset} of {key:?} was given to {before:?} and now to {name:?}"
+                );
+                model.end = model.end.max(offset + 1);
+            }
+        }
+        for (key, value) in state {
+            self.state.entry(key).or_default().insert(id, value);
+        }
+    }
+
+    /// A request that is not there and never will be.
+    pub(crate) fn refuse(&mut self, id: RequestId) {
+        let request = self
+            .requests
+            .get_mut(&id)
+            .expect("only known requests are refused");
+        assert!(
+            request.fate != Fate::Durable,
+            "request {id} was answered as not stored, after it had been readable"
+        );
+        request.fate = Fate::Absent;
+    }
+
+    pub(crate) fn open_requests(&self) -> Vec<RequestId> {
+        let open = |fate| matches!(fate, Fate::Unknown | Fate::Written);
+        self.requests
+            .iter()
+            .filter(|(_, request)| open(request.fate))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// The map as it must be, if no request is open.
+    pub(crate) fn state(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        self.state
+            .iter()
+            .filter_map(|(key, changes)| Some((key.clone(), changes.values().next_back()?.clone()?)))
+            .collect()
+    }
+
+    pub(crate) fn topic_named(&self, name: &str) -> Option<TopicId> {
+        let mut topics = self.topics.iter();
+        topics
+            .find(|(_, topic)| topic.name == name && topic.exists != Existence::No)
+            .map(|(id, _)| *id)
+    }
+}

@@ -1,0 +1,507 @@
+//! The whole engine on real files.
+
+#![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use quipu_segments::batch::{BatchBuilder, Batches, Records as BatchRecords};
+use quipu_segments::{
+    Ack, AppendRequest, Error, Log, Offset, Options, Part, Partition, ReadRequest, Records, StateChange,
+    TimestampMs, TopicSettings, TopicSpec,
+};
+
+fn options() -> Options {
+    Options {
+        journal_file_bytes: 1 << 20,
+        max_request_bytes: 512 << 10,
+        background: false,
+        ..Options::default()
+    }
+}
+
+fn open(dir: &Path) -> Log {
+    Log::open(dir, options()).expect("opens")
+}
+
+fn spec(partitions: u32) -> TopicSpec {
+    let settings = TopicSettings {
+        segment_bytes: 16 << 10,
+        ..TopicSettings::default()
+    };
+    TopicSpec {
+        partitions,
+        settings,
+        properties: BTreeMap::new(),
+    }
+}
+
+fn records(values: &[&str]) -> Records {
+    let mut builder = BatchBuilder::new();
+    for (index, value) in values.iter().enumerate() {
+        builder.push(
+            TimestampMs(1000 + index as i64),
+            Some(b"key"),
+            Some(value.as_bytes()),
+            &[],
+        );
+    }
+    Records::Loose(builder)
+}
+
+fn part(partition: &Arc<Partition>, values: &[&str]) -> Part {
+    Part {
+        partition: Arc::clone(partition),
+        records: records(values),
+        expected_offset: None,
+        json_lines: false,
+    }
+}
+
+fn append(log: &Log, partition: &Arc<Partition>, values: &[&str]) -> Result<Offset, Error> {
+    let ticket = log.append(AppendRequest {
+        parts: vec![part(partition, values)],
+        ..Default::default()
+    })?;
+    log.run_round()?;
+    ticket.wait().map(|appended| appended.base_offsets[0])
+}
+
+fn read_all(partition: &Partition) -> Vec<(u64, String)> {
+    let positions = partition.positions();
+    let mut from = positions.log_start_offset;
+    let mut found = Vec::new();
+    while from < positions.end_offset {
+        let fetched = partition
+            .read(ReadRequest {
+                from,
+                until: None,
+                max_bytes: 4096,
+            })
+            .expect("readable");
+        for run in &fetched.runs {
+            for batch in Batches::new(&run.bytes) {
+                for record in BatchRecords::new(batch.expect("whole").1).expect("whole") {
+                    let record = record.expect("whole");
+                    if record.offset >= from {
+                        let value = String::from_utf8(record.value.expect("a value").to_vec()).expect("text");
+                        found.push((record.offset.get(), value));
+                    }
+                }
+            }
+        }
+        assert!(fetched.next_offset > from, "no progress at {from}");
+        from = fetched.next_offset;
+    }
+    found
+}
+
+fn numbered(count: usize) -> Vec<(u64, String)> {
+    (0..count)
+        .map(|number| (number as u64, format!("value {number}")))
+        .collect()
+}
+
+fn fill(log: &Log, partition: &Arc<Partition>, from: usize, to: usize) {
+    for number in from..to {
+        assert_eq!(
+            append(log, partition, &[&format!("value {number}")])
+                .unwrap()
+                .get(),
+            number as u64
+        );
+    }
+}
+
+#[test]
+fn appended_records_are_read_back_over_segments_and_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let topic = log.create_topic("orders", spec(2)).unwrap();
+    fill(&log, &topic.partition(0).unwrap(), 0, 500);
+    assert!(topic.partition(0).unwrap().stats().unwrap().segments > 2);
+    assert_eq!(read_all(&topic.partition(0).unwrap()), numbered(500));
+    log.close().unwrap();
+    drop((log, topic));
+
+    let log = open(dir.path());
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    assert_eq!(read_all(&partition), numbered(500));
+    fill(&log, &partition, 500, 600);
+    assert_eq!(read_all(&partition), numbered(600));
+    assert!(log.health().damage.is_empty(), "{:?}", log.health());
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_stop_without_a_close() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..5 {
+        let log = open(dir.path());
+        if round == 0 {
+            log.create_topic("orders", spec(1)).unwrap();
+        }
+        let partition = log.topic("orders").unwrap().partition(0).unwrap();
+        assert_eq!(read_all(&partition), numbered(round * 400));
+        fill(&log, &partition, round * 400, (round + 1) * 400);
+        if round % 2 == 1 {
+            log.sync_segments().unwrap();
+        }
+        assert!(log.health().damage.is_empty(), "{:?}", log.health());
+    }
+}
+
+#[test]
+fn a_lost_segment_file_comes_back_from_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let topic = log.create_topic("orders", spec(1)).unwrap();
+    fill(&log, &topic.partition(0).unwrap(), 0, 20);
+    drop((log, topic));
+    std::fs::remove_dir_all(dir.path().join("topics/orders/0")).unwrap();
+    let log = open(dir.path());
+    assert_eq!(
+        read_all(&log.topic("orders").unwrap().partition(0).unwrap()),
+        numbered(20)
+    );
+}
+
+#[test]
+fn bytes_behind_the_end_that_nobody_acknowledged_are_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let topic = log.create_topic("orders", spec(1)).unwrap();
+    fill(&log, &topic.partition(0).unwrap(), 0, 20);
+    drop((log, topic));
+    let path = dir.path().join("topics/orders/0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = bytes.len();
+    bytes.extend_from_within(..100);
+    std::fs::write(&path, &bytes).unwrap();
+    std::fs::write(
+        dir.path().join("topics/orders/0/00000000000000000020.log"),
+        b"begun",
+    )
+    .unwrap();
+    let log = open(dir.path());
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), length as u64);
+    assert_eq!(read_all(&partition), numbered(20));
+    fill(&log, &partition, 20, 30);
+    assert_eq!(read_all(&partition), numbered(30));
+}
+
+#[test]
+fn the_journal_goes_round_its_files_many_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let topic = log.create_topic("orders", spec(3)).unwrap();
+    let partition = topic.partition(1).unwrap();
+    let value = "x".repeat(10_000);
+    for number in 0..1000 {
+        assert_eq!(append(&log, &partition, &[&value]).unwrap().get(), number);
+    }
+    let files = std::fs::read_dir(dir.path().join("journal")).unwrap().count();
+    assert!(files <= 3, "{files} journal files");
+    drop((log, topic));
+    let log = open(dir.path());
+    assert_eq!(
+        read_all(&log.topic("orders").unwrap().partition(1).unwrap()).len(),
+        1000
+    );
+}
+
+#[test]
+fn an_unexpected_offset_stores_nothing_of_the_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let topic = log.create_topic("orders", spec(2)).unwrap();
+    let (a, b) = (topic.partition(0).unwrap(), topic.partition(1).unwrap());
+    append(&log, &a, &["one"]).unwrap();
+    let mut second = part(&b, &["two"]);
+    second.expected_offset = Some(Offset::new(5));
+    let change = StateChange {
+        key: b"k".to_vec(),
+        value: Some(b"v".to_vec()),
+    };
+    let request = AppendRequest {
+        parts: vec![part(&a, &["two"]), second],
+        state: vec![change],
+        ..Default::default()
+    };
+    let ticket = log.append(request).unwrap();
+    log.run_round().unwrap();
+    assert!(matches!(
+        ticket.wait(),
+        Err(Error::OffsetMismatch { end_offset, .. }) if end_offset == Offset::ZERO
+    ));
+    assert_eq!(a.positions().end_offset.get(), 1);
+    assert_eq!(b.positions().end_offset.get(), 0);
+    assert_eq!(log.state_get(b"k"), None);
+}
+
+#[test]
+fn small_requests_of_one_round_become_one_batch_and_each_gets_its_offsets() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let topic = log.create_topic("orders", spec(1)).unwrap();
+    let partition = topic.partition(0).unwrap();
+    let tickets: Vec<_> = (0..50)
+        .map(|number| {
+            let value = format!("value {number}");
+            log.append(AppendRequest {
+                parts: vec![part(&partition, &[&value])],
+                ..Default::default()
+            })
+            .unwrap()
+        })
+        .collect();
+    assert_eq!(
+        partition.positions().end_offset,
+        Offset::ZERO,
+        "nothing is readable before the round"
+    );
+    log.run_round().unwrap();
+    for (number, ticket) in tickets.into_iter().enumerate() {
+        assert_eq!(ticket.wait().unwrap().base_offsets[0].get(), number as u64);
+    }
+    let fetched = partition
+        .read(ReadRequest {
+            from: Offset::ZERO,
+            until: None,
+            max_bytes: 1 << 20,
+        })
+        .unwrap();
+    assert_eq!(Batches::new(&fetched.runs[0].bytes).count(), 1);
+    assert_eq!(read_all(&partition), numbered(50));
+}
+
+#[test]
+fn the_state_is_as_durable_as_the_records_and_changes_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let change = |key: &str, value: Option<&str>| StateChange {
+        key: key.as_bytes().to_vec(),
+        value: value.map(|value| value.as_bytes().to_vec()),
+    };
+    for close in [false, true, false] {
+        let log = open(dir.path());
+        let state = vec![
+            change("a", Some("1")),
+            change("b", Some("2")),
+            change("gone", Some("x")),
+        ];
+        let ticket = log
+            .append(AppendRequest {
+                state,
+                ..Default::default()
+            })
+            .unwrap();
+        assert_eq!(log.state_get(b"nothing"), None);
+        log.run_round().unwrap();
+        ticket.wait().unwrap();
+        let ticket = log
+            .append(AppendRequest {
+                state: vec![change("gone", None)],
+                ..Default::default()
+            })
+            .unwrap();
+        log.run_round().unwrap();
+        ticket.wait().unwrap();
+        if close {
+            log.close().unwrap();
+        }
+        drop(log);
+        let log = open(dir.path());
+        assert_eq!(log.state_get(b"a").as_deref(), Some(&b"1"[..]));
+        assert_eq!(log.state_prefix(b"").len(), 2);
+    }
+}
+
+#[test]
+fn trimmed_segments_are_gone_and_offsets_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let topic = log.create_topic("orders", spec(1)).unwrap();
+    let partition = topic.partition(0).unwrap();
+    fill(&log, &partition, 0, 500);
+    let before = partition.stats().unwrap();
+    assert!(matches!(
+        partition.trim(Offset::new(501)),
+        Err(Error::OutOfRange { .. })
+    ));
+    assert_eq!(partition.trim(Offset::new(300)).unwrap().get(), 300);
+    assert_eq!(partition.trim(Offset::new(10)).unwrap().get(), 300, "never down");
+    log.sync_segments().unwrap();
+    let after = partition.stats().unwrap();
+    assert!(
+        after.segments < before.segments && after.size_bytes < before.size_bytes,
+        "{after:?}"
+    );
+    assert_eq!(read_all(&partition), numbered(500)[300..]);
+    assert!(matches!(
+        partition.read(ReadRequest {
+            from: Offset::new(299),
+            until: None,
+            max_bytes: 1
+        }),
+        Err(Error::Trimmed { .. })
+    ));
+    assert_eq!(partition.trim(Offset::new(500)).unwrap().get(), 500);
+    assert_eq!(partition.stats().unwrap().segments, 0);
+    drop((log, topic, partition));
+    let log = open(dir.path());
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    assert_eq!(partition.positions().log_start_offset.get(), 500);
+    assert_eq!(append(&log, &partition, &["next"]).unwrap().get(), 500);
+    assert_eq!(read_all(&partition), [(500, "next".to_owned())]);
+}
+
+#[test]
+fn a_deleted_topic_stays_deleted_and_its_name_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let first = log.create_topic("orders", spec(1)).unwrap();
+    let partition = first.partition(0).unwrap();
+    fill(&log, &partition, 0, 10);
+    log.delete_topic("orders", Vec::new()).unwrap();
+    assert!(matches!(
+        append(&log, &partition, &["late"]),
+        Err(Error::NotFound(_))
+    ));
+    assert!(matches!(
+        partition.read(ReadRequest {
+            from: Offset::ZERO,
+            until: None,
+            max_bytes: 1
+        }),
+        Err(Error::NotFound(_))
+    ));
+    let second = log.create_topic("orders", spec(1)).unwrap();
+    assert_ne!(first.id(), second.id());
+    append(&log, &second.partition(0).unwrap(), &["new"]).unwrap();
+    drop((log, first, second, partition));
+    let log = open(dir.path());
+    let topic = log.topic("orders").unwrap();
+    assert_eq!(read_all(&topic.partition(0).unwrap()), [(0, "new".to_owned())]);
+    log.delete_topic("orders", Vec::new()).unwrap();
+    drop((log, topic));
+    let log = open(dir.path());
+    assert!(log.topic("orders").is_none());
+}
+
+#[test]
+fn a_topic_can_grow_and_keeps_its_properties() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.create_topic("orders", spec(1)).unwrap();
+    let mut wider = spec(3);
+    wider.properties.insert("ack".into(), "written".into());
+    log.alter_topic("orders", wider.clone()).unwrap();
+    assert!(matches!(
+        log.alter_topic("orders", spec(2)),
+        Err(Error::Invalid(_))
+    ));
+    append(
+        &log,
+        &log.topic("orders").unwrap().partition(2).unwrap(),
+        &["value 0"],
+    )
+    .unwrap();
+    drop(log);
+    let log = open(dir.path());
+    assert_eq!(*log.topic("orders").unwrap().spec(), wider);
+    assert_eq!(
+        read_all(&log.topic("orders").unwrap().partition(2).unwrap()),
+        numbered(1)
+    );
+}
+
+#[test]
+fn a_directory_is_opened_once_at_a_time_and_only_if_it_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    assert!(matches!(
+        Log::open(dir.path(), options()),
+        Err(Error::Directory(_))
+    ));
+    drop(log);
+    drop(open(dir.path()));
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("thesis.txt"), "years of work").unwrap();
+    assert!(matches!(
+        Log::open(other.path(), options()),
+        Err(Error::Directory(_))
+    ));
+}
+
+#[test]
+fn a_format_from_the_future_is_refused_by_name_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let path = dir.path().join("FORMAT");
+    let text = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace("\"version\":1", "\"version\":2");
+    std::fs::write(&path, &text).unwrap();
+    let Err(Error::Directory(message)) = Log::open(dir.path(), options()) else {
+        panic!("it was opened")
+    };
+    assert!(message.contains("version 2"), "{message}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+}
+
+#[test]
+fn threads_of_its_own_serve_many_producers_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        background: true,
+        ..options()
+    };
+    let log = Log::open(dir.path(), options.clone()).unwrap();
+    let topic = log.create_topic("orders", spec(4)).unwrap();
+    let threads: Vec<_> = (0..8)
+        .map(|thread| {
+            let (log, topic) = (log.clone(), Arc::clone(&topic));
+            std::thread::spawn(move || {
+                for number in 0..100 {
+                    let partition = topic.partition((thread + number) % 4).unwrap();
+                    let ack = if number % 3 == 0 {
+                        Ack::Written
+                    } else {
+                        Ack::Durable
+                    };
+                    let parts = vec![part(&partition, &[&"y".repeat(2000)])];
+                    let request = AppendRequest {
+                        parts,
+                        state: Vec::new(),
+                        ack,
+                    };
+                    log.append(request).unwrap().wait().unwrap();
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    log.close().unwrap();
+    let count = |log: &Log| -> usize {
+        log.topic("orders")
+            .unwrap()
+            .partitions()
+            .iter()
+            .map(|partition| read_all(partition).len())
+            .sum()
+    };
+    assert_eq!(count(&log), 800);
+    assert!(matches!(
+        log.append(AppendRequest {
+            parts: vec![part(&topic.partition(0).unwrap(), &["late"])],
+            ..Default::default()
+        }),
+        Err(Error::Closed)
+    ));
+    drop((log, topic));
+    let log = Log::open(dir.path(), options).unwrap();
+    assert_eq!(count(&log), 800);
+}

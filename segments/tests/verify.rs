@@ -1,0 +1,348 @@
+//! Damage at rest: what `verify` finds, what opening makes of it, and that looking changes nothing.
+
+#![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quipu_segments::batch::BatchBuilder;
+use quipu_segments::{
+    AppendRequest, Error, Finding, Log, Offset, Options, Part, Partition, ReadRequest, Records, TimestampMs,
+    TopicSettings, TopicSpec, Verified, verify,
+};
+
+fn open(dir: &Path) -> Log {
+    let options = Options {
+        journal_file_bytes: 1 << 20,
+        max_request_bytes: 512 << 10,
+        background: false,
+        ..Options::default()
+    };
+    Log::open(dir, options).expect("opens")
+}
+
+fn append(log: &Log, partition: &Arc<Partition>, value: &[u8]) {
+    let mut builder = BatchBuilder::new();
+    builder.push(TimestampMs(1), None, Some(value), &[]);
+    let part = Part {
+        partition: Arc::clone(partition),
+        records: Records::Loose(builder),
+        expected_offset: None,
+        json_lines: false,
+    };
+    let ticket = log
+        .append(AppendRequest {
+            parts: vec![part],
+            ..Default::default()
+        })
+        .unwrap();
+    log.run_round().unwrap();
+    ticket.wait().unwrap();
+}
+
+/// A directory with 300 records of 200 bytes in several segments.
+fn directory(close: bool) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let settings = TopicSettings {
+        segment_bytes: 16 << 10,
+        ..TopicSettings::default()
+    };
+    let topic = log
+        .create_topic(
+            "orders",
+            TopicSpec {
+                partitions: 2,
+                settings,
+                properties: BTreeMap::new(),
+            },
+        )
+        .unwrap();
+    let partition = topic.partition(0).unwrap();
+    for number in 0..300_u32 {
+        append(&log, &partition, format!("{number:0200}").as_bytes());
+    }
+    if close {
+        log.close().unwrap();
+    }
+    dir
+}
+
+fn logs(dir: &Path) -> Vec<PathBuf> {
+    let mut logs: Vec<PathBuf> = fs::read_dir(dir.join("topics/orders/0"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    logs.sort();
+    logs
+}
+
+/// Every file with its bytes.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+fn verified(dir: &Path) -> Verified {
+    let before = contents(dir);
+    let verified = verify(dir, &mut |_| {}).expect("it can be looked at");
+    assert!(contents(dir) == before, "looking has changed something");
+    verified
+}
+
+fn damage(dir: &Path) -> Vec<Finding> {
+    verified(dir)
+        .findings
+        .into_iter()
+        .filter(|finding| finding.is_damage)
+        .collect()
+}
+
+/// The offsets that can be read, going on behind damage as clients are told to.
+fn readable(dir: &Path) -> Vec<u64> {
+    let log = open(dir);
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    let end = partition.positions().end_offset;
+    let mut from = partition.positions().log_start_offset;
+    let mut found = Vec::new();
+    while from < end {
+        match partition.read(ReadRequest {
+            from,
+            until: None,
+            max_bytes: 1 << 20,
+        }) {
+            Ok(fetched) => {
+                found.extend(from.get()..fetched.next_offset.get());
+                assert!(fetched.next_offset > from);
+                from = fetched.next_offset;
+            }
+            Err(Error::Damaged {
+                damaged_from,
+                damaged_until,
+                ..
+            }) => {
+                assert!(
+                    damaged_from <= from && damaged_until > from,
+                    "{damaged_from} {from} {damaged_until}"
+                );
+                from = damaged_until;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    found
+}
+
+#[test]
+fn a_clean_directory_has_nothing_to_find() {
+    let dir = directory(true);
+    let verified = verified(dir.path());
+    assert_eq!(verified.findings, []);
+    assert_eq!(
+        (verified.topics, verified.partitions, verified.records),
+        (1, 2, 300)
+    );
+    assert!(verified.segments > 3 && verified.bytes > 60_000, "{verified:?}");
+}
+
+#[test]
+fn a_directory_that_was_not_closed_is_not_damaged() {
+    let dir = directory(false);
+    assert_eq!(damage(dir.path()), []);
+    assert_eq!(readable(dir.path()).len(), 300);
+}
+
+#[test]
+fn a_flipped_bit_costs_its_batch_alone_and_is_named_by_file_position_and_offset() {
+    let dir = directory(true);
+    let path = logs(dir.path())[1].clone();
+    let mut bytes = fs::read(&path).unwrap();
+    let position = bytes.len() / 2;
+    bytes[position] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let found = damage(dir.path());
+    let [finding] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!(finding.path, path);
+    let (from, until) = finding.offsets.expect("offsets");
+    assert_eq!(until.since(from), 1);
+    assert!(
+        finding.position.is_some_and(|at| at.get() <= position as u64),
+        "{finding:?}"
+    );
+    let readable = readable(dir.path());
+    assert_eq!(readable.len(), 299);
+    assert!(!readable.contains(&from.get()));
+}
+
+#[test]
+fn a_zeroed_block_costs_the_batches_in_it() {
+    let dir = directory(true);
+    let path = logs(dir.path())[1].clone();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[4096..8192].fill(0);
+    fs::write(&path, bytes).unwrap();
+    let found = damage(dir.path());
+    let [finding] = &found[..] else {
+        panic!("{found:?}")
+    };
+    let (from, until) = finding.offsets.expect("offsets");
+    let readable = readable(dir.path());
+    assert_eq!(readable.len() as u64, 300 - until.since(from));
+    assert!(until.since(from) < 20, "{finding:?}");
+}
+
+#[test]
+fn a_missing_segment_costs_its_offsets_and_nothing_after_it() {
+    let dir = directory(true);
+    let paths = logs(dir.path());
+    fs::remove_file(&paths[1]).unwrap();
+    let found = damage(dir.path());
+    let [finding] = &found[..] else {
+        panic!("{found:?}")
+    };
+    let (from, until) = finding.offsets.expect("offsets");
+    let lost = until.since(from);
+    assert!((20..100).contains(&lost), "{finding:?}");
+    assert_eq!(readable(dir.path()).len() as u64, 300 - lost);
+}
+
+#[test]
+fn a_truncated_last_segment_is_reported_and_its_offsets_are_not_given_again() {
+    let dir = directory(true);
+    let path = logs(dir.path()).pop().unwrap();
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let found = damage(dir.path());
+    let [finding] = &found[..] else {
+        panic!("{found:?}")
+    };
+    let (from, until) = finding.offsets.expect("offsets");
+    assert_eq!(until, Offset::new(300));
+    assert_eq!(readable(dir.path()).len() as u64, from.get());
+    let log = open(dir.path());
+    assert!(!log.health().damage.is_empty());
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    append(&log, &partition, b"next");
+    assert_eq!(partition.positions().end_offset.get(), 301);
+    let fetched = partition
+        .read(ReadRequest {
+            from: Offset::new(300),
+            until: None,
+            max_bytes: 1,
+        })
+        .unwrap();
+    assert_eq!(fetched.next_offset.get(), 301);
+}
+
+#[test]
+fn a_wrong_index_is_a_note_and_costs_no_record() {
+    let dir = directory(true);
+    let paths = logs(dir.path());
+    fs::copy(paths[0].with_extension("index"), paths[1].with_extension("index")).unwrap();
+    fs::write(paths[2].with_extension("timeindex"), b"torn").unwrap();
+    let verified = verified(dir.path());
+    assert!(!verified.is_damaged(), "{:?}", verified.findings);
+    assert_eq!(verified.findings.len(), 2);
+    assert_eq!(readable(dir.path()).len(), 300);
+}
+
+#[test]
+fn without_any_checkpoint_every_whole_batch_is_kept() {
+    for close in [true, false] {
+        let dir = directory(close);
+        fs::remove_file(dir.path().join("checkpoint.0")).unwrap();
+        fs::remove_file(dir.path().join("checkpoint.1")).unwrap();
+        assert!(!damage(dir.path()).is_empty());
+        assert_eq!(readable(dir.path()).len(), 300, "closed: {close}");
+        assert_eq!(readable(dir.path()).len(), 300, "once more");
+    }
+}
+
+#[test]
+fn a_torn_checkpoint_falls_back_on_the_one_before() {
+    let dir = directory(true);
+    for slot in ["checkpoint.0", "checkpoint.1"] {
+        let path = dir.path().join(slot);
+        let whole = fs::read(&path).unwrap();
+        let mut torn = whole.clone();
+        torn[40] ^= 0xff;
+        fs::write(&path, &torn).unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        for (path, bytes) in contents(dir.path()) {
+            let target = copy.path().join(path.strip_prefix(dir.path()).unwrap());
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            fs::write(target, bytes).unwrap();
+        }
+        assert_eq!(readable(copy.path()).len(), 300, "{slot}");
+        fs::write(&path, &whole).unwrap();
+    }
+}
+
+#[test]
+fn a_lost_journal_costs_nothing_that_is_in_the_segments() {
+    let dir = directory(false);
+    for entry in fs::read_dir(dir.path().join("journal")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    assert!(!damage(dir.path()).is_empty());
+    assert_eq!(readable(dir.path()).len(), 300);
+}
+
+#[test]
+fn a_damaged_round_in_the_middle_is_told_from_a_torn_tail() {
+    let dir = directory(false);
+    let mut journals: Vec<PathBuf> = fs::read_dir(dir.path().join("journal"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    journals.sort();
+    let path = journals.last().unwrap();
+    let whole = fs::read(path).unwrap();
+    let rounds = whole
+        .chunks(4096)
+        .skip(1)
+        .take_while(|block| block[4..8] == *b"RND1")
+        .count();
+    assert!(rounds > 3, "{rounds}");
+    // The last round torn: what a power cut leaves before the sync has returned.
+    let mut torn = whole.clone();
+    torn[rounds * 4096 + 50] ^= 1;
+    fs::write(path, &torn).unwrap();
+    assert_eq!(damage(dir.path()), []);
+    // One before it: damage, for rounds are begun after the one before is durable.
+    let mut damaged = whole;
+    damaged[(rounds - 1) * 4096 + 50] ^= 1;
+    fs::write(path, &damaged).unwrap();
+    assert_eq!(damage(dir.path()).len(), 1);
+    assert_eq!(readable(dir.path()).len(), 300, "the segments have them all");
+}
+
+#[test]
+fn a_directory_in_use_or_of_something_else_is_refused() {
+    let dir = directory(true);
+    let log = open(dir.path());
+    assert!(matches!(
+        verify(dir.path(), &mut |_| {}),
+        Err(Error::Directory(_))
+    ));
+    drop(log);
+    let other = tempfile::tempdir().unwrap();
+    assert!(matches!(
+        verify(other.path(), &mut |_| {}),
+        Err(Error::Directory(_))
+    ));
+    assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
+}

@@ -1,0 +1,150 @@
+//! The answers of the HTTP API that more than one command reads.
+//!
+//! Members that a command does not need are left out, so an answer may grow without breaking an older client.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::client::{Client, Failure, Route};
+
+/// A topic as `GET /v1/topics/{topic}` describes it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Topic {
+    /// Its name.
+    pub(crate) name: String,
+    /// How many partitions it has.
+    pub(crate) partition_count: u32,
+    /// Each of them; lists of topics may leave them out.
+    #[serde(default)]
+    pub(crate) partitions: Vec<Partition>,
+    /// Its settings.
+    #[serde(default)]
+    pub(crate) config: Value,
+}
+
+/// A partition of a [`Topic`].
+#[derive(Debug, Deserialize)]
+pub(crate) struct Partition {
+    /// Its number.
+    pub(crate) partition: u32,
+    /// The first offset that can be read.
+    pub(crate) log_start_offset: u64,
+    /// The offset after the last one that can be read.
+    pub(crate) end_offset: u64,
+    /// Bytes on disk; none where damage keeps them from being told.
+    #[serde(default)]
+    pub(crate) size_bytes: Option<u64>,
+    /// Segments on disk.
+    #[serde(default)]
+    pub(crate) segments: Option<u64>,
+    /// Timestamp of the first record.
+    #[serde(default)]
+    pub(crate) first_timestamp: Option<i64>,
+    /// Timestamp of the last record.
+    #[serde(default)]
+    pub(crate) last_timestamp: Option<i64>,
+    /// The first offset of damage that was met.
+    #[serde(default)]
+    pub(crate) damaged_offset: Option<u64>,
+}
+
+impl Topic {
+    /// Asks for one topic.
+    ///
+    /// # Errors
+    /// [`Failure`]; a problem `unknown-topic` if there is none of that name.
+    pub(crate) fn describe(client: &Client, name: &str) -> Result<Self, Failure> {
+        client.get(&topic_route(name))
+    }
+
+    /// Its records between log start and end; compaction may have left fewer.
+    pub(crate) fn records(&self) -> u64 {
+        self.partitions
+            .iter()
+            .map(|p| p.end_offset.saturating_sub(p.log_start_offset))
+            .sum()
+    }
+
+    /// The partitions that were chosen, or all.
+    ///
+    /// # Errors
+    /// The one that the topic does not have.
+    pub(crate) fn choose(&self, chosen: &[u32]) -> anyhow::Result<Vec<&Partition>> {
+        if let Some(missing) = chosen.iter().find(|number| **number >= self.partition_count) {
+            anyhow::bail!(
+                "topic {} has no partition {missing}; its partitions are 0 to {}",
+                self.name,
+                self.partition_count.saturating_sub(1)
+            );
+        }
+        let is_chosen = |p: &&Partition| chosen.is_empty() || chosen.contains(&p.partition);
+        Ok(self.partitions.iter().filter(is_chosen).collect())
+    }
+}
+
+/// `/v1/topics/{name}`.
+pub(crate) fn topic_route(name: &str) -> Route {
+    Route::new(&["v1", "topics", name])
+}
+
+/// `/v1/groups/{group}` and what follows.
+pub(crate) fn group_route(group: &str, rest: &[&str]) -> Route {
+    let mut segments = vec!["v1", "groups", group];
+    segments.extend(rest);
+    Route::new(&segments)
+}
+
+/// All items of a list that answers `next` when there is more, as they were answered.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) fn list(client: &Client, route: &Route, member: &str) -> Result<Vec<Value>, Failure> {
+    let mut items = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let page = match &after {
+            None => route.clone(),
+            Some(after) => route.clone().with("after", after),
+        };
+        let mut answer: Value = client.get(&page)?;
+        if let Some(Value::Array(page)) = answer.get_mut(member).map(Value::take) {
+            items.extend(page);
+        }
+        let next = answer.get("next").and_then(Value::as_str).map(str::to_owned);
+        if next.is_none() || next == after {
+            return Ok(items);
+        }
+        after = next;
+    }
+}
+
+/// Committed offsets of a group.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Committed {
+    /// One entry a partition.
+    pub(crate) offsets: Vec<CommittedOffset>,
+}
+
+/// One committed offset.
+#[derive(Debug, Deserialize)]
+pub(crate) struct CommittedOffset {
+    /// Its topic.
+    pub(crate) topic: String,
+    /// Its partition.
+    pub(crate) partition: u32,
+    /// The next offset to read.
+    pub(crate) offset: u64,
+}
+
+impl Committed {
+    /// Asks for a group's offsets; a group that does not exist has none.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn of(client: &Client, group: &str) -> Result<Self, Failure> {
+        match client.get(&group_route(group, &["offsets"])) {
+            Err(failure) if failure.code() == Some("unknown-group") => Ok(Self { offsets: Vec::new() }),
+            answer => answer,
+        }
+    }
+}

@@ -1,0 +1,524 @@
+//! The HTTP client of every command: one blocking connection pool, and errors that are one clear line.
+//!
+//! [`Failure`] tells apart what a caller must treat differently: the server said no ([`Failure::Problem`]), nothing
+//! was sent ([`Failure::NotSent`]), or an answer was lost, so that nobody knows whether the request was carried out
+//! ([`Failure::Lost`]). Reads may be repeated after any of them; a produce request only after the first two.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Request};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::Usage;
+
+/// Where the server is and who asks; the flags that every client command has.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Connect {
+    /// Address of the server
+    #[arg(
+        long,
+        env = "QUIPU_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7420",
+        global = true
+    )]
+    server: String,
+    /// Token that is sent with every request
+    #[arg(
+        long,
+        env = "QUIPU_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        global = true
+    )]
+    token: Option<String>,
+}
+
+impl Connect {
+    /// A client for that server; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Usage`] for an address or a token that cannot work.
+    pub(crate) fn client(&self) -> Result<Client, Usage> {
+        Client::new(&self.server, self.token.as_deref())
+    }
+}
+
+/// Longest silence of the server in an answer to a read, beyond what the read itself asked to wait.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Talks to one server. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    base: String,
+    authorization: Option<String>,
+}
+
+/// What went wrong with a request.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The server answered with a problem.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// No connection: the server has seen nothing of the request.
+    #[error("cannot reach {server}: {reason}")]
+    NotSent {
+        /// The address that was tried.
+        server: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The connection broke or went silent: the request may or may not have been carried out.
+    #[error("the connection to {server} broke: {reason}")]
+    Lost {
+        /// The address.
+        server: String,
+        /// How it broke.
+        reason: String,
+    },
+    /// An answer that quipu would not give: there is something else at that address.
+    #[error("{server} does not answer as quipu does: {reason}")]
+    Unexpected {
+        /// The address.
+        server: String,
+        /// What was found.
+        reason: String,
+    },
+}
+
+impl Failure {
+    /// The code of the problem, if the server answered with one.
+    pub(crate) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Problem(problem) => Some(&problem.code),
+            _ => None,
+        }
+    }
+
+    /// Whether the same read may succeed in a while: the server restarts, or is overloaded.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::Problem(problem) => problem.passes(),
+            Self::NotSent { .. } | Self::Lost { .. } => true,
+            Self::Unexpected { .. } => false,
+        }
+    }
+}
+
+/// An `application/problem+json` answer.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    /// Its `code`.
+    pub(crate) code: String,
+    /// All of its members.
+    pub(crate) members: Map<String, Value>,
+    /// How long the server asks to wait before the next attempt.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// A member that is a whole number.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.members.get(name)?.as_u64()
+    }
+
+    /// Whether the server just cannot at the moment.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(&*self.code, "overloaded" | "shutting-down" | "quota-exceeded")
+    }
+
+    /// Whether it is certain what of the request was stored: nothing, or the `accepted` first records.
+    pub(crate) fn counts_what_is_stored(&self) -> bool {
+        match self.members.get("outcome").and_then(Value::as_str) {
+            Some("none") => true,
+            Some("partial") => self.number("accepted").is_some(),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |name| self.members.get(name).and_then(Value::as_str).unwrap_or_default();
+        let detail = if text("detail").is_empty() {
+            text("title")
+        } else {
+            text("detail")
+        };
+        write!(f, "{}: {}", self.code, one_line(detail))?;
+        match text("pointer") {
+            "" => Ok(()),
+            pointer => write!(f, " (pointer {})", one_line(pointer)),
+        }
+    }
+}
+
+/// The text with its control characters, line breaks among them, replaced: it came over the network.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// A path below the server's address with its query, percent-encoded where needed.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    text: String,
+    has_query: bool,
+}
+
+impl Route {
+    /// `/a/b/c` from its segments.
+    pub(crate) fn new(segments: &[&str]) -> Self {
+        let mut text = String::new();
+        for segment in segments {
+            text.push('/');
+            encode(&mut text, segment);
+        }
+        Self {
+            text,
+            has_query: false,
+        }
+    }
+
+    /// Adds a query parameter.
+    pub(crate) fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.text.push(if self.has_query { '&' } else { '?' });
+        self.has_query = true;
+        encode(&mut self.text, name);
+        self.text.push('=');
+        encode(&mut self.text, &value.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn encode(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b',' => {
+                out.push(byte as char);
+            }
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+}
+
+/// An answer that is not a problem.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Its headers.
+    pub(crate) headers: HeaderMap,
+    /// Its body.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header that is a whole number.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.headers.get(name)?.to_str().ok()?.parse().ok()
+    }
+}
+
+impl Client {
+    /// A client for the server at `server` (`http://` may be left out).
+    ///
+    /// # Errors
+    /// [`Usage`] for an address or a token that cannot work.
+    pub(crate) fn new(server: &str, token: Option<&str>) -> Result<Self, Usage> {
+        let base = base_address(server)?;
+        let authorization = match token.map(str::trim) {
+            None | Some("") => None,
+            Some(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Some(format!("Bearer {token}"))
+            }
+            Some(_) => return Err(Usage("--token must be visible ASCII characters".to_owned())),
+        };
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .user_agent(concat!("quipu/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .max_idle_connections(128)
+            .max_idle_connections_per_host(128)
+            .build();
+        Ok(Self {
+            agent: config.new_agent(),
+            base,
+            authorization,
+        })
+    }
+
+    /// The server's address without a slash at its end.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn get<T: DeserializeOwned>(&self, route: &Route) -> Result<T, Failure> {
+        let answer = self.read(route, "application/json", Duration::ZERO)?;
+        self.parse(&answer.body)
+    }
+
+    /// Reads a body of the given type, from a server that may hold its answer back for `wait`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn read(&self, route: &Route, accept: &str, wait: Duration) -> Result<Answer, Failure> {
+        let request = self.request(&Method::GET, route).header("accept", accept);
+        let request = request.body(()).map_err(|error| self.unexpected(&error))?;
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_recv_response(Some(READ_TIMEOUT + wait))
+            .timeout_per_read(Some(READ_TIMEOUT + wait))
+            .build();
+        self.answer(self.agent.run(request))
+    }
+
+    /// Sends JSON, or nothing, and reads the JSON answer (`null` for an empty one).
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn send(
+        &self,
+        method: &Method,
+        route: &Route,
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
+        let request = self.request(method, route).header("accept", "application/json");
+        let answer = match body {
+            None => {
+                let request = request.body(()).map_err(|error| self.unexpected(&error))?;
+                self.answer(self.agent.run(request))?
+            }
+            Some(body) => {
+                let request = request.header("content-type", "application/json");
+                let request = request
+                    .body(body.to_string())
+                    .map_err(|error| self.unexpected(&error))?;
+                self.answer(self.agent.run(request))?
+            }
+        };
+        if answer.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        self.parse(&answer.body)
+    }
+
+    /// Posts bytes of the given type and reads the JSON answer.
+    ///
+    /// # Errors
+    /// [`Failure`]; only after [`Failure::NotSent`] is it certain that nothing was stored without being said.
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        route: &Route,
+        content_type: &str,
+        body: &[u8],
+    ) -> Result<T, Failure> {
+        let request = self
+            .request(&Method::POST, route)
+            .header("accept", "application/json")
+            .header("content-type", content_type);
+        let request = request.body(body).map_err(|error| self.unexpected(&error))?;
+        let answer = self.answer(self.agent.run(request))?;
+        self.parse(&answer.body)
+    }
+
+    fn request(&self, method: &Method, route: &Route) -> http::request::Builder {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{route}", self.base));
+        match &self.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Failure> {
+        serde_json::from_slice(body).map_err(|error| self.unexpected(&error))
+    }
+
+    fn unexpected(&self, reason: &dyn fmt::Display) -> Failure {
+        Failure::Unexpected {
+            server: self.base.clone(),
+            reason: one_line(&reason.to_string()),
+        }
+    }
+
+    /// Reads the whole answer; everything but a success becomes a [`Failure`].
+    fn answer(&self, result: Result<http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, Failure> {
+        let (head, body) = result.map_err(|error| self.failure(&error))?.into_parts();
+        let mut bytes = Vec::new();
+        body.into_reader()
+            .read_to_end(&mut bytes)
+            .map_err(|error| Failure::Lost {
+                server: self.base.clone(),
+                reason: broken(&error),
+            })?;
+        if head.status.is_success() {
+            return Ok(Answer {
+                headers: head.headers,
+                body: bytes,
+            });
+        }
+        let members: Map<String, Value> = serde_json::from_slice(&bytes).unwrap_or_default();
+        let Some(code) = members.get("code").and_then(Value::as_str) else {
+            return Err(self.unexpected(&format_args!("status {} without a problem", head.status)));
+        };
+        let seconds = head
+            .headers
+            .get("retry-after")
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        Err(Failure::Problem(Box::new(Problem {
+            code: one_line(code),
+            members,
+            retry_after: seconds.map(Duration::from_secs),
+        })))
+    }
+
+    fn failure(&self, error: &ureq::Error) -> Failure {
+        let server = self.base.clone();
+        let not_sent = |reason: &str| Failure::NotSent {
+            server: server.clone(),
+            reason: reason.to_owned(),
+        };
+        match error {
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                not_sent("connection refused; is `quipu serve` running there?")
+            }
+            ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
+                not_sent("no connection within 10 seconds")
+            }
+            // The standard library gives a failed look-up no kind of its own.
+            ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
+                not_sent(&one_line(&error.to_string()))
+            }
+            ureq::Error::HostNotFound => not_sent("no such host"),
+            ureq::Error::ConnectionFailed => not_sent("connection failed"),
+            ureq::Error::BadUri(reason) => not_sent(reason),
+            ureq::Error::Protocol(reason) => self.unexpected(reason),
+            ureq::Error::Io(error) => Failure::Lost {
+                server,
+                reason: broken(error),
+            },
+            ureq::Error::Timeout(_) => Failure::Lost {
+                server,
+                reason: "no answer in time".to_owned(),
+            },
+            other => Failure::Lost {
+                server,
+                reason: one_line(&other.to_string()),
+            },
+        }
+    }
+}
+
+fn broken(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "it was closed before the answer was complete".to_owned(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "it was reset".to_owned(),
+        _ => one_line(&error.to_string()),
+    }
+}
+
+fn base_address(server: &str) -> Result<String, Usage> {
+    let text = server.trim().trim_end_matches('/');
+    let lower = text.to_ascii_lowercase();
+    if lower.starts_with("https://") {
+        return Err(Usage(format!(
+            "this build of quipu speaks no TLS, so it cannot use {text}; give an http:// address"
+        )));
+    }
+    let text = match text.split_once("://") {
+        None => format!("http://{text}"),
+        Some((_, rest)) if lower.starts_with("http://") => format!("http://{rest}"),
+        Some((scheme, _)) => {
+            return Err(Usage(format!(
+                "--server must be an http:// address, not {scheme}://"
+            )));
+        }
+    };
+    let good = text.parse::<http::Uri>().is_ok_and(|uri| {
+        uri.host().is_some_and(|host| !host.is_empty())
+            && uri.query().is_none()
+            && !uri
+                .authority()
+                .is_some_and(|authority| authority.as_str().contains('@'))
+    });
+    if good && !text.contains('#') && !text.ends_with(':') {
+        Ok(text)
+    } else {
+        Err(Usage(format!(
+            "--server must be an address like http://127.0.0.1:7420, not {server:?}"
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_normal_or_refused() {
+        for (given, used) in [
+            ("127.0.0.1:7420", "http://127.0.0.1:7420"),
+            ("HTTP://host:1/", "http://host:1"),
+            ("http://[::1]:7420", "http://[::1]:7420"),
+            ("http://host/below", "http://host/below"),
+        ] {
+            assert_eq!(base_address(given).unwrap(), used);
+        }
+        for wrong in [
+            "",
+            "http://",
+            "ftp://host",
+            "https://host",
+            "http://a b",
+            "http://h?x=1",
+            "http://u:p@h",
+        ] {
+            assert!(base_address(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_cannot_leave_their_segment() {
+        let route = Route::new(&["v1", "topics", "a/../b?c=d#e", "records"]).with("key", "x&y=z é");
+        assert_eq!(
+            route.to_string(),
+            "/v1/topics/a%2F..%2Fb%3Fc%3Dd%23e/records?key=x%26y%3Dz%20%C3%A9"
+        );
+    }
+
+    #[test]
+    fn a_problem_is_one_line() {
+        let members = serde_json::json!({"detail": "partitions must\nbe 1", "pointer": "/partitions"});
+        let Value::Object(members) = members else {
+            panic!("an object")
+        };
+        let problem = Problem {
+            code: "invalid-request".to_owned(),
+            members,
+            retry_after: None,
+        };
+        assert_eq!(
+            problem.to_string(),
+            "invalid-request: partitions must be 1 (pointer /partitions)"
+        );
+    }
+}

@@ -1,0 +1,343 @@
+//! `quipu consume`: prints records as NDJSON, and with a group remembers how far.
+//!
+//! Threads fetch, the main thread prints. A group's offsets are committed only for lines that standard output has
+//! taken, at intervals and at the end, so a consumer that is killed prints some lines again and never skips one.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use clap::builder::NonEmptyStringValueParser;
+use http::Method;
+use serde_json::json;
+
+use super::api::{Committed, Topic, group_route};
+use super::client::{Client, Connect, Failure};
+use super::history::{Chunk, FETCH_BYTES, MAX_RECORDS, Partition, Size, head};
+use super::output::Output;
+use super::position::{Position, at};
+use super::signal::{Interrupt, Stop};
+
+/// Threads that follow partitions; where there are more partitions, a thread has several.
+const FOLLOWERS: usize = 64;
+/// How long a follower of one partition waits for a record.
+const LONG_WAIT: Duration = Duration::from_secs(20);
+/// How long a follower of several partitions waits at one of them when none has records.
+const SHORT_WAIT: Duration = Duration::from_millis(200);
+/// How often a group's offsets are committed.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What `quipu consume` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Topic to read
+    #[arg(value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
+    topic: String,
+    /// Start where this group stopped, and commit what was printed
+    #[arg(long, value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
+    group: Option<String>,
+    /// Start at `earliest`, `latest`, a time (2013-07-01T00:00:00Z, a date, milliseconds) or offset:N; with --group
+    /// only where it has committed nothing [default: earliest]
+    #[arg(long, value_name = "WHERE", value_parser = Position::parse_from)]
+    from: Option<Position>,
+    /// End before a time or offset:N, or at `latest`, the end as it is now [default: latest without --follow]
+    #[arg(long, value_name = "WHERE", value_parser = Position::parse_until)]
+    until: Option<Position>,
+    /// Print only records with this key
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Read only this partition; may be repeated
+    #[arg(long, value_name = "P")]
+    partition: Vec<u32>,
+    /// Go on with records as they arrive
+    #[arg(long, short)]
+    follow: bool,
+    /// Stop after this many records
+    #[arg(long, value_name = "N")]
+    max: Option<u64>,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What the fetching threads say.
+enum Event {
+    Chunk(Chunk),
+    Failed(Failure),
+}
+
+/// Does it.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let client = args.connect.client()?;
+    // Records are JSON, one a line, whatever `--output` says.
+    let _ = args.output;
+    let topic = Topic::describe(&client, &args.topic)?;
+    let committed = match &args.group {
+        Some(group) => Committed::of(&client, group)?.offsets,
+        None => Vec::new(),
+    };
+    let mut partitions = Vec::new();
+    let mut tail = Tail::default();
+    for chosen in topic.choose(&args.partition)? {
+        let number = chosen.partition;
+        let committed = committed
+            .iter()
+            .find(|c| c.topic == args.topic && c.partition == number);
+        let start = match committed {
+            Some(committed) => committed.offset.max(chosen.log_start_offset),
+            None => args
+                .from
+                .unwrap_or(Position::Earliest)
+                .resolve(&client, &args.topic, chosen)?,
+        };
+        let until = match args.until {
+            // A live tail up to a time to come: the end is known when a record of that time arrives.
+            Some(Position::Time(time)) if args.follow => {
+                let end = at(&client, &args.topic, number, time)?;
+                tail.until = Some(time.0);
+                end.timestamp.is_some().then_some(end.offset)
+            }
+            Some(until) => Some(until.resolve(&client, &args.topic, chosen)?),
+            None if args.follow => None,
+            None => Some(chosen.end_offset),
+        };
+        if until.is_none_or(|until| start < until) {
+            let partition = Partition::new(&client, &args.topic, number, start, until);
+            partitions.push(if args.follow { partition.live() } else { partition });
+        }
+    }
+    let interrupt = Interrupt::watch()?;
+    let mut printer = Printer {
+        client: &client,
+        args: &args,
+        out: io::BufWriter::with_capacity(256 << 10, io::stdout().lock()),
+        printed: 0,
+        flushed: BTreeMap::new(),
+        committed: BTreeMap::new(),
+        commit_due: Instant::now() + COMMIT_INTERVAL,
+    };
+    let result = read(partitions, &args, tail, &interrupt, &mut printer);
+    // What was printed is committed whatever ended the reading: an error, a closed pipe, Ctrl-C.
+    let commit = printer.commit();
+    match result {
+        Err(error) if !super::is_closed_pipe(&error) => Err(error),
+        result => commit.and(result),
+    }
+}
+
+/// When a live tail with a time as its end stops.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tail {
+    until: Option<i64>,
+}
+
+fn read(
+    partitions: Vec<Partition>,
+    args: &Args,
+    tail: Tail,
+    interrupt: &Interrupt,
+    printer: &mut Printer<'_>,
+) -> anyhow::Result<()> {
+    if printer.is_full() || partitions.is_empty() {
+        return Ok(());
+    }
+    let threads = if args.follow {
+        partitions.len().min(FOLLOWERS)
+    } else {
+        1
+    };
+    let mut shares: Vec<Vec<Partition>> = Vec::new();
+    shares.resize_with(threads, Vec::new);
+    for (index, partition) in partitions.into_iter().enumerate() {
+        shares[index % threads].push(partition);
+    }
+    // Few chunks in flight: they are up to a fetch's size each.
+    let (sender, events) = sync_channel(2);
+    for share in shares {
+        let follower = Follower {
+            records: args
+                .max
+                .filter(|_| args.key.is_none())
+                .unwrap_or(MAX_RECORDS)
+                .min(MAX_RECORDS),
+            tail,
+            sender: sender.clone(),
+            interrupt: interrupt.clone(),
+        };
+        std::thread::Builder::new()
+            .name("fetch".to_owned())
+            .spawn(move || follower.run(share))?;
+    }
+    drop(sender);
+    print(&events, interrupt, printer)
+}
+
+/// Prints chunks until there are no more, enough are printed, or somebody says stop.
+fn print(events: &Receiver<Event>, interrupt: &Interrupt, printer: &mut Printer<'_>) -> anyhow::Result<()> {
+    loop {
+        match interrupt.get() {
+            // As if the last write had told: the end is quiet.
+            Some(Stop::Unread) => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
+            Some(Stop::Asked) => return Ok(()),
+            None => {}
+        }
+        match events.recv_timeout(Duration::from_millis(100)) {
+            Ok(Event::Chunk(chunk)) => {
+                printer.print(&chunk)?;
+                if printer.is_full() {
+                    return Ok(());
+                }
+            }
+            Ok(Event::Failed(_)) if interrupt.get().is_some() => {}
+            Ok(Event::Failed(failure)) => return Err(failure.into()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        if Instant::now() >= printer.commit_due {
+            printer.commit()?;
+        }
+    }
+}
+
+/// Fetches from its partitions in turn until each has been read.
+struct Follower {
+    records: u64,
+    tail: Tail,
+    sender: SyncSender<Event>,
+    interrupt: Interrupt,
+}
+
+impl Follower {
+    fn run(self, mut share: Vec<Partition>) {
+        let mut idle = 0;
+        while !share.is_empty() {
+            let mut index = 0;
+            while index < share.len() {
+                let wait = match share.len() {
+                    1 => LONG_WAIT,
+                    // A whole turn without a record: wait a little, at one partition after the other.
+                    len if idle >= len => SHORT_WAIT,
+                    _ => Duration::ZERO,
+                };
+                let size = Size {
+                    records: self.records,
+                    bytes: FETCH_BYTES,
+                    wait,
+                };
+                let partition = &mut share[index];
+                let chunk = match partition
+                    .fetch(size, &self.interrupt)
+                    .map(|chunk| self.cut(chunk, partition))
+                {
+                    Ok(Ok(chunk)) => chunk,
+                    Err(failure) | Ok(Err(failure)) => {
+                        let _ = self.sender.send(Event::Failed(failure));
+                        return;
+                    }
+                };
+                idle = if chunk.lines.is_empty() { idle + 1 } else { 0 };
+                // A chunk without records still says how far the partition has been read.
+                if self.sender.send(Event::Chunk(chunk)).is_err() || self.interrupt.get().is_some() {
+                    return;
+                }
+                if share[index].is_done() {
+                    share.remove(index);
+                } else {
+                    index += 1;
+                }
+            }
+        }
+    }
+
+    /// Cuts a live tail at the first record that is not before its end.
+    fn cut(&self, mut chunk: Chunk, partition: &mut Partition) -> Result<Chunk, Failure> {
+        let Some(until) = self.tail.until else {
+            return Ok(chunk);
+        };
+        let mut end = 0;
+        for line in chunk.lines.split_inclusive(|byte| *byte == b'\n') {
+            let head = head(line).map_err(|error| Failure::Unexpected {
+                server: "the server".to_owned(),
+                reason: error.to_string(),
+            })?;
+            if head.timestamp >= until {
+                chunk.next = head.offset;
+                partition.end_at(head.offset);
+                break;
+            }
+            end += line.len();
+        }
+        chunk.lines.truncate(end);
+        Ok(chunk)
+    }
+}
+
+/// Standard output, and how far it has taken each partition.
+struct Printer<'a> {
+    client: &'a Client,
+    args: &'a Args,
+    out: io::BufWriter<io::StdoutLock<'static>>,
+    printed: u64,
+    flushed: BTreeMap<u32, u64>,
+    committed: BTreeMap<u32, u64>,
+    commit_due: Instant,
+}
+
+impl Printer<'_> {
+    fn is_full(&self) -> bool {
+        self.args.max.is_some_and(|max| self.printed >= max)
+    }
+
+    /// Prints the lines that are wanted and flushes; only then does the partition count as read up to there.
+    fn print(&mut self, chunk: &Chunk) -> anyhow::Result<()> {
+        let mut next = chunk.next;
+        if self.args.key.is_none() && self.args.max.is_none() {
+            self.out.write_all(&chunk.lines)?;
+        } else {
+            for line in chunk.lines.split_inclusive(|byte| *byte == b'\n') {
+                let head = head(line)?;
+                if self.args.key.is_some() && head.key.as_deref() != self.args.key.as_deref() {
+                    continue;
+                }
+                self.out.write_all(line)?;
+                self.printed += 1;
+                if self.is_full() {
+                    next = head.offset + 1;
+                    break;
+                }
+            }
+        }
+        self.out.flush()?;
+        self.flushed.insert(chunk.partition, next);
+        Ok(())
+    }
+
+    fn commit(&mut self) -> anyhow::Result<()> {
+        self.commit_due = Instant::now() + COMMIT_INTERVAL;
+        let Some(group) = &self.args.group else {
+            return Ok(());
+        };
+        let offsets: Vec<_> = self
+            .flushed
+            .iter()
+            .filter(|(partition, offset)| self.committed.get(partition) != Some(offset))
+            .map(|(partition, offset)| {
+                json!({"topic": self.args.topic, "partition": partition, "offset": offset})
+            })
+            .collect();
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        self.client
+            .send(
+                &Method::PUT,
+                &group_route(group, &["offsets"]),
+                Some(&json!({"offsets": offsets})),
+            )
+            .map_err(|failure| anyhow::anyhow!("cannot commit the offsets of group {group}: {failure}"))?;
+        self.committed.clone_from(&self.flushed);
+        Ok(())
+    }
+}

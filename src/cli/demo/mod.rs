@@ -1,0 +1,157 @@
+//! `quipu demo`: a server in this process, and a story told with it.
+//!
+//! Everything goes over HTTP, as a client's requests would, and each step shows the command that does the same from
+//! another terminal. With `--data` the story can be told again: what is stored stays, and is not stored twice.
+
+mod flights;
+mod narrator;
+mod story;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use quipu::config::Config;
+use quipu::server::{self, ServeError, Server};
+use tokio::runtime::Runtime;
+
+use super::client::Client;
+use super::signal::{Interrupt, Stop};
+use narrator::Narrator;
+
+/// What `quipu demo` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Data directory, kept for the next time [default: a temporary one, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Address to listen on [default: 127.0.0.1:7420, or a free port if that one is taken]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// End after the story instead of serving on
+    #[arg(long)]
+    exit: bool,
+}
+
+/// Does it.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let interrupt = Interrupt::watch()?;
+    let temporary = match args.data {
+        Some(_) => None,
+        None => {
+            Some(TemporaryDirectory::make().context("cannot make a temporary directory; give --data DIR")?)
+        }
+    };
+    let data = match (&args.data, &temporary) {
+        (Some(data), _) => data.as_path(),
+        (None, Some(temporary)) => &temporary.0,
+        (None, None) => Path::new("quipu-demo"),
+    };
+    let runtime = Runtime::new().context("cannot start the server's threads")?;
+    let (server, taken) = start(&runtime, data, args.listen)?;
+    let result = tell(&server, data, temporary.is_some(), taken, args.exit, &interrupt);
+    let stopped = runtime
+        .block_on(server.shutdown())
+        .map_err(|error| anyhow!("{error}"));
+    // Whoever stopped the demo early, or closed its output, has seen enough.
+    match interrupt.get() {
+        Some(Stop::Asked | Stop::Unread) => {}
+        None => result?,
+    }
+    stopped
+}
+
+/// Starts the server; the second answer is the default address if that was taken.
+fn start(
+    runtime: &Runtime,
+    data: &Path,
+    listen: Option<SocketAddr>,
+) -> anyhow::Result<(Server, Option<SocketAddr>)> {
+    let mut config = Config {
+        data: data.to_owned(),
+        ..Config::default()
+    };
+    let default = config.listen;
+    config.listen = listen.unwrap_or(default);
+    match runtime.block_on(server::start(config.clone())) {
+        Err(ServeError::Listen { source, .. })
+            if listen.is_none() && source.kind() == io::ErrorKind::AddrInUse =>
+        {
+            config.listen.set_port(0);
+            let server = runtime
+                .block_on(server::start(config))
+                .map_err(|error| anyhow!("{error}"))?;
+            Ok((server, Some(default)))
+        }
+        // The error's own words already say what it comes from.
+        result => Ok((result.map_err(|error| anyhow!("{error}"))?, None)),
+    }
+}
+
+fn tell(
+    server: &Server,
+    data: &Path,
+    temporary: bool,
+    taken: Option<SocketAddr>,
+    exit: bool,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    let client = Client::new(&format!("http://{}", reachable(server.addr())), None)?;
+    let narrator = Narrator::new();
+    narrator.title(format_args!("quipu demo: a server on {}", client.base()))?;
+    if let Some(taken) = taken {
+        narrator.say(format_args!(
+            "({taken} is taken by another process, so this is a free port.)"
+        ))?;
+    }
+    let fate = if temporary {
+        "removed at the end; --data DIR keeps it"
+    } else {
+        "kept for the next time"
+    };
+    narrator.say(format_args!("Data in {}, {fate}.", data.display()))?;
+    story::tell(&client, narrator, interrupt)?;
+    if exit || interrupt.get().is_some() {
+        return Ok(());
+    }
+    Narrator::new().closing("Serving until Ctrl-C.")?;
+    interrupt.wait_for_ever();
+    Ok(())
+}
+
+/// The address for clients of this machine: one that listens everywhere is reached at the loopback.
+fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    if addr.ip().is_unspecified() {
+        addr.set_ip(match addr.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    addr
+}
+
+/// A directory of this process alone, removed when dropped.
+struct TemporaryDirectory(PathBuf);
+
+impl TemporaryDirectory {
+    fn make() -> io::Result<Self> {
+        let parent = std::env::temp_dir();
+        let process = std::process::id();
+        for attempt in 0..100 {
+            let path = parent.join(format!("quipu-demo-{process}-{attempt}"));
+            match std::fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => return result.map(|()| Self(path)),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        // Nobody is left to tell if that fails, and the system clears such directories in time.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

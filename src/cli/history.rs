@@ -1,0 +1,219 @@
+//! Reading one partition from an offset to another, a fetch at a time.
+//!
+//! A fetch is read whole before any of it is used, so a connection that breaks in the middle is tried again from the
+//! same offset: nothing is printed twice and nothing is left out. The bounds are offsets, found when the reading
+//! begins; only a live tail has none.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::client::{Client, Failure, Route};
+use super::output::note;
+use super::signal::Interrupt;
+
+/// Most records that a fetch may ask for.
+pub(crate) const MAX_RECORDS: u64 = 100_000;
+/// Bytes that a fetch asks for.
+pub(crate) const FETCH_BYTES: u64 = 1 << 20;
+/// How long the server may be away: it was there when the bounds were found.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether somebody has said that the server is away: once is enough for all partitions.
+static TROUBLE: AtomicBool = AtomicBool::new(false);
+
+/// A partition being read.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    client: Client,
+    topic: String,
+    number: u32,
+    next: u64,
+    until: Option<u64>,
+    live: bool,
+}
+
+/// The records of one fetch.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    /// Their partition.
+    pub(crate) partition: u32,
+    /// One record a line, each with its line break; empty if there is nothing (yet).
+    pub(crate) lines: Vec<u8>,
+    /// Where the next fetch begins.
+    pub(crate) next: u64,
+}
+
+/// How much one fetch asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    /// Records, at most [`MAX_RECORDS`].
+    pub(crate) records: u64,
+    /// Stored bytes; one record comes however large.
+    pub(crate) bytes: u64,
+    /// How long to wait for the first record.
+    pub(crate) wait: Duration,
+}
+
+impl Partition {
+    /// The records of `topic`/`number` from offset `next` on, before `until` or for ever.
+    pub(crate) fn new(client: &Client, topic: &str, number: u32, next: u64, until: Option<u64>) -> Self {
+        Self {
+            client: client.clone(),
+            topic: topic.to_owned(),
+            number,
+            next,
+            until,
+            live: until.is_none(),
+        }
+    }
+
+    /// Waits for records that its bound asks for and that are not there yet; otherwise the end is the bound too.
+    pub(crate) fn live(mut self) -> Self {
+        self.live = true;
+        self
+    }
+
+    /// Whether everything before its bound has been read.
+    pub(crate) fn is_done(&self) -> bool {
+        self.until.is_some_and(|until| self.next >= until)
+    }
+
+    /// Sets the bound: nothing at or after `offset` is read.
+    pub(crate) fn end_at(&mut self, offset: u64) {
+        self.until = Some(self.until.map_or(offset, |until| until.min(offset)));
+    }
+
+    /// Fetches what comes next and moves on. Waits for a server that restarts; goes on at the log start, with a note,
+    /// when retention was faster.
+    ///
+    /// # Errors
+    /// A [`Failure`] that does not pass.
+    pub(crate) fn fetch(&mut self, size: Size, interrupt: &Interrupt) -> Result<Chunk, Failure> {
+        let mut waited = Duration::ZERO;
+        let mut delay = Duration::from_millis(100);
+        loop {
+            let failure = match self.try_fetch(size) {
+                Ok(chunk) => {
+                    TROUBLE.store(false, Ordering::Relaxed);
+                    // A bounded read that gives nothing and does not move would be asked for ever.
+                    self.next = match self.until {
+                        Some(until) if !self.live && chunk.next <= self.next => until,
+                        _ => chunk.next,
+                    };
+                    return Ok(chunk);
+                }
+                Err(failure) => failure,
+            };
+            if let Failure::Problem(problem) = &failure
+                && problem.code == "offset-trimmed"
+                && let Some(start) = problem
+                    .number("log_start_offset")
+                    .filter(|start| *start > self.next)
+            {
+                self.say_trimmed(start);
+                self.next = start;
+                if self.is_done() {
+                    return Ok(Chunk {
+                        partition: self.number,
+                        lines: Vec::new(),
+                        next: start,
+                    });
+                }
+                continue;
+            }
+            if !failure.passes() || waited >= PATIENCE {
+                return Err(self.explain(failure));
+            }
+            if !TROUBLE.swap(true, Ordering::Relaxed) {
+                note(format_args!("{failure}; trying again"));
+            }
+            if interrupt.wait(delay).is_some() {
+                return Err(failure);
+            }
+            waited += delay;
+            delay = (delay * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    fn try_fetch(&self, size: Size) -> Result<Chunk, Failure> {
+        let number = self.number.to_string();
+        let mut route = Route::new(&["v1", "topics", &self.topic, "partitions", &number, "records"])
+            .with("offset", self.next)
+            .with("max_records", size.records.clamp(1, MAX_RECORDS))
+            .with("max_bytes", size.bytes);
+        if let Some(until) = self.until {
+            route = route.with("until_offset", until);
+        }
+        if self.live && !size.wait.is_zero() {
+            route = route.with("wait_ms", size.wait.as_millis());
+        }
+        let answer = self.client.read(&route, "application/x-ndjson", size.wait)?;
+        let next = answer.number("next-offset").ok_or_else(|| Failure::Unexpected {
+            server: self.client.base().to_owned(),
+            reason: "a fetch without the header Next-Offset".to_owned(),
+        })?;
+        Ok(Chunk {
+            partition: self.number,
+            lines: answer.body,
+            next,
+        })
+    }
+
+    fn say_trimmed(&self, start: u64) {
+        note(format_args!(
+            "partition {} of {}: offsets {} to {} were deleted before they were read; going on at {start}",
+            self.number,
+            self.topic,
+            self.next,
+            start - 1
+        ));
+    }
+
+    /// Adds where it happened, and for damage where healthy records go on.
+    fn explain(&self, failure: Failure) -> Failure {
+        let Failure::Problem(mut problem) = failure else {
+            return failure;
+        };
+        let detail = problem
+            .members
+            .get("detail")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let mut text = format!(
+            "partition {} of {} at offset {}: {detail}",
+            self.number, self.topic, self.next
+        );
+        if let Some(healthy) = problem.number("damaged_until_offset") {
+            text.push_str(&format!(
+                "; healthy records go on at --partition {} --from offset:{healthy}",
+                self.number
+            ));
+        }
+        problem.members.insert("detail".to_owned(), text.into());
+        Failure::Problem(problem)
+    }
+}
+
+/// What is looked at in a record's line.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Head<'a> {
+    /// Its offset.
+    pub(crate) offset: u64,
+    /// Its timestamp, milliseconds since the Unix epoch.
+    pub(crate) timestamp: i64,
+    /// Its key, if that is text.
+    #[serde(borrow, default)]
+    pub(crate) key: Option<std::borrow::Cow<'a, str>>,
+}
+
+/// Reads the head of a record's line.
+///
+/// # Errors
+/// The line is not a record.
+pub(crate) fn head(line: &[u8]) -> anyhow::Result<Head<'_>> {
+    serde_json::from_slice(line)
+        .map_err(|error| anyhow::anyhow!("the server sent a line that is no record: {error}"))
+}

@@ -1,0 +1,366 @@
+//! Lines from a file or standard input, decompressed and shaped on a thread of their own.
+//!
+//! The thread hands over blocks of whole lines as they become available, so a slow pipe is passed on without waiting
+//! for more, and at most [`BLOCKS`] of them are held.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use super::shape::Shape;
+
+/// Longest record, as a line of NDJSON: a request has to hold it.
+pub(crate) const MAX_LINE_BYTES: usize = 16 << 20;
+/// Bytes asked of the input at once; a block is about as large.
+const READ_BYTES: usize = 512 << 10;
+/// Blocks that wait for the network.
+const BLOCKS: usize = 16;
+
+/// Whole lines of NDJSON.
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    /// The lines, each with its line break.
+    pub(crate) bytes: Vec<u8>,
+    /// How many they are.
+    pub(crate) lines: u64,
+    /// How far in the file this was read, before decompression.
+    pub(crate) position: u64,
+}
+
+/// What stopped the reading before the end of the input; the lines before it have been handed over.
+#[derive(Debug)]
+pub(crate) struct BadInput {
+    /// The line, from 1.
+    pub(crate) line: u64,
+    /// What is wrong with it.
+    pub(crate) reason: String,
+}
+
+/// An input being read.
+#[derive(Debug)]
+pub(crate) struct Input {
+    /// What people call it: the file's path, or standard input.
+    pub(crate) name: String,
+    /// Size of the file before decompression; none for pipes.
+    pub(crate) file_bytes: Option<u64>,
+    /// The blocks; closed at the end of the input.
+    pub(crate) blocks: Receiver<Result<Block, BadInput>>,
+}
+
+/// How the input is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+impl Input {
+    /// Opens `file`, or standard input for none or `-`, and begins to read.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub(crate) fn open(file: Option<&Path>, shape: Shape) -> io::Result<Self> {
+        let (sender, blocks) = sync_channel(BLOCKS);
+        let path = file.filter(|path| *path != Path::new("-"));
+        let (name, source, file_bytes): (_, Box<dyn Read + Send>, _) = match path {
+            None => ("standard input".to_owned(), Box::new(io::stdin()), None),
+            Some(path) => {
+                let file = File::open(path)?;
+                let metadata = file.metadata()?;
+                if metadata.is_dir() {
+                    return Err(io::ErrorKind::IsADirectory.into());
+                }
+                (
+                    path.display().to_string(),
+                    Box::new(file),
+                    metadata.is_file().then_some(metadata.len()),
+                )
+            }
+        };
+        let expected = match path.and_then(|path| path.extension()?.to_str()) {
+            Some("gz") => Coding::Gzip,
+            Some("zst" | "zstd") => Coding::Zstd,
+            _ => Coding::Plain,
+        };
+        let position = Arc::new(AtomicU64::new(0));
+        let source = Counted {
+            inner: source,
+            position: Arc::clone(&position),
+        };
+        std::thread::Builder::new()
+            .name("input".to_owned())
+            .spawn(move || {
+                let mut lines = Lines {
+                    shape,
+                    sender,
+                    position,
+                    next_line: 1,
+                };
+                if let Err(Some(bad)) = lines.run(source, expected) {
+                    // The receiver may have stopped for a reason of its own; it then knows enough.
+                    let _ = lines.sender.send(Err(bad));
+                }
+            })?;
+        Ok(Self {
+            name,
+            file_bytes,
+            blocks,
+        })
+    }
+}
+
+/// Counts what has been read of the file itself.
+struct Counted {
+    inner: Box<dyn Read + Send>,
+    position: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.position.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// The reading thread's state. Its errors: none when nobody takes blocks any more.
+struct Lines {
+    shape: Shape,
+    sender: SyncSender<Result<Block, BadInput>>,
+    position: Arc<AtomicU64>,
+    next_line: u64,
+}
+
+impl Lines {
+    fn run(&mut self, mut source: Counted, expected: Coding) -> Result<(), Option<BadInput>> {
+        let (head, found) = sniff(&mut source).map_err(|error| self.bad(&error))?;
+        let source = io::Cursor::new(head).chain(source);
+        // A wrong extension is an error of the decoder, not a guess: the user meant something by it.
+        let mut source: Box<dyn Read> = match if found == Coding::Plain { expected } else { found } {
+            Coding::Plain => Box::new(source),
+            Coding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(source)),
+            Coding::Zstd => Box::new(zstd::Decoder::new(source).map_err(|error| self.bad(&error))?),
+        };
+        let mut buffer = vec![0; READ_BYTES];
+        let mut pending: Vec<u8> = Vec::new();
+        loop {
+            let mut read = match source.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(self.bad(&error)),
+                Ok(0) => break,
+                Ok(read) => &buffer[..read],
+            };
+            // A long line goes alone, so that a block is never larger than a request.
+            if pending.len() > READ_BYTES
+                && let Some(first) = memchr::memchr(b'\n', read)
+            {
+                pending.extend_from_slice(&read[..=first]);
+                self.hand_over(std::mem::take(&mut pending))?;
+                read = &read[first + 1..];
+            }
+            match memchr::memrchr(b'\n', read) {
+                Some(last) => {
+                    pending.extend_from_slice(&read[..=last]);
+                    self.hand_over(std::mem::replace(&mut pending, read[last + 1..].to_vec()))?;
+                }
+                None => pending.extend_from_slice(read),
+            }
+            if pending.len() > MAX_LINE_BYTES {
+                return Err(self.bad(&too_long()));
+            }
+        }
+        if !pending.is_empty() {
+            pending.push(b'\n');
+            self.hand_over(pending)?;
+        }
+        Ok(())
+    }
+
+    /// Shapes whole lines and sends them; what stands before a bad line is sent.
+    fn hand_over(&mut self, lines: Vec<u8>) -> Result<(), Option<BadInput>> {
+        let mut block = Block {
+            position: self.position.load(Ordering::Relaxed),
+            ..Block::default()
+        };
+        let mut bad = None;
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', &lines) {
+            let before = block.bytes.len();
+            let result = if self.shape.keeps_lines() {
+                check_length(end + 1 - start)
+            } else {
+                self.shape
+                    .append(&lines[start..end], &mut block.bytes)
+                    .and_then(|()| check_length(block.bytes.len() - before))
+            };
+            if let Err(reason) = result {
+                block.bytes.truncate(before);
+                bad = Some(BadInput {
+                    line: self.next_line,
+                    reason,
+                });
+                break;
+            }
+            start = end + 1;
+            self.next_line += 1;
+            block.lines += 1;
+            if block.bytes.len() >= 2 * READ_BYTES {
+                let position = block.position;
+                // The last line may have grown to what a request holds; it then goes alone.
+                let last = if block.bytes.len() > MAX_LINE_BYTES {
+                    before
+                } else {
+                    block.bytes.len()
+                };
+                let rest = Block {
+                    bytes: block.bytes.split_off(last),
+                    lines: 0,
+                    position,
+                };
+                let rest_lines = u64::from(!rest.bytes.is_empty());
+                block.lines -= rest_lines;
+                self.sender
+                    .send(Ok(std::mem::replace(&mut block, rest)))
+                    .map_err(|_| None)?;
+                block.lines = rest_lines;
+            }
+        }
+        if self.shape.keeps_lines() {
+            block.bytes = lines;
+            block.bytes.truncate(start);
+        }
+        if block.lines > 0 {
+            self.sender.send(Ok(block)).map_err(|_| None)?;
+        }
+        bad.map_or(Ok(()), |bad| Err(Some(bad)))
+    }
+
+    fn bad(&self, reason: &dyn std::fmt::Display) -> Option<BadInput> {
+        Some(BadInput {
+            line: self.next_line,
+            reason: format!("cannot be read: {reason}"),
+        })
+    }
+}
+
+fn check_length(bytes: usize) -> Result<(), String> {
+    if bytes > MAX_LINE_BYTES {
+        Err(too_long())
+    } else {
+        Ok(())
+    }
+}
+
+fn too_long() -> String {
+    format!(
+        "a record is at most {} MiB, as a line of a request",
+        MAX_LINE_BYTES >> 20
+    )
+}
+
+/// Reads the first bytes and says what they are the beginning of.
+fn sniff(source: &mut impl Read) -> io::Result<(Vec<u8>, Coding)> {
+    let mut head = Vec::new();
+    // Not further than needed: a pipe's first line may be shorter than four bytes and the next one hours away.
+    while head.len() < 4 {
+        let mut byte = [0];
+        match source.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => head.push(byte[0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        if ![&[0x1f, 0x8b][..], &[0x28, 0xb5, 0x2f, 0xfd]]
+            .iter()
+            .any(|magic| magic.starts_with(&head))
+        {
+            break;
+        }
+    }
+    let coding = match head[..] {
+        [0x1f, 0x8b, ..] => Coding::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd] => Coding::Zstd,
+        _ => Coding::Plain,
+    };
+    Ok((head, coding))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn read(bytes: &[u8], name: &str, shape: Shape) -> (String, u64, Option<BadInput>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let input = Input::open(Some(&path), shape).unwrap();
+        let (mut text, mut lines, mut bad) = (Vec::new(), 0, None);
+        for block in input.blocks {
+            match block {
+                Ok(block) => {
+                    lines += block.lines;
+                    text.extend(block.bytes);
+                }
+                Err(error) => bad = Some(error),
+            }
+        }
+        (String::from_utf8(text).unwrap(), lines, bad)
+    }
+
+    #[test]
+    fn compressed_files_are_known_by_their_first_bytes() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(b"{}\n{}").unwrap();
+        let gzip = gzip.finish().unwrap();
+        let zstd = zstd::encode_all(&b"{}\n{}"[..], 1).unwrap();
+        for (bytes, name) in [
+            (&b"{}\n{}"[..], "plain"),
+            (&gzip, "a.gz"),
+            (&gzip, "a"),
+            (&zstd, "a.zst"),
+            (&zstd, "a"),
+        ] {
+            let (text, lines, bad) = read(bytes, name, Shape::default());
+            assert_eq!((text.as_str(), lines), ("{}\n{}\n", 2), "{name}");
+            assert!(bad.is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_cut_archive_gives_what_it_has_and_then_an_error() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        gzip.write_all("{}\n".repeat(400_000).as_bytes()).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let (_, lines, bad) = read(&gzip[..gzip.len() / 2], "cut.gz", Shape::default());
+        assert!(lines > 0 && lines < 400_000);
+        assert_eq!(bad.unwrap().line, lines + 1);
+        assert!(read(b"{}\n", "not.gz", Shape::default()).2.is_some());
+    }
+
+    #[test]
+    fn lines_before_a_bad_one_are_handed_over() {
+        let shape = Shape {
+            raw: true,
+            key_field: Some("/k".parse().unwrap()),
+        };
+        let (text, lines, bad) = read(b"{\"k\":1}\n{\"k\":2}\n{}\n{\"k\":4}\n", "lines", shape);
+        assert_eq!(lines, 2);
+        assert!(text.ends_with("{\"key\":\"2\",\"value\":{\"k\":2}}\n"));
+        assert_eq!(bad.unwrap().line, 3);
+    }
+
+    #[test]
+    fn a_record_that_no_request_can_hold_is_refused_by_its_line() {
+        let mut bytes = b"{}\n".to_vec();
+        bytes.extend(vec![b' '; MAX_LINE_BYTES]);
+        bytes.extend(b"{}\n{}\n");
+        let (_, lines, bad) = read(&bytes, "long", Shape::default());
+        assert_eq!((lines, bad.unwrap().line), (1, 2));
+    }
+}

@@ -1,0 +1,125 @@
+//! The command line: one file a command, and the only place with `anyhow`.
+//!
+//! A command ends with 0, or with 1 and one clear line on standard error; wrong usage ends with 2 (clap's). A closed
+//! pipe on standard output is a clean end: whoever read it has had enough.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "clients run on the real clock and read the user's own files; the seams are the engine's"
+)]
+
+mod api;
+mod client;
+mod completions;
+mod consume;
+mod demo;
+mod group;
+mod history;
+mod input;
+mod lag;
+mod output;
+mod position;
+mod produce;
+mod replay;
+mod serve;
+mod shape;
+mod signal;
+mod topic;
+mod verify;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A partitioned, append-only event log that you talk to over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "quipu", version, about, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do; one variant a command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the service
+    Serve(serve::Args),
+    /// Starts a server with bundled flight events and tells what it does with them
+    Demo(demo::Args),
+    /// Creates, lists, describes, changes and deletes topics
+    Topic(topic::Args),
+    /// Appends NDJSON records from a file or standard input
+    Produce(produce::Args),
+    /// Prints records, and with a group remembers how far
+    Consume(consume::Args),
+    /// Prints a stretch of history again, at its own pace times X
+    Replay(replay::Args),
+    /// Lists, describes, moves and deletes consumer groups
+    Group(group::Args),
+    /// Shows how far groups are behind, the worst first
+    Lag(lag::Args),
+    /// Checks every byte of a data directory, offline
+    Verify(verify::Args),
+    /// Prints a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// Wrong usage that shows only when all flags are seen together: ends with 2, as clap's own errors do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+impl Command {
+    /// Runs the command to its end.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Serve(args) => serve::run(args),
+            Self::Demo(args) => demo::run(args),
+            Self::Topic(args) => topic::run(args),
+            Self::Produce(args) => produce::run(args),
+            Self::Consume(args) => consume::run(args),
+            Self::Replay(args) => replay::run(args),
+            Self::Group(args) => group::run(args),
+            Self::Lag(args) => lag::run(args),
+            Self::Verify(args) => verify::run(args),
+            Self::Completions(args) => completions::run(args),
+        }
+    }
+}
+
+/// Turns a command's result into the process's exit code, with the one line that says what went wrong.
+pub(crate) fn end(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be closed too; there is then nobody to tell.
+            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("quipu: {}\n", one_line(&error)));
+            if error.is::<Usage>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// The error and what it came from; a cause that the text already says is not said again.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| {
+        let cause = cause.to_string();
+        match text.as_str() {
+            "" => cause,
+            said if said.contains(&cause) => text,
+            _ => format!("{text}: {cause}"),
+        }
+    })
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,185 @@
+//! `quipu serve`: runs the service until it is told to stop.
+//!
+//! The flags are made from the table of settings, so that each is described once. The first SIGTERM or SIGINT stops in
+//! order, the second at once; the log recovers from that as from a crash.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use anyhow::Context;
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
+use quipu::config::{Config, LogFormat, LogLevel, SETTINGS};
+use quipu::server;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The flag of each setting, in the order of the table.
+static FLAGS: LazyLock<Vec<String>> =
+    LazyLock::new(|| SETTINGS.iter().map(|setting| setting.flag_name()).collect());
+
+/// The settings that were given as flags, and the file that has others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Args {
+    config: Option<PathBuf>,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl clap::Args for Args {
+    fn augment_args(command: Command) -> Command {
+        let default = Config::default();
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .env("QUIPU_CONFIG")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("A TOML file with any of these settings, named as their variables are, in lower case");
+        SETTINGS
+            .iter()
+            .zip(FLAGS.iter())
+            // The last one counts, so that a wrapper's flags can be overridden.
+            .fold(
+                command.args_override_self(true).arg(config),
+                |command, (setting, flag)| {
+                    let shown = setting.show(&default);
+                    let default = if shown.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" [default: {shown}]")
+                    };
+                    command.arg(
+                        Arg::new(setting.name)
+                            .long(flag.as_str())
+                            .value_name(setting.unit.placeholder())
+                            .action(ArgAction::Set)
+                            .help(format!("{} [env: {}]{default}", setting.help, setting.env_name())),
+                    )
+                },
+            )
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Args {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |name: &'static str| matches.get_one::<String>(name).map(|value| (name, value.clone()));
+        let settings: Vec<_> = SETTINGS
+            .iter()
+            .filter_map(|setting| given(setting.name))
+            .collect();
+        for setting in SETTINGS {
+            for (_, value) in settings.iter().filter(|(name, _)| *name == setting.name) {
+                let flag = format!("--{}", setting.flag_name());
+                setting.check(&flag, value).map_err(|error| {
+                    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{error}\n"))
+                })?;
+            }
+        }
+        Ok(Self {
+            config: matches.get_one::<PathBuf>("config").cloned(),
+            settings,
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args {
+    /// The settings in force: defaults, file, environment, flags.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the settings are read before there is an engine with a disk"
+    )]
+    fn load(&self) -> anyhow::Result<Config> {
+        let file = match &self.config {
+            None => None,
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read the settings in {}", path.display()))?;
+                Some((path.display().to_string(), text))
+            }
+        };
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            // A name that is not text is not ours; a value that is not text is wrong, and named as what it looks like.
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+        });
+        let file = file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
+        Ok(Config::load(file, environment, &self.settings)?)
+    }
+}
+
+/// Runs the service.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let config = args.load()?;
+    start_logging(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(serve(config));
+    // What still runs belongs to connections that were cut; the log is closed, or recovers.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before anything is opened, so that a signal during recovery is not the default one that kills.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let data = config.data.display().to_string();
+    let server = server::start(config).await?;
+    announce(&format!("quipu listens on http://{}", server.addr()));
+    tracing::info!(address = %server.addr(), data, version = env!("CARGO_PKG_VERSION"), "the server is ready");
+
+    let name = next(&mut terminate, &mut interrupt).await;
+    tracing::info!(
+        signal = name,
+        "the server stops; a second signal stops it at once"
+    );
+    tokio::select! {
+        result = server.shutdown() => result?,
+        name = next(&mut terminate, &mut interrupt) => {
+            anyhow::bail!("stopped at once by a second signal, {name}; the next start recovers");
+        }
+    }
+    tracing::info!("the server has stopped");
+    Ok(())
+}
+
+async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// Prints the line that says that the server is ready. Standard output may be closed or full: that stops nothing.
+fn announce(line: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn start_logging(config: &Config) {
+    let level = match config.log_level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    // A failing standard error must not end the process, as reporting that on standard error would.
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .log_internal_errors(false);
+    match config.log_format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

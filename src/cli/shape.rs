@@ -1,0 +1,267 @@
+//! From a line of input to a line of NDJSON records, for `quipu produce`.
+//!
+//! Every line of input becomes exactly one line, so that a line number in the server's answer is the input's too.
+//! Values are never parsed into numbers and back: they travel as the bytes that were read.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// What is done with each line.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shape {
+    /// Whether a line is a value, not a record.
+    pub(crate) raw: bool,
+    /// Where in the line the key stands.
+    pub(crate) key_field: Option<Pointer>,
+}
+
+impl Shape {
+    /// Whether lines are records already and travel as they are.
+    pub(crate) fn keeps_lines(&self) -> bool {
+        !self.raw && self.key_field.is_none()
+    }
+
+    /// Appends the record of `line` (without its line break) and a line break to `out`.
+    ///
+    /// # Errors
+    /// Why the line is not right; `out` is as before.
+    pub(crate) fn append(&self, line: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if self.raw {
+            return self.append_value(line, out);
+        }
+        match &self.key_field {
+            Some(pointer) if !line.trim_ascii().is_empty() => append_with_key(line, pointer, out)?,
+            _ => out.extend_from_slice(line),
+        }
+        out.push(b'\n');
+        Ok(())
+    }
+
+    fn append_value(&self, line: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+        let value = parse(line);
+        let key = match &self.key_field {
+            None => None,
+            Some(pointer) => Some(key(value.as_ref().map_err(String::clone)?, pointer)?),
+        };
+        out.push(b'{');
+        if let Some(key) = key {
+            out.extend_from_slice(format!("\"key\":{key},").as_bytes());
+        }
+        match value {
+            // A stored `null` is not a tombstone, and only base64 tells them apart.
+            Ok(value) if value.get() != "null" => {
+                out.extend_from_slice(b"\"value\":");
+                out.extend_from_slice(value.get().as_bytes());
+            }
+            _ => {
+                out.extend_from_slice(b"\"value_base64\":\"");
+                out.extend_from_slice(BASE64_STANDARD.encode(line).as_bytes());
+                out.push(b'"');
+            }
+        }
+        out.extend_from_slice(b"}\n");
+        Ok(())
+    }
+}
+
+fn append_with_key(line: &[u8], pointer: &Pointer, out: &mut Vec<u8>) -> Result<(), String> {
+    let record = parse(line)?;
+    let key = key(record, pointer)?;
+    let members: Members<'_> =
+        serde_json::from_str(record.get()).map_err(|_| "a record is a JSON object".to_owned())?;
+    out.extend_from_slice(format!("{{\"key\":{key}").as_bytes());
+    for (name, value) in members.0 {
+        if name != "key" && name != "key_base64" {
+            out.extend_from_slice(format!(",{}:{}", quoted(&name), value.get()).as_bytes());
+        }
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn parse(line: &[u8]) -> Result<&RawValue, String> {
+    let text = std::str::from_utf8(line).map_err(|_| "the line is not UTF-8".to_owned())?;
+    serde_json::from_str(text).map_err(|error| format!("the line is not JSON: {error}"))
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The key as a JSON string.
+fn key(value: &RawValue, pointer: &Pointer) -> Result<String, String> {
+    let Some(found) = pointer.find(value) else {
+        return Err(format!("there is no {} to take the key from", pointer.text));
+    };
+    match found.get().as_bytes().first() {
+        Some(b'"') => Ok(found.get().to_owned()),
+        Some(b'-' | b'0'..=b'9') => Ok(quoted(found.get())),
+        _ => {
+            let mut shown: String = found.get().chars().take(40).collect();
+            if shown.len() < found.get().len() {
+                shown.push('…');
+            }
+            Err(format!(
+                "{} is {shown}; a key is a string or a number",
+                pointer.text
+            ))
+        }
+    }
+}
+
+/// A JSON pointer (RFC 6901).
+#[derive(Clone, Debug)]
+pub(crate) struct Pointer {
+    text: String,
+    steps: Vec<String>,
+}
+
+impl std::str::FromStr for Pointer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err(format!(
+                "a JSON pointer begins with a slash, as /value/aircraft does; {text:?} does not"
+            ));
+        };
+        let steps = rest
+            .split('/')
+            .map(|step| step.replace("~1", "/").replace("~0", "~"))
+            .collect();
+        Ok(Self {
+            text: text.to_owned(),
+            steps,
+        })
+    }
+}
+
+impl Pointer {
+    fn find<'a>(&self, value: &'a RawValue) -> Option<&'a RawValue> {
+        self.steps
+            .iter()
+            .try_fold(value, |value, step| match value.get().as_bytes().first()? {
+                b'{' => {
+                    let members: Members<'a> = serde_json::from_str(value.get()).ok()?;
+                    members
+                        .0
+                        .into_iter()
+                        .rfind(|(name, _)| name == step)
+                        .map(|(_, value)| value)
+                }
+                b'[' if step == "0" || !step.starts_with(['0', '+']) => {
+                    let items: Vec<&'a RawValue> = serde_json::from_str(value.get()).ok()?;
+                    items.get(step.parse::<usize>().ok()?).copied()
+                }
+                _ => None,
+            })
+    }
+}
+
+/// The members of a JSON object in their order, values as they were written.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shaped(raw: bool, key_field: Option<&str>, line: &str) -> Result<String, String> {
+        let shape = Shape {
+            raw,
+            key_field: key_field.map(|text| text.parse().unwrap()),
+        };
+        let mut out = Vec::new();
+        shape.append(line.as_bytes(), &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_raw_line_of_json_is_the_value_as_it_was_written() {
+        assert_eq!(
+            shaped(true, None, r#"{"n":1.10e2,  "b":[]}"#).unwrap(),
+            "{\"value\":{\"n\":1.10e2,  \"b\":[]}}\n"
+        );
+        assert_eq!(
+            shaped(true, None, "12345678901234567890123\r").unwrap(),
+            "{\"value\":12345678901234567890123}\n"
+        );
+    }
+
+    #[test]
+    fn a_raw_line_that_is_not_json_travels_as_base64() {
+        assert_eq!(
+            shaped(true, None, "hello").unwrap(),
+            "{\"value_base64\":\"aGVsbG8=\"}\n"
+        );
+        assert_eq!(
+            shaped(true, None, "null").unwrap(),
+            "{\"value_base64\":\"bnVsbA==\"}\n"
+        );
+        assert_eq!(shaped(true, None, "").unwrap(), "{\"value_base64\":\"\"}\n");
+    }
+
+    #[test]
+    fn the_key_comes_from_the_line_and_replaces_another() {
+        assert_eq!(
+            shaped(
+                false,
+                Some("/value/a/1"),
+                r#"{"value":{"a":["x","\u00e9"]},"key":"old","timestamp":5}"#
+            )
+            .unwrap(),
+            "{\"key\":\"\\u00e9\",\"value\":{\"a\":[\"x\",\"\\u00e9\"]},\"timestamp\":5}\n"
+        );
+        assert_eq!(
+            shaped(true, Some("/n"), r#"{"n":-1.50}"#).unwrap(),
+            "{\"key\":\"-1.50\",\"value\":{\"n\":-1.50}}\n"
+        );
+        assert_eq!(
+            shaped(true, Some("/a~1b/~0"), r#"{"a/b":{"~":"k"}}"#).unwrap(),
+            "{\"key\":\"k\",\"value\":{\"a/b\":{\"~\":\"k\"}}}\n"
+        );
+        assert_eq!(shaped(false, Some("/value"), "  ").unwrap(), "  \n");
+    }
+
+    #[test]
+    fn a_line_without_a_key_says_what_is_there_instead() {
+        assert_eq!(
+            shaped(true, Some("/n"), "{}").unwrap_err(),
+            "there is no /n to take the key from"
+        );
+        assert_eq!(
+            shaped(true, Some("/n"), r#"{"n":null}"#).unwrap_err(),
+            "/n is null; a key is a string or a number"
+        );
+        assert!(
+            shaped(true, Some("/n"), "hello")
+                .unwrap_err()
+                .starts_with("the line is not JSON")
+        );
+        assert!("value".parse::<Pointer>().is_err());
+    }
+}

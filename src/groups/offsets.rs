@@ -1,0 +1,233 @@
+//! What a group has committed, as it lies in the engine's durable state.
+//!
+//! ```text
+//! key    'g' group                                  a group exists
+//! value  version=1
+//!
+//! key    'o' group 0x00 topic_id:u64 partition:u32  its committed offset there      (numbers big-endian)
+//! value  version=1 offset:u64 last_commit:i64 has_metadata:u8 metadata (UTF-8, to the end)
+//! ```
+//!
+//! A group's name has no byte 0, so no group's keys begin another's. Keys carry the topic's id, not its name: a topic
+//! made later under the same name starts with nothing committed. A key's change rides in one journal round, so a crash
+//! leaves all of a commit or none.
+
+use quipu_segments::{Offset, PartitionId, StateChange, TimestampMs, TopicId};
+
+const GROUP: u8 = b'g';
+const OFFSET: u8 = b'o';
+const VERSION: u8 = 1;
+const PARTITION_ID_BYTES: usize = 12;
+
+/// A committed offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The next record to be read.
+    pub offset: Offset,
+    /// When it was committed.
+    pub last_commit: TimestampMs,
+    /// What the consumer noted with it.
+    pub metadata: Option<String>,
+}
+
+/// Bytes in the state that are not what this version writes: a damaged state, or one of a later version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a committed offset in the state is not readable: {0}")]
+pub struct Unreadable(&'static str);
+
+impl Committed {
+    /// The value in the state.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let metadata = self.metadata.as_deref().unwrap_or_default();
+        let mut value = Vec::with_capacity(18 + metadata.len());
+        value.push(VERSION);
+        value.extend_from_slice(&self.offset.get().to_be_bytes());
+        value.extend_from_slice(&self.last_commit.get().to_be_bytes());
+        value.push(u8::from(self.metadata.is_some()));
+        value.extend_from_slice(metadata.as_bytes());
+        value
+    }
+
+    /// Reads a value of the state.
+    ///
+    /// # Errors
+    /// [`Unreadable`]: report it; the group cannot go on from there.
+    pub fn decode(value: &[u8]) -> Result<Self, Unreadable> {
+        let (&version, rest) = value.split_first().ok_or(Unreadable("it is empty"))?;
+        if version != VERSION {
+            return Err(Unreadable("its version is not 1"));
+        }
+        let short = Unreadable("it is too short");
+        let (offset, rest) = rest.split_first_chunk::<8>().ok_or(short)?;
+        let (last_commit, rest) = rest.split_first_chunk::<8>().ok_or(short)?;
+        let (&has_metadata, metadata) = rest.split_first().ok_or(short)?;
+        let metadata = match has_metadata {
+            0 if metadata.is_empty() => None,
+            1 => Some(
+                String::from_utf8(metadata.to_vec()).map_err(|_| Unreadable("its metadata is not UTF-8"))?,
+            ),
+            _ => return Err(Unreadable("its metadata is malformed")),
+        };
+        Ok(Self {
+            offset: Offset::try_new(u64::from_be_bytes(*offset))
+                .ok_or(Unreadable("its offset is too large"))?,
+            last_commit: TimestampMs(i64::from_be_bytes(*last_commit)),
+            metadata,
+        })
+    }
+}
+
+/// The change that makes a group.
+#[must_use]
+pub fn make_group(group: &str) -> StateChange {
+    StateChange {
+        key: group_key(group),
+        value: Some(vec![VERSION]),
+    }
+}
+
+/// The change that commits.
+#[must_use]
+pub fn commit(group: &str, partition: PartitionId, committed: &Committed) -> StateChange {
+    StateChange {
+        key: offset_key(group, partition),
+        value: Some(committed.encode()),
+    }
+}
+
+/// The change that removes a key.
+#[must_use]
+pub fn remove(key: impl Into<Vec<u8>>) -> StateChange {
+    StateChange {
+        key: key.into(),
+        value: None,
+    }
+}
+
+/// What every group's key begins with.
+#[must_use]
+pub fn groups_prefix() -> [u8; 1] {
+    [GROUP]
+}
+
+/// What every committed offset's key begins with.
+#[must_use]
+pub fn all_offsets_prefix() -> [u8; 1] {
+    [OFFSET]
+}
+
+/// The key that says that a group exists.
+#[must_use]
+pub fn group_key(group: &str) -> Vec<u8> {
+    [&[GROUP], group.as_bytes()].concat()
+}
+
+/// The group of a key that [`group_key`] made.
+#[must_use]
+pub fn group_of_key(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.strip_prefix(&[GROUP])?).ok()
+}
+
+/// What the keys of a group's offsets begin with.
+#[must_use]
+pub fn offsets_prefix(group: &str) -> Vec<u8> {
+    [&[OFFSET], group.as_bytes(), &[0]].concat()
+}
+
+/// The key of a group's offset in a partition.
+#[must_use]
+pub fn offset_key(group: &str, partition: PartitionId) -> Vec<u8> {
+    let mut key = offsets_prefix(group);
+    key.extend_from_slice(&partition.topic.0.to_be_bytes());
+    key.extend_from_slice(&partition.index.to_be_bytes());
+    key
+}
+
+/// The partition of a key that [`offset_key`] made.
+#[must_use]
+pub fn partition_of_key(key: &[u8]) -> Option<PartitionId> {
+    let (before, id) = key.split_last_chunk::<PARTITION_ID_BYTES>()?;
+    if before.first() != Some(&OFFSET) || before.last() != Some(&0) {
+        return None;
+    }
+    let (topic, index) = id.split_first_chunk::<8>()?;
+    Some(PartitionId {
+        topic: TopicId(u64::from_be_bytes(*topic)),
+        index: u32::from_be_bytes(index.try_into().ok()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed(metadata: Option<&str>) -> Committed {
+        Committed {
+            offset: Offset::new(0x0102_0304_0506),
+            last_commit: TimestampMs(1_357_035_420_000),
+            metadata: metadata.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_committed_offset_comes_back_as_it_was() {
+        for metadata in [None, Some(""), Some("batch 7 ✓")] {
+            let value = committed(metadata);
+            assert_eq!(Committed::decode(&value.encode()), Ok(value));
+        }
+    }
+
+    #[test]
+    fn the_layout_of_version_1_does_not_change() {
+        let value = committed(Some("m")).encode();
+        let expected = [
+            &[1][..],
+            &[0, 0, 1, 2, 3, 4, 5, 6],
+            &[0, 0, 1, 0x3b, 0xf5, 0x9d, 0x39, 0x60],
+            &[1],
+            b"m",
+        ]
+        .concat();
+        assert_eq!(value, expected);
+        let key = offset_key(
+            "billing",
+            PartitionId {
+                topic: TopicId(258),
+                index: 3,
+            },
+        );
+        assert_eq!(key, b"obilling\0\0\0\0\0\0\0\x01\x02\0\0\0\x03");
+        assert_eq!(group_key("billing"), b"gbilling");
+    }
+
+    #[test]
+    fn every_cut_of_a_value_is_an_error_and_not_a_panic() {
+        let value = committed(None).encode();
+        for length in 0..value.len() {
+            assert!(Committed::decode(&value[..length]).is_err(), "{length}");
+        }
+        let mut later = value.clone();
+        later[0] = 2;
+        assert_eq!(Committed::decode(&later), Err(Unreadable("its version is not 1")));
+        let mut large = value;
+        large[1] = 0x80;
+        assert_eq!(
+            Committed::decode(&large),
+            Err(Unreadable("its offset is too large"))
+        );
+    }
+
+    #[test]
+    fn keys_give_their_group_and_partition_back_and_one_groups_keys_never_begin_anothers() {
+        let id = PartitionId {
+            topic: TopicId(u64::MAX),
+            index: u32::MAX,
+        };
+        assert_eq!(partition_of_key(&offset_key("a", id)), Some(id));
+        assert_eq!(group_of_key(&group_key("a.b")), Some("a.b"));
+        assert!(!offset_key("ab", id).starts_with(&offsets_prefix("a")));
+        assert_eq!(partition_of_key(b"o\0short"), None);
+        assert_eq!(group_of_key(b"xa"), None);
+    }
+}

@@ -1,0 +1,231 @@
+//! Which representation of records a client wants (RFC 9110, section 12.5.1).
+
+use http::{HeaderMap, HeaderValue, header};
+
+use super::problem::{Code, Problem};
+
+/// A representation of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Representation {
+    /// One JSON document.
+    Json,
+    /// A record a line.
+    NdJson,
+    /// The stored batches.
+    RecordBatch,
+}
+
+impl Representation {
+    /// All of them; earlier ones are taken where a client likes several equally.
+    const ALL: [Self; 3] = [Self::Json, Self::NdJson, Self::RecordBatch];
+
+    /// The media type.
+    #[must_use]
+    pub(super) const fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::NdJson => "application/x-ndjson",
+            Self::RecordBatch => "application/vnd.apache.kafka.record-batch",
+        }
+    }
+}
+
+/// Chooses what a client accepts most: the highest `q`, then the one that it names most exactly, then JSON first.
+///
+/// No `Accept` accepts everything, and so gets JSON. Parameters of a media type other than `q` are ignored. An element
+/// that cannot be read accepts nothing.
+///
+/// # Errors
+/// 406 where nothing that exists is accepted; the problem names what there is.
+pub(super) fn negotiate(headers: &HeaderMap) -> Result<Representation, Problem> {
+    let mut fields = headers.get_all(header::ACCEPT).iter().peekable();
+    if fields.peek().is_none() {
+        return Ok(Representation::Json);
+    }
+    let fields: Vec<&str> = fields
+        .filter_map(|field| HeaderValue::to_str(field).ok())
+        .collect();
+    let ranges: Vec<Range<'_>> = fields
+        .iter()
+        .flat_map(|field| field.split(','))
+        .filter(|element| !element.trim().is_empty())
+        .filter_map(Range::parse)
+        .collect();
+    if fields.iter().all(|field| field.trim().is_empty()) {
+        return Ok(Representation::Json);
+    }
+    let mut best: Option<((u16, Exactness), Representation)> = None;
+    for candidate in Representation::ALL {
+        // The most exact range decides, whatever the others say: `*/*, application/json;q=0` does not want JSON.
+        let Some(range) = ranges
+            .iter()
+            .filter(|range| range.matches(candidate.media_type()))
+            .max_by_key(|range| (range.exactness, range.quality))
+        else {
+            continue;
+        };
+        let rank = (range.quality, range.exactness);
+        if range.quality > 0 && best.is_none_or(|(other, _)| rank > other) {
+            best = Some((rank, candidate));
+        }
+    }
+    best.map(|(_, representation)| representation).ok_or_else(|| {
+        let known = Representation::ALL.map(Representation::media_type).join(", ");
+        Problem::new(
+            Code::NotAcceptable,
+            format!("records come as {known}; the Accept header allows none of these"),
+        )
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Exactness {
+    Any,
+    Type,
+    Subtype,
+}
+
+/// One element of an `Accept` header.
+struct Range<'a> {
+    main: &'a str,
+    sub: &'a str,
+    exactness: Exactness,
+    /// In thousandths.
+    quality: u16,
+}
+
+impl<'a> Range<'a> {
+    fn parse(element: &'a str) -> Option<Self> {
+        let mut parts = element.split(';').map(str::trim);
+        let (main, sub) = parts.next()?.split_once('/')?;
+        let exactness = match (main, sub) {
+            ("*", "*") => Exactness::Any,
+            ("*", _) | ("", _) | (_, "") => return None,
+            (_, "*") => Exactness::Type,
+            _ => Exactness::Subtype,
+        };
+        let mut quality = 1000;
+        for parameter in parts {
+            if let Some((name, value)) = parameter.split_once('=')
+                && name.trim().eq_ignore_ascii_case("q")
+            {
+                quality = parse_quality(value.trim())?;
+            }
+        }
+        Some(Self {
+            main,
+            sub,
+            exactness,
+            quality,
+        })
+    }
+
+    fn matches(&self, media_type: &str) -> bool {
+        let (main, sub) = media_type.split_once('/').unwrap_or((media_type, ""));
+        match self.exactness {
+            Exactness::Any => true,
+            Exactness::Type => self.main.eq_ignore_ascii_case(main),
+            Exactness::Subtype => self.main.eq_ignore_ascii_case(main) && self.sub.eq_ignore_ascii_case(sub),
+        }
+    }
+}
+
+/// `0`, `1`, or either with up to three decimals, in thousandths; `None` for anything else.
+fn parse_quality(text: &str) -> Option<u16> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    if decimals.len() > 3 || !decimals.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let mut thousandths: u16 = match whole {
+        "0" => 0,
+        "1" => 1,
+        _ => return None,
+    };
+    for place in 0..3 {
+        thousandths = thousandths * 10
+            + decimals
+                .as_bytes()
+                .get(place)
+                .map_or(0, |digit| u16::from(digit - b'0'));
+    }
+    (thousandths <= 1000).then_some(thousandths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(fields: &[&str]) -> Option<Representation> {
+        let mut headers = HeaderMap::new();
+        for field in fields {
+            headers.append(header::ACCEPT, HeaderValue::from_str(field).unwrap());
+        }
+        match negotiate(&headers) {
+            Ok(representation) => Some(representation),
+            Err(problem) => {
+                assert_eq!(problem.code(), Code::NotAcceptable);
+                None
+            }
+        }
+    }
+
+    const BATCH: &str = "application/vnd.apache.kafka.record-batch";
+
+    #[test]
+    fn no_wish_and_any_wish_get_json() {
+        for fields in [
+            &[][..],
+            &[""],
+            &["*/*"],
+            &["application/*"],
+            &["application/json"],
+            &["Application/JSON; charset=utf-8"],
+            &["application/json, text/plain, */*"],
+            &["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"],
+        ] {
+            assert_eq!(chosen(fields), Some(Representation::Json), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn the_highest_quality_wins_then_the_most_exact_range() {
+        assert_eq!(chosen(&["application/x-ndjson"]), Some(Representation::NdJson));
+        assert_eq!(
+            chosen(&["application/x-ndjson, */*"]),
+            Some(Representation::NdJson)
+        );
+        assert_eq!(
+            chosen(&["application/x-ndjson;q=0.5, application/json;q=0.4"]),
+            Some(Representation::NdJson)
+        );
+        assert_eq!(
+            chosen(&["application/x-ndjson;q=0.5", "application/json;q=0.501"]),
+            Some(Representation::Json)
+        );
+        assert_eq!(
+            chosen(&[&format!("{BATCH}, application/json;q=0.9")]),
+            Some(Representation::RecordBatch)
+        );
+        assert_eq!(
+            chosen(&["*/*, application/json;q=0"]),
+            Some(Representation::NdJson)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_given_is_not_acceptable() {
+        for fields in [
+            &["text/html"][..],
+            &["text/*"],
+            &["*/json"],
+            &["application/json;q=0"],
+            &["*/*;q=0"],
+            &["application/json;q=2"],
+            &["application/json;q=1.001"],
+            &["application/json;q=x"],
+            &["json"],
+        ] {
+            assert_eq!(chosen(fields), None, "{fields:?}");
+        }
+    }
+}

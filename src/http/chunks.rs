@@ -1,0 +1,178 @@
+//! Response bodies that an async function writes, one chunk at a time, as the client reads.
+//!
+//! The function is a part of the body and runs only when the connection asks for more, so a slow reader holds one chunk
+//! and whatever the connection buffers, and one that has gone away stops it: there is no task and no queue. Being a
+//! function, it may hold iterators over its own data from one chunk to the next, which a hand-written state machine
+//! could not.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
+
+/// Where a writer puts its chunks.
+pub(super) struct Chunks {
+    slot: Arc<Slot>,
+}
+
+/// Holds at most one chunk, between the writer's putting it there and the body's taking it, both in one poll.
+type Slot = Mutex<Option<Bytes>>;
+
+impl Chunks {
+    /// Hands a chunk to the client; returns when the connection has taken it and wants more.
+    pub(super) async fn send(&mut self, chunk: Bytes) {
+        *self.slot.lock() = Some(chunk);
+        // No waker is kept: the body takes the chunk in this very poll and polls again when it wants more.
+        std::future::poll_fn(|_| {
+            if self.slot.lock().is_some() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+}
+
+/// The body that `write` writes: what it sends, then what it returns, which may be empty.
+///
+/// What it has finished with before its first chunk becomes a body of known length. The first chunk is written here and
+/// now; the others when they are asked for. An error in mid-stream breaks the connection off, so that no client takes
+/// what it got for all there is.
+///
+/// # Errors
+/// Those of `write` before its first chunk.
+pub(super) fn body<F, E>(write: impl FnOnce(Chunks) -> F) -> Result<Body, E>
+where
+    F: Future<Output = Result<Bytes, E>> + Send + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let slot = Arc::new(Mutex::new(None));
+    let mut writer = Box::pin(write(Chunks {
+        slot: Arc::clone(&slot),
+    }));
+    match writer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(all)) => Ok(Body::from(all)),
+        Poll::Ready(Err(error)) => Err(error),
+        Poll::Pending => Ok(Body::new(Written {
+            writer: Some(writer),
+            slot,
+        })),
+    }
+}
+
+struct Written<F> {
+    /// `None` once it has returned.
+    writer: Option<Pin<Box<F>>>,
+    slot: Arc<Slot>,
+}
+
+impl<F, E> HttpBody for Written<F>
+where
+    F: Future<Output = Result<Bytes, E>>,
+{
+    type Data = Bytes;
+    type Error = E;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        // The first poll of the writer may have left a chunk here.
+        if let Some(chunk) = self.slot.lock().take() {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        let Some(writer) = &mut self.writer else {
+            return Poll::Ready(None);
+        };
+        match writer.as_mut().poll(context) {
+            Poll::Ready(done) => {
+                self.writer = None;
+                match done {
+                    Ok(last) if last.is_empty() => Poll::Ready(None),
+                    Ok(last) => Poll::Ready(Some(Ok(Frame::data(last)))),
+                    Err(error) => Poll::Ready(Some(Err(error))),
+                }
+            }
+            Poll::Pending => match self.slot.lock().take() {
+                Some(chunk) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.writer.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_at_once_has_a_length() {
+        let body = body(|_| async { Ok::<_, Infallible>(Bytes::from_static(b"all of it")) }).unwrap();
+        assert_eq!(body.size_hint().exact(), Some(9));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "all of it");
+    }
+
+    #[tokio::test]
+    async fn chunks_are_written_only_as_they_are_read() {
+        let written = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&written);
+        let mut body = body(|mut chunks| async move {
+            for _ in 0..3 {
+                count.fetch_add(1, Ordering::Relaxed);
+                chunks.send(Bytes::from_static(b"chunk")).await;
+            }
+            Ok::<_, Infallible>(Bytes::from_static(b"rest"))
+        })
+        .unwrap();
+        assert_eq!(body.size_hint().exact(), None);
+        for expected in 1..=3 {
+            let frame = body.frame().await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), "chunk");
+            assert_eq!(written.load(Ordering::Relaxed), expected);
+        }
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "rest");
+    }
+
+    #[tokio::test]
+    async fn a_writer_may_wait_between_chunks() {
+        let body = body(|mut chunks| async move {
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+                chunks.send(Bytes::from_static(b"x")).await;
+            }
+            Ok::<_, Infallible>(Bytes::new())
+        })
+        .unwrap();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "xxx");
+    }
+
+    #[tokio::test]
+    async fn an_error_is_an_answer_before_the_first_chunk_and_a_broken_body_after_it() {
+        let failed = || std::io::Error::other("damaged");
+        assert!(body(|_| async move { Err::<Bytes, _>(failed()) }).is_err());
+        let body = body(|mut chunks| async move {
+            chunks.send(Bytes::from_static(b"x")).await;
+            Err::<Bytes, _>(failed())
+        })
+        .unwrap();
+        assert!(body.collect().await.is_err());
+    }
+}

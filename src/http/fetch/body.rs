@@ -1,0 +1,141 @@
+//! The bodies of a fetch: a JSON document, lines, or batches as they are.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use quipu_segments::batch::{BatchError, Batches, Records};
+
+use super::page::Page;
+use crate::http::chunks::{self, Chunks};
+use crate::render::{Layout, RecordRenderer};
+
+/// What is rendered before it is handed to the connection: large enough that the cost of a chunk does not show, small
+/// enough for thousands of slow readers. A body that fits in one is sent with its length.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// What a body says besides its records.
+pub(super) struct About<'a> {
+    pub(super) topic: &'a str,
+    pub(super) partition: u32,
+    /// Whether the log start and the end are told: not where the answer is to stay the same for ever.
+    pub(super) positions: bool,
+}
+
+/// The page as one JSON document.
+pub(super) fn json(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
+    let topic = serde_json::Value::from(about.topic);
+    let before = format!(
+        "{{\"topic\":{topic},\"partition\":{},\"records\":[",
+        about.partition
+    );
+    let mut after = format!("],\"next_offset\":{}", page.next_offset);
+    if about.positions {
+        after.push_str(&format!(
+            ",\"log_start_offset\":{},\"end_offset\":{}",
+            page.log_start_offset, page.end_offset
+        ));
+    }
+    after.push('}');
+    let text = Text {
+        before,
+        between: ",",
+        behind: "",
+        after,
+        renderer: RecordRenderer::new(None, about.partition, Layout::Document),
+    };
+    chunks::body(|chunks| text.write(page, chunks))
+}
+
+/// The page as a record a line.
+pub(super) fn lines(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
+    let text = Text {
+        before: String::new(),
+        between: "",
+        behind: "\n",
+        after: String::new(),
+        renderer: RecordRenderer::new(None, about.partition, Layout::Lines),
+    };
+    chunks::body(|chunks| text.write(page, chunks))
+}
+
+/// The page as its batches, not copied.
+pub(super) fn batches(page: Page) -> Body {
+    let mut left: VecDeque<Bytes> = page.runs.into_iter().map(|run| run.bytes).collect();
+    match left.len() {
+        0 => Body::empty(),
+        1 => Body::from(left.pop_front().unwrap_or_default()),
+        _ => Body::new(Pieces { left }),
+    }
+}
+
+/// Records and what stands around them.
+struct Text {
+    before: String,
+    between: &'static str,
+    behind: &'static str,
+    after: String,
+    renderer: RecordRenderer,
+}
+
+impl Text {
+    async fn write(self, page: Page, mut chunks: Chunks) -> Result<Bytes, BatchError> {
+        let expected = usize::try_from(page.stored_bytes * 2 + 512).unwrap_or(CHUNK_BYTES);
+        let capacity = expected.min(CHUNK_BYTES + CHUNK_BYTES / 16);
+        let mut out = Vec::with_capacity(capacity);
+        out.extend_from_slice(self.before.as_bytes());
+        let mut between = "";
+        for run in &page.runs {
+            for batch in Batches::new(&run.bytes) {
+                for record in Records::new(batch?.1)? {
+                    let record = record?;
+                    if record.offset < page.from {
+                        continue;
+                    }
+                    if record.offset >= page.end {
+                        break;
+                    }
+                    out.extend_from_slice(between.as_bytes());
+                    between = self.between;
+                    self.renderer.push(&mut out, &record, run.json_lines);
+                    out.extend_from_slice(self.behind.as_bytes());
+                    if out.len() >= CHUNK_BYTES {
+                        chunks.send(Bytes::from(std::mem::take(&mut out))).await;
+                        out.reserve(capacity);
+                    }
+                }
+            }
+        }
+        out.extend_from_slice(self.after.as_bytes());
+        Ok(Bytes::from(out))
+    }
+}
+
+/// Several pieces of memory sent one after the other, with the length of all known.
+struct Pieces {
+    left: VecDeque<Bytes>,
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.left.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.iter().map(|piece| piece.len() as u64).sum())
+    }
+}

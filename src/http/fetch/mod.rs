@@ -1,0 +1,466 @@
+//! Fetch: records of one partition, from an offset or a time on.
+//!
+//! A fetch resolves its bounds to offsets, answers 304 if the client has that range already, else reads, waits for more
+//! if it was asked to, and renders what it found while the client reads it. Records that are in memory are read on the
+//! worker that serves the connection; whatever may wait for the disk happens elsewhere.
+//!
+//! A range that ends at or below the end of the log never changes: its answer says nothing that does (no positions), has
+//! a strong `ETag`, and may be kept by the client. Every other answer is `no-store`.
+
+mod body;
+mod page;
+mod query;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use quipu_segments::batch::BatchError;
+use quipu_segments::{Error, Fetched, Offset, Partition, Positions, ReadRequest, TimestampMs, Topic};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::body::About;
+use self::page::{Limits, Page};
+use self::query::{FetchQuery, Start};
+use super::accept::{Representation, negotiate};
+use super::blocking;
+use super::path::AtPartition;
+use super::problem::{Code, Problem};
+use crate::app::App;
+use crate::catalog;
+
+const NEXT_OFFSET: HeaderName = HeaderName::from_static("next-offset");
+const LOG_START_OFFSET: HeaderName = HeaderName::from_static("log-start-offset");
+const END_OFFSET: HeaderName = HeaderName::from_static("end-offset");
+
+/// Counts rewrites of stored history, as compaction makes them; part of every `ETag`.
+const GENERATION: u64 = 0;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(fetch))
+}
+
+/// Fetches records of one partition.
+///
+/// The answer holds what there is within the limits, which at the end of the log is nothing; `next_offset` says where to
+/// go on. With `wait_ms` it waits until `min_bytes` are there.
+///
+/// With `until_offset` at or below the end of the log, the answer is one that never changes: it leaves out
+/// `log_start_offset` and `end_offset` (headers and body), carries a strong `ETag`, and `If-None-Match` is answered 304.
+///
+/// Damaged bytes end an answer early, with what is healthy before them; a fetch that begins in them is refused with the
+/// offset to go on from.
+#[utoipa::path(
+    get,
+    path = "/v1/topics/{topic}/partitions/{partition}/records",
+    operation_id = "fetch",
+    tag = "records",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("partition" = u32, Path, description = "The partition, from 0"),
+        ("offset" = Option<String>, Query, description = "Where to begin: a number, `earliest` (the log start) or `latest` (the end). One of `offset` and `from` is needed.", example = "earliest"),
+        ("from" = Option<String>, Query, description = "Where to begin: the first record whose timestamp is at or after this time, in milliseconds or RFC 3339"),
+        ("until_offset" = Option<u64>, Query, description = "The offset to end before"),
+        ("until" = Option<String>, Query, description = "The answer ends before the first record whose timestamp is at or after this time"),
+        ("max_records" = Option<u64>, Query, minimum = 1, description = "Records at most: 500, at most 100000 (more is taken as that). Batches are not cut: the last is the one that reaches it."),
+        ("max_bytes" = Option<u64>, Query, minimum = 1, description = "Stored bytes at most: 1048576, at most 33554432 (more is taken as that). One record, or batch, is always given."),
+        ("wait_ms" = Option<u64>, Query, maximum = 60000, description = "How long to wait for `min_bytes`: 0, at most 60000"),
+        ("min_bytes" = Option<u64>, Query, description = "Stored bytes to wait for: 1"),
+        ("Accept" = Option<String>, Header, description = "`application/json`, `application/x-ndjson` or `application/vnd.apache.kafka.record-batch`"),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client has"),
+    ),
+    responses(
+        (status = 200, description = "The records; as lines or batches without the members around them, which are then in the headers only. Batches are those on disk: the first may begin before `offset`, the last may end behind `until_offset`.",
+            content(
+                (FetchedRecords = "application/json"),
+                (String = "application/x-ndjson"),
+                (Vec<u8> = "application/vnd.apache.kafka.record-batch"),
+            ),
+            headers(
+                ("Next-Offset" = u64, description = "Where the next fetch begins"),
+                ("Log-Start-Offset" = u64, description = "The first offset that is kept; not on ranges that never change"),
+                ("End-Offset" = u64, description = "One past the last record; not on ranges that never change"),
+                ("ETag" = String, description = "Of ranges that never change"),
+                ("Cache-Control" = String, description = "`private, no-cache` on ranges that never change, else `no-store`"),
+            )),
+        (status = 304, description = "The client has this range already"),
+        (status = 400, description = "`invalid-request`; `pointer` names the parameter", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 406, description = "`not-acceptable`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 410, description = "`offset-trimmed`: below `log_start_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 416, description = "`offset-out-of-range`: above `end_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 500, description = "`corrupt-data`: go on from `damaged_until_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 503, description = "`shutting-down`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn fetch(
+    State(app): State<App>,
+    method: Method,
+    place: AtPartition,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let representation = negotiate(&headers)?;
+    let query = FetchQuery::parse(query.as_deref())?;
+    let AtPartition { topic, partition } = place;
+    let range = Range::resolve(&partition, &query).await?;
+    let tag = range
+        .closed
+        .then(|| etag(&app, &partition, &query, &range, representation));
+    if let Some(tag) = &tag
+        && has_it_already(&headers, tag)
+    {
+        let mut response = StatusCode::NOT_MODIFIED.into_response();
+        caching_headers(response.headers_mut(), Some(tag));
+        return Ok(response);
+    }
+
+    let page = if range.closed {
+        read_page(&partition, &query, &range, representation).await?
+    } else {
+        wait_for_page(&app, &topic, &partition, &query, range, representation).await?
+    };
+    if method != Method::HEAD {
+        app.metrics
+            .fetched_records
+            .fetch_add(page.records, Ordering::Relaxed);
+        app.metrics
+            .fetched_bytes
+            .fetch_add(page.stored_bytes, Ordering::Relaxed);
+    }
+    // For HEAD the same answer is made; the server leaves the body out, most of which has not been rendered by then.
+    answer(&topic, &partition, page, representation, tag.as_ref())
+}
+
+/// The offsets that a fetch is about.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    from: Offset,
+    /// Exclusive.
+    until: Option<Offset>,
+    /// The `until` time lay beyond all records when the log ended here: `until` is not behind it, and has to be found
+    /// anew once there is more.
+    open_as_of: Option<Offset>,
+    /// Nothing that happens later changes what lies in it (but that it is trimmed).
+    closed: bool,
+}
+
+impl Range {
+    /// Finds the offsets of times and words, and checks that the range begins within the log.
+    async fn resolve(partition: &Arc<Partition>, query: &FetchQuery) -> Result<Self, Problem> {
+        // Taken before times are looked up, so that "beyond all records" is true of everything below this end.
+        let positions = partition.positions();
+        let from = match query.start {
+            Start::Offset(offset) => offset,
+            Start::Earliest => positions.log_start_offset,
+            Start::Latest => positions.end_offset,
+            Start::Time(time) => first_at_or_after(partition, time)
+                .await?
+                .unwrap_or(positions.end_offset),
+        };
+        check_within(from, positions)?;
+        let mut range = Self {
+            from,
+            until: query.until_offset,
+            open_as_of: None,
+            closed: query
+                .until_offset
+                .is_some_and(|until| until <= positions.end_offset),
+        };
+        range.resolve_until(partition, query, positions).await?;
+        Ok(range)
+    }
+
+    /// Finds the end of a range that ends by a time, as of `positions`.
+    async fn resolve_until(
+        &mut self,
+        partition: &Arc<Partition>,
+        query: &FetchQuery,
+        positions: Positions,
+    ) -> Result<(), Problem> {
+        let Some(time) = query.until else {
+            return Ok(());
+        };
+        let found = first_at_or_after(partition, time).await?;
+        self.open_as_of = found.is_none().then_some(positions.end_offset);
+        let until = found.unwrap_or(positions.end_offset);
+        self.until = Some(query.until_offset.map_or(until, |offset| offset.min(until)));
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.until.is_some_and(|until| until <= self.from)
+    }
+}
+
+fn check_within(offset: Offset, positions: Positions) -> Result<(), Problem> {
+    let Positions {
+        log_start_offset,
+        end_offset,
+        ..
+    } = positions;
+    if offset < log_start_offset {
+        return Err(Error::Trimmed {
+            offset,
+            log_start_offset,
+            end_offset,
+        }
+        .into());
+    }
+    if offset > end_offset {
+        return Err(Error::OutOfRange {
+            offset,
+            log_start_offset,
+            end_offset,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+async fn first_at_or_after(partition: &Arc<Partition>, time: TimestampMs) -> Result<Option<Offset>, Problem> {
+    let partition = Arc::clone(partition);
+    let found = blocking(move || Ok(partition.offset_for_time(time)?)).await?;
+    Ok(found.map(|(offset, _)| offset))
+}
+
+/// Reads, and as long as the client wants to wait and too little is there, waits for more and reads again.
+async fn wait_for_page(
+    app: &App,
+    topic: &Topic,
+    partition: &Arc<Partition>,
+    query: &FetchQuery,
+    mut range: Range,
+    representation: Representation,
+) -> Result<Page, Problem> {
+    let mut timeout = pin!(tokio::time::sleep(query.wait));
+    let mut stopping = app.stopping.subscribe();
+    loop {
+        let page = match read_page(partition, query, &range, representation).await {
+            Ok(page) => page,
+            // Trimmed since "earliest" was resolved: the log begins elsewhere now.
+            Err(problem)
+                if problem.code() == Code::OffsetTrimmed && !matches!(query.start, Start::Offset(_)) =>
+            {
+                range = Range::resolve(partition, query).await?;
+                continue;
+            }
+            Err(problem) => return Err(problem),
+        };
+        let complete = page.limited || (page.ended && range.open_as_of.is_none());
+        if query.wait.is_zero() || complete || page.stored_bytes >= query.min_bytes {
+            return Ok(page);
+        }
+        // What came between looking for the time and reading has not been looked at.
+        let seen = range.open_as_of.unwrap_or(page.end_offset);
+        tokio::select! {
+            () = partition.wait_for(seen) => {}
+            () = &mut timeout => return Ok(page),
+            // An error means that nobody is left to stop the server: as good as stopping.
+            _ = stopping.wait_for(|stopping| *stopping) => return Ok(page),
+        }
+        if partition.is_deleted() {
+            return Err(catalog::unknown_topic(topic.name()));
+        }
+        let positions = partition.positions();
+        if positions.end_offset <= seen {
+            // Woken for another reason than records: the log is closing.
+            return Ok(page);
+        }
+        range.resolve_until(partition, query, positions).await?;
+    }
+}
+
+/// Reads what the query's limits allow of `range`, once.
+async fn read_page(
+    partition: &Arc<Partition>,
+    query: &FetchQuery,
+    range: &Range,
+    representation: Representation,
+) -> Result<Page, Problem> {
+    if range.is_empty() {
+        let positions = partition.positions();
+        let mut page = Page::empty(range.from, positions.log_start_offset, positions.end_offset);
+        page.ended = true;
+        return Ok(page);
+    }
+    let request = ReadRequest {
+        from: range.from,
+        until: range.until,
+        max_bytes: usize::try_from(query.max_bytes).unwrap_or(usize::MAX),
+    };
+    let limits = Limits {
+        from: range.from,
+        until: range.until,
+        max_records: query.max_records,
+        max_bytes: query.max_bytes,
+        whole_batches: representation == Representation::RecordBatch,
+    };
+    Page::choose(read(partition, request).await?, &limits).map_err(unreadable)
+}
+
+/// Reads here and now what is in memory, and on another thread what is not.
+async fn read(partition: &Arc<Partition>, request: ReadRequest) -> Result<Fetched, Problem> {
+    if let Some(read) = partition.try_read(request) {
+        return Ok(read?);
+    }
+    let partition = Arc::clone(partition);
+    blocking(move || Ok(partition.read(request)?)).await
+}
+
+/// Batches are verified when they are read, so one that cannot be walked was stored like that.
+fn unreadable(error: BatchError) -> Problem {
+    tracing::error!(%error, "a verified batch cannot be read");
+    Problem::new(
+        Code::Internal,
+        "a stored batch cannot be read; the server's log says why",
+    )
+}
+
+fn answer(
+    topic: &Topic,
+    partition: &Partition,
+    page: Page,
+    representation: Representation,
+    tag: Option<&HeaderValue>,
+) -> Result<Response, Problem> {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(representation.media_type()),
+    );
+    caching_headers(&mut headers, tag);
+    headers.insert(NEXT_OFFSET, page.next_offset.get().into());
+    if tag.is_none() {
+        headers.insert(LOG_START_OFFSET, page.log_start_offset.get().into());
+        headers.insert(END_OFFSET, page.end_offset.get().into());
+    }
+    let about = About {
+        topic: topic.name(),
+        partition: partition.id().index,
+        positions: tag.is_none(),
+    };
+    let body = match representation {
+        Representation::Json => body::json(page, &about).map_err(unreadable)?,
+        Representation::NdJson => body::lines(page, &about).map_err(unreadable)?,
+        Representation::RecordBatch => body::batches(page),
+    };
+    let mut response = Response::new(body);
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+fn caching_headers(headers: &mut HeaderMap, tag: Option<&HeaderValue>) {
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    let cache = match tag {
+        Some(tag) => {
+            headers.insert(header::ETAG, tag.clone());
+            "private, no-cache"
+        }
+        None => "no-store",
+    };
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+}
+
+/// Names everything that the bytes of a closed range's answer depend on.
+fn etag(
+    app: &App,
+    partition: &Partition,
+    query: &FetchQuery,
+    range: &Range,
+    representation: Representation,
+) -> HeaderValue {
+    let id = partition.id();
+    let until = range.until.unwrap_or(range.from);
+    let form = match representation {
+        Representation::Json => "json",
+        Representation::NdJson => "ndjson",
+        Representation::RecordBatch => "batch",
+    };
+    let text = format!(
+        "\"{}.{}.{}-{until}.{}.{}.{GENERATION}.{form}\"",
+        catalog::public_id(&app.log, id.topic),
+        id.index,
+        range.from,
+        query.max_records,
+        query.max_bytes,
+    );
+    HeaderValue::try_from(text).expect("hexadecimal digits, numbers and words are visible ASCII")
+}
+
+/// Whether `If-None-Match` names `tag` (weak comparison, as the header has it) or anything at all.
+fn has_it_already(headers: &HeaderMap, tag: &HeaderValue) -> bool {
+    headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|field| field.to_str().ok())
+        // No tag of ours has a comma in it, so a tag that is cut at one is no match either way.
+        .flat_map(|field| field.split(','))
+        .map(str::trim)
+        .any(|wanted| {
+            wanted == "*" || wanted.strip_prefix("W/").unwrap_or(wanted).as_bytes() == tag.as_bytes()
+        })
+}
+
+/// What a fetch returns as JSON.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is written by hand")]
+struct FetchedRecords {
+    topic: String,
+    partition: u32,
+    records: Vec<FetchedRecord>,
+    /// Where the next fetch begins: one past the last record, or `until_offset` where that was reached.
+    next_offset: u64,
+    /// The first offset that is kept; left out of ranges that never change.
+    log_start_offset: Option<u64>,
+    /// One past the last record of the partition; left out of ranges that never change.
+    end_offset: Option<u64>,
+}
+
+/// A record.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is written by hand")]
+struct FetchedRecord {
+    partition: u32,
+    offset: u64,
+    /// Milliseconds since the Unix epoch.
+    timestamp: i64,
+    /// Null where the record has no key; left out where `key_base64` stands.
+    key: Option<String>,
+    /// The key where its bytes are not UTF-8.
+    key_base64: Option<String>,
+    /// Any JSON value, byte for byte as it was sent; null for a tombstone; left out where `value_base64` stands.
+    value: Option<serde_json::Value>,
+    /// The value where its bytes are not JSON, or are a JSON null.
+    value_base64: Option<String>,
+    /// Each value is a string, `{"base64":"…"}` where its bytes are not UTF-8, null where there is none, or an array of
+    /// those where a name repeats.
+    #[schema(value_type = Object)]
+    headers: serde_json::Value,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_found_in_a_list_weak_or_by_a_star() {
+        let tag = HeaderValue::from_static("\"a.0.1-2\"");
+        let having = |field: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static(field));
+            has_it_already(&headers, &tag)
+        };
+        for field in ["\"a.0.1-2\"", "\"x\", \"a.0.1-2\"", "W/\"a.0.1-2\"", "*"] {
+            assert!(having(field), "{field}");
+        }
+        for field in ["\"a.0.1-3\"", "a.0.1-2", "\"x, a.0.1-2\"", ""] {
+            assert!(!having(field), "{field}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What a fetch asks for.
+
+use std::time::Duration;
+
+use quipu_segments::{Offset, TimestampMs};
+
+use crate::http::params::Params;
+use crate::http::problem::Problem;
+
+/// Records in one answer where the client does not say.
+const DEFAULT_RECORDS: u64 = 500;
+/// Records in one answer at most.
+const MOST_RECORDS: u64 = 100_000;
+/// Stored bytes in one answer where the client does not say.
+const DEFAULT_BYTES: u64 = 1 << 20;
+/// Stored bytes in one answer at most.
+const MOST_BYTES: u64 = 32 << 20;
+/// The longest poll: shorter than the minute after which many a proxy gives up on a silent server.
+const MOST_WAIT_MS: u64 = 60_000;
+
+/// Where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    Offset(Offset),
+    /// The log start.
+    Earliest,
+    /// The end: only what comes.
+    Latest,
+    /// The first record at or after it.
+    Time(TimestampMs),
+}
+
+/// The query of a fetch, with limits clamped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FetchQuery {
+    pub(super) start: Start,
+    /// Exclusive.
+    pub(super) until_offset: Option<Offset>,
+    /// The answer ends before the first record at or after it.
+    pub(super) until: Option<TimestampMs>,
+    pub(super) max_records: u64,
+    pub(super) max_bytes: u64,
+    pub(super) wait: Duration,
+    /// What a wait is for; never more than `max_bytes`.
+    pub(super) min_bytes: u64,
+}
+
+impl FetchQuery {
+    /// # Errors
+    /// 400 with the parameter's name: unknown ones, bad values, neither or both of `offset` and `from`, and offsets
+    /// that are in the wrong order.
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, Problem> {
+        let params = Params::parse(
+            query,
+            &[
+                "offset",
+                "from",
+                "until_offset",
+                "until",
+                "max_records",
+                "max_bytes",
+                "wait_ms",
+                "min_bytes",
+            ],
+            &[],
+        )?;
+        let start = match (params.get("offset"), params.time("from")?) {
+            (Some(_), Some(_)) => {
+                return Err(Problem::invalid(
+                    "from",
+                    "a fetch begins at offset or at from, not at both",
+                ));
+            }
+            (None, None) => {
+                return Err(Problem::invalid(
+                    "offset",
+                    "say where to begin: offset=<number>, offset=earliest, offset=latest or from=<time>",
+                ));
+            }
+            (None, Some(time)) => Start::Time(time),
+            (Some("earliest"), None) => Start::Earliest,
+            (Some("latest"), None) => Start::Latest,
+            (Some(text), None) => Start::Offset(offset(&params, "offset")?.ok_or_else(|| {
+                Problem::invalid(
+                    "offset",
+                    format!("offset must be a number, earliest or latest, not {text:?}"),
+                )
+            })?),
+        };
+        let until_offset = offset(&params, "until_offset")?;
+        if let (Start::Offset(from), Some(until)) = (start, until_offset)
+            && from > until
+        {
+            return Err(Problem::invalid(
+                "until_offset",
+                format!("until_offset, {until}, lies before offset, {from}"),
+            ));
+        }
+        let max_bytes = params
+            .number("max_bytes", 1, u64::MAX)?
+            .unwrap_or(DEFAULT_BYTES)
+            .min(MOST_BYTES);
+        Ok(Self {
+            start,
+            until_offset,
+            until: params.time("until")?,
+            max_records: params
+                .number("max_records", 1, u64::MAX)?
+                .unwrap_or(DEFAULT_RECORDS)
+                .min(MOST_RECORDS),
+            max_bytes,
+            wait: Duration::from_millis(params.number("wait_ms", 0, MOST_WAIT_MS)?.unwrap_or(0)),
+            min_bytes: params
+                .number("min_bytes", 0, u64::MAX)?
+                .unwrap_or(1)
+                .min(max_bytes),
+        })
+    }
+}
+
+fn offset(params: &Params, name: &str) -> Result<Option<Offset>, Problem> {
+    // `number` keeps it within what an offset can be.
+    Ok(params.number(name, 0, Offset::MAX.get())?.map(Offset::new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let query = FetchQuery::parse(Some("offset=7")).unwrap();
+        assert_eq!(
+            query,
+            FetchQuery {
+                start: Start::Offset(Offset::new(7)),
+                until_offset: None,
+                until: None,
+                max_records: 500,
+                max_bytes: 1 << 20,
+                wait: Duration::ZERO,
+                min_bytes: 1,
+            }
+        );
+    }
+
+    #[test]
+    fn a_start_is_an_offset_a_word_or_a_time() {
+        for (text, start) in [
+            ("offset=earliest", Start::Earliest),
+            ("offset=latest", Start::Latest),
+            ("from=5", Start::Time(TimestampMs(5))),
+            ("from=1970-01-01T00:00:01Z", Start::Time(TimestampMs(1000))),
+            ("offset=9223372036854775807", Start::Offset(Offset::MAX)),
+        ] {
+            assert_eq!(FetchQuery::parse(Some(text)).unwrap().start, start, "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_above_the_most_are_clamped() {
+        let query = FetchQuery::parse(Some(
+            "offset=0&max_records=100001&max_bytes=99999999999999&min_bytes=99999999999999",
+        ))
+        .unwrap();
+        assert_eq!(
+            (query.max_records, query.max_bytes, query.min_bytes),
+            (MOST_RECORDS, MOST_BYTES, MOST_BYTES)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, pointer) in [
+            ("", "offset"),
+            ("max_records=5", "offset"),
+            ("offset=1&from=2", "from"),
+            ("offset=", "offset"),
+            ("offset=-1", "offset"),
+            ("offset=first", "offset"),
+            ("offset=9223372036854775808", "offset"),
+            ("from=soon", "from"),
+            ("offset=0&until_offset=x", "until_offset"),
+            ("offset=6&until_offset=5", "until_offset"),
+            ("offset=0&until=-5", "until"),
+            ("offset=0&max_records=0", "max_records"),
+            ("offset=0&max_bytes=0", "max_bytes"),
+            ("offset=0&wait_ms=60001", "wait_ms"),
+            ("offset=0&min_bytes=x", "min_bytes"),
+            ("offset=0&limit=5", "limit"),
+        ] {
+            let problem = FetchQuery::parse(Some(text)).unwrap_err().to_json();
+            assert_eq!(
+                (&problem["status"], &problem["pointer"]),
+                (&400.into(), &pointer.into()),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What an operator and a supervisor ask: health, metrics, and what the server is.
+//!
+//! Clients see no paths: what failed is named in general words here, and in full in the server's own log.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use quipu_segments::Health;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::blocking;
+use super::json_answer;
+use super::params::Params;
+use super::problem::{Code, Problem};
+use crate::app::App;
+use crate::groups::{self, report};
+use crate::metrics::{self, LagRow, MAX_SERIES};
+
+/// The version of the data directory's layout that this version writes.
+const DATA_FORMAT: u32 = 1;
+
+/// What this version can do, for clients that know more than one; a new feature adds its name.
+const FEATURES: &[&str] = &[
+    "topics",
+    "produce-json",
+    "produce-ndjson",
+    "produce-raw",
+    "produce-record-batch",
+    "request-gzip",
+    "request-zstd",
+    "ack-written",
+    "expected-offset",
+    "fetch-json",
+    "fetch-ndjson",
+    "fetch-record-batch",
+    "fetch-wait",
+    "history-etag",
+    "group-offsets",
+    "group-reset",
+    "lag",
+];
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(live))
+        .routes(routes!(ready))
+        .routes(routes!(metrics_text))
+        .routes(routes!(info))
+}
+
+/// Whether the process answers at all.
+#[derive(Debug, Serialize, ToSchema)]
+struct LiveBody {
+    /// `live`.
+    status: &'static str,
+}
+
+/// Whether the server takes requests, and what of it does not work.
+#[derive(Debug, Serialize, ToSchema)]
+struct ReadyBody {
+    /// `ready`, or `degraded`: some requests fail.
+    status: &'static str,
+    /// What does not work.
+    degraded: Vec<Degraded>,
+}
+
+/// Something that does not work.
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+struct Degraded {
+    /// `log-failed`, `storage-full`, `partition-failed`, `damage`.
+    what: &'static str,
+    /// What it means.
+    detail: String,
+    /// The partition, as `topic/partition`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<String>,
+}
+
+/// What the server is.
+#[derive(Debug, Serialize, ToSchema)]
+struct InfoBody {
+    /// The server's version.
+    version: &'static str,
+    /// The version of the data directory's layout.
+    data_format: u32,
+    /// Milliseconds since the server started.
+    uptime_ms: u64,
+    /// What it can do.
+    features: &'static [&'static str],
+    /// What one client may ask of it, by setting.
+    #[schema(value_type = Value)]
+    limits: Map<String, Value>,
+}
+
+/// Whether the process answers at all
+#[utoipa::path(get, path = "/health/live", tag = "operating",
+    responses((status = 200, description = "It does", body = LiveBody)))]
+async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    Ok(json_answer(StatusCode::OK, &LiveBody { status: "live" }))
+}
+
+/// Whether the server has recovered and takes requests
+#[utoipa::path(get, path = "/health/ready", tag = "operating",
+    responses((status = 200, description = "It does; `degraded` says what does not work", body = ReadyBody),
+        (status = 503, description = "`log-failed`, `shutting-down`, or not recovered yet")))]
+async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    if app.is_stopping() {
+        return Err(Problem::new(Code::ShuttingDown, "the server is stopping"));
+    }
+    if !app.ready.load(Ordering::Acquire) {
+        return Err(Problem::new(Code::Overloaded, "the server is recovering"));
+    }
+    let health = app.log.health();
+    let degraded = degraded(&health);
+    if health.log_failed.is_some() {
+        let problem = Problem::new(
+            Code::LogFailed,
+            "appends stopped after a failed write, until a restart",
+        );
+        return Err(problem.with("degraded", json!(degraded)));
+    }
+    let status = if degraded.is_empty() { "ready" } else { "degraded" };
+    Ok(json_answer(StatusCode::OK, &ReadyBody { status, degraded }))
+}
+
+/// Every metric, for Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "operating",
+    responses((status = 200, description = "OpenMetrics text", body = String,
+        content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
+async fn metrics_text(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let text = blocking(move || {
+        let (lags, left_out) = lag_rows(&app);
+        Ok(metrics::encode(&app, lags, left_out))
+    })
+    .await?;
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((headers, text).into_response())
+}
+
+/// What the server is, and its limits
+#[utoipa::path(get, path = "/v1/info", tag = "operating",
+    responses((status = 200, description = "Version, format of the data directory, uptime, features, limits",
+        body = InfoBody)))]
+async fn info(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let uptime = app.clock.monotonic().since(app.started);
+    let body = InfoBody {
+        version: env!("CARGO_PKG_VERSION"),
+        data_format: DATA_FORMAT,
+        uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
+        features: FEATURES,
+        limits: app.config.limits_json(),
+    };
+    Ok(json_answer(StatusCode::OK, &body))
+}
+
+fn degraded(health: &Health) -> Vec<Degraded> {
+    let mut degraded = Vec::new();
+    if health.log_failed.is_some() {
+        degraded.push(Degraded {
+            what: "log-failed",
+            detail: "a write or a sync of the journal failed: every append is refused until a restart"
+                .to_owned(),
+            partition: None,
+        });
+    }
+    if health.storage_full {
+        degraded.push(Degraded {
+            what: "storage-full",
+            detail: "the disk is full: appends go on by themselves when there is space".to_owned(),
+            partition: None,
+        });
+    }
+    degraded.extend(health.failed_partitions.iter().map(|(partition, _)| Degraded {
+        what: "partition-failed",
+        detail:
+            "a write or a sync of its segment failed: appends to it are refused until a restart".to_owned(),
+        partition: Some(partition.clone()),
+    }));
+    if !health.damage.is_empty() {
+        let places = health.damage.len();
+        degraded.push(Degraded {
+            what: "damage",
+            detail: format!(
+                "{places} damaged place(s) in stored data: the server's log names them, run quipu verify"
+            ),
+            partition: None,
+        });
+    }
+    degraded
+}
+
+fn lag_rows(app: &App) -> (Vec<LagRow>, u64) {
+    let mut rows = Vec::new();
+    let mut left_out = 0;
+    for group in groups::names(&app.log) {
+        if rows.len() == MAX_SERIES {
+            left_out += groups::committed(&app.log, &group).len() as u64;
+            continue;
+        }
+        let lag = report::lag_of(&app.log, &group, app.clock.now());
+        let group: Arc<str> = group.into();
+        for topic in lag.topics {
+            for partition in topic.partitions {
+                if rows.len() == MAX_SERIES {
+                    left_out += 1;
+                    continue;
+                }
+                rows.push(LagRow {
+                    group: group.clone(),
+                    topic: topic.topic.clone(),
+                    partition: partition.partition,
+                    lag: partition.lag.lag,
+                    lag_ms: partition.lag.lag_ms,
+                });
+            }
+        }
+    }
+    (rows, left_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_degraded_is_named_without_a_path() {
+        assert!(degraded(&Health::default()).is_empty());
+        let health = Health {
+            log_failed: Some("/data/journal/0 failed".into()),
+            storage_full: true,
+            failed_partitions: vec![("orders/3".into(), "/data/topics/orders/3 failed".into())],
+            damage: vec!["/data/topics/orders/0/00.log at byte 7".into()],
+        };
+        let all = degraded(&health);
+        let what: Vec<_> = all.iter().map(|d| d.what).collect();
+        assert_eq!(what, ["log-failed", "storage-full", "partition-failed", "damage"]);
+        assert_eq!(all[2].partition.as_deref(), Some("orders/3"));
+        assert!(!serde_json::to_string(&all).unwrap().contains("/data"));
+    }
+}

@@ -1,0 +1,672 @@
+//! The body of a produce request: decoded as it comes, counted as it comes, held only within the server's budget.
+//!
+//! - [`Incoming`] gives the decoded bytes chunk by chunk. A chunk is at most what the connection read at once, or
+//!   [`CHUNK_BYTES`] and a little where it was compressed: a body that unpacks to gigabytes costs no more memory than another.
+//! - [`Budget`] holds the server's budget for bodies in flight; it is given back when dropped, after the records are appended.
+//! - [`Incoming::drain`] reads on after a refusal, so that a client that writes its whole body before it reads finds the
+//!   answer, and not a connection that was reset under it.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Buf as _, Bytes};
+use http::{HeaderMap, header};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
+use tokio::time::timeout;
+use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation as _, OutBuffer};
+
+use crate::app::App;
+use crate::http::problem::{Code, Problem};
+
+/// About how many bytes are decoded at once.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// The largest window that a zstd body may ask for, as a power of two: the 8 MiB that RFC 9659 allows in HTTP.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// How long a request waits for a part of the budget before it is refused.
+const BUDGET_WAIT: Duration = Duration::from_secs(5);
+
+/// A refused body is read on for at most so many bytes and so long.
+const DRAIN_BYTES: usize = 256 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(30);
+
+/// A request's body.
+pub(super) struct Incoming {
+    body: Body,
+    coding: Coding,
+    /// As the client declares it, before decoding.
+    content_length: Option<u64>,
+    /// The client waits for a word from the server before it sends the body.
+    expects_continue: bool,
+    begun: bool,
+    ended: bool,
+}
+
+enum Coding {
+    Identity,
+    Gzip(Box<Gzip>),
+    Zstd(Box<Zstd>),
+    /// None that is supported.
+    Other,
+}
+
+impl Incoming {
+    pub(super) fn new(headers: &HeaderMap, body: Body) -> Self {
+        let content_length = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
+        Self {
+            body,
+            coding: Coding::of(headers),
+            content_length,
+            expects_continue: headers.contains_key(header::EXPECT),
+            begun: false,
+            ended: false,
+        }
+    }
+
+    /// Checks what can be known before the first byte.
+    ///
+    /// # Errors
+    /// 415 for a coding other than gzip and zstd.
+    pub(super) fn check_coding(&self) -> Result<(), Problem> {
+        match self.coding {
+            Coding::Other => Err(Problem::new(
+                Code::UnsupportedMediaType,
+                "the body's content-encoding is not supported; gzip and zstd are, one at a time",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next decoded bytes, not empty; `None` at the end.
+    ///
+    /// # Errors
+    /// 400 for compressed data that is damaged or cut off; 408 for a body that did not arrive.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        loop {
+            let decoded = match &mut self.coding {
+                Coding::Identity | Coding::Other => None,
+                Coding::Gzip(gzip) => gzip.step().map_err(|error| corrupt("gzip", &error))?,
+                Coding::Zstd(zstd) => zstd.step().map_err(|error| corrupt("zstd", &error))?,
+            };
+            if decoded.is_some() {
+                return Ok(decoded);
+            }
+            let frame = self.frame().await?;
+            match (&mut self.coding, frame) {
+                (Coding::Identity | Coding::Other, frame) => return Ok(frame),
+                (Coding::Gzip(gzip), Some(frame)) => gzip.input = frame,
+                (Coding::Zstd(zstd), Some(frame)) => zstd.input = frame,
+                (Coding::Gzip(gzip), None) => return gzip.finish().map_err(|error| corrupt("gzip", &error)),
+                (Coding::Zstd(zstd), None) => {
+                    return zstd
+                        .finish()
+                        .map(|()| None)
+                        .map_err(|error| corrupt("zstd", &error));
+                }
+            }
+        }
+    }
+
+    /// The whole decoded body, at most `max_bytes` of it, covered by `budget`. A body that came in one piece is not copied.
+    ///
+    /// # Errors
+    /// 413 `request-too-large`, at once where the client declares its length; those of [`Incoming::next`] and [`Budget::cover`].
+    pub(super) async fn whole(
+        &mut self,
+        budget: &mut Budget<'_>,
+        max_bytes: usize,
+    ) -> Result<Bytes, Problem> {
+        let too_large = || {
+            Problem::new(
+                Code::RequestTooLarge,
+                format!(
+                    "a request of this type has at most {max_bytes} bytes, decoded; send application/x-ndjson, or split it"
+                ),
+            )
+        };
+        let length = match self.content_length {
+            Some(length) => usize::try_from(length)
+                .ok()
+                .filter(|length| *length <= max_bytes)
+                .ok_or_else(too_large)?,
+            None => 0,
+        };
+        budget.cover(length).await?;
+        let Some(first) = self.next().await? else {
+            return Ok(Bytes::new());
+        };
+        if first.len() > max_bytes {
+            return Err(too_large());
+        }
+        if self.ended || (matches!(self.coding, Coding::Identity) && self.body.is_end_stream()) {
+            self.ended = true;
+            budget.cover(first.len()).await?;
+            return Ok(first);
+        }
+        // The declared length is covered by the budget; decoded bytes are covered as they come.
+        let mut whole = Vec::with_capacity(length.max(first.len()));
+        let mut next = Some(first);
+        while let Some(chunk) = next {
+            if whole.len() + chunk.len() > max_bytes {
+                return Err(too_large());
+            }
+            budget.cover(whole.len() + chunk.len()).await?;
+            whole.extend_from_slice(&chunk);
+            next = self.next().await?;
+        }
+        Ok(whole.into())
+    }
+
+    /// Reads on in the background what the client still sends, within bounds, so that it can read the answer.
+    pub(super) fn drain(mut self, app: &App) {
+        // A client that waits for leave to send takes the answer as a no: asking it for the body would be a yes.
+        if self.ended || self.body.is_end_stream() || (self.expects_continue && !self.begun) {
+            return;
+        }
+        let mut stopping = app.stopping.subscribe();
+        tokio::spawn(async move {
+            let read_on = async {
+                let mut bytes = 0;
+                while bytes < DRAIN_BYTES {
+                    match self.body.frame().await {
+                        Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, Bytes::len),
+                        Some(Err(_)) | None => break,
+                    }
+                }
+            };
+            tokio::select! {
+                _ = timeout(DRAIN_TIME, read_on) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => {}
+            }
+        });
+    }
+
+    /// The next bytes as they were sent.
+    async fn frame(&mut self) -> Result<Option<Bytes>, Problem> {
+        self.begun = true;
+        loop {
+            match self.body.frame().await {
+                None => {
+                    self.ended = true;
+                    return Ok(None);
+                }
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(error)) => {
+                    self.ended = true;
+                    return Err(Problem::new(
+                        Code::RequestTimeout,
+                        format!("the body did not arrive whole: {error}"),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+impl Coding {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut all = headers.get_all(header::CONTENT_ENCODING).iter();
+        match (all.next().map(|coding| coding.as_bytes()), all.next()) {
+            (None, _) => Self::Identity,
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"identity") => Self::Identity,
+            (Some(coding), None)
+                if coding.eq_ignore_ascii_case(b"gzip") || coding.eq_ignore_ascii_case(b"x-gzip") =>
+            {
+                Self::Gzip(Box::default())
+            }
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"zstd") => {
+                Zstd::new().map_or(Self::Other, |zstd| Self::Zstd(Box::new(zstd)))
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cold]
+fn corrupt(coding: &str, error: &std::io::Error) -> Problem {
+    Problem::invalid("", format!("the body cannot be decoded as {coding}: {error}"))
+}
+
+/// Decodes gzip: members one after another, as `cat a.gz b.gz` makes them.
+struct Gzip {
+    decoder: flate2::write::MultiGzDecoder<Vec<u8>>,
+    input: Bytes,
+}
+
+impl Default for Gzip {
+    fn default() -> Self {
+        Self {
+            decoder: flate2::write::MultiGzDecoder::new(Vec::new()),
+            input: Bytes::new(),
+        }
+    }
+}
+
+impl Gzip {
+    /// Decodes up to a chunk of the input; `None` when more is needed.
+    fn step(&mut self) -> std::io::Result<Option<Bytes>> {
+        while !self.input.is_empty() && self.decoder.get_ref().len() < CHUNK_BYTES {
+            let before = self.decoder.get_ref().len();
+            // One write puts out a buffer of 32 KiB at most, however much there is to unpack.
+            let taken = self.decoder.write(&self.input)?;
+            if taken == 0 && self.decoder.get_ref().len() == before {
+                return Err(std::io::Error::other("something follows the data"));
+            }
+            self.input.advance(taken);
+        }
+        Ok(self.take())
+    }
+
+    fn finish(&mut self) -> std::io::Result<Option<Bytes>> {
+        self.decoder.try_finish()?;
+        Ok(self.take())
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        let out = std::mem::take(self.decoder.get_mut());
+        (!out.is_empty()).then(|| out.into())
+    }
+}
+
+/// Decodes zstd: frames one after another.
+struct Zstd {
+    decoder: ZstdDecoder<'static>,
+    input: Bytes,
+    /// Whether the input so far ends with a frame.
+    whole: bool,
+    /// Whether the decoder may hold output that found no room.
+    full: bool,
+}
+
+impl Zstd {
+    fn new() -> std::io::Result<Self> {
+        let mut decoder = ZstdDecoder::new()?;
+        decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))?;
+        Ok(Self {
+            decoder,
+            input: Bytes::new(),
+            whole: false,
+            full: false,
+        })
+    }
+
+    /// Decodes up to a chunk of the input; `None` when more is needed.
+    fn step(&mut self) -> std::io::Result<Option<Bytes>> {
+        while !self.input.is_empty() || self.full {
+            let mut out = vec![0; CHUNK_BYTES];
+            let (hint, written, taken) = {
+                let mut input = InBuffer::around(&self.input);
+                let mut output = OutBuffer::around(&mut out[..]);
+                let hint = self.decoder.run(&mut input, &mut output)?;
+                (hint, output.pos(), input.pos())
+            };
+            self.input.advance(taken);
+            self.whole = hint == 0;
+            self.full = written == CHUNK_BYTES && hint != 0;
+            if written > 0 {
+                out.truncate(written);
+                return Ok(Some(out.into()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn finish(&self) -> std::io::Result<()> {
+        if self.whole {
+            Ok(())
+        } else {
+            Err(std::io::Error::other("the data is cut off"))
+        }
+    }
+}
+
+/// A request's part of the bytes that all bodies in flight may have. Given back when dropped.
+pub(super) struct Budget<'a> {
+    semaphore: &'a Semaphore,
+    /// Permits (of a KiB) that exist: a request that would need more has them all.
+    most: usize,
+    permit: Option<SemaphorePermit<'a>>,
+    wait: Duration,
+}
+
+impl<'a> Budget<'a> {
+    pub(super) fn new(app: &'a App) -> Self {
+        let most = usize::try_from(app.config.limits.max_in_flight_bytes / 1024).unwrap_or(usize::MAX);
+        Self {
+            semaphore: &app.body_budget,
+            most: most.min(Semaphore::MAX_PERMITS),
+            permit: None,
+            wait: BUDGET_WAIT,
+        }
+    }
+
+    /// Makes it cover `bytes`, if it does not yet and that takes no wait; whether it does.
+    pub(super) fn try_cover(&mut self, bytes: usize) -> bool {
+        let more = self.missing(bytes);
+        if more > 0 {
+            match self.semaphore.try_acquire_many(more) {
+                Ok(permit) => self.add(permit),
+                Err(TryAcquireError::Closed | TryAcquireError::NoPermits) => return false,
+            }
+        }
+        true
+    }
+
+    /// Makes it cover `bytes`, if it does not yet: waits a while where other bodies take all there is.
+    ///
+    /// # Errors
+    /// 503 `overloaded` when the wait was in vain.
+    pub(super) async fn cover(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.try_cover(bytes) {
+            return Ok(());
+        }
+        let more = self.missing(bytes);
+        match timeout(self.wait, self.semaphore.acquire_many(more)).await {
+            Ok(Ok(permit)) => {
+                self.add(permit);
+                Ok(())
+            }
+            Ok(Err(_)) | Err(_) => Err(overloaded()),
+        }
+    }
+
+    /// The permits that it lacks to cover `bytes`.
+    fn missing(&self, bytes: usize) -> u32 {
+        // Small bodies take what they are; large ones grow in steps, so that not each chunk comes here.
+        let bytes = if bytes > CHUNK_BYTES {
+            bytes.next_multiple_of(CHUNK_BYTES)
+        } else {
+            bytes
+        };
+        let wanted = bytes.div_ceil(1024).min(self.most);
+        let held = self.permit.as_ref().map_or(0, SemaphorePermit::num_permits);
+        u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX)
+    }
+
+    fn add(&mut self, permit: SemaphorePermit<'a>) {
+        match &mut self.permit {
+            Some(held) => held.merge(permit),
+            None => self.permit = Some(permit),
+        }
+    }
+
+    /// Hands on what it holds, and covers nothing any more.
+    pub(super) fn take(&mut self) -> Option<SemaphorePermit<'a>> {
+        self.permit.take()
+    }
+}
+
+#[cold]
+fn overloaded() -> Problem {
+    Problem::new(
+        Code::Overloaded,
+        "too many request bodies are in flight already; try again",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn incoming(coding: &'static str, chunks: Vec<Bytes>) -> Incoming {
+        let mut headers = HeaderMap::new();
+        if !coding.is_empty() {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+        }
+        let chunks = chunks.into_iter().map(Ok::<_, std::io::Error>);
+        Incoming::new(&headers, Body::from_stream(stream::iter(chunks)))
+    }
+
+    fn pieces(bytes: &[u8], size: usize) -> Vec<Bytes> {
+        bytes.chunks(size).map(Bytes::copy_from_slice).collect()
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn budget(semaphore: &Semaphore) -> Budget<'_> {
+        Budget {
+            semaphore,
+            most: 1 << 20,
+            permit: None,
+            wait: Duration::ZERO,
+        }
+    }
+
+    async fn whole(mut incoming: Incoming, max_bytes: usize) -> Result<Bytes, Problem> {
+        let semaphore = Semaphore::new(1 << 20);
+        incoming.whole(&mut budget(&semaphore), max_bytes).await
+    }
+
+    /// Bytes that compress, but not to nothing.
+    fn text() -> Vec<u8> {
+        (0..40_000_u32)
+            .flat_map(|number| {
+                (number.wrapping_mul(2_654_435_761) >> 20)
+                    .to_string()
+                    .into_bytes()
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn compressed_bodies_decode_however_they_are_cut() {
+        let text = text();
+        let zstd = zstd::encode_all(&text[..], 3).unwrap();
+        for size in [1, 7, 1000, 1 << 20] {
+            for (coding, bytes) in [
+                ("gzip", gzip(&text)),
+                ("zstd", zstd.clone()),
+                ("x-gzip", gzip(&text)),
+                ("identity", text.clone()),
+            ] {
+                let decoded = whole(incoming(coding, pieces(&bytes, size)), text.len())
+                    .await
+                    .unwrap();
+                assert!(decoded == text, "{coding} in pieces of {size}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn members_and_frames_may_follow_one_another() {
+        let bytes = [gzip(b"one "), gzip(b""), gzip(b"two")].concat();
+        assert_eq!(
+            whole(incoming("gzip", pieces(&bytes, 5)), 100).await.unwrap(),
+            "one two"
+        );
+        let frame = |text: &[u8]| zstd::encode_all(text, 3).unwrap();
+        let bytes = [frame(b"one "), frame(b""), frame(b"two")].concat();
+        assert_eq!(
+            whole(incoming("zstd", pieces(&bytes, 5)), 100).await.unwrap(),
+            "one two"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_cut_anywhere_in_compressed_data_is_found() {
+        let text = b"the quick brown fox jumps over the lazy dog, the quick brown fox";
+        for (coding, bytes) in [
+            ("gzip", gzip(text)),
+            ("zstd", zstd::encode_all(&text[..], 3).unwrap()),
+        ] {
+            for cut in 0..bytes.len() {
+                let problem = whole(incoming(coding, pieces(&bytes[..cut], 9)), 1000)
+                    .await
+                    .unwrap_err();
+                assert_eq!(problem.code(), Code::InvalidRequest, "{coding} cut at {cut}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn damaged_data_and_what_follows_it_is_refused() {
+        let text = text();
+        let mut damaged = gzip(&text);
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 0x55;
+        assert!(
+            whole(incoming("gzip", pieces(&damaged, 4096)), text.len() * 2)
+                .await
+                .is_err()
+        );
+        for (coding, mut bytes) in [
+            ("gzip", gzip(b"a")),
+            ("zstd", zstd::encode_all(&b"a"[..], 3).unwrap()),
+        ] {
+            bytes.extend_from_slice(b"garbage that is neither");
+            assert!(
+                whole(incoming(coding, pieces(&bytes, 4096)), 1000).await.is_err(),
+                "{coding}"
+            );
+            assert!(
+                whole(incoming(coding, pieces(b"not compressed at all", 4)), 1000)
+                    .await
+                    .is_err(),
+                "{coding}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bomb_is_unpacked_in_chunks_and_refused_at_the_limit() {
+        let zeros = vec![0; 64 << 20];
+        for (coding, bytes) in [
+            ("gzip", gzip(&zeros)),
+            ("zstd", zstd::encode_all(&zeros[..], 3).unwrap()),
+        ] {
+            let mut body = incoming(coding, pieces(&bytes, bytes.len()));
+            let mut total = 0;
+            while let Some(chunk) = body.next().await.unwrap() {
+                assert!(chunk.len() <= 2 * CHUNK_BYTES, "{coding}: {}", chunk.len());
+                total += chunk.len();
+            }
+            assert_eq!(total, zeros.len(), "{coding}");
+            let problem = whole(incoming(coding, pieces(&bytes, bytes.len())), 1 << 20)
+                .await
+                .unwrap_err();
+            assert_eq!(problem.code(), Code::RequestTooLarge, "{coding}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_window_above_what_http_allows_is_refused() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(27).unwrap();
+        encoder.write_all(&[1; 4096]).unwrap();
+        let bytes = encoder.finish().unwrap();
+        let problem = whole(incoming("zstd", pieces(&bytes, 4096)), 1 << 20)
+            .await
+            .unwrap_err();
+        assert_eq!(problem.code(), Code::InvalidRequest);
+    }
+
+    #[tokio::test]
+    async fn other_codings_and_several_at_once_are_not_supported() {
+        for coding in ["br", "deflate", "gzip, zstd", "gzip,gzip", ""] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+            let problem = Incoming::new(&headers, Body::empty()).check_coding().unwrap_err();
+            assert_eq!(problem.code(), Code::UnsupportedMediaType, "{coding}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+        assert!(Incoming::new(&headers, Body::empty()).check_coding().is_err());
+    }
+
+    #[tokio::test]
+    async fn the_limit_counts_decoded_bytes_and_is_exact() {
+        for coding in ["", "gzip", "zstd"] {
+            let bytes = |text: &[u8]| match coding {
+                "gzip" => gzip(text),
+                "zstd" => zstd::encode_all(text, 3).unwrap(),
+                _ => text.to_vec(),
+            };
+            let fits = whole(incoming(coding, pieces(&bytes(&[b'a'; 100]), 33)), 100).await;
+            assert_eq!(fits.unwrap().len(), 100, "{coding}");
+            let problem = whole(incoming(coding, pieces(&bytes(&[b'a'; 101]), 33)), 100)
+                .await
+                .unwrap_err();
+            assert_eq!(problem.code(), Code::RequestTooLarge, "{coding}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_declared_length_above_the_limit_is_refused_unread() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("101"));
+        let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let problem = whole(Incoming::new(&headers, never), 100).await.unwrap_err();
+        assert_eq!(problem.code(), Code::RequestTooLarge);
+    }
+
+    #[tokio::test]
+    async fn a_body_takes_its_part_of_the_budget_and_gives_it_back() {
+        let semaphore = Semaphore::new(200);
+        let mut first = budget(&semaphore);
+        first.cover(1).await.unwrap();
+        assert_eq!(semaphore.available_permits(), 199);
+        first.cover(1024).await.unwrap();
+        assert_eq!(semaphore.available_permits(), 199);
+        first.cover(100 << 10).await.unwrap();
+        assert_eq!(semaphore.available_permits(), 72, "128 KiB, in steps of 64");
+        let mut second = budget(&semaphore);
+        second.cover(60 << 10).await.unwrap();
+        let problem = second.cover(100 << 10).await.unwrap_err();
+        assert_eq!(problem.code(), Code::Overloaded);
+        drop(first.take());
+        second.cover(100 << 10).await.unwrap();
+        drop((first, second));
+        assert_eq!(semaphore.available_permits(), 200);
+    }
+
+    #[tokio::test]
+    async fn a_body_larger_than_the_whole_budget_takes_all_of_it() {
+        let semaphore = Semaphore::new(10);
+        let mut budget = Budget {
+            most: 10,
+            ..budget(&semaphore)
+        };
+        budget.cover(1 << 30).await.unwrap();
+        assert_eq!(semaphore.available_permits(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_waits_for_the_budget_that_another_gives_back() {
+        let semaphore = Semaphore::new(10);
+        let mut first = Budget {
+            most: 10,
+            ..budget(&semaphore)
+        };
+        first.cover(10 << 10).await.unwrap();
+        let mut second = Budget {
+            most: 10,
+            wait: Duration::from_secs(3600),
+            ..budget(&semaphore)
+        };
+        let (covered, ()) = tokio::join!(second.cover(5 << 10), async {
+            tokio::task::yield_now().await;
+            drop(first);
+        });
+        covered.unwrap();
+    }
+}

@@ -1,0 +1,79 @@
+//! `application/json`: a list of records, appended as one.
+
+use axum::response::Response;
+use quipu_segments::TimestampMs;
+
+use super::body::{Budget, Incoming};
+use super::{INLINE_BYTES, Options, TopicCall, misfit, ok, positions};
+use crate::http::problem::{Code, Problem};
+use crate::records::{Built, Placement, Placer, parse_records};
+
+/// A body's records, placed.
+pub(super) struct Placed {
+    pub(super) built: Vec<Built>,
+    pub(super) placements: Vec<Placement>,
+    pub(super) bytes: usize,
+    pub(super) moved: bool,
+}
+
+pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result<Response, Problem> {
+    let (_, options) = call.params(&["ack", "expected_offset", "repartition"])?;
+    let mut budget = Budget::new(call.app);
+    let bytes = body
+        .whole(&mut budget, call.app.config.limits.max_request_bytes)
+        .await?;
+    let now = call.now();
+    let placed = if bytes.len() <= INLINE_BYTES {
+        place(call, options, &bytes, now)?
+    } else {
+        call.blocking(move |call| place(call, options, &bytes, now))
+            .await?
+    };
+    append(call, options, placed).await
+}
+
+fn place(call: &TopicCall<'_>, options: Options, body: &[u8], now: TimestampMs) -> Result<Placed, Problem> {
+    let mut placer = Placer::new(call.placing(options), now);
+    let mut placements = Vec::new();
+    let most = call.max_encoded_bytes();
+    parse_records(body, |index, record| {
+        let placement = placer
+            .add(&record)
+            .map_err(|error| misfit(&error, &format!("/records/{index}")))?;
+        placements.push(placement);
+        // Records without content take more room in a batch than in JSON.
+        if placer.bytes() > most {
+            let detail =
+                format!("the records take more than {most} bytes as they are stored; split the request");
+            return Err(Problem::new(Code::RequestTooLarge, detail));
+        }
+        Ok(())
+    })?;
+    let (bytes, moved) = (placer.bytes(), placer.moved());
+    Ok(Placed {
+        built: placer.take(now),
+        placements,
+        bytes,
+        moved,
+    })
+}
+
+/// Appends what was placed and answers with its positions.
+pub(super) async fn append(
+    call: &TopicCall<'_>,
+    options: Options,
+    placed: Placed,
+) -> Result<Response, Problem> {
+    let mut parts: Vec<_> = placed
+        .built
+        .iter()
+        .map(|built| (built.partition, quipu_segments::Offset::ZERO))
+        .collect();
+    let request = call.append_request(placed.built, options, placed.moved)?;
+    let appended = call.app.log.append(request)?.await?;
+    for ((_, base), given) in parts.iter_mut().zip(appended.base_offsets) {
+        *base = given;
+    }
+    call.count(placed.placements.len() as u64, placed.bytes);
+    Ok(ok(positions(&placed.placements, &parts)))
+}

@@ -1,0 +1,642 @@
+//! Produce: `POST /v1/topics/{topic}/records` and `POST /v1/topics/{topic}/partitions/{partition}/records`.
+//!
+//! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`] (one value),
+//! [`record_batch`] (batches as they are stored). Each makes [`AppendRequest`]s of it through one [`Placer`]; here is what they share:
+//! what the query and the headers say, and how answers and refusals look.
+//!
+//! Invariants: a parameter, a header or a media type of the contract that this version does not do is refused and never
+//! passed over. A refusal reads the body on ([`body::Incoming::drain`]), so that its client can read it. A request that
+//! is given up by its client in the middle is appended whole or not at all (NDJSON: a prefix of its units).
+
+mod body;
+mod json;
+mod ndjson;
+mod raw;
+mod record_batch;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, header};
+use quipu_segments::{Ack, AppendRequest, Offset, Part, StateChange, TimestampMs, Topic};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::body::Incoming;
+use super::blocking;
+use super::params::Params;
+use super::problem::{Code, Problem};
+use crate::app::App;
+use crate::partitioner::keyed_elsewhere;
+use crate::records::{Built, Misfit, Placement, Placing, RecordError, TopicRules};
+
+/// Bodies up to this size are read on the worker that received them: about a millisecond of work. Larger ones go where blocking is fine.
+const INLINE_BYTES: usize = 256 << 10;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(produce))
+        .routes(routes!(produce_to_partition))
+}
+
+/// A record as it is sent.
+#[derive(ToSchema)]
+#[schema(as = NewRecord)]
+#[allow(
+    dead_code,
+    reason = "describes the body in the OpenAPI document; the parser reads it without a type"
+)]
+struct RecordDoc {
+    /// Any JSON value, kept byte for byte; absent or null: a tombstone.
+    value: Option<serde_json::Value>,
+    /// Bytes that are not JSON, in place of `value`.
+    value_base64: Option<String>,
+    /// The key; absent or null: none.
+    key: Option<String>,
+    /// A key that is not UTF-8, in place of `key`.
+    key_base64: Option<String>,
+    /// By name: a string, `{"base64": "…"}`, null, or an array of those.
+    headers: Option<std::collections::BTreeMap<String, serde_json::Value>>,
+    /// Milliseconds since the Unix epoch, or RFC 3339; absent: now.
+    #[schema(value_type = Option<TimeDoc>)]
+    timestamp: Option<serde_json::Value>,
+    /// The partition; absent: the key's, and for records without a key one that rotates from request to request.
+    partition: Option<u32>,
+    /// Ignored.
+    offset: Option<serde_json::Value>,
+    /// Ignored.
+    topic: Option<serde_json::Value>,
+}
+
+/// A time: milliseconds since the Unix epoch, or RFC 3339.
+#[derive(ToSchema)]
+#[schema(as = Time)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes the body in the OpenAPI document")]
+enum TimeDoc {
+    /// Milliseconds since the Unix epoch.
+    Milliseconds(u64),
+    /// RFC 3339.
+    Rfc3339(String),
+}
+
+/// The body of a produce request.
+#[derive(ToSchema)]
+#[schema(as = NewRecords)]
+#[allow(dead_code, reason = "describes the body in the OpenAPI document")]
+struct RecordsDoc {
+    /// At least one record.
+    #[schema(min_items = 1)]
+    records: Vec<RecordDoc>,
+}
+
+/// Where a record lies.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordPosition)]
+struct PositionDoc {
+    /// The partition.
+    partition: u32,
+    /// The offset in it.
+    offset: u64,
+}
+
+/// The records' positions, in the order of the request.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Produced)]
+struct ProducedDoc {
+    /// One for each record.
+    offsets: Vec<PositionDoc>,
+}
+
+/// Produce records
+///
+/// The body's type says how it is read: a JSON object with `records`, NDJSON with a record a line, or any other type as one
+/// record's value. CloudEvents are not supported by this version. The records of one request are all stored or none are;
+/// NDJSON is a sequence of such requests, cut at 1 MiB or 10,000 lines, and answers `StreamProduced`.
+#[utoipa::path(
+    post,
+    path = "/v1/topics/{topic}/records",
+    tag = "records",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("ack" = Option<String>, Query, description = "When it is answered: `durable` (the records are on stable storage) or `written` (the operating system has them); default: the topic's `ack`"),
+        ("expected_offset" = Option<u64>, Query, description = "Append only if this is the next offset; all records must go to one partition"),
+        ("repartition" = Option<bool>, Query, description = "JSON and NDJSON: ignore the records' `partition`"),
+        ("key" = Option<String>, Query, description = "Raw bodies: the record's key"),
+        ("partition" = Option<u32>, Query, description = "Raw bodies: the record's partition"),
+        ("timestamp" = Option<String>, Query, description = "Raw bodies: the record's time, in milliseconds or RFC 3339"),
+        ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
+        ("traceparent" = Option<String>, Header, description = "Kept as a header of every record that has none of that name"),
+    ),
+    request_body(
+        description = "The records",
+        content(
+            (RecordsDoc = "application/json"),
+            (String = "application/x-ndjson"),
+            (String = "*/*"),
+        )
+    ),
+    responses(
+        (status = 200, description = "Stored; NDJSON answers StreamProduced", content_type = "application/json", body = inline(AnyProduced)),
+        (status = 400, description = "The request is not valid; `pointer` names the field (NDJSON: and `line`, `accepted`)", content_type = "application/problem+json"),
+        (status = 404, description = "The topic or the partition does not exist", content_type = "application/problem+json"),
+        (status = 408, description = "The body did not arrive whole", content_type = "application/problem+json"),
+        (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`", content_type = "application/problem+json"),
+        (status = 413, description = "A record or the request is too large", content_type = "application/problem+json"),
+        (status = 415, description = "The body's type or coding is not supported here", content_type = "application/problem+json"),
+        (status = 501, description = "Not supported by this version: CloudEvents, Idempotency-Key", content_type = "application/problem+json"),
+        (status = 503, description = "Overloaded, stopping, or appends have failed", content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full", content_type = "application/problem+json"),
+    )
+)]
+async fn produce(
+    State(app): State<App>,
+    topic: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let mut body = Incoming::new(&parts.headers, body);
+    let answer = match topic {
+        Ok(Path(topic)) => to_topic(&app, &topic, &parts, &mut body).await,
+        Err(_) => Err(not_a_path()),
+    };
+    answer_or_drain(&app, answer, body)
+}
+
+/// Either answer.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes the answers in the OpenAPI document")]
+enum AnyProduced {
+    /// JSON and raw bodies.
+    Positions(ProducedDoc),
+    /// NDJSON.
+    Stream(ndjson::StreamDoc),
+}
+
+/// Produce record batches
+///
+/// The body is one or more record batches, version 2, not compressed and of no producer id, stored as they are.
+#[utoipa::path(
+    post,
+    path = "/v1/topics/{topic}/partitions/{partition}/records",
+    tag = "records",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("partition" = u32, Path, description = "The partition's index"),
+        ("ack" = Option<String>, Query, description = "As for records in JSON"),
+        ("expected_offset" = Option<u64>, Query, description = "Append only if this is the next offset"),
+        ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
+    ),
+    request_body(
+        description = "Record batches back to back",
+        content((Vec<u8> = "application/vnd.apache.kafka.record-batch"))
+    ),
+    responses(
+        (status = 200, description = "Stored", content_type = "application/json", body = record_batch::BatchesDoc),
+        (status = 400, description = "The bytes are not valid batches, or the request is not valid", content_type = "application/problem+json"),
+        (status = 404, description = "The topic or the partition does not exist", content_type = "application/problem+json"),
+        (status = 408, description = "The body did not arrive whole", content_type = "application/problem+json"),
+        (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`", content_type = "application/problem+json"),
+        (status = 413, description = "A record or the request is too large", content_type = "application/problem+json"),
+        (status = 415, description = "Only record batches are taken here", content_type = "application/problem+json"),
+        (status = 501, description = "Not supported by this version: compressed, transactional or control batches, producer ids", content_type = "application/problem+json"),
+        (status = 503, description = "Overloaded, stopping, or appends have failed", content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full", content_type = "application/problem+json"),
+    )
+)]
+async fn produce_to_partition(
+    State(app): State<App>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let mut body = Incoming::new(&parts.headers, body);
+    let answer = match path {
+        Ok(Path((topic, partition))) => to_partition(&app, &topic, &partition, &parts, &mut body).await,
+        Err(_) => Err(not_a_path()),
+    };
+    answer_or_drain(&app, answer, body)
+}
+
+async fn to_topic(app: &App, topic: &str, parts: &Parts, body: &mut Incoming) -> Result<Response, Problem> {
+    let call = Call::begin(app, parts, body)?;
+    match media_type(&parts.headers)? {
+        Media::Json => json::produce(&call.of_topic(topic)?, body).await,
+        // The rarer readers are boxed, so that the future of a small JSON request stays small.
+        Media::Ndjson => {
+            let call = call.of_topic(topic)?;
+            Box::pin(ndjson::produce(&call, body)).await
+        }
+        Media::Raw => {
+            let call = call.of_topic(topic)?;
+            Box::pin(raw::produce(&call, body)).await
+        }
+        Media::RecordBatch => Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "record batches are sent to one partition: POST /v1/topics/{topic}/partitions/{partition}/records",
+        )),
+    }
+}
+
+async fn to_partition(
+    app: &App,
+    topic: &str,
+    partition: &str,
+    parts: &Parts,
+    body: &mut Incoming,
+) -> Result<Response, Problem> {
+    let call = Call::begin(app, parts, body)?;
+    if media_type(&parts.headers)? != Media::RecordBatch {
+        return Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "application/vnd.apache.kafka.record-batch is sent to a partition; records in other types name theirs, and go to \
+             POST /v1/topics/{topic}/records",
+        ));
+    }
+    let call = call.of_topic(topic)?;
+    let index = partition
+        .parse()
+        .ok()
+        .filter(|index: &u32| index.to_string() == partition);
+    let Some(index) = index.filter(|index| *index < call.partitions) else {
+        let detail = format!(
+            "the topic {topic} has {} partitions, from 0; {partition:?} is none of them",
+            call.partitions
+        );
+        return Err(Problem::new(Code::UnknownPartition, detail));
+    };
+    Box::pin(record_batch::produce(&call, index, body)).await
+}
+
+fn answer_or_drain(app: &App, answer: Result<Response, Problem>, body: Incoming) -> Response {
+    match answer {
+        Ok(response) => response,
+        Err(problem) => {
+            body.drain(app);
+            let is_media = problem.code() == Code::UnsupportedMediaType;
+            let mut response = problem.into_response();
+            if is_media {
+                let codings = HeaderValue::from_static("gzip, zstd");
+                response.headers_mut().insert(header::ACCEPT_ENCODING, codings);
+            }
+            response
+        }
+    }
+}
+
+#[cold]
+fn not_a_path() -> Problem {
+    Problem::invalid("path", "the path is not UTF-8 once it is percent-decoded")
+}
+
+/// How a body is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Media {
+    Json,
+    Ndjson,
+    RecordBatch,
+    Raw,
+}
+
+/// The reader of a body by its `content-type`.
+fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
+    let Some(value) = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) else {
+        return Ok(Media::Raw);
+    };
+    if value == b"application/json" {
+        return Ok(Media::Json);
+    }
+    let (essence, parameters) = match memchr::memchr(b';', value) {
+        Some(at) => (&value[..at], &value[at + 1..]),
+        None => (value, &b""[..]),
+    };
+    let essence = essence.trim_ascii().to_ascii_lowercase();
+    let media = match &essence[..] {
+        b"application/json" => Media::Json,
+        b"application/x-ndjson" => Media::Ndjson,
+        b"application/vnd.apache.kafka.record-batch" => Media::RecordBatch,
+        b"application/cloudevents+json" | b"application/cloudevents-batch+json" => {
+            return Err(Problem::new(
+                Code::NotSupported,
+                "CloudEvents are not supported by this version",
+            ));
+        }
+        _ => return Ok(Media::Raw),
+    };
+    let parameters = parameters.to_ascii_lowercase();
+    let charset = parameters.split(|byte| *byte == b';').find_map(|parameter| {
+        let value = parameter.trim_ascii().strip_prefix(b"charset=")?;
+        Some(
+            value
+                .strip_prefix(b"\"")
+                .and_then(|value| value.strip_suffix(b"\""))
+                .unwrap_or(value)
+                .to_vec(),
+        )
+    });
+    match charset.as_deref() {
+        None | Some(b"utf-8" | b"utf8") => Ok(media),
+        Some(other) => Err(Problem::new(
+            Code::UnsupportedMediaType,
+            format!("JSON is UTF-8, not {}", String::from_utf8_lossy(other)),
+        )),
+    }
+}
+
+/// What a request asks for, before its topic is known.
+struct Call<'a> {
+    app: &'a App,
+    parts: &'a Parts,
+}
+
+/// What a request asks for.
+struct TopicCall<'a> {
+    app: &'a App,
+    parts: &'a Parts,
+    topic: Arc<Topic>,
+    partitions: u32,
+    rules: TopicRules,
+}
+
+impl<'a> Call<'a> {
+    /// # Errors
+    /// 501 for what the contract has and this version does not, 415 for a coding.
+    fn begin(app: &'a App, parts: &'a Parts, body: &Incoming) -> Result<Self, Problem> {
+        for later in ["idempotency-key", "ce-specversion"] {
+            if parts.headers.contains_key(later) {
+                let detail = format!("the header {later} is not supported by this version");
+                return Err(Problem::new(Code::NotSupported, detail).with("pointer", later));
+            }
+        }
+        body.check_coding()?;
+        Ok(Self { app, parts })
+    }
+
+    /// # Errors
+    /// 404 where there is no such topic.
+    fn of_topic(self, name: &str) -> Result<TopicCall<'a>, Problem> {
+        let topic =
+            self.app.log.topic(name).ok_or_else(|| {
+                Problem::new(Code::UnknownTopic, format!("the topic {name} does not exist"))
+            })?;
+        Ok(TopicCall {
+            app: self.app,
+            parts: self.parts,
+            partitions: topic.partition_count(),
+            rules: TopicRules::of(&topic.spec()),
+            topic,
+        })
+    }
+}
+
+/// The parameters that all readers take.
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    ack: Ack,
+    expected_offset: Option<Offset>,
+    repartition: bool,
+}
+
+impl TopicCall<'_> {
+    /// The parameters, of which those in `allowed` are known here.
+    fn params(&self, allowed: &[&str]) -> Result<(Params, Options), Problem> {
+        let params = Params::parse(self.parts.uri.query(), allowed, &[])?;
+        let ack = match params.get("ack") {
+            None => self.rules.ack,
+            Some("durable") => Ack::Durable,
+            Some("written") => Ack::Written,
+            Some(other) => {
+                return Err(Problem::invalid(
+                    "ack",
+                    format!("ack must be durable or written, not {other:?}"),
+                ));
+            }
+        };
+        let options = Options {
+            ack,
+            expected_offset: params
+                .number("expected_offset", 0, Offset::MAX.get())?
+                .map(Offset::new),
+            repartition: params.flag("repartition")?.unwrap_or(false),
+        };
+        Ok((params, options))
+    }
+
+    /// How this request's records are placed.
+    fn placing(&self, options: Options) -> Placing<'_> {
+        let mut extra_headers = Vec::new();
+        if let Some(value) = self.parts.headers.get("traceparent") {
+            extra_headers.push((
+                Cow::Borrowed(&b"traceparent"[..]),
+                Cow::Borrowed(value.as_bytes()),
+            ));
+        }
+        Placing {
+            topic: self.topic.id(),
+            partitions: self.partitions,
+            rules: self.rules,
+            limits: &self.app.config.limits,
+            rotation: &self.app.rotation,
+            repartition: options.repartition,
+            one_partition: options.expected_offset.is_some(),
+            extra_headers,
+        }
+    }
+
+    /// Runs long work on the request where blocking is fine.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&TopicCall<'_>) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (app, parts, topic) = (self.app.clone(), self.parts.clone(), Arc::clone(&self.topic));
+        let (partitions, rules) = (self.partitions, self.rules);
+        let work = move || {
+            work(&TopicCall {
+                app: &app,
+                parts: &parts,
+                topic,
+                partitions,
+                rules,
+            })
+        };
+        blocking(work).await
+    }
+
+    fn now(&self) -> TimestampMs {
+        self.app.clock.now()
+    }
+
+    /// The append of what was built. `moved`: a keyed record lies in another partition than its key's.
+    ///
+    /// # Errors
+    /// 404 for a partition that is not there, which can only be if the topic is gone.
+    fn append_request(
+        &self,
+        built: Vec<Built>,
+        options: Options,
+        moved: bool,
+    ) -> Result<AppendRequest, Problem> {
+        let mut request = AppendRequest {
+            parts: Vec::with_capacity(built.len()),
+            state: Vec::new(),
+            ack: options.ack,
+        };
+        for built in built {
+            let partition = self
+                .topic
+                .partition(built.partition)
+                .ok_or_else(|| Problem::new(Code::UnknownTopic, "the topic has been deleted"))?;
+            request.parts.push(Part {
+                partition,
+                records: built.records,
+                expected_offset: options.expected_offset,
+                json_lines: built.json_lines,
+            });
+        }
+        if moved {
+            let key = keyed_elsewhere(self.topic.id());
+            if self.app.log.state_get(&key).is_none() {
+                request.state.push(StateChange {
+                    key,
+                    value: Some(vec![1]),
+                });
+            }
+        }
+        Ok(request)
+    }
+
+    fn count(&self, records: u64, bytes: usize) {
+        let metrics = &self.app.metrics;
+        metrics.produced_records.fetch_add(records, Ordering::Relaxed);
+        metrics.produced_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// The most bytes of records, as they are stored, that one request may have: far from what the journal takes at once.
+    fn max_encoded_bytes(&self) -> usize {
+        self.app.config.limits.max_request_bytes
+    }
+}
+
+impl From<RecordError> for Problem {
+    fn from(error: RecordError) -> Self {
+        Self::invalid(error.pointer, error.detail)
+    }
+}
+
+/// The refusal of the record at `pointer`.
+#[cold]
+fn misfit(misfit: &Misfit, pointer: &str) -> Problem {
+    match misfit {
+        Misfit::UnknownPartition {
+            partition,
+            partitions,
+        } => Problem::new(
+            Code::UnknownPartition,
+            format!("the topic has {partitions} partitions, from 0; {partition} is none of them"),
+        )
+        .with("pointer", format!("{pointer}/partition")),
+        Misfit::SecondPartition { first, second } => Problem::invalid(
+            "expected_offset",
+            format!("expected_offset is for records of one partition; these go to {first} and to {second}"),
+        ),
+        Misfit::TooLarge { what, size, limit } => Problem::new(
+            Code::RecordTooLarge,
+            format!("{size} {what}; {limit} are allowed"),
+        )
+        .with("pointer", pointer),
+    }
+}
+
+/// `{"offsets":[…]}` for records at `placements` in parts of (partition, first offset).
+fn positions(placements: &[Placement], parts: &[(u32, Offset)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(32 + placements.len() * 40);
+    let mut number = itoa::Buffer::new();
+    out.extend_from_slice(b"{\"offsets\":[");
+    for (index, placement) in placements.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        let (partition, base) = parts[placement.part as usize];
+        out.extend_from_slice(b"{\"partition\":");
+        out.extend_from_slice(number.format(partition).as_bytes());
+        out.extend_from_slice(b",\"offset\":");
+        out.extend_from_slice(
+            number
+                .format(base.plus(u64::from(placement.delta)).get())
+                .as_bytes(),
+        );
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"]}");
+    out
+}
+
+/// 200 with a JSON body that is nobody's to keep.
+fn ok(body: Vec<u8>) -> Response {
+    let mut response = Response::new(body.into());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn media(value: &str) -> Result<Media, Code> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(value).unwrap());
+        media_type(&headers).map_err(|problem| problem.code())
+    }
+
+    #[test]
+    fn the_media_type_chooses_the_reader_whatever_its_case_and_parameters() {
+        for (value, expected) in [
+            ("application/json", Media::Json),
+            ("Application/JSON", Media::Json),
+            ("application/json; charset=utf-8", Media::Json),
+            ("application/json;charset=\"UTF-8\"", Media::Json),
+            ("application/x-ndjson", Media::Ndjson),
+            ("application/x-ndjson ; q=1", Media::Ndjson),
+            ("application/vnd.apache.kafka.record-batch", Media::RecordBatch),
+            ("application/jsonx", Media::Raw),
+            ("text/plain; charset=latin1", Media::Raw),
+            ("application/x-www-form-urlencoded", Media::Raw),
+            ("", Media::Raw),
+        ] {
+            assert_eq!(media(value), Ok(expected), "{value}");
+        }
+        assert_eq!(media_type(&HeaderMap::new()).unwrap(), Media::Raw);
+        assert_eq!(
+            media("application/json; charset=latin1"),
+            Err(Code::UnsupportedMediaType)
+        );
+        assert_eq!(media("application/cloudevents+json"), Err(Code::NotSupported));
+        assert_eq!(
+            media("Application/CloudEvents-Batch+JSON; charset=utf-8"),
+            Err(Code::NotSupported)
+        );
+    }
+
+    #[test]
+    fn positions_stand_in_the_order_of_the_request() {
+        let placement = |part, delta| Placement { part, delta };
+        let out = positions(
+            &[placement(1, 0), placement(0, 0), placement(1, 1)],
+            &[(7, Offset::new(41)), (0, Offset::new(9))],
+        );
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            r#"{"offsets":[{"partition":0,"offset":9},{"partition":7,"offset":41},{"partition":0,"offset":10}]}"#
+        );
+    }
+}

@@ -1,0 +1,379 @@
+//! `application/x-ndjson`: any number of records, a line each, appended unit by unit while they arrive.
+//!
+//! A *unit* is one append: it is there as a whole or not at all. Where units end depends on the bytes of the body alone,
+//! never on how they arrived: before the line that would make a unit larger than [`UNIT_BYTES`], and after [`UNIT_LINES`] lines
+//! (blank ones counted, line breaks too). A line larger than that is a unit by itself.
+//!
+//! Lines are read where they lie in the chunk that the connection delivered; only one that is cut in two is copied together.
+//! While a unit is on its way to the disk the next one is read, and no more than that: what is stored is always a
+//! prefix of the units, because each is sent only after the one before it has succeeded. Memory is bounded by two units
+//! and the longest line; a client that is faster than the disk feels it by TCP.
+//!
+//! What ends an upload early is answered with `accepted`, the records that are safely in, and where a line is to blame with
+//! `line`: the lines before it are appended first, so that the client can go on with it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::response::Response;
+use http::StatusCode;
+use quipu_segments::{AppendRequest, Error, Part, Records, Ticket};
+use serde::Serialize;
+use tokio::sync::{SemaphorePermit, watch};
+use utoipa::ToSchema;
+
+use super::body::{Budget, Incoming};
+use super::{Options, TopicCall, misfit};
+use crate::http::json_answer;
+use crate::http::problem::{Code, Outcome, Problem};
+use crate::records::{Placer, parse_record};
+
+/// The most bytes of lines in a unit.
+const UNIT_BYTES: usize = 1 << 20;
+/// The most lines in a unit.
+const UNIT_LINES: u32 = 10_000;
+
+/// How long the engine is left alone when it is overloaded; doubled each time up to the second.
+const RETRY_FIRST: Duration = Duration::from_millis(1);
+const RETRY_MOST: Duration = Duration::from_millis(100);
+
+/// What an upload stored.
+#[derive(Serialize, ToSchema)]
+#[schema(as = StreamProduced)]
+pub(super) struct StreamDoc {
+    /// How many records, in all partitions.
+    records: u64,
+    /// Each partition that got some. Where others write too, offsets in between may be theirs.
+    partitions: Vec<PartitionDoc>,
+}
+
+/// What an upload stored in one partition.
+#[derive(Serialize, ToSchema)]
+#[schema(as = StreamProducedPartition)]
+struct PartitionDoc {
+    /// The partition.
+    partition: u32,
+    /// The first record's offset.
+    first_offset: u64,
+    /// The last record's offset.
+    last_offset: u64,
+    /// How many records.
+    records: u64,
+}
+
+/// What stands between two units.
+struct Upload<'a> {
+    call: &'a TopicCall<'a>,
+    options: Options,
+    placer: Placer<'a>,
+    /// Lines so far, blank ones too.
+    lines: u64,
+    unit_bytes: usize,
+    unit_lines: u32,
+    /// The longest line that can hold an allowed record.
+    max_line_bytes: usize,
+    budget: Budget<'a>,
+    in_flight: Option<InFlight<'a>>,
+    /// Records that are safely in.
+    accepted: u64,
+    totals: BTreeMap<u32, PartitionDoc>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// A unit on its way.
+struct InFlight<'a> {
+    ticket: Ticket,
+    /// Partition and number of records of each part.
+    parts: Vec<(u32, u32)>,
+    bytes: usize,
+    /// What of the budget the unit holds until it is in.
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
+/// Why an upload ends early.
+struct Stop {
+    problem: Problem,
+    /// The line to blame.
+    line: Option<u64>,
+    /// The unit in flight may be stored all the same.
+    unknown: bool,
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Self {
+            problem,
+            line: None,
+            unknown: false,
+        }
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        let unknown = matches!(error, Error::LogFailed { in_flight: true, .. });
+        Self {
+            unknown,
+            ..Self::from(Problem::from(error))
+        }
+    }
+}
+
+pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result<Response, Problem> {
+    let (_, options) = call.params(&["ack", "expected_offset", "repartition"])?;
+    let limits = &call.app.config.limits;
+    let mut upload = Upload {
+        call,
+        options,
+        placer: Placer::new(call.placing(options), call.now()),
+        lines: 0,
+        unit_bytes: 0,
+        unit_lines: 0,
+        // Base64 takes a third more and white space as much as one likes; keys and headers may be all escapes, six bytes for one.
+        max_line_bytes: 2 * call.rules.max_record_bytes
+            + 6 * (limits.max_key_bytes + limits.max_header_bytes)
+            + (64 << 10),
+        budget: Budget::new(call.app),
+        in_flight: None,
+        accepted: 0,
+        totals: BTreeMap::new(),
+        stopping: call.app.stopping.subscribe(),
+    };
+    let stop = match upload.read(body).await {
+        Ok(()) => None,
+        Err(stop) if stop.line.is_some() => {
+            // The lines before the wrong one are a unit of their own. If that fails, it comes first.
+            let rest = upload.cut().await;
+            Some(rest.err().unwrap_or(stop))
+        }
+        Err(stop) => Some(stop),
+    };
+    let settled = upload.settle().await;
+    // Whether the unit in flight is stored matters more than why no other follows it.
+    match settled.err().or(stop) {
+        None => Ok(upload.answer()),
+        Some(stop) => Err(upload.refuse(stop)),
+    }
+}
+
+impl Upload<'_> {
+    /// Reads the body to its end and appends all of it but for the last unit's answer.
+    async fn read(&mut self, body: &mut Incoming) -> Result<(), Stop> {
+        // The beginning of a line whose end is still to come.
+        let mut tail: Vec<u8> = Vec::new();
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                chunk = body.next() => chunk?,
+                _ = self.stopping.wait_for(|stopping| *stopping) => return Err(stopping()),
+            };
+            let Some(chunk) = chunk else { break };
+            let mut rest = &chunk[..];
+            while let Some(end) = memchr::memchr(b'\n', rest) {
+                let (line, after) = (&rest[..end], &rest[end + 1..]);
+                if tail.is_empty() {
+                    if self.is_full(line) {
+                        self.cut().await?;
+                    }
+                    self.line(line)?;
+                } else {
+                    tail.extend_from_slice(line);
+                    if self.is_full(&tail) {
+                        self.cut().await?;
+                    }
+                    self.line(&tail)?;
+                    tail.clear();
+                }
+                rest = after;
+            }
+            if tail.len() + rest.len() > self.max_line_bytes {
+                self.lines += 1;
+                return Err(self.line_too_long(tail.len() + rest.len()));
+            }
+            tail.extend_from_slice(rest);
+            let held = self.unit_bytes + tail.len();
+            if !self.budget.try_cover(held) {
+                // What this upload has in flight must not be what it waits for.
+                self.settle().await?;
+                self.budget.cover(held).await?;
+            }
+        }
+        if !tail.is_empty() {
+            if self.is_full(&tail) {
+                self.cut().await?;
+            }
+            self.line(&tail)?;
+        }
+        self.cut().await
+    }
+
+    /// Whether the unit ends before `line`.
+    #[inline]
+    fn is_full(&self, line: &[u8]) -> bool {
+        self.unit_lines == UNIT_LINES
+            || (self.unit_lines > 0 && self.unit_bytes + line.len() + 1 > UNIT_BYTES)
+    }
+
+    /// Adds a line to the unit.
+    #[inline]
+    fn line(&mut self, line: &[u8]) -> Result<(), Stop> {
+        self.lines += 1;
+        self.unit_lines += 1;
+        self.unit_bytes += line.len() + 1;
+        if line.len() > self.max_line_bytes {
+            return Err(self.line_too_long(line.len()));
+        }
+        match parse_record(line) {
+            Ok(record) => match self.placer.add(&record) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(self.wrong_line(misfit(&error, ""))),
+            },
+            Err(_) if line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) => Ok(()),
+            Err(error) => Err(self.wrong_line(error.into())),
+        }
+    }
+
+    #[cold]
+    fn wrong_line(&self, problem: Problem) -> Stop {
+        Stop {
+            line: Some(self.lines),
+            ..Stop::from(problem)
+        }
+    }
+
+    #[cold]
+    fn line_too_long(&self, bytes: usize) -> Stop {
+        let detail = format!(
+            "a line of {bytes} bytes or more; a record that the topic takes has at most {}",
+            self.max_line_bytes
+        );
+        self.wrong_line(Problem::new(Code::RecordTooLarge, detail).with("pointer", ""))
+    }
+
+    /// Ends the unit and sends it on its way, once the one before it is in.
+    async fn cut(&mut self) -> Result<(), Stop> {
+        self.unit_bytes = 0;
+        self.unit_lines = 0;
+        if self.placer.is_empty() {
+            return Ok(());
+        }
+        self.settle().await?;
+        if *self.stopping.borrow() {
+            return Err(stopping());
+        }
+        let (bytes, moved) = (self.placer.bytes(), self.placer.moved());
+        let built = self.placer.take(self.call.now());
+        let parts: Vec<(u32, u32)> = built
+            .iter()
+            .map(|built| (built.partition, built.record_count))
+            .collect();
+        let records: u64 = parts.iter().map(|(_, records)| u64::from(*records)).sum();
+        let request = self.call.append_request(built, self.options, moved)?;
+        self.options.expected_offset = match self.options.expected_offset {
+            None => None,
+            // The next unit follows on this one.
+            Some(offset) => Some(offset.checked_add(records).ok_or_else(|| {
+                Problem::invalid("expected_offset", "the records would pass the largest offset")
+            })?),
+        };
+        self.in_flight = Some(InFlight {
+            ticket: self.append(request).await?,
+            parts,
+            bytes,
+            _permit: self.budget.take(),
+        });
+        Ok(())
+    }
+
+    /// Hands a unit to the engine, and waits where that has too much to do already.
+    async fn append(&self, mut request: AppendRequest) -> Result<Ticket, Stop> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            // The engine takes the request also where it refuses it.
+            let spare = copy(&request);
+            match self.call.app.log.append(request) {
+                Err(Error::Overloaded { .. }) if !*self.stopping.borrow() => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MOST);
+                    request = spare;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Waits for the unit in flight.
+    async fn settle(&mut self) -> Result<(), Stop> {
+        let Some(unit) = self.in_flight.take() else {
+            return Ok(());
+        };
+        let appended = unit.ticket.await?;
+        let mut records = 0;
+        for ((partition, count), base) in unit.parts.into_iter().zip(appended.base_offsets) {
+            let count = u64::from(count);
+            let last_offset = base.plus(count).get() - 1;
+            let total = self.totals.entry(partition).or_insert(PartitionDoc {
+                partition,
+                first_offset: base.get(),
+                last_offset,
+                records: 0,
+            });
+            total.last_offset = last_offset;
+            total.records += count;
+            records += count;
+        }
+        self.accepted += records;
+        self.call.count(records, unit.bytes);
+        Ok(())
+    }
+
+    fn answer(self) -> Response {
+        let answer = StreamDoc {
+            records: self.accepted,
+            partitions: self.totals.into_values().collect(),
+        };
+        json_answer(StatusCode::OK, &answer)
+    }
+
+    fn refuse(&self, stop: Stop) -> Problem {
+        let outcome = match (stop.unknown, self.accepted) {
+            (true, _) => Outcome::Unknown,
+            (false, 0) => Outcome::None,
+            (false, _) => Outcome::Partial,
+        };
+        let problem = stop.problem.with("accepted", self.accepted).outcome(outcome);
+        match stop.line {
+            Some(line) => problem.with("line", line),
+            None => problem,
+        }
+    }
+}
+
+#[cold]
+fn stopping() -> Stop {
+    Problem::new(
+        Code::ShuttingDown,
+        "the server is stopping; go on after the accepted records",
+    )
+    .into()
+}
+
+fn copy(request: &AppendRequest) -> AppendRequest {
+    AppendRequest {
+        parts: request
+            .parts
+            .iter()
+            .map(|part| Part {
+                partition: part.partition.clone(),
+                records: match &part.records {
+                    Records::Loose(builder) => Records::Loose(builder.clone()),
+                    Records::Sealed(batches) => Records::Sealed(batches.clone()),
+                },
+                expected_offset: part.expected_offset,
+                json_lines: part.json_lines,
+            })
+            .collect(),
+        state: request.state.clone(),
+        ack: request.ack,
+    }
+}

@@ -1,0 +1,146 @@
+//! Which route a request is counted under, found without a lock and without an allocation.
+//!
+//! The router knows the matched route only inside of a handler, and a layer around every handler would cost each
+//! request a box. So the table is built once, from the paths of the OpenAPI document, and looked at from outside: by the
+//! number of a path's segments, then segment by segment, a literal before a parameter.
+
+use http::Method;
+
+/// The methods that are counted apart; every other one is the last.
+pub(crate) const METHODS: [&str; 8] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other",
+];
+
+/// The number of a counter: a route and a method. 0 is every path that no route has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot(pub(crate) usize);
+
+/// All routes' paths.
+#[derive(Debug)]
+pub(crate) struct RouteTable {
+    paths: Vec<String>,
+    /// By number of segments: the routes of that length, those with the earlier literals first.
+    by_length: Vec<Vec<Route>>,
+}
+
+#[derive(Debug)]
+struct Route {
+    index: usize,
+    /// `None` stands for a parameter.
+    segments: Vec<Option<String>>,
+}
+
+impl RouteTable {
+    /// A table of paths as they stand in the document: `/v1/topics/{topic}`.
+    pub(crate) fn new(paths: impl IntoIterator<Item = String>) -> Self {
+        let mut paths: Vec<String> = paths.into_iter().collect();
+        paths.sort_unstable();
+        let mut by_length: Vec<Vec<Route>> = Vec::new();
+        for (index, path) in paths.iter().enumerate() {
+            let segments: Vec<_> = segments(path)
+                .map(|s| (!s.starts_with('{')).then(|| s.to_owned()))
+                .collect();
+            if by_length.len() <= segments.len() {
+                by_length.resize_with(segments.len() + 1, Vec::new);
+            }
+            by_length[segments.len()].push(Route { index, segments });
+        }
+        for routes in &mut by_length {
+            routes.sort_by_key(|route| route.segments.iter().map(Option::is_none).collect::<Vec<_>>());
+        }
+        Self { paths, by_length }
+    }
+
+    /// How many slots there are.
+    pub(crate) fn len(&self) -> usize {
+        1 + self.paths.len() * METHODS.len()
+    }
+
+    /// Where a request is counted.
+    pub(crate) fn find(&self, method: &Method, path: &str) -> Slot {
+        let length = path.bytes().filter(|byte| *byte == b'/').count();
+        let Some(routes) = self.by_length.get(length) else {
+            return Slot(0);
+        };
+        let matches = |route: &&Route| {
+            segments(path)
+                .zip(&route.segments)
+                .all(|(found, expected)| match expected {
+                    Some(literal) => found == literal,
+                    None => !found.is_empty(),
+                })
+        };
+        match routes.iter().find(matches) {
+            Some(route) => Slot(1 + route.index * METHODS.len() + method_index(method)),
+            None => Slot(0),
+        }
+    }
+
+    /// The labels of a slot: route and method.
+    pub(crate) fn labels(&self, slot: Slot) -> (&str, &'static str) {
+        match slot.0.checked_sub(1) {
+            None => ("unmatched", "other"),
+            Some(number) => (
+                self.paths[number / METHODS.len()].as_str(),
+                METHODS[number % METHODS.len()],
+            ),
+        }
+    }
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').skip(1)
+}
+
+fn method_index(method: &Method) -> usize {
+    match *method {
+        Method::GET => 0,
+        Method::HEAD => 1,
+        Method::POST => 2,
+        Method::PUT => 3,
+        Method::PATCH => 4,
+        Method::DELETE => 5,
+        Method::OPTIONS => 6,
+        _ => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_counted_under_its_template_and_a_literal_beats_a_parameter() {
+        let paths = [
+            "/v1/{a}/x",
+            "/v1/topics/{topic}",
+            "/v1/topics/{topic}/records",
+            "/metrics",
+            "/v1/groups/{g}",
+        ];
+        let table = RouteTable::new(paths.map(str::to_owned));
+        let labels = |method, path| table.labels(table.find(&method, path));
+        assert_eq!(
+            labels(Method::GET, "/v1/topics/orders"),
+            ("/v1/topics/{topic}", "GET")
+        );
+        assert_eq!(labels(Method::GET, "/v1/topics/x"), ("/v1/topics/{topic}", "GET"));
+        assert_eq!(labels(Method::GET, "/v1/lag/x"), ("/v1/{a}/x", "GET"));
+        assert_eq!(
+            labels(Method::POST, "/v1/topics/a/records"),
+            ("/v1/topics/{topic}/records", "POST")
+        );
+        assert_eq!(labels(Method::TRACE, "/metrics"), ("/metrics", "other"));
+        for unknown in [
+            "/",
+            "",
+            "/nothing",
+            "/v1/topics/",
+            "/v1/topics/a/b/c/d/e/f/g",
+            "*",
+        ] {
+            assert_eq!(labels(Method::GET, unknown), ("unmatched", "other"), "{unknown}");
+        }
+        assert!((0..table.len()).all(|slot| !table.labels(Slot(slot)).0.is_empty()));
+    }
+}

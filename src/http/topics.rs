@@ -1,0 +1,622 @@
+//! Topics: made, listed, described, changed, deleted; the log start of a partition, and its offsets by time.
+//!
+//! Thin over [`crate::catalog`]: requests are parsed here, and what is there is described.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use quipu_segments::{Error, Log, Offset, Partition, TimestampMs, Topic};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::params::{Params, json_body, parse_time};
+use super::path::{AtPartition, AtTopic, TopicName};
+use super::problem::{Code, Problem};
+use super::{blocking, json_answer};
+use crate::app::App;
+use crate::catalog::{self, ConfigChanges, TopicConfig};
+
+/// The longest body that describes a topic: every key with its longest value is a fraction of it.
+const MOST_BODY_BYTES: usize = 64 << 10;
+
+const DEFAULT_LIMIT: u64 = 100;
+const MOST_LIMIT: u64 = 1000;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list_topics))
+        .routes(routes!(create_topic, describe_topic, alter_topic, delete_topic))
+        .routes(routes!(trim))
+        .routes(routes!(find_offset))
+}
+
+/// What a topic is to be.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct TopicBody {
+    /// How many partitions; 1 where a new topic's body does not say.
+    partitions: Option<u32>,
+    /// Configuration keys with their values; null is the default.
+    #[serde(default, deserialize_with = "config_changes")]
+    #[schema(value_type = Option<std::collections::HashMap<String, Value>>)]
+    config: ConfigChanges,
+}
+
+/// Every part of a topic.
+#[derive(Debug, Serialize, ToSchema)]
+struct TopicDescription {
+    name: String,
+    /// No other topic ever has it, also not one made later under the same name.
+    id: String,
+    partition_count: u32,
+    /// By index; left out in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partitions: Option<Vec<PartitionDescription>>,
+    config: BTreeMap<&'static str, Setting>,
+}
+
+/// The positions and the size of a partition.
+#[derive(Debug, Serialize, ToSchema)]
+struct PartitionDescription {
+    partition: u32,
+    log_start_offset: u64,
+    end_offset: u64,
+    /// Stored bytes; null where damage keeps them from being told.
+    size_bytes: Option<u64>,
+    segments: Option<u64>,
+    /// Of the first record that is kept; null without records.
+    first_timestamp: Option<i64>,
+    /// Of the last record; null without records.
+    last_timestamp: Option<i64>,
+    /// The first offset of damaged bytes that were met.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged_offset: Option<u64>,
+    /// One past the last offset of those bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged_until_offset: Option<u64>,
+}
+
+/// A configuration key of a topic.
+#[derive(Debug, Serialize, ToSchema)]
+struct Setting {
+    /// The value in force.
+    value: Value,
+    /// The value without a setting.
+    default: Value,
+    /// `topic` where the topic sets it, else `default`.
+    #[schema(example = "default", pattern = "^(topic|default)$")]
+    source: &'static str,
+}
+
+/// A part of the list of topics.
+#[derive(Debug, Serialize, ToSchema)]
+struct TopicList {
+    /// By name.
+    topics: Vec<TopicDescription>,
+    /// What `after` is to be for the next part; left out in the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// The log start of a partition.
+#[derive(Debug, Serialize, ToSchema)]
+struct LogStart {
+    log_start_offset: u64,
+}
+
+/// An offset, with the timestamp of the record there.
+#[derive(Debug, Serialize, ToSchema)]
+struct FoundOffset {
+    offset: u64,
+    /// Null at the end, where no record is.
+    timestamp: Option<i64>,
+}
+
+/// Creates a topic
+///
+/// Repeating it is harmless: a topic that exists with that many partitions and the given configuration values is
+/// answered with 200. What the body leaves out is not compared.
+#[utoipa::path(
+    put,
+    path = "/v1/topics/{topic}",
+    operation_id = "create_topic",
+    tag = "topics",
+    params(("topic" = String, Path, description = "1 to 249 of `A-Z a-z 0-9 . _ -`; not `.` or `..`, not beginning with `__`")),
+    request_body = Option<TopicBody>,
+    responses(
+        (status = 201, description = "Made", body = TopicDescription),
+        (status = 200, description = "There already", body = TopicDescription),
+        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 409, description = "`topic-exists`: with other partitions or configuration", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 501, description = "`not-supported`: a configuration key of a later version", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn create_topic(
+    State(app): State<App>,
+    TopicName(name): TopicName,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    catalog::check_name(&name)?;
+    let body = read_body(&headers, body).await?;
+    let (described, is_new) = blocking(move || {
+        let (topic, is_new) =
+            catalog::create(&app.log, &app.config.limits, &name, body.partitions, &body.config)?;
+        Ok((describe(&app.log, &topic)?, is_new))
+    })
+    .await?;
+    if !is_new {
+        return Ok(json_answer(StatusCode::OK, &described));
+    }
+    let mut response = json_answer(StatusCode::CREATED, &described);
+    let location = format!("/v1/topics/{}", described.name);
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Lists the topics by name
+#[utoipa::path(
+    get,
+    path = "/v1/topics",
+    operation_id = "list_topics",
+    tag = "topics",
+    params(
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "How many at most: 100"),
+        ("after" = Option<String>, Query, description = "Only names behind this one: `next` of the part before"),
+    ),
+    responses(
+        (status = 200, description = "The topics, without their partitions' positions", body = TopicList),
+        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn list_topics(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let params = Params::parse(query.as_deref(), &["limit", "after"], &[])?;
+    let limit = params.number("limit", 1, MOST_LIMIT)?.unwrap_or(DEFAULT_LIMIT) as usize;
+    // Sorted by name already.
+    let all = app.log.topics();
+    let first = params
+        .get("after")
+        .map_or(0, |after| all.partition_point(|topic| topic.name() <= after));
+    let rest = &all[first..];
+    let shown = &rest[..rest.len().min(limit)];
+    let next = (rest.len() > limit)
+        .then(|| shown.last().map(|topic| topic.name().to_owned()))
+        .flatten();
+    let topics = shown
+        .iter()
+        .map(|topic| describe_without_partitions(&app.log, topic))
+        .collect();
+    Ok(json_answer(StatusCode::OK, &TopicList { topics, next }))
+}
+
+/// Describes a topic
+#[utoipa::path(
+    get,
+    path = "/v1/topics/{topic}",
+    operation_id = "describe_topic",
+    tag = "topics",
+    params(("topic" = String, Path, description = "The topic's name")),
+    responses(
+        (status = 200, description = "The topic", body = TopicDescription),
+        (status = 404, description = "`unknown-topic`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn describe_topic(
+    State(app): State<App>,
+    AtTopic(topic): AtTopic,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let described = blocking(move || describe(&app.log, &topic)).await?;
+    Ok(json_answer(StatusCode::OK, &described))
+}
+
+/// Adds partitions to a topic, and changes its configuration
+///
+/// Both or neither are done. What the body leaves out stays as it is; a configuration key with the value null gets its
+/// default back.
+#[utoipa::path(
+    patch,
+    path = "/v1/topics/{topic}",
+    operation_id = "alter_topic",
+    tag = "topics",
+    params(("topic" = String, Path, description = "The topic's name")),
+    request_body = TopicBody,
+    responses(
+        (status = 200, description = "The topic as it is now", body = TopicDescription),
+        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 409, description = "`partitions-cannot-shrink`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 501, description = "`not-supported`: a configuration key of a later version", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn alter_topic(
+    State(app): State<App>,
+    AtTopic(topic): AtTopic,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let body = read_body(&headers, body).await?;
+    let described = blocking(move || {
+        let topic = catalog::alter(
+            &app.log,
+            &app.config.limits,
+            topic.name(),
+            body.partitions,
+            &body.config,
+        )?;
+        describe(&app.log, &topic)
+    })
+    .await?;
+    Ok(json_answer(StatusCode::OK, &described))
+}
+
+/// Deletes a topic with its records and the offsets that groups committed in it
+#[utoipa::path(
+    delete,
+    path = "/v1/topics/{topic}",
+    operation_id = "delete_topic",
+    tag = "topics",
+    params(("topic" = String, Path, description = "The topic's name")),
+    responses(
+        (status = 204, description = "Deleted; a topic made later under the same name is another one"),
+        (status = 404, description = "`unknown-topic`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn delete_topic(
+    State(app): State<App>,
+    AtTopic(topic): AtTopic,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    blocking(move || catalog::delete(&app.log, topic.name())).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Deletes the records of a partition before an offset
+///
+/// The log start moves up at once and for good; space comes back by whole segments. An offset below the log start
+/// changes nothing.
+#[utoipa::path(
+    delete,
+    path = "/v1/topics/{topic}/partitions/{partition}/records",
+    operation_id = "delete_records",
+    tag = "topics",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("partition" = u32, Path, description = "The partition, from 0"),
+        ("before" = u64, Query, description = "The first offset to keep; at most the end"),
+    ),
+    responses(
+        (status = 200, description = "The log start as it is now", body = LogStart),
+        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 416, description = "`offset-out-of-range`: above `end_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn trim(place: AtPartition, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let params = Params::parse(query.as_deref(), &["before"], &[])?;
+    let before = params.number("before", 0, Offset::MAX.get())?.ok_or_else(|| {
+        Problem::invalid(
+            "before",
+            "say which offset is the first to be kept: before=<offset>",
+        )
+    })?;
+    let partition = place.partition;
+    let start = blocking(move || Ok(partition.trim(Offset::new(before))?)).await?;
+    let body = LogStart {
+        log_start_offset: start.get(),
+    };
+    Ok(json_answer(StatusCode::OK, &body))
+}
+
+/// Finds an offset by time
+///
+/// The first record whose timestamp is at or after the time; timestamps need not be in order. Where all records are
+/// earlier, the end, with a null timestamp.
+#[utoipa::path(
+    get,
+    path = "/v1/topics/{topic}/partitions/{partition}/offsets",
+    operation_id = "find_offset",
+    tag = "topics",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("partition" = u32, Path, description = "The partition, from 0"),
+        ("at" = String, Query, description = "`earliest`, `latest`, or a time in milliseconds or RFC 3339", example = "latest"),
+    ),
+    responses(
+        (status = 200, description = "The offset", body = FoundOffset),
+        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn find_offset(place: AtPartition, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let params = Params::parse(query.as_deref(), &["at"], &[])?;
+    let at = params
+        .get("at")
+        .ok_or_else(|| Problem::invalid("at", "say what to find: at=earliest, at=latest or at=<time>"))?;
+    let partition = place.partition;
+    let found = match at {
+        "latest" => FoundOffset {
+            offset: partition.positions().end_offset.get(),
+            timestamp: None,
+        },
+        "earliest" => blocking(move || Ok(earliest(&partition)?)).await?,
+        text => {
+            let time = parse_time(text).ok_or_else(|| {
+                let detail = format!(
+                    "at must be earliest, latest or a time (milliseconds, or RFC 3339), not {text:?}"
+                );
+                Problem::invalid("at", detail)
+            })?;
+            blocking(move || Ok(at_or_after(&partition, time)?)).await?
+        }
+    };
+    Ok(json_answer(StatusCode::OK, &found))
+}
+
+fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
+    loop {
+        let offset = partition.positions().log_start_offset;
+        let timestamp = match partition.locate(offset) {
+            Ok(located) => located.next.map(|(_, timestamp)| timestamp.get()),
+            // Trimmed since the line above: the log begins elsewhere now.
+            Err(Error::Trimmed { .. }) => continue,
+            // Where the log begins does not depend on what can be read there.
+            Err(Error::Damaged { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        return Ok(FoundOffset {
+            offset: offset.get(),
+            timestamp,
+        });
+    }
+}
+
+fn at_or_after(partition: &Partition, time: TimestampMs) -> Result<FoundOffset, Error> {
+    // Taken first: what is appended during the search is then behind the answer, not before it.
+    let end = partition.positions().end_offset;
+    Ok(match partition.offset_for_time(time)? {
+        Some((offset, timestamp)) => FoundOffset {
+            offset: offset.get(),
+            timestamp: Some(timestamp.get()),
+        },
+        None => FoundOffset {
+            offset: end.get(),
+            timestamp: None,
+        },
+    })
+}
+
+/// Describes a topic with its partitions. Blocks on the disk.
+fn describe(log: &Log, topic: &Arc<Topic>) -> Result<TopicDescription, Problem> {
+    let mut described = describe_without_partitions(log, topic);
+    let partitions = topic.partitions();
+    let partitions: Result<Vec<_>, Error> = partitions
+        .iter()
+        .map(|partition| describe_partition(partition))
+        .collect();
+    match partitions {
+        Ok(partitions) => {
+            described.partition_count = partitions.len() as u32;
+            described.partitions = Some(partitions);
+            Ok(described)
+        }
+        Err(Error::NotFound(_)) => Err(catalog::unknown_topic(topic.name())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn describe_without_partitions(log: &Log, topic: &Topic) -> TopicDescription {
+    let config = TopicConfig::of(&topic.spec());
+    TopicDescription {
+        name: topic.name().to_owned(),
+        id: catalog::public_id(log, topic.id()),
+        partition_count: topic.partition_count(),
+        partitions: None,
+        config: config
+            .entries()
+            .map(|(key, value, is_set)| {
+                let setting = Setting {
+                    value,
+                    default: key.default(),
+                    source: if is_set { "topic" } else { "default" },
+                };
+                (key.name, setting)
+            })
+            .collect(),
+    }
+}
+
+fn describe_partition(partition: &Partition) -> Result<PartitionDescription, Error> {
+    let positions = partition.positions();
+    let mut described = PartitionDescription {
+        partition: partition.id().index,
+        log_start_offset: positions.log_start_offset.get(),
+        end_offset: positions.end_offset.get(),
+        size_bytes: None,
+        segments: None,
+        first_timestamp: None,
+        last_timestamp: None,
+        damaged_offset: None,
+        damaged_until_offset: None,
+    };
+    match partition.stats() {
+        Ok(stats) => {
+            described.log_start_offset = stats.positions.log_start_offset.get();
+            described.end_offset = stats.positions.end_offset.get();
+            described.size_bytes = Some(stats.size_bytes);
+            described.segments = Some(stats.segments as u64);
+            described.first_timestamp = stats.first_timestamp.map(TimestampMs::get);
+            described.last_timestamp = stats.last_timestamp.map(TimestampMs::get);
+        }
+        // A topic with a damaged partition can still be described, and must be: the operator looks for the damage.
+        Err(Error::Damaged {
+            damaged_from,
+            damaged_until,
+            ..
+        }) => {
+            described.damaged_offset = Some(damaged_from.get());
+            described.damaged_until_offset = Some(damaged_until.get());
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(described)
+}
+
+/// Reads the body that describes a topic; none at all says no more than `{}`.
+///
+/// `curl -d` calls JSON a form unless it is told otherwise, so a form is taken for JSON: no call here reads forms.
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<TopicBody, Problem> {
+    if let Some(media_type) = headers.get(header::CONTENT_TYPE) {
+        let media_type = media_type.to_str().unwrap_or_default();
+        let essence = media_type
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
+        let is_json = essence.is_empty()
+            || essence == "application/json"
+            || (essence.starts_with("application/") && essence.ends_with("+json"))
+            || essence == "application/x-www-form-urlencoded";
+        if !is_json {
+            let detail = format!("the body must be application/json, not {media_type}");
+            return Err(Problem::new(Code::UnsupportedMediaType, detail));
+        }
+    }
+    if headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|coding| coding != "identity")
+    {
+        let detail = "a body that describes a topic is sent without a content coding";
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
+    }
+    let bytes = match Limited::new(body, MOST_BODY_BYTES).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let detail = format!("a body that describes a topic has at most {MOST_BODY_BYTES} bytes");
+            return Err(Problem::new(Code::RequestTooLarge, detail));
+        }
+        Err(error) => return Err(Problem::invalid("", format!("the body broke off: {error}"))),
+    };
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(TopicBody::default());
+    }
+    json_body(&bytes)
+}
+
+/// Reads an object of configuration keys in which none is given twice; null is an empty one.
+fn config_changes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigChanges, D::Error> {
+    struct Changes;
+
+    impl<'de> serde::de::Visitor<'de> for Changes {
+        type Value = ConfigChanges;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object of configuration keys")
+        }
+
+        fn visit_unit<E>(self) -> Result<ConfigChanges, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<ConfigChanges, A::Error> {
+            let mut changes = ConfigChanges::new();
+            while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                if changes.iter().any(|(earlier, _)| *earlier == name) {
+                    return Err(serde::de::Error::custom(format_args!("{name} is given twice")));
+                }
+                changes.push((name, value));
+            }
+            Ok(changes)
+        }
+    }
+
+    deserializer.deserialize_any(Changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(media_type: Option<&'static str>, body: &'static str) -> Result<TopicBody, Problem> {
+        let mut headers = HeaderMap::new();
+        if let Some(media_type) = media_type {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        }
+        read_body(&headers, Body::from(body)).await
+    }
+
+    #[tokio::test]
+    async fn a_body_may_say_nothing() {
+        for body in [
+            "",
+            " \n",
+            "{}",
+            r#"{"config":null}"#,
+            r#"{"partitions":null,"config":{}}"#,
+        ] {
+            let read = read(None, body).await.unwrap();
+            assert_eq!((read.partitions, read.config.len()), (None, 0), "{body:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_what_is_expected_is_refused_where_it_is_wrong() {
+        for (body, pointer) in [
+            (r#"{"partitions":"6"}"#, "/partitions"),
+            (r#"{"partitions":1.5}"#, "/partitions"),
+            (r#"{"partitions":-1}"#, "/partitions"),
+            (r#"{"config":[]}"#, "/config"),
+            (r#"{"config":{"ack":"durable","ack":"written"}}"#, "/config"),
+        ] {
+            let problem = read(None, body).await.unwrap_err();
+            assert_eq!(problem.to_json()["pointer"], pointer, "{body}");
+        }
+        for body in [
+            "[]",
+            "6",
+            r#"{"partition":6}"#,
+            r#"{"partitions":1,"partitions":2}"#,
+            "{} {}",
+            "{",
+        ] {
+            assert_eq!(
+                read(None, body).await.unwrap_err().code(),
+                Code::InvalidRequest,
+                "{body}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn json_and_what_curl_calls_it_are_taken_and_nothing_else() {
+        for good in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/merge-patch+json",
+            "application/x-www-form-urlencoded",
+        ] {
+            assert!(read(Some(good), "{}").await.is_ok(), "{good}");
+        }
+        for bad in ["text/plain", "application/x-ndjson", "image/png"] {
+            let problem = read(Some(bad), "{}").await.unwrap_err();
+            assert_eq!(problem.code(), Code::UnsupportedMediaType, "{bad}");
+        }
+    }
+}

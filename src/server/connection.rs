@@ -1,0 +1,506 @@
+//! One connection: a task that answers its requests, and watches that its client goes on.
+//!
+//! A client may keep a connection without a request for `idle_timeout`, may take `header_read_timeout` for a request's
+//! head, and may pause for `body_idle_timeout` within a body. Timers cost, and almost no request needs one, so nothing
+//! is armed where a request is answered as it comes: the connection's *phase* is kept in an atomic, and its one timer is
+//! set only when a poll ends in a phase that has a limit and the timer is not already set for it. A timer that goes
+//! off looks whether anything arrived since it was set; so a limit takes effect between one and two times its length.
+//!
+//! A connection that closes with a part of a request unread (an answer of 413, say) would be reset, and the answer lost
+//! with it: it is closed for writing first, and what the client still sends is read and dropped for a while.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::Request;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+use tower::Service;
+
+use crate::app::App;
+use crate::http::problem::{Code, Problem};
+use crate::metrics::Requests;
+
+/// Largest read buffer of a connection, in bytes: enough for a fast upload, small beside what bodies may hold.
+const BUFFER_BYTES: usize = 256 << 10;
+/// How long a client may go on sending after its request was refused.
+const LINGER: Duration = Duration::from_secs(10);
+/// How long a request whose body did not come may take to answer so.
+const LATE_ANSWER: Duration = Duration::from_secs(1);
+
+/// What all connections share.
+pub(super) struct Connections {
+    app: App,
+    router: Router,
+    requests: Arc<Requests>,
+    permits: Arc<Semaphore>,
+    max: u32,
+    stage: AtomicU8,
+    next_id: AtomicU64,
+    /// Every open connection, to be woken when the stage changes.
+    open: Mutex<HashMap<u64, Arc<Connection>>>,
+}
+
+/// Stages of [`Connections`], in order.
+const RUNNING: u8 = 0;
+const DRAINING: u8 = 1;
+const CUT: u8 = 2;
+
+/// Phases of a [`Connection`]: between requests, within a head, answering, waiting for a part of a body.
+const IDLE: u8 = 0;
+const HEAD: u8 = 1;
+const ANSWERING: u8 = 2;
+const BODY: u8 = 3;
+
+/// What the parts of one connection tell each other.
+struct Connection {
+    id: u64,
+    shared: Arc<Connections>,
+    /// The task's; it never changes, so the first poll sets it.
+    waker: OnceLock<Waker>,
+    phase: AtomicU8,
+    /// Raised with whatever arrives; a timer that finds it as it was has waited for nothing.
+    progress: AtomicU32,
+    /// A body's next read fails: its client paused for too long.
+    is_late: AtomicBool,
+    /// A body was dropped before its end.
+    is_unread: AtomicBool,
+}
+
+impl Connections {
+    pub(super) fn new(app: App, router: Router) -> Self {
+        let max = u32::try_from(app.config.limits.max_connections).unwrap_or(u32::MAX);
+        Self {
+            // The router has made the rows already.
+            requests: app.metrics.requests(Vec::new),
+            router,
+            permits: Arc::new(Semaphore::new(max as usize)),
+            max,
+            stage: AtomicU8::new(RUNNING),
+            next_id: AtomicU64::new(0),
+            open: Mutex::default(),
+            app,
+        }
+    }
+
+    /// Answers a connection in a task of its own; gives it back above the limit.
+    pub(super) fn spawn(self: &Arc<Self>, stream: TcpStream) -> Result<(), TcpStream> {
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+            return Err(stream);
+        };
+        let connection = Arc::new(Connection {
+            id: self.next_id.fetch_add(1, Relaxed),
+            shared: self.clone(),
+            waker: OnceLock::new(),
+            phase: AtomicU8::new(HEAD),
+            progress: AtomicU32::new(0),
+            is_late: AtomicBool::new(false),
+            is_unread: AtomicBool::new(false),
+        });
+        self.open.lock().insert(connection.id, connection.clone());
+        self.app.metrics.connections.fetch_add(1, Relaxed);
+        tokio::spawn(serve(
+            stream,
+            Registered {
+                connection,
+                _permit: permit,
+            },
+        ));
+        Ok(())
+    }
+
+    pub(super) fn count_refused(&self) {
+        self.app.metrics.refused_connections.fetch_add(1, Relaxed);
+    }
+
+    /// Every connection answers what is in flight and closes.
+    pub(super) fn drain(&self) {
+        self.enter(DRAINING);
+    }
+
+    /// Every connection closes as it is.
+    pub(super) fn cut(&self) {
+        self.enter(CUT);
+    }
+
+    /// Returns when no connection is open; none may be spawned meanwhile.
+    pub(super) async fn all_closed(&self) {
+        // The semaphore is never closed.
+        let _ = self.permits.acquire_many(self.max).await;
+    }
+
+    fn enter(&self, stage: u8) {
+        self.stage.store(stage, SeqCst);
+        for connection in self.open.lock().values() {
+            if let Some(waker) = connection.waker.get() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// An open connection; dropping it takes it off the books.
+struct Registered {
+    connection: Arc<Connection>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let shared = &self.connection.shared;
+        shared.open.lock().remove(&self.connection.id);
+        shared.app.metrics.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn serve(stream: TcpStream, registered: Registered) {
+    let connection = registered.connection.clone();
+    let shared = connection.shared.clone();
+    let io = TokioIo::new(Stream {
+        stream,
+        connection: connection.clone(),
+        linger: None,
+        is_shut: false,
+    });
+    let service = {
+        let connection = connection.clone();
+        service_fn(move |request| answer(connection.clone(), request))
+    };
+    let head_bytes = shared.app.config.limits.max_request_head_bytes;
+    let serving = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_header_size(head_bytes)
+        .max_buf_size(BUFFER_BYTES.max(head_bytes))
+        .serve_connection(io, service);
+    let mut serving = pin!(serving);
+    let mut watch = Watch::new(&connection);
+    let mut stage = RUNNING;
+    std::future::poll_fn(|cx| {
+        // Before the stage is read, so that no change of it is missed.
+        connection.waker.get_or_init(|| cx.waker().clone());
+        loop {
+            // The connection goes first: a request that has arrived already is answered, even if the server stops.
+            // Errors are the client's: a broken connection or a malformed request, which hyper has answered.
+            if serving.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let now = shared.stage.load(SeqCst);
+            if now == CUT {
+                return Poll::Ready(());
+            }
+            if now != stage {
+                stage = now;
+                serving.as_mut().graceful_shutdown();
+                continue;
+            }
+            match watch.look(cx, &connection) {
+                Verdict::Fine => return Poll::Pending,
+                Verdict::Again => {}
+                Verdict::Close => return Poll::Ready(()),
+            }
+        }
+    })
+    .await;
+}
+
+/// Answers one request: counts it, and makes an answer of a panic.
+async fn answer(
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    connection.phase.store(ANSWERING, Relaxed);
+    connection.progress.fetch_add(1, Relaxed);
+    connection.is_unread.store(false, Relaxed);
+    let shared = &*connection.shared;
+    let started = shared.app.clock.monotonic();
+    let slot = shared.requests.find(request.method(), request.uri().path());
+    let request = request.map(|body| {
+        if body.is_end_stream() {
+            Body::empty()
+        } else {
+            Body::new(RequestBody {
+                body,
+                is_ended: false,
+                connection: connection.clone(),
+            })
+        }
+    });
+    let answering = shared.router.clone().call(request);
+    let response = match AssertUnwindSafe(answering).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(panic) => answer_panic(&*panic),
+    };
+    shared.requests.observe(
+        slot,
+        response.status(),
+        shared.app.clock.monotonic().since(started),
+    );
+    Ok(response.map(|body| AnswerBody {
+        body,
+        connection: connection.clone(),
+    }))
+}
+
+fn answer_panic(panic: &(dyn Any + Send)) -> Response {
+    let what = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    tracing::error!(panic = what, "a request failed in a way that it must not");
+    Problem::new(Code::Internal, "the server could not do it; its log says why")
+        .outcome(crate::http::problem::Outcome::Unknown)
+        .into_response()
+}
+
+enum Verdict {
+    Fine,
+    /// Poll the connection again: its body's next read fails.
+    Again,
+    Close,
+}
+
+/// The one timer of a connection.
+struct Watch {
+    sleep: Pin<Box<Sleep>>,
+    /// The phase that the timer is set for, and the progress when it was.
+    set_for: Option<(u8, u32)>,
+}
+
+impl Watch {
+    fn new(connection: &Connection) -> Self {
+        let timeout = connection.shared.app.config.header_read_timeout;
+        Self {
+            sleep: Box::pin(tokio::time::sleep(timeout)),
+            set_for: None,
+        }
+    }
+
+    fn look(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Verdict {
+        let phase = connection.phase.load(Relaxed);
+        let progress = connection.progress.load(Relaxed);
+        let config = &connection.shared.app.config;
+        let timeout = match phase {
+            IDLE => config.idle_timeout,
+            HEAD => config.header_read_timeout,
+            BODY => config.body_idle_timeout,
+            _ => return Verdict::Fine,
+        };
+        if let Some((set_phase, set_progress)) = self.set_for
+            && set_phase == phase
+        {
+            if !self.sleep.is_elapsed() {
+                return Verdict::Fine;
+            }
+            if set_progress == progress {
+                return self.expire(cx, phase, connection);
+            }
+        }
+        self.arm(cx, timeout, (phase, progress));
+        Verdict::Fine
+    }
+
+    fn expire(&mut self, cx: &mut Context<'_>, phase: u8, connection: &Connection) -> Verdict {
+        if phase == BODY && !connection.is_late.swap(true, Relaxed) {
+            let progress = connection.progress.load(Relaxed);
+            self.arm(cx, LATE_ANSWER, (phase, progress));
+            return Verdict::Again;
+        }
+        Verdict::Close
+    }
+
+    fn arm(&mut self, cx: &mut Context<'_>, timeout: Duration, set_for: (u8, u32)) {
+        let deadline = Instant::now() + timeout;
+        self.sleep.as_mut().reset(deadline);
+        self.set_for = Some(set_for);
+        if self.sleep.as_mut().poll(cx).is_ready() {
+            // It went off while it was being set: look again as soon as possible.
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+/// The socket: notes what arrives, and lingers where it closes with a request unread.
+struct Stream {
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    linger: Option<Pin<Box<Sleep>>>,
+    is_shut: bool,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let connection = &self.connection;
+        if buffer.filled().len() > before && connection.phase.load(Relaxed) == IDLE {
+            connection.phase.store(HEAD, Relaxed);
+            connection.progress.fetch_add(1, Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.is_shut {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.is_shut = true;
+        }
+        if !this.connection.is_unread.load(Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        // Nothing else watches the connection from here on.
+        this.connection.phase.store(ANSWERING, Relaxed);
+        let linger = this
+            .linger
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        if linger.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut sink = [0; 16 << 10];
+        loop {
+            let mut buffer = ReadBuf::new(&mut sink);
+            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+/// A request's body: notes whether it waits for its client.
+struct RequestBody {
+    body: Incoming,
+    is_ended: bool,
+    connection: Arc<Connection>,
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let this = &mut *self;
+        let connection = &this.connection;
+        let frame = match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame.map(|frame| frame.map_err(io::Error::other)),
+            Poll::Pending if connection.is_late.load(Relaxed) => Some(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client paused for too long",
+            ))),
+            Poll::Pending => {
+                connection.phase.store(BODY, Relaxed);
+                return Poll::Pending;
+            }
+        };
+        connection.phase.store(ANSWERING, Relaxed);
+        connection.progress.fetch_add(1, Relaxed);
+        this.is_ended |= frame.is_none();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if !self.is_ended && !self.body.is_end_stream() {
+            self.connection.is_unread.store(true, Relaxed);
+        }
+        // Whoever dropped it waits for it no more.
+        let _ = self
+            .connection
+            .phase
+            .compare_exchange(BODY, ANSWERING, Relaxed, Relaxed);
+    }
+}
+
+/// An answer's body: its end is the end of the request.
+struct AnswerBody {
+    body: Body,
+    connection: Arc<Connection>,
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.connection.phase.store(IDLE, Relaxed);
+        self.connection.progress.fetch_add(1, Relaxed);
+    }
+}

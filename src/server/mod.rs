@@ -1,0 +1,240 @@
+//! The listener: from an address to answered requests, and an ordered stop.
+//!
+//! [`start`] takes the address first, so that a taken one is known before the log is touched; it listens only once
+//! the log has recovered. Each connection is one task (see `connection`). The limit on connections is a
+//! semaphore: above it a connection is answered `overloaded` and closed, by a bounded number of tasks.
+//!
+//! [`Server::shutdown`]: no more connections; `App::stopping`, so that long polls end; every connection answers what is
+//! in flight and closes; what is left after the drain timeout is cut; the log closes. A crash at any point of that is a
+//! crash like any other: the log recovers.
+
+mod connection;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quipu_segments::{Clock, Log, RealDisk, SystemClock};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use crate::app::App;
+use crate::config::Config;
+use crate::http;
+use connection::Connections;
+
+/// Connections that the kernel keeps for us until we accept them.
+const BACKLOG: u32 = 4096;
+/// Connections above the limit that are told so at once; those above are closed without a word.
+const REFUSERS: usize = 64;
+/// How long telling a refused connection may take.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long cut connections may take to let go of their requests.
+const CUT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long accepting pauses after an error: those of one connection pass, a lack of descriptors takes a while.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the server did not start, or did not stop cleanly. Its message is for the operator.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The address cannot be listened on: choose another, or stop what has it.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The data directory cannot be opened.
+    #[error("cannot open the data directory {}: {source}", dir.display())]
+    Open {
+        /// The directory.
+        dir: PathBuf,
+        /// What the engine said.
+        source: quipu_segments::Error,
+    },
+    /// The log did not close cleanly: it recovers at the next start.
+    #[error("the log did not close cleanly, it will recover at the next start: {0}")]
+    Close(quipu_segments::Error),
+    /// A thread of the server's own failed.
+    #[error("a part of the server failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A running server. Dropping it does not stop it: call [`Server::shutdown`].
+pub struct Server {
+    addr: SocketAddr,
+    app: App,
+    connections: Arc<Connections>,
+    stop_accepting: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+}
+
+/// Opens the log, recovers it, and answers requests from then on, in tasks of the runtime that this is called on.
+///
+/// # Errors
+/// [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and nothing has changed but what recovery did.
+pub async fn start(config: Config) -> Result<Server, ServeError> {
+    check_file_limit(config.limits.max_connections);
+    let listen = config.listen;
+    let socket = bind(listen).map_err(|source| ServeError::Listen { addr: listen, source })?;
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let (dir, options) = (config.data.clone(), config.log_options());
+    let engine_clock = clock.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        Log::open_with(Arc::new(RealDisk::new()), engine_clock, &dir, options)
+            .map_err(|source| ServeError::Open { dir, source })
+    });
+    let log = opened.await??;
+
+    let app = App::new(log, config, clock);
+    let listening = socket
+        .listen(BACKLOG)
+        .and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (addr, listener) = match listening {
+        Ok(listening) => listening,
+        Err(source) => {
+            close(&app).await?;
+            return Err(ServeError::Listen { addr: listen, source });
+        }
+    };
+    let connections = Arc::new(Connections::new(app.clone(), http::router(app.clone())));
+    let (stop_accepting, stopped) = watch::channel(false);
+    let accepting = tokio::spawn(accept(listener, connections.clone(), stopped));
+    Ok(Server {
+        addr,
+        app,
+        connections,
+        stop_accepting,
+        accepting,
+    })
+}
+
+impl Server {
+    /// The address that it listens on, with the port that was taken for port 0.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The service's state.
+    #[must_use]
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Stops in order: accepts no more, answers what is in flight for at most the drain timeout, closes the log.
+    ///
+    /// # Errors
+    /// [`ServeError::Close`]: everything acknowledged is safe, and the next start recovers.
+    pub async fn shutdown(self) -> Result<(), ServeError> {
+        self.stop_accepting.send_replace(true);
+        self.app.stopping.send_replace(true);
+        self.accepting.await?;
+        self.connections.drain();
+        let drain_timeout = self.app.config.drain_timeout;
+        if tokio::time::timeout(drain_timeout, self.connections.all_closed())
+            .await
+            .is_err()
+        {
+            let left = self
+                .app
+                .metrics
+                .connections
+                .load(std::sync::atomic::Ordering::Relaxed);
+            tracing::warn!(
+                connections = left,
+                "the drain timeout is over: what is left is cut"
+            );
+            self.connections.cut();
+            let _ = tokio::time::timeout(CUT_TIMEOUT, self.connections.all_closed()).await;
+        }
+        close(&self.app).await
+    }
+}
+
+async fn close(app: &App) -> Result<(), ServeError> {
+    let log = app.log.clone();
+    tokio::task::spawn_blocking(move || log.close())
+        .await?
+        .map_err(ServeError::Close)
+}
+
+fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if addr.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
+}
+
+async fn accept(listener: TcpListener, connections: Arc<Connections>, mut stopped: watch::Receiver<bool>) {
+    let refusers = Arc::new(Semaphore::new(REFUSERS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // An error means that the server is gone, which is as good a reason to stop.
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Without it a small answer may wait for the acknowledgement of the one before.
+        let _ = stream.set_nodelay(true);
+        if let Err(stream) = connections.spawn(stream) {
+            connections.count_refused();
+            if let Ok(permit) = refusers.clone().try_acquire_owned() {
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream)).await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+}
+
+/// Answers `overloaded` to whatever is asked, and closes such that the client can read it.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    let problem = http::problem::Problem::new(
+        http::problem::Code::Overloaded,
+        "the server has as many connections as it takes; try again",
+    );
+    let body = problem.to_json().to_string();
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\
+         retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + &body).as_bytes()).await?;
+    stream.shutdown().await?;
+    // Closing with bytes unread would reset the connection, and the answer could be lost with it.
+    let mut sink = [0; 1024];
+    while stream.read(&mut sink).await? > 0 {}
+    Ok(())
+}
+
+/// Connections and segments are descriptors: the engine takes as many as it is allowed.
+fn check_file_limit(max_connections: usize) {
+    let files = quipu_segments::raise_file_limit();
+    if files < max_connections as u64 + 512 {
+        tracing::warn!(
+            files,
+            max_connections,
+            "the limit of open files leaves little beside that many connections; raise it (ulimit -n)"
+        );
+    }
+}

@@ -1,0 +1,121 @@
+//! A server that answers as a test tells it to, to show the client what a real one hardly ever does.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// Method, path and query.
+    pub(crate) line: String,
+    /// Headers, names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    /// The body.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Request {
+    /// The body's lines.
+    pub(crate) fn lines(&self) -> usize {
+        self.body.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    /// A header's value.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// What the server does with a request.
+pub(crate) enum Reply {
+    /// Answers with that status, those header lines and that body.
+    Answer(u16, &'static str, String),
+    /// Promises more body than it sends, then closes.
+    CutShort(&'static str, String),
+    /// Closes without a word.
+    Nothing,
+}
+
+/// The server; its thread ends with the process.
+pub(crate) struct Fake {
+    /// `http://…`
+    pub(crate) url: String,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Fake {
+    /// Starts a server that answers with `reply`, which is given the request and how many came before it.
+    pub(crate) fn start(reply: impl Fn(&Request, usize) -> Reply + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&requests);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                let Some(request) = read(&stream) else { continue };
+                let before = seen.lock().unwrap().len();
+                let reply = reply(&request, before);
+                seen.lock().unwrap().push(request);
+                // A client that has gone is not this thread's problem.
+                let _ = answer(&stream, reply);
+            }
+        });
+        Self { url, requests }
+    }
+
+    /// Every request so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+fn read(stream: &TcpStream) -> Option<Request> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let line = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
+    let mut headers = Vec::new();
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).ok()?;
+        let Some((name, value)) = header.trim_end().split_once(": ") else {
+            break;
+        };
+        headers.push((name.to_ascii_lowercase(), value.to_owned()));
+    }
+    let mut request = Request {
+        line,
+        headers,
+        body: Vec::new(),
+    };
+    let length = request
+        .header("content-length")
+        .map_or(0, |length| length.parse().unwrap());
+    request.body.resize(length, 0);
+    reader.read_exact(&mut request.body).ok()?;
+    Some(request)
+}
+
+fn answer(mut stream: &TcpStream, reply: Reply) -> std::io::Result<()> {
+    let (status, headers, body, length) = match reply {
+        Reply::Nothing => return Ok(()),
+        Reply::Answer(status, headers, body) => {
+            let length = body.len();
+            (status, headers, body, length)
+        }
+        Reply::CutShort(headers, body) => {
+            let length = body.len() + 1;
+            (200, headers, body, length)
+        }
+    };
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )?;
+    stream.flush()
+}

@@ -1,0 +1,1013 @@
+//! The contract of fetches.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test damages files behind the service's back"
+)]
+
+#[path = "harness/mod.rs"]
+mod service;
+
+use std::time::Duration;
+
+use axum::body::Body;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{Method, Request};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use quipu_segments::batch::{Batches, Records};
+use serde_json::{Value, json};
+use service::{Answer, Sample, Service};
+use tower::ServiceExt;
+
+const RECORDS: &str = "/v1/topics/t/partitions/0/records";
+const NDJSON: &str = "application/x-ndjson";
+const BATCHES: &str = "application/vnd.apache.kafka.record-batch";
+
+/// A service with a topic `t` of one partition.
+async fn service() -> Service {
+    let service = Service::new();
+    service.put("/v1/topics/t", json!({})).await.with_status(201);
+    service
+}
+
+/// A service whose topic holds the numbers 0..30 in three batches of ten.
+async fn service_with_numbers() -> Service {
+    let service = service().await;
+    for first in [0, 10, 20] {
+        service.append_numbers("t", 0, first, 10);
+    }
+    service
+}
+
+/// The numbers in the records of a JSON answer.
+fn numbers(answer: &Answer) -> Vec<u64> {
+    let records = answer.json()["records"].clone();
+    let records = records.as_array().unwrap();
+    records
+        .iter()
+        .map(|record| record["value"]["n"].as_u64().unwrap())
+        .collect()
+}
+
+fn positions(answer: &Answer) -> [Option<u64>; 3] {
+    ["next-offset", "log-start-offset", "end-offset"]
+        .map(|name| answer.header(name).map(|text| text.parse().unwrap()))
+}
+
+#[tokio::test]
+async fn a_json_answer_has_the_fields_and_the_order_of_the_contract() {
+    let service = service().await;
+    service.append(
+        "t",
+        0,
+        true,
+        &[(
+            1_357_035_420_000,
+            Some(b"N14228"),
+            Some(b"{\"event\":\"FlightDeparted\"}"),
+            &[(b"type", Some(b"FlightDeparted"))],
+        )],
+    );
+    service.append("t", 0, false, &[(7, None, None, &[])]);
+    let answer = service.get(&format!("{RECORDS}?offset=0")).await.with_status(200);
+    assert_eq!(
+        answer.text(),
+        concat!(
+            r#"{"topic":"t","partition":0,"records":["#,
+            r#"{"partition":0,"offset":0,"timestamp":1357035420000,"key":"N14228","value":{"event":"FlightDeparted"},"headers":{"type":"FlightDeparted"}},"#,
+            r#"{"partition":0,"offset":1,"timestamp":7,"key":null,"value":null,"headers":{}}"#,
+            r#"],"next_offset":2,"log_start_offset":0,"end_offset":2}"#
+        )
+    );
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(answer.header("vary"), Some("accept"));
+    assert_eq!(positions(&answer), [Some(2), Some(0), Some(2)]);
+}
+
+#[tokio::test]
+async fn lines_carry_the_positions_in_headers() {
+    let service = service().await;
+    service.append(
+        "t",
+        0,
+        false,
+        &[
+            (1, Some(b"k"), Some(b"{\n\"a\":\r\n1}"), &[]),
+            (2, None, Some(b"2"), &[]),
+        ],
+    );
+    let answer = service
+        .get_as(&format!("{RECORDS}?offset=0"), NDJSON)
+        .await
+        .with_status(200);
+    assert_eq!(
+        answer.text(),
+        concat!(
+            r#"{"partition":0,"offset":0,"timestamp":1,"key":"k","value":{ "a":  1},"headers":{}}"#,
+            "\n",
+            r#"{"partition":0,"offset":1,"timestamp":2,"key":null,"value":2,"headers":{}}"#,
+            "\n"
+        )
+    );
+    assert_eq!(answer.header("content-type"), Some(NDJSON));
+    assert_eq!(positions(&answer), [Some(2), Some(0), Some(2)]);
+    let document = service
+        .get(&format!("{RECORDS}?offset=0&max_records=1"))
+        .await
+        .with_status(200);
+    assert!(
+        document.text().contains("\"value\":{\n\"a\":\r\n1}"),
+        "{}",
+        document.text()
+    );
+    let nothing = service
+        .get_as(&format!("{RECORDS}?offset=2"), NDJSON)
+        .await
+        .with_status(200);
+    assert_eq!(
+        (nothing.text(), positions(&nothing)),
+        ("", [Some(2), Some(0), Some(2)])
+    );
+}
+
+#[tokio::test]
+async fn batches_are_given_whole_as_they_are_stored() {
+    let service = service_with_numbers().await;
+    let whole = service
+        .get_as(&format!("{RECORDS}?offset=0"), BATCHES)
+        .await
+        .with_status(200);
+    assert_eq!(whole.header("content-type"), Some(BATCHES));
+    assert_eq!(positions(&whole), [Some(30), Some(0), Some(30)]);
+    assert_eq!(
+        whole.header("content-length"),
+        Some(whole.body.len().to_string().as_str())
+    );
+    let ranges = |answer: &Answer| -> Vec<(u64, u64)> {
+        Batches::new(&answer.body)
+            .map(|batch| {
+                let (header, bytes) = batch.unwrap();
+                quipu_segments::batch::verify(bytes).unwrap();
+                (header.base_offset.get(), header.next_offset().get())
+            })
+            .collect()
+    };
+    assert_eq!(ranges(&whole), [(0, 10), (10, 20), (20, 30)]);
+    for (query, expected, next) in [
+        ("offset=15", vec![(10, 20), (20, 30)], 30),
+        ("offset=15&max_records=3", vec![(10, 20)], 20),
+        ("offset=15&max_bytes=1", vec![(10, 20)], 20),
+        ("offset=5&until_offset=12", vec![(0, 10), (10, 20)], 20),
+        ("offset=30", vec![], 30),
+    ] {
+        let answer = service
+            .get_as(&format!("{RECORDS}?{query}"), BATCHES)
+            .await
+            .with_status(200);
+        assert_eq!(ranges(&answer), expected, "{query}");
+        assert_eq!(positions(&answer)[0], Some(next), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn the_client_chooses_the_representation() {
+    let service = service_with_numbers().await;
+    let uri = format!("{RECORDS}?offset=0");
+    for (accept, media_type) in [
+        ("*/*", "application/json"),
+        ("application/x-ndjson;q=0.9, application/json;q=0.5", NDJSON),
+        (
+            "application/*;q=0.1, application/vnd.apache.kafka.record-batch",
+            BATCHES,
+        ),
+    ] {
+        let answer = service.get_as(&uri, accept).await.with_status(200);
+        assert_eq!(answer.header("content-type"), Some(media_type), "{accept}");
+    }
+    for accept in ["text/html", "application/json;q=0", "text/event-stream"] {
+        service.get_as(&uri, accept).await.problem(406, "not-acceptable");
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_begins_at_an_offset_a_word_or_a_time() {
+    let service = service_with_numbers().await;
+    for (query, first) in [
+        ("offset=0", Some(0)),
+        ("offset=17", Some(17)),
+        ("offset=earliest", Some(0)),
+        ("offset=latest", None),
+        ("offset=30", None),
+        ("from=0", Some(0)),
+        ("from=17000", Some(17)),
+        ("from=1970-01-01T00:00:16.001Z", Some(17)),
+        ("from=29001", None),
+    ] {
+        let answer = service.get(&format!("{RECORDS}?{query}")).await.with_status(200);
+        let found = numbers(&answer);
+        assert_eq!(found.first().copied(), first, "{query}");
+        assert_eq!(answer.json()["next_offset"], 30, "{query}");
+        assert_eq!(found.len() as u64, 30 - first.unwrap_or(30), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_ends_before_until_and_at_its_limits() {
+    let service = service_with_numbers().await;
+    for (query, range, next) in [
+        ("offset=5&until_offset=25", 5..25, 25),
+        ("offset=5&until_offset=5", 5..5, 5),
+        ("offset=5&until_offset=99", 5..30, 30),
+        ("offset=5&until=12000", 5..12, 12),
+        ("offset=5&until=11001", 5..12, 12),
+        ("offset=20&until=12000", 20..20, 20),
+        ("offset=5&until=99000", 5..30, 30),
+        ("offset=5&until=12000&until_offset=9", 5..9, 9),
+        ("offset=5&until=12000&until_offset=20", 5..12, 12),
+        ("from=5000&until=12000", 5..12, 12),
+        ("offset=5&max_records=7", 5..12, 12),
+        ("offset=5&max_records=1", 5..6, 6),
+        ("offset=5&max_bytes=1", 5..6, 6),
+        ("offset=0&max_records=999999999&max_bytes=999999999", 0..30, 30),
+    ] {
+        let answer = service.get(&format!("{RECORDS}?{query}")).await.with_status(200);
+        assert_eq!(numbers(&answer), range.collect::<Vec<_>>(), "{query}");
+        assert_eq!(answer.json()["next_offset"], next, "{query}");
+        assert_eq!(positions(&answer)[0], Some(next), "{query}");
+    }
+    // No limit is a byte: a batch is cut where the records before have used it up.
+    let answer = service
+        .get(&format!("{RECORDS}?offset=0&max_bytes=60"))
+        .await
+        .with_status(200);
+    let found = numbers(&answer).len();
+    assert!((2..10).contains(&found), "{found}");
+}
+
+#[tokio::test]
+async fn next_offset_leads_through_everything_once() {
+    let service = service_with_numbers().await;
+    for limits in [
+        "max_records=7",
+        "max_bytes=1",
+        "max_bytes=100",
+        "max_records=10",
+        "max_records=1&max_bytes=1",
+    ] {
+        let mut seen = Vec::new();
+        let mut offset = 0;
+        while offset < 30 {
+            let answer = service
+                .get(&format!("{RECORDS}?offset={offset}&{limits}"))
+                .await
+                .with_status(200);
+            seen.extend(numbers(&answer));
+            let next = answer.json()["next_offset"].as_u64().unwrap();
+            assert!(next > offset, "{limits}: stuck at {offset}");
+            offset = next;
+        }
+        assert_eq!(seen, (0..30).collect::<Vec<_>>(), "{limits}");
+    }
+}
+
+#[tokio::test]
+async fn offsets_outside_of_the_log_say_where_it_lies() {
+    let service = service_with_numbers().await;
+    service
+        .delete(&format!("{RECORDS}?before=12"))
+        .await
+        .with_status(200);
+    for query in [
+        "offset=11",
+        "offset=0",
+        "offset=3&until_offset=5",
+        "offset=3&wait_ms=60000",
+    ] {
+        let problem = service
+            .get(&format!("{RECORDS}?{query}"))
+            .await
+            .problem(410, "offset-trimmed");
+        assert_eq!(
+            (&problem["log_start_offset"], &problem["end_offset"]),
+            (&json!(12), &json!(30)),
+            "{query}"
+        );
+    }
+    for query in [
+        "offset=31",
+        "offset=9223372036854775807",
+        "offset=31&wait_ms=60000",
+    ] {
+        let problem = service
+            .get(&format!("{RECORDS}?{query}"))
+            .await
+            .problem(416, "offset-out-of-range");
+        assert_eq!(
+            (&problem["log_start_offset"], &problem["end_offset"]),
+            (&json!(12), &json!(30)),
+            "{query}"
+        );
+    }
+    let answer = service
+        .get(&format!("{RECORDS}?offset=earliest"))
+        .await
+        .with_status(200);
+    assert_eq!(numbers(&answer), (12..30).collect::<Vec<_>>());
+    assert_eq!(answer.json()["log_start_offset"], 12);
+    // A closed range that lies before the log start has no records any more.
+    let answer = service
+        .get(&format!("{RECORDS}?offset=earliest&until_offset=5"))
+        .await
+        .with_status(200);
+    assert_eq!(
+        (numbers(&answer), &answer.json()["next_offset"]),
+        (vec![], &json!(12))
+    );
+}
+
+#[tokio::test]
+async fn bad_parameters_are_named_and_what_is_not_there_is_404() {
+    let service = service().await;
+    for (query, pointer) in [
+        ("", "offset"),
+        ("?offset=x", "offset"),
+        ("?offset=0&from=0", "from"),
+        ("?offset=0&limit=3", "limit"),
+        ("?offset=0&offset=1", "offset"),
+        ("?offset=0&max_records=0", "max_records"),
+        ("?offset=0&wait_ms=60001", "wait_ms"),
+    ] {
+        let problem = service
+            .get(&format!("{RECORDS}{query}"))
+            .await
+            .problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], pointer, "{query}");
+    }
+    service
+        .get("/v1/topics/u/partitions/0/records?offset=0")
+        .await
+        .problem(404, "unknown-topic");
+    service
+        .get("/v1/topics/t/partitions/1/records?offset=0")
+        .await
+        .problem(404, "unknown-partition");
+}
+
+#[tokio::test]
+async fn a_closed_range_never_changes_and_is_not_sent_twice() {
+    let service = service_with_numbers().await;
+    let uri = format!("{RECORDS}?offset=5&until_offset=25");
+    let first = service.get(&uri).await.with_status(200);
+    assert_eq!(first.header("cache-control"), Some("private, no-cache"));
+    assert_eq!(first.header("vary"), Some("accept"));
+    assert_eq!(positions(&first), [Some(25), None, None]);
+    let members: Vec<String> = first.json().as_object().unwrap().keys().cloned().collect();
+    assert_eq!(members, ["next_offset", "partition", "records", "topic"]);
+    let tag = first.header("etag").unwrap().to_owned();
+    assert!(tag.starts_with('"') && tag.ends_with('"'), "{tag}");
+
+    service.append_numbers("t", 0, 30, 10);
+    service
+        .delete(&format!("{RECORDS}?before=3"))
+        .await
+        .with_status(200);
+    let again = service.get(&uri).await.with_status(200);
+    assert_eq!(
+        (&again.body, again.header("etag")),
+        (&first.body, Some(tag.as_str()))
+    );
+
+    for wanted in [
+        tag.clone(),
+        format!("W/{tag}"),
+        format!("\"other\", {tag}"),
+        "*".to_owned(),
+    ] {
+        let answer = service
+            .send(Method::GET, &uri, &[("if-none-match", &wanted)], Body::empty())
+            .await
+            .with_status(304);
+        assert!(answer.body.is_empty());
+        assert_eq!(answer.header("etag"), Some(tag.as_str()));
+        assert_eq!(answer.header("cache-control"), Some("private, no-cache"));
+        assert_eq!(positions(&answer), [None; 3]);
+    }
+    let answer = service
+        .send(
+            Method::GET,
+            &uri,
+            &[("if-none-match", "\"other\"")],
+            Body::empty(),
+        )
+        .await;
+    answer.with_status(200);
+    // Trimmed since: what the client has is no longer what is there.
+    service
+        .delete(&format!("{RECORDS}?before=6"))
+        .await
+        .with_status(200);
+    service
+        .send(Method::GET, &uri, &[("if-none-match", &tag)], Body::empty())
+        .await
+        .problem(410, "offset-trimmed");
+}
+
+#[tokio::test]
+async fn answers_that_differ_have_tags_that_differ() {
+    let service = service_with_numbers().await;
+    let mut tags = Vec::new();
+    for query in [
+        "offset=5&until_offset=25",
+        "offset=6&until_offset=25",
+        "offset=5&until_offset=24",
+        "offset=5&until_offset=25&max_records=3",
+        "offset=5&until_offset=25&max_bytes=3",
+        "offset=5&until_offset=5",
+        "offset=5&until_offset=25&until=9000",
+    ] {
+        for accept in ["application/json", NDJSON, BATCHES] {
+            let answer = service
+                .get_as(&format!("{RECORDS}?{query}"), accept)
+                .await
+                .with_status(200);
+            tags.push(
+                answer
+                    .header("etag")
+                    .unwrap_or_else(|| panic!("{query}"))
+                    .to_owned(),
+            );
+        }
+    }
+    // The same range, however it was asked for, has the same tag.
+    let by_time = service
+        .get(&format!("{RECORDS}?from=5000&until_offset=25&max_records=500"))
+        .await
+        .with_status(200);
+    assert_eq!(by_time.header("etag"), Some(tags[0].as_str()));
+    let count = tags.len();
+    tags.sort();
+    tags.dedup();
+    assert_eq!(tags.len(), count);
+
+    service.delete("/v1/topics/t").await.with_status(204);
+    service.put("/v1/topics/t", json!({})).await.with_status(201);
+    service.append_numbers("t", 0, 0, 30);
+    let other = service
+        .get(&format!("{RECORDS}?offset=5&until_offset=25"))
+        .await
+        .with_status(200);
+    assert!(!tags.iter().any(|tag| Some(tag.as_str()) == other.header("etag")));
+}
+
+#[tokio::test]
+async fn whatever_may_change_is_not_stored() {
+    let service = service_with_numbers().await;
+    for query in [
+        "offset=5",
+        "offset=5&until_offset=31",
+        "offset=5&until=9000",
+        "offset=latest",
+    ] {
+        let answer = service
+            .send(
+                Method::GET,
+                &format!("{RECORDS}?{query}"),
+                &[("if-none-match", "*")],
+                Body::empty(),
+            )
+            .await
+            .with_status(200);
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{query}");
+        assert_eq!(answer.header("etag"), None, "{query}");
+        assert_eq!(positions(&answer)[1..], [Some(0), Some(30)], "{query}");
+    }
+}
+
+#[tokio::test]
+async fn head_answers_with_the_headers_of_get_and_no_body() {
+    let service = service_with_numbers().await;
+    for query in ["offset=5", "offset=5&until_offset=20", "offset=30"] {
+        for accept in ["application/json", NDJSON, BATCHES] {
+            let uri = format!("{RECORDS}?{query}");
+            let get = service.get_as(&uri, accept).await.with_status(200);
+            let head = service
+                .send(Method::HEAD, &uri, &[("accept", accept)], Body::empty())
+                .await
+                .with_status(200);
+            assert!(head.body.is_empty());
+            assert_eq!(head.headers, get.headers, "{query} {accept}");
+            assert_eq!(
+                head.header("content-length"),
+                Some(get.body.len().to_string().as_str())
+            );
+        }
+    }
+    service
+        .send(Method::HEAD, &format!("{RECORDS}?offset=31"), &[], Body::empty())
+        .await
+        .with_status(416);
+}
+
+/// What a poll answers if `meanwhile` happens while it waits; far below the minute that it would wait.
+async fn poll(service: &Service, query: &str, meanwhile: impl AsyncFnOnce()) -> Answer {
+    let uri = format!("{RECORDS}?{query}&wait_ms=60000");
+    let polled = tokio::time::timeout(Duration::from_secs(30), async {
+        let (answer, ()) = tokio::join!(service.get(&uri), async {
+            // Lets the poll come to where it waits; the outcome is the same if it has not.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            meanwhile().await;
+        });
+        answer
+    });
+    polled
+        .await
+        .expect("the poll ends when there is a reason, not by its time")
+}
+
+#[tokio::test]
+async fn a_poll_ends_when_a_record_comes() {
+    let service = service_with_numbers().await;
+    for (query, first) in [
+        ("offset=30", 30),
+        ("offset=latest", 31),
+        ("from=99999999", 32),
+        ("offset=33&until_offset=35", 33),
+    ] {
+        let answer = poll(&service, query, async || {
+            service.append_numbers("t", 0, first, 1);
+        })
+        .await
+        .with_status(200);
+        assert_eq!(numbers(&answer), [first], "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_poll_that_finds_something_does_not_wait() {
+    let service = service_with_numbers().await;
+    for (query, count) in [
+        ("offset=29", 1),
+        ("offset=0&max_records=3&min_bytes=1000000", 3),
+        ("offset=0&max_bytes=20&min_bytes=1000000", 1),
+        ("offset=5&until_offset=5", 0),
+        ("offset=5&until_offset=20&min_bytes=1000000", 15),
+        ("offset=5&until=9000&min_bytes=1000000", 4),
+        ("offset=30&min_bytes=0", 0),
+    ] {
+        let answer = poll(&service, query, async || {}).await.with_status(200);
+        assert_eq!(numbers(&answer).len(), count, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_poll_waits_for_min_bytes() {
+    let service = service_with_numbers().await;
+    let answer = poll(&service, "offset=29&min_bytes=1000", async || {
+        service.append_numbers("t", 0, 30, 1);
+        tokio::task::yield_now().await;
+        let text = format!("{{\"n\":31,\"pad\":\"{}\"}}", "x".repeat(1000));
+        service.append("t", 0, true, &[(31_000, None, Some(text.as_bytes()), &[])]);
+    })
+    .await
+    .with_status(200);
+    assert_eq!(numbers(&answer), [29, 30, 31]);
+}
+
+#[tokio::test]
+async fn a_poll_does_not_pass_a_time_that_comes_while_it_waits() {
+    let service = service_with_numbers().await;
+    let answer = poll(&service, "offset=30&until=40000&min_bytes=1000000", async || {
+        service.append_numbers("t", 0, 39, 3);
+    })
+    .await
+    .with_status(200);
+    assert_eq!(
+        (numbers(&answer), &answer.json()["next_offset"]),
+        (vec![39], &json!(31))
+    );
+}
+
+#[tokio::test]
+async fn a_poll_ends_by_its_time_with_what_there_is() {
+    let service = service_with_numbers().await;
+    let answer = service
+        .get(&format!("{RECORDS}?offset=30&wait_ms=10"))
+        .await
+        .with_status(200);
+    assert_eq!(
+        (numbers(&answer), &answer.json()["next_offset"]),
+        (vec![], &json!(30))
+    );
+    let answer = service
+        .get(&format!("{RECORDS}?offset=29&wait_ms=10&min_bytes=100000"))
+        .await
+        .with_status(200);
+    assert_eq!(numbers(&answer), [29]);
+}
+
+#[tokio::test]
+async fn a_poll_ends_when_the_server_stops() {
+    let service = service_with_numbers().await;
+    let answer = poll(&service, "offset=30", async || {
+        service.app.stopping.send_replace(true);
+    })
+    .await
+    .with_status(200);
+    assert!(numbers(&answer).is_empty());
+}
+
+#[tokio::test]
+async fn a_poll_ends_when_the_topic_is_deleted() {
+    let service = service_with_numbers().await;
+    poll(&service, "offset=30", async || {
+        service.delete("/v1/topics/t").await.with_status(204);
+    })
+    .await
+    .problem(404, "unknown-topic");
+}
+
+#[tokio::test]
+async fn a_poll_ends_when_the_log_closes() {
+    let service = service_with_numbers().await;
+    let answer = poll(&service, "offset=30", async || {
+        let log = service.app.log.clone();
+        tokio::task::spawn_blocking(move || log.close().unwrap())
+            .await
+            .unwrap();
+    })
+    .await;
+    assert!(matches!(answer.status.as_u16(), 200 | 503), "{}", answer.status);
+}
+
+#[tokio::test]
+async fn a_poll_whose_client_went_away_is_forgotten() {
+    let service = service_with_numbers().await;
+    let uri = format!("{RECORDS}?offset=30&wait_ms=60000");
+    let abandoned = tokio::time::timeout(Duration::from_millis(20), service.get(&uri)).await;
+    assert!(abandoned.is_err());
+    service.append_numbers("t", 0, 30, 1);
+    assert_eq!(numbers(&service.get(&uri).await.with_status(200)), [30]);
+}
+
+#[tokio::test]
+async fn a_large_body_is_rendered_as_it_is_read_and_a_small_one_has_a_length() {
+    let service = service().await;
+    for first in [0, 5000] {
+        service.append_numbers("t", 0, first, 5000);
+    }
+    let ask = async |query: &str, accept: &str| {
+        let request = Request::get(format!("{RECORDS}?{query}"))
+            .header("accept", accept)
+            .body(Body::empty())
+            .unwrap();
+        service.router.clone().oneshot(request).await.unwrap().into_body()
+    };
+    for accept in ["application/json", NDJSON] {
+        let small = ask("offset=0", accept).await;
+        assert!(small.size_hint().exact().is_some());
+        let mut large = ask("offset=0&max_records=10000", accept).await;
+        assert_eq!(large.size_hint().exact(), None);
+        let mut chunks: Vec<Vec<u8>> = Vec::new();
+        while let Some(frame) = large.frame().await {
+            chunks.push(frame.unwrap().into_data().unwrap().to_vec());
+        }
+        assert!(chunks.len() > 5, "{} chunks", chunks.len());
+        assert!(chunks.iter().all(|chunk| chunk.len() < 70_000));
+        let text = String::from_utf8(chunks.concat()).unwrap();
+        if accept == NDJSON {
+            assert_eq!(text.lines().count(), 10_000);
+            for (line, n) in text.lines().zip(0..) {
+                let record: Value = serde_json::from_str(line).unwrap();
+                assert_eq!((&record["offset"], &record["value"]["n"]), (&json!(n), &json!(n)));
+            }
+        } else {
+            let document: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(document["records"].as_array().unwrap().len(), 10_000);
+            assert_eq!(document["next_offset"], 10_000);
+        }
+    }
+}
+
+#[tokio::test]
+async fn fetched_records_are_counted_once_and_not_for_head() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let service = service_with_numbers().await;
+    service
+        .get(&format!("{RECORDS}?offset=5&max_records=7"))
+        .await
+        .with_status(200);
+    let bytes = service.app.metrics.fetched_bytes.load(Relaxed);
+    assert_eq!(service.app.metrics.fetched_records.load(Relaxed), 7);
+    assert!(bytes > 7 * 8, "{bytes}");
+    service
+        .send(Method::HEAD, &format!("{RECORDS}?offset=5"), &[], Body::empty())
+        .await
+        .with_status(200);
+    assert_eq!(service.app.metrics.fetched_records.load(Relaxed), 7);
+}
+
+#[tokio::test]
+async fn what_lies_before_damage_is_given_and_the_damage_is_named() {
+    let service = service_with_numbers().await;
+    let service = service.restarted(|dir| {
+        let path = dir.join("topics/t/0/00000000000000000000.log");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let mut batches = Batches::new(&bytes);
+        let first = batches.next().unwrap().unwrap().1.len();
+        let second = batches.next().unwrap().unwrap().1.len();
+        bytes[first + second - 3] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    });
+    for accept in ["application/json", NDJSON, BATCHES] {
+        let healthy = service
+            .get_as(&format!("{RECORDS}?offset=0"), accept)
+            .await
+            .with_status(200);
+        assert_eq!(positions(&healthy)[0], Some(10));
+        let behind = service
+            .get_as(&format!("{RECORDS}?offset=20"), accept)
+            .await
+            .with_status(200);
+        assert_eq!(positions(&behind)[0], Some(30));
+        for offset in [10, 15] {
+            let problem = service
+                .get_as(&format!("{RECORDS}?offset={offset}"), accept)
+                .await
+                .problem(500, "corrupt-data");
+            assert_eq!(problem["damaged_until_offset"], 20);
+            assert!(problem["damaged_offset"].as_u64().unwrap() <= offset, "{problem}");
+            assert!(!problem.to_string().contains("topics/t"), "{problem}");
+        }
+    }
+    let topic = service.get("/v1/topics/t").await.with_status(200).json();
+    assert_eq!(topic["partitions"][0]["end_offset"], 30);
+}
+
+#[tokio::test]
+async fn values_that_were_sent_as_json_are_not_looked_at_again() {
+    let service = service().await;
+    let lines: String = (0..3000)
+        .map(|n| format!("{{\"value\":{{\"n\":{n}}}}}\n"))
+        .collect();
+    service
+        .send(
+            Method::POST,
+            "/v1/topics/t/records",
+            &[("content-type", NDJSON)],
+            lines,
+        )
+        .await
+        .with_status(200);
+    let request = quipu_segments::ReadRequest {
+        from: quipu_segments::Offset::ZERO,
+        until: None,
+        max_bytes: 1 << 20,
+    };
+    let fetched = service.partition("t", 0).read(request).unwrap();
+    assert!(!fetched.runs.is_empty());
+    assert!(fetched.runs.iter().all(|run| run.json_lines));
+    let answer = service
+        .get(&format!("{RECORDS}?offset=0&max_records=3000"))
+        .await
+        .with_status(200);
+    assert_eq!(numbers(&answer), (0..3000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_was_fetched_can_be_produced_again_as_it_stands() {
+    let service = service().await;
+    for copy in ["lines", "document"] {
+        service
+            .put(&format!("/v1/topics/{copy}"), json!({}))
+            .await
+            .with_status(201);
+    }
+    let headers: &[(&[u8], Option<&[u8]>)] = &[
+        (b"a", Some(b"1")),
+        (b"a", Some(b"\xff")),
+        (b"b", Some("ü".as_bytes())),
+        (b"c", None),
+    ];
+    service.append(
+        "t",
+        0,
+        false,
+        &[
+            (1, Some(b"k\"\n"), Some(b"{\"a\" : 1.50}"), headers),
+            (2, Some(b"\xfe"), Some(b"not JSON"), &[]),
+            (3, Some(b""), Some(b"null"), &[]),
+            (4, None, Some(b""), &[]),
+            (5, None, None, &[]),
+            (6, None, Some(b"{\n}"), &[]),
+        ],
+    );
+    let lines = service
+        .get_as(&format!("{RECORDS}?offset=0"), NDJSON)
+        .await
+        .with_status(200);
+    let produced = service
+        .send(
+            Method::POST,
+            "/v1/topics/lines/records",
+            &[("content-type", NDJSON)],
+            lines.body.clone(),
+        )
+        .await;
+    produced.with_status(200);
+    let copied = service
+        .get_as("/v1/topics/lines/partitions/0/records?offset=0", NDJSON)
+        .await
+        .with_status(200);
+    assert_eq!(copied.text(), lines.text());
+
+    let document = service.get(&format!("{RECORDS}?offset=0")).await.with_status(200);
+    let start = document.text().find("\"records\":").unwrap();
+    let end = document.text().rfind(",\"next_offset\"").unwrap();
+    let body = format!("{{{}}}", &document.text()[start..end]);
+    let produced = service
+        .send(
+            Method::POST,
+            "/v1/topics/document/records",
+            &[("content-type", "application/json")],
+            body,
+        )
+        .await;
+    produced.with_status(200);
+    let copied = service
+        .get("/v1/topics/document/partitions/0/records?offset=0")
+        .await
+        .with_status(200);
+    assert_eq!(
+        copied.text(),
+        document
+            .text()
+            .replace("\"topic\":\"t\"", "\"topic\":\"document\"")
+    );
+}
+
+type RawHeader<'a> = (&'a [u8], Option<&'a [u8]>);
+/// A header's name, and its value.
+type Header = (String, Option<Vec<u8>>);
+type Stored = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<Header>);
+
+fn values() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..40),
+        any::<String>().prop_map(|text| json!({"text": text, "list": [1, 2.5, null]})
+            .to_string()
+            .into_bytes()),
+        any::<f64>().prop_map(|number| json!(number).to_string().into_bytes()),
+        Just(b"null".to_vec()),
+        Just(b"{\r\n \"a\" : [1,\n2] }".to_vec()),
+        "[ \\n]{0,2}(null|true|1|\"x\"|\\{\\}|nul|1x)[ \\n]{0,2}".prop_map(String::into_bytes),
+    ]
+}
+
+fn stored() -> impl Strategy<Value = Stored> {
+    let header_value = prop::option::of(prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..8),
+        any::<String>().prop_map(String::into_bytes)
+    ]);
+    let key = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..20),
+        any::<String>().prop_map(String::into_bytes)
+    ];
+    (
+        0..i64::MAX / 2,
+        prop::option::of(key),
+        prop::option::of(values()),
+        prop::collection::vec(("[ab\"ü]{0,2}", header_value), 0..5),
+    )
+}
+
+/// Reads a rendered record as a producer of it would, with the values' text as it stands.
+fn parsed(record: &serde_json::value::RawValue) -> (u64, Stored) {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Rendered<'a> {
+        partition: u32,
+        offset: u64,
+        timestamp: i64,
+        key: Option<String>,
+        key_base64: Option<String>,
+        #[serde(borrow)]
+        value: Option<&'a serde_json::value::RawValue>,
+        value_base64: Option<String>,
+        headers: serde_json::Map<String, Value>,
+    }
+    let rendered: Rendered<'_> = serde_json::from_str(record.get()).unwrap();
+    assert_eq!(rendered.partition, 0);
+    let base64 = |text: &str| STANDARD.decode(text).unwrap();
+    let header_value = |value: &Value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone().into_bytes()),
+        other => Some(base64(other["base64"].as_str().unwrap())),
+    };
+    let mut headers = Vec::new();
+    for (name, value) in &rendered.headers {
+        match value {
+            Value::Array(values) => {
+                assert!(values.len() > 1, "an array where a name does not repeat");
+                headers.extend(values.iter().map(|value| (name.clone(), header_value(value))));
+            }
+            value => headers.push((name.clone(), header_value(value))),
+        }
+    }
+    let key = rendered
+        .key
+        .map(String::into_bytes)
+        .or(rendered.key_base64.as_deref().map(base64));
+    let value = rendered
+        .value
+        .filter(|raw| raw.get() != "null")
+        .map(|raw| raw.get().as_bytes().to_vec())
+        .or(rendered.value_base64.as_deref().map(base64));
+    (rendered.offset, (rendered.timestamp, key, value, headers))
+}
+
+/// What a rendered record keeps of a stored one.
+fn kept(stored: &Stored, lines: bool) -> Stored {
+    let (timestamp, key, value, headers) = stored.clone();
+    // A stable sort by name: names that repeat keep the order of their values.
+    let mut headers = headers;
+    headers.sort_by(|a, b| a.0.cmp(&b.0));
+    let value = value.map(|value| {
+        let is_json =
+            std::str::from_utf8(&value).is_ok_and(|text| serde_json::from_str::<Value>(text).is_ok());
+        if !is_json || value.trim_ascii() == b"null" {
+            return value;
+        }
+        let value = value.trim_ascii().to_vec();
+        let space = |byte| {
+            if lines && matches!(byte, b'\n' | b'\r') {
+                b' '
+            } else {
+                byte
+            }
+        };
+        value.into_iter().map(space).collect()
+    });
+    (timestamp, key, value, headers)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn any_record_comes_back_from_its_json(batches in prop::collection::vec(prop::collection::vec(stored(), 1..5), 1..4)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let service = service().await;
+            for batch in &batches {
+                let headers: Vec<Vec<RawHeader<'_>>> = batch
+                    .iter()
+                    .map(|record| record.3.iter().map(|(name, value)| (name.as_bytes(), value.as_deref())).collect())
+                    .collect();
+                let samples: Vec<Sample<'_>> = batch
+                    .iter()
+                    .zip(&headers)
+                    .map(|((timestamp, key, value, _), headers)| (*timestamp, key.as_deref(), value.as_deref(), &headers[..]))
+                    .collect();
+                service.append("t", 0, false, &samples);
+            }
+            let stored: Vec<&Stored> = batches.iter().flatten().collect();
+
+            let answer = service.get(&format!("{RECORDS}?offset=0")).await.with_status(200);
+            #[derive(serde::Deserialize)]
+            struct Document<'a> {
+                #[serde(borrow)]
+                records: Vec<&'a serde_json::value::RawValue>,
+            }
+            let document: Document<'_> = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!(document.records.len(), stored.len());
+            for ((record, stored), offset) in document.records.iter().zip(&stored).zip(0..) {
+                assert_eq!(parsed(record), (offset, kept(stored, false)));
+            }
+
+            let answer = service.get_as(&format!("{RECORDS}?offset=0"), NDJSON).await.with_status(200);
+            let lines: Vec<&str> = answer.text().split_terminator('\n').collect();
+            assert_eq!(lines.len(), stored.len());
+            for ((line, stored), offset) in lines.iter().zip(&stored).zip(0..) {
+                let record = serde_json::from_str(line).unwrap();
+                assert_eq!(parsed(record), (offset, kept(stored, true)));
+            }
+
+            let answer = service.get_as(&format!("{RECORDS}?offset=0"), BATCHES).await.with_status(200);
+            let mut count = 0;
+            for batch in Batches::new(&answer.body) {
+                for (record, stored) in Records::new(batch.unwrap().1).unwrap().zip(&stored[count..]) {
+                    let record = record.unwrap();
+                    assert_eq!(record.offset.get(), count as u64);
+                    assert_eq!((record.key, record.value), (stored.1.as_deref(), stored.2.as_deref()));
+                    count += 1;
+                }
+            }
+            assert_eq!(count, stored.len());
+        });
+    }
+}

@@ -1,0 +1,522 @@
+//! Groups without members, and their lag, through the router.
+
+mod service;
+
+use http::Method;
+use quipu_segments::TopicSettings;
+use serde_json::{Value, json};
+use service::{NOW, Service};
+
+async fn commit(service: &Service, group: &str, offsets: Value) {
+    service
+        .put(
+            &format!("/v1/groups/{group}/offsets"),
+            &json!({ "offsets": offsets }),
+        )
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn a_commit_makes_the_group_and_is_there_after_a_restart() {
+    let service = Service::start();
+    service.topic("orders", 2);
+    service.append("orders", 0, &[1, 2, 3]);
+    service
+        .get("/v1/groups/billing")
+        .await
+        .problem(404, "unknown-group");
+    service
+        .get("/v1/groups/billing/offsets")
+        .await
+        .problem(404, "unknown-group");
+    let offsets = json!([
+        {"topic": "orders", "partition": 1, "offset": 0, "metadata": null},
+        {"topic": "orders", "partition": 0, "offset": 2, "metadata": "batch 7"},
+    ]);
+    let answer = service
+        .put("/v1/groups/billing/offsets", &json!({ "offsets": offsets }))
+        .await
+        .ok();
+    assert_eq!(answer["offsets"], offsets);
+
+    let service = service.restart();
+    let answer = service.get("/v1/groups/billing/offsets").await.ok();
+    assert_eq!(
+        answer["offsets"],
+        json!([offsets[1], offsets[0]]),
+        "sorted by topic and partition"
+    );
+    let group = service.get("/v1/groups/billing").await.ok();
+    assert_eq!(
+        group,
+        json!({"group": "billing", "state": "empty", "type": "ordered", "members": []})
+    );
+}
+
+#[tokio::test]
+async fn what_was_read_can_be_committed_as_it_stands() {
+    let service = Service::start();
+    service.topic("orders", 1);
+    commit(
+        &service,
+        "a",
+        json!([{"topic": "orders", "partition": 0, "offset": 0}]),
+    )
+    .await;
+    let read = service.get("/v1/groups/a/offsets").await.ok();
+    assert_eq!(service.put("/v1/groups/b/offsets", &read).await.ok(), read);
+}
+
+#[tokio::test]
+async fn a_group_with_nothing_committed_exists_once_it_was_made_and_goes_when_it_is_deleted() {
+    let service = Service::start();
+    commit(&service, "g", json!([])).await;
+    assert_eq!(
+        service.get("/v1/groups/g/offsets").await.ok(),
+        json!({"offsets": []})
+    );
+    assert_eq!(service.get("/v1/groups").await.ok()["groups"][0]["group"], "g");
+    let deleted = service.delete("/v1/groups/g").await;
+    assert_eq!((deleted.status.as_u16(), deleted.text.as_str()), (204, ""));
+    service.delete("/v1/groups/g").await.problem(404, "unknown-group");
+    assert_eq!(service.get("/v1/groups").await.ok(), json!({"groups": []}));
+}
+
+#[tokio::test]
+async fn a_deleted_group_takes_its_offsets_with_it_and_nobody_elses() {
+    let service = Service::start();
+    service.topic("orders", 1);
+    service.append("orders", 0, &[1, 2]);
+    for group in ["a", "ab"] {
+        commit(
+            &service,
+            group,
+            json!([{"topic": "orders", "partition": 0, "offset": 1}]),
+        )
+        .await;
+    }
+    service.delete("/v1/groups/a").await;
+    commit(&service, "a", json!([])).await;
+    assert_eq!(
+        service.get("/v1/groups/a/offsets").await.ok(),
+        json!({"offsets": []})
+    );
+    assert_eq!(
+        service.get("/v1/groups/ab/offsets").await.ok()["offsets"][0]["offset"],
+        1
+    );
+}
+
+#[tokio::test]
+async fn lists_are_sorted_and_go_on_after_the_last_name() {
+    let service = Service::start();
+    for group in ["c", "a", "b"] {
+        commit(&service, group, json!([])).await;
+    }
+    let names = |answer: &Value| -> Vec<String> {
+        let rows = answer["groups"].as_array().unwrap();
+        rows.iter()
+            .map(|row| row["group"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for path in ["/v1/groups", "/v1/lag"] {
+        let first = service.get(&format!("{path}?limit=2")).await.ok();
+        assert_eq!(names(&first), ["a", "b"]);
+        let next = first["next"].as_str().unwrap();
+        let second = service.get(&format!("{path}?limit=2&after={next}")).await.ok();
+        assert_eq!(names(&second), ["c"]);
+        assert_eq!(second.get("next"), None);
+        let problem = service
+            .get(&format!("{path}?limit=0"))
+            .await
+            .problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], "limit");
+        let problem = service
+            .get(&format!("{path}?offset=1"))
+            .await
+            .problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], "offset");
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_cannot_be_is_refused_at_its_place_and_nothing_is_committed() {
+    let service = Service::start();
+    service.topic("orders", 2);
+    service.append("orders", 0, &[1, 2, 3]);
+    let good = json!({"topic": "orders", "partition": 0, "offset": 1});
+    let other = json!({"topic": "orders", "partition": 1, "offset": 0});
+    let row = |name: &str, value: Value| {
+        let mut row = good.clone();
+        row[name] = value;
+        row
+    };
+    let long = "x".repeat(4097);
+    for (bad, status, code, pointer) in [
+        (
+            row("offset", json!(4)),
+            400,
+            "invalid-request",
+            "/offsets/1/offset",
+        ),
+        (
+            row("offset", json!(-1)),
+            400,
+            "invalid-request",
+            "/offsets/1/offset",
+        ),
+        (
+            row("offset", json!(u64::MAX)),
+            400,
+            "invalid-request",
+            "/offsets/1/offset",
+        ),
+        (
+            row("offset", json!("1")),
+            400,
+            "invalid-request",
+            "/offsets/1/offset",
+        ),
+        (
+            row("metadata", json!(long)),
+            400,
+            "invalid-request",
+            "/offsets/1/metadata",
+        ),
+        (row("ofset", json!(1)), 400, "invalid-request", "/offsets/1/ofset"),
+        (
+            row("partition", json!(2)),
+            404,
+            "unknown-partition",
+            "/offsets/1/partition",
+        ),
+        (
+            row("topic", json!("none")),
+            404,
+            "unknown-topic",
+            "/offsets/1/topic",
+        ),
+        (other.clone(), 400, "invalid-request", "/offsets/1/partition"),
+    ] {
+        let body = json!({"offsets": [other, bad]});
+        let problem = service
+            .put("/v1/groups/g/offsets", &body)
+            .await
+            .problem(status, code);
+        assert_eq!(problem["pointer"], pointer, "{bad}");
+        assert_eq!(problem["outcome"], "none");
+        service.get("/v1/groups/g").await.problem(404, "unknown-group");
+    }
+    for body in [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "{\"offsets\":[]} x",
+        "{\"offsets\":[],\"more\":1}",
+    ] {
+        let answer = service.call(Method::PUT, "/v1/groups/g/offsets", body).await;
+        answer.problem(400, "invalid-request");
+    }
+    commit(&service, "g", json!([row("offset", json!(3)),])).await;
+}
+
+#[tokio::test]
+async fn a_name_that_no_group_can_have_is_refused() {
+    let service = Service::start();
+    for name in ["__x", "a%20b", "%2e", "a%2Fb", "%ff", &"a".repeat(250)] {
+        for path in ["", "/offsets", "/lag"] {
+            let problem = service
+                .get(&format!("/v1/groups/{name}{path}"))
+                .await
+                .problem(400, "invalid-request");
+            assert_eq!(problem["pointer"], "group", "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() {
+    let service = Service::start();
+    service.topic("orders", 1);
+    service.topic("other", 1);
+    service.append("orders", 0, &[1, 2]);
+    let offsets = json!([
+        {"topic": "orders", "partition": 0, "offset": 2},
+        {"topic": "other", "partition": 0, "offset": 0},
+    ]);
+    commit(&service, "g", offsets).await;
+    assert_eq!(service.delete("/v1/topics/orders").await.status, 204);
+    let everything = quipu::groups::offsets::all_offsets_prefix();
+    assert_eq!(
+        service.app.log.state_prefix(&everything).len(),
+        1,
+        "it took its offsets with it"
+    );
+    service.topic("orders", 1);
+    let offsets = service.get("/v1/groups/g/offsets").await.ok();
+    assert_eq!(offsets["offsets"].as_array().unwrap().len(), 1);
+    assert_eq!(offsets["offsets"][0]["topic"], "other");
+    assert_eq!(
+        service.get("/v1/groups/g").await.ok()["group"],
+        "g",
+        "the group outlives the topic"
+    );
+}
+
+#[tokio::test]
+async fn offsets_of_a_topic_that_is_gone_are_not_shown_even_if_they_were_not_removed() {
+    let service = Service::start();
+    service.topic("orders", 1);
+    commit(
+        &service,
+        "g",
+        json!([{"topic": "orders", "partition": 0, "offset": 0}]),
+    )
+    .await;
+    service.delete_topic("orders", Vec::new());
+    assert_eq!(
+        service.get("/v1/groups/g/offsets").await.ok(),
+        json!({"offsets": []})
+    );
+    assert_eq!(service.get("/v1/groups/g/lag").await.ok()["topics"], json!([]));
+}
+
+#[tokio::test]
+async fn a_reset_says_what_it_would_do_and_then_does_it() {
+    let service = Service::start();
+    service.topic("orders", 2);
+    service.append("orders", 0, &[100, 300, 200, 400]);
+    commit(
+        &service,
+        "g",
+        json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}]),
+    )
+    .await;
+    let reset = async |body: Value| service.post("/v1/groups/g/offsets/reset", &body).await;
+    let row = |partition, old: Option<u64>, new: u64| json!({"topic": "orders", "partition": partition, "old_offset": old, "new_offset": new});
+
+    let body = json!({"topic": "orders", "to": "latest", "dry_run": true});
+    let answer = reset(body).await.ok();
+    assert_eq!(
+        answer,
+        json!({"dry_run": true, "offsets": [row(0, Some(2), 4), row(1, None, 0)]})
+    );
+    let offsets = service.get("/v1/groups/g/offsets").await.ok();
+    assert_eq!(
+        offsets["offsets"],
+        json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}])
+    );
+
+    let mut old = 2;
+    for (to, new) in [
+        (json!("earliest"), 0),
+        (json!("latest"), 4),
+        (json!(250), 1),
+        (json!("1970-01-01T00:00:00.350Z"), 3),
+        (json!(401), 4),
+        (json!({"offset": 3}), 3),
+        (json!({"offset": 99}), 4),
+        (json!({"shift": -1}), 3),
+        (json!({"shift": -100}), 0),
+        (json!({"shift": 100}), 4),
+    ] {
+        let body = json!({"topic": "orders", "partitions": [0], "to": to});
+        let answer = reset(body).await.ok();
+        assert_eq!(
+            answer,
+            json!({"dry_run": false, "offsets": [row(0, Some(old), new)]}),
+            "{to}"
+        );
+        let offsets = service.get("/v1/groups/g/offsets").await.ok();
+        assert_eq!(offsets["offsets"][0]["offset"], new, "{to}");
+        assert_eq!(offsets["offsets"][0]["metadata"], "m");
+        old = new;
+    }
+}
+
+#[tokio::test]
+async fn a_reset_stays_within_what_is_kept() {
+    let service = Service::start();
+    service.topic("orders", 1);
+    service.append("orders", 0, &[1, 2, 3, 4]);
+    commit(
+        &service,
+        "g",
+        json!([{"topic": "orders", "partition": 0, "offset": 1}]),
+    )
+    .await;
+    let partition = service.app.log.topic("orders").unwrap().partition(0).unwrap();
+    partition.trim(quipu_segments::Offset::new(2)).unwrap();
+    for to in [
+        json!("earliest"),
+        json!({"offset": 0}),
+        json!({"shift": -5}),
+        json!(0),
+    ] {
+        let body = json!({"topic": "orders", "to": to, "dry_run": true});
+        let answer = service.post("/v1/groups/g/offsets/reset", &body).await.ok();
+        assert_eq!(answer["offsets"][0]["new_offset"], 2, "{to}");
+    }
+    // A commit below the log start is taken, and goes on at the log start.
+    commit(
+        &service,
+        "g",
+        json!([{"topic": "orders", "partition": 0, "offset": 0}]),
+    )
+    .await;
+    assert_eq!(service.get("/v1/groups/g/lag").await.ok()["lag"], 2);
+}
+
+#[tokio::test]
+async fn a_reset_that_cannot_be_is_refused_at_its_place() {
+    let service = Service::start();
+    service.topic("orders", 1);
+    let good = json!({"topic": "orders", "to": "latest"});
+    service
+        .post("/v1/groups/g/offsets/reset", &good)
+        .await
+        .problem(404, "unknown-group");
+    commit(&service, "g", json!([])).await;
+    for (name, value, status, code, pointer) in [
+        ("to", json!("end"), 400, "invalid-request", "/to"),
+        ("topic", json!("none"), 404, "unknown-topic", "/topic"),
+        (
+            "partitions",
+            json!([0, 1]),
+            404,
+            "unknown-partition",
+            "/partitions/1",
+        ),
+        (
+            "partitions",
+            json!([0, 0]),
+            400,
+            "invalid-request",
+            "/partitions/1",
+        ),
+        ("partitions", json!([]), 400, "invalid-request", "/partitions"),
+        ("dryrun", json!(true), 400, "invalid-request", "/dryrun"),
+    ] {
+        let mut body = good.clone();
+        body[name] = value;
+        let problem = service
+            .post("/v1/groups/g/offsets/reset", &body)
+            .await
+            .problem(status, code);
+        assert_eq!(problem["pointer"], pointer, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn lag_counts_records_their_age_their_bytes_and_what_retention_leaves() {
+    let service = Service::start();
+    let retention = TopicSettings {
+        retention_ms: Some(60_000),
+        ..TopicSettings::default()
+    };
+    service.topic_with("orders", 2, retention);
+    service.topic("kept", 1);
+    service.append("orders", 0, &[NOW - 9000, NOW - 5000, NOW - 7000]);
+    service.append("orders", 1, &[NOW - 1000, NOW - 500]);
+    service.append("kept", 0, &[NOW + 1000]);
+    commit(
+        &service,
+        "g",
+        json!([
+            {"topic": "orders", "partition": 0, "offset": 1},
+            {"topic": "orders", "partition": 1, "offset": 2},
+            {"topic": "kept", "partition": 0, "offset": 0},
+        ]),
+    )
+    .await;
+    service.set_time(NOW + 100);
+    let lag = service.get("/v1/groups/g/lag").await.ok();
+    assert_eq!((&lag["group"], &lag["state"]), (&json!("g"), &json!("empty")));
+    assert_eq!((&lag["lag"], &lag["lag_ms"]), (&json!(3), &json!(5100)));
+    assert_eq!(lag["expires_ms"], 60_000 - 5100, "the nearest");
+    assert_eq!(lag["topics"][0]["topic"], "kept");
+    let kept = &lag["topics"][0]["partitions"][0];
+    assert_eq!(
+        (&kept["lag"], &kept["lag_ms"], &kept["expires_ms"]),
+        (&json!(1), &json!(0), &Value::Null)
+    );
+    assert!(kept["lag_bytes"].as_u64().unwrap() > 0);
+    let behind = &lag["topics"][1]["partitions"][0];
+    assert_eq!(behind["partition"], 0);
+    assert_eq!(
+        (&behind["committed_offset"], &behind["end_offset"]),
+        (&json!(1), &json!(3))
+    );
+    assert_eq!(
+        (&behind["log_start_offset"], &behind["last_commit"]),
+        (&json!(0), &json!(NOW))
+    );
+    assert_eq!((&behind["lag"], &behind["lag_ms"]), (&json!(2), &json!(5100)));
+    let done = &lag["topics"][1]["partitions"][1];
+    assert_eq!(
+        (&done["lag"], &done["lag_ms"], &done["lag_bytes"]),
+        (&json!(0), &json!(0), &json!(0))
+    );
+    assert_eq!(done["expires_ms"], Value::Null);
+    assert_eq!(
+        lag["lag_bytes"].as_u64().unwrap(),
+        kept["lag_bytes"].as_u64().unwrap() + behind["lag_bytes"].as_u64().unwrap()
+    );
+
+    let all = service.get("/v1/lag").await.ok();
+    let summary = &all["groups"][0];
+    assert_eq!(
+        (&summary["group"], &summary["lag"], &summary["lag_ms"]),
+        (&json!("g"), &json!(3), &json!(5100))
+    );
+    assert_eq!(summary.get("topics"), None);
+}
+
+#[tokio::test]
+async fn routes_of_members_are_not_there_yet() {
+    let service = Service::start();
+    commit(&service, "g", json!([])).await;
+    for path in ["members", "members/m/poll", "redrive", "nothing"] {
+        service
+            .post(&format!("/v1/groups/g/{path}"), &json!({}))
+            .await
+            .problem(404, "not-found");
+    }
+    service
+        .get("/v1/groups/g/lag/history")
+        .await
+        .problem(404, "not-found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn commits_and_deletions_at_once_leave_no_offset_without_its_group() {
+    let service = std::sync::Arc::new(Service::start());
+    service.topic("orders", 4);
+    let tasks: Vec<_> = (0..40)
+        .map(|i| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                if i % 4 == 3 {
+                    let status = service.delete("/v1/groups/g").await.status;
+                    assert!(status == 204 || status == 404, "{status}");
+                } else {
+                    commit(
+                        &service,
+                        "g",
+                        json!([{"topic": "orders", "partition": i % 4, "offset": 0}]),
+                    )
+                    .await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    service.delete("/v1/groups/g").await;
+    let prefix = quipu::groups::offsets::offsets_prefix("g");
+    assert_eq!(service.app.log.state_prefix(&prefix).len(), 0);
+    service.get("/v1/groups/g").await.problem(404, "unknown-group");
+}

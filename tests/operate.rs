@@ -1,0 +1,273 @@
+//! Health, metrics, information and the description of the API, through the router.
+
+mod service;
+
+use axum::body::Body;
+use http::{Method, Request};
+use quipu::config::Config;
+use serde_json::json;
+use service::{NOW, Service};
+
+#[tokio::test]
+async fn a_path_that_nothing_has_is_a_problem_and_never_empty() {
+    let service = Service::start();
+    for path in ["/", "/v1", "/v1/nothing", "/v1/groups/", "/openapi.yaml", "//"] {
+        service.get(path).await.problem(404, "not-found");
+    }
+    service
+        .call(Method::POST, "/v1/nothing", "{}")
+        .await
+        .problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn a_method_that_a_path_has_not_is_a_problem_that_names_those_it_has() {
+    let service = Service::start();
+    let answer = service.call(Method::POST, "/v1/groups", "{}").await;
+    answer.problem(405, "method-not-allowed");
+    assert_eq!(answer.header("allow"), Some("GET,HEAD"));
+    let answer = service.call(Method::PATCH, "/v1/groups/g/offsets", "{}").await;
+    answer.problem(405, "method-not-allowed");
+    let mut allowed: Vec<_> = answer
+        .header("allow")
+        .unwrap()
+        .split(',')
+        .map(str::trim)
+        .collect();
+    allowed.sort_unstable();
+    assert_eq!(allowed, ["GET", "HEAD", "PUT"]);
+    service
+        .call(Method::OPTIONS, "/v1/info", "")
+        .await
+        .problem(405, "method-not-allowed");
+}
+
+#[tokio::test]
+async fn head_answers_as_get_does_without_the_body() {
+    let service = Service::start();
+    for path in ["/health/live", "/v1/info", "/openapi.json", "/v1/groups"] {
+        let answer = service.call(Method::HEAD, path, "").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.text.as_str()),
+            (200, ""),
+            "{path}"
+        );
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+    }
+    assert_eq!(
+        service.call(Method::HEAD, "/v1/groups/none", "").await.status,
+        404
+    );
+}
+
+#[tokio::test]
+async fn every_documented_operation_is_answered_by_its_handler() {
+    let service = Service::start();
+    let document = service.get("/openapi.json").await.ok();
+    assert_eq!(document["info"]["title"], "quipu");
+    assert_eq!(document["info"]["license"]["name"], "Apache-2.0");
+    let paths = document["paths"].as_object().unwrap();
+    for path in [
+        "/openapi.json",
+        "/metrics",
+        "/health/live",
+        "/health/ready",
+        "/v1/info",
+        "/v1/groups/{group}",
+    ] {
+        assert!(paths.contains_key(path), "{path}");
+    }
+    for (path, item) in paths {
+        let uri: String = path
+            .split('/')
+            .map(|s| if s.starts_with('{') { "x" } else { s })
+            .collect::<Vec<_>>()
+            .join("/");
+        for method in item.as_object().unwrap().keys() {
+            let method: Method = method.to_ascii_uppercase().parse().unwrap();
+            let answer = service.call(method.clone(), &uri, "").await;
+            assert_ne!(answer.status, 405, "{method} {path}");
+            assert!(!answer.text.contains("\"code\":\"not-found\""), "{method} {path}");
+        }
+        let answer = service.call(Method::TRACE, &uri, "").await;
+        answer.problem(405, "method-not-allowed");
+        let mut documented: Vec<_> = item
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(|m| m.to_ascii_uppercase())
+            .collect();
+        if documented.contains(&"GET".to_owned()) && !documented.contains(&"HEAD".to_owned()) {
+            documented.push("HEAD".to_owned());
+        }
+        documented.sort_unstable();
+        let mut allowed: Vec<_> = answer
+            .header("allow")
+            .unwrap()
+            .split(',')
+            .map(str::trim)
+            .collect();
+        allowed.sort_unstable();
+        assert_eq!(allowed, documented, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_healthy_server_is_live_and_ready_and_a_stopping_one_is_not_ready() {
+    let service = Service::start();
+    assert_eq!(service.get("/health/live").await.ok(), json!({"status": "live"}));
+    assert_eq!(
+        service.get("/health/ready").await.ok(),
+        json!({"status": "ready", "degraded": []})
+    );
+    service.app.stopping.send_replace(true);
+    service.get("/health/ready").await.problem(503, "shutting-down");
+    assert_eq!(service.get("/health/live").await.ok(), json!({"status": "live"}));
+}
+
+#[tokio::test]
+async fn information_has_the_version_and_the_limits_in_force() {
+    let mut config = Config::default();
+    config.limits.max_key_bytes = 77;
+    let service = Service::with(config);
+    let info = service.get("/v1/info").await.ok();
+    assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(info["data_format"], 1);
+    assert_eq!(info["uptime_ms"], 0);
+    assert_eq!(info["limits"]["max_key_bytes"], 77);
+    assert_eq!(info["limits"]["max_request_bytes"], 32 << 20);
+    assert!(
+        info["features"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|feature| feature.is_string())
+    );
+    let problem = service
+        .get("/v1/info?verbose=1")
+        .await
+        .problem(400, "invalid-request");
+    assert_eq!(problem["pointer"], "verbose");
+}
+
+#[tokio::test]
+async fn metrics_have_positions_lag_and_the_engines_counts() {
+    let service = Service::start();
+    service.topic("orders", 2);
+    service.append("orders", 1, &[NOW - 3000, NOW - 2000]);
+    let offsets = json!({"offsets": [{"topic": "orders", "partition": 1, "offset": 1}]});
+    service.put("/v1/groups/g/offsets", &offsets).await.ok();
+    let answer = service.get("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(
+        answer
+            .header("content-type")
+            .unwrap()
+            .starts_with("application/openmetrics-text")
+    );
+    let has = |line: &str| {
+        assert!(
+            answer.text.lines().any(|found| found == line),
+            "no line {line:?} in\n{}",
+            answer.text
+        );
+    };
+    has("quipu_partition_end_offset{topic=\"orders\",partition=\"0\"} 0");
+    has("quipu_partition_end_offset{topic=\"orders\",partition=\"1\"} 2");
+    has("quipu_partition_log_start_offset{topic=\"orders\",partition=\"1\"} 0");
+    has("quipu_group_lag_records{group=\"g\",topic=\"orders\",partition=\"1\"} 1.0");
+    has("quipu_group_lag_seconds{group=\"g\",topic=\"orders\",partition=\"1\"} 2.0");
+    has("quipu_log_failed 0");
+    has("quipu_storage_full 0");
+    has("quipu_log_append_records_total 2");
+    has("# UNIT quipu_partition_size_bytes bytes");
+    has("quipu_series_left_out 0");
+    assert!(answer.text.ends_with("# EOF\n"));
+    let mut names: Vec<_> = answer
+        .text
+        .lines()
+        .filter(|line| line.starts_with("# TYPE"))
+        .collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count, "a metric is given twice");
+}
+
+#[tokio::test]
+async fn browsers_are_answered_only_where_origins_are_configured() {
+    let preflight = || {
+        Request::builder()
+            .method(Method::OPTIONS)
+            .uri("/v1/groups/g/offsets")
+            .header("origin", "https://a.example")
+            .header("access-control-request-method", "PUT")
+            .header("access-control-request-headers", "content-type")
+            .body(Body::empty())
+            .unwrap()
+    };
+    let get = |origin: &str| {
+        Request::builder()
+            .uri("/v1/groups")
+            .header("origin", origin)
+            .body(Body::empty())
+            .unwrap()
+    };
+    let off = Service::start();
+    off.send(preflight()).await.problem(405, "method-not-allowed");
+    assert_eq!(
+        off.send(get("https://a.example"))
+            .await
+            .header("access-control-allow-origin"),
+        None
+    );
+
+    let config = Config {
+        cors_origins: vec!["https://a.example".into()],
+        ..Config::default()
+    };
+    let on = Service::with(config);
+    let answer = on.send(preflight()).await;
+    assert_eq!(answer.status, 204);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("https://a.example")
+    );
+    assert_eq!(
+        answer.header("access-control-allow-headers"),
+        Some("content-type")
+    );
+    assert!(
+        answer
+            .header("access-control-allow-methods")
+            .unwrap()
+            .contains("PUT")
+    );
+    let answer = on.send(get("https://a.example")).await;
+    assert_eq!(answer.status, 200);
+    assert!(
+        answer
+            .header("access-control-expose-headers")
+            .unwrap()
+            .contains("next-offset")
+    );
+    assert_eq!(
+        on.send(get("https://b.example"))
+            .await
+            .header("access-control-allow-origin"),
+        None
+    );
+    let problem = on.send(
+        Request::builder()
+            .uri("/x")
+            .header("origin", "https://a.example")
+            .body(Body::empty())
+            .unwrap(),
+    );
+    let problem = problem.await;
+    problem.problem(404, "not-found");
+    assert_eq!(
+        problem.header("access-control-allow-origin"),
+        Some("https://a.example")
+    );
+}

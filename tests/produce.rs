@@ -1,0 +1,1406 @@
+//! The contract of produce requests, through the router as the server uses it.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use quipu::app::App;
+use quipu::config::{Config, Limits};
+use quipu::partitioner::{keyed_elsewhere, partition_of_key};
+use quipu_segments::batch::{BatchBuilder, BatchHeader, Batches, Records as BatchRecords, SealedBatch};
+use quipu_segments::{
+    Clock, Log, Monotonic, Offset, Options, ReadRequest, TimestampMs, Topic, TopicSettings, TopicSpec,
+};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+const NDJSON: &str = "application/x-ndjson";
+const BATCH: &str = "application/vnd.apache.kafka.record-batch";
+const NOW: i64 = 1_700_000_000_000;
+
+/// A clock that stands still until a test moves it.
+struct TestClock(AtomicI64);
+
+impl Clock for TestClock {
+    fn now(&self) -> TimestampMs {
+        TimestampMs(self.0.load(Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::default()
+    }
+}
+
+struct Server {
+    app: App,
+    clock: Arc<TestClock>,
+    _dir: tempfile::TempDir,
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Answer {
+    /// The answer's code, checked against what every problem must have.
+    #[track_caller]
+    fn problem(&self, status: u16, code: &str) -> &Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        assert_eq!(self.body["code"], code, "{}", self.body);
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json");
+        &self.body
+    }
+
+    #[track_caller]
+    fn ok(&self) -> &Value {
+        assert_eq!(self.status, 200, "{}", self.body);
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/json");
+        assert_eq!(self.headers[header::CACHE_CONTROL], "no-store");
+        &self.body
+    }
+
+    #[track_caller]
+    fn offsets(&self) -> Vec<(u64, u64)> {
+        let positions = self.ok()["offsets"].as_array().unwrap();
+        positions
+            .iter()
+            .map(|position| {
+                (
+                    position["partition"].as_u64().unwrap(),
+                    position["offset"].as_u64().unwrap(),
+                )
+            })
+            .collect()
+    }
+}
+
+/// A record as it is stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Stored {
+    offset: u64,
+    timestamp: i64,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Stored {
+    fn value(&self) -> &str {
+        std::str::from_utf8(self.value.as_deref().unwrap()).unwrap()
+    }
+}
+
+impl Server {
+    fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // A journal that is made in no time.
+        let options = Options {
+            journal_file_bytes: 8 << 20,
+            max_request_bytes: 4 << 20,
+            ..Options::default()
+        };
+        let log = Log::open(dir.path(), options).unwrap();
+        let clock = Arc::new(TestClock(AtomicI64::new(NOW)));
+        let config = Config {
+            limits,
+            ..Config::default()
+        };
+        Self {
+            app: App::new(log, config, clock.clone()),
+            clock,
+            _dir: dir,
+        }
+    }
+
+    fn topic(&self, name: &str, partitions: u32, properties: Value) -> Arc<Topic> {
+        let properties: BTreeMap<String, Value> = serde_json::from_value(properties).unwrap();
+        let spec = TopicSpec {
+            partitions,
+            settings: TopicSettings::default(),
+            properties,
+        };
+        self.app.log.create_topic(name, spec).unwrap()
+    }
+
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = quipu::http::router(self.app.clone())
+            .oneshot(request)
+            .await
+            .unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        }
+    }
+
+    async fn post(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+        let mut request = Request::post(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(body.into()).unwrap()).await
+    }
+
+    async fn json(&self, path: &str, body: impl Into<Body>) -> Answer {
+        self.post(path, &[("content-type", "application/json")], body)
+            .await
+    }
+
+    async fn ndjson(&self, path: &str, body: impl Into<Body>) -> Answer {
+        self.post(path, &[("content-type", NDJSON)], body).await
+    }
+
+    /// Everything that is stored in a partition, batch by batch, with the hint that all values are JSON in one line.
+    fn runs(&self, topic: &str, partition: u32) -> (Vec<u8>, bool) {
+        let partition = self.app.log.topic(topic).unwrap().partition(partition).unwrap();
+        let (mut bytes, mut json_lines) = (Vec::new(), true);
+        let mut from = Offset::ZERO;
+        loop {
+            let request = ReadRequest {
+                from,
+                until: None,
+                max_bytes: 1 << 20,
+            };
+            let fetched = partition.read(request).unwrap();
+            for run in &fetched.runs {
+                bytes.extend_from_slice(&run.bytes);
+                json_lines &= run.json_lines;
+            }
+            if fetched.next_offset == from {
+                return (bytes, json_lines);
+            }
+            from = fetched.next_offset;
+        }
+    }
+
+    fn stored(&self, topic: &str, partition: u32) -> Vec<Stored> {
+        let (bytes, _) = self.runs(topic, partition);
+        let mut all = Vec::new();
+        for batch in Batches::new(&bytes) {
+            let (_, batch) = batch.unwrap();
+            for record in BatchRecords::new(batch).unwrap() {
+                let record = record.unwrap();
+                all.push(Stored {
+                    offset: record.offset.get(),
+                    timestamp: record.timestamp.0,
+                    key: record.key.map(<[u8]>::to_vec),
+                    value: record.value.map(<[u8]>::to_vec),
+                    headers: record
+                        .headers
+                        .iter()
+                        .map(|(name, value)| {
+                            (
+                                String::from_utf8(name.to_vec()).unwrap(),
+                                value.map(<[u8]>::to_vec),
+                            )
+                        })
+                        .collect(),
+                });
+            }
+        }
+        all
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn streamed(bytes: &[u8], chunk: usize) -> Body {
+    let chunks: Vec<_> = bytes
+        .chunks(chunk)
+        .map(|chunk| Ok::<_, std::io::Error>(Bytes::copy_from_slice(chunk)))
+        .collect();
+    Body::from_stream(stream::iter(chunks))
+}
+
+// ---- application/json
+
+#[tokio::test]
+async fn records_are_stored_as_sent_and_answered_in_request_order() {
+    let server = Server::new();
+    server.topic("t", 3, json!({}));
+    let body = r#"{"records":[
+        {"partition":2,"key":"a","value":{ "x" : 1.50,"y":"\u00e9" },"headers":{"h":["1",{"base64":"/w=="}]},"timestamp":7},
+        {"partition":0,"value":1e400},
+        {"partition":2,"key_base64":"/w==","value_base64":"AP8="}
+    ]}"#;
+    let answer = server.json("/v1/topics/t/records", body).await;
+    assert_eq!(answer.offsets(), [(2, 0), (0, 0), (2, 1)]);
+    let second = server.stored("t", 2);
+    assert_eq!(
+        second[0],
+        Stored {
+            offset: 0,
+            timestamp: 7,
+            key: Some(b"a".to_vec()),
+            value: Some(br#"{ "x" : 1.50,"y":"\u00e9" }"#.to_vec()),
+            headers: vec![
+                ("h".into(), Some(b"1".to_vec())),
+                ("h".into(), Some(b"\xff".to_vec()))
+            ],
+        }
+    );
+    assert_eq!(second[1].key.as_deref(), Some(&b"\xff"[..]));
+    assert_eq!(second[1].value.as_deref(), Some(&b"\x00\xff"[..]));
+    assert_eq!(server.stored("t", 0)[0].value(), "1e400");
+    let answer = server
+        .json("/v1/topics/t/records", r#"{"records":[{"partition":2}]}"#)
+        .await;
+    assert_eq!(answer.offsets(), [(2, 2)]);
+    assert_eq!(server.stored("t", 2)[2].value, None, "no value is a tombstone");
+}
+
+#[tokio::test]
+async fn keys_choose_the_partition_and_records_without_one_stay_together_and_rotate() {
+    let server = Server::new();
+    server.topic("t", 6, json!({}));
+    let body = r#"{"records":[{"key":"key"},{"value":1},{"key":"N14228"},{"value":2}]}"#;
+    let first = server.json("/v1/topics/t/records", body).await.offsets();
+    assert_eq!(first[0].0, u64::from(partition_of_key(b"key", 6)));
+    assert_eq!(first[2].0, u64::from(partition_of_key(b"N14228", 6)));
+    assert_eq!(first[1].0, first[3].0);
+    let mut seen: Vec<u64> = Vec::new();
+    for _ in 0..6 {
+        seen.push(
+            server
+                .json("/v1/topics/t/records", r#"{"records":[{"value":1}]}"#)
+                .await
+                .offsets()[0]
+                .0,
+        );
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn what_a_fetch_returned_can_be_produced_again() {
+    let server = Server::new();
+    server.topic("t", 4, json!({}));
+    let record = r#"{"partition":3,"offset":1042,"timestamp":1357035420000,"key":"N14228","value":{"event":"x"},"headers":{"type":"y"},"topic":"other"}"#;
+    let body = format!("{{\"records\":[{record}]}}");
+    assert_eq!(
+        server.json("/v1/topics/t/records", body.clone()).await.offsets(),
+        [(3, 0)]
+    );
+    assert_eq!(server.stored("t", 3)[0].timestamp, 1_357_035_420_000);
+    let answer = server.json("/v1/topics/t/records?repartition=true", body).await;
+    assert_eq!(answer.offsets()[0].0, u64::from(partition_of_key(b"N14228", 4)));
+    let answer = server.ndjson("/v1/topics/t/records", record).await;
+    assert_eq!(answer.ok()["partitions"][0]["partition"], 3);
+}
+
+#[tokio::test]
+async fn a_keyed_record_elsewhere_than_its_key_says_marks_the_topic() {
+    let server = Server::new();
+    let topic = server.topic("t", 6, json!({}));
+    let marked = || server.app.log.state_get(&keyed_elsewhere(topic.id())).is_some();
+    let home = partition_of_key(b"key", 6);
+    let record = |partition: u32| format!("{{\"records\":[{{\"key\":\"key\",\"partition\":{partition}}}]}}");
+    server.json("/v1/topics/t/records", record(home)).await.ok();
+    server
+        .json("/v1/topics/t/records", r#"{"records":[{"partition":5}]}"#)
+        .await
+        .ok();
+    server
+        .json("/v1/topics/t/records?repartition=true", record(home + 1))
+        .await
+        .ok();
+    assert!(!marked());
+    server
+        .json("/v1/topics/t/records", record((home + 1) % 6))
+        .await
+        .ok();
+    assert!(marked());
+}
+
+#[tokio::test]
+async fn one_wrong_record_refuses_them_all_and_names_its_field() {
+    let server = Server::new();
+    server.topic("t", 2, json!({}));
+    for (record, pointer) in [
+        (r#"{"vlaue":1}"#, "/records/3/vlaue"),
+        (r#"{"key":1}"#, "/records/3/key"),
+        (r#"{"key":"\ud800"}"#, "/records/3/key"),
+        (r#"{"value":1,"value":1}"#, "/records/3/value"),
+        (r#"{"value":NaN}"#, "/records/3/value"),
+        (r#"{"key":"a","key_base64":"YQ=="}"#, "/records/3/key_base64"),
+        (r#"{"headers":{"a":[1]}}"#, "/records/3/headers/a/0"),
+        (r#"{"timestamp":"yesterday"}"#, "/records/3/timestamp"),
+        ("7", "/records/3"),
+    ] {
+        let body = format!("{{\"records\":[{{}},{{}},{{}},{record}]}}");
+        let answer = server.json("/v1/topics/t/records", body).await;
+        let problem = answer.problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], pointer, "{record}");
+        assert_eq!(problem["outcome"], "none");
+    }
+    for body in [
+        "",
+        "{}",
+        r#"{"records":[]}"#,
+        "[]",
+        r#"{"records":[{}]}x"#,
+        r#"{"records":[{}],"more":1}"#,
+        "\u{feff}{}",
+    ] {
+        server
+            .json("/v1/topics/t/records", body)
+            .await
+            .problem(400, "invalid-request");
+    }
+    assert!(server.stored("t", 0).is_empty() && server.stored("t", 1).is_empty());
+}
+
+#[tokio::test]
+async fn hostile_json_is_refused_and_harms_nothing() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let deep = format!("{{\"records\":[{{\"value\":{}", "[".repeat(2_000_000));
+    let answer = server.json("/v1/topics/t/records", deep).await;
+    assert_eq!(
+        answer.problem(400, "invalid-request")["pointer"],
+        "/records/0/value"
+    );
+    let answer = server
+        .json(
+            "/v1/topics/t/records",
+            &b"{\"records\":[{\"value\":\"\xff\"}]}"[..],
+        )
+        .await;
+    assert_eq!(
+        answer.problem(400, "invalid-request")["pointer"],
+        "/records/0/value"
+    );
+    let headers = "\"\",".repeat(100_000);
+    let many = format!("{{\"records\":[{{\"headers\":{{\"a\":[{headers}\"\"]}}}}]}}");
+    assert!(
+        server
+            .json("/v1/topics/t/records", many)
+            .await
+            .status
+            .is_client_error()
+    );
+    server
+        .json("/v1/topics/t/records", r#"{"records":[{"value":1}]}"#)
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn line_breaks_in_a_value_are_kept_and_told_to_readers() {
+    let server = Server::new();
+    server.topic("t", 2, json!({}));
+    let body =
+        "{\"records\":[{\"partition\":0,\"value\":{\"a\":\n1}},\n{\"partition\":1,\n\"value\":[1, 2]}]}";
+    server.json("/v1/topics/t/records", body).await.ok();
+    assert_eq!(server.stored("t", 0)[0].value(), "{\"a\":\n1}");
+    assert!(!server.runs("t", 0).1);
+    assert!(server.runs("t", 1).1);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_unknown() {
+    let server = Server::new();
+    server.topic("t", 2, json!({}));
+    server
+        .json("/v1/topics/x/records", r#"{"records":[{}]}"#)
+        .await
+        .problem(404, "unknown-topic");
+    let answer = server
+        .json("/v1/topics/t/records", r#"{"records":[{},{"partition":2}]}"#)
+        .await;
+    assert_eq!(
+        answer.problem(404, "unknown-partition")["pointer"],
+        "/records/1/partition"
+    );
+    let answer = server.json("/v1/topics/%ff/records", r#"{"records":[{}]}"#).await;
+    answer.problem(400, "invalid-request");
+    server
+        .post("/v1/topics/x/records", &[], "raw")
+        .await
+        .problem(404, "unknown-topic");
+    server
+        .ndjson("/v1/topics/x/records", "{}")
+        .await
+        .problem(404, "unknown-topic");
+    assert!(server.stored("t", 0).is_empty());
+}
+
+#[tokio::test]
+async fn times_are_the_clocks_where_records_name_none_or_the_topic_wants_its_own() {
+    let server = Server::new();
+    server.topic("create", 1, json!({}));
+    server.topic("append", 1, json!({"timestamp_type": "log_append_time"}));
+    let body = r#"{"records":[{"timestamp":"2013-07-01T00:00:00Z"},{}]}"#;
+    let line = "{\"timestamp\":5}\n";
+    for topic in ["create", "append"] {
+        let path = format!("/v1/topics/{topic}/records");
+        server.json(&path, body).await.ok();
+        server.clock.0.store(NOW + 1, Ordering::Relaxed);
+        server.post(&format!("{path}?timestamp=9"), &[], "raw").await.ok();
+        server.ndjson(&path, line).await.ok();
+        server.clock.0.store(NOW, Ordering::Relaxed);
+    }
+    let times = |topic| {
+        server
+            .stored(topic, 0)
+            .iter()
+            .map(|record| record.timestamp)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(times("create"), [1_372_636_800_000, NOW, 9, 5]);
+    assert_eq!(times("append"), [NOW, NOW, NOW + 1, NOW + 1]);
+}
+
+#[tokio::test]
+async fn a_record_above_its_topics_limit_is_too_large() {
+    let server = Server::with(Limits {
+        max_key_bytes: 10,
+        max_headers_per_record: 2,
+        max_header_bytes: 20,
+        ..Limits::default()
+    });
+    server.topic("t", 1, json!({"max_record_bytes": 100}));
+    let value = |bytes: usize| {
+        format!(
+            "{{\"records\":[{{\"key\":\"1234\",\"value\":{}}}]}}",
+            "1".repeat(bytes)
+        )
+    };
+    server.json("/v1/topics/t/records", value(96)).await.ok();
+    let answer = server.json("/v1/topics/t/records", value(97)).await;
+    assert_eq!(answer.problem(413, "record-too-large")["pointer"], "/records/0");
+    for record in [
+        r#"{"key":"12345678901"}"#,
+        r#"{"headers":{"a":["","",""]}}"#,
+        r#"{"headers":{"a":"12345678901234567890"}}"#,
+    ] {
+        let answer = server
+            .json("/v1/topics/t/records", format!("{{\"records\":[{record}]}}"))
+            .await;
+        answer.problem(413, "record-too-large");
+    }
+    server
+        .post("/v1/topics/t/records", &[], vec![b'x'; 100])
+        .await
+        .ok();
+    server
+        .post("/v1/topics/t/records", &[], vec![b'x'; 101])
+        .await
+        .problem(413, "record-too-large");
+    assert_eq!(server.stored("t", 0).len(), 2);
+}
+
+#[tokio::test]
+async fn a_request_above_the_limit_is_too_large_however_it_is_sent() {
+    let server = Server::with(Limits {
+        max_request_bytes: 1000,
+        ..Limits::default()
+    });
+    server.topic("t", 1, json!({}));
+    let body = |bytes: usize| {
+        let empty = r#"{"records":[{"value":""}]}"#;
+        empty
+            .replace("\"\"", &format!("\"{}\"", "x".repeat(bytes - empty.len())))
+            .into_bytes()
+    };
+    let path = "/v1/topics/t/records";
+    let json = ("content-type", "application/json");
+    server.post(path, &[json], body(1000)).await.ok();
+    server.post(path, &[json], streamed(&body(1000), 99)).await.ok();
+    for (headers, body) in [
+        (vec![json, ("content-length", "1001")], Body::from(body(1001))),
+        (vec![json], streamed(&body(1001), 99)),
+        (vec![json], streamed(&body(1001), 2000)),
+        (vec![json, ("content-encoding", "gzip")], gzip(&body(1001)).into()),
+        (
+            vec![json, ("content-encoding", "zstd")],
+            zstd::encode_all(&body(1001)[..], 1).unwrap().into(),
+        ),
+        (vec![], vec![b'x'; 1001].into()),
+    ] {
+        let answer = server.post(path, &headers, body).await;
+        assert_eq!(answer.problem(413, "request-too-large")["outcome"], "none");
+    }
+    // As lines there is no such limit.
+    let lines = "{\"value\":\"0123456789\"}\n".repeat(200);
+    assert_eq!(server.ndjson(path, lines).await.ok()["records"], 200);
+}
+
+#[tokio::test]
+async fn empty_records_that_outgrow_the_limit_as_batches_are_refused() {
+    let server = Server::with(Limits {
+        max_request_bytes: 3000,
+        ..Limits::default()
+    });
+    server.topic("t", 1, json!({}));
+    let body = |records: usize| format!("{{\"records\":[{}]}}", vec!["{}"; records].join(","));
+    server.json("/v1/topics/t/records", body(300)).await.ok();
+    server
+        .json("/v1/topics/t/records", body(900))
+        .await
+        .problem(413, "request-too-large");
+}
+
+// ---- query and headers
+
+#[tokio::test]
+async fn ack_is_the_requests_or_the_topics() {
+    let server = Server::new();
+    server.topic("t", 1, json!({"ack": "written"}));
+    for query in ["", "?ack=durable", "?ack=written"] {
+        let path = format!("/v1/topics/t/records{query}");
+        server.json(&path, r#"{"records":[{}]}"#).await.ok();
+        server.ndjson(&path, "{}\n").await.ok();
+        server.post(&path, &[], "raw").await.ok();
+    }
+    let answer = server
+        .json("/v1/topics/t/records?ack=all", r#"{"records":[{}]}"#)
+        .await;
+    assert_eq!(answer.problem(400, "invalid-request")["pointer"], "ack");
+}
+
+#[tokio::test]
+async fn records_are_appended_only_at_the_expected_offset() {
+    let server = Server::new();
+    server.topic("t", 2, json!({}));
+    let body = r#"{"records":[{"partition":1},{"partition":1}]}"#;
+    let path = |offset: u64| format!("/v1/topics/t/records?expected_offset={offset}");
+    let answer = server.json(&path(1), body).await;
+    assert_eq!(answer.problem(412, "offset-mismatch")["end_offset"], 0);
+    assert_eq!(server.json(&path(0), body).await.offsets(), [(1, 0), (1, 1)]);
+    let answer = server.json(&path(0), body).await;
+    assert_eq!(answer.problem(412, "offset-mismatch")["end_offset"], 2);
+    let raw = "/v1/topics/t/records?partition=1&expected_offset=";
+    server
+        .post(&format!("{raw}3"), &[], "x")
+        .await
+        .problem(412, "offset-mismatch");
+    server.post(&format!("{raw}2"), &[], "x").await.ok();
+    for wrong in ["-1", "x", "9223372036854775808", ""] {
+        let answer = server
+            .json(&format!("/v1/topics/t/records?expected_offset={wrong}"), body)
+            .await;
+        assert_eq!(
+            answer.problem(400, "invalid-request")["pointer"],
+            "expected_offset",
+            "{wrong}"
+        );
+    }
+    let two = r#"{"records":[{"partition":1},{"partition":0}]}"#;
+    let answer = server.json(&path(3), two).await;
+    assert_eq!(
+        answer.problem(400, "invalid-request")["pointer"],
+        "expected_offset"
+    );
+    assert_eq!(server.stored("t", 1).len(), 3);
+}
+
+#[tokio::test]
+async fn what_this_version_cannot_do_is_refused_and_never_passed_over() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let batch_path = "/v1/topics/t/partitions/0/records";
+    for headers in [
+        vec![("content-type", "application/json"), ("idempotency-key", "a")],
+        vec![("content-type", NDJSON), ("idempotency-key", "a")],
+        vec![("idempotency-key", "a")],
+        vec![("content-type", "application/json"), ("ce-specversion", "1.0")],
+        vec![("ce-specversion", "1.0")],
+        vec![("content-type", "application/cloudevents+json")],
+        vec![(
+            "content-type",
+            "application/cloudevents-batch+json; charset=utf-8",
+        )],
+    ] {
+        let answer = server
+            .post("/v1/topics/t/records", &headers, r#"{"records":[{}]}"#)
+            .await;
+        answer.problem(501, "not-supported");
+    }
+    let answer = server
+        .post(
+            batch_path,
+            &[("content-type", BATCH), ("idempotency-key", "a")],
+            batch(&["1"]),
+        )
+        .await;
+    answer.problem(501, "not-supported");
+    assert!(server.stored("t", 0).is_empty());
+}
+
+#[tokio::test]
+async fn unknown_parameters_are_refused_by_name() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    for (path, content_type, name) in [
+        ("/v1/topics/t/records?akc=durable", "application/json", "akc"),
+        ("/v1/topics/t/records?key=a", "application/json", "key"),
+        ("/v1/topics/t/records?partition=0", NDJSON, "partition"),
+        (
+            "/v1/topics/t/records?repartition=true",
+            "text/plain",
+            "repartition",
+        ),
+        ("/v1/topics/t/records?repartition=1", NDJSON, "repartition"),
+        (
+            "/v1/topics/t/records?timestamp=yesterday",
+            "text/plain",
+            "timestamp",
+        ),
+        (
+            "/v1/topics/t/records?ack=written&ack=written",
+            "text/plain",
+            "ack",
+        ),
+        (
+            "/v1/topics/t/partitions/0/records?repartition=true",
+            BATCH,
+            "repartition",
+        ),
+    ] {
+        let answer = server.post(path, &[("content-type", content_type)], "{}").await;
+        assert_eq!(answer.problem(400, "invalid-request")["pointer"], name, "{path}");
+    }
+    assert!(server.stored("t", 0).is_empty());
+}
+
+#[tokio::test]
+async fn a_traceparent_is_kept_with_every_record_that_has_none() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let own = r#"{"headers":{"a":"b","traceparent":"own"}}"#;
+    for (content_type, body) in [
+        ("application/json", format!("{{\"records\":[{{}},{own}]}}")),
+        (NDJSON, format!("{{}}\n{own}\n")),
+    ] {
+        let headers = [("content-type", content_type), ("traceparent", trace)];
+        server.post("/v1/topics/t/records", &headers, body).await.ok();
+    }
+    server
+        .post("/v1/topics/t/records", &[("traceparent", trace)], "raw")
+        .await
+        .ok();
+    let header = |name: &str, value: &str| (name.to_owned(), Some(value.as_bytes().to_vec()));
+    let stored = server.stored("t", 0);
+    let added = vec![header("traceparent", trace)];
+    let kept = vec![header("a", "b"), header("traceparent", "own")];
+    let headers: Vec<_> = stored.into_iter().map(|record| record.headers).collect();
+    assert_eq!(headers, [added.clone(), kept.clone(), added.clone(), kept, added]);
+}
+
+// ---- codings
+
+#[tokio::test]
+async fn compressed_bodies_are_taken_in_every_type() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let batch = batch(&["1"]);
+    let bodies: [(&str, &str, &[u8]); 4] = [
+        (
+            "/v1/topics/t/records",
+            "application/json",
+            br#"{"records":[{"value":1}]}"#,
+        ),
+        ("/v1/topics/t/records", NDJSON, b"{\"value\":1}\n"),
+        ("/v1/topics/t/records", "text/plain", b"1"),
+        ("/v1/topics/t/partitions/0/records", BATCH, &batch),
+    ];
+    for (path, content_type, body) in bodies {
+        for (coding, body) in [
+            ("gzip", gzip(body)),
+            ("GZIP", gzip(body)),
+            ("zstd", zstd::encode_all(body, 3).unwrap()),
+            ("identity", body.to_vec()),
+        ] {
+            let headers = [("content-type", content_type), ("content-encoding", coding)];
+            server.post(path, &headers, streamed(&body, 3)).await.ok();
+            let answer = server.post(path, &headers, body[..body.len() - 1].to_vec()).await;
+            if coding != "identity" {
+                answer.problem(400, "invalid-request");
+            }
+        }
+        let headers = [("content-type", content_type), ("content-encoding", "br")];
+        let answer = server.post(path, &headers, body.to_vec()).await;
+        answer.problem(415, "unsupported-media-type");
+        assert_eq!(answer.headers[header::ACCEPT_ENCODING], "gzip, zstd");
+    }
+    assert!(
+        server
+            .stored("t", 0)
+            .iter()
+            .all(|record| record.value.as_deref() == Some(b"1") || record.value.as_deref() == Some(b""))
+    );
+}
+
+// ---- raw
+
+#[tokio::test]
+async fn any_other_type_is_one_records_value() {
+    let server = Server::new();
+    server.topic("t", 4, json!({}));
+    let path = "/v1/topics/t/records?key=a%20key&partition=2&timestamp=2013-07-01T00:00:00Z";
+    let answer = server
+        .post(path, &[("content-type", "image/png; x=1")], &b"\x89PNG\r\n"[..])
+        .await;
+    assert_eq!(answer.offsets(), [(2, 0)]);
+    assert_eq!(
+        server.stored("t", 2),
+        [Stored {
+            offset: 0,
+            timestamp: 1_372_636_800_000,
+            key: Some(b"a key".to_vec()),
+            value: Some(b"\x89PNG\r\n".to_vec()),
+            headers: vec![("content-type".into(), Some(b"image/png; x=1".to_vec()))],
+        }]
+    );
+    let answer = server.post("/v1/topics/t/records?key=key", &[], "x").await;
+    let partition = partition_of_key(b"key", 4);
+    assert_eq!(answer.offsets()[0].0, u64::from(partition));
+    let stored = server.stored("t", partition).pop().unwrap();
+    assert_eq!((stored.headers, stored.timestamp), (vec![], NOW));
+    let answer = server.post("/v1/topics/t/records?partition=4", &[], "x").await;
+    assert_eq!(answer.problem(404, "unknown-partition")["pointer"], "partition");
+    server
+        .post("/v1/topics/t/records?partition=-1", &[], "x")
+        .await
+        .problem(400, "invalid-request");
+}
+
+#[tokio::test]
+async fn readers_are_told_which_raw_values_are_json_in_one_line() {
+    for (value, is_json) in [
+        ("{\"a\": 1}", true),
+        ("1", true),
+        ("null", false),
+        ("", false),
+        ("text", false),
+        ("[1,\n2]", false),
+        ("1\n", false),
+    ] {
+        let server = Server::new();
+        server.topic("t", 1, json!({}));
+        server.post("/v1/topics/t/records", &[], value).await.ok();
+        assert_eq!(server.stored("t", 0)[0].value(), value);
+        assert_eq!(server.runs("t", 0).1, is_json, "{value:?}");
+    }
+}
+
+// ---- NDJSON
+
+#[tokio::test]
+async fn lines_are_counted_by_partition() {
+    let server = Server::new();
+    server.topic("t", 4, json!({}));
+    let body = "{\"partition\":3,\"value\":1}\n\n  \t\r\n{\"partition\":1}\r\n{\"partition\":3,\"value\":{\"a\":\t2}}";
+    for round in 0..2 {
+        let answer = server.ndjson("/v1/topics/t/records", body).await;
+        assert_eq!(
+            *answer.ok(),
+            json!({"records": 3, "partitions": [
+                {"partition": 1, "first_offset": round, "last_offset": round, "records": 1},
+                {"partition": 3, "first_offset": 2 * round, "last_offset": 2 * round + 1, "records": 2},
+            ]})
+        );
+    }
+    assert_eq!(server.stored("t", 3)[1].value(), "{\"a\":\t2}");
+    assert!(server.runs("t", 3).1, "lines hold no line breaks");
+    for nothing in ["", "\n\n", " "] {
+        let answer = server.ndjson("/v1/topics/t/records", nothing).await;
+        assert_eq!(*answer.ok(), json!({"records": 0, "partitions": []}));
+    }
+}
+
+#[tokio::test]
+async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
+    let server = Server::with(Limits {
+        max_key_bytes: 8,
+        ..Limits::default()
+    });
+    server.topic("t", 2, json!({"max_record_bytes": 1000}));
+    let long = format!("{{\"value\":\"{}\"}}", "x".repeat(1000));
+    let longest = format!("{{\"value\":{}1}}", " ".repeat(1 << 20));
+    for (bad, status, code, pointer) in [
+        ("{\"vlaue\":1}", 400, "invalid-request", "/vlaue"),
+        ("{\"value\":NaN}", 400, "invalid-request", "/value"),
+        ("{\"value\":1", 400, "invalid-request", "/value"),
+        ("nonsense", 400, "invalid-request", ""),
+        ("{\"partition\":2}", 404, "unknown-partition", "/partition"),
+        ("{\"key\":\"123456789\"}", 413, "record-too-large", ""),
+        (&*long, 413, "record-too-large", ""),
+        (&*longest, 413, "record-too-large", ""),
+    ] {
+        for chunk in [1 << 22, 10_000, 7] {
+            if chunk == 7 && bad.len() > 2000 {
+                continue;
+            }
+            let before = server.stored("t", 1).len();
+            let body = format!("{{\"partition\":1}}\n\n{{\"partition\":1}}\n{bad}\n{{\"partition\":1}}\n");
+            let answer = server
+                .ndjson("/v1/topics/t/records", streamed(body.as_bytes(), chunk))
+                .await;
+            let problem = answer.problem(status, code);
+            assert_eq!(problem["pointer"], pointer, "{problem}");
+            assert_eq!(problem["line"], 4, "{problem}");
+            assert_eq!(problem["accepted"], 2, "{problem}");
+            assert_eq!(problem["outcome"], "partial", "{problem}");
+            assert_eq!(
+                server.stored("t", 1).len(),
+                before + 2,
+                "the lines before it are in, those after it are not"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bad_first_line_leaves_nothing() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let answer = server.ndjson("/v1/topics/t/records", "{\"vlaue\":1}\n{}\n").await;
+    let problem = answer.problem(400, "invalid-request");
+    assert_eq!(problem["line"], 1);
+    assert_eq!(problem["accepted"], 0);
+    assert_eq!(problem["outcome"], "none");
+    assert!(server.stored("t", 0).is_empty());
+}
+
+/// Lines of several units: by bytes, by count of lines, and one that is a unit by itself.
+fn many_lines() -> (Vec<u8>, usize) {
+    let mut body = Vec::new();
+    let mut records = 0;
+    for number in 0..25_000 {
+        body.extend_from_slice(format!("{{\"key\":\"{}\"}}\n", number % 97).as_bytes());
+        records += 1;
+        if number % 100 == 0 {
+            body.extend_from_slice(b"\n");
+        }
+    }
+    for number in 0..3_000 {
+        let line = format!(
+            "{{\"key\":\"{}\",\"value\":\"{}\"}}\n",
+            number % 97,
+            "x".repeat(number % 2000)
+        );
+        body.extend_from_slice(line.as_bytes());
+        records += 1;
+    }
+    body.extend_from_slice(
+        format!("{{\"value\":\"{}\",\"partition\":1}}\n", "y".repeat(1_040_000)).as_bytes(),
+    );
+    body.extend_from_slice(b"{\"value\":\"last\",\"partition\":1}");
+    (body, records + 2)
+}
+
+#[tokio::test]
+async fn the_same_bytes_are_stored_alike_however_they_arrive() {
+    let server = Server::new();
+    let (body, records) = many_lines();
+    let mut stored = Vec::new();
+    for (number, chunk) in [usize::MAX, 100_000, 4_097, 13].into_iter().enumerate() {
+        let topic = format!("t{number}");
+        server.topic(&topic, 3, json!({}));
+        let answer = server
+            .ndjson(&format!("/v1/topics/{topic}/records"), streamed(&body, chunk))
+            .await;
+        assert_eq!(answer.ok()["records"], records);
+        stored.push(
+            (0..3)
+                .map(|partition| server.runs(&topic, partition).0)
+                .collect::<Vec<_>>(),
+        );
+        let total: usize = (0..3)
+            .map(|partition| server.stored(&topic, partition).len())
+            .sum();
+        assert_eq!(total, records);
+    }
+    assert!(stored.windows(2).all(|pair| pair[0] == pair[1]));
+    let gzipped = server.topic("gzip", 3, json!({}));
+    let headers = [("content-type", NDJSON), ("content-encoding", "gzip")];
+    server
+        .post("/v1/topics/gzip/records", &headers, gzip(&body))
+        .await
+        .ok();
+    let stored_gzipped: Vec<_> = (0..3)
+        .map(|partition| server.runs(gzipped.name(), partition).0)
+        .collect();
+    assert_eq!(stored_gzipped, stored[0]);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_leaves_whole_units_and_no_others() {
+    let server = Server::new();
+    let topic = server.topic("t", 1, json!({}));
+    let body = "{}\n".repeat(25_000);
+    let chunks = body
+        .as_bytes()
+        .chunks(1000)
+        .map(|chunk| Ok(Bytes::copy_from_slice(chunk)));
+    let broken = chunks.chain([Err(std::io::Error::other("reset by peer"))]);
+    let answer = server
+        .ndjson(
+            "/v1/topics/t/records",
+            Body::from_stream(stream::iter(broken.collect::<Vec<_>>())),
+        )
+        .await;
+    let problem = answer.problem(408, "request-timeout");
+    assert_eq!(problem["accepted"], 20_000);
+    assert_eq!(problem["outcome"], "partial");
+    assert_eq!(
+        topic.partition(0).unwrap().positions().end_offset,
+        Offset::new(20_000)
+    );
+}
+
+#[tokio::test]
+async fn units_follow_on_from_the_expected_offset() {
+    let server = Server::new();
+    server.topic("t", 2, json!({}));
+    let body = "{\"key\":\"k\"}\n".repeat(25_000);
+    let path = |offset: u64| format!("/v1/topics/t/records?expected_offset={offset}");
+    server.ndjson(&path(0), body.clone()).await.ok();
+    assert_eq!(
+        server.ndjson(&path(25_000), body.clone()).await.ok()["records"],
+        25_000
+    );
+    let answer = server.ndjson(&path(40_000), body.clone()).await;
+    let problem = answer.problem(412, "offset-mismatch");
+    assert_eq!(
+        (&problem["end_offset"], &problem["accepted"]),
+        (&json!(50_000), &json!(0))
+    );
+    assert_eq!(problem["outcome"], "none");
+    let unkeyed = "{}\n".repeat(25_000);
+    server.topic("u", 2, json!({}));
+    let answer = server
+        .ndjson("/v1/topics/u/records?expected_offset=0", unkeyed)
+        .await;
+    assert_eq!(
+        answer.ok()["partitions"].as_array().unwrap().len(),
+        1,
+        "all units go to one partition"
+    );
+    let mixed = format!("{}{{\"partition\":0,\"key\":\"k\"}}\n{{\"partition\":1}}\n", "");
+    server.topic("m", 2, json!({}));
+    let answer = server
+        .ndjson("/v1/topics/m/records?expected_offset=0", mixed)
+        .await;
+    let problem = answer.problem(400, "invalid-request");
+    assert_eq!(
+        (&problem["pointer"], &problem["line"], &problem["accepted"]),
+        (&json!("expected_offset"), &json!(2), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn a_unit_that_fails_says_what_is_in() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let log = server.app.log.clone();
+    let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from("{}\n".repeat(25_000)))]);
+    let then = stream::once(async move {
+        // By now two units are on their way or in.
+        let mut partition = log
+            .topic("t")
+            .unwrap()
+            .partition(0)
+            .unwrap()
+            .wait_for(Offset::new(9_999));
+        std::future::poll_fn(|context| std::pin::Pin::new(&mut partition).poll(context)).await;
+        log.delete_topic("t", Vec::new()).unwrap();
+        Ok(Bytes::from("{}\n".repeat(25_000)))
+    });
+    use futures_util::StreamExt as _;
+    let answer = server
+        .ndjson("/v1/topics/t/records", Body::from_stream(first.chain(then)))
+        .await;
+    let problem = answer.problem(404, "unknown-topic");
+    let accepted = problem["accepted"].as_u64().unwrap();
+    assert!(accepted >= 10_000 && accepted % 10_000 == 0, "{problem}");
+    assert_eq!(problem["outcome"], "partial");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_ends_an_upload_that_waits() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let app = server.app.clone();
+    let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from("{}\n".repeat(10_001)))]);
+    let then = stream::once(async move {
+        app.stopping.send_replace(true);
+        std::future::pending().await
+    });
+    use futures_util::StreamExt as _;
+    let answer = server
+        .ndjson("/v1/topics/t/records", Body::from_stream(first.chain(then)))
+        .await;
+    let problem = answer.problem(503, "shutting-down");
+    assert_eq!(
+        (&problem["accepted"], &problem["outcome"]),
+        (&json!(10_000), &json!("partial"))
+    );
+}
+
+#[tokio::test]
+async fn a_closed_log_is_a_server_that_stops() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    server.app.log.close().unwrap();
+    server
+        .json("/v1/topics/t/records", r#"{"records":[{}]}"#)
+        .await
+        .problem(503, "shutting-down");
+    let answer = server.ndjson("/v1/topics/t/records", "{}\n").await;
+    assert_eq!(answer.problem(503, "shutting-down")["outcome"], "none");
+}
+
+// ---- record batches
+
+fn sealed(values: &[&str]) -> SealedBatch {
+    let mut builder = BatchBuilder::new();
+    for value in values {
+        builder.push(TimestampMs(5), Some(b"k"), Some(value.as_bytes()), &[]);
+    }
+    builder.seal()
+}
+
+fn batch(values: &[&str]) -> Vec<u8> {
+    sealed(values).as_bytes().to_vec()
+}
+
+/// A batch whose header is changed, with the checksum set right.
+fn changed(change: impl FnOnce(&mut BatchHeader)) -> Vec<u8> {
+    let mut bytes = batch(&["1"]);
+    let mut header = BatchHeader::peek(&bytes).unwrap();
+    change(&mut header);
+    header.encode(bytes.first_chunk_mut().unwrap());
+    header.crc = crc32c(&bytes[21..]);
+    header.encode(bytes.first_chunk_mut().unwrap());
+    bytes
+}
+
+/// CRC-32C, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 1 {
+                crc >> 1 ^ 0x82f6_3b78
+            } else {
+                crc >> 1
+            }
+        })
+    })
+}
+
+#[tokio::test]
+async fn batches_are_stored_as_they_came() {
+    let server = Server::new();
+    server.topic("t", 2, json!({}));
+    let path = "/v1/topics/t/partitions/1/records";
+    let headers = [("content-type", BATCH)];
+    let answer = server.post(path, &headers, batch(&["a", "b"])).await;
+    assert_eq!(
+        *answer.ok(),
+        json!({"first_offset": 0, "last_offset": 1, "records": 2})
+    );
+    let mut moved = sealed(&["d"]);
+    moved.set_base_offset(Offset::new(777));
+    let body = [&batch(&["c"])[..], moved.as_bytes()].concat();
+    let answer = server.post(path, &headers, streamed(&body, 10)).await;
+    assert_eq!(
+        *answer.ok(),
+        json!({"first_offset": 2, "last_offset": 3, "records": 2})
+    );
+    let stored = server.stored("t", 1);
+    assert_eq!(
+        stored.iter().map(Stored::value).collect::<Vec<_>>(),
+        ["a", "b", "c", "d"]
+    );
+    assert_eq!(
+        stored.iter().map(|record| record.offset).collect::<Vec<_>>(),
+        [0, 1, 2, 3]
+    );
+    let (bytes, json_lines) = server.runs("t", 1);
+    assert!(bytes.starts_with(&batch(&["a", "b"])));
+    assert!(!json_lines, "nobody has looked at the values");
+    let answer = server
+        .post(
+            &format!("{path}?expected_offset=3&ack=written"),
+            &headers,
+            batch(&["x"]),
+        )
+        .await;
+    answer.problem(412, "offset-mismatch");
+    server
+        .post(
+            &format!("{path}?expected_offset=4&ack=written"),
+            &headers,
+            batch(&["x"]),
+        )
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn batches_to_a_topic_with_its_own_time_get_it() {
+    let server = Server::new();
+    server.topic("t", 1, json!({"timestamp_type": "log_append_time"}));
+    let headers = [("content-type", BATCH)];
+    server
+        .post("/v1/topics/t/partitions/0/records", &headers, batch(&["a"]))
+        .await
+        .ok();
+    assert_eq!(server.stored("t", 0)[0].timestamp, NOW);
+}
+
+#[tokio::test]
+async fn damaged_batches_are_refused() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let good = batch(&["a", "b"]);
+    let mut flipped = good.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for body in [
+        Vec::new(),
+        b"{\"records\":[{}]}".to_vec(),
+        good[..good.len() - 1].to_vec(),
+        good[..20].to_vec(),
+        flipped,
+        [&good[..], b"x"].concat(),
+        [&good[..], &good[..30]].concat(),
+        changed(|header| header.record_count = 2),
+        changed(|header| header.last_offset_delta = 1),
+    ] {
+        let answer = server
+            .post(
+                "/v1/topics/t/partitions/0/records",
+                &[("content-type", BATCH)],
+                body,
+            )
+            .await;
+        answer.problem(400, "invalid-request");
+    }
+    assert!(server.stored("t", 0).is_empty());
+}
+
+#[tokio::test]
+async fn batches_of_later_versions_are_not_supported() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    for body in [
+        changed(|header| header.attributes.0 |= 1),
+        changed(|header| header.attributes.0 |= 4),
+        changed(|header| header.attributes.0 |= 1 << 4),
+        changed(|header| header.attributes.0 |= 1 << 5),
+        changed(|header| header.producer_id.0 = 0),
+        [batch(&["good"]), changed(|header| header.producer_id.0 = 7)].concat(),
+    ] {
+        let answer = server
+            .post(
+                "/v1/topics/t/partitions/0/records",
+                &[("content-type", BATCH)],
+                body,
+            )
+            .await;
+        answer.problem(501, "not-supported");
+    }
+    assert!(server.stored("t", 0).is_empty());
+}
+
+#[tokio::test]
+async fn batches_keep_the_limits_of_the_topic() {
+    let server = Server::with(Limits {
+        max_request_bytes: 5000,
+        ..Limits::default()
+    });
+    server.topic("t", 1, json!({"max_record_bytes": 100}));
+    let headers = [("content-type", BATCH)];
+    let path = "/v1/topics/t/partitions/0/records";
+    server
+        .post(path, &headers, batch(&["x".repeat(99).as_str()]))
+        .await
+        .ok();
+    let answer = server
+        .post(path, &headers, batch(&["x", "x".repeat(100).as_str()]))
+        .await;
+    answer.problem(413, "record-too-large");
+    let answer = server.post(path, &headers, batch(&vec!["x"; 1000])).await;
+    answer.problem(413, "request-too-large");
+}
+
+#[tokio::test]
+async fn each_type_has_its_path() {
+    let server = Server::new();
+    server.topic("t", 2, json!({}));
+    let path = "/v1/topics/t/partitions/0/records";
+    for content_type in ["application/json", NDJSON, "text/plain"] {
+        let answer = server.post(path, &[("content-type", content_type)], "{}").await;
+        answer.problem(415, "unsupported-media-type");
+    }
+    server
+        .post(path, &[], "x")
+        .await
+        .problem(415, "unsupported-media-type");
+    let answer = server
+        .post("/v1/topics/t/records", &[("content-type", BATCH)], batch(&["1"]))
+        .await;
+    answer.problem(415, "unsupported-media-type");
+    let answer = server
+        .post(
+            "/v1/topics/t/records",
+            &[("content-type", "application/json; charset=utf-16")],
+            "{}",
+        )
+        .await;
+    answer.problem(415, "unsupported-media-type");
+    let headers = [("content-type", BATCH)];
+    for partition in ["2", "01", "x", "4294967296"] {
+        let path = format!("/v1/topics/t/partitions/{partition}/records");
+        server
+            .post(&path, &headers, batch(&["1"]))
+            .await
+            .problem(404, "unknown-partition");
+    }
+    server
+        .post("/v1/topics/x/partitions/0/records", &headers, batch(&["1"]))
+        .await
+        .problem(404, "unknown-topic");
+}
+
+#[tokio::test]
+async fn a_mark_is_set_for_keyed_records_in_batches_too() {
+    let server = Server::new();
+    let topic = server.topic("t", 6, json!({}));
+    let home = partition_of_key(b"k", 6);
+    for (partition, marked) in [(home, false), ((home + 1) % 6, true)] {
+        let path = format!("/v1/topics/t/partitions/{partition}/records");
+        server
+            .post(&path, &[("content-type", BATCH)], batch(&["1"]))
+            .await
+            .ok();
+        assert_eq!(
+            server.app.log.state_get(&keyed_elsewhere(topic.id())).is_some(),
+            marked
+        );
+    }
+}
+
+// ---- bodies in flight, and refusals
+
+#[tokio::test]
+async fn a_bodys_part_of_the_budget_comes_back_after_every_answer() {
+    let server = Server::with(Limits {
+        max_in_flight_bytes: 1 << 20,
+        ..Limits::default()
+    });
+    server.topic("t", 2, json!({}));
+    let free = server.app.body_budget.available_permits();
+    let (lines, _) = many_lines();
+    server
+        .ndjson("/v1/topics/t/records", streamed(&lines, 5000))
+        .await
+        .ok();
+    server
+        .ndjson("/v1/topics/t/records", streamed(b"{}\n{}\nx", 2))
+        .await
+        .problem(400, "invalid-request");
+    let large = format!("{{\"records\":[{{\"value\":\"{}\"}}]}}", "x".repeat(900_000));
+    server
+        .json("/v1/topics/t/records", streamed(large.as_bytes(), 10_000))
+        .await
+        .ok();
+    server
+        .json("/v1/topics/x/records", large.clone())
+        .await
+        .problem(404, "unknown-topic");
+    server
+        .json("/v1/topics/t/records", large + "x")
+        .await
+        .problem(400, "invalid-request");
+    assert_eq!(server.app.body_budget.available_permits(), free);
+}
+
+#[tokio::test]
+async fn a_client_that_writes_all_before_it_reads_finds_the_refusal() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(axum::serve(listener, quipu::http::router(server.app.clone())).into_future());
+    let cases = [
+        ("/v1/topics/x/records", "application/json", "404"),
+        ("/v1/topics/t/records", "application/json", "413"),
+        ("/v1/topics/t/records?akc=1", "text/plain", "400"),
+        ("/v1/topics/t/records", NDJSON, "413"),
+        ("/v1/topics/t/partitions/0/records", "text/plain", "415"),
+    ];
+    let client = tokio::task::spawn_blocking(move || {
+        for (path, content_type, status) in cases {
+            let length = 48 << 20;
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            let chunk = vec![b'x'; 1 << 20];
+            for _ in 0..48 {
+                stream.write_all(&chunk).unwrap();
+            }
+            let mut answer = [0; 12];
+            std::io::Read::read_exact(&mut stream, &mut answer).unwrap();
+            assert_eq!(
+                answer,
+                format!("HTTP/1.1 {status}").as_bytes(),
+                "{path} {content_type}"
+            );
+        }
+    });
+    client.await.unwrap();
+    serving.abort();
+}
+
+// ---- all JSON
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn any_json_value_comes_back_byte_for_byte(values in prop::collection::vec(any::<(String, f64, Option<i64>)>(), 1..20)) {
+        let values: Vec<String> = values
+            .iter()
+            .map(|(text, float, number)| json!({text: [float, number, text]}).to_string())
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = Server::new();
+            server.topic("t", 1, json!({}));
+            let records: Vec<String> = values.iter().map(|value| format!("{{\"value\":{value}}}")).collect();
+            server.json("/v1/topics/t/records", format!("{{\"records\":[{}]}}", records.join(","))).await.ok();
+            server.ndjson("/v1/topics/t/records", records.join("\n")).await.ok();
+            let stored: Vec<String> = server.stored("t", 0).iter().map(|record| record.value().to_owned()).collect();
+            assert_eq!(stored, [&values[..], &values[..]].concat());
+        });
+    }
+}

@@ -1,0 +1,487 @@
+//! The contract of topics.
+
+#[path = "harness/mod.rs"]
+mod service;
+
+use http::Method;
+use serde_json::{Value, json};
+use service::Service;
+
+#[tokio::test]
+async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
+    let service = Service::new();
+    let made = service
+        .put(
+            "/v1/topics/orders",
+            json!({"partitions": 6, "config": {"retention_ms": 5000}}),
+        )
+        .await
+        .with_status(201);
+    assert_eq!(made.header("location"), Some("/v1/topics/orders"));
+    let made = made.json();
+    assert_eq!(
+        (&made["name"], &made["partition_count"]),
+        (&json!("orders"), &json!(6))
+    );
+    assert_eq!(made["partitions"].as_array().unwrap().len(), 6);
+
+    for same in [
+        json!({"partitions": 6, "config": {"retention_ms": 5000}}),
+        json!({"partitions": 6}),
+        json!({"partitions": 6, "config": {"ack": "durable", "segment_ms": null}}),
+        json!({}),
+    ] {
+        let again = service
+            .put("/v1/topics/orders", same)
+            .await
+            .with_status(200)
+            .json();
+        assert_eq!(again, made);
+    }
+    for other in [
+        json!({"partitions": 5}),
+        json!({"partitions": 6, "config": {"retention_ms": 5001}}),
+        json!({"partitions": 6, "config": {"retention_ms": null}}),
+    ] {
+        service
+            .put("/v1/topics/orders", other)
+            .await
+            .problem(409, "topic-exists");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_has_one_partition_where_nobody_says_otherwise() {
+    let service = Service::new();
+    let made = service
+        .send(Method::PUT, "/v1/topics/a", &[], "")
+        .await
+        .with_status(201)
+        .json();
+    assert_eq!(made["partition_count"], 1);
+}
+
+#[tokio::test]
+async fn names_are_checked_when_a_topic_is_made() {
+    let service = Service::new();
+    let longest = "n".repeat(249);
+    for good in ["a", "A.b_c-9", "_a", longest.as_str()] {
+        service
+            .put(&format!("/v1/topics/{good}"), json!({}))
+            .await
+            .with_status(201);
+    }
+    let too_long = "n".repeat(250);
+    for bad in [
+        ".",
+        "..",
+        "__a",
+        "a%20b",
+        "a%2Fb",
+        "%C3%BC",
+        "%FF",
+        too_long.as_str(),
+    ] {
+        service
+            .put(&format!("/v1/topics/{bad}"), json!({}))
+            .await
+            .problem(400, "invalid-request");
+    }
+    service
+        .get("/v1/topics/a%2Fb")
+        .await
+        .problem(404, "unknown-topic");
+}
+
+#[tokio::test]
+async fn what_a_topic_cannot_be_is_refused_where_it_is_said() {
+    let service = Service::new();
+    for (body, pointer) in [
+        (json!({"partitions": 0}), "/partitions"),
+        (json!({"partitions": 10_001}), "/partitions"),
+        (json!({"partitions": "6"}), "/partitions"),
+        (json!({"config": {"retention": 5}}), "/config/retention"),
+        (
+            json!({"config": {"segment_bytes": 1_048_575}}),
+            "/config/segment_bytes",
+        ),
+        (
+            json!({"config": {"timestamp_type": "mine"}}),
+            "/config/timestamp_type",
+        ),
+        (json!({"config": {"ack": true}}), "/config/ack"),
+    ] {
+        let problem = service
+            .put("/v1/topics/a", body.clone())
+            .await
+            .problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], pointer, "{body}");
+    }
+    for later in ["cleanup_policy", "compression", "key_index"] {
+        let problem = service
+            .put("/v1/topics/a", json!({"config": {later: "x"}}))
+            .await
+            .problem(501, "not-supported");
+        assert_eq!(problem["pointer"], format!("/config/{later}"));
+    }
+    service
+        .put("/v1/topics/a", json!({"partition": 6}))
+        .await
+        .problem(400, "invalid-request");
+    service
+        .put("/v1/topics/a?partitions=6", json!({}))
+        .await
+        .problem(400, "invalid-request");
+    service
+        .send(
+            Method::PUT,
+            "/v1/topics/a",
+            &[("content-type", "text/plain")],
+            "{}",
+        )
+        .await
+        .problem(415, "unsupported-media-type");
+    service
+        .send(Method::PUT, "/v1/topics/a", &[], "x".repeat(70_000))
+        .await
+        .problem(413, "request-too-large");
+    service.get("/v1/topics/a").await.problem(404, "unknown-topic");
+}
+
+#[tokio::test]
+async fn a_description_tells_positions_size_times_and_where_settings_come_from() {
+    let service = Service::new();
+    service
+        .put(
+            "/v1/topics/a",
+            json!({"partitions": 2, "config": {"segment_ms": 9000}}),
+        )
+        .await
+        .with_status(201);
+    service.append_numbers("a", 1, 3, 4);
+    let topic = service.get("/v1/topics/a").await.with_status(200).json();
+    assert_eq!(
+        topic["partitions"][0],
+        json!({"partition": 0, "log_start_offset": 0, "end_offset": 0, "size_bytes": 0, "segments": 0,
+            "first_timestamp": null, "last_timestamp": null})
+    );
+    let second = &topic["partitions"][1];
+    assert_eq!(
+        (
+            &second["partition"],
+            &second["log_start_offset"],
+            &second["end_offset"]
+        ),
+        (&json!(1), &json!(0), &json!(4))
+    );
+    assert_eq!(
+        (&second["first_timestamp"], &second["last_timestamp"]),
+        (&json!(3000), &json!(6000))
+    );
+    assert!(second["size_bytes"].as_u64().unwrap() > 61, "{second}");
+    assert_eq!(second["segments"], 1);
+    assert_eq!(
+        topic["config"]["segment_ms"],
+        json!({"value": 9000, "default": 604_800_000, "source": "topic"})
+    );
+    assert_eq!(
+        topic["config"]["max_record_bytes"],
+        json!({"value": 1_048_576, "default": 1_048_576, "source": "default"})
+    );
+    assert_eq!(
+        topic["config"]["retention_ms"],
+        json!({"value": null, "default": null, "source": "default"})
+    );
+    let keys: Vec<&String> = topic["config"].as_object().unwrap().keys().collect();
+    assert_eq!(
+        keys,
+        [
+            "ack",
+            "dedupe_window_ms",
+            "max_record_bytes",
+            "retention_bytes",
+            "retention_ms",
+            "segment_bytes",
+            "segment_ms",
+            "timestamp_type"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn lists_are_by_name_and_in_parts() {
+    let service = Service::new();
+    for name in ["c", "a", "b"] {
+        service
+            .put(&format!("/v1/topics/{name}"), json!({}))
+            .await
+            .with_status(201);
+    }
+    let names = |list: &Value| -> Vec<String> {
+        let topics = list["topics"].as_array().unwrap();
+        topics
+            .iter()
+            .map(|topic| topic["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let all = service.get("/v1/topics").await.with_status(200).json();
+    assert_eq!(names(&all), ["a", "b", "c"]);
+    assert_eq!(all.get("next"), None);
+    assert_eq!(all["topics"][0]["partition_count"], 1);
+    assert_eq!(all["topics"][0]["config"]["ack"]["value"], "durable");
+    assert_eq!(all["topics"][0].get("partitions"), None);
+
+    let first = service.get("/v1/topics?limit=2").await.with_status(200).json();
+    assert_eq!(
+        (names(&first), &first["next"]),
+        (vec!["a".into(), "b".into()], &json!("b"))
+    );
+    let second = service
+        .get("/v1/topics?limit=2&after=b")
+        .await
+        .with_status(200)
+        .json();
+    assert_eq!((names(&second), second.get("next")), (vec!["c".to_owned()], None));
+    let behind_nothing = service.get("/v1/topics?after=aa").await.with_status(200).json();
+    assert_eq!(names(&behind_nothing), ["b", "c"]);
+    for wrong in ["limit=0", "limit=1001", "limit=x", "page=2"] {
+        service
+            .get(&format!("/v1/topics?{wrong}"))
+            .await
+            .problem(400, "invalid-request");
+    }
+}
+
+#[tokio::test]
+async fn partitions_are_raised_and_never_lowered() {
+    let service = Service::new();
+    service
+        .put("/v1/topics/a", json!({"partitions": 3}))
+        .await
+        .with_status(201);
+    let raised = service
+        .patch("/v1/topics/a", json!({"partitions": 5}))
+        .await
+        .with_status(200)
+        .json();
+    assert_eq!(
+        (
+            &raised["partition_count"],
+            raised["partitions"].as_array().unwrap().len()
+        ),
+        (&json!(5), 5)
+    );
+    service.append_numbers("a", 4, 0, 1);
+    service
+        .patch("/v1/topics/a", json!({"partitions": 5}))
+        .await
+        .with_status(200);
+    service
+        .patch("/v1/topics/a", json!({"partitions": 4}))
+        .await
+        .problem(409, "partitions-cannot-shrink");
+    service
+        .patch("/v1/topics/a", json!({"partitions": 0}))
+        .await
+        .problem(400, "invalid-request");
+    service
+        .patch("/v1/topics/a", json!({"partitions": 10_001}))
+        .await
+        .problem(400, "invalid-request");
+    assert_eq!(service.get("/v1/topics/a").await.json()["partition_count"], 5);
+}
+
+#[tokio::test]
+async fn a_setting_is_changed_and_taken_back_all_or_nothing_and_survives_a_restart() {
+    let service = Service::new();
+    service
+        .put("/v1/topics/a", json!({"config": {"retention_ms": 5000}}))
+        .await
+        .with_status(201);
+    let setting = |topic: &Value, key: &str| {
+        (
+            topic["config"][key]["value"].clone(),
+            topic["config"][key]["source"].clone(),
+        )
+    };
+
+    let body = json!({"config": {"retention_ms": null, "ack": "written", "max_record_bytes": 99}});
+    let changed = service.patch("/v1/topics/a", body).await.with_status(200).json();
+    assert_eq!(setting(&changed, "retention_ms"), (Value::Null, json!("default")));
+    assert_eq!(setting(&changed, "ack"), (json!("written"), json!("topic")));
+
+    let body = json!({"partitions": 2, "config": {"ack": "durable", "zzz": 1}});
+    service
+        .patch("/v1/topics/a", body)
+        .await
+        .problem(400, "invalid-request");
+    assert_eq!(service.get("/v1/topics/a").await.json(), changed);
+    assert_eq!(
+        service
+            .patch("/v1/topics/a", json!({}))
+            .await
+            .with_status(200)
+            .json(),
+        changed
+    );
+
+    let service = service.restarted(|_| {});
+    assert_eq!(service.get("/v1/topics/a").await.with_status(200).json(), changed);
+    service
+        .patch("/v1/topics/b", json!({}))
+        .await
+        .problem(404, "unknown-topic");
+}
+
+#[tokio::test]
+async fn a_topic_made_again_under_the_same_name_is_another_topic() {
+    let service = Service::new();
+    let first = service
+        .put("/v1/topics/a", json!({}))
+        .await
+        .with_status(201)
+        .json();
+    service.append_numbers("a", 0, 0, 3);
+    let gone = service.delete("/v1/topics/a").await.with_status(204);
+    assert!(gone.body.is_empty());
+    service.delete("/v1/topics/a").await.problem(404, "unknown-topic");
+    service.get("/v1/topics/a").await.problem(404, "unknown-topic");
+    let second = service
+        .put("/v1/topics/a", json!({}))
+        .await
+        .with_status(201)
+        .json();
+    assert_ne!(first["id"], second["id"]);
+    assert_eq!(second["partitions"][0]["end_offset"], 0);
+
+    let service = service.restarted(|_| {});
+    assert_eq!(service.get("/v1/topics/a").await.json()["id"], second["id"]);
+    let elsewhere = Service::new();
+    let other = elsewhere
+        .put("/v1/topics/a", json!({}))
+        .await
+        .with_status(201)
+        .json();
+    assert_ne!(other["id"], first["id"]);
+}
+
+#[tokio::test]
+async fn a_deleted_topic_takes_the_groups_offsets_with_it() {
+    let service = Service::new();
+    for topic in ["a", "b"] {
+        service
+            .put(&format!("/v1/topics/{topic}"), json!({}))
+            .await
+            .with_status(201);
+        service.append_numbers(topic, 0, 0, 3);
+        let commit = json!({"offsets": [{"topic": topic, "partition": 0, "offset": 2}]});
+        service.put("/v1/groups/g/offsets", commit).await.with_status(200);
+    }
+    service.delete("/v1/topics/a").await.with_status(204);
+    let left = service.get("/v1/groups/g/offsets").await.with_status(200).json();
+    let left = left["offsets"].as_array().unwrap();
+    assert_eq!((left.len(), &left[0]["topic"]), (1, &json!("b")));
+    service.put("/v1/topics/a", json!({})).await.with_status(201);
+    let service = service.restarted(|_| {});
+    let left = service.get("/v1/groups/g/offsets").await.with_status(200).json();
+    assert_eq!(left["offsets"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_log_start_moves_up_and_never_down() {
+    let service = Service::new();
+    service
+        .put("/v1/topics/a", json!({"partitions": 2}))
+        .await
+        .with_status(201);
+    service.append_numbers("a", 1, 0, 10);
+    let records = "/v1/topics/a/partitions/1/records";
+    for (before, start) in [(0, 0), (4, 4), (2, 4), (10, 10)] {
+        let answer = service
+            .delete(&format!("{records}?before={before}"))
+            .await
+            .with_status(200)
+            .json();
+        assert_eq!(answer, json!({"log_start_offset": start}), "before {before}");
+    }
+    let problem = service
+        .delete(&format!("{records}?before=11"))
+        .await
+        .problem(416, "offset-out-of-range");
+    assert_eq!(
+        (&problem["log_start_offset"], &problem["end_offset"]),
+        (&json!(10), &json!(10))
+    );
+    for wrong in ["", "?before=", "?before=-1", "?before=latest", "?offset=3"] {
+        service
+            .delete(&format!("{records}{wrong}"))
+            .await
+            .problem(400, "invalid-request");
+    }
+    let service = service.restarted(|_| {});
+    let topic = service.get("/v1/topics/a").await.json();
+    assert_eq!(topic["partitions"][1]["log_start_offset"], 10);
+}
+
+#[tokio::test]
+async fn an_offset_is_found_by_time_even_where_clocks_went_back() {
+    let service = Service::new();
+    service.put("/v1/topics/a", json!({})).await.with_status(201);
+    let offsets = "/v1/topics/a/partitions/0/offsets";
+    let at = async |service: &Service, at: &str| {
+        let found = service
+            .get(&format!("{offsets}?at={at}"))
+            .await
+            .with_status(200)
+            .json();
+        (found["offset"].as_u64().unwrap(), found["timestamp"].as_i64())
+    };
+    assert_eq!(at(&service, "earliest").await, (0, None));
+    assert_eq!(at(&service, "latest").await, (0, None));
+    assert_eq!(at(&service, "5").await, (0, None));
+    for timestamp in [1000, 5000, 2000, 6000] {
+        service.append("a", 0, true, &[(timestamp, None, Some(b"1"), &[])]);
+    }
+    assert_eq!(at(&service, "earliest").await, (0, Some(1000)));
+    assert_eq!(at(&service, "latest").await, (4, None));
+    for (time, expected) in [
+        ("0", (0, Some(1000))),
+        ("1000", (0, Some(1000))),
+        ("1001", (1, Some(5000))),
+        ("5000", (1, Some(5000))),
+        ("1970-01-01T00:00:05.5Z", (3, Some(6000))),
+        ("6001", (4, None)),
+    ] {
+        assert_eq!(at(&service, time).await, expected, "at={time}");
+    }
+    service
+        .delete("/v1/topics/a/partitions/0/records?before=2")
+        .await
+        .with_status(200);
+    assert_eq!(at(&service, "earliest").await, (2, Some(2000)));
+    assert_eq!(at(&service, "0").await, (2, Some(2000)));
+    for wrong in ["", "?at=", "?at=first", "?at=-1", "?at=earliest&x=1"] {
+        service
+            .get(&format!("{offsets}{wrong}"))
+            .await
+            .problem(400, "invalid-request");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_named() {
+    let service = Service::new();
+    service
+        .put("/v1/topics/a", json!({"partitions": 2}))
+        .await
+        .with_status(201);
+    for uri in ["/v1/topics/b", "/v1/topics/b/partitions/0/offsets?at=latest"] {
+        service.get(uri).await.problem(404, "unknown-topic");
+    }
+    for partition in ["2", "-1", "x", "01"] {
+        let uri = format!("/v1/topics/a/partitions/{partition}/offsets?at=latest");
+        service.get(&uri).await.problem(404, "unknown-partition");
+        let uri = format!("/v1/topics/a/partitions/{partition}/records?before=0");
+        service.delete(&uri).await.problem(404, "unknown-partition");
+    }
+}
