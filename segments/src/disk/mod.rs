@@ -65,7 +65,6 @@ pub trait Disk: Send + Sync + 'static {
 
 #[expect(clippy::len_without_is_empty, reason = "nobody asks whether a file is empty")]
 /// An open file. All access is positioned; there is no cursor.
-#[allow(clippy::len_without_is_empty, reason = "nobody asks a file that")]
 pub trait DiskFile: Send + Sync {
     /// Reads at `position` until the buffer is full or the file ends; returns the bytes read.
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
@@ -85,7 +84,6 @@ pub trait DiskFile: Send + Sync {
 
 #[expect(clippy::len_without_is_empty, reason = "nobody asks whether a view is empty")]
 /// A read-only view of a file, which outlives the file's handle and its name.
-#[allow(clippy::len_without_is_empty, reason = "nobody asks a view that")]
 pub trait Mapping: Send + Sync {
     /// The length of the view in bytes.
     fn len(&self) -> u64;

@@ -715,8 +715,8 @@ mod tests {
                 })
                 .collect();
             rig.write_bytes(bytes, &[1, 2, 3], true);
-            let note = rig.written[0].note;
-            rig.segments[0].recovered(crate::types::FilePos(note.bytes));
+            rig.segments[0].publish(&[rig.written[0].note]);
+            rig.reopen();
             check(&rig, &BTreeSet::from([0]), 100, "garbage");
             assert_eq!(rig.segments[0].max_timestamp().unwrap(), None);
         }
