@@ -81,7 +81,7 @@ struct Recovery<'a> {
     now: TimestampMs,
     known: HashMap<PartitionId, Known>,
     /// Files that were written: to be synced before anything is served.
-    touched: HashMap<PathBuf, Arc<dyn DiskFile>>,
+    touched: BTreeMap<PathBuf, Arc<dyn DiskFile>>,
     /// Directories with new or removed names.
     touched_dirs: BTreeSet<PathBuf>,
     damage: Vec<String>,
@@ -158,7 +158,7 @@ pub(crate) fn open(
         layout: &layout,
         now: clock.now(),
         known: known_from(checkpoint.as_ref()),
-        touched: HashMap::new(),
+        touched: BTreeMap::new(),
         touched_dirs: BTreeSet::new(),
         damage,
         is_whole,
@@ -449,7 +449,7 @@ impl Recovery<'_> {
         for file in self.touched.values() {
             file.start_writeback();
         }
-        for (path, file) in self.touched.drain() {
+        for (path, file) in std::mem::take(&mut self.touched) {
             file.sync_data()
                 .map_err(|error| Error::io(format!("syncing {}", path.display()), error))?;
         }

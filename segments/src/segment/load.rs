@@ -165,6 +165,7 @@ impl Inner {
         };
         let (start, end) = (course.start, course.end);
         let mut walker = Walker::new(Arc::clone(&open.map), self.verified(open), self.base, course);
+        let mut is_whole = true;
         loop {
             match walker.step()? {
                 Step::Batch(position, header) => index.push(&BatchNote {
@@ -184,14 +185,21 @@ impl Inner {
                         "a log is damaged"
                     );
                     index.skip_to(damage.resume);
+                    is_whole = false;
                 }
                 Step::End => break,
             }
         }
         self.hand_in(open, &walker);
         tracing::info!(log = %self.file("log").display(), start, end, "an index was made from its log");
-        let saved = match self.write_index_files(cold, &index) {
-            Ok(()) => end,
+        // What could not be read this time may be readable the next time: an index without it is not for keeping.
+        let written = if is_whole {
+            self.write_index_files(cold, &index).map(|()| end)
+        } else {
+            Ok(0)
+        };
+        let saved = match written {
+            Ok(saved) => saved,
             Err(error) => {
                 tracing::warn!(log = %self.file("log").display(), %error, "an index could not be written");
                 0
