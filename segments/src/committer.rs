@@ -669,8 +669,7 @@ impl Engine {
                 self.journal.wait_for_spare()?;
             } else {
                 self.sync_segments()?;
-                self.journal.add_spare(self.spare_files())?;
-                if !self.journal.has_spare() {
+                if !self.journal.has_spare() && !self.journal.add_spare(self.spare_files())? {
                     return Err(self.stuck());
                 }
             }
