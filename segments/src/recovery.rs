@@ -123,6 +123,7 @@ pub(crate) fn open(
         });
         replay::scan(&*disk, &layout, directory_id, sequence, round, expected)?
     };
+    scan.make_durable(&*disk)?;
     let mut damage = scan.damage.clone();
     let mut other_damage = Vec::new();
     let mut topics = read_topics(&*disk, &layout, &mut other_damage)?;

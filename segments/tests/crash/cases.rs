@@ -376,3 +376,33 @@ fn an_index_made_while_reads_failed_is_not_kept() {
     let found = partition(&log).offset_for_time(TimestampMs(0)).unwrap();
     assert_eq!(found, Some((Offset::ZERO, TimestampMs(1_000_000))));
 }
+
+#[test]
+fn a_round_that_recovery_has_only_seen_in_the_cache_is_whole_or_gone_after_a_power_cut() {
+    for stop in 1..90 {
+        let disk = SimDisk::new(stop);
+        let log = open(&disk);
+        log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+        // Killed before the journal's sync: the round is in the cache only.
+        disk.fail(Fault::once(IoKind::Sync, 0).on("journal"));
+        let change = StateChange {
+            key: b"key".to_vec(),
+            value: Some(b"value".to_vec()),
+        };
+        let request = AppendRequest {
+            state: vec![change],
+            ..request(&log, "orders", &[0], b"1")
+        };
+        let _ticket = log.append(request).unwrap();
+        log.run_round().unwrap_err();
+        let disk = disk.after_kill();
+        disk.stop_at(stop);
+        let _opened = try_open(&disk, &SimClock::new(TimestampMs(1_000_000)));
+        let log = open(&disk.after_power_cut());
+        assert_eq!(
+            log.state_get(b"key").is_some(),
+            values(&log, "orders", 0).len() == 1,
+            "stop {stop}"
+        );
+    }
+}
