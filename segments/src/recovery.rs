@@ -84,7 +84,7 @@ struct Recovery<'a> {
     now: TimestampMs,
     known: HashMap<PartitionId, Known>,
     /// Files that were written: to be synced before anything is served.
-    touched: HashMap<PathBuf, Arc<dyn DiskFile>>,
+    touched: BTreeMap<PathBuf, Arc<dyn DiskFile>>,
     /// Directories with new or removed names.
     touched_dirs: BTreeSet<PathBuf>,
     damage: Vec<String>,
@@ -126,6 +126,7 @@ pub(crate) fn open(
         });
         replay::scan(&*disk, &layout, directory_id, sequence, round, expected)?
     };
+    scan.make_durable(&*disk)?;
     let mut damage = scan.damage.clone();
     let mut other_damage = Vec::new();
     let mut topics = read_topics(&*disk, &layout, &mut other_damage)?;
@@ -161,7 +162,7 @@ pub(crate) fn open(
         layout: &layout,
         now: clock.now(),
         known: known_from(checkpoint.as_ref()),
-        touched: HashMap::new(),
+        touched: BTreeMap::new(),
         touched_dirs: BTreeSet::new(),
         damage,
         is_whole,
@@ -452,7 +453,7 @@ impl Recovery<'_> {
         for file in self.touched.values() {
             file.start_writeback();
         }
-        for (path, file) in self.touched.drain() {
+        for (path, file) in std::mem::take(&mut self.touched) {
             file.sync_data()
                 .map_err(|error| Error::io(format!("syncing {}", path.display()), error))?;
         }
@@ -559,6 +560,8 @@ impl Recovery<'_> {
                         self.cut(dir, base, valid_end)?;
                     }
                 }
+                // All of it was trimmed, and an earlier process has removed the file.
+                Tail::Short if known.next_offset <= known.log_start_offset => {}
                 Tail::Short => self.damage.push(format!(
                     "{} has {length} bytes of {end}: the offsets in what is missing cannot be read",
                     dir.join(format!("{base:020}.log")).display()

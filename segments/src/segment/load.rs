@@ -154,11 +154,13 @@ impl Inner {
         let mut doubted_to = index.end();
         let (start, end) = (index.end(), self.state.read().tail.start());
         let mut walker = self.scan(open, &index, span);
+        let mut is_whole = true;
         loop {
             match walker.step()? {
                 Step::Damage(damage) if doubted_to > 0 && damage.position == doubted_to => {
                     // No batch begins where the files end. Perhaps they are of another log.
                     doubted_to = 0;
+                    is_whole = true;
                     index = Index::new(self.base, 0);
                     walker = self.scan(open, &index, span);
                 }
@@ -179,13 +181,15 @@ impl Inner {
                         "a log is damaged"
                     );
                     index.skip_to(damage.resume);
+                    is_whole = false;
                 }
                 Step::End => break,
             }
         }
         self.hand_in(open, &walker);
         tracing::info!(log = %self.file("log").display(), start, end, "an index was made from its log");
-        if let Err(error) = self.write_index_files(cold, &index) {
+        // What could not be read this time may be readable the next time: an index without it is not for keeping.
+        if is_whole && let Err(error) = self.write_index_files(cold, &index) {
             // A full disk, perhaps: the index is made anew when it is needed again.
             tracing::warn!(log = %self.file("log").display(), %error, "an index could not be written");
         }
