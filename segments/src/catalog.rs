@@ -169,7 +169,9 @@ impl Engine {
         let id = topic.id();
         block_on(self.queue.delete_topic(topic, state)?)?;
         // Durable in the journal from here on: what follows is done again at the next start if it does not come to
-        // its end now.
+        // its end now. What the syncer does to files by their names it does before, or finds the topic deleted: a
+        // topic made later under the name has files of the same names.
+        drop(self.removing.lock());
         let (from, to) = (self.layout.topic_dir(name), self.layout.deleted(id));
         let moved = self
             .disk
@@ -177,7 +179,11 @@ impl Engine {
             .and_then(|()| self.disk.sync_dir(&self.layout.deleted_dir()))
             .and_then(|()| self.disk.sync_dir(&self.layout.topics_dir()));
         if let Err(error) = moved {
-            return Err(Error::io(format!("moving {} away", from.display()), error));
+            // Not as a full disk: that would say that nothing was done.
+            return Err(Error::Io {
+                what: format!("moving {} away, which is deleted", from.display()),
+                source: Arc::new(error),
+            });
         }
         self.catalog.deleting.lock().retain(|other| *other != id);
         if let Err(error) = self.disk.remove_dir_all(&to) {

@@ -648,7 +648,10 @@ impl Engine {
                 Control::LogStart(partition, offset) => {
                     let removed = partition.publish_log_start(*offset);
                     if !removed.is_empty() {
-                        self.garbage.lock().extend(removed);
+                        let garbage = removed
+                            .into_iter()
+                            .map(|segment| (Arc::clone(partition), segment));
+                        self.garbage.lock().extend(garbage);
                         self.request_sync();
                     }
                     self.mark_dirty(partition, &mut partition.writer.lock());
@@ -666,8 +669,7 @@ impl Engine {
                 self.journal.wait_for_spare()?;
             } else {
                 self.sync_segments()?;
-                self.journal.add_spare(self.spare_files())?;
-                if !self.journal.has_spare() {
+                if !self.journal.has_spare() && !self.journal.add_spare(self.spare_files())? {
                     return Err(self.stuck());
                 }
             }

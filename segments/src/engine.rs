@@ -42,7 +42,10 @@ pub(crate) struct Engine {
     /// Partitions with something to sync. Filled by the committer, emptied by the syncer.
     pub(crate) dirty: Mutex<Vec<Arc<Partition>>>,
     /// Segments below a log start, whose files are to be removed. Filled by the committer, emptied by the syncer.
-    pub(crate) garbage: Mutex<Vec<Arc<Segment>>>,
+    pub(crate) garbage: Mutex<Vec<(Arc<Partition>, Arc<Segment>)>>,
+    /// Held by the syncer while it makes or removes files by their names, having seen that their topic is not deleted;
+    /// taken by a deletion before it moves the topic's directory away.
+    pub(crate) removing: Mutex<()>,
     /// The slots of the snapshots. Its lock is what makes syncs come one after the other.
     pub(crate) snapshots: Mutex<Snapshots>,
     /// Files open for writing now.
@@ -141,6 +144,7 @@ impl Engine {
             pool,
             dirty: Mutex::new(Vec::new()),
             garbage: Mutex::new(Vec::new()),
+            removing: Mutex::new(()),
             snapshots: Mutex::new(snapshots),
             open_files: Arc::new(AtomicUsize::new(0)),
             max_open_files,

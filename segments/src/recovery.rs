@@ -132,6 +132,7 @@ pub(crate) fn open(
         });
         replay::scan(&*disk, &layout, directory_id, sequence, round, expected)?
     };
+    scan.make_durable(&*disk)?;
     let mut damage = scan.damage.clone();
     let mut other_damage = Vec::new();
     let mut topics = read_topics(&*disk, &layout, &mut other_damage)?;
@@ -595,6 +596,8 @@ impl Recovery<'_> {
                         self.cut(dir, base, valid_end)?;
                     }
                 }
+                // All of it was trimmed, and an earlier process has removed the file.
+                Tail::Short if known.next_offset <= known.log_start_offset => {}
                 Tail::Short => self.damage.push(format!(
                     "{} has {length} bytes of {end}: the offsets in what is missing cannot be read",
                     dir.join(format!("{base:020}.log")).display()

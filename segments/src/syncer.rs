@@ -123,11 +123,15 @@ impl Engine {
             writer.unsynced.clear();
             return;
         }
+        let removing = self.removing.lock();
         for segment in closed_segments {
-            if let Err(error) = segment.write_index() {
+            if !partition.is_deleted()
+                && let Err(error) = segment.write_index()
+            {
                 tracing::warn!(partition = partition.name(), %error, "an index was not written: it is rebuilt when needed");
             }
         }
+        drop(removing);
         let mut writer = partition.writer.lock();
         if writer.is_unsyncable {
             return;
@@ -204,8 +208,13 @@ impl Engine {
 
     fn remove_garbage(&self) {
         let garbage = std::mem::take(&mut *self.garbage.lock());
-        for segment in garbage {
+        let _removing = self.removing.lock();
+        for (partition, segment) in garbage {
             segment.close();
+            if partition.is_deleted() {
+                // Its files go with its topic; a new topic's may have their names by now.
+                continue;
+            }
             let [index, timeindex] = segment.index_paths();
             for path in [segment.log_path(), index, timeindex] {
                 match self.disk.remove_file(&path) {

@@ -12,6 +12,8 @@ mod cases;
 mod check;
 #[path = "crash/driver.rs"]
 mod driver;
+#[path = "crash/hook.rs"]
+mod hook;
 #[path = "crash/model.rs"]
 mod model;
 

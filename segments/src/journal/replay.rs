@@ -3,6 +3,7 @@
 //! Rounds are numbered without gaps over all files, and a round is begun only after the one before is synced. So the
 //! first block that is not a whole round is the tail, unless a later round is found: then it is damage.
 
+use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -149,6 +150,30 @@ impl Scan {
             });
         }
         Ok(())
+    }
+
+    /// Makes sure that the last round is on stable storage, before anything that it says is made durable elsewhere.
+    ///
+    /// It is the only one that may not be: the process that wrote it may have been killed before its sync returned, and
+    /// then a power cut could still take it, when the state's snapshot, say, holds its half of a request already. It is
+    /// written again, because after a sync that failed the system may show what the medium lacks, and not know it.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub(crate) fn make_durable(&self, disk: &dyn Disk) -> Result<()> {
+        let Some(file) = self.files.last() else {
+            return Ok(());
+        };
+        let Some(&(position, length)) = file.rounds.last() else {
+            return Ok(());
+        };
+        let again = || {
+            let bytes = Arc::clone(&file.view).bytes(position, position + length)?;
+            let writable = disk.open(&file.path, OpenMode::ReadWrite)?;
+            writable.write_all_at(&[IoSlice::new(&bytes)], position)?;
+            writable.sync_data()
+        };
+        again().map_err(|error| Error::io(format!("syncing {}", file.path.display()), error))
     }
 
     /// Calls `visit` for every round in order, with its number and its items.

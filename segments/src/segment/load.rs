@@ -154,11 +154,13 @@ impl Inner {
         let mut doubted_to = index.end();
         let (start, end) = (index.end(), self.state.read().tail.start());
         let mut walker = self.scan(open, &index, span);
+        let mut is_whole = true;
         loop {
             match walker.step()? {
                 Step::Damage(damage) if doubted_to > 0 && damage.position == doubted_to => {
                     // No batch begins where the files end. Perhaps they are of another log.
                     doubted_to = 0;
+                    is_whole = true;
                     index = Index::new(self.base, 0);
                     walker = self.scan(open, &index, span);
                 }
@@ -179,13 +181,15 @@ impl Inner {
                         "a log is damaged"
                     );
                     index.skip_to(damage.resume);
+                    is_whole = false;
                 }
                 Step::End => break,
             }
         }
         self.hand_in(open, &walker);
         tracing::info!(log = %self.file("log").display(), start, end, "an index was made from its log");
-        if let Err(error) = self.write_index_files(cold, &index) {
+        // What could not be read this time may be readable the next time: an index without it is not for keeping.
+        if is_whole && let Err(error) = self.write_index_files(cold, &index) {
             // A full disk, perhaps: the index is made anew when it is needed again.
             tracing::warn!(log = %self.file("log").display(), %error, "an index could not be written");
         }
@@ -285,11 +289,12 @@ impl Inner {
 mod tests {
     use std::fs;
 
-    use super::super::testing::{Rig, disks};
+    use super::super::testing::{Random, Rig, Seed, disks, seeds};
     use crate::disk::RealDisk;
+    use crate::index::{self, Index};
     use crate::read::{ReadRequest, read};
-    use crate::segment::Access;
-    use crate::types::{Offset, TimestampMs};
+    use crate::segment::{Access, BatchNote};
+    use crate::types::{FilePos, Offset, TimestampMs};
 
     fn rig(disk: RealDisk) -> Rig {
         let mut rig = Rig::new(disk, 8, 0);
@@ -320,10 +325,12 @@ mod tests {
         }
     }
 
+    type Sabotage = fn(&std::path::Path);
+
     #[test]
     fn an_index_that_is_missing_damaged_or_torn_is_made_anew() {
         for disk in disks() {
-            let sabotage: [(&str, fn(&std::path::Path)); 7] = [
+            let sabotage: [(&str, Sabotage); 7] = [
                 ("missing", |path| fs::remove_file(path).unwrap()),
                 ("empty", |path| fs::write(path, []).unwrap()),
                 ("cut", |path| {
@@ -414,6 +421,71 @@ mod tests {
                 };
                 let fetched = read(&view, request, Access::Cold).unwrap().unwrap();
                 assert_eq!(fetched.runs[0].bytes, batch.bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn no_index_whatever_it_says_changes_what_is_read() {
+        for seed in seeds(100) {
+            let _seed = Seed(seed);
+            let mut random = Random::new(seed);
+            let mut rig = Rig::new(disks()[seed as usize % 2].clone(), 8, 1000);
+            rig.fill(150);
+            // Stretches that begin anywhere, often where a batch does, with any offsets; the checksums are right.
+            let mut lie = Index::new(Offset::new(1000), 0);
+            let (mut offset, log_bytes) = (1000, rig.segments[0].readable().get());
+            while lie.end() < log_bytes {
+                let (position, bytes) = match random.below(3) {
+                    0 => (lie.end(), random.below(20_000) + 1),
+                    _ => {
+                        let next = rig.written.iter().find(|w| w.start() > lie.end());
+                        offset = next.map_or(offset, |w| offset.max(w.base()));
+                        (lie.end(), next.map_or(log_bytes, |w| w.start()) - lie.end())
+                    }
+                };
+                offset += random.below(3) * random.below(30);
+                lie.push(&BatchNote {
+                    base_offset: Offset::new(offset),
+                    next_offset: Offset::new(offset + 1),
+                    max_timestamp: TimestampMs(random.below(1000) as i64),
+                    position: FilePos(position),
+                    bytes: bytes.min(log_bytes - position),
+                    json_lines: true,
+                });
+                offset += 1;
+                if random.once_in(10) {
+                    lie.skip_to((lie.end() + random.below(50)).min(log_bytes));
+                }
+            }
+            let (offsets, times) = index::encode(&lie);
+            let [offset_path, time_path] = rig.segments[0].index_paths();
+            fs::write(offset_path, offsets).unwrap();
+            fs::write(time_path, times).unwrap();
+            rig.reopen();
+            let view = rig.view();
+            let mut from = 1000 + random.below(100);
+            while from < view.end_offset.get() {
+                let request = ReadRequest {
+                    from: Offset::new(from),
+                    until: None,
+                    max_bytes: random.below(40_000) as usize,
+                };
+                for access in [Access::Warm, Access::Cold, Access::Warm] {
+                    let Some(fetched) = read(&view, request, access).unwrap() else {
+                        continue;
+                    };
+                    let first = rig.written.iter().position(|w| w.next() > from).unwrap();
+                    let expected = rig.written[first..].iter().flat_map(|w| &w.bytes);
+                    let found = &fetched.runs[0].bytes;
+                    assert!(
+                        found.iter().eq(expected.take(found.len())),
+                        "{request:?} {access:?}"
+                    );
+                    from = from.max(fetched.next_offset.get() - random.below(15));
+                    break;
+                }
+                from += random.below(30);
             }
         }
     }

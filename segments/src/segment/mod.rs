@@ -463,6 +463,64 @@ mod tests {
     }
 
     #[test]
+    fn readers_and_the_committer_do_not_disturb_each_other() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 1, 0);
+            rig.fill(1);
+            let segment = Arc::clone(&rig.segments[0]);
+            let other = Arc::new(Segment::new(
+                Arc::clone(&rig.pool),
+                rig.path(),
+                Offset::ZERO,
+                1 << 20,
+                segment.readable(),
+            ));
+            let stop = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                for thread in 0..3 {
+                    let (segment, other, stop) = (&segment, &other, &stop);
+                    scope.spawn(move || {
+                        let mut from = 0;
+                        while !stop.load(std::sync::atomic::Ordering::Relaxed) || from < 20_000 {
+                            let readable = segment.readable();
+                            let span = Span {
+                                from: Offset::new(from),
+                                end: Offset::MAX,
+                                segment_end: Offset::MAX,
+                                sealed: false,
+                                at_least_one: true,
+                            };
+                            let run = segment.read(&span, 10_000, Access::Cold).unwrap().unwrap();
+                            if run.bytes.is_empty() {
+                                assert!(readable <= segment.readable());
+                                std::thread::yield_now();
+                                continue;
+                            }
+                            for batch in crate::batch::Batches::new(&run.bytes) {
+                                let (header, bytes) = batch.unwrap();
+                                crate::batch::verify(bytes).unwrap();
+                                assert_eq!(header.base_offset.get(), from);
+                                from = header.next_offset().get();
+                            }
+                            if thread == 0 && from % 7 == 0 {
+                                // The pool holds one: this closes the one that is read.
+                                other.read(&span, 1, Access::Cold).ok();
+                            }
+                        }
+                    });
+                }
+                for i in 1..2000 {
+                    rig.fill(1);
+                    if i % 300 == 0 {
+                        segment.write_index().unwrap();
+                    }
+                }
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+    }
+
+    #[test]
     fn an_index_that_was_written_is_used_and_keeps_its_flags() {
         for disk in disks() {
             let mut rig = Rig::new(disk, 8, 0);

@@ -187,7 +187,10 @@ impl Walker {
         self.next_offset = header.next_offset();
         self.behind_damage = false;
         // A chain of healthy batches that ends exactly at a mark confirms it as well as the batch there would.
-        self.at_home |= (position > 0 && self.mark_at(position).is_some()) || self.mark_at(end).is_some();
+        let reached = self
+            .mark_at(end)
+            .is_some_and(|mark| mark.offset == self.next_offset);
+        self.at_home |= reached || (position > 0 && self.mark_at(position).is_some());
     }
 
     /// The mark that says what begins at `position`.
@@ -479,8 +482,9 @@ impl Walker {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::testing::{Random, Rig, Seed, disks, seeds};
+    use super::super::testing::{BadSectors, Random, Rig, Seed, disks, seeds};
     use crate::batch::Batches;
+    use crate::disk::Disk;
     use crate::error::Error;
     use crate::read::{ReadRequest, read};
     use crate::segment::Access;
@@ -555,7 +559,7 @@ mod tests {
         }
     }
 
-    fn partition(random: &mut Random, disk: crate::disk::RealDisk) -> Rig {
+    fn partition(random: &mut Random, disk: impl Disk) -> Rig {
         let base = random.below(1000);
         let mut rig = Rig::new(disk, 1 + random.below(3) as usize, base);
         for segment in 0..1 + random.below(3) {
@@ -638,6 +642,83 @@ mod tests {
                 // And once more, with what is known by now.
                 check(&rig, &damaged, max_bytes, &format!("again, {disk:?}"));
             }
+        }
+    }
+
+    #[test]
+    fn pages_that_cannot_be_read_cost_the_batches_on_them_and_are_never_touched() {
+        for seed in seeds(60) {
+            let _seed = Seed(seed);
+            for disk in disks() {
+                let mut random = Random::new(seed);
+                let disk = BadSectors::new(disk, std::io::ErrorKind::Other);
+                let mut rig = partition(&mut random, disk.clone());
+                rig.reopen();
+                for _ in 0..1 + random.below(3) {
+                    let page = random.below(20) * 4096;
+                    let pages = 1 + random.below(4);
+                    disk.bad.lock().push(page..page + pages * 4096);
+                }
+                let damaged = rig
+                    .written
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, w)| {
+                        let bad = disk.bad.lock();
+                        bad.iter().any(|bad| bad.start < w.end() && w.start() < bad.end)
+                    })
+                    .map(|(index, _)| index)
+                    .collect();
+                let max_bytes = [1, 5000, usize::MAX][random.below(3) as usize];
+                check(&rig, &damaged, max_bytes, "bad pages");
+                // A disk may change its mind; what it could not read is not held against it.
+                disk.bad.lock().clear();
+                check(&rig, &BTreeSet::new(), max_bytes, "good again");
+            }
+        }
+    }
+
+    #[test]
+    fn want_of_memory_is_not_taken_for_damage() {
+        for disk in disks() {
+            let disk = BadSectors::new(disk, std::io::ErrorKind::OutOfMemory);
+            let mut rig = Rig::new(disk.clone(), 4, 0);
+            rig.fill(100);
+            rig.reopen();
+            disk.bad.lock().push(50_000..60_000);
+            let request = ReadRequest {
+                from: Offset::ZERO,
+                until: None,
+                max_bytes: usize::MAX,
+            };
+            let error = read(&rig.view(), request, Access::Cold).unwrap_err();
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+            disk.bad.lock().clear();
+            check(&rig, &BTreeSet::new(), 5000, "with memory again");
+        }
+    }
+
+    #[test]
+    fn random_bytes_are_damage_from_one_end_to_the_other() {
+        for seed in seeds(30) {
+            let _seed = Seed(seed);
+            let mut random = Random::new(seed);
+            let mut rig = Rig::new(disks()[seed as usize % 2].clone(), 4, 1000);
+            let bytes = (0..random.below(60_000) + 1)
+                // Many twos, which is a batch's magic.
+                .map(|_| {
+                    if random.once_in(2) {
+                        random.below(3) as u8
+                    } else {
+                        random.below(256) as u8
+                    }
+                })
+                .collect();
+            rig.write_bytes(bytes, &[1, 2, 3], true);
+            rig.segments[0].publish(&[rig.written[0].note]);
+            rig.reopen();
+            check(&rig, &BTreeSet::from([0]), 100, "garbage");
+            assert_eq!(rig.segments[0].max_timestamp().unwrap(), None);
         }
     }
 

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quipu_segments::batch::BatchBuilder;
-use quipu_segments::sim::{SimClock, SimDisk};
+use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
     Ack, AppendRequest, Appended, Error, Log, Offset, Options, Part, Records, StateChange, TimestampMs,
     TopicSettings, TopicSpec,
 };
 
 use super::check;
+use super::hook::HookedDisk;
 
 const DIR: &str = "/quipu/data";
 const SEEDS: u64 = 64;
@@ -112,5 +113,296 @@ fn a_data_directory_made_by_the_first_start_survives_a_power_cut() {
         append(&log, "orders", &[0], b"1").unwrap();
         let log = open(&disk.after_power_cut());
         assert_eq!(values(&log, "orders", 0), [b"1"], "seed {seed}");
+    }
+}
+
+#[test]
+fn what_a_killed_process_did_not_sync_is_synced_by_the_one_that_serves_it() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+        append(&log, "orders", &[0], b"1").unwrap();
+        // The next start finds the segment's file, whose name nobody has made durable.
+        let disk = disk.after_kill();
+        let log = open(&disk);
+        let log = (
+            append(&log, "orders", &[0], b"2").unwrap(),
+            open(&disk.after_power_cut()),
+        )
+            .1;
+        assert_eq!(values(&log, "orders", 0), [b"1", b"2"], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_topic_that_is_served_after_a_kill_survives_a_power_cut() {
+    for seed in 0..8 {
+        for stop in 1..60 {
+            let disk = SimDisk::new(seed);
+            let log = open(&disk);
+            disk.stop_at(stop);
+            if log.create_topic("orders", spec(1, 1 << 20)).is_ok() {
+                break;
+            }
+            let disk = disk.after_kill();
+            let log = open(&disk);
+            if log.topic("orders").is_some() {
+                append(&log, "orders", &[0], b"1").unwrap();
+                let log = open(&disk.after_power_cut());
+                assert_eq!(values(&log, "orders", 0), [b"1"], "seed {seed}, stop {stop}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failed_segment_sync_loses_nothing_that_the_journal_has() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        log.create_topic("orders", spec(2, 1 << 20)).unwrap();
+        append(&log, "orders", &[0, 1], b"1").unwrap();
+        disk.fail(Fault::once(IoKind::Sync, 0).on("topics"));
+        log.sync_segments().unwrap();
+        assert_eq!(log.health().failed_partitions.len(), 1);
+        append(&log, "orders", &[1], b"2").unwrap();
+        log.sync_segments().unwrap();
+        let log = open(&disk.after_power_cut());
+        assert_eq!(
+            (values(&log, "orders", 0), values(&log, "orders", 1).len()),
+            (vec![b"1".to_vec()], 2)
+        );
+    }
+}
+
+#[test]
+fn a_directory_sync_that_failed_for_one_partition_counts_for_no_other() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        log.create_topic("orders", spec(2, 1 << 20)).unwrap();
+        append(&log, "orders", &[0, 1], b"1").unwrap();
+        disk.fail(Fault::once(IoKind::SyncDir, 1).on("orders"));
+        log.sync_segments().unwrap();
+        let log = open(&disk.after_power_cut());
+        assert_eq!(
+            (values(&log, "orders", 0).len(), values(&log, "orders", 1).len()),
+            (1, 1),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn what_is_published_during_a_sync_is_in_the_checkpoint_after_the_next() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        let hooked = HookedDisk::new(disk.clone());
+        let clock = Arc::new(SimClock::new(TimestampMs(1_000_000)));
+        let log = Log::open_with(Arc::new(hooked.clone()), clock, Path::new(DIR), options()).unwrap();
+        log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+        let syncing = log.clone();
+        hooked.before_journal_sync(move || syncing.sync_segments().unwrap());
+        append(&log, "orders", &[0], b"1").unwrap();
+        hooked.unhook();
+        log.sync_segments().unwrap();
+        let log = open(&disk.after_power_cut());
+        assert_eq!(values(&log, "orders", 0), [b"1"], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_topic_whose_deletion_failed_in_the_journal_stays_readable() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+    append(&log, "orders", &[0], b"1").unwrap();
+    disk.fail(Fault::once(IoKind::Sync, 0).on("journal"));
+    assert!(matches!(
+        log.delete_topic("orders", Vec::new()),
+        Err(Error::LogFailed { in_flight: true, .. })
+    ));
+    assert_eq!(values(&log, "orders", 0), [b"1"]);
+}
+
+#[test]
+fn a_deletion_that_is_durable_does_not_say_that_nothing_was_done() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+    disk.fail(Fault::once(IoKind::Rename, 0).with(FaultError::Full));
+    assert!(matches!(
+        log.delete_topic("orders", Vec::new()),
+        Err(Error::Io { .. })
+    ));
+    assert!(open(&disk.after_power_cut()).topic("orders").is_none());
+}
+
+#[test]
+fn trimmed_files_of_a_deleted_topic_are_not_removed_from_a_new_one_of_its_name() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+    append(&log, "orders", &[0], b"old").unwrap();
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    partition.trim(Offset::new(1)).unwrap();
+    log.delete_topic("orders", Vec::new()).unwrap();
+    log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+    append(&log, "orders", &[0], b"new").unwrap();
+    log.sync_segments().unwrap();
+    assert_eq!(values(&log, "orders", 0), [b"new"]);
+}
+
+#[test]
+fn state_changes_go_on_for_ever_on_a_disk_that_is_full_from_the_start() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+    disk.set_capacity(Some(disk.used_bytes()));
+    assert!(matches!(
+        append(&log, "orders", &[0], &[0; 10_000]),
+        Err(Error::StorageFull)
+    ));
+    for n in 0..300_u32 {
+        set_state(&log, "offset", &n.to_le_bytes()).unwrap();
+    }
+    assert!(
+        disk.calls_by_kind()[&IoKind::Rename] > 2,
+        "journal files were used again"
+    );
+    let disk = disk.after_power_cut();
+    let log = open(&disk);
+    assert_eq!(
+        log.state_get(b"offset").as_deref(),
+        Some(&299_u32.to_le_bytes()[..])
+    );
+    disk.set_capacity(None);
+    append(&log, "orders", &[0], &[0; 10_000]).unwrap();
+}
+
+#[test]
+fn a_journal_file_that_a_full_disk_has_no_room_for_leaves_nothing_behind() {
+    let disk = SimDisk::new(0);
+    let options = Options {
+        journal_files: 4,
+        ..options()
+    };
+    let clock = Arc::new(SimClock::new(TimestampMs(1_000_000)));
+    let log = Log::open_with(Arc::new(disk.clone()), clock, Path::new(DIR), options).unwrap();
+    let used = disk.used_bytes();
+    disk.set_capacity(Some(used + (100 << 10)));
+    for n in 0..300_u32 {
+        set_state(&log, "offset", &n.to_le_bytes()).unwrap();
+    }
+    assert_eq!(disk.used_bytes(), used);
+}
+
+#[test]
+fn appends_end_with_an_answer_when_a_failed_sync_keeps_every_journal_file() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(2, 1 << 20)).unwrap();
+    append(&log, "orders", &[0], b"1").unwrap();
+    disk.fail(Fault::once(IoKind::Sync, 0).on("topics"));
+    log.sync_segments().unwrap();
+    let stored = (0..200)
+        .take_while(|_| append(&log, "orders", &[1], &[7; 10_000]).is_ok())
+        .count();
+    assert!(
+        (10..100).contains(&stored),
+        "{stored} requests went into two journal files"
+    );
+    assert!(log.health().log_failed.is_some());
+    let log = open(&disk.after_power_cut());
+    assert_eq!(
+        (values(&log, "orders", 0).len(), values(&log, "orders", 1).len()),
+        (1, stored)
+    );
+}
+
+#[test]
+fn a_first_snapshot_of_the_state_that_is_torn_is_not_damage() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        set_state(&log, "key", &[7; 9_000]).unwrap();
+        disk.stop_at(3 + seed % 3);
+        log.sync_segments().unwrap_err();
+        let log = open(&disk.after_power_cut());
+        assert_eq!(log.health().damage, Vec::<String>::new(), "seed {seed}");
+        assert_eq!(log.state_get(b"key").as_deref(), Some(&[7; 9_000][..]));
+    }
+}
+
+#[test]
+fn a_trimmed_segment_that_a_start_removed_is_not_missed_by_the_next_one() {
+    for stop in 1..120 {
+        let disk = SimDisk::new(stop);
+        let log = open(&disk);
+        log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+        append(&log, "orders", &[0], b"1").unwrap();
+        log.sync_segments().unwrap();
+        log.topic("orders")
+            .unwrap()
+            .partition(0)
+            .unwrap()
+            .trim(Offset::new(1))
+            .unwrap();
+        let disk = disk.after_power_cut();
+        disk.stop_at(stop);
+        let clock = SimClock::new(TimestampMs(1_000_000));
+        if try_open(&disk, &clock).is_ok() {
+            return;
+        }
+        let log = open(&disk.after_kill());
+        assert_eq!(log.health().damage, Vec::<String>::new(), "stop {stop}");
+    }
+    panic!("the start makes more calls than expected");
+}
+
+#[test]
+fn an_index_made_while_reads_failed_is_not_kept() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+    append(&log, "orders", &[0], b"1").unwrap();
+    let disk = disk.after_kill();
+    let log = open(&disk);
+    disk.fail(Fault::once(IoKind::Read, 0).on(".log").onwards());
+    let partition = |log: &Log| log.topic("orders").unwrap().partition(0).unwrap();
+    let _unreadable = partition(&log).offset_for_time(TimestampMs(0));
+    let log = open(&disk.after_kill());
+    let found = partition(&log).offset_for_time(TimestampMs(0)).unwrap();
+    assert_eq!(found, Some((Offset::ZERO, TimestampMs(1_000_000))));
+}
+
+#[test]
+fn a_round_that_recovery_has_only_seen_in_the_cache_is_whole_or_gone_after_a_power_cut() {
+    for stop in 1..90 {
+        let disk = SimDisk::new(stop);
+        let log = open(&disk);
+        log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+        // Killed before the journal's sync: the round is in the cache only.
+        disk.fail(Fault::once(IoKind::Sync, 0).on("journal"));
+        let change = StateChange {
+            key: b"key".to_vec(),
+            value: Some(b"value".to_vec()),
+        };
+        let request = AppendRequest {
+            state: vec![change],
+            ..request(&log, "orders", &[0], b"1")
+        };
+        let _ticket = log.append(request).unwrap();
+        log.run_round().unwrap_err();
+        let disk = disk.after_kill();
+        disk.stop_at(stop);
+        let _opened = try_open(&disk, &SimClock::new(TimestampMs(1_000_000)));
+        let log = open(&disk.after_power_cut());
+        assert_eq!(
+            log.state_get(b"key").is_some(),
+            values(&log, "orders", 0).len() == 1,
+            "stop {stop}"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use quipu_segments::batch::{self, Batches};
 use quipu_segments::{Error, Fetched, Log, Offset, Partition, ReadRequest, TopicId};
 
-use super::model::{Existence, Fate, Model, Name, PartKey, PartModel, Rec, RequestId};
+use super::model::{Existence, Fate, Model, Name, PartKey, PartModel, Rec, RequestId, TopicModel, retains};
 
 /// How the log came to be opened again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -396,7 +396,11 @@ fn resolve_topics(log: &Log, model: &mut Model) {
             let (name, spec) = asked
                 .unwrap_or_else(|| panic!("nobody made {} ({id:?})", topic.name()))
                 .clone();
-            model.topics.insert(id, super::model::TopicModel::new(name, spec));
+            let mut known = TopicModel::new(name.clone(), spec);
+            let asked = model.creating.iter().filter(|(other, _)| *other == name);
+            known.specs = asked.map(|(_, spec)| spec.clone()).collect();
+            known.retention = known.specs.iter().any(retains);
+            model.topics.insert(id, known);
             model.last_topic_id = model.last_topic_id.max(Some(id));
         }
         let known = model.topics.get_mut(&id).expect("it was just added");

@@ -16,6 +16,7 @@ use quipu_segments::{
 };
 
 use super::check::{self, Restart};
+use super::hook::HookedDisk;
 use super::model::{
     Change, Existence, Fate, Model, Name, PartPlan, Rec, Request, RequestId, TopicModel, retains,
 };
@@ -62,9 +63,12 @@ pub(crate) struct Driver {
     clock: SimClock,
     options: Options,
     log: Option<Log>,
+    hooked: Option<HookedDisk>,
     model: Model,
     waiting: Vec<Waiting>,
     full: bool,
+    /// Whether segments are synced in the middle of rounds, as by a thread beside the committer's.
+    interleaved: bool,
     markers: Vec<Vec<u8>>,
     /// What happened since the log was last open and whole.
     restart: Restart,
@@ -136,9 +140,11 @@ impl Driver {
             disk,
             options,
             log: None,
+            hooked: None,
             model: Model::default(),
             waiting: Vec::new(),
             full: false,
+            interleaved: rng.chance(1, 2),
             markers: Vec::new(),
             restart: Restart::Close,
             tally: Tally::default(),
@@ -277,9 +283,25 @@ impl Driver {
                     _ => {}
                 }
             }
-            let (disk, clock) = (Arc::new(self.disk.clone()), Arc::new(self.clock.clone()));
-            match Log::open_with(disk, clock, Path::new(DIR), self.options.clone()) {
+            let disk = HookedDisk::new(self.disk.clone());
+            let clock = Arc::new(self.clock.clone());
+            match Log::open_with(
+                Arc::new(disk.clone()),
+                clock,
+                Path::new(DIR),
+                self.options.clone(),
+            ) {
                 Ok(log) => {
+                    self.hooked = Some(disk.clone());
+                    if self.interleaved {
+                        let (log, mut rng) = (log.clone(), self.rng.fork());
+                        disk.before_journal_sync(move || {
+                            if rng.chance(1, 3) {
+                                // What it meets, the log remembers.
+                                let _result = log.sync_segments();
+                            }
+                        });
+                    }
                     let healthy = self.disk.failed_calls() == 0 && !self.disk.is_off();
                     if self.plan.stop_at.is_none() {
                         self.disk.clear_faults();
@@ -311,6 +333,14 @@ impl Driver {
                 }
             }
             self.next_disk();
+        }
+    }
+
+    /// Ends every handle of the log.
+    fn drop_log(&mut self) {
+        self.log = None;
+        if let Some(disk) = self.hooked.take() {
+            disk.unhook();
         }
     }
 
@@ -348,7 +378,7 @@ impl Driver {
         }
         self.restart = Restart::Kill;
         self.next_disk();
-        self.log = None;
+        self.drop_log();
         self.open();
     }
 
@@ -365,7 +395,7 @@ impl Driver {
                     "a closed log takes no appends"
                 );
                 drop(log);
-                self.log = None;
+                self.drop_log();
                 self.tally.closes += 1;
                 if self.disk.failed_calls() > 0 || self.disk.is_off() {
                     self.restart = Restart::Kill;
