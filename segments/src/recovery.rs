@@ -89,10 +89,10 @@ struct Recovery<'a> {
     touched_dirs: BTreeSet<PathBuf>,
     damage: Vec<String>,
     is_whole: bool,
+    /// Files that are held open at most, before they are synced and closed. Journalled rounds go over all partitions in
+    /// turn: with fewer than there are partitions, every round would sync and open again.
+    max_touched: usize,
 }
-
-/// Files that recovery holds open at most, before it syncs and closes them.
-const MAX_TOUCHED: usize = 256;
 
 pub(crate) fn open(
     disk: Arc<dyn Disk>,
@@ -166,6 +166,7 @@ pub(crate) fn open(
         touched_dirs: BTreeSet::new(),
         damage,
         is_whole,
+        max_touched: max_open_files,
     };
     let deleting = checkpoint
         .as_ref()
@@ -428,7 +429,7 @@ impl Recovery<'_> {
         let file = if let Some(file) = self.touched.get(&path) {
             Arc::clone(file)
         } else {
-            if self.touched.len() >= MAX_TOUCHED {
+            if self.touched.len() >= self.max_touched {
                 self.sync()?;
             }
             let file = match self.disk.open(&path, OpenMode::ReadWrite) {
