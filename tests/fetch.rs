@@ -1,4 +1,8 @@
 //! The contract of fetches.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test damages files behind the service's back"
+)]
 
 #[path = "harness/mod.rs"]
 mod service;
@@ -24,7 +28,7 @@ const BATCHES: &str = "application/vnd.apache.kafka.record-batch";
 /// A service with a topic `t` of one partition.
 async fn service() -> Service {
     let service = Service::new();
-    service.put("/v1/topics/t", json!({})).await.is(201);
+    service.put("/v1/topics/t", json!({})).await.with_status(201);
     service
 }
 
@@ -67,7 +71,7 @@ async fn a_json_answer_has_the_fields_and_the_order_of_the_contract() {
         )],
     );
     service.append("t", 0, false, &[(7, None, None, &[])]);
-    let answer = service.get(&format!("{RECORDS}?offset=0")).await.is(200);
+    let answer = service.get(&format!("{RECORDS}?offset=0")).await.with_status(200);
     assert_eq!(
         answer.text(),
         concat!(
@@ -98,7 +102,7 @@ async fn lines_carry_the_positions_in_headers() {
     let answer = service
         .get_as(&format!("{RECORDS}?offset=0"), NDJSON)
         .await
-        .is(200);
+        .with_status(200);
     assert_eq!(
         answer.text(),
         concat!(
@@ -113,7 +117,7 @@ async fn lines_carry_the_positions_in_headers() {
     let document = service
         .get(&format!("{RECORDS}?offset=0&max_records=1"))
         .await
-        .is(200);
+        .with_status(200);
     assert!(
         document.text().contains("\"value\":{\n\"a\":\r\n1}"),
         "{}",
@@ -122,7 +126,7 @@ async fn lines_carry_the_positions_in_headers() {
     let nothing = service
         .get_as(&format!("{RECORDS}?offset=2"), NDJSON)
         .await
-        .is(200);
+        .with_status(200);
     assert_eq!(
         (nothing.text(), positions(&nothing)),
         ("", [Some(2), Some(0), Some(2)])
@@ -135,7 +139,7 @@ async fn batches_are_given_whole_as_they_are_stored() {
     let whole = service
         .get_as(&format!("{RECORDS}?offset=0"), BATCHES)
         .await
-        .is(200);
+        .with_status(200);
     assert_eq!(whole.header("content-type"), Some(BATCHES));
     assert_eq!(positions(&whole), [Some(30), Some(0), Some(30)]);
     assert_eq!(
@@ -162,7 +166,7 @@ async fn batches_are_given_whole_as_they_are_stored() {
         let answer = service
             .get_as(&format!("{RECORDS}?{query}"), BATCHES)
             .await
-            .is(200);
+            .with_status(200);
         assert_eq!(ranges(&answer), expected, "{query}");
         assert_eq!(positions(&answer)[0], Some(next), "{query}");
     }
@@ -180,14 +184,11 @@ async fn the_client_chooses_the_representation() {
             BATCHES,
         ),
     ] {
-        let answer = service.get_as(&uri, accept).await.is(200);
+        let answer = service.get_as(&uri, accept).await.with_status(200);
         assert_eq!(answer.header("content-type"), Some(media_type), "{accept}");
     }
     for accept in ["text/html", "application/json;q=0", "text/event-stream"] {
-        service
-            .get_as(&uri, accept)
-            .await
-            .is_problem(406, "not-acceptable");
+        service.get_as(&uri, accept).await.problem(406, "not-acceptable");
     }
 }
 
@@ -205,7 +206,7 @@ async fn a_fetch_begins_at_an_offset_a_word_or_a_time() {
         ("from=1970-01-01T00:00:16.001Z", Some(17)),
         ("from=29001", None),
     ] {
-        let answer = service.get(&format!("{RECORDS}?{query}")).await.is(200);
+        let answer = service.get(&format!("{RECORDS}?{query}")).await.with_status(200);
         let found = numbers(&answer);
         assert_eq!(found.first().copied(), first, "{query}");
         assert_eq!(answer.json()["next_offset"], 30, "{query}");
@@ -232,7 +233,7 @@ async fn a_fetch_ends_before_until_and_at_its_limits() {
         ("offset=5&max_bytes=1", 5..6, 6),
         ("offset=0&max_records=999999999&max_bytes=999999999", 0..30, 30),
     ] {
-        let answer = service.get(&format!("{RECORDS}?{query}")).await.is(200);
+        let answer = service.get(&format!("{RECORDS}?{query}")).await.with_status(200);
         assert_eq!(numbers(&answer), range.collect::<Vec<_>>(), "{query}");
         assert_eq!(answer.json()["next_offset"], next, "{query}");
         assert_eq!(positions(&answer)[0], Some(next), "{query}");
@@ -241,7 +242,7 @@ async fn a_fetch_ends_before_until_and_at_its_limits() {
     let answer = service
         .get(&format!("{RECORDS}?offset=0&max_bytes=60"))
         .await
-        .is(200);
+        .with_status(200);
     let found = numbers(&answer).len();
     assert!((2..10).contains(&found), "{found}");
 }
@@ -262,7 +263,7 @@ async fn next_offset_leads_through_everything_once() {
             let answer = service
                 .get(&format!("{RECORDS}?offset={offset}&{limits}"))
                 .await
-                .is(200);
+                .with_status(200);
             seen.extend(numbers(&answer));
             let next = answer.json()["next_offset"].as_u64().unwrap();
             assert!(next > offset, "{limits}: stuck at {offset}");
@@ -275,7 +276,10 @@ async fn next_offset_leads_through_everything_once() {
 #[tokio::test]
 async fn offsets_outside_of_the_log_say_where_it_lies() {
     let service = service_with_numbers().await;
-    service.delete(&format!("{RECORDS}?before=12")).await.is(200);
+    service
+        .delete(&format!("{RECORDS}?before=12"))
+        .await
+        .with_status(200);
     for query in [
         "offset=11",
         "offset=0",
@@ -285,7 +289,7 @@ async fn offsets_outside_of_the_log_say_where_it_lies() {
         let problem = service
             .get(&format!("{RECORDS}?{query}"))
             .await
-            .is_problem(410, "offset-trimmed");
+            .problem(410, "offset-trimmed");
         assert_eq!(
             (&problem["log_start_offset"], &problem["end_offset"]),
             (&json!(12), &json!(30)),
@@ -300,21 +304,24 @@ async fn offsets_outside_of_the_log_say_where_it_lies() {
         let problem = service
             .get(&format!("{RECORDS}?{query}"))
             .await
-            .is_problem(416, "offset-out-of-range");
+            .problem(416, "offset-out-of-range");
         assert_eq!(
             (&problem["log_start_offset"], &problem["end_offset"]),
             (&json!(12), &json!(30)),
             "{query}"
         );
     }
-    let answer = service.get(&format!("{RECORDS}?offset=earliest")).await.is(200);
+    let answer = service
+        .get(&format!("{RECORDS}?offset=earliest"))
+        .await
+        .with_status(200);
     assert_eq!(numbers(&answer), (12..30).collect::<Vec<_>>());
     assert_eq!(answer.json()["log_start_offset"], 12);
     // A closed range that lies before the log start has no records any more.
     let answer = service
         .get(&format!("{RECORDS}?offset=earliest&until_offset=5"))
         .await
-        .is(200);
+        .with_status(200);
     assert_eq!(
         (numbers(&answer), &answer.json()["next_offset"]),
         (vec![], &json!(12))
@@ -336,24 +343,24 @@ async fn bad_parameters_are_named_and_what_is_not_there_is_404() {
         let problem = service
             .get(&format!("{RECORDS}{query}"))
             .await
-            .is_problem(400, "invalid-request");
+            .problem(400, "invalid-request");
         assert_eq!(problem["pointer"], pointer, "{query}");
     }
     service
         .get("/v1/topics/u/partitions/0/records?offset=0")
         .await
-        .is_problem(404, "unknown-topic");
+        .problem(404, "unknown-topic");
     service
         .get("/v1/topics/t/partitions/1/records?offset=0")
         .await
-        .is_problem(404, "unknown-partition");
+        .problem(404, "unknown-partition");
 }
 
 #[tokio::test]
 async fn a_closed_range_never_changes_and_is_not_sent_twice() {
     let service = service_with_numbers().await;
     let uri = format!("{RECORDS}?offset=5&until_offset=25");
-    let first = service.get(&uri).await.is(200);
+    let first = service.get(&uri).await.with_status(200);
     assert_eq!(first.header("cache-control"), Some("private, no-cache"));
     assert_eq!(first.header("vary"), Some("accept"));
     assert_eq!(positions(&first), [Some(25), None, None]);
@@ -363,8 +370,11 @@ async fn a_closed_range_never_changes_and_is_not_sent_twice() {
     assert!(tag.starts_with('"') && tag.ends_with('"'), "{tag}");
 
     service.append_numbers("t", 0, 30, 10);
-    service.delete(&format!("{RECORDS}?before=3")).await.is(200);
-    let again = service.get(&uri).await.is(200);
+    service
+        .delete(&format!("{RECORDS}?before=3"))
+        .await
+        .with_status(200);
+    let again = service.get(&uri).await.with_status(200);
     assert_eq!(
         (&again.body, again.header("etag")),
         (&first.body, Some(tag.as_str()))
@@ -379,7 +389,7 @@ async fn a_closed_range_never_changes_and_is_not_sent_twice() {
         let answer = service
             .send(Method::GET, &uri, &[("if-none-match", &wanted)], Body::empty())
             .await
-            .is(304);
+            .with_status(304);
         assert!(answer.body.is_empty());
         assert_eq!(answer.header("etag"), Some(tag.as_str()));
         assert_eq!(answer.header("cache-control"), Some("private, no-cache"));
@@ -393,13 +403,16 @@ async fn a_closed_range_never_changes_and_is_not_sent_twice() {
             Body::empty(),
         )
         .await;
-    answer.is(200);
+    answer.with_status(200);
     // Trimmed since: what the client has is no longer what is there.
-    service.delete(&format!("{RECORDS}?before=6")).await.is(200);
+    service
+        .delete(&format!("{RECORDS}?before=6"))
+        .await
+        .with_status(200);
     service
         .send(Method::GET, &uri, &[("if-none-match", &tag)], Body::empty())
         .await
-        .is_problem(410, "offset-trimmed");
+        .problem(410, "offset-trimmed");
 }
 
 #[tokio::test]
@@ -419,7 +432,7 @@ async fn answers_that_differ_have_tags_that_differ() {
             let answer = service
                 .get_as(&format!("{RECORDS}?{query}"), accept)
                 .await
-                .is(200);
+                .with_status(200);
             tags.push(
                 answer
                     .header("etag")
@@ -432,20 +445,20 @@ async fn answers_that_differ_have_tags_that_differ() {
     let by_time = service
         .get(&format!("{RECORDS}?from=5000&until_offset=25&max_records=500"))
         .await
-        .is(200);
+        .with_status(200);
     assert_eq!(by_time.header("etag"), Some(tags[0].as_str()));
     let count = tags.len();
     tags.sort();
     tags.dedup();
     assert_eq!(tags.len(), count);
 
-    service.delete("/v1/topics/t").await.is(204);
-    service.put("/v1/topics/t", json!({})).await.is(201);
+    service.delete("/v1/topics/t").await.with_status(204);
+    service.put("/v1/topics/t", json!({})).await.with_status(201);
     service.append_numbers("t", 0, 0, 30);
     let other = service
         .get(&format!("{RECORDS}?offset=5&until_offset=25"))
         .await
-        .is(200);
+        .with_status(200);
     assert!(!tags.iter().any(|tag| Some(tag.as_str()) == other.header("etag")));
 }
 
@@ -466,7 +479,7 @@ async fn whatever_may_change_is_not_stored() {
                 Body::empty(),
             )
             .await
-            .is(200);
+            .with_status(200);
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{query}");
         assert_eq!(answer.header("etag"), None, "{query}");
         assert_eq!(positions(&answer)[1..], [Some(0), Some(30)], "{query}");
@@ -479,11 +492,11 @@ async fn head_answers_with_the_headers_of_get_and_no_body() {
     for query in ["offset=5", "offset=5&until_offset=20", "offset=30"] {
         for accept in ["application/json", NDJSON, BATCHES] {
             let uri = format!("{RECORDS}?{query}");
-            let get = service.get_as(&uri, accept).await.is(200);
+            let get = service.get_as(&uri, accept).await.with_status(200);
             let head = service
                 .send(Method::HEAD, &uri, &[("accept", accept)], Body::empty())
                 .await
-                .is(200);
+                .with_status(200);
             assert!(head.body.is_empty());
             assert_eq!(head.headers, get.headers, "{query} {accept}");
             assert_eq!(
@@ -495,7 +508,7 @@ async fn head_answers_with_the_headers_of_get_and_no_body() {
     service
         .send(Method::HEAD, &format!("{RECORDS}?offset=31"), &[], Body::empty())
         .await
-        .is(416);
+        .with_status(416);
 }
 
 /// What a poll answers if `meanwhile` happens while it waits; far below the minute that it would wait.
@@ -529,7 +542,7 @@ async fn a_poll_ends_when_a_record_comes() {
             service.append_numbers("t", 0, first, 1);
         })
         .await
-        .is(200);
+        .with_status(200);
         assert_eq!(numbers(&answer), [first], "{query}");
     }
 }
@@ -546,7 +559,7 @@ async fn a_poll_that_finds_something_does_not_wait() {
         ("offset=5&until=9000&min_bytes=1000000", 4),
         ("offset=30&min_bytes=0", 0),
     ] {
-        let answer = poll(&service, query, async || {}).await.is(200);
+        let answer = poll(&service, query, async || {}).await.with_status(200);
         assert_eq!(numbers(&answer).len(), count, "{query}");
     }
 }
@@ -561,7 +574,7 @@ async fn a_poll_waits_for_min_bytes() {
         service.append("t", 0, true, &[(31_000, None, Some(text.as_bytes()), &[])]);
     })
     .await
-    .is(200);
+    .with_status(200);
     assert_eq!(numbers(&answer), [29, 30, 31]);
 }
 
@@ -572,7 +585,7 @@ async fn a_poll_does_not_pass_a_time_that_comes_while_it_waits() {
         service.append_numbers("t", 0, 39, 3);
     })
     .await
-    .is(200);
+    .with_status(200);
     assert_eq!(
         (numbers(&answer), &answer.json()["next_offset"]),
         (vec![39], &json!(31))
@@ -585,7 +598,7 @@ async fn a_poll_ends_by_its_time_with_what_there_is() {
     let answer = service
         .get(&format!("{RECORDS}?offset=30&wait_ms=10"))
         .await
-        .is(200);
+        .with_status(200);
     assert_eq!(
         (numbers(&answer), &answer.json()["next_offset"]),
         (vec![], &json!(30))
@@ -593,7 +606,7 @@ async fn a_poll_ends_by_its_time_with_what_there_is() {
     let answer = service
         .get(&format!("{RECORDS}?offset=29&wait_ms=10&min_bytes=100000"))
         .await
-        .is(200);
+        .with_status(200);
     assert_eq!(numbers(&answer), [29]);
 }
 
@@ -604,7 +617,7 @@ async fn a_poll_ends_when_the_server_stops() {
         service.app.stopping.send_replace(true);
     })
     .await
-    .is(200);
+    .with_status(200);
     assert!(numbers(&answer).is_empty());
 }
 
@@ -612,10 +625,10 @@ async fn a_poll_ends_when_the_server_stops() {
 async fn a_poll_ends_when_the_topic_is_deleted() {
     let service = service_with_numbers().await;
     poll(&service, "offset=30", async || {
-        service.delete("/v1/topics/t").await.is(204);
+        service.delete("/v1/topics/t").await.with_status(204);
     })
     .await
-    .is_problem(404, "unknown-topic");
+    .problem(404, "unknown-topic");
 }
 
 #[tokio::test]
@@ -638,7 +651,7 @@ async fn a_poll_whose_client_went_away_is_forgotten() {
     let abandoned = tokio::time::timeout(Duration::from_millis(20), service.get(&uri)).await;
     assert!(abandoned.is_err());
     service.append_numbers("t", 0, 30, 1);
-    assert_eq!(numbers(&service.get(&uri).await.is(200)), [30]);
+    assert_eq!(numbers(&service.get(&uri).await.with_status(200)), [30]);
 }
 
 #[tokio::test]
@@ -687,14 +700,14 @@ async fn fetched_records_are_counted_once_and_not_for_head() {
     service
         .get(&format!("{RECORDS}?offset=5&max_records=7"))
         .await
-        .is(200);
+        .with_status(200);
     let bytes = service.app.metrics.fetched_bytes.load(Relaxed);
     assert_eq!(service.app.metrics.fetched_records.load(Relaxed), 7);
     assert!(bytes > 7 * 8, "{bytes}");
     service
         .send(Method::HEAD, &format!("{RECORDS}?offset=5"), &[], Body::empty())
         .await
-        .is(200);
+        .with_status(200);
     assert_eq!(service.app.metrics.fetched_records.load(Relaxed), 7);
 }
 
@@ -714,27 +727,130 @@ async fn what_lies_before_damage_is_given_and_the_damage_is_named() {
         let healthy = service
             .get_as(&format!("{RECORDS}?offset=0"), accept)
             .await
-            .is(200);
+            .with_status(200);
         assert_eq!(positions(&healthy)[0], Some(10));
         let behind = service
             .get_as(&format!("{RECORDS}?offset=20"), accept)
             .await
-            .is(200);
+            .with_status(200);
         assert_eq!(positions(&behind)[0], Some(30));
         for offset in [10, 15] {
             let problem = service
                 .get_as(&format!("{RECORDS}?offset={offset}"), accept)
                 .await
-                .is_problem(500, "corrupt-data");
+                .problem(500, "corrupt-data");
             assert_eq!(problem["damaged_until_offset"], 20);
             assert!(problem["damaged_offset"].as_u64().unwrap() <= offset, "{problem}");
             assert!(!problem.to_string().contains("topics/t"), "{problem}");
         }
     }
-    let topic = service.get("/v1/topics/t").await.is(200).json();
+    let topic = service.get("/v1/topics/t").await.with_status(200).json();
     assert_eq!(topic["partitions"][0]["end_offset"], 30);
 }
 
+#[tokio::test]
+async fn values_that_were_sent_as_json_are_not_looked_at_again() {
+    let service = service().await;
+    let lines: String = (0..3000)
+        .map(|n| format!("{{\"value\":{{\"n\":{n}}}}}\n"))
+        .collect();
+    service
+        .send(
+            Method::POST,
+            "/v1/topics/t/records",
+            &[("content-type", NDJSON)],
+            lines,
+        )
+        .await
+        .with_status(200);
+    let request = quipu_segments::ReadRequest {
+        from: quipu_segments::Offset::ZERO,
+        until: None,
+        max_bytes: 1 << 20,
+    };
+    let fetched = service.partition("t", 0).read(request).unwrap();
+    assert!(!fetched.runs.is_empty());
+    assert!(fetched.runs.iter().all(|run| run.json_lines));
+    let answer = service
+        .get(&format!("{RECORDS}?offset=0&max_records=3000"))
+        .await
+        .with_status(200);
+    assert_eq!(numbers(&answer), (0..3000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_was_fetched_can_be_produced_again_as_it_stands() {
+    let service = service().await;
+    for copy in ["lines", "document"] {
+        service
+            .put(&format!("/v1/topics/{copy}"), json!({}))
+            .await
+            .with_status(201);
+    }
+    let headers: &[(&[u8], Option<&[u8]>)] = &[
+        (b"a", Some(b"1")),
+        (b"a", Some(b"\xff")),
+        (b"b", Some("ü".as_bytes())),
+        (b"c", None),
+    ];
+    service.append(
+        "t",
+        0,
+        false,
+        &[
+            (1, Some(b"k\"\n"), Some(b"{\"a\" : 1.50}"), headers),
+            (2, Some(b"\xfe"), Some(b"not JSON"), &[]),
+            (3, Some(b""), Some(b"null"), &[]),
+            (4, None, Some(b""), &[]),
+            (5, None, None, &[]),
+            (6, None, Some(b"{\n}"), &[]),
+        ],
+    );
+    let lines = service
+        .get_as(&format!("{RECORDS}?offset=0"), NDJSON)
+        .await
+        .with_status(200);
+    let produced = service
+        .send(
+            Method::POST,
+            "/v1/topics/lines/records",
+            &[("content-type", NDJSON)],
+            lines.body.clone(),
+        )
+        .await;
+    produced.with_status(200);
+    let copied = service
+        .get_as("/v1/topics/lines/partitions/0/records?offset=0", NDJSON)
+        .await
+        .with_status(200);
+    assert_eq!(copied.text(), lines.text());
+
+    let document = service.get(&format!("{RECORDS}?offset=0")).await.with_status(200);
+    let start = document.text().find("\"records\":").unwrap();
+    let end = document.text().rfind(",\"next_offset\"").unwrap();
+    let body = format!("{{{}}}", &document.text()[start..end]);
+    let produced = service
+        .send(
+            Method::POST,
+            "/v1/topics/document/records",
+            &[("content-type", "application/json")],
+            body,
+        )
+        .await;
+    produced.with_status(200);
+    let copied = service
+        .get("/v1/topics/document/partitions/0/records?offset=0")
+        .await
+        .with_status(200);
+    assert_eq!(
+        copied.text(),
+        document
+            .text()
+            .replace("\"topic\":\"t\"", "\"topic\":\"document\"")
+    );
+}
+
+type RawHeader<'a> = (&'a [u8], Option<&'a [u8]>);
 /// A header's name, and its value.
 type Header = (String, Option<Vec<u8>>);
 type Stored = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<Header>);
@@ -848,7 +964,7 @@ proptest! {
         runtime.block_on(async {
             let service = service().await;
             for batch in &batches {
-                let headers: Vec<Vec<(&[u8], Option<&[u8]>)>> = batch
+                let headers: Vec<Vec<RawHeader<'_>>> = batch
                     .iter()
                     .map(|record| record.3.iter().map(|(name, value)| (name.as_bytes(), value.as_deref())).collect())
                     .collect();
@@ -861,7 +977,7 @@ proptest! {
             }
             let stored: Vec<&Stored> = batches.iter().flatten().collect();
 
-            let answer = service.get(&format!("{RECORDS}?offset=0")).await.is(200);
+            let answer = service.get(&format!("{RECORDS}?offset=0")).await.with_status(200);
             #[derive(serde::Deserialize)]
             struct Document<'a> {
                 #[serde(borrow)]
@@ -873,7 +989,7 @@ proptest! {
                 assert_eq!(parsed(record), (offset, kept(stored, false)));
             }
 
-            let answer = service.get_as(&format!("{RECORDS}?offset=0"), NDJSON).await.is(200);
+            let answer = service.get_as(&format!("{RECORDS}?offset=0"), NDJSON).await.with_status(200);
             let lines: Vec<&str> = answer.text().split_terminator('\n').collect();
             assert_eq!(lines.len(), stored.len());
             for ((line, stored), offset) in lines.iter().zip(&stored).zip(0..) {
@@ -881,7 +997,7 @@ proptest! {
                 assert_eq!(parsed(record), (offset, kept(stored, true)));
             }
 
-            let answer = service.get_as(&format!("{RECORDS}?offset=0"), BATCHES).await.is(200);
+            let answer = service.get_as(&format!("{RECORDS}?offset=0"), BATCHES).await.with_status(200);
             let mut count = 0;
             for batch in Batches::new(&answer.body) {
                 for (record, stored) in Records::new(batch.unwrap().1).unwrap().zip(&stored[count..]) {

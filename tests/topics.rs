@@ -16,7 +16,7 @@ async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
             json!({"partitions": 6, "config": {"retention_ms": 5000}}),
         )
         .await
-        .is(201);
+        .with_status(201);
     assert_eq!(made.header("location"), Some("/v1/topics/orders"));
     let made = made.json();
     assert_eq!(
@@ -31,7 +31,11 @@ async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
         json!({"partitions": 6, "config": {"ack": "durable", "segment_ms": null}}),
         json!({}),
     ] {
-        let again = service.put("/v1/topics/orders", same).await.is(200).json();
+        let again = service
+            .put("/v1/topics/orders", same)
+            .await
+            .with_status(200)
+            .json();
         assert_eq!(again, made);
     }
     for other in [
@@ -42,7 +46,7 @@ async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
         service
             .put("/v1/topics/orders", other)
             .await
-            .is_problem(409, "topic-exists");
+            .problem(409, "topic-exists");
     }
 }
 
@@ -52,7 +56,7 @@ async fn a_topic_has_one_partition_where_nobody_says_otherwise() {
     let made = service
         .send(Method::PUT, "/v1/topics/a", &[], "")
         .await
-        .is(201)
+        .with_status(201)
         .json();
     assert_eq!(made["partition_count"], 1);
 }
@@ -65,7 +69,7 @@ async fn names_are_checked_when_a_topic_is_made() {
         service
             .put(&format!("/v1/topics/{good}"), json!({}))
             .await
-            .is(201);
+            .with_status(201);
     }
     let too_long = "n".repeat(250);
     for bad in [
@@ -81,12 +85,12 @@ async fn names_are_checked_when_a_topic_is_made() {
         service
             .put(&format!("/v1/topics/{bad}"), json!({}))
             .await
-            .is_problem(400, "invalid-request");
+            .problem(400, "invalid-request");
     }
     service
         .get("/v1/topics/a%2Fb")
         .await
-        .is_problem(404, "unknown-topic");
+        .problem(404, "unknown-topic");
 }
 
 #[tokio::test]
@@ -110,24 +114,24 @@ async fn what_a_topic_cannot_be_is_refused_where_it_is_said() {
         let problem = service
             .put("/v1/topics/a", body.clone())
             .await
-            .is_problem(400, "invalid-request");
+            .problem(400, "invalid-request");
         assert_eq!(problem["pointer"], pointer, "{body}");
     }
     for later in ["cleanup_policy", "compression", "key_index"] {
         let problem = service
             .put("/v1/topics/a", json!({"config": {later: "x"}}))
             .await
-            .is_problem(501, "not-supported");
+            .problem(501, "not-supported");
         assert_eq!(problem["pointer"], format!("/config/{later}"));
     }
     service
         .put("/v1/topics/a", json!({"partition": 6}))
         .await
-        .is_problem(400, "invalid-request");
+        .problem(400, "invalid-request");
     service
         .put("/v1/topics/a?partitions=6", json!({}))
         .await
-        .is_problem(400, "invalid-request");
+        .problem(400, "invalid-request");
     service
         .send(
             Method::PUT,
@@ -136,12 +140,12 @@ async fn what_a_topic_cannot_be_is_refused_where_it_is_said() {
             "{}",
         )
         .await
-        .is_problem(415, "unsupported-media-type");
+        .problem(415, "unsupported-media-type");
     service
         .send(Method::PUT, "/v1/topics/a", &[], "x".repeat(70_000))
         .await
-        .is_problem(413, "request-too-large");
-    service.get("/v1/topics/a").await.is_problem(404, "unknown-topic");
+        .problem(413, "request-too-large");
+    service.get("/v1/topics/a").await.problem(404, "unknown-topic");
 }
 
 #[tokio::test]
@@ -153,9 +157,9 @@ async fn a_description_tells_positions_size_times_and_where_settings_come_from()
             json!({"partitions": 2, "config": {"segment_ms": 9000}}),
         )
         .await
-        .is(201);
+        .with_status(201);
     service.append_numbers("a", 1, 3, 4);
-    let topic = service.get("/v1/topics/a").await.is(200).json();
+    let topic = service.get("/v1/topics/a").await.with_status(200).json();
     assert_eq!(
         topic["partitions"][0],
         json!({"partition": 0, "log_start_offset": 0, "end_offset": 0, "size_bytes": 0, "segments": 0,
@@ -211,7 +215,7 @@ async fn lists_are_by_name_and_in_parts() {
         service
             .put(&format!("/v1/topics/{name}"), json!({}))
             .await
-            .is(201);
+            .with_status(201);
     }
     let names = |list: &Value| -> Vec<String> {
         let topics = list["topics"].as_array().unwrap();
@@ -220,27 +224,31 @@ async fn lists_are_by_name_and_in_parts() {
             .map(|topic| topic["name"].as_str().unwrap().to_owned())
             .collect()
     };
-    let all = service.get("/v1/topics").await.is(200).json();
+    let all = service.get("/v1/topics").await.with_status(200).json();
     assert_eq!(names(&all), ["a", "b", "c"]);
     assert_eq!(all.get("next"), None);
     assert_eq!(all["topics"][0]["partition_count"], 1);
     assert_eq!(all["topics"][0]["config"]["ack"]["value"], "durable");
     assert_eq!(all["topics"][0].get("partitions"), None);
 
-    let first = service.get("/v1/topics?limit=2").await.is(200).json();
+    let first = service.get("/v1/topics?limit=2").await.with_status(200).json();
     assert_eq!(
         (names(&first), &first["next"]),
         (vec!["a".into(), "b".into()], &json!("b"))
     );
-    let second = service.get("/v1/topics?limit=2&after=b").await.is(200).json();
+    let second = service
+        .get("/v1/topics?limit=2&after=b")
+        .await
+        .with_status(200)
+        .json();
     assert_eq!((names(&second), second.get("next")), (vec!["c".to_owned()], None));
-    let behind_nothing = service.get("/v1/topics?after=aa").await.is(200).json();
+    let behind_nothing = service.get("/v1/topics?after=aa").await.with_status(200).json();
     assert_eq!(names(&behind_nothing), ["b", "c"]);
     for wrong in ["limit=0", "limit=1001", "limit=x", "page=2"] {
         service
             .get(&format!("/v1/topics?{wrong}"))
             .await
-            .is_problem(400, "invalid-request");
+            .problem(400, "invalid-request");
     }
 }
 
@@ -250,11 +258,11 @@ async fn partitions_are_raised_and_never_lowered() {
     service
         .put("/v1/topics/a", json!({"partitions": 3}))
         .await
-        .is(201);
+        .with_status(201);
     let raised = service
         .patch("/v1/topics/a", json!({"partitions": 5}))
         .await
-        .is(200)
+        .with_status(200)
         .json();
     assert_eq!(
         (
@@ -267,19 +275,19 @@ async fn partitions_are_raised_and_never_lowered() {
     service
         .patch("/v1/topics/a", json!({"partitions": 5}))
         .await
-        .is(200);
+        .with_status(200);
     service
         .patch("/v1/topics/a", json!({"partitions": 4}))
         .await
-        .is_problem(409, "partitions-cannot-shrink");
+        .problem(409, "partitions-cannot-shrink");
     service
         .patch("/v1/topics/a", json!({"partitions": 0}))
         .await
-        .is_problem(400, "invalid-request");
+        .problem(400, "invalid-request");
     service
         .patch("/v1/topics/a", json!({"partitions": 10_001}))
         .await
-        .is_problem(400, "invalid-request");
+        .problem(400, "invalid-request");
     assert_eq!(service.get("/v1/topics/a").await.json()["partition_count"], 5);
 }
 
@@ -289,7 +297,7 @@ async fn a_setting_is_changed_and_taken_back_all_or_nothing_and_survives_a_resta
     service
         .put("/v1/topics/a", json!({"config": {"retention_ms": 5000}}))
         .await
-        .is(201);
+        .with_status(201);
     let setting = |topic: &Value, key: &str| {
         (
             topic["config"][key]["value"].clone(),
@@ -298,7 +306,7 @@ async fn a_setting_is_changed_and_taken_back_all_or_nothing_and_survives_a_resta
     };
 
     let body = json!({"config": {"retention_ms": null, "ack": "written", "max_record_bytes": 99}});
-    let changed = service.patch("/v1/topics/a", body).await.is(200).json();
+    let changed = service.patch("/v1/topics/a", body).await.with_status(200).json();
     assert_eq!(setting(&changed, "retention_ms"), (Value::Null, json!("default")));
     assert_eq!(setting(&changed, "ack"), (json!("written"), json!("topic")));
 
@@ -306,42 +314,77 @@ async fn a_setting_is_changed_and_taken_back_all_or_nothing_and_survives_a_resta
     service
         .patch("/v1/topics/a", body)
         .await
-        .is_problem(400, "invalid-request");
+        .problem(400, "invalid-request");
     assert_eq!(service.get("/v1/topics/a").await.json(), changed);
     assert_eq!(
-        service.patch("/v1/topics/a", json!({})).await.is(200).json(),
+        service
+            .patch("/v1/topics/a", json!({}))
+            .await
+            .with_status(200)
+            .json(),
         changed
     );
 
     let service = service.restarted(|_| {});
-    assert_eq!(service.get("/v1/topics/a").await.is(200).json(), changed);
+    assert_eq!(service.get("/v1/topics/a").await.with_status(200).json(), changed);
     service
         .patch("/v1/topics/b", json!({}))
         .await
-        .is_problem(404, "unknown-topic");
+        .problem(404, "unknown-topic");
 }
 
 #[tokio::test]
 async fn a_topic_made_again_under_the_same_name_is_another_topic() {
     let service = Service::new();
-    let first = service.put("/v1/topics/a", json!({})).await.is(201).json();
-    service.append_numbers("a", 0, 0, 3);
-    let gone = service.delete("/v1/topics/a").await.is(204);
-    assert!(gone.body.is_empty());
-    service
-        .delete("/v1/topics/a")
+    let first = service
+        .put("/v1/topics/a", json!({}))
         .await
-        .is_problem(404, "unknown-topic");
-    service.get("/v1/topics/a").await.is_problem(404, "unknown-topic");
-    let second = service.put("/v1/topics/a", json!({})).await.is(201).json();
+        .with_status(201)
+        .json();
+    service.append_numbers("a", 0, 0, 3);
+    let gone = service.delete("/v1/topics/a").await.with_status(204);
+    assert!(gone.body.is_empty());
+    service.delete("/v1/topics/a").await.problem(404, "unknown-topic");
+    service.get("/v1/topics/a").await.problem(404, "unknown-topic");
+    let second = service
+        .put("/v1/topics/a", json!({}))
+        .await
+        .with_status(201)
+        .json();
     assert_ne!(first["id"], second["id"]);
     assert_eq!(second["partitions"][0]["end_offset"], 0);
 
     let service = service.restarted(|_| {});
     assert_eq!(service.get("/v1/topics/a").await.json()["id"], second["id"]);
     let elsewhere = Service::new();
-    let other = elsewhere.put("/v1/topics/a", json!({})).await.is(201).json();
+    let other = elsewhere
+        .put("/v1/topics/a", json!({}))
+        .await
+        .with_status(201)
+        .json();
     assert_ne!(other["id"], first["id"]);
+}
+
+#[tokio::test]
+async fn a_deleted_topic_takes_the_groups_offsets_with_it() {
+    let service = Service::new();
+    for topic in ["a", "b"] {
+        service
+            .put(&format!("/v1/topics/{topic}"), json!({}))
+            .await
+            .with_status(201);
+        service.append_numbers(topic, 0, 0, 3);
+        let commit = json!({"offsets": [{"topic": topic, "partition": 0, "offset": 2}]});
+        service.put("/v1/groups/g/offsets", commit).await.with_status(200);
+    }
+    service.delete("/v1/topics/a").await.with_status(204);
+    let left = service.get("/v1/groups/g/offsets").await.with_status(200).json();
+    let left = left["offsets"].as_array().unwrap();
+    assert_eq!((left.len(), &left[0]["topic"]), (1, &json!("b")));
+    service.put("/v1/topics/a", json!({})).await.with_status(201);
+    let service = service.restarted(|_| {});
+    let left = service.get("/v1/groups/g/offsets").await.with_status(200).json();
+    assert_eq!(left["offsets"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -350,21 +393,21 @@ async fn the_log_start_moves_up_and_never_down() {
     service
         .put("/v1/topics/a", json!({"partitions": 2}))
         .await
-        .is(201);
+        .with_status(201);
     service.append_numbers("a", 1, 0, 10);
     let records = "/v1/topics/a/partitions/1/records";
     for (before, start) in [(0, 0), (4, 4), (2, 4), (10, 10)] {
         let answer = service
             .delete(&format!("{records}?before={before}"))
             .await
-            .is(200)
+            .with_status(200)
             .json();
         assert_eq!(answer, json!({"log_start_offset": start}), "before {before}");
     }
     let problem = service
         .delete(&format!("{records}?before=11"))
         .await
-        .is_problem(416, "offset-out-of-range");
+        .problem(416, "offset-out-of-range");
     assert_eq!(
         (&problem["log_start_offset"], &problem["end_offset"]),
         (&json!(10), &json!(10))
@@ -373,7 +416,7 @@ async fn the_log_start_moves_up_and_never_down() {
         service
             .delete(&format!("{records}{wrong}"))
             .await
-            .is_problem(400, "invalid-request");
+            .problem(400, "invalid-request");
     }
     let service = service.restarted(|_| {});
     let topic = service.get("/v1/topics/a").await.json();
@@ -383,10 +426,14 @@ async fn the_log_start_moves_up_and_never_down() {
 #[tokio::test]
 async fn an_offset_is_found_by_time_even_where_clocks_went_back() {
     let service = Service::new();
-    service.put("/v1/topics/a", json!({})).await.is(201);
+    service.put("/v1/topics/a", json!({})).await.with_status(201);
     let offsets = "/v1/topics/a/partitions/0/offsets";
     let at = async |service: &Service, at: &str| {
-        let found = service.get(&format!("{offsets}?at={at}")).await.is(200).json();
+        let found = service
+            .get(&format!("{offsets}?at={at}"))
+            .await
+            .with_status(200)
+            .json();
         (found["offset"].as_u64().unwrap(), found["timestamp"].as_i64())
     };
     assert_eq!(at(&service, "earliest").await, (0, None));
@@ -410,14 +457,14 @@ async fn an_offset_is_found_by_time_even_where_clocks_went_back() {
     service
         .delete("/v1/topics/a/partitions/0/records?before=2")
         .await
-        .is(200);
+        .with_status(200);
     assert_eq!(at(&service, "earliest").await, (2, Some(2000)));
     assert_eq!(at(&service, "0").await, (2, Some(2000)));
     for wrong in ["", "?at=", "?at=first", "?at=-1", "?at=earliest&x=1"] {
         service
             .get(&format!("{offsets}{wrong}"))
             .await
-            .is_problem(400, "invalid-request");
+            .problem(400, "invalid-request");
     }
 }
 
@@ -427,14 +474,14 @@ async fn what_is_not_there_is_named() {
     service
         .put("/v1/topics/a", json!({"partitions": 2}))
         .await
-        .is(201);
+        .with_status(201);
     for uri in ["/v1/topics/b", "/v1/topics/b/partitions/0/offsets?at=latest"] {
-        service.get(uri).await.is_problem(404, "unknown-topic");
+        service.get(uri).await.problem(404, "unknown-topic");
     }
     for partition in ["2", "-1", "x", "01"] {
         let uri = format!("/v1/topics/a/partitions/{partition}/offsets?at=latest");
-        service.get(&uri).await.is_problem(404, "unknown-partition");
+        service.get(&uri).await.problem(404, "unknown-partition");
         let uri = format!("/v1/topics/a/partitions/{partition}/records?before=0");
-        service.delete(&uri).await.is_problem(404, "unknown-partition");
+        service.delete(&uri).await.problem(404, "unknown-partition");
     }
 }

@@ -3,6 +3,8 @@
 //! The wall clock is the operator's and may jump in either direction; nothing is ordered by it. The monotonic clock
 //! only goes forward, and means nothing outside the process.
 
+#![allow(clippy::disallowed_methods, reason = "this is the seam to the clocks")]
+
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::types::TimestampMs;

@@ -39,7 +39,7 @@ const COMBINED_BYTES: usize = 256 << 10;
 /// Room that a combined batch is given ahead, so that small requests do not make it grow one by one.
 const COMBINE_AHEAD_BYTES: usize = 4 << 10;
 /// The most offsets that lie between a segment's base and a record in it: what its index can hold.
-const MAX_SEGMENT_OFFSETS: u64 = MAX_RELATIVE_OFFSET as u64;
+const MAX_SEGMENT_OFFSETS: u64 = MAX_RELATIVE_OFFSET;
 
 /// Buffers that rounds use again and again.
 #[derive(Default)]

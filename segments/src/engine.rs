@@ -223,6 +223,8 @@ pub struct Counters {
     pub queued_bytes: u64,
     /// Segments mapped now.
     pub open_segments: u64,
+    /// Indexes that were missing, damaged or of another log, and were made again.
+    pub index_rebuilds: u64,
     /// Segment files open for writing now.
     pub open_files: u64,
 }

@@ -62,6 +62,14 @@
 //! | `disk`, `clock` | the seams to the operating system |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::type_complexity,
+        reason = "unit tests damage files on purpose"
+    )
+)]
 
 pub mod batch;
 mod catalog;

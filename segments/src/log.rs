@@ -251,6 +251,7 @@ impl Log {
         Counters {
             queued_bytes: engine.queue.queued_bytes(),
             open_segments: engine.pool.open_count() as u64,
+            index_rebuilds: engine.pool.index_rebuilds(),
             open_files: engine.open_files.load(Ordering::Relaxed) as u64,
             ..engine.stats.read()
         }

@@ -15,6 +15,8 @@ use crate::types::{Offset, TimestampMs};
 #[derive(Clone)]
 pub(crate) struct View {
     pub(crate) log_start_offset: Offset,
+    /// What the last segment's batches are checked against: as long as nothing is published in that segment, exactly the
+    /// end of what is readable of it.
     pub(crate) end_offset: Offset,
     /// In order of base offset; the last may be empty.
     pub(crate) segments: Arc<Vec<Arc<Segment>>>,
@@ -175,11 +177,12 @@ pub(crate) fn read(view: &View, request: ReadRequest, access: Access) -> Result<
 pub(crate) fn offset_for_time(view: &View, time: TimestampMs) -> Result<Option<(Offset, TimestampMs)>> {
     for index in view.segment_of(view.log_start_offset)..view.segments.len() {
         let segment = &view.segments[index];
-        let found = segment.max_timestamp().and_then(|largest| {
+        let span = view.span(index, view.log_start_offset, view.end_offset);
+        let found = segment.max_timestamp_in(&span).and_then(|largest| {
             if largest < Some(time) {
                 return Ok(None);
             }
-            segment.first_at_or_after(time, &view.span(index, view.log_start_offset, view.end_offset))
+            segment.first_at_or_after(time, &span)
         });
         match found {
             Ok(Some(found)) => return Ok(Some(found)),
@@ -204,11 +207,10 @@ pub(crate) fn locate(view: &View, offset: Offset) -> Result<Located> {
         for index in view.segment_of(offset)..view.segments.len() {
             let segment = &view.segments[index];
             let span = view.span(index, offset, view.end_offset);
-            let Some(first) = segment
-                .first_record(&span)
-                .map_err(|error| in_view(error, view))?
-            else {
-                continue;
+            let first = match segment.first_record(&span) {
+                Ok(Some(first)) => first,
+                Ok(None) | Err(Error::Damaged { .. }) => continue,
+                Err(error) => return Err(in_view(error, view)),
             };
             let behind: u64 = view.segments[index + 1..]
                 .iter()
@@ -217,7 +219,7 @@ pub(crate) fn locate(view: &View, offset: Offset) -> Result<Located> {
             return Ok(Located {
                 bytes_to_end: behind + segment.readable().get().saturating_sub(first.position.get()),
                 next: Some((first.offset, first.timestamp)),
-                segment_max_timestamp: segment.max_timestamp()?,
+                segment_max_timestamp: segment.max_timestamp_in(&span)?,
             });
         }
     }
@@ -241,5 +243,394 @@ fn in_view(error: Error, view: &View) -> Error {
             end_offset: view.end_offset,
         },
         error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+    use crate::segment::testing::{Random, Rig, Seed, Written, disks, seeds};
+
+    fn request(from: u64, until: Option<u64>, max_bytes: usize) -> ReadRequest {
+        ReadRequest {
+            from: Offset::new(from),
+            until: until.map(Offset::new),
+            max_bytes,
+        }
+    }
+
+    /// What a plain list of all batches says.
+    struct Model<'a> {
+        batches: &'a [Written],
+        log_start: u64,
+        end: u64,
+    }
+
+    impl Model<'_> {
+        /// The batches that a read returns.
+        fn read(&self, request: &ReadRequest) -> &[Written] {
+            let (from, end) = (
+                request.from.get(),
+                request.until.map_or(self.end, |until| until.get().min(self.end)),
+            );
+            let first = self.batches.partition_point(|batch| batch.next() <= from);
+            let mut last = first;
+            let mut bytes = 0;
+            while from < end && last < self.batches.len() && self.batches[last].base() < end {
+                bytes += self.batches[last].bytes.len();
+                if last > first && bytes > request.max_bytes {
+                    break;
+                }
+                last += 1;
+            }
+            &self.batches[first..last]
+        }
+
+        fn records(&self) -> impl Iterator<Item = (&Written, u64, i64)> {
+            self.batches.iter().flat_map(|batch| {
+                batch
+                    .times
+                    .iter()
+                    .enumerate()
+                    .map(move |(i, time)| (batch, batch.base() + i as u64, *time))
+            })
+        }
+
+        fn for_time(&self, time: i64) -> Option<(Offset, TimestampMs)> {
+            self.records()
+                .find(|(_, offset, at)| *offset >= self.log_start && *at >= time)
+                .map(|(_, offset, at)| (Offset::new(offset), TimestampMs(at)))
+        }
+
+        fn locate(&self, offset: u64) -> Located {
+            let offset = offset.max(self.log_start);
+            let Some((batch, next, time)) = self.records().find(|(_, at, _)| *at >= offset) else {
+                return Located {
+                    bytes_to_end: 0,
+                    next: None,
+                    segment_max_timestamp: None,
+                };
+            };
+            let bytes = |from: u64| -> u64 {
+                self.batches
+                    .iter()
+                    .filter(|batch| batch.base() >= from)
+                    .map(|batch| batch.note.bytes)
+                    .sum()
+            };
+            Located {
+                bytes_to_end: bytes(batch.base()),
+                next: Some((Offset::new(next), TimestampMs(time))),
+                segment_max_timestamp: self
+                    .batches
+                    .iter()
+                    .filter(|other| other.segment == batch.segment)
+                    .map(|other| other.note.max_timestamp)
+                    .max(),
+            }
+        }
+    }
+
+    fn compare(rig: &Rig, random: &mut Random, published: bool) {
+        let (first, end) = (rig.segments[0].base_offset().get(), rig.view().end_offset.get());
+        // Not always all of it: retention and other rounds move the ends.
+        let log_start = match random.below(3) {
+            0 => first + random.below(end - first + 1),
+            _ => first,
+        };
+        let mut view = rig.view();
+        view.log_start_offset = Offset::new(log_start);
+        if published && random.once_in(3) {
+            let seen = rig.written.partition_point(|batch| batch.base() <= log_start);
+            let at = seen as u64 + random.below((rig.written.len() - seen) as u64 + 1);
+            if let Some(batch) = rig.written[..at as usize].last() {
+                view.end_offset = batch.note.next_offset.max(view.log_start_offset);
+            }
+        }
+        let end = view.end_offset.get();
+        let model = Model {
+            batches: &rig.written[..rig.written.partition_point(|batch| batch.base() < end)],
+            log_start,
+            end,
+        };
+
+        let from = log_start + random.below(end - log_start + 1);
+        let until = random.once_in(2).then(|| random.below(end + 20));
+        let max_bytes = match random.below(5) {
+            0 => 0,
+            1 => random.below(2_000),
+            2 => random.below(100_000),
+            3 => random.below(2_000_000),
+            _ => u64::MAX,
+        };
+        let request = request(from, until, max_bytes as usize);
+        let expected = model.read(&request);
+        let warm_before = read(&view, request, Access::Warm).unwrap();
+        let cold = read(&view, request, Access::Cold).unwrap().unwrap();
+        let mut all = vec![cold];
+        all.extend(warm_before);
+        if rig.pool.max_open > rig.segments.len() && !expected.is_empty() {
+            let warm = read(&view, request, Access::Warm).unwrap();
+            let warm = warm.unwrap_or_else(|| panic!("{request:?} was read a moment ago and is not warm"));
+            all.push(warm);
+        }
+        for fetched in all {
+            let found: Vec<u8> = fetched.runs.iter().flat_map(|run| run.bytes.to_vec()).collect();
+            let wanted: Vec<u8> = expected.iter().flat_map(|batch| batch.bytes.clone()).collect();
+            assert!(
+                found == wanted,
+                "{request:?}: {} bytes, {} expected",
+                found.len(),
+                wanted.len()
+            );
+            assert_eq!(
+                fetched.next_offset.get(),
+                expected.last().map_or(from, Written::next),
+                "{request:?}"
+            );
+            assert_eq!(
+                (fetched.log_start_offset.get(), fetched.end_offset.get()),
+                (log_start, end)
+            );
+            let mut rest = expected;
+            for run in &fetched.runs {
+                let mut bytes = 0;
+                while bytes < run.bytes.len() {
+                    bytes += rest[0].bytes.len();
+                    assert!(!run.json_lines || rest[0].note.json_lines, "{request:?}");
+                    rest = &rest[1..];
+                }
+                assert_eq!(bytes, run.bytes.len(), "a run ends within a batch");
+            }
+        }
+
+        let time = random.below(2_200) as i64 - 100;
+        assert_eq!(
+            offset_for_time(&view, TimestampMs(time)).unwrap(),
+            model.for_time(time),
+            "at {time}"
+        );
+        let offset = random.below(end + 5);
+        let located = locate(&view, Offset::new(offset)).unwrap();
+        let expected = model.locate(offset);
+        if end == rig.next_offset {
+            assert_eq!(located, expected, "{offset}");
+        } else {
+            // More is readable already, of which the view does not know.
+            assert_eq!(located.next, expected.next, "{offset}");
+            assert!(located.bytes_to_end >= expected.bytes_to_end, "{offset}");
+        }
+    }
+
+    fn sabotage_an_index(rig: &Rig, random: &mut Random) {
+        let segment = &rig.segments[random.below(rig.segments.len() as u64) as usize];
+        let path = &segment.index_paths()[random.below(2) as usize];
+        let Ok(mut contents) = std::fs::read(path) else {
+            return;
+        };
+        match random.below(4) {
+            0 => std::fs::remove_file(path).unwrap(),
+            1 => std::fs::write(path, &contents[..random.below(contents.len() as u64) as usize]).unwrap(),
+            2 => {
+                let at = random.below(contents.len() as u64) as usize;
+                contents[at] ^= 1 << random.below(8);
+                std::fs::write(path, contents).unwrap();
+            }
+            _ => {
+                let other = &rig.segments[random.below(rig.segments.len() as u64) as usize];
+                if let Ok(contents) = std::fs::read(&other.index_paths()[0]) {
+                    std::fs::write(&segment.index_paths()[0], contents).unwrap();
+                }
+            }
+        }
+    }
+
+    fn append(rig: &mut Rig, random: &mut Random) {
+        let mut notes = Vec::new();
+        for _ in 0..1 + random.below(30) {
+            if random.once_in(10) {
+                rig.next_offset += random.below(50);
+            }
+            // A clock that goes forward, mostly.
+            let now = rig.written.len() as i64;
+            let times: Vec<i64> = (0..1 + random.below(20))
+                .map(|_| match random.below(30) {
+                    0 => random.below(2_000) as i64,
+                    _ => now + random.below(5) as i64,
+                })
+                .collect();
+            let value_bytes = match random.below(100) {
+                0 => 50_000,
+                1..5 => random.below(10_000),
+                _ => random.below(200),
+            };
+            let json_lines = !random.once_in(10);
+            notes.push(rig.write(&times, value_bytes as usize, json_lines));
+        }
+        rig.segments.last().unwrap().publish(&notes);
+    }
+
+    fn run_model(seed: u64, disk: RealDisk) {
+        let mut random = Random::new(seed);
+        let base = random.below(1_000_000);
+        let max_open = [1, 2, 100][random.below(3) as usize];
+        let mut rig = Rig::new(disk, max_open, base);
+        append(&mut rig, &mut random);
+        let mut published = true;
+        for _ in 0..80 {
+            match random.below(20) {
+                0..6 => {
+                    append(&mut rig, &mut random);
+                    published = true;
+                }
+                6 => {
+                    // A segment's base is the offset after the last one before it, as retention relies on.
+                    if random.once_in(2) {
+                        rig.segments.last().unwrap().write_index().unwrap();
+                    }
+                    if rig.written.last().unwrap().segment + 1 == rig.segments.len() && rig.segments.len() < 8
+                    {
+                        rig.roll();
+                        append(&mut rig, &mut random);
+                    }
+                }
+                7 => rig.segments.last().unwrap().write_index().unwrap(),
+                8 => {
+                    if random.once_in(2) {
+                        for segment in &rig.segments {
+                            segment.write_index().unwrap();
+                        }
+                    }
+                    rig.reopen();
+                    published = false;
+                    if random.once_in(2) {
+                        sabotage_an_index(&rig, &mut random);
+                    }
+                }
+                _ => compare(&rig, &mut random, published),
+            }
+        }
+    }
+
+    #[test]
+    fn a_partition_reads_like_a_plain_list_of_its_batches() {
+        for seed in seeds(40) {
+            let _seed = Seed(seed);
+            for disk in disks() {
+                run_model(seed, disk);
+            }
+        }
+    }
+
+    #[test]
+    fn reads_outside_of_the_log_say_where_it_is() {
+        let mut rig = Rig::new(RealDisk::new(), 4, 100);
+        rig.fill(5);
+        let mut view = rig.view();
+        view.log_start_offset = Offset::new(115);
+        let error = read(&view, request(114, None, 100), Access::Warm).unwrap_err();
+        assert!(
+            matches!(&error, Error::Trimmed { offset, log_start_offset, end_offset }
+                if (offset.get(), log_start_offset.get(), end_offset.get()) == (114, 115, 150)),
+            "{error:?}"
+        );
+        let error = read(&view, request(151, None, 100), Access::Warm).unwrap_err();
+        assert!(
+            matches!(&error, Error::OutOfRange { offset, log_start_offset, end_offset }
+                if (offset.get(), log_start_offset.get(), end_offset.get()) == (151, 115, 150)),
+            "{error:?}"
+        );
+        let fetched = read(&view, request(150, None, 100), Access::Warm)
+            .unwrap()
+            .unwrap();
+        assert!(fetched.runs.is_empty());
+        assert_eq!(fetched.next_offset, Offset::new(150));
+        assert_eq!(rig.pool.open_count(), 0, "nothing was opened for any of it");
+    }
+
+    #[test]
+    fn a_read_goes_on_over_the_border_of_segments_while_bytes_remain() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 4, 0);
+            rig.fill(5);
+            rig.roll();
+            rig.fill(5);
+            rig.roll();
+            let batch = rig.written[0].bytes.len();
+            let view = rig.view();
+            let runs = |max_bytes| {
+                let fetched = read(&view, request(30, None, max_bytes), Access::Cold)
+                    .unwrap()
+                    .unwrap();
+                let lens: Vec<usize> = fetched.runs.iter().map(|run| run.bytes.len() / batch).collect();
+                (lens, fetched.next_offset.get())
+            };
+            assert_eq!(runs(batch * 2), (vec![2], 50));
+            assert_eq!(runs(batch * 3 - 1), (vec![2], 50));
+            assert_eq!(runs(batch * 3), (vec![2, 1], 60));
+            assert_eq!(runs(usize::MAX), (vec![2, 5], 100));
+            assert_eq!(runs(0), (vec![1], 40));
+        }
+    }
+
+    #[test]
+    fn times_that_go_backwards_are_found_at_their_first_record() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 4, 0);
+            rig.append(&[50, 10, 70, 20], 10);
+            rig.append(&[5, 60], 10);
+            rig.roll();
+            rig.append(&[1, 2, 3], 10);
+            rig.append(&[100, 71], 10);
+            let view = rig.view();
+            let at = |time| {
+                offset_for_time(&view, TimestampMs(time))
+                    .unwrap()
+                    .map(|(offset, time)| (offset.get(), time.get()))
+            };
+            assert_eq!(at(i64::MIN), Some((0, 50)));
+            assert_eq!(at(50), Some((0, 50)));
+            assert_eq!(at(51), Some((2, 70)));
+            assert_eq!(at(71), Some((9, 100)));
+            assert_eq!(at(101), None);
+        }
+    }
+
+    #[test]
+    fn a_time_that_could_lie_in_damage_is_not_answered_from_behind_it() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 4, 0);
+            rig.fill(100);
+            rig.segments[0].write_index().unwrap();
+            rig.reopen();
+            rig.flip(50, 300);
+            let view = rig.view();
+            let at = |time| offset_for_time(&view, TimestampMs(time));
+            assert_eq!(at(4990).unwrap(), Some((Offset::new(499), TimestampMs(4990))));
+            let error = at(5000).unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{error}");
+            // A stretch further on, whatever is before it is known to be earlier.
+            assert_eq!(at(9000).unwrap(), Some((Offset::new(900), TimestampMs(9000))));
+        }
+    }
+
+    #[test]
+    fn a_report_goes_on_in_spite_of_damage() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 4, 0);
+            rig.fill(100);
+            rig.roll();
+            rig.fill(10);
+            rig.reopen();
+            rig.flip(50, 300);
+            let located = locate(&rig.view(), Offset::new(503)).unwrap();
+            assert_eq!(located.next, Some((Offset::new(510), TimestampMs(5100))));
+            assert_eq!(located.segment_max_timestamp, Some(TimestampMs(9990)));
+            std::fs::remove_file(rig.segments[0].log_path()).unwrap();
+            rig.reopen();
+            let located = locate(&rig.view(), Offset::new(503)).unwrap();
+            assert_eq!(located.next, Some((Offset::new(1000), TimestampMs(10_000))));
+        }
     }
 }

@@ -55,6 +55,9 @@ struct Known {
     is_evident: bool,
 }
 
+/// What a partition is made of: its log start, its next offset, its segments in order, and the one that is appended to.
+type Contents = (Offset, Offset, Vec<Arc<Segment>>, Option<Active>);
+
 /// What becomes of the bytes behind the end that the evidence names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tail {
@@ -502,7 +505,7 @@ impl Recovery<'_> {
         mut known: Known,
         segment_bytes: u64,
         pool: &Arc<SegmentPool>,
-    ) -> Result<(Offset, Offset, Vec<Arc<Segment>>, Option<Active>)> {
+    ) -> Result<Contents> {
         let mut files = self.list_segments(dir)?;
         if self.is_whole {
             // Segments that nothing names were begun by a round that is not there.

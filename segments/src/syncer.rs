@@ -215,8 +215,8 @@ impl Engine {
                 // Its files go with its topic; a new topic's may have their names by now.
                 continue;
             }
-            for extension in ["log", "index", "timeindex"] {
-                let path = segment.log_path().with_extension(extension);
+            let [index, timeindex] = segment.index_paths();
+            for path in [segment.log_path(), index, timeindex] {
                 match self.disk.remove_file(&path) {
                     Ok(()) => {}
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -3,6 +3,8 @@
 //! The fixtures are kafka-python's batches and what it reads in them; `scripts/kafka-fixtures.py` writes them. The other
 //! direction, kafka-python reading ours, runs where python3 and kafka-python are installed, and says so where they are not.
 
+#![allow(clippy::disallowed_methods, reason = "tests read their fixtures")]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;

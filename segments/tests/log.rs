@@ -1,5 +1,7 @@
 //! The whole engine on real files.
 
+#![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

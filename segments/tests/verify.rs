@@ -1,5 +1,7 @@
 //! Damage at rest: what `verify` finds, what opening makes of it, and that looking changes nothing.
 
+#![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

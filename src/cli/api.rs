@@ -69,21 +69,16 @@ impl Topic {
     ///
     /// # Errors
     /// The one that the topic does not have.
-    pub(crate) fn choose(&self, chosen: &[u32]) -> anyhow::Result<Vec<u32>> {
-        if chosen.is_empty() {
-            return Ok((0..self.partition_count).collect());
-        }
-        let mut partitions = chosen.to_vec();
-        partitions.sort_unstable();
-        partitions.dedup();
-        match partitions.last() {
-            Some(last) if *last >= self.partition_count => anyhow::bail!(
-                "topic {} has no partition {last}; its partitions are 0 to {}",
+    pub(crate) fn choose(&self, chosen: &[u32]) -> anyhow::Result<Vec<&Partition>> {
+        if let Some(missing) = chosen.iter().find(|number| **number >= self.partition_count) {
+            anyhow::bail!(
+                "topic {} has no partition {missing}; its partitions are 0 to {}",
                 self.name,
                 self.partition_count.saturating_sub(1)
-            ),
-            _ => Ok(partitions),
+            );
         }
+        let is_chosen = |p: &&Partition| chosen.is_empty() || chosen.contains(&p.partition);
+        Ok(self.partitions.iter().filter(is_chosen).collect())
     }
 }
 

@@ -404,6 +404,10 @@ impl Client {
             ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
                 not_sent("no connection within 10 seconds")
             }
+            // The standard library gives a failed look-up no kind of its own.
+            ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
+                not_sent(&one_line(&error.to_string()))
+            }
             ureq::Error::HostNotFound => not_sent("no such host"),
             ureq::Error::ConnectionFailed => not_sent("connection failed"),
             ureq::Error::BadUri(reason) => not_sent(reason),

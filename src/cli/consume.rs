@@ -74,40 +74,34 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     // Records are JSON, one a line, whatever `--output` says.
     let _ = args.output;
     let topic = Topic::describe(&client, &args.topic)?;
-    let chosen = topic.choose(&args.partition)?;
     let committed = match &args.group {
         Some(group) => Committed::of(&client, group)?.offsets,
         None => Vec::new(),
     };
     let mut partitions = Vec::new();
     let mut tail = Tail::default();
-    for number in chosen {
+    for chosen in topic.choose(&args.partition)? {
+        let number = chosen.partition;
         let committed = committed
             .iter()
-            .find(|c| c.topic == args.topic && c.partition == number)
-            .map(|c| c.offset);
-        let log_start = topic
-            .partitions
-            .iter()
-            .find(|p| p.partition == number)
-            .map_or(0, |p| p.log_start_offset);
+            .find(|c| c.topic == args.topic && c.partition == number);
         let start = match committed {
-            Some(offset) => offset.max(log_start),
+            Some(committed) => committed.offset.max(chosen.log_start_offset),
             None => args
                 .from
                 .unwrap_or(Position::Earliest)
-                .resolve(&client, &args.topic, number)?,
+                .resolve(&client, &args.topic, chosen)?,
         };
         let until = match args.until {
             // A live tail up to a time to come: the end is known when a record of that time arrives.
             Some(Position::Time(time)) if args.follow => {
-                let end = at(&client, &args.topic, number, &time.0.to_string())?;
+                let end = at(&client, &args.topic, number, time)?;
                 tail.until = Some(time.0);
                 end.timestamp.is_some().then_some(end.offset)
             }
-            Some(until) => Some(until.resolve(&client, &args.topic, number)?),
+            Some(until) => Some(until.resolve(&client, &args.topic, chosen)?),
             None if args.follow => None,
-            None => Some(Position::Latest.resolve(&client, &args.topic, number)?),
+            None => Some(chosen.end_offset),
         };
         if until.is_none_or(|until| start < until) {
             let partition = Partition::new(&client, &args.topic, number, start, until);
@@ -127,8 +121,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let result = read(partitions, &args, tail, &interrupt, &mut printer);
     // What was printed is committed whatever ended the reading: an error, a closed pipe, Ctrl-C.
     let commit = printer.commit();
-    result?;
-    commit
+    match result {
+        Err(error) if !super::is_closed_pipe(&error) => Err(error),
+        result => commit.and(result),
+    }
 }
 
 /// When a live tail with a time as its end stops.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Usage;
 use super::api::{self, group_route};
 use super::client::{Client, Connect, Route};
-use super::output::{self, Column, Output, Tone, bytes, count, plain, span_ms};
+use super::output::{self, Column, Output, Tone, bytes, count, plain, records, span_ms};
 
 /// What `quipu lag` is told.
 #[derive(Debug, clap::Args)]
@@ -170,9 +170,9 @@ pub(crate) fn print_group(client: &Client, group: &str) -> anyhow::Result<bool> 
     ];
     output::table(&columns, rows.collect())?;
     output::line(format_args!(
-        "\ngroup {}: {} records behind, {}; the oldest is {} old",
+        "\ngroup {}: {} behind, {}; the oldest is {} old",
         lag.group,
-        count(lag.lag),
+        records(lag.lag),
         bytes(lag.lag_bytes),
         span_ms(lag.lag_ms)
     ))?;

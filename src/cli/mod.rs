@@ -95,7 +95,7 @@ pub(crate) fn end(result: anyhow::Result<()>) -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed too; there is then nobody to tell.
-            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("quipu: {error:#}\n"));
+            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("quipu: {}\n", one_line(&error)));
             if error.is::<Usage>() {
                 ExitCode::from(2)
             } else {
@@ -103,6 +103,18 @@ pub(crate) fn end(result: anyhow::Result<()>) -> ExitCode {
             }
         }
     }
+}
+
+/// The error and what it came from; a cause that the text already says is not said again.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| {
+        let cause = cause.to_string();
+        match text.as_str() {
+            "" => cause,
+            said if said.contains(&cause) => text,
+            _ => format!("{text}: {cause}"),
+        }
+    })
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -199,6 +199,14 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// `1 record`, `20,000 records`.
+pub(crate) fn records(number: u64) -> String {
+    match number {
+        1 => "1 record".to_owned(),
+        number => format!("{} records", count(number)),
+    }
+}
+
 /// Bytes in decimal units: `4.1 MB`.
 pub(crate) fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];

@@ -8,6 +8,7 @@ use quipu_segments::TimestampMs;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::api::Partition;
 use super::client::{Client, Failure, Route};
 
 /// A place in a partition.
@@ -51,17 +52,18 @@ impl Position {
         }
     }
 
-    /// The offset that this is in a partition at the moment; an offset is taken as it stands.
+    /// The offset that this is in a partition as it was described; an offset is taken as it stands, and only a time
+    /// costs a request.
     ///
     /// # Errors
     /// [`Failure`].
-    pub(crate) fn resolve(self, client: &Client, topic: &str, partition: u32) -> Result<u64, Failure> {
-        Ok(match self {
-            Self::Offset(offset) => offset,
-            Self::Earliest => at(client, topic, partition, "earliest")?.offset,
-            Self::Latest => at(client, topic, partition, "latest")?.offset,
-            Self::Time(time) => at(client, topic, partition, &time.0.to_string())?.offset,
-        })
+    pub(crate) fn resolve(self, client: &Client, topic: &str, partition: &Partition) -> Result<u64, Failure> {
+        match self {
+            Self::Offset(offset) => Ok(offset),
+            Self::Earliest => Ok(partition.log_start_offset),
+            Self::Latest => Ok(partition.end_offset),
+            Self::Time(time) => Ok(at(client, topic, partition.partition, time)?.offset),
+        }
     }
 }
 
@@ -74,20 +76,14 @@ pub(crate) struct At {
     pub(crate) timestamp: Option<i64>,
 }
 
-/// Asks for the offset at `place`.
+/// Asks for the first record at or after `time`.
 ///
 /// # Errors
 /// [`Failure`].
-pub(crate) fn at(client: &Client, topic: &str, partition: u32, place: &str) -> Result<At, Failure> {
-    let route = Route::new(&[
-        "v1",
-        "topics",
-        topic,
-        "partitions",
-        &partition.to_string(),
-        "offsets",
-    ]);
-    client.get(&route.with("at", place))
+pub(crate) fn at(client: &Client, topic: &str, partition: u32, time: TimestampMs) -> Result<At, Failure> {
+    let number = partition.to_string();
+    let route = Route::new(&["v1", "topics", topic, "partitions", &number, "offsets"]);
+    client.get(&route.with("at", time.0))
 }
 
 /// Where `group reset` puts a group.

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::api::Topic;
 use super::client::{Client, Connect, Failure, Route};
 use super::input::{BadInput, Block, Input, MAX_LINE_BYTES};
-use super::output::{self, Output, bytes, count, rate, took};
+use super::output::{self, Output, bytes, rate, records, took};
 use super::shape::{Pointer, Shape};
 use super::signal::Interrupt;
 
@@ -178,8 +178,8 @@ impl Report {
             }))?);
         }
         Ok(output::line(format_args!(
-            "{} records ({}) in topic {} in {}: {} records/s, {}/s",
-            count(self.records),
+            "{} ({}) in topic {} in {}: {} records/s, {}/s",
+            records(self.records),
             bytes(self.bytes),
             args.topic,
             took(elapsed),
@@ -219,7 +219,7 @@ impl Sender<'_> {
                     } else {
                         bar.set_position(self.report.bytes);
                     }
-                    bar.set_message(format!("{} records", count(self.report.records)));
+                    bar.set_message(records(self.report.records));
                 }
                 Next::Bad(BadInput { line, reason }) => {
                     bail!("line {line} of {}: {reason}; {}", self.name, self.stored());

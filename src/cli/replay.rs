@@ -12,7 +12,7 @@ use clap::builder::NonEmptyStringValueParser;
 use quipu_segments::TimestampMs;
 
 use super::Usage;
-use super::api::Topic;
+use super::api::{self, Topic};
 use super::client::{Client, Connect};
 use super::history::{FETCH_BYTES, MAX_RECORDS, Partition, Size, head};
 use super::output::Output;
@@ -69,7 +69,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let client = args.connect.client()?;
     // Records are JSON, one a line, whatever `--output` says.
     let _ = args.output;
-    let chosen = Topic::describe(&client, &args.topic)?.choose(&args.partition)?;
+    let topic = Topic::describe(&client, &args.topic)?;
+    let chosen = topic.choose(&args.partition)?;
     let until = args.until.map_or(Position::Latest, Position::Time);
     let mut merge = Merge::open(&client, &args.topic, &chosen, args.from, until)?;
     let interrupt = Interrupt::watch()?;
@@ -145,16 +146,16 @@ impl Merge {
     pub(crate) fn open(
         client: &Client,
         topic: &str,
-        partitions: &[u32],
+        partitions: &[&api::Partition],
         from: TimestampMs,
         until: Position,
     ) -> anyhow::Result<Self> {
         let mut sources = Vec::new();
-        for number in partitions.iter().copied() {
-            let start = Position::Time(from).resolve(client, topic, number)?;
-            let end = until.resolve(client, topic, number)?;
+        for partition in partitions {
+            let start = Position::Time(from).resolve(client, topic, partition)?;
+            let end = until.resolve(client, topic, partition)?;
             if start < end {
-                let partition = Partition::new(client, topic, number, start, Some(end));
+                let partition = Partition::new(client, topic, partition.partition, start, Some(end));
                 sources.push(Source {
                     partition,
                     lines: Vec::new(),

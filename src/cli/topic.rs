@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Usage;
 use super::api::{self, Topic, topic_route};
 use super::client::{Client, Connect, Route};
-use super::output::{self, Column, Output, Tone, count, plain, time_ms};
+use super::output::{self, Column, Output, Tone, count, plain, records, time_ms};
 
 /// What `quipu topic` is told.
 #[derive(Debug, clap::Args)]
@@ -205,9 +205,9 @@ fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {
     }
     let topic: Topic = serde_json::from_value(answer)?;
     output::line(format_args!(
-        "topic {}: {} records\n",
+        "topic {}: {}\n",
         topic.name,
-        count(topic.records())
+        records(topic.records())
     ))?;
     let settings = topic
         .config

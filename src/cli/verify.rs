@@ -22,9 +22,14 @@ pub(crate) struct Args {
 /// Does it; ends with 1 where data is lost.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     let verified = verify(&args.dir, &mut |so_far| {
-        bar.set_message(format!("{} segments, {} records", so_far.segments, so_far.records));
+        bar.set_message(format!(
+            "{} segments, {} records",
+            so_far.segments, so_far.records
+        ));
         bar.tick();
     });
     bar.finish_and_clear();
@@ -46,21 +51,35 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             verified.bytes
         ))?;
     }
-    let damaged = verified.findings.iter().filter(|finding| finding.is_damage).count();
+    let damaged = verified
+        .findings
+        .iter()
+        .filter(|finding| finding.is_damage)
+        .count();
     if damaged > 0 {
-        bail!("{} is damaged in {damaged} places; nothing was changed", args.dir.display());
+        bail!(
+            "{} is damaged in {damaged} places; nothing was changed",
+            args.dir.display()
+        );
     }
     Ok(())
 }
 
 fn sentence(finding: &Finding) -> String {
     let kind = if finding.is_damage { "damage" } else { "note" };
-    let position = finding.position.map_or_else(String::new, |position| format!(" at byte {position}"));
-    let offsets = finding
-        .offsets
-        .map_or_else(String::new, |(from, until)| format!(" (offsets {from} to {until}, exclusive)"));
-    let Finding { path, what, advice, .. } = finding;
-    format!("{kind}: {}{position}{offsets}: {what}; what to do: {advice}", path.display())
+    let position = finding
+        .position
+        .map_or_else(String::new, |position| format!(" at byte {position}"));
+    let offsets = finding.offsets.map_or_else(String::new, |(from, until)| {
+        format!(" (offsets {from} to {until}, exclusive)")
+    });
+    let Finding {
+        path, what, advice, ..
+    } = finding;
+    format!(
+        "{kind}: {}{position}{offsets}: {what}; what to do: {advice}",
+        path.display()
+    )
 }
 
 fn report(verified: &Verified) -> Value {

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::blocking::blocking;
+use super::blocking;
 use super::groups::{known_group, page_of_names};
 use super::json_answer;
 use super::params::Params;
@@ -112,7 +112,7 @@ async fn group_lag(
     let body = blocking(move || {
         let lag = report::lag_of(&app.log, &group, app.clock.now());
         let topics = topics_body(&lag);
-        group_body(group, lag.total, Some(topics))
+        Ok(group_body(group, lag.total, Some(topics)))
     })
     .await?;
     Ok(json_answer(StatusCode::OK, &body))
@@ -130,7 +130,7 @@ async fn all_lags(State(app): State<App>, RawQuery(query): RawQuery) -> Result<R
             let total = report::lag_of(&app.log, &group, app.clock.now()).total;
             group_body(group, total, None)
         };
-        names.into_iter().map(summary).collect()
+        Ok(names.into_iter().map(summary).collect())
     })
     .await?;
     Ok(json_answer(StatusCode::OK, &LagsBody { groups, next }))

@@ -4,13 +4,12 @@
 //! with their part of the OpenAPI document, so no route can be without one.
 
 mod accept;
-mod blocking;
-mod body;
+pub(crate) mod body;
 mod chunks;
 mod cors;
 mod fetch;
-mod groups;
-mod lag;
+pub(crate) mod groups;
+pub(crate) mod lag;
 mod openapi;
 mod operate;
 pub mod params;
@@ -85,6 +84,22 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
         Err(error) => {
             tracing::error!(%error, "an answer could not be written as JSON");
             Problem::new(Code::Internal, "the server could not write its answer").into_response()
+        }
+    }
+}
+
+/// Runs what may wait for the disk where that holds nobody up.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::error!(%error, "a request's work on a blocking thread failed");
+            Err(Problem::new(
+                Code::Internal,
+                "the server could not do it; its log says why",
+            ))
         }
     }
 }

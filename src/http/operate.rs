@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::blocking::blocking;
+use super::blocking;
 use super::json_answer;
 use super::params::Params;
 use super::problem::{Code, Problem};
@@ -140,7 +140,7 @@ async fn metrics_text(State(app): State<App>, RawQuery(query): RawQuery) -> Resu
     Params::parse(query.as_deref(), &[], &[])?;
     let text = blocking(move || {
         let (lags, left_out) = lag_rows(&app);
-        metrics::encode(&app, lags, left_out)
+        Ok(metrics::encode(&app, lags, left_out))
     })
     .await?;
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

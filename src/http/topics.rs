@@ -17,10 +17,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::blocking::blocking;
 use super::params::{Params, json_body, parse_time};
 use super::path::{AtPartition, AtTopic, TopicName};
 use super::problem::{Code, Problem};
+use super::{blocking, json_answer};
 use crate::app::App;
 use crate::catalog::{self, ConfigChanges, TopicConfig};
 
@@ -152,13 +152,13 @@ async fn create_topic(
     let (described, is_new) = blocking(move || {
         let (topic, is_new) =
             catalog::create(&app.log, &app.config.limits, &name, body.partitions, &body.config)?;
-        Ok::<_, Problem>((describe(&app.log, &topic)?, is_new))
+        Ok((describe(&app.log, &topic)?, is_new))
     })
-    .await??;
+    .await?;
     if !is_new {
-        return Ok(answer(StatusCode::OK, &described));
+        return Ok(json_answer(StatusCode::OK, &described));
     }
-    let mut response = answer(StatusCode::CREATED, &described);
+    let mut response = json_answer(StatusCode::CREATED, &described);
     let location = format!("/v1/topics/{}", described.name);
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -198,7 +198,7 @@ async fn list_topics(State(app): State<App>, RawQuery(query): RawQuery) -> Resul
         .iter()
         .map(|topic| describe_without_partitions(&app.log, topic))
         .collect();
-    Ok(answer(StatusCode::OK, &TopicList { topics, next }))
+    Ok(json_answer(StatusCode::OK, &TopicList { topics, next }))
 }
 
 /// Describes a topic
@@ -219,8 +219,8 @@ async fn describe_topic(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    let described = blocking(move || describe(&app.log, &topic)).await??;
-    Ok(answer(StatusCode::OK, &described))
+    let described = blocking(move || describe(&app.log, &topic)).await?;
+    Ok(json_answer(StatusCode::OK, &described))
 }
 
 /// Adds partitions to a topic, and changes its configuration
@@ -261,8 +261,8 @@ async fn alter_topic(
         )?;
         describe(&app.log, &topic)
     })
-    .await??;
-    Ok(answer(StatusCode::OK, &described))
+    .await?;
+    Ok(json_answer(StatusCode::OK, &described))
 }
 
 /// Deletes a topic with its records and the offsets that groups committed in it
@@ -283,7 +283,7 @@ async fn delete_topic(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    blocking(move || catalog::delete(&app.log, topic.name())).await??;
+    blocking(move || catalog::delete(&app.log, topic.name())).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -317,11 +317,11 @@ async fn trim(place: AtPartition, RawQuery(query): RawQuery) -> Result<Response,
         )
     })?;
     let partition = place.partition;
-    let start = blocking(move || partition.trim(Offset::new(before))).await??;
+    let start = blocking(move || Ok(partition.trim(Offset::new(before))?)).await?;
     let body = LogStart {
         log_start_offset: start.get(),
     };
-    Ok(answer(StatusCode::OK, &body))
+    Ok(json_answer(StatusCode::OK, &body))
 }
 
 /// Finds an offset by time
@@ -355,7 +355,7 @@ async fn find_offset(place: AtPartition, RawQuery(query): RawQuery) -> Result<Re
             offset: partition.positions().end_offset.get(),
             timestamp: None,
         },
-        "earliest" => blocking(move || earliest(&partition)).await??,
+        "earliest" => blocking(move || Ok(earliest(&partition)?)).await?,
         text => {
             let time = parse_time(text).ok_or_else(|| {
                 let detail = format!(
@@ -363,10 +363,10 @@ async fn find_offset(place: AtPartition, RawQuery(query): RawQuery) -> Result<Re
                 );
                 Problem::invalid("at", detail)
             })?;
-            blocking(move || at_or_after(&partition, time)).await??
+            blocking(move || Ok(at_or_after(&partition, time)?)).await?
         }
     };
-    Ok(answer(StatusCode::OK, &found))
+    Ok(json_answer(StatusCode::OK, &found))
 }
 
 fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
@@ -548,15 +548,6 @@ fn config_changes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigCh
     }
 
     deserializer.deserialize_any(Changes)
-}
-
-fn answer(status: StatusCode, body: &impl Serialize) -> Response {
-    let body = serde_json::to_vec(body).expect("maps with string keys and plain numbers are JSON");
-    let headers = [
-        (header::CONTENT_TYPE, "application/json"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    (status, headers, body).into_response()
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use std::borrow::Cow;
 
 use quipu_segments::batch::{BatchBuilder, HEADER_BYTES, SealedBatch};
 use quipu_segments::{Ack, Records, TimestampMs, TopicId, TopicSpec};
-use serde_json::Value;
 
 use super::ParsedRecord;
+use crate::catalog;
 use crate::config::Limits;
 use crate::partitioner::{Rotation, partition_of_key};
 
@@ -40,19 +40,10 @@ impl TopicRules {
     /// Reads the properties that the topic was made with; what is not there has its default.
     #[must_use]
     pub fn of(spec: &TopicSpec) -> Self {
-        let text = |name| spec.properties.get(name).and_then(Value::as_str);
         Self {
-            max_record_bytes: spec
-                .properties
-                .get("max_record_bytes")
-                .and_then(Value::as_u64)
-                .map_or(1 << 20, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-            log_append_time: text("timestamp_type") == Some("log_append_time"),
-            ack: if text("ack") == Some("written") {
-                Ack::Written
-            } else {
-                Ack::Durable
-            },
+            max_record_bytes: catalog::max_record_bytes(spec),
+            log_append_time: catalog::is_log_append_time(spec),
+            ack: catalog::ack(spec),
         }
     }
 }
@@ -109,6 +100,9 @@ pub struct Built {
 /// A header as batches take it.
 type Header<'a> = (&'a [u8], Option<&'a [u8]>);
 
+/// A header that the server adds: name and value.
+pub type ExtraHeader<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+
 /// What a [`Placer`] goes by.
 #[derive(Clone, Debug)]
 pub struct Placing<'a> {
@@ -127,7 +121,7 @@ pub struct Placing<'a> {
     /// All records must go to one partition, in all units.
     pub one_partition: bool,
     /// Headers that every record gets unless it has one of that name.
-    pub extra_headers: Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)>,
+    pub extra_headers: Vec<ExtraHeader<'a>>,
 }
 
 /// Places the records of a request and builds their batches.
@@ -377,7 +371,7 @@ impl PartBuilder {
 /// Calls `push` with the record's headers and those that the server adds; few of them take no allocation.
 fn with_headers<R>(
     record: &ParsedRecord<'_>,
-    extra: &[(Cow<'_, [u8]>, Cow<'_, [u8]>)],
+    extra: &[ExtraHeader<'_>],
     push: impl FnOnce(&[Header<'_>]) -> R,
 ) -> R {
     let own = record
@@ -410,6 +404,7 @@ mod tests {
     use proptest::prelude::*;
     use quipu_segments::TopicSettings;
     use quipu_segments::batch;
+    use serde_json::Value;
 
     use super::*;
     use crate::records::{is_json_line, parse_record, parse_records};

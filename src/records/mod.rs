@@ -11,6 +11,6 @@ mod build;
 mod parse;
 mod scan;
 
-pub use build::{BATCH_BYTES, Built, Misfit, Placement, Placer, Placing, TopicRules};
-pub use parse::{ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
+pub use build::{BATCH_BYTES, Built, ExtraHeader, Misfit, Placement, Placer, Placing, TopicRules};
+pub use parse::{ParsedHeader, ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
 pub use scan::MAX_DEPTH;

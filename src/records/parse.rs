@@ -11,7 +11,7 @@
 //! | `offset`, `topic` | any value, not looked at: so that what a fetch returned can be sent again |
 //!
 //! Any other field, and a field that comes twice, is an error. `null` stands for an absent field wherever a client's
-//! serializer may write it: in `key`, `headers`, `timestamp`, `partition`.
+//! serializer may write it: in `key`, `headers`, `timestamp`, `partition`, and the fields in base64.
 
 use std::borrow::Cow;
 
@@ -36,8 +36,11 @@ pub struct ParsedRecord<'a> {
     /// Whether the value can stand in a line of JSON as it is: it is JSON without line breaks, or absent.
     pub json_line: bool,
     /// The headers in order; a name may repeat.
-    pub headers: Vec<(Cow<'a, [u8]>, Option<Cow<'a, [u8]>>)>,
+    pub headers: Vec<ParsedHeader<'a>>,
 }
+
+/// A header's name and value.
+pub type ParsedHeader<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
 
 /// Why JSON is not a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -242,11 +245,10 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
             )));
         }
         seen |= 1 << field;
-        let both = |this: usize, that: usize| seen & 1 << this != 0 && seen & 1 << that != 0;
-        if both(VALUE, VALUE_BASE64) || both(KEY, KEY_BASE64) {
+        let both = || {
             let what = "the plain field and the one in base64 exclude each other";
-            return Err(here(Fault::new(name.at, what)));
-        }
+            here(Fault::new(name.at, what))
+        };
         scanner.expect(b':', "':'").map_err(here)?;
         scanner.space();
         match field {
@@ -255,11 +257,17 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
                 let breaks = scanner.value().map_err(here)?;
                 let value = scanner.since(from);
                 if value != b"null" {
+                    if record.value.is_some() {
+                        return Err(both());
+                    }
                     record.value = Some(Cow::Borrowed(value));
                     record.json_line = !breaks;
                 }
             }
             KEY if !null(scanner) => {
+                if record.key.is_some() {
+                    return Err(both());
+                }
                 let text = scanner
                     .string("a string (a key of other bytes is key_base64)")
                     .map_err(here)?;
@@ -271,13 +279,21 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
                 record.partition = Some(u32::try_from(number).unwrap_or(u32::MAX));
             }
             HEADERS if !null(scanner) => record.headers = headers(scanner)?,
-            VALUE_BASE64 => {
+            VALUE_BASE64 if !null(scanner) => {
+                if record.value.is_some() {
+                    return Err(both());
+                }
                 let value = base64(scanner).map_err(here)?;
                 record.json_line = is_json_line(&value);
                 record.value = Some(value.into());
             }
-            KEY_BASE64 if !null(scanner) => record.key = Some(base64(scanner).map_err(here)?.into()),
-            KEY | TIMESTAMP | PARTITION | HEADERS | KEY_BASE64 => {}
+            KEY_BASE64 if !null(scanner) => {
+                if record.key.is_some() {
+                    return Err(both());
+                }
+                record.key = Some(base64(scanner).map_err(here)?.into());
+            }
+            KEY | TIMESTAMP | PARTITION | HEADERS | VALUE_BASE64 | KEY_BASE64 => {}
             _ => {
                 scanner.value().map_err(here)?;
             }
@@ -357,11 +373,12 @@ const MAX_HEADERS: usize = 10_000;
 /// The most bytes of their names, where a name stands once and has many values.
 const MAX_NAME_BYTES: usize = 4 << 20;
 
+/// A header's value; `None` is one that has none.
 type HeaderValue<'a> = Option<Cow<'a, [u8]>>;
 
-fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<(Cow<'a, [u8]>, HeaderValue<'a>)>, RecordError> {
+fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<ParsedHeader<'a>>, RecordError> {
     let top = |fault| RecordError::new("/headers", fault);
-    let mut headers: Vec<(Cow<'a, [u8]>, HeaderValue<'a>)> = Vec::new();
+    let mut headers: Vec<ParsedHeader<'a>> = Vec::new();
     scanner.expect(b'{', "an object of headers").map_err(top)?;
     if scanner.eat(b'}') {
         return Ok(headers);
@@ -521,7 +538,14 @@ mod tests {
             parse(r#"{"key":null,"partition":null,"timestamp":null,"headers":null}"#),
             parse("{}")
         );
-        assert_eq!(parse(r#"{"key_base64":null}"#), parse("{}"));
+        assert_eq!(parse(r#"{"key_base64":null,"value_base64":null}"#), parse("{}"));
+        let all = parse(r#"{"key":null,"key_base64":"YQ==","value":null,"value_base64":"YQ=="}"#);
+        let swapped = parse(r#"{"value_base64":"YQ==","value":null,"key_base64":"YQ==","key":null}"#);
+        assert_eq!(
+            (all.key.as_deref(), all.value.as_deref()),
+            (Some(&b"a"[..]), Some(&b"a"[..]))
+        );
+        assert_eq!(all, swapped);
         assert_eq!(
             parse(r#"{"key":""}"#).key.as_deref(),
             Some(&b""[..]),
@@ -614,7 +638,7 @@ mod tests {
             (r#"{"key":nul}"#, "/key"),
             (r#"{"key_base64":"a"}"#, "/key_base64"),
             (r#"{"key_base64":"_w=="}"#, "/key_base64"),
-            (r#"{"value_base64":null}"#, "/value_base64"),
+            (r#"{"value_base64":7}"#, "/value_base64"),
             (r#"{"value":NaN}"#, "/value"),
             (r#"{"value":01}"#, "/value"),
             (r#"{"value":{"a":}}"#, "/value"),

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 use super::text::{push_base64, push_string};
 
 type Header<'a> = (&'a [u8], Option<&'a [u8]>);
+/// A name as it is shown, and its values.
+type Group<'a> = (Cow<'a, str>, Vec<Option<&'a [u8]>>);
 
 /// Above this many headers repeated names are found by hashing: comparing each with each would cost the square.
 const FEW: usize = 16;
@@ -42,7 +44,7 @@ fn has_repeated_names(headers: &[Header<'_>]) -> bool {
 
 /// Headers of which some names may repeat: values of one name come together in an array.
 fn push_grouped(out: &mut Vec<u8>, headers: &[Header<'_>]) {
-    let mut groups: Vec<(Cow<'_, str>, Vec<Option<&[u8]>>)> = Vec::new();
+    let mut groups: Vec<Group<'_>> = Vec::new();
     let mut group_of: HashMap<Cow<'_, str>, usize> = HashMap::new();
     for (name, value) in headers {
         let name = String::from_utf8_lossy(name);

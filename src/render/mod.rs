@@ -10,8 +10,8 @@
 //! Rules, in the order of the fields:
 //! - `topic` stands first, and only where the renderer was given one.
 //! - `key`: a string; `key_base64` where the bytes are not UTF-8; `null` where there is none.
-//! - `value`: the stored bytes where they are JSON; `value_base64` where they are not, or where they are a JSON `null`
-//!   (which would read as a tombstone); `null` for a tombstone.
+//! - `value`: the stored bytes where they are JSON; `value_base64` where they are not, or are a JSON `null` (which would
+//!   read as a tombstone), or nest deeper than [`crate::records::MAX_DEPTH`]; `null` for a tombstone.
 //! - `headers`: always an object; see [`headers`].
 //!
 //! Producing what was rendered stores the same record again. What is not kept: white space around a value that was

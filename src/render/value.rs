@@ -4,6 +4,7 @@ use serde::de::IgnoredAny;
 
 use super::Layout;
 use super::text::push_base64;
+use crate::records::is_json_line;
 
 /// Adds `,"value":…` or `,"value_base64":"…"` for stored bytes that nobody has looked at yet. Cost: one pass over them.
 pub(super) fn push_value(out: &mut Vec<u8>, stored: &[u8], layout: Layout) {
@@ -17,30 +18,43 @@ pub(super) fn push_value(out: &mut Vec<u8>, stored: &[u8], layout: Layout) {
     let start = out.len();
     out.extend_from_slice(stored);
     if layout == Layout::Lines && memchr::memchr2(b'\n', b'\r', stored).is_some() {
-        // In valid JSON a raw line break stands only between tokens: in strings it would be a bare control character.
-        for byte in &mut out[start..] {
-            if matches!(byte, b'\n' | b'\r') {
-                *byte = b' ';
-            }
-        }
+        break_no_lines(&mut out[start..]);
     }
 }
 
-/// Whether the bytes are one JSON text (white space around it is part of it) other than `null`.
+/// Whether the bytes are one JSON value (white space around it is part of it) other than `null`, and one that a producer
+/// could send: not nested deeper than readers can follow.
 fn is_json_and_not_null(stored: &[u8]) -> bool {
-    let text = stored.trim_ascii();
-    let begins_like_json = matches!(
-        text.first(),
-        Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f')
-    );
-    // Form feeds count as white space for `trim_ascii` but not in JSON, so the parser gets all of the bytes.
-    begins_like_json
-        && std::str::from_utf8(stored).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+    is_json_line(stored) || is_json_over_lines(stored)
+}
+
+/// The same for what is not one line: JSON with line breaks or with white space around it, or no JSON at all.
+#[cold]
+fn is_json_over_lines(stored: &[u8]) -> bool {
+    let is_json =
+        std::str::from_utf8(stored).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    is_json && {
+        // It is JSON, so its line breaks stand between tokens, and as a line it means the same.
+        let mut line = stored.trim_ascii().to_vec();
+        break_no_lines(&mut line);
+        is_json_line(&line)
+    }
+}
+
+/// Makes spaces of the line breaks between the tokens of valid JSON; in strings there are none, for a raw one would be a
+/// bare control character.
+fn break_no_lines(json: &mut [u8]) {
+    for byte in json {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::MAX_DEPTH;
 
     fn rendered(stored: &[u8], layout: Layout) -> String {
         let mut out = Vec::new();
@@ -102,8 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn a_deeply_nested_value_is_still_json() {
-        let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
-        assert!(is_json_and_not_null(&deep));
+    fn what_nests_deeper_than_a_producer_may_send_travels_as_base64() {
+        let nested = |depth| [vec![b'['; depth], b"\n".to_vec(), vec![b']'; depth]].concat();
+        assert!(rendered(&nested(MAX_DEPTH), Layout::Lines).starts_with(",\"value\":"));
+        for depth in [MAX_DEPTH + 1, 100_000] {
+            assert!(rendered(&nested(depth), Layout::Lines).starts_with(",\"value_base64\":"));
+        }
     }
 }

@@ -190,6 +190,19 @@ fn a_server_that_is_not_there_is_one_line() {
 }
 
 #[test]
+fn a_host_that_does_not_exist_is_not_mistaken_for_a_lost_answer() {
+    let output = quipu(&["produce", "t", "--server", "no-such-host.invalid"])
+        .write_stdin("{}\n")
+        .output()
+        .unwrap();
+    let text = failed(&output);
+    assert!(
+        text.starts_with("quipu: cannot reach http://no-such-host.invalid: "),
+        "{text}"
+    );
+}
+
+#[test]
 fn something_else_at_the_address_is_said_so() {
     let fake = Fake::start(|_, _| Reply::Answer(200, "Content-Type: text/html\r\n", "<html>".to_owned()));
     let text = failed(&run(&fake.url, &["topic", "describe", "t"]));
@@ -244,6 +257,64 @@ fn a_fetch_that_breaks_off_is_read_again_and_printed_once() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(stdout(&output).lines().count(), 1);
     assert!(stderr(&output).contains("trying again"));
+}
+
+#[test]
+fn damage_is_named_with_where_to_go_on() {
+    let fake = Fake::start(|request, _| {
+        if request.line.contains("offset=3") {
+            problem(
+                500,
+                r#""code":"corrupt-data","detail":"damaged","damaged_offset":3,"damaged_until_offset":7"#,
+            )
+        } else if request.line.contains("/records") {
+            let records = "{\"partition\":0,\"offset\":2,\"timestamp\":1,\"value\":1}\n".to_owned();
+            Reply::Answer(200, "Next-Offset: 3\r\n", records)
+        } else {
+            let partition = r#"{"partition":0,"log_start_offset":2,"end_offset":9}"#;
+            let topic = format!(r#"{{"name":"t","partition_count":1,"partitions":[{partition}]}}"#);
+            Reply::Answer(200, "", topic)
+        }
+    });
+    let output = run(&fake.url, &["consume", "t"]);
+    assert_eq!(stdout(&output).lines().count(), 1, "the healthy part is printed");
+    assert_eq!(
+        failed(&output),
+        "quipu: corrupt-data: partition 0 of t at offset 3: damaged; healthy records go on at --partition 0 --from \
+         offset:7\n"
+    );
+}
+
+#[test]
+fn an_interrupted_file_finishes_its_request_and_says_where_it_stopped() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "f", "{\"value\":1}\n".repeat(4_000_000).as_bytes());
+    let (arrived, arrival) = std::sync::mpsc::channel();
+    let (go_on, gone_on) = std::sync::mpsc::channel();
+    let fake = Fake::start(move |request, _| {
+        let _ = arrived.send(());
+        let _ = gone_on.recv();
+        stored(request.lines())
+    });
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_quipu"))
+        .args(["produce", "t", &path, "--server", &fake.url])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    arrival.recv().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    // The signal may take until after the answer, but not until after all of them.
+    go_on.send(()).unwrap();
+    drop(go_on);
+    let text = failed(&child.wait_with_output().unwrap());
+    let sent: usize = fake.requests().iter().map(|request| request.lines()).sum();
+    let expected = format!(
+        "quipu: interrupted before line {} of {path}; {sent} records were stored\n",
+        sent + 1
+    );
+    assert_eq!(text, expected);
 }
 
 #[test]

@@ -1,7 +1,14 @@
 //! The real binary, command by command: what it prints, how it ends, and what it asks of a server.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these tests prepare files for a real process"
+)]
+
 mod client;
+mod demo;
 mod fake;
+mod service;
 
 use std::process::Output;
 use std::time::Duration;

@@ -163,15 +163,15 @@ impl Service {
 
 impl Answer {
     #[track_caller]
-    pub fn is(self, status: u16) -> Self {
+    pub fn with_status(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
         self
     }
 
     /// Checks that it is this problem; returns it.
     #[track_caller]
-    pub fn is_problem(self, status: u16, code: &str) -> Value {
-        let answer = self.is(status);
+    pub fn problem(self, status: u16, code: &str) -> Value {
+        let answer = self.with_status(status);
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         let problem = answer.json();

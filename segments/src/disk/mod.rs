@@ -63,6 +63,7 @@ pub trait Disk: Send + Sync + 'static {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
 }
 
+#[expect(clippy::len_without_is_empty, reason = "nobody asks whether a file is empty")]
 /// An open file. All access is positioned; there is no cursor.
 pub trait DiskFile: Send + Sync {
     /// Reads at `position` until the buffer is full or the file ends; returns the bytes read.
@@ -81,6 +82,7 @@ pub trait DiskFile: Send + Sync {
     fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>>;
 }
 
+#[expect(clippy::len_without_is_empty, reason = "nobody asks whether a view is empty")]
 /// A read-only view of a file, which outlives the file's handle and its name.
 pub trait Mapping: Send + Sync {
     /// The length of the view in bytes.

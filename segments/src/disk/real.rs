@@ -1,5 +1,7 @@
 //! The operating system's files.
 
+#![allow(clippy::disallowed_methods, reason = "this is the seam to the file system")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;

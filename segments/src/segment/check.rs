@@ -50,8 +50,9 @@ pub(crate) fn check(
         start: 0,
         end: end.get(),
         next_offset: base,
-        limit,
+        limit: limit.unwrap_or(Offset::MAX),
         marks: Vec::new(),
+        doubted_to: 0,
     };
     let mut walker = Walker::new(map, Intervals::default(), base, course);
     let mut checked = Checked {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
-use super::inner::{Base, Inner, OpenMap};
+use super::inner::{Inner, OpenMap};
 use super::walk::{Course, Damage, Step, Walker};
 use super::warm::Found;
 use super::{Run, Span};
@@ -55,7 +55,8 @@ impl Inner {
             return Ok(run);
         }
         let max_bytes = max_bytes as u64;
-        self.walk(&cold, Begin::Offset(span.from), span, |walker, readable| {
+        self.walk(&cold, Begin::Offset(span.from), span, |walker, base| {
+            let readable = walker.end();
             let mut run: Option<(u64, u64, Offset)> = None;
             let mut at_end = false;
             loop {
@@ -100,12 +101,10 @@ impl Inner {
                 .bytes(start, end)
                 .map_err(|error| Error::io(format!("reading {}", self.file("log").display()), error))?;
             // What comes next is likely to be read next; what is wrong with it is for that read to say.
-            while walker.position() < end + AHEAD_BYTES {
-                let Ok(Step::Batch(..)) = walker.step() else { break };
-            }
+            while walker.position() < end + AHEAD_BYTES && walker.step_if_healthy()? {}
             Ok(Verdict::Done(Run {
                 bytes,
-                json_lines: self.json_lines(start, end),
+                json_lines: self.state.read().json_lines(base, start, end),
                 next_offset,
                 at_end,
             }))
@@ -183,9 +182,7 @@ impl Inner {
                             continue;
                         }
                         let bytes = self.batch_bytes(walker, position, &header)?;
-                        let found = first_record(&bytes, &header, |offset, timestamp| {
-                            offset >= span.from && timestamp >= time
-                        });
+                        let found = first_record(&bytes, &header, span.from, |timestamp| timestamp >= time);
                         if let Some(found) = found {
                             return Ok(Verdict::Done(
                                 Some(found).filter(|(offset, _)| *offset < span.end),
@@ -218,29 +215,26 @@ impl Inner {
         cold: &Cold<'_>,
         begin: Begin,
         span: &Span,
-        mut body: impl FnMut(&mut Walker, u64) -> Result<Verdict<T>>,
+        mut body: impl FnMut(&mut Walker, Option<&Index>) -> Result<Verdict<T>>,
     ) -> Result<T> {
         let open = self.open(cold, span)?;
         loop {
             let (course, base) = self.course(cold, &open, begin, span)?;
-            let readable = course.end;
             let mut walker = Walker::new(Arc::clone(&open.map), self.verified(&open), self.base, course);
-            let verdict = body(&mut walker, readable);
+            let verdict = body(&mut walker, base.as_deref());
             self.hand_in(&open, &walker);
             match verdict? {
                 Verdict::Done(value) => return Ok(value),
-                Verdict::Doubt(damage) => match base {
-                    Some(base) if !base.scanned && damage.position < base.index.end() => {
-                        tracing::warn!(
-                            log = %self.file("log").display(),
-                            position = damage.position,
-                            what = damage.what,
-                            "a log does not fit its index, which is made anew"
-                        );
-                        self.rebuild(cold, &open, Index::new(self.base, 0), true, span)?;
-                    }
-                    _ => return Err(self.damaged(&damage, span)),
-                },
+                Verdict::Doubt(damage) => {
+                    tracing::warn!(
+                        log = %self.file("log").display(),
+                        position = damage.position,
+                        what = damage.what,
+                        "a log does not fit its index, which is made anew"
+                    );
+                    // Nothing of it comes from a file then, so that the second time is the last.
+                    self.rebuild(cold, &open, Index::new(self.base, 0), span)?;
+                }
             }
         }
     }
@@ -252,7 +246,7 @@ impl Inner {
         open: &Arc<OpenMap>,
         begin: Begin,
         span: &Span,
-    ) -> Result<(Course, Option<Base>)> {
+    ) -> Result<(Course, Option<Arc<Index>>)> {
         let in_tail = match begin {
             Begin::Offset(offset) => self.state.read().in_tail(offset),
             Begin::Time(part, ..) => part == Part::Tail,
@@ -264,12 +258,19 @@ impl Inner {
             Some(self.load_base(cold, open, span)?)
         };
         let state = self.state.read();
-        let part = base.as_ref().map_or(&state.tail, |base| &*base.index);
+        let doubted_to = base.as_ref().map_or(0, |base| base.doubted_to);
+        let base = base.map(|base| base.index);
+        let part = base.as_deref().unwrap_or(&state.tail);
         let stretch = match begin {
             Begin::Offset(offset) => part.find(offset),
             Begin::Time(_, offset, time) => part.find(offset).max(part.find_time(time)),
         };
         let mut marks: Vec<Mark> = part.marks_from(stretch).collect();
+        // A time that the base does not reach is better looked for in the tail by its own index.
+        let end = match begin {
+            Begin::Time(Part::Base, ..) => part.end(),
+            _ => state.tail.end(),
+        };
         if base.is_some() {
             marks.extend(state.tail.marks_from(0));
         }
@@ -280,10 +281,11 @@ impl Inner {
         };
         let course = Course {
             start,
-            end: state.tail.end(),
+            end,
             next_offset,
-            limit: state.tail_limit().or(span.limit()),
+            limit: span.limit(state.published_to),
             marks,
+            doubted_to,
         };
         drop(state);
         Ok((course, base))
@@ -301,17 +303,18 @@ impl Inner {
 }
 
 /// The first record of a batch that fits. Of a batch whose records cannot be read (a compressed one), the first offset
-/// stands for all.
+/// (or `from`) stands for all.
 pub(super) fn first_record(
     batch: &[u8],
     header: &BatchHeader,
-    fits: impl Fn(Offset, TimestampMs) -> bool,
+    from: Offset,
+    fits: impl Fn(TimestampMs) -> bool,
 ) -> Option<(Offset, TimestampMs)> {
     let Ok(records) = Records::new(batch) else {
-        return Some((header.base_offset, header.max_timestamp));
+        return Some((header.base_offset.max(from), header.max_timestamp));
     };
     records
         .map_while(|record| record.ok())
         .map(|record| (record.offset, record.timestamp))
-        .find(|(offset, timestamp)| fits(*offset, *timestamp))
+        .find(|(offset, timestamp)| *offset >= from && fits(*timestamp))
 }

@@ -48,8 +48,8 @@ pub(super) struct State {
     pub(super) map: Option<Arc<OpenMap>>,
     /// What of the map was verified, or was written by this process.
     pub(super) verified: Intervals,
-    /// The index files are known to cover this much, and to be right.
-    pub(super) saved_to: u64,
+    /// One past the last offset published, if anything was since the segment was made.
+    pub(super) published_to: Option<Offset>,
     /// The files are about to be removed: nothing is opened any more.
     pub(super) closed: bool,
 }
@@ -58,8 +58,8 @@ pub(super) struct State {
 #[derive(Clone)]
 pub(super) struct Base {
     pub(super) index: Arc<Index>,
-    /// Made by walking the log, so that it cannot be wrong about it; one from a file could be of another log.
-    pub(super) scanned: bool,
+    /// Up to here it comes from a file, which could be of another log; the rest was made by walking or writing the log.
+    pub(super) doubted_to: u64,
 }
 
 /// What must be known of the base for lookups over many segments.
@@ -85,6 +85,8 @@ pub(super) struct Plan {
     /// Verified from `start` to here.
     pub(super) verified_to: u64,
     pub(super) readable: u64,
+    /// What no healthy batch reaches beyond.
+    pub(super) limit: Offset,
 }
 
 impl Inner {
@@ -107,7 +109,7 @@ impl Inner {
                 base: None,
                 map: None,
                 verified: Intervals::default(),
-                saved_to: 0,
+                published_to: None,
                 closed: false,
             }),
             cold: Mutex::new(()),
@@ -133,20 +135,12 @@ impl Inner {
             state.tail.push(note);
         }
         let end = state.tail.end();
+        state.published_to = Some(state.tail.next_offset());
         if state.map.is_some() {
             // Written from memory by this process, after the map was made: nothing to verify.
             state.verified.insert(first.position.get(), end);
         }
         self.readable.store(end, Ordering::Release);
-    }
-
-    pub(super) fn recovered(&self, readable: u64) {
-        let mut state = self.state.write();
-        debug_assert!(state.tail.is_empty(), "recovery comes before the first batch");
-        state.tail = Index::new(self.base, readable);
-        state.base_sum = None;
-        state.base = None;
-        self.readable.store(readable, Ordering::Release);
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -223,20 +217,20 @@ impl Inner {
             ],
             verified_to,
             readable,
+            limit: span.limit(state.published_to),
         })
     }
 
     /// The base, if it is in memory and covers all before the tail.
-    pub(super) fn loaded_base(&self) -> Option<Arc<Index>> {
+    pub(super) fn loaded_base(&self) -> Option<Base> {
         let state = self.state.read();
         state.base()?;
-        state.base.as_ref().map(|base| Arc::clone(&base.index))
+        state.base.clone()
     }
 
     /// Makes an index that was written to the files the base, and begins a new tail behind it.
-    pub(super) fn fold(&self, whole: Index) {
+    pub(super) fn fold(&self, whole: Index, doubted_to: u64) {
         let mut state = self.state.write();
-        state.saved_to = whole.end();
         if whole.end() != state.tail.end() {
             // More was published meanwhile. The files cover less than there is, which is fine.
             return;
@@ -247,19 +241,14 @@ impl Inner {
         state.tail = Index::new(self.base, whole.end());
         state.base = state.map.is_some().then(|| Base {
             index: Arc::new(whole),
-            scanned: true,
+            doubted_to,
         });
     }
 
     /// Whether `start..end` is known to hold nothing but JSON on one line.
     pub(super) fn json_lines(&self, start: u64, end: u64) -> bool {
         let state = self.state.read();
-        let tail_start = state.tail.start();
-        let in_base = start >= tail_start
-            || state
-                .base()
-                .is_some_and(|base| base.json_lines(start, end.min(tail_start)));
-        in_base && (end <= tail_start || state.tail.json_lines(start.max(tail_start), end))
+        state.json_lines(state.base(), start, end)
     }
 }
 
@@ -277,9 +266,11 @@ impl State {
         self.base_sum
     }
 
-    /// One past the last offset that is readable, as far as it is known.
-    pub(super) fn tail_limit(&self) -> Option<Offset> {
-        (!self.tail.is_empty()).then(|| self.tail.next_offset())
+    /// Whether `start..end` is known to hold nothing but JSON on one line, by `base` and the tail.
+    pub(super) fn json_lines(&self, base: Option<&Index>, start: u64, end: u64) -> bool {
+        let tail_start = self.tail.start();
+        (start >= tail_start || base.is_some_and(|base| base.json_lines(start, end.min(tail_start))))
+            && (end <= tail_start || self.tail.json_lines(start.max(tail_start), end))
     }
 
     /// The base, if it is there and covers all before the tail.

@@ -11,7 +11,7 @@ use super::{BatchNote, Span};
 use crate::disk::OpenMode;
 use crate::error::{Error, Result};
 use crate::index::{self, Index};
-use crate::types::FilePos;
+use crate::types::{FilePos, Offset};
 
 impl Inner {
     /// The map, made if need be.
@@ -94,18 +94,17 @@ impl Inner {
             }
             state.tail.start()
         };
-        let (index, scanned) = match self.read_index_files(end) {
-            Some(index) => (index, false),
-            None => (Index::new(self.base, 0), true),
-        };
+        let index = self
+            .read_index_files(end)
+            .unwrap_or_else(|| Index::new(self.base, 0));
         if index.end() < end {
-            return self.rebuild(cold, open, index, scanned, span);
+            return self.rebuild(cold, open, index, span);
         }
         let base = Base {
             index: Arc::new(index),
-            scanned,
+            doubted_to: end,
         };
-        self.keep_base(open, &base, end);
+        self.keep_base(open, &base);
         Ok(base)
     }
 
@@ -149,25 +148,21 @@ impl Inner {
         cold: &Cold<'_>,
         open: &Arc<OpenMap>,
         mut index: Index,
-        scanned: bool,
         span: &Span,
     ) -> Result<Base> {
         self.pool.count_rebuild();
-        let course = {
-            let state = self.state.read();
-            Course {
-                start: index.end(),
-                end: state.tail.start(),
-                next_offset: index.next_offset(),
-                limit: state.tail.first_offset().or(span.limit()),
-                marks: Vec::new(),
-            }
-        };
-        let (start, end) = (course.start, course.end);
-        let mut walker = Walker::new(Arc::clone(&open.map), self.verified(open), self.base, course);
+        let mut doubted_to = index.end();
+        let (start, end) = (index.end(), self.state.read().tail.start());
+        let mut walker = self.scan(open, &index, span);
         let mut is_whole = true;
         loop {
             match walker.step()? {
+                Step::Damage(damage) if doubted_to > 0 && damage.position == doubted_to => {
+                    // No batch begins where the files end. Perhaps they are of another log.
+                    doubted_to = 0;
+                    index = Index::new(self.base, 0);
+                    walker = self.scan(open, &index, span);
+                }
                 Step::Batch(position, header) => index.push(&BatchNote {
                     base_offset: header.base_offset,
                     next_offset: header.next_offset(),
@@ -193,32 +188,47 @@ impl Inner {
         self.hand_in(open, &walker);
         tracing::info!(log = %self.file("log").display(), start, end, "an index was made from its log");
         // What could not be read this time may be readable the next time: an index without it is not for keeping.
-        let written = if is_whole {
-            self.write_index_files(cold, &index).map(|()| end)
-        } else {
-            Ok(0)
-        };
-        let saved = match written {
-            Ok(saved) => saved,
-            Err(error) => {
-                tracing::warn!(log = %self.file("log").display(), %error, "an index could not be written");
-                0
-            }
-        };
+        if is_whole && let Err(error) = self.write_index_files(cold, &index) {
+            // A full disk, perhaps: the index is made anew when it is needed again.
+            tracing::warn!(log = %self.file("log").display(), %error, "an index could not be written");
+        }
         let base = Base {
             index: Arc::new(index),
-            scanned,
+            doubted_to,
         };
-        self.keep_base(open, &base, saved);
+        self.keep_base(open, &base);
         Ok(base)
     }
 
-    fn keep_base(&self, open: &Arc<OpenMap>, base: &Base, saved_to: u64) {
+    /// A walk from the end of an index to the tail.
+    fn scan(&self, open: &Arc<OpenMap>, index: &Index, span: &Span) -> Walker {
+        let state = self.state.read();
+        let course = Course {
+            start: index.end(),
+            end: state.tail.start(),
+            next_offset: index.next_offset(),
+            // An index outlives the view that it was made for: that view's end must not be taken for the log's.
+            limit: state
+                .tail
+                .first_offset()
+                .or(state.published_to)
+                .unwrap_or(if span.sealed {
+                    span.segment_end
+                } else {
+                    Offset::MAX
+                }),
+            marks: Vec::new(),
+            doubted_to: 0,
+        };
+        drop(state);
+        Walker::new(Arc::clone(&open.map), self.verified(open), self.base, course)
+    }
+
+    fn keep_base(&self, open: &Arc<OpenMap>, base: &Base) {
         let mut state = self.state.write();
         state.base_sum = Some(BaseSum {
             max_timestamp: base.index.max_timestamp(),
         });
-        state.saved_to = saved_to;
         // Loaded indexes are bounded by the open maps.
         if state.map.as_ref().is_some_and(|map| Arc::ptr_eq(map, open)) {
             state.base = Some(base.clone());
@@ -271,5 +281,292 @@ impl Inner {
                 .map_err(|error| Error::io(format!("writing {}", path.display()), error))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::testing::{Random, Rig, Seed, disks, seeds};
+    use crate::disk::RealDisk;
+    use crate::index::{self, Index};
+    use crate::read::{ReadRequest, read};
+    use crate::segment::{Access, BatchNote};
+    use crate::types::{FilePos, Offset, TimestampMs};
+
+    fn rig(disk: RealDisk) -> Rig {
+        let mut rig = Rig::new(disk, 8, 0);
+        rig.fill(300);
+        rig.segments[0].write_index().unwrap();
+        rig
+    }
+
+    /// Reads every batch by itself, cold and then warm, and every time.
+    fn assert_readable(rig: &Rig, context: &str) {
+        let view = rig.view();
+        for (index, batch) in rig.written.iter().enumerate() {
+            let request = ReadRequest {
+                from: Offset::new(batch.base() + index as u64 % 10),
+                until: None,
+                max_bytes: 1,
+            };
+            for access in [Access::Cold, Access::Warm] {
+                let fetched = read(&view, request, access).unwrap();
+                let fetched = fetched.unwrap_or_else(|| panic!("batch {index} is not warm: {context}"));
+                assert_eq!(fetched.runs[0].bytes, batch.bytes, "batch {index}: {context}");
+            }
+            assert_eq!(
+                crate::read::offset_for_time(&view, TimestampMs(batch.times[3])).unwrap(),
+                Some((Offset::new(batch.base() + 3), TimestampMs(batch.times[3]))),
+                "{context}"
+            );
+        }
+    }
+
+    type Sabotage = fn(&std::path::Path);
+
+    #[test]
+    fn an_index_that_is_missing_damaged_or_torn_is_made_anew() {
+        for disk in disks() {
+            let sabotage: [(&str, Sabotage); 7] = [
+                ("missing", |path| fs::remove_file(path).unwrap()),
+                ("empty", |path| fs::write(path, []).unwrap()),
+                ("cut", |path| {
+                    let contents = fs::read(path).unwrap();
+                    fs::write(path, &contents[..contents.len() - 1]).unwrap();
+                }),
+                ("longer", |path| {
+                    let contents = fs::read(path).unwrap();
+                    fs::write(path, [&contents[..], &[0]].concat()).unwrap();
+                }),
+                ("flipped in the header", |path| {
+                    let mut contents = fs::read(path).unwrap();
+                    contents[30] ^= 1;
+                    fs::write(path, contents).unwrap();
+                }),
+                ("flipped in an entry", |path| {
+                    let mut contents = fs::read(path).unwrap();
+                    contents[75] ^= 1;
+                    fs::write(path, contents).unwrap();
+                }),
+                ("zeros", |path| {
+                    let len = fs::read(path).unwrap().len();
+                    fs::write(path, vec![0; len]).unwrap();
+                }),
+            ];
+            for (name, break_it) in sabotage {
+                for which in 0..2 {
+                    let mut rig = rig(disk.clone());
+                    rig.reopen();
+                    break_it(&rig.segments[0].index_paths()[which]);
+                    assert_readable(&rig, name);
+                    assert_eq!(rig.pool.index_rebuilds(), 1, "{name}");
+                    // It was written, too.
+                    rig.reopen();
+                    assert_readable(&rig, name);
+                    assert_eq!(rig.pool.index_rebuilds(), 0, "{name}, after a restart");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_of_another_segment_is_made_anew() {
+        for disk in disks() {
+            let mut rig = rig(disk);
+            rig.roll();
+            rig.fill(300);
+            rig.segments[1].write_index().unwrap();
+            for (from, to) in rig.segments[0]
+                .index_paths()
+                .iter()
+                .zip(rig.segments[1].index_paths())
+            {
+                fs::copy(from, to).unwrap();
+            }
+            rig.reopen();
+            assert_readable(&rig, "copied");
+            assert_eq!(rig.pool.index_rebuilds(), 1);
+        }
+    }
+
+    #[test]
+    fn an_index_of_another_log_with_the_same_name_never_makes_it_look_damaged() {
+        for disk in disks() {
+            let mut other = Rig::new(disk.clone(), 8, 0);
+            for i in 0..400 {
+                other.append(&[i * 10], 333);
+            }
+            other.segments[0].write_index().unwrap();
+            // Shorter, so that the index covers less than the log has, and nothing in its header tells.
+            let mut rig = Rig::new(disk, 8, 0);
+            rig.fill(300);
+            assert!(rig.segments[0].readable() > other.segments[0].readable());
+            for (from, to) in other.segments[0]
+                .index_paths()
+                .iter()
+                .zip(rig.segments[0].index_paths())
+            {
+                fs::copy(from, to).unwrap();
+            }
+            rig.reopen();
+            let view = rig.view();
+            for batch in &rig.written {
+                let request = ReadRequest {
+                    from: batch.note.base_offset,
+                    until: None,
+                    max_bytes: 1,
+                };
+                let fetched = read(&view, request, Access::Cold).unwrap().unwrap();
+                assert_eq!(fetched.runs[0].bytes, batch.bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn no_index_whatever_it_says_changes_what_is_read() {
+        for seed in seeds(100) {
+            let _seed = Seed(seed);
+            let mut random = Random::new(seed);
+            let mut rig = Rig::new(disks()[seed as usize % 2].clone(), 8, 1000);
+            rig.fill(150);
+            // Stretches that begin anywhere, often where a batch does, with any offsets; the checksums are right.
+            let mut lie = Index::new(Offset::new(1000), 0);
+            let (mut offset, log_bytes) = (1000, rig.segments[0].readable().get());
+            while lie.end() < log_bytes {
+                let (position, bytes) = match random.below(3) {
+                    0 => (lie.end(), random.below(20_000) + 1),
+                    _ => {
+                        let next = rig.written.iter().find(|w| w.start() > lie.end());
+                        offset = next.map_or(offset, |w| offset.max(w.base()));
+                        (lie.end(), next.map_or(log_bytes, |w| w.start()) - lie.end())
+                    }
+                };
+                offset += random.below(3) * random.below(30);
+                lie.push(&BatchNote {
+                    base_offset: Offset::new(offset),
+                    next_offset: Offset::new(offset + 1),
+                    max_timestamp: TimestampMs(random.below(1000) as i64),
+                    position: FilePos(position),
+                    bytes: bytes.min(log_bytes - position),
+                    json_lines: true,
+                });
+                offset += 1;
+                if random.once_in(10) {
+                    lie.skip_to((lie.end() + random.below(50)).min(log_bytes));
+                }
+            }
+            let (offsets, times) = index::encode(&lie);
+            let [offset_path, time_path] = rig.segments[0].index_paths();
+            fs::write(offset_path, offsets).unwrap();
+            fs::write(time_path, times).unwrap();
+            rig.reopen();
+            let view = rig.view();
+            let mut from = 1000 + random.below(100);
+            while from < view.end_offset.get() {
+                let request = ReadRequest {
+                    from: Offset::new(from),
+                    until: None,
+                    max_bytes: random.below(40_000) as usize,
+                };
+                for access in [Access::Warm, Access::Cold, Access::Warm] {
+                    let Some(fetched) = read(&view, request, access).unwrap() else {
+                        continue;
+                    };
+                    let first = rig.written.iter().position(|w| w.next() > from).unwrap();
+                    let expected = rig.written[first..].iter().flat_map(|w| &w.bytes);
+                    let found = &fetched.runs[0].bytes;
+                    assert!(
+                        found.iter().eq(expected.take(found.len())),
+                        "{request:?} {access:?}"
+                    );
+                    from = from.max(fetched.next_offset.get() - random.below(15));
+                    break;
+                }
+                from += random.below(30);
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_of_the_beginning_is_completed() {
+        for disk in disks() {
+            let mut rig = rig(disk);
+            rig.fill(200);
+            rig.reopen();
+            assert_readable(&rig, "prefix");
+            assert_eq!(rig.pool.index_rebuilds(), 1);
+            let view = rig.view();
+            let request = ReadRequest {
+                from: Offset::ZERO,
+                until: Some(Offset::new(2000)),
+                max_bytes: usize::MAX,
+            };
+            let fetched = read(&view, request, Access::Warm).unwrap().unwrap();
+            assert!(fetched.runs[0].json_lines, "what was written keeps its flags");
+            let request = ReadRequest {
+                until: None,
+                ..request
+            };
+            let fetched = read(&view, request, Access::Warm).unwrap().unwrap();
+            assert!(!fetched.runs[0].json_lines, "what was scanned has none");
+        }
+    }
+
+    #[test]
+    fn an_index_that_covers_more_than_the_log_is_made_anew() {
+        for disk in disks() {
+            let mut rig = rig(disk);
+            let last = rig.written.pop().unwrap();
+            rig.next_offset = last.base();
+            rig.reopen();
+            rig.segments[0] = std::sync::Arc::new(crate::segment::Segment::new(
+                std::sync::Arc::clone(&rig.pool),
+                rig.path(),
+                Offset::ZERO,
+                super::super::testing::MAP_BYTES,
+                last.note.position,
+            ));
+            assert_readable(&rig, "shorter log");
+            assert_eq!(rig.pool.index_rebuilds(), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_appended_after_a_restart_joins_the_index_that_was_there() {
+        for disk in disks() {
+            let mut rig = rig(disk);
+            for round in 0..4 {
+                rig.reopen();
+                rig.fill(30);
+                if round % 2 == 0 {
+                    assert_readable(&rig, "before it is written");
+                }
+                rig.segments[0].write_index().unwrap();
+                assert_readable(&rig, "after it is written");
+                rig.fill(30);
+                assert_readable(&rig, "with a new tail");
+                rig.segments[0].write_index().unwrap();
+                assert_eq!(rig.pool.index_rebuilds(), 0, "round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_that_cannot_be_written_costs_nothing_but_the_next_scan() {
+        for disk in disks() {
+            let mut rig = rig(disk);
+            rig.reopen();
+            for path in rig.segments[0].index_paths() {
+                fs::remove_file(&path).unwrap();
+                fs::create_dir(path).unwrap();
+            }
+            assert_readable(&rig, "no place for an index");
+            assert!(rig.segments[0].write_index().is_ok(), "nothing was published");
+            rig.fill(1);
+            assert!(rig.segments[0].write_index().is_err());
+            assert_readable(&rig, "still no place");
+        }
     }
 }

@@ -78,9 +78,14 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// What no healthy batch of the segment reaches beyond.
-    fn limit(&self) -> Option<Offset> {
-        self.sealed.then_some(self.segment_end)
+    /// What no healthy batch of the segment reaches beyond, given what was published in it so far.
+    ///
+    /// The end of the last segment is that of a view, which more may have been published behind since.
+    fn limit(&self, published_to: Option<Offset>) -> Offset {
+        match published_to {
+            Some(published_to) if !self.sealed => published_to,
+            _ => self.segment_end,
+        }
     }
 
     /// For operations that are not about offsets: the whole segment, of which nothing is known.
@@ -185,12 +190,6 @@ impl Segment {
         self.inner.publish(batches);
     }
 
-    /// Moves `readable` over bytes that are known valid at recovery, without notes: the index over them is loaded or rebuilt
-    /// on demand. Not after the first `publish`.
-    pub(crate) fn recovered(&self, readable: FilePos) {
-        self.inner.recovered(readable.get());
-    }
-
     /// Writes `.index` and `.timeindex` (derived: no sync needed), e.g. at roll and at close, and frees the memory of what
     /// was published since. Does nothing if nothing was. May wait for the disk: if what was there before has no index, the
     /// log is scanned for it.
@@ -207,22 +206,23 @@ impl Segment {
             }
             state.tail.clone()
         };
-        let whole = if tail.start() == 0 {
-            tail
+        let (whole, doubted_to) = if tail.start() == 0 {
+            (tail, 0)
         } else {
-            let mut whole = match inner.loaded_base() {
-                Some(base) => Index::clone(&base),
+            let base = match inner.loaded_base() {
+                Some(base) => base,
                 None => {
                     let span = Span::whole(inner.base);
                     let open = inner.open(&cold, &span)?;
-                    Index::clone(&inner.load_base(&cold, &open, &span)?.index)
+                    inner.load_base(&cold, &open, &span)?
                 }
             };
+            let mut whole = Index::clone(&base.index);
             whole.append(&tail);
-            whole
+            (whole, base.doubted_to)
         };
         inner.write_index_files(&cold, &whole)?;
-        inner.fold(whole);
+        inner.fold(whole, doubted_to);
         Ok(())
     }
 
@@ -231,6 +231,14 @@ impl Segment {
     /// # Errors
     /// Those of the disk, where there is no index.
     pub(crate) fn max_timestamp(&self) -> Result<Option<TimestampMs>> {
+        self.max_timestamp_in(&Span::whole(self.inner.base))
+    }
+
+    /// [`Segment::max_timestamp`] for somebody who knows where the segment ends.
+    ///
+    /// # Errors
+    /// As of [`Segment::read`]: the log may have to be scanned.
+    pub(crate) fn max_timestamp_in(&self, span: &Span) -> Result<Option<TimestampMs>> {
         let inner = &self.inner;
         {
             let state = inner.state.read();
@@ -239,7 +247,7 @@ impl Segment {
             }
         }
         let cold = inner.cold.lock();
-        let base = inner.base_sum(&cold, &Span::whole(inner.base))?;
+        let base = inner.base_sum(&cold, span)?;
         Ok(base.max_timestamp.max(inner.state.read().tail.max_timestamp()))
     }
 
@@ -285,7 +293,7 @@ impl Segment {
             let Ok(header) = BatchHeader::peek(&found.bytes) else {
                 break;
             };
-            let first = cold::first_record(&found.bytes, &header, |offset, _| offset >= span.from);
+            let first = cold::first_record(&found.bytes, &header, span.from, |_| true);
             if let Some((offset, timestamp)) = first {
                 return Ok((offset < span.end).then_some(FirstRecord {
                     position: FilePos(found.position),
@@ -451,6 +459,64 @@ mod tests {
             );
             assert_eq!(rig.pool.index_rebuilds(), 1);
             assert_eq!(warm(&rig, 5, usize::MAX).unwrap().bytes, bytes(&rig, 0, 2050));
+        }
+    }
+
+    #[test]
+    fn readers_and_the_committer_do_not_disturb_each_other() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 1, 0);
+            rig.fill(1);
+            let segment = Arc::clone(&rig.segments[0]);
+            let other = Arc::new(Segment::new(
+                Arc::clone(&rig.pool),
+                rig.path(),
+                Offset::ZERO,
+                1 << 20,
+                segment.readable(),
+            ));
+            let stop = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                for thread in 0..3 {
+                    let (segment, other, stop) = (&segment, &other, &stop);
+                    scope.spawn(move || {
+                        let mut from = 0;
+                        while !stop.load(std::sync::atomic::Ordering::Relaxed) || from < 20_000 {
+                            let readable = segment.readable();
+                            let span = Span {
+                                from: Offset::new(from),
+                                end: Offset::MAX,
+                                segment_end: Offset::MAX,
+                                sealed: false,
+                                at_least_one: true,
+                            };
+                            let run = segment.read(&span, 10_000, Access::Cold).unwrap().unwrap();
+                            if run.bytes.is_empty() {
+                                assert!(readable <= segment.readable());
+                                std::thread::yield_now();
+                                continue;
+                            }
+                            for batch in crate::batch::Batches::new(&run.bytes) {
+                                let (header, bytes) = batch.unwrap();
+                                crate::batch::verify(bytes).unwrap();
+                                assert_eq!(header.base_offset.get(), from);
+                                from = header.next_offset().get();
+                            }
+                            if thread == 0 && from % 7 == 0 {
+                                // The pool holds one: this closes the one that is read.
+                                other.read(&span, 1, Access::Cold).ok();
+                            }
+                        }
+                    });
+                }
+                for i in 1..2000 {
+                    rig.fill(1);
+                    if i % 300 == 0 {
+                        segment.write_index().unwrap();
+                    }
+                }
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
         }
     }
 

@@ -1,12 +1,16 @@
 //! What the tests of segments and reads share: a partition's directory, written as the committer does.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use parking_lot::Mutex;
+
 use crate::batch::BatchBuilder;
-use crate::disk::{Disk, OpenMode, RealDisk};
+use crate::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk};
 use crate::read::View;
 use crate::segment::{BatchNote, Segment, SegmentPool, Span};
 use crate::types::{FilePos, Offset, TimestampMs};
@@ -46,7 +50,7 @@ pub(crate) struct Rig {
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) written: Vec<Written>,
     pub(crate) next_offset: u64,
-    disk: RealDisk,
+    disk: Arc<dyn Disk>,
 }
 
 pub(crate) const MAP_BYTES: u64 = 16 << 20;
@@ -57,10 +61,11 @@ pub(crate) fn disks() -> [RealDisk; 2] {
 }
 
 impl Rig {
-    pub(crate) fn new(disk: RealDisk, max_open: usize, base: u64) -> Self {
+    pub(crate) fn new(disk: impl Disk, max_open: usize, base: u64) -> Self {
+        let disk: Arc<dyn Disk> = Arc::new(disk);
         let mut rig = Self {
             dir: tempfile::tempdir().unwrap(),
-            pool: SegmentPool::new(Arc::new(disk.clone()), max_open),
+            pool: SegmentPool::new(Arc::clone(&disk), max_open),
             segments: Vec::new(),
             written: Vec::new(),
             next_offset: base,
@@ -146,7 +151,7 @@ impl Rig {
 
     /// As after a restart: nothing is known but the files.
     pub(crate) fn reopen(&mut self) {
-        self.pool = SegmentPool::new(Arc::new(self.disk.clone()), self.pool.max_open);
+        self.pool = SegmentPool::new(Arc::clone(&self.disk), self.pool.max_open);
         self.segments = self
             .segments
             .iter()
@@ -198,5 +203,155 @@ impl Rig {
     pub(crate) fn flip(&self, index: usize, byte: u64) {
         let batch = &self.written[index];
         self.damage(batch.segment, batch.start() + byte, |bytes| bytes[0] ^= 0x10, 1);
+    }
+}
+
+/// A disk that cannot read some bytes.
+#[derive(Clone)]
+pub(crate) struct BadSectors {
+    pub(crate) disk: RealDisk,
+    pub(crate) bad: Arc<Mutex<Vec<Range<u64>>>>,
+    pub(crate) error: io::ErrorKind,
+}
+
+struct BadFile {
+    file: Arc<dyn DiskFile>,
+    disk: BadSectors,
+}
+
+struct BadMapping {
+    mapping: Arc<dyn Mapping>,
+    disk: BadSectors,
+}
+
+impl BadSectors {
+    pub(crate) fn new(disk: RealDisk, error: io::ErrorKind) -> Self {
+        Self {
+            disk,
+            bad: Arc::default(),
+            error,
+        }
+    }
+
+    fn check(&self, start: u64, end: u64) -> io::Result<()> {
+        let bad = self.bad.lock();
+        let hit = bad.iter().any(|bad| bad.start < end && start < bad.end);
+        if hit { Err(self.error.into()) } else { Ok(()) }
+    }
+}
+
+impl Disk for BadSectors {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(BadFile {
+            file: self.disk.open(path, mode)?,
+            disk: self.clone(),
+        }))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.disk.list(dir)
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.disk.exists(path)
+    }
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_file(path)
+    }
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.remove_dir_all(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock(path)
+    }
+}
+
+impl DiskFile for BadFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, position)
+    }
+    fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
+        self.file.write_all_at(buffers, position)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
+        Ok(Arc::new(BadMapping {
+            mapping: self.file.map(len)?,
+            disk: self.disk.clone(),
+        }))
+    }
+}
+
+impl Mapping for BadMapping {
+    fn len(&self) -> u64 {
+        self.mapping.len()
+    }
+    fn populate(&self, start: u64, end: u64) -> io::Result<()> {
+        self.disk.check(start, end)?;
+        self.mapping.populate(start, end)
+    }
+    fn bytes(self: Arc<Self>, start: u64, end: u64) -> io::Result<Bytes> {
+        assert!(self.disk.check(start, end).is_ok(), "{start}..{end} is touched");
+        Arc::clone(&self.mapping).bytes(start, end)
+    }
+}
+
+/// Numbers from a seed, which a failing test prints. `QUIPU_SEED` runs that one alone.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number in `0..below`.
+    pub(crate) fn below(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        // The low bits of a shift register repeat early.
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % below
+    }
+
+    /// True once in `times`.
+    pub(crate) fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+}
+
+/// The seeds of a random test: `0..count`, or the one asked for.
+pub(crate) fn seeds(count: u64) -> std::ops::Range<u64> {
+    match std::env::var("QUIPU_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("QUIPU_SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => 0..count,
+    }
+}
+
+/// Prints the seed when the test that runs with it fails.
+pub(crate) struct Seed(pub(crate) u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with QUIPU_SEED={}", self.0);
+        }
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Damage {
     pub(super) until: Option<Offset>,
     /// What was found at `position`.
     pub(super) what: String,
-    /// Whether the marks around it are right, so that it is the log that is damaged and not the index that is wrong.
+    /// Whether it is certain that it is the log that is damaged, and not the marks that are wrong about it.
     pub(super) confirmed: bool,
 }
 
@@ -75,11 +75,15 @@ pub(super) struct Walker {
     /// Offsets of what comes are not below it.
     next_offset: Offset,
     /// Offsets of what comes are below it.
-    limit: Option<Offset>,
+    limit: Offset,
+    /// Marks below this position could be wrong.
+    doubted_to: u64,
     /// Where stretches begin, in order.
     marks: Vec<Mark>,
-    /// Whether a mark (or the file's beginning) was found to be right, and none was passed since.
+    /// Whether a mark was found to be right, and none was passed since. (The one at 0 says nothing: all logs begin there.)
     at_home: bool,
+    /// The present position lies behind damage: offsets were lost.
+    behind_damage: bool,
     /// Bytes in memory, from `window_start` on.
     window: Bytes,
     window_start: u64,
@@ -90,8 +94,10 @@ pub(super) struct Course {
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) next_offset: Offset,
-    pub(super) limit: Option<Offset>,
+    pub(super) limit: Offset,
     pub(super) marks: Vec<Mark>,
+    /// Marks below it come from a file, which could be of another log.
+    pub(super) doubted_to: u64,
 }
 
 impl Walker {
@@ -105,8 +111,10 @@ impl Walker {
             end: course.end,
             next_offset: course.next_offset,
             limit: course.limit,
+            doubted_to: course.doubted_to,
             marks: course.marks,
-            at_home: course.start == 0,
+            at_home: false,
+            behind_damage: false,
             window: Bytes::new(),
             window_start: 0,
         }
@@ -136,6 +144,29 @@ impl Walker {
         }
     }
 
+    /// Goes on to the next batch if a healthy one is there; stays at damage and at the end.
+    ///
+    /// # Errors
+    /// As of [`Walker::step`].
+    pub(super) fn step_if_healthy(&mut self) -> Result<bool> {
+        if self.position >= self.end {
+            return Ok(false);
+        }
+        match self.batch_at(self.position) {
+            Ok(header) => {
+                self.accept(self.position, &header);
+                Ok(true)
+            }
+            Err(Fault::Damage(_)) => Ok(false),
+            Err(Fault::Io(error)) => Err(error),
+        }
+    }
+
+    /// Where the walk ends.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// The bytes `start..end`, which this walk has found healthy.
     pub(super) fn bytes(&self, start: u64, end: u64) -> io::Result<Bytes> {
         Arc::clone(&self.map).bytes(start, end)
@@ -154,8 +185,12 @@ impl Walker {
         }
         self.position = end;
         self.next_offset = header.next_offset();
+        self.behind_damage = false;
         // A chain of healthy batches that ends exactly at a mark confirms it as well as the batch there would.
-        self.at_home |= self.mark_at(position).is_some() || self.mark_at(end).is_some();
+        let reached = self
+            .mark_at(end)
+            .is_some_and(|mark| mark.offset == self.next_offset);
+        self.at_home |= reached || (position > 0 && self.mark_at(position).is_some());
     }
 
     /// The mark that says what begins at `position`.
@@ -173,14 +208,20 @@ impl Walker {
         self.marks.get(at).copied()
     }
 
+    /// What the offsets of a batch at `position` stay below.
+    fn upper(&self, position: u64) -> Offset {
+        self.mark_after(position)
+            .map_or(self.limit, |mark| mark.offset)
+            .min(self.limit)
+    }
+
     /// Checks the batch at `position` against itself and its neighbours.
     fn batch_at(&mut self, position: u64) -> Result<BatchHeader, Fault> {
         let next_mark = self.mark_after(position);
         let region_end = next_mark.map_or(self.end, |mark| mark.position).min(self.end);
         let known = self.verified.end_of(position);
         let header = self.sound_batch_at(position, region_end, known.is_some())?;
-        let upper = next_mark.map(|mark| mark.offset).or(self.limit);
-        self.check_offsets(position, &header, upper)?;
+        self.check_offsets(position, &header)?;
         if known.is_none() {
             self.check_gap(position, &header, region_end)?;
         }
@@ -219,7 +260,7 @@ impl Walker {
     }
 
     /// Checks that a batch's offsets fit between those around it.
-    fn check_offsets(&self, position: u64, header: &BatchHeader, upper: Option<Offset>) -> Result<(), Fault> {
+    fn check_offsets(&self, position: u64, header: &BatchHeader) -> Result<(), Fault> {
         let base = header.base_offset;
         let misfit = |expected: String| {
             Err(Fault::Damage(format!(
@@ -235,9 +276,8 @@ impl Walker {
         if base < self.next_offset {
             return misfit(format!("offsets from {} on are expected", self.next_offset));
         }
-        if let Some(upper) = upper
-            && header.next_offset() > upper
-        {
+        let upper = self.upper(position);
+        if header.next_offset() > upper {
             return misfit(format!("offsets below {upper} are expected"));
         }
         if base.since(self.base) > MAX_RELATIVE_OFFSET {
@@ -246,31 +286,41 @@ impl Walker {
         Ok(())
     }
 
-    /// A batch that leaves offsets out must not reach into those of the next: then it is its own base offset, which no CRC
-    /// covers, that is wrong.
+    /// Looks closer at a batch that does not begin where the one before it ended: its base offset, which no CRC covers,
+    /// could be wrong.
+    ///
+    /// Offsets may be left out between batches. But a base offset that is too large reaches into the next batch's offsets,
+    /// and one behind damage that is wrong either way is not followed by the next batch's. Where the next batch is damaged
+    /// too, there is no telling: what leaves offsets out just before damage is taken as damaged with it.
     fn check_gap(&mut self, position: u64, header: &BatchHeader, region_end: u64) -> Result<(), Fault> {
         if header.base_offset == self.next_offset || self.mark_at(position).is_some() {
             return Ok(());
         }
         let next = position + header.total_bytes() as u64;
-        if next >= region_end {
+        let following = if next < region_end {
+            match self.sound_batch_at(next, region_end, false) {
+                Ok(following) => Some(following.base_offset),
+                Err(Fault::Damage(_)) => None,
+                Err(Fault::Io(error)) => return Err(Fault::Io(error)),
+            }
+        } else {
+            Some(self.upper(position)).filter(|upper| *upper != Offset::MAX)
+        };
+        let plausible = match following.filter(|following| *following >= self.next_offset) {
+            Some(following) if self.behind_damage => following == header.next_offset(),
+            Some(following) => following >= header.next_offset(),
+            None => self.behind_damage || next >= region_end,
+        };
+        if plausible {
             return Ok(());
         }
-        match self.sound_batch_at(next, region_end, false) {
-            Ok(following)
-                if following.base_offset < header.next_offset()
-                    && following.base_offset >= self.next_offset =>
-            {
-                Err(Fault::Damage(format!(
-                    "a batch of offsets {} to {} before one that begins with {}",
-                    header.base_offset,
-                    header.next_offset(),
-                    following.base_offset
-                )))
-            }
-            Err(Fault::Io(error)) => Err(Fault::Io(error)),
-            Ok(_) | Err(Fault::Damage(_)) => Ok(()),
-        }
+        let expected = following.map_or("damage".into(), |offset| format!("offset {offset}"));
+        Err(Fault::Damage(format!(
+            "a batch of offsets {} to {} between offset {} and {expected}",
+            header.base_offset,
+            header.next_offset(),
+            self.next_offset
+        )))
     }
 
     /// Finds where healthy batches go on behind the damage at the present position, and moves there.
@@ -278,6 +328,7 @@ impl Walker {
         let (position, from) = (self.position, self.next_offset);
         let mut until = None;
         let mut resume = position;
+        self.behind_damage = true;
         while resume < self.end {
             resume = self.search(resume)?;
             if resume >= self.end {
@@ -293,15 +344,17 @@ impl Walker {
             }
         }
         self.position = resume;
-        self.next_offset = until.unwrap_or(from);
         // The index is right if a mark near the damage is. One that was passed over is not known to be.
         self.at_home &= self
             .mark_after(position)
             .is_none_or(|mark| mark.position > resume);
-        let confirmed = self.at_home
-            || (until.is_some() && self.mark_at(resume).is_some())
+        let confirmed = position >= self.doubted_to
+            || self.at_home
+            || (until.is_some() && resume < self.doubted_to && self.mark_at(resume).is_some())
             || match self.mark_after(resume) {
-                Some(mark) if mark.position < self.end => self.is_batch(mark.position)?,
+                Some(mark) if mark.position < self.end.min(self.doubted_to) => {
+                    self.is_batch(mark.position)?
+                }
                 _ => false,
             };
         Ok(Damage {
@@ -402,7 +455,12 @@ impl Walker {
         let page_end = end.next_multiple_of(PAGE_BYTES).min(self.end.max(end));
         let far_end = (start + WINDOW_BYTES).min(self.end).max(page_end);
         let mut failure = None;
+        let mut tried = 0;
         for loaded in [far_end, page_end, end] {
+            if loaded == tried {
+                continue;
+            }
+            tried = loaded;
             let result = self
                 .map
                 .populate(start, loaded)
@@ -412,10 +470,339 @@ impl Walker {
                 Err(error) => failure = Some(error),
             }
         }
-        let error = failure.expect("three attempts were made");
+        let error = failure.expect("an attempt was made");
         if error.kind() == io::ErrorKind::OutOfMemory {
             return Err(Fault::Io(Error::io("reading a segment", error)));
         }
         Err(Fault::Damage(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::testing::{BadSectors, Random, Rig, Seed, disks, seeds};
+    use crate::batch::Batches;
+    use crate::disk::Disk;
+    use crate::error::Error;
+    use crate::read::{ReadRequest, read};
+    use crate::segment::Access;
+    use crate::types::Offset;
+
+    /// What somebody sees who reads everything and goes on behind damage: the offsets of the batches, and of the damage.
+    fn read_past_damage(rig: &Rig, max_bytes: usize) -> (Vec<u64>, Vec<(u64, u64)>) {
+        let view = rig.view();
+        let (mut seen, mut lost) = (Vec::new(), Vec::new());
+        let mut from = view.log_start_offset;
+        while from < view.end_offset {
+            let request = ReadRequest {
+                from,
+                until: None,
+                max_bytes,
+            };
+            match read(&view, request, Access::Cold) {
+                Ok(fetched) => {
+                    let fetched = fetched.expect("cold reads always answer");
+                    assert!(fetched.next_offset > from, "nothing at {from}, and no damage");
+                    for run in &fetched.runs {
+                        for batch in Batches::new(&run.bytes) {
+                            let (header, bytes) = batch.unwrap();
+                            let written = rig
+                                .written
+                                .iter()
+                                .find(|w| w.note.base_offset == header.base_offset);
+                            let written = written.unwrap_or_else(|| panic!("{header:?} was never written"));
+                            assert_eq!(bytes, written.bytes, "at {}", header.base_offset);
+                            seen.push(header.base_offset.get());
+                        }
+                    }
+                    from = fetched.next_offset;
+                }
+                Err(Error::Damaged {
+                    damaged_from,
+                    damaged_until,
+                    ..
+                }) => {
+                    assert!(
+                        damaged_from <= from && from < damaged_until,
+                        "{from} is not in {damaged_from}..{damaged_until}"
+                    );
+                    lost.push((damaged_from.get(), damaged_until.get()));
+                    from = damaged_until;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(from, view.end_offset);
+        (seen, lost)
+    }
+
+    /// All batches but those, in order, and nothing lost that was not.
+    fn check(rig: &Rig, damaged: &BTreeSet<usize>, max_bytes: usize, context: &str) {
+        let (seen, lost) = read_past_damage(rig, max_bytes);
+        let healthy: Vec<u64> = (0..rig.written.len())
+            .filter(|index| !damaged.contains(index))
+            .map(|index| rig.written[index].base())
+            .collect();
+        assert_eq!(seen, healthy, "{context}; lost {lost:?}, damaged {damaged:?}");
+        for (index, batch) in rig.written.iter().enumerate() {
+            let reported = lost
+                .iter()
+                .any(|(from, until)| *from <= batch.base() && batch.next() <= *until);
+            assert_eq!(
+                reported,
+                damaged.contains(&index),
+                "batch {index} at {}, {context}; lost {lost:?}",
+                batch.base()
+            );
+        }
+    }
+
+    fn partition(random: &mut Random, disk: impl Disk) -> Rig {
+        let base = random.below(1000);
+        let mut rig = Rig::new(disk, 1 + random.below(3) as usize, base);
+        for segment in 0..1 + random.below(3) {
+            if segment > 0 {
+                rig.roll();
+            }
+            for _ in 0..1 + random.below(80) {
+                let count = 1 + random.below(12);
+                let times: Vec<i64> = (0..count).map(|_| random.below(1000) as i64).collect();
+                let value_bytes = match random.below(20) {
+                    0 => random.below(20_000),
+                    _ => random.below(300),
+                };
+                rig.append(&times, value_bytes as usize);
+            }
+            if !random.once_in(3) {
+                rig.segments.last().unwrap().write_index().unwrap();
+            }
+        }
+        rig
+    }
+
+    #[test]
+    fn random_damage_loses_the_batches_that_it_hits_and_no_others() {
+        for seed in seeds(60) {
+            let _seed = Seed(seed);
+            for disk in disks() {
+                let mut random = Random::new(seed);
+                let mut rig = partition(&mut random, disk.clone());
+                if !random.once_in(4) {
+                    rig.reopen();
+                }
+                let mut damaged = BTreeSet::new();
+                for _ in 0..1 + random.below(4) {
+                    let hit = random.below(rig.written.len() as u64) as usize;
+                    let batch = &rig.written[hit];
+                    let segment_end = rig
+                        .written
+                        .iter()
+                        .filter(|w| w.segment == batch.segment)
+                        .map(|w| w.end())
+                        .max()
+                        .unwrap();
+                    let at = batch.start() + random.below(batch.note.bytes);
+                    let len = match random.below(3) {
+                        0 => 1,
+                        1 => 1 + random.below(60),
+                        _ => 1 + random.below(10_000),
+                    };
+                    let len = len.min(segment_end - at);
+                    rig.damage(
+                        batch.segment,
+                        at,
+                        |bytes| {
+                            let zeros = random.once_in(2);
+                            for byte in bytes {
+                                *byte = if zeros {
+                                    0
+                                } else {
+                                    *byte ^ (1 + random.below(255) as u8)
+                                };
+                            }
+                        },
+                        len as usize,
+                    );
+                }
+                for (index, batch) in rig.written.iter().enumerate() {
+                    let log = std::fs::read(rig.segments[batch.segment].log_path()).unwrap();
+                    let mut stored = log[batch.start() as usize..batch.end() as usize].to_vec();
+                    // Nobody reads the leader epoch, and nothing covers it.
+                    stored[12..16].fill(0);
+                    if stored != batch.bytes {
+                        damaged.insert(index);
+                    }
+                    // It may be changed, but what is read is compared with what was written.
+                    rig.damage(batch.segment, batch.start() + 12, |bytes| bytes.fill(0), 4);
+                }
+                let max_bytes = [1, 1000, 50_000, usize::MAX][random.below(4) as usize];
+                check(&rig, &damaged, max_bytes, &format!("{disk:?}"));
+                // And once more, with what is known by now.
+                check(&rig, &damaged, max_bytes, &format!("again, {disk:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn pages_that_cannot_be_read_cost_the_batches_on_them_and_are_never_touched() {
+        for seed in seeds(60) {
+            let _seed = Seed(seed);
+            for disk in disks() {
+                let mut random = Random::new(seed);
+                let disk = BadSectors::new(disk, std::io::ErrorKind::Other);
+                let mut rig = partition(&mut random, disk.clone());
+                rig.reopen();
+                for _ in 0..1 + random.below(3) {
+                    let page = random.below(20) * 4096;
+                    let pages = 1 + random.below(4);
+                    disk.bad.lock().push(page..page + pages * 4096);
+                }
+                let damaged = rig
+                    .written
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, w)| {
+                        let bad = disk.bad.lock();
+                        bad.iter().any(|bad| bad.start < w.end() && w.start() < bad.end)
+                    })
+                    .map(|(index, _)| index)
+                    .collect();
+                let max_bytes = [1, 5000, usize::MAX][random.below(3) as usize];
+                check(&rig, &damaged, max_bytes, "bad pages");
+                // A disk may change its mind; what it could not read is not held against it.
+                disk.bad.lock().clear();
+                check(&rig, &BTreeSet::new(), max_bytes, "good again");
+            }
+        }
+    }
+
+    #[test]
+    fn want_of_memory_is_not_taken_for_damage() {
+        for disk in disks() {
+            let disk = BadSectors::new(disk, std::io::ErrorKind::OutOfMemory);
+            let mut rig = Rig::new(disk.clone(), 4, 0);
+            rig.fill(100);
+            rig.reopen();
+            disk.bad.lock().push(50_000..60_000);
+            let request = ReadRequest {
+                from: Offset::ZERO,
+                until: None,
+                max_bytes: usize::MAX,
+            };
+            let error = read(&rig.view(), request, Access::Cold).unwrap_err();
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+            disk.bad.lock().clear();
+            check(&rig, &BTreeSet::new(), 5000, "with memory again");
+        }
+    }
+
+    #[test]
+    fn random_bytes_are_damage_from_one_end_to_the_other() {
+        for seed in seeds(30) {
+            let _seed = Seed(seed);
+            let mut random = Random::new(seed);
+            let mut rig = Rig::new(disks()[seed as usize % 2].clone(), 4, 1000);
+            let bytes = (0..random.below(60_000) + 1)
+                // Many twos, which is a batch's magic.
+                .map(|_| {
+                    if random.once_in(2) {
+                        random.below(3) as u8
+                    } else {
+                        random.below(256) as u8
+                    }
+                })
+                .collect();
+            rig.write_bytes(bytes, &[1, 2, 3], true);
+            rig.segments[0].publish(&[rig.written[0].note]);
+            rig.reopen();
+            check(&rig, &BTreeSet::from([0]), 100, "garbage");
+            assert_eq!(rig.segments[0].max_timestamp().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_file_cut_below_what_was_readable_is_damage_from_there_on() {
+        for disk in disks() {
+            for indexed in [false, true] {
+                for cut in [0, 61, 5000, 4096 * 3, 100_000] {
+                    let mut rig = Rig::new(disk.clone(), 4, 7);
+                    rig.fill(100);
+                    if indexed {
+                        rig.segments[0].write_index().unwrap();
+                    }
+                    rig.roll();
+                    rig.fill(3);
+                    rig.reopen();
+                    let healthy = rig.written[..100].iter().take_while(|w| w.end() <= cut).count();
+                    assert!(healthy < 100);
+                    let file = std::fs::OpenOptions::new()
+                        .write(true)
+                        .open(rig.segments[0].log_path())
+                        .unwrap();
+                    file.set_len(cut).unwrap();
+                    check(
+                        &rig,
+                        &(healthy..100).collect(),
+                        5000,
+                        &format!("{disk:?}, indexed {indexed}, cut at {cut}"),
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_damage_of_its_segment_alone() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 4, 0);
+            rig.fill(10);
+            rig.roll();
+            rig.fill(20);
+            rig.roll();
+            rig.fill(10);
+            rig.reopen();
+            std::fs::remove_file(rig.segments[1].log_path()).unwrap();
+            check(&rig, &(10..30).collect(), usize::MAX, "missing");
+        }
+    }
+
+    #[test]
+    fn a_base_offset_that_is_too_large_is_found_in_the_last_batch_too() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 4, 0);
+            rig.fill(30);
+            rig.reopen();
+            for byte in 0..8 {
+                rig.flip(29, byte);
+                check(&rig, &BTreeSet::from([29]), 5000, &format!("byte {byte}"));
+                rig.flip(29, byte);
+                rig.reopen();
+            }
+            check(&rig, &BTreeSet::new(), 5000, "healed");
+        }
+    }
+
+    #[test]
+    fn offsets_may_be_left_out_between_batches() {
+        for disk in disks() {
+            let mut rig = Rig::new(disk, 4, 0);
+            for _ in 0..200 {
+                rig.next_offset += 7;
+                rig.fill(1);
+            }
+            check(&rig, &BTreeSet::new(), 5000, "published");
+            rig.reopen();
+            check(&rig, &BTreeSet::new(), 5000, "scanned");
+            let view = rig.view();
+            let request = ReadRequest {
+                from: Offset::new(17),
+                until: None,
+                max_bytes: 1,
+            };
+            let fetched = read(&view, request, Access::Cold).unwrap().unwrap();
+            assert_eq!(fetched.runs[0].bytes, rig.written[1].bytes);
+        }
     }
 }

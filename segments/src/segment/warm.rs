@@ -1,4 +1,5 @@
-//! Reading what is in memory and verified: the path of nearly every read. Takes microseconds, never waits.
+//! Reading what is in memory and verified: the path of nearly every read. Takes microseconds and does not wait, unless
+//! the system has dropped pages from its cache since (or the disk is one without maps).
 //!
 //! The bytes walked here were verified through this map, so that their headers can be believed. Only the index can be
 //! wrong about them (if its file is of another log): a mark that does not fit sends the read to the cold path, which
@@ -10,7 +11,7 @@ use bytes::Bytes;
 
 use super::inner::{Inner, Plan};
 use super::{Run, Span};
-use crate::batch::BatchHeader;
+use crate::batch::{BatchHeader, HEADER_BYTES};
 use crate::index::Mark;
 use crate::types::Offset;
 
@@ -25,8 +26,14 @@ impl Inner {
     /// A run, if all that is needed for it is in memory.
     pub(super) fn read_warm(&self, span: &Span, max_bytes: usize) -> Option<Run> {
         let plan = self.plan(span, max_bytes)?;
-        let far_end = plan.start_end.saturating_add(max_bytes as u64);
-        let walk = Walk::new(&plan, far_end)?;
+        let max_bytes = max_bytes as u64;
+        // A batch does not reach over the end of its stretch, nor the run over `max_bytes` from there. What follows is only
+        // looked at.
+        let far_end = plan
+            .start_end
+            .saturating_add(max_bytes)
+            .saturating_add(HEADER_BYTES as u64);
+        let mut walk = Walk::new(&plan, far_end)?;
         let Some((start, first)) = walk.first_batch(&plan, span.from)? else {
             return Some(Run::empty(span.from, true));
         };
@@ -34,11 +41,18 @@ impl Inner {
             return Some(Run::empty(span.from, false));
         }
         let first_end = start + first.total_bytes() as u64;
-        if first_end - start > max_bytes as u64 {
+        if start >= plan.start_end {
+            // The offset lies between two stretches: the run begins in the next.
+            walk = Walk::new(
+                &plan,
+                far_end.max(first_end).saturating_add(start - plan.start_end),
+            )?;
+        }
+        if first_end - start > max_bytes {
             if !span.at_least_one {
                 return Some(Run::empty(span.from, false));
             }
-            return Some(self.run(&walk, start, first_end, first.next_offset(), plan.readable));
+            return self.run(&walk, start, first_end, first.next_offset(), plan.readable);
         }
 
         for mark in plan.near_end {
@@ -48,41 +62,35 @@ impl Inner {
                 end = mark.position;
             }
             let mut moved = false;
-            while end < plan.readable {
-                let Some(header) = walk.header(end) else {
-                    // Beyond what was loaded lies what the run cannot reach; else it is not verified.
-                    if end < far_end {
-                        return None;
-                    }
-                    break;
-                };
+            while end < plan.readable && end - start < max_bytes {
+                let header = walk.header(end)?;
                 let batch_end = end + header.total_bytes() as u64;
-                if header.base_offset >= span.end || batch_end - start > max_bytes as u64 {
+                if header.base_offset >= span.end || batch_end - start > max_bytes {
                     break;
                 }
                 (end, next_offset, moved) = (batch_end, header.next_offset(), true);
             }
             if moved {
-                return Some(self.run(&walk, start, end, next_offset, plan.readable));
+                return self.run(&walk, start, end, next_offset, plan.readable);
             }
         }
         None
     }
 
-    fn run(&self, walk: &Walk, start: u64, end: u64, next_offset: Offset, readable: u64) -> Run {
-        Run {
-            bytes: walk.slice(start, end),
+    fn run(&self, walk: &Walk, start: u64, end: u64, next_offset: Offset, readable: u64) -> Option<Run> {
+        Some(Run {
+            bytes: walk.slice(start, end)?,
             json_lines: self.json_lines(start, end),
             next_offset,
             at_end: end == readable,
-        }
+        })
     }
 
     /// The batch that holds `span.from`, or the first after it, if it is in memory; the inner `None` if there is none.
     #[allow(clippy::option_option, reason = "the outer says whether the inner is known")]
     pub(super) fn find_warm(&self, span: &Span) -> Option<Option<Found>> {
         let plan = self.plan(span, 0)?;
-        let walk = Walk::new(&plan, plan.start_end)?;
+        let mut walk = Walk::new(&plan, plan.start_end.saturating_add(HEADER_BYTES as u64))?;
         let Some((position, header)) = walk.first_batch(&plan, span.from)? else {
             return Some(None);
         };
@@ -90,7 +98,10 @@ impl Inner {
             return Some(None);
         }
         let end = position + header.total_bytes() as u64;
-        let bytes = walk.slice(position, end);
+        if end > plan.start_end {
+            walk = Walk::new(&plan, end)?;
+        }
+        let bytes = walk.slice(position, end)?;
         Some(Some(Found { position, bytes }))
     }
 }
@@ -111,11 +122,9 @@ impl Walk {
         Some(walk)
     }
 
-    /// The header of the batch at `position`, if all of the batch is here.
+    /// The header of the batch at `position`, if it is here, so that the batch is verified.
     fn header(&self, position: u64) -> Option<BatchHeader> {
-        let bytes = self.bytes.get((position - self.start) as usize..)?;
-        let header = BatchHeader::peek(bytes).ok()?;
-        (header.total_bytes() <= bytes.len()).then_some(header)
+        BatchHeader::peek(self.bytes.get((position - self.start) as usize..)?).ok()
     }
 
     /// `None` unless a batch begins at a mark as the index says.
@@ -129,6 +138,10 @@ impl Walk {
         let mut position = self.start;
         while position < plan.readable {
             let header = self.header(position)?;
+            if header.next_offset() > plan.limit {
+                // Its base offset must be wrong, which could not be known when it was verified: for the cold path to say.
+                return None;
+            }
             if header.next_offset() > from {
                 return Some(Some((position, header)));
             }
@@ -137,8 +150,9 @@ impl Walk {
         Some(None)
     }
 
-    fn slice(&self, start: u64, end: u64) -> Bytes {
-        self.bytes
-            .slice((start - self.start) as usize..(end - self.start) as usize)
+    /// The bytes `start..end`, unless they reach beyond what was loaded, as they can if the index is wrong.
+    fn slice(&self, start: u64, end: u64) -> Option<Bytes> {
+        let (start, end) = ((start - self.start) as usize, (end - self.start) as usize);
+        (end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
     }
 }

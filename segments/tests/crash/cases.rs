@@ -14,7 +14,7 @@ use super::check;
 use super::hook::HookedDisk;
 
 const DIR: &str = "/quipu/data";
-const SEEDS: u64 = 64;
+const SEEDS: u64 = 16;
 
 fn options() -> Options {
     Options {

@@ -159,7 +159,9 @@ impl Driver {
             self.disk.stop_at(call);
         }
         self.open();
-        let steps = self.rng.between(10, 70);
+        // Where every call is tried, there shall not be too many.
+        let most = if self.plan.stop_at.is_some() { 14 } else { 70 };
+        let steps = self.rng.between(10, most);
         for _ in 0..steps {
             if self.plan.stop_at.is_some() && self.tally.power_cuts + self.tally.kills > 0 {
                 break;

@@ -35,7 +35,8 @@ pub(super) struct Page {
     pub(super) stored_bytes: u64,
     /// Where the next fetch begins: one past the last record, or `until` where that was reached.
     pub(super) next_offset: Offset,
-    /// `max_records` or `max_bytes` was reached.
+    /// There is more than the answer holds: `max_records` or `max_bytes` was reached, or the next batch does not fit,
+    /// or is damaged.
     pub(super) limited: bool,
     /// `until` was reached.
     pub(super) ended: bool,
@@ -84,8 +85,10 @@ impl Page {
             }
         }
         page.end = page.end.max(page.next_offset);
-        page.limited |= page.records >= limits.max_records || page.stored_bytes >= limits.max_bytes;
         page.ended |= limits.until.is_some_and(|until| page.next_offset >= until);
+        page.limited |= page.records >= limits.max_records
+            || page.stored_bytes >= limits.max_bytes
+            || (!page.ended && page.next_offset < page.end_offset);
         Ok(page)
     }
 
@@ -212,7 +215,7 @@ mod tests {
             runs,
             next_offset: Offset::new(next),
             log_start_offset: Offset::ZERO,
-            end_offset: Offset::new(1000),
+            end_offset: Offset::new(next),
         }
     }
 
@@ -363,12 +366,22 @@ mod tests {
     #[test]
     fn nothing_read_is_an_empty_page_that_goes_on_where_something_may_lie() {
         let after = |from, until| {
-            let page = choose(fetched(10, &[]), &limits(from, until));
-            (page.next_offset.get(), page.limited || page.ended, page.records)
+            let page = choose(fetched(1000, &[]), &limits(from, until));
+            (page.next_offset.get(), page.limited, page.ended, page.records)
         };
-        assert_eq!(after(1000, None), (1000, false, 0));
-        assert_eq!(after(1000, Some(2000)), (1000, false, 0));
-        assert_eq!(after(15, Some(18)), (18, true, 0));
-        assert_eq!(after(15, None), (1000, false, 0));
+        assert_eq!(after(1000, None), (1000, false, false, 0));
+        assert_eq!(after(1000, Some(2000)), (1000, false, false, 0));
+        assert_eq!(after(15, Some(18)), (18, false, true, 0));
+        assert_eq!(after(15, None), (1000, false, false, 0));
+    }
+
+    #[test]
+    fn a_page_that_leaves_something_of_the_log_out_is_limited() {
+        let mut read = fetched(10, &[&[5]]);
+        read.end_offset = Offset::new(20);
+        let page = choose(read.clone(), &limits(10, None));
+        assert_eq!((page.limited, page.ended), (true, false));
+        let page = choose(read, &limits(10, Some(15)));
+        assert_eq!((page.limited, page.ended), (false, true));
     }
 }

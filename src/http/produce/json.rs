@@ -17,7 +17,7 @@ pub(super) struct Placed {
 }
 
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result<Response, Problem> {
-    let (_, options) = call.params(&["repartition"])?;
+    let (_, options) = call.params(&["ack", "expected_offset", "repartition"])?;
     let mut budget = Budget::new(call.app);
     let bytes = body
         .whole(&mut budget, call.app.config.limits.max_request_bytes)

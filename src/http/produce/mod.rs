@@ -30,6 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::body::Incoming;
+use super::blocking;
 use super::params::Params;
 use super::problem::{Code, Problem};
 use crate::app::App;
@@ -405,11 +406,9 @@ struct Options {
 }
 
 impl TopicCall<'_> {
-    /// The parameters, those in `more` and the ones that all readers take.
-    fn params(&self, more: &[&str]) -> Result<(Params, Options), Problem> {
-        let mut allowed = vec!["ack", "expected_offset"];
-        allowed.extend_from_slice(more);
-        let params = Params::parse(self.parts.uri.query(), &allowed, &[])?;
+    /// The parameters, of which those in `allowed` are known here.
+    fn params(&self, allowed: &[&str]) -> Result<(Params, Options), Problem> {
+        let params = Params::parse(self.parts.uri.query(), allowed, &[])?;
         let ack = match params.get("ack") {
             None => self.rules.ack,
             Some("durable") => Ack::Durable,
@@ -459,7 +458,7 @@ impl TopicCall<'_> {
     ) -> Result<T, Problem> {
         let (app, parts, topic) = (self.app.clone(), self.parts.clone(), Arc::clone(&self.topic));
         let (partitions, rules) = (self.partitions, self.rules);
-        let done = tokio::task::spawn_blocking(move || {
+        let work = move || {
             work(&TopicCall {
                 app: &app,
                 parts: &parts,
@@ -467,14 +466,8 @@ impl TopicCall<'_> {
                 partitions,
                 rules,
             })
-        });
-        match done.await {
-            Ok(result) => result,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Problem::new(Code::ShuttingDown, "the server is stopping")),
-            },
-        }
+        };
+        blocking(work).await
     }
 
     fn now(&self) -> TimestampMs {

@@ -16,13 +16,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::Response;
+use http::StatusCode;
 use quipu_segments::{AppendRequest, Error, Part, Records, Ticket};
 use serde::Serialize;
 use tokio::sync::{SemaphorePermit, watch};
 use utoipa::ToSchema;
 
 use super::body::{Budget, Incoming};
-use super::{Options, TopicCall, misfit, ok};
+use super::{Options, TopicCall, misfit};
+use crate::http::json_answer;
 use crate::http::problem::{Code, Outcome, Problem};
 use crate::records::{Placer, parse_record};
 
@@ -118,7 +120,7 @@ impl From<Error> for Stop {
 }
 
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result<Response, Problem> {
-    let (_, options) = call.params(&["repartition"])?;
+    let (_, options) = call.params(&["ack", "expected_offset", "repartition"])?;
     let limits = &call.app.config.limits;
     let mut upload = Upload {
         call,
@@ -147,7 +149,8 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result
         Err(stop) => Some(stop),
     };
     let settled = upload.settle().await;
-    match stop.or(settled.err()) {
+    // Whether the unit in flight is stored matters more than why no other follows it.
+    match settled.err().or(stop) {
         None => Ok(upload.answer()),
         Some(stop) => Err(upload.refuse(stop)),
     }
@@ -329,7 +332,7 @@ impl Upload<'_> {
             records: self.accepted,
             partitions: self.totals.into_values().collect(),
         };
-        ok(serde_json::to_vec(&answer).unwrap_or_default())
+        json_answer(StatusCode::OK, &answer)
     }
 
     fn refuse(&self, stop: Stop) -> Problem {

@@ -12,7 +12,7 @@ use crate::http::problem::{Code, Problem};
 use crate::records::{ParsedRecord, Placer, is_json_line};
 
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result<Response, Problem> {
-    let (params, options) = call.params(&["key", "partition", "timestamp"])?;
+    let (params, options) = call.params(&["ack", "expected_offset", "key", "partition", "timestamp"])?;
     let partition = params.number("partition", 0, u64::MAX)?;
     let timestamp = params.time("timestamp")?;
     let mut budget = Budget::new(call.app);

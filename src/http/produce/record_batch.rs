@@ -5,13 +5,15 @@
 
 use axum::response::Response;
 use bytes::Bytes;
+use http::StatusCode;
 use quipu_segments::batch::{BatchError, BatchHeader, Batches, Records as BatchRecords, SealedBatch, verify};
 use quipu_segments::{Records, TimestampMs};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::body::{Budget, Incoming};
-use super::{Options, TopicCall, ok};
+use super::{Options, TopicCall};
+use crate::http::json_answer;
 use crate::http::problem::{Code, Problem};
 use crate::partitioner::partition_of_key;
 use crate::records::Built;
@@ -43,7 +45,7 @@ pub(super) async fn produce(
     partition: u32,
     body: &mut Incoming,
 ) -> Result<Response, Problem> {
-    let (_, options) = call.params(&[])?;
+    let (_, options) = call.params(&["ack", "expected_offset"])?;
     let mut budget = Budget::new(call.app);
     let bytes = body
         .whole(&mut budget, call.app.config.limits.max_request_bytes)
@@ -82,7 +84,7 @@ async fn append(
         last_offset: first_offset + records - 1,
         records,
     };
-    Ok(ok(serde_json::to_vec(&answer).unwrap_or_default()))
+    Ok(json_answer(StatusCode::OK, &answer))
 }
 
 fn check(call: &TopicCall<'_>, partition: u32, body: Bytes, now: TimestampMs) -> Result<Checked, Problem> {
