@@ -160,6 +160,7 @@ impl Inner {
                 Step::Damage(damage) if doubted_to > 0 && damage.position == doubted_to => {
                     // No batch begins where the files end. Perhaps they are of another log.
                     doubted_to = 0;
+                    is_whole = true;
                     index = Index::new(self.base, 0);
                     walker = self.scan(open, &index, span);
                 }
