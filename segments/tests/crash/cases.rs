@@ -424,3 +424,18 @@ fn a_segment_of_a_refused_round_that_cannot_be_removed_hides_nothing() {
     let log = open(&disk.after_kill());
     assert_eq!(values(&log, "orders", 0), before);
 }
+
+#[test]
+fn a_directory_sync_that_failed_for_a_change_of_the_topic_counts_for_no_partition() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+        append(&log, "orders", &[0], b"1").unwrap();
+        disk.fail(Fault::once(IoKind::SyncDir, 0));
+        assert!(log.alter_topic("orders", spec(1, 2 << 20)).is_err());
+        log.sync_segments().unwrap();
+        let log = open(&disk.after_power_cut());
+        assert_eq!(values(&log, "orders", 0), [b"1"], "seed {seed}");
+    }
+}
