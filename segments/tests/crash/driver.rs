@@ -734,7 +734,8 @@ impl Driver {
         if self.rng.chance(1, 8) {
             self.clock.set_wall(TimestampMs(self.clock.now().get() - 3_000));
         }
-        // What becomes readable by the round of the new log starts may be below them at once.
+        // What becomes readable by the rounds of the new log starts could be below them at once.
+        self.run_rounds();
         self.observe();
         if self.disk.is_off() {
             return;
