@@ -151,7 +151,9 @@ impl Engine {
         let dir = self.layout.topic_dir(name);
         let context = |error| Error::io(format!("changing {}", dir.display()), error);
         write_description(&*self.disk, &dir, name, topic.id(), &spec).map_err(context)?;
-        self.disk.sync_dir(&dir).map_err(context)?;
+        // If it fails, the syncer must know: names of new partitions may have waited for it as well.
+        self.sync_dir_once(&dir, &mut self.snapshots.lock().failed_dirs)
+            .map_err(context)?;
         let mut partitions = topic.partitions().to_vec();
         partitions
             .extend((count..spec.partitions).map(|index| self.new_partition(name, topic.id(), index, &spec)));

@@ -515,7 +515,10 @@ impl Engine {
             // A segment that was made for this round is not one: the next attempt may begin another elsewhere.
             for segment in &plan.new_segments {
                 if let Err(error) = self.disk.remove_file(&segment.log_path()) {
-                    tracing::warn!(partition = plan.partition.name(), %error, "an unused segment file stays until a restart");
+                    tracing::error!(partition = plan.partition.name(), %error, "an unused segment file stays: the partition takes no more appends until a restart");
+                    // It would lie between the segments of later appends, with offsets that they give to others. The
+                    // next start finds it behind the last one, and removes it.
+                    plan.partition.writer.lock().failed = Some(error.to_string());
                 }
             }
         }

@@ -92,12 +92,12 @@ struct Recovery<'a> {
     touched_dirs: BTreeSet<PathBuf>,
     damage: Vec<String>,
     is_whole: bool,
+    /// Files that are held open at most, before they are synced and closed.
+    max_touched: usize,
 }
 
-/// Files that recovery holds open at most, before it syncs and closes them.
-const MAX_TOUCHED: usize = 256;
-/// Journalled bytes that recovery holds before it writes them. Rounds go from partition to partition; gathered, they cost a
-/// thousand partitions a thousand syncs for each so many bytes, and not one for every few hundred batches.
+/// Journalled bytes that recovery holds before it writes them. Rounds go over all partitions in turn; gathered, they cost
+/// a write and at most a sync of each file for every so many bytes, however few files may be open.
 const MAX_PENDING_BYTES: usize = 32 << 20;
 
 pub(crate) fn open(
@@ -174,6 +174,7 @@ pub(crate) fn open(
         touched_dirs: BTreeSet::new(),
         damage,
         is_whole,
+        max_touched: max_open_files,
     };
     let deleting = checkpoint
         .as_ref()
@@ -454,7 +455,7 @@ impl Recovery<'_> {
             let file = if let Some(file) = self.touched.get(&path) {
                 Arc::clone(file)
             } else {
-                if self.touched.len() >= MAX_TOUCHED {
+                if self.touched.len() >= self.max_touched {
                     self.sync_touched()?;
                 }
                 let dir = path.parent().unwrap_or(&self.layout.root);
@@ -734,7 +735,7 @@ impl Recovery<'_> {
     fn cut(&mut self, dir: &Path, base: Offset, end: FilePos) -> Result<()> {
         let path = dir.join(format!("{base:020}.log"));
         let context = |error| Error::io(format!("cutting {}", path.display()), error);
-        if self.touched.len() >= MAX_TOUCHED {
+        if self.touched.len() >= self.max_touched {
             self.sync_touched()?;
         }
         let file = match self.touched.get(&path) {

@@ -149,7 +149,7 @@ impl Engine {
 
     /// Syncs a directory, unless that has failed before: another partition's success would prove nothing for this one's
     /// name.
-    fn sync_dir_once(&self, dir: &Path, failed_dirs: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    pub(crate) fn sync_dir_once(&self, dir: &Path, failed_dirs: &mut BTreeSet<PathBuf>) -> io::Result<()> {
         if failed_dirs.contains(dir) {
             return Err(io::Error::other(format!(
                 "an earlier sync of {} failed",

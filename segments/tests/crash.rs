@@ -53,7 +53,7 @@ fn promises_hold_through_crashes_and_faults_of_any_seed() {
         return;
     }
     let first = number("QUIPU_FIRST_SEED").unwrap_or(0);
-    let seeds = number("QUIPU_SEEDS").unwrap_or(400);
+    let seeds = number("QUIPU_SEEDS").unwrap_or(250);
     let mut failures = number("QUIPU_FAILURES").unwrap_or(1);
     let mut failed = Vec::new();
     let mut sum = Tally::default();
@@ -83,7 +83,7 @@ fn promises_hold_through_crashes_and_faults_of_any_seed() {
     }
     eprintln!("{seeds} seeds: {sum:?}");
     assert!(failed.is_empty(), "these seeds fail: {failed:?}");
-    if seeds >= 400 {
+    if seeds >= 250 {
         assert!(
             sum.power_cuts > seeds
                 && sum.kills > seeds / 4
@@ -100,7 +100,7 @@ fn promises_hold_through_crashes_and_faults_of_any_seed() {
 
 #[test]
 fn promises_hold_through_a_stop_at_every_call_of_a_run() {
-    let rounds = number("QUIPU_SEEDS").map_or(1, |seeds| seeds.div_ceil(400));
+    let rounds = number("QUIPU_SEEDS").map_or(1, |seeds| seeds.div_ceil(250));
     for seed in 0..rounds {
         let calls = run(Plan {
             seed,

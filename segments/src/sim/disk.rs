@@ -49,7 +49,7 @@ impl State {
     pub(super) fn begin(&mut self, kind: IoKind, path: &Path, detail: (u64, u64)) -> io::Result<Verdict> {
         let path = path.to_string_lossy();
         let verdict = self.faults.begin(kind, &path)?;
-        let numbers = [kind as u64, detail.0, detail.1].map(u64::to_le_bytes);
+        let numbers = [kind as u64, detail.0].map(u64::to_le_bytes);
         for byte in numbers.as_flattened().iter().chain(path.as_bytes()) {
             self.trace_hash = (self.trace_hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
@@ -296,7 +296,7 @@ impl SimDisk {
             .unwrap_or_default()
     }
 
-    /// A number that two runs share only if they made the same calls in the same order.
+    /// A number that two runs share only if they made the same calls in the same order, lengths and contents aside.
     #[must_use]
     pub fn trace_hash(&self) -> u64 {
         self.0.lock().trace_hash

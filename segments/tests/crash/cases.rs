@@ -14,7 +14,7 @@ use super::check;
 use super::hook::HookedDisk;
 
 const DIR: &str = "/quipu/data";
-const SEEDS: u64 = 64;
+const SEEDS: u64 = 16;
 
 fn options() -> Options {
     Options {
@@ -404,5 +404,38 @@ fn a_round_that_recovery_has_only_seen_in_the_cache_is_whole_or_gone_after_a_pow
             values(&log, "orders", 0).len() == 1,
             "stop {stop}"
         );
+    }
+}
+
+#[test]
+fn a_segment_of_a_refused_round_that_cannot_be_removed_hides_nothing() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(2, 4 << 10)).unwrap();
+    append(&log, "orders", &[0], &[1; 2_000]).unwrap();
+    // The round makes a second segment of the first partition, and fails in the other one.
+    disk.fail(Fault::once(IoKind::Create, 1));
+    disk.fail(Fault::once(IoKind::Remove, 0));
+    append(&log, "orders", &[0, 1], &[2; 3_000]).unwrap_err();
+    let _refused = append(&log, "orders", &[0], &[3; 1_000]);
+    let _refused = append(&log, "orders", &[0], &[4; 3_000]);
+    log.sync_segments().unwrap();
+    let before = values(&log, "orders", 0);
+    let log = open(&disk.after_kill());
+    assert_eq!(values(&log, "orders", 0), before);
+}
+
+#[test]
+fn a_directory_sync_that_failed_for_a_change_of_the_topic_counts_for_no_partition() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+        append(&log, "orders", &[0], b"1").unwrap();
+        disk.fail(Fault::once(IoKind::SyncDir, 0));
+        assert!(log.alter_topic("orders", spec(1, 2 << 20)).is_err());
+        log.sync_segments().unwrap();
+        let log = open(&disk.after_power_cut());
+        assert_eq!(values(&log, "orders", 0), [b"1"], "seed {seed}");
     }
 }
