@@ -83,16 +83,22 @@ struct Recovery<'a> {
     layout: &'a Layout,
     now: TimestampMs,
     known: HashMap<PartitionId, Known>,
+    /// What the journal adds to each file, in its order, until [`Recovery::flush`] writes it.
+    pending: BTreeMap<PathBuf, Vec<(FilePos, Vec<u8>)>>,
+    pending_bytes: usize,
     /// Files that were written: to be synced before anything is served.
     touched: BTreeMap<PathBuf, Arc<dyn DiskFile>>,
     /// Directories with new or removed names.
     touched_dirs: BTreeSet<PathBuf>,
     damage: Vec<String>,
     is_whole: bool,
-    /// Files that are held open at most, before they are synced and closed. Journalled rounds go over all partitions in
-    /// turn: with fewer than there are partitions, every round would sync and open again.
+    /// Files that are held open at most, before they are synced and closed.
     max_touched: usize,
 }
+
+/// Journalled bytes that recovery holds before it writes them. Rounds go from partition to partition; gathered, they cost a
+/// thousand partitions a thousand syncs for each so many bytes, and not one for every few hundred batches.
+const MAX_PENDING_BYTES: usize = 32 << 20;
 
 pub(crate) fn open(
     disk: Arc<dyn Disk>,
@@ -162,6 +168,8 @@ pub(crate) fn open(
         layout: &layout,
         now: clock.now(),
         known: known_from(checkpoint.as_ref()),
+        pending: BTreeMap::new(),
+        pending_bytes: 0,
         touched: BTreeMap::new(),
         touched_dirs: BTreeSet::new(),
         damage,
@@ -373,10 +381,12 @@ impl Recovery<'_> {
             }
             Ok(())
         })?;
+        // What becomes of the tails is decided by the files.
+        self.flush()?;
         Ok(deleted)
     }
 
-    /// Writes journalled batches at their position, again or for the first time.
+    /// Has journalled batches written at their position, again or for the first time.
     fn append(
         &mut self,
         body: &TopicBody,
@@ -425,32 +435,58 @@ impl Recovery<'_> {
             .topic_dir(&body.name)
             .join(partition.index.to_string());
         let path = dir.join(format!("{segment_base:020}.log"));
-        let context = |error| Error::io(format!("writing {}", path.display()), error);
-        let file = if let Some(file) = self.touched.get(&path) {
-            Arc::clone(file)
-        } else {
-            if self.touched.len() >= self.max_touched {
-                self.sync()?;
-            }
-            let file = match self.disk.open(&path, OpenMode::ReadWrite) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.disk.create_dir_all(&dir).map_err(context)?;
-                    self.disk.open(&path, OpenMode::Create).map_err(context)?
-                }
-                Err(error) => return Err(context(error)),
-            };
-            // Also where it is there already: the process that made it may have ended before it synced the name.
-            self.touched_dirs.insert(dir);
-            self.touched.insert(path.clone(), Arc::clone(&file));
-            file
-        };
-        file.write_all_at(&[IoSlice::new(bytes)], position.get())
-            .map_err(context)
+        let runs = self.pending.entry(path).or_default();
+        match runs.last_mut() {
+            Some((start, run)) if start.plus(run.len() as u64) == position => run.extend_from_slice(bytes),
+            _ => runs.push((position, bytes.to_vec())),
+        }
+        self.pending_bytes += bytes.len();
+        if self.pending_bytes >= MAX_PENDING_BYTES {
+            self.flush()?;
+        }
+        Ok(())
     }
 
-    /// Makes durable what was written so far.
+    /// Writes what the journal adds, file by file.
+    fn flush(&mut self) -> Result<()> {
+        self.pending_bytes = 0;
+        for (path, runs) in std::mem::take(&mut self.pending) {
+            let context = |error| Error::io(format!("writing {}", path.display()), error);
+            let file = if let Some(file) = self.touched.get(&path) {
+                Arc::clone(file)
+            } else {
+                if self.touched.len() >= self.max_touched {
+                    self.sync_touched()?;
+                }
+                let dir = path.parent().unwrap_or(&self.layout.root);
+                let file = match self.disk.open(&path, OpenMode::ReadWrite) {
+                    Ok(file) => file,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        self.disk.create_dir_all(dir).map_err(context)?;
+                        self.disk.open(&path, OpenMode::Create).map_err(context)?
+                    }
+                    Err(error) => return Err(context(error)),
+                };
+                // Also where it is there already: the process that made it may have ended before it synced the name.
+                self.touched_dirs.insert(dir.to_path_buf());
+                self.touched.insert(path.clone(), Arc::clone(&file));
+                file
+            };
+            for (position, run) in runs {
+                file.write_all_at(&[IoSlice::new(&run)], position.get())
+                    .map_err(context)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is left, and makes all that was written durable.
     fn sync(&mut self) -> Result<()> {
+        self.flush()?;
+        self.sync_touched()
+    }
+
+    fn sync_touched(&mut self) -> Result<()> {
         for file in self.touched.values() {
             file.start_writeback();
         }
@@ -699,6 +735,9 @@ impl Recovery<'_> {
     fn cut(&mut self, dir: &Path, base: Offset, end: FilePos) -> Result<()> {
         let path = dir.join(format!("{base:020}.log"));
         let context = |error| Error::io(format!("cutting {}", path.display()), error);
+        if self.touched.len() >= self.max_touched {
+            self.sync_touched()?;
+        }
         let file = match self.touched.get(&path) {
             Some(file) => Arc::clone(file),
             None => self.disk.open(&path, OpenMode::ReadWrite).map_err(context)?,
