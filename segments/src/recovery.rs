@@ -96,8 +96,8 @@ struct Recovery<'a> {
     max_touched: usize,
 }
 
-/// Journalled bytes that recovery holds before it writes them. Rounds go over all partitions in turn; gathered, they cost
-/// a write and at most a sync of each file for every so many bytes, however few files may be open.
+/// Journalled bytes that recovery holds before it writes them. Rounds go from partition to partition; gathered, they cost a
+/// thousand partitions a thousand syncs for each so many bytes, and not one for every few hundred batches.
 const MAX_PENDING_BYTES: usize = 32 << 20;
 
 pub(crate) fn open(
