@@ -6,7 +6,7 @@
 //!
 //! An index is derived from the log and costs nothing to lose but a scan. In memory it covers any part `start..end` of a
 //! log file (a segment appended to after a restart has one for what came since, and another for what was there);
-//! [`format`] has the files, which always begin at 0.
+//! [`mod@format`] has the files, which always begin at 0.
 //!
 //! Invariants: entries rise strictly in offset and position; `earlier` never falls; the stretch of an entry ends where
 //! the next begins, that of the last at `end`.

@@ -1,7 +1,7 @@
 //! Produce: `POST /v1/topics/{topic}/records` and `POST /v1/topics/{topic}/partitions/{partition}/records`.
 //!
 //! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`] (one value),
-//! [`record_batch`] (batches as they are stored). Each makes [`AppendRequest`]s of it through one [`Placer`]; here is what they share:
+//! [`record_batch`] (batches as they are stored). Each makes [`AppendRequest`]s of it through one [`Placer`](crate::records::Placer); here is what they share:
 //! what the query and the headers say, and how answers and refusals look.
 //!
 //! Invariants: a parameter, a header or a media type of the contract that this version does not do is refused and never
