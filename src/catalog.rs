@@ -4,7 +4,7 @@
 //! the service only and is kept with the topic as *properties*. A property named like a configuration key is there only
 //! where somebody set it: what is not there has its default, also when a later version changes that default.
 //!
-//! [`KEYS`] is the one table of the keys. Changes of topics go one at a time ([`CHANGES`]), because each reads what there
+//! [`KEYS`] is the one table of the keys. Changes of topics go one at a time, because each reads what there
 //! is, decides, and then writes; the engine makes each of them durable, so a crash leaves the topic as it was or as it
 //! was to be.
 

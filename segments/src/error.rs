@@ -82,7 +82,7 @@ pub enum Error {
         damaged_until: Offset,
     },
     /// Too much waits for the disk already: nothing was stored; try again later.
-    #[error("{queued_bytes} bytes wait for the disk already; try again")]
+    #[error("the log cannot take this now ({queued_bytes} bytes wait for the disk); try again")]
     Overloaded {
         /// The bytes that wait.
         queued_bytes: u64,

@@ -12,7 +12,7 @@
 //! - `key`: a string; `key_base64` where the bytes are not UTF-8; `null` where there is none.
 //! - `value`: the stored bytes where they are JSON; `value_base64` where they are not, or are a JSON `null` (which would
 //!   read as a tombstone), or nest deeper than [`crate::records::MAX_DEPTH`]; `null` for a tombstone.
-//! - `headers`: always an object; see [`headers`].
+//! - `headers`: always an object.
 //!
 //! Producing what was rendered stores the same record again. What is not kept: white space around a value that was
 //! sent as raw bytes, how headers of different names are interleaved, and header names that are not UTF-8, which no
