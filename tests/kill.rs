@@ -18,6 +18,7 @@ mod support;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
@@ -95,7 +96,7 @@ fn acknowledged_requests_survive_ten_kills_under_load_and_those_in_flight_are_wh
         );
     }
 
-    // What was found after each kill is found again, from the first record on.
+    // What was found after each kill is found again, from the first record on, and offline too.
     let mut again = vec![Vec::new(); PARTITIONS as usize];
     read_new(&server, &mut again);
     for (partition, (then, now)) in history.iter().zip(&again).enumerate() {
@@ -105,6 +106,17 @@ fn acknowledged_requests_survive_ten_kills_under_load_and_those_in_flight_are_wh
         );
     }
     server.stop();
+    let verify = Command::new(env!("CARGO_BIN_EXE_quipu"))
+        .arg("verify")
+        .arg(&data)
+        .output()
+        .expect("it starts");
+    assert!(
+        verify.status.success(),
+        "quipu verify: {}{}",
+        String::from_utf8_lossy(&verify.stdout),
+        String::from_utf8_lossy(&verify.stderr)
+    );
 }
 
 /// Lets producers of all shapes loose and kills the server at a moment of the generator's choice.
