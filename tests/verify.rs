@@ -1,0 +1,115 @@
+//! `quipu verify` as an operator runs it: what it prints, and how it ends.
+
+#![allow(clippy::disallowed_methods, reason = "the test damages files on purpose")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use quipu_segments::batch::BatchBuilder;
+use quipu_segments::{AppendRequest, Log, Options, Part, Records, TimestampMs, TopicSettings, TopicSpec};
+
+/// A closed data directory with 50 records, and its one log file.
+fn directory() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        journal_file_bytes: 4 << 20,
+        max_request_bytes: 1 << 20,
+        ..Options::default()
+    };
+    let log = Log::open(dir.path(), options).unwrap();
+    let spec = TopicSpec {
+        partitions: 1,
+        settings: TopicSettings::default(),
+        properties: BTreeMap::new(),
+    };
+    let partition = log.create_topic("orders", spec).unwrap().partition(0).unwrap();
+    for number in 0..50 {
+        let mut builder = BatchBuilder::new();
+        builder.push(TimestampMs(number), None, Some(b"a value of some length"), &[]);
+        let records = Records::Loose(builder);
+        let part = Part {
+            partition: partition.clone(),
+            records,
+            expected_offset: None,
+            json_lines: false,
+        };
+        log.append(AppendRequest {
+            parts: vec![part],
+            ..Default::default()
+        })
+        .unwrap()
+        .wait()
+        .unwrap();
+    }
+    log.close().unwrap();
+    let file = dir.path().join("topics/orders/0/00000000000000000000.log");
+    (dir, file)
+}
+
+fn verify(dir: &Path, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_quipu"))
+        .arg("verify")
+        .arg(dir)
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn a_healthy_directory_ends_with_0_and_says_what_was_checked() {
+    let (dir, _) = directory();
+    let output = verify(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output.stdout).contains("50 records"), "{output:?}");
+}
+
+#[test]
+fn a_damaged_directory_ends_with_1_and_names_file_position_offsets_and_what_to_do() {
+    let (dir, file) = directory();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let output = verify(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let printed = text(&output.stdout);
+    let line = printed
+        .lines()
+        .find(|line| line.starts_with("damage: "))
+        .expect("a line for the damage");
+    for word in [&*file.display().to_string(), "at byte", "offsets", "what to do"] {
+        assert!(line.contains(word), "{word} is not in {line}");
+    }
+    assert_eq!(text(&output.stderr).lines().count(), 1, "{output:?}");
+
+    let output = verify(dir.path(), &["--output", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["damaged"], true);
+    assert_eq!(report["records"], 49);
+    let from = report["findings"][0]["from_offset"].as_u64().unwrap();
+    assert_eq!(report["findings"][0]["until_offset"], from + 1);
+    assert_eq!(std::fs::read(&file).unwrap(), bytes, "nothing was changed");
+}
+
+#[test]
+fn what_is_no_data_directory_is_said_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = verify(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr).lines().count(), 1, "{output:?}");
+    assert!(
+        text(&output.stderr).contains("not a quipu data directory"),
+        "{output:?}"
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_quipu"))
+        .arg("verify")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
