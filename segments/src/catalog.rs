@@ -13,9 +13,6 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::disk::{Disk, OpenMode};
 use crate::engine::Engine;
@@ -23,6 +20,8 @@ use crate::error::{Error, Result};
 use crate::layout::TOPIC_FILE;
 use crate::partition::{Beginning, Partition};
 use crate::state::StateChange;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::ticket::block_on;
 use crate::topic::{Topic, TopicBody, TopicSpec, seal_json};
 use crate::types::{Offset, PartitionId, TopicId};

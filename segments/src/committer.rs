@@ -17,7 +17,6 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::batch::{BatchBuilder, SealedBatch};
 use crate::disk::OpenMode;
@@ -29,6 +28,7 @@ use crate::partition::{Active, Partition, Unsynced, WriteFile, Writer};
 use crate::request::{AppendRequest, Operation, Part, Queued, Records};
 use crate::segment::{BatchNote, Segment};
 use crate::state::StateChange;
+use crate::sync::atomic::Ordering;
 use crate::ticket::{Answer, Appended};
 use crate::topic::Topic;
 use crate::types::{Ack, FilePos, Offset, TimestampMs, TopicId};

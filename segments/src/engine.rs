@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU64 as Count;
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::catalog::Catalog;
 use crate::clock::Clock;
@@ -21,6 +19,8 @@ use crate::request::Committer;
 use crate::segment::{Segment, SegmentPool};
 use crate::slots::Slots;
 use crate::state::State;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex, RwLock};
 
 /// An open log.
 pub(crate) struct Engine {
@@ -187,17 +187,17 @@ impl Engine {
     }
 }
 
-/// Counts since the log was opened.
+/// Counts since the log was opened. Nothing hangs on their order, so they are not among what [`crate::sync`] can schedule.
 #[derive(Default)]
 pub(crate) struct Stats {
-    requests: AtomicU64,
-    records: AtomicU64,
-    bytes: AtomicU64,
-    rounds: AtomicU64,
-    journal_syncs: AtomicU64,
-    journal_sync_nanos: AtomicU64,
-    segment_syncs: AtomicU64,
-    checkpoints: AtomicU64,
+    requests: Count,
+    records: Count,
+    bytes: Count,
+    rounds: Count,
+    journal_syncs: Count,
+    journal_sync_nanos: Count,
+    segment_syncs: Count,
+    checkpoints: Count,
 }
 
 /// Counts since the log was opened, and levels of now.
@@ -252,7 +252,7 @@ impl Stats {
     }
 
     pub(crate) fn read(&self) -> Counters {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let get = |counter: &Count| counter.load(Ordering::Relaxed);
         Counters {
             appended_requests: get(&self.requests),
             appended_records: get(&self.records),

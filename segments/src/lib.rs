@@ -59,7 +59,7 @@
 //! | `syncer`, `checkpoint`, `state`, `slots` | making segments durable in the background, and the snapshots |
 //! | `recovery`, `retention`, `verify` | opening after a crash; deleting what is old; checking offline |
 //! | [`batch`] | the record batch format, without any I/O |
-//! | `disk`, `clock` | the seams to the operating system |
+//! | `disk`, `clock`, `sync` | the seams to the operating system |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![cfg_attr(
@@ -96,6 +96,7 @@ mod segment;
 pub mod sim;
 mod slots;
 mod state;
+mod sync;
 mod syncer;
 mod ticket;
 mod topic;

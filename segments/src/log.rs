@@ -3,10 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::replace_file;
@@ -20,6 +17,9 @@ use crate::recovery;
 use crate::request::AppendRequest;
 use crate::slots::read_if_exists;
 use crate::state::{StateChange, StateEntry};
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering;
+use crate::sync::thread::{self, JoinHandle};
 use crate::ticket::Ticket;
 use crate::topic::{SealError, Topic, TopicSpec, seal_json, unseal_json};
 use crate::types::{TimestampMs, TopicId};
@@ -341,7 +341,7 @@ impl Engine {
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new()
+    thread::Builder::new()
         .name(name.into())
         .spawn(run)
         .map_err(|error| Error::io(format!("starting the thread {name}"), error))

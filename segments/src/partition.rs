@@ -10,10 +10,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::checkpoint::Entry;
 use crate::disk::DiskFile;
@@ -21,6 +18,8 @@ use crate::error::{Error, Result};
 use crate::read::{self, Fetched, Located, ReadRequest, View};
 use crate::request::Committer;
 use crate::segment::{Access, Segment, SegmentPool};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::ticket::{Waiters, block_on};
 use crate::topic::TopicSettings;
 use crate::types::{FilePos, Offset, PartitionId, Positions, TimestampMs};

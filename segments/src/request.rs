@@ -2,14 +2,13 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::batch::{BatchBuilder, SealedBatch};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::journal::format::ITEM_OVERHEAD_BYTES;
 use crate::partition::Partition;
 use crate::state::StateChange;
+use crate::sync::{Condvar, Mutex};
 use crate::ticket::{Answer, Ticket, ticket};
 use crate::topic::Topic;
 use crate::types::{Ack, Offset};

@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::partition::Partition;
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::TopicId;
 
 /// What the engine needs to know of a topic's configuration.

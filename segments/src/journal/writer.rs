@@ -12,12 +12,11 @@ use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::format::{BLOCK_BYTES, FileHeader, RoundBuilder};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::sync::{Condvar, Mutex};
 
 /// Where the next round is written. Only the committer takes its lock for long.
 struct Current {

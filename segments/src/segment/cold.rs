@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
-
 use super::inner::{Inner, OpenMap};
 use super::walk::{Course, Damage, Step, Walker};
 use super::warm::Found;
@@ -14,6 +12,7 @@ use super::{Run, Span};
 use crate::batch::{BatchHeader, Records};
 use crate::error::{Error, Result};
 use crate::index::{Index, Mark};
+use crate::sync::MutexGuard;
 use crate::types::{Offset, TimestampMs};
 
 /// How much is verified beyond what a read asked for, so that readers of little pieces are mostly warm.

@@ -11,15 +11,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use super::intervals::Intervals;
 use super::pool::{Permit, SegmentPool};
 use super::{BatchNote, Span};
 use crate::disk::Mapping;
 use crate::index::{Index, Mark};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::types::{FilePos, Offset, TimestampMs};
 
 /// A segment, as shared with the pool.

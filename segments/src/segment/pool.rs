@@ -7,13 +7,12 @@
 //! Slices that readers hold keep their maps alive beyond the bound; that is bounded by the readers.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-
-use parking_lot::Mutex;
 
 use super::inner::Inner;
 use crate::disk::Disk;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// What all segments of a log share: the disk and the bounded pool of open maps and loaded indexes (least recently used
 /// closed).

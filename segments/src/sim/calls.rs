@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use super::disk::{SimDisk, State, to_index};
 use super::faults::{Faults, IoKind, Verdict};
 use super::tree::{Found, Ino};
 use crate::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
+use crate::sync::Mutex;
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {

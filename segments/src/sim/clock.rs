@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::clock::{Clock, Monotonic};
+use crate::sync::Mutex;
 use crate::types::TimestampMs;
 
 /// A settable [`Clock`]; clones show the same time.

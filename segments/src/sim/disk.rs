@@ -5,12 +5,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::faults::{Fault, Faults, IoKind, Verdict};
 use super::file::PAGE;
 use super::rng::Rng;
 use super::tree::{Found, Ino, Tree};
+use crate::sync::Mutex;
 
 /// A simulated disk in one run of its machine; clones are handles to the same.
 ///
