@@ -1,5 +1,6 @@
 //! The calls of [`Disk`], [`DiskFile`] and [`Mapping`] on a simulated disk.
 
+use std::borrow::Cow;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -195,7 +196,16 @@ impl DiskFile for SimFile {
 
     fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         self.check_writable()?;
-        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        let bytes: Cow<'_, [u8]> = match buffers {
+            [buffer] => Cow::Borrowed(buffer),
+            _ => Cow::Owned(
+                buffers
+                    .iter()
+                    .map(|buffer| &**buffer)
+                    .collect::<Vec<_>>()
+                    .concat(),
+            ),
+        };
         self.state.lock().write(self.ino, &bytes, position, &self.path)
     }
 
@@ -254,6 +264,15 @@ struct SimMapping {
     len: u64,
 }
 
+/// What a file held when it was looked at: later writes go to a copy, as they must not be seen by whoever verified this.
+struct Contents(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Contents {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl Mapping for SimMapping {
     fn len(&self) -> u64 {
         self.len
@@ -282,8 +301,12 @@ impl Mapping for SimMapping {
             self.path.display(),
             contents.len(),
         );
-        let mut bytes = contents[to_index(start)?..to_index(end)?].to_vec();
-        state.flip(&self.path, &mut bytes);
-        Ok(Bytes::from(bytes))
+        let range = to_index(start)?..to_index(end)?;
+        if state.flips_bits() {
+            let mut bytes = contents[range].to_vec();
+            state.flip(&self.path, &mut bytes);
+            return Ok(Bytes::from(bytes));
+        }
+        Ok(Bytes::from_owner(Contents(Arc::clone(contents))).slice(range))
     }
 }

@@ -129,6 +129,10 @@ impl State {
         }
     }
 
+    pub(super) fn flips_bits(&self) -> bool {
+        !self.flips.is_empty()
+    }
+
     pub(super) fn flip(&mut self, path: &Path, bytes: &mut [u8]) {
         let path = path.to_string_lossy();
         for (part, one_in) in &self.flips {

@@ -5,8 +5,10 @@
 //! power cut leaves. A failed sync makes pages clean without writing them: the system goes on to show bytes that the
 //! medium lacks, and a later sync that succeeds does not bring them there.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::pages::Pages;
 use super::rng::{Mood, Rng};
 
 /// The unit in which the system writes back and in which space is counted.
@@ -14,35 +16,37 @@ pub(super) const PAGE: usize = 4096;
 /// The unit that the medium writes whole, nearly always.
 const SECTOR: usize = 512;
 
+/// The durable contents are kept as what differs from the current ones, so that most files, which do not differ, cost a
+/// power cut nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileData {
-    current: Vec<u8>,
-    durable: Vec<u8>,
+    /// Shared with what was read of it and with the disks of later runs, until one of them changes it.
+    current: Arc<Vec<u8>>,
+    /// What the medium holds of the pages in which it may differ from `current`; zeros follow what is there.
+    held: BTreeMap<usize, Box<[u8]>>,
+    durable_len: usize,
     /// The shortest that the file has been since its last sync.
     shortest: usize,
     /// Pages written since they were last written back.
-    dirty: BTreeSet<usize>,
+    dirty: Pages,
     /// Pages whose writeback failed: clean, but current and durable differ.
-    dropped: BTreeSet<usize>,
+    dropped: Pages,
     /// Pages that take space.
-    allocated: BTreeSet<usize>,
+    allocated: Pages,
     /// Names that lead here now.
     pub(super) links: u32,
 }
 
-fn copy_page(from: &[u8], to: &mut Vec<u8>, page: usize) {
-    copy_range(from, to, page * PAGE, (page + 1) * PAGE);
-}
-
-fn copy_range(from: &[u8], to: &mut Vec<u8>, start: usize, end: usize) {
-    let end = end.min(from.len());
-    if start >= end {
-        return;
+/// Puts a part of a page (`from..to` within it) of `source`, which is zeros beyond its end, into `contents`, as far as that goes.
+fn put(contents: &mut [u8], page: usize, source: &[u8], from: usize, to: usize) {
+    let start = (page * PAGE + from).min(contents.len());
+    let end = (page * PAGE + to).min(contents.len());
+    let there = source.len().clamp(from, to) - from;
+    let split = (start + there).min(end);
+    if there > 0 {
+        contents[start..split].copy_from_slice(&source[from..from + (split - start)]);
     }
-    if to.len() < end {
-        to.resize(end, 0);
-    }
-    to[start..end].copy_from_slice(&from[start..end]);
+    contents[split..end].fill(0);
 }
 
 impl FileData {
@@ -50,7 +54,7 @@ impl FileData {
         self.current.len()
     }
 
-    pub(super) fn current(&self) -> &[u8] {
+    pub(super) fn current(&self) -> &Arc<Vec<u8>> {
         &self.current
     }
 
@@ -63,15 +67,48 @@ impl FileData {
         let before = before.filter(|file| file.links > 0);
         self.allocated
             .iter()
-            .filter(|page| before.is_none_or(|file| !file.allocated.contains(page)))
+            .filter(|page| before.is_none_or(|file| !file.allocated.contains(*page)))
             .count()
     }
 
     /// How many pages a write of `start..end` would take that have no space yet.
     pub(super) fn pages_wanted(&self, start: usize, end: usize) -> usize {
         (start / PAGE..end.div_ceil(PAGE))
-            .filter(|page| !self.allocated.contains(page))
+            .filter(|page| !self.allocated.contains(*page))
             .count()
+    }
+
+    fn current_page(&self, page: usize) -> &[u8] {
+        let len = self.current.len();
+        &self.current[(page * PAGE).min(len)..((page + 1) * PAGE).min(len)]
+    }
+
+    /// Remembers what the medium has of a page that is about to change.
+    fn hold(&mut self, page: usize) {
+        if !self.held.contains_key(&page) {
+            let bytes = self.current_page(page).into();
+            self.held.insert(page, bytes);
+        }
+    }
+
+    /// A page that was written back is there as far as the file goes.
+    fn reach(&mut self, page: usize) {
+        let len = self.current.len();
+        if page * PAGE < len {
+            self.durable_len = self.durable_len.max(len.min((page + 1) * PAGE));
+        }
+    }
+
+    fn set_durable_len(&mut self, len: usize) {
+        if len < self.durable_len {
+            for (page, bytes) in self.held.range_mut(len / PAGE..) {
+                let there = len.saturating_sub(page * PAGE);
+                if there < bytes.len() {
+                    *bytes = bytes[..there].into();
+                }
+            }
+        }
+        self.durable_len = len;
     }
 
     pub(super) fn write(&mut self, bytes: &[u8], start: usize, rng: &mut Rng) {
@@ -80,35 +117,46 @@ impl FileData {
         }
         let end = start + bytes.len();
         for page in start / PAGE..end.div_ceil(PAGE) {
-            if self.dirty.contains(&page) && rng.chance(1, 4) {
-                copy_page(&self.current, &mut self.durable, page);
+            if self.dirty.contains(page) && rng.chance(1, 4) {
+                let bytes = self.current_page(page).into();
+                self.held.insert(page, bytes);
+                self.reach(page);
+            } else {
+                self.hold(page);
             }
             self.dirty.insert(page);
-            self.dropped.remove(&page);
+            self.dropped.remove(page);
             self.allocated.insert(page);
         }
-        if self.current.len() < end {
-            self.current.resize(end, 0);
+        let current = Arc::make_mut(&mut self.current);
+        if current.len() < end {
+            current.resize(end, 0);
         }
-        self.current[start..end].copy_from_slice(bytes);
+        current[start..end].copy_from_slice(bytes);
     }
 
     pub(super) fn set_len(&mut self, len: usize) {
+        if len == self.current.len() {
+            return;
+        }
         if len < self.current.len() {
             // What is cut off reads as zeros if the file grows again, whatever the medium holds there.
-            let end = self.current.len().max(self.durable.len()).div_ceil(PAGE);
-            self.dirty.extend(len / PAGE..end);
-            self.allocated.retain(|page| *page < len.div_ceil(PAGE));
+            let end = self.current.len().max(self.durable_len).div_ceil(PAGE);
+            for page in len / PAGE..end {
+                self.hold(page);
+                self.dirty.insert(page);
+            }
+            self.allocated.truncate(len.div_ceil(PAGE));
             self.shortest = self.shortest.min(len);
         }
-        self.current.resize(len, 0);
+        Arc::make_mut(&mut self.current).resize(len, 0);
     }
 
     pub(super) fn sync(&mut self) {
-        self.durable.resize(self.current.len(), 0);
-        for page in std::mem::take(&mut self.dirty) {
-            copy_page(&self.current, &mut self.durable, page);
+        for page in self.dirty.take() {
+            self.held.remove(&page);
         }
+        self.set_durable_len(self.current.len());
         self.shortest = self.current.len();
     }
 
@@ -116,12 +164,13 @@ impl FileData {
     pub(super) fn fail_sync(&mut self, rng: &mut Rng) {
         let mood = Mood::draw(rng);
         if mood.keeps(rng) {
-            self.durable.resize(self.current.len(), 0);
+            self.set_durable_len(self.current.len());
             self.shortest = self.current.len();
         }
-        for page in std::mem::take(&mut self.dirty) {
+        for page in self.dirty.take() {
             if mood.keeps(rng) {
-                copy_page(&self.current, &mut self.durable, page);
+                self.held.remove(&page);
+                self.reach(page);
             } else {
                 self.dropped.insert(page);
             }
@@ -131,50 +180,64 @@ impl FileData {
     /// What a machine finds after the power was cut.
     pub(super) fn after_power_cut(&self, rng: &mut Rng) -> Self {
         let mood = Mood::draw(rng);
-        let mut found = self.durable.clone();
-        for &page in &self.dirty {
-            let start = page * PAGE;
-            match rng.below(4) {
-                // The page is torn: each sector on its own, and rarely within a sector.
-                0 if matches!(mood, Mood::Each(_)) => {
-                    for sector in (start..start + PAGE).step_by(SECTOR) {
-                        if rng.chance(1, 32) {
-                            let end = sector + rng.index(SECTOR);
-                            copy_range(&self.current, &mut found, sector, end);
-                        } else if rng.chance(1, 2) {
-                            copy_range(&self.current, &mut found, sector, sector + SECTOR);
+        let (old, new) = (self.durable_len, self.current.len());
+        let longest = old.max(new);
+        let mut found = Arc::clone(&self.current);
+        if !self.held.is_empty() {
+            let contents = Arc::make_mut(&mut found);
+            contents.resize(longest, 0);
+            for (page, bytes) in &self.held {
+                put(contents, *page, bytes, 0, PAGE);
+            }
+            for page in self.dirty.iter() {
+                let source = self.current_page(page);
+                match rng.below(4) {
+                    // The page is torn: each sector on its own, and rarely within a sector.
+                    0 if matches!(mood, Mood::Each(_)) => {
+                        for sector in (0..PAGE).step_by(SECTOR) {
+                            if rng.chance(1, 32) {
+                                put(contents, page, source, sector, sector + rng.index(SECTOR));
+                            } else if rng.chance(1, 2) {
+                                put(contents, page, source, sector, sector + SECTOR);
+                            }
                         }
                     }
+                    _ if mood.keeps(rng) => put(contents, page, source, 0, PAGE),
+                    _ => {}
                 }
-                _ if mood.keeps(rng) => copy_page(&self.current, &mut found, page),
-                _ => {}
             }
         }
-        let (old, new) = (self.durable.len(), self.current.len());
         let shortest = self.shortest.min(old).min(new);
         let len = match (mood, rng.below(4)) {
             (Mood::KeepAll, _) | (Mood::Each(_), 0) => new,
             (Mood::LoseAll, _) | (Mood::Each(_), 1) => old,
-            (_, 2) => shortest + rng.index(old.max(new) - shortest + 1),
+            (_, 2) => shortest + rng.index(longest - shortest + 1),
             _ => {
-                let pages = (old.max(new) - shortest) / PAGE + 1;
-                (shortest.next_multiple_of(PAGE) + rng.index(pages) * PAGE).clamp(shortest, old.max(new))
+                let pages = (longest - shortest) / PAGE + 1;
+                (shortest.next_multiple_of(PAGE) + rng.index(pages) * PAGE).clamp(shortest, longest)
             }
         };
-        found.resize(len, 0);
+        if len != found.len() {
+            Arc::make_mut(&mut found).resize(len, 0);
+        }
         Self::resting(found, self.links)
     }
 
     /// What a new process finds after a kill: everything, but pages whose writeback failed may have been evicted meanwhile.
     pub(super) fn after_kill(&self, rng: &mut Rng) -> Self {
         let mut found = self.clone();
-        for &page in &self.dropped {
+        for page in self.dropped.iter() {
             if rng.chance(1, 2) {
-                let (start, end) = (page * PAGE, ((page + 1) * PAGE).min(found.current.len()));
-                for position in start..end {
-                    found.current[position] = self.durable.get(position).copied().unwrap_or(0);
+                if let Some(bytes) = found.held.remove(&page) {
+                    put(
+                        Arc::make_mut(&mut found.current).as_mut_slice(),
+                        page,
+                        &bytes,
+                        0,
+                        PAGE,
+                    );
                 }
-                found.dropped.remove(&page);
+                found.dropped.remove(page);
             }
         }
         found
@@ -182,20 +245,24 @@ impl FileData {
 
     /// Changes a byte in both states, as a medium does that rots.
     pub(super) fn damage(&mut self, position: usize, mask: u8) {
-        for bytes in [&mut self.current, &mut self.durable] {
-            if let Some(byte) = bytes.get_mut(position) {
-                *byte ^= mask;
-            }
+        if let Some(byte) = Arc::make_mut(&mut self.current).get_mut(position) {
+            *byte ^= mask;
+        }
+        if let Some(bytes) = self.held.get_mut(&(position / PAGE))
+            && let Some(byte) = bytes.get_mut(position % PAGE)
+        {
+            *byte ^= mask;
         }
     }
 
-    fn resting(contents: Vec<u8>, links: u32) -> Self {
+    fn resting(contents: Arc<Vec<u8>>, links: u32) -> Self {
         Self {
             shortest: contents.len(),
-            durable: contents.clone(),
-            allocated: (0..contents.len().div_ceil(PAGE)).collect(),
-            dirty: BTreeSet::new(),
-            dropped: BTreeSet::new(),
+            durable_len: contents.len(),
+            held: BTreeMap::new(),
+            allocated: Pages::first(contents.len().div_ceil(PAGE)),
+            dirty: Pages::default(),
+            dropped: Pages::default(),
             current: contents,
             links,
         }
@@ -204,6 +271,8 @@ impl FileData {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn outcomes(file: &FileData, look: impl Fn(&[u8]) -> u64) -> BTreeSet<u64> {

@@ -36,6 +36,7 @@ mod clock;
 mod disk;
 mod faults;
 mod file;
+mod pages;
 mod rng;
 mod tree;
 
