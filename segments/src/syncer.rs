@@ -186,7 +186,8 @@ impl Engine {
             }
         }
         let sequence = if failed {
-            self.journal.oldest_sequence()
+            // Not simply the oldest file: what is recycled after this checkpoint must not be what it names.
+            self.journal.sequence_of(round)
         } else {
             mark.sequence
         };

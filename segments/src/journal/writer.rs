@@ -215,10 +215,11 @@ impl Journal {
         *self.published.lock()
     }
 
-    /// The oldest file that holds rounds.
-    pub(crate) fn oldest_sequence(&self) -> u64 {
-        let oldest = self.pool.lock().full.front().map(|(sequence, _)| *sequence);
-        oldest.unwrap_or_else(|| self.current.lock().sequence)
+    /// The file that holds `round`, or is going to: none before it has it or a later one.
+    pub(crate) fn sequence_of(&self, round: u64) -> u64 {
+        let pool = self.pool.lock();
+        let full = pool.full.iter().find(|(_, end)| *end > round);
+        full.map_or_else(|| self.current.lock().sequence, |(sequence, _)| *sequence)
     }
 
     /// A sequence above all that were given.

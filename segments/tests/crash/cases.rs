@@ -322,6 +322,28 @@ fn appends_end_with_an_answer_when_a_failed_sync_keeps_every_journal_file() {
 }
 
 #[test]
+fn a_checkpoint_for_a_failed_partition_names_no_journal_file_that_is_recycled_after_it() {
+    // Somewhere here the failing partition's first round is the first of the second journal file.
+    for filled in 15..30 {
+        let disk = SimDisk::new(0);
+        let log = open(&disk);
+        log.create_topic("orders", spec(2, 1 << 20)).unwrap();
+        append(&log, "orders", &[0], b"1").unwrap();
+        for _ in 0..filled {
+            append(&log, "orders", &[1], &[7; 10_000]).unwrap();
+        }
+        log.sync_segments().unwrap();
+        append(&log, "orders", &[0], &[8; 10_000]).unwrap();
+        disk.fail(Fault::once(IoKind::Sync, 0).on("topics/orders/0"));
+        log.sync_segments().unwrap();
+        assert_eq!(log.health().failed_partitions.len(), 1);
+        let log = open(&disk.after_power_cut());
+        assert_eq!(log.health().damage, Vec::<String>::new(), "{filled} appends");
+        assert_eq!(values(&log, "orders", 0).len(), 2);
+    }
+}
+
+#[test]
 fn a_first_snapshot_of_the_state_that_is_torn_is_not_damage() {
     for seed in 0..SEEDS {
         let disk = SimDisk::new(seed);
