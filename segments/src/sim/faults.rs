@@ -96,6 +96,15 @@ impl Fault {
     }
 }
 
+/// A sync that says that it was done, and was not: to see that whoever relies on it notices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Every sync of a file whose path contains this.
+    Sync(String),
+    /// The first sync of a directory after a rename in or out of it.
+    SyncDirAfterRename,
+}
+
 /// What becomes of a call.
 pub(super) enum Verdict {
     Go,

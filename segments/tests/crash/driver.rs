@@ -1,6 +1,6 @@
 //! Drives a log by a seed, through everything that it can do and that can happen to it.
 
-use quipu_segments::sim::{Rng, SimClock, SimDisk};
+use quipu_segments::sim::{Lie, Rng, SimClock, SimDisk};
 use quipu_segments::{Error, Log, Options, Ticket, TimestampMs};
 
 use super::check::Restart;
@@ -26,6 +26,22 @@ pub(crate) struct Tally {
     pub(crate) trace_hash: u64,
 }
 
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.power_cuts += other.power_cuts;
+        self.kills += other.kills;
+        self.closes += other.closes;
+        self.requests += other.requests;
+        self.durable += other.durable;
+        self.unknown += other.unknown;
+        self.failed_calls += other.failed_calls;
+        self.full += other.full;
+        self.calls += other.calls;
+        // In whatever order runs end.
+        self.trace_hash ^= other.trace_hash;
+    }
+}
+
 /// How a run goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -33,6 +49,29 @@ pub(crate) struct Plan {
     /// Everything stops at this call, for the only time; `None`: anything may happen at any time.
     pub(crate) stop_at: Option<u64>,
     pub(crate) verbose: bool,
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+impl Plan {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            stop_at: None,
+            verbose: false,
+            sabotage: None,
+        }
+    }
+}
+
+/// A precaution that is taken away.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sabotage {
+    /// The sync of the journal.
+    JournalSync,
+    /// The sync of a directory that follows a rename.
+    SyncAfterRename,
+    /// The look at the checksum of the journal's last round.
+    TornRounds,
 }
 
 struct Waiting {
@@ -120,9 +159,15 @@ impl Driver {
             max_open_segments: [1, 2, 64][rng.index(3)],
             max_open_files: [Some(1), Some(3), None][rng.index(3)],
             background: false,
+            trust_torn_rounds: matches!(plan.sabotage, Some(Sabotage::TornRounds)),
             ..Options::default()
         };
         let disk = SimDisk::new(rng.next_u64());
+        match plan.sabotage {
+            Some(Sabotage::JournalSync) => disk.lie(Lie::Sync("/journal/".into())),
+            Some(Sabotage::SyncAfterRename) => disk.lie(Lie::SyncDirAfterRename),
+            Some(Sabotage::TornRounds) | None => {}
+        }
         if plan.verbose {
             disk.record_trace();
         }
