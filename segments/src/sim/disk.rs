@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::faults::{Fault, Faults, IoKind, Lie, Verdict};
+use super::faults::{Failed, Fault, Faults, IoKind, Lie, Verdict};
 use super::file::PAGE;
 use super::rng::Rng;
 use super::tree::{Found, Ino, Tree};
@@ -230,7 +230,18 @@ impl SimDisk {
     /// How many calls have failed as planned.
     #[must_use]
     pub fn failed_calls(&self) -> u64 {
-        self.0.lock().faults.failed
+        self.0.lock().faults.failed.len() as u64
+    }
+
+    /// The calls that have failed as planned, in order.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Failed> {
+        self.0.lock().faults.failed.clone()
+    }
+
+    /// Has planned failures wait (`true`) or come again.
+    pub fn pause_faults(&self, paused: bool) {
+        self.0.lock().faults.paused = paused;
     }
 
     /// Limits the space that files take, in whole 4 KiB pages; `None`: no limit.

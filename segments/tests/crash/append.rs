@@ -125,18 +125,17 @@ impl Driver {
             bases: None,
         });
         self.tally.requests += 1;
+        let since = self.failures_so_far();
         match self.log().append(request) {
             Ok(ticket) => self.waiting.push(Waiting {
                 id,
                 ticket,
+                since,
                 expected: if state_only { Some(true) } else { expected },
             }),
             Err(error) => {
                 say!(self, "append {id} is refused: {error}");
-                assert!(
-                    self.is_troubled() || matches!(error, Error::Overloaded { .. }),
-                    "append {id}: {error}"
-                );
+                assert!(self.explains(&error, since), "append {id}: {error}");
                 assert!(is_refusal(&error), "append {id}: {error}");
                 self.model.refuse(id);
             }
@@ -186,6 +185,7 @@ impl Driver {
 
     pub(super) fn run_rounds(&mut self) {
         let log = self.log();
+        let since = self.failures_so_far();
         let mut whole = false;
         for _ in 0..1_000 {
             match log.run_round() {
@@ -196,7 +196,7 @@ impl Driver {
                 }
                 Err(error) => {
                     say!(self, "the round fails: {error}");
-                    assert!(self.is_troubled(), "round: {error}");
+                    assert!(self.explains(&error, since), "round: {error}");
                     break;
                 }
             }
@@ -228,13 +228,14 @@ impl Driver {
                     say!(self, "request {id}: {error}");
                     let mismatch = matches!(error, Error::OffsetMismatch { .. });
                     assert!(
-                        self.is_troubled() || mismatch && waiting.expected != Some(true),
+                        self.explains(&error, waiting.since) || mismatch && waiting.expected != Some(true),
                         "request {id} failed though nothing is wrong: {error}"
                     );
-                    let only_full = self.disk.failed_calls() == 0 && !self.disk.is_off();
+                    let only_full =
+                        matches!(error, Error::StorageFull) && self.failures_so_far() == waiting.since;
                     let request = &self.model.requests[&id];
                     assert!(
-                        !only_full || !request.parts.is_empty(),
+                        !only_full || self.disk.is_off() || !request.parts.is_empty(),
                         "request {id} changes only state, which has its space: {error}"
                     );
                     if is_refusal(&error) {

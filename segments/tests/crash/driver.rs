@@ -79,6 +79,8 @@ struct Waiting {
     ticket: Ticket,
     /// Whether it must be stored, where that is known.
     expected: Option<bool>,
+    /// How many calls had failed when it was queued.
+    since: usize,
 }
 
 pub(crate) struct Driver {
@@ -112,6 +114,7 @@ macro_rules! say {
 }
 
 mod append;
+mod excuse;
 mod faults;
 mod observe;
 mod operate;
@@ -226,11 +229,6 @@ impl Driver {
         self.log.clone().expect("the log is open between steps")
     }
 
-    /// Whether a call may fail for no fault of the log's.
-    fn is_troubled(&self) -> bool {
-        self.full || self.disk.is_off() || self.disk.failed_calls() > 0
-    }
-
     fn step(&mut self) {
         let random = self.plan.stop_at.is_none();
         match self.rng.below(100) {
@@ -266,6 +264,7 @@ impl Driver {
             self.disk.set_capacity(None);
             self.full = false;
         }
+        self.check_health();
         // A log that has failed is restarted sooner or later.
         if self.log.as_ref().is_some_and(|log| {
             let health = log.health();

@@ -1,5 +1,6 @@
 //! Reading what is readable, in several ways.
 
+use quipu_segments::sim::Rng;
 use quipu_segments::{Clock, Error, Offset, TimestampMs};
 
 use super::Driver;
@@ -11,21 +12,33 @@ impl Driver {
         if self.disk.is_off() {
             return;
         }
-        let log = self.log();
-        let failed = self.disk.failed_calls();
         let mut rng = self.rng.fork();
         let max_bytes = [1, 3_000, 1 << 20][rng.index(3)];
+        let again = rng.clone();
+        if self.look(max_bytes, rng).is_err() {
+            // What could not be read for a moment is served as soon as it can be.
+            self.disk.pause_faults(true);
+            let result = self.look(max_bytes, again);
+            self.disk.pause_faults(false);
+            assert!(result.is_ok() || self.disk.is_off(), "reading again: {result:?}");
+        }
+        if !self.disk.is_off() {
+            check::check_state(&self.log(), &self.model);
+        }
+    }
+
+    /// Reads what is readable; an error must have been caused just now.
+    fn look(&mut self, max_bytes: usize, mut rng: Rng) -> Result<(), Error> {
+        let failed = self.failures_so_far();
         let from = |start, end| rng.between(start, end);
+        let log = self.log();
         let result = check::observe(&log, &mut self.model, max_bytes, from).and_then(|()| self.search());
-        if let Err(error) = result {
+        if let Err(error) = &result {
             say!(self, "reading fails: {error}");
-            let excused = self.disk.is_off() || self.disk.failed_calls() > failed;
-            assert!(excused, "reading: {error}");
-            return;
+            let is_explained = self.disk.is_off() || self.failures_so_far() > failed;
+            assert!(is_explained, "reading: {error}");
         }
-        if self.model.open_requests().is_empty() {
-            check::check_state(&log, &self.model);
-        }
+        result
     }
 
     /// Looks for offsets and times.
@@ -46,13 +59,8 @@ impl Driver {
         };
         let first = (start.get()..end.get()).find(|offset| record(*offset).timestamp >= time);
         let offset = Offset::new(self.rng.clone().between(start.get(), end.get()));
-        let failed = self.disk.failed_calls();
         let found = partition.offset_for_time(TimestampMs(time))?;
         let located = partition.locate(offset)?;
-        if self.disk.is_off() || self.disk.failed_calls() > failed {
-            // What cannot be read is passed over like damage.
-            return Ok(());
-        }
         assert_eq!(
             found.map(|(offset, time)| (offset.get(), time.get())),
             first.map(|offset| (offset, record(offset).timestamp)),

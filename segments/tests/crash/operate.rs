@@ -12,9 +12,10 @@ use crate::model::{Existence, Fate, Request, TopicModel, retains};
 impl Driver {
     pub(super) fn sync_segments(&mut self) {
         say!(self, "sync segments");
+        let since = self.failures_so_far();
         if let Err(error) = self.log().sync_segments() {
             say!(self, "sync segments fails: {error}");
-            assert!(self.is_troubled(), "sync_segments: {error}");
+            assert!(self.explains(&error, since), "sync_segments: {error}");
         }
     }
 
@@ -36,6 +37,7 @@ impl Driver {
             .iter()
             .map(|p| (p.id(), p.positions().end_offset))
             .collect();
+        let since = self.failures_so_far();
         let result = self.log().apply_retention();
         for (id, topic) in &mut self.model.topics {
             for (index, part) in &mut topic.partitions {
@@ -50,7 +52,7 @@ impl Driver {
         }
         if let Err(error) = result {
             say!(self, "retention fails: {error}");
-            assert!(self.is_troubled(), "apply_retention: {error}");
+            assert!(self.explains(&error, since), "apply_retention: {error}");
         }
         self.take_answers(false);
         self.observe();
@@ -72,6 +74,7 @@ impl Driver {
         let beyond = u64::from(self.rng.chance(1, 8));
         let before = Offset::new(self.rng.between(start.saturating_sub(2), end + beyond));
         say!(self, "trim {} before {before}, has {positions:?}", partition.id());
+        let since = self.failures_so_far();
         let result = partition.trim(before);
         let part = self.model.part_mut((partition.id().topic, partition.id().index));
         match result {
@@ -83,7 +86,7 @@ impl Driver {
             Err(error) => {
                 say!(self, "trim fails: {error}");
                 let beyond = before.get() > end && matches!(error, Error::OutOfRange { .. });
-                assert!(beyond || self.is_troubled(), "trim: {error}");
+                assert!(beyond || self.explains(&error, since), "trim: {error}");
                 if !beyond && !is_refusal(&error) {
                     let part = self.model.part_mut((partition.id().topic, partition.id().index));
                     part.start_at_most = part.start_at_most.max(before.get());
@@ -112,6 +115,7 @@ impl Driver {
         let spec = self.spec(partitions);
         say!(self, "create {name} {spec:?}");
         let known = self.model.topic_named(&name);
+        let since = self.failures_so_far();
         match self.log().create_topic(&name, spec.clone()) {
             Ok(topic) => {
                 assert!(
@@ -134,7 +138,7 @@ impl Driver {
             }
             Err(error) => {
                 say!(self, "create fails: {error}");
-                assert!(self.is_troubled(), "create_topic: {error}");
+                assert!(self.explains(&error, since), "create_topic: {error}");
                 assert!(
                     self.log()
                         .topic(&name)
@@ -175,6 +179,7 @@ impl Driver {
             bases: None,
         });
         say!(self, "delete {name} {id:?} by request {request}");
+        let since = self.failures_so_far();
         match self.log().delete_topic(&name, changes) {
             Ok(()) => {
                 assert!(
@@ -191,7 +196,7 @@ impl Driver {
             }
             Err(error) => {
                 say!(self, "delete fails: {error}");
-                assert!(self.is_troubled(), "delete_topic: {error}");
+                assert!(self.explains(&error, since), "delete_topic: {error}");
                 let topic = self.model.topics.get_mut(&id).expect("it was made");
                 if is_refusal(&error) || topic.deletion.is_some() {
                     self.model.refuse(request);
@@ -209,6 +214,7 @@ impl Driver {
         let partitions = topic.partition_count() + [0, 0, 1, 3][self.rng.index(4)];
         let spec = self.spec(partitions);
         say!(self, "alter {} {spec:?}", topic.name());
+        let since = self.failures_so_far();
         let result = self.log().alter_topic(topic.name(), spec.clone());
         let known = self.model.topics.get_mut(&topic.id()).expect("it was made");
         known.retention |= retains(&spec);
@@ -223,7 +229,7 @@ impl Driver {
             Err(error) => {
                 known.specs.push(spec);
                 say!(self, "alter fails: {error}");
-                assert!(self.is_troubled(), "alter_topic: {error}");
+                assert!(self.explains(&error, since), "alter_topic: {error}");
             }
         }
         self.take_answers(false);

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use quipu_segments::sim::IoKind;
 use quipu_segments::{AppendRequest, Log};
 
 use super::{DIR, Driver, MOST_CALLS};
@@ -42,7 +43,6 @@ impl Driver {
                             }
                         });
                     }
-                    let healthy = self.disk.failed_calls() == 0 && !self.disk.is_off();
                     if self.plan.stop_at.is_none() {
                         self.disk.clear_faults();
                         self.disk.stop_at(MOST_CALLS);
@@ -50,7 +50,7 @@ impl Driver {
                     // Where the machine has stopped there is nothing to check.
                     if !self.disk.is_off() {
                         say!(self, "opened after {:?}", self.restart);
-                        match check::after_restart(&log, &mut self.model, self.restart, healthy) {
+                        match check::after_restart(&log, &mut self.model, self.restart) {
                             Ok(()) => {
                                 self.log = Some(log);
                                 return;
@@ -88,7 +88,12 @@ impl Driver {
         say!(self, "this run of the machine or the process ends");
         self.count_calls();
         assert!(self.disk.calls() < MOST_CALLS, "the log goes round in circles");
-        let trouble = self.disk.failed_calls() > 0;
+        // Only a failed sync makes the system forget pages that it has shown.
+        let trouble = self
+            .disk
+            .failures()
+            .iter()
+            .any(|failed| failed.kind == IoKind::Sync);
         let power_cut = self.rng.chance(2, 3);
         self.disk = if power_cut {
             self.disk.after_power_cut()
@@ -97,8 +102,8 @@ impl Driver {
         };
         self.restart = match (power_cut, self.restart) {
             (true, _) | (_, Restart::PowerCut) => Restart::PowerCut,
-            (_, Restart::KillAfterFault) => Restart::KillAfterFault,
-            _ if trouble => Restart::KillAfterFault,
+            (_, Restart::KillAfterFailedSync) => Restart::KillAfterFailedSync,
+            _ if trouble => Restart::KillAfterFailedSync,
             _ => Restart::Kill,
         };
         if power_cut {
@@ -125,6 +130,7 @@ impl Driver {
     pub(super) fn close(&mut self) {
         say!(self, "close");
         let log = self.log();
+        let since = self.failures_so_far();
         let result = log.close();
         self.take_answers(result.is_ok());
         match result {
@@ -154,7 +160,7 @@ impl Driver {
             }
             Err(error) => {
                 say!(self, "close fails: {error}");
-                assert!(self.is_troubled(), "close: {error}");
+                assert!(self.explains(&error, since), "close: {error}");
                 drop(log);
                 self.crash();
             }
