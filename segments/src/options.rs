@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::journal::format::Round;
+use crate::journal::replay::Decode;
 
 /// How a log is opened.
 #[derive(Clone, Debug)]
@@ -27,6 +29,10 @@ pub struct Options {
     /// [`Log::run_round`](crate::Log::run_round), [`Log::sync_segments`](crate::Log::sync_segments) and
     /// [`Log::apply_retention`](crate::Log::apply_retention).
     pub background: bool,
+    /// Has recovery take the journal's rounds without a look at their checksums. Only to see that a test of crashes
+    /// notices: records are lost by it.
+    #[cfg(feature = "simulation")]
+    pub trust_torn_rounds: bool,
 }
 
 impl Default for Options {
@@ -41,6 +47,8 @@ impl Default for Options {
             retention_interval: Duration::from_secs(30),
             checkpoint_interval: Duration::from_secs(10),
             background: true,
+            #[cfg(feature = "simulation")]
+            trust_torn_rounds: false,
         }
     }
 }
@@ -49,6 +57,15 @@ impl Default for Options {
 const JOURNAL_SLACK_BYTES: u64 = 64 << 10;
 
 impl Options {
+    /// What recovery takes for a round of the journal.
+    pub(crate) fn round_decoder(&self) -> Decode {
+        #[cfg(feature = "simulation")]
+        if self.trust_torn_rounds {
+            return |bytes, _| Round::frame(bytes);
+        }
+        |bytes, sequence| Round::decode(bytes, sequence)
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let needed = self.max_request_bytes as u64 + JOURNAL_SLACK_BYTES;
         if self.journal_file_bytes < needed {

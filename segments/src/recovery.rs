@@ -130,7 +130,14 @@ pub(crate) fn open(
         let (sequence, round, expected) = checkpoint.as_ref().map_or((0, 0, false), |checkpoint| {
             (checkpoint.sequence, checkpoint.round, checkpoint.journal_expected)
         });
-        replay::scan(&*disk, &layout, directory_id, sequence, round, expected)?
+        replay::scan_with(
+            &*disk,
+            &layout,
+            directory_id,
+            (sequence, round),
+            expected,
+            options.round_decoder(),
+        )?
     };
     scan.make_durable(&*disk)?;
     let mut damage = scan.damage.clone();

@@ -1,10 +1,11 @@
 //! The whole engine on a simulated disk, through crashes and faults by the thousand, beside a plain model.
 //!
 //! Each seed is a run of its own: topics, appends, reads, trims and restarts by chance, with power cuts and kills at any I/O
-//! call, failing calls and full disks. After every restart all that is there is compared with what was acknowledged.
+//! call, failing calls, flipped bits and full disks. After every restart all that is there is compared with what was
+//! acknowledged.
 //!
-//! `QUIPU_SEEDS=n` runs more seeds, `QUIPU_SEED=s` runs one and says what it does, `QUIPU_FIRST_SEED=s` begins
-//! elsewhere, `QUIPU_FAILURES=n` goes on until n seeds have failed.
+//! `scripts/simulate` runs any number of seeds. It sets `QUIPU_SEEDS=n`, `QUIPU_FIRST_SEED=s` and `QUIPU_JOBS=j`;
+//! `QUIPU_FAILURES=n` goes on until n seeds have failed; `QUIPU_SEED=s` runs one and says what it does.
 
 #[path = "crash/cases.rs"]
 mod cases;
@@ -12,14 +13,20 @@ mod cases;
 mod check;
 #[path = "crash/driver.rs"]
 mod driver;
+#[path = "crash/farm.rs"]
+mod farm;
 #[path = "crash/hook.rs"]
 mod hook;
 #[path = "crash/model.rs"]
 mod model;
+#[path = "crash/sabotage.rs"]
+mod sabotage;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use driver::{Driver, Plan};
+use farm::{Failure, Harvest};
 
-use driver::{Driver, Plan, Tally};
+/// The seeds that `cargo test` runs.
+const SEEDS: u64 = 3_000;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -29,60 +36,56 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-fn run(plan: Plan) -> Tally {
-    match catch_unwind(AssertUnwindSafe(|| Driver::run(plan))) {
-        Ok(tally) => tally,
-        Err(panic) => {
-            eprintln!("failed: {plan:?}; again with QUIPU_SEED={}", plan.seed);
-            resume_unwind(panic);
-        }
+fn report(failures: &[Failure]) {
+    for Failure { seed, what } in failures {
+        eprintln!(
+            "seed {seed} fails: {what}\n  again, with all that it does: scripts/simulate --seed {seed}"
+        );
+    }
+    let seeds: Vec<u64> = failures.iter().map(|failure| failure.seed).collect();
+    assert!(seeds.is_empty(), "these seeds fail: {seeds:?}");
+}
+
+/// Says how far it is, about a hundred times.
+fn progress(seeds: u64, harvest: &Harvest) {
+    let step = (seeds / 100).clamp(1, 1_000);
+    if harvest.seeds.is_multiple_of(step) {
+        eprintln!(
+            "{} of {seeds} seeds, {} power cuts, {} failures",
+            harvest.seeds,
+            harvest.sum.power_cuts,
+            harvest.failures.len()
+        );
     }
 }
 
 #[test]
 fn promises_hold_through_crashes_and_faults_of_any_seed() {
     if let Some(seed) = number("QUIPU_SEED") {
+        let stop_at = number("QUIPU_STOP_AT");
         eprintln!(
             "{:?}",
-            run(Plan {
-                seed,
-                stop_at: number("QUIPU_STOP_AT"),
-                verbose: true
+            Driver::run(Plan {
+                stop_at,
+                verbose: true,
+                ..Plan::new(seed)
             })
         );
         return;
     }
     let first = number("QUIPU_FIRST_SEED").unwrap_or(0);
-    let seeds = number("QUIPU_SEEDS").unwrap_or(250);
-    let mut failures = number("QUIPU_FAILURES").unwrap_or(1);
-    let mut failed = Vec::new();
-    let mut sum = Tally::default();
-    for seed in first..first + seeds {
-        let plan = Plan {
-            seed,
-            stop_at: None,
-            verbose: false,
-        };
-        let Ok(tally) = catch_unwind(|| run(plan)) else {
-            failed.push(seed);
-            failures -= 1;
-            if failures == 0 {
-                break;
-            }
-            continue;
-        };
-        sum.power_cuts += tally.power_cuts;
-        sum.kills += tally.kills;
-        sum.closes += tally.closes;
-        sum.requests += tally.requests;
-        sum.durable += tally.durable;
-        sum.unknown += tally.unknown;
-        sum.failed_calls += tally.failed_calls;
-        sum.full += tally.full;
-        sum.calls += tally.calls;
-    }
-    eprintln!("{seeds} seeds: {sum:?}");
-    assert!(failed.is_empty(), "these seeds fail: {failed:?}");
+    let seeds = number("QUIPU_SEEDS").unwrap_or(SEEDS);
+    let jobs = number("QUIPU_JOBS").map_or_else(farm::cores, |jobs| jobs as usize);
+    let most = number("QUIPU_FAILURES").unwrap_or(1) as usize;
+    let is_long = number("QUIPU_SEEDS").is_some();
+    let harvest = farm::run_all(first..first + seeds, jobs, most, Plan::new, |harvest| {
+        if is_long {
+            progress(seeds, harvest);
+        }
+    });
+    let sum = harvest.sum;
+    eprintln!("{} seeds: {sum:?}", harvest.seeds);
+    report(&harvest.failures);
     if seeds >= 250 {
         assert!(
             sum.power_cuts > seeds
@@ -102,18 +105,18 @@ fn promises_hold_through_crashes_and_faults_of_any_seed() {
 fn promises_hold_through_a_stop_at_every_call_of_a_run() {
     let rounds = number("QUIPU_SEEDS").map_or(1, |seeds| seeds.div_ceil(250));
     for seed in 0..rounds {
-        let calls = run(Plan {
-            seed,
-            stop_at: Some(u64::MAX / 2),
-            verbose: false,
-        })
-        .calls;
-        for stop_at in 1..=calls {
-            run(Plan {
-                seed,
-                stop_at: Some(stop_at),
-                verbose: false,
-            });
+        let plan = |stop_at| Plan {
+            stop_at: Some(stop_at),
+            ..Plan::new(seed)
+        };
+        let calls = Driver::run(plan(u64::MAX / 2)).calls;
+        // The number of the call takes the place of the seed.
+        let harvest = farm::run_all(1..calls + 1, farm::cores(), 1, plan, |_| ());
+        if let Some(Failure { what, .. }) = harvest.failures.first() {
+            panic!(
+                "seed {seed}, stopped at call QUIPU_STOP_AT={:?}: {what}",
+                harvest.failures
+            );
         }
     }
 }
@@ -121,11 +124,7 @@ fn promises_hold_through_a_stop_at_every_call_of_a_run() {
 #[test]
 fn a_seed_makes_the_same_calls_again() {
     for seed in 0..8 {
-        let plan = Plan {
-            seed,
-            stop_at: None,
-            verbose: false,
-        };
-        assert_eq!(run(plan).trace_hash, run(plan).trace_hash, "seed {seed}");
+        let hash = || Driver::run(Plan::new(seed)).trace_hash;
+        assert_eq!(hash(), hash(), "seed {seed}");
     }
 }

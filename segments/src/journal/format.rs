@@ -280,8 +280,16 @@ pub(crate) struct Round<'a> {
 impl<'a> Round<'a> {
     /// The round at the start of `bytes`, if there is a whole one of the file `sequence`.
     pub(crate) fn decode(bytes: &'a [u8], sequence: u64) -> Option<Self> {
+        let round = Self::frame(bytes)?;
+        let mut hasher = seeded(sequence);
+        hasher.update(&bytes[4..ROUND_HEADER_BYTES + round.payload.len()]);
+        (hasher.finalize() == Fields::new(bytes).u32()?).then_some(round)
+    }
+
+    /// What says that it is a round, whole or torn: its checksum is not looked at.
+    pub(crate) fn frame(bytes: &'a [u8]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        let crc = fields.u32()?;
+        let _crc = fields.u32()?;
         if fields.u32()? != ROUND_MAGIC {
             return None;
         }
@@ -290,11 +298,6 @@ impl<'a> Round<'a> {
         let items = fields.u32()?;
         fields.u64()?;
         let payload = fields.bytes(length)?;
-        let mut hasher = seeded(sequence);
-        hasher.update(&bytes[4..ROUND_HEADER_BYTES + length]);
-        if hasher.finalize() != crc {
-            return None;
-        }
         let file_bytes = ((ROUND_HEADER_BYTES + length) as u64).next_multiple_of(BLOCK_BYTES);
         Some(Self {
             number,

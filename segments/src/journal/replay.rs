@@ -21,7 +21,11 @@ pub(crate) struct Scan {
     pub(crate) all_files: Vec<(u64, PathBuf, u64)>,
     /// One more than the last round.
     pub(crate) next_round: u64,
+    decode: Decode,
 }
+
+/// What takes bytes for a round of a file's sequence: [`Round::decode`], unless a test has it replaced.
+pub(crate) type Decode = for<'a> fn(&'a [u8], u64) -> Option<Round<'a>>;
 
 struct ScannedFile {
     path: PathBuf,
@@ -43,6 +47,25 @@ pub(crate) fn scan(
     first_round: u64,
     journal_expected: bool,
 ) -> Result<Scan> {
+    scan_with(
+        disk,
+        layout,
+        directory_id,
+        (first_sequence, first_round),
+        journal_expected,
+        |bytes, sequence| Round::decode(bytes, sequence),
+    )
+}
+
+/// The same, with another eye for rounds.
+pub(crate) fn scan_with(
+    disk: &dyn Disk,
+    layout: &Layout,
+    directory_id: u64,
+    (first_sequence, first_round): (u64, u64),
+    journal_expected: bool,
+    decode: Decode,
+) -> Result<Scan> {
     let dir = layout.journal_dir();
     let mut all_files = Vec::new();
     for entry in disk
@@ -58,6 +81,7 @@ pub(crate) fn scan(
         damage: Vec::new(),
         all_files,
         next_round: first_round,
+        decode,
     };
     if journal_expected
         && !scan
@@ -108,7 +132,7 @@ impl Scan {
         let mut position = BLOCK_BYTES;
         let mut gap_at = None;
         while position < length {
-            let Some(round) = Round::decode(&bytes[position as usize..], sequence) else {
+            let Some(round) = (self.decode)(&bytes[position as usize..], sequence) else {
                 gap_at.get_or_insert(position);
                 position += BLOCK_BYTES;
                 continue;
@@ -187,7 +211,7 @@ impl Scan {
                 let bytes = Arc::clone(&file.view)
                     .bytes(position, position + length)
                     .map_err(context)?;
-                let round = Round::decode(&bytes, file.sequence);
+                let round = (self.decode)(&bytes, file.sequence);
                 let Some((round, items)) = round.and_then(|round| Some((round, round.items()?))) else {
                     return Err(Error::Directory(format!(
                         "{} holds a round at byte {position} that this program does not understand: use a newer quipu",

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::faults::{Fault, Faults, IoKind, Verdict};
+use super::faults::{Failed, Fault, Faults, IoKind, Lie, Verdict};
 use super::file::PAGE;
 use super::rng::Rng;
 use super::tree::{Found, Ino, Tree};
@@ -26,6 +26,7 @@ pub(super) struct State {
     used_pages: usize,
     /// (part of a path, one read in so many is flipped)
     flips: Vec<(String, u64)>,
+    pub(super) lies: Vec<Lie>,
     trace: Option<Vec<String>>,
     trace_hash: u64,
 }
@@ -40,6 +41,7 @@ impl State {
             locks: BTreeSet::new(),
             capacity_bytes,
             flips: Vec::new(),
+            lies: Vec::new(),
             trace: None,
             trace_hash: 0xcbf2_9ce4_8422_2325,
         }
@@ -173,6 +175,7 @@ impl SimDisk {
         let came_back = tree.pages_not_in(&state.tree) * PAGE;
         let capacity = state.capacity_bytes.map(|bytes| bytes + came_back as u64);
         let mut next = State::new(rng, tree, capacity);
+        next.lies = state.lies.clone();
         next.trace = state.trace.as_ref().map(|_| Vec::new());
         Self(Arc::new(Mutex::new(next)))
     }
@@ -211,6 +214,11 @@ impl SimDisk {
         self.0.lock().faults.planned.push(fault);
     }
 
+    /// Begins to lie, in this run and all that follow.
+    pub fn lie(&self, lie: Lie) {
+        self.0.lock().lies.push(lie);
+    }
+
     /// Takes planned failures, and a planned stop, back.
     pub fn clear_faults(&self) {
         let mut state = self.0.lock();
@@ -221,7 +229,18 @@ impl SimDisk {
     /// How many calls have failed as planned.
     #[must_use]
     pub fn failed_calls(&self) -> u64 {
-        self.0.lock().faults.failed
+        self.0.lock().faults.failed.len() as u64
+    }
+
+    /// The calls that have failed as planned, in order.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Failed> {
+        self.0.lock().faults.failed.clone()
+    }
+
+    /// Has planned failures wait (`true`) or come again.
+    pub fn pause_faults(&self, paused: bool) {
+        self.0.lock().faults.paused = paused;
     }
 
     /// Limits the space that files take, in whole 4 KiB pages; `None`: no limit.
@@ -541,6 +560,46 @@ mod tests {
         assert_eq!(disk.contents(p("/a.log")).unwrap(), [0; 64]);
         disk.damage(p("/a.log"), 5, 0xff);
         assert_eq!(disk.contents(p("/a.log")).unwrap()[5], 0xff);
+    }
+
+    #[test]
+    fn a_sync_that_is_a_lie_succeeds_and_keeps_nothing() {
+        let run = |disk: &SimDisk| {
+            disk.lie(Lie::Sync(".log".into()));
+            write_synced(disk, "/a.log", b"x");
+            write_synced(disk, "/b", b"x");
+            disk.sync_dir(p("/")).unwrap();
+        };
+        let look = |disk: &SimDisk| {
+            (
+                disk.contents(p("/a.log")).unwrap(),
+                disk.contents(p("/b")).unwrap(),
+            )
+        };
+        let found = outcomes(run, look);
+        assert!(
+            found.contains(&(Vec::new(), b"x".to_vec())) && found.contains(&(b"x".to_vec(), b"x".to_vec()))
+        );
+        assert!(found.iter().all(|(_, b)| b == b"x"));
+    }
+
+    #[test]
+    fn a_lie_about_a_rename_is_one_about_its_first_directory_sync_alone() {
+        let rename_and_sync = |syncs: usize| {
+            move |disk: &SimDisk| {
+                disk.lie(Lie::SyncDirAfterRename);
+                write_synced(disk, "/a", b"x");
+                disk.sync_dir(p("/")).unwrap();
+                disk.rename(p("/a"), p("/b")).unwrap();
+                (0..syncs).for_each(|_| disk.sync_dir(p("/")).unwrap());
+            }
+        };
+        let look = |disk: &SimDisk| (disk.exists(p("/a")).unwrap(), disk.exists(p("/b")).unwrap());
+        assert_eq!(outcomes(rename_and_sync(1), look).len(), 2);
+        assert_eq!(
+            outcomes(rename_and_sync(2), look),
+            BTreeSet::from([(false, true)])
+        );
     }
 
     #[test]

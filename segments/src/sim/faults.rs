@@ -96,6 +96,26 @@ impl Fault {
     }
 }
 
+/// A call that has failed as planned.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// Which kind of call.
+    pub kind: IoKind,
+    /// Of which file or directory.
+    pub path: String,
+    /// How.
+    pub error: FaultError,
+}
+
+/// A sync that says that it was done, and was not: to see that whoever relies on it notices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Every sync of a file whose path contains this.
+    Sync(String),
+    /// The first sync of a directory after a rename in or out of it.
+    SyncDirAfterRename,
+}
+
 /// What becomes of a call.
 pub(super) enum Verdict {
     Go,
@@ -111,7 +131,9 @@ pub(super) struct Faults {
     pub(super) by_kind: BTreeMap<IoKind, u64>,
     pub(super) stop_at: Option<u64>,
     pub(super) planned: Vec<Fault>,
-    pub(super) failed: u64,
+    /// While it is set nothing fails as planned; a stop goes on to be one.
+    pub(super) paused: bool,
+    pub(super) failed: Vec<Failed>,
 }
 
 impl Faults {
@@ -124,6 +146,9 @@ impl Faults {
         if self.stop_at == Some(self.calls) {
             self.off = true;
             return Ok(Verdict::Stop);
+        }
+        if self.paused || self.planned.is_empty() {
+            return Ok(Verdict::Go);
         }
         let mut failing = None;
         self.planned.retain_mut(|fault| {
@@ -144,7 +169,8 @@ impl Faults {
         });
         Ok(match failing {
             Some(error) => {
-                self.failed += 1;
+                let path = path.to_owned();
+                self.failed.push(Failed { kind, path, error });
                 Verdict::Fail(error)
             }
             None => Verdict::Go,

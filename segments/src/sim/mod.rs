@@ -42,5 +42,5 @@ mod tree;
 
 pub use clock::SimClock;
 pub use disk::SimDisk;
-pub use faults::{Fault, FaultError, IoKind};
+pub use faults::{Failed, Fault, FaultError, IoKind, Lie};
 pub use rng::Rng;

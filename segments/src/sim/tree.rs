@@ -33,6 +33,8 @@ struct Edit {
 struct Change {
     edits: Vec<Edit>,
     doubtful: bool,
+    /// A rename that no sync of a directory has come after.
+    is_new_rename: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -185,6 +187,7 @@ impl Tree {
             }
         }
         self.waiting.push(Change {
+            is_new_rename: edits.len() > 1,
             edits,
             doubtful: false,
         });
@@ -358,6 +361,17 @@ impl Tree {
         }
         rest.retain(|change| !change.edits.is_empty());
         self.waiting = rest;
+    }
+
+    /// Whether a rename in or out of `dir` waits for its first sync, which then counts as passed over.
+    pub(super) fn pass_over_rename(&mut self, dir: Ino) -> bool {
+        let mut found = false;
+        for change in &mut self.waiting {
+            if change.edits.iter().any(|edit| edit.dir == dir) {
+                found |= std::mem::take(&mut change.is_new_rename);
+            }
+        }
+        found
     }
 
     /// A directory sync that fails: what waited for it is durable or not, and no later sync changes that.

@@ -1,0 +1,74 @@
+//! Which errors may be: each has to be explained by what was made to go wrong, and where.
+
+use quipu_segments::Error;
+use quipu_segments::sim::{FaultError, IoKind};
+
+use super::Driver;
+
+impl Driver {
+    /// How many calls have failed in this run of the machine, to ask later about those that came after.
+    pub(super) fn failures_so_far(&self) -> usize {
+        self.disk.failed_calls() as usize
+    }
+
+    /// Whether `error` may be, of an operation that began after `since` failures.
+    pub(super) fn explains(&self, error: &Error, since: usize) -> bool {
+        if self.disk.is_off() {
+            return true;
+        }
+        let failures = self.disk.failures();
+        let new = &failures[since..];
+        // Only these end all appends, or a failed segment sync for which every journal file is kept.
+        let of_the_log = |path: &str| {
+            ["/journal", "/checkpoint.", "/state."]
+                .iter()
+                .any(|part| path.contains(part))
+        };
+        match error {
+            Error::StorageFull => self.full || new.iter().any(|failed| failed.error == FaultError::Full),
+            Error::Overloaded { .. } => new.iter().any(|failed| failed.path.contains("/topics/")),
+            Error::PartitionFailed(_) => failures.iter().any(|failed| failed.path.contains("/topics/")),
+            Error::LogFailed { reason, .. } => {
+                failures.iter().any(|failed| of_the_log(&failed.path))
+                    || reason.contains("all journal files are kept")
+                        && failures.iter().any(|failed| {
+                            failed.path.contains("/topics/")
+                                && matches!(failed.kind, IoKind::Sync | IoKind::SyncDir | IoKind::Open)
+                        })
+            }
+            Error::Io { .. } => !new.is_empty(),
+            // What an earlier attempt has left in the way.
+            Error::Directory(_) => !failures.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// What the log says of itself has its reasons, too.
+    pub(super) fn check_health(&self) {
+        if self.disk.is_off() {
+            return;
+        }
+        let health = self.log().health();
+        assert!(
+            health.damage.is_empty(),
+            "nothing is damaged: {:?}",
+            health.damage
+        );
+        let failures = self.disk.failures();
+        for (partition, reason) in &health.failed_partitions {
+            let topic = partition.split('/').next().unwrap_or_default();
+            let dir = format!("/topics/{topic}");
+            assert!(
+                failures.iter().any(|failed| failed.path.contains(&dir)),
+                "{partition} takes no appends ({reason}), and nothing of it has failed: {failures:?}"
+            );
+        }
+        if let Some(reason) = &health.log_failed {
+            let error = Error::LogFailed {
+                reason: reason.clone(),
+                in_flight: false,
+            };
+            assert!(self.explains(&error, failures.len()), "{reason}: {failures:?}");
+        }
+    }
+}

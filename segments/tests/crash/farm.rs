@@ -1,0 +1,104 @@
+//! Runs seeds on all cores, and tells which fail: the same ones, whatever the number of cores.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, Once};
+
+use super::driver::{Driver, Plan, Tally};
+
+thread_local! {
+    /// Where panics of this thread go, while it runs a seed.
+    static QUIET: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// A run that broke a promise.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) seed: u64,
+    /// What panicked, where.
+    pub(crate) what: String,
+}
+
+/// What became of many runs.
+#[derive(Default)]
+pub(crate) struct Harvest {
+    pub(crate) seeds: u64,
+    pub(crate) sum: Tally,
+    /// Lowest seed first.
+    pub(crate) failures: Vec<Failure>,
+}
+
+/// How many runs go on at once.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs one plan; a panic is caught and not printed.
+pub(crate) fn run(plan: Plan) -> Result<Tally, Failure> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let is_quiet = QUIET.with_borrow_mut(|quiet| match quiet {
+                Some(text) => {
+                    text.push_str(&info.to_string());
+                    true
+                }
+                None => false,
+            });
+            if !is_quiet {
+                loud(info);
+            }
+        }));
+    });
+    QUIET.set(Some(String::new()));
+    let result = catch_unwind(AssertUnwindSafe(|| Driver::run(plan)));
+    let what = QUIET.take().unwrap_or_default();
+    result.map_err(|_: Box<dyn Any + Send>| Failure {
+        seed: plan.seed,
+        what,
+    })
+}
+
+/// Runs `plan` with every seed of `seeds`, `jobs` at a time, until `most` have failed. Seeds are begun in order and ended,
+/// so that all below a failing one have been run: the lowest `most` that fail are the same every time.
+pub(crate) fn run_all(
+    seeds: Range<u64>,
+    jobs: usize,
+    most: usize,
+    plan: impl Fn(u64) -> Plan + Sync,
+    progress: impl Fn(&Harvest) + Sync,
+) -> Harvest {
+    let next = AtomicU64::new(seeds.start);
+    let harvest = Mutex::new(Harvest::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    let result = run(plan(seed));
+                    let mut harvest = harvest.lock().expect("nothing panics under this lock");
+                    harvest.seeds += 1;
+                    match result {
+                        Ok(tally) => harvest.sum.add(&tally),
+                        Err(failure) => harvest.failures.push(failure),
+                    }
+                    progress(&harvest);
+                    if harvest.failures.len() >= most {
+                        next.store(seeds.end, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let mut harvest = harvest.into_inner().expect("nothing panics under this lock");
+    harvest.failures.sort_by_key(|failure| failure.seed);
+    harvest.failures.truncate(most);
+    harvest
+}

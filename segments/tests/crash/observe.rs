@@ -1,0 +1,74 @@
+//! Reading what is readable, in several ways.
+
+use quipu_segments::sim::Rng;
+use quipu_segments::{Clock, Error, Offset, TimestampMs};
+
+use super::Driver;
+use crate::check;
+
+impl Driver {
+    /// Reads what is readable, in several ways; nothing of it may ever be taken back.
+    pub(super) fn observe(&mut self) {
+        if self.disk.is_off() {
+            return;
+        }
+        let mut rng = self.rng.fork();
+        let max_bytes = [1, 3_000, 1 << 20][rng.index(3)];
+        let again = rng.clone();
+        if self.look(max_bytes, rng).is_err() {
+            // What could not be read for a moment is served as soon as it can be.
+            self.disk.pause_faults(true);
+            let result = self.look(max_bytes, again);
+            self.disk.pause_faults(false);
+            assert!(result.is_ok() || self.disk.is_off(), "reading again: {result:?}");
+        }
+        if !self.disk.is_off() {
+            check::check_state(&self.log(), &self.model);
+        }
+    }
+
+    /// Reads what is readable; an error must have been caused just now.
+    fn look(&mut self, max_bytes: usize, mut rng: Rng) -> Result<(), Error> {
+        let failed = self.failures_so_far();
+        let from = |start, end| rng.between(start, end);
+        let log = self.log();
+        let result = check::observe(&log, &mut self.model, max_bytes, from).and_then(|()| self.search());
+        if let Err(error) = &result {
+            say!(self, "reading fails: {error}");
+            let is_explained = self.disk.is_off() || self.failures_so_far() > failed;
+            assert!(is_explained, "reading: {error}");
+        }
+        result
+    }
+
+    /// Looks for offsets and times.
+    fn search(&mut self) -> Result<(), Error> {
+        let partitions = self.partitions();
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let partition = &partitions[self.rng.index(partitions.len())];
+        let (id, positions) = (partition.id(), partition.positions());
+        let (start, end) = (positions.log_start_offset, positions.end_offset);
+        let known = self.model.topics[&id.topic].partitions[&id.index].clone();
+        let time = self.clock.now().get() + self.rng.below(12_000) as i64 - 10_000;
+        let record = |offset: u64| {
+            self.model
+                .record(known.records[&offset])
+                .expect("it was appended")
+        };
+        let first = (start.get()..end.get()).find(|offset| record(*offset).timestamp >= time);
+        let offset = Offset::new(self.rng.clone().between(start.get(), end.get()));
+        let found = partition.offset_for_time(TimestampMs(time))?;
+        let located = partition.locate(offset)?;
+        assert_eq!(
+            found.map(|(offset, time)| (offset.get(), time.get())),
+            first.map(|offset| (offset, record(offset).timestamp)),
+            "the first record of {id} at or after {time}, {positions:?}"
+        );
+        let expected = (offset < end).then(|| (offset, TimestampMs(record(offset.get()).timestamp)));
+        assert_eq!(located.next, expected, "offset {offset} of {id}, {positions:?}");
+        assert_eq!(located.bytes_to_end == 0, offset == end);
+        Ok(())
+    }
+}

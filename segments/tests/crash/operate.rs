@@ -1,0 +1,237 @@
+//! What operators and background threads do: topics made, changed and deleted, retention, trims, syncs of segments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quipu_segments::{Ack, Clock, Error, Offset, StateChange, TimestampMs, Topic, TopicSettings, TopicSpec};
+
+use super::{Driver, is_refusal};
+use crate::model::{Existence, Fate, Request, TopicModel, retains};
+
+impl Driver {
+    pub(super) fn sync_segments(&mut self) {
+        say!(self, "sync segments");
+        let since = self.failures_so_far();
+        if let Err(error) = self.log().sync_segments() {
+            say!(self, "sync segments fails: {error}");
+            assert!(self.explains(&error, since), "sync_segments: {error}");
+        }
+    }
+
+    pub(super) fn retention(&mut self) {
+        let by = self.rng.below(4_000);
+        say!(self, "retention, {by} ms later");
+        self.clock.advance(Duration::from_millis(by));
+        if self.rng.chance(1, 8) {
+            self.clock.set_wall(TimestampMs(self.clock.now().get() - 3_000));
+        }
+        // What becomes readable by the rounds of the new log starts could be below them at once.
+        self.run_rounds();
+        self.observe();
+        if self.disk.is_off() {
+            return;
+        }
+        let ends: BTreeMap<_, _> = self
+            .partitions()
+            .iter()
+            .map(|p| (p.id(), p.positions().end_offset))
+            .collect();
+        let since = self.failures_so_far();
+        let result = self.log().apply_retention();
+        for (id, topic) in &mut self.model.topics {
+            for (index, part) in &mut topic.partitions {
+                let id = quipu_segments::PartitionId {
+                    topic: *id,
+                    index: *index,
+                };
+                if let Some(end) = ends.get(&id).filter(|_| topic.retention) {
+                    part.start_at_most = part.start_at_most.max(end.get());
+                }
+            }
+        }
+        if let Err(error) = result {
+            say!(self, "retention fails: {error}");
+            assert!(self.explains(&error, since), "apply_retention: {error}");
+        }
+        self.take_answers(false);
+        self.observe();
+    }
+
+    pub(super) fn trim(&mut self) {
+        let partitions = self.partitions();
+        if partitions.is_empty() {
+            return;
+        }
+        self.run_rounds();
+        self.observe();
+        if self.disk.is_off() {
+            return;
+        }
+        let partition = &partitions[self.rng.index(partitions.len())];
+        let positions = partition.positions();
+        let (start, end) = (positions.log_start_offset.get(), positions.end_offset.get());
+        let beyond = u64::from(self.rng.chance(1, 8));
+        let before = Offset::new(self.rng.between(start.saturating_sub(2), end + beyond));
+        say!(self, "trim {} before {before}, has {positions:?}", partition.id());
+        let since = self.failures_so_far();
+        let result = partition.trim(before);
+        let part = self.model.part_mut((partition.id().topic, partition.id().index));
+        match result {
+            Ok(now) => {
+                assert!(before.get() <= end, "trim beyond the end");
+                assert_eq!(now.get(), start.max(before.get()), "the log start after a trim");
+                (part.start, part.start_at_most) = (now.get(), part.start_at_most.max(now.get()));
+            }
+            Err(error) => {
+                say!(self, "trim fails: {error}");
+                let beyond = before.get() > end && matches!(error, Error::OutOfRange { .. });
+                assert!(beyond || self.explains(&error, since), "trim: {error}");
+                if !beyond && !is_refusal(&error) {
+                    let part = self.model.part_mut((partition.id().topic, partition.id().index));
+                    part.start_at_most = part.start_at_most.max(before.get());
+                }
+            }
+        }
+        self.take_answers(false);
+    }
+
+    fn spec(&mut self, partitions: u32) -> TopicSpec {
+        TopicSpec {
+            partitions,
+            settings: TopicSettings {
+                segment_bytes: [4 << 10, 16 << 10, 64 << 10][self.rng.index(3)],
+                segment_ms: [1_000, 1 << 40][self.rng.index(2)],
+                retention_ms: self.rng.chance(1, 5).then_some(5_000),
+                retention_bytes: self.rng.chance(1, 5).then_some(20_000),
+            },
+            properties: BTreeMap::from([("n".to_owned(), self.rng.below(100).into())]),
+        }
+    }
+
+    pub(super) fn create_topic(&mut self) {
+        let name = ["a", "b", "c", "d", "e"][self.rng.index(5)].to_owned();
+        let partitions = [1, 1, 2, 3, 9][self.rng.index(5)];
+        let spec = self.spec(partitions);
+        say!(self, "create {name} {spec:?}");
+        let known = self.model.topic_named(&name);
+        let since = self.failures_so_far();
+        match self.log().create_topic(&name, spec.clone()) {
+            Ok(topic) => {
+                assert!(
+                    known.is_none_or(|id| self.model.topics[&id].exists == Existence::Maybe),
+                    "{name} exists"
+                );
+                self.model.creating.retain(|(other, _)| *other != name);
+                assert!(
+                    self.model.last_topic_id.is_none_or(|last| last < topic.id()),
+                    "a topic's id is repeated"
+                );
+                self.model.last_topic_id = Some(topic.id());
+                self.model.topics.insert(topic.id(), TopicModel::new(name, spec));
+            }
+            Err(Error::TopicExists(_)) => {
+                assert!(
+                    known.is_some() || !self.model.creating.is_empty(),
+                    "{name} does not exist"
+                );
+            }
+            Err(error) => {
+                say!(self, "create fails: {error}");
+                assert!(self.explains(&error, since), "create_topic: {error}");
+                assert!(
+                    self.log()
+                        .topic(&name)
+                        .is_none_or(|topic| Some(topic.id()) == known),
+                    "{name} was not made"
+                );
+                self.model.creating.push((name, spec));
+            }
+        }
+        self.take_answers(false);
+    }
+
+    fn topic(&mut self) -> Option<Arc<Topic>> {
+        let topics = self.log().topics();
+        (!topics.is_empty()).then(|| Arc::clone(&topics[self.rng.index(topics.len())]))
+    }
+
+    pub(super) fn delete_topic(&mut self) {
+        self.run_rounds();
+        let Some(topic) = self.topic().filter(|_| self.waiting.is_empty()) else {
+            return;
+        };
+        let (id, name) = (topic.id(), topic.name().to_owned());
+        let (state, marker) = self.changes();
+        let changes = state
+            .iter()
+            .map(|(key, value)| StateChange {
+                key: key.clone(),
+                value: value.clone(),
+            })
+            .collect();
+        let request = self.model.new_request(Request {
+            parts: Vec::new(),
+            state,
+            marker,
+            ack: Ack::Durable,
+            fate: Fate::Unknown,
+            bases: None,
+        });
+        say!(self, "delete {name} {id:?} by request {request}");
+        let since = self.failures_so_far();
+        match self.log().delete_topic(&name, changes) {
+            Ok(()) => {
+                assert!(
+                    topic.is_deleted()
+                        && self.log().topic(&name).is_none()
+                        && self.log().topic_by_id(id).is_none()
+                );
+                self.model.settle(request, &[]);
+                let topic = self.model.topics.get_mut(&id).expect("it was made");
+                if let Some(earlier) = topic.deletion.take() {
+                    self.model.refuse(earlier);
+                }
+                self.model.topics.get_mut(&id).expect("it was made").exists = Existence::No;
+            }
+            Err(error) => {
+                say!(self, "delete fails: {error}");
+                assert!(self.explains(&error, since), "delete_topic: {error}");
+                let topic = self.model.topics.get_mut(&id).expect("it was made");
+                if is_refusal(&error) || topic.deletion.is_some() {
+                    self.model.refuse(request);
+                } else {
+                    topic.exists = Existence::Maybe;
+                    topic.deletion = Some(request);
+                }
+            }
+        }
+        self.take_answers(false);
+    }
+
+    pub(super) fn alter_topic(&mut self) {
+        let Some(topic) = self.topic() else { return };
+        let partitions = topic.partition_count() + [0, 0, 1, 3][self.rng.index(4)];
+        let spec = self.spec(partitions);
+        say!(self, "alter {} {spec:?}", topic.name());
+        let since = self.failures_so_far();
+        let result = self.log().alter_topic(topic.name(), spec.clone());
+        let known = self.model.topics.get_mut(&topic.id()).expect("it was made");
+        known.retention |= retains(&spec);
+        match result {
+            Ok(altered) => {
+                assert_eq!((*altered.spec()).clone(), spec);
+                for index in 0..spec.partitions {
+                    known.partitions.entry(index).or_default();
+                }
+                known.specs = vec![spec];
+            }
+            Err(error) => {
+                known.specs.push(spec);
+                say!(self, "alter fails: {error}");
+                assert!(self.explains(&error, since), "alter_topic: {error}");
+            }
+        }
+        self.take_answers(false);
+    }
+}

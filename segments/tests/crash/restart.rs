@@ -1,0 +1,169 @@
+//! Opening, closing and crashing: every run of the machine or the process, and the comparison at its beginning.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use quipu_segments::sim::IoKind;
+use quipu_segments::{AppendRequest, Log};
+
+use super::{DIR, Driver, MOST_CALLS};
+use crate::check::{self, Restart};
+use crate::hook::HookedDisk;
+
+impl Driver {
+    /// Opens the log, whatever happens meanwhile, and compares all of it.
+    pub(super) fn open(&mut self) {
+        for attempt in 0.. {
+            assert!(attempt < 20, "the log cannot be opened");
+            if self.plan.stop_at.is_none() && attempt < 3 {
+                match self.rng.below(8) {
+                    0 | 1 => self
+                        .disk
+                        .stop_at([20, 100, 400].map(|most| self.rng.between(1, most))[attempt]),
+                    2 => self.plan_fault(),
+                    _ => {}
+                }
+            }
+            let disk = HookedDisk::new(self.disk.clone());
+            let clock = Arc::new(self.clock.clone());
+            match Log::open_with(
+                Arc::new(disk.clone()),
+                clock,
+                Path::new(DIR),
+                self.options.clone(),
+            ) {
+                Ok(log) => {
+                    self.hooked = Some(disk.clone());
+                    if self.interleaved {
+                        let (log, mut rng) = (log.clone(), self.rng.fork());
+                        disk.before_journal_sync(move || {
+                            if rng.chance(1, 3) {
+                                // What it meets, the log remembers.
+                                let _result = log.sync_segments();
+                            }
+                        });
+                    }
+                    if self.plan.stop_at.is_none() {
+                        self.disk.clear_faults();
+                        self.disk.stop_at(MOST_CALLS);
+                    }
+                    // Where the machine has stopped there is nothing to check.
+                    if !self.disk.is_off() {
+                        say!(self, "opened after {:?}", self.restart);
+                        match check::after_restart(&log, &mut self.model, self.restart) {
+                            Ok(()) => {
+                                self.log = Some(log);
+                                return;
+                            }
+                            Err(error) => assert!(self.disk.is_off(), "after {:?}: {error}", self.restart),
+                        }
+                    }
+                }
+                Err(error) => {
+                    say!(self, "opening fails: {error}");
+                    let troubled = self.disk.is_off() || self.disk.failed_calls() > 0;
+                    assert!(
+                        troubled || self.full && self.model.last_topic_id.is_none(),
+                        "the log cannot be opened: {error}"
+                    );
+                    if !self.disk.is_off() && self.disk.failed_calls() == 0 {
+                        self.disk.set_capacity(None);
+                        self.full = false;
+                    }
+                }
+            }
+            self.next_disk();
+        }
+    }
+
+    /// Ends every handle of the log.
+    fn drop_log(&mut self) {
+        self.log = None;
+        if let Some(disk) = self.hooked.take() {
+            disk.unhook();
+        }
+    }
+
+    fn next_disk(&mut self) {
+        say!(self, "this run of the machine or the process ends");
+        self.count_calls();
+        assert!(self.disk.calls() < MOST_CALLS, "the log goes round in circles");
+        // Only a failed sync makes the system forget pages that it has shown.
+        let trouble = self
+            .disk
+            .failures()
+            .iter()
+            .any(|failed| failed.kind == IoKind::Sync);
+        let power_cut = self.rng.chance(2, 3);
+        self.disk = if power_cut {
+            self.disk.after_power_cut()
+        } else {
+            self.disk.after_kill()
+        };
+        self.restart = match (power_cut, self.restart) {
+            (true, _) | (_, Restart::PowerCut) => Restart::PowerCut,
+            (_, Restart::KillAfterFailedSync) => Restart::KillAfterFailedSync,
+            _ if trouble => Restart::KillAfterFailedSync,
+            _ => Restart::Kill,
+        };
+        if power_cut {
+            self.tally.power_cuts += 1;
+        } else {
+            self.tally.kills += 1;
+        }
+        say!(self, "{:?}", self.restart);
+    }
+
+    pub(super) fn crash(&mut self) {
+        // Answers that were given before the stop count.
+        self.take_answers(false);
+        for waiting in self.waiting.drain(..) {
+            self.tally.unknown += 1;
+            drop(waiting);
+        }
+        self.restart = Restart::Kill;
+        self.next_disk();
+        self.drop_log();
+        self.open();
+    }
+
+    pub(super) fn close(&mut self) {
+        say!(self, "close");
+        let log = self.log();
+        let since = self.failures_so_far();
+        let result = log.close();
+        self.take_answers(result.is_ok());
+        match result {
+            Ok(()) => {
+                assert!(self.waiting.is_empty(), "close answers what is queued");
+                assert!(
+                    log.append(AppendRequest::default()).is_err(),
+                    "a closed log takes no appends"
+                );
+                drop(log);
+                self.drop_log();
+                self.tally.closes += 1;
+                if self.disk.failed_calls() > 0 || self.disk.is_off() {
+                    self.restart = Restart::Kill;
+                    self.next_disk();
+                } else if self.rng.chance(1, 2) {
+                    // What was closed in order needs no luck.
+                    self.count_calls();
+                    self.disk = self.disk.after_power_cut();
+                    self.tally.power_cuts += 1;
+                    self.restart = Restart::Close;
+                } else {
+                    self.disk.clear_faults();
+                    self.restart = Restart::Close;
+                }
+                self.open();
+            }
+            Err(error) => {
+                say!(self, "close fails: {error}");
+                assert!(self.explains(&error, since), "close: {error}");
+                drop(log);
+                self.crash();
+            }
+        }
+    }
+}

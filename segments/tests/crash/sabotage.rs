@@ -1,0 +1,33 @@
+//! The simulation itself, tested: with one of the engine's precautions taken away it must find a loss, and soon.
+
+use super::driver::{Plan, Sabotage};
+use super::farm;
+
+/// A loss is to be found within so many seeds.
+const SEEDS: u64 = 1_000;
+
+fn assert_noticed(sabotage: Sabotage) {
+    let plan = |seed| Plan {
+        sabotage: Some(sabotage),
+        ..Plan::new(seed)
+    };
+    let harvest = farm::run_all(0..SEEDS, farm::cores(), 1, plan, |_| ());
+    let found = harvest.failures.first();
+    let found = found.unwrap_or_else(|| panic!("{sabotage:?} goes unnoticed for {SEEDS} seeds"));
+    eprintln!("{sabotage:?} is noticed by seed {}: {}", found.seed, found.what);
+}
+
+#[test]
+fn a_journal_that_is_not_synced_is_noticed() {
+    assert_noticed(Sabotage::JournalSync);
+}
+
+#[test]
+fn a_rename_whose_directory_is_not_synced_is_noticed() {
+    assert_noticed(Sabotage::SyncAfterRename);
+}
+
+#[test]
+fn a_torn_round_that_is_taken_for_a_whole_one_is_noticed() {
+    assert_noticed(Sabotage::TornRounds);
+}
