@@ -360,13 +360,13 @@ impl Partition {
 
     pub(crate) fn set_deleted(&self) {
         self.deleted.store(true, Ordering::Release);
-        self.waiters.wake_all();
+        self.waiters.wake_for_good();
     }
 
     /// Ends every wait; none begins any more.
     pub(crate) fn set_closed(&self) {
         self.closed.store(true, Ordering::Release);
-        self.waiters.wake_all();
+        self.waiters.wake_for_good();
     }
 
     /// Why appends are refused.
