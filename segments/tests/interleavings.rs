@@ -256,6 +256,19 @@ fn readers_get_on_with_segments_that_roll_and_maps_that_are_closed_under_them() 
             thread!(world, look(&world, 3)),
             thread!(world, sync(&world)),
         ]);
+        if !world.is_off() {
+            // Whoever opened what meanwhile, the bound still holds for all of them.
+            let partition = world.partition(0);
+            let mut next = 0;
+            while next < partition.positions().end_offset.get() {
+                match world.read(&partition, next) {
+                    Some(now) => next = now,
+                    None => break,
+                }
+            }
+            let open = world.log.counters().open_segments;
+            assert!(open <= 1 || world.is_off(), "{open} segments are open");
+        }
         world.end(tally);
     });
 }
