@@ -168,11 +168,14 @@ impl Engine {
             .get(name)
             .ok_or_else(|| Error::NotFound(format!("the topic {name}")))?;
         let id = topic.id();
-        block_on(self.queue.delete_topic(topic, state)?)?;
+        block_on(self.queue.delete_topic(Arc::clone(&topic), state)?)?;
         // Durable in the journal from here on: what follows is done again at the next start if it does not come to
         // its end now. What the syncer does to files by their names it does before, or finds the topic deleted: a
-        // topic made later under the name has files of the same names.
+        // topic made later under the name has files of the same names. The same goes for readers.
         drop(self.removing.lock());
+        for partition in &*topic.partitions() {
+            partition.close_segments();
+        }
         let (from, to) = (self.layout.topic_dir(name), self.layout.deleted(id));
         let moved = self
             .disk
@@ -259,4 +262,74 @@ fn check_spec(spec: &TopicSpec) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::batch::BatchBuilder;
+    use crate::read::{self, ReadRequest};
+    use crate::request::{AppendRequest, Part, Records};
+    use crate::segment::Access;
+    use crate::sim::{SimClock, SimDisk};
+    use crate::topic::TopicSettings;
+    use crate::types::TimestampMs;
+    use crate::{Log, Options};
+
+    fn append(log: &Log, topic: &Topic, value: &str) {
+        let mut records = BatchBuilder::new();
+        records.push(TimestampMs(1), None, Some(value.as_bytes()), &[]);
+        let part = Part {
+            partition: topic.partition(0).unwrap(),
+            records: Records::Loose(records),
+            expected_offset: None,
+            json_lines: false,
+        };
+        let request = AppendRequest {
+            parts: vec![part],
+            ..AppendRequest::default()
+        };
+        let ticket = log.append(request).unwrap();
+        log.run_round().unwrap();
+        ticket.wait().unwrap();
+    }
+
+    #[test]
+    fn a_read_that_a_deletion_overtakes_does_not_see_the_next_topic_of_that_name() {
+        let options = Options {
+            journal_file_bytes: 1 << 20,
+            max_request_bytes: 512 << 10,
+            background: false,
+            ..Options::default()
+        };
+        let clock = SimClock::new(TimestampMs(1));
+        let disk = Arc::new(SimDisk::new(1));
+        let log = Log::open_with(disk, Arc::new(clock), Path::new("/data"), options).unwrap();
+        let spec = TopicSpec {
+            partitions: 1,
+            settings: TopicSettings::default(),
+            properties: BTreeMap::new(),
+        };
+        let old = log.create_topic("orders", spec.clone()).unwrap();
+        append(&log, &old, "of the old one");
+        // A read begins with this, and is held up.
+        let view = old.partition(0).unwrap().view();
+        log.delete_topic("orders", Vec::new()).unwrap();
+        let new = log.create_topic("orders", spec).unwrap();
+        append(&log, &new, "of the new one");
+
+        let request = ReadRequest {
+            from: Offset::ZERO,
+            until: None,
+            max_bytes: 1,
+        };
+        let late = read::read(&view, request, Access::Cold);
+        assert!(matches!(late, Err(Error::Trimmed { .. })), "{late:?}");
+        let answer = old.partition(0).unwrap().read(request);
+        assert!(matches!(answer, Err(Error::NotFound(_))), "{answer:?}");
+        assert_eq!(log.counters().open_segments, 0);
+        assert!(new.partition(0).unwrap().read(request).is_ok());
+    }
 }

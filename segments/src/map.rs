@@ -4,16 +4,35 @@
 //! is a [`Bytes`] that holds the map, so that a file can be closed or removed while somebody still reads it.
 //!
 //! # Why a slice may be handed out
-//! - *It never changes.* A slice is only made of bytes below a segment's readable position, which are written once;
-//!   appends go beyond it. No reference is ever made to more than the slice, so nobody holds one to bytes that the
-//!   kernel is filling in.
-//! - *It is there.* Files are cut only by recovery, before they are mapped. [`FileMap::populate`] has brought the pages
-//!   in before they are touched, and has failed with an error where the file ends too early or the disk cannot read.
+//! A `&[u8]` promises that the memory is there and that nobody changes it. The language knows nothing of files: to it, a
+//! map is memory that somebody outside of the program (the kernel) gives, and a `write` to the file is that somebody
+//! storing into it. So the promise holds if the kernel has stored the bytes before the slice is made, and stores nothing
+//! there while it lives.
+//! - *Stored before.* A slice ends at or below a segment's readable position. The committer moves that after its `write`
+//!   has returned, under the lock under which readers look at it, so the one happens before the other.
+//! - *Not stored to again.* What is below the readable position is written once. Appends go beyond it, those of a failed
+//!   round that are written again included, and so do cuts: `set_len` to the end of the last batch, to take away what a
+//!   failed write has left. That a store falls on the same page, or the same word, does not matter: the promise is by the
+//!   byte. Recovery writes and cuts before anything is mapped but the journal's files, of which no slice is left by then.
+//! - *No reference to more.* The map itself is held as a raw pointer, never as a slice of all of it, so that there is no
+//!   reference to bytes that the kernel is going to fill in.
+//! - *It is there.* [`FileMap::populate`] brings the pages in before they are touched, and fails with an error where the
+//!   file ends too early or the disk cannot read. What this process has appended since the file was mapped is touched
+//!   without that: it is in the page cache, where it was written.
+//! - *It stays.* Each slice holds the map, which is unmapped by the last of them. The bytes' address does not depend on
+//!   where the slice's owner lies. A removed or replaced name does not matter to a map.
 //!
-//! What remains: a page that was populated can be evicted again; if the disk fails to read it back, or another program
-//! cuts the file meanwhile, the touch raises `SIGBUS`, which ends the process. Nothing is lost by that, for nothing is
-//! written through a map. Who cannot accept it uses a disk without maps
+//! [`Mapping::bytes`] is safe to call and yet relies on this from its callers (the segment's two ways to read, and the
+//! journal's replay): no check in it could know what will be written later. Nothing else may be mapped.
+//!
+//! What remains: a page that was brought in can be evicted again; if the disk fails to read it back, or another program
+//! cuts the file meanwhile, the touch raises `SIGBUS`, which ends the process. Another program that writes to the file
+//! breaks the promise, as with every map of a file; the directory's lock keeps a second quipu away. Nothing is lost by
+//! either, for nothing is written through a map. Who cannot accept it uses a disk without maps
 //! ([`RealDisk::without_maps`](crate::RealDisk::without_maps)).
+//!
+//! `scripts/sanitize` runs what reads through maps under the address and thread sanitizers and valgrind. Miri cannot: it
+//! has no files to map. The two unsafe expressions of `Slice` are all that it would look at.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -132,12 +151,13 @@ struct Slice {
 
 impl AsRef<[u8]> for Slice {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: `FileMap::check` has kept `offset + len` within the map, which is one allocation that lives as long as
-        // `self.map`.
+        // SAFETY: `Mapping::bytes` makes slices only of what `FileMap::check` has found within `FileMap::len`, the length
+        // that was mapped: one allocation, far smaller than `isize::MAX`, that lives as long as `self.map`.
         let start = unsafe { self.map.map.as_ptr().add(self.offset) };
-        // SAFETY: the range lies in the map (above) and is initialised by the kernel; the map is never written through,
-        // and the caller of `Mapping::bytes` keeps the range below what has been written to the file, where nothing
-        // changes any more (see the module's header, also for what remains: files cut by others).
+        // SAFETY: the range lies in the map (above), which is readable, and bytes have no alignment and no invalid values.
+        // It was stored before and is not stored to while the slice lives: kept by the caller of `Mapping::bytes`, as the
+        // module's header says (also what remains: files cut or written by others). The returned reference lives no longer
+        // than `self`, which holds the map.
         unsafe { std::slice::from_raw_parts(start, self.len) }
     }
 }
@@ -194,6 +214,54 @@ mod tests {
         drop(map);
         drop(file);
         assert_eq!(&slice[..], &[231, 232, 233, 234]);
+    }
+
+    #[test]
+    fn a_slice_stays_as_it_is_while_the_file_grows_and_is_cut_behind_it() {
+        let file = file_of(10_000);
+        let map = Arc::new(FileMap::new(&file, 1 << 20).unwrap());
+        map.populate(0, 10_000).unwrap();
+        let slice = map.clone().bytes(0, 10_000).unwrap();
+        let before = slice.to_vec();
+        // On the slice's last page, and beyond it.
+        for _ in 0..3 {
+            file.write_all_at(&[255; 9_000], 10_000).unwrap();
+            assert_eq!(slice, before);
+            file.set_len(10_000).unwrap();
+            assert_eq!(slice, before);
+        }
+        assert!(map.populate(0, 10_000).is_ok());
+        assert!(map.populate(0, 13_000).is_err());
+    }
+
+    #[test]
+    fn slices_are_read_by_many_threads_while_another_appends() {
+        const STEP: usize = 1_000;
+        let file = file_of(STEP);
+        let map = Arc::new(FileMap::new(&file, 1 << 20).unwrap());
+        let written = std::sync::atomic::AtomicUsize::new(STEP);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    loop {
+                        // Acquire: what was written before the end moved is there.
+                        let end = written.load(std::sync::atomic::Ordering::Acquire);
+                        let slice = map.clone().bytes(0, end as u64).unwrap();
+                        assert!(slice.iter().enumerate().all(|(i, byte)| *byte == (i % 251) as u8));
+                        if end == 50 * STEP {
+                            break;
+                        }
+                    }
+                });
+            }
+            for step in 1..50 {
+                let bytes: Vec<u8> = (step * STEP..(step + 1) * STEP)
+                    .map(|i| (i % 251) as u8)
+                    .collect();
+                file.write_all_at(&bytes, (step * STEP) as u64).unwrap();
+                written.store((step + 1) * STEP, std::sync::atomic::Ordering::Release);
+            }
+        });
     }
 
     #[test]

@@ -247,9 +247,30 @@ impl Partition {
 
     fn readable_view(&self) -> Result<View> {
         if self.is_deleted() {
-            return Err(Error::NotFound(format!("partition {}", self.name)));
+            return Err(self.not_found());
         }
         Ok(self.view())
+    }
+
+    fn not_found(&self) -> Error {
+        Error::NotFound(format!("partition {}", self.name))
+    }
+
+    /// What was found out at the disk, unless the partition was deleted meanwhile: its segments were closed and its files
+    /// moved away then, which is neither damage nor a trim.
+    fn unless_deleted<T>(&self, result: Result<T>) -> Result<T> {
+        if self.is_deleted() {
+            return Err(self.not_found());
+        }
+        result
+    }
+
+    /// Closes what readers have open, for good. Called when it is deleted, before its files are moved away: a new topic's
+    /// files may have their names afterwards, and whoever still reads this one must not open them.
+    pub(crate) fn close_segments(&self) {
+        for segment in &*self.view().segments {
+            segment.close();
+        }
     }
 
     /// Reads what is mapped and verified already; `None` when something must be loaded first: then call
@@ -271,8 +292,9 @@ impl Partition {
     /// - [`Error::NotFound`] if the partition was deleted.
     pub fn read(&self, request: ReadRequest) -> Result<Fetched> {
         let view = self.readable_view()?;
-        read::read(&view, request, Access::Cold)
-            .map(|fetched| fetched.expect("a cold read loads what is missing"))
+        let fetched = read::read(&view, request, Access::Cold)
+            .map(|fetched| fetched.expect("a cold read loads what is missing"));
+        self.unless_deleted(fetched)
     }
 
     /// The first record whose timestamp is at or after `time`, with that timestamp; `None` beyond all. May wait for
@@ -281,7 +303,8 @@ impl Partition {
     /// # Errors
     /// [`Error::Damaged`], [`Error::NotFound`] as for [`Partition::read`].
     pub fn offset_for_time(&self, time: TimestampMs) -> Result<Option<(Offset, TimestampMs)>> {
-        read::offset_for_time(&self.readable_view()?, time)
+        let view = self.readable_view()?;
+        self.unless_deleted(read::offset_for_time(&view, time))
     }
 
     /// Where an offset lies: how many bytes follow it, and the next record's timestamp. May wait for the disk.
@@ -289,7 +312,8 @@ impl Partition {
     /// # Errors
     /// As for [`Partition::read`].
     pub fn locate(&self, offset: Offset) -> Result<Located> {
-        read::locate(&self.readable_view()?, offset)
+        let view = self.readable_view()?;
+        self.unless_deleted(read::locate(&view, offset))
     }
 
     /// What it holds. May wait for the disk: the first and the last record are read.
@@ -311,7 +335,7 @@ impl Partition {
         };
         let last = view.end_offset.get().checked_sub(1).map(Offset::new);
         let holds_records = view.end_offset > view.log_start_offset;
-        Ok(PartitionStats {
+        self.unless_deleted(Ok(PartitionStats {
             positions,
             size_bytes: self.size_bytes(),
             segments: view.segments.len(),
@@ -319,7 +343,7 @@ impl Partition {
                 .then(|| timestamp_at(view.log_start_offset))
                 .flatten(),
             last_timestamp: last.filter(|_| holds_records).and_then(timestamp_at),
-        })
+        }))
     }
 
     /// Bytes of its log files up to the end, indexes not counted. Does not touch the disk.
@@ -360,13 +384,13 @@ impl Partition {
 
     pub(crate) fn set_deleted(&self) {
         self.deleted.store(true, Ordering::Release);
-        self.waiters.wake_all();
+        self.waiters.wake_for_good();
     }
 
     /// Ends every wait; none begins any more.
     pub(crate) fn set_closed(&self) {
         self.closed.store(true, Ordering::Release);
-        self.waiters.wake_all();
+        self.waiters.wake_for_good();
     }
 
     /// Why appends are refused.

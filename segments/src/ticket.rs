@@ -143,11 +143,22 @@ impl Waiters {
         self.any.store(!list.wakers.is_empty(), Ordering::SeqCst);
     }
 
-    /// Wakes all and forgets them. Called after the new `end_offset` is visible.
+    /// Wakes all and forgets them. Called after the new `end_offset` was made visible under a lock that who waits takes
+    /// to look again: that, and not `any` alone, is why nobody is missed.
     pub(crate) fn wake_all(&self) {
-        if !self.any.load(Ordering::SeqCst) {
-            return;
+        if self.any.load(Ordering::SeqCst) {
+            self.wake_listed();
         }
+    }
+
+    /// Wakes all and forgets them, after what they look at was set without a lock. Who registers takes the list's lock
+    /// before it looks: it is woken by this, or comes after it and sees what was set. (Without the lock, `any` could be
+    /// read before the store of what was set is seen by others, and somebody would wait for ever.)
+    pub(crate) fn wake_for_good(&self) {
+        self.wake_listed();
+    }
+
+    fn wake_listed(&self) {
         let wakers = {
             let mut list = self.list.lock();
             self.any.store(false, Ordering::SeqCst);

@@ -1,6 +1,534 @@
-//! The engine under shuttle: threads of producers, readers, the committer and the syncer, in orders chosen by a seed.
+//! The whole engine, with its threads, under a scheduler that tries interleavings: producers, readers, the committer, the
+//! syncer, retention, deletion and closing, in orders chosen by a seed.
+//!
+//! Every lock, atomic and call to the disk is a point at which another thread may go on. A thread that waits for ever is
+//! a deadlock, which ends the test; so is every wake-up that is lost. `scripts/interleavings` runs it; a failure prints
+//! its seed and its schedule.
+
+#[path = "interleavings/lying.rs"]
+mod lying;
+#[path = "interleavings/world.rs"]
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quipu_segments::sim::{Fault, IoKind};
+use quipu_segments::{Ack, Error, Offset, Options, TimestampMs, TopicSettings, TopicSpec};
+use shuttle::rand::{Rng as _, thread_rng};
+use shuttle::thread::{JoinHandle, yield_now};
+
+use lying::LyingDisk;
+use world::{Setup, TOPIC, Tally, World, chance, explore, notices, together};
+
+/// What a thread does.
+macro_rules! thread {
+    ($world:ident, $run:expr) => {{
+        let $world = Arc::clone(&$world);
+        Box::new(move || {
+            $run;
+        }) as Box<dyn FnOnce() + Send>
+    }};
+}
+
+/// Closes the log; fails only as the scenario allows.
+fn close(world: &World) {
+    if let Err(error) = world.log.close() {
+        world.refused(&error);
+    }
+}
+
+/// A thread that follows a partition until the log is closed; it ends with how far it came.
+fn follower(world: &Arc<World>, index: u32) -> JoinHandle<u64> {
+    let world = Arc::clone(world);
+    shuttle::thread::spawn(move || world.follow(&world.partition(index), 0, u64::MAX))
+}
+
+/// Syncs as the log's own thread does, at the same time.
+fn sync(world: &World) {
+    if let Err(error) = world.log.sync_segments() {
+        world.refused(&error);
+    }
+}
+
+/// Every batch gets a segment of its own.
+fn small_segments() -> TopicSettings {
+    TopicSettings {
+        segment_bytes: 100,
+        ..TopicSettings::default()
+    }
+}
+
+/// One map and one file at a time.
+fn few_open() -> Options {
+    Options {
+        max_open_segments: 1,
+        max_open_files: Some(1),
+        ..Setup::default().options
+    }
+}
+
+fn producers_and_followers(tally: &Tally, setup: Setup) {
+    let world = World::new(setup);
+    let followers: Vec<_> = (0..world.topic.partition_count())
+        .map(|index| follower(&world, index))
+        .collect();
+    together(vec![
+        thread!(world, world.produce("a", 2, 20)),
+        thread!(world, world.produce("b", 2, 20)),
+        thread!(
+            world,
+            for _ in 0..3 {
+                world.watch("a");
+                world.watch("b");
+            }
+        ),
+    ]);
+    close(&world);
+    for (index, follower) in followers.into_iter().enumerate() {
+        let came_to = follower.join().expect("it follows");
+        if !world.is_off() {
+            let end = world.partition(index as u32).positions().end_offset.get();
+            assert_eq!(came_to, end, "a follower has stopped short of what there is");
+        }
+    }
+    world.end(tally);
+}
 
 #[test]
-fn it_runs() {
-    shuttle::check_random(|| {}, 10);
+fn what_is_told_is_durable_and_who_waits_is_woken() {
+    explore("producers and followers", |tally| {
+        producers_and_followers(
+            tally,
+            Setup {
+                partitions: 2,
+                ..Setup::default()
+            },
+        );
+    });
+}
+
+#[test]
+fn a_disk_that_lies_about_the_journals_sync_is_noticed() {
+    notices("no journal sync", |tally| {
+        producers_and_followers(
+            tally,
+            Setup {
+                wrap: |disk| Arc::new(LyingDisk::new(disk)),
+                ..Setup::default()
+            },
+        );
+    });
+}
+
+#[test]
+fn requests_that_are_queued_when_the_log_closes_are_answered() {
+    explore("closing", |tally| {
+        let world = World::new(Setup::default());
+        let follower = follower(&world, 0);
+        together(vec![
+            thread!(world, world.produce("a", 2, 20)),
+            thread!(world, world.produce("b", 2, 20)),
+            thread!(world, close(&world)),
+            thread!(world, close(&world)),
+        ]);
+        let partition = world.partition(0);
+        let late = world.request("late", 1, &[&partition], 1, 20, Ack::Written);
+        assert!(world.is_off() || matches!(world.log.append(late), Err(Error::Closed)));
+        drop(partition);
+        follower.join().expect("it follows");
+        world.end(tally);
+    });
+}
+
+#[test]
+fn requests_that_are_queued_when_the_log_is_dropped_are_answered() {
+    explore("dropping", |tally| {
+        let world = World::new(Setup::default());
+        world.produce("a", 1, 20);
+        let partition = world.partition(0);
+        let tickets: Vec<_> = [Ack::Durable, Ack::Written, Ack::Durable]
+            .into_iter()
+            .zip(1..)
+            .map(|(ack, request)| {
+                world
+                    .log
+                    .append(world.request("b", request, &[&partition], 1, 20, ack))
+            })
+            .collect();
+        let waiting = partition.wait_for(Offset::new(1_000));
+        drop(partition);
+        let waiter = shuttle::thread::spawn(move || {
+            for ticket in tickets.into_iter().flatten() {
+                let _answer = ticket.wait();
+            }
+            waiting.wait();
+        });
+        world.end_by(world::End::Drop, tally);
+        waiter.join().expect("it waits only");
+    });
+}
+
+#[test]
+fn a_full_queue_refuses_and_takes_requests_again_when_there_is_room() {
+    explore("overload", |tally| {
+        let world = World::new(Setup {
+            options: Options {
+                queue_bytes: 250,
+                ..Setup::default().options
+            },
+            ..Setup::default()
+        });
+        together(vec![
+            thread!(world, world.produce("a", 3, 20)),
+            thread!(world, world.produce("b", 3, 20)),
+            thread!(world, world.produce("c", 2, 20)),
+        ]);
+        close(&world);
+        assert_eq!(world.log.counters().queued_bytes, 0);
+        world.end(tally);
+    });
+}
+
+/// Looks a partition up in every way there is.
+fn look(world: &World, times: u32) {
+    let partition = world.partition(0);
+    for _ in 0..times {
+        let positions = partition.positions();
+        assert!(
+            positions.log_start_offset <= positions.end_offset,
+            "{positions:?}"
+        );
+        assert!(positions.end_offset <= positions.written_offset, "{positions:?}");
+        let from = thread_rng().gen_range(positions.log_start_offset.get()..=positions.end_offset.get());
+        let result = match thread_rng().gen_range(0..4) {
+            0 => partition
+                .offset_for_time(TimestampMs(1_700_000_000_000))
+                .map(|found| {
+                    let is_empty = positions.log_start_offset == positions.end_offset;
+                    assert!(
+                        found.is_some() || is_empty || moved(world, &positions),
+                        "{positions:?}"
+                    );
+                }),
+            1 => partition.locate(Offset::new(from)).map(|located| {
+                let is_end = from == positions.end_offset.get();
+                assert!(
+                    located.next.is_some() || is_end || moved(world, &positions),
+                    "{from} {positions:?}"
+                );
+            }),
+            2 => partition.stats().map(|stats| {
+                assert!(
+                    stats.positions.end_offset >= positions.end_offset,
+                    "{stats:?} {positions:?}"
+                );
+            }),
+            _ => {
+                world.read(&partition, from);
+                Ok(())
+            }
+        };
+        match result {
+            Ok(()) | Err(Error::Trimmed { .. }) => {}
+            Err(error) => world.refused(&error),
+        }
+    }
+}
+
+/// Whether there is a reason not to find what was there a moment ago.
+fn moved(world: &World, before: &quipu_segments::Positions) -> bool {
+    let now = world.partition(0).positions();
+    world.is_off() || world.topic.is_deleted() || now.log_start_offset > before.log_start_offset
+}
+
+#[test]
+fn readers_get_on_with_segments_that_roll_and_maps_that_are_closed_under_them() {
+    explore("rolling", |tally| {
+        let world = World::new(Setup {
+            options: few_open(),
+            settings: small_segments(),
+            ..Setup::default()
+        });
+        together(vec![
+            thread!(world, world.produce("a", 3, 20)),
+            thread!(world, look(&world, 3)),
+            thread!(world, look(&world, 3)),
+            thread!(world, sync(&world)),
+        ]);
+        if !world.is_off() {
+            // Whoever opened what meanwhile, the bound still holds for all of them.
+            let partition = world.partition(0);
+            let mut next = 0;
+            while next < partition.positions().end_offset.get() {
+                match world.read(&partition, next) {
+                    Some(now) => next = now,
+                    None => break,
+                }
+            }
+            let open = world.log.counters().open_segments;
+            assert!(open <= 1 || world.is_off(), "{open} segments are open");
+        }
+        world.end(tally);
+    });
+}
+
+fn trim(world: &World, times: u32) {
+    let partition = world.partition(0);
+    for _ in 0..times {
+        let end = partition.positions().end_offset.get();
+        let before = Offset::new(thread_rng().gen_range(0..=end));
+        match partition.trim(before) {
+            Ok(start) => {
+                assert!(
+                    start >= before,
+                    "trimmed to {before}, and the log starts at {start}"
+                );
+                world.started_at(world.topic.id(), 0, start);
+            }
+            Err(error) => world.refused(&error),
+        }
+    }
+}
+
+#[test]
+fn readers_get_on_with_segments_that_are_trimmed_away() {
+    explore("trimming", |tally| {
+        let world = World::new(Setup {
+            options: few_open(),
+            settings: small_segments(),
+            ..Setup::default()
+        });
+        world.produce("a", 2, 20);
+        together(vec![
+            thread!(world, world.produce("b", 2, 20)),
+            thread!(world, look(&world, 3)),
+            thread!(world, look(&world, 2)),
+            thread!(world, trim(&world, 2)),
+            thread!(world, sync(&world)),
+        ]);
+        world.end(tally);
+    });
+}
+
+#[test]
+fn retention_of_two_threads_and_a_trim_at_once_lose_nothing_that_is_kept() {
+    explore("retention", |tally| {
+        let world = World::new(Setup {
+            options: Options {
+                retention_interval: Duration::ZERO,
+                checkpoint_interval: Duration::ZERO,
+                ..few_open()
+            },
+            settings: TopicSettings {
+                retention_bytes: Some(250),
+                retention_ms: Some(60_000),
+                ..small_segments()
+            },
+            ..Setup::default()
+        });
+        world.produce("a", 2, 20);
+        together(vec![
+            thread!(world, world.produce("b", 2, 20)),
+            thread!(world, look(&world, 2)),
+            thread!(world, trim(&world, 1)),
+            thread!(world, {
+                if chance(2) {
+                    world.clock.advance(Duration::from_secs(120));
+                }
+                if let Err(error) = world.log.apply_retention() {
+                    world.refused(&error);
+                }
+            }),
+        ]);
+        world.end(tally);
+    });
+}
+
+fn spec(partitions: u32) -> TopicSpec {
+    TopicSpec {
+        partitions,
+        settings: small_segments(),
+        properties: Default::default(),
+    }
+}
+
+#[test]
+fn a_topic_can_be_deleted_and_made_again_while_it_is_written_and_read() {
+    explore("deleting", |tally| {
+        let world = World::new(Setup {
+            options: few_open(),
+            settings: small_segments(),
+            allowed: |error| matches!(error, Error::NotFound(_)),
+            ..Setup::default()
+        });
+        world.produce("a", 1, 20);
+        let follower = follower(&world, 0);
+        together(vec![
+            thread!(world, world.produce("b", 2, 20)),
+            thread!(world, look(&world, 2)),
+            thread!(world, sync(&world)),
+            thread!(world, {
+                match world.log.delete_topic(TOPIC, Vec::new()) {
+                    Ok(()) => world.deleted(world.topic.id()),
+                    Err(error) => return world.refused(&error),
+                }
+                match world.log.create_topic(TOPIC, spec(1)) {
+                    Ok(topic) => {
+                        world.produce_to(&topic, "c", 2, 20);
+                        let partition = topic.partition(0).expect("it has one");
+                        world.read(&partition, 0);
+                    }
+                    Err(error) => world.refused(&error),
+                }
+            }),
+        ]);
+        close(&world);
+        follower.join().expect("it follows");
+        world.end(tally);
+    });
+}
+
+#[test]
+fn partitions_that_are_added_take_appends_at_once() {
+    explore("growing", |tally| {
+        let world = World::new(Setup {
+            settings: small_segments(),
+            ..Setup::default()
+        });
+        together(vec![
+            thread!(world, world.produce("a", 3, 20)),
+            thread!(world, {
+                for partitions in 2..4 {
+                    if let Err(error) = world.log.alter_topic(TOPIC, spec(partitions)) {
+                        return world.refused(&error);
+                    }
+                    world.produce(&format!("b{partitions}"), 1, 20);
+                }
+            }),
+            thread!(world, sync(&world)),
+        ]);
+        world.end(tally);
+    });
+}
+
+#[test]
+fn journal_files_are_used_again_while_producers_wait_for_them() {
+    explore("journal files", |tally| {
+        let world = World::new(Setup::default());
+        let follower = follower(&world, 0);
+        together(vec![
+            thread!(world, world.produce("a", 8, 3_000)),
+            thread!(world, world.produce("b", 8, 3_000)),
+        ]);
+        close(&world);
+        follower.join().expect("it follows");
+        world.end(tally);
+    });
+}
+
+/// Everybody is answered although a call fails, and what was told stays.
+fn failing(tally: &Tally, fault: fn(u64) -> Fault, after: u64, allowed: fn(&Error) -> bool) {
+    let world = World::new(Setup {
+        partitions: 2,
+        allowed,
+        ..Setup::default()
+    });
+    let follower = follower(&world, 0);
+    world.disk.fail(fault(thread_rng().gen_range(0..after)));
+    together(vec![
+        thread!(world, world.produce("a", 3, 1_500)),
+        thread!(world, world.produce("b", 3, 1_500)),
+        thread!(world, sync(&world)),
+    ]);
+    // The last sync of a log that has failed may fail as well.
+    if let Err(error) = world.log.close() {
+        assert!(world.is_off() || world.disk.failed_calls() > 0, "{error}");
+    }
+    follower.join().expect("it follows");
+    world.end(tally);
+}
+
+#[test]
+fn everybody_is_answered_when_the_journals_sync_fails() {
+    explore("failing journal syncs", |tally| {
+        failing(
+            tally,
+            |after| Fault::once(IoKind::Sync, after).on(".journal"),
+            8,
+            |error| matches!(error, Error::LogFailed { .. } | Error::Io { .. }),
+        );
+    });
+}
+
+#[test]
+fn everybody_is_answered_when_the_journals_writes_fail() {
+    explore("failing journal writes", |tally| {
+        failing(
+            tally,
+            |after| Fault::once(IoKind::Write, after).on(".journal").onwards(),
+            8,
+            |error| matches!(error, Error::LogFailed { .. } | Error::Io { .. }),
+        );
+    });
+}
+
+#[test]
+fn everybody_is_answered_when_a_segments_sync_fails() {
+    explore("failing segment syncs", |tally| {
+        failing(
+            tally,
+            |after| Fault::once(IoKind::Sync, after).on(".log"),
+            3,
+            |error| {
+                matches!(
+                    error,
+                    Error::PartitionFailed(_) | Error::LogFailed { .. } | Error::Overloaded { .. }
+                )
+            },
+        );
+    });
+}
+
+#[test]
+fn everybody_is_answered_when_a_segments_write_fails() {
+    explore("failing segment writes", |tally| {
+        failing(
+            tally,
+            |after| Fault::once(IoKind::Write, after).on(".log"),
+            3,
+            |error| {
+                matches!(
+                    error,
+                    Error::PartitionFailed(_) | Error::LogFailed { .. } | Error::Overloaded { .. }
+                )
+            },
+        );
+    });
+}
+
+#[test]
+fn appends_go_on_when_a_full_disk_has_space_again() {
+    explore("full disk", |tally| {
+        let world = World::new(Setup {
+            settings: small_segments(),
+            allowed: |error| matches!(error, Error::StorageFull),
+            ..Setup::default()
+        });
+        together(vec![
+            thread!(world, world.produce("a", 4, 3_000)),
+            thread!(world, world.produce("b", 3, 3_000)),
+            thread!(world, {
+                for _ in 0..2 {
+                    let room = thread_rng().gen_range(0..4) * 4096;
+                    world.disk.set_capacity(Some(world.disk.used_bytes() + room));
+                    for _ in 0..thread_rng().gen_range(0..20) {
+                        yield_now();
+                    }
+                    world.disk.set_capacity(None);
+                }
+            }),
+        ]);
+        world.end(tally);
+    });
 }

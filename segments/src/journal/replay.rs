@@ -192,7 +192,10 @@ impl Scan {
             return Ok(());
         };
         let again = || {
-            let bytes = Arc::clone(&file.view).bytes(position, position + length)?;
+            // A copy: a slice of the map must not be what is written over.
+            let bytes = Arc::clone(&file.view)
+                .bytes(position, position + length)?
+                .to_vec();
             let writable = disk.open(&file.path, OpenMode::ReadWrite)?;
             writable.write_all_at(&[IoSlice::new(&bytes)], position)?;
             writable.sync_data()
