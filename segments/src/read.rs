@@ -62,7 +62,8 @@ pub struct Located {
     pub bytes_to_end: u64,
     /// The first record at or after it, with its timestamp; `None` at the end.
     pub next: Option<(Offset, TimestampMs)>,
-    /// The largest timestamp of its segment, which retention by time goes by; `None` at the end.
+    /// The largest timestamp of its segment, which retention by time goes by; `None` at the end, and where it is not known
+    /// because some of the segment could not be read.
     pub segment_max_timestamp: Option<TimestampMs>,
 }
 
@@ -178,11 +179,12 @@ pub(crate) fn offset_for_time(view: &View, time: TimestampMs) -> Result<Option<(
     for index in view.segment_of(view.log_start_offset)..view.segments.len() {
         let segment = &view.segments[index];
         let span = view.span(index, view.log_start_offset, view.end_offset);
-        let found = segment.max_timestamp_in(&span).and_then(|largest| {
-            if largest < Some(time) {
-                return Ok(None);
+        let found = segment.may_reach(time, &span).and_then(|may_reach| {
+            if may_reach {
+                segment.first_at_or_after(time, &span)
+            } else {
+                Ok(None)
             }
-            segment.first_at_or_after(time, &span)
         });
         match found {
             Ok(Some(found)) => return Ok(Some(found)),
@@ -200,7 +202,7 @@ pub(crate) fn offset_for_time(view: &View, time: TimestampMs) -> Result<Option<(
 /// Damage is passed over: this is for reports, which go on in spite of it.
 ///
 /// # Errors
-/// [`Error::Io`]: a file could not be opened or mapped. [`Error::Trimmed`]: the segment was removed meanwhile.
+/// [`Error::Io`]: a file could not be opened, mapped or read. [`Error::Trimmed`]: the segment was removed meanwhile.
 pub(crate) fn locate(view: &View, offset: Offset) -> Result<Located> {
     let offset = offset.max(view.log_start_offset);
     if offset < view.end_offset {

@@ -377,7 +377,7 @@ fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
             // Trimmed since the line above: the log begins elsewhere now.
             Err(Error::Trimmed { .. }) => continue,
             // Where the log begins does not depend on what can be read there.
-            Err(Error::Damaged { .. }) => None,
+            Err(Error::Damaged { .. } | Error::Io { .. }) => None,
             Err(error) => return Err(error),
         };
         return Ok(FoundOffset {

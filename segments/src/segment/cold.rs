@@ -3,6 +3,7 @@
 //! One thread at a time does this for a segment. It works on what it has opened itself, so that it gets its answer even
 //! when the pool closes the segment under it, and hands in what it has verified at the end.
 
+use std::io;
 use std::sync::Arc;
 
 use super::inner::{Inner, OpenMap};
@@ -130,6 +131,13 @@ impl Inner {
                         })));
                     }
                     Step::Damage(damage) if !damage.confirmed => return Ok(Verdict::Doubt(damage)),
+                    // What the disk does not give now it may give the next time: an answer behind it could be wrong.
+                    Step::Damage(damage) if damage.is_unreadable => {
+                        return Err(Error::io(
+                            self.damaged(&damage, span).to_string(),
+                            io::ErrorKind::Other.into(),
+                        ));
+                    }
                     Step::Damage(_) => {}
                     Step::End => return Ok(Verdict::Done(None)),
                 }
@@ -145,13 +153,15 @@ impl Inner {
     ) -> Result<Option<(Offset, TimestampMs)>> {
         self.touch();
         let cold = self.cold.lock();
-        let base_max = self.base_sum(&cold, span)?.max_timestamp;
+        let sum = self.base_sum(&cold, span)?;
         let (tail_max, tail_first) = {
             let state = self.state.read();
             (state.tail.max_timestamp(), state.tail.first_offset())
         };
         // The base of an offset that lies in the tail need not be looked at.
-        if base_max >= Some(time) && tail_first.is_none_or(|first| span.from < first) {
+        if (sum.max_timestamp >= Some(time) || !sum.is_whole)
+            && tail_first.is_none_or(|first| span.from < first)
+        {
             let begin = Begin::Time(Part::Base, span.from, time);
             if let Some(found) = self.first_in(&cold, begin, time, span)? {
                 return Ok(Some(found));
@@ -258,10 +268,13 @@ impl Inner {
         };
         let state = self.state.read();
         let doubted_to = base.as_ref().map_or(0, |base| base.doubted_to);
+        let is_whole = base.as_ref().is_none_or(|base| base.is_whole);
         let base = base.map(|base| base.index);
         let part = base.as_deref().unwrap_or(&state.tail);
         let stretch = match begin {
             Begin::Offset(offset) => part.find(offset),
+            // The time could be reached in what the index leaves out.
+            Begin::Time(_, offset, _) if !is_whole => part.find(offset),
             Begin::Time(_, offset, time) => part.find(offset).max(part.find_time(time)),
         };
         let mut marks: Vec<Mark> = part.marks_from(stretch).collect();

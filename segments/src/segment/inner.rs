@@ -59,12 +59,17 @@ pub(super) struct Base {
     pub(super) index: Arc<Index>,
     /// Up to here it comes from a file, which could be of another log; the rest was made by walking or writing the log.
     pub(super) doubted_to: u64,
+    /// Whether it covers every batch. Not if it was made from a log of which some could not be read, or was damaged.
+    pub(super) is_whole: bool,
 }
 
 /// What must be known of the base for lookups over many segments.
 #[derive(Clone, Copy)]
 pub(super) struct BaseSum {
+    /// Of the batches that the index covers.
     pub(super) max_timestamp: Option<TimestampMs>,
+    /// Whether those are all.
+    pub(super) is_whole: bool,
 }
 
 /// An open map, counted in the pool.
@@ -227,8 +232,8 @@ impl Inner {
         state.base.clone()
     }
 
-    /// Makes an index that was written to the files the base, and begins a new tail behind it.
-    pub(super) fn fold(&self, whole: Index, doubted_to: u64) {
+    /// Makes an index of everything the base (it was written to the files, if it is whole), and begins a new tail behind it.
+    pub(super) fn fold(&self, whole: Index, doubted_to: u64, is_whole: bool) {
         let mut state = self.state.write();
         if whole.end() != state.tail.end() {
             // More was published meanwhile. The files cover less than there is, which is fine.
@@ -236,11 +241,13 @@ impl Inner {
         }
         state.base_sum = Some(BaseSum {
             max_timestamp: whole.max_timestamp(),
+            is_whole,
         });
         state.tail = Index::new(self.base, whole.end());
         state.base = state.map.is_some().then(|| Base {
             index: Arc::new(whole),
             doubted_to,
+            is_whole,
         });
     }
 
@@ -260,7 +267,10 @@ impl State {
     /// What is known of everything before the tail.
     pub(super) fn base_sum(&self) -> Option<BaseSum> {
         if self.tail.start() == 0 {
-            return Some(BaseSum { max_timestamp: None });
+            return Some(BaseSum {
+                max_timestamp: None,
+                is_whole: true,
+            });
         }
         self.base_sum
     }

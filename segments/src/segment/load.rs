@@ -103,6 +103,7 @@ impl Inner {
         let base = Base {
             index: Arc::new(index),
             doubted_to: end,
+            is_whole: true,
         };
         self.keep_base(open, &base);
         Ok(base)
@@ -129,6 +130,7 @@ impl Inner {
         {
             let sum = BaseSum {
                 max_timestamp: summary.max_timestamp,
+                is_whole: true,
             };
             self.state.write().base_sum = Some(sum);
             return Ok(sum);
@@ -137,6 +139,7 @@ impl Inner {
         let base = self.load_base(cold, &open, span)?;
         Ok(BaseSum {
             max_timestamp: base.index.max_timestamp(),
+            is_whole: base.is_whole,
         })
     }
 
@@ -196,6 +199,7 @@ impl Inner {
         let base = Base {
             index: Arc::new(index),
             doubted_to,
+            is_whole,
         };
         self.keep_base(open, &base);
         Ok(base)
@@ -229,6 +233,7 @@ impl Inner {
         let mut state = self.state.write();
         state.base_sum = Some(BaseSum {
             max_timestamp: base.index.max_timestamp(),
+            is_whole: base.is_whole,
         });
         // Loaded indexes are bounded by the open maps.
         if state.map.as_ref().is_some_and(|map| Arc::ptr_eq(map, open)) {

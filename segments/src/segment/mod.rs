@@ -206,8 +206,8 @@ impl Segment {
             }
             state.tail.clone()
         };
-        let (whole, doubted_to) = if tail.start() == 0 {
-            (tail, 0)
+        let (whole, doubted_to, is_whole) = if tail.start() == 0 {
+            (tail, 0, true)
         } else {
             let base = match inner.loaded_base() {
                 Some(base) => base,
@@ -219,14 +219,18 @@ impl Segment {
             };
             let mut whole = Index::clone(&base.index);
             whole.append(&tail);
-            (whole, base.doubted_to)
+            (whole, base.doubted_to, base.is_whole)
         };
-        inner.write_index_files(&cold, &whole)?;
-        inner.fold(whole, doubted_to);
+        // One that leaves something out would be taken for all there is.
+        if is_whole {
+            inner.write_index_files(&cold, &whole)?;
+        }
+        inner.fold(whole, doubted_to, is_whole);
         Ok(())
     }
 
-    /// The largest timestamp in it, loading the index if need be; cheap from then on.
+    /// The largest timestamp in it, loading the index if need be; cheap from then on. `None` if there is none, and if it
+    /// is not known: the index had to be made from a log of which some could not be read.
     ///
     /// # Errors
     /// Those of the disk, where there is no index.
@@ -239,16 +243,35 @@ impl Segment {
     /// # Errors
     /// As of [`Segment::read`]: the log may have to be scanned.
     pub(crate) fn max_timestamp_in(&self, span: &Span) -> Result<Option<TimestampMs>> {
+        let sum = self.sum(span)?;
+        Ok(sum.max_timestamp.filter(|_| sum.is_whole))
+    }
+
+    /// Whether a record may be at or after `time`: there is one, or it is not known.
+    ///
+    /// # Errors
+    /// As of [`Segment::max_timestamp_in`].
+    pub(crate) fn may_reach(&self, time: TimestampMs, span: &Span) -> Result<bool> {
+        let sum = self.sum(span)?;
+        Ok(sum.max_timestamp >= Some(time) || !sum.is_whole)
+    }
+
+    /// What is known of all of it, base and tail.
+    fn sum(&self, span: &Span) -> Result<BaseSum> {
         let inner = &self.inner;
+        let with_tail = |base: BaseSum, tail: &Index| BaseSum {
+            max_timestamp: base.max_timestamp.max(tail.max_timestamp()),
+            ..base
+        };
         {
             let state = inner.state.read();
-            if let Some(BaseSum { max_timestamp }) = state.base_sum() {
-                return Ok(max_timestamp.max(state.tail.max_timestamp()));
+            if let Some(base) = state.base_sum() {
+                return Ok(with_tail(base, &state.tail));
             }
         }
         let cold = inner.cold.lock();
         let base = inner.base_sum(&cold, span)?;
-        Ok(base.max_timestamp.max(inner.state.read().tail.max_timestamp()))
+        Ok(with_tail(base, &inner.state.read().tail))
     }
 
     /// Forgets the map; readers that hold slices keep theirs. Called before its files are removed: reads that come later
@@ -281,7 +304,7 @@ impl Segment {
     /// The first readable record at or after `span.from`, below `span.end`. Damage is passed over.
     ///
     /// # Errors
-    /// As of [`Segment::read`], but for damage.
+    /// As of [`Segment::read`], but for damage; [`Error::Io`](crate::Error::Io) where the disk does not let it be read.
     pub(crate) fn first_record(&self, span: &Span) -> Result<Option<FirstRecord>> {
         let mut span = *span;
         while self.readable() != FilePos::ZERO && span.from < span.end {

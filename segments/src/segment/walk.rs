@@ -52,6 +52,8 @@ pub(super) struct Damage {
     pub(super) what: String,
     /// Whether it is certain that it is the log that is damaged, and not the marks that are wrong about it.
     pub(super) confirmed: bool,
+    /// Whether some of it is not known to be damaged: the disk did not let it be read.
+    pub(super) is_unreadable: bool,
 }
 
 /// Why there is no healthy batch at a position.
@@ -84,6 +86,8 @@ pub(super) struct Walker {
     at_home: bool,
     /// The present position lies behind damage: offsets were lost.
     behind_damage: bool,
+    /// The disk did not let something be read since this was last looked at.
+    met_unreadable: bool,
     /// Bytes in memory, from `window_start` on.
     window: Bytes,
     window_start: u64,
@@ -115,6 +119,7 @@ impl Walker {
             marks: course.marks,
             at_home: false,
             behind_damage: false,
+            met_unreadable: false,
             window: Bytes::new(),
             window_start: 0,
         }
@@ -133,6 +138,7 @@ impl Walker {
         if self.position >= self.end {
             return Ok(Step::End);
         }
+        self.met_unreadable = false;
         match self.batch_at(self.position) {
             Ok(header) => {
                 let position = self.position;
@@ -364,6 +370,7 @@ impl Walker {
             until,
             what,
             confirmed,
+            is_unreadable: self.met_unreadable,
         })
     }
 
@@ -451,7 +458,7 @@ impl Walker {
     }
 
     /// Loads at least `start..end`: more if that can be read, too.
-    fn load(&self, start: u64, end: u64) -> Result<Bytes, Fault> {
+    fn load(&mut self, start: u64, end: u64) -> Result<Bytes, Fault> {
         let page_end = end.next_multiple_of(PAGE_BYTES).min(self.end.max(end));
         let far_end = (start + WINDOW_BYTES).min(self.end).max(page_end);
         let mut failure = None;
@@ -474,6 +481,8 @@ impl Walker {
         if error.kind() == io::ErrorKind::OutOfMemory {
             return Err(Fault::Io(Error::io("reading a segment", error)));
         }
+        // A file that has become shorter is damaged for good.
+        self.met_unreadable |= error.kind() != io::ErrorKind::UnexpectedEof;
         Err(Fault::Damage(error.to_string()))
     }
 }

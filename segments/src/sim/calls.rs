@@ -191,7 +191,10 @@ impl DiskFile for SimFile {
             .min(contents.len());
         let len = buffer.len().min(contents.len() - start);
         buffer[..len].copy_from_slice(&contents[start..start + len]);
-        state.flip(&self.path, &mut buffer[..len]);
+        state.load(self.ino, &self.path, start, start + len);
+        for (at, mask) in state.tree.file(self.ino).flips(start, start + len) {
+            buffer[at - start] ^= mask;
+        }
         Ok(len)
     }
 
@@ -292,12 +295,14 @@ impl Mapping for SimMapping {
         if end > self.len || end > state.tree.file(self.ino).len() as u64 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
+        state.load(self.ino, &self.path, to_index(start)?, to_index(end)?);
         Ok(())
     }
 
     fn bytes(self: Arc<Self>, start: u64, end: u64) -> io::Result<Bytes> {
-        let mut state = self.state.lock();
-        let contents = state.tree.file(self.ino).current();
+        let state = self.state.lock();
+        let file = state.tree.file(self.ino);
+        let contents = file.current();
         assert!(
             start <= end && end <= self.len && end <= contents.len() as u64,
             "bytes {start}..{end} of a view of {} of {}, which has {}: a real map would fault",
@@ -306,9 +311,10 @@ impl Mapping for SimMapping {
             contents.len(),
         );
         let range = to_index(start)?..to_index(end)?;
-        if state.flips_bits() {
-            let mut bytes = contents[range].to_vec();
-            state.flip(&self.path, &mut bytes);
+        let mut flips = file.flips(range.start, range.end).peekable();
+        if flips.peek().is_some() {
+            let mut bytes = contents[range.clone()].to_vec();
+            flips.for_each(|(at, mask)| bytes[at - range.start] ^= mask);
             return Ok(Bytes::from(bytes));
         }
         Ok(Bytes::from_owner(Contents(Arc::clone(contents))).slice(range))

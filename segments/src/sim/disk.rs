@@ -24,7 +24,7 @@ pub(super) struct State {
     pub(super) locks: BTreeSet<Ino>,
     capacity_bytes: Option<u64>,
     used_pages: usize,
-    /// (part of a path, one read in so many is flipped)
+    /// (part of a path, one page in so many is flipped)
     flips: Vec<(String, u64)>,
     pub(super) lies: Vec<Lie>,
     trace: Option<Vec<String>>,
@@ -131,18 +131,16 @@ impl State {
         }
     }
 
-    pub(super) fn flips_bits(&self) -> bool {
-        !self.flips.is_empty()
-    }
-
-    pub(super) fn flip(&mut self, path: &Path, bytes: &mut [u8]) {
+    /// Brings a range of a file into memory, with bits flipped where that is planned.
+    pub(super) fn load(&mut self, ino: Ino, path: &Path, start: usize, end: usize) {
+        let Self { tree, rng, flips, .. } = self;
         let path = path.to_string_lossy();
-        for (part, one_in) in &self.flips {
-            if !bytes.is_empty() && path.contains(part.as_str()) && self.rng.chance(1, *one_in) {
-                let at = self.rng.index(bytes.len());
-                bytes[at] ^= 1 << self.rng.below(8);
-            }
-        }
+        let one_in = flips.iter().find(|(part, _)| path.contains(part.as_str()));
+        tree.file_mut(ino).load(start, end, |len| {
+            let (_, one_in) = one_in?;
+            rng.chance(1, *one_in)
+                .then(|| (rng.index(len), 1 << rng.below(8)))
+        });
     }
 }
 
@@ -254,9 +252,23 @@ impl SimDisk {
         (self.0.lock().used_pages * PAGE) as u64
     }
 
-    /// Flips a bit in one of `one_in` reads of files whose path contains `part`; what is stored stays as it is.
+    /// Flips a bit in one of `one_in` pages that come into memory from files whose path contains `part`. What is stored
+    /// stays as it is, but everybody reads the flipped bit until [`SimDisk::stop_flips`] or a power cut.
     pub fn flip_bits_on_read(&self, part: &str, one_in: u64) {
         self.0.lock().flips.push((part.to_owned(), one_in));
+    }
+
+    /// Flips no more bits, and has what was flipped read again. Says how many bits that were.
+    pub fn stop_flips(&self) -> usize {
+        let mut state = self.0.lock();
+        state.flips.clear();
+        state.tree.evict_flipped()
+    }
+
+    /// How many bits are flipped now in what is in memory.
+    #[must_use]
+    pub fn flipped_bits(&self) -> usize {
+        self.0.lock().tree.flipped_bits()
     }
 
     /// Changes a stored byte (exclusive or with `mask`), as a medium does that rots. Nothing happens beyond the file's end.
@@ -544,20 +556,27 @@ mod tests {
     }
 
     #[test]
-    fn flipped_reads_leave_the_contents_alone_and_damage_does_not() {
+    fn a_bit_flipped_on_its_way_into_memory_stays_there_until_the_page_is_read_again() {
         let disk = SimDisk::new(3);
-        write(&disk, "/a.log", &[0; 64]).unwrap();
+        write_synced(&disk, "/a.log", &[0; 64]);
+        disk.sync_dir(p("/")).unwrap();
+        let disk = disk.after_power_cut();
+        let file = disk.open(p("/a.log"), OpenMode::ReadWrite).unwrap();
         let read = || {
             let mut buffer = [0; 64];
-            disk.open(p("/a.log"), OpenMode::Read)
-                .unwrap()
-                .read_at(&mut buffer, 0)
-                .unwrap();
+            file.read_at(&mut buffer, 0).unwrap();
+            let map = file.clone().map(64).unwrap();
+            map.populate(0, 64).unwrap();
+            assert_eq!(map.bytes(0, 64).unwrap(), buffer[..]);
             buffer.iter().map(|byte| byte.count_ones()).sum::<u32>()
         };
         disk.flip_bits_on_read(".log", 1);
-        assert_eq!(read(), 1);
+        assert_eq!((read(), read(), disk.flipped_bits()), (1, 1, 1));
         assert_eq!(disk.contents(p("/a.log")).unwrap(), [0; 64]);
+        assert_eq!(disk.stop_flips(), 1);
+        assert_eq!(read(), 0);
+        disk.flip_bits_on_read(".log", 1);
+        assert_eq!(read(), 0, "it is in memory");
         disk.damage(p("/a.log"), 5, 0xff);
         assert_eq!(disk.contents(p("/a.log")).unwrap()[5], 0xff);
     }

@@ -33,6 +33,10 @@ pub(super) struct FileData {
     dropped: Pages,
     /// Pages that take space.
     allocated: Pages,
+    /// Pages in memory: written, or read, since the machine was started.
+    resident: Pages,
+    /// Bits that were flipped when a page came into memory, by position, until it is written or read again.
+    flips: BTreeMap<usize, u8>,
     /// Names that lead here now.
     pub(super) links: u32,
 }
@@ -76,6 +80,40 @@ impl FileData {
         (start / PAGE..end.div_ceil(PAGE))
             .filter(|page| !self.allocated.contains(*page))
             .count()
+    }
+
+    /// Brings a range into memory. Of pages that were not there, `draw` says which bit of how many bytes is flipped on the
+    /// way, if any.
+    pub(super) fn load(
+        &mut self,
+        start: usize,
+        end: usize,
+        mut draw: impl FnMut(usize) -> Option<(usize, u8)>,
+    ) {
+        let end = end.min(self.current.len());
+        for page in start / PAGE..end.div_ceil(PAGE) {
+            if !self.resident.contains(page) {
+                self.resident.insert(page);
+                let len = self.current_page(page).len();
+                if let Some((at, mask)) = draw(len) {
+                    self.flips.insert(page * PAGE + at, mask);
+                }
+            }
+        }
+    }
+
+    /// Has pages with a flipped bit read again.
+    pub(super) fn evict_flipped(&mut self) {
+        for (position, _) in std::mem::take(&mut self.flips) {
+            self.resident.remove(position / PAGE);
+        }
+    }
+
+    /// The flipped bits in a range.
+    pub(super) fn flips(&self, start: usize, end: usize) -> impl Iterator<Item = (usize, u8)> {
+        self.flips
+            .range(start..end.max(start))
+            .map(|(at, mask)| (*at, *mask))
     }
 
     fn current_page(&self, page: usize) -> &[u8] {
@@ -127,6 +165,10 @@ impl FileData {
             self.dirty.insert(page);
             self.dropped.remove(page);
             self.allocated.insert(page);
+            self.resident.insert(page);
+        }
+        if !self.flips.is_empty() {
+            self.flips.retain(|position, _| !(start..end).contains(position));
         }
         let current = Arc::make_mut(&mut self.current);
         if current.len() < end {
@@ -147,6 +189,7 @@ impl FileData {
                 self.dirty.insert(page);
             }
             self.allocated.truncate(len.div_ceil(PAGE));
+            self.flips.split_off(&len);
             self.shortest = self.shortest.min(len);
         }
         Arc::make_mut(&mut self.current).resize(len, 0);
@@ -263,6 +306,8 @@ impl FileData {
             allocated: Pages::first(contents.len().div_ceil(PAGE)),
             dirty: Pages::default(),
             dropped: Pages::default(),
+            resident: Pages::default(),
+            flips: BTreeMap::new(),
             current: contents,
             links,
         }

@@ -8,6 +8,7 @@
 //! - Syncing a file does not make its name durable; only [`crate::Disk::sync_dir`] of its directory does. Unsynced names
 //!   appear, vanish and move each on its own; a rename happens whole or not at all.
 //! - A failed sync drops dirty pages: reads go on to show them, later syncs succeed, and the medium never has them.
+//! - A bit may be flipped when a page comes into memory; the page cache shows it to everybody until it reads the page again.
 //! - A full disk fails a write in the middle.
 //!
 //! All chance comes from the seed and the order of calls: an engine that makes the same calls meets the same faults.

@@ -95,6 +95,20 @@ impl Tree {
             .expect("files are kept as long as their disk")
     }
 
+    pub(super) fn flipped_bits(&self) -> usize {
+        self.files
+            .values()
+            .map(|file| file.flips(0, usize::MAX).count())
+            .sum()
+    }
+
+    /// Has every page with a flipped bit read again, and says how many bits there were.
+    pub(super) fn evict_flipped(&mut self) -> usize {
+        let count = self.flipped_bits();
+        self.files.values_mut().for_each(FileData::evict_flipped);
+        count
+    }
+
     /// The pages that all named files take.
     pub(super) fn allocated_pages(&self) -> usize {
         self.files

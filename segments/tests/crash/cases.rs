@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
@@ -397,6 +398,60 @@ fn an_index_made_while_reads_failed_is_not_kept() {
     let log = open(&disk.after_kill());
     let found = partition(&log).offset_for_time(TimestampMs(0)).unwrap();
     assert_eq!(found, Some((Offset::ZERO, TimestampMs(1_000_000))));
+}
+
+#[test]
+fn a_record_that_cannot_be_read_for_a_moment_is_not_passed_over() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+    append(&log, "orders", &[0], &[1; 9_000]).unwrap();
+    append(&log, "orders", &[0], &[2; 9_000]).unwrap();
+    let disk = disk.after_kill();
+    let log = open(&disk);
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    disk.fail(Fault::once(IoKind::Read, 0).on(".log").onwards());
+    for time in [0, 1_000_000] {
+        assert!(matches!(
+            partition.offset_for_time(TimestampMs(time)),
+            Err(Error::Damaged { .. } | Error::Io { .. })
+        ));
+    }
+    assert!(matches!(partition.locate(Offset::ZERO), Err(Error::Io { .. })));
+    disk.clear_faults();
+    let first = Some((Offset::ZERO, TimestampMs(1_000_000)));
+    assert_eq!(partition.offset_for_time(TimestampMs(0)).unwrap(), first);
+    assert_eq!(partition.locate(Offset::ZERO).unwrap().next, first);
+}
+
+#[test]
+fn retention_deletes_nothing_that_could_not_be_read_for_a_moment() {
+    let disk = SimDisk::new(0);
+    let clock = SimClock::new(TimestampMs(1_000_000));
+    let log = try_open(&disk, &clock).unwrap();
+    let mut spec = spec(1, 1 << 20);
+    spec.settings.retention_ms = Some(1_000);
+    log.create_topic("orders", spec).unwrap();
+    append(&log, "orders", &[0], &[1; 9_000]).unwrap();
+    clock.advance(Duration::from_millis(900));
+    let topic = log.topic("orders").unwrap();
+    let mut young = request(&log, "orders", &[0], b"");
+    let mut records = BatchBuilder::new();
+    records.push(TimestampMs(1_000_900), None, Some(&[2; 9_000]), &[]);
+    young.parts[0].records = Records::Loose(records);
+    let ticket = log.append(young).unwrap();
+    while log.run_round().unwrap() {}
+    ticket.wait().unwrap();
+    drop(topic);
+    let disk = disk.after_kill();
+    let log = try_open(&disk, &clock).unwrap();
+    // The index is made of what can be read, without the young record.
+    clock.advance(Duration::from_millis(200));
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    disk.fail(Fault::once(IoKind::Read, 1).on(".log").onwards());
+    let _unreadable = partition.offset_for_time(TimestampMs(0));
+    log.apply_retention().unwrap();
+    assert_eq!(partition.positions().log_start_offset, Offset::ZERO);
 }
 
 #[test]

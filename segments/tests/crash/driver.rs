@@ -22,6 +22,8 @@ pub(crate) struct Tally {
     pub(crate) unknown: u64,
     pub(crate) failed_calls: u64,
     pub(crate) full: u64,
+    /// Reads or openings that met a flipped bit, and said so.
+    pub(crate) reported: u64,
     pub(crate) calls: u64,
     pub(crate) trace_hash: u64,
 }
@@ -36,6 +38,7 @@ impl Tally {
         self.unknown += other.unknown;
         self.failed_calls += other.failed_calls;
         self.full += other.full;
+        self.reported += other.reported;
         self.calls += other.calls;
         // In whatever order runs end.
         self.trace_hash ^= other.trace_hash;

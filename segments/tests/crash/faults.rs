@@ -1,6 +1,6 @@
 //! What is made to go wrong while the log runs.
 
-use quipu_segments::sim::{Fault, FaultError, IoKind};
+use quipu_segments::sim::{Fault, FaultError, IoKind, SimDisk};
 
 use super::Driver;
 
@@ -34,5 +34,35 @@ impl Driver {
         self.disk.set_capacity(Some(self.disk.used_bytes() + room));
         self.full = true;
         self.tally.full += 1;
+    }
+
+    /// What keeps the next reads of the log from being served: calls that fail, or bits that are flipped.
+    pub(super) fn trouble_reads(&mut self) {
+        if self.rng.chance(1, 2) {
+            let one_in = self.rng.between(1, 12);
+            say!(self, "one in {one_in} pages is read with a flipped bit");
+            self.disk.flip_bits_on_read("/topics/", one_in);
+            return;
+        }
+        use IoKind::{Look, Open, Read};
+        let kind = [Read, Read, Read, Open, Look][self.rng.index(5)];
+        let path = [".log", ".log", ".index", "index"][self.rng.index(4)];
+        let mut fault = Fault::once(kind, self.rng.below(5)).on(path);
+        if self.rng.chance(1, 2) {
+            fault = fault.onwards();
+        }
+        say!(self, "{fault:?}");
+        self.disk.fail(fault);
+    }
+
+    /// Has the next opening read flipped bits, and returns the disk as it is before.
+    pub(super) fn flip_bits_of_an_opening(&mut self) -> SimDisk {
+        const PATHS: [&str; 6] = ["/", ".journal", "checkpoint", "state.", "topic.json", "/topics/"];
+        let (path, one_in) = (PATHS[self.rng.index(PATHS.len())], [1, 4, 40][self.rng.index(3)]);
+        say!(self, "one in {one_in} pages of {path} is read with a flipped bit");
+        let before = self.disk.after_kill();
+        self.disk = before.after_kill();
+        self.disk.flip_bits_on_read(path, one_in);
+        before
     }
 }

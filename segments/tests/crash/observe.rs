@@ -15,7 +15,12 @@ impl Driver {
         let mut rng = self.rng.fork();
         let max_bytes = [1, 3_000, 1 << 20][rng.index(3)];
         let again = rng.clone();
-        if self.look(max_bytes, rng).is_err() {
+        if self.plan.stop_at.is_none() && self.rng.chance(1, 4) {
+            self.trouble_reads();
+        }
+        let result = self.look(max_bytes, rng);
+        self.tally.reported += u64::from(self.disk.stop_flips() > 0 && result.is_err());
+        if result.is_err() {
             // What could not be read for a moment is served as soon as it can be.
             self.disk.pause_faults(true);
             let result = self.look(max_bytes, again);
@@ -35,7 +40,15 @@ impl Driver {
         let result = check::observe(&log, &mut self.model, max_bytes, from).and_then(|()| self.search());
         if let Err(error) = &result {
             say!(self, "reading fails: {error}");
-            let is_explained = self.disk.is_off() || self.failures_so_far() > failed;
+            let flipped = match error {
+                Error::Damaged {
+                    damaged_from,
+                    damaged_until,
+                    ..
+                } => damaged_from < damaged_until && self.disk.flipped_bits() > 0,
+                _ => false,
+            };
+            let is_explained = flipped || self.disk.is_off() || self.failures_so_far() > failed;
             assert!(is_explained, "reading: {error}");
         }
         result

@@ -15,12 +15,14 @@ impl Driver {
     pub(super) fn open(&mut self) {
         for attempt in 0.. {
             assert!(attempt < 20, "the log cannot be opened");
+            let mut before = None;
             if self.plan.stop_at.is_none() && attempt < 3 {
                 match self.rng.below(8) {
                     0 | 1 => self
                         .disk
                         .stop_at([20, 100, 400].map(|most| self.rng.between(1, most))[attempt]),
                     2 => self.plan_fault(),
+                    3 if self.rng.chance(1, 2) => before = Some(self.flip_bits_of_an_opening()),
                     _ => {}
                 }
             }
@@ -32,7 +34,18 @@ impl Driver {
                 Path::new(DIR),
                 self.options.clone(),
             ) {
+                Ok(log) if before.is_some() && !log.health().damage.is_empty() => {
+                    // Reported, so that somebody can look into it: as if this start had never been.
+                    say!(self, "flipped bits are reported: {:?}", log.health().damage);
+                    assert!(self.disk.flipped_bits() > 0, "{:?}", log.health().damage);
+                    self.tally.reported += 1;
+                    drop(log);
+                    self.count_calls();
+                    self.disk = before.expect("it was just there").after_kill();
+                    continue;
+                }
                 Ok(log) => {
+                    self.disk.stop_flips();
                     self.hooked = Some(disk.clone());
                     if self.interleaved {
                         let (log, mut rng) = (log.clone(), self.rng.fork());
@@ -61,7 +74,11 @@ impl Driver {
                 }
                 Err(error) => {
                     say!(self, "opening fails: {error}");
-                    let troubled = self.disk.is_off() || self.disk.failed_calls() > 0;
+                    let troubled =
+                        self.disk.is_off() || self.disk.failed_calls() > 0 || self.disk.flipped_bits() > 0;
+                    if self.disk.stop_flips() > 0 {
+                        self.tally.reported += 1;
+                    }
                     assert!(
                         troubled || self.full && self.model.last_topic_id.is_none(),
                         "the log cannot be opened: {error}"
