@@ -1,10 +1,16 @@
 //! One connection: a task that answers its requests, and watches that its client goes on.
 //!
 //! A client may keep a connection without a request for `idle_timeout`, may take `header_read_timeout` for a request's
-//! head, and may pause for `body_idle_timeout` within a body. Timers cost, and almost no request needs one, so nothing
-//! is armed where a request is answered as it comes: the connection's *phase* is kept in an atomic, and its one timer is
-//! set only when a poll ends in a phase that has a limit and the timer is not already set for it. A timer that goes
-//! off looks whether anything arrived since it was set; so a limit takes effect between one and two times its length.
+//! head, may pause for `body_idle_timeout` within a body, and may take nothing of its answer for `write_idle_timeout`.
+//! Bodies and answers may take as long as they move: a long poll writes nothing and is not watched, and whoever reads
+//! slowly is let be. Timers cost, and almost no request needs one, so nothing is armed where a request is answered as it
+//! comes: the connection's *phase* is kept in an atomic, and its one timer is set only when a poll ends in a phase that
+//! has a limit and the timer is not already set for it. A timer that goes off looks whether anything moved since it
+//! was set; so a limit takes effect between one and two times its length.
+//!
+//! What the connection itself holds is bounded by [`BUFFER_BYTES`] in each direction and one chunk of an answer. Where a
+//! request ends is decided in one place, hyper's parser; what it takes and a proxy in front may take for something else
+//! is refused here and the connection closed ([`misframed`]), so that no part of a body is ever taken for a request.
 //!
 //! A connection that closes with a part of a request unread (an answer of 413, say) would be reset, and the answer lost
 //! with it: it is closed for writing first, and what the client still sends is read and dropped for a while.
@@ -25,7 +31,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::Request;
+use http::{HeaderMap, HeaderValue, Request, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -42,8 +48,9 @@ use crate::app::App;
 use crate::http::problem::{Code, Problem};
 use crate::metrics::Requests;
 
-/// Largest read buffer of a connection, in bytes: enough for a fast upload, small beside what bodies may hold.
-const BUFFER_BYTES: usize = 256 << 10;
+/// Largest buffer of a connection in each direction, in bytes. A connection keeps it when it is idle, and thousands of
+/// slow readers fill it: so it is no larger than a fast upload needs. (A chunk that passes it may stand in it whole.)
+const BUFFER_BYTES: usize = 64 << 10;
 /// How long a client may go on sending after its request was refused.
 const LINGER: Duration = Duration::from_secs(10);
 /// How long a request whose body did not come may take to answer so.
@@ -67,11 +74,13 @@ const RUNNING: u8 = 0;
 const DRAINING: u8 = 1;
 const CUT: u8 = 2;
 
-/// Phases of a [`Connection`]: between requests, within a head, answering, waiting for a part of a body.
+/// Phases of a [`Connection`]: between requests, within a head, answering, waiting for a part of a body. Whatever the
+/// phase, it is `WRITING` to the timer where the socket takes no more of what is written.
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const ANSWERING: u8 = 2;
 const BODY: u8 = 3;
+const WRITING: u8 = 4;
 
 /// What the parts of one connection tell each other.
 struct Connection {
@@ -80,12 +89,29 @@ struct Connection {
     /// The task's; it never changes, so the first poll sets it.
     waker: OnceLock<Waker>,
     phase: AtomicU8,
-    /// Raised with whatever arrives; a timer that finds it as it was has waited for nothing.
+    /// Raised with whatever arrives, and with what is taken after a wait; a timer that finds it as it was has waited for
+    /// nothing.
     progress: AtomicU32,
+    /// The socket takes no more: the client does not read.
+    is_blocked: AtomicBool,
     /// A body's next read fails: its client paused for too long.
     is_late: AtomicBool,
     /// A body was dropped before its end.
     is_unread: AtomicBool,
+}
+
+impl Connection {
+    /// Notes whether the socket took what was written.
+    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+        match written {
+            Poll::Pending => self.is_blocked.store(true, Relaxed),
+            Poll::Ready(_) if self.is_blocked.load(Relaxed) => {
+                self.is_blocked.store(false, Relaxed);
+                self.progress.fetch_add(1, Relaxed);
+            }
+            Poll::Ready(_) => {}
+        }
+    }
 }
 
 impl Connections {
@@ -115,6 +141,7 @@ impl Connections {
             waker: OnceLock::new(),
             phase: AtomicU8::new(HEAD),
             progress: AtomicU32::new(0),
+            is_blocked: AtomicBool::new(false),
             is_late: AtomicBool::new(false),
             is_unread: AtomicBool::new(false),
         });
@@ -246,11 +273,16 @@ async fn answer(
             })
         }
     });
-    let answering = shared.router.clone().call(request);
-    let response = match AssertUnwindSafe(answering).catch_unwind().await {
-        Ok(Ok(response)) => response,
-        Ok(Err(never)) => match never {},
-        Err(panic) => answer_panic(&*panic),
+    let response = match misframed(request.headers()) {
+        Some(problem) => refuse(problem, request),
+        None => {
+            let answering = shared.router.clone().call(request);
+            match AssertUnwindSafe(answering).catch_unwind().await {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                Err(panic) => answer_panic(&*panic),
+            }
+        }
     };
     shared.requests.observe(
         slot,
@@ -261,6 +293,27 @@ async fn answer(
         body,
         connection: connection.clone(),
     }))
+}
+
+/// Why a request cannot be taken, though it was parsed: its body has a transfer coding besides `chunked`, or more than
+/// one. Nothing here undoes such a coding, and what is in front of the server may have seen the body end elsewhere.
+fn misframed(headers: &HeaderMap) -> Option<Problem> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = codings.next()?;
+    if first.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none() {
+        return None;
+    }
+    let detail = "the only transfer-encoding that is supported is chunked, once";
+    Some(Problem::new(Code::NotSupported, detail).with("pointer", "transfer-encoding"))
+}
+
+/// Refuses a request whose end cannot be trusted: nothing that follows it on the connection is read as a request.
+fn refuse(problem: Problem, request: Request<Body>) -> Response {
+    drop(request);
+    let mut response = problem.into_response();
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
 }
 
 fn answer_panic(panic: &(dyn Any + Send)) -> Response {
@@ -299,13 +352,19 @@ impl Watch {
     }
 
     fn look(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Verdict {
-        let phase = connection.phase.load(Relaxed);
+        let is_blocked = connection.is_blocked.load(Relaxed);
+        let phase = if is_blocked {
+            WRITING
+        } else {
+            connection.phase.load(Relaxed)
+        };
         let progress = connection.progress.load(Relaxed);
         let config = &connection.shared.app.config;
         let timeout = match phase {
             IDLE => config.idle_timeout,
             HEAD => config.header_read_timeout,
             BODY => config.body_idle_timeout,
+            WRITING => config.write_idle_timeout,
             _ => return Verdict::Fine,
         };
         if let Some((set_phase, set_progress)) = self.set_for
@@ -328,6 +387,10 @@ impl Watch {
             self.arm(cx, LATE_ANSWER, (phase, progress));
             return Verdict::Again;
         }
+        if phase == WRITING {
+            let metrics = &connection.shared.app.metrics;
+            metrics.stalled_connections.fetch_add(1, Relaxed);
+        }
         Verdict::Close
     }
 
@@ -342,7 +405,7 @@ impl Watch {
     }
 }
 
-/// The socket: notes what arrives, and lingers where it closes with a request unread.
+/// The socket: notes what arrives and what is taken, and lingers where it closes with a request unread.
 struct Stream {
     stream: TcpStream,
     connection: Arc<Connection>,
@@ -369,7 +432,9 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buffer);
+        self.connection.note_write(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -377,7 +442,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.connection.note_write(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -412,6 +479,15 @@ impl AsyncWrite for Stream {
                 Ok(()) if !buffer.filled().is_empty() => {}
                 _ => return Poll::Ready(Ok(())),
             }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.connection.is_blocked.load(Relaxed) {
+            // Its client reads nothing: the kernel need not go on offering it what is left.
+            let _ = self.stream.set_zero_linger();
         }
     }
 }
