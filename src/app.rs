@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use quipu_segments::{Clock, Log, Monotonic};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::groups::Groups;
+use crate::http::budget::Pool;
 use crate::metrics::Metrics;
 use crate::partitioner::Rotation;
 
@@ -28,8 +29,8 @@ pub struct Inner {
     pub clock: Arc<dyn Clock>,
     /// The order of changes to groups.
     pub groups: Groups,
-    /// Bytes of request bodies that may be held at once; a permit is a KiB.
-    pub body_budget: Arc<Semaphore>,
+    /// What request bodies may hold at once.
+    pub(crate) bodies: Pool,
     /// Where requests' records without keys go.
     pub rotation: Rotation,
     /// Becomes true when the server begins to stop: long polls then end at once with what they have.
@@ -38,24 +39,19 @@ pub struct Inner {
     pub ready: AtomicBool,
     /// When the parts were put together.
     pub started: Monotonic,
-    body_permits: usize,
 }
 
 impl App {
     /// Puts the parts together.
     #[must_use]
     pub fn new(log: Log, config: Config, clock: Arc<dyn Clock>) -> Self {
-        let permits = usize::try_from(config.limits.max_in_flight_bytes / 1024)
-            .unwrap_or(Semaphore::MAX_PERMITS)
-            .min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Inner {
             log,
             metrics: Metrics::new(),
             started: clock.monotonic(),
             clock,
             groups: Groups::default(),
-            body_budget: Arc::new(Semaphore::new(permits)),
-            body_permits: permits,
+            bodies: Pool::new(config.limits.max_in_flight_bytes),
             rotation: Rotation::default(),
             stopping: watch::Sender::new(false),
             ready: AtomicBool::new(true),
@@ -72,10 +68,7 @@ impl App {
     /// Bytes of request bodies held in memory now.
     #[must_use]
     pub fn body_bytes_in_flight(&self) -> u64 {
-        let held = self
-            .body_permits
-            .saturating_sub(self.body_budget.available_permits());
-        held as u64 * 1024
+        self.bodies.held_bytes()
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub header_read_timeout: Duration,
     /// How long a client may pause within a request's body.
     pub body_idle_timeout: Duration,
+    /// How long a client may take nothing of its answer.
+    pub write_idle_timeout: Duration,
     /// How long a connection may stay open between two requests.
     pub idle_timeout: Duration,
     /// How long a stop waits for what is in flight.
@@ -123,6 +125,7 @@ impl Default for Config {
             queue_bytes: 64 << 20,
             header_read_timeout: Duration::from_secs(30),
             body_idle_timeout: Duration::from_secs(60),
+            write_idle_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(600),
             drain_timeout: Duration::from_secs(10),
             max_open_segments: 4096,
@@ -396,6 +399,14 @@ pub static SETTINGS: &[Setting] = &[
         "Longest pause of a client within the body of a request",
         |c| millis(c.body_idle_timeout),
         |c, v| c.body_idle_timeout = Duration::from_millis(v),
+    ),
+    number(
+        "write_idle_timeout_ms",
+        Unit::Milliseconds,
+        (1, DAY_MS),
+        "Longest pause of a client within reading its answer",
+        |c| millis(c.write_idle_timeout),
+        |c, v| c.write_idle_timeout = Duration::from_millis(v),
     ),
     number(
         "idle_timeout_ms",

@@ -44,6 +44,8 @@ pub struct Metrics {
     pub connections: AtomicI64,
     /// Connections refused above the limit.
     pub refused_connections: AtomicU64,
+    /// Connections closed because the client took nothing of its answer.
+    pub stalled_connections: AtomicU64,
     requests: OnceLock<Arc<Requests>>,
 }
 
@@ -246,6 +248,12 @@ impl Snapshot {
             "Connections refused above the limit",
             None,
             count(&metrics.refused_connections),
+        )?;
+        out.counter(
+            "quipu_stalled_connections",
+            "Connections closed because the client took nothing of its answer",
+            None,
+            count(&metrics.stalled_connections),
         )?;
         let in_flight = app.body_bytes_in_flight();
         out.gauge(

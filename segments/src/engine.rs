@@ -219,7 +219,7 @@ pub struct Counters {
     pub segment_syncs: u64,
     /// Checkpoints written.
     pub checkpoints: u64,
-    /// Bytes that wait for the committer now.
+    /// Bytes that wait for the committer now, with what each request takes besides its records.
     pub queued_bytes: u64,
     /// Segments mapped now.
     pub open_segments: u64,

@@ -85,6 +85,16 @@ pub(crate) struct Queued {
     pub(crate) bytes: u64,
 }
 
+impl Queued {
+    /// What it counts for in the queue: small requests are not for nothing.
+    fn held_bytes(&self) -> u64 {
+        self.bytes + QUEUED_OVERHEAD_BYTES
+    }
+}
+
+/// About what a queued request takes in memory besides its records: itself, its parts, its ticket.
+const QUEUED_OVERHEAD_BYTES: u64 = 512;
+
 struct Queue {
     requests: Vec<Queued>,
     bytes: u64,
@@ -204,18 +214,19 @@ impl Committer {
         if let Some(refusal) = &queue.refusal {
             return Err(refusal.clone());
         }
-        if queue.bytes > 0 && queue.bytes + bytes > self.shared.queue_bytes {
+        let queued = Queued {
+            operation,
+            answer,
+            bytes,
+        };
+        if queue.bytes > 0 && queue.bytes + queued.held_bytes() > self.shared.queue_bytes {
             return Err(Error::Overloaded {
                 queued_bytes: queue.bytes,
             });
         }
         let was_empty = queue.requests.is_empty();
-        queue.bytes += bytes;
-        queue.requests.push(Queued {
-            operation,
-            answer,
-            bytes,
-        });
+        queue.bytes += queued.held_bytes();
+        queue.requests.push(queued);
         drop(queue);
         if was_empty {
             self.shared.arrived.notify_one();
@@ -227,12 +238,14 @@ impl Committer {
     pub(crate) fn take(&self, max_bytes: u64, into: &mut Vec<Queued>) {
         let mut queue = self.shared.queue.lock();
         let mut bytes = 0;
+        let mut held_bytes = 0;
         let mut count = 0;
         for request in &queue.requests {
             if count > 0 && bytes + request.bytes > max_bytes {
                 break;
             }
             bytes += request.bytes;
+            held_bytes += request.held_bytes();
             count += 1;
         }
         if count == queue.requests.len() && into.is_empty() {
@@ -240,7 +253,7 @@ impl Committer {
         } else {
             into.extend(queue.requests.drain(..count));
         }
-        queue.bytes -= bytes;
+        queue.bytes -= held_bytes;
     }
 
     /// Waits until something is queued; `false` when the log closes and nothing is.

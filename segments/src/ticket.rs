@@ -2,6 +2,7 @@
 //!
 //! Both are plain futures, for any executor, and can be waited for by a thread that blocks.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -114,7 +115,8 @@ pub(crate) struct Waiters {
 #[derive(Default)]
 struct WaiterList {
     next_id: u64,
-    wakers: Vec<(u64, Waker)>,
+    /// By id, so that thousands that wait for one partition come and go cheaply, and are woken in order of arrival.
+    wakers: BTreeMap<u64, Waker>,
 }
 
 impl Waiters {
@@ -122,14 +124,14 @@ impl Waiters {
     pub(crate) fn register(&self, id: Option<u64>, waker: &Waker) -> u64 {
         let mut list = self.list.lock();
         if let Some(id) = id
-            && let Some((_, slot)) = list.wakers.iter_mut().find(|(known, _)| *known == id)
+            && let Some(slot) = list.wakers.get_mut(&id)
         {
             slot.clone_from(waker);
             return id;
         }
         list.next_id += 1;
         let id = list.next_id;
-        list.wakers.push((id, waker.clone()));
+        list.wakers.insert(id, waker.clone());
         self.any.store(true, Ordering::SeqCst);
         id
     }
@@ -137,9 +139,7 @@ impl Waiters {
     /// Forgets a waker.
     pub(crate) fn forget(&self, id: u64) {
         let mut list = self.list.lock();
-        if let Some(index) = list.wakers.iter().position(|(known, _)| *known == id) {
-            list.wakers.swap_remove(index);
-        }
+        list.wakers.remove(&id);
         self.any.store(!list.wakers.is_empty(), Ordering::SeqCst);
     }
 
@@ -164,7 +164,7 @@ impl Waiters {
             self.any.store(false, Ordering::SeqCst);
             std::mem::take(&mut list.wakers)
         };
-        for (_, waker) in wakers {
+        for waker in wakers.into_values() {
             waker.wake();
         }
     }

@@ -1,10 +1,13 @@
 //! Reading the small JSON bodies of everything but produce requests, within the limits.
 
+use std::io::ErrorKind;
+
 use axum::body::Body;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
+use super::budget::{Budget, Pace};
 use super::params::json_body;
 use super::problem::{Code, Problem};
 use crate::app::App;
@@ -13,7 +16,7 @@ use crate::app::App;
 ///
 /// # Errors
 /// 400 for what is not the JSON expected or is broken off, 413 above `max_request_bytes`, 415 for a coded body, 408 for a client that
-/// stopped sending, 503 when too many bodies are held already.
+/// stopped sending, 503 when too many bodies are held already, or others wait for what a slow client's body holds.
 pub(crate) async fn read_json<T: DeserializeOwned>(
     app: &App,
     headers: &HeaderMap,
@@ -30,8 +33,8 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
     }
     let limit = app.config.limits.max_request_bytes;
     let mut bytes = Vec::new();
-    let mut held = None;
-    while let Some(frame) = body.frame().await {
+    let (mut budget, mut pace) = (Budget::new(&app.bodies), Pace::new(&app.bodies));
+    while let Some(frame) = pace.wait(budget.covered(), body.frame()).await? {
         let frame = frame.map_err(|error| broken(&error))?;
         let Ok(data) = frame.into_data() else {
             continue;
@@ -42,47 +45,32 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
                 format!("a body is at most {limit} bytes"),
             ));
         }
-        hold(app, &mut held, data.len())?;
+        budget.cover(bytes.len() + data.len()).await?;
+        pace.count(data.len());
         bytes.extend_from_slice(&data);
     }
     json_body(&bytes)
 }
 
-/// The problem of a body that did not arrive whole: its client paused for too long, or sent what is not HTTP.
+/// The problem of a body that did not arrive whole: what came is not HTTP (400), or its client stopped sending (408).
 pub(crate) fn broken(error: &axum::Error) -> Problem {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        let io_error = error.downcast_ref::<std::io::Error>();
-        if io_error.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut) {
-            return Problem::new(
-                Code::RequestTimeout,
-                "the client paused for too long within the body",
-            );
+        match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+            Some(ErrorKind::TimedOut) => {
+                return Problem::new(
+                    Code::RequestTimeout,
+                    "the client paused for too long within the body",
+                );
+            }
+            Some(ErrorKind::InvalidInput | ErrorKind::InvalidData) => {
+                return Problem::invalid("", format!("the body is not HTTP: {error}"));
+            }
+            _ => cause = error.source(),
         }
-        cause = error.source();
     }
-    Problem::invalid("", format!("the body did not arrive whole: {error}"))
-}
-
-fn hold(
-    app: &App,
-    held: &mut Option<tokio::sync::OwnedSemaphorePermit>,
-    bytes: usize,
-) -> Result<(), Problem> {
-    let permits = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-    let more = app
-        .body_budget
-        .clone()
-        .try_acquire_many_owned(permits)
-        .map_err(|_| {
-            Problem::new(
-                Code::Overloaded,
-                "too many request bodies are being received; try again",
-            )
-        })?;
-    match held {
-        Some(permit) => permit.merge(more),
-        None => *held = Some(more),
-    }
-    Ok(())
+    Problem::new(
+        Code::RequestTimeout,
+        format!("the body did not arrive whole: {error}"),
+    )
 }

@@ -15,11 +15,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::blocking;
 use super::body::read_json;
 use super::json_answer;
 use super::params::{Params, parse_time};
 use super::problem::{Code, Problem};
+use super::{Work, blocking};
 use crate::app::App;
 use crate::groups::{self, Commit, MAX_METADATA_BYTES};
 
@@ -260,7 +260,7 @@ async fn reset_offsets(
     let dry_run = body.dry_run;
     let (commits, offsets) = {
         let (app, group) = (app.clone(), group.clone());
-        blocking(move || plan_reset(&app.log, &group, &body, to)).await?
+        blocking(Work::Read, move || plan_reset(&app.log, &group, &body, to)).await?
     };
     if !dry_run {
         groups::commit(&app.log, guard, &group, commits, app.clock.now()).await?;

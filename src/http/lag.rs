@@ -12,11 +12,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::blocking;
 use super::groups::{known_group, page_of_names};
 use super::json_answer;
 use super::params::Params;
 use super::problem::Problem;
+use super::{Work, blocking};
 use crate::app::App;
 use crate::groups::report::{self, GroupLag, PartitionLag};
 use crate::lag::Lag;
@@ -109,7 +109,7 @@ async fn group_lag(
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     let group = known_group(&app, group)?;
-    let body = blocking(move || {
+    let body = blocking(Work::Report, move || {
         let lag = report::lag_of(&app.log, &group, app.clock.now());
         let topics = topics_body(&lag);
         Ok(group_body(group, lag.total, Some(topics)))
@@ -125,7 +125,7 @@ async fn group_lag(
     responses((status = 200, description = "The lags", body = LagsBody)))]
 async fn all_lags(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let (names, next) = page_of_names(&app, query.as_deref())?;
-    let groups = blocking(move || {
+    let groups = blocking(Work::Report, move || {
         let summary = |group: String| {
             let total = report::lag_of(&app.log, &group, app.clock.now()).total;
             group_body(group, total, None)

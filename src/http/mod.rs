@@ -5,6 +5,7 @@
 
 mod accept;
 pub(crate) mod body;
+pub(crate) mod budget;
 mod chunks;
 mod cors;
 mod fetch;
@@ -23,6 +24,7 @@ use axum::Router;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, Uri, header};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
@@ -88,11 +90,51 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
     }
 }
 
-/// Runs what may wait for the disk where that holds nobody up.
+/// Marks an answer whose bytes are not the server's memory: slices of mapped files.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapped;
+
+/// Work that would hold up a worker. Each kind has its share of the blocking threads (512, of which what is left is for
+/// parsing), so that what hangs on a disk that does not answer holds up its own kind and nothing else. What waits for
+/// its turn is a request, so there are no more of those than connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Work {
+    /// Reads what is not in memory.
+    Read,
+    /// Makes a report, which may be large.
+    Report,
+    /// Waits until the log has changed something.
+    Change,
+    /// Parses a body: bounded by what bodies may hold.
+    Parse,
+}
+
+static READS: Semaphore = Semaphore::const_new(256);
+static REPORTS: Semaphore = Semaphore::const_new(8);
+static CHANGES: Semaphore = Semaphore::const_new(64);
+
+/// Runs what may wait for the disk, or takes long, where that holds nobody up.
 pub(crate) async fn blocking<T: Send + 'static>(
+    kind: Work,
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(work).await {
+    let share = match kind {
+        Work::Read => Some(&READS),
+        Work::Report => Some(&REPORTS),
+        Work::Change => Some(&CHANGES),
+        Work::Parse => None,
+    };
+    let permit = match share {
+        // They are never closed.
+        Some(share) => share.acquire().await.ok(),
+        None => None,
+    };
+    let result = tokio::task::spawn_blocking(move || {
+        // Given back by the thread: a client that goes away does not free it.
+        let _permit = permit;
+        work()
+    });
+    match result.await {
         Ok(result) => result,
         Err(error) => {
             tracing::error!(%error, "a request's work on a blocking thread failed");

@@ -15,10 +15,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::blocking;
 use super::json_answer;
 use super::params::Params;
 use super::problem::{Code, Problem};
+use super::{Work, blocking};
 use crate::app::App;
 use crate::groups::{self, report};
 use crate::metrics::{self, LagRow, MAX_SERIES};
@@ -138,7 +138,7 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Resp
         content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
 async fn metrics_text(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    let text = blocking(move || {
+    let text = blocking(Work::Report, move || {
         let (lags, left_out) = lag_rows(&app);
         Ok(metrics::encode(&app, lags, left_out))
     })

@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 use super::params::{Params, json_body, parse_time};
 use super::path::{AtPartition, AtTopic, TopicName};
 use super::problem::{Code, Problem};
-use super::{blocking, json_answer};
+use super::{Work, blocking, json_answer};
 use crate::app::App;
 use crate::catalog::{self, ConfigChanges, TopicConfig};
 
@@ -149,7 +149,7 @@ async fn create_topic(
     Params::parse(query.as_deref(), &[], &[])?;
     catalog::check_name(&name)?;
     let body = read_body(&headers, body).await?;
-    let (described, is_new) = blocking(move || {
+    let (described, is_new) = blocking(Work::Change, move || {
         let (topic, is_new) =
             catalog::create(&app.log, &app.config.limits, &name, body.partitions, &body.config)?;
         Ok((describe(&app.log, &topic)?, is_new))
@@ -219,7 +219,7 @@ async fn describe_topic(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    let described = blocking(move || describe(&app.log, &topic)).await?;
+    let described = blocking(Work::Report, move || describe(&app.log, &topic)).await?;
     Ok(json_answer(StatusCode::OK, &described))
 }
 
@@ -251,7 +251,7 @@ async fn alter_topic(
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     let body = read_body(&headers, body).await?;
-    let described = blocking(move || {
+    let described = blocking(Work::Change, move || {
         let topic = catalog::alter(
             &app.log,
             &app.config.limits,
@@ -283,7 +283,7 @@ async fn delete_topic(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    blocking(move || catalog::delete(&app.log, topic.name())).await?;
+    blocking(Work::Change, move || catalog::delete(&app.log, topic.name())).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -317,7 +317,7 @@ async fn trim(place: AtPartition, RawQuery(query): RawQuery) -> Result<Response,
         )
     })?;
     let partition = place.partition;
-    let start = blocking(move || Ok(partition.trim(Offset::new(before))?)).await?;
+    let start = blocking(Work::Change, move || Ok(partition.trim(Offset::new(before))?)).await?;
     let body = LogStart {
         log_start_offset: start.get(),
     };
@@ -355,7 +355,7 @@ async fn find_offset(place: AtPartition, RawQuery(query): RawQuery) -> Result<Re
             offset: partition.positions().end_offset.get(),
             timestamp: None,
         },
-        "earliest" => blocking(move || Ok(earliest(&partition)?)).await?,
+        "earliest" => blocking(Work::Read, move || Ok(earliest(&partition)?)).await?,
         text => {
             let time = parse_time(text).ok_or_else(|| {
                 let detail = format!(
@@ -363,7 +363,7 @@ async fn find_offset(place: AtPartition, RawQuery(query): RawQuery) -> Result<Re
                 );
                 Problem::invalid("at", detail)
             })?;
-            blocking(move || Ok(at_or_after(&partition, time)?)).await?
+            blocking(Work::Read, move || Ok(at_or_after(&partition, time)?)).await?
         }
     };
     Ok(json_answer(StatusCode::OK, &found))

@@ -1,10 +1,20 @@
 //! One connection: a task that answers its requests, and watches that its client goes on.
 //!
 //! A client may keep a connection without a request for `idle_timeout`, may take `header_read_timeout` for a request's
-//! head, and may pause for `body_idle_timeout` within a body. Timers cost, and almost no request needs one, so nothing
-//! is armed where a request is answered as it comes: the connection's *phase* is kept in an atomic, and its one timer is
-//! set only when a poll ends in a phase that has a limit and the timer is not already set for it. A timer that goes
-//! off looks whether anything arrived since it was set; so a limit takes effect between one and two times its length.
+//! head, may pause for `body_idle_timeout` within a body, and may take nothing of its answer for `write_idle_timeout`.
+//! Bodies and answers may take as long as they move: a long poll writes nothing and is not watched, and whoever reads
+//! slowly is let be. Timers cost, and almost no request needs one, so nothing is armed where a request is answered as it
+//! comes: the connection's *phase* is kept in an atomic, and its one timer is set only when a poll ends in a phase that
+//! has a limit and the timer is not already set for it. A timer that goes off looks whether anything moved since it
+//! was set; so a limit takes effect between one and two times its length.
+//!
+//! Answers that are made whole before they are sent (reports, mostly: rendered records come in chunks) share
+//! [`ANSWER_BYTES`]. Where that is all taken, the connections that have long taken nothing of such an answer make room;
+//! where that is not enough, the answer is `overloaded`.
+//!
+//! What the connection itself holds is bounded by [`BUFFER_BYTES`] in each direction and one chunk of an answer. Where a
+//! request ends is decided in one place, hyper's parser; what it takes and a proxy in front may take for something else
+//! is refused here and the connection closed ([`misframed`]), so that no part of a body is ever taken for a request.
 //!
 //! A connection that closes with a part of a request unread (an answer of 413, say) would be reset, and the answer lost
 //! with it: it is closed for writing first, and what the client still sends is read and dropped for a while.
@@ -25,7 +35,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::Request;
+use http::{HeaderMap, HeaderValue, Request, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -39,11 +49,21 @@ use tokio::time::{Instant, Sleep};
 use tower::Service;
 
 use crate::app::App;
-use crate::http::problem::{Code, Problem};
+use crate::http::Mapped;
+use crate::http::problem::{Code, Outcome, Problem};
 use crate::metrics::Requests;
 
-/// Largest read buffer of a connection, in bytes: enough for a fast upload, small beside what bodies may hold.
-const BUFFER_BYTES: usize = 256 << 10;
+/// Largest buffer of a connection in each direction, in bytes. A connection keeps it when it is idle, and thousands of
+/// slow readers fill it: so it is no larger than a fast upload needs. (A chunk that passes it may stand in it whole.)
+const BUFFER_BYTES: usize = 64 << 10;
+/// An answer that is larger and was made whole takes its part of [`ANSWER_BYTES`].
+const SMALL_ANSWER_BYTES: u64 = 64 << 10;
+/// What all answers that were made whole may hold, in bytes; one that is larger has all of it.
+const ANSWER_BYTES: usize = 64 << 20;
+/// How long an answer waits for its part.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+/// A client that has taken nothing for so long is in the way of an answer that waits.
+const ANSWER_PATIENCE_MS: u64 = 2000;
 /// How long a client may go on sending after its request was refused.
 const LINGER: Duration = Duration::from_secs(10);
 /// How long a request whose body did not come may take to answer so.
@@ -56,6 +76,8 @@ pub(super) struct Connections {
     requests: Arc<Requests>,
     permits: Arc<Semaphore>,
     max: u32,
+    /// [`ANSWER_BYTES`], a permit is a KiB.
+    answers: Arc<Semaphore>,
     stage: AtomicU8,
     next_id: AtomicU64,
     /// Every open connection, to be woken when the stage changes.
@@ -67,11 +89,13 @@ const RUNNING: u8 = 0;
 const DRAINING: u8 = 1;
 const CUT: u8 = 2;
 
-/// Phases of a [`Connection`]: between requests, within a head, answering, waiting for a part of a body.
+/// Phases of a [`Connection`]: between requests, within a head, answering, waiting for a part of a body. Whatever the
+/// phase, it is `WRITING` to the timer where the socket takes no more of what is written.
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const ANSWERING: u8 = 2;
 const BODY: u8 = 3;
+const WRITING: u8 = 4;
 
 /// What the parts of one connection tell each other.
 struct Connection {
@@ -80,12 +104,39 @@ struct Connection {
     /// The task's; it never changes, so the first poll sets it.
     waker: OnceLock<Waker>,
     phase: AtomicU8,
-    /// Raised with whatever arrives; a timer that finds it as it was has waited for nothing.
+    /// Raised with whatever arrives, and with what is taken after a wait; a timer that finds it as it was has waited for
+    /// nothing.
     progress: AtomicU32,
+    /// The socket takes no more: the client does not read.
+    is_blocked: AtomicBool,
+    /// When that began, in milliseconds of the monotonic clock.
+    blocked_since_ms: AtomicU64,
+    /// It holds a part of the answers' bytes.
+    has_answer: AtomicBool,
+    /// Others need what it holds more: it closes.
+    is_evicted: AtomicBool,
     /// A body's next read fails: its client paused for too long.
     is_late: AtomicBool,
     /// A body was dropped before its end.
     is_unread: AtomicBool,
+}
+
+impl Connection {
+    /// Notes whether the socket took what was written.
+    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+        match written {
+            Poll::Pending if !self.is_blocked.load(Relaxed) => {
+                self.blocked_since_ms.store(self.shared.now_ms(), Relaxed);
+                self.is_blocked.store(true, Relaxed);
+            }
+            Poll::Ready(_) if self.is_blocked.load(Relaxed) => {
+                self.is_blocked.store(false, Relaxed);
+                self.progress.fetch_add(1, Relaxed);
+            }
+            Poll::Pending => {}
+            Poll::Ready(_) => {}
+        }
+    }
 }
 
 impl Connections {
@@ -97,6 +148,7 @@ impl Connections {
             router,
             permits: Arc::new(Semaphore::new(max as usize)),
             max,
+            answers: Arc::new(Semaphore::new(ANSWER_BYTES / 1024)),
             stage: AtomicU8::new(RUNNING),
             next_id: AtomicU64::new(0),
             open: Mutex::default(),
@@ -115,6 +167,10 @@ impl Connections {
             waker: OnceLock::new(),
             phase: AtomicU8::new(HEAD),
             progress: AtomicU32::new(0),
+            is_blocked: AtomicBool::new(false),
+            blocked_since_ms: AtomicU64::new(0),
+            has_answer: AtomicBool::new(false),
+            is_evicted: AtomicBool::new(false),
             is_late: AtomicBool::new(false),
             is_unread: AtomicBool::new(false),
         });
@@ -148,6 +204,39 @@ impl Connections {
     pub(super) async fn all_closed(&self) {
         // The semaphore is never closed.
         let _ = self.permits.acquire_many(self.max).await;
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.app.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A part of the answers' bytes for one of `bytes`; `None` if there is none to be had.
+    async fn hold_answer(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let permits = bytes.div_ceil(1024).min(ANSWER_BYTES as u64 / 1024) as u32;
+        if let Ok(permit) = self.answers.clone().try_acquire_many_owned(permits) {
+            return Some(permit);
+        }
+        self.evict_stalled();
+        let waited =
+            tokio::time::timeout(ANSWER_WAIT, self.answers.clone().acquire_many_owned(permits)).await;
+        waited.ok()?.ok()
+    }
+
+    /// Closes the connections that hold answers of which nothing has been taken for long.
+    fn evict_stalled(&self) {
+        let now_ms = self.now_ms();
+        for connection in self.open.lock().values() {
+            let blocked_ms = now_ms.saturating_sub(connection.blocked_since_ms.load(Relaxed));
+            if connection.has_answer.load(Relaxed)
+                && connection.is_blocked.load(Relaxed)
+                && blocked_ms >= ANSWER_PATIENCE_MS
+            {
+                connection.is_evicted.store(true, SeqCst);
+                if let Some(waker) = connection.waker.get() {
+                    waker.wake_by_ref();
+                }
+            }
+        }
     }
 
     fn enter(&self, stage: u8) {
@@ -209,6 +298,10 @@ async fn serve(stream: TcpStream, registered: Registered) {
             if now == CUT {
                 return Poll::Ready(());
             }
+            if connection.is_evicted.load(SeqCst) {
+                shared.app.metrics.stalled_connections.fetch_add(1, Relaxed);
+                return Poll::Ready(());
+            }
             if now != stage {
                 stage = now;
                 serving.as_mut().graceful_shutdown();
@@ -235,6 +328,7 @@ async fn answer(
     let shared = &*connection.shared;
     let started = shared.app.clock.monotonic();
     let slot = shared.requests.find(request.method(), request.uri().path());
+    let is_safe = request.method().is_safe();
     let request = request.map(|body| {
         if body.is_end_stream() {
             Body::empty()
@@ -246,12 +340,18 @@ async fn answer(
             })
         }
     });
-    let answering = shared.router.clone().call(request);
-    let response = match AssertUnwindSafe(answering).catch_unwind().await {
-        Ok(Ok(response)) => response,
-        Ok(Err(never)) => match never {},
-        Err(panic) => answer_panic(&*panic),
+    let response = match misframed(request.headers()) {
+        Some(problem) => refuse(problem, request),
+        None => {
+            let answering = shared.router.clone().call(request);
+            match AssertUnwindSafe(answering).catch_unwind().await {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                Err(panic) => answer_panic(&*panic),
+            }
+        }
     };
+    let (response, held) = hold(&connection, response, is_safe).await;
     shared.requests.observe(
         slot,
         response.status(),
@@ -259,8 +359,76 @@ async fn answer(
     );
     Ok(response.map(|body| AnswerBody {
         body,
+        held,
         connection: connection.clone(),
     }))
+}
+
+/// Why a request cannot be taken, though it was parsed: its body has a transfer coding besides `chunked`, or more than
+/// one. Nothing here undoes such a coding, and what is in front of the server may have seen the body end elsewhere.
+fn misframed(headers: &HeaderMap) -> Option<Problem> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = codings.next()?;
+    if first.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none() {
+        return None;
+    }
+    let detail = "the only transfer-encoding that is supported is chunked, once";
+    Some(Problem::new(Code::NotSupported, detail).with("pointer", "transfer-encoding"))
+}
+
+/// Refuses a request whose end cannot be trusted: nothing that follows it on the connection is read as a request.
+fn refuse(problem: Problem, request: Request<Body>) -> Response {
+    drop(request);
+    let mut response = problem.into_response();
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
+}
+
+/// Takes an answer's part of what answers may hold.
+async fn hold(
+    connection: &Connection,
+    response: Response,
+    is_safe: bool,
+) -> (Response, Option<OwnedSemaphorePermit>) {
+    let bytes = response.body().size_hint().exact().unwrap_or(0);
+    if bytes <= SMALL_ANSWER_BYTES || response.extensions().get::<Mapped>().is_some() {
+        return (response, None);
+    }
+    match connection.shared.hold_answer(bytes).await {
+        Some(permit) => {
+            connection.has_answer.store(true, Relaxed);
+            (response, Some(permit))
+        }
+        None => {
+            let problem = Problem::new(Code::Overloaded, "too many answers are being read; try again");
+            let problem = if is_safe {
+                problem
+            } else {
+                problem.outcome(Outcome::Unknown)
+            };
+            (problem.into_response(), None)
+        }
+    }
+}
+
+/// Bytes that are given back to the answers' when the last of them has been sent.
+struct Held {
+    bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+    connection: Arc<Connection>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.connection.has_answer.store(false, Relaxed);
+    }
 }
 
 fn answer_panic(panic: &(dyn Any + Send)) -> Response {
@@ -271,7 +439,7 @@ fn answer_panic(panic: &(dyn Any + Send)) -> Response {
         .unwrap_or("no message");
     tracing::error!(panic = what, "a request failed in a way that it must not");
     Problem::new(Code::Internal, "the server could not do it; its log says why")
-        .outcome(crate::http::problem::Outcome::Unknown)
+        .outcome(Outcome::Unknown)
         .into_response()
 }
 
@@ -299,13 +467,19 @@ impl Watch {
     }
 
     fn look(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Verdict {
-        let phase = connection.phase.load(Relaxed);
+        let is_blocked = connection.is_blocked.load(Relaxed);
+        let phase = if is_blocked {
+            WRITING
+        } else {
+            connection.phase.load(Relaxed)
+        };
         let progress = connection.progress.load(Relaxed);
         let config = &connection.shared.app.config;
         let timeout = match phase {
             IDLE => config.idle_timeout,
             HEAD => config.header_read_timeout,
             BODY => config.body_idle_timeout,
+            WRITING => config.write_idle_timeout,
             _ => return Verdict::Fine,
         };
         if let Some((set_phase, set_progress)) = self.set_for
@@ -328,6 +502,10 @@ impl Watch {
             self.arm(cx, LATE_ANSWER, (phase, progress));
             return Verdict::Again;
         }
+        if phase == WRITING {
+            let metrics = &connection.shared.app.metrics;
+            metrics.stalled_connections.fetch_add(1, Relaxed);
+        }
         Verdict::Close
     }
 
@@ -342,7 +520,7 @@ impl Watch {
     }
 }
 
-/// The socket: notes what arrives, and lingers where it closes with a request unread.
+/// The socket: notes what arrives and what is taken, and lingers where it closes with a request unread.
 struct Stream {
     stream: TcpStream,
     connection: Arc<Connection>,
@@ -369,7 +547,9 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buffer);
+        self.connection.note_write(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -377,7 +557,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.connection.note_write(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -412,6 +594,15 @@ impl AsyncWrite for Stream {
                 Ok(()) if !buffer.filled().is_empty() => {}
                 _ => return Poll::Ready(Ok(())),
             }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.connection.is_blocked.load(Relaxed) {
+            // Its client reads nothing: the kernel need not go on offering it what is left.
+            let _ = self.stream.set_zero_linger();
         }
     }
 }
@@ -475,6 +666,8 @@ impl Drop for RequestBody {
 /// An answer's body: its end is the end of the request.
 struct AnswerBody {
     body: Body,
+    /// Goes with the first frame, which for an answer that was made whole is all of it.
+    held: Option<OwnedSemaphorePermit>,
     connection: Arc<Connection>,
 }
 
@@ -486,7 +679,23 @@ impl HttpBody for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let this = &mut *self;
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        let Some(permit) = this.held.take() else {
+            return Poll::Ready(frame);
+        };
+        let connection = &this.connection;
+        Poll::Ready(frame.map(|frame| {
+            frame.map(|frame| {
+                frame.map_data(|bytes| {
+                    Bytes::from_owner(Held {
+                        bytes,
+                        _permit: permit,
+                        connection: connection.clone(),
+                    })
+                })
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -500,6 +709,9 @@ impl HttpBody for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
+        if self.held.is_some() {
+            self.connection.has_answer.store(false, Relaxed);
+        }
         self.connection.phase.store(IDLE, Relaxed);
         self.connection.progress.fetch_add(1, Relaxed);
     }

@@ -2,7 +2,8 @@
 //!
 //! [`start`] takes the address first, so that a taken one is known before the log is touched; it listens only once
 //! the log has recovered. Each connection is one task (see `connection`). The limit on connections is a
-//! semaphore: above it a connection is answered `overloaded` and closed, by a bounded number of tasks.
+//! semaphore: above it a connection is answered `overloaded` and closed, by a bounded number of tasks. Should the system
+//! run out of descriptors all the same, accepting pauses and goes on.
 //!
 //! [`Server::shutdown`]: no more connections; `App::stopping`, so that long polls end; every connection answers what is
 //! in flight and closes; what is left after the drain timeout is cut; the log closes. A crash at any point of that is a
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_segments::{Clock, Log, RealDisk, SystemClock};
+use quipu_segments::{Clock, Disk, Log, RealDisk, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -80,16 +81,31 @@ pub struct Server {
 /// # Errors
 /// [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and nothing has changed but what recovery did.
 pub async fn start(config: Config) -> Result<Server, ServeError> {
-    check_file_limit(config.limits.max_connections);
+    start_on(config, Arc::new(RealDisk::new()), Arc::new(SystemClock::new())).await
+}
+
+/// The same on any disk and clock.
+///
+/// # Errors
+/// As for [`start`].
+pub async fn start_on(
+    mut config: Config,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+) -> Result<Server, ServeError> {
+    let files = Files::share(quipu_segments::raise_file_limit());
+    config.limits.max_connections = files.limit_connections(config.limits.max_connections);
     let listen = config.listen;
     let socket = bind(listen).map_err(|source| ServeError::Listen { addr: listen, source })?;
 
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (dir, options) = (config.data.clone(), config.log_options());
+    let options = quipu_segments::Options {
+        max_open_files: Some(files.segments),
+        ..options
+    };
     let engine_clock = clock.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        Log::open_with(Arc::new(RealDisk::new()), engine_clock, &dir, options)
-            .map_err(|source| ServeError::Open { dir, source })
+        Log::open_with(disk, engine_clock, &dir, options).map_err(|source| ServeError::Open { dir, source })
     });
     let log = opened.await??;
 
@@ -227,14 +243,57 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Connections and segments are descriptors: the engine takes as many as it is allowed.
-fn check_file_limit(max_connections: usize) {
-    let files = quipu_segments::raise_file_limit();
-    if files < max_connections as u64 + 512 {
-        tracing::warn!(
-            files,
-            max_connections,
-            "the limit of open files leaves little beside that many connections; raise it (ulimit -n)"
-        );
+/// How the files that the process may have open are shared out.
+///
+/// Connections never take what the log needs: a segment that cannot be opened for want of a descriptor would be a
+/// failed write, and end appends to its partition. So beyond their share connections are refused, not accepted until
+/// the process has no descriptors left.
+#[derive(Debug, PartialEq, Eq)]
+struct Files {
+    /// Segment files open for writing.
+    segments: usize,
+    connections: usize,
+}
+
+impl Files {
+    /// A quarter for segments that are written; an eighth (at most 1,024) for what is opened for a moment, by reads,
+    /// snapshots and refusals, and for what every process has; the rest for connections.
+    fn share(limit: u64) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let spare = (limit / 8).min(1024);
+        let segments = (limit / 4).max(1);
+        let connections = (limit - spare).saturating_sub(segments);
+        Self {
+            segments,
+            connections: connections.max(1),
+        }
+    }
+
+    fn limit_connections(&self, max_connections: usize) -> usize {
+        if self.connections < max_connections {
+            tracing::warn!(
+                max_connections,
+                connections = self.connections,
+                "the limit of open files allows fewer connections than max_connections; raise it (ulimit -n)"
+            );
+        }
+        max_connections.min(self.connections)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_the_log_its_files_whatever_the_limit() {
+        for limit in [16, 64, 256, 1024, 4096, 20_000, 1 << 20, u64::MAX] {
+            let files = Files::share(limit);
+            let spare = limit as usize - files.segments - files.connections;
+            assert!(spare >= (limit as usize / 8).min(1024), "{limit}: {files:?}");
+            assert!(files.segments >= limit as usize / 4, "{limit}: {files:?}");
+        }
+        assert_eq!(Files::share(1024).limit_connections(10_000), 640);
+        assert_eq!(Files::share(20_000).limit_connections(10_000), 10_000);
     }
 }

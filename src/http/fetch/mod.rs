@@ -28,9 +28,9 @@ use self::body::About;
 use self::page::{Limits, Page};
 use self::query::{FetchQuery, Start};
 use super::accept::{Representation, negotiate};
-use super::blocking;
 use super::path::AtPartition;
 use super::problem::{Code, Problem};
+use super::{Mapped, Work, blocking};
 use crate::app::App;
 use crate::catalog;
 
@@ -225,7 +225,7 @@ fn check_within(offset: Offset, positions: Positions) -> Result<(), Problem> {
 
 async fn first_at_or_after(partition: &Arc<Partition>, time: TimestampMs) -> Result<Option<Offset>, Problem> {
     let partition = Arc::clone(partition);
-    let found = blocking(move || Ok(partition.offset_for_time(time)?)).await?;
+    let found = blocking(Work::Read, move || Ok(partition.offset_for_time(time)?)).await?;
     Ok(found.map(|(offset, _)| offset))
 }
 
@@ -310,7 +310,7 @@ async fn read(partition: &Arc<Partition>, request: ReadRequest) -> Result<Fetche
         return Ok(read?);
     }
     let partition = Arc::clone(partition);
-    blocking(move || Ok(partition.read(request)?)).await
+    blocking(Work::Read, move || Ok(partition.read(request)?)).await
 }
 
 /// Batches are verified when they are read, so one that cannot be walked was stored like that.
@@ -352,6 +352,9 @@ fn answer(
     };
     let mut response = Response::new(body);
     *response.headers_mut() = headers;
+    if representation == Representation::RecordBatch {
+        response.extensions_mut().insert(Mapped);
+    }
     Ok(response)
 }
 

@@ -2,7 +2,10 @@
 //!
 //! - [`Incoming`] gives the decoded bytes chunk by chunk. A chunk is at most what the connection read at once, or
 //!   [`CHUNK_BYTES`] and a little where it was compressed: a body that unpacks to gigabytes costs no more memory than another.
-//! - [`Budget`] holds the server's budget for bodies in flight; it is given back when dropped, after the records are appended.
+//!   What a decoder itself needs (a window of up to 8 MiB, if the body asks for it) is a part of the budget too, and
+//!   nothing of it is there before the body's first byte.
+//! - [`Budget`] holds the server's budget for bodies in flight; it is given back when dropped, after the records are
+//!   appended. A body that holds some and comes slowly gives way to those that wait for it ([`Pace`]).
 //! - [`Incoming::drain`] reads on after a refusal, so that a client that writes its whole body before it reads finds the
 //!   answer, and not a connection that was reset under it.
 
@@ -14,11 +17,12 @@ use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::timeout;
-use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation as _, OutBuffer};
+use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 use crate::app::App;
+use crate::http::body::broken;
+use crate::http::budget::{Budget, Pace, Pool};
 use crate::http::problem::{Code, Problem};
 
 /// About how many bytes are decoded at once.
@@ -27,17 +31,20 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// The largest window that a zstd body may ask for, as a power of two: the 8 MiB that RFC 9659 allows in HTTP.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
-/// How long a request waits for a part of the budget before it is refused.
-const BUDGET_WAIT: Duration = Duration::from_secs(5);
+/// What decoding gzip takes: the window, the tables, and a buffer for output.
+const GZIP_BYTES: usize = 96 << 10;
 
 /// A refused body is read on for at most so many bytes and so long.
 const DRAIN_BYTES: usize = 256 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 
 /// A request's body.
-pub(super) struct Incoming {
+pub(super) struct Incoming<'a> {
     body: Body,
     coding: Coding,
+    /// Covers what the decoder takes.
+    room: Budget<'a>,
+    pace: Pace<'a>,
     /// As the client declares it, before decoding.
     content_length: Option<u64>,
     /// The client waits for a word from the server before it sends the body.
@@ -46,22 +53,25 @@ pub(super) struct Incoming {
     ended: bool,
 }
 
+/// The decoders are made when the first bytes are there.
 enum Coding {
     Identity,
-    Gzip(Box<Gzip>),
-    Zstd(Box<Zstd>),
+    Gzip(Option<Box<Gzip>>),
+    Zstd(Option<Box<Zstd>>),
     /// None that is supported.
     Other,
 }
 
-impl Incoming {
-    pub(super) fn new(headers: &HeaderMap, body: Body) -> Self {
+impl<'a> Incoming<'a> {
+    pub(super) fn new(pool: &'a Pool, headers: &HeaderMap, body: Body) -> Self {
         let content_length = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
             body,
             coding: Coding::of(headers),
+            room: Budget::new(pool),
+            pace: Pace::new(pool),
             content_length,
             expects_continue: headers.contains_key(header::EXPECT),
             begun: false,
@@ -83,31 +93,56 @@ impl Incoming {
         }
     }
 
-    /// The next decoded bytes, not empty; `None` at the end.
+    /// The next decoded bytes, not empty; `None` at the end. `budget` is what the request holds meanwhile.
     ///
     /// # Errors
-    /// 400 for compressed data that is damaged or cut off; 408 for a body that did not arrive.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+    /// 400 for a body that is damaged or cut off; 408 for a client that stopped sending; 503 where the server has no
+    /// room for a decoder, or others wait for what a client that sends too slowly holds.
+    pub(super) async fn next(&mut self, budget: &Budget<'_>) -> Result<Option<Bytes>, Problem> {
         loop {
             let decoded = match &mut self.coding {
-                Coding::Identity | Coding::Other => None,
-                Coding::Gzip(gzip) => gzip.step().map_err(|error| corrupt("gzip", &error))?,
-                Coding::Zstd(zstd) => zstd.step().map_err(|error| corrupt("zstd", &error))?,
+                Coding::Gzip(Some(gzip)) => gzip.step().map_err(|error| corrupt("gzip", &error))?,
+                Coding::Zstd(Some(zstd)) => {
+                    let decoded = zstd.step().map_err(|error| corrupt("zstd", &error))?;
+                    // The decoder takes its window when it has seen a frame's header, and fills it only as it decodes.
+                    self.room.cover(zstd.decoder.sizeof()).await?;
+                    decoded
+                }
+                _ => None,
             };
             if decoded.is_some() {
                 return Ok(decoded);
             }
-            let frame = self.frame().await?;
-            match (&mut self.coding, frame) {
-                (Coding::Identity | Coding::Other, frame) => return Ok(frame),
-                (Coding::Gzip(gzip), Some(frame)) => gzip.input = frame,
-                (Coding::Zstd(zstd), Some(frame)) => zstd.input = frame,
-                (Coding::Gzip(gzip), None) => return gzip.finish().map_err(|error| corrupt("gzip", &error)),
-                (Coding::Zstd(zstd), None) => {
-                    return zstd
-                        .finish()
-                        .map(|()| None)
-                        .map_err(|error| corrupt("zstd", &error));
+            let frame = self.frame(budget.covered()).await?;
+            match &mut self.coding {
+                Coding::Identity | Coding::Other => return Ok(frame),
+                Coding::Gzip(decoder) => {
+                    let gzip = match decoder {
+                        Some(gzip) => gzip,
+                        None => {
+                            self.room.cover(GZIP_BYTES).await?;
+                            decoder.get_or_insert_default()
+                        }
+                    };
+                    match frame {
+                        Some(frame) => gzip.input = frame,
+                        None => return gzip.finish().map_err(|error| corrupt("gzip", &error)),
+                    }
+                }
+                Coding::Zstd(decoder) => {
+                    let zstd = match decoder {
+                        Some(zstd) => zstd,
+                        None => {
+                            decoder.insert(Box::new(Zstd::new().map_err(|error| corrupt("zstd", &error))?))
+                        }
+                    };
+                    match frame {
+                        Some(frame) => zstd.input = frame,
+                        None => {
+                            let ended = zstd.finish().map(|()| None);
+                            return ended.map_err(|error| corrupt("zstd", &error));
+                        }
+                    }
                 }
             }
         }
@@ -138,7 +173,7 @@ impl Incoming {
             None => 0,
         };
         budget.cover(length).await?;
-        let Some(first) = self.next().await? else {
+        let Some(first) = self.next(budget).await? else {
             return Ok(Bytes::new());
         };
         if first.len() > max_bytes {
@@ -158,15 +193,23 @@ impl Incoming {
             }
             budget.cover(whole.len() + chunk.len()).await?;
             whole.extend_from_slice(&chunk);
-            next = self.next().await?;
+            next = self.next(budget).await?;
         }
         Ok(whole.into())
     }
 
     /// Reads on in the background what the client still sends, within bounds, so that it can read the answer.
-    pub(super) fn drain(mut self, app: &App) {
+    pub(super) fn drain(self, app: &App) {
+        // What the decoder took is given back here.
+        let Self {
+            mut body,
+            expects_continue,
+            begun,
+            ended,
+            ..
+        } = self;
         // A client that waits for leave to send takes the answer as a no: asking it for the body would be a yes.
-        if self.ended || self.body.is_end_stream() || (self.expects_continue && !self.begun) {
+        if ended || body.is_end_stream() || (expects_continue && !begun) {
             return;
         }
         let mut stopping = app.stopping.subscribe();
@@ -174,7 +217,7 @@ impl Incoming {
             let read_on = async {
                 let mut bytes = 0;
                 while bytes < DRAIN_BYTES {
-                    match self.body.frame().await {
+                    match body.frame().await {
                         Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, Bytes::len),
                         Some(Err(_)) | None => break,
                     }
@@ -187,11 +230,12 @@ impl Incoming {
         });
     }
 
-    /// The next bytes as they were sent.
-    async fn frame(&mut self) -> Result<Option<Bytes>, Problem> {
+    /// The next bytes as they were sent, for a request that holds `held_bytes`.
+    async fn frame(&mut self, held_bytes: usize) -> Result<Option<Bytes>, Problem> {
         self.begun = true;
+        let held_bytes = held_bytes + self.room.covered();
         loop {
-            match self.body.frame().await {
+            match self.pace.wait(held_bytes, self.body.frame()).await? {
                 None => {
                     self.ended = true;
                     return Ok(None);
@@ -200,15 +244,13 @@ impl Incoming {
                     if let Ok(data) = frame.into_data()
                         && !data.is_empty()
                     {
+                        self.pace.count(data.len());
                         return Ok(Some(data));
                     }
                 }
                 Some(Err(error)) => {
                     self.ended = true;
-                    return Err(Problem::new(
-                        Code::RequestTimeout,
-                        format!("the body did not arrive whole: {error}"),
-                    ));
+                    return Err(broken(&error));
                 }
             }
         }
@@ -224,11 +266,9 @@ impl Coding {
             (Some(coding), None)
                 if coding.eq_ignore_ascii_case(b"gzip") || coding.eq_ignore_ascii_case(b"x-gzip") =>
             {
-                Self::Gzip(Box::default())
+                Self::Gzip(None)
             }
-            (Some(coding), None) if coding.eq_ignore_ascii_case(b"zstd") => {
-                Zstd::new().map_or(Self::Other, |zstd| Self::Zstd(Box::new(zstd)))
-            }
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"zstd") => Self::Zstd(None),
             _ => Self::Other,
         }
     }
@@ -282,7 +322,7 @@ impl Gzip {
 
 /// Decodes zstd: frames one after another.
 struct Zstd {
-    decoder: ZstdDecoder<'static>,
+    decoder: DCtx<'static>,
     input: Bytes,
     /// Whether the input so far ends with a frame.
     whole: bool,
@@ -292,8 +332,10 @@ struct Zstd {
 
 impl Zstd {
     fn new() -> std::io::Result<Self> {
-        let mut decoder = ZstdDecoder::new()?;
-        decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))?;
+        let mut decoder = DCtx::try_create().ok_or(std::io::ErrorKind::OutOfMemory)?;
+        decoder
+            .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))
+            .map_err(failed)?;
         Ok(Self {
             decoder,
             input: Bytes::new(),
@@ -309,7 +351,10 @@ impl Zstd {
             let (hint, written, taken) = {
                 let mut input = InBuffer::around(&self.input);
                 let mut output = OutBuffer::around(&mut out[..]);
-                let hint = self.decoder.run(&mut input, &mut output)?;
+                let hint = self
+                    .decoder
+                    .decompress_stream(&mut output, &mut input)
+                    .map_err(failed)?;
                 (hint, output.pos(), input.pos())
             };
             self.input.advance(taken);
@@ -332,104 +377,35 @@ impl Zstd {
     }
 }
 
-/// A request's part of the bytes that all bodies in flight may have. Given back when dropped.
-pub(super) struct Budget<'a> {
-    semaphore: &'a Semaphore,
-    /// Permits (of a KiB) that exist: a request that would need more has them all.
-    most: usize,
-    permit: Option<SemaphorePermit<'a>>,
-    wait: Duration,
-}
-
-impl<'a> Budget<'a> {
-    pub(super) fn new(app: &'a App) -> Self {
-        let most = usize::try_from(app.config.limits.max_in_flight_bytes / 1024).unwrap_or(usize::MAX);
-        Self {
-            semaphore: &app.body_budget,
-            most: most.min(Semaphore::MAX_PERMITS),
-            permit: None,
-            wait: BUDGET_WAIT,
-        }
-    }
-
-    /// Makes it cover `bytes`, if it does not yet and that takes no wait; whether it does.
-    pub(super) fn try_cover(&mut self, bytes: usize) -> bool {
-        let more = self.missing(bytes);
-        if more > 0 {
-            match self.semaphore.try_acquire_many(more) {
-                Ok(permit) => self.add(permit),
-                Err(TryAcquireError::Closed | TryAcquireError::NoPermits) => return false,
-            }
-        }
-        true
-    }
-
-    /// Makes it cover `bytes`, if it does not yet: waits a while where other bodies take all there is.
-    ///
-    /// # Errors
-    /// 503 `overloaded` when the wait was in vain.
-    pub(super) async fn cover(&mut self, bytes: usize) -> Result<(), Problem> {
-        if self.try_cover(bytes) {
-            return Ok(());
-        }
-        let more = self.missing(bytes);
-        match timeout(self.wait, self.semaphore.acquire_many(more)).await {
-            Ok(Ok(permit)) => {
-                self.add(permit);
-                Ok(())
-            }
-            Ok(Err(_)) | Err(_) => Err(overloaded()),
-        }
-    }
-
-    /// The permits that it lacks to cover `bytes`.
-    fn missing(&self, bytes: usize) -> u32 {
-        // Small bodies take what they are; large ones grow in steps, so that not each chunk comes here.
-        let bytes = if bytes > CHUNK_BYTES {
-            bytes.next_multiple_of(CHUNK_BYTES)
-        } else {
-            bytes
-        };
-        let wanted = bytes.div_ceil(1024).min(self.most);
-        let held = self.permit.as_ref().map_or(0, SemaphorePermit::num_permits);
-        u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX)
-    }
-
-    fn add(&mut self, permit: SemaphorePermit<'a>) {
-        match &mut self.permit {
-            Some(held) => held.merge(permit),
-            None => self.permit = Some(permit),
-        }
-    }
-
-    /// Hands on what it holds, and covers nothing any more.
-    pub(super) fn take(&mut self) -> Option<SemaphorePermit<'a>> {
-        self.permit.take()
-    }
-}
-
+/// What zstd says, in words.
 #[cold]
-fn overloaded() -> Problem {
-    Problem::new(
-        Code::Overloaded,
-        "too many request bodies are in flight already; try again",
-    )
+fn failed(code: usize) -> std::io::Error {
+    std::io::Error::other(get_error_name(code))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use futures_util::stream;
     use http::HeaderValue;
 
     use super::*;
 
-    fn incoming(coding: &'static str, chunks: Vec<Bytes>) -> Incoming {
+    /// More than any test needs.
+    static POOL: LazyLock<Pool> = LazyLock::new(|| Pool::new(1 << 30));
+
+    fn incoming(coding: &'static str, chunks: Vec<Bytes>) -> Incoming<'static> {
+        incoming_within(&POOL, coding, chunks)
+    }
+
+    fn incoming_within<'a>(pool: &'a Pool, coding: &'static str, chunks: Vec<Bytes>) -> Incoming<'a> {
         let mut headers = HeaderMap::new();
         if !coding.is_empty() {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
         }
         let chunks = chunks.into_iter().map(Ok::<_, std::io::Error>);
-        Incoming::new(&headers, Body::from_stream(stream::iter(chunks)))
+        Incoming::new(pool, &headers, Body::from_stream(stream::iter(chunks)))
     }
 
     fn pieces(bytes: &[u8], size: usize) -> Vec<Bytes> {
@@ -442,18 +418,8 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn budget(semaphore: &Semaphore) -> Budget<'_> {
-        Budget {
-            semaphore,
-            most: 1 << 20,
-            permit: None,
-            wait: Duration::ZERO,
-        }
-    }
-
-    async fn whole(mut incoming: Incoming, max_bytes: usize) -> Result<Bytes, Problem> {
-        let semaphore = Semaphore::new(1 << 20);
-        incoming.whole(&mut budget(&semaphore), max_bytes).await
+    async fn whole(mut incoming: Incoming<'_>, max_bytes: usize) -> Result<Bytes, Problem> {
+        incoming.whole(&mut Budget::new(&POOL), max_bytes).await
     }
 
     /// Bytes that compress, but not to nothing.
@@ -555,7 +521,7 @@ mod tests {
         ] {
             let mut body = incoming(coding, pieces(&bytes, bytes.len()));
             let mut total = 0;
-            while let Some(chunk) = body.next().await.unwrap() {
+            while let Some(chunk) = body.next(&Budget::new(&POOL)).await.unwrap() {
                 assert!(chunk.len() <= 2 * CHUNK_BYTES, "{coding}: {}", chunk.len());
                 total += chunk.len();
             }
@@ -584,13 +550,19 @@ mod tests {
         for coding in ["br", "deflate", "gzip, zstd", "gzip,gzip", ""] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
-            let problem = Incoming::new(&headers, Body::empty()).check_coding().unwrap_err();
+            let problem = Incoming::new(&POOL, &headers, Body::empty())
+                .check_coding()
+                .unwrap_err();
             assert_eq!(problem.code(), Code::UnsupportedMediaType, "{coding}");
         }
         let mut headers = HeaderMap::new();
         headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
-        assert!(Incoming::new(&headers, Body::empty()).check_coding().is_err());
+        assert!(
+            Incoming::new(&POOL, &headers, Body::empty())
+                .check_coding()
+                .is_err()
+        );
     }
 
     #[tokio::test]
@@ -615,58 +587,48 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("101"));
         let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
-        let problem = whole(Incoming::new(&headers, never), 100).await.unwrap_err();
+        let problem = whole(Incoming::new(&POOL, &headers, never), 100)
+            .await
+            .unwrap_err();
         assert_eq!(problem.code(), Code::RequestTooLarge);
     }
 
     #[tokio::test]
-    async fn a_body_takes_its_part_of_the_budget_and_gives_it_back() {
-        let semaphore = Semaphore::new(200);
-        let mut first = budget(&semaphore);
-        first.cover(1).await.unwrap();
-        assert_eq!(semaphore.available_permits(), 199);
-        first.cover(1024).await.unwrap();
-        assert_eq!(semaphore.available_permits(), 199);
-        first.cover(100 << 10).await.unwrap();
-        assert_eq!(semaphore.available_permits(), 72, "128 KiB, in steps of 64");
-        let mut second = budget(&semaphore);
-        second.cover(60 << 10).await.unwrap();
-        let problem = second.cover(100 << 10).await.unwrap_err();
+    async fn what_decoders_take_is_part_of_the_budget_and_given_back() {
+        let text = vec![b'a'; 64 << 10];
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(ZSTD_WINDOW_LOG).unwrap();
+        // Without the size of the content the whole window is needed.
+        encoder.write_all(&text).unwrap();
+        let windowed = encoder.finish().unwrap();
+        for (coding, bytes, least, most) in [
+            ("identity", text.clone(), 0, 0),
+            ("gzip", gzip(&text), 64 << 10, 128 << 10),
+            ("zstd", zstd::bulk::compress(&text, 1).unwrap(), 64 << 10, 1 << 20),
+            ("zstd", windowed, 8 << 20, 9 << 20),
+        ] {
+            let pool = Pool::new(64 << 20);
+            let mut body = incoming_within(&pool, coding, pieces(&bytes, 1 << 20));
+            assert_eq!(pool.held_bytes(), 0, "nothing is taken before the first byte");
+            body.next(&Budget::new(&POOL)).await.unwrap().unwrap();
+            let held = pool.held_bytes();
+            assert!((least..=most).contains(&held), "{coding}: {held}");
+            drop(body);
+            assert_eq!(pool.held_bytes(), 0, "{coding}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_finds_no_room_is_refused() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(ZSTD_WINDOW_LOG).unwrap();
+        encoder.write_all(&[1; 64 << 10]).unwrap();
+        let bytes = encoder.finish().unwrap();
+        let pool = Pool::new(10 << 20);
+        let mut first = incoming_within(&pool, "zstd", pieces(&bytes, 1 << 20));
+        first.next(&Budget::new(&POOL)).await.unwrap().unwrap();
+        let mut second = incoming_within(&pool, "zstd", pieces(&bytes, 1 << 20));
+        let problem = second.next(&Budget::new(&POOL)).await.unwrap_err();
         assert_eq!(problem.code(), Code::Overloaded);
-        drop(first.take());
-        second.cover(100 << 10).await.unwrap();
-        drop((first, second));
-        assert_eq!(semaphore.available_permits(), 200);
-    }
-
-    #[tokio::test]
-    async fn a_body_larger_than_the_whole_budget_takes_all_of_it() {
-        let semaphore = Semaphore::new(10);
-        let mut budget = Budget {
-            most: 10,
-            ..budget(&semaphore)
-        };
-        budget.cover(1 << 30).await.unwrap();
-        assert_eq!(semaphore.available_permits(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_body_waits_for_the_budget_that_another_gives_back() {
-        let semaphore = Semaphore::new(10);
-        let mut first = Budget {
-            most: 10,
-            ..budget(&semaphore)
-        };
-        first.cover(10 << 10).await.unwrap();
-        let mut second = Budget {
-            most: 10,
-            wait: Duration::from_secs(3600),
-            ..budget(&semaphore)
-        };
-        let (covered, ()) = tokio::join!(second.cover(5 << 10), async {
-            tokio::task::yield_now().await;
-            drop(first);
-        });
-        covered.unwrap();
     }
 }

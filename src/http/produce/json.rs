@@ -3,10 +3,14 @@
 use axum::response::Response;
 use quipu_segments::TimestampMs;
 
-use super::body::{Budget, Incoming};
+use super::body::Incoming;
 use super::{INLINE_BYTES, Options, TopicCall, misfit, ok, positions};
+use crate::http::budget::Budget;
 use crate::http::problem::{Code, Problem};
 use crate::records::{Built, Placement, Placer, parse_records};
+
+/// Positions of an answer that takes no part of the budget, in bytes: it is written in one piece.
+const MOST_UNCOUNTED_BYTES: usize = 8 << 10;
 
 /// A body's records, placed.
 pub(super) struct Placed {
@@ -16,9 +20,9 @@ pub(super) struct Placed {
     pub(super) moved: bool,
 }
 
-pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result<Response, Problem> {
+pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
     let (_, options) = call.params(&["ack", "expected_offset", "repartition"])?;
-    let mut budget = Budget::new(call.app);
+    let mut budget = Budget::new(&call.app.bodies);
     let bytes = body
         .whole(&mut budget, call.app.config.limits.max_request_bytes)
         .await?;
@@ -29,7 +33,7 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result
         call.blocking(move |call| place(call, options, &bytes, now))
             .await?
     };
-    append(call, options, placed).await
+    append(call, options, placed, budget).await
 }
 
 fn place(call: &TopicCall<'_>, options: Options, body: &[u8], now: TimestampMs) -> Result<Placed, Problem> {
@@ -58,11 +62,13 @@ fn place(call: &TopicCall<'_>, options: Options, body: &[u8], now: TimestampMs) 
     })
 }
 
-/// Appends what was placed and answers with its positions.
+/// Appends what was placed and answers with its positions. `budget` is what the request holds: a long answer goes on
+/// holding it until its client has read it.
 pub(super) async fn append(
     call: &TopicCall<'_>,
     options: Options,
     placed: Placed,
+    mut budget: Budget<'_>,
 ) -> Result<Response, Problem> {
     let mut parts: Vec<_> = placed
         .built
@@ -75,5 +81,14 @@ pub(super) async fn append(
         *base = given;
     }
     call.count(placed.placements.len() as u64, placed.bytes);
-    Ok(ok(positions(&placed.placements, &parts)))
+    let mut placements = placed.placements;
+    placements.shrink_to_fit();
+    let held_bytes = placements.len() * size_of::<Placement>();
+    if held_bytes > MOST_UNCOUNTED_BYTES {
+        // What there is of it will do where there is no more: the records are in, and must be answered for.
+        budget.try_cover(held_bytes);
+    } else {
+        drop(budget.take());
+    }
+    Ok(ok(positions(placements, parts, budget.take())))
 }

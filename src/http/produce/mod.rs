@@ -15,9 +15,11 @@ mod raw;
 mod record_batch;
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -25,20 +27,23 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 use quipu_segments::{Ack, AppendRequest, Offset, Part, StateChange, TimestampMs, Topic};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::body::Incoming;
-use super::blocking;
 use super::params::Params;
 use super::problem::{Code, Problem};
+use super::{Work, blocking, chunks};
 use crate::app::App;
 use crate::partitioner::keyed_elsewhere;
 use crate::records::{Built, Misfit, Placement, Placing, RecordError, TopicRules};
 
 /// Bodies up to this size are read on the worker that received them: about a millisecond of work. Larger ones go where blocking is fine.
 const INLINE_BYTES: usize = 256 << 10;
+/// What of an answer's positions is written at once: however many there are, a client that reads slowly holds no more.
+const ANSWER_CHUNK_BYTES: usize = 64 << 10;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -162,7 +167,7 @@ async fn produce(
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let mut body = Incoming::new(&parts.headers, body);
+    let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match topic {
         Ok(Path(topic)) => to_topic(&app, &topic, &parts, &mut body).await,
         Err(_) => Err(not_a_path()),
@@ -218,7 +223,7 @@ async fn produce_to_partition(
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let mut body = Incoming::new(&parts.headers, body);
+    let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match path {
         Ok(Path((topic, partition))) => to_partition(&app, &topic, &partition, &parts, &mut body).await,
         Err(_) => Err(not_a_path()),
@@ -226,7 +231,12 @@ async fn produce_to_partition(
     answer_or_drain(&app, answer, body)
 }
 
-async fn to_topic(app: &App, topic: &str, parts: &Parts, body: &mut Incoming) -> Result<Response, Problem> {
+async fn to_topic(
+    app: &App,
+    topic: &str,
+    parts: &Parts,
+    body: &mut Incoming<'_>,
+) -> Result<Response, Problem> {
     let call = Call::begin(app, parts, body)?;
     match media_type(&parts.headers)? {
         Media::Json => json::produce(&call.of_topic(topic)?, body).await,
@@ -251,7 +261,7 @@ async fn to_partition(
     topic: &str,
     partition: &str,
     parts: &Parts,
-    body: &mut Incoming,
+    body: &mut Incoming<'_>,
 ) -> Result<Response, Problem> {
     let call = Call::begin(app, parts, body)?;
     if media_type(&parts.headers)? != Media::RecordBatch {
@@ -276,7 +286,7 @@ async fn to_partition(
     Box::pin(record_batch::produce(&call, index, body)).await
 }
 
-fn answer_or_drain(app: &App, answer: Result<Response, Problem>, body: Incoming) -> Response {
+fn answer_or_drain(app: &App, answer: Result<Response, Problem>, body: Incoming<'_>) -> Response {
     match answer {
         Ok(response) => response,
         Err(problem) => {
@@ -369,7 +379,7 @@ struct TopicCall<'a> {
 impl<'a> Call<'a> {
     /// # Errors
     /// 501 for what the contract has and this version does not, 415 for a coding.
-    fn begin(app: &'a App, parts: &'a Parts, body: &Incoming) -> Result<Self, Problem> {
+    fn begin(app: &'a App, parts: &'a Parts, body: &Incoming<'_>) -> Result<Self, Problem> {
         for later in ["idempotency-key", "ce-specversion"] {
             if parts.headers.contains_key(later) {
                 let detail = format!("the header {later} is not supported by this version");
@@ -467,7 +477,7 @@ impl TopicCall<'_> {
                 rules,
             })
         };
-        blocking(work).await
+        blocking(Work::Parse, work).await
     }
 
     fn now(&self) -> TimestampMs {
@@ -555,32 +565,46 @@ fn misfit(misfit: &Misfit, pointer: &str) -> Problem {
     }
 }
 
-/// `{"offsets":[…]}` for records at `placements` in parts of (partition, first offset).
-fn positions(placements: &[Placement], parts: &[(u32, Offset)]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(32 + placements.len() * 40);
-    let mut number = itoa::Buffer::new();
-    out.extend_from_slice(b"{\"offsets\":[");
-    for (index, placement) in placements.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
+/// `{"offsets":[…]}` for records at `placements` in parts of (partition, first offset), written as the client reads it;
+/// `held` is given back at its end.
+fn positions(
+    placements: Vec<Placement>,
+    parts: Vec<(u32, Offset)>,
+    held: Option<OwnedSemaphorePermit>,
+) -> Body {
+    let written = chunks::body(|mut chunks| async move {
+        let _held = held;
+        let capacity = (32 + placements.len() * 40).min(ANSWER_CHUNK_BYTES + 128);
+        let mut out = Vec::with_capacity(capacity);
+        let mut number = itoa::Buffer::new();
+        out.extend_from_slice(b"{\"offsets\":[");
+        for (index, placement) in placements.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            let (partition, base) = parts[placement.part as usize];
+            out.extend_from_slice(b"{\"partition\":");
+            out.extend_from_slice(number.format(partition).as_bytes());
+            out.extend_from_slice(b",\"offset\":");
+            let offset = base.plus(u64::from(placement.delta)).get();
+            out.extend_from_slice(number.format(offset).as_bytes());
+            out.push(b'}');
+            if out.len() >= ANSWER_CHUNK_BYTES {
+                chunks.send(std::mem::take(&mut out).into()).await;
+                out.reserve(capacity);
+            }
         }
-        let (partition, base) = parts[placement.part as usize];
-        out.extend_from_slice(b"{\"partition\":");
-        out.extend_from_slice(number.format(partition).as_bytes());
-        out.extend_from_slice(b",\"offset\":");
-        out.extend_from_slice(
-            number
-                .format(base.plus(u64::from(placement.delta)).get())
-                .as_bytes(),
-        );
-        out.push(b'}');
+        out.extend_from_slice(b"]}");
+        Ok::<_, Infallible>(out.into())
+    });
+    match written {
+        Ok(body) => body,
+        Err(never) => match never {},
     }
-    out.extend_from_slice(b"]}");
-    out
 }
 
 /// 200 with a JSON body that is nobody's to keep.
-fn ok(body: Vec<u8>) -> Response {
+fn ok(body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -590,6 +614,8 @@ fn ok(body: Vec<u8>) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
+
     use super::*;
 
     fn media(value: &str) -> Result<Media, Code> {
@@ -627,15 +653,17 @@ mod tests {
         );
     }
 
-    #[test]
-    fn positions_stand_in_the_order_of_the_request() {
+    #[tokio::test]
+    async fn positions_stand_in_the_order_of_the_request() {
         let placement = |part, delta| Placement { part, delta };
         let out = positions(
-            &[placement(1, 0), placement(0, 0), placement(1, 1)],
-            &[(7, Offset::new(41)), (0, Offset::new(9))],
+            vec![placement(1, 0), placement(0, 0), placement(1, 1)],
+            vec![(7, Offset::new(41)), (0, Offset::new(9))],
+            None,
         );
+        let out = out.collect().await.unwrap().to_bytes();
         assert_eq!(
-            String::from_utf8(out).unwrap(),
+            String::from_utf8(out.to_vec()).unwrap(),
             r#"{"offsets":[{"partition":0,"offset":9},{"partition":7,"offset":41},{"partition":0,"offset":10}]}"#
         );
     }

@@ -19,11 +19,12 @@ use axum::response::Response;
 use http::StatusCode;
 use quipu_segments::{AppendRequest, Error, Part, Records, Ticket};
 use serde::Serialize;
-use tokio::sync::{SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use utoipa::ToSchema;
 
-use super::body::{Budget, Incoming};
+use super::body::Incoming;
 use super::{Options, TopicCall, misfit};
+use crate::http::budget::Budget;
 use crate::http::json_answer;
 use crate::http::problem::{Code, Outcome, Problem};
 use crate::records::{Placer, parse_record};
@@ -73,7 +74,7 @@ struct Upload<'a> {
     /// The longest line that can hold an allowed record.
     max_line_bytes: usize,
     budget: Budget<'a>,
-    in_flight: Option<InFlight<'a>>,
+    in_flight: Option<InFlight>,
     /// Records that are safely in.
     accepted: u64,
     totals: BTreeMap<u32, PartitionDoc>,
@@ -81,13 +82,13 @@ struct Upload<'a> {
 }
 
 /// A unit on its way.
-struct InFlight<'a> {
+struct InFlight {
     ticket: Ticket,
     /// Partition and number of records of each part.
     parts: Vec<(u32, u32)>,
     bytes: usize,
     /// What of the budget the unit holds until it is in.
-    _permit: Option<SemaphorePermit<'a>>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Why an upload ends early.
@@ -119,7 +120,7 @@ impl From<Error> for Stop {
     }
 }
 
-pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result<Response, Problem> {
+pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
     let (_, options) = call.params(&["ack", "expected_offset", "repartition"])?;
     let limits = &call.app.config.limits;
     let mut upload = Upload {
@@ -133,7 +134,7 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result
         max_line_bytes: 2 * call.rules.max_record_bytes
             + 6 * (limits.max_key_bytes + limits.max_header_bytes)
             + (64 << 10),
-        budget: Budget::new(call.app),
+        budget: Budget::new(&call.app.bodies),
         in_flight: None,
         accepted: 0,
         totals: BTreeMap::new(),
@@ -158,13 +159,13 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result
 
 impl Upload<'_> {
     /// Reads the body to its end and appends all of it but for the last unit's answer.
-    async fn read(&mut self, body: &mut Incoming) -> Result<(), Stop> {
+    async fn read(&mut self, body: &mut Incoming<'_>) -> Result<(), Stop> {
         // The beginning of a line whose end is still to come.
         let mut tail: Vec<u8> = Vec::new();
         loop {
             let chunk = tokio::select! {
                 biased;
-                chunk = body.next() => chunk?,
+                chunk = body.next(&self.budget) => chunk?,
                 _ = self.stopping.wait_for(|stopping| *stopping) => return Err(stopping()),
             };
             let Some(chunk) = chunk else { break };

@@ -5,17 +5,18 @@ use std::borrow::Cow;
 use axum::response::Response;
 use http::header;
 
-use super::body::{Budget, Incoming};
+use super::body::Incoming;
 use super::json::{Placed, append};
 use super::{TopicCall, misfit};
+use crate::http::budget::Budget;
 use crate::http::problem::{Code, Problem};
 use crate::records::{ParsedRecord, Placer, is_json_line};
 
-pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result<Response, Problem> {
+pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
     let (params, options) = call.params(&["ack", "expected_offset", "key", "partition", "timestamp"])?;
     let partition = params.number("partition", 0, u64::MAX)?;
     let timestamp = params.time("timestamp")?;
-    let mut budget = Budget::new(call.app);
+    let mut budget = Budget::new(&call.app.bodies);
     let value = body
         .whole(&mut budget, call.app.config.limits.max_request_bytes)
         .await?;
@@ -51,5 +52,5 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming) -> Result
         bytes,
         moved,
     };
-    append(call, options, placed).await
+    append(call, options, placed, budget).await
 }

@@ -11,8 +11,9 @@ use quipu_segments::{Records, TimestampMs};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::body::{Budget, Incoming};
+use super::body::Incoming;
 use super::{Options, TopicCall};
+use crate::http::budget::Budget;
 use crate::http::json_answer;
 use crate::http::problem::{Code, Problem};
 use crate::partitioner::partition_of_key;
@@ -43,10 +44,10 @@ struct Checked {
 pub(super) async fn produce(
     call: &TopicCall<'_>,
     partition: u32,
-    body: &mut Incoming,
+    body: &mut Incoming<'_>,
 ) -> Result<Response, Problem> {
     let (_, options) = call.params(&["ack", "expected_offset"])?;
-    let mut budget = Budget::new(call.app);
+    let mut budget = Budget::new(&call.app.bodies);
     let bytes = body
         .whole(&mut budget, call.app.config.limits.max_request_bytes)
         .await?;

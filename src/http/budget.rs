@@ -1,0 +1,334 @@
+//! What request bodies may take of the server's memory, and who gives way where that is not enough.
+//!
+//! - [`Budget`]: a request's part of `max_in_flight_bytes`. Where others have all of it, a request waits a little, and is
+//!   then refused as overloaded, before anything of it is held.
+//! - [`Pace`]: a body that holds memory and comes slowly is in the way of others only when they wait for that memory.
+//!   Then, and only then, it is refused; so clients that declare or begin much and send nothing keep nobody out. Time in
+//!   which the server does not wait for the client does not count, and what arrives buys time anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::problem::{Code, Problem};
+
+/// Above it the budget grows in steps of it, so that not each chunk of a large body comes here.
+const STEP_BYTES: usize = 64 << 10;
+/// How long a request waits for a part of the budget before it is refused.
+const WAIT: Duration = Duration::from_secs(5);
+/// A body that holds no more is in nobody's way: as much for every connection is within the budget.
+const SMALL_BYTES: usize = 4 << 10;
+/// How long others wait for a client that sends nothing: shorter than [`WAIT`].
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes that buy a second of patience.
+const BYTES_A_SECOND: u32 = 64 << 10;
+
+/// What all bodies in flight may have.
+pub(crate) struct Pool {
+    /// A permit is a KiB.
+    semaphore: Arc<Semaphore>,
+    permits: usize,
+    /// How many requests wait for a part of it.
+    waiting: watch::Sender<usize>,
+}
+
+impl Pool {
+    pub(crate) fn new(bytes: u64) -> Self {
+        let permits = usize::try_from(bytes / 1024)
+            .unwrap_or(Semaphore::MAX_PERMITS)
+            .min(Semaphore::MAX_PERMITS);
+        Self {
+            semaphore: Arc::new(Semaphore::new(permits)),
+            permits,
+            waiting: watch::Sender::new(0),
+        }
+    }
+
+    /// Bytes that are given away now.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let held = self.permits.saturating_sub(self.semaphore.available_permits());
+        held as u64 * 1024
+    }
+}
+
+/// A request's part of a [`Pool`]. Given back when dropped.
+pub(crate) struct Budget<'a> {
+    /// A request that would need more than there is has all of it.
+    pool: &'a Pool,
+    permit: Option<OwnedSemaphorePermit>,
+    wait: Duration,
+}
+
+impl<'a> Budget<'a> {
+    pub(crate) fn new(pool: &'a Pool) -> Self {
+        Self {
+            pool,
+            permit: None,
+            wait: WAIT,
+        }
+    }
+
+    /// Makes it cover `bytes`, if it does not yet and that takes no wait; whether it does.
+    pub(crate) fn try_cover(&mut self, bytes: usize) -> bool {
+        let more = self.missing(bytes);
+        if more > 0 {
+            match self.pool.semaphore.clone().try_acquire_many_owned(more) {
+                Ok(permit) => self.add(permit),
+                Err(TryAcquireError::Closed | TryAcquireError::NoPermits) => return false,
+            }
+        }
+        true
+    }
+
+    /// Makes it cover `bytes`, if it does not yet: waits a while where other bodies take all there is.
+    ///
+    /// # Errors
+    /// 503 `overloaded` when the wait was in vain.
+    pub(crate) async fn cover(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.try_cover(bytes) {
+            return Ok(());
+        }
+        let more = self.missing(bytes);
+        let _waiting = Waiting::begin(&self.pool.waiting);
+        match timeout(self.wait, self.pool.semaphore.clone().acquire_many_owned(more)).await {
+            Ok(Ok(permit)) => {
+                self.add(permit);
+                Ok(())
+            }
+            Ok(Err(_)) | Err(_) => Err(overloaded()),
+        }
+    }
+
+    /// The permits that it lacks to cover `bytes`.
+    fn missing(&self, bytes: usize) -> u32 {
+        // Small bodies take what they are.
+        let bytes = if bytes > STEP_BYTES {
+            bytes.next_multiple_of(STEP_BYTES)
+        } else {
+            bytes
+        };
+        let wanted = bytes.div_ceil(1024).min(self.pool.permits);
+        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX)
+    }
+
+    fn add(&mut self, permit: OwnedSemaphorePermit) {
+        match &mut self.permit {
+            Some(held) => held.merge(permit),
+            None => self.permit = Some(permit),
+        }
+    }
+
+    /// The bytes that it covers.
+    pub(crate) fn covered(&self) -> usize {
+        self.permit
+            .as_ref()
+            .map_or(0, |permit| permit.num_permits() * 1024)
+    }
+
+    /// Hands on what it holds, and covers nothing any more.
+    pub(crate) fn take(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.permit.take()
+    }
+}
+
+/// A request that waits for the budget; dropping it ends that.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn begin(waiting: &'a watch::Sender<usize>) -> Self {
+        waiting.send_modify(|count| *count += 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// How a body comes.
+pub(crate) struct Pace<'a> {
+    waiting: &'a watch::Sender<usize>,
+    /// How long the client may still be waited for while others wait for what its body holds.
+    patience: Duration,
+}
+
+impl<'a> Pace<'a> {
+    pub(crate) fn new(pool: &'a Pool) -> Self {
+        Self {
+            waiting: &pool.waiting,
+            patience: PATIENCE,
+        }
+    }
+
+    /// Waits for what the client sends next, for a body that holds `held_bytes` of the budget.
+    ///
+    /// # Errors
+    /// 503 `overloaded` when others wait for the budget and the client has had its time.
+    pub(crate) async fn wait<T>(
+        &mut self,
+        held_bytes: usize,
+        arrival: impl Future<Output = T>,
+    ) -> Result<T, Problem> {
+        let begin = Instant::now();
+        let arrived = tokio::select! {
+            biased;
+            arrived = arrival => arrived,
+            () = in_the_way(self.waiting, held_bytes, begin + self.patience) => return Err(too_slow()),
+        };
+        self.patience = self.patience.saturating_sub(begin.elapsed());
+        Ok(arrived)
+    }
+
+    /// Counts what has come.
+    pub(crate) fn count(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bought = Duration::from_secs(1).saturating_mul(bytes) / BYTES_A_SECOND;
+        self.patience = self.patience.saturating_add(bought).min(PATIENCE);
+    }
+}
+
+/// Returns when others wait for the budget at `from` or later, if the body holds what would help them.
+async fn in_the_way(waiting: &watch::Sender<usize>, held_bytes: usize, from: Instant) {
+    if held_bytes <= SMALL_BYTES {
+        return std::future::pending().await;
+    }
+    let mut count = waiting.subscribe();
+    loop {
+        // The sender lives as long as the service.
+        if count.wait_for(|count| *count > 0).await.is_err() {
+            return std::future::pending().await;
+        }
+        if Instant::now() >= from {
+            return;
+        }
+        sleep_until(from).await;
+    }
+}
+
+#[cold]
+fn overloaded() -> Problem {
+    Problem::new(
+        Code::Overloaded,
+        "too many request bodies are in flight already; try again",
+    )
+}
+
+#[cold]
+fn too_slow() -> Problem {
+    Problem::new(
+        Code::Overloaded,
+        "the body comes too slowly while others wait for the memory that it holds; try again",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pool of so many KiB.
+    fn pool(kib: u64) -> Pool {
+        Pool::new(kib << 10)
+    }
+
+    fn budget(pool: &Pool, wait: Duration) -> Budget<'_> {
+        Budget {
+            wait,
+            ..Budget::new(pool)
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn the_budget_is_given_back_whatever_becomes_of_the_request() {
+        let pool = pool(200);
+        let mut first = budget(&pool, Duration::ZERO);
+        first.cover(1).await.unwrap();
+        assert_eq!(pool.semaphore.available_permits(), 199);
+        first.cover(1024).await.unwrap();
+        assert_eq!(pool.semaphore.available_permits(), 199);
+        first.cover(100 << 10).await.unwrap();
+        assert_eq!(pool.semaphore.available_permits(), 72, "128 KiB, in steps of 64");
+        let mut second = budget(&pool, Duration::ZERO);
+        second.cover(60 << 10).await.unwrap();
+        let problem = second.cover(100 << 10).await.unwrap_err();
+        assert_eq!(problem.code(), Code::Overloaded);
+        drop(first.take());
+        second.cover(100 << 10).await.unwrap();
+        drop((first, second));
+        assert_eq!(pool.semaphore.available_permits(), 200);
+        assert_eq!(*pool.waiting.borrow(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_larger_than_the_whole_budget_takes_all_of_it() {
+        let pool = pool(10);
+        let mut all = budget(&pool, Duration::ZERO);
+        all.cover(1 << 30).await.unwrap();
+        assert_eq!(pool.semaphore.available_permits(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_waits_for_the_budget_that_another_gives_back() {
+        let pool = pool(10);
+        let mut first = budget(&pool, Duration::ZERO);
+        first.cover(10 << 10).await.unwrap();
+        let mut second = budget(&pool, HOUR);
+        let (covered, ()) = tokio::join!(second.cover(5 << 10), async {
+            tokio::task::yield_now().await;
+            drop(first);
+        });
+        covered.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_slowly_gives_way_to_those_that_wait_and_only_to_them() {
+        let pool = pool(100);
+        let mut slow = budget(&pool, Duration::ZERO);
+        slow.cover(100 << 10).await.unwrap();
+        let mut pace = Pace::new(&pool);
+        // Nobody waits: it may take an hour for a byte.
+        pace.wait(slow.covered(), tokio::time::sleep(HOUR)).await.unwrap();
+        pace.count(1);
+        let mut other = budget(&pool, WAIT);
+        let slow = async move {
+            let result = pace.wait(slow.covered(), tokio::time::sleep(HOUR)).await;
+            drop(slow);
+            result
+        };
+        let (evicted, covered) = tokio::join!(slow, other.cover(50 << 10));
+        assert_eq!(evicted.unwrap_err().code(), Code::Overloaded);
+        covered.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_keeps_coming_or_holds_next_to_nothing_is_let_be() {
+        let pool = pool(100);
+        pool.waiting.send_replace(1);
+        let mut pace = Pace::new(&pool);
+        for _ in 0..100 {
+            pace.wait(99 << 10, tokio::time::sleep(Duration::from_secs(1)))
+                .await
+                .unwrap();
+            pace.count(BYTES_A_SECOND as usize);
+        }
+        pace.wait(SMALL_BYTES, tokio::time::sleep(HOUR)).await.unwrap();
+        // A byte a second buys nothing.
+        let mut pace = Pace::new(&pool);
+        let mut seconds = 0;
+        while pace
+            .wait(99 << 10, tokio::time::sleep(Duration::from_secs(1)))
+            .await
+            .is_ok()
+        {
+            pace.count(1);
+            seconds += 1;
+        }
+        assert!(seconds <= 2, "{seconds} s");
+    }
+}

@@ -1,0 +1,114 @@
+//! Clients that mean harm, or behave as if they did: requests that are smuggled, oversized, slow, cut off, and too many.
+//! Done to the real binary over bare sockets. Nobody else's requests suffer, nothing is stored that was not asked for,
+//! and memory and file handles stay bounded and come back.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of the real binary lives in the real world"
+)]
+
+mod support;
+
+#[path = "hostile/cut.rs"]
+mod cut;
+#[path = "hostile/many.rs"]
+mod many;
+#[path = "hostile/oversized.rs"]
+mod oversized;
+#[path = "hostile/slow.rs"]
+mod slow;
+#[path = "hostile/smuggled.rs"]
+mod smuggled;
+
+use std::io::{ErrorKind, Read};
+
+use support::{Connection, Server, read_partition};
+use tempfile::TempDir;
+
+const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
+const RECORDS: &str = "/v1/topics/t/records";
+const MIB: usize = 1 << 20;
+/// What the server may hold whatever clients do, file pages not counted: bodies, queue, answers, and its own.
+const MAX_ANONYMOUS_BYTES: u64 = 256 << 20;
+
+/// A server with a topic `t` of one partition.
+struct Fixture {
+    server: Server,
+    directory: TempDir,
+}
+
+impl Fixture {
+    fn new(settings: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let server = Server::start_with_settings(&directory.path().join("data"), settings);
+        server.create_topic("t", 1);
+        Self { server, directory }
+    }
+
+    /// Appends a record with this key, which must work: others' requests do not suffer.
+    fn append(&self, key: &str) {
+        let body = format!("{{\"records\":[{{\"key\":\"{key}\"}}]}}");
+        self.server.expect(200, "POST", RECORDS, JSON, body.as_bytes());
+    }
+
+    /// The keys of the partition's records.
+    fn keys(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        read_partition(&mut self.server.connect(), "t", 0, 0, |record| {
+            keys.push(record.key.unwrap_or_default())
+        });
+        keys
+    }
+
+    #[track_caller]
+    fn check_memory(&self, when: &str) {
+        let anonymous = self.server.anonymous_bytes();
+        println!("{when}: {} KiB of anonymous memory", anonymous >> 10);
+        assert!(
+            anonymous < MAX_ANONYMOUS_BYTES,
+            "{when}: {anonymous} bytes of anonymous memory"
+        );
+    }
+
+    /// Ends it in order; a restart finds exactly these keys.
+    fn finish(self, expected: &[String]) {
+        assert!(
+            self.keys() == expected,
+            "the partition holds something else than what was accepted"
+        );
+        self.server.stop();
+        let server = Server::start(&self.directory.path().join("data"));
+        let fixture = Self {
+            server,
+            directory: self.directory,
+        };
+        assert!(
+            fixture.keys() == expected,
+            "the partition holds something else after a restart"
+        );
+        fixture.server.stop();
+    }
+}
+
+/// All that the server still sends before it closes, reset or not.
+fn read_to_the_end(connection: &mut Connection) -> Vec<u8> {
+    let mut all = Vec::new();
+    match connection.stream.read_to_end(&mut all) {
+        Ok(_) => {}
+        Err(error) => assert!(
+            matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted
+            ),
+            "the server does not close: {error}"
+        ),
+    }
+    all
+}
+
+/// The number of files that the server has open.
+fn open_files(server: &Server) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", server.pid()))
+        .expect("it runs")
+        .count()
+}

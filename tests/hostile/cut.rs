@@ -1,0 +1,108 @@
+//! Requests that end too early, at every byte.
+
+use std::net::Shutdown;
+
+use super::{Fixture, JSON, NDJSON, RECORDS, read_to_the_end};
+use crate::support::Rng;
+
+/// Where a stream is cut into units, where a MiB does not end them before.
+const UNIT_LINES: usize = 10_000;
+
+fn request(content_type: &str, framing: &str, body: &str) -> Vec<u8> {
+    format!("POST {RECORDS} HTTP/1.1\r\nHost: q\r\nContent-Type: {content_type}\r\n{framing}\r\n\r\n{body}")
+        .into_bytes()
+}
+
+fn with_length(content_type: &str, body: &str) -> Vec<u8> {
+    request(content_type, &format!("Content-Length: {}", body.len()), body)
+}
+
+fn chunked(content_type: &str, body: &str) -> Vec<u8> {
+    let (first, second) = body.split_at(body.len() / 2);
+    let chunk = |part: &str| format!("{:x}\r\n{part}\r\n", part.len());
+    let body = format!("{}{}0\r\n\r\n", chunk(first), chunk(second));
+    request(content_type, "Transfer-Encoding: chunked", &body)
+}
+
+#[test]
+fn a_request_cut_off_at_any_byte_stores_nothing() {
+    let fixture = Fixture::new(&[]);
+    let document = r#"{"records":[{"key":"a","value":{"n":[1,2]}},{"key":"b","headers":{"h":"é"}}]}"#;
+    let lines = "{\"key\":\"a\",\"value\":1}\n{\"key\":\"b\"}\n";
+    let wholes = [
+        with_length(JSON, document),
+        chunked(JSON, document),
+        with_length(NDJSON, lines),
+        chunked(NDJSON, lines),
+        with_length("text/plain", "a value"),
+        chunked("text/plain", "a value"),
+    ];
+    let mut expected = Vec::new();
+    for whole in &wholes {
+        for cut in 0..whole.len() {
+            let mut connection = fixture.server.connect();
+            connection.send(&whole[..cut]).expect("it reads");
+            // Half of them hang up in order, half by a reset; in the first case the server's end is awaited.
+            if cut % 2 == 0 {
+                connection
+                    .stream
+                    .get_ref()
+                    .shutdown(Shutdown::Write)
+                    .expect("it is open");
+                let answer = read_to_the_end(&mut connection);
+                assert!(
+                    !answer.starts_with(b"HTTP/1.1 200"),
+                    "cut at {cut}: {}",
+                    String::from_utf8_lossy(&answer)
+                );
+            }
+        }
+        let mut connection = fixture.server.connect();
+        connection.send(whole).expect("it reads");
+        assert_eq!(connection.answer().expect("an answer").status, 200);
+        let is_raw = whole.windows(10).any(|bytes| bytes == b"text/plain");
+        expected.extend(
+            if is_raw { vec![""] } else { vec!["a", "b"] }
+                .iter()
+                .map(ToString::to_string),
+        );
+    }
+    fixture.finish(&expected);
+}
+
+#[test]
+fn a_stream_cut_off_anywhere_leaves_a_prefix_of_its_units() {
+    const LINES: usize = 3 * UNIT_LINES + 100;
+    let fixture = Fixture::new(&[]);
+    let mut rng = Rng::from_environment("a_stream_cut_off_anywhere_leaves_a_prefix_of_its_units");
+    let body: String = (0..LINES)
+        .map(|number| format!("{{\"key\":\"{number}\"}}\n"))
+        .collect();
+    let whole = chunked(NDJSON, &body);
+    let mut found = Vec::new();
+    for _ in 0..20 {
+        let cut = rng.below(whole.len() as u64) as usize;
+        let mut connection = fixture.server.connect();
+        connection.send(&whole[..cut]).expect("it reads");
+        connection
+            .stream
+            .get_ref()
+            .shutdown(Shutdown::Write)
+            .expect("it is open");
+        read_to_the_end(&mut connection);
+        // The connection is over, and with it the upload: what it had in flight was queued before the mark.
+        fixture.append("mark");
+        let keys = fixture.keys();
+        let upload = &keys[found.len()..keys.len() - 1];
+        assert!(upload.len().is_multiple_of(UNIT_LINES), "{} lines", upload.len());
+        assert!(
+            upload
+                .iter()
+                .enumerate()
+                .all(|(index, key)| *key == index.to_string()),
+            "what is there is not a prefix of the stream"
+        );
+        found = keys;
+    }
+    fixture.finish(&found);
+}

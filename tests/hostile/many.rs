@@ -1,0 +1,197 @@
+//! More connections than anybody has: idle ones, waiting ones, and more than there are handles for.
+
+use super::{Fixture, JSON, MIB, open_files, read_to_the_end};
+use crate::support::{Connection, Server};
+
+const CONNECTIONS: usize = 10_000;
+/// What a connection may take of the server's memory while it is idle or waits, in bytes.
+const EACH_BYTES: u64 = 32 << 10;
+
+/// Whether this process, and so the server that it starts, may have enough files open; says so if not.
+fn may_open(files: u64) -> bool {
+    let limit = quipu_segments::raise_file_limit();
+    if limit < files {
+        println!("SKIPPED: the limit of open files is {limit}, and the test needs {files} (ulimit -Hn)");
+    }
+    limit >= files
+}
+
+/// What others do meanwhile.
+fn work(fixture: &Fixture, keys: &mut Vec<String>) {
+    for _ in 0..50 {
+        let key = format!("others' {}", keys.len());
+        fixture.append(&key);
+        let path = format!("/v1/topics/t/partitions/0/records?offset={}", keys.len());
+        let fetched = fixture.server.get(&path);
+        assert_eq!(fetched["records"][0]["key"], key, "{fetched}");
+        keys.push(key);
+    }
+}
+
+fn wait_for_files(server: &Server, files: usize) {
+    while open_files(server) > files {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn ten_thousand_connections_idle_and_waiting_hold_up_nobody_and_are_given_back() {
+    // Connections have at most five eighths of the server's files.
+    if !may_open(CONNECTIONS as u64 * 8 / 5 + 2000) {
+        return;
+    }
+    let fixture = Fixture::new(&[("QUIPU_MAX_CONNECTIONS", "10100")]);
+    fixture.server.create_topic("quiet", 1);
+    let mut keys = Vec::new();
+    work(&fixture, &mut keys);
+    let files = open_files(&fixture.server);
+    let before = fixture.server.anonymous_bytes();
+    let mut most = 0;
+    for round in 0..2 {
+        let mut connections: Vec<Connection> = (0..CONNECTIONS)
+            .map(|_| {
+                let mut connection = fixture.server.connect();
+                assert_eq!(connection.get("/health/live").status, 200);
+                connection
+            })
+            .collect();
+        let idle = fixture.server.anonymous_bytes();
+        let handles = open_files(&fixture.server);
+        assert!(handles <= files + CONNECTIONS, "{handles} files, {files} before");
+        work(&fixture, &mut keys);
+
+        let path = format!("/v1/topics/quiet/partitions/0/records?offset={round}&wait_ms=60000");
+        for connection in &mut connections {
+            connection.send_head("GET", &path, "").expect("it listens");
+        }
+        work(&fixture, &mut keys);
+        let waiting = fixture.server.anonymous_bytes();
+        let body = format!("{{\"records\":[{{\"value\":{round}}}]}}");
+        fixture
+            .server
+            .expect(200, "POST", "/v1/topics/quiet/records", JSON, body.as_bytes());
+        for connection in &mut connections {
+            let answer = connection.answer().expect("an answer");
+            // Whoever was slow to ask may have been told that there is nothing yet.
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(answer.json()["records"][0]["value"], round, "{}", answer.text());
+        }
+        drop(connections);
+        wait_for_files(&fixture.server, files);
+        work(&fixture, &mut keys);
+        let after = fixture.server.anonymous_bytes();
+        println!(
+            "{CONNECTIONS} connections, KiB of anonymous memory: {} before, {} idle, {} waiting, {} after; {handles} files, {files} without",
+            before >> 10,
+            idle >> 10,
+            waiting >> 10,
+            after >> 10
+        );
+        let bound = before + CONNECTIONS as u64 * EACH_BYTES;
+        assert!(
+            idle.max(waiting) < bound,
+            "{idle} idle, {waiting} waiting, {bound} allowed"
+        );
+        // What is kept is used again.
+        if round == 0 {
+            most = idle.max(waiting).max(after);
+        } else {
+            assert!(
+                idle.max(waiting).max(after) < most + most / 4,
+                "grows from {most} to {idle}, {waiting}, {after}"
+            );
+        }
+    }
+    fixture.finish(&keys);
+}
+
+#[test]
+fn connections_that_have_uploaded_keep_little() {
+    const UPLOADERS: usize = 500;
+    if !may_open(2000) {
+        return;
+    }
+    let fixture = Fixture::new(&[]);
+    let before = fixture.server.anonymous_bytes();
+    let body = format!(
+        "{{\"records\":[{{\"value\":\"{}\"}}]}}{}",
+        "v".repeat(1000),
+        " ".repeat(MIB)
+    );
+    let connections: Vec<Connection> = (0..UPLOADERS)
+        .map(|_| {
+            let mut connection = fixture.server.connect();
+            let answer = connection.request("POST", "/v1/topics/t/records", JSON, body.as_bytes());
+            assert_eq!(answer.expect("an answer").status, 200);
+            connection
+        })
+        .collect();
+    let during = fixture.server.anonymous_bytes();
+    let each = during.saturating_sub(before) / UPLOADERS as u64;
+    println!(
+        "{UPLOADERS} connections after an upload of 1 MiB each: {} KiB before, {} KiB with them",
+        before >> 10,
+        during >> 10
+    );
+    assert!(each < 160 << 10, "{each} bytes a connection");
+    drop(connections);
+}
+
+#[test]
+fn connections_never_take_the_files_that_the_log_needs() {
+    const PARTITIONS: u32 = 100;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start_with_open_files(&directory.path().join("data"), 256);
+    server.create_topic("t", PARTITIONS);
+    let fixture = Fixture { server, directory };
+    let mut producer = fixture.server.connect();
+    assert_eq!(producer.get("/health/live").status, 200);
+    // Far more than there are descriptors. Some are answered, some are told that it is too many, some only closed.
+    let mut others: Vec<Connection> = Vec::new();
+    let mut refused = 0;
+    for _ in 0..600 {
+        let mut connection = fixture.server.connect();
+        let _ = connection.send_head("GET", "/health/live", "");
+        match connection.answer_head() {
+            Ok(head) if head.status == 200 => others.push(connection),
+            Ok(head) => {
+                assert_eq!(head.status, 503, "{head:?}");
+                assert_eq!(head.header("retry-after"), Some("1"), "{head:?}");
+                refused += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(
+        others.len() > 50 && refused > 300,
+        "{} answered, {refused} refused",
+        others.len()
+    );
+    // Segments of more partitions than may be open at once are made, written and read meanwhile.
+    for partition in 0..PARTITIONS {
+        let body = format!("{{\"records\":[{{\"partition\":{partition},\"value\":1}}]}}");
+        let answer = producer.request("POST", "/v1/topics/t/records", JSON, body.as_bytes());
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status, 200, "partition {partition}: {}", answer.text());
+    }
+    for partition in 0..PARTITIONS {
+        let answer = producer.get(&format!("/v1/topics/t/partitions/{partition}/records?offset=0"));
+        assert_eq!(answer.json()["records"][0]["value"], 1, "{}", answer.text());
+    }
+    let ready = producer.get("/health/ready").json();
+    assert_eq!(ready["status"], "ready", "{ready}");
+    // Those that end make room.
+    for connection in &mut others {
+        let _ = connection.stream.get_ref().shutdown(std::net::Shutdown::Write);
+        read_to_the_end(connection);
+    }
+    drop(others);
+    loop {
+        let mut connection = fixture.server.connect();
+        let _ = connection.send_head("GET", "/health/live", "");
+        if connection.answer_head().is_ok_and(|head| head.status == 200) {
+            break;
+        }
+    }
+    fixture.server.stop();
+}

@@ -1,0 +1,247 @@
+//! Requests that are too large in any way that one can be.
+
+use std::io::Write;
+
+use super::{Fixture, JSON, MIB, NDJSON, RECORDS, read_to_the_end};
+use crate::support::{Answer, Connection};
+
+fn post(fixture: &Fixture, content_type: &str, coding: &str, body: &[u8]) -> Answer {
+    let mut connection = fixture.server.connect();
+    let coding = match coding {
+        "" => String::new(),
+        coding => format!("Content-Encoding: {coding}\r\n"),
+    };
+    let headers = format!(
+        "Content-Type: {content_type}\r\n{coding}Content-Length: {}\r\n",
+        body.len()
+    );
+    connection
+        .send_head("POST", RECORDS, &headers)
+        .expect("it listens");
+    // A refusal is readable by a client that is still sending.
+    connection.send(body).expect("it reads on");
+    connection.answer().expect("an answer")
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+fn zstd(bytes: &[u8], window_log: u32) -> Vec<u8> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("zstd");
+    encoder.window_log(window_log).expect("a window");
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+#[test]
+fn heads_that_are_too_large_are_refused_and_their_connections_closed() {
+    let fixture = Fixture::new(&[]);
+    let long = "x".repeat(MIB);
+    let many: String = (0..10_000).map(|n| format!("x{n}: y\r\n")).collect();
+    for (head, statuses) in [
+        (format!("GET /{long} HTTP/1.1\r\nHost: q\r\n\r\n"), [414, 431]),
+        (
+            format!("GET /health/live?{long} HTTP/1.1\r\nHost: q\r\n\r\n"),
+            [414, 431],
+        ),
+        (
+            format!("GET /health/live HTTP/1.1\r\nHost: q\r\nX: {long}\r\n\r\n"),
+            [431, 431],
+        ),
+        (
+            format!("GET /health/live HTTP/1.1\r\nHost: q\r\n{long}: x\r\n\r\n"),
+            [431, 400],
+        ),
+        (format!("{long} / HTTP/1.1\r\nHost: q\r\n\r\n"), [431, 400]),
+        (
+            format!("GET /health/live HTTP/1.1\r\nHost: q\r\n{many}\r\n"),
+            [431, 431],
+        ),
+        // A head that never ends.
+        (
+            format!("GET /health/live HTTP/1.1\r\nHost: q\r\nX: {long}"),
+            [431, 431],
+        ),
+    ] {
+        let mut connection = fixture.server.connect();
+        // It may be refused and closed while it is being sent.
+        let _ = connection.send(head.as_bytes());
+        let answer = read_to_the_end(&mut connection);
+        let text = String::from_utf8_lossy(&answer);
+        let is_told = statuses
+            .iter()
+            .any(|status| text.starts_with(&format!("HTTP/1.1 {status} ")));
+        assert!(is_told || text.is_empty(), "{text}");
+    }
+    fixture.check_memory("after large heads");
+    fixture.append("good");
+    fixture.finish(&["good".to_owned()]);
+}
+
+#[test]
+fn bodies_that_are_too_large_are_refused_however_they_come() {
+    let fixture = Fixture::new(&[]);
+    // Declared: refused without a byte of it.
+    let mut connection = fixture.server.connect();
+    let headers = "Content-Type: application/json\r\nContent-Length: 1099511627776\r\n";
+    connection
+        .send_head("POST", RECORDS, headers)
+        .expect("it listens");
+    connection
+        .answer()
+        .expect("an answer")
+        .problem(413, "request-too-large", "none");
+    // In chunks: as soon as it is too much.
+    let mut connection = fixture.server.connect();
+    let headers = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
+    connection
+        .send_head("POST", RECORDS, headers)
+        .expect("it listens");
+    let chunk = vec![b' '; MIB];
+    for _ in 0..40 {
+        connection.send_chunk(&chunk).expect("it reads on");
+    }
+    connection
+        .answer()
+        .expect("an answer")
+        .problem(413, "request-too-large", "none");
+    fixture.check_memory("after large bodies");
+    fixture.append("good");
+    fixture.finish(&["good".to_owned()]);
+}
+
+#[test]
+fn bodies_that_unpack_to_much_more_cost_no_more() {
+    let fixture = Fixture::new(&[]);
+    let unpacked = vec![b' '; 256 * MIB];
+    let packed = [("gzip", gzip(&unpacked)), ("zstd", zstd(&unpacked, 23))];
+    drop(unpacked);
+    for (coding, bomb) in &packed {
+        for content_type in [JSON, "text/plain"] {
+            post(&fixture, content_type, coding, bomb).problem(413, "request-too-large", "none");
+        }
+        // One line that does not end.
+        let problem = post(&fixture, NDJSON, coding, bomb).problem(413, "record-too-large", "none");
+        assert_eq!(problem["line"], 1, "{problem}");
+        // One after another, as far as it goes.
+        post(&fixture, JSON, coding, &bomb.repeat(50)).problem(413, "request-too-large", "none");
+    }
+    // Blank lines are no records, however many.
+    let blank = gzip("\n".repeat(20 * MIB).as_bytes());
+    let answer = post(&fixture, NDJSON, "gzip", &blank);
+    assert_eq!((answer.status, &answer.json()["records"]), (200, &0.into()));
+    // A window above what HTTP allows.
+    post(&fixture, JSON, "zstd", &zstd(&[b' '; 1000], 27)).problem(400, "invalid-request", "none");
+    fixture.check_memory("after bombs");
+    fixture.append("good");
+    fixture.finish(&["good".to_owned()]);
+}
+
+#[test]
+fn deep_long_and_many_is_refused_or_taken_within_bounds() {
+    let fixture = Fixture::new(&[]);
+    let deep = "[".repeat(MIB);
+    for (open, close) in [
+        (deep.clone(), String::new()),
+        (deep.clone(), "]".repeat(MIB)),
+        ("{\"a\":".repeat(MIB / 5), String::new()),
+    ] {
+        let document = format!("{{\"records\":[{{\"value\":{open}{close}}}]}}");
+        post(&fixture, JSON, "", document.as_bytes()).problem(400, "invalid-request", "none");
+        let line = format!("{{\"value\":{open}{close}}}\n");
+        post(&fixture, NDJSON, "", line.as_bytes());
+        post(&fixture, JSON, "", open.as_bytes()).problem(400, "invalid-request", "none");
+        let path = "/v1/topics/other";
+        let mut connection = fixture.server.connect();
+        let small = &open.as_bytes()[..60_000];
+        let answer = connection.request("PUT", path, JSON, small).expect("an answer");
+        answer.problem(400, "invalid-request", "none");
+    }
+
+    // 100,000 headers in a record.
+    let headers: Vec<String> = (0..100_000).map(|n| format!("\"h{n}\":\"v\"")).collect();
+    let record = format!("{{\"headers\":{{{}}}}}", headers.join(","));
+    post(
+        &fixture,
+        JSON,
+        "",
+        format!("{{\"records\":[{record}]}}").as_bytes(),
+    )
+    .problem(413, "record-too-large", "none");
+    post(&fixture, NDJSON, "", format!("{record}\n").as_bytes()).problem(413, "record-too-large", "none");
+
+    // A line of 64 MiB.
+    let mut connection = fixture.server.connect();
+    let headers = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+    connection
+        .send_head("POST", RECORDS, headers)
+        .expect("it listens");
+    connection.send_chunk(b"{\"value\":\"").expect("it reads");
+    let chunk = vec![b'x'; MIB];
+    for _ in 0..64 {
+        connection.send_chunk(&chunk).expect("it reads on");
+    }
+    let problem = connection
+        .answer()
+        .expect("an answer")
+        .problem(413, "record-too-large", "none");
+    assert_eq!(problem["line"], 1, "{problem}");
+    fixture.check_memory("after deep, long and many");
+
+    // A million tiny lines are a million records.
+    let lines = "{}\n".repeat(1_000_000);
+    let answer = post(&fixture, NDJSON, "", lines.as_bytes());
+    assert_eq!(
+        (answer.status, &answer.json()["records"]),
+        (200, &1_000_000.into())
+    );
+    fixture.check_memory("after a million lines");
+    let end = fixture.server.get("/v1/topics/t")["partitions"][0]["end_offset"].clone();
+    assert_eq!(end, 1_000_000);
+}
+
+#[test]
+fn answers_that_nobody_reads_are_bounded_together() {
+    const CLIENTS: usize = 24;
+    let fixture = Fixture::new(&[]);
+    // Each body has a million records, and each answer would have 28 MB in one piece.
+    let document = format!("{{\"records\":[{{}}{}]}}", ",{}".repeat(999_999));
+    let begin = |_| {
+        let mut connection = fixture.server.connect();
+        let headers = format!("Content-Type: {JSON}\r\nContent-Length: {}\r\n", document.len());
+        connection
+            .send_head("POST", RECORDS, &headers)
+            .expect("it listens");
+        connection.send(document.as_bytes()).expect("it reads");
+        let head = connection.answer_head().expect("an answer");
+        assert_eq!(head.status, 200, "{head:?}");
+        (connection, head)
+    };
+    let mut clients: Vec<_> = (0..CLIENTS / 4).map(begin).collect();
+    fixture.check_memory("long answers of producers");
+    // Reports are made whole before they are sent.
+    fixture.server.create_topic("wide", 10_000);
+    let ask = |path: &str| -> Connection {
+        let mut connection = fixture.server.connect();
+        connection.send_head("GET", path, "").expect("it listens");
+        connection
+    };
+    let mut silent: Vec<_> = (0..CLIENTS * 4)
+        .map(|n| ask(if n % 2 == 0 { "/metrics" } else { "/v1/topics/wide" }))
+        .collect();
+    for connection in &mut silent {
+        let head = connection.answer_head().expect("an answer");
+        assert!(matches!(head.status, 200 | 503), "{head:?}");
+    }
+    fixture.check_memory("long reports");
+    // They hold nobody up, and who reads on gets everything.
+    assert_eq!(ask("/metrics").answer().expect("an answer").status, 200);
+    let (mut connection, head) = clients.swap_remove(0);
+    let body = connection.answer_body(&head).expect("the answer goes on");
+    let answer: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(answer["offsets"].as_array().map(Vec::len), Some(1_000_000));
+    fixture.append("good");
+}

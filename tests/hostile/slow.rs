@@ -1,0 +1,213 @@
+//! Clients that take their time: with the head, the body, the answer. They cost what they hold and keep nobody out.
+
+use std::time::Duration;
+
+use super::{Fixture, JSON, MIB, NDJSON, RECORDS, open_files, read_to_the_end};
+use crate::support::Connection;
+
+const FETCH: &str = "/v1/topics/t/partitions/0/records?offset=0&max_records=100000&max_bytes=33554432";
+
+fn begin(fixture: &Fixture, headers: &str, body: &[u8]) -> Connection {
+    let mut connection = fixture.server.connect();
+    connection
+        .send_head("POST", RECORDS, headers)
+        .expect("it listens");
+    connection.send(body).expect("it reads");
+    connection
+}
+
+fn large(key: &str) -> String {
+    format!(
+        "{{\"records\":[{{\"key\":\"{key}\",\"value\":\"{}\"}}]}}{}",
+        "v".repeat(MIB / 2),
+        " ".repeat(2 * MIB)
+    )
+}
+
+#[test]
+fn bodies_that_are_declared_or_begun_and_do_not_come_keep_nobody_out() {
+    let fixture = Fixture::new(&[]);
+    let mut expected = Vec::new();
+    // Twice as much as all bodies may have.
+    let mut slow: Vec<Connection> = (0..4)
+        .map(|_| {
+            let headers = format!("Content-Type: {JSON}\r\nContent-Length: 33554432\r\n");
+            begin(&fixture, &headers, b"{")
+        })
+        .collect();
+    for number in 0..10 {
+        let key = format!("declared {number}");
+        fixture
+            .server
+            .expect(200, "POST", RECORDS, JSON, large(&key).as_bytes());
+        expected.push(key);
+    }
+    // Each wants a window of 8 MiB, for a line that does not end.
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("zstd");
+    encoder.window_log(23).expect("a window");
+    let line = "{\"value\":\"".to_owned() + &"w".repeat(MIB);
+    std::io::Write::write_all(&mut encoder, line.as_bytes()).expect("memory");
+    std::io::Write::flush(&mut encoder).expect("memory");
+    let windowed = encoder.get_ref().clone();
+    slow.extend((0..40).map(|_| {
+        let headers = format!(
+            "Content-Type: {NDJSON}\r\nContent-Encoding: zstd\r\nContent-Length: {}\r\n",
+            windowed.len() + 1000
+        );
+        begin(&fixture, &headers, &windowed)
+    }));
+    for number in 0..10 {
+        let key = format!("windows {number}");
+        fixture
+            .server
+            .expect(200, "POST", RECORDS, JSON, large(&key).as_bytes());
+        expected.push(key);
+    }
+    fixture.check_memory("44 bodies that do not come");
+    drop(slow);
+    fixture.finish(&expected);
+}
+
+#[test]
+fn slow_heads_and_bodies_are_let_go_after_their_time() {
+    let fixture = Fixture::new(&[
+        ("QUIPU_HEADER_READ_TIMEOUT_MS", "500"),
+        ("QUIPU_BODY_IDLE_TIMEOUT_MS", "500"),
+        ("QUIPU_IDLE_TIMEOUT_MS", "500"),
+    ]);
+    let before = open_files(&fixture.server);
+    let mut dripping: Vec<Connection> = (0..100).map(|_| fixture.server.connect()).collect();
+    let mut silent: Vec<Connection> = (0..100)
+        .map(|_| {
+            begin(
+                &fixture,
+                "Content-Type: application/json\r\nContent-Length: 100\r\n",
+                b"{\"rec",
+            )
+        })
+        .collect();
+    // A byte now and then does not prolong a head: the loop ends when the server has closed all of them.
+    let head = b"GET /health/live HTTP/1.1\r\nHost: q\r\nX: "
+        .iter()
+        .chain(std::iter::repeat(&b'x'));
+    for byte in head {
+        dripping.retain_mut(|connection| connection.send(&[*byte]).is_ok());
+        if dripping.is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for connection in &mut silent {
+        let answer = connection.answer().expect("an answer");
+        answer.problem(408, "request-timeout", "none");
+        let _ = connection.stream.get_ref().shutdown(std::net::Shutdown::Write);
+        read_to_the_end(connection);
+    }
+    drop(silent);
+    while open_files(&fixture.server) > before {
+        std::thread::yield_now();
+    }
+    fixture.append("good");
+    fixture.finish(&["good".to_owned()]);
+}
+
+/// Fills the topic with answers of 32 MiB.
+fn fill(fixture: &Fixture) -> Vec<String> {
+    let value = "v".repeat(1000);
+    let mut expected = Vec::new();
+    for _ in 0..33 {
+        let body = format!("{{\"key\":\"k\",\"value\":\"{value}\"}}\n").repeat(1000);
+        fixture
+            .server
+            .expect(200, "POST", RECORDS, NDJSON, body.as_bytes());
+        expected.extend(std::iter::repeat_n("k".to_owned(), 1000));
+    }
+    expected
+}
+
+#[test]
+fn clients_that_read_nothing_cost_little_each_and_are_let_go() {
+    const READERS: usize = 300;
+    let fixture = Fixture::new(&[("QUIPU_WRITE_IDLE_TIMEOUT_MS", "2000")]);
+    let mut expected = fill(&fixture);
+    let files = open_files(&fixture.server);
+    let before = fixture.server.anonymous_bytes();
+    let forms = [JSON, NDJSON, "application/vnd.apache.kafka.record-batch"];
+    let mut readers: Vec<Connection> = (0..READERS)
+        .map(|number| {
+            let mut connection = fixture.server.connect();
+            let accept = format!("Accept: {}\r\n", forms[number % forms.len()]);
+            connection.send_head("GET", FETCH, &accept).expect("it listens");
+            let head = connection.answer_head().expect("an answer");
+            assert_eq!(head.status, 200, "{head:?}");
+            connection
+        })
+        .collect();
+    for number in 0..20 {
+        fixture.append(&number.to_string());
+        expected.push(number.to_string());
+    }
+    let during = fixture.server.anonymous_bytes();
+    let each = during.saturating_sub(before) / READERS as u64;
+    println!(
+        "{READERS} clients that read nothing: {} KiB of anonymous memory before, {} KiB with them, {} KiB each",
+        before >> 10,
+        during >> 10,
+        each >> 10
+    );
+    assert!(each < 256 << 10, "{each} bytes a client that reads nothing");
+    // None of them gets its answer whole: the server does not wait for ever.
+    let held = |server: &crate::support::Server| open_files(server) > files;
+    while held(&fixture.server) {
+        std::thread::yield_now();
+    }
+    let metrics = fixture.server.connect().get("/metrics").body;
+    let metrics = String::from_utf8(metrics).expect("text");
+    assert!(
+        metrics.contains(&format!("quipu_stalled_connections_total {READERS}\n")),
+        "{metrics}"
+    );
+    for connection in &mut readers {
+        let rest = read_to_the_end(connection);
+        assert!(rest.len() < 32 * MIB, "{} bytes", rest.len());
+    }
+    fixture.finish(&expected);
+}
+
+#[test]
+fn clients_that_read_slowly_and_long_polls_live() {
+    let fixture = Fixture::new(&[("QUIPU_WRITE_IDLE_TIMEOUT_MS", "300")]);
+    let mut expected = fill(&fixture);
+    let mut poll = fixture.server.connect();
+    let path = format!(
+        "/v1/topics/t/partitions/0/records?offset={}&wait_ms=60000",
+        expected.len()
+    );
+    poll.send_head("GET", &path, "").expect("it listens");
+    let mut slow = fixture.server.connect();
+    let headers = "Accept: application/vnd.apache.kafka.record-batch\r\n";
+    slow.send_head("GET", FETCH, headers).expect("it listens");
+    let head = slow.answer_head().expect("an answer");
+    let length: usize = head
+        .header("content-length")
+        .expect("a length")
+        .parse()
+        .expect("a number");
+    let mut read = 0;
+    let mut buffer = vec![0; 2 * MIB];
+    // It takes a multiple of the limit, and never pauses for that long.
+    while read < length {
+        std::thread::sleep(Duration::from_millis(100));
+        let part = buffer.len().min(length - read);
+        std::io::Read::read_exact(&mut slow.stream, &mut buffer[..part]).expect("the answer goes on");
+        read += part;
+    }
+    fixture.append("awaited");
+    expected.push("awaited".to_owned());
+    let answer = poll.answer().expect("an answer");
+    assert_eq!(
+        (answer.status, &answer.json()["records"][0]["key"]),
+        (200, &"awaited".into())
+    );
+    fixture.finish(&expected);
+}

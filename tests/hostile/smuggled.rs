@@ -1,0 +1,308 @@
+//! Requests whose end is in doubt. Each is one well-defined request or is refused and its connection closed; what could
+//! be taken for another request in it is never executed.
+
+use super::{Fixture, MIB, read_to_the_end};
+
+/// Appends a record whose key says that it must not be there.
+const SMUGGLED: &str = "POST /v1/topics/t/records?key=smuggled HTTP/1.1\r\nHost: q\r\n\
+    Content-Type: text/plain\r\nContent-Length: 1\r\n\r\nx";
+/// A request that is meant, behind it all.
+const LAST: &str = "GET /v1/topics/t HTTP/1.1\r\nHost: q\r\nConnection: close\r\n\r\n";
+
+/// The statuses of all answers on a connection of its own that sends `bytes` and reads until it is closed.
+fn statuses(fixture: &Fixture, bytes: &[u8]) -> Vec<u16> {
+    let mut connection = fixture.server.connect();
+    // The server may refuse and close before all is sent.
+    let _ = connection.send(bytes);
+    let _ = connection.stream.get_ref().shutdown(std::net::Shutdown::Write);
+    let all = read_to_the_end(&mut connection);
+    let text = String::from_utf8_lossy(&all);
+    text.match_indices("HTTP/1.1 ")
+        .filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok())
+        .collect()
+}
+
+#[track_caller]
+fn check(fixture: &Fixture, name: &str, bytes: &[u8], allowed: &[&[u16]]) {
+    let found = statuses(fixture, bytes);
+    assert!(
+        allowed.contains(&&found[..]),
+        "{name}: answered {found:?}, allowed are {allowed:?}"
+    );
+}
+
+fn chunk(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n0\r\n\r\n", text.len())
+}
+
+#[test]
+fn a_body_is_never_taken_for_a_request() {
+    let fixture = Fixture::new(&[]);
+    let hidden = SMUGGLED.len();
+    let with_length = |method: &str, path: &str, length: &str| {
+        format!("{method} {path} HTTP/1.1\r\nHost: q\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}{LAST}")
+    };
+    // One request with a body that looks like another; then the one that is meant.
+    for (method, path, status) in [
+        ("GET", "/v1/topics/t", 200),
+        ("GET", "/health/live", 200),
+        ("GET", "http://elsewhere/health/live", 200),
+        ("GET", "/nothing", 404),
+        ("POST", "/v1/topics/nobody/records", 404),
+        ("PUT", "/v1/topics/t?x=1", 400),
+        ("OPTIONS", "*", 404),
+        ("DELETE", "/health/live", 405),
+    ] {
+        let bytes = with_length(method, path, &hidden.to_string());
+        // Where a body is left unread the server may as well close.
+        check(&fixture, path, bytes.as_bytes(), &[&[status, 200], &[status]]);
+    }
+    let raw = with_length("POST", "/v1/topics/t/records", &hidden.to_string());
+    check(
+        &fixture,
+        "a value that looks like a request",
+        raw.as_bytes(),
+        &[&[200, 200]],
+    );
+    let twice = raw.replacen("\r\n\r\n", &format!("\r\nContent-Length: {hidden}\r\n\r\n"), 1);
+    check(
+        &fixture,
+        "the same length twice",
+        twice.as_bytes(),
+        &[&[200, 200], &[400]],
+    );
+    let chunked = format!(
+        "POST /v1/topics/t/records HTTP/1.1\r\nHost: q\r\nTransfer-Encoding: Chunked\r\n\r\n{}{LAST}",
+        chunk(SMUGGLED)
+    );
+    check(
+        &fixture,
+        "a chunk that looks like a request",
+        chunked.as_bytes(),
+        &[&[200, 200]],
+    );
+    let extension = chunked.replacen("\r\nPOST", ";a=\"\u{7f}GET / HTTP/1.1\"\r\nPOST", 1);
+    check(
+        &fixture,
+        "a chunk extension",
+        extension.as_bytes(),
+        &[&[200, 200], &[400]],
+    );
+    let trailers = chunked.replacen("0\r\n\r\n", "0\r\nContent-Length: 5\r\nHost: x\r\n\r\n", 1);
+    check(&fixture, "trailers", trailers.as_bytes(), &[&[200, 200], &[400]]);
+
+    // A length that says less than what is sent: what follows is not HTTP.
+    let short = with_length("POST", "/v1/topics/t/records", "3");
+    check(
+        &fixture,
+        "a length that is too small",
+        short.as_bytes(),
+        &[&[200, 400], &[200]],
+    );
+    finish(fixture);
+}
+
+#[test]
+fn two_lengths_of_one_body_are_refused_or_end_the_connection() {
+    let fixture = Fixture::new(&[]);
+    let head = "GET /health/live HTTP/1.1\r\nHost: q\r\n";
+    // By its chunks the body ends before the smuggled request, by its length behind it.
+    let (whole, none) = (5 + SMUGGLED.len(), 5);
+    for length in [whole, none, 0] {
+        let chunks = format!("0\r\n\r\n{SMUGGLED}{LAST}");
+        for fields in [
+            format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"),
+            format!("Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n"),
+            format!("transfer-encoding:chunked\r\ncontent-length:{length}\r\ncontent-length:1\r\n"),
+        ] {
+            let bytes = format!("{head}{fields}\r\n{chunks}");
+            check(&fixture, &fields, bytes.as_bytes(), &[&[200], &[400]]);
+        }
+        let bytes = format!("{head}Content-Length: {length}\r\nContent-Length: 1\r\n\r\n{chunks}");
+        check(&fixture, "two lengths", bytes.as_bytes(), &[&[400]]);
+        let bytes = format!("{head}Content-Length: {length}, 1\r\n\r\n{chunks}");
+        check(&fixture, "two lengths in a line", bytes.as_bytes(), &[&[400]]);
+    }
+    finish(fixture);
+}
+
+#[test]
+fn lengths_and_codings_that_are_not_plain_are_refused() {
+    let fixture = Fixture::new(&[]);
+    let head = "POST /v1/topics/t/records HTTP/1.1\r\nHost: q\r\n";
+    for length in [
+        "+5",
+        "-5",
+        "5 5",
+        "5,5",
+        "0x5",
+        "5.0",
+        "",
+        "\"5\"",
+        "5;",
+        "five",
+        "18446744073709551616",
+        "99999999999999999999999999",
+    ] {
+        let bytes = format!("{head}Content-Length: {length}\r\n\r\nhello{SMUGGLED}{LAST}");
+        check(&fixture, length, bytes.as_bytes(), &[&[400]]);
+    }
+    for coding in [
+        "chunked, identity",
+        "identity",
+        "gzip",
+        "chunked;q=1",
+        "xchunked",
+        "chunked,",
+        "\"chunked\"",
+        "chunked\u{b}",
+        ", chunked, x",
+    ] {
+        let bytes = format!("{head}Transfer-Encoding: {coding}\r\n\r\n0\r\n\r\n{SMUGGLED}{LAST}");
+        check(&fixture, coding, bytes.as_bytes(), &[&[400], &[501]]);
+    }
+    // These end with chunked, so the body's end is known; but nothing here undoes the rest.
+    for fields in [
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: identity, chunked\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: , chunked\r\n",
+    ] {
+        let bytes = format!("{head}{fields}\r\n0\r\n\r\n{SMUGGLED}{LAST}");
+        check(&fixture, fields, bytes.as_bytes(), &[&[501]]);
+    }
+    for fields in [
+        "Transfer-Encoding : chunked\r\n",
+        "Content-Length : 5\r\n",
+        " Content-Length: 5\r\n",
+        "X: a\r\n Content-Length: 5\r\n",
+        "X: a\r\n\tTransfer-Encoding: chunked\r\n",
+        "X: a\0b\r\n",
+        "X: a\rContent-Length: 5\r\n",
+        "X\0: a\r\n",
+        "Content-Length\r\n",
+        ": 5\r\n",
+        "X: a\u{1}\r\n",
+    ] {
+        let bytes = format!("{head}{fields}\r\n0\r\n\r\n{SMUGGLED}{LAST}");
+        check(&fixture, fields, bytes.as_bytes(), &[&[400]]);
+    }
+    finish(fixture);
+}
+
+#[test]
+fn chunks_that_are_not_plain_are_refused() {
+    let fixture = Fixture::new(&[]);
+    let head = "POST /v1/topics/t/records HTTP/1.1\r\nHost: q\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let long_extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(MIB));
+    let long_trailers = format!("0\r\nx: {}\r\n\r\n", "x".repeat(MIB));
+    for body in [
+        "-5\r\nhello\r\n0\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "g\r\nhello\r\n0\r\n\r\n",
+        "\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhello0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5\rhello\r\n0\r\n\r\n",
+        "5;\n0\r\n\r\n",
+        "5;x\rhello\r\n0\r\n\r\n",
+        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "fffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+        &long_extension,
+        &long_trailers,
+    ] {
+        let bytes = format!("{head}{body}{SMUGGLED}{LAST}");
+        let name: String = body.chars().take(40).collect();
+        check(&fixture, &name, bytes.as_bytes(), &[&[400], &[408]]);
+    }
+    // A chunk that is larger than all memory is not waited for.
+    let bytes = format!("{head}ffffffffffffffff\r\n{}{SMUGGLED}{LAST}", "x".repeat(MIB));
+    check(
+        &fixture,
+        "a huge chunk",
+        bytes.as_bytes(),
+        &[&[400], &[408], &[413]],
+    );
+    finish(fixture);
+}
+
+#[test]
+fn other_versions_and_what_is_not_http_execute_nothing_more() {
+    let fixture = Fixture::new(&[]);
+    for (bytes, allowed) in [
+        ("GET /health/live\r\n".to_owned(), &[&[][..], &[400]][..]),
+        (
+            format!("GET /health/live HTTP/0.9\r\n\r\n{SMUGGLED}"),
+            &[&[], &[400], &[505]],
+        ),
+        (
+            format!("GET /health/live HTTP/3.0\r\n\r\n{SMUGGLED}"),
+            &[&[], &[400], &[505]],
+        ),
+        (
+            format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{SMUGGLED}"),
+            &[&[], &[400], &[505]],
+        ),
+        (format!("\u{16}\u{3}\u{1}\u{2}\0\u{1}{SMUGGLED}"), &[&[], &[400]]),
+        (format!("G\0T / HTTP/1.1\r\n\r\n{SMUGGLED}"), &[&[400]]),
+        (format!("GET /a b HTTP/1.1\r\n\r\n{SMUGGLED}"), &[&[400]]),
+        (format!("GET  /health/live HTTP/1.1\r\n\r\n{SMUGGLED}"), &[&[400]]),
+        (
+            format!("CONNECT q:80 HTTP/1.1\r\nHost: q\r\n\r\n{LAST}"),
+            &[&[404], &[405], &[404, 200], &[405, 200]],
+        ),
+        // A connection of HTTP/1.0 ends with its answer, unless it says otherwise.
+        (format!("GET /health/live HTTP/1.0\r\n\r\n{SMUGGLED}"), &[&[200]]),
+        (
+            format!("GET /health/live HTTP/1.0\r\nConnection: keep-alive\r\n\r\n{LAST}"),
+            &[&[200, 200]],
+        ),
+        (
+            format!(
+                "POST /v1/topics/t/records HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}"
+            ),
+            &[&[400]],
+        ),
+        // A refused upgrade is an ordinary request.
+        (
+            format!(
+                "GET /health/live HTTP/1.1\r\nHost: q\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n{LAST}"
+            ),
+            &[&[200, 200], &[200]],
+        ),
+        (
+            format!("GET /health/live HTTP/1.1\r\nHost: q\r\nConnection: close\r\n\r\n{SMUGGLED}"),
+            &[&[200]],
+        ),
+        (
+            format!(
+                "GET /health/live HTTP/1.1\r\nHost: q\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n{SMUGGLED}"
+            ),
+            &[&[200]],
+        ),
+        // Lines that end without a carriage return are lines; what they say is one request all the same.
+        (
+            format!(
+                "GET /health/live HTTP/1.1\nHost: q\nContent-Length: {}\n\n{SMUGGLED}{LAST}",
+                SMUGGLED.len()
+            ),
+            &[&[200, 200], &[400]],
+        ),
+    ] {
+        let name: String = bytes.chars().take(60).collect();
+        check(&fixture, &name, bytes.as_bytes(), allowed);
+    }
+    finish(fixture);
+}
+
+/// Nothing was smuggled, and the server works.
+fn finish(fixture: Fixture) {
+    fixture.append("good");
+    let keys = fixture.keys();
+    assert!(!keys.iter().any(|key| key == "smuggled"), "{keys:?}");
+    fixture.finish(&keys);
+}

@@ -1,0 +1,425 @@
+//! A disk that does not follow: the journal's sync blocks until the test lets it go on.
+//!
+//! The service runs in this process on a disk of the test's own, so memory is that of the clients too. One test in this
+//! binary, for that reason.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of a running server lives in the real world"
+)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+
+use quipu::app::App;
+use quipu::config::Config;
+use quipu::server::{self, Server};
+use quipu_segments::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk, SystemClock};
+use support::{Connection, PATIENCE, read_partition};
+
+/// Whether syncs of the journal may go on, and how many wait for that.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<(bool, usize)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 += 1;
+        self.changed.notify_all();
+        while state.0 {
+            state = self.changed.wait(state).unwrap();
+        }
+        state.1 -= 1;
+    }
+
+    fn close(&self) {
+        self.state.lock().unwrap().0 = true;
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap().0 = false;
+        self.changed.notify_all();
+    }
+
+    /// Returns when a sync waits.
+    fn wait_until_felt(&self) {
+        let mut state = self.state.lock().unwrap();
+        while state.1 == 0 {
+            state = self.changed.wait(state).unwrap();
+        }
+    }
+}
+
+/// Opens the gate again, also where a check fails: nobody is to wait for ever.
+struct Closed<'a>(&'a Gate);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+/// The real disk, but for syncs of journal files.
+struct GatedDisk {
+    disk: RealDisk,
+    gate: Arc<Gate>,
+}
+
+impl Disk for GatedDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open(path, mode)?;
+        if path.extension().is_some_and(|extension| extension == "journal") {
+            let gate = self.gate.clone();
+            return Ok(Arc::new(GatedFile { file, gate }));
+        }
+        Ok(file)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.disk.list(dir)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.disk.exists(path)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_file(path)
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.remove_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock(path)
+    }
+}
+
+struct GatedFile {
+    file: Arc<dyn DiskFile>,
+    gate: Arc<Gate>,
+}
+
+impl DiskFile for GatedFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, position)
+    }
+
+    fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
+        self.file.write_all_at(buffers, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.gate.pass();
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
+        self.file.map(len)
+    }
+}
+
+const MIB: u64 = 1 << 20;
+const QUEUE_BYTES: u64 = 8 * MIB;
+const BODY_BYTES: u64 = 32 * MIB;
+const PRODUCERS: usize = 48;
+const STREAMS: usize = 12;
+/// How often a refused producer tries again while the disk hangs.
+const TRIES: usize = 20;
+const RECORDS: &str = "/v1/topics/t/records";
+const JSON: &str = "application/json";
+
+fn config(data: &Path) -> Config {
+    let mut config = Config {
+        data: data.to_owned(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        journal_file_bytes: 16 << 20,
+        queue_bytes: QUEUE_BYTES,
+        ..Config::default()
+    };
+    config.limits.max_request_bytes = 2 << 20;
+    config.limits.max_in_flight_bytes = BODY_BYTES;
+    config
+}
+
+/// Half a MiB of one record with this key.
+fn body(key: &str) -> Vec<u8> {
+    let value = "v".repeat(512 << 10);
+    format!("{{\"records\":[{{\"key\":\"{key}\",\"value\":\"{value}\"}}]}}").into_bytes()
+}
+
+/// This process's memory that is not file pages, in bytes.
+fn anonymous_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// What producers and the test tell each other.
+#[derive(Default)]
+struct Shared {
+    acknowledged: Mutex<BTreeSet<String>>,
+    refused: Mutex<BTreeSet<String>>,
+    /// Producers that have been refused so often that they wait for the disk now.
+    given_up: AtomicUsize,
+    refusals: AtomicU64,
+    released: AtomicBool,
+}
+
+fn check_refusal(answer: &support::Answer) {
+    answer.problem(503, "overloaded", "none");
+    assert!(answer.header("retry-after").is_some(), "{:?}", answer.headers);
+}
+
+/// Sends one record after the other until one is taken after the disk was let go.
+fn produce(address: std::net::SocketAddr, number: usize, shared: &Shared) {
+    let mut connection = Connection::open(address).expect("it accepts");
+    let mut tries = 0;
+    loop {
+        let was_released = shared.released.load(SeqCst);
+        let key = format!("{number}.{tries}");
+        let answer = connection
+            .request("POST", RECORDS, JSON, &body(&key))
+            .expect("an answer");
+        tries += 1;
+        if answer.status == 200 {
+            assert!(
+                shared.released.load(SeqCst),
+                "acknowledged before the sync returned"
+            );
+            shared.acknowledged.lock().unwrap().insert(key);
+            if was_released {
+                return;
+            }
+            continue;
+        }
+        check_refusal(&answer);
+        shared.refusals.fetch_add(1, SeqCst);
+        shared.refused.lock().unwrap().insert(key);
+        if tries == TRIES {
+            shared.given_up.fetch_add(1, SeqCst);
+            while !shared.released.load(SeqCst) {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// Uploads 4 MiB in a stream, in pieces as they are taken.
+fn stream(address: std::net::SocketAddr, number: usize, shared: &Shared) {
+    const LINES: usize = 64;
+    let mut connection = Connection::open(address).expect("it accepts");
+    let headers = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+    connection
+        .send_head("POST", RECORDS, headers)
+        .expect("it listens");
+    let value = "s".repeat(64 << 10);
+    let key = |line: usize| format!("s{number}.{line}");
+    for line in 0..LINES {
+        let line = format!("{{\"key\":\"{}\",\"value\":\"{value}\"}}\n", key(line));
+        connection.send_chunk(line.as_bytes()).expect("it reads on");
+    }
+    connection.send_chunk(b"").expect("it reads on");
+    let answer = connection.answer().expect("an answer");
+    let (all, accepted) = match answer.status {
+        200 => (answer.json()["records"].as_u64().unwrap(), LINES as u64),
+        _ => {
+            let problem = answer.json();
+            assert_eq!(
+                (answer.status, &problem["code"]),
+                (503, &"overloaded".into()),
+                "{problem}"
+            );
+            assert!(answer.header("retry-after").is_some());
+            let accepted = problem["accepted"].as_u64().unwrap();
+            (accepted, accepted)
+        }
+    };
+    assert_eq!(all, accepted);
+    let mut acknowledged = shared.acknowledged.lock().unwrap();
+    acknowledged.extend((0..accepted as usize).map(key));
+    shared
+        .refused
+        .lock()
+        .unwrap()
+        .extend((accepted as usize..LINES).map(key));
+}
+
+fn wait(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "{what} does not happen");
+        std::thread::yield_now();
+    }
+}
+
+/// What waits for the disk, as the server counts it.
+fn check_accounts(app: &App) {
+    let queued = app.log.counters().queued_bytes;
+    assert!(queued <= QUEUE_BYTES, "{queued} bytes queued");
+    let bodies = app.body_bytes_in_flight();
+    assert!(bodies <= BODY_BYTES, "{bodies} bytes of bodies");
+}
+
+#[test]
+fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledged_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let gate = Arc::new(Gate::default());
+    let start = || -> Server {
+        let disk = GatedDisk {
+            disk: RealDisk::new(),
+            gate: gate.clone(),
+        };
+        runtime
+            .block_on(server::start_on(
+                config(&directory.path().join("data")),
+                Arc::new(disk),
+                Arc::new(SystemClock::new()),
+            ))
+            .unwrap()
+    };
+    let server = start();
+    let (address, app) = (server.addr(), server.app().clone());
+    let connect = || Connection::open(address).expect("it accepts");
+    let mut reader = connect();
+    let made = reader.request("PUT", "/v1/topics/t", JSON, b"{\"partitions\":1}");
+    assert_eq!(made.unwrap().status, 201);
+    let shared = Shared::default();
+    for number in 0..10 {
+        let key = format!("before {number}");
+        let answer = reader.request("POST", RECORDS, JSON, &body(&key)).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        shared.acknowledged.lock().unwrap().insert(key);
+    }
+
+    gate.close();
+    let before = anonymous_bytes();
+    std::thread::scope(|scope| {
+        let closed = Closed(&gate);
+        for number in 0..PRODUCERS {
+            let shared = &shared;
+            scope.spawn(move || produce(address, number, shared));
+        }
+        gate.wait_until_felt();
+        // The queue takes 15 of them, the round that hangs a few more; all others are refused again and again.
+        wait("that producers are refused", || {
+            check_accounts(&app);
+            shared.given_up.load(SeqCst) >= PRODUCERS / 2
+        });
+        let refused_then = shared.refusals.load(SeqCst);
+        assert!(
+            refused_then >= (PRODUCERS / 2 * TRIES) as u64,
+            "{refused_then} refusals"
+        );
+        // Streams are held up at their sockets instead.
+        for number in 0..STREAMS {
+            let shared = &shared;
+            scope.spawn(move || stream(address, number, shared));
+        }
+        // Reads go on, and so do reports; a wait for what does not come ends in time.
+        for number in 0..50 {
+            let path = format!(
+                "/v1/topics/t/partitions/0/records?offset={}&max_bytes=1",
+                number % 10
+            );
+            let answer = reader.get(&path);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(
+                answer.json()["records"][0]["key"],
+                format!("before {}", number % 10)
+            );
+            check_accounts(&app);
+        }
+        let at_end = reader.get("/v1/topics/t/partitions/0/records?offset=10&wait_ms=50");
+        assert_eq!(
+            (at_end.status, at_end.json()["end_offset"].as_u64()),
+            (200, Some(10))
+        );
+        assert_eq!(reader.get("/health/ready").status, 200);
+        assert_eq!(reader.get("/metrics").status, 200);
+        // More calls that wait for the disk than there are threads for them, and still reads go on.
+        let mut waiting: Vec<Connection> = (0..600).map(|_| connect()).collect();
+        for connection in &mut waiting {
+            connection
+                .send_head("DELETE", "/v1/topics/t/partitions/0/records?before=0", "")
+                .unwrap();
+        }
+        let mut other = connect();
+        for _ in 0..20 {
+            assert_eq!(other.get("/metrics").status, 200);
+            assert_eq!(other.get("/v1/topics/t").status, 200);
+        }
+        drop(waiting);
+        check_accounts(&app);
+        let during = anonymous_bytes();
+        println!(
+            "{} refusals; anonymous memory: {} KiB before, {} KiB while the disk hangs",
+            shared.refusals.load(SeqCst),
+            before >> 10,
+            during >> 10
+        );
+        // The queue, the round and the bodies, and what the clients in this process have themselves.
+        let clients = (PRODUCERS as u64) * 2 * MIB + 600 * (64 << 10);
+        let allowed = before + 2 * QUEUE_BYTES + BODY_BYTES + clients + 64 * MIB;
+        assert!(during < allowed, "{during} bytes, {allowed} allowed");
+        shared.released.store(true, SeqCst);
+        drop(closed);
+    });
+    drop(reader);
+
+    let check = |address| {
+        let mut found = BTreeSet::new();
+        read_partition(&mut Connection::open(address).unwrap(), "t", 0, 0, |record| {
+            let key = record.key.unwrap();
+            assert!(found.insert(key.clone()), "{key} is there twice");
+        });
+        let acknowledged = shared.acknowledged.lock().unwrap();
+        let lost: Vec<_> = acknowledged.difference(&found).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        let refused = shared.refused.lock().unwrap();
+        let stored: Vec<_> = refused.intersection(&found).collect();
+        assert!(stored.is_empty(), "refused and stored: {stored:?}");
+    };
+    check(address);
+    drop(app);
+    runtime.block_on(server.shutdown()).unwrap();
+    let server = start();
+    check(server.addr());
+    runtime.block_on(server.shutdown()).unwrap();
+}
