@@ -77,6 +77,7 @@ mod checkpoint;
 mod clock;
 mod codec;
 mod committer;
+mod damage;
 mod disk;
 mod engine;
 mod error;
@@ -104,6 +105,7 @@ mod verify;
 
 pub use bytes::Bytes;
 pub use clock::{Clock, Monotonic, SystemClock};
+pub use damage::DamagedRange;
 pub use disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk, raise_file_limit};
 pub use engine::Counters;
 pub use error::{Error, ErrorKind, Result};

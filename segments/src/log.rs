@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::replace_file;
 use crate::clock::{Clock, SystemClock};
+use crate::damage::DamagedRange;
 use crate::disk::{Disk, RealDisk, raise_file_limit};
 use crate::engine::{Counters, Engine};
 use crate::error::{Error, Result};
@@ -50,8 +51,10 @@ pub struct Health {
     pub storage_full: bool,
     /// Partitions whose appends are refused until a restart, each with the reason.
     pub failed_partitions: Vec<(String, String)>,
-    /// Damage that was found when the log was opened.
+    /// Damage that was found when the log was opened, beside the records: in the journal, the checkpoint, descriptions.
     pub damage: Vec<String>,
+    /// Records that are known to be damaged now.
+    pub damaged_ranges: Vec<DamagedRange>,
 }
 
 /// The magic of the file that says what a data directory is.
@@ -235,7 +238,19 @@ impl Log {
             storage_full: engine.storage_full.load(Ordering::Relaxed),
             failed_partitions,
             damage: engine.damage.lock().clone(),
+            damaged_ranges: self.damaged_ranges(),
         }
+    }
+
+    /// Records that are known to be damaged, by topic and partition. Cheap while nothing is.
+    #[must_use]
+    pub fn damaged_ranges(&self) -> Vec<DamagedRange> {
+        if !self.engine().pool.has_damage.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let topics = self.topics();
+        let partitions = topics.iter().flat_map(|topic| topic.partitions().to_vec());
+        partitions.flat_map(|partition| partition.damaged_ranges()).collect()
     }
 
     /// Whether appends are refused until a restart. Cheap.

@@ -133,9 +133,16 @@ pub(crate) fn read(view: &View, request: ReadRequest, access: Access) -> Result<
             if !fetched.runs.is_empty() {
                 break;
             }
+            let (place, what) = match segment.checked_sub(1).and_then(|before| view.segments.get(before)) {
+                Some(before) => (
+                    before.log_path().display().to_string(),
+                    "it ends before the next segment begins, or a file between them is missing",
+                ),
+                None => (format!("the segment before {base:020}.log"), "it is missing"),
+            };
             return Err(Error::Damaged {
-                place: format!("the segment before {base:020}.log"),
-                what: "it is missing".into(),
+                place,
+                what: what.into(),
                 damaged_from: fetched.next_offset,
                 damaged_until: base,
             });

@@ -81,6 +81,7 @@ impl Inner {
                         if !damage.confirmed {
                             return Ok(Verdict::Doubt(damage));
                         }
+                        self.note_damage(&damage, span);
                         if run.is_some() {
                             break;
                         }
@@ -131,7 +132,7 @@ impl Inner {
                         })));
                     }
                     Step::Damage(damage) if !damage.confirmed => return Ok(Verdict::Doubt(damage)),
-                    Step::Damage(_) => {}
+                    Step::Damage(damage) => self.note_damage(&damage, span),
                     Step::End => return Ok(Verdict::Done(None)),
                 }
             }
@@ -192,6 +193,7 @@ impl Inner {
                     Step::Damage(damage) if !damage.confirmed => return Ok(Verdict::Doubt(damage)),
                     // The record could be in there: an answer behind it might not be the first.
                     Step::Damage(damage) => {
+                        self.note_damage(&damage, span);
                         if damage.until.is_none_or(|until| span.from < until) {
                             return Err(self.damaged(&damage, span));
                         }

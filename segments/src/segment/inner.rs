@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::intervals::Intervals;
+use super::known::Stretch;
 use super::pool::{Permit, SegmentPool};
 use super::{BatchNote, Span};
 use crate::disk::Mapping;
@@ -33,6 +34,8 @@ pub(super) struct Inner {
     pub(super) state: RwLock<State>,
     /// Held while the disk works for this segment; never taken by the committer's `publish`.
     pub(super) cold: Mutex<()>,
+    /// Damage that was met (see `known`).
+    pub(super) damage: Mutex<Vec<Stretch>>,
     /// Read since the pool looked last.
     pub(super) referenced: AtomicBool,
     /// In the pool's ring.
@@ -113,6 +116,7 @@ impl Inner {
                 closed: false,
             }),
             cold: Mutex::new(()),
+            damage: Mutex::new(Vec::new()),
             referenced: AtomicBool::new(false),
             queued: AtomicBool::new(false),
         }

@@ -13,13 +13,14 @@
 //! What a crash leaves: log files are recovery's business, before any segment is made. Indexes may be missing, old or
 //! torn, which their checksums tell; they are then made from the log, by the first read that needs them.
 //!
-//! Modules: `inner` what is in memory, `warm` and `cold` the two ways to read, `walk` verification and the way past damage,
+//! Modules: `inner` what is in memory, `known` the damage that was met, `warm` and `cold` the two ways to read, `walk` verification and the way past damage,
 //! `load` opening and indexes, `pool`, `intervals`.
 
 mod check;
 mod cold;
 mod inner;
 mod intervals;
+mod known;
 mod load;
 mod pool;
 #[cfg(test)]
@@ -33,11 +34,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::batch::BatchHeader;
+use crate::damage::Known;
 use crate::error::Result;
 use crate::index::{Index, MAX_LOG_BYTES};
 use crate::types::{FilePos, Offset, TimestampMs};
 
 pub(crate) use check::{DamagedStretch, check};
+pub(crate) use known::log as log_damage;
 use inner::{BaseSum, Inner};
 pub(crate) use pool::SegmentPool;
 
@@ -249,6 +252,11 @@ impl Segment {
         let cold = inner.cold.lock();
         let base = inner.base_sum(&cold, span)?;
         Ok(base.max_timestamp.max(inner.state.read().tail.max_timestamp()))
+    }
+
+    /// The damaged stretches of it that were met since it was opened.
+    pub(crate) fn known_damage(&self) -> Vec<Known> {
+        self.inner.known_damage()
     }
 
     /// Forgets the map; readers that hold slices keep theirs. Called before its files are removed: reads that come later

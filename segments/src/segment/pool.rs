@@ -7,7 +7,7 @@
 //! Slices that readers hold keep their maps alive beyond the bound; that is bounded by the readers.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -23,6 +23,8 @@ pub(crate) struct SegmentPool {
     open: Arc<AtomicUsize>,
     ring: Mutex<VecDeque<Weak<Inner>>>,
     index_rebuilds: AtomicU64,
+    /// Whether damage was ever noted, in any partition: what is healthy pays a look at it and no more.
+    pub(crate) has_damage: AtomicBool,
 }
 
 impl SegmentPool {
@@ -34,6 +36,7 @@ impl SegmentPool {
             open: Arc::default(),
             ring: Mutex::default(),
             index_rebuilds: AtomicU64::new(0),
+            has_damage: AtomicBool::new(false),
         })
     }
 
