@@ -133,7 +133,10 @@ pub(crate) fn read(view: &View, request: ReadRequest, access: Access) -> Result<
             if !fetched.runs.is_empty() {
                 break;
             }
-            let (place, what) = match segment.checked_sub(1).and_then(|before| view.segments.get(before)) {
+            let (place, what) = match segment
+                .checked_sub(1)
+                .and_then(|before| view.segments.get(before))
+            {
                 Some(before) => (
                     before.log_path().display().to_string(),
                     "it ends before the next segment begins, or a file between them is missing",

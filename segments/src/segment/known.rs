@@ -54,8 +54,7 @@ impl Inner {
             return;
         }
         let mut stretches = self.damage.lock();
-        let is_same =
-            |other: &Stretch| (other.known.from, other.known.until) == (known.from, known.until);
+        let is_same = |other: &Stretch| (other.known.from, other.known.until) == (known.from, known.until);
         let is_new = !stretches.iter().any(is_same);
         if is_new && stretches.len() >= MAX_RANGES {
             return;

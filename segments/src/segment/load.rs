@@ -175,7 +175,7 @@ impl Inner {
                     json_lines: false,
                 }),
                 Step::Damage(damage) => {
-self.note_damage(&damage, span);
+                    self.note_damage(&damage, span);
                     index.skip_to(damage.resume);
                     is_whole = false;
                 }

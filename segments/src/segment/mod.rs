@@ -40,8 +40,8 @@ use crate::index::{Index, MAX_LOG_BYTES};
 use crate::types::{FilePos, Offset, TimestampMs};
 
 pub(crate) use check::{DamagedStretch, check};
-pub(crate) use known::log as log_damage;
 use inner::{BaseSum, Inner};
+pub(crate) use known::log as log_damage;
 pub(crate) use pool::SegmentPool;
 
 /// A batch that has become durable.
