@@ -45,6 +45,7 @@ impl App {
     /// Puts the parts together.
     #[must_use]
     pub fn new(log: Log, config: Config, clock: Arc<dyn Clock>) -> Self {
+        crate::damage::look_again(&log);
         let permits = usize::try_from(config.limits.max_in_flight_bytes / 1024)
             .unwrap_or(Semaphore::MAX_PERMITS)
             .min(Semaphore::MAX_PERMITS);

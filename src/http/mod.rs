@@ -7,6 +7,7 @@ mod accept;
 pub(crate) mod body;
 mod chunks;
 mod cors;
+mod damage;
 mod fetch;
 pub(crate) mod groups;
 pub(crate) mod lag;
@@ -34,6 +35,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(groups::routes())
         .merge(lag::routes())
         .merge(topics::routes())
+        .merge(damage::routes())
         .merge(fetch::routes())
         .merge(produce::routes())
         .merge(operate::routes())
