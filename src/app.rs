@@ -45,6 +45,7 @@ impl App {
     /// Puts the parts together.
     #[must_use]
     pub fn new(log: Log, config: Config, clock: Arc<dyn Clock>) -> Self {
+        crate::damage::look_again(&log);
         Self(Arc::new(Inner {
             log,
             metrics: Metrics::new(),

@@ -17,6 +17,7 @@ use quipu_segments::{Ack, Error, Log, Topic, TopicId, TopicSettings, TopicSpec};
 use serde_json::Value;
 
 use crate::config::Limits;
+use crate::damage;
 use crate::groups::changes_for_deleted_topic;
 use crate::http::problem::{Code, Problem};
 
@@ -458,7 +459,9 @@ pub fn alter(
 pub fn delete(log: &Log, name: &str) -> Result<(), Problem> {
     let _one_at_a_time = CHANGES.lock();
     let topic = find(log, name)?;
-    match log.delete_topic(name, changes_for_deleted_topic(log, topic.id())) {
+    let mut changes = changes_for_deleted_topic(log, topic.id());
+    changes.extend(damage::changes_for_deleted_topic(log, topic.id()));
+    match log.delete_topic(name, changes) {
         Err(Error::NotFound(_)) => Err(unknown_topic(name)),
         other => Ok(other?),
     }

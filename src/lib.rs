@@ -3,6 +3,7 @@
 pub mod app;
 pub mod catalog;
 pub mod config;
+pub mod damage;
 pub mod groups;
 pub mod http;
 pub mod lag;

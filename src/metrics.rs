@@ -6,6 +6,7 @@
 //! At most [`MAX_SERIES`] partitions, and as many pairs of group and partition, are listed; what lies beyond is
 //! counted in `quipu_series_left_out`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -16,6 +17,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
+use quipu_segments::DamagedRange;
 
 use crate::app::App;
 use crate::http::table::{RouteTable, Slot};
@@ -162,6 +164,49 @@ pub fn encode(app: &App, lags: Vec<LagRow>, lags_left_out: u64) -> String {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).expect("a String takes everything");
     text
+}
+
+/// What is damaged, for the partitions where something is.
+fn damage(out: &mut Writer<'_>, ranges: &[DamagedRange]) -> fmt::Result {
+    let mut rows: BTreeMap<(&str, u32), [u64; 3]> = BTreeMap::new();
+    for range in ranges {
+        let topic = range
+            .name
+            .rsplit_once('/')
+            .map_or(&*range.name, |(topic, _)| topic);
+        let key = (topic, range.partition.index);
+        if rows.len() == MAX_SERIES && !rows.contains_key(&key) {
+            continue;
+        }
+        let row = rows.entry(key).or_default();
+        row[0] += 1;
+        row[1] += range.until.since(range.from);
+        row[2] += range.bytes;
+    }
+    let families = [
+        (
+            "quipu_damaged_ranges",
+            "Ranges of records that cannot be read",
+            None,
+        ),
+        ("quipu_damaged_offsets", "Offsets that cannot be read", None),
+        (
+            "quipu_damaged",
+            "Stored bytes that are damaged",
+            Some(Unit::Bytes),
+        ),
+    ];
+    for (index, (name, help, unit)) in families.into_iter().enumerate() {
+        out.family(name, help, unit, MetricType::Gauge, |family| {
+            for ((topic, partition), row) in &rows {
+                let partition = partition.to_string();
+                let labels = [("topic", *topic), ("partition", &*partition)];
+                family.encode_family(&labels)?.encode_gauge(&row[index])?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 struct Snapshot {
@@ -360,10 +405,11 @@ impl Snapshot {
         )?;
         out.gauge(
             "quipu_damage",
-            "Damaged places found since the start",
+            "Damaged places: ranges of records, and what was found beside them at the start",
             None,
-            health.damage.len() as u64,
-        )
+            (health.damage.len() + health.damaged_ranges.len()) as u64,
+        )?;
+        damage(out, &health.damaged_ranges)
     }
 
     fn requests(&self, out: &mut Writer<'_>) -> fmt::Result {

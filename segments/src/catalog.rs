@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::disk::{Disk, OpenMode};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::layout::TOPIC_FILE;
+use crate::layout::{TOPIC_COPY, TOPIC_FILE};
 use crate::partition::{Beginning, Partition};
 use crate::state::StateChange;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -107,7 +107,16 @@ impl Engine {
         if self.catalog.get(name).is_some() {
             return Err(Error::TopicExists(name.to_owned()));
         }
-        let id = TopicId(self.catalog.next_topic_id.fetch_add(1, Ordering::AcqRel));
+        let id = TopicId(self.catalog.next_topic_id());
+        let topic = self.make_topic(name, id, spec);
+        // Taken in any case: a topic that could not be made may be there after a restart. And taken last: a checkpoint
+        // that names a higher id than a topic's, and not the topic's partitions, was written without knowing it (see
+        // `recovery`).
+        self.catalog.next_topic_id.store(id.0 + 1, Ordering::Release);
+        topic
+    }
+
+    fn make_topic(&self, name: &str, id: TopicId, spec: TopicSpec) -> Result<Arc<Topic>> {
         let staging = self.layout.staging_dir().join(id.0.to_string());
         let target = self.layout.topic_dir(name);
         let context = |error| Error::io(format!("making {}", target.display()), error);
@@ -211,7 +220,7 @@ impl Engine {
     }
 }
 
-/// Writes `topic.json` beside and renames it into place, synced; the directory is for the caller to sync.
+/// Writes `topic.json` and its copy beside and renames them into place, synced; the directory is for the caller to sync.
 fn write_description(
     disk: &dyn Disk,
     dir: &Path,
@@ -226,7 +235,9 @@ fn write_description(
         settings: spec.settings.clone(),
         properties: spec.properties.clone(),
     };
-    replace_file(disk, &dir.join(TOPIC_FILE), &seal_json(TOPIC_MAGIC, &body))
+    let sealed = seal_json(TOPIC_MAGIC, &body);
+    replace_file(disk, &dir.join(TOPIC_FILE), &sealed)?;
+    replace_file(disk, &dir.join(TOPIC_COPY), &sealed)
 }
 
 /// Writes a small file beside, syncs it and renames it into place; the directory is for the caller to sync.

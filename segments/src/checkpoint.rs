@@ -51,6 +51,11 @@ pub(crate) struct Entry {
 }
 
 impl Checkpoint {
+    /// The topics that it knows.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = TopicId> + '_ {
+        self.partitions.iter().map(|entry| entry.id.topic)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(40 + self.partitions.len() * 64);
         for number in [self.directory_id, self.next_topic_id, self.sequence, self.round] {

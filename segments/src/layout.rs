@@ -7,7 +7,7 @@
 //!   checkpoint.0  checkpoint.1     two slots, written in turn, in place
 //!   state.0  state.1               snapshots of the key-value state, likewise
 //!   journal/{sequence:020}.journal
-//!   topics/{topic}/topic.json
+//!   topics/{topic}/topic.json  topic.copy.json
 //!   topics/{topic}/{partition}/{base_offset:020}.log  .index  .timeindex
 //!   staging/{id}/              a topic that is being made
 //!   deleted/{id}/              a topic that is being removed
@@ -77,10 +77,17 @@ impl Layout {
 
 /// The file of a topic's description, in the topic's directory.
 pub(crate) const TOPIC_FILE: &str = "topic.json";
+/// A second copy of it.
+pub(crate) const TOPIC_COPY: &str = "topic.copy.json";
 
 /// The base offset of a log file's name; `None` for any other file.
 pub(crate) fn parse_log_name(name: &str) -> Option<Offset> {
     parse_number(name.strip_suffix(".log")?).and_then(Offset::try_new)
+}
+
+/// The base offset of an index file's name (not of a time index, which never is alone); `None` for any other file.
+pub(crate) fn parse_index_name(name: &str) -> Option<Offset> {
+    parse_number(name.strip_suffix(".index")?).and_then(Offset::try_new)
 }
 
 /// The sequence of a journal file's name; `None` for any other file.

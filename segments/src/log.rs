@@ -1,28 +1,25 @@
 //! The whole log, as its callers see it.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use crate::catalog::replace_file;
 use crate::clock::{Clock, SystemClock};
+use crate::damage::DamagedRange;
 use crate::disk::{Disk, RealDisk, raise_file_limit};
 use crate::engine::{Counters, Engine};
 use crate::error::{Error, Result};
+use crate::identity::identify;
 use crate::layout::Layout;
 use crate::options::Options;
 use crate::recovery;
 use crate::request::AppendRequest;
-use crate::slots::read_if_exists;
 use crate::state::{StateChange, StateEntry};
 use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::{self, JoinHandle};
 use crate::ticket::Ticket;
-use crate::topic::{SealError, Topic, TopicSpec, seal_json, unseal_json};
-use crate::types::{TimestampMs, TopicId};
+use crate::topic::{Topic, TopicSpec};
+use crate::types::TopicId;
 
 /// An open data directory. Cheap to clone: all clones are the same log.
 ///
@@ -50,17 +47,10 @@ pub struct Health {
     pub storage_full: bool,
     /// Partitions whose appends are refused until a restart, each with the reason.
     pub failed_partitions: Vec<(String, String)>,
-    /// Damage that was found when the log was opened.
+    /// Damage that was found when the log was opened, beside the records: in the journal, the checkpoint, descriptions.
     pub damage: Vec<String>,
-}
-
-/// The magic of the file that says what a data directory is.
-pub(crate) const FORMAT_MAGIC: &str = "quipu-data";
-
-#[derive(Serialize, Deserialize)]
-struct Format {
-    id: String,
-    made: TimestampMs,
+    /// Records that are known to be damaged now.
+    pub damaged_ranges: Vec<DamagedRange>,
 }
 
 impl Log {
@@ -103,12 +93,19 @@ impl Log {
             }
             _ => Error::io(format!("locking {}", layout.lock().display()), error),
         })?;
-        let directory_id = identify(&*disk, &*clock, &layout)?;
+        let (directory_id, mended) = identify(&*disk, &*clock, &layout)?;
         let limit = raise_file_limit();
         let max_open_files = options
             .max_open_files
             .unwrap_or_else(|| usize::try_from(limit / 2).unwrap_or(usize::MAX));
-        let engine = recovery::open(disk, clock, layout, options, directory_id, max_open_files.max(1))?;
+        let engine = recovery::open(
+            disk,
+            clock,
+            layout,
+            options,
+            (directory_id, mended),
+            max_open_files.max(1),
+        )?;
         let mut threads = Vec::new();
         if engine.options.background {
             let committer = Arc::clone(&engine);
@@ -235,7 +232,21 @@ impl Log {
             storage_full: engine.storage_full.load(Ordering::Relaxed),
             failed_partitions,
             damage: engine.damage.lock().clone(),
+            damaged_ranges: self.damaged_ranges(),
         }
+    }
+
+    /// Records that are known to be damaged, by topic and partition. Cheap while nothing is.
+    #[must_use]
+    pub fn damaged_ranges(&self) -> Vec<DamagedRange> {
+        if !self.engine().pool.has_damage.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let topics = self.topics();
+        let partitions = topics.iter().flat_map(|topic| topic.partitions().to_vec());
+        partitions
+            .flat_map(|partition| partition.damaged_ranges())
+            .collect()
     }
 
     /// Whether appends are refused until a restart. Cheap.
@@ -345,79 +356,4 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
         .name(name.into())
         .spawn(run)
         .map_err(|error| Error::io(format!("starting the thread {name}"), error))
-}
-
-/// Reads what a data directory is, or makes an empty directory one. Returns its id.
-fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> Result<u64> {
-    let path = layout.format();
-    let root = layout.root.display();
-    if let Some(id) = directory_id(disk, layout)? {
-        return Ok(id);
-    }
-    let entries = disk
-        .list(&layout.root)
-        .map_err(|error| Error::io(format!("listing {root}"), error))?;
-    if let Some(entry) = entries
-        .iter()
-        .find(|entry| !matches!(&*entry.name, "LOCK" | "FORMAT.new" | "lost+found"))
-    {
-        return Err(Error::Directory(format!(
-            "{root} is not a quipu data directory (it has {} and no FORMAT): choose an empty one",
-            entry.name
-        )));
-    }
-    sync_ancestors(disk, &layout.root)?;
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_i64(clock.now().get());
-    let id = hasher.finish();
-    let format = Format {
-        id: format!("{id:016x}"),
-        made: clock.now(),
-    };
-    replace_file(disk, &path, &seal_json(FORMAT_MAGIC, &format))
-        .and_then(|()| disk.sync_dir(&layout.root))
-        .map_err(|error| Error::io(format!("making {}", path.display()), error))?;
-    Ok(id)
-}
-
-/// Makes the name of a new data directory durable, and those of the directories that were made for it: without that
-/// a power cut could take all of it. Done before FORMAT is there, so that a start that was cut short does it again.
-fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
-    for dir in root.ancestors().skip(1) {
-        let dir = if dir.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            dir
-        };
-        match disk.sync_dir(dir) {
-            // Not ours to read, so nothing in it was made here.
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-            result => result.map_err(|error| Error::io(format!("syncing {}", dir.display()), error))?,
-        }
-    }
-    Ok(())
-}
-
-/// The id that a data directory was given, `None` if it is not one.
-pub(crate) fn directory_id(disk: &dyn Disk, layout: &Layout) -> Result<Option<u64>> {
-    let (path, root) = (layout.format(), layout.root.display());
-    let Some(bytes) = read_if_exists(disk, &path)? else {
-        return Ok(None);
-    };
-    let format = unseal_json::<Format>(FORMAT_MAGIC, &bytes).map_err(|error| {
-        Error::Directory(match error {
-            SealError::Version(version) => {
-                format!("{root} is of format version {version}: use a newer quipu")
-            }
-            SealError::Damaged(what) => format!("{} is damaged: {what}", path.display()),
-        })
-    })?;
-    let id = u64::from_str_radix(&format.id, 16);
-    id.map(Some).map_err(|_| {
-        Error::Directory(format!(
-            "{} is damaged: its id is {:?}",
-            path.display(),
-            format.id
-        ))
-    })
 }

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::checkpoint::Entry;
+use crate::damage::{self, DamagedRange, Known, Notes};
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::read::{self, Fetched, Located, ReadRequest, View};
 use crate::request::Committer;
-use crate::segment::{Access, Segment, SegmentPool};
+use crate::segment::{Access, Segment, SegmentPool, log_damage};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, RwLock};
 use crate::ticket::{Waiters, block_on};
@@ -39,6 +40,8 @@ pub struct Partition {
     deleted: AtomicBool,
     closed: AtomicBool,
     waiters: Waiters,
+    /// Damage that was met and lies in no segment's file.
+    damage: Notes,
     pub(crate) writer: Mutex<Writer>,
     /// The committer's: which round has planned something for this partition, and where (see [`Partition::slot`]).
     plan: AtomicU64,
@@ -195,6 +198,7 @@ impl Partition {
             deleted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             waiters: Waiters::default(),
+            damage: Notes::default(),
             writer: Mutex::new(writer),
             plan: AtomicU64::new(0),
             committer,
@@ -279,9 +283,12 @@ impl Partition {
     /// # Errors
     /// As for [`Partition::read`].
     pub fn try_read(&self, request: ReadRequest) -> Option<Result<Fetched>> {
-        self.readable_view()
+        let result = self
+            .readable_view()
             .and_then(|view| read::read(&view, request, Access::Warm))
-            .transpose()
+            .transpose()?;
+        self.observe(request.from, &result);
+        Some(result)
     }
 
     /// Reads whole batches from the one that holds `request.from` on. May wait for the disk.
@@ -292,9 +299,82 @@ impl Partition {
     /// - [`Error::NotFound`] if the partition was deleted.
     pub fn read(&self, request: ReadRequest) -> Result<Fetched> {
         let view = self.readable_view()?;
-        let fetched = read::read(&view, request, Access::Cold)
+        let result = read::read(&view, request, Access::Cold)
             .map(|fetched| fetched.expect("a cold read loads what is missing"));
-        self.unless_deleted(fetched)
+        self.observe(request.from, &result);
+        self.unless_deleted(result)
+    }
+
+    /// Notes what a read says about damage that lies in no file: that it is there, or is not any more.
+    fn observe(&self, from: Offset, result: &Result<Fetched>) {
+        match result {
+            Ok(fetched) => self.damage.heal(from, fetched.next_offset),
+            Err(error) => self.note(error),
+        }
+    }
+
+    /// Notes damage that no segment knows of, and logs it the first time.
+    fn note(&self, error: &Error) {
+        let Error::Damaged {
+            place,
+            what,
+            damaged_from,
+            damaged_until,
+        } = error
+        else {
+            return;
+        };
+        let is_known = self
+            .damaged_ranges()
+            .iter()
+            .any(|range| range.from <= *damaged_from && range.until >= *damaged_until);
+        if is_known || damaged_from >= damaged_until {
+            return;
+        }
+        let known = Known {
+            from: *damaged_from,
+            until: Some(*damaged_until),
+            bytes: 0,
+            place: place.clone(),
+            what: what.clone(),
+        };
+        if self.damage.add(known.clone()) {
+            log_damage(&self.dir, &known);
+            self.pool.has_damage.store(true, Ordering::Release);
+        }
+    }
+
+    /// The damaged ranges that were met since the log was opened and are still there, in order. Does not touch the
+    /// disk: what nobody has read since is not among them.
+    #[must_use]
+    pub fn damaged_ranges(&self) -> Vec<DamagedRange> {
+        if !self.pool.has_damage.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let view = self.view();
+        let mut all = self.damage.list();
+        for (index, segment) in view.segments.iter().enumerate() {
+            let end = view
+                .segments
+                .get(index + 1)
+                .map_or(view.end_offset, |next| next.base_offset());
+            all.extend(segment.known_damage().into_iter().map(|known| Known {
+                until: Some(known.until.map_or(end, |until| until.min(end))),
+                ..known
+            }));
+        }
+        damage::merge(all, view.log_start_offset, view.end_offset)
+            .into_iter()
+            .map(|(from, until, known)| DamagedRange {
+                partition: self.id,
+                name: self.name.clone(),
+                from,
+                until,
+                bytes: known.bytes,
+                place: known.place,
+                what: known.what,
+            })
+            .collect()
     }
 
     /// The first record whose timestamp is at or after `time`, with that timestamp; `None` beyond all. May wait for
@@ -303,8 +383,25 @@ impl Partition {
     /// # Errors
     /// [`Error::Damaged`], [`Error::NotFound`] as for [`Partition::read`].
     pub fn offset_for_time(&self, time: TimestampMs) -> Result<Option<(Offset, TimestampMs)>> {
-        let view = self.readable_view()?;
-        self.unless_deleted(read::offset_for_time(&view, time))
+        self.offset_for_time_from(time, Offset::ZERO)
+    }
+
+    /// The same among the records from `from` on: to go on behind damage that was given up.
+    ///
+    /// # Errors
+    /// As for [`Partition::offset_for_time`].
+    pub fn offset_for_time_from(
+        &self,
+        time: TimestampMs,
+        from: Offset,
+    ) -> Result<Option<(Offset, TimestampMs)>> {
+        let mut view = self.readable_view()?;
+        view.log_start_offset = view.log_start_offset.max(from);
+        let result = read::offset_for_time(&view, time);
+        if let Err(error) = &result {
+            self.note(error);
+        }
+        self.unless_deleted(result)
     }
 
     /// Where an offset lies: how many bytes follow it, and the next record's timestamp. May wait for the disk.

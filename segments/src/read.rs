@@ -134,9 +134,19 @@ pub(crate) fn read(view: &View, request: ReadRequest, access: Access) -> Result<
             if !fetched.runs.is_empty() {
                 break;
             }
+            let (place, what) = match segment
+                .checked_sub(1)
+                .and_then(|before| view.segments.get(before))
+            {
+                Some(before) => (
+                    before.log_path().display().to_string(),
+                    "it ends before the next segment begins, or a file between them is missing",
+                ),
+                None => (format!("the segment before {base:020}.log"), "it is missing"),
+            };
             return Err(Error::Damaged {
-                place: format!("the segment before {base:020}.log"),
-                what: "it is missing".into(),
+                place,
+                what: what.into(),
                 damaged_from: fetched.next_offset,
                 damaged_until: base,
             });
@@ -628,7 +638,10 @@ mod tests {
             rig.flip(50, 300);
             let located = locate(&rig.view(), Offset::new(503)).unwrap();
             assert_eq!(located.next, Some((Offset::new(510), TimestampMs(5100))));
-            assert_eq!(located.segment_max_timestamp, Some(TimestampMs(9990)));
+            assert_eq!(
+                located.segment_max_timestamp, None,
+                "the damaged records could be newer"
+            );
             std::fs::remove_file(rig.segments[0].log_path()).unwrap();
             rig.reopen();
             let located = locate(&rig.view(), Offset::new(503)).unwrap();

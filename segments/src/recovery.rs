@@ -22,24 +22,27 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::batch::{self, BatchHeader, Batches};
-use crate::catalog::{Catalog, TOPIC_MAGIC};
+use crate::batch::Batches;
+use crate::catalog::{Catalog, replace_file};
 use crate::checkpoint::{self, Checkpoint, Entry};
 use crate::clock::Clock;
+use crate::describe;
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::engine::{Engine, Snapshots};
 use crate::error::{Error, Result};
+use crate::identity::keep_aside;
 use crate::journal::format::Item;
 use crate::journal::replay::{self, Scan};
 use crate::journal::writer::{Journal, Mark};
-use crate::layout::{Layout, TOPIC_FILE, parse_log_name};
+use crate::layout::{Layout, parse_index_name, parse_log_name};
 use crate::options::Options;
 use crate::partition::{Active, Beginning, Partition};
+use crate::read::ReadRequest;
 use crate::request::Committer;
-use crate::segment::{Segment, SegmentPool};
-use crate::slots::{Slots, read_if_exists};
+use crate::segment::{self, Segment, SegmentPool};
+use crate::slots::Slots;
 use crate::state::{self, State};
-use crate::topic::{SealError, Topic, TopicBody, TopicSpec, unseal_json};
+use crate::topic::{Topic, TopicBody, TopicSpec};
 use crate::types::{FilePos, Offset, PartitionId, TimestampMs, TopicId};
 
 /// What a partition is known to hold.
@@ -92,6 +95,13 @@ struct Recovery<'a> {
     touched_dirs: BTreeSet<PathBuf>,
     damage: Vec<String>,
     is_whole: bool,
+    /// Topics that the checkpoint knows, and the id that it would have given next.
+    checkpointed: HashSet<TopicId>,
+    next_topic_id: u64,
+    /// Whether the journal has records of topics that are not served: its files are kept.
+    has_orphans: bool,
+    /// Where damage shows without reading: the first offset, and how far to read.
+    suspects: Vec<(PartitionId, Offset, Offset)>,
     /// Files that are held open at most, before they are synced and closed.
     max_touched: usize,
 }
@@ -105,7 +115,7 @@ pub(crate) fn open(
     clock: Arc<dyn Clock>,
     layout: Layout,
     options: Options,
-    directory_id: u64,
+    (directory_id, mended): (u64, Option<String>),
     max_open_files: usize,
 ) -> Result<Arc<Engine>> {
     for dir in [
@@ -126,6 +136,9 @@ pub(crate) fn open(
     let (checkpoint_slots, found) =
         Slots::open(Arc::clone(&disk), paths, checkpoint::MAGIC, checkpoint::VERSION)?;
     let checkpoint = found.payload.as_deref().and_then(Checkpoint::decode);
+    let is_foreign = |checkpoint: &Checkpoint| checkpoint.directory_id != directory_id;
+    let foreign_checkpoint = checkpoint.as_ref().is_some_and(is_foreign);
+    let checkpoint = checkpoint.filter(|_| !foreign_checkpoint);
     let scan = {
         let (sequence, round, expected) = checkpoint.as_ref().map_or((0, 0, false), |checkpoint| {
             (checkpoint.sequence, checkpoint.round, checkpoint.journal_expected)
@@ -141,8 +154,18 @@ pub(crate) fn open(
     };
     scan.make_durable(&*disk)?;
     let mut damage = scan.damage.clone();
-    let mut other_damage = Vec::new();
-    let mut topics = read_topics(&*disk, &layout, &mut other_damage)?;
+    let mut other_damage: Vec<String> = mended.into_iter().collect();
+    for path in &scan.foreign {
+        let aside = path.with_extension("foreign");
+        disk.rename(path, &aside)
+            .map_err(|error| Error::io(format!("putting {} aside", path.display()), error))?;
+        other_damage.push(format!(
+            "{} is of another data directory: it was left out, and is kept as {}",
+            path.display(),
+            aside.display()
+        ));
+    }
+    let mut topics = describe::read_topics(&*disk, &layout, &mut other_damage)?;
     // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
     disk.sync_dir(&layout.topics_dir())
         .map_err(|error| Error::io("syncing the topics' directory", error))?;
@@ -150,10 +173,13 @@ pub(crate) fn open(
     // One slot that is not whole is what a crash in the middle of its write leaves. With none that is whole, the
     // journal's beginning is not known either: a checkpoint is written before there is a journal.
     if checkpoint.is_none() && !is_fresh {
-        damage.push(format!(
-            "{} and its second slot are damaged or missing",
-            layout.checkpoint(0).display()
-        ));
+        let kept = keep_slots([layout.checkpoint(0), layout.checkpoint(1)], &*disk);
+        let what = if foreign_checkpoint {
+            "is of another data directory"
+        } else {
+            "and its second slot are damaged or missing"
+        };
+        damage.push(format!("{} {what}{kept}", layout.checkpoint(0).display()));
     }
     let is_whole = damage.is_empty();
     damage.extend(other_damage);
@@ -162,10 +188,15 @@ pub(crate) fn open(
     let (state_slots, found) = Slots::open(Arc::clone(&disk), paths, state::MAGIC, state::VERSION)?;
     let snapshot = found.payload.as_deref().and_then(State::decode);
     // The first snapshot is written before the first checkpoint: without one, a torn slot is what a first start left.
-    if snapshot.is_none() && checkpoint.is_some() {
-        damage.extend(found.damaged);
+    if snapshot.is_none() && !is_fresh {
+        let kept = keep_slots([layout.state(0), layout.state(1)], &*disk);
+        damage.push(format!(
+            "{} and its second slot are damaged or missing: offsets that groups committed before the journal's beginning \
+             are lost; commit them anew{kept}",
+            layout.state(0).display()
+        ));
     }
-    let has_snapshot = snapshot.is_some();
+    let has_snapshot = snapshot.is_some() && found.damaged.is_empty();
     let mut state = snapshot.unwrap_or_default();
     checkpoint_slots.reserve()?;
     state_slots.reserve()?;
@@ -181,6 +212,12 @@ pub(crate) fn open(
         touched_dirs: BTreeSet::new(),
         damage,
         is_whole,
+        checkpointed: checkpoint.iter().flat_map(Checkpoint::topics).collect(),
+        next_topic_id: checkpoint
+            .as_ref()
+            .map_or(0, |checkpoint| checkpoint.next_topic_id),
+        has_orphans: false,
+        suspects: Vec::new(),
         max_touched: max_open_files,
     };
     let deleting = checkpoint
@@ -213,7 +250,12 @@ pub(crate) fn open(
     let queue = Committer::new(options.queue_bytes, options.max_request_bytes);
     let pool = SegmentPool::new(Arc::clone(&disk), options.max_open_segments);
     let mut recovered = Vec::new();
-    for body in topics {
+    for mut body in topics {
+        // A copy of its description may be from before partitions were added.
+        let indexes = recovery.known.keys().filter(|id| id.topic == body.id);
+        body.partitions = body
+            .partitions
+            .max(indexes.map(|id| id.index + 1).max().unwrap_or(0));
         recovered.push(recovery.topic(body, &pool, &queue)?);
     }
     recovery.sync()?;
@@ -252,7 +294,10 @@ pub(crate) fn open(
         failed_dirs: BTreeSet::new(),
     };
     if std::mem::take(&mut state.changed) || !has_snapshot {
-        snapshots.state.write(&state.encode())?;
+        // Into both slots: what only the older one lacks was in journal files that are used again from here on.
+        let payload = state.encode();
+        snapshots.state.write(&payload)?;
+        snapshots.state.write(&payload)?;
     }
     let entries = recovered.iter().flat_map(|topic| topic.partitions().to_vec());
     let fresh = Checkpoint {
@@ -270,7 +315,13 @@ pub(crate) fn open(
             .collect(),
     };
     snapshots.checkpoint.write(&fresh.encode())?;
-    let leftovers = leftovers(&*disk, &scan, options.journal_file_bytes, is_whole)?;
+    let leftovers = leftovers(
+        &*disk,
+        &scan,
+        options.journal_file_bytes,
+        is_whole && !recovery.has_orphans,
+    )?;
+    let suspects = std::mem::take(&mut recovery.suspects);
     let journal = Journal::start(
         Arc::clone(&disk),
         layout.clone(),
@@ -294,6 +345,12 @@ pub(crate) fn open(
         .encode(),
     )?;
     drop(recovery);
+    for (id, from, until) in suspects {
+        let topic = recovered.iter().find(|topic| topic.id() == id.topic);
+        if let Some(partition) = topic.and_then(|topic| topic.partition(id.index)) {
+            look(&partition, from, until);
+        }
+    }
     let catalog = Catalog::new(recovered, next_topic_id);
     Ok(Arc::new(Engine::new(
         disk,
@@ -310,6 +367,27 @@ pub(crate) fn open(
         damage,
         max_open_files,
     )))
+}
+
+/// Reads a stretch in which damage is suspected, so that what is damaged is known from the start.
+fn look(partition: &Partition, mut from: Offset, until: Offset) {
+    while from < until {
+        let request = ReadRequest {
+            from,
+            until: Some(until),
+            max_bytes: 1 << 20,
+        };
+        match partition.read(request) {
+            Ok(fetched) if fetched.next_offset > from => from = fetched.next_offset,
+            Err(Error::Damaged { damaged_until, .. }) if damaged_until > from => from = damaged_until,
+            _ => break,
+        }
+    }
+}
+
+/// Keeps slots of which neither can be used, before they are written over.
+fn keep_slots(paths: [PathBuf; 2], disk: &dyn Disk) -> String {
+    paths.iter().map(|path| keep_aside(disk, path)).collect()
 }
 
 fn known_from(checkpoint: Option<&Checkpoint>) -> HashMap<PartitionId, Known> {
@@ -376,6 +454,7 @@ impl Recovery<'_> {
                             continue;
                         }
                         let Some(body) = names.get(&partition.topic) else {
+                            self.has_orphans = true;
                             let what = format!("round {round} of the journal has records of topic {}, whose directory is missing", partition.topic.0);
                             if !self.damage.contains(&what) {
                                 self.damage.push(what);
@@ -511,6 +590,11 @@ impl Recovery<'_> {
 
     fn topic(&mut self, body: TopicBody, pool: &Arc<SegmentPool>, queue: &Committer) -> Result<Arc<Topic>> {
         let settings = Arc::new(body.settings.clone());
+        // A topic that the checkpoint should know and does not was not served when that was written: its directory or
+        // its description has been restored. Nothing says then what of it was acknowledged, so all of it stays.
+        let is_restored = body.id.0 < self.next_topic_id && !self.checkpointed.contains(&body.id);
+        let is_whole = self.is_whole;
+        self.is_whole &= !is_restored;
         self.touched_dirs.insert(self.layout.topic_dir(&body.name));
         let mut partitions = Vec::with_capacity(body.partitions as usize);
         for index in 0..body.partitions {
@@ -521,7 +605,7 @@ impl Recovery<'_> {
             let dir = self.layout.topic_dir(&body.name).join(index.to_string());
             let known = self.known.remove(&id).unwrap_or_else(Known::nothing);
             let (log_start_offset, next_offset, segments, active) =
-                self.partition(&dir, known, settings.segment_bytes, pool)?;
+                self.partition(id, &dir, known, settings.segment_bytes, pool)?;
             let beginning = Beginning {
                 id,
                 name: format!("{}/{index}", body.name),
@@ -534,6 +618,7 @@ impl Recovery<'_> {
             };
             partitions.push(Partition::new(beginning, Arc::clone(pool), queue.clone()));
         }
+        self.is_whole = is_whole;
         let spec = TopicSpec {
             partitions: body.partitions,
             settings: body.settings,
@@ -545,12 +630,13 @@ impl Recovery<'_> {
     /// Decides what a partition is made of, and makes its directory so.
     fn partition(
         &mut self,
+        id: PartitionId,
         dir: &Path,
         mut known: Known,
         segment_bytes: u64,
         pool: &Arc<SegmentPool>,
     ) -> Result<Contents> {
-        let mut files = self.list_segments(dir)?;
+        let (mut files, missing) = self.list_segments(dir)?;
         if self.is_whole {
             // Segments that nothing names were begun by a round that is not there.
             let from = known.active.map_or(known.next_offset, |(base, ..)| base);
@@ -597,24 +683,31 @@ impl Recovery<'_> {
                 Tail::Keep => {}
                 Tail::Cut => self.cut(dir, base, end)?,
                 Tail::Scan => {
-                    let (valid_end, next) = self.scan_tail(dir, base, end, length, known.next_offset)?;
+                    let (valid_end, next) = self.scan_tail(id, dir, base, end, length, known.next_offset)?;
                     (end, known.next_offset) = (valid_end, next);
                     let follows = files.keys().any(|other| *other > base);
                     if !follows && valid_end.get() < length {
+                        self.keep_tail(dir, base, valid_end, length);
                         self.cut(dir, base, valid_end)?;
                     }
                 }
                 // All of it was trimmed, and an earlier process has removed the file.
                 Tail::Short if known.next_offset <= known.log_start_offset => {}
-                Tail::Short => self.damage.push(format!(
-                    "{} has {length} bytes of {end}: the offsets in what is missing cannot be read",
-                    dir.join(format!("{base:020}.log")).display()
-                )),
+                Tail::Short => {
+                    tracing::warn!(
+                        log = %dir.join(format!("{base:020}.log")).display(),
+                        found = length,
+                        expected = end.get(),
+                        "a log file is shorter than it was"
+                    );
+                    self.suspects
+                        .push((id, base.max(known.log_start_offset), known.next_offset));
+                }
             }
             files.insert(base, end.get());
             known.active = Some((base, end, made));
             if !self.is_whole {
-                self.follow(dir, &mut known, &mut files)?;
+                self.follow(id, dir, &mut known, &mut files)?;
             }
         }
 
@@ -632,6 +725,13 @@ impl Recovery<'_> {
                 }
             }
         }
+
+        let (start, next) = (known.log_start_offset, known.next_offset);
+        if start < next && files.keys().next().is_none_or(|first| *first > start) {
+            self.suspects.push((id, start, start.plus(1)));
+        }
+        let lost = missing.into_iter().filter(|base| *base >= start && *base < next);
+        self.suspects.extend(lost.map(|base| (id, base, base.plus(1))));
 
         let mut segments = Vec::with_capacity(files.len());
         let mut active = None;
@@ -666,7 +766,13 @@ impl Recovery<'_> {
     }
 
     /// Goes on over segments that no evidence names, when the evidence is not whole.
-    fn follow(&mut self, dir: &Path, known: &mut Known, files: &mut BTreeMap<Offset, u64>) -> Result<()> {
+    fn follow(
+        &mut self,
+        id: PartitionId,
+        dir: &Path,
+        known: &mut Known,
+        files: &mut BTreeMap<Offset, u64>,
+    ) -> Result<()> {
         let Some((active, ..)) = known.active else {
             return Ok(());
         };
@@ -685,7 +791,7 @@ impl Recovery<'_> {
                 files.remove(&base);
                 continue;
             }
-            let (end, next) = self.scan_tail(dir, base, FilePos::ZERO, length, base)?;
+            let (end, next) = self.scan_tail(id, dir, base, FilePos::ZERO, length, base)?;
             files.insert(base, end.get());
             known.active = Some((base, end, self.now));
             known.next_offset = next;
@@ -693,50 +799,74 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// The end of the whole batches that follow on from `from`, and the offset after them.
+    /// The end of the last whole batch from `from` on, and the offset after it. Damage before it is passed over: what
+    /// follows was as likely acknowledged.
     fn scan_tail(
-        &self,
+        &mut self,
+        id: PartitionId,
         dir: &Path,
         base: Offset,
         from: FilePos,
         length: u64,
-        mut next_offset: Offset,
+        next_offset: Offset,
     ) -> Result<(FilePos, Offset)> {
         let path = dir.join(format!("{base:020}.log"));
-        let context = |error| Error::io(format!("reading {}", path.display()), error);
-        let file = self.disk.open(&path, OpenMode::Read).map_err(context)?;
-        let mut position = from.get();
-        let mut header_bytes = [0; batch::HEADER_BYTES];
-        while position + batch::HEADER_BYTES as u64 <= length {
-            file.read_at(&mut header_bytes, position).map_err(context)?;
-            let Ok(header) = BatchHeader::peek(&header_bytes) else {
-                break;
-            };
-            let bytes = header.total_bytes() as u64;
-            if header.base_offset < next_offset || position + bytes > length {
-                break;
+        let begin = (from, next_offset);
+        let checked = segment::check(self.disk, &path, base, begin, FilePos(length), None)?;
+        let mut end = FilePos(length);
+        for stretch in checked.damage {
+            match stretch.until {
+                Some(until) => self.suspects.push((id, stretch.from, until)),
+                // Nothing healthy follows.
+                None => end = stretch.position,
             }
-            let mut whole = vec![0; bytes as usize];
-            let count = file.read_at(&mut whole, position).map_err(context)?;
-            if count < whole.len() || batch::verify(&whole).is_err() {
-                break;
-            }
-            next_offset = header.next_offset();
-            position += bytes;
         }
-        Ok((FilePos(position), next_offset))
+        Ok((end, checked.next_offset))
     }
 
-    fn list_segments(&self, dir: &Path) -> Result<BTreeMap<Offset, u64>> {
+    /// Keeps bytes that are about to be cut without proof that nobody was told about them.
+    fn keep_tail(&self, dir: &Path, base: Offset, end: FilePos, length: u64) {
+        let path = dir.join(format!("{base:020}.log"));
+        let aside = dir.join(format!("{base:020}.log.damaged-{end}"));
+        let kept = self.disk.open(&path, OpenMode::Read).and_then(|file| {
+            let mut bytes = vec![0; usize::try_from(length - end.get()).unwrap_or_default()];
+            let read = file.read_at(&mut bytes, end.get())?;
+            bytes.truncate(read);
+            if bytes.iter().all(|byte| *byte == 0) {
+                return Ok(false);
+            }
+            replace_file(self.disk, &aside, &bytes).map(|()| true)
+        });
+        match kept {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!(
+                log = %path.display(), position = end.get(), kept = %aside.display(),
+                "bytes behind the last whole record are cut, and kept aside"
+            ),
+            Err(error) => {
+                tracing::warn!(log = %path.display(), %error, "bytes that are cut could not be kept")
+            }
+        }
+    }
+
+    /// The log files with their lengths, and the bases of indexes that have lost theirs.
+    fn list_segments(&self, dir: &Path) -> Result<(BTreeMap<Offset, u64>, Vec<Offset>)> {
         let entries = match self.disk.list(dir) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
             Err(error) => return Err(Error::io(format!("listing {}", dir.display()), error)),
         };
-        Ok(entries
-            .into_iter()
-            .filter_map(|entry| Some((parse_log_name(&entry.name)?, entry.len)))
-            .collect())
+        let mut files = BTreeMap::new();
+        let mut missing = Vec::new();
+        for entry in entries {
+            if let Some(base) = parse_log_name(&entry.name) {
+                files.insert(base, entry.len);
+            } else if let Some(base) = parse_index_name(&entry.name) {
+                missing.push(base);
+            }
+        }
+        missing.retain(|base| !files.contains_key(base));
+        Ok((files, missing))
     }
 
     fn cut(&mut self, dir: &Path, base: Offset, end: FilePos) -> Result<()> {
@@ -769,43 +899,6 @@ impl Recovery<'_> {
     }
 }
 
-/// Every topic that has a description.
-fn read_topics(disk: &dyn Disk, layout: &Layout, damage: &mut Vec<String>) -> Result<Vec<TopicBody>> {
-    let dir = layout.topics_dir();
-    let entries = disk
-        .list(&dir)
-        .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?;
-    let mut topics = Vec::new();
-    for entry in entries.into_iter().filter(|entry| entry.is_dir) {
-        let path = dir.join(&entry.name).join(TOPIC_FILE);
-        let Some(bytes) = read_if_exists(disk, &path)? else {
-            damage.push(format!("{} is missing: the topic is not served", path.display()));
-            continue;
-        };
-        match unseal_json::<TopicBody>(TOPIC_MAGIC, &bytes) {
-            Ok(body) if body.name == entry.name => topics.push(body),
-            Ok(body) => damage.push(format!(
-                "{} describes the topic {}: it is not served",
-                path.display(),
-                body.name
-            )),
-            Err(SealError::Version(version)) => {
-                return Err(Error::Directory(format!(
-                    "{} is of version {version}: use a newer quipu",
-                    path.display()
-                )));
-            }
-            Err(SealError::Damaged(what)) => {
-                damage.push(format!(
-                    "{} is damaged ({what}): the topic is not served",
-                    path.display()
-                ));
-            }
-        }
-    }
-    Ok(topics)
-}
-
 fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let entries = disk
         .list(dir)
@@ -827,6 +920,9 @@ fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
 fn leftovers(disk: &dyn Disk, scan: &Scan, file_bytes: u64, is_healthy: bool) -> Result<Vec<PathBuf>> {
     let mut usable = Vec::new();
     for (_, path, length) in &scan.all_files {
+        if scan.foreign.contains(path) {
+            continue;
+        }
         let context = |error| Error::io(format!("putting {} aside", path.display()), error);
         if !is_healthy {
             disk.rename(path, &path.with_extension("damaged"))

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Entry};
-use crate::engine::Engine;
+use crate::engine::{Engine, Snapshots};
 use crate::error::{Error, Result};
 use crate::journal::writer::Mark;
 use crate::partition::{Partition, WriteFile};
@@ -74,12 +74,10 @@ impl Engine {
             let mut state = self.state.write();
             std::mem::take(&mut state.changed).then(|| state.encode())
         };
-        let written = state.map_or(Ok(()), |payload| snapshots.state.write(&payload));
-        if let Err(error) = written {
-            self.state.write().changed = true;
+        if let Err(error) = write_twice(&mut snapshots, state.as_deref(), &checkpoint.encode()) {
+            self.state.write().changed |= state.is_some();
             return Err(error);
         }
-        snapshots.checkpoint.write(&checkpoint.encode())?;
         snapshots.round = mark.round;
         self.stats.checkpoint_written();
         self.journal.recycle(mark, pinned)
@@ -166,6 +164,8 @@ impl Engine {
     /// What is known to be on stable storage now. Partitions that nobody wrote to since are as they were, and failed
     /// ones are as they were when they were last synced: replay begins with the first round that one of them needs.
     fn checkpoint(&self, mark: Mark, closing: bool, last_checkpoint: u64) -> Checkpoint {
+        // Before the topics are listed: all of those with lower ids are in the list then.
+        let next_topic_id = self.catalog.next_topic_id();
         let mut partitions = Vec::new();
         let mut round = mark.round;
         let mut failed = false;
@@ -194,7 +194,7 @@ impl Engine {
         let clean = closing && !failed && self.failure().is_none();
         Checkpoint {
             directory_id: self.directory_id,
-            next_topic_id: self.catalog.next_topic_id(),
+            next_topic_id,
             sequence: if clean {
                 self.journal.unused_sequence()
             } else {
@@ -327,6 +327,18 @@ impl Engine {
             in_flight: false,
         }
     }
+}
+
+/// Writes both snapshots into both of their slots, before the journal files go that only the older ones need: a slot
+/// that is damaged later costs nothing then. The state comes first: a checkpoint may only say what it holds.
+fn write_twice(snapshots: &mut Snapshots, state: Option<&[u8]>, checkpoint: &[u8]) -> Result<()> {
+    for _ in 0..2 {
+        if let Some(state) = state {
+            snapshots.state.write(state)?;
+        }
+        snapshots.checkpoint.write(checkpoint)?;
+    }
+    Ok(())
 }
 
 fn capture(partition: Arc<Partition>) -> Capture {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::codec::is_flipped;
 use crate::partition::Partition;
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -187,6 +188,13 @@ pub(crate) fn unseal_json<T: DeserializeOwned>(magic: &str, bytes: &[u8]) -> Res
         return Err(damaged(format!("magic {:?}, expected {magic:?}", sealed.magic)));
     }
     if sealed.version != VERSION {
+        // A flipped bit of the digit, of which no other version is made (see `is_flipped`).
+        if is_flipped(sealed.version, VERSION) {
+            return Err(damaged(format!(
+                "version {}, which never was one",
+                sealed.version
+            )));
+        }
         return Err(SealError::Version(sealed.version));
     }
     let crc = crc32fast::hash(sealed.body.get().as_bytes());

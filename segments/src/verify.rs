@@ -12,11 +12,11 @@ use crate::catalog::TOPIC_MAGIC;
 use crate::checkpoint::{self, Checkpoint};
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, Result};
+use crate::identity;
 use crate::index;
 use crate::journal::format::Item;
 use crate::journal::replay;
 use crate::layout::{Layout, TOPIC_FILE, parse_log_name};
-use crate::log::directory_id;
 use crate::segment::{DamagedStretch, check};
 use crate::slots::{Slots, read_if_exists};
 use crate::state::{self, State};
@@ -107,12 +107,12 @@ pub fn verify_on(disk: &dyn Disk, dir: &Path, progress: &mut dyn FnMut(&Verified
         disk.exists(path)
             .map_err(|error| Error::io(format!("looking at {}", path.display()), error))
     };
-    if !exists(&layout.format())? {
+    let Some(identity) = identity::find(disk, &layout)? else {
         return Err(Error::Directory(format!(
             "{} is not a quipu data directory: it has no FORMAT",
             dir.display()
         )));
-    }
+    };
     let _lock =
         if exists(&layout.lock())? {
             Some(disk.lock(&layout.lock()).map_err(|_| {
@@ -121,7 +121,6 @@ pub fn verify_on(disk: &dyn Disk, dir: &Path, progress: &mut dyn FnMut(&Verified
         } else {
             None
         };
-    let id = directory_id(disk, &layout)?.expect("FORMAT exists");
     let mut verifier = Verifier {
         disk,
         layout,
@@ -131,7 +130,7 @@ pub fn verify_on(disk: &dyn Disk, dir: &Path, progress: &mut dyn FnMut(&Verified
         deleted: Vec::new(),
         is_whole: true,
     };
-    verifier.evidence(id)?;
+    verifier.evidence(identity.id)?;
     verifier.topics()?;
     Ok(verifier.verified)
 }
@@ -445,7 +444,7 @@ impl Verifier<'_> {
         if end == FilePos::ZERO {
             return Ok(base);
         }
-        let checked = check(self.disk, path, base, end, limit)?;
+        let checked = check(self.disk, path, base, (FilePos::ZERO, base), end, limit)?;
         self.verified.batches += checked.batches;
         self.verified.records += checked.records;
         for DamagedStretch {

@@ -223,6 +223,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// A header, as text.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
     /// A header that is a whole number.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.headers.get(name)?.to_str().ok()?.parse().ok()

@@ -155,11 +155,31 @@ impl Partition {
             server: self.client.base().to_owned(),
             reason: "a fetch without the header Next-Offset".to_owned(),
         })?;
+        if let Some(gaps) = answer.text("gaps") {
+            self.say_skipped(gaps, next);
+        }
         Ok(Chunk {
             partition: self.number,
             lines: answer.body,
             next,
         })
+    }
+
+    /// One line for what is missing: the server sends records as if nothing were.
+    fn say_skipped(&self, gaps: &str, next: u64) {
+        let gaps: Vec<String> = gaps
+            .split(',')
+            .map(|gap| match gap.trim().split_once('-') {
+                Some((from, until)) => format!("{from} to {until} (exclusive)"),
+                None => gap.to_owned(),
+            })
+            .collect();
+        note(format_args!(
+            "warning: partition {} of {}: offsets {} are damaged and were skipped by the operator; next is {next}",
+            self.number,
+            self.topic,
+            gaps.join(", ")
+        ));
     }
 
     fn say_trimmed(&self, start: u64) {
@@ -191,6 +211,13 @@ impl Partition {
                 "; healthy records go on at --partition {} --from offset:{healthy}",
                 self.number
             ));
+            if let Some(damaged) = problem.number("damaged_offset") {
+                text.push_str(&format!(
+                    "; to have consumers skip the damaged ones: quipu topic skip {} --partition {} --from {} --until \
+                     {healthy}",
+                    self.topic, self.number, damaged
+                ));
+            }
         }
         problem.members.insert("detail".to_owned(), text.into());
         Failure::Problem(problem)

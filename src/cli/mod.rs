@@ -12,6 +12,7 @@ mod api;
 mod client;
 mod completions;
 mod consume;
+mod damage;
 mod demo;
 mod group;
 mod history;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Usage;
 use super::api::{self, Topic, topic_route};
 use super::client::{Client, Connect, Route};
+use super::damage;
 use super::output::{self, Column, Output, Tone, count, plain, records, time_ms};
 
 /// What `quipu topic` is told.
@@ -54,6 +55,18 @@ enum Action {
         /// A setting that goes back to its default; may be repeated
         #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
         unset: Vec<String>,
+    },
+    /// Lists offsets that are known to be damaged
+    Damage {
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Has consumers go on behind damaged offsets, or takes that back
+    Skip {
+        #[command(flatten)]
+        name: Name,
+        #[command(flatten)]
+        range: damage::Range,
     },
     /// Deletes a topic, its records and the offsets that groups have in it
     Delete {
@@ -105,6 +118,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             let answer = client.send(&Method::PATCH, &topic_route(&name.topic), Some(&body.into()))?;
             output::done(&answer, &format!("topic {} is changed", name.topic), is_json)
         }
+        Action::Damage { name } => damage::list(&client, &name.topic, is_json),
+        Action::Skip { name, range } => damage::skip(&client, &name.topic, range, is_json),
         Action::Delete { name } => {
             client.send(&Method::DELETE, &topic_route(&name.topic), None)?;
             let answer = json!({"deleted": name.topic});

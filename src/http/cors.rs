@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, StatusCode};
 
 /// The response headers that the API's clients read.
 const EXPOSED: &str =
-    "next-offset, log-start-offset, end-offset, etag, idempotency-replayed, retry-after, allow";
+    "next-offset, log-start-offset, end-offset, gaps, etag, idempotency-replayed, retry-after, allow";
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 
 /// Lets pages of `origins` (`*`: any) call `router`.

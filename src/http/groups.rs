@@ -348,13 +348,15 @@ impl Target {
     }
 
     /// The offset in a partition, within `log_start_offset..=end_offset`. May block.
-    fn resolve(self, partition: &Partition, old: Option<Offset>) -> Result<Offset, Problem> {
+    fn resolve(self, log: &Log, partition: &Partition, old: Option<Offset>) -> Result<Offset, Problem> {
         let positions = partition.positions();
         let (start, end) = (positions.log_start_offset, positions.end_offset);
         let wanted = match self {
             Self::Earliest => start,
             Self::Latest => end,
-            Self::Time(time) => partition.offset_for_time(time)?.map_or(end, |(offset, _)| offset),
+            Self::Time(time) => {
+                crate::damage::offset_for_time(log, partition, time)?.map_or(end, |(offset, _)| offset)
+            }
             Self::Offset(offset) => Offset::try_new(offset).unwrap_or(Offset::MAX),
             Self::Shift(by) => {
                 let from = old.unwrap_or(start).get();
@@ -401,7 +403,7 @@ fn plan_reset(
     let mut rows = Vec::with_capacity(partitions.len());
     for partition in partitions {
         let old = committed.get(&partition.id());
-        let offset = to.resolve(&partition, old.map(|old| old.offset))?;
+        let offset = to.resolve(log, &partition, old.map(|old| old.offset))?;
         rows.push(ResetRow {
             topic: body.topic.clone(),
             partition: partition.id().index,

@@ -8,6 +8,7 @@ pub(crate) mod body;
 pub(crate) mod budget;
 mod chunks;
 mod cors;
+mod damage;
 mod fetch;
 pub(crate) mod groups;
 pub(crate) mod lag;
@@ -36,6 +37,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(groups::routes())
         .merge(lag::routes())
         .merge(topics::routes())
+        .merge(damage::routes())
         .merge(fetch::routes())
         .merge(produce::routes())
         .merge(operate::routes())

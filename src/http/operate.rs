@@ -20,6 +20,7 @@ use super::params::Params;
 use super::problem::{Code, Problem};
 use super::{Work, blocking};
 use crate::app::App;
+use crate::damage;
 use crate::groups::{self, report};
 use crate::metrics::{self, LagRow, MAX_SERIES};
 
@@ -42,6 +43,7 @@ const FEATURES: &[&str] = &[
     "fetch-record-batch",
     "fetch-wait",
     "history-etag",
+    "damage-skip",
     "group-offsets",
     "group-reset",
     "lag",
@@ -72,7 +74,7 @@ struct ReadyBody {
 }
 
 /// Something that does not work.
-#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 struct Degraded {
     /// `log-failed`, `storage-full`, `partition-failed`, `damage`.
     what: &'static str,
@@ -81,7 +83,19 @@ struct Degraded {
     /// The partition, as `topic/partition`.
     #[serde(skip_serializing_if = "Option::is_none")]
     partition: Option<String>,
+    /// The first offset that cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged_offset: Option<u64>,
+    /// One past the last offset that cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged_until_offset: Option<u64>,
+    /// Whether consumers go on behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<bool>,
 }
+
+/// Damaged ranges that are listed one by one; the rest is counted.
+const MAX_DAMAGE: usize = 100;
 
 /// What the server is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -120,7 +134,8 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Resp
         return Err(Problem::new(Code::Overloaded, "the server is recovering"));
     }
     let health = app.log.health();
-    let degraded = degraded(&health);
+    let mut degraded = degraded(&health);
+    degraded.extend(damaged(&app, &health));
     if health.log_failed.is_some() {
         let problem = Problem::new(
             Code::LogFailed,
@@ -175,14 +190,14 @@ fn degraded(health: &Health) -> Vec<Degraded> {
             what: "log-failed",
             detail: "a write or a sync of the journal failed: every append is refused until a restart"
                 .to_owned(),
-            partition: None,
+            ..Degraded::default()
         });
     }
     if health.storage_full {
         degraded.push(Degraded {
             what: "storage-full",
             detail: "the disk is full: appends go on by themselves when there is space".to_owned(),
-            partition: None,
+            ..Degraded::default()
         });
     }
     degraded.extend(health.failed_partitions.iter().map(|(partition, _)| Degraded {
@@ -190,18 +205,64 @@ fn degraded(health: &Health) -> Vec<Degraded> {
         detail:
             "a write or a sync of its segment failed: appends to it are refused until a restart".to_owned(),
         partition: Some(partition.clone()),
+        ..Degraded::default()
     }));
     if !health.damage.is_empty() {
         let places = health.damage.len();
         degraded.push(Degraded {
             what: "damage",
             detail: format!(
-                "{places} damaged place(s) in stored data: the server's log names them, run quipu verify"
+                "{places} damaged place(s) beside the records, found at the start: the server's log names them, run quipu \
+                 verify"
             ),
-            partition: None,
+            ..Degraded::default()
         });
     }
     degraded
+}
+
+/// Records that cannot be read, each range by itself up to a bound.
+fn damaged(app: &App, health: &Health) -> Vec<Degraded> {
+    let mut topics: Vec<_> = health
+        .damaged_ranges
+        .iter()
+        .map(|range| range.partition)
+        .collect();
+    topics.dedup();
+    let partitions = topics.into_iter().filter_map(|id| {
+        let partition = app.log.topic_by_id(id.topic)?.partition(id.index)?;
+        Some((partition.name().to_owned(), damage::known(&app.log, &partition)))
+    });
+    let mut rows: Vec<Degraded> = partitions
+        .flat_map(|(name, rows)| rows.into_iter().map(move |row| damaged_row(&name, row)))
+        .collect();
+    let left_out = rows.len().saturating_sub(MAX_DAMAGE);
+    rows.truncate(MAX_DAMAGE);
+    if left_out > 0 {
+        rows.push(Degraded {
+            what: "damage",
+            detail: format!("{left_out} more damaged ranges: /metrics counts them by partition"),
+            ..Degraded::default()
+        });
+    }
+    rows
+}
+
+fn damaged_row(partition: &str, row: damage::Row) -> Degraded {
+    let damage::Gap { from, until } = row.range;
+    let what = if row.skipped {
+        "they are skipped, consumers go on behind them"
+    } else {
+        "consumers stop there: restore the file from a backup, or skip them (quipu topic skip)"
+    };
+    Degraded {
+        what: "damage",
+        detail: format!("offsets {from} to {until} (exclusive) cannot be read; {what}"),
+        partition: Some(partition.to_owned()),
+        damaged_offset: Some(from.get()),
+        damaged_until_offset: Some(until.get()),
+        skipped: Some(row.skipped),
+    }
 }
 
 fn lag_rows(app: &App) -> (Vec<LagRow>, u64) {
@@ -245,6 +306,7 @@ mod tests {
             storage_full: true,
             failed_partitions: vec![("orders/3".into(), "/data/topics/orders/3 failed".into())],
             damage: vec!["/data/topics/orders/0/00.log at byte 7".into()],
+            damaged_ranges: Vec::new(),
         };
         let all = degraded(&health);
         let what: Vec<_> = all.iter().map(|d| d.what).collect();

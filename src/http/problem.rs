@@ -45,6 +45,8 @@ pub enum Code {
     UnsupportedMediaType,
     /// The contract has it, this version does not.
     NotSupported,
+    /// What was to be skipped can be read.
+    NotDamaged,
     /// Stored bytes are damaged.
     CorruptData,
     /// Something failed that should not.
@@ -163,6 +165,12 @@ impl Code {
                 "not-supported",
                 StatusCode::NOT_IMPLEMENTED,
                 "This version does not support it",
+                false,
+            ),
+            Self::NotDamaged => (
+                "not-damaged",
+                StatusCode::CONFLICT,
+                "The records can be read",
                 false,
             ),
             Self::CorruptData => (
@@ -372,7 +380,7 @@ impl From<Error> for Problem {
                 damaged_until,
                 ..
             } => {
-                tracing::error!(%error, "a read met damaged data");
+                // The engine has logged it when it was first met.
                 Self::new(
                     Code::CorruptData,
                     format!("offsets {damaged_from} to {damaged_until} (exclusive) cannot be read; go on from there"),

@@ -23,6 +23,7 @@ use super::problem::{Code, Problem};
 use super::{Work, blocking, json_answer};
 use crate::app::App;
 use crate::catalog::{self, ConfigChanges, TopicConfig};
+use crate::damage;
 
 /// The longest body that describes a topic: every key with its longest value is a fraction of it.
 const MOST_BODY_BYTES: usize = 64 << 10;
@@ -76,10 +77,10 @@ struct PartitionDescription {
     first_timestamp: Option<i64>,
     /// Of the last record; null without records.
     last_timestamp: Option<i64>,
-    /// The first offset of damaged bytes that were met.
+    /// The first damaged offset that was met; `/damage` lists all.
     #[serde(skip_serializing_if = "Option::is_none")]
     damaged_offset: Option<u64>,
-    /// One past the last offset of those bytes.
+    /// One past the last offset of that range.
     #[serde(skip_serializing_if = "Option::is_none")]
     damaged_until_offset: Option<u64>,
 }
@@ -344,7 +345,11 @@ async fn trim(place: AtPartition, RawQuery(query): RawQuery) -> Result<Response,
         (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
     )
 )]
-async fn find_offset(place: AtPartition, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+async fn find_offset(
+    State(app): State<App>,
+    place: AtPartition,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &["at"], &[])?;
     let at = params
         .get("at")
@@ -363,7 +368,7 @@ async fn find_offset(place: AtPartition, RawQuery(query): RawQuery) -> Result<Re
                 );
                 Problem::invalid("at", detail)
             })?;
-            blocking(Work::Read, move || Ok(at_or_after(&partition, time)?)).await?
+            blocking(Work::Read, move || Ok(at_or_after(&app.log, &partition, time)?)).await?
         }
     };
     Ok(json_answer(StatusCode::OK, &found))
@@ -387,10 +392,10 @@ fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
     }
 }
 
-fn at_or_after(partition: &Partition, time: TimestampMs) -> Result<FoundOffset, Error> {
+fn at_or_after(log: &Log, partition: &Partition, time: TimestampMs) -> Result<FoundOffset, Error> {
     // Taken first: what is appended during the search is then behind the answer, not before it.
     let end = partition.positions().end_offset;
-    Ok(match partition.offset_for_time(time)? {
+    Ok(match damage::offset_for_time(log, partition, time)? {
         Some((offset, timestamp)) => FoundOffset {
             offset: offset.get(),
             timestamp: Some(timestamp.get()),
@@ -474,6 +479,10 @@ fn describe_partition(partition: &Partition) -> Result<PartitionDescription, Err
             described.damaged_until_offset = Some(damaged_until.get());
         }
         Err(error) => return Err(error),
+    }
+    if let Some(range) = partition.damaged_ranges().first() {
+        described.damaged_offset = Some(range.from.get());
+        described.damaged_until_offset = Some(range.until.get());
     }
     Ok(described)
 }

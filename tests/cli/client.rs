@@ -281,7 +281,7 @@ fn damage_is_named_with_where_to_go_on() {
     assert_eq!(
         failed(&output),
         "quipu: corrupt-data: partition 0 of t at offset 3: damaged; healthy records go on at --partition 0 --from \
-         offset:7\n"
+         offset:7; to have consumers skip the damaged ones: quipu topic skip t --partition 0 --from 3 --until 7\n"
     );
 }
 

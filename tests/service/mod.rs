@@ -118,10 +118,16 @@ impl Service {
 
     /// Closes the log and opens it again.
     pub fn restart(self) -> Self {
+        self.restart_after(|_| {})
+    }
+
+    /// Closes the log, lets `change` do something to its directory, and opens it again.
+    pub fn restart_after(self, change: impl FnOnce(&std::path::Path)) -> Self {
         let Self { app, router, dir, .. } = self;
         app.log.close().expect("the log closes");
         let config = app.config.clone();
         drop((app, router));
+        change(dir.path());
         Self::in_dir(dir, config)
     }
 

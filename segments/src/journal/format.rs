@@ -36,7 +36,7 @@
 
 use std::io::IoSlice;
 
-use crate::codec::Fields;
+use crate::codec::{Fields, is_flipped};
 use crate::types::{FilePos, Offset, PartitionId, TopicId};
 
 /// Rounds begin on multiples of this many bytes.
@@ -93,6 +93,9 @@ impl FileHeader {
         let (version, crc) = (fields.u32(), fields.u32());
         if crc != Some(crc32fast::hash(&header[16..])) {
             return Err("the header's checksum does not match".into());
+        }
+        if version.is_some_and(|version| is_flipped(version, VERSION)) {
+            return Err("a bit of the header's version is flipped".into());
         }
         if version != Some(VERSION) {
             return Err(format!(

@@ -17,6 +17,8 @@ pub(crate) struct Scan {
     files: Vec<ScannedFile>,
     /// What is wrong, for the operator; empty if the rounds are all there.
     pub(crate) damage: Vec<String>,
+    /// Files that say that they are another data directory's: left out.
+    pub(crate) foreign: Vec<PathBuf>,
     /// Every journal file that is there: (sequence, path, length).
     pub(crate) all_files: Vec<(u64, PathBuf, u64)>,
     /// One more than the last round.
@@ -79,6 +81,7 @@ pub(crate) fn scan_with(
     let mut scan = Scan {
         files: Vec::new(),
         damage: Vec::new(),
+        foreign: Vec::new(),
         all_files,
         next_round: first_round,
         decode,
@@ -125,6 +128,13 @@ impl Scan {
                 "{}: {what}: use a newer quipu",
                 path.display()
             )));
+        }
+        if let Ok(header) = &header
+            && header.directory_id != directory_id
+        {
+            // Its rounds are whole, and none of them is ours.
+            self.foreign.push(path);
+            return Ok(());
         }
         let fits =
             header.is_ok_and(|header| header.sequence == sequence && header.directory_id == directory_id);

@@ -30,7 +30,8 @@ pub(crate) struct Checked {
     pub(crate) damage: Vec<DamagedStretch>,
 }
 
-/// Reads every batch of `path` up to `end`: checksums, offsets, and the records themselves.
+/// Reads every batch of `path` from a position and the offset that is expected there up to `end`: checksums, offsets,
+/// and the records themselves.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened; what cannot be read in it is damage.
@@ -38,6 +39,7 @@ pub(crate) fn check(
     disk: &dyn Disk,
     path: &Path,
     base: Offset,
+    begin: (FilePos, Offset),
     end: FilePos,
     limit: Option<Offset>,
 ) -> Result<Checked> {
@@ -47,16 +49,16 @@ pub(crate) fn check(
         .and_then(|file| file.map(end.get()))
         .map_err(context)?;
     let course = Course {
-        start: 0,
+        start: begin.0.get(),
         end: end.get(),
-        next_offset: base,
+        next_offset: begin.1,
         limit: limit.unwrap_or(Offset::MAX),
         marks: Vec::new(),
         doubted_to: 0,
     };
     let mut walker = Walker::new(map, Intervals::default(), base, course);
     let mut checked = Checked {
-        next_offset: base,
+        next_offset: begin.1,
         ..Checked::default()
     };
     loop {

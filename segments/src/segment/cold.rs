@@ -81,6 +81,7 @@ impl Inner {
                         if !damage.confirmed {
                             return Ok(Verdict::Doubt(damage));
                         }
+                        self.note_damage(&damage, span);
                         if run.is_some() {
                             break;
                         }
@@ -138,7 +139,7 @@ impl Inner {
                             io::ErrorKind::Other.into(),
                         ));
                     }
-                    Step::Damage(_) => {}
+                    Step::Damage(damage) => self.note_damage(&damage, span),
                     Step::End => return Ok(Verdict::Done(None)),
                 }
             }
@@ -201,6 +202,7 @@ impl Inner {
                     Step::Damage(damage) if !damage.confirmed => return Ok(Verdict::Doubt(damage)),
                     // The record could be in there: an answer behind it might not be the first.
                     Step::Damage(damage) => {
+                        self.note_damage(&damage, span);
                         if damage.until.is_none_or(|until| span.from < until) {
                             return Err(self.damaged(&damage, span));
                         }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::intervals::Intervals;
+use super::known::Stretch;
 use super::pool::{Permit, SegmentPool};
 use super::{BatchNote, Span};
 use crate::disk::Mapping;
@@ -32,6 +33,8 @@ pub(super) struct Inner {
     pub(super) state: RwLock<State>,
     /// Held while the disk works for this segment; never taken by the committer's `publish`.
     pub(super) cold: Mutex<()>,
+    /// Damage that was met (see `known`).
+    pub(super) damage: Mutex<Vec<Stretch>>,
     /// Read since the pool looked last.
     pub(super) referenced: AtomicBool,
     /// In the pool's ring.
@@ -117,6 +120,7 @@ impl Inner {
                 closed: false,
             }),
             cold: Mutex::new(()),
+            damage: Mutex::new(Vec::new()),
             referenced: AtomicBool::new(false),
             queued: AtomicBool::new(false),
         }

@@ -41,6 +41,7 @@ impl Inner {
         let map = match map {
             Ok(map) => map,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.note_missing(span);
                 return Err(Error::Damaged {
                     place: path.display().to_string(),
                     what: "the file is missing".into(),
@@ -72,6 +73,7 @@ impl Inner {
 
     /// Notes what a walk has verified, unless the map was closed meanwhile.
     pub(super) fn hand_in(&self, open: &Arc<OpenMap>, walker: &Walker) {
+        self.heal(&walker.fresh);
         let mut state = self.state.write();
         if state.map.as_ref().is_some_and(|map| Arc::ptr_eq(map, open)) {
             state.verified.merge(&walker.fresh);
@@ -176,13 +178,7 @@ impl Inner {
                     json_lines: false,
                 }),
                 Step::Damage(damage) => {
-                    tracing::error!(
-                        log = %self.file("log").display(),
-                        position = damage.position,
-                        until = damage.resume,
-                        what = damage.what,
-                        "a log is damaged"
-                    );
+                    self.note_damage(&damage, span);
                     index.skip_to(damage.resume);
                     is_whole = false;
                 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use super::inner::Inner;
 use crate::disk::Disk;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// What all segments of a log share: the disk and the bounded pool of open maps and loaded indexes (least recently used
 /// closed).
@@ -22,6 +22,8 @@ pub(crate) struct SegmentPool {
     open: Arc<AtomicUsize>,
     ring: Mutex<VecDeque<Weak<Inner>>>,
     index_rebuilds: AtomicU64,
+    /// Whether damage was ever noted, in any partition: what is healthy pays a look at it and no more.
+    pub(crate) has_damage: AtomicBool,
 }
 
 impl SegmentPool {
@@ -33,6 +35,7 @@ impl SegmentPool {
             open: Arc::default(),
             ring: Mutex::default(),
             index_rebuilds: AtomicU64::new(0),
+            has_damage: AtomicBool::new(false),
         })
     }
 

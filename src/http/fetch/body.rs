@@ -40,6 +40,16 @@ pub(super) fn json(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
             page.log_start_offset, page.end_offset
         ));
     }
+    for (index, gap) in page.gaps.iter().enumerate() {
+        after.push_str(if index == 0 { ",\"gaps\":[" } else { "," });
+        after.push_str(&format!(
+            "{{\"offset\":{},\"until_offset\":{},\"reason\":\"damaged\"}}",
+            gap.from, gap.until
+        ));
+    }
+    if !page.gaps.is_empty() {
+        after.push(']');
+    }
     after.push('}');
     let text = Text {
         before,

@@ -33,10 +33,13 @@ use super::problem::{Code, Problem};
 use super::{Mapped, Work, blocking};
 use crate::app::App;
 use crate::catalog;
+use crate::damage::{self, Gap, Skips};
 
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("next-offset");
 const LOG_START_OFFSET: HeaderName = HeaderName::from_static("log-start-offset");
 const END_OFFSET: HeaderName = HeaderName::from_static("end-offset");
+/// Damaged offsets that were skipped on purpose: `100-250` (the second exclusive), separated by commas.
+const GAPS: HeaderName = HeaderName::from_static("gaps");
 
 /// Counts rewrites of stored history, as compaction makes them; part of every `ETag`.
 const GENERATION: u64 = 0;
@@ -54,7 +57,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// `log_start_offset` and `end_offset` (headers and body), carries a strong `ETag`, and `If-None-Match` is answered 304.
 ///
 /// Damaged bytes end an answer early, with what is healthy before them; a fetch that begins in them is refused with the
-/// offset to go on from.
+/// offset to go on from. Where the operator has skipped them it goes on behind them, and reports the gap.
 #[utoipa::path(
     get,
     path = "/v1/topics/{topic}/partitions/{partition}/records",
@@ -85,6 +88,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
                 ("Next-Offset" = u64, description = "Where the next fetch begins"),
                 ("Log-Start-Offset" = u64, description = "The first offset that is kept; not on ranges that never change"),
                 ("End-Offset" = u64, description = "One past the last record; not on ranges that never change"),
+                ("Gaps" = String, description = "Damaged offsets that the operator has skipped: `100-250`, the second exclusive, separated by commas; left out where there are none"),
                 ("ETag" = String, description = "Of ranges that never change"),
                 ("Cache-Control" = String, description = "`private, no-cache` on ranges that never change, else `no-store`"),
             )),
@@ -108,7 +112,7 @@ async fn fetch(
     let representation = negotiate(&headers)?;
     let query = FetchQuery::parse(query.as_deref())?;
     let AtPartition { topic, partition } = place;
-    let range = Range::resolve(&partition, &query).await?;
+    let range = Range::resolve(&app, &partition, &query).await?;
     let tag = range
         .closed
         .then(|| etag(&app, &partition, &query, &range, representation));
@@ -121,7 +125,7 @@ async fn fetch(
     }
 
     let page = if range.closed {
-        read_page(&partition, &query, &range, representation).await?
+        read_page(&app, &partition, &query, &range, representation).await?
     } else {
         wait_for_page(&app, &topic, &partition, &query, range, representation).await?
     };
@@ -152,14 +156,14 @@ struct Range {
 
 impl Range {
     /// Finds the offsets of times and words, and checks that the range begins within the log.
-    async fn resolve(partition: &Arc<Partition>, query: &FetchQuery) -> Result<Self, Problem> {
+    async fn resolve(app: &App, partition: &Arc<Partition>, query: &FetchQuery) -> Result<Self, Problem> {
         // Taken before times are looked up, so that "beyond all records" is true of everything below this end.
         let positions = partition.positions();
         let from = match query.start {
             Start::Offset(offset) => offset,
             Start::Earliest => positions.log_start_offset,
             Start::Latest => positions.end_offset,
-            Start::Time(time) => first_at_or_after(partition, time)
+            Start::Time(time) => first_at_or_after(app, partition, time)
                 .await?
                 .unwrap_or(positions.end_offset),
         };
@@ -172,13 +176,14 @@ impl Range {
                 .until_offset
                 .is_some_and(|until| until <= positions.end_offset),
         };
-        range.resolve_until(partition, query, positions).await?;
+        range.resolve_until(app, partition, query, positions).await?;
         Ok(range)
     }
 
     /// Finds the end of a range that ends by a time, as of `positions`.
     async fn resolve_until(
         &mut self,
+        app: &App,
         partition: &Arc<Partition>,
         query: &FetchQuery,
         positions: Positions,
@@ -186,7 +191,7 @@ impl Range {
         let Some(time) = query.until else {
             return Ok(());
         };
-        let found = first_at_or_after(partition, time).await?;
+        let found = first_at_or_after(app, partition, time).await?;
         self.open_as_of = found.is_none().then_some(positions.end_offset);
         let until = found.unwrap_or(positions.end_offset);
         self.until = Some(query.until_offset.map_or(until, |offset| offset.min(until)));
@@ -223,9 +228,16 @@ fn check_within(offset: Offset, positions: Positions) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn first_at_or_after(partition: &Arc<Partition>, time: TimestampMs) -> Result<Option<Offset>, Problem> {
-    let partition = Arc::clone(partition);
-    let found = blocking(Work::Read, move || Ok(partition.offset_for_time(time)?)).await?;
+async fn first_at_or_after(
+    app: &App,
+    partition: &Arc<Partition>,
+    time: TimestampMs,
+) -> Result<Option<Offset>, Problem> {
+    let (app, partition) = (app.clone(), Arc::clone(partition));
+    let found = blocking(Work::Read, move || {
+        Ok(damage::offset_for_time(&app.log, &partition, time)?)
+    })
+    .await?;
     Ok(found.map(|(offset, _)| offset))
 }
 
@@ -241,19 +253,19 @@ async fn wait_for_page(
     let mut timeout = pin!(tokio::time::sleep(query.wait));
     let mut stopping = app.stopping.subscribe();
     loop {
-        let page = match read_page(partition, query, &range, representation).await {
+        let page = match read_page(app, partition, query, &range, representation).await {
             Ok(page) => page,
             // Trimmed since "earliest" was resolved: the log begins elsewhere now.
             Err(problem)
                 if problem.code() == Code::OffsetTrimmed && !matches!(query.start, Start::Offset(_)) =>
             {
-                range = Range::resolve(partition, query).await?;
+                range = Range::resolve(app, partition, query).await?;
                 continue;
             }
             Err(problem) => return Err(problem),
         };
         let complete = page.limited || (page.ended && range.open_as_of.is_none());
-        if query.wait.is_zero() || complete || page.stored_bytes >= query.min_bytes {
+        if query.wait.is_zero() || complete || !page.gaps.is_empty() || page.stored_bytes >= query.min_bytes {
             return Ok(page);
         }
         // What came between looking for the time and reading has not been looked at.
@@ -272,12 +284,13 @@ async fn wait_for_page(
             // Woken for another reason than records: the log is closing.
             return Ok(page);
         }
-        range.resolve_until(partition, query, positions).await?;
+        range.resolve_until(app, partition, query, positions).await?;
     }
 }
 
 /// Reads what the query's limits allow of `range`, once.
 async fn read_page(
+    app: &App,
     partition: &Arc<Partition>,
     query: &FetchQuery,
     range: &Range,
@@ -289,28 +302,65 @@ async fn read_page(
         page.ended = true;
         return Ok(page);
     }
-    let request = ReadRequest {
+    let mut request = ReadRequest {
         from: range.from,
         until: range.until,
         max_bytes: usize::try_from(query.max_bytes).unwrap_or(usize::MAX),
     };
-    let limits = Limits {
-        from: range.from,
-        until: range.until,
-        max_records: query.max_records,
-        max_bytes: query.max_bytes,
-        whole_batches: representation == Representation::RecordBatch,
-    };
-    Page::choose(read(partition, request).await?, &limits).map_err(unreadable)
+    let mut gaps: Vec<Gap> = Vec::new();
+    loop {
+        let (error, damaged_until) = match read(partition, request).await? {
+            Ok(fetched) => {
+                let limits = Limits {
+                    from: request.from,
+                    until: range.until,
+                    max_records: query.max_records,
+                    max_bytes: query.max_bytes,
+                    whole_batches: representation == Representation::RecordBatch,
+                };
+                let mut page = Page::choose(fetched, &limits).map_err(unreadable)?;
+                page.gaps = gaps;
+                return Ok(page);
+            }
+            Err(error @ Error::Damaged { damaged_until, .. }) => (error, damaged_until),
+            Err(error) => return Err(error.into()),
+        };
+        let skipped = Skips::of(&app.log, partition.id()).end_of(request.from);
+        let positions = partition.positions();
+        let Some(until) = skipped else {
+            if gaps.is_empty() {
+                return Err(error.into());
+            }
+            // The next fetch begins there, and is told.
+            let mut page = Page::behind(request.from, positions, gaps);
+            page.limited = true;
+            return Ok(page);
+        };
+        let until = until.min(damaged_until).min(range.until.unwrap_or(Offset::MAX));
+        match gaps.last_mut() {
+            Some(gap) => gap.until = until,
+            None => gaps.push(Gap {
+                from: request.from,
+                until,
+            }),
+        }
+        request.from = until;
+        let ended = range.until.is_some_and(|end| until >= end);
+        if ended || until >= positions.end_offset {
+            let mut page = Page::behind(until, positions, gaps);
+            page.ended = ended;
+            return Ok(page);
+        }
+    }
 }
 
 /// Reads here and now what is in memory, and on another thread what is not.
-async fn read(partition: &Arc<Partition>, request: ReadRequest) -> Result<Fetched, Problem> {
+async fn read(partition: &Arc<Partition>, request: ReadRequest) -> Result<Result<Fetched, Error>, Problem> {
     if let Some(read) = partition.try_read(request) {
-        return Ok(read?);
+        return Ok(read);
     }
     let partition = Arc::clone(partition);
-    blocking(Work::Read, move || Ok(partition.read(request)?)).await
+    blocking(Work::Read, move || Ok(partition.read(request))).await
 }
 
 /// Batches are verified when they are read, so one that cannot be walked was stored like that.
@@ -329,6 +379,8 @@ fn answer(
     representation: Representation,
     tag: Option<&HeaderValue>,
 ) -> Result<Response, Problem> {
+    // A gap may close: the file can be restored, the skip taken back.
+    let tag = tag.filter(|_| page.gaps.is_empty());
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(
         header::CONTENT_TYPE,
@@ -339,6 +391,16 @@ fn answer(
     if tag.is_none() {
         headers.insert(LOG_START_OFFSET, page.log_start_offset.get().into());
         headers.insert(END_OFFSET, page.end_offset.get().into());
+    }
+    if !page.gaps.is_empty() {
+        let gaps: Vec<String> = page
+            .gaps
+            .iter()
+            .map(|gap| format!("{}-{}", gap.from, gap.until))
+            .collect();
+        let value =
+            HeaderValue::try_from(gaps.join(", ")).expect("digits, dashes and commas are visible ASCII");
+        headers.insert(GAPS, value);
     }
     let about = About {
         topic: topic.name(),
@@ -423,6 +485,19 @@ struct FetchedRecords {
     log_start_offset: Option<u64>,
     /// One past the last record of the partition; left out of ranges that never change.
     end_offset: Option<u64>,
+    /// Damaged offsets, asked for, that the operator has skipped; left out where there are none.
+    gaps: Option<Vec<FetchedGap>>,
+}
+
+/// Offsets that are not in the answer though they were asked for.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is written by hand")]
+struct FetchedGap {
+    offset: u64,
+    /// Exclusive.
+    until_offset: u64,
+    #[schema(example = "damaged", pattern = "^damaged$")]
+    reason: String,
 }
 
 /// A record.

@@ -6,7 +6,9 @@
 use std::ops::Range;
 
 use quipu_segments::batch::{BatchError, Batches, Record, Records};
-use quipu_segments::{Fetched, Offset, Run};
+use quipu_segments::{Fetched, Offset, Positions, Run};
+
+use crate::damage::Gap;
 
 /// The limits of one answer.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +44,8 @@ pub(super) struct Page {
     pub(super) ended: bool,
     pub(super) log_start_offset: Offset,
     pub(super) end_offset: Offset,
+    /// Damaged offsets before `from` that were skipped on purpose.
+    pub(super) gaps: Vec<Gap>,
 }
 
 impl Page {
@@ -58,7 +62,16 @@ impl Page {
             ended: false,
             log_start_offset,
             end_offset,
+            gaps: Vec::new(),
         }
+    }
+
+    /// An answer with nothing but skipped offsets, which goes on at `next_offset`.
+    pub(super) fn behind(next_offset: Offset, positions: Positions, gaps: Vec<Gap>) -> Self {
+        let mut page = Self::empty(next_offset, positions.log_start_offset, positions.end_offset);
+        page.limited = next_offset < page.end_offset;
+        page.gaps = gaps;
+        page
     }
 
     /// Chooses from `fetched` what lies within `limits`. Runs are kept as they are; nothing is copied.

@@ -1,0 +1,220 @@
+//! `/v1/topics/{topic}/partitions/{partition}/damage`: what is damaged, and giving it up on purpose.
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use quipu_segments::{Log, Offset, Partition, Topic};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::body::read_json;
+use super::params::Params;
+use super::path::AtPartition;
+use super::problem::{Code, Problem};
+use super::{Work, blocking, json_answer};
+use crate::app::App;
+use crate::damage::{self, Gap, Refusal};
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list_damage))
+        .routes(routes!(skip_damage, take_skip_back))
+}
+
+/// The damage of a partition.
+#[derive(Debug, Serialize, ToSchema)]
+struct DamageBody {
+    topic: String,
+    partition: u32,
+    /// In order of offsets.
+    damage: Vec<DamagedRow>,
+}
+
+/// Offsets that cannot be read.
+#[derive(Debug, Serialize, ToSchema)]
+struct DamagedRow {
+    /// The first of them.
+    damaged_offset: u64,
+    /// One past the last of them.
+    damaged_until_offset: u64,
+    /// Whether a fetch that begins here goes on behind them, and reports the gap.
+    skipped: bool,
+}
+
+/// Offsets to skip.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SkipBody {
+    /// The first of them.
+    damaged_offset: u64,
+    /// One past the last of them.
+    damaged_until_offset: u64,
+}
+
+/// Lists what is known to be damaged
+///
+/// Damage is found by reading: at the start where files are missing or too short, by clients, and by the server's own
+/// reads. `quipu verify` reads everything, with the server stopped. What is read again and is whole is left out.
+#[utoipa::path(
+    get,
+    path = "/v1/topics/{topic}/partitions/{partition}/damage",
+    tag = "topics",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("partition" = u32, Path, description = "The partition, from 0"),
+    ),
+    responses(
+        (status = 200, description = "The damaged ranges", body = DamageBody),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn list_damage(
+    State(app): State<App>,
+    place: AtPartition,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let AtPartition { topic, partition } = place;
+    Ok(json_answer(StatusCode::OK, &listed(&app.log, &topic, &partition)))
+}
+
+/// Skips damaged offsets
+///
+/// From then on a fetch that begins in them goes on behind them and reports the gap. Only what is damaged now can be
+/// skipped; nothing is deleted, and what can be read again (from a restored file) is served. Durable when it is answered,
+/// also after a restart; repeating it is harmless.
+#[utoipa::path(
+    post,
+    path = "/v1/topics/{topic}/partitions/{partition}/damage/skip",
+    tag = "topics",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("partition" = u32, Path, description = "The partition, from 0"),
+    ),
+    request_body = SkipBody,
+    responses(
+        (status = 200, description = "Skipped; all that is known to be damaged", body = DamageBody),
+        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 409, description = "`not-damaged`: `healthy_offset` of them can be read", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 410, description = "`offset-trimmed`: below `log_start_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 416, description = "`offset-out-of-range`: above `end_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn skip_damage(
+    State(app): State<App>,
+    place: AtPartition,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let body: SkipBody = read_json(&app, &headers, body).await?;
+    let range = range(body.damaged_offset, body.damaged_until_offset, "/")?;
+    let AtPartition { topic, partition } = place;
+    let body = blocking(Work::Change, move || {
+        damage::skip(&app.log, &partition, range, app.clock.now()).map_err(refused)?;
+        tracing::warn!(
+            topic = topic.name(),
+            partition = partition.id().index,
+            damaged_offset = range.from.get(),
+            damaged_until_offset = range.until.get(),
+            "damaged records are skipped from now on"
+        );
+        Ok(listed(&app.log, &topic, &partition))
+    })
+    .await?;
+    Ok(json_answer(StatusCode::OK, &body))
+}
+
+/// Takes a skip back
+///
+/// A fetch that begins in these offsets is answered `corrupt-data` again. What was not skipped stays as it is, so
+/// repeating it is harmless.
+#[utoipa::path(
+    delete,
+    path = "/v1/topics/{topic}/partitions/{partition}/damage/skip",
+    tag = "topics",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("partition" = u32, Path, description = "The partition, from 0"),
+        ("damaged_offset" = u64, Query, description = "The first offset"),
+        ("damaged_until_offset" = u64, Query, description = "One past the last offset"),
+    ),
+    responses(
+        (status = 200, description = "Taken back; all that is known to be damaged", body = DamageBody),
+        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+    )
+)]
+async fn take_skip_back(
+    State(app): State<App>,
+    place: AtPartition,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let params = Params::parse(query.as_deref(), &["damaged_offset", "damaged_until_offset"], &[])?;
+    let number = |name: &str| {
+        params
+            .number(name, 0, Offset::MAX.get())?
+            .ok_or_else(|| Problem::invalid(name, format!("say which offsets: {name}=<offset> is missing")))
+    };
+    let range = range(number("damaged_offset")?, number("damaged_until_offset")?, "")?;
+    let AtPartition { topic, partition } = place;
+    let body = blocking(Work::Change, move || {
+        damage::take_back(&app.log, partition.id(), range, app.clock.now())?;
+        Ok(listed(&app.log, &topic, &partition))
+    })
+    .await?;
+    Ok(json_answer(StatusCode::OK, &body))
+}
+
+fn listed(log: &Log, topic: &Topic, partition: &Partition) -> DamageBody {
+    let rows = damage::known(log, partition).into_iter();
+    DamageBody {
+        topic: topic.name().to_owned(),
+        partition: partition.id().index,
+        damage: rows
+            .map(|row| DamagedRow {
+                damaged_offset: row.range.from.get(),
+                damaged_until_offset: row.range.until.get(),
+                skipped: row.skipped,
+            })
+            .collect(),
+    }
+}
+
+fn range(from: u64, until: u64, pointer: &str) -> Result<Gap, Problem> {
+    let offset = |value: u64, name: &str| {
+        Offset::try_new(value).ok_or_else(|| {
+            Problem::invalid(
+                format!("{pointer}{name}"),
+                format!("no offset is as large as {value}"),
+            )
+        })
+    };
+    let (from, until) = (
+        offset(from, "damaged_offset")?,
+        offset(until, "damaged_until_offset")?,
+    );
+    if from >= until {
+        let detail = format!(
+            "damaged_until_offset is exclusive and must be above damaged_offset, {from}, not {until}"
+        );
+        return Err(Problem::invalid(format!("{pointer}damaged_until_offset"), detail));
+    }
+    Ok(Gap { from, until })
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Engine(error) => error.into(),
+        Refusal::NotDamaged(offset) => Problem::new(
+            Code::NotDamaged,
+            format!("offset {offset} can be read: only what is damaged can be skipped"),
+        )
+        .with("healthy_offset", offset.get()),
+    }
+}

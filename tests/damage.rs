@@ -1,0 +1,382 @@
+//! Damage as clients and operators meet it: named where it lies, counted, skipped on purpose, and taken back.
+
+#![allow(clippy::disallowed_methods, reason = "the test damages files on purpose")]
+
+mod service;
+
+use std::path::Path;
+
+use http::{Method, Request};
+use quipu::config::Config;
+use quipu_segments::TopicSettings;
+use serde_json::{Value, json};
+use service::{Answer, NOW, Service, small};
+
+const PARTITION: &str = "/v1/topics/t/partitions/0";
+const LOG: &str = "topics/t/0/00000000000000000000.log";
+
+/// Ten records in ten batches, of which those from `first` on are damaged, `count` of them.
+async fn damaged(first: usize, count: usize) -> Service {
+    damaged_with(small(), first, count).await
+}
+
+async fn damaged_with(config: Config, first: usize, count: usize) -> Service {
+    let service = Service::with(config);
+    service.topic_with("t", 2, TopicSettings::default());
+    for number in 0..10 {
+        service.append("t", 0, &[NOW + number]);
+    }
+    service.restart_after(|dir| damage(dir, first, count))
+}
+
+fn damage(dir: &Path, first: usize, count: usize) {
+    let path = dir.join(LOG);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let batch = bytes.len() / 10;
+    for number in first..first + count {
+        bytes[number * batch + batch - 3] ^= 1;
+    }
+    std::fs::write(&path, bytes).unwrap();
+}
+
+async fn fetch(service: &Service, offset: u64) -> Answer {
+    service.get(&format!("{PARTITION}/records?offset={offset}")).await
+}
+
+async fn fetch_lines(service: &Service, offset: u64) -> Answer {
+    let request = Request::get(format!("{PARTITION}/records?offset={offset}"))
+        .header("accept", "application/x-ndjson")
+        .header("origin", "https://page.example")
+        .body(axum::body::Body::empty());
+    service.send(request.unwrap()).await
+}
+
+fn range(from: u64, until: u64) -> Value {
+    json!({"damaged_offset": from, "damaged_until_offset": until})
+}
+
+async fn skip(service: &Service, from: u64, until: u64) -> Answer {
+    service
+        .post(&format!("{PARTITION}/damage/skip"), &range(from, until))
+        .await
+}
+
+async fn unskip(service: &Service, from: u64, until: u64) -> Answer {
+    let query = format!("damaged_offset={from}&damaged_until_offset={until}");
+    service.delete(&format!("{PARTITION}/damage/skip?{query}")).await
+}
+
+/// Ranges with whether they are skipped.
+fn rows(body: &Value) -> Vec<(u64, u64, bool)> {
+    let number = |row: &Value, name: &str| row[name].as_u64().unwrap();
+    body["damage"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            (
+                number(row, "damaged_offset"),
+                number(row, "damaged_until_offset"),
+                row["skipped"].as_bool().unwrap(),
+            )
+        })
+        .collect()
+}
+
+async fn known(service: &Service) -> Vec<(u64, u64, bool)> {
+    rows(&service.get(&format!("{PARTITION}/damage")).await.ok())
+}
+
+fn offsets(body: &Value) -> Vec<u64> {
+    let records = body["records"].as_array().unwrap();
+    records
+        .iter()
+        .map(|record| record["offset"].as_u64().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn damage_met_by_a_read_is_listed_counted_and_on_health_until_it_is_gone() {
+    let service = damaged(3, 2).await;
+    assert_eq!(known(&service).await, [], "nobody has read it yet");
+    assert_eq!(service.get("/health/ready").await.ok()["status"], "ready");
+    fetch(&service, 3).await.problem(500, "corrupt-data");
+    for _ in 0..2 {
+        assert_eq!(known(&service).await, [(3, 5, false)]);
+        let health = service.get("/health/ready").await.ok();
+        assert_eq!(health["status"], "degraded");
+        let [row] = &health["degraded"].as_array().unwrap()[..] else {
+            panic!("{health}")
+        };
+        assert_eq!(row["what"], "damage");
+        assert_eq!(row["partition"], "t/0");
+        assert_eq!(
+            (&row["damaged_offset"], &row["damaged_until_offset"]),
+            (&json!(3), &json!(5))
+        );
+        assert!(
+            row["detail"].as_str().unwrap().contains("quipu topic skip"),
+            "{row}"
+        );
+        assert!(
+            !health.to_string().contains(".log"),
+            "clients see no paths: {health}"
+        );
+        let metrics = service.get("/metrics").await.text;
+        for line in [
+            "quipu_damage 1",
+            "quipu_damaged_ranges{topic=\"t\",partition=\"0\"} 1",
+            "quipu_damaged_offsets{topic=\"t\",partition=\"0\"} 2",
+        ] {
+            assert!(metrics.contains(line), "{line}: {metrics}");
+        }
+        assert!(metrics.contains("quipu_damaged_bytes{topic=\"t\",partition=\"0\"} "));
+        let topic = service.get("/v1/topics/t").await.ok();
+        assert_eq!(topic["partitions"][0]["damaged_offset"], 3);
+        assert_eq!(topic["partitions"][0]["damaged_until_offset"], 5);
+        fetch(&service, 4).await.problem(500, "corrupt-data");
+    }
+    // The log start passes it: nothing is damaged any more.
+    service
+        .delete(&format!("{PARTITION}/records?before=5"))
+        .await
+        .ok();
+    assert_eq!(known(&service).await, []);
+    assert_eq!(service.get("/health/ready").await.ok()["status"], "ready");
+    assert!(
+        !service
+            .get("/metrics")
+            .await
+            .text
+            .contains("quipu_damaged_ranges{")
+    );
+}
+
+#[tokio::test]
+async fn damage_that_lag_reports_pass_over_is_known_all_the_same() {
+    let service = damaged(3, 2).await;
+    let commit = json!({"offsets": [{"topic": "t", "partition": 0, "offset": 3}]});
+    service.put("/v1/groups/g/offsets", &commit).await.ok();
+    let lag = service.get("/v1/groups/g/lag").await.ok();
+    assert_eq!(lag["lag"], 7);
+    assert_eq!(known(&service).await, [(3, 5, false)]);
+}
+
+#[tokio::test]
+async fn damage_that_shows_without_reading_is_known_from_the_start() {
+    let service = damaged(0, 0).await;
+    let service = service.restart_after(|dir| {
+        let path = dir.join(LOG);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    });
+    assert_eq!(known(&service).await, [(5, 10, false)]);
+    assert_eq!(service.get("/health/ready").await.ok()["status"], "degraded");
+    assert_eq!(offsets(&fetch(&service, 0).await.ok()), [0, 1, 2, 3, 4]);
+    service.append("t", 0, &[NOW]);
+    assert_eq!(offsets(&fetch(&service, 10).await.ok()), [10]);
+}
+
+#[tokio::test]
+async fn a_skipped_range_is_passed_over_and_the_gap_is_reported() {
+    let mut config = small();
+    config.cors_origins = vec!["https://page.example".to_owned()];
+    let service = damaged_with(config, 3, 2).await;
+    fetch(&service, 3).await.problem(500, "corrupt-data");
+    assert_eq!(rows(&skip(&service, 3, 5).await.ok()), [(3, 5, true)]);
+    assert_eq!(rows(&skip(&service, 3, 5).await.ok()), [(3, 5, true)], "again");
+
+    let before = fetch(&service, 0).await.ok();
+    assert_eq!((offsets(&before), before.get("gaps")), (vec![0, 1, 2], None));
+    let behind = fetch(&service, 3).await;
+    assert_eq!(behind.header("gaps"), Some("3-5"));
+    let behind = behind.ok();
+    assert_eq!(offsets(&behind), [5, 6, 7, 8, 9]);
+    assert_eq!(
+        behind["gaps"],
+        json!([{"offset": 3, "until_offset": 5, "reason": "damaged"}])
+    );
+    assert_eq!(behind["next_offset"], 10);
+    let middle = fetch(&service, 4).await.ok();
+    assert_eq!(
+        middle["gaps"],
+        json!([{"offset": 4, "until_offset": 5, "reason": "damaged"}])
+    );
+    let lines = fetch_lines(&service, 3).await;
+    assert_eq!(
+        (lines.header("gaps"), lines.header("next-offset")),
+        (Some("3-5"), Some("10"))
+    );
+    assert_eq!(lines.text.lines().count(), 5);
+    let exposed = lines.header("access-control-expose-headers").unwrap();
+    assert!(exposed.split(", ").any(|name| name == "gaps"), "{exposed}");
+
+    // A bounded answer with a gap in it is none that never changes.
+    let bounded = service
+        .get(&format!("{PARTITION}/records?offset=3&until_offset=7"))
+        .await;
+    assert_eq!(
+        (bounded.header("etag"), bounded.header("cache-control")),
+        (None, Some("no-store"))
+    );
+    assert_eq!(offsets(&bounded.ok()), [5, 6]);
+    let inside = service
+        .get(&format!("{PARTITION}/records?offset=3&until_offset=4"))
+        .await
+        .ok();
+    assert_eq!((offsets(&inside), &inside["next_offset"]), (vec![], &json!(4)));
+    assert_eq!(
+        inside["gaps"],
+        json!([{"offset": 3, "until_offset": 4, "reason": "damaged"}])
+    );
+
+    // Still damaged, and said to be.
+    let health = service.get("/health/ready").await.ok();
+    assert_eq!(health["degraded"][0]["skipped"], true);
+    let commit = json!({"offsets": [{"topic": "t", "partition": 0, "offset": 3}]});
+    service.put("/v1/groups/g/offsets", &commit).await.ok();
+    let lag = service.get("/v1/groups/g/lag").await.ok();
+    assert_eq!(lag["topics"][0]["partitions"][0]["lag"], 7);
+}
+
+#[tokio::test]
+async fn times_are_looked_up_past_what_is_skipped() {
+    let service = damaged(3, 2).await;
+    let at = |time: i64| format!("{PARTITION}/offsets?at={time}");
+    service.get(&at(NOW + 6)).await.problem(500, "corrupt-data");
+    skip(&service, 3, 5).await.ok();
+    assert_eq!(service.get(&at(NOW + 6)).await.ok()["offset"], 6);
+    assert_eq!(service.get(&at(NOW + 3)).await.ok()["offset"], 5);
+    assert_eq!(service.get(&at(NOW + 2)).await.ok()["offset"], 2);
+    let fetched = service
+        .get(&format!("{PARTITION}/records?from={}", NOW + 4))
+        .await
+        .ok();
+    assert_eq!(offsets(&fetched), [5, 6, 7, 8, 9]);
+}
+
+#[tokio::test]
+async fn a_skip_is_durable_can_be_taken_back_and_hides_nothing_that_can_be_read() {
+    let service = damaged(3, 2).await;
+    skip(&service, 3, 5).await.ok();
+    let service = service.restart_after(|_| {});
+    assert_eq!(
+        known(&service).await,
+        [(3, 5, true)],
+        "after a restart, before any read"
+    );
+    assert_eq!(offsets(&fetch(&service, 3).await.ok()), [5, 6, 7, 8, 9]);
+
+    assert_eq!(
+        rows(&unskip(&service, 4, 5).await.ok()),
+        [(3, 4, true), (4, 5, false)]
+    );
+    let half = fetch(&service, 3).await.ok();
+    assert_eq!((offsets(&half), &half["next_offset"]), (vec![], &json!(4)));
+    assert_eq!(
+        half["gaps"],
+        json!([{"offset": 3, "until_offset": 4, "reason": "damaged"}])
+    );
+    fetch(&service, 4).await.problem(500, "corrupt-data");
+    for _ in 0..2 {
+        assert_eq!(rows(&unskip(&service, 0, 100).await.ok()), [(3, 5, false)]);
+    }
+    fetch(&service, 3).await.problem(500, "corrupt-data");
+
+    // The file comes back from a backup: it is served, and no gap is reported, skipped or not.
+    skip(&service, 3, 5).await.ok();
+    let service = service.restart_after(|dir| damage(dir, 3, 2));
+    let whole = fetch(&service, 3).await;
+    assert_eq!(whole.header("gaps"), None);
+    assert_eq!(offsets(&whole.ok()), [3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(known(&service).await, []);
+}
+
+#[tokio::test]
+async fn only_what_is_damaged_is_skipped() {
+    let service = damaged(3, 2).await;
+    for (from, until, healthy) in [(2, 5, 2), (3, 6, 5), (0, 1, 0), (3, 10, 5), (9, 10, 9)] {
+        let problem = skip(&service, from, until).await.problem(409, "not-damaged");
+        assert_eq!(problem["healthy_offset"], healthy, "{from} {until}");
+    }
+    skip(&service, 11, 12).await.problem(416, "offset-out-of-range");
+    for (from, until) in [(5, 5), (5, 3)] {
+        let problem = skip(&service, from, until).await.problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], "/damaged_until_offset");
+    }
+    let path = format!("{PARTITION}/damage/skip");
+    for (body, pointer) in [
+        (json!({}), ""),
+        (json!({"damaged_offset": 3}), ""),
+        (
+            json!({"damaged_offset": -1, "damaged_until_offset": 5}),
+            "/damaged_offset",
+        ),
+        (
+            json!({"damaged_offset": 3, "damaged_until_offset": u64::MAX}),
+            "/damaged_until_offset",
+        ),
+        (
+            json!({"damaged_offset": 3, "damaged_until_offset": 5, "partition": 0}),
+            "/partition",
+        ),
+    ] {
+        let problem = service.post(&path, &body).await.problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], pointer, "{body}");
+    }
+    unskip(&service, 5, 5).await.problem(400, "invalid-request");
+    service.delete(&path).await.problem(400, "invalid-request");
+    service.get(&path).await.problem(405, "method-not-allowed");
+    service
+        .get("/v1/topics/t/partitions/7/damage")
+        .await
+        .problem(404, "unknown-partition");
+    service
+        .post("/v1/topics/x/partitions/0/damage/skip", &range(3, 5))
+        .await
+        .problem(404, "unknown-topic");
+    // Nothing of that was stored.
+    assert_eq!(known(&service).await, [(3, 5, false)]);
+    service
+        .delete(&format!("{PARTITION}/records?before=4"))
+        .await
+        .ok();
+    skip(&service, 3, 5).await.problem(410, "offset-trimmed");
+}
+
+#[tokio::test]
+async fn a_skip_goes_with_its_topic() {
+    let service = damaged(3, 2).await;
+    skip(&service, 3, 5).await.ok();
+    assert_eq!(service.app.log.state_prefix(b"d").len(), 1);
+    assert_eq!(service.delete("/v1/topics/t").await.status, 204);
+    assert_eq!(service.app.log.state_prefix(b"d").len(), 0);
+    service.topic("t", 1);
+    assert_eq!(known(&service).await, []);
+}
+
+#[tokio::test]
+async fn damage_up_to_the_end_is_skipped_and_the_reader_waits_behind_it() {
+    let service = damaged(8, 2).await;
+    fetch(&service, 8).await.problem(500, "corrupt-data");
+    skip(&service, 8, 10).await.ok();
+    let end = service
+        .get(&format!("{PARTITION}/records?offset=8&wait_ms=60000"))
+        .await
+        .ok();
+    assert_eq!(
+        (offsets(&end), &end["next_offset"]),
+        (vec![], &json!(10)),
+        "at once"
+    );
+    assert_eq!(end["gaps"][0]["until_offset"], 10);
+    service.append("t", 0, &[NOW]);
+    assert_eq!(offsets(&fetch(&service, 8).await.ok()), [10]);
+    assert_eq!(
+        service
+            .call(Method::HEAD, &format!("{PARTITION}/records?offset=8"), "")
+            .await
+            .status,
+        200
+    );
+}
