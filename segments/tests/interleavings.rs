@@ -109,6 +109,26 @@ fn what_is_told_is_durable_and_who_waits_is_woken() {
 }
 
 #[test]
+fn who_waits_for_records_is_woken_by_them_and_needs_no_other_event() {
+    explore("waiting", |tally| {
+        let world = World::new(Setup {
+            partitions: 2,
+            cuts: false,
+            even: true,
+            ..Setup::default()
+        });
+        together(vec![
+            thread!(world, world.produce("a", 2, 20)),
+            thread!(world, world.produce("b", 2, 20)),
+            thread!(world, assert_eq!(world.follow(&world.partition(0), 0, 4), 4)),
+            thread!(world, assert!(world.follow(&world.partition(0), 0, 3) >= 3)),
+            thread!(world, assert_eq!(world.follow(&world.partition(1), 0, 4), 4)),
+        ]);
+        world.end(tally);
+    });
+}
+
+#[test]
 fn a_disk_that_lies_about_the_journals_sync_is_noticed() {
     notices("no journal sync", |tally| {
         producers_and_followers(
@@ -255,6 +275,7 @@ fn readers_get_on_with_segments_that_roll_and_maps_that_are_closed_under_them() 
             thread!(world, look(&world, 3)),
             thread!(world, look(&world, 3)),
             thread!(world, sync(&world)),
+            thread!(world, world.cut_at_some_time()),
         ]);
         if !world.is_off() {
             // Whoever opened what meanwhile, the bound still holds for all of them.
@@ -306,6 +327,7 @@ fn readers_get_on_with_segments_that_are_trimmed_away() {
             thread!(world, look(&world, 2)),
             thread!(world, trim(&world, 2)),
             thread!(world, sync(&world)),
+            thread!(world, world.cut_at_some_time()),
         ]);
         world.end(tally);
     });
@@ -340,6 +362,7 @@ fn retention_of_two_threads_and_a_trim_at_once_lose_nothing_that_is_kept() {
                     world.refused(&error);
                 }
             }),
+            thread!(world, world.cut_at_some_time()),
         ]);
         world.end(tally);
     });
@@ -382,6 +405,7 @@ fn a_topic_can_be_deleted_and_made_again_while_it_is_written_and_read() {
                     Err(error) => world.refused(&error),
                 }
             }),
+            thread!(world, world.cut_at_some_time()),
         ]);
         close(&world);
         follower.join().expect("it follows");
@@ -407,6 +431,7 @@ fn partitions_that_are_added_take_appends_at_once() {
                 }
             }),
             thread!(world, sync(&world)),
+            thread!(world, world.cut_at_some_time()),
         ]);
         world.end(tally);
     });
@@ -415,11 +440,16 @@ fn partitions_that_are_added_take_appends_at_once() {
 #[test]
 fn journal_files_are_used_again_while_producers_wait_for_them() {
     explore("journal files", |tally| {
-        let world = World::new(Setup::default());
+        let world = World::new(Setup {
+            even: true,
+            ..Setup::default()
+        });
         let follower = follower(&world, 0);
         together(vec![
-            thread!(world, world.produce("a", 8, 3_000)),
-            thread!(world, world.produce("b", 8, 3_000)),
+            // Three files of nine rounds, or fewer and larger ones.
+            thread!(world, world.produce("a", 12, 7_500)),
+            thread!(world, world.produce("b", 12, 7_500)),
+            thread!(world, world.cut_at_some_time()),
         ]);
         close(&world);
         follower.join().expect("it follows");

@@ -195,6 +195,7 @@ pub(crate) struct World {
     pub(crate) topic: Arc<Topic>,
     options: Options,
     cuts: bool,
+    even: bool,
     /// What may fail while the power is on.
     allowed: fn(&Error) -> bool,
     history: Mutex<History>,
@@ -208,6 +209,8 @@ pub(crate) struct Setup {
     pub(crate) settings: TopicSettings,
     /// Whether observers cut the power by chance.
     pub(crate) cuts: bool,
+    /// Whether every request has one record for each partition, so that it is known how many come.
+    pub(crate) even: bool,
     pub(crate) allowed: fn(&Error) -> bool,
     /// What the log sees of the disk.
     pub(crate) wrap: fn(SimDisk) -> Arc<dyn Disk>,
@@ -226,6 +229,7 @@ impl Default for Setup {
             partitions: 1,
             settings: TopicSettings::default(),
             cuts: true,
+            even: false,
             allowed: |_| false,
             wrap: |disk| Arc::new(disk),
         }
@@ -258,6 +262,7 @@ impl World {
             topic,
             options: setup.options,
             cuts: setup.cuts,
+            even: setup.even,
             allowed: setup.allowed,
             history: Mutex::default(),
             tally: Tally::default(),
@@ -290,10 +295,25 @@ impl World {
         }
     }
 
+    /// Ends it one time in three, at some moment.
+    pub(crate) fn cut_at_some_time(&self) {
+        if chance(3) {
+            for _ in 0..thread_rng().gen_range(0..300) {
+                shuttle::thread::yield_now();
+            }
+            self.cut();
+        }
+    }
+
     /// Somebody was told something.
     fn told(&self) {
+        self.told_often(12);
+    }
+
+    /// The same, of something that is told as often as this.
+    fn told_often(&self, often: u32) {
         self.tally.told.fetch_add(1, Ordering::Relaxed);
-        if self.cuts && chance(12) {
+        if self.cuts && chance(often) {
             self.cut();
         }
     }
@@ -378,19 +398,19 @@ impl World {
         for request in 1..=requests {
             let all = topic.partitions();
             loop {
-                let to: Vec<&Arc<Partition>> = if chance(2) {
+                let to: Vec<&Arc<Partition>> = if self.even || chance(2) {
                     all.iter().collect()
                 } else {
                     vec![&all[thread_rng().gen_range(0..all.len())]]
                 };
                 let ack = if chance(3) { Ack::Written } else { Ack::Durable };
-                let append = self.request(producer, request, &to, thread_rng().gen_range(1..3), bytes, ack);
+                let count = if self.even {
+                    1
+                } else {
+                    thread_rng().gen_range(1..3)
+                };
+                let append = self.request(producer, request, &to, count, bytes, ack);
                 let partitions: Vec<u32> = to.iter().map(|partition| partition.id().index).collect();
-                let counts = append.parts.iter().map(|part| match &part.records {
-                    Records::Loose(builder) => builder.record_count(),
-                    Records::Sealed(batches) => batches[0].record_count(),
-                });
-                let count = counts.max().unwrap_or(0);
                 match self.log.append(append).map(|ticket| self.wait(ticket)) {
                     Ok(None) => break,
                     Ok(Some(Ok(appended))) => {
@@ -509,6 +529,8 @@ impl World {
         let fetched = match tried.unwrap_or_else(|| partition.read(request)) {
             Ok(fetched) => fetched,
             Err(Error::Trimmed { log_start_offset, .. }) if log_start_offset.get() > from => {
+                // Where the log starts is as durable as what is in it.
+                self.started_at(partition.id().topic, partition.id().index, log_start_offset);
                 return Some(log_start_offset.get());
             }
             Err(error) => {
@@ -567,9 +589,12 @@ impl World {
         {
             let mut history = self.history();
             let known = history.starts.entry((topic, partition)).or_default();
-            *known = (*known).max(offset.get());
+            if *known >= offset.get() {
+                return;
+            }
+            *known = offset.get();
         }
-        self.told();
+        self.told_often(3);
     }
 
     /// Notes that a topic's deletion was acknowledged.
