@@ -139,6 +139,9 @@ pub(crate) fn open(
             options.round_decoder(),
         )?
     };
+    for what in &scan.mended {
+        tracing::warn!("{what}");
+    }
     scan.make_durable(&*disk)?;
     let mut damage = scan.damage.clone();
     let mut other_damage = Vec::new();
@@ -161,9 +164,26 @@ pub(crate) fn open(
     let paths = [layout.state(0), layout.state(1)];
     let (state_slots, found) = Slots::open(Arc::clone(&disk), paths, state::MAGIC, state::VERSION)?;
     let snapshot = found.payload.as_deref().and_then(State::decode);
-    // The first snapshot is written before the first checkpoint: without one, a torn slot is what a first start left.
-    if snapshot.is_none() && checkpoint.is_some() {
+    // A slot that is torn is what a crash in its write leaves, unless a checkpoint was written after it. The first snapshot
+    // is written before the first checkpoint: without one, it is what a first start left.
+    let needed = checkpoint
+        .as_ref()
+        .and_then(|checkpoint| checkpoint.state_generation);
+    let is_older = needed.is_some_and(|needed| found.generation < needed);
+    if (snapshot.is_none() || is_older) && checkpoint.is_some() {
         damage.extend(found.damaged);
+    }
+    if let Some(needed) = needed.filter(|_| is_older) {
+        // Kept as evidence: the next snapshot would be written over it.
+        for path in &found.damaged_paths {
+            let mut aside = path.clone().into_os_string();
+            aside.push(".damaged");
+            disk.rename(path, Path::new(&aside))
+                .map_err(|error| Error::io(format!("putting {} aside", path.display()), error))?;
+        }
+        damage.push(format!(
+            "the snapshot {needed} of the state is damaged or missing, the one before it is used: what was committed between them is lost"
+        ));
     }
     let has_snapshot = snapshot.is_some();
     let mut state = snapshot.unwrap_or_default();
@@ -268,6 +288,7 @@ pub(crate) fn open(
                 ..partition.writer.lock().synced
             })
             .collect(),
+        state_generation: Some(snapshots.state.generation()),
     };
     snapshots.checkpoint.write(&fresh.encode())?;
     let leftovers = leftovers(&*disk, &scan, options.journal_file_bytes, is_whole)?;

@@ -68,7 +68,7 @@ impl Engine {
         }
         self.remove_garbage();
 
-        let checkpoint = self.checkpoint(mark, closing, snapshots.round);
+        let mut checkpoint = self.checkpoint(mark, closing, snapshots.round);
         let pinned = Some(checkpoint.round).filter(|round| *round < mark.round);
         let state = {
             let mut state = self.state.write();
@@ -79,6 +79,7 @@ impl Engine {
             self.state.write().changed = true;
             return Err(error);
         }
+        checkpoint.state_generation = Some(snapshots.state.generation());
         snapshots.checkpoint.write(&checkpoint.encode())?;
         snapshots.round = mark.round;
         self.stats.checkpoint_written();
@@ -203,6 +204,7 @@ impl Engine {
             journal_expected: !clean,
             deleting: self.catalog.deleting(),
             partitions,
+            state_generation: None,
         }
     }
 
