@@ -174,12 +174,9 @@ pub(crate) fn open(
         damage.extend(found.damaged);
     }
     if let Some(needed) = needed.filter(|_| is_older) {
-        // Kept as evidence: the next snapshot would be written over it.
+        // The next snapshot is written over it.
         for path in &found.damaged_paths {
-            let mut aside = path.clone().into_os_string();
-            aside.push(".damaged");
-            disk.rename(path, Path::new(&aside))
-                .map_err(|error| Error::io(format!("putting {} aside", path.display()), error))?;
+            keep_copy(&*disk, path);
         }
         damage.push(format!(
             "the snapshot {needed} of the state is damaged or missing, the one before it is used: what was committed between them is lost"
@@ -841,6 +838,28 @@ fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
         removed.map_err(|error| Error::io(format!("removing {}", path.display()), error))?;
     }
     Ok(())
+}
+
+/// Keeps a copy of a damaged file as evidence, if there is space: a start must not need any.
+fn keep_copy(disk: &dyn Disk, path: &Path) {
+    let mut aside = path.to_path_buf().into_os_string();
+    aside.push(".damaged");
+    let aside = Path::new(&aside);
+    let copied = read_if_exists(disk, path).and_then(|bytes| {
+        let bytes = bytes.unwrap_or_default();
+        disk.open(aside, OpenMode::Create)
+            .and_then(|file| {
+                file.set_len(0)?;
+                file.write_all_at(&[IoSlice::new(&bytes)], 0)
+            })
+            .map_err(|error| Error::io(format!("writing {}", aside.display()), error))
+    });
+    if let Err(error) = copied {
+        tracing::warn!(path = %path.display(), %error, "no copy of a damaged file could be kept");
+        if let Err(error) = disk.remove_file(aside) {
+            tracing::debug!(path = %aside.display(), %error, "nor removed what was begun of it");
+        }
+    }
 }
 
 /// The journal files that may be used again: all of the right length, unless something is damaged, when they are
