@@ -14,6 +14,7 @@
 //! | 4, each 8 | count of topics whose deletion is journalled and not yet done on disk, their ids |
 //! | 4 | count of partitions |
 //! | each 64 | topic 8, index 4, flags 4 (1: it has an active segment), log start 8, base of the active segment 8, its synced position 8, the next offset 8, when the active segment was made (ms) 8, the first round that this partition needs 8 |
+//! | 8 | generation of the state's snapshot that was the newest then; may be missing |
 
 use crate::codec::Fields;
 use crate::types::{FilePos, Offset, PartitionId, TimestampMs, TopicId};
@@ -35,6 +36,9 @@ pub(crate) struct Checkpoint {
     /// Topics whose deletion is durable, while their directories may still be there.
     pub(crate) deleting: Vec<TopicId>,
     pub(crate) partitions: Vec<Entry>,
+    /// Changes of the state before [`Checkpoint::round`] are in its snapshot of this generation, and nowhere else: with
+    /// an older one they would be lost. `None` in checkpoints of before this was written.
+    pub(crate) state_generation: Option<u64>,
 }
 
 /// One partition in a checkpoint.
@@ -84,6 +88,9 @@ impl Checkpoint {
                 out.extend_from_slice(&number.to_le_bytes());
             }
         }
+        if let Some(generation) = self.state_generation {
+            out.extend_from_slice(&generation.to_le_bytes());
+        }
         out
     }
 
@@ -97,6 +104,7 @@ impl Checkpoint {
             journal_expected: fields.u32()? == 1,
             deleting: Vec::new(),
             partitions: Vec::new(),
+            state_generation: None,
         };
         for _ in 0..fields.u32()? {
             checkpoint.deleting.push(TopicId(fields.u64()?));
@@ -121,6 +129,9 @@ impl Checkpoint {
                 next_offset,
                 round,
             });
+        }
+        if !fields.is_empty() {
+            checkpoint.state_generation = Some(fields.u64()?);
         }
         fields.is_empty().then_some(checkpoint)
     }
@@ -156,10 +167,17 @@ mod tests {
             journal_expected: true,
             deleting: vec![TopicId(5)],
             partitions: vec![entry, bare],
+            state_generation: Some(12),
         };
         let bytes = checkpoint.encode();
-        assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
-        for length in 0..bytes.len() {
+        assert_eq!(Checkpoint::decode(&bytes).as_ref(), Some(&checkpoint));
+        let older = Checkpoint {
+            state_generation: None,
+            ..checkpoint
+        };
+        let without = bytes.len() - 8;
+        assert_eq!(Checkpoint::decode(&bytes[..without]), Some(older));
+        for length in (0..bytes.len()).filter(|length| *length != without) {
             assert_eq!(Checkpoint::decode(&bytes[..length]), None, "length {length}");
         }
     }

@@ -66,6 +66,8 @@ pub(crate) struct Engine {
 pub(crate) struct Snapshots {
     pub(crate) checkpoint: Slots,
     pub(crate) state: Slots,
+    /// The first generation of the state's snapshots that holds all that the newest does.
+    pub(crate) state_generation: u64,
     /// The round up to which the newest checkpoint covers every healthy partition.
     pub(crate) round: u64,
     /// Directories whose sync has failed: what names they have on stable storage is not known until a restart.

@@ -152,6 +152,9 @@ pub(crate) fn open(
             options.round_decoder(),
         )?
     };
+    for what in &scan.mended {
+        tracing::warn!("{what}");
+    }
     scan.make_durable(&*disk)?;
     let mut damage = scan.damage.clone();
     let mut other_damage: Vec<String> = mended.into_iter().collect();
@@ -187,6 +190,9 @@ pub(crate) fn open(
     let paths = [layout.state(0), layout.state(1)];
     let (state_slots, found) = Slots::open(Arc::clone(&disk), paths, state::MAGIC, state::VERSION)?;
     let snapshot = found.payload.as_deref().and_then(State::decode);
+    let needed = checkpoint
+        .as_ref()
+        .and_then(|checkpoint| checkpoint.state_generation);
     // The first snapshot is written before the first checkpoint: without one, a torn slot is what a first start left.
     if snapshot.is_none() && !is_fresh {
         let kept = keep_slots([layout.state(0), layout.state(1)], &*disk);
@@ -195,7 +201,20 @@ pub(crate) fn open(
              are lost; commit them anew{kept}",
             layout.state(0).display()
         ));
+    } else if needed.is_some_and(|needed| found.generation < needed) {
+        // A slot that is torn is what a crash in its write leaves, unless a checkpoint was written after it.
+        let kept: String = found
+            .damaged_paths
+            .iter()
+            .map(|path| keep_aside(&*disk, path))
+            .collect();
+        damage.push(format!(
+            "{}: the newest snapshot of the state is damaged or missing and the one before it is used: offsets that groups \
+             committed between them are lost; commit them anew{kept}",
+            found.damaged.first().map_or_else(|| layout.state(0).display().to_string(), String::clone)
+        ));
     }
+    let state_generation = needed.map_or(found.generation, |needed| needed.min(found.generation));
     let has_snapshot = snapshot.is_some() && found.damaged.is_empty();
     let mut state = snapshot.unwrap_or_default();
     checkpoint_slots.reserve()?;
@@ -290,6 +309,7 @@ pub(crate) fn open(
     let mut snapshots = Snapshots {
         checkpoint: checkpoint_slots,
         state: state_slots,
+        state_generation,
         round: next.round,
         failed_dirs: BTreeSet::new(),
     };
@@ -297,6 +317,7 @@ pub(crate) fn open(
         // Into both slots: what only the older one lacks was in journal files that are used again from here on.
         let payload = state.encode();
         snapshots.state.write(&payload)?;
+        snapshots.state_generation = snapshots.state.generation();
         snapshots.state.write(&payload)?;
     }
     let entries = recovered.iter().flat_map(|topic| topic.partitions().to_vec());
@@ -313,6 +334,7 @@ pub(crate) fn open(
                 ..partition.writer.lock().synced
             })
             .collect(),
+        state_generation: Some(snapshots.state_generation),
     };
     snapshots.checkpoint.write(&fresh.encode())?;
     let leftovers = leftovers(

@@ -28,11 +28,13 @@ pub(crate) struct Slots {
 /// What was found in the slots when they were opened.
 pub(crate) struct Found {
     /// The newest payload's; 0 if there is none.
-    generation: u64,
+    pub(crate) generation: u64,
     /// The newest payload that is whole.
     pub(crate) payload: Option<Vec<u8>>,
     /// What is wrong with a slot that exists and is not whole. One such slot is what a crash leaves; two are damage.
     pub(crate) damaged: Vec<String>,
+    /// Those slots.
+    pub(crate) damaged_paths: Vec<PathBuf>,
 }
 
 impl Slots {
@@ -67,6 +69,7 @@ impl Slots {
     pub(crate) fn read(disk: &dyn Disk, paths: &[PathBuf; 2], magic: [u8; 8], version: u32) -> Result<Found> {
         let mut best: Option<(u64, Vec<u8>)> = None;
         let mut damaged = Vec::new();
+        let mut damaged_paths = Vec::new();
         for path in paths {
             let Some(bytes) = read_if_exists(disk, path)? else {
                 continue;
@@ -85,7 +88,10 @@ impl Slots {
                 }
                 // Zeros alone are a slot whose first write never reached the disk.
                 Err(FrameError::Damaged(_)) if bytes.iter().all(|byte| *byte == 0) => {}
-                Err(FrameError::Damaged(what)) => damaged.push(format!("{}: {what}", path.display())),
+                Err(FrameError::Damaged(what)) => {
+                    damaged.push(format!("{}: {what}", path.display()));
+                    damaged_paths.push(path.clone());
+                }
             }
         }
         let (generation, payload) =
@@ -94,7 +100,13 @@ impl Slots {
             generation,
             payload,
             damaged,
+            damaged_paths,
         })
+    }
+
+    /// The generation of the newest payload; 0 if there is none.
+    pub(crate) fn generation(&self) -> u64 {
+        self.next_generation - 1
     }
 
     /// Makes sure that both files are there, by name and with room, so that later writes need neither space nor a

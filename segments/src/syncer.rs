@@ -68,13 +68,13 @@ impl Engine {
         }
         self.remove_garbage();
 
-        let checkpoint = self.checkpoint(mark, closing, snapshots.round);
+        let mut checkpoint = self.checkpoint(mark, closing, snapshots.round);
         let pinned = Some(checkpoint.round).filter(|round| *round < mark.round);
         let state = {
             let mut state = self.state.write();
             std::mem::take(&mut state.changed).then(|| state.encode())
         };
-        if let Err(error) = write_twice(&mut snapshots, state.as_deref(), &checkpoint.encode()) {
+        if let Err(error) = write_twice(&mut snapshots, state.as_deref(), &mut checkpoint) {
             self.state.write().changed |= state.is_some();
             return Err(error);
         }
@@ -204,6 +204,7 @@ impl Engine {
             journal_expected: !clean,
             deleting: self.catalog.deleting(),
             partitions,
+            state_generation: None,
         }
     }
 
@@ -331,14 +332,18 @@ impl Engine {
 
 /// Writes both snapshots into both of their slots, before the journal files go that only the older ones need: a slot
 /// that is damaged later costs nothing then. The state comes first: a checkpoint may only say what it holds.
-fn write_twice(snapshots: &mut Snapshots, state: Option<&[u8]>, checkpoint: &[u8]) -> Result<()> {
-    for _ in 0..2 {
-        if let Some(state) = state {
-            snapshots.state.write(state)?;
-        }
-        snapshots.checkpoint.write(checkpoint)?;
+fn write_twice(snapshots: &mut Snapshots, state: Option<&[u8]>, checkpoint: &mut Checkpoint) -> Result<()> {
+    if let Some(state) = state {
+        snapshots.state.write(state)?;
+        snapshots.state_generation = snapshots.state.generation();
     }
-    Ok(())
+    checkpoint.state_generation = Some(snapshots.state_generation);
+    let checkpoint = checkpoint.encode();
+    snapshots.checkpoint.write(&checkpoint)?;
+    if let Some(state) = state {
+        snapshots.state.write(state)?;
+    }
+    snapshots.checkpoint.write(&checkpoint)
 }
 
 fn capture(partition: Arc<Partition>) -> Capture {

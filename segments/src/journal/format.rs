@@ -36,6 +36,7 @@
 
 use std::io::IoSlice;
 
+use crate::batch::{self, Batches};
 use crate::codec::{Fields, is_flipped};
 use crate::types::{FilePos, Offset, PartitionId, TopicId};
 
@@ -289,6 +290,62 @@ impl<'a> Round<'a> {
         (hasher.finalize() == Fields::new(bytes).u32()?).then_some(round)
     }
 
+    /// Round `number` of which exactly one bit is wrong, set right: up to the end of its last block. `None` for anything
+    /// else, above all for a round that is torn.
+    ///
+    /// A bit that was flipped on the medium or on its way makes an acknowledged round look like one that a power cut has
+    /// torn, if it is the last one. The checksum tells which bit it was; that the rest then fits (every item, and the
+    /// checksum of every batch) tells that it is no coincidence. Costs some passes over the round.
+    pub(crate) fn mend(bytes: &[u8], sequence: u64, number: u64) -> Option<Vec<u8>> {
+        let header = bytes.get(..ROUND_HEADER_BYTES)?;
+        let mut fields = Fields::new(header);
+        let (crc, magic) = (fields.u32()?, fields.u32()?);
+        let (found, length) = (fields.u64()?, fields.u32()?);
+        let wrong = (magic ^ ROUND_MAGIC).count_ones() + (found ^ number).count_ones();
+        if wrong > 1 {
+            return None;
+        }
+        let block_end = |length: u32| {
+            let end = (ROUND_HEADER_BYTES as u64 + u64::from(length)).next_multiple_of(BLOCK_BYTES);
+            usize::try_from(end).ok().filter(|end| *end <= bytes.len())
+        };
+        let with_flip = |length: u32, bit: usize| {
+            let mut round = bytes[..block_end(length)?].to_vec();
+            round[bit / 8] ^= 1 << (bit % 8);
+            let is_whole = Round::decode(&round, sequence).is_some_and(|round| round.is_sound());
+            is_whole.then_some(round)
+        };
+        if block_end(length).is_some() {
+            let end = ROUND_HEADER_BYTES + length as usize;
+            let mut hasher = seeded(sequence);
+            hasher.update(&bytes[4..end]);
+            let syndrome = hasher.finalize() ^ crc;
+            let bit = match syndrome.count_ones() {
+                0 => return None,
+                1 => Some(syndrome.trailing_zeros() as usize),
+                _ => flipped_bit(syndrome, end - 4).map(|bit| bit + 32),
+            };
+            if let Some(round) = bit.and_then(|bit| with_flip(length, bit)) {
+                return Some(round);
+            }
+        }
+        // Its length says how much the checksum covers: if that is what is wrong, each bit of it has to be tried.
+        (0..32)
+            .filter(|_| wrong == 0)
+            .find_map(|bit| with_flip(length ^ (1 << bit), 16 * 8 + bit as usize))
+    }
+
+    /// Whether its items are what this program writes, and each batch in them has its own checksum.
+    fn is_sound(&self) -> bool {
+        self.items().is_some_and(|items| {
+            items.iter().all(|item| match item {
+                Item::Append { bytes, .. } => Batches::new(bytes)
+                    .all(|batch| batch.is_ok_and(|(_, bytes)| batch::verify(bytes).is_ok())),
+                _ => true,
+            })
+        })
+    }
+
     /// What says that it is a round, whole or torn: its checksum is not looked at.
     pub(crate) fn frame(bytes: &'a [u8]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
@@ -320,6 +377,20 @@ impl<'a> Round<'a> {
         }
         fields.is_empty().then_some(items)
     }
+}
+
+/// Which bit of `len` bytes is wrong, if their CRC-32 is off by `syndrome` because of one alone.
+fn flipped_bit(syndrome: u32, len: usize) -> Option<usize> {
+    const POLYNOMIAL: u32 = 0xedb8_8320;
+    let bits = len * 8;
+    let mut off = 1_u32;
+    for behind in 1..=bits {
+        off = (off >> 1) ^ (POLYNOMIAL & (off & 1).wrapping_neg());
+        if off == syndrome {
+            return Some(bits - behind);
+        }
+    }
+    None
 }
 
 fn item<'a>(fields: &mut Fields<'a>) -> Option<Item<'a>> {
@@ -369,6 +440,8 @@ fn partition(fields: &mut Fields<'_>) -> Option<PartitionId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::BatchBuilder;
+    use crate::types::TimestampMs;
 
     const ID: PartitionId = PartitionId {
         topic: TopicId(7),
@@ -454,6 +527,30 @@ mod tests {
             assert!(Round::decode(&torn, 12).is_none(), "byte {position}");
         }
         assert!(Round::decode(&bytes[..5000], 12).is_none());
+    }
+
+    #[test]
+    fn one_wrong_bit_anywhere_is_set_right_and_two_are_not() {
+        let mut batch = BatchBuilder::new();
+        batch.push(TimestampMs(7), Some(b"key"), Some(&[7; 300]), &[]);
+        let batch = batch.seal();
+        let mut builder = RoundBuilder::new(Vec::new());
+        builder.append(ID, Offset::new(5), FilePos(4096), true, batch.as_bytes());
+        builder.state(b"key", Some(b"value"));
+        let bytes: Vec<u8> = builder.finish(5, 17, |slices| {
+            slices.iter().flat_map(|slice| slice.iter().copied()).collect()
+        });
+        let covered = ROUND_HEADER_BYTES + Round::decode(&bytes, 5).unwrap().payload.len();
+        for bit in 0..covered * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Round::decode(&flipped, 5).is_none(), "bit {bit}");
+            assert_eq!(Round::mend(&flipped, 5, 17).as_ref(), Some(&bytes), "bit {bit}");
+            let other = (bit + 1 + bit * 7 % 100) % (covered * 8);
+            flipped[other / 8] ^= 1 << (other % 8);
+            assert_eq!(Round::mend(&flipped, 5, 17), None, "bits {bit} and {other}");
+        }
+        assert_eq!(Round::mend(&bytes, 5, 17), None, "nothing is wrong");
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! What the journal holds when a log is opened: its rounds in order, and whether any are missing.
 //!
 //! Rounds are numbered without gaps over all files, and a round is begun only after the one before is synced. So the
-//! first block that is not a whole round is the tail, unless a later round is found: then it is damage.
+//! first block that is not a whole round is the tail, unless a later round is found: then it is damage. A round of which one
+//! bit is wrong is neither: it was written whole, and is taken as it was written.
 
-use std::io::IoSlice;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::format::{BLOCK_BYTES, FileHeader, Item, Round};
 use crate::disk::{Disk, Mapping, OpenMode};
@@ -21,6 +25,8 @@ pub(crate) struct Scan {
     pub(crate) foreign: Vec<PathBuf>,
     /// Every journal file that is there: (sequence, path, length).
     pub(crate) all_files: Vec<(u64, PathBuf, u64)>,
+    /// Rounds of which one bit was wrong: they are taken as they must have been.
+    pub(crate) mended: Vec<String>,
     /// One more than the last round.
     pub(crate) next_round: u64,
     decode: Decode,
@@ -35,6 +41,17 @@ struct ScannedFile {
     view: Arc<dyn Mapping>,
     /// Position and length of each round.
     rounds: Vec<(u64, u64)>,
+    /// Rounds, by position, that are taken otherwise than the file has them.
+    mended: BTreeMap<u64, Bytes>,
+}
+
+impl ScannedFile {
+    fn round(&self, position: u64, length: u64) -> io::Result<Bytes> {
+        match self.mended.get(&position) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => Arc::clone(&self.view).bytes(position, position + length),
+        }
+    }
 }
 
 /// Reads the files from `first_sequence` on and finds the rounds from `first_round` on (older ones are left out).
@@ -49,14 +66,17 @@ pub(crate) fn scan(
     first_round: u64,
     journal_expected: bool,
 ) -> Result<Scan> {
-    scan_with(
+    let mut scan = scan_with(
         disk,
         layout,
         directory_id,
         (first_sequence, first_round),
         journal_expected,
         |bytes, sequence| Round::decode(bytes, sequence),
-    )
+    )?;
+    // Whoever only looks is told of everything that is not as it was written.
+    scan.damage.append(&mut scan.mended);
+    Ok(scan)
 }
 
 /// The same, with another eye for rounds.
@@ -82,6 +102,7 @@ pub(crate) fn scan_with(
         files: Vec::new(),
         damage: Vec::new(),
         foreign: Vec::new(),
+        mended: Vec::new(),
         all_files,
         next_round: first_round,
         decode,
@@ -139,14 +160,30 @@ impl Scan {
         let fits =
             header.is_ok_and(|header| header.sequence == sequence && header.directory_id == directory_id);
         let mut rounds = Vec::new();
+        let mut mended = BTreeMap::new();
         let mut position = BLOCK_BYTES;
         let mut gap_at = None;
         while position < length {
-            let Some(round) = (self.decode)(&bytes[position as usize..], sequence) else {
+            let rest = &bytes[position as usize..];
+            let whole = (self.decode)(rest, sequence);
+            let again = if whole.is_none() {
+                Round::mend(rest, sequence, self.next_round).map(Bytes::from)
+            } else {
+                None
+            };
+            let Some(round) = whole.or_else(|| (self.decode)(again.as_deref()?, sequence)) else {
                 gap_at.get_or_insert(position);
                 position += BLOCK_BYTES;
                 continue;
             };
+            if let Some(bytes) = &again {
+                self.mended.push(format!(
+                    "{} has one wrong bit in round {} at byte {position}",
+                    path.display(),
+                    round.number
+                ));
+                mended.insert(position, bytes.clone());
+            }
             if round.number < self.next_round && round.number < first_round {
                 // Older than the checkpoint: whole, and not needed.
             } else if round.number < self.next_round {
@@ -181,6 +218,7 @@ impl Scan {
                 sequence,
                 view,
                 rounds,
+                mended,
             });
         }
         Ok(())
@@ -203,9 +241,7 @@ impl Scan {
         };
         let again = || {
             // A copy: a slice of the map must not be what is written over.
-            let bytes = Arc::clone(&file.view)
-                .bytes(position, position + length)?
-                .to_vec();
+            let bytes = file.round(position, length)?.to_vec();
             let writable = disk.open(&file.path, OpenMode::ReadWrite)?;
             writable.write_all_at(&[IoSlice::new(&bytes)], position)?;
             writable.sync_data()
@@ -221,9 +257,7 @@ impl Scan {
         for file in &self.files {
             for &(position, length) in &file.rounds {
                 let context = |error| Error::io(format!("reading {}", file.path.display()), error);
-                let bytes = Arc::clone(&file.view)
-                    .bytes(position, position + length)
-                    .map_err(context)?;
+                let bytes = file.round(position, length).map_err(context)?;
                 let round = (self.decode)(&bytes, file.sequence);
                 let Some((round, items)) = round.and_then(|round| Some((round, round.items()?))) else {
                     return Err(Error::Directory(format!(

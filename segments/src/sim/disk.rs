@@ -24,8 +24,9 @@ pub(super) struct State {
     pub(super) locks: BTreeSet<Ino>,
     capacity_bytes: Option<u64>,
     used_pages: usize,
-    /// (part of a path, one page in so many is flipped)
-    flips: Vec<(String, u64)>,
+    /// (part of a path, one page in so many is flipped, so many times at most)
+    flips: Vec<(String, u64, u64)>,
+    flipped: u64,
     pub(super) lies: Vec<Lie>,
     trace: Option<Vec<String>>,
     trace_hash: u64,
@@ -41,6 +42,7 @@ impl State {
             locks: BTreeSet::new(),
             capacity_bytes,
             flips: Vec::new(),
+            flipped: 0,
             lies: Vec::new(),
             trace: None,
             trace_hash: 0xcbf2_9ce4_8422_2325,
@@ -133,13 +135,23 @@ impl State {
 
     /// Brings a range of a file into memory, with bits flipped where that is planned.
     pub(super) fn load(&mut self, ino: Ino, path: &Path, start: usize, end: usize) {
-        let Self { tree, rng, flips, .. } = self;
+        let Self {
+            tree,
+            rng,
+            flips,
+            flipped,
+            ..
+        } = self;
         let path = path.to_string_lossy();
-        let one_in = flips.iter().find(|(part, _)| path.contains(part.as_str()));
+        let mut plan = flips.iter_mut().find(|(part, ..)| path.contains(part.as_str()));
         tree.file_mut(ino).load(start, end, |len| {
-            let (_, one_in) = one_in?;
-            rng.chance(1, *one_in)
-                .then(|| (rng.index(len), 1 << rng.below(8)))
+            let (_, one_in, left) = plan.as_mut()?;
+            if *left == 0 || !rng.chance(1, *one_in) {
+                return None;
+            }
+            *left -= 1;
+            *flipped += 1;
+            Some((rng.index(len), 1 << rng.below(8)))
         });
     }
 }
@@ -252,10 +264,10 @@ impl SimDisk {
         (self.0.lock().used_pages * PAGE) as u64
     }
 
-    /// Flips a bit in one of `one_in` pages that come into memory from files whose path contains `part`. What is stored
-    /// stays as it is, but everybody reads the flipped bit until [`SimDisk::stop_flips`] or a power cut.
-    pub fn flip_bits_on_read(&self, part: &str, one_in: u64) {
-        self.0.lock().flips.push((part.to_owned(), one_in));
+    /// Flips a bit in one of `one_in` pages that come into memory from files whose path contains `part`, `most` times. What is
+    /// stored stays as it is, but everybody reads the flipped bit until [`SimDisk::stop_flips`] or a power cut.
+    pub fn flip_bits_on_read(&self, part: &str, one_in: u64, most: u64) {
+        self.0.lock().flips.push((part.to_owned(), one_in, most));
     }
 
     /// Flips no more bits, and has what was flipped read again. Says how many bits that were.
@@ -263,6 +275,12 @@ impl SimDisk {
         let mut state = self.0.lock();
         state.flips.clear();
         state.tree.evict_flipped()
+    }
+
+    /// How many bits were flipped in this run.
+    #[must_use]
+    pub fn flips_so_far(&self) -> u64 {
+        self.0.lock().flipped
     }
 
     /// How many bits are flipped now in what is in memory.
@@ -570,12 +588,12 @@ mod tests {
             assert_eq!(map.bytes(0, 64).unwrap(), buffer[..]);
             buffer.iter().map(|byte| byte.count_ones()).sum::<u32>()
         };
-        disk.flip_bits_on_read(".log", 1);
+        disk.flip_bits_on_read(".log", 1, 1);
         assert_eq!((read(), read(), disk.flipped_bits()), (1, 1, 1));
         assert_eq!(disk.contents(p("/a.log")).unwrap(), [0; 64]);
         assert_eq!(disk.stop_flips(), 1);
         assert_eq!(read(), 0);
-        disk.flip_bits_on_read(".log", 1);
+        disk.flip_bits_on_read(".log", 1, 1);
         assert_eq!(read(), 0, "it is in memory");
         disk.damage(p("/a.log"), 5, 0xff);
         assert_eq!(disk.contents(p("/a.log")).unwrap()[5], 0xff);

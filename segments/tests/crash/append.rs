@@ -22,6 +22,11 @@ impl Driver {
     pub(super) fn changes(&mut self) -> (Vec<Change>, Option<Vec<u8>>) {
         let marker = self.marker();
         let mut changes = vec![(marker.clone(), Some(b"here".to_vec()))];
+        if self.rng.chance(1, 2) {
+            // What a group commits: it only ever rises.
+            let key = format!("group/{}", self.rng.below(3)).into_bytes();
+            changes.push((key, Some(self.model.next_request.to_le_bytes().to_vec())));
+        }
         for _ in 0..self.rng.below(4) {
             let key = format!("key/{}", self.rng.below(8)).into_bytes();
             let len = [3, 40, 5_000][self.rng.index(3)];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
-    Ack, AppendRequest, Appended, Error, Log, Offset, Options, Part, Records, StateChange, TimestampMs,
+    Ack, AppendRequest, Appended, Disk, Error, Log, Offset, Options, Part, Records, StateChange, TimestampMs,
     TopicSettings, TopicSpec,
 };
 
@@ -422,6 +422,75 @@ fn a_record_that_cannot_be_read_for_a_moment_is_not_passed_over() {
     let first = Some((Offset::ZERO, TimestampMs(1_000_000)));
     assert_eq!(partition.offset_for_time(TimestampMs(0)).unwrap(), first);
     assert_eq!(partition.locate(Offset::ZERO).unwrap().next, first);
+}
+
+/// A log that holds two records and two commits, stopped, the last round only in the journal.
+fn stopped(disk: &SimDisk) -> SimDisk {
+    let log = open(disk);
+    log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+    append(&log, "orders", &[0], b"1").unwrap();
+    set_state(&log, "offset", b"1").unwrap();
+    log.sync_segments().unwrap();
+    set_state(&log, "offset", b"2").unwrap();
+    append(&log, "orders", &[0], b"2").unwrap();
+    disk.after_power_cut()
+}
+
+#[test]
+fn a_bit_flipped_in_the_last_round_of_the_journal_does_not_make_it_a_torn_one() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        let disk = stopped(&disk);
+        let path = Path::new(DIR).join("journal");
+        for bit in (0..200 * 8).step_by(7) {
+            let disk = disk.after_kill();
+            // The last round is the last block that is not zeros.
+            let journal = disk.list(&path).unwrap().into_iter().rev().find_map(|entry| {
+                let path = path.join(entry.name);
+                let bytes = disk.contents(&path)?;
+                let last = bytes
+                    .chunks(4096)
+                    .rposition(|block| block.starts_with(b"QUIPUJNL") || block[4..8] == *b"RND1")?;
+                (last > 0).then_some((path, last as u64 * 4096))
+            });
+            let (path, position) = journal.expect("a round was written");
+            disk.damage(&path, position + bit / 8, 1 << (bit % 8));
+            let log = open(&disk);
+            let what = log.health().damage;
+            assert!(
+                values(&log, "orders", 0).len() == 2 || !what.is_empty(),
+                "seed {seed}, bit {bit}"
+            );
+            assert_eq!(
+                log.state_get(b"offset").as_deref(),
+                Some(&b"2"[..]),
+                "seed {seed}, bit {bit}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_newest_snapshot_of_the_state_that_is_damaged_is_reported() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    for value in [b"1", b"2", b"3"] {
+        set_state(&log, "offset", value).unwrap();
+        log.sync_segments().unwrap();
+    }
+    let disk = disk.after_power_cut();
+    for slot in ["state.0", "state.1"] {
+        let disk = disk.after_kill();
+        disk.damage(&Path::new(DIR).join(slot), 40, 1);
+        let log = open(&disk);
+        let is_newest = log.state_get(b"offset").as_deref() == Some(b"3");
+        assert_eq!(
+            log.health().damage.is_empty(),
+            is_newest,
+            "{slot}: {:?}",
+            log.health().damage
+        );
+    }
 }
 
 #[test]

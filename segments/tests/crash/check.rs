@@ -355,7 +355,18 @@ pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> R
 }
 
 /// Compares the whole map, but for what requests change whose end is not known.
-pub(crate) fn check_state(log: &Log, model: &Model) {
+pub(crate) fn check_state(log: &Log, model: &mut Model) {
+    for (key, value) in log.state_prefix(b"group/") {
+        let number = u64::from_le_bytes(value[..].try_into().expect("a group commits a number"));
+        let seen = model.committed.insert(key.to_vec(), number);
+        assert!(
+            seen <= Some(number),
+            "{key:?} goes back from {seen:?} to {number}"
+        );
+    }
+    for key in model.committed.keys() {
+        assert!(log.state_get(key).is_some(), "what {key:?} has committed is gone");
+    }
     let open = model.open_requests();
     let open: BTreeSet<&[u8]> = open
         .iter()

@@ -36,6 +36,10 @@ impl Driver {
                                 && matches!(failed.kind, IoKind::Sync | IoKind::SyncDir | IoKind::Open)
                         })
             }
+            // What a directory's names are worth is not known until a restart, once a sync of it has failed.
+            Error::Io { source, .. } if source.to_string().contains("an earlier sync of") => {
+                failures.iter().any(|failed| failed.kind == IoKind::SyncDir)
+            }
             Error::Io { .. } => !new.is_empty(),
             // What an earlier attempt has left in the way.
             Error::Directory(_) => !failures.is_empty(),

@@ -177,6 +177,8 @@ pub(crate) struct Model {
     /// Names whose creation was not answered, with the specification.
     pub(crate) creating: Vec<(String, TopicSpec)>,
     pub(crate) last_topic_id: Option<TopicId>,
+    /// What groups were seen to have committed.
+    pub(crate) committed: BTreeMap<Vec<u8>, u64>,
 }
 
 impl Model {

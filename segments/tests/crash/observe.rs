@@ -28,7 +28,7 @@ impl Driver {
             assert!(result.is_ok() || self.disk.is_off(), "reading again: {result:?}");
         }
         if !self.disk.is_off() {
-            check::check_state(&self.log(), &self.model);
+            check::check_state(&self.log(), &mut self.model);
         }
     }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_segments::{Ack, Clock, Error, Offset, StateChange, TimestampMs, Topic, TopicSettings, TopicSpec};
+use quipu_segments::{
+    Ack, Clock, Error, Offset, Partition, StateChange, TimestampMs, Topic, TopicSettings, TopicSpec,
+};
 
 use super::{Driver, is_refusal};
 use crate::model::{Existence, Fate, Request, TopicModel, retains};
@@ -32,10 +34,12 @@ impl Driver {
         if self.disk.is_off() {
             return;
         }
-        let ends: BTreeMap<_, _> = self
-            .partitions()
+        let partitions = self.partitions();
+        let before: Vec<_> = partitions.iter().map(|partition| partition.positions()).collect();
+        let ends: BTreeMap<_, _> = partitions
             .iter()
-            .map(|p| (p.id(), p.positions().end_offset))
+            .zip(&before)
+            .map(|(partition, positions)| (partition.id(), positions.end_offset))
             .collect();
         let since = self.failures_so_far();
         let result = self.log().apply_retention();
@@ -50,12 +54,41 @@ impl Driver {
                 }
             }
         }
+        for (partition, before) in partitions.iter().zip(&before) {
+            self.check_retention(partition, before.log_start_offset);
+        }
         if let Err(error) = result {
             say!(self, "retention fails: {error}");
             assert!(self.explains(&error, since), "apply_retention: {error}");
         }
         self.take_answers(false);
         self.observe();
+    }
+
+    /// Retention has deleted nothing but what it may.
+    fn check_retention(&self, partition: &Partition, before: Offset) {
+        let id = partition.id();
+        let now_at = partition.positions().log_start_offset;
+        let topic = self
+            .log()
+            .topic_by_id(id.topic)
+            .expect("it is not deleted meanwhile");
+        let settings = topic.spec().settings.clone();
+        let records = &self.model.topics[&id.topic].partitions[&id.index].records;
+        let youngest = (before.get()..now_at.get())
+            .filter_map(|offset| Some(self.model.record(*records.get(&offset)?)?.timestamp))
+            .max();
+        let Some(youngest) = youngest else { return };
+        let age_ms = self.clock.now().get() - youngest;
+        let is_old = settings.retention_ms.is_some_and(|limit| age_ms > limit as i64);
+        let is_surplus = settings
+            .retention_bytes
+            .is_some_and(|limit| partition.size_bytes() >= limit);
+        assert!(
+            is_old || is_surplus,
+            "retention deleted {before} to {now_at} of {id}, of which a record is {age_ms} ms old and {} bytes are left: {settings:?}",
+            partition.size_bytes()
+        );
     }
 
     pub(super) fn trim(&mut self) {

@@ -37,7 +37,7 @@ impl Driver {
                 Ok(log) if before.is_some() && !log.health().damage.is_empty() => {
                     // Reported, so that somebody can look into it: as if this start had never been.
                     say!(self, "flipped bits are reported: {:?}", log.health().damage);
-                    assert!(self.disk.flipped_bits() > 0, "{:?}", log.health().damage);
+                    assert!(self.disk.flips_so_far() > 0, "{:?}", log.health().damage);
                     self.tally.reported += 1;
                     drop(log);
                     self.count_calls();
@@ -75,10 +75,9 @@ impl Driver {
                 Err(error) => {
                     say!(self, "opening fails: {error}");
                     let troubled =
-                        self.disk.is_off() || self.disk.failed_calls() > 0 || self.disk.flipped_bits() > 0;
-                    if self.disk.stop_flips() > 0 {
-                        self.tally.reported += 1;
-                    }
+                        self.disk.is_off() || self.disk.failed_calls() > 0 || self.disk.flips_so_far() > 0;
+                    self.tally.reported += u64::from(self.disk.flips_so_far() > 0);
+                    self.disk.stop_flips();
                     assert!(
                         troubled || self.full && self.model.last_topic_id.is_none(),
                         "the log cannot be opened: {error}"
