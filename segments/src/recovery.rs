@@ -268,7 +268,8 @@ pub(crate) fn open(
         round: next.round,
         failed_dirs: BTreeSet::new(),
     };
-    if std::mem::take(&mut state.changed) || !has_snapshot {
+    // Also one that no checkpoint relies on yet: the process that wrote it may have been killed before it was synced.
+    if std::mem::take(&mut state.changed) || !has_snapshot || needed != Some(snapshots.state.generation()) {
         snapshots.state.write(&state.encode())?;
     }
     let entries = recovered.iter().flat_map(|topic| topic.partitions().to_vec());
