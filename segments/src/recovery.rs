@@ -214,8 +214,6 @@ pub(crate) fn open(
             found.damaged.first().map_or_else(|| layout.state(0).display().to_string(), String::clone)
         ));
     }
-    let state_generation = needed.map_or(found.generation, |needed| needed.min(found.generation));
-    let has_snapshot = snapshot.is_some() && found.damaged.is_empty();
     let mut state = snapshot.unwrap_or_default();
     checkpoint_slots.reserve()?;
     state_slots.reserve()?;
@@ -309,17 +307,17 @@ pub(crate) fn open(
     let mut snapshots = Snapshots {
         checkpoint: checkpoint_slots,
         state: state_slots,
-        state_generation,
+        state_generation: 0,
         round: next.round,
         failed_dirs: BTreeSet::new(),
     };
-    if std::mem::take(&mut state.changed) || !has_snapshot {
-        // Into both slots: what only the older one lacks was in journal files that are used again from here on.
-        let payload = state.encode();
-        snapshots.state.write(&payload)?;
-        snapshots.state_generation = snapshots.state.generation();
-        snapshots.state.write(&payload)?;
-    }
+    // Also where nothing has changed: the process that wrote the newest one may have been killed before it was synced. And
+    // into both slots: what only the older one lacks was in journal files that are used again from here on.
+    let payload = state.encode();
+    state.changed = false;
+    snapshots.state.write(&payload)?;
+    snapshots.state_generation = snapshots.state.generation();
+    snapshots.state.write(&payload)?;
     let entries = recovered.iter().flat_map(|topic| topic.partitions().to_vec());
     let fresh = Checkpoint {
         directory_id,

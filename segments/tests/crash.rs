@@ -37,12 +37,13 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn report(failures: &[Failure]) {
-    for Failure { seed, what } in failures {
+    for Failure { plan, what } in failures {
+        let seed = plan.seed;
         eprintln!(
             "seed {seed} fails: {what}\n  again, with all that it does: scripts/simulate --seed {seed}"
         );
     }
-    let seeds: Vec<u64> = failures.iter().map(|failure| failure.seed).collect();
+    let seeds: Vec<u64> = failures.iter().map(|failure| failure.plan.seed).collect();
     assert!(seeds.is_empty(), "these seeds fail: {seeds:?}");
 }
 
@@ -110,13 +111,10 @@ fn promises_hold_through_a_stop_at_every_call_of_a_run() {
             ..Plan::new(seed)
         };
         let calls = Driver::run(plan(u64::MAX / 2)).calls;
-        // The number of the call takes the place of the seed.
         let harvest = farm::run_all(1..calls + 1, farm::cores(), 1, plan, |_| ());
-        if let Some(Failure { what, .. }) = harvest.failures.first() {
-            panic!(
-                "seed {seed}, stopped at call QUIPU_STOP_AT={:?}: {what}",
-                harvest.failures
-            );
+        if let Some(Failure { plan, what }) = harvest.failures.first() {
+            let stop_at = plan.stop_at.unwrap_or_default();
+            panic!("QUIPU_STOP_AT={stop_at} scripts/simulate --seed {seed} fails: {what}");
         }
     }
 }

@@ -321,7 +321,7 @@ fn a_damaged_round_in_the_middle_is_told_from_a_torn_tail() {
     assert!(rounds > 3, "{rounds}");
     // The last round torn: what a power cut leaves before the sync has returned.
     let mut torn = whole.clone();
-    torn[rounds * 4096 + 50] ^= 1;
+    torn[rounds * 4096 + 50..rounds * 4096 + 60].fill(0xa5);
     fs::write(path, &torn).unwrap();
     assert_eq!(damage(dir.path()), []);
     // One before it: damage, for rounds are begun after the one before is durable.

@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::inner::{Inner, OpenMap};
+use super::inner::{Gaps, Inner, OpenMap};
 use super::walk::{Course, Damage, Step, Walker};
 use super::warm::Found;
 use super::{Run, Span};
@@ -160,7 +160,7 @@ impl Inner {
             (state.tail.max_timestamp(), state.tail.first_offset())
         };
         // The base of an offset that lies in the tail need not be looked at.
-        if (sum.max_timestamp >= Some(time) || !sum.is_whole)
+        if (sum.max_timestamp >= Some(time) || sum.gaps > Gaps::None)
             && tail_first.is_none_or(|first| span.from < first)
         {
             let begin = Begin::Time(Part::Base, span.from, time);
@@ -270,13 +270,13 @@ impl Inner {
         };
         let state = self.state.read();
         let doubted_to = base.as_ref().map_or(0, |base| base.doubted_to);
-        let is_whole = base.as_ref().is_none_or(|base| base.is_whole);
+        let has_gaps = base.as_ref().is_some_and(|base| base.gaps > Gaps::None);
         let base = base.map(|base| base.index);
         let part = base.as_deref().unwrap_or(&state.tail);
         let stretch = match begin {
             Begin::Offset(offset) => part.find(offset),
             // The time could be reached in what the index leaves out.
-            Begin::Time(_, offset, _) if !is_whole => part.find(offset),
+            Begin::Time(_, offset, _) if has_gaps => part.find(offset),
             Begin::Time(_, offset, time) => part.find(offset).max(part.find_time(time)),
         };
         let mut marks: Vec<Mark> = part.marks_from(stretch).collect();

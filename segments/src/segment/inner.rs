@@ -62,8 +62,17 @@ pub(super) struct Base {
     pub(super) index: Arc<Index>,
     /// Up to here it comes from a file, which could be of another log; the rest was made by walking or writing the log.
     pub(super) doubted_to: u64,
-    /// Whether it covers every batch. Not if it was made from a log of which some could not be read, or was damaged.
-    pub(super) is_whole: bool,
+    pub(super) gaps: Gaps,
+}
+
+/// What an index leaves out of its log, because it could not be had when it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Gaps {
+    None,
+    /// Batches that are damaged.
+    Damaged,
+    /// Batches that the disk did not let be read, and may let the next time.
+    Unreadable,
 }
 
 /// What must be known of the base for lookups over many segments.
@@ -71,8 +80,7 @@ pub(super) struct Base {
 pub(super) struct BaseSum {
     /// Of the batches that the index covers.
     pub(super) max_timestamp: Option<TimestampMs>,
-    /// Whether those are all.
-    pub(super) is_whole: bool,
+    pub(super) gaps: Gaps,
 }
 
 /// An open map, counted in the pool.
@@ -237,7 +245,7 @@ impl Inner {
     }
 
     /// Makes an index of everything the base (it was written to the files, if it is whole), and begins a new tail behind it.
-    pub(super) fn fold(&self, whole: Index, doubted_to: u64, is_whole: bool) {
+    pub(super) fn fold(&self, whole: Index, doubted_to: u64, gaps: Gaps) {
         let mut state = self.state.write();
         if whole.end() != state.tail.end() {
             // More was published meanwhile. The files cover less than there is, which is fine.
@@ -245,13 +253,13 @@ impl Inner {
         }
         state.base_sum = Some(BaseSum {
             max_timestamp: whole.max_timestamp(),
-            is_whole,
+            gaps,
         });
         state.tail = Index::new(self.base, whole.end());
         state.base = state.map.is_some().then(|| Base {
             index: Arc::new(whole),
             doubted_to,
-            is_whole,
+            gaps,
         });
     }
 
@@ -273,7 +281,7 @@ impl State {
         if self.tail.start() == 0 {
             return Some(BaseSum {
                 max_timestamp: None,
-                is_whole: true,
+                gaps: Gaps::None,
             });
         }
         self.base_sum

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::cold::Cold;
-use super::inner::{Base, BaseSum, Inner, OpenMap};
+use super::inner::{Base, BaseSum, Gaps, Inner, OpenMap};
 use super::intervals::Intervals;
 use super::walk::{Course, Step, Walker};
 use super::{BatchNote, Span};
@@ -105,7 +105,7 @@ impl Inner {
         let base = Base {
             index: Arc::new(index),
             doubted_to: end,
-            is_whole: true,
+            gaps: Gaps::None,
         };
         self.keep_base(open, &base);
         Ok(base)
@@ -132,7 +132,7 @@ impl Inner {
         {
             let sum = BaseSum {
                 max_timestamp: summary.max_timestamp,
-                is_whole: true,
+                gaps: Gaps::None,
             };
             self.state.write().base_sum = Some(sum);
             return Ok(sum);
@@ -141,7 +141,7 @@ impl Inner {
         let base = self.load_base(cold, &open, span)?;
         Ok(BaseSum {
             max_timestamp: base.index.max_timestamp(),
-            is_whole: base.is_whole,
+            gaps: base.gaps,
         })
     }
 
@@ -159,13 +159,13 @@ impl Inner {
         let mut doubted_to = index.end();
         let (start, end) = (index.end(), self.state.read().tail.start());
         let mut walker = self.scan(open, &index, span);
-        let mut is_whole = true;
+        let mut gaps = Gaps::None;
         loop {
             match walker.step()? {
                 Step::Damage(damage) if doubted_to > 0 && damage.position == doubted_to => {
                     // No batch begins where the files end. Perhaps they are of another log.
                     doubted_to = 0;
-                    is_whole = true;
+                    gaps = Gaps::None;
                     index = Index::new(self.base, 0);
                     walker = self.scan(open, &index, span);
                 }
@@ -180,7 +180,11 @@ impl Inner {
                 Step::Damage(damage) => {
                     self.note_damage(&damage, span);
                     index.skip_to(damage.resume);
-                    is_whole = false;
+                    gaps = gaps.max(if damage.is_unreadable {
+                        Gaps::Unreadable
+                    } else {
+                        Gaps::Damaged
+                    });
                 }
                 Step::End => break,
             }
@@ -188,14 +192,16 @@ impl Inner {
         self.hand_in(open, &walker);
         tracing::info!(log = %self.file("log").display(), start, end, "an index was made from its log");
         // What could not be read this time may be readable the next time: an index without it is not for keeping.
-        if is_whole && let Err(error) = self.write_index_files(cold, &index) {
+        if gaps == Gaps::None
+            && let Err(error) = self.write_index_files(cold, &index)
+        {
             // A full disk, perhaps: the index is made anew when it is needed again.
             tracing::warn!(log = %self.file("log").display(), %error, "an index could not be written");
         }
         let base = Base {
             index: Arc::new(index),
             doubted_to,
-            is_whole,
+            gaps,
         };
         self.keep_base(open, &base);
         Ok(base)
@@ -229,7 +235,7 @@ impl Inner {
         let mut state = self.state.write();
         state.base_sum = Some(BaseSum {
             max_timestamp: base.index.max_timestamp(),
-            is_whole: base.is_whole,
+            gaps: base.gaps,
         });
         // Loaded indexes are bounded by the open maps.
         if state.map.as_ref().is_some_and(|map| Arc::ptr_eq(map, open)) {

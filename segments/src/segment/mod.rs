@@ -40,7 +40,7 @@ use crate::index::{Index, MAX_LOG_BYTES};
 use crate::types::{FilePos, Offset, TimestampMs};
 
 pub(crate) use check::{DamagedStretch, check};
-use inner::{BaseSum, Inner};
+use inner::{BaseSum, Gaps, Inner};
 pub(crate) use known::log as log_damage;
 pub(crate) use pool::SegmentPool;
 
@@ -209,8 +209,8 @@ impl Segment {
             }
             state.tail.clone()
         };
-        let (whole, doubted_to, is_whole) = if tail.start() == 0 {
-            (tail, 0, true)
+        let (whole, doubted_to, gaps) = if tail.start() == 0 {
+            (tail, 0, Gaps::None)
         } else {
             let base = match inner.loaded_base() {
                 Some(base) => base,
@@ -222,18 +222,18 @@ impl Segment {
             };
             let mut whole = Index::clone(&base.index);
             whole.append(&tail);
-            (whole, base.doubted_to, base.is_whole)
+            (whole, base.doubted_to, base.gaps)
         };
         // One that leaves something out would be taken for all there is.
-        if is_whole {
+        if gaps == Gaps::None {
             inner.write_index_files(&cold, &whole)?;
         }
-        inner.fold(whole, doubted_to, is_whole);
+        inner.fold(whole, doubted_to, gaps);
         Ok(())
     }
 
     /// The largest timestamp in it, loading the index if need be; cheap from then on. `None` if there is none, and if it
-    /// is not known: the index had to be made from a log of which some could not be read.
+    /// is not known: the index had to be made from a log of which some could not be read. Damaged batches do not count.
     ///
     /// # Errors
     /// Those of the disk, where there is no index.
@@ -247,7 +247,7 @@ impl Segment {
     /// As of [`Segment::read`]: the log may have to be scanned.
     pub(crate) fn max_timestamp_in(&self, span: &Span) -> Result<Option<TimestampMs>> {
         let sum = self.sum(span)?;
-        Ok(sum.max_timestamp.filter(|_| sum.is_whole))
+        Ok(sum.max_timestamp.filter(|_| sum.gaps < Gaps::Unreadable))
     }
 
     /// Whether a record may be at or after `time`: there is one, or it is not known.
@@ -256,7 +256,7 @@ impl Segment {
     /// As of [`Segment::max_timestamp_in`].
     pub(crate) fn may_reach(&self, time: TimestampMs, span: &Span) -> Result<bool> {
         let sum = self.sum(span)?;
-        Ok(sum.max_timestamp >= Some(time) || !sum.is_whole)
+        Ok(sum.max_timestamp >= Some(time) || sum.gaps > Gaps::None)
     }
 
     /// What is known of all of it, base and tail.

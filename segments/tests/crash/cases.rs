@@ -494,6 +494,20 @@ fn a_newest_snapshot_of_the_state_that_is_damaged_is_reported() {
 }
 
 #[test]
+fn a_snapshot_of_the_state_that_a_killed_process_did_not_sync_is_not_relied_on() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        disk.fail(Fault::once(IoKind::Sync, 2).on("/state."));
+        // Its first snapshot is written, and the sync of that fails.
+        assert!(try_open(&disk, &SimClock::new(TimestampMs(1_000_000))).is_err());
+        let disk = disk.after_kill();
+        drop(open(&disk));
+        let log = open(&disk.after_power_cut());
+        assert_eq!(log.health().damage, Vec::<String>::new(), "seed {seed}");
+    }
+}
+
+#[test]
 fn retention_deletes_nothing_that_could_not_be_read_for_a_moment() {
     let disk = SimDisk::new(0);
     let clock = SimClock::new(TimestampMs(1_000_000));

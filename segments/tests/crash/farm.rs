@@ -1,6 +1,5 @@
 //! Runs seeds on all cores, and tells which fail: the same ones, whatever the number of cores.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +16,7 @@ thread_local! {
 /// A run that broke a promise.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
-    pub(crate) seed: u64,
+    pub(crate) plan: Plan,
     /// What panicked, where.
     pub(crate) what: String,
 }
@@ -57,10 +56,7 @@ pub(crate) fn run(plan: Plan) -> Result<Tally, Failure> {
     QUIET.set(Some(String::new()));
     let result = catch_unwind(AssertUnwindSafe(|| Driver::run(plan)));
     let what = QUIET.take().unwrap_or_default();
-    result.map_err(|_: Box<dyn Any + Send>| Failure {
-        seed: plan.seed,
-        what,
-    })
+    result.map_err(|_| Failure { plan, what })
 }
 
 /// Runs `plan` with every seed of `seeds`, `jobs` at a time, until `most` have failed. Seeds are begun in order and ended,
@@ -98,7 +94,9 @@ pub(crate) fn run_all(
         }
     });
     let mut harvest = harvest.into_inner().expect("nothing panics under this lock");
-    harvest.failures.sort_by_key(|failure| failure.seed);
+    harvest
+        .failures
+        .sort_by_key(|failure| (failure.plan.seed, failure.plan.stop_at));
     harvest.failures.truncate(most);
     harvest
 }

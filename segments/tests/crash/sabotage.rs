@@ -14,7 +14,10 @@ fn assert_noticed(sabotage: Sabotage) {
     let harvest = farm::run_all(0..SEEDS, farm::cores(), 1, plan, |_| ());
     let found = harvest.failures.first();
     let found = found.unwrap_or_else(|| panic!("{sabotage:?} goes unnoticed for {SEEDS} seeds"));
-    eprintln!("{sabotage:?} is noticed by seed {}: {}", found.seed, found.what);
+    eprintln!(
+        "{sabotage:?} is noticed by seed {}: {}",
+        found.plan.seed, found.what
+    );
 }
 
 #[test]
