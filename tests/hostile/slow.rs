@@ -69,6 +69,29 @@ fn bodies_that_are_declared_or_begun_and_do_not_come_keep_nobody_out() {
 }
 
 #[test]
+fn producers_that_do_not_read_their_long_answers_keep_nobody_out() {
+    let fixture = Fixture::new(&[
+        ("QUIPU_MAX_REQUEST_BYTES", "2097152"),
+        ("QUIPU_MAX_IN_FLIGHT_BYTES", "4194304"),
+    ]);
+    // Each answer has 17 MB, far more than sockets take, and its request goes on holding its part meanwhile.
+    let document = format!("{{\"records\":[{{}}{}]}}", ",{}".repeat(599_999));
+    let headers = format!("Content-Type: {JSON}\r\nContent-Length: {}\r\n", document.len());
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let mut connection = begin(&fixture, &headers, document.as_bytes());
+        let head = connection.answer_head().expect("an answer");
+        assert_eq!(head.status, 200, "{head:?}");
+        silent.push(connection);
+    }
+    for _ in 0..4 {
+        let body = format!("{{\"records\":[{{\"value\":1}}]}}{}", " ".repeat(MIB));
+        fixture.server.expect(200, "POST", RECORDS, JSON, body.as_bytes());
+    }
+    fixture.check_memory("4 producers that do not read");
+}
+
+#[test]
 fn slow_heads_and_bodies_are_let_go_after_their_time() {
     let fixture = Fixture::new(&[
         ("QUIPU_HEADER_READ_TIMEOUT_MS", "500"),
