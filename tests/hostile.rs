@@ -20,8 +20,9 @@ mod slow;
 mod smuggled;
 
 use std::io::{ErrorKind, Read};
+use std::time::Instant;
 
-use support::{Connection, Server, read_partition};
+use support::{Connection, PATIENCE, Server};
 use tempfile::TempDir;
 
 const JSON: &str = "application/json";
@@ -53,11 +54,26 @@ impl Fixture {
 
     /// The keys of the partition's records.
     fn keys(&self) -> Vec<String> {
+        let mut connection = self.server.connect();
         let mut keys = Vec::new();
-        read_partition(&mut self.server.connect(), "t", 0, 0, |record| {
-            keys.push(record.key.unwrap_or_default())
-        });
-        keys
+        loop {
+            let path = format!(
+                "/v1/topics/t/partitions/0/records?offset={}&max_records=100000&max_bytes=8388608",
+                keys.len()
+            );
+            let answer = connection
+                .get_as(&path, "application/x-ndjson")
+                .expect("an answer");
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            for line in answer.body.split_inclusive(|byte| *byte == b'\n') {
+                let record: Record = serde_json::from_slice(line).expect("a record");
+                assert_eq!(record.offset, keys.len() as u64);
+                keys.push(record.key.unwrap_or_default());
+            }
+            if answer.header("end-offset") == answer.header("next-offset") {
+                return keys;
+            }
+        }
     }
 
     #[track_caller]
@@ -90,6 +106,13 @@ impl Fixture {
     }
 }
 
+/// What these tests look at of a record.
+#[derive(serde::Deserialize)]
+struct Record {
+    offset: u64,
+    key: Option<String>,
+}
+
 /// All that the server still sends before it closes, reset or not.
 fn read_to_the_end(connection: &mut Connection) -> Vec<u8> {
     let mut all = Vec::new();
@@ -104,6 +127,15 @@ fn read_to_the_end(connection: &mut Connection) -> Vec<u8> {
         ),
     }
     all
+}
+
+/// Waits for what the server does in its own time.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "it does not come about that {what}");
+        std::thread::yield_now();
+    }
 }
 
 /// The number of files that the server has open.

@@ -505,3 +505,40 @@ fn threads_of_its_own_serve_many_producers_at_once() {
     let log = Log::open(dir.path(), options).unwrap();
     assert_eq!(count(&log), 800);
 }
+
+#[test]
+fn a_queue_that_nobody_empties_is_bounded_in_memory_however_small_the_requests() {
+    const QUEUE_BYTES: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        queue_bytes: QUEUE_BYTES,
+        ..options()
+    };
+    let log = Log::open(dir.path(), options).unwrap();
+    let partition = log.create_topic("t", spec(1)).unwrap().partition(0).unwrap();
+    let request = || AppendRequest {
+        parts: vec![part(&partition, &["x"])],
+        ..Default::default()
+    };
+    // Whoever appends may be gone before the answer: the request stays.
+    let mut queued = 0;
+    let refusal = loop {
+        match log.append(request()) {
+            Ok(_gone) => queued += 1,
+            Err(error) => break error,
+        }
+        assert!(log.counters().queued_bytes <= QUEUE_BYTES);
+    };
+    assert!(matches!(refusal, Error::Overloaded { .. }), "{refusal}");
+    // With its part, its ticket and its buffer, no request takes less than half a KiB.
+    assert!(
+        (100..=QUEUE_BYTES / 512).contains(&queued),
+        "{queued} requests are queued"
+    );
+    while log.run_round().unwrap() {}
+    assert_eq!(log.counters().queued_bytes, 0);
+    assert_eq!(partition.positions().end_offset, Offset::new(queued));
+    let ticket = log.append(request()).unwrap();
+    log.run_round().unwrap();
+    ticket.wait().unwrap();
+}

@@ -5,12 +5,15 @@
 //! - [`Pace`]: a body that holds memory and comes slowly is in the way of others only when they wait for that memory.
 //!   Then, and only then, it is refused; so clients that declare or begin much and send nothing keep nobody out. Time in
 //!   which the server does not wait for the client does not count, and what arrives buys time anew.
+//! - A producer's long answer goes on holding what its request held. Clients that take nothing of such an answer are
+//!   let go by the server ([`Pool::set_relief`]), again only where others wait.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::problem::{Code, Problem};
 
@@ -18,6 +21,8 @@ use super::problem::{Code, Problem};
 const STEP_BYTES: usize = 64 << 10;
 /// How long a request waits for a part of the budget before it is refused.
 const WAIT: Duration = Duration::from_secs(5);
+/// How often those that wait look whom to let go.
+const RELIEF_INTERVAL: Duration = Duration::from_millis(250);
 /// A body that holds no more is in nobody's way: as much for every connection is within the budget.
 const SMALL_BYTES: usize = 4 << 10;
 /// How long others wait for a client that sends nothing: shorter than [`WAIT`].
@@ -32,6 +37,8 @@ pub(crate) struct Pool {
     permits: usize,
     /// How many requests wait for a part of it.
     waiting: watch::Sender<usize>,
+    /// Lets go of clients that take nothing of an answer that holds a part of it; set by the server.
+    relief: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Pool {
@@ -43,7 +50,13 @@ impl Pool {
             semaphore: Arc::new(Semaphore::new(permits)),
             permits,
             waiting: watch::Sender::new(0),
+            relief: OnceLock::new(),
         }
+    }
+
+    /// Says what to do now and then while requests wait.
+    pub(crate) fn set_relief(&self, relief: impl Fn() + Send + Sync + 'static) {
+        let _ = self.relief.set(Box::new(relief));
     }
 
     /// Bytes that are given away now.
@@ -92,12 +105,18 @@ impl<'a> Budget<'a> {
         }
         let more = self.missing(bytes);
         let _waiting = Waiting::begin(&self.pool.waiting);
-        match timeout(self.wait, self.pool.semaphore.clone().acquire_many_owned(more)).await {
-            Ok(Ok(permit)) => {
+        let acquired = self.pool.semaphore.clone().acquire_many_owned(more);
+        let waited = relieved(self.wait, acquired, || {
+            if let Some(relief) = self.pool.relief.get() {
+                relief();
+            }
+        });
+        match waited.await {
+            Some(Ok(permit)) => {
                 self.add(permit);
                 Ok(())
             }
-            Ok(Err(_)) | Err(_) => Err(overloaded()),
+            Some(Err(_)) | None => Err(overloaded()),
         }
     }
 
@@ -131,6 +150,26 @@ impl<'a> Budget<'a> {
     /// Hands on what it holds, and covers nothing any more.
     pub(crate) fn take(&mut self) -> Option<OwnedSemaphorePermit> {
         self.permit.take()
+    }
+}
+
+/// Waits for at most `wait`, and does now and then what may end the wait. `None`: it was in vain.
+pub(crate) async fn relieved<T>(
+    wait: Duration,
+    awaited: impl Future<Output = T>,
+    relief: impl Fn(),
+) -> Option<T> {
+    let mut awaited = pin!(awaited);
+    let end = Instant::now() + wait;
+    loop {
+        relief();
+        let next = end.min(Instant::now() + RELIEF_INTERVAL);
+        if let Ok(result) = timeout_at(next, awaited.as_mut()).await {
+            return Some(result);
+        }
+        if next == end {
+            return None;
+        }
     }
 }
 

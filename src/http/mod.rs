@@ -96,6 +96,10 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mapped;
 
+/// Marks an answer that holds a part of what bodies may have until it has been read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HoldsBodies;
+
 /// Work that would hold up a worker. Each kind has its share of the blocking threads (512, of which what is left is for
 /// parsing), so that what hangs on a disk that does not answer holds up its own kind and nothing else. What waits for
 /// its turn is a request, so there are no more of those than connections.

@@ -10,7 +10,8 @@
 //!
 //! Answers that are made whole before they are sent (reports, mostly: rendered records come in chunks) share
 //! [`ANSWER_BYTES`]. Where that is all taken, the connections that have long taken nothing of such an answer make room;
-//! where that is not enough, the answer is `overloaded`.
+//! where that is not enough, the answer is `overloaded`. The same connections make room where bodies wait for what
+//! a producer's long answer holds.
 //!
 //! What the connection itself holds is bounded by [`BUFFER_BYTES`] in each direction and one chunk of an answer. Where a
 //! request ends is decided in one place, hyper's parser; what it takes and a proxy in front may take for something else
@@ -49,8 +50,9 @@ use tokio::time::{Instant, Sleep};
 use tower::Service;
 
 use crate::app::App;
-use crate::http::Mapped;
+use crate::http::budget::relieved;
 use crate::http::problem::{Code, Outcome, Problem};
+use crate::http::{HoldsBodies, Mapped};
 use crate::metrics::Requests;
 
 /// Largest buffer of a connection in each direction, in bytes. A connection keeps it when it is idle, and thousands of
@@ -61,7 +63,7 @@ const SMALL_ANSWER_BYTES: u64 = 64 << 10;
 /// What all answers that were made whole may hold, in bytes; one that is larger has all of it.
 const ANSWER_BYTES: usize = 64 << 20;
 /// How long an answer waits for its part.
-const ANSWER_WAIT: Duration = Duration::from_secs(2);
+const ANSWER_WAIT: Duration = Duration::from_secs(4);
 /// A client that has taken nothing for so long is in the way of an answer that waits.
 const ANSWER_PATIENCE_MS: u64 = 2000;
 /// How long a client may go on sending after its request was refused.
@@ -111,7 +113,7 @@ struct Connection {
     is_blocked: AtomicBool,
     /// When that began, in milliseconds of the monotonic clock.
     blocked_since_ms: AtomicU64,
-    /// It holds a part of the answers' bytes.
+    /// It holds a part of the answers' bytes, or of those of bodies, until its client has read its answer.
     has_answer: AtomicBool,
     /// Others need what it holds more: it closes.
     is_evicted: AtomicBool,
@@ -216,14 +218,14 @@ impl Connections {
         if let Ok(permit) = self.answers.clone().try_acquire_many_owned(permits) {
             return Some(permit);
         }
-        self.evict_stalled();
-        let waited =
-            tokio::time::timeout(ANSWER_WAIT, self.answers.clone().acquire_many_owned(permits)).await;
-        waited.ok()?.ok()
+        let acquired = self.answers.clone().acquire_many_owned(permits);
+        relieved(ANSWER_WAIT, acquired, || self.evict_stalled())
+            .await?
+            .ok()
     }
 
     /// Closes the connections that hold answers of which nothing has been taken for long.
-    fn evict_stalled(&self) {
+    pub(super) fn evict_stalled(&self) {
         let now_ms = self.now_ms();
         for connection in self.open.lock().values() {
             let blocked_ms = now_ms.saturating_sub(connection.blocked_since_ms.load(Relaxed));
@@ -351,6 +353,10 @@ async fn answer(
             }
         }
     };
+    let holds_bodies = response.extensions().get::<HoldsBodies>().is_some();
+    if holds_bodies {
+        connection.has_answer.store(true, Relaxed);
+    }
     let (response, held) = hold(&connection, response, is_safe).await;
     shared.requests.observe(
         slot,
@@ -360,6 +366,7 @@ async fn answer(
     Ok(response.map(|body| AnswerBody {
         body,
         held,
+        holds_bodies,
         connection: connection.clone(),
     }))
 }
@@ -668,6 +675,8 @@ struct AnswerBody {
     body: Body,
     /// Goes with the first frame, which for an answer that was made whole is all of it.
     held: Option<OwnedSemaphorePermit>,
+    /// It holds a part of what bodies may have, until its end.
+    holds_bodies: bool,
     connection: Arc<Connection>,
 }
 
@@ -709,7 +718,7 @@ impl HttpBody for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        if self.held.is_some() {
+        if self.held.is_some() || self.holds_bodies {
             self.connection.has_answer.store(false, Relaxed);
         }
         self.connection.phase.store(IDLE, Relaxed);

@@ -121,6 +121,12 @@ pub async fn start_on(
         }
     };
     let connections = Arc::new(Connections::new(app.clone(), http::router(app.clone())));
+    let stalled = Arc::downgrade(&connections);
+    app.bodies.set_relief(move || {
+        if let Some(connections) = stalled.upgrade() {
+            connections.evict_stalled();
+        }
+    });
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), stopped));
     Ok(Server {

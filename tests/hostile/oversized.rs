@@ -94,6 +94,7 @@ fn bodies_that_are_too_large_are_refused_however_they_come() {
         .answer()
         .expect("an answer")
         .problem(413, "request-too-large", "none");
+    drop(connection);
     // In chunks: as soon as it is too much.
     let mut connection = fixture.server.connect();
     let headers = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
@@ -108,6 +109,7 @@ fn bodies_that_are_too_large_are_refused_however_they_come() {
         .answer()
         .expect("an answer")
         .problem(413, "request-too-large", "none");
+    drop(connection);
     fixture.check_memory("after large bodies");
     fixture.append("good");
     fixture.finish(&["good".to_owned()]);
@@ -116,7 +118,7 @@ fn bodies_that_are_too_large_are_refused_however_they_come() {
 #[test]
 fn bodies_that_unpack_to_much_more_cost_no_more() {
     let fixture = Fixture::new(&[]);
-    let unpacked = vec![b' '; 256 * MIB];
+    let unpacked = vec![b' '; 80 * MIB];
     let packed = [("gzip", gzip(&unpacked)), ("zstd", zstd(&unpacked, 23))];
     drop(unpacked);
     for (coding, bomb) in &packed {
@@ -127,10 +129,10 @@ fn bodies_that_unpack_to_much_more_cost_no_more() {
         let problem = post(&fixture, NDJSON, coding, bomb).problem(413, "record-too-large", "none");
         assert_eq!(problem["line"], 1, "{problem}");
         // One after another, as far as it goes.
-        post(&fixture, JSON, coding, &bomb.repeat(50)).problem(413, "request-too-large", "none");
+        post(&fixture, JSON, coding, &bomb.repeat(20)).problem(413, "request-too-large", "none");
     }
     // Blank lines are no records, however many.
-    let blank = gzip("\n".repeat(20 * MIB).as_bytes());
+    let blank = gzip("\n".repeat(5 * MIB).as_bytes());
     let answer = post(&fixture, NDJSON, "gzip", &blank);
     assert_eq!((answer.status, &answer.json()["records"]), (200, &0.into()));
     // A window above what HTTP allows.
@@ -161,17 +163,15 @@ fn deep_long_and_many_is_refused_or_taken_within_bounds() {
         answer.problem(400, "invalid-request", "none");
     }
 
-    // 100,000 headers in a record.
-    let headers: Vec<String> = (0..100_000).map(|n| format!("\"h{n}\":\"v\"")).collect();
-    let record = format!("{{\"headers\":{{{}}}}}", headers.join(","));
-    post(
-        &fixture,
-        JSON,
-        "",
-        format!("{{\"records\":[{record}]}}").as_bytes(),
-    )
-    .problem(413, "record-too-large", "none");
-    post(&fixture, NDJSON, "", format!("{record}\n").as_bytes()).problem(413, "record-too-large", "none");
+    // 100,000 headers in a record are not even collected; some more than are allowed are counted.
+    for (count, status, code) in [(100_000, 400, "invalid-request"), (1000, 413, "record-too-large")] {
+        let headers: Vec<String> = (0..count).map(|n| format!("\"h{n}\":\"v\"")).collect();
+        let record = format!("{{\"headers\":{{{}}}}}", headers.join(","));
+        let document = format!("{{\"records\":[{record}]}}");
+        post(&fixture, JSON, "", document.as_bytes()).problem(status, code, "none");
+        let line = format!("{record}\n");
+        post(&fixture, NDJSON, "", line.as_bytes()).problem(status, code, "none");
+    }
 
     // A line of 64 MiB.
     let mut connection = fixture.server.connect();
@@ -205,10 +205,11 @@ fn deep_long_and_many_is_refused_or_taken_within_bounds() {
 
 #[test]
 fn answers_that_nobody_reads_are_bounded_together() {
-    const CLIENTS: usize = 24;
+    const CLIENTS: usize = 8;
     let fixture = Fixture::new(&[]);
-    // Each body has a million records, and each answer would have 28 MB in one piece.
-    let document = format!("{{\"records\":[{{}}{}]}}", ",{}".repeat(999_999));
+    // Each answer would have 8 MB in one piece.
+    const EACH: usize = 300_000;
+    let document = format!("{{\"records\":[{{}}{}]}}", ",{}".repeat(EACH - 1));
     let begin = |_| {
         let mut connection = fixture.server.connect();
         let headers = format!("Content-Type: {JSON}\r\nContent-Length: {}\r\n", document.len());
@@ -220,7 +221,7 @@ fn answers_that_nobody_reads_are_bounded_together() {
         assert_eq!(head.status, 200, "{head:?}");
         (connection, head)
     };
-    let mut clients: Vec<_> = (0..CLIENTS / 4).map(begin).collect();
+    let mut clients: Vec<_> = (0..CLIENTS).map(begin).collect();
     fixture.check_memory("long answers of producers");
     // Reports are made whole before they are sent.
     fixture.server.create_topic("wide", 10_000);
@@ -229,7 +230,7 @@ fn answers_that_nobody_reads_are_bounded_together() {
         connection.send_head("GET", path, "").expect("it listens");
         connection
     };
-    let mut silent: Vec<_> = (0..CLIENTS * 4)
+    let mut silent: Vec<_> = (0..CLIENTS * 5)
         .map(|n| ask(if n % 2 == 0 { "/metrics" } else { "/v1/topics/wide" }))
         .collect();
     for connection in &mut silent {
@@ -242,6 +243,6 @@ fn answers_that_nobody_reads_are_bounded_together() {
     let (mut connection, head) = clients.swap_remove(0);
     let body = connection.answer_body(&head).expect("the answer goes on");
     let answer: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
-    assert_eq!(answer["offsets"].as_array().map(Vec::len), Some(1_000_000));
+    assert_eq!(answer["offsets"].as_array().map(Vec::len), Some(EACH));
     fixture.append("good");
 }

@@ -99,7 +99,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         (status = 410, description = "`offset-trimmed`: below `log_start_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
         (status = 500, description = "`corrupt-data`: go on from `damaged_until_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 503, description = "`shutting-down`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 503, description = "`shutting-down`, `overloaded`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
     )
 )]
 async fn fetch(

@@ -5,6 +5,7 @@ use quipu_segments::TimestampMs;
 
 use super::body::Incoming;
 use super::{INLINE_BYTES, Options, TopicCall, misfit, ok, positions};
+use crate::http::HoldsBodies;
 use crate::http::budget::Budget;
 use crate::http::problem::{Code, Problem};
 use crate::records::{Built, Placement, Placer, parse_records};
@@ -90,5 +91,11 @@ pub(super) async fn append(
     } else {
         drop(budget.take());
     }
-    Ok(ok(positions(placements, parts, budget.take())))
+    let held = budget.take();
+    let is_holding = held.is_some();
+    let mut response = ok(positions(placements, parts, held));
+    if is_holding {
+        response.extensions_mut().insert(HoldsBodies);
+    }
+    Ok(response)
 }
