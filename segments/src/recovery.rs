@@ -263,7 +263,7 @@ pub(crate) fn open(
             .collect(),
     };
     snapshots.checkpoint.write(&fresh.encode())?;
-    let leftovers = leftovers(&*disk, &scan, options.journal_file_bytes, is_whole)?;
+    let leftovers = leftovers(&*disk, &scan, &options, is_whole)?;
     let journal = Journal::start(
         Arc::clone(&disk),
         layout.clone(),
@@ -817,14 +817,15 @@ fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
 
 /// The journal files that may be used again: all of the right length, unless something is damaged, when they are
 /// kept aside as evidence.
-fn leftovers(disk: &dyn Disk, scan: &Scan, file_bytes: u64, is_healthy: bool) -> Result<Vec<PathBuf>> {
+fn leftovers(disk: &dyn Disk, scan: &Scan, options: &Options, is_healthy: bool) -> Result<Vec<PathBuf>> {
+    let (file_bytes, journal_files) = (options.journal_file_bytes, options.journal_files as usize);
     let mut usable = Vec::new();
     for (_, path, length) in &scan.all_files {
         let context = |error| Error::io(format!("putting {} aside", path.display()), error);
         if !is_healthy {
             disk.rename(path, &path.with_extension("damaged"))
                 .map_err(context)?;
-        } else if *length == file_bytes {
+        } else if *length == file_bytes && usable.len() < journal_files {
             usable.push(path.clone());
         } else {
             disk.remove_file(path).map_err(context)?;
