@@ -59,8 +59,8 @@ impl Server {
         Self::try_start(data, command).unwrap_or_else(|log| panic!("no start; the log says:\n{log}"))
     }
 
-    /// The same with any command that ends in being the binary, to which its arguments are added; `Err` with its log
-    /// where it ended before it was ready.
+    /// The same with any command that ends in being the binary, to which its arguments are added; `Err` with its log and
+    /// how it ended where it did before it was ready.
     pub fn try_start(data: &Path, mut command: Command) -> Result<Self, String> {
         remove_settings(&mut command);
         let log = data.with_extension("log");
@@ -94,7 +94,8 @@ impl Server {
         };
         while !server.is_ready() {
             if address.is_none() || server.has_ended().is_some() {
-                return Err(format!("{}{line}", server.log()));
+                let status = server.wait();
+                return Err(format!("{}{line}ended with {status}", server.log()));
             }
             assert!(
                 begin.elapsed() < PATIENCE,

@@ -58,7 +58,8 @@ impl Ground {
 
     /// Starts the server; `Err` with its log if it ends before it is ready.
     pub fn try_start(&self, data: &Path, inject: Option<&Injection>) -> Result<Server, String> {
-        let _ = fs::remove_file(data.with_extension("log"));
+        // Emptied, not removed: it may be a link to another disk.
+        let _ = fs::write(data.with_extension("log"), b"");
         let mut words: Vec<String> = Vec::new();
         if *HAS_SETPRIV {
             words.extend(["setpriv", "--pdeathsig", "KILL"].map(str::to_owned));

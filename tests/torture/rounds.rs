@@ -14,7 +14,7 @@ use crate::support::{PATIENCE, Rng, Server};
 use crate::topics;
 
 /// Rounds that `cargo test` runs.
-const SHORT_ROUNDS: u64 = 16;
+const SHORT_ROUNDS: u64 = 8;
 const RETENTION_BYTES: [u64; 2] = [2 << 20, 6 << 20];
 
 /// What is aimed at: of which thread (any of them, from the start on, or one that is running), the calls, and up to
@@ -208,10 +208,11 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
         events,
     };
     // An aimed kill that does not come is one from outside in the end.
+    let most = if is_long() { 1000 } else { 400 };
     let mut left = if injection.is_some() {
-        1000
+        most
     } else {
-        1 + rng.below(600)
+        1 + rng.below(most)
     };
     let mut is_hit = false;
     let failures = std::thread::scope(|scope| {
