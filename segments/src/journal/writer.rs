@@ -331,6 +331,9 @@ fn make(
         }
         let file = disk.open(&path, OpenMode::Create)?;
         if reuse.is_none() {
+            // All of it or nothing: zeros that fill a disk which has too little left would take the space that appends
+            // need, for as long as it is tried.
+            file.reserve(file_bytes)?;
             write_zeros(&*file, file_bytes)?;
         }
         file.write_all_at(&[IoSlice::new(&header)], 0)?;
