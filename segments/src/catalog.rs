@@ -126,11 +126,31 @@ impl Engine {
                 target.display()
             )));
         }
-        self.disk.create_dir_all(&staging).map_err(context)?;
-        write_description(&*self.disk, &staging, name, id, &spec).map_err(context)?;
-        self.disk.sync_dir(&staging).map_err(context)?;
-        self.disk.rename(&staging, &target).map_err(context)?;
-        self.disk.sync_dir(&self.layout.topics_dir()).map_err(context)?;
+        let staged = self
+            .disk
+            .create_dir_all(&staging)
+            .and_then(|()| write_description(&*self.disk, &staging, name, id, &spec))
+            .and_then(|()| self.disk.sync_dir(&staging))
+            .and_then(|()| self.disk.rename(&staging, &target));
+        if let Err(error) = staged {
+            // On a full disk it is tried again and again, and what was begun must not take what is left.
+            self.remove_staged(&staging);
+            return Err(context(error));
+        }
+        if let Err(error) = self.disk.sync_dir(&self.layout.topics_dir()) {
+            // Out of the way, so that it can be tried again without a restart.
+            match self.disk.rename(&target, &staging) {
+                Ok(()) => self.remove_staged(&staging),
+                Err(error) => {
+                    tracing::warn!(topic = name, %error, "a topic that could not be made is there after a restart");
+                }
+            }
+            // Not as a full disk: that would say that nothing was done, and a crash may still bring it.
+            return Err(Error::Io {
+                what: format!("syncing the name of {}", target.display()),
+                source: Arc::new(error),
+            });
+        }
         let partitions = (0..spec.partitions)
             .map(|index| self.new_partition(name, id, index, &spec))
             .collect();
@@ -159,9 +179,13 @@ impl Engine {
         let dir = self.layout.topic_dir(name);
         let context = |error| Error::io(format!("changing {}", dir.display()), error);
         write_description(&*self.disk, &dir, name, topic.id(), &spec).map_err(context)?;
-        // If it fails, the syncer must know: names of new partitions may have waited for it as well.
+        // If it fails, the syncer must know: names of new partitions may have waited for it as well. It is not answered as a
+        // full disk, which would say that nothing was done.
         self.sync_dir_once(&dir, &mut self.snapshots.lock().failed_dirs)
-            .map_err(context)?;
+            .map_err(|error| Error::Io {
+                what: format!("syncing the names in {}", dir.display()),
+                source: Arc::new(error),
+            })?;
         let mut partitions = topic.partitions().to_vec();
         partitions
             .extend((count..spec.partitions).map(|index| self.new_partition(name, topic.id(), index, &spec)));
@@ -203,6 +227,16 @@ impl Engine {
             tracing::warn!(path = %to.display(), %error, "a deleted topic's files stay until the next start");
         }
         Ok(())
+    }
+
+    /// What stays is removed at the next start.
+    fn remove_staged(&self, staging: &Path) {
+        match self.disk.remove_dir_all(staging) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %staging.display(), %error, "what was begun of a topic stays until the next start");
+            }
+            _ => {}
+        }
     }
 
     fn new_partition(&self, name: &str, topic: TopicId, index: u32, spec: &TopicSpec) -> Arc<Partition> {

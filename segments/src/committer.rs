@@ -83,6 +83,17 @@ struct Outcome {
     result: Result<Appended>,
 }
 
+impl Outcome {
+    /// Whether it was refused for what may be an earlier request of the same round: for an end that would come of it, or
+    /// for a topic that it deletes. If the round fails that is not so, and must not be answered.
+    fn may_hang_on_the_round(&self) -> bool {
+        matches!(
+            self.result,
+            Err(Error::OffsetMismatch { .. } | Error::NotFound(_))
+        )
+    }
+}
+
 /// A change that is journalled beside the records.
 enum Control {
     /// With whether its request has records: it is stored with them or not at all.
@@ -187,6 +198,9 @@ impl Engine {
             for outcome in &mut scratch.outcomes {
                 if outcome.result.is_ok() {
                     outcome.result = Err(error.clone());
+                } else if outcome.may_hang_on_the_round() {
+                    // It was refused for something that is not durable, and itself stored nothing.
+                    outcome.result = Err(self.failure().unwrap_or_else(|| error.clone()));
                 }
             }
         }
@@ -246,7 +260,10 @@ impl Engine {
             self.fail(&error);
         }
         scratch.plans.clear();
-        for outcome in scratch.outcomes.drain(..) {
+        for mut outcome in scratch.outcomes.drain(..) {
+            if outcome.may_hang_on_the_round() {
+                outcome.result = Err(error.clone());
+            }
             wake(outcome.answer.give(outcome.result.and(Err(error.clone()))));
         }
         if is_full { Ok(true) } else { Err(error) }
@@ -501,7 +518,7 @@ impl Engine {
         // Nothing of the round is journalled, so nothing of it is stored. Requests that did not touch the failed
         // partition share batches with ones that did: they are refused too, and may be sent again.
         for outcome in &mut scratch.outcomes {
-            if outcome.has_records && outcome.result.is_ok() {
+            if outcome.has_records && (outcome.result.is_ok() || outcome.may_hang_on_the_round()) {
                 outcome.result = Err(if full {
                     Error::StorageFull
                 } else {

@@ -335,12 +335,7 @@ pub(crate) fn open(
         state_generation: Some(snapshots.state_generation),
     };
     snapshots.checkpoint.write(&fresh.encode())?;
-    let leftovers = leftovers(
-        &*disk,
-        &scan,
-        options.journal_file_bytes,
-        is_whole && !recovery.has_orphans,
-    )?;
+    let leftovers = leftovers(&*disk, &scan, &options, is_whole && !recovery.has_orphans)?;
     let suspects = std::mem::take(&mut recovery.suspects);
     let journal = Journal::start(
         Arc::clone(&disk),
@@ -937,7 +932,8 @@ fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
 
 /// The journal files that may be used again: all of the right length, unless something is damaged, when they are
 /// kept aside as evidence.
-fn leftovers(disk: &dyn Disk, scan: &Scan, file_bytes: u64, is_healthy: bool) -> Result<Vec<PathBuf>> {
+fn leftovers(disk: &dyn Disk, scan: &Scan, options: &Options, is_healthy: bool) -> Result<Vec<PathBuf>> {
+    let (file_bytes, journal_files) = (options.journal_file_bytes, options.journal_files as usize);
     let mut usable = Vec::new();
     for (_, path, length) in &scan.all_files {
         if scan.foreign.contains(path) {
@@ -947,7 +943,7 @@ fn leftovers(disk: &dyn Disk, scan: &Scan, file_bytes: u64, is_healthy: bool) ->
         if !is_healthy {
             disk.rename(path, &path.with_extension("damaged"))
                 .map_err(context)?;
-        } else if *length == file_bytes {
+        } else if *length == file_bytes && usable.len() < journal_files {
             usable.push(path.clone());
         } else {
             disk.remove_file(path).map_err(context)?;

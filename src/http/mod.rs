@@ -144,10 +144,9 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(error) => {
             tracing::error!(%error, "a request's work on a blocking thread failed");
-            Err(Problem::new(
-                Code::Internal,
-                "the server could not do it; its log says why",
-            ))
+            // It may have got as far as doing it.
+            let problem = Problem::new(Code::Internal, "the server could not do it; its log says why");
+            Err(problem.outcome(problem::Outcome::Unknown))
         }
     }
 }

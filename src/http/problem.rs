@@ -411,7 +411,9 @@ impl From<Error> for Problem {
             Error::Closed => Self::new(Code::ShuttingDown, "the server is stopping"),
             other => {
                 tracing::error!(error = %other, "a request failed");
+                // Part of it may have been done, and show after a restart.
                 Self::new(Code::Internal, "the server could not do it; its log says why")
+                    .outcome(Outcome::Unknown)
             }
         }
     }

@@ -40,7 +40,6 @@ impl Server {
     /// The same with settings, named as in the environment.
     pub fn start_with_settings(data: &Path, settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
-        remove_settings(&mut command);
         command.envs(settings.iter().copied());
         Self::spawn(data, command)
     }
@@ -53,11 +52,17 @@ impl Server {
             &format!("ulimit -n {limit} && exec \"$0\" \"$@\""),
             env!("CARGO_BIN_EXE_quipu"),
         ]);
-        remove_settings(&mut shell);
         Self::spawn(data, shell)
     }
 
-    fn spawn(data: &Path, mut command: Command) -> Self {
+    fn spawn(data: &Path, command: Command) -> Self {
+        Self::try_start(data, command).unwrap_or_else(|log| panic!("no start; the log says:\n{log}"))
+    }
+
+    /// The same with any command that ends in being the binary, to which its arguments are added; `Err` with its log and
+    /// how it ended where it did before it was ready.
+    pub fn try_start(data: &Path, mut command: Command) -> Result<Self, String> {
+        remove_settings(&mut command);
         let log = data.with_extension("log");
         let stderr = File::options()
             .create(true)
@@ -78,23 +83,20 @@ impl Server {
         BufReader::new(stdout)
             .read_line(&mut line)
             .expect("standard output can be read");
-        let Some(address) = line
+        let address = line
             .split(|c: char| c.is_whitespace() || c == '/')
-            .find_map(|word| word.trim_end_matches(['.', ',']).parse().ok())
-        else {
-            let _ = child.kill();
-            panic!(
-                "no address in {line:?}; the log says:\n{}",
-                fs::read_to_string(&log).unwrap_or_default()
-            );
-        };
+            .find_map(|word| word.trim_end_matches(['.', ',']).parse().ok());
         let mut server = Self {
             child,
-            address,
+            address: address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
             log,
             ready_after: Duration::ZERO,
         };
-        while server.connect().get("/health/ready").status != 200 {
+        while !server.is_ready() {
+            if address.is_none() || server.has_ended().is_some() {
+                let status = server.wait();
+                return Err(format!("{}{line}ended with {status}", server.log()));
+            }
             assert!(
                 begin.elapsed() < PATIENCE,
                 "not ready; the log says:\n{}",
@@ -103,7 +105,26 @@ impl Server {
             std::thread::yield_now();
         }
         server.ready_after = begin.elapsed();
-        server
+        Ok(server)
+    }
+
+    fn is_ready(&self) -> bool {
+        Connection::open(self.address)
+            .and_then(|mut connection| connection.request("GET", "/health/ready", "", b""))
+            .is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// How the process has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it was started here")
+    }
+
+    /// SIGTERM, and how it then ends.
+    pub fn terminate(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // It may have ended by itself.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        self.wait()
     }
 
     pub fn pid(&self) -> u32 {
@@ -210,8 +231,9 @@ impl Drop for Server {
 
 /// What is set where the tests run is not meant for the servers that they start.
 fn remove_settings(command: &mut Command) {
+    let given: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
     for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"QUIPU_") {
+        if name.as_encoded_bytes().starts_with(b"QUIPU_") && !given.contains(&name) {
             command.env_remove(name);
         }
     }

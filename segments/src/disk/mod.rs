@@ -70,6 +70,11 @@ pub trait DiskFile: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
     /// Writes all of `buffers`, one after the other, at `position`. After an error any part of it may be written.
     fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()>;
+    /// Takes the space of `len` bytes at once, where the file system can do that. Where there is too little, that is an
+    /// error, and others are not kept from what there is. Neither contents nor length change.
+    fn reserve(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes the contents (and the length) durable. After an error nothing is known: do not try again.
     fn sync_data(&self) -> io::Result<()>;
     /// Asks the system to begin to write the contents back; only a hint.

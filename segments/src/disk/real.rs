@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
 use super::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
@@ -148,6 +150,20 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        // Where there is too little, fallocate takes what there is before it finds that out, and others meet a full disk.
+        if let Ok(free) = rustix::fs::fstatvfs(&self.file)
+            && free.f_bfree.saturating_mul(free.f_frsize) < len
+        {
+            return Err(Errno::NOSPC.into());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, len) {
+            // Not every file system can, and a signal may come between: it is only a hint.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -182,7 +198,7 @@ fn write_some(file: &File, buffers: &[IoSlice<'_>], position: u64) -> io::Result
                 return Err(io::ErrorKind::WriteZero.into());
             }
             Ok(written) => return Ok(written),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -298,6 +314,19 @@ mod tests {
         file.write_all_at(&[], 0).unwrap();
         file.write_all_at(&[IoSlice::new(&[]), IoSlice::new(&[])], 0)
             .unwrap();
+    }
+
+    #[test]
+    fn reserving_space_changes_neither_contents_nor_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk::new()
+            .open(&dir.path().join("f"), OpenMode::Create)
+            .unwrap();
+        file.write_all_at(&[IoSlice::new(b"abc")], 0).unwrap();
+        file.reserve(1 << 20).unwrap();
+        let mut found = [0; 8];
+        assert_eq!(file.read_at(&mut found, 0).unwrap(), 3);
+        assert_eq!((&found[..3], file.len().unwrap()), (&b"abc"[..], 3));
     }
 
     #[test]

@@ -88,8 +88,15 @@ impl Journal {
             failed: None,
             is_pinned: false,
         };
-        let reuse = pool.leftovers.pop();
-        let file = make(&*disk, &layout, directory_id, file_bytes, next.sequence, reuse)?;
+        let mut reuse = pool.leftovers.pop();
+        let file = make(
+            &*disk,
+            &layout,
+            directory_id,
+            file_bytes,
+            next.sequence,
+            &mut reuse,
+        )?;
         let current = Current {
             sequence: next.sequence,
             file,
@@ -237,16 +244,7 @@ impl Journal {
             pool.next_sequence += 1;
             (pool.next_sequence - 1, pool.leftovers.pop())
         };
-        let file = make(
-            &*self.disk,
-            &self.layout,
-            self.directory_id,
-            self.file_bytes,
-            sequence,
-            reuse,
-        )?;
-        self.pool.lock().spares.push_back(Spare { sequence, file });
-        self.spare_added.notify_all();
+        self.make_spare(sequence, reuse)?;
         Ok(true)
     }
 
@@ -269,18 +267,31 @@ impl Journal {
                 pool.next_sequence += 1;
                 (old, pool.next_sequence - 1)
             };
-            let reuse = Some(self.layout.journal(old));
-            let file = make(
-                &*self.disk,
-                &self.layout,
-                self.directory_id,
-                self.file_bytes,
-                sequence,
-                reuse,
-            )?;
-            self.pool.lock().spares.push_back(Spare { sequence, file });
-            self.spare_added.notify_all();
+            self.make_spare(sequence, Some(self.layout.journal(old)))?;
         }
+    }
+
+    /// Adds one spare. If that fails, an old file that was to become it is kept for the next try: there may be no space
+    /// for another.
+    fn make_spare(&self, sequence: u64, mut reuse: Option<PathBuf>) -> Result<()> {
+        let made = make(
+            &*self.disk,
+            &self.layout,
+            self.directory_id,
+            self.file_bytes,
+            sequence,
+            &mut reuse,
+        );
+        let mut pool = self.pool.lock();
+        match made {
+            Ok(file) => pool.spares.push_back(Spare { sequence, file }),
+            Err(error) => {
+                pool.leftovers.extend(reuse);
+                return Err(error);
+            }
+        }
+        self.spare_added.notify_all();
+        Ok(())
     }
 }
 
@@ -295,38 +306,48 @@ fn write_zeros(file: &dyn DiskFile, file_bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Makes a journal file of a sequence, ready to be written: by renaming `reuse`, or by writing zeros.
+/// Makes a journal file of a sequence, ready to be written: by renaming `reuse`, which holds nothing that is needed, or
+/// by writing zeros. After an error `reuse` says where the old file is now. A new one that could not be made is removed:
+/// it is tried again and again, and each try would take the space of a file.
 fn make(
     disk: &dyn Disk,
     layout: &Layout,
     directory_id: u64,
     file_bytes: u64,
     sequence: u64,
-    reuse: Option<PathBuf>,
+    reuse: &mut Option<PathBuf>,
 ) -> Result<Arc<dyn DiskFile>> {
     let path = layout.journal(sequence);
-    let context = |error| Error::io(format!("making {}", path.display()), error);
     let header = FileHeader {
         sequence,
         directory_id,
         file_bytes,
     }
     .encode();
-    if let Some(old) = &reuse {
-        disk.rename(old, &path).map_err(context)?;
-    }
-    let file = disk.open(&path, OpenMode::Create).map_err(context)?;
-    if reuse.is_none()
-        && let Err(error) = write_zeros(&*file, file_bytes)
-    {
-        // On a full disk it is tried again and again, and what was begun must not take the rest of the space.
-        if let Err(error) = disk.remove_file(&path) {
+    let made = (|| {
+        if let Some(old) = reuse {
+            disk.rename(old, &path)?;
+            *old = path.clone();
+        }
+        let file = disk.open(&path, OpenMode::Create)?;
+        if reuse.is_none() {
+            // All of it or nothing: zeros that fill a disk which has too little left would take the space that appends
+            // need, for as long as it is tried.
+            file.reserve(file_bytes)?;
+            write_zeros(&*file, file_bytes)?;
+        }
+        file.write_all_at(&[IoSlice::new(&header)], 0)?;
+        file.sync_data()?;
+        disk.sync_dir(&layout.journal_dir())?;
+        Ok(file)
+    })();
+    made.map_err(|error| {
+        if reuse.is_none()
+            && let Err(error) = disk.remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %path.display(), %error, "a journal file that could not be made stays until the next start");
         }
-        return Err(context(error));
-    }
-    file.write_all_at(&[IoSlice::new(&header)], 0).map_err(context)?;
-    file.sync_data().map_err(context)?;
-    disk.sync_dir(&layout.journal_dir()).map_err(context)?;
-    Ok(file)
+        Error::io(format!("making {}", path.display()), error)
+    })
 }

@@ -1,0 +1,115 @@
+//! How many journal files there are, whatever goes wrong with the making of one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
+use quipu_segments::{AppendRequest, Disk, Log, Options, StateChange, TimestampMs};
+
+const DIR: &str = "/quipu/data";
+const FILES: usize = 3;
+
+fn open(disk: &SimDisk) -> Log {
+    let options = Options {
+        journal_file_bytes: 256 << 10,
+        journal_files: FILES as u32,
+        max_request_bytes: 128 << 10,
+        background: false,
+        ..Options::default()
+    };
+    let clock = SimClock::new(TimestampMs(1_000_000));
+    Log::open_with(Arc::new(disk.clone()), Arc::new(clock), Path::new(DIR), options)
+        .expect("nothing is wrong")
+}
+
+/// A round of a quarter of a journal file.
+fn commit(log: &Log) -> bool {
+    let state = vec![StateChange {
+        key: b"key".to_vec(),
+        value: Some(vec![7; 60 << 10]),
+    }];
+    let request = AppendRequest {
+        state,
+        ..Default::default()
+    };
+    let Ok(ticket) = log.append(request) else {
+        return false;
+    };
+    while log.run_round().unwrap_or(false) {}
+    ticket.wait().is_ok()
+}
+
+fn journal_files(disk: &SimDisk) -> usize {
+    disk.list(&Path::new(DIR).join("journal")).unwrap().len()
+}
+
+#[test]
+fn files_that_cannot_be_made_do_not_pile_up() {
+    for kind in [
+        IoKind::Sync,
+        IoKind::SyncDir,
+        IoKind::Write,
+        IoKind::Rename,
+        IoKind::Create,
+    ] {
+        for after in 0..4 {
+            let disk = SimDisk::new(after);
+            let log = open(&disk);
+            for _ in 0..3 {
+                // One fails at a time: a full disk, so that the log goes on.
+                disk.fail(Fault::once(kind, after).on("journal").with(FaultError::Full));
+                for _ in 0..12 {
+                    // Where the journal itself could not be synced, the log has ended, and that is right.
+                    commit(&log);
+                    let _ = log.sync_segments();
+                }
+            }
+            disk.clear_faults();
+            assert!(
+                journal_files(&disk) <= FILES,
+                "{kind:?} after {after}: {}",
+                journal_files(&disk)
+            );
+            drop(log);
+            let log = open(&disk);
+            assert!(commit(&log));
+            assert!(
+                journal_files(&disk) <= FILES,
+                "{kind:?} after {after}: after a start"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_that_could_not_be_recycled_is_used_again_on_a_disk_that_is_full() {
+    for kind in [IoKind::Sync, IoKind::SyncDir, IoKind::Rename] {
+        let disk = SimDisk::new(1);
+        let log = open(&disk);
+        for _ in 0..20 {
+            assert!(commit(&log));
+        }
+        disk.set_capacity(Some(disk.used_bytes()));
+        let mut refused = 0;
+        for turn in 0..40 {
+            if turn % 8 == 0 {
+                let path = if kind == IoKind::SyncDir {
+                    "journal"
+                } else {
+                    ".journal"
+                };
+                // Syncs and renames of the syncer's: the committer's sync of a round is not meant.
+                if kind != IoKind::Sync {
+                    disk.fail(Fault::once(kind, 0).on(path).with(FaultError::Full));
+                }
+            }
+            refused += usize::from(!commit(&log));
+            let _ = log.sync_segments();
+        }
+        assert!(
+            refused <= 5,
+            "{kind:?}: {refused} commits refused: only the file that failed may be waited for"
+        );
+        assert!(commit(&log), "{kind:?}");
+    }
+}

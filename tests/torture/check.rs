@@ -1,0 +1,366 @@
+//! What the server serves, held against the history.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::fetch::fetch;
+use crate::history::{Counts, Cuts, Held, History, Presence, Sent, State, Topic};
+use crate::records::Id;
+use crate::support::{Connection, Server};
+
+/// What a partition serves.
+struct Served {
+    log_start: u64,
+    end: u64,
+    size_bytes: u64,
+    records: Vec<(u64, Id)>,
+}
+
+type Found = BTreeMap<(String, u32), Served>;
+
+/// Where each record of a request was found: its index, and where it is.
+type Places = HashMap<u64, Vec<(u32, u32, u64)>>;
+
+/// After a restart: everything that was promised is there, and what was in flight is whole or absent. From then on
+/// that counts as seen.
+pub fn restarted(server: &Server, data: &Path, history: &History, retention_bytes: &BTreeMap<String, u64>) {
+    let mut state = history.state();
+    let state = &mut *state;
+    check_topics(server, data, state);
+    let found = read_all(server, state);
+    let mut of_request: Places = HashMap::new();
+    for ((name, partition), served) in &found {
+        let held = &state.topics[name].held[*partition as usize];
+        let place = (&**name, *partition);
+        check_known(place, held, served);
+        check_retention(place, held, served, retention_bytes.get(name));
+        check_order(place, served);
+        for (offset, id) in &served.records {
+            if *offset >= held.checked_end {
+                let sent = state.requests.get(&id.request);
+                let sent =
+                    sent.unwrap_or_else(|| panic!("{id:?} at {place:?} {offset} is not of this round"));
+                assert_eq!(sent.topic, *name, "{id:?} is in another topic");
+                assert_eq!(
+                    sent.partitions[id.index as usize], *partition,
+                    "{id:?} is in another partition"
+                );
+            }
+            // Requests of earlier rounds were compared then.
+            if state.requests.contains_key(&id.request) {
+                let places = of_request.entry(id.request).or_default();
+                places.push((id.index, *partition, *offset));
+            }
+        }
+        Counts::add(&history.counts.checked_records, served.records.len() as u64);
+    }
+    let nothing = Vec::new();
+    for (request, sent) in &state.requests {
+        check_request(
+            *request,
+            sent,
+            of_request.get(request).unwrap_or(&nothing),
+            state,
+            &found,
+        );
+    }
+    check_groups(server, state);
+
+    state.requests.clear();
+    for ((name, partition), served) in found {
+        let topic = state.topics.get_mut(&name).expect("it was read");
+        let held = &mut topic.held[partition as usize];
+        held.known = served.records.into_iter().collect();
+        held.log_start = served.log_start;
+        held.end = served.end;
+        held.checked_end = served.end;
+    }
+}
+
+/// While the server runs, after something has failed: what is known to be there is served.
+pub fn reads_go_on(server: &Server, history: &History) {
+    let state = history.state();
+    for ((name, partition), served) in &read_all(server, &state) {
+        let held = &state.topics[name].held[*partition as usize];
+        check_known((&**name, *partition), held, served);
+        check_order((&**name, *partition), served);
+    }
+}
+
+fn check_topics(server: &Server, data: &Path, state: &mut State) {
+    let list = server.get("/v1/topics?limit=1000");
+    let listed: HashSet<String> = list["topics"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|topic| topic["name"].as_str().expect("a name").to_owned())
+        .collect();
+    for name in &listed {
+        assert!(state.topics.contains_key(name), "nobody made {name}");
+    }
+    for (name, topic) in &mut state.topics {
+        let is_there = listed.contains(name);
+        match topic.presence {
+            Presence::Absent => assert!(!is_there, "{name} was deleted, and is there again"),
+            Presence::Exists => assert!(is_there, "{name} was made, and is not there"),
+            Presence::Unknown => {}
+        }
+        if !is_there {
+            *topic = Topic::new(Presence::Absent, 0);
+            state.requests.retain(|_, sent| sent.topic != *name);
+            state.groups.retain(|(_, of, _), _| of != name);
+            continue;
+        }
+        let about = server.get(&format!("/v1/topics/{name}"));
+        let id = about["id"].as_str().expect("an id").to_owned();
+        if let Some(before) = topic.id.replace(id.clone()) {
+            assert_eq!(before, id, "{name} is another topic");
+        }
+        let partitions = about["partition_count"].as_u64().expect("a number") as u32;
+        let (low, high) = topic.partitions;
+        assert!(
+            (low..=high).contains(&partitions),
+            "{name} has {partitions} partitions, not {low} to {high}"
+        );
+        topic.partitions = (partitions, partitions);
+        topic.held.resize(partitions as usize, Held::default());
+        let setting = about["config"]["dedupe_window_ms"]["value"]
+            .as_u64()
+            .expect("a number");
+        let (low, high) = topic.setting;
+        assert!(
+            high == 0 || setting == low || setting == high,
+            "{name} is set to {setting}, not {low} or {high}"
+        );
+        topic.setting = (setting, setting);
+        topic.presence = Presence::Exists;
+    }
+    let names = |dir: &str| -> HashSet<String> {
+        let entries = fs::read_dir(data.join(dir)).expect("a directory of the log");
+        entries
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect()
+    };
+    assert_eq!(names("topics"), listed, "the directories of topics");
+    for dir in ["staging", "deleted"] {
+        assert!(names(dir).is_empty(), "{dir} is not empty after a start");
+    }
+    // Not more than are kept, whatever happened to the making of one.
+    let journals = names("journal");
+    assert!(journals.len() <= 3, "{journals:?}");
+}
+
+fn read_all(server: &Server, state: &State) -> Found {
+    let mut found = Found::new();
+    let mut connection = server.connect();
+    for (name, topic) in &state.topics {
+        if topic.presence != Presence::Exists {
+            continue;
+        }
+        let about = server.get(&format!("/v1/topics/{name}"));
+        for about in about["partitions"].as_array().expect("an array") {
+            let number = |field: &str| {
+                about[field]
+                    .as_u64()
+                    .unwrap_or_else(|| panic!("{field} in {about}"))
+            };
+            let partition = number("partition") as u32;
+            if partition as usize >= topic.held.len() {
+                continue;
+            }
+            found.insert(
+                (name.clone(), partition),
+                read_one(&mut connection, name, partition, &number),
+            );
+        }
+    }
+    found
+}
+
+fn read_one(connection: &mut Connection, name: &str, partition: u32, number: &dyn Fn(&str) -> u64) -> Served {
+    let mut log_start = number("log_start_offset");
+    let mut records = Vec::new();
+    let mut next = log_start;
+    loop {
+        let page = fetch(
+            connection,
+            name,
+            partition,
+            next,
+            "max_records=100000&max_bytes=8388608",
+        )
+        .expect("an answer");
+        if let Some(trimmed) = page.trimmed {
+            // Retention goes on while it is read: begin again where it begins now.
+            log_start = trimmed;
+            next = trimmed;
+            records.clear();
+            continue;
+        }
+        records.extend(page.records);
+        assert!(
+            page.next_offset > next || page.next_offset >= page.end_offset,
+            "{name}/{partition}: an empty page at {next}"
+        );
+        next = page.next_offset;
+        if next >= page.end_offset {
+            break;
+        }
+    }
+    let first = records.first().map_or(log_start, |(offset, _)| *offset);
+    for (place, (offset, id)) in records.iter().enumerate() {
+        assert_eq!(
+            *offset,
+            first + place as u64,
+            "{name}/{partition}: a gap before {id:?}"
+        );
+    }
+    let end = first + records.len() as u64;
+    assert_eq!(
+        first, log_start,
+        "{name}/{partition} does not begin at its log start"
+    );
+    Served {
+        log_start,
+        end: end.max(number("end_offset")),
+        size_bytes: number("size_bytes"),
+        records,
+    }
+}
+
+/// Whatever was acknowledged at an offset or read is there, once, and the positions have not gone back.
+fn check_known(place: (&str, u32), held: &Held, served: &Served) {
+    assert!(
+        served.log_start >= held.log_start,
+        "{place:?}: the log start went back from {} to {}",
+        held.log_start,
+        served.log_start
+    );
+    assert!(
+        served.end >= held.end,
+        "{place:?}: the end went back from {} to {}",
+        held.end,
+        served.end
+    );
+    assert_eq!(
+        served.log_start + served.records.len() as u64,
+        served.end,
+        "{place:?}: records before the end are missing"
+    );
+    for (offset, id) in held.known.range(served.log_start..) {
+        let (_, found) = served.records[(offset - served.log_start) as usize];
+        assert_eq!(found, *id, "{place:?} {offset} was given to two records");
+    }
+}
+
+/// Nothing is deleted but what retention or somebody wanted deleted.
+fn check_retention(place: (&str, u32), held: &Held, served: &Served, retention_bytes: Option<&u64>) {
+    if served.log_start > held.trim_sent {
+        let wanted = retention_bytes.unwrap_or_else(|| panic!("{place:?}: nobody wanted anything deleted"));
+        assert!(
+            served.size_bytes >= *wanted,
+            "{place:?}: retention keeps {wanted} bytes, {} are left",
+            served.size_bytes
+        );
+    }
+}
+
+/// Each record once, and those of a client in the order in which it sent them.
+fn check_order(place: (&str, u32), served: &Served) {
+    let mut last: HashMap<u32, Id> = HashMap::new();
+    for (offset, id) in &served.records {
+        let before = last.insert(id.client(), *id);
+        assert!(
+            before < Some(*id),
+            "{place:?}: {id:?} at {offset} comes after {before:?}"
+        );
+    }
+}
+
+/// A request that was acknowledged is there whole, one that was refused is not, any other is there up to a place where
+/// it may be cut, over all its partitions. What retention has deleted since counts as there.
+fn check_request(request: u64, sent: &Sent, found: &[(u32, u32, u64)], state: &State, served: &Found) {
+    let total = sent.partitions.len() as u32;
+    let mut present: Vec<Option<u64>> = vec![None; sent.partitions.len()];
+    for (index, partition, offset) in found {
+        let before = present[*index as usize].replace(*offset);
+        assert!(
+            before.is_none(),
+            "record {index} of {request:#x} is in {partition} twice"
+        );
+    }
+    let reached = present
+        .iter()
+        .rposition(Option::is_some)
+        .map_or(0, |index| index as u32 + 1);
+    assert!(
+        reached <= sent.may,
+        "{request:#x}: {reached} records are there, {} were accepted",
+        sent.may
+    );
+    let wanted = sent.cuts.next(reached.max(sent.must), total);
+    // From the last to the first, so that the first that is there of each partition is known.
+    let mut first_present: HashMap<u32, u64> = HashMap::new();
+    for index in (0..wanted as usize).rev() {
+        let partition = sent.partitions[index];
+        let place = (sent.topic.clone(), partition);
+        let Some(served) = served.get(&place) else {
+            panic!("{request:#x} has records in {place:?}, which is not there");
+        };
+        match present[index] {
+            Some(offset) => {
+                first_present.insert(partition, offset);
+            }
+            None => {
+                let held = &state.topics[&sent.topic].held[partition as usize];
+                // A unit's records follow each other in their partition; between those of a stream there may be others.
+                let is_one_unit = matches!(sent.cuts, Cuts::Whole);
+                let is_trimmed = match first_present.get(&partition) {
+                    Some(first) if is_one_unit => *first == served.log_start,
+                    _ => served.log_start > held.checked_end,
+                };
+                assert!(
+                    is_trimmed,
+                    "{request:#x}: record {index} of {total} is not there, {} of the first {wanted} are ({:?}, {} to {} promised); {place:?} has {} to {}",
+                    found.len(),
+                    sent.cuts,
+                    sent.must,
+                    sent.may,
+                    served.log_start,
+                    served.end
+                );
+            }
+        }
+    }
+}
+
+fn check_groups(server: &Server, state: &mut State) {
+    let mut connection = server.connect();
+    for ((group, topic, partition), (acknowledged, sent)) in &mut state.groups {
+        let answer = connection.get(&format!("/v1/groups/{group}/offsets"));
+        let offsets = if answer.status == 404 {
+            Value::Null
+        } else {
+            answer.json()["offsets"].take()
+        };
+        let offsets = offsets.as_array().cloned().unwrap_or_default();
+        let row = offsets
+            .iter()
+            .find(|row| row["topic"] == **topic && row["partition"] == *partition);
+        let committed = row.map_or(0, |row| row["offset"].as_u64().expect("a number"));
+        assert!(
+            (*acknowledged..=*sent).contains(&committed),
+            "{group} of {topic}/{partition} is at {committed}, not between {acknowledged} and {sent}"
+        );
+        (*acknowledged, *sent) = (committed, committed);
+    }
+}

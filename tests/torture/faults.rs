@@ -1,0 +1,281 @@
+//! Chosen calls that fail, and what exactly follows: who is refused, what goes on, and what is there after a restart.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::ground::{Ground, HAS_STRACE, Injection, until, verify};
+use crate::rounds::is_long;
+use crate::support::{Answer, Rng, Server, read_partition};
+
+const WRITES: &str = "pwritev,pwritev2,pwrite64";
+
+/// A server with a topic of two partitions that each have one record, and another topic.
+fn begin(ground: &Ground) -> Server {
+    let server = ground.start(&ground.data());
+    server.create_topic("first", 2);
+    server.create_topic("second", 1);
+    for partition in 0..2 {
+        assert_eq!(produce(&server, "first", partition, 10).status, 200);
+    }
+    server
+}
+
+fn produce(server: &Server, topic: &str, partition: u32, bytes: usize) -> Answer {
+    let body = format!(
+        r#"{{"records":[{{"partition":{partition},"value":"{}"}}]}}"#,
+        "v".repeat(bytes)
+    );
+    request(server, "POST", &format!("/v1/topics/{topic}/records"), &body)
+}
+
+fn request(server: &Server, method: &str, path: &str, body: &str) -> Answer {
+    let mut connection = server.connect();
+    connection
+        .request(method, path, "application/json", body.as_bytes())
+        .expect("an answer")
+}
+
+fn commit(server: &Server, offset: u64) -> Answer {
+    let body = format!(r#"{{"offsets":[{{"topic":"first","partition":0,"offset":{offset}}}]}}"#);
+    request(server, "PUT", "/v1/groups/readers/offsets", &body)
+}
+
+fn count(server: &Server, topic: &str, partition: u32) -> usize {
+    let mut count = 0;
+    read_partition(&mut server.connect(), topic, partition, 0, |_| count += 1);
+    count
+}
+
+fn segment(data: &Path, topic: &str, partition: u32) -> std::path::PathBuf {
+    data.join(format!("topics/{topic}/{partition}/{:020}.log", 0))
+}
+
+fn restart(ground: &Ground, server: Server) -> Server {
+    server.kill();
+    verify(&ground.data());
+    ground.start(&ground.data())
+}
+
+#[test]
+fn a_failed_journal_sync_ends_all_appends_until_a_restart_and_reads_go_on() {
+    if !*HAS_STRACE {
+        return;
+    }
+    for error in ["error=EIO", "error=ENOSPC"] {
+        let ground = Ground::new();
+        let server = begin(&ground);
+        // Once: a second sync would succeed, and prove nothing.
+        let tracer = ground.attach(
+            &server,
+            Some("quipu-committer"),
+            &Injection::new("fdatasync", error, "1"),
+        );
+        let problem = produce(&server, "first", 0, 10).problem(503, "log-failed", "unknown");
+        assert_eq!(problem["retryable"], false, "{problem}");
+        drop(tracer);
+        produce(&server, "first", 1, 10).problem(503, "log-failed", "none");
+        produce(&server, "second", 0, 10).problem(503, "log-failed", "none");
+        commit(&server, 1).problem(503, "log-failed", "none");
+        assert_eq!(server.connect().get("/health/ready").status, 503);
+        assert_eq!(server.connect().get("/health/live").status, 200);
+        // What was in flight is not readable: a crash could take it back.
+        assert_eq!((count(&server, "first", 0), count(&server, "first", 1)), (1, 1));
+
+        let server = restart(&ground, server);
+        let there = count(&server, "first", 0);
+        assert!((1..=2).contains(&there), "{there} records");
+        let next = produce(&server, "first", 0, 10).json();
+        assert_eq!(next["offsets"][0]["offset"], there, "the next offset");
+        assert_eq!(count(&server, "first", 1), 1);
+        assert_eq!(count(&server, "second", 0), 0);
+        assert_eq!(commit(&server, 1).status, 200);
+        server.stop();
+        verify(&ground.data());
+    }
+}
+
+#[test]
+fn a_failed_segment_sync_ends_the_appends_to_that_partition_only() {
+    if !*HAS_STRACE {
+        return;
+    }
+    let ground = Ground::new();
+    let server = begin(&ground);
+    let injection =
+        Injection::new("fdatasync", "error=EIO", "1+").on(vec![segment(&ground.data(), "first", 0)]);
+    let tracer = ground.attach(&server, Some("quipu-syncer"), &injection);
+    // Segments are synced when a journal file is full.
+    until("the sync has failed", || {
+        assert_eq!(produce(&server, "second", 0, 200_000).status, 200);
+        !ground.injected().is_empty()
+    });
+    until("the partition is refused", || {
+        let answer = produce(&server, "first", 0, 10);
+        if answer.status != 200 {
+            answer.problem(503, "log-failed", "none");
+        }
+        answer.status != 200
+    });
+    drop(tracer);
+    assert_eq!(produce(&server, "first", 1, 10).status, 200);
+    assert_eq!(produce(&server, "second", 0, 10).status, 200);
+    assert_eq!(commit(&server, 1).status, 200);
+    // Over all its partitions or not at all.
+    let both = r#"{"records":[{"partition":1,"value":1},{"partition":0,"value":1}]}"#;
+    request(&server, "POST", "/v1/topics/first/records", both).problem(503, "log-failed", "none");
+    let ready = server.connect().get("/health/ready");
+    assert_eq!(
+        (ready.status, &ready.json()["status"]),
+        (200, &Value::from("degraded"))
+    );
+    let there = count(&server, "first", 0);
+    assert_eq!(count(&server, "first", 1), 2);
+
+    let server = restart(&ground, server);
+    assert_eq!(count(&server, "first", 0), there);
+    assert_eq!(
+        produce(&server, "first", 0, 10).json()["offsets"][0]["offset"],
+        there
+    );
+    server.stop();
+    verify(&ground.data());
+}
+
+#[test]
+fn a_failed_segment_write_stores_nothing_and_ends_the_appends_to_that_partition_only() {
+    if !*HAS_STRACE {
+        return;
+    }
+    let ground = Ground::new();
+    let server = begin(&ground);
+    let injection = Injection::new(WRITES, "error=EIO", "1").on(vec![segment(&ground.data(), "first", 0)]);
+    let tracer = ground.attach(&server, Some("quipu-committer"), &injection);
+    let answer = produce(&server, "first", 0, 10);
+    assert_eq!(
+        (answer.status, &answer.json()["outcome"]),
+        (503, &Value::from("none"))
+    );
+    drop(tracer);
+    produce(&server, "first", 0, 10).problem(503, "log-failed", "none");
+    assert_eq!(produce(&server, "first", 1, 10).status, 200);
+    assert_eq!((count(&server, "first", 0), count(&server, "first", 1)), (1, 2));
+    let server = restart(&ground, server);
+    assert_eq!((count(&server, "first", 0), count(&server, "first", 1)), (1, 2));
+    assert_eq!(produce(&server, "first", 0, 10).json()["offsets"][0]["offset"], 1);
+    server.stop();
+    verify(&ground.data());
+}
+
+#[test]
+fn a_segment_write_without_space_is_refused_and_the_next_one_goes_on() {
+    if !*HAS_STRACE {
+        return;
+    }
+    let ground = Ground::new();
+    let server = begin(&ground);
+    let injection = Injection::new(WRITES, "error=ENOSPC", "1").on(vec![segment(&ground.data(), "first", 0)]);
+    let tracer = ground.attach(&server, Some("quipu-committer"), &injection);
+    let answer = produce(&server, "first", 0, 10);
+    answer.problem(507, "storage-full", "none");
+    assert!(answer.header("retry-after").is_some());
+    assert_eq!(produce(&server, "first", 0, 10).json()["offsets"][0]["offset"], 1);
+    drop(tracer);
+    server.stop();
+    verify(&ground.data());
+}
+
+#[test]
+fn a_topic_whose_making_changing_or_deleting_fails_is_what_the_answer_says_after_a_restart_too() {
+    if !*HAS_STRACE {
+        return;
+    }
+    let mut cases = Vec::new();
+    for calls in [
+        "rename,renameat,renameat2",
+        "fsync",
+        "fdatasync",
+        WRITES,
+        "mkdir,mkdirat",
+        "openat",
+    ] {
+        for what in ["made", "changed", "deleted"] {
+            for error in ["error=EIO", "error=ENOSPC"] {
+                cases.extend([1, 2].map(|when| (calls, what, error, when)));
+            }
+        }
+    }
+    if !is_long() {
+        let mut rng = Rng::from_environment("topics");
+        while cases.len() > 12 {
+            cases.swap_remove(rng.below(cases.len() as u64) as usize);
+        }
+        // Where an answer once said that nothing was done.
+        cases.push(("rename,renameat,renameat2", "deleted", "error=EIO", 1));
+        cases.push(("fsync", "made", "error=ENOSPC", 2));
+    }
+    for (calls, what, error, when) in cases {
+        fail_a_topic(calls, what, error, when);
+    }
+}
+
+fn fail_a_topic(calls: &str, what: &str, error: &str, when: u32) {
+    let ground = Ground::new();
+    let server = begin(&ground);
+    let data = ground.data();
+    let is_there =
+        |server: &Server, name: &str| match server.connect().get(&format!("/v1/topics/{name}")).status {
+            200 => true,
+            404 => false,
+            status => panic!("{name}: {status}"),
+        };
+    let partitions = |server: &Server| {
+        server.get("/v1/topics/first")["partition_count"]
+            .as_u64()
+            .expect("a number")
+    };
+    let dirs = vec![
+        data.join("topics"),
+        data.join("staging"),
+        data.join("deleted"),
+        data.join("topics/first"),
+    ];
+    let mut injection = Injection::new(calls, error, when.to_string());
+    if calls == "fsync" || calls == "openat" {
+        // Only directories, and not those of whoever else opens something.
+        injection = injection.on(dirs);
+    }
+    let tracer = ground.attach(&server, None, &injection);
+    let answer = match what {
+        "made" => request(&server, "PUT", "/v1/topics/third", r#"{"partitions":2}"#),
+        "changed" => request(&server, "PATCH", "/v1/topics/first", r#"{"partitions":3}"#),
+        _ => request(&server, "DELETE", "/v1/topics/first", ""),
+    };
+    drop(tracer);
+    let is_done = answer.status < 300;
+    let outcome = if is_done {
+        "done".into()
+    } else {
+        answer.json()["outcome"].clone()
+    };
+    let said = format!(
+        "{calls} {error} {when}: {what}: {} {}",
+        answer.status,
+        answer.text()
+    );
+    // Whatever it was, trying again without the fault leads to an answer that can be believed.
+    let server = restart(&ground, server);
+    let is_so = match what {
+        "made" => is_there(&server, "third"),
+        "changed" => partitions(&server) == 3,
+        _ => !is_there(&server, "first"),
+    };
+    match outcome.as_str() {
+        Some("done") => assert!(is_so, "after a restart it is not so: {said}"),
+        Some("none") => assert!(!is_so, "after a restart it is so: {said}"),
+        Some("unknown") => {}
+        other => panic!("{other:?}: {said}"),
+    }
+    server.stop();
+    verify(&data);
+}

@@ -1,0 +1,412 @@
+//! A disk that is full at the first start, runs full under load, is full over a restart, and has space again.
+//!
+//! The disk is a small file system in memory, mounted in a name space of this test's own: it is gone with the last process
+//! in it, however that ends.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use crate::check;
+use crate::ground::{Ground, until, verify};
+use crate::history::{Cuts, History, Presence, Sent, Topic};
+use crate::load::{self, CLIENTS, PARTITIONS, Round, TOPICS};
+use crate::records::{self, Id};
+use crate::rounds::is_long;
+use crate::support::{Answer, Rng, Server};
+use crate::topics;
+
+const INSIDE: &str = "QUIPU_TEST_INSIDE";
+
+#[test]
+fn a_full_disk_stops_appends_and_nothing_else_and_they_resume_by_themselves() {
+    in_a_name_space("full::inside_a_disk_that_runs_full");
+}
+
+#[test]
+fn a_full_disk_at_the_first_start_is_said_in_one_line_and_leaves_nothing_half_made() {
+    in_a_name_space("full::inside_a_disk_that_is_full_at_first");
+}
+
+#[test]
+fn a_disk_too_small_for_another_journal_file_still_takes_every_append() {
+    in_a_name_space("full::inside_a_disk_too_small_for_another_journal_file");
+}
+
+/// Runs another test of this binary where it may mount.
+fn in_a_name_space(test: &str) {
+    let mut words = vec!["unshare", "--mount", "--propagation", "private"];
+    if !rustix::process::geteuid().is_root() {
+        words.extend(["--user", "--map-root-user"]);
+    }
+    let can_mount = "mount -t tmpfs -o size=64k none /tmp";
+    let probe = Command::new(words[0])
+        .args(&words[1..])
+        .args(["sh", "-c", can_mount])
+        .output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: {test}: no right to mount here, so no disk runs full");
+        return;
+    }
+    let own = std::env::current_exe().expect("it runs");
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL"])
+        .args(&words)
+        .arg(own)
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .status()
+        .expect("unshare was there before");
+    assert!(status.success(), "{test}: {status}");
+}
+
+/// A file system of a size that can be changed.
+struct SmallDisk {
+    dir: PathBuf,
+}
+
+impl SmallDisk {
+    fn new(ground: &Ground, size: &str) -> Self {
+        let dir = ground.dir().join(format!("disk-{size}"));
+        fs::create_dir(&dir).expect("its name is its own");
+        let disk = Self { dir };
+        disk.mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "none"]);
+        disk
+    }
+
+    fn resize(&self, size: &str) {
+        self.mount(&["-o", &format!("remount,size={size}")]);
+    }
+
+    fn mount(&self, arguments: &[&str]) {
+        let output = Command::new("mount")
+            .args(arguments)
+            .arg(&self.dir)
+            .output()
+            .expect("mount is there");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.dir.join("ballast")
+    }
+
+    /// Takes all the space that is left.
+    fn fill(&self) {
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(self.ballast())
+            .expect("a name takes no space here");
+        for bytes in [1 << 20, 1 << 16, 1 << 12] {
+            let block = vec![7; bytes];
+            while file.write_all(&block).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.ballast()).expect("it was filled");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.dir).output();
+    }
+}
+
+fn request(server: &Server, method: &str, path: &str, body: &str) -> Answer {
+    let mut connection = server.connect();
+    connection
+        .request(method, path, "application/json", body.as_bytes())
+        .expect("an answer")
+}
+
+#[test]
+#[ignore = "run by another test, where it may mount"]
+fn inside_a_disk_that_is_full_at_first() {
+    if std::env::var_os(INSIDE).is_none() {
+        return;
+    }
+    let ground = Ground::new();
+    for size in [
+        "4k", "32k", "128k", "256k", "320k", "1m", "4m", "4400k", "6m", "8m",
+    ] {
+        let disk = SmallDisk::new(&ground, size);
+        let data = disk.data();
+        // The log lies beside the data, and must not take part in this.
+        let log = ground.dir().join("log");
+        std::os::unix::fs::symlink(&log, data.with_extension("log")).expect("a short name");
+        let started = ground.try_start(&data, None);
+        let Err(log) = started else {
+            println!("{size} are enough to start");
+            continue;
+        };
+        let lines: Vec<_> = log.lines().filter(|line| !line.is_empty()).collect();
+        assert_eq!(lines[1..], ["ended with exit status: 1"], "{size}: {log}");
+        assert!(
+            lines[0].contains("disk is full") || lines[0].contains("No space left"),
+            "{size}: {log}"
+        );
+
+        disk.resize("32m");
+        let server = ground.start(&data);
+        server.create_topic("events", 1);
+        let answer = request(
+            &server,
+            "POST",
+            "/v1/topics/events/records",
+            r#"{"records":[{"value":1}]}"#,
+        );
+        assert_eq!(answer.status, 200, "{size}: {}", answer.text());
+        server.stop();
+        verify(&data);
+        // What a start that came to nothing began was used or removed.
+        let mut names: Vec<_> = fs::read_dir(&data)
+            .expect("it is there")
+            .map(|e| e.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        let expected = [
+            "FORMAT",
+            "LOCK",
+            "checkpoint.0",
+            "checkpoint.1",
+            "deleted",
+            "journal",
+            "staging",
+            "state.0",
+            "state.1",
+            "topics",
+        ];
+        assert_eq!(names, expected, "{size}");
+        assert!(
+            fs::read_dir(data.join("journal")).expect("it is there").count() <= 3,
+            "{size}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "run by another test, where it may mount"]
+fn inside_a_disk_too_small_for_another_journal_file() {
+    if std::env::var_os(INSIDE).is_none() {
+        return;
+    }
+    let ground = Ground::new();
+    // Two files and the snapshots' slots; the third file is tried again and again.
+    let disk = SmallDisk::new(&ground, "11m");
+    std::os::unix::fs::symlink(ground.dir().join("log"), disk.data().with_extension("log"))
+        .expect("a short name");
+    let server = ground.start(&disk.data());
+    server.create_topic("events", 1);
+    let body = format!(r#"{{"records":[{{"value":"{}"}}]}}"#, "v".repeat(1000));
+    for count in 0..1000 {
+        let answer = request(&server, "POST", "/v1/topics/events/records", &body);
+        assert_eq!(answer.status, 200, "append {count}: {}", answer.text());
+    }
+    server.stop();
+}
+
+#[test]
+#[ignore = "run by another test, where it may mount"]
+fn inside_a_disk_that_runs_full() {
+    if std::env::var_os(INSIDE).is_none() {
+        return;
+    }
+    let mut rng = Rng::from_environment("full");
+    let ground = Ground::new();
+    let disk = SmallDisk::new(&ground, "56m");
+    let data = disk.data();
+    std::os::unix::fs::symlink(ground.dir().join("log"), data.with_extension("log")).expect("a short name");
+    let history = History::default();
+    let server = ground.start(&data);
+    let retention = TOPICS
+        .map(str::to_owned)
+        .map(|name| (name, 1 << 20))
+        .into_iter()
+        .collect();
+    for name in TOPICS {
+        let body = format!(
+            r#"{{"partitions":{PARTITIONS},"config":{{"segment_bytes":1048576,"retention_bytes":1048576}}}}"#
+        );
+        assert_eq!(
+            request(&server, "PUT", &format!("/v1/topics/{name}"), &body).status,
+            201
+        );
+        history
+            .state()
+            .topics
+            .insert(name.into(), Topic::new(Presence::Exists, PARTITIONS));
+    }
+    // Topics of those who test the disk: one to delete for its space, one to commit offsets of.
+    for name in ["ballast", "committed"] {
+        assert_eq!(
+            request(
+                &server,
+                "PUT",
+                &format!("/v1/topics/{name}"),
+                r#"{"partitions":1}"#
+            )
+            .status,
+            201
+        );
+        history
+            .state()
+            .topics
+            .insert(name.into(), Topic::new(Presence::Exists, 1));
+    }
+    topics::begin(&history);
+    server.stop();
+
+    for round in 0..if is_long() { 20 } else { 1 } {
+        println!("full: round {round}");
+        let server = ground.start(&data);
+        under_load(&server, &history, &mut rng, &disk);
+        disk.fill();
+        full(&server, &history, MANY_COMMITS);
+        // Space again, and nothing else: appends go on.
+        disk.free();
+        resumes(&server, &history);
+        check::reads_go_on(&server, &history);
+
+        // Full over a restart, clean or not.
+        disk.fill();
+        full(&server, &history, 20);
+        if rng.below(2) == 0 {
+            server.kill()
+        } else {
+            server.stop()
+        }
+        verify(&data);
+        let server = ground.start(&data);
+        full(&server, &history, MANY_COMMITS);
+        check::restarted(&server, &data, &history, &retention);
+        server.kill();
+        let server = ground.start(&data);
+        check::restarted(&server, &data, &history, &retention);
+        disk.free();
+        resumes(&server, &history);
+        server.stop();
+        verify(&data);
+    }
+}
+
+/// All clients at once, while the disk runs full in the middle of it, and has space again, several times.
+fn under_load(server: &Server, history: &History, rng: &mut Rng, disk: &SmallDisk) {
+    let stop = AtomicBool::new(false);
+    let (events, received) = mpsc::channel();
+    let failures = std::thread::scope(|scope| {
+        let clients: Vec<_> = CLIENTS
+            .into_iter()
+            .enumerate()
+            .map(|(number, role)| {
+                let (rng, events, stop) = (rng.fork(), events.clone(), &stop);
+                let round = Round {
+                    address: server.address,
+                    history,
+                    stop,
+                    trouble: &["storage-full"],
+                    events,
+                };
+                scope.spawn(move || load::run(&round, number as u32, role, rng))
+            })
+            .collect();
+        drop(events);
+        for answers in [60, 60, 60] {
+            received.iter().take(answers).for_each(drop);
+            disk.fill();
+            received.iter().take(answers).for_each(drop);
+            disk.free();
+        }
+        stop.store(true, Ordering::Relaxed);
+        let results = clients
+            .into_iter()
+            .map(|client| client.join().expect("it catches its panics"));
+        results.filter_map(Result::err).collect::<Vec<_>>()
+    });
+    assert!(
+        failures.is_empty(),
+        "{}; the log says:\n{}",
+        failures.join("\n"),
+        server.log()
+    );
+}
+
+/// So many commits fill more than a journal file: files are recycled with no space at all.
+const MANY_COMMITS: u32 = 1200;
+
+/// While the disk is full: appends are refused honestly, reads and commits go on.
+fn full(server: &Server, history: &History, commits: u32) {
+    until("a large append is refused", || {
+        !append(server, history, "ballast", 900_000)
+    });
+    check::reads_go_on(server, history);
+    let mut connection = server.connect();
+    let metadata = "m".repeat(4000);
+    for _ in 0..commits {
+        let body = format!(
+            r#"{{"offsets":[{{"topic":"committed","partition":0,"offset":0,"metadata":"{metadata}"}}]}}"#
+        );
+        let answer = connection
+            .request(
+                "PUT",
+                "/v1/groups/steady/offsets",
+                "application/json",
+                body.as_bytes(),
+            )
+            .expect("an answer");
+        assert_eq!(
+            answer.status,
+            200,
+            "a commit on a full disk: {}; the log says:\n{}",
+            answer.text(),
+            server.log()
+        );
+    }
+    assert_eq!(server.connect().get("/health/ready").status, 200);
+}
+
+/// Appends go on by themselves once there is space.
+fn resumes(server: &Server, history: &History) {
+    until("an append is taken", || append(server, history, "committed", 10));
+}
+
+/// Whether one record was taken; otherwise it was for the disk.
+fn append(server: &Server, history: &History, topic: &str, padding: usize) -> bool {
+    let sent = |_| Sent {
+        topic: topic.into(),
+        partitions: vec![0],
+        cuts: Cuts::Whole,
+        must: 0,
+        may: 1,
+    };
+    let id = Id {
+        request: history.send(CLIENTS.len() as u32, sent),
+        index: 0,
+    };
+    let body = format!(r#"{{"records":[{}]}}"#, records::line(id, 0, padding));
+    let answer = request(server, "POST", &format!("/v1/topics/{topic}/records"), &body);
+    if answer.status == 200 {
+        let offset = answer.json()["offsets"][0]["offset"].as_u64().expect("an offset");
+        history.note(topic, [(0, offset, id)]);
+        history.settle(id.request, 1, 1);
+        return true;
+    }
+    answer.problem(507, "storage-full", "none");
+    assert!(answer.header("retry-after").is_some(), "no Retry-After");
+    history.settle(id.request, 0, 0);
+    false
+}

@@ -1,0 +1,285 @@
+//! Where a torture happens: a directory that is swept afterwards, and servers that die with the test.
+//!
+//! Everything lies in `target/tmp/torture-{process}-{number}` (or under `QUIPU_TEST_DIR`). A test that ends removes its
+//! directory; what a killed one left is removed by the next. Servers are started by `setpriv --pdeathsig KILL`, so that
+//! none outlives its test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::{PATIENCE, Server};
+
+/// Small files, so that segments roll, journal files are recycled and retention deletes all the time.
+pub const SMALL: &[(&str, &str)] = &[
+    ("QUIPU_JOURNAL_FILE_BYTES", "4194304"),
+    ("QUIPU_MAX_REQUEST_BYTES", "2097152"),
+    ("QUIPU_RETENTION_INTERVAL_MS", "20"),
+    ("QUIPU_MAX_OPEN_SEGMENTS", "16"),
+    ("QUIPU_LOG_LEVEL", "warn"),
+];
+
+/// A directory of this test's own.
+pub struct Ground {
+    dir: PathBuf,
+}
+
+impl Ground {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let root = std::env::var_os("QUIPU_TEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+        fs::create_dir_all(&root).expect("the directory for tests can be made");
+        for entry in fs::read_dir(&root).expect("it was made").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let process = name
+                .strip_prefix("torture-")
+                .and_then(|rest| rest.split('-').next());
+            if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = root.join(format!("torture-{}-{number}", std::process::id()));
+        fs::create_dir(&dir).expect("it is this process's own");
+        Self { dir }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Starts the server; `Err` with its log if it ends before it is ready.
+    pub fn try_start(&self, data: &Path, inject: Option<&Injection>) -> Result<Server, String> {
+        // Emptied, not removed: it may be a link to another disk.
+        let _ = fs::write(data.with_extension("log"), b"");
+        let mut words: Vec<String> = Vec::new();
+        if *HAS_SETPRIV {
+            words.extend(["setpriv", "--pdeathsig", "KILL"].map(str::to_owned));
+        }
+        if let Some(inject) = inject {
+            let _ = fs::remove_file(self.trace());
+            words.extend(["strace", "-D", "-f", "-y", "-qq"].map(str::to_owned));
+            if !inject.action.contains("signal") {
+                words.push("--seccomp-bpf".into());
+            }
+            words.extend(inject.arguments());
+            words.extend(["-o".into(), self.trace().display().to_string()]);
+        }
+        words.push(env!("CARGO_BIN_EXE_quipu").into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).envs(SMALL.iter().copied());
+        Server::try_start(data, command)
+    }
+
+    pub fn start(&self, data: &Path) -> Server {
+        self.try_start(data, None)
+            .unwrap_or_else(|log| panic!("no start; the log says:\n{log}"))
+    }
+
+    /// Attaches strace to one thread of a running server, or to all that it has.
+    pub fn attach(&self, server: &Server, thread: Option<&str>, inject: &Injection) -> Tracer {
+        let _ = fs::remove_file(self.trace());
+        let task = thread.map_or(server.pid(), |thread| thread_of(server.pid(), thread));
+        let mut command = Command::new("strace");
+        if thread.is_none() {
+            command.arg("-f");
+        }
+        let child = command
+            .args(["-y", "-qq"])
+            .args(inject.arguments())
+            .args(["-p", &task.to_string(), "-o"])
+            .arg(self.trace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strace was there before");
+        let mut tracer = Tracer { child };
+        until("strace is attached", || {
+            assert!(
+                tracer.child.try_wait().expect("our child").is_none(),
+                "strace has ended"
+            );
+            let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("it runs");
+            tasks
+                .flatten()
+                .filter(|of| thread.is_none() || *of.file_name() == *task.to_string())
+                .all(|of| {
+                    let status = fs::read_to_string(of.path().join("status")).unwrap_or_default();
+                    let mut lines = status.lines();
+                    lines.any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+                })
+        });
+        tracer
+    }
+
+    fn trace(&self) -> PathBuf {
+        self.dir.join("trace")
+    }
+
+    /// Where it was injected, as strace wrote it: the calls that were not carried out.
+    pub fn injected(&self) -> Vec<String> {
+        let text = fs::read(self.trace()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines = text.lines();
+        lines
+            .clone()
+            .filter(|line| line.ends_with("(INJECTED)") || line.ends_with(" = ?"))
+            .map(|line| {
+                // Where another thread's call came between, the call and its end are on two lines.
+                let begun = line.split_once(" <... ").and_then(|(thread, _)| {
+                    let is_begun =
+                        |line: &&str| line.starts_with(thread) && line.ends_with("<unfinished ...>");
+                    lines.clone().rfind(is_begun)
+                });
+                format!("{}{line}", begun.unwrap_or_default())
+            })
+            .collect()
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os("QUIPU_TEST_KEEP").is_some() {
+            println!("kept for a look: {}", self.dir.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// What strace does to a process.
+#[derive(Clone, Debug)]
+pub struct Injection {
+    /// Names of system calls, separated by commas.
+    pub calls: String,
+    /// `signal=KILL` or `error=…`.
+    pub action: String,
+    /// On which call, counted by thread; with a plus: and on all that follow.
+    pub when: String,
+    /// Only calls on these files, if there are any.
+    pub paths: Vec<PathBuf>,
+}
+
+impl Injection {
+    pub fn new(calls: &str, action: &str, when: impl Into<String>) -> Self {
+        Self {
+            calls: calls.into(),
+            action: action.into(),
+            when: when.into(),
+            paths: Vec::new(),
+        }
+    }
+
+    pub fn on(mut self, paths: Vec<PathBuf>) -> Self {
+        self.paths = paths;
+        self
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        // Calls that this architecture does not have are fine.
+        let calls: Vec<String> = self.calls.split(',').map(|call| format!("?{call}")).collect();
+        let calls = calls.join(",");
+        let mut arguments: Vec<String> = vec![
+            "-e".into(),
+            format!("trace={calls}"),
+            "-e".into(),
+            format!("inject={calls}:{}:when={}", self.action, self.when),
+        ];
+        for path in &self.paths {
+            arguments.extend(["-P".into(), path.display().to_string()]);
+        }
+        arguments
+    }
+}
+
+/// A strace that is attached to a thread. When dropped it lets go.
+pub struct Tracer {
+    child: Child,
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The number of a thread by its name, which Linux cuts after 15 bytes.
+fn thread_of(process: u32, name: &str) -> u32 {
+    let name = &name[..name.len().min(15)];
+    let mut found = None;
+    // A thread gives itself its name, some time after it began.
+    until("the thread has its name", || {
+        let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+        found = tasks.flatten().find(|task| {
+            let found = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            found.trim_end() == name
+        });
+        found.is_some()
+    });
+    let number = found.map(|task| task.file_name().to_string_lossy().parse());
+    number
+        .expect("it was found")
+        .expect("a task's directory is a number")
+}
+
+/// Whether strace can inject here; says so aloud where it cannot.
+pub static HAS_STRACE: LazyLock<bool> = LazyLock::new(|| {
+    let works = Command::new("strace")
+        .args([
+            "-D",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "inject=getppid:error=EIO",
+            "true",
+        ])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !works {
+        println!("SKIPPED: strace does not work here, so no call is made to fail and no kill is aimed");
+    }
+    works
+});
+
+static HAS_SETPRIV: LazyLock<bool> = LazyLock::new(|| {
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "true"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+});
+
+/// Waits for a condition, with a limit that only ends a test that hangs.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// `quipu verify` finds nothing.
+pub fn verify(data: &Path) {
+    let output = Command::new(env!("CARGO_BIN_EXE_quipu"))
+        .arg("verify")
+        .arg(data)
+        .output()
+        .expect("it starts");
+    assert!(
+        output.status.success(),
+        "quipu verify: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -1,0 +1,191 @@
+//! What clients sent, what they were told, and what they have seen: what the server owes them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::records::Id;
+
+/// What all clients of all rounds know. Each entry is made before the call that it is about.
+#[derive(Default)]
+pub struct History {
+    state: Mutex<State>,
+    pub counts: Counts,
+}
+
+#[derive(Default)]
+pub struct State {
+    pub topics: BTreeMap<String, Topic>,
+    /// Requests since the last check.
+    pub requests: HashMap<u64, Sent>,
+    /// By group, topic and partition: the last commit that was answered, and the last that was sent.
+    pub groups: BTreeMap<(String, String, u32), (u64, u64)>,
+    sequences: HashMap<u32, u64>,
+}
+
+/// For the report.
+#[derive(Default)]
+pub struct Counts {
+    pub acknowledged_requests: AtomicU64,
+    pub acknowledged_records: AtomicU64,
+    pub refused_requests: AtomicU64,
+    pub commits: AtomicU64,
+    pub fetched_records: AtomicU64,
+    pub checked_records: AtomicU64,
+    pub topics_made: AtomicU64,
+    pub topics_deleted: AtomicU64,
+}
+
+impl Counts {
+    pub fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// Whether a topic must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Absent,
+    Exists,
+    /// A PUT or a DELETE of it was not answered, or with `unknown`.
+    Unknown,
+}
+
+pub struct Topic {
+    pub presence: Presence,
+    /// Its identity, once somebody was told.
+    pub id: Option<String>,
+    /// Number of partitions: acknowledged and asked for.
+    pub partitions: (u32, u32),
+    /// A value of its configuration, likewise.
+    pub setting: (u64, u64),
+    pub held: Vec<Held>,
+}
+
+/// What a partition owes.
+#[derive(Clone, Default)]
+pub struct Held {
+    /// Records that were acknowledged with their offset, or read.
+    pub known: BTreeMap<u64, Id>,
+    /// The highest log start and end that anybody was told.
+    pub log_start: u64,
+    pub end: u64,
+    /// The end at the last check.
+    pub checked_end: u64,
+    /// The highest offset before which somebody wanted records deleted.
+    pub trim_sent: u64,
+}
+
+/// A produce request.
+pub struct Sent {
+    pub topic: String,
+    /// The partition of each record.
+    pub partitions: Vec<u32>,
+    pub cuts: Cuts,
+    /// So many of its first records must be there,
+    pub must: u32,
+    /// and no more than so many may.
+    pub may: u32,
+}
+
+/// Where a request may be cut off if it was in flight.
+#[derive(Clone, Copy, Debug)]
+pub enum Cuts {
+    /// It is there whole or not at all.
+    Whole,
+    /// A stream whose units have so many lines.
+    Every(u32),
+    /// A stream whose units end by their bytes.
+    Anywhere,
+}
+
+impl Cuts {
+    /// The first place at or after `count` where it may be cut.
+    pub fn next(self, count: u32, total: u32) -> u32 {
+        match self {
+            _ if count == 0 => 0,
+            Self::Whole => total,
+            Self::Every(lines) => count.next_multiple_of(lines).min(total),
+            Self::Anywhere => count,
+        }
+    }
+}
+
+impl Topic {
+    pub fn new(presence: Presence, partitions: u32) -> Self {
+        Self {
+            presence,
+            id: None,
+            partitions: (partitions, partitions),
+            setting: (0, 0),
+            held: vec![Held::default(); partitions as usize],
+        }
+    }
+}
+
+impl Held {
+    /// That record has that offset, from now on and for ever.
+    pub fn note(&mut self, place: (&str, u32, u64), id: Id) {
+        let offset = place.2;
+        if offset < self.log_start {
+            return;
+        }
+        self.end = self.end.max(offset + 1);
+        let before = *self.known.entry(offset).or_insert(id);
+        assert_eq!(before, id, "{place:?} was given to two records");
+    }
+}
+
+impl History {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        // A client that has failed says so itself.
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Numbers a request and remembers that it is about to be sent.
+    pub fn send(&self, client: u32, make: impl FnOnce(u64) -> Sent) -> u64 {
+        let mut state = self.state();
+        let sequence = state.sequences.entry(client).or_default();
+        *sequence += 1;
+        let request = (u64::from(client) << 32) | *sequence;
+        let sent = make(request);
+        state.requests.insert(request, sent);
+        request
+    }
+
+    /// A request was answered: at least and at most so many of its records are there.
+    pub fn settle(&self, request: u64, must: u32, may: u32) {
+        let mut state = self.state();
+        let sent = state.requests.get_mut(&request).expect("it was sent");
+        (sent.must, sent.may) = (must, may);
+        if must > 0 {
+            Counts::add(&self.counts.acknowledged_requests, 1);
+            Counts::add(&self.counts.acknowledged_records, u64::from(must));
+        } else if may == 0 {
+            Counts::add(&self.counts.refused_requests, 1);
+        }
+    }
+
+    /// Somebody was told these offsets.
+    pub fn note(&self, topic: &str, records: impl IntoIterator<Item = (u32, u64, Id)>) {
+        let mut state = self.state();
+        let topic_state = state.topics.get_mut(topic).expect("a topic of this test");
+        for (partition, offset, id) in records {
+            topic_state.held[partition as usize].note((topic, partition, offset), id);
+        }
+    }
+
+    /// Changes what is known of one partition.
+    pub fn held<R>(&self, topic: &str, partition: u32, change: impl FnOnce(&mut Held) -> R) -> R {
+        let mut state = self.state();
+        let topic = state.topics.get_mut(topic).expect("a topic of this test");
+        change(&mut topic.held[partition as usize])
+    }
+
+    /// Changes what is known of one topic.
+    pub fn topic<R>(&self, topic: &str, change: impl FnOnce(&mut Topic) -> R) -> R {
+        change(self.state().topics.get_mut(topic).expect("a topic of this test"))
+    }
+}

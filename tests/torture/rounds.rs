@@ -1,0 +1,345 @@
+//! Rounds on one data directory: load, an end by kill or fault, a restart, a check.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crate::check;
+use crate::ground::{Ground, HAS_STRACE, Injection, verify};
+use crate::history::{History, Presence, Topic};
+use crate::load::{self, CLIENTS, PARTITIONS, Role, Round, TOPICS};
+use crate::support::{PATIENCE, Rng, Server};
+use crate::topics;
+
+/// Rounds that `cargo test` runs.
+const SHORT_ROUNDS: u64 = 8;
+const RETENTION_BYTES: [u64; 2] = [2 << 20, 6 << 20];
+
+/// What is aimed at: of which thread (any of them, from the start on, or one that is running), the calls, and up to
+/// which of them.
+const AIMS: [(Option<&str>, &str, u64); 18] = [
+    (None, "rename,renameat,renameat2", 12),
+    (None, "unlink,unlinkat", 20),
+    (None, "mkdir,mkdirat", 10),
+    (None, "rmdir", 4),
+    (None, "fdatasync", 25),
+    (None, "fsync", 12),
+    (None, "pwritev,pwritev2,pwrite64", 40),
+    (None, "ftruncate,fallocate", 3),
+    (None, "openat", 60),
+    (Some(COMMITTER), "fdatasync", 200),
+    (Some(COMMITTER), "pwritev,pwritev2,pwrite64", 400),
+    (Some(COMMITTER), "openat", 30),
+    (Some(SYNCER), "fdatasync", 80),
+    (Some(SYNCER), "fsync", 30),
+    (Some(SYNCER), "pwritev,pwritev2,pwrite64", 60),
+    (Some(SYNCER), "rename,renameat,renameat2", 8),
+    (Some(SYNCER), "unlink,unlinkat", 30),
+    (Some(SYNCER), "openat", 40),
+];
+const COMMITTER: &str = "quipu-committer";
+const SYNCER: &str = "quipu-syncer";
+
+/// How a round ends.
+#[derive(Clone, Debug)]
+enum End {
+    /// A kill from outside.
+    Kill,
+    /// A kill at a call, of any thread from the start on, or of one thread that is running.
+    KillAt(Injection, Option<&'static str>),
+    /// A call fails, and some time later the server is killed or stopped.
+    Fault(Injection, Option<&'static str>),
+}
+
+#[test]
+fn what_was_acknowledged_or_read_survives_kills_at_any_moment_and_calls_that_fail() {
+    let mut rng = Rng::from_environment("torture");
+    let ground = Ground::new();
+    let data = ground.data();
+    let history = History::default();
+    let retention: BTreeMap<String, u64> = TOPICS
+        .map(str::to_owned)
+        .into_iter()
+        .zip(RETENTION_BYTES)
+        .collect();
+    begin(&ground, &data, &history);
+
+    let (rounds, limit) = how_long();
+    let started = Instant::now();
+    let mut hits: BTreeMap<String, u32> = BTreeMap::new();
+    let mut round = 0;
+    while limit.map_or(round < rounds, |limit| started.elapsed() < limit) {
+        let end = choose(&mut rng);
+        // Printed first, so that it is known of a round that fails.
+        println!("round {round}, {} s: {end:?}", started.elapsed().as_secs());
+        let hit = run(&ground, &data, &history, &end, &mut rng);
+        *hits.entry(hit).or_default() += 1;
+        if rng.below(4) == 0 {
+            verify(&data);
+        }
+        // Retention is quiet while it is looked at.
+        let server = ground.start(&data);
+        check::restarted(&server, &data, &history, &retention);
+        if rng.below(2) == 0 {
+            server.kill()
+        } else {
+            server.stop()
+        }
+        round += 1;
+    }
+    let server = ground.start(&data);
+    check::restarted(&server, &data, &history, &retention);
+    server.stop();
+    verify(&data);
+
+    let counts = &history.counts;
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    println!("{round} rounds in {} s", started.elapsed().as_secs());
+    for (hit, times) in hits {
+        println!("  {times:5} × {hit}");
+    }
+    println!(
+        "{} requests with {} records acknowledged, {} refused, {} records fetched under load, {} read after restarts, {} commits, {} topics made, {} deleted",
+        count(&counts.acknowledged_requests),
+        count(&counts.acknowledged_records),
+        count(&counts.refused_requests),
+        count(&counts.fetched_records),
+        count(&counts.checked_records),
+        count(&counts.commits),
+        count(&counts.topics_made),
+        count(&counts.topics_deleted),
+    );
+    assert!(count(&counts.acknowledged_records) > 0, "nothing was tested");
+}
+
+/// Whether more was asked for than `cargo test` runs.
+pub fn is_long() -> bool {
+    ["QUIPU_TEST_ROUNDS", "QUIPU_TEST_MINUTES"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some())
+}
+
+fn how_long() -> (u64, Option<Duration>) {
+    let number = |name: &str| {
+        std::env::var(name).ok().map(|text| {
+            text.parse::<u64>()
+                .unwrap_or_else(|_| panic!("{name} is a number"))
+        })
+    };
+    let limit = number("QUIPU_TEST_MINUTES").map(|minutes| Duration::from_secs(minutes * 60));
+    (number("QUIPU_TEST_ROUNDS").unwrap_or(SHORT_ROUNDS), limit)
+}
+
+fn begin(ground: &Ground, data: &Path, history: &History) {
+    let server = ground.start(data);
+    for (name, retention_bytes) in TOPICS.into_iter().zip(RETENTION_BYTES) {
+        let body = format!(
+            r#"{{"partitions":{PARTITIONS},"config":{{"segment_bytes":1048576,"retention_bytes":{retention_bytes}}}}}"#
+        );
+        server.expect(
+            201,
+            "PUT",
+            &format!("/v1/topics/{name}"),
+            "application/json",
+            body.as_bytes(),
+        );
+        history
+            .state()
+            .topics
+            .insert(name.into(), Topic::new(Presence::Exists, PARTITIONS));
+    }
+    topics::begin(history);
+    server.stop();
+}
+
+fn choose(rng: &mut Rng) -> End {
+    let kind = rng.below(10);
+    if kind < 2 || !*HAS_STRACE {
+        return End::Kill;
+    }
+    let (thread, calls, last) = AIMS[rng.below(AIMS.len() as u64) as usize];
+    let when = 1 + rng.below(last);
+    if kind < 7 {
+        return End::KillAt(Injection::new(calls, "signal=KILL", when.to_string()), thread);
+    }
+    let error = if rng.below(2) == 0 {
+        "error=EIO"
+    } else {
+        "error=ENOSPC"
+    };
+    // Once, or from then on.
+    let when = format!("{when}{}", if rng.below(3) == 0 { "+" } else { "" });
+    End::Fault(Injection::new(calls, error, when), thread)
+}
+
+/// Runs the load until the server is gone, and says how it went.
+fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng) -> String {
+    let (injection, thread) = match end {
+        End::Kill => (None, None),
+        End::KillAt(injection, thread) | End::Fault(injection, thread) => (Some(injection), *thread),
+    };
+    let faults = matches!(end, End::Fault(..));
+    let started = ground.try_start(data, injection.filter(|_| thread.is_none()));
+    let mut server = match started {
+        Ok(server) => server,
+        // Killed, or refused by a disk that fails: a start that comes to nothing must lose nothing.
+        Err(log) if injection.is_some() => {
+            assert!(!log.contains("panicked"), "{log}");
+            return hit("at the start: ", ground);
+        }
+        Err(log) => panic!("no start; the log says:\n{log}"),
+    };
+    let _tracer = injection
+        .zip(thread)
+        .map(|(injection, thread)| ground.attach(&server, Some(thread), injection));
+    let stop = AtomicBool::new(false);
+    let (events, received) = mpsc::channel();
+    let round = Round {
+        address: server.address,
+        history,
+        stop: &stop,
+        trouble: if faults {
+            &["log-failed", "storage-full", "internal"]
+        } else {
+            &[]
+        },
+        events,
+    };
+    // An aimed kill that does not come is one from outside in the end.
+    let most = if is_long() { 1000 } else { 400 };
+    let mut left = if injection.is_some() {
+        most
+    } else {
+        1 + rng.below(most)
+    };
+    let mut is_hit = false;
+    let failures = std::thread::scope(|scope| {
+        let round = round;
+        let clients: Vec<_> = CLIENTS
+            .into_iter()
+            .enumerate()
+            .map(|(number, role)| {
+                let (rng, round) = (
+                    rng.fork(),
+                    Round {
+                        events: round.events.clone(),
+                        ..round
+                    },
+                );
+                scope.spawn(move || load::run(&round, number as u32, role, rng))
+            })
+            .collect();
+        drop(round);
+        while left > 0 {
+            match received.recv_timeout(PATIENCE) {
+                Ok(Role::Fetching) => {}
+                Ok(_) => left -= 1,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("no answers; the log says:\n{}", server.log()),
+            }
+            // After a fault the load goes on for a little.
+            if faults && !is_hit && left % 16 == 0 && !ground.injected().is_empty() {
+                is_hit = true;
+                left = left.min(160);
+            }
+        }
+        if faults {
+            stop.store(true, Ordering::Relaxed);
+        } else {
+            // Off the beat of the answers.
+            std::thread::sleep(Duration::from_micros(rng.below(20_000)));
+            server.kill_now();
+        }
+        let results = clients
+            .into_iter()
+            .map(|client| client.join().expect("it catches its panics"));
+        results.filter_map(Result::err).collect::<Vec<_>>()
+    });
+    assert!(
+        failures.is_empty(),
+        "{}; the log says:\n{}",
+        failures.join("\n"),
+        server.log()
+    );
+    if !faults {
+        return if injection.is_some() {
+            hit("", ground)
+        } else {
+            "kill -9 from outside".into()
+        };
+    }
+    assert!(
+        server.has_ended().is_none(),
+        "a failed call ended the server; the log says:\n{}",
+        server.log()
+    );
+    check::reads_go_on(&server, history);
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+    let hit = hit("", ground);
+    if rng.below(2) == 0 {
+        server.kill();
+    } else {
+        server.terminate();
+    }
+    hit
+}
+
+/// Which call was hit, and on what.
+fn hit(before: &str, ground: &Ground) -> String {
+    let injected = ground.injected();
+    let Some(line) = injected.first() else {
+        return "kill -9 from outside, before what was aimed at".into();
+    };
+    let words: Vec<&str> = line
+        .split(|c: char| !(c.is_ascii_alphanumeric() || ".-_".contains(c)))
+        .collect();
+    let call = line
+        .split_whitespace()
+        .find_map(|word| word.split_once('('))
+        .map_or(line.as_str(), |(call, _)| call);
+    let kinds = [
+        (".journal", "journal"),
+        (".timeindex", "timeindex"),
+        (".index", "index"),
+        (".log", "segment"),
+        ("checkpoint.", "checkpoint"),
+        ("state.", "state"),
+        ("topic.new", "topic.json"),
+        ("topic.json", "topic.json"),
+        ("deleted", "deleted topic"),
+        ("staging", "staged topic"),
+        ("FORMAT", "FORMAT"),
+        ("topics", "directory"),
+        ("journal", "directory"),
+        ("data", "directory"),
+    ];
+    let kind = kinds
+        .iter()
+        .find(|(part, _)| words.iter().any(|word| word.contains(part)));
+    let error = if line.contains("EIO") {
+        " EIO"
+    } else if line.contains("ENOSPC") {
+        " ENOSPC"
+    } else {
+        ""
+    };
+    format!(
+        "{before}{call} of {}{error}",
+        kind.map_or("something else", |(_, kind)| kind)
+    )
+}
+
+/// Lets a server go by `kill -9` without giving it up.
+trait KillNow {
+    fn kill_now(&mut self);
+}
+
+impl KillNow for Server {
+    fn kill_now(&mut self) {
+        let pid = rustix::process::Pid::from_raw(self.pid() as i32).expect("a process");
+        // It may have been killed by what was aimed at it.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
