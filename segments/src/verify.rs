@@ -443,7 +443,10 @@ impl Verifier<'_> {
                 }
             }
         }
-        let reached = self.batches(&path, base, end, next, evidence)?;
+        // No record of the last segment lies beyond what was given.
+        let is_active = evidence.active.is_some_and(|(active, _)| active == base);
+        let limit = next.or_else(|| (is_active && self.is_whole).then_some(evidence.next_offset));
+        let reached = self.batches(&path, base, end, limit, evidence)?;
         if let Some(next) = next
             && reached < next
             && self

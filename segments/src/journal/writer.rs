@@ -244,7 +244,8 @@ impl Journal {
             self.file_bytes,
             sequence,
             reuse,
-        )?;
+        )
+        .inspect_err(|_| self.give_back(sequence))?;
         self.pool.lock().spares.push_back(Spare { sequence, file });
         self.spare_added.notify_all();
         Ok(true)
@@ -277,9 +278,19 @@ impl Journal {
                 self.file_bytes,
                 sequence,
                 reuse,
-            )?;
+            )
+            .inspect_err(|_| self.give_back(sequence))?;
             self.pool.lock().spares.push_back(Spare { sequence, file });
             self.spare_added.notify_all();
+        }
+    }
+
+    /// Takes back the sequence of a file that could not be made: files follow on from each other without a gap, so that
+    /// one that is missing shows. No round was written under it.
+    fn give_back(&self, sequence: u64) {
+        let mut pool = self.pool.lock();
+        if pool.next_sequence == sequence + 1 {
+            pool.next_sequence = sequence;
         }
     }
 }
