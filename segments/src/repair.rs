@@ -99,6 +99,9 @@ pub fn repair_on(
     })
 }
 
+/// What the journal says of a file: positions with their bytes, in its order.
+type Runs = Vec<(FilePos, Vec<u8>)>;
+
 struct Repair {
     disk: Arc<dyn Disk>,
     pool: Arc<SegmentPool>,
@@ -197,7 +200,7 @@ impl Repair {
         scan: &Scan,
         checkpoint: &Checkpoint,
         topics: &[TopicBody],
-    ) -> Result<BTreeMap<PathBuf, Vec<(FilePos, Vec<u8>)>>> {
+    ) -> Result<BTreeMap<PathBuf, Runs>> {
         let entries: BTreeMap<PartitionId, &Entry> = checkpoint
             .partitions
             .iter()
@@ -221,7 +224,7 @@ impl Repair {
             }
             Ok(())
         })?;
-        let mut runs: BTreeMap<PathBuf, Vec<(FilePos, Vec<u8>)>> = BTreeMap::new();
+        let mut runs: BTreeMap<PathBuf, Runs> = BTreeMap::new();
         scan.for_each(|round, items| {
             for item in items {
                 let Item::Append {
