@@ -113,3 +113,98 @@ fn what_is_no_data_directory_is_said_in_one_line() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
+
+fn flip(file: &Path) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn an_index_that_is_not_the_logs_is_a_fault_that_repair_mends_once() {
+    let (dir, file) = directory();
+    flip(&file.with_extension("index"));
+    std::fs::write(dir.path().join("FORMAT"), b"").unwrap();
+    let output = verify(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let printed = text(&output.stdout);
+    assert_eq!(
+        printed.lines().filter(|line| line.starts_with("fault: ")).count(),
+        2,
+        "{printed}"
+    );
+    assert!(
+        text(&output.stderr).contains("nothing is lost; nothing was changed"),
+        "{output:?}"
+    );
+
+    let output = verify(dir.path(), &["--repair"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let printed = text(&output.stdout);
+    let repaired: Vec<&str> = printed
+        .lines()
+        .filter(|line| line.starts_with("repaired: "))
+        .collect();
+    assert!(
+        repaired.len() == 2 && repaired[0].contains("FORMAT.damaged"),
+        "{printed}"
+    );
+    let output = verify(dir.path(), &["--repair"]);
+    assert!(!text(&output.stdout).contains("repaired"), "{output:?}");
+    assert_eq!(verify(dir.path(), &[]).status.code(), Some(0));
+}
+
+#[test]
+fn records_are_given_up_only_where_they_are_named_and_damaged() {
+    let (dir, file) = directory();
+    flip(&file);
+    let damaged = std::fs::read(&file).unwrap();
+    let output = verify(dir.path(), &["--repair"]);
+    assert_eq!(output.status.code(), Some(1), "nothing was given up: {output:?}");
+    let printed = text(&output.stdout);
+    let (_, command) = printed
+        .split_once("quipu verify DIR --repair --skip ")
+        .expect("the command that gives it up");
+    let skip = command.lines().next().unwrap().trim();
+    assert!(skip.starts_with("orders/0:"), "{skip}");
+
+    for wrong in [
+        "orders:1-2",
+        "orders/0:2-2",
+        "orders/x:1-2",
+        "/0:1-2",
+        "orders/0:1",
+    ] {
+        let output = verify(dir.path(), &["--repair", "--skip", wrong]);
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {output:?}");
+    }
+    let output = verify(dir.path(), &["--skip", skip]);
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "--skip is part of --repair: {output:?}"
+    );
+    for (other, why) in [
+        ("orders/0:0-1", "only what is damaged"),
+        ("orders/7:0-1", "no partition 7"),
+        ("none/0:0-1", "no topic none"),
+    ] {
+        let output = verify(dir.path(), &["--repair", "--skip", other]);
+        assert_eq!(output.status.code(), Some(1), "{other}");
+        assert!(text(&output.stderr).contains(why), "{output:?}");
+    }
+
+    for _ in 0..2 {
+        let output = verify(dir.path(), &["--repair", "--skip", skip]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(text(&output.stdout).contains("skipped: orders/0"), "{output:?}");
+    }
+    assert_eq!(
+        std::fs::read(&file).unwrap(),
+        damaged,
+        "the evidence stays where it is"
+    );
+    let log = Log::open(dir.path(), Options::default()).unwrap();
+    assert_eq!(log.state_prefix(b"d").len(), 1);
+}

@@ -50,8 +50,7 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Option<Identity>>
         (Ok(id), Evidence::Known(others)) if others.len() > 1 && !others.contains(&id) => Some(Identity {
             id: others[0],
             fault: Some(format!(
-                "{} is of the data directory {id:016x}, everything else of {:016x}",
-                path.display(),
+                "it is of the data directory {id:016x}, everything else of {:016x}",
                 others[0]
             )),
         }),
@@ -59,7 +58,7 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Option<Identity>>
         (Err(what), Evidence::Known(others)) => Some(Identity {
             // Without any witness a new id does as well: nothing that is there names the old one.
             id: others.first().copied().unwrap_or_else(new_id),
-            fault: Some(format!("{} is {what}", path.display())),
+            fault: Some(what),
         }),
         (Err(what), Evidence::Nothing) if what != MISSING => {
             return Err(Error::Directory(format!(
@@ -84,7 +83,13 @@ pub(crate) fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> R
             return Ok((identity.id, None));
         };
         let kept = mend(disk, clock.now(), layout, identity.id)?;
-        return Ok((identity.id, Some(format!("{fault}: it was written again{kept}"))));
+        return Ok((
+            identity.id,
+            Some(format!(
+                "{}: {fault}: it was written again{kept}",
+                layout.format().display()
+            )),
+        ));
     }
     let entries = disk
         .list(&layout.root)

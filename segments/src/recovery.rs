@@ -717,6 +717,11 @@ impl Recovery<'_> {
                     );
                     self.suspects
                         .push((id, base.max(known.log_start_offset), known.next_offset));
+                    // With its directory, perhaps: what is appended next needs it.
+                    self.disk
+                        .create_dir_all(dir)
+                        .map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
+                    self.touched_dirs.insert(dir.to_path_buf());
                 }
             }
             files.insert(base, end.get());

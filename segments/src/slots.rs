@@ -35,6 +35,8 @@ pub(crate) struct Found {
     pub(crate) damaged: Vec<String>,
     /// Those slots.
     pub(crate) damaged_paths: Vec<PathBuf>,
+    /// Why a slot holds no payload: damaged, missing, or never written.
+    pub(crate) faults: [Option<String>; 2],
 }
 
 impl Slots {
@@ -70,8 +72,10 @@ impl Slots {
         let mut best: Option<(u64, Vec<u8>)> = None;
         let mut damaged = Vec::new();
         let mut damaged_paths = Vec::new();
-        for path in paths {
+        let mut faults = [None, None];
+        for (path, fault) in paths.iter().zip(&mut faults) {
             let Some(bytes) = read_if_exists(disk, path)? else {
+                *fault = Some("missing".into());
                 continue;
             };
             match unframe(magic, version, &bytes) {
@@ -87,10 +91,13 @@ impl Slots {
                     )));
                 }
                 // Zeros alone are a slot whose first write never reached the disk.
-                Err(FrameError::Damaged(_)) if bytes.iter().all(|byte| *byte == 0) => {}
+                Err(FrameError::Damaged(_)) if bytes.iter().all(|byte| *byte == 0) => {
+                    *fault = Some("nothing was ever written to it".into());
+                }
                 Err(FrameError::Damaged(what)) => {
-                    damaged.push(format!("{}: {what}", path.display()));
+                    *fault = Some(what.into());
                     damaged_paths.push(path.clone());
+                    damaged.push(format!("{}: {what}", path.display()));
                 }
             }
         }
@@ -101,12 +108,46 @@ impl Slots {
             payload,
             damaged,
             damaged_paths,
+            faults,
         })
     }
 
     /// The generation of the newest payload; 0 if there is none.
     pub(crate) fn generation(&self) -> u64 {
         self.next_generation - 1
+    }
+
+    /// Writes the newest whole payload over a slot that is not whole. Returns the slot, if there was one to mend.
+    ///
+    /// # Errors
+    /// As for [`Slots::open`], and what the disk said; the newest payload is still there then.
+    pub(crate) fn mend(
+        disk: Arc<dyn Disk>,
+        paths: [PathBuf; 2],
+        magic: [u8; 8],
+        version: u32,
+    ) -> Result<Option<PathBuf>> {
+        let found = Self::read(&*disk, &paths, magic, version)?;
+        let (Some(payload), Some(slot)) = (found.payload, found.faults.iter().position(Option::is_some))
+        else {
+            return Ok(None);
+        };
+        // Slots are written in turn by their generation: the next one that belongs here.
+        let mut next_generation = found.generation + 1;
+        if next_generation % 2 != slot as u64 {
+            next_generation += 1;
+        }
+        let mended = paths[slot].clone();
+        let mut slots = Self {
+            disk,
+            paths,
+            magic,
+            version,
+            next_generation,
+        };
+        slots.reserve()?;
+        slots.write(&payload)?;
+        Ok(Some(mended))
     }
 
     /// Makes sure that both files are there, by name and with room, so that later writes need neither space nor a

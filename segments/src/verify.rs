@@ -8,64 +8,21 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::batch::Batches;
-use crate::catalog::TOPIC_MAGIC;
 use crate::checkpoint::{self, Checkpoint};
+use crate::describe::{self, Described};
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, Result};
-use crate::identity;
+use crate::finding::{Finding, Verified, partition_name, restore};
+use crate::identity::{self, Identity};
 use crate::index;
 use crate::journal::format::Item;
 use crate::journal::replay;
-use crate::layout::{Layout, TOPIC_FILE, parse_log_name};
+use crate::layout::{Layout, TOPIC_COPY, TOPIC_FILE, parse_log_name};
 use crate::segment::{DamagedStretch, check};
 use crate::slots::{Slots, read_if_exists};
 use crate::state::{self, State};
-use crate::topic::{SealError, TopicBody, unseal_json};
+use crate::topic::TopicBody;
 use crate::types::{FilePos, Offset, PartitionId, TopicId};
-
-/// Something that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// Whether data is lost; otherwise the next start mends it, or it costs nothing.
-    pub is_damage: bool,
-    /// The file.
-    pub path: PathBuf,
-    /// Where in the file.
-    pub position: Option<FilePos>,
-    /// The offsets that cannot be read, the second exclusive.
-    pub offsets: Option<(Offset, Offset)>,
-    /// What was found against what was expected.
-    pub what: String,
-    /// What to do.
-    pub advice: String,
-}
-
-/// What was checked, and what was found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
-    /// Topics with a description.
-    pub topics: u64,
-    /// Partitions of those.
-    pub partitions: u64,
-    /// Log files.
-    pub segments: u64,
-    /// Healthy batches.
-    pub batches: u64,
-    /// Records in them.
-    pub records: u64,
-    /// Bytes of log files.
-    pub bytes: u64,
-    /// Everything that is not as it should be, damage and notes.
-    pub findings: Vec<Finding>,
-}
-
-impl Verified {
-    /// Whether data is lost.
-    #[must_use]
-    pub fn is_damaged(&self) -> bool {
-        self.findings.iter().any(|finding| finding.is_damage)
-    }
-}
 
 /// What the checkpoint and the journal say of a partition.
 #[derive(Default)]
@@ -103,24 +60,30 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(&Verified)) -> Result<Verifie
 /// As for [`verify`].
 pub fn verify_on(disk: &dyn Disk, dir: &Path, progress: &mut dyn FnMut(&Verified)) -> Result<Verified> {
     let layout = Layout::new(dir);
-    let exists = |path: &Path| {
-        disk.exists(path)
-            .map_err(|error| Error::io(format!("looking at {}", path.display()), error))
-    };
+    let lock = layout.lock();
+    let is_locked = disk
+        .exists(&lock)
+        .map_err(|error| Error::io(format!("looking at {}", lock.display()), error))?;
+    // Not made where it is missing: nothing is changed.
+    let _lock = is_locked.then(|| lock_directory(disk, &layout)).transpose()?;
+    look(disk, layout, progress)
+}
+
+/// Takes the lock of a data directory.
+pub(crate) fn lock_directory(disk: &dyn Disk, layout: &Layout) -> Result<Box<dyn Send + Sync>> {
+    let root = layout.root.display();
+    disk.lock(&layout.lock())
+        .map_err(|_| Error::Directory(format!("{root} is in use: stop the server first")))
+}
+
+/// Checks a directory whose lock is held.
+pub(crate) fn look(disk: &dyn Disk, layout: Layout, progress: &mut dyn FnMut(&Verified)) -> Result<Verified> {
     let Some(identity) = identity::find(disk, &layout)? else {
         return Err(Error::Directory(format!(
             "{} is not a quipu data directory: it has no FORMAT",
-            dir.display()
+            layout.root.display()
         )));
     };
-    let _lock =
-        if exists(&layout.lock())? {
-            Some(disk.lock(&layout.lock()).map_err(|_| {
-                Error::Directory(format!("{} is in use: stop the server first", dir.display()))
-            })?)
-        } else {
-            None
-        };
     let mut verifier = Verifier {
         disk,
         layout,
@@ -130,6 +93,7 @@ pub fn verify_on(disk: &dyn Disk, dir: &Path, progress: &mut dyn FnMut(&Verified
         deleted: Vec::new(),
         is_whole: true,
     };
+    verifier.identity(&identity);
     verifier.evidence(identity.id)?;
     verifier.topics()?;
     Ok(verifier.verified)
@@ -138,6 +102,14 @@ pub fn verify_on(disk: &dyn Disk, dir: &Path, progress: &mut dyn FnMut(&Verified
 impl Verifier<'_> {
     fn note(&mut self, path: &Path, what: impl Into<String>, advice: &str) {
         self.find(false, path, None, None, what.into(), advice);
+    }
+
+    /// Something that is written again from elsewhere.
+    fn fault(&mut self, path: &Path, what: impl Into<String>, advice: &str) {
+        self.find(false, path, None, None, what.into(), advice);
+        if let Some(finding) = self.verified.findings.last_mut() {
+            finding.is_fault = true;
+        }
     }
 
     fn damage(&mut self, path: &Path, what: impl Into<String>, advice: &str) {
@@ -154,48 +126,93 @@ impl Verifier<'_> {
         advice: &str,
     ) {
         let path = path.to_path_buf();
+        let partition = offsets.and_then(|_| path.parent().map(partition_name));
+        let advice = match (offsets, &partition) {
+            (Some((from, until)), Some(partition)) if advice.is_empty() => restore(partition, from, until),
+            _ => advice.into(),
+        };
         self.verified.findings.push(Finding {
             is_damage,
+            is_fault: false,
             path,
             position,
             offsets,
+            partition,
             what,
-            advice: advice.into(),
+            advice,
         });
+    }
+
+    /// Says what is wrong with `FORMAT`.
+    fn identity(&mut self, identity: &Identity) {
+        if let Some(what) = &identity.fault {
+            let path = self.layout.format();
+            self.fault(
+                &path,
+                what,
+                &format!("{MENDS}, with the id that the other files carry"),
+            );
+        }
+    }
+
+    /// Reads the checkpoint and says what is wrong with it.
+    fn checkpoint(&mut self, id: u64) -> Result<Option<Checkpoint>> {
+        let paths = [self.layout.checkpoint(0), self.layout.checkpoint(1)];
+        let found = Slots::read(self.disk, &paths, checkpoint::MAGIC, checkpoint::VERSION)?;
+        let checkpoint = found.payload.as_deref().and_then(Checkpoint::decode);
+        let is_foreign = checkpoint
+            .as_ref()
+            .is_some_and(|checkpoint| checkpoint.directory_id != id);
+        let checkpoint = checkpoint.filter(|_| !is_foreign);
+        if checkpoint.is_some() {
+            self.slots(&paths, &found.faults);
+            return Ok(checkpoint);
+        }
+        self.is_whole = false;
+        let what = if is_foreign {
+            "it is of another data directory"
+        } else {
+            "both slots of the checkpoint are damaged or missing"
+        };
+        let advice =
+            "start the server: it keeps every whole batch that it finds, and what is here as .damaged";
+        self.damage(&paths[0], what, advice);
+        Ok(None)
+    }
+
+    /// Says what is wrong with the state's snapshot.
+    fn state(&mut self, is_expected: bool) -> Result<()> {
+        let paths = [self.layout.state(0), self.layout.state(1)];
+        let found = Slots::read(self.disk, &paths, state::MAGIC, state::VERSION)?;
+        if found.payload.as_deref().and_then(State::decode).is_some() {
+            self.slots(&paths, &found.faults);
+        } else if is_expected || !found.damaged.is_empty() {
+            self.damage(
+                &paths[0],
+                "both slots of the state are damaged or missing",
+                "restore them from a backup, or commit the groups' offsets anew",
+            );
+        }
+        Ok(())
+    }
+
+    /// One slot of two that is not whole.
+    fn slots(&mut self, paths: &[PathBuf; 2], faults: &[Option<String>; 2]) {
+        for (path, fault) in paths.iter().zip(faults) {
+            if let Some(what) = fault {
+                self.fault(
+                    path,
+                    what,
+                    &format!("{MENDS} from the other slot, which is whole"),
+                );
+            }
+        }
     }
 
     /// Reads the checkpoint, the state's snapshot and the journal.
     fn evidence(&mut self, id: u64) -> Result<()> {
-        let paths = [self.layout.checkpoint(0), self.layout.checkpoint(1)];
-        let found = Slots::read(self.disk, &paths, checkpoint::MAGIC, checkpoint::VERSION)?;
-        let checkpoint = found.payload.as_deref().and_then(Checkpoint::decode);
-        for what in &found.damaged {
-            if checkpoint.is_some() {
-                self.note(
-                    &paths[0],
-                    what,
-                    "nothing: a crash while it was written leaves this, and the other slot is whole",
-                );
-            }
-        }
-        if checkpoint.is_none() {
-            self.is_whole = false;
-            self.damage(
-                &paths[0],
-                "both slots of the checkpoint are damaged or missing",
-                "start the server: it keeps every whole batch that it finds",
-            );
-        }
-        let paths = [self.layout.state(0), self.layout.state(1)];
-        let found = Slots::read(self.disk, &paths, state::MAGIC, state::VERSION)?;
-        if found.payload.as_deref().and_then(State::decode).is_none() && !found.damaged.is_empty() {
-            self.damage(
-                &paths[0],
-                "both slots of the state are damaged",
-                "restore them from a backup, or commit the groups' offsets anew",
-            );
-        }
-
+        let checkpoint = self.checkpoint(id)?;
+        self.state(checkpoint.is_some())?;
         let (sequence, round, expected) = checkpoint.as_ref().map_or((0, 0, false), |checkpoint| {
             (checkpoint.sequence, checkpoint.round, checkpoint.journal_expected)
         });
@@ -210,6 +227,10 @@ impl Verifier<'_> {
         }
         self.deleted = checkpoint.map_or_else(Vec::new, |checkpoint| checkpoint.deleting);
         let scan = replay::scan(self.disk, &self.layout, id, sequence, round, expected)?;
+        for path in &scan.foreign {
+            let advice = format!("{MENDS}: it puts the file aside as .foreign, and replays nothing of it");
+            self.fault(path, "a journal file of another data directory", &advice);
+        }
         let journal_dir = self.layout.journal_dir();
         for what in &scan.damage {
             self.is_whole = false;
@@ -260,27 +281,32 @@ impl Verifier<'_> {
         };
         let mut seen = Vec::new();
         for entry in entries.into_iter().filter(|entry| entry.is_dir) {
-            let path = dir.join(&entry.name).join(TOPIC_FILE);
-            let restore = "restore the file from a backup; the topic is not served without it, its log files are left alone";
-            let Some(bytes) = read_if_exists(self.disk, &path)? else {
-                self.damage(&path, "missing", restore);
-                continue;
+            let topic_dir = dir.join(&entry.name);
+            let path = topic_dir.join(TOPIC_FILE);
+            let body = match describe::read(self.disk, &topic_dir, &entry.name)? {
+                Described::Whole(body) => body,
+                // Also what a directory of before the copy has.
+                Described::CopyFault(body, what) if what == "missing" => body,
+                Described::CopyFault(body, what) => {
+                    let advice = format!("{MENDS} from {TOPIC_FILE}, which is whole");
+                    self.fault(&topic_dir.join(TOPIC_COPY), what, &advice);
+                    body
+                }
+                Described::Fault(body, what) => {
+                    self.fault(&path, what, &format!("{MENDS} from {TOPIC_COPY}, which is whole"));
+                    body
+                }
+                Described::Unknown(what) => {
+                    let what = format!("{what}, and {TOPIC_COPY} beside it is of no use either");
+                    let advice = "restore one of the two from a backup; until then the topic is not served, and its log files \
+                                  are left alone";
+                    self.damage(&path, what, advice);
+                    continue;
+                }
             };
-            match unseal_json::<TopicBody>(TOPIC_MAGIC, &bytes) {
-                Ok(body) if body.name == entry.name => {
-                    seen.push(body.id);
-                    if !self.deleted.contains(&body.id) {
-                        self.topic(&body)?;
-                    }
-                }
-                Ok(body) => self.damage(&path, format!("it describes the topic {}", body.name), restore),
-                Err(SealError::Version(version)) => {
-                    return Err(Error::Directory(format!(
-                        "{} is of version {version}: use a newer quipu",
-                        path.display()
-                    )));
-                }
-                Err(SealError::Damaged(what)) => self.damage(&path, what, restore),
+            seen.push(body.id);
+            if !self.deleted.contains(&body.id) {
+                self.topic(&body)?;
             }
         }
         let mut missing: Vec<u64> = self
@@ -349,7 +375,7 @@ impl Verifier<'_> {
                 None,
                 offsets,
                 "the log files of these offsets are missing".into(),
-                "restore them from a backup, or move the log start up",
+                RESTORE,
             );
         }
         for (position, (base, length)) in files.iter().enumerate() {
@@ -417,7 +443,10 @@ impl Verifier<'_> {
                 }
             }
         }
-        let reached = self.batches(&path, base, end, next, evidence)?;
+        // No record of the last segment lies beyond what was given.
+        let is_active = evidence.active.is_some_and(|(active, _)| active == base);
+        let limit = next.or_else(|| (is_active && self.is_whole).then_some(evidence.next_offset));
+        let reached = self.batches(&path, base, end, limit, evidence)?;
         if let Some(next) = next
             && reached < next
             && self
@@ -473,25 +502,41 @@ impl Verifier<'_> {
     }
 
     fn index(&mut self, log: &Path, base: Offset, length: u64) -> Result<()> {
-        let (offsets, times) = (log.with_extension("index"), log.with_extension("timeindex"));
-        let (Some(first), Some(second)) = (
-            read_if_exists(self.disk, &offsets)?,
-            read_if_exists(self.disk, &times)?,
-        ) else {
-            return Ok(());
+        let paths = [log.with_extension("index"), log.with_extension("timeindex")];
+        let (first, second) = (
+            read_if_exists(self.disk, &paths[0])?,
+            read_if_exists(self.disk, &paths[1])?,
+        );
+        let (first, second) = match (first, second) {
+            (Some(first), Some(second)) => (first, second),
+            (None, None) => return Ok(()),
+            (first, _) => {
+                let missing = &paths[usize::from(first.is_some())];
+                self.note(missing, "missing, its twin is there", REBUILT);
+                return Ok(());
+            }
         };
         if let Err(error) = index::decode(&first, &second, base, length) {
-            self.note(
-                &offsets,
-                error.to_string(),
-                "nothing: it is made again from the log when it is needed",
-            );
+            // Zeros, or nothing: what a power cut leaves of a file that is not synced.
+            let is_blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+            let culprit = usize::from(index::summary(&first, base, length).is_ok());
+            if error.is_fault() && !is_blank(&first) && !is_blank(&second) {
+                self.fault(&paths[culprit], error.to_string(), REBUILT);
+            } else {
+                self.note(&paths[culprit], error.to_string(), REBUILT);
+            }
         }
         Ok(())
     }
 }
 
-const RESTORE: &str = "restore the file from a backup, or read on from the first healthy offset";
+/// Who writes a faulty file again.
+const MENDS: &str = "nothing is lost: the next start writes it again (or quipu verify DIR --repair)";
+/// What becomes of an index that does not fit.
+const REBUILT: &str =
+    "nothing is lost: it is made again from the log when it is needed (or by quipu verify DIR --repair)";
+/// What to do is said by the offsets (see [`restore`]).
+const RESTORE: &str = "";
 
 /// Whether the journal has all bytes of a range.
 fn covers(evidence: &Evidence, base: Offset, mut from: FilePos, to: FilePos) -> bool {

@@ -156,7 +156,7 @@ impl Partition {
             reason: "a fetch without the header Next-Offset".to_owned(),
         })?;
         if let Some(gaps) = answer.text("gaps") {
-            self.say_skipped(gaps, next);
+            self.say_skipped(gaps);
         }
         Ok(Chunk {
             partition: self.number,
@@ -166,7 +166,7 @@ impl Partition {
     }
 
     /// One line for what is missing: the server sends records as if nothing were.
-    fn say_skipped(&self, gaps: &str, next: u64) {
+    fn say_skipped(&self, gaps: &str) {
         let gaps: Vec<String> = gaps
             .split(',')
             .map(|gap| match gap.trim().split_once('-') {
@@ -175,7 +175,7 @@ impl Partition {
             })
             .collect();
         note(format_args!(
-            "warning: partition {} of {}: offsets {} are damaged and were skipped by the operator; next is {next}",
+            "warning: partition {} of {}: offsets {} are damaged and were skipped by the operator; going on behind them",
             self.number,
             self.topic,
             gaps.join(", ")

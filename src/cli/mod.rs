@@ -60,7 +60,7 @@ pub(crate) enum Command {
     Group(group::Args),
     /// Shows how far groups are behind, the worst first
     Lag(lag::Args),
-    /// Checks every byte of a data directory, offline
+    /// Checks every byte of a data directory, offline, and mends what loses nothing
     Verify(verify::Args),
     /// Prints a completion script for a shell
     Completions(completions::Args),

@@ -1,10 +1,15 @@
-//! `quipu verify`: checks every byte of a data directory that no server has open, and changes none.
+//! `quipu verify`: checks every byte of a data directory that no server has open, and changes none; with `--repair`
+//! mends what loses nothing, and gives up what is named.
+//!
+//! Exits 1 where something is damaged, or is not as it was written though nothing is lost; with `--repair` where
+//! something is left of that which was not asked to be skipped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use quipu_segments::{Finding, Verified, verify};
+use quipu::damage::{self, Gap, Refusal};
+use quipu_segments::{Clock, Finding, Log, Mended, Offset, Options, SystemClock, Verified, repair, verify};
 use serde_json::{Value, json};
 
 use super::output::{self, Output};
@@ -15,28 +20,84 @@ pub(crate) struct Args {
     /// The data directory
     #[arg(value_name = "DIR")]
     dir: PathBuf,
+    /// Mend what loses nothing: indexes, descriptions, snapshots' slots, bytes that the journal still has
+    #[arg(long)]
+    repair: bool,
+    /// Give up these damaged offsets, the second exclusive: consumers go on behind them and are told. Nothing is deleted;
+    /// may be repeated
+    #[arg(long, value_name = "TOPIC/PARTITION:FROM-UNTIL", requires = "repair", value_parser = Skip::parse)]
+    skip: Vec<Skip>,
     #[command(flatten)]
     output: Output,
 }
 
-/// Does it; ends with 1 where data is lost.
+/// Offsets to give up.
+#[derive(Clone, Debug)]
+struct Skip {
+    topic: String,
+    partition: u32,
+    range: Gap,
+}
+
+impl Skip {
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts = || {
+            let (place, range) = text.rsplit_once(':')?;
+            let (topic, partition) = place.rsplit_once('/')?;
+            let (from, until) = range.split_once('-')?;
+            let offset = |text: &str| Offset::try_new(text.parse().ok()?);
+            Some(Self {
+                topic: Some(topic.to_owned()).filter(|topic| !topic.is_empty())?,
+                partition: partition.parse().ok()?,
+                range: Gap {
+                    from: offset(from)?,
+                    until: offset(until)?,
+                },
+            })
+        };
+        let skip = parts().ok_or("written TOPIC/PARTITION:FROM-UNTIL, as orders/3:100-250")?;
+        if skip.range.from >= skip.range.until {
+            return Err("the second offset is exclusive and must be above the first".to_owned());
+        }
+        Ok(skip)
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.topic, self.partition)
+    }
+
+    fn covers(&self, finding: &Finding) -> bool {
+        finding.partition.as_deref() == Some(&*self.name())
+            && finding
+                .offsets
+                .is_some_and(|(from, until)| self.range.from <= from && self.range.until >= until)
+    }
+}
+
+/// Does it; ends with 1 where something is wrong.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let bar = ProgressBar::new_spinner();
     bar.set_style(
         ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
     );
-    let verified = verify(&args.dir, &mut |so_far| {
+    let mut progress = |so_far: &Verified| {
         bar.set_message(format!(
             "{} segments, {} records",
             so_far.segments, so_far.records
         ));
         bar.tick();
-    });
-    bar.finish_and_clear();
-    let verified = verified?;
-    if args.output.is_json() {
-        output::json(&report(&verified))?;
+    };
+    let result = if args.repair {
+        repair(&args.dir, &mut progress).map(|repaired| (repaired.mended, repaired.verified))
     } else {
+        verify(&args.dir, &mut progress).map(|verified| (Vec::new(), verified))
+    };
+    bar.finish_and_clear();
+    let (mended, verified) = result?;
+    if !args.output.is_json() {
+        for Mended { path, what } in &mended {
+            output::line(format_args!("repaired: {}: {what}", path.display()))?;
+        }
         for finding in &verified.findings {
             output::line(sentence(finding))?;
         }
@@ -51,22 +112,96 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             verified.bytes
         ))?;
     }
-    let damaged = verified
-        .findings
-        .iter()
-        .filter(|finding| finding.is_damage)
-        .count();
-    if damaged > 0 {
-        bail!(
-            "{} is damaged in {damaged} places; nothing was changed",
-            args.dir.display()
-        );
+    let skipped = if args.skip.is_empty() {
+        Ok(())
+    } else {
+        skip(&args.dir, &args.skip)
+    };
+    if args.output.is_json() {
+        output::json(&report(&mended, &verified))?;
     }
+    skipped?;
+    if !args.output.is_json() {
+        for skip in &args.skip {
+            let Gap { from, until } = skip.range;
+            output::line(format_args!(
+                "skipped: {}: offsets {from} to {until} (exclusive): consumers go on behind them; their bytes stay where \
+                 they are",
+                skip.name()
+            ))?;
+        }
+    }
+    let is_left = |finding: &&Finding| !args.skip.iter().any(|skip| skip.covers(finding));
+    let left = verified.findings.iter().filter(is_left);
+    let (damaged, faulty) = left.fold((0, 0), |(damaged, faulty), finding| {
+        (
+            damaged + usize::from(finding.is_damage),
+            faulty + usize::from(finding.is_fault),
+        )
+    });
+    let changed = match (args.repair, mended.len()) {
+        (false, _) => "nothing was changed".to_owned(),
+        (true, count) => format!("{count} repairs were made"),
+    };
+    match (damaged, faulty) {
+        (0, 0) => Ok(()),
+        (0, _) => bail!(
+            "{} has {faulty} faulty files, and nothing is lost; {changed}",
+            args.dir.display()
+        ),
+        _ => bail!("{} is damaged in {damaged} places; {changed}", args.dir.display()),
+    }
+}
+
+/// Opens the log as a server does, which recovers it, and skips the ranges; nothing of them is deleted.
+fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
+    let mut options = Options::default();
+    // The journal is left as long as it is: its length is the server's setting.
+    let journals = std::fs::read_dir(dir.join("journal"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let lengths = journals
+        .filter(|entry| {
+            entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "journal")
+        })
+        .filter_map(|entry| Some(entry.metadata().ok()?.len()));
+    if let Some(length) = lengths.max() {
+        options.journal_file_bytes = length;
+        options.max_request_bytes = options
+            .max_request_bytes
+            .min(usize::try_from(length / 2).unwrap_or(usize::MAX));
+    }
+    let log = Log::open(dir, options)?;
+    let now = SystemClock::new().now();
+    for skip in skips {
+        let topic = log
+            .topic(&skip.topic)
+            .with_context(|| format!("there is no topic {}", skip.topic))?;
+        let partition = topic
+            .partition(skip.partition)
+            .with_context(|| format!("topic {} has no partition {}", skip.topic, skip.partition))?;
+        damage::skip(&log, &partition, skip.range, now).map_err(|refusal| match refusal {
+            Refusal::Engine(error) => anyhow::Error::from(error),
+            Refusal::NotDamaged(offset) => anyhow::anyhow!(
+                "{}: offset {offset} can be read: only what is damaged can be skipped",
+                skip.name()
+            ),
+        })?;
+    }
+    log.close()?;
     Ok(())
 }
 
 fn sentence(finding: &Finding) -> String {
-    let kind = if finding.is_damage { "damage" } else { "note" };
+    let kind = match (finding.is_damage, finding.is_fault) {
+        (true, _) => "damage",
+        (false, true) => "fault",
+        (false, false) => "note",
+    };
     let position = finding
         .position
         .map_or_else(String::new, |position| format!(" at byte {position}"));
@@ -82,13 +217,15 @@ fn sentence(finding: &Finding) -> String {
     )
 }
 
-fn report(verified: &Verified) -> Value {
+fn report(mended: &[Mended], verified: &Verified) -> Value {
     let findings: Vec<Value> = verified
         .findings
         .iter()
         .map(|finding| {
             json!({
                 "damage": finding.is_damage,
+                "fault": finding.is_fault,
+                "partition": finding.partition,
                 "path": finding.path.display().to_string(),
                 "position": finding.position.map(|position| position.get()),
                 "from_offset": finding.offsets.map(|(from, _)| from.get()),
@@ -98,7 +235,12 @@ fn report(verified: &Verified) -> Value {
             })
         })
         .collect();
+    let repaired: Vec<Value> = mended
+        .iter()
+        .map(|mended| json!({"path": mended.path.display().to_string(), "what": mended.what}))
+        .collect();
     json!({
+        "repaired": repaired,
         "topics": verified.topics,
         "partitions": verified.partitions,
         "segments": verified.segments,

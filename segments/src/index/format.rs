@@ -59,6 +59,13 @@ pub(crate) enum FormatError {
     Malformed(&'static str),
 }
 
+impl FormatError {
+    /// Whether the file is another than what was written; otherwise it is one that a crash has left behind the log.
+    pub(crate) fn is_fault(&self) -> bool {
+        !matches!(self, Self::Malformed(_) | Self::OtherLength { .. })
+    }
+}
+
 /// What the header of either file tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {

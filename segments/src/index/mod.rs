@@ -149,8 +149,14 @@ impl Index {
                     relative: relative as u32 | flag,
                     position: u32::try_from(position).expect("log files are at most 4 GiB"),
                 });
+                // What the damage held is not known: a lookup of any time begins before it, and says so.
+                let earlier = if self.broken {
+                    i64::MAX
+                } else {
+                    self.max_timestamp.map_or(i64::MIN, TimestampMs::get)
+                };
                 self.earlier
-                    .push(self.max_timestamp.map_or(i64::MIN, TimestampMs::get));
+                    .push(self.earlier.last().map_or(earlier, |last| earlier.max(*last)));
                 self.broken = false;
             }
         }
@@ -172,7 +178,12 @@ impl Index {
             later.start, self.end,
             "an index that begins elsewhere cannot follow"
         );
-        let before = self.max_timestamp.map_or(i64::MIN, TimestampMs::get);
+        let before = if self.broken {
+            i64::MAX
+        } else {
+            let before = self.max_timestamp.map_or(i64::MIN, TimestampMs::get);
+            self.earlier.last().map_or(before, |last| before.max(*last))
+        };
         self.entries.extend_from_slice(&later.entries);
         self.earlier
             .extend(later.earlier.iter().map(|earlier| (*earlier).max(before)));
@@ -342,6 +353,20 @@ mod tests {
             })
         );
         assert_eq!(index.max_timestamp(), Some(TimestampMs(5)));
+    }
+
+    #[test]
+    fn no_time_is_looked_up_past_damage_that_could_hold_it() {
+        let mut index = Index::new(Offset::ZERO, 0);
+        index.push(&note(0, 1, 5, 0, 100));
+        index.skip_to(150);
+        index.push(&note(3, 1, 7, 150, STRETCH_BYTES));
+        index.push(&note(4, 1, 9, 150 + STRETCH_BYTES, 100));
+        assert_eq!(index.find_time(TimestampMs(9)), 0);
+        let mut tail = Index::new(Offset::ZERO, index.end());
+        tail.push(&note(5, 1, 11, index.end(), 100));
+        index.append(&tail);
+        assert_eq!(index.find_time(TimestampMs(11)), 0);
     }
 
     #[test]

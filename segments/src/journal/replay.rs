@@ -21,6 +21,8 @@ pub(crate) struct Scan {
     files: Vec<ScannedFile>,
     /// What is wrong, for the operator; empty if the rounds are all there.
     pub(crate) damage: Vec<String>,
+    /// The sequences of the files that were read, each with whether its header is whole.
+    headers: Vec<(u64, bool)>,
     /// Files that say that they are another data directory's: left out.
     pub(crate) foreign: Vec<PathBuf>,
     /// Every journal file that is there: (sequence, path, length).
@@ -103,6 +105,7 @@ pub(crate) fn scan_with(
         damage: Vec::new(),
         foreign: Vec::new(),
         mended: Vec::new(),
+        headers: Vec::new(),
         all_files,
         next_round: first_round,
         decode,
@@ -121,10 +124,43 @@ pub(crate) fn scan_with(
             scan.file(disk, directory_id, sequence, path, length, first_round)?;
         }
     }
+    if first_sequence > 0 {
+        scan.check_sequences(layout, first_sequence);
+    }
     Ok(scan)
 }
 
 impl Scan {
+    /// Finds files that are missing, or lost their header, before one that is whole. They are made one after the other,
+    /// without a gap, each whole before the next is begun; so a later one is proof of them. What they held may have been
+    /// the last rounds, when no later round tells of them.
+    fn check_sequences(&mut self, layout: &Layout, first_sequence: u64) {
+        let whole = |(_, is_whole): &&(u64, bool)| *is_whole;
+        let Some((last, _)) = self.headers.iter().rev().find(whole).copied() else {
+            return;
+        };
+        let mut expected = first_sequence;
+        for (sequence, is_whole) in self.headers.clone() {
+            if sequence > last {
+                break;
+            }
+            let place = |sequence| layout.journal(sequence).display().to_string();
+            if sequence > expected {
+                self.damage.push(format!(
+                    "{} is missing, and later ones are there",
+                    place(expected)
+                ));
+            }
+            if !is_whole {
+                self.damage.push(format!(
+                    "{} has a damaged header, and later ones are whole",
+                    place(sequence)
+                ));
+            }
+            expected = sequence + 1;
+        }
+    }
+
     fn file(
         &mut self,
         disk: &dyn Disk,
@@ -157,6 +193,18 @@ impl Scan {
             self.foreign.push(path);
             return Ok(());
         }
+        // A header is written when the file has its length.
+        if let Ok(header) = &header
+            && header.sequence == sequence
+            && length < header.file_bytes
+        {
+            self.damage.push(format!(
+                "{} has {length} bytes, not {}: rounds may be missing",
+                path.display(),
+                header.file_bytes
+            ));
+        }
+        self.headers.push((sequence, header.is_ok()));
         let fits =
             header.is_ok_and(|header| header.sequence == sequence && header.directory_id == directory_id);
         let mut rounds = Vec::new();
@@ -202,7 +250,8 @@ impl Scan {
                         round.number
                     ));
                 }
-                rounds.push((position, round.file_bytes));
+                // The zeros behind the last round may be cut off with the file's end.
+                rounds.push((position, round.file_bytes.min(length - position)));
                 self.next_round = round.number + 1;
             }
             gap_at = None;

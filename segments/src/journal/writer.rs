@@ -287,6 +287,11 @@ impl Journal {
             Ok(file) => pool.spares.push_back(Spare { sequence, file }),
             Err(error) => {
                 pool.leftovers.extend(reuse);
+                // Files follow on from each other without a gap, so that one that is missing shows. No round was written
+                // under this sequence.
+                if pool.next_sequence == sequence + 1 {
+                    pool.next_sequence = sequence;
+                }
                 return Err(error);
             }
         }

@@ -271,7 +271,8 @@ impl Inner {
         Ok(bytes)
     }
 
-    /// Writes both files, in place: a torn one is told by its checksums.
+    /// Writes both files, beside and renamed, without a sync: one that a power cut tore is told by its checksums, and a
+    /// process that is killed leaves none.
     pub(super) fn write_index_files(&self, _cold: &Cold<'_>, index: &Index) -> Result<()> {
         if self.state.read().closed {
             return Ok(());
@@ -279,13 +280,15 @@ impl Inner {
         let (offsets, times) = index::encode(index);
         for (extension, contents) in [("index", offsets), ("timeindex", times)] {
             let path = self.file(extension);
+            let beside = self.file(&format!("{extension}.new"));
             self.pool
                 .disk
-                .open(&path, OpenMode::Create)
+                .open(&beside, OpenMode::Create)
                 .and_then(|file| {
                     file.write_all_at(&[IoSlice::new(&contents)], 0)?;
                     file.set_len(contents.len() as u64)
                 })
+                .and_then(|()| self.pool.disk.rename(&beside, &path))
                 .map_err(|error| Error::io(format!("writing {}", path.display()), error))?;
         }
         Ok(())

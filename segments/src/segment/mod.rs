@@ -232,6 +232,21 @@ impl Segment {
         Ok(())
     }
 
+    /// Makes the index anew from the log and writes it, whatever the files hold; `false` if the log is damaged, when none
+    /// is written.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) fn rebuild_index(&self) -> Result<bool> {
+        let inner = &self.inner;
+        let cold = inner.cold.lock();
+        let span = Span::whole(inner.base);
+        let open = inner.open(&cold, &span)?;
+        inner.rebuild(&cold, &open, Index::new(inner.base, 0), &span)?;
+        let is_written = inner.read_index_files(self.readable().get()).is_some();
+        Ok(is_written && inner.known_damage().is_empty())
+    }
+
     /// The largest timestamp in it, loading the index if need be; cheap from then on. `None` if there is none, and if it
     /// is not known: the index had to be made from a log of which some could not be read. Damaged batches do not count.
     ///

@@ -1,0 +1,263 @@
+//! Repair that is stopped anywhere can be done again, and has lost nothing.
+
+#![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use quipu_segments::batch::BatchBuilder;
+use quipu_segments::{
+    AppendRequest, DirEntry, Disk, DiskFile, Log, Mapping, Offset, OpenMode, Options, Part, ReadRequest,
+    RealDisk, Records, StateChange, SystemClock, TimestampMs, TopicSettings, TopicSpec, repair, repair_on,
+    verify,
+};
+
+/// The operating system's disk until so many changes are made; then every call fails, as for a process that is killed.
+struct Stopping {
+    disk: RealDisk,
+    left: Arc<AtomicUsize>,
+}
+
+struct StoppingFile {
+    file: Arc<dyn DiskFile>,
+    left: Arc<AtomicUsize>,
+}
+
+fn take(left: &AtomicUsize) -> io::Result<()> {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+        .map(drop)
+        .map_err(|_| io::Error::other("stopped"))
+}
+
+impl Disk for Stopping {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        if mode == OpenMode::Create {
+            take(&self.left)?;
+        }
+        Ok(Arc::new(StoppingFile {
+            file: self.disk.open(path, mode)?,
+            left: Arc::clone(&self.left),
+        }))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.disk.list(dir)
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.disk.exists(path)
+    }
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        take(&self.left)?;
+        self.disk.create_dir_all(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        take(&self.left)?;
+        self.disk.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        take(&self.left)?;
+        self.disk.remove_file(path)
+    }
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        take(&self.left)?;
+        self.disk.remove_dir_all(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        take(&self.left)?;
+        self.disk.sync_dir(dir)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock(path)
+    }
+}
+
+impl DiskFile for StoppingFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, position)
+    }
+    fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
+        if let Err(error) = take(&self.left) {
+            // Killed in the middle of the call: half of it is there.
+            if let Some(first) = buffers.first() {
+                let half = &first[..first.len() / 2];
+                self.file.write_all_at(&[IoSlice::new(half)], position)?;
+            }
+            return Err(error);
+        }
+        self.file.write_all_at(buffers, position)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        take(&self.left)?;
+        self.file.sync_data()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        take(&self.left)?;
+        self.file.set_len(len)
+    }
+    fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
+        self.file.map(len)
+    }
+}
+
+fn options() -> Options {
+    Options {
+        journal_file_bytes: 256 << 10,
+        max_request_bytes: 32 << 10,
+        background: false,
+        ..Options::default()
+    }
+}
+
+const RECORDS: u64 = 80;
+
+/// A directory whose process was killed, with damage of each kind that repair mends.
+fn damaged(dir: &Path) {
+    let log = Log::open(dir, options()).unwrap();
+    let settings = TopicSettings {
+        segment_bytes: 4 << 10,
+        ..TopicSettings::default()
+    };
+    let spec = TopicSpec {
+        partitions: 1,
+        settings,
+        properties: BTreeMap::new(),
+    };
+    let partition = log.create_topic("t", spec).unwrap().partition(0).unwrap();
+    for number in 0..RECORDS {
+        if number == RECORDS / 2 {
+            log.sync_segments().unwrap();
+        }
+        let mut builder = BatchBuilder::new();
+        builder.push(
+            TimestampMs(1),
+            None,
+            Some(format!("{number:0100}").as_bytes()),
+            &[],
+        );
+        let part = Part {
+            partition: Arc::clone(&partition),
+            records: Records::Loose(builder),
+            expected_offset: None,
+            json_lines: false,
+        };
+        let state = vec![StateChange {
+            key: b"group".to_vec(),
+            value: Some(number.to_string().into_bytes()),
+        }];
+        let ticket = log
+            .append(AppendRequest {
+                parts: vec![part],
+                state,
+                ..Default::default()
+            })
+            .unwrap();
+        log.run_round().unwrap();
+        ticket.wait().unwrap();
+    }
+    drop(partition);
+    drop(log);
+    let flip = |path: PathBuf, at: usize| {
+        let mut bytes = fs::read(&path).unwrap();
+        let at = at.min(bytes.len() - 1);
+        bytes[at] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    fs::write(dir.join("FORMAT"), b"{}").unwrap();
+    fs::remove_file(dir.join("topics/t/topic.json")).unwrap();
+    flip(dir.join("checkpoint.0"), 40);
+    flip(dir.join("state.1"), 40);
+    let mut logs: Vec<PathBuf> = fs::read_dir(dir.join("topics/t/0"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    logs.sort();
+    let index = logs
+        .iter()
+        .find(|path| path.extension().is_some_and(|e| e == "index"));
+    flip(index.expect("a segment was closed").clone(), 30);
+    let last = logs
+        .iter()
+        .rfind(|path| path.extension().is_some_and(|e| e == "log"));
+    flip(last.unwrap().clone(), 80);
+    fs::create_dir_all(dir.join("staging/7")).unwrap();
+    fs::write(dir.join("topics/t/topic.new"), b"torn").unwrap();
+}
+
+/// In memory where that is possible: syncs are not what is tested here, and there are many.
+fn temp() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a temporary directory")
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            fs::create_dir_all(&target).unwrap();
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn repair_that_is_stopped_anywhere_can_be_done_again_and_loses_nothing() {
+    let base = temp();
+    damaged(base.path());
+    let mut stop = 0;
+    loop {
+        let dir = temp();
+        let dir = dir.path();
+        copy(base.path(), dir);
+        let left = Arc::new(AtomicUsize::new(stop));
+        let disk = Stopping {
+            disk: RealDisk::new(),
+            left: Arc::clone(&left),
+        };
+        let stopped = repair_on(Arc::new(disk), &SystemClock::new(), dir, &mut |_| {});
+        if let Ok(repaired) = &stopped {
+            assert!(repaired.mended.len() >= 7, "{:?}", repaired.mended);
+        }
+        let again = repair(dir, &mut |_| {}).unwrap();
+        assert!(
+            !again.verified.is_damaged(),
+            "stop {stop}: {:?}",
+            again.verified.findings
+        );
+        assert_eq!(repair(dir, &mut |_| {}).unwrap().mended, [], "stop {stop}");
+        let faults = verify(dir, &mut |_| {}).unwrap().findings;
+        assert!(
+            faults.iter().all(|finding| !finding.is_fault),
+            "stop {stop}: {faults:?}"
+        );
+        let log = Log::open(dir, options()).unwrap();
+        let partition = log.topic("t").unwrap().partition(0).unwrap();
+        let mut from = Offset::ZERO;
+        while from < Offset::new(RECORDS) {
+            let request = ReadRequest {
+                from,
+                until: None,
+                max_bytes: 1 << 20,
+            };
+            from = partition.read(request).unwrap().next_offset;
+        }
+        assert_eq!(
+            log.state_get(b"group").as_deref(),
+            Some((RECORDS - 1).to_string().as_bytes())
+        );
+        if stopped.is_ok() {
+            break;
+        }
+        stop += 1;
+    }
+    assert!(stop > 20, "{stop} places to stop at");
+}
