@@ -21,7 +21,7 @@ use crate::request::AppendRequest;
 use crate::slots::read_if_exists;
 use crate::state::{StateChange, StateEntry};
 use crate::ticket::Ticket;
-use crate::topic::{SealError, Topic, TopicSpec, seal_json, unseal_json};
+use crate::topic::{self, SealError, Topic, TopicSpec, seal_json, unseal_json};
 use crate::types::{TimestampMs, TopicId};
 
 /// An open data directory. Cheap to clone: all clones are the same log.
@@ -57,10 +57,12 @@ pub struct Health {
 /// The magic of the file that says what a data directory is.
 pub(crate) const FORMAT_MAGIC: &str = "quipu-data";
 
+/// The body of that file.
 #[derive(Serialize, Deserialize)]
-struct Format {
-    id: String,
-    made: TimestampMs,
+pub(crate) struct Format {
+    /// The directory's id, in 16 hexadecimal digits.
+    pub(crate) id: String,
+    pub(crate) made: TimestampMs,
 }
 
 impl Log {
@@ -400,17 +402,13 @@ fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
 
 /// The id that a data directory was given, `None` if it is not one.
 pub(crate) fn directory_id(disk: &dyn Disk, layout: &Layout) -> Result<Option<u64>> {
-    let (path, root) = (layout.format(), layout.root.display());
+    let path = layout.format();
     let Some(bytes) = read_if_exists(disk, &path)? else {
         return Ok(None);
     };
-    let format = unseal_json::<Format>(FORMAT_MAGIC, &bytes).map_err(|error| {
-        Error::Directory(match error {
-            SealError::Version(version) => {
-                format!("{root} is of format version {version}: use a newer quipu")
-            }
-            SealError::Damaged(what) => format!("{} is damaged: {what}", path.display()),
-        })
+    let format = unseal_json::<Format>(FORMAT_MAGIC, &bytes).map_err(|error| match error {
+        SealError::Version(version) => Error::version(&path, version, topic::VERSION),
+        SealError::Damaged(what) => Error::Directory(format!("{} is damaged: {what}", path.display())),
     })?;
     let id = u64::from_str_radix(&format.id, 16);
     id.map(Some).map_err(|_| {

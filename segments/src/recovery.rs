@@ -39,7 +39,7 @@ use crate::request::Committer;
 use crate::segment::{Segment, SegmentPool};
 use crate::slots::{Slots, read_if_exists};
 use crate::state::{self, State};
-use crate::topic::{SealError, Topic, TopicBody, TopicSpec, unseal_json};
+use crate::topic::{self, SealError, Topic, TopicBody, TopicSpec, unseal_json};
 use crate::types::{FilePos, Offset, PartitionId, TimestampMs, TopicId};
 
 /// What a partition is known to hold.
@@ -119,8 +119,6 @@ pub(crate) fn open(
     }
     disk.sync_dir(&layout.root)
         .map_err(|error| Error::io("syncing the data directory", error))?;
-    remove_children(&*disk, &layout.staging_dir())?;
-    remove_children(&*disk, &layout.deleted_dir())?;
 
     let paths = [layout.checkpoint(0), layout.checkpoint(1)];
     let (checkpoint_slots, found) =
@@ -132,13 +130,9 @@ pub(crate) fn open(
         });
         replay::scan(&*disk, &layout, directory_id, sequence, round, expected)?
     };
-    scan.make_durable(&*disk)?;
     let mut damage = scan.damage.clone();
     let mut other_damage = Vec::new();
     let mut topics = read_topics(&*disk, &layout, &mut other_damage)?;
-    // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
-    disk.sync_dir(&layout.topics_dir())
-        .map_err(|error| Error::io("syncing the topics' directory", error))?;
     let is_fresh = scan.all_files.is_empty() && topics.is_empty() && other_damage.is_empty();
     // One slot that is not whole is what a crash in the middle of its write leaves. With none that is whole, the
     // journal's beginning is not known either: a checkpoint is written before there is a journal.
@@ -153,6 +147,13 @@ pub(crate) fn open(
 
     let paths = [layout.state(0), layout.state(1)];
     let (state_slots, found) = Slots::open(Arc::clone(&disk), paths, state::MAGIC, state::VERSION)?;
+    // Every file has been looked at, and none is of a version that this program does not know: only now may anything change.
+    scan.make_durable(&*disk)?;
+    remove_children(&*disk, &layout.staging_dir())?;
+    remove_children(&*disk, &layout.deleted_dir())?;
+    // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
+    disk.sync_dir(&layout.topics_dir())
+        .map_err(|error| Error::io("syncing the topics' directory", error))?;
     let snapshot = found.payload.as_deref().and_then(State::decode);
     // The first snapshot is written before the first checkpoint: without one, a torn slot is what a first start left.
     if snapshot.is_none() && checkpoint.is_some() {
@@ -783,10 +784,7 @@ fn read_topics(disk: &dyn Disk, layout: &Layout, damage: &mut Vec<String>) -> Re
                 body.name
             )),
             Err(SealError::Version(version)) => {
-                return Err(Error::Directory(format!(
-                    "{} is of version {version}: use a newer quipu",
-                    path.display()
-                )));
+                return Err(Error::version(&path, version, topic::VERSION));
             }
             Err(SealError::Damaged(what)) => {
                 damage.push(format!(

@@ -1,8 +1,17 @@
 //! Topics: what they are made of, and the file that says so.
 //!
 //! `topic.json` is the truth about whether a topic exists: it is written in a staging directory, synced, and renamed
-//! into place with that directory. It is JSON, so that an operator can read it: a magic, a version, the CRC-32 of the
-//! body's bytes, and the body.
+//! into place with that directory. It is JSON, so that an operator can read it, on one line:
+//!
+//! | field | |
+//! |---|---|
+//! | `magic` | `quipu-topic`; of `FORMAT`, `quipu-data` |
+//! | `version` | 1 |
+//! | `crc32` | CRC-32 (IEEE) of the magic, the version in decimal digits, and the body's bytes, one after the other |
+//! | `body` | `name`, `id`, `partitions`, `settings` and `properties`; of `FORMAT`, `id` (16 hexadecimal digits) and `made` (ms) |
+//!
+//! The four fields are the same in every version, and the checksum covers the version: so a version from the future and a
+//! flipped bit differ.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -168,8 +177,20 @@ struct SealedJson<'a> {
 /// A small JSON file with magic, version and checksum.
 pub(crate) fn seal_json(magic: &str, body: &impl Serialize) -> Vec<u8> {
     let body = serde_json::to_string(body).expect("strings, numbers and maps of them always serialize");
-    let crc = crc32fast::hash(body.as_bytes());
-    format!("{{\"magic\":\"{magic}\",\"version\":{VERSION},\"crc32\":{crc},\"body\":{body}}}\n").into_bytes()
+    let crc = checksum(magic, VERSION, &body);
+    sealed(magic, VERSION, crc, &body)
+}
+
+fn sealed(magic: &str, version: u32, crc: u32, body: &str) -> Vec<u8> {
+    format!("{{\"magic\":\"{magic}\",\"version\":{version},\"crc32\":{crc},\"body\":{body}}}\n").into_bytes()
+}
+
+fn checksum(magic: &str, version: u32, body: &str) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [magic, &version.to_string(), body] {
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize()
 }
 
 /// What keeps a sealed JSON file from being read.
@@ -186,12 +207,12 @@ pub(crate) fn unseal_json<T: DeserializeOwned>(magic: &str, bytes: &[u8]) -> Res
     if sealed.magic != magic {
         return Err(damaged(format!("magic {:?}, expected {magic:?}", sealed.magic)));
     }
-    if sealed.version != VERSION {
-        return Err(SealError::Version(sealed.version));
-    }
-    let crc = crc32fast::hash(sealed.body.get().as_bytes());
+    let crc = checksum(magic, sealed.version, sealed.body.get());
     if crc != sealed.crc32 {
         return Err(damaged(format!("crc32 {crc}, expected {}", sealed.crc32)));
+    }
+    if sealed.version != VERSION {
+        return Err(SealError::Version(sealed.version));
     }
     serde_json::from_str(sealed.body.get()).map_err(|error| damaged(error.to_string()))
 }
@@ -215,11 +236,18 @@ mod tests {
             .unwrap()
             .replace("\"partitions\":6", "\"partitions\":7");
         assert!(unseal_json::<TopicBody>("quipu-topic", changed.as_bytes()).is_err());
-        let future = String::from_utf8(bytes)
-            .unwrap()
-            .replace("\"version\":1", "\"version\":2");
+        let text = String::from_utf8(bytes).unwrap();
+        let flipped = text.replace("\"version\":1", "\"version\":3");
+        let found = unseal_json::<TopicBody>("quipu-topic", flipped.as_bytes());
+        assert!(matches!(found, Err(SealError::Damaged(_))), "{found:?}");
+    }
+
+    #[test]
+    fn a_version_from_the_future_is_named_whatever_its_body() {
+        let body = "{\"new\":true}";
+        let future = sealed("quipu-topic", 2, checksum("quipu-topic", 2, body), body);
         assert_eq!(
-            unseal_json::<TopicBody>("quipu-topic", future.as_bytes()),
+            unseal_json::<TopicBody>("quipu-topic", &future),
             Err(SealError::Version(2))
         );
     }

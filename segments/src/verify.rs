@@ -20,7 +20,7 @@ use crate::log::directory_id;
 use crate::segment::{DamagedStretch, check};
 use crate::slots::{Slots, read_if_exists};
 use crate::state::{self, State};
-use crate::topic::{SealError, TopicBody, unseal_json};
+use crate::topic::{self, SealError, TopicBody, unseal_json};
 use crate::types::{FilePos, Offset, PartitionId, TopicId};
 
 /// Something that is not as it should be.
@@ -276,10 +276,7 @@ impl Verifier<'_> {
                 }
                 Ok(body) => self.damage(&path, format!("it describes the topic {}", body.name), restore),
                 Err(SealError::Version(version)) => {
-                    return Err(Error::Directory(format!(
-                        "{} is of version {version}: use a newer quipu",
-                        path.display()
-                    )));
+                    return Err(Error::version(&path, version, topic::VERSION));
                 }
                 Err(SealError::Damaged(what)) => self.damage(&path, what, restore),
             }

@@ -4,10 +4,11 @@
 //! first block that is not a whole round is the tail, unless a later round is found: then it is damage.
 
 use std::io::IoSlice;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::format::{BLOCK_BYTES, FileHeader, Item, Round};
+use super::format::{BLOCK_BYTES, FileHeader, Item, Round, VERSION};
+use crate::codec::FrameError;
 use crate::disk::{Disk, Mapping, OpenMode};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, parse_journal_name};
@@ -71,9 +72,24 @@ pub(crate) fn scan(
     for (sequence, path, length) in scan.all_files.clone() {
         if sequence >= first_sequence {
             scan.file(disk, directory_id, sequence, path, length, first_round)?;
+        } else {
+            refuse_other_version(disk, &path)?;
         }
     }
     Ok(scan)
+}
+
+/// Looks at the header of a file that is not read: it is going to be used again, unless a newer version made it.
+fn refuse_other_version(disk: &dyn Disk, path: &Path) -> Result<()> {
+    let mut header = [0; BLOCK_BYTES as usize];
+    let read = disk
+        .open(path, OpenMode::Read)
+        .and_then(|file| file.read_at(&mut header, 0))
+        .map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
+    match FileHeader::decode(&header[..read]) {
+        Err(FrameError::Version(found)) => Err(Error::version(path, found, VERSION)),
+        _ => Ok(()),
+    }
 }
 
 impl Scan {
@@ -94,13 +110,8 @@ impl Scan {
         view.populate(0, length).map_err(context)?;
         let bytes = Arc::clone(&view).bytes(0, length).map_err(context)?;
         let header = FileHeader::decode(&bytes);
-        if let Err(what) = &header
-            && what.starts_with("version")
-        {
-            return Err(Error::Directory(format!(
-                "{}: {what}: use a newer quipu",
-                path.display()
-            )));
+        if let Err(FrameError::Version(found)) = header {
+            return Err(Error::version(&path, found, VERSION));
         }
         let fits =
             header.is_ok_and(|header| header.sequence == sequence && header.directory_id == directory_id);

@@ -264,21 +264,34 @@ impl Inner {
         Ok(bytes)
     }
 
-    /// Writes both files, in place: a torn one is told by its checksums.
+    /// Writes both files, in place: a torn one is told by its checksums. What a newer version made is left as it is, for the
+    /// log is all that is needed.
     pub(super) fn write_index_files(&self, _cold: &Cold<'_>, index: &Index) -> Result<()> {
         if self.state.read().closed {
             return Ok(());
         }
         let (offsets, times) = index::encode(index);
+        let mut files = Vec::with_capacity(2);
         for (extension, contents) in [("index", offsets), ("timeindex", times)] {
             let path = self.file(extension);
-            self.pool
-                .disk
-                .open(&path, OpenMode::Create)
-                .and_then(|file| {
-                    file.write_all_at(&[IoSlice::new(&contents)], 0)?;
-                    file.set_len(contents.len() as u64)
-                })
+            let context = |error| Error::io(format!("writing {}", path.display()), error);
+            let file = self.pool.disk.open(&path, OpenMode::Create).map_err(context)?;
+            let mut header = [0; index::HEADER_BYTES];
+            let read = file.read_at(&mut header, 0).map_err(context)?;
+            if let Some(version) = index::version_of_another(&header[..read]) {
+                tracing::warn!(
+                    path = %path.display(),
+                    version,
+                    known = index::VERSION,
+                    "an index of another version is left as it is: opening this segment scans its log"
+                );
+                return Ok(());
+            }
+            files.push((path, file, contents));
+        }
+        for (path, file, contents) in files {
+            file.write_all_at(&[IoSlice::new(&contents)], 0)
+                .and_then(|()| file.set_len(contents.len() as u64))
                 .map_err(|error| Error::io(format!("writing {}", path.display()), error))?;
         }
         Ok(())
