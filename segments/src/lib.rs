@@ -80,6 +80,9 @@ mod committer;
 mod disk;
 mod engine;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod journal;
 mod layout;

@@ -8,6 +8,9 @@ pub(crate) mod body;
 mod chunks;
 mod cors;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod groups;
 pub(crate) mod lag;
 mod openapi;

@@ -35,7 +35,7 @@ const DRAIN_BYTES: usize = 256 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 
 /// A request's body.
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     body: Body,
     coding: Coding,
     /// As the client declares it, before decoding.
@@ -55,7 +55,7 @@ enum Coding {
 }
 
 impl Incoming {
-    pub(super) fn new(headers: &HeaderMap, body: Body) -> Self {
+    pub(crate) fn new(headers: &HeaderMap, body: Body) -> Self {
         let content_length = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
@@ -73,7 +73,7 @@ impl Incoming {
     ///
     /// # Errors
     /// 415 for a coding other than gzip and zstd.
-    pub(super) fn check_coding(&self) -> Result<(), Problem> {
+    pub(crate) fn check_coding(&self) -> Result<(), Problem> {
         match self.coding {
             Coding::Other => Err(Problem::new(
                 Code::UnsupportedMediaType,
@@ -87,7 +87,7 @@ impl Incoming {
     ///
     /// # Errors
     /// 400 for compressed data that is damaged or cut off; 408 for a body that did not arrive.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         loop {
             let decoded = match &mut self.coding {
                 Coding::Identity | Coding::Other => None,
