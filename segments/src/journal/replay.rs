@@ -142,7 +142,8 @@ impl Scan {
                         round.number
                     ));
                 }
-                rounds.push((position, round.file_bytes));
+                // A file that was cut may end within the zeros that fill the round's last block.
+                rounds.push((position, round.file_bytes.min(length - position)));
                 self.next_round = round.number + 1;
             }
             gap_at = None;

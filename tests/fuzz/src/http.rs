@@ -3,7 +3,6 @@
 //! Nothing that a client sends is answered 500. What is called JSON is JSON, a problem has the status that it names, and
 //! each line of NDJSON is a record that could be produced again.
 
-use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use quipu::app::App;
 use quipu::config::Config;
 use quipu::records::parse_record;
 use quipu_segments::sim::{SimClock, SimDisk};
-use quipu_segments::{Log, Options, TimestampMs, TopicSettings, TopicSpec};
+use quipu_segments::{AppendRequest, Log, Options, StateChange, TimestampMs, TopicSettings, TopicSpec};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -71,22 +70,67 @@ const VALUES: [&str; 8] = [
     "application/json; charset=",
 ];
 
+/// The service is made once, for its routes take long to make; each run empties it first.
+struct Service {
+    runtime: Runtime,
+    app: App,
+    router: Router,
+}
+
 pub fn run(data: &[u8]) {
     thread_local! {
-        static RUNTIME: RefCell<Runtime> = RefCell::new(
-            tokio::runtime::Builder::new_current_thread()
+        static SERVICE: Service = {
+            let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .max_blocking_threads(1)
                 .build()
-                .expect("a runtime"),
-        );
+                .expect("a runtime");
+            let app = app();
+            let router = quipu::http::router(app.clone());
+            Service { runtime, app, router }
+        };
     }
-    RUNTIME.with_borrow(|runtime| runtime.block_on(requests(data)));
+    SERVICE.with(|service| {
+        empty(&service.app);
+        service
+            .runtime
+            .block_on(requests(&service.app, &service.router, data));
+    });
 }
 
-async fn requests(data: &[u8]) {
-    let app = app();
-    let router = quipu::http::router(app.clone());
+/// Removes what the run before has left: topics, groups, what was to be synced.
+fn empty(app: &App) {
+    for topic in app.log.topics() {
+        app.log.delete_topic(topic.name(), Vec::new()).expect("deleted");
+    }
+    let state: Vec<StateChange> = app
+        .log
+        .state_prefix(b"")
+        .into_iter()
+        .map(|(key, _)| StateChange {
+            key: key.into_vec(),
+            value: None,
+        })
+        .collect();
+    if !state.is_empty() {
+        let request = AppendRequest {
+            state,
+            ..AppendRequest::default()
+        };
+        let ticket = app.log.append(request).expect("queued");
+        app.log.run_round().expect("the disk is healthy");
+        ticket.wait().expect("durable");
+    }
+    let spec = TopicSpec {
+        partitions: 2,
+        settings: TopicSettings::default(),
+        properties: Default::default(),
+    };
+    app.log.create_topic("t", spec).expect("made");
+    app.log.sync_segments().expect("the disk is healthy");
+}
+
+async fn requests(app: &App, router: &Router, data: &[u8]) {
     let mut input = Input::new(data);
     for _ in 0..4 {
         if input.is_empty() {
@@ -96,13 +140,13 @@ async fn requests(data: &[u8]) {
             continue;
         };
         let is_head = request.method() == Method::HEAD;
-        check(ask(&app, &router, request).await, is_head).await;
+        check(ask(app, router, request).await, is_head).await;
     }
     for partition in 0..2 {
         let uri = format!("/v1/topics/t/partitions/{partition}/records?offset=earliest");
         let request = Request::get(uri).header(header::ACCEPT, "application/x-ndjson");
         let request = request.body(Body::empty()).expect("a request");
-        check(ask(&app, &router, request).await, false).await;
+        check(ask(app, router, request).await, false).await;
     }
 }
 
@@ -133,12 +177,6 @@ fn app() -> App {
     };
     let disk = Arc::new(SimDisk::new(1));
     let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).expect("a new directory");
-    let spec = TopicSpec {
-        partitions: 2,
-        settings: TopicSettings::default(),
-        properties: Default::default(),
-    };
-    log.create_topic("t", spec).expect("made");
     let mut config = Config::default();
     config.limits.max_request_bytes = 64 << 10;
     config.limits.max_partitions = 16;

@@ -49,7 +49,8 @@ pub fn run(data: &[u8]) {
             })
     };
     assert!(
-        text.trim().is_empty() && chosen == TYPES[0] || text.split(',').any(allows),
+        (chosen == TYPES[0] && text.split(',').all(|element| element.trim().is_empty()))
+            || text.split(',').any(allows),
         "{chosen} of {text:?}"
     );
 }
