@@ -14,21 +14,28 @@
 //! flipped bit differ.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::partition::Partition;
 use crate::types::TopicId;
 
+/// The most partitions that one topic may have.
+pub(crate) const MAX_PARTITIONS: u32 = 1 << 20;
+/// The largest segment that may be asked for, in bytes.
+pub(crate) const MAX_SEGMENT_BYTES: u64 = 1 << 31;
+
 /// What the engine needs to know of a topic's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicSettings {
     /// A segment is closed before it would grow beyond this many bytes. At least 1 MiB is sensible.
+    #[serde(deserialize_with = "segment_bytes")]
     pub segment_bytes: u64,
     /// A segment is closed when it was made this many milliseconds ago.
     pub segment_ms: u64,
@@ -156,10 +163,28 @@ impl Topic {
 pub(crate) struct TopicBody {
     pub(crate) name: String,
     pub(crate) id: TopicId,
+    #[serde(deserialize_with = "partitions")]
     pub(crate) partitions: u32,
     pub(crate) settings: TopicSettings,
     #[serde(default)]
     pub(crate) properties: BTreeMap<String, serde_json::Value>,
+}
+
+// What is read is made in memory: the numbers of a file are held against the same bounds as those of a caller.
+
+fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    within(u32::deserialize(deserializer)?, MAX_PARTITIONS)
+}
+
+fn segment_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    within(u64::deserialize(deserializer)?, MAX_SEGMENT_BYTES)
+}
+
+fn within<N: PartialOrd + From<u8> + Display, E: serde::de::Error>(number: N, most: N) -> Result<N, E> {
+    if number < N::from(1) || number > most {
+        return Err(E::custom(format!("{number}, expected 1 to {most}")));
+    }
+    Ok(number)
 }
 
 /// The version of `topic.json` and of `FORMAT`.
@@ -240,6 +265,28 @@ mod tests {
         let flipped = text.replace("\"version\":1", "\"version\":3");
         let found = unseal_json::<TopicBody>("quipu-topic", flipped.as_bytes());
         assert!(matches!(found, Err(SealError::Damaged(_))), "{found:?}");
+    }
+
+    #[test]
+    fn a_topic_file_with_more_partitions_or_larger_segments_than_there_can_be_is_damaged() {
+        let body = TopicBody {
+            name: "orders".into(),
+            id: TopicId(4),
+            partitions: MAX_PARTITIONS,
+            settings: TopicSettings {
+                segment_bytes: MAX_SEGMENT_BYTES,
+                ..TopicSettings::default()
+            },
+            properties: BTreeMap::new(),
+        };
+        assert!(unseal_json::<TopicBody>("t", &seal_json("t", &body)).is_ok());
+        for (partitions, segment_bytes) in [(u32::MAX, 1), (0, 1), (1, u64::MAX), (1, 0)] {
+            let mut wrong = body.clone();
+            wrong.partitions = partitions;
+            wrong.settings.segment_bytes = segment_bytes;
+            let found = unseal_json::<TopicBody>("t", &seal_json("t", &wrong));
+            assert!(matches!(found, Err(SealError::Damaged(_))), "{found:?}");
+        }
     }
 
     #[test]
