@@ -50,8 +50,11 @@ enum End {
     PowerCut,
 }
 
-/// What fills a directory, step by step, and its end. Changing one changes no directory that is there.
-const SCENARIOS: [(&str, &str, &[fn(&Log)], End); 4] = [
+/// A directory's name, what it is, what fills it step by step, and its end.
+type Scenario = (&'static str, &'static str, &'static [fn(&Log)], End);
+
+/// Changing one changes no directory that is there.
+const SCENARIOS: [Scenario; 4] = [
     ("v1/fresh", "Made, closed, never written to.", &[], End::Close),
     (
         "v1/clean",
@@ -282,11 +285,7 @@ fn describe(log: &Log) -> Value {
 
 fn describe_topic(topic: &Topic) -> Value {
     let spec = topic.spec();
-    let partitions: Vec<Value> = topic
-        .partitions()
-        .iter()
-        .map(|partition| describe_partition(partition))
-        .collect();
+    let partitions: Vec<Value> = topic.partitions().iter().map(describe_partition).collect();
     json!({
         "name": topic.name(),
         "id": topic.id().0,
