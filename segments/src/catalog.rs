@@ -23,13 +23,11 @@ use crate::state::StateChange;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use crate::ticket::block_on;
-use crate::topic::{Topic, TopicBody, TopicSpec, seal_json};
+use crate::topic::{MAX_PARTITIONS, MAX_SEGMENT_BYTES, Topic, TopicBody, TopicSpec, seal_json};
 use crate::types::{Offset, PartitionId, TopicId};
 
 /// The magic of `topic.json`.
 pub(crate) const TOPIC_MAGIC: &str = "quipu-topic";
-/// The most partitions that one topic may have.
-const MAX_PARTITIONS: u32 = 1 << 20;
 /// The longest name of a topic: what a file name may take, with room to spare.
 const MAX_NAME_BYTES: usize = 249;
 
@@ -301,10 +299,10 @@ fn check_spec(spec: &TopicSpec) -> Result<()> {
             "a topic has 1 to {MAX_PARTITIONS} partitions"
         )));
     }
-    if spec.settings.segment_bytes == 0 || spec.settings.segment_bytes > 1 << 31 {
-        return Err(Error::Invalid(
-            "segment_bytes must be from 1 to 2147483648".into(),
-        ));
+    if spec.settings.segment_bytes == 0 || spec.settings.segment_bytes > MAX_SEGMENT_BYTES {
+        return Err(Error::Invalid(format!(
+            "segment_bytes must be from 1 to {MAX_SEGMENT_BYTES}"
+        )));
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::identity::keep_aside;
 use crate::layout::{Layout, TOPIC_COPY, TOPIC_FILE};
 use crate::slots::read_if_exists;
-use crate::topic::{SealError, TopicBody, seal_json, unseal_json};
+use crate::topic::{self, SealError, TopicBody, seal_json, unseal_json};
 
 /// What the description of a topic's directory is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,10 +55,7 @@ fn read_one(disk: &dyn Disk, path: &Path, name: &str) -> Result<std::result::Res
         Ok(body) => Err(format!("it describes the topic {}", body.name)),
         Err(SealError::Damaged(what)) => Err(format!("damaged ({what})")),
         Err(SealError::Version(version)) => {
-            return Err(Error::Directory(format!(
-                "{} is of version {version}: use a newer quipu",
-                path.display()
-            )));
+            return Err(Error::version(path, version, topic::VERSION));
         }
     })
 }

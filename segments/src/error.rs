@@ -157,6 +157,14 @@ impl Error {
         }
     }
 
+    /// A file of a version that this program does not know: nothing may be changed.
+    pub(crate) fn version(path: &std::path::Path, found: u32, known: u32) -> Self {
+        Self::Directory(format!(
+            "{} is of version {found}, this program knows version {known}: nothing was changed; use the quipu that wrote it, or a newer one",
+            path.display()
+        ))
+    }
+
     /// Wraps an I/O error with what was being done; a full disk becomes [`Error::StorageFull`].
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         if is_full(&source) {

@@ -17,16 +17,18 @@ use crate::error::{Error, Result};
 use crate::journal::format::{BLOCK_BYTES, FileHeader};
 use crate::layout::{Layout, TOPIC_FILE, parse_journal_name};
 use crate::slots::{Slots, read_if_exists};
-use crate::topic::{SealError, TopicBody, seal_json, unseal_json};
+use crate::topic::{self, SealError, TopicBody, seal_json, unseal_json};
 use crate::types::TimestampMs;
 
 /// The magic of the file that says what a data directory is.
-const FORMAT_MAGIC: &str = "quipu-data";
+pub(crate) const FORMAT_MAGIC: &str = "quipu-data";
 
+/// The body of that file.
 #[derive(Serialize, Deserialize)]
-struct Format {
-    id: String,
-    made: TimestampMs,
+pub(crate) struct Format {
+    /// The directory's id, in 16 hexadecimal digits.
+    pub(crate) id: String,
+    pub(crate) made: TimestampMs,
 }
 
 /// What is known of a directory's identity.
@@ -165,10 +167,7 @@ fn read_format(disk: &dyn Disk, layout: &Layout) -> Result<std::result::Result<u
         Ok(format) => format,
         Err(SealError::Damaged(what)) => return Ok(Err(format!("damaged ({what})"))),
         Err(SealError::Version(version)) => {
-            return Err(Error::Directory(format!(
-                "{} is of format version {version}: use a newer quipu",
-                layout.root.display()
-            )));
+            return Err(Error::version(&layout.format(), version, topic::VERSION));
         }
     };
     let id = u64::from_str_radix(&format.id, 16);

@@ -83,6 +83,9 @@ mod disk;
 mod engine;
 mod error;
 mod finding;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod index;
 mod journal;

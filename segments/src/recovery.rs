@@ -129,8 +129,6 @@ pub(crate) fn open(
     }
     disk.sync_dir(&layout.root)
         .map_err(|error| Error::io("syncing the data directory", error))?;
-    remove_children(&*disk, &layout.staging_dir())?;
-    remove_children(&*disk, &layout.deleted_dir())?;
 
     let paths = [layout.checkpoint(0), layout.checkpoint(1)];
     let (checkpoint_slots, found) =
@@ -155,23 +153,9 @@ pub(crate) fn open(
     for what in &scan.mended {
         tracing::warn!("{what}");
     }
-    scan.make_durable(&*disk)?;
     let mut damage = scan.damage.clone();
     let mut other_damage: Vec<String> = mended.into_iter().collect();
-    for path in &scan.foreign {
-        let aside = path.with_extension("foreign");
-        disk.rename(path, &aside)
-            .map_err(|error| Error::io(format!("putting {} aside", path.display()), error))?;
-        other_damage.push(format!(
-            "{} is of another data directory: it was left out, and is kept as {}",
-            path.display(),
-            aside.display()
-        ));
-    }
     let mut topics = describe::read_topics(&*disk, &layout, &mut other_damage)?;
-    // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
-    disk.sync_dir(&layout.topics_dir())
-        .map_err(|error| Error::io("syncing the topics' directory", error))?;
     let is_fresh = scan.all_files.is_empty() && topics.is_empty() && other_damage.is_empty();
     // One slot that is not whole is what a crash in the middle of its write leaves. With none that is whole, the
     // journal's beginning is not known either: a checkpoint is written before there is a journal.
@@ -189,6 +173,23 @@ pub(crate) fn open(
 
     let paths = [layout.state(0), layout.state(1)];
     let (state_slots, found) = Slots::open(Arc::clone(&disk), paths, state::MAGIC, state::VERSION)?;
+    // Every file has been looked at, and none is of a version that this program does not know: only now may anything change.
+    scan.make_durable(&*disk)?;
+    remove_children(&*disk, &layout.staging_dir())?;
+    remove_children(&*disk, &layout.deleted_dir())?;
+    // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
+    disk.sync_dir(&layout.topics_dir())
+        .map_err(|error| Error::io("syncing the topics' directory", error))?;
+    for path in &scan.foreign {
+        let aside = path.with_extension("foreign");
+        disk.rename(path, &aside)
+            .map_err(|error| Error::io(format!("putting {} aside", path.display()), error))?;
+        damage.push(format!(
+            "{} is of another data directory: it was left out, and is kept as {}",
+            path.display(),
+            aside.display()
+        ));
+    }
     let snapshot = found.payload.as_deref().and_then(State::decode);
     let needed = checkpoint
         .as_ref()

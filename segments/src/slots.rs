@@ -85,10 +85,7 @@ impl Slots {
                     }
                 }
                 Err(FrameError::Version(found)) => {
-                    return Err(Error::Directory(format!(
-                        "{} is of version {found}, this program knows version {version}: use a newer quipu",
-                        path.display()
-                    )));
+                    return Err(Error::version(path, found, version));
                 }
                 // Zeros alone are a slot whose first write never reached the disk.
                 Err(FrameError::Damaged(_)) if bytes.iter().all(|byte| *byte == 0) => {

@@ -1,26 +1,41 @@
 //! Topics: what they are made of, and the file that says so.
 //!
 //! `topic.json` is the truth about whether a topic exists: it is written in a staging directory, synced, and renamed
-//! into place with that directory. It is JSON, so that an operator can read it: a magic, a version, the CRC-32 of the
-//! body's bytes, and the body.
+//! into place with that directory. It is JSON, so that an operator can read it, on one line:
+//!
+//! | field | |
+//! |---|---|
+//! | `magic` | `quipu-topic`; of `FORMAT`, `quipu-data` |
+//! | `version` | 1 |
+//! | `crc32` | CRC-32 (IEEE) of the magic, the version in decimal digits, and the body's bytes, one after the other |
+//! | `body` | `name`, `id`, `partitions`, `settings` and `properties`; of `FORMAT`, `id` (16 hexadecimal digits) and `made` (ms) |
+//!
+//! The four fields are the same in every version, and the checksum covers the version: so a version from the future and a
+//! flipped bit differ.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::codec::is_flipped;
 use crate::partition::Partition;
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::TopicId;
 
+/// The most partitions that one topic may have.
+pub(crate) const MAX_PARTITIONS: u32 = 1 << 20;
+/// The largest segment that may be asked for, in bytes.
+pub(crate) const MAX_SEGMENT_BYTES: u64 = 1 << 31;
+
 /// What the engine needs to know of a topic's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicSettings {
     /// A segment is closed before it would grow beyond this many bytes. At least 1 MiB is sensible.
+    #[serde(deserialize_with = "segment_bytes")]
     pub segment_bytes: u64,
     /// A segment is closed when it was made this many milliseconds ago.
     pub segment_ms: u64,
@@ -148,10 +163,28 @@ impl Topic {
 pub(crate) struct TopicBody {
     pub(crate) name: String,
     pub(crate) id: TopicId,
+    #[serde(deserialize_with = "partitions")]
     pub(crate) partitions: u32,
     pub(crate) settings: TopicSettings,
     #[serde(default)]
     pub(crate) properties: BTreeMap<String, serde_json::Value>,
+}
+
+// What is read is made in memory: the numbers of a file are held against the same bounds as those of a caller.
+
+fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    within(u32::deserialize(deserializer)?, MAX_PARTITIONS)
+}
+
+fn segment_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    within(u64::deserialize(deserializer)?, MAX_SEGMENT_BYTES)
+}
+
+fn within<N: PartialOrd + From<u8> + Display, E: serde::de::Error>(number: N, most: N) -> Result<N, E> {
+    if number < N::from(1) || number > most {
+        return Err(E::custom(format!("{number}, expected 1 to {most}")));
+    }
+    Ok(number)
 }
 
 /// The version of `topic.json` and of `FORMAT`.
@@ -169,8 +202,20 @@ struct SealedJson<'a> {
 /// A small JSON file with magic, version and checksum.
 pub(crate) fn seal_json(magic: &str, body: &impl Serialize) -> Vec<u8> {
     let body = serde_json::to_string(body).expect("strings, numbers and maps of them always serialize");
-    let crc = crc32fast::hash(body.as_bytes());
-    format!("{{\"magic\":\"{magic}\",\"version\":{VERSION},\"crc32\":{crc},\"body\":{body}}}\n").into_bytes()
+    let crc = checksum(magic, VERSION, &body);
+    sealed(magic, VERSION, crc, &body)
+}
+
+fn sealed(magic: &str, version: u32, crc: u32, body: &str) -> Vec<u8> {
+    format!("{{\"magic\":\"{magic}\",\"version\":{version},\"crc32\":{crc},\"body\":{body}}}\n").into_bytes()
+}
+
+fn checksum(magic: &str, version: u32, body: &str) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [magic, &version.to_string(), body] {
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize()
 }
 
 /// What keeps a sealed JSON file from being read.
@@ -187,19 +232,12 @@ pub(crate) fn unseal_json<T: DeserializeOwned>(magic: &str, bytes: &[u8]) -> Res
     if sealed.magic != magic {
         return Err(damaged(format!("magic {:?}, expected {magic:?}", sealed.magic)));
     }
-    if sealed.version != VERSION {
-        // A flipped bit of the digit, of which no other version is made (see `is_flipped`).
-        if is_flipped(sealed.version, VERSION) {
-            return Err(damaged(format!(
-                "version {}, which never was one",
-                sealed.version
-            )));
-        }
-        return Err(SealError::Version(sealed.version));
-    }
-    let crc = crc32fast::hash(sealed.body.get().as_bytes());
+    let crc = checksum(magic, sealed.version, sealed.body.get());
     if crc != sealed.crc32 {
         return Err(damaged(format!("crc32 {crc}, expected {}", sealed.crc32)));
+    }
+    if sealed.version != VERSION {
+        return Err(SealError::Version(sealed.version));
     }
     serde_json::from_str(sealed.body.get()).map_err(|error| damaged(error.to_string()))
 }
@@ -223,11 +261,40 @@ mod tests {
             .unwrap()
             .replace("\"partitions\":6", "\"partitions\":7");
         assert!(unseal_json::<TopicBody>("quipu-topic", changed.as_bytes()).is_err());
-        let future = String::from_utf8(bytes)
-            .unwrap()
-            .replace("\"version\":1", "\"version\":2");
+        let text = String::from_utf8(bytes).unwrap();
+        let flipped = text.replace("\"version\":1", "\"version\":3");
+        let found = unseal_json::<TopicBody>("quipu-topic", flipped.as_bytes());
+        assert!(matches!(found, Err(SealError::Damaged(_))), "{found:?}");
+    }
+
+    #[test]
+    fn a_topic_file_with_more_partitions_or_larger_segments_than_there_can_be_is_damaged() {
+        let body = TopicBody {
+            name: "orders".into(),
+            id: TopicId(4),
+            partitions: MAX_PARTITIONS,
+            settings: TopicSettings {
+                segment_bytes: MAX_SEGMENT_BYTES,
+                ..TopicSettings::default()
+            },
+            properties: BTreeMap::new(),
+        };
+        assert!(unseal_json::<TopicBody>("t", &seal_json("t", &body)).is_ok());
+        for (partitions, segment_bytes) in [(u32::MAX, 1), (0, 1), (1, u64::MAX), (1, 0)] {
+            let mut wrong = body.clone();
+            wrong.partitions = partitions;
+            wrong.settings.segment_bytes = segment_bytes;
+            let found = unseal_json::<TopicBody>("t", &seal_json("t", &wrong));
+            assert!(matches!(found, Err(SealError::Damaged(_))), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_version_from_the_future_is_named_whatever_its_body() {
+        let body = "{\"new\":true}";
+        let future = sealed("quipu-topic", 2, checksum("quipu-topic", 2, body), body);
         assert_eq!(
-            unseal_json::<TopicBody>("quipu-topic", future.as_bytes()),
+            unseal_json::<TopicBody>("quipu-topic", &future),
             Err(SealError::Version(2))
         );
     }

@@ -1,6 +1,6 @@
 //! Which representation of records a client wants (RFC 9110, section 12.5.1).
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, header};
 
 use super::problem::{Code, Problem};
 
@@ -42,18 +42,18 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Result<Representation, Problem> 
     if fields.peek().is_none() {
         return Ok(Representation::Json);
     }
-    let fields: Vec<&str> = fields
-        .filter_map(|field| HeaderValue::to_str(field).ok())
-        .collect();
-    let ranges: Vec<Range<'_>> = fields
+    // What is no text is an element that cannot be read.
+    let fields: Vec<&str> = fields.map(|field| field.to_str().unwrap_or("?")).collect();
+    // Empty elements of a list mean nothing (RFC 9110, section 5.6.1.2).
+    let mut elements = fields
         .iter()
         .flat_map(|field| field.split(','))
         .filter(|element| !element.trim().is_empty())
-        .filter_map(Range::parse)
-        .collect();
-    if fields.iter().all(|field| field.trim().is_empty()) {
+        .peekable();
+    if elements.peek().is_none() {
         return Ok(Representation::Json);
     }
+    let ranges: Vec<Range<'_>> = elements.filter_map(Range::parse).collect();
     let mut best: Option<((u16, Exactness), Representation)> = None;
     for candidate in Representation::ALL {
         // The most exact range decides, whatever the others say: `*/*, application/json;q=0` does not want JSON.
@@ -153,6 +153,8 @@ fn parse_quality(text: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn chosen(fields: &[&str]) -> Option<Representation> {
@@ -176,6 +178,8 @@ mod tests {
         for fields in [
             &[][..],
             &[""],
+            &[","],
+            &["", " , "],
             &["*/*"],
             &["application/*"],
             &["application/json"],
@@ -224,6 +228,7 @@ mod tests {
             &["application/json;q=1.001"],
             &["application/json;q=x"],
             &["json"],
+            &["text/\u{fc}"],
         ] {
             assert_eq!(chosen(fields), None, "{fields:?}");
         }

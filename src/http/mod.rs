@@ -10,6 +10,9 @@ mod chunks;
 mod cors;
 mod damage;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod groups;
 pub(crate) mod lag;
 mod openapi;

@@ -16,7 +16,7 @@
 //!
 //! Producing what was rendered stores the same record again. What is not kept: white space around a value that was
 //! sent as raw bytes, how headers of different names are interleaved, and header names that are not UTF-8, which no
-//! producer can send as JSON either.
+//! producer can send as JSON either. A record of before 1970, which only a record batch can bring, is refused.
 
 mod headers;
 mod text;

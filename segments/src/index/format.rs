@@ -6,7 +6,7 @@
 //! |---:|---:|---|
 //! | 0 | 8 | magic: `quipuidx` or `quiputim` |
 //! | 8 | 4 | version, 1 |
-//! | 12 | 4 | CRC-32 of bytes 16 to 64 |
+//! | 12 | 4 | CRC-32 of bytes 0 to 12 and 16 to 64 |
 //! | 16 | 8 | base offset of the segment |
 //! | 24 | 8 | end position: bytes of the log that are covered, from 0 |
 //! | 32 | 8 | next offset: one past the last record covered |
@@ -27,6 +27,7 @@
 //! than there is, is right as far as it goes.
 
 use super::{Entry, Index, JSON_LINES, MAX_LOG_BYTES, MAX_RELATIVE_OFFSET, STRETCH_BYTES};
+use crate::codec;
 use crate::types::{Offset, TimestampMs};
 
 /// The bytes before the entries.
@@ -36,7 +37,8 @@ pub(crate) const MAX_FILE_BYTES: u64 =
     HEADER_BYTES as u64 + (MAX_LOG_BYTES / STRETCH_BYTES + 1) * TIME_ENTRY_BYTES as u64;
 const OFFSET_MAGIC: &[u8; 8] = b"quipuidx";
 const TIME_MAGIC: &[u8; 8] = b"quiputim";
-const VERSION: u32 = 1;
+/// The version of both files.
+pub(crate) const VERSION: u32 = 1;
 const OFFSET_ENTRY_BYTES: usize = 8;
 const TIME_ENTRY_BYTES: usize = 12;
 
@@ -107,7 +109,7 @@ fn write_header(file: &mut [u8], magic: &[u8; 8], index: &Index) {
     let count = u32::try_from(index.entries.len()).expect("a log of 4 GiB has 2^18 stretches");
     header[48..52].copy_from_slice(&count.to_le_bytes());
     header[52..56].copy_from_slice(&crc32fast::hash(entries).to_le_bytes());
-    let crc = crc32fast::hash(&header[16..]);
+    let crc = codec::checksum(header);
     header[12..16].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -117,6 +119,15 @@ fn write_header(file: &mut [u8], magic: &[u8; 8], index: &Index) {
 /// [`FormatError`] unless it belongs to the segment `base` and covers no more than `log_bytes` of it.
 pub(crate) fn summary(file: &[u8], base: Offset, log_bytes: u64) -> Result<Summary, FormatError> {
     read_header(file, OFFSET_MAGIC, base, log_bytes)
+}
+
+/// The version of a whole header, of either file, where it is not the one that this program knows. The first 64 bytes are the
+/// same in every version, so that a version from the future and damage differ.
+pub(crate) fn version_of_another(header: &[u8]) -> Option<u32> {
+    let header = header.first_chunk::<HEADER_BYTES>()?;
+    let is_index = header[..8] == OFFSET_MAGIC[..] || header[..8] == TIME_MAGIC[..];
+    let version = u32_at(header, 8);
+    (is_index && u32_at(header, 12) == codec::checksum(header) && version != VERSION).then_some(version)
 }
 
 /// Reads both files of the segment `base`, whose log has `log_bytes`.
@@ -186,11 +197,11 @@ fn read_header(file: &[u8], magic: &[u8; 8], base: Offset, log_bytes: u64) -> Re
     if header[..8] != magic[..] {
         return Err(FormatError::Magic);
     }
+    checksum(u32_at(header, 12), codec::checksum(header))?;
     let version = u32_at(header, 8);
     if version != VERSION {
         return Err(FormatError::Version(version));
     }
-    checksum(u32_at(header, 12), &header[16..])?;
     let found = u64_at(header, 16);
     if found != base.get() {
         return Err(FormatError::OtherSegment {
@@ -236,12 +247,11 @@ fn entries_of<'a>(file: &'a [u8], header: &Summary, entry_bytes: usize) -> Resul
             expected: HEADER_BYTES.saturating_add(header.entries.saturating_mul(entry_bytes)),
         });
     }
-    checksum(header.entries_crc, entries)?;
+    checksum(header.entries_crc, crc32fast::hash(entries))?;
     Ok(entries)
 }
 
-fn checksum(found: u32, bytes: &[u8]) -> Result<(), FormatError> {
-    let expected = crc32fast::hash(bytes);
+fn checksum(found: u32, expected: u32) -> Result<(), FormatError> {
     if found == expected {
         Ok(())
     } else {
@@ -299,6 +309,15 @@ mod tests {
                     decode(&offsets, &damaged, base(), LOG_BYTES)
                 };
                 assert!(result.is_err(), "file {which}, bit {bit}");
+            }
+            for bit in 8 * 8..12 * 8 {
+                let mut damaged = file.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(
+                    version_of_another(&damaged),
+                    None,
+                    "a flipped bit is no version, bit {bit}"
+                );
             }
             for len in 0..file.len() {
                 let result = if which == 0 {

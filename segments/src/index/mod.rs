@@ -13,7 +13,7 @@
 
 mod format;
 
-pub(crate) use format::{HEADER_BYTES, MAX_FILE_BYTES, decode, encode, summary};
+pub(crate) use format::{HEADER_BYTES, MAX_FILE_BYTES, VERSION, decode, encode, summary, version_of_another};
 
 use crate::segment::BatchNote;
 use crate::types::{Offset, TimestampMs};

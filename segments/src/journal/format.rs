@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 8 | magic `QUIPUJNL` |
 //! | 4 | version, 1 |
-//! | 4 | CRC-32 (IEEE) of the 24 bytes that follow |
+//! | 4 | CRC-32 (IEEE) of the two fields before and of the 24 bytes that follow |
 //! | 8 | sequence: the file's number, never repeated in a data directory |
 //! | 8 | id of the data directory |
 //! | 8 | length of the file |
@@ -37,7 +37,7 @@
 use std::io::IoSlice;
 
 use crate::batch::{self, Batches};
-use crate::codec::{Fields, is_flipped};
+use crate::codec::{Fields, FrameError, checksum};
 use crate::types::{FilePos, Offset, PartitionId, TopicId};
 
 /// Rounds begin on multiples of this many bytes.
@@ -48,7 +48,8 @@ pub(crate) const ROUND_HEADER_BYTES: usize = 32;
 pub(crate) const ITEM_OVERHEAD_BYTES: usize = 34;
 
 const MAGIC: [u8; 8] = *b"QUIPUJNL";
-const VERSION: u32 = 1;
+/// Version of a journal file.
+pub(crate) const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 40;
 const ROUND_MAGIC: u32 = u32::from_le_bytes(*b"RND1");
 const REMOVED: u32 = u32::MAX;
@@ -78,33 +79,30 @@ impl FileHeader {
         for number in [self.sequence, self.directory_id, self.file_bytes] {
             block.extend_from_slice(&number.to_le_bytes());
         }
-        let crc = crc32fast::hash(&block[16..HEADER_BYTES]);
+        let crc = checksum(&block);
         block[12..16].copy_from_slice(&crc.to_le_bytes());
         block.resize(BLOCK_BYTES as usize, 0);
         block
     }
 
-    /// The header at the start of `bytes`; an error says what is wrong.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let header = bytes.get(..HEADER_BYTES).ok_or("shorter than a header")?;
+    /// The header at the start of `bytes`.
+    ///
+    /// These 40 bytes are the same in every version, so that a version from the future and damage differ.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let short = FrameError::Damaged("shorter than a header");
+        let header = bytes.get(..HEADER_BYTES).ok_or(short)?;
         let mut fields = Fields::new(header);
         if fields.bytes(8) != Some(&MAGIC) {
-            return Err("another magic".into());
+            return Err(FrameError::Damaged("another magic"));
         }
         let (version, crc) = (fields.u32(), fields.u32());
-        if crc != Some(crc32fast::hash(&header[16..])) {
-            return Err("the header's checksum does not match".into());
-        }
-        if version.is_some_and(|version| is_flipped(version, VERSION)) {
-            return Err("a bit of the header's version is flipped".into());
+        if crc != Some(checksum(header)) {
+            return Err(FrameError::Damaged("the header's checksum does not match"));
         }
         if version != Some(VERSION) {
-            return Err(format!(
-                "version {}, this program knows {VERSION}",
-                version.unwrap_or_default()
-            ));
+            return Err(FrameError::Version(version.unwrap_or_default()));
         }
-        let mut number = || fields.u64().ok_or("shorter than a header");
+        let mut number = || fields.u64().ok_or(FrameError::Damaged("shorter than a header"));
         Ok(Self {
             sequence: number()?,
             directory_id: number()?,
@@ -566,7 +564,11 @@ mod tests {
         for bit in 0..HEADER_BYTES * 8 {
             let mut flipped = block.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_ne!(FileHeader::decode(&flipped), Ok(header), "bit {bit}");
+            let found = FileHeader::decode(&flipped);
+            assert!(
+                matches!(found, Err(FrameError::Damaged(_))),
+                "bit {bit}: {found:?}"
+            );
         }
     }
 }

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{BLOCK_BYTES, FileHeader, Item, Round};
+use super::format::{BLOCK_BYTES, FileHeader, Item, Round, VERSION};
+use crate::codec::FrameError;
 use crate::disk::{Disk, Mapping, OpenMode};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, parse_journal_name};
@@ -122,12 +123,27 @@ pub(crate) fn scan_with(
     for (sequence, path, length) in scan.all_files.clone() {
         if sequence >= first_sequence {
             scan.file(disk, directory_id, sequence, path, length, first_round)?;
+        } else {
+            refuse_other_version(disk, &path)?;
         }
     }
     if first_sequence > 0 {
         scan.check_sequences(layout, first_sequence);
     }
     Ok(scan)
+}
+
+/// Looks at the header of a file that is not read: it is going to be used again, unless a newer version made it.
+fn refuse_other_version(disk: &dyn Disk, path: &Path) -> Result<()> {
+    let mut header = [0; BLOCK_BYTES as usize];
+    let read = disk
+        .open(path, OpenMode::Read)
+        .and_then(|file| file.read_at(&mut header, 0))
+        .map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
+    match FileHeader::decode(&header[..read]) {
+        Err(FrameError::Version(found)) => Err(Error::version(path, found, VERSION)),
+        _ => Ok(()),
+    }
 }
 
 impl Scan {
@@ -178,13 +194,8 @@ impl Scan {
         view.populate(0, length).map_err(context)?;
         let bytes = Arc::clone(&view).bytes(0, length).map_err(context)?;
         let header = FileHeader::decode(&bytes);
-        if let Err(what) = &header
-            && what.starts_with("version")
-        {
-            return Err(Error::Directory(format!(
-                "{}: {what}: use a newer quipu",
-                path.display()
-            )));
+        if let Err(FrameError::Version(found)) = header {
+            return Err(Error::version(&path, found, VERSION));
         }
         if let Ok(header) = &header
             && header.directory_id != directory_id
@@ -250,7 +261,7 @@ impl Scan {
                         round.number
                     ));
                 }
-                // The zeros behind the last round may be cut off with the file's end.
+                // A file that was cut may end within the zeros that fill the round's last block.
                 rounds.push((position, round.file_bytes.min(length - position)));
                 self.next_round = round.number + 1;
             }

@@ -11,6 +11,7 @@ use super::{BatchNote, Span};
 use crate::disk::OpenMode;
 use crate::error::{Error, Result};
 use crate::index::{self, Index};
+use crate::slots::read_if_exists;
 use crate::types::{FilePos, Offset};
 
 impl Inner {
@@ -272,14 +273,29 @@ impl Inner {
     }
 
     /// Writes both files, beside and renamed, without a sync: one that a power cut tore is told by its checksums, and a
-    /// process that is killed leaves none.
+    /// process that is killed leaves none. What a newer version made is left as it is, for the log is all that is needed.
     pub(super) fn write_index_files(&self, _cold: &Cold<'_>, index: &Index) -> Result<()> {
         if self.state.read().closed {
             return Ok(());
         }
         let (offsets, times) = index::encode(index);
+        let mut files = Vec::with_capacity(2);
         for (extension, contents) in [("index", offsets), ("timeindex", times)] {
             let path = self.file(extension);
+            if let Some(header) = read_if_exists(&*self.pool.disk, &path)?
+                && let Some(version) = index::version_of_another(&header)
+            {
+                tracing::warn!(
+                    path = %path.display(),
+                    version,
+                    known = index::VERSION,
+                    "an index of another version is left as it is: opening this segment scans its log"
+                );
+                return Ok(());
+            }
+            files.push((extension, path, contents));
+        }
+        for (extension, path, contents) in files {
             let beside = self.file(&format!("{extension}.new"));
             self.pool
                 .disk

@@ -9,7 +9,7 @@
 
 mod body;
 mod page;
-mod query;
+pub(super) mod query;
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -20,7 +20,7 @@ const MOST_WAIT_MS: u64 = 60_000;
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(crate) enum Start {
     Offset(Offset),
     /// The log start.
     Earliest,
@@ -32,24 +32,24 @@ pub(super) enum Start {
 
 /// The query of a fetch, with limits clamped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FetchQuery {
-    pub(super) start: Start,
+pub(crate) struct FetchQuery {
+    pub(crate) start: Start,
     /// Exclusive.
-    pub(super) until_offset: Option<Offset>,
+    pub(crate) until_offset: Option<Offset>,
     /// The answer ends before the first record at or after it.
-    pub(super) until: Option<TimestampMs>,
-    pub(super) max_records: u64,
-    pub(super) max_bytes: u64,
-    pub(super) wait: Duration,
+    pub(crate) until: Option<TimestampMs>,
+    pub(crate) max_records: u64,
+    pub(crate) max_bytes: u64,
+    pub(crate) wait: Duration,
     /// What a wait is for; never more than `max_bytes`.
-    pub(super) min_bytes: u64,
+    pub(crate) min_bytes: u64,
 }
 
 impl FetchQuery {
     /// # Errors
     /// 400 with the parameter's name: unknown ones, bad values, neither or both of `offset` and `from`, and offsets
     /// that are in the wrong order.
-    pub(super) fn parse(query: Option<&str>) -> Result<Self, Problem> {
+    pub(crate) fn parse(query: Option<&str>) -> Result<Self, Problem> {
         let params = Params::parse(
             query,
             &[

@@ -39,7 +39,7 @@ const DRAIN_BYTES: usize = 256 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 
 /// A request's body.
-pub(super) struct Incoming<'a> {
+pub(crate) struct Incoming<'a> {
     body: Body,
     coding: Coding,
     /// Covers what the decoder takes.
@@ -63,7 +63,7 @@ enum Coding {
 }
 
 impl<'a> Incoming<'a> {
-    pub(super) fn new(pool: &'a Pool, headers: &HeaderMap, body: Body) -> Self {
+    pub(crate) fn new(pool: &'a Pool, headers: &HeaderMap, body: Body) -> Self {
         let content_length = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
@@ -83,7 +83,7 @@ impl<'a> Incoming<'a> {
     ///
     /// # Errors
     /// 415 for a coding other than gzip and zstd.
-    pub(super) fn check_coding(&self) -> Result<(), Problem> {
+    pub(crate) fn check_coding(&self) -> Result<(), Problem> {
         match self.coding {
             Coding::Other => Err(Problem::new(
                 Code::UnsupportedMediaType,
@@ -98,7 +98,7 @@ impl<'a> Incoming<'a> {
     /// # Errors
     /// 400 for a body that is damaged or cut off; 408 for a client that stopped sending; 503 where the server has no
     /// room for a decoder, or others wait for what a client that sends too slowly holds.
-    pub(super) async fn next(&mut self, budget: &Budget<'_>) -> Result<Option<Bytes>, Problem> {
+    pub(crate) async fn next(&mut self, budget: &Budget<'_>) -> Result<Option<Bytes>, Problem> {
         loop {
             let decoded = match &mut self.coding {
                 Coding::Gzip(Some(gzip)) => gzip.step().map_err(|error| corrupt("gzip", &error))?,

@@ -8,7 +8,7 @@
 //! passed over. A refusal reads the body on ([`body::Incoming::drain`]), so that its client can read it. A request that
 //! is given up by its client in the middle is appended whole or not at all (NDJSON: a prefix of its units).
 
-mod body;
+pub(super) mod body;
 mod json;
 mod ndjson;
 mod raw;

@@ -1,0 +1,485 @@
+//! Data directories that earlier versions made: they must open for ever.
+//!
+//! `golden/v1/*.txt` are directories of format version 1 as text (see `golden/listing.rs`), `golden/v1/*.json` what is in them.
+//! They are never made again: [`MADE`] pins every byte of them. A change of the format brings directories of its own beside
+//! them: add a scenario to [`SCENARIOS`] under a name that is not there yet, run
+//!
+//! ```text
+//! cargo test -p quipu-segments --test golden -- --ignored new_golden_directories_are_made
+//! ```
+//!
+//! which writes what is missing and touches nothing else, and add the checksums that it prints to [`MADE`].
+
+#![allow(clippy::disallowed_methods, reason = "tests copy data directories")]
+
+#[path = "golden/listing.rs"]
+#[allow(unreachable_pub, dead_code, reason = "other tests use it too")]
+mod listing;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use listing::{Tree, from_text, read_tree, to_text, write_tree};
+use quipu_segments::batch::{BatchBuilder, BatchHeader, Batches, Records as BatchRecords, SealedBatch};
+use quipu_segments::sim::SimClock;
+use quipu_segments::{
+    AppendRequest, Clock, Log, Offset, Options, Part, Partition, ReadRequest, RealDisk, Records, StateChange,
+    TimestampMs, Topic, TopicSettings, TopicSpec,
+};
+use serde_json::{Value, json};
+
+/// Every golden file with the CRC-32 of its bytes.
+const MADE: [(&str, u32); 8] = [
+    ("v1/clean.json", 0x59efb9b5),
+    ("v1/clean.txt", 0x49b6d375),
+    ("v1/fresh.json", 0x2c5c2bf4),
+    ("v1/fresh.txt", 0xb0bcca54),
+    ("v1/killed.json", 0x14c71b6c),
+    ("v1/killed.txt", 0xab468956),
+    ("v1/power-cut.json", 0xb85b1aea),
+    ("v1/power-cut.txt", 0xd9815030),
+];
+
+/// How a directory was left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Close,
+    Kill,
+    /// Log files have what they had when they were synced, before the last step: the rest is in the journal alone.
+    PowerCut,
+}
+
+/// A directory's name, what it is, what fills it step by step, and its end.
+type Scenario = (&'static str, &'static str, &'static [fn(&Log)], End);
+
+/// Changing one changes no directory that is there.
+const SCENARIOS: [Scenario; 4] = [
+    ("v1/fresh", "Made, closed, never written to.", &[], End::Close),
+    (
+        "v1/clean",
+        "Topics, groups and all kinds of records; closed.",
+        &[fill],
+        End::Close,
+    ),
+    (
+        "v1/killed",
+        "The same and more; killed, so that there is a journal to replay.",
+        &[fill, go_on],
+        End::Kill,
+    ),
+    (
+        "v1/power-cut",
+        "The same, with the end of the logs in the journal alone.",
+        &[fill, go_on],
+        End::PowerCut,
+    ),
+];
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+fn options() -> Options {
+    Options {
+        // The least that is allowed: what is in a journal file is shown below, its zeros are not.
+        journal_file_bytes: 68 << 10,
+        journal_files: 2,
+        max_request_bytes: 4 << 10,
+        background: false,
+        ..Options::default()
+    }
+}
+
+fn open(dir: &Path) -> Log {
+    let clock: Arc<dyn Clock> = Arc::new(SimClock::new(TimestampMs(1_700_000_000_000)));
+    Log::open_with(Arc::new(RealDisk::new()), clock, dir, options()).expect("it opens")
+}
+
+fn part(topic: &Topic, partition: u32, records: Records, json_lines: bool) -> Part {
+    Part {
+        partition: topic.partition(partition).expect("it is there"),
+        records,
+        expected_offset: None,
+        json_lines,
+    }
+}
+
+fn append(log: &Log, parts: Vec<Part>, state: Vec<StateChange>) {
+    let request = AppendRequest {
+        parts,
+        state,
+        ..AppendRequest::default()
+    };
+    let ticket = log.append(request).expect("queued");
+    assert!(log.run_round().expect("a healthy log"));
+    ticket.wait().expect("durable");
+}
+
+fn numbers(from: i64, count: i64) -> Records {
+    let mut records = BatchBuilder::new();
+    for number in from..from + count {
+        let value = format!("{{\"number\":{number}}}");
+        let time = TimestampMs(1_357_035_420_000 + number * 1000);
+        records.push(time, Some(b"N14228"), Some(value.as_bytes()), &[]);
+    }
+    Records::Loose(records)
+}
+
+fn odd_ones() -> Records {
+    let mut records = BatchBuilder::new();
+    records.push(TimestampMs(7), None, None, &[]);
+    records.push(
+        TimestampMs(-1),
+        Some(b""),
+        Some(b""),
+        &[(b"empty", Some(b"")), (b"none", None)],
+    );
+    records.push(
+        TimestampMs(5),
+        Some(b"\xff\x00"),
+        Some(b"not JSON"),
+        &[(b"a", Some(b"1")), (b"a", Some(b"2"))],
+    );
+    Records::Loose(records)
+}
+
+/// A batch as a producer compressed it.
+fn compressed() -> Records {
+    let batch = include_bytes!("fixtures/gzip.batch").to_vec();
+    Records::Sealed(vec![SealedBatch::from_validated(batch).expect("one batch")])
+}
+
+/// What the service keeps of a group: that it exists, and an offset that it committed.
+fn committed(group: &str, topic: &Topic, partition: u32, offset: u64, metadata: &str) -> Vec<StateChange> {
+    let mut key = vec![b'o'];
+    key.extend_from_slice(group.as_bytes());
+    key.push(0);
+    key.extend_from_slice(&topic.id().0.to_be_bytes());
+    key.extend_from_slice(&partition.to_be_bytes());
+    let mut value = vec![1];
+    value.extend_from_slice(&offset.to_be_bytes());
+    value.extend_from_slice(&1_700_000_000_000_i64.to_be_bytes());
+    value.push(u8::from(!metadata.is_empty()));
+    value.extend_from_slice(metadata.as_bytes());
+    vec![
+        StateChange {
+            key: [b"g", group.as_bytes()].concat(),
+            value: Some(vec![1]),
+        },
+        StateChange {
+            key,
+            value: Some(value),
+        },
+    ]
+}
+
+fn spec(partitions: u32, segment_bytes: u64) -> TopicSpec {
+    TopicSpec {
+        partitions,
+        settings: TopicSettings {
+            segment_bytes,
+            retention_ms: Some(i64::MAX as u64),
+            ..TopicSettings::default()
+        },
+        properties: BTreeMap::from([("ack".to_owned(), "durable".into())]),
+    }
+}
+
+/// Three topics: `orders` of several segments, trimmed and raised; `mixed` with all kinds of records; one that is deleted.
+fn fill(log: &Log) {
+    let orders = log.create_topic("orders", spec(1, 400)).expect("made");
+    let mixed = log.create_topic("mixed", spec(2, 1 << 20)).expect("made");
+    let gone = log.create_topic("gone", spec(1, 1 << 20)).expect("made");
+    for round in 0..6 {
+        append(
+            log,
+            vec![part(&orders, 0, numbers(round * 4, 4), true)],
+            Vec::new(),
+        );
+    }
+    append(
+        log,
+        vec![
+            part(&mixed, 0, odd_ones(), false),
+            part(&gone, 0, numbers(0, 1), true),
+        ],
+        committed("billing", &orders, 0, 11, "as of noon"),
+    );
+    append(
+        log,
+        vec![part(&mixed, 0, compressed(), false)],
+        committed("audit", &mixed, 0, 2, ""),
+    );
+    log.sync_segments().expect("synced");
+    log.delete_topic("gone", Vec::new()).expect("deleted");
+    orders
+        .partition(0)
+        .expect("it is there")
+        .trim(Offset::new(9))
+        .expect("trimmed");
+    let raised = TopicSpec {
+        partitions: 3,
+        ..(*orders.spec()).clone()
+    };
+    log.alter_topic("orders", raised).expect("raised");
+    append(
+        log,
+        vec![
+            part(&orders, 2, numbers(100, 2), true),
+            part(&mixed, 1, numbers(200, 1), true),
+        ],
+        Vec::new(),
+    );
+}
+
+/// More of it, none of which is synced but in the journal.
+fn go_on(log: &Log) {
+    let topic = |name| log.topic(name).expect("it is there");
+    let late = log.create_topic("late", spec(1, 1 << 20)).expect("made");
+    let removed = log.create_topic("removed", spec(1, 1 << 20)).expect("made");
+    append(
+        log,
+        vec![
+            part(&topic("orders"), 0, numbers(24, 8), true),
+            part(&late, 0, odd_ones(), false),
+        ],
+        committed("billing", &topic("orders"), 0, 20, ""),
+    );
+    append(log, vec![part(&removed, 0, numbers(0, 1), true)], Vec::new());
+    log.delete_topic("removed", Vec::new()).expect("deleted");
+    topic("orders")
+        .partition(0)
+        .expect("it is there")
+        .trim(Offset::new(13))
+        .expect("trimmed");
+    append(
+        log,
+        vec![part(&topic("mixed"), 0, compressed(), false)],
+        Vec::new(),
+    );
+}
+
+fn text(bytes: Option<&[u8]>) -> Value {
+    match bytes {
+        None => Value::Null,
+        Some(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => json!(text),
+            Err(_) => json!({ "bytes": bytes }),
+        },
+    }
+}
+
+/// All that a reader can see of a log.
+fn describe(log: &Log) -> Value {
+    let topics: Vec<Value> = log.topics().iter().map(|topic| describe_topic(topic)).collect();
+    let state: Vec<Value> = log
+        .state_prefix(b"")
+        .iter()
+        .map(|(key, value)| json!([**key, **value]))
+        .collect();
+    json!({ "directory_id": log.directory_id(), "topics": topics, "state": state })
+}
+
+fn describe_topic(topic: &Topic) -> Value {
+    let spec = topic.spec();
+    let partitions: Vec<Value> = topic.partitions().iter().map(describe_partition).collect();
+    json!({
+        "name": topic.name(),
+        "id": topic.id().0,
+        "settings": spec.settings,
+        "properties": spec.properties,
+        "partitions": partitions,
+    })
+}
+
+fn describe_partition(partition: &Arc<Partition>) -> Value {
+    let positions = partition.positions();
+    let mut batches = Vec::new();
+    let mut from = positions.log_start_offset;
+    while from < positions.end_offset {
+        let request = ReadRequest {
+            from,
+            until: None,
+            max_bytes: 1 << 20,
+        };
+        let fetched = partition.read(request).expect("nothing is damaged");
+        for run in &fetched.runs {
+            for batch in Batches::new(&run.bytes) {
+                let (header, batch) = batch.expect("whole batches");
+                batches.push(describe_batch(&header, batch));
+            }
+        }
+        from = fetched.next_offset;
+    }
+    json!({
+        "log_start_offset": positions.log_start_offset.get(),
+        "end_offset": positions.end_offset.get(),
+        "batches": batches,
+    })
+}
+
+fn describe_batch(header: &BatchHeader, batch: &[u8]) -> Value {
+    let records: Option<Vec<Value>> = BatchRecords::new(batch).ok().map(|records| {
+        records
+            .map(|record| {
+                let record = record.expect("a record");
+                let headers: Vec<Value> = record
+                    .headers
+                    .iter()
+                    .map(|(name, value)| json!([text(Some(name)), text(value)]))
+                    .collect();
+                json!([
+                    record.offset.get(),
+                    record.timestamp.get(),
+                    text(record.key),
+                    text(record.value),
+                    headers
+                ])
+            })
+            .collect()
+    });
+    json!({
+        "offsets": [header.base_offset.get(), header.next_offset().get()],
+        "max_timestamp": header.max_timestamp.get(),
+        "compression": header.attributes.compression(),
+        "crc": header.crc,
+        "records": records,
+    })
+}
+
+/// Names of all golden directories that are there.
+fn all() -> Vec<String> {
+    let mut names = Vec::new();
+    for version in std::fs::read_dir(golden("")).expect("it is there") {
+        let version = version.expect("an entry").path();
+        for file in version.read_dir().into_iter().flatten() {
+            let path = file.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "txt") {
+                let name = path
+                    .strip_prefix(golden(""))
+                    .expect("below it")
+                    .with_extension("");
+                names.push(name.to_str().expect("UTF-8").to_owned());
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+fn unpacked(name: &str) -> tempfile::TempDir {
+    let text = std::fs::read_to_string(golden(&format!("{name}.txt"))).expect("a listing");
+    let dir = tempfile::tempdir().expect("a directory");
+    write_tree(dir.path(), &from_text(&text));
+    dir
+}
+
+fn expectation(name: &str) -> Value {
+    let text = std::fs::read_to_string(golden(&format!("{name}.json"))).expect("an expectation");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn every_golden_directory_opens_with_everything_in_it_and_goes_on() {
+    for name in all() {
+        let (dir, expected) = (unpacked(&name), expectation(&name));
+        let verified = quipu_segments::verify(dir.path(), &mut |_| {}).expect("it can be checked");
+        assert!(verified.findings.is_empty(), "{name}: {:?}", verified.findings);
+        for opening in ["the first time", "again"] {
+            let log = open(dir.path());
+            assert_eq!(log.health().damage, [""; 0], "{name}, {opening}");
+            assert_eq!(describe(&log), expected, "{name}, {opening}");
+            log.close().expect("it closes");
+        }
+        let log = open(dir.path());
+        for topic in log.topics() {
+            for partition in &*topic.partitions() {
+                let end = partition.positions().end_offset;
+                append(
+                    &log,
+                    vec![part(&topic, partition.id().index, numbers(1, 1), true)],
+                    Vec::new(),
+                );
+                assert_eq!(partition.positions().end_offset, end.plus(1), "{name}");
+            }
+        }
+        let before = describe(&log);
+        drop(log);
+        let log = open(dir.path());
+        assert_eq!(describe(&log), before, "{name}, killed after appends");
+        log.close().expect("it closes");
+        drop(log);
+        let verified = quipu_segments::verify(dir.path(), &mut |_| {}).expect("it can be checked");
+        assert!(verified.findings.is_empty(), "{name}: {:?}", verified.findings);
+    }
+}
+
+#[test]
+fn golden_directories_are_never_changed() {
+    let made: Vec<String> = MADE
+        .iter()
+        .filter_map(|(file, _)| file.strip_suffix(".txt").map(str::to_owned))
+        .collect();
+    assert_eq!(
+        all(),
+        made,
+        "a golden directory was added or removed without its checksum"
+    );
+    for (file, crc) in MADE {
+        let bytes = std::fs::read(golden(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert_eq!(
+            crc32fast::hash(&bytes),
+            crc,
+            "{file} was changed: what it stands for lies on disks out there; add a new one instead"
+        );
+    }
+}
+
+#[test]
+#[ignore = "writes golden directories that are not there yet; see the top of this file"]
+fn new_golden_directories_are_made() {
+    for (name, title, steps, end) in SCENARIOS {
+        let (listing, expectation) = (golden(&format!("{name}.txt")), golden(&format!("{name}.json")));
+        if listing.exists() || expectation.exists() {
+            println!("{name} is there and stays as it is");
+            continue;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = open(dir.path());
+        let mut synced = Tree::new();
+        for step in steps {
+            log.sync_segments().expect("synced");
+            synced = read_tree(dir.path());
+            step(&log);
+        }
+        let described = describe(&log);
+        if end == End::Close {
+            log.close().expect("it closes");
+        }
+        drop(log);
+        let mut tree = read_tree(dir.path());
+        if end == End::PowerCut {
+            let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log");
+            tree.retain(|path, _| !is_log(path) || synced.contains_key(path));
+            tree.extend(synced.into_iter().filter(|(path, _)| is_log(path)));
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let text = to_text(
+            &format!("{title} Made by quipu {version}."),
+            &read_tree(dir.path()),
+        );
+        assert_eq!(from_text(&text), read_tree(dir.path()));
+        std::fs::create_dir_all(listing.parent().expect("it has one")).expect("a directory");
+        let described = serde_json::to_string_pretty(&described).expect("JSON") + "\n";
+        for (path, extension, text) in [(&expectation, "json", described), (&listing, "txt", text)] {
+            std::fs::write(path, &text).expect("written");
+            println!(
+                "    (\"{name}.{extension}\", {:#010x}),",
+                crc32fast::hash(text.as_bytes())
+            );
+        }
+    }
+}

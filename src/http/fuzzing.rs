@@ -1,0 +1,57 @@
+//! The door for fuzz targets: private readers of requests. Not part of the API.
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderValue, header};
+
+use super::accept::negotiate;
+use super::budget::{Budget, Pool};
+use super::fetch::query::FetchQuery;
+use super::problem::Problem;
+use super::produce::body::Incoming;
+
+/// The media type that a request with these `Accept` fields is answered with.
+///
+/// # Errors
+/// 406 where there is none.
+pub fn accept(fields: Vec<HeaderValue>) -> Result<&'static str, Problem> {
+    let mut headers = HeaderMap::new();
+    for field in fields {
+        headers.append(header::ACCEPT, field);
+    }
+    negotiate(&headers).map(super::accept::Representation::media_type)
+}
+
+/// What the query of a fetch means, for comparing.
+///
+/// # Errors
+/// 400 for a query that is not valid.
+pub fn fetch_query(query: &str) -> Result<String, Problem> {
+    FetchQuery::parse(Some(query)).map(|query| format!("{query:?}"))
+}
+
+/// The decoded chunks of a body that arrives in pieces, up to `max_bytes` of them and a chunk.
+///
+/// # Errors
+/// 400 for what cannot be decoded, 415 for another coding.
+pub fn decode_body(coding: HeaderValue, pieces: Vec<Bytes>, max_bytes: usize) -> Result<Vec<Bytes>, Problem> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_ENCODING, coding);
+    let pieces = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>));
+    let pool = Pool::new(1 << 30);
+    let budget = Budget::new(&pool);
+    let mut body = Incoming::new(&pool, &headers, Body::from_stream(pieces));
+    body.check_coding()?;
+    let mut chunks = Vec::new();
+    let mut bytes = 0;
+    while bytes <= max_bytes {
+        let next = body.next(&budget).now_or_never();
+        let Some(chunk) = next.expect("all of the body is there")? else {
+            break;
+        };
+        bytes += chunk.len();
+        chunks.push(chunk);
+    }
+    Ok(chunks)
+}

@@ -1,0 +1,114 @@
+//! Record batches from a producer, a segment or the journal.
+//!
+//! A header that is accepted is written back byte for byte. A batch that `verify` accepts has the CRC-32C that it names.
+//! One that `validate` accepts gives exactly the records that it promises, at offsets without gaps, and building a batch
+//! of these gives the same records again. What is compressed is never read as records.
+
+use quipu_segments::batch::{
+    BatchBuilder, BatchHeader, Batches, HEADER_BYTES, Records, SealedBatch, validate, verify,
+};
+use quipu_segments::fuzzing::crc32c::crc32c;
+
+use super::input::Input;
+use super::record::Owned;
+
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let choice = input.u8();
+    let mut bytes = input.rest().to_vec();
+    if choice & 1 == 1 {
+        reseal(&mut bytes, choice & 2 == 2);
+    }
+    if let Ok(header) = BatchHeader::peek(&bytes) {
+        let mut again = [0; HEADER_BYTES];
+        header.encode(&mut again);
+        assert_eq!(again[..], bytes[..HEADER_BYTES]);
+    }
+    let mut at = 0;
+    for batch in Batches::new(&bytes) {
+        let Ok((header, batch)) = batch else { break };
+        assert_eq!(batch.len(), header.total_bytes());
+        assert_eq!(batch, &bytes[at..at + batch.len()]);
+        at += batch.len();
+        one(&header, batch);
+    }
+}
+
+/// Makes magic and CRC right, and the first batch's length if asked: of the batches that are there.
+fn reseal(bytes: &mut [u8], all: bool) {
+    if bytes.len() < HEADER_BYTES {
+        return;
+    }
+    if all {
+        let length = (bytes.len() - 12) as u32;
+        bytes[8..12].copy_from_slice(&length.to_be_bytes());
+    }
+    let mut at = 0;
+    while let Some(rest) = bytes.get_mut(at..).filter(|rest| rest.len() >= HEADER_BYTES) {
+        rest[16] = 2;
+        let Ok(header) = BatchHeader::peek(rest) else {
+            break;
+        };
+        let Some(batch) = rest.get_mut(..header.total_bytes()) else {
+            break;
+        };
+        let crc = crc32c(&batch[21..]);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+        at += batch.len();
+    }
+}
+
+fn one(header: &BatchHeader, batch: &[u8]) {
+    let crc = u32::from_be_bytes(batch[17..21].try_into().expect("four bytes"));
+    assert_eq!(verify(batch).is_ok(), crc32c(&batch[21..]) == crc);
+    let is_valid = validate(batch).is_ok();
+    let sealed = SealedBatch::from_outside(batch.to_vec());
+    assert_eq!(sealed.is_ok(), is_valid, "{sealed:?}");
+
+    let records = Records::new(batch);
+    if header.attributes.compression() != 0 {
+        assert!(records.is_err() && !is_valid);
+        return;
+    }
+    let mut owned = Vec::new();
+    let mut last = None;
+    let mut broken = false;
+    for record in records.expect("a batch that is whole and not compressed") {
+        assert!(!broken, "an error ends the walk");
+        let Ok(record) = record else {
+            broken = true;
+            continue;
+        };
+        assert!(last < Some(record.offset) && record.offset < header.next_offset());
+        assert!(record.offset >= header.base_offset);
+        last = Some(record.offset);
+        assert_eq!(record.headers.iter().count(), record.headers.len());
+        owned.push(Owned::of(&record));
+    }
+    assert!(owned.len() <= header.record_count as usize);
+    let Ok(sealed) = sealed else { return };
+    assert!(!broken);
+    assert_eq!(owned.len(), header.record_count as usize);
+    assert_eq!(
+        last.map(|last| last.plus(1)),
+        Some(header.next_offset()),
+        "no gaps"
+    );
+    // Only `max_timestamp` is corrected.
+    assert_eq!(validate(sealed.as_bytes()).as_ref(), Ok(&sealed.header()));
+    let largest = owned.iter().map(|record| record.timestamp).max();
+    assert_eq!(Some(sealed.max_timestamp()), largest);
+
+    let mut builder = BatchBuilder::new();
+    for record in &owned {
+        record.push_to(&mut builder);
+    }
+    let mut built = builder.seal();
+    built.set_base_offset(header.base_offset);
+    let again: Vec<Owned> = Records::new(built.as_bytes())
+        .expect("a batch")
+        .map(|record| Owned::of(&record.expect("a record")))
+        .collect();
+    assert_eq!(again, owned);
+    assert_eq!(built.header().next_offset(), header.next_offset());
+}

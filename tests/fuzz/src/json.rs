@@ -1,0 +1,129 @@
+//! Records in JSON: the body `{"records":[…]}`, and a line of NDJSON.
+//!
+//! The parser accepts what serde_json accepts (with the rules of the format on top) and reads the same from it, but for
+//! its bounds on nesting and on the number of headers. What it accepts is rendered back from its batch as the same
+//! record, its value byte for byte. Whether bytes are "JSON on one line" is judged as serde_json would.
+
+use quipu::records::{ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
+use quipu::render::{Layout, RecordRenderer};
+use quipu_segments::TimestampMs;
+use quipu_segments::batch::{BatchBuilder, Records};
+
+use super::oracle::{self, Expected};
+
+pub fn run(data: &[u8]) {
+    let Some((choice, text)) = data.split_first() else {
+        return;
+    };
+    match choice % 3 {
+        0 => line(text),
+        1 => body(text),
+        _ => assert_eq!(is_json_line(text), oracle::is_json_line(text)),
+    }
+}
+
+fn owned(record: &ParsedRecord<'_>) -> Expected {
+    Expected {
+        partition: record.partition,
+        timestamp: record.timestamp,
+        key: record.key.as_deref().map(<[u8]>::to_vec),
+        value: record.value.as_deref().map(<[u8]>::to_vec),
+        json_line: record.json_line,
+        headers: record
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_vec(), value.as_deref().map(<[u8]>::to_vec)))
+            .collect(),
+    }
+}
+
+/// A bound of the parser's own: what serde_json reads may then be refused.
+fn is_bound(error: &RecordError, text: &[u8]) -> bool {
+    (error.detail.contains("nest deeper") && oracle::depth(text) > 512)
+        || (error.detail.contains("too many headers") && text.len() > 10_000)
+}
+
+fn line(text: &[u8]) {
+    let expected = oracle::record(text);
+    match parse_record(text) {
+        Ok(record) => {
+            assert_eq!(Some(owned(&record)), expected);
+            render(&record);
+        }
+        Err(error) => assert!(
+            expected.is_none() || is_bound(&error, text),
+            "{error}, but {expected:?}"
+        ),
+    }
+}
+
+fn body(text: &[u8]) {
+    let expected = oracle::records(text).and_then(|records| {
+        records
+            .into_iter()
+            .map(|json| oracle::record(json.as_bytes()))
+            .collect::<Option<Vec<_>>>()
+    });
+    let mut found = Vec::new();
+    let count = parse_records(text, |index, record| {
+        assert_eq!(index, found.len());
+        found.push(owned(&record));
+        Ok::<(), RecordError>(())
+    });
+    match count {
+        Ok(count) => {
+            assert_eq!(count, found.len());
+            assert_eq!(Some(found), expected);
+        }
+        Err(error) => assert!(
+            expected.is_none() || is_bound(&error, text),
+            "{error}, but {expected:?}"
+        ),
+    }
+}
+
+/// A record that was accepted comes back from its batch.
+fn render(record: &ParsedRecord<'_>) {
+    let headers: Vec<(&[u8], Option<&[u8]>)> = record
+        .headers
+        .iter()
+        .map(|(name, value)| (&**name, value.as_deref()))
+        .collect();
+    let (key, value) = (record.key.as_deref(), record.value.as_deref());
+    let timestamp = record.timestamp.unwrap_or(TimestampMs(7));
+    let mut builder = BatchBuilder::new();
+    builder.push(timestamp, key, value, &headers);
+    let batch = builder.seal();
+    let stored = Records::new(batch.as_bytes())
+        .expect("a batch")
+        .next()
+        .expect("its record")
+        .expect("whole");
+    for layout in [Layout::Lines, Layout::Document] {
+        let mut text = Vec::new();
+        RecordRenderer::new(Some("t"), 3, layout).push(&mut text, &stored, record.json_line);
+        assert!(layout == Layout::Document || !text.contains(&b'\n'));
+        let again = parse_record(&text).expect("what was rendered is read");
+        let mut expected = owned(record);
+        expected.partition = Some(3);
+        expected.timestamp = Some(timestamp);
+        let mut again = owned(&again);
+        if !record.json_line {
+            // A line has its line breaks made spaces, and so can be read as a line.
+            again.json_line = false;
+            if layout == Layout::Lines {
+                break_no_lines(&mut expected.value);
+                break_no_lines(&mut again.value);
+            }
+        }
+        assert_eq!(again, expected);
+    }
+}
+
+fn break_no_lines(value: &mut Option<Vec<u8>>) {
+    for byte in value.iter_mut().flatten() {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+}
