@@ -354,6 +354,8 @@ impl Engine {
                     // Bytes of a failed write must not follow the last batch of a closed segment.
                     let file = self.disk.open(&open.segment.log_path(), OpenMode::ReadWrite)?;
                     file.set_len(open.position.get())?;
+                    // At once: nobody syncs the segment for it later, and a power cut would bring them back.
+                    file.sync_data()?;
                     writer.overhang = false;
                 }
                 active = None;
