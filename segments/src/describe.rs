@@ -85,23 +85,35 @@ pub(crate) fn mend(disk: &dyn Disk, dir: &Path, described: &Described) -> Result
     )))
 }
 
-/// Every topic that has a description, which is mended where it can be.
+/// What is known of every topic, by the name of its directory; changes nothing.
 ///
 /// # Errors
 /// As of [`read`].
-pub(crate) fn read_topics(
-    disk: &dyn Disk,
-    layout: &Layout,
-    damage: &mut Vec<String>,
-) -> Result<Vec<TopicBody>> {
+pub(crate) fn read_all(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(String, Described)>> {
     let dir = layout.topics_dir();
     let entries = disk
         .list(&dir)
         .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?;
+    let dirs = entries.into_iter().filter(|entry| entry.is_dir);
+    dirs.map(|entry| {
+        Ok((
+            entry.name.clone(),
+            read(disk, &dir.join(&entry.name), &entry.name)?,
+        ))
+    })
+    .collect()
+}
+
+/// Mends the descriptions that can be, and gives those that can be served.
+pub(crate) fn mend_all(
+    disk: &dyn Disk,
+    layout: &Layout,
+    all: Vec<(String, Described)>,
+    damage: &mut Vec<String>,
+) -> Vec<TopicBody> {
     let mut topics: Vec<TopicBody> = Vec::new();
-    for entry in entries.into_iter().filter(|entry| entry.is_dir) {
-        let dir = dir.join(&entry.name);
-        let described = read(disk, &dir, &entry.name)?;
+    for (name, described) in all {
+        let dir = layout.topics_dir().join(&name);
         // Needs a little space, which may not be there: then it is mended at a later start.
         match mend(disk, &dir, &described) {
             Ok(mended) => {
@@ -109,19 +121,18 @@ pub(crate) fn read_topics(
                     damage.extend(mended);
                 }
             }
-            Err(error) => tracing::warn!(topic = entry.name, %error, "a topic's description was not mended"),
+            Err(error) => tracing::warn!(topic = name, %error, "a topic's description was not mended"),
         }
         match described {
             Described::Whole(body) | Described::CopyFault(body, _) | Described::Fault(body, _) => {
                 topics.push(body);
             }
             Described::Unknown(what) => damage.push(format!(
-                "{}: {what}, and {TOPIC_COPY} beside it is of no use either: the topic {} is not served, its files are \
+                "{}: {what}, and {TOPIC_COPY} beside it is of no use either: the topic {name} is not served, its files are \
                  left alone; restore one of the two from a backup and restart",
                 dir.join(TOPIC_FILE).display(),
-                entry.name
             )),
         }
     }
-    Ok(topics)
+    topics
 }

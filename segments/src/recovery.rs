@@ -153,10 +153,16 @@ pub(crate) fn open(
     for what in &scan.mended {
         tracing::warn!("{what}");
     }
+    let described = describe::read_all(&*disk, &layout)?;
+    let paths = [layout.state(0), layout.state(1)];
+    let (state_slots, found) = Slots::open(Arc::clone(&disk), paths, state::MAGIC, state::VERSION)?;
+
+    // Every file has been looked at, and none is of a version that this program does not know: only now may anything change.
+    scan.make_durable(&*disk)?;
+    remove_children(&*disk, &layout.staging_dir())?;
+    remove_children(&*disk, &layout.deleted_dir())?;
+    let is_fresh = scan.all_files.is_empty() && described.is_empty() && mended.is_none();
     let mut damage = scan.damage.clone();
-    let mut other_damage: Vec<String> = mended.into_iter().collect();
-    let mut topics = describe::read_topics(&*disk, &layout, &mut other_damage)?;
-    let is_fresh = scan.all_files.is_empty() && topics.is_empty() && other_damage.is_empty();
     // One slot that is not whole is what a crash in the middle of its write leaves. With none that is whole, the
     // journal's beginning is not known either: a checkpoint is written before there is a journal.
     if checkpoint.is_none() && !is_fresh {
@@ -169,14 +175,8 @@ pub(crate) fn open(
         damage.push(format!("{} {what}{kept}", layout.checkpoint(0).display()));
     }
     let is_whole = damage.is_empty();
-    damage.extend(other_damage);
-
-    let paths = [layout.state(0), layout.state(1)];
-    let (state_slots, found) = Slots::open(Arc::clone(&disk), paths, state::MAGIC, state::VERSION)?;
-    // Every file has been looked at, and none is of a version that this program does not know: only now may anything change.
-    scan.make_durable(&*disk)?;
-    remove_children(&*disk, &layout.staging_dir())?;
-    remove_children(&*disk, &layout.deleted_dir())?;
+    damage.extend(mended);
+    let mut topics = describe::mend_all(&*disk, &layout, described, &mut damage);
     // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
     disk.sync_dir(&layout.topics_dir())
         .map_err(|error| Error::io("syncing the topics' directory", error))?;

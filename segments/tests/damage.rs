@@ -1015,27 +1015,3 @@ fn a_description_that_is_restored_brings_its_topic_back_with_all_of_its_records(
         assert_eq!(problems, Vec::<String>::new());
     }
 }
-
-#[test]
-fn a_version_of_the_future_is_refused_by_name_and_left_as_it_is() {
-    let history = History::new();
-    for name in ["FORMAT", "topics/orders/topic.json"] {
-        let dir = temp();
-        let dir = dir.path();
-        copy(&history.closed, dir);
-        let text = fs::read_to_string(dir.join(name)).unwrap();
-        fs::write(dir.join(name), text.replace("\"version\":1", "\"version\":2")).unwrap();
-        let before = contents(dir);
-        for refused in [
-            open(dir).map(drop),
-            verify(dir, &mut |_| {}).map(drop),
-            repair(dir, &mut |_| {}).map(drop),
-        ] {
-            let Err(Error::Directory(why)) = refused else {
-                panic!("{name}: {refused:?}")
-            };
-            assert!(why.contains("version 2") && why.contains("newer quipu"), "{why}");
-        }
-        assert!(contents(dir) == before, "{name}: something was changed");
-    }
-}

@@ -113,7 +113,11 @@ fn a_file_of_a_version_from_the_future_is_refused_by_name_and_nothing_is_changed
                     assert!(message.contains(part), "{part:?} in {message:?}");
                 }
             }
-            assert_eq!(read_tree(dir.path()), before, "{name}, {}", path.display());
+            assert!(
+                read_tree(dir.path()) == before,
+                "{name}, {}: something was changed",
+                path.display()
+            );
         }
     }
     assert!(kinds.iter().all(|count| *count >= 3), "{kinds:?}");

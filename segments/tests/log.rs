@@ -435,22 +435,6 @@ fn a_directory_is_opened_once_at_a_time_and_only_if_it_is_one() {
 }
 
 #[test]
-fn a_format_from_the_future_is_refused_by_name_and_left_as_it_is() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path()));
-    let path = dir.path().join("FORMAT");
-    let text = std::fs::read_to_string(&path)
-        .unwrap()
-        .replace("\"version\":1", "\"version\":2");
-    std::fs::write(&path, &text).unwrap();
-    let Err(Error::Directory(message)) = Log::open(dir.path(), options()) else {
-        panic!("it was opened")
-    };
-    assert!(message.contains("version 2"), "{message}");
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
-}
-
-#[test]
 fn threads_of_its_own_serve_many_producers_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {

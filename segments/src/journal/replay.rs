@@ -169,7 +169,7 @@ impl Scan {
             }
             if !is_whole {
                 self.damage.push(format!(
-                    "{} has a damaged header, and later ones are whole",
+                    "{} was cut or has a damaged header, and later ones are whole",
                     place(sequence)
                 ));
             }
@@ -204,18 +204,10 @@ impl Scan {
             self.foreign.push(path);
             return Ok(());
         }
-        // A header is written when the file has its length.
-        if let Ok(header) = &header
-            && header.sequence == sequence
-            && length < header.file_bytes
-        {
-            self.damage.push(format!(
-                "{} has {length} bytes, not {}: rounds may be missing",
-                path.display(),
-                header.file_bytes
-            ));
-        }
-        self.headers.push((sequence, header.is_ok()));
+        // A file is synced at its length before it is used; what is shorter was being made when a crash came, or was cut.
+        let full_length = header.as_ref().map_or(0, |header| header.file_bytes);
+        self.headers
+            .push((sequence, header.is_ok() && length >= full_length));
         let fits =
             header.is_ok_and(|header| header.sequence == sequence && header.directory_id == directory_id);
         let mut rounds = Vec::new();
@@ -271,6 +263,12 @@ impl Scan {
         if !fits && !rounds.is_empty() {
             self.damage
                 .push(format!("{} has a damaged header", path.display()));
+        }
+        if length < full_length && !rounds.is_empty() {
+            self.damage.push(format!(
+                "{} has {length} bytes, not {full_length}: rounds may be missing",
+                path.display()
+            ));
         }
         if !rounds.is_empty() {
             self.files.push(ScannedFile {
