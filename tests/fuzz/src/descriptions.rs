@@ -3,9 +3,16 @@
 //! What is accepted has the checksum that it names, and is read again as the same after it was written.
 
 use quipu_segments::fuzzing::{Sealed, crc32fast};
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::input::Input;
+
+/// What every sealed file says of itself; the rest is left alone, numbers beyond any type included.
+#[derive(Deserialize)]
+struct Head {
+    magic: String,
+    version: u32,
+}
 
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
@@ -24,8 +31,8 @@ pub fn run(data: &[u8]) {
         input.rest().to_vec()
     };
     let Ok(again) = kind.again(&file) else { return };
-    let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("it was accepted as JSON");
-    assert_eq!(read(&file)["magic"], kind.magic());
-    assert_eq!(read(&file)["version"], 1, "no other version is accepted");
+    let head: Head = serde_json::from_slice(&file).expect("it was accepted as JSON");
+    assert_eq!(head.magic, kind.magic());
+    assert_eq!(head.version, 1, "no other version is accepted");
     assert_eq!(kind.again(&again), Ok(again));
 }
