@@ -193,11 +193,7 @@ fn a_journal_file_cut_within_the_padding_of_its_last_round_is_replayed() {
     let path = Path::new("journal/00000000000000000001.journal");
     let journal = tree[path].as_ref().expect("a file");
     let is_round = |at: &usize| journal[at + 4..].starts_with(b"RND1");
-    let last = (0..journal.len())
-        .step_by(4096)
-        .filter(is_round)
-        .last()
-        .expect("a round");
+    let last = (0..journal.len()).step_by(4096).rfind(is_round).expect("a round");
     let length = u32::from_le_bytes(journal[last + 16..last + 20].try_into().expect("four bytes"));
     let end = last + 32 + length as usize;
     assert!(!end.is_multiple_of(4096), "there is padding");

@@ -5,6 +5,8 @@
 //! - [`Pace`]: a body that holds memory and comes slowly is in the way of others only when they wait for that memory.
 //!   Then, and only then, it is refused; so clients that declare or begin much and send nothing keep nobody out. Time in
 //!   which the server does not wait for the client does not count, and what arrives buys time anew.
+//! - A request that holds memory and waits for more is in the way of the others that wait too, and gives way to them as
+//!   soon: otherwise such requests would wait for each other, and everybody behind them for nothing.
 //! - A producer's long answer goes on holding what its request held. Clients that take nothing of such an answer are
 //!   let go by the server ([`Pool::set_relief`]), again only where others wait.
 
@@ -25,8 +27,9 @@ const WAIT: Duration = Duration::from_secs(5);
 const RELIEF_INTERVAL: Duration = Duration::from_millis(250);
 /// A body that holds no more is in nobody's way: as much for every connection is within the budget.
 const SMALL_BYTES: usize = 4 << 10;
-/// How long others wait for a client that sends nothing: shorter than [`WAIT`].
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long others wait for a request that holds memory and gets nowhere. Several such may come one after another
+/// before somebody's turn, so it is a small part of [`WAIT`].
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes that buy a second of patience.
 const BYTES_A_SECOND: u32 = 64 << 10;
 
@@ -100,10 +103,20 @@ impl<'a> Budget<'a> {
     /// # Errors
     /// 503 `overloaded` when the wait was in vain.
     pub(crate) async fn cover(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.cover_beside(0, bytes).await
+    }
+
+    /// The same for a request that holds `held_bytes` of the server's memory besides.
+    ///
+    /// # Errors
+    /// 503 `overloaded` when the wait was in vain, or others wait for what the request holds.
+    pub(crate) async fn cover_beside(&mut self, held_bytes: usize, bytes: usize) -> Result<(), Problem> {
         if self.try_cover(bytes) {
             return Ok(());
         }
         let more = self.missing(bytes);
+        let held_bytes = held_bytes + self.covered();
+        let begin = Instant::now();
         let _waiting = Waiting::begin(&self.pool.waiting);
         let acquired = self.pool.semaphore.clone().acquire_many_owned(more);
         let waited = relieved(self.wait, acquired, || {
@@ -111,7 +124,13 @@ impl<'a> Budget<'a> {
                 relief();
             }
         });
-        match waited.await {
+        let acquired = tokio::select! {
+            biased;
+            acquired = waited => acquired,
+            // One of those that wait is this request.
+            () = in_the_way(&self.pool.waiting, 1, held_bytes, begin + PATIENCE) => None,
+        };
+        match acquired {
             Some(Ok(permit)) => {
                 self.add(permit);
                 Ok(())
@@ -217,7 +236,7 @@ impl<'a> Pace<'a> {
         let arrived = tokio::select! {
             biased;
             arrived = arrival => arrived,
-            () = in_the_way(self.waiting, held_bytes, begin + self.patience) => return Err(too_slow()),
+            () = in_the_way(self.waiting, 0, held_bytes, begin + self.patience) => return Err(too_slow()),
         };
         self.patience = self.patience.saturating_sub(begin.elapsed());
         Ok(arrived)
@@ -231,15 +250,15 @@ impl<'a> Pace<'a> {
     }
 }
 
-/// Returns when others wait for the budget at `from` or later, if the body holds what would help them.
-async fn in_the_way(waiting: &watch::Sender<usize>, held_bytes: usize, from: Instant) {
+/// Returns when more than `own` requests wait for the budget at `from` or later, if this one holds what would help them.
+async fn in_the_way(waiting: &watch::Sender<usize>, own: usize, held_bytes: usize, from: Instant) {
     if held_bytes <= SMALL_BYTES {
         return std::future::pending().await;
     }
     let mut count = waiting.subscribe();
     loop {
         // The sender lives as long as the service.
-        if count.wait_for(|count| *count > 0).await.is_err() {
+        if count.wait_for(|count| *count > own).await.is_err() {
             return std::future::pending().await;
         }
         if Instant::now() >= from {
@@ -346,12 +365,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_requests_that_hold_memory_and_wait_for_each_other_one_gives_way() {
+        let pool = pool(100);
+        let mut holders = [budget(&pool, WAIT), budget(&pool, WAIT)];
+        for holder in &mut holders {
+            holder.cover(50 << 10).await.unwrap();
+        }
+        let mut waits_with_nothing = budget(&pool, WAIT);
+        let more = holders.map(|mut holder| async move { holder.cover(60 << 10).await });
+        let [first, second] = more;
+        let (first, second, other) = tokio::join!(first, second, waits_with_nothing.cover(100 << 10));
+        other.unwrap();
+        // One that gives way is enough for the other.
+        assert!(first.is_err() != second.is_err(), "{first:?} {second:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_waits_alone_is_in_nobodys_way_whatever_it_holds() {
+        let pool = pool(100);
+        let mut last = budget(&pool, WAIT);
+        last.cover(50 << 10).await.unwrap();
+        let mut first = budget(&pool, WAIT);
+        first.cover(50 << 10).await.unwrap();
+        let (covered, ()) = tokio::join!(last.cover(60 << 10), async {
+            tokio::time::sleep(WAIT - Duration::from_millis(1)).await;
+            drop(first);
+        });
+        covered.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_body_that_keeps_coming_or_holds_next_to_nothing_is_let_be() {
         let pool = pool(100);
         pool.waiting.send_replace(1);
         let mut pace = Pace::new(&pool);
         for _ in 0..100 {
-            pace.wait(99 << 10, tokio::time::sleep(Duration::from_secs(1)))
+            pace.wait(99 << 10, tokio::time::sleep(PATIENCE / 2))
                 .await
                 .unwrap();
             pace.count(BYTES_A_SECOND as usize);

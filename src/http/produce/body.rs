@@ -105,7 +105,8 @@ impl<'a> Incoming<'a> {
                 Coding::Zstd(Some(zstd)) => {
                     let decoded = zstd.step().map_err(|error| corrupt("zstd", &error))?;
                     // The decoder takes its window when it has seen a frame's header, and fills it only as it decodes.
-                    self.room.cover(zstd.decoder.sizeof()).await?;
+                    let taken = zstd.decoder.sizeof();
+                    self.room.cover_beside(budget.covered() + taken, taken).await?;
                     decoded
                 }
                 _ => None,
@@ -120,7 +121,7 @@ impl<'a> Incoming<'a> {
                     let gzip = match decoder {
                         Some(gzip) => gzip,
                         None => {
-                            self.room.cover(GZIP_BYTES).await?;
+                            self.room.cover_beside(budget.covered(), GZIP_BYTES).await?;
                             decoder.get_or_insert_default()
                         }
                     };
@@ -146,6 +147,11 @@ impl<'a> Incoming<'a> {
                 }
             }
         }
+    }
+
+    /// What the decoder holds of the server's budget, in bytes.
+    pub(crate) fn covered(&self) -> usize {
+        self.room.covered()
     }
 
     /// The whole decoded body, at most `max_bytes` of it, covered by `budget`. A body that came in one piece is not copied.
@@ -181,7 +187,7 @@ impl<'a> Incoming<'a> {
         }
         if self.ended || (matches!(self.coding, Coding::Identity) && self.body.is_end_stream()) {
             self.ended = true;
-            budget.cover(first.len()).await?;
+            budget.cover_beside(self.room.covered(), first.len()).await?;
             return Ok(first);
         }
         // The declared length is covered by the budget; decoded bytes are covered as they come.
@@ -191,7 +197,9 @@ impl<'a> Incoming<'a> {
             if whole.len() + chunk.len() > max_bytes {
                 return Err(too_large());
             }
-            budget.cover(whole.len() + chunk.len()).await?;
+            budget
+                .cover_beside(self.room.covered(), whole.len() + chunk.len())
+                .await?;
             whole.extend_from_slice(&chunk);
             next = self.next(budget).await?;
         }

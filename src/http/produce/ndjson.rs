@@ -196,7 +196,7 @@ impl Upload<'_> {
             if !self.budget.try_cover(held) {
                 // What this upload has in flight must not be what it waits for.
                 self.settle().await?;
-                self.budget.cover(held).await?;
+                self.budget.cover_beside(body.covered(), held).await?;
             }
         }
         if !tail.is_empty() {
