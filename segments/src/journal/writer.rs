@@ -44,6 +44,8 @@ struct Pool {
     failed: Option<Error>,
     /// Whether full files stay, because a failed partition needs their rounds at the next start.
     is_pinned: bool,
+    /// Whether a sync of the directory has failed: no later one proves that a file's new name is durable.
+    has_doubtful_names: bool,
 }
 
 /// From where a recovery must replay: everything below is published.
@@ -87,6 +89,7 @@ impl Journal {
             next_sequence: next.sequence + 1,
             failed: None,
             is_pinned: false,
+            has_doubtful_names: false,
         };
         let mut reuse = pool.leftovers.pop();
         let file = make(
@@ -96,6 +99,7 @@ impl Journal {
             file_bytes,
             next.sequence,
             &mut reuse,
+            &mut Names::Unchanged,
         )?;
         let current = Current {
             sequence: next.sequence,
@@ -234,10 +238,24 @@ impl Journal {
         self.pool.lock().next_sequence
     }
 
+    /// Why no file can be made until a restart.
+    fn doubtful(&self) -> Error {
+        Error::LogFailed {
+            reason: format!(
+                "an earlier sync of {} failed",
+                self.layout.journal_dir().display()
+            ),
+            in_flight: false,
+        }
+    }
+
     /// Makes one spare, of a leftover or anew, if there are fewer than `spares`; `false` if there was nothing to do.
     pub(crate) fn add_spare(&self, spares: usize) -> Result<bool> {
         let (sequence, reuse) = {
             let mut pool = self.pool.lock();
+            if pool.has_doubtful_names {
+                return Err(self.doubtful());
+            }
             if pool.spares.len() + pool.full.len() >= spares {
                 return Ok(false);
             }
@@ -254,6 +272,9 @@ impl Journal {
         loop {
             let (old, sequence) = {
                 let mut pool = self.pool.lock();
+                if pool.has_doubtful_names {
+                    return Ok(());
+                }
                 let free = |&(file, end): &(u64, u64)| {
                     file < mark.sequence && end <= mark.round && pinned.is_none_or(|first| end <= first)
                 };
@@ -265,15 +286,19 @@ impl Journal {
                     return Ok(());
                 };
                 pool.next_sequence += 1;
-                (old, pool.next_sequence - 1)
+                // One that failed to become a spare may have the name of the next one already: it comes first, so that
+                // no other is renamed over it.
+                pool.leftovers.insert(0, self.layout.journal(old));
+                (pool.leftovers.pop(), pool.next_sequence - 1)
             };
-            self.make_spare(sequence, Some(self.layout.journal(old)))?;
+            self.make_spare(sequence, old)?;
         }
     }
 
     /// Adds one spare. If that fails, an old file that was to become it is kept for the next try: there may be no space
     /// for another.
     fn make_spare(&self, sequence: u64, mut reuse: Option<PathBuf>) -> Result<()> {
+        let mut names = Names::Unchanged;
         let made = make(
             &*self.disk,
             &self.layout,
@@ -281,8 +306,10 @@ impl Journal {
             self.file_bytes,
             sequence,
             &mut reuse,
+            &mut names,
         );
         let mut pool = self.pool.lock();
+        pool.has_doubtful_names |= names == Names::Doubtful;
         match made {
             Ok(file) => pool.spares.push_back(Spare { sequence, file }),
             Err(error) => {
@@ -311,6 +338,15 @@ fn write_zeros(file: &dyn DiskFile, file_bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
+/// What became of the directory when a file was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    Unchanged,
+    Durable,
+    /// The sync failed.
+    Doubtful,
+}
+
 /// Makes a journal file of a sequence, ready to be written: by renaming `reuse`, which holds nothing that is needed, or
 /// by writing zeros. After an error `reuse` says where the old file is now. A new one that could not be made is removed:
 /// it is tried again and again, and each try would take the space of a file.
@@ -321,6 +357,7 @@ fn make(
     file_bytes: u64,
     sequence: u64,
     reuse: &mut Option<PathBuf>,
+    names: &mut Names,
 ) -> Result<Arc<dyn DiskFile>> {
     let path = layout.journal(sequence);
     let header = FileHeader {
@@ -343,7 +380,9 @@ fn make(
         }
         file.write_all_at(&[IoSlice::new(&header)], 0)?;
         file.sync_data()?;
+        *names = Names::Doubtful;
         disk.sync_dir(&layout.journal_dir())?;
+        *names = Names::Durable;
         Ok(file)
     })();
     made.map_err(|error| {
@@ -355,4 +394,66 @@ fn make(
         }
         Error::io(format!("making {}", path.display()), error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::sim::{Fault, IoKind, SimDisk};
+
+    const FILE_BYTES: u64 = 64 << 10;
+
+    fn write(journal: &Journal, value: &[u8]) -> u64 {
+        let mut builder = RoundBuilder::new(Vec::new());
+        builder.state(b"key", Some(value));
+        let round = journal.write(&mut builder).unwrap();
+        journal.sync().unwrap();
+        journal.set_published(round);
+        round
+    }
+
+    #[test]
+    fn a_file_that_failed_to_become_a_spare_is_not_replaced_under_its_new_name() {
+        let disk = SimDisk::new(0);
+        let layout = Layout {
+            root: Path::new("/quipu").into(),
+        };
+        disk.create_dir_all(&layout.journal_dir()).unwrap();
+        let next = Mark {
+            round: 1,
+            sequence: 1,
+        };
+        let journal = Journal::start(
+            Arc::new(disk.clone()),
+            layout.clone(),
+            7,
+            FILE_BYTES,
+            next,
+            Vec::new(),
+        );
+        let journal = journal.unwrap();
+        // Two full files, and the third is written.
+        for _ in 0..2 {
+            write(&journal, b"old");
+            assert!(journal.add_spare(3).unwrap());
+            assert!(journal.switch());
+        }
+        write(&journal, b"old");
+        // The first is renamed, and its header is not written; the second is to get the same sequence.
+        disk.fail(Fault::once(IoKind::Write, 0).on(".journal"));
+        journal.recycle(journal.published(), None).unwrap_err();
+        journal.recycle(journal.published(), None).unwrap();
+        while journal.add_spare(2).unwrap() {}
+        let mut written = Vec::new();
+        while journal.switch() {
+            let round = write(&journal, b"new");
+            written.push((journal.published().sequence, round));
+        }
+        assert_eq!(written.len(), 2);
+        let scan = crate::journal::replay::scan(&disk, &layout, 7, written[0].0, written[0].1, true).unwrap();
+        assert_eq!(scan.damage, Vec::<String>::new());
+        assert_eq!(scan.next_round, written[1].1 + 1);
+    }
 }

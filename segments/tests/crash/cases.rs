@@ -406,7 +406,7 @@ fn a_record_that_cannot_be_read_for_a_moment_is_not_passed_over() {
     let log = open(&disk);
     log.create_topic("orders", spec(1, 1 << 20)).unwrap();
     append(&log, "orders", &[0], &[1; 9_000]).unwrap();
-    append(&log, "orders", &[0], &[2; 9_000]).unwrap();
+    append(&log, "orders", &[0], &[0xab; 9_000]).unwrap();
     let disk = disk.after_kill();
     let log = open(&disk);
     let partition = log.topic("orders").unwrap().partition(0).unwrap();
@@ -520,7 +520,7 @@ fn retention_deletes_nothing_that_could_not_be_read_for_a_moment() {
     let topic = log.topic("orders").unwrap();
     let mut young = request(&log, "orders", &[0], b"");
     let mut records = BatchBuilder::new();
-    records.push(TimestampMs(1_000_900), None, Some(&[2; 9_000]), &[]);
+    records.push(TimestampMs(1_000_900), None, Some(&[0xab; 9_000]), &[]);
     young.parts[0].records = Records::Loose(records);
     let ticket = log.append(young).unwrap();
     while log.run_round().unwrap() {}
@@ -597,5 +597,126 @@ fn a_directory_sync_that_failed_for_a_change_of_the_topic_counts_for_no_partitio
         log.sync_segments().unwrap();
         let log = open(&disk.after_power_cut());
         assert_eq!(values(&log, "orders", 0), [b"1"], "seed {seed}");
+    }
+}
+
+/// Appends a record of one byte that is younger than the others.
+fn append_young(log: &Log, partitions: &[u32]) {
+    let mut young = request(log, "orders", partitions, b"");
+    for part in &mut young.parts {
+        let mut records = BatchBuilder::new();
+        records.push(TimestampMs(2_000_000), None, Some(b"1"), &[]);
+        part.records = Records::Loose(records);
+    }
+    let ticket = log.append(young).unwrap();
+    while log.run_round().unwrap() {}
+    ticket.wait().unwrap();
+}
+
+/// The lengths of the values in the first partition, which nothing lies between.
+fn assert_lengths(log: &Log, expected: &[usize]) {
+    let lengths: Vec<usize> = values(log, "orders", 0).iter().map(Vec::len).collect();
+    assert_eq!(lengths, expected);
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    // Only the first record is that young: behind it the segment is searched to its end.
+    let found = partition.offset_for_time_from(TimestampMs(2_000_000), Offset::new(1));
+    assert!(matches!(found, Ok(None)), "{found:?}");
+}
+
+#[test]
+fn what_a_refused_round_left_in_a_segment_is_cut_also_after_a_shorter_round_was_written_over_it() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(2, 16 << 10)).unwrap();
+    append_young(&log, &[0, 1]);
+    // The round is written in the first partition, and fails in the other one.
+    disk.fail(
+        Fault::once(IoKind::Write, 0)
+            .on("orders/1")
+            .with(FaultError::Full),
+    );
+    append(&log, "orders", &[0, 1], &[0xab; 9_000]).unwrap_err();
+    append(&log, "orders", &[0], &[3; 100]).unwrap();
+    append(&log, "orders", &[0], &[4; 16_300]).unwrap();
+    append(&log, "orders", &[0], &[5; 100]).unwrap();
+    assert_lengths(&log, &[1, 100, 16_300, 100]);
+    log.sync_segments().unwrap();
+    let log = open(&disk.after_power_cut());
+    assert_lengths(&log, &[1, 100, 16_300, 100]);
+}
+
+#[test]
+fn a_segment_that_is_cut_when_it_is_closed_is_cut_again_if_its_round_fails_then() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(1, 16 << 10)).unwrap();
+    append_young(&log, &[0]);
+    // Two requests in a round: the first goes into the segment, and the one that is made for the other fails.
+    let mut first = request(&log, "orders", &[0], b"");
+    let mut batches = request(&log, "orders", &[0], b"");
+    for (request, bytes) in [(&mut first, 9_000), (&mut batches, 14_000)] {
+        let mut records = BatchBuilder::new();
+        records.push(TimestampMs(1_000_000), None, Some(&vec![0xab; bytes]), &[]);
+        request.parts[0].records = Records::Sealed(vec![records.seal()]);
+    }
+    disk.fail(Fault::once(IoKind::Create, 0).with(FaultError::Full));
+    let tickets = [log.append(first).unwrap(), log.append(batches).unwrap()];
+    while log.run_round().unwrap() {}
+    for ticket in tickets {
+        ticket.wait().unwrap_err();
+    }
+    append(&log, "orders", &[0], &[3; 100]).unwrap();
+    append(&log, "orders", &[0], &[4; 16_300]).unwrap();
+    append(&log, "orders", &[0], &[5; 100]).unwrap();
+    assert_lengths(&log, &[1, 100, 16_300, 100]);
+    log.sync_segments().unwrap();
+    let log = open(&disk.after_power_cut());
+    assert_lengths(&log, &[1, 100, 16_300, 100]);
+}
+
+#[test]
+fn a_segment_that_was_cut_when_it_was_closed_stays_so_after_a_power_cut() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        log.create_topic("orders", spec(2, 16 << 10)).unwrap();
+        append_young(&log, &[0, 1]);
+        log.sync_segments().unwrap();
+        disk.fail(
+            Fault::once(IoKind::Write, 0)
+                .on("orders/1")
+                .with(FaultError::Full),
+        );
+        append(&log, "orders", &[0, 1], &[0xab; 9_000]).unwrap_err();
+        // What the failed round has left gets durable with the next one; then the segment is cut and closed.
+        append(&log, "orders", &[0], &[3; 100]).unwrap();
+        log.sync_segments().unwrap();
+        append(&log, "orders", &[0], &[4; 16_300]).unwrap();
+        log.sync_segments().unwrap();
+        let log = open(&disk.after_power_cut());
+        assert_lengths(&log, &[1, 100, 16_300]);
+    }
+}
+
+#[test]
+fn a_journal_file_whose_name_may_not_be_durable_is_not_written() {
+    for seed in 0..SEEDS {
+        for more in 4..9 {
+            let disk = SimDisk::new(seed);
+            let log = open(&disk);
+            let set = |n: u8| set_state(&log, &n.to_string(), &[n; 50_000]);
+            // Four go into a file: the first one has no use any more, and is renamed.
+            for n in 0..5 {
+                set(n).unwrap();
+            }
+            disk.fail(Fault::once(IoKind::SyncDir, 0).on("journal"));
+            log.sync_segments().unwrap_err();
+            let stored = (5..5 + more).take_while(|n| set(*n).is_ok()).count() as u8;
+            let log = open(&disk.after_power_cut());
+            for n in 0..5 + stored {
+                let found = log.state_get(n.to_string().as_bytes());
+                assert_eq!(found.as_deref(), Some(&[n; 50_000][..]), "seed {seed}, round {n}");
+            }
+        }
     }
 }
