@@ -688,7 +688,11 @@ impl Engine {
 
     /// Goes on to the next journal file, once there is one.
     fn next_journal_file(&self) -> Result<()> {
-        while !self.journal.switch() {
+        let no_end_mark = |error| Error::LogFailed {
+            reason: format!("ending a file of the journal: {error}"),
+            in_flight: false,
+        };
+        while !self.journal.switch().map_err(no_end_mark)? {
             if self.options.background {
                 self.journal.forget_full();
                 self.request_sync();

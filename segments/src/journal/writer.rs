@@ -4,6 +4,9 @@
 //! nothing but data blocks, and a sync of it is one write to the device. Full files become spare again (renamed to a
 //! new sequence, header rewritten and synced) once a durable checkpoint no longer needs them.
 //!
+//! Before the first round of the next file is written, an end mark is made durable in the one before it, so that the
+//! next one cannot be missing, or be cut, without a trace.
+//!
 //! Crash: a file that was being made or recycled has a header that does not fit its name, or none; recovery takes it
 //! for an empty spare.
 
@@ -17,6 +20,9 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::sync::{Condvar, Mutex};
+
+/// What is kept free at the end of a file, for its end mark.
+const END_MARK_BYTES: u64 = BLOCK_BYTES;
 
 /// Where the next round is written. Only the committer takes its lock for long.
 struct Current {
@@ -121,19 +127,28 @@ impl Journal {
 
     /// The most bytes that one round may take.
     pub(crate) fn capacity(file_bytes: u64) -> u64 {
-        file_bytes - BLOCK_BYTES
+        file_bytes - BLOCK_BYTES - END_MARK_BYTES
     }
 
     /// Whether a round of that many bytes needs the next file.
     pub(crate) fn is_full_for(&self, round_bytes: u64) -> bool {
-        self.current.lock().position + round_bytes > self.file_bytes
+        self.current.lock().position + round_bytes + END_MARK_BYTES > self.file_bytes
     }
 
     /// Goes on to the next file; `false` if no spare is there (see [`Journal::wait_for_spare`]).
-    pub(crate) fn switch(&self) -> bool {
+    ///
+    /// # Errors
+    /// The end mark could not be made durable: nothing may be written any more.
+    pub(crate) fn switch(&self) -> std::io::Result<bool> {
+        if !self.has_spare() {
+            return Ok(false);
+        }
+        // Only this takes spares away: the one that is there stays.
+        self.write(&mut RoundBuilder::new(Vec::new()))?;
+        self.sync()?;
         let mut pool = self.pool.lock();
         let Some(spare) = pool.spares.pop_front() else {
-            return false;
+            return Ok(false);
         };
         let mut current = self.current.lock();
         assert!(
@@ -146,7 +161,7 @@ impl Journal {
         current.sequence = spare.sequence;
         current.file = spare.file;
         current.position = BLOCK_BYTES;
-        true
+        Ok(true)
     }
 
     /// Waits until a spare is there.
@@ -438,7 +453,7 @@ mod tests {
         for _ in 0..2 {
             write(&journal, b"old");
             assert!(journal.add_spare(3).unwrap());
-            assert!(journal.switch());
+            assert!(journal.switch().unwrap());
         }
         write(&journal, b"old");
         // The first is renamed, and its header is not written; the second is to get the same sequence.
@@ -447,7 +462,7 @@ mod tests {
         journal.recycle(journal.published(), None).unwrap();
         while journal.add_spare(2).unwrap() {}
         let mut written = Vec::new();
-        while journal.switch() {
+        while journal.switch().unwrap() {
             let round = write(&journal, b"new");
             written.push((journal.published().sequence, round));
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
-    Ack, AppendRequest, Appended, Disk, Error, Log, Offset, Options, Part, Records, StateChange, TimestampMs,
-    TopicSettings, TopicSpec,
+    Ack, AppendRequest, Appended, Disk, Error, Log, Offset, OpenMode, Options, Part, Records, StateChange,
+    TimestampMs, TopicSettings, TopicSpec,
 };
 
 use super::check;
@@ -717,6 +717,53 @@ fn a_journal_file_whose_name_may_not_be_durable_is_not_written() {
                 let found = log.state_get(n.to_string().as_bytes());
                 assert_eq!(found.as_deref(), Some(&[n; 50_000][..]), "seed {seed}, round {n}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_journal_file_that_is_missing_or_cut_is_missed_from_its_first_round_on() {
+    // Four rounds go into a file: the one that is damaged is full, has some rounds, or is the one behind a full one.
+    for rounds in 1..14_u8 {
+        let disk = SimDisk::new(0);
+        let options = Options {
+            journal_files: 4,
+            ..options()
+        };
+        let clock = Arc::new(SimClock::new(TimestampMs(1_000_000)));
+        let log = Log::open_with(Arc::new(disk.clone()), clock, Path::new(DIR), options).unwrap();
+        for n in 0..rounds {
+            set_state(&log, "key", &[n; 50_000]).unwrap();
+        }
+        let disk = disk.after_power_cut();
+        let dir = Path::new(DIR).join("journal");
+        // The newest file with rounds, and without the spare ones behind it, which would prove that it is there.
+        let has_rounds = |path: &Path| {
+            disk.contents(path)
+                .is_some_and(|bytes| bytes.get(4100..4104) == Some(&b"RND1"[..]))
+        };
+        let files: Vec<_> = disk
+            .list(&dir)
+            .unwrap()
+            .iter()
+            .map(|entry| dir.join(&entry.name))
+            .collect();
+        let current = files.iter().rposition(|path| has_rounds(path)).unwrap();
+        for length in [None, Some(0), Some(40), Some(4096)] {
+            let disk = disk.after_kill();
+            for spare in &files[current + 1..] {
+                disk.remove_file(spare).unwrap();
+            }
+            match length {
+                None => disk.remove_file(&files[current]).unwrap(),
+                Some(length) => disk
+                    .open(&files[current], OpenMode::ReadWrite)
+                    .unwrap()
+                    .set_len(length)
+                    .unwrap(),
+            }
+            let log = open(&disk);
+            assert!(!log.health().damage.is_empty(), "{rounds} rounds, {length:?}");
         }
     }
 }
