@@ -350,13 +350,13 @@ impl Engine {
             if let Some(open) = &active
                 && must_roll(open, &settings, first.next_offset, bytes, now)
             {
-                if writer.overhang {
-                    // Bytes of a failed write must not follow the last batch of a closed segment.
+                if writer.is_active(&open.segment) && writer.written_to > open.position {
+                    // Bytes of a failed round must not follow the last batch of a closed segment.
                     let file = self.disk.open(&open.segment.log_path(), OpenMode::ReadWrite)?;
                     file.set_len(open.position.get())?;
                     // At once: nobody syncs the segment for it later, and a power cut would bring them back.
                     file.sync_data()?;
-                    writer.overhang = false;
+                    writer.written_to = open.position;
                 }
                 active = None;
             }
@@ -395,7 +395,9 @@ impl Engine {
                     .iter()
                     .map(|planned| IoSlice::new(planned.batch.as_bytes())),
             );
-            writer.overhang = true;
+            if writer.is_active(&active.segment) {
+                writer.written_to = writer.written_to.max(active.position);
+            }
             file.file.write_all_at(&slices, start.get())?;
             from = to;
         }
@@ -448,8 +450,10 @@ impl Engine {
             plan.partition.name()
         );
         writer.next_offset = plan.next_offset;
-        writer.overhang = false;
         let Some(active) = &plan.active else { return };
+        if !writer.is_active(&active.segment) {
+            writer.written_to = active.position;
+        }
         // Every file that this round wrote: the segment of before, if batches went there, and all that were made since.
         let before = writer.active.replace(active.clone());
         let first_base = plan
@@ -684,7 +688,11 @@ impl Engine {
 
     /// Goes on to the next journal file, once there is one.
     fn next_journal_file(&self) -> Result<()> {
-        while !self.journal.switch() {
+        let no_end_mark = |error| Error::LogFailed {
+            reason: format!("ending a file of the journal: {error}"),
+            in_flight: false,
+        };
+        while !self.journal.switch().map_err(no_end_mark)? {
             if self.options.background {
                 self.journal.forget_full();
                 self.request_sync();

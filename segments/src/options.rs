@@ -53,7 +53,7 @@ impl Default for Options {
     }
 }
 
-/// What a journal file has beside the largest request: its header and the rounding to whole blocks.
+/// What a journal file has beside the largest request: its header, its end mark and the rounding to whole blocks.
 const JOURNAL_SLACK_BYTES: u64 = 64 << 10;
 
 impl Options {

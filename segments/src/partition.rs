@@ -66,12 +66,22 @@ pub(crate) struct Writer {
     pub(crate) failed: Option<String>,
     /// Whether something that is published cannot be made durable in the segments any more: the journal keeps it.
     pub(crate) is_unsyncable: bool,
-    /// Whether a failed write may have left bytes behind the active segment's end.
-    pub(crate) overhang: bool,
+    /// How far the active segment's file was written: beyond its end by rounds that failed, which a later, shorter one
+    /// need not have covered.
+    pub(crate) written_to: FilePos,
     /// What a checkpoint may say as soon as the files are synced. Set when a round is published.
     pub(crate) published: Entry,
     /// What the newest checkpoint says.
     pub(crate) synced: Entry,
+}
+
+impl Writer {
+    /// Whether it is the segment that accepted rounds are appended to, not one that a round has just made.
+    pub(crate) fn is_active(&self, segment: &Arc<Segment>) -> bool {
+        self.active
+            .as_ref()
+            .is_some_and(|active| Arc::ptr_eq(&active.segment, segment))
+    }
 }
 
 /// The segment that is appended to.
@@ -170,6 +180,7 @@ impl Partition {
             next_offset,
             round: 0,
         };
+        let written_to = active.as_ref().map_or(FilePos::ZERO, |active| active.position);
         let writer = Writer {
             next_offset,
             active,
@@ -179,7 +190,7 @@ impl Partition {
             dirty: false,
             failed: None,
             is_unsyncable: false,
-            overhang: false,
+            written_to,
             published: entry,
             synced: entry,
         };
@@ -580,7 +591,7 @@ impl Partition {
         {
             writer.active = None;
             writer.published.active = None;
-            writer.overhang = false;
+            writer.written_to = FilePos::ZERO;
         }
         writer.unsynced.retain(|unsynced| !is_removed(unsynced.base));
         writer

@@ -336,6 +336,10 @@ pub(crate) fn open(
         state_generation: Some(snapshots.state_generation),
     };
     snapshots.checkpoint.write(&fresh.encode())?;
+    if checkpoint.is_none() && !is_fresh {
+        // Over both slots, before journal files move: one that was not whole when it was read may be the next time.
+        snapshots.checkpoint.write(&fresh.encode())?;
+    }
     let leftovers = leftovers(&*disk, &scan, &options, is_whole && !recovery.has_orphans)?;
     let suspects = std::mem::take(&mut recovery.suspects);
     let journal = Journal::start(

@@ -847,6 +847,24 @@ fn a_damaged_journal_costs_nothing_that_the_segments_have_and_a_foreign_one_is_n
             cases.case(base, &format!("{}: missing", path.display()), &expect, &|dir| {
                 fs::remove_file(dir.join(&path)).unwrap();
             });
+            if base == &history.killed {
+                // Nothing but the checkpoint, or the end mark in the file before, says then that it was in use.
+                for length in [None, Some(0), Some(40), Some(4096)] {
+                    let name = format!("{} and all behind it: cut to {length:?}", path.display());
+                    cases.case(base, &name, &expect, &|dir| {
+                        for later in files(base, "journal").iter().filter(|later| **later > path) {
+                            fs::remove_file(dir.join(later)).unwrap();
+                        }
+                        match length {
+                            None => fs::remove_file(dir.join(&path)).unwrap(),
+                            Some(length) => {
+                                let bytes = fs::read(dir.join(&path)).unwrap();
+                                fs::write(dir.join(&path), &bytes[..length]).unwrap();
+                            }
+                        }
+                    });
+                }
+            }
             let next = base.join("journal/00000000000000000900.journal");
             let next = next.strip_prefix(base).unwrap();
             cases.case(

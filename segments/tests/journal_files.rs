@@ -83,7 +83,7 @@ fn files_that_cannot_be_made_do_not_pile_up() {
 
 #[test]
 fn a_file_that_could_not_be_recycled_is_used_again_on_a_disk_that_is_full() {
-    for kind in [IoKind::Sync, IoKind::SyncDir, IoKind::Rename] {
+    for kind in [IoKind::Sync, IoKind::Rename] {
         let disk = SimDisk::new(1);
         let log = open(&disk);
         for _ in 0..20 {
@@ -93,14 +93,9 @@ fn a_file_that_could_not_be_recycled_is_used_again_on_a_disk_that_is_full() {
         let mut refused = 0;
         for turn in 0..40 {
             if turn % 8 == 0 {
-                let path = if kind == IoKind::SyncDir {
-                    "journal"
-                } else {
-                    ".journal"
-                };
                 // Syncs and renames of the syncer's: the committer's sync of a round is not meant.
                 if kind != IoKind::Sync {
-                    disk.fail(Fault::once(kind, 0).on(path).with(FaultError::Full));
+                    disk.fail(Fault::once(kind, 0).on(".journal").with(FaultError::Full));
                 }
             }
             refused += usize::from(!commit(&log));
@@ -111,5 +106,34 @@ fn a_file_that_could_not_be_recycled_is_used_again_on_a_disk_that_is_full() {
             "{kind:?}: {refused} commits refused: only the file that failed may be waited for"
         );
         assert!(commit(&log), "{kind:?}");
+    }
+}
+
+#[test]
+fn after_a_failed_sync_of_the_directory_no_file_is_made_until_a_restart() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk);
+    for _ in 0..5 {
+        assert!(commit(&log));
+    }
+    disk.fail(
+        Fault::once(IoKind::SyncDir, 0)
+            .on("journal")
+            .with(FaultError::Full),
+    );
+    let stored = (0..40)
+        .take_while(|_| {
+            let _ = log.sync_segments();
+            commit(&log)
+        })
+        .count();
+    // The file that is written is filled first.
+    assert!((1..9).contains(&stored), "{stored} rounds");
+    while commit(&log) {}
+    assert!(log.health().log_failed.is_some());
+    drop(log);
+    let log = open(&disk);
+    for _ in 0..20 {
+        assert!(commit(&log));
     }
 }

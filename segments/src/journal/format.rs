@@ -21,6 +21,9 @@
 //! | 8 | zero |
 //! | n | items, then zeros up to the block's end |
 //!
+//! A round without items is the end mark: the last one of a file that was filled. It is synced before a round goes to the
+//! next file, and so says that this one (whole by then) is in use; room for it is kept.
+//!
 //! # Item
 //! | bytes | field |
 //! |---|---|
@@ -331,6 +334,11 @@ impl<'a> Round<'a> {
         (0..32)
             .filter(|_| wrong == 0)
             .find_map(|bit| with_flip(length ^ (1 << bit), 16 * 8 + bit as usize))
+    }
+
+    /// Whether it says that the journal goes on in the next file.
+    pub(crate) fn is_end_mark(&self) -> bool {
+        self.items == 0
     }
 
     /// Whether its items are what this program writes, and each batch in them has its own checksum.

@@ -22,8 +22,8 @@ pub(crate) struct Scan {
     files: Vec<ScannedFile>,
     /// What is wrong, for the operator; empty if the rounds are all there.
     pub(crate) damage: Vec<String>,
-    /// The sequences of the files that were read, each with whether its header is whole.
-    headers: Vec<(u64, bool)>,
+    /// The files that were read, by their sequences.
+    headers: BTreeMap<u64, Header>,
     /// Files that say that they are another data directory's: left out.
     pub(crate) foreign: Vec<PathBuf>,
     /// Every journal file that is there: (sequence, path, length).
@@ -37,6 +37,17 @@ pub(crate) struct Scan {
 
 /// What takes bytes for a round of a file's sequence: [`Round::decode`], unless a test has it replaced.
 pub(crate) type Decode = for<'a> fn(&'a [u8], u64) -> Option<Round<'a>>;
+
+/// What is known of a file beside its rounds.
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    /// Whether there is one, and the file has the length that it says.
+    is_whole: bool,
+    /// Whether it is of the file's name: one that is being made of an older one has that one's, first.
+    is_own: bool,
+    /// Whether the file's last round says that the journal goes on in the next one.
+    has_end_mark: bool,
+}
 
 struct ScannedFile {
     path: PathBuf,
@@ -106,20 +117,11 @@ pub(crate) fn scan_with(
         damage: Vec::new(),
         foreign: Vec::new(),
         mended: Vec::new(),
-        headers: Vec::new(),
+        headers: BTreeMap::new(),
         all_files,
         next_round: first_round,
         decode,
     };
-    if journal_expected
-        && !scan
-            .all_files
-            .iter()
-            .any(|(sequence, ..)| *sequence == first_sequence)
-    {
-        scan.damage
-            .push(format!("{} is missing", layout.journal(first_sequence).display()));
-    }
     for (sequence, path, length) in scan.all_files.clone() {
         if sequence >= first_sequence {
             scan.file(disk, directory_id, sequence, path, length, first_round)?;
@@ -128,7 +130,7 @@ pub(crate) fn scan_with(
         }
     }
     if first_sequence > 0 {
-        scan.check_sequences(layout, first_sequence);
+        scan.check_sequences(layout, first_sequence, journal_expected);
     }
     Ok(scan)
 }
@@ -147,33 +149,57 @@ fn refuse_other_version(disk: &dyn Disk, path: &Path) -> Result<()> {
 }
 
 impl Scan {
-    /// Finds files that are missing, or lost their header, before one that is whole. They are made one after the other,
-    /// without a gap, each whole before the next is begun; so a later one is proof of them. What they held may have been
-    /// the last rounds, when no later round tells of them.
-    fn check_sequences(&mut self, layout: &Layout, first_sequence: u64) {
-        let whole = |(_, is_whole): &&(u64, bool)| *is_whole;
-        let Some((last, _)) = self.headers.iter().rev().find(whole).copied() else {
-            return;
+    /// Finds files that are missing, or were cut, or lost their header, and cannot have been so by a crash.
+    ///
+    /// Files are made one after the other, without a gap, each whole before the next is begun; so one that is whole is
+    /// proof of those before it. A checkpoint that expects the first one, and an end mark in the file before, are proof of
+    /// files that are in use. What these held may have been the last rounds, when no later round tells of them.
+    fn check_sequences(&mut self, layout: &Layout, first_sequence: u64, journal_expected: bool) {
+        let last_whole = self.headers.iter().rev().find(|(_, header)| header.is_whole);
+        let end = last_whole.map_or(first_sequence, |(last, _)| *last);
+        const AND_LATER: &str = "and later ones are there";
+        let (mut expected, mut in_use) = (first_sequence, journal_expected);
+        let mut why = if in_use {
+            "and the checkpoint needs it"
+        } else {
+            AND_LATER
         };
-        let mut expected = first_sequence;
-        for (sequence, is_whole) in self.headers.clone() {
-            if sequence > last {
-                break;
+        loop {
+            let place = layout.journal(expected);
+            let next = self
+                .headers
+                .range(expected..)
+                .next()
+                .map(|(at, header)| (*at, *header));
+            match next {
+                Some((sequence, header)) if sequence == expected => {
+                    let is_there = header.is_whole && (header.is_own || !in_use);
+                    if !is_there && (in_use || sequence < end) {
+                        self.damage.push(format!(
+                            "{} was cut or has a damaged header, {why}",
+                            place.display()
+                        ));
+                    }
+                    in_use = header.has_end_mark;
+                }
+                Some((sequence, _)) if sequence <= end => {
+                    self.damage.push(format!("{} is missing, {why}", place.display()));
+                    (expected, in_use, why) = (sequence, false, AND_LATER);
+                    continue;
+                }
+                _ => {
+                    if in_use {
+                        self.damage.push(format!("{} is missing, {why}", place.display()));
+                    }
+                    return;
+                }
             }
-            let place = |sequence| layout.journal(sequence).display().to_string();
-            if sequence > expected {
-                self.damage.push(format!(
-                    "{} is missing, and later ones are there",
-                    place(expected)
-                ));
-            }
-            if !is_whole {
-                self.damage.push(format!(
-                    "{} was cut or has a damaged header, and later ones are whole",
-                    place(sequence)
-                ));
-            }
-            expected = sequence + 1;
+            expected += 1;
+            why = if in_use {
+                "and the file before it says that it is in use"
+            } else {
+                AND_LATER
+            };
         }
     }
 
@@ -206,14 +232,14 @@ impl Scan {
         }
         // A file is synced at its length before it is used; what is shorter was being made when a crash came, or was cut.
         let full_length = header.as_ref().map_or(0, |header| header.file_bytes);
-        self.headers
-            .push((sequence, header.is_ok() && length >= full_length));
+        let is_whole = header.is_ok() && length >= full_length;
         let fits =
             header.is_ok_and(|header| header.sequence == sequence && header.directory_id == directory_id);
         let mut rounds = Vec::new();
         let mut mended = BTreeMap::new();
         let mut position = BLOCK_BYTES;
         let mut gap_at = None;
+        let mut has_end_mark = false;
         while position < length {
             let rest = &bytes[position as usize..];
             let whole = (self.decode)(rest, sequence);
@@ -258,8 +284,15 @@ impl Scan {
                 self.next_round = round.number + 1;
             }
             gap_at = None;
+            has_end_mark = round.is_end_mark();
             position += round.file_bytes;
         }
+        let header = Header {
+            is_whole,
+            is_own: fits,
+            has_end_mark,
+        };
+        self.headers.insert(sequence, header);
         if !fits && !rounds.is_empty() {
             self.damage
                 .push(format!("{} has a damaged header", path.display()));

@@ -4,6 +4,9 @@
 //! nothing but data blocks, and a sync of it is one write to the device. Full files become spare again (renamed to a
 //! new sequence, header rewritten and synced) once a durable checkpoint no longer needs them.
 //!
+//! Before the first round of the next file is written, an end mark is made durable in the one before it, so that the
+//! next one cannot be missing, or be cut, without a trace.
+//!
 //! Crash: a file that was being made or recycled has a header that does not fit its name, or none; recovery takes it
 //! for an empty spare.
 
@@ -17,6 +20,9 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::sync::{Condvar, Mutex};
+
+/// What is kept free at the end of a file, for its end mark.
+const END_MARK_BYTES: u64 = BLOCK_BYTES;
 
 /// Where the next round is written. Only the committer takes its lock for long.
 struct Current {
@@ -44,6 +50,8 @@ struct Pool {
     failed: Option<Error>,
     /// Whether full files stay, because a failed partition needs their rounds at the next start.
     is_pinned: bool,
+    /// Whether a sync of the directory has failed: no later one proves that a file's new name is durable.
+    has_doubtful_names: bool,
 }
 
 /// From where a recovery must replay: everything below is published.
@@ -87,6 +95,7 @@ impl Journal {
             next_sequence: next.sequence + 1,
             failed: None,
             is_pinned: false,
+            has_doubtful_names: false,
         };
         let mut reuse = pool.leftovers.pop();
         let file = make(
@@ -96,6 +105,7 @@ impl Journal {
             file_bytes,
             next.sequence,
             &mut reuse,
+            &mut Names::Unchanged,
         )?;
         let current = Current {
             sequence: next.sequence,
@@ -117,19 +127,28 @@ impl Journal {
 
     /// The most bytes that one round may take.
     pub(crate) fn capacity(file_bytes: u64) -> u64 {
-        file_bytes - BLOCK_BYTES
+        file_bytes - BLOCK_BYTES - END_MARK_BYTES
     }
 
     /// Whether a round of that many bytes needs the next file.
     pub(crate) fn is_full_for(&self, round_bytes: u64) -> bool {
-        self.current.lock().position + round_bytes > self.file_bytes
+        self.current.lock().position + round_bytes + END_MARK_BYTES > self.file_bytes
     }
 
     /// Goes on to the next file; `false` if no spare is there (see [`Journal::wait_for_spare`]).
-    pub(crate) fn switch(&self) -> bool {
+    ///
+    /// # Errors
+    /// The end mark could not be made durable: nothing may be written any more.
+    pub(crate) fn switch(&self) -> std::io::Result<bool> {
+        if !self.has_spare() {
+            return Ok(false);
+        }
+        // Only this takes spares away: the one that is there stays.
+        self.write(&mut RoundBuilder::new(Vec::new()))?;
+        self.sync()?;
         let mut pool = self.pool.lock();
         let Some(spare) = pool.spares.pop_front() else {
-            return false;
+            return Ok(false);
         };
         let mut current = self.current.lock();
         assert!(
@@ -142,7 +161,7 @@ impl Journal {
         current.sequence = spare.sequence;
         current.file = spare.file;
         current.position = BLOCK_BYTES;
-        true
+        Ok(true)
     }
 
     /// Waits until a spare is there.
@@ -234,10 +253,24 @@ impl Journal {
         self.pool.lock().next_sequence
     }
 
+    /// Why no file can be made until a restart.
+    fn doubtful(&self) -> Error {
+        Error::LogFailed {
+            reason: format!(
+                "an earlier sync of {} failed",
+                self.layout.journal_dir().display()
+            ),
+            in_flight: false,
+        }
+    }
+
     /// Makes one spare, of a leftover or anew, if there are fewer than `spares`; `false` if there was nothing to do.
     pub(crate) fn add_spare(&self, spares: usize) -> Result<bool> {
         let (sequence, reuse) = {
             let mut pool = self.pool.lock();
+            if pool.has_doubtful_names {
+                return Err(self.doubtful());
+            }
             if pool.spares.len() + pool.full.len() >= spares {
                 return Ok(false);
             }
@@ -254,6 +287,9 @@ impl Journal {
         loop {
             let (old, sequence) = {
                 let mut pool = self.pool.lock();
+                if pool.has_doubtful_names {
+                    return Ok(());
+                }
                 let free = |&(file, end): &(u64, u64)| {
                     file < mark.sequence && end <= mark.round && pinned.is_none_or(|first| end <= first)
                 };
@@ -265,15 +301,19 @@ impl Journal {
                     return Ok(());
                 };
                 pool.next_sequence += 1;
-                (old, pool.next_sequence - 1)
+                // One that failed to become a spare may have the name of the next one already: it comes first, so that
+                // no other is renamed over it.
+                pool.leftovers.insert(0, self.layout.journal(old));
+                (pool.leftovers.pop(), pool.next_sequence - 1)
             };
-            self.make_spare(sequence, Some(self.layout.journal(old)))?;
+            self.make_spare(sequence, old)?;
         }
     }
 
     /// Adds one spare. If that fails, an old file that was to become it is kept for the next try: there may be no space
     /// for another.
     fn make_spare(&self, sequence: u64, mut reuse: Option<PathBuf>) -> Result<()> {
+        let mut names = Names::Unchanged;
         let made = make(
             &*self.disk,
             &self.layout,
@@ -281,8 +321,10 @@ impl Journal {
             self.file_bytes,
             sequence,
             &mut reuse,
+            &mut names,
         );
         let mut pool = self.pool.lock();
+        pool.has_doubtful_names |= names == Names::Doubtful;
         match made {
             Ok(file) => pool.spares.push_back(Spare { sequence, file }),
             Err(error) => {
@@ -311,6 +353,15 @@ fn write_zeros(file: &dyn DiskFile, file_bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
+/// What became of the directory when a file was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    Unchanged,
+    Durable,
+    /// The sync failed.
+    Doubtful,
+}
+
 /// Makes a journal file of a sequence, ready to be written: by renaming `reuse`, which holds nothing that is needed, or
 /// by writing zeros. After an error `reuse` says where the old file is now. A new one that could not be made is removed:
 /// it is tried again and again, and each try would take the space of a file.
@@ -321,6 +372,7 @@ fn make(
     file_bytes: u64,
     sequence: u64,
     reuse: &mut Option<PathBuf>,
+    names: &mut Names,
 ) -> Result<Arc<dyn DiskFile>> {
     let path = layout.journal(sequence);
     let header = FileHeader {
@@ -343,7 +395,9 @@ fn make(
         }
         file.write_all_at(&[IoSlice::new(&header)], 0)?;
         file.sync_data()?;
+        *names = Names::Doubtful;
         disk.sync_dir(&layout.journal_dir())?;
+        *names = Names::Durable;
         Ok(file)
     })();
     made.map_err(|error| {
@@ -355,4 +409,66 @@ fn make(
         }
         Error::io(format!("making {}", path.display()), error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::sim::{Fault, IoKind, SimDisk};
+
+    const FILE_BYTES: u64 = 64 << 10;
+
+    fn write(journal: &Journal, value: &[u8]) -> u64 {
+        let mut builder = RoundBuilder::new(Vec::new());
+        builder.state(b"key", Some(value));
+        let round = journal.write(&mut builder).unwrap();
+        journal.sync().unwrap();
+        journal.set_published(round);
+        round
+    }
+
+    #[test]
+    fn a_file_that_failed_to_become_a_spare_is_not_replaced_under_its_new_name() {
+        let disk = SimDisk::new(0);
+        let layout = Layout {
+            root: Path::new("/quipu").into(),
+        };
+        disk.create_dir_all(&layout.journal_dir()).unwrap();
+        let next = Mark {
+            round: 1,
+            sequence: 1,
+        };
+        let journal = Journal::start(
+            Arc::new(disk.clone()),
+            layout.clone(),
+            7,
+            FILE_BYTES,
+            next,
+            Vec::new(),
+        );
+        let journal = journal.unwrap();
+        // Two full files, and the third is written.
+        for _ in 0..2 {
+            write(&journal, b"old");
+            assert!(journal.add_spare(3).unwrap());
+            assert!(journal.switch().unwrap());
+        }
+        write(&journal, b"old");
+        // The first is renamed, and its header is not written; the second is to get the same sequence.
+        disk.fail(Fault::once(IoKind::Write, 0).on(".journal"));
+        journal.recycle(journal.published(), None).unwrap_err();
+        journal.recycle(journal.published(), None).unwrap();
+        while journal.add_spare(2).unwrap() {}
+        let mut written = Vec::new();
+        while journal.switch().unwrap() {
+            let round = write(&journal, b"new");
+            written.push((journal.published().sequence, round));
+        }
+        assert_eq!(written.len(), 2);
+        let scan = crate::journal::replay::scan(&disk, &layout, 7, written[0].0, written[0].1, true).unwrap();
+        assert_eq!(scan.damage, Vec::<String>::new());
+        assert_eq!(scan.next_round, written[1].1 + 1);
+    }
 }

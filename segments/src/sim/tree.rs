@@ -1,8 +1,9 @@
 //! The names of the simulated file system: directories with a current and a durable state.
 //!
 //! Each change of names (create, rename, remove) waits until one of its directories is synced. A power cut keeps or loses each
-//! waiting change on its own; a rename is one change, so that it is done or not, over both of its directories. A change
-//! that was waiting when a directory sync failed stays doubtful: no later sync of the same process makes it durable.
+//! waiting change on its own; a rename is one change, so that it is done or not, over both of its directories, and what was
+//! renamed twice has one name, whichever of the two is lost. A change that was waiting when a directory sync failed stays
+//! doubtful: no later sync of the same process makes it durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -338,6 +339,12 @@ impl Tree {
     }
 
     fn make_durable(&mut self, change: Change) {
+        if let [Edit { to: Some(moved), .. }, _, ..] = change.edits[..] {
+            // It has one name, also where a rename before this one was lost.
+            for dir in self.dirs.values_mut() {
+                dir.durable.retain(|_, ino| *ino != moved);
+            }
+        }
         for edit in change.edits {
             let durable = &mut self.dir(edit.dir).durable;
             match edit.to {

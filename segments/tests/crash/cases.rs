@@ -7,8 +7,8 @@ use std::time::Duration;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
-    Ack, AppendRequest, Appended, Disk, Error, Log, Offset, Options, Part, Records, StateChange, TimestampMs,
-    TopicSettings, TopicSpec,
+    Ack, AppendRequest, Appended, Disk, Error, Log, Offset, OpenMode, Options, Part, Records, StateChange,
+    TimestampMs, TopicSettings, TopicSpec,
 };
 
 use super::check;
@@ -406,7 +406,7 @@ fn a_record_that_cannot_be_read_for_a_moment_is_not_passed_over() {
     let log = open(&disk);
     log.create_topic("orders", spec(1, 1 << 20)).unwrap();
     append(&log, "orders", &[0], &[1; 9_000]).unwrap();
-    append(&log, "orders", &[0], &[2; 9_000]).unwrap();
+    append(&log, "orders", &[0], &[0xab; 9_000]).unwrap();
     let disk = disk.after_kill();
     let log = open(&disk);
     let partition = log.topic("orders").unwrap().partition(0).unwrap();
@@ -520,7 +520,7 @@ fn retention_deletes_nothing_that_could_not_be_read_for_a_moment() {
     let topic = log.topic("orders").unwrap();
     let mut young = request(&log, "orders", &[0], b"");
     let mut records = BatchBuilder::new();
-    records.push(TimestampMs(1_000_900), None, Some(&[2; 9_000]), &[]);
+    records.push(TimestampMs(1_000_900), None, Some(&[0xab; 9_000]), &[]);
     young.parts[0].records = Records::Loose(records);
     let ticket = log.append(young).unwrap();
     while log.run_round().unwrap() {}
@@ -597,5 +597,173 @@ fn a_directory_sync_that_failed_for_a_change_of_the_topic_counts_for_no_partitio
         log.sync_segments().unwrap();
         let log = open(&disk.after_power_cut());
         assert_eq!(values(&log, "orders", 0), [b"1"], "seed {seed}");
+    }
+}
+
+/// Appends a record of one byte that is younger than the others.
+fn append_young(log: &Log, partitions: &[u32]) {
+    let mut young = request(log, "orders", partitions, b"");
+    for part in &mut young.parts {
+        let mut records = BatchBuilder::new();
+        records.push(TimestampMs(2_000_000), None, Some(b"1"), &[]);
+        part.records = Records::Loose(records);
+    }
+    let ticket = log.append(young).unwrap();
+    while log.run_round().unwrap() {}
+    ticket.wait().unwrap();
+}
+
+/// The lengths of the values in the first partition, which nothing lies between.
+fn assert_lengths(log: &Log, expected: &[usize]) {
+    let lengths: Vec<usize> = values(log, "orders", 0).iter().map(Vec::len).collect();
+    assert_eq!(lengths, expected);
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    // Only the first record is that young: behind it the segment is searched to its end.
+    let found = partition.offset_for_time_from(TimestampMs(2_000_000), Offset::new(1));
+    assert!(matches!(found, Ok(None)), "{found:?}");
+}
+
+#[test]
+fn what_a_refused_round_left_in_a_segment_is_cut_also_after_a_shorter_round_was_written_over_it() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(2, 16 << 10)).unwrap();
+    append_young(&log, &[0, 1]);
+    // The round is written in the first partition, and fails in the other one.
+    disk.fail(
+        Fault::once(IoKind::Write, 0)
+            .on("orders/1")
+            .with(FaultError::Full),
+    );
+    append(&log, "orders", &[0, 1], &[0xab; 9_000]).unwrap_err();
+    append(&log, "orders", &[0], &[3; 100]).unwrap();
+    append(&log, "orders", &[0], &[4; 16_300]).unwrap();
+    append(&log, "orders", &[0], &[5; 100]).unwrap();
+    assert_lengths(&log, &[1, 100, 16_300, 100]);
+    log.sync_segments().unwrap();
+    let log = open(&disk.after_power_cut());
+    assert_lengths(&log, &[1, 100, 16_300, 100]);
+}
+
+#[test]
+fn a_segment_that_is_cut_when_it_is_closed_is_cut_again_if_its_round_fails_then() {
+    let disk = SimDisk::new(0);
+    let log = open(&disk);
+    log.create_topic("orders", spec(1, 16 << 10)).unwrap();
+    append_young(&log, &[0]);
+    // Two requests in a round: the first goes into the segment, and the one that is made for the other fails.
+    let mut first = request(&log, "orders", &[0], b"");
+    let mut batches = request(&log, "orders", &[0], b"");
+    for (request, bytes) in [(&mut first, 9_000), (&mut batches, 14_000)] {
+        let mut records = BatchBuilder::new();
+        records.push(TimestampMs(1_000_000), None, Some(&vec![0xab; bytes]), &[]);
+        request.parts[0].records = Records::Sealed(vec![records.seal()]);
+    }
+    disk.fail(Fault::once(IoKind::Create, 0).with(FaultError::Full));
+    let tickets = [log.append(first).unwrap(), log.append(batches).unwrap()];
+    while log.run_round().unwrap() {}
+    for ticket in tickets {
+        ticket.wait().unwrap_err();
+    }
+    append(&log, "orders", &[0], &[3; 100]).unwrap();
+    append(&log, "orders", &[0], &[4; 16_300]).unwrap();
+    append(&log, "orders", &[0], &[5; 100]).unwrap();
+    assert_lengths(&log, &[1, 100, 16_300, 100]);
+    log.sync_segments().unwrap();
+    let log = open(&disk.after_power_cut());
+    assert_lengths(&log, &[1, 100, 16_300, 100]);
+}
+
+#[test]
+fn a_segment_that_was_cut_when_it_was_closed_stays_so_after_a_power_cut() {
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        log.create_topic("orders", spec(2, 16 << 10)).unwrap();
+        append_young(&log, &[0, 1]);
+        log.sync_segments().unwrap();
+        disk.fail(
+            Fault::once(IoKind::Write, 0)
+                .on("orders/1")
+                .with(FaultError::Full),
+        );
+        append(&log, "orders", &[0, 1], &[0xab; 9_000]).unwrap_err();
+        // What the failed round has left gets durable with the next one; then the segment is cut and closed.
+        append(&log, "orders", &[0], &[3; 100]).unwrap();
+        log.sync_segments().unwrap();
+        append(&log, "orders", &[0], &[4; 16_300]).unwrap();
+        log.sync_segments().unwrap();
+        let log = open(&disk.after_power_cut());
+        assert_lengths(&log, &[1, 100, 16_300]);
+    }
+}
+
+#[test]
+fn a_journal_file_whose_name_may_not_be_durable_is_not_written() {
+    for seed in 0..SEEDS {
+        for more in 4..9 {
+            let disk = SimDisk::new(seed);
+            let log = open(&disk);
+            let set = |n: u8| set_state(&log, &n.to_string(), &[n; 50_000]);
+            // Four go into a file: the first one has no use any more, and is renamed.
+            for n in 0..5 {
+                set(n).unwrap();
+            }
+            disk.fail(Fault::once(IoKind::SyncDir, 0).on("journal"));
+            log.sync_segments().unwrap_err();
+            let stored = (5..5 + more).take_while(|n| set(*n).is_ok()).count() as u8;
+            let log = open(&disk.after_power_cut());
+            for n in 0..5 + stored {
+                let found = log.state_get(n.to_string().as_bytes());
+                assert_eq!(found.as_deref(), Some(&[n; 50_000][..]), "seed {seed}, round {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_journal_file_that_is_missing_or_cut_is_missed_from_its_first_round_on() {
+    // Four rounds go into a file: the one that is damaged is full, has some rounds, or is the one behind a full one.
+    for rounds in 1..14_u8 {
+        let disk = SimDisk::new(0);
+        let options = Options {
+            journal_files: 4,
+            ..options()
+        };
+        let clock = Arc::new(SimClock::new(TimestampMs(1_000_000)));
+        let log = Log::open_with(Arc::new(disk.clone()), clock, Path::new(DIR), options).unwrap();
+        for n in 0..rounds {
+            set_state(&log, "key", &[n; 50_000]).unwrap();
+        }
+        let disk = disk.after_power_cut();
+        let dir = Path::new(DIR).join("journal");
+        // The newest file with rounds, and without the spare ones behind it, which would prove that it is there.
+        let has_rounds = |path: &Path| {
+            disk.contents(path)
+                .is_some_and(|bytes| bytes.get(4100..4104) == Some(&b"RND1"[..]))
+        };
+        let files: Vec<_> = disk
+            .list(&dir)
+            .unwrap()
+            .iter()
+            .map(|entry| dir.join(&entry.name))
+            .collect();
+        let current = files.iter().rposition(|path| has_rounds(path)).unwrap();
+        for length in [None, Some(0), Some(40), Some(4096)] {
+            let disk = disk.after_kill();
+            for spare in &files[current + 1..] {
+                disk.remove_file(spare).unwrap();
+            }
+            match length {
+                None => disk.remove_file(&files[current]).unwrap(),
+                Some(length) => disk
+                    .open(&files[current], OpenMode::ReadWrite)
+                    .unwrap()
+                    .set_len(length)
+                    .unwrap(),
+            }
+            let log = open(&disk);
+            assert!(!log.health().damage.is_empty(), "{rounds} rounds, {length:?}");
+        }
     }
 }
