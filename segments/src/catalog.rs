@@ -39,7 +39,16 @@ pub(crate) struct Catalog {
     /// Added to by the committer, before the round of the deletion counts as published.
     deleting: Mutex<Vec<TopicId>>,
     /// Held while directories are made, changed or removed.
-    changing: Mutex<()>,
+    changing: Mutex<Changing>,
+}
+
+/// What earlier changes that failed have left behind.
+#[derive(Default)]
+struct Changing {
+    /// Names whose directories are, or may be after a crash, those of deleted topics that could not be moved away.
+    unmoved: BTreeMap<String, TopicId>,
+    /// Whether a sync of `topics/` has failed: what names it has on stable storage is not known until a restart.
+    is_unsyncable: bool,
 }
 
 impl Catalog {
@@ -52,7 +61,7 @@ impl Catalog {
             topics: RwLock::new(topics),
             next_topic_id: AtomicU64::new(next_topic_id),
             deleting: Mutex::new(Vec::new()),
-            changing: Mutex::new(()),
+            changing: Mutex::default(),
         }
     }
 
@@ -98,15 +107,18 @@ impl Engine {
     pub(crate) fn create_topic(&self, name: &str, spec: TopicSpec) -> Result<Arc<Topic>> {
         check_name(name)?;
         check_spec(&spec)?;
-        let _changing = self.catalog.changing.lock();
+        let mut changing = self.catalog.changing.lock();
         if let Some(error) = self.failure() {
             return Err(error);
         }
         if self.catalog.get(name).is_some() {
             return Err(Error::TopicExists(name.to_owned()));
         }
+        if let Some(id) = changing.unmoved.get(name).copied() {
+            self.move_away(name, id, &mut changing)?;
+        }
         let id = TopicId(self.catalog.next_topic_id());
-        let topic = self.make_topic(name, id, spec);
+        let topic = self.make_topic(name, id, spec, &mut changing);
         // Taken in any case: a topic that could not be made may be there after a restart. And taken last: a checkpoint
         // that names a higher id than a topic's, and not the topic's partitions, was written without knowing it (see
         // `recovery`).
@@ -114,10 +126,19 @@ impl Engine {
         topic
     }
 
-    fn make_topic(&self, name: &str, id: TopicId, spec: TopicSpec) -> Result<Arc<Topic>> {
+    fn make_topic(
+        &self,
+        name: &str,
+        id: TopicId,
+        spec: TopicSpec,
+        changing: &mut Changing,
+    ) -> Result<Arc<Topic>> {
         let staging = self.layout.staging_dir().join(id.0.to_string());
         let target = self.layout.topic_dir(name);
         let context = |error| Error::io(format!("making {}", target.display()), error);
+        if changing.is_unsyncable {
+            return Err(context(self.unsyncable()));
+        }
         if self.disk.exists(&target).map_err(context)? {
             return Err(Error::Directory(format!(
                 "{} is there already and is not a topic: move it away first",
@@ -135,8 +156,8 @@ impl Engine {
             self.remove_staged(&staging);
             return Err(context(error));
         }
-        if let Err(error) = self.disk.sync_dir(&self.layout.topics_dir()) {
-            // Out of the way, so that it can be tried again without a restart.
+        if let Err(error) = self.sync_topics_dir(changing) {
+            // Out of the way, so that it is not there after a restart if that can be helped.
             match self.disk.rename(&target, &staging) {
                 Ok(()) => self.remove_staged(&staging),
                 Err(error) => {
@@ -193,7 +214,7 @@ impl Engine {
 
     /// Deletes a topic and applies the state's changes with it; durable when this returns.
     pub(crate) fn delete_topic(&self, name: &str, state: Vec<StateChange>) -> Result<()> {
-        let _changing = self.catalog.changing.lock();
+        let mut changing = self.catalog.changing.lock();
         let topic = self
             .catalog
             .get(name)
@@ -207,12 +228,22 @@ impl Engine {
         for partition in &*topic.partitions() {
             partition.close_segments();
         }
+        changing.unmoved.insert(name.to_owned(), id);
+        self.move_away(name, id, &mut changing)
+    }
+
+    /// Moves the directory of a topic whose deletion is durable in the journal out of `topics/`, durably, and removes it.
+    fn move_away(&self, name: &str, id: TopicId, changing: &mut Changing) -> Result<()> {
         let (from, to) = (self.layout.topic_dir(name), self.layout.deleted(id));
-        let moved = self
-            .disk
-            .rename(&from, &to)
+        // An earlier attempt may have come as far as that.
+        let moved = match self.disk.exists(&to) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.disk.rename(&from, &to),
+            Err(error) => Err(error),
+        };
+        let moved = moved
             .and_then(|()| self.disk.sync_dir(&self.layout.deleted_dir()))
-            .and_then(|()| self.disk.sync_dir(&self.layout.topics_dir()));
+            .and_then(|()| self.sync_topics_dir(changing));
         if let Err(error) = moved {
             // Not as a full disk: that would say that nothing was done.
             return Err(Error::Io {
@@ -220,11 +251,30 @@ impl Engine {
                 source: Arc::new(error),
             });
         }
+        changing.unmoved.remove(name);
         self.catalog.deleting.lock().retain(|other| *other != id);
         if let Err(error) = self.disk.remove_dir_all(&to) {
             tracing::warn!(path = %to.display(), %error, "a deleted topic's files stay until the next start");
         }
         Ok(())
+    }
+
+    /// Never tried again once it has failed: a success would prove nothing for the names that were there before.
+    fn sync_topics_dir(&self, changing: &mut Changing) -> std::io::Result<()> {
+        if changing.is_unsyncable {
+            return Err(self.unsyncable());
+        }
+        let result = self.disk.sync_dir(&self.layout.topics_dir());
+        changing.is_unsyncable = result.is_err();
+        result
+    }
+
+    #[cold]
+    fn unsyncable(&self) -> std::io::Error {
+        std::io::Error::other(format!(
+            "an earlier sync of {} failed: restart the server",
+            self.layout.topics_dir().display()
+        ))
     }
 
     /// What stays is removed at the next start.
@@ -316,7 +366,7 @@ mod tests {
     use crate::read::{self, ReadRequest};
     use crate::request::{AppendRequest, Part, Records};
     use crate::segment::Access;
-    use crate::sim::{SimClock, SimDisk};
+    use crate::sim::{Fault, IoKind, SimClock, SimDisk};
     use crate::topic::TopicSettings;
     use crate::types::TimestampMs;
     use crate::{Log, Options};
@@ -339,8 +389,7 @@ mod tests {
         ticket.wait().unwrap();
     }
 
-    #[test]
-    fn a_read_that_a_deletion_overtakes_does_not_see_the_next_topic_of_that_name() {
+    fn begin() -> (Arc<SimDisk>, Log, TopicSpec) {
         let options = Options {
             journal_file_bytes: 1 << 20,
             max_request_bytes: 512 << 10,
@@ -349,12 +398,49 @@ mod tests {
         };
         let clock = SimClock::new(TimestampMs(1));
         let disk = Arc::new(SimDisk::new(1));
-        let log = Log::open_with(disk, Arc::new(clock), Path::new("/data"), options).unwrap();
+        let log = Log::open_with(disk.clone(), Arc::new(clock), Path::new("/data"), options).unwrap();
         let spec = TopicSpec {
             partitions: 1,
             settings: TopicSettings::default(),
             properties: BTreeMap::new(),
         };
+        (disk, log, spec)
+    }
+
+    #[test]
+    fn a_name_whose_deleted_topic_could_not_be_moved_away_can_be_taken_once_it_can() {
+        for kind in [IoKind::Rename, IoKind::SyncDir] {
+            let (disk, log, spec) = begin();
+            let old = log.create_topic("orders", spec.clone()).unwrap();
+            append(&log, &old, "of the old one");
+            disk.fail(Fault::once(kind, 0).on("/deleted").onwards());
+            assert!(matches!(
+                log.delete_topic("orders", Vec::new()),
+                Err(Error::Io { .. })
+            ));
+            assert!(log.topic("orders").is_none());
+            let refused = log.create_topic("orders", spec.clone());
+            assert!(matches!(&refused, Err(Error::Io { what, .. }) if what.contains("which is deleted")));
+            disk.clear_faults();
+            let new = log.create_topic("orders", spec).unwrap();
+            assert_ne!(new.id(), old.id());
+            append(&log, &new, "of the new one");
+        }
+    }
+
+    #[test]
+    fn after_a_failed_sync_of_the_topics_directory_no_topic_is_made_until_a_restart() {
+        let (disk, log, spec) = begin();
+        disk.fail(Fault::once(IoKind::SyncDir, 0).on("/topics"));
+        assert!(log.create_topic("orders", spec.clone()).is_err());
+        let refused = log.create_topic("payments", spec).err().unwrap();
+        assert!(refused.to_string().contains("an earlier sync of"), "{refused}");
+        assert!(!disk.exists(Path::new("/data/topics/payments")).unwrap());
+    }
+
+    #[test]
+    fn a_read_that_a_deletion_overtakes_does_not_see_the_next_topic_of_that_name() {
+        let (_disk, log, spec) = begin();
         let old = log.create_topic("orders", spec.clone()).unwrap();
         append(&log, &old, "of the old one");
         // A read begins with this, and is held up.
