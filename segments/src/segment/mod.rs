@@ -514,9 +514,15 @@ mod tests {
             let mut rig = Rig::new(disk, 1, 0);
             rig.fill(1);
             let segment = Arc::clone(&rig.segments[0]);
+            let beside = tempfile::tempdir().unwrap();
+            std::fs::copy(
+                segment.log_path(),
+                beside.path().join(segment.log_path().file_name().unwrap()),
+            )
+            .unwrap();
             let other = Arc::new(Segment::new(
                 Arc::clone(&rig.pool),
-                rig.path(),
+                beside.path(),
                 Offset::ZERO,
                 1 << 20,
                 segment.readable(),
