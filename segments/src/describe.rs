@@ -17,6 +17,9 @@ use crate::layout::{Layout, TOPIC_COPY, TOPIC_FILE};
 use crate::slots::read_if_exists;
 use crate::topic::{self, SealError, TopicBody, seal_json, unseal_json};
 
+/// What is wrong with a copy that is whole: a change that was cut short leaves it like that.
+pub(crate) const OLDER: &str = "it says something else";
+
 /// What the description of a topic's directory is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Described {
@@ -39,7 +42,7 @@ pub(crate) fn read(disk: &dyn Disk, dir: &Path, name: &str) -> Result<Described>
     let second = read_one(disk, &dir.join(TOPIC_COPY), name)?;
     Ok(match (first, second) {
         (Ok(body), Ok(copy)) if body == copy => Described::Whole(body),
-        (Ok(body), Ok(_)) => Described::CopyFault(body, "it says something else".into()),
+        (Ok(body), Ok(_)) => Described::CopyFault(body, OLDER.into()),
         (Ok(body), Err(what)) => Described::CopyFault(body, what),
         (Err(what), Ok(copy)) => Described::Fault(copy, what),
         (Err(what), Err(_)) => Described::Unknown(what),

@@ -287,6 +287,11 @@ impl Verifier<'_> {
                 Described::Whole(body) => body,
                 // Also what a directory of before the copy has.
                 Described::CopyFault(body, what) if what == "missing" => body,
+                Described::CopyFault(body, what) if what == describe::OLDER => {
+                    let advice = format!("{MENDS} from {TOPIC_FILE}: a change of the topic was cut short");
+                    self.note(&topic_dir.join(TOPIC_COPY), what, &advice);
+                    body
+                }
                 Described::CopyFault(body, what) => {
                     let advice = format!("{MENDS} from {TOPIC_FILE}, which is whole");
                     self.fault(&topic_dir.join(TOPIC_COPY), what, &advice);
