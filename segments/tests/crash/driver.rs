@@ -145,6 +145,9 @@ impl Drop for Driver {
     fn drop(&mut self) {
         if std::thread::panicking() {
             say!(self, "the promise was broken here");
+        } else {
+            // The disk's hook holds the log, which holds the disk.
+            self.drop_log();
         }
     }
 }

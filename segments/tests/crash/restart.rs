@@ -88,12 +88,13 @@ impl Driver {
                     }
                 }
             }
+            self.drop_log();
             self.next_disk();
         }
     }
 
     /// Ends every handle of the log.
-    fn drop_log(&mut self) {
+    pub(super) fn drop_log(&mut self) {
         self.log = None;
         if let Some(disk) = self.hooked.take() {
             disk.unhook();
