@@ -18,30 +18,23 @@ struct Candidate {
     /// One past its last offset.
     end: Offset,
     bytes: u64,
-    /// The largest timestamp in it; `None` if it cannot be told, because some of it cannot be read.
+    /// The largest timestamp in it; `None` if the disk does not let it be told, which keeps it.
     max_timestamp: Option<TimestampMs>,
 }
 
 /// The new log start: after the last segment that goes, `None` if all stay.
 ///
 /// By time, segments go from the oldest on while their newest record is older than `retention_ms`. By size, they go
-/// while what remains still holds `retention_bytes`. The active segment (the last) can go by time only. Damage is no
-/// reason to delete, nor to keep for ever what lies before expired records: a segment whose newest record cannot be
-/// told goes by time when a later one does.
+/// while what remains still holds `retention_bytes`. The active segment (the last) can go by time only.
 fn choose(segments: &[Candidate], settings: &TopicSettings, now: TimestampMs) -> Option<Offset> {
     let expired = settings.retention_ms.map_or(0, |retention_ms| {
         let horizon = now
             .get()
             .saturating_sub(i64::try_from(retention_ms).unwrap_or(i64::MAX));
-        let mut expired = 0;
-        for (index, segment) in segments.iter().enumerate() {
-            match segment.max_timestamp {
-                Some(max) if max.get() < horizon => expired = index + 1,
-                Some(_) => break,
-                None => {}
-            }
-        }
-        expired
+        segments
+            .iter()
+            .take_while(|segment| segment.max_timestamp.is_some_and(|max| max.get() < horizon))
+            .count()
     });
     let surplus = settings.retention_bytes.map_or(0, |retention_bytes| {
         let mut remaining: u64 = segments.iter().map(|segment| segment.bytes).sum();
@@ -141,17 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_of_unknown_age_goes_when_a_later_one_does() {
-        let unknown = |end| Candidate {
+    fn a_segment_whose_age_cannot_be_told_is_kept_and_all_after_it() {
+        let unknown = Candidate {
             max_timestamp: None,
-            ..segment(end, 1, 0)
+            ..segment(10, 1, 0)
         };
-        let by_time = settings(Some(100), None);
-        let now = TimestampMs(1_000);
-        let segments = [unknown(10), segment(20, 1, 500), unknown(30), segment(40, 1, 950)];
-        assert_eq!(choose(&segments, &by_time, now), Some(Offset::new(20)));
-        assert_eq!(choose(&segments[2..], &by_time, now), None);
-        assert_eq!(choose(&segments[..1], &by_time, now), None);
+        let segments = [unknown, segment(20, 1, 0)];
+        assert_eq!(choose(&segments, &settings(Some(0), None), TimestampMs(9)), None);
     }
 
     #[test]
