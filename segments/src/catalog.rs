@@ -145,10 +145,12 @@ impl Engine {
                 target.display()
             )));
         }
+        let sealed = description(name, id, &spec);
         let staged = self
             .disk
             .create_dir_all(&staging)
-            .and_then(|()| write_description(&*self.disk, &staging, name, id, &spec))
+            .and_then(|()| replace_file(&*self.disk, &staging.join(TOPIC_FILE), &sealed))
+            .and_then(|()| replace_file(&*self.disk, &staging.join(TOPIC_COPY), &sealed))
             .and_then(|()| self.disk.sync_dir(&staging))
             .and_then(|()| self.disk.rename(&staging, &target));
         if let Err(error) = staged {
@@ -197,7 +199,12 @@ impl Engine {
         }
         let dir = self.layout.topic_dir(name);
         let context = |error| Error::io(format!("changing {}", dir.display()), error);
-        write_description(&*self.disk, &dir, name, topic.id(), &spec).map_err(context)?;
+        let sealed = description(name, topic.id(), &spec);
+        replace_file(&*self.disk, &dir.join(TOPIC_FILE), &sealed).map_err(context)?;
+        // The change is there from here on, so an error must not say that nothing was done; the next start mends the copy.
+        if let Err(error) = replace_file(&*self.disk, &dir.join(TOPIC_COPY), &sealed) {
+            tracing::warn!(topic = name, %error, "the copy of a topic's description was not changed: the next start does it");
+        }
         // If it fails, the syncer must know: names of new partitions may have waited for it as well. It is not answered as a
         // full disk, which would say that nothing was done.
         self.sync_dir_once(&dir, &mut self.snapshots.lock().failed_dirs)
@@ -302,14 +309,8 @@ impl Engine {
     }
 }
 
-/// Writes `topic.json` and its copy beside and renames them into place, synced; the directory is for the caller to sync.
-fn write_description(
-    disk: &dyn Disk,
-    dir: &Path,
-    name: &str,
-    id: TopicId,
-    spec: &TopicSpec,
-) -> std::io::Result<()> {
+/// What `topic.json` and its copy hold.
+fn description(name: &str, id: TopicId, spec: &TopicSpec) -> Vec<u8> {
     let body = TopicBody {
         name: name.to_owned(),
         id,
@@ -317,9 +318,7 @@ fn write_description(
         settings: spec.settings.clone(),
         properties: spec.properties.clone(),
     };
-    let sealed = seal_json(TOPIC_MAGIC, &body);
-    replace_file(disk, &dir.join(TOPIC_FILE), &sealed)?;
-    replace_file(disk, &dir.join(TOPIC_COPY), &sealed)
+    seal_json(TOPIC_MAGIC, &body)
 }
 
 /// Writes a small file beside, syncs it and renames it into place; the directory is for the caller to sync.
