@@ -64,6 +64,8 @@ struct Plan {
     active: Option<Active>,
     /// The segments that it replaced.
     closed_segments: Vec<Arc<Segment>>,
+    /// The file of the segment that was active before, if it was cut.
+    ended: Option<Arc<WriteFile>>,
 }
 
 struct Planned {
@@ -112,6 +114,7 @@ impl Plan {
             new_segments: Vec::new(),
             active: None,
             closed_segments: Vec::new(),
+            ended: None,
         }
     }
 
@@ -351,12 +354,7 @@ impl Engine {
                 && must_roll(open, &settings, first.next_offset, bytes, now)
             {
                 if writer.is_active(&open.segment) && writer.written_to > open.position {
-                    // Bytes of a failed round must not follow the last batch of a closed segment.
-                    let file = self.disk.open(&open.segment.log_path(), OpenMode::ReadWrite)?;
-                    file.set_len(open.position.get())?;
-                    // At once: nobody syncs the segment for it later, and a power cut would bring them back.
-                    file.sync_data()?;
-                    writer.written_to = open.position;
+                    plan.ended = self.end_file(open)?;
                 }
                 active = None;
             }
@@ -403,6 +401,22 @@ impl Engine {
         }
         plan.active = active;
         Ok(())
+    }
+
+    /// Ends a segment's file where its batches end: bytes of a failed round must not follow the last one of a closed segment.
+    /// Returns the file, to be synced before a checkpoint no longer names the segment.
+    fn end_file(&self, closing: &Active) -> std::io::Result<Option<Arc<WriteFile>>> {
+        match self.disk.open(&closing.segment.log_path(), OpenMode::ReadWrite) {
+            Ok(file) => {
+                if file.len()? > closing.position.get() {
+                    file.set_len(closing.position.get())?;
+                }
+                Ok(Some(WriteFile::new(file, &self.open_files)))
+            }
+            // It was missing when the log was opened, which is reported.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn make_segment(
@@ -466,13 +480,11 @@ impl Engine {
             if before.segment.base_offset() != active.segment.base_offset() {
                 plan.closed_segments.push(Arc::clone(&before.segment));
             }
-            if first_base == Some(before.segment.base_offset()) {
-                let file = if before.segment.base_offset() == active.segment.base_offset() {
-                    active.file.clone()
-                } else {
-                    before.file
-                };
-                written.push((before.segment.base_offset(), file));
+            let base = before.segment.base_offset();
+            if base == active.segment.base_offset() {
+                written.push((base, active.file.clone()));
+            } else if first_base == Some(base) || plan.ended.is_some() {
+                written.push((base, before.file.or(plan.ended.take())));
             }
         }
         for segment in &plan.new_segments {
@@ -647,6 +659,12 @@ impl Engine {
             self.mark_dirty(&plan.partition, &mut writer);
         }
         plan.partition.publish(&plan.new_segments, plan.next_offset);
+        // A sync that failed meanwhile has not seen them among the partition's.
+        if !plan.new_segments.is_empty() && plan.partition.writer.lock().is_unsyncable {
+            for segment in &plan.new_segments {
+                segment.distrust();
+            }
+        }
     }
 
     /// Has the syncer look at a partition. Called when something is published, not when it is written: a sync between the

@@ -338,6 +338,7 @@ impl Drop for Owner {
         {
             tracing::warn!(%error, "ending a log that was not closed");
         }
+        self.engine.queue.abandon();
     }
 }
 

@@ -66,8 +66,8 @@ pub(crate) struct Writer {
     pub(crate) failed: Option<String>,
     /// Whether something that is published cannot be made durable in the segments any more: the journal keeps it.
     pub(crate) is_unsyncable: bool,
-    /// How far the active segment's file was written: beyond its end by rounds that failed, which a later, shorter one
-    /// need not have covered.
+    /// How far the active segment's file was written, as far as anybody can tell: beyond its end by rounds that failed, which
+    /// a later, shorter one need not have covered. Of one that was there before this process, anything.
     pub(crate) written_to: FilePos,
     /// What a checkpoint may say as soon as the files are synced. Set when a round is published.
     pub(crate) published: Entry,
@@ -180,7 +180,9 @@ impl Partition {
             next_offset,
             round: 0,
         };
-        let written_to = active.as_ref().map_or(FilePos::ZERO, |active| active.position);
+        // Recovery may have found it cut by a process that was killed before it synced that: then the bytes come back
+        // with a power cut. They must not do so once the segment is closed.
+        let written_to = active.as_ref().map_or(FilePos::ZERO, |_| FilePos(u64::MAX));
         let writer = Writer {
             next_offset,
             active,
@@ -551,6 +553,15 @@ impl Partition {
             view.end_offset = end_offset;
         }
         self.waiters.wake_all();
+    }
+
+    /// Has the segments from `base` on verified by every read, after a failed sync: what it could not write may be
+    /// dropped from memory, and what a later read finds is what the medium has.
+    pub(crate) fn distrust_from(&self, base: Offset) {
+        let segments = Arc::clone(&self.view.lock().segments);
+        for segment in segments.iter().filter(|segment| segment.base_offset() >= base) {
+            segment.distrust();
+        }
     }
 
     /// Moves the log start (durably journalled before) and takes the segments that lie wholly below it out of the

@@ -688,8 +688,9 @@ impl Recovery<'_> {
             if known.active.is_some_and(|(active, ..)| active == base) {
                 continue;
             }
+            // Also where it ends there: a process that was killed may have cut it and not synced that.
             if let Some(length) = files.get_mut(&base)
-                && *length > end.get()
+                && *length >= end.get()
                 && self.is_whole
             {
                 self.cut(dir, base, end)?;

@@ -281,6 +281,13 @@ impl Committer {
         self.shared.arrived.notify_all();
     }
 
+    /// Drops what is queued, which answers it with [`Error::Closed`]: requests hold their partitions, which hold this queue.
+    pub(crate) fn abandon(&self) {
+        self.refuse(Error::Closed);
+        let requests = std::mem::take(&mut self.shared.queue.lock().requests);
+        drop(requests);
+    }
+
     /// Bytes that wait.
     pub(crate) fn queued_bytes(&self) -> u64 {
         self.shared.queue.lock().bytes

@@ -7,7 +7,8 @@
 //! Crash: until the new checkpoint is whole on stable storage the one of before holds, and the journal files that it
 //! needs are still there.
 //!
-//! A failed sync stops the appends to that partition and pins the journal files which hold what it may have lost.
+//! A failed sync stops the appends to that partition and pins the journal files which hold what it may have lost. What
+//! it should have written is verified by every read from then on.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -118,7 +119,12 @@ impl Engine {
             writer.failed = Some(error.to_string());
             writer.is_unsyncable = true;
             // Never tried again: it may have dropped what it could not write.
+            let first = writer.unsynced.iter().map(|unsynced| unsynced.base).min();
             writer.unsynced.clear();
+            drop(writer);
+            if let Some(first) = first {
+                partition.distrust_from(first);
+            }
             return;
         }
         let removing = self.removing.lock();

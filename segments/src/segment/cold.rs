@@ -102,7 +102,12 @@ impl Inner {
                 .bytes(start, end)
                 .map_err(|error| Error::io(format!("reading {}", self.file("log").display()), error))?;
             // What comes next is likely to be read next; what is wrong with it is for that read to say.
-            while walker.position() < end + AHEAD_BYTES && walker.step_if_healthy()? {}
+            let ahead = if self.state.read().is_distrusted {
+                0
+            } else {
+                AHEAD_BYTES
+            };
+            while walker.position() < end + ahead && walker.step_if_healthy()? {}
             Ok(Verdict::Done(Run {
                 bytes,
                 json_lines: self.state.read().json_lines(base, start, end),

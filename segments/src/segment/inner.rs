@@ -7,7 +7,7 @@
 //! The index has two parts. The *tail* covers what this process has published since the segment was made, opened or had
 //! its index written: always in memory. The *base* covers what was there before: loaded or scanned by the first read that
 //! needs it, and dropped with the map. Invariants: `tail.end()` is `readable`; a base that is there ends where the tail
-//! begins; `verified` speaks of the map that is there and ends at or below `readable`.
+//! begins; `verified` speaks of the map that is there and ends at or below `readable`, and is empty in a distrusted segment.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,6 +50,9 @@ pub(super) struct State {
     pub(super) map: Option<Arc<OpenMap>>,
     /// What of the map was verified, or was written by this process.
     pub(super) verified: Intervals,
+    /// A sync of the file has failed: what memory shows may be dropped for what the medium has, at any time. Nothing is
+    /// ever taken as verified then.
+    pub(super) is_distrusted: bool,
     /// One past the last offset published, if anything was since the segment was made.
     pub(super) published_to: Option<Offset>,
     /// The files are about to be removed: nothing is opened any more.
@@ -124,6 +127,7 @@ impl Inner {
                 base: None,
                 map: None,
                 verified: Intervals::default(),
+                is_distrusted: false,
                 published_to: None,
                 closed: false,
             }),
@@ -152,7 +156,7 @@ impl Inner {
         }
         let end = state.tail.end();
         state.published_to = Some(state.tail.next_offset());
-        if state.map.is_some() {
+        if state.map.is_some() && !state.is_distrusted {
             // Written from memory by this process, after the map was made: nothing to verify.
             state.verified.insert(first.position.get(), end);
         }
@@ -168,6 +172,13 @@ impl Inner {
         let mut state = self.state.write();
         state.map = None;
         state.base = None;
+        state.verified.clear();
+    }
+
+    /// Has every read verify what it reads, from now on.
+    pub(super) fn distrust(&self) {
+        let mut state = self.state.write();
+        state.is_distrusted = true;
         state.verified.clear();
     }
 

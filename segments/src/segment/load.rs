@@ -72,11 +72,11 @@ impl Inner {
         }
     }
 
-    /// Notes what a walk has verified, unless the map was closed meanwhile.
+    /// Notes what a walk has verified, unless the map was closed or distrusted meanwhile.
     pub(super) fn hand_in(&self, open: &Arc<OpenMap>, walker: &Walker) {
         self.heal(&walker.fresh);
         let mut state = self.state.write();
-        if state.map.as_ref().is_some_and(|map| Arc::ptr_eq(map, open)) {
+        if !state.is_distrusted && state.map.as_ref().is_some_and(|map| Arc::ptr_eq(map, open)) {
             state.verified.merge(&walker.fresh);
         }
     }

@@ -3,7 +3,8 @@
 //! - Writing: the committer writes batches to the log file itself, and tells the segment when they are durable
 //!   ([`Segment::publish`]). Only then are they readable. Publishing touches memory alone.
 //! - Reading: the file is mapped by the first read; bytes are brought into memory and verified (CRC-32C) once for each
-//!   map, then handed out as slices of it. What was published while the map was there is not verified again.
+//!   map, then handed out as slices of it. What was published while the map was there is not verified again,
+//!   unless a sync of the file has failed: then every read verifies.
 //!   [`Access::Warm`] reads find everything in memory or give up; [`Access::Cold`] ones load.
 //! - [`SegmentPool`] bounds how many segments are open at once.
 //!
@@ -295,6 +296,11 @@ impl Segment {
     /// The damaged stretches of it that were met since it was opened.
     pub(crate) fn known_damage(&self) -> Vec<Known> {
         self.inner.known_damage()
+    }
+
+    /// Has every read verify what it reads, from now on: a sync of the file has failed.
+    pub(crate) fn distrust(&self) {
+        self.inner.distrust();
     }
 
     /// Forgets the map; readers that hold slices keep theirs. Called before its files are removed: reads that come later

@@ -289,6 +289,12 @@ impl SimDisk {
         self.0.lock().tree.flipped_bits()
     }
 
+    /// Has the system drop the pages that failed syncs could not write, as it may at any time: what is read from now on is
+    /// what the medium has.
+    pub fn evict_dropped(&self) {
+        self.0.lock().tree.evict_dropped();
+    }
+
     /// Changes a stored byte (exclusive or with `mask`), as a medium does that rots. Nothing happens beyond the file's end.
     ///
     /// # Panics

@@ -286,6 +286,22 @@ impl FileData {
         found
     }
 
+    /// Drops the pages whose writeback failed from memory: they are read again, as the medium has them.
+    pub(super) fn evict_dropped(&mut self) {
+        for page in self.dropped.take() {
+            if let Some(bytes) = self.held.remove(&page) {
+                put(
+                    Arc::make_mut(&mut self.current).as_mut_slice(),
+                    page,
+                    &bytes,
+                    0,
+                    PAGE,
+                );
+            }
+            self.resident.remove(page);
+        }
+    }
+
     /// Changes a byte in both states, as a medium does that rots.
     pub(super) fn damage(&mut self, position: usize, mask: u8) {
         if let Some(byte) = Arc::make_mut(&mut self.current).get_mut(position) {

@@ -110,6 +110,11 @@ impl Tree {
         count
     }
 
+    /// Has every page whose writeback failed read again.
+    pub(super) fn evict_dropped(&mut self) {
+        self.files.values_mut().for_each(FileData::evict_dropped);
+    }
+
     /// The pages that all named files take.
     pub(super) fn allocated_pages(&self) -> usize {
         self.files

@@ -767,3 +767,71 @@ fn a_journal_file_that_is_missing_or_cut_is_missed_from_its_first_round_on() {
         }
     }
 }
+
+#[test]
+fn what_a_failed_sync_has_lost_is_never_read_as_if_it_were_there() {
+    let mut damaged = 0;
+    for seed in 0..64 {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        log.create_topic("orders", spec(1, 1 << 20)).unwrap();
+        append(&log, "orders", &[0], b"1").unwrap();
+        log.sync_segments().unwrap();
+        // Read, so that what is appended from here on is known without a look at the disk.
+        assert_eq!(values(&log, "orders", 0).len(), 1);
+        append(&log, "orders", &[0], &[2; 40_000]).unwrap();
+        disk.fail(Fault::once(IoKind::Sync, 0).on("topics"));
+        log.sync_segments().unwrap();
+        let partition = log.topic("orders").unwrap().partition(0).unwrap();
+        // Read again while it is there, which must not count for later.
+        let _seen = check::read_from(&partition, Offset::ZERO, 1 << 20).unwrap();
+        disk.evict_dropped();
+        // What is read is verified there once more.
+        match check::read_from(&partition, Offset::ZERO, 1 << 20) {
+            Ok(records) => assert_eq!(records.len(), 2, "seed {seed}"),
+            Err(error) => {
+                assert!(matches!(error, Error::Damaged { .. }), "seed {seed}: {error}");
+                damaged += 1;
+            }
+        }
+        let log = open(&disk.after_kill());
+        assert_eq!(log.health().damage, Vec::<String>::new(), "seed {seed}");
+        assert_eq!(values(&log, "orders", 0)[1], [2; 40_000], "seed {seed}");
+    }
+    assert!(damaged > 8, "{damaged} of 64 have lost something");
+}
+
+#[test]
+fn a_cut_that_a_killed_opening_did_not_sync_is_not_relied_on() {
+    for calls in 40..90 {
+        for seed in 0..SEEDS {
+            let disk = SimDisk::new(seed);
+            let log = open(&disk);
+            log.create_topic("orders", spec(1, 16_384)).unwrap();
+            append(&log, "orders", &[0], b"1").unwrap();
+            log.sync_segments().unwrap();
+            disk.fail(Fault::once(IoKind::Write, 0).on("topics"));
+            append(&log, "orders", &[0], &[9; 3_000]).unwrap_err();
+            let disk = disk.after_power_cut();
+            // The next process cuts what was refused, and is killed before or after it has synced that.
+            disk.stop_at(calls);
+            let _stopped = try_open(&disk, &SimClock::new(TimestampMs(1_000_000)));
+            let disk = disk.after_kill();
+            let log = open(&disk);
+            // Closes the segment that was cut.
+            append(&log, "orders", &[0], &[2; 16_400]).unwrap();
+            append(&log, "orders", &[0], &[3; 16_400]).unwrap();
+            log.sync_segments().unwrap();
+            let log = open(&disk.after_power_cut());
+            assert_eq!(
+                values(&log, "orders", 0).len(),
+                3,
+                "seed {seed}, stopped at {calls}"
+            );
+            let partition = log.topic("orders").unwrap().partition(0).unwrap();
+            let later = partition.offset_for_time(TimestampMs(2_000_000));
+            assert_eq!(later.unwrap(), None, "seed {seed}, stopped at {calls}");
+            assert_eq!(log.damaged_ranges(), [], "seed {seed}, stopped at {calls}");
+        }
+    }
+}
