@@ -159,12 +159,10 @@ impl Engine {
             return Err(context(error));
         }
         if let Err(error) = self.sync_topics_dir(changing) {
-            // Out of the way, so that it is not there after a restart if that can be helped.
-            match self.disk.rename(&target, &staging) {
-                Ok(()) => self.remove_staged(&staging),
-                Err(error) => {
-                    tracing::warn!(topic = name, %error, "a topic that could not be made is there after a restart");
-                }
+            // Out of the way, so that it is not there after a restart if that can be helped. Its files stay until the next
+            // start: which name a crash gives it back under is not known, and half a topic would look damaged there.
+            if let Err(error) = self.disk.rename(&target, &staging) {
+                tracing::warn!(topic = name, %error, "a topic that could not be made is there after a restart");
             }
             // Not as a full disk: that would say that nothing was done, and a crash may still bring it.
             return Err(Error::Io {

@@ -159,6 +159,10 @@ pub(crate) fn open(
 
     // Every file has been looked at, and none is of a version that this program does not know: only now may anything change.
     scan.make_durable(&*disk)?;
+    // What an earlier process made or renamed is served from here on, whether or not it came to sync the name. And what it
+    // moved away must not come back when half of it is removed.
+    disk.sync_dir(&layout.topics_dir())
+        .map_err(|error| Error::io("syncing the topics' directory", error))?;
     remove_children(&*disk, &layout.staging_dir())?;
     remove_children(&*disk, &layout.deleted_dir())?;
     let is_fresh = scan.all_files.is_empty() && described.is_empty() && mended.is_none();
@@ -177,9 +181,6 @@ pub(crate) fn open(
     let is_whole = damage.is_empty();
     damage.extend(mended);
     let mut topics = describe::mend_all(&*disk, &layout, described, &mut damage);
-    // What an earlier process made or renamed is served from here on, whether or not it came to sync the name.
-    disk.sync_dir(&layout.topics_dir())
-        .map_err(|error| Error::io("syncing the topics' directory", error))?;
     for path in &scan.foreign {
         let aside = path.with_extension("foreign");
         disk.rename(path, &aside)

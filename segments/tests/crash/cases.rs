@@ -835,3 +835,31 @@ fn a_cut_that_a_killed_opening_did_not_sync_is_not_relied_on() {
         }
     }
 }
+
+#[test]
+fn a_topic_that_could_not_be_made_is_whole_or_gone_after_a_power_cut() {
+    for seed in 0..64 {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        disk.fail(Fault::once(IoKind::SyncDir, 0).on("/topics"));
+        log.create_topic("orders", spec(1, 1 << 20)).err().unwrap();
+        // Also when the process alone ends first, and the next one is stopped while it removes what was begun.
+        for calls in [None, Some(20), Some(30), Some(40), Some(50)] {
+            let disk = match calls {
+                None => disk.after_power_cut(),
+                Some(calls) => {
+                    let disk = disk.after_kill();
+                    disk.stop_at(calls);
+                    let _stopped = try_open(&disk, &SimClock::new(TimestampMs(1_000_000)));
+                    disk.after_power_cut()
+                }
+            };
+            let log = open(&disk);
+            assert_eq!(
+                log.health().damage,
+                Vec::<String>::new(),
+                "seed {seed}, {calls:?}"
+            );
+        }
+    }
+}
