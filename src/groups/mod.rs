@@ -6,6 +6,7 @@
 //! Changes of groups go through [`Groups`]: commits side by side, but a deletion and a reset alone, because those decide
 //! by what they read. A change runs to its end even if its client goes away, so the lock is held until it is durable.
 
+pub mod live;
 pub mod offsets;
 pub mod report;
 
@@ -34,6 +35,12 @@ impl Groups {
         CommitGuard {
             _guard: self.changes.clone().read_owned().await,
         }
+    }
+
+    /// What is known of a group's members; `None` where it has none.
+    #[must_use]
+    pub fn live(&self, _group: &str) -> Option<live::Live> {
+        None
     }
 
     /// Waits until no other change is under way.
