@@ -3,11 +3,19 @@
 //! Everything lies in the engine's durable state (see [`offsets`] for the keys), so a commit is durable when it is
 //! answered, and a group survives a restart without a file of its own.
 //!
+//! A group may have members, who share its partitions: [`ordered`] and [`assign`] decide, [`members`] acts. They are
+//! not durable: after a restart they join again, and what they acknowledge then still counts (see [`poll_id`]).
+//!
 //! Changes of groups go through [`Groups`]: commits side by side, but a deletion and a reset alone, because those decide
 //! by what they read. A change runs to its end even if its client goes away, so the lock is held until it is durable.
 
+pub mod assign;
+mod coordinator;
 pub mod live;
+pub mod members;
 pub mod offsets;
+pub mod ordered;
+pub mod poll_id;
 pub mod report;
 
 use std::collections::BTreeMap;
@@ -18,15 +26,18 @@ use quipu_segments::{
 };
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
+use coordinator::Coordinator;
 use offsets::Committed;
 
 /// The longest metadata of a commit, in bytes.
 pub const MAX_METADATA_BYTES: usize = 4096;
 
-/// The order of changes to groups.
+/// The groups' members, and the order of changes to what groups have committed.
 #[derive(Clone, Debug, Default)]
 pub struct Groups {
     changes: Arc<RwLock<()>>,
+    /// The groups that have members, or had some a short time ago.
+    pub(crate) coordinator: Arc<Coordinator>,
 }
 
 impl Groups {
@@ -39,8 +50,8 @@ impl Groups {
 
     /// What is known of a group's members; `None` where it has none.
     #[must_use]
-    pub fn live(&self, _group: &str) -> Option<live::Live> {
-        None
+    pub fn live(&self, group: &str) -> Option<live::Live> {
+        self.coordinator.live(group)
     }
 
     /// Waits until no other change is under way.
@@ -87,6 +98,16 @@ pub async fn commit<G: Send + 'static>(
     commits: Vec<Commit>,
     now: TimestampMs,
 ) -> Result<(), Error> {
+    let (log, group) = (log.clone(), group.to_owned());
+    finish(
+        guard,
+        async move { commit_here(&log, &group, commits, now).await },
+    )
+    .await
+}
+
+/// The same in the caller's task, which must run to its end and hold a guard meanwhile.
+async fn commit_here(log: &Log, group: &str, commits: Vec<Commit>, now: TimestampMs) -> Result<(), Error> {
     let mut state: Vec<StateChange> = Vec::with_capacity(commits.len() + 1);
     if !exists(log, group) {
         state.push(offsets::make_group(group));
@@ -103,25 +124,20 @@ pub async fn commit<G: Send + 'static>(
         };
         state.push(offsets::commit(group, commit.partition, &committed));
     }
-    let group = group.to_owned();
-    let log = log.clone();
-    finish(guard, async move {
-        append(&log, state).await?;
-        // A topic that was deleted meanwhile took its offsets with it; what came after would never be removed.
-        let mut orphans = Vec::new();
-        for topic in topics
+    append(log, state).await?;
+    // A topic that was deleted meanwhile took its offsets with it; what came after would never be removed.
+    let mut orphans = Vec::new();
+    for topic in topics
+        .into_iter()
+        .filter(|topic| log.topic_by_id(*topic).is_none())
+    {
+        let keys = log
+            .state_prefix(&offsets::offsets_prefix(group))
             .into_iter()
-            .filter(|topic| log.topic_by_id(*topic).is_none())
-        {
-            let keys = log
-                .state_prefix(&offsets::offsets_prefix(&group))
-                .into_iter()
-                .map(|(key, _)| key);
-            orphans.extend(keys.filter(|key| is_of_topic(key, topic)).map(offsets::remove));
-        }
-        append(&log, orphans).await
-    })
-    .await
+            .map(|(key, _)| key);
+        orphans.extend(keys.filter(|key| is_of_topic(key, topic)).map(offsets::remove));
+    }
+    append(log, orphans).await
 }
 
 /// Deletes a group with its offsets and returns when that is durable.

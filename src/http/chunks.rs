@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 
 /// Where a writer puts its chunks.
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     slot: Arc<Slot>,
 }
 
@@ -24,7 +24,7 @@ type Slot = Mutex<Option<Bytes>>;
 
 impl Chunks {
     /// Hands a chunk to the client; returns when the connection has taken it and wants more.
-    pub(super) async fn send(&mut self, chunk: Bytes) {
+    pub(crate) async fn send(&mut self, chunk: Bytes) {
         *self.slot.lock() = Some(chunk);
         // No waker is kept: the body takes the chunk in this very poll and polls again when it wants more.
         std::future::poll_fn(|_| {
@@ -46,7 +46,7 @@ impl Chunks {
 ///
 /// # Errors
 /// Those of `write` before its first chunk.
-pub(super) fn body<F, E>(write: impl FnOnce(Chunks) -> F) -> Result<Body, E>
+pub(crate) fn body<F, E>(write: impl FnOnce(Chunks) -> F) -> Result<Body, E>
 where
     F: Future<Output = Result<Bytes, E>> + Send + 'static,
     E: std::error::Error + Send + Sync + 'static,

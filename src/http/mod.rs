@@ -6,10 +6,10 @@
 mod accept;
 pub(crate) mod body;
 pub(crate) mod budget;
-mod chunks;
+pub(crate) mod chunks;
 mod cors;
 mod damage;
-mod fetch;
+pub(crate) mod fetch;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -94,6 +94,10 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
         }
     }
 }
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) std::net::SocketAddr);
 
 /// Marks an answer whose bytes are not the server's memory: slices of mapped files.
 #[derive(Clone, Copy, Debug)]

@@ -31,6 +31,16 @@ pub enum Code {
     PartitionsCannotShrink,
     /// The group has live members.
     GroupActive,
+    /// The group has no such member.
+    UnknownMember,
+    /// The member acts with an epoch, or for a partition, that it no longer has.
+    Fenced,
+    /// A newer poll of the member has taken this one's place.
+    PollSuperseded,
+    /// The group is of another type.
+    GroupTypeMismatch,
+    /// The group was begun with other settings.
+    GroupSettingsDiffer,
     /// `expected_offset` is not the next offset.
     OffsetMismatch,
     /// The offset lies below the log start.
@@ -124,6 +134,31 @@ impl Code {
                 StatusCode::CONFLICT,
                 "The group has live members",
                 true,
+            ),
+            Self::UnknownMember => (
+                "unknown-member",
+                StatusCode::NOT_FOUND,
+                "The member does not exist",
+                false,
+            ),
+            Self::Fenced => ("fenced", StatusCode::CONFLICT, "The member is fenced", false),
+            Self::PollSuperseded => (
+                "poll-superseded",
+                StatusCode::CONFLICT,
+                "A newer poll has taken this one's place",
+                false,
+            ),
+            Self::GroupTypeMismatch => (
+                "group-type-mismatch",
+                StatusCode::CONFLICT,
+                "The group is of another type",
+                false,
+            ),
+            Self::GroupSettingsDiffer => (
+                "group-settings-differ",
+                StatusCode::CONFLICT,
+                "The group has other settings",
+                false,
             ),
             Self::OffsetMismatch => (
                 "offset-mismatch",

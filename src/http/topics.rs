@@ -150,6 +150,7 @@ async fn create_topic(
     Params::parse(query.as_deref(), &[], &[])?;
     catalog::check_name(&name)?;
     let body = read_body(&headers, body).await?;
+    let groups = app.groups.clone();
     let (described, is_new) = blocking(Work::Change, move || {
         let (topic, is_new) =
             catalog::create(&app.log, &app.config.limits, &name, body.partitions, &body.config)?;
@@ -159,6 +160,7 @@ async fn create_topic(
     if !is_new {
         return Ok(json_answer(StatusCode::OK, &described));
     }
+    groups.coordinator.topics_changed();
     let mut response = json_answer(StatusCode::CREATED, &described);
     let location = format!("/v1/topics/{}", described.name);
     if let Ok(location) = HeaderValue::try_from(location) {
@@ -252,6 +254,7 @@ async fn alter_topic(
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     let body = read_body(&headers, body).await?;
+    let groups = app.groups.clone();
     let described = blocking(Work::Change, move || {
         let topic = catalog::alter(
             &app.log,
@@ -263,6 +266,7 @@ async fn alter_topic(
         describe(&app.log, &topic)
     })
     .await?;
+    groups.coordinator.topics_changed();
     Ok(json_answer(StatusCode::OK, &described))
 }
 
@@ -284,7 +288,9 @@ async fn delete_topic(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
+    let groups = app.groups.clone();
     blocking(Work::Change, move || catalog::delete(&app.log, topic.name())).await?;
+    groups.coordinator.topics_changed();
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

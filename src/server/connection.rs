@@ -24,6 +24,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -50,6 +51,7 @@ use tokio::time::{Instant, Sleep};
 use tower::Service;
 
 use crate::app::App;
+use crate::http::Peer;
 use crate::http::budget::relieved;
 use crate::http::problem::{Code, Outcome, Problem};
 use crate::http::{HoldsBodies, Mapped};
@@ -102,6 +104,8 @@ const WRITING: u8 = 4;
 /// What the parts of one connection tell each other.
 struct Connection {
     id: u64,
+    /// Who is at the other end.
+    peer: Option<SocketAddr>,
     shared: Arc<Connections>,
     /// The task's; it never changes, so the first poll sets it.
     waker: OnceLock<Waker>,
@@ -165,6 +169,7 @@ impl Connections {
         };
         let connection = Arc::new(Connection {
             id: self.next_id.fetch_add(1, Relaxed),
+            peer: stream.peer_addr().ok(),
             shared: self.clone(),
             waker: OnceLock::new(),
             phase: AtomicU8::new(HEAD),
@@ -331,7 +336,7 @@ async fn answer(
     let started = shared.app.clock.monotonic();
     let slot = shared.requests.find(request.method(), request.uri().path());
     let is_safe = request.method().is_safe();
-    let request = request.map(|body| {
+    let mut request = request.map(|body| {
         if body.is_end_stream() {
             Body::empty()
         } else {
@@ -342,6 +347,13 @@ async fn answer(
             })
         }
     });
+    // Members of groups are described with it; all others are spared the cost.
+    if let Some(peer) = connection
+        .peer
+        .filter(|_| request.uri().path().starts_with("/v1/groups/"))
+    {
+        request.extensions_mut().insert(Peer(peer));
+    }
     let response = match misframed(request.headers()) {
         Some(problem) => refuse(problem, request),
         None => {

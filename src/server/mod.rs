@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::config::Config;
-use crate::http;
+use crate::{groups, http};
 use connection::Connections;
 
 /// Connections that the kernel keeps for us until we accept them.
@@ -127,6 +127,8 @@ pub async fn start_on(
             connections.evict_stalled();
         }
     });
+    // Ends by itself when the server stops.
+    drop(tokio::spawn(groups::members::end_sessions(app.clone())));
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), stopped));
     Ok(Server {

@@ -111,6 +111,10 @@ impl Service {
         self.send(Method::PUT, uri, &[], body.to_string()).await
     }
 
+    pub async fn post(&self, uri: &str, body: Value) -> Answer {
+        self.send(Method::POST, uri, &[], body.to_string()).await
+    }
+
     pub async fn patch(&self, uri: &str, body: Value) -> Answer {
         self.send(Method::PATCH, uri, &[], body.to_string()).await
     }

@@ -8,7 +8,7 @@
 //! a strong `ETag`, and may be kept by the client. Every other answer is `no-store`.
 
 mod body;
-mod page;
+pub(crate) mod page;
 pub(super) mod query;
 
 use std::pin::pin;
@@ -125,7 +125,7 @@ async fn fetch(
     }
 
     let page = if range.closed {
-        read_page(&app, &partition, &query, &range, representation).await?
+        read_page(&app, &partition, range.limits(&query, representation)).await?
     } else {
         wait_for_page(&app, &topic, &partition, &query, range, representation).await?
     };
@@ -198,8 +198,14 @@ impl Range {
         Ok(())
     }
 
-    fn is_empty(&self) -> bool {
-        self.until.is_some_and(|until| until <= self.from)
+    fn limits(&self, query: &FetchQuery, representation: Representation) -> Limits {
+        Limits {
+            from: self.from,
+            until: self.until,
+            max_records: query.max_records,
+            max_bytes: query.max_bytes,
+            whole_batches: representation == Representation::RecordBatch,
+        }
     }
 }
 
@@ -253,7 +259,7 @@ async fn wait_for_page(
     let mut timeout = pin!(tokio::time::sleep(query.wait));
     let mut stopping = app.stopping.subscribe();
     loop {
-        let page = match read_page(app, partition, query, &range, representation).await {
+        let page = match read_page(app, partition, range.limits(query, representation)).await {
             Ok(page) => page,
             // Trimmed since "earliest" was resolved: the log begins elsewhere now.
             Err(problem)
@@ -288,36 +294,30 @@ async fn wait_for_page(
     }
 }
 
-/// Reads what the query's limits allow of `range`, once.
-async fn read_page(
+/// Reads what the limits allow of a partition, once; goes on behind damage that the operator has skipped.
+///
+/// # Errors
+/// Those of [`Partition::read`].
+pub(crate) async fn read_page(
     app: &App,
     partition: &Arc<Partition>,
-    query: &FetchQuery,
-    range: &Range,
-    representation: Representation,
+    mut limits: Limits,
 ) -> Result<Page, Problem> {
-    if range.is_empty() {
+    if limits.until.is_some_and(|until| until <= limits.from) {
         let positions = partition.positions();
-        let mut page = Page::empty(range.from, positions.log_start_offset, positions.end_offset);
+        let mut page = Page::empty(limits.from, positions.log_start_offset, positions.end_offset);
         page.ended = true;
         return Ok(page);
     }
-    let mut request = ReadRequest {
-        from: range.from,
-        until: range.until,
-        max_bytes: usize::try_from(query.max_bytes).unwrap_or(usize::MAX),
-    };
     let mut gaps: Vec<Gap> = Vec::new();
     loop {
+        let request = ReadRequest {
+            from: limits.from,
+            until: limits.until,
+            max_bytes: usize::try_from(limits.max_bytes).unwrap_or(usize::MAX),
+        };
         let (error, damaged_until) = match read(partition, request).await? {
             Ok(fetched) => {
-                let limits = Limits {
-                    from: request.from,
-                    until: range.until,
-                    max_records: query.max_records,
-                    max_bytes: query.max_bytes,
-                    whole_batches: representation == Representation::RecordBatch,
-                };
                 let mut page = Page::choose(fetched, &limits).map_err(unreadable)?;
                 page.gaps = gaps;
                 return Ok(page);
@@ -325,27 +325,27 @@ async fn read_page(
             Err(error @ Error::Damaged { damaged_until, .. }) => (error, damaged_until),
             Err(error) => return Err(error.into()),
         };
-        let skipped = Skips::of(&app.log, partition.id()).end_of(request.from);
+        let skipped = Skips::of(&app.log, partition.id()).end_of(limits.from);
         let positions = partition.positions();
         let Some(until) = skipped else {
             if gaps.is_empty() {
                 return Err(error.into());
             }
             // The next fetch begins there, and is told.
-            let mut page = Page::behind(request.from, positions, gaps);
+            let mut page = Page::behind(limits.from, positions, gaps);
             page.limited = true;
             return Ok(page);
         };
-        let until = until.min(damaged_until).min(range.until.unwrap_or(Offset::MAX));
+        let until = until.min(damaged_until).min(limits.until.unwrap_or(Offset::MAX));
         match gaps.last_mut() {
             Some(gap) => gap.until = until,
             None => gaps.push(Gap {
-                from: request.from,
+                from: limits.from,
                 until,
             }),
         }
-        request.from = until;
-        let ended = range.until.is_some_and(|end| until >= end);
+        limits.from = until;
+        let ended = limits.until.is_some_and(|end| until >= end);
         if ended || until >= positions.end_offset {
             let mut page = Page::behind(until, positions, gaps);
             page.ended = ended;
@@ -364,7 +364,7 @@ async fn read(partition: &Arc<Partition>, request: ReadRequest) -> Result<Result
 }
 
 /// Batches are verified when they are read, so one that cannot be walked was stored like that.
-fn unreadable(error: BatchError) -> Problem {
+pub(crate) fn unreadable(error: BatchError) -> Problem {
     tracing::error!(%error, "a verified batch cannot be read");
     Problem::new(
         Code::Internal,

@@ -12,45 +12,45 @@ use crate::damage::Gap;
 
 /// The limits of one answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// The first offset wanted.
-    pub(super) from: Offset,
+    pub(crate) from: Offset,
     /// Exclusive end.
-    pub(super) until: Option<Offset>,
-    pub(super) max_records: u64,
+    pub(crate) until: Option<Offset>,
+    pub(crate) max_records: u64,
     /// Stored bytes; one record (or batch) is chosen, however large.
-    pub(super) max_bytes: u64,
+    pub(crate) max_bytes: u64,
     /// Whether batches are the unit, as in the record batch representation, or records.
-    pub(super) whole_batches: bool,
+    pub(crate) whole_batches: bool,
 }
 
 /// The records of one answer: those in `runs` with offsets in `from..end`.
 #[derive(Clone, Debug)]
-pub(super) struct Page {
+pub(crate) struct Page {
     /// Cut behind the last batch that belongs to the answer.
-    pub(super) runs: Vec<Run>,
-    pub(super) from: Offset,
-    pub(super) end: Offset,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) from: Offset,
+    pub(crate) end: Offset,
     /// How many there are.
-    pub(super) records: u64,
+    pub(crate) records: u64,
     /// Their stored bytes: whole batches as they are, single records by their parts.
-    pub(super) stored_bytes: u64,
+    pub(crate) stored_bytes: u64,
     /// Where the next fetch begins: one past the last record, or `until` where that was reached.
-    pub(super) next_offset: Offset,
+    pub(crate) next_offset: Offset,
     /// There is more than the answer holds: `max_records` or `max_bytes` was reached, or the next batch does not fit,
     /// or is damaged.
-    pub(super) limited: bool,
+    pub(crate) limited: bool,
     /// `until` was reached.
-    pub(super) ended: bool,
-    pub(super) log_start_offset: Offset,
-    pub(super) end_offset: Offset,
+    pub(crate) ended: bool,
+    pub(crate) log_start_offset: Offset,
+    pub(crate) end_offset: Offset,
     /// Damaged offsets before `from` that were skipped on purpose.
-    pub(super) gaps: Vec<Gap>,
+    pub(crate) gaps: Vec<Gap>,
 }
 
 impl Page {
     /// An answer without records.
-    pub(super) fn empty(from: Offset, log_start_offset: Offset, end_offset: Offset) -> Self {
+    pub(crate) fn empty(from: Offset, log_start_offset: Offset, end_offset: Offset) -> Self {
         Self {
             runs: Vec::new(),
             from,
@@ -67,7 +67,7 @@ impl Page {
     }
 
     /// An answer with nothing but skipped offsets, which goes on at `next_offset`.
-    pub(super) fn behind(next_offset: Offset, positions: Positions, gaps: Vec<Gap>) -> Self {
+    pub(crate) fn behind(next_offset: Offset, positions: Positions, gaps: Vec<Gap>) -> Self {
         let mut page = Self::empty(next_offset, positions.log_start_offset, positions.end_offset);
         page.limited = next_offset < page.end_offset;
         page.gaps = gaps;
@@ -78,7 +78,7 @@ impl Page {
     ///
     /// # Errors
     /// [`BatchError`] where verified batches cannot be walked, which is a defect of whoever wrote them.
-    pub(super) fn choose(fetched: Fetched, limits: &Limits) -> Result<Self, BatchError> {
+    pub(crate) fn choose(fetched: Fetched, limits: &Limits) -> Result<Self, BatchError> {
         let mut page = Self::empty(limits.from, fetched.log_start_offset, fetched.end_offset);
         if fetched.runs.is_empty() {
             // A read returns a batch if there is any, so nothing lies between here and where it had to stop.

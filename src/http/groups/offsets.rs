@@ -1,4 +1,4 @@
-//! `/v1/groups`: groups and what they have committed, without membership.
+//! `/v1/groups/{group}/offsets`: what a group has committed, without membership.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,90 +6,50 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use quipu_segments::{Log, Offset, Partition, TimestampMs, Topic};
+use quipu_segments::{Log, Offset, Partition, TimestampMs};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::body::read_json;
-use super::json_answer;
-use super::params::{Params, parse_time};
-use super::problem::{Code, Problem};
-use super::{Work, blocking};
+use super::{known_group, known_partition, known_topic, no_members, unknown_group, valid_group};
 use crate::app::App;
 use crate::groups::{self, Commit, MAX_METADATA_BYTES};
-
-/// What a group without members is; the state and the type that the contract gives it.
-const STATE: &str = "empty";
-const TYPE: &str = "ordered";
+use crate::http::body::read_json;
+use crate::http::params::{Params, parse_time};
+use crate::http::problem::Problem;
+use crate::http::{Work, blocking, json_answer};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(list_groups))
-        .routes(routes!(describe_group, delete_group))
         .routes(routes!(read_offsets, commit_offsets))
         .routes(routes!(reset_offsets))
-}
-
-/// A group in a list.
-#[derive(Debug, Serialize, ToSchema)]
-struct GroupRow {
-    /// The group's name.
-    group: String,
-    /// `empty`: it has no members.
-    state: &'static str,
-    /// `ordered`: each partition is read in order.
-    r#type: &'static str,
-}
-
-/// Groups, sorted by name.
-#[derive(Debug, Serialize, ToSchema)]
-struct GroupList {
-    /// The groups.
-    groups: Vec<GroupRow>,
-    /// There is more: give it as `after`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-/// A group.
-#[derive(Debug, Serialize, ToSchema)]
-struct GroupBody {
-    /// The group's name.
-    group: String,
-    /// `empty`: it has no members.
-    state: &'static str,
-    /// `ordered`: each partition is read in order.
-    r#type: &'static str,
-    /// The members.
-    members: Vec<Value>,
 }
 
 /// A committed offset.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct OffsetBody {
+pub(super) struct OffsetBody {
     /// The topic.
-    topic: String,
+    pub(super) topic: String,
     /// The partition.
-    partition: u32,
+    pub(super) partition: u32,
     /// The next record to be read; at most the partition's `end_offset`.
-    offset: u64,
+    pub(super) offset: u64,
     /// What the consumer notes with it, at most 4096 bytes.
     #[serde(default)]
-    metadata: Option<String>,
+    pub(super) metadata: Option<String>,
 }
 
 /// Committed offsets.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct OffsetsBody {
+pub(super) struct OffsetsBody {
     /// One for each partition.
-    offsets: Vec<OffsetBody>,
+    pub(super) offsets: Vec<OffsetBody>,
 }
 
 /// Where to set a group's offsets.
@@ -131,64 +91,6 @@ struct ResetRow {
     new_offset: u64,
 }
 
-/// Groups, sorted by name
-#[utoipa::path(get, path = "/v1/groups", tag = "groups",
-    params(("limit" = Option<u64>, Query, description = "Groups at most (100)"),
-        ("after" = Option<String>, Query, description = "Groups after this name")),
-    responses((status = 200, description = "The groups", body = GroupList)))]
-async fn list_groups(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    let (names, next) = page_of_names(&app, query.as_deref())?;
-    let groups = names
-        .into_iter()
-        .map(|group| GroupRow {
-            group,
-            state: STATE,
-            r#type: TYPE,
-        })
-        .collect();
-    Ok(json_answer(StatusCode::OK, &GroupList { groups, next }))
-}
-
-/// A group with its members
-#[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups",
-    params(("group" = String, Path, description = "The group's name")),
-    responses((status = 200, description = "The group", body = GroupBody),
-        (status = 404, description = "`unknown-group`")))]
-async fn describe_group(
-    State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let group = known_group(&app, group)?;
-    let body = GroupBody {
-        group,
-        state: STATE,
-        r#type: TYPE,
-        members: Vec::new(),
-    };
-    Ok(json_answer(StatusCode::OK, &body))
-}
-
-/// Deletes a group with what it has committed
-#[utoipa::path(delete, path = "/v1/groups/{group}", tag = "groups",
-    params(("group" = String, Path, description = "The group's name")),
-    responses((status = 204, description = "It is gone"), (status = 404, description = "`unknown-group`")))]
-async fn delete_group(
-    State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let group = valid_group(group)?;
-    let guard = app.groups.alone().await;
-    if !groups::exists(&app.log, &group) {
-        return Err(unknown_group(&group));
-    }
-    groups::delete(&app.log, guard, &group).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
-}
-
 /// What a group has committed
 #[utoipa::path(get, path = "/v1/groups/{group}/offsets", tag = "groups",
     params(("group" = String, Path, description = "The group's name")),
@@ -220,7 +122,8 @@ async fn read_offsets(
 #[utoipa::path(put, path = "/v1/groups/{group}/offsets", tag = "groups", request_body = OffsetsBody,
     params(("group" = String, Path, description = "The group's name")),
     responses((status = 200, description = "What was committed, durably", body = OffsetsBody),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`: nothing was committed")))]
+        (status = 404, description = "`unknown-topic`, `unknown-partition`: nothing was committed"),
+        (status = 409, description = "`group-active`: its members commit")))]
 async fn commit_offsets(
     State(app): State<App>,
     group: Result<Path<String>, PathRejection>,
@@ -232,8 +135,10 @@ async fn commit_offsets(
     let group = valid_group(group)?;
     let body: OffsetsBody = read_json(&app, &headers, body).await?;
     let guard = app.groups.commits().await;
-    let commits = check_commits(&app.log, &body)?;
+    no_members(&app, &group)?;
+    let commits = check_commits(&app.log, &body.offsets)?;
     groups::commit(&app.log, guard, &group, commits, app.clock.now()).await?;
+    app.groups.coordinator.forget(&group);
     Ok(json_answer(StatusCode::OK, &body))
 }
 
@@ -241,7 +146,8 @@ async fn commit_offsets(
 #[utoipa::path(post, path = "/v1/groups/{group}/offsets/reset", tag = "groups", request_body = ResetBody,
     params(("group" = String, Path, description = "The group's name")),
     responses((status = 200, description = "Old and new offset of each partition", body = ResetAnswer),
-        (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
+        (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`"),
+        (status = 409, description = "`group-active`: end its members first")))]
 async fn reset_offsets(
     State(app): State<App>,
     group: Result<Path<String>, PathRejection>,
@@ -257,6 +163,9 @@ async fn reset_offsets(
     if !groups::exists(&app.log, &group) {
         return Err(unknown_group(&group));
     }
+    if !body.dry_run {
+        no_members(&app, &group)?;
+    }
     let dry_run = body.dry_run;
     let (commits, offsets) = {
         let (app, group) = (app.clone(), group.clone());
@@ -264,14 +173,15 @@ async fn reset_offsets(
     };
     if !dry_run {
         groups::commit(&app.log, guard, &group, commits, app.clock.now()).await?;
+        app.groups.coordinator.forget(&group);
     }
     Ok(json_answer(StatusCode::OK, &ResetAnswer { dry_run, offsets }))
 }
 
-fn check_commits(log: &Log, body: &OffsetsBody) -> Result<Vec<Commit>, Problem> {
+pub(super) fn check_commits(log: &Log, offsets: &[OffsetBody]) -> Result<Vec<Commit>, Problem> {
     let mut seen = BTreeSet::new();
-    let mut commits = Vec::with_capacity(body.offsets.len());
-    for (i, row) in body.offsets.iter().enumerate() {
+    let mut commits = Vec::with_capacity(offsets.len());
+    for (i, row) in offsets.iter().enumerate() {
         let topic = known_topic(log, &row.topic, || format!("/offsets/{i}/topic"))?;
         let partition = known_partition(&topic, row.partition, || format!("/offsets/{i}/partition"))?;
         if !seen.insert(partition.id()) {
@@ -418,82 +328,6 @@ fn plan_reset(
         });
     }
     Ok((commits, rows))
-}
-
-/// The group's name out of the path.
-///
-/// # Errors
-/// 400 for what cannot be a group's name.
-pub(super) fn valid_group(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    let Path(group) = path.map_err(|error| Problem::invalid("group", error.body_text()))?;
-    if groups::is_valid_name(&group) {
-        return Ok(group);
-    }
-    Err(Problem::invalid(
-        "group",
-        format!(
-            "a group's name is 1 to 249 of A-Z a-z 0-9 . _ -, not . or .., and does not begin with __; not {group:?}"
-        ),
-    ))
-}
-
-/// The name of a group that exists.
-///
-/// # Errors
-/// 400 for what cannot be a name, 404 for a group that nobody made.
-pub(super) fn known_group(app: &App, path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    let group = valid_group(path)?;
-    if groups::exists(&app.log, &group) {
-        Ok(group)
-    } else {
-        Err(unknown_group(&group))
-    }
-}
-
-/// The names that a list with `limit` and `after` asks for, and what comes as `next`.
-///
-/// # Errors
-/// 400 for other parameters or wrong values.
-pub(super) fn page_of_names(
-    app: &App,
-    query: Option<&str>,
-) -> Result<(Vec<String>, Option<String>), Problem> {
-    let params = Params::parse(query, &["limit", "after"], &[])?;
-    let limit = params.number("limit", 1, 10_000)?.unwrap_or(100) as usize;
-    let mut names = groups::names(&app.log);
-    if let Some(after) = params.get("after") {
-        names.retain(|name| name.as_str() > after);
-    }
-    let is_more = names.len() > limit;
-    names.truncate(limit);
-    let next = names.last().filter(|_| is_more).cloned();
-    Ok((names, next))
-}
-
-fn unknown_group(group: &str) -> Problem {
-    Problem::new(Code::UnknownGroup, format!("the group {group} does not exist"))
-}
-
-fn known_topic(log: &Log, name: &str, pointer: impl FnOnce() -> String) -> Result<Arc<Topic>, Problem> {
-    log.topic(name).ok_or_else(|| {
-        Problem::new(Code::UnknownTopic, format!("the topic {name} does not exist"))
-            .with("pointer", pointer())
-    })
-}
-
-fn known_partition(
-    topic: &Topic,
-    index: u32,
-    pointer: impl FnOnce() -> String,
-) -> Result<Arc<Partition>, Problem> {
-    topic.partition(index).ok_or_else(|| {
-        let detail = format!(
-            "{} has {} partitions, and none numbered {index}",
-            topic.name(),
-            topic.partition_count()
-        );
-        Problem::new(Code::UnknownPartition, detail).with("pointer", pointer())
-    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,241 @@
+//! Which member gets which partition: a pure function, sticky and balanced.
+//!
+//! - Every partition goes to a member that subscribes to its topic, if there is one; to one only.
+//! - Balanced: a member has at most one partition more than any other that could take one of its own.
+//! - Sticky: a partition stays with its owner unless the owner is gone or has too many. What moves is no more than
+//!   that takes: when all subscribe to the same topics, a member that joins is given its share and nothing else moves.
+//! - The same input gives the same answer, whatever order it comes in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use quipu_segments::{PartitionId, TopicId};
+
+/// A member, with the topics that it subscribes to.
+pub type Subscriptions = BTreeMap<Arc<str>, BTreeSet<TopicId>>;
+
+/// Who is to have each partition. Partitions that nobody subscribes to are left out.
+///
+/// `owners` is who has it now. Cost: about (partitions + members) × topics × log(members).
+#[must_use]
+pub fn assign(
+    members: &Subscriptions,
+    partitions: &[PartitionId],
+    owners: &BTreeMap<PartitionId, Arc<str>>,
+) -> BTreeMap<PartitionId, Arc<str>> {
+    let mut loads = Loads::new(members);
+    let partitions: BTreeSet<PartitionId> = partitions.iter().copied().collect();
+    let mut unowned = Vec::new();
+    for partition in &partitions {
+        let owner = owners
+            .get(partition)
+            .and_then(|owner| loads.index.get(owner).copied());
+        match owner.filter(|owner| loads.topics[*owner].contains(&partition.topic)) {
+            Some(owner) => loads.give(owner, *partition),
+            None => unowned.push(*partition),
+        }
+    }
+    for partition in unowned {
+        if let Some(member) = loads.least(partition.topic) {
+            loads.give(member, partition);
+        }
+    }
+    loads.balance();
+    let names: Vec<&Arc<str>> = members.keys().collect();
+    let mut assigned = BTreeMap::new();
+    for (member, held) in loads.held.iter().enumerate() {
+        for partition in held.values().flatten() {
+            assigned.insert(*partition, Arc::clone(names[member]));
+        }
+    }
+    assigned
+}
+
+/// What each member has, and who of a topic's subscribers has least.
+struct Loads<'a> {
+    index: BTreeMap<&'a Arc<str>, usize>,
+    topics: Vec<&'a BTreeSet<TopicId>>,
+    held: Vec<BTreeMap<TopicId, BTreeSet<PartitionId>>>,
+    load: Vec<usize>,
+    /// By topic: its subscribers, sorted by load and then by name.
+    subscribers: BTreeMap<TopicId, BTreeSet<(usize, usize)>>,
+}
+
+impl<'a> Loads<'a> {
+    fn new(members: &'a Subscriptions) -> Self {
+        let mut subscribers: BTreeMap<TopicId, BTreeSet<(usize, usize)>> = BTreeMap::new();
+        for (member, topics) in members.values().enumerate() {
+            for topic in topics {
+                subscribers.entry(*topic).or_default().insert((0, member));
+            }
+        }
+        Self {
+            index: members
+                .keys()
+                .enumerate()
+                .map(|(member, name)| (name, member))
+                .collect(),
+            topics: members.values().collect(),
+            held: vec![BTreeMap::new(); members.len()],
+            load: vec![0; members.len()],
+            subscribers,
+        }
+    }
+
+    fn least(&self, topic: TopicId) -> Option<usize> {
+        self.subscribers.get(&topic)?.first().map(|(_, member)| *member)
+    }
+
+    fn set_load(&mut self, member: usize, load: usize) {
+        let before = std::mem::replace(&mut self.load[member], load);
+        for topic in self.topics[member] {
+            if let Some(subscribers) = self.subscribers.get_mut(topic) {
+                subscribers.remove(&(before, member));
+                subscribers.insert((load, member));
+            }
+        }
+    }
+
+    fn give(&mut self, member: usize, partition: PartitionId) {
+        self.held[member]
+            .entry(partition.topic)
+            .or_default()
+            .insert(partition);
+        self.set_load(member, self.load[member] + 1);
+    }
+
+    /// Moves partitions from who has two more than another subscriber to that one, until nobody has.
+    fn balance(&mut self) {
+        loop {
+            let mut order: Vec<usize> = (0..self.load.len()).collect();
+            order.sort_by_key(|member| (std::cmp::Reverse(self.load[*member]), *member));
+            let mut moved = false;
+            for member in order {
+                while let Some((topic, to)) = self.better_place(member) {
+                    let held = self.held[member].get_mut(&topic);
+                    let Some(partition) = held.and_then(BTreeSet::pop_last) else {
+                        break;
+                    };
+                    self.set_load(member, self.load[member] - 1);
+                    self.give(to, partition);
+                    moved = true;
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// A topic of which `member` has a partition, and a subscriber of it that has at least two partitions less.
+    fn better_place(&self, member: usize) -> Option<(TopicId, usize)> {
+        self.held[member]
+            .iter()
+            .filter(|(_, partitions)| !partitions.is_empty())
+            .filter_map(|(topic, _)| self.least(*topic).map(|to| (*topic, to)))
+            .filter(|(_, to)| self.load[*to] + 2 <= self.load[member])
+            .min_by_key(|(topic, to)| (self.load[*to], *topic))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(topic: u64, index: u32) -> PartitionId {
+        PartitionId {
+            topic: TopicId(topic),
+            index,
+        }
+    }
+
+    fn name(member: usize) -> Arc<str> {
+        format!("m{member:02}").into()
+    }
+
+    fn partitions(counts: &[u32]) -> Vec<PartitionId> {
+        let of_topic = |(topic, count): (usize, &u32)| (0..*count).map(move |index| id(topic as u64, index));
+        counts.iter().enumerate().flat_map(of_topic).collect()
+    }
+
+    fn counts(
+        assigned: &BTreeMap<PartitionId, Arc<str>>,
+        members: &Subscriptions,
+    ) -> BTreeMap<Arc<str>, usize> {
+        let mut counts: BTreeMap<Arc<str>, usize> = members.keys().map(|name| (name.clone(), 0)).collect();
+        for owner in assigned.values() {
+            *counts.get_mut(owner).expect("a member") += 1;
+        }
+        counts
+    }
+
+    /// Members with subscriptions to some of four topics.
+    fn subscriptions() -> impl Strategy<Value = Subscriptions> {
+        prop::collection::btree_map(0_usize..12, prop::collection::btree_set(0_u64..4, 1..=4), 0..10)
+            .prop_map(|all| {
+                let topics = |topics: BTreeSet<u64>| topics.into_iter().map(TopicId).collect();
+                all.into_iter()
+                    .map(|(member, set)| (name(member), topics(set)))
+                    .collect()
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn every_partition_goes_to_one_subscriber_and_loads_are_balanced(
+            members in subscriptions(),
+            counts_by_topic in prop::collection::vec(0_u32..20, 4),
+            before in subscriptions(),
+        ) {
+            let partitions = partitions(&counts_by_topic);
+            let owners = assign(&before, &partitions, &BTreeMap::new());
+            let assigned = assign(&members, &partitions, &owners);
+            let loads = counts(&assigned, &members);
+            for partition in &partitions {
+                let subscribers: Vec<&Arc<str>> =
+                    members.iter().filter(|(_, topics)| topics.contains(&partition.topic)).map(|(name, _)| name).collect();
+                match assigned.get(partition) {
+                    None => prop_assert!(subscribers.is_empty()),
+                    Some(owner) => {
+                        prop_assert!(subscribers.contains(&owner));
+                        for other in subscribers {
+                            prop_assert!(loads[owner] <= loads[other] + 1, "{owner} has {}, {other} {}", loads[owner], loads[other]);
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(&assigned, &assign(&members, &partitions, &assigned), "what is balanced stays");
+        }
+
+        #[test]
+        fn with_equal_subscriptions_no_more_moves_than_a_new_balance_takes(
+            count in 1_u32..60, members_before in 1_usize..9, members_after in 1_usize..9,
+        ) {
+            let all = |count: usize| -> Subscriptions { (0..count).map(|member| (name(member), BTreeSet::from([TopicId(0)]))).collect() };
+            let partitions = partitions(&[count]);
+            let owners = assign(&all(members_before), &partitions, &BTreeMap::new());
+            let assigned = assign(&all(members_after), &partitions, &owners);
+            let moved = partitions.iter().filter(|id| owners.get(id) != assigned.get(id)).count();
+            let loads = counts(&assigned, &all(members_after));
+            // Joining members get their shares; leaving ones lose theirs.
+            let least = if members_after > members_before {
+                (members_before..members_after).map(|member| loads[&name(member)]).sum()
+            } else {
+                owners.values().filter(|owner| !loads.contains_key(*owner)).count()
+            };
+            prop_assert_eq!(moved, least);
+        }
+    }
+
+    #[test]
+    fn a_thousand_members_share_ten_thousand_partitions() {
+        let members: Subscriptions = (0..1000)
+            .map(|member| (format!("m{member:04}").into(), BTreeSet::from([TopicId(0)])))
+            .collect();
+        let partitions = partitions(&[10_000]);
+        let assigned = assign(&members, &partitions, &BTreeMap::new());
+        assert!(counts(&assigned, &members).values().all(|count| *count == 10));
+    }
+}

@@ -1,0 +1,692 @@
+//! What members do: join, poll, heartbeat, commit, leave.
+//!
+//! Decisions are [`Ordered`](super::ordered::Ordered)'s, taken under the lock of the group's cell; what waits (for the
+//! disk, for records, for a commit to be durable) waits outside it, and asks again afterwards whether it is still true.
+//! A commit runs to its end in a task of its own, whether or not its client is still there.
+//!
+//! Crash: members are gone, what they have committed is not. A consumer goes on with the loop that it was in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use quipu_segments::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
+
+use super::coordinator::{Cell, Coordinator, Core};
+use super::ordered::{Answer, Joining, Ms, Refused};
+use super::poll_id::{MAX_PARTITIONS, PollId};
+use super::{Commit, commit_here};
+use crate::app::App;
+use crate::catalog;
+use crate::damage::Gap;
+use crate::http::fetch::page::{Limits, Page};
+use crate::http::fetch::read_page;
+use crate::http::problem::{Code, Problem};
+use crate::http::{Work, blocking};
+
+/// Where a group begins in topics of which it has committed nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At the log start.
+    #[default]
+    Earliest,
+    /// At the end, as of the first member's joining.
+    Latest,
+    /// At the first record of this time or later.
+    Time(TimestampMs),
+}
+
+/// What a member joins with.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// The topics that it subscribes to.
+    pub topics: BTreeSet<String>,
+    /// What it calls itself.
+    pub client_id: Option<String>,
+    /// Where it connected from.
+    pub address: Option<String>,
+    /// How long it may be silent, in milliseconds.
+    pub session_timeout: Ms,
+    /// Where the group begins.
+    pub start: Start,
+}
+
+/// A member as it is told.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// Its name.
+    pub member: Arc<str>,
+    /// Its epoch.
+    pub epoch: u64,
+    /// What it reads, sorted by topic and partition.
+    pub assignment: Vec<(Arc<str>, u32)>,
+}
+
+/// What a poll asks for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The `poll_id` of the answer that is done with.
+    pub ack: Option<String>,
+    /// Records at most.
+    pub max_records: u64,
+    /// Stored bytes at most; one record is always given.
+    pub max_bytes: u64,
+    /// How long to wait for a record.
+    pub wait: Duration,
+}
+
+/// What a poll is answered.
+pub struct Polled {
+    /// Names the answer.
+    pub poll_id: String,
+    /// The member's epoch.
+    pub epoch: u64,
+    /// What it reads, sorted by topic and partition.
+    pub assignment: Vec<(Arc<str>, u32)>,
+    /// The records.
+    pub pages: Vec<Delivered>,
+}
+
+/// The records of one partition.
+pub struct Delivered {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: PartitionId,
+    pub(crate) page: Page,
+}
+
+impl Delivered {
+    /// Damaged offsets that were skipped on purpose.
+    #[must_use]
+    pub fn gaps(&self) -> &[Gap] {
+        &self.page.gaps
+    }
+}
+
+pub(crate) fn now_ms(app: &App) -> Ms {
+    u64::try_from(app.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whether a group has members.
+#[must_use]
+pub fn has_members(app: &App, group: &str) -> bool {
+    app.groups.coordinator.has_members(group, now_ms(app))
+}
+
+fn unknown_member(group: &str, member: &str) -> Problem {
+    Problem::new(
+        Code::UnknownMember,
+        format!("{member} is no member of the group {group}: join first, or poll with the fields of a join"),
+    )
+}
+
+fn refused(refused: Refused, group: &str, member: &str) -> Problem {
+    match refused {
+        Refused::Unknown => unknown_member(group, member),
+        Refused::Fenced => Problem::new(
+            Code::Fenced,
+            format!("{member} acts with an epoch, or for a partition, that it no longer has: poll to go on"),
+        ),
+        Refused::Superseded => Problem::new(
+            Code::PollSuperseded,
+            format!("a newer poll of {member} has taken the place of this one, which delivers nothing"),
+        ),
+    }
+}
+
+/// The state of a group; a cell that was forgotten in between is looked for again.
+fn with<T>(app: &App, group: &str, work: impl FnOnce(&Arc<Cell>, &mut Core) -> T) -> T {
+    let coordinator = &app.groups.coordinator;
+    loop {
+        let cell = coordinator.cell(group);
+        let now = now_ms(app);
+        let mut core = coordinator.lock(&cell, now);
+        if core.is_forgotten() {
+            continue;
+        }
+        let result = work(&cell, &mut core);
+        coordinator.settle(&mut core, now);
+        return result;
+    }
+}
+
+/// Joins a group, or takes the place of the member of that name. Makes the group, durably.
+///
+/// # Errors
+/// 404 `unknown-topic`; 503 with too many members; what a commit meets.
+pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> Result<Joined, Problem> {
+    for topic in &join.topics {
+        catalog::find(&app.log, topic)?;
+    }
+    if !app.groups.coordinator.has_room() {
+        return Err(Problem::new(
+            Code::Overloaded,
+            "there are too many members of groups",
+        ));
+    }
+    begin(app, group, &join).await?;
+    let member: Arc<str> = match member {
+        Some(member) => member.into(),
+        None => format!(
+            "{}-{:016x}",
+            join.client_id.as_deref().unwrap_or("member"),
+            Coordinator::random()
+        )
+        .into(),
+    };
+    let (epoch, assignment) = with(app, group, |_, core| {
+        let joining = Joining {
+            member: Arc::clone(&member),
+            client_id: join.client_id,
+            address: join.address,
+            session_timeout: join.session_timeout,
+        };
+        core.join(joining, join.topics, now_ms(app));
+        core.refresh(group, &app.log, &app.groups.coordinator);
+        core.ordered.tell(&member)
+    })
+    .map_err(|error| refused(error, group, &member))?;
+    tracing::debug!(group, member = &*member, epoch, "a member joined");
+    Ok(Joined {
+        member,
+        epoch,
+        assignment: named(app, &assignment),
+    })
+}
+
+/// Makes the group, and commits where it begins in topics that it is new to, unless that is the log start.
+async fn begin(app: &App, group: &str, join: &Join) -> Result<(), Problem> {
+    let is_there = super::exists(&app.log, group);
+    if is_there && join.start == Start::Earliest {
+        return Ok(());
+    }
+    // Alone: two members that join at once begin at the same place.
+    let guard = app.groups.alone().await;
+    let committed = super::committed(&app.log, group);
+    let mut commits = Vec::new();
+    for name in join.topics.iter().filter(|_| join.start != Start::Earliest) {
+        let topic = catalog::find(&app.log, name)?;
+        if committed.keys().any(|id| id.topic == topic.id()) {
+            // Begun before: partitions without a commit were added since, and are read from their start.
+            continue;
+        }
+        for partition in topic.partitions().iter() {
+            let offset = starting_offset(app, partition, join.start).await?;
+            commits.push(Commit {
+                partition: partition.id(),
+                offset,
+                metadata: None,
+            });
+        }
+    }
+    if is_there && commits.is_empty() {
+        return Ok(());
+    }
+    super::commit(&app.log, guard, group, commits, app.clock.now()).await?;
+    Ok(())
+}
+
+async fn starting_offset(app: &App, partition: &Arc<Partition>, start: Start) -> Result<Offset, Problem> {
+    let positions = partition.positions();
+    match start {
+        Start::Earliest => Ok(positions.log_start_offset),
+        Start::Latest => Ok(positions.end_offset),
+        Start::Time(time) => {
+            let (app, partition) = (app.clone(), Arc::clone(partition));
+            let found = blocking(Work::Read, move || {
+                Ok(crate::damage::offset_for_time(&app.log, &partition, time)?)
+            });
+            Ok(found.await?.map_or(positions.end_offset, |(offset, _)| offset))
+        }
+    }
+}
+
+/// Names partitions by topic, sorted.
+fn named(app: &App, partitions: &[PartitionId]) -> Vec<(Arc<str>, u32)> {
+    let mut names: BTreeMap<TopicId, Option<Arc<str>>> = BTreeMap::new();
+    let mut named: Vec<(Arc<str>, u32)> = partitions
+        .iter()
+        .filter_map(|id| {
+            let name = names
+                .entry(id.topic)
+                .or_insert_with(|| app.log.topic_by_id(id.topic).map(|topic| topic.name().into()));
+            name.clone().map(|name| (name, id.index))
+        })
+        .collect();
+    named.sort();
+    named
+}
+
+/// Makes what a member acknowledged or committed durable, and tells the group. Runs to its end whoever is still there.
+async fn commit(
+    app: &App,
+    cell: &Arc<Cell>,
+    commits: Vec<(PartitionId, Offset)>,
+    metadata: BTreeMap<PartitionId, String>,
+) -> Result<(), Problem> {
+    if commits.is_empty() {
+        return Ok(());
+    }
+    let (app, cell) = (app.clone(), Arc::clone(cell));
+    let task = tokio::spawn(async move {
+        let guard = app.groups.commits().await;
+        let changes = commits
+            .iter()
+            .map(|(id, offset)| Commit {
+                partition: *id,
+                offset: *offset,
+                metadata: metadata.get(id).cloned(),
+            })
+            .collect();
+        let result = commit_here(&app.log, &cell.group, changes, app.clock.now()).await;
+        let mut core = app.groups.coordinator.lock(&cell, now_ms(&app));
+        core.ordered.end_commit(&commits, result.is_ok());
+        drop(core);
+        drop(guard);
+        result
+    });
+    match task.await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Problem::new(Code::ShuttingDown, "the server is stopping")),
+    }
+}
+
+fn read_ack(ack: Option<&str>, group: &str, member: &str) -> Result<Option<PollId>, Problem> {
+    let Some(text) = ack else { return Ok(None) };
+    match PollId::decode(text, group, member) {
+        Some(id) => Ok(Some(id)),
+        None => Err(Problem::invalid(
+            "/ack",
+            format!("ack is not a poll_id that {member} was given in the group {group}"),
+        )),
+    }
+}
+
+/// A poll that is under way; dropping it ends it.
+struct Polling<'a> {
+    app: &'a App,
+    cell: Arc<Cell>,
+    member: &'a str,
+    token: u64,
+}
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        let now = now_ms(self.app);
+        let coordinator = &self.app.groups.coordinator;
+        let mut core = coordinator.lock(&self.cell, now);
+        core.ordered.abandon(self.member, self.token, now);
+        // Its session runs again.
+        coordinator.settle(&mut core, now);
+    }
+}
+
+/// Commits what the poll named by `ack` delivered, then waits for records and delivers them. Joins first where the member
+/// is unknown and `joining` is there.
+///
+/// # Errors
+/// 404 `unknown-member`, 409 `poll-superseded`; what [`join`] and commits meet; 500 `corrupt-data` where nothing but
+/// damaged records is left to read.
+pub async fn poll(
+    app: &App,
+    group: &str,
+    member: &str,
+    wanted: &Wanted,
+    joining: Option<Join>,
+) -> Result<Polled, Problem> {
+    let ack = read_ack(wanted.ack.as_deref(), group, member)?;
+    let known = app.groups.coordinator.find(group).is_some_and(|cell| {
+        app.groups
+            .coordinator
+            .lock(&cell, now_ms(app))
+            .ordered
+            .members
+            .contains_key(member)
+    });
+    if let Some(request) = joining {
+        if known {
+            begin(app, group, &request).await?;
+            with(app, group, |_, core| {
+                core.subscribe(member, &request.topics);
+                core.refresh(group, &app.log, &app.groups.coordinator);
+            });
+        } else {
+            join(app, group, Some(member), request).await?;
+        }
+    } else if !known {
+        return Err(unknown_member(group, member));
+    }
+    let problem = |error| refused(error, group, member);
+    let (cell, begun) = with(app, group, |cell, core| {
+        core.refresh(group, &app.log, &app.groups.coordinator);
+        core.ordered
+            .begin_poll(member, ack.as_ref(), now_ms(app))
+            .map(|begun| (Arc::clone(cell), begun))
+    })
+    .map_err(problem)?;
+    let polling = Polling {
+        app,
+        cell,
+        member,
+        token: begun.token,
+    };
+    commit(app, &polling.cell, begun.commits, BTreeMap::new()).await?;
+    let wake = {
+        let mut core = app.groups.coordinator.lock(&polling.cell, now_ms(app));
+        core.ordered.go_on(member, polling.token).map_err(problem)?;
+        core.ordered
+            .members
+            .get(member)
+            .map(|member| Arc::clone(&member.wake))
+    };
+    let Some(wake) = wake else {
+        return Err(unknown_member(group, member));
+    };
+
+    let mut timeout = pin!(tokio::time::sleep(wanted.wait));
+    let mut stopping = app.stopping.subscribe();
+    let mut topics = app.groups.coordinator.watch_topics();
+    let mut is_over = wanted.wait.is_zero();
+    loop {
+        // Registered before the state is looked at, so that no change of it is missed.
+        let mut woken = pin!(wake.notified());
+        woken.as_mut().enable();
+        topics.mark_unchanged();
+        let (places, is_new) = {
+            let mut core = app.groups.coordinator.lock(&polling.cell, now_ms(app));
+            core.refresh(group, &app.log, &app.groups.coordinator);
+            core.ordered.readable(member, polling.token).map_err(problem)?
+        };
+        let partitions = find_partitions(app, &places);
+        let (pages, fault) = read(app, &partitions, wanted).await?;
+        if pages.is_empty()
+            && !is_new
+            && let Some(fault) = fault
+        {
+            return Err(fault);
+        }
+        if !pages.is_empty() || is_new || is_over {
+            let ranges = pages
+                .iter()
+                .map(|delivered| {
+                    (
+                        delivered.partition,
+                        delivered.page.from,
+                        delivered.page.next_offset,
+                    )
+                })
+                .collect();
+            let mut core = app.groups.coordinator.lock(&polling.cell, now_ms(app));
+            let answer = core
+                .ordered
+                .deliver(member, polling.token, ranges, now_ms(app))
+                .map_err(problem)?;
+            drop(core);
+            match answer {
+                Some(answer) => return Ok(polled(app, group, member, answer, pages)),
+                None => continue,
+            }
+        }
+        let mut data: FuturesUnordered<_> = partitions
+            .iter()
+            .map(|(_, partition, position)| partition.wait_for(*position))
+            .collect();
+        tokio::select! {
+            Some(()) = data.next() => {}
+            () = woken => {}
+            _ = topics.changed() => {}
+            () = &mut timeout => is_over = true,
+            // An error means that nobody is left to stop the server: as good as stopping.
+            _ = stopping.wait_for(|stopping| *stopping) => is_over = true,
+        }
+    }
+}
+
+fn polled(app: &App, group: &str, member: &str, answer: Answer, pages: Vec<Delivered>) -> Polled {
+    Polled {
+        poll_id: answer.poll_id.encode(group, member),
+        epoch: answer.epoch,
+        assignment: named(app, &answer.assignment),
+        pages,
+    }
+}
+
+type Place = (Arc<Topic>, Arc<Partition>, Offset);
+
+/// The partitions of places to read, with where to read them: at the log start where that has passed the position.
+fn find_partitions(app: &App, places: &[(PartitionId, Offset)]) -> Vec<Place> {
+    let mut topics: BTreeMap<TopicId, Option<Arc<Topic>>> = BTreeMap::new();
+    let find = |(id, position): &(PartitionId, Offset)| {
+        let topic = topics
+            .entry(id.topic)
+            .or_insert_with(|| app.log.topic_by_id(id.topic))
+            .clone()?;
+        let partition = topic.partition(id.index)?;
+        let from = partition.positions().log_start_offset.max(*position);
+        Some((topic, partition, from))
+    };
+    places.iter().filter_map(find).collect()
+}
+
+/// Reads what there is, within the limits; and says what was wrong with a partition that could not be read.
+async fn read(
+    app: &App,
+    places: &[Place],
+    wanted: &Wanted,
+) -> Result<(Vec<Delivered>, Option<Problem>), Problem> {
+    let (mut records, mut bytes) = (0, 0);
+    let mut pages: Vec<Delivered> = Vec::new();
+    let mut fault = None;
+    for (topic, partition, from) in places {
+        if records >= wanted.max_records || bytes >= wanted.max_bytes || pages.len() == MAX_PARTITIONS {
+            break;
+        }
+        if partition.positions().end_offset <= *from {
+            continue;
+        }
+        let limits = Limits {
+            from: *from,
+            until: None,
+            max_records: wanted.max_records - records,
+            max_bytes: wanted.max_bytes - bytes,
+            whole_batches: false,
+        };
+        let page = match read_page(app, partition, limits).await {
+            Ok(page) => page,
+            // Deleted or trimmed meanwhile: it is looked at again.
+            Err(problem) if matches!(problem.code(), Code::UnknownTopic | Code::OffsetTrimmed) => continue,
+            Err(problem) => {
+                let place = partition.id().index;
+                fault.get_or_insert(problem.with("topic", topic.name()).with("partition", place));
+                continue;
+            }
+        };
+        // One record is always read: in a poll only the first partition's may be above the limit.
+        if !pages.is_empty() && bytes + page.stored_bytes > wanted.max_bytes {
+            break;
+        }
+        if page.next_offset <= *from {
+            continue;
+        }
+        records += page.records;
+        bytes += page.stored_bytes;
+        pages.push(Delivered {
+            topic: topic.name().into(),
+            partition: partition.id(),
+            page,
+        });
+    }
+    app.metrics
+        .fetched_records
+        .fetch_add(records, std::sync::atomic::Ordering::Relaxed);
+    app.metrics
+        .fetched_bytes
+        .fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+    Ok((pages, fault))
+}
+
+/// Keeps a member alive. Returns its epoch, and whether the group waits for it to poll.
+///
+/// # Errors
+/// 404 `unknown-member`, 409 `fenced` with a stale epoch.
+pub fn heartbeat(app: &App, group: &str, member: &str, epoch: Option<u64>) -> Result<u64, Problem> {
+    let cell = app
+        .groups
+        .coordinator
+        .find(group)
+        .ok_or_else(|| unknown_member(group, member))?;
+    let now = now_ms(app);
+    let mut core = app.groups.coordinator.lock(&cell, now);
+    core.ordered
+        .touch(member, epoch, now)
+        .map_err(|error| refused(error, group, member))
+}
+
+/// Commits offsets for a member. What lies below the committed offset stays there: the answer is what is committed now.
+///
+/// # Errors
+/// 404 `unknown-member`; 409 `fenced`: nothing was committed; what a commit meets.
+pub async fn commit_as(
+    app: &App,
+    group: &str,
+    member: &str,
+    epoch: u64,
+    commits: Vec<Commit>,
+) -> Result<BTreeMap<PartitionId, Offset>, Problem> {
+    let offsets: Vec<(PartitionId, Offset)> = commits
+        .iter()
+        .map(|commit| (commit.partition, commit.offset))
+        .collect();
+    let metadata = commits
+        .into_iter()
+        .filter_map(|commit| Some((commit.partition, commit.metadata?)))
+        .collect();
+    let problem = |error| refused(error, group, member);
+    let cell = app
+        .groups
+        .coordinator
+        .find(group)
+        .ok_or_else(|| unknown_member(group, member))?;
+    let news = {
+        let now = now_ms(app);
+        let mut core = app.groups.coordinator.lock(&cell, now);
+        let mut news = offsets.clone();
+        news.retain(|(id, offset)| {
+            core.ordered
+                .committed(*id)
+                .is_none_or(|committed| committed <= *offset)
+        });
+        core.ordered.touch(member, Some(epoch), now).map_err(problem)?;
+        core.ordered
+            .check_held(member, offsets.iter().map(|(id, _)| *id))
+            .map_err(problem)?;
+        core.ordered.begin_commit(&news);
+        news
+    };
+    commit(app, &cell, news, metadata).await?;
+    let core = app.groups.coordinator.lock(&cell, now_ms(app));
+    Ok(offsets
+        .iter()
+        .map(|(id, offset)| (*id, core.ordered.committed(*id).unwrap_or(*offset)))
+        .collect())
+}
+
+/// Leaves the group, committing what the poll named by `ack` delivered.
+///
+/// # Errors
+/// 404 `unknown-member`; what a commit meets: the member is still there.
+pub async fn leave(app: &App, group: &str, member: &str, ack: Option<&str>) -> Result<(), Problem> {
+    let ack = read_ack(ack, group, member)?;
+    let problem = |error| refused(error, group, member);
+    let cell = app
+        .groups
+        .coordinator
+        .find(group)
+        .ok_or_else(|| unknown_member(group, member))?;
+    let commits = {
+        let mut core = app.groups.coordinator.lock(&cell, now_ms(app));
+        core.ordered.begin_leave(member, ack.as_ref()).map_err(problem)?
+    };
+    commit(app, &cell, commits, BTreeMap::new()).await?;
+    let now = now_ms(app);
+    let mut core = app.groups.coordinator.lock(&cell, now);
+    core.ordered.leave(member);
+    app.groups.coordinator.settle(&mut core, now);
+    tracing::debug!(group, member, "a member left");
+    Ok(())
+}
+
+/// A member, as it is described.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// Its name.
+    pub member: Arc<str>,
+    /// What it calls itself.
+    pub client_id: Option<String>,
+    /// Where it was heard from.
+    pub address: Option<String>,
+    /// Its epoch.
+    pub epoch: u64,
+    /// How long ago it was heard from; 0 while it is in a poll.
+    pub last_contact_ms: u64,
+    /// It is in a poll.
+    pub is_polling: bool,
+    /// What it reads.
+    pub assignment: Vec<(Arc<str>, u32)>,
+}
+
+/// The members of a group, sorted by name.
+#[must_use]
+pub fn describe(app: &App, group: &str) -> Vec<Described> {
+    let Some(cell) = app.groups.coordinator.find(group) else {
+        return Vec::new();
+    };
+    let now = now_ms(app);
+    let core = app.groups.coordinator.lock(&cell, now);
+    let mut held: BTreeMap<&Arc<str>, Vec<PartitionId>> = BTreeMap::new();
+    for (id, owner) in core.ordered.partitions() {
+        if let Some(owner) = owner {
+            held.entry(owner).or_default().push(id);
+        }
+    }
+    core.ordered
+        .members
+        .iter()
+        .map(|(name, member)| Described {
+            member: Arc::clone(name),
+            client_id: member.client_id.clone(),
+            address: member.address.clone(),
+            epoch: member.epoch,
+            last_contact_ms: if member.is_polling() {
+                0
+            } else {
+                now.saturating_sub(member.last_contact)
+            },
+            is_polling: member.is_polling(),
+            assignment: named(app, held.get(name).map_or(&[][..], Vec::as_slice)),
+        })
+        .collect()
+}
+
+/// Ends sessions as they run out, until the server stops. To be spawned once.
+pub async fn end_sessions(app: App) {
+    let mut stopping = app.stopping.subscribe();
+    loop {
+        let next = app.groups.coordinator.tick(now_ms(&app));
+        let wait = next.map(|next| Duration::from_millis(next.saturating_sub(now_ms(&app)).max(5)));
+        let timer = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = timer => {}
+            () = app.groups.coordinator.sooner.notified() => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+    }
+}

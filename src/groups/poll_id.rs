@@ -1,0 +1,170 @@
+//! `poll_id`: what a poll delivered, as an opaque string that says it by itself.
+//!
+//! The server keeps nothing of it over a restart, so an `ack` from before one carries what it acknowledges. Base64 (URL
+//! alphabet, no padding) of:
+//!
+//! ```text
+//! version=1  life:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint next_offset:varint }  crc32:u32
+//! ```
+//!
+//! `life` names the server's process, `epoch` the member's epoch then. The checksum also covers the group's and the
+//! member's names, which are not in it: nobody acknowledges what another was given. It guards against mistakes, not
+//! against forgery: who may poll may commit as well.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use quipu_segments::{Offset, PartitionId, TopicId};
+
+const VERSION: u8 = 1;
+/// The most partitions that one poll delivers from.
+pub const MAX_PARTITIONS: usize = 256;
+
+/// What a poll delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PollId {
+    /// The server's process.
+    pub life: u64,
+    /// The member's epoch.
+    pub epoch: u64,
+    /// The number of the answer, in this process.
+    pub number: u64,
+    /// Where each partition goes on behind what was delivered of it.
+    pub next: Vec<(PartitionId, Offset)>,
+}
+
+impl PollId {
+    /// The string for a member of a group.
+    #[must_use]
+    pub fn encode(&self, group: &str, member: &str) -> String {
+        let mut bytes = Vec::with_capacity(24 + self.next.len() * 6);
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&self.life.to_be_bytes());
+        for number in [self.epoch, self.number, self.next.len() as u64] {
+            push_varint(&mut bytes, number);
+        }
+        for (partition, next) in &self.next {
+            for number in [partition.topic.0, u64::from(partition.index), next.get()] {
+                push_varint(&mut bytes, number);
+            }
+        }
+        let crc = checksum(&bytes, group, member);
+        bytes.extend_from_slice(&crc.to_be_bytes());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// What the string says; `None` if it is none of this member's.
+    #[must_use]
+    pub fn decode(text: &str, group: &str, member: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (covered, crc) = bytes.split_last_chunk::<4>()?;
+        if u32::from_be_bytes(*crc) != checksum(covered, group, member) {
+            return None;
+        }
+        let (&version, rest) = covered.split_first()?;
+        let (life, mut rest) = rest.split_first_chunk::<8>()?;
+        if version != VERSION {
+            return None;
+        }
+        let epoch = take_varint(&mut rest)?;
+        let number = take_varint(&mut rest)?;
+        let count = usize::try_from(take_varint(&mut rest)?)
+            .ok()
+            .filter(|count| *count <= MAX_PARTITIONS)?;
+        let mut next = Vec::with_capacity(count);
+        for _ in 0..count {
+            let topic = TopicId(take_varint(&mut rest)?);
+            let index = u32::try_from(take_varint(&mut rest)?).ok()?;
+            let offset = Offset::try_new(take_varint(&mut rest)?)?;
+            next.push((PartitionId { topic, index }, offset));
+        }
+        rest.is_empty().then_some(Self {
+            life: u64::from_be_bytes(*life),
+            epoch,
+            number,
+            next,
+        })
+    }
+}
+
+fn checksum(bytes: &[u8], group: &str, member: &str) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [bytes, group.as_bytes(), &[0], member.as_bytes()] {
+        hasher.update(part);
+    }
+    hasher.finalize()
+}
+
+/// LEB128: seven bits a byte, the lowest first.
+fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let bits = u64::from(byte & 0x7f);
+        number |= bits
+            .checked_shl(shift)
+            .filter(|shifted| shifted >> shift == bits)?;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn poll_id() -> impl Strategy<Value = PollId> {
+        let partition = (any::<u64>(), any::<u32>(), 0_u64..(1 << 62));
+        (
+            any::<u64>(),
+            any::<u64>(),
+            any::<u64>(),
+            prop::collection::vec(partition, 0..20),
+        )
+            .prop_map(|(life, epoch, number, next)| PollId {
+                life,
+                epoch,
+                number,
+                next: next
+                    .into_iter()
+                    .map(|(topic, index, offset)| {
+                        (
+                            PartitionId {
+                                topic: TopicId(topic),
+                                index,
+                            },
+                            Offset::new(offset),
+                        )
+                    })
+                    .collect(),
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn it_comes_back_for_its_member_alone(id in poll_id(), cut in any::<prop::sample::Index>()) {
+            let text = id.encode("billing", "a");
+            prop_assert_eq!(PollId::decode(&text, "billing", "a"), Some(id));
+            prop_assert_eq!(PollId::decode(&text, "billing", "b"), None);
+            prop_assert_eq!(PollId::decode(&text, "billin", "ga"), None);
+            prop_assert_eq!(PollId::decode(&text[..cut.index(text.len())], "billing", "a"), None);
+        }
+
+        #[test]
+        fn any_other_string_is_none_and_no_panic(text in ".{0,80}") {
+            prop_assert_eq!(PollId::decode(&text, "billing", "a"), None);
+        }
+    }
+}

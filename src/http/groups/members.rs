@@ -1,0 +1,590 @@
+//! `/v1/groups/{group}/members`: joining, polling, and what else members do.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body::Body as HttpBody;
+use quipu_segments::TimestampMs;
+use quipu_segments::batch::{BatchError, Batches, Records};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::offsets::{OffsetBody, OffsetsBody, check_commits};
+use super::valid_group;
+use crate::app::App;
+use crate::groups::members::{self, Delivered, Described, Join, Joined, Polled, Start, Wanted};
+use crate::http::body::read_json;
+use crate::http::chunks::{self, Chunks};
+use crate::http::fetch::unreadable;
+use crate::http::params::{Params, parse_time};
+use crate::http::problem::{Code, Problem};
+use crate::http::{Peer, json_answer};
+use crate::render::{Layout, RecordRenderer};
+
+const SESSION_TIMEOUT_MS: u64 = 30_000;
+const LEAST_SESSION_TIMEOUT_MS: u64 = 100;
+const MOST_SESSION_TIMEOUT_MS: u64 = 24 * 3_600_000;
+const MAX_TOPICS: usize = 1000;
+const MAX_RECORDS: u64 = 500;
+const MOST_RECORDS: u64 = 100_000;
+const MAX_BYTES: u64 = 1 << 20;
+const MOST_BYTES: u64 = 32 << 20;
+const WAIT_MS: u64 = 5000;
+const MOST_WAIT_MS: u64 = 60_000;
+/// What is rendered before it is handed to the connection.
+const CHUNK_BYTES: usize = 64 << 10;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(join_group))
+        .routes(routes!(leave_group))
+        .routes(routes!(poll))
+        .routes(routes!(heartbeat))
+        .routes(routes!(commit))
+}
+
+/// A partition that a member reads.
+#[derive(Debug, Serialize, ToSchema)]
+struct AssignedBody {
+    /// The topic.
+    topic: String,
+    /// The partition.
+    partition: u32,
+}
+
+/// A member of a group.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MemberBody {
+    /// The member's name in its group.
+    member_id: String,
+    /// What it calls itself.
+    client_id: Option<String>,
+    /// Where it was heard from.
+    address: Option<String>,
+    /// Its epoch.
+    epoch: u64,
+    /// When it was heard from; now, while it waits in a poll.
+    last_contact: i64,
+    /// Whether it waits in a poll.
+    polling: bool,
+    /// What it reads.
+    assignment: Vec<AssignedBody>,
+}
+
+/// A member that joins.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct JoinBody {
+    /// The topics to read; they exist.
+    topics: Vec<String>,
+    /// `ordered`: each partition is read by one member, in order.
+    #[serde(default)]
+    r#type: Option<String>,
+    /// The member's name, 1 to 255 visible ASCII characters; the server makes one up unless it is given.
+    #[serde(default)]
+    member_id: Option<String>,
+    /// What the member is called in descriptions of the group.
+    #[serde(default)]
+    client_id: Option<String>,
+    /// How long the member may be silent before its partitions go to others: 30000.
+    #[serde(default)]
+    session_timeout_ms: Option<u64>,
+    /// Where to begin in a topic of which the group has committed nothing: `earliest`, `latest` or a time.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    start: Option<Value>,
+}
+
+/// What a member that has joined is told.
+#[derive(Debug, Serialize, ToSchema)]
+struct JoinedBody {
+    /// The member's name.
+    member_id: String,
+    /// Its epoch: `commit` and `heartbeat` take it.
+    epoch: u64,
+    /// What it reads now. A partition that another member still has comes with a later poll.
+    assignment: Vec<AssignedBody>,
+}
+
+/// A poll. With `topics` (and the other fields of a join) it joins first when the member is unknown.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PollBody {
+    /// The `poll_id` of the answer that is done with: what it delivered is committed. Null: there is none.
+    #[serde(default)]
+    ack: Option<String>,
+    /// Records at most: 500, at most 100000 (more is taken as that).
+    #[serde(default)]
+    max_records: Option<u64>,
+    /// Stored bytes at most: 1048576, at most 33554432 (more is taken as that). One record is always given.
+    #[serde(default)]
+    max_bytes: Option<u64>,
+    /// How long to wait for a record: 5000, at most 60000.
+    #[serde(default)]
+    wait_ms: Option<u64>,
+    /// As in a join.
+    #[serde(default)]
+    topics: Option<Vec<String>>,
+    /// As in a join.
+    #[serde(default)]
+    r#type: Option<String>,
+    /// As in a join; the path names the member, so this must be the same.
+    #[serde(default)]
+    member_id: Option<String>,
+    /// As in a join.
+    #[serde(default)]
+    client_id: Option<String>,
+    /// As in a join.
+    #[serde(default)]
+    session_timeout_ms: Option<u64>,
+    /// As in a join.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    start: Option<Value>,
+}
+
+/// What a poll is answered.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is written by hand")]
+struct PolledBody {
+    /// Names this answer: give it as `ack` to the next poll when it is done with.
+    poll_id: String,
+    /// The member's epoch.
+    epoch: u64,
+    /// What the member reads.
+    assignment: Vec<AssignedBody>,
+    /// Records as a fetch gives them, each with its topic; in the order of their offsets within a partition.
+    #[schema(value_type = Vec<Object>)]
+    records: Vec<Value>,
+    /// Damaged offsets that the operator has skipped; left out where there are none.
+    #[schema(value_type = Option<Vec<Object>>)]
+    gaps: Option<Vec<Value>>,
+}
+
+/// A heartbeat.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct HeartbeatBody {
+    /// The member's epoch, to be told when it is stale.
+    #[serde(default)]
+    epoch: Option<u64>,
+}
+
+/// What a heartbeat is answered.
+#[derive(Debug, Serialize, ToSchema)]
+struct HeartbeatAnswer {
+    /// The member's epoch.
+    epoch: u64,
+    /// `rebalancing`: others wait for partitions; poll when what you have is done.
+    state: &'static str,
+}
+
+/// A member's own commit.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CommitBody {
+    /// The member's epoch.
+    epoch: u64,
+    /// One for each partition, which the member has.
+    offsets: Vec<OffsetBody>,
+}
+
+/// Joins a group
+///
+/// The server assigns the partitions, so that each is read by one member and all have about the same number. A partition
+/// that another member has changes hands when that one polls. Joining again under the same name takes the place of the
+/// member before: what that one was delivered and did not acknowledge comes again.
+#[utoipa::path(post, path = "/v1/groups/{group}/members", tag = "groups", request_body = JoinBody,
+    params(("group" = String, Path, description = "The group's name; it is made if need be")),
+    responses((status = 201, description = "It is a member", body = JoinedBody),
+        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 409, description = "`group-type-mismatch`, `group-settings-differ`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
+async fn join_group(
+    State(app): State<App>,
+    peer: Option<Extension<Peer>>,
+    group: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let group = valid_group(group)?;
+    let body: JoinBody = read_json(&app, &headers, body).await?;
+    let member = body.member_id.clone();
+    if let Some(member) = &member {
+        check_name(member, "/member_id")?;
+    }
+    let join = join_of(
+        body.topics,
+        body.r#type,
+        body.client_id,
+        body.session_timeout_ms,
+        body.start,
+        peer,
+    )?;
+    let Joined {
+        member,
+        epoch,
+        assignment,
+    } = members::join(&app, &group, member.as_deref(), join).await?;
+    let body = JoinedBody {
+        member_id: member.to_string(),
+        epoch,
+        assignment: assigned(assignment),
+    };
+    Ok(json_answer(StatusCode::CREATED, &body))
+}
+
+/// Acknowledges the last answer and gets the next records
+///
+/// What the poll named by `ack` delivered is committed, durably; then records are delivered, or waited for. An `ack` that is
+/// not the last `poll_id` means that the last answer was lost: its records are delivered again. A poll is a heartbeat. A
+/// newer poll of the same member takes the place of one that waits.
+///
+/// With `topics` in its body a poll joins first when the member is unknown, so that a consumer is a loop of this one call,
+/// over restarts of the server too.
+#[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
+    params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
+    responses((status = 200, description = "The records; none when the wait is over or the assignment has changed", body = PolledBody),
+        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-member`, `unknown-topic`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 409, description = "`poll-superseded`: a newer poll has taken its place, and it delivers nothing; `group-type-mismatch`, `group-settings-differ`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 500, description = "`corrupt-data`: nothing but damaged records is left to read", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
+async fn poll(
+    State(app): State<App>,
+    peer: Option<Extension<Peer>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let (group, member) = member_path(path)?;
+    let body: PollBody = read_json(&app, &headers, body).await?;
+    if body.member_id.as_ref().is_some_and(|name| *name != member) {
+        return Err(Problem::invalid("/member_id", "the path names another member"));
+    }
+    let joining = match body.topics {
+        Some(topics) => Some(join_of(
+            topics,
+            body.r#type,
+            body.client_id,
+            body.session_timeout_ms,
+            body.start,
+            peer,
+        )?),
+        None => {
+            let given = [
+                ("/type", body.r#type.is_some()),
+                ("/client_id", body.client_id.is_some()),
+                ("/session_timeout_ms", body.session_timeout_ms.is_some()),
+                ("/start", body.start.is_some()),
+            ];
+            if let Some((pointer, _)) = given.iter().find(|(_, given)| *given) {
+                return Err(Problem::invalid(
+                    *pointer,
+                    "this is a field of a join, which needs topics as well",
+                ));
+            }
+            None
+        }
+    };
+    let wanted = Wanted {
+        ack: body.ack,
+        max_records: at_least_one(body.max_records, "/max_records")?
+            .unwrap_or(MAX_RECORDS)
+            .min(MOST_RECORDS),
+        max_bytes: at_least_one(body.max_bytes, "/max_bytes")?
+            .unwrap_or(MAX_BYTES)
+            .min(MOST_BYTES),
+        wait: Duration::from_millis(match body.wait_ms.unwrap_or(WAIT_MS) {
+            wait if wait <= MOST_WAIT_MS => wait,
+            _ => {
+                return Err(Problem::invalid(
+                    "/wait_ms",
+                    format!("wait_ms is at most {MOST_WAIT_MS}"),
+                ));
+            }
+        }),
+    };
+    let polled = members::poll(&app, &group, &member, &wanted, joining).await?;
+    answer(polled)
+}
+
+/// Keeps a member alive during long work
+#[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/heartbeat", tag = "groups", request_body = HeartbeatBody,
+    params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
+    responses((status = 200, description = "It is alive", body = HeartbeatAnswer),
+        (status = 404, description = "`unknown-member`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 409, description = "`fenced`: the epoch is stale", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
+async fn heartbeat(
+    State(app): State<App>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let (group, member) = member_path(path)?;
+    let body = if HttpBody::is_end_stream(&body) {
+        HeartbeatBody::default()
+    } else {
+        read_json(&app, &headers, body).await?
+    };
+    let epoch = members::heartbeat(&app, &group, &member, body.epoch)?;
+    let state = app.groups.live(&group).unwrap_or_default().state.name();
+    Ok(json_answer(StatusCode::OK, &HeartbeatAnswer { epoch, state }))
+}
+
+/// Commits offsets of a member
+///
+/// For commits finer than whole polls. Committed offsets never go back this way: the answer says what is committed now.
+#[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/commit", tag = "groups", request_body = CommitBody,
+    params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
+    responses((status = 200, description = "What is committed now, durably", body = OffsetsBody),
+        (status = 404, description = "`unknown-member`, `unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; nothing was committed", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
+async fn commit(
+    State(app): State<App>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let (group, member) = member_path(path)?;
+    let mut body: CommitBody = read_json(&app, &headers, body).await?;
+    let commits = check_commits(&app.log, &body.offsets)?;
+    let places: Vec<_> = commits.iter().map(|commit| commit.partition).collect();
+    let committed = members::commit_as(&app, &group, &member, body.epoch, commits).await?;
+    for (row, place) in body.offsets.iter_mut().zip(places) {
+        if let Some(offset) = committed.get(&place) {
+            row.offset = offset.get();
+        }
+    }
+    Ok(json_answer(
+        StatusCode::OK,
+        &OffsetsBody {
+            offsets: body.offsets,
+        },
+    ))
+}
+
+/// Leaves a group
+#[utoipa::path(delete, path = "/v1/groups/{group}/members/{member}", tag = "groups",
+    params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name"),
+        ("ack" = Option<String>, Query, description = "The `poll_id` of the answer that is done with: what it delivered is committed first")),
+    responses((status = 204, description = "It is no member any more"),
+        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-member`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
+async fn leave_group(
+    State(app): State<App>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let params = Params::parse(query.as_deref(), &["ack"], &[])?;
+    let (group, member) = member_path(path)?;
+    members::leave(&app, &group, &member, params.get("ack")).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The members of a group.
+pub(super) fn describe(app: &App, group: &str) -> Vec<MemberBody> {
+    let now = app.clock.now().get();
+    let body = |member: Described| MemberBody {
+        member_id: member.member.to_string(),
+        client_id: member.client_id,
+        address: member.address,
+        epoch: member.epoch,
+        last_contact: now.saturating_sub(i64::try_from(member.last_contact_ms).unwrap_or(i64::MAX)),
+        polling: member.is_polling,
+        assignment: assigned(member.assignment),
+    };
+    members::describe(app, group).into_iter().map(body).collect()
+}
+
+fn assigned(assignment: Vec<(std::sync::Arc<str>, u32)>) -> Vec<AssignedBody> {
+    assignment
+        .into_iter()
+        .map(|(topic, partition)| AssignedBody {
+            topic: topic.to_string(),
+            partition,
+        })
+        .collect()
+}
+
+fn member_path(path: Result<Path<(String, String)>, PathRejection>) -> Result<(String, String), Problem> {
+    let Path((group, member)) = path.map_err(|error| Problem::invalid("member", error.body_text()))?;
+    let group = valid_group(Ok(Path(group)))?;
+    check_name(&member, "member")?;
+    Ok((group, member))
+}
+
+fn check_name(name: &str, pointer: &str) -> Result<(), Problem> {
+    if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(Problem::invalid(
+        pointer,
+        "a member's name is 1 to 255 visible ASCII characters",
+    ))
+}
+
+fn at_least_one(number: Option<u64>, pointer: &str) -> Result<Option<u64>, Problem> {
+    match number {
+        Some(0) => Err(Problem::invalid(pointer, "it is at least 1")),
+        number => Ok(number),
+    }
+}
+
+fn join_of(
+    topics: Vec<String>,
+    kind: Option<String>,
+    client_id: Option<String>,
+    session_timeout_ms: Option<u64>,
+    start: Option<Value>,
+    peer: Option<Extension<Peer>>,
+) -> Result<Join, Problem> {
+    match kind.as_deref() {
+        None | Some("ordered") => {}
+        Some("shared") => {
+            return Err(Problem::new(
+                Code::NotSupported,
+                "groups of the type shared are not in this version",
+            )
+            .with("pointer", "/type"));
+        }
+        Some(_) => return Err(Problem::invalid("/type", "type is ordered or shared")),
+    }
+    if topics.is_empty() || topics.len() > MAX_TOPICS {
+        return Err(Problem::invalid(
+            "/topics",
+            format!("name 1 to {MAX_TOPICS} topics"),
+        ));
+    }
+    if let Some(client_id) = &client_id
+        && client_id.len() > 255
+    {
+        return Err(Problem::invalid("/client_id", "client_id is at most 255 bytes"));
+    }
+    let session_timeout = session_timeout_ms.unwrap_or(SESSION_TIMEOUT_MS);
+    if !(LEAST_SESSION_TIMEOUT_MS..=MOST_SESSION_TIMEOUT_MS).contains(&session_timeout) {
+        let detail =
+            format!("session_timeout_ms is from {LEAST_SESSION_TIMEOUT_MS} to {MOST_SESSION_TIMEOUT_MS}");
+        return Err(Problem::invalid("/session_timeout_ms", detail));
+    }
+    let topics: BTreeSet<String> = topics.into_iter().collect();
+    Ok(Join {
+        topics,
+        client_id,
+        address: peer.map(|Extension(Peer(address))| address.to_string()),
+        session_timeout,
+        start: start.map_or(Ok(Start::default()), |start| read_start(&start))?,
+    })
+}
+
+fn read_start(value: &Value) -> Result<Start, Problem> {
+    let wrong = || {
+        Problem::invalid(
+            "/start",
+            format!(r#"start is "earliest", "latest" or a time, not {value}"#),
+        )
+    };
+    match value {
+        Value::String(text) => match text.as_str() {
+            "earliest" => Ok(Start::Earliest),
+            "latest" => Ok(Start::Latest),
+            text => parse_time(text).map(Start::Time).ok_or_else(wrong),
+        },
+        Value::Number(number) => match number.as_i64() {
+            Some(millis) if millis >= 0 => Ok(Start::Time(TimestampMs(millis))),
+            _ => Err(wrong()),
+        },
+        _ => Err(wrong()),
+    }
+}
+
+fn answer(polled: Polled) -> Result<Response, Problem> {
+    let head = serde_json::json!({
+        "poll_id": polled.poll_id, "epoch": polled.epoch, "assignment": assigned(polled.assignment),
+    });
+    let mut before = head.to_string();
+    before.pop();
+    before.push_str(",\"records\":[");
+    let gaps: Vec<Value> = polled
+        .pages
+        .iter()
+        .flat_map(|delivered| delivered.gaps().iter().map(move |gap| (delivered, gap)))
+        .map(|(delivered, gap)| {
+            serde_json::json!({
+                "topic": &*delivered.topic, "partition": delivered.partition.index,
+                "offset": gap.from.get(), "until_offset": gap.until.get(), "reason": "damaged",
+            })
+        })
+        .collect();
+    let after = match gaps.is_empty() {
+        true => "]}".to_owned(),
+        false => format!("],\"gaps\":{}}}", Value::from(gaps)),
+    };
+    let body = chunks::body(|chunks| write(before, polled.pages, after, chunks)).map_err(unreadable)?;
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+async fn write(
+    before: String,
+    pages: Vec<Delivered>,
+    after: String,
+    mut chunks: Chunks,
+) -> Result<Bytes, BatchError> {
+    let stored: u64 = pages.iter().map(|delivered| delivered.page.stored_bytes).sum();
+    let expected = usize::try_from(stored * 2 + 512).unwrap_or(CHUNK_BYTES) + before.len();
+    let capacity = expected.min(CHUNK_BYTES + CHUNK_BYTES / 16);
+    let mut out = Vec::with_capacity(capacity);
+    out.extend_from_slice(before.as_bytes());
+    let mut between: &[u8] = b"";
+    for delivered in &pages {
+        let renderer = RecordRenderer::new(
+            Some(&delivered.topic),
+            delivered.partition.index,
+            Layout::Document,
+        );
+        let page = &delivered.page;
+        for run in &page.runs {
+            for batch in Batches::new(&run.bytes) {
+                for record in Records::new(batch?.1)? {
+                    let record = record?;
+                    if record.offset < page.from {
+                        continue;
+                    }
+                    if record.offset >= page.end {
+                        break;
+                    }
+                    out.extend_from_slice(between);
+                    between = b",";
+                    renderer.push(&mut out, &record, run.json_lines);
+                    if out.len() >= CHUNK_BYTES {
+                        chunks.send(Bytes::from(std::mem::take(&mut out))).await;
+                        out.reserve(capacity);
+                    }
+                }
+            }
+        }
+    }
+    out.extend_from_slice(after.as_bytes());
+    Ok(Bytes::from(out))
+}

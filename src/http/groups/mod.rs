@@ -1,0 +1,216 @@
+//! `/v1/groups`: groups, what they have committed, and their members.
+
+mod members;
+mod offsets;
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use quipu_segments::{Log, Partition, Topic};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::json_answer;
+use super::params::Params;
+use super::problem::{Code, Problem};
+use crate::app::App;
+use crate::groups;
+use members::MemberBody;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list_groups))
+        .routes(routes!(describe_group, delete_group))
+        .merge(offsets::routes())
+        .merge(members::routes())
+}
+
+/// A group in a list.
+#[derive(Debug, Serialize, ToSchema)]
+struct GroupRow {
+    /// The group's name.
+    group: String,
+    /// `empty` without members, `stable`, or `rebalancing` while partitions wait for their owners to give them up.
+    state: &'static str,
+    /// `ordered`: each partition is read by one member, in order.
+    r#type: &'static str,
+}
+
+/// Groups, sorted by name.
+#[derive(Debug, Serialize, ToSchema)]
+struct GroupList {
+    /// The groups.
+    groups: Vec<GroupRow>,
+    /// There is more: give it as `after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// A group.
+#[derive(Debug, Serialize, ToSchema)]
+struct GroupBody {
+    /// The group's name.
+    group: String,
+    /// `empty` without members, `stable`, or `rebalancing` while partitions wait for their owners to give them up.
+    state: &'static str,
+    /// `ordered`: each partition is read by one member, in order.
+    r#type: &'static str,
+    /// The members, sorted by name.
+    members: Vec<MemberBody>,
+}
+
+/// Groups, sorted by name
+#[utoipa::path(get, path = "/v1/groups", tag = "groups",
+    params(("limit" = Option<u64>, Query, description = "Groups at most (100)"),
+        ("after" = Option<String>, Query, description = "Groups after this name")),
+    responses((status = 200, description = "The groups", body = GroupList)))]
+async fn list_groups(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let (names, next) = page_of_names(&app, query.as_deref())?;
+    let groups = names
+        .into_iter()
+        .map(|group| {
+            let live = app.groups.live(&group).unwrap_or_default();
+            GroupRow {
+                group,
+                state: live.state.name(),
+                r#type: live.kind.name(),
+            }
+        })
+        .collect();
+    Ok(json_answer(StatusCode::OK, &GroupList { groups, next }))
+}
+
+/// A group with its members
+#[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups",
+    params(("group" = String, Path, description = "The group's name")),
+    responses((status = 200, description = "The group", body = GroupBody),
+        (status = 404, description = "`unknown-group`")))]
+async fn describe_group(
+    State(app): State<App>,
+    group: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let group = known_group(&app, group)?;
+    let live = app.groups.live(&group).unwrap_or_default();
+    let body = GroupBody {
+        state: live.state.name(),
+        r#type: live.kind.name(),
+        members: members::describe(&app, &group),
+        group,
+    };
+    Ok(json_answer(StatusCode::OK, &body))
+}
+
+/// Deletes a group with what it has committed
+#[utoipa::path(delete, path = "/v1/groups/{group}", tag = "groups",
+    params(("group" = String, Path, description = "The group's name")),
+    responses((status = 204, description = "It is gone"), (status = 404, description = "`unknown-group`"),
+        (status = 409, description = "`group-active`: it has members")))]
+async fn delete_group(
+    State(app): State<App>,
+    group: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let group = valid_group(group)?;
+    let guard = app.groups.alone().await;
+    if !groups::exists(&app.log, &group) {
+        return Err(unknown_group(&group));
+    }
+    no_members(&app, &group)?;
+    groups::delete(&app.log, guard, &group).await?;
+    app.groups.coordinator.forget(&group);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The group's name out of the path.
+///
+/// # Errors
+/// 400 for what cannot be a group's name.
+pub(super) fn valid_group(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let Path(group) = path.map_err(|error| Problem::invalid("group", error.body_text()))?;
+    if groups::is_valid_name(&group) {
+        return Ok(group);
+    }
+    Err(Problem::invalid(
+        "group",
+        format!(
+            "a group's name is 1 to 249 of A-Z a-z 0-9 . _ -, not . or .., and does not begin with __; not {group:?}"
+        ),
+    ))
+}
+
+/// The name of a group that exists.
+///
+/// # Errors
+/// 400 for what cannot be a name, 404 for a group that nobody made.
+pub(super) fn known_group(app: &App, path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let group = valid_group(path)?;
+    if groups::exists(&app.log, &group) {
+        Ok(group)
+    } else {
+        Err(unknown_group(&group))
+    }
+}
+
+/// The names that a list with `limit` and `after` asks for, and what comes as `next`.
+///
+/// # Errors
+/// 400 for other parameters or wrong values.
+pub(super) fn page_of_names(
+    app: &App,
+    query: Option<&str>,
+) -> Result<(Vec<String>, Option<String>), Problem> {
+    let params = Params::parse(query, &["limit", "after"], &[])?;
+    let limit = params.number("limit", 1, 10_000)?.unwrap_or(100) as usize;
+    let mut names = groups::names(&app.log);
+    if let Some(after) = params.get("after") {
+        names.retain(|name| name.as_str() > after);
+    }
+    let is_more = names.len() > limit;
+    names.truncate(limit);
+    let next = names.last().filter(|_| is_more).cloned();
+    Ok((names, next))
+}
+
+/// Refuses what members would not know of.
+fn no_members(app: &App, group: &str) -> Result<(), Problem> {
+    if groups::members::has_members(app, group) {
+        let detail =
+            format!("the group {group} has live members: have them leave, or wait until their sessions end");
+        return Err(Problem::new(Code::GroupActive, detail));
+    }
+    Ok(())
+}
+
+fn unknown_group(group: &str) -> Problem {
+    Problem::new(Code::UnknownGroup, format!("the group {group} does not exist"))
+}
+
+fn known_topic(log: &Log, name: &str, pointer: impl FnOnce() -> String) -> Result<Arc<Topic>, Problem> {
+    log.topic(name).ok_or_else(|| {
+        Problem::new(Code::UnknownTopic, format!("the topic {name} does not exist"))
+            .with("pointer", pointer())
+    })
+}
+
+fn known_partition(
+    topic: &Topic,
+    index: u32,
+    pointer: impl FnOnce() -> String,
+) -> Result<Arc<Partition>, Problem> {
+    topic.partition(index).ok_or_else(|| {
+        let detail = format!(
+            "{} has {} partitions, and none numbered {index}",
+            topic.name(),
+            topic.partition_count()
+        );
+        Problem::new(Code::UnknownPartition, detail).with("pointer", pointer())
+    })
+}

@@ -1,0 +1,469 @@
+//! Members of ordered groups through the API: joining, polling, acknowledging, committing, leaving.
+
+mod harness;
+
+use harness::Service;
+use quipu::groups::members::{describe, end_sessions};
+use serde_json::{Value, json};
+
+fn member(name: &str) -> Value {
+    json!({"topics": ["orders"], "member_id": name})
+}
+
+fn quick(ack: &Value) -> Value {
+    json!({"ack": ack, "wait_ms": 0, "max_records": 10})
+}
+
+async fn orders(partitions: u32, records: u64) -> Service {
+    let service = Service::new();
+    service
+        .put("/v1/topics/orders", json!({"partitions": partitions}))
+        .await
+        .with_status(201);
+    for index in 0..partitions {
+        if records > 0 {
+            service.append_numbers("orders", index, 0, records);
+        }
+    }
+    service
+}
+
+fn offsets(polled: &Value) -> Vec<(u64, u64)> {
+    let records = polled["records"].as_array().expect("records");
+    let place = |record: &Value| {
+        (
+            record["partition"].as_u64().unwrap(),
+            record["offset"].as_u64().unwrap(),
+        )
+    };
+    records.iter().map(place).collect()
+}
+
+async fn committed(service: &Service, partition: u64) -> Option<u64> {
+    let offsets = service.get("/v1/groups/billing/offsets").await.json();
+    let rows = offsets["offsets"].as_array().expect("offsets").clone();
+    rows.iter()
+        .find(|row| row["partition"] == partition)
+        .and_then(|row| row["offset"].as_u64())
+}
+
+#[tokio::test]
+async fn a_consumer_is_a_loop_of_one_call() {
+    let service = orders(1, 25).await;
+    let mut seen = Vec::new();
+    let mut ack = Value::Null;
+    while seen.len() < 25 {
+        let body = json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
+        let polled = service
+            .post("/v1/groups/billing/members/a/poll", body)
+            .await
+            .with_status(200)
+            .json();
+        assert_eq!(polled["assignment"], json!([{"topic": "orders", "partition": 0}]));
+        assert_eq!(polled["records"][0]["topic"], "orders");
+        seen.extend(offsets(&polled));
+        ack = polled["poll_id"].clone();
+    }
+    assert_eq!(seen, (0..25).map(|offset| (0, offset)).collect::<Vec<_>>());
+    assert_eq!(committed(&service, 0).await, Some(20));
+    let path = format!("/v1/groups/billing/members/a?ack={}", ack.as_str().unwrap());
+    service.delete(&path).await.with_status(204);
+    assert_eq!(committed(&service, 0).await, Some(25));
+    let group = service.get("/v1/groups/billing").await.json();
+    assert_eq!(
+        (&group["state"], &group["members"]),
+        (&json!("empty"), &json!([]))
+    );
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_delivered_again_under_another_name() {
+    let service = orders(1, 30).await;
+    service
+        .post("/v1/groups/billing/members", member("a"))
+        .await
+        .with_status(201);
+    let first = service
+        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
+        .await
+        .json();
+    let again = service
+        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
+        .await
+        .json();
+    assert_eq!(offsets(&first), offsets(&again));
+    assert_ne!(first["poll_id"], again["poll_id"]);
+    // The old name counts no more: the records come once more.
+    let third = service
+        .post("/v1/groups/billing/members/a/poll", quick(&first["poll_id"]))
+        .await
+        .json();
+    assert_eq!(offsets(&third), offsets(&first));
+    assert_eq!(committed(&service, 0).await, None);
+    let fourth = service
+        .post("/v1/groups/billing/members/a/poll", quick(&third["poll_id"]))
+        .await
+        .json();
+    assert_eq!(offsets(&fourth)[0], (0, 10));
+    assert_eq!(committed(&service, 0).await, Some(10));
+}
+
+#[tokio::test]
+async fn a_partition_changes_hands_between_two_polls_of_its_owner() {
+    let service = orders(2, 10).await;
+    service
+        .post("/v1/groups/billing/members", member("a"))
+        .await
+        .with_status(201);
+    let mut body = quick(&Value::Null);
+    body["max_records"] = json!(100);
+    let held = service
+        .post("/v1/groups/billing/members/a/poll", body.clone())
+        .await
+        .json();
+    assert_eq!(offsets(&held).len(), 20);
+    let joined = service
+        .post("/v1/groups/billing/members", member("b"))
+        .await
+        .with_status(201)
+        .json();
+    assert_eq!(joined["assignment"], json!([]), "a still works on both");
+    assert_eq!(
+        service.get("/v1/groups/billing").await.json()["state"],
+        "rebalancing"
+    );
+    let nothing = service
+        .post("/v1/groups/billing/members/b/poll", quick(&Value::Null))
+        .await
+        .json();
+    assert_eq!(offsets(&nothing), []);
+    // The owner's poll commits what it had, and gives one up.
+    body["ack"] = held["poll_id"].clone();
+    let after = service
+        .post("/v1/groups/billing/members/a/poll", body)
+        .await
+        .json();
+    assert_eq!(
+        (
+            after["assignment"].as_array().unwrap().len(),
+            offsets(&after).len()
+        ),
+        (1, 0)
+    );
+    assert_ne!(after["epoch"], held["epoch"]);
+    service.append_numbers("orders", 0, 10, 1);
+    service.append_numbers("orders", 1, 10, 1);
+    let of_a = service
+        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
+        .await
+        .json();
+    let of_b = service
+        .post("/v1/groups/billing/members/b/poll", quick(&Value::Null))
+        .await
+        .json();
+    let mut all = [offsets(&of_a), offsets(&of_b)].concat();
+    all.sort_unstable();
+    assert_eq!(all, [(0, 10), (1, 10)], "nothing twice, nothing lost");
+    assert_eq!(service.get("/v1/groups/billing").await.json()["state"], "stable");
+}
+
+#[tokio::test]
+async fn a_waiting_poll_ends_with_a_record_a_rebalance_or_a_newer_poll() {
+    let service = std::sync::Arc::new(orders(2, 0).await);
+    service
+        .post("/v1/groups/billing/members", member("a"))
+        .await
+        .with_status(201);
+    let wait = json!({"wait_ms": 60_000});
+    service
+        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
+        .await
+        .with_status(200);
+    let poll = |name: &str| {
+        let (service, path, wait) = (
+            service.clone(),
+            format!("/v1/groups/billing/members/{name}/poll"),
+            wait.clone(),
+        );
+        tokio::spawn(async move { service.post(&path, wait).await })
+    };
+    let is_polling = |count: usize| {
+        let service = service.clone();
+        async move {
+            let waits = |service: &Service| {
+                describe(&service.app, "billing")
+                    .iter()
+                    .filter(|member| member.is_polling)
+                    .count()
+            };
+            while waits(&service) < count {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let waiting = poll("a");
+    is_polling(1).await;
+    service.append_numbers("orders", 1, 0, 1);
+    assert_eq!(offsets(&waiting.await.unwrap().json()), [(1, 0)]);
+
+    // The record is lost; the next poll gets it, and the one after waits.
+    let again = service
+        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
+        .await
+        .json();
+    let body = json!({"ack": again["poll_id"], "wait_ms": 60_000});
+    let service2 = service.clone();
+    let waiting = tokio::spawn(async move { service2.post("/v1/groups/billing/members/a/poll", body).await });
+    is_polling(1).await;
+    while committed(&service, 1).await.is_none() {
+        tokio::task::yield_now().await;
+    }
+    let joined = service
+        .post("/v1/groups/billing/members", member("b"))
+        .await
+        .json();
+    let ended = waiting.await.unwrap().json();
+    assert_eq!(ended["assignment"].as_array().unwrap().len(), 1, "{ended}");
+    assert_eq!(offsets(&ended), []);
+    // One of the two answers told b of its partition.
+    let told = joined["assignment"].as_array().unwrap().len();
+    let polled = service
+        .post("/v1/groups/billing/members/b/poll", quick(&Value::Null))
+        .await
+        .json();
+    assert!(told <= 1 && polled["assignment"].as_array().unwrap().len() == 1);
+
+    let old = poll("a");
+    is_polling(1).await;
+    let new = service
+        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
+        .await;
+    assert_eq!(new.status, 200);
+    old.await.unwrap().problem(409, "poll-superseded");
+}
+
+#[tokio::test]
+async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back() {
+    let service = orders(2, 20).await;
+    let joined = service
+        .post("/v1/groups/billing/members", member("a"))
+        .await
+        .json();
+    let commit = |epoch: &Value, partition: u32, offset: u64| json!({"epoch": epoch, "offsets": [{"topic": "orders", "partition": partition, "offset": offset}]});
+    let path = "/v1/groups/billing/members/a/commit";
+    let answer = service
+        .post(path, commit(&joined["epoch"], 0, 7))
+        .await
+        .with_status(200)
+        .json();
+    assert_eq!(answer["offsets"][0]["offset"], 7);
+    let answer = service
+        .post(path, commit(&joined["epoch"], 0, 3))
+        .await
+        .with_status(200)
+        .json();
+    assert_eq!(answer["offsets"][0]["offset"], 7, "it says what is committed");
+    assert_eq!(committed(&service, 0).await, Some(7));
+    service
+        .post(path, commit(&json!(999_999), 0, 9))
+        .await
+        .problem(409, "fenced");
+    service
+        .post(path, commit(&joined["epoch"], 0, 21))
+        .await
+        .problem(400, "invalid-request");
+    service
+        .post(path, commit(&joined["epoch"], 5, 1))
+        .await
+        .problem(404, "unknown-partition");
+    // What was committed is not delivered.
+    let polled = service
+        .post("/v1/groups/billing/members/a/poll", json!({"wait_ms": 0}))
+        .await
+        .json();
+    assert!(offsets(&polled).contains(&(0, 7)) && !offsets(&polled).contains(&(0, 6)));
+    // Another instance under the name fences the one before.
+    let instead = service
+        .post("/v1/groups/billing/members", member("a"))
+        .await
+        .json();
+    assert_ne!(instead["epoch"], joined["epoch"]);
+    service
+        .post(path, commit(&polled["epoch"], 0, 9))
+        .await
+        .problem(409, "fenced");
+    service
+        .post("/v1/groups/billing/members/b/commit", commit(&json!(1), 0, 9))
+        .await
+        .problem(404, "unknown-member");
+    for (call, body) in [
+        ("offsets", json!({"offsets": []})),
+        ("offsets/reset", json!({"topic": "orders", "to": "latest"})),
+    ] {
+        let uri = format!("/v1/groups/billing/{call}");
+        let answer = if call == "offsets" {
+            service.put(&uri, body).await
+        } else {
+            service.post(&uri, body).await
+        };
+        answer.problem(409, "group-active");
+    }
+    service
+        .delete("/v1/groups/billing")
+        .await
+        .problem(409, "group-active");
+}
+
+#[tokio::test]
+async fn an_acknowledgement_of_before_a_restart_counts_unless_somebody_else_was_given_the_partition() {
+    for somebody_else in [false, true] {
+        let service = orders(1, 20).await;
+        let body = |ack: &Value| json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
+        let polled = service
+            .post("/v1/groups/billing/members/a/poll", body(&Value::Null))
+            .await
+            .json();
+        let service = service.restarted(|_| {});
+        if somebody_else {
+            let of_b = service
+                .post("/v1/groups/billing/members/b/poll", body(&Value::Null))
+                .await
+                .json();
+            assert_eq!(offsets(&of_b).len(), 10);
+            service
+                .delete("/v1/groups/billing/members/b")
+                .await
+                .with_status(204);
+        }
+        let next = service
+            .post("/v1/groups/billing/members/a/poll", body(&polled["poll_id"]))
+            .await
+            .with_status(200)
+            .json();
+        let expected = if somebody_else { (0, 0) } else { (0, 10) };
+        assert_eq!(offsets(&next)[0], expected, "somebody else: {somebody_else}");
+    }
+}
+
+#[tokio::test]
+async fn a_group_begins_where_its_first_member_says_and_reads_added_partitions_from_their_start() {
+    let service = orders(1, 10).await;
+    let body = json!({"topics": ["orders"], "start": "latest", "wait_ms": 0});
+    let path = "/v1/groups/billing/members/a/poll";
+    assert_eq!(offsets(&service.post(path, body.clone()).await.json()), []);
+    assert_eq!(
+        committed(&service, 0).await,
+        Some(10),
+        "it is kept, whatever happens before the first record"
+    );
+    service
+        .patch("/v1/topics/orders", json!({"partitions": 2}))
+        .await
+        .with_status(200);
+    service.append_numbers("orders", 1, 0, 2);
+    service.append_numbers("orders", 0, 10, 1);
+    let polled = service.post(path, body).await.json();
+    let mut found = offsets(&polled);
+    found.sort_unstable();
+    assert_eq!(found, [(0, 10), (1, 0), (1, 1)]);
+}
+
+#[tokio::test]
+async fn wrong_requests_of_members_are_refused_by_name() {
+    let service = orders(1, 1).await;
+    let join = "/v1/groups/billing/members";
+    for (body, pointer) in [
+        (json!({"topics": []}), "/topics"),
+        (json!({"topics": ["orders"], "member_id": "a b"}), "/member_id"),
+        (
+            json!({"topics": ["orders"], "session_timeout_ms": 1}),
+            "/session_timeout_ms",
+        ),
+        (json!({"topics": ["orders"], "start": "begin"}), "/start"),
+        (json!({"topics": ["orders"], "type": "queue"}), "/type"),
+    ] {
+        assert_eq!(
+            service.post(join, body).await.problem(400, "invalid-request")["pointer"],
+            pointer
+        );
+    }
+    service
+        .post(join, json!({"topics": ["nothing"]}))
+        .await
+        .problem(404, "unknown-topic");
+    service
+        .post("/v1/groups/billing/members/a/poll", json!({}))
+        .await
+        .problem(404, "unknown-member");
+    service
+        .post("/v1/groups/billing/members/a/heartbeat", json!({}))
+        .await
+        .problem(404, "unknown-member");
+    service
+        .delete("/v1/groups/billing/members/a")
+        .await
+        .problem(404, "unknown-member");
+    service.post(join, member("a")).await.with_status(201);
+    for (body, pointer) in [
+        (json!({"ack": "nonsense"}), "/ack"),
+        (json!({"wait_ms": 60_001}), "/wait_ms"),
+        (json!({"max_records": 0}), "/max_records"),
+        (json!({"start": "latest"}), "/start"),
+        (json!({"member_id": "b"}), "/member_id"),
+    ] {
+        let answer = service.post("/v1/groups/billing/members/a/poll", body).await;
+        assert_eq!(answer.problem(400, "invalid-request")["pointer"], pointer);
+    }
+    service
+        .post("/v1/groups/billing/members/a/poll", json!({"acks": null}))
+        .await
+        .problem(400, "invalid-request");
+    let answer = service
+        .post("/v1/groups/billing/members/a/heartbeat", json!({"epoch": 12_345}))
+        .await;
+    answer.problem(409, "fenced");
+}
+
+#[tokio::test]
+async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends() {
+    let service = orders(1, 5).await;
+    let ending = tokio::spawn(end_sessions(service.app.clone()));
+    let join = |name: &str| json!({"topics": ["orders"], "member_id": name, "session_timeout_ms": 100});
+    service
+        .post("/v1/groups/billing/members", join("a"))
+        .await
+        .with_status(201);
+    let polled = service
+        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
+        .await
+        .json();
+    assert_eq!(offsets(&polled).len(), 5);
+    service
+        .post("/v1/groups/billing/members", join("b"))
+        .await
+        .with_status(201);
+    // It waits for as long as it takes: a's session ends meanwhile.
+    let mut of_b = Value::Null;
+    while of_b["records"].as_array().is_none_or(Vec::is_empty) {
+        let body = json!({"wait_ms": 60_000});
+        of_b = service
+            .post("/v1/groups/billing/members/b/poll", body)
+            .await
+            .with_status(200)
+            .json();
+    }
+    assert_eq!(offsets(&of_b), offsets(&polled));
+    service
+        .post("/v1/groups/billing/members/a/poll", quick(&polled["poll_id"]))
+        .await
+        .problem(404, "unknown-member");
+    // It comes back, and what it did before does not count any more.
+    let body = json!({"ack": polled["poll_id"], "topics": ["orders"], "wait_ms": 0});
+    service
+        .post("/v1/groups/billing/members/a/poll", body)
+        .await
+        .with_status(200);
+    assert_eq!(committed(&service, 0).await, None);
+    service.app.stopping.send_replace(true);
+    ending.await.unwrap();
+}
