@@ -104,26 +104,22 @@ impl<'a> Loads<'a> {
         self.set_load(member, self.load[member] + 1);
     }
 
-    /// Moves partitions from who has two more than another subscriber to that one, until nobody has.
+    /// Moves partitions, one at a time and always from who has most, to another subscriber that has at least two less.
     fn balance(&mut self) {
-        loop {
-            let mut order: Vec<usize> = (0..self.load.len()).collect();
-            order.sort_by_key(|member| (std::cmp::Reverse(self.load[*member]), *member));
-            let mut moved = false;
-            for member in order {
-                while let Some((topic, to)) = self.better_place(member) {
-                    let held = self.held[member].get_mut(&topic);
-                    let Some(partition) = held.and_then(BTreeSet::pop_last) else {
-                        break;
-                    };
-                    self.set_load(member, self.load[member] - 1);
-                    self.give(to, partition);
-                    moved = true;
-                }
-            }
-            if !moved {
+        let mut order: BTreeSet<(usize, usize)> = self.load.iter().copied().zip(0..).collect();
+        while let Some((member, topic, to)) = order.iter().rev().find_map(|(_, member)| {
+            let (topic, to) = self.better_place(*member)?;
+            Some((*member, topic, to))
+        }) {
+            let Some(partition) = self.held[member].get_mut(&topic).and_then(BTreeSet::pop_last) else {
                 return;
-            }
+            };
+            order.remove(&(self.load[member], member));
+            order.remove(&(self.load[to], to));
+            self.set_load(member, self.load[member] - 1);
+            self.give(to, partition);
+            order.insert((self.load[member], member));
+            order.insert((self.load[to], to));
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::OwnedMutexGuard;
 use quipu_segments::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 
 use super::coordinator::{Cell, Coordinator, Core};
@@ -264,6 +265,7 @@ fn named(app: &App, partitions: &[PartitionId]) -> Vec<(Arc<str>, u32)> {
 async fn commit(
     app: &App,
     cell: &Arc<Cell>,
+    order: OwnedMutexGuard<()>,
     commits: Vec<(PartitionId, Offset)>,
     metadata: BTreeMap<PartitionId, String>,
 ) -> Result<(), Problem> {
@@ -285,13 +287,24 @@ async fn commit(
         let mut core = app.groups.coordinator.lock(&cell, now_ms(&app));
         core.ordered.end_commit(&commits, result.is_ok());
         drop(core);
-        drop(guard);
+        drop((guard, order));
         result
     });
     match task.await {
         Ok(result) => Ok(result?),
         Err(_) => Err(Problem::new(Code::ShuttingDown, "the server is stopping")),
     }
+}
+
+/// Waits for a member's turn to commit, which its commits take in the order in which they begin.
+async fn turn_of(app: &App, group: &str, member: &str) -> Result<OwnedMutexGuard<()>, Problem> {
+    let find = || {
+        let cell = app.groups.coordinator.find(group)?;
+        let core = app.groups.coordinator.lock(&cell, now_ms(app));
+        core.ordered.members.get(member).map(|member| Arc::clone(&member.order))
+    };
+    let order = find().ok_or_else(|| unknown_member(group, member))?;
+    Ok(order.lock_owned().await)
 }
 
 fn read_ack(ack: Option<&str>, group: &str, member: &str) -> Result<Option<PollId>, Problem> {
@@ -360,6 +373,7 @@ pub async fn poll(
         return Err(unknown_member(group, member));
     }
     let problem = |error| refused(error, group, member);
+    let order = turn_of(app, group, member).await?;
     let (cell, begun) = with(app, group, |cell, core| {
         core.refresh(group, &app.log, &app.groups.coordinator);
         core.ordered
@@ -373,7 +387,7 @@ pub async fn poll(
         member,
         token: begun.token,
     };
-    commit(app, &polling.cell, begun.commits, BTreeMap::new()).await?;
+    commit(app, &polling.cell, order, begun.commits, BTreeMap::new()).await?;
     let wake = {
         let mut core = app.groups.coordinator.lock(&polling.cell, now_ms(app));
         core.ordered.go_on(member, polling.token).map_err(problem)?;
@@ -565,6 +579,7 @@ pub async fn commit_as(
         .filter_map(|commit| Some((commit.partition, commit.metadata?)))
         .collect();
     let problem = |error| refused(error, group, member);
+    let order = turn_of(app, group, member).await?;
     let cell = app
         .groups
         .coordinator
@@ -586,7 +601,7 @@ pub async fn commit_as(
         core.ordered.begin_commit(&news);
         news
     };
-    commit(app, &cell, news, metadata).await?;
+    commit(app, &cell, order, news, metadata).await?;
     let core = app.groups.coordinator.lock(&cell, now_ms(app));
     Ok(offsets
         .iter()
@@ -601,6 +616,7 @@ pub async fn commit_as(
 pub async fn leave(app: &App, group: &str, member: &str, ack: Option<&str>) -> Result<(), Problem> {
     let ack = read_ack(ack, group, member)?;
     let problem = |error| refused(error, group, member);
+    let order = turn_of(app, group, member).await?;
     let cell = app
         .groups
         .coordinator
@@ -610,7 +626,7 @@ pub async fn leave(app: &App, group: &str, member: &str, ack: Option<&str>) -> R
         let mut core = app.groups.coordinator.lock(&cell, now_ms(app));
         core.ordered.begin_leave(member, ack.as_ref()).map_err(problem)?
     };
-    commit(app, &cell, commits, BTreeMap::new()).await?;
+    commit(app, &cell, order, commits, BTreeMap::new()).await?;
     let now = now_ms(app);
     let mut core = app.groups.coordinator.lock(&cell, now);
     core.ordered.leave(member);
