@@ -13,8 +13,8 @@
 
 use parking_lot::Mutex;
 use quipu_segments::{
-    Ack, AppendRequest, Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, TimestampMs,
-    TopicId,
+    Ack, AppendRequest, Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, StateEntry,
+    TimestampMs, TopicId,
 };
 
 const SKIP: u8 = b'd';
@@ -65,9 +65,16 @@ impl Skips {
     /// Those in the state; a value that cannot be read is logged and left out, so that its range is reported as damaged.
     #[must_use]
     pub fn of(log: &Log, partition: PartitionId) -> Self {
+        Self::among(&log.state_prefix(&partition_prefix(partition)), partition)
+    }
+
+    /// The same, of a state that is read without a log.
+    #[must_use]
+    pub fn among(state: &[StateEntry], partition: PartitionId) -> Self {
+        let prefix = partition_prefix(partition);
         let mut ranges = Vec::new();
-        for (key, value) in log.state_prefix(&partition_prefix(partition)) {
-            match decode(&key, &value) {
+        for (key, value) in state.iter().filter(|(key, _)| key.starts_with(&prefix)) {
+            match decode(key, value) {
                 Some(gap) => ranges.push(gap),
                 None => {
                     tracing::error!(%partition, "a skipped range in the state is not readable: it is left out")

@@ -8,6 +8,8 @@
 
 mod support;
 
+#[path = "hostile/crowd.rs"]
+mod crowd;
 #[path = "hostile/cut.rs"]
 mod cut;
 #[path = "hostile/many.rs"]

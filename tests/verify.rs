@@ -6,18 +6,24 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use quipu::damage::Gap;
 use quipu_segments::batch::BatchBuilder;
-use quipu_segments::{AppendRequest, Log, Options, Part, Records, TimestampMs, TopicSettings, TopicSpec};
+use quipu_segments::{
+    AppendRequest, Log, Offset, Options, Part, Records, TimestampMs, TopicSettings, TopicSpec,
+};
+
+fn options() -> Options {
+    Options {
+        journal_file_bytes: 4 << 20,
+        max_request_bytes: 1 << 20,
+        ..Options::default()
+    }
+}
 
 /// A closed data directory with 50 records, and its one log file.
 fn directory() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        journal_file_bytes: 4 << 20,
-        max_request_bytes: 1 << 20,
-        ..Options::default()
-    };
-    let log = Log::open(dir.path(), options).unwrap();
+    let log = Log::open(dir.path(), options()).unwrap();
     let spec = TopicSpec {
         partitions: 1,
         settings: TopicSettings::default(),
@@ -207,4 +213,92 @@ fn records_are_given_up_only_where_they_are_named_and_damaged() {
     );
     let log = Log::open(dir.path(), Options::default()).unwrap();
     assert_eq!(log.state_prefix(b"d").len(), 1);
+}
+
+/// Copies a data directory, as a kill of whoever has it open would leave it.
+fn copied(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    let status = Command::new("cp")
+        .args(["-r", "--"])
+        .arg(from.join("."))
+        .arg(to.path())
+        .status();
+    assert!(status.unwrap().success());
+    to
+}
+
+fn lines<'a>(printed: &'a str, kind: &str) -> Vec<&'a str> {
+    printed.lines().filter(|line| line.starts_with(kind)).collect()
+}
+
+#[test]
+fn what_was_skipped_on_purpose_is_a_note_and_hides_no_other_damage() {
+    let (dir, file) = directory();
+    flip(&file);
+    let output = verify(dir.path(), &["--output", "json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["findings"][0]["skipped"], false);
+    let offset = |name: &str| Offset::new(report["findings"][0][name].as_u64().unwrap());
+    let range = Gap {
+        from: offset("from_offset"),
+        until: offset("until_offset"),
+    };
+
+    let log = Log::open(dir.path(), options()).unwrap();
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    quipu::damage::skip(&log, &partition, range, TimestampMs(1)).unwrap();
+    // Of a process that was killed, only the journal has it.
+    let killed = copied(dir.path());
+    log.close().unwrap();
+    drop((log, partition));
+    for dir in [killed.path(), dir.path()] {
+        for more in [&[][..], &["--repair"]] {
+            let output = verify(dir, more);
+            assert_eq!(output.status.code(), Some(0), "{more:?}: {output:?}");
+            let printed = text(&output.stdout);
+            let notes = lines(&printed, "note: ");
+            assert!(
+                lines(&printed, "damage: ").is_empty()
+                    && notes.iter().any(|line| line.contains("skipped on purpose")),
+                "{printed}"
+            );
+        }
+        let output = verify(dir, &["--output", "json"]);
+        assert_eq!(output.status.code(), Some(0));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["damaged"], false);
+        assert_eq!(
+            report["findings"][0]["damage"], true,
+            "it is not said to be whole: {report}"
+        );
+        assert_eq!(report["findings"][0]["skipped"], true);
+    }
+
+    // Somewhere else in the file.
+    let mut bytes = std::fs::read(&file).unwrap();
+    let place = bytes.len() / 4;
+    bytes[place] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let output = verify(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let printed = text(&output.stdout);
+    assert_eq!(
+        (lines(&printed, "damage: ").len(), lines(&printed, "note: ").len()),
+        (1, 1),
+        "{printed}"
+    );
+    assert!(text(&output.stderr).contains("damaged in 1 place"), "{output:?}");
+
+    // Taken back, it is damage again.
+    let log = Log::open(dir.path(), options()).unwrap();
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    quipu::damage::take_back(&log, partition.id(), range, TimestampMs(1)).unwrap();
+    let killed = copied(dir.path());
+    log.close().unwrap();
+    drop((log, partition));
+    for dir in [killed.path(), dir.path()] {
+        let output = verify(dir, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(lines(&text(&output.stdout), "damage: ").len(), 2, "{output:?}");
+    }
 }

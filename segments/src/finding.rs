@@ -6,7 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::types::{FilePos, Offset};
+use crate::state::StateEntry;
+use crate::types::{FilePos, Offset, PartitionId};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Finding {
     pub offsets: Option<(Offset, Offset)>,
     /// The partition that they are of, as `orders/3`.
     pub partition: Option<String>,
+    /// The same, as the state's keys may name it.
+    pub partition_id: Option<PartitionId>,
     /// What was found against what was expected.
     pub what: String,
     /// What to do.
@@ -46,6 +49,8 @@ pub struct Verified {
     pub bytes: u64,
     /// Everything that is not as it should be.
     pub findings: Vec<Finding>,
+    /// The state as the next start would have it, in order of its keys: without what only a damaged snapshot had.
+    pub state: Vec<StateEntry>,
 }
 
 impl Verified {

@@ -41,6 +41,8 @@ struct Verifier<'a> {
     progress: &'a mut dyn FnMut(&Verified),
     evidence: HashMap<PartitionId, Evidence>,
     deleted: Vec<TopicId>,
+    /// The partition that is being checked.
+    current: Option<PartitionId>,
     /// Whether checkpoint and journal are whole.
     is_whole: bool,
 }
@@ -91,6 +93,7 @@ pub(crate) fn look(disk: &dyn Disk, layout: Layout, progress: &mut dyn FnMut(&Ve
         progress,
         evidence: HashMap::new(),
         deleted: Vec::new(),
+        current: None,
         is_whole: true,
     };
     verifier.identity(&identity);
@@ -137,6 +140,7 @@ impl Verifier<'_> {
             path,
             position,
             offsets,
+            partition_id: self.current.filter(|_| partition.is_some()),
             partition,
             what,
             advice,
@@ -181,10 +185,11 @@ impl Verifier<'_> {
     }
 
     /// Says what is wrong with the state's snapshot.
-    fn state(&mut self, is_expected: bool) -> Result<()> {
+    fn state(&mut self, is_expected: bool) -> Result<Option<State>> {
         let paths = [self.layout.state(0), self.layout.state(1)];
         let found = Slots::read(self.disk, &paths, state::MAGIC, state::VERSION)?;
-        if found.payload.as_deref().and_then(State::decode).is_some() {
+        let state = found.payload.as_deref().and_then(State::decode);
+        if state.is_some() {
             self.slots(&paths, &found.faults);
         } else if is_expected || !found.damaged.is_empty() {
             self.damage(
@@ -193,7 +198,7 @@ impl Verifier<'_> {
                 "restore them from a backup, or commit the groups' offsets anew",
             );
         }
-        Ok(())
+        Ok(state)
     }
 
     /// One slot of two that is not whole.
@@ -212,7 +217,8 @@ impl Verifier<'_> {
     /// Reads the checkpoint, the state's snapshot and the journal.
     fn evidence(&mut self, id: u64) -> Result<()> {
         let checkpoint = self.checkpoint(id)?;
-        self.state(checkpoint.is_some())?;
+        // Without a snapshot the journal has the rest of it: what a start would have.
+        let mut state = self.state(checkpoint.is_some())?.unwrap_or_default();
         let (sequence, round, expected) = checkpoint.as_ref().map_or((0, 0, false), |checkpoint| {
             (checkpoint.sequence, checkpoint.round, checkpoint.journal_expected)
         });
@@ -244,7 +250,7 @@ impl Verifier<'_> {
         scan.for_each(|_, items| {
             for item in items {
                 match *item {
-                    Item::State { .. } => {}
+                    Item::State { key, value } => state.apply(key, value),
                     Item::TopicDeleted(topic) => deleted.push(topic),
                     Item::LogStart { partition, offset } => {
                         let known = evidence.entry(partition).or_default();
@@ -269,7 +275,9 @@ impl Verifier<'_> {
                 }
             }
             Ok(())
-        })
+        })?;
+        self.verified.state = state.prefix(&[]);
+        Ok(())
     }
 
     fn topics(&mut self) -> Result<()> {
@@ -341,6 +349,7 @@ impl Verifier<'_> {
                 topic: body.id,
                 index,
             };
+            self.current = Some(id);
             let evidence = self.evidence.remove(&id).unwrap_or_default();
             let dir = self.layout.topic_dir(&body.name).join(index.to_string());
             self.partition(&dir, &evidence)?;

@@ -2,13 +2,14 @@
 //! mends what loses nothing, and gives up what is named.
 //!
 //! Exits 1 where something is damaged, or is not as it was written though nothing is lost; with `--repair` where
-//! something is left of that which was not asked to be skipped.
+//! something of that is left. What was skipped on purpose, now or before, is told as a note and is no reason to exit 1:
+//! somebody has seen it and decided, and what is new must not be hidden behind it.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use quipu::damage::{self, Gap, Refusal};
+use quipu::damage::{self, Gap, Refusal, Skips};
 use quipu_segments::{Clock, Finding, Log, Mended, Offset, Options, SystemClock, Verified, repair, verify};
 use serde_json::{Value, json};
 
@@ -94,12 +95,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     };
     bar.finish_and_clear();
     let (mended, verified) = result?;
+    let skipped_before: Vec<bool> = verified
+        .findings
+        .iter()
+        .map(|finding| is_skipped(finding, &verified))
+        .collect();
     if !args.output.is_json() {
         for Mended { path, what } in &mended {
             output::line(format_args!("repaired: {}: {what}", path.display()))?;
         }
-        for finding in &verified.findings {
-            output::line(sentence(finding))?;
+        for (finding, is_skipped) in verified.findings.iter().zip(&skipped_before) {
+            output::line(sentence(finding, *is_skipped))?;
         }
         output::line(format_args!(
             "{}: {} topics, {} partitions, {} segments, {} batches, {} records, {} bytes checked",
@@ -118,7 +124,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         skip(&args.dir, &args.skip)
     };
     if args.output.is_json() {
-        output::json(&report(&mended, &verified))?;
+        output::json(&report(&mended, &verified, &skipped_before))?;
     }
     skipped?;
     if !args.output.is_json() {
@@ -131,9 +137,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             ))?;
         }
     }
-    let is_left = |finding: &&Finding| !args.skip.iter().any(|skip| skip.covers(finding));
-    let left = verified.findings.iter().filter(is_left);
-    let (damaged, faulty) = left.fold((0, 0), |(damaged, faulty), finding| {
+    let findings = verified.findings.iter().zip(skipped_before);
+    let left = findings
+        .filter(|(finding, is_skipped)| !is_skipped && !args.skip.iter().any(|skip| skip.covers(finding)));
+    let (damaged, faulty) = left.fold((0, 0), |(damaged, faulty), (finding, _)| {
         (
             damaged + usize::from(finding.is_damage),
             faulty + usize::from(finding.is_fault),
@@ -196,8 +203,17 @@ fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sentence(finding: &Finding) -> String {
+/// Whether all that is lost there was skipped before.
+fn is_skipped(finding: &Finding, verified: &Verified) -> bool {
+    let (Some(partition), Some((from, until))) = (finding.partition_id, finding.offsets) else {
+        return false;
+    };
+    Skips::among(&verified.state, partition).covers(Gap { from, until })
+}
+
+fn sentence(finding: &Finding, is_skipped: bool) -> String {
     let kind = match (finding.is_damage, finding.is_fault) {
+        (true, _) if is_skipped => "note",
         (true, _) => "damage",
         (false, true) => "fault",
         (false, false) => "note",
@@ -211,19 +227,27 @@ fn sentence(finding: &Finding) -> String {
     let Finding {
         path, what, advice, ..
     } = finding;
+    if is_skipped {
+        return format!(
+            "{kind}: {}{position}{offsets}: {what}; skipped on purpose: consumers go on behind it",
+            path.display()
+        );
+    }
     format!(
         "{kind}: {}{position}{offsets}: {what}; what to do: {advice}",
         path.display()
     )
 }
 
-fn report(mended: &[Mended], verified: &Verified) -> Value {
-    let findings: Vec<Value> = verified
-        .findings
-        .iter()
-        .map(|finding| {
+/// `damage` says of a finding that data is lost, `skipped` that this was decided on; `damaged` counts what was not.
+fn report(mended: &[Mended], verified: &Verified, skipped_before: &[bool]) -> Value {
+    let all = || verified.findings.iter().zip(skipped_before);
+    let is_damaged = all().any(|(finding, is_skipped)| finding.is_damage && !is_skipped);
+    let findings: Vec<Value> = all()
+        .map(|(finding, is_skipped)| {
             json!({
                 "damage": finding.is_damage,
+                "skipped": is_skipped,
                 "fault": finding.is_fault,
                 "partition": finding.partition,
                 "path": finding.path.display().to_string(),
@@ -247,7 +271,7 @@ fn report(mended: &[Mended], verified: &Verified) -> Value {
         "batches": verified.batches,
         "records": verified.records,
         "bytes": verified.bytes,
-        "damaged": verified.is_damaged(),
+        "damaged": is_damaged,
         "findings": findings,
     })
 }

@@ -68,7 +68,7 @@ struct SkipBody {
     ),
     responses(
         (status = 200, description = "The damaged ranges", body = DamageBody),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
     )
 )]
 async fn list_damage(
@@ -97,11 +97,11 @@ async fn list_damage(
     request_body = SkipBody,
     responses(
         (status = 200, description = "Skipped; all that is known to be damaged", body = DamageBody),
-        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 409, description = "`not-damaged`: `healthy_offset` of them can be read", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 410, description = "`offset-trimmed`: below `log_start_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 416, description = "`offset-out-of-range`: above `end_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 400, description = "`invalid-request`"),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
+        (status = 409, description = "`not-damaged`: `healthy_offset` of them can be read"),
+        (status = 410, description = "`offset-trimmed`: below `log_start_offset`"),
+        (status = 416, description = "`offset-out-of-range`: above `end_offset`"),
     )
 )]
 async fn skip_damage(
@@ -146,8 +146,8 @@ async fn skip_damage(
     ),
     responses(
         (status = 200, description = "Taken back; all that is known to be damaged", body = DamageBody),
-        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 400, description = "`invalid-request`"),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
     )
 )]
 async fn take_skip_back(

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use serde::Serialize;
 use serde_json::Value;
-use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::content::{Content, ContentBuilder};
 use utoipa::openapi::{OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -90,7 +90,15 @@ async fn document(RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Ok((headers, text).into_response())
 }
 
-/// The document of all routes; each operation's failures are problems.
+const PROBLEM: &str = "application/problem+json";
+
+fn problem() -> Content {
+    ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Problem")))
+        .build()
+}
+
+/// The document of all routes; each operation's failures are problems, so the handlers need not say that.
 pub(super) fn complete() -> OpenApi {
     let mut api = super::routes().into_openapi();
     for item in api.paths.paths.values_mut() {
@@ -105,20 +113,20 @@ pub(super) fn complete() -> OpenApi {
             &mut item.trace,
         ];
         for operation in operations.into_iter().flatten() {
-            let problem = ResponseBuilder::new()
+            let responses = &mut operation.responses.responses;
+            for (status, response) in &mut *responses {
+                if let RefOr::T(response) = response
+                    && status.starts_with(['4', '5'])
+                    && response.content.is_empty()
+                {
+                    response.content.insert(PROBLEM.to_owned(), RefOr::T(problem()));
+                }
+            }
+            let other = ResponseBuilder::new()
                 .description("Anything else: a problem")
-                .content(
-                    "application/problem+json",
-                    ContentBuilder::new()
-                        .schema(Some(Ref::from_schema_name("Problem")))
-                        .build(),
-                )
+                .content(PROBLEM, problem())
                 .build();
-            operation
-                .responses
-                .responses
-                .entry("default".to_owned())
-                .or_insert(RefOr::T(problem));
+            responses.entry("default".to_owned()).or_insert(RefOr::T(other));
         }
     }
     api
@@ -169,9 +177,16 @@ mod tests {
                         .unwrap_or_else(|| panic!("{method} {path}"))
                         .to_owned(),
                 );
-                let schema =
-                    &operation["responses"]["default"]["content"]["application/problem+json"]["schema"];
-                assert_eq!(schema["$ref"], "#/components/schemas/Problem", "{method} {path}");
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    if status.starts_with(['4', '5']) || status == "default" {
+                        let schema = &response["content"][PROBLEM]["schema"];
+                        assert_eq!(
+                            schema["$ref"], "#/components/schemas/Problem",
+                            "{method} {path} {status}"
+                        );
+                    }
+                }
+                assert!(operation["responses"]["default"].is_object(), "{method} {path}");
             }
         }
         let count = ids.len();

@@ -135,9 +135,9 @@ struct FoundOffset {
     responses(
         (status = 201, description = "Made", body = TopicDescription),
         (status = 200, description = "There already", body = TopicDescription),
-        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 409, description = "`topic-exists`: with other partitions or configuration", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 501, description = "`not-supported`: a configuration key of a later version", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 400, description = "`invalid-request`"),
+        (status = 409, description = "`topic-exists`: with other partitions or configuration"),
+        (status = 501, description = "`not-supported`: a configuration key of a later version"),
     )
 )]
 async fn create_topic(
@@ -181,7 +181,7 @@ async fn create_topic(
     ),
     responses(
         (status = 200, description = "The topics, without their partitions' positions", body = TopicList),
-        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 400, description = "`invalid-request`"),
     )
 )]
 async fn list_topics(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -213,7 +213,7 @@ async fn list_topics(State(app): State<App>, RawQuery(query): RawQuery) -> Resul
     params(("topic" = String, Path, description = "The topic's name")),
     responses(
         (status = 200, description = "The topic", body = TopicDescription),
-        (status = 404, description = "`unknown-topic`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`"),
     )
 )]
 async fn describe_topic(
@@ -239,10 +239,10 @@ async fn describe_topic(
     request_body = TopicBody,
     responses(
         (status = 200, description = "The topic as it is now", body = TopicDescription),
-        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 404, description = "`unknown-topic`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 409, description = "`partitions-cannot-shrink`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 501, description = "`not-supported`: a configuration key of a later version", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 400, description = "`invalid-request`"),
+        (status = 404, description = "`unknown-topic`"),
+        (status = 409, description = "`partitions-cannot-shrink`"),
+        (status = 501, description = "`not-supported`: a configuration key of a later version"),
     )
 )]
 async fn alter_topic(
@@ -279,7 +279,7 @@ async fn alter_topic(
     params(("topic" = String, Path, description = "The topic's name")),
     responses(
         (status = 204, description = "Deleted; a topic made later under the same name is another one"),
-        (status = 404, description = "`unknown-topic`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 404, description = "`unknown-topic`"),
     )
 )]
 async fn delete_topic(
@@ -310,9 +310,9 @@ async fn delete_topic(
     ),
     responses(
         (status = 200, description = "The log start as it is now", body = LogStart),
-        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 416, description = "`offset-out-of-range`: above `end_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 400, description = "`invalid-request`"),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
+        (status = 416, description = "`offset-out-of-range`: above `end_offset`"),
     )
 )]
 async fn trim(place: AtPartition, RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -347,8 +347,8 @@ async fn trim(place: AtPartition, RawQuery(query): RawQuery) -> Result<Response,
     ),
     responses(
         (status = 200, description = "The offset", body = FoundOffset),
-        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 400, description = "`invalid-request`"),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
     )
 )]
 async fn find_offset(

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quipu_segments::{Clock, Disk, Log, RealDisk, SystemClock};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -36,6 +37,9 @@ const REFUSERS: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long cut connections may take to let go of their requests.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
+/// What the kernel takes of an answer beyond what is on its way. Left to itself it takes megabytes for each client that does
+/// not read, and some hundreds of those take all the memory that the machine has for connections.
+const UNSENT_BYTES: u32 = 128 << 10;
 /// How long accepting pauses after an error: those of one connection pass, a lack of descriptors takes a while.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -219,6 +223,8 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, mut stoppe
         };
         // Without it a small answer may wait for the acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
+        // Where it cannot be set, the kernel takes what its own limits let it.
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
         if let Err(stream) = connections.spawn(stream) {
             connections.count_refused();
             if let Ok(permit) = refusers.clone().try_acquire_owned() {

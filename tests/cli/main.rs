@@ -6,6 +6,7 @@
 )]
 
 mod client;
+mod damage;
 mod demo;
 mod fake;
 mod service;

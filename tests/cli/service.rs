@@ -1,7 +1,9 @@
 //! Against the real service: each command does what it says, and what it prints can be used.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::rc::Rc;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -12,12 +14,25 @@ use crate::{failed, quipu, run, stderr, stdout};
 pub(crate) struct Service {
     child: Child,
     pub(crate) url: String,
-    _data: TempDir,
+    data: Rc<TempDir>,
 }
 
 impl Service {
     pub(crate) fn start() -> Self {
-        let data = TempDir::new().unwrap();
+        Self::start_on(Rc::new(TempDir::new().unwrap()))
+    }
+
+    /// Stops it in order, lets `change` do something to its data directory, and starts it again.
+    pub(crate) fn restart_after(mut self, change: impl FnOnce(&Path)) -> Self {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+        let data = Rc::clone(&self.data);
+        change(&data.path().join("data"));
+        Self::start_on(data)
+    }
+
+    fn start_on(data: Rc<TempDir>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_quipu"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data.path().join("data"))
@@ -34,11 +49,7 @@ impl Service {
             .find(|word| word.starts_with("http://"))
             .expect(&line)
             .to_owned();
-        Self {
-            child,
-            url,
-            _data: data,
-        }
+        Self { child, url, data }
     }
 
     /// Runs a command that must succeed; answers what it printed.
@@ -48,12 +59,12 @@ impl Service {
         stdout(&output)
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let text = self.ok(&[args, &["--output", "json"]].concat());
         serde_json::from_str(&text).unwrap()
     }
 
-    fn produce(&self, args: &[&str], input: &str) -> Output {
+    pub(crate) fn produce(&self, args: &[&str], input: &str) -> Output {
         quipu(&[&["produce"], args].concat())
             .env("QUIPU_SERVER", &self.url)
             .write_stdin(input)
@@ -96,7 +107,7 @@ fn ten(n: u32) -> String {
 }
 
 /// The values of printed records.
-fn values(text: &str) -> Vec<u64> {
+pub(crate) fn values(text: &str) -> Vec<u64> {
     text.lines()
         .map(|line| {
             serde_json::from_str::<Value>(line).unwrap()["value"]

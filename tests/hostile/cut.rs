@@ -1,9 +1,10 @@
 //! Requests that end too early, at every byte.
 
+use std::collections::BTreeSet;
 use std::net::Shutdown;
 
-use super::{Fixture, JSON, NDJSON, RECORDS, read_to_the_end};
-use crate::support::Rng;
+use super::{Fixture, JSON, NDJSON, RECORDS, read_to_the_end, wait_until};
+use crate::support::{Rng, Server, read_partition};
 
 /// Where a stream is cut into units, where a MiB does not end them before.
 const UNIT_LINES: usize = 10_000;
@@ -68,6 +69,72 @@ fn a_request_cut_off_at_any_byte_stores_nothing() {
         );
     }
     fixture.finish(&expected);
+}
+
+#[test]
+fn a_client_that_dies_before_its_answer_costs_nothing_that_was_acknowledged() {
+    let fixture = Fixture::new(&[]);
+    fixture.server.create_topic("pairs", 2);
+    let keys = |server: &Server, partition: u32| {
+        let mut keys = Vec::new();
+        read_partition(&mut server.connect(), "pairs", partition, 0, |record| {
+            keys.push(record.key.expect("each has one"));
+        });
+        keys
+    };
+    let mut acknowledged = Vec::new();
+    let (mut stored, mut cut) = (Vec::new(), Vec::new());
+    for number in 0..60 {
+        let path = format!(
+            "/v1/topics/pairs/records?ack={}",
+            ["durable", "written"][number % 2]
+        );
+        let pair = |what: &str| {
+            let record = |partition| format!(r#"{{"partition":{partition},"key":"{what} {number}"}}"#);
+            format!(r#"{{"records":[{},{}]}}"#, record(0), record(1))
+        };
+        let mut connection = fixture.server.connect();
+        let answer = connection.request("POST", &path, JSON, pair("acknowledged").as_bytes());
+        assert_eq!(answer.expect("an answer").status, 200);
+        acknowledged.push(format!("acknowledged {number}"));
+        // On the same connection, one more: cut off, or whole with an answer that nobody reads.
+        let body = pair("unread");
+        let head = format!("Content-Type: {JSON}\r\nContent-Length: {}\r\n", body.len());
+        connection.send_head("POST", &path, &head).expect("it listens");
+        let length = if number % 3 == 0 {
+            body.len() / 2
+        } else {
+            body.len()
+        };
+        connection.send(&body.as_bytes()[..length]).expect("it reads");
+        let key = format!("unread {number}");
+        match number % 3 {
+            0 => cut.push(key),
+            1 => {
+                // The answer is lost for certain: what it would say is done.
+                wait_until("it is stored", || keys(&fixture.server, 1).contains(&key));
+                stored.push(key);
+            }
+            // Whether it gets there before its client's end, nobody knows.
+            _ => {}
+        }
+    }
+    let Fixture { server, directory } = fixture;
+    server.kill();
+    let server = Server::start(&directory.path().join("data"));
+    let found = keys(&server, 0);
+    let distinct: BTreeSet<&String> = found.iter().collect();
+    assert_eq!(distinct.len(), found.len(), "something is there twice");
+    for key in acknowledged.iter().chain(&stored) {
+        assert!(distinct.contains(key), "{key} is lost");
+    }
+    for key in &cut {
+        assert!(!distinct.contains(key), "{key} was never sent to its end");
+    }
+    // Each request is there over both partitions or not at all.
+    let other = keys(&server, 1);
+    assert_eq!(distinct, other.iter().collect());
+    server.stop();
 }
 
 #[test]

@@ -7,10 +7,10 @@ const CONNECTIONS: usize = 10_000;
 /// What a connection may take of the server's memory while it is idle or waits, in bytes.
 const EACH_BYTES: u64 = 64 << 10;
 /// Files that the log may open or close meanwhile.
-const SOME_FILES: usize = 16;
+pub(super) const SOME_FILES: usize = 16;
 
 /// Whether this process, and so the server that it starts, may have enough files open; says so if not.
-fn may_open(files: u64) -> bool {
+pub(super) fn may_open(files: u64) -> bool {
     let limit = quipu_segments::raise_file_limit();
     if limit < files {
         println!("SKIPPED: the limit of open files is {limit}, and the test needs {files} (ulimit -Hn)");
@@ -19,7 +19,7 @@ fn may_open(files: u64) -> bool {
 }
 
 /// What others do meanwhile.
-fn work(fixture: &Fixture, keys: &mut Vec<String>) {
+pub(super) fn work(fixture: &Fixture, keys: &mut Vec<String>) {
     for _ in 0..50 {
         let key = format!("others' {}", keys.len());
         fixture.append(&key);
@@ -30,7 +30,7 @@ fn work(fixture: &Fixture, keys: &mut Vec<String>) {
     }
 }
 
-fn wait_for_files(server: &Server, files: usize) {
+pub(super) fn wait_for_files(server: &Server, files: usize) {
     wait_until("the handles are given back", || {
         open_files(server) <= files + SOME_FILES
     });

@@ -134,15 +134,14 @@ fn slow_heads_and_bodies_are_let_go_after_their_time() {
     fixture.finish(&["good".to_owned()]);
 }
 
-/// Fills the topic with answers of 32 MiB.
-fn fill(fixture: &Fixture) -> Vec<String> {
+/// Fills a topic with an answer of 32 MiB; returns its records' keys.
+pub(super) fn fill(fixture: &Fixture, topic: &str) -> Vec<String> {
+    let path = format!("/v1/topics/{topic}/records");
     let value = "v".repeat(1000);
     let mut expected = Vec::new();
     for _ in 0..33 {
         let body = format!("{{\"key\":\"k\",\"value\":\"{value}\"}}\n").repeat(1000);
-        fixture
-            .server
-            .expect(200, "POST", RECORDS, NDJSON, body.as_bytes());
+        fixture.server.expect(200, "POST", &path, NDJSON, body.as_bytes());
         expected.extend(std::iter::repeat_n("k".to_owned(), 1000));
     }
     expected
@@ -152,7 +151,7 @@ fn fill(fixture: &Fixture) -> Vec<String> {
 fn clients_that_read_nothing_cost_little_each_and_are_let_go() {
     const READERS: usize = 300;
     let fixture = Fixture::new(&[("QUIPU_WRITE_IDLE_TIMEOUT_MS", "2000")]);
-    let mut expected = fill(&fixture);
+    let mut expected = fill(&fixture, "t");
     let files = open_files(&fixture.server);
     let before = fixture.server.anonymous_bytes();
     let forms = [JSON, NDJSON, "application/vnd.apache.kafka.record-batch"];
@@ -201,7 +200,7 @@ fn clients_that_read_nothing_cost_little_each_and_are_let_go() {
 #[test]
 fn clients_that_read_slowly_and_long_polls_live() {
     let fixture = Fixture::new(&[("QUIPU_WRITE_IDLE_TIMEOUT_MS", "300")]);
-    let mut expected = fill(&fixture);
+    let mut expected = fill(&fixture, "t");
     let mut poll = fixture.server.connect();
     let path = format!(
         "/v1/topics/t/partitions/0/records?offset={}&wait_ms=60000",

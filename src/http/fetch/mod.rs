@@ -93,13 +93,13 @@ pub(super) fn routes() -> OpenApiRouter<App> {
                 ("Cache-Control" = String, description = "`private, no-cache` on ranges that never change, else `no-store`"),
             )),
         (status = 304, description = "The client has this range already"),
-        (status = 400, description = "`invalid-request`; `pointer` names the parameter", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 406, description = "`not-acceptable`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 410, description = "`offset-trimmed`: below `log_start_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 416, description = "`offset-out-of-range`: above `end_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 500, description = "`corrupt-data`: go on from `damaged_until_offset`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 503, description = "`shutting-down`, `overloaded`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
+        (status = 400, description = "`invalid-request`; `pointer` names the parameter"),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
+        (status = 406, description = "`not-acceptable`"),
+        (status = 410, description = "`offset-trimmed`: below `log_start_offset`"),
+        (status = 416, description = "`offset-out-of-range`: above `end_offset`"),
+        (status = 500, description = "`corrupt-data`: go on from `damaged_until_offset`"),
+        (status = 503, description = "`shutting-down`, `overloaded`"),
     )
 )]
 async fn fetch(

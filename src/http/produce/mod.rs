@@ -150,15 +150,15 @@ struct ProducedDoc {
     ),
     responses(
         (status = 200, description = "Stored; NDJSON answers StreamProduced", content_type = "application/json", body = inline(AnyProduced)),
-        (status = 400, description = "The request is not valid; `pointer` names the field (NDJSON: and `line`, `accepted`)", content_type = "application/problem+json"),
-        (status = 404, description = "The topic or the partition does not exist", content_type = "application/problem+json"),
-        (status = 408, description = "The body did not arrive whole", content_type = "application/problem+json"),
-        (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`", content_type = "application/problem+json"),
-        (status = 413, description = "A record or the request is too large", content_type = "application/problem+json"),
-        (status = 415, description = "The body's type or coding is not supported here", content_type = "application/problem+json"),
-        (status = 501, description = "Not supported by this version: CloudEvents, Idempotency-Key", content_type = "application/problem+json"),
-        (status = 503, description = "Overloaded, stopping, or appends have failed", content_type = "application/problem+json"),
-        (status = 507, description = "The disk is full", content_type = "application/problem+json"),
+        (status = 400, description = "The request is not valid; `pointer` names the field (NDJSON: and `line`, `accepted`)"),
+        (status = 404, description = "The topic or the partition does not exist"),
+        (status = 408, description = "The body did not arrive whole"),
+        (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
+        (status = 413, description = "A record or the request is too large"),
+        (status = 415, description = "The body's type or coding is not supported here"),
+        (status = 501, description = "Not supported by this version: CloudEvents, Idempotency-Key"),
+        (status = 503, description = "Overloaded, stopping, or appends have failed"),
+        (status = 507, description = "The disk is full"),
     )
 )]
 async fn produce(
@@ -206,15 +206,15 @@ enum AnyProduced {
     ),
     responses(
         (status = 200, description = "Stored", content_type = "application/json", body = record_batch::BatchesDoc),
-        (status = 400, description = "The bytes are not valid batches, or the request is not valid", content_type = "application/problem+json"),
-        (status = 404, description = "The topic or the partition does not exist", content_type = "application/problem+json"),
-        (status = 408, description = "The body did not arrive whole", content_type = "application/problem+json"),
-        (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`", content_type = "application/problem+json"),
-        (status = 413, description = "A record or the request is too large", content_type = "application/problem+json"),
-        (status = 415, description = "Only record batches are taken here", content_type = "application/problem+json"),
-        (status = 501, description = "Not supported by this version: compressed, transactional or control batches, producer ids", content_type = "application/problem+json"),
-        (status = 503, description = "Overloaded, stopping, or appends have failed", content_type = "application/problem+json"),
-        (status = 507, description = "The disk is full", content_type = "application/problem+json"),
+        (status = 400, description = "The bytes are not valid batches, or the request is not valid"),
+        (status = 404, description = "The topic or the partition does not exist"),
+        (status = 408, description = "The body did not arrive whole"),
+        (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
+        (status = 413, description = "A record or the request is too large"),
+        (status = 415, description = "Only record batches are taken here"),
+        (status = 501, description = "Not supported by this version: compressed, transactional or control batches, producer ids"),
+        (status = 503, description = "Overloaded, stopping, or appends have failed"),
+        (status = 507, description = "The disk is full"),
     )
 )]
 async fn produce_to_partition(

@@ -1,0 +1,208 @@
+//! Directories to damage: made once, and copied for each case.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quipu_segments::batch::BatchBuilder;
+use quipu_segments::{
+    AppendRequest, Error, Log, Options, Part, Partition, Records, StateChange, TimestampMs, TopicSettings,
+    TopicSpec,
+};
+
+const JOURNAL_BYTES: u64 = 256 << 10;
+pub(crate) const PARTITIONS: [(&str, u32); 3] = [("orders", 0), ("orders", 1), ("flights", 0)];
+
+fn options() -> Options {
+    Options {
+        journal_file_bytes: JOURNAL_BYTES,
+        max_request_bytes: 32 << 10,
+        background: false,
+        ..Options::default()
+    }
+}
+
+/// In memory where that is possible: syncs are not what is tested here, and there are many.
+pub(crate) fn temp() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a temporary directory")
+}
+
+/// What is in a directory.
+#[derive(Clone, Default)]
+pub(crate) struct Model {
+    pub(crate) records: BTreeMap<(&'static str, u32), Vec<Vec<u8>>>,
+    pub(crate) state: Vec<u8>,
+}
+
+/// Directories as they were left at some moments of one history.
+pub(crate) struct History {
+    _dir: tempfile::TempDir,
+    /// Closed cleanly, early on.
+    pub(crate) early: PathBuf,
+    /// Closed cleanly at the end.
+    pub(crate) closed: PathBuf,
+    /// The process was killed at the end: the last records are in the journal, and in the segments.
+    pub(crate) killed: PathBuf,
+    /// Another directory, killed.
+    pub(crate) foreign: PathBuf,
+    pub(crate) model: Model,
+}
+
+pub(crate) fn value(topic: &str, partition: u32, number: usize) -> Vec<u8> {
+    // Of a different length in each partition, so that batches lie elsewhere.
+    format!(
+        "{topic}/{partition}/{number:0width$}",
+        width = 150 + 7 * partition as usize + topic.len()
+    )
+    .into_bytes()
+}
+
+pub(crate) fn append(
+    log: &Log,
+    partition: &Arc<Partition>,
+    value: &[u8],
+    state: Option<&[u8]>,
+) -> Result<u64, Error> {
+    let mut builder = BatchBuilder::new();
+    builder.push(TimestampMs(1), None, Some(value), &[]);
+    let part = Part {
+        partition: Arc::clone(partition),
+        records: Records::Loose(builder),
+        expected_offset: None,
+        json_lines: false,
+    };
+    let state = state.map(|value| StateChange {
+        key: b"group".to_vec(),
+        value: Some(value.to_vec()),
+    });
+    let ticket = log.append(AppendRequest {
+        parts: vec![part],
+        state: state.into_iter().collect(),
+        ..Default::default()
+    })?;
+    log.run_round()?;
+    Ok(ticket.wait()?.base_offsets[0].get())
+}
+
+pub(crate) fn open(dir: &Path) -> Result<Log, Error> {
+    Log::open(dir, options())
+}
+
+fn fill(log: &Log, model: &mut Model, count: usize) {
+    for number in 0..count {
+        for (topic, index) in PARTITIONS {
+            if topic == "flights" && number % 3 > 0 {
+                continue;
+            }
+            let partition = log.topic(topic).unwrap().partition(index).unwrap();
+            let records = model.records.entry((topic, index)).or_default();
+            let bytes = value(topic, index, records.len());
+            model.state = format!("{topic} {}", records.len()).into_bytes();
+            let offset = append(log, &partition, &bytes, Some(&model.state)).unwrap();
+            assert_eq!(offset as usize, records.len());
+            records.push(bytes);
+        }
+    }
+}
+
+fn make(dir: &Path) {
+    let log = open(dir).unwrap();
+    for (topic, partitions) in [("orders", 2), ("flights", 1)] {
+        let settings = TopicSettings {
+            segment_bytes: 12 << 10,
+            ..TopicSettings::default()
+        };
+        let spec = TopicSpec {
+            partitions,
+            settings,
+            properties: BTreeMap::new(),
+        };
+        log.create_topic(topic, spec).unwrap();
+    }
+    log.close().unwrap();
+}
+
+impl History {
+    pub(crate) fn new() -> Self {
+        let dir = temp();
+        let path = |name: &str| dir.path().join(name);
+        let live = path("live");
+        let mut model = Model::default();
+        make(&live);
+        let log = open(&live).unwrap();
+        fill(&log, &mut model, 60);
+        log.close().unwrap();
+        drop(log);
+        copy(&live, &path("early"));
+        // Long enough for journal files to be used again: what is in an early checkpoint's reach is gone.
+        let log = open(&live).unwrap();
+        fill(&log, &mut model, 60);
+        // A new file, and room in it for all that follows: the spare one behind it proves that it is there.
+        log.sync_segments().unwrap();
+        fill(&log, &mut model, 12);
+        drop(log);
+        copy(&live, &path("killed"));
+        let log = open(&live).unwrap();
+        log.close().unwrap();
+        drop(log);
+        copy(&live, &path("closed"));
+        let foreign = path("foreign");
+        make(&foreign);
+        let log = open(&foreign).unwrap();
+        fill(&log, &mut Model::default(), 60);
+        drop(log);
+        Self {
+            early: path("early"),
+            closed: path("closed"),
+            killed: path("killed"),
+            foreign,
+            model,
+            _dir: dir,
+        }
+    }
+
+    /// The two that are damaged.
+    pub(crate) fn bases(&self) -> [&PathBuf; 2] {
+        [&self.closed, &self.killed]
+    }
+
+    /// Whether the process was killed that left a directory: the journal still has its last records.
+    pub(crate) fn is_killed(&self, base: &Path) -> bool {
+        base == self.killed
+    }
+}
+
+pub(crate) fn copy(from: &Path, to: &Path) {
+    for (path, bytes) in contents(from) {
+        let target = to.join(path);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::write(target, bytes).unwrap();
+    }
+    // Directories without files are part of it.
+    for name in ["journal", "staging", "deleted", "topics"] {
+        fs::create_dir_all(to.join(name)).unwrap();
+    }
+}
+
+/// Every file with its bytes, by its path in the directory.
+pub(crate) fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(root: &Path, dir: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(root, &path, found);
+            } else {
+                found.insert(
+                    path.strip_prefix(root).unwrap().to_path_buf(),
+                    fs::read(&path).unwrap(),
+                );
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(dir, dir, &mut found);
+    found
+}
