@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::OwnedMutexGuard;
 use quipu_segments::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
+use tokio::sync::OwnedMutexGuard;
 
 use super::coordinator::{Cell, Coordinator, Core};
 use super::ordered::{Answer, Joining, Ms, Refused};
@@ -301,7 +301,10 @@ async fn turn_of(app: &App, group: &str, member: &str) -> Result<OwnedMutexGuard
     let find = || {
         let cell = app.groups.coordinator.find(group)?;
         let core = app.groups.coordinator.lock(&cell, now_ms(app));
-        core.ordered.members.get(member).map(|member| Arc::clone(&member.order))
+        core.ordered
+            .members
+            .get(member)
+            .map(|member| Arc::clone(&member.order))
     };
     let order = find().ok_or_else(|| unknown_member(group, member))?;
     Ok(order.lock_owned().await)

@@ -244,7 +244,9 @@ impl Ordered {
         let epoch = self.next();
         self.take_back(&joining.member);
         let before = self.members.remove(&joining.member);
-        let (wake, order) = before.map(|before| (before.wake, before.order)).unwrap_or_default();
+        let (wake, order) = before
+            .map(|before| (before.wake, before.order))
+            .unwrap_or_default();
         // A poll of the one before finds out.
         wake.notify_waiters();
         let member = Member {
@@ -720,11 +722,14 @@ mod tests {
 
     use super::*;
 
-    const PARTITIONS: u32 = 5;
+    const PARTITIONS: u32 = 2;
     const SESSION: Ms = 100;
 
     fn id(index: u32) -> PartitionId {
-        PartitionId { topic: TopicId(1), index }
+        PartitionId {
+            topic: TopicId(1),
+            index,
+        }
     }
 
     fn name(client: usize) -> Arc<str> {
@@ -737,6 +742,14 @@ mod tests {
         ack: Option<PollId>,
         epoch: u64,
         poll: Option<(u64, Vec<(PartitionId, Offset)>, bool)>,
+        /// Commits of a poll that it gave up, which are still on their way: it begins no others before they have ended.
+        left_behind: Vec<(PartitionId, Offset)>,
+    }
+
+    impl Client {
+        fn is_idle(&self) -> bool {
+            self.poll.is_none() && self.left_behind.is_empty()
+        }
     }
 
     /// A group of clients over a log, and everything that happened.
@@ -775,9 +788,9 @@ mod tests {
             6 => client.clone().prop_map(Op::Begin),
             6 => (client.clone(), prop::bool::weighted(0.95)).prop_map(|(client, ok)| Op::EndCommit(client, ok)),
             6 => (client.clone(), 1_u64..30, prop::bool::weighted(0.9)).prop_map(|(client, most, arrives)| Op::Deliver(client, most, arrives)),
-            1 => client.clone().prop_map(Op::GiveUp),
+            2 => client.clone().prop_map(Op::GiveUp),
             1 => (client.clone(), any::<bool>()).prop_map(|(client, acks)| Op::Leave(client, acks)),
-            1 => (1..SESSION * 2).prop_map(Op::Silence),
+            2 => (1..SESSION * 3).prop_map(Op::Silence),
             1 => client.prop_map(Op::Forget),
         ]
     }
@@ -803,12 +816,20 @@ mod tests {
                 session_timeout: SESSION,
             };
             // Whoever held that name is overtaken.
-            self.is_clean &= !self.group.members.contains_key(&name(client)) && self.clients[client].ack.is_none();
+            self.is_clean &=
+                !self.group.members.contains_key(&name(client)) && self.clients[client].ack.is_none();
             self.group.join(joining, self.now);
-            let subscriptions = self.group.members.keys().map(|name| (name.clone(), BTreeSet::from([TopicId(1)]))).collect();
+            let subscriptions = self
+                .group
+                .members
+                .keys()
+                .map(|name| (name.clone(), BTreeSet::from([TopicId(1)])))
+                .collect();
             let partitions = self.ends.keys().copied().collect();
             let durable = self.durable.clone();
-            self.group.refresh(&subscriptions, &partitions, |id| durable.get(&id).map(|offset| Offset::new(*offset)));
+            self.group.refresh(&subscriptions, &partitions, |id| {
+                durable.get(&id).map(|offset| Offset::new(*offset))
+            });
             self.clients[client].epoch = self.group.tell(&name(client)).unwrap().0;
         }
 
@@ -816,7 +837,10 @@ mod tests {
             if is_durable {
                 for (id, next) in commits {
                     let before = self.durable.insert(*id, next.get());
-                    assert!(before.is_none_or(|before| before <= next.get()), "{id}: a commit of {next} after {before:?}");
+                    assert!(
+                        before.is_none_or(|before| before <= next.get()),
+                        "{id}: a commit of {next} after {before:?}"
+                    );
                 }
             }
             self.group.end_commit(commits, is_durable);
@@ -824,7 +848,14 @@ mod tests {
 
         /// Ends what a client's poll has begun.
         fn end_commit(&mut self, client: usize, is_durable: bool) {
-            let Some((token, commits, false)) = self.clients[client].poll.take() else { return };
+            let left_behind = std::mem::take(&mut self.clients[client].left_behind);
+            if !left_behind.is_empty() {
+                self.land(&left_behind, is_durable);
+            }
+            let Some((token, commits, false)) = self.clients[client].poll.clone() else {
+                return;
+            };
+            self.clients[client].poll = None;
             self.land(&commits, is_durable);
             if !is_durable {
                 // Answered as an error; the client asks again with the same acknowledgement.
@@ -835,7 +866,9 @@ mod tests {
         }
 
         fn deliver(&mut self, client: usize, most: u64, arrives: bool) {
-            let Some((token, _, true)) = self.clients[client].poll else { return };
+            let Some((token, _, true)) = self.clients[client].poll else {
+                return;
+            };
             let Ok((places, _)) = self.group.readable(&name(client), token) else {
                 self.clients[client].poll = None;
                 return;
@@ -849,7 +882,10 @@ mod tests {
                     left -= count;
                 }
             }
-            let answer = self.group.deliver(&name(client), token, ranges.clone(), self.now).unwrap();
+            let answer = self
+                .group
+                .deliver(&name(client), token, ranges.clone(), self.now)
+                .unwrap();
             let answer = answer.expect("nothing happened in between");
             self.clients[client].poll = None;
             for (id, ..) in &ranges {
@@ -872,8 +908,8 @@ mod tests {
         fn apply(&mut self, op: Op) {
             match op {
                 Op::Produce(index, count) => *self.ends.get_mut(&id(index)).unwrap() += count,
-                Op::Join(client) if self.clients[client].poll.is_none() => self.join(client),
-                Op::Begin(client) if self.clients[client].poll.is_none() => {
+                Op::Join(client) if self.clients[client].is_idle() => self.join(client),
+                Op::Begin(client) if self.clients[client].is_idle() => {
                     let ack = self.clients[client].ack.clone();
                     match self.group.begin_poll(&name(client), ack.as_ref(), self.now) {
                         Ok(begun) => self.clients[client].poll = Some((begun.token, begun.commits, false)),
@@ -883,15 +919,20 @@ mod tests {
                 Op::EndCommit(client, is_durable) => self.end_commit(client, is_durable),
                 Op::Deliver(client, most, arrives) => self.deliver(client, most, arrives),
                 Op::GiveUp(client) => {
-                    if let Some((token, _, true)) = self.clients[client].poll {
-                        self.clients[client].poll = None;
+                    if let Some((token, commits, is_waiting)) = self.clients[client].poll.take() {
                         self.group.abandon(&name(client), token, self.now);
+                        if !is_waiting {
+                            self.clients[client].left_behind = commits;
+                        }
                     }
                 }
-                Op::Leave(client, acks) if self.clients[client].poll.is_none() => {
+                Op::Leave(client, acks) if self.clients[client].is_idle() => {
                     let ack = self.clients[client].ack.take();
                     self.is_clean &= acks || ack.is_none();
-                    if let Ok(commits) = self.group.begin_leave(&name(client), ack.as_ref().filter(|_| acks)) {
+                    if let Ok(commits) = self
+                        .group
+                        .begin_leave(&name(client), ack.as_ref().filter(|_| acks))
+                    {
                         self.land(&commits, true);
                         self.group.leave(&name(client));
                     } else {
@@ -918,9 +959,15 @@ mod tests {
         fn check(&self) {
             for (slot_id, slot) in &self.group.slots {
                 assert!(slot.committed.map_or(0, Offset::get) <= self.ends[slot_id]);
-                assert_eq!(slot.committed.map(Offset::get), self.durable.get(slot_id).copied());
+                assert_eq!(
+                    slot.committed.map(Offset::get),
+                    self.durable.get(slot_id).copied()
+                );
                 if let Some(owner) = slot.holder() {
-                    assert!(self.group.members.contains_key(owner), "{slot_id} is held by somebody who is gone");
+                    assert!(
+                        self.group.members.contains_key(owner),
+                        "{slot_id} is held by somebody who is gone"
+                    );
                 }
             }
             for (name, member) in &self.group.members {
@@ -949,12 +996,15 @@ mod tests {
                     return;
                 }
             }
-            panic!("{:?} of {:?} are committed: {:?}", self.durable, self.ends, self.group);
+            panic!(
+                "{:?} of {:?} are committed: {:?}",
+                self.durable, self.ends, self.group
+            );
         }
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(1500))]
+        #![proptest_config(ProptestConfig::with_cases(2500))]
         #[test]
         fn every_record_is_processed_and_once_where_nothing_went_wrong(ops in prop::collection::vec(op(), 1..120)) {
             let mut world = World::new();
@@ -978,13 +1028,30 @@ mod tests {
         let mut world = World::new();
         world.ends = (0..1000).map(|index| (id(index), 0)).collect();
         for client in 0..1000 {
-            let joining = Joining { member: name(client), client_id: None, address: None, session_timeout: SESSION };
+            let joining = Joining {
+                member: name(client),
+                client_id: None,
+                address: None,
+                session_timeout: SESSION,
+            };
             world.group.join(joining, 0);
         }
-        let subscriptions = world.group.members.keys().map(|name| (name.clone(), BTreeSet::from([TopicId(1)]))).collect();
-        world.group.refresh(&subscriptions, &world.ends.keys().copied().collect(), |_| None);
+        let subscriptions = world
+            .group
+            .members
+            .keys()
+            .map(|name| (name.clone(), BTreeSet::from([TopicId(1)])))
+            .collect();
+        world
+            .group
+            .refresh(&subscriptions, &world.ends.keys().copied().collect(), |_| None);
         assert_eq!(world.group.state(), GroupState::Stable);
-        let mut held: Vec<usize> = world.group.members.keys().map(|name| world.group.held_by(name).count()).collect();
+        let mut held: Vec<usize> = world
+            .group
+            .members
+            .keys()
+            .map(|name| world.group.held_by(name).count())
+            .collect();
         held.dedup();
         assert_eq!(held, [1]);
     }
