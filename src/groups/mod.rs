@@ -9,6 +9,7 @@
 pub mod live;
 pub mod offsets;
 pub mod report;
+pub mod shared;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
