@@ -20,7 +20,6 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use quipu_segments::Offset;
 use quipu_segments::batch::Record;
 
 use crate::records::{ParsedHeader, ParsedRecord, is_json_line};
@@ -141,12 +140,6 @@ pub fn returning<'a>(record: &Record<'a>) -> Result<Returning<'a>, NotReturning>
     })
 }
 
-/// The offset that a dead letter's record has in its own partition, for a message about it.
-#[must_use]
-pub fn offset_of(record: &Record<'_>) -> Option<Offset> {
-    Offset::try_new(number(record, OFFSET).ok()?)
-}
-
 /// The headers that dead letters do not add.
 fn others<'a>(record: &Record<'a>) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
     let is_added = |name: &[u8]| ALL.iter().any(|added| added.as_bytes() == name);
@@ -179,8 +172,8 @@ fn is_line(record: &Record<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use quipu_segments::TimestampMs;
     use quipu_segments::batch::{BatchBuilder, Records, SealedBatch};
+    use quipu_segments::{Offset, TimestampMs};
 
     use super::*;
 
@@ -269,7 +262,6 @@ mod tests {
         ] {
             let original = sealed(key, value, &[(b"a", Some(b"1")), (b"a", None), (b"", Some(b""))]);
             let letter = stored(&of_record(&first(&original), ORIGIN, 5, &delivered_too_often(5)));
-            assert_eq!(offset_of(&first(&letter)), Some(Offset::new(41)));
             let letter = first(&letter);
             let back = returning(&letter).unwrap();
             assert_eq!((back.topic, back.group), ("jobs", "workers"));
