@@ -17,6 +17,7 @@ pub mod offsets;
 pub mod ordered;
 pub mod poll_id;
 pub mod report;
+pub mod shared;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,367 @@
+//! What is durable of one partition of one shared group, in the engine's state.
+//!
+//! ```text
+//! key    's' group 0x00 topic_id:u64 partition:u32    (numbers big-endian)
+//! value  version=1 floor:varint count:varint runs
+//! run    length:varint state:varint                   (lengths add up to count)
+//! ```
+//!
+//! A run is so many offsets in a row, the first run's from the floor on. State 0: settled; n: not settled, and delivered
+//! n - 1 times. A varint has seven bits a byte, the lowest first, the top bit set on all but the last byte.
+//!
+//! The committed offset of the group ([`super::super::offsets`]) is written in the same request and is the floor, so that
+//! everything that reads committed offsets knows of shared groups. A value whose floor is not the committed offset is
+//! stale: somebody has moved the group since ([`Saved::is_of`]).
+//!
+//! There is one way to write a state, and nothing else is read: no run is empty, the
+//! first is not settled, the last was delivered or is settled, neighbours differ, no varint has a byte too many.
+
+use quipu_segments::{Offset, PartitionId, TopicId};
+
+use super::queue::MAX_WINDOW;
+use super::settings::MAX_DELIVERIES;
+
+const STATE: u8 = b's';
+const VERSION: u8 = 1;
+const PARTITION_ID_BYTES: usize = 12;
+
+/// What is durable of a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// All offsets below are settled.
+    pub floor: Offset,
+    /// The offsets from the floor on, in order.
+    pub runs: Vec<Run>,
+}
+
+/// Offsets in a row that are in the same state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// How many.
+    pub length: u32,
+    /// Their state.
+    pub state: RunState,
+}
+
+/// What is durable of an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// It is never delivered again.
+    Settled,
+    /// It is to be delivered.
+    Open {
+        /// How often it was.
+        deliveries: u32,
+    },
+}
+
+/// Bytes in the state that are not what this version writes: a damaged state, or one of a later version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the state of a shared group in a partition is not readable: {0}")]
+pub struct Unreadable(&'static str);
+
+impl RunState {
+    /// As if it had never been leased.
+    pub(super) const NEVER_DELIVERED: Self = Self::Open { deliveries: 0 };
+}
+
+impl Saved {
+    /// The value in the state: at most some 24 KiB, and some bytes where the members settle in order.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut value = Vec::with_capacity(16 + 3 * self.runs.len());
+        value.push(VERSION);
+        put(&mut value, self.floor.get());
+        put(
+            &mut value,
+            self.runs.iter().map(|run| u64::from(run.length)).sum(),
+        );
+        for run in &self.runs {
+            put(&mut value, run.length.into());
+            put(
+                &mut value,
+                match run.state {
+                    RunState::Settled => 0,
+                    RunState::Open { deliveries } => u64::from(deliveries) + 1,
+                },
+            );
+        }
+        value
+    }
+
+    /// Reads a value of the state.
+    ///
+    /// # Errors
+    /// [`Unreadable`]: report it. The committed offset is left to go on from: what was settled above it is delivered again.
+    pub fn decode(value: &[u8]) -> Result<Self, Unreadable> {
+        let (&version, mut rest) = value.split_first().ok_or(Unreadable("it is empty"))?;
+        if version != VERSION {
+            return Err(Unreadable("its version is not 1"));
+        }
+        let floor = take(&mut rest)?;
+        let mut left = take(&mut rest)?;
+        if left > MAX_WINDOW {
+            return Err(Unreadable("it has too many offsets"));
+        }
+        let floor = Offset::try_new(floor)
+            .filter(|floor| floor.checked_add(left).is_some())
+            .ok_or(Unreadable("its offsets are too large"))?;
+        let mut runs: Vec<Run> = Vec::new();
+        while left > 0 {
+            let length = take(&mut rest)?;
+            left = left
+                .checked_sub(length)
+                .ok_or(Unreadable("its runs are longer than their count says"))?;
+            let state = match take(&mut rest)? {
+                0 => RunState::Settled,
+                state if state <= u64::from(MAX_DELIVERIES) + 1 => RunState::Open {
+                    deliveries: (state - 1) as u32,
+                },
+                _ => return Err(Unreadable("a count of deliveries is too large")),
+            };
+            let is_first_settled = runs.is_empty() && state == RunState::Settled;
+            if length == 0 || is_first_settled || runs.last().is_some_and(|last| last.state == state) {
+                return Err(Unreadable("its runs are malformed"));
+            }
+            runs.push(Run {
+                length: length as u32,
+                state,
+            });
+        }
+        if runs
+            .last()
+            .is_some_and(|last| last.state == RunState::NEVER_DELIVERED)
+        {
+            return Err(Unreadable("its runs are malformed"));
+        }
+        if !rest.is_empty() {
+            return Err(Unreadable("bytes follow its runs"));
+        }
+        Ok(Self { floor, runs })
+    }
+
+    /// Whether this is what was written with that committed offset. If not, somebody has committed another offset
+    /// since: the group goes on from there, and knows of nothing settled or delivered beyond.
+    #[must_use]
+    pub fn is_of(&self, committed: Offset) -> bool {
+        self.floor == committed
+    }
+}
+
+fn put(value: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        value.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    value.push(number as u8);
+}
+
+fn take(rest: &mut &[u8]) -> Result<u64, Unreadable> {
+    let mut number = 0_u64;
+    for shift in (0..63).step_by(7) {
+        let (&byte, behind) = rest.split_first().ok_or(Unreadable("it is too short"))?;
+        *rest = behind;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            if byte == 0 && shift > 0 {
+                return Err(Unreadable("a number has a byte too many"));
+            }
+            return Ok(number);
+        }
+    }
+    // Nine bytes hold 63 bits: every offset.
+    Err(Unreadable("a number is too large"))
+}
+
+/// What the keys of a group's states begin with.
+#[must_use]
+pub fn states_prefix(group: &str) -> Vec<u8> {
+    [&[STATE], group.as_bytes(), &[0]].concat()
+}
+
+/// What every shared group's state's key begins with.
+#[must_use]
+pub fn all_states_prefix() -> [u8; 1] {
+    [STATE]
+}
+
+/// The key of a group's state in a partition.
+#[must_use]
+pub fn state_key(group: &str, partition: PartitionId) -> Vec<u8> {
+    with_partition(states_prefix(group), partition)
+}
+
+/// A prefix that ends in byte 0, with a partition behind it.
+pub(super) fn with_partition(mut prefix: Vec<u8>, partition: PartitionId) -> Vec<u8> {
+    prefix.extend_from_slice(&partition.topic.0.to_be_bytes());
+    prefix.extend_from_slice(&partition.index.to_be_bytes());
+    prefix
+}
+
+/// The partition at the end of a key that begins with a prefix of this module's or of the redrive positions'.
+#[must_use]
+pub fn partition_of_key(key: &[u8]) -> Option<PartitionId> {
+    let (before, id) = key.split_last_chunk::<PARTITION_ID_BYTES>()?;
+    if before.last() != Some(&0) {
+        return None;
+    }
+    let (topic, index) = id.split_first_chunk::<8>()?;
+    Some(PartitionId {
+        topic: TopicId(u64::from_be_bytes(*topic)),
+        index: u32::from_be_bytes(index.try_into().ok()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn open(length: u32, deliveries: u32) -> Run {
+        Run {
+            length,
+            state: RunState::Open { deliveries },
+        }
+    }
+
+    const fn settled(length: u32) -> Run {
+        Run {
+            length,
+            state: RunState::Settled,
+        }
+    }
+
+    fn example() -> Saved {
+        Saved {
+            floor: Offset::new(1000),
+            runs: vec![open(1, 2), settled(300), open(1, 0), open(1, 1)],
+        }
+    }
+
+    /// Any runs, joined as they are when they are written.
+    fn any_saved() -> impl Strategy<Value = Saved> {
+        let state = prop_oneof![
+            Just(RunState::Settled),
+            (0..=MAX_DELIVERIES).prop_map(|deliveries| RunState::Open { deliveries }),
+        ];
+        let floor = prop_oneof![
+            0..1000_u64,
+            Just(Offset::MAX.get() - MAX_WINDOW),
+            any::<u32>().prop_map(u64::from)
+        ];
+        (floor, proptest::collection::vec((1..200_u32, state), 0..40)).prop_map(|(floor, all)| {
+            let mut runs: Vec<Run> = Vec::new();
+            for (length, state) in all {
+                match runs.last_mut() {
+                    None if state == RunState::Settled => {}
+                    Some(last) if last.state == state => last.length += length,
+                    _ => runs.push(Run { length, state }),
+                }
+            }
+            if runs
+                .last()
+                .is_some_and(|last| last.state == RunState::NEVER_DELIVERED)
+            {
+                runs.pop();
+            }
+            Saved {
+                floor: Offset::new(floor),
+                runs,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_state_comes_back_as_it_was_and_every_cut_of_it_is_an_error(saved in any_saved()) {
+            let value = saved.encode();
+            prop_assert_eq!(Saved::decode(&value), Ok(saved));
+            for length in 0..value.len() {
+                prop_assert!(Saved::decode(&value[..length]).is_err(), "{}", length);
+            }
+        }
+
+        #[test]
+        fn other_bytes_are_refused_or_are_what_would_be_written(
+            saved in any_saved(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+            noise in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let mut value = saved.encode();
+            let at = at.index(value.len());
+            value[at] = byte;
+            for bytes in [value, noise.clone(), [&[1][..], &noise].concat()] {
+                if let Ok(saved) = Saved::decode(&bytes) {
+                    prop_assert_eq!(saved.encode(), bytes);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_layout_of_version_1_does_not_change() {
+        assert_eq!(
+            example().encode(),
+            [1, 0xe8, 7, 0xaf, 2, 1, 3, 0xac, 2, 0, 1, 1, 1, 2]
+        );
+        let key = state_key(
+            "jobs",
+            PartitionId {
+                topic: TopicId(258),
+                index: 3,
+            },
+        );
+        assert_eq!(key, b"sjobs\0\0\0\0\0\0\0\x01\x02\0\0\0\x03");
+    }
+
+    #[test]
+    fn what_no_queue_writes_is_refused() {
+        for (bytes, what) in [
+            (&[][..], "it is empty"),
+            (&[2, 0, 0], "its version is not 1"),
+            (&[1, 0, 0, 0], "bytes follow its runs"),
+            (&[1, 0, 1, 2, 1], "its runs are longer than their count says"),
+            (&[1, 0, 1, 0, 1], "its runs are malformed"),
+            (&[1, 0, 1, 1, 0], "its runs are malformed"),
+            (&[1, 0, 2, 1, 2, 1, 2], "its runs are malformed"),
+            (&[1, 0, 1, 1, 1], "its runs are malformed"),
+            (&[1, 0, 1, 1, 2, 0], "bytes follow its runs"),
+            (&[1, 0x80, 0, 0], "a number has a byte too many"),
+            (&[1, 0, 0x81, 0x40], "it has too many offsets"),
+            (&[1, 0, 1, 1, 0xea, 7], "a count of deliveries is too large"),
+            (
+                &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0],
+                "a number is too large",
+            ),
+            (
+                &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 1, 1, 1],
+                "its offsets are too large",
+            ),
+        ] {
+            assert_eq!(Saved::decode(bytes), Err(Unreadable(what)), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn the_largest_state_is_far_below_the_largest_value() {
+        let runs = (0..MAX_WINDOW as u32).map(|at| open(1, MAX_DELIVERIES - at % 2));
+        let value = Saved {
+            floor: Offset::new(u64::from(u32::MAX)),
+            runs: runs.collect(),
+        }
+        .encode();
+        assert!(value.len() < 32 << 10, "{} bytes", value.len());
+        assert!(Saved::decode(&value).is_ok());
+    }
+
+    #[test]
+    fn keys_give_their_partition_back_and_one_groups_keys_never_begin_anothers() {
+        let id = PartitionId {
+            topic: TopicId(u64::MAX),
+            index: u32::MAX,
+        };
+        assert_eq!(partition_of_key(&state_key("a", id)), Some(id));
+        assert!(!state_key("ab", id).starts_with(&states_prefix("a")));
+        assert_eq!(partition_of_key(b"s\0short"), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! Shared groups: work queues, after Kafka's share groups (KIP-932). Each record is leased to one member at a time.
+//!
+//! - [`queue`]: one partition of one group, as it is in memory: what is leased, free, settled. No I/O, no clock.
+//! - [`codec`]: what of it is durable, in the engine's state.
+//! - [`settings`]: what the first member of a group chose, and how that is kept.
+//! - [`dead_letter`]: a record on its way to the dead letters, and back.
+//! - [`store`]: the appends that settle, each one atomic request.
+//! - [`redrive`]: dead letters go back to where they came from, once.
+//!
+//! Guarantee: a record is settled only in the append that also carries its dead letter, if it has one; and an answer waits
+//! for that append. So a crash delivers again what was leased, and nothing that was settled.
+
+pub mod codec;
+pub mod dead_letter;
+pub mod queue;
+pub mod redrive;
+pub mod settings;
+pub mod store;
