@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::groups::Groups;
 use crate::http::budget::Pool;
+use crate::lag::history::History;
 use crate::metrics::Metrics;
 use crate::partitioner::Rotation;
 
@@ -29,6 +30,8 @@ pub struct Inner {
     pub clock: Arc<dyn Clock>,
     /// The order of changes to groups.
     pub groups: Groups,
+    /// What is remembered of the groups' lag.
+    pub history: History,
     /// What request bodies may hold at once.
     pub(crate) bodies: Pool,
     /// Where requests' records without keys go.
@@ -52,6 +55,7 @@ impl App {
             started: clock.monotonic(),
             clock,
             groups: Groups::default(),
+            history: History::default(),
             bodies: Pool::new(config.limits.max_in_flight_bytes),
             rotation: Rotation::default(),
             stopping: watch::Sender::new(false),

@@ -1,25 +1,22 @@
 //! `GET /v1/groups/{group}/lag` and `GET /v1/lag`: how far groups are behind.
-//!
-//! The scope of a group without members is the partitions that it has committed in. Rates, `drain_ms`, `status` and
-//! `member_id` need members and a history, and are left out rather than made up.
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::StatusCode;
+use quipu_segments::{Offset, TimestampMs};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::groups::{known_group, page_of_names};
+use super::groups::{page_of_names, valid_group};
 use super::json_answer;
 use super::params::Params;
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::{Work, blocking};
 use crate::app::App;
-use crate::groups::report::{self, GroupLag, PartitionLag};
-use crate::lag::Lag;
+use crate::groups::report::{self, GroupLag, PartitionLag, Total};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -32,16 +29,12 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct GroupLagBody {
     /// The group.
     group: String,
-    /// `empty`: it has no members.
+    /// `empty`: it has no members; `stable`: each has what it is to have; `rebalancing`.
     state: &'static str,
-    /// Records to be read, over all topics.
-    lag: u64,
-    /// The age in milliseconds of the oldest record to be read next, over all partitions; 0 with nothing to read.
-    lag_ms: u64,
-    /// Stored bytes to be read.
-    lag_bytes: u64,
-    /// Milliseconds until retention deletes unread data; null without such retention.
-    expires_ms: Option<u64>,
+    /// Its members that read something.
+    members: usize,
+    #[serde(flatten)]
+    total: TotalBody,
     /// By topic, sorted by name; left out in the summary of all groups.
     #[serde(skip_serializing_if = "Option::is_none")]
     topics: Option<Vec<TopicLagBody>>,
@@ -52,15 +45,9 @@ struct GroupLagBody {
 struct TopicLagBody {
     /// The topic.
     topic: String,
-    /// Records to be read.
-    lag: u64,
-    /// The age in milliseconds of the oldest record to be read next.
-    lag_ms: u64,
-    /// Stored bytes to be read.
-    lag_bytes: u64,
-    /// Milliseconds until retention deletes unread data; null without such retention.
-    expires_ms: Option<u64>,
-    /// By partition.
+    #[serde(flatten)]
+    total: TotalBody,
+    /// By partition: all of the topic where the group has members, else those that it has committed in.
     partitions: Vec<PartitionLagBody>,
 }
 
@@ -69,22 +56,43 @@ struct TopicLagBody {
 struct PartitionLagBody {
     /// The partition.
     partition: u32,
-    /// What the group committed: the next record to be read, unless it has been deleted.
-    committed_offset: u64,
+    /// What the group committed: the next record to be read, unless it has been deleted. Null: nothing, it goes on at the
+    /// log start.
+    committed_offset: Option<u64>,
     /// One past the last durable record.
     end_offset: u64,
     /// The first record that is kept.
     log_start_offset: u64,
-    /// `end_offset` less the larger of `committed_offset` and `log_start_offset`.
+    #[serde(flatten)]
+    total: TotalBody,
+    /// The member that reads it.
+    member_id: Option<String>,
+    /// When the group last committed here.
+    last_commit: Option<i64>,
+}
+
+/// How far a group is behind, in one partition or in several.
+#[derive(Debug, Serialize, ToSchema)]
+struct TotalBody {
+    /// Records to be read: `end_offset` less the larger of `committed_offset` and `log_start_offset`.
     lag: u64,
-    /// The age in milliseconds of the next record to be read.
+    /// The age in milliseconds of the next record to be read, by its own timestamp; of several partitions the oldest; 0
+    /// with nothing to read.
     lag_ms: u64,
     /// Stored bytes to be read.
     lag_bytes: u64,
-    /// When the group last committed here.
-    last_commit: i64,
+    /// Records a second that the group read and committed in the last 10 s; 0 until the server has watched for a second.
+    consume_rate: f64,
+    /// Records a second that were appended in the last 10 s; 0 until the server has watched for a second.
+    produce_rate: f64,
+    /// Milliseconds until everything is read if both rates stay; null when it never will be.
+    drain_ms: Option<u64>,
     /// Milliseconds until retention deletes unread data; null without such retention.
     expires_ms: Option<u64>,
+    /// By the last 60 s: `ok`; `behind`: the lag grew throughout; `stalled`: there was something to read throughout and
+    /// nothing was committed; `losing`: unread data has been deleted. Of several partitions the worst.
+    #[schema(pattern = "^(ok|behind|stalled|losing)$")]
+    status: &'static str,
 }
 
 /// The lag of many groups.
@@ -110,9 +118,8 @@ async fn group_lag(
     Params::parse(query.as_deref(), &[], &[])?;
     let group = known_group(&app, group)?;
     let body = blocking(Work::Report, move || {
-        let lag = report::lag_of(&app.log, &group, app.clock.now());
-        let topics = topics_body(&lag);
-        Ok(group_body(group, lag.total, Some(topics)))
+        let lag = report::lag_of(&app, &group);
+        Ok(group_body(group, lag, true))
     })
     .await?;
     Ok(json_answer(StatusCode::OK, &body))
@@ -127,8 +134,8 @@ async fn all_lags(State(app): State<App>, RawQuery(query): RawQuery) -> Result<R
     let (names, next) = page_of_names(&app, query.as_deref())?;
     let groups = blocking(Work::Report, move || {
         let summary = |group: String| {
-            let total = report::lag_of(&app.log, &group, app.clock.now()).total;
-            group_body(group, total, None)
+            let lag = report::lag_of(&app, &group);
+            group_body(group, lag, false)
         };
         Ok(names.into_iter().map(summary).collect())
     })
@@ -136,60 +143,66 @@ async fn all_lags(State(app): State<App>, RawQuery(query): RawQuery) -> Result<R
     Ok(json_answer(StatusCode::OK, &LagsBody { groups, next }))
 }
 
-fn group_body(group: String, total: Lag, topics: Option<Vec<TopicLagBody>>) -> GroupLagBody {
-    let Lag {
-        lag,
-        lag_ms,
-        lag_bytes,
-        expires_ms,
-    } = total;
+/// The name of a group that was made or has members.
+///
+/// # Errors
+/// 400 for what cannot be a name, 404 for a group that is not there.
+pub(super) fn known_group(app: &App, path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let group = valid_group(path)?;
+    if report::exists(app, &group) {
+        return Ok(group);
+    }
+    let detail = format!("the group {group} does not exist");
+    Err(Problem::new(Code::UnknownGroup, detail))
+}
+
+fn group_body(group: String, lag: GroupLag, with_topics: bool) -> GroupLagBody {
     GroupLagBody {
         group,
-        state: "empty",
-        lag,
-        lag_ms,
-        lag_bytes,
-        expires_ms,
-        topics,
+        state: lag.state.name(),
+        members: lag.members,
+        total: lag.total.into(),
+        topics: with_topics.then(|| {
+            let topics = lag.topics.into_iter().map(|topic| TopicLagBody {
+                topic: topic.topic.to_string(),
+                total: topic.total.into(),
+                partitions: topic.partitions.into_iter().map(PartitionLagBody::from).collect(),
+            });
+            topics.collect()
+        }),
     }
 }
 
-fn topics_body(lag: &GroupLag) -> Vec<TopicLagBody> {
-    let topics = lag.topics.iter().map(|topic| {
-        let Lag {
-            lag,
-            lag_ms,
-            lag_bytes,
-            expires_ms,
-        } = topic.total;
-        TopicLagBody {
-            topic: topic.topic.to_string(),
-            lag,
-            lag_ms,
-            lag_bytes,
-            expires_ms,
-            partitions: topic.partitions.iter().map(partition_body).collect(),
+impl From<PartitionLag> for PartitionLagBody {
+    fn from(row: PartitionLag) -> Self {
+        Self {
+            partition: row.partition,
+            committed_offset: row.committed_offset.map(Offset::get),
+            end_offset: row.positions.end_offset.get(),
+            log_start_offset: row.positions.log_start_offset.get(),
+            total: row.total.into(),
+            member_id: row.member.map(|member| member.to_string()),
+            last_commit: row.last_commit.map(TimestampMs::get),
         }
-    });
-    topics.collect()
+    }
 }
 
-fn partition_body(row: &PartitionLag) -> PartitionLagBody {
-    let Lag {
-        lag,
-        lag_ms,
-        lag_bytes,
-        expires_ms,
-    } = row.lag;
-    PartitionLagBody {
-        partition: row.partition,
-        committed_offset: row.committed_offset.get(),
-        end_offset: row.positions.end_offset.get(),
-        log_start_offset: row.positions.log_start_offset.get(),
-        lag,
-        lag_ms,
-        lag_bytes,
-        last_commit: row.last_commit.get(),
-        expires_ms,
+impl From<Total> for TotalBody {
+    fn from(total: Total) -> Self {
+        Self {
+            lag: total.lag.lag,
+            lag_ms: total.lag.lag_ms,
+            lag_bytes: total.lag.lag_bytes,
+            consume_rate: tenths(total.rates.consume),
+            produce_rate: tenths(total.rates.produce),
+            drain_ms: total.drain_ms,
+            expires_ms: total.lag.expires_ms,
+            status: total.status.name(),
+        }
     }
+}
+
+/// More digits than that of an average over seconds say nothing.
+fn tenths(rate: f64) -> f64 {
+    (rate * 10.0).round() / 10.0
 }

@@ -15,6 +15,7 @@ pub(crate) mod fetch;
 pub mod fuzzing;
 pub(crate) mod groups;
 pub(crate) mod lag;
+mod lag_history;
 mod openapi;
 mod operate;
 pub mod params;
@@ -39,6 +40,7 @@ fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(groups::routes())
         .merge(lag::routes())
+        .merge(lag_history::routes())
         .merge(topics::routes())
         .merge(damage::routes())
         .merge(fetch::routes())

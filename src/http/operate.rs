@@ -273,7 +273,7 @@ fn lag_rows(app: &App) -> (Vec<LagRow>, u64) {
             left_out += groups::committed(&app.log, &group).len() as u64;
             continue;
         }
-        let lag = report::lag_of(&app.log, &group, app.clock.now());
+        let lag = report::lag_of(app, &group);
         let group: Arc<str> = group.into();
         for topic in lag.topics {
             for partition in topic.partitions {
@@ -285,8 +285,8 @@ fn lag_rows(app: &App) -> (Vec<LagRow>, u64) {
                     group: group.clone(),
                     topic: topic.topic.clone(),
                     partition: partition.partition,
-                    lag: partition.lag.lag,
-                    lag_ms: partition.lag.lag_ms,
+                    lag: partition.total.lag.lag,
+                    lag_ms: partition.total.lag.lag_ms,
                 });
             }
         }

@@ -6,8 +6,8 @@
 //! run out of descriptors all the same, accepting pauses and goes on.
 //!
 //! [`Server::shutdown`]: no more connections; `App::stopping`, so that long polls end; every connection answers what is
-//! in flight and closes; what is left after the drain timeout is cut; the log closes. A crash at any point of that is a
-//! crash like any other: the log recovers.
+//! in flight and closes; what is left after the drain timeout is cut; the log closes. The sampler of the groups' lag
+//! ends meanwhile by itself. A crash at any point of that is a crash like any other: the log recovers.
 
 mod connection;
 
@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::config::Config;
-use crate::{groups, http};
+use crate::{groups, http, lag};
 use connection::Connections;
 
 /// Connections that the kernel keeps for us until we accept them.
@@ -78,6 +78,8 @@ pub struct Server {
     connections: Arc<Connections>,
     stop_accepting: watch::Sender<bool>,
     accepting: JoinHandle<()>,
+    /// Feeds the history of the groups' lag.
+    sampling: JoinHandle<()>,
 }
 
 /// Opens the log, recovers it, and answers requests from then on, in tasks of the runtime that this is called on.
@@ -135,12 +137,14 @@ pub async fn start_on(
     drop(tokio::spawn(groups::members::end_sessions(app.clone())));
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), stopped));
+    let sampling = tokio::spawn(lag::sampler::run(app.clone()));
     Ok(Server {
         addr,
         app,
         connections,
         stop_accepting,
         accepting,
+        sampling,
     })
 }
 
@@ -183,6 +187,8 @@ impl Server {
             self.connections.cut();
             let _ = tokio::time::timeout(CUT_TIMEOUT, self.connections.all_closed()).await;
         }
+        // It ends at once, unless it waits for a disk that does not answer.
+        let _ = tokio::time::timeout(CUT_TIMEOUT, self.sampling).await;
         close(&self.app).await
     }
 }

@@ -1,15 +1,33 @@
-//! How far a group is behind, from positions alone. Pure: no log, no clock.
+//! How far a group is behind: now from positions alone, and lately from samples of them.
 //!
 //! `lag` counts offsets from the next record to be read to the end, and the next record is never below the log start:
 //! what has been deleted can no longer be read, so it is no lag. `lag_ms` is the age of the next record by its own
 //! timestamp. A sum over partitions adds `lag` and `lag_bytes`, takes the oldest `lag_ms` and the nearest `expires_ms`.
+//!
+//! - This file: the figures of one moment. Pure: no log, no clock.
+//! - [`window`]: rates and a status, judged by the samples of the last minute. Pure.
+//! - [`series`]: a day of points in little memory. Pure.
+//! - [`history`]: the windows and series of every group and partition, and what they may take.
+//! - [`plot`]: a stretch of history in the steps that an answer or a picture has. Pure.
+//! - [`chart`]: the picture. Pure.
+//! - [`sampler`]: the thin loop that feeds the history.
+//!
+//! Windows and history are in memory alone: after a restart they begin anew. The figures of the moment do not need them.
+
+pub mod chart;
+pub mod history;
+pub mod plot;
+pub mod sampler;
+pub mod series;
+pub mod window;
 
 use quipu_segments::{Located, Offset, Positions, TimestampMs};
 
-/// Where a group goes on in a partition: what it committed, or the log start where that has passed it.
+/// Where a group goes on in a partition: what it committed, or the log start where that has passed it or nothing is
+/// committed.
 #[must_use]
-pub fn next_unread(committed: Offset, positions: Positions) -> Offset {
-    committed.max(positions.log_start_offset)
+pub fn next_unread(committed: Option<Offset>, positions: Positions) -> Offset {
+    committed.unwrap_or(Offset::ZERO).max(positions.log_start_offset)
 }
 
 /// How far a group is behind in one partition, or in several.
@@ -29,7 +47,7 @@ impl Lag {
     /// The lag of one partition. `located` is where the next record lies; `None` leaves out what only it tells.
     #[must_use]
     pub fn of_partition(
-        committed: Offset,
+        committed: Option<Offset>,
         positions: Positions,
         located: Option<&Located>,
         retention_ms: Option<u64>,
@@ -105,7 +123,7 @@ mod tests {
         now: i64,
     ) -> Lag {
         Lag::of_partition(
-            Offset::new(committed),
+            Some(Offset::new(committed)),
             positions,
             located.as_ref(),
             retention,
@@ -121,6 +139,12 @@ mod tests {
     #[test]
     fn a_commit_below_the_log_start_goes_on_at_the_log_start() {
         assert_eq!(lag(3, positions(8, 10), None, None, 0).lag, 2);
+    }
+
+    #[test]
+    fn where_nothing_is_committed_everything_kept_is_to_be_read() {
+        let lag = Lag::of_partition(None, positions(8, 10), None, None, TimestampMs(0));
+        assert_eq!(lag.lag, 2);
     }
 
     #[test]

@@ -1,0 +1,332 @@
+//! `GET /v1/groups/{group}/lag/history` and `GET /v1/groups/{group}/lag.svg`: how far a group was behind, as numbers and
+//! as a picture of the same numbers.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use quipu_segments::{PartitionId, TopicId};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::json_answer;
+use super::lag::known_group;
+use super::params::Params;
+use super::problem::{Code, Problem};
+use super::{Work, blocking};
+use crate::app::App;
+use crate::groups::report;
+use crate::lag::chart::{self, Picture, Theme};
+use crate::lag::plot::{self, By, Line, Metric, Plot, Request, Value};
+
+/// How far back one looks who does not say.
+const WINDOW_MS: u64 = 3_600_000;
+const MIN_WINDOW_MS: u64 = 60_000;
+const MAX_WINDOW_MS: u64 = 86_400_000;
+/// Steps of a series at most.
+const MAX_STEPS: u64 = 360;
+/// Steps of a series that any number of series leaves it.
+const MIN_STEPS: u64 = 60;
+/// Steps of all series together, about.
+const MAX_POINTS: u64 = 100_000;
+/// Series in an answer.
+const MAX_SERIES: usize = 1000;
+
+const WHAT: &[&str] = &["window_ms", "topic", "partition", "by"];
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(lag_history))
+        .routes(routes!(lag_svg))
+}
+
+/// How far a group was behind. All lists have one entry for each of `times`: the largest value of that step, null where
+/// the server did not watch.
+#[derive(Debug, Serialize, ToSchema)]
+struct HistoryBody {
+    /// The group.
+    group: String,
+    /// The length of a step in milliseconds.
+    step_ms: u64,
+    /// When each step begins.
+    times: Vec<i64>,
+    /// Everything that was asked for together.
+    total: Columns,
+    /// One series each, the largest lag first.
+    series: Vec<SeriesBody>,
+    /// Series beyond the 1,000 worst.
+    series_left_out: usize,
+}
+
+/// One of the series that were asked for.
+#[derive(Debug, Serialize, ToSchema)]
+struct SeriesBody {
+    /// The topic; left out for `by=group`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<String>,
+    /// The partition; left out for `by=group` and `by=topic`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<u32>,
+    #[serde(flatten)]
+    columns: Columns,
+}
+
+/// The values of each step.
+#[derive(Debug, Serialize, ToSchema)]
+struct Columns {
+    /// Records to be read.
+    lag: Vec<Option<u64>>,
+    /// The age in milliseconds of the oldest record to be read next.
+    lag_ms: Vec<Option<u64>>,
+    /// Stored bytes to be read.
+    lag_bytes: Vec<Option<u64>>,
+}
+
+/// How far a group was behind, over up to 24 hours
+#[utoipa::path(get, path = "/v1/groups/{group}/lag/history", tag = "lag",
+    params(("group" = String, Path, description = "The group's name"),
+        ("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
+        ("by" = Option<String>, Query, description = "A series for each `partition` (the default), `topic`, or the `group`"),
+        ("topic" = Option<String>, Query, description = "Only this topic"),
+        ("partition" = Option<u32>, Query, description = "Only this partition of it")),
+    responses((status = 200, description = "The history since the server started", body = HistoryBody),
+        (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
+async fn lag_history(
+    State(app): State<App>,
+    group: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let params = Params::parse(query.as_deref(), WHAT, &[])?;
+    let asked = Asked::of(&app, &params, By::Partition)?;
+    let group = known_group(&app, group)?;
+    let body = blocking(Work::Report, move || {
+        let plot = asked.plot(&app, &group, Metric::Lag, MAX_SERIES);
+        let series = plot.lines.iter().map(|line| SeriesBody {
+            topic: line.topic.map(|topic| topic_name(&app, topic)),
+            partition: line.partition,
+            columns: Columns::of(&line.values),
+        });
+        Ok(HistoryBody {
+            series: series.collect(),
+            step_ms: plot.step_ms,
+            times: plot.times.iter().map(|time| time.get()).collect(),
+            total: Columns::of(&plot.total),
+            series_left_out: plot.left_out,
+            group,
+        })
+    })
+    .await?;
+    Ok(json_answer(StatusCode::OK, &body))
+}
+
+/// A picture of how far a group was behind
+#[utoipa::path(get, path = "/v1/groups/{group}/lag.svg", tag = "lag",
+    params(("group" = String, Path, description = "The group's name"),
+        ("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
+        ("metric" = Option<String>, Query, description = "`lag` (the default), `lag_ms` or `lag_bytes`"),
+        ("by" = Option<String>, Query, description = "A line for each `partition` (the default), `topic`, or the `group`"),
+        ("topic" = Option<String>, Query, description = "Only this topic"),
+        ("partition" = Option<u32>, Query, description = "Only this partition of it"),
+        ("theme" = Option<String>, Query, description = "`auto` (the default: as the reader's system is), `light` or `dark`")),
+    responses((status = 200, description = "The worst eight lines, and the others together", body = String,
+            content_type = "image/svg+xml"),
+        (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
+async fn lag_svg(
+    State(app): State<App>,
+    group: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let params = Params::parse(query.as_deref(), &[WHAT, &["metric", "theme"]].concat(), &[])?;
+    let asked = Asked::of(&app, &params, By::Partition)?;
+    let metric = choice(
+        &params,
+        "metric",
+        &[
+            ("lag", Metric::Lag),
+            ("lag_ms", Metric::LagMs),
+            ("lag_bytes", Metric::LagBytes),
+        ],
+    )?
+    .unwrap_or_default();
+    let themes = [
+        ("auto", Theme::Auto),
+        ("light", Theme::Light),
+        ("dark", Theme::Dark),
+    ];
+    let theme = choice(&params, "theme", &themes)?.unwrap_or_default();
+    let group = known_group(&app, group)?;
+    let svg = blocking(Work::Report, move || {
+        Ok(asked.picture(&app, &group, metric, theme))
+    })
+    .await?;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("image/svg+xml")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((headers, svg).into_response())
+}
+
+/// What of a history is asked for.
+struct Asked {
+    window_ms: u64,
+    by: By,
+    topic: Option<(Arc<str>, TopicId)>,
+    partition: Option<u32>,
+}
+
+impl Asked {
+    fn of(app: &App, params: &Params, by: By) -> Result<Self, Problem> {
+        let choices = [
+            ("group", By::Group),
+            ("topic", By::Topic),
+            ("partition", By::Partition),
+        ];
+        let window_ms = params.number("window_ms", MIN_WINDOW_MS, MAX_WINDOW_MS)?;
+        let by = choice(params, "by", &choices)?.unwrap_or(by);
+        let partition = params.number("partition", 0, u64::from(u32::MAX))?;
+        let partition = partition.and_then(|index| u32::try_from(index).ok());
+        let mut asked = Self {
+            window_ms: window_ms.unwrap_or(WINDOW_MS),
+            by,
+            topic: None,
+            partition,
+        };
+        let Some(name) = params.get("topic") else {
+            if partition.is_some() {
+                let detail = "partition goes with topic: name the topic whose partition it is";
+                return Err(Problem::invalid("partition", detail));
+            }
+            return Ok(asked);
+        };
+        let topic = app.log.topic(name).ok_or_else(|| {
+            Problem::new(Code::UnknownTopic, format!("the topic {name} does not exist"))
+                .with("pointer", "topic")
+        })?;
+        if let Some(index) = partition.filter(|index| *index >= topic.partition_count()) {
+            let detail = format!(
+                "{name} has {} partitions, and none numbered {index}",
+                topic.partition_count()
+            );
+            return Err(Problem::new(Code::UnknownPartition, detail).with("pointer", "partition"));
+        }
+        asked.topic = Some((topic.name().into(), topic.id()));
+        Ok(asked)
+    }
+
+    fn is_wanted(&self, id: PartitionId) -> bool {
+        self.topic.as_ref().is_none_or(|(_, topic)| *topic == id.topic)
+            && self.partition.is_none_or(|index| index == id.index)
+    }
+
+    fn plot(&self, app: &App, group: &str, metric: Metric, max_lines: usize) -> Plot {
+        let mut request = Request {
+            until: app.clock.now(),
+            window_ms: self.window_ms,
+            by: self.by,
+            metric,
+            max_lines,
+            max_steps: MAX_STEPS,
+        };
+        let recording = app
+            .history
+            .recording(group, plot::since(&request), |id| self.is_wanted(id));
+        let lines = recording.series.len().clamp(1, max_lines) as u64;
+        request.max_steps = (MAX_POINTS / lines).clamp(MIN_STEPS, MAX_STEPS);
+        Plot::of(&recording, &request)
+    }
+
+    fn picture(&self, app: &App, group: &str, metric: Metric, theme: Theme) -> String {
+        let plot = self.plot(app, group, metric, chart::MAX_LINES);
+        let lag = report::lag_of(app, group);
+        let mut now = report::Total::default();
+        for topic in &lag.topics {
+            let is_asked = self.topic.as_ref().is_none_or(|(name, _)| *name == topic.topic);
+            for row in topic.partitions.iter().filter(|_| is_asked) {
+                if self.partition.is_none_or(|index| index == row.partition) {
+                    now = now.and(row.total);
+                }
+            }
+        }
+        // With one topic its name is in the heading, and each line has no need to say it again.
+        let mut topics: Vec<TopicId> = plot.lines.iter().filter_map(|line| line.topic).collect();
+        topics.dedup();
+        let only = match (&self.topic, &*topics) {
+            (Some((name, _)), _) => Some(name.to_string()),
+            (None, [topic]) if plot.left_out == 0 => Some(topic_name(app, *topic)),
+            _ => None,
+        };
+        let name = |line: &Line| match (line.topic, line.partition) {
+            (Some(_), Some(index)) if only.is_some() => format!("partition {index}"),
+            (Some(topic), Some(index)) => format!("{}/{index}", topic_name(app, topic)),
+            (Some(topic), None) => topic_name(app, topic),
+            (None, _) => group.to_owned(),
+        };
+        let names: Vec<String> = plot.lines.iter().map(name).collect();
+        let title = match (&only, self.partition) {
+            (Some(topic), Some(index)) => format!("Lag of {group} in {topic}/{index}"),
+            (Some(topic), None) => format!("Lag of {group} in {topic}"),
+            (None, _) => format!("Lag of {group}"),
+        };
+        chart::draw(&Picture {
+            title: &title,
+            each: match self.by {
+                By::Group => "",
+                By::Topic => " by topic",
+                By::Partition => " by partition",
+            },
+            metric,
+            plot: &plot,
+            names: &names,
+            until: app.clock.now(),
+            now: Value {
+                lag: now.lag.lag,
+                lag_ms: now.lag.lag_ms,
+                lag_bytes: now.lag.lag_bytes,
+            },
+            status: now.status,
+            theme,
+        })
+    }
+}
+
+impl Columns {
+    fn of(values: &[Option<Value>]) -> Self {
+        let column = |metric| {
+            values
+                .iter()
+                .map(|value| value.map(|value| value.get(metric)))
+                .collect()
+        };
+        Self {
+            lag: column(Metric::Lag),
+            lag_ms: column(Metric::LagMs),
+            lag_bytes: column(Metric::LagBytes),
+        }
+    }
+}
+
+/// One of a few words.
+fn choice<T: Copy>(params: &Params, name: &str, choices: &[(&str, T)]) -> Result<Option<T>, Problem> {
+    let Some(text) = params.get(name) else {
+        return Ok(None);
+    };
+    let found = choices.iter().find(|(word, _)| *word == text);
+    found.map(|(_, choice)| Some(*choice)).ok_or_else(|| {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        Problem::invalid(
+            name,
+            format!("{name} must be one of {}, not {text:?}", words.join(", ")),
+        )
+    })
+}
+
+/// Of a topic that was deleted a moment ago the name is no longer known.
+fn topic_name(app: &App, topic: TopicId) -> String {
+    app.log
+        .topic_by_id(topic)
+        .map_or_else(|| format!("topic {}", topic.0), |topic| topic.name().to_owned())
+}

@@ -1,0 +1,541 @@
+//! What is remembered of every group and partition: a minute of samples, and a day of points.
+//!
+//! The sampler calls [`History::sample`] with a row for each partition in each group's scope. Every call feeds the
+//! windows (see [`super::window`]); when the wall clock has entered a new interval, it also opens a slot, and every
+//! series gets a point. A partition that is no longer in a group's scope is forgotten at the next call.
+//!
+//! What it takes is bounded, whatever there is to watch:
+//!
+//! | pairs of group and partition | a sample every | a point every |
+//! |---|---|---|
+//! | up to 1,000 | second | 10 s |
+//! | up to 2,000, 4,000, … | 10 s | 20 s, 40 s, … |
+//! | above [`MAX_TRACKS`] | those above have no rates, no status but what the moment tells, and no history | |
+//!
+//! Points are kept for [`KEPT`]; should they take more than [`MAX_BYTES`] all the same, the oldest go first. A wall clock
+//! that is set back begins the points anew. Nothing is written to disk: a restart begins anew too.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quipu_segments::{Located, Offset, PartitionId, TimestampMs};
+
+use super::series::{Point, Series, Slot};
+use super::window::{Sample, Verdict, Window};
+
+/// How long points are kept.
+pub const KEPT: Duration = Duration::from_hours(24);
+/// Pairs of group and partition that are watched at the finest intervals.
+pub const FINE_TRACKS: usize = 1000;
+/// Pairs of group and partition that are watched at all.
+pub const MAX_TRACKS: usize = 32_000;
+/// What windows and series may take in memory together. A thousand partitions that never rest take about 100 MB a day,
+/// quiet ones about 1 kB each.
+pub const MAX_BYTES: usize = 128 << 20;
+
+const FINE_SAMPLE: Duration = Duration::from_secs(1);
+const COARSE_SAMPLE: Duration = Duration::from_secs(10);
+const FINE_SLOT_MS: i64 = 10_000;
+
+/// A group and a partition in its scope, at the moment of a sample.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The group.
+    pub group: Arc<str>,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Where both stand.
+    pub sample: Sample,
+    /// What goes into the history, if a slot is due.
+    pub point: Point,
+}
+
+/// Where the next record of a group lies; true as long as neither it nor the end has moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The next record to be read.
+    pub next: Offset,
+    /// The end that it was looked up for.
+    pub end_offset: Offset,
+    /// What was found.
+    pub located: Located,
+}
+
+/// Everything that is remembered. Shared by whoever reports, draws and samples; no lock is held while the disk is asked.
+#[derive(Debug, Default)]
+pub struct History {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    groups: BTreeMap<Arc<str>, BTreeMap<PartitionId, Track>>,
+    /// Pairs in `groups`.
+    tracks: usize,
+    /// Raised by every sample: what it did not name is forgotten.
+    generation: u64,
+    slots: VecDeque<SlotTime>,
+    /// The number of the first of `slots`.
+    first_slot: Slot,
+    max_tracks: usize,
+    max_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SlotTime {
+    at: TimestampMs,
+    /// The interval that was in force.
+    interval_ms: i64,
+}
+
+/// A group in a partition.
+#[derive(Debug)]
+struct Track {
+    window: Window,
+    series: Series,
+    place: Option<Place>,
+    generation: u64,
+}
+
+/// A stretch of a group's history.
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    /// The number of the first of `times`.
+    pub first: Slot,
+    /// When each slot was taken.
+    pub times: Vec<TimestampMs>,
+    /// The longest interval between two slots that were taken in time.
+    pub interval_ms: i64,
+    /// By partition.
+    pub series: Vec<(PartitionId, Series)>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            groups: BTreeMap::new(),
+            tracks: 0,
+            generation: 0,
+            slots: VecDeque::new(),
+            first_slot: 0,
+            max_tracks: MAX_TRACKS,
+            max_bytes: MAX_BYTES,
+        }
+    }
+}
+
+impl History {
+    /// How long to wait from one sample to the next, by what there is to watch.
+    #[must_use]
+    pub fn sample_interval(&self) -> Duration {
+        if self.state.lock().tracks <= FINE_TRACKS {
+            FINE_SAMPLE
+        } else {
+            COARSE_SAMPLE
+        }
+    }
+
+    /// Whether a sample of now goes into the history: its rows then need their points.
+    #[must_use]
+    pub fn is_slot_due(&self, now: TimestampMs) -> bool {
+        self.state.lock().is_slot_due(now)
+    }
+
+    /// Takes in where every group stands; what `rows` do not name is forgotten.
+    pub fn sample(&self, now: TimestampMs, rows: &[Row]) {
+        self.state.lock().sample(now, rows);
+    }
+
+    /// What is remembered of a group's partitions, judged together with where they stand now; in the order of `now`.
+    /// Without `with_verdicts` they are only looked up.
+    #[must_use]
+    pub fn judge(
+        &self,
+        group: &str,
+        now: &[(PartitionId, Sample)],
+        with_verdicts: bool,
+    ) -> Vec<(Verdict, Option<Place>)> {
+        let state = self.state.lock();
+        let tracks = state.groups.get(group);
+        let nothing = Window::default();
+        let judge = |(id, sample): &(PartitionId, Sample)| {
+            let track = tracks.and_then(|tracks| tracks.get(id));
+            let window = track.map_or(&nothing, |track| &track.window);
+            let verdict = if with_verdicts {
+                window.judge(sample)
+            } else {
+                Verdict::default()
+            };
+            (verdict, track.and_then(|track| track.place))
+        };
+        now.iter().map(judge).collect()
+    }
+
+    /// Remembers where next records lie, so that nobody needs to look again until something moves.
+    pub fn remember(&self, group: &str, places: &[(PartitionId, Place)]) {
+        let mut state = self.state.lock();
+        let Some(tracks) = state.groups.get_mut(group) else {
+            return;
+        };
+        for (id, place) in places {
+            if let Some(track) = tracks.get_mut(id) {
+                track.place = Some(*place);
+            }
+        }
+    }
+
+    /// The history of a group since then, of the partitions that `wanted` says.
+    #[must_use]
+    pub fn recording(
+        &self,
+        group: &str,
+        since: TimestampMs,
+        mut wanted: impl FnMut(PartitionId) -> bool,
+    ) -> Recording {
+        let state = self.state.lock();
+        let skipped = state.slots.partition_point(|slot| slot.at < since);
+        let slots = state.slots.iter().skip(skipped);
+        let first = state.first_slot + skipped as Slot;
+        let tracks = state.groups.get(group).into_iter().flatten();
+        Recording {
+            first,
+            times: slots.clone().map(|slot| slot.at).collect(),
+            interval_ms: slots.map(|slot| slot.interval_ms).max().unwrap_or(FINE_SLOT_MS),
+            series: tracks
+                .filter(|(id, _)| wanted(**id))
+                .map(|(id, track)| (*id, track.series.since(first)))
+                .collect(),
+        }
+    }
+
+    /// What it takes in memory, in bytes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.state.lock().heap_bytes()
+    }
+}
+
+impl State {
+    /// The interval of points: doubled with every doubling of what there is to watch.
+    fn slot_interval_ms(&self) -> i64 {
+        let doublings = self
+            .tracks
+            .div_ceil(FINE_TRACKS)
+            .max(1)
+            .next_power_of_two()
+            .ilog2();
+        FINE_SLOT_MS << doublings
+    }
+
+    fn is_slot_due(&self, now: TimestampMs) -> bool {
+        let Some(last) = self.slots.back() else {
+            return true;
+        };
+        let interval_ms = self.slot_interval_ms();
+        // A clock that was set back by less waits until it is there again.
+        now.get().div_euclid(interval_ms) > last.at.get().div_euclid(interval_ms)
+            || now.get() < last.at.get().saturating_sub(interval_ms)
+    }
+
+    fn sample(&mut self, now: TimestampMs, rows: &[Row]) {
+        let is_slot = self.is_slot_due(now);
+        let slot = is_slot.then(|| self.open_slot(now));
+        let next_slot = self.first_slot + self.slots.len() as Slot;
+        self.generation += 1;
+        for row in rows {
+            let is_room = self.tracks < self.max_tracks;
+            let tracks = match self.groups.get_mut(&row.group) {
+                Some(tracks) => tracks,
+                None if is_room => self.groups.entry(row.group.clone()).or_default(),
+                None => continue,
+            };
+            let track = match tracks.get_mut(&row.partition) {
+                Some(track) => track,
+                None if is_room => {
+                    self.tracks += 1;
+                    tracks
+                        .entry(row.partition)
+                        .or_insert(Track::new(slot.unwrap_or(next_slot)))
+                }
+                None => continue,
+            };
+            let is_first = track.generation != self.generation;
+            track.generation = self.generation;
+            track.window.push(row.sample);
+            if let Some(slot) = slot.filter(|_| is_first) {
+                if track.series.next_slot() != slot {
+                    // It was watched, but not when the last slot was taken.
+                    track.series = Series::new(slot);
+                }
+                track.series.push(row.point);
+            }
+        }
+        let generation = self.generation;
+        for tracks in self.groups.values_mut() {
+            tracks.retain(|_, track| track.generation == generation);
+        }
+        self.groups.retain(|_, tracks| !tracks.is_empty());
+        self.tracks = self.groups.values().map(BTreeMap::len).sum();
+        if is_slot {
+            self.drop_old(now);
+        }
+    }
+
+    fn open_slot(&mut self, now: TimestampMs) -> Slot {
+        if self.slots.back().is_some_and(|last| now < last.at) {
+            self.first_slot += self.slots.len() as Slot;
+            self.slots.clear();
+            for track in self.groups.values_mut().flat_map(BTreeMap::values_mut) {
+                track.series = Series::new(self.first_slot);
+            }
+        }
+        let interval_ms = self.slot_interval_ms();
+        self.slots.push_back(SlotTime { at: now, interval_ms });
+        self.first_slot + self.slots.len() as Slot - 1
+    }
+
+    /// Drops what is too old, and then the oldest until what is left takes no more than it may.
+    fn drop_old(&mut self, now: TimestampMs) {
+        let kept_ms = i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
+        let begin = now.get().saturating_sub(kept_ms);
+        let old = self.slots.partition_point(|slot| slot.at.get() <= begin);
+        self.drop_slots(old);
+        while self.heap_bytes() > self.max_bytes && self.slots.len() > 1 {
+            self.drop_slots(self.slots.len().div_ceil(16));
+        }
+    }
+
+    fn drop_slots(&mut self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        self.slots.drain(..count);
+        self.first_slot += count as Slot;
+        for track in self.groups.values_mut().flat_map(BTreeMap::values_mut) {
+            track.series.drop_before(self.first_slot);
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let tracks = self.groups.values().flat_map(BTreeMap::values);
+        let of = |track: &Track| {
+            size_of::<(PartitionId, Track)>() + track.window.heap_bytes() + track.series.heap_bytes()
+        };
+        tracks.map(of).sum::<usize>() + self.slots.capacity() * size_of::<SlotTime>()
+    }
+}
+
+impl Track {
+    fn new(first: Slot) -> Self {
+        Self {
+            window: Window::default(),
+            series: Series::new(first),
+            place: None,
+            generation: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quipu_segments::{Monotonic, TopicId};
+
+    use super::super::window::Status;
+    use super::*;
+
+    const START: i64 = 1_700_000_000_000;
+
+    fn id(index: u32) -> PartitionId {
+        PartitionId {
+            topic: TopicId(1),
+            index,
+        }
+    }
+
+    /// Partition `index` of `group`, `second` seconds in, with that lag.
+    fn row(group: &str, index: u32, second: u64, lag: u64) -> Row {
+        Row {
+            group: group.into(),
+            partition: id(index),
+            sample: Sample {
+                at: Monotonic(Duration::from_secs(second)),
+                committed: Some(Offset::new(100)),
+                last_commit: None,
+                log_start_offset: Offset::ZERO,
+                end_offset: Offset::new(100 + lag),
+            },
+            point: Point {
+                lag,
+                next_timestamp: (lag > 0).then_some(TimestampMs(START)),
+                bytes: lag * 10,
+            },
+        }
+    }
+
+    fn time(second: u64) -> TimestampMs {
+        TimestampMs(START + second as i64 * 1000)
+    }
+
+    fn lags(history: &History, group: &str, index: u32) -> Vec<u64> {
+        let recording = history.recording(group, TimestampMs(0), |found| found == id(index));
+        let Some((_, series)) = recording.series.first() else {
+            return Vec::new();
+        };
+        series
+            .points(recording.first)
+            .map(|(_, point)| point.lag)
+            .collect()
+    }
+
+    #[test]
+    fn a_point_is_taken_every_ten_seconds_and_a_sample_each_time() {
+        let history = History::default();
+        for second in 0..=60 {
+            history.sample(time(second), &[row("g", 0, second, 1000 + second)]);
+        }
+        assert_eq!(lags(&history, "g", 0), [1000, 1010, 1020, 1030, 1040, 1050, 1060]);
+        let now = row("g", 0, 61, 1061).sample;
+        let judged = history.judge("g", &[(id(0), now), (id(7), now)], true);
+        assert_eq!(judged[0].0.status, Status::Stalled);
+        assert_eq!(judged[0].0.rates.produce, 1.0);
+        assert_eq!(judged[1].0, Verdict::default(), "nothing is known of it");
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_and_begins_anew_when_it_comes_back() {
+        let history = History::default();
+        let both = |second| [row("g", 0, second, 1), row("h", 0, second, 2)];
+        history.sample(time(0), &both(0));
+        history.sample(time(10), &both(10));
+        history.sample(time(15), &both(15)[..1]);
+        assert_eq!(lags(&history, "h", 0), Vec::<u64>::new());
+        history.sample(time(17), &both(17));
+        history.sample(time(20), &both(20));
+        assert_eq!(lags(&history, "g", 0), [1, 1, 1]);
+        assert_eq!(lags(&history, "h", 0), [2]);
+        history.sample(time(30), &[]);
+        assert_eq!(history.state.lock().tracks, 0);
+    }
+
+    #[test]
+    fn the_more_there_is_to_watch_the_longer_the_intervals() {
+        let mut state = State::default();
+        for (tracks, seconds) in [
+            (0, 10),
+            (1000, 10),
+            (1001, 20),
+            (2000, 20),
+            (2001, 40),
+            (32_000, 320),
+        ] {
+            state.tracks = tracks;
+            assert_eq!(state.slot_interval_ms(), seconds * 1000, "{tracks}");
+        }
+        let history = History::default();
+        assert_eq!(history.sample_interval(), FINE_SAMPLE);
+        let rows: Vec<Row> = (0..1001).map(|index| row("g", index, 0, 1)).collect();
+        history.sample(time(0), &rows);
+        assert_eq!(history.sample_interval(), COARSE_SAMPLE);
+        assert!(!history.is_slot_due(time(10)));
+        assert!(history.is_slot_due(time(20)));
+    }
+
+    #[test]
+    fn no_more_is_watched_than_the_bound_says_and_room_is_found_again() {
+        let history = History::default();
+        history.state.lock().max_tracks = 3;
+        let rows: Vec<Row> = (0..5)
+            .map(|index| row("g", index, 0, 1))
+            .chain([row("h", 0, 0, 1)])
+            .collect();
+        history.sample(time(0), &rows);
+        assert_eq!(history.state.lock().tracks, 3);
+        history.sample(time(10), &rows[2..]);
+        assert_eq!(lags(&history, "g", 2), [1, 1]);
+        history.sample(time(20), &rows[2..]);
+        assert_eq!(history.state.lock().tracks, 3);
+    }
+
+    #[test]
+    fn points_are_kept_for_a_day() {
+        let history = History::default();
+        for slot in 0..10_000 {
+            history.sample(time(slot * 10), &[row("g", 0, slot * 10, slot)]);
+        }
+        let lags = lags(&history, "g", 0);
+        assert_eq!(
+            (lags.len(), lags.first(), lags.last()),
+            (8640, Some(&1360), Some(&9999))
+        );
+        assert!(history.heap_bytes() < 64 * 8640, "{}", history.heap_bytes());
+    }
+
+    #[test]
+    fn the_oldest_goes_first_when_the_memory_is_used_up() {
+        let history = History::default();
+        history.state.lock().max_bytes = 40_000;
+        for slot in 0..5000 {
+            let lag = slot * 7919 % 100_000;
+            history.sample(
+                time(slot * 10),
+                &[row("g", 0, slot * 10, lag), row("g", 1, slot * 10, lag * 3)],
+            );
+            assert!(history.heap_bytes() <= 40_000);
+        }
+        let lags = lags(&history, "g", 0);
+        assert_eq!(lags.last(), Some(&(4999 * 7919 % 100_000)));
+        assert!((500..5000).contains(&lags.len()), "{}", lags.len());
+    }
+
+    #[test]
+    fn a_clock_set_back_begins_the_points_anew_and_a_small_step_back_waits() {
+        let history = History::default();
+        for (second, lag) in [(1000, 1), (1010, 2), (1009, 3), (1003, 4)] {
+            history.sample(time(second), &[row("g", 0, second, lag)]);
+        }
+        assert_eq!(lags(&history, "g", 0), [1, 2]);
+        history.sample(time(10), &[row("g", 0, 2000, 5)]);
+        history.sample(time(20), &[row("g", 0, 2010, 6)]);
+        assert_eq!(lags(&history, "g", 0), [5, 6]);
+    }
+
+    #[test]
+    fn a_recording_is_of_the_time_and_the_partitions_that_were_asked_for() {
+        let history = History::default();
+        for slot in 0..100 {
+            let rows = [row("g", 0, slot * 10, slot), row("g", 1, slot * 10, slot)];
+            history.sample(time(slot * 10), &rows);
+        }
+        let recording = history.recording("g", time(900), |found| found == id(1));
+        assert_eq!(recording.times.first(), Some(&time(900)));
+        assert_eq!((recording.times.len(), recording.series.len()), (10, 1));
+        let points: Vec<_> = recording.series[0].1.points(recording.first).collect();
+        assert_eq!((points.len(), points[0].1.lag), (10, 90));
+        assert!(history.recording("none", time(0), |_| true).series.is_empty());
+    }
+
+    #[test]
+    fn a_place_is_remembered_for_what_is_watched() {
+        let history = History::default();
+        let place = Place {
+            next: Offset::new(3),
+            end_offset: Offset::new(9),
+            located: Located {
+                bytes_to_end: 7,
+                next: None,
+                segment_max_timestamp: None,
+            },
+        };
+        history.remember("g", &[(id(0), place)]);
+        history.sample(time(0), &[row("g", 0, 0, 1)]);
+        let now = [(id(0), row("g", 0, 1, 1).sample)];
+        assert!(history.judge("g", &now, true)[0].1.is_none());
+        history.remember("g", &[(id(0), place)]);
+        assert_eq!(
+            history.judge("g", &now, true)[0].1.unwrap().located.bytes_to_end,
+            7
+        );
+    }
+}

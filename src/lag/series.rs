@@ -1,0 +1,379 @@
+//! A day of points in little memory.
+//!
+//! A [`Series`] holds one point for each slot (the moments at which history is taken), without gaps, from its first slot
+//! on. Equal points in a row are one run; a run is coded by its differences to the one before:
+//!
+//! ```text
+//! run    length << 1 | has_next : varint
+//!        lag, bytes             : difference to the run before, zigzag varint each
+//!        next_timestamp         : difference to the last run that had one, zigzag varint; only with has_next
+//! ```
+//!
+//! So a quiet partition is one run however long it is quiet, and so is a group that stands still before a quiet topic:
+//! the timestamp of its next record is kept, not the age, which changes all the time. Runs lie in chunks of about
+//! [`CHUNK_BYTES`], each readable by itself, so that the oldest can be dropped, and a reader shares the closed ones.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use quipu_segments::TimestampMs;
+
+/// A chunk with as many bytes of runs is closed; with the run that follows it still fits in 512.
+const CHUNK_BYTES: usize = 512 - MAX_RUN_BYTES;
+/// A chunk of as many points is closed, however few bytes they take: what is old is dropped by chunks.
+const CHUNK_POINTS: u32 = 720;
+/// No run takes more: three varints and the length's.
+const MAX_RUN_BYTES: usize = 3 * 10 + 5;
+
+/// The number of a slot, from the start of the history on; never given twice.
+pub type Slot = u64;
+
+/// A group's lag in a partition at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Point {
+    /// Records to be read.
+    pub lag: u64,
+    /// The timestamp of the next record; `None` with nothing to read, or where it is not known.
+    pub next_timestamp: Option<TimestampMs>,
+    /// Stored bytes to be read.
+    pub bytes: u64,
+}
+
+/// Points of consecutive slots.
+#[derive(Clone, Debug)]
+pub struct Series {
+    closed: VecDeque<Chunk>,
+    /// The chunk that grows.
+    open: Open,
+}
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    first: Slot,
+    points: u32,
+    bytes: Arc<[u8]>,
+}
+
+#[derive(Clone, Debug)]
+struct Open {
+    first: Slot,
+    points: u32,
+    bytes: Vec<u8>,
+    coder: Coder,
+    /// The run that may still grow; of no points in an empty chunk.
+    run: (Point, u32),
+}
+
+/// What differences are taken to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Coder {
+    lag: u64,
+    next_timestamp: i64,
+    bytes: u64,
+}
+
+impl Series {
+    /// A series whose first point will be that of `first`.
+    #[must_use]
+    pub fn new(first: Slot) -> Self {
+        Self {
+            closed: VecDeque::new(),
+            open: Open::new(first),
+        }
+    }
+
+    /// The slot of the point that comes next.
+    #[must_use]
+    pub fn next_slot(&self) -> Slot {
+        self.open.first + Slot::from(self.open.points)
+    }
+
+    /// Appends the point of [`Series::next_slot`].
+    pub fn push(&mut self, point: Point) {
+        if self.open.points >= CHUNK_POINTS || self.open.bytes.len() >= CHUNK_BYTES {
+            let next = Open::new(self.next_slot());
+            let closed = std::mem::replace(&mut self.open, next).close();
+            self.closed.push_back(closed);
+        }
+        self.open.push(point);
+    }
+
+    /// Drops chunks that hold nothing from `begin` on.
+    pub fn drop_before(&mut self, begin: Slot) {
+        while self
+            .closed
+            .front()
+            .is_some_and(|chunk| chunk.first + Slot::from(chunk.points) <= begin)
+        {
+            self.closed.pop_front();
+        }
+    }
+
+    /// The same without what lies before `begin`, to be read elsewhere; closed chunks are shared.
+    #[must_use]
+    pub fn since(&self, begin: Slot) -> Self {
+        let ends_after = |chunk: &&Chunk| chunk.first + Slot::from(chunk.points) > begin;
+        Self {
+            closed: self.closed.iter().filter(ends_after).cloned().collect(),
+            open: self.open.clone(),
+        }
+    }
+
+    /// What it takes in memory, in bytes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        // An `Arc` counts its owners in two words.
+        let closed = |chunk: &Chunk| chunk.bytes.len() + 2 * size_of::<usize>();
+        self.closed.capacity() * size_of::<Chunk>()
+            + self.closed.iter().map(closed).sum::<usize>()
+            + self.open.bytes.capacity()
+    }
+
+    /// The points from `begin` on with their slots, in order.
+    pub fn points(&self, begin: Slot) -> impl Iterator<Item = (Slot, Point)> {
+        let runs = self
+            .closed
+            .iter()
+            .flat_map(|chunk| Runs::new(chunk.first, &chunk.bytes));
+        let open = Runs::new(self.open.first, &self.open.bytes);
+        let (point, length) = self.open.run;
+        let last = Run {
+            first: self.next_slot() - Slot::from(length),
+            length,
+            point,
+        };
+        runs.chain(open).chain([last]).flat_map(move |run| {
+            let end = run.first + Slot::from(run.length);
+            (run.first.max(begin)..end).map(move |slot| (slot, run.point))
+        })
+    }
+}
+
+impl Open {
+    fn new(first: Slot) -> Self {
+        Self {
+            first,
+            points: 0,
+            bytes: Vec::new(),
+            coder: Coder::default(),
+            run: (Point::default(), 0),
+        }
+    }
+
+    fn push(&mut self, point: Point) {
+        if self.run.0 != point || self.run.1 == 0 {
+            self.write_run();
+            self.run = (point, 0);
+        }
+        self.run.1 += 1;
+        self.points += 1;
+    }
+
+    fn write_run(&mut self) {
+        let (point, length) = self.run;
+        if length == 0 {
+            return;
+        }
+        let has_next = point.next_timestamp.is_some();
+        put(&mut self.bytes, u64::from(length) << 1 | u64::from(has_next));
+        put_difference(&mut self.bytes, self.coder.lag as i64, point.lag as i64);
+        put_difference(&mut self.bytes, self.coder.bytes as i64, point.bytes as i64);
+        if let Some(next) = point.next_timestamp {
+            put_difference(&mut self.bytes, self.coder.next_timestamp, next.get());
+            self.coder.next_timestamp = next.get();
+        }
+        self.coder.lag = point.lag;
+        self.coder.bytes = point.bytes;
+        debug_assert!(self.bytes.len() < CHUNK_BYTES + MAX_RUN_BYTES);
+    }
+
+    fn close(mut self) -> Chunk {
+        self.write_run();
+        Chunk {
+            first: self.first,
+            points: self.points,
+            bytes: self.bytes.into(),
+        }
+    }
+}
+
+struct Run {
+    first: Slot,
+    length: u32,
+    point: Point,
+}
+
+/// The runs of a chunk.
+struct Runs<'a> {
+    bytes: &'a [u8],
+    next: Slot,
+    coder: Coder,
+}
+
+impl<'a> Runs<'a> {
+    fn new(first: Slot, bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            next: first,
+            coder: Coder::default(),
+        }
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let head = take(&mut self.bytes)?;
+        let length = u32::try_from(head >> 1).ok()?;
+        self.coder.lag = take_difference(&mut self.bytes, self.coder.lag as i64)? as u64;
+        self.coder.bytes = take_difference(&mut self.bytes, self.coder.bytes as i64)? as u64;
+        let mut next_timestamp = None;
+        if head & 1 == 1 {
+            self.coder.next_timestamp = take_difference(&mut self.bytes, self.coder.next_timestamp)?;
+            next_timestamp = Some(TimestampMs(self.coder.next_timestamp));
+        }
+        let first = self.next;
+        self.next += Slot::from(length);
+        Some(Run {
+            first,
+            length,
+            point: Point {
+                lag: self.coder.lag,
+                next_timestamp,
+                bytes: self.coder.bytes,
+            },
+        })
+    }
+}
+
+fn put(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Differences wrap, so that every pair of numbers has one.
+fn put_difference(out: &mut Vec<u8>, from: i64, to: i64) {
+    let difference = to.wrapping_sub(from);
+    put(out, ((difference << 1) ^ (difference >> 63)) as u64);
+}
+
+fn take(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+fn take_difference(bytes: &mut &[u8], from: i64) -> Option<i64> {
+    let coded = take(bytes)?;
+    let difference = (coded >> 1) as i64 ^ -((coded & 1) as i64);
+    Some(from.wrapping_add(difference))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn point(lag: u64, next: i64, bytes: u64) -> Point {
+        Point {
+            lag,
+            next_timestamp: (lag > 0).then_some(TimestampMs(next)),
+            bytes,
+        }
+    }
+
+    fn of(points: &[Point]) -> Series {
+        let mut series = Series::new(100);
+        for point in points {
+            series.push(*point);
+        }
+        series
+    }
+
+    fn any_point() -> impl Strategy<Value = Point> {
+        prop_oneof![
+            Just(Point::default()),
+            (1u64..500, 0i64..1000, 0u64..5000).prop_map(|(lag, next, bytes)| point(lag, next, bytes)),
+            (any::<u64>(), any::<Option<i64>>(), any::<u64>()).prop_map(|(lag, next, bytes)| Point {
+                lag,
+                next_timestamp: next.map(TimestampMs),
+                bytes
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out(
+            runs in prop::collection::vec((any_point(), prop_oneof![Just(1usize), 1usize..20, 700usize..1500]), 0..60),
+            begin in 0u64..3000,
+        ) {
+            let points: Vec<Point> = runs.iter().flat_map(|(point, length)| vec![*point; *length]).collect();
+            let mut series = of(&points);
+            let expected: Vec<(Slot, Point)> = (100..).zip(points).collect();
+            prop_assert_eq!(series.next_slot(), 100 + expected.len() as u64);
+            prop_assert_eq!(series.points(0).collect::<Vec<_>>(), expected.clone());
+            let tail: Vec<_> = expected.into_iter().filter(|(slot, _)| *slot >= begin).collect();
+            prop_assert_eq!(series.points(begin).collect::<Vec<_>>(), tail.clone());
+            prop_assert_eq!(series.since(begin).points(begin).collect::<Vec<_>>(), tail.clone());
+            series.drop_before(begin);
+            prop_assert_eq!(series.points(begin).collect::<Vec<_>>(), tail);
+        }
+    }
+
+    #[test]
+    fn a_quiet_day_takes_next_to_nothing() {
+        for quiet in [Point::default(), point(5000, 1_700_000_000_000, 700_000)] {
+            let series = of(&vec![quiet; 8640]);
+            assert!(series.heap_bytes() < 1500, "{}", series.heap_bytes());
+        }
+    }
+
+    #[test]
+    fn a_busy_day_takes_less_than_twelve_bytes_a_point() {
+        let mut state = 7u64;
+        let mut random = |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let points: Vec<Point> = (0..8640i64)
+            .map(|slot| {
+                let lag = 2000 + random(4000);
+                point(
+                    lag,
+                    1_700_000_000_000 + slot * 10_000 - random(8000) as i64,
+                    lag * 210,
+                )
+            })
+            .collect();
+        let series = of(&points);
+        assert!(series.heap_bytes() < 12 * 8640, "{}", series.heap_bytes());
+    }
+
+    #[test]
+    fn what_is_dropped_gives_its_memory_back() {
+        let points: Vec<Point> = (0..8640)
+            .map(|n| point(n * 7919 % 100_000, n as i64 * 977, n * n))
+            .collect();
+        let mut series = of(&points);
+        let before = series.heap_bytes();
+        series.drop_before(100 + 8000);
+        let after = series.closed.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+        assert!(after < before / 8, "{after} of {before}");
+        assert_eq!(series.points(8100).count(), 640);
+    }
+}

@@ -1,0 +1,572 @@
+//! What the last minute says of a group in a partition: how fast it reads, and whether it gets anywhere.
+//!
+//! A [`Window`] keeps samples of the group's commit and the partition's ends. It is judged together with the sample of
+//! the moment, so an answer is never older than the question. Rates go over [`RATE_SPAN`], the status over
+//! [`STATUS_SPAN`]; a window that does not reach that far back yet claims neither that a group stalls nor that it falls
+//! behind.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use quipu_segments::{Monotonic, Offset, TimestampMs};
+
+/// What rates are averaged over. Where samples are further apart than that, over two of them.
+pub const RATE_SPAN: Duration = Duration::from_secs(10);
+/// What a status is judged by.
+pub const STATUS_SPAN: Duration = Duration::from_secs(60);
+/// The distance of the points at which [`Status::Behind`] compares the lag.
+const POINT_SPAN: Duration = Duration::from_secs(10);
+/// Over less than that no rate is told: one commit would look like a storm.
+const MIN_RATE_SPAN: Duration = Duration::from_secs(1);
+
+/// Where a group and a partition stood at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The moment.
+    pub at: Monotonic,
+    /// What the group had committed.
+    pub committed: Option<Offset>,
+    /// When it had.
+    pub last_commit: Option<TimestampMs>,
+    /// The first record that was kept.
+    pub log_start_offset: Offset,
+    /// One past the last durable record.
+    pub end_offset: Offset,
+}
+
+impl Sample {
+    /// Where the group would have gone on.
+    fn next_unread(&self) -> Offset {
+        self.committed.unwrap_or(Offset::ZERO).max(self.log_start_offset)
+    }
+
+    fn lag(&self) -> u64 {
+        self.end_offset.since(self.next_unread())
+    }
+
+    /// Records read between `self` and `later`. A commit that went back reads nothing, and what was deleted was not read.
+    fn consumed_until(&self, later: &Self) -> u64 {
+        let (Some(before), Some(after)) = (self.committed, later.committed) else {
+            // Nobody knows where a group began that had committed nothing.
+            return 0;
+        };
+        after.since(before.max(later.log_start_offset))
+    }
+
+    /// Whether the log start passed what `self` was to read next, and no commit had come first.
+    fn lost_until(&self, later: &Self) -> bool {
+        later.log_start_offset > self.log_start_offset
+            && later.committed.unwrap_or(Offset::ZERO) < later.log_start_offset
+            && self.lag() > 0
+    }
+}
+
+/// Records a second, over the last [`RATE_SPAN`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Read and committed by the group; 0 until a second has been watched.
+    pub consume: f64,
+    /// Appended to the partition; 0 until a second has been watched.
+    pub produce: f64,
+}
+
+impl Rates {
+    /// The rates of several partitions together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            consume: self.consume + other.consume,
+            produce: self.produce + other.produce,
+        }
+    }
+
+    /// Milliseconds until `lag` records are read if both go on like that; `None` when they never will be.
+    #[must_use]
+    pub fn drain_ms(self, lag: u64) -> Option<u64> {
+        if lag == 0 {
+            return Some(0);
+        }
+        let gain = self.consume - self.produce;
+        // A cast of a float saturates: centuries are as good as for ever, and never negative.
+        (gain > 0.0).then(|| (lag as f64 / gain * 1000.0).ceil() as u64)
+    }
+}
+
+/// How a group is doing in a partition, the worst last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// It reads what there is, or gets closer.
+    #[default]
+    Ok,
+    /// The lag grew throughout [`STATUS_SPAN`]: it never reached 0, shrank at none of the points ten seconds apart, and is
+    /// larger than at the begin.
+    Behind,
+    /// There was something to read throughout [`STATUS_SPAN`], and nothing was committed.
+    Stalled,
+    /// Within [`STATUS_SPAN`] records were deleted that it had not read.
+    Losing,
+}
+
+impl Status {
+    /// Its name in answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Behind => "behind",
+            Self::Stalled => "stalled",
+            Self::Losing => "losing",
+        }
+    }
+
+    /// Its number in metrics: 0 is well, 3 the worst.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self as u64
+    }
+}
+
+/// What a window says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Verdict {
+    /// How fast it goes.
+    pub rates: Rates,
+    /// How it is doing.
+    pub status: Status,
+}
+
+/// The samples of the last [`STATUS_SPAN`], and one before them.
+#[derive(Clone, Debug, Default)]
+pub struct Window {
+    samples: VecDeque<Packed>,
+}
+
+impl Window {
+    /// Takes a sample in, and forgets those that are no longer needed. A sample that is not later than the last is
+    /// ignored.
+    pub fn push(&mut self, sample: Sample) {
+        let sample = Packed::of(&sample);
+        if self.samples.back().is_some_and(|last| last.at_ms >= sample.at_ms) {
+            return;
+        }
+        self.samples.push_back(sample);
+        // The first one is at least as old as the span, so that the whole span is known.
+        let begin = sample.at_ms.saturating_sub(millis(STATUS_SPAN));
+        while self.samples.get(1).is_some_and(|second| second.at_ms <= begin) {
+            self.samples.pop_front();
+        }
+    }
+
+    /// What the window and the moment say.
+    #[must_use]
+    pub fn judge(&self, now: &Sample) -> Verdict {
+        let until = Packed::of(now).at_ms;
+        let samples: Vec<Sample> = self
+            .samples
+            .iter()
+            .filter(|sample| sample.at_ms < until)
+            .map(Packed::unpack)
+            .chain([*now])
+            .collect();
+        Verdict {
+            rates: rates(&samples),
+            status: status(&samples),
+        }
+    }
+
+    /// What it takes in memory, in bytes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.samples.capacity() * size_of::<Packed>()
+    }
+}
+
+/// The rates over the end of `samples`, which are in the order of time.
+#[must_use]
+pub fn rates(samples: &[Sample]) -> Rates {
+    let Some(last) = samples.last() else {
+        return Rates::default();
+    };
+    let is_before = |sample: &Sample| last.at.since(sample.at) >= RATE_SPAN;
+    let first = samples.iter().rposition(is_before).unwrap_or(0);
+    let span = last.at.since(samples[first].at);
+    if span < MIN_RATE_SPAN {
+        return Rates::default();
+    }
+    let (mut consumed, mut produced) = (0u64, 0u64);
+    for pair in samples[first..].windows(2) {
+        consumed = consumed.saturating_add(pair[0].consumed_until(&pair[1]));
+        produced = produced.saturating_add(pair[1].end_offset.since(pair[0].end_offset));
+    }
+    Rates {
+        consume: consumed as f64 / span.as_secs_f64(),
+        produce: produced as f64 / span.as_secs_f64(),
+    }
+}
+
+/// The status by `samples`, which are in the order of time; the last one is the moment.
+#[must_use]
+pub fn status(samples: &[Sample]) -> Status {
+    let Some(now) = samples.last() else {
+        return Status::Ok;
+    };
+    let before = samples
+        .iter()
+        .rposition(|sample| now.at.since(sample.at) >= STATUS_SPAN);
+    let window = &samples[before.unwrap_or(0)..];
+    if window.windows(2).any(|pair| pair[0].lost_until(&pair[1])) {
+        return Status::Losing;
+    }
+    if before.is_none() {
+        // What is not known yet may have happened a moment ago.
+        let is_lost = now
+            .committed
+            .is_some_and(|committed| committed < now.log_start_offset);
+        return if is_lost { Status::Losing } else { Status::Ok };
+    }
+    let has_committed = window
+        .windows(2)
+        .any(|pair| (pair[0].committed, pair[0].last_commit) != (pair[1].committed, pair[1].last_commit));
+    // Who caught up once in a minute is neither stalled nor behind, whatever came after.
+    if window.iter().any(|sample| sample.lag() == 0) {
+        return Status::Ok;
+    }
+    if !has_committed {
+        return Status::Stalled;
+    }
+    if grew_throughout(window, now) {
+        return Status::Behind;
+    }
+    Status::Ok
+}
+
+/// Whether the lag was larger at the end than at the begin, and at no point smaller than at the one before.
+fn grew_throughout(window: &[Sample], now: &Sample) -> bool {
+    let points = u32::try_from(STATUS_SPAN.as_secs() / POINT_SPAN.as_secs()).unwrap_or(1);
+    let lag_before = |points: u32| {
+        let is_before = |sample: &&Sample| now.at.since(sample.at) >= POINT_SPAN * points;
+        window.iter().rev().find(is_before).map_or(0, Sample::lag)
+    };
+    let mut earlier = lag_before(points);
+    let begin = earlier;
+    for point in (0..points).rev() {
+        let lag = lag_before(point);
+        if lag < earlier {
+            return false;
+        }
+        earlier = lag;
+    }
+    earlier > begin
+}
+
+/// A sample in 40 bytes.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    at_ms: u64,
+    /// `u64::MAX` for none, which is no offset.
+    committed: u64,
+    /// `i64::MIN` for none.
+    last_commit: i64,
+    log_start_offset: Offset,
+    end_offset: Offset,
+}
+
+impl Packed {
+    fn of(sample: &Sample) -> Self {
+        Self {
+            at_ms: millis(sample.at.0),
+            committed: sample.committed.map_or(u64::MAX, Offset::get),
+            last_commit: sample.last_commit.map_or(i64::MIN, TimestampMs::get),
+            log_start_offset: sample.log_start_offset,
+            end_offset: sample.end_offset,
+        }
+    }
+
+    fn unpack(&self) -> Sample {
+        Sample {
+            at: Monotonic(Duration::from_millis(self.at_ms)),
+            committed: Offset::try_new(self.committed),
+            last_commit: (self.last_commit != i64::MIN).then_some(TimestampMs(self.last_commit)),
+            log_start_offset: self.log_start_offset,
+            end_offset: self.end_offset,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(seconds: u64, committed: u64, log_start: u64, end: u64) -> Sample {
+        Sample {
+            at: Monotonic(Duration::from_secs(seconds)),
+            committed: Some(Offset::new(committed)),
+            last_commit: Some(TimestampMs(committed as i64)),
+            log_start_offset: Offset::new(log_start),
+            end_offset: Offset::new(end),
+        }
+    }
+
+    /// A sample a second for `seconds` and one more, as a function of the second.
+    fn each_second(seconds: u64, sample: impl Fn(u64) -> Sample) -> Verdict {
+        let mut window = Window::default();
+        for second in 0..seconds {
+            window.push(sample(second));
+        }
+        window.judge(&sample(seconds))
+    }
+
+    #[test]
+    fn rates_are_what_came_and_went_in_ten_seconds() {
+        let verdict = each_second(100, |s| at(s, s * 150, 0, 1000 + s * 20));
+        assert_eq!(
+            verdict.rates,
+            Rates {
+                consume: 150.0,
+                produce: 20.0
+            }
+        );
+        let verdict = each_second(100, |s| at(s, s.min(80) * 150, 0, 20_000));
+        assert_eq!(verdict.rates, Rates::default(), "nothing in the last ten seconds");
+    }
+
+    #[test]
+    fn samples_ten_seconds_apart_give_the_same_rates() {
+        let mut window = Window::default();
+        for second in (0..100).step_by(10) {
+            window.push(at(second, second * 150, 0, second * 200));
+        }
+        let rates = window.judge(&at(93, 93 * 150, 0, 93 * 200)).rates;
+        assert_eq!((rates.consume, rates.produce), (150.0, 200.0));
+    }
+
+    #[test]
+    fn a_fresh_window_has_the_rates_that_it_saw_and_none_before_a_second_has_passed() {
+        assert_eq!(each_second(0, |s| at(s, 7, 0, 9)).rates, Rates::default());
+        assert_eq!(each_second(1, |s| at(s, s * 3, 0, 9)).rates.consume, 3.0);
+        let mut window = Window::default();
+        window.push(at(1, 0, 0, 0));
+        let mut now = at(1, 500, 0, 500);
+        now.at = Monotonic(Duration::from_millis(1005));
+        assert_eq!(window.judge(&now).rates, Rates::default());
+    }
+
+    #[test]
+    fn a_commit_that_went_back_is_no_negative_rate_and_what_was_read_before_and_after_counts() {
+        let committed = |s: u64| if s < 5 { 1000 + s * 10 } else { (s - 5) * 10 };
+        let rates = each_second(10, |s| at(s, committed(s), 0, 2000)).rates;
+        assert_eq!(
+            rates.consume, 9.0,
+            "four steps of 10 before the reset and five after it"
+        );
+    }
+
+    #[test]
+    fn deleted_records_were_not_read() {
+        let rates = each_second(10, |s| {
+            if s < 10 {
+                at(s, 0, 0, 2000)
+            } else {
+                at(s, 1500, 1400, 2000)
+            }
+        })
+        .rates;
+        assert_eq!(rates.consume, 10.0, "100 of them in ten seconds");
+    }
+
+    #[test]
+    fn a_lag_drains_only_when_more_is_read_than_appended() {
+        let rates = |consume, produce| Rates { consume, produce };
+        assert_eq!(rates(155.2, 20.1).drain_ms(1200), Some(8883));
+        assert_eq!(rates(20.0, 20.0).drain_ms(1), None);
+        assert_eq!(rates(1.0, 20.0).drain_ms(1), None);
+        assert_eq!(rates(0.0, 5.0).drain_ms(0), Some(0), "it is drained");
+        assert_eq!(rates(1e-300, 0.0).drain_ms(u64::MAX), Some(u64::MAX));
+    }
+
+    #[test]
+    fn the_status_of_each_course_of_a_minute() {
+        type Course = fn(u64) -> Sample;
+        let table: [(&str, Course, Status); 13] = [
+            ("caught up and quiet", |s| at(s, 50, 0, 50), Status::Ok),
+            ("keeps up", |s| at(s, s * 10, 0, s * 10 + 10), Status::Ok),
+            ("catches up", |s| at(s, s * 10, 0, 5000 + s), Status::Ok),
+            (
+                "reads, but slower than it grows",
+                |s| at(s, s, 0, s * 10),
+                Status::Behind,
+            ),
+            (
+                "fell behind, then gained once",
+                |s| at(s, if s < 75 { s } else { s * 9 }, 0, s * 10),
+                Status::Ok,
+            ),
+            (
+                "the same lag throughout, reading",
+                |s| at(s, s * 10, 0, s * 10 + 700),
+                Status::Ok,
+            ),
+            ("lag and no commit", |s| at(s, 10, 0, 500), Status::Stalled),
+            (
+                "lag that grows and no commit",
+                |s| at(s, 10, 0, 500 + s),
+                Status::Stalled,
+            ),
+            (
+                "its last commit was in the window",
+                |s| at(s, if s < 61 { 10 } else { 20 }, 0, 500),
+                Status::Ok,
+            ),
+            (
+                "records came to a quiet topic a moment ago",
+                |s| at(s, 50, 0, if s < 110 { 50 } else { 60 }),
+                Status::Ok,
+            ),
+            (
+                "unread records were deleted in the window",
+                |s| at(s, 10, if s < 90 { 0 } else { 20 }, 500),
+                Status::Losing,
+            ),
+            (
+                "unread records were deleted long ago",
+                |s| at(s, 10, if s < 30 { 0 } else { 20 }, 500),
+                Status::Stalled,
+            ),
+            (
+                "records that were read are deleted",
+                |s| at(s, 400 + s, s, 500 + s),
+                Status::Ok,
+            ),
+        ];
+        for (name, course, expected) in table {
+            assert_eq!(each_second(120, course).status, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_commit_of_the_same_offset_is_a_commit() {
+        let verdict = each_second(120, |s| Sample {
+            last_commit: Some(TimestampMs(s as i64 / 40)),
+            ..at(s, 10, 0, 500)
+        });
+        assert_eq!(verdict.status, Status::Ok);
+    }
+
+    #[test]
+    fn a_window_that_is_not_full_claims_no_stall_but_tells_what_is_gone() {
+        assert_eq!(each_second(59, |s| at(s, 10, 0, 500)).status, Status::Ok);
+        assert_eq!(each_second(60, |s| at(s, 10, 0, 500)).status, Status::Stalled);
+        assert_eq!(each_second(59, |s| at(s, 1, 0, 5 * s)).status, Status::Ok);
+        assert_eq!(each_second(0, |s| at(s, 10, 20, 500)).status, Status::Losing);
+        assert_eq!(each_second(0, |s| at(s, 20, 20, 500)).status, Status::Ok);
+    }
+
+    #[test]
+    fn a_commit_that_comes_with_the_deletion_loses_nothing() {
+        let course = |s| {
+            if s < 90 {
+                at(s, 10, 0, 500)
+            } else {
+                at(s, 500, 500, 500)
+            }
+        };
+        assert_eq!(each_second(120, course).status, Status::Ok);
+    }
+
+    #[test]
+    fn where_nothing_is_committed_a_deletion_of_what_is_unread_loses_and_a_trimmed_begin_does_not() {
+        let uncommitted = |s: u64, log_start: u64| Sample {
+            committed: None,
+            last_commit: None,
+            ..at(s, 0, log_start, 500)
+        };
+        assert_eq!(each_second(0, |s| uncommitted(s, 20)).status, Status::Ok);
+        assert_eq!(each_second(5, |s| uncommitted(s, 20 + s)).status, Status::Losing);
+    }
+
+    #[test]
+    fn a_window_keeps_no_more_than_it_needs() {
+        let mut window = Window::default();
+        for second in 0..10_000 {
+            window.push(at(second, 0, 0, 0));
+            window.push(at(second, 0, 0, 0));
+        }
+        assert_eq!(window.samples.len(), 61);
+        assert!(window.heap_bytes() <= 128 * 40, "{}", window.heap_bytes());
+    }
+
+    fn courses() -> impl Strategy<Value = Vec<Sample>> {
+        let step = (
+            0u64..3000,
+            0u64..50,
+            0u64..60,
+            0u64..40,
+            prop::bool::weighted(0.05),
+        );
+        prop::collection::vec(step, 1..150).prop_map(|steps| {
+            let (mut time, mut end, mut log_start, mut committed) = (0, 0u64, 0u64, 0u64);
+            let mut samples = Vec::new();
+            for (ms, produced, consumed, deleted, reset) in steps {
+                time += ms + 1;
+                end += produced;
+                log_start = (log_start + deleted / 4).min(end);
+                committed = if reset {
+                    committed / 2
+                } else {
+                    (committed + consumed).min(end)
+                };
+                let mut sample = at(0, committed, log_start, end);
+                sample.at = Monotonic(Duration::from_millis(time));
+                samples.push(sample);
+            }
+            samples
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn rates_are_never_negative_and_never_more_than_was_appended_or_reread(samples in courses()) {
+            let rates = rates(&samples);
+            prop_assert!(rates.consume >= 0.0 && rates.consume.is_finite());
+            prop_assert!(rates.produce >= 0.0 && rates.produce.is_finite());
+        }
+
+        #[test]
+        fn a_window_says_what_all_the_samples_would(samples in courses()) {
+            let mut window = Window::default();
+            let (now, before) = samples.split_last().unwrap();
+            for sample in before {
+                window.push(*sample);
+            }
+            let verdict = window.judge(now);
+            prop_assert_eq!(verdict.status, status(&samples));
+            prop_assert_eq!(verdict.rates, rates(&samples));
+        }
+
+        #[test]
+        fn a_group_that_is_caught_up_neither_stalls_nor_falls_behind(samples in courses()) {
+            let mut samples = samples;
+            let last = samples.last_mut().unwrap();
+            last.committed = Some(last.end_offset);
+            prop_assert!(!matches!(status(&samples), Status::Stalled | Status::Behind));
+        }
+
+        #[test]
+        fn a_status_of_trouble_has_its_reason_in_the_window(samples in courses()) {
+            let now = *samples.last().unwrap();
+            let moved = samples.windows(2).any(|pair| pair[1].log_start_offset > pair[0].log_start_offset)
+                || now.committed < Some(now.log_start_offset);
+            match status(&samples) {
+                Status::Losing => prop_assert!(moved),
+                Status::Stalled | Status::Behind => prop_assert!(now.lag() > 0 && now.at.since(samples[0].at) >= STATUS_SPAN),
+                Status::Ok => {}
+            }
+        }
+    }
+}
