@@ -12,8 +12,10 @@ use parking_lot::{Mutex, MutexGuard};
 use quipu_segments::{Log, PartitionId, TopicId};
 use tokio::sync::{Notify, watch};
 
-use super::live::{Kind, Live};
+use super::live::{GroupState, Kind, Live};
 use super::ordered::{Joining, Ms, Ordered};
+use super::shared::queue::MemberKey;
+use super::shared::work::Work;
 
 /// How long a group without members is remembered.
 const REMEMBERED_MS: Ms = 600_000;
@@ -47,8 +49,10 @@ pub(crate) struct Cell {
 /// What a cell holds.
 #[derive(Debug)]
 pub(crate) struct Core {
-    /// The members and their partitions.
+    /// The members, and in an ordered group their partitions.
     pub(crate) ordered: Ordered,
+    /// In a shared group, its records.
+    pub(crate) work: Option<Work>,
     /// The names of the topics that each member subscribes to.
     subscriptions: BTreeMap<Arc<str>, BTreeSet<String>>,
     /// The number of the topics' last change that it has seen.
@@ -90,6 +94,18 @@ impl Coordinator {
         self.topics.subscribe()
     }
 
+    /// Names this process in `poll_id`s.
+    pub(crate) fn life(&self) -> u64 {
+        self.life
+    }
+
+    /// Has sessions and leases looked at by then.
+    pub(crate) fn look_sooner(&self, at: Option<Ms>) {
+        if at.is_some_and(|at| at < self.looks_at.load(Relaxed)) {
+            self.sooner.notify_one();
+        }
+    }
+
     /// Whether another member may join.
     pub(crate) fn has_room(&self) -> bool {
         self.members.load(Relaxed) < MAX_MEMBERS
@@ -109,6 +125,7 @@ impl Coordinator {
         let group: Arc<str> = group.into();
         let core = Core {
             ordered: Ordered::new(self.life, self.numbers.load(Relaxed)),
+            work: None,
             subscriptions: BTreeMap::new(),
             topics_seen: 0,
             empty_since: None,
@@ -150,21 +167,27 @@ impl Coordinator {
         if core.ordered.members.is_empty() {
             return None;
         }
-        Some(Live {
-            state: core.ordered.state(),
-            kind: Kind::Ordered,
-            partitions: core
-                .ordered
-                .partitions()
-                .map(|(id, owner)| (id, owner.cloned()))
-                .collect(),
+        Some(match &core.work {
+            Some(work) => Live {
+                state: GroupState::Stable,
+                kind: Kind::Shared,
+                partitions: work.queues.keys().map(|id| (*id, None)).collect(),
+            },
+            None => Live {
+                state: core.ordered.state(),
+                kind: Kind::Ordered,
+                partitions: core.ordered.partitions().map(|(id, owner)| (id, owner.cloned())).collect(),
+            },
         })
     }
 
     /// The group's state, with the sessions ended that are over.
     pub(crate) fn lock<'a>(&self, cell: &'a Cell, now: Ms) -> MutexGuard<'a, Core> {
         let mut core = cell.core.lock();
-        for member in core.ordered.expire(now) {
+        for (member, key) in core.ordered.expire(now) {
+            if let Some(work) = &mut core.work {
+                work.release_all(MemberKey(key));
+            }
             tracing::info!(
                 group = &*cell.group,
                 member = &*member,
@@ -205,15 +228,25 @@ impl Coordinator {
         }
     }
 
-    /// Ends the sessions that are over and forgets groups that have been empty for long; says when to look again.
-    pub(crate) fn tick(&self, now: Ms) -> Option<Ms> {
+    /// Ends the sessions and leases that are over and forgets groups that have been empty for long. Says when to look
+    /// again, and which shared groups have something to be written.
+    pub(crate) fn tick(&self, now: Ms) -> (Option<Ms>, Vec<Arc<Cell>>) {
         let cells: Vec<Arc<Cell>> = self.cells.lock().values().cloned().collect();
         let mut next: Option<Ms> = None;
+        let mut busy = Vec::new();
         for cell in cells {
-            let core = self.lock(&cell, now);
-            let deadline = core.ordered.next_deadline();
+            let mut core = self.lock(&cell, now);
+            let mut deadline = core.ordered.next_deadline();
+            let mut is_idle = !core.ordered.is_committing();
+            if let Some(work) = &mut core.work {
+                work.expire(now);
+                if work.is_due(now) || !work.unsaved().is_empty() {
+                    busy.push(Arc::clone(&cell));
+                }
+                deadline = deadline.into_iter().chain(work.next_deadline().filter(|at| *at > now)).min();
+                is_idle &= work.is_idle();
+            }
             let forget_at = core.empty_since.map(|since| since + REMEMBERED_MS);
-            let is_idle = !core.ordered.is_committing();
             drop(core);
             if forget_at.is_some_and(|at| at <= now) && is_idle {
                 self.forget(&cell.group);
@@ -222,7 +255,7 @@ impl Coordinator {
             }
         }
         self.looks_at.store(next.unwrap_or(u64::MAX), Relaxed);
-        next
+        (next, busy)
     }
 }
 
@@ -235,8 +268,18 @@ impl Core {
     /// Takes a member in; [`Core::refresh`] comes after it.
     pub(crate) fn join(&mut self, joining: Joining, topics: BTreeSet<String>, now: Ms) {
         self.subscriptions.insert(Arc::clone(&joining.member), topics);
-        self.ordered.join(joining, now);
+        let before = self.ordered.join(joining, now);
         self.topics_seen = 0;
+        if let (Some(before), Some(work)) = (before, &mut self.work) {
+            work.release_all(MemberKey(before));
+        }
+    }
+
+    /// Takes a member out.
+    pub(crate) fn leave(&mut self, member: &str) {
+        if let (Some(key), Some(work)) = (self.ordered.leave(member), &mut self.work) {
+            work.release_all(MemberKey(key));
+        }
     }
 
     /// Changes what a member subscribes to, if that is news; [`Core::refresh`] comes after it.
@@ -276,6 +319,12 @@ impl Core {
             .iter()
             .map(|(member, names)| (Arc::clone(member), of_member(names)))
             .collect();
+        if let Some(work) = &mut self.work {
+            work.refresh(log, group, &partitions);
+            // Nobody is assigned any of them.
+            self.ordered.refresh(&subscriptions, &BTreeSet::new(), |_| None);
+            return;
+        }
         let is_new = partitions.iter().any(|id| !self.ordered.knows(*id));
         let committed = if is_new {
             super::committed(log, group)

@@ -12,13 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use quipu_segments::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
+use quipu_segments::{Log, Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 use tokio::sync::OwnedMutexGuard;
 
 use super::coordinator::{Cell, Coordinator, Core};
 use super::ordered::{Answer, Joining, Ms, Refused};
 use super::poll_id::{MAX_PARTITIONS, PollId};
-use super::{Commit, commit_here};
+use super::live::Kind;
+use super::shared::settings::{GroupValue, Settings};
+use super::shared::work::Work;
+use super::{Commit, commit_here, offsets, shared};
 use crate::app::App;
 use crate::catalog;
 use crate::damage::Gap;
@@ -52,6 +55,58 @@ pub struct Join {
     pub session_timeout: Ms,
     /// Where the group begins.
     pub start: Start,
+    /// How the group is shared.
+    pub kind: Kind,
+    /// Of a shared group: how long a record is leased, in milliseconds.
+    pub lease_ms: Option<u32>,
+    /// Of a shared group: how often a record is delivered before it goes to the dead letters.
+    pub max_deliveries: Option<u32>,
+    /// Of a shared group: where the dead letters go.
+    pub dead_letter_topic: Option<String>,
+}
+
+impl Join {
+    /// What the group is made as, if this is its first member.
+    fn value(&self) -> Result<GroupValue, Problem> {
+        if self.kind == Kind::Ordered {
+            return Ok(GroupValue::Ordered);
+        }
+        let default = Settings::default();
+        let settings = Settings {
+            lease_ms: self.lease_ms.unwrap_or(default.lease_ms),
+            max_deliveries: self.max_deliveries.unwrap_or(default.max_deliveries),
+            dead_letter_topic: self.dead_letter_topic.clone(),
+        };
+        let checked = settings.check(self.topics.iter().map(String::as_str));
+        checked.map_err(|unfit| Problem::invalid(format!("/{}", unfit.field), unfit.to_string()))?;
+        Ok(GroupValue::Shared(settings))
+    }
+
+    /// Whether it fits a group that is there.
+    fn check(&self, group: &str, value: &GroupValue) -> Result<(), Problem> {
+        let GroupValue::Shared(settings) = value else {
+            if self.kind == Kind::Ordered {
+                return Ok(());
+            }
+            return Err(Problem::new(Code::GroupTypeMismatch, format!("the group {group} is ordered")));
+        };
+        if self.kind == Kind::Ordered {
+            return Err(Problem::new(Code::GroupTypeMismatch, format!("the group {group} is shared")));
+        }
+        let differs = self.lease_ms.is_some_and(|ms| ms != settings.lease_ms)
+            || self.max_deliveries.is_some_and(|most| most != settings.max_deliveries)
+            || (self.dead_letter_topic.is_some() && self.dead_letter_topic != settings.dead_letter_topic);
+        if differs {
+            let detail = format!(
+                "the group {group} was begun with lease_ms {}, max_deliveries {} and dead_letter_topic {}",
+                settings.lease_ms,
+                settings.max_deliveries,
+                settings.dead_letter_topic.as_deref().unwrap_or("null")
+            );
+            return Err(Problem::new(Code::GroupSettingsDiffer, detail));
+        }
+        Ok(())
+    }
 }
 
 /// A member as it is told.
@@ -90,6 +145,14 @@ pub struct Polled {
     pub pages: Vec<Delivered>,
 }
 
+/// What a poll is answered, by the kind of the group.
+pub enum Answered {
+    /// Records of partitions that the member reads.
+    Ordered(Polled),
+    /// Records that are leased to the member.
+    Shared(shared::members::Leased),
+}
+
 /// The records of one partition.
 pub struct Delivered {
     /// The topic's name.
@@ -117,14 +180,14 @@ pub fn has_members(app: &App, group: &str) -> bool {
     app.groups.coordinator.has_members(group, now_ms(app))
 }
 
-fn unknown_member(group: &str, member: &str) -> Problem {
+pub(crate) fn unknown_member(group: &str, member: &str) -> Problem {
     Problem::new(
         Code::UnknownMember,
         format!("{member} is no member of the group {group}: join first, or poll with the fields of a join"),
     )
 }
 
-fn refused(refused: Refused, group: &str, member: &str) -> Problem {
+pub(crate) fn refused(refused: Refused, group: &str, member: &str) -> Problem {
     match refused {
         Refused::Unknown => unknown_member(group, member),
         Refused::Fenced => Problem::new(
@@ -168,7 +231,7 @@ pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> R
             "there are too many members of groups",
         ));
     }
-    begin(app, group, &join).await?;
+    let value = begin(app, group, &join).await?;
     let member: Arc<str> = match member {
         Some(member) => member.into(),
         None => format!(
@@ -179,6 +242,9 @@ pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> R
         .into(),
     };
     let (epoch, assignment) = with(app, group, |_, core| {
+        if let (GroupValue::Shared(settings), None) = (value, &core.work) {
+            core.work = Some(Work::new(settings));
+        }
         let joining = Joining {
             member: Arc::clone(&member),
             client_id: join.client_id,
@@ -198,14 +264,31 @@ pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> R
     })
 }
 
-/// Makes the group, and commits where it begins in topics that it is new to, unless that is the log start.
-async fn begin(app: &App, group: &str, join: &Join) -> Result<(), Problem> {
-    let is_there = super::exists(&app.log, group);
-    if is_there && join.start == Start::Earliest {
-        return Ok(());
+/// What a group is; `None` if it has not been made.
+pub(crate) fn value_of(log: &Log, group: &str) -> Result<Option<GroupValue>, Problem> {
+    let value = log.state_get(&offsets::group_key(group));
+    value.map(|value| GroupValue::decode(&value)).transpose().map_err(|error| {
+        tracing::error!(group, %error, "nobody can join this group");
+        Problem::new(Code::Internal, format!("what the group {group} is cannot be read; delete it, or use a newer quipu"))
+    })
+}
+
+/// Makes the group, and commits where it begins in topics that it is new to, unless that is the log start. Returns what
+/// the group is.
+async fn begin(app: &App, group: &str, join: &Join) -> Result<GroupValue, Problem> {
+    let fresh = join.value()?;
+    if let Some(value) = value_of(&app.log, group)? {
+        join.check(group, &value)?;
+        if join.start == Start::Earliest {
+            return Ok(value);
+        }
     }
     // Alone: two members that join at once begin at the same place.
     let guard = app.groups.alone().await;
+    let known = value_of(&app.log, group)?;
+    if let Some(value) = &known {
+        join.check(group, value)?;
+    }
     let committed = super::committed(&app.log, group);
     let mut commits = Vec::new();
     for name in join.topics.iter().filter(|_| join.start != Start::Earliest) {
@@ -223,11 +306,11 @@ async fn begin(app: &App, group: &str, join: &Join) -> Result<(), Problem> {
             });
         }
     }
-    if is_there && commits.is_empty() {
-        return Ok(());
+    let value = known.clone().unwrap_or(fresh);
+    if known.is_none() || !commits.is_empty() {
+        super::make(&app.log, guard, group, &value, commits, app.clock.now()).await?;
     }
-    super::commit(&app.log, guard, group, commits, app.clock.now()).await?;
-    Ok(())
+    Ok(value)
 }
 
 async fn starting_offset(app: &App, partition: &Arc<Partition>, start: Start) -> Result<Offset, Problem> {
@@ -310,7 +393,7 @@ async fn turn_of(app: &App, group: &str, member: &str) -> Result<OwnedMutexGuard
     Ok(order.lock_owned().await)
 }
 
-fn read_ack(ack: Option<&str>, group: &str, member: &str) -> Result<Option<PollId>, Problem> {
+pub(crate) fn read_ack(ack: Option<&str>, group: &str, member: &str) -> Result<Option<PollId>, Problem> {
     let Some(text) = ack else { return Ok(None) };
     match PollId::decode(text, group, member) {
         Some(id) => Ok(Some(id)),
@@ -322,11 +405,11 @@ fn read_ack(ack: Option<&str>, group: &str, member: &str) -> Result<Option<PollI
 }
 
 /// A poll that is under way; dropping it ends it.
-struct Polling<'a> {
+pub(crate) struct Polling<'a> {
     app: &'a App,
-    cell: Arc<Cell>,
-    member: &'a str,
-    token: u64,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) member: &'a str,
+    pub(crate) token: u64,
 }
 
 impl Drop for Polling<'_> {
@@ -352,7 +435,7 @@ pub async fn poll(
     member: &str,
     wanted: &Wanted,
     joining: Option<Join>,
-) -> Result<Polled, Problem> {
+) -> Result<Answered, Problem> {
     let ack = read_ack(wanted.ack.as_deref(), group, member)?;
     let known = app.groups.coordinator.find(group).is_some_and(|cell| {
         app.groups
@@ -390,6 +473,11 @@ pub async fn poll(
         member,
         token: begun.token,
     };
+    if app.groups.coordinator.lock(&polling.cell, now_ms(app)).work.is_some() {
+        // Settles keep an order of their own.
+        drop(order);
+        return shared::members::poll(app, &polling, group, wanted).await.map(Answered::Shared);
+    }
     commit(app, &polling.cell, order, begun.commits, BTreeMap::new()).await?;
     let wake = {
         let mut core = app.groups.coordinator.lock(&polling.cell, now_ms(app));
@@ -443,7 +531,7 @@ pub async fn poll(
                 .map_err(problem)?;
             drop(core);
             match answer {
-                Some(answer) => return Ok(polled(app, group, member, answer, pages)),
+                Some(answer) => return Ok(Answered::Ordered(polled(app, group, member, answer, pages))),
                 None => continue,
             }
         }
@@ -632,7 +720,7 @@ pub async fn leave(app: &App, group: &str, member: &str, ack: Option<&str>) -> R
     commit(app, &cell, order, commits, BTreeMap::new()).await?;
     let now = now_ms(app);
     let mut core = app.groups.coordinator.lock(&cell, now);
-    core.ordered.leave(member);
+    core.leave(member);
     app.groups.coordinator.settle(&mut core, now);
     tracing::debug!(group, member, "a member left");
     Ok(())
@@ -694,7 +782,10 @@ pub fn describe(app: &App, group: &str) -> Vec<Described> {
 pub async fn end_sessions(app: App) {
     let mut stopping = app.stopping.subscribe();
     loop {
-        let next = app.groups.coordinator.tick(now_ms(&app));
+        let (next, busy) = app.groups.coordinator.tick(now_ms(&app));
+        for cell in busy {
+            shared::members::attend(&app, &cell);
+        }
         let wait = next.map(|next| Duration::from_millis(next.saturating_sub(now_ms(&app)).max(5)));
         let timer = async {
             match wait {

@@ -141,6 +141,33 @@ async fn commit_here(log: &Log, group: &str, commits: Vec<Commit>, now: Timestam
     append(log, orphans).await
 }
 
+/// Makes a group, or commits where one begins, and returns when that is durable.
+///
+/// # Errors
+/// As [`commit`].
+pub(crate) async fn make(
+    log: &Log,
+    guard: ExclusiveGuard,
+    group: &str,
+    value: &shared::settings::GroupValue,
+    commits: Vec<Commit>,
+    now: TimestampMs,
+) -> Result<(), Error> {
+    let mut state = Vec::new();
+    if !exists(log, group) {
+        state.push(StateChange {
+            key: offsets::group_key(group),
+            value: Some(value.encode()),
+        });
+    }
+    let (log, group) = (log.clone(), group.to_owned());
+    finish(guard, async move {
+        append(&log, state).await?;
+        commit_here(&log, &group, commits, now).await
+    })
+    .await
+}
+
 /// Deletes a group with its offsets and returns when that is durable.
 ///
 /// # Errors
@@ -149,6 +176,7 @@ pub async fn delete(log: &Log, guard: ExclusiveGuard, group: &str) -> Result<(),
     let mut state = vec![offsets::remove(offsets::group_key(group))];
     let keys = log.state_prefix(&offsets::offsets_prefix(group));
     state.extend(keys.into_iter().map(|(key, _)| offsets::remove(key)));
+    state.extend(shared::store::changes_for_deleted_group(log, group));
     let log = log.clone();
     finish(guard, async move { append(&log, state).await }).await
 }
@@ -162,9 +190,9 @@ pub fn changes_for_deleted_topic(log: &Log, topic: TopicId) -> Vec<StateChange> 
         .state_prefix(&offsets::all_offsets_prefix())
         .into_iter()
         .map(|(key, _)| key);
-    keys.filter(|key| is_of_topic(key, topic))
-        .map(offsets::remove)
-        .collect()
+    let mut changes: Vec<StateChange> = keys.filter(|key| is_of_topic(key, topic)).map(offsets::remove).collect();
+    changes.extend(shared::store::changes_for_deleted_topic(log, topic));
+    changes
 }
 
 /// Whether the group has been made.

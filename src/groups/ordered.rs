@@ -240,10 +240,12 @@ impl Ordered {
 
     /// Takes a member in, or in the place of the one of its name: that one's polls are superseded, and what it was
     /// delivered and did not acknowledge comes again.
-    pub fn join(&mut self, joining: Joining, now: Ms) {
+    /// Returns the [key](Member::key) of the one before.
+    pub fn join(&mut self, joining: Joining, now: Ms) -> Option<u64> {
         let epoch = self.next();
         self.take_back(&joining.member);
         let before = self.members.remove(&joining.member);
+        let key = before.as_ref().map(Member::key);
         let (wake, order) = before
             .map(|before| (before.wake, before.order))
             .unwrap_or_default();
@@ -266,6 +268,7 @@ impl Ordered {
         };
         self.soonest = self.soonest.min(member.deadline());
         self.members.insert(joining.member, member);
+        key
     }
 
     /// The member's epoch and assignment, as it is told by the answer to its joining.
@@ -522,6 +525,26 @@ impl Ordered {
         }))
     }
 
+    /// Ends a poll of a shared group, whose records are leased elsewhere, by the poll's token.
+    ///
+    /// # Errors
+    /// As [`Ordered::go_on`].
+    pub fn finish_poll(&mut self, name: &str, token: u64, now: Ms) -> Result<(u64, PollId), Refused> {
+        let life = self.life;
+        let member = self.polling(name, token)?;
+        member.poll = None;
+        member.last_contact = now;
+        let (epoch, deadline) = (member.epoch, member.deadline());
+        self.soonest = self.soonest.min(deadline);
+        let poll_id = PollId {
+            life,
+            epoch,
+            number: token,
+            next: Vec::new(),
+        };
+        Ok((epoch, poll_id))
+    }
+
     /// Ends a poll without an answer: it failed, or its client went away.
     pub fn abandon(&mut self, name: &str, token: u64, now: Ms) {
         if let Ok(member) = self.polling(name, token) {
@@ -547,29 +570,27 @@ impl Ordered {
         Ok(self.acknowledge(name, ack))
     }
 
-    /// Takes a member out.
-    pub fn leave(&mut self, name: &str) {
+    /// Takes a member out, and returns its [key](Member::key).
+    pub fn leave(&mut self, name: &str) -> Option<u64> {
         self.take_back(name);
-        if let Some(member) = self.members.remove(name) {
-            member.wake.notify_waiters();
-        }
+        let member = self.members.remove(name)?;
+        member.wake.notify_waiters();
         self.rebalance();
+        Some(member.key())
     }
 
-    /// Takes out the members whose sessions have ended, and names them.
-    pub fn expire(&mut self, now: Ms) -> Vec<Arc<str>> {
+    /// Takes out the members whose sessions have ended, and names them, with their [keys](Member::key).
+    pub fn expire(&mut self, now: Ms) -> Vec<(Arc<str>, u64)> {
         if now < self.soonest {
             return Vec::new();
         }
         let is_over = |member: &Member| member.poll.is_none() && member.deadline() <= now;
         let over = self.members.iter().filter(|(_, member)| is_over(member));
         let names: Vec<Arc<str>> = over.map(|(name, _)| Arc::clone(name)).collect();
-        for name in &names {
-            self.leave(name);
-        }
+        let gone = names.into_iter().filter_map(|name| self.leave(&name).map(|key| (name, key))).collect();
         let silent = self.members.values().filter(|member| member.poll.is_none());
         self.soonest = silent.map(Member::deadline).min().unwrap_or(Ms::MAX);
-        names
+        gone
     }
 
     /// What a member holds.
@@ -685,6 +706,12 @@ impl Ordered {
 impl Member {
     fn deadline(&self) -> Ms {
         self.last_contact.saturating_add(self.session_timeout)
+    }
+
+    /// A number that no other member of the group has, or had.
+    #[must_use]
+    pub fn key(&self) -> u64 {
+        self.joined
     }
 
     /// Whether it is in a poll.
@@ -941,7 +968,7 @@ mod tests {
                 }
                 Op::Silence(by) => {
                     self.now += by;
-                    for gone in self.group.expire(self.now) {
+                    for (gone, _) in self.group.expire(self.now) {
                         let client = (0..4).find(|client| name(*client) == gone).unwrap();
                         self.is_clean &= self.clients[client].ack.is_none();
                     }

@@ -6,13 +6,16 @@
 //! - [`dead_letter`]: a record on its way to the dead letters, and back.
 //! - [`store`]: the appends that settle, each one atomic request.
 //! - [`redrive`]: dead letters go back to where they came from, once.
+//! - [`members`]: what members do, over `work`, which is a group in memory.
 //!
 //! Guarantee: a record is settled only in the append that also carries its dead letter, if it has one; and an answer waits
 //! for that append. So a crash delivers again what was leased, and nothing that was settled.
 
 pub mod codec;
 pub mod dead_letter;
+pub mod members;
 pub mod queue;
 pub mod redrive;
 pub mod settings;
 pub mod store;
+pub(crate) mod work;
