@@ -55,7 +55,26 @@ pub struct PollNumber(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChangeId(u64);
 
-/// A range of offsets that was leased, all for the same time.
+/// What a poll asks of a partition.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// The time.
+    pub now: Moment,
+    /// When the leases end.
+    pub deadline: Moment,
+    /// Whose they are.
+    pub member: MemberKey,
+    /// Which of its polls asks.
+    pub poll: PollNumber,
+    /// The partition's log start.
+    pub log_start: Offset,
+    /// The partition's end.
+    pub end: Offset,
+    /// Records at most.
+    pub max: usize,
+}
+
+/// A range of offsets that was leased, each delivered as often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acquired {
     /// The first.
@@ -755,25 +774,6 @@ impl Queue {
             Slot::Settling { .. } | Slot::Settled => {}
         }
     }
-}
-
-/// What a poll asks of a partition.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    /// The time.
-    pub now: Moment,
-    /// When the leases end.
-    pub deadline: Moment,
-    /// Whose they are.
-    pub member: MemberKey,
-    /// Which of its polls asks.
-    pub poll: PollNumber,
-    /// The partition's log start.
-    pub log_start: Offset,
-    /// The partition's end.
-    pub end: Offset,
-    /// Records at most.
-    pub max: usize,
 }
 
 impl Expired {

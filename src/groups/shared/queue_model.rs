@@ -615,8 +615,10 @@ impl Pair {
             found.iter().map(|offset| offset.get()).collect::<Vec<_>>(),
             exhausted
         );
-        let begun = self.queue.begin_dead_letter(None, found);
-        self.model.begin(&begun, &exhausted, |_, _| true);
+        // Asked for all offsets, it takes those only.
+        let all: Vec<u64> = (0..OFFSETS).collect();
+        let begun = self.queue.begin_dead_letter(None, offsets_of(&all));
+        self.model.begin(&begun, &all, |_, at| exhausted.contains(&at));
         self.begun(&begun);
     }
 

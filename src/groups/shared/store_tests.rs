@@ -414,6 +414,72 @@ fn large_dead_letters_go_back_in_several_requests() {
     assert_eq!(partition.positions().end_offset, Offset::new(10));
 }
 
+/// A log whose topic `name` has nine records in three batches, the second of which is damaged.
+fn damaged_log(name: &str, fill: impl Fn(&Log, &Arc<Partition>, std::ops::Range<u32>)) -> Log {
+    let disk = SimDisk::new(1);
+    let log = open(&disk).unwrap();
+    make(&log, "jobs", 1);
+    make(&log, "jobs.dlq", 1);
+    let partition = log.topic(name).unwrap().partition(0).unwrap();
+    for first in [0, 3, 6] {
+        fill(&log, &partition, first..first + 3);
+    }
+    log.close().unwrap();
+    drop(log);
+    let path = format!("/data/topics/{name}/0/{:020}.log", 0);
+    let bytes = disk.contents(Path::new(&path)).unwrap();
+    let key = bytes.windows(5).position(|bytes| bytes == b"key-4").unwrap();
+    disk.damage(Path::new(&path), key as u64, 1);
+    open(&disk).unwrap()
+}
+
+fn skip_damage(log: &Log, partition: &Partition) {
+    let range = crate::damage::Gap {
+        from: Offset::new(3),
+        until: Offset::new(6),
+    };
+    crate::damage::skip(log, partition, range, NOW).unwrap();
+}
+
+#[test]
+fn damaged_records_are_not_read_and_are_missing_once_they_are_skipped() {
+    let log = damaged_log("jobs", produce);
+    let partition = log.topic("jobs").unwrap().partition(0).unwrap();
+    let offsets: Vec<(Offset, u32)> = [1, 3, 5, 7].map(|at| (Offset::new(at), 1)).to_vec();
+    let found = read(&log, &partition, "g", &offsets);
+    assert_eq!((found.letters.len(), found.missing.len()), (2, 0));
+    assert_eq!(found.unread, [3, 5].map(Offset::new));
+    assert!(matches!(found.error, Some(Error::Damaged { .. })));
+    skip_damage(&log, &partition);
+    let found = read(&log, &partition, "g", &offsets);
+    assert_eq!((found.letters.len(), found.unread.len()), (2, 0));
+    assert_eq!(found.missing, [3, 5].map(Offset::new));
+    assert!(found.error.is_none());
+}
+
+#[test]
+fn damaged_dead_letters_stop_the_call_until_they_are_skipped() {
+    let log = damaged_log("jobs.dlq", |log, dead, numbers| {
+        let jobs = log.topic("jobs").unwrap().partition(0).unwrap();
+        produce(log, &jobs, numbers.clone());
+        let offsets: Vec<(Offset, u32)> = numbers.map(|at| (Offset::new(at.into()), 1)).collect();
+        let found = read(log, &jobs, "g", &offsets);
+        let dead = log.topic_by_id(dead.id().topic).unwrap();
+        let letters = found.letters.iter().map(|letter| (&dead, letter));
+        let request = store::settle(log, &Rotation::default(), "g", &[], letters, NOW).unwrap();
+        log.append(request).unwrap().wait().unwrap();
+    });
+    for sent in [3, 0] {
+        let problem = redrive_all(&log, "g", 100).unwrap_err();
+        assert_eq!(problem.code(), Code::CorruptData);
+        assert_eq!(problem.to_json()["redriven"], json!(sent));
+    }
+    let dead = log.topic("jobs.dlq").unwrap().partition(0).unwrap();
+    skip_damage(&log, &dead);
+    let done = redrive_all(&log, "g", 100).unwrap();
+    assert_eq!((done.sent, done.at_end), (3, true));
+}
+
 #[test]
 fn what_a_group_or_a_topic_had_goes_with_it() {
     let log = new_log();
