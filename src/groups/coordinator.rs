@@ -176,7 +176,11 @@ impl Coordinator {
             None => Live {
                 state: core.ordered.state(),
                 kind: Kind::Ordered,
-                partitions: core.ordered.partitions().map(|(id, owner)| (id, owner.cloned())).collect(),
+                partitions: core
+                    .ordered
+                    .partitions()
+                    .map(|(id, owner)| (id, owner.cloned()))
+                    .collect(),
             },
         })
     }
@@ -243,7 +247,10 @@ impl Coordinator {
                 if work.is_due(now) || !work.unsaved().is_empty() {
                     busy.push(Arc::clone(&cell));
                 }
-                deadline = deadline.into_iter().chain(work.next_deadline().filter(|at| *at > now)).min();
+                deadline = deadline
+                    .into_iter()
+                    .chain(work.next_deadline().filter(|at| *at > now))
+                    .min();
                 is_idle &= work.is_idle();
             }
             let forget_at = core.empty_since.map(|since| since + REMEMBERED_MS);

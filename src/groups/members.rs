@@ -16,19 +16,19 @@ use quipu_segments::{Log, Offset, Partition, PartitionId, TimestampMs, Topic, To
 use tokio::sync::OwnedMutexGuard;
 
 use super::coordinator::{Cell, Coordinator, Core};
+use super::live::Kind;
 use super::ordered::{Answer, Joining, Ms, Refused};
 use super::poll_id::{MAX_PARTITIONS, PollId};
-use super::live::Kind;
 use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
 use super::{Commit, commit_here, offsets, shared};
 use crate::app::App;
 use crate::catalog;
 use crate::damage::Gap;
+use crate::http::blocking;
 use crate::http::fetch::page::{Limits, Page};
 use crate::http::fetch::read_page;
 use crate::http::problem::{Code, Problem};
-use crate::http::{Work, blocking};
 
 /// Where a group begins in topics of which it has committed nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,13 +88,21 @@ impl Join {
             if self.kind == Kind::Ordered {
                 return Ok(());
             }
-            return Err(Problem::new(Code::GroupTypeMismatch, format!("the group {group} is ordered")));
+            return Err(Problem::new(
+                Code::GroupTypeMismatch,
+                format!("the group {group} is ordered"),
+            ));
         };
         if self.kind == Kind::Ordered {
-            return Err(Problem::new(Code::GroupTypeMismatch, format!("the group {group} is shared")));
+            return Err(Problem::new(
+                Code::GroupTypeMismatch,
+                format!("the group {group} is shared"),
+            ));
         }
         let differs = self.lease_ms.is_some_and(|ms| ms != settings.lease_ms)
-            || self.max_deliveries.is_some_and(|most| most != settings.max_deliveries)
+            || self
+                .max_deliveries
+                .is_some_and(|most| most != settings.max_deliveries)
             || (self.dead_letter_topic.is_some() && self.dead_letter_topic != settings.dead_letter_topic);
         if differs {
             let detail = format!(
@@ -267,10 +275,16 @@ pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> R
 /// What a group is; `None` if it has not been made.
 pub(crate) fn value_of(log: &Log, group: &str) -> Result<Option<GroupValue>, Problem> {
     let value = log.state_get(&offsets::group_key(group));
-    value.map(|value| GroupValue::decode(&value)).transpose().map_err(|error| {
-        tracing::error!(group, %error, "nobody can join this group");
-        Problem::new(Code::Internal, format!("what the group {group} is cannot be read; delete it, or use a newer quipu"))
-    })
+    value
+        .map(|value| GroupValue::decode(&value))
+        .transpose()
+        .map_err(|error| {
+            tracing::error!(group, %error, "nobody can join this group");
+            Problem::new(
+                Code::Internal,
+                format!("what the group {group} is cannot be read; delete it, or use a newer quipu"),
+            )
+        })
 }
 
 /// Makes the group, and commits where it begins in topics that it is new to, unless that is the log start. Returns what
@@ -320,7 +334,7 @@ async fn starting_offset(app: &App, partition: &Arc<Partition>, start: Start) ->
         Start::Latest => Ok(positions.end_offset),
         Start::Time(time) => {
             let (app, partition) = (app.clone(), Arc::clone(partition));
-            let found = blocking(Work::Read, move || {
+            let found = blocking(crate::http::Work::Read, move || {
                 Ok(crate::damage::offset_for_time(&app.log, &partition, time)?)
             });
             Ok(found.await?.map_or(positions.end_offset, |(offset, _)| offset))
@@ -473,10 +487,18 @@ pub async fn poll(
         member,
         token: begun.token,
     };
-    if app.groups.coordinator.lock(&polling.cell, now_ms(app)).work.is_some() {
+    if app
+        .groups
+        .coordinator
+        .lock(&polling.cell, now_ms(app))
+        .work
+        .is_some()
+    {
         // Settles keep an order of their own.
         drop(order);
-        return shared::members::poll(app, &polling, group, wanted).await.map(Answered::Shared);
+        return shared::members::poll(app, &polling, group, wanted)
+            .await
+            .map(Answered::Shared);
     }
     commit(app, &polling.cell, order, begun.commits, BTreeMap::new()).await?;
     let wake = {

@@ -190,7 +190,10 @@ pub fn changes_for_deleted_topic(log: &Log, topic: TopicId) -> Vec<StateChange> 
         .state_prefix(&offsets::all_offsets_prefix())
         .into_iter()
         .map(|(key, _)| key);
-    let mut changes: Vec<StateChange> = keys.filter(|key| is_of_topic(key, topic)).map(offsets::remove).collect();
+    let mut changes: Vec<StateChange> = keys
+        .filter(|key| is_of_topic(key, topic))
+        .map(offsets::remove)
+        .collect();
     changes.extend(shared::store::changes_for_deleted_topic(log, topic));
     changes
 }

@@ -587,7 +587,10 @@ impl Ordered {
         let is_over = |member: &Member| member.poll.is_none() && member.deadline() <= now;
         let over = self.members.iter().filter(|(_, member)| is_over(member));
         let names: Vec<Arc<str>> = over.map(|(name, _)| Arc::clone(name)).collect();
-        let gone = names.into_iter().filter_map(|name| self.leave(&name).map(|key| (name, key))).collect();
+        let gone = names
+            .into_iter()
+            .filter_map(|name| self.leave(&name).map(|key| (name, key)))
+            .collect();
         let silent = self.members.values().filter(|member| member.poll.is_none());
         self.soonest = silent.map(Member::deadline).min().unwrap_or(Ms::MAX);
         gone

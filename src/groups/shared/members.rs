@@ -17,9 +17,9 @@ use super::queue::{Acquired, ChangeId, MemberKey, Moment, PollNumber, Released, 
 use super::store;
 use super::work::{Pending, WRITE_BYTES};
 use crate::app::App;
+use crate::groups::append;
 use crate::groups::coordinator::Cell;
 use crate::groups::members::{Polling, Wanted, now_ms, read_ack, refused, unknown_member};
-use crate::groups::append;
 use crate::http::fetch::page::{Limits, Page};
 use crate::http::fetch::read_page;
 use crate::http::problem::{Code, Problem};
@@ -104,7 +104,12 @@ impl Drop for Undelivered<'_> {
 ///
 /// # Errors
 /// 409 `poll-superseded`; what a settle meets; 500 `corrupt-data` where nothing but damaged records is left to lease.
-pub(crate) async fn poll(app: &App, polling: &Polling<'_>, group: &str, wanted: &Wanted) -> Result<Leased, Problem> {
+pub(crate) async fn poll(
+    app: &App,
+    polling: &Polling<'_>,
+    group: &str,
+    wanted: &Wanted,
+) -> Result<Leased, Problem> {
     let (member, token) = (polling.member, polling.token);
     let problem = |error| refused(error, group, member);
     let coordinator = &app.groups.coordinator;
@@ -112,7 +117,12 @@ pub(crate) async fn poll(app: &App, polling: &Polling<'_>, group: &str, wanted: 
         let core = coordinator.lock(&polling.cell, now_ms(app));
         let known = core.ordered.members.get(member).zip(core.work.as_ref());
         let (known, work) = known.ok_or_else(|| unknown_member(group, member))?;
-        (MemberKey(known.key()), Arc::clone(&known.wake), Arc::clone(&work.freed), work.settings.lease_ms)
+        (
+            MemberKey(known.key()),
+            Arc::clone(&known.wake),
+            Arc::clone(&work.freed),
+            work.settings.lease_ms,
+        )
     };
     if let Some(ack) = read_ack(wanted.ack.as_deref(), group, member)?
         && ack.life == coordinator.life()
@@ -151,7 +161,9 @@ pub(crate) async fn poll(app: &App, polling: &Polling<'_>, group: &str, wanted: 
             let (mut leased, mut ends) = (Vec::new(), Vec::new());
             let mut left = usize::try_from(wanted.max_records).unwrap_or(usize::MAX);
             for id in work.places() {
-                let Some((topic, partition)) = find(&app.log, id) else { continue };
+                let Some((topic, partition)) = find(&app.log, id) else {
+                    continue;
+                };
                 let positions = partition.positions();
                 ends.push((Arc::clone(&partition), positions.end_offset));
                 if left == 0 {
@@ -176,20 +188,19 @@ pub(crate) async fn poll(app: &App, polling: &Polling<'_>, group: &str, wanted: 
         };
         coordinator.look_sooner(deadline);
         let (pages, skipped, fault) = read(app, leased, wanted).await?;
-        let mut core = coordinator.lock(&polling.cell, now_ms(app));
-        if let Some(work) = &mut core.work {
-            for (id, from, until) in skipped {
-                if let Some(queue) = work.queues.get_mut(&id) {
-                    queue.settle_skipped(from, until);
-                }
-            }
-        }
-        if pages.is_empty() && let Some(fault) = fault {
+        settle_skipped(app, &polling.cell, skipped);
+        if pages.is_empty()
+            && let Some(fault) = fault
+        {
             return Err(fault);
         }
         if !pages.is_empty() || is_over {
-            let (epoch, poll_id) = core.ordered.finish_poll(member, token, now_ms(app)).map_err(problem)?;
-            drop(core);
+            let (epoch, poll_id) = {
+                let mut core = coordinator.lock(&polling.cell, now_ms(app));
+                core.ordered
+                    .finish_poll(member, token, now_ms(app))
+                    .map_err(problem)?
+            };
             // What was read is delivered; what was not is given back.
             undelivered.ranges = remaining(&undelivered.ranges, &pages);
             return Ok(Leased {
@@ -199,12 +210,16 @@ pub(crate) async fn poll(app: &App, polling: &Polling<'_>, group: &str, wanted: 
                 pages,
             });
         }
-        drop(core);
         drop(undelivered);
-        let mut data: FuturesUnordered<_> = ends.iter().map(|(partition, end)| partition.wait_for(*end)).collect();
+        let mut data: FuturesUnordered<_> = ends
+            .iter()
+            .map(|(partition, end)| partition.wait_for(*end))
+            .collect();
         let due = async {
             match deadline {
-                Some(at) => tokio::time::sleep(Duration::from_millis(at.saturating_sub(now_ms(app)).max(1))).await,
+                Some(at) => {
+                    tokio::time::sleep(Duration::from_millis(at.saturating_sub(now_ms(app)).max(1))).await
+                }
                 None => std::future::pending().await,
             }
         };
@@ -221,13 +236,29 @@ pub(crate) async fn poll(app: &App, polling: &Polling<'_>, group: &str, wanted: 
     }
 }
 
+/// Settles offsets where there is no record to be had.
+fn settle_skipped(app: &App, cell: &Cell, skipped: Vec<(PartitionId, Offset, Offset)>) {
+    let mut core = app.groups.coordinator.lock(cell, now_ms(app));
+    for (id, from, until) in skipped {
+        let queue = core.work.as_mut().and_then(|work| work.queues.get_mut(&id));
+        if let Some(queue) = queue {
+            queue.settle_skipped(from, until);
+        }
+    }
+}
+
 /// What of the leased ranges is in no page.
-fn remaining(ranges: &[(PartitionId, Offset, Offset)], pages: &[Delivered]) -> Vec<(PartitionId, Offset, Offset)> {
+fn remaining(
+    ranges: &[(PartitionId, Offset, Offset)],
+    pages: &[Delivered],
+) -> Vec<(PartitionId, Offset, Offset)> {
     let mut remaining = Vec::new();
     for &(id, from, until) in ranges {
         let read_to = pages
             .iter()
-            .filter(|delivered| delivered.partition == id && delivered.page.from >= from && delivered.page.from < until)
+            .filter(|delivered| {
+                delivered.partition == id && delivered.page.from >= from && delivered.page.from < until
+            })
             .map(|delivered| delivered.page.next_offset)
             .max();
         let left = read_to.unwrap_or(from).max(from);
@@ -244,10 +275,18 @@ fn find(log: &Log, id: PartitionId) -> Option<(Arc<Topic>, Arc<Partition>)> {
     Some((topic, partition))
 }
 
-type Read = (Vec<Delivered>, Vec<(PartitionId, Offset, Offset)>, Option<Problem>);
+type Read = (
+    Vec<Delivered>,
+    Vec<(PartitionId, Offset, Offset)>,
+    Option<Problem>,
+);
 
 /// Reads what was leased, as far as the bytes allow; and says where there is no record to be had, and what was wrong.
-async fn read(app: &App, leased: Vec<(Arc<Topic>, Arc<Partition>, Acquired)>, wanted: &Wanted) -> Result<Read, Problem> {
+async fn read(
+    app: &App,
+    leased: Vec<(Arc<Topic>, Arc<Partition>, Acquired)>,
+    wanted: &Wanted,
+) -> Result<Read, Problem> {
     let (mut pages, mut skipped, mut fault): Read = (Vec::new(), Vec::new(), None);
     let mut bytes = 0;
     for (topic, partition, acquired) in leased {
@@ -282,7 +321,9 @@ async fn read(app: &App, leased: Vec<(Arc<Topic>, Arc<Partition>, Acquired)>, wa
                     return Ok((pages, skipped, fault));
                 }
                 bytes += page.stored_bytes;
-                app.metrics.fetched_records.fetch_add(page.records, std::sync::atomic::Ordering::Relaxed);
+                app.metrics
+                    .fetched_records
+                    .fetch_add(page.records, std::sync::atomic::Ordering::Relaxed);
                 pages.push(Delivered {
                     topic: topic.name().into(),
                     partition: id,
@@ -293,7 +334,9 @@ async fn read(app: &App, leased: Vec<(Arc<Topic>, Arc<Partition>, Acquired)>, wa
             from = next;
         }
     }
-    app.metrics.fetched_bytes.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+    app.metrics
+        .fetched_bytes
+        .fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
     Ok((pages, skipped, fault))
 }
 
@@ -303,8 +346,17 @@ async fn accept_all(app: &App, cell: &Arc<Cell>, member: MemberKey, poll: PollNu
     {
         let mut core = app.groups.coordinator.lock(cell, now_ms(app));
         if let Some(work) = &mut core.work {
-            for (id, queue) in work.queues.iter_mut().filter(|(_, queue)| queue.held_by(member, poll) > 0) {
-                changes.extend(queue.begin_ack(member, poll).change.map(|change| (*id, Some(change))));
+            for (id, queue) in work
+                .queues
+                .iter_mut()
+                .filter(|(_, queue)| queue.held_by(member, poll) > 0)
+            {
+                changes.extend(
+                    queue
+                        .begin_ack(member, poll)
+                        .change
+                        .map(|change| (*id, Some(change))),
+                );
             }
         }
     }
@@ -334,8 +386,12 @@ fn submit(
     letters: Vec<(Arc<Topic>, ParsedRecord<'static>)>,
 ) -> oneshot::Receiver<Result<(), Problem>> {
     let (done, answer) = oneshot::channel();
-    let size = |bytes: &Option<std::borrow::Cow<'static, [u8]>>| bytes.as_ref().map_or(0, |bytes| bytes.len());
-    let bytes = letters.iter().map(|(_, letter)| size(&letter.key) + size(&letter.value)).sum();
+    let size =
+        |bytes: &Option<std::borrow::Cow<'static, [u8]>>| bytes.as_ref().map_or(0, |bytes| bytes.len());
+    let bytes = letters
+        .iter()
+        .map(|(_, letter)| size(&letter.key) + size(&letter.value))
+        .sum();
     let pending = Pending {
         changes,
         letters,
@@ -364,7 +420,14 @@ async fn run_writer(app: App, cell: Arc<Cell>) {
         };
         let Some(batch) = batch else { return };
         let letters = batch.letters.iter().map(|(topic, letter)| (topic, letter));
-        let request = store::settle(&app.log, &app.rotation, &cell.group, &batch.settlements, letters, app.clock.now());
+        let request = store::settle(
+            &app.log,
+            &app.rotation,
+            &cell.group,
+            &batch.settlements,
+            letters,
+            app.clock.now(),
+        );
         let result = match request {
             Ok(request) => match app.log.append(request) {
                 Ok(ticket) => ticket.await.map(drop).map_err(Problem::from),
@@ -375,7 +438,10 @@ async fn run_writer(app: App, cell: Arc<Cell>) {
         {
             let mut core = coordinator.lock(&cell, now_ms(&app));
             if let Some(work) = &mut core.work {
-                work.end_batch(batch.settlements.iter().map(|settlement| settlement.partition), result.is_ok());
+                work.end_batch(
+                    batch.settlements.iter().map(|settlement| settlement.partition),
+                    result.is_ok(),
+                );
             }
         }
         if let Err(problem) = &result {
@@ -395,7 +461,11 @@ async fn remove_orphans(app: &App, settlements: &[store::Settlement]) {
     for settlement in settlements {
         let topic = settlement.partition.topic;
         if app.log.topic_by_id(topic).is_none()
-            && let Err(error) = append(&app.log, crate::groups::changes_for_deleted_topic(&app.log, topic)).await
+            && let Err(error) = append(
+                &app.log,
+                crate::groups::changes_for_deleted_topic(&app.log, topic),
+            )
+            .await
         {
             tracing::warn!(%error, "what groups knew of a deleted topic stays until it is written over");
         }
@@ -439,7 +509,10 @@ async fn bury_exhausted(app: &App, cell: &Arc<Cell>) -> Result<(), Problem> {
         exhausted.into_iter().filter_map(begin).collect()
     };
     for (id, change, taken) in begun {
-        bury(app, cell, id, change, taken, |_, deliveries| delivered_too_often(deliveries)).await?;
+        bury(app, cell, id, change, taken, |_, deliveries| {
+            delivered_too_often(deliveries)
+        })
+        .await?;
     }
     Ok(())
 }
@@ -467,7 +540,9 @@ async fn bury(
     let name = {
         let core = app.groups.coordinator.lock(cell, now_ms(app));
         let topic = app.log.topic_by_id(id.topic);
-        topic.zip(core.work.as_ref()).map(|(topic, work)| work.settings.dead_letter_topic_of(topic.name()))
+        topic
+            .zip(core.work.as_ref())
+            .map(|(topic, work)| work.settings.dead_letter_topic_of(topic.name()))
     };
     let Some(name) = name else {
         undo(None);
@@ -512,7 +587,11 @@ async fn bury(
             None => Ok(()),
         };
     }
-    let letters = found.letters.into_iter().map(|letter| (Arc::clone(&topic), letter)).collect();
+    let letters = found
+        .letters
+        .into_iter()
+        .map(|letter| (Arc::clone(&topic), letter))
+        .collect();
     write(app, cell, vec![(id, Some(change))], letters).await?;
     match found.error {
         Some(error) => Err(error.into()),
@@ -527,7 +606,9 @@ async fn bury(
 /// the same settle may be sent again.
 pub async fn settle(app: &App, group: &str, member: &str, settling: Settling) -> Result<Vec<Place>, Problem> {
     let coordinator = &app.groups.coordinator;
-    let cell = coordinator.find(group).ok_or_else(|| unknown_member(group, member))?;
+    let cell = coordinator
+        .find(group)
+        .ok_or_else(|| unknown_member(group, member))?;
     let mut ids: BTreeMap<(String, u32), PartitionId> = BTreeMap::new();
     let places = settling.accept.iter().chain(&settling.extend);
     let places = places.chain(settling.release.iter().map(|(place, _)| place));
@@ -536,7 +617,10 @@ pub async fn settle(app: &App, group: &str, member: &str, settling: Settling) ->
         if !ids.contains_key(&key) {
             let topic = crate::catalog::find(&app.log, &place.topic)?;
             let partition = topic.partition(place.partition).ok_or_else(|| {
-                Problem::new(Code::UnknownPartition, format!("{} has no partition {}", place.topic, place.partition))
+                Problem::new(
+                    Code::UnknownPartition,
+                    format!("{} has no partition {}", place.topic, place.partition),
+                )
             })?;
             ids.insert(key, partition.id());
         }
@@ -544,14 +628,28 @@ pub async fn settle(app: &App, group: &str, member: &str, settling: Settling) ->
     let id_of = |place: &Place| ids[&(place.topic.clone(), place.partition)];
     let mut lost = Vec::new();
     let mut changes: Vec<(PartitionId, Option<ChangeId>)> = Vec::new();
-    let mut rejected: Vec<(PartitionId, ChangeId, Vec<(Offset, u32)>, BTreeMap<Offset, String>)> = Vec::new();
+    let mut rejected: Vec<(
+        PartitionId,
+        ChangeId,
+        Vec<(Offset, u32)>,
+        BTreeMap<Offset, String>,
+    )> = Vec::new();
     {
         let now = now_ms(app);
         let mut core = coordinator.lock(&cell, now);
-        core.ordered.touch(member, None, now).map_err(|error| refused(error, group, member))?;
-        let key = core.ordered.members.get(member).map(|member| MemberKey(member.key()));
+        core.ordered
+            .touch(member, None, now)
+            .map_err(|error| refused(error, group, member))?;
+        let key = core
+            .ordered
+            .members
+            .get(member)
+            .map(|member| MemberKey(member.key()));
         let (Some(key), Some(work)) = (key, core.work.as_mut()) else {
-            return Err(Problem::new(Code::GroupTypeMismatch, format!("the group {group} is ordered: commit, or acknowledge by a poll")));
+            return Err(Problem::new(
+                Code::GroupTypeMismatch,
+                format!("the group {group} is ordered: commit, or acknowledge by a poll"),
+            ));
         };
         let lease_ms = u64::from(work.settings.lease_ms);
         for (id, offsets, of_partition) in by_partition(settling.accept, |place| (place, ()), &id_of) {
@@ -561,7 +659,12 @@ pub async fn settle(app: &App, group: &str, member: &str, settling: Settling) ->
             };
             let begun = queue.begin_accept(key, offsets);
             changes.extend(begun.change.map(|change| (id, Some(change))));
-            lost.extend(of_partition.into_iter().map(|(place, ())| place).filter(|place| begun.lost.contains(&place.offset)));
+            lost.extend(
+                of_partition
+                    .into_iter()
+                    .map(|(place, ())| place)
+                    .filter(|place| begun.lost.contains(&place.offset)),
+            );
         }
         for (id, offsets, of_partition) in by_partition(settling.reject, |place| place, &id_of) {
             let Some(queue) = work.queues.get_mut(&id) else {

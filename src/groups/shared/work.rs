@@ -22,7 +22,6 @@ pub(crate) const WRITE_BYTES: usize = 4 << 20;
 const PAUSE_MS: Ms = 1000;
 
 /// A settle that waits to be written.
-#[derive(Debug)]
 pub(crate) struct Pending {
     /// The changes that it is made of; without one, what has ended by itself is written.
     pub(crate) changes: Vec<(PartitionId, Option<ChangeId>)>,
@@ -35,7 +34,6 @@ pub(crate) struct Pending {
 }
 
 /// What is written at once.
-#[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) settlements: Vec<Settlement>,
     pub(crate) letters: Vec<(Arc<Topic>, ParsedRecord<'static>)>,
@@ -43,7 +41,6 @@ pub(crate) struct Batch {
 }
 
 /// A shared group.
-#[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) settings: Settings,
     pub(crate) queues: BTreeMap<PartitionId, Queue>,
@@ -56,6 +53,15 @@ pub(crate) struct Work {
     turn: usize,
     /// Exhausted records are left alone until then.
     paused_until: Ms,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work")
+            .field("settings", &self.settings)
+            .field("queues", &self.queues)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Work {
@@ -73,7 +79,8 @@ impl Work {
 
     /// Loads the queues of new partitions, and forgets those of partitions that are gone.
     pub(crate) fn refresh(&mut self, log: &Log, group: &str, partitions: &BTreeSet<PartitionId>) {
-        self.queues.retain(|id, queue| partitions.contains(id) || queue.is_writing());
+        self.queues
+            .retain(|id, queue| partitions.contains(id) || queue.is_writing());
         for id in partitions {
             let max_deliveries = self.settings.max_deliveries;
             self.queues.entry(*id).or_insert_with(|| {
@@ -101,11 +108,21 @@ impl Work {
 
     /// Leases records of one partition to a poll.
     pub(crate) fn acquire(&mut self, id: PartitionId, wanted: &Wanted) -> Vec<Acquired> {
-        self.queues.get_mut(&id).map(|queue| queue.acquire(wanted)).unwrap_or_default()
+        self.queues
+            .get_mut(&id)
+            .map(|queue| queue.acquire(wanted))
+            .unwrap_or_default()
     }
 
     /// Takes back what a poll leased and does not deliver.
-    pub(crate) fn give_back(&mut self, id: PartitionId, member: MemberKey, poll: PollNumber, from: Offset, until: Offset) {
+    pub(crate) fn give_back(
+        &mut self,
+        id: PartitionId,
+        member: MemberKey,
+        poll: PollNumber,
+        from: Offset,
+        until: Offset,
+    ) {
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.give_back(member, poll, (from.get()..until.get()).map(Offset::new));
             self.freed.notify_waiters();
@@ -134,7 +151,11 @@ impl Work {
 
     /// When [`Work::expire`] has something to do, or dead letters are tried again.
     pub(crate) fn next_deadline(&self) -> Option<Ms> {
-        let deadlines = self.queues.values().filter_map(Queue::next_deadline).map(|moment| moment.0);
+        let deadlines = self
+            .queues
+            .values()
+            .filter_map(Queue::next_deadline)
+            .map(|moment| moment.0);
         let retry = (!self.exhausted(1).is_empty()).then_some(self.paused_until);
         deadlines.chain(retry).min()
     }
@@ -142,7 +163,11 @@ impl Work {
     /// Records that were delivered too often, by partition.
     pub(crate) fn exhausted(&self, most: usize) -> Vec<(PartitionId, Vec<Offset>)> {
         let of_queue = |(id, queue): (&PartitionId, &Queue)| (*id, queue.exhausted(most));
-        self.queues.iter().map(of_queue).filter(|(_, offsets)| !offsets.is_empty()).collect()
+        self.queues
+            .iter()
+            .map(of_queue)
+            .filter(|(_, offsets)| !offsets.is_empty())
+            .collect()
     }
 
     /// Whether exhausted records are to be dead-lettered now.

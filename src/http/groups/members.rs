@@ -1,6 +1,5 @@
 //! `/v1/groups/{group}/members`: joining, polling, and what else members do.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::Extension;
@@ -22,12 +21,16 @@ use utoipa_axum::routes;
 use super::offsets::{OffsetBody, OffsetsBody, check_commits};
 use super::valid_group;
 use crate::app::App;
-use crate::groups::members::{self, Delivered, Described, Join, Joined, Polled, Start, Wanted};
+use crate::groups::live::Kind;
+use crate::groups::members::{self, Answered, Delivered, Described, Join, Joined, Polled, Start, Wanted};
+use crate::groups::shared;
+use crate::groups::shared::members::Leased;
 use crate::http::body::read_json;
 use crate::http::chunks::{self, Chunks};
+use crate::http::fetch::page::Page;
 use crate::http::fetch::unreadable;
 use crate::http::params::{Params, parse_time};
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::{Peer, json_answer};
 use crate::render::{Layout, RecordRenderer};
 
@@ -87,7 +90,8 @@ pub(super) struct MemberBody {
 struct JoinBody {
     /// The topics to read; they exist.
     topics: Vec<String>,
-    /// `ordered`: each partition is read by one member, in order.
+    /// `ordered` (unless it is given): each partition is read by one member, in order. `shared`: a work queue, in which each
+    /// record is leased to one member.
     #[serde(default)]
     r#type: Option<String>,
     /// The member's name, 1 to 255 visible ASCII characters; the server makes one up unless it is given.
@@ -103,6 +107,15 @@ struct JoinBody {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     start: Option<Value>,
+    /// Of a shared group: how long a record is leased, 30000; from 100 to 43200000.
+    #[serde(default)]
+    lease_ms: Option<u32>,
+    /// Of a shared group: how often a record is delivered unsettled before it goes to the dead letters, 5; from 1 to 1000.
+    #[serde(default)]
+    max_deliveries: Option<u32>,
+    /// Of a shared group: the topic of dead letters, made when first needed; `{topic}.dlq` unless it is given.
+    #[serde(default)]
+    dead_letter_topic: Option<String>,
 }
 
 /// What a member that has joined is told.
@@ -151,6 +164,15 @@ struct PollBody {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     start: Option<Value>,
+    /// As in a join.
+    #[serde(default)]
+    lease_ms: Option<u32>,
+    /// As in a join.
+    #[serde(default)]
+    max_deliveries: Option<u32>,
+    /// As in a join.
+    #[serde(default)]
+    dead_letter_topic: Option<String>,
 }
 
 /// What a poll is answered.
@@ -225,14 +247,7 @@ async fn join_group(
     if let Some(member) = &member {
         check_name(member, "/member_id")?;
     }
-    let join = join_of(
-        body.topics,
-        body.r#type,
-        body.client_id,
-        body.session_timeout_ms,
-        body.start,
-        peer,
-    )?;
+    let join = join_of(body, peer)?;
     let Joined {
         member,
         epoch,
@@ -276,20 +291,29 @@ async fn poll(
         return Err(Problem::invalid("/member_id", "the path names another member"));
     }
     let joining = match body.topics {
-        Some(topics) => Some(join_of(
-            topics,
-            body.r#type,
-            body.client_id,
-            body.session_timeout_ms,
-            body.start,
-            peer,
-        )?),
+        Some(topics) => {
+            let fields = JoinBody {
+                topics,
+                r#type: body.r#type,
+                member_id: None,
+                client_id: body.client_id,
+                session_timeout_ms: body.session_timeout_ms,
+                start: body.start,
+                lease_ms: body.lease_ms,
+                max_deliveries: body.max_deliveries,
+                dead_letter_topic: body.dead_letter_topic,
+            };
+            Some(join_of(fields, peer)?)
+        }
         None => {
             let given = [
                 ("/type", body.r#type.is_some()),
                 ("/client_id", body.client_id.is_some()),
                 ("/session_timeout_ms", body.session_timeout_ms.is_some()),
                 ("/start", body.start.is_some()),
+                ("/lease_ms", body.lease_ms.is_some()),
+                ("/max_deliveries", body.max_deliveries.is_some()),
+                ("/dead_letter_topic", body.dead_letter_topic.is_some()),
             ];
             if let Some((pointer, _)) = given.iter().find(|(_, given)| *given) {
                 return Err(Problem::invalid(
@@ -318,8 +342,10 @@ async fn poll(
             }
         }),
     };
-    let polled = members::poll(&app, &group, &member, &wanted, joining).await?;
-    answer(polled)
+    match members::poll(&app, &group, &member, &wanted, joining).await? {
+        Answered::Ordered(polled) => answer(polled),
+        Answered::Shared(leased) => answer_shared(leased),
+    }
 }
 
 /// Keeps a member alive during long work
@@ -424,7 +450,9 @@ fn assigned(assignment: Vec<(std::sync::Arc<str>, u32)>) -> Vec<AssignedBody> {
         .collect()
 }
 
-fn member_path(path: Result<Path<(String, String)>, PathRejection>) -> Result<(String, String), Problem> {
+pub(super) fn member_path(
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<(String, String), Problem> {
     let Path((group, member)) = path.map_err(|error| Problem::invalid("member", error.body_text()))?;
     let group = valid_group(Ok(Path(group)))?;
     check_name(&member, "member")?;
@@ -437,7 +465,7 @@ fn check_name(name: &str, pointer: &str) -> Result<(), Problem> {
     }
     Err(Problem::invalid(
         pointer,
-        "a member's name is 1 to 255 visible ASCII characters",
+        "a name of a member or client is 1 to 255 visible ASCII characters",
     ))
 }
 
@@ -448,49 +476,52 @@ fn at_least_one(number: Option<u64>, pointer: &str) -> Result<Option<u64>, Probl
     }
 }
 
-fn join_of(
-    topics: Vec<String>,
-    kind: Option<String>,
-    client_id: Option<String>,
-    session_timeout_ms: Option<u64>,
-    start: Option<Value>,
-    peer: Option<Extension<Peer>>,
-) -> Result<Join, Problem> {
-    match kind.as_deref() {
-        None | Some("ordered") => {}
-        Some("shared") => {
-            return Err(Problem::new(
-                Code::NotSupported,
-                "groups of the type shared are not in this version",
-            )
-            .with("pointer", "/type"));
-        }
+fn join_of(body: JoinBody, peer: Option<Extension<Peer>>) -> Result<Join, Problem> {
+    let kind = match body.r#type.as_deref() {
+        None | Some("ordered") => Kind::Ordered,
+        Some("shared") => Kind::Shared,
         Some(_) => return Err(Problem::invalid("/type", "type is ordered or shared")),
+    };
+    if kind == Kind::Ordered {
+        let given = [
+            ("/lease_ms", body.lease_ms.is_some()),
+            ("/max_deliveries", body.max_deliveries.is_some()),
+            ("/dead_letter_topic", body.dead_letter_topic.is_some()),
+        ];
+        if let Some((pointer, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Problem::invalid(
+                *pointer,
+                "this is a setting of groups of the type shared",
+            ));
+        }
     }
-    if topics.is_empty() || topics.len() > MAX_TOPICS {
+    if body.topics.is_empty() || body.topics.len() > MAX_TOPICS {
         return Err(Problem::invalid(
             "/topics",
             format!("name 1 to {MAX_TOPICS} topics"),
         ));
     }
-    if let Some(client_id) = &client_id
-        && client_id.len() > 255
-    {
-        return Err(Problem::invalid("/client_id", "client_id is at most 255 bytes"));
+    if let Some(client_id) = &body.client_id {
+        check_name(client_id, "/client_id")?;
     }
-    let session_timeout = session_timeout_ms.unwrap_or(SESSION_TIMEOUT_MS);
+    let session_timeout = body.session_timeout_ms.unwrap_or(SESSION_TIMEOUT_MS);
     if !(LEAST_SESSION_TIMEOUT_MS..=MOST_SESSION_TIMEOUT_MS).contains(&session_timeout) {
         let detail =
             format!("session_timeout_ms is from {LEAST_SESSION_TIMEOUT_MS} to {MOST_SESSION_TIMEOUT_MS}");
         return Err(Problem::invalid("/session_timeout_ms", detail));
     }
-    let topics: BTreeSet<String> = topics.into_iter().collect();
     Ok(Join {
-        topics,
-        client_id,
+        topics: body.topics.into_iter().collect(),
+        client_id: body.client_id,
         address: peer.map(|Extension(Peer(address))| address.to_string()),
         session_timeout,
-        start: start.map_or(Ok(Start::default()), |start| read_start(&start))?,
+        start: body
+            .start
+            .map_or(Ok(Start::default()), |start| read_start(&start))?,
+        kind,
+        lease_ms: body.lease_ms,
+        max_deliveries: body.max_deliveries,
+        dead_letter_topic: body.dead_letter_topic,
     })
 }
 
@@ -515,20 +546,53 @@ fn read_start(value: &Value) -> Result<Start, Problem> {
     }
 }
 
+/// The records of one page, and what is added to each.
+struct Part {
+    topic: std::sync::Arc<str>,
+    partition: u32,
+    page: Page,
+    /// Stands in the record's object, behind all else.
+    added: String,
+}
+
 fn answer(polled: Polled) -> Result<Response, Problem> {
     let head = serde_json::json!({
         "poll_id": polled.poll_id, "epoch": polled.epoch, "assignment": assigned(polled.assignment),
     });
+    let part = |delivered: Delivered| Part {
+        topic: delivered.topic,
+        partition: delivered.partition.index,
+        page: delivered.page,
+        added: String::new(),
+    };
+    respond(&head, polled.pages.into_iter().map(part).collect())
+}
+
+fn answer_shared(leased: Leased) -> Result<Response, Problem> {
+    let head = serde_json::json!({"poll_id": leased.poll_id, "epoch": leased.epoch, "assignment": []});
+    let expires = leased.lease_expires.get();
+    let part = |delivered: shared::members::Delivered| Part {
+        topic: delivered.topic,
+        partition: delivered.partition.index,
+        page: delivered.page,
+        added: format!(
+            ",\"delivery_count\":{},\"lease_expires\":{expires}}}",
+            delivered.deliveries
+        ),
+    };
+    respond(&head, leased.pages.into_iter().map(part).collect())
+}
+
+fn respond(head: &Value, parts: Vec<Part>) -> Result<Response, Problem> {
     let mut before = head.to_string();
     before.pop();
     before.push_str(",\"records\":[");
-    let gaps: Vec<Value> = polled
-        .pages
+    let gaps: Vec<Value> = parts
         .iter()
-        .flat_map(|delivered| delivered.gaps().iter().map(move |gap| (delivered, gap)))
-        .map(|(delivered, gap)| {
+        .flat_map(|part| part.page.gaps.iter().map(move |gap| (part, gap)))
+        .map(|(part, gap)| {
             serde_json::json!({
-                "topic": &*delivered.topic, "partition": delivered.partition.index,
+                "topic": &*part.topic, "partition": part.partition,
                 "offset": gap.from.get(), "until_offset": gap.until.get(), "reason": "damaged",
             })
         })
@@ -537,7 +601,7 @@ fn answer(polled: Polled) -> Result<Response, Problem> {
         true => "]}".to_owned(),
         false => format!("],\"gaps\":{}}}", Value::from(gaps)),
     };
-    let body = chunks::body(|chunks| write(before, polled.pages, after, chunks)).map_err(unreadable)?;
+    let body = chunks::body(|chunks| write(before, parts, after, chunks)).map_err(unreadable)?;
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -547,23 +611,19 @@ fn answer(polled: Polled) -> Result<Response, Problem> {
 
 async fn write(
     before: String,
-    pages: Vec<Delivered>,
+    parts: Vec<Part>,
     after: String,
     mut chunks: Chunks,
 ) -> Result<Bytes, BatchError> {
-    let stored: u64 = pages.iter().map(|delivered| delivered.page.stored_bytes).sum();
+    let stored: u64 = parts.iter().map(|part| part.page.stored_bytes).sum();
     let expected = usize::try_from(stored * 2 + 512).unwrap_or(CHUNK_BYTES) + before.len();
     let capacity = expected.min(CHUNK_BYTES + CHUNK_BYTES / 16);
     let mut out = Vec::with_capacity(capacity);
     out.extend_from_slice(before.as_bytes());
     let mut between: &[u8] = b"";
-    for delivered in &pages {
-        let renderer = RecordRenderer::new(
-            Some(&delivered.topic),
-            delivered.partition.index,
-            Layout::Document,
-        );
-        let page = &delivered.page;
+    for part in &parts {
+        let renderer = RecordRenderer::new(Some(&part.topic), part.partition, Layout::Document);
+        let page = &part.page;
         for run in &page.runs {
             for batch in Batches::new(&run.bytes) {
                 for record in Records::new(batch?.1)? {
@@ -577,6 +637,10 @@ async fn write(
                     out.extend_from_slice(between);
                     between = b",";
                     renderer.push(&mut out, &record, run.json_lines);
+                    if !part.added.is_empty() {
+                        out.pop();
+                        out.extend_from_slice(part.added.as_bytes());
+                    }
                     if out.len() >= CHUNK_BYTES {
                         chunks.send(Bytes::from(std::mem::take(&mut out))).await;
                         out.reserve(capacity);

@@ -2,6 +2,7 @@
 
 mod members;
 mod offsets;
+mod work;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use super::params::Params;
 use super::problem::{Code, Problem};
 use crate::app::App;
 use crate::groups;
+use crate::groups::live::Kind;
 use members::MemberBody;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -28,6 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(describe_group, delete_group))
         .merge(offsets::routes())
         .merge(members::routes())
+        .merge(work::routes())
 }
 
 /// A group in a list.
@@ -37,7 +40,7 @@ struct GroupRow {
     group: String,
     /// `empty` without members, `stable`, or `rebalancing` while partitions wait for their owners to give them up.
     state: &'static str,
-    /// `ordered`: each partition is read by one member, in order.
+    /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
     r#type: &'static str,
 }
 
@@ -58,7 +61,7 @@ struct GroupBody {
     group: String,
     /// `empty` without members, `stable`, or `rebalancing` while partitions wait for their owners to give them up.
     state: &'static str,
-    /// `ordered`: each partition is read by one member, in order.
+    /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
     r#type: &'static str,
     /// The members, sorted by name.
     members: Vec<MemberBody>,
@@ -76,9 +79,9 @@ async fn list_groups(State(app): State<App>, RawQuery(query): RawQuery) -> Resul
         .map(|group| {
             let live = app.groups.live(&group).unwrap_or_default();
             GroupRow {
-                group,
                 state: live.state.name(),
-                r#type: live.kind.name(),
+                r#type: kind_of(&app, &group).name(),
+                group,
             }
         })
         .collect();
@@ -100,7 +103,7 @@ async fn describe_group(
     let live = app.groups.live(&group).unwrap_or_default();
     let body = GroupBody {
         state: live.state.name(),
-        r#type: live.kind.name(),
+        r#type: kind_of(&app, &group).name(),
         members: members::describe(&app, &group),
         group,
     };
@@ -177,6 +180,12 @@ pub(super) fn page_of_names(
     names.truncate(limit);
     let next = names.last().filter(|_| is_more).cloned();
     Ok((names, next))
+}
+
+/// How a group is shared; one that cannot be read counts as ordered, and nobody can join it.
+fn kind_of(app: &App, group: &str) -> Kind {
+    let value = groups::members::value_of(&app.log, group).ok().flatten();
+    value.map_or(Kind::Ordered, |value| value.kind())
 }
 
 /// Refuses what members would not know of.

@@ -1,0 +1,257 @@
+//! `…/members/{member}/settle` and `…/redrive`: what shared groups have besides.
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use quipu_segments::Offset;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::known_group;
+use super::members::member_path;
+use crate::app::App;
+use crate::groups::members::value_of;
+use crate::groups::shared::members::{self, Place, Settling};
+use crate::groups::shared::redrive;
+use crate::groups::shared::settings::GroupValue;
+use crate::http::body::read_json;
+use crate::http::params::Params;
+use crate::http::problem::{Code, Problem};
+use crate::http::{Work, blocking, json_answer};
+
+/// Records that one settle names, of all its lists together.
+const MOST_PLACES: usize = 100_000;
+/// Dead letters that one call sends back unless it says how many.
+const REDRIVEN: u64 = 1000;
+const MOST_REDRIVEN: u64 = 1_000_000;
+const MOST_DELAY_MS: u64 = 24 * 3_600_000;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(settle))
+        .routes(routes!(redrive_group))
+}
+
+/// A leased record.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PlaceBody {
+    /// The topic.
+    topic: String,
+    /// The partition.
+    partition: u32,
+    /// The offset.
+    offset: u64,
+}
+
+/// A leased record that is to be delivered again.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ReleaseBody {
+    /// The topic.
+    topic: String,
+    /// The partition.
+    partition: u32,
+    /// The offset.
+    offset: u64,
+    /// Not before so many milliseconds have passed: 0, at most a day.
+    #[serde(default)]
+    delay_ms: u64,
+}
+
+/// A leased record that nobody can work on.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RejectBody {
+    /// The topic.
+    topic: String,
+    /// The partition.
+    partition: u32,
+    /// The offset.
+    offset: u64,
+    /// Why; kept with the dead letter, at most 1024 bytes of it.
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// What becomes of leased records.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SettleBody {
+    /// Done with.
+    #[serde(default)]
+    accept: Vec<PlaceBody>,
+    /// To be delivered again.
+    #[serde(default)]
+    release: Vec<ReleaseBody>,
+    /// To the dead letters.
+    #[serde(default)]
+    reject: Vec<RejectBody>,
+    /// To be leased for longer: `lease_ms` from now.
+    #[serde(default)]
+    extend: Vec<PlaceBody>,
+}
+
+/// What a settle could not do.
+#[derive(Debug, Serialize, ToSchema)]
+struct SettledBody {
+    /// Records that no longer were this member's: their leases had run out, or they are settled.
+    lost: Vec<PlaceBody>,
+}
+
+/// Which dead letters go back.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RedriveBody {
+    /// The topic of dead letters.
+    dead_letter_topic: String,
+    /// How many at most: 1000.
+    #[serde(default)]
+    max_records: Option<u64>,
+}
+
+/// What went back.
+#[derive(Debug, Serialize, ToSchema)]
+struct RedrivenBody {
+    /// Dead letters of this group that were sent back to where they came from, durably.
+    redriven: u64,
+    /// Records that were passed over: dead letters of other groups, and what is none.
+    passed: u64,
+    /// Whether all that was there has been looked at; otherwise a further call finds more.
+    at_end: bool,
+}
+
+/// Says what becomes of leased records
+///
+/// Durable when it is answered: what was accepted is never delivered again, and what was rejected is in the topic of dead letters.
+#[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/settle", tag = "groups", request_body = SettleBody,
+    params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
+    responses((status = 200, description = "It is done, but for what is `lost`", body = SettledBody),
+        (status = 400, description = "`invalid-request`"),
+        (status = 404, description = "`unknown-group`, `unknown-member`, `unknown-topic`, `unknown-partition`"),
+        (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
+async fn settle(
+    State(app): State<App>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let (group, member) = member_path(path)?;
+    let body: SettleBody = read_json(&app, &headers, body).await?;
+    let count = body.accept.len() + body.release.len() + body.reject.len() + body.extend.len();
+    if count > MOST_PLACES {
+        return Err(Problem::invalid(
+            "",
+            format!("a settle names at most {MOST_PLACES} records, not {count}"),
+        ));
+    }
+    let mut settling = Settling::default();
+    for (list, places, into) in [
+        ("accept", body.accept, &mut settling.accept),
+        ("extend", body.extend, &mut settling.extend),
+    ] {
+        for (i, row) in places.into_iter().enumerate() {
+            into.push(place(list, i, row.topic, row.partition, row.offset)?);
+        }
+    }
+    for (i, row) in body.release.into_iter().enumerate() {
+        if row.delay_ms > MOST_DELAY_MS {
+            return Err(Problem::invalid(
+                format!("/release/{i}/delay_ms"),
+                format!("delay_ms is at most {MOST_DELAY_MS}"),
+            ));
+        }
+        settling.release.push((
+            place("release", i, row.topic, row.partition, row.offset)?,
+            row.delay_ms,
+        ));
+    }
+    for (i, row) in body.reject.into_iter().enumerate() {
+        let reason = row.reason.unwrap_or_else(|| "rejected".to_owned());
+        settling
+            .reject
+            .push((place("reject", i, row.topic, row.partition, row.offset)?, reason));
+    }
+    let lost = members::settle(&app, &group, &member, settling).await?;
+    let row = |place: Place| PlaceBody {
+        topic: place.topic,
+        partition: place.partition,
+        offset: place.offset.get(),
+    };
+    let lost = lost.into_iter().map(row).collect();
+    Ok(json_answer(StatusCode::OK, &SettledBody { lost }))
+}
+
+/// Sends dead letters of a shared group back to where they came from
+///
+/// The oldest first. What was sent is remembered in the same append: a further call sends nothing twice.
+#[utoipa::path(post, path = "/v1/groups/{group}/redrive", tag = "groups", request_body = RedriveBody,
+    params(("group" = String, Path, description = "The group's name")),
+    responses((status = 200, description = "They are back, durably", body = RedrivenBody),
+        (status = 400, description = "`invalid-request`"),
+        (status = 404, description = "`unknown-group`; `unknown-topic`: the topic of dead letters, or the one where a record came from (`redriven` counts those before it)"),
+        (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
+async fn redrive_group(
+    State(app): State<App>,
+    group: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::parse(query.as_deref(), &[], &[])?;
+    let group = known_group(&app, group)?;
+    let body: RedriveBody = read_json(&app, &headers, body).await?;
+    let most = body.max_records.unwrap_or(REDRIVEN);
+    if !(1..=MOST_REDRIVEN).contains(&most) {
+        return Err(Problem::invalid(
+            "/max_records",
+            format!("max_records is from 1 to {MOST_REDRIVEN}"),
+        ));
+    }
+    if !matches!(value_of(&app.log, &group)?, Some(GroupValue::Shared(_))) {
+        return Err(Problem::new(
+            Code::GroupTypeMismatch,
+            format!("the group {group} is ordered, and has no dead letters"),
+        ));
+    }
+    // The group is not deleted meanwhile.
+    let guard = app.groups.commits().await;
+    let redriven = blocking(Work::Change, move || {
+        let _guard = guard;
+        redrive::redrive(
+            &app.log,
+            &app.rotation,
+            &group,
+            &body.dead_letter_topic,
+            most,
+            app.clock.now(),
+        )
+    })
+    .await?;
+    let body = RedrivenBody {
+        redriven: redriven.sent,
+        passed: redriven.passed,
+        at_end: redriven.at_end,
+    };
+    Ok(json_answer(StatusCode::OK, &body))
+}
+
+fn place(list: &str, index: usize, topic: String, partition: u32, offset: u64) -> Result<Place, Problem> {
+    let offset = Offset::try_new(offset).ok_or_else(|| {
+        Problem::invalid(
+            format!("/{list}/{index}/offset"),
+            format!("there is no offset {offset}"),
+        )
+    })?;
+    Ok(Place {
+        topic,
+        partition,
+        offset,
+    })
+}

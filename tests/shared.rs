@@ -1,0 +1,405 @@
+//! Shared groups through the API: work queues with leases, retries and dead letters.
+
+mod harness;
+
+use harness::Service;
+use quipu::groups::members::end_sessions;
+use serde_json::{Value, json};
+
+const NONE: [u64; 0] = [];
+
+async fn jobs(partitions: u32, records: u64) -> Service {
+    let service = Service::new();
+    service
+        .put("/v1/topics/jobs", json!({"partitions": partitions}))
+        .await
+        .with_status(201);
+    for index in 0..partitions {
+        if records > 0 {
+            service.append_numbers("jobs", index, 0, records);
+        }
+    }
+    service
+}
+
+fn join(name: &str, settings: Value) -> Value {
+    let mut body = json!({"topics": ["jobs"], "type": "shared", "member_id": name});
+    for (key, value) in settings.as_object().expect("an object") {
+        body[key] = value.clone();
+    }
+    body
+}
+
+async fn poll(service: &Service, member: &str, ack: &Value, most: u64) -> Value {
+    let body = json!({"ack": ack, "max_records": most, "wait_ms": 0});
+    let path = format!("/v1/groups/workers/members/{member}/poll");
+    service.post(&path, body).await.with_status(200).json()
+}
+
+fn offsets(polled: &Value) -> Vec<u64> {
+    let records = polled["records"].as_array().expect("records");
+    records
+        .iter()
+        .map(|record| record["offset"].as_u64().unwrap())
+        .collect()
+}
+
+fn places(offsets: &[u64]) -> Value {
+    offsets
+        .iter()
+        .map(|offset| json!({"topic": "jobs", "partition": 0, "offset": offset}))
+        .collect()
+}
+
+async fn settle(service: &Service, member: &str, body: Value) -> Vec<u64> {
+    let path = format!("/v1/groups/workers/members/{member}/settle");
+    let answer = service.post(&path, body).await.with_status(200).json();
+    let lost = answer["lost"].as_array().expect("lost");
+    lost.iter()
+        .map(|place| place["offset"].as_u64().unwrap())
+        .collect()
+}
+
+async fn committed(service: &Service) -> Option<u64> {
+    let offsets = service.get("/v1/groups/workers/offsets").await.json();
+    offsets["offsets"][0]["offset"].as_u64()
+}
+
+async fn fetch(service: &Service, topic: &str) -> Vec<Value> {
+    let page = service
+        .get(&format!(
+            "/v1/topics/{topic}/partitions/0/records?offset=earliest"
+        ))
+        .await;
+    page.with_status(200).json()["records"]
+        .as_array()
+        .expect("records")
+        .clone()
+}
+
+#[tokio::test]
+async fn more_members_than_partitions_share_the_work_and_no_record_is_two_members_at_once() {
+    let service = jobs(1, 9).await;
+    for name in ["a", "b", "c"] {
+        let joined = service
+            .post("/v1/groups/workers/members", join(name, json!({})))
+            .await
+            .with_status(201)
+            .json();
+        assert_eq!(joined["assignment"], json!([]));
+    }
+    let (a, b, c) = (
+        poll(&service, "a", &Value::Null, 3).await,
+        poll(&service, "b", &Value::Null, 3).await,
+        poll(&service, "c", &Value::Null, 100).await,
+    );
+    assert_eq!(
+        [offsets(&a), offsets(&b), offsets(&c)],
+        [vec![0, 1, 2], vec![3, 4, 5], vec![6, 7, 8]]
+    );
+    assert_eq!(a["records"][0]["delivery_count"], 1);
+    assert!(a["records"][0]["lease_expires"].as_i64().unwrap() > 1_600_000_000_000);
+    let group = service.get("/v1/groups/workers").await.json();
+    assert_eq!(
+        (&group["type"], &group["state"]),
+        (&json!("shared"), &json!("stable"))
+    );
+    assert_eq!(group["members"].as_array().unwrap().len(), 3);
+    // Acknowledged in any order; the committed offset follows the oldest that is not.
+    assert_eq!(offsets(&poll(&service, "b", &b["poll_id"], 3).await), NONE);
+    assert_eq!(committed(&service).await, Some(0));
+    poll(&service, "a", &a["poll_id"], 3).await;
+    assert_eq!(committed(&service).await, Some(6));
+    poll(&service, "c", &c["poll_id"], 3).await;
+    assert_eq!(committed(&service).await, Some(9));
+    let lag = service.get("/v1/groups/workers/lag").await.json();
+    assert_eq!(lag["lag"], 0);
+}
+
+#[tokio::test]
+async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_one_is() {
+    let service = jobs(1, 6).await;
+    service
+        .post("/v1/groups/workers/members", join("a", json!({})))
+        .await
+        .with_status(201);
+    let polled = poll(&service, "a", &Value::Null, 5).await;
+    let lost = settle(&service, "a", json!({"accept": places(&[1, 3, 5])})).await;
+    assert_eq!(lost, [5], "it was never leased");
+    assert_eq!(
+        settle(&service, "a", json!({"accept": places(&[1])})).await,
+        [1],
+        "it is settled"
+    );
+    let service = service.restarted(|_| {});
+    let path = "/v1/groups/workers/members/a/poll";
+    service
+        .post(path, json!({"wait_ms": 0}))
+        .await
+        .problem(404, "unknown-member");
+    let body = json!({"topics": ["jobs"], "type": "shared", "ack": polled["poll_id"], "wait_ms": 0});
+    let again = service.post(path, body).await.with_status(200).json();
+    assert_eq!(offsets(&again), [0, 2, 4, 5]);
+}
+
+#[tokio::test]
+async fn released_records_come_again_and_poison_goes_to_the_dead_letters_without_blocking_others() {
+    let service = jobs(1, 3).await;
+    service
+        .post(
+            "/v1/groups/workers/members",
+            join("a", json!({"max_deliveries": 2})),
+        )
+        .await
+        .with_status(201);
+    poll(&service, "a", &Value::Null, 10).await;
+    assert_eq!(
+        settle(
+            &service,
+            "a",
+            json!({"release": places(&[1]), "accept": places(&[0, 2])})
+        )
+        .await,
+        NONE
+    );
+    let again = poll(&service, "a", &Value::Null, 10).await;
+    assert_eq!(
+        (offsets(&again), &again["records"][0]["delivery_count"]),
+        (vec![1], &json!(2))
+    );
+    service.append_numbers("jobs", 0, 3, 1);
+    assert_eq!(
+        settle(&service, "a", json!({"release": places(&[1])})).await,
+        NONE
+    );
+    let others = poll(&service, "a", &Value::Null, 10).await;
+    assert_eq!(
+        offsets(&others),
+        [3],
+        "the second delivery of the other was its last"
+    );
+    while committed(&service).await != Some(3) {
+        tokio::task::yield_now().await;
+    }
+    let dead = fetch(&service, "jobs.dlq").await;
+    assert_eq!(dead.len(), 1);
+    let headers = &dead[0]["headers"];
+    assert_eq!(
+        (&headers["dlq_topic"], &headers["dlq_offset"]),
+        (&json!("jobs"), &json!("1"))
+    );
+    assert_eq!(
+        (&headers["dlq_group"], &headers["dlq_deliveries"]),
+        (&json!("workers"), &json!("2"))
+    );
+    assert_eq!(dead[0]["value"], fetch(&service, "jobs").await[1]["value"]);
+}
+
+#[tokio::test]
+async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() {
+    let service = jobs(1, 4).await;
+    service
+        .post(
+            "/v1/groups/workers/members",
+            join("a", json!({"dead_letter_topic": "graveyard"})),
+        )
+        .await
+        .with_status(201);
+    poll(&service, "a", &Value::Null, 10).await;
+    let reject = json!([{"topic": "jobs", "partition": 0, "offset": 2, "reason": "no such customer"}, {"topic": "jobs", "partition": 0, "offset": 9}]);
+    assert_eq!(
+        settle(
+            &service,
+            "a",
+            json!({"reject": reject, "accept": places(&[0, 1, 3])})
+        )
+        .await,
+        [9]
+    );
+    let dead = fetch(&service, "graveyard").await;
+    assert_eq!(
+        (dead.len(), &dead[0]["headers"]["dlq_reason"]),
+        (1, &json!("no such customer"))
+    );
+    assert_eq!(committed(&service).await, Some(4));
+    let call = json!({"dead_letter_topic": "graveyard"});
+    let answer = service
+        .post("/v1/groups/workers/redrive", call.clone())
+        .await
+        .with_status(200)
+        .json();
+    assert_eq!(
+        (&answer["redriven"], &answer["at_end"]),
+        (&json!(1), &json!(true))
+    );
+    let answer = service
+        .post("/v1/groups/workers/redrive", call)
+        .await
+        .with_status(200)
+        .json();
+    assert_eq!(answer["redriven"], 0, "nothing twice");
+    let back = poll(&service, "a", &Value::Null, 10).await;
+    assert_eq!(
+        (offsets(&back), &back["records"][0]["headers"]),
+        (vec![4], &json!({}))
+    );
+}
+
+#[tokio::test]
+async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
+    let service = jobs(1, 1).await;
+    let ending = tokio::spawn(end_sessions(service.app.clone()));
+    for name in ["a", "b"] {
+        service
+            .post(
+                "/v1/groups/workers/members",
+                join(name, json!({"lease_ms": 100, "max_deliveries": 3})),
+            )
+            .await
+            .with_status(201);
+    }
+    let of_a = poll(&service, "a", &Value::Null, 10).await;
+    assert_eq!(offsets(&of_a), [0]);
+    // Waits for as long as it takes.
+    let body = json!({"wait_ms": 60_000});
+    let of_b = service
+        .post("/v1/groups/workers/members/b/poll", body)
+        .await
+        .with_status(200)
+        .json();
+    assert_eq!(
+        (offsets(&of_b), &of_b["records"][0]["delivery_count"]),
+        (vec![0], &json!(2))
+    );
+    assert_eq!(
+        settle(
+            &service,
+            "a",
+            json!({"accept": places(&[0]), "extend": places(&[0])})
+        )
+        .await,
+        [0, 0]
+    );
+    assert_eq!(settle(&service, "b", json!({"extend": places(&[0])})).await, NONE);
+    // A member that leaves gives back what it has; the third delivery is the last.
+    service
+        .delete("/v1/groups/workers/members/b")
+        .await
+        .with_status(204);
+    assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), [0]);
+    while service
+        .get("/v1/topics/jobs.dlq/partitions/0/records?offset=earliest")
+        .await
+        .status
+        .as_u16()
+        != 200
+        || committed(&service).await != Some(1)
+    {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        fetch(&service, "jobs.dlq").await[0]["headers"]["dlq_deliveries"],
+        "3"
+    );
+    service.app.stopping.send_replace(true);
+    ending.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_delayed_release_waits_and_a_lost_answer_comes_back_when_its_leases_end() {
+    let service = jobs(1, 2).await;
+    service
+        .post("/v1/groups/workers/members", join("a", json!({"lease_ms": 150})))
+        .await
+        .with_status(201);
+    poll(&service, "a", &Value::Null, 1).await;
+    let release = json!([{"topic": "jobs", "partition": 0, "offset": 0, "delay_ms": 86_400_000}]);
+    assert_eq!(settle(&service, "a", json!({"release": release})).await, NONE);
+    // The answer to this one is lost.
+    assert_eq!(
+        offsets(&poll(&service, "a", &Value::Null, 10).await),
+        [1],
+        "the other one is delayed"
+    );
+    assert_eq!(
+        offsets(&poll(&service, "a", &Value::Null, 10).await),
+        NONE,
+        "nothing is lent twice"
+    );
+    let body = json!({"wait_ms": 60_000});
+    let again = service
+        .post("/v1/groups/workers/members/a/poll", body)
+        .await
+        .with_status(200)
+        .json();
+    assert_eq!(
+        (offsets(&again), &again["records"][0]["delivery_count"]),
+        (vec![1], &json!(2))
+    );
+}
+
+#[tokio::test]
+async fn groups_keep_their_type_and_settings() {
+    let service = jobs(1, 1).await;
+    let path = "/v1/groups/workers/members";
+    for (settings, pointer) in [
+        (json!({"lease_ms": 1}), "/lease_ms"),
+        (json!({"max_deliveries": 0}), "/max_deliveries"),
+        (json!({"dead_letter_topic": "jobs"}), "/dead_letter_topic"),
+        (json!({"type": "ordered", "lease_ms": 1000}), "/lease_ms"),
+    ] {
+        let problem = service
+            .post(path, join("a", settings))
+            .await
+            .problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], pointer);
+    }
+    service
+        .post(path, join("a", json!({"lease_ms": 1000})))
+        .await
+        .with_status(201);
+    service
+        .post(path, join("b", json!({"lease_ms": 1000})))
+        .await
+        .with_status(201);
+    service.post(path, join("c", json!({}))).await.with_status(201);
+    service
+        .post(path, join("d", json!({"lease_ms": 2000})))
+        .await
+        .problem(409, "group-settings-differ");
+    service
+        .post(path, json!({"topics": ["jobs"]}))
+        .await
+        .problem(409, "group-type-mismatch");
+    service
+        .post(
+            "/v1/groups/plain/members",
+            json!({"topics": ["jobs"], "member_id": "a"}),
+        )
+        .await
+        .with_status(201);
+    service
+        .post("/v1/groups/plain/members", join("b", json!({})))
+        .await
+        .problem(409, "group-type-mismatch");
+    service
+        .post("/v1/groups/plain/members/a/settle", json!({}))
+        .await
+        .problem(409, "group-type-mismatch");
+    service
+        .post("/v1/groups/plain/redrive", json!({"dead_letter_topic": "x"}))
+        .await
+        .problem(409, "group-type-mismatch");
+    service
+        .post("/v1/groups/none/redrive", json!({"dead_letter_topic": "x"}))
+        .await
+        .problem(404, "unknown-group");
+    service
+        .post("/v1/groups/workers/redrive", json!({"dead_letter_topic": "x"}))
+        .await
+        .problem(404, "unknown-topic");
+    service
+        .post("/v1/groups/workers/members/a/settle", json!({"accepted": []}))
+        .await
+        .problem(400, "invalid-request");
+}
