@@ -806,7 +806,7 @@ pub async fn end_sessions(app: App) {
     loop {
         let (next, busy) = app.groups.coordinator.tick(now_ms(&app));
         for cell in busy {
-            shared::members::attend(&app, &cell);
+            shared::settle::attend(&app, &cell);
         }
         let wait = next.map(|next| Duration::from_millis(next.saturating_sub(now_ms(&app)).max(5)));
         let timer = async {

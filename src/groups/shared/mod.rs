@@ -6,7 +6,7 @@
 //! - [`dead_letter`]: a record on its way to the dead letters, and back.
 //! - [`store`]: the appends that settle, each one atomic request.
 //! - [`redrive`]: dead letters go back to where they came from, once.
-//! - [`members`]: what members do, over `work`, which is a group in memory.
+//! - [`members`] and [`settle`]: what members do, over `work`, which is a group in memory.
 //!
 //! Guarantee: a record is settled only in the append that also carries its dead letter, if it has one; and an answer waits
 //! for that append. So a crash delivers again what was leased, and nothing that was settled.
@@ -17,5 +17,6 @@ pub mod members;
 pub mod queue;
 pub mod redrive;
 pub mod settings;
+pub mod settle;
 pub mod store;
 pub(crate) mod work;

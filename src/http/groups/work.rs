@@ -15,9 +15,9 @@ use super::known_group;
 use super::members::member_path;
 use crate::app::App;
 use crate::groups::members::value_of;
-use crate::groups::shared::members::{self, Place, Settling};
 use crate::groups::shared::redrive;
 use crate::groups::shared::settings::GroupValue;
+use crate::groups::shared::settle::{self, Place, Settling};
 use crate::http::body::read_json;
 use crate::http::params::Params;
 use crate::http::problem::{Code, Problem};
@@ -32,7 +32,7 @@ const MOST_DELAY_MS: u64 = 24 * 3_600_000;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(settle))
+        .routes(routes!(settle_records))
         .routes(routes!(redrive_group))
 }
 
@@ -134,7 +134,7 @@ struct RedrivenBody {
         (status = 400, description = "`invalid-request`"),
         (status = 404, description = "`unknown-group`, `unknown-member`, `unknown-topic`, `unknown-partition`"),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
-async fn settle(
+async fn settle_records(
     State(app): State<App>,
     path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(query): RawQuery,
@@ -178,7 +178,7 @@ async fn settle(
             .reject
             .push((place("reject", i, row.topic, row.partition, row.offset)?, reason));
     }
-    let lost = members::settle(&app, &group, &member, settling).await?;
+    let lost = settle::settle(&app, &group, &member, settling).await?;
     let row = |place: Place| PlaceBody {
         topic: place.topic,
         partition: place.partition,

@@ -1,0 +1,344 @@
+//! Random histories of an ordered group: consumers that join, poll, lose answers, give up, fall silent and leave, over a log
+//! that grows, with commits that land late or fail. Everything that must always hold is looked at after each step.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+type Commits = Vec<(PartitionId, Offset)>;
+
+const PARTITIONS: u32 = 2;
+const SESSION: Ms = 100;
+
+fn id(index: u32) -> PartitionId {
+    PartitionId {
+        topic: TopicId(1),
+        index,
+    }
+}
+
+fn name(client: usize) -> Arc<str> {
+    format!("c{client}").into()
+}
+
+/// A consumer: what it was given and has not acknowledged, and a poll of it that is under way.
+#[derive(Default)]
+struct Client {
+    ack: Option<PollId>,
+    epoch: u64,
+    poll: Option<(u64, Commits, bool)>,
+    /// Commits of a poll that it gave up, which are still on their way: it begins no others before they have ended.
+    left_behind: Vec<(PartitionId, Offset)>,
+}
+
+impl Client {
+    fn is_idle(&self) -> bool {
+        self.poll.is_none() && self.left_behind.is_empty()
+    }
+}
+
+/// A group of clients over a log, and everything that happened.
+struct World {
+    group: Ordered,
+    now: Ms,
+    ends: BTreeMap<PartitionId, u64>,
+    durable: BTreeMap<PartitionId, u64>,
+    clients: Vec<Client>,
+    /// How often each record was processed.
+    processed: HashMap<(PartitionId, u64), u32>,
+    /// Whether anything happened that may deliver a record twice.
+    is_clean: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Produce(u32, u64),
+    Join(usize),
+    Begin(usize),
+    /// The commits of a poll end: durable or not.
+    EndCommit(usize, bool),
+    /// A poll reads and delivers so many; its answer arrives or is lost.
+    Deliver(usize, u64, bool),
+    GiveUp(usize),
+    Leave(usize, bool),
+    Silence(Ms),
+    Forget(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let client = 0_usize..4;
+    prop_oneof![
+        3 => (0..PARTITIONS, 1_u64..20).prop_map(|(index, count)| Op::Produce(index, count)),
+        2 => client.clone().prop_map(Op::Join),
+        6 => client.clone().prop_map(Op::Begin),
+        6 => (client.clone(), prop::bool::weighted(0.95)).prop_map(|(client, ok)| Op::EndCommit(client, ok)),
+        6 => (client.clone(), 1_u64..30, prop::bool::weighted(0.9)).prop_map(|(client, most, arrives)| Op::Deliver(client, most, arrives)),
+        2 => client.clone().prop_map(Op::GiveUp),
+        1 => (client.clone(), any::<bool>()).prop_map(|(client, acks)| Op::Leave(client, acks)),
+        2 => (1..SESSION * 3).prop_map(Op::Silence),
+        1 => client.prop_map(Op::Forget),
+    ]
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            group: Ordered::new(7, 0),
+            now: 0,
+            ends: (0..PARTITIONS).map(|index| (id(index), 0)).collect(),
+            durable: BTreeMap::new(),
+            clients: (0..4).map(|_| Client::default()).collect(),
+            processed: HashMap::new(),
+            is_clean: true,
+        }
+    }
+
+    fn join(&mut self, client: usize) {
+        let joining = Joining {
+            member: name(client),
+            client_id: None,
+            address: None,
+            session_timeout: SESSION,
+        };
+        // Whoever held that name is overtaken.
+        self.is_clean &=
+            !self.group.members.contains_key(&name(client)) && self.clients[client].ack.is_none();
+        self.group.join(joining, self.now);
+        let subscriptions = self
+            .group
+            .members
+            .keys()
+            .map(|name| (name.clone(), BTreeSet::from([TopicId(1)])))
+            .collect();
+        let partitions = self.ends.keys().copied().collect();
+        let durable = self.durable.clone();
+        self.group.refresh(&subscriptions, &partitions, |id| {
+            durable.get(&id).map(|offset| Offset::new(*offset))
+        });
+        self.clients[client].epoch = self.group.tell(&name(client)).unwrap().0;
+    }
+
+    fn land(&mut self, commits: &[(PartitionId, Offset)], is_durable: bool) {
+        if is_durable {
+            for (id, next) in commits {
+                let before = self.durable.insert(*id, next.get());
+                assert!(
+                    before.is_none_or(|before| before <= next.get()),
+                    "{id}: a commit of {next} after {before:?}"
+                );
+            }
+        }
+        self.group.end_commit(commits, is_durable);
+    }
+
+    /// Ends what a client's poll has begun.
+    fn end_commit(&mut self, client: usize, is_durable: bool) {
+        let left_behind = std::mem::take(&mut self.clients[client].left_behind);
+        if !left_behind.is_empty() {
+            self.land(&left_behind, is_durable);
+        }
+        let Some((token, commits, false)) = self.clients[client].poll.clone() else {
+            return;
+        };
+        self.clients[client].poll = None;
+        self.land(&commits, is_durable);
+        if !is_durable {
+            // Answered as an error; the client asks again with the same acknowledgement.
+            self.group.abandon(&name(client), token, self.now);
+        } else if self.group.go_on(&name(client), token).is_ok() {
+            self.clients[client].poll = Some((token, Vec::new(), true));
+        }
+    }
+
+    fn deliver(&mut self, client: usize, most: u64, arrives: bool) {
+        let Some((token, _, true)) = self.clients[client].poll else {
+            return;
+        };
+        let Ok((places, _)) = self.group.readable(&name(client), token) else {
+            self.clients[client].poll = None;
+            return;
+        };
+        let mut left = most;
+        let mut ranges = Vec::new();
+        for (id, from) in places {
+            let count = left.min(self.ends[&id].saturating_sub(from.get()));
+            if count > 0 {
+                ranges.push((id, from, from.plus(count)));
+                left -= count;
+            }
+        }
+        let answer = self
+            .group
+            .deliver(&name(client), token, ranges.clone(), self.now)
+            .unwrap();
+        let answer = answer.expect("nothing happened in between");
+        self.clients[client].poll = None;
+        for (id, ..) in &ranges {
+            assert!(answer.assignment.contains(id));
+        }
+        if arrives {
+            for (id, from, next) in ranges {
+                for offset in from.get()..next.get() {
+                    *self.processed.entry((id, offset)).or_default() += 1;
+                }
+            }
+            self.clients[client].epoch = answer.epoch;
+            self.clients[client].ack = Some(answer.poll_id);
+        } else {
+            // What was lost was not processed: it may come again, and still each is processed once.
+            self.clients[client].ack = None;
+        }
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Produce(index, count) => *self.ends.get_mut(&id(index)).unwrap() += count,
+            Op::Join(client) if self.clients[client].is_idle() => self.join(client),
+            Op::Begin(client) if self.clients[client].is_idle() => {
+                let ack = self.clients[client].ack.clone();
+                match self.group.begin_poll(&name(client), ack.as_ref(), self.now) {
+                    Ok(begun) => self.clients[client].poll = Some((begun.token, begun.commits, false)),
+                    Err(refused) => assert_eq!(refused, Refused::Unknown),
+                }
+            }
+            Op::EndCommit(client, is_durable) => self.end_commit(client, is_durable),
+            Op::Deliver(client, most, arrives) => self.deliver(client, most, arrives),
+            Op::GiveUp(client) => {
+                if let Some((token, commits, is_waiting)) = self.clients[client].poll.take() {
+                    self.group.abandon(&name(client), token, self.now);
+                    if !is_waiting {
+                        self.clients[client].left_behind = commits;
+                    }
+                }
+            }
+            Op::Leave(client, acks) if self.clients[client].is_idle() => {
+                let ack = self.clients[client].ack.take();
+                self.is_clean &= acks || ack.is_none();
+                if let Ok(commits) = self
+                    .group
+                    .begin_leave(&name(client), ack.as_ref().filter(|_| acks))
+                {
+                    self.land(&commits, true);
+                    self.group.leave(&name(client));
+                } else {
+                    self.is_clean &= ack.is_none();
+                }
+            }
+            Op::Silence(by) => {
+                self.now += by;
+                for (gone, _) in self.group.expire(self.now) {
+                    let client = (0..4).find(|client| name(*client) == gone).unwrap();
+                    self.is_clean &= self.clients[client].ack.is_none();
+                }
+            }
+            // A client that has restarted without a memory.
+            Op::Forget(client) if self.clients[client].poll.is_none() => {
+                self.is_clean &= self.clients[client].ack.take().is_none();
+            }
+            _ => {}
+        }
+        self.check();
+    }
+
+    /// What is true at every moment.
+    fn check(&self) {
+        for (slot_id, slot) in &self.group.slots {
+            assert!(slot.committed.map_or(0, Offset::get) <= self.ends[slot_id]);
+            assert_eq!(
+                slot.committed.map(Offset::get),
+                self.durable.get(slot_id).copied()
+            );
+            if let Some(owner) = slot.holder() {
+                assert!(
+                    self.group.members.contains_key(owner),
+                    "{slot_id} is held by somebody who is gone"
+                );
+            }
+        }
+        for (name, member) in &self.group.members {
+            for (id, ..) in member.delivery.iter().flat_map(|delivery| &delivery.ranges) {
+                assert_eq!(self.group.slots[id].holder(), Some(name), "{name} works on {id}");
+            }
+        }
+    }
+
+    /// Everybody who is there goes on until all is acknowledged.
+    fn drain(&mut self) {
+        for client in 0..4 {
+            self.end_commit(client, true);
+            self.deliver(client, 1, true);
+        }
+        if self.group.members.is_empty() {
+            self.join(0);
+        }
+        for _ in 0..200 {
+            for client in 0..4 {
+                self.apply(Op::Begin(client));
+                self.apply(Op::EndCommit(client, true));
+                self.apply(Op::Deliver(client, 50, true));
+            }
+            if self.durable.values().sum::<u64>() == self.ends.values().sum::<u64>() {
+                return;
+            }
+        }
+        panic!(
+            "{:?} of {:?} are committed: {:?}",
+            self.durable, self.ends, self.group
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2500))]
+    #[test]
+    fn every_record_is_processed_and_once_where_nothing_went_wrong(ops in prop::collection::vec(op(), 1..120)) {
+        let mut world = World::new();
+        for op in ops {
+            world.apply(op);
+        }
+        world.drain();
+        for (id, end) in &world.ends {
+            for offset in 0..*end {
+                let times = world.processed.get(&(*id, offset)).copied().unwrap_or(0);
+                prop_assert!(times >= 1, "{id} {offset} was lost");
+                prop_assert!(times == 1 || !world.is_clean, "{id} {offset} was processed {times} times");
+            }
+        }
+        prop_assert_eq!(world.group.state(), GroupState::Stable);
+    }
+}
+
+#[test]
+fn one_member_of_thousands_costs_no_more_than_its_own_partitions() {
+    let mut world = World::new();
+    world.ends = (0..1000).map(|index| (id(index), 0)).collect();
+    for client in 0..1000 {
+        let joining = Joining {
+            member: name(client),
+            client_id: None,
+            address: None,
+            session_timeout: SESSION,
+        };
+        world.group.join(joining, 0);
+    }
+    let subscriptions = world
+        .group
+        .members
+        .keys()
+        .map(|name| (name.clone(), BTreeSet::from([TopicId(1)])))
+        .collect();
+    world
+        .group
+        .refresh(&subscriptions, &world.ends.keys().copied().collect(), |_| None);
+    assert_eq!(world.group.state(), GroupState::Stable);
+    let mut held: Vec<usize> = world
+        .group
+        .members
+        .keys()
+        .map(|name| world.group.held_by(name).count())
+        .collect();
+    held.dedup();
+    assert_eq!(held, [1]);
+}
