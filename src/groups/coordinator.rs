@@ -160,6 +160,12 @@ impl Coordinator {
             .is_some_and(|cell| !self.lock(&cell, now).ordered.members.is_empty())
     }
 
+    /// What a group's members are doing.
+    pub(crate) fn state(&self, group: &str) -> GroupState {
+        self.find(group)
+            .map_or(GroupState::Empty, |cell| cell.core.lock().ordered.state())
+    }
+
     /// What is known of a group's members.
     pub(crate) fn live(&self, group: &str) -> Option<Live> {
         let cell = self.find(group)?;
@@ -289,11 +295,14 @@ impl Core {
         }
     }
 
-    /// Changes what a member subscribes to, if that is news; [`Core::refresh`] comes after it.
+    /// Whether a member subscribes to just these topics.
+    pub(crate) fn subscribes(&self, member: &str, topics: &BTreeSet<String>) -> bool {
+        self.subscriptions.get(member) == Some(topics)
+    }
+
+    /// Changes what a member subscribes to; [`Core::refresh`] comes after it.
     pub(crate) fn subscribe(&mut self, member: &str, topics: &BTreeSet<String>) {
-        if let Some(known) = self.subscriptions.get_mut(member)
-            && known != topics
-        {
+        if let Some(known) = self.subscriptions.get_mut(member) {
             known.clone_from(topics);
             self.topics_seen = 0;
         }

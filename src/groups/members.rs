@@ -327,6 +327,26 @@ async fn begin(app: &App, group: &str, join: &Join) -> Result<GroupValue, Proble
     Ok(value)
 }
 
+/// Changes what a member subscribes to, if its poll says something new.
+async fn subscribe(app: &App, group: &str, member: &str, join: &Join) -> Result<(), Problem> {
+    if let Some(value) = value_of(&app.log, group)? {
+        join.check(group, &value)?;
+    }
+    let is_news = with(app, group, |_, core| !core.subscribes(member, &join.topics));
+    if !is_news {
+        return Ok(());
+    }
+    for topic in &join.topics {
+        catalog::find(&app.log, topic)?;
+    }
+    begin(app, group, join).await?;
+    with(app, group, |_, core| {
+        core.subscribe(member, &join.topics);
+        core.refresh(group, &app.log, &app.groups.coordinator);
+    });
+    Ok(())
+}
+
 async fn starting_offset(app: &App, partition: &Arc<Partition>, start: Start) -> Result<Offset, Problem> {
     let positions = partition.positions();
     match start {
@@ -461,11 +481,7 @@ pub async fn poll(
     });
     if let Some(request) = joining {
         if known {
-            begin(app, group, &request).await?;
-            with(app, group, |_, core| {
-                core.subscribe(member, &request.topics);
-                core.refresh(group, &app.log, &app.groups.coordinator);
-            });
+            subscribe(app, group, member, &request).await?;
         } else {
             join(app, group, Some(member), request).await?;
         }

@@ -369,7 +369,7 @@ async fn heartbeat(
         read_json(&app, &headers, body).await?
     };
     let epoch = members::heartbeat(&app, &group, &member, body.epoch)?;
-    let state = app.groups.live(&group).unwrap_or_default().state.name();
+    let state = app.groups.coordinator.state(&group).name();
     Ok(json_answer(StatusCode::OK, &HeartbeatAnswer { epoch, state }))
 }
 
