@@ -484,10 +484,6 @@ async fn routes_of_members_are_not_there_yet() {
             .await
             .problem(404, "not-found");
     }
-    service
-        .get("/v1/groups/g/lag/history")
-        .await
-        .problem(404, "not-found");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

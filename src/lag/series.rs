@@ -107,6 +107,9 @@ impl Series {
         {
             self.closed.pop_front();
         }
+        if self.closed.capacity() > 2 * self.closed.len() + 8 {
+            self.closed.shrink_to(self.closed.len() + 8);
+        }
     }
 
     /// The same without what lies before `begin`, to be read elsewhere; closed chunks are shared.
