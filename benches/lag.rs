@@ -13,7 +13,8 @@ use quipu::groups::{offsets, report};
 use quipu::lag::sampler;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
-    AppendRequest, Clock, Log, Offset, Part, Records, StateChange, SystemClock, TimestampMs, TopicSpec,
+    AppendRequest, Clock, Log, Offset, Part, Records, StateChange, SystemClock, TimestampMs, TopicSettings,
+    TopicSpec,
 };
 
 const PARTITIONS: u32 = 1000;
@@ -28,7 +29,8 @@ fn lag(criterion: &mut Criterion) {
     let log = Log::open(dir.path(), config.log_options()).expect("the log opens");
     let spec = TopicSpec {
         partitions: PARTITIONS,
-        ..TopicSpec::default()
+        settings: TopicSettings::default(),
+        properties: Default::default(),
     };
     log.create_topic("orders", spec).expect("a topic");
     append(&log, RECORDS);
@@ -61,8 +63,8 @@ fn lag(criterion: &mut Criterion) {
 
 /// A batch of as many records to each partition.
 fn append(log: &Log, records: u64) {
-    let topic = log.topic("orders").expect("it was made");
-    let parts = topic.partitions().iter().map(|partition| {
+    let partitions = log.topic("orders").expect("it was made").partitions();
+    let parts = partitions.iter().map(|partition| {
         let mut batch = BatchBuilder::new();
         for n in 0..records {
             let time = TimestampMs(1_700_000_000_000 + n as i64 * 1000);
@@ -85,14 +87,13 @@ fn append(log: &Log, records: u64) {
 }
 
 fn commit(log: &Log, group: &str, offset: u64) {
-    let topic = log.topic("orders").expect("it was made");
+    let partitions = log.topic("orders").expect("it was made").partitions();
     let committed = offsets::Committed {
         offset: Offset::new(offset),
         last_commit: TimestampMs(1_700_000_000_000),
         metadata: None,
     };
-    let commits = topic
-        .partitions()
+    let commits = partitions
         .iter()
         .map(|partition| offsets::commit(group, partition.id(), &committed));
     let state: Vec<StateChange> = [offsets::make_group(group)].into_iter().chain(commits).collect();
