@@ -442,7 +442,7 @@ mod tests {
         assert_eq!(line.chars().count(), CELLS);
         assert_eq!(line, format!("█{}▁", "▅".repeat(18)));
         assert_eq!(trend.0.len(), 4);
-        trend.push(start + Duration::from_secs(900), 0);
+        trend.push(start + Duration::from_secs(901), 0);
         assert_eq!(trend.0.len(), 2, "one from before, and the last");
     }
 

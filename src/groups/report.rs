@@ -4,7 +4,7 @@
 //! that it has committed in. What is deleted meanwhile is left out.
 //!
 //! Positions are in memory. Only where a group has something to read does the age of its next record take a look at the
-//! disk, and only when it or the end has moved since the last look (see [`Place`]).
+//! disk, and only when the group has moved on since the last look (see [`Place`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -315,9 +315,19 @@ impl Look {
         if next >= end_offset {
             return None;
         }
-        if let Some(place) = place.filter(|place| (place.next, place.end_offset) == (next, end_offset)) {
-            self.located = Some(place.located);
-            return None;
+        if let Some(place) = place.filter(|place| place.next == next) {
+            if place.end_offset == end_offset {
+                self.located = Some(place.located);
+                return None;
+            }
+            if let Some(located) = self.partition.relocate(&place.located) {
+                self.located = Some(located);
+                return Some(Place {
+                    next,
+                    end_offset,
+                    located,
+                });
+            }
         }
         let mut located = self.partition.locate(next);
         if let Err(Error::Trimmed { .. }) = located {

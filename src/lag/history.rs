@@ -52,7 +52,7 @@ pub struct Row {
     pub point: Point,
 }
 
-/// Where the next record of a group lies; true as long as neither it nor the end has moved.
+/// Where the next record of a group lies: true as long as it is the next, but for what comes behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// The next record to be read.
@@ -529,6 +529,7 @@ mod tests {
                 bytes_to_end: 7,
                 next: None,
                 segment_max_timestamp: None,
+                batch: None,
             },
         };
         history.remember("g", &[(id(0), place)]);
