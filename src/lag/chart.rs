@@ -58,7 +58,7 @@ const BOTTOM: f64 = 338.0;
 /// Where the legend begins, if there is one.
 const LEGEND: f64 = 724.0;
 /// Characters of a name that fit into the legend.
-const NAME_CHARS: usize = 21;
+const NAME_CHARS: usize = 19;
 
 const LIGHT: [&str; MAX_LINES] = [
     "#2f6fed", "#e8710a", "#0f9d72", "#b83fc9", "#b98900", "#0b8fb3", "#d93f4c", "#7a5af5",
@@ -301,7 +301,7 @@ fn legend(
     put(
         out,
         format_args!(
-            "<text class=\"faint\" x=\"{right}\" y=\"{}\" text-anchor=\"end\">now</text>\n",
+            "<text class=\"faint\" x=\"{right}\" y=\"{}\" text-anchor=\"end\">latest</text>\n",
             TOP - 14.0
         ),
     );

@@ -99,8 +99,7 @@ impl Lags {
     }
 
     fn by_partition(&self, out: &mut Writer<'_>) -> fmt::Result {
-        type Figure = fn(&PartitionRow) -> Option<f64>;
-        let families: [(_, _, _, Figure); 4] = [
+        let families: [(_, _, _, Figure<PartitionRow, Option<f64>>); 4] = [
             (
                 "quipu_group_lag_records",
                 "Records that a group has yet to read in a partition",
@@ -141,7 +140,7 @@ impl Lags {
     }
 
     fn by_topic(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let families: [(_, _, _, fn(&Total) -> f64); 3] = [
+        let families: [(_, _, _, Figure<Total, f64>); 3] = [
             (
                 "quipu_group_topic_lag_records",
                 "Records that a group has yet to read in a topic",
@@ -171,7 +170,7 @@ impl Lags {
     }
 
     fn by_group(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let families: [(_, _, fn(&GroupRow) -> f64); 2] = [
+        let families: [(_, _, Figure<GroupRow, f64>); 2] = [
             (
                 "quipu_group_members",
                 "Members of a group that read something",
@@ -192,6 +191,9 @@ impl Lags {
         Ok(())
     }
 }
+
+/// What of a row a family tells.
+type Figure<T, N> = fn(&T) -> N;
 
 /// Adds a row where there is room; answers how many were left out.
 fn push<T>(rows: &mut Vec<T>, row: T, max: usize) -> u64 {
