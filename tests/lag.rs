@@ -7,6 +7,10 @@
 
 mod service;
 
+use std::sync::Arc;
+
+use quipu::groups::live::{GroupState, Kind, Live};
+use quipu::groups::report;
 use quipu::lag::sampler;
 use quipu_segments::{Offset, TopicSettings};
 use serde_json::{Value, json};
@@ -92,6 +96,54 @@ async fn the_report_has_every_field_of_a_partition_a_topic_and_a_group() {
     );
     has(&all["groups"][0], &total);
     assert_eq!(all["groups"][0].get("topics"), None);
+}
+
+#[tokio::test]
+async fn the_scope_of_members_is_every_partition_of_their_topics_and_nothing_else() {
+    let service = with_orders(3);
+    service.topic("left", 1);
+    append(&service, 0, 10, NOW - 1000);
+    append(&service, 2, 5, NOW - 2000);
+    commit(&service, "g", 0, 4).await;
+    let left = json!({"topic": "left", "partition": 0, "offset": 0});
+    let body = json!({ "offsets": [left] });
+    service.put("/v1/groups/g/offsets", &body).await.ok();
+    trim(&service, 2, 2);
+    let orders = service.app.log.topic("orders").unwrap();
+    let member: Arc<str> = "m1".into();
+    let partitions = orders.partitions();
+    let live = Live {
+        state: GroupState::Rebalancing,
+        kind: Kind::Ordered,
+        partitions: partitions
+            .iter()
+            .map(|partition| (partition.id(), (partition.id().index > 0).then(|| member.clone())))
+            .collect(),
+    };
+    let lag = report::lag_with(&service.app, "g", Some(live));
+    assert_eq!(
+        (lag.state, lag.members, lag.topics.len()),
+        (GroupState::Rebalancing, 1, 1)
+    );
+    let rows = &lag.topics[0].partitions;
+    let told = |index: usize| {
+        let row = &rows[index];
+        let committed = row.committed_offset.map(Offset::get);
+        (
+            committed,
+            row.total.lag.lag,
+            row.total.lag.lag_ms,
+            row.member.as_deref(),
+        )
+    };
+    assert_eq!(told(0), (Some(4), 6, 1000, None));
+    assert_eq!(told(1), (None, 0, 0, Some("m1")));
+    assert_eq!(
+        told(2),
+        (None, 3, 2000, Some("m1")),
+        "it goes on at the log start"
+    );
+    assert_eq!(rows.len(), 3);
 }
 
 #[tokio::test]

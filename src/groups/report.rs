@@ -118,8 +118,13 @@ pub fn exists(app: &App, group: &str) -> bool {
 /// The lag of a group as of now. May block on the disk.
 #[must_use]
 pub fn lag_of(app: &App, group: &str) -> GroupLag {
+    lag_with(app, group, app.groups.live(group))
+}
+
+/// The same with those members.
+#[must_use]
+pub fn lag_with(app: &App, group: &str, live: Option<Live>) -> GroupLag {
     let now = app.clock.now();
-    let live = app.groups.live(group);
     let mut looks = looks(app, group, live.as_ref());
     let judged = judge(app, group, &mut looks, true);
     let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();

@@ -31,7 +31,7 @@ pub const KEPT: Duration = Duration::from_hours(24);
 pub const FINE_TRACKS: usize = 1000;
 /// Pairs of group and partition that are watched at all.
 pub const MAX_TRACKS: usize = 32_000;
-/// What windows and series may take in memory together. A thousand partitions that never rest take about 100 MB a day,
+/// What windows and series may take in memory together. A thousand partitions that never rest take about 90 MB a day,
 /// quiet ones about 1 kB each.
 pub const MAX_BYTES: usize = 128 << 20;
 
