@@ -3,8 +3,10 @@
 //! Hot paths raise plain atomics, requests one counter and one bucket of a row that was made when the router was. What
 //! the engine counts, and every position and lag, is read when `/metrics` is asked for. Names are in base units.
 //!
-//! At most [`MAX_SERIES`] partitions, and as many pairs of group and partition, are listed; what lies beyond is
-//! counted in `quipu_series_left_out`.
+//! At most [`MAX_SERIES`] partitions are listed, and as many groups, groups' topics and groups' partitions each (see
+//! [`lag`]); what lies beyond is counted in `quipu_series_left_out`.
+
+pub mod lag;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,8 +23,9 @@ use quipu_segments::DamagedRange;
 
 use crate::app::App;
 use crate::http::table::{RouteTable, Slot};
+use lag::Lags;
 
-/// How many partitions, and pairs of group and partition, get series of their own.
+/// How many partitions, groups, groups' topics and groups' partitions get series of their own.
 pub const MAX_SERIES: usize = 10_000;
 
 /// The upper bounds of the request histogram's buckets, in microseconds; one more bucket takes the rest.
@@ -117,25 +120,11 @@ struct PartitionRow {
     size_bytes: u64,
 }
 
-/// A group's lag in a partition.
-#[derive(Debug)]
-pub struct LagRow {
-    /// The group.
-    pub group: Arc<str>,
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The partition.
-    pub partition: u32,
-    /// Records to be read.
-    pub lag: u64,
-    /// The age of the next record in milliseconds.
-    pub lag_ms: u64,
-}
-
-/// Writes every metric as text (OpenMetrics 1.0). May block on the disk; `lags` comes from the groups' side.
+/// Writes every metric as text (OpenMetrics 1.0). May block on the disk.
 #[must_use]
-pub fn encode(app: &App, lags: Vec<LagRow>, lags_left_out: u64) -> String {
-    let mut left_out = lags_left_out;
+pub fn encode(app: &App) -> String {
+    let lags = Lags::of(app);
+    let mut left_out = lags.left_out();
     let mut partitions = Vec::new();
     for topic in app.log.topics() {
         let name: Arc<str> = topic.name().into();
@@ -212,7 +201,7 @@ fn damage(out: &mut Writer<'_>, ranges: &[DamagedRange]) -> fmt::Result {
 struct Snapshot {
     app: App,
     partitions: Vec<PartitionRow>,
-    lags: Vec<LagRow>,
+    lags: Lags,
     left_out: u64,
 }
 
@@ -231,7 +220,7 @@ impl Collector for Snapshot {
         self.engine(&mut out)?;
         self.requests(&mut out)?;
         self.partitions(&mut out)?;
-        self.lags(&mut out)?;
+        self.lags.encode(&mut out)?;
         process(&mut out)
     }
 }
@@ -491,35 +480,6 @@ impl Snapshot {
         gauge("quipu_partition_size", "Stored bytes", Some(Unit::Bytes), |row| {
             row.size_bytes
         })
-    }
-
-    fn lags(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let mut gauge = |name, help, unit, value: fn(&LagRow) -> f64| {
-            out.family(name, help, unit, MetricType::Gauge, |family| {
-                for row in &self.lags {
-                    let partition = row.partition.to_string();
-                    let labels = [
-                        ("group", &*row.group),
-                        ("topic", &*row.topic),
-                        ("partition", &partition),
-                    ];
-                    family.encode_family(&labels)?.encode_gauge(&value(row))?;
-                }
-                Ok(())
-            })
-        };
-        gauge(
-            "quipu_group_lag_records",
-            "Records that a group has yet to read",
-            None,
-            |row| row.lag as f64,
-        )?;
-        gauge(
-            "quipu_group_lag",
-            "Age of the next record that a group reads",
-            Some(Unit::Seconds),
-            |row| row.lag_ms as f64 / 1e3,
-        )
     }
 }
 

@@ -177,6 +177,13 @@ async fn metrics_have_positions_lag_and_the_engines_counts() {
     has("quipu_partition_log_start_offset{topic=\"orders\",partition=\"1\"} 0");
     has("quipu_group_lag_records{group=\"g\",topic=\"orders\",partition=\"1\"} 1.0");
     has("quipu_group_lag_seconds{group=\"g\",topic=\"orders\",partition=\"1\"} 2.0");
+    has("quipu_group_committed_offset{group=\"g\",topic=\"orders\",partition=\"1\"} 1.0");
+    has("quipu_group_topic_lag_records{group=\"g\",topic=\"orders\"} 1.0");
+    has("quipu_group_topic_max_lag_seconds{group=\"g\",topic=\"orders\"} 2.0");
+    has("quipu_group_members{group=\"g\"} 0.0");
+    has("quipu_group_status{group=\"g\"} 0.0");
+    has("# UNIT quipu_group_lag_bytes bytes");
+    has("# UNIT quipu_group_topic_lag_bytes bytes");
     has("quipu_log_failed 0");
     has("quipu_storage_full 0");
     has("quipu_log_append_records_total 2");

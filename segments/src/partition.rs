@@ -426,6 +426,13 @@ impl Partition {
         self.unless_deleted(read::locate(&view, offset))
     }
 
+    /// What [`Partition::locate`] would say now of a record that it found before: what came behind it counts, the record
+    /// is not read again. `None` where it must be located again, because it was deleted or was none.
+    #[must_use]
+    pub fn relocate(&self, located: &Located) -> Option<Located> {
+        read::relocate(&self.readable_view().ok()?, located)
+    }
+
     /// What it holds. May wait for the disk: the first and the last record are read.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::segment::{Access, Segment, Span};
-use crate::types::{Offset, TimestampMs};
+use crate::types::{FilePos, Offset, TimestampMs};
 
 /// One consistent look at a partition, taken under its lock.
 #[derive(Clone)]
@@ -65,6 +65,8 @@ pub struct Located {
     /// The largest timestamp of its segment, which retention by time goes by; `None` at the end, and where it is not known
     /// because some of the segment could not be read.
     pub segment_max_timestamp: Option<TimestampMs>,
+    /// Where its batch lies: the base of its segment, and the position in that; `None` at the end.
+    pub batch: Option<(Offset, FilePos)>,
 }
 
 impl View {
@@ -224,14 +226,11 @@ pub(crate) fn locate(view: &View, offset: Offset) -> Result<Located> {
                 Ok(None) | Err(Error::Damaged { .. }) => continue,
                 Err(error) => return Err(in_view(error, view)),
             };
-            let behind: u64 = view.segments[index + 1..]
-                .iter()
-                .map(|segment| segment.readable().get())
-                .sum();
             return Ok(Located {
-                bytes_to_end: behind + segment.readable().get().saturating_sub(first.position.get()),
+                bytes_to_end: bytes_to_end(view, index, first.position),
                 next: Some((first.offset, first.timestamp)),
                 segment_max_timestamp: segment.max_timestamp_in(&span)?,
+                batch: Some((segment.base_offset(), first.position)),
             });
         }
     }
@@ -239,7 +238,36 @@ pub(crate) fn locate(view: &View, offset: Offset) -> Result<Located> {
         bytes_to_end: 0,
         next: None,
         segment_max_timestamp: None,
+        batch: None,
     })
+}
+
+/// The same for what was located before and has not been deleted since; `None` where it must be located again. No record
+/// is read: only what came behind it has changed.
+pub(crate) fn relocate(view: &View, located: &Located) -> Option<Located> {
+    let ((next, _), (base, position)) = located.next.zip(located.batch)?;
+    if next < view.log_start_offset || next >= view.end_offset {
+        return None;
+    }
+    let index = view.segment_of(next);
+    let segment = view
+        .segments
+        .get(index)
+        .filter(|segment| segment.base_offset() == base)?;
+    Some(Located {
+        bytes_to_end: bytes_to_end(view, index, position),
+        segment_max_timestamp: segment
+            .max_timestamp_in(&view.span(index, next, view.end_offset))
+            .ok()?,
+        ..*located
+    })
+}
+
+/// Stored bytes from a position in a segment on.
+fn bytes_to_end(view: &View, segment: usize, position: FilePos) -> u64 {
+    let bytes = |segment: &Arc<Segment>| segment.readable().get();
+    let behind: u64 = view.segments[segment + 1..].iter().map(bytes).sum();
+    behind + bytes(&view.segments[segment]).saturating_sub(position.get())
 }
 
 /// A segment does not know where its partition ends.
@@ -322,6 +350,7 @@ mod tests {
                     bytes_to_end: 0,
                     next: None,
                     segment_max_timestamp: None,
+                    batch: None,
                 };
             };
             let bytes = |from: u64| -> u64 {
@@ -340,6 +369,8 @@ mod tests {
                     .filter(|other| other.segment == batch.segment)
                     .map(|other| other.note.max_timestamp)
                     .max(),
+                // A list has no positions.
+                batch: None,
             }
         }
     }
@@ -425,6 +456,13 @@ mod tests {
         );
         let offset = random.below(end + 5);
         let located = locate(&view, Offset::new(offset)).unwrap();
+        if located.next.is_some() {
+            assert_eq!(relocate(&view, &located), Some(located));
+        }
+        let located = Located {
+            batch: None,
+            ..located
+        };
         let expected = model.locate(offset);
         if end == rig.next_offset {
             assert_eq!(located, expected, "{offset}");

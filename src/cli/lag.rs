@@ -1,15 +1,16 @@
-//! `quipu lag`: how far groups are behind, the worst first.
+//! `quipu lag`: how far groups are behind, the worst first; `--watch` keeps looking (see [`super::lag_watch`]).
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Usage;
 use super::api::{self, group_route};
-use super::client::{Client, Connect, Route};
-use super::output::{self, Column, Output, Tone, bytes, count, plain, records, span_ms};
+use super::client::{Client, Connect, Failure, Route};
+use super::lag_watch;
+use super::output::{self, Column, Output, Tone, brief_ms, bytes, count, plain, records, span_ms};
 
 /// What `quipu lag` is told.
 #[derive(Debug, clap::Args)]
@@ -17,107 +18,123 @@ pub(crate) struct Args {
     /// Show this group's partitions instead of all groups
     #[arg(value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
     group: Option<String>,
-    /// Keep the table up to date
-    #[arg(long, hide = true)]
+    /// Keep looking, until Ctrl-C
+    #[arg(long)]
     watch: bool,
+    /// How often to look, as in 2s, 500ms or 1m
+    #[arg(long, value_name = "SPAN", default_value = "2s", requires = "watch", value_parser = interval)]
+    interval: Duration,
     #[command(flatten)]
     connect: Connect,
     #[command(flatten)]
     output: Output,
 }
 
+/// What is asked for: one group's partitions, or all groups.
+#[derive(Clone, Debug)]
+pub(crate) enum Subject {
+    /// The partitions of a group.
+    Group(String),
+    /// Every group.
+    All,
+}
+
 /// A group's lag; in the list of all groups without its topics.
-#[derive(Debug, Deserialize)]
-struct GroupLag {
-    group: String,
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct GroupLag {
+    /// The group.
+    pub(crate) group: String,
     #[serde(default)]
     state: String,
-    lag: u64,
-    #[serde(default)]
-    lag_ms: u64,
-    #[serde(default)]
-    lag_bytes: u64,
-    #[serde(default)]
-    status: Option<String>,
+    #[serde(flatten)]
+    total: Total,
     #[serde(default)]
     topics: Vec<TopicLag>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct TopicLag {
     topic: String,
     partitions: Vec<PartitionLag>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct PartitionLag {
     partition: u32,
     #[serde(default)]
     committed_offset: Option<u64>,
     end_offset: u64,
+    #[serde(default)]
+    member_id: Option<String>,
+    #[serde(flatten)]
+    total: Total,
+}
+
+/// What partitions and groups have in common; older servers tell less.
+#[derive(Clone, Debug, Deserialize)]
+struct Total {
     lag: u64,
     #[serde(default)]
     lag_ms: u64,
     #[serde(default)]
     lag_bytes: u64,
     #[serde(default)]
-    member_id: Option<String>,
+    consume_rate: Option<f64>,
+    #[serde(default)]
+    produce_rate: Option<f64>,
+    #[serde(default)]
+    drain_ms: Option<u64>,
+    #[serde(default)]
+    expires_ms: Option<u64>,
     #[serde(default)]
     status: Option<String>,
 }
 
 /// Does it.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    if args.watch {
-        let text = "lag --watch is not supported by this version; `watch quipu lag` does the same";
-        return Err(Usage(text.to_owned()).into());
-    }
     let client = args.connect.client()?;
-    match (&args.group, args.output.is_json()) {
-        (Some(group), true) => Ok(output::json(
-            &client.get::<Value>(&group_route(group, &["lag"]))?,
-        )?),
-        (Some(group), false) => {
-            if !print_group(&client, group)? {
-                output::line(format_args!("group {group} has committed no offsets"))?;
-            }
-            Ok(())
+    let subject = args.group.map_or(Subject::All, Subject::Group);
+    let is_json = args.output.is_json();
+    if args.watch {
+        return lag_watch::run(client, subject, args.interval, is_json);
+    }
+    let answer = subject.ask(&client)?;
+    if is_json {
+        return Ok(output::json(&answer)?);
+    }
+    let text = match &subject {
+        Subject::Group(group) => {
+            let lag: GroupLag = serde_json::from_value(answer)?;
+            lag.table(&|_, _| None)
+                .unwrap_or_else(|| format!("group {group} has committed no offsets"))
         }
-        (None, is_json) => print_all(&client, is_json),
+        Subject::All => groups_table(&groups_of(answer)?, &|_| None),
+    };
+    Ok(output::line(text)?)
+}
+
+impl Subject {
+    /// The lag as of now, as the server answers it; a list that comes in pages is put together.
+    ///
+    /// # Errors
+    /// The server's, and its connection's.
+    pub(crate) fn ask(&self, client: &Client) -> Result<Value, Failure> {
+        match self {
+            Self::Group(group) => client.get(&group_route(group, &["lag"])),
+            Self::All => {
+                let groups = api::list(client, &Route::new(&["v1", "lag"]), "groups")?;
+                Ok(json!({ "groups": groups }))
+            }
+        }
     }
 }
 
-fn print_all(client: &Client, is_json: bool) -> anyhow::Result<()> {
-    let groups = api::list(client, &Route::new(&["v1", "lag"]), "groups")?;
-    if is_json {
-        return Ok(output::json(&json!({"groups": groups}))?);
-    }
-    let mut groups: Vec<GroupLag> = serde_json::from_value(groups.into())?;
-    groups.sort_by_key(|g| {
-        (
-            Reverse((severity(g.status.as_deref()), g.lag_ms, g.lag)),
-            g.group.clone(),
-        )
-    });
-    let rows = groups.iter().map(|group| {
-        vec![
-            plain(&group.group),
-            plain(&group.state),
-            plain(count(group.lag)),
-            plain(span_ms(group.lag_ms)),
-            plain(bytes(group.lag_bytes)),
-            status(group.status.as_deref()),
-        ]
-    });
-    let columns = [
-        Column::Text("GROUP"),
-        Column::Text("STATE"),
-        Column::Number("LAG"),
-        Column::Number("BEHIND BY"),
-        Column::Number("BYTES"),
-        Column::Optional("STATUS"),
-    ];
-    Ok(output::table(&columns, rows.collect())?)
+/// The groups of an answer about all of them.
+///
+/// # Errors
+/// An answer of another shape.
+pub(crate) fn groups_of(mut answer: Value) -> anyhow::Result<Vec<GroupLag>> {
+    Ok(serde_json::from_value(answer["groups"].take())?)
 }
 
 /// Prints a group's lag by partition; false if there is nothing to print.
@@ -126,57 +143,183 @@ fn print_all(client: &Client, is_json: bool) -> anyhow::Result<()> {
 /// The server or standard output.
 pub(crate) fn print_group(client: &Client, group: &str) -> anyhow::Result<bool> {
     let lag: GroupLag = client.get(&group_route(group, &["lag"]))?;
-    let mut partitions: Vec<(&str, &PartitionLag)> = lag
-        .topics
-        .iter()
-        .flat_map(|t| t.partitions.iter().map(|p| (&*t.topic, p)))
-        .collect();
-    if partitions.is_empty() {
+    let Some(text) = lag.table(&|_, _| None) else {
         return Ok(false);
-    }
-    partitions.sort_by_key(|(topic, p)| {
-        (
-            Reverse((severity(p.status.as_deref()), p.lag_ms, p.lag)),
-            *topic,
-            p.partition,
-        )
-    });
-    let rows = partitions.iter().map(|(topic, p)| {
-        vec![
-            plain(topic),
-            plain(p.partition),
-            plain(
-                p.committed_offset
-                    .map_or_else(|| "-".to_owned(), |offset| offset.to_string()),
-            ),
-            plain(p.end_offset),
-            plain(count(p.lag)),
-            plain(span_ms(p.lag_ms)),
-            plain(bytes(p.lag_bytes)),
-            plain(p.member_id.as_deref().unwrap_or("-")),
-            status(p.status.as_deref()),
-        ]
-    });
-    let columns = [
-        Column::Text("TOPIC"),
-        Column::Number("PARTITION"),
-        Column::Number("COMMITTED"),
-        Column::Number("END"),
-        Column::Number("LAG"),
-        Column::Number("BEHIND BY"),
-        Column::Number("BYTES"),
-        Column::Optional("MEMBER"),
-        Column::Optional("STATUS"),
-    ];
-    output::table(&columns, rows.collect())?;
-    output::line(format_args!(
-        "\ngroup {}: {} behind, {}; the oldest is {} old",
-        lag.group,
-        records(lag.lag),
-        bytes(lag.lag_bytes),
-        span_ms(lag.lag_ms)
-    ))?;
+    };
+    output::line(text)?;
     Ok(true)
+}
+
+/// All groups, the worst first. `trend` draws how a group's lag went.
+pub(crate) fn groups_table(groups: &[GroupLag], trend: &dyn Fn(&str) -> Option<String>) -> String {
+    let mut groups: Vec<&GroupLag> = groups.iter().collect();
+    groups.sort_by_key(|group| (Reverse(group.total.badness()), &group.group));
+    let rows: Vec<_> = groups
+        .iter()
+        .map(|group| {
+            let mut row = vec![plain(&group.group), plain(&group.state)];
+            row.extend(group.total.cells());
+            row.insert(row.len() - 1, plain(trend(&group.group).unwrap_or_else(none)));
+            row
+        })
+        .collect();
+    let columns = [&[Column::Text("GROUP"), Column::Text("STATE")], &TOTALS[..]].concat();
+    output::fitting_table(
+        &columns,
+        &rows,
+        &["EXPIRES IN", "BYTES", "STATE", "IN/S", "OUT/S", "DRAINS IN"],
+    )
+}
+
+impl GroupLag {
+    /// Its partitions, the worst first, and a sentence about all of them; `None` without any. `trend` draws how a
+    /// partition's lag went.
+    pub(crate) fn table(&self, trend: &dyn Fn(&str, u32) -> Option<String>) -> Option<String> {
+        let mut partitions: Vec<(&str, &PartitionLag)> = self
+            .topics
+            .iter()
+            .flat_map(|topic| topic.partitions.iter().map(|row| (&*topic.topic, row)))
+            .collect();
+        if partitions.is_empty() {
+            return None;
+        }
+        partitions.sort_by_key(|(topic, row)| (Reverse(row.total.badness()), *topic, row.partition));
+        let rows: Vec<_> = partitions
+            .iter()
+            .map(|(topic, partition)| {
+                let committed = partition.committed_offset;
+                let mut row = vec![
+                    plain(topic),
+                    plain(partition.partition),
+                    plain(committed.map_or_else(none, |offset| offset.to_string())),
+                    plain(partition.end_offset),
+                ];
+                row.extend(partition.total.cells());
+                let status = row.len() - 1;
+                row.insert(status, plain(partition.member_id.as_deref().unwrap_or("-")));
+                row.insert(
+                    status,
+                    plain(trend(topic, partition.partition).unwrap_or_else(none)),
+                );
+                row
+            })
+            .collect();
+        let mut columns = vec![
+            Column::Text("TOPIC"),
+            Column::Number("PARTITION"),
+            Column::Number("COMMITTED"),
+            Column::Number("END"),
+        ];
+        columns.extend(TOTALS);
+        columns.insert(columns.len() - 1, Column::Optional("MEMBER"));
+        let spare = [
+            "EXPIRES IN",
+            "BYTES",
+            "END",
+            "COMMITTED",
+            "IN/S",
+            "OUT/S",
+            "MEMBER",
+            "DRAINS IN",
+        ];
+        let table = output::fitting_table(&columns, &rows, &spare);
+        Some(format!("{table}\n\n{}", self.sentence()))
+    }
+
+    fn sentence(&self) -> String {
+        format!(
+            "group {}: {} behind, {}; the oldest is {} old",
+            self.group,
+            records(self.total.lag),
+            bytes(self.total.lag_bytes),
+            span_ms(self.total.lag_ms)
+        )
+    }
+
+    /// The lag of each partition.
+    pub(crate) fn lags(&self) -> impl Iterator<Item = (&str, u32, u64)> {
+        let topics = self.topics.iter();
+        topics.flat_map(|topic| {
+            topic
+                .partitions
+                .iter()
+                .map(|row| (&*topic.topic, row.partition, row.total.lag))
+        })
+    }
+
+    /// The lag of all of it.
+    pub(crate) fn lag(&self) -> u64 {
+        self.total.lag
+    }
+}
+
+/// The columns of [`Total::cells`], with the trend that goes before the status.
+const TOTALS: [Column; 9] = [
+    Column::Number("LAG"),
+    Column::Number("BEHIND BY"),
+    Column::Number("BYTES"),
+    Column::Number("IN/S"),
+    Column::Number("OUT/S"),
+    Column::Optional("DRAINS IN"),
+    Column::Optional("EXPIRES IN"),
+    Column::Optional("LAST 5 MIN"),
+    Column::Optional("STATUS"),
+];
+
+impl Total {
+    fn cells(&self) -> Vec<(String, Tone)> {
+        let drains = match (self.drain_ms, self.consume_rate) {
+            _ if self.lag == 0 => none(),
+            (Some(ms), _) => brief_ms(ms),
+            (None, Some(_)) => "never".to_owned(),
+            (None, None) => none(),
+        };
+        vec![
+            plain(count(self.lag)),
+            plain(span_ms(self.lag_ms)),
+            plain(bytes(self.lag_bytes)),
+            plain(rate(self.produce_rate)),
+            plain(rate(self.consume_rate)),
+            plain(drains),
+            plain(self.expires_ms.map_or_else(none, brief_ms)),
+            status(self.status.as_deref()),
+        ]
+    }
+
+    fn badness(&self) -> (u8, u64, u64) {
+        (severity(self.status.as_deref()), self.lag_ms, self.lag)
+    }
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+/// Whole records where there are many.
+fn rate(rate: Option<f64>) -> String {
+    match rate {
+        None => none(),
+        Some(rate) if rate > 0.0 && rate < 10.0 => format!("{rate:.1}"),
+        Some(rate) => count(rate.round() as u64),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms = match &text[digits.len()..] {
+        "ms" => 1.0,
+        "" | "s" => 1000.0,
+        "m" | "min" => 60_000.0,
+        _ => return Err("give it as 2s, 500ms or 1m".to_owned()),
+    };
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| "give it as 2s, 500ms or 1m".to_owned())?;
+    let ms = number * unit_ms;
+    if !(100.0..=3_600_000.0).contains(&ms) {
+        return Err("it is from 100ms to 60m".to_owned());
+    }
+    Ok(Duration::from_millis(ms as u64))
 }
 
 fn severity(status: Option<&str>) -> u8 {
@@ -198,4 +341,65 @@ fn status(status: Option<&str>) -> (String, Tone) {
         _ => Tone::Bad,
     };
     (status.unwrap_or("-").to_owned(), tone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_have_units_and_bounds() {
+        for (text, ms) in [
+            ("2s", 2000),
+            ("2", 2000),
+            ("500ms", 500),
+            ("1.5s", 1500),
+            ("1m", 60_000),
+        ] {
+            assert_eq!(interval(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for wrong in [
+            "", "s", "0", "10ms", "2h", "-1s", "61m", "NaN", "inf", "1e9", "ein s",
+        ] {
+            assert!(interval(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    fn group(name: &str, status: &str, lag_ms: u64) -> GroupLag {
+        let text = json!({"group": name, "state": "empty", "lag": 1, "lag_ms": lag_ms, "status": status,
+            "consume_rate": 0.0, "produce_rate": 3.25, "drain_ms": null});
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn the_worst_group_comes_first_and_what_never_drains_says_so() {
+        let groups = [
+            group("fine", "ok", 99_000),
+            group("slow", "behind", 5),
+            group("gone", "losing", 0),
+            group("dead", "stalled", 7),
+        ];
+        let table = groups_table(&groups, &|_| None);
+        let names: Vec<&str> = table
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().next().unwrap())
+            .collect();
+        assert_eq!(names, ["gone", "dead", "slow", "fine"]);
+        assert!(table.contains("never") && table.contains("3.2"), "{table}");
+        assert!(!table.contains("EXPIRES") && !table.contains("5 MIN"), "{table}");
+        assert!(groups_table(&groups, &|_| Some("▁▂█".to_owned())).contains("▁▂█"));
+    }
+
+    #[test]
+    fn an_older_server_is_shown_as_far_as_it_tells() {
+        let old: GroupLag = serde_json::from_value(json!({"group": "g", "lag": 3, "topics": [{"topic": "t",
+            "partitions": [{"partition": 0, "committed_offset": 1, "end_offset": 4, "lag": 3}]}]}))
+        .unwrap();
+        let table = old.table(&|_, _| None).unwrap();
+        assert!(
+            table.contains("group g: 3 records behind") && !table.contains("DRAINS"),
+            "{table}"
+        );
+    }
 }

@@ -18,6 +18,7 @@ mod group;
 mod history;
 mod input;
 mod lag;
+mod lag_watch;
 mod output;
 mod position;
 mod produce;

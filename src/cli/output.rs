@@ -84,6 +84,17 @@ pub(crate) fn colours() -> bool {
         && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
 }
 
+/// Whether standard output is a terminal that can be drawn over.
+pub(crate) fn can_redraw() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
+}
+
+/// Columns and rows of the terminal that standard output is; `None` if it is none.
+pub(crate) fn terminal_size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col.into(), size.ws_row.into()))
+}
+
 /// A table's column.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Column {
@@ -115,6 +126,42 @@ pub(crate) enum Tone {
 pub(crate) fn table(columns: &[Column], rows: Vec<Vec<(String, Tone)>>) -> io::Result<()> {
     let styled = colours();
     line(layout(columns, rows, io::stdout().is_terminal(), styled))
+}
+
+/// The same as text. Of columns that a terminal has no room for, those named in `spare` are left out, one after the other.
+pub(crate) fn fitting_table(columns: &[Column], rows: &[Vec<(String, Tone)>], spare: &[&str]) -> String {
+    let lines = io::stdout().is_terminal();
+    let width = terminal_size().map_or(usize::MAX, |(width, _)| width);
+    let (columns, rows) = fit(columns, rows, spare, width);
+    layout(&columns, rows, lines, colours())
+}
+
+/// Leaves out columns of `spare` until the rest is no wider than `width`.
+fn fit(
+    columns: &[Column],
+    rows: &[Vec<(String, Tone)>],
+    spare: &[&str],
+    width: usize,
+) -> (Vec<Column>, Vec<Vec<(String, Tone)>>) {
+    let (mut columns, mut rows) = (columns.to_vec(), rows.to_vec());
+    for name in spare {
+        let text = layout(&columns, rows.clone(), true, false);
+        if text.lines().all(|line| line.chars().count() <= width) {
+            break;
+        }
+        let is_spare = |column: &Column| {
+            let (Column::Text(found) | Column::Number(found) | Column::Optional(found)) = column;
+            found == name
+        };
+        let Some(index) = columns.iter().position(is_spare) else {
+            continue;
+        };
+        columns.remove(index);
+        for row in &mut rows {
+            row.remove(index);
+        }
+    }
+    (columns, rows)
 }
 
 /// A cell without a tone.
@@ -238,6 +285,19 @@ pub(crate) fn span_ms(milliseconds: u64) -> String {
     format!("{text} ({} s)", count(seconds))
 }
 
+/// A span in one unit: `8.9 s`, `12.5 min`, `3.4 h`, `2.1 d`.
+pub(crate) fn brief_ms(milliseconds: u64) -> String {
+    let ms = milliseconds as f64;
+    match ms {
+        ms if ms < 1e3 => format!("{ms:.0} ms"),
+        ms if ms < 60e3 => format!("{:.1} s", ms / 1e3),
+        ms if ms < 3600e3 => format!("{:.1} min", ms / 60e3),
+        ms if ms < 86_400e3 => format!("{:.1} h", ms / 3600e3),
+        ms if ms < 31_557_600e3 => format!("{:.1} d", ms / 86_400e3),
+        ms => format!("{:.1} years", ms / 31_557_600e3),
+    }
+}
+
 /// A moment in milliseconds since the Unix epoch as RFC 3339, `-` for none.
 pub(crate) fn time_ms(milliseconds: Option<i64>) -> String {
     let Some(milliseconds) = milliseconds else {
@@ -289,6 +349,10 @@ mod tests {
         assert_eq!(span_ms(8_400), "8.4 s");
         assert_eq!(span_ms(3_780_000), "1 h 3 min (3,780 s)");
         assert_eq!(span_ms(13 * 31_557_600_000), "13.0 years (410,248,800 s)");
+        assert_eq!(
+            (brief_ms(8_880), brief_ms(3_600_000)),
+            ("8.9 s".to_owned(), "1.0 h".to_owned())
+        );
         assert_eq!(time_ms(Some(1_357_035_420_000)), "2013-01-01T10:17:00Z");
     }
 
@@ -311,6 +375,19 @@ mod tests {
         let rows = |b| vec![vec![plain("a"), plain(b), plain(10)]];
         assert_eq!(layout(&columns, rows("-"), false, false), "A   C\na  10");
         assert_eq!(layout(&columns, rows("b"), false, false), "A  B   C\na  b  10");
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_fewer_columns_in_the_order_that_is_told() {
+        let columns = [
+            Column::Text("NAME"),
+            Column::Number("A"),
+            Column::Number("B"),
+            Column::Number("C"),
+        ];
+        let rows = vec![vec![plain("n"), plain(1_000_000), plain(2_000_000), plain(3)]];
+        let kept = |width| fit(&columns, &rows, &["B", "A", "?"], width).1[0].len();
+        assert_eq!((kept(80), kept(30), kept(20), kept(1)), (4, 3, 2, 2));
     }
 
     #[test]

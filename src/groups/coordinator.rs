@@ -177,11 +177,13 @@ impl Coordinator {
             Some(work) => Live {
                 state: GroupState::Stable,
                 kind: Kind::Shared,
+                members: core.ordered.members.len(),
                 partitions: work.queues.keys().map(|id| (*id, None)).collect(),
             },
             None => Live {
                 state: core.ordered.state(),
                 kind: Kind::Ordered,
+                members: core.ordered.members.len(),
                 partitions: core
                     .ordered
                     .partitions()

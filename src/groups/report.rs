@@ -4,7 +4,7 @@
 //! that it has committed in. What is deleted meanwhile is left out.
 //!
 //! Positions are in memory. Only where a group has something to read does the age of its next record take a look at the
-//! disk, and only when it or the end has moved since the last look (see [`Place`]).
+//! disk, and only when the group has moved on since the last look (see [`Place`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -118,8 +118,13 @@ pub fn exists(app: &App, group: &str) -> bool {
 /// The lag of a group as of now. May block on the disk.
 #[must_use]
 pub fn lag_of(app: &App, group: &str) -> GroupLag {
+    lag_with(app, group, app.groups.live(group))
+}
+
+/// The same with those members.
+#[must_use]
+pub fn lag_with(app: &App, group: &str, live: Option<Live>) -> GroupLag {
     let now = app.clock.now();
-    let live = app.groups.live(group);
     let mut looks = looks(app, group, live.as_ref());
     let judged = judge(app, group, &mut looks, true);
     let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();
@@ -152,7 +157,7 @@ pub fn lag_of(app: &App, group: &str) -> GroupLag {
     }
     let topics: Vec<TopicLag> = topics.into_values().collect();
     GroupLag {
-        members: live.as_ref().map_or(0, members),
+        members: live.as_ref().map_or(0, |live| live.members),
         state: live.as_ref().map_or(GroupState::Empty, |live| live.state),
         kind: live.map_or(Kind::Ordered, |live| live.kind),
         total: topics
@@ -195,14 +200,6 @@ fn point(look: &Look) -> Point {
             .map(|(_, timestamp)| timestamp),
         bytes: located.map_or(0, |located| located.bytes_to_end),
     }
-}
-
-/// The members that read something.
-fn members(live: &Live) -> usize {
-    let mut names: Vec<&Arc<str>> = live.partitions.values().flatten().collect();
-    names.sort_unstable();
-    names.dedup();
-    names.len()
 }
 
 /// A partition in a group's scope, as both stand now.
@@ -315,9 +312,19 @@ impl Look {
         if next >= end_offset {
             return None;
         }
-        if let Some(place) = place.filter(|place| (place.next, place.end_offset) == (next, end_offset)) {
-            self.located = Some(place.located);
-            return None;
+        if let Some(place) = place.filter(|place| place.next == next) {
+            if place.end_offset == end_offset {
+                self.located = Some(place.located);
+                return None;
+            }
+            if let Some(located) = self.partition.relocate(&place.located) {
+                self.located = Some(located);
+                return Some(Place {
+                    next,
+                    end_offset,
+                    located,
+                });
+            }
         }
         let mut located = self.partition.locate(next);
         if let Err(Error::Trimmed { .. }) = located {
@@ -375,25 +382,5 @@ mod tests {
         assert_eq!(sum.and(total(1, None, Status::Losing)).drain_ms, None);
         let one = total(1, Some(5), Status::Stalled);
         assert_eq!(Total::default().and(one).drain_ms, Some(5));
-    }
-
-    #[test]
-    fn members_are_counted_once_however_much_they_read() {
-        let id = |index| PartitionId {
-            topic: quipu_segments::TopicId(1),
-            index,
-        };
-        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let live = Live {
-            partitions: [
-                (id(0), Some(a.clone())),
-                (id(1), Some(b)),
-                (id(2), None),
-                (id(3), Some(a)),
-            ]
-            .into(),
-            ..Live::default()
-        };
-        assert_eq!(members(&live), 2);
     }
 }

@@ -31,7 +31,7 @@ struct GroupLagBody {
     group: String,
     /// `empty`: it has no members; `stable`: each has what it is to have; `rebalancing`.
     state: &'static str,
-    /// Its members that read something.
+    /// Its members.
     members: usize,
     #[serde(flatten)]
     total: TotalBody,

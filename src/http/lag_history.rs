@@ -275,8 +275,8 @@ impl Asked {
             title: &title,
             each: match self.by {
                 By::Group => "",
-                By::Topic => " by topic",
-                By::Partition => " by partition",
+                By::Topic => ", by topic",
+                By::Partition => ", by partition",
             },
             metric,
             plot: &plot,

@@ -2,7 +2,6 @@
 //!
 //! Clients see no paths: what failed is named in general words here, and in full in the server's own log.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::{RawQuery, State};
@@ -21,8 +20,7 @@ use super::problem::{Code, Problem};
 use super::{Work, blocking};
 use crate::app::App;
 use crate::damage;
-use crate::groups::{self, report};
-use crate::metrics::{self, LagRow, MAX_SERIES};
+use crate::metrics;
 
 /// The version of the data directory's layout that this version writes.
 const DATA_FORMAT: u32 = 1;
@@ -47,6 +45,8 @@ const FEATURES: &[&str] = &[
     "group-offsets",
     "group-reset",
     "lag",
+    "lag-history",
+    "lag-svg",
 ];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -153,11 +153,7 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Resp
         content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
 async fn metrics_text(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    let text = blocking(Work::Report, move || {
-        let (lags, left_out) = lag_rows(&app);
-        Ok(metrics::encode(&app, lags, left_out))
-    })
-    .await?;
+    let text = blocking(Work::Report, move || Ok(metrics::encode(&app))).await?;
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
@@ -263,35 +259,6 @@ fn damaged_row(partition: &str, row: damage::Row) -> Degraded {
         damaged_until_offset: Some(until.get()),
         skipped: Some(row.skipped),
     }
-}
-
-fn lag_rows(app: &App) -> (Vec<LagRow>, u64) {
-    let mut rows = Vec::new();
-    let mut left_out = 0;
-    for group in groups::names(&app.log) {
-        if rows.len() == MAX_SERIES {
-            left_out += groups::committed(&app.log, &group).len() as u64;
-            continue;
-        }
-        let lag = report::lag_of(app, &group);
-        let group: Arc<str> = group.into();
-        for topic in lag.topics {
-            for partition in topic.partitions {
-                if rows.len() == MAX_SERIES {
-                    left_out += 1;
-                    continue;
-                }
-                rows.push(LagRow {
-                    group: group.clone(),
-                    topic: topic.topic.clone(),
-                    partition: partition.partition,
-                    lag: partition.total.lag.lag,
-                    lag_ms: partition.total.lag.lag_ms,
-                });
-            }
-        }
-    }
-    (rows, left_out)
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ const BOTTOM: f64 = 338.0;
 /// Where the legend begins, if there is one.
 const LEGEND: f64 = 724.0;
 /// Characters of a name that fit into the legend.
-const NAME_CHARS: usize = 21;
+const NAME_CHARS: usize = 19;
 
 const LIGHT: [&str; MAX_LINES] = [
     "#2f6fed", "#e8710a", "#0f9d72", "#b83fc9", "#b98900", "#0b8fb3", "#d93f4c", "#7a5af5",
@@ -301,7 +301,7 @@ fn legend(
     put(
         out,
         format_args!(
-            "<text class=\"faint\" x=\"{right}\" y=\"{}\" text-anchor=\"end\">now</text>\n",
+            "<text class=\"faint\" x=\"{right}\" y=\"{}\" text-anchor=\"end\">latest</text>\n",
             TOP - 14.0
         ),
     );
@@ -547,6 +547,15 @@ const fn what(metric: Metric) -> &'static str {
 fn figure(metric: Metric, value: u64) -> String {
     let value = value as f64;
     match metric {
+        // To the record as long as that can be read at a glance.
+        Metric::Lag if value < 10_000.0 => {
+            let value = value as u64;
+            if value < 1000 {
+                value.to_string()
+            } else {
+                format!("{},{:03}", value / 1000, value % 1000)
+            }
+        }
         Metric::Lag => compact(value),
         Metric::LagBytes => {
             const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
@@ -558,6 +567,7 @@ fn figure(metric: Metric, value: u64) -> String {
             format!("{} {}", short(value), UNITS[unit])
         }
         Metric::LagMs => match value {
+            0.0 => "0 s".to_owned(),
             v if v < 1e3 => format!("{v:.0} ms"),
             v if v < 60e3 => format!("{} s", short(v / 1e3)),
             v if v < 3600e3 => format!("{} min", short(v / 60e3)),
@@ -579,10 +589,10 @@ fn compact(value: f64) -> String {
     format!("{}{}", short(value), UNITS[unit])
 }
 
-/// One decimal below ten, unless it is 0.
+/// One decimal below a hundred, unless it is 0.
 fn short(value: f64) -> String {
     let tenths = (value * 10.0).round() / 10.0;
-    if tenths < 10.0 && tenths.fract() != 0.0 {
+    if tenths < 100.0 && tenths.fract() != 0.0 {
         format!("{tenths:.1}")
     } else {
         format!("{value:.0}")
@@ -620,4 +630,225 @@ fn escape(text: &str) -> String {
 
 fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
     out.write_fmt(text).expect("a String takes everything");
+}
+
+#[cfg(test)]
+mod tests {
+    use quipu_segments::TopicId;
+
+    use super::super::plot::Line;
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+
+    fn plot(lines: usize, steps: usize) -> Plot {
+        let values = |line: u64| -> Vec<Option<Value>> {
+            let value = |step: u64| Value {
+                lag: line * step,
+                lag_ms: line * step * 1000,
+                lag_bytes: line * step * 700,
+            };
+            (0..steps as u64).map(|step| Some(value(step))).collect()
+        };
+        Plot {
+            from: TimestampMs(1_700_000_000_000),
+            step_ms: 10_000,
+            times: (0..steps as i64)
+                .map(|step| TimestampMs(1_700_000_000_000 + step * 10_000))
+                .collect(),
+            lines: (0..lines)
+                .map(|line| Line {
+                    topic: Some(TopicId(1)),
+                    partition: Some(line as u32),
+                    values: values(line as u64 + 1),
+                })
+                .collect(),
+            left_out: 0,
+            others: Vec::new(),
+            total: values(9),
+        }
+    }
+
+    fn picture(plot: &Plot, title: &str, names: &[String], metric: Metric) -> String {
+        draw(&Picture {
+            title,
+            each: ", by partition",
+            metric,
+            plot,
+            names,
+            until: plot.times.last().copied().unwrap_or_default(),
+            now: Value::default(),
+            status: Status::Stalled,
+            theme: Theme::Auto,
+        })
+    }
+
+    /// Checks that every element is closed where it must be, and that no text or attribute breaks out.
+    fn assert_well_formed(svg: &str) {
+        let mut open = Vec::new();
+        for part in svg.split('<').skip(1) {
+            let (tag, text) = part.split_once('>').expect("a tag ends");
+            assert!(!text.contains('>') || open.contains(&"style"), "{part}");
+            assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+            let name = tag.split([' ', '/']).next().unwrap();
+            if let Some(closed) = tag.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(closed));
+            } else if !tag.ends_with('/') {
+                open.push(name);
+            }
+            assert!(
+                !text
+                    .replace("&amp;", "")
+                    .replace("&lt;", "")
+                    .replace("&gt;", "")
+                    .replace("&quot;", "")
+                    .replace("&#39;", "")
+                    .contains('&'),
+                "{text}"
+            );
+        }
+        assert!(open.is_empty(), "{open:?}");
+        assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    }
+
+    #[test]
+    fn every_picture_is_well_formed() {
+        let names: Vec<String> = (0..8).map(|n| format!("orders/{n}")).collect();
+        for metric in [Metric::Lag, Metric::LagMs, Metric::LagBytes] {
+            for (lines, steps) in [(0, 0), (1, 1), (1, 360), (3, 2), (8, 100)] {
+                let mut plot = plot(lines, steps);
+                plot.left_out = usize::from(lines == 8) * 4;
+                plot.others = plot.total.clone();
+                assert_well_formed(&picture(&plot, "Lag of g", &names, metric));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_in_a_name_becomes_a_part_of_the_picture() {
+        let bad = "</text><script>alert('&\"')</script>\u{1}\n]]>";
+        let svg = picture(&plot(2, 9), bad, &[bad.to_owned(), "b".to_owned()], Metric::Lag);
+        assert_well_formed(&svg);
+        assert!(
+            !svg.contains("<script") && svg.contains("&lt;script&gt;"),
+            "{svg}"
+        );
+    }
+
+    #[test]
+    fn without_points_it_says_so() {
+        assert!(picture(&plot(0, 0), "Lag of g", &[], Metric::Lag).contains("no history yet"));
+    }
+
+    #[test]
+    fn one_line_needs_no_legend_and_gets_the_room() {
+        let svg = picture(&plot(1, 9), "Lag of g", &["a-line".to_owned()], Metric::Lag);
+        assert!(!svg.contains("a-line") && svg.contains("class=\"area f0\""));
+        let svg = picture(
+            &plot(2, 9),
+            "Lag of g",
+            &["a-line".to_owned(), "b-line".to_owned()],
+            Metric::Lag,
+        );
+        assert!(svg.contains("a-line") && !svg.contains("class=\"area f0\""));
+    }
+
+    #[test]
+    fn the_value_axis_has_a_few_round_values_in_the_unit_that_suits() {
+        let axis = |metric, most| {
+            let ticks = Ticks::of(metric, most);
+            let labels: Vec<String> = ticks.labels.into_iter().map(|(_, label)| label).collect();
+            (labels.join(" "), ticks.unit)
+        };
+        for (metric, most, labels, unit) in [
+            (Metric::Lag, 0.0, "0 1 2", "records"),
+            (Metric::Lag, 4.0, "0 1 2 3 4", "records"),
+            (Metric::Lag, 2162.0, "0 500 1k 1.5k 2k 2.5k", "records"),
+            (Metric::Lag, 9_400_000.0, "0 2M 4M 6M 8M 10M", "records"),
+            (Metric::LagMs, 900.0, "0 200 400 600 800 1k", "milliseconds"),
+            (Metric::LagMs, 70_000.0, "0 15 30 45 60 75", "seconds"),
+            (Metric::LagMs, 3_600_000.0, "0 15 30 45 60", "minutes"),
+            (Metric::LagMs, 20.0 * 3_600_000.0, "0 6 12 18 24", "hours"),
+            (Metric::LagMs, 4750.0 * 86_400_000.0, "0 1k 2k 3k 4k 5k", "days"),
+            (Metric::LagBytes, 310_022.0, "0 100 200 300 400", "kB"),
+        ] {
+            assert_eq!(axis(metric, most), (labels.to_owned(), unit), "{most}");
+        }
+        for exponent in 0..64 {
+            let most = 2f64.powi(exponent) * 1.01;
+            for metric in [Metric::Lag, Metric::LagMs, Metric::LagBytes] {
+                let ticks = Ticks::of(metric, most);
+                assert!(
+                    ticks.top >= most && ticks.top <= most * 2.5 + 2.0,
+                    "{most}: {}",
+                    ticks.top
+                );
+                assert!(
+                    (3..=8).contains(&ticks.labels.len()),
+                    "{most}: {}",
+                    ticks.labels.len()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_time_axis_has_a_few_round_times() {
+        let labels = |begin: i64, length: i64| -> Vec<String> {
+            time_ticks(begin, begin + length)
+                .into_iter()
+                .map(|(_, label)| label)
+                .collect()
+        };
+        let midnight = 1_700_006_400_000;
+        assert_eq!(
+            labels(midnight - HOUR, HOUR).join(" "),
+            "23:00 23:10 23:20 23:30 23:40 23:50 15 Nov"
+        );
+        assert_eq!(labels(midnight + 1000, 60_000)[0], "00:00:10");
+        for length in [1, 60_000, HOUR, 5 * HOUR, 24 * HOUR] {
+            let count = labels(midnight - 12_345, length).len();
+            assert!(count <= 9, "{length}: {count}");
+        }
+    }
+
+    #[test]
+    fn a_curve_leaves_out_what_lies_on_a_flat_stretch_and_breaks_off_where_nothing_is_known() {
+        let draw = |values: &[Option<f64>]| path(values, |step| step as f64, |value| value);
+        let some = |values: &[f64]| -> Vec<Option<f64>> { values.iter().copied().map(Some).collect() };
+        assert_eq!(draw(&some(&[1.0, 2.0, 3.0])), "M0.0 1.0h0L1.0 2.0L2.0 3.0");
+        assert_eq!(draw(&some(&[1.0, 1.0, 1.0, 1.0])), "M0.0 1.0h0L3.0 1.0");
+        assert_eq!(draw(&some(&[1.0, 1.0, 1.0, 5.0])), "M0.0 1.0h0L2.0 1.0L3.0 5.0");
+        let gap = [some(&[1.0, 1.0]), vec![None; 5], some(&[2.0])].concat();
+        assert_eq!(draw(&gap), "M0.0 1.0h0L1.0 1.0M7.0 2.0h0");
+        assert_eq!(draw(&[Some(1.0), None, Some(2.0)]), "M0.0 1.0h0L2.0 2.0");
+        assert_eq!(draw(&[None, None]), "");
+    }
+
+    #[test]
+    fn figures_are_short_and_have_their_unit() {
+        for (metric, value, text) in [
+            (Metric::Lag, 950, "950"),
+            (Metric::Lag, 1012, "1,012"),
+            (Metric::Lag, 12_345, "12.3k"),
+            (Metric::Lag, u64::MAX, "18.4E"),
+            (Metric::LagMs, 0, "0 s"),
+            (Metric::LagMs, 12, "12 ms"),
+            (Metric::LagMs, 8400, "8.4 s"),
+            (Metric::LagMs, 90_000, "1.5 min"),
+            (Metric::LagMs, 13 * 31_557_600_000, "13 years"),
+            (Metric::LagBytes, 310_022, "310 kB"),
+            (Metric::LagBytes, 999, "999 B"),
+        ] {
+            assert_eq!(figure(metric, value), text);
+        }
+    }
+
+    #[test]
+    fn a_long_name_keeps_its_begin_and_its_end() {
+        let name = shorten(&format!("{}/17", "very-long-name".repeat(5)));
+        assert_eq!(name.chars().count(), NAME_CHARS);
+        assert!(name.starts_with("very-long") && name.ends_with("/17"), "{name}");
+        assert_eq!(shorten("short"), "short");
+    }
 }

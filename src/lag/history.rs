@@ -31,7 +31,7 @@ pub const KEPT: Duration = Duration::from_hours(24);
 pub const FINE_TRACKS: usize = 1000;
 /// Pairs of group and partition that are watched at all.
 pub const MAX_TRACKS: usize = 32_000;
-/// What windows and series may take in memory together. A thousand partitions that never rest take about 100 MB a day,
+/// What windows and series may take in memory together. A thousand partitions that never rest take about 90 MB a day,
 /// quiet ones about 1 kB each.
 pub const MAX_BYTES: usize = 128 << 20;
 
@@ -52,7 +52,7 @@ pub struct Row {
     pub point: Point,
 }
 
-/// Where the next record of a group lies; true as long as neither it nor the end has moved.
+/// Where the next record of a group lies: true as long as it is the next, but for what comes behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// The next record to be read.
@@ -312,6 +312,9 @@ impl State {
             return;
         }
         self.slots.drain(..count);
+        if self.slots.capacity() > 2 * self.slots.len() + 64 {
+            self.slots.shrink_to(self.slots.len() + 64);
+        }
         self.first_slot += count as Slot;
         for track in self.groups.values_mut().flat_map(BTreeMap::values_mut) {
             track.series.drop_before(self.first_slot);
@@ -486,7 +489,7 @@ mod tests {
         }
         let lags = lags(&history, "g", 0);
         assert_eq!(lags.last(), Some(&(4999 * 7919 % 100_000)));
-        assert!((500..5000).contains(&lags.len()), "{}", lags.len());
+        assert!((400..5000).contains(&lags.len()), "{}", lags.len());
     }
 
     #[test]
@@ -526,6 +529,7 @@ mod tests {
                 bytes_to_end: 7,
                 next: None,
                 segment_max_timestamp: None,
+                batch: None,
             },
         };
         history.remember("g", &[(id(0), place)]);

@@ -112,6 +112,7 @@ mod tests {
             bytes_to_end: 500,
             next: Some((Offset::new(3), TimestampMs(timestamp))),
             segment_max_timestamp: Some(TimestampMs(newest)),
+            batch: None,
         }
     }
 

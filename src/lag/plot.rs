@@ -274,8 +274,10 @@ mod tests {
         }
     }
 
+    type Course = fn(u64) -> u64;
+
     /// Slots every ten seconds from [`START`] on; each partition's lag as a function of the slot.
-    fn recording(slots: u64, partitions: &[(PartitionId, fn(u64) -> u64)]) -> Recording {
+    fn recording(slots: u64, partitions: &[(PartitionId, Course)]) -> Recording {
         let series = partitions.iter().map(|(id, lag)| {
             let mut series = Series::new(5);
             for slot in 0..slots {

@@ -11,7 +11,7 @@
 //!
 //! So a quiet partition is one run however long it is quiet, and so is a group that stands still before a quiet topic:
 //! the timestamp of its next record is kept, not the age, which changes all the time. Runs lie in chunks of about
-//! [`CHUNK_BYTES`], each readable by itself, so that the oldest can be dropped, and a reader shares the closed ones.
+//! 512 bytes, each readable by itself, so that the oldest can be dropped, and a reader shares the closed ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -106,6 +106,9 @@ impl Series {
             .is_some_and(|chunk| chunk.first + Slot::from(chunk.points) <= begin)
         {
             self.closed.pop_front();
+        }
+        if self.closed.capacity() > 2 * self.closed.len() + 8 {
+            self.closed.shrink_to(self.closed.len() + 8);
         }
     }
 

@@ -339,7 +339,8 @@ fn wrong_usage_ends_with_2() {
         &["replay", "t", "--from", "2013-01-02", "--until", "2013-01-01"],
         &["group", "reset", "g", "--topic", "t"],
         &["group", "reset", "g", "--topic", "t", "--to", "soon"],
-        &["lag", "--watch"],
+        &["lag", "--interval", "2s"],
+        &["lag", "--watch", "--interval", "1ms"],
         &["completions", "cobol"],
         &["demo", "--listen", "nowhere"],
     ] {

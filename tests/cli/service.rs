@@ -538,3 +538,74 @@ fn records_that_were_deleted_before_they_were_read_are_announced() {
         [6, 7, 8, 9]
     );
 }
+
+/// Lines of a command that goes on until it is told to stop.
+fn watch(service: &Service, args: &[&str], lines: usize) -> (Vec<String>, Output) {
+    let mut child = service.spawn(args);
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    let read = (0..lines)
+        .map(|_| {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            line
+        })
+        .collect();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    (read, child.wait_with_output().unwrap())
+}
+
+#[test]
+fn lag_watch_goes_on_until_it_is_told_to_stop() {
+    let service = Service::with_ten("2");
+    service.ok(&["consume", "t", "--group", "g", "--max", "3"]);
+    let args = ["lag", "g", "--watch", "--interval", "100ms", "--output", "json"];
+    let (lines, output) = watch(&service, &args, 3);
+    for line in lines {
+        let lag: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&lag["group"], &lag["lag"]), (&"g".into(), &7.into()), "{line}");
+    }
+    assert_eq!((output.status.code(), &*stderr(&output)), (Some(0), ""));
+
+    let (lines, output) = watch(
+        &service,
+        &["lag", "--watch", "--interval", "100ms", "--output", "json"],
+        2,
+    );
+    let all: Value = serde_json::from_str(&lines[1]).unwrap();
+    assert_eq!(all["groups"][0]["lag"], 7, "{all}");
+    assert_eq!(output.status.code(), Some(0));
+
+    let (lines, output) = watch(&service, &["lag", "g", "--watch", "--interval", "100ms"], 12);
+    let text = lines.concat();
+    assert!(
+        text.starts_with("TOPIC") && text.matches("group g: 7 records behind").count() >= 2,
+        "{text}"
+    );
+    assert!(text.contains('█') && !text.contains('\x1b'), "{text}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn lag_watch_ends_when_nobody_reads_it_and_when_there_is_nothing_to_watch() {
+    let service = Service::with_ten("1");
+    service.ok(&["consume", "t", "--group", "g", "--max", "3"]);
+    for args in [
+        &["lag", "g", "--watch"][..],
+        &["lag", "--watch", "--interval", "1m", "--output", "json"],
+    ] {
+        let mut child = service.spawn(args);
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(
+            (output.status.code(), &*stderr(&output)),
+            (Some(0), ""),
+            "{args:?}"
+        );
+    }
+    assert!(failed(&run(&service.url, &["lag", "none", "--watch"])).contains("unknown-group"));
+    assert!(failed(&run("http://127.0.0.1:1", &["lag", "--watch"])).contains("cannot reach"));
+}

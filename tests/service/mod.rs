@@ -31,7 +31,7 @@ pub fn small() -> Config {
     config
 }
 
-/// A clock that stands still until it is moved.
+/// A clock that stands still until it is moved; its monotonic time is what has passed since [`NOW`].
 #[derive(Default)]
 pub struct ManualClock(AtomicI64);
 
@@ -41,7 +41,8 @@ impl Clock for ManualClock {
     }
 
     fn monotonic(&self) -> Monotonic {
-        Monotonic(Duration::ZERO)
+        let passed = self.0.load(Ordering::SeqCst).saturating_sub(NOW);
+        Monotonic(Duration::from_millis(u64::try_from(passed).unwrap_or(0)))
     }
 }
 

@@ -1,0 +1,476 @@
+//! `quipu lag --watch`: the lag again and again, until Ctrl-C or a closed pipe.
+//!
+//! A terminal is drawn over in its alternate screen, and is as it was when the command ends, with the last table below
+//! the prompt; its size is asked for each time. Anything else gets a table each time without escape codes, and
+//! `--output json` one document a line. A thread asks the server, so that Ctrl-C never waits for an answer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::api::group_route;
+use super::client::{Client, Failure};
+use super::lag::{GroupLag, Subject, groups_of, groups_table};
+use super::output;
+use super::signal::Interrupt;
+
+/// What a sparkline shows, and in how many cells.
+const TREND: Duration = Duration::from_secs(300);
+const CELLS: usize = 20;
+/// Groups whose past is asked for; that of others begins with the watch.
+const MAX_SEEDED: usize = 50;
+/// How often a key press, a resized terminal and the end of it all are looked for.
+const PATIENCE: Duration = Duration::from_millis(100);
+const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// A row: a partition of a topic, or a group.
+type Key = (String, Option<u32>);
+
+/// Does it.
+pub(crate) fn run(client: Client, subject: Subject, interval: Duration, is_json: bool) -> anyhow::Result<()> {
+    let interrupt = Interrupt::watch()?;
+    let (sender, answers) = sync_channel(1);
+    let asker = Asker {
+        client,
+        subject: subject.clone(),
+        interval,
+        wants_past: !is_json,
+    };
+    let waiter = interrupt.clone();
+    std::thread::Builder::new()
+        .name("lag".to_owned())
+        .spawn(move || asker.run(&waiter, &sender))?;
+    if is_json {
+        return print(&answers, &interrupt, |news| Ok(news.answer.to_string()));
+    }
+    let mut view = View::new(subject, interval);
+    if output::can_redraw() {
+        redraw(&answers, &interrupt, &mut view)
+    } else {
+        print(&answers, &interrupt, |news| {
+            view.take(news)?;
+            Ok(format!("{}\n", view.table()))
+        })
+    }
+}
+
+/// What the server said.
+struct News {
+    at: Instant,
+    answer: Value,
+    /// Lags of before the watch, with their age; only in the first news.
+    past: Vec<(Key, Duration, u64)>,
+}
+
+/// Asks the server each interval.
+struct Asker {
+    client: Client,
+    subject: Subject,
+    interval: Duration,
+    wants_past: bool,
+}
+
+impl Asker {
+    fn run(self, interrupt: &Interrupt, sender: &SyncSender<Result<News, Failure>>) {
+        let mut is_first = true;
+        loop {
+            let begin = Instant::now();
+            let news = self.subject.ask(&self.client).map(|answer| News {
+                at: begin,
+                past: if is_first && self.wants_past {
+                    self.past(&answer)
+                } else {
+                    Vec::new()
+                },
+                answer,
+            });
+            is_first &= news.is_err();
+            if sender.send(news).is_err()
+                || interrupt
+                    .wait(self.interval.saturating_sub(begin.elapsed()))
+                    .is_some()
+            {
+                return;
+            }
+        }
+    }
+
+    /// How it went until now. A server that does not tell is no reason not to watch.
+    fn past(&self, answer: &Value) -> Vec<(Key, Duration, u64)> {
+        let history = |group: &str, by: &str| -> Option<History> {
+            let window_ms = TREND.as_millis().to_string();
+            let route = group_route(group, &["lag", "history"]);
+            self.client
+                .get(&route.with("window_ms", &window_ms).with("by", by))
+                .ok()
+        };
+        match &self.subject {
+            Subject::Group(group) => history(group, "partition").map_or_else(Vec::new, History::points),
+            Subject::All => {
+                let groups = answer["groups"].as_array().into_iter().flatten();
+                let names = groups
+                    .filter_map(|group| group["group"].as_str())
+                    .take(MAX_SEEDED);
+                let points = names.filter_map(|name| Some((name, history(name, "group")?)));
+                points
+                    .flat_map(|(name, history)| {
+                        let points = history.points().into_iter();
+                        points.map(move |(_, age, lag)| ((name.to_owned(), None), age, lag))
+                    })
+                    .collect()
+            }
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct History {
+    step_ms: u64,
+    times: Vec<i64>,
+    series: Vec<Series>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Series {
+    #[serde(default)]
+    topic: String,
+    #[serde(default)]
+    partition: Option<u32>,
+    lag: Vec<Option<u64>>,
+}
+
+impl History {
+    fn points(self) -> Vec<(Key, Duration, u64)> {
+        let steps = self.times.len();
+        let mut points = Vec::new();
+        for series in self.series {
+            for (step, lag) in series.lag.iter().enumerate() {
+                let age_ms = self.step_ms.saturating_mul(steps.saturating_sub(step + 1) as u64);
+                if let Some(lag) = lag {
+                    points.push((
+                        (series.topic.clone(), series.partition),
+                        Duration::from_millis(age_ms),
+                        *lag,
+                    ));
+                }
+            }
+        }
+        points
+    }
+}
+
+/// Prints what `show` makes of each answer, until the end of it all.
+fn print(
+    answers: &Receiver<Result<News, Failure>>,
+    interrupt: &Interrupt,
+    mut show: impl FnMut(News) -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
+    while interrupt.get().is_none() {
+        match answers.recv_timeout(PATIENCE) {
+            Ok(news) => output::line(show(news?)?)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    Ok(())
+}
+
+/// The same over and over in the same place.
+fn redraw(
+    answers: &Receiver<Result<News, Failure>>,
+    interrupt: &Interrupt,
+    view: &mut View,
+) -> anyhow::Result<()> {
+    let mut screen: Option<Screen> = None;
+    let mut size = None;
+    while interrupt.get().is_none() {
+        match answers.recv_timeout(PATIENCE) {
+            Ok(Ok(news)) => view.take(news)?,
+            // Who does not get a first answer has nothing to watch.
+            Ok(Err(failure)) if screen.is_none() => return Err(failure.into()),
+            Ok(Err(failure)) => view.trouble = Some(failure.to_string()),
+            Err(RecvTimeoutError::Timeout) if size == output::terminal_size() => continue,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if view.latest.is_none() {
+            continue;
+        }
+        size = output::terminal_size();
+        let screen = match &mut screen {
+            Some(screen) => screen,
+            None => screen.insert(Screen::enter()?),
+        };
+        let rows = size.map_or(usize::MAX, |(_, rows)| rows);
+        screen.draw(&frame(&view.text(), rows))?;
+    }
+    if screen.take().is_some() {
+        output::line(view.table())?;
+    }
+    Ok(())
+}
+
+/// The terminal, drawn over; as it was when dropped.
+struct Screen;
+
+impl Screen {
+    fn enter() -> io::Result<Self> {
+        // The alternate screen, no cursor, and long lines are cut and not wrapped.
+        write(b"\x1b[?1049h\x1b[?25l\x1b[?7l").map(|()| Self)
+    }
+
+    fn draw(&mut self, frame: &str) -> io::Result<()> {
+        write(frame.as_bytes())
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no putting right.
+        let _ = write(b"\x1b[?7h\x1b[?25h\x1b[?1049l");
+    }
+}
+
+fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// As many of the lines as fit, each drawn over what was there.
+fn frame(text: &str, rows: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let shown = if lines.len() <= rows {
+        lines.len()
+    } else {
+        rows.saturating_sub(1)
+    };
+    let mut frame = String::from("\x1b[H");
+    for (index, line) in lines.iter().take(shown).enumerate() {
+        if index > 0 {
+            frame.push_str("\r\n");
+        }
+        frame.push_str(line);
+        frame.push_str("\x1b[0m\x1b[K");
+    }
+    if shown < lines.len() {
+        frame.push_str(&format!("\r\n… {} more lines\x1b[K", lines.len() - shown));
+    }
+    frame.push_str("\x1b[J");
+    frame
+}
+
+/// What is known, and how it went.
+struct View {
+    subject: Subject,
+    interval: Duration,
+    latest: Option<Latest>,
+    trends: BTreeMap<Key, Trend>,
+    trouble: Option<String>,
+}
+
+struct Latest {
+    at: Instant,
+    groups: Vec<GroupLag>,
+}
+
+impl View {
+    fn new(subject: Subject, interval: Duration) -> Self {
+        Self {
+            subject,
+            interval,
+            latest: None,
+            trends: BTreeMap::new(),
+            trouble: None,
+        }
+    }
+
+    fn take(&mut self, news: News) -> anyhow::Result<()> {
+        let at = news.at;
+        for (key, age, lag) in news.past {
+            if let Some(then) = at.checked_sub(age) {
+                self.trends.entry(key).or_default().push(then, lag);
+            }
+        }
+        let groups = match &self.subject {
+            Subject::Group(_) => vec![serde_json::from_value(news.answer)?],
+            Subject::All => groups_of(news.answer)?,
+        };
+        let mut now: Vec<(Key, u64)> = Vec::new();
+        for group in &groups {
+            match &self.subject {
+                Subject::Group(_) => now.extend(
+                    group
+                        .lags()
+                        .map(|(topic, index, lag)| ((topic.to_owned(), Some(index)), lag)),
+                ),
+                Subject::All => now.push(((group.group.clone(), None), group.lag())),
+            }
+        }
+        // Rows that are gone take their trends with them.
+        let mut trends = std::mem::take(&mut self.trends);
+        for (key, lag) in now {
+            let mut trend = trends.remove(&key).unwrap_or_default();
+            trend.push(at, lag);
+            self.trends.insert(key, trend);
+        }
+        self.latest = Some(Latest { at, groups });
+        self.trouble = None;
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        let Some(latest) = &self.latest else {
+            return String::new();
+        };
+        let trend = |key: &Key| self.trends.get(key).map(|trend| trend.sparkline(latest.at));
+        match &self.subject {
+            Subject::Group(name) => latest
+                .groups
+                .first()
+                .and_then(|group| group.table(&|topic, index| trend(&(topic.to_owned(), Some(index)))))
+                .unwrap_or_else(|| format!("group {name} has committed no offsets")),
+            Subject::All if latest.groups.is_empty() => "there are no groups yet".to_owned(),
+            Subject::All => groups_table(&latest.groups, &|name| trend(&(name.to_owned(), None))),
+        }
+    }
+
+    fn text(&self) -> String {
+        let what = match &self.subject {
+            Subject::Group(group) => format!("lag of {group}"),
+            Subject::All => "lag of all groups".to_owned(),
+        };
+        let time = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
+        let every = output::brief_ms(u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX));
+        let mut text = format!(
+            "{what} · {time} · every {every} · Ctrl-C ends\n\n{}\n",
+            self.table()
+        );
+        if let Some(trouble) = &self.trouble {
+            text.push_str(&format!("\n{trouble}; trying again\n"));
+        }
+        text
+    }
+}
+
+/// A row's lags of the last [`TREND`].
+#[derive(Debug, Default)]
+struct Trend(VecDeque<(Instant, u64)>);
+
+impl Trend {
+    fn push(&mut self, at: Instant, lag: u64) {
+        self.0.push_back((at, lag));
+        // One from before says how it was when the time begins.
+        while self
+            .0
+            .get(1)
+            .is_some_and(|(second, _)| at.duration_since(*second) > TREND)
+        {
+            self.0.pop_front();
+        }
+    }
+
+    /// One cell for each part of the time, with its largest lag.
+    fn sparkline(&self, now: Instant) -> String {
+        let span = TREND / CELLS as u32;
+        let mut cells: [Option<u64>; CELLS] = [None; CELLS];
+        let mut last: [Option<u64>; CELLS] = [None; CELLS];
+        let mut before = None;
+        for (at, lag) in &self.0 {
+            let back = (now.duration_since(*at).as_nanos() / span.as_nanos()) as usize;
+            let Some(index) = CELLS.checked_sub(back + 1) else {
+                before = Some(*lag);
+                continue;
+            };
+            cells[index] = cells[index].max(Some(*lag));
+            last[index] = Some(*lag);
+        }
+        for (cell, last) in cells.iter_mut().zip(last) {
+            // Nothing has moved where nothing was seen.
+            *cell = cell.or(before);
+            before = last.or(before);
+        }
+        spark(&cells)
+    }
+}
+
+/// Bars from nothing to the largest value.
+fn spark(cells: &[Option<u64>]) -> String {
+    let most = cells.iter().flatten().copied().max().unwrap_or(0);
+    let bar = |value: u64| {
+        let share = if most == 0 {
+            0.0
+        } else {
+            value as f64 / most as f64
+        };
+        // The lowest bar is for nothing alone.
+        let level = if value == 0 {
+            0
+        } else {
+            ((share * 7.0).round() as usize).max(1)
+        };
+        LEVELS[level.min(7)]
+    };
+    cells.iter().map(|cell| cell.map_or(' ', bar)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn bars_go_from_nothing_to_the_most() {
+        assert_eq!(spark(&[None, Some(0), Some(1), Some(50), Some(100)]), " ▁▂▅█");
+        assert_eq!(spark(&[Some(0), Some(0)]), "▁▁");
+        assert_eq!(spark(&[Some(u64::MAX)]), "█");
+    }
+
+    #[test]
+    fn a_trend_shows_five_minutes_and_what_was_not_seen_as_it_was_before() {
+        let start = Instant::now();
+        let mut trend = Trend::default();
+        for (second, lag) in [(0, 8), (310, 4), (312, 2), (600, 0)] {
+            trend.push(start + Duration::from_secs(second), lag);
+        }
+        let line = trend.sparkline(start + Duration::from_secs(600));
+        assert_eq!(line.chars().count(), CELLS);
+        assert_eq!(line, format!("█{}▁", "▅".repeat(18)));
+        assert_eq!(trend.0.len(), 4);
+        trend.push(start + Duration::from_secs(901), 0);
+        assert_eq!(trend.0.len(), 2, "one from before, and the last");
+    }
+
+    #[test]
+    fn a_frame_fits_the_terminal_and_leaves_nothing_of_the_one_before() {
+        let text = "a\nb\nc\nd\n";
+        assert_eq!(frame(text, 10).matches("\x1b[K").count(), 4);
+        assert!(frame(text, 10).ends_with("\x1b[J"));
+        let cut = frame(text, 3);
+        assert!(
+            cut.contains("b") && !cut.contains("c\x1b") && cut.contains("… 2 more lines"),
+            "{cut:?}"
+        );
+        assert_eq!(cut.matches("\r\n").count(), 2, "no line feed that would scroll");
+    }
+
+    #[test]
+    fn rows_that_are_gone_take_their_trends_with_them() {
+        let mut view = View::new(Subject::All, Duration::from_secs(1));
+        let news = |names: &[&str]| News {
+            at: Instant::now(),
+            answer: json!({"groups": names.iter().map(|name| json!({"group": name, "lag": 3})).collect::<Vec<_>>()}),
+            past: vec![(("a".to_owned(), None), Duration::ZERO, 1)],
+        };
+        view.take(news(&["a", "b"])).unwrap();
+        assert_eq!(view.trends.len(), 2);
+        view.take(news(&["b"])).unwrap();
+        assert_eq!(view.trends.keys().map(|key| &*key.0).collect::<Vec<_>>(), ["b"]);
+        assert!(view.text().starts_with("lag of all groups"));
+    }
+}

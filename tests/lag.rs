@@ -1,0 +1,544 @@
+//! Lag: the report, its history and the picture, through the router. The clock stands until it is moved, and the history
+//! is fed by the test.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test looks at the picture in the documentation"
+)]
+
+mod service;
+
+use std::sync::Arc;
+
+use quipu::groups::live::{GroupState, Kind, Live};
+use quipu::groups::report;
+use quipu::lag::sampler;
+use quipu_segments::{Offset, TopicSettings};
+use serde_json::{Value, json};
+use service::{NOW, Service};
+
+/// A service with the topic `orders` of `partitions`.
+fn with_orders(partitions: u32) -> Service {
+    let service = Service::start();
+    service.topic("orders", partitions);
+    service
+}
+
+async fn commit(service: &Service, group: &str, partition: u32, offset: u64) {
+    let row = json!({"topic": "orders", "partition": partition, "offset": offset});
+    let body = json!({ "offsets": [row] });
+    service
+        .put(&format!("/v1/groups/{group}/offsets"), &body)
+        .await
+        .ok();
+}
+
+fn append(service: &Service, partition: u32, count: usize, timestamp: i64) {
+    service.append("orders", partition, &vec![timestamp; count]);
+}
+
+/// Looks at the groups at that many seconds after the start.
+fn look(service: &Service, second: i64) {
+    service.set_time(NOW + second * 1000);
+    sampler::tick(&service.app);
+}
+
+fn trim(service: &Service, partition: u32, before: u64) {
+    let partition = service
+        .app
+        .log
+        .topic("orders")
+        .unwrap()
+        .partition(partition)
+        .unwrap();
+    partition.trim(Offset::new(before)).unwrap();
+}
+
+async fn lag(service: &Service, group: &str) -> Value {
+    service.get(&format!("/v1/groups/{group}/lag")).await.ok()
+}
+
+#[tokio::test]
+async fn the_report_has_every_field_of_a_partition_a_topic_and_a_group() {
+    let service = with_orders(2);
+    append(&service, 0, 2000, NOW - 8400);
+    commit(&service, "billing", 0, 0).await;
+    commit(&service, "billing", 1, 0).await;
+    look(&service, 0);
+    service.set_time(NOW + 10_000);
+    commit(&service, "billing", 0, 800).await;
+    append(&service, 1, 200, NOW + 9000);
+    let lag = lag(&service, "billing").await;
+    let total = json!({"lag": 1400, "lag_ms": 18_400, "consume_rate": 80.0, "produce_rate": 20.0,
+        "drain_ms": null, "expires_ms": null, "status": "ok"});
+    let has = |found: &Value, expected: &Value| {
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(&found[name], value, "{name} in {found}");
+        }
+    };
+    has(&lag, &json!({"group": "billing", "state": "empty", "members": 0}));
+    has(&lag, &total);
+    has(&lag["topics"][0], &total);
+    assert_eq!(lag["topics"][0]["topic"], "orders");
+    has(
+        &lag["topics"][0]["partitions"][0],
+        &json!({"partition": 0, "committed_offset": 800, "end_offset": 2000, "log_start_offset": 0, "lag": 1200,
+            "lag_ms": 18_400, "member_id": null, "last_commit": NOW + 10_000, "consume_rate": 80.0, "produce_rate": 0.0,
+            "drain_ms": 15_000, "expires_ms": null, "status": "ok"}),
+    );
+    has(
+        &lag["topics"][0]["partitions"][1],
+        &json!({"lag": 200, "lag_ms": 1000, "consume_rate": 0.0, "produce_rate": 20.0, "drain_ms": null}),
+    );
+    let all = service.get("/v1/lag").await.ok();
+    has(
+        &all["groups"][0],
+        &json!({"group": "billing", "state": "empty", "members": 0}),
+    );
+    has(&all["groups"][0], &total);
+    assert_eq!(all["groups"][0].get("topics"), None);
+}
+
+#[tokio::test]
+async fn the_scope_of_members_is_every_partition_of_their_topics_and_nothing_else() {
+    let service = with_orders(3);
+    service.topic("left", 1);
+    append(&service, 0, 10, NOW - 1000);
+    append(&service, 2, 5, NOW - 2000);
+    commit(&service, "g", 0, 4).await;
+    let left = json!({"topic": "left", "partition": 0, "offset": 0});
+    let body = json!({ "offsets": [left] });
+    service.put("/v1/groups/g/offsets", &body).await.ok();
+    trim(&service, 2, 2);
+    let orders = service.app.log.topic("orders").unwrap();
+    let member: Arc<str> = "m1".into();
+    let partitions = orders.partitions();
+    let live = Live {
+        members: 1,
+        state: GroupState::Rebalancing,
+        kind: Kind::Ordered,
+        partitions: partitions
+            .iter()
+            .map(|partition| (partition.id(), (partition.id().index > 0).then(|| member.clone())))
+            .collect(),
+    };
+    let lag = report::lag_with(&service.app, "g", Some(live));
+    assert_eq!(
+        (lag.state, lag.members, lag.topics.len()),
+        (GroupState::Rebalancing, 1, 1)
+    );
+    let rows = &lag.topics[0].partitions;
+    let told = |index: usize| {
+        let row = &rows[index];
+        let committed = row.committed_offset.map(Offset::get);
+        (
+            committed,
+            row.total.lag.lag,
+            row.total.lag.lag_ms,
+            row.member.as_deref(),
+        )
+    };
+    assert_eq!(told(0), (Some(4), 6, 1000, None));
+    assert_eq!(told(1), (None, 0, 0, Some("m1")));
+    assert_eq!(
+        told(2),
+        (None, 3, 2000, Some("m1")),
+        "it goes on at the log start"
+    );
+    assert_eq!(rows.len(), 3);
+}
+
+#[tokio::test]
+async fn a_group_that_is_not_there_has_no_lag_no_history_and_no_picture() {
+    let service = with_orders(1);
+    for path in ["lag", "lag/history", "lag.svg"] {
+        service
+            .get(&format!("/v1/groups/g/{path}"))
+            .await
+            .problem(404, "unknown-group");
+        let problem = service
+            .get(&format!("/v1/groups/a%20b/{path}"))
+            .await
+            .problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], "group");
+    }
+}
+
+#[tokio::test]
+async fn lag_is_zero_the_moment_everything_is_read_however_quiet_the_topic_is() {
+    let service = with_orders(1);
+    append(&service, 0, 5, NOW - 3_600_000);
+    commit(&service, "g", 0, 3).await;
+    look(&service, 0);
+    assert_eq!(lag(&service, "g").await["lag_ms"], 3_600_000);
+    commit(&service, "g", 0, 5).await;
+    let after = lag(&service, "g").await;
+    assert_eq!(
+        (&after["lag"], &after["lag_ms"], &after["lag_bytes"]),
+        (&json!(0), &json!(0), &json!(0))
+    );
+    assert_eq!(after["drain_ms"], 0);
+    for hour in 1..5 {
+        look(&service, hour * 3600);
+        assert_eq!(lag(&service, "g").await["lag_ms"], 0);
+        assert_eq!(lag(&service, "g").await["status"], "ok");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_group_keeps_its_lag_over_a_restart() {
+    let service = with_orders(1);
+    append(&service, 0, 10, NOW - 1000);
+    commit(&service, "g", 0, 4).await;
+    look(&service, 1);
+    let before = lag(&service, "g").await;
+    let service = service.restart();
+    service.set_time(NOW + 1000);
+    let after = lag(&service, "g").await;
+    for field in ["lag", "lag_ms", "lag_bytes"] {
+        assert_eq!(before[field], after[field], "{field}");
+    }
+    assert_eq!(after["lag"], 6);
+}
+
+#[tokio::test]
+async fn what_retention_took_is_no_lag_but_a_loss_for_a_minute() {
+    let service = with_orders(1);
+    append(&service, 0, 100, NOW - 1000);
+    commit(&service, "g", 0, 10).await;
+    for second in 0..70 {
+        look(&service, second);
+    }
+    let row = async |service: &Service| lag(service, "g").await["topics"][0]["partitions"][0].clone();
+    assert_eq!(row(&service).await["status"], "stalled");
+    trim(&service, 0, 40);
+    let trimmed = row(&service).await;
+    assert_eq!(
+        (&trimmed["lag"], &trimmed["committed_offset"]),
+        (&json!(60), &json!(10))
+    );
+    assert_eq!(trimmed["status"], "losing");
+    assert_eq!(lag(&service, "g").await["status"], "losing");
+    trim(&service, 0, 100);
+    let nothing = row(&service).await;
+    assert_eq!(
+        (&nothing["lag"], &nothing["lag_ms"], &nothing["lag_bytes"]),
+        (&json!(0), &json!(0), &json!(0))
+    );
+    for second in 70..140 {
+        look(&service, second);
+    }
+    assert_eq!(
+        row(&service).await["status"],
+        "ok",
+        "nothing was lost in the last minute"
+    );
+}
+
+#[tokio::test]
+async fn a_group_is_stalled_after_a_minute_without_a_commit_and_behind_while_it_loses_ground() {
+    let service = with_orders(2);
+    append(&service, 0, 100, NOW);
+    append(&service, 1, 10, NOW);
+    commit(&service, "g", 0, 0).await;
+    commit(&service, "g", 1, 0).await;
+    let mut statuses = Vec::new();
+    for second in 0..=75 {
+        service.set_time(NOW + second * 1000);
+        append(&service, 1, 5, NOW);
+        commit(&service, "g", 1, second as u64).await;
+        look(&service, second);
+        let lag = lag(&service, "g").await;
+        let status = |index: usize| {
+            lag["topics"][0]["partitions"][index]["status"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(lag["status"], status(0).max(status(1)), "the worst");
+        statuses.push((status(0), status(1)));
+    }
+    assert_eq!(statuses[59], ("ok".to_owned(), "ok".to_owned()));
+    assert_eq!(statuses[61], ("stalled".to_owned(), "behind".to_owned()));
+    assert_eq!(
+        service.get("/v1/lag").await.ok()["groups"][0]["status"],
+        "stalled"
+    );
+    commit(&service, "g", 0, 0).await;
+    service.set_time(NOW + 76_000);
+    commit(&service, "g", 0, 0).await;
+    assert_eq!(
+        lag(&service, "g").await["topics"][0]["partitions"][0]["status"],
+        "ok"
+    );
+}
+
+#[tokio::test]
+async fn unread_data_expires_by_the_topics_retention() {
+    let service = Service::start();
+    let settings = TopicSettings {
+        retention_ms: Some(600_000),
+        ..TopicSettings::default()
+    };
+    service.topic_with("orders", 1, settings);
+    append(&service, 0, 10, NOW - 1000);
+    commit(&service, "g", 0, 4).await;
+    assert_eq!(lag(&service, "g").await["expires_ms"], 599_000);
+    commit(&service, "g", 0, 10).await;
+    assert_eq!(lag(&service, "g").await["expires_ms"], Value::Null);
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_a_record_follows_every_move() {
+    let service = with_orders(1);
+    for n in 0..10 {
+        append(&service, 0, 1, NOW - 10_000 + n * 1000);
+    }
+    commit(&service, "g", 0, 2).await;
+    look(&service, 0);
+    let seen = async || {
+        let lag = lag(&service, "g").await;
+        (
+            lag["lag_ms"].as_i64().unwrap(),
+            lag["lag_bytes"].as_u64().unwrap(),
+        )
+    };
+    let first = seen().await;
+    assert_eq!(first, seen().await);
+    assert_eq!(first.0, 8000);
+    append(&service, 0, 1, NOW);
+    let more = seen().await;
+    assert!(more.0 == 8000 && more.1 > first.1, "{more:?}");
+    commit(&service, "g", 0, 5).await;
+    assert_eq!(seen().await.0, 5000);
+    commit(&service, "g", 0, 1).await;
+    assert_eq!(seen().await.0, 9000);
+    trim(&service, 0, 7);
+    assert_eq!(seen().await.0, 3000);
+}
+
+#[tokio::test]
+async fn the_history_has_a_step_every_ten_seconds_by_partition_and_in_total() {
+    let service = with_orders(2);
+    append(&service, 0, 100, NOW);
+    append(&service, 1, 10, NOW);
+    commit(&service, "g", 0, 0).await;
+    commit(&service, "g", 1, 0).await;
+    for second in 0..=60 {
+        service.set_time(NOW + second * 1000);
+        commit(&service, "g", 0, second as u64).await;
+        look(&service, second);
+    }
+    let history = service.get("/v1/groups/g/lag/history?window_ms=60000").await.ok();
+    assert_eq!(
+        (&history["group"], &history["step_ms"]),
+        (&json!("g"), &json!(10_000))
+    );
+    assert_eq!(
+        history["times"],
+        json!([
+            NOW,
+            NOW + 10_000,
+            NOW + 20_000,
+            NOW + 30_000,
+            NOW + 40_000,
+            NOW + 50_000,
+            NOW + 60_000
+        ])
+    );
+    assert_eq!(history["total"]["lag"], json!([110, 100, 90, 80, 70, 60, 50]));
+    assert_eq!(
+        history["total"]["lag_ms"],
+        json!([0, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000])
+    );
+    let series = history["series"].as_array().unwrap();
+    assert_eq!(series.len(), 2);
+    assert_eq!(
+        (&series[0]["topic"], &series[0]["partition"]),
+        (&json!("orders"), &json!(0))
+    );
+    assert_eq!(series[0]["lag"], json!([100, 90, 80, 70, 60, 50, 40]));
+    assert!(series[1]["lag_bytes"][0].as_u64().unwrap() > 0);
+    assert_eq!(history["series_left_out"], 0);
+
+    let one = service
+        .get("/v1/groups/g/lag/history?topic=orders&partition=1")
+        .await
+        .ok();
+    assert_eq!(one["series"].as_array().unwrap().len(), 1);
+    assert_eq!(one["series"][0]["partition"], 1);
+    assert_eq!(
+        one["times"].as_array().unwrap().len(),
+        361,
+        "an hour, unless told otherwise"
+    );
+    assert_eq!(one["total"]["lag"][0], Value::Null, "it was not watched then");
+    let by = service.get("/v1/groups/g/lag/history?by=group").await.ok();
+    assert_eq!(by["series"].as_array().unwrap().len(), 1);
+    assert_eq!(by["series"][0].get("topic"), None);
+    let day = service
+        .get("/v1/groups/g/lag/history?window_ms=86400000")
+        .await
+        .ok();
+    assert!(day["times"].as_array().unwrap().len() <= 361);
+}
+
+#[tokio::test]
+async fn history_begins_with_the_server_and_ends_with_the_group() {
+    let service = with_orders(1);
+    commit(&service, "g", 0, 0).await;
+    let history = service.get("/v1/groups/g/lag/history").await.ok();
+    assert_eq!(history["series"], json!([]));
+    assert!(
+        history["total"]["lag"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(Value::is_null)
+    );
+    look(&service, 0);
+    service.delete("/v1/groups/g").await;
+    look(&service, 1);
+    commit(&service, "g", 0, 0).await;
+    assert_eq!(
+        service.get("/v1/groups/g/lag/history").await.ok()["series"],
+        json!([])
+    );
+}
+
+#[tokio::test]
+async fn the_picture_is_an_svg_that_no_cache_keeps() {
+    let service = with_orders(12);
+    for partition in 0..12 {
+        append(&service, partition, 10 * (partition as usize + 1), NOW);
+        commit(&service, "g", partition, 0).await;
+    }
+    let empty = service.get("/v1/groups/g/lag.svg").await;
+    assert!(empty.text.contains("no history yet"), "{}", empty.text);
+    for second in (0..600).step_by(10) {
+        look(&service, second);
+    }
+    for query in [
+        "",
+        "?by=topic",
+        "?by=group&metric=lag_ms",
+        "?metric=lag_bytes&window_ms=600000&theme=dark",
+    ] {
+        let answer = service.get(&format!("/v1/groups/g/lag.svg{query}")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("content-type"), Some("image/svg+xml"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert!(answer.text.starts_with("<svg ") && answer.text.ends_with("</svg>\n"));
+        assert!(answer.text.contains("<path "), "{}", answer.text);
+    }
+    let many = service.get("/v1/groups/g/lag.svg?topic=orders").await.text;
+    assert!(
+        many.contains("Lag of g in orders") && many.contains(">4 others<"),
+        "{many}"
+    );
+    assert!(many.contains("prefers-color-scheme:dark"));
+    let one = service
+        .get("/v1/groups/g/lag.svg?topic=orders&partition=3&theme=light")
+        .await
+        .text;
+    assert!(
+        one.contains("Lag of g in orders/3") && one.contains(">40 records<"),
+        "{one}"
+    );
+    assert!(!one.contains("prefers-color-scheme"));
+}
+
+#[tokio::test]
+async fn wrong_input_of_history_and_picture_is_refused_at_its_place() {
+    let service = with_orders(1);
+    commit(&service, "g", 0, 0).await;
+    for path in ["lag/history", "lag.svg"] {
+        for (query, pointer) in [
+            ("window=1", "window"),
+            ("window_ms=59999", "window_ms"),
+            ("window_ms=86400001", "window_ms"),
+            ("window_ms=1h", "window_ms"),
+            ("by=member", "by"),
+            ("partition=0", "partition"),
+            ("topic=orders&partition=-1", "partition"),
+            ("by=topic&by=group", "by"),
+        ] {
+            let answer = service.get(&format!("/v1/groups/g/{path}?{query}")).await;
+            assert_eq!(
+                answer.problem(400, "invalid-request")["pointer"],
+                pointer,
+                "{query}"
+            );
+        }
+        let answer = service.get(&format!("/v1/groups/g/{path}?topic=none")).await;
+        assert_eq!(answer.problem(404, "unknown-topic")["pointer"], "topic");
+        let answer = service
+            .get(&format!("/v1/groups/g/{path}?topic=orders&partition=1"))
+            .await;
+        assert_eq!(answer.problem(404, "unknown-partition")["pointer"], "partition");
+    }
+    for (query, pointer) in [
+        ("metric=records", "metric"),
+        ("theme=blue", "theme"),
+        ("width=3", "width"),
+    ] {
+        let answer = service.get(&format!("/v1/groups/g/lag.svg?{query}")).await;
+        assert_eq!(
+            answer.problem(400, "invalid-request")["pointer"],
+            pointer,
+            "{query}"
+        );
+    }
+    let answer = service.get("/v1/groups/g/lag?window_ms=60000").await;
+    assert_eq!(answer.problem(400, "invalid-request")["pointer"], "window_ms");
+}
+
+/// The picture in the README: two hours of a group that reads six partitions, one of which it falls behind in.
+#[tokio::test]
+async fn the_picture_in_the_documentation_is_what_the_service_draws() {
+    let service = with_orders(4);
+    let mut state = 11u64;
+    let mut random = |below: u64| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let (mut end, mut committed) = ([0u64; 4], [0u64; 4]);
+    for step in 0..=240 {
+        let now = NOW + step * 30_000;
+        service.set_time(now);
+        for partition in 0..4 {
+            let index = partition as usize;
+            let burst = if partition == 1 && (70..95).contains(&step) {
+                55
+            } else {
+                0
+            };
+            let produced = 20 + random(20) + burst;
+            append(&service, partition, produced as usize, now - 200);
+            end[index] += produced;
+            let is_down = partition == 3 && (140..215).contains(&step);
+            let speed = if is_down {
+                0
+            } else {
+                34 + random(30) + 8 * partition as u64
+            };
+            committed[index] = (committed[index] + speed).min(end[index] - random(14).min(produced));
+            commit(&service, "billing", partition, committed[index]).await;
+        }
+        sampler::tick(&service.app);
+    }
+    let svg = service
+        .get("/v1/groups/billing/lag.svg?window_ms=7200000")
+        .await
+        .text;
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/lag.svg");
+    if std::env::var_os("QUIPU_UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &svg).unwrap();
+    }
+    let documented = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        documented == svg,
+        "run this test with QUIPU_UPDATE_DOCS=1, and look at docs/lag.svg"
+    );
+}
