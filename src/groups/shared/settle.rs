@@ -236,8 +236,10 @@ pub(crate) fn attend(app: &App, cell: &Arc<Cell>) {
             if let Err(problem) = bury_exhausted(&app, &cell).await {
                 tracing::warn!(group = &*cell.group, problem = %problem.to_json(), "records that were delivered too often wait for their dead letters");
                 let now = now_ms(&app);
-                if let Some(work) = &mut app.groups.coordinator.lock(&cell, now).work {
+                let mut core = app.groups.coordinator.lock(&cell, now);
+                if let Some(work) = &mut core.work {
                     work.pause(now);
+                    app.groups.coordinator.look_sooner(work.next_deadline());
                 }
             }
         }));
@@ -390,7 +392,10 @@ pub async fn settle(app: &App, group: &str, member: &str, settling: Settling) ->
                 format!("the group {group} is ordered: commit, or acknowledge by a poll"),
             ));
         };
-        begin(work, key, now, settling, &ids)
+        let begun = begin(work, key, now, settling, &ids);
+        // A delay may be over sooner than all leases.
+        app.groups.coordinator.look_sooner(work.next_deadline());
+        begun
     };
     let mut lost = begun.lost;
     let task = {
@@ -400,7 +405,6 @@ pub async fn settle(app: &App, group: &str, member: &str, settling: Settling) ->
             let buried = bury_all(&app, &cell, begun.burials);
             let (accepted, buried) = tokio::join!(accepted, buried);
             attend(&app, &cell);
-            app.groups.coordinator.look_sooner(Some(now_ms(&app)));
             accepted.and(buried)
         })
     };
