@@ -160,6 +160,13 @@ impl Coordinator {
             .is_some_and(|cell| !self.lock(&cell, now).ordered.members.is_empty())
     }
 
+    /// When the group had members last: now, or when the last one went. `None` if that is not remembered.
+    pub(crate) fn had_members(&self, group: &str, now: Ms) -> Option<Ms> {
+        let cell = self.find(group)?;
+        let core = self.lock(&cell, now);
+        Some(core.empty_since.unwrap_or(now))
+    }
+
     /// What is known of a group's members.
     pub(crate) fn live(&self, group: &str) -> Option<Live> {
         let cell = self.find(group)?;
@@ -171,11 +178,13 @@ impl Coordinator {
             Some(work) => Live {
                 state: GroupState::Stable,
                 kind: Kind::Shared,
+                members: core.ordered.members.len(),
                 partitions: work.queues.keys().map(|id| (*id, None)).collect(),
             },
             None => Live {
                 state: core.ordered.state(),
                 kind: Kind::Ordered,
+                members: core.ordered.members.len(),
                 partitions: core
                     .ordered
                     .partitions()

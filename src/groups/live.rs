@@ -57,6 +57,8 @@ pub struct Live {
     pub state: GroupState,
     /// How they share the records.
     pub kind: Kind,
+    /// How many members there are.
+    pub members: usize,
     /// Every partition of the topics that they subscribe to, with the member that reads it, if one does.
     pub partitions: BTreeMap<PartitionId, Option<Arc<str>>>,
 }

@@ -19,6 +19,7 @@ use super::coordinator::{Cell, Coordinator, Core};
 use super::live::Kind;
 use super::ordered::{Answer, Joining, Ms, Refused};
 use super::poll_id::{MAX_PARTITIONS, PollId};
+use super::shared::queue::MemberKey;
 use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
 use super::{Commit, commit_here, offsets, shared};
@@ -765,6 +766,8 @@ pub struct Described {
     pub is_polling: bool,
     /// What it reads.
     pub assignment: Vec<(Arc<str>, u32)>,
+    /// In a shared group, how many records are leased to it.
+    pub leased: Option<usize>,
 }
 
 /// The members of a group, sorted by name.
@@ -796,6 +799,10 @@ pub fn describe(app: &App, group: &str) -> Vec<Described> {
             },
             is_polling: member.is_polling(),
             assignment: named(app, held.get(name).map_or(&[][..], Vec::as_slice)),
+            leased: core
+                .work
+                .as_ref()
+                .map(|work| work.leased_to(MemberKey(member.key()))),
         })
         .collect()
 }

@@ -78,10 +78,15 @@ pub(super) struct MemberBody {
     epoch: u64,
     /// When it was heard from; now, while it waits in a poll.
     last_contact: i64,
+    /// How many milliseconds ago that was.
+    idle_ms: u64,
     /// Whether it waits in a poll.
     polling: bool,
-    /// What it reads.
+    /// What it reads; nothing in a shared group.
     assignment: Vec<AssignedBody>,
+    /// In a shared group: how many records are leased to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leased: Option<usize>,
 }
 
 /// A member that joins.
@@ -434,7 +439,9 @@ pub(super) fn describe(app: &App, group: &str) -> Vec<MemberBody> {
         address: member.address,
         epoch: member.epoch,
         last_contact: now.saturating_sub(i64::try_from(member.last_contact_ms).unwrap_or(i64::MAX)),
+        idle_ms: member.last_contact_ms,
         polling: member.is_polling,
+        leased: member.leased,
         assignment: assigned(member.assignment),
     };
     members::describe(app, group).into_iter().map(body).collect()
