@@ -262,12 +262,15 @@ mod tests {
         }
 
         fn restarted(self) -> Self {
-            self.app.log.close().unwrap();
-            let app = Self::open(&self.disk, &self.clock);
+            let Self { disk, clock, app, .. } = self;
+            app.log.close().unwrap();
+            drop(app);
+            let app = Self::open(&disk, &clock);
             Self {
+                disk,
+                clock,
                 app,
                 expiry: Expiry::default(),
-                ..self
             }
         }
 
