@@ -134,6 +134,14 @@ fn text(value: &Value, name: &str) -> String {
     value.get(name).and_then(Value::as_str).unwrap_or("-").to_owned()
 }
 
+/// A member of an answer that is an array; empty for none.
+fn rows_of<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value
+        .get(name)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
 /// Says what to do about members that are in the way.
 fn explain(error: anyhow::Error, group: &str) -> anyhow::Error {
     match error.downcast_ref::<Failure>().and_then(Failure::code) {
@@ -146,10 +154,9 @@ fn explain(error: anyhow::Error, group: &str) -> anyhow::Error {
 }
 
 /// The partitions of an assignment: `orders 0-2,5 payments 1`.
-fn partitions(member: &Value) -> String {
+pub(crate) fn partitions(assignment: &[Value]) -> String {
     let mut topics: Vec<(&str, Vec<u64>)> = Vec::new();
-    let rows = member.get("assignment").and_then(Value::as_array);
-    for row in rows.into_iter().flatten() {
+    for row in assignment {
         let place = row.get("topic").and_then(Value::as_str);
         let Some((topic, partition)) = place.zip(row.get("partition").and_then(Value::as_u64)) else {
             continue;
@@ -216,10 +223,7 @@ fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
         ))?;
     }
     output::line("")?;
-    let members = answer
-        .get("members")
-        .and_then(Value::as_array)
-        .map_or(&[][..], Vec::as_slice);
+    let members = rows_of(&answer, "members");
     if !members.is_empty() {
         let rows = members.iter().map(|member| {
             vec![
@@ -227,7 +231,7 @@ fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
                 plain(text(member, "client_id")),
                 plain(text(member, "address")),
                 plain(last_contact(member)),
-                plain(partitions(member)),
+                plain(partitions(rows_of(member, "assignment"))),
                 plain(count_of(member.get("leased").and_then(Value::as_u64))),
             ]
         });

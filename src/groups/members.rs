@@ -723,10 +723,11 @@ pub async fn commit_as(
         .collect())
 }
 
-/// Leaves the group, committing what the poll named by `ack` delivered.
+/// Leaves the group, committing what the poll named by `ack` delivered; in a shared group, accepting what of it is not
+/// settled.
 ///
 /// # Errors
-/// 404 `unknown-member`; what a commit meets: the member is still there.
+/// 404 `unknown-member`; what a commit or a settle meets: the member is still there.
 pub async fn leave(app: &App, group: &str, member: &str, ack: Option<&str>) -> Result<(), Problem> {
     let ack = read_ack(ack, group, member)?;
     let problem = |error| refused(error, group, member);
@@ -736,10 +737,16 @@ pub async fn leave(app: &App, group: &str, member: &str, ack: Option<&str>) -> R
         .coordinator
         .find(group)
         .ok_or_else(|| unknown_member(group, member))?;
-    let commits = {
+    let (commits, leases) = {
         let mut core = app.groups.coordinator.lock(&cell, now_ms(app));
-        core.ordered.begin_leave(member, ack.as_ref()).map_err(problem)?
+        let key = core.ordered.members.get(member).map(|member| member.key());
+        let leases = key.filter(|_| core.work.is_some());
+        let commits = core.ordered.begin_leave(member, ack.as_ref()).map_err(problem)?;
+        (commits, leases)
     };
+    if let (Some(key), Some(ack)) = (leases, &ack) {
+        shared::settle::acknowledge(app, &cell, MemberKey(key), ack).await?;
+    }
     commit(app, &cell, order, commits, BTreeMap::new()).await?;
     let now = now_ms(app);
     let mut core = app.groups.coordinator.lock(&cell, now);

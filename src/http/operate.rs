@@ -46,6 +46,8 @@ const FEATURES: &[&str] = &[
     "damage-skip",
     "group-offsets",
     "group-reset",
+    "group-members",
+    "group-shared",
     "lag",
 ];
 
