@@ -474,22 +474,6 @@ async fn lag_counts_records_their_age_their_bytes_and_what_retention_leaves() {
     assert_eq!(summary.get("topics"), None);
 }
 
-#[tokio::test]
-async fn routes_of_members_are_not_there_yet() {
-    let service = Service::start();
-    commit(&service, "g", json!([])).await;
-    for path in ["members", "members/m/poll", "redrive", "nothing"] {
-        service
-            .post(&format!("/v1/groups/g/{path}"), &json!({}))
-            .await
-            .problem(404, "not-found");
-    }
-    service
-        .get("/v1/groups/g/lag/history")
-        .await
-        .problem(404, "not-found");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn commits_and_deletions_at_once_leave_no_offset_without_its_group() {
     let service = std::sync::Arc::new(Service::start());

@@ -240,7 +240,14 @@ pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> R
             "there are too many members of groups",
         ));
     }
-    let value = begin(app, group, &join).await?;
+    let (value, guard) = loop {
+        let value = begin(app, group, &join).await?;
+        // A deletion looks for members alone, so from here on none misses this one.
+        let guard = app.groups.commits().await;
+        if super::exists(&app.log, group) {
+            break (value, guard);
+        }
+    };
     let member: Arc<str> = match member {
         Some(member) => member.into(),
         None => format!(
@@ -265,6 +272,7 @@ pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> R
         core.ordered.tell(&member)
     })
     .map_err(|error| refused(error, group, &member))?;
+    drop(guard);
     tracing::debug!(group, member = &*member, epoch, "a member joined");
     Ok(Joined {
         member,
