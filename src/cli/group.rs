@@ -304,3 +304,33 @@ fn reset(client: &Client, group: &str, body: &Value, is_json: bool) -> anyhow::R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_in_a_row_are_a_range_and_each_topic_is_named_once() {
+        let row = |topic: &str, partition: u32| json!({"topic": topic, "partition": partition});
+        let assignment: Vec<Value> = [0, 1, 2, 5, 7, 8]
+            .map(|partition| row("orders", partition))
+            .into_iter()
+            .chain([row("payments", 1)])
+            .collect();
+        assert_eq!(partitions(&assignment), "orders 0-2,5,7-8 payments 1");
+        assert_eq!(partitions(&[]), "-");
+    }
+
+    #[test]
+    fn a_contact_is_so_long_ago_by_the_servers_clock_or_goes_on() {
+        let text = |idle_ms: u64| last_contact(&json!({"idle_ms": idle_ms, "polling": false}));
+        assert_eq!(text(3_400), "3 s ago");
+        assert_eq!(text(125_000), "2 min 5 s ago");
+        assert_eq!(text(7_260_000), "2 h 1 min ago");
+        assert_eq!(last_contact(&json!({"idle_ms": 0, "polling": true})), "polling");
+        assert_eq!(
+            last_contact(&json!({"last_contact": 1_357_035_420_000_i64})),
+            "2013-01-01T10:17:00Z"
+        );
+    }
+}
