@@ -46,6 +46,8 @@ pub struct Config {
     pub max_open_segments: usize,
     /// How often retention looks for segments to delete.
     pub retention_interval: Duration,
+    /// How long a group without members keeps what it has committed; `None`: for ever.
+    pub offsets_retention: Option<Duration>,
     /// The origins whose pages may call the API from a browser; empty: CORS is off.
     pub cors_origins: Vec<String>,
 }
@@ -130,6 +132,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(10),
             max_open_segments: 4096,
             retention_interval: Duration::from_secs(10),
+            offsets_retention: None,
             cors_origins: Vec::new(),
         }
     }
@@ -439,6 +442,14 @@ pub static SETTINGS: &[Setting] = &[
         "How often retention looks for segments to delete",
         |c| millis(c.retention_interval),
         |c, v| c.retention_interval = Duration::from_millis(v),
+    ),
+    number(
+        "offsets_retention_ms",
+        Unit::Milliseconds,
+        (0, 36_525 * DAY_MS),
+        "Time a group without members keeps its offsets after its last commit; 0: for ever",
+        |c| c.offsets_retention.map_or(0, millis),
+        |c, v| c.offsets_retention = (v > 0).then(|| Duration::from_millis(v)),
     ),
     text(
         "cors_origins",

@@ -467,3 +467,27 @@ async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends()
     service.app.stopping.send_replace(true);
     ending.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
+    let service = orders(1, 1).await;
+    let path = "/v1/groups/billing/members";
+    service.post(path, member("a")).await.with_status(201);
+    service
+        .delete("/v1/groups/billing/members/a")
+        .await
+        .with_status(204);
+    let guard = service.app.groups.alone().await;
+    let router = service.router.clone();
+    let request = http::Request::post(path).body(axum::body::Body::from(member("b").to_string()));
+    let joining = tokio::spawn(tower::ServiceExt::oneshot(router, request.unwrap()));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    quipu::groups::delete(&service.app.log, guard, "billing")
+        .await
+        .unwrap();
+    assert_eq!(joining.await.unwrap().unwrap().status(), 201);
+    let group = service.get("/v1/groups/billing").await.with_status(200).json();
+    assert_eq!(group["members"][0]["member_id"], "b");
+}

@@ -143,6 +143,34 @@ async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_
 }
 
 #[tokio::test]
+async fn a_member_that_leaves_with_an_ack_accepts_what_it_had_and_without_one_gives_it_back() {
+    let service = jobs(1, 6).await;
+    for name in ["a", "b", "c"] {
+        let path = "/v1/groups/workers/members";
+        service.post(path, join(name, json!({}))).await.with_status(201);
+    }
+    let a = poll(&service, "a", &Value::Null, 3).await;
+    let b = poll(&service, "b", &Value::Null, 3).await;
+    assert_eq!(
+        settle(&service, "a", json!({"release": places(&[1])})).await,
+        NONE
+    );
+    let path = format!(
+        "/v1/groups/workers/members/a?ack={}",
+        a["poll_id"].as_str().unwrap()
+    );
+    service.delete(&path).await.with_status(204);
+    service
+        .delete("/v1/groups/workers/members/b")
+        .await
+        .with_status(204);
+    assert_eq!(offsets(&b), [3, 4, 5]);
+    let left = poll(&service, "c", &Value::Null, 10).await;
+    assert_eq!(offsets(&left), [1, 3, 4, 5]);
+    assert_eq!(committed(&service).await, Some(1));
+}
+
+#[tokio::test]
 async fn released_records_come_again_and_poison_goes_to_the_dead_letters_without_blocking_others() {
     let service = jobs(1, 3).await;
     service

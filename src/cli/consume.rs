@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::builder::NonEmptyStringValueParser;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::api::{Committed, Topic, group_route};
 use super::client::{Client, Connect, Failure};
@@ -75,7 +75,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let _ = args.output;
     let topic = Topic::describe(&client, &args.topic)?;
     let committed = match &args.group {
-        Some(group) => Committed::of(&client, group)?.offsets,
+        Some(group) => {
+            check_no_members(&client, group)?;
+            Committed::of(&client, group)?.offsets
+        }
         None => Vec::new(),
     };
     let mut partitions = Vec::new();
@@ -125,6 +128,26 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Err(error) if !super::is_closed_pipe(&error) => Err(error),
         result => commit.and(result),
     }
+}
+
+/// Refuses to print records of a group whose members commit for it, before the first is printed.
+fn check_no_members(client: &Client, group: &str) -> anyhow::Result<()> {
+    match client.get::<Value>(&group_route(group, &[])) {
+        Ok(answer) => match answer.get("members").and_then(Value::as_array) {
+            Some(members) if !members.is_empty() => Err(has_members(group)),
+            _ => Ok(()),
+        },
+        Err(failure) if failure.code() == Some("unknown-group") => Ok(()),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// What to do about members that commit for the group.
+fn has_members(group: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "group-active: group {group} has live members, and they alone commit for it: choose another --group, stop the \
+         members (quipu group describe {group} shows them), or join them (POST /v1/groups/{group}/members/NAME/poll)"
+    )
 }
 
 /// When a live tail with a time as its end stops.
@@ -336,7 +359,10 @@ impl Printer<'_> {
                 &group_route(group, &["offsets"]),
                 Some(&json!({"offsets": offsets})),
             )
-            .map_err(|failure| anyhow::anyhow!("cannot commit the offsets of group {group}: {failure}"))?;
+            .map_err(|failure| match failure.code() {
+                Some("group-active") => has_members(group),
+                _ => anyhow::anyhow!("cannot commit the offsets of group {group}: {failure}"),
+            })?;
         self.committed.clone_from(&self.flushed);
         Ok(())
     }

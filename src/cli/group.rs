@@ -1,5 +1,7 @@
 //! `quipu group`: lists, describes, moves and deletes consumer groups.
 
+use std::collections::HashMap;
+
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 use http::Method;
@@ -7,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{self, Committed, group_route};
-use super::client::{Client, Connect, Route};
+use super::client::{Client, Connect, Failure, Route};
 use super::lag;
 use super::output::{self, Column, Output, count_of, plain};
 use super::position::ResetTo;
@@ -84,10 +86,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             }
             body.insert("to".to_owned(), to.to_json());
             body.insert("dry_run".to_owned(), dry_run.into());
-            reset(&client, &name.group, &body.into(), is_json)
+            reset(&client, &name.group, &body.into(), is_json).map_err(|error| explain(error, &name.group))
         }
         Action::Delete { name } => {
-            client.send(&Method::DELETE, &group_route(&name.group, &[]), None)?;
+            client
+                .send(&Method::DELETE, &group_route(&name.group, &[]), None)
+                .map_err(|failure| explain(failure.into(), &name.group))?;
             let text = format!("group {} is deleted", name.group);
             output::done(&json!({"deleted": name.group}), &text, is_json)
         }
@@ -99,16 +103,104 @@ fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
     if is_json {
         return Ok(output::json(&json!({"groups": groups}))?);
     }
-    let text = |group: &Value, name: &str| group.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let lags = api::list(client, &Route::new(&["v1", "lag"]), "groups")?;
+    let lags: HashMap<&str, u64> = lags
+        .iter()
+        .filter_map(|row| Some((row.get("group")?.as_str()?, row.get("lag")?.as_u64()?)))
+        .collect();
     let rows = groups.iter().map(|group| {
+        let name = text(group, "group");
+        let lag = lags.get(&*name).copied();
         vec![
-            plain(text(group, "group")),
+            plain(&name),
             plain(text(group, "state")),
             plain(text(group, "type")),
+            plain(count_of(group.get("members").and_then(Value::as_u64))),
+            plain(count_of(lag)),
         ]
     });
-    let columns = [Column::Text("GROUP"), Column::Text("STATE"), Column::Text("TYPE")];
+    let columns = [
+        Column::Text("GROUP"),
+        Column::Text("STATE"),
+        Column::Text("TYPE"),
+        Column::Number("MEMBERS"),
+        Column::Number("LAG"),
+    ];
     Ok(output::table(&columns, rows.collect())?)
+}
+
+/// A member of an answer that is a text; `-` for none.
+fn text(value: &Value, name: &str) -> String {
+    value.get(name).and_then(Value::as_str).unwrap_or("-").to_owned()
+}
+
+/// A member of an answer that is an array; empty for none.
+fn rows_of<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value
+        .get(name)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+/// Says what to do about members that are in the way.
+fn explain(error: anyhow::Error, group: &str) -> anyhow::Error {
+    match error.downcast_ref::<Failure>().and_then(Failure::code) {
+        Some("group-active") => anyhow::anyhow!(
+            "group-active: group {group} has live members, which go by what they know: stop them first, or wait until \
+             their sessions end; quipu group describe {group} shows who they are"
+        ),
+        _ => error,
+    }
+}
+
+/// The partitions of an assignment: `orders 0-2,5 payments 1`.
+pub(crate) fn partitions(assignment: &[Value]) -> String {
+    let mut topics: Vec<(&str, Vec<u64>)> = Vec::new();
+    for row in assignment {
+        let place = row.get("topic").and_then(Value::as_str);
+        let Some((topic, partition)) = place.zip(row.get("partition").and_then(Value::as_u64)) else {
+            continue;
+        };
+        match topics.last_mut() {
+            Some((last, partitions)) if *last == topic => partitions.push(partition),
+            _ => topics.push((topic, vec![partition])),
+        }
+    }
+    let of_topic = |(topic, partitions): &(&str, Vec<u64>)| format!("{topic} {}", ranges(partitions));
+    match topics.is_empty() {
+        true => "-".to_owned(),
+        false => topics.iter().map(of_topic).collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// Sorted numbers, with those in a row as `first-last`.
+fn ranges(numbers: &[u64]) -> String {
+    let rows = numbers.chunk_by(|a, b| a + 1 == *b).map(|row| match row {
+        [first, .., last] => format!("{first}-{last}"),
+        row => row.iter().map(u64::to_string).collect(),
+    });
+    rows.collect::<Vec<_>>().join(",")
+}
+
+/// How long ago a member was heard from.
+fn last_contact(member: &Value) -> String {
+    if member.get("polling") == Some(&Value::Bool(true)) {
+        return "polling".to_owned();
+    }
+    match member.get("idle_ms").and_then(Value::as_u64) {
+        Some(idle_ms) => format!("{} ago", ago(idle_ms)),
+        None => output::time_ms(member.get("last_contact").and_then(Value::as_i64)),
+    }
+}
+
+/// A short span: `3 s`, `2 min 5 s`.
+fn ago(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    match seconds {
+        s if s < 60 => format!("{s} s"),
+        s if s < 3600 => format!("{} min {} s", s / 60, s % 60),
+        s => format!("{} h {} min", s / 3600, s % 3600 / 60),
+    }
 }
 
 fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
@@ -116,28 +208,40 @@ fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
     if is_json {
         return Ok(output::json(&answer)?);
     }
-    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
-    output::line(format_args!("group {group}: {}\n", text(&answer, "state")))?;
-    let members = answer
-        .get("members")
-        .and_then(Value::as_array)
-        .map_or(&[][..], Vec::as_slice);
+    let kind = text(&answer, "type");
+    output::line(format_args!("group {group}: {kind}, {}", text(&answer, "state")))?;
+    if let Some(settings) = answer.get("settings") {
+        let number = |name: &str| settings.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let dead_letters = match settings.get("dead_letter_topic").and_then(Value::as_str) {
+            Some(topic) => topic.to_owned(),
+            None => "TOPIC.dlq".to_owned(),
+        };
+        output::line(format_args!(
+            "leases of {} ms, at most {} deliveries, then to {dead_letters}",
+            number("lease_ms"),
+            number("max_deliveries"),
+        ))?;
+    }
+    output::line("")?;
+    let members = rows_of(&answer, "members");
     if !members.is_empty() {
         let rows = members.iter().map(|member| {
             vec![
                 plain(text(member, "member_id")),
                 plain(text(member, "client_id")),
                 plain(text(member, "address")),
-                plain(output::time_ms(
-                    member.get("last_contact").and_then(Value::as_i64),
-                )),
+                plain(last_contact(member)),
+                plain(partitions(rows_of(member, "assignment"))),
+                plain(count_of(member.get("leased").and_then(Value::as_u64))),
             ]
         });
         let columns = [
             Column::Text("MEMBER"),
-            Column::Text("CLIENT"),
-            Column::Text("ADDRESS"),
+            Column::Optional("CLIENT"),
+            Column::Optional("ADDRESS"),
             Column::Text("LAST CONTACT"),
+            Column::Optional("PARTITIONS"),
+            Column::Optional("LEASED"),
         ];
         output::table(&columns, rows.collect())?;
         output::line("")?;
@@ -199,4 +303,34 @@ fn reset(client: &Client, group: &str, body: &Value, is_json: bool) -> anyhow::R
         output::line("nothing was changed (--dry-run)")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_in_a_row_are_a_range_and_each_topic_is_named_once() {
+        let row = |topic: &str, partition: u32| json!({"topic": topic, "partition": partition});
+        let assignment: Vec<Value> = [0, 1, 2, 5, 7, 8]
+            .map(|partition| row("orders", partition))
+            .into_iter()
+            .chain([row("payments", 1)])
+            .collect();
+        assert_eq!(partitions(&assignment), "orders 0-2,5,7-8 payments 1");
+        assert_eq!(partitions(&[]), "-");
+    }
+
+    #[test]
+    fn a_contact_is_so_long_ago_by_the_servers_clock_or_goes_on() {
+        let text = |idle_ms: u64| last_contact(&json!({"idle_ms": idle_ms, "polling": false}));
+        assert_eq!(text(3_400), "3 s ago");
+        assert_eq!(text(125_000), "2 min 5 s ago");
+        assert_eq!(text(7_260_000), "2 h 1 min ago");
+        assert_eq!(last_contact(&json!({"idle_ms": 0, "polling": true})), "polling");
+        assert_eq!(
+            last_contact(&json!({"last_contact": 1_357_035_420_000_i64})),
+            "2013-01-01T10:17:00Z"
+        );
+    }
 }

@@ -154,6 +154,13 @@ impl Coordinator {
         }
     }
 
+    /// When the group had members last: now, or when the last one went. `None` if that is not remembered.
+    pub(crate) fn had_members(&self, group: &str, now: Ms) -> Option<Ms> {
+        let cell = self.find(group)?;
+        let core = self.lock(&cell, now);
+        Some(core.empty_since.unwrap_or(now))
+    }
+
     /// Whether the group has members now.
     pub(crate) fn has_members(&self, group: &str, now: Ms) -> bool {
         self.find(group)

@@ -19,6 +19,7 @@ use super::coordinator::{Cell, Coordinator, Core};
 use super::live::Kind;
 use super::ordered::{Answer, Joining, Ms, Refused};
 use super::poll_id::{MAX_PARTITIONS, PollId};
+use super::shared::queue::MemberKey;
 use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
 use super::{Commit, commit_here, offsets, shared};
@@ -239,7 +240,14 @@ pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> R
             "there are too many members of groups",
         ));
     }
-    let value = begin(app, group, &join).await?;
+    let (value, guard) = loop {
+        let value = begin(app, group, &join).await?;
+        // A deletion looks for members alone, so from here on none misses this one.
+        let guard = app.groups.commits().await;
+        if super::exists(&app.log, group) {
+            break (value, guard);
+        }
+    };
     let member: Arc<str> = match member {
         Some(member) => member.into(),
         None => format!(
@@ -264,6 +272,7 @@ pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> R
         core.ordered.tell(&member)
     })
     .map_err(|error| refused(error, group, &member))?;
+    drop(guard);
     tracing::debug!(group, member = &*member, epoch, "a member joined");
     Ok(Joined {
         member,
@@ -738,10 +747,11 @@ pub async fn commit_as(
         .collect())
 }
 
-/// Leaves the group, committing what the poll named by `ack` delivered.
+/// Leaves the group, committing what the poll named by `ack` delivered; in a shared group, accepting what of it is not
+/// settled.
 ///
 /// # Errors
-/// 404 `unknown-member`; what a commit meets: the member is still there.
+/// 404 `unknown-member`; what a commit or a settle meets: the member is still there.
 pub async fn leave(app: &App, group: &str, member: &str, ack: Option<&str>) -> Result<(), Problem> {
     let ack = read_ack(ack, group, member)?;
     let problem = |error| refused(error, group, member);
@@ -751,10 +761,16 @@ pub async fn leave(app: &App, group: &str, member: &str, ack: Option<&str>) -> R
         .coordinator
         .find(group)
         .ok_or_else(|| unknown_member(group, member))?;
-    let commits = {
+    let (commits, leases) = {
         let mut core = app.groups.coordinator.lock(&cell, now_ms(app));
-        core.ordered.begin_leave(member, ack.as_ref()).map_err(problem)?
+        let key = core.ordered.members.get(member).map(|member| member.key());
+        let leases = key.filter(|_| core.work.is_some());
+        let commits = core.ordered.begin_leave(member, ack.as_ref()).map_err(problem)?;
+        (commits, leases)
     };
+    if let (Some(key), Some(ack)) = (leases, &ack) {
+        shared::settle::acknowledge(app, &cell, MemberKey(key), ack).await?;
+    }
     commit(app, &cell, order, commits, BTreeMap::new()).await?;
     let now = now_ms(app);
     let mut core = app.groups.coordinator.lock(&cell, now);
@@ -781,6 +797,8 @@ pub struct Described {
     pub is_polling: bool,
     /// What it reads.
     pub assignment: Vec<(Arc<str>, u32)>,
+    /// In a shared group, how many records are leased to it.
+    pub leased: Option<usize>,
 }
 
 /// The members of a group, sorted by name.
@@ -812,6 +830,10 @@ pub fn describe(app: &App, group: &str) -> Vec<Described> {
             },
             is_polling: member.is_polling(),
             assignment: named(app, held.get(name).map_or(&[][..], Vec::as_slice)),
+            leased: core
+                .work
+                .as_ref()
+                .map(|work| work.leased_to(MemberKey(member.key()))),
         })
         .collect()
 }

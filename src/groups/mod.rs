@@ -6,11 +6,14 @@
 //! A group may have members, who share its partitions: [`ordered`] and [`assign`] decide, [`members`] acts. They are
 //! not durable: after a restart they join again, and what they acknowledge then still counts (see [`poll_id`]).
 //!
+//! [`expiry`] removes what groups committed that nobody has used for long, if that is wanted.
+//!
 //! Changes of groups go through [`Groups`]: commits side by side, but a deletion and a reset alone, because those decide
 //! by what they read. A change runs to its end even if its client goes away, so the lock is held until it is durable.
 
 pub mod assign;
 mod coordinator;
+pub mod expiry;
 pub mod live;
 pub mod members;
 pub mod offsets;

@@ -58,7 +58,7 @@ pub(crate) struct ProblemBody {
     tags(
         (name = "topics", description = "Topics, their partitions, their configuration"),
         (name = "records", description = "Producing and fetching"),
-        (name = "groups", description = "Named sets of committed offsets"),
+        (name = "groups", description = "Named sets of committed offsets, and the members that share the records: ordered groups and work queues"),
         (name = "lag", description = "How far groups are behind"),
         (name = "operating", description = "Health, metrics, and what the server is"),
     )

@@ -44,6 +44,8 @@ const FEATURES: &[&str] = &[
     "damage-skip",
     "group-offsets",
     "group-reset",
+    "group-members",
+    "group-shared",
     "lag",
     "lag-history",
     "lag-svg",

@@ -133,8 +133,9 @@ pub async fn start_on(
             connections.evict_stalled();
         }
     });
-    // Ends by itself when the server stops.
+    // These end by themselves when the server stops.
     drop(tokio::spawn(groups::members::end_sessions(app.clone())));
+    drop(tokio::spawn(groups::expiry::run(app.clone())));
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), stopped));
     let sampling = tokio::spawn(lag::sampler::run(app.clone()));

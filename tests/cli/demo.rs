@@ -27,7 +27,17 @@ fn the_story_is_told_and_told_again_without_storing_twice() {
         text.contains("2,468 aircraft, 20,000 events: each aircraft's came back in the order"),
         "{text}"
     );
-    assert!(text.contains("10,001 records behind"), "{text}");
+    assert!(text.contains("board-1 joins the group arrivals-board"), "{text}");
+    assert!(
+        text.contains("board-1 reads flights 0-2, board-2 reads flights 3-5."),
+        "{text}"
+    );
+    assert!(text.contains(" records behind"), "{text}");
+    assert!(
+        text.contains("none twice; both have left, and the lag is 0\n"),
+        "{text}"
+    );
+    assert!(text.contains("/v1/groups/arrivals-board/lag.svg"), "{text}");
     assert!(text.contains("events of that day"), "{text}");
     assert!(text.contains("/openapi.json"), "{text}");
     assert!(!text.contains('\x1b'), "no colours in a pipe");
@@ -37,7 +47,7 @@ fn the_story_is_told_and_told_again_without_storing_twice() {
     let text = stdout(&second);
     assert!(text.contains("nothing to load"), "{text}");
     assert!(text.contains("2,468 aircraft, 20,000 events"), "{text}");
-    assert!(text.contains("still stands where it stopped"), "{text}");
+    assert!(text.contains("still stands at the end"), "{text}");
 }
 
 #[test]

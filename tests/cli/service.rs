@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::rc::Rc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{failed, quipu, run, stderr, stdout};
@@ -413,6 +413,83 @@ fn a_group_is_listed_described_reset_and_deleted() {
     service.ok(&["group", "delete", "g"]);
     assert!(failed(&run(&service.url, &["group", "describe", "g"])).contains("unknown-group"));
     assert!(failed(&run(&service.url, &["lag", "g"])).contains("unknown-group"));
+}
+
+/// What a client that is not the command line sends.
+fn post(service: &Service, path: &str, body: &Value) -> Value {
+    let mut answer = ureq::post(format!("{}{path}", service.url))
+        .send_json(body)
+        .unwrap();
+    answer.body_mut().read_json().unwrap()
+}
+
+#[test]
+fn the_members_of_a_group_are_shown_and_what_they_are_in_the_way_of_says_so_in_a_line() {
+    let service = Service::with_ten("3");
+    let join = json!({"topics": ["t"], "wait_ms": 0, "client_id": "till"});
+    post(&service, "/v1/groups/g/members/one/poll", &join);
+    let listed = service.ok(&["group", "list"]);
+    let row: Vec<&str> = listed.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row, ["g", "stable", "ordered", "1", "10"], "{listed}");
+    assert_eq!(service.json(&["group", "list"])["groups"][0]["members"], 1);
+    let text = service.ok(&["group", "describe", "g"]);
+    assert!(text.starts_with("group g: ordered, stable\n"), "{text}");
+    let member = text.lines().find(|line| line.starts_with("one ")).unwrap();
+    assert!(member.contains("till") && member.contains("127.0.0.1:"), "{text}");
+    assert!(member.contains(" s ago") && member.ends_with("t 0-2"), "{text}");
+    assert!(!text.contains("LEASED"), "{text}");
+
+    for args in [
+        &["group", "delete", "g"][..],
+        &["group", "reset", "g", "--topic", "t", "--to", "latest"],
+    ] {
+        let text = failed(&run(&service.url, args));
+        assert!(
+            text.starts_with("quipu: group-active: group g has live members"),
+            "{text}"
+        );
+        assert!(text.contains("quipu group describe g"), "{text}");
+    }
+    let consumed = run(&service.url, &["consume", "t", "--group", "g"]);
+    let text = failed(&consumed);
+    assert!(
+        text.contains("choose another --group") && text.contains("/v1/groups/g/members/NAME/poll"),
+        "{text}"
+    );
+    assert_eq!(
+        stdout(&consumed),
+        "",
+        "nothing is printed that could not be committed"
+    );
+    service.ok(&[
+        "group",
+        "reset",
+        "g",
+        "--topic",
+        "t",
+        "--to",
+        "latest",
+        "--dry-run",
+    ]);
+}
+
+#[test]
+fn a_work_queue_is_described_with_its_settings_and_what_is_leased() {
+    let service = Service::with_ten("1");
+    let join = json!({"topics": ["t"], "type": "shared", "wait_ms": 0, "max_records": 4, "lease_ms": 60000});
+    post(&service, "/v1/groups/q/members/one/poll", &join);
+    let text = service.ok(&["group", "describe", "q"]);
+    assert!(
+        text.starts_with(
+            "group q: shared, stable\nleases of 60000 ms, at most 5 deliveries, then to TOPIC.dlq\n"
+        ),
+        "{text}"
+    );
+    let member = text.lines().find(|line| line.starts_with("one ")).unwrap();
+    assert!(text.contains("LEASED") && member.ends_with(" 4"), "{text}");
+    let described = service.json(&["group", "describe", "q"]);
+    assert_eq!(described["members"][0]["leased"], 4);
+    assert_eq!(described["settings"]["lease_ms"], 60000);
 }
 
 #[test]

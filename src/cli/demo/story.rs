@@ -1,15 +1,17 @@
-//! The story: events in, checked, read by a group that stops half way, and one day of them replayed.
+//! The story: events in, checked, read by a group of two members, and one day of them replayed.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::super::api::{Committed, Topic, group_route, topic_route};
+use super::super::api::{Topic, group_route, topic_route};
 use super::super::client::{Client, Route};
+use super::super::group::partitions;
 use super::super::history::{FETCH_BYTES, MAX_RECORDS, Partition, Size};
 use super::super::lag;
-use super::super::output::{bytes, count, rate, took};
+use super::super::output::{bytes, count, rate, records, took};
 use super::super::position::{Position, parse_time};
 use super::super::produce::Produced;
 use super::super::replay;
@@ -28,6 +30,9 @@ const SIZE: Size = Size {
     bytes: FETCH_BYTES,
     wait: std::time::Duration::ZERO,
 };
+
+/// What a poll of the story asks for: so few that there is something to see half way.
+const POLL_RECORDS: u64 = 2000;
 
 /// Tells all of it; ends early when it is asked to.
 pub(super) fn tell(client: &Client, mut narrator: Narrator, interrupt: &Interrupt) -> anyhow::Result<()> {
@@ -159,51 +164,85 @@ impl Story<'_> {
     }
 
     fn group(&mut self) -> anyhow::Result<()> {
-        self.narrator.step("A consumer group that stops half way")?;
-        let topic = Topic::describe(self.client, TOPIC)?;
-        let committed = Committed::of(self.client, GROUP)?.offsets;
-        let mut offsets = Vec::new();
-        let mut read = 0;
-        for p in &topic.partitions {
-            let before = committed
-                .iter()
-                .find(|c| c.topic == TOPIC && c.partition == p.partition);
-            let start = before.map_or(p.log_start_offset, |c| c.offset.max(p.log_start_offset));
-            let half = p.log_start_offset + (p.end_offset - p.log_start_offset) / 2;
-            let mut partition = Partition::new(self.client, TOPIC, p.partition, start, Some(half));
-            while !partition.is_done() {
-                let chunk = partition.fetch(SIZE, self.interrupt)?;
-                read += memchr::memchr_iter(b'\n', &chunk.lines).count() as u64;
+        self.narrator.step("A consumer group of two members")?;
+        let mut board = Board::default();
+        let mut readers = [Reader::new("board-1"), Reader::new("board-2")];
+        let [one, two] = &mut readers;
+        one.poll(self.client, &mut board)?;
+        let total = self.lag()?;
+        self.narrator.say(format_args!(
+            "{} joins the group {GROUP} with its first poll and reads all partitions: {}.",
+            one.name, one.assignment
+        ))?;
+        // It joins, and waits for what the other has in its hands; that one gives up a share with its next poll.
+        two.poll(self.client, &mut board)?;
+        one.poll(self.client, &mut board)?;
+        two.poll(self.client, &mut board)?;
+        self.narrator.say(format_args!(
+            "{} joins. With its next poll {} acknowledges what it had and gives up half:\n\
+             {1} reads {}, {0} reads {}.",
+            two.name, one.name, one.assignment, two.assignment
+        ))?;
+        let mut is_half = total == 0;
+        loop {
+            let mut read = 0;
+            for reader in &mut readers {
+                read += reader.poll(self.client, &mut board)?;
             }
-            offsets.push(json!({"topic": TOPIC, "partition": p.partition, "offset": start.max(half)}));
+            if !is_half && self.lag()? <= total / 2 {
+                is_half = true;
+                self.narrator.say("Half way, the lag is:")?;
+                self.narrator.gap()?;
+                lag::print_group(self.client, GROUP)?;
+                self.narrator.gap()?;
+                self.narrator.say(
+                    "Behind by years: the lag in time is the age of the next event, and these happened in January 2013.",
+                )?;
+            }
+            if read == 0 || self.interrupt.get().is_some() {
+                break;
+            }
         }
-        let route = group_route(GROUP, &["offsets"]);
-        self.client
-            .send(&Method::PUT, &route, Some(&json!({"offsets": offsets})))?;
-        if read > 0 {
-            self.narrator.say(format_args!(
-                "The group {GROUP} read {} records, committed how far it came, and went away. Its lag:",
-                count(read)
-            ))?;
+        for reader in &readers {
+            reader.leave(self.client)?;
+        }
+        let left = self.lag()?;
+        let twice = match board.twice {
+            0 => "none".to_owned(),
+            twice => count(twice),
+        };
+        if total == 0 {
+            self.narrator
+                .say("An earlier run has read everything: the group still stands at the end.")?;
         } else {
-            self.narrator.say(format_args!(
-                "The group {GROUP} still stands where it stopped. Its lag:"
+            self.narrator.check(format_args!(
+                "{} read by {}, {} by {}, {twice} twice; both have left, and the lag is {}",
+                records(readers[0].read),
+                readers[0].name,
+                count(readers[1].read),
+                readers[1].name,
+                count(left),
             ))?;
         }
-        self.narrator.gap()?;
-        lag::print_group(self.client, GROUP)?;
-        self.narrator.gap()?;
-        self.narrator.say(
-            "Behind by years: the lag in time is the age of the next event, and these happened in January 2013.\n\
-             Take over where it stopped, or look at the lag:",
-        )?;
         let base = self.client.base();
+        self.narrator
+            .say("Send it back to the start, join it yourself (`ack` of the next poll: this one's `poll_id`), see its lag:")?;
         self.narrator.command(format_args!(
-            "quipu consume {TOPIC} --group {GROUP} --max 3 --server {base}"
+            "quipu group reset {GROUP} --topic {TOPIC} --to earliest --server {base}"
+        ))?;
+        self.narrator.command(format_args!(
+            "curl {base}/v1/groups/{GROUP}/members/me/poll -H 'content-type: application/json' \
+             -d '{{\"topics\":[\"{TOPIC}\"],\"max_records\":3,\"ack\":null}}'"
         ))?;
         self.narrator
             .command(format_args!("curl {base}/v1/groups/{GROUP}/lag"))?;
         Ok(())
+    }
+
+    /// How many records the group has not acknowledged.
+    fn lag(&self) -> anyhow::Result<u64> {
+        let lag: Value = self.client.get(&group_route(GROUP, &["lag"]))?;
+        Ok(lag.get("lag").and_then(Value::as_u64).unwrap_or_default())
     }
 
     fn replay(&mut self) -> anyhow::Result<()> {
@@ -261,6 +300,7 @@ impl Story<'_> {
         for (path, what) in [
             ("/v1/topics/flights", "the topic, its partitions and settings"),
             ("/v1/groups/arrivals-board/lag", "the group's lag"),
+            ("/v1/groups/arrivals-board/lag.svg", "its picture, for a browser"),
             ("/openapi.json", "every route, for your client generator"),
             ("/metrics", "for Prometheus"),
             ("/health/ready", "for whoever restarts it"),
@@ -286,5 +326,71 @@ impl Story<'_> {
             }
         }
         Ok(records)
+    }
+}
+
+/// What the members were given together.
+#[derive(Debug, Default)]
+struct Board {
+    /// The next offset by partition.
+    next: HashMap<u64, u64>,
+    twice: u64,
+}
+
+impl Board {
+    fn show(&mut self, record: &Value) {
+        let number = |name: &str| record.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let next = self.next.entry(number("partition")).or_default();
+        if number("offset") < *next {
+            self.twice += 1;
+        } else {
+            *next = number("offset") + 1;
+        }
+    }
+}
+
+/// A member of the group: a loop of one call, in steps.
+struct Reader {
+    name: &'static str,
+    ack: Value,
+    /// What it reads, in words.
+    assignment: String,
+    read: u64,
+}
+
+impl Reader {
+    fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            ack: Value::Null,
+            assignment: String::new(),
+            read: 0,
+        }
+    }
+
+    /// Acknowledges what it was given, and gets the next records; how many.
+    fn poll(&mut self, client: &Client, board: &mut Board) -> anyhow::Result<u64> {
+        let body = json!({"topics": [TOPIC], "ack": self.ack, "max_records": POLL_RECORDS, "wait_ms": 0});
+        let route = group_route(GROUP, &["members", self.name, "poll"]);
+        let mut answer = client.send(&Method::POST, &route, Some(&body))?;
+        let list = |name: &str| {
+            answer
+                .get(name)
+                .and_then(Value::as_array)
+                .map_or(&[][..], Vec::as_slice)
+        };
+        let read = list("records").len() as u64;
+        list("records").iter().for_each(|record| board.show(record));
+        self.assignment = partitions(list("assignment"));
+        self.read += read;
+        self.ack = answer.get_mut("poll_id").map(Value::take).unwrap_or_default();
+        Ok(read)
+    }
+
+    fn leave(&self, client: &Client) -> anyhow::Result<()> {
+        let ack = self.ack.as_str().unwrap_or_default();
+        let route = group_route(GROUP, &["members", self.name]).with("ack", ack);
+        client.send(&Method::DELETE, &route, None)?;
+        Ok(())
     }
 }

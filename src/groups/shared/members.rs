@@ -11,7 +11,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use quipu_segments::{Log, Offset, Partition, PartitionId, TimestampMs, Topic};
 
 use super::queue::{Acquired, MemberKey, Moment, PollNumber, Wanted as Leasing};
-use super::settle::{accept_all, attend};
+use super::settle::{acknowledge, attend};
 use crate::app::App;
 use crate::groups::coordinator::Cell;
 use crate::groups::members::{Polling, Wanted, now_ms, read_ack, refused, unknown_member};
@@ -90,10 +90,8 @@ pub(crate) async fn poll(
             work.settings.lease_ms,
         )
     };
-    if let Some(ack) = read_ack(wanted.ack.as_deref(), group, member)?
-        && ack.life == coordinator.life()
-    {
-        accept_all(app, &polling.cell, key, PollNumber(ack.number)).await?;
+    if let Some(ack) = read_ack(wanted.ack.as_deref(), group, member)? {
+        acknowledge(app, &polling.cell, key, &ack).await?;
     }
     {
         let mut core = coordinator.lock(&polling.cell, now_ms(app));

@@ -262,6 +262,13 @@ impl Queue {
         self.deadlines.len()
     }
 
+    /// How many records are leased to a member, those of all its polls together.
+    #[must_use]
+    pub fn leased_to(&self, member: MemberKey) -> usize {
+        let polls = (member, PollNumber(0))..=(member, PollNumber(u64::MAX));
+        self.polls.range(polls).map(|(_, leases)| leases).sum()
+    }
+
     /// How many offsets a poll still holds.
     #[must_use]
     pub fn held_by(&self, member: MemberKey, poll: PollNumber) -> usize {

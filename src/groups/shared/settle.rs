@@ -20,6 +20,7 @@ use crate::catalog;
 use crate::groups::append;
 use crate::groups::coordinator::Cell;
 use crate::groups::members::{now_ms, refused, unknown_member};
+use crate::groups::poll_id::PollId;
 use crate::http::problem::{Code, Problem};
 use crate::http::{Work as Blocking, blocking};
 use crate::records::ParsedRecord;
@@ -85,13 +86,25 @@ struct Begun {
     lost: Vec<Place>,
 }
 
-/// Settles all that a poll delivered and its member still has.
-pub(super) async fn accept_all(
+/// Accepts what the answer named by `ack` delivered and its member still has; nothing of one from before a restart, when
+/// other numbers were given.
+///
+/// # Errors
+/// What the write meets: nothing is settled.
+pub(in crate::groups) async fn acknowledge(
     app: &App,
     cell: &Arc<Cell>,
     member: MemberKey,
-    poll: PollNumber,
+    ack: &PollId,
 ) -> Result<(), Problem> {
+    if ack.life != app.groups.coordinator.life() {
+        return Ok(());
+    }
+    accept_all(app, cell, member, PollNumber(ack.number)).await
+}
+
+/// Settles all that a poll delivered and its member still has.
+async fn accept_all(app: &App, cell: &Arc<Cell>, member: MemberKey, poll: PollNumber) -> Result<(), Problem> {
     let mut changes = Vec::new();
     {
         let mut core = app.groups.coordinator.lock(cell, now_ms(app));

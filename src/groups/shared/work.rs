@@ -129,6 +129,11 @@ impl Work {
         }
     }
 
+    /// How many records are leased to a member.
+    pub(crate) fn leased_to(&self, member: MemberKey) -> usize {
+        self.queues.values().map(|queue| queue.leased_to(member)).sum()
+    }
+
     /// Ends the leases of a member that is gone.
     pub(crate) fn release_all(&mut self, member: MemberKey) {
         for queue in self.queues.values_mut() {

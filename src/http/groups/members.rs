@@ -76,19 +76,24 @@ pub(super) struct MemberBody {
     address: Option<String>,
     /// Its epoch.
     epoch: u64,
-    /// When it was heard from; now, while it waits in a poll.
+    /// When it was heard from, in milliseconds since the Unix epoch; now, while it waits in a poll.
     last_contact: i64,
+    /// How many milliseconds ago that was.
+    idle_ms: u64,
     /// Whether it waits in a poll.
     polling: bool,
-    /// What it reads.
+    /// What it reads; nothing in a shared group.
     assignment: Vec<AssignedBody>,
+    /// In a shared group: how many records are leased to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leased: Option<usize>,
 }
 
 /// A member that joins.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct JoinBody {
-    /// The topics to read; they exist.
+    /// The topics to read, 1 to 1000, which exist.
     topics: Vec<String>,
     /// `ordered` (unless it is given): each partition is read by one member, in order. `shared`: a work queue, in which each
     /// record is leased to one member.
@@ -100,17 +105,19 @@ struct JoinBody {
     /// What the member is called in descriptions of the group.
     #[serde(default)]
     client_id: Option<String>,
-    /// How long the member may be silent before its partitions go to others: 30000.
+    /// How long the member may be silent before its partitions and leases go to others, in milliseconds: 30000; from 100
+    /// to 86400000. While a poll waits, the member is not silent.
     #[serde(default)]
     session_timeout_ms: Option<u64>,
-    /// Where to begin in a topic of which the group has committed nothing: `earliest`, `latest` or a time.
+    /// Where to begin in a topic of which the group has committed nothing: `earliest` (unless it is given), `latest` or a
+    /// time.
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Value)]
     start: Option<Value>,
-    /// Of a shared group: how long a record is leased, 30000; from 100 to 43200000.
+    /// Of a shared group: how long a record is leased, in milliseconds: 30000; from 100 to 43200000.
     #[serde(default)]
     lease_ms: Option<u32>,
-    /// Of a shared group: how often a record is delivered unsettled before it goes to the dead letters, 5; from 1 to 1000.
+    /// Of a shared group: how often a record is delivered unsettled before it goes to the dead letters: 5; from 1 to 1000.
     #[serde(default)]
     max_deliveries: Option<u32>,
     /// Of a shared group: the topic of dead letters, made when first needed; `{topic}.dlq` unless it is given.
@@ -133,16 +140,17 @@ struct JoinedBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct PollBody {
-    /// The `poll_id` of the answer that is done with: what it delivered is committed. Null: there is none.
+    /// The `poll_id` of the answer that is done with: what it delivered is committed; in a shared group, what of it is not
+    /// settled yet is accepted. Null: there is none.
     #[serde(default)]
     ack: Option<String>,
-    /// Records at most: 500, at most 100000 (more is taken as that).
+    /// Most records of the answer: 500; from 1 to 100000, and more is taken as that.
     #[serde(default)]
     max_records: Option<u64>,
-    /// Stored bytes at most: 1048576, at most 33554432 (more is taken as that). One record is always given.
+    /// Most stored bytes of the answer: 1048576; from 1 to 33554432, and more is taken as that. One record is always given.
     #[serde(default)]
     max_bytes: Option<u64>,
-    /// How long to wait for a record: 5000, at most 60000.
+    /// How long to wait for a record, in milliseconds: 5000; from 0 to 60000.
     #[serde(default)]
     wait_ms: Option<u64>,
     /// As in a join.
@@ -162,7 +170,7 @@ struct PollBody {
     session_timeout_ms: Option<u64>,
     /// As in a join.
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Value)]
     start: Option<Value>,
     /// As in a join.
     #[serde(default)]
@@ -183,9 +191,11 @@ struct PolledBody {
     poll_id: String,
     /// The member's epoch.
     epoch: u64,
-    /// What the member reads.
+    /// What the member reads; nothing in a shared group, whose members read all.
     assignment: Vec<AssignedBody>,
-    /// Records as a fetch gives them, each with its topic; in the order of their offsets within a partition.
+    /// Records as a fetch gives them, each with its `topic`; in the order of their offsets within a partition. In a shared
+    /// group each also has `delivery_count`, 1 for the first time, and `lease_expires`, until when it is this member's, in
+    /// milliseconds since the Unix epoch.
     #[schema(value_type = Vec<Object>)]
     records: Vec<Value>,
     /// Damaged offsets that the operator has skipped; left out where there are none.
@@ -207,7 +217,7 @@ struct HeartbeatBody {
 struct HeartbeatAnswer {
     /// The member's epoch.
     epoch: u64,
-    /// `rebalancing`: others wait for partitions; poll when what you have is done.
+    /// `stable`; or `rebalancing`: others wait for partitions, so poll as soon as what you have is done.
     state: &'static str,
 }
 
@@ -217,7 +227,7 @@ struct HeartbeatAnswer {
 struct CommitBody {
     /// The member's epoch.
     epoch: u64,
-    /// One for each partition, which the member has.
+    /// One for each partition; the member has all of them.
     offsets: Vec<OffsetBody>,
 }
 
@@ -226,6 +236,9 @@ struct CommitBody {
 /// The server assigns the partitions, so that each is read by one member and all have about the same number. A partition
 /// that another member has changes hands when that one polls. Joining again under the same name takes the place of the
 /// member before: what that one was delivered and did not acknowledge comes again.
+///
+/// In a group of the type `shared` nothing is assigned: every member reads all partitions, and each record is leased to one
+/// of them. The first member chooses the type and the settings for all.
 #[utoipa::path(post, path = "/v1/groups/{group}/members", tag = "groups", request_body = JoinBody,
     params(("group" = String, Path, description = "The group's name; it is made if need be")),
     responses((status = 201, description = "It is a member", body = JoinedBody),
@@ -269,6 +282,9 @@ async fn join_group(
 ///
 /// With `topics` in its body a poll joins first when the member is unknown, so that a consumer is a loop of this one call,
 /// over restarts of the server too.
+///
+/// In a shared group the records are leased to the member. `settle` says what becomes of each; `ack` accepts the rest. What a
+/// lost answer leased comes again when its leases end.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
     params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "The records; none when the wait is over or the assignment has changed", body = PolledBody),
@@ -349,7 +365,9 @@ async fn poll(
 }
 
 /// Keeps a member alive during long work
-#[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/heartbeat", tag = "groups", request_body = HeartbeatBody,
+///
+/// Leases of records are not made longer by it: `settle` has `extend`.
+#[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/heartbeat", tag = "groups", request_body = Option<HeartbeatBody>,
     params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "It is alive", body = HeartbeatAnswer),
         (status = 404, description = "`unknown-member`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
@@ -408,9 +426,11 @@ async fn commit(
 }
 
 /// Leaves a group
+///
+/// Its partitions and leases go to others at once. What it was delivered and neither committed nor settled is delivered again.
 #[utoipa::path(delete, path = "/v1/groups/{group}/members/{member}", tag = "groups",
     params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name"),
-        ("ack" = Option<String>, Query, description = "The `poll_id` of the answer that is done with: what it delivered is committed first")),
+        ("ack" = Option<String>, Query, description = "The `poll_id` of the answer that is done with: what it delivered is committed first, or accepted")),
     responses((status = 204, description = "It is no member any more"),
         (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
         (status = 404, description = "`unknown-member`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
@@ -434,7 +454,9 @@ pub(super) fn describe(app: &App, group: &str) -> Vec<MemberBody> {
         address: member.address,
         epoch: member.epoch,
         last_contact: now.saturating_sub(i64::try_from(member.last_contact_ms).unwrap_or(i64::MAX)),
+        idle_ms: member.last_contact_ms,
         polling: member.is_polling,
+        leased: member.leased,
         assignment: assigned(member.assignment),
     };
     members::describe(app, group).into_iter().map(body).collect()

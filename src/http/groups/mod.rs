@@ -22,6 +22,7 @@ use super::problem::{Code, Problem};
 use crate::app::App;
 use crate::groups;
 use crate::groups::live::Kind;
+use crate::groups::shared::settings::GroupValue;
 use members::MemberBody;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -42,6 +43,8 @@ struct GroupRow {
     state: &'static str,
     /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
     r#type: &'static str,
+    /// How many members it has.
+    members: usize,
 }
 
 /// Groups, sorted by name.
@@ -65,6 +68,20 @@ struct GroupBody {
     r#type: &'static str,
     /// The members, sorted by name.
     members: Vec<MemberBody>,
+    /// Of a shared group: what its first member chose for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settings: Option<SettingsBody>,
+}
+
+/// The settings of a shared group.
+#[derive(Debug, Serialize, ToSchema)]
+struct SettingsBody {
+    /// How long a record is leased, in milliseconds.
+    lease_ms: u32,
+    /// How often a record is delivered unsettled before it goes to the dead letters.
+    max_deliveries: u32,
+    /// Where dead letters go; null: to `{topic}.dlq`.
+    dead_letter_topic: Option<String>,
 }
 
 /// Groups, sorted by name
@@ -81,6 +98,7 @@ async fn list_groups(State(app): State<App>, RawQuery(query): RawQuery) -> Resul
             GroupRow {
                 state: live.state.name(),
                 r#type: kind_of(&app, &group).name(),
+                members: live.members,
                 group,
             }
         })
@@ -105,6 +123,14 @@ async fn describe_group(
         state: live.state.name(),
         r#type: kind_of(&app, &group).name(),
         members: members::describe(&app, &group),
+        settings: match groups::members::value_of(&app.log, &group) {
+            Ok(Some(GroupValue::Shared(settings))) => Some(SettingsBody {
+                lease_ms: settings.lease_ms,
+                max_deliveries: settings.max_deliveries,
+                dead_letter_topic: settings.dead_letter_topic,
+            }),
+            _ => None,
+        },
         group,
     };
     Ok(json_answer(StatusCode::OK, &body))

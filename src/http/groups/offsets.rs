@@ -61,7 +61,7 @@ struct ResetBody {
     /// The partitions; all of the topic's unless given.
     #[serde(default)]
     partitions: Option<Vec<u32>>,
-    /// `"earliest"`, `"latest"`, a time, `{"offset":N}` or `{"shift":N}`.
+    /// `"earliest"`, `"latest"`, a time, `{"offset":N}`, or `{"shift":N}` from where each partition is.
     #[schema(value_type = Value)]
     to: Value,
     /// Only say what would be done.
@@ -123,7 +123,7 @@ async fn read_offsets(
     params(("group" = String, Path, description = "The group's name")),
     responses((status = 200, description = "What was committed, durably", body = OffsetsBody),
         (status = 404, description = "`unknown-topic`, `unknown-partition`: nothing was committed"),
-        (status = 409, description = "`group-active`: its members commit")))]
+        (status = 409, description = "`group-active`: it has members, who alone commit for it; nothing was committed")))]
 async fn commit_offsets(
     State(app): State<App>,
     group: Result<Path<String>, PathRejection>,
@@ -147,7 +147,7 @@ async fn commit_offsets(
     params(("group" = String, Path, description = "The group's name")),
     responses((status = 200, description = "Old and new offset of each partition", body = ResetAnswer),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`"),
-        (status = 409, description = "`group-active`: end its members first")))]
+        (status = 409, description = "`group-active`: it has members, and this is no dry run; nothing was changed")))]
 async fn reset_offsets(
     State(app): State<App>,
     group: Result<Path<String>, PathRejection>,

@@ -58,7 +58,7 @@ struct ReleaseBody {
     partition: u32,
     /// The offset.
     offset: u64,
-    /// Not before so many milliseconds have passed: 0, at most a day.
+    /// Not before so many milliseconds have passed: 0; from 0 to 86400000.
     #[serde(default)]
     delay_ms: u64,
 }
@@ -73,12 +73,12 @@ struct RejectBody {
     partition: u32,
     /// The offset.
     offset: u64,
-    /// Why; kept with the dead letter, at most 1024 bytes of it.
+    /// Why: `rejected` unless it is given. The dead letter's header `dlq_reason` has the first 1024 bytes of it.
     #[serde(default)]
     reason: Option<String>,
 }
 
-/// What becomes of leased records.
+/// What becomes of leased records; at most 100000 in all lists together.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SettleBody {
@@ -109,7 +109,7 @@ struct SettledBody {
 struct RedriveBody {
     /// The topic of dead letters.
     dead_letter_topic: String,
-    /// How many at most: 1000.
+    /// How many at most: 1000; from 1 to 1000000.
     #[serde(default)]
     max_records: Option<u64>,
 }
@@ -119,7 +119,7 @@ struct RedriveBody {
 struct RedrivenBody {
     /// Dead letters of this group that were sent back to where they came from, durably.
     redriven: u64,
-    /// Records that were passed over: dead letters of other groups, and what is none.
+    /// Records that were passed over: dead letters of other groups, and records that are no dead letters.
     passed: u64,
     /// Whether all that was there has been looked at; otherwise a further call finds more.
     at_end: bool,
@@ -127,7 +127,8 @@ struct RedrivenBody {
 
 /// Says what becomes of leased records
 ///
-/// Durable when it is answered: what was accepted is never delivered again, and what was rejected is in the topic of dead letters.
+/// Durable when it is answered: what was accepted is never delivered again, and what was rejected is in
+/// the topic of dead letters.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/settle", tag = "groups", request_body = SettleBody,
     params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "It is done, but for what is `lost`", body = SettledBody),
