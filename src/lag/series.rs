@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use quipu_segments::TimestampMs;
 
-/// A chunk with as many bytes of runs is closed; with the run that follows it still fits in 512.
-const CHUNK_BYTES: usize = 512 - MAX_RUN_BYTES;
+/// A chunk with as many bytes of runs is closed; with the run that came to it and the one that was growing it fits in 512.
+const CHUNK_BYTES: usize = 512 - 2 * MAX_RUN_BYTES;
 /// A chunk of as many points is closed, however few bytes they take: what is old is dropped by chunks.
 const CHUNK_POINTS: u32 = 720;
 /// No run takes more: three varints and the length's.
@@ -187,7 +187,7 @@ impl Open {
         }
         self.coder.lag = point.lag;
         self.coder.bytes = point.bytes;
-        debug_assert!(self.bytes.len() < CHUNK_BYTES + MAX_RUN_BYTES);
+        debug_assert!(self.bytes.len() < CHUNK_BYTES + 2 * MAX_RUN_BYTES);
     }
 
     fn close(mut self) -> Chunk {
