@@ -27,6 +27,7 @@ mod topics;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Uri, header};
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -88,12 +89,22 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
                 (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
                 (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
             ];
-            (status, headers, bytes).into_response()
+            (status, headers, exact(bytes)).into_response()
         }
         Err(error) => {
             tracing::error!(%error, "an answer could not be written as JSON");
             Problem::new(Code::Internal, "the server could not write its answer").into_response()
         }
+    }
+}
+
+/// The bytes of an answer that was made whole, without the room that they grew into: they are held until the client has
+/// read them, and counted by their length.
+pub(crate) fn exact(bytes: Vec<u8>) -> Bytes {
+    if bytes.capacity() - bytes.len() > bytes.len() / 8 {
+        Bytes::copy_from_slice(&bytes)
+    } else {
+        Bytes::from(bytes)
     }
 }
 
@@ -125,7 +136,7 @@ pub(crate) enum Work {
 }
 
 static READS: Semaphore = Semaphore::const_new(256);
-static REPORTS: Semaphore = Semaphore::const_new(8);
+static REPORTS: Semaphore = Semaphore::const_new(4);
 static CHANGES: Semaphore = Semaphore::const_new(64);
 
 /// Runs what may wait for the disk, or takes long, where that holds nobody up.

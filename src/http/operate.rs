@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 use super::json_answer;
 use super::params::Params;
 use super::problem::{Code, Problem};
-use super::{Work, blocking};
+use super::{Work, blocking, exact};
 use crate::app::App;
 use crate::damage;
 use crate::metrics;
@@ -155,7 +155,10 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Resp
         content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
 async fn metrics_text(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    let text = blocking(Work::Report, move || Ok(metrics::encode(&app))).await?;
+    let text = blocking(Work::Report, move || {
+        Ok(exact(metrics::encode(&app).into_bytes()))
+    })
+    .await?;
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),

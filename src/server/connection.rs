@@ -64,6 +64,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 const SMALL_ANSWER_BYTES: u64 = 64 << 10;
 /// What all answers that were made whole may hold, in bytes; one that is larger has all of it.
 const ANSWER_BYTES: usize = 64 << 20;
+/// How many answers wait for their part; those that come then are not given.
+const WAITING_ANSWERS: usize = 4;
 /// How long an answer waits for its part.
 const ANSWER_WAIT: Duration = Duration::from_secs(4);
 /// A client that has taken nothing for so long is in the way of an answer that waits.
@@ -82,6 +84,8 @@ pub(super) struct Connections {
     max: u32,
     /// [`ANSWER_BYTES`], a permit is a KiB.
     answers: Arc<Semaphore>,
+    /// [`WAITING_ANSWERS`].
+    waiting: Semaphore,
     stage: AtomicU8,
     next_id: AtomicU64,
     /// Every open connection, to be woken when the stage changes.
@@ -155,6 +159,7 @@ impl Connections {
             permits: Arc::new(Semaphore::new(max as usize)),
             max,
             answers: Arc::new(Semaphore::new(ANSWER_BYTES / 1024)),
+            waiting: Semaphore::new(WAITING_ANSWERS),
             stage: AtomicU8::new(RUNNING),
             next_id: AtomicU64::new(0),
             open: Mutex::default(),
@@ -223,6 +228,8 @@ impl Connections {
         if let Ok(permit) = self.answers.clone().try_acquire_many_owned(permits) {
             return Some(permit);
         }
+        // Those that wait are in memory too.
+        let _waiting = self.waiting.try_acquire().ok()?;
         let acquired = self.answers.clone().acquire_many_owned(permits);
         relieved(ANSWER_WAIT, acquired, || self.evict_stalled())
             .await?
