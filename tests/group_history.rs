@@ -22,6 +22,10 @@ mod ordered;
 mod ordered_check;
 #[path = "group_history/produce.rs"]
 mod produce;
+#[path = "group_history/shared.rs"]
+mod shared;
+#[path = "group_history/shared_check.rs"]
+mod shared_check;
 #[path = "group_history/world.rs"]
 mod world;
 
