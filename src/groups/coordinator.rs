@@ -177,7 +177,8 @@ impl Coordinator {
             if core.is_forgotten {
                 continue;
             }
-            if !core.ordered.members.is_empty() || core.ordered.is_committing() {
+            let is_idle = core.work.as_ref().is_none_or(Work::is_idle);
+            if !core.ordered.members.is_empty() || core.ordered.is_committing() || !is_idle {
                 return None;
             }
             core.outside += 1;

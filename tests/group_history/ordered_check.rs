@@ -170,7 +170,7 @@ fn processing(
                     continue;
                 };
                 for (i, (place, _)) in delivery.records.iter().enumerate() {
-                    processed.entry(place.clone()).or_insert((*arrived, i as u64));
+                    first(&mut processed, place, (*arrived, i as u64));
                 }
             }
             Event::Committed { poll_id, until } => {
@@ -182,7 +182,7 @@ fn processing(
                         .iter()
                         .any(|until| until.lane() == place.lane() && place.offset < until.offset)
                     {
-                        processed.entry(place.clone()).or_insert((*arrived, i as u64));
+                        first(&mut processed, place, (*arrived, i as u64));
                     }
                 }
             }
@@ -213,6 +213,12 @@ fn processing(
         }
     }
     processed
+}
+
+/// An acknowledgement may come late, when another member has been given the record since: it was processed on arrival.
+fn first(processed: &mut BTreeMap<Place, (u64, u64)>, place: &Place, when: (u64, u64)) {
+    let first = processed.entry(place.clone()).or_insert(when);
+    *first = when.min(*first);
 }
 
 /// In each partition, and so for each key, the first processing goes in the order of offsets.
