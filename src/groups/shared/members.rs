@@ -15,7 +15,6 @@ use super::settle::{acknowledge, attend};
 use crate::app::App;
 use crate::groups::coordinator::Cell;
 use crate::groups::members::{Polling, Wanted, now_ms, read_ack, refused, unknown_member};
-use crate::groups::poll_id::PollId;
 use crate::http::fetch::page::{Limits, Page};
 use crate::http::fetch::read_page;
 use crate::http::problem::{Code, Problem};
