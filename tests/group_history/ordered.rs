@@ -246,12 +246,7 @@ impl<'w, 'r> Member<'w, 'r> {
             return;
         };
         let foreign = TOPICS.iter().find(|topic| !last.subscribed.contains(**topic));
-        let stale = self
-            .epochs
-            .iter()
-            .copied()
-            .filter(|epoch| *epoch != last.epoch)
-            .last();
+        let stale = self.epochs.iter().copied().rfind(|epoch| *epoch != last.epoch);
         let (epoch, topic) = match (foreign, stale) {
             (Some(topic), _) if stale.is_none() || self.rng.below(2) == 0 => (last.epoch, *topic),
             (_, Some(epoch)) => (epoch, TOPICS[0]),

@@ -492,7 +492,7 @@ mod tests {
         };
         last.records.pop();
         let result = run(events.clone(), &end);
-        fails(result.map_err(|wrong| wrong), "never processed");
+        fails(result, "never processed");
         fails(run(events, &end), "before Place");
     }
 
