@@ -459,27 +459,6 @@ async fn members_are_given_records_of_the_topics_that_they_subscribe_to() {
 }
 
 #[tokio::test]
-async fn a_member_that_leaves_accepts_the_poll_that_it_names() {
-    let service = jobs(1, 6).await;
-    service
-        .post("/v1/groups/workers/members", join("a", json!({})))
-        .await
-        .with_status(201);
-    let polled = poll(&service, "a", &Value::Null, 4).await;
-    let path = format!(
-        "/v1/groups/workers/members/a?ack={}",
-        polled["poll_id"].as_str().unwrap()
-    );
-    service.delete(&path).await.with_status(204);
-    assert_eq!(committed(&service).await, Some(4));
-    service
-        .post("/v1/groups/workers/members", join("b", json!({})))
-        .await
-        .with_status(201);
-    assert_eq!(offsets(&poll(&service, "b", &Value::Null, 10).await), [4, 5]);
-}
-
-#[tokio::test]
 async fn what_a_member_has_leased_stays_its_own_when_it_subscribes_to_something_else() {
     let service = jobs(1, 3).await;
     service
