@@ -478,16 +478,109 @@ async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
         .await
         .with_status(204);
     let guard = service.app.groups.alone().await;
+    let outside = quipu::groups::members::begin_outside(&service.app, "billing").expect("nobody is there");
     let router = service.router.clone();
     let request = http::Request::post(path).body(axum::body::Body::from(member("b").to_string()));
     let joining = tokio::spawn(tower::ServiceExt::oneshot(router, request.unwrap()));
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    quipu::groups::delete(&service.app.log, guard, "billing")
+    quipu::groups::delete(&service.app.log, (guard, outside), "billing")
         .await
         .unwrap();
     assert_eq!(joining.await.unwrap().unwrap().status(), 201);
     let group = service.get("/v1/groups/billing").await.with_status(200).json();
     assert_eq!(group["members"][0]["member_id"], "b");
+}
+
+#[tokio::test]
+async fn a_reset_is_not_undone_by_an_acknowledgement_of_before_it() {
+    for restarts in [false, true] {
+        let service = orders(1, 30).await;
+        let path = "/v1/groups/billing/members/a/poll";
+        let body = |ack: &Value| json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
+        let first = service.post(path, body(&Value::Null)).await.json();
+        let second = service.post(path, body(&first["poll_id"])).await.json();
+        assert_eq!(offsets(&second)[0], (0, 10));
+        let service = if restarts {
+            service.restarted(|_| {})
+        } else {
+            service
+                .delete("/v1/groups/billing/members/a")
+                .await
+                .with_status(204);
+            service
+        };
+        let reset = json!({"topic": "orders", "to": "earliest"});
+        service
+            .post("/v1/groups/billing/offsets/reset", reset)
+            .await
+            .with_status(200);
+        let third = service
+            .post(path, body(&second["poll_id"]))
+            .await
+            .with_status(200)
+            .json();
+        assert_eq!(offsets(&third)[0], (0, 0), "restarts: {restarts}");
+        assert_eq!(committed(&service, 0).await, Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_member_that_joins_while_the_group_is_set_goes_on_from_there() {
+    let service = std::sync::Arc::new(orders(1, 30).await);
+    let reset = json!({"topic": "orders", "to": "earliest"});
+    let set = json!({"offsets": [{"topic": "orders", "partition": 0, "offset": 20}]});
+    service
+        .put("/v1/groups/billing/offsets", set.clone())
+        .await
+        .with_status(200);
+    let mut times = 0;
+    for round in 0..60 {
+        let (service, reset, set) = (std::sync::Arc::clone(&service), reset.clone(), set.clone());
+        let path = format!("/v1/groups/billing/members/m{round}");
+        let joins = {
+            let (service, path) = (std::sync::Arc::clone(&service), path.clone());
+            tokio::spawn(async move {
+                let body = json!({"topics": ["orders"], "max_records": 1, "wait_ms": 0});
+                service
+                    .post(&format!("{path}/poll"), body)
+                    .await
+                    .with_status(200)
+                    .json()
+            })
+        };
+        // Back and forth.
+        let answer = match round % 2 {
+            0 => service.post("/v1/groups/billing/offsets/reset", reset).await,
+            _ => service.put("/v1/groups/billing/offsets", set).await,
+        };
+        let polled = joins.await.unwrap();
+        if answer.status == 200 {
+            times += 1;
+            let expected = if round % 2 == 0 { 0 } else { 20 };
+            assert_eq!(offsets(&polled)[0], (0, expected), "round {round}");
+        } else {
+            answer.problem(409, "group-active");
+        }
+        service.delete(&path).await.with_status(204);
+    }
+    println!("{times} of 60 came first");
+}
+
+#[tokio::test]
+async fn an_epoch_of_before_a_restart_is_stale() {
+    let service = orders(1, 1).await;
+    let path = "/v1/groups/billing/members";
+    let before = service.post(path, member("a")).await.with_status(201).json();
+    let service = service.restarted(|_| {});
+    let after = service.post(path, member("a")).await.with_status(201).json();
+    assert!(
+        before["epoch"].as_u64() < after["epoch"].as_u64(),
+        "{before} {after}"
+    );
+    let body =
+        json!({"epoch": before["epoch"], "offsets": [{"topic": "orders", "partition": 0, "offset": 1}]});
+    let answer = service.post("/v1/groups/billing/members/a/commit", body).await;
+    answer.problem(409, "fenced");
 }

@@ -431,3 +431,54 @@ async fn groups_keep_their_type_and_settings() {
         .await
         .problem(400, "invalid-request");
 }
+
+#[tokio::test]
+async fn members_are_given_records_of_the_topics_that_they_subscribe_to() {
+    let service = jobs(1, 3).await;
+    service
+        .put("/v1/topics/mail", json!({"partitions": 1}))
+        .await
+        .with_status(201);
+    service.append_numbers("mail", 0, 0, 3);
+    for (name, topic) in [("a", "jobs"), ("b", "mail")] {
+        let body = json!({"topics": [topic], "type": "shared", "member_id": name});
+        service
+            .post("/v1/groups/workers/members", body)
+            .await
+            .with_status(201);
+        let polled = poll(&service, name, &Value::Null, 100).await;
+        assert_eq!(offsets(&polled), [0, 1, 2]);
+        assert!(
+            polled["records"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|record| record["topic"] == topic)
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_member_has_leased_stays_its_own_when_it_subscribes_to_something_else() {
+    let service = jobs(1, 3).await;
+    service
+        .put("/v1/topics/mail", json!({"partitions": 1}))
+        .await
+        .with_status(201);
+    let both = json!({"topics": ["jobs", "mail"], "type": "shared", "wait_ms": 0});
+    let path = "/v1/groups/workers/members/a/poll";
+    let polled = service.post(path, both).await.with_status(200).json();
+    assert_eq!(offsets(&polled), [0, 1, 2]);
+    let other = json!({"topics": ["mail"], "type": "shared", "wait_ms": 0});
+    service.post(path, other).await.with_status(200);
+    service
+        .post("/v1/groups/workers/members", join("b", json!({})))
+        .await
+        .with_status(201);
+    assert_eq!(offsets(&poll(&service, "b", &Value::Null, 10).await), NONE);
+    assert_eq!(
+        settle(&service, "a", json!({"accept": places(&[0, 1, 2])})).await,
+        NONE
+    );
+    assert_eq!(committed(&service).await, Some(3));
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::{Mutex, MutexGuard};
-use quipu_segments::{Log, PartitionId, TopicId};
+use quipu_segments::{Log, PartitionId, TimestampMs, TopicId};
 use tokio::sync::{Notify, watch};
 
 use super::live::{GroupState, Kind, Live};
@@ -43,6 +43,8 @@ pub(crate) struct Coordinator {
 #[derive(Debug)]
 pub(crate) struct Cell {
     pub(crate) group: Arc<str>,
+    /// Told when a change from outside has ended.
+    pub(crate) joinable: Notify,
     core: Mutex<Core>,
 }
 
@@ -59,16 +61,21 @@ pub(crate) struct Core {
     topics_seen: u64,
     /// Since when it has no members.
     empty_since: Option<Ms>,
+    /// Changes of what it has committed that no member makes and that are under way: nobody joins meanwhile.
+    outside: usize,
     /// It is not in the table any more.
     is_forgotten: bool,
     counted: usize,
 }
 
-impl Default for Coordinator {
-    fn default() -> Self {
+impl Coordinator {
+    /// No groups. The numbers of this process begin above those of the processes before it, which gave less than a
+    /// thousand each millisecond: an epoch of an earlier one is never taken for one of today. JSON keeps such numbers.
+    pub(crate) fn new(now: TimestampMs) -> Self {
+        let first = u64::try_from(now.get()).unwrap_or(0).saturating_mul(1000);
         Self {
             life: RandomState::new().hash_one("life"),
-            numbers: AtomicU64::new(0),
+            numbers: AtomicU64::new(first),
             cells: Mutex::default(),
             members: AtomicUsize::new(0),
             topics: watch::Sender::new(1),
@@ -76,9 +83,7 @@ impl Default for Coordinator {
             sooner: Notify::new(),
         }
     }
-}
 
-impl Coordinator {
     /// A number that nobody can guess easily, for names.
     pub(crate) fn random() -> u64 {
         RandomState::new().hash_one("member")
@@ -129,11 +134,13 @@ impl Coordinator {
             subscriptions: BTreeMap::new(),
             topics_seen: 0,
             empty_since: None,
+            outside: 0,
             is_forgotten: false,
             counted: 0,
         };
         let cell = Arc::new(Cell {
             group: Arc::clone(&group),
+            joinable: Notify::new(),
             core: Mutex::new(core),
         });
         cells.insert(group, Arc::clone(&cell));
@@ -145,7 +152,7 @@ impl Coordinator {
         let mut cells = self.cells.lock();
         if let Some(cell) = cells.get(group) {
             let mut core = cell.core.lock();
-            if core.ordered.members.is_empty() {
+            if core.ordered.members.is_empty() && core.outside == 0 {
                 core.is_forgotten = true;
                 self.numbers.fetch_max(core.ordered.last_number(), Relaxed);
                 drop(core);
@@ -161,10 +168,26 @@ impl Coordinator {
         Some(core.empty_since.unwrap_or(now))
     }
 
-    /// Whether the group has members now.
-    pub(crate) fn has_members(&self, group: &str, now: Ms) -> bool {
-        self.find(group)
-            .is_some_and(|cell| !self.lock(&cell, now).ordered.members.is_empty())
+    /// Begins a change of what a group has committed that no member makes. Nobody joins until it has ended, so that no
+    /// member goes on from what was before. `None`: the group has members, or one that is gone has a commit on its way.
+    pub(crate) fn begin_outside(self: &Arc<Self>, group: &str, now: Ms) -> Option<Outside> {
+        loop {
+            let cell = self.cell(group);
+            let mut core = self.lock(&cell, now);
+            if core.is_forgotten {
+                continue;
+            }
+            let is_idle = core.work.as_ref().is_none_or(Work::is_idle);
+            if !core.ordered.members.is_empty() || core.ordered.is_committing() || !is_idle {
+                return None;
+            }
+            core.outside += 1;
+            drop(core);
+            return Some(Outside {
+                coordinator: Arc::clone(self),
+                cell,
+            });
+        }
     }
 
     /// What a group's members are doing.
@@ -256,7 +279,7 @@ impl Coordinator {
         for cell in cells {
             let mut core = self.lock(&cell, now);
             let mut deadline = core.ordered.next_deadline();
-            let mut is_idle = !core.ordered.is_committing();
+            let mut is_idle = !core.ordered.is_committing() && core.outside == 0;
             if let Some(work) = &mut core.work {
                 work.expire(now);
                 if work.is_due(now) || !work.unsaved().is_empty() {
@@ -281,7 +304,28 @@ impl Coordinator {
     }
 }
 
+/// A change of what a group has committed that no member makes; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Outside {
+    coordinator: Arc<Coordinator>,
+    cell: Arc<Cell>,
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.cell.core.lock().outside -= 1;
+        // What it remembers of who had what does not fit what is committed any more.
+        self.coordinator.forget(&self.cell.group);
+        self.cell.joinable.notify_waiters();
+    }
+}
+
 impl Core {
+    /// Whether somebody from outside changes what is committed: nobody joins now.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.outside > 0
+    }
+
     /// Whether this cell was taken out of the table: look for another.
     pub(crate) fn is_forgotten(&self) -> bool {
         self.is_forgotten

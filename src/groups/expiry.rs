@@ -75,9 +75,6 @@ impl Expiry {
         for group in due {
             // Nobody joins, commits or deletes between this look and its end.
             let guard = app.groups.alone().await;
-            if app.groups.coordinator.has_members(&group, now_ms(app)) {
-                continue;
-            }
             let Some(plan) = Plan::of(&app.log, &group) else {
                 continue;
             };
@@ -88,6 +85,9 @@ impl Expiry {
             {
                 continue;
             }
+            let Some(outside) = app.groups.coordinator.begin_outside(&group, now_ms(app)) else {
+                continue;
+            };
             let log = app.log.clone();
             let (changes, done) = (
                 plan.changes,
@@ -98,8 +98,11 @@ impl Expiry {
                     group,
                 },
             );
-            super::finish(guard, async move { super::append(&log, changes).await }).await?;
-            app.groups.coordinator.forget(&done.group);
+            super::finish(
+                (guard, outside),
+                async move { super::append(&log, changes).await },
+            )
+            .await?;
             self.groups.remove(&done.group);
             tracing::info!(
                 group = done.group,

@@ -15,7 +15,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use quipu_segments::{Log, Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 use tokio::sync::OwnedMutexGuard;
 
-use super::coordinator::{Cell, Coordinator, Core};
+use super::coordinator::{Cell, Coordinator, Core, Outside};
 use super::live::Kind;
 use super::ordered::{Answer, Joining, Ms, Refused};
 use super::poll_id::{MAX_PARTITIONS, PollId};
@@ -183,10 +183,11 @@ pub(crate) fn now_ms(app: &App) -> Ms {
     u64::try_from(app.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whether a group has members.
+/// Begins a change of what a group has committed that none of its members makes. Nobody joins until it is dropped.
+/// `None`: the group has members, or one that is gone has a commit on its way.
 #[must_use]
-pub fn has_members(app: &App, group: &str) -> bool {
-    app.groups.coordinator.has_members(group, now_ms(app))
+pub fn begin_outside(app: &App, group: &str) -> Option<Outside> {
+    app.groups.coordinator.begin_outside(group, now_ms(app))
 }
 
 pub(crate) fn unknown_member(group: &str, member: &str) -> Problem {
@@ -240,14 +241,6 @@ pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> R
             "there are too many members of groups",
         ));
     }
-    let (value, guard) = loop {
-        let value = begin(app, group, &join).await?;
-        // A deletion looks for members alone, so from here on none misses this one.
-        let guard = app.groups.commits().await;
-        if super::exists(&app.log, group) {
-            break (value, guard);
-        }
-    };
     let member: Arc<str> = match member {
         Some(member) => member.into(),
         None => format!(
@@ -257,22 +250,40 @@ pub async fn join(app: &App, group: &str, member: Option<&str>, join: Join) -> R
         )
         .into(),
     };
-    let (epoch, assignment) = with(app, group, |_, core| {
-        if let (GroupValue::Shared(settings), None) = (value, &core.work) {
-            core.work = Some(Work::new(settings));
+    let joined = loop {
+        let value = begin(app, group, &join).await?;
+        let cell = app.groups.coordinator.cell(group);
+        // Registered before the state is looked at, so that its end is not missed.
+        let mut joinable = pin!(cell.joinable.notified());
+        joinable.as_mut().enable();
+        let joined = with(app, group, |now_there, core| {
+            if core.is_closed() {
+                return Err(Arc::ptr_eq(now_there, &cell));
+            }
+            if value_of(&app.log, group).ok().flatten().as_ref() != Some(&value) {
+                return Err(false);
+            }
+            if let (GroupValue::Shared(settings), None) = (&value, &core.work) {
+                core.work = Some(Work::new(settings.clone()));
+            }
+            let joining = Joining {
+                member: Arc::clone(&member),
+                client_id: join.client_id.clone(),
+                address: join.address.clone(),
+                session_timeout: join.session_timeout,
+            };
+            core.join(joining, join.topics.clone(), now_ms(app));
+            core.refresh(group, &app.log, &app.groups.coordinator);
+            Ok(core.ordered.tell(&member))
+        });
+        match joined {
+            Ok(joined) => break joined,
+            Err(true) => joinable.await,
+            // Deleted since it was looked at, or made anew.
+            Err(false) => {}
         }
-        let joining = Joining {
-            member: Arc::clone(&member),
-            client_id: join.client_id,
-            address: join.address,
-            session_timeout: join.session_timeout,
-        };
-        core.join(joining, join.topics, now_ms(app));
-        core.refresh(group, &app.log, &app.groups.coordinator);
-        core.ordered.tell(&member)
-    })
-    .map_err(|error| refused(error, group, &member))?;
-    drop(guard);
+    };
+    let (epoch, assignment) = joined.map_err(|error| refused(error, group, &member))?;
     tracing::debug!(group, member = &*member, epoch, "a member joined");
     Ok(Joined {
         member,
@@ -466,6 +477,19 @@ impl Drop for Polling<'_> {
     }
 }
 
+/// Joins where the member is unknown; otherwise it subscribes to what it now says.
+async fn be_member(app: &App, group: &str, member: &str, join: &Join) -> Result<(), Problem> {
+    let known = app.groups.coordinator.find(group).is_some_and(|cell| {
+        let core = app.groups.coordinator.lock(&cell, now_ms(app));
+        core.ordered.members.contains_key(member)
+    });
+    if !known {
+        self::join(app, group, Some(member), join.clone()).await?;
+        return Ok(());
+    }
+    subscribe(app, group, member, join).await
+}
+
 /// Commits what the poll named by `ack` delivered, then waits for records and delivers them. Joins first where the member
 /// is unknown and `joining` is there.
 ///
@@ -480,32 +504,28 @@ pub async fn poll(
     joining: Option<Join>,
 ) -> Result<Answered, Problem> {
     let ack = read_ack(wanted.ack.as_deref(), group, member)?;
-    let known = app.groups.coordinator.find(group).is_some_and(|cell| {
-        app.groups
-            .coordinator
-            .lock(&cell, now_ms(app))
-            .ordered
-            .members
-            .contains_key(member)
-    });
-    if let Some(request) = joining {
-        if known {
-            subscribe(app, group, member, &request).await?;
-        } else {
-            join(app, group, Some(member), request).await?;
-        }
-    } else if !known {
-        return Err(unknown_member(group, member));
-    }
     let problem = |error| refused(error, group, member);
-    let order = turn_of(app, group, member).await?;
-    let (cell, begun) = with(app, group, |cell, core| {
-        core.refresh(group, &app.log, &app.groups.coordinator);
-        core.ordered
-            .begin_poll(member, ack.as_ref(), now_ms(app))
-            .map(|begun| (Arc::clone(cell), begun))
-    })
-    .map_err(problem)?;
+    let (order, cell, begun) = loop {
+        if let Some(request) = &joining {
+            be_member(app, group, member, request).await?;
+        }
+        let begun = match turn_of(app, group, member).await {
+            Ok(order) => with(app, group, |cell, core| {
+                core.refresh(group, &app.log, &app.groups.coordinator);
+                core.ordered
+                    .begin_poll(member, ack.as_ref(), now_ms(app))
+                    .map(|begun| (order, Arc::clone(cell), begun))
+            })
+            .map_err(problem),
+            Err(unknown) => Err(unknown),
+        };
+        match begun {
+            Ok(begun) => break begun,
+            // Its session has ended since: it joins again.
+            Err(unknown) if unknown.code() == Code::UnknownMember && joining.is_some() => {}
+            Err(problem) => return Err(problem),
+        }
+    };
     let polling = Polling {
         app,
         cell,

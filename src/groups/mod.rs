@@ -31,13 +31,14 @@ use quipu_segments::{
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use coordinator::Coordinator;
+pub use coordinator::Outside;
 use offsets::Committed;
 
 /// The longest metadata of a commit, in bytes.
 pub const MAX_METADATA_BYTES: usize = 4096;
 
 /// The groups' members, and the order of changes to what groups have committed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Groups {
     changes: Arc<RwLock<()>>,
     /// The groups that have members, or had some a short time ago.
@@ -45,6 +46,15 @@ pub struct Groups {
 }
 
 impl Groups {
+    /// Groups without members.
+    #[must_use]
+    pub fn new(now: TimestampMs) -> Self {
+        Self {
+            changes: Arc::default(),
+            coordinator: Arc::new(Coordinator::new(now)),
+        }
+    }
+
     /// Waits until no deletion and no reset is under way; commits go on side by side.
     pub async fn commits(&self) -> CommitGuard {
         CommitGuard {
@@ -91,7 +101,7 @@ pub struct Commit {
 
 /// Commits all of `commits` or nothing, makes the group if it is not there, and returns when that is durable.
 ///
-/// `_guard` may be of either kind; it must have been taken before the commits were decided.
+/// `guard` may be of either kind, and hold more; it must have been taken before the commits were decided.
 ///
 /// # Errors
 /// Those of [`Log::append`] and its ticket: nothing is committed, except where the error says that nobody knows.
@@ -175,7 +185,7 @@ pub(crate) async fn make(
 ///
 /// # Errors
 /// As [`commit`].
-pub async fn delete(log: &Log, guard: ExclusiveGuard, group: &str) -> Result<(), Error> {
+pub async fn delete<G: Send + 'static>(log: &Log, guard: G, group: &str) -> Result<(), Error> {
     let mut state = vec![offsets::remove(offsets::group_key(group))];
     let keys = log.state_prefix(&offsets::offsets_prefix(group));
     state.extend(keys.into_iter().map(|(key, _)| offsets::remove(key)));

@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, Notify};
 
 use super::assign::assign;
 use super::live::GroupState;
-use super::poll_id::{MAX_PARTITIONS, PollId};
+use super::poll_id::{MAX_PARTITIONS, PollId, Reach};
 
 /// Milliseconds on a clock that never goes back.
 pub type Ms = u64;
@@ -345,7 +345,8 @@ impl Ordered {
             None => {}
         }
         if let Some(ack) = inherited {
-            commits.extend(ack.next.iter().filter(|(id, _)| self.may_commit(name, *id, ack)));
+            let kept = ack.reach.iter().filter(|reach| self.may_commit(name, reach, ack));
+            commits.extend(kept.map(|reach| (reach.partition, reach.next)));
         }
         commits.retain(|(id, next)| {
             let Some(slot) = self.slots.get_mut(id) else {
@@ -360,12 +361,12 @@ impl Ordered {
     }
 
     /// Whether an acknowledgement of an answer that is not the last may be taken: nobody else was given the partition
-    /// since, and neither has the member itself been given it again.
-    fn may_commit(&self, name: &str, id: PartitionId, ack: &PollId) -> bool {
-        let Some(slot) = self.slots.get(&id) else {
+    /// since, and neither has the member itself been given it again; and the group was not reset meanwhile.
+    fn may_commit(&self, name: &str, reach: &Reach, ack: &PollId) -> bool {
+        let Some(slot) = self.slots.get(&reach.partition) else {
             return false;
         };
-        if slot.committing > 0 {
+        if slot.committing > 0 || slot.committed.unwrap_or(Offset::ZERO) < reach.base {
             return false;
         }
         let is_owner = slot.owner.as_deref() == Some(name);
@@ -499,17 +500,23 @@ impl Ordered {
         }
         let (epoch, assignment) = self.tell(name)?;
         let number = self.next();
+        let mut reach = Vec::with_capacity(ranges.len());
         for (id, _, next) in &ranges {
             if let Some(slot) = self.slots.get_mut(id) {
                 slot.position = *next;
                 slot.delivered_epoch = epoch;
+                reach.push(Reach {
+                    partition: *id,
+                    base: slot.committed.unwrap_or(Offset::ZERO),
+                    next: *next,
+                });
             }
         }
         let poll_id = PollId {
             life: self.life,
             epoch,
             number,
-            next: ranges.iter().map(|(id, _, next)| (*id, *next)).collect(),
+            reach,
         };
         if let Some(member) = self.members.get_mut(name) {
             member.delivery = (!ranges.is_empty()).then_some(Delivery { number, ranges });
@@ -540,7 +547,7 @@ impl Ordered {
             life,
             epoch,
             number: token,
-            next: Vec::new(),
+            reach: Vec::new(),
         };
         Ok((epoch, poll_id))
     }

@@ -4,8 +4,11 @@
 //! alphabet, no padding) of:
 //!
 //! ```text
-//! version=1  life:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint next_offset:varint }  crc32:u32
+//! version=1  life:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint base:varint next_offset-base:varint }  crc32:u32
 //! ```
+//!
+//! `base` is what was committed when it was delivered: where less is committed by now, somebody has reset the group since,
+//! and the acknowledgement must not undo that.
 //!
 //! `life` names the server's process, `epoch` the member's epoch then. The checksum also covers the group's and the
 //! member's names, which are not in it: nobody acknowledges what another was given. It guards against mistakes, not
@@ -19,6 +22,17 @@ const VERSION: u8 = 1;
 /// The most partitions that one poll delivers from.
 pub const MAX_PARTITIONS: usize = 256;
 
+/// What a poll delivered of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The partition.
+    pub partition: PartitionId,
+    /// What was committed then, or 0; not above `next`.
+    pub base: Offset,
+    /// Where the partition goes on behind it.
+    pub next: Offset,
+}
+
 /// What a poll delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PollId {
@@ -28,22 +42,34 @@ pub struct PollId {
     pub epoch: u64,
     /// The number of the answer, in this process.
     pub number: u64,
-    /// Where each partition goes on behind what was delivered of it.
-    pub next: Vec<(PartitionId, Offset)>,
+    /// What was delivered of each partition.
+    pub reach: Vec<Reach>,
 }
 
 impl PollId {
     /// The string for a member of a group.
     #[must_use]
     pub fn encode(&self, group: &str, member: &str) -> String {
-        let mut bytes = Vec::with_capacity(24 + self.next.len() * 6);
+        let mut bytes = Vec::with_capacity(24 + self.reach.len() * 8);
         bytes.push(VERSION);
         bytes.extend_from_slice(&self.life.to_be_bytes());
-        for number in [self.epoch, self.number, self.next.len() as u64] {
+        for number in [self.epoch, self.number, self.reach.len() as u64] {
             push_varint(&mut bytes, number);
         }
-        for (partition, next) in &self.next {
-            for number in [partition.topic.0, u64::from(partition.index), next.get()] {
+        for Reach {
+            partition,
+            base,
+            next,
+        } in &self.reach
+        {
+            debug_assert!(base <= next, "{partition}: {base} was committed of {next}");
+            let delivered = next.get().saturating_sub(base.get());
+            for number in [
+                partition.topic.0,
+                u64::from(partition.index),
+                base.get(),
+                delivered,
+            ] {
                 push_varint(&mut bytes, number);
             }
         }
@@ -70,18 +96,23 @@ impl PollId {
         let count = usize::try_from(take_varint(&mut rest)?)
             .ok()
             .filter(|count| *count <= MAX_PARTITIONS)?;
-        let mut next = Vec::with_capacity(count);
+        let mut reach = Vec::with_capacity(count);
         for _ in 0..count {
             let topic = TopicId(take_varint(&mut rest)?);
             let index = u32::try_from(take_varint(&mut rest)?).ok()?;
-            let offset = Offset::try_new(take_varint(&mut rest)?)?;
-            next.push((PartitionId { topic, index }, offset));
+            let base = Offset::try_new(take_varint(&mut rest)?)?;
+            let next = Offset::try_new(base.get().checked_add(take_varint(&mut rest)?)?)?;
+            reach.push(Reach {
+                partition: PartitionId { topic, index },
+                base,
+                next,
+            });
         }
         rest.is_empty().then_some(Self {
             life: u64::from_be_bytes(*life),
             epoch,
             number,
-            next,
+            reach,
         })
     }
 }
@@ -126,27 +157,26 @@ mod tests {
     use super::*;
 
     fn poll_id() -> impl Strategy<Value = PollId> {
-        let partition = (any::<u64>(), any::<u32>(), 0_u64..(1 << 62));
+        let partition = (any::<u64>(), any::<u32>(), 0_u64..(1 << 61), 0_u64..(1 << 61));
         (
             any::<u64>(),
             any::<u64>(),
             any::<u64>(),
             prop::collection::vec(partition, 0..20),
         )
-            .prop_map(|(life, epoch, number, next)| PollId {
+            .prop_map(|(life, epoch, number, reach)| PollId {
                 life,
                 epoch,
                 number,
-                next: next
+                reach: reach
                     .into_iter()
-                    .map(|(topic, index, offset)| {
-                        (
-                            PartitionId {
-                                topic: TopicId(topic),
-                                index,
-                            },
-                            Offset::new(offset),
-                        )
+                    .map(|(topic, index, base, delivered)| Reach {
+                        partition: PartitionId {
+                            topic: TopicId(topic),
+                            index,
+                        },
+                        base: Offset::new(base),
+                        next: Offset::new(base + delivered),
                     })
                     .collect(),
             })

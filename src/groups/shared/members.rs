@@ -108,8 +108,9 @@ pub(crate) async fn poll(
         freed.as_mut().enable();
         topics.mark_unchanged();
         attend(app, &polling.cell);
-        let now = now_ms(app);
+        // In this order: no lease ends before its member is told that it does.
         let lease_expires = TimestampMs(app.clock.now().get().saturating_add(i64::from(lease_ms)));
+        let now = now_ms(app);
         let mut undelivered = Undelivered {
             app,
             cell: Arc::clone(&polling.cell),
@@ -121,10 +122,16 @@ pub(crate) async fn poll(
             let mut core = coordinator.lock(&polling.cell, now);
             core.ordered.readable(member, token).map_err(problem)?;
             core.refresh(group, &app.log, coordinator);
-            let work = core.work.as_mut().ok_or_else(|| unknown_member(group, member))?;
+            let core = &mut *core;
+            let known = core.ordered.members.get(member).zip(core.work.as_mut());
+            let (known, work) = known.ok_or_else(|| unknown_member(group, member))?;
             let (mut leased, mut ends) = (Vec::new(), Vec::new());
             let mut left = usize::try_from(wanted.max_records).unwrap_or(usize::MAX);
-            for id in work.places() {
+            for id in work
+                .places()
+                .into_iter()
+                .filter(|id| known.topics.contains(&id.topic))
+            {
                 let Some((topic, partition)) = find(&app.log, id) else {
                     continue;
                 };

@@ -434,6 +434,12 @@ impl Queue {
         self.saved(changes)
     }
 
+    /// Whether changes have begun that are not durable yet.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
     /// Whether a write is in flight.
     #[must_use]
     pub fn is_writing(&self) -> bool {

@@ -163,6 +163,11 @@ fn submit(
     };
     let starts = {
         let mut core = app.groups.coordinator.lock(cell, now_ms(app));
+        // Where somebody else changes what is committed, or has, there are no members, and what is left to be written is
+        // out of date.
+        if core.is_closed() || core.is_forgotten() {
+            return answer;
+        }
         core.work.as_mut().is_some_and(|work| work.submit(pending))
     };
     if starts {
@@ -240,7 +245,9 @@ pub(crate) fn attend(app: &App, cell: &Arc<Cell>) {
     let now = now_ms(app);
     let (is_due, unsaved) = {
         let core = app.groups.coordinator.lock(cell, now);
-        let Some(work) = &core.work else { return };
+        let Some(work) = core.work.as_ref().filter(|_| !core.is_closed()) else {
+            return;
+        };
         (work.is_due(now), work.unsaved())
     };
     if is_due {
@@ -265,6 +272,9 @@ pub(crate) fn attend(app: &App, cell: &Arc<Cell>) {
 async fn bury_exhausted(app: &App, cell: &Arc<Cell>) -> Result<(), Problem> {
     let begun: Vec<Burial> = {
         let mut core = app.groups.coordinator.lock(cell, now_ms(app));
+        if core.is_closed() || core.is_forgotten() {
+            return Ok(());
+        }
         let Some(work) = &mut core.work else { return Ok(()) };
         let exhausted = work.exhausted(BURIED_AT_ONCE);
         let begin = |(id, offsets): (PartitionId, Vec<Offset>)| {

@@ -79,8 +79,13 @@ impl Work {
 
     /// Loads the queues of new partitions, and forgets those of partitions that are gone.
     pub(crate) fn refresh(&mut self, log: &Log, group: &str, partitions: &BTreeSet<PartitionId>) {
-        self.queues
-            .retain(|id, queue| partitions.contains(id) || queue.is_writing());
+        // What somebody holds is still theirs to settle, and nobody else's to be given, when nobody subscribes to it any
+        // more; but in a topic that is gone there is nothing to settle.
+        self.queues.retain(|id, queue| {
+            partitions.contains(id)
+                || queue.is_writing()
+                || ((queue.leased() > 0 || queue.is_settling()) && log.topic_by_id(id.topic).is_some())
+        });
         for id in partitions {
             let max_deliveries = self.settings.max_deliveries;
             self.queues.entry(*id).or_insert_with(|| {
@@ -250,8 +255,8 @@ impl Work {
         self.freed.notify_waiters();
     }
 
-    /// Whether nothing is on its way to the log.
+    /// Whether nothing is on its way to the log, or about to be.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.is_writing
+        !self.is_writing && !self.queues.values().any(Queue::is_settling)
     }
 }

@@ -152,9 +152,8 @@ async fn delete_group(
     if !groups::exists(&app.log, &group) {
         return Err(unknown_group(&group));
     }
-    no_members(&app, &group)?;
-    groups::delete(&app.log, guard, &group).await?;
-    app.groups.coordinator.forget(&group);
+    let outside = no_members(&app, &group)?;
+    groups::delete(&app.log, (guard, outside), &group).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -214,14 +213,13 @@ fn kind_of(app: &App, group: &str) -> Kind {
     value.map_or(Kind::Ordered, |value| value.kind())
 }
 
-/// Refuses what members would not know of.
-fn no_members(app: &App, group: &str) -> Result<(), Problem> {
-    if groups::members::has_members(app, group) {
+/// Refuses what members would not know of; nobody joins while the answer is held.
+fn no_members(app: &App, group: &str) -> Result<groups::Outside, Problem> {
+    groups::members::begin_outside(app, group).ok_or_else(|| {
         let detail =
             format!("the group {group} has live members: have them leave, or wait until their sessions end");
-        return Err(Problem::new(Code::GroupActive, detail));
-    }
-    Ok(())
+        Problem::new(Code::GroupActive, detail)
+    })
 }
 
 fn unknown_group(group: &str) -> Problem {

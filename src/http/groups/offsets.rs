@@ -135,10 +135,9 @@ async fn commit_offsets(
     let group = valid_group(group)?;
     let body: OffsetsBody = read_json(&app, &headers, body).await?;
     let guard = app.groups.commits().await;
-    no_members(&app, &group)?;
+    let outside = no_members(&app, &group)?;
     let commits = check_commits(&app.log, &body.offsets)?;
-    groups::commit(&app.log, guard, &group, commits, app.clock.now()).await?;
-    app.groups.coordinator.forget(&group);
+    groups::commit(&app.log, (guard, outside), &group, commits, app.clock.now()).await?;
     Ok(json_answer(StatusCode::OK, &body))
 }
 
@@ -163,17 +162,17 @@ async fn reset_offsets(
     if !groups::exists(&app.log, &group) {
         return Err(unknown_group(&group));
     }
-    if !body.dry_run {
-        no_members(&app, &group)?;
-    }
+    let outside = match body.dry_run {
+        true => None,
+        false => Some(no_members(&app, &group)?),
+    };
     let dry_run = body.dry_run;
     let (commits, offsets) = {
         let (app, group) = (app.clone(), group.clone());
         blocking(Work::Read, move || plan_reset(&app.log, &group, &body, to)).await?
     };
     if !dry_run {
-        groups::commit(&app.log, guard, &group, commits, app.clock.now()).await?;
-        app.groups.coordinator.forget(&group);
+        groups::commit(&app.log, (guard, outside), &group, commits, app.clock.now()).await?;
     }
     Ok(json_answer(StatusCode::OK, &ResetAnswer { dry_run, offsets }))
 }

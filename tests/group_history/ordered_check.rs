@@ -1,0 +1,572 @@
+//! What members of an ordered group saw and did, and what must be true of it. Pure: a history in, failures out.
+//!
+//! Events are ordered by a counter of the test's process: what is sent is noted before, what is received after, so that
+//! an event which caused another comes before it. A record counts as processed when its answer had arrived and its
+//! member began to acknowledge it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::produce::Stored;
+use crate::world::Place;
+
+/// A topic and a partition.
+pub type Lane = (String, u32);
+
+/// Committed offsets carry this where somebody who may not commit tried to.
+pub const FORBIDDEN: &str = "forbidden";
+
+/// An answer to a poll.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub member: String,
+    /// The life of the server.
+    pub life: u32,
+    /// When the poll was sent.
+    pub sent: u64,
+    pub epoch: u64,
+    pub poll_id: String,
+    /// What the poll acknowledged.
+    pub ack: Option<String>,
+    /// Since its last answer the member sent something whose answer it does not know.
+    pub is_unsure: bool,
+    pub records: Vec<(Place, Stored)>,
+    pub subscribed: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    Delivered(Delivery),
+    /// About to be sent.
+    Acknowledged {
+        poll_id: String,
+    },
+    /// A member's own commit of a part of what it was given, about to be sent.
+    Committed {
+        poll_id: String,
+        until: Vec<Place>,
+    },
+    /// What somebody was told of the committed offsets.
+    Watched {
+        sent: u64,
+        life: u32,
+        offsets: BTreeMap<Lane, (u64, Option<String>)>,
+    },
+    /// A reset that was answered at this time, or not answered.
+    Reset {
+        sent: u64,
+        life: u32,
+        topic: String,
+        /// Where it was set to, if that was said.
+        to: Option<BTreeMap<Lane, u64>>,
+    },
+}
+
+/// How it ended.
+#[derive(Clone, Debug, Default)]
+pub struct End {
+    pub stored: BTreeMap<Place, Stored>,
+    pub committed: BTreeMap<Lane, u64>,
+    /// Records whose append was answered.
+    pub acknowledged: BTreeMap<Place, String>,
+    pub lag: u64,
+    /// Nothing was lost, killed or reset.
+    pub is_clean: bool,
+}
+
+/// For the report.
+#[derive(Debug, Default)]
+pub struct Summary {
+    pub records: usize,
+    pub deliveries: usize,
+    pub delivered_records: usize,
+    pub watched: usize,
+    pub resets: usize,
+}
+
+/// All that is wrong with a history; `events` in their order.
+pub fn check(events: &[(u64, Event)], end: &End) -> Result<Summary, Vec<String>> {
+    let mut wrong = Vec::new();
+    let mut summary = Summary {
+        records: end.stored.len(),
+        ..Summary::default()
+    };
+    stored(end, &mut wrong);
+    let processed = processing(events, end, &mut wrong, &mut summary);
+    for (place, record) in &end.stored {
+        if !processed.contains_key(place) {
+            wrong.push(format!("{place:?} ({}) was never processed", record.id));
+        }
+    }
+    first_in_order(&processed, &mut wrong);
+    within_epochs(events, &mut wrong);
+    watched(events, &mut wrong);
+    resets(events, end, &mut wrong, &mut summary);
+    if end.is_clean {
+        exactly_once(events, &mut wrong);
+    }
+    let ends = lane_ends(end);
+    for (lane, offset) in &ends {
+        let committed = end.committed.get(lane).copied().unwrap_or(0);
+        if committed != *offset {
+            wrong.push(format!(
+                "{lane:?} is committed to {committed} in the end, of {offset}"
+            ));
+        }
+    }
+    if end.lag != 0 {
+        wrong.push(format!("the lag is {} in the end", end.lag));
+    }
+    if wrong.is_empty() { Ok(summary) } else { Err(wrong) }
+}
+
+fn lane_ends(end: &End) -> BTreeMap<Lane, u64> {
+    let mut ends = BTreeMap::new();
+    for place in end.stored.keys() {
+        ends.insert(place.lane(), place.offset + 1);
+    }
+    ends
+}
+
+/// What was acknowledged to a producer is there.
+fn stored(end: &End, wrong: &mut Vec<String>) {
+    for (place, id) in &end.acknowledged {
+        if end.stored.get(place).map(|record| &record.id) != Some(id) {
+            wrong.push(format!("{place:?} was given to {id} and holds something else"));
+        }
+    }
+}
+
+/// When and how each record was processed first; a committed offset never passes what was not.
+fn processing(
+    events: &[(u64, Event)],
+    end: &End,
+    wrong: &mut Vec<String>,
+    summary: &mut Summary,
+) -> BTreeMap<Place, (u64, u64)> {
+    let mut deliveries: HashMap<&str, (u64, &Delivery)> = HashMap::new();
+    let mut processed: BTreeMap<Place, (u64, u64)> = BTreeMap::new();
+    // How far everything from the start on is processed.
+    let mut prefix: BTreeMap<Lane, u64> = BTreeMap::new();
+    for (at, event) in events {
+        match event {
+            Event::Delivered(delivery) => {
+                summary.deliveries += 1;
+                summary.delivered_records += delivery.records.len();
+                for (place, record) in &delivery.records {
+                    if end.stored.get(place) != Some(record) {
+                        wrong.push(format!(
+                            "{place:?} was delivered as {record:?} and is something else"
+                        ));
+                    }
+                    if !delivery.subscribed.contains(&place.topic) {
+                        wrong.push(format!("{} did not subscribe to {place:?}", delivery.member));
+                    }
+                }
+                deliveries.insert(&delivery.poll_id, (*at, delivery));
+            }
+            Event::Acknowledged { poll_id } => {
+                let Some((arrived, delivery)) = deliveries.get(&**poll_id) else {
+                    wrong.push(format!("{poll_id} was acknowledged and never given"));
+                    continue;
+                };
+                for (i, (place, _)) in delivery.records.iter().enumerate() {
+                    first(&mut processed, place, (*arrived, i as u64));
+                }
+            }
+            Event::Committed { poll_id, until } => {
+                let Some((arrived, delivery)) = deliveries.get(&**poll_id) else {
+                    continue;
+                };
+                for (i, (place, _)) in delivery.records.iter().enumerate() {
+                    if until
+                        .iter()
+                        .any(|until| until.lane() == place.lane() && place.offset < until.offset)
+                    {
+                        first(&mut processed, place, (*arrived, i as u64));
+                    }
+                }
+            }
+            Event::Watched { offsets, .. } => {
+                summary.watched += 1;
+                for (lane, (committed, metadata)) in offsets {
+                    if metadata.as_deref() == Some(FORBIDDEN) {
+                        wrong.push(format!("a forbidden commit of {lane:?} to {committed} counted"));
+                    }
+                    let prefix = prefix.entry(lane.clone()).or_default();
+                    while *prefix < *committed {
+                        let place = Place {
+                            topic: lane.0.clone(),
+                            partition: lane.1,
+                            offset: *prefix,
+                        };
+                        if !processed.contains_key(&place) {
+                            wrong.push(format!(
+                                "{lane:?} was committed to {committed} at {at}, before {place:?} was processed"
+                            ));
+                            break;
+                        }
+                        *prefix += 1;
+                    }
+                }
+            }
+            Event::Reset { .. } => {}
+        }
+    }
+    processed
+}
+
+/// An acknowledgement may come late, when another member has been given the record since: it was processed on arrival.
+fn first(processed: &mut BTreeMap<Place, (u64, u64)>, place: &Place, when: (u64, u64)) {
+    let first = processed.entry(place.clone()).or_insert(when);
+    *first = when.min(*first);
+}
+
+/// In each partition, and so for each key, the first processing goes in the order of offsets.
+fn first_in_order(processed: &BTreeMap<Place, (u64, u64)>, wrong: &mut Vec<String>) {
+    let mut before: Option<(&Place, (u64, u64))> = None;
+    for (place, when) in processed {
+        if let Some((earlier, then)) = before
+            && earlier.lane() == place.lane()
+            && then > *when
+        {
+            wrong.push(format!("{place:?} was processed before {earlier:?}"));
+        }
+        before = Some((place, *when));
+    }
+}
+
+/// An answer gives each partition's records in a row; and behind an acknowledged answer, in the same epoch, later ones.
+fn within_epochs(events: &[(u64, Event)], wrong: &mut Vec<String>) {
+    let mut last: HashMap<&str, &Delivery> = HashMap::new();
+    for (at, event) in events {
+        let Event::Delivered(delivery) = event else {
+            continue;
+        };
+        let mut next: HashMap<Lane, u64> = HashMap::new();
+        if let Some(before) = last.get(&*delivery.member)
+            && (before.life, before.epoch) == (delivery.life, delivery.epoch)
+            && delivery.ack.as_ref() == Some(&before.poll_id)
+            && !delivery.is_unsure
+        {
+            for (place, _) in &before.records {
+                next.insert(place.lane(), place.offset + 1);
+            }
+        }
+        let mut is_first: BTreeSet<Lane> = BTreeSet::new();
+        for (place, _) in &delivery.records {
+            let expected = next.insert(place.lane(), place.offset + 1);
+            let is_gap = if is_first.insert(place.lane()) {
+                expected.is_some_and(|expected| place.offset < expected)
+            } else {
+                expected != Some(place.offset)
+            };
+            if is_gap {
+                wrong.push(format!(
+                    "{} was given {place:?} at {at} where {expected:?} was due, in epoch {}",
+                    delivery.member, delivery.epoch
+                ));
+            }
+        }
+        last.insert(&delivery.member, delivery);
+    }
+}
+
+/// Committed offsets go back by resets only.
+fn watched(events: &[(u64, Event)], wrong: &mut Vec<String>) {
+    let seen: Vec<_> = events
+        .iter()
+        .filter_map(|(at, event)| match event {
+            Event::Watched { sent, life, offsets } => Some((*at, *sent, *life, offsets)),
+            _ => None,
+        })
+        .collect();
+    // From when to when it may have taken effect.
+    let resets: Vec<_> = events
+        .iter()
+        .filter_map(|(at, event)| match event {
+            Event::Reset {
+                sent,
+                life,
+                topic,
+                to,
+            } => {
+                let end = match to {
+                    Some(_) => Some(*at),
+                    // At the latest it was done when the server's next life began.
+                    None => seen.iter().find(|seen| seen.2 > *life).map(|seen| seen.0),
+                };
+                Some((*sent, end.unwrap_or(u64::MAX), topic, to))
+            }
+            _ => None,
+        })
+        .collect();
+    for (before, now) in seen.iter().zip(seen.iter().skip(1)) {
+        for (lane, (offset, _)) in before.3 {
+            let offset_now = now.3.get(lane).map_or(0, |(offset, _)| *offset);
+            if offset_now >= *offset {
+                continue;
+            }
+            let is_reset = resets.iter().any(|(sent, end, topic, to)| {
+                **topic == lane.0
+                    && *sent < now.0
+                    && *end >= before.1
+                    && to
+                        .as_ref()
+                        .is_none_or(|to| to.get(lane).is_some_and(|to| *to <= offset_now))
+            });
+            if !is_reset {
+                wrong.push(format!(
+                    "{lane:?} went back from {offset} to {offset_now} at {}",
+                    now.0
+                ));
+            }
+        }
+    }
+}
+
+/// What lies behind a reset is processed again.
+fn resets(events: &[(u64, Event)], end: &End, wrong: &mut Vec<String>, summary: &mut Summary) {
+    let resets = events.iter().filter_map(|(_, event)| match event {
+        Event::Reset {
+            sent, to: Some(to), ..
+        } => Some((*sent, to)),
+        _ => None,
+    });
+    for (sent, to) in resets {
+        summary.resets += 1;
+        let mut again: BTreeSet<&Place> = BTreeSet::new();
+        for (_, event) in events.iter().filter(|(at, _)| *at > sent) {
+            if let Event::Delivered(delivery) = event {
+                again.extend(delivery.records.iter().map(|(place, _)| place));
+            }
+        }
+        for place in end.stored.keys() {
+            if to.get(&place.lane()).is_some_and(|to| *to <= place.offset) && !again.contains(place) {
+                wrong.push(format!(
+                    "{place:?} did not come again after the reset at {sent} to {to:?}"
+                ));
+                break;
+            }
+        }
+    }
+}
+
+fn exactly_once(events: &[(u64, Event)], wrong: &mut Vec<String>) {
+    let mut times: BTreeMap<&Place, u32> = BTreeMap::new();
+    for (_, event) in events {
+        if let Event::Delivered(delivery) = event {
+            for (place, _) in &delivery.records {
+                *times.entry(place).or_default() += 1;
+            }
+        }
+    }
+    for (place, times) in times.into_iter().filter(|(_, times)| *times != 1) {
+        wrong.push(format!("{place:?} was delivered {times} times"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const LANE: (&str, u32) = ("orders", 0);
+
+    fn lane() -> Lane {
+        (LANE.0.to_owned(), LANE.1)
+    }
+
+    fn place(offset: u64) -> Place {
+        Place {
+            topic: LANE.0.to_owned(),
+            partition: LANE.1,
+            offset,
+        }
+    }
+
+    fn record(offset: u64) -> Stored {
+        let id = format!("id-{offset}");
+        Stored {
+            key: "k".to_owned(),
+            value: json!({ "id": id }),
+            headers: json!({}),
+            id,
+        }
+    }
+
+    fn delivered(
+        member: &str,
+        epoch: u64,
+        poll: &str,
+        ack: Option<&str>,
+        offsets: std::ops::Range<u64>,
+    ) -> Event {
+        Event::Delivered(Delivery {
+            member: member.to_owned(),
+            life: 1,
+            sent: 0,
+            epoch,
+            poll_id: poll.to_owned(),
+            ack: ack.map(str::to_owned),
+            is_unsure: false,
+            records: offsets.map(|offset| (place(offset), record(offset))).collect(),
+            subscribed: [LANE.0.to_owned()].into(),
+        })
+    }
+
+    fn acknowledged(poll: &str) -> Event {
+        Event::Acknowledged {
+            poll_id: poll.to_owned(),
+        }
+    }
+
+    fn watched(offset: u64, metadata: Option<&str>) -> Event {
+        Event::Watched {
+            sent: 0,
+            life: 1,
+            offsets: [(lane(), (offset, metadata.map(str::to_owned)))].into(),
+        }
+    }
+
+    /// Two members, a lost answer, six records.
+    fn good() -> (Vec<Event>, End) {
+        let events = vec![
+            delivered("a", 1, "p1", None, 0..2),
+            watched(0, None),
+            acknowledged("p1"),
+            delivered("a", 1, "p2", Some("p1"), 2..4),
+            watched(2, None),
+            delivered("b", 2, "p3", None, 2..4),
+            acknowledged("p3"),
+            delivered("b", 2, "p4", Some("p3"), 4..6),
+            watched(4, None),
+            acknowledged("p4"),
+            watched(6, None),
+        ];
+        let stored: BTreeMap<Place, Stored> = (0..6).map(|offset| (place(offset), record(offset))).collect();
+        let end = End {
+            acknowledged: stored
+                .iter()
+                .map(|(place, record)| (place.clone(), record.id.clone()))
+                .collect(),
+            stored,
+            committed: [(lane(), 6)].into(),
+            ..End::default()
+        };
+        (events, end)
+    }
+
+    fn run(events: Vec<Event>, end: &End) -> Result<Summary, Vec<String>> {
+        let events: Vec<(u64, Event)> = events
+            .into_iter()
+            .enumerate()
+            .map(|(at, mut event)| {
+                let at = 10 * at as u64 + 1;
+                if let Event::Watched { sent, .. } | Event::Delivered(Delivery { sent, .. }) = &mut event {
+                    *sent = at - 1;
+                }
+                (at, event)
+            })
+            .collect();
+        check(&events, end)
+    }
+
+    #[track_caller]
+    fn fails(result: Result<Summary, Vec<String>>, with: &str) {
+        let wrong = result.expect_err("the checker sees it");
+        assert!(wrong.iter().any(|wrong| wrong.contains(with)), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_good_history_passes() {
+        let (events, end) = good();
+        assert_eq!(run(events, &end).unwrap().records, 6);
+    }
+
+    #[test]
+    fn a_record_that_nobody_processed_is_seen() {
+        let (mut events, end) = good();
+        let Event::Delivered(last) = &mut events[7] else {
+            unreachable!()
+        };
+        last.records.pop();
+        let result = run(events.clone(), &end);
+        fails(result, "never processed");
+        fails(run(events, &end), "before Place");
+    }
+
+    #[test]
+    fn an_answer_that_was_never_acknowledged_does_not_count() {
+        let (mut events, end) = good();
+        events.remove(9);
+        fails(run(events, &end), "before Place");
+    }
+
+    #[test]
+    fn a_commit_of_somebody_who_is_fenced_is_seen_by_what_it_passes_and_by_its_mark() {
+        let (mut events, end) = good();
+        events.insert(4, watched(6, None));
+        fails(run(events, &end), "was committed to 6");
+        let (mut events, end) = good();
+        events[4] = watched(2, Some(FORBIDDEN));
+        fails(run(events, &end), "a forbidden commit");
+    }
+
+    #[test]
+    fn an_offset_that_goes_back_is_seen_unless_it_was_reset_and_a_reset_brings_all_again() {
+        let (mut events, end) = good();
+        events.insert(9, watched(1, None));
+        fails(run(events.clone(), &end), "went back from 4 to 1");
+        let reset = Event::Reset {
+            sent: 82,
+            life: 1,
+            topic: LANE.0.to_owned(),
+            to: Some([(lane(), 1)].into()),
+        };
+        events.insert(9, reset);
+        fails(run(events.clone(), &end), "did not come again");
+        events.push(delivered("c", 3, "p5", None, 1..6));
+        run(events, &end).unwrap();
+    }
+
+    #[test]
+    fn records_out_of_their_order_are_seen() {
+        let (mut events, end) = good();
+        events.swap(5, 7);
+        events.swap(6, 9);
+        fails(run(events, &end), "was processed before");
+        let (mut events, end) = good();
+        let Event::Delivered(third) = &mut events[7] else {
+            unreachable!()
+        };
+        third.records = (3..6).map(|offset| (place(offset), record(offset))).collect();
+        fails(run(events, &end), "in epoch 2");
+        let (mut events, end) = good();
+        let Event::Delivered(third) = &mut events[7] else {
+            unreachable!()
+        };
+        third.records.swap(0, 1);
+        fails(run(events, &end), "in epoch 2");
+    }
+
+    #[test]
+    fn a_record_that_came_twice_fails_a_clean_run_only() {
+        let (events, mut end) = good();
+        end.is_clean = true;
+        fails(run(events, &end), "was delivered 2 times");
+    }
+
+    #[test]
+    fn what_remains_in_the_end_is_seen() {
+        let (events, mut end) = good();
+        end.committed.insert(lane(), 5);
+        fails(run(events, &end), "in the end, of 6");
+        let (events, mut end) = good();
+        end.lag = 3;
+        fails(run(events, &end), "the lag is 3");
+        let (events, mut end) = good();
+        end.stored.insert(place(0), record(7));
+        fails(run(events, &end), "holds something else");
+    }
+}

@@ -1,0 +1,677 @@
+//! What members of a shared group saw and did, and what must be true of it. Pure: a history in, failures out.
+//!
+//! Events are ordered as in `ordered_check`. A record is *settled for certain* where a settle was answered without
+//! it among the lost, or where a poll acknowledged its delivery and was answered, by the same life of the server to the same
+//! member, before the lease ended.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use crate::produce::Stored;
+use crate::world::Place;
+
+/// A server and a member in it may be a little apart in how they round milliseconds.
+const ROUNDING_MS: i64 = 3;
+
+/// A record as a poll gave it.
+#[derive(Clone, Debug)]
+pub struct Leased {
+    pub place: Place,
+    pub record: Stored,
+    pub deliveries: u64,
+    pub lease_expires: i64,
+}
+
+/// Who does something: a member in one of its lives, in one of the server's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Who {
+    pub member: String,
+    pub epoch: u64,
+    pub life: u32,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    Delivered {
+        who: Who,
+        /// When the poll was sent.
+        sent: u64,
+        /// The wall time when the answer was there.
+        wall_ms: i64,
+        poll_id: String,
+        ack: Option<String>,
+        records: Vec<Leased>,
+        subscribed: BTreeSet<String>,
+    },
+    /// About to be sent: a poll, or a leave, that acknowledges.
+    Acknowledging { poll_id: String },
+    /// A leave with that acknowledgement was answered.
+    Left {
+        who: Who,
+        wall_ms: i64,
+        ack: Option<String>,
+    },
+    /// A member sends something and will not know what it was answered, or leaves, or joins anew.
+    Unsure { member: String },
+    /// About to be sent.
+    Settling {
+        who: Who,
+        accept: Vec<Place>,
+        release: Vec<Place>,
+        reject: Vec<(Place, String)>,
+    },
+    /// The settle that was sent at that time was answered.
+    Settled {
+        who: Who,
+        sent: u64,
+        lost: BTreeSet<Place>,
+    },
+}
+
+/// How it ended.
+#[derive(Clone, Debug, Default)]
+pub struct End {
+    pub group: String,
+    pub max_deliveries: u64,
+    pub stored: BTreeMap<Place, Stored>,
+    /// Everything in the topics of dead letters.
+    pub dead: Vec<Stored>,
+    pub committed: BTreeMap<(String, u32), u64>,
+    pub acknowledged: BTreeMap<Place, String>,
+    pub lag: u64,
+    /// Nothing was lost, released or rejected.
+    pub is_clean: bool,
+    /// All dead letters were sent back.
+    pub is_redriven: bool,
+}
+
+/// For the report.
+#[derive(Debug, Default)]
+pub struct Summary {
+    pub records: usize,
+    pub delivered: usize,
+    pub accepted_for_certain: usize,
+    pub dead: usize,
+    pub exhausted: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Given {
+    who: Who,
+    sent: u64,
+    at: u64,
+    wall_ms: i64,
+    lease_expires: i64,
+}
+
+#[derive(Default)]
+struct Fate {
+    given: Vec<Given>,
+    /// From when to when it was accepted for certain: sent, answered; and by whom.
+    accepted: Vec<(u64, u64, Who)>,
+    rejected: Vec<(u64, u64, String)>,
+    /// When somebody wanted to accept it.
+    tried: Vec<u64>,
+    /// When a member gave it up, or wanted to.
+    given_up: Vec<(u64, String)>,
+    reasons: BTreeSet<String>,
+}
+
+/// All that is wrong with a history; `events` in their order.
+pub fn check(events: &[(u64, Event)], end: &End) -> Result<Summary, Vec<String>> {
+    let mut wrong = Vec::new();
+    for (place, id) in &end.acknowledged {
+        if end.stored.get(place).map(|record| &record.id) != Some(id) {
+            wrong.push(format!("{place:?} was given to {id} and holds something else"));
+        }
+    }
+    let (fates, unsure) = fates(events, end, &mut wrong);
+    let dead = dead_letters(end, &fates, &mut wrong);
+    let mut summary = Summary {
+        records: end.stored.len(),
+        dead: end.dead.len(),
+        ..Summary::default()
+    };
+    let none = Fate::default();
+    for place in end.stored.keys() {
+        let fate = fates.get(place).unwrap_or(&none);
+        summary.delivered += fate.given.len();
+        let letter = dead.get(place);
+        if let Some((_, true)) = letter {
+            summary.exhausted += 1;
+        }
+        if fate.tried.is_empty() && letter.is_none() {
+            wrong.push(format!("{place:?} was neither accepted nor given up"));
+        }
+        settled_once(place, fate, letter.is_some(), &mut wrong, &mut summary);
+        never_two_at_once(place, fate, &unsure, events, &mut wrong);
+        if end.is_clean && fate.given.len() != 1 {
+            wrong.push(format!("{place:?} was delivered {} times", fate.given.len()));
+        }
+    }
+    if end.is_redriven {
+        sent_back_once(end, &mut wrong);
+    }
+    let mut ends: BTreeMap<(String, u32), u64> = BTreeMap::new();
+    for place in end.stored.keys() {
+        ends.insert(place.lane(), place.offset + 1);
+    }
+    for (lane, offset) in &ends {
+        let committed = end.committed.get(lane).copied().unwrap_or(0);
+        if committed != *offset {
+            wrong.push(format!(
+                "{lane:?} is committed to {committed} in the end, of {offset}"
+            ));
+        }
+    }
+    if end.lag != 0 {
+        wrong.push(format!("the lag is {} in the end", end.lag));
+    }
+    if wrong.is_empty() { Ok(summary) } else { Err(wrong) }
+}
+
+/// What became of each record, and when members did what nobody knows the end of.
+fn fates(
+    events: &[(u64, Event)],
+    end: &End,
+    wrong: &mut Vec<String>,
+) -> (BTreeMap<Place, Fate>, HashMap<String, Vec<u64>>) {
+    let mut fates: BTreeMap<Place, Fate> = BTreeMap::new();
+    let mut unsure: HashMap<String, Vec<u64>> = HashMap::new();
+    let mut polls: HashMap<&str, (&Who, &Vec<Leased>)> = HashMap::new();
+    let mut acks: HashMap<&str, u64> = HashMap::new();
+    let mut settles: HashMap<u64, &Event> = HashMap::new();
+    for (at, event) in events {
+        // What an acknowledgement that was answered has settled, if its lease had not ended.
+        let acknowledged = match event {
+            Event::Delivered {
+                who, wall_ms, ack, ..
+            }
+            | Event::Left { who, wall_ms, ack } => ack.as_deref().map(|ack| (who, *wall_ms, ack)),
+            _ => None,
+        };
+        if let Some((who, wall_ms, ack)) = acknowledged
+            && let Some((given_to, records)) = polls.get(ack)
+            && *given_to == who
+        {
+            for leased in records
+                .iter()
+                .filter(|leased| wall_ms + ROUNDING_MS < leased.lease_expires)
+            {
+                let fate = fates.entry(leased.place.clone()).or_default();
+                let sent = acks.get(ack).copied().unwrap_or(*at);
+                // Unless it was settled otherwise before, or not by this delivery.
+                let delivered =
+                    |given: &&Given| given.lease_expires == leased.lease_expires && given.who == *who;
+                let Some(given) = fate.given.iter().rev().find(delivered) else {
+                    continue;
+                };
+                let since = given.at;
+                let is_open = !fate
+                    .given_up
+                    .iter()
+                    .any(|(at, by)| *at > since && *by == who.member)
+                    && !fate.accepted.iter().any(|(_, _, by)| by == who)
+                    && fate.rejected.is_empty();
+                if is_open {
+                    fate.accepted.push((sent, *at, who.clone()));
+                }
+            }
+        }
+        match event {
+            Event::Delivered {
+                who,
+                sent,
+                wall_ms,
+                poll_id,
+                records,
+                subscribed,
+                ..
+            } => {
+                for leased in records {
+                    let place = &leased.place;
+                    if end.stored.get(place) != Some(&leased.record) {
+                        wrong.push(format!("{place:?} was delivered as {:?}", leased.record));
+                    }
+                    if !subscribed.contains(&place.topic) {
+                        wrong.push(format!("{} did not subscribe to {place:?}", who.member));
+                    }
+                    if leased.deliveries < 1 || leased.deliveries > end.max_deliveries {
+                        wrong.push(format!(
+                            "{place:?} was delivered for the {}. time",
+                            leased.deliveries
+                        ));
+                    }
+                    fates.entry(place.clone()).or_default().given.push(Given {
+                        who: who.clone(),
+                        sent: *sent,
+                        at: *at,
+                        wall_ms: *wall_ms,
+                        lease_expires: leased.lease_expires,
+                    });
+                }
+                polls.insert(poll_id, (who, records));
+            }
+            Event::Acknowledging { poll_id } => {
+                acks.insert(poll_id, *at);
+                for leased in polls
+                    .get(&**poll_id)
+                    .into_iter()
+                    .flat_map(|(_, records)| records.iter())
+                {
+                    fates.entry(leased.place.clone()).or_default().tried.push(*at);
+                }
+            }
+            Event::Left { who, .. } => unsure.entry(who.member.clone()).or_default().push(*at),
+            Event::Unsure { member } => unsure.entry(member.clone()).or_default().push(*at),
+            Event::Settling {
+                who,
+                accept,
+                release,
+                reject,
+            } => {
+                for place in accept {
+                    fates.entry(place.clone()).or_default().tried.push(*at);
+                }
+                for place in release {
+                    let fate = fates.entry(place.clone()).or_default();
+                    fate.given_up.push((*at, who.member.clone()));
+                }
+                for (place, reason) in reject {
+                    let fate = fates.entry(place.clone()).or_default();
+                    fate.given_up.push((*at, who.member.clone()));
+                    fate.reasons.insert(reason.clone());
+                }
+                settles.insert(*at, event);
+            }
+            Event::Settled { who, sent, lost } => {
+                let Some(Event::Settling { accept, reject, .. }) = settles.get(sent) else {
+                    wrong.push(format!("nothing was to be settled at {sent}"));
+                    continue;
+                };
+                for place in accept.iter().filter(|place| !lost.contains(place)) {
+                    let fate = fates.entry(place.clone()).or_default();
+                    fate.accepted.push((*sent, *at, who.clone()));
+                }
+                for (place, reason) in reject.iter().filter(|(place, _)| !lost.contains(place)) {
+                    let fate = fates.entry(place.clone()).or_default();
+                    fate.rejected.push((*sent, *at, reason.clone()));
+                }
+            }
+        }
+    }
+    (fates, unsure)
+}
+
+/// What was settled for certain is settled once, one way, and never delivered again.
+fn settled_once(place: &Place, fate: &Fate, is_dead: bool, wrong: &mut Vec<String>, summary: &mut Summary) {
+    summary.accepted_for_certain += usize::from(!fate.accepted.is_empty());
+    if fate.accepted.len() > 1 {
+        wrong.push(format!(
+            "{place:?} was accepted more than once: {:?}",
+            fate.accepted
+        ));
+    }
+    if !fate.accepted.is_empty() && is_dead {
+        wrong.push(format!("{place:?} was accepted and is in the dead letters"));
+    }
+    if !fate.rejected.is_empty() && !is_dead {
+        wrong.push(format!("{place:?} was rejected and is not in the dead letters"));
+    }
+    let settled = fate.accepted.iter().map(|(_, answered, _)| *answered);
+    let settled = settled.chain(fate.rejected.iter().map(|(_, answered, _)| *answered));
+    for answered in settled {
+        if let Some(again) = fate.given.iter().find(|given| given.sent > answered) {
+            wrong.push(format!(
+                "{place:?} was settled at {answered} and delivered again: {again:?}"
+            ));
+        }
+    }
+}
+
+/// While one member has a lease for certain, nobody else is given the record.
+fn never_two_at_once(
+    place: &Place,
+    fate: &Fate,
+    unsure: &HashMap<String, Vec<u64>>,
+    events: &[(u64, Event)],
+    wrong: &mut Vec<String>,
+) {
+    for (i, first) in fate.given.iter().enumerate() {
+        for second in fate
+            .given
+            .iter()
+            .skip(i + 1)
+            .filter(|second| second.sent > first.at)
+        {
+            if second.who.life != first.who.life
+                || second.wall_ms + ROUNDING_MS >= first.lease_expires
+                || fate
+                    .given_up
+                    .iter()
+                    .any(|(at, by)| *by == first.who.member && *at > first.at && *at < second.at)
+                || unsure
+                    .get(&first.who.member)
+                    .is_some_and(|times| times.iter().any(|at| *at > first.sent && *at < second.at))
+            {
+                continue;
+            }
+            // That its session had not ended is known if it was heard of later as the same member.
+            let is_alive = events.iter().any(|(at, event)| {
+                *at > second.at
+                    && match event {
+                        Event::Delivered { who, .. }
+                        | Event::Settled { who, .. }
+                        | Event::Left { who, .. } => *who == first.who,
+                        _ => false,
+                    }
+            });
+            if is_alive {
+                wrong.push(format!(
+                    "{place:?} was leased to two members: {first:?}, {second:?}"
+                ));
+            }
+        }
+    }
+}
+
+fn header<'a>(letter: &'a Stored, name: &str) -> Option<&'a str> {
+    letter.headers.get(name).and_then(Value::as_str)
+}
+
+/// The dead letters by where they come from, and whether they were delivered too often; each is there once and says what is true.
+fn dead_letters<'e>(
+    end: &'e End,
+    fates: &BTreeMap<Place, Fate>,
+    wrong: &mut Vec<String>,
+) -> BTreeMap<Place, (&'e Stored, bool)> {
+    let mut dead = BTreeMap::new();
+    for letter in &end.dead {
+        let number = |name: &str| header(letter, name).and_then(|text| text.parse::<u64>().ok());
+        let (Some(topic), Some(partition), Some(offset), Some(deliveries), Some(reason)) = (
+            header(letter, "dlq_topic"),
+            number("dlq_partition"),
+            number("dlq_offset"),
+            number("dlq_deliveries"),
+            header(letter, "dlq_reason"),
+        ) else {
+            wrong.push(format!("a dead letter does not say what it is: {letter:?}"));
+            continue;
+        };
+        let place = Place {
+            topic: topic.to_owned(),
+            partition: partition as u32,
+            offset,
+        };
+        let origin = end.stored.get(&place);
+        if origin.map(|record| (&record.key, &record.value)) != Some((&letter.key, &letter.value)) {
+            wrong.push(format!(
+                "the dead letter of {place:?} is {letter:?}, and that is {origin:?}"
+            ));
+        }
+        if header(letter, "dlq_group") != Some(&end.group) {
+            wrong.push(format!(
+                "the dead letter of {place:?} is another group's: {letter:?}"
+            ));
+        }
+        let fate = fates.get(&place);
+        let was_rejected = fate.is_some_and(|fate| fate.reasons.contains(reason));
+        let is_exhausted = !was_rejected && reason.starts_with("delivered");
+        if !was_rejected && !is_exhausted {
+            wrong.push(format!("nobody rejected {place:?} because of {reason:?}"));
+        }
+        if is_exhausted && deliveries != end.max_deliveries {
+            wrong.push(format!("{place:?} was given up after {deliveries} deliveries"));
+        }
+        let seen = fate.map_or(0, |fate| fate.given.len() as u64);
+        // What an answer delivered that nobody read counts too, so more may have been than were seen.
+        if deliveries == 0 || deliveries > end.max_deliveries || (was_rejected && seen == 0) {
+            wrong.push(format!(
+                "{place:?} was seen {seen} times and given up after {deliveries}"
+            ));
+        }
+        if dead.insert(place.clone(), (letter, is_exhausted)).is_some() {
+            wrong.push(format!("{place:?} is twice in the dead letters"));
+        }
+    }
+    dead
+}
+
+/// Each dead letter is one more record of its origin.
+fn sent_back_once(end: &End, wrong: &mut Vec<String>) {
+    let mut count: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for record in end.stored.values() {
+        count.entry(&record.id).or_default().0 += 1;
+    }
+    for letter in &end.dead {
+        count.entry(&letter.id).or_default().1 += 1;
+    }
+    for (id, (stored, dead)) in count {
+        if stored != dead + 1 {
+            wrong.push(format!("{id} is there {stored} times with {dead} dead letters"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn place(offset: u64) -> Place {
+        Place {
+            topic: "jobs".to_owned(),
+            partition: 0,
+            offset,
+        }
+    }
+
+    fn record(offset: u64) -> Stored {
+        // The fourth is the third, sent back.
+        let id = format!("id-{}", if offset == 3 { 2 } else { offset });
+        Stored {
+            key: "k".to_owned(),
+            value: json!({ "id": id }),
+            headers: json!({}),
+            id,
+        }
+    }
+
+    fn who(member: &str) -> Who {
+        Who {
+            member: member.to_owned(),
+            epoch: 1,
+            life: 1,
+        }
+    }
+
+    fn given(member: &str, poll: &str, ack: Option<&str>, wall_ms: i64, offsets: &[u64]) -> Event {
+        Event::Delivered {
+            who: who(member),
+            sent: 0,
+            wall_ms,
+            poll_id: poll.to_owned(),
+            ack: ack.map(str::to_owned),
+            records: offsets
+                .iter()
+                .map(|offset| Leased {
+                    place: place(*offset),
+                    record: record(*offset),
+                    deliveries: 1,
+                    lease_expires: wall_ms + 100,
+                })
+                .collect(),
+            subscribed: ["jobs".to_owned()].into(),
+        }
+    }
+
+    fn settling(member: &str, accept: &[u64], reject: &[u64]) -> Event {
+        Event::Settling {
+            who: who(member),
+            accept: accept.iter().map(|offset| place(*offset)).collect(),
+            release: Vec::new(),
+            reject: reject
+                .iter()
+                .map(|offset| (place(*offset), "no".to_owned()))
+                .collect(),
+        }
+    }
+
+    fn settled(member: &str, step: u64) -> Event {
+        Event::Settled {
+            who: who(member),
+            sent: 10 * step + 1,
+            lost: BTreeSet::new(),
+        }
+    }
+
+    fn letter(offset: u64, deliveries: u64, reason: &str) -> Stored {
+        Stored {
+            headers: json!({"dlq_topic": "jobs", "dlq_partition": "0", "dlq_offset": offset.to_string(),
+                "dlq_group": "workers", "dlq_deliveries": deliveries.to_string(), "dlq_reason": reason}),
+            ..record(offset)
+        }
+    }
+
+    /// Record 0 by an acknowledgement, 1 by a settle after another member let it expire, 2 rejected, and sent back as 3.
+    fn good() -> (Vec<Event>, End) {
+        let events = vec![
+            given("a", "p1", None, 1000, &[0]),
+            given("b", "p2", None, 1000, &[1]),
+            Event::Acknowledging {
+                poll_id: "p1".to_owned(),
+            },
+            given("a", "p3", Some("p1"), 1050, &[2]),
+            settling("a", &[], &[2]),
+            settled("a", 4),
+            given("a", "p4", None, 1200, &[1]),
+            settling("a", &[1], &[]),
+            settled("a", 7),
+            given("b", "p5", None, 1300, &[3]),
+            settling("b", &[3], &[]),
+            settled("b", 10),
+        ];
+        let stored: BTreeMap<Place, Stored> = (0..4).map(|offset| (place(offset), record(offset))).collect();
+        let end = End {
+            group: "workers".to_owned(),
+            max_deliveries: 3,
+            acknowledged: stored
+                .iter()
+                .map(|(place, record)| (place.clone(), record.id.clone()))
+                .collect(),
+            stored,
+            dead: vec![letter(2, 1, "no")],
+            committed: [(("jobs".to_owned(), 0), 4)].into(),
+            is_redriven: true,
+            ..End::default()
+        };
+        (events, end)
+    }
+
+    fn run(events: Vec<Event>, end: &End) -> Result<Summary, Vec<String>> {
+        let events: Vec<(u64, Event)> = events
+            .into_iter()
+            .enumerate()
+            .map(|(at, mut event)| {
+                let at = 10 * at as u64 + 1;
+                if let Event::Delivered { sent, .. } = &mut event {
+                    *sent = at - 1;
+                }
+                (at, event)
+            })
+            .collect();
+        check(&events, end)
+    }
+
+    #[track_caller]
+    fn fails(result: Result<Summary, Vec<String>>, with: &str) {
+        let wrong = result.expect_err("the checker sees it");
+        assert!(wrong.iter().any(|wrong| wrong.contains(with)), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_good_history_passes() {
+        let (events, end) = good();
+        let summary = run(events, &end).unwrap();
+        assert_eq!(
+            (summary.records, summary.accepted_for_certain, summary.dead),
+            (4, 3, 1)
+        );
+    }
+
+    #[test]
+    fn a_record_that_nobody_accepted_is_seen() {
+        let (mut events, end) = good();
+        events.truncate(10);
+        fails(run(events, &end), "neither accepted nor given up");
+    }
+
+    #[test]
+    fn what_was_accepted_and_comes_again_is_seen() {
+        let (mut events, end) = good();
+        events.push(given("b", "p6", None, 9000, &[1]));
+        fails(run(events.clone(), &end), "was settled at 81 and delivered again");
+        events.extend([settling("b", &[1], &[]), settled("b", 13)]);
+        fails(run(events, &end), "accepted more than once");
+        let (mut events, end) = good();
+        events.push(given("b", "p6", None, 9000, &[0]));
+        fails(run(events, &end), "was settled at 31 and delivered again");
+    }
+
+    #[test]
+    fn a_record_with_two_members_at_once_is_seen() {
+        let (mut events, end) = good();
+        events[6] = given("a", "p4", None, 1060, &[1]);
+        fails(run(events.clone(), &end), "leased to two members");
+        events.insert(
+            6,
+            Event::Unsure {
+                member: "b".to_owned(),
+            },
+        );
+        let shifted = run(events, &end);
+        assert!(
+            !format!("{shifted:?}").contains("leased to two members"),
+            "{shifted:?}"
+        );
+    }
+
+    #[test]
+    fn dead_letters_are_right_and_there_once() {
+        let (events, mut end) = good();
+        end.dead.push(letter(2, 1, "no"));
+        fails(run(events.clone(), &end), "twice in the dead letters");
+        end.dead = vec![letter(2, 1, "why not")];
+        fails(run(events.clone(), &end), "nobody rejected");
+        end.dead = vec![letter(2, 2, "delivered 2 times and not settled")];
+        fails(run(events.clone(), &end), "given up after 2 deliveries");
+        end.dead = vec![letter(2, 1, "no"), letter(1, 1, "no")];
+        fails(
+            run(events.clone(), &end),
+            "was accepted and is in the dead letters",
+        );
+        end.dead = vec![Stored {
+            key: "other".to_owned(),
+            ..letter(2, 1, "no")
+        }];
+        fails(run(events.clone(), &end), "the dead letter of");
+        end.dead.clear();
+        fails(run(events, &end), "is not in the dead letters");
+    }
+
+    #[test]
+    fn what_was_sent_back_twice_or_not_is_seen() {
+        let (events, mut end) = good();
+        end.stored.insert(place(4), record(3));
+        end.committed.insert(("jobs".to_owned(), 0), 5);
+        fails(
+            run(events.clone(), &end),
+            "id-2 is there 3 times with 1 dead letters",
+        );
+        end.stored.remove(&place(4));
+        end.stored.remove(&place(3));
+        fails(run(events, &end), "id-2 is there 1 times");
+    }
+}

@@ -1,0 +1,307 @@
+//! The server that is killed and started again under its clients, and a client that goes on over that.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Connection, PATIENCE, Server};
+
+const SETTINGS: [(&str, &str); 3] = [
+    ("QUIPU_JOURNAL_FILE_BYTES", "4194304"),
+    ("QUIPU_MAX_REQUEST_BYTES", "2097152"),
+    ("QUIPU_LOG_LEVEL", "warn"),
+];
+/// Between two looks at something that changes by itself: so as to leave the processor to those who change it.
+const PACE: Duration = Duration::from_millis(2);
+
+/// A server on one directory, in one life after another, and what orders the events that clients see.
+pub struct World {
+    data: PathBuf,
+    server: Mutex<Option<Server>>,
+    /// The address, and which life of the server it is.
+    at: Mutex<Option<(SocketAddr, u32)>>,
+    lives: AtomicU64,
+    events: AtomicU64,
+    is_over: AtomicBool,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let world = Self {
+            data: directory.path().join("data"),
+            server: Mutex::default(),
+            at: Mutex::default(),
+            lives: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+            _directory: directory,
+        };
+        world.start();
+        world.open();
+        world
+    }
+
+    /// Starts the server; clients do not find it before [`World::open`].
+    pub fn start(&self) {
+        let server = Server::start_with_settings(&self.data, &SETTINGS);
+        *lock(&self.server) = Some(server);
+        self.lives.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Lets clients find it.
+    pub fn open(&self) {
+        let address = lock(&self.server).as_ref().expect("it runs").address;
+        *lock(&self.at) = Some((address, self.life()));
+    }
+
+    /// `kill -9`.
+    pub fn kill(&self) {
+        *lock(&self.at) = None;
+        let server = lock(&self.server).take().expect("it runs");
+        assert!(!server.log().contains("panicked"), "{}", server.log());
+        server.kill();
+    }
+
+    pub fn life(&self) -> u32 {
+        u32::try_from(self.lives.load(Ordering::SeqCst)).expect("few lives")
+    }
+
+    pub fn log(&self) -> String {
+        lock(&self.server).as_ref().map(Server::log).unwrap_or_default()
+    }
+
+    /// A connection to the server before it is open to others.
+    pub fn early(&self) -> Client<'_> {
+        let address = lock(&self.server).as_ref().expect("it runs").address;
+        let connection = Connection::open(address)
+            .ok()
+            .map(|connection| (self.life(), connection));
+        Client {
+            world: self,
+            connection,
+        }
+    }
+
+    pub fn client(&self) -> Client<'_> {
+        Client {
+            world: self,
+            connection: None,
+        }
+    }
+
+    /// A number that is later than all before it.
+    pub fn tick(&self) -> u64 {
+        self.events.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Nobody goes on.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+}
+
+/// Ends the world when the thread that has it panics: otherwise the others wait for it for ever.
+pub struct EndOnPanic<'w>(pub &'w World);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end();
+        }
+    }
+}
+
+/// A keep-alive connection to whatever life of the server there is.
+pub struct Client<'w> {
+    world: &'w World,
+    connection: Option<(u32, Connection)>,
+}
+
+/// An answer, and the life of the server that gave it.
+pub struct Answered {
+    pub life: u32,
+    pub answer: Answer,
+}
+
+impl Client<'_> {
+    fn connection(&mut self) -> Option<&mut (u32, Connection)> {
+        let begin = Instant::now();
+        while self.connection.is_none() {
+            if self.world.is_over() {
+                return None;
+            }
+            assert!(begin.elapsed() < PATIENCE, "no server: {}", self.world.log());
+            let at = *lock(&self.world.at);
+            match at.and_then(|(address, life)| Some((life, Connection::open(address).ok()?))) {
+                Some(open) => self.connection = Some(open),
+                None => std::thread::sleep(PACE),
+            }
+        }
+        self.connection.as_mut()
+    }
+
+    /// One request; `None` where it was not answered.
+    pub fn call(&mut self, method: &str, path: &str, body: &Value) -> Option<Answered> {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let (life, connection) = self.connection()?;
+        let life = *life;
+        match connection.request(method, path, "application/json", body.as_bytes()) {
+            Ok(answer) => {
+                assert!(answer.status != 500, "{method} {path} {body}: {}", answer.text());
+                Some(Answered { life, answer })
+            }
+            Err(error) => {
+                assert!(
+                    !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+                    "{method} {path} is not answered; the log says:\n{}",
+                    self.world.log()
+                );
+                self.connection = None;
+                None
+            }
+        }
+    }
+
+    /// Sends a request and does not read its answer.
+    pub fn send(&mut self, method: &str, path: &str, body: &Value) {
+        let body = body.to_string();
+        if let Some((_, connection)) = self.connection() {
+            let headers = format!(
+                "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                body.len()
+            );
+            // It may be killed meanwhile.
+            let _ = connection
+                .send_head(method, path, &headers)
+                .and_then(|()| connection.send(body.as_bytes()));
+        }
+    }
+
+    /// Reads the answer to [`Client::send`].
+    pub fn read(&mut self) -> Option<Answered> {
+        let (life, connection) = self.connection.as_mut()?;
+        let life = *life;
+        match connection.answer() {
+            Ok(answer) => Some(Answered { life, answer }),
+            Err(_) => {
+                self.connection = None;
+                None
+            }
+        }
+    }
+
+    /// Hangs up.
+    pub fn hang_up(&mut self) {
+        self.connection = None;
+    }
+
+    /// Asks until it is answered with this status; `None` at the end of the world.
+    pub fn insist(&mut self, status: u16, method: &str, path: &str, body: &Value) -> Option<Value> {
+        loop {
+            if let Some(answered) = self.call(method, path, body) {
+                let answer = answered.answer;
+                assert_eq!(answer.status, status, "{method} {path} {body}: {}", answer.text());
+                return Some(if answer.body.is_empty() {
+                    Value::Null
+                } else {
+                    answer.json()
+                });
+            }
+            if self.world.is_over() {
+                return None;
+            }
+        }
+    }
+
+    /// Asks until the answer is as it should be.
+    pub fn until(&mut self, path: &str, mut is_so: impl FnMut(&Answer) -> bool) {
+        let begin = Instant::now();
+        while !self.world.is_over() {
+            if let Some(answered) = self.call("GET", path, &Value::Null)
+                && is_so(&answered.answer)
+            {
+                return;
+            }
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{path} does not become what it should; the log says:\n{}",
+                self.world.log()
+            );
+            std::thread::sleep(PACE);
+        }
+    }
+
+    /// Waits until a group does not count that member any more: its session has ended, or the server with it.
+    pub fn until_gone(&mut self, group: &str, member: &str) {
+        self.until(&format!("/v1/groups/{group}"), |answer| {
+            answer.status != 200 || {
+                let described = answer.json();
+                let members = described["members"].as_array().expect("members");
+                !members.iter().any(|one| one["member_id"] == member)
+            }
+        });
+    }
+}
+
+/// A record's place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    pub topic: String,
+    pub partition: u32,
+    pub offset: u64,
+}
+
+impl Place {
+    pub fn of(value: &Value) -> Self {
+        let number = |name: &str| {
+            value[name]
+                .as_u64()
+                .unwrap_or_else(|| panic!("no {name}: {value}"))
+        };
+        Self {
+            topic: value["topic"].as_str().expect("a topic").to_owned(),
+            partition: u32::try_from(number("partition")).expect("a partition"),
+            offset: number("offset"),
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        json!({"topic": self.topic, "partition": self.partition, "offset": self.offset})
+    }
+
+    pub fn lane(&self) -> (String, u32) {
+        (self.topic.clone(), self.partition)
+    }
+}
+
+/// The wall time in milliseconds, as the server has it.
+pub fn wall_ms() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("it is past 1970");
+    i64::try_from(now.as_millis()).expect("this age")
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Who has failed says so itself.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,231 @@
+//! Thousands of members in one process and through the router: all wait without being woken, all are given a record when
+//! one comes, and a member costs some kilobytes.
+//!
+//! What happens is counted, not timed: how often the waiting requests are woken, while another group is busy.
+#![allow(clippy::disallowed_methods, reason = "a test looks at its own memory")]
+
+mod harness;
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use harness::Service;
+use quipu::groups::members::end_sessions;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+const MEMBERS: usize = 10;
+/// A member with its waiting request and the test's own task for it, as they are in memory; found to be 9 KB in a debug build.
+const MAX_BYTES_A_MEMBER: u64 = 32_000;
+/// Exchanges of another group during which nobody is woken.
+const QUIET: usize = 50;
+
+/// A future that counts how often it is woken.
+struct Counted<F> {
+    future: Pin<Box<F>>,
+    count: Arc<AtomicU64>,
+}
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.future.as_mut().poll(context)
+    }
+}
+
+fn counted<F: Future>(future: F, count: &Arc<AtomicU64>) -> Counted<F> {
+    Counted {
+        future: Box::pin(future),
+        count: Arc::clone(count),
+    }
+}
+
+fn anonymous_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux says it");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.expect("a number of KiB") * 1024
+}
+
+fn path(group: usize, member: usize, call: &str) -> String {
+    format!("/v1/groups/g{group}/members/m{member}{call}")
+}
+
+/// All members of all groups, each in a task of its own.
+async fn all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    groups: usize,
+    run: impl Fn(usize, usize) -> F,
+) -> Vec<T> {
+    let mut tasks = JoinSet::new();
+    for group in 0..groups {
+        for member in 0..MEMBERS {
+            tasks.spawn(run(group, member));
+        }
+    }
+    tasks.join_all().await
+}
+
+/// A record of another topic goes through another group.
+async fn exchange(service: &Service, ack: &mut Value) {
+    service.append_numbers("other", 0, 0, 1);
+    let body = json!({"ack": ack, "topics": ["other"], "wait_ms": 60_000, "max_records": 1});
+    let polled = service
+        .post("/v1/groups/busy/members/m/poll", body)
+        .await
+        .with_status(200)
+        .json();
+    *ack = polled["poll_id"].clone();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_members_of_a_hundred_groups_wait_unwoken_and_are_all_given_what_comes() {
+    crowd(100).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "makes a thousand groups, each with a round of the journal: half a minute on a slow disk"]
+async fn ten_thousand_members_of_a_thousand_groups_wait_unwoken_and_are_all_given_what_comes() {
+    crowd(1000).await;
+}
+
+async fn crowd(groups: usize) {
+    let service = Arc::new(Service::new());
+    for (topic, partitions) in [("events", MEMBERS), ("other", 1)] {
+        let body = json!({ "partitions": partitions });
+        service
+            .put(&format!("/v1/topics/{topic}"), body)
+            .await
+            .with_status(201);
+    }
+    let ticks = Arc::new(AtomicU64::new(0));
+    let ending = tokio::spawn(counted(end_sessions(service.app.clone()), &ticks));
+    let mut ack = Value::Null;
+    exchange(&service, &mut ack).await;
+
+    let before = anonymous_bytes();
+    let joins = all(groups, |group, member| {
+        let service = Arc::clone(&service);
+        async move {
+            let body = json!({"topics": ["events"], "member_id": format!("m{member}"), "client_id": "scale",
+                "session_timeout_ms": 3_600_000});
+            let uri = format!("/v1/groups/g{group}/members");
+            service.post(&uri, body).await.with_status(201);
+        }
+    });
+    joins.await;
+    let joined = anonymous_bytes();
+
+    // Each polls until it is given a record; what comes before says that it was given its partition.
+    let woken = Arc::new(AtomicU64::new(0));
+    let answers = Arc::new(AtomicU64::new(0));
+    let waiting = tokio::spawn(all(groups, {
+        let (service, woken, answers) = (Arc::clone(&service), Arc::clone(&woken), Arc::clone(&answers));
+        move |group, member| {
+            let (service, answers) = (Arc::clone(&service), Arc::clone(&answers));
+            let life = async move {
+                loop {
+                    let body = json!({"wait_ms": 60_000});
+                    let polled = service
+                        .post(&path(group, member, "/poll"), body)
+                        .await
+                        .with_status(200)
+                        .json();
+                    answers.fetch_add(1, Ordering::SeqCst);
+                    if polled["records"] != json!([]) {
+                        return (group, member, polled);
+                    }
+                }
+            };
+            counted(life, &woken)
+        }
+    }));
+
+    // All wait in the end: another group's work wakes none of them, and no timer does.
+    let (mut quiet, mut exchanges) = (0, 0);
+    let mut seen = (0, 0);
+    let mut quiet_ticks = 0;
+    while quiet < QUIET {
+        exchange(&service, &mut ack).await;
+        exchanges += 1;
+        assert!(exchanges < 100_000, "members are woken again and again");
+        let now = (woken.load(Ordering::SeqCst), answers.load(Ordering::SeqCst));
+        if now != seen {
+            (seen, quiet) = (now, 0);
+            quiet_ticks = ticks.load(Ordering::SeqCst);
+        }
+        // Those whose first answer is on its way are not heard of yet.
+        if now.0 >= (groups * MEMBERS) as u64 {
+            quiet += 1;
+        }
+    }
+    let ticked = ticks.load(Ordering::SeqCst) - quiet_ticks;
+    assert!(
+        ticked <= 2 * QUIET as u64,
+        "sessions were looked at {ticked} times in {QUIET} exchanges"
+    );
+    let bytes = anonymous_bytes();
+    let each = |bytes: u64| bytes.saturating_sub(before) / (groups * MEMBERS) as u64;
+    println!(
+        "{} bytes a member that has joined, {} with its waiting request; {} wake-ups and {} answers to {} members before all \
+         wait, none in {QUIET} exchanges of another group, in which sessions were looked at {ticked} times",
+        each(joined),
+        each(bytes),
+        seen.0,
+        seen.1,
+        groups * MEMBERS
+    );
+    assert!(each(bytes) < MAX_BYTES_A_MEMBER, "{} bytes a member", each(bytes));
+
+    // One record a partition: one for each member.
+    for partition in 0..MEMBERS {
+        service.append_numbers("events", partition as u32, 0, 1);
+    }
+    let mut given = pin!(waiting);
+    let given = (&mut given).await.expect("no member fails");
+    assert_eq!(given.len(), groups * MEMBERS);
+    let mut places: Vec<(usize, u64)> = Vec::new();
+    let mut polls: Vec<(usize, usize, String)> = Vec::new();
+    for (group, member, polled) in given {
+        let records = polled["records"].as_array().expect("records");
+        for record in records {
+            assert_eq!(record["offset"], 0);
+            places.push((group, record["partition"].as_u64().expect("a partition")));
+        }
+        polls.push((
+            group,
+            member,
+            polled["poll_id"].as_str().expect("a poll_id").to_owned(),
+        ));
+    }
+    places.sort_unstable();
+    places.dedup();
+    assert_eq!(
+        places.len(),
+        groups * MEMBERS,
+        "each partition of each group once"
+    );
+    let after = woken.load(Ordering::SeqCst);
+    println!("{} wake-ups to give a record to each", after - seen.0);
+
+    let mut leaves = JoinSet::new();
+    for (group, member, poll_id) in polls {
+        let service = Arc::clone(&service);
+        leaves.spawn(async move {
+            let uri = path(group, member, &format!("?ack={poll_id}"));
+            service.delete(&uri).await.with_status(204);
+        });
+    }
+    leaves.join_all().await;
+    for group in 0..groups {
+        let described = service.get(&format!("/v1/groups/g{group}")).await.json();
+        assert_eq!(described["state"], "empty", "{described}");
+        let lag = service.get(&format!("/v1/groups/g{group}/lag")).await.json();
+        assert_eq!(lag["lag"], 0, "{lag}");
+    }
+    service.app.stopping.send_replace(true);
+    ending.await.expect("it ends");
+}
