@@ -41,7 +41,7 @@ use crate::partition::{Beginning, Partition};
 use crate::read::ReadRequest;
 use crate::request::Committer;
 use crate::segment::SegmentPool;
-use crate::topic::{Topic, TopicBody, TopicSpec};
+use crate::topic::{MAX_PARTITIONS, Topic, TopicBody, TopicSpec};
 use crate::types::{FilePos, Offset, PartitionId, TimestampMs, TopicId};
 
 /// Opens the data directory that `directory_id` names, and gives the engine that goes on from what is there; `mended` is
@@ -215,7 +215,8 @@ impl<'a> Recovery<'a> {
         let mut rebuilt = Vec::new();
         for mut body in topics {
             // A copy of its description may be from before partitions were added.
-            let indexes = self.known.keys().filter(|id| id.topic == body.id);
+            let is_of_topic = |id: &&PartitionId| id.topic == body.id && id.index < MAX_PARTITIONS;
+            let indexes = self.known.keys().filter(is_of_topic);
             body.partitions = body
                 .partitions
                 .max(indexes.map(|id| id.index + 1).max().unwrap_or(0));
@@ -264,18 +265,24 @@ impl<'a> Recovery<'a> {
 
     /// Says what the evidence knows and no topic has.
     fn report_lost(&mut self, deleted: &HashSet<TopicId>) {
-        let mut lost: Vec<u64> = self
-            .known
-            .keys()
+        let mut left: Vec<PartitionId> = self.known.keys().copied().collect();
+        left.retain(|id| !deleted.contains(&id.topic));
+        left.sort_unstable();
+        for id in &left {
+            if id.index >= MAX_PARTITIONS {
+                self.damage.push(format!(
+                    "the checkpoint or the journal names partition {id}, which no topic can have"
+                ));
+            }
+        }
+        let mut lost: Vec<TopicId> = left
+            .iter()
+            .filter(|id| id.index < MAX_PARTITIONS)
             .map(|id| id.topic)
-            .filter(|id| !deleted.contains(id))
-            .map(|id| id.0)
             .collect();
         lost.dedup();
-        self.damage.extend(
-            lost.iter()
-                .map(|id| format!("the directory of topic {id} is missing or not served")),
-        );
+        let message = |id: &TopicId| format!("the directory of topic {} is missing or not served", id.0);
+        self.damage.extend(lost.iter().map(message));
     }
 }
 
