@@ -500,6 +500,8 @@ fn one_world(is_clean: bool, rng: &mut Rng) {
                 }
             });
         }
+        // If all members fail, it is known at once.
+        drop(sender);
         disturb(run, &progress, if is_clean { 4 } else { 7 }, &mut chance);
         for producer in producers {
             // A failure ends the scope.

@@ -520,6 +520,8 @@ fn one_world(is_clean: bool, kills: bool, rng: &mut Rng) {
                 }
             });
         }
+        // If all members fail, it is known at once.
+        drop(sender);
         disturb(run, &progress, if is_clean { 3 } else { 6 }, kills, &mut chance);
         for producer in producers {
             // A failure ends the scope.
