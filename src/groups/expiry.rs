@@ -6,7 +6,7 @@
 //! commit must be as old by the wall clock too.
 //!
 //! A group goes with its last offset, except that one whose dead letters were sent back keeps the positions up to which
-//! they were (see [`redrive`](super::shared::redrive)): without them a redrive could send them twice. A group that has
+//! they were (see [`redrive`]): without them a redrive could send them twice. A group that has
 //! committed nothing is left as it is: nothing says how old it is, and it costs its name.
 //!
 //! A group's removal is one append: after a crash all of it is there, or nothing.
