@@ -19,7 +19,7 @@ use super::shared::work::Work;
 
 /// How long a group without members is remembered.
 const REMEMBERED_MS: Ms = 600_000;
-/// Members of all groups together: each takes about a kilobyte.
+/// Members of all groups together: each takes about five kilobytes.
 const MAX_MEMBERS: usize = 100_000;
 
 /// Every group with members.
