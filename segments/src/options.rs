@@ -17,6 +17,9 @@ pub struct Options {
     pub max_request_bytes: usize,
     /// Bytes of waiting requests above which more are refused as overloaded. 64 MiB.
     pub queue_bytes: u64,
+    /// What the keys of requests that are appended once may take in memory, in bytes: at that, requests with new keys are
+    /// refused until some have expired. Read again when the log is opened. 256 MiB.
+    pub key_bytes: u64,
     /// Segments that are mapped at once. 4,096.
     pub max_open_segments: usize,
     /// Segment files open for writing at once; `None`: half of the process's limit on open files.
@@ -42,6 +45,7 @@ impl Default for Options {
             journal_files: 3,
             max_request_bytes: 33 << 20,
             queue_bytes: 64 << 20,
+            key_bytes: 256 << 20,
             max_open_segments: 4096,
             max_open_files: None,
             retention_interval: Duration::from_secs(30),

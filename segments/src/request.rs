@@ -11,7 +11,7 @@ use crate::state::StateChange;
 use crate::sync::{Condvar, Mutex};
 use crate::ticket::{Answer, Ticket, ticket};
 use crate::topic::Topic;
-use crate::types::{Ack, Offset};
+use crate::types::{Ack, Offset, TimestampMs, TopicId};
 
 /// Records for one partition.
 #[derive(Debug)]
@@ -54,6 +54,25 @@ pub struct Part {
     pub json_lines: bool,
 }
 
+/// Makes a request one that is appended once, however often it is sent.
+///
+/// The first request with a key that is stored is remembered with what it was answered, in the very round of its records: after a
+/// crash both are there, or neither. Until `expires` a request of the same topic and key with the same fingerprint appends
+/// nothing and is answered as the first was. One that failed is not remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Once {
+    /// The topic whose keys these are: that of all of the request's parts, of which there is at least one.
+    pub topic: TopicId,
+    /// The key, from 1 byte to 1 KiB.
+    pub key: Vec<u8>,
+    /// What the request says, in short: another request with the same key is refused by it.
+    pub fingerprint: [u8; 16],
+    /// When the key is forgotten, by the wall clock of the log.
+    pub expires: TimestampMs,
+    /// Kept with the key for the caller, who gets it back with the answer to a repetition; at most 1 MiB.
+    pub note: Vec<u8>,
+}
+
 /// One request: after a crash all of it is there, or none.
 #[derive(Default)]
 pub struct AppendRequest {
@@ -63,6 +82,8 @@ pub struct AppendRequest {
     pub state: Vec<StateChange>,
     /// When it is answered.
     pub ack: Ack,
+    /// Has it appended once, whatever its sender repeats. [`Log::prepare_keys`](crate::Log::prepare_keys) comes first.
+    pub once: Option<Once>,
 }
 
 /// What a round does.

@@ -231,7 +231,10 @@ fn plan_append(
             .into_iter()
             .map(|change| Control::State(change, has_records)),
     );
-    Ok(Appended { base_offsets })
+    Ok(Appended {
+        base_offsets,
+        repeated: None,
+    })
 }
 
 /// Whether a partition was deleted, or is by an earlier request of this round.
