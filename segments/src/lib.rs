@@ -54,6 +54,7 @@
 //! | `log`, `options`, `engine` | the open log and what its parts share |
 //! | `request`, `ticket`, `committer` | appends: the queue, the answers, the rounds |
 //! | `journal` | the file that every round is synced in |
+//! | `keys`, `producers` | what is appended once: by a key, by a producer's sequence |
 //! | `partition`, `topic`, `catalog` | what there is, and its positions |
 //! | `segment`, `index`, `read`, `map` | log files, what finds a place in them, reading |
 //! | `syncer`, `checkpoint`, `state`, `slots` | making segments durable in the background, and the snapshots |
@@ -95,6 +96,7 @@ mod log;
 mod map;
 mod options;
 mod partition;
+mod producers;
 mod read;
 mod recovery;
 mod repair;

@@ -14,7 +14,7 @@ use crate::layout::Layout;
 use crate::options::Options;
 use crate::recovery;
 use crate::request::AppendRequest;
-use crate::state::{StateChange, StateEntry};
+use crate::state::{RESERVED_PREFIX, StateChange, StateEntry};
 use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::{self, JoinHandle};
@@ -235,13 +235,18 @@ impl Log {
     /// A value of the durable state; changes appear when they are durable.
     #[must_use]
     pub fn state_get(&self, key: &[u8]) -> Option<Arc<[u8]>> {
+        if key.first() == Some(&RESERVED_PREFIX) {
+            return None;
+        }
         self.engine().state.read().get(key)
     }
 
     /// All entries of the state whose keys begin with `prefix`, sorted by key.
     #[must_use]
     pub fn state_prefix(&self, prefix: &[u8]) -> Vec<StateEntry> {
-        self.engine().state.read().prefix(prefix)
+        let mut entries = self.engine().state.read().prefix(prefix);
+        entries.retain(|(key, _)| key.first() != Some(&RESERVED_PREFIX));
+        entries
     }
 
     /// What is wrong at the moment.
