@@ -192,7 +192,7 @@ impl Driver {
             max_open_files: [Some(1), Some(3), None][rng.index(3)],
             background: false,
             key_bytes: [2 << 10, 256 << 20, 256 << 20][rng.index(3)],
-            key_log_bytes: [Some(500), Some(4 << 10)][rng.index(2)],
+            key_log_bytes: [Some(120), Some(1 << 10)][rng.index(2)],
             ignore_keys: matches!(plan.sabotage, Some(Sabotage::KeyLookup)),
             lose_keys: matches!(plan.sabotage, Some(Sabotage::KeyEntry)),
             trust_torn_rounds: matches!(plan.sabotage, Some(Sabotage::TornRounds)),
@@ -276,8 +276,8 @@ impl Driver {
                 }
             }
             45..50 => self.run_rounds(),
-            50..58 => self.sync_segments(),
-            58..62 => self.retention(),
+            50..56 => self.sync_segments(),
+            56..62 => self.retention(),
             62..66 => self.trim(),
             66..71 => self.create_topic(),
             71..73 => self.delete_topic(),

@@ -73,7 +73,7 @@ impl Driver {
             if self.rng.chance(1, 10) {
                 key.fingerprint = self.rng.below(3) as u8;
             }
-            let window = [500, 2_000, 60_000, 600_000][self.rng.index(4)];
+            let window = [100, 300, 300, 1_000, 1_000, 5_000, 600_000][self.rng.index(7)];
             let once = KeyedTry {
                 topic,
                 key: key.key.clone(),
