@@ -56,7 +56,7 @@ impl Driver {
             // Rather one of the last.
             let back = self
                 .rng
-                .index(known.len().min([1, 4, 40][self.rng.clone().index(3)]));
+                .index(known.len().min([1, 4, 1_000, 1_000][self.rng.clone().index(4)]));
             known[known.len() - 1 - back].clone()
         } else {
             let key = Key {
