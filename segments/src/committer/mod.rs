@@ -194,6 +194,7 @@ impl Engine {
         self.journal.sync().map_err(|error| failed("syncing", &error))?;
         self.stats.journal_synced(self.clock.monotonic().since(started));
 
+        self.apply_state(controls);
         for plan in &*plans {
             self.publish(plan);
         }
