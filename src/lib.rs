@@ -12,3 +12,4 @@ pub mod partitioner;
 pub mod records;
 pub mod render;
 pub mod server;
+pub mod stream;

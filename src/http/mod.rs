@@ -22,6 +22,7 @@ pub mod params;
 mod path;
 pub mod problem;
 mod produce;
+mod stream;
 pub(crate) mod table;
 mod topics;
 
@@ -46,6 +47,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(damage::routes())
         .merge(fetch::routes())
         .merge(produce::routes())
+        .merge(stream::routes())
         .merge(operate::routes())
         .merge(openapi::routes())
 }

@@ -236,6 +236,7 @@ impl Engine {
         // Before anything is published: who sees an end finds the keys of what lies below it.
         keyed.publish(self);
         producers.publish();
+        self.apply_state(controls);
         for plan in &*plans {
             self.publish(plan);
         }
