@@ -522,6 +522,7 @@ impl TopicCall<'_> {
             parts: Vec::with_capacity(built.len()),
             state: Vec::new(),
             ack: options.ack,
+            once: None,
         };
         for built in built {
             let partition = self
