@@ -2,6 +2,8 @@
 //!
 //! Members that a command does not need are left out, so an answer may grow without breaking an older client.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -12,6 +14,9 @@ use super::client::{Client, Failure, Route};
 pub(crate) struct Topic {
     /// Its name.
     pub(crate) name: String,
+    /// Its identity, which no other topic ever has, a later one of the same name neither.
+    #[serde(default)]
+    pub(crate) id: String,
     /// How many partitions it has.
     pub(crate) partition_count: u32,
     /// Each of them; lists of topics may leave them out.
@@ -63,6 +68,12 @@ impl Topic {
             .iter()
             .map(|p| p.end_offset.saturating_sub(p.log_start_offset))
             .sum()
+    }
+
+    /// How long it remembers an `Idempotency-Key`; none if it does not say.
+    pub(crate) fn dedupe_window(&self) -> Option<Duration> {
+        let window = self.config.get("dedupe_window_ms")?.get("value")?.as_u64()?;
+        Some(Duration::from_millis(window))
     }
 
     /// The partitions that were chosen, or all.

@@ -13,6 +13,7 @@ mod client;
 mod completions;
 mod consume;
 mod damage;
+mod deliver;
 mod demo;
 mod group;
 mod history;
@@ -26,6 +27,7 @@ mod replay;
 mod serve;
 mod shape;
 mod signal;
+mod sse;
 mod topic;
 mod verify;
 

@@ -45,6 +45,7 @@ pub(crate) struct Fake {
     /// `http://…`
     pub(crate) url: String,
     requests: Arc<Mutex<Vec<Request>>>,
+    is_topic: bool,
 }
 
 impl Fake {
@@ -65,12 +66,45 @@ impl Fake {
                 let _ = answer(&stream, reply);
             }
         });
-        Self { url, requests }
+        Self {
+            url,
+            requests,
+            is_topic: false,
+        }
     }
 
-    /// Every request so far.
+    /// The same, for a client of topic `t` with one partition, which is described by itself: `reply` answers the rest.
+    pub(crate) fn of_topic(
+        dedupe_window_ms: u64,
+        reply: impl Fn(&Request, usize) -> Reply + Send + 'static,
+    ) -> Self {
+        let described = std::sync::atomic::AtomicUsize::new(0);
+        let fake = Self::start(move |request, before| {
+            if request.line == "GET /v1/topics/t" {
+                described.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let partition = r#"{"partition":0,"log_start_offset":0,"end_offset":1}"#;
+                let config = format!(r#"{{"dedupe_window_ms":{{"value":{dedupe_window_ms}}}}}"#);
+                let body = format!(
+                    r#"{{"name":"t","id":"fake-1","partition_count":1,"partitions":[{partition}],"config":{config}}}"#
+                );
+                return Reply::Answer(200, "", body);
+            }
+            reply(
+                request,
+                before - described.load(std::sync::atomic::Ordering::Relaxed),
+            )
+        });
+        Self {
+            is_topic: true,
+            ..fake
+        }
+    }
+
+    /// Every request so far; of [`Fake::of_topic`] those that it was asked about.
     pub(crate) fn requests(&self) -> Vec<Request> {
-        self.requests.lock().unwrap().clone()
+        let mut requests = self.requests.lock().unwrap().clone();
+        requests.retain(|request| !self.is_topic || request.line != "GET /v1/topics/t");
+        requests
     }
 }
 

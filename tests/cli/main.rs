@@ -9,6 +9,7 @@ mod client;
 mod damage;
 mod demo;
 mod fake;
+mod load;
 mod service;
 
 use std::process::Output;
@@ -23,6 +24,7 @@ pub(crate) fn quipu(args: &[&str]) -> Command {
         .args(args)
         .env_remove("QUIPU_SERVER")
         .env_remove("QUIPU_TOKEN")
+        .env("XDG_STATE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/state"))
         .timeout(Duration::from_secs(120));
     command
 }
