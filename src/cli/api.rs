@@ -98,6 +98,19 @@ pub(crate) fn topic_route(name: &str) -> Route {
     Route::new(&["v1", "topics", name])
 }
 
+/// `/v1/topics/{name}/records`, of these partitions (all where there are none) and this key.
+pub(crate) fn stream_route(name: &str, partitions: &[u32], key: Option<&str>) -> Route {
+    let mut route = Route::new(&["v1", "topics", name, "records"]);
+    if !partitions.is_empty() {
+        let partitions: Vec<String> = partitions.iter().map(u32::to_string).collect();
+        route = route.with("partitions", partitions.join(","));
+    }
+    if let Some(key) = key {
+        route = route.with("key", key);
+    }
+    route
+}
+
 /// `/v1/groups/{group}` and what follows.
 pub(crate) fn group_route(group: &str, rest: &[&str]) -> Route {
     let mut segments = vec!["v1", "groups", group];

@@ -46,6 +46,17 @@ impl Connect {
     pub(crate) fn client(&self) -> Result<Client, Usage> {
         Client::new(&self.server, self.token.as_deref())
     }
+
+    /// A client for the server of an address; it gets the token only if that is this server.
+    ///
+    /// # Errors
+    /// [`Usage`] for an address that cannot work.
+    pub(crate) fn client_of(&self, uri: &http::Uri) -> Result<Client, Usage> {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let own = self.client()?;
+        let is_own = own.base.strip_prefix("http://") == Some(authority);
+        Client::new(authority, self.token.as_deref().filter(|_| is_own))
+    }
 }
 
 /// Longest silence of the server in an answer to a read, beyond what the read itself asked to wait.
@@ -229,6 +240,15 @@ impl Route {
         }
     }
 
+    /// A path, with its query if it has one, as it stands in an address.
+    pub(crate) fn of(uri: &http::Uri) -> Self {
+        let text = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        Self {
+            has_query: text.contains('?'),
+            text,
+        }
+    }
+
     /// Adds a query parameter.
     pub(crate) fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
         self.text.push(if self.has_query { '&' } else { '?' });
@@ -409,12 +429,16 @@ impl Client {
         self.answer(self.agent.run(request))
     }
 
-    /// Opens a stream of Server-Sent Events, after the event `last` if there was one; a silence in it that is longer
-    /// than any of the server's is an error of the reader.
+    /// Opens a stream of Server-Sent Events, after the event `last` if there was one; none if nothing comes after it. A
+    /// silence in it that is longer than any of the server's is an error of the reader.
     ///
     /// # Errors
     /// [`Failure`].
-    pub(crate) fn open(&self, route: &Route, last: Option<&str>) -> Result<Box<dyn Read + Send>, Failure> {
+    pub(crate) fn open(
+        &self,
+        route: &Route,
+        last: Option<&str>,
+    ) -> Result<Option<Box<dyn Read + Send>>, Failure> {
         let mut request = self
             .request(&Method::GET, route)
             .header("accept", "text/event-stream");
@@ -435,12 +459,15 @@ impl Client {
                 Ok(_) => self.unexpected(&"a success that is none"),
             });
         }
+        if answer.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
         let kind = answer.headers().get("content-type");
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
             return Err(self.unexpected(&format_args!("a stream of type {kind:?}")));
         }
-        Ok(Box::new(answer.into_body().into_reader()))
+        Ok(Some(Box::new(answer.into_body().into_reader())))
     }
 
     /// What it means that reading a stream failed.

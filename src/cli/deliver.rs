@@ -10,7 +10,7 @@ use super::client::{Answer, Client, Failure, Route};
 use super::output::{brief_ms, note};
 use super::signal::Interrupt;
 
-/// How long a server that was there may be away, or overloaded.
+/// How long a server that was there may be away, or overloaded, for a command that does not follow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one that has not answered yet may be.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);

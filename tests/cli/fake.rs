@@ -36,6 +36,8 @@ pub(crate) enum Reply {
     Answer(u16, &'static str, String),
     /// Promises more body than it sends, then closes.
     CutShort(&'static str, String),
+    /// Begins an answer of that type with that body, which goes on for ever and says nothing more.
+    Stays(&'static str, String),
     /// Closes without a word.
     Nothing,
 }
@@ -56,14 +58,19 @@ impl Fake {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&requests);
         std::thread::spawn(move || {
+            let mut open = Vec::new();
             for stream in listener.incoming() {
                 let stream = stream.unwrap();
                 let Some(request) = read(&stream) else { continue };
                 let before = seen.lock().unwrap().len();
                 let reply = reply(&request, before);
                 seen.lock().unwrap().push(request);
+                let stays = matches!(reply, Reply::Stays(..));
                 // A client that has gone is not this thread's problem.
                 let _ = answer(&stream, reply);
+                if stays {
+                    open.push(stream);
+                }
             }
         });
         Self {
@@ -138,6 +145,14 @@ fn read(stream: &TcpStream) -> Option<Request> {
 fn answer(mut stream: &TcpStream, reply: Reply) -> std::io::Result<()> {
     let (status, headers, body, length) = match reply {
         Reply::Nothing => return Ok(()),
+        Reply::Stays(kind, body) => {
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 X\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n"
+            )?;
+            return stream.flush();
+        }
         Reply::Answer(status, headers, body) => {
             let length = body.len();
             (status, headers, body, length)

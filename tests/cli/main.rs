@@ -11,6 +11,7 @@ mod demo;
 mod fake;
 mod load;
 mod service;
+mod stream;
 
 use std::process::Output;
 use std::time::Duration;

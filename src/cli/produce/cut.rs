@@ -77,11 +77,6 @@ impl Cutter {
         }
     }
 
-    /// The next line to be taken from the input.
-    pub(super) fn line(&self) -> u64 {
-        self.line
-    }
-
     /// Whether nothing of the input waits to be sent.
     pub(super) fn is_idle(&mut self, blocks: &Blocks) -> bool {
         if self.held.is_none() {
@@ -307,7 +302,7 @@ mod tests {
         let interrupt = Interrupt::default();
         interrupt.set(crate::cli::signal::Stop::Asked);
         assert!(matches!(cutter.next(&blocks, &interrupt), Next::Interrupted));
-        assert_eq!(cutter.line(), 1);
+        assert_eq!(cutter.line, 1);
         drop(sender);
         match cutter.next(&blocks, &Interrupt::default()) {
             Next::Request(request) => assert_eq!((request.first_line, request.lines), (1, 2)),
@@ -324,7 +319,7 @@ mod tests {
         assert!(cutter.skip(4, &input, &Interrupt::default(), |bytes| {
             seen.extend_from_slice(bytes)
         }));
-        assert_eq!((seen.as_slice(), cutter.line()), (&b"1\n2\n3\n4\n"[..], 5));
+        assert_eq!((seen.as_slice(), cutter.line), (&b"1\n2\n3\n4\n"[..], 5));
         assert!(!Cutter::new(false).skip(6, &blocks(&pieces), &Interrupt::default(), |_| {}));
     }
 
