@@ -280,6 +280,7 @@ fn append(log: &Log, state: Vec<StateChange>) -> Result<(), Error> {
         parts: Vec::new(),
         state,
         ack: Ack::Durable,
+        once: None,
     };
     log.append(request)?.wait().map(drop)
 }

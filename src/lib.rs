@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod catalog;
+pub mod cloudevents;
 pub mod config;
 pub mod damage;
 pub mod groups;

@@ -31,6 +31,14 @@ pub(crate) const TOPIC_MAGIC: &str = "quipu-topic";
 /// The longest name of a topic: what a file name may take, with room to spare.
 const MAX_NAME_BYTES: usize = 249;
 
+/// How the names of topics begin that are the log's own: recovered, synced and verified as all are, and shown to nobody.
+pub(crate) const INTERNAL_PREFIX: &str = "__";
+
+/// Whether a topic is the log's own.
+pub(crate) fn is_internal(name: &str) -> bool {
+    name.starts_with(INTERNAL_PREFIX)
+}
+
 /// The topics that exist.
 pub(crate) struct Catalog {
     topics: RwLock<BTreeMap<String, Arc<Topic>>>,

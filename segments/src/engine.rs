@@ -12,9 +12,11 @@ use crate::committer::Scratch;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::journal::writer::Journal;
+use crate::keys::Keys;
 use crate::layout::Layout;
 use crate::options::Options;
 use crate::partition::Partition;
+use crate::producers::Producers;
 use crate::request::Committer;
 use crate::segment::{Segment, SegmentPool};
 use crate::slots::Slots;
@@ -38,6 +40,11 @@ pub(crate) struct Engine {
     pub(crate) catalog: Catalog,
     /// Written by the committer when a round is published.
     pub(crate) state: RwLock<State>,
+    /// What is remembered of requests that are appended once. Held by the committer while it plans a round and when it is
+    /// durable; by retention for a moment.
+    pub(crate) keys: Mutex<Keys>,
+    /// The partition in which that is stored; `None` before [`Engine::prepare_keys`].
+    pub(crate) key_log: RwLock<Option<Arc<Partition>>>,
     pub(crate) pool: Arc<SegmentPool>,
     /// Partitions with something to sync. Filled by the committer, emptied by the syncer.
     pub(crate) dirty: Mutex<Vec<Arc<Partition>>>,
@@ -126,11 +133,14 @@ impl Engine {
         state: State,
         pool: Arc<SegmentPool>,
         snapshots: Snapshots,
-        damage: Vec<String>,
+        mut damage: Vec<String>,
         max_open_files: usize,
     ) -> Self {
         // A quarter of a file at most: a round that just misses the end of a file wastes what it leaves.
         let round_bytes = (Journal::capacity(options.journal_file_bytes) / 4).min(8 << 20);
+        let keys = Mutex::new(Keys::of(&options));
+        let topics = catalog.list().iter().map(|topic| topic.id()).collect();
+        let producers = Producers::load(&state, &topics, &mut damage);
         Self {
             disk,
             clock,
@@ -140,9 +150,11 @@ impl Engine {
             queue,
             journal,
             round_bytes,
-            scratch: Mutex::new(Scratch::default()),
+            scratch: Mutex::new(Scratch::new(producers)),
             catalog,
             state: RwLock::new(state),
+            keys,
+            key_log: RwLock::new(None),
             pool,
             dirty: Mutex::new(Vec::new()),
             garbage: Mutex::new(Vec::new()),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::types::Offset;
 
@@ -87,6 +88,32 @@ pub enum Error {
         /// The bytes that wait.
         queued_bytes: u64,
     },
+    /// The key was used by another request before, and is not forgotten yet: nothing was stored; use another key.
+    #[error("the key was used before by a request that says something else")]
+    KeyReused,
+    /// The keys that are remembered take all the memory that they may: nothing was stored; requests without a key and
+    /// repetitions go on.
+    #[error("too many keys are remembered; the first of them expires in {} s", retry_after.as_secs())]
+    TooManyKeys {
+        /// When the first of them expires.
+        retry_after: Duration,
+    },
+    /// A batch does not follow on its producer's last one: nothing was stored; one in between is missing.
+    #[error("expected the producer's sequence {expected}, but the batch begins with {found}")]
+    OutOfOrderSequence {
+        /// The sequence that follows on the last batch.
+        expected: i32,
+        /// The batch's first.
+        found: i32,
+    },
+    /// A batch of an earlier epoch of its producer: nothing was stored; a newer instance has taken the place of this one.
+    #[error("the producer's epoch {found} is over: it is {epoch}")]
+    ProducerFenced {
+        /// The newest epoch that is known.
+        epoch: i16,
+        /// The batch's.
+        found: i16,
+    },
     /// The disk is full: nothing was stored; appends go on by themselves when there is space.
     #[error("the disk is full; nothing was stored")]
     StorageFull,
@@ -148,10 +175,14 @@ impl Error {
             Self::Invalid(_) | Self::Directory(_) => ErrorKind::Invalid,
             Self::RecordTooLarge { .. } | Self::RequestTooLarge { .. } => ErrorKind::TooLarge,
             Self::NotFound(_) => ErrorKind::NotFound,
-            Self::TopicExists(_) | Self::OffsetMismatch { .. } => ErrorKind::Conflict,
+            Self::TopicExists(_)
+            | Self::OffsetMismatch { .. }
+            | Self::KeyReused
+            | Self::OutOfOrderSequence { .. }
+            | Self::ProducerFenced { .. } => ErrorKind::Conflict,
             Self::Trimmed { .. } | Self::OutOfRange { .. } => ErrorKind::OutOfRange,
             Self::Damaged { .. } => ErrorKind::Damaged,
-            Self::Overloaded { .. } | Self::Closed => ErrorKind::Busy,
+            Self::Overloaded { .. } | Self::TooManyKeys { .. } | Self::Closed => ErrorKind::Busy,
             Self::StorageFull => ErrorKind::Full,
             Self::PartitionFailed(_) | Self::LogFailed { .. } | Self::Io { .. } => ErrorKind::Failed,
         }

@@ -54,6 +54,7 @@
 //! | `log`, `options`, `engine` | the open log and what its parts share |
 //! | `request`, `ticket`, `committer` | appends: the queue, the answers, the rounds |
 //! | `journal` | the file that every round is synced in |
+//! | `keys`, `producers` | what is appended once: by a key, by a producer's sequence |
 //! | `partition`, `topic`, `catalog` | what there is, and its positions |
 //! | `segment`, `index`, `read`, `map` | log files, what finds a place in them, reading |
 //! | `syncer`, `checkpoint`, `state`, `slots` | making segments durable in the background, and the snapshots |
@@ -89,11 +90,13 @@ pub mod fuzzing;
 mod identity;
 mod index;
 mod journal;
+mod keys;
 mod layout;
 mod log;
 mod map;
 mod options;
 mod partition;
+mod producers;
 mod read;
 mod recovery;
 mod repair;
@@ -123,7 +126,7 @@ pub use options::Options;
 pub use partition::{Partition, PartitionStats, WaitForData};
 pub use read::{Fetched, Located, ReadRequest, Run};
 pub use repair::{Mended, Repaired, repair, repair_on};
-pub use request::{AppendRequest, Part, Records};
+pub use request::{AppendRequest, Once, Part, Records};
 pub use state::{StateChange, StateEntry};
 pub use ticket::{Appended, Ticket};
 pub use topic::{Topic, TopicSettings, TopicSpec};

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::catalog::{INTERNAL_PREFIX, is_internal};
 use crate::clock::{Clock, SystemClock};
 use crate::damage::DamagedRange;
 use crate::disk::{Disk, RealDisk, raise_file_limit};
@@ -13,7 +14,7 @@ use crate::layout::Layout;
 use crate::options::Options;
 use crate::recovery;
 use crate::request::AppendRequest;
-use crate::state::{StateChange, StateEntry};
+use crate::state::{RESERVED_PREFIX, StateChange, StateEntry};
 use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::{self, JoinHandle};
@@ -145,22 +146,26 @@ impl Log {
         format!("{:016x}", self.engine().directory_id)
     }
 
-    /// The topics, sorted by name.
+    /// The topics, sorted by name. Those of the log itself, whose names begin with `__`, are not shown here nor in what
+    /// looks for one.
     #[must_use]
     pub fn topics(&self) -> Vec<Arc<Topic>> {
-        self.engine().catalog.list()
+        let mut topics = self.engine().catalog.list();
+        topics.retain(|topic| !is_internal(topic.name()));
+        topics
     }
 
     /// A topic by its name.
     #[must_use]
     pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
-        self.engine().catalog.get(name)
+        self.engine().catalog.get(name).filter(|_| !is_internal(name))
     }
 
     /// A topic by its number.
     #[must_use]
     pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
-        self.engine().catalog.get_by_id(id)
+        let topic = self.engine().catalog.get_by_id(id);
+        topic.filter(|topic| !is_internal(topic.name()))
     }
 
     /// Makes a topic; it is durable when this returns. Blocks for a few syncs, whatever the number of partitions.
@@ -169,6 +174,11 @@ impl Log {
     /// - [`Error::TopicExists`], [`Error::Invalid`] (name or settings): nothing was made.
     /// - [`Error::StorageFull`], [`Error::Io`], [`Error::LogFailed`]: it may be there after a restart; try again.
     pub fn create_topic(&self, name: &str, spec: TopicSpec) -> Result<Arc<Topic>> {
+        if is_internal(name) {
+            return Err(Error::Invalid(format!(
+                "names that begin with {INTERNAL_PREFIX} are for topics of the log itself"
+            )));
+        }
         self.engine().create_topic(name, spec)
     }
 
@@ -178,6 +188,7 @@ impl Log {
     /// - [`Error::NotFound`], [`Error::Invalid`] (partitions would be lowered): nothing was changed.
     /// - [`Error::StorageFull`], [`Error::Io`]: it may have changed; try again.
     pub fn alter_topic(&self, name: &str, spec: TopicSpec) -> Result<Arc<Topic>> {
+        check_visible(name)?;
         self.engine().alter_topic(name, spec)
     }
 
@@ -188,7 +199,17 @@ impl Log {
     /// - [`Error::Closed`], [`Error::LogFailed`]: it was not deleted, or (where `in_flight`) may be after a restart.
     /// - [`Error::Io`]: it is deleted, its files stay until the next start.
     pub fn delete_topic(&self, name: &str, state: Vec<StateChange>) -> Result<()> {
+        check_visible(name)?;
         self.engine().delete_topic(name, state)
+    }
+
+    /// Makes what remembers the keys of [`AppendRequest::once`]: an internal topic, which is not shown. Blocks for a few
+    /// syncs the first time in the life of a data directory, and costs nothing after that.
+    ///
+    /// # Errors
+    /// As for [`Log::create_topic`]; try again.
+    pub fn prepare_keys(&self) -> Result<()> {
+        self.engine().prepare_keys()
     }
 
     /// Queues an append and returns a ticket for its answer. Never blocks.
@@ -199,21 +220,33 @@ impl Log {
     /// # Errors
     /// At once, with nothing queued: [`Error::Overloaded`] (try again), [`Error::RequestTooLarge`] (split it),
     /// [`Error::Invalid`], [`Error::Closed`], [`Error::LogFailed`]. By the ticket: [`Error::OffsetMismatch`],
-    /// [`Error::NotFound`], [`Error::StorageFull`], [`Error::PartitionFailed`], [`Error::LogFailed`].
+    /// [`Error::NotFound`], [`Error::StorageFull`], [`Error::PartitionFailed`], [`Error::LogFailed`]; with
+    /// [`AppendRequest::once`] also [`Error::KeyReused`] and [`Error::TooManyKeys`], and for batches of a producer
+    /// [`Error::OutOfOrderSequence`] and [`Error::ProducerFenced`].
     pub fn append(&self, request: AppendRequest) -> Result<Ticket> {
+        if request.once.is_some() && !self.engine().has_keys() {
+            return Err(Error::Invalid(
+                "a request that is appended once needs prepare_keys first".into(),
+            ));
+        }
         self.engine().queue.append(request)
     }
 
     /// A value of the durable state; changes appear when they are durable.
     #[must_use]
     pub fn state_get(&self, key: &[u8]) -> Option<Arc<[u8]>> {
+        if key.first() == Some(&RESERVED_PREFIX) {
+            return None;
+        }
         self.engine().state.read().get(key)
     }
 
     /// All entries of the state whose keys begin with `prefix`, sorted by key.
     #[must_use]
     pub fn state_prefix(&self, prefix: &[u8]) -> Vec<StateEntry> {
-        self.engine().state.read().prefix(prefix)
+        let mut entries = self.engine().state.read().prefix(prefix);
+        entries.retain(|(key, _)| key.first() != Some(&RESERVED_PREFIX));
+        entries
     }
 
     /// What is wrong at the moment.
@@ -350,6 +383,14 @@ impl Engine {
             let _answered = self.run_round();
         }
     }
+}
+
+/// A topic of the log itself is none to callers.
+fn check_visible(name: &str) -> Result<()> {
+    if is_internal(name) {
+        return Err(Error::NotFound(format!("the topic {name}")));
+    }
+    Ok(())
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

@@ -17,6 +17,9 @@ pub struct Options {
     pub max_request_bytes: usize,
     /// Bytes of waiting requests above which more are refused as overloaded. 64 MiB.
     pub queue_bytes: u64,
+    /// What the keys of requests that are appended once may take in memory, in bytes: at that, requests with new keys are
+    /// refused until some have expired. Read again when the log is opened. 256 MiB.
+    pub key_bytes: u64,
     /// Segments that are mapped at once. 4,096.
     pub max_open_segments: usize,
     /// Segment files open for writing at once; `None`: half of the process's limit on open files.
@@ -29,6 +32,15 @@ pub struct Options {
     /// [`Log::run_round`](crate::Log::run_round), [`Log::sync_segments`](crate::Log::sync_segments) and
     /// [`Log::apply_retention`](crate::Log::apply_retention).
     pub background: bool,
+    /// From which size on the log of the keys is shortened; its segments have half of that. `None`: 8 MiB.
+    #[cfg(feature = "simulation")]
+    pub key_log_bytes: Option<u64>,
+    /// Has the committer look up no keys. Only to see that a test of crashes notices: requests are appended twice by it.
+    #[cfg(feature = "simulation")]
+    pub ignore_keys: bool,
+    /// Has the committer remember keys in memory alone. Only to see that a test of crashes notices.
+    #[cfg(feature = "simulation")]
+    pub lose_keys: bool,
     /// Has recovery take the journal's rounds without a look at their checksums. Only to see that a test of crashes
     /// notices: records are lost by it.
     #[cfg(feature = "simulation")]
@@ -42,11 +54,18 @@ impl Default for Options {
             journal_files: 3,
             max_request_bytes: 33 << 20,
             queue_bytes: 64 << 20,
+            key_bytes: 256 << 20,
             max_open_segments: 4096,
             max_open_files: None,
             retention_interval: Duration::from_secs(30),
             checkpoint_interval: Duration::from_secs(10),
             background: true,
+            #[cfg(feature = "simulation")]
+            key_log_bytes: None,
+            #[cfg(feature = "simulation")]
+            ignore_keys: false,
+            #[cfg(feature = "simulation")]
+            lose_keys: false,
             #[cfg(feature = "simulation")]
             trust_torn_rounds: false,
         }
@@ -64,6 +83,27 @@ impl Options {
             return |bytes, _| Round::frame(bytes);
         }
         |bytes, sequence| Round::decode(bytes, sequence)
+    }
+
+    /// From which size on the log of the keys is shortened, if not from the usual one.
+    pub(crate) fn long_key_log_bytes(&self) -> Option<u64> {
+        #[cfg(feature = "simulation")]
+        return self.key_log_bytes;
+        #[cfg(not(feature = "simulation"))]
+        None
+    }
+
+    /// Offsets whose keys are counted together, if not the usual ones: as much smaller as the log is.
+    pub(crate) fn key_block_offsets(&self) -> Option<u64> {
+        self.long_key_log_bytes().map(|_| 4)
+    }
+
+    /// Whether keys are looked up, and whether their entries are stored.
+    pub(crate) fn key_precautions(&self) -> (bool, bool) {
+        #[cfg(feature = "simulation")]
+        return (!self.ignore_keys, !self.lose_keys);
+        #[cfg(not(feature = "simulation"))]
+        (true, true)
     }
 
     pub(crate) fn check(&self) -> Result<()> {

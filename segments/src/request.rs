@@ -2,16 +2,18 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use crate::batch::{BatchBuilder, SealedBatch};
+use crate::batch::{BatchBuilder, HEADER_BYTES, SealedBatch};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::journal::format::ITEM_OVERHEAD_BYTES;
+use crate::keys::Kept;
 use crate::partition::Partition;
-use crate::state::StateChange;
+use crate::producers;
+use crate::state::{RESERVED_PREFIX, StateChange};
 use crate::sync::{Condvar, Mutex};
 use crate::ticket::{Answer, Ticket, ticket};
 use crate::topic::Topic;
-use crate::types::{Ack, Offset};
+use crate::types::{Ack, Offset, TimestampMs, TopicId};
 
 /// Records for one partition.
 #[derive(Debug)]
@@ -54,6 +56,25 @@ pub struct Part {
     pub json_lines: bool,
 }
 
+/// Makes a request one that is appended once, however often it is sent.
+///
+/// The first request with a key that is stored is remembered with what it was answered, in the very round of its records: after a
+/// crash both are there, or neither. Until `expires` a request of the same topic and key with the same fingerprint appends
+/// nothing and is answered as the first was. One that failed is not remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Once {
+    /// The topic whose keys these are: that of all of the request's parts, of which there is at least one.
+    pub topic: TopicId,
+    /// The key, from 1 byte to 1 KiB.
+    pub key: Vec<u8>,
+    /// What the request says, in short: another request with the same key is refused by it.
+    pub fingerprint: [u8; 16],
+    /// When the key is forgotten, by the wall clock of the log.
+    pub expires: TimestampMs,
+    /// Kept with the key for the caller, who gets it back with the answer to a repetition; at most 1 MiB.
+    pub note: Vec<u8>,
+}
+
 /// One request: after a crash all of it is there, or none.
 #[derive(Default)]
 pub struct AppendRequest {
@@ -63,6 +84,8 @@ pub struct AppendRequest {
     pub state: Vec<StateChange>,
     /// When it is answered.
     pub ack: Ack,
+    /// Has it appended once, whatever its sender repeats. [`Log::prepare_keys`](crate::Log::prepare_keys) comes first.
+    pub once: Option<Once>,
 }
 
 /// What a round does.
@@ -76,6 +99,8 @@ pub(crate) enum Operation {
         topic: Arc<Topic>,
         state: Vec<StateChange>,
     },
+    /// Entries of keys, to be appended again where they are still needed.
+    KeepKeys(Vec<Kept>),
 }
 
 pub(crate) struct Queued {
@@ -94,6 +119,8 @@ impl Queued {
 
 /// About what a queued request takes in memory besides its records: itself, its parts, its ticket.
 const QUEUED_OVERHEAD_BYTES: u64 = 512;
+/// What the record of a key takes in the journal besides its bytes, at most: the lengths around them, and a batch of its own.
+const KEY_OVERHEAD_BYTES: usize = HEADER_BYTES + 32 + ITEM_OVERHEAD_BYTES;
 
 struct Queue {
     requests: Vec<Queued>,
@@ -171,6 +198,17 @@ impl Committer {
                 )));
             }
             bytes += part.records.bytes() + ITEM_OVERHEAD_BYTES;
+            bytes += producers::check_part(&part.records)?;
+        }
+        if let Some(once) = &request.once {
+            let is_of_topic = |part: &Part| part.partition.id().topic == once.topic;
+            if request.parts.is_empty() || !request.parts.iter().all(is_of_topic) {
+                return Err(Error::Invalid(
+                    "a request that is appended once has records of the topic of its key, and of no other"
+                        .into(),
+                ));
+            }
+            bytes += once.record_bytes(request.parts.len())? + KEY_OVERHEAD_BYTES;
         }
         bytes += state_bytes(&request.state)?;
         if request.parts.is_empty() && request.state.is_empty() {
@@ -196,6 +234,14 @@ impl Committer {
     pub(crate) fn delete_topic(&self, topic: Arc<Topic>, state: Vec<StateChange>) -> Result<Ticket> {
         let bytes = state_bytes(&state)? + ITEM_OVERHEAD_BYTES;
         let ticket = self.submit(Operation::DeleteTopic { topic, state }, bytes as u64)?;
+        self.drive()?;
+        Ok(ticket)
+    }
+
+    /// Queues entries of keys to be appended again.
+    pub(crate) fn keep_keys(&self, entries: Vec<Kept>) -> Result<Ticket> {
+        let bytes: usize = entries.iter().map(|kept| kept.bytes() + KEY_OVERHEAD_BYTES).sum();
+        let ticket = self.submit(Operation::KeepKeys(entries), bytes as u64)?;
         self.drive()?;
         Ok(ticket)
     }
@@ -298,6 +344,11 @@ fn state_bytes(changes: &[StateChange]) -> Result<usize> {
     let mut bytes = 0;
     for change in changes {
         let value = change.value.as_ref().map_or(0, Vec::len);
+        if change.key.first() == Some(&RESERVED_PREFIX) {
+            return Err(Error::Invalid(
+                "keys of the state that begin with a zero byte are the log's own".into(),
+            ));
+        }
         if change.key.len() > MAX_STATE_KEY_BYTES || value > MAX_STATE_VALUE_BYTES {
             return Err(Error::Invalid(
                 "a key or a value of the state is too large".into(),

@@ -87,6 +87,7 @@ impl Engine {
                 }
             }
         }
+        self.queue_key_retention(&mut tickets)?;
         Ok(tickets)
     }
 }

@@ -22,10 +22,13 @@ pub(crate) const MAGIC: [u8; 8] = *b"QUIPUSTA";
 /// Version of a snapshot's payload.
 pub(crate) const VERSION: u32 = 1;
 
+/// The first byte of keys that are the log's own: callers neither set nor see them.
+pub(crate) const RESERVED_PREFIX: u8 = 0;
+
 /// A change of the state: `None` removes the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateChange {
-    /// The key, at most 64 KiB.
+    /// The key, at most 64 KiB. The first byte is not 0.
     pub key: Vec<u8>,
     /// The new value, at most 1 MiB; `None` removes the key.
     pub value: Option<Vec<u8>>,

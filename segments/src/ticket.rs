@@ -17,8 +17,11 @@ use crate::types::Offset;
 /// The answer to an append.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Appended {
-    /// The first offset of each part, in the request's order.
+    /// The first offset of each part, in the request's order; of a repetition, in the order of the first request.
     pub base_offsets: Vec<Offset>,
+    /// Where nothing was appended, because that was done before: the note of the first request with the key
+    /// ([`Once::note`](crate::Once::note)), or nothing for a producer's batch.
+    pub repeated: Option<Vec<u8>>,
 }
 
 enum Slot {
@@ -208,6 +211,7 @@ mod tests {
         let thread = std::thread::spawn(move || {
             let appended = Appended {
                 base_offsets: vec![Offset::new(7)],
+                repeated: None,
             };
             if let Some(waker) = answer.give(Ok(appended)) {
                 waker.wake();

@@ -70,6 +70,7 @@ fn append_to(log: &Log, index: u32, ack: Ack, number: u64) -> Result<u64, Error>
         parts: vec![part],
         state: Vec::new(),
         ack,
+        once: None,
     })?;
     let round = log.run_round();
     match pin!(ticket).poll(&mut Context::from_waker(Waker::noop())) {

@@ -459,6 +459,7 @@ fn threads_of_its_own_serve_many_producers_at_once() {
                         parts,
                         state: Vec::new(),
                         ack,
+                        once: None,
                     };
                     log.append(request).unwrap().wait().unwrap();
                 }

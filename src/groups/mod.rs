@@ -281,6 +281,7 @@ async fn append(log: &Log, state: Vec<StateChange>) -> Result<(), Error> {
         parts: Vec::new(),
         state,
         ack: Ack::Durable,
+        once: None,
     })?
     .await
     .map(drop)

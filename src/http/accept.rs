@@ -13,11 +13,13 @@ pub(super) enum Representation {
     NdJson,
     /// The stored batches.
     RecordBatch,
+    /// An array of CloudEvents.
+    CloudEvents,
 }
 
 impl Representation {
     /// All of them; earlier ones are taken where a client likes several equally.
-    const ALL: [Self; 3] = [Self::Json, Self::NdJson, Self::RecordBatch];
+    const ALL: [Self; 4] = [Self::Json, Self::NdJson, Self::RecordBatch, Self::CloudEvents];
 
     /// The media type.
     #[must_use]
@@ -26,6 +28,7 @@ impl Representation {
             Self::Json => "application/json",
             Self::NdJson => "application/x-ndjson",
             Self::RecordBatch => "application/vnd.apache.kafka.record-batch",
+            Self::CloudEvents => "application/cloudevents-batch+json",
         }
     }
 }
@@ -211,6 +214,10 @@ mod tests {
             Some(Representation::RecordBatch)
         );
         assert_eq!(
+            chosen(&["application/cloudevents-batch+json, */*;q=0.1"]),
+            Some(Representation::CloudEvents)
+        );
+        assert_eq!(
             chosen(&["*/*, application/json;q=0"]),
             Some(Representation::NdJson)
         );
@@ -222,6 +229,7 @@ mod tests {
             &["text/html"][..],
             &["text/*"],
             &["*/json"],
+            &["application/cloudevents+json"],
             &["application/json;q=0"],
             &["*/*;q=0"],
             &["application/json;q=2"],

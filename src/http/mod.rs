@@ -9,6 +9,7 @@ pub(crate) mod budget;
 pub(crate) mod chunks;
 mod cors;
 mod damage;
+mod event;
 pub(crate) mod fetch;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -119,7 +119,11 @@ pub fn parse_time(text: &str) -> Option<TimestampMs> {
     if let Ok(number) = text.parse::<i64>() {
         return (number >= 0 && !text.starts_with('+')).then_some(TimestampMs(number));
     }
-    let time: jiff::Timestamp = text.parse().ok()?;
+    millis_of(text.parse().ok()?)
+}
+
+/// A point in time as records have it; `None` before 1970.
+pub(crate) fn millis_of(time: jiff::Timestamp) -> Option<TimestampMs> {
     // A point between two milliseconds lies after the first of them, so a record "at or after" it is at the second.
     let millis = time.as_millisecond() + i64::from(time.subsec_nanosecond() % 1_000_000 > 0);
     (millis >= 0).then_some(TimestampMs(millis))

@@ -33,7 +33,7 @@ pub enum Code {
     GroupActive,
     /// The group has no such member.
     UnknownMember,
-    /// The member acts with an epoch, or for a partition, that it no longer has.
+    /// The member acts with an epoch, or for a partition, that it no longer has; or the producer with an epoch.
     Fenced,
     /// A newer poll of the member has taken this one's place.
     PollSuperseded,
@@ -41,6 +41,10 @@ pub enum Code {
     GroupTypeMismatch,
     /// The group was begun with other settings.
     GroupSettingsDiffer,
+    /// The idempotency key was used by another request.
+    IdempotencyKeyReused,
+    /// A producer's batch does not follow on its last one.
+    OutOfOrderSequence,
     /// `expected_offset` is not the next offset.
     OffsetMismatch,
     /// The offset lies below the log start.
@@ -141,7 +145,12 @@ impl Code {
                 "The member does not exist",
                 false,
             ),
-            Self::Fenced => ("fenced", StatusCode::CONFLICT, "The member is fenced", false),
+            Self::Fenced => (
+                "fenced",
+                StatusCode::CONFLICT,
+                "A newer epoch has taken this one's place",
+                false,
+            ),
             Self::PollSuperseded => (
                 "poll-superseded",
                 StatusCode::CONFLICT,
@@ -158,6 +167,18 @@ impl Code {
                 "group-settings-differ",
                 StatusCode::CONFLICT,
                 "The group has other settings",
+                false,
+            ),
+            Self::IdempotencyKeyReused => (
+                "idempotency-key-reused",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The idempotency key belongs to another request",
+                false,
+            ),
+            Self::OutOfOrderSequence => (
+                "out-of-order-sequence",
+                StatusCode::CONFLICT,
+                "The batch does not follow on its producer's last one",
                 false,
             ),
             Self::OffsetMismatch => (
@@ -321,6 +342,13 @@ impl Problem {
         self
     }
 
+    /// Says when it is worth to try again, in seconds.
+    #[must_use]
+    pub fn retry_after_s(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
     /// Names the methods that are allowed (405).
     #[must_use]
     pub fn allow(mut self, methods: &'static str) -> Self {
@@ -424,6 +452,22 @@ impl From<Error> for Problem {
                 .with("damaged_until_offset", damaged_until.get())
             }
             Error::Overloaded { .. } => Self::new(Code::Overloaded, error.to_string()),
+            Error::KeyReused => Self::new(
+                Code::IdempotencyKeyReused,
+                "the Idempotency-Key was used before, by a request with another query, content type or body; a new request needs a new key",
+            ),
+            Error::TooManyKeys { retry_after } => Self::new(
+                Code::Overloaded,
+                "as many idempotency keys are remembered as there is memory for; shorten the topics' dedupe_window_ms, or raise the setting for that memory",
+            )
+            // A second more than the whole ones, so that the first has expired by then.
+            .retry_after_s(u32::try_from(retry_after.as_secs()).unwrap_or(u32::MAX).saturating_add(1)),
+            Error::OutOfOrderSequence { expected, found } => {
+                Self::new(Code::OutOfOrderSequence, error.to_string())
+                    .with("expected_sequence", expected)
+                    .with("sequence", found)
+            }
+            Error::ProducerFenced { .. } => Self::new(Code::Fenced, error.to_string()),
             Error::StorageFull => Self::new(
                 Code::StorageFull,
                 "the server's disk is full; appends go on by themselves when there is space",

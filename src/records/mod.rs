@@ -13,4 +13,6 @@ mod scan;
 
 pub use build::{BATCH_BYTES, Built, ExtraHeader, Misfit, Placement, Placer, Placing, TopicRules};
 pub use parse::{ParsedHeader, ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
+pub(crate) use parse::{base64, not_utf8, null, token};
 pub use scan::MAX_DEPTH;
+pub(crate) use scan::{Fault, Scanner, Text};

@@ -54,7 +54,7 @@ pub struct RecordError {
 
 impl RecordError {
     #[cold]
-    fn new(pointer: impl Into<String>, fault: Fault) -> Self {
+    pub(crate) fn new(pointer: impl Into<String>, fault: Fault) -> Self {
         Self {
             pointer: pointer.into(),
             detail: format!("{} (at byte {})", fault.what(), fault.at()),
@@ -62,7 +62,7 @@ impl RecordError {
     }
 
     #[cold]
-    fn within(mut self, prefix: &str) -> Self {
+    pub(crate) fn within(mut self, prefix: &str) -> Self {
         self.pointer.insert_str(0, prefix);
         self
     }
@@ -170,14 +170,18 @@ pub fn is_json_line(bytes: &[u8]) -> bool {
 
 /// The error of JSON that is UTF-8 up to a byte only: at the field that is being read there.
 #[cold]
-fn not_utf8(json: &[u8], valid: usize, parse: impl FnOnce(&[u8]) -> Option<RecordError>) -> RecordError {
+pub(crate) fn not_utf8(
+    json: &[u8],
+    valid: usize,
+    parse: impl FnOnce(&[u8]) -> Option<RecordError>,
+) -> RecordError {
     let prefix = json.get(..valid).unwrap_or_default();
     let pointer = parse(prefix).map_or_else(String::new, |error| error.pointer);
     RecordError::new(pointer, Fault::new(valid, "bytes that are not UTF-8"))
 }
 
 /// A name as a token of a JSON pointer.
-fn token(name: &[u8]) -> String {
+pub(crate) fn token(name: &[u8]) -> String {
     String::from_utf8_lossy(name)
         .replace('~', "~0")
         .replace('/', "~1")
@@ -323,7 +327,7 @@ fn field_of(name: &[u8]) -> Option<usize> {
 
 /// Takes a `null`, if one stands here.
 #[inline]
-fn null(scanner: &mut Scanner<'_>) -> bool {
+pub(crate) fn null(scanner: &mut Scanner<'_>) -> bool {
     if scanner.peek() != Some(b'n') {
         return false;
     }
@@ -361,7 +365,7 @@ fn timestamp(scanner: &mut Scanner<'_>) -> Result<TimestampMs, Fault> {
         .map_err(|_| Fault::new(from, WHAT))
 }
 
-fn base64(scanner: &mut Scanner<'_>) -> Result<Vec<u8>, Fault> {
+pub(crate) fn base64(scanner: &mut Scanner<'_>) -> Result<Vec<u8>, Fault> {
     let text = scanner.string("a string in base64")?;
     BASE64_STANDARD
         .decode(text.decode()?)

@@ -14,30 +14,30 @@ pub const MAX_DEPTH: usize = 512;
 
 /// What is wrong, and at which byte. Boxed, so that results of the hot functions stay in registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault(Box<(usize, Cow<'static, str>)>);
+pub(crate) struct Fault(Box<(usize, Cow<'static, str>)>);
 
 impl Fault {
     #[cold]
-    pub(super) fn new(at: usize, what: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(at: usize, what: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new((at, what.into())))
     }
 
-    pub(super) fn at(&self) -> usize {
+    pub(crate) fn at(&self) -> usize {
         self.0.0
     }
 
-    pub(super) fn what(&self) -> &str {
+    pub(crate) fn what(&self) -> &str {
         &self.0.1
     }
 }
 
 /// A string as it stands between its quotes; its escapes have the right form.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Text<'a> {
-    pub(super) raw: &'a [u8],
+pub(crate) struct Text<'a> {
+    pub(crate) raw: &'a [u8],
     /// Where `raw` begins.
-    pub(super) at: usize,
-    pub(super) escaped: bool,
+    pub(crate) at: usize,
+    pub(crate) escaped: bool,
 }
 
 impl<'a> Text<'a> {
@@ -46,7 +46,7 @@ impl<'a> Text<'a> {
     /// # Errors
     /// A surrogate without its other half: no character, and no UTF-8 for it.
     #[inline]
-    pub(super) fn decode(self) -> Result<Cow<'a, [u8]>, Fault> {
+    pub(crate) fn decode(self) -> Result<Cow<'a, [u8]>, Fault> {
         if self.escaped {
             self.unescape().map(Cow::Owned)
         } else {
@@ -107,33 +107,33 @@ fn hex4(bytes: &[u8]) -> Option<u32> {
 
 /// A position in JSON.
 #[derive(Clone, Debug)]
-pub(super) struct Scanner<'a> {
+pub(crate) struct Scanner<'a> {
     bytes: &'a [u8],
     pos: usize,
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, pos: 0 }
     }
 
-    pub(super) fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.pos
     }
 
     /// The bytes from `from` to here.
-    pub(super) fn since(&self, from: usize) -> &'a [u8] {
+    pub(crate) fn since(&self, from: usize) -> &'a [u8] {
         self.bytes.get(from..self.pos).unwrap_or_default()
     }
 
     #[inline(always)]
-    pub(super) fn peek(&self) -> Option<u8> {
+    pub(crate) fn peek(&self) -> Option<u8> {
         self.bytes.get(self.pos).copied()
     }
 
     /// Skips white space, line breaks too.
     #[inline(always)]
-    pub(super) fn space(&mut self) {
+    pub(crate) fn space(&mut self) {
         let mut breaks = false;
         self.space_and_breaks(&mut breaks);
     }
@@ -157,7 +157,7 @@ impl<'a> Scanner<'a> {
 
     /// Skips white space, and `byte` if it stands there.
     #[inline(always)]
-    pub(super) fn eat(&mut self, byte: u8) -> bool {
+    pub(crate) fn eat(&mut self, byte: u8) -> bool {
         self.space();
         let found = self.peek() == Some(byte);
         self.pos += usize::from(found);
@@ -166,7 +166,7 @@ impl<'a> Scanner<'a> {
 
     /// Skips white space and `byte`, which must be there.
     #[inline(always)]
-    pub(super) fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), Fault> {
+    pub(crate) fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), Fault> {
         if self.eat(byte) {
             Ok(())
         } else {
@@ -175,7 +175,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// White space and nothing else may follow.
-    pub(super) fn end(&mut self) -> Result<(), Fault> {
+    pub(crate) fn end(&mut self) -> Result<(), Fault> {
         self.space();
         match self.peek() {
             None => Ok(()),
@@ -185,7 +185,7 @@ impl<'a> Scanner<'a> {
 
     /// The fault of what stands here, where `expected` should.
     #[cold]
-    pub(super) fn unexpected(&self, expected: &str) -> Fault {
+    pub(crate) fn unexpected(&self, expected: &str) -> Fault {
         let what = match self.peek() {
             None => format!("the JSON ends early: expected {expected}"),
             Some(byte @ 0x21..0x7f) => format!("expected {expected}, found '{}'", byte as char),
@@ -196,7 +196,7 @@ impl<'a> Scanner<'a> {
 
     /// A string; white space in front of it is skipped.
     #[inline(always)]
-    pub(super) fn string(&mut self, what: &'static str) -> Result<Text<'a>, Fault> {
+    pub(crate) fn string(&mut self, what: &'static str) -> Result<Text<'a>, Fault> {
         self.space();
         let at = self.pos + 1;
         let escaped = self.skip_string(what)?;
@@ -255,7 +255,7 @@ impl<'a> Scanner<'a> {
     ///
     /// The value's bytes are those from [`Scanner::position`] after [`Scanner::space`] on.
     #[inline]
-    pub(super) fn value(&mut self) -> Result<bool, Fault> {
+    pub(crate) fn value(&mut self) -> Result<bool, Fault> {
         let mut breaks = false;
         self.space();
         // A bit for each open array (0) or object (1), the outermost first; the innermost stands in `object`.
@@ -372,7 +372,7 @@ impl<'a> Scanner<'a> {
 
     /// A number of digits alone, the largest there is where it is larger; `None` for any other number and for what is none.
     #[inline]
-    pub(super) fn whole_number(&mut self) -> Option<u64> {
+    pub(crate) fn whole_number(&mut self) -> Option<u64> {
         let from = self.pos;
         let mut number = 0_u64;
         while let Some(digit @ b'0'..=b'9') = self.peek() {

@@ -19,8 +19,8 @@
 //! producer can send as JSON either. A record of before 1970, which only a record batch can bring, is refused.
 
 mod headers;
-mod text;
-mod value;
+pub(crate) mod text;
+pub(crate) mod value;
 
 use quipu_segments::batch::Record;
 
@@ -99,6 +99,6 @@ impl RecordRenderer {
 const FIXED_BYTES: usize = 128;
 
 #[inline]
-fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+pub(crate) fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }

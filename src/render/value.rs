@@ -18,13 +18,13 @@ pub(super) fn push_value(out: &mut Vec<u8>, stored: &[u8], layout: Layout) {
     let start = out.len();
     out.extend_from_slice(stored);
     if layout == Layout::Lines && memchr::memchr2(b'\n', b'\r', stored).is_some() {
-        break_no_lines(&mut out[start..]);
+        spaces_for_breaks(&mut out[start..]);
     }
 }
 
 /// Whether the bytes are one JSON value (white space around it is part of it) other than `null`, and one that a producer
 /// could send: not nested deeper than readers can follow.
-fn is_json_and_not_null(stored: &[u8]) -> bool {
+pub(crate) fn is_json_and_not_null(stored: &[u8]) -> bool {
     is_json_line(stored) || is_json_over_lines(stored)
 }
 
@@ -36,14 +36,14 @@ fn is_json_over_lines(stored: &[u8]) -> bool {
     is_json && {
         // It is JSON, so its line breaks stand between tokens, and as a line it means the same.
         let mut line = stored.trim_ascii().to_vec();
-        break_no_lines(&mut line);
+        spaces_for_breaks(&mut line);
         is_json_line(&line)
     }
 }
 
 /// Makes spaces of the line breaks between the tokens of valid JSON; in strings there are none, for a raw one would be a
 /// bare control character.
-fn break_no_lines(json: &mut [u8]) {
+pub(crate) fn spaces_for_breaks(json: &mut [u8]) {
     for byte in json {
         if matches!(byte, b'\n' | b'\r') {
             *byte = b' ';

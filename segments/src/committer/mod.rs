@@ -15,15 +15,18 @@
 //! moved); where the cause is a full disk they go on when there is space, else the partition takes no more appends. A
 //! failed journal write or sync ends all appends.
 
+mod once;
 mod plan;
 mod publish;
 mod write;
 
+use once::Keyed;
 use plan::{Control, Plan};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::journal::format::{BLOCK_BYTES, ITEM_OVERHEAD_BYTES, ROUND_HEADER_BYTES, RoundBuilder};
+use crate::producers::Producers;
 use crate::request::Queued;
 use crate::sync::atomic::Ordering;
 use crate::ticket::{Answer, Appended};
@@ -37,6 +40,26 @@ pub(crate) struct Scratch {
     outcomes: Vec<Outcome>,
     journal: Vec<u8>,
     tag: u32,
+    /// What the round adds to the keys that are remembered.
+    keyed: Keyed,
+    /// What is known of idempotent producers. Not a buffer: only rounds look at it and change it.
+    producers: Producers,
+}
+
+impl Scratch {
+    pub(crate) fn new(producers: Producers) -> Self {
+        Self {
+            producers,
+            ..Self::default()
+        }
+    }
+
+    /// The round stores no records, and so nothing that goes with them.
+    fn forget_records(&mut self) {
+        self.plans.clear();
+        self.keyed.forget();
+        self.producers.forget_round();
+    }
 }
 
 /// The answer to a request, until it may be given.
@@ -44,17 +67,30 @@ struct Outcome {
     answer: Answer,
     ack: Ack,
     has_records: bool,
+    /// It adds nothing to the round, and is answered from what is durable: nothing that becomes of the round changes that.
+    is_settled: bool,
     result: Result<Appended>,
 }
 
 impl Outcome {
-    /// Whether it was refused for what may be an earlier request of the same round: for an end that would come of it, or
-    /// for a topic that it deletes. If the round fails that is not so, and must not be answered.
+    /// Whether it was refused for what may be an earlier request of the same round: for an end or a sequence that would come
+    /// of it, for its key, or for a topic that it deletes. If the round fails that is not so, and must not be answered.
     fn may_hang_on_the_round(&self) -> bool {
-        matches!(
+        let is_of_state = matches!(
             self.result,
-            Err(Error::OffsetMismatch { .. } | Error::NotFound(_))
-        )
+            Err(Error::OffsetMismatch { .. }
+                | Error::NotFound(_)
+                | Error::KeyReused
+                | Error::TooManyKeys { .. }
+                | Error::OutOfOrderSequence { .. }
+                | Error::ProducerFenced { .. })
+        );
+        is_of_state && !self.is_settled
+    }
+
+    /// Whether it says that something is stored which the round stores.
+    fn promises_the_round(&self) -> bool {
+        self.result.is_ok() && !self.is_settled
     }
 }
 
@@ -89,7 +125,7 @@ impl Engine {
         if let Err(error) = &result {
             self.fail(error);
             for outcome in &mut scratch.outcomes {
-                if outcome.result.is_ok() {
+                if outcome.promises_the_round() {
                     outcome.result = Err(error.clone());
                 } else if outcome.may_hang_on_the_round() {
                     // It was refused for something that is not durable, and itself stored nothing.
@@ -97,7 +133,7 @@ impl Engine {
                 }
             }
         }
-        scratch.plans.clear();
+        scratch.forget_records();
         let wakers: Vec<_> = scratch
             .outcomes
             .drain(..)
@@ -152,12 +188,12 @@ impl Engine {
         } else {
             self.fail(&error);
         }
-        scratch.plans.clear();
+        scratch.forget_records();
         for mut outcome in scratch.outcomes.drain(..) {
-            if outcome.may_hang_on_the_round() {
+            if outcome.promises_the_round() || outcome.may_hang_on_the_round() {
                 outcome.result = Err(error.clone());
             }
-            wake(outcome.answer.give(outcome.result.and(Err(error.clone()))));
+            wake(outcome.answer.give(outcome.result));
         }
         if is_full { Ok(true) } else { Err(error) }
     }
@@ -172,10 +208,13 @@ impl Engine {
             plans,
             outcomes,
             journal,
+            keyed,
+            producers,
             ..
         } = scratch;
         let mut builder = RoundBuilder::new(std::mem::take(journal));
         let (records, bytes) = fill(&mut builder, plans, controls);
+        let internal = keyed.records();
         if builder.is_empty() {
             *journal = builder.into_buffer();
             return Ok(());
@@ -194,15 +233,19 @@ impl Engine {
         self.journal.sync().map_err(|error| failed("syncing", &error))?;
         self.stats.journal_synced(self.clock.monotonic().since(started));
 
+        // Before anything is published: who sees an end finds the keys of what lies below it.
+        keyed.publish(self);
+        producers.publish();
         for plan in &*plans {
             self.publish(plan);
         }
-        self.apply(controls);
+        self.apply(controls, producers);
         self.journal.set_published(round);
         if !plans.is_empty() {
             self.storage_full.store(false, Ordering::Relaxed);
         }
-        self.stats.round(outcomes.len() as u64, records, bytes);
+        // The log's own records are not what somebody has appended.
+        self.stats.round(outcomes.len() as u64, records - internal, bytes);
         Ok(())
     }
 

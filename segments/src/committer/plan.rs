@@ -1,22 +1,26 @@
 //! Planning a round: conditions are checked and offsets given, in order of arrival; nothing is written.
 //!
-//! All conditions of a request are looked at before anything of it is given offsets, so it is refused as a whole. A
-//! partition's small requests become one batch. Offsets that are given here are a plan's own: the partition's move when
+//! All conditions of a request are looked at before anything of it is given offsets, so it is refused as a whole. Before
+//! them comes whether it was appended already (`once`, and [`crate::producers`]): then it gets no offsets, and is answered
+//! with those of the first time. A partition's small requests become one batch. Offsets that are given here are a plan's own: the partition's move when
 //! the round's segment writes have worked, so a crash or a failed write takes nothing back.
 
 use std::sync::Arc;
 
+use super::once::{KeyPlanner, key_record};
 use super::{Outcome, Scratch};
 use crate::batch::{BatchBuilder, SealedBatch};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::keys::{Entry, Kept, encode_id};
 use crate::partition::{Active, Partition, WriteFile};
-use crate::request::{AppendRequest, Operation, Part, Queued, Records};
+use crate::producers::{Producers, Sequenced, Verdict};
+use crate::request::{AppendRequest, Once, Operation, Part, Queued, Records};
 use crate::segment::Segment;
 use crate::state::StateChange;
 use crate::ticket::Appended;
 use crate::topic::Topic;
-use crate::types::{Ack, FilePos, Offset, TopicId};
+use crate::types::{Ack, FilePos, Offset, TimestampMs, TopicId};
 
 /// Small requests are combined into batches of at most this many bytes: large enough that the header is nothing,
 /// small enough that a reader of one record does not decode much.
@@ -126,112 +130,240 @@ impl Plan {
 impl Engine {
     /// Checks conditions and gives offsets, in order of arrival.
     pub(super) fn plan(&self, scratch: &mut Scratch) -> Vec<Control> {
-        let mut controls = Vec::new();
-        let mut deleting = Vec::new();
-        for Queued {
-            operation, answer, ..
-        } in scratch.requests.drain(..)
-        {
-            let plans = &mut scratch.plans;
-            let (ack, has_records, result) = match operation {
-                Operation::Append(request) => {
-                    let (ack, has_records) = (request.ack, !request.parts.is_empty());
-                    (
-                        ack,
-                        has_records,
-                        plan_append(plans, scratch.tag, request, &mut controls, &deleting),
-                    )
-                }
-                Operation::Trim { partition, before } => {
-                    let result = plan_trim(&partition, before, &deleting);
-                    if result.is_ok() {
-                        controls.push(Control::LogStart(partition, before));
-                    }
-                    (Ack::Durable, false, result)
-                }
-                Operation::DeleteTopic { topic, state } => {
-                    let result = if topic.is_deleted() || deleting.contains(&topic.id()) {
-                        Err(Error::NotFound(format!("the topic {}", topic.name())))
-                    } else {
-                        // Readers have the topic until the deletion is durable; what follows in this round is refused.
-                        deleting.push(topic.id());
-                        controls.push(Control::DeleteTopic(topic));
-                        controls.extend(state.into_iter().map(|change| Control::State(change, false)));
-                        Ok(Appended::default())
-                    };
-                    (Ack::Durable, false, result)
-                }
-            };
-            scratch.outcomes.push(Outcome {
-                answer,
-                ack,
-                has_records,
-                result,
-            });
-        }
-        for plan in &mut scratch.plans {
+        let Scratch {
+            requests,
+            plans,
+            outcomes,
+            tag,
+            keyed,
+            producers,
+            ..
+        } = scratch;
+        let mut planner = Planner {
+            plans,
+            tag: *tag,
+            controls: Vec::new(),
+            deleting: Vec::new(),
+            keys: KeyPlanner::begin(self, keyed),
+            producers,
+            now: self.clock.now(),
+        };
+        outcomes.extend(requests.drain(..).map(|queued| planner.queued(queued)));
+        let controls = planner.end();
+        for plan in plans {
             plan.close_batch();
         }
         controls
     }
 }
 
-/// Plans one append: all of its conditions are looked at before anything of it is given offsets.
-fn plan_append(
-    plans: &mut Vec<Plan>,
+/// What a round comes to, request by request.
+struct Planner<'a> {
+    plans: &'a mut Vec<Plan>,
     tag: u32,
-    request: AppendRequest,
-    controls: &mut Vec<Control>,
-    deleting: &[TopicId],
-) -> Result<Appended> {
-    for part in &request.parts {
-        let slot = match part.partition.slot(tag) {
-            Some(slot) => slot,
-            None => {
-                if is_gone(&part.partition, deleting) {
-                    return Err(Error::NotFound(format!("partition {}", part.partition.name())));
+    controls: Vec<Control>,
+    /// Topics that the round deletes.
+    deleting: Vec<TopicId>,
+    keys: KeyPlanner<'a>,
+    producers: &'a mut Producers,
+    now: TimestampMs,
+}
+
+/// What became of a request when it was planned: with whether that holds whatever becomes of the round.
+type Answered = (Result<Appended>, bool);
+
+impl Planner<'_> {
+    fn queued(&mut self, queued: Queued) -> Outcome {
+        let (mut ack, mut has_records) = (Ack::Durable, false);
+        let (result, is_settled) = match queued.operation {
+            Operation::Append(request) => {
+                (ack, has_records) = (request.ack, !request.parts.is_empty());
+                self.append(request).unwrap_or_else(|error| (Err(error), false))
+            }
+            Operation::Trim { partition, before } => {
+                let result = plan_trim(&partition, before, &self.deleting);
+                if result.is_ok() {
+                    self.controls.push(Control::LogStart(partition, before));
                 }
-                let writer = part.partition.writer.lock();
-                if let Some(reason) = &writer.failed {
-                    return Err(Error::PartitionFailed(reason.clone()));
-                }
-                part.partition.set_slot(tag, plans.len());
-                plans.push(Plan::new(Arc::clone(&part.partition), writer.next_offset));
-                plans.len() - 1
+                (result, false)
+            }
+            Operation::DeleteTopic { topic, state } => (self.delete(topic, state), false),
+            Operation::KeepKeys(entries) => {
+                has_records = true;
+                (self.keep_keys(&entries), false)
             }
         };
-        if is_gone(&part.partition, deleting) {
-            return Err(Error::NotFound(format!("partition {}", part.partition.name())));
-        }
-        let next = plans[slot].next_offset;
-        if let Some(expected) = part.expected_offset
-            && expected != next
-        {
-            return Err(Error::OffsetMismatch {
-                expected,
-                end_offset: next,
-            });
-        }
-        if next.checked_add(part.records.count()).is_none() {
-            return Err(Error::Invalid(format!(
-                "{} has run out of offsets",
-                part.partition.name()
-            )));
+        Outcome {
+            answer: queued.answer,
+            ack,
+            has_records: has_records && !is_settled,
+            is_settled,
+            result,
         }
     }
-    let has_records = !request.parts.is_empty();
-    let mut base_offsets = Vec::with_capacity(request.parts.len());
-    for part in request.parts {
-        let slot = part.partition.slot(tag).expect("planned above");
-        base_offsets.push(plans[slot].add(part));
+
+    /// Ends the round: what it changes beside the records.
+    fn end(mut self) -> Vec<Control> {
+        let mut changes = Vec::new();
+        self.producers.changes(self.now, &mut changes);
+        self.controls
+            .extend(changes.into_iter().map(|change| Control::State(change, true)));
+        self.controls
     }
-    controls.extend(
-        request
-            .state
-            .into_iter()
-            .map(|change| Control::State(change, has_records)),
-    );
-    Ok(Appended { base_offsets })
+
+    fn delete(&mut self, topic: Arc<Topic>, state: Vec<StateChange>) -> Result<Appended> {
+        if topic.is_deleted() || self.deleting.contains(&topic.id()) {
+            return Err(Error::NotFound(format!("the topic {}", topic.name())));
+        }
+        // Readers have the topic until the deletion is durable; what follows in this round is refused.
+        self.deleting.push(topic.id());
+        self.controls.push(Control::DeleteTopic(topic));
+        self.controls
+            .extend(state.into_iter().map(|change| Control::State(change, false)));
+        Ok(Appended::default())
+    }
+
+    /// Plans one append: whether it is a repetition comes first, then all of its conditions, before anything of it is
+    /// given offsets.
+    fn append(&mut self, request: AppendRequest) -> Result<Answered> {
+        let id = request.once.as_ref().map(|once| encode_id(once.topic, &once.key));
+        if let (Some(once), Some(id)) = (&request.once, &id) {
+            self.check_not_gone(&request.parts[0].partition)?;
+            if let Some(answer) = self.keys.find(once, id, self.now) {
+                return Ok(answer);
+            }
+        }
+        for part in &request.parts {
+            if let Some(batch) = Sequenced::of_part(&part.records) {
+                self.check_not_gone(&part.partition)?;
+                let key = batch.key(part.partition.id());
+                if let Verdict::Repeated(base, is_durable) = self.producers.check(&key, &batch, self.now)? {
+                    return Ok(repeated(&request, base, is_durable)?);
+                }
+            }
+        }
+        let mut base_offsets = Vec::with_capacity(request.parts.len());
+        for part in &request.parts {
+            let slot = self.slot(&part.partition)?;
+            let next = self.plans[slot].next_offset;
+            if let Some(expected) = part.expected_offset
+                && expected != next
+            {
+                return Err(Error::OffsetMismatch {
+                    expected,
+                    end_offset: next,
+                });
+            }
+            check_offsets(&part.partition, next, part.records.count())?;
+            base_offsets.push(next);
+        }
+        if let (Some(once), Some(id)) = (&request.once, &id) {
+            self.remember(once, id, &request.parts, &base_offsets)?;
+        }
+        // Nothing is refused from here on.
+        let has_records = !request.parts.is_empty();
+        for (part, base_offset) in request.parts.into_iter().zip(&base_offsets) {
+            if let Some(batch) = Sequenced::of_part(&part.records) {
+                let key = batch.key(part.partition.id());
+                self.producers.append(key, &batch, *base_offset, self.now);
+            }
+            let slot = part.partition.slot(self.tag).expect("planned above");
+            let given = self.plans[slot].add(part);
+            debug_assert_eq!(given, *base_offset);
+        }
+        let changes = request.state.into_iter();
+        self.controls
+            .extend(changes.map(|change| Control::State(change, has_records)));
+        let appended = Appended {
+            base_offsets,
+            repeated: None,
+        };
+        Ok((Ok(appended), false))
+    }
+
+    /// Where the round plans for a partition.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::PartitionFailed`].
+    fn slot(&mut self, partition: &Arc<Partition>) -> Result<usize> {
+        self.check_not_gone(partition)?;
+        if let Some(slot) = partition.slot(self.tag) {
+            return Ok(slot);
+        }
+        let writer = partition.writer.lock();
+        if let Some(reason) = &writer.failed {
+            return Err(Error::PartitionFailed(reason.clone()));
+        }
+        partition.set_slot(self.tag, self.plans.len());
+        self.plans
+            .push(Plan::new(Arc::clone(partition), writer.next_offset));
+        Ok(self.plans.len() - 1)
+    }
+
+    fn check_not_gone(&self, partition: &Partition) -> Result<()> {
+        if is_gone(partition, &self.deleting) {
+            return Err(Error::NotFound(format!("partition {}", partition.name())));
+        }
+        Ok(())
+    }
+
+    /// Adds the record of a key to the round. The last of a request's conditions: if it is not refused, all of it is appended.
+    fn remember(&mut self, once: &Once, id: &[u8], parts: &[Part], base_offsets: &[Offset]) -> Result<()> {
+        let log = self.keys.log()?;
+        let slot = self.slot(&log)?;
+        let offset = self.plans[slot].next_offset;
+        check_offsets(&log, offset, 1)?;
+        let indexes = parts.iter().map(|part| part.partition.id().index);
+        let entry = Entry {
+            fingerprint: once.fingerprint,
+            expires: once.expires,
+            parts: indexes.zip(base_offsets.iter().copied()).collect(),
+            note: &once.note,
+        };
+        let value = entry.encode();
+        if self.keys.add(id, &value, offset, self.now)? {
+            self.plans[slot].add(key_record(log, id, &value, self.now));
+        }
+        Ok(())
+    }
+
+    /// Appends entries of keys again, those that are still needed.
+    fn keep_keys(&mut self, entries: &[Kept]) -> Result<Appended> {
+        let log = self.keys.log()?;
+        let slot = self.slot(&log)?;
+        for kept in entries {
+            let offset = self.plans[slot].next_offset;
+            check_offsets(&log, offset, 1)?;
+            if self.keys.keep(kept, offset, self.now) {
+                self.plans[slot].add(key_record(Arc::clone(&log), &kept.id, &kept.value, self.now));
+            }
+        }
+        Ok(Appended::default())
+    }
+}
+
+/// The answer to a producer's batch that was appended before.
+fn repeated(request: &AppendRequest, base_offset: Offset, is_durable: bool) -> Result<Answered> {
+    if request.parts.len() > 1 {
+        return Err(Error::Invalid(
+            "one of the batches was appended before, and the request has others".into(),
+        ));
+    }
+    let appended = Appended {
+        base_offsets: vec![base_offset],
+        repeated: Some(Vec::new()),
+    };
+    Ok((Ok(appended), is_durable))
+}
+
+fn check_offsets(partition: &Partition, next: Offset, count: u64) -> Result<()> {
+    if next.checked_add(count).is_none() {
+        return Err(Error::Invalid(format!(
+            "{} has run out of offsets",
+            partition.name()
+        )));
+    }
+    Ok(())
 }
 
 /// Whether a partition was deleted, or is by an earlier request of this round.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::plan::{Control, Plan, Planned};
 use crate::engine::Engine;
 use crate::partition::{Partition, Writer};
+use crate::producers::Producers;
 use crate::segment::BatchNote;
 
 impl Engine {
@@ -58,7 +59,7 @@ impl Engine {
     }
 
     /// Applies what was journalled beside the records.
-    pub(super) fn apply(&self, controls: &[Control]) {
+    pub(super) fn apply(&self, controls: &[Control], producers: &mut Producers) {
         if controls.is_empty() {
             return;
         }
@@ -69,6 +70,8 @@ impl Engine {
                 Control::DeleteTopic(topic) => {
                     topic.set_deleted();
                     self.catalog.forget(topic);
+                    self.keys.lock().forget_topic(topic.id());
+                    producers.forget_topic(topic.id());
                 }
                 Control::LogStart(partition, offset) => {
                     let removed = partition.publish_log_start(*offset);

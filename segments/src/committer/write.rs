@@ -246,7 +246,7 @@ impl Engine {
         // Nothing of the round is journalled, so nothing of it is stored. Requests that did not touch the failed
         // partition share batches with ones that did: they are refused too, and may be sent again.
         for outcome in &mut scratch.outcomes {
-            if outcome.has_records && (outcome.result.is_ok() || outcome.may_hang_on_the_round()) {
+            if outcome.has_records && (outcome.promises_the_round() || outcome.may_hang_on_the_round()) {
                 outcome.result = Err(if full {
                     Error::StorageFull
                 } else {
@@ -256,7 +256,10 @@ impl Engine {
                 });
             }
         }
-        for plan in scratch.plans.drain(..) {
+        let plans = std::mem::take(&mut scratch.plans);
+        // What goes with the records is not stored either: keys, and producers' sequences.
+        scratch.forget_records();
+        for plan in plans {
             // A segment that was made for this round is not one: the next attempt may begin another elsewhere.
             for segment in &plan.new_segments {
                 if let Err(error) = self.disk.remove_file(&segment.log_path()) {

@@ -5,7 +5,8 @@
 //! 2. `replay`: every batch of the journal's rounds is written again at its position, and `known` notes what that says of
 //!    each partition;
 //! 3. `tail`: what a partition's files hold is compared with what is known of it: kept, cut or removed;
-//! 4. `begin`: with all of that durable, a new checkpoint is written and a new journal begun.
+//! 4. `begin`: with all of that durable, a new checkpoint is written and a new journal begun;
+//! 5. `keys`: what is remembered of requests that are appended once is read from the partition that holds it.
 //!
 //! Nothing is served before the last step is done.
 //!
@@ -117,7 +118,7 @@ pub(crate) fn open(
     let (journal, snapshots) = begin(&disk, &layout, &options, evidence, recovered)?;
     look_at_suspects(&topics, suspects);
     let catalog = Catalog::new(topics, next_topic_id);
-    Ok(Arc::new(Engine::new(
+    let engine = Engine::new(
         disk,
         clock,
         layout,
@@ -131,7 +132,9 @@ pub(crate) fn open(
         snapshots,
         damage,
         max_open_files,
-    )))
+    );
+    engine.load_keys()?;
+    Ok(Arc::new(engine))
 }
 
 /// What recovery decides on, from the evidence to the topics.

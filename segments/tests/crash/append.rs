@@ -111,6 +111,7 @@ impl Driver {
                 })
                 .collect(),
             ack,
+            once: None,
         };
         say!(
             self,

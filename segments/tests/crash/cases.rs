@@ -98,6 +98,7 @@ fn request(log: &Log, partitions: &[u32], time: TimestampMs, value: &[u8]) -> Ap
         parts: parts.collect(),
         state: Vec::new(),
         ack: Ack::Durable,
+        once: None,
     }
 }
 

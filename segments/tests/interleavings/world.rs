@@ -377,6 +377,7 @@ impl World {
             parts,
             state: vec![change],
             ack,
+            once: None,
         }
     }
 

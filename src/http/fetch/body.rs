@@ -1,4 +1,4 @@
-//! The bodies of a fetch: a JSON document, lines, or batches as they are.
+//! The bodies of a fetch: a JSON document, lines, CloudEvents, or batches as they are.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -8,9 +8,10 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use quipu_segments::batch::{BatchError, Batches, Records};
+use quipu_segments::batch::{BatchError, Batches, Record, Records};
 
 use super::page::Page;
+use crate::cloudevents::EventRenderer;
 use crate::http::chunks::{self, Chunks};
 use crate::render::{Layout, RecordRenderer};
 
@@ -51,26 +52,50 @@ pub(super) fn json(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
         after.push(']');
     }
     after.push('}');
+    let renderer = RecordRenderer::new(None, about.partition, Layout::Document);
     let text = Text {
         before,
         between: ",",
         behind: "",
         after,
-        renderer: RecordRenderer::new(None, about.partition, Layout::Document),
     };
-    chunks::body(|chunks| text.write(page, chunks))
+    chunks::body(|chunks| {
+        text.write(page, chunks, move |out, record, lines| {
+            renderer.push(out, record, lines)
+        })
+    })
+}
+
+/// The page as a batch of CloudEvents.
+pub(super) fn events(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
+    let renderer = EventRenderer::new(about.topic, about.partition, Layout::Document);
+    let text = Text {
+        before: "[".to_owned(),
+        between: ",",
+        behind: "",
+        after: "]".to_owned(),
+    };
+    chunks::body(|chunks| {
+        text.write(page, chunks, move |out, record, lines| {
+            renderer.push(out, record, lines)
+        })
+    })
 }
 
 /// The page as a record a line.
 pub(super) fn lines(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
+    let renderer = RecordRenderer::new(None, about.partition, Layout::Lines);
     let text = Text {
         before: String::new(),
         between: "",
         behind: "\n",
         after: String::new(),
-        renderer: RecordRenderer::new(None, about.partition, Layout::Lines),
     };
-    chunks::body(|chunks| text.write(page, chunks))
+    chunks::body(|chunks| {
+        text.write(page, chunks, move |out, record, lines| {
+            renderer.push(out, record, lines)
+        })
+    })
 }
 
 /// The page as its batches, not copied.
@@ -83,17 +108,22 @@ pub(super) fn batches(page: Page) -> Body {
     }
 }
 
-/// Records and what stands around them.
+/// What stands around records.
 struct Text {
     before: String,
     between: &'static str,
     behind: &'static str,
     after: String,
-    renderer: RecordRenderer,
 }
 
 impl Text {
-    async fn write(self, page: Page, mut chunks: Chunks) -> Result<Bytes, BatchError> {
+    /// Writes the records of `page`, each by `push`, which is told whether its value is known to be JSON in a line.
+    async fn write(
+        self,
+        page: Page,
+        mut chunks: Chunks,
+        push: impl Fn(&mut Vec<u8>, &Record<'_>, bool),
+    ) -> Result<Bytes, BatchError> {
         let expected = usize::try_from(page.stored_bytes * 2 + 512).unwrap_or(CHUNK_BYTES);
         let capacity = expected.min(CHUNK_BYTES + CHUNK_BYTES / 16);
         let mut out = Vec::with_capacity(capacity);
@@ -111,7 +141,7 @@ impl Text {
                     }
                     out.extend_from_slice(between.as_bytes());
                     between = self.between;
-                    self.renderer.push(&mut out, &record, run.json_lines);
+                    push(&mut out, &record, run.json_lines);
                     out.extend_from_slice(self.behind.as_bytes());
                     if out.len() >= CHUNK_BYTES {
                         chunks.send(Bytes::from(std::mem::take(&mut out))).await;

@@ -28,6 +28,7 @@ use self::body::About;
 use self::page::{Limits, Page};
 use self::query::{FetchQuery, Start};
 use super::accept::{Representation, negotiate};
+use super::event::EventDoc;
 use super::path::AtPartition;
 use super::problem::{Code, Problem};
 use super::{Mapped, Work, blocking};
@@ -56,6 +57,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// With `until_offset` at or below the end of the log, the answer is one that never changes: it leaves out
 /// `log_start_offset` and `end_offset` (headers and body), carries a strong `ETag`, and `If-None-Match` is answered 304.
 ///
+/// As CloudEvents, a record that came as one is that event again; any other is an event of type `quipu.record` whose source and
+/// id say where it lies.
+///
 /// Damaged bytes end an answer early, with what is healthy before them; a fetch that begins in them is refused with the
 /// offset to go on from. Where the operator has skipped them it goes on behind them, and reports the gap.
 #[utoipa::path(
@@ -74,14 +78,15 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         ("max_bytes" = Option<u64>, Query, minimum = 1, description = "Stored bytes at most: 1048576, at most 33554432 (more is taken as that). One record, or batch, is always given."),
         ("wait_ms" = Option<u64>, Query, maximum = 60000, description = "How long to wait for `min_bytes`: 0, at most 60000"),
         ("min_bytes" = Option<u64>, Query, description = "Stored bytes to wait for: 1"),
-        ("Accept" = Option<String>, Header, description = "`application/json`, `application/x-ndjson` or `application/vnd.apache.kafka.record-batch`"),
+        ("Accept" = Option<String>, Header, description = "`application/json`, `application/x-ndjson`, `application/cloudevents-batch+json` or `application/vnd.apache.kafka.record-batch`"),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client has"),
     ),
     responses(
-        (status = 200, description = "The records; as lines or batches without the members around them, which are then in the headers only. Batches are those on disk: the first may begin before `offset`, the last may end behind `until_offset`.",
+        (status = 200, description = "The records; as lines, events or batches without the members around them, which are then in the headers only. Batches are those on disk: the first may begin before `offset`, the last may end behind `until_offset`.",
             content(
                 (FetchedRecords = "application/json"),
                 (String = "application/x-ndjson"),
+                (Vec<EventDoc> = "application/cloudevents-batch+json"),
                 (Vec<u8> = "application/vnd.apache.kafka.record-batch"),
             ),
             headers(
@@ -410,6 +415,7 @@ fn answer(
     let body = match representation {
         Representation::Json => body::json(page, &about).map_err(unreadable)?,
         Representation::NdJson => body::lines(page, &about).map_err(unreadable)?,
+        Representation::CloudEvents => body::events(page, &about).map_err(unreadable)?,
         Representation::RecordBatch => body::batches(page),
     };
     let mut response = Response::new(body);
@@ -446,6 +452,7 @@ fn etag(
         Representation::Json => "json",
         Representation::NdJson => "ndjson",
         Representation::RecordBatch => "batch",
+        Representation::CloudEvents => "events",
     };
     let text = format!(
         "\"{}.{}.{}-{until}.{}.{}.{GENERATION}.{form}\"",

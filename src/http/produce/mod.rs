@@ -1,7 +1,7 @@
 //! Produce: `POST /v1/topics/{topic}/records` and `POST /v1/topics/{topic}/partitions/{partition}/records`.
 //!
 //! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`] (one value),
-//! [`record_batch`] (batches as they are stored). Each makes [`AppendRequest`]s of it through one [`Placer`](crate::records::Placer); here is what they share:
+//! [`cloudevents`] (events, one or many), [`record_batch`] (batches as they are stored). Each makes [`AppendRequest`]s of it through one [`Placer`](crate::records::Placer); here is what they share:
 //! what the query and the headers say, and how answers and refusals look.
 //!
 //! Invariants: a parameter, a header or a media type of the contract that this version does not do is refused and never
@@ -9,6 +9,7 @@
 //! is given up by its client in the middle is appended whole or not at all (NDJSON: a prefix of its units).
 
 pub(super) mod body;
+mod cloudevents;
 mod json;
 mod ndjson;
 mod raw;
@@ -33,6 +34,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::body::Incoming;
+use self::cloudevents::Mode;
+use super::event::EventDoc;
 use super::params::Params;
 use super::problem::{Code, Problem};
 use super::{Work, blocking, chunks};
@@ -122,9 +125,13 @@ struct ProducedDoc {
 
 /// Produce records
 ///
-/// The body's type says how it is read: a JSON object with `records`, NDJSON with a record a line, or any other type as one
-/// record's value. CloudEvents are not supported by this version. The records of one request are all stored or none are;
-/// NDJSON is a sequence of such requests, cut at 1 MiB or 10,000 lines, and answers `StreamProduced`.
+/// The body's type says how it is read: a JSON object with `records`, NDJSON with a record a line, CloudEvents, or any other
+/// type as one record's value. The records of one request are all stored or none are; NDJSON is a sequence of such requests,
+/// cut at 1 MiB or 10,000 lines, and answers `StreamProduced`.
+///
+/// CloudEvents 1.0.2 come in structured, batched and binary mode; the header `ce-specversion` makes any body but the first two the
+/// data of an event. Attributes become headers `ce_…`, `datacontenttype` the header `content-type`, `partitionkey` the key as well,
+/// `time` the timestamp as well.
 #[utoipa::path(
     post,
     path = "/v1/topics/{topic}/records",
@@ -135,8 +142,12 @@ struct ProducedDoc {
         ("expected_offset" = Option<u64>, Query, description = "Append only if this is the next offset; all records must go to one partition"),
         ("repartition" = Option<bool>, Query, description = "JSON and NDJSON: ignore the records' `partition`"),
         ("key" = Option<String>, Query, description = "Raw bodies: the record's key"),
-        ("partition" = Option<u32>, Query, description = "Raw bodies: the record's partition"),
+        ("partition" = Option<u32>, Query, description = "Raw bodies and CloudEvents: the partition"),
         ("timestamp" = Option<String>, Query, description = "Raw bodies: the record's time, in milliseconds or RFC 3339"),
+        ("ce-specversion" = Option<String>, Header, description = "`1.0`: the body is the data of a CloudEvent in binary mode"),
+        ("ce-id" = Option<String>, Header, description = "Binary mode: the event's `id`; other attributes and extensions likewise, percent-encoded"),
+        ("ce-source" = Option<String>, Header, description = "Binary mode: the event's `source`"),
+        ("ce-type" = Option<String>, Header, description = "Binary mode: the event's `type`"),
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
         ("traceparent" = Option<String>, Header, description = "Kept as a header of every record that has none of that name"),
     ),
@@ -145,6 +156,8 @@ struct ProducedDoc {
         content(
             (RecordsDoc = "application/json"),
             (String = "application/x-ndjson"),
+            (EventDoc = "application/cloudevents+json"),
+            (Vec<EventDoc> = "application/cloudevents-batch+json"),
             (String = "*/*"),
         )
     ),
@@ -156,7 +169,7 @@ struct ProducedDoc {
         (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
         (status = 413, description = "A record or the request is too large"),
         (status = 415, description = "The body's type or coding is not supported here"),
-        (status = 501, description = "Not supported by this version: CloudEvents, Idempotency-Key"),
+        (status = 501, description = "Not supported by this version: Idempotency-Key"),
         (status = 503, description = "Overloaded, stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
     )
@@ -180,7 +193,7 @@ async fn produce(
 #[serde(untagged)]
 #[allow(dead_code, reason = "describes the answers in the OpenAPI document")]
 enum AnyProduced {
-    /// JSON and raw bodies.
+    /// JSON, CloudEvents and raw bodies.
     Positions(ProducedDoc),
     /// NDJSON.
     Stream(ndjson::StreamDoc),
@@ -238,7 +251,11 @@ async fn to_topic(
     body: &mut Incoming<'_>,
 ) -> Result<Response, Problem> {
     let call = Call::begin(app, parts, body)?;
-    match media_type(&parts.headers)? {
+    let media = media_type(&parts.headers)?;
+    if !matches!(media, Media::Event(_)) {
+        cloudevents::refuse_half_an_event(&parts.headers)?;
+    }
+    match media {
         Media::Json => json::produce(&call.of_topic(topic)?, body).await,
         // The rarer readers are boxed, so that the future of a small JSON request stays small.
         Media::Ndjson => {
@@ -248,6 +265,10 @@ async fn to_topic(
         Media::Raw => {
             let call = call.of_topic(topic)?;
             Box::pin(raw::produce(&call, body)).await
+        }
+        Media::Event(mode) => {
+            let call = call.of_topic(topic)?;
+            Box::pin(cloudevents::produce(&call, mode, body)).await
         }
         Media::RecordBatch => Err(Problem::new(
             Code::UnsupportedMediaType,
@@ -267,8 +288,8 @@ async fn to_partition(
     if media_type(&parts.headers)? != Media::RecordBatch {
         return Err(Problem::new(
             Code::UnsupportedMediaType,
-            "application/vnd.apache.kafka.record-batch is sent to a partition; records in other types name theirs, and go to \
-             POST /v1/topics/{topic}/records",
+            "application/vnd.apache.kafka.record-batch is sent to a partition; other types and CloudEvents name theirs, and go \
+             to POST /v1/topics/{topic}/records",
         ));
     }
     let call = call.of_topic(topic)?;
@@ -314,14 +335,20 @@ enum Media {
     Ndjson,
     RecordBatch,
     Raw,
+    Event(Mode),
 }
 
-/// The reader of a body by its `content-type`.
+/// The reader of a body by its `content-type`, and by `ce-specversion`, which is stronger but for the types of whole events.
 fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
-    let Some(value) = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) else {
-        return Ok(Media::Raw);
+    let otherwise = if headers.contains_key("ce-specversion") {
+        Some(Media::Event(Mode::Binary))
+    } else {
+        None
     };
-    if value == b"application/json" {
+    let Some(value) = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) else {
+        return Ok(otherwise.unwrap_or(Media::Raw));
+    };
+    if value == b"application/json" && otherwise.is_none() {
         return Ok(Media::Json);
     }
     let (essence, parameters) = match memchr::memchr(b';', value) {
@@ -330,15 +357,12 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
     };
     let essence = essence.trim_ascii().to_ascii_lowercase();
     let media = match &essence[..] {
+        b"application/cloudevents+json" => Media::Event(Mode::Structured),
+        b"application/cloudevents-batch+json" => Media::Event(Mode::Batched),
+        _ if let Some(binary) = otherwise => return Ok(binary),
         b"application/json" => Media::Json,
         b"application/x-ndjson" => Media::Ndjson,
         b"application/vnd.apache.kafka.record-batch" => Media::RecordBatch,
-        b"application/cloudevents+json" | b"application/cloudevents-batch+json" => {
-            return Err(Problem::new(
-                Code::NotSupported,
-                "CloudEvents are not supported by this version",
-            ));
-        }
         _ => return Ok(Media::Raw),
     };
     let parameters = parameters.to_ascii_lowercase();
@@ -380,7 +404,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// 501 for what the contract has and this version does not, 415 for a coding.
     fn begin(app: &'a App, parts: &'a Parts, body: &Incoming<'_>) -> Result<Self, Problem> {
-        for later in ["idempotency-key", "ce-specversion"] {
+        for later in ["idempotency-key"] {
             if parts.headers.contains_key(later) {
                 let detail = format!("the header {later} is not supported by this version");
                 return Err(Problem::new(Code::NotSupported, detail).with("pointer", later));
@@ -498,6 +522,7 @@ impl TopicCall<'_> {
             parts: Vec::with_capacity(built.len()),
             state: Vec::new(),
             ack: options.ack,
+            once: None,
         };
         for built in built {
             let partition = self
@@ -634,6 +659,12 @@ mod tests {
             ("application/x-ndjson", Media::Ndjson),
             ("application/x-ndjson ; q=1", Media::Ndjson),
             ("application/vnd.apache.kafka.record-batch", Media::RecordBatch),
+            ("application/cloudevents+json", Media::Event(Mode::Structured)),
+            (
+                "Application/CloudEvents-Batch+JSON; charset=utf-8",
+                Media::Event(Mode::Batched),
+            ),
+            ("application/cloudevents+avro", Media::Raw),
             ("application/jsonx", Media::Raw),
             ("text/plain; charset=latin1", Media::Raw),
             ("application/x-www-form-urlencoded", Media::Raw),
@@ -646,11 +677,29 @@ mod tests {
             media("application/json; charset=latin1"),
             Err(Code::UnsupportedMediaType)
         );
-        assert_eq!(media("application/cloudevents+json"), Err(Code::NotSupported));
         assert_eq!(
-            media("Application/CloudEvents-Batch+JSON; charset=utf-8"),
-            Err(Code::NotSupported)
+            media("application/cloudevents+json; charset=latin1"),
+            Err(Code::UnsupportedMediaType)
         );
+    }
+
+    #[test]
+    fn a_specversion_makes_any_body_the_data_of_an_event_but_for_whole_events() {
+        let mut headers = HeaderMap::new();
+        headers.insert("ce-specversion", HeaderValue::from_static("1.0"));
+        assert_eq!(media_type(&headers).unwrap(), Media::Event(Mode::Binary));
+        for (value, mode) in [
+            ("application/json", Mode::Binary),
+            ("application/json; charset=latin1", Mode::Binary),
+            ("application/x-ndjson", Mode::Binary),
+            ("application/vnd.apache.kafka.record-batch", Mode::Binary),
+            ("text/plain", Mode::Binary),
+            ("application/cloudevents+json", Mode::Structured),
+            ("application/cloudevents-batch+json; charset=utf-8", Mode::Batched),
+        ] {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
+            assert_eq!(media_type(&headers).unwrap(), Media::Event(mode), "{value}");
+        }
     }
 
     #[tokio::test]

@@ -376,5 +376,6 @@ fn copy(request: &AppendRequest) -> AppendRequest {
             .collect(),
         state: request.state.clone(),
         ack: request.ack,
+        once: request.once.clone(),
     }
 }

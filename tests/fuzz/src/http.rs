@@ -11,8 +11,9 @@ use axum::body::Body;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use quipu::app::App;
+use quipu::cloudevents::parse_events;
 use quipu::config::Config;
-use quipu::records::parse_record;
+use quipu::records::{RecordError, parse_record};
 use quipu_segments::sim::{SimClock, SimDisk};
 use quipu_segments::{AppendRequest, Log, Options, StateChange, TimestampMs, TopicSettings, TopicSpec};
 use serde::de::IgnoredAny;
@@ -59,7 +60,7 @@ const HEADERS: [HeaderName; 8] = [
     HeaderName::from_static("idempotency-key"),
 ];
 
-const VALUES: [&str; 8] = [
+const VALUES: [&str; 10] = [
     "application/json",
     "application/x-ndjson",
     "application/vnd.apache.kafka.record-batch",
@@ -68,6 +69,8 @@ const VALUES: [&str; 8] = [
     "zstd",
     "*/*",
     "application/json; charset=",
+    "application/cloudevents+json",
+    "application/cloudevents-batch+json",
 ];
 
 /// The service is made once, for its routes take long to make; each run empties it first.
@@ -222,6 +225,9 @@ async fn check(answer: http::Response<Body>, is_head: bool) {
         }
         Some(b"application/json") => {
             serde_json::from_slice::<IgnoredAny>(&body).expect("JSON");
+        }
+        Some(b"application/cloudevents-batch+json") if body != "[]"[..] => {
+            parse_events(&body, |_, _| Ok::<(), RecordError>(())).expect("events");
         }
         Some(b"application/x-ndjson") => {
             for line in body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {

@@ -1,13 +1,15 @@
-//! Records in JSON: the body `{"records":[…]}`, and a line of NDJSON.
+//! Records in JSON: the body `{"records":[…]}`, a line of NDJSON, and CloudEvents.
 //!
 //! The parser accepts what serde_json accepts (with the rules of the format on top) and reads the same from it, but for
 //! its bounds on nesting and on the number of headers. What it accepts is rendered back from its batch as the same
-//! record, its value byte for byte. Whether bytes are "JSON on one line" is judged as serde_json would.
+//! record, its value byte for byte. Whether bytes are "JSON on one line" is judged as serde_json would. An event that is
+//! accepted is JSON, and the record that it makes is rendered as the same event.
 
+use quipu::cloudevents::{EventRenderer, parse_event, parse_events};
 use quipu::records::{ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
 use quipu::render::{Layout, RecordRenderer};
 use quipu_segments::TimestampMs;
-use quipu_segments::batch::{BatchBuilder, Records};
+use quipu_segments::batch::{BatchBuilder, Records, SealedBatch};
 
 use super::oracle::{self, Expected};
 
@@ -15,9 +17,11 @@ pub fn run(data: &[u8]) {
     let Some((choice, text)) = data.split_first() else {
         return;
     };
-    match choice % 3 {
-        0 => line(text),
-        1 => body(text),
+    match choice {
+        0xe0..0xf0 => event(text),
+        0xf0.. => events(text),
+        _ if choice % 3 == 0 => line(text),
+        _ if choice % 3 == 1 => body(text),
         _ => assert_eq!(is_json_line(text), oracle::is_json_line(text)),
     }
 }
@@ -82,18 +86,76 @@ fn body(text: &[u8]) {
     }
 }
 
-/// A record that was accepted comes back from its batch.
-fn render(record: &ParsedRecord<'_>) {
+fn event(text: &[u8]) {
+    let Ok(record) = parse_event(text) else {
+        return;
+    };
+    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(text) {
+        // The bound on nesting is another.
+        assert!(error.to_string().contains("recursion"), "{error}");
+    }
+    let batch = stored(&record, TimestampMs(7));
+    let stored = Records::new(batch.as_bytes())
+        .expect("a batch")
+        .next()
+        .expect("its record")
+        .expect("whole");
+    for layout in [Layout::Lines, Layout::Document] {
+        let mut text = Vec::new();
+        EventRenderer::new("t", 3, layout).push(&mut text, &stored, record.json_line);
+        assert!(layout == Layout::Document || !text.contains(&b'\n'));
+        let again = parse_event(&text).expect("what was rendered is read");
+        let (mut expected, mut again) = (owned(&record), owned(&again));
+        if layout == Layout::Lines && !record.json_line {
+            again.json_line = false;
+            break_no_lines(&mut expected.value);
+            break_no_lines(&mut again.value);
+        }
+        assert_eq!(again, expected);
+    }
+}
+
+fn events(text: &[u8]) {
+    let mut found = 0;
+    let count = parse_events(text, |index, _| {
+        assert_eq!(index, found);
+        found += 1;
+        Ok::<(), RecordError>(())
+    });
+    if let Ok(count) = count {
+        assert_eq!(count, found);
+        let all: Vec<&serde_json::value::RawValue> = match serde_json::from_slice(text) {
+            Ok(all) => all,
+            Err(error) => {
+                assert!(error.to_string().contains("recursion"), "{error}");
+                return;
+            }
+        };
+        assert_eq!(all.len(), count);
+        assert!(
+            all.iter()
+                .all(|event| parse_event(event.get().as_bytes()).is_ok())
+        );
+    }
+}
+
+/// A batch with the record alone.
+fn stored(record: &ParsedRecord<'_>, otherwise: TimestampMs) -> SealedBatch {
     let headers: Vec<(&[u8], Option<&[u8]>)> = record
         .headers
         .iter()
         .map(|(name, value)| (&**name, value.as_deref()))
         .collect();
     let (key, value) = (record.key.as_deref(), record.value.as_deref());
-    let timestamp = record.timestamp.unwrap_or(TimestampMs(7));
     let mut builder = BatchBuilder::new();
-    builder.push(timestamp, key, value, &headers);
-    let batch = builder.seal();
+    builder.push(record.timestamp.unwrap_or(otherwise), key, value, &headers);
+    builder.seal()
+}
+
+/// A record that was accepted comes back from its batch.
+fn render(record: &ParsedRecord<'_>) {
+    let timestamp = record.timestamp.unwrap_or(TimestampMs(7));
+    let batch = stored(record, timestamp);
     let stored = Records::new(batch.as_bytes())
         .expect("a batch")
         .next()

@@ -1,0 +1,321 @@
+//! Requests that are appended once: what is remembered of them, on disk and in memory.
+//!
+//! What is remembered is a record, in the one partition of a topic of the log itself (`__keys`; `format` has its bytes). It
+//! is appended in the round of its request, so it is stored if the request is, by the same sync, and costs no snapshot.
+//! In memory it is an entry of a bounded map (`map`), which the committer looks keys up in, and which is made of the
+//! partition when the log is opened: of several records of a key the newest counts.
+//!
+//! Retention moves the log start up to what is still needed. What is needed and holds up a log that is mostly not is
+//! appended again, a few records at a time, as a round's own operation; where the entry has expired or was replaced by then,
+//! nothing is.
+//!
+//! Crash: a record that was appended again is there twice, and says the same; the log start moves only when the new one is
+//! durable. A damaged record is reported, and its key is not remembered; nothing else suffers.
+
+mod format;
+mod map;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+pub(crate) use format::{Entry, encode_id};
+pub(crate) use map::{ById, Keys, Remembered};
+
+use crate::batch::{Batches, Records};
+use crate::catalog::Catalog;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::partition::Partition;
+use crate::read::{Fetched, ReadRequest};
+use crate::request::Once;
+use crate::ticket::Ticket;
+use crate::topic::{TopicSettings, TopicSpec};
+use crate::types::{Offset, TopicId};
+
+/// The internal topic.
+const TOPIC: &str = "__keys";
+/// The log is shortened by appending again what is needed of it, from this size on…
+const LONG_LOG_BYTES: u64 = 8 << 20;
+/// …where no more than one byte of so many is needed.
+const MOSTLY_EXPIRED: u64 = 4;
+/// What is read at once of the partition.
+const PAGE_BYTES: usize = 1 << 20;
+/// The most that one pass of retention reads, to append some of it again.
+const PASS_BYTES: u64 = 64 << 20;
+/// The most that one operation appends again.
+const PORTION_BYTES: usize = 256 << 10;
+/// Entries that are dropped under one hold of the lock.
+const TIDY_STEPS: usize = 1_024;
+
+/// The largest key, in bytes.
+const MAX_KEY_BYTES: usize = 1 << 10;
+/// The largest note, in bytes.
+const MAX_NOTE_BYTES: usize = 1 << 20;
+
+/// A record of the partition, as it is appended again.
+pub(crate) struct Kept {
+    pub(crate) offset: Offset,
+    pub(crate) id: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}
+
+impl Kept {
+    pub(crate) fn bytes(&self) -> usize {
+        self.id.len() + self.value.len()
+    }
+}
+
+impl Keys {
+    /// An empty map with the bounds that the options set.
+    pub(crate) fn of(options: &Options) -> Self {
+        let limit = usize::try_from(options.key_bytes).unwrap_or(usize::MAX);
+        Self::new(limit, options.key_block_offsets().unwrap_or(map::BLOCK_OFFSETS))
+    }
+}
+
+impl Once {
+    /// The most bytes that its record takes, with `parts` parts.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: nothing can be remembered under this key.
+    pub(crate) fn record_bytes(&self, parts: usize) -> Result<usize> {
+        if !(1..=MAX_KEY_BYTES).contains(&self.key.len()) || self.note.len() > MAX_NOTE_BYTES {
+            return Err(Error::Invalid(format!(
+                "a key has 1 to {MAX_KEY_BYTES} bytes, and its note {MAX_NOTE_BYTES} at most"
+            )));
+        }
+        let varints = (3 + 2 * parts) * format::MAX_VARINT;
+        Ok(self.key.len() + self.note.len() + format::FIXED_BYTES + varints)
+    }
+}
+
+/// The partition of the internal topic, if that is there.
+fn find(catalog: &Catalog) -> Option<Arc<Partition>> {
+    catalog.get(TOPIC)?.partition(0)
+}
+
+impl Engine {
+    /// Makes the internal topic, if it is not there.
+    pub(crate) fn prepare_keys(&self) -> Result<()> {
+        if self.has_keys() {
+            return Ok(());
+        }
+        let settings = TopicSettings {
+            segment_bytes: self.long_log_bytes() / 2,
+            ..TopicSettings::default()
+        };
+        let spec = TopicSpec {
+            partitions: 1,
+            settings,
+            properties: BTreeMap::new(),
+        };
+        match self.create_topic(TOPIC, spec) {
+            Ok(_) | Err(Error::TopicExists(_)) => {
+                *self.key_log.write() = find(&self.catalog);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the internal topic is there.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.key_log.read().is_some()
+    }
+
+    fn long_log_bytes(&self) -> u64 {
+        self.options.long_key_log_bytes().unwrap_or(LONG_LOG_BYTES)
+    }
+
+    /// Reads the partition from its log start, a page at a time, and remembers what has not expired. Called when the log is
+    /// opened, before anything else is done with it.
+    ///
+    /// # Errors
+    /// What keeps the disk from being read at all: the next start tries again. Damage is noted, and passed over.
+    pub(crate) fn load_keys(&self) -> Result<()> {
+        let Some(partition) = find(&self.catalog) else {
+            return Ok(());
+        };
+        let topics: HashSet<TopicId> = self.catalog.list().iter().map(|topic| topic.id()).collect();
+        let now = self.clock.now();
+        let mut keys = self.keys.lock();
+        let mut wrong = Vec::new();
+        let positions = partition.positions();
+        let mut from = positions.log_start_offset;
+        while from < positions.end_offset {
+            let read = || read_page(&partition, from, positions.end_offset);
+            // Twice: what is not remembered now is appended again later, and a disk may fail for a moment.
+            let page = match read().or_else(|_| read()) {
+                Ok(page) => page,
+                Err(Error::Damaged { damaged_until, .. }) if damaged_until > from => {
+                    wrong.push(format!(
+                        "offsets {from} to {damaged_until} (exclusive) cannot be read"
+                    ));
+                    from = damaged_until;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            from = page.next_offset.max(from.plus(1));
+            let not_records = for_each_record(&page, |offset, id, value| {
+                match Remembered::decode(id, value, offset) {
+                    // Also of a time that is over: it has taken the place of the one before.
+                    Ok(entry) if entry.is_expired(now) => keys.forget(id),
+                    Ok(entry) if topics.contains(&entry.topic()) => keys.remember(Arc::new(entry)),
+                    Ok(_) => {}
+                    Err(what) => wrong.push(format!("offset {offset}: {what}")),
+                }
+            });
+            if let Err(what) = not_records {
+                wrong.push(format!("before offset {from}: {what}"));
+            }
+        }
+        drop(keys);
+        *self.key_log.write() = Some(partition);
+        self.report_lost_keys(&wrong);
+        Ok(())
+    }
+
+    /// Once for all: there may be as many as there are keys.
+    fn report_lost_keys(&self, wrong: &[String]) {
+        let Some(first) = wrong.first() else { return };
+        let what = format!(
+            "idempotency keys in {TOPIC}/0 are lost in {} places ({first}): a request with one of them is appended again",
+            wrong.len()
+        );
+        tracing::error!(
+            damage = what,
+            "the data directory is damaged: what is healthy is served; run quipu verify"
+        );
+        self.damage.lock().push(what);
+    }
+
+    /// Drops what has expired, moves the partition's log start up to what is needed, and has appended again what holds that
+    /// up: the next pass moves it over those. Does not wait for any of it.
+    ///
+    /// # Errors
+    /// As for a trim.
+    pub(crate) fn queue_key_retention(&self, tickets: &mut Vec<Ticket>) -> Result<()> {
+        let Some(partition) = self.key_log.read().clone() else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        while !self.keys.lock().tidy(now, TIDY_STEPS) {}
+        // In this order: what lies below an end that is seen is in the map already.
+        let end_offset = partition.positions().end_offset;
+        let view = partition.view();
+        let (needed, live_bytes) = {
+            let keys = self.keys.lock();
+            (keys.first_needed().unwrap_or(end_offset), keys.live_bytes())
+        };
+        // Only whole segments go, so the log start moves from one to the next: and never past the last, which is small.
+        let bases = || view.segments.iter().map(|segment| segment.base_offset());
+        let start = bases().filter(|base| *base <= needed).next_back();
+        if let Some(start) = start
+            && start > view.log_start_offset
+        {
+            tickets.push(self.queue.trim(Arc::clone(&partition), start)?);
+        }
+        let kept: Vec<(Offset, u64)> = view
+            .segments
+            .iter()
+            .filter(|segment| start.is_none_or(|start| segment.base_offset() >= start))
+            .map(|segment| (segment.base_offset(), segment.readable().get()))
+            .collect();
+        let bytes: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
+        if bytes > self.long_log_bytes() && live_bytes * MOSTLY_EXPIRED < bytes {
+            self.queue_again(&partition, &kept, bytes, tickets)?;
+        }
+        Ok(())
+    }
+
+    /// Queues what is needed of the older half of the log to be appended again. Of that half more is not needed than is,
+    /// so each byte that is appended again frees another one at least.
+    fn queue_again(
+        &self,
+        partition: &Arc<Partition>,
+        segments: &[(Offset, u64)],
+        bytes: u64,
+        tickets: &mut Vec<Ticket>,
+    ) -> Result<()> {
+        // Always one segment, and never the last.
+        let mut until = segments[0].0;
+        let mut passed = 0;
+        for pair in segments.windows(2) {
+            until = pair[1].0;
+            passed += pair[0].1;
+            if passed >= PASS_BYTES.min(bytes / 2) {
+                break;
+            }
+        }
+        let now = self.clock.now();
+        let mut portion: Vec<Kept> = Vec::new();
+        let mut portion_bytes = 0;
+        let mut next = segments[0].0.max(partition.positions().log_start_offset);
+        while next < until {
+            let page = match read_page(partition, next, until) {
+                Ok(page) => page,
+                // Until it expires, what cannot be read stays where it is.
+                Err(Error::Damaged { damaged_until, .. }) if damaged_until > next => {
+                    next = damaged_until;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            next = page.next_offset.max(next.plus(1));
+            let mut wanted = Vec::new();
+            let keys = self.keys.lock();
+            let _damage_is_known_to_the_reader = for_each_record(&page, |offset, id, value| {
+                if keys.get(id, now).is_some_and(|entry| entry.offset() == offset) {
+                    wanted.push(Kept {
+                        offset,
+                        id: id.to_vec(),
+                        value: value.to_vec(),
+                    });
+                }
+            });
+            drop(keys);
+            for kept in wanted {
+                portion_bytes += kept.bytes();
+                portion.push(kept);
+                if portion_bytes >= PORTION_BYTES {
+                    portion_bytes = 0;
+                    tickets.push(self.queue.keep_keys(std::mem::take(&mut portion))?);
+                }
+            }
+        }
+        if !portion.is_empty() {
+            tickets.push(self.queue.keep_keys(portion)?);
+        }
+        Ok(())
+    }
+}
+
+fn read_page(partition: &Partition, from: Offset, until: Offset) -> Result<Fetched> {
+    partition.read(ReadRequest {
+        from,
+        until: Some(until),
+        max_bytes: PAGE_BYTES,
+    })
+}
+
+/// Hands every record with a key and a value to `take`; the error says what is no batch.
+fn for_each_record(
+    page: &Fetched,
+    mut take: impl FnMut(Offset, &[u8], &[u8]),
+) -> Result<(), crate::batch::BatchError> {
+    for run in &page.runs {
+        for batch in Batches::new(&run.bytes) {
+            for record in Records::new(batch?.1)? {
+                let record = record?;
+                take(
+                    record.offset,
+                    record.key.unwrap_or_default(),
+                    record.value.unwrap_or_default(),
+                );
+            }
+        }
+    }
+    Ok(())
+}

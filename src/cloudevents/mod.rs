@@ -1,0 +1,35 @@
+//! CloudEvents 1.0.2 as records, and records as CloudEvents. Pure: no I/O, no HTTP.
+//!
+//! An event is stored as the binary mode of the CloudEvents Kafka binding has it, so that a Kafka client reads the same
+//! event from the record:
+//!
+//! | of the event | in the record |
+//! |---|---|
+//! | an attribute, extensions too | the header `ce_` and its name; a boolean or an integer in its canonical text |
+//! | `datacontenttype` | the header `content-type` |
+//! | data | the value: JSON byte for byte as it was sent, a string as its UTF-8, `data_base64` decoded |
+//! | no data | no value |
+//! | `partitionkey` | the key, and the header `ce_partitionkey` |
+//! | `time` | the timestamp, where that can hold it, and the header `ce_time` |
+//!
+//! - [`parse_event`] and [`parse_events`] read the JSON event format, one event or a batch; [`read_binary`] reads the headers of
+//!   HTTP's binary mode. All check what [`attributes`] says, and name what is wrong.
+//! - [`EventRenderer`] writes records as events: those that came as one as that event, others with attributes made of where they lie.
+//!
+//! Invariants: no input makes anything here panic, recurse, or allocate more than a constant times its own length. What
+//! the renderer writes of a stored record, the reader takes, and makes the same headers and value of it where they came from an event
+//! (line breaks between tokens of JSON aside, where the event is to stand in one line).
+
+mod attributes;
+mod binary;
+mod read;
+mod render;
+
+pub use binary::read_binary;
+pub use read::{parse_event, parse_events};
+pub use render::EventRenderer;
+
+/// Begins the names of the headers that hold attributes.
+const PREFIX: &[u8] = b"ce_";
+/// The header that holds `datacontenttype`.
+const CONTENT_TYPE: &[u8] = b"content-type";

@@ -1,0 +1,319 @@
+//! History that caches, behind a caching proxy as one runs it: the real binary behind a real nginx, which stores closed ranges and asks
+//! whether they are still right. Where there is no nginx the tests say so and end.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of the real binary lives in the real world"
+)]
+
+mod support;
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use support::{Answer, Connection, PATIENCE, Server};
+use tempfile::TempDir;
+
+const FORMS: [&str; 4] = [
+    "application/json",
+    "application/x-ndjson",
+    "application/cloudevents-batch+json",
+    "application/vnd.apache.kafka.record-batch",
+];
+
+/// A proxy that is killed when dropped.
+struct Proxy {
+    child: Child,
+    address: SocketAddr,
+}
+
+/// The answers of this server are for one client each (`private, no-cache`); a proxy that is trusted to keep what it is shown may store
+/// what has a tag, and asks about it when it is older than a second, which is the least that nginx can be told.
+fn configuration(dir: &Path, modules: &str, listen: SocketAddr, upstream: SocketAddr) -> String {
+    let dir = dir.display();
+    // Where those of the operating system are not writable.
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .filter(|name| !modules.contains(&format!("--without-http_{name}_module")))
+        .map(|name| format!("{name}_temp_path {dir}/{name};\n"))
+        .collect();
+    format!(
+        "daemon off;
+        master_process off;
+        pid {dir}/pid;
+        error_log stderr;
+        events {{}}
+        http {{
+            access_log off;
+            {temporary}
+            proxy_cache_path {dir}/cache keys_zone=history:1m;
+            map $upstream_http_etag $has_no_tag {{ default 0; '' 1; }}
+            server {{
+                listen {listen};
+                location / {{
+                    proxy_pass http://{upstream};
+                    proxy_http_version 1.1;
+                    proxy_set_header Connection '';
+                    proxy_cache history;
+                    proxy_cache_key $request_uri;
+                    proxy_ignore_headers Cache-Control Expires;
+                    proxy_no_cache $has_no_tag;
+                    proxy_cache_valid 200 1s;
+                    proxy_cache_revalidate on;
+                    add_header X-Cache-Status $upstream_cache_status always;
+                }}
+            }}
+        }}"
+    )
+}
+
+impl Proxy {
+    /// `None` where nginx is not installed.
+    fn start(dir: &Path, upstream: SocketAddr) -> Option<Self> {
+        let about = Command::new("nginx").arg("-V").output().ok()?;
+        let modules = String::from_utf8_lossy(&about.stderr).into_owned();
+        let dir = dir.join("nginx");
+        fs::create_dir(&dir).expect("a directory");
+        let begin = Instant::now();
+        loop {
+            // nginx cannot say which port it was given: it is told a free one, and another where that was taken meanwhile.
+            let address = TcpListener::bind("127.0.0.1:0")
+                .and_then(|listener| listener.local_addr())
+                .expect("a port");
+            let path = dir.join("nginx.conf");
+            fs::write(&path, configuration(&dir, &modules, address, upstream)).expect("a file");
+            let log = fs::File::create(dir.join("log")).expect("a file");
+            let child = Command::new("nginx")
+                .args(["-e", "stderr", "-c"])
+                .arg(&path)
+                .stdin(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .expect("it said what it is");
+            let mut proxy = Self { child, address };
+            loop {
+                if Connection::open(address).is_ok_and(|mut c| c.get("/health/live").status == 200) {
+                    return Some(proxy);
+                }
+                assert!(begin.elapsed() < PATIENCE, "nginx does not answer");
+                if proxy.child.try_wait().expect("it was started here").is_some() {
+                    let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+                    assert!(
+                        log.contains("Address already in use"),
+                        "nginx does not start: {log}"
+                    );
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Fixture {
+    server: Server,
+    proxy: Proxy,
+    _directory: TempDir,
+}
+
+impl Fixture {
+    /// `None`, said so, where there is no nginx.
+    fn start() -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let server = Server::start(&directory.path().join("data"));
+        let Some(proxy) = Proxy::start(directory.path(), server.address) else {
+            println!("skipped: nginx is not installed");
+            return None;
+        };
+        Some(Self {
+            server,
+            proxy,
+            _directory: directory,
+        })
+    }
+
+    fn produce(&self, count: usize, word: &str) {
+        let lines: String = (0..count)
+            .map(|n| {
+                format!("{{\"key\":\"k{n}\",\"value\":{{\"{word}\":{n}}},\"headers\":{{\"h\":\"x\"}}}}\n")
+            })
+            .collect();
+        let path = "/v1/topics/t/records";
+        self.server
+            .expect(200, "POST", path, "application/x-ndjson", lines.as_bytes());
+    }
+
+    fn through(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        get(self.proxy.address, path, headers)
+    }
+
+    fn direct(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        get(self.server.address, path, headers)
+    }
+
+    /// Asks through the proxy until the answer is as wanted: what it does depends on how old it takes its store to be.
+    fn until(&self, path: &str, headers: &[(&str, &str)], wanted: impl Fn(&Answer) -> bool) -> Answer {
+        let begin = Instant::now();
+        loop {
+            let answer = self.through(path, headers);
+            if wanted(&answer) {
+                return answer;
+            }
+            assert!(begin.elapsed() < PATIENCE, "the proxy goes on with {answer:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Records that the server has given out, not counting answers without a body.
+    fn fetched_records(&self) -> u64 {
+        let metrics = self.direct("/metrics", &[]);
+        let line = String::from_utf8_lossy(&metrics.body).lines().find_map(|line| {
+            line.strip_prefix("quipu_fetched_records_total ")
+                .map(str::to_owned)
+        });
+        line.expect("the metric is there").parse().expect("a number")
+    }
+}
+
+fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let headers: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let mut connection = Connection::open(address).expect("it listens");
+    connection.send_head("GET", path, &headers).expect("it listens");
+    connection.answer().expect("an answer")
+}
+
+fn status(answer: &Answer) -> &str {
+    answer.header("x-cache-status").unwrap_or("none")
+}
+
+const CLOSED: &str = "/v1/topics/t/partitions/0/records?offset=0&until_offset=1500&max_records=1500";
+
+#[test]
+fn closed_ranges_are_stored_in_every_form_and_revalidated_without_a_body() {
+    let Some(fixture) = Fixture::start() else { return };
+    fixture.server.create_topic("t", 1);
+    fixture.produce(2000, "first");
+    let mut tags = Vec::new();
+    for form in FORMS {
+        let accept = [("Accept", form)];
+        let direct = fixture.direct(CLOSED, &accept);
+        assert_eq!(
+            (direct.status, direct.header("vary")),
+            (200, Some("accept")),
+            "{form}"
+        );
+        let first = fixture.through(CLOSED, &accept);
+        assert_eq!((first.status, status(&first)), (200, "MISS"), "{form}");
+        let bodies = fixture.fetched_records();
+        let again = fixture.until(CLOSED, &accept, |answer| status(answer) == "REVALIDATED");
+        let kept = fixture.until(CLOSED, &accept, |answer| status(answer) == "HIT");
+        assert_eq!(
+            fixture.fetched_records(),
+            bodies,
+            "{form}: it is stored, and the server is asked for no body"
+        );
+        for answer in [first, again, kept] {
+            assert_eq!(answer.status, 200);
+            assert!(answer.body == direct.body, "{form}: the proxy gives other bytes");
+            for name in ["etag", "content-type", "next-offset", "vary", "cache-control"] {
+                assert_eq!(answer.header(name), direct.header(name), "{form}: {name}");
+            }
+        }
+        tags.push(direct.header("etag").expect("a tag").to_owned());
+    }
+    // A client's own copy is confirmed whether the proxy knows it or asks, and never one of another form.
+    for (form, tag) in FORMS.iter().zip(&tags) {
+        let mine = [("Accept", *form), ("If-None-Match", tag)];
+        for wanted in ["HIT", "REVALIDATED"] {
+            let answer = fixture.until(CLOSED, &mine, |answer| status(answer) == wanted);
+            assert_eq!((answer.status, answer.body.len()), (304, 0), "{form}");
+        }
+        for other in tags.iter().filter(|other| *other != tag) {
+            let theirs = [("Accept", *form), ("If-None-Match", other)];
+            assert_eq!(fixture.through(CLOSED, &theirs).status, 200, "{form}");
+        }
+    }
+    fixture.server.stop();
+}
+
+#[test]
+fn an_open_range_is_never_stored_and_a_closed_one_stays_what_it_was() {
+    let Some(fixture) = Fixture::start() else { return };
+    fixture.server.create_topic("t", 1);
+    fixture.produce(1500, "first");
+    let open = [
+        "/v1/topics/t/partitions/0/records?offset=1400",
+        "/v1/topics/t/partitions/0/records?offset=1400&until_offset=100000",
+        "/v1/topics/t/partitions/0/records?offset=latest",
+        "/v1/topics/t",
+    ];
+    for path in open {
+        for _ in 0..3 {
+            assert_eq!(status(&fixture.through(path, &[])), "MISS", "{path}");
+        }
+    }
+    let closed = fixture.through(CLOSED, &[]);
+    assert_eq!(closed.json()["records"].as_array().expect("records").len(), 1500);
+    fixture.produce(500, "second");
+    for path in open {
+        let answer = fixture.through(path, &[]);
+        assert_eq!((answer.status, status(&answer)), (200, "MISS"));
+        assert!(answer.body == fixture.direct(path, &[]).body, "{path}");
+    }
+    let again = fixture.until(CLOSED, &[], |answer| status(answer) == "REVALIDATED");
+    assert!(again.body == closed.body && again.header("etag") == closed.header("etag"));
+    assert!(fixture.direct(CLOSED, &[]).body == closed.body);
+    fixture.server.stop();
+}
+
+#[test]
+fn a_topic_made_again_under_the_same_name_is_not_taken_for_the_old_one() {
+    let Some(fixture) = Fixture::start() else { return };
+    fixture.server.create_topic("t", 1);
+    fixture.produce(1500, "first");
+    let old = fixture.through(CLOSED, &[]);
+    let tag = old.header("etag").expect("a tag");
+    fixture.server.expect(204, "DELETE", "/v1/topics/t", "", b"");
+    let gone = fixture.until(CLOSED, &[], |answer| status(answer) != "HIT");
+    gone.problem(404, "unknown-topic", "none");
+    fixture.server.create_topic("t", 1);
+    fixture.produce(1500, "other");
+    for headers in [&[][..], &[("If-None-Match", tag)]] {
+        let answer = fixture.until(CLOSED, headers, |answer| {
+            status(answer) != "HIT" || answer.status == 200
+        });
+        assert_eq!(answer.status, 200);
+        assert_ne!(answer.header("etag"), Some(tag));
+        assert!(answer.body == fixture.direct(CLOSED, &[]).body);
+        assert!(answer.body != old.body);
+    }
+    fixture.server.stop();
+}
+
+#[test]
+fn what_was_trimmed_is_gone_once_the_proxy_asks() {
+    let Some(fixture) = Fixture::start() else { return };
+    fixture.server.create_topic("t", 1);
+    fixture.produce(1500, "first");
+    let stored = fixture.until(CLOSED, &[], |answer| status(answer) == "REVALIDATED");
+    let tag = stored.header("etag").expect("a tag");
+    let trim = "/v1/topics/t/partitions/0/records?before=10";
+    fixture.server.expect(200, "DELETE", trim, "", b"");
+    for headers in [&[][..], &[("If-None-Match", tag)]] {
+        let answer = fixture.until(CLOSED, headers, |answer| status(answer) != "HIT");
+        answer.problem(410, "offset-trimmed", "none");
+    }
+    fixture.server.stop();
+}
