@@ -9,9 +9,13 @@ mod client;
 mod damage;
 mod demo;
 mod fake;
+mod kills;
 mod load;
+mod proxy;
 mod service;
 mod stream;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::process::Output;
 use std::time::Duration;
