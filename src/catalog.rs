@@ -20,6 +20,7 @@ use crate::config::Limits;
 use crate::damage;
 use crate::groups::changes_for_deleted_topic;
 use crate::http::problem::{Code, Problem};
+use crate::partitioner;
 
 /// A configuration key of a topic.
 #[derive(Debug)]
@@ -345,6 +346,18 @@ pub fn partitions_were_raised(spec: &TopicSpec) -> bool {
     spec.properties
         .get(PARTITIONS_RAISED)
         .is_some_and(|raised| raised == true)
+}
+
+/// The partition in which all records of a key lie, whatever has been appended so far; `None` where they may lie in several:
+/// partitions were added, or a producer chose another one.
+///
+/// Who wants to rely on it takes the positions of the other partitions first: what comes behind them may change it.
+#[must_use]
+pub fn partition_of_key(log: &Log, topic: &Topic, key: &[u8]) -> Option<u32> {
+    let spec = topic.spec();
+    let is_placed_by_key =
+        !partitions_were_raised(&spec) && log.state_get(&partitioner::keyed_elsewhere(topic.id())).is_none();
+    is_placed_by_key.then(|| partitioner::partition_of_key(key, spec.partitions))
 }
 
 /// Held while a topic is made, changed or deleted. Such changes are rare, so one lock for all topics (and, in tests, for

@@ -107,7 +107,7 @@ impl Default for Limits {
             max_key_bytes: 32 << 10,
             max_headers_per_record: 100,
             max_header_bytes: 32 << 10,
-            max_connections: 10_000,
+            max_connections: 20_000,
             max_in_flight_bytes: 64 << 20,
             max_partitions: 10_000,
         }

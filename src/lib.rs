@@ -13,3 +13,4 @@ pub mod partitioner;
 pub mod records;
 pub mod render;
 pub mod server;
+pub mod stream;

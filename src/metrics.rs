@@ -45,6 +45,8 @@ pub struct Metrics {
     pub fetched_records: AtomicU64,
     /// Bytes answered to readers.
     pub fetched_bytes: AtomicU64,
+    /// Streams open now.
+    pub streams: AtomicI64,
     /// Connections open now.
     pub connections: AtomicI64,
     /// Connections refused above the limit.
@@ -270,6 +272,12 @@ impl Snapshot {
             "Bytes answered to readers",
             Some(Unit::Bytes),
             count(&metrics.fetched_bytes),
+        )?;
+        out.gauge(
+            "quipu_streams",
+            "Replays and live tails open now",
+            None,
+            metrics.streams.load(Relaxed),
         )?;
         out.gauge(
             "quipu_connections",

@@ -33,50 +33,62 @@ impl Representation {
     }
 }
 
-/// Chooses what a client accepts most: the highest `q`, then the one that it names most exactly, then JSON first.
+/// Chooses among the representations of a fetch; see [`choose`].
 ///
-/// No `Accept` accepts everything, and so gets JSON. Parameters of a media type other than `q` are ignored. An element
+/// # Errors
+/// 406 where nothing that exists is accepted.
+pub(super) fn negotiate(headers: &HeaderMap) -> Result<Representation, Problem> {
+    let known = Representation::ALL.map(|representation| (representation.media_type(), representation));
+    choose(headers, &known)
+}
+
+/// Chooses what a client accepts most: the highest `q`, then the one that it names most exactly, then the earlier one.
+///
+/// No `Accept` accepts everything, and so gets the first. Parameters of a media type other than `q` are ignored. An element
 /// that cannot be read accepts nothing.
 ///
 /// # Errors
-/// 406 where nothing that exists is accepted; the problem names what there is.
-pub(super) fn negotiate(headers: &HeaderMap) -> Result<Representation, Problem> {
-    let mut fields = headers.get_all(header::ACCEPT).iter().peekable();
-    if fields.peek().is_none() {
-        return Ok(Representation::Json);
-    }
+/// 406 where nothing of `known` is accepted; the problem names what there is.
+pub(super) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) -> Result<T, Problem> {
     // What is no text is an element that cannot be read.
-    let fields: Vec<&str> = fields.map(|field| field.to_str().unwrap_or("?")).collect();
+    let fields: Vec<&str> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .map(|field| field.to_str().unwrap_or("?"))
+        .collect();
     // Empty elements of a list mean nothing (RFC 9110, section 5.6.1.2).
     let mut elements = fields
         .iter()
         .flat_map(|field| field.split(','))
         .filter(|element| !element.trim().is_empty())
         .peekable();
-    if elements.peek().is_none() {
-        return Ok(Representation::Json);
+    if let (None, Some((_, first))) = (elements.peek(), known.first()) {
+        return Ok(*first);
     }
     let ranges: Vec<Range<'_>> = elements.filter_map(Range::parse).collect();
-    let mut best: Option<((u16, Exactness), Representation)> = None;
-    for candidate in Representation::ALL {
+    let mut best: Option<((u16, Exactness), T)> = None;
+    for (media_type, candidate) in known {
         // The most exact range decides, whatever the others say: `*/*, application/json;q=0` does not want JSON.
         let Some(range) = ranges
             .iter()
-            .filter(|range| range.matches(candidate.media_type()))
+            .filter(|range| range.matches(media_type))
             .max_by_key(|range| (range.exactness, range.quality))
         else {
             continue;
         };
         let rank = (range.quality, range.exactness);
         if range.quality > 0 && best.is_none_or(|(other, _)| rank > other) {
-            best = Some((rank, candidate));
+            best = Some((rank, *candidate));
         }
     }
     best.map(|(_, representation)| representation).ok_or_else(|| {
-        let known = Representation::ALL.map(Representation::media_type).join(", ");
+        let known: Vec<&str> = known.iter().map(|(media_type, _)| *media_type).collect();
         Problem::new(
             Code::NotAcceptable,
-            format!("records come as {known}; the Accept header allows none of these"),
+            format!(
+                "records come as {} here; the Accept header allows none of these",
+                known.join(", ")
+            ),
         )
     })
 }

@@ -65,6 +65,35 @@ where
     }
 }
 
+/// The same, where `write` may have to wait before its first chunk: this waits with it. So what `write` meets before it
+/// has anything to send can still choose the answer's status. A chunk that is empty lets the answer begin.
+///
+/// # Errors
+/// Those of `write` before its first chunk.
+pub(crate) async fn begun<F, E>(write: impl FnOnce(Chunks) -> F) -> Result<Body, E>
+where
+    F: Future<Output = Result<Bytes, E>> + Send + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let slot = Arc::new(Mutex::new(None));
+    let mut writer = Box::pin(write(Chunks {
+        slot: Arc::clone(&slot),
+    }));
+    let all = std::future::poll_fn(|context| match writer.as_mut().poll(context) {
+        Poll::Ready(all) => Poll::Ready(Some(all)),
+        Poll::Pending if slot.lock().is_some() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    match all.await {
+        Some(Ok(all)) => Ok(Body::from(all)),
+        Some(Err(error)) => Err(error),
+        None => Ok(Body::new(Written {
+            writer: Some(writer),
+            slot,
+        })),
+    }
+}
+
 struct Written<F> {
     /// `None` once it has returned.
     writer: Option<Pin<Box<F>>>,
@@ -162,6 +191,24 @@ mod tests {
         })
         .unwrap();
         assert_eq!(body.collect().await.unwrap().to_bytes(), "xxx");
+    }
+
+    #[tokio::test]
+    async fn a_body_begins_with_its_first_chunk_however_long_that_takes() {
+        let begun = begun(|mut chunks| async move {
+            tokio::task::yield_now().await;
+            chunks.send(Bytes::from_static(b"x")).await;
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(Bytes::from_static(b"y"))
+        });
+        let body = begun.await.unwrap();
+        assert_eq!(body.size_hint().exact(), None);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "xy");
+        let late = super::begun(|_| async {
+            tokio::task::yield_now().await;
+            Err::<Bytes, _>(std::io::Error::other("damaged"))
+        });
+        assert!(late.await.is_err());
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ pub mod params;
 mod path;
 pub mod problem;
 mod produce;
+mod stream;
 pub(crate) mod table;
 mod topics;
 
@@ -47,6 +48,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(damage::routes())
         .merge(fetch::routes())
         .merge(produce::routes())
+        .merge(stream::routes())
         .merge(operate::routes())
         .merge(openapi::routes())
 }

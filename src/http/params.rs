@@ -20,6 +20,19 @@ impl Params {
     /// # Errors
     /// 400 for an unknown or repeated name or bad percent-encoding; 501 for a name in `later`.
     pub fn parse(query: Option<&str>, allowed: &[&str], later: &[&str]) -> Result<Self, Problem> {
+        Self::parse_with(query, allowed, None, later)
+    }
+
+    /// The same where names that begin with a prefix, and have something behind it, are allowed too.
+    ///
+    /// # Errors
+    /// As for [`Params::parse`].
+    pub fn parse_with(
+        query: Option<&str>,
+        allowed: &[&str],
+        prefix: Option<&str>,
+        later: &[&str],
+    ) -> Result<Self, Problem> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for part in query
             .unwrap_or_default()
@@ -38,11 +51,16 @@ impl Params {
                 )
                 .with("pointer", name));
             }
-            if !allowed.contains(&&*name) {
-                let known = if allowed.is_empty() {
+            let is_open = prefix
+                .and_then(|prefix| name.strip_prefix(prefix))
+                .is_some_and(|rest| !rest.is_empty());
+            if !is_open && !allowed.contains(&&*name) {
+                let open = prefix.map(|prefix| format!("{prefix}NAME"));
+                let known: Vec<&str> = allowed.iter().copied().chain(open.as_deref()).collect();
+                let known = if known.is_empty() {
                     "none".to_owned()
                 } else {
-                    allowed.join(", ")
+                    known.join(", ")
                 };
                 return Err(Problem::invalid(
                     &*name,
@@ -64,6 +82,13 @@ impl Params {
             .iter()
             .find(|(n, _)| n == name)
             .map(|(_, value)| value.as_str())
+    }
+
+    /// The parameters whose names begin with a prefix: what follows it, and their values, as they came.
+    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.pairs
+            .iter()
+            .filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
     }
 
     /// A whole number in `low..=high`.

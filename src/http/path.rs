@@ -67,7 +67,7 @@ fn not_text(_: PathRejection) -> Problem {
 }
 
 /// The index of a partition in digits, without a sign or leading zeros: one partition has one path.
-fn parse_index(text: &str) -> Option<u32> {
+pub(super) fn parse_index(text: &str) -> Option<u32> {
     let index: u32 = text.parse().ok()?;
     (index.to_string() == text).then_some(index)
 }

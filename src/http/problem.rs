@@ -51,6 +51,8 @@ pub enum Code {
     OffsetTrimmed,
     /// The offset lies above the end.
     OffsetOutOfRange,
+    /// What a cursor says was read of a topic that is gone.
+    CursorExpired,
     /// One record is above its topic's limit.
     RecordTooLarge,
     /// The request is above the limit.
@@ -197,6 +199,12 @@ impl Code {
                 "offset-out-of-range",
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 "The offset is above the end",
+                false,
+            ),
+            Self::CursorExpired => (
+                "cursor-expired",
+                StatusCode::GONE,
+                "The cursor's topic is gone",
                 false,
             ),
             Self::RecordTooLarge => (

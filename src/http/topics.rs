@@ -150,17 +150,18 @@ async fn create_topic(
     Params::parse(query.as_deref(), &[], &[])?;
     catalog::check_name(&name)?;
     let body = read_body(&headers, body).await?;
-    let groups = app.groups.clone();
     let (described, is_new) = blocking(Work::Change, move || {
         let (topic, is_new) =
             catalog::create(&app.log, &app.config.limits, &name, body.partitions, &body.config)?;
+        if is_new {
+            app.groups.coordinator.topics_changed();
+        }
         Ok((describe(&app.log, &topic)?, is_new))
     })
     .await?;
     if !is_new {
         return Ok(json_answer(StatusCode::OK, &described));
     }
-    groups.coordinator.topics_changed();
     let mut response = json_answer(StatusCode::CREATED, &described);
     let location = format!("/v1/topics/{}", described.name);
     if let Ok(location) = HeaderValue::try_from(location) {
@@ -254,7 +255,6 @@ async fn alter_topic(
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     let body = read_body(&headers, body).await?;
-    let groups = app.groups.clone();
     let described = blocking(Work::Change, move || {
         let topic = catalog::alter(
             &app.log,
@@ -263,10 +263,10 @@ async fn alter_topic(
             body.partitions,
             &body.config,
         )?;
+        app.groups.coordinator.topics_changed();
         describe(&app.log, &topic)
     })
     .await?;
-    groups.coordinator.topics_changed();
     Ok(json_answer(StatusCode::OK, &described))
 }
 
@@ -288,9 +288,12 @@ async fn delete_topic(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    let groups = app.groups.clone();
-    blocking(Work::Change, move || catalog::delete(&app.log, topic.name())).await?;
-    groups.coordinator.topics_changed();
+    blocking(Work::Change, move || {
+        catalog::delete(&app.log, topic.name())?;
+        app.groups.coordinator.topics_changed();
+        Ok(())
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -23,7 +23,7 @@ mod varint;
 pub use builder::{BatchBuilder, MAX_BATCH_BYTES};
 pub use check::{Batches, validate, verify};
 pub use header::{Attributes, BatchHeader, HEADER_BYTES};
-pub use records::{HeaderIter, Headers, Record, Records};
+pub use records::{HeaderIter, Headers, Record, RecordPlace, Records};
 pub use sealed::SealedBatch;
 
 /// Why bytes are not a batch.

@@ -160,6 +160,15 @@ fn take_nullable<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     Some(Some(bytes))
 }
 
+/// Where a walk over a batch stands, without the batch: for who cannot keep a borrow of it. See [`Records::place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordPlace {
+    /// From the next record to the end of the batch.
+    rest_bytes: usize,
+    left: u32,
+    next_offset_delta: u32,
+}
+
 /// Walks the records of one uncompressed batch.
 ///
 /// Offsets ascend, but may have gaps, which compaction leaves. The CRC is not checked: see [`verify`](super::verify).
@@ -194,6 +203,34 @@ impl<'a> Records<'a> {
                 found: batch.len(),
             })?;
         Self::of(&header, records)
+    }
+
+    /// Where the walk stands, before the record that comes next.
+    #[must_use]
+    #[inline]
+    pub fn place(&self) -> RecordPlace {
+        RecordPlace {
+            rest_bytes: self.rest.len(),
+            left: self.left,
+            next_offset_delta: self.next_offset_delta,
+        }
+    }
+
+    /// Goes on in `batch` where a walk over it stood.
+    ///
+    /// # Errors
+    /// As for [`Records::new`], and [`BatchError::Malformed`] for a place that this batch does not have.
+    #[inline]
+    pub fn resume(batch: &'a [u8], place: RecordPlace) -> Result<Self, BatchError> {
+        let mut records = Self::new(batch)?;
+        let begin = records.rest.len().checked_sub(place.rest_bytes);
+        let (Some(begin), true) = (begin, place.left <= records.left) else {
+            return Err(BatchError::Malformed("a place that the batch does not have"));
+        };
+        records.rest = &records.rest[begin..];
+        records.left = place.left;
+        records.next_offset_delta = place.next_offset_delta;
+        Ok(records)
     }
 
     /// Begins at the first of `records`, which are all that follows `header` in its batch.
@@ -316,6 +353,30 @@ mod tests {
         };
         assert!(records.next().is_none(), "nothing follows an error");
         message
+    }
+
+    #[test]
+    fn a_walk_goes_on_from_any_place_as_if_it_had_not_stopped() {
+        let records = [
+            [12, 0, 1, 0, 1, 1, 0],
+            [12, 0, 3, 4, 1, 1, 0],
+            [12, 0, 5, 18, 1, 1, 0],
+        ]
+        .concat();
+        let bytes = batch_of(&records, 3);
+        let offsets = |records: Records<'_>| {
+            records
+                .map(|record| record.unwrap().offset.get())
+                .collect::<Vec<_>>()
+        };
+        let mut walk = Records::new(&bytes).unwrap();
+        for left in [&[100, 102, 109][..], &[102, 109], &[109], &[]] {
+            assert_eq!(offsets(Records::resume(&bytes, walk.place()).unwrap()), left);
+            assert_eq!(offsets(walk.clone()), left);
+            walk.next();
+        }
+        let other = batch_of(&records[..7], 1);
+        assert!(Records::resume(&other, Records::new(&bytes).unwrap().place()).is_err());
     }
 
     #[test]

@@ -233,6 +233,7 @@ impl Engine {
         self.journal.sync().map_err(|error| failed("syncing", &error))?;
         self.stats.journal_synced(self.clock.monotonic().since(started));
 
+        self.apply_state(controls);
         // Before anything is published: who sees an end finds the keys of what lies below it.
         keyed.publish(self);
         producers.publish();

@@ -58,15 +58,25 @@ impl Engine {
         }
     }
 
-    /// Applies what was journalled beside the records.
-    pub(super) fn apply(&self, controls: &[Control], producers: &mut Producers) {
+    /// Applies the changes of the state that were journalled beside the records, before these can be read: what the state
+    /// says of records is there for whoever sees them.
+    pub(super) fn apply_state(&self, controls: &[Control]) {
         if controls.is_empty() {
             return;
         }
         let mut state = self.state.write();
         for control in controls {
+            if let Control::State(change, _) = control {
+                state.apply(&change.key, change.value.as_deref());
+            }
+        }
+    }
+
+    /// Applies what else was journalled beside the records.
+    pub(super) fn apply(&self, controls: &[Control], producers: &mut Producers) {
+        for control in controls {
             match control {
-                Control::State(change, _) => state.apply(&change.key, change.value.as_deref()),
+                Control::State(..) => {}
                 Control::DeleteTopic(topic) => {
                     topic.set_deleted();
                     self.catalog.forget(topic);

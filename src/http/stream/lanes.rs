@@ -1,0 +1,328 @@
+//! The partitions of a stream: where each begins, how far it got, and where it ends.
+//!
+//! Ends are taken before anything is looked up, so what is true of all records below them stays true: that none is at or
+//! after `until`, that a key's records all lie in one partition.
+
+use std::sync::Arc;
+
+use quipu_segments::{Error, Offset, Partition, TimestampMs, Topic};
+
+use super::query::{From, StreamQuery, Until};
+use crate::app::App;
+use crate::catalog;
+use crate::damage;
+use crate::http::problem::{Code, Problem};
+use crate::http::{Work, blocking};
+use crate::stream::MAX_PARTITIONS;
+use crate::stream::cursor::{Cursor, Reached};
+
+/// The place of one partition in a stream. A stream has up to [`MAX_PARTITIONS`] of these for as long as it is open.
+pub(super) struct Lane {
+    pub(super) partition: Arc<Partition>,
+    /// The offset that comes next: everything before it was sent, filtered out, or was never part of the stream.
+    pub(super) next: Offset,
+    /// Exclusive; [`Offset::MAX`] where it is not known yet.
+    pub(super) end: Offset,
+    /// The topic's position in the stream.
+    pub(super) topic: u16,
+    /// Nothing was read, and the client knows no position: it may begin wherever the log does.
+    pub(super) is_fresh: bool,
+}
+
+impl Lane {
+    /// Whether all of it was read.
+    pub(super) fn is_over(&self) -> bool {
+        self.next >= self.end
+    }
+
+    pub(super) fn index(&self) -> u32 {
+        self.partition.id().index
+    }
+
+    /// Its place in a cursor.
+    pub(super) fn reached(&self) -> Reached {
+        Reached {
+            topic: self.topic.into(),
+            partition: self.index(),
+            next: self.next,
+        }
+    }
+
+    /// Ends it where the log ends now.
+    pub(super) fn end_now(&mut self) {
+        if self.end == Offset::MAX {
+            self.end = self.partition.positions().end_offset.max(self.next);
+        }
+    }
+}
+
+/// What a stream reads.
+pub(super) struct Lanes {
+    /// In the order in which the client named them.
+    pub(super) topics: Vec<Arc<Topic>>,
+    /// By topic and partition; those that were added later stand behind.
+    pub(super) lanes: Vec<Lane>,
+    /// Partitions of each topic that the stream knows of: those beyond join it. `None`: none join.
+    pub(super) known: Option<Vec<u32>>,
+    /// Open lanes end before a record at or after it.
+    pub(super) until: Option<TimestampMs>,
+}
+
+impl Lanes {
+    /// Finds what a query asks for.
+    ///
+    /// # Errors
+    /// 404 for what does not exist, 400 for too many partitions or another stream's cursor, 410 for a cursor of a topic that
+    /// is gone, 416 for a cursor from beyond the end, 500 where a time cannot be found for damage.
+    pub(super) async fn open(app: &App, query: &StreamQuery, names: &[String]) -> Result<Self, Problem> {
+        if let From::Cursor(cursor) = &query.from {
+            check_cursor(app, query, cursor)?;
+        }
+        let topics = names
+            .iter()
+            .map(|name| catalog::find(&app.log, name))
+            .collect::<Result<Vec<_>, _>>()?;
+        if let From::Cursor(cursor) = &query.from {
+            let is_same = cursor.topics.len() == topics.len()
+                && topics.iter().all(|topic| cursor.topics.contains(&topic.id()));
+            if !is_same {
+                return Err(wrong_cursor(query, "it is of a stream over other topics"));
+            }
+        }
+        let follow = query.follow && query.until != Some(Until::Latest);
+        let mut all = Self {
+            known: (follow && query.partitions.is_none()).then(Vec::new),
+            until: match query.until {
+                Some(Until::Time(time)) => Some(time),
+                _ => None,
+            },
+            lanes: Vec::new(),
+            topics,
+        };
+        for topic in 0..all.topics.len() {
+            all.add_topic(app, query, topic, follow)?;
+        }
+        all.look_up(app, query, follow).await?;
+        Ok(all)
+    }
+
+    /// Adds the partitions of a topic, at their beginnings and ends as far as these need no look at the log.
+    fn add_topic(
+        &mut self,
+        app: &App,
+        query: &StreamQuery,
+        slot: usize,
+        follow: bool,
+    ) -> Result<(), Problem> {
+        let topic = &self.topics[slot];
+        let all = topic.partitions();
+        let chosen: Vec<Arc<Partition>> = match &query.partitions {
+            None => all.to_vec(),
+            Some(indexes) => {
+                let mut indexes = indexes.clone();
+                indexes.sort_unstable();
+                let find = |index: &u32| {
+                    all.get(*index as usize).cloned().ok_or_else(|| {
+                        let detail = format!(
+                            "the topic {} has {} partitions, from 0; {index} is none of them",
+                            topic.name(),
+                            all.len()
+                        );
+                        Problem::new(Code::UnknownPartition, detail)
+                            .with("partition_count", all.len())
+                            .with("pointer", "partitions")
+                    })
+                };
+                indexes.iter().map(find).collect::<Result<_, _>>()?
+            }
+        };
+        let first = self.lanes.len();
+        for partition in chosen {
+            let positions = partition.positions();
+            let (next, is_fresh) = match &query.from {
+                From::Earliest | From::Time(_) => (positions.log_start_offset, true),
+                From::Latest => (positions.end_offset, false),
+                From::Cursor(cursor) => match reached(cursor, topic, partition.id().index) {
+                    Some(next) => (next, false),
+                    None => (positions.log_start_offset, true),
+                },
+            };
+            if next > positions.end_offset {
+                return Err(Error::OutOfRange {
+                    offset: next,
+                    log_start_offset: positions.log_start_offset,
+                    end_offset: positions.end_offset,
+                }
+                .into());
+            }
+            self.lanes.push(Lane {
+                partition,
+                next,
+                end: positions.end_offset,
+                topic: slot as u16,
+                is_fresh,
+            });
+        }
+        // After the ends were taken: whatever places a record elsewhere from here on is behind them.
+        let key = query.filter.key.as_deref();
+        if let Some(home) = key.and_then(|key| catalog::partition_of_key(&app.log, topic, key.as_bytes())) {
+            for lane in &mut self.lanes[first..] {
+                if lane.index() != home {
+                    lane.next = lane.end;
+                    lane.is_fresh = false;
+                }
+            }
+            if !follow {
+                let mut at = 0;
+                self.lanes.retain(|lane| {
+                    at += 1;
+                    at <= first || lane.index() == home
+                });
+            }
+        }
+        if let Some(known) = &mut self.known {
+            known.push(all.len() as u32);
+        }
+        check_count(self.lanes.len())
+    }
+
+    /// Finds the offsets of times, and opens the ends of what is followed.
+    async fn look_up(&mut self, app: &App, query: &StreamQuery, follow: bool) -> Result<(), Problem> {
+        let from = match query.from {
+            From::Time(time) => Some(time),
+            _ => None,
+        };
+        let until = self.until;
+        if from.is_some() || until.is_some() {
+            let partitions: Vec<Arc<Partition>> = self
+                .lanes
+                .iter()
+                .map(|lane| Arc::clone(&lane.partition))
+                .collect();
+            let app = app.clone();
+            let found = blocking(Work::Read, move || {
+                let find = |partition: &Partition, time: Option<TimestampMs>| {
+                    let found = time.map(|time| damage::offset_for_time(&app.log, partition, time));
+                    Ok::<_, Error>(found.transpose()?.map(|found| found.map(|(offset, _)| offset)))
+                };
+                let mut all = Vec::with_capacity(partitions.len());
+                for partition in &partitions {
+                    all.push((find(partition, from)?, find(partition, until)?));
+                }
+                Ok(all)
+            })
+            .await?;
+            for (lane, (from, until)) in self.lanes.iter_mut().zip(found) {
+                let as_of = lane.end;
+                if let Some(found) = from
+                    && lane.is_fresh
+                {
+                    lane.next = found.map_or(as_of, |offset| offset.min(as_of));
+                }
+                if let Some(Some(found)) = until {
+                    lane.end = found.min(as_of);
+                } else if follow {
+                    lane.end = Offset::MAX;
+                }
+            }
+        } else if follow {
+            self.lanes.iter_mut().for_each(|lane| lane.end = Offset::MAX);
+        }
+        if self.until.is_some_and(|until| app.clock.now() >= until) {
+            self.end_now();
+        }
+        Ok(())
+    }
+
+    /// Where all of them are.
+    pub(super) fn reached(&self) -> impl Iterator<Item = Reached> {
+        self.lanes.iter().map(Lane::reached)
+    }
+
+    /// Whether all was read.
+    pub(super) fn are_over(&self) -> bool {
+        self.lanes.iter().all(Lane::is_over)
+    }
+
+    /// Ends every lane where its log ends now.
+    pub(super) fn end_now(&mut self) {
+        self.lanes.iter_mut().for_each(Lane::end_now);
+        self.known = None;
+    }
+
+    /// Takes in the partitions that were added; says whether there were any.
+    ///
+    /// # Errors
+    /// 404 where a topic has been deleted, 400 where there are too many partitions now.
+    pub(super) fn take_in(&mut self) -> Result<bool, Problem> {
+        let Some(known) = &mut self.known else {
+            return Ok(false);
+        };
+        let before = self.lanes.len();
+        for (slot, (topic, known)) in self.topics.iter().zip(known).enumerate() {
+            if topic.is_deleted() {
+                return Err(catalog::unknown_topic(topic.name()));
+            }
+            if topic.partition_count() == *known {
+                continue;
+            }
+            let all = topic.partitions();
+            let added = all.iter().skip(*known as usize);
+            self.lanes.extend(added.map(|partition| Lane {
+                partition: Arc::clone(partition),
+                next: Offset::ZERO,
+                end: Offset::MAX,
+                topic: slot as u16,
+                is_fresh: true,
+            }));
+            *known = all.len() as u32;
+        }
+        check_count(self.lanes.len())?;
+        Ok(self.lanes.len() > before)
+    }
+}
+
+fn check_count(count: usize) -> Result<(), Problem> {
+    if count <= MAX_PARTITIONS {
+        return Ok(());
+    }
+    Err(Problem::invalid(
+        "partitions",
+        format!(
+            "a stream is over at most {MAX_PARTITIONS} partitions, and here are more: choose with partitions=0,1,2"
+        ),
+    ))
+}
+
+/// Where a cursor says that a partition goes on.
+fn reached(cursor: &Cursor, topic: &Topic, partition: u32) -> Option<Offset> {
+    let slot = cursor.topics.iter().position(|id| *id == topic.id())?;
+    let reached = cursor
+        .reached
+        .iter()
+        .find(|reached| (reached.topic, reached.partition) == (slot, partition))?;
+    Some(reached.next)
+}
+
+fn check_cursor(app: &App, query: &StreamQuery, cursor: &Cursor) -> Result<(), Problem> {
+    if cursor.directory != directory(app) {
+        return Err(wrong_cursor(query, "it is of another data directory"));
+    }
+    if cursor.topics.iter().any(|id| app.log.topic_by_id(*id).is_none()) {
+        return Err(Problem::new(
+            Code::CursorExpired,
+            "the topic that was read is gone; if there is one of that name it is another one: begin anew",
+        ));
+    }
+    Ok(())
+}
+
+fn wrong_cursor(query: &StreamQuery, what: &str) -> Problem {
+    let pointer = if query.is_resumed { "Last-Event-ID" } else { "from" };
+    Problem::invalid(pointer, format!("the cursor is not of this stream: {what}"))
+}
+
+/// The data directory's identity, as cursors have it.
+pub(super) fn directory(app: &App) -> u64 {
+    u64::from_str_radix(&app.log.directory_id(), 16).expect("the engine gives 16 hexadecimal digits")
+}

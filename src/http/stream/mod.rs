@@ -1,0 +1,243 @@
+//! Replay and live tail: the records of a topic's partitions, or of several topics', as one stream.
+//!
+//! `query` reads what is asked for, `lanes` finds where each partition begins and ends, `run` reads, waits and writes, in
+//! the format that is `output`'s. Nothing is kept of a stream when it ends: what a client needs to go on is in the
+//! cursors that it was sent.
+
+mod lanes;
+mod output;
+mod query;
+mod reading;
+mod run;
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::lanes::{Lanes, directory};
+use self::output::{Format, Output};
+use self::query::{From, StreamQuery, Until};
+use self::run::{Cut, Manner, Stream};
+use super::accept::choose;
+use super::chunks;
+use super::path::TopicName;
+use super::problem::{Code, Problem};
+use crate::app::App;
+use crate::stream::cursor::CursorText;
+
+/// Tells nginx, and who does as it does, to hand on what comes at once.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(stream_topic))
+        .routes(routes!(stream_topics))
+}
+
+/// A record as a stream has it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is written by hand")]
+struct StreamedRecord {
+    /// Only where the stream is over several topics.
+    topic: Option<String>,
+    partition: u32,
+    offset: u64,
+    /// Milliseconds since the Unix epoch.
+    timestamp: i64,
+    /// Null where the record has no key; left out where `key_base64` stands.
+    key: Option<String>,
+    /// The key where its bytes are not UTF-8.
+    key_base64: Option<String>,
+    /// Any JSON value as it was sent, line breaks between its tokens made spaces; null for a tombstone; left out where
+    /// `value_base64` stands.
+    value: Option<serde_json::Value>,
+    /// The value where its bytes are not JSON, or are a JSON null.
+    value_base64: Option<String>,
+    /// As a fetch has them.
+    #[schema(value_type = Object)]
+    headers: serde_json::Value,
+}
+
+/// Replays a topic, and follows it
+///
+/// All partitions' records as one stream, from a point of time or a cursor to the end as of the request; with `follow` it goes
+/// on with what comes. Within a partition records come in the order of offsets; over partitions in none, or with
+/// `order=timestamp` in that of their timestamps.
+///
+/// As Server-Sent Events each record is an event `record` whose `id` is a cursor over all partitions: what lost its
+/// connection sends it as `Last-Event-ID` (an `EventSource` does so by itself) and goes on with nothing lost and nothing
+/// twice, over restarts of the server too. Other events are `gap` (records that are missing: `topic`, `partition`,
+/// `from_offset`, `until_offset`, `reason`: `skipped` or `trimmed`), `error` (a problem: the stream ends there) and `end` (all
+/// was sent; whoever then asks again with that `id`, and there is nothing new, is answered 204). Idle streams send a
+/// comment every 15 s.
+///
+/// An NDJSON stream that cannot go on breaks off without its final chunk.
+#[utoipa::path(
+    get,
+    path = "/v1/topics/{topic}/records",
+    operation_id = "stream_topic",
+    tag = "records",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("from" = Option<String>, Query, description = "Where to begin: `earliest` (the log start, the default), `latest` (the end), the first record at or after a time in milliseconds or RFC 3339, or a cursor (the `id` of an event)", example = "earliest"),
+        ("until" = Option<String>, Query, description = "Each partition ends before its first record at or after this time; `latest`: at the end as of the request"),
+        ("key" = Option<String>, Query, description = "Only records with this key. Reads only that key's partition where the topic is known to be placed by key throughout."),
+        ("partitions" = Option<String>, Query, description = "Only these partitions, separated by commas; a stream is over at most 256", example = "0,3"),
+        ("header.NAME" = Option<String>, Query, description = "Only records with a header NAME of this value, as in `header.type=OrderPaid`. Several, of different names, must all match; of a header that repeats any value will do."),
+        ("follow" = Option<bool>, Query, description = "Go on with records as they arrive, and with partitions as they are added; with `until` up to that time"),
+        ("order" = Option<String>, Query, description = "`none`, or `timestamp`: merges the partitions by their next records' timestamps", example = "timestamp"),
+        ("speed" = Option<f64>, Query, description = "Replays at this many times the pace of the recorded timestamps; implies `order=timestamp`", example = 60),
+        ("Accept" = Option<String>, Header, description = "`application/x-ndjson` or `text/event-stream`"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was received: goes on behind it, whatever `from` says"),
+    ),
+    responses(
+        (status = 200, description = "The records, a line or an event each",
+            content(
+                (StreamedRecord = "application/x-ndjson"),
+                (String = "text/event-stream"),
+            )),
+        (status = 204, description = "Nothing is left behind `Last-Event-ID`, and the stream does not follow: do not ask again"),
+        (status = 400, description = "`invalid-request`; `pointer` names the parameter, or `Last-Event-ID`"),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
+        (status = 406, description = "`not-acceptable`"),
+        (status = 410, description = "`cursor-expired`: the cursor's topic is gone; `offset-trimmed` (NDJSON): records behind the cursor have been deleted"),
+        (status = 416, description = "`offset-out-of-range`: the cursor is from beyond the end"),
+        (status = 500, description = "`corrupt-data` (NDJSON): records cannot be read"),
+        (status = 503, description = "`shutting-down`, `overloaded`"),
+    )
+)]
+async fn stream_topic(
+    State(app): State<App>,
+    method: Method,
+    TopicName(name): TopicName,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let format = choose(&headers, &Format::ALL)?;
+    let query = StreamQuery::parse(query.as_deref(), &headers, false)?;
+    stream(app, &method, format, query, &[name]).await
+}
+
+/// Replays several topics, and follows them
+///
+/// As for one topic; each record carries its `topic`.
+#[utoipa::path(
+    get,
+    path = "/v1/records",
+    operation_id = "stream_topics",
+    tag = "records",
+    params(
+        ("topics" = String, Query, description = "The topics' names, separated by commas", example = "orders,payments"),
+        ("from" = Option<String>, Query, description = "As for one topic"),
+        ("until" = Option<String>, Query, description = "As for one topic"),
+        ("key" = Option<String>, Query, description = "As for one topic"),
+        ("partitions" = Option<String>, Query, description = "As for one topic; only where `topics` names one"),
+        ("header.NAME" = Option<String>, Query, description = "As for one topic"),
+        ("follow" = Option<bool>, Query, description = "As for one topic"),
+        ("order" = Option<String>, Query, description = "As for one topic"),
+        ("speed" = Option<f64>, Query, description = "As for one topic"),
+        ("Accept" = Option<String>, Header, description = "As for one topic"),
+        ("Last-Event-ID" = Option<String>, Header, description = "As for one topic: the `id` of an event of a stream over the same topics"),
+    ),
+    responses(
+        (status = 200, description = "The records, a line or an event each",
+            content(
+                (StreamedRecord = "application/x-ndjson"),
+                (String = "text/event-stream"),
+            )),
+        (status = 204, description = "Nothing is left behind `Last-Event-ID`, and the stream does not follow: do not ask again"),
+        (status = 400, description = "`invalid-request`; `pointer` names the parameter, or `Last-Event-ID`"),
+        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
+        (status = 406, description = "`not-acceptable`"),
+        (status = 410, description = "`cursor-expired`, `offset-trimmed`"),
+        (status = 416, description = "`offset-out-of-range`"),
+        (status = 500, description = "`corrupt-data`"),
+        (status = 503, description = "`shutting-down`, `overloaded`"),
+    )
+)]
+async fn stream_topics(
+    State(app): State<App>,
+    method: Method,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let format = choose(&headers, &Format::ALL)?;
+    let query = StreamQuery::parse(query.as_deref(), &headers, true)?;
+    let names = query.topics.clone();
+    stream(app, &method, format, query, &names).await
+}
+
+async fn stream(
+    app: App,
+    method: &Method,
+    format: Format,
+    query: StreamQuery,
+    names: &[String],
+) -> Result<Response, Problem> {
+    // Before the partitions are looked at, so that none is added unseen.
+    let topics_changed = app.groups.coordinator.watch_topics();
+    let lanes = Lanes::open(&app, &query, names).await?;
+    let follow = query.follow && query.until != Some(Until::Latest);
+    if follow && app.is_stopping() {
+        return Err(stopping());
+    }
+    let body = if *method == Method::HEAD {
+        nothing()
+    } else {
+        let ids: Vec<_> = lanes.topics.iter().map(|topic| topic.id()).collect();
+        let manner = Manner {
+            by_time: query.by_time,
+            speed: query.speed,
+            follow,
+            from_latest: query.from == From::Latest,
+            is_resumed: query.is_resumed,
+            filter: query.filter,
+        };
+        let output = Output::new(format, CursorText::new(directory(&app), &ids));
+        let stream = Stream::new(&app, lanes, manner, output, topics_changed);
+        match chunks::begun(|chunks| stream.write(chunks)).await {
+            Ok(body) => body,
+            Err(Cut::Problem(problem)) => return Err(problem),
+            Err(Cut::Stopping) => return Err(stopping()),
+            Err(Cut::NothingLeft) => {
+                let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+                return Ok((StatusCode::NO_CONTENT, headers).into_response());
+            }
+        }
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(format.media_type()),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    if format == Format::Events {
+        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    }
+    Ok(response)
+}
+
+fn stopping() -> Problem {
+    Problem::new(Code::ShuttingDown, "the server is stopping")
+}
+
+/// The body of an answer to HEAD: of no known length, as that of GET is.
+fn nothing() -> Body {
+    let body = chunks::body(|mut chunks| async move {
+        chunks.send(Bytes::new()).await;
+        Ok::<_, Infallible>(Bytes::new())
+    });
+    match body {
+        Ok(body) => body,
+        Err(never) => match never {},
+    }
+}

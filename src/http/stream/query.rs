@@ -1,0 +1,352 @@
+//! What a stream asks for.
+
+use http::{HeaderMap, HeaderName};
+use quipu_segments::TimestampMs;
+
+use crate::http::params::{Params, parse_time};
+use crate::http::path::parse_index;
+use crate::http::problem::Problem;
+use crate::stream::cursor::Cursor;
+use crate::stream::filter::Filter;
+
+/// Where an `EventSource` that lost its connection says how far it got.
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// What stands before the name of a header in a parameter's name.
+const HEADER_PREFIX: &str = "header.";
+
+/// Where to begin.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum From {
+    /// The log start.
+    Earliest,
+    /// The end: only what comes.
+    Latest,
+    /// The first record at or after it.
+    Time(TimestampMs),
+    /// Behind what was read before.
+    Cursor(Cursor),
+}
+
+/// Where to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// The end as of the request.
+    Latest,
+    /// Before the first record at or after it.
+    Time(TimestampMs),
+}
+
+/// The query of a stream, with what the header `Last-Event-ID` says.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct StreamQuery {
+    /// Only where no path names a topic; at least one then.
+    pub(super) topics: Vec<String>,
+    pub(super) from: From,
+    /// `from` came by the header: a client that was told all there is asks again.
+    pub(super) is_resumed: bool,
+    pub(super) until: Option<Until>,
+    pub(super) filter: Filter,
+    /// All where it is `None`.
+    pub(super) partitions: Option<Vec<u32>>,
+    pub(super) follow: bool,
+    /// Whether records of several partitions come in the order of their timestamps.
+    pub(super) by_time: bool,
+    /// Positive and finite; only with `by_time`.
+    pub(super) speed: Option<f64>,
+}
+
+impl StreamQuery {
+    /// `several`: the topics are named by the query, not by the path.
+    ///
+    /// # Errors
+    /// 400 with the parameter's name.
+    pub(super) fn parse(query: Option<&str>, headers: &HeaderMap, several: bool) -> Result<Self, Problem> {
+        let mut allowed = vec!["from", "until", "key", "partitions", "follow", "order", "speed"];
+        if several {
+            allowed.insert(0, "topics");
+        }
+        let params = Params::parse_with(query, &allowed, Some(HEADER_PREFIX), &[])?;
+        let topics = if several { topics(&params)? } else { Vec::new() };
+        let resumed = resumed(headers)?;
+        let is_resumed = resumed.is_some();
+        // Looked at in any case: a typo is none the better for it.
+        let from = from(&params)?;
+        let until = match params.get("until") {
+            Some("latest") => Some(Until::Latest),
+            _ => params.time("until")?.map(Until::Time),
+        };
+        let partitions = params.get("partitions").map(partitions).transpose()?;
+        if partitions.is_some() && topics.len() > 1 {
+            return Err(Problem::invalid(
+                "partitions",
+                "partitions are of one topic, and the stream has several",
+            ));
+        }
+        let speed = speed(&params)?;
+        let order = match params.get("order") {
+            None => None,
+            Some("none") => Some(false),
+            Some("timestamp") => Some(true),
+            Some(other) => {
+                return Err(Problem::invalid(
+                    "order",
+                    format!("order must be none or timestamp, not {other:?}"),
+                ));
+            }
+        };
+        if speed.is_some() && order == Some(false) {
+            return Err(Problem::invalid(
+                "order",
+                "a replay at a speed is in the order of timestamps; leave order out",
+            ));
+        }
+        Ok(Self {
+            topics,
+            from: resumed.map_or(from, From::Cursor),
+            is_resumed,
+            until,
+            filter: Filter {
+                key: params.get("key").map(str::to_owned),
+                headers: params
+                    .with_prefix(HEADER_PREFIX)
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect(),
+            },
+            partitions,
+            follow: params.flag("follow")?.unwrap_or(false),
+            by_time: speed.is_some() || order == Some(true),
+            speed,
+        })
+    }
+}
+
+fn topics(params: &Params) -> Result<Vec<String>, Problem> {
+    let Some(list) = params.get("topics").filter(|list| !list.is_empty()) else {
+        return Err(Problem::invalid(
+            "topics",
+            "name the topics, separated by commas: topics=a,b",
+        ));
+    };
+    let mut topics: Vec<String> = Vec::new();
+    for name in list.split(',') {
+        if name.is_empty() || topics.iter().any(|other| other == name) {
+            let detail = if name.is_empty() {
+                "an empty name is no topic's".to_owned()
+            } else {
+                format!("{name} is named twice")
+            };
+            return Err(Problem::invalid("topics", detail));
+        }
+        topics.push(name.to_owned());
+    }
+    Ok(topics)
+}
+
+fn resumed(headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
+    let mut fields = headers.get_all(LAST_EVENT_ID).iter();
+    let Some(field) = fields.next().filter(|field| !field.is_empty()) else {
+        return Ok(None);
+    };
+    let cursor = field.to_str().ok().and_then(Cursor::decode);
+    match (cursor, fields.next()) {
+        (Some(cursor), None) => Ok(Some(cursor)),
+        _ => Err(Problem::invalid(
+            "Last-Event-ID",
+            "Last-Event-ID is not the id of an event of this server",
+        )),
+    }
+}
+
+fn from(params: &Params) -> Result<From, Problem> {
+    let text = match params.get("from") {
+        None | Some("earliest") => return Ok(From::Earliest),
+        Some("latest") => return Ok(From::Latest),
+        Some(text) => text,
+    };
+    if let Some(time) = parse_time(text) {
+        return Ok(From::Time(time));
+    }
+    Cursor::decode(text).map(From::Cursor).ok_or_else(|| {
+        Problem::invalid(
+            "from",
+            format!(
+                "from must be earliest, latest, a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z) or the id of \
+                 an event, not {:?}",
+                text.chars().take(250).collect::<String>()
+            ),
+        )
+    })
+}
+
+fn partitions(list: &str) -> Result<Vec<u32>, Problem> {
+    let mut partitions = Vec::new();
+    for text in list.split(',') {
+        let Some(index) = parse_index(text) else {
+            return Err(Problem::invalid(
+                "partitions",
+                format!("partitions are numbers separated by commas, as in 0,3; {text:?} is none"),
+            ));
+        };
+        if partitions.contains(&index) {
+            return Err(Problem::invalid(
+                "partitions",
+                format!("partition {index} is named twice"),
+            ));
+        }
+        partitions.push(index);
+    }
+    Ok(partitions)
+}
+
+fn speed(params: &Params) -> Result<Option<f64>, Problem> {
+    let Some(text) = params.get("speed") else {
+        return Ok(None);
+    };
+    let is_plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || b".eE-".contains(&byte));
+    match text.parse::<f64>() {
+        Ok(speed) if is_plain && speed > 0.0 && speed.is_finite() => Ok(Some(speed)),
+        _ => Err(Problem::invalid(
+            "speed",
+            format!("speed must be a number above 0, as in 60 or 0.5, not {text:?}"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use quipu_segments::TopicId;
+
+    use super::*;
+
+    fn parse(query: &str) -> Result<StreamQuery, Problem> {
+        StreamQuery::parse(Some(query), &HeaderMap::new(), false)
+    }
+
+    fn cursor() -> Cursor {
+        Cursor {
+            directory: 5,
+            topics: vec![TopicId(1)],
+            reached: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_stream_begins_at_the_log_start_and_ends_at_the_end_unless_it_says_otherwise() {
+        let query = parse("").unwrap();
+        assert_eq!(
+            (query.from, query.until, query.follow),
+            (From::Earliest, None, false)
+        );
+        assert_eq!(
+            (query.by_time, query.speed, query.partitions),
+            (false, None, None)
+        );
+        assert!(query.filter.is_open());
+    }
+
+    #[test]
+    fn every_parameter_is_read() {
+        let query = parse(
+            "from=5&until=1970-01-01T00:00:01Z&key=a%20b&partitions=3,0&follow=true&order=timestamp&speed=0.5\
+             &header.type=x%3Dy&header.b.c=",
+        )
+        .unwrap();
+        assert_eq!(query.from, From::Time(TimestampMs(5)));
+        assert_eq!(query.until, Some(Until::Time(TimestampMs(1000))));
+        assert_eq!(query.partitions, Some(vec![3, 0]));
+        assert_eq!(
+            (query.follow, query.by_time, query.speed),
+            (true, true, Some(0.5))
+        );
+        assert_eq!(query.filter.key.as_deref(), Some("a b"));
+        let headers: Vec<_> = query.filter.headers.iter().map(|(n, v)| (&**n, &**v)).collect();
+        assert_eq!(headers, [("type", "x=y"), ("b.c", "")]);
+        assert!(parse("speed=60").unwrap().by_time);
+        assert_eq!(
+            parse("from=latest&until=latest").unwrap().until,
+            Some(Until::Latest)
+        );
+        assert_eq!(
+            parse(&format!("from={}", cursor().encode())).unwrap().from,
+            From::Cursor(cursor())
+        );
+    }
+
+    #[test]
+    fn the_id_of_the_last_event_wins_over_from_and_an_empty_one_says_nothing() {
+        let with = |id: &str, query| {
+            let mut headers = HeaderMap::new();
+            headers.insert(LAST_EVENT_ID, HeaderValue::from_str(id).unwrap());
+            StreamQuery::parse(Some(query), &headers, false)
+        };
+        let query = with(&cursor().encode(), "from=latest").unwrap();
+        assert_eq!((query.from, query.is_resumed), (From::Cursor(cursor()), true));
+        let query = with("", "from=latest").unwrap();
+        assert_eq!((query.from, query.is_resumed), (From::Latest, false));
+        for wrong in ["17", "earliest", "Axy"] {
+            assert_eq!(with(wrong, "").unwrap_err().to_json()["pointer"], "Last-Event-ID");
+        }
+        assert_eq!(
+            with(&cursor().encode(), "from=x").unwrap_err().to_json()["pointer"],
+            "from"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (query, pointer) in [
+            ("form=earliest", "form"),
+            ("topics=a", "topics"),
+            ("from=", "from"),
+            ("from=-5", "from"),
+            ("from=Ax", "from"),
+            ("until=earliest", "until"),
+            ("until=", "until"),
+            ("partitions=", "partitions"),
+            ("partitions=0,0", "partitions"),
+            ("partitions=01", "partitions"),
+            ("partitions=0,x", "partitions"),
+            ("follow=1", "follow"),
+            ("follow", "follow"),
+            ("order=time", "order"),
+            ("order=none&speed=1", "order"),
+            ("speed=0", "speed"),
+            ("speed=-1", "speed"),
+            ("speed=inf", "speed"),
+            ("speed=NaN", "speed"),
+            ("speed=1e999", "speed"),
+            ("speed=", "speed"),
+            ("header.=x", "header."),
+            ("header.a=1&header.a=2", "header.a"),
+            ("key=a&key=b", "key"),
+        ] {
+            let problem = parse(query).unwrap_err().to_json();
+            assert_eq!(
+                (&problem["status"], &problem["pointer"]),
+                (&400.into(), &pointer.into()),
+                "{query}"
+            );
+        }
+    }
+
+    #[test]
+    fn several_topics_are_named_once_each_and_partitions_are_of_one() {
+        let parse = |query| StreamQuery::parse(Some(query), &HeaderMap::new(), true);
+        assert_eq!(parse("topics=a,b").unwrap().topics, ["a", "b"]);
+        assert!(parse("topics=a&partitions=1").is_ok());
+        for (query, pointer) in [
+            ("", "topics"),
+            ("topics=", "topics"),
+            ("topics=a,", "topics"),
+            ("topics=a,b,a", "topics"),
+            ("topics=a,b&partitions=0", "partitions"),
+        ] {
+            let problem = parse(query).unwrap_err().to_json();
+            assert_eq!(problem["pointer"], pointer, "{query}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! A page of one partition that is read record by record, for streams in the order of timestamps.
+//!
+//! A merge has a record of every partition at hand and goes on in another one with each, so it cannot keep iterators that
+//! borrow from pages. What is kept instead is a place in the page; going on from there costs reading a batch's header
+//! again.
+
+use quipu_segments::batch::{BatchError, BatchHeader, Record, RecordPlace, Records};
+use quipu_segments::{Offset, TimestampMs};
+
+use crate::http::fetch::page::Page;
+use crate::stream::filter::Filter;
+
+/// A page, and how far it was read.
+pub(super) struct Reading {
+    page: Page,
+    run: usize,
+    /// Where the batch begins in the run.
+    batch: usize,
+    /// Before the head, or where to look for one; `None`: at the beginning of the batch.
+    place: Option<RecordPlace>,
+}
+
+/// The record that comes next.
+pub(super) struct Next {
+    pub(super) offset: Offset,
+    pub(super) timestamp: TimestampMs,
+    /// It is at or after the end by time.
+    pub(super) ends: bool,
+}
+
+impl Reading {
+    pub(super) fn new(page: Page) -> Self {
+        Self {
+            page,
+            run: 0,
+            batch: 0,
+            place: None,
+        }
+    }
+
+    /// Where the partition goes on behind the page.
+    pub(super) fn end(&self) -> Offset {
+        self.page.next_offset
+    }
+
+    /// Goes to the next record at or after `from` that the filter wants, or that ends the partition by its time, wanted or
+    /// not; `None`: the page has no more.
+    ///
+    /// # Errors
+    /// [`BatchError`] where a verified batch cannot be walked.
+    pub(super) fn find(
+        &mut self,
+        from: Offset,
+        until: Option<TimestampMs>,
+        filter: &Filter,
+    ) -> Result<Option<Next>, BatchError> {
+        while let Some(run) = self.page.runs.get(self.run) {
+            let batch = &run.bytes[self.batch..];
+            if batch.is_empty() {
+                self.run += 1;
+                self.batch = 0;
+                continue;
+            }
+            let header = BatchHeader::peek(batch)?;
+            if header.next_offset() > from {
+                let mut records = match self.place {
+                    Some(place) => Records::resume(batch, place)?,
+                    None => Records::new(batch)?,
+                };
+                loop {
+                    let place = records.place();
+                    let Some(record) = records.next() else {
+                        break;
+                    };
+                    let record = record?;
+                    if record.offset >= self.page.next_offset {
+                        break;
+                    }
+                    let ends = until.is_some_and(|until| record.timestamp >= until);
+                    if record.offset >= from && (ends || filter.matches(&record)) {
+                        self.place = Some(place);
+                        return Ok(Some(Next {
+                            offset: record.offset,
+                            timestamp: record.timestamp,
+                            ends,
+                        }));
+                    }
+                }
+            }
+            self.batch += header.total_bytes();
+            self.place = None;
+        }
+        Ok(None)
+    }
+
+    /// The record that [`Reading::find`] went to, and whether its value is known to be a line of JSON.
+    ///
+    /// # Errors
+    /// As for [`Reading::find`].
+    pub(super) fn head(&self) -> Result<Option<(Record<'_>, bool)>, BatchError> {
+        let (Some(run), Some(place)) = (self.page.runs.get(self.run), self.place) else {
+            return Ok(None);
+        };
+        let record = Records::resume(&run.bytes[self.batch..], place)?.next();
+        Ok(record.transpose()?.map(|record| (record, run.json_lines)))
+    }
+}
