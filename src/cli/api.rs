@@ -2,6 +2,8 @@
 //!
 //! Members that a command does not need are left out, so an answer may grow without breaking an older client.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -12,6 +14,9 @@ use super::client::{Client, Failure, Route};
 pub(crate) struct Topic {
     /// Its name.
     pub(crate) name: String,
+    /// Its identity, which no other topic ever has, a later one of the same name neither.
+    #[serde(default)]
+    pub(crate) id: String,
     /// How many partitions it has.
     pub(crate) partition_count: u32,
     /// Each of them; lists of topics may leave them out.
@@ -65,6 +70,12 @@ impl Topic {
             .sum()
     }
 
+    /// How long it remembers an `Idempotency-Key`; none if it does not say.
+    pub(crate) fn dedupe_window(&self) -> Option<Duration> {
+        let window = self.config.get("dedupe_window_ms")?.get("value")?.as_u64()?;
+        Some(Duration::from_millis(window))
+    }
+
     /// The partitions that were chosen, or all.
     ///
     /// # Errors
@@ -85,6 +96,19 @@ impl Topic {
 /// `/v1/topics/{name}`.
 pub(crate) fn topic_route(name: &str) -> Route {
     Route::new(&["v1", "topics", name])
+}
+
+/// `/v1/topics/{name}/records`, of these partitions (all where there are none) and this key.
+pub(crate) fn stream_route(name: &str, partitions: &[u32], key: Option<&str>) -> Route {
+    let mut route = Route::new(&["v1", "topics", name, "records"]);
+    if !partitions.is_empty() {
+        let partitions: Vec<String> = partitions.iter().map(u32::to_string).collect();
+        route = route.with("partitions", partitions.join(","));
+    }
+    if let Some(key) = key {
+        route = route.with("key", key);
+    }
+    route
 }
 
 /// `/v1/groups/{group}` and what follows.

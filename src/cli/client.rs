@@ -2,13 +2,14 @@
 //!
 //! [`Failure`] tells apart what a caller must treat differently: the server said no ([`Failure::Problem`]), nothing
 //! was sent ([`Failure::NotSent`]), or an answer was lost, so that nobody knows whether the request was carried out
-//! ([`Failure::Lost`]). Reads may be repeated after any of them; a produce request only after the first two.
+//! ([`Failure::Lost`]). Reads may be repeated after any of them; a produce request after the last only under its
+//! idempotency key.
 
 use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -45,10 +46,26 @@ impl Connect {
     pub(crate) fn client(&self) -> Result<Client, Usage> {
         Client::new(&self.server, self.token.as_deref())
     }
+
+    /// A client for the server of an address; it gets the token only if that is this server.
+    ///
+    /// # Errors
+    /// [`Usage`] for an address that cannot work.
+    pub(crate) fn client_of(&self, uri: &http::Uri) -> Result<Client, Usage> {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let own = self.client()?;
+        let is_own = own.base.strip_prefix("http://") == Some(authority);
+        Client::new(authority, self.token.as_deref().filter(|_| is_own))
+    }
 }
 
 /// Longest silence of the server in an answer to a read, beyond what the read itself asked to wait.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest silence after records were sent: the server may have a long queue to store first.
+const POST_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest silence in a stream, in which a server that has nothing to say sends a comment every 15 seconds: three
+/// of them may be late.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// Talks to one server. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
@@ -80,6 +97,16 @@ pub(crate) enum Failure {
         /// How it broke.
         reason: String,
     },
+    /// A failure in words that are not quipu's: of a proxy before it, or of something else at that address.
+    #[error("{server} does not answer as quipu does: status {status} without a problem")]
+    Status {
+        /// The address.
+        server: String,
+        /// The status.
+        status: StatusCode,
+        /// How long to wait before the next attempt, if that was said.
+        retry_after: Option<Duration>,
+    },
     /// An answer that quipu would not give: there is something else at that address.
     #[error("{server} does not answer as quipu does: {reason}")]
     Unexpected {
@@ -104,7 +131,26 @@ impl Failure {
         match self {
             Self::Problem(problem) => problem.passes(),
             Self::NotSent { .. } | Self::Lost { .. } => true,
+            Self::Status { status, .. } => matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504),
             Self::Unexpected { .. } => false,
+        }
+    }
+
+    /// How long the server asks to wait before the next attempt.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Problem(problem) => problem.retry_after,
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether it is certain that the request stored nothing.
+    pub(crate) fn stored_nothing(&self) -> bool {
+        match self {
+            Self::NotSent { .. } => true,
+            Self::Problem(problem) => problem.outcome() == Some("none"),
+            _ => false,
         }
     }
 }
@@ -128,16 +174,25 @@ impl Problem {
 
     /// Whether the server just cannot at the moment.
     pub(crate) fn passes(&self) -> bool {
-        matches!(&*self.code, "overloaded" | "shutting-down" | "quota-exceeded")
+        matches!(
+            &*self.code,
+            "overloaded" | "shutting-down" | "quota-exceeded" | "idempotency-key-in-use"
+        )
     }
 
-    /// Whether it is certain what of the request was stored: nothing, or the `accepted` first records.
-    pub(crate) fn counts_what_is_stored(&self) -> bool {
-        match self.members.get("outcome").and_then(Value::as_str) {
-            Some("none") => true,
-            Some("partial") => self.number("accepted").is_some(),
-            _ => false,
-        }
+    /// What was stored: `none`, `partial` (the `accepted` first records) or `unknown`.
+    pub(crate) fn outcome(&self) -> Option<&str> {
+        self.members.get("outcome").and_then(Value::as_str)
+    }
+
+    /// A problem from its members, if these are one.
+    pub(crate) fn of(members: Map<String, Value>, retry_after: Option<Duration>) -> Option<Self> {
+        let code = one_line(members.get("code")?.as_str()?);
+        Some(Self {
+            code,
+            members,
+            retry_after,
+        })
     }
 }
 
@@ -182,6 +237,15 @@ impl Route {
         Self {
             text,
             has_query: false,
+        }
+    }
+
+    /// A path, with its query if it has one, as it stands in an address.
+    pub(crate) fn of(uri: &http::Uri) -> Self {
+        let text = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        Self {
+            has_query: text.contains('?'),
+            text,
         }
     }
 
@@ -335,13 +399,83 @@ impl Client {
         content_type: &str,
         body: &[u8],
     ) -> Result<T, Failure> {
-        let request = self
-            .request(&Method::POST, route)
-            .header("accept", "application/json")
-            .header("content-type", content_type);
-        let request = request.body(body).map_err(|error| self.unexpected(&error))?;
-        let answer = self.answer(self.agent.run(request))?;
+        let answer = self.post_with(route, &[("content-type", content_type)], body)?;
         self.parse(&answer.body)
+    }
+
+    /// Posts bytes with these headers and reads the answer, whatever it is.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn post_with(
+        &self,
+        route: &Route,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, Failure> {
+        let mut request = self
+            .request(&Method::POST, route)
+            .header("accept", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body).map_err(|error| self.unexpected(&error))?;
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_recv_response(Some(POST_TIMEOUT))
+            .timeout_per_read(Some(POST_TIMEOUT))
+            .build();
+        self.answer(self.agent.run(request))
+    }
+
+    /// Opens a stream of Server-Sent Events, after the event `last` if there was one; none if nothing comes after it. A
+    /// silence in it that is longer than any of the server's is an error of the reader.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn open(
+        &self,
+        route: &Route,
+        last: Option<&str>,
+    ) -> Result<Option<Box<dyn Read + Send>>, Failure> {
+        let mut request = self
+            .request(&Method::GET, route)
+            .header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let request = request.body(()).map_err(|error| self.unexpected(&error))?;
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_recv_response(Some(READ_TIMEOUT))
+            .timeout_per_read(Some(STREAM_TIMEOUT))
+            .build();
+        let answer = self.agent.run(request).map_err(|error| self.failure(&error))?;
+        if !answer.status().is_success() {
+            return Err(match self.answer(Ok(answer)) {
+                Err(failure) => failure,
+                Ok(_) => self.unexpected(&"a success that is none"),
+            });
+        }
+        if answer.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        let kind = answer.headers().get("content-type");
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if !kind.starts_with("text/event-stream") {
+            return Err(self.unexpected(&format_args!("a stream of type {kind:?}")));
+        }
+        Ok(Some(Box::new(answer.into_body().into_reader())))
+    }
+
+    /// What it means that reading a stream failed.
+    pub(crate) fn lost(&self, error: &io::Error) -> Failure {
+        Failure::Lost {
+            server: self.base.clone(),
+            reason: broken(error),
+        }
     }
 
     fn request(&self, method: &Method, route: &Route) -> http::request::Builder {
@@ -354,11 +488,16 @@ impl Client {
         }
     }
 
-    fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Failure> {
+    /// Reads JSON from an answer.
+    ///
+    /// # Errors
+    /// [`Failure::Unexpected`].
+    pub(crate) fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Failure> {
         serde_json::from_slice(body).map_err(|error| self.unexpected(&error))
     }
 
-    fn unexpected(&self, reason: &dyn fmt::Display) -> Failure {
+    /// The failure of an answer that quipu would not give.
+    pub(crate) fn unexpected(&self, reason: &dyn fmt::Display) -> Failure {
         Failure::Unexpected {
             server: self.base.clone(),
             reason: one_line(&reason.to_string()),
@@ -381,19 +520,20 @@ impl Client {
                 body: bytes,
             });
         }
-        let members: Map<String, Value> = serde_json::from_slice(&bytes).unwrap_or_default();
-        let Some(code) = members.get("code").and_then(Value::as_str) else {
-            return Err(self.unexpected(&format_args!("status {} without a problem", head.status)));
-        };
         let seconds = head
             .headers
             .get("retry-after")
             .and_then(|value| value.to_str().ok()?.parse().ok());
-        Err(Failure::Problem(Box::new(Problem {
-            code: one_line(code),
-            members,
-            retry_after: seconds.map(Duration::from_secs),
-        })))
+        let retry_after = seconds.map(Duration::from_secs);
+        let members = serde_json::from_slice(&bytes).unwrap_or_default();
+        Err(match Problem::of(members, retry_after) {
+            Some(problem) => Failure::Problem(Box::new(problem)),
+            None => Failure::Status {
+                server: self.base.clone(),
+                status: head.status,
+                retry_after,
+            },
+        })
     }
 
     fn failure(&self, error: &ureq::Error) -> Failure {

@@ -1,7 +1,10 @@
 //! `quipu consume`: prints records as NDJSON, and with a group remembers how far.
 //!
-//! Threads fetch, the main thread prints. A group's offsets are committed only for lines that standard output has
-//! taken, at intervals and at the end, so a consumer that is killed prints some lines again and never skips one.
+//! Other threads read, the main thread prints, so a silent connection never holds up Ctrl-C. What is followed, or chosen
+//! by key, comes as one stream ([`super::stream`]); what begins or ends at offsets, a group's among them, and plain
+//! history are fetched partition by partition ([`super::history`]). A group's offsets are committed only for lines that
+//! standard output has taken, at intervals and at the end, so a consumer that is killed prints some lines again and never
+//! skips one.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -12,12 +15,14 @@ use clap::builder::NonEmptyStringValueParser;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::api::{Committed, Topic, group_route};
+use super::api::{self, Committed, Topic, group_route, stream_route};
 use super::client::{Client, Connect, Failure};
+use super::deliver::PATIENCE;
 use super::history::{Chunk, FETCH_BYTES, MAX_RECORDS, Partition, Size, head};
 use super::output::Output;
 use super::position::{Position, at};
 use super::signal::{Interrupt, Stop};
+use super::stream::{MOST_PARTITIONS, Records, Stream};
 
 /// Threads that follow partitions; where there are more partitions, a thread has several.
 const FOLLOWERS: usize = 64;
@@ -62,9 +67,12 @@ pub(crate) struct Args {
     output: Output,
 }
 
-/// What the fetching threads say.
+/// What the reading threads say.
 enum Event {
+    /// Of one partition.
     Chunk(Chunk),
+    /// Of a stream.
+    Records(Records),
     Failed(Failure),
 }
 
@@ -74,43 +82,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     // Records are JSON, one a line, whatever `--output` says.
     let _ = args.output;
     let topic = Topic::describe(&client, &args.topic)?;
-    let committed = match &args.group {
-        Some(group) => {
-            check_no_members(&client, group)?;
-            Committed::of(&client, group)?.offsets
-        }
-        None => Vec::new(),
-    };
-    let mut partitions = Vec::new();
-    let mut tail = Tail::default();
-    for chosen in topic.choose(&args.partition)? {
-        let number = chosen.partition;
-        let committed = committed
-            .iter()
-            .find(|c| c.topic == args.topic && c.partition == number);
-        let start = match committed {
-            Some(committed) => committed.offset.max(chosen.log_start_offset),
-            None => args
-                .from
-                .unwrap_or(Position::Earliest)
-                .resolve(&client, &args.topic, chosen)?,
-        };
-        let until = match args.until {
-            // A live tail up to a time to come: the end is known when a record of that time arrives.
-            Some(Position::Time(time)) if args.follow => {
-                let end = at(&client, &args.topic, number, time)?;
-                tail.until = Some(time.0);
-                end.timestamp.is_some().then_some(end.offset)
-            }
-            Some(until) => Some(until.resolve(&client, &args.topic, chosen)?),
-            None if args.follow => None,
-            None => Some(chosen.end_offset),
-        };
-        if until.is_none_or(|until| start < until) {
-            let partition = Partition::new(&client, &args.topic, number, start, until);
-            partitions.push(if args.follow { partition.live() } else { partition });
-        }
-    }
+    let chosen = topic.choose(&args.partition)?;
     let interrupt = Interrupt::watch()?;
     let mut printer = Printer {
         client: &client,
@@ -121,6 +93,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         committed: BTreeMap::new(),
         commit_due: Instant::now() + COMMIT_INTERVAL,
     };
+    if printer.is_full() {
+        return Ok(());
+    }
+    if args.is_stream() && chosen.len() <= MOST_PARTITIONS {
+        let events = stream(&client, &args, &topic, &chosen, &interrupt)?;
+        return print(&events, &interrupt, &mut printer);
+    }
+    let (partitions, tail) = partitions(&client, &args, &chosen)?;
     let result = read(partitions, &args, tail, &interrupt, &mut printer);
     // What was printed is committed whatever ended the reading: an error, a closed pipe, Ctrl-C.
     let commit = printer.commit();
@@ -128,6 +108,86 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Err(error) if !super::is_closed_pipe(&error) => Err(error),
         result => commit.and(result),
     }
+}
+
+impl Args {
+    /// Whether the server's stream can begin and end where this does, and is the better way.
+    fn is_stream(&self) -> bool {
+        let is_offset = |position: &Option<Position>| matches!(position, Some(Position::Offset(_)));
+        (self.follow || self.key.is_some())
+            && self.group.is_none()
+            && !is_offset(&self.from)
+            && !is_offset(&self.until)
+    }
+}
+
+/// Begins to read one stream of all partitions.
+fn stream(
+    client: &Client,
+    args: &Args,
+    topic: &Topic,
+    chosen: &[&api::Partition],
+    interrupt: &Interrupt,
+) -> anyhow::Result<Receiver<Event>> {
+    let mut route = stream_route(&args.topic, &args.partition, args.key.as_deref());
+    match args.from {
+        Some(Position::Latest) => route = route.with("from", "latest"),
+        Some(Position::Time(time)) => route = route.with("from", time.0),
+        _ => {}
+    }
+    if let Some(Position::Time(time)) = args.until {
+        route = route.with("until", time.0);
+    }
+    let follow = args.follow && args.until != Some(Position::Latest);
+    let patience = (!follow).then_some(PATIENCE);
+    let stream = Stream::new(client, topic, chosen, route, follow, patience, interrupt);
+    Ok(stream.spawn(|read| read.map_or_else(Event::Failed, Event::Records))?)
+}
+
+/// The partitions that are fetched, each from where it begins to where it ends.
+fn partitions(
+    client: &Client,
+    args: &Args,
+    chosen: &[&api::Partition],
+) -> anyhow::Result<(Vec<Partition>, Tail)> {
+    let committed = match &args.group {
+        Some(group) => {
+            check_no_members(client, group)?;
+            Committed::of(client, group)?.offsets
+        }
+        None => Vec::new(),
+    };
+    let mut partitions = Vec::new();
+    let mut tail = Tail::default();
+    for chosen in chosen {
+        let number = chosen.partition;
+        let committed = committed
+            .iter()
+            .find(|c| c.topic == args.topic && c.partition == number);
+        let start = match committed {
+            Some(committed) => committed.offset.max(chosen.log_start_offset),
+            None => args
+                .from
+                .unwrap_or(Position::Earliest)
+                .resolve(client, &args.topic, chosen)?,
+        };
+        let until = match args.until {
+            // A live tail up to a time to come: the end is known when a record of that time arrives.
+            Some(Position::Time(time)) if args.follow => {
+                let end = at(client, &args.topic, number, time)?;
+                tail.until = Some(time.0);
+                end.timestamp.is_some().then_some(end.offset)
+            }
+            Some(until) => Some(until.resolve(client, &args.topic, chosen)?),
+            None if args.follow => None,
+            None => Some(chosen.end_offset),
+        };
+        if until.is_none_or(|until| start < until) {
+            let partition = Partition::new(client, &args.topic, number, start, until);
+            partitions.push(if args.follow { partition.live() } else { partition });
+        }
+    }
+    Ok((partitions, tail))
 }
 
 /// Refuses to print records of a group whose members commit for it, before the first is printed.
@@ -163,7 +223,7 @@ fn read(
     interrupt: &Interrupt,
     printer: &mut Printer<'_>,
 ) -> anyhow::Result<()> {
-    if printer.is_full() || partitions.is_empty() {
+    if partitions.is_empty() {
         return Ok(());
     }
     let threads = if args.follow {
@@ -208,15 +268,16 @@ fn print(events: &Receiver<Event>, interrupt: &Interrupt, printer: &mut Printer<
         }
         match events.recv_timeout(Duration::from_millis(100)) {
             Ok(Event::Chunk(chunk)) => {
-                printer.print(&chunk)?;
-                if printer.is_full() {
-                    return Ok(());
-                }
+                printer.print(&chunk.lines, Some((chunk.partition, chunk.next)))?;
             }
+            Ok(Event::Records(records)) => printer.print(&records.lines, None)?,
             Ok(Event::Failed(_)) if interrupt.get().is_some() => {}
             Ok(Event::Failed(failure)) => return Err(failure.into()),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        if printer.is_full() {
+            return Ok(());
         }
         if Instant::now() >= printer.commit_due {
             printer.commit()?;
@@ -313,27 +374,32 @@ impl Printer<'_> {
         self.args.max.is_some_and(|max| self.printed >= max)
     }
 
-    /// Prints the lines that are wanted and flushes; only then does the partition count as read up to there.
-    fn print(&mut self, chunk: &Chunk) -> anyhow::Result<()> {
-        let mut next = chunk.next;
-        if self.args.key.is_none() && self.args.max.is_none() {
-            self.out.write_all(&chunk.lines)?;
+    /// Prints the lines that are wanted and flushes; only then does the partition that they are of, if they are of one,
+    /// count as read up to the given offset.
+    fn print(&mut self, lines: &[u8], of: Option<(u32, u64)>) -> anyhow::Result<()> {
+        let mut next = of.map(|(_, next)| next);
+        // The server has chosen what comes as a stream.
+        let key = self.args.key.as_deref().filter(|_| of.is_some());
+        if key.is_none() && self.args.max.is_none() {
+            self.out.write_all(lines)?;
         } else {
-            for line in chunk.lines.split_inclusive(|byte| *byte == b'\n') {
+            for line in lines.split_inclusive(|byte| *byte == b'\n') {
                 let head = head(line)?;
-                if self.args.key.is_some() && head.key.as_deref() != self.args.key.as_deref() {
+                if key.is_some() && head.key.as_deref() != key {
                     continue;
                 }
                 self.out.write_all(line)?;
                 self.printed += 1;
                 if self.is_full() {
-                    next = head.offset + 1;
+                    next = Some(head.offset + 1);
                     break;
                 }
             }
         }
         self.out.flush()?;
-        self.flushed.insert(chunk.partition, next);
+        if let (Some((partition, _)), Some(next)) = (of, next) {
+            self.flushed.insert(partition, next);
+        }
         Ok(())
     }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::{Client, Failure, Route};
+use super::client::{Client, Failure, Problem, Route};
+use super::deliver::PATIENCE;
 use super::output::note;
 use super::signal::Interrupt;
 
@@ -18,9 +19,6 @@ use super::signal::Interrupt;
 pub(crate) const MAX_RECORDS: u64 = 100_000;
 /// Bytes that a fetch asks for.
 pub(crate) const FETCH_BYTES: u64 = 1 << 20;
-/// How long the server may be away: it was there when the bounds were found.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Whether somebody has said that the server is away: once is enough for all partitions.
 static TROUBLE: AtomicBool = AtomicBool::new(false);
 
@@ -113,7 +111,7 @@ impl Partition {
                     .number("log_start_offset")
                     .filter(|start| *start > self.next)
             {
-                self.say_trimmed(start);
+                say_trimmed(&self.topic, self.number.into(), self.next, start);
                 self.next = start;
                 if self.is_done() {
                     return Ok(Chunk {
@@ -124,8 +122,14 @@ impl Partition {
                 }
                 continue;
             }
-            if !failure.passes() || waited >= PATIENCE {
-                return Err(self.explain(failure));
+            // Who follows waits for ever: the records that come are what it is there for.
+            if !failure.passes() || (waited >= PATIENCE && !self.live) {
+                return Err(match failure {
+                    Failure::Problem(problem) => {
+                        explain(*problem, &self.topic, Some((self.number, self.next)))
+                    }
+                    failure => failure,
+                });
             }
             if !TROUBLE.swap(true, Ordering::Relaxed) {
                 note(format_args!("{failure}; trying again"));
@@ -156,7 +160,14 @@ impl Partition {
             reason: "a fetch without the header Next-Offset".to_owned(),
         })?;
         if let Some(gaps) = answer.text("gaps") {
-            self.say_skipped(gaps);
+            let gaps: Vec<String> = gaps
+                .split(',')
+                .map(|gap| match gap.trim().split_once('-') {
+                    Some((from, until)) => format!("{from} to {until} (exclusive)"),
+                    None => gap.to_owned(),
+                })
+                .collect();
+            say_skipped(&self.topic, self.number.into(), &gaps.join(", "));
         }
         Ok(Chunk {
             partition: self.number,
@@ -164,64 +175,53 @@ impl Partition {
             next,
         })
     }
+}
 
-    /// One line for what is missing: the server sends records as if nothing were.
-    fn say_skipped(&self, gaps: &str) {
-        let gaps: Vec<String> = gaps
-            .split(',')
-            .map(|gap| match gap.trim().split_once('-') {
-                Some((from, until)) => format!("{from} to {until} (exclusive)"),
-                None => gap.to_owned(),
-            })
-            .collect();
-        note(format_args!(
-            "warning: partition {} of {}: offsets {} are damaged and were skipped by the operator; going on behind them",
-            self.number,
-            self.topic,
-            gaps.join(", ")
+/// One line for damaged records that are missing: the server sends records as if nothing were.
+pub(crate) fn say_skipped(topic: &str, partition: u64, offsets: &str) {
+    note(format_args!(
+        "warning: partition {partition} of {topic}: offsets {offsets} are damaged and were skipped by the operator; going \
+         on behind them"
+    ));
+}
+
+/// One line for records that retention was faster with.
+pub(crate) fn say_trimmed(topic: &str, partition: u64, from: u64, start: u64) {
+    note(format_args!(
+        "partition {partition} of {topic}: offsets {from} to {} were deleted before they were read; going on at {start}",
+        start.saturating_sub(1)
+    ));
+}
+
+/// Adds where it happened, and for damage where healthy records go on. `place` is the partition and the offset, where the
+/// problem itself does not name them.
+pub(crate) fn explain(mut problem: Problem, topic: &str, place: Option<(u32, u64)>) -> Failure {
+    let (partition, offset) = match place {
+        Some((partition, offset)) => (Some(u64::from(partition)), Some(offset)),
+        None => (problem.number("partition"), problem.number("damaged_offset")),
+    };
+    let (Some(partition), Some(offset)) = (partition, offset) else {
+        return Failure::Problem(Box::new(problem));
+    };
+    let detail = problem
+        .members
+        .get("detail")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let mut text = format!("partition {partition} of {topic} at offset {offset}: {detail}");
+    if let Some(healthy) = problem.number("damaged_until_offset") {
+        text.push_str(&format!(
+            "; healthy records go on at --partition {partition} --from offset:{healthy}"
         ));
-    }
-
-    fn say_trimmed(&self, start: u64) {
-        note(format_args!(
-            "partition {} of {}: offsets {} to {} were deleted before they were read; going on at {start}",
-            self.number,
-            self.topic,
-            self.next,
-            start - 1
-        ));
-    }
-
-    /// Adds where it happened, and for damage where healthy records go on.
-    fn explain(&self, failure: Failure) -> Failure {
-        let Failure::Problem(mut problem) = failure else {
-            return failure;
-        };
-        let detail = problem
-            .members
-            .get("detail")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let mut text = format!(
-            "partition {} of {} at offset {}: {detail}",
-            self.number, self.topic, self.next
-        );
-        if let Some(healthy) = problem.number("damaged_until_offset") {
+        if let Some(damaged) = problem.number("damaged_offset") {
             text.push_str(&format!(
-                "; healthy records go on at --partition {} --from offset:{healthy}",
-                self.number
+                "; to have consumers skip the damaged ones: quipu topic skip {topic} --partition {partition} --from \
+                 {damaged} --until {healthy}"
             ));
-            if let Some(damaged) = problem.number("damaged_offset") {
-                text.push_str(&format!(
-                    "; to have consumers skip the damaged ones: quipu topic skip {} --partition {} --from {} --until \
-                     {healthy}",
-                    self.topic, self.number, damaged
-                ));
-            }
         }
-        problem.members.insert("detail".to_owned(), text.into());
-        Failure::Problem(problem)
     }
+    problem.members.insert("detail".to_owned(), text.into());
+    Failure::Problem(Box::new(problem))
 }
 
 /// What is looked at in a record's line.
@@ -229,6 +229,9 @@ impl Partition {
 pub(crate) struct Head<'a> {
     /// Its offset.
     pub(crate) offset: u64,
+    /// Its partition.
+    #[serde(default)]
+    pub(crate) partition: u32,
     /// Its timestamp, milliseconds since the Unix epoch.
     pub(crate) timestamp: i64,
     /// Its key, if that is text.

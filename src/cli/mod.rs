@@ -13,6 +13,7 @@ mod client;
 mod completions;
 mod consume;
 mod damage;
+mod deliver;
 mod demo;
 mod group;
 mod history;
@@ -26,6 +27,8 @@ mod replay;
 mod serve;
 mod shape;
 mod signal;
+mod sse;
+mod stream;
 mod topic;
 mod verify;
 
@@ -51,11 +54,11 @@ pub(crate) enum Command {
     Demo(demo::Args),
     /// Creates, lists, describes, changes and deletes topics
     Topic(topic::Args),
-    /// Appends NDJSON records from a file or standard input
+    /// Appends NDJSON records from a file or standard input, each once, however often it is cut
     Produce(produce::Args),
     /// Prints records, and with a group remembers how far
     Consume(consume::Args),
-    /// Prints a stretch of history again, at its own pace times X
+    /// Prints a stretch of history again, at its own pace times X, or sends it to a topic or an address
     Replay(replay::Args),
     /// Lists, describes, moves and deletes consumer groups
     Group(group::Args),

@@ -119,6 +119,12 @@ pub(crate) struct Pointer {
     steps: Vec<String>,
 }
 
+impl std::fmt::Display for Pointer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl std::str::FromStr for Pointer {
     type Err = String;
 

@@ -77,7 +77,8 @@ impl Interrupt {
         }
     }
 
-    fn set(&self, reason: Stop) {
+    /// Says that the command should stop; the first reason counts.
+    pub(crate) fn set(&self, reason: Stop) {
         self.0.0.lock().get_or_insert(reason);
         self.0.1.notify_all();
     }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::fake::{Fake, Reply};
 use crate::{failed, quipu, run, stderr, stdout};
 
-fn stored(records: usize) -> Reply {
+pub(crate) fn stored(records: usize) -> Reply {
     let partitions = match records {
         0 => "[]".to_owned(),
         n => format!(
@@ -22,7 +22,7 @@ fn stored(records: usize) -> Reply {
     )
 }
 
-fn problem(status: u16, rest: &str) -> Reply {
+pub(crate) fn problem(status: u16, rest: &str) -> Reply {
     let headers = "Content-Type: application/problem+json\r\n";
     Reply::Answer(
         status,
@@ -31,7 +31,7 @@ fn problem(status: u16, rest: &str) -> Reply {
     )
 }
 
-fn file(dir: &TempDir, name: &str, content: &[u8]) -> String {
+pub(crate) fn file(dir: &TempDir, name: &str, content: &[u8]) -> String {
     let path = dir.path().join(name);
     std::fs::File::create(&path).unwrap().write_all(content).unwrap();
     path.to_str().unwrap().to_owned()
@@ -43,7 +43,7 @@ fn requests_are_cut_at_lines_and_at_most_16_mib_large() {
     let line = format!("{{\"value\":\"{}\"}}\n", "x".repeat(999));
     let content = line.repeat(40_000) + &format!("{{\"value\":\"{}\"}}\n", "y".repeat(12 << 20)) + &line;
     let path = file(&dir, "big.ndjson", content.as_bytes());
-    let fake = Fake::start(|request, _| stored(request.lines()));
+    let fake = Fake::of_topic(600_000, |request, _| stored(request.lines()));
     let output = run(&fake.url, &["produce", "t", &path, "--output", "json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -64,70 +64,8 @@ fn requests_are_cut_at_lines_and_at_most_16_mib_large() {
 }
 
 #[test]
-fn a_lost_answer_names_the_lines_in_doubt_and_is_never_repeated() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", "{\"value\":1}\n".repeat(2_000_000).as_bytes());
-    let fake = Fake::start(|request, before| {
-        if before == 0 {
-            stored(request.lines())
-        } else {
-            Reply::Nothing
-        }
-    });
-    let text = failed(&run(&fake.url, &["produce", "t", &path]));
-    let requests = fake.requests();
-    assert_eq!(requests.len(), 2);
-    let first = requests[0].lines();
-    let doubt = format!(
-        "lines {}-{} of {path} may or may not be stored",
-        first + 1,
-        first + requests[1].lines()
-    );
-    assert!(text.contains(&doubt), "{text}");
-    assert!(text.contains(&format!("{first} records were stored")), "{text}");
-}
-
-#[test]
-fn a_bad_line_is_named_as_the_file_counts_it() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", b"\n{\"value\":1}\nnonsense\n");
-    let fake = Fake::start(|_, _| {
-        let rest =
-            r#""code":"invalid-request","detail":"not JSON","line":3,"accepted":1,"outcome":"partial""#;
-        problem(400, rest)
-    });
-    let text = failed(&run(&fake.url, &["produce", "t", &path]));
-    assert_eq!(
-        text,
-        format!("quipu: line 3 of {path}: invalid-request: not JSON; 1 record was stored\n")
-    );
-}
-
-#[test]
-fn an_overloaded_server_gets_only_what_it_has_not_taken() {
-    let fake = Fake::start(|request, before| match before {
-        0 => problem(503, r#""code":"overloaded","outcome":"partial","accepted":2"#),
-        1 => problem(503, r#""code":"overloaded","outcome":"none""#),
-        _ => stored(request.lines()),
-    });
-    let output = quipu(&["produce", "t", "--server", &fake.url, "--output", "json"])
-        .write_stdin("{\"value\":1}\n\n{\"value\":2}\n{\"value\":3}\n")
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let bodies: Vec<_> = fake
-        .requests()
-        .into_iter()
-        .skip(1)
-        .map(|request| request.body)
-        .collect();
-    assert_eq!(bodies, [b"{\"value\":3}\n", b"{\"value\":3}\n"]);
-    assert!(stdout(&output).contains("\"records\":3"));
-}
-
-#[test]
 fn a_line_that_has_no_key_stops_after_the_lines_before_it() {
-    let fake = Fake::start(|request, _| stored(request.lines()));
+    let fake = Fake::of_topic(600_000, |request, _| stored(request.lines()));
     let output = quipu(&[
         "produce",
         "t",
@@ -291,13 +229,14 @@ fn an_interrupted_file_finishes_its_request_and_says_where_it_stopped() {
     let path = file(&dir, "f", "{\"value\":1}\n".repeat(4_000_000).as_bytes());
     let (arrived, arrival) = std::sync::mpsc::channel();
     let (go_on, gone_on) = std::sync::mpsc::channel();
-    let fake = Fake::start(move |request, _| {
+    let fake = Fake::of_topic(600_000, move |request, _| {
         let _ = arrived.send(());
         let _ = gone_on.recv();
         stored(request.lines())
     });
     let child = std::process::Command::new(env!("CARGO_BIN_EXE_quipu"))
         .args(["produce", "t", &path, "--server", &fake.url])
+        .env("XDG_STATE_HOME", dir.path())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -311,7 +250,7 @@ fn an_interrupted_file_finishes_its_request_and_says_where_it_stopped() {
     let text = failed(&child.wait_with_output().unwrap());
     let sent: usize = fake.requests().iter().map(|request| request.lines()).sum();
     let expected = format!(
-        "quipu: interrupted before line {} of {path}; {sent} records were stored\n",
+        "quipu: interrupted before line {} of {path}; {sent} records were stored; the same command goes on there\n",
         sent + 1
     );
     assert_eq!(text, expected);
@@ -331,11 +270,22 @@ fn wrong_usage_ends_with_2() {
         &["topic", "list", "--server", "ftp://localhost"],
         &["produce", "t", "--key-field", "value"],
         &["produce", "t", "--ack", "maybe"],
+        &["produce", "t", "--idempotency-key", "a b"],
+        &["produce", "t", "--restart"],
+        &["produce", "t", "f", "--restart", "--idempotency-key", "k"],
         &["consume", "t", "--from", "yesterday"],
         &["consume", "t", "--max", "-1"],
         &["replay", "t"],
         &["replay", "t", "--from", "2013-01-01", "--speed", "0"],
-        &["replay", "t", "--from", "2013-01-01", "--to", "u"],
+        &["replay", "t", "--from", "2013-01-01", "--to", ""],
+        &[
+            "replay",
+            "t",
+            "--from",
+            "2013-01-01",
+            "--to",
+            "https://localhost/x",
+        ],
         &["replay", "t", "--from", "2013-01-02", "--until", "2013-01-01"],
         &["group", "reset", "g", "--topic", "t"],
         &["group", "reset", "g", "--topic", "t", "--to", "soon"],

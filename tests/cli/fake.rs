@@ -36,6 +36,8 @@ pub(crate) enum Reply {
     Answer(u16, &'static str, String),
     /// Promises more body than it sends, then closes.
     CutShort(&'static str, String),
+    /// Begins an answer of that type with that body, which goes on for ever and says nothing more.
+    Stays(&'static str, String),
     /// Closes without a word.
     Nothing,
 }
@@ -45,6 +47,7 @@ pub(crate) struct Fake {
     /// `http://…`
     pub(crate) url: String,
     requests: Arc<Mutex<Vec<Request>>>,
+    is_topic: bool,
 }
 
 impl Fake {
@@ -55,22 +58,60 @@ impl Fake {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&requests);
         std::thread::spawn(move || {
+            let mut open = Vec::new();
             for stream in listener.incoming() {
                 let stream = stream.unwrap();
                 let Some(request) = read(&stream) else { continue };
                 let before = seen.lock().unwrap().len();
                 let reply = reply(&request, before);
                 seen.lock().unwrap().push(request);
+                let stays = matches!(reply, Reply::Stays(..));
                 // A client that has gone is not this thread's problem.
                 let _ = answer(&stream, reply);
+                if stays {
+                    open.push(stream);
+                }
             }
         });
-        Self { url, requests }
+        Self {
+            url,
+            requests,
+            is_topic: false,
+        }
     }
 
-    /// Every request so far.
+    /// The same, for a client of topic `t` with one partition, which is described by itself: `reply` answers the rest.
+    pub(crate) fn of_topic(
+        dedupe_window_ms: u64,
+        reply: impl Fn(&Request, usize) -> Reply + Send + 'static,
+    ) -> Self {
+        let described = std::sync::atomic::AtomicUsize::new(0);
+        let fake = Self::start(move |request, before| {
+            if request.line == "GET /v1/topics/t" {
+                described.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let partition = r#"{"partition":0,"log_start_offset":0,"end_offset":1}"#;
+                let config = format!(r#"{{"dedupe_window_ms":{{"value":{dedupe_window_ms}}}}}"#);
+                let body = format!(
+                    r#"{{"name":"t","id":"fake-1","partition_count":1,"partitions":[{partition}],"config":{config}}}"#
+                );
+                return Reply::Answer(200, "", body);
+            }
+            reply(
+                request,
+                before - described.load(std::sync::atomic::Ordering::Relaxed),
+            )
+        });
+        Self {
+            is_topic: true,
+            ..fake
+        }
+    }
+
+    /// Every request so far; of [`Fake::of_topic`] those that it was asked about.
     pub(crate) fn requests(&self) -> Vec<Request> {
-        self.requests.lock().unwrap().clone()
+        let mut requests = self.requests.lock().unwrap().clone();
+        requests.retain(|request| !self.is_topic || request.line != "GET /v1/topics/t");
+        requests
     }
 }
 
@@ -104,6 +145,14 @@ fn read(stream: &TcpStream) -> Option<Request> {
 fn answer(mut stream: &TcpStream, reply: Reply) -> std::io::Result<()> {
     let (status, headers, body, length) = match reply {
         Reply::Nothing => return Ok(()),
+        Reply::Stays(kind, body) => {
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 X\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n"
+            )?;
+            return stream.flush();
+        }
         Reply::Answer(status, headers, body) => {
             let length = body.len();
             (status, headers, body, length)

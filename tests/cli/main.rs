@@ -9,7 +9,13 @@ mod client;
 mod damage;
 mod demo;
 mod fake;
+mod kills;
+mod load;
+mod proxy;
 mod service;
+mod stream;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::process::Output;
 use std::time::Duration;
@@ -23,6 +29,7 @@ pub(crate) fn quipu(args: &[&str]) -> Command {
         .args(args)
         .env_remove("QUIPU_SERVER")
         .env_remove("QUIPU_TOKEN")
+        .env("XDG_STATE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/state"))
         .timeout(Duration::from_secs(120));
     command
 }

@@ -6,16 +6,17 @@ use std::time::Instant;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::super::api::{Topic, group_route, topic_route};
+use super::super::api::{Topic, group_route, stream_route, topic_route};
 use super::super::client::{Client, Route};
+use super::super::deliver::PATIENCE;
 use super::super::group::partitions;
-use super::super::history::{FETCH_BYTES, MAX_RECORDS, Partition, Size};
+use super::super::history::{FETCH_BYTES, MAX_RECORDS, Partition, Size, head};
 use super::super::lag;
 use super::super::output::{bytes, count, rate, records, took};
-use super::super::position::{Position, parse_time};
+use super::super::position::parse_time;
 use super::super::produce::Produced;
-use super::super::replay;
 use super::super::signal::Interrupt;
+use super::super::stream::Stream;
 use super::flights::{self, Log};
 use super::narrator::Narrator;
 
@@ -253,22 +254,32 @@ impl Story<'_> {
             anyhow::bail!("{from} and {until} are dates")
         };
         let topic = Topic::describe(self.client, TOPIC)?;
-        let mut day = replay::Merge::open(
+        let route = stream_route(TOPIC, &[], None)
+            .with("from", start.0)
+            .with("until", end.0)
+            .with("order", "timestamp");
+        let partitions = topic.choose(&[])?;
+        let mut day = Stream::new(
             self.client,
-            TOPIC,
-            &topic.choose(&[])?,
-            start,
-            Position::Time(end),
-        )?;
+            &topic,
+            &partitions,
+            route,
+            false,
+            Some(PATIENCE),
+            self.interrupt,
+        );
         let (mut records, mut last, mut ordered) = (0, i64::MIN, true);
         let started = Instant::now();
-        while let Some((timestamp, line)) = day.next(self.interrupt)? {
-            if records < 3 {
-                self.narrator.data(&line)?;
+        while let Some(part) = day.next()? {
+            for line in part.iter() {
+                if records < 3 {
+                    self.narrator.data(line)?;
+                }
+                let timestamp = head(line)?.timestamp;
+                ordered &= timestamp >= last;
+                last = timestamp;
+                records += 1;
             }
-            ordered &= timestamp >= last;
-            last = timestamp;
-            records += 1;
         }
         let elapsed = started.elapsed();
         self.narrator.check(format_args!(
@@ -283,13 +294,12 @@ impl Story<'_> {
         ))?;
         let base = self.client.base();
         self.narrator
-            .say("At 3600 times its pace, the day takes 24 seconds; a partition's share with curl:")?;
+            .say("At 3600 times its pace, the day takes 24 seconds; here, and with curl:")?;
         self.narrator.command(format_args!(
             "quipu replay {TOPIC} --from {from} --until {until} --speed 3600 --server {base}"
         ))?;
         self.narrator.command(format_args!(
-            "curl '{base}/v1/topics/{TOPIC}/partitions/0/records?from={from}T00:00:00Z&until={until}T00:00:00Z' \
-             -H 'accept: application/x-ndjson'"
+            "curl -N '{base}/v1/topics/{TOPIC}/records?from={from}T00:00:00Z&until={until}T00:00:00Z&speed=3600'"
         ))?;
         Ok(())
     }

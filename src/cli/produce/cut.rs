@@ -1,0 +1,348 @@
+//! Where requests end: a function of the input's bytes alone, unless it is a pipe that is passed on as it comes.
+//!
+//! A request is as many whole lines as [`REQUEST_BYTES`] hold, or one line that is longer. How the input arrives says
+//! nothing, so the same input is cut in the same places every time, and a request that is sent again under its
+//! idempotency key is the same request.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use memchr::{memchr, memchr_iter, memrchr};
+
+use crate::cli::input::{BadInput, Block, MAX_LINE_BYTES};
+use crate::cli::signal::Interrupt;
+
+/// Bytes of a request; a longer line goes alone.
+pub(super) const REQUEST_BYTES: usize = 8 << 20;
+const _: () = assert!(REQUEST_BYTES <= MAX_LINE_BYTES);
+/// How long a pipe may pause before what it has given is sent.
+const LINGER: Duration = Duration::from_millis(20);
+/// How often an input that gives nothing is left alone to look for Ctrl-C.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What comes of the reading thread.
+pub(super) type Blocks = Receiver<Result<Block, BadInput>>;
+
+/// Lines that are sent together.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    /// The lines, each with its line break.
+    pub(super) bytes: Vec<u8>,
+    /// The first of them, from 1.
+    pub(super) first_line: u64,
+    /// How many they are.
+    pub(super) lines: u64,
+    /// How far in the file they were read, before decompression.
+    pub(super) position: u64,
+}
+
+impl Request {
+    /// The last of its lines.
+    pub(super) fn last_line(&self) -> u64 {
+        self.first_line + self.lines.saturating_sub(1)
+    }
+}
+
+/// What the input gives next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Lines.
+    Request(Request),
+    /// A line that is none.
+    Bad(BadInput),
+    /// Nothing any more.
+    End,
+    /// Somebody said stop; nothing that was taken from the input is lost.
+    Interrupted,
+}
+
+/// Cuts blocks of lines into requests.
+#[derive(Debug)]
+pub(super) struct Cutter {
+    /// What came of the input after the request before was full.
+    held: Option<Result<Block, BadInput>>,
+    /// The next line to be taken from the input.
+    line: u64,
+    /// Whether a pause of the input ends a request.
+    passes_on: bool,
+}
+
+impl Cutter {
+    /// One for an input from its first line on. With `passes_on` what a pipe has given is sent when it pauses.
+    pub(super) fn new(passes_on: bool) -> Self {
+        Self {
+            held: None,
+            line: 1,
+            passes_on,
+        }
+    }
+
+    /// Whether nothing of the input waits to be sent.
+    pub(super) fn is_idle(&mut self, blocks: &Blocks) -> bool {
+        if self.held.is_none() {
+            self.held = blocks.try_recv().ok();
+        }
+        self.held.is_none()
+    }
+
+    /// Gathers blocks until a request is full, the input ends, or a pipe that is passed on pauses.
+    pub(super) fn next(&mut self, blocks: &Blocks, interrupt: &Interrupt) -> Next {
+        let mut request = Request {
+            first_line: self.line,
+            ..Request::default()
+        };
+        loop {
+            let may_pause = self.passes_on && request.lines > 0;
+            if !may_pause && interrupt.get().is_some() {
+                if request.lines > 0 {
+                    self.give_back(request);
+                }
+                return Next::Interrupted;
+            }
+            let block = match self.held.take() {
+                Some(held) => Ok(held),
+                None => blocks.recv_timeout(if may_pause { LINGER } else { LOOK }),
+            };
+            match block {
+                Ok(Ok(block)) => {
+                    if self.fill(&mut request, block) {
+                        return Next::Request(request);
+                    }
+                }
+                Ok(Err(bad)) if request.lines == 0 => return Next::Bad(bad),
+                Ok(bad) => {
+                    self.held = Some(bad);
+                    return Next::Request(request);
+                }
+                Err(RecvTimeoutError::Disconnected) if request.lines == 0 => return Next::End,
+                Err(RecvTimeoutError::Disconnected) => return Next::Request(request),
+                Err(RecvTimeoutError::Timeout) if may_pause => return Next::Request(request),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Passes over the first `lines` lines and gives their bytes to `look`; false if there are not so many.
+    pub(super) fn skip(
+        &mut self,
+        lines: u64,
+        blocks: &Blocks,
+        interrupt: &Interrupt,
+        mut look: impl FnMut(&[u8]),
+    ) -> bool {
+        while self.line <= lines {
+            if interrupt.get().is_some() {
+                return false;
+            }
+            let block = match self.held.take() {
+                Some(held) => Ok(held),
+                None => blocks.recv_timeout(LOOK),
+            };
+            let block = match block {
+                Ok(Ok(block)) => block,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Ok(bad) => {
+                    self.held = Some(bad);
+                    return false;
+                }
+                Err(RecvTimeoutError::Disconnected) => return false,
+            };
+            let left = lines + 1 - self.line;
+            let end = if block.lines <= left {
+                block.bytes.len()
+            } else {
+                end_of_lines(&block.bytes, left)
+            };
+            look(&block.bytes[..end]);
+            self.line += block.lines.min(left);
+            self.hold(block, end);
+        }
+        true
+    }
+
+    /// Adds as much of the block as the request has room for; true when it is full.
+    fn fill(&mut self, request: &mut Request, block: Block) -> bool {
+        let room = REQUEST_BYTES.saturating_sub(request.bytes.len());
+        let end = if block.bytes.len() <= room {
+            block.bytes.len()
+        } else {
+            match memrchr(b'\n', &block.bytes[..room]) {
+                Some(last) => last + 1,
+                // Not even the first line fits: it waits for the next request, or is one by itself.
+                None if request.lines > 0 => 0,
+                None => memchr(b'\n', &block.bytes).map_or(block.bytes.len(), |first| first + 1),
+            }
+        };
+        let is_whole = end == block.bytes.len();
+        let lines = if is_whole {
+            block.lines
+        } else {
+            memchr_iter(b'\n', &block.bytes[..end]).count() as u64
+        };
+        self.line += lines;
+        request.lines += lines;
+        request.position = block.position;
+        if is_whole && request.bytes.is_empty() {
+            request.bytes = block.bytes;
+        } else {
+            request.bytes.extend_from_slice(&block.bytes[..end]);
+            self.hold(block, end);
+        }
+        !is_whole || request.bytes.len() >= REQUEST_BYTES
+    }
+
+    /// Keeps what a block has from `end` on for the next request.
+    fn hold(&mut self, mut block: Block, end: usize) {
+        if end < block.bytes.len() {
+            block.bytes.drain(..end);
+            block.lines = memchr_iter(b'\n', &block.bytes).count() as u64;
+            self.held = Some(Ok(block));
+        }
+    }
+
+    /// Undoes the gathering of a request that is not full.
+    fn give_back(&mut self, request: Request) {
+        self.line = request.first_line;
+        self.held = Some(Ok(Block {
+            bytes: request.bytes,
+            lines: request.lines,
+            position: request.position,
+        }));
+    }
+}
+
+/// Where the first `lines` lines end.
+pub(super) fn end_of_lines(bytes: &[u8], lines: u64) -> usize {
+    let last = usize::try_from(lines).ok().and_then(|lines| lines.checked_sub(1));
+    match last {
+        None => 0,
+        Some(last) => memchr_iter(b'\n', bytes)
+            .nth(last)
+            .map_or(bytes.len(), |end| end + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn blocks(pieces: &[Vec<u8>]) -> Blocks {
+        let (sender, blocks) = channel();
+        for bytes in pieces {
+            let lines = memchr_iter(b'\n', bytes).count() as u64;
+            let bytes = bytes.clone();
+            sender
+                .send(Ok(Block {
+                    bytes,
+                    lines,
+                    position: 0,
+                }))
+                .unwrap();
+        }
+        blocks
+    }
+
+    /// First line, lines and bytes of each request after `skip` lines.
+    fn cut(pieces: &[Vec<u8>], skip: u64) -> Vec<(u64, u64, usize)> {
+        let blocks = blocks(pieces);
+        let mut cutter = Cutter::new(false);
+        let interrupt = Interrupt::default();
+        assert!(cutter.skip(skip, &blocks, &interrupt, |_| {}));
+        let mut requests = Vec::new();
+        loop {
+            match cutter.next(&blocks, &interrupt) {
+                Next::Request(request) => {
+                    assert_eq!(request.bytes.last(), Some(&b'\n'));
+                    requests.push((request.first_line, request.lines, request.bytes.len()));
+                }
+                Next::End => return requests,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn line(bytes: usize) -> Vec<u8> {
+        let mut line = vec![b'x'; bytes - 1];
+        line.push(b'\n');
+        line
+    }
+
+    #[test]
+    fn a_request_is_as_many_lines_as_fit_and_a_longer_line_goes_alone() {
+        let full = REQUEST_BYTES;
+        let lines = [
+            line(full - 10),
+            line(10),
+            line(1),
+            line(full + 1),
+            line(5),
+            line(full),
+        ];
+        let expected = [(1, 2, full), (3, 1, 1), (4, 1, full + 1), (5, 1, 5), (6, 1, full)];
+        assert_eq!(cut(&lines, 0), expected);
+        assert_eq!(cut(&[lines.concat()], 0), expected);
+        assert_eq!(cut(&lines, 2), expected[1..], "after lines that are skipped too");
+    }
+
+    #[test]
+    fn what_stop_interrupts_is_not_lost() {
+        let (sender, blocks) = channel();
+        let mut cutter = Cutter::new(false);
+        sender
+            .send(Ok(Block {
+                bytes: b"1\n2\n".to_vec(),
+                lines: 2,
+                position: 0,
+            }))
+            .unwrap();
+        let interrupt = Interrupt::default();
+        interrupt.set(crate::cli::signal::Stop::Asked);
+        assert!(matches!(cutter.next(&blocks, &interrupt), Next::Interrupted));
+        assert_eq!(cutter.line, 1);
+        drop(sender);
+        match cutter.next(&blocks, &Interrupt::default()) {
+            Next::Request(request) => assert_eq!((request.first_line, request.lines), (1, 2)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn lines_that_are_skipped_are_looked_at_once_and_must_be_there() {
+        let pieces = [b"1\n2\n3\n".to_vec(), b"4\n5\n".to_vec()];
+        let mut seen = Vec::new();
+        let mut cutter = Cutter::new(false);
+        let input = blocks(&pieces);
+        assert!(cutter.skip(4, &input, &Interrupt::default(), |bytes| {
+            seen.extend_from_slice(bytes)
+        }));
+        assert_eq!((seen.as_slice(), cutter.line), (&b"1\n2\n3\n4\n"[..], 5));
+        assert!(!Cutter::new(false).skip(6, &blocks(&pieces), &Interrupt::default(), |_| {}));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+        #[test]
+        fn requests_end_in_the_same_places_however_the_lines_arrive(
+            sizes in prop::collection::vec(prop_oneof![1_usize..100, 100_000_usize..3_000_000], 1..40),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+            skip in any::<prop::sample::Index>(),
+        ) {
+            let lines: Vec<Vec<u8>> = sizes.iter().map(|size| line(*size)).collect();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(lines.len() + 1)).collect();
+            cuts.extend([0, lines.len()]);
+            cuts.sort_unstable();
+            cuts.dedup();
+            let pieces: Vec<Vec<u8>> = cuts.windows(2).map(|pair| lines[pair[0]..pair[1]].concat()).collect();
+            let whole = cut(&[lines.concat()], 0);
+            prop_assert_eq!(cut(&pieces, 0), whole.clone());
+            let done = &whole[..skip.index(whole.len())];
+            let acknowledged = done.iter().map(|request| request.1).sum();
+            prop_assert_eq!(cut(&pieces, acknowledged), &whole[done.len()..]);
+        }
+    }
+}

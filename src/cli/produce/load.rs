@@ -1,0 +1,449 @@
+//! What outlives a `quipu produce FILE` that is cut: how far the load is, and under which key its next request went out.
+//!
+//! A load is one file into one topic. It has a small JSON file in `$XDG_STATE_HOME/quipu/loads`, replaced as a whole
+//! (and synced) before each request is sent, and removed when the load is done. A later run of the same command passes
+//! over the lines that were acknowledged, and sends the request that was in doubt under its old key: requests are cut by
+//! the input's bytes alone, so it is the same request. A state that is older than the truth is no harm: requests that
+//! were answered meanwhile are answered again. A lock file beside it is held while the load runs, and removed with it.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the state's format that this program writes, and the only one that it reads.
+const VERSION: u32 = 1;
+/// A state is some hundred bytes; what is larger is none.
+const MAX_STATE_BYTES: u64 = 1 << 20;
+
+/// What is remembered of a load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct State {
+    version: u32,
+    /// What the keys of its requests begin with.
+    pub(super) key: String,
+    /// Where it goes: for people, as the topic's id says it all.
+    pub(super) server: String,
+    /// The topic's name.
+    pub(super) topic: String,
+    /// The file, as it was when the load was begun.
+    pub(super) source: Source,
+    /// The options that make records of its lines, and requests of these.
+    pub(super) options: Vec<String>,
+    /// What was acknowledged.
+    pub(super) done: Done,
+    /// When the request after that may first have stored something, milliseconds since the Unix epoch; none if it has
+    /// not been sent.
+    sent_ms: Option<u64>,
+}
+
+/// A file as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Source {
+    /// Its absolute path.
+    pub(super) path: PathBuf,
+    /// Its size in bytes, before decompression.
+    pub(super) bytes: u64,
+    /// When it was last changed, nanoseconds since the Unix epoch.
+    modified_ns: i128,
+}
+
+/// The acknowledged beginning of a load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Done {
+    /// Requests that were answered: the next one has the number after it.
+    pub(super) requests: u64,
+    /// Lines of the file.
+    pub(super) lines: u64,
+    /// Records stored.
+    pub(super) records: u64,
+    /// CRC-32 of the lines as they were sent: the beginning of a file that has changed must be what it was.
+    pub(super) crc: u32,
+    /// How many bytes these are.
+    pub(super) bytes: u64,
+}
+
+impl Done {
+    /// Counts lines as acknowledged.
+    pub(super) fn add(&mut self, bytes: &[u8], lines: u64, records: u64) {
+        self.look(bytes);
+        self.lines += lines;
+        self.records += records;
+    }
+
+    /// Takes these bytes into the checksum.
+    pub(super) fn look(&mut self, bytes: &[u8]) {
+        let mut crc = crc32fast::Hasher::new_with_initial_len(self.crc, self.bytes);
+        crc.update(bytes);
+        self.crc = crc.finalize();
+        self.bytes += bytes.len() as u64;
+    }
+}
+
+impl Source {
+    /// The file at `path` as it is now.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let path = fs::canonicalize(path)?;
+        let metadata = fs::metadata(&path)?;
+        Ok(Self {
+            path,
+            bytes: metadata.len(),
+            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+        })
+    }
+}
+
+impl State {
+    /// A load of which nothing was sent.
+    pub(super) fn new(key: String, server: &str, topic: &str, source: Source, options: Vec<String>) -> Self {
+        Self {
+            version: VERSION,
+            key,
+            server: server.to_owned(),
+            topic: topic.to_owned(),
+            source,
+            options,
+            done: Done::default(),
+            sent_ms: None,
+        }
+    }
+
+    /// Since when the next request may have stored something.
+    pub(super) fn doubt(&self) -> Option<SystemTime> {
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(self.sent_ms?))
+    }
+
+    /// Remembers since when the next request may have stored something.
+    pub(super) fn set_doubt(&mut self, since: Option<SystemTime>) {
+        self.sent_ms = since.map(|since| {
+            let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        });
+    }
+}
+
+/// Why a load cannot begin, or cannot be remembered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    /// Another process is at it.
+    #[error("this load is running already{}", by(.0))]
+    Busy(Option<u32>),
+    /// What is there is no state that this version reads.
+    #[error("{}: {reason}", path.display())]
+    Damaged {
+        /// The state's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The directory or the file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn by(process: &Option<u32>) -> String {
+    process.map_or_else(String::new, |process| format!(" (process {process})"))
+}
+
+/// The place of a load's state, locked.
+#[derive(Debug)]
+pub(super) struct Load {
+    path: PathBuf,
+    lock_path: PathBuf,
+    /// Held until the process ends.
+    _lock: File,
+}
+
+/// `$XDG_STATE_HOME/quipu/loads`, or the same in `~/.local/state`; none where neither is known.
+pub(super) fn directory() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
+    let state = match set("XDG_STATE_HOME").map(PathBuf::from) {
+        Some(state) if state.is_absolute() => state,
+        _ => PathBuf::from(set("HOME")?).join(".local/state"),
+    };
+    Some(state.join("quipu/loads"))
+}
+
+impl Load {
+    /// Locks the load of `source` into the topic with this id, and reads what is remembered of it.
+    ///
+    /// # Errors
+    /// [`LoadError`]; after [`LoadError::Damaged`] the load is locked, and it may begin anew with [`Load::forget`].
+    pub(super) fn open(
+        directory: &Path,
+        topic_id: &str,
+        source: &Path,
+    ) -> Result<(Self, Result<Option<State>, LoadError>), LoadError> {
+        let name = name(topic_id, source);
+        let path = directory.join(format!("{name}.json"));
+        let lock_path = directory.join(format!("{name}.lock"));
+        fs::create_dir_all(directory).map_err(|error| io_error(directory, error))?;
+        let lock = lock(&lock_path)?;
+        let load = Self {
+            path,
+            lock_path,
+            _lock: lock,
+        };
+        let state = load.read(source);
+        Ok((load, state))
+    }
+
+    /// The state's file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces what is remembered. A crash leaves the state before or this one.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub(super) fn save(&self, state: &State) -> Result<(), LoadError> {
+        let new = self.path.with_extension("new");
+        let write = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&new)?;
+            file.write_all(serde_json::to_string(state)?.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &self.path)?;
+            self.sync_directory()
+        };
+        write().map_err(|error| io_error(&self.path, error))
+    }
+
+    /// Forgets the load: it is done, or nothing of it was stored, or it is to begin anew.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub(super) fn forget(&self) -> Result<(), LoadError> {
+        let remove = || {
+            match fs::remove_file(&self.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            self.sync_directory()
+        };
+        remove().map_err(|error| io_error(&self.path, error))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.path
+            .parent()
+            .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    }
+
+    fn read(&self, source: &Path) -> Result<Option<State>, LoadError> {
+        let mut text = String::new();
+        match File::open(&self.path) {
+            Ok(file) => file.take(MAX_STATE_BYTES).read_to_string(&mut text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => Err(error),
+        }
+        .map_err(|error| io_error(&self.path, error))?;
+        let damaged = |reason: String| LoadError::Damaged {
+            path: self.path.clone(),
+            reason,
+        };
+        let state: State = serde_json::from_str(&text)
+            .map_err(|error| damaged(format!("it does not say how far a load is: {error}")))?;
+        if state.version != VERSION {
+            return Err(damaged(format!(
+                "it is of version {}, this quipu reads {VERSION}",
+                state.version
+            )));
+        }
+        if state.source.path != source {
+            return Err(damaged(format!("it is of {}", state.source.path.display())));
+        }
+        Ok(Some(state))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Still locked: whoever waits at the old file finds that it is not the one of that name any more.
+        let _ = fs::remove_file(&self.lock_path);
+    }
+}
+
+fn lock(path: &Path) -> Result<File, LoadError> {
+    loop {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| io_error(path, error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut process = String::new();
+                let _ = file.read_to_string(&mut process);
+                return Err(LoadError::Busy(process.trim().parse().ok()));
+            }
+            Err(TryLockError::Error(error)) => return Err(io_error(path, error)),
+        }
+        let held = file.metadata().map_err(|error| io_error(path, error))?;
+        match fs::metadata(path) {
+            Ok(found) if (found.dev(), found.ino()) == (held.dev(), held.ino()) => {
+                // For people, in the message above.
+                let _ = file
+                    .set_len(0)
+                    .and_then(|()| writeln!(file, "{}", std::process::id()));
+                return Ok(file);
+            }
+            // Its last holder has removed it since it was opened.
+            _ => {}
+        }
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> LoadError {
+    LoadError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The name of a load's files: the topic's id, and the FNV-1a hash of the path, as nobody's update may change it.
+fn name(topic_id: &str, source: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let hash = source
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
+    let topic: String = topic_id.chars().filter(is_plain).take(64).collect();
+    format!("{topic}-{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn state(source: &Path) -> State {
+        State::new(
+            "k".to_owned(),
+            "http://s",
+            "t",
+            Source::of(source).unwrap(),
+            vec!["--raw".to_owned()],
+        )
+    }
+
+    fn place() -> (TempDir, PathBuf, PathBuf) {
+        let dir = TempDir::new().unwrap();
+        let file = fs::canonicalize(dir.path()).unwrap().join("file");
+        fs::write(&file, "1\n").unwrap();
+        let states = dir.path().join("a/b");
+        (dir, file, states)
+    }
+
+    #[test]
+    fn what_is_saved_is_found_until_it_is_forgotten() {
+        let (_dir, file, states) = place();
+        let mut saved = state(&file);
+        saved.done.add(b"1\n", 1, 1);
+        saved.set_doubt(Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_234)));
+        {
+            let (load, found) = Load::open(&states, "d-1", &file).unwrap();
+            assert_eq!(found.unwrap(), None);
+            load.save(&state(&file)).unwrap();
+            load.save(&saved).unwrap();
+        }
+        let (load, found) = Load::open(&states, "d-1", &file).unwrap();
+        let found = found.unwrap().unwrap();
+        assert_eq!(found, saved);
+        assert_eq!(
+            found.doubt(),
+            Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_234))
+        );
+        let (_other, other) = Load::open(&states, "d-2", &file).unwrap();
+        assert_eq!(other.unwrap(), None, "another topic is another load");
+        load.forget().unwrap();
+        load.forget().unwrap();
+        drop((load, _other));
+        assert_eq!(
+            fs::read_dir(&states).unwrap().count(),
+            0,
+            "nothing is left behind"
+        );
+    }
+
+    #[test]
+    fn a_load_runs_once_at_a_time() {
+        let (_dir, file, states) = place();
+        let first = Load::open(&states, "d-1", &file).unwrap();
+        match Load::open(&states, "d-1", &file) {
+            Err(LoadError::Busy(process)) => assert_eq!(process, Some(std::process::id())),
+            other => panic!("{other:?}"),
+        }
+        drop(first);
+        Load::open(&states, "d-1", &file).unwrap().1.unwrap();
+    }
+
+    #[test]
+    fn a_state_that_nobody_can_read_is_never_taken_for_none() {
+        let (_dir, file, states) = place();
+        let (load, _) = Load::open(&states, "d-1", &file).unwrap();
+        let good = serde_json::to_string(&state(&file)).unwrap();
+        let other = good.replace("/file", "/elsewhere");
+        for text in [
+            "",
+            "{}",
+            "null",
+            &good[..good.len() - 1],
+            &good.replace(":1,", ":2,"),
+            &other,
+        ] {
+            fs::write(load.path(), text).unwrap();
+            assert!(
+                matches!(load.read(&file), Err(LoadError::Damaged { .. })),
+                "{text}"
+            );
+        }
+        fs::write(load.path(), good).unwrap();
+        assert!(load.read(&file).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_checksum_goes_on_where_it_was() {
+        let (mut parts, mut whole) = (Done::default(), Done::default());
+        parts.look(b"one\n");
+        parts.look(b"two\nthree\n");
+        whole.look(b"one\ntwo\nthree\n");
+        assert_eq!(parts, whole);
+        assert_ne!(parts.crc, 0);
+    }
+
+    #[test]
+    fn the_names_of_loads_are_the_same_for_ever() {
+        assert_eq!(
+            name("0123456789abcdef-2a", Path::new("/a/b")),
+            "0123456789abcdef-2a-363e289cb38ee0cc"
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! `quipu produce`: sends NDJSON records from a file or standard input, each once.
+//!
+//! Requests are cut at lines and answered one after the other, so at any time a prefix of the input is stored. Each has
+//! an idempotency key and is sent again when its answer is lost. What is known of a file's load is kept outside the
+//! process ([`load`]), so that the same command goes on with it after any end, its own sudden one too. Where that
+//! cannot be done without storing twice, the command stops and says which lines are in doubt.
+
+mod cut;
+mod load;
+mod memory;
+mod sender;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::builder::NonEmptyStringValueParser;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use self::cut::Cutter;
+use self::load::Done;
+use self::memory::Memory;
+use self::sender::Sender;
+use super::Usage;
+use super::api::Topic;
+use super::client::{Connect, Route};
+use super::deliver::{Delivery, random_key};
+use super::input::Input;
+use super::output::{self, Output, bytes, rate, records, took};
+use super::shape::{Pointer, Shape};
+use super::signal::Interrupt;
+
+/// What `quipu produce` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Topic to append to
+    #[arg(value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
+    topic: String,
+    /// NDJSON records, one a line (.gz and .zst too); standard input if left out or `-`
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Take each line as a record's value
+    #[arg(long)]
+    raw: bool,
+    /// Take the key from the line, as /value/aircraft (a JSON pointer; into the value itself with --raw)
+    #[arg(long, value_name = "POINTER")]
+    key_field: Option<Pointer>,
+    /// When records count as stored: on stable storage, or as soon as the operating system has them
+    #[arg(long, value_enum, value_name = "ACK")]
+    ack: Option<Ack>,
+    /// Name the load yourself: its requests get the keys KEY-1, KEY-2, …, and the same input sent again under the same
+    /// KEY within the topic's dedupe_window_ms stores nothing twice. Nothing is kept outside of the process then, and
+    /// standard input is sent in full requests only, not as it comes
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    idempotency_key: Option<String>,
+    /// Forget how far an earlier load of FILE into TOPIC was cut, and begin with the first line
+    #[arg(long, requires = "file", conflicts_with = "idempotency_key")]
+    restart: bool,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// When a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Ack {
+    /// When its records are on stable storage
+    Durable,
+    /// When the operating system has them
+    Written,
+}
+
+/// The answer to an NDJSON request.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Produced {
+    /// How many records were stored.
+    pub(crate) records: u64,
+    /// Where.
+    #[serde(default)]
+    pub(crate) partitions: Vec<Range>,
+}
+
+/// What went to one partition.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Range {
+    partition: u32,
+    first_offset: u64,
+    last_offset: u64,
+    records: u64,
+}
+
+/// A key has room for the number of the request, and is at most 255 visible ASCII characters with it.
+fn parse_key(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a key is not empty".to_owned()),
+        text if text.len() > 200 => Err("a key is at most 200 characters long".to_owned()),
+        text if !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Err("a key is visible ASCII characters, without blanks".to_owned())
+        }
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// Does it.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let client = args.connect.client()?;
+    let interrupt = Interrupt::watch()?;
+    let file = args.file.as_deref().filter(|path| *path != Path::new("-"));
+    if args.restart && file.is_none() {
+        return Err(Usage("--restart is for files: standard input begins anew by itself".to_owned()).into());
+    }
+    let topic = Topic::describe(&client, &args.topic)?;
+    let shape = Shape {
+        raw: args.raw,
+        key_field: args.key_field.clone(),
+    };
+    let input = Input::open(file, shape).with_context(|| {
+        format!(
+            "cannot open {}",
+            file.unwrap_or("standard input".as_ref()).display()
+        )
+    })?;
+    let is_file = input.file_bytes.is_some();
+    let memory = match (file, &args.idempotency_key) {
+        (Some(file), None) if is_file => Memory::open(&args, &client, &topic, file)?,
+        _ => None,
+    };
+    let mut route = Route::new(&["v1", "topics", &args.topic, "records"]);
+    match args.ack {
+        Some(Ack::Durable) => route = route.with("ack", "durable"),
+        Some(Ack::Written) => route = route.with("ack", "written"),
+        None => {}
+    }
+    let key = match (&args.idempotency_key, &memory) {
+        (Some(key), _) => key.clone(),
+        (None, Some(memory)) => memory.state.key.clone(),
+        (None, None) => random_key(),
+    };
+    let mut delivery = Delivery::new(&client, route, key, topic.dedupe_window(), &interrupt);
+    // It has described the topic.
+    delivery.answered = true;
+    let before = memory
+        .as_ref()
+        .map_or(Done::default(), |memory| memory.state.done);
+    let bar = progress(input.file_bytes);
+    let mut sender = Sender {
+        delivery,
+        cutter: Cutter::new(!is_file && args.idempotency_key.is_none()),
+        topic: &args.topic,
+        name: input.name.clone(),
+        is_named: args.idempotency_key.is_some(),
+        done: before,
+        doubt: memory.as_ref().and_then(|memory| memory.state.doubt()),
+        memory,
+        report: Report::default(),
+    };
+    let started = Instant::now();
+    let result = sender.run(&input, &bar);
+    bar.finish_and_clear();
+    result?;
+    sender.report.print(&args, started.elapsed(), before)
+}
+
+/// Sums of what was answered.
+#[derive(Debug, Default)]
+struct Report {
+    records: u64,
+    bytes: u64,
+    lines: u64,
+    requests: u64,
+    partitions: BTreeMap<u32, Range>,
+}
+
+impl Report {
+    fn add(&mut self, produced: &Produced) {
+        self.records += produced.records;
+        for range in &produced.partitions {
+            self.partitions
+                .entry(range.partition)
+                .and_modify(|sum| {
+                    sum.last_offset = range.last_offset;
+                    sum.records += range.records;
+                })
+                .or_insert(*range);
+        }
+    }
+
+    fn print(&self, args: &Args, elapsed: Duration, before: Done) -> anyhow::Result<()> {
+        if args.output.is_json() {
+            let partitions: Vec<&Range> = self.partitions.values().collect();
+            let mut report = json!({
+                "topic": args.topic,
+                "records": self.records,
+                "lines": self.lines,
+                "bytes": self.bytes,
+                "requests": self.requests,
+                "seconds": elapsed.as_secs_f64(),
+                "partitions": partitions,
+            });
+            if before.lines > 0 {
+                report["before"] = json!({"records": before.records, "lines": before.lines});
+            }
+            return Ok(output::json(&report)?);
+        }
+        let before = match before.records {
+            0 => String::new(),
+            stored => format!(", after {} of earlier runs", records(stored)),
+        };
+        Ok(output::line(format_args!(
+            "{} ({}) in topic {} in {}: {} records/s, {}/s{before}",
+            records(self.records),
+            bytes(self.bytes),
+            args.topic,
+            took(elapsed),
+            rate(self.records, elapsed),
+            bytes((self.bytes as f64 / elapsed.as_secs_f64().max(1e-9)) as u64),
+        ))?)
+    }
+}
+
+fn progress(file_bytes: Option<u64>) -> ProgressBar {
+    let (bar, template) = match file_bytes {
+        Some(size) => (
+            ProgressBar::new(size),
+            "{bar:32} {decimal_bytes} of {decimal_total_bytes} of the file, {msg}, {eta} left",
+        ),
+        None => (
+            ProgressBar::new_spinner(),
+            "{spinner} {decimal_bytes} sent, {msg}",
+        ),
+    };
+    // A template that does not parse would be a mistake above; the plain bar is then good enough.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message("0 records");
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_visible_characters_with_room_for_a_number() {
+        assert_eq!(parse_key("load-7"), Ok("load-7".to_owned()));
+        for wrong in ["", "a b", "a\n", "é", &"x".repeat(201)] {
+            assert!(parse_key(wrong).is_err(), "{wrong}");
+        }
+    }
+}

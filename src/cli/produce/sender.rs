@@ -1,0 +1,275 @@
+//! Sends an input request by request, keeps how far it is, and says what an end before the input's means.
+
+use std::time::SystemTime;
+
+use anyhow::bail;
+use indicatif::ProgressBar;
+
+use super::cut::{Cutter, Next, Request, end_of_lines};
+use super::load::Done;
+use super::memory::Memory;
+use super::{Produced, Report};
+use crate::cli::client::Failure;
+use crate::cli::deliver::{Delivery, Undelivered, ago};
+use crate::cli::input::{BadInput, Input};
+use crate::cli::output::{brief_ms, note, records};
+
+/// The state of one run.
+pub(super) struct Sender<'a> {
+    /// Sends, and sends again.
+    pub(super) delivery: Delivery<'a>,
+    pub(super) cutter: Cutter,
+    pub(super) topic: &'a str,
+    /// What the input is called.
+    pub(super) name: String,
+    /// Whether the user has chosen the key.
+    pub(super) is_named: bool,
+    /// What was acknowledged, by earlier runs too.
+    pub(super) done: Done,
+    /// Since when an earlier run's last request may have stored something.
+    pub(super) doubt: Option<SystemTime>,
+    pub(super) memory: Option<Memory>,
+    pub(super) report: Report,
+}
+
+impl Sender<'_> {
+    /// Sends all of it.
+    ///
+    /// # Errors
+    /// Why it ended before, and what to do.
+    pub(super) fn run(&mut self, input: &Input, bar: &ProgressBar) -> anyhow::Result<()> {
+        self.pass_over(input, bar)?;
+        loop {
+            match self.cutter.next(&input.blocks, self.delivery.interrupt) {
+                Next::Request(request) => {
+                    self.send(&request)?;
+                    if input.file_bytes.is_some() {
+                        bar.set_position(request.position);
+                    } else {
+                        bar.set_position(self.report.bytes);
+                    }
+                    bar.set_message(records(self.done.records));
+                }
+                Next::Bad(BadInput { line, reason }) => {
+                    self.remember(None);
+                    let again = self.again("; once it is mended, the same command goes on there");
+                    bail!("line {line} of {}: {reason}; {}{again}", self.name, self.stored());
+                }
+                Next::End => {
+                    self.done = Done::default();
+                    self.remember(None);
+                    return Ok(());
+                }
+                // A pipe that is idle has no end but this one, and everything it gave is stored.
+                Next::Interrupted if input.file_bytes.is_none() && self.cutter.is_idle(&input.blocks) => {
+                    return Ok(());
+                }
+                Next::Interrupted => {
+                    self.remember(None);
+                    return Err(self.interrupted());
+                }
+            }
+        }
+    }
+
+    /// Passes over the lines that earlier runs have stored; they must be the same still.
+    fn pass_over(&mut self, input: &Input, bar: &ProgressBar) -> anyhow::Result<()> {
+        let lines = self.done.lines;
+        if lines == 0 {
+            return Ok(());
+        }
+        bar.set_message(format!("passing over {}", records(self.done.records)));
+        let mut found = Done::default();
+        let is_there = self
+            .cutter
+            .skip(lines, &input.blocks, self.delivery.interrupt, |bytes| {
+                found.look(bytes)
+            });
+        if self.delivery.interrupt.get().is_some() {
+            return Err(self.interrupted());
+        }
+        if !is_there || (found.crc, found.bytes) != (self.done.crc, self.done.bytes) {
+            let these = match lines {
+                1 => format!("line of {} is", self.name),
+                lines => format!("{lines} lines of {} are", self.name),
+            };
+            bail!(
+                "the first {these} not what an earlier run stored in topic {}; --restart begins anew",
+                self.topic
+            );
+        }
+        Ok(())
+    }
+
+    fn interrupted(&self) -> anyhow::Error {
+        let again = self.again("; the same command goes on there");
+        let (line, name) = (self.done.lines + 1, &self.name);
+        anyhow::anyhow!(
+            "interrupted before line {line} of {name}; {}{again}",
+            self.stored()
+        )
+    }
+
+    fn send(&mut self, request: &Request) -> anyhow::Result<()> {
+        let doubt = self.doubt.take();
+        if let Some(since) = doubt
+            && self.delivery.is_late(since, SystemTime::now())
+        {
+            return Err(self.late(request, since));
+        }
+        self.remember(Some(doubt.unwrap_or_else(SystemTime::now)));
+        let sent = SystemTime::now();
+        let result = self.delivery.send(self.done.requests + 1, &request.bytes, doubt);
+        // An answer that says nothing may have stored everything.
+        let result = result.and_then(|answer| {
+            self.delivery
+                .client
+                .parse::<Produced>(&answer.body)
+                .map_err(|failure| Undelivered {
+                    failure,
+                    doubt: Some(doubt.unwrap_or(sent)),
+                    is_late: false,
+                })
+        });
+        match result {
+            Ok(produced) => {
+                self.done.add(&request.bytes, request.lines, produced.records);
+                self.done.requests += 1;
+                self.report.add(&produced);
+                self.report.requests += 1;
+                self.report.bytes += request.bytes.len() as u64;
+                self.report.lines += request.lines;
+                Ok(())
+            }
+            Err(undelivered) => Err(self.stop(request, &undelivered)),
+        }
+    }
+
+    /// Remembers what is known after a request that failed for good, and says what it means for the input.
+    fn stop(&mut self, request: &Request, undelivered: &Undelivered) -> anyhow::Error {
+        let Undelivered {
+            failure,
+            doubt,
+            is_late,
+        } = undelivered;
+        let (first, last) = (request.first_line, request.last_line());
+        if let Failure::Problem(problem) = failure
+            && let Some(line @ 1..) = problem.number("line")
+        {
+            // The lines before it are stored, and nothing after.
+            let good = &request.bytes[..end_of_lines(&request.bytes, line - 1)];
+            let found = good
+                .split(|byte| *byte == b'\n')
+                .filter(|line| !line.trim_ascii().is_empty())
+                .count();
+            if problem.number("accepted") == Some(found as u64) {
+                self.done.add(good, line - 1, found as u64);
+                self.done.requests += 1;
+                self.remember(None);
+                let again = self.again("; once it is mended, the same command goes on there");
+                let line = first + line - 1;
+                return anyhow::anyhow!(
+                    "line {line} of {}: {problem}; {}{again}",
+                    self.name,
+                    self.stored()
+                );
+            }
+        }
+        self.remember(*doubt);
+        let (name, stored) = (&self.name, self.stored());
+        if failure.code() == Some("idempotency-key-reused") {
+            let what = if self.is_named {
+                "the key names other records or options: choose another --idempotency-key".to_owned()
+            } else {
+                format!("lines {first}-{last} of {name} are not what was sent before; --restart begins anew")
+            };
+            return anyhow::anyhow!("{failure}; {what}; {stored}");
+        }
+        match (failure, doubt) {
+            (_, Some(since)) if *is_late => self.late(request, *since),
+            (Failure::Problem(problem), _) if problem.outcome() == Some("partial") => {
+                let accepted = self.done.records + problem.number("accepted").unwrap_or(0);
+                let again = self.again("; the same command goes on there");
+                anyhow::anyhow!("{problem}; {}{again}", stored_records(accepted))
+            }
+            (_, Some(_)) => {
+                let within = self.delivery.window.map_or_else(String::new, |window| {
+                    format!(" within {}", brief_ms(window.as_millis() as u64))
+                });
+                let again = match &self.memory {
+                    Some(_) => format!("; the same command{within} goes on there and stores nothing twice"),
+                    None if self.is_named => {
+                        format!("; the same input under the same key{within} stores nothing twice")
+                    }
+                    None => String::new(),
+                };
+                anyhow::anyhow!(
+                    "{failure}; lines {first}-{last} of {name} may or may not be stored, {stored} of the lines before{again}"
+                )
+            }
+            (Failure::NotSent { .. }, None) if self.done.records == 0 => anyhow::anyhow!("{failure}"),
+            (_, None) => {
+                let again = self.again("; the same command goes on there");
+                anyhow::anyhow!("{failure}; {stored}, go on with line {first} of {name}{again}")
+            }
+        }
+    }
+
+    /// What to do about a request that the topic may have forgotten.
+    fn late(&self, request: &Request, since: SystemTime) -> anyhow::Error {
+        let (first, last, name, topic) = (request.first_line, request.last_line(), &self.name, self.topic);
+        let window = self.delivery.window.unwrap_or_default().as_millis() as u64;
+        let state = self.memory.as_ref().map_or_else(String::new, |memory| {
+            format!(
+                "; this is asked again until {} is removed, or --restart loads all of it again",
+                memory.load.path().display()
+            )
+        });
+        anyhow::anyhow!(
+            "lines {first}-{last} of {name} may or may not be stored: they were first sent {} ago, topic {topic} knows a \
+             request again for {} (dedupe_window_ms), and sending them now could store them twice; {} of the lines \
+             before; look for them with quipu consume {topic}, then load the lines from {first} on, or from {} if they \
+             are there, from a pipe (tail -n +LINE | quipu produce {topic}){state}",
+            ago(since),
+            brief_ms(window),
+            self.stored(),
+            last + 1,
+        )
+    }
+
+    fn stored(&self) -> String {
+        stored_records(self.done.records)
+    }
+
+    /// `text`, if this load can be gone on with.
+    fn again<'t>(&self, text: &'t str) -> &'t str {
+        if self.memory.is_some() { text } else { "" }
+    }
+
+    /// Keeps how far the load is, and since when its next request may have stored something.
+    fn remember(&mut self, doubt: Option<SystemTime>) {
+        let Some(memory) = &mut self.memory else {
+            return;
+        };
+        memory.state.done = self.done;
+        memory.state.set_doubt(doubt);
+        let result = if self.done == Done::default() && doubt.is_none() {
+            memory.load.forget()
+        } else {
+            memory.load.save(&memory.state)
+        };
+        if let Err(error) = result {
+            note(format_args!(
+                "cannot remember how far this load is any more: {error}"
+            ));
+            self.memory = None;
+        }
+    }
+}
+
+fn stored_records(number: u64) -> String {
+    match number {
+        1 => "1 record was stored".to_owned(),
+        number => format!("{number} records were stored"),
+    }
+}

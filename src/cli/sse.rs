@@ -1,0 +1,275 @@
+//! Server-Sent Events, as the WHATWG's standard reads them, from bytes that arrive in any pieces.
+//!
+//! Lines end with CR, LF or both; a line with a colon in front is a comment; an empty line completes an event; what
+//! stands before the end of the stream without one is no event. An `id` counts from the end of its event on, and also
+//! where that event has no data, so [`Parser::last_id`] is where to go on when the connection breaks.
+
+use std::time::Duration;
+
+use memchr::{memchr, memchr2};
+
+/// The longest line, and the most data of an event: above the largest record that a server takes, as base64 too.
+const MAX_BYTES: usize = 128 << 20;
+
+/// An event, as long as the next one has not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Event<'a> {
+    /// Its type; `message` where the server names none.
+    pub(crate) kind: &'a str,
+    /// Its data; lines are parted by line feeds.
+    pub(crate) data: &'a [u8],
+}
+
+/// A line or an event that is larger than any that quipu sends.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("an event of more than {} MiB", MAX_BYTES >> 20)]
+pub(crate) struct TooLarge;
+
+/// What is known of a stream so far.
+#[derive(Debug, Default)]
+pub(crate) struct Parser {
+    /// The beginning of a line whose end has not arrived.
+    line: Vec<u8>,
+    /// Whether the last line ended with CR, so that a LF now would belong to it.
+    after_cr: bool,
+    /// Whether the first line, which may begin with a byte order mark, is over.
+    begun: bool,
+    kind: String,
+    data: Vec<u8>,
+    /// The `id` that counts when the event is over.
+    id: String,
+    last_id: String,
+    retry: Option<Duration>,
+}
+
+impl Parser {
+    /// The `id` of the last event that is whole; empty if there was none.
+    pub(crate) fn last_id(&self) -> &str {
+        &self.last_id
+    }
+
+    /// How long the server asks to wait before the next connection.
+    pub(crate) fn retry(&self) -> Option<Duration> {
+        self.retry
+    }
+
+    /// Reads on and gives `take` each event that is now whole.
+    ///
+    /// # Errors
+    /// [`TooLarge`]; the stream cannot be read any further.
+    pub(crate) fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(Event<'_>)) -> Result<(), TooLarge> {
+        if self.after_cr && !bytes.is_empty() {
+            bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
+            self.after_cr = false;
+        }
+        while let Some(end) = memchr2(b'\r', b'\n', bytes) {
+            let rest = &bytes[end + 1..];
+            if self.line.is_empty() {
+                self.whole_line(&bytes[..end], &mut take)?;
+            } else {
+                let mut line = std::mem::take(&mut self.line);
+                line.extend_from_slice(&bytes[..end]);
+                self.whole_line(&line, &mut take)?;
+                line.clear();
+                self.line = line;
+            }
+            bytes = match (bytes[end], rest.first()) {
+                (b'\r', Some(b'\n')) => &rest[1..],
+                (b'\r', None) => {
+                    self.after_cr = true;
+                    rest
+                }
+                _ => rest,
+            };
+        }
+        if self.line.len() + bytes.len() > MAX_BYTES {
+            return Err(TooLarge);
+        }
+        self.line.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn whole_line(&mut self, mut line: &[u8], take: &mut impl FnMut(Event<'_>)) -> Result<(), TooLarge> {
+        if !self.begun {
+            self.begun = true;
+            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+        }
+        if line.is_empty() {
+            self.dispatch(take);
+            return Ok(());
+        }
+        let (field, value) = match memchr(b':', line) {
+            Some(0) => return Ok(()),
+            Some(colon) => {
+                let value = &line[colon + 1..];
+                (&line[..colon], value.strip_prefix(b" ").unwrap_or(value))
+            }
+            None => (line, &b""[..]),
+        };
+        match field {
+            b"data" => {
+                if self.data.len() + value.len() >= MAX_BYTES {
+                    return Err(TooLarge);
+                }
+                self.data.extend_from_slice(value);
+                self.data.push(b'\n');
+            }
+            b"event" => self.kind = String::from_utf8_lossy(value).into_owned(),
+            b"id" if !value.contains(&0) => self.id = String::from_utf8_lossy(value).into_owned(),
+            b"retry" if value.iter().all(u8::is_ascii_digit) => {
+                let milliseconds = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                self.retry = milliseconds.map(Duration::from_millis).or(self.retry);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, take: &mut impl FnMut(Event<'_>)) {
+        self.last_id.clone_from(&self.id);
+        if let Some((_, data)) = self.data.split_last() {
+            let kind = if self.kind.is_empty() {
+                "message"
+            } else {
+                &self.kind
+            };
+            take(Event { kind, data });
+        }
+        self.data.clear();
+        self.kind.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Type, data, and the last id after it, of each event; and the last id and the delay at the end.
+    type Read = (Vec<(String, String)>, String, Option<Duration>);
+
+    fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Read {
+        let mut parser = Parser::default();
+        let mut events = Vec::new();
+        for piece in pieces {
+            parser
+                .push(piece, |event| {
+                    let data = String::from_utf8_lossy(event.data).into_owned();
+                    events.push((event.kind.to_owned(), data));
+                })
+                .unwrap();
+        }
+        (events, parser.last_id().to_owned(), parser.retry())
+    }
+
+    fn events(text: &str) -> Vec<(String, String)> {
+        read([text.as_bytes()]).0
+    }
+
+    fn event(kind: &str, data: &str) -> (String, String) {
+        (kind.to_owned(), data.to_owned())
+    }
+
+    #[test]
+    fn every_kind_of_line_end_is_one() {
+        for end in ["\n", "\r", "\r\n"] {
+            let text = ["event: record", "id: 7", "data: {}", "", "data: b", "", ""].join(end);
+            assert_eq!(
+                events(&text),
+                [event("record", "{}"), event("message", "b")],
+                "{end:?}"
+            );
+        }
+        assert_eq!(
+            events("data: a\r\rdata: b\n\r"),
+            [event("message", "a"), event("message", "b")]
+        );
+    }
+
+    #[test]
+    fn data_of_several_lines_is_one_text_and_one_blank_before_it_is_not_part_of_it() {
+        assert_eq!(
+            events("data: a\ndata:b\ndata:  c\ndata\n\n"),
+            [event("message", "a\nb\n c\n")]
+        );
+        assert_eq!(events("data:\n\n"), [event("message", "")]);
+        assert_eq!(events("data: a: b\n\n"), [event("message", "a: b")]);
+    }
+
+    #[test]
+    fn comments_and_fields_that_nobody_knows_say_nothing() {
+        assert_eq!(
+            events(": heartbeat\n\n:\nfoo: bar\nDATA: x\n data: y\ndata: z\n\n"),
+            [event("message", "z")]
+        );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_once() {
+        assert_eq!(
+            events("\u{feff}data: a\n\n\u{feff}data: b\n\n"),
+            [event("message", "a")]
+        );
+        assert_eq!(
+            read([&b"\xef"[..], b"\xbb", b"\xbfdata: a\n\n"]).0,
+            [event("message", "a")]
+        );
+    }
+
+    #[test]
+    fn an_id_counts_from_the_end_of_its_event_and_without_data_too() {
+        let last = |text: &str| read([text.as_bytes()]).1;
+        assert_eq!(
+            last("id: a\ndata: x\n\nid: b\ndata: y\n"),
+            "a",
+            "the event of b is not whole"
+        );
+        assert_eq!(last("id: a\n\n"), "a");
+        assert_eq!(
+            last("id: a\ndata: x\n\ndata: y\n\n"),
+            "a",
+            "an event without one changes nothing"
+        );
+        assert_eq!(last("id: a\n\nid\n\n"), "", "an empty one takes it back");
+        assert_eq!(last("id: a\n\nid: b\0\n\n"), "a");
+        assert_eq!(events("id: a\n\nevent: end\n\n"), [], "no data, no event");
+    }
+
+    #[test]
+    fn the_delay_is_digits_only() {
+        let retry = |text: &str| read([text.as_bytes()]).2;
+        assert_eq!(retry("retry: 250\n"), Some(Duration::from_millis(250)));
+        for wrong in [
+            "retry: -1\n",
+            "retry: 1.5\n",
+            "retry\n",
+            "retry: 99999999999999999999999\n",
+        ] {
+            assert_eq!(retry(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_event_without_its_empty_line_is_none() {
+        assert_eq!(events("data: a\n\ndata: b\n"), [event("message", "a")]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_of_the_bytes_gives_the_same_events(
+            pieces in prop::collection::vec(prop::sample::select(&[
+                "data: {\"n\":1}", "data:x", "data", "id: c1.é", "id", "event: record", "event: gap", ": comment", "retry: 10",
+                "other: 1", "\u{feff}", " ", "\n", "\n", "\n\n", "\r", "\r\n", "\r\n\r\n", "\0",
+            ][..]), 0..60),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+        ) {
+            let bytes = pieces.concat().into_bytes();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let split = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]);
+            prop_assert_eq!(read(split), read([&bytes[..]]));
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Records as the server streams them, over one connection after the other.
+//!
+//! A stream is read as Server-Sent Events, whose `id` says how far it got: when the connection breaks, goes silent, or the
+//! server restarts, the next one begins behind the last event that arrived whole. Nothing is given twice and nothing is
+//! left out. A stream that does not follow ends where the topic ended when it was begun, whatever was appended since.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::api::{self, Topic};
+use super::client::{Client, Failure, Problem, Route};
+use super::history::{explain, head, say_skipped, say_trimmed};
+use super::output::note;
+use super::signal::Interrupt;
+use super::sse::{Event, Parser};
+
+/// Bytes that are asked of a connection at once.
+const READ_BYTES: usize = 128 << 10;
+/// Chunks that wait for their reader: few, as they are up to [`READ_BYTES`] and a record each.
+const CHUNKS: usize = 4;
+/// How long to wait before the first new connection; doubled for each, up to what the server asks for.
+const DELAY: Duration = Duration::from_millis(100);
+/// The most where it asks for nothing, and the most that it may ask for.
+const MOST_DELAY: Duration = Duration::from_secs(2);
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+
+/// The most partitions that one stream has.
+pub(crate) const MOST_PARTITIONS: usize = 256;
+
+/// Some records.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    /// One record a line, each with its line break.
+    pub(crate) lines: Vec<u8>,
+    /// How many they are.
+    pub(crate) count: u64,
+}
+
+impl Records {
+    /// The lines.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.lines.split_inclusive(|byte| *byte == b'\n')
+    }
+
+    /// The timestamp of the last of them.
+    pub(crate) fn timestamp(&self) -> Option<i64> {
+        let end = self.lines.strip_suffix(b"\n")?;
+        let start = memchr::memrchr(b'\n', end).map_or(0, |before| before + 1);
+        Some(head(&end[start..]).ok()?.timestamp)
+    }
+}
+
+/// A stream of one topic's records.
+pub(crate) struct Stream {
+    client: Client,
+    topic: String,
+    route: Route,
+    interrupt: Interrupt,
+    /// How long the server may be away; none: for ever.
+    patience: Option<Duration>,
+    /// Where partitions end that are not followed: a later connection would otherwise read on to their end by then.
+    ends: Option<HashMap<u32, u64>>,
+    connection: Option<Box<dyn Read + Send>>,
+    buffer: Vec<u8>,
+    parser: Parser,
+    /// The `id` of the last event.
+    cursor: Option<String>,
+    /// Whether this is not the first connection.
+    is_resumed: bool,
+    has_ended: bool,
+    /// What the server said is wrong, after the records before it.
+    failure: Option<Failure>,
+    delay: Duration,
+    most_delay: Duration,
+    waited: Duration,
+    /// Whether somebody has said that the server is away.
+    troubled: bool,
+}
+
+/// What an event says.
+enum Said {
+    Record,
+    Failure(Failure),
+    End,
+    Nothing,
+}
+
+impl Stream {
+    /// The records of `partitions` of a topic, as `route` says it. Nothing is sent yet.
+    pub(crate) fn new(
+        client: &Client,
+        topic: &Topic,
+        partitions: &[&api::Partition],
+        route: Route,
+        follow: bool,
+        patience: Option<Duration>,
+        interrupt: &Interrupt,
+    ) -> Self {
+        let ends = partitions.iter().map(|p| (p.partition, p.end_offset));
+        Self {
+            client: client.clone(),
+            topic: topic.name.clone(),
+            route: if follow {
+                route.with("follow", "true")
+            } else {
+                route
+            },
+            interrupt: interrupt.clone(),
+            patience,
+            ends: (!follow).then(|| ends.collect()),
+            connection: None,
+            buffer: vec![0; READ_BYTES],
+            parser: Parser::default(),
+            cursor: None,
+            is_resumed: false,
+            has_ended: false,
+            failure: None,
+            delay: DELAY,
+            most_delay: MOST_DELAY,
+            waited: Duration::ZERO,
+            troubled: false,
+        }
+    }
+
+    /// Reads on a thread of its own, so that a silent connection holds nobody up, and sends what `event` makes of it. The
+    /// thread ends with the stream, with its first failure, or when nobody listens any more.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub(crate) fn spawn<E: Send + 'static>(
+        mut self,
+        event: impl Fn(Result<Records, Failure>) -> E + Send + 'static,
+    ) -> io::Result<Receiver<E>> {
+        let (sender, receiver) = sync_channel(CHUNKS);
+        let run = move || {
+            while let Some(read) = self.next().transpose() {
+                let has_failed = read.is_err();
+                if sender.send(event(read)).is_err() || has_failed {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("stream".to_owned()).spawn(run)?;
+        Ok(receiver)
+    }
+
+    /// The next records, at least one; none at the end.
+    ///
+    /// # Errors
+    /// A [`Failure`] that does not pass, or one that lasts.
+    pub(crate) fn next(&mut self) -> Result<Option<Records>, Failure> {
+        loop {
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
+            if self.has_ended {
+                return Ok(None);
+            }
+            match self.read() {
+                Ok(records) if records.count > 0 => return Ok(Some(records)),
+                Ok(_) => {}
+                Err(failure) => self.wait(failure)?,
+            }
+        }
+    }
+
+    /// Reads what has arrived, from a new connection if need be.
+    fn read(&mut self) -> Result<Records, Failure> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let Some(connection) = self.client.open(&self.route, self.cursor.as_deref())? else {
+                    self.has_ended = true;
+                    return Ok(Records::default());
+                };
+                self.parser = Parser::default();
+                connection
+            }
+        };
+        let read = match connection.read(&mut self.buffer) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.connection = Some(connection);
+                return Ok(Records::default());
+            }
+            read => read,
+        };
+        let read = read.map_err(|error| self.client.lost(&error))?;
+        let mut records = Records::default();
+        let mut said = Said::Nothing;
+        let ends = self.ends.as_ref().filter(|_| self.is_resumed);
+        let pushed = self.parser.push(&self.buffer[..read], |event| {
+            // What stands behind the end, or behind a failure, is not looked at.
+            if matches!(said, Said::Nothing | Said::Record) {
+                said = hear(&event, &self.topic, ends, &mut records);
+            }
+        });
+        if !self.parser.last_id().is_empty() {
+            self.cursor = Some(self.parser.last_id().to_owned());
+        }
+        pushed.map_err(|error| self.client.unexpected(&error))?;
+        (self.waited, self.troubled) = (Duration::ZERO, false);
+        if let Some(retry) = self.parser.retry() {
+            self.most_delay = retry.clamp(DELAY, LONGEST_DELAY);
+        }
+        self.delay = DELAY;
+        match said {
+            Said::Nothing | Said::Record => self.connection = Some(connection),
+            Said::End => self.has_ended = true,
+            Said::Failure(failure) if is_retryable(&failure) => {
+                // The records before it count; the next read begins anew.
+                self.is_resumed = true;
+                if records.count == 0 {
+                    return Err(failure);
+                }
+            }
+            Said::Failure(failure) => self.failure = Some(failure),
+        }
+        Ok(records)
+    }
+
+    /// Waits before the next connection.
+    fn wait(&mut self, failure: Failure) -> Result<(), Failure> {
+        let has_begun = self.cursor.is_some() || self.is_resumed;
+        let passes = failure.passes() || is_retryable(&failure);
+        // A server that was never there is more likely mistyped than away.
+        let is_too_long = match self.patience {
+            Some(patience) => self.waited >= patience,
+            None => false,
+        };
+        if !passes || is_too_long || (!has_begun && matches!(failure, Failure::NotSent { .. })) {
+            return Err(failure);
+        }
+        self.is_resumed = true;
+        if !std::mem::replace(&mut self.troubled, true) {
+            note(format_args!("{failure}; trying again"));
+        }
+        let wait = failure.retry_after().unwrap_or(self.delay);
+        if self.interrupt.wait(wait).is_some() {
+            return Err(failure);
+        }
+        self.waited += wait;
+        self.delay = (self.delay * 2).min(self.most_delay);
+        Ok(())
+    }
+}
+
+fn is_retryable(failure: &Failure) -> bool {
+    match failure {
+        Failure::Problem(problem) => problem.members.get("retryable") == Some(&Value::Bool(true)),
+        _ => false,
+    }
+}
+
+/// Takes a record, and says what else an event means.
+fn hear(event: &Event<'_>, topic: &str, ends: Option<&HashMap<u32, u64>>, records: &mut Records) -> Said {
+    match event.kind {
+        "record" => {
+            let is_behind = ends.is_some_and(|ends| {
+                head(event.data)
+                    .is_ok_and(|head| ends.get(&head.partition).is_none_or(|end| head.offset >= *end))
+            });
+            if !is_behind {
+                let from = records.lines.len();
+                records.lines.extend_from_slice(event.data);
+                // Several lines of data are one record still; between the tokens of JSON a blank is as good.
+                for byte in &mut records.lines[from..] {
+                    if *byte == b'\n' {
+                        *byte = b' ';
+                    }
+                }
+                records.lines.push(b'\n');
+                records.count += 1;
+            }
+            Said::Record
+        }
+        "gap" => {
+            say_gap(topic, &members(event.data));
+            Said::Nothing
+        }
+        "error" => {
+            let problem = Problem::of(members(event.data), None).unwrap_or_else(|| Problem {
+                code: "unknown".to_owned(),
+                members: Map::new(),
+                retry_after: None,
+            });
+            Said::Failure(explain(problem, topic, None))
+        }
+        "end" => Said::End,
+        _ => Said::Nothing,
+    }
+}
+
+fn members(data: &[u8]) -> Map<String, Value> {
+    serde_json::from_slice(data).unwrap_or_default()
+}
+
+/// One line for what is missing.
+fn say_gap(topic: &str, gap: &Map<String, Value>) {
+    let number = |name: &str| gap.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let (partition, from, until) = (number("partition"), number("from_offset"), number("until_offset"));
+    match gap.get("reason").and_then(Value::as_str) {
+        Some("skipped") => say_skipped(topic, partition, &format!("{from} to {until} (exclusive)")),
+        _ => say_trimmed(topic, partition, from, until),
+    }
+}

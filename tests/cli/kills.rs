@@ -1,0 +1,300 @@
+//! The real server and the real command, killed at random bytes and started again: every record once, in order.
+//!
+//! `QUIPU_TEST_SEED` decides where the faults are.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::proxy::{Proxy, Way};
+use crate::support::{Rng, Server};
+use crate::{quipu, stderr, stdout};
+
+const PARTITIONS: u32 = 4;
+
+/// What a fuse kills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Server,
+    Command,
+    /// Only the connection breaks.
+    Nobody,
+}
+
+/// A server behind a proxy, and the topic `t`.
+struct World {
+    dir: TempDir,
+    server: Option<Server>,
+    proxy: Proxy,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let server = Server::start(&dir.path().join("data"));
+        server.create_topic("t", PARTITIONS);
+        let proxy = Proxy::to(server.address);
+        Self {
+            dir,
+            server: Some(server),
+            proxy,
+        }
+    }
+
+    /// Kills the server, if it is not dead already, and starts it again.
+    fn restart(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.kill();
+        }
+        let server = Server::start(&self.dir.path().join("data"));
+        self.proxy.move_to(server.address);
+        self.server = Some(server);
+    }
+
+    /// Runs a command to its end, past the proxy.
+    fn run(&self, args: &[&str]) -> Output {
+        let url = format!("http://{}", self.server.as_ref().unwrap().address);
+        let output = quipu(args).env("QUIPU_SERVER", url).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        output
+    }
+
+    /// Starts a command behind the proxy.
+    fn spawn(&self, args: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_quipu"))
+            .args(args)
+            .env("QUIPU_SERVER", &self.proxy.url)
+            .env_remove("QUIPU_TOKEN")
+            .env("XDG_STATE_HOME", self.dir.path().join("state"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Kills that victim when so many bytes have gone that way; the channel then says so.
+    fn arm(&self, victim: Victim, command: &Child, way: Way, bytes: u64) -> Receiver<()> {
+        let pid = match victim {
+            Victim::Server => Some(self.server.as_ref().unwrap().pid()),
+            Victim::Command => Some(command.id()),
+            Victim::Nobody => None,
+        };
+        let (burned, has_burned) = channel();
+        self.proxy.arm(way, bytes, move || {
+            if let Some(pid) = pid.and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+                // It is not waited for before the test has heard of this, so the number is still its own.
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            }
+            burned.send(()).unwrap();
+        });
+        has_burned
+    }
+
+    /// The numbers in a topic's records, by partition.
+    fn numbers(&self, topic: &str) -> BTreeMap<u64, Vec<u64>> {
+        let mut numbers: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for line in stdout(&self.run(&["consume", topic])).lines() {
+            let record: Value = serde_json::from_str(line).unwrap();
+            let number = record["value"]["n"].as_u64().unwrap();
+            numbers
+                .entry(record["partition"].as_u64().unwrap())
+                .or_default()
+                .push(number);
+        }
+        numbers
+    }
+}
+
+/// Records from `from` on, with keys, of about so many bytes.
+fn lines(from: u64, until: u64, bytes: usize) -> String {
+    let filler = "x".repeat(bytes.saturating_sub(60));
+    let mut text = String::new();
+    for n in from..until {
+        let key = n * 7919 % 997;
+        writeln!(
+            text,
+            "{{\"key\":\"{key}\",\"timestamp\":{n},\"value\":{{\"n\":{n},\"x\":\"{filler}\"}}}}"
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// Each number once, and growing in each partition.
+#[track_caller]
+fn check_once(numbers: &BTreeMap<u64, Vec<u64>>, count: u64) {
+    for (partition, numbers) in numbers {
+        let wrong = numbers.windows(2).find(|pair| pair[0] >= pair[1]);
+        assert_eq!(wrong, None, "partition {partition} is in order, nothing twice");
+    }
+    let mut all: Vec<u64> = numbers.values().flatten().copied().collect();
+    all.sort_unstable();
+    let wrong = all.iter().zip(0..).find(|(found, expected)| **found != *expected);
+    assert_eq!((wrong, all.len() as u64), (None, count), "nothing is missing");
+}
+
+/// Waits until the fuse has burned, or the command has ended.
+fn has_burned(fuse: &Receiver<()>, command: &mut Child) -> bool {
+    loop {
+        match fuse.recv_timeout(Duration::from_millis(5)) {
+            Ok(()) => return true,
+            Err(RecvTimeoutError::Timeout) if command.try_wait().unwrap().is_none() => {}
+            Err(_) => return fuse.try_recv().is_ok(),
+        }
+    }
+}
+
+/// Runs a command through so many faults and to its end; it is started again when it was killed.
+fn run_through(world: &mut World, rng: &mut Rng, args: &[&str], victims: &[Victim], faults: u32) -> Output {
+    let mut command = world.spawn(args);
+    for _ in 0..faults {
+        let victim = victims[rng.below(victims.len() as u64) as usize];
+        // An answer is some hundred bytes, so this hits the first one.
+        let (way, bytes) = match rng.below(3) {
+            0 => (Way::Down, rng.below(2_000)),
+            _ => (Way::Up, rng.below(16 << 20)),
+        };
+        let fuse = world.arm(victim, &command, way, bytes);
+        if !has_burned(&fuse, &mut command) {
+            break;
+        }
+        println!("{victim:?} at byte {bytes} {way:?}");
+        match victim {
+            Victim::Server => world.restart(),
+            Victim::Command => {
+                command.kill().unwrap();
+                command.wait().unwrap();
+                command = world.spawn(args);
+            }
+            Victim::Nobody => {}
+        }
+    }
+    world.proxy.disarm();
+    let output = command.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    output
+}
+
+fn write(path: &Path, text: &str) -> String {
+    std::fs::write(path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_load_whose_server_and_command_are_killed_over_and_over_ends_with_every_record_once() {
+    const RECORDS: u64 = 200_000;
+    let mut rng = Rng::from_environment("a load that is cut");
+    let mut world = World::new();
+    let path = write(&world.dir.path().join("load.ndjson"), &lines(0, RECORDS, 250));
+    let victims = [Victim::Server, Victim::Command, Victim::Nobody];
+    let output = run_through(&mut world, &mut rng, &["produce", "t", &path], &victims, 12);
+    println!("{}{}", stdout(&output), stderr(&output));
+    check_once(&world.numbers("t"), RECORDS);
+    let states = std::fs::read_dir(world.dir.path().join("state/quipu/loads"))
+        .unwrap()
+        .count();
+    assert_eq!(states, 0, "and nothing is left of it");
+}
+
+#[test]
+fn a_consumer_that_follows_prints_every_record_once_over_restarts() {
+    const ROUNDS: u64 = 4;
+    const RECORDS: u64 = 5_000;
+    let mut rng = Rng::from_environment("a tail that is cut");
+    let mut world = World::new();
+    let mut command = world.spawn(&["consume", "t", "--follow"]);
+    let mut printed = BufReader::new(command.stdout.take().unwrap());
+    let mut numbers: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for round in 0..ROUNDS {
+        let victim = if rng.below(4) == 0 {
+            Victim::Nobody
+        } else {
+            Victim::Server
+        };
+        // Less than the round has, so it burns; only then does the rest come.
+        let bytes = rng.below(RECORDS * 150);
+        let fuse = world.arm(victim, &command, Way::Down, bytes);
+        let (from, until) = (round * RECORDS, (round + 1) * RECORDS);
+        let path = write(&world.dir.path().join("part.ndjson"), &lines(from, until, 200));
+        let producer = world.spawn(&["produce", "t", &path]);
+        let (world, command) = (&mut world, &mut command);
+        std::thread::scope(|scope| {
+            let restart = scope.spawn(move || {
+                assert!(has_burned(&fuse, command), "the command has ended");
+                println!("{victim:?} at byte {bytes}");
+                if victim == Victim::Server {
+                    world.restart();
+                }
+            });
+            let mut line = String::new();
+            for _ in from..until {
+                line.clear();
+                printed.read_line(&mut line).unwrap();
+                let record: Value = serde_json::from_str(&line).unwrap();
+                let number = record["value"]["n"].as_u64().unwrap();
+                numbers
+                    .entry(record["partition"].as_u64().unwrap())
+                    .or_default()
+                    .push(number);
+            }
+            restart.join().unwrap();
+        });
+        let produced = producer.wait_with_output().unwrap();
+        assert_eq!(produced.status.code(), Some(0), "{}", stderr(&produced));
+    }
+    let pid = rustix::process::Pid::from_child(&command);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let mut rest = String::new();
+    printed.read_line(&mut rest).unwrap();
+    let output = command.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), rest.as_str()),
+        (Some(0), ""),
+        "{}",
+        stderr(&output)
+    );
+    assert!(stderr(&output).contains("; trying again"), "{}", stderr(&output));
+    check_once(&numbers, ROUNDS * RECORDS);
+}
+
+#[test]
+fn a_replay_into_a_topic_stores_every_record_once_over_restarts() {
+    const RECORDS: u64 = 60_000;
+    let mut rng = Rng::from_environment("a replay that is cut");
+    let mut world = World::new();
+    world.server.as_ref().unwrap().create_topic("u", PARTITIONS);
+    let path = write(&world.dir.path().join("load.ndjson"), &lines(0, RECORDS, 400));
+    world.run(&["produce", "t", &path]);
+    let args = ["replay", "t", "--from", "0", "--to", "u", "--output", "json"];
+    let output = run_through(&mut world, &mut rng, &args, &[Victim::Server, Victim::Nobody], 6);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["records"], RECORDS, "{report}");
+    let copied = world.numbers("u");
+    check_once(&copied, RECORDS);
+    assert_eq!(
+        copied,
+        world.numbers("t"),
+        "each record is in the partition that it was in"
+    );
+
+    // Into the topic itself: the end is as of the beginning.
+    let output = run_through(
+        &mut world,
+        &mut rng,
+        &["replay", "u", "--from", "0", "--to", "u", "--output", "json"],
+        &[Victim::Server, Victim::Nobody],
+        3,
+    );
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["records"], RECORDS, "{report}");
+    let doubled: usize = world.numbers("u").values().map(Vec::len).sum();
+    assert_eq!(doubled as u64, 2 * RECORDS);
+}
