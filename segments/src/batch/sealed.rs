@@ -15,7 +15,7 @@ pub struct SealedBatch {
 }
 
 impl SealedBatch {
-    /// Takes a batch from outside after [`validate`](super::validate); compressed, control, transactional ones and ones with a producer id are for the caller to refuse first.
+    /// Takes a batch from outside after [`validate`](super::validate); compressed, control and transactional ones are for the caller to refuse first.
     ///
     /// Only the header is looked at again. [`SealedBatch::from_outside`] does all at once.
     ///
