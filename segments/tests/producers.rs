@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use quipu_segments::batch::{BatchBuilder, HEADER_BYTES, SealedBatch};
+use quipu_segments::batch::{BatchBuilder, SealedBatch};
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
     AppendRequest, Appended, Error, Log, Offset, Options, Part, ProducerId, Records, StateChange, Ticket,
@@ -52,21 +52,9 @@ fn batch(producer: i64, epoch: i16, sequence: i32, count: u32) -> SealedBatch {
             &[],
         );
     }
-    let sealed = builder.seal();
-    let mut header = sealed.header();
-    header.producer_id = ProducerId(producer);
-    header.producer_epoch = epoch;
-    header.base_sequence = sequence;
-    let mut bytes = sealed.into_bytes();
-    let encode = |header: &quipu_segments::batch::BatchHeader, bytes: &mut Vec<u8>| {
-        let head: &mut [u8; HEADER_BYTES] = bytes.first_chunk_mut().unwrap();
-        header.encode(head);
-    };
-    encode(&header, &mut bytes);
-    // The checksum covers everything from the attributes on.
-    header.crc = crc32c::crc32c(&bytes[21..]);
-    encode(&header, &mut bytes);
-    SealedBatch::from_outside(bytes).unwrap()
+    let mut batch = builder.seal();
+    batch.set_producer(ProducerId(producer), epoch, sequence);
+    batch
 }
 
 impl World {

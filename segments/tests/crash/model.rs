@@ -231,6 +231,32 @@ pub(crate) struct Model {
     pub(crate) latest: i64,
 }
 
+/// What has to become of a batch, after those.
+fn verdict(stored: &[(Option<Offset>, BatchTry)], batch: &BatchTry) -> Verdict {
+    let Some((_, newest)) = stored.last() else {
+        return Verdict::Append;
+    };
+    let of_epoch = stored
+        .iter()
+        .rev()
+        .take_while(|(_, known)| known.epoch == newest.epoch);
+    let repeated = of_epoch.take(5).find(|(_, known)| known == batch);
+    if let Some((base, _)) = repeated {
+        return Verdict::Repeated(*base);
+    }
+    let next = match batch.epoch.cmp(&newest.epoch) {
+        Ordering::Less => return Verdict::Fenced,
+        Ordering::Equal if newest.last == i32::MAX => 0,
+        Ordering::Equal => newest.last + 1,
+        Ordering::Greater => 0,
+    };
+    if batch.first == next {
+        Verdict::Append
+    } else {
+        Verdict::OutOfOrder
+    }
+}
+
 impl Model {
     pub(crate) fn new_request(&mut self, request: Request) -> RequestId {
         let id = self.next_request;
@@ -356,19 +382,22 @@ impl Model {
         producer: i64,
         but: RequestId,
     ) -> Vec<(Option<Offset>, BatchTry)> {
-        self.requests
-            .iter()
-            .filter(|(id, request)| {
-                **id != but
-                    && (request.is_stored() || request.is_in_flight)
-                    && request.batch.is_some_and(|batch| batch.producer == producer)
-                    && request.parts[0].partition == partition
-            })
-            .filter_map(|(_, request)| {
+        let mut stored = Vec::new();
+        for (id, request) in &self.requests {
+            let Some(batch) = request.batch.filter(|batch| batch.producer == producer) else {
+                continue;
+            };
+            if *id == but || request.parts[0].partition != partition {
+                continue;
+            }
+            // Of what was in flight, repetitions were not.
+            let was_appended = request.is_in_flight && verdict(&stored, &batch) == Verdict::Append;
+            if request.is_stored() || was_appended {
                 let base = request.bases.as_ref().and_then(|bases| bases.first().copied());
-                Some((base, request.batch?))
-            })
-            .collect()
+                stored.push((base, batch));
+            }
+        }
+        stored
     }
 
     /// What has to become of a producer's batch after those that are stored.
@@ -376,28 +405,7 @@ impl Model {
         let request = &self.requests[&id];
         let batch = request.batch.expect("it is a producer's");
         let stored = self.batches(request.parts[0].partition, batch.producer, id);
-        let Some((_, newest)) = stored.last() else {
-            return Verdict::Append;
-        };
-        let of_epoch = stored
-            .iter()
-            .rev()
-            .take_while(|(_, known)| known.epoch == newest.epoch);
-        let repeated = of_epoch.take(5).find(|(_, known)| *known == batch);
-        if let Some((base, _)) = repeated {
-            return Verdict::Repeated(*base);
-        }
-        let next = match batch.epoch.cmp(&newest.epoch) {
-            Ordering::Less => return Verdict::Fenced,
-            Ordering::Equal if newest.last == i32::MAX => 0,
-            Ordering::Equal => newest.last + 1,
-            Ordering::Greater => 0,
-        };
-        if batch.first == next {
-            Verdict::Append
-        } else {
-            Verdict::OutOfOrder
-        }
+        verdict(&stored, &batch)
     }
 
     /// A request that is not there and never will be.

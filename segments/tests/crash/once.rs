@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use quipu_segments::batch::{BatchBuilder, BatchHeader, HEADER_BYTES, SealedBatch};
+use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{Ack, Clock, Error, Offset, Partition, ProducerId, Records, TimestampMs, TopicId};
 
 use super::Driver;
@@ -137,7 +137,9 @@ impl Driver {
                 );
                 plan.push(record);
             }
-            let records = Records::Sealed(vec![numbered(builder.seal(), &batch)]);
+            let mut sealed = builder.seal();
+            sealed.set_producer(ProducerId(producer), batch.epoch, batch.first);
+            let records = Records::Sealed(vec![sealed]);
             self.send(vec![(Arc::clone(&partition), records, plan)], None, Some(batch));
         }
     }
@@ -291,22 +293,4 @@ fn after(sequence: i32, count: i32) -> i32 {
     sequence
         .checked_add(count)
         .unwrap_or_else(|| count - (i32::MAX - sequence) - 1)
-}
-
-/// The batch with its producer's numbers.
-fn numbered(sealed: SealedBatch, batch: &BatchTry) -> SealedBatch {
-    let mut header = sealed.header();
-    header.producer_id = ProducerId(batch.producer);
-    header.producer_epoch = batch.epoch;
-    header.base_sequence = batch.first;
-    let mut bytes = sealed.into_bytes();
-    let put = |header: &BatchHeader, bytes: &mut Vec<u8>| {
-        let head: &mut [u8; HEADER_BYTES] = bytes.first_chunk_mut().expect("a batch has a header");
-        header.encode(head);
-    };
-    put(&header, &mut bytes);
-    // The checksum covers everything from the attributes on.
-    header.crc = crc32c::crc32c(&bytes[21..]);
-    put(&header, &mut bytes);
-    SealedBatch::from_outside(bytes).expect("only the producer's numbers are others")
 }
