@@ -30,7 +30,7 @@ use crate::options::Options;
 use crate::partition::Partition;
 use crate::read::{Fetched, ReadRequest};
 use crate::request::Once;
-use crate::ticket::Ticket;
+use crate::ticket::{Appended, Ticket};
 use crate::topic::{TopicSettings, TopicSpec};
 use crate::types::{Offset, TopicId};
 
@@ -128,6 +128,29 @@ impl Engine {
     /// Whether the internal topic is there.
     pub(crate) fn has_keys(&self) -> bool {
         self.key_log.read().is_some()
+    }
+
+    /// What a request with this key is answered, if one was stored before; `None` where that is not known, or not durable yet.
+    pub(crate) fn recall(
+        &self,
+        topic: TopicId,
+        key: &[u8],
+        fingerprint: &[u8; 16],
+    ) -> Option<Result<Appended>> {
+        if !self.options.key_precautions().0 {
+            return None;
+        }
+        let id = encode_id(topic, key);
+        let keys = self.keys.lock();
+        let entry = Arc::clone(keys.get(&id, self.clock.now())?);
+        drop(keys);
+        Some(entry.answer(fingerprint))
+    }
+
+    /// How many keys are remembered, and what they take in memory, in bytes.
+    pub(crate) fn remembered_keys(&self) -> (u64, u64) {
+        let keys = self.keys.lock();
+        (keys.len() as u64, keys.bytes() as u64)
     }
 
     fn long_log_bytes(&self) -> u64 {

@@ -2,7 +2,8 @@
 //!
 //! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`] (one value),
 //! [`cloudevents`] (events, one or many), [`record_batch`] (batches as they are stored). Each makes [`AppendRequest`]s of it through one [`Placer`](crate::records::Placer); here is what they share:
-//! what the query and the headers say, and how answers and refusals look.
+//! what the query and the headers say, and how answers and refusals look. [`whole`] is what those share that read their body at
+//! once, [`idempotency`] what a retry needs.
 //!
 //! Invariants: a parameter, a header or a media type of the contract that this version does not do is refused and never
 //! passed over. A refusal reads the body on ([`body::Incoming::drain`]), so that its client can read it. A request that
@@ -10,10 +11,12 @@
 
 pub(super) mod body;
 mod cloudevents;
+mod idempotency;
 mod json;
 mod ndjson;
 mod raw;
 mod record_batch;
+mod whole;
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -35,11 +38,13 @@ use utoipa_axum::routes;
 
 use self::body::Incoming;
 use self::cloudevents::Mode;
+use self::idempotency::First;
 use super::event::EventDoc;
 use super::params::Params;
 use super::problem::{Code, Problem};
 use super::{Work, blocking, chunks};
 use crate::app::App;
+use crate::config::Limits;
 use crate::partitioner::keyed_elsewhere;
 use crate::records::{Built, Misfit, Placement, Placing, RecordError, TopicRules};
 
@@ -148,6 +153,7 @@ struct ProducedDoc {
         ("ce-id" = Option<String>, Header, description = "Binary mode: the event's `id`; other attributes and extensions likewise, percent-encoded"),
         ("ce-source" = Option<String>, Header, description = "Binary mode: the event's `source`"),
         ("ce-type" = Option<String>, Header, description = "Binary mode: the event's `type`"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "The same request with the same key appends nothing within the topic's `dedupe_window_ms`, and is answered as the first time; NDJSON unit by unit, so that a retry completes what was cut off"),
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
         ("traceparent" = Option<String>, Header, description = "Kept as a header of every record that has none of that name"),
     ),
@@ -162,15 +168,16 @@ struct ProducedDoc {
         )
     ),
     responses(
-        (status = 200, description = "Stored; NDJSON answers StreamProduced", content_type = "application/json", body = inline(AnyProduced)),
+        (status = 200, description = "Stored; NDJSON answers StreamProduced", content_type = "application/json", body = inline(AnyProduced),
+            headers(("Idempotency-Replayed" = String, description = "`true` where all of it had been appended before"))),
         (status = 400, description = "The request is not valid; `pointer` names the field (NDJSON: and `line`, `accepted`)"),
         (status = 404, description = "The topic or the partition does not exist"),
         (status = 408, description = "The body did not arrive whole"),
         (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
         (status = 413, description = "A record or the request is too large"),
         (status = 415, description = "The body's type or coding is not supported here"),
-        (status = 501, description = "Not supported by this version: Idempotency-Key"),
-        (status = 503, description = "Overloaded, stopping, or appends have failed"),
+        (status = 422, description = "`idempotency-key-reused`: the key belongs to a request with another query, type or body"),
+        (status = 503, description = "Overloaded (also by idempotency keys, which are never forgotten early), stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
     )
 )]
@@ -201,7 +208,8 @@ enum AnyProduced {
 
 /// Produce record batches
 ///
-/// The body is one or more record batches, version 2, not compressed and of no producer id, stored as they are.
+/// The body is one or more record batches, version 2, not compressed, stored as they are. A batch with a producer id is a body by
+/// itself: it is appended once, in the order of its producer's sequence, as Kafka does it.
 #[utoipa::path(
     post,
     path = "/v1/topics/{topic}/partitions/{partition}/records",
@@ -211,6 +219,7 @@ enum AnyProduced {
         ("partition" = u32, Path, description = "The partition's index"),
         ("ack" = Option<String>, Query, description = "As for records in JSON"),
         ("expected_offset" = Option<u64>, Query, description = "Append only if this is the next offset"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "The same request with the same key appends nothing within the topic's `dedupe_window_ms`, and is answered as the first time; NDJSON unit by unit, so that a retry completes what was cut off"),
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
     ),
     request_body(
@@ -218,15 +227,18 @@ enum AnyProduced {
         content((Vec<u8> = "application/vnd.apache.kafka.record-batch"))
     ),
     responses(
-        (status = 200, description = "Stored", content_type = "application/json", body = record_batch::BatchesDoc),
+        (status = 200, description = "Stored", content_type = "application/json", body = record_batch::BatchesDoc,
+            headers(("Idempotency-Replayed" = String, description = "`true` where it had been appended before: by its key, or by its producer's sequence"))),
         (status = 400, description = "The bytes are not valid batches, or the request is not valid"),
         (status = 404, description = "The topic or the partition does not exist"),
         (status = 408, description = "The body did not arrive whole"),
+        (status = 409, description = "`out-of-order-sequence`, `fenced`: the batch does not follow on its producer's last one, or a newer instance has taken its place"),
         (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
         (status = 413, description = "A record or the request is too large"),
         (status = 415, description = "Only record batches are taken here"),
-        (status = 501, description = "Not supported by this version: compressed, transactional or control batches, producer ids"),
-        (status = 503, description = "Overloaded, stopping, or appends have failed"),
+        (status = 422, description = "`idempotency-key-reused`: the key belongs to a request with another query, path, type or body"),
+        (status = 501, description = "Not supported by this version: compressed, transactional or control batches"),
+        (status = 503, description = "Overloaded (also by idempotency keys, which are never forgotten early), stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
     )
 )]
@@ -402,14 +414,8 @@ struct TopicCall<'a> {
 
 impl<'a> Call<'a> {
     /// # Errors
-    /// 501 for what the contract has and this version does not, 415 for a coding.
+    /// 415 for a coding.
     fn begin(app: &'a App, parts: &'a Parts, body: &Incoming<'_>) -> Result<Self, Problem> {
-        for later in ["idempotency-key"] {
-            if parts.headers.contains_key(later) {
-                let detail = format!("the header {later} is not supported by this version");
-                return Err(Problem::new(Code::NotSupported, detail).with("pointer", later));
-            }
-        }
         body.check_coding()?;
         Ok(Self { app, parts })
     }
@@ -465,7 +471,19 @@ impl TopicCall<'_> {
     }
 
     /// How this request's records are placed.
-    fn placing(&self, options: Options) -> Placing<'_> {
+    ///
+    /// Where they were placed before, `first`, they are placed alike and held against nothing: they were then.
+    fn placing(&self, options: Options, first: Option<First>) -> Placing<'_> {
+        static NO_LIMITS: Limits = Limits {
+            max_request_bytes: usize::MAX,
+            max_request_head_bytes: usize::MAX,
+            max_key_bytes: usize::MAX,
+            max_headers_per_record: usize::MAX,
+            max_header_bytes: usize::MAX,
+            max_connections: usize::MAX,
+            max_in_flight_bytes: u64::MAX,
+            max_partitions: u32::MAX,
+        };
         let mut extra_headers = Vec::new();
         if let Some(value) = self.parts.headers.get("traceparent") {
             extra_headers.push((
@@ -473,12 +491,21 @@ impl TopicCall<'_> {
                 Cow::Borrowed(value.as_bytes()),
             ));
         }
+        let mut rules = self.rules;
+        if first.is_some() {
+            rules.max_record_bytes = usize::MAX;
+        }
         Placing {
             topic: self.topic.id(),
-            partitions: self.partitions,
-            rules: self.rules,
-            limits: &self.app.config.limits,
+            partitions: first.map_or(self.partitions, |first| first.partitions),
+            rules,
+            limits: if first.is_some() {
+                &NO_LIMITS
+            } else {
+                &self.app.config.limits
+            },
             rotation: &self.app.rotation,
+            unkeyed: first.and_then(|first| first.unkeyed),
             repartition: options.repartition,
             one_partition: options.expected_offset.is_some(),
             extra_headers,
@@ -554,9 +581,13 @@ impl TopicCall<'_> {
         metrics.produced_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    fn count_replayed(&self) {
+        self.app.metrics.replayed_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The most bytes of records, as they are stored, that one request may have: far from what the journal takes at once.
-    fn max_encoded_bytes(&self) -> usize {
-        self.app.config.limits.max_request_bytes
+    fn max_encoded_bytes(&self, first: Option<First>) -> usize {
+        first.map_or(self.app.config.limits.max_request_bytes, |_| usize::MAX)
     }
 }
 
