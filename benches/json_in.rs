@@ -50,6 +50,7 @@ fn placer<'a>(limits: &'a Limits, rotation: &'a Rotation, partitions: u32) -> Pl
         },
         limits,
         rotation,
+        unkeyed: None,
         repartition: false,
         one_partition: false,
         extra_headers: Vec::new(),

@@ -36,6 +36,8 @@ pub struct Inner {
     pub(crate) bodies: Pool,
     /// Where requests' records without keys go.
     pub rotation: Rotation,
+    /// Set once the log can take requests with idempotency keys ([`Log::prepare_keys`]).
+    pub(crate) keys_prepared: AtomicBool,
     /// Becomes true when the server begins to stop: long polls then end at once with what they have.
     pub stopping: watch::Sender<bool>,
     /// Set once the log has been opened and recovered.
@@ -58,6 +60,7 @@ impl App {
             history: History::default(),
             bodies: Pool::new(config.limits.max_in_flight_bytes),
             rotation: Rotation::default(),
+            keys_prepared: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
             ready: AtomicBool::new(true),
             config,

@@ -32,6 +32,8 @@ pub struct Config {
     pub journal_files: u32,
     /// Queued bytes above which appends are refused as overloaded.
     pub queue_bytes: u64,
+    /// What idempotency keys may take in memory, in bytes; new ones are refused as overloaded above it.
+    pub max_idempotency_bytes: u64,
     /// How long a client may take to send a request's head.
     pub header_read_timeout: Duration,
     /// How long a client may pause within a request's body.
@@ -125,6 +127,7 @@ impl Default for Config {
             journal_file_bytes: 64 << 20,
             journal_files: 3,
             queue_bytes: 64 << 20,
+            max_idempotency_bytes: 256 << 20,
             header_read_timeout: Duration::from_secs(30),
             body_idle_timeout: Duration::from_secs(60),
             write_idle_timeout: Duration::from_secs(60),
@@ -388,6 +391,14 @@ pub static SETTINGS: &[Setting] = &[
         |c, v| c.queue_bytes = v,
     ),
     number(
+        "max_idempotency_bytes",
+        Unit::Bytes,
+        (MIB, 1 << 40),
+        "Memory for idempotency keys, above which requests with new ones are refused as overloaded",
+        |c| c.max_idempotency_bytes,
+        |c, v| c.max_idempotency_bytes = v,
+    ),
+    number(
         "header_read_timeout_ms",
         Unit::Milliseconds,
         (1, DAY_MS),
@@ -626,6 +637,7 @@ impl Config {
             journal_files: self.journal_files,
             max_request_bytes: self.limits.max_request_bytes + (1 << 20),
             queue_bytes: self.queue_bytes,
+            key_bytes: self.max_idempotency_bytes,
             max_open_segments: self.max_open_segments,
             retention_interval: self.retention_interval,
             background: true,

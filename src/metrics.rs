@@ -41,6 +41,8 @@ pub struct Metrics {
     pub produced_records: AtomicU64,
     /// Keys, values and headers appended by producers, in bytes.
     pub produced_bytes: AtomicU64,
+    /// Requests that were answered as the first with their idempotency key, or as their producer's batch; units of NDJSON one by one.
+    pub replayed_requests: AtomicU64,
     /// Records answered to readers.
     pub fetched_records: AtomicU64,
     /// Bytes answered to readers.
@@ -262,6 +264,12 @@ impl Snapshot {
             count(&metrics.produced_bytes),
         )?;
         out.counter(
+            "quipu_replayed_requests",
+            "Requests, and units of streams, that had been appended before and were answered as then",
+            None,
+            count(&metrics.replayed_requests),
+        )?;
+        out.counter(
             "quipu_fetched_records",
             "Records answered to readers",
             None,
@@ -362,6 +370,18 @@ impl Snapshot {
             "Appends waiting for the disk",
             Some(Unit::Bytes),
             counters.queued_bytes,
+        )?;
+        out.gauge(
+            "quipu_idempotency_keys",
+            "Idempotency keys remembered",
+            None,
+            counters.remembered_keys,
+        )?;
+        out.gauge(
+            "quipu_idempotency_key",
+            "Memory of the idempotency keys remembered",
+            Some(Unit::Bytes),
+            counters.remembered_key_bytes,
         )?;
         out.gauge(
             "quipu_open_segment_files",

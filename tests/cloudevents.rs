@@ -298,7 +298,7 @@ async fn limits_are_those_of_records_and_name_the_event() {
 async fn a_condition_and_a_coding_work_as_for_records() {
     let service = service(2).await;
     let one = event("1", json!({"data": 1})).to_string();
-    let at = |offset: u64| format!("{RECORDS}?partition=1&ack=written&expected_offset={offset}");
+    let at = |offset: u64| format!("{RECORDS}?partition=1&ack=durable&expected_offset={offset}");
     post(&service, &at(0), EVENT, one.clone()).await.with_status(200);
     assert_eq!(
         post(&service, &at(0), EVENT, one.clone())

@@ -241,6 +241,10 @@ pub struct Counters {
     pub index_rebuilds: u64,
     /// Segment files open for writing now.
     pub open_files: u64,
+    /// Keys of requests that are appended once, remembered now.
+    pub remembered_keys: u64,
+    /// What these take in memory.
+    pub remembered_key_bytes: u64,
 }
 
 impl Stats {

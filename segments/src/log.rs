@@ -18,7 +18,7 @@ use crate::state::{RESERVED_PREFIX, StateChange, StateEntry};
 use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::{self, JoinHandle};
-use crate::ticket::Ticket;
+use crate::ticket::{Appended, Ticket};
 use crate::topic::{Topic, TopicSpec};
 use crate::types::TopicId;
 
@@ -212,6 +212,16 @@ impl Log {
         self.engine().prepare_keys()
     }
 
+    /// What an append with this key is answered, where one was stored before and is durable, without asking the committer.
+    /// `None` says nothing: another one may be in flight. [`AppendRequest::once`](crate::AppendRequest::once) decides.
+    ///
+    /// # Errors
+    /// The inner one is [`Error::KeyReused`].
+    #[must_use]
+    pub fn recall(&self, topic: TopicId, key: &[u8], fingerprint: &[u8; 16]) -> Option<Result<Appended>> {
+        self.engine().recall(topic, key, fingerprint)
+    }
+
     /// Queues an append and returns a ticket for its answer. Never blocks.
     ///
     /// Nothing is readable yet: the ticket completes with the offsets once they are durable (or written, if the
@@ -292,7 +302,10 @@ impl Log {
     #[must_use]
     pub fn counters(&self) -> Counters {
         let engine = self.engine();
+        let (remembered_keys, remembered_key_bytes) = engine.remembered_keys();
         Counters {
+            remembered_keys,
+            remembered_key_bytes,
             queued_bytes: engine.queue.queued_bytes(),
             open_segments: engine.pool.open_count() as u64,
             index_rebuilds: engine.pool.index_rebuilds(),

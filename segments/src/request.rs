@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use crate::batch::{BatchBuilder, HEADER_BYTES, SealedBatch};
+use crate::batch::{BatchBuilder, SealedBatch};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::journal::format::ITEM_OVERHEAD_BYTES;
@@ -119,8 +119,6 @@ impl Queued {
 
 /// About what a queued request takes in memory besides its records: itself, its parts, its ticket.
 const QUEUED_OVERHEAD_BYTES: u64 = 512;
-/// What the record of a key takes in the journal besides its bytes, at most: the lengths around them, and a batch of its own.
-const KEY_OVERHEAD_BYTES: usize = HEADER_BYTES + 32 + ITEM_OVERHEAD_BYTES;
 
 struct Queue {
     requests: Vec<Queued>,
@@ -208,7 +206,7 @@ impl Committer {
                         .into(),
                 ));
             }
-            bytes += once.record_bytes(request.parts.len())? + KEY_OVERHEAD_BYTES;
+            bytes += once.record_bytes(request.parts.len())?;
         }
         bytes += state_bytes(&request.state)?;
         if request.parts.is_empty() && request.state.is_empty() {
@@ -240,7 +238,7 @@ impl Committer {
 
     /// Queues entries of keys to be appended again.
     pub(crate) fn keep_keys(&self, entries: Vec<Kept>) -> Result<Ticket> {
-        let bytes: usize = entries.iter().map(|kept| kept.bytes() + KEY_OVERHEAD_BYTES).sum();
+        let bytes: usize = entries.iter().map(Kept::bytes).sum();
         let ticket = self.submit(Operation::KeepKeys(entries), bytes as u64)?;
         self.drive()?;
         Ok(ticket)

@@ -24,19 +24,21 @@ use listing::{Tree, from_text, read_tree, to_text, write_tree};
 use quipu_segments::batch::{BatchBuilder, BatchHeader, Batches, Records as BatchRecords, SealedBatch};
 use quipu_segments::sim::SimClock;
 use quipu_segments::{
-    AppendRequest, Clock, Log, Offset, Options, Part, Partition, ReadRequest, RealDisk, Records, StateChange,
-    TimestampMs, Topic, TopicSettings, TopicSpec,
+    AppendRequest, Appended, Clock, Log, Offset, Once, Options, Part, Partition, ProducerId, ReadRequest,
+    RealDisk, Records, StateChange, TimestampMs, Topic, TopicSettings, TopicSpec,
 };
 use serde_json::{Value, json};
 
 /// Every golden file with the CRC-32 of its bytes.
-const MADE: [(&str, u32); 8] = [
+const MADE: [(&str, u32); 10] = [
     ("v1/clean.json", 0xcff2eb65),
     ("v1/clean.txt", 0x5dd2d69e),
     ("v1/fresh.json", 0x0d457f65),
     ("v1/fresh.txt", 0x799f901f),
     ("v1/killed.json", 0x0e49bd79),
     ("v1/killed.txt", 0x638964b5),
+    ("v1/once.json", 0xcf205b91),
+    ("v1/once.txt", 0xe163bfd2),
     ("v1/power-cut.json", 0xdb9059d0),
     ("v1/power-cut.txt", 0x63f98613),
 ];
@@ -54,7 +56,7 @@ enum End {
 type Scenario = (&'static str, &'static str, &'static [fn(&Log)], End);
 
 /// Changing one changes no directory that is there.
-const SCENARIOS: [Scenario; 4] = [
+const SCENARIOS: [Scenario; 5] = [
     ("v1/fresh", "Made, closed, never written to.", &[], End::Close),
     (
         "v1/clean",
@@ -72,6 +74,12 @@ const SCENARIOS: [Scenario; 4] = [
         "v1/power-cut",
         "The same, with the end of the logs in the journal alone.",
         &[fill, go_on],
+        End::PowerCut,
+    ),
+    (
+        "v1/once",
+        "Requests with keys and batches of producers, in part in the journal alone.",
+        &[repeatable, repeatable_later],
         End::PowerCut,
     ),
 ];
@@ -262,6 +270,50 @@ fn go_on(log: &Log) {
     );
 }
 
+/// A request with a key, and a batch of a producer; sent before or now.
+fn send_once(log: &Log, key: &str, sequence: i32) -> [Appended; 2] {
+    let topic = log.topic("orders").expect("it is there");
+    let once = Once {
+        topic: topic.id(),
+        key: key.into(),
+        fingerprint: *b"of what it says.",
+        expires: TimestampMs(i64::MAX),
+        note: b"to be answered again".to_vec(),
+    };
+    let keyed = AppendRequest {
+        parts: vec![
+            part(&topic, 1, numbers(1, 2), true),
+            part(&topic, 0, numbers(3, 1), true),
+        ],
+        once: Some(once),
+        ..AppendRequest::default()
+    };
+    let Records::Loose(batch) = numbers(5, 3) else {
+        unreachable!("they are loose");
+    };
+    let mut batch = batch.seal();
+    batch.set_producer(ProducerId(4711), 2, sequence);
+    let numbered = AppendRequest {
+        parts: vec![part(&topic, 0, Records::Sealed(vec![batch]), true)],
+        ..AppendRequest::default()
+    };
+    [keyed, numbered].map(|request| {
+        let ticket = log.append(request).expect("queued");
+        assert!(log.run_round().expect("a healthy log"));
+        ticket.wait().expect("durable")
+    })
+}
+
+fn repeatable(log: &Log) {
+    log.create_topic("orders", spec(2, 1 << 20)).expect("made");
+    log.prepare_keys().expect("made");
+    send_once(log, "first", 0);
+}
+
+fn repeatable_later(log: &Log) {
+    send_once(log, "second", 3);
+}
+
 fn text(bytes: Option<&[u8]>) -> Value {
     match bytes {
         None => Value::Null,
@@ -418,6 +470,26 @@ fn every_golden_directory_opens_with_everything_in_it_and_goes_on() {
 }
 
 #[test]
+fn what_was_sent_to_a_golden_directory_is_not_appended_again() {
+    let dir = unpacked("v1/once");
+    for opening in ["the first time", "again"] {
+        let log = open(dir.path());
+        for (key, sequence, bases) in [("first", 0, [0, 0, 1]), ("second", 3, [2, 4, 5])] {
+            let [keyed, numbered] = send_once(&log, key, sequence);
+            assert_eq!(
+                keyed.repeated.as_deref(),
+                Some(&b"to be answered again"[..]),
+                "{opening}"
+            );
+            assert_eq!(numbered.repeated.as_deref(), Some(&b""[..]), "{opening}");
+            let told: Vec<Offset> = [keyed.base_offsets, numbered.base_offsets].concat();
+            assert_eq!(told, bases.map(Offset::new), "{opening}, {key}");
+        }
+        log.close().expect("it closes");
+    }
+}
+
+#[test]
 fn golden_directories_are_never_changed() {
     let made: Vec<String> = MADE
         .iter()
@@ -467,11 +539,8 @@ fn new_golden_directories_are_made() {
             tree.extend(synced.into_iter().filter(|(path, _)| is_log(path)));
         }
         let version = env!("CARGO_PKG_VERSION");
-        let text = to_text(
-            &format!("{title} Made by quipu {version}."),
-            &read_tree(dir.path()),
-        );
-        assert_eq!(from_text(&text), read_tree(dir.path()));
+        let text = to_text(&format!("{title} Made by quipu {version}."), &tree);
+        assert_eq!(from_text(&text), tree);
         std::fs::create_dir_all(listing.parent().expect("it has one")).expect("a directory");
         let described = serde_json::to_string_pretty(&described).expect("JSON") + "\n";
         for (path, extension, text) in [(&expectation, "json", described), (&listing, "txt", text)] {

@@ -91,6 +91,17 @@ impl Params {
             .filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
     }
 
+    /// All parameters, decoded and sorted by name: what the query says, however it is written.
+    pub(crate) fn sorted(&self) -> Vec<(&str, &str)> {
+        let mut pairs: Vec<_> = self
+            .pairs
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
+        pairs.sort_unstable();
+        pairs
+    }
+
     /// A whole number in `low..=high`.
     ///
     /// # Errors

@@ -116,6 +116,8 @@ pub struct Placing<'a> {
     pub limits: &'a Limits,
     /// Where records without a key go.
     pub rotation: &'a Rotation,
+    /// Where the first unit's records without a key go, if that is settled.
+    pub unkeyed: Option<u32>,
     /// Partitions that records name are ignored.
     pub repartition: bool,
     /// All records must go to one partition, in all units.
@@ -152,9 +154,9 @@ impl<'a> Placer<'a> {
     #[must_use]
     pub fn new(placing: Placing<'a>, now: TimestampMs) -> Self {
         Self {
+            unkeyed: placing.unkeyed,
             placing,
             now,
-            unkeyed: None,
             only: None,
             parts: Vec::new(),
             table: Vec::new(),
@@ -251,6 +253,12 @@ impl<'a> Placer<'a> {
     #[must_use]
     pub fn moved(&self) -> bool {
         self.moved
+    }
+
+    /// Where this unit's records without a key went, if there were any.
+    #[must_use]
+    pub fn unkeyed_partition(&self) -> Option<u32> {
+        self.unkeyed
     }
 
     /// Takes what was placed and begins the next unit at the time `now`. No two parts are of one partition.
@@ -422,6 +430,7 @@ mod tests {
             },
             limits,
             rotation,
+            unkeyed: None,
             repartition: false,
             one_partition: false,
             extra_headers: Vec::new(),

@@ -40,9 +40,9 @@ pub(super) const ATTRIBUTES: usize = 21;
 const LAST_OFFSET_DELTA: usize = 23;
 const BASE_TIMESTAMP: usize = 27;
 pub(super) const MAX_TIMESTAMP: usize = 35;
-const PRODUCER_ID: usize = 43;
-const PRODUCER_EPOCH: usize = 51;
-const BASE_SEQUENCE: usize = 53;
+pub(super) const PRODUCER_ID: usize = 43;
+pub(super) const PRODUCER_EPOCH: usize = 51;
+pub(super) const BASE_SEQUENCE: usize = 53;
 pub(super) const RECORD_COUNT: usize = 57;
 
 /// The attribute bits of a batch.

@@ -2,9 +2,11 @@
 
 use super::builder::header_of;
 use super::check::validate_times;
-use super::header::{ATTRIBUTES, BASE_OFFSET, CRC, MAX_TIMESTAMP, put};
+use super::header::{
+    ATTRIBUTES, BASE_OFFSET, BASE_SEQUENCE, CRC, MAX_TIMESTAMP, PRODUCER_EPOCH, PRODUCER_ID, put,
+};
 use super::{Attributes, BatchError, BatchHeader};
-use crate::types::{Offset, TimestampMs};
+use crate::types::{Offset, ProducerId, TimestampMs};
 
 /// A finished batch, whose base offset (outside of the CRC) is still to be given.
 ///
@@ -15,7 +17,7 @@ pub struct SealedBatch {
 }
 
 impl SealedBatch {
-    /// Takes a batch from outside after [`validate`](super::validate); compressed, control, transactional ones and ones with a producer id are for the caller to refuse first.
+    /// Takes a batch from outside after [`validate`](super::validate); compressed, control and transactional ones are for the caller to refuse first.
     ///
     /// Only the header is looked at again. [`SealedBatch::from_outside`] does all at once.
     ///
@@ -76,12 +78,26 @@ impl SealedBatch {
         self.set_max_timestamp(attributes, time);
     }
 
+    /// Makes it a batch of an idempotent producer, whose number of the first record is `base_sequence`. Costs a CRC of the
+    /// whole batch.
+    pub fn set_producer(&mut self, producer: ProducerId, epoch: i16, base_sequence: i32) {
+        let header = header_of(&mut self.bytes);
+        put::<PRODUCER_ID, 8>(header, producer.0.to_be_bytes());
+        put::<PRODUCER_EPOCH, 2>(header, epoch.to_be_bytes());
+        put::<BASE_SEQUENCE, 4>(header, base_sequence.to_be_bytes());
+        self.set_crc();
+    }
+
+    fn set_crc(&mut self) {
+        let crc = crc32c::crc32c(&self.bytes[ATTRIBUTES..]);
+        put::<CRC, 4>(header_of(&mut self.bytes), crc.to_be_bytes());
+    }
+
     fn set_max_timestamp(&mut self, attributes: Attributes, max_timestamp: TimestampMs) {
         let header = header_of(&mut self.bytes);
         put::<ATTRIBUTES, 2>(header, attributes.0.to_be_bytes());
         put::<MAX_TIMESTAMP, 8>(header, max_timestamp.0.to_be_bytes());
-        let crc = crc32c::crc32c(&self.bytes[ATTRIBUTES..]);
-        put::<CRC, 4>(header_of(&mut self.bytes), crc.to_be_bytes());
+        self.set_crc();
     }
 
     /// The fields before the records.
@@ -169,6 +185,17 @@ mod tests {
         for record in Records::new(batch.as_bytes()).unwrap() {
             assert_eq!(record.unwrap().timestamp, TimestampMs(100));
         }
+    }
+
+    #[test]
+    fn a_producer_after_the_seal_is_in_the_header_and_the_batch_stays_valid() {
+        let mut batch = sealed();
+        batch.set_producer(ProducerId(77), 3, 41);
+        let header = validate(batch.as_bytes()).unwrap();
+        assert_eq!(
+            (header.producer_id, header.producer_epoch, header.base_sequence),
+            (ProducerId(77), 3, 41)
+        );
     }
 
     #[test]

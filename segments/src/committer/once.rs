@@ -113,16 +113,7 @@ impl<'a> KeyPlanner<'a> {
         let of_round = of_round.filter(|entry| !entry.is_expired(now));
         let is_settled = of_round.is_none();
         let found = of_round.or_else(|| self.known(now).get(id, now).cloned())?;
-        let entry = found.entry();
-        let answer = if entry.fingerprint == once.fingerprint {
-            Ok(Appended {
-                base_offsets: entry.parts.iter().map(|(_, base_offset)| *base_offset).collect(),
-                repeated: Some(entry.note.to_vec()),
-            })
-        } else {
-            Err(Error::KeyReused)
-        };
-        Some((answer, is_settled))
+        Some((found.answer(&once.fingerprint), is_settled))
     }
 
     /// Has a key remembered with the round, its entry at `offset`; whether that is to be stored.

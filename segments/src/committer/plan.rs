@@ -238,7 +238,7 @@ impl Planner<'_> {
                 self.check_not_gone(&part.partition)?;
                 let key = batch.key(part.partition.id());
                 if let Verdict::Repeated(base, is_durable) = self.producers.check(&key, &batch, self.now)? {
-                    return Ok(repeated(&request, base, is_durable)?);
+                    return repeated(&request, base, is_durable);
                 }
             }
         }

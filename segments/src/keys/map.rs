@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::format::{Entry, decode_id};
 use crate::error::{Error, Result};
+use crate::ticket::Appended;
 use crate::types::{Offset, TimestampMs, TopicId};
 
 /// Tables among which the keys are spread. At the default bound, a table that grows moves some 5,000 keys.
@@ -71,6 +72,21 @@ impl Remembered {
 
     pub(crate) fn entry(&self) -> Entry<'_> {
         Entry::decode(self.value()).expect("it was decoded before it was remembered")
+    }
+
+    /// What a repetition is answered.
+    ///
+    /// # Errors
+    /// [`Error::KeyReused`]: the request says something else.
+    pub(crate) fn answer(&self, fingerprint: &[u8; 16]) -> Result<Appended> {
+        let entry = self.entry();
+        if entry.fingerprint != *fingerprint {
+            return Err(Error::KeyReused);
+        }
+        Ok(Appended {
+            base_offsets: entry.parts.iter().map(|(_, base_offset)| *base_offset).collect(),
+            repeated: Some(entry.note.to_vec()),
+        })
     }
 
     pub(crate) fn offset(&self) -> Offset {
@@ -352,12 +368,12 @@ impl Keys {
         self.live_bytes
     }
 
-    #[cfg(test)]
+    /// How many there are, those aside that have expired and were dropped.
     pub(super) fn len(&self) -> usize {
         self.tables.iter().map(HashSet::len).sum()
     }
 
-    #[cfg(test)]
+    /// What all of it takes in memory.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

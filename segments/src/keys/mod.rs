@@ -21,15 +21,16 @@ use std::sync::Arc;
 pub(crate) use format::{Entry, encode_id};
 pub(crate) use map::{ById, Keys, Remembered};
 
-use crate::batch::{Batches, Records};
+use crate::batch::{BatchError, Batches, HEADER_BYTES, Records};
 use crate::catalog::Catalog;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::journal::format::ITEM_OVERHEAD_BYTES;
 use crate::options::Options;
 use crate::partition::Partition;
 use crate::read::{Fetched, ReadRequest};
 use crate::request::Once;
-use crate::ticket::Ticket;
+use crate::ticket::{Appended, Ticket};
 use crate::topic::{TopicSettings, TopicSpec};
 use crate::types::{Offset, TopicId};
 
@@ -53,6 +54,9 @@ const MAX_KEY_BYTES: usize = 1 << 10;
 /// The largest note, in bytes.
 const MAX_NOTE_BYTES: usize = 1 << 20;
 
+/// What a record takes in the journal besides its key and its value, at most: the lengths around them, and a batch of its own.
+const RECORD_OVERHEAD_BYTES: usize = HEADER_BYTES + 32 + ITEM_OVERHEAD_BYTES;
+
 /// A record of the partition, as it is appended again.
 pub(crate) struct Kept {
     pub(crate) offset: Offset,
@@ -61,8 +65,9 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    /// What it takes in the journal, at most.
     pub(crate) fn bytes(&self) -> usize {
-        self.id.len() + self.value.len()
+        self.id.len() + self.value.len() + RECORD_OVERHEAD_BYTES
     }
 }
 
@@ -75,7 +80,7 @@ impl Keys {
 }
 
 impl Once {
-    /// The most bytes that its record takes, with `parts` parts.
+    /// The most bytes that its record takes in the journal, with `parts` parts.
     ///
     /// # Errors
     /// [`Error::Invalid`]: nothing can be remembered under this key.
@@ -86,7 +91,8 @@ impl Once {
             )));
         }
         let varints = (3 + 2 * parts) * format::MAX_VARINT;
-        Ok(self.key.len() + self.note.len() + format::FIXED_BYTES + varints)
+        let lengths = format::FIXED_BYTES + varints + RECORD_OVERHEAD_BYTES;
+        Ok(self.key.len() + self.note.len() + lengths)
     }
 }
 
@@ -122,6 +128,29 @@ impl Engine {
     /// Whether the internal topic is there.
     pub(crate) fn has_keys(&self) -> bool {
         self.key_log.read().is_some()
+    }
+
+    /// What a request with this key is answered, if one was stored before; `None` where that is not known, or not durable yet.
+    pub(crate) fn recall(
+        &self,
+        topic: TopicId,
+        key: &[u8],
+        fingerprint: &[u8; 16],
+    ) -> Option<Result<Appended>> {
+        if !self.options.key_precautions().0 {
+            return None;
+        }
+        let id = encode_id(topic, key);
+        let keys = self.keys.lock();
+        let entry = Arc::clone(keys.get(&id, self.clock.now())?);
+        drop(keys);
+        Some(entry.answer(fingerprint))
+    }
+
+    /// How many keys are remembered, and what they take in memory, in bytes.
+    pub(crate) fn remembered_keys(&self) -> (u64, u64) {
+        let keys = self.keys.lock();
+        (keys.len() as u64, keys.bytes() as u64)
     }
 
     fn long_log_bytes(&self) -> u64 {
@@ -210,8 +239,8 @@ impl Engine {
             (keys.first_needed().unwrap_or(end_offset), keys.live_bytes())
         };
         // Only whole segments go, so the log start moves from one to the next: and never past the last, which is small.
-        let bases = || view.segments.iter().map(|segment| segment.base_offset());
-        let start = bases().filter(|base| *base <= needed).next_back();
+        let mut bases = view.segments.iter().map(|segment| segment.base_offset());
+        let start = bases.rfind(|base| *base <= needed);
         if let Some(start) = start
             && start > view.log_start_offset
         {
@@ -250,6 +279,8 @@ impl Engine {
             }
         }
         let now = self.clock.now();
+        // Each came in a request, so one of them fits a round in any case.
+        let most = PORTION_BYTES.min(self.options.max_request_bytes / 2);
         let mut portion: Vec<Kept> = Vec::new();
         let mut portion_bytes = 0;
         let mut next = segments[0].0.max(partition.positions().log_start_offset);
@@ -277,12 +308,12 @@ impl Engine {
             });
             drop(keys);
             for kept in wanted {
-                portion_bytes += kept.bytes();
-                portion.push(kept);
-                if portion_bytes >= PORTION_BYTES {
+                if portion_bytes + kept.bytes() > most && !portion.is_empty() {
                     portion_bytes = 0;
                     tickets.push(self.queue.keep_keys(std::mem::take(&mut portion))?);
                 }
+                portion_bytes += kept.bytes();
+                portion.push(kept);
             }
         }
         if !portion.is_empty() {
@@ -301,10 +332,7 @@ fn read_page(partition: &Partition, from: Offset, until: Offset) -> Result<Fetch
 }
 
 /// Hands every record with a key and a value to `take`; the error says what is no batch.
-fn for_each_record(
-    page: &Fetched,
-    mut take: impl FnMut(Offset, &[u8], &[u8]),
-) -> Result<(), crate::batch::BatchError> {
+fn for_each_record(page: &Fetched, mut take: impl FnMut(Offset, &[u8], &[u8])) -> Result<(), BatchError> {
     for run in &page.runs {
         for batch in Batches::new(&run.bytes) {
             for record in Records::new(batch?.1)? {

@@ -3,14 +3,16 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
-    Ack, AppendRequest, Clock, Error, Offset, Part, Partition, Records, StateChange, TimestampMs,
+    Ack, AppendRequest, Appended, Clock, Error, Offset, Once, Part, Partition, Records, StateChange,
+    TimestampMs,
 };
 
 use super::{Driver, Waiting, is_refusal};
-use crate::model::{Change, Existence, Fate, Name, PartPlan, Rec, Request, RequestId};
+use crate::model::{BatchTry, Change, Existence, Fate, KeyedTry, Name, PartPlan, Rec, Request, RequestId};
 
 impl Driver {
     fn marker(&mut self) -> Vec<u8> {
@@ -57,6 +59,15 @@ impl Driver {
             self.create_topic();
             partitions = self.partitions();
         }
+        if self.rng.chance(1, 20) {
+            let by = self.rng.below(1_500);
+            self.advance(Duration::from_millis(by));
+        }
+        match self.rng.below(8) {
+            0..3 if !partitions.is_empty() && self.prepare_keys() => return self.append_once(partitions),
+            3 if !partitions.is_empty() => return self.append_of_producer(&partitions),
+            _ => {}
+        }
         let wanted = [1, 1, 1, 2, 3, 8][self.rng.index(6)];
         let state_only = partitions.is_empty() || self.rng.chance(1, 8);
         let mut chosen = Vec::new();
@@ -64,11 +75,32 @@ impl Driver {
             chosen.push(partitions.swap_remove(self.rng.index(partitions.len())));
         }
         let id = self.model.next_request;
-        let mut expected = (self.waiting.is_empty() && !state_only).then_some(true);
+        let parts = chosen
+            .into_iter()
+            .enumerate()
+            .map(|(part, partition)| {
+                let (records, plan) = self.records(id, part as u32);
+                (partition, records, plan)
+            })
+            .collect();
+        self.send(parts, None, None);
+    }
+
+    /// Sends a request with these records; without any it changes the state only.
+    pub(super) fn send(
+        &mut self,
+        records: Vec<(Arc<Partition>, Records, Vec<Rec>)>,
+        once: Option<KeyedTry>,
+        batch: Option<BatchTry>,
+    ) {
+        let id = self.model.next_request;
+        let state_only = records.is_empty();
+        let is_plain = once.is_none() && batch.is_none();
+        let mut expected = (self.waiting.is_empty() && !state_only && is_plain).then_some(true);
+        let may_expect = self.waiting.is_empty() && !state_only;
         let (mut parts, mut plans) = (Vec::new(), Vec::new());
-        for (part, partition) in chosen.into_iter().enumerate() {
-            let (records, plan) = self.records(id, part as u32);
-            let expected_offset = if expected.is_some() && self.rng.chance(1, 8) {
+        for (partition, records, plan) in records {
+            let expected_offset = if may_expect && self.rng.chance(1, 8) {
                 let next = partition.positions().written_offset;
                 Some(if self.rng.chance(2, 3) {
                     next
@@ -111,11 +143,17 @@ impl Driver {
                 })
                 .collect(),
             ack,
-            once: None,
+            once: once.as_ref().map(|once| Once {
+                topic: once.topic,
+                key: once.key.clone(),
+                fingerprint: [once.fingerprint; 16],
+                expires: TimestampMs(once.expires),
+                note: id.to_le_bytes().to_vec(),
+            }),
         };
         say!(
             self,
-            "append {id} {ack:?} {:?} state {}",
+            "append {id} {ack:?} {:?} state {} {once:?} {batch:?}",
             plans
                 .iter()
                 .map(|plan| (plan.partition.0.0, plan.partition.1, plan.records.len()))
@@ -129,6 +167,9 @@ impl Driver {
             ack,
             fate: Fate::Unknown,
             bases: None,
+            once,
+            batch,
+            is_in_flight: false,
         });
         self.tally.requests += 1;
         let since = self.failures_so_far();
@@ -149,7 +190,7 @@ impl Driver {
     }
 
     /// Records for one part, in both forms, within what a request may have.
-    fn records(&mut self, request: RequestId, part: u32) -> (Records, Vec<Rec>) {
+    pub(super) fn records(&mut self, request: RequestId, part: u32) -> (Records, Vec<Rec>) {
         let count = [1, 1, 2, 5, 20, 100][self.rng.index(6)];
         let size = [0, 10, 100, 100, 1_000, 12_000][self.rng.index(6)].min(12_000 / count);
         let mut plan = Vec::new();
@@ -223,7 +264,12 @@ impl Driver {
                     );
                     self.waiting.push(waiting);
                 }
+                Poll::Ready(Ok(Appended {
+                    base_offsets,
+                    repeated: Some(note),
+                })) => self.repeated(id, &base_offsets, &note),
                 Poll::Ready(Ok(appended)) => {
+                    self.check_is_new(id);
                     assert!(
                         waiting.expected != Some(false),
                         "request {id} expected another offset, and was stored"
@@ -234,7 +280,9 @@ impl Driver {
                     say!(self, "request {id}: {error}");
                     let mismatch = matches!(error, Error::OffsetMismatch { .. });
                     assert!(
-                        self.explains(&error, waiting.since) || mismatch && waiting.expected != Some(true),
+                        self.explains(&error, waiting.since)
+                            || mismatch && waiting.expected != Some(true)
+                            || self.explains_refusal(id, &error),
                         "request {id} failed though nothing is wrong: {error}"
                     );
                     let only_full =
@@ -248,6 +296,8 @@ impl Driver {
                         self.model.refuse(id);
                     } else {
                         self.tally.unknown += 1;
+                        let request = self.model.requests.get_mut(&id).expect("it was appended");
+                        request.is_in_flight = matches!(error, Error::LogFailed { .. });
                     }
                 }
             }

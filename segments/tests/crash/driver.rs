@@ -6,6 +6,7 @@ use quipu_segments::{Error, Log, Options, Ticket, TimestampMs};
 use super::check::Restart;
 use super::hook::HookedDisk;
 use super::model::{Model, RequestId};
+use once::{Client, Key};
 
 const DIR: &str = "/quipu/data";
 /// More calls than any run makes: an engine that goes round in circles is stopped there.
@@ -22,6 +23,12 @@ pub(crate) struct Tally {
     pub(crate) unknown: u64,
     pub(crate) failed_calls: u64,
     pub(crate) full: u64,
+    /// Requests that repeated one which was stored, by a key and by a producer's sequence; and keys that had expired.
+    pub(crate) repeated: u64,
+    pub(crate) repeated_batches: u64,
+    pub(crate) expired: u64,
+    /// Repetitions of what the same round stored.
+    pub(crate) repeated_at_once: u64,
     /// Reads or openings that met a flipped bit, and said so.
     pub(crate) reported: u64,
     pub(crate) calls: u64,
@@ -38,6 +45,10 @@ impl Tally {
         self.unknown += other.unknown;
         self.failed_calls += other.failed_calls;
         self.full += other.full;
+        self.repeated += other.repeated;
+        self.repeated_batches += other.repeated_batches;
+        self.expired += other.expired;
+        self.repeated_at_once += other.repeated_at_once;
         self.reported += other.reported;
         self.calls += other.calls;
         // In whatever order runs end.
@@ -75,6 +86,10 @@ pub(crate) enum Sabotage {
     SyncAfterRename,
     /// The look at the checksum of the journal's last round.
     TornRounds,
+    /// The look at the keys of requests that are appended once.
+    KeyLookup,
+    /// The record that makes a key durable.
+    KeyEntry,
 }
 
 struct Waiting {
@@ -100,6 +115,9 @@ pub(crate) struct Driver {
     /// Whether segments are synced in the middle of rounds, as by a thread beside the committer's.
     interleaved: bool,
     markers: Vec<Vec<u8>>,
+    /// What clients send again, now and then.
+    keys: Vec<Key>,
+    clients: Vec<Client>,
     /// What happened since the log was last open and whole.
     restart: Restart,
     tally: Tally,
@@ -120,6 +138,7 @@ mod append;
 mod excuse;
 mod faults;
 mod observe;
+mod once;
 mod operate;
 mod restart;
 
@@ -132,6 +151,10 @@ fn is_refusal(error: &Error) -> bool {
             | Error::NotFound(_)
             | Error::TopicExists(_)
             | Error::OffsetMismatch { .. }
+            | Error::KeyReused
+            | Error::TooManyKeys { .. }
+            | Error::OutOfOrderSequence { .. }
+            | Error::ProducerFenced { .. }
             | Error::OutOfRange { .. }
             | Error::Overloaded { .. }
             | Error::StorageFull
@@ -168,6 +191,10 @@ impl Driver {
             max_open_segments: [1, 2, 64][rng.index(3)],
             max_open_files: [Some(1), Some(3), None][rng.index(3)],
             background: false,
+            key_bytes: [2 << 10, 256 << 20, 256 << 20][rng.index(3)],
+            key_log_bytes: [Some(120), Some(1 << 10)][rng.index(2)],
+            ignore_keys: matches!(plan.sabotage, Some(Sabotage::KeyLookup)),
+            lose_keys: matches!(plan.sabotage, Some(Sabotage::KeyEntry)),
             trust_torn_rounds: matches!(plan.sabotage, Some(Sabotage::TornRounds)),
             ..Options::default()
         };
@@ -175,7 +202,7 @@ impl Driver {
         match plan.sabotage {
             Some(Sabotage::JournalSync) => disk.lie(Lie::Sync("/journal/".into())),
             Some(Sabotage::SyncAfterRename) => disk.lie(Lie::SyncDirAfterRename),
-            Some(Sabotage::TornRounds) | None => {}
+            Some(Sabotage::TornRounds | Sabotage::KeyLookup | Sabotage::KeyEntry) | None => {}
         }
         if plan.verbose {
             disk.record_trace();
@@ -192,6 +219,8 @@ impl Driver {
             full: false,
             interleaved: rng.chance(1, 2),
             markers: Vec::new(),
+            keys: Vec::new(),
+            clients: Vec::new(),
             restart: Restart::Close,
             tally: Tally::default(),
             rng,
@@ -247,8 +276,15 @@ impl Driver {
                 }
             }
             45..50 => self.run_rounds(),
-            50..58 => self.sync_segments(),
-            58..62 => self.retention(),
+            50..56 => self.sync_segments(),
+            56..62 => {
+                // What one pass has appended again, the next one has the log of the keys begin behind.
+                for _ in 0..self.rng.between(1, 3) {
+                    if !self.disk.is_off() {
+                        self.retention();
+                    }
+                }
+            }
             62..66 => self.trim(),
             66..71 => self.create_topic(),
             71..73 => self.delete_topic(),

@@ -1,5 +1,6 @@
 //! What the log must hold: a plain list of records per partition, a plain map, and requests whose end is not known.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use quipu_segments::sim::Rng;
@@ -103,6 +104,41 @@ pub(crate) enum Fate {
     Absent,
 }
 
+/// One of the requests that carry the same key. Each has records of its own, so that it can be told which was stored; its
+/// note is its [`RequestId`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyedTry {
+    pub(crate) topic: TopicId,
+    pub(crate) key: Vec<u8>,
+    pub(crate) fingerprint: u8,
+    pub(crate) expires: i64,
+}
+
+impl KeyedTry {
+    fn has_key_of(&self, other: &Self) -> bool {
+        (self.topic, &self.key) == (other.topic, &other.key)
+    }
+}
+
+/// One of the requests that carry the same batch of a producer; each has records of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchTry {
+    pub(crate) producer: i64,
+    pub(crate) epoch: i16,
+    pub(crate) first: i32,
+    pub(crate) last: i32,
+}
+
+/// What has to become of a producer's batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Append,
+    /// At that offset, if it is known.
+    Repeated(Option<Offset>),
+    OutOfOrder,
+    Fenced,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) parts: Vec<PartPlan>,
@@ -111,8 +147,20 @@ pub(crate) struct Request {
     pub(crate) marker: Option<Vec<u8>>,
     pub(crate) ack: Ack,
     pub(crate) fate: Fate,
-    /// As answered.
+    /// As answered, or as found after a restart.
     pub(crate) bases: Option<Vec<Offset>>,
+    pub(crate) once: Option<KeyedTry>,
+    pub(crate) batch: Option<BatchTry>,
+    /// Answered that it is not known, by a round whose sync failed: what the same round has answered as written says that it
+    /// was written, too.
+    pub(crate) is_in_flight: bool,
+}
+
+impl Request {
+    /// Whether it is stored, as far as is known now.
+    fn is_stored(&self) -> bool {
+        matches!(self.fate, Fate::Durable | Fate::Written)
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -179,6 +227,34 @@ pub(crate) struct Model {
     pub(crate) last_topic_id: Option<TopicId>,
     /// What groups were seen to have committed.
     pub(crate) committed: BTreeMap<Vec<u8>, u64>,
+    /// The latest time that the wall clock has shown: what expires later is remembered.
+    pub(crate) latest: i64,
+}
+
+/// What has to become of a batch, after those.
+fn verdict(stored: &[(Option<Offset>, BatchTry)], batch: &BatchTry) -> Verdict {
+    let Some((_, newest)) = stored.last() else {
+        return Verdict::Append;
+    };
+    let of_epoch = stored
+        .iter()
+        .rev()
+        .take_while(|(_, known)| known.epoch == newest.epoch);
+    let repeated = of_epoch.take(5).find(|(_, known)| known == batch);
+    if let Some((base, _)) = repeated {
+        return Verdict::Repeated(*base);
+    }
+    let next = match batch.epoch.cmp(&newest.epoch) {
+        Ordering::Less => return Verdict::Fenced,
+        Ordering::Equal if newest.last == i32::MAX => 0,
+        Ordering::Equal => newest.last + 1,
+        Ordering::Greater => 0,
+    };
+    if batch.first == next {
+        Verdict::Append
+    } else {
+        Verdict::OutOfOrder
+    }
 }
 
 impl Model {
@@ -224,6 +300,10 @@ impl Model {
             }
         }
         request.fate = Fate::Durable;
+        if request.bases.is_none() {
+            request.bases = bases.iter().copied().collect();
+        }
+        let once = request.once.clone();
         let state = request.state.clone();
         let parts: Vec<(PartKey, u32)> = request
             .parts
@@ -251,6 +331,81 @@ impl Model {
         for (key, value) in state {
             self.state.entry(key).or_default().insert(id, value);
         }
+        if let Some(once) = once {
+            self.check_only_one(id, &once);
+        }
+    }
+
+    /// Of the requests with one key no other is stored that is still remembered.
+    pub(crate) fn check_only_one(&self, id: RequestId, once: &KeyedTry) {
+        for (other, request) in &self.requests {
+            if let Some(twin) = &request.once
+                && *other != id
+                && request.is_stored()
+                && twin.has_key_of(once)
+            {
+                assert!(
+                    twin.expires.min(once.expires) <= self.latest,
+                    "requests {other} and {id} are stored both, with one key: {once:?}"
+                );
+            }
+        }
+    }
+
+    /// Whether some other request keeps one with this key from being stored: one that says something else (`reused`), or
+    /// any.
+    pub(crate) fn is_remembered(&self, id: RequestId, reused: bool, now: i64) -> bool {
+        let once = self.requests[&id].once.as_ref().expect("it has a key");
+        self.requests.iter().any(|(other, request)| {
+            *other != id
+                && request.is_stored()
+                && request.once.as_ref().is_some_and(|twin| {
+                    twin.has_key_of(once)
+                        && twin.expires > now
+                        && (!reused || twin.fingerprint != once.fingerprint)
+                })
+        })
+    }
+
+    /// How many keys have to be remembered.
+    pub(crate) fn remembered(&self, now: i64) -> usize {
+        let is_live = |request: &&Request| {
+            request.is_stored() && request.once.as_ref().is_some_and(|once| once.expires > now)
+        };
+        self.requests.values().filter(is_live).count()
+    }
+
+    /// The batches of a producer that are stored in a partition, in order, each with its offset where that was answered.
+    pub(crate) fn batches(
+        &self,
+        partition: PartKey,
+        producer: i64,
+        but: RequestId,
+    ) -> Vec<(Option<Offset>, BatchTry)> {
+        let mut stored = Vec::new();
+        for (id, request) in &self.requests {
+            let Some(batch) = request.batch.filter(|batch| batch.producer == producer) else {
+                continue;
+            };
+            if *id == but || request.parts[0].partition != partition {
+                continue;
+            }
+            // Of what was in flight, repetitions were not.
+            let was_appended = request.is_in_flight && verdict(&stored, &batch) == Verdict::Append;
+            if request.is_stored() || was_appended {
+                let base = request.bases.as_ref().and_then(|bases| bases.first().copied());
+                stored.push((base, batch));
+            }
+        }
+        stored
+    }
+
+    /// What has to become of a producer's batch after those that are stored.
+    pub(crate) fn verdict(&self, id: RequestId) -> Verdict {
+        let request = &self.requests[&id];
+        let batch = request.batch.expect("it is a producer's");
+        let stored = self.batches(request.parts[0].partition, batch.producer, id);
+        verdict(&stored, &batch)
     }
 
     /// A request that is not there and never will be.
@@ -264,6 +419,7 @@ impl Model {
             "request {id} was answered as not stored, after it had been readable"
         );
         request.fate = Fate::Absent;
+        request.is_in_flight = false;
     }
 
     pub(crate) fn open_requests(&self) -> Vec<RequestId> {

@@ -21,10 +21,16 @@ impl Driver {
         }
     }
 
+    /// Has time pass.
+    pub(super) fn advance(&mut self, by: Duration) {
+        self.clock.advance(by);
+        self.model.latest = self.model.latest.max(self.clock.now().get());
+    }
+
     pub(super) fn retention(&mut self) {
         let by = self.rng.below(4_000);
         say!(self, "retention, {by} ms later");
-        self.clock.advance(Duration::from_millis(by));
+        self.advance(Duration::from_millis(by));
         if self.rng.chance(1, 8) {
             self.clock.set_wall(TimestampMs(self.clock.now().get() - 3_000));
         }
@@ -210,6 +216,9 @@ impl Driver {
             ack: Ack::Durable,
             fate: Fate::Unknown,
             bases: None,
+            once: None,
+            batch: None,
+            is_in_flight: false,
         });
         say!(self, "delete {name} {id:?} by request {request}");
         let since = self.failures_so_far();

@@ -44,6 +44,11 @@ impl Driver {
                     self.disk = before.expect("it was just there").after_kill();
                     continue;
                 }
+                Ok(log) if self.lost_keys(&log) => {
+                    // Calls failed while they were read, which is reported: as if this start had never been, too.
+                    say!(self, "keys are lost, and reported: {:?}", log.health().damage);
+                    self.tally.reported += 1;
+                }
                 Ok(log) => {
                     self.disk.stop_flips();
                     self.hooked = Some(disk.clone());
@@ -91,6 +96,14 @@ impl Driver {
             self.drop_log();
             self.next_disk();
         }
+    }
+
+    /// Whether keys could not be read, because calls failed, and nothing else is wrong.
+    fn lost_keys(&self, log: &Log) -> bool {
+        let damage = log.health().damage;
+        !damage.is_empty()
+            && self.disk.failed_calls() > 0
+            && damage.iter().all(|what| what.starts_with("idempotency keys"))
     }
 
     /// Ends every handle of the log.

@@ -280,6 +280,7 @@ impl<'a> Outgoing<'a> {
                 },
                 limits: &UNLIMITED,
                 rotation: self.rotation,
+                unkeyed: None,
                 repartition: false,
                 one_partition: false,
                 extra_headers: Vec::new(),

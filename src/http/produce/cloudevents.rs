@@ -4,13 +4,12 @@
 
 use axum::response::Response;
 use http::HeaderMap;
-use quipu_segments::TimestampMs;
 
 use super::body::Incoming;
-use super::json::{Placed, append};
-use super::{INLINE_BYTES, Options, TopicCall, misfit};
+use super::idempotency::Key;
+use super::whole::{Attempt, Placed, produce as produce_whole};
+use super::{TopicCall, misfit};
 use crate::cloudevents::{parse_event, parse_events, read_binary};
-use crate::http::budget::Budget;
 use crate::http::problem::{Code, Problem};
 use crate::records::{ParsedRecord, Placement, Placer, is_json_line};
 
@@ -51,31 +50,23 @@ pub(super) async fn produce(
     let partition = params
         .number("partition", 0, u64::MAX)?
         .map(|partition| u32::try_from(partition).unwrap_or(u32::MAX));
-    let mut budget = Budget::new(&call.app.bodies);
-    let bytes = body
-        .whole(&mut budget, call.app.config.limits.max_request_bytes)
-        .await?;
-    let now = call.now();
-    let placed = if bytes.len() <= INLINE_BYTES {
-        place(call, options, mode, partition, &bytes, now)?
-    } else {
-        call.blocking(move |call| place(call, options, mode, partition, &bytes, now))
-            .await?
+    let key = Key::of(call, &params, None)?;
+    let place = move |call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]| {
+        place(call, attempt, mode, partition, body)
     };
-    append(call, options, placed, budget).await
+    produce_whole(call, options, key, body, place).await
 }
 
 fn place(
     call: &TopicCall<'_>,
-    options: Options,
+    attempt: &Attempt,
     mode: Mode,
     partition: Option<u32>,
     body: &[u8],
-    now: TimestampMs,
 ) -> Result<Placed, Problem> {
-    let mut placer = Placer::new(call.placing(options), now);
+    let mut placer = Placer::new(call.placing(attempt.options, attempt.first), attempt.now);
     let mut placements: Vec<Placement> = Vec::new();
-    let most = call.max_encoded_bytes();
+    let most = call.max_encoded_bytes(attempt.first);
     let mut add = |mut record: ParsedRecord<'_>, pointer: &str| {
         record.partition = partition;
         let placement = placer.add(&record).map_err(|error| {
@@ -111,11 +102,5 @@ fn place(
             add(record, "")?;
         }
     }
-    let (bytes, moved) = (placer.bytes(), placer.moved());
-    Ok(Placed {
-        built: placer.take(now),
-        placements,
-        bytes,
-        moved,
-    })
+    Ok(Placed::of(placer, placements, attempt.now))
 }

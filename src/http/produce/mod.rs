@@ -10,10 +10,12 @@
 
 pub(super) mod body;
 mod cloudevents;
+mod idempotency;
 mod json;
 mod ndjson;
 mod raw;
 mod record_batch;
+mod whole;
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -35,11 +37,13 @@ use utoipa_axum::routes;
 
 use self::body::Incoming;
 use self::cloudevents::Mode;
+use self::idempotency::First;
 use super::event::EventDoc;
 use super::params::Params;
 use super::problem::{Code, Problem};
 use super::{Work, blocking, chunks};
 use crate::app::App;
+use crate::config::Limits;
 use crate::partitioner::keyed_elsewhere;
 use crate::records::{Built, Misfit, Placement, Placing, RecordError, TopicRules};
 
@@ -402,14 +406,8 @@ struct TopicCall<'a> {
 
 impl<'a> Call<'a> {
     /// # Errors
-    /// 501 for what the contract has and this version does not, 415 for a coding.
+    /// 415 for a coding.
     fn begin(app: &'a App, parts: &'a Parts, body: &Incoming<'_>) -> Result<Self, Problem> {
-        for later in ["idempotency-key"] {
-            if parts.headers.contains_key(later) {
-                let detail = format!("the header {later} is not supported by this version");
-                return Err(Problem::new(Code::NotSupported, detail).with("pointer", later));
-            }
-        }
         body.check_coding()?;
         Ok(Self { app, parts })
     }
@@ -465,7 +463,19 @@ impl TopicCall<'_> {
     }
 
     /// How this request's records are placed.
-    fn placing(&self, options: Options) -> Placing<'_> {
+    ///
+    /// Where they were placed before, `first`, they are placed alike and held against nothing: they were then.
+    fn placing(&self, options: Options, first: Option<First>) -> Placing<'_> {
+        static NO_LIMITS: Limits = Limits {
+            max_request_bytes: usize::MAX,
+            max_request_head_bytes: usize::MAX,
+            max_key_bytes: usize::MAX,
+            max_headers_per_record: usize::MAX,
+            max_header_bytes: usize::MAX,
+            max_connections: usize::MAX,
+            max_in_flight_bytes: u64::MAX,
+            max_partitions: u32::MAX,
+        };
         let mut extra_headers = Vec::new();
         if let Some(value) = self.parts.headers.get("traceparent") {
             extra_headers.push((
@@ -473,12 +483,21 @@ impl TopicCall<'_> {
                 Cow::Borrowed(value.as_bytes()),
             ));
         }
+        let mut rules = self.rules;
+        if first.is_some() {
+            rules.max_record_bytes = usize::MAX;
+        }
         Placing {
             topic: self.topic.id(),
-            partitions: self.partitions,
-            rules: self.rules,
-            limits: &self.app.config.limits,
+            partitions: first.map_or(self.partitions, |first| first.partitions),
+            rules,
+            limits: if first.is_some() {
+                &NO_LIMITS
+            } else {
+                &self.app.config.limits
+            },
             rotation: &self.app.rotation,
+            unkeyed: first.and_then(|first| first.unkeyed),
             repartition: options.repartition,
             one_partition: options.expected_offset.is_some(),
             extra_headers,
@@ -554,9 +573,13 @@ impl TopicCall<'_> {
         metrics.produced_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    fn count_replayed(&self) {
+        self.app.metrics.replayed_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The most bytes of records, as they are stored, that one request may have: far from what the journal takes at once.
-    fn max_encoded_bytes(&self) -> usize {
-        self.app.config.limits.max_request_bytes
+    fn max_encoded_bytes(&self, first: Option<First>) -> usize {
+        first.map_or(self.app.config.limits.max_request_bytes, |_| usize::MAX)
     }
 }
 

@@ -9,6 +9,9 @@
 //! prefix of the units, because each is sent only after the one before it has succeeded. Memory is bounded by two units
 //! and the longest line; a client that is faster than the disk feels it by TCP.
 //!
+//! With an idempotency key each unit is appended once, under a key of its own: a retry passes over the units that are there, counts
+//! them as accepted, and appends the rest. What is noted of a unit is how many records each partition got.
+//!
 //! What ends an upload early is answered with `accepted`, the records that are safely in, and where a line is to blame with
 //! `line`: the lines before it are appended first, so that the client can go on with it.
 
@@ -16,13 +19,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::Response;
-use http::StatusCode;
-use quipu_segments::{AppendRequest, Error, Part, Records, Ticket};
+use http::{HeaderValue, StatusCode};
+use quipu_segments::{AppendRequest, Appended, Error, Part, Records, Ticket};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use utoipa::ToSchema;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::body::Incoming;
+use super::idempotency::{Fingerprint, Key, REPLAYED, decode_parts, encode_parts, fingerprint};
 use super::{Options, TopicCall, misfit};
 use crate::http::budget::Budget;
 use crate::http::json_answer;
@@ -75,10 +80,41 @@ struct Upload<'a> {
     max_line_bytes: usize,
     budget: Budget<'a>,
     in_flight: Option<InFlight>,
+    keyed: Option<Keyed>,
+    /// Units that were appended by this upload, and those that were there.
+    new_units: u64,
+    replayed_units: u64,
     /// Records that are safely in.
     accepted: u64,
     totals: BTreeMap<u32, PartitionDoc>,
     stopping: watch::Receiver<bool>,
+}
+
+/// The idempotency key of an upload.
+struct Keyed {
+    key: Box<Key>,
+    /// Of the unit that is being read: its number, and what of it was read.
+    unit: u32,
+    hasher: Xxh3,
+    /// A line is wrong in a unit that is remembered as another one than the lines before it. Perhaps the line was right the first time,
+    /// when limits were others: the unit is read on without a look at its records, and then known by all of its bytes.
+    wrong: Option<Stop>,
+}
+
+impl Keyed {
+    /// What was read of the unit, in short; the next one begins.
+    fn next_unit(&mut self) -> (u32, Fingerprint) {
+        let hasher = std::mem::replace(&mut self.hasher, self.key.hasher());
+        let unit = self.unit;
+        // What no upload reaches: it would take four billion units.
+        self.unit = unit.saturating_add(1);
+        (unit, fingerprint(&hasher))
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        self.hasher.update(line);
+        self.hasher.update(b"\n");
+    }
 }
 
 /// A unit on its way.
@@ -121,12 +157,16 @@ impl From<Error> for Stop {
 }
 
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
-    let (_, options) = call.params(&["ack", "expected_offset", "repartition"])?;
+    let (params, options) = call.params(&["ack", "expected_offset", "repartition"])?;
+    let key = Key::of(call, &params, None)?;
+    if let Some(key) = &key {
+        key.prepare(call).await?;
+    }
     let limits = &call.app.config.limits;
     let mut upload = Upload {
         call,
         options,
-        placer: Placer::new(call.placing(options), call.now()),
+        placer: Placer::new(call.placing(options, None), call.now()),
         lines: 0,
         unit_bytes: 0,
         unit_lines: 0,
@@ -136,6 +176,14 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Re
             + (64 << 10),
         budget: Budget::new(&call.app.bodies),
         in_flight: None,
+        keyed: key.map(|key| Keyed {
+            hasher: key.hasher(),
+            unit: 0,
+            wrong: None,
+            key,
+        }),
+        new_units: 0,
+        replayed_units: 0,
         accepted: 0,
         totals: BTreeMap::new(),
         stopping: call.app.stopping.subscribe(),
@@ -224,6 +272,20 @@ impl Upload<'_> {
         if line.len() > self.max_line_bytes {
             return Err(self.line_too_long(line.len()));
         }
+        let Some(keyed) = &mut self.keyed else {
+            return self.record(line);
+        };
+        if keyed.wrong.is_some() {
+            keyed.line(line);
+            return Ok(());
+        }
+        let read = self.record(line);
+        self.keyed_line(line, read)
+    }
+
+    /// Adds a line's record, if it is not blank.
+    #[inline]
+    fn record(&mut self, line: &[u8]) -> Result<(), Stop> {
         match parse_record(line) {
             Ok(record) => match self.placer.add(&record) {
                 Ok(_) => Ok(()),
@@ -232,6 +294,22 @@ impl Upload<'_> {
             Err(_) if line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) => Ok(()),
             Err(error) => Err(self.wrong_line(error.into())),
         }
+    }
+
+    /// Adds a line to what the unit is known by. One that is wrong is no part of it, unless the lines before it are not what is remembered.
+    fn keyed_line(&mut self, line: &[u8], read: Result<(), Stop>) -> Result<(), Stop> {
+        let Some(keyed) = &mut self.keyed else {
+            return read;
+        };
+        if let Err(stop) = read {
+            let before = fingerprint(&keyed.hasher);
+            if keyed.key.recall(self.call, keyed.unit, &before).is_ok() {
+                return Err(stop);
+            }
+            keyed.wrong = Some(stop);
+        }
+        keyed.line(line);
+        Ok(())
     }
 
     #[cold]
@@ -255,6 +333,11 @@ impl Upload<'_> {
     async fn cut(&mut self) -> Result<(), Stop> {
         self.unit_bytes = 0;
         self.unit_lines = 0;
+        let wrong = self.keyed.as_mut().and_then(|keyed| keyed.wrong.take());
+        let key = self.keyed.as_mut().map(Keyed::next_unit);
+        if let Some(wrong) = wrong {
+            return self.pass_over(key, wrong).await;
+        }
         if self.placer.is_empty() {
             return Ok(());
         }
@@ -263,26 +346,56 @@ impl Upload<'_> {
             return Err(stopping());
         }
         let (bytes, moved) = (self.placer.bytes(), self.placer.moved());
-        let built = self.placer.take(self.call.now());
+        let now = self.call.now();
+        let built = self.placer.take(now);
         let parts: Vec<(u32, u32)> = built
             .iter()
             .map(|built| (built.partition, built.record_count))
             .collect();
         let records: u64 = parts.iter().map(|(_, records)| u64::from(*records)).sum();
-        let request = self.call.append_request(built, self.options, moved)?;
-        self.options.expected_offset = match self.options.expected_offset {
-            None => None,
-            // The next unit follows on this one.
-            Some(offset) => Some(offset.checked_add(records).ok_or_else(|| {
-                Problem::invalid("expected_offset", "the records would pass the largest offset")
-            })?),
-        };
+        let mut request = self.call.append_request(built, self.options, moved)?;
+        self.follow_on(records)?;
+        if let (Some(keyed), Some((unit, fingerprint))) = (&self.keyed, key) {
+            if let Some(appended) = keyed.key.recall(self.call, unit, &fingerprint)? {
+                drop(self.budget.take());
+                return self.account(parts, appended, bytes);
+            }
+            request.once = Some(keyed.key.once(unit, fingerprint, now, encode_parts(&parts)));
+        }
         self.in_flight = Some(InFlight {
             ticket: self.append(request).await?,
             parts,
             bytes,
             _permit: self.budget.take(),
         });
+        Ok(())
+    }
+
+    /// Ends a unit in which a line is wrong by now: it was appended before, or is another one.
+    async fn pass_over(&mut self, key: Option<(u32, Fingerprint)>, wrong: Stop) -> Result<(), Stop> {
+        self.settle().await?;
+        // What of it was placed before the line.
+        self.placer.take(self.call.now());
+        drop(self.budget.take());
+        let (Some(keyed), Some((unit, fingerprint))) = (&self.keyed, key) else {
+            return Err(wrong);
+        };
+        let Some(appended) = keyed.key.recall(self.call, unit, &fingerprint)? else {
+            return Err(wrong);
+        };
+        let before = self.accepted;
+        self.account(Vec::new(), appended, 0)?;
+        self.follow_on(self.accepted - before)
+    }
+
+    /// The next unit follows on one of so many records.
+    fn follow_on(&mut self, records: u64) -> Result<(), Stop> {
+        if let Some(offset) = self.options.expected_offset {
+            let next = offset.checked_add(records).ok_or_else(|| {
+                Problem::invalid("expected_offset", "the records would pass the largest offset")
+            })?;
+            self.options.expected_offset = Some(next);
+        }
         Ok(())
     }
 
@@ -309,8 +422,17 @@ impl Upload<'_> {
             return Ok(());
         };
         let appended = unit.ticket.await?;
+        self.account(unit.parts, appended, unit.bytes)
+    }
+
+    /// Adds a unit that is in to what is answered: one of `parts`, or what it had the first time.
+    fn account(&mut self, parts: Vec<(u32, u32)>, appended: Appended, bytes: usize) -> Result<(), Stop> {
+        let parts = match &appended.repeated {
+            None => parts,
+            Some(note) => decode_parts(note)?,
+        };
         let mut records = 0;
-        for ((partition, count), base) in unit.parts.into_iter().zip(appended.base_offsets) {
+        for ((partition, count), base) in parts.into_iter().zip(appended.base_offsets) {
             let count = u64::from(count);
             let last_offset = base.plus(count).get() - 1;
             let total = self.totals.entry(partition).or_insert(PartitionDoc {
@@ -324,7 +446,13 @@ impl Upload<'_> {
             records += count;
         }
         self.accepted += records;
-        self.call.count(records, unit.bytes);
+        if appended.repeated.is_some() {
+            self.replayed_units += 1;
+            self.call.count_replayed();
+        } else {
+            self.new_units += 1;
+            self.call.count(records, bytes);
+        }
         Ok(())
     }
 
@@ -333,7 +461,13 @@ impl Upload<'_> {
             records: self.accepted,
             partitions: self.totals.into_values().collect(),
         };
-        json_answer(StatusCode::OK, &answer)
+        let mut response = json_answer(StatusCode::OK, &answer);
+        if self.new_units == 0 && self.replayed_units > 0 {
+            response
+                .headers_mut()
+                .insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        response
     }
 
     fn refuse(&self, stop: Stop) -> Problem {

@@ -4,40 +4,55 @@ use std::borrow::Cow;
 
 use axum::response::Response;
 use http::header;
+use quipu_segments::TimestampMs;
 
 use super::body::Incoming;
-use super::json::{Placed, append};
+use super::idempotency::Key;
+use super::whole::{Attempt, Placed, produce as produce_whole};
 use super::{TopicCall, misfit};
-use crate::http::budget::Budget;
 use crate::http::problem::{Code, Problem};
 use crate::records::{ParsedRecord, Placer, is_json_line};
 
+/// What the query says of the record.
+#[derive(Clone)]
+struct Said {
+    partition: Option<u32>,
+    timestamp: Option<TimestampMs>,
+    key: Option<String>,
+}
+
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
     let (params, options) = call.params(&["ack", "expected_offset", "key", "partition", "timestamp"])?;
-    let partition = params.number("partition", 0, u64::MAX)?;
-    let timestamp = params.time("timestamp")?;
-    let mut budget = Budget::new(&call.app.bodies);
-    let value = body
-        .whole(&mut budget, call.app.config.limits.max_request_bytes)
-        .await?;
+    let said = Said {
+        partition: params
+            .number("partition", 0, u64::MAX)?
+            .map(|partition| u32::try_from(partition).unwrap_or(u32::MAX)),
+        timestamp: params.time("timestamp")?,
+        key: params.get("key").map(str::to_owned),
+    };
+    let key = Key::of(call, &params, None)?;
+    let place = move |call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]| place(call, attempt, &said, body);
+    produce_whole(call, options, key, body, place).await
+}
+
+fn place(call: &TopicCall<'_>, attempt: &Attempt, said: &Said, value: &[u8]) -> Result<Placed, Problem> {
     let record = ParsedRecord {
-        partition: partition.map(|partition| u32::try_from(partition).unwrap_or(u32::MAX)),
-        timestamp,
-        key: params.get("key").map(|key| Cow::Borrowed(key.as_bytes())),
+        partition: said.partition,
+        timestamp: said.timestamp,
+        key: said.key.as_deref().map(|key| Cow::Borrowed(key.as_bytes())),
         // A value that is too large is refused below: it need not be looked at.
-        json_line: value.len() <= call.rules.max_record_bytes && is_json_line(&value),
-        value: Some(Cow::Borrowed(&value)),
+        json_line: value.len() <= call.rules.max_record_bytes && is_json_line(value),
+        value: Some(Cow::Borrowed(value)),
         headers: Vec::new(),
     };
-    let mut placing = call.placing(options);
+    let mut placing = call.placing(attempt.options, attempt.first);
     if let Some(content_type) = call.parts.headers.get(header::CONTENT_TYPE) {
         let name = Cow::Borrowed(&b"content-type"[..]);
         placing
             .extra_headers
             .push((name, Cow::Borrowed(content_type.as_bytes())));
     }
-    let now = call.now();
-    let mut placer = Placer::new(placing, now);
+    let mut placer = Placer::new(placing, attempt.now);
     let placement = placer.add(&record).map_err(|error| {
         let problem = misfit(&error, "");
         match problem.code() {
@@ -45,12 +60,5 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Re
             _ => problem,
         }
     })?;
-    let (bytes, moved) = (placer.bytes(), placer.moved());
-    let placed = Placed {
-        built: placer.take(now),
-        placements: vec![placement],
-        bytes,
-        moved,
-    };
-    append(call, options, placed, budget).await
+    Ok(Placed::of(placer, vec![placement], attempt.now))
 }

@@ -1,18 +1,22 @@
 //! `application/vnd.apache.kafka.record-batch`: batches that are stored as they came, for one partition.
 //!
 //! They come from outside, so everything in them is checked; what this version cannot keep the promises of (compression,
-//! transactions, control records, producers' sequences) is refused rather than stored.
+//! transactions, control records) is refused rather than stored.
+//!
+//! A batch with a producer id goes alone. The log keeps its producer's sequence: what was appended before is answered with the
+//! offsets of then, a gap and an older epoch are refused.
 
 use axum::response::Response;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use quipu_segments::batch::{BatchError, BatchHeader, Batches, Records as BatchRecords, SealedBatch, verify};
-use quipu_segments::{Records, TimestampMs};
+use quipu_segments::{Appended, Records, TimestampMs};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::TopicCall;
 use super::body::Incoming;
-use super::{Options, TopicCall};
+use super::idempotency::{Key, REPLAYED, decode_count, encode_count, fingerprint};
 use crate::http::budget::Budget;
 use crate::http::json_answer;
 use crate::http::problem::{Code, Problem};
@@ -46,46 +50,75 @@ pub(super) async fn produce(
     partition: u32,
     body: &mut Incoming<'_>,
 ) -> Result<Response, Problem> {
-    let (_, options) = call.params(&["ack", "expected_offset"])?;
+    let (params, options) = call.params(&["ack", "expected_offset"])?;
+    let key = Key::of(call, &params, Some(partition))?;
     let mut budget = Budget::new(&call.app.bodies);
     let bytes = body
         .whole(&mut budget, call.app.config.limits.max_request_bytes)
         .await?;
     let (length, now) = (bytes.len(), call.now());
+    let mut once = None;
+    if let Some(key) = key {
+        let (mut hasher, body) = (key.hasher(), bytes.clone());
+        let mut hash = move || {
+            hasher.update(&body);
+            fingerprint(&hasher)
+        };
+        let fingerprint = if length <= INLINE_BYTES {
+            hash()
+        } else {
+            call.blocking(move |_| Ok(hash())).await?
+        };
+        key.prepare(call).await?;
+        if let Some(appended) = key.recall(call, 0, &fingerprint)? {
+            return answer(call, &appended, 0);
+        }
+        once = Some((key, fingerprint));
+    }
     let checked = if length <= INLINE_BYTES {
         check(call, partition, bytes, now)?
     } else {
         call.blocking(move |call| check(call, partition, bytes, now))
             .await?
     };
-    append(call, options, partition, checked, length).await
-}
-
-async fn append(
-    call: &TopicCall<'_>,
-    options: Options,
-    partition: u32,
-    checked: Checked,
-    bytes: usize,
-) -> Result<Response, Problem> {
-    let records = u64::from(checked.record_count);
+    let records = checked.record_count;
     let built = Built {
         partition,
         records: Records::Sealed(checked.batches),
-        record_count: checked.record_count,
+        record_count: records,
         // Nobody has looked at the values: whoever reads them will.
         json_lines: false,
     };
-    let request = call.append_request(vec![built], options, checked.moved)?;
+    let mut request = call.append_request(vec![built], options, checked.moved)?;
+    request.once = once.map(|(key, fingerprint)| key.once(0, fingerprint, now, encode_count(records)));
     let appended = call.app.log.append(request)?.await?;
-    let first_offset = appended.base_offsets.first().copied().unwrap_or_default().get();
-    call.count(records, bytes);
-    let answer = BatchesDoc {
-        first_offset,
-        last_offset: first_offset + records - 1,
-        records,
+    if appended.repeated.is_none() {
+        call.count(u64::from(records), length);
+    }
+    answer(call, &appended, records)
+}
+
+/// The answer for `records` records, or for as many as there were the first time.
+fn answer(call: &TopicCall<'_>, appended: &Appended, records: u32) -> Result<Response, Problem> {
+    let records = match appended.repeated.as_deref() {
+        // Nothing is noted of a producer's batch, which is the same one.
+        None | Some([]) => records,
+        Some(note) => decode_count(note)?,
     };
-    Ok(json_answer(StatusCode::OK, &answer))
+    let first_offset = appended.base_offsets.first().copied().unwrap_or_default().get();
+    let body = BatchesDoc {
+        first_offset,
+        last_offset: first_offset + u64::from(records) - 1,
+        records: records.into(),
+    };
+    let mut response = json_answer(StatusCode::OK, &body);
+    if appended.repeated.is_some() {
+        call.count_replayed();
+        response
+            .headers_mut()
+            .insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
 }
 
 fn check(call: &TopicCall<'_>, partition: u32, body: Bytes, now: TimestampMs) -> Result<Checked, Problem> {
@@ -103,6 +136,10 @@ fn check(call: &TopicCall<'_>, partition: u32, body: Bytes, now: TimestampMs) ->
         let (_, bytes) = batch.map_err(wrong)?;
         let header = verify(bytes).map_err(wrong)?;
         refuse_later(&header, index)?;
+        if header.producer_id.0 >= 0 && bytes.len() < body.len() {
+            let detail = format!("batch {index} has a producer id, and then is a body by itself");
+            return Err(Problem::invalid("", detail));
+        }
         // A body of one batch is that batch, without a copy if nobody else holds it.
         let owned = if bytes.len() == body.len() {
             body.clone().into()
@@ -131,8 +168,6 @@ fn refuse_later(header: &BatchHeader, index: usize) -> Result<(), Problem> {
         "is transactional"
     } else if header.attributes.is_control() {
         "is a control batch"
-    } else if header.producer_id.0 >= 0 {
-        "has a producer id"
     } else {
         return Ok(());
     };

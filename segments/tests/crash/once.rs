@@ -1,0 +1,296 @@
+//! Clients that send the same again: by a key, or as a producer that numbers its batches.
+//!
+//! Whatever was answered to a request, or not: it is sent again at random, beside others that wait or after a restart, with
+//! the same key and now and then with another fingerprint. Each has records of its own, so that the model sees which of them
+//! was stored, and that it was one.
+
+use std::sync::Arc;
+
+use quipu_segments::batch::BatchBuilder;
+use quipu_segments::{Ack, Clock, Error, Offset, Partition, ProducerId, Records, TimestampMs, TopicId};
+
+use super::Driver;
+use crate::model::{BatchTry, Fate, KeyedTry, PartKey, Rec, RequestId, Verdict};
+
+/// A key that was used.
+#[derive(Clone)]
+pub(super) struct Key {
+    topic: TopicId,
+    key: Vec<u8>,
+    fingerprint: u8,
+}
+
+/// A producer, as far as it knows itself.
+pub(super) struct Client {
+    partition: PartKey,
+    producer: i64,
+    epoch: i16,
+    /// The sequence that it gives next.
+    next: i32,
+    sent: Vec<BatchTry>,
+}
+
+impl Driver {
+    /// Whether requests may have keys.
+    pub(super) fn prepare_keys(&mut self) -> bool {
+        let since = self.failures_so_far();
+        match self.log().prepare_keys() {
+            Ok(()) => true,
+            Err(error) => {
+                say!(self, "the keys cannot be prepared: {error}");
+                assert!(self.explains(&error, since), "prepare_keys: {error}");
+                false
+            }
+        }
+    }
+
+    pub(super) fn append_once(&mut self, mut partitions: Vec<Arc<Partition>>) {
+        let topic = partitions[self.rng.index(partitions.len())].id().topic;
+        let known: Vec<Key> = self
+            .keys
+            .iter()
+            .filter(|key| key.topic == topic)
+            .cloned()
+            .collect();
+        let mut key = if !known.is_empty() && self.rng.chance(2, 3) {
+            // Rather one of the last.
+            let back = self
+                .rng
+                .index(known.len().min([1, 4, 1_000, 1_000][self.rng.clone().index(4)]));
+            known[known.len() - 1 - back].clone()
+        } else {
+            let key = Key {
+                topic,
+                key: format!("key {}", self.model.next_request).into_bytes(),
+                fingerprint: 0,
+            };
+            self.keys.push(key.clone());
+            key
+        };
+        let copies = [1, 1, 1, 2, 3][self.rng.index(5)];
+        partitions.retain(|partition| partition.id().topic == topic);
+        for _ in 0..copies {
+            if self.rng.chance(1, 10) {
+                key.fingerprint = self.rng.below(3) as u8;
+            }
+            let window = [100, 300, 300, 1_000, 1_000, 5_000, 600_000][self.rng.index(7)];
+            let once = KeyedTry {
+                topic,
+                key: key.key.clone(),
+                fingerprint: key.fingerprint,
+                expires: self.clock.now().get() + window,
+            };
+            // Records without a key may be placed elsewhere the next time.
+            let wanted = [1, 1, 2, 3][self.rng.index(4)];
+            let mut free = partitions.clone();
+            let mut parts = Vec::new();
+            while parts.len() < wanted && !free.is_empty() {
+                let partition = free.swap_remove(self.rng.index(free.len()));
+                let (records, plan) = self.records(self.model.next_request, parts.len() as u32);
+                parts.push((partition, records, plan));
+            }
+            self.send(parts, Some(once), None);
+        }
+    }
+
+    pub(super) fn append_of_producer(&mut self, partitions: &[Arc<Partition>]) {
+        let partition = Arc::clone(&partitions[self.rng.index(partitions.len())]);
+        let key = (partition.id().topic, partition.id().index);
+        let producer = self.rng.below(2) as i64;
+        let is_it = |client: &Client| (client.partition, client.producer) == (key, producer);
+        let at = self.clients.iter().position(is_it).unwrap_or_else(|| {
+            self.clients.push(Client {
+                partition: key,
+                producer,
+                epoch: 0,
+                next: if self.rng.chance(1, 4) { i32::MAX - 5 } else { 0 },
+                sent: Vec::new(),
+            });
+            self.clients.len() - 1
+        });
+        for _ in 0..self.rng.between(1, 3) {
+            let batch = self.next_batch(at, key);
+            let count = if batch.last >= batch.first {
+                batch.last - batch.first + 1
+            } else {
+                i32::MAX - batch.first + batch.last + 2
+            };
+            let id = self.model.next_request;
+            let (mut builder, mut plan) = (BatchBuilder::new(), Vec::new());
+            for index in 0..count as u32 {
+                let name = crate::model::Name {
+                    request: id,
+                    part: 0,
+                    index,
+                };
+                let record = Rec::make(name, self.clock.now().get(), 20, &mut self.rng);
+                let headers: Vec<(&[u8], Option<&[u8]>)> = record
+                    .header
+                    .iter()
+                    .map(|(name, value)| (&name[..], value.as_deref()))
+                    .collect();
+                builder.push(
+                    TimestampMs(record.timestamp),
+                    record.key.as_deref(),
+                    record.value.as_deref(),
+                    &headers,
+                );
+                plan.push(record);
+            }
+            let mut sealed = builder.seal();
+            sealed.set_producer(ProducerId(producer), batch.epoch, batch.first);
+            let records = Records::Sealed(vec![sealed]);
+            self.send(vec![(Arc::clone(&partition), records, plan)], None, Some(batch));
+        }
+    }
+
+    /// What a producer sends: what follows on all that it has sent, something of that again, or something wrong.
+    fn next_batch(&mut self, at: usize, key: PartKey) -> BatchTry {
+        let client = &mut self.clients[at];
+        let is_its = |id: RequestId| {
+            let request = &self.model.requests[&id];
+            request
+                .batch
+                .is_some_and(|batch| batch.producer == client.producer)
+                && request.parts[0].partition == key
+        };
+        if !self.waiting.iter().any(|waiting| is_its(waiting.id)) {
+            // It knows what has arrived, and goes on from there.
+            let stored = self.model.batches(key, client.producer, RequestId::MAX);
+            if let Some((_, last)) = stored.last() {
+                client.epoch = last.epoch;
+                client.next = after(last.last, 1);
+            }
+        }
+        let what = self.rng.below(10);
+        if what < 4 && !client.sent.is_empty() {
+            let back = self.rng.index(client.sent.len().min(6));
+            return client.sent[client.sent.len() - 1 - back];
+        }
+        let (mut epoch, mut first) = (client.epoch, client.next);
+        match what {
+            7 => first = after(first, self.rng.between(1, 3) as i32),
+            8 => {
+                epoch += 1;
+                first = [0, 0, 4][self.rng.index(3)];
+            }
+            9 => epoch = (epoch - 1).max(0),
+            _ => {}
+        }
+        let batch = BatchTry {
+            producer: client.producer,
+            epoch,
+            first,
+            last: after(first, self.rng.below(4) as i32),
+        };
+        if matches!(what, 0..=6) {
+            client.next = after(batch.last, 1);
+            client.sent.push(batch);
+        }
+        batch
+    }
+
+    /// A request was answered with what another one has stored.
+    pub(super) fn repeated(&mut self, id: RequestId, bases: &[Offset], note: &[u8]) {
+        let request = self.model.requests[&id].clone();
+        say!(self, "request {id} repeats what is at {bases:?}");
+        if request.batch.is_some() {
+            assert!(note.is_empty(), "a batch has no note");
+            let verdict = self.model.verdict(id);
+            assert!(
+                matches!(verdict, Verdict::Repeated(base) if base.is_none_or(|base| [base] == bases)),
+                "the batch of request {id}: {verdict:?}"
+            );
+            self.tally.repeated_batches += 1;
+            self.model.refuse(id);
+            return;
+        }
+        let once = request.once.expect("only what has a key is repeated");
+        let first = RequestId::from_le_bytes(note.try_into().expect("a note is a number"));
+        let stored = self.model.requests.get_mut(&first).expect("it was appended");
+        if stored.is_in_flight && stored.fate == Fate::Unknown && request.ack == Ack::Written {
+            (stored.fate, stored.bases) = (Fate::Written, Some(bases.to_vec()));
+        }
+        let stored = stored.clone();
+        let twin = stored.once.as_ref().expect("it has a key, too");
+        assert_eq!(
+            (twin.topic, &twin.key, twin.fingerprint),
+            (once.topic, &once.key, once.fingerprint),
+            "request {id} is answered by request {first}"
+        );
+        assert!(
+            twin.expires > self.clock.now().get(),
+            "request {id} is answered by request {first}, whose key has expired"
+        );
+        assert!(
+            matches!(stored.fate, Fate::Durable | Fate::Written),
+            "request {id} is answered by request {first}, which is not stored"
+        );
+        assert_eq!(
+            stored.bases.as_deref(),
+            Some(bases),
+            "where request {first} is stored"
+        );
+        self.tally.repeated += 1;
+        self.tally.repeated_at_once += u64::from(stored.fate == Fate::Written);
+        if request.ack == Ack::Durable {
+            // What was only written is durable, since a repetition of it is.
+            let bases: Vec<_> = bases.iter().copied().map(Some).collect();
+            self.model.settle(first, &bases);
+        }
+        self.model.refuse(id);
+    }
+
+    /// A request that was just stored does not repeat another one.
+    pub(super) fn check_is_new(&mut self, id: RequestId) {
+        if self.model.requests[&id].batch.is_some() {
+            assert_eq!(
+                self.model.verdict(id),
+                Verdict::Append,
+                "the batch of request {id}"
+            );
+        }
+        if let Some(once) = self.model.requests[&id].once.clone() {
+            self.model.check_only_one(id, &once);
+            let is_again = self.model.requests.iter().any(|(other, request)| {
+                *other != id
+                    && request.fate == Fate::Durable
+                    && request
+                        .once
+                        .as_ref()
+                        .is_some_and(|twin| (twin.topic, &twin.key) == (once.topic, &once.key))
+            });
+            self.tally.expired += u64::from(is_again);
+        }
+    }
+
+    /// Whether what else is stored is why a request was refused.
+    pub(super) fn explains_refusal(&self, id: RequestId, error: &Error) -> bool {
+        let request = &self.model.requests[&id];
+        let now = self.clock.now().get();
+        match error {
+            Error::KeyReused => request.once.is_some() && self.model.is_remembered(id, true, now),
+            // Expired ones may count for a second.
+            Error::TooManyKeys { .. } => {
+                request.once.is_some()
+                    && self.options.key_bytes < 1 << 20
+                    && self.model.remembered(now - 1_000) > 0
+                    && !self.model.is_remembered(id, false, self.model.latest)
+            }
+            Error::OutOfOrderSequence { .. } => {
+                request.batch.is_some() && self.model.verdict(id) == Verdict::OutOfOrder
+            }
+            Error::ProducerFenced { .. } => {
+                request.batch.is_some() && self.model.verdict(id) == Verdict::Fenced
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The sequence `count` records later.
+fn after(sequence: i32, count: i32) -> i32 {
+    sequence
+        .checked_add(count)
+        .unwrap_or_else(|| count - (i32::MAX - sequence) - 1)
+}

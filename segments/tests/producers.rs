@@ -1,0 +1,283 @@
+//! Batches of idempotent producers: over restarts, in one round, and when rounds fail.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use quipu_segments::batch::{BatchBuilder, SealedBatch};
+use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
+use quipu_segments::{
+    AppendRequest, Appended, Error, Log, Offset, Options, Part, ProducerId, Records, StateChange, Ticket,
+    TimestampMs, TopicSettings, TopicSpec,
+};
+
+struct World {
+    disk: SimDisk,
+    log: Log,
+}
+
+fn open(disk: &SimDisk) -> Log {
+    let options = Options {
+        journal_file_bytes: 256 << 10,
+        journal_files: 2,
+        max_request_bytes: 128 << 10,
+        background: false,
+        ..Options::default()
+    };
+    let clock = SimClock::new(TimestampMs(1_000_000));
+    Log::open_with(
+        Arc::new(disk.clone()),
+        Arc::new(clock),
+        Path::new("/data"),
+        options,
+    )
+    .unwrap()
+}
+
+fn spec() -> TopicSpec {
+    TopicSpec {
+        partitions: 2,
+        settings: TopicSettings::default(),
+        properties: Default::default(),
+    }
+}
+
+/// A batch of `count` records as a producer sends it.
+fn batch(producer: i64, epoch: i16, sequence: i32, count: u32) -> SealedBatch {
+    let mut builder = BatchBuilder::new();
+    for record in 0..count {
+        builder.push(
+            TimestampMs(1),
+            None,
+            Some(format!("{sequence}+{record}").as_bytes()),
+            &[],
+        );
+    }
+    let mut batch = builder.seal();
+    batch.set_producer(ProducerId(producer), epoch, sequence);
+    batch
+}
+
+impl World {
+    fn new() -> Self {
+        let disk = SimDisk::new(1);
+        let log = open(&disk);
+        log.create_topic("orders", spec()).unwrap();
+        Self { disk, log }
+    }
+
+    fn crash(&mut self) {
+        self.disk = self.disk.after_power_cut();
+        self.log = open(&self.disk);
+    }
+
+    fn part(&self, partition: u32, batches: Vec<SealedBatch>) -> Part {
+        Part {
+            partition: self.log.topic("orders").unwrap().partition(partition).unwrap(),
+            records: Records::Sealed(batches),
+            expected_offset: None,
+            json_lines: false,
+        }
+    }
+
+    fn queue(&self, partition: u32, batch: SealedBatch) -> Ticket {
+        self.log
+            .append(AppendRequest {
+                parts: vec![self.part(partition, vec![batch])],
+                ..AppendRequest::default()
+            })
+            .unwrap()
+    }
+
+    fn send(&self, batch: SealedBatch) -> Result<Appended, Error> {
+        let ticket = self.queue(0, batch);
+        while self.log.run_round()? {}
+        ticket.wait()
+    }
+
+    fn end(&self) -> u64 {
+        let partition = self.log.topic("orders").unwrap().partition(0).unwrap();
+        partition.positions().end_offset.get()
+    }
+}
+
+/// The first offset, and whether the batch was appended now.
+fn told(answer: Result<Appended, Error>) -> (u64, bool) {
+    let answer = answer.unwrap();
+    assert!(answer.repeated.as_ref().is_none_or(Vec::is_empty));
+    (answer.base_offsets[0].get(), answer.repeated.is_none())
+}
+
+#[test]
+fn a_repeated_batch_is_answered_with_its_first_offset_after_any_restart() {
+    let mut world = World::new();
+    for sequence in 0..7 {
+        let first = told(world.send(batch(9, 2, 3 * sequence, 3)));
+        assert_eq!(first, (3 * sequence as u64, true));
+        world.crash();
+        for known in (0..=sequence).rev().take(5) {
+            assert_eq!(
+                told(world.send(batch(9, 2, 3 * known, 3))),
+                (3 * known as u64, false)
+            );
+        }
+        if sequence % 2 == 0 {
+            world.log.close().unwrap();
+            world.disk = world.disk.after_power_cut();
+            world.log = open(&world.disk);
+        }
+    }
+    assert_eq!(world.end(), 21);
+    assert!(matches!(
+        world.send(batch(9, 2, 22, 1)),
+        Err(Error::OutOfOrderSequence {
+            expected: 21,
+            found: 22
+        })
+    ));
+    assert!(matches!(
+        world.send(batch(9, 1, 21, 1)),
+        Err(Error::ProducerFenced { epoch: 2, found: 1 })
+    ));
+    // Another partition knows nothing of it, nor does another producer's number.
+    let elsewhere = world.queue(1, batch(9, 0, 8, 1));
+    while world.log.run_round().unwrap() {}
+    assert_eq!(told(elsewhere.wait()), (0, true));
+    assert_eq!(told(world.send(batch(10, 0, 8, 1))), (21, true));
+}
+
+#[test]
+fn batches_of_one_round_follow_one_another_and_repeat_one_another() {
+    let world = World::new();
+    let tickets: Vec<Ticket> = [0, 2, 2, 0, 5, 4]
+        .into_iter()
+        .map(|sequence| world.queue(0, batch(9, 0, sequence, 2)))
+        .collect();
+    while world.log.run_round().unwrap() {}
+    let mut answers = tickets.into_iter().map(Ticket::wait);
+    for expected in [(0, true), (2, true), (2, false), (0, false)] {
+        assert_eq!(told(answers.next().unwrap()), expected);
+    }
+    assert!(matches!(
+        answers.next().unwrap(),
+        Err(Error::OutOfOrderSequence {
+            expected: 4,
+            found: 5
+        })
+    ));
+    assert_eq!(told(answers.next().unwrap()), (4, true));
+}
+
+#[test]
+fn what_follows_a_batch_of_a_round_that_fails_is_answered_as_the_round_is() {
+    let faults = [
+        Fault::once(IoKind::Write, 0).on(".log").with(FaultError::Full),
+        Fault::once(IoKind::Write, 0).on(".log"),
+        Fault::once(IoKind::Write, 0).on(".journal"),
+        Fault::once(IoKind::Sync, 0).on(".journal"),
+    ];
+    for fault in faults {
+        let mut world = World::new();
+        told(world.send(batch(9, 1, 0, 1)));
+        world.disk.fail(fault.clone());
+        let tickets = [(1, 1), (1, 1), (1, 5), (0, 1)].map(|(epoch, sequence)| {
+            let sequence = batch(9, epoch, sequence, 1);
+            world.queue(0, sequence)
+        });
+        let known = world.queue(0, batch(9, 1, 0, 1));
+        while world.log.run_round().unwrap_or(false) {}
+        for ticket in tickets {
+            let error = ticket.wait().unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    Error::StorageFull | Error::Overloaded { .. } | Error::LogFailed { .. }
+                ),
+                "{fault:?}: {error}"
+            );
+        }
+        assert_eq!(told(known.wait()), (0, false), "{fault:?}");
+        world.disk.clear_faults();
+        world.crash();
+        let stored = world.end() - 1;
+        assert_eq!(told(world.send(batch(9, 1, 1, 1))), (1, stored == 0), "{fault:?}");
+        assert_eq!(told(world.send(batch(9, 1, 2, 1))), (2, true), "{fault:?}");
+    }
+}
+
+#[test]
+fn a_repetition_is_found_before_its_condition_and_changes_nothing() {
+    let world = World::new();
+    let request = || {
+        let mut part = world.part(0, vec![batch(9, 0, 0, 1)]);
+        part.expected_offset = Some(Offset::ZERO);
+        let change = StateChange {
+            key: b"n".to_vec(),
+            value: Some(world.end().to_string().into_bytes()),
+        };
+        let ticket = world.log.append(AppendRequest {
+            parts: vec![part],
+            state: vec![change],
+            ..AppendRequest::default()
+        });
+        while world.log.run_round().unwrap() {}
+        told(ticket.unwrap().wait())
+    };
+    assert_eq!(request(), (0, true));
+    assert_eq!(request(), (0, false));
+    assert_eq!(world.log.state_get(b"n").as_deref(), Some(&b"0"[..]));
+}
+
+#[test]
+fn a_batch_of_a_producer_goes_alone_with_an_epoch_and_a_sequence() {
+    let world = World::new();
+    for wrong in [
+        vec![batch(9, -1, 0, 1)],
+        vec![batch(9, 0, -1, 1)],
+        vec![batch(9, 0, 0, 1), batch(9, 0, 1, 1)],
+        vec![batch(-1, -1, -1, 1), batch(9, 0, 0, 1)],
+    ] {
+        let request = AppendRequest {
+            parts: vec![world.part(0, wrong)],
+            ..AppendRequest::default()
+        };
+        assert!(matches!(world.log.append(request), Err(Error::Invalid(_))));
+    }
+    let none = vec![batch(-1, -1, -1, 1), batch(-1, -1, -1, 1)];
+    let request = AppendRequest {
+        parts: vec![world.part(0, none)],
+        ..AppendRequest::default()
+    };
+    assert!(world.log.append(request).is_ok());
+}
+
+#[test]
+fn what_is_known_of_producers_is_not_shown_and_not_to_be_changed() {
+    let mut world = World::new();
+    told(world.send(batch(9, 0, 0, 1)));
+    world.crash();
+    assert!(world.log.state_prefix(b"").is_empty());
+    let request = AppendRequest {
+        state: vec![StateChange {
+            key: b"\0p".to_vec(),
+            value: None,
+        }],
+        ..AppendRequest::default()
+    };
+    assert!(matches!(world.log.append(request), Err(Error::Invalid(_))));
+}
+
+#[test]
+fn a_topic_of_the_same_name_knows_nothing_of_the_producers_of_the_deleted_one() {
+    let mut world = World::new();
+    for sequence in 0..3 {
+        told(world.send(batch(9, 4, sequence, 1)));
+    }
+    for round in 0..3 {
+        world.log.delete_topic("orders", Vec::new()).unwrap();
+        world.log.create_topic("orders", spec()).unwrap();
+        if round > 0 {
+            world.crash();
+        }
+        assert_eq!(told(world.send(batch(9, 3, 7 + round, 1))), (0, true));
+    }
+}
