@@ -82,9 +82,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let client = args.connect.client()?;
     // Records are JSON, one a line, whatever `--output` says.
     let _ = args.output;
-    let topic = Topic::describe(&client, &args.topic)?;
-    let chosen = topic.choose(&args.partition)?;
     let interrupt = Interrupt::watch()?;
+    let topic = Topic::describe_patiently(&client, &args.topic, &interrupt)?;
+    let chosen = topic.choose(&args.partition)?;
     let mut printer = Printer {
         client: &client,
         args: &args,
