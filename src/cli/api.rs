@@ -8,6 +8,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::{Client, Failure, Route};
+use super::deliver::PATIENCE;
+use super::output::note;
+use super::signal::Interrupt;
 
 /// A topic as `GET /v1/topics/{topic}` describes it.
 #[derive(Debug, Deserialize)]
@@ -60,6 +63,37 @@ impl Topic {
     /// [`Failure`]; a problem `unknown-topic` if there is none of that name.
     pub(crate) fn describe(client: &Client, name: &str) -> Result<Self, Failure> {
         client.get(&topic_route(name))
+    }
+
+    /// The same, waiting for a server that goes away or restarts just then. One that is not there at all is more likely
+    /// mistyped, and not waited for.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn describe_patiently(
+        client: &Client,
+        name: &str,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Failure> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let failure = match Self::describe(client, name) {
+                Err(failure) if failure.passes() => failure,
+                answer => return answer,
+            };
+            let is_not_there = waited.is_zero() && matches!(failure, Failure::NotSent { .. });
+            if is_not_there || waited >= PATIENCE {
+                return Err(failure);
+            }
+            if waited.is_zero() {
+                note(format_args!("{failure}; trying again"));
+            }
+            let wait = failure.retry_after().unwrap_or(Duration::from_millis(200));
+            if interrupt.wait(wait).is_some() {
+                return Err(failure);
+            }
+            waited += wait.max(Duration::from_millis(1));
+        }
     }
 
     /// Its records between log start and end; compaction may have left fewer.

@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::builder::NonEmptyStringValueParser;
 use http::Method;
+use quipu_segments::TimestampMs;
 use serde_json::{Value, json};
 
 use super::api::{self, Committed, Topic, group_route, stream_route};
@@ -81,9 +82,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let client = args.connect.client()?;
     // Records are JSON, one a line, whatever `--output` says.
     let _ = args.output;
-    let topic = Topic::describe(&client, &args.topic)?;
-    let chosen = topic.choose(&args.partition)?;
     let interrupt = Interrupt::watch()?;
+    let topic = Topic::describe_patiently(&client, &args.topic, &interrupt)?;
+    let chosen = topic.choose(&args.partition)?;
     let mut printer = Printer {
         client: &client,
         args: &args,
@@ -173,7 +174,7 @@ fn partitions(
         };
         let until = match args.until {
             // A live tail up to a time to come: the end is known when a record of that time arrives.
-            Some(Position::Time(time)) if args.follow => {
+            Some(Position::Time(time)) if args.follow && is_to_come(time) => {
                 let end = at(client, &args.topic, number, time)?;
                 tail.until = Some(time.0);
                 end.timestamp.is_some().then_some(end.offset)
@@ -188,6 +189,11 @@ fn partitions(
         }
     }
     Ok((partitions, tail))
+}
+
+fn is_to_come(time: TimestampMs) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.is_ok_and(|now| i128::from(time.0) > now.as_millis().cast_signed())
 }
 
 /// Refuses to print records of a group whose members commit for it, before the first is printed.

@@ -118,7 +118,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
     let client = args.connect.client()?;
     let interrupt = Interrupt::watch()?;
-    let topic = Topic::describe(&client, &args.topic)?;
+    let topic = Topic::describe_patiently(&client, &args.topic, &interrupt)?;
     let chosen = topic.choose(&args.partition)?;
     let foreign = match &args.to {
         Some(To::Address(uri)) => Some(args.connect.client_of(uri)?),
@@ -176,7 +176,7 @@ fn into_topic<'a>(
     name: &str,
     interrupt: &'a Interrupt,
 ) -> Result<Delivery<'a>, Failure> {
-    let target = Topic::describe(client, name)?;
+    let target = Topic::describe_patiently(client, name, interrupt)?;
     let mut route = Route::new(&["v1", "topics", name, "records"]);
     if target.partition_count != source.partition_count {
         route = route.with("repartition", "true");

@@ -160,7 +160,7 @@ fn run_through(world: &mut World, rng: &mut Rng, args: &[&str], victims: &[Victi
         // An answer is some hundred bytes, so this hits the first one.
         let (way, bytes) = match rng.below(3) {
             0 => (Way::Down, rng.below(2_000)),
-            _ => (Way::Up, rng.below(16 << 20)),
+            _ => (Way::Up, rng.below(10 << 20)),
         };
         let fuse = world.arm(victim, &command, way, bytes);
         if !has_burned(&fuse, &mut command) {
@@ -274,7 +274,13 @@ fn a_replay_into_a_topic_stores_every_record_once_over_restarts() {
     let path = write(&world.dir.path().join("load.ndjson"), &lines(0, RECORDS, 400));
     world.run(&["produce", "t", &path]);
     let args = ["replay", "t", "--from", "0", "--to", "u", "--output", "json"];
-    let output = run_through(&mut world, &mut rng, &args, &[Victim::Server, Victim::Nobody], 6);
+    let output = run_through(
+        &mut world,
+        &mut rng,
+        &args,
+        &[Victim::Server, Victim::Server, Victim::Nobody],
+        6,
+    );
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["records"], RECORDS, "{report}");
     let copied = world.numbers("u");
@@ -290,7 +296,7 @@ fn a_replay_into_a_topic_stores_every_record_once_over_restarts() {
         &mut world,
         &mut rng,
         &["replay", "u", "--from", "0", "--to", "u", "--output", "json"],
-        &[Victim::Server, Victim::Nobody],
+        &[Victim::Server, Victim::Server, Victim::Nobody],
         3,
     );
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -113,7 +113,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     if args.restart && file.is_none() {
         return Err(Usage("--restart is for files: standard input begins anew by itself".to_owned()).into());
     }
-    let topic = Topic::describe(&client, &args.topic)?;
+    let topic = Topic::describe_patiently(&client, &args.topic, &interrupt)?;
     let shape = Shape {
         raw: args.raw,
         key_field: args.key_field.clone(),
