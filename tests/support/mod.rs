@@ -312,9 +312,21 @@ impl Connection {
         content_type: &str,
         body: &[u8],
     ) -> io::Result<Answer> {
-        let mut headers = String::new();
+        self.request_with(method, path, content_type, "", body)
+    }
+
+    /// The same with more headers, each with its line break.
+    pub fn request_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        let mut headers = headers.to_owned();
         if !content_type.is_empty() {
-            headers = format!("Content-Type: {content_type}\r\n");
+            headers += &format!("Content-Type: {content_type}\r\n");
         }
         if method != "GET" {
             headers += &format!("Content-Length: {}\r\n", body.len());

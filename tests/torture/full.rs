@@ -392,6 +392,7 @@ fn append(server: &Server, history: &History, topic: &str, padding: usize) -> bo
         cuts: Cuts::Whole,
         must: 0,
         may: 1,
+        since: None,
     };
     let id = Id {
         request: history.send(CLIENTS.len() as u32, sent),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::records::Id;
+use crate::retry::Retries;
 
 /// What all clients of all rounds know. Each entry is made before the call that it is about.
 #[derive(Default)]
@@ -20,6 +21,8 @@ pub struct State {
     pub requests: HashMap<u64, Sent>,
     /// By group, topic and partition: the last commit that was answered, and the last that was sent.
     pub groups: BTreeMap<(String, String, u32), (u64, u64)>,
+    /// By client: what is sent again.
+    pub retries: BTreeMap<u32, Retries>,
     sequences: HashMap<u32, u64>,
 }
 
@@ -86,6 +89,8 @@ pub struct Sent {
     pub must: u32,
     /// and no more than so many may.
     pub may: u32,
+    /// Where the partitions ended before it was first sent, if that was before the last check.
+    pub since: Option<Vec<u64>>,
 }
 
 /// Where a request may be cut off if it was in flight.

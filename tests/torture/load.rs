@@ -21,9 +21,9 @@ use crate::topics;
 /// offset they expect.
 pub const TOPICS: [&str; 2] = ["short-lived", "kept"];
 pub const PARTITIONS: u32 = 4;
-const OWNED: u32 = PARTITIONS - 1;
+pub const OWNED: u32 = PARTITIONS - 1;
 /// A stream is cut after so many lines, or after a MiB.
-const UNIT_LINES: u32 = 10_000;
+pub const UNIT_LINES: u32 = 10_000;
 /// A client that is refused so often in a row has seen enough.
 const PATIENT_REFUSALS: u32 = 20;
 
@@ -44,6 +44,8 @@ pub enum Role {
     Batches,
     /// Single records with `expected_offset`; two of them compete.
     Expecting,
+    /// Requests with a key, sent again until they are answered and after that.
+    Retrying,
     /// Follows all partitions.
     Fetching,
     /// Commits a group's offsets, and deletes records now and then.
@@ -53,10 +55,11 @@ pub enum Role {
 }
 
 use Role::{
-    Batches, Committing, Expecting, Fetching, Json, JsonWritten, LongLines, OneUnit, ShortLines, Topics,
+    Batches, Committing, Expecting, Fetching, Json, JsonWritten, LongLines, OneUnit, Retrying, ShortLines,
+    Topics,
 };
 
-pub const CLIENTS: [Role; 15] = [
+pub const CLIENTS: [Role; 17] = [
     Json,
     Json,
     JsonWritten,
@@ -68,6 +71,8 @@ pub const CLIENTS: [Role; 15] = [
     Batches,
     Expecting,
     Expecting,
+    Retrying,
+    Retrying,
     Fetching,
     Fetching,
     Committing,
@@ -132,6 +137,7 @@ impl Client<'_> {
             Committing => self.commit(),
             Topics => topics::churn(self),
             Expecting => self.expect(),
+            Retrying => self.retry(),
             _ => self.produce(role),
         };
         match result {
@@ -152,7 +158,21 @@ impl Client<'_> {
         content_type: &str,
         body: &[u8],
     ) -> Result<Answer, Gone> {
-        let result = self.connection.request(method, path, content_type, body);
+        self.call_with(method, path, content_type, "", body)
+    }
+
+    /// The same with more headers, each with its line break.
+    pub fn call_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> Result<Answer, Gone> {
+        let result = self
+            .connection
+            .request_with(method, path, content_type, headers, body);
         if result.is_err() && !self.round.trouble.is_empty() {
             self.connection = Connection::open(self.round.address)?;
             self.refusals += 1;
@@ -229,6 +249,7 @@ impl Client<'_> {
             cuts,
             must: 0,
             may: count,
+            since: None,
         });
         let id = |index: usize| Id {
             request,
@@ -318,6 +339,7 @@ impl Client<'_> {
                 cuts: Cuts::Whole,
                 must: 0,
                 may: 1,
+                since: None,
             };
             let request = self.round.history.send(self.number, sent);
             let id = Id { request, index: 0 };
@@ -458,7 +480,7 @@ impl Client<'_> {
 }
 
 /// The places that an answer names: of each record, or of the first and the last in each partition.
-fn placed(answer: &Value, request: u64, partitions: &[u32]) -> Vec<(u32, u64, Id)> {
+pub fn placed(answer: &Value, request: u64, partitions: &[u32]) -> Vec<(u32, u64, Id)> {
     let number = |value: &Value, name: &str| {
         value[name]
             .as_u64()

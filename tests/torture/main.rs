@@ -23,6 +23,7 @@ mod ground;
 mod history;
 mod load;
 mod records;
+mod retry;
 mod rounds;
 #[path = "../support/mod.rs"]
 mod support;

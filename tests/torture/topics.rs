@@ -144,6 +144,7 @@ fn produce(client: &mut Client<'_>, name: &str) -> Result<(), Gone> {
         cuts: Cuts::Whole,
         must: 0,
         may: count as u32,
+        since: None,
     });
     let id = |index: usize| Id {
         request,

@@ -1,0 +1,182 @@
+//! A producer that retries: every request has an `Idempotency-Key`, and what was in doubt when the server went away is
+//! sent again when it is back, before anything new. In between it repeats what was answered long ago.
+//!
+//! A retry must end with every record once, whatever became of the tries before: the check after the next restart finds
+//! a record that is there twice or not at all. A repetition of what was answered must be answered the same.
+
+use std::collections::VecDeque;
+
+use crate::history::{Cuts, Sent};
+use crate::load::{Client, Gone, OWNED, Role, TOPICS, UNIT_LINES, placed};
+use crate::records::{self, Id};
+use crate::support::Answer;
+
+/// Answered requests that a client goes on repeating.
+const REMEMBERED: usize = 8;
+
+/// A request with a key.
+#[derive(Clone, Debug)]
+pub struct Keyed {
+    request: u64,
+    topic: &'static str,
+    partitions: Vec<u32>,
+    padding: usize,
+    /// Lines of a stream instead of a list.
+    is_stream: bool,
+    /// Where its partitions ended when it was first sent: its records lie behind that.
+    since: Vec<u64>,
+}
+
+/// What a client goes by from round to round.
+#[derive(Default)]
+pub struct Retries {
+    /// Sent and not answered: the next one to be sent.
+    in_doubt: Option<Keyed>,
+    answered: VecDeque<(Keyed, Vec<u8>)>,
+}
+
+impl Keyed {
+    fn lines(&self) -> impl Iterator<Item = String> {
+        self.partitions.iter().enumerate().map(|(index, partition)| {
+            let id = Id {
+                request: self.request,
+                index: index as u32,
+            };
+            records::line(id, *partition, self.padding)
+        })
+    }
+
+    fn cuts(&self) -> Cuts {
+        if self.is_stream {
+            Cuts::Every(UNIT_LINES)
+        } else {
+            Cuts::Whole
+        }
+    }
+
+    fn count(&self) -> u32 {
+        self.partitions.len() as u32
+    }
+}
+
+impl Client<'_> {
+    pub fn retry(&mut self) -> Result<(), Gone> {
+        while !self.is_over() {
+            let in_doubt = self.retries(|retries| retries.in_doubt.clone());
+            let answered = self.retries(|retries| retries.answered.len() as u64);
+            if let Some(keyed) = in_doubt {
+                self.send_once(keyed)?;
+            } else if answered > 0 && self.rng.below(3) == 0 {
+                let place = self.rng.below(answered) as usize;
+                self.repeat(place)?;
+            } else {
+                let keyed = self.new_request();
+                self.retries(|retries| retries.in_doubt = Some(keyed.clone()));
+                self.send_once(keyed)?;
+            }
+            let _ = self.round.events.send(Role::Retrying);
+        }
+        Ok(())
+    }
+
+    fn retries<R>(&self, change: impl FnOnce(&mut Retries) -> R) -> R {
+        change(self.round.history.state().retries.entry(self.number).or_default())
+    }
+
+    fn new_request(&mut self) -> Keyed {
+        let topic = TOPICS[self.rng.below(2) as usize];
+        // Now and then so many lines that they are several units.
+        let (is_stream, count, padding) = match self.rng.below(8) {
+            0 => (true, UNIT_LINES + 500, 0),
+            1 | 2 => (true, 1 + self.rng.below(200) as u32, self.rng.below(2000)),
+            _ => (false, 1 + self.rng.below(8) as u32, self.rng.below(3000)),
+        };
+        let partitions: Vec<u32> = (0..count)
+            .map(|_| self.rng.below(u64::from(OWNED)) as u32)
+            .collect();
+        let ends =
+            (0..OWNED).map(|partition| self.round.history.held(topic, partition, |held| held.checked_end));
+        let since = ends.collect();
+        let sent = |_| Sent {
+            topic: topic.into(),
+            partitions: partitions.clone(),
+            cuts: Cuts::Whole,
+            must: 0,
+            may: 0,
+            since: None,
+        };
+        let request = self.round.history.send(self.number, sent);
+        Keyed {
+            request,
+            topic,
+            partitions,
+            padding: padding as usize,
+            is_stream,
+            since,
+        }
+    }
+
+    /// Sends what is in doubt; once it is answered every record is there once.
+    fn send_once(&mut self, keyed: Keyed) -> Result<(), Gone> {
+        let count = keyed.count();
+        let sent = Sent {
+            topic: keyed.topic.into(),
+            partitions: keyed.partitions.clone(),
+            cuts: keyed.cuts(),
+            must: 0,
+            may: count,
+            since: Some(keyed.since.clone()),
+        };
+        self.round.history.state().requests.insert(keyed.request, sent);
+        let answer = self.send_keyed(&keyed)?;
+        // Refused for a fault: an earlier try may be in all the same, so it stays in doubt.
+        if self.refused(&answer, &[200]).is_some() {
+            return Ok(());
+        }
+        let placed = placed(&answer.json(), keyed.request, &keyed.partitions);
+        self.round.history.note(keyed.topic, placed);
+        self.round.history.settle(keyed.request, count, count);
+        self.retries(|retries| {
+            retries.in_doubt = None;
+            retries.answered.push_back((keyed, answer.body));
+            if retries.answered.len() > REMEMBERED {
+                retries.answered.pop_front();
+            }
+        });
+        Ok(())
+    }
+
+    /// Sends again what was answered.
+    fn repeat(&mut self, place: usize) -> Result<(), Gone> {
+        let (keyed, before) = self.retries(|retries| retries.answered[place].clone());
+        let answer = self.send_keyed(&keyed)?;
+        if self.refused(&answer, &[200]).is_none() {
+            assert_eq!(
+                answer.header("idempotency-replayed"),
+                Some("true"),
+                "{keyed:?}: {}",
+                answer.text()
+            );
+            assert_eq!(
+                answer.body, before,
+                "{keyed:?} is answered otherwise than the first time"
+            );
+        }
+        Ok(())
+    }
+
+    fn send_keyed(&mut self, keyed: &Keyed) -> Result<Answer, Gone> {
+        let lines: Vec<String> = keyed.lines().collect();
+        let (media, body) = if keyed.is_stream {
+            ("application/x-ndjson", lines.join("\n"))
+        } else {
+            (
+                "application/json",
+                format!(r#"{{"records":[{}]}}"#, lines.join(",")),
+            )
+        };
+        let path = format!("/v1/topics/{}/records", keyed.topic);
+        let key = format!("Idempotency-Key: {:x}\r\n", keyed.request);
+        self.call_with("POST", &path, media, &key, body.as_bytes())
+    }
+}
