@@ -32,6 +32,10 @@ pub struct Counts {
     pub acknowledged_requests: AtomicU64,
     pub acknowledged_records: AtomicU64,
     pub refused_requests: AtomicU64,
+    /// In doubt, and answered when sent again.
+    pub retried_requests: AtomicU64,
+    /// Answered before, and again the same.
+    pub repeated_requests: AtomicU64,
     pub commits: AtomicU64,
     pub fetched_records: AtomicU64,
     pub checked_records: AtomicU64,

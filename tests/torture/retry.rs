@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::history::{Cuts, Sent};
+use crate::history::{Counts, Cuts, Sent};
 use crate::load::{Client, Gone, OWNED, Role, TOPICS, UNIT_LINES, placed};
 use crate::records::{self, Id};
 use crate::support::Answer;
@@ -23,6 +23,8 @@ pub struct Keyed {
     padding: usize,
     /// Lines of a stream instead of a list.
     is_stream: bool,
+    /// How often it was sent.
+    tries: u32,
     /// Where its partitions ended when it was first sent: its records lie behind that.
     since: Vec<u64>,
 }
@@ -71,7 +73,6 @@ impl Client<'_> {
                 self.repeat(place)?;
             } else {
                 let keyed = self.new_request();
-                self.retries(|retries| retries.in_doubt = Some(keyed.clone()));
                 self.send_once(keyed)?;
             }
             let _ = self.round.events.send(Role::Retrying);
@@ -112,12 +113,15 @@ impl Client<'_> {
             partitions,
             padding: padding as usize,
             is_stream,
+            tries: 0,
             since,
         }
     }
 
     /// Sends what is in doubt; once it is answered every record is there once.
-    fn send_once(&mut self, keyed: Keyed) -> Result<(), Gone> {
+    fn send_once(&mut self, mut keyed: Keyed) -> Result<(), Gone> {
+        keyed.tries += 1;
+        self.retries(|retries| retries.in_doubt = Some(keyed.clone()));
         let count = keyed.count();
         let sent = Sent {
             topic: keyed.topic.into(),
@@ -136,6 +140,9 @@ impl Client<'_> {
         let placed = placed(&answer.json(), keyed.request, &keyed.partitions);
         self.round.history.note(keyed.topic, placed);
         self.round.history.settle(keyed.request, count, count);
+        if keyed.tries > 1 {
+            Counts::add(&self.round.history.counts.retried_requests, 1);
+        }
         self.retries(|retries| {
             retries.in_doubt = None;
             retries.answered.push_back((keyed, answer.body));
@@ -157,6 +164,7 @@ impl Client<'_> {
                 "{keyed:?}: {}",
                 answer.text()
             );
+            Counts::add(&self.round.history.counts.repeated_requests, 1);
             assert_eq!(
                 answer.body, before,
                 "{keyed:?} is answered otherwise than the first time"

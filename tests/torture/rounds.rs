@@ -101,10 +101,12 @@ fn what_was_acknowledged_or_read_survives_kills_at_any_moment_and_calls_that_fai
         println!("  {times:5} × {hit}");
     }
     println!(
-        "{} requests with {} records acknowledged, {} refused, {} records fetched under load, {} read after restarts, {} commits, {} topics made, {} deleted",
+        "{} requests with {} records acknowledged, {} refused, {} in doubt and retried, {} repeated, {} records fetched under load, {} read after restarts, {} commits, {} topics made, {} deleted",
         count(&counts.acknowledged_requests),
         count(&counts.acknowledged_records),
         count(&counts.refused_requests),
+        count(&counts.retried_requests),
+        count(&counts.repeated_requests),
         count(&counts.fetched_records),
         count(&counts.checked_records),
         count(&counts.commits),
