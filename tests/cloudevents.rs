@@ -407,6 +407,53 @@ async fn a_closed_range_of_events_has_a_tag_of_its_own() {
     );
 }
 
+#[tokio::test]
+async fn a_stream_gives_structured_events_where_the_query_or_the_client_asks_for_them() {
+    const STREAM: &str = "text/event-stream";
+    let service = service(1).await;
+    let sent = event("a", json!({"data": {"n": [1, 2]}, "subject": "x"}));
+    post(&service, RECORDS, EVENT, sent.to_string())
+        .await
+        .with_status(200);
+    post(&service, RECORDS, "text/plain", "plain\ntext")
+        .await
+        .with_status(200);
+
+    let structured = |text: &str| -> Vec<Value> {
+        let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+        data.filter(|data| *data != "{}")
+            .map(|data| serde_json::from_str(data).expect("a JSON value on one line"))
+            .collect()
+    };
+    let by_query = service
+        .get_as(&format!("{RECORDS}?data=cloudevents"), STREAM)
+        .await;
+    let found = structured(by_query.text());
+    assert_eq!(found[0], sent);
+    assert_eq!(found[1]["type"], "quipu.record");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(by_query.header("content-type"), Some(STREAM));
+
+    let by_accept = service.get_as(RECORDS, &format!("{STREAM}, {EVENT}")).await;
+    assert_eq!(structured(by_accept.text()), found);
+    let plain = service
+        .get_as(&format!("{RECORDS}?data=records"), &format!("{STREAM}, {EVENT}"))
+        .await;
+    assert_eq!(structured(plain.text())[0]["headers"]["ce_id"], "a");
+    let lines = service.get(&format!("{RECORDS}?data=cloudevents")).await;
+    let lines: Vec<Value> = lines
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines, found);
+    let problem = service
+        .get(&format!("{RECORDS}?data=events"))
+        .await
+        .problem(400, "invalid-request");
+    assert_eq!(problem["pointer"], "data");
+}
+
 #[test]
 fn the_python_sdk_sends_in_every_mode_and_reads_what_comes_back() {
     let python = std::env::var_os("QUIPU_TEST_PYTHON").unwrap_or_else(|| "python3".into());

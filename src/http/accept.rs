@@ -93,6 +93,16 @@ pub(super) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) 
     })
 }
 
+/// Whether a client names a media type as acceptable; ranges with `*` name none.
+pub(super) fn names(headers: &HeaderMap, media_type: &str) -> bool {
+    let fields = headers.get_all(header::ACCEPT).iter();
+    fields
+        .filter_map(|field| field.to_str().ok())
+        .flat_map(|field| field.split(','))
+        .filter_map(Range::parse)
+        .any(|range| range.exactness == Exactness::Subtype && range.quality > 0 && range.matches(media_type))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Exactness {
     Any,
@@ -233,6 +243,26 @@ mod tests {
             chosen(&["*/*, application/json;q=0"]),
             Some(Representation::NdJson)
         );
+    }
+
+    #[test]
+    fn only_a_type_that_is_named_and_not_refused_is_named() {
+        let named = |accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            names(&headers, "application/cloudevents+json")
+        };
+        assert!(named("text/event-stream, application/cloudevents+json"));
+        assert!(named("Application/CloudEvents+JSON;q=0.1"));
+        for accept in [
+            "*/*",
+            "application/*",
+            "application/cloudevents+json;q=0",
+            "application/cloudevents-batch+json",
+            "",
+        ] {
+            assert!(!named(accept), "{accept}");
+        }
     }
 
     #[test]

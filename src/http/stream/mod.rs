@@ -94,7 +94,8 @@ struct StreamedRecord {
         ("follow" = Option<bool>, Query, description = "Go on with records as they arrive, and with partitions as they are added; with `until` up to that time"),
         ("order" = Option<String>, Query, description = "`none`, or `timestamp`: merges the partitions by their next records' timestamps", example = "timestamp"),
         ("speed" = Option<f64>, Query, description = "Replays at this many times the pace of the recorded timestamps; implies `order=timestamp`", example = 60),
-        ("Accept" = Option<String>, Header, description = "`application/x-ndjson` or `text/event-stream`"),
+        ("data" = Option<String>, Query, description = "`records`, or `cloudevents`: each line, or the data of each event, is a structured CloudEvent", example = "cloudevents"),
+        ("Accept" = Option<String>, Header, description = "`application/x-ndjson` or `text/event-stream`; with `application/cloudevents+json` beside it, records come as structured CloudEvents"),
         ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was received: goes on behind it, whatever `from` says"),
     ),
     responses(
@@ -143,6 +144,7 @@ async fn stream_topic(
         ("follow" = Option<bool>, Query, description = "As for one topic"),
         ("order" = Option<String>, Query, description = "As for one topic"),
         ("speed" = Option<f64>, Query, description = "As for one topic"),
+        ("data" = Option<String>, Query, description = "As for one topic"),
         ("Accept" = Option<String>, Header, description = "As for one topic"),
         ("Last-Event-ID" = Option<String>, Header, description = "As for one topic: the `id` of an event of a stream over the same topics"),
     ),
@@ -198,6 +200,7 @@ async fn stream(
             follow,
             from_latest: query.from == From::Latest,
             is_resumed: query.is_resumed,
+            as_events: query.as_events,
             filter: query.filter,
         };
         let output = Output::new(format, CursorText::new(directory(&app), &ids));

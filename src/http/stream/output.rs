@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::cloudevents::EventRenderer;
 use crate::damage::Gap;
 use crate::http::problem::Problem;
 use crate::render::{Layout, RecordRenderer};
@@ -57,11 +58,12 @@ impl Format {
     }
 }
 
-/// How a record is written: the line, or the `data` of its event. Other forms of a record have their place here, beside
-/// quipu's own; each must be one line.
+/// How a record is written: the line, or the `data` of its event. Each is one line.
 pub(super) enum Data {
     /// As in every other answer.
     Record(RecordRenderer),
+    /// As a structured CloudEvent.
+    CloudEvent(EventRenderer),
 }
 
 impl Data {
@@ -70,10 +72,16 @@ impl Data {
         Self::Record(RecordRenderer::new(topic, partition, Layout::Lines))
     }
 
+    /// The same as CloudEvents, which always say their topic.
+    pub(super) fn cloud_events(topic: &str, partition: u32) -> Self {
+        Self::CloudEvent(EventRenderer::new(topic, partition, Layout::Lines))
+    }
+
     #[inline]
     fn push(&self, out: &mut Vec<u8>, record: &Record<'_>, json_lines: bool) {
         match self {
             Self::Record(renderer) => renderer.push(out, record, json_lines),
+            Self::CloudEvent(renderer) => renderer.push(out, record, json_lines),
         }
     }
 }

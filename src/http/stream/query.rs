@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName};
 use quipu_segments::TimestampMs;
 
+use crate::http::accept::names;
 use crate::http::params::{Params, parse_time};
 use crate::http::path::parse_index;
 use crate::http::problem::Problem;
@@ -54,6 +55,8 @@ pub(super) struct StreamQuery {
     pub(super) by_time: bool,
     /// Positive and finite; only with `by_time`.
     pub(super) speed: Option<f64>,
+    /// Records come as structured CloudEvents.
+    pub(super) as_events: bool,
 }
 
 impl StreamQuery {
@@ -62,7 +65,16 @@ impl StreamQuery {
     /// # Errors
     /// 400 with the parameter's name.
     pub(super) fn parse(query: Option<&str>, headers: &HeaderMap, several: bool) -> Result<Self, Problem> {
-        let mut allowed = vec!["from", "until", "key", "partitions", "follow", "order", "speed"];
+        let mut allowed = vec![
+            "from",
+            "until",
+            "key",
+            "partitions",
+            "follow",
+            "order",
+            "speed",
+            "data",
+        ];
         if several {
             allowed.insert(0, "topics");
         }
@@ -101,7 +113,19 @@ impl StreamQuery {
                 "a replay at a speed is in the order of timestamps; leave order out",
             ));
         }
+        let as_events = match params.get("data") {
+            None => names(headers, "application/cloudevents+json"),
+            Some("records") => false,
+            Some("cloudevents") => true,
+            Some(other) => {
+                return Err(Problem::invalid(
+                    "data",
+                    format!("data must be records or cloudevents, not {other:?}"),
+                ));
+            }
+        };
         Ok(Self {
+            as_events,
             topics,
             from: resumed.map_or(from, From::Cursor),
             is_resumed,

@@ -87,6 +87,8 @@ pub(super) struct Manner {
     pub(super) from_latest: bool,
     /// The client had been told where it ended, and asks for what came since.
     pub(super) is_resumed: bool,
+    /// It gives CloudEvents.
+    pub(super) as_events: bool,
 }
 
 /// A stream.
@@ -566,6 +568,9 @@ impl Stream {
     fn data(&self, lane: usize) -> Data {
         let lane = &self.lanes.lanes[lane];
         let topic = &self.lanes.topics[usize::from(lane.topic)];
+        if self.manner.as_events {
+            return Data::cloud_events(topic.name(), lane.index());
+        }
         let is_named = self.lanes.topics.len() > 1;
         Data::new(is_named.then(|| topic.name()), lane.index())
     }
