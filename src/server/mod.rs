@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::app::App;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::{groups, http, lag};
 use connection::Connections;
 
@@ -292,11 +292,15 @@ impl Files {
 
     fn limit_connections(&self, max_connections: usize) -> usize {
         if self.connections < max_connections {
-            tracing::warn!(
-                max_connections,
-                connections = self.connections,
-                "the limit of open files allows fewer connections than max_connections; raise it (ulimit -n)"
-            );
+            let connections = self.connections;
+            let what =
+                "the limit of open files allows fewer connections than max_connections; raise it (ulimit -n)";
+            // Nobody has asked for the default.
+            if max_connections == Limits::default().max_connections {
+                tracing::info!(max_connections, connections, "{what}");
+            } else {
+                tracing::warn!(max_connections, connections, "{what}");
+            }
         }
         max_connections.min(self.connections)
     }
@@ -314,7 +318,7 @@ mod tests {
             assert!(spare >= (limit as usize / 8).min(1024), "{limit}: {files:?}");
             assert!(files.segments >= limit as usize / 4, "{limit}: {files:?}");
         }
-        assert_eq!(Files::share(1024).limit_connections(10_000), 640);
-        assert_eq!(Files::share(20_000).limit_connections(10_000), 10_000);
+        assert_eq!(Files::share(1024).limit_connections(20_000), 640);
+        assert_eq!(Files::share(40_000).limit_connections(20_000), 20_000);
     }
 }

@@ -1,0 +1,1245 @@
+//! The contract of streams: replay and live tail, as lines and as Server-Sent Events.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test damages files behind the service's back"
+)]
+
+mod events;
+mod harness;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use events::{Event, EventReader};
+use futures_util::StreamExt;
+use harness::{Answer, Sample, Service};
+use http::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+const EVENTS: &str = "text/event-stream";
+const T: &str = "/v1/topics/t/records";
+
+async fn service(partitions: u32) -> Service {
+    let service = Service::new();
+    topic(&service, "t", partitions).await;
+    service
+}
+
+async fn topic(service: &Service, name: &str, partitions: u32) {
+    let body = json!({"partitions": partitions});
+    service
+        .put(&format!("/v1/topics/{name}"), body)
+        .await
+        .with_status(201);
+}
+
+/// Appends records with these timestamps, each with the value `"partition/timestamp"`.
+fn append(service: &Service, topic: &str, partition: u32, timestamps: &[i64]) {
+    append_keyed(service, topic, partition, None, timestamps);
+}
+
+fn append_keyed(service: &Service, topic: &str, partition: u32, key: Option<&str>, timestamps: &[i64]) {
+    let values: Vec<String> = timestamps
+        .iter()
+        .map(|t| format!("\"{partition}/{t}\""))
+        .collect();
+    let samples: Vec<Sample<'_>> = timestamps
+        .iter()
+        .zip(&values)
+        .map(|(timestamp, value)| {
+            (
+                *timestamp,
+                key.map(str::as_bytes),
+                Some(value.as_bytes()),
+                &[][..],
+            )
+        })
+        .collect();
+    service.append(topic, partition, true, &samples);
+}
+
+async fn produce(service: &Service, body: Value) {
+    let headers = [("content-type", "application/json")];
+    service
+        .send(Method::POST, T, &headers, body.to_string())
+        .await
+        .with_status(200);
+}
+
+fn lines(answer: &Answer) -> Vec<Value> {
+    let text = answer.text();
+    assert!(text.is_empty() || text.ends_with('\n'), "{text:?}");
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// `partition/offset` of each record.
+fn places(records: &[Value]) -> Vec<String> {
+    records
+        .iter()
+        .map(|record| format!("{}/{}", record["partition"], record["offset"]))
+        .collect()
+}
+
+/// The places of a whole stream of lines.
+async fn replay(service: &Service, query: &str) -> Vec<String> {
+    places(&lines(
+        &service.get(&format!("{T}?{query}")).await.with_status(200),
+    ))
+}
+
+/// The events of a whole stream.
+async fn replay_events(service: &Service, uri: &str, last_event_id: &str) -> (Vec<Event>, EventReader) {
+    let headers = [("accept", EVENTS), ("last-event-id", last_event_id)];
+    let answer = service
+        .send(Method::GET, uri, &headers, Body::empty())
+        .await
+        .with_status(200);
+    assert_eq!(answer.header("content-type"), Some(EVENTS));
+    let mut reader = EventReader::default();
+    let events = reader.feed(&answer.body);
+    (events, reader)
+}
+
+fn records(events: &[Event]) -> Vec<Value> {
+    events
+        .iter()
+        .filter(|event| event.name == "record")
+        .map(Event::json)
+        .collect()
+}
+
+/// A stream that is read as it comes.
+struct Live {
+    status: StatusCode,
+    body: BodyDataStream,
+    reader: EventReader,
+    text: Vec<u8>,
+}
+
+impl Live {
+    async fn open(service: &Service, uri: &str, headers: &[(&str, &str)]) -> Self {
+        let mut request = Request::get(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = service
+            .router
+            .clone()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        Self {
+            status: response.status(),
+            body: response.into_body().into_data_stream(),
+            reader: EventReader::default(),
+            text: Vec::new(),
+        }
+    }
+
+    async fn events(service: &Service, uri: &str) -> Self {
+        Self::open(service, uri, &[("accept", EVENTS)]).await
+    }
+
+    /// What comes next that is not empty; `None` at a clean end, an error where it breaks off.
+    async fn chunk(&mut self) -> Option<Result<Vec<u8>, axum::Error>> {
+        loop {
+            match self.body.next().await? {
+                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) => return Some(Ok(bytes.to_vec())),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// The next events: at least one.
+    async fn next_events(&mut self) -> Vec<Event> {
+        loop {
+            let chunk = self
+                .chunk()
+                .await
+                .expect("it goes on")
+                .expect("it does not break off");
+            let events = self.reader.feed(&chunk);
+            if !events.is_empty() {
+                return events;
+            }
+        }
+    }
+
+    /// The next lines: at least one, and whole ones.
+    async fn next_lines(&mut self) -> Vec<Value> {
+        loop {
+            if let Some(end) = self.text.iter().rposition(|byte| *byte == b'\n') {
+                let rest = self.text.split_off(end + 1);
+                let whole = String::from_utf8(std::mem::replace(&mut self.text, rest)).unwrap();
+                return whole
+                    .lines()
+                    .map(|line| serde_json::from_str(line).unwrap())
+                    .collect();
+            }
+            let chunk = self
+                .chunk()
+                .await
+                .expect("it goes on")
+                .expect("it does not break off");
+            self.text.extend_from_slice(&chunk);
+        }
+    }
+
+    /// Reads to the end: what came, and whether it ended cleanly.
+    async fn rest(mut self) -> (Vec<u8>, bool) {
+        let mut all = self.text;
+        loop {
+            match self.body.next().await {
+                None => return (all, true),
+                Some(Ok(bytes)) => all.extend_from_slice(&bytes),
+                Some(Err(_)) => return (all, false),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replay_has_every_record_of_every_partition_as_a_fetch_has_it() {
+    let service = service(3).await;
+    service.append(
+        "t",
+        1,
+        false,
+        &[
+            (5, Some(b"k"), Some(b"{\n\"a\" : 1.50}"), &[(b"type", Some(b"x"))]),
+            (6, Some(b"\xff"), Some(b"no json"), &[]),
+            (7, None, None, &[]),
+        ],
+    );
+    append(&service, "t", 2, &[1]);
+    let answer = service.get(T).await.with_status(200);
+    assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(
+        answer.text(),
+        concat!(
+            r#"{"partition":1,"offset":0,"timestamp":5,"key":"k","value":{ "a" : 1.50},"headers":{"type":"x"}}"#,
+            "\n",
+            r#"{"partition":1,"offset":1,"timestamp":6,"key_base64":"/w==","value_base64":"bm8ganNvbg==","headers":{}}"#,
+            "\n",
+            r#"{"partition":1,"offset":2,"timestamp":7,"key":null,"value":null,"headers":{}}"#,
+            "\n",
+            r#"{"partition":2,"offset":0,"timestamp":1,"key":null,"value":"2/1","headers":{}}"#,
+            "\n"
+        )
+    );
+    let mut fetched = String::new();
+    for partition in 0..3 {
+        let uri = format!("/v1/topics/t/partitions/{partition}/records?offset=0");
+        fetched += service.get_as(&uri, "application/x-ndjson").await.text();
+    }
+    assert_eq!(answer.text(), fetched);
+    let (events, reader) = replay_events(&service, T, "").await;
+    let data: Vec<&str> = events
+        .iter()
+        .filter(|e| e.name == "record")
+        .map(|e| &*e.data)
+        .collect();
+    assert_eq!(data, fetched.lines().collect::<Vec<_>>());
+    assert_eq!(events.last().unwrap().name, "end");
+    assert_eq!(events.last().unwrap().data, "{}");
+    assert_eq!(reader.retry_ms, Some(2000));
+}
+
+#[tokio::test]
+async fn a_stream_of_events_goes_on_behind_any_of_its_events_with_nothing_lost_and_nothing_twice() {
+    let service = service(3).await;
+    topic(&service, "u", 2).await;
+    for round in 0..5 {
+        for partition in 0..3 {
+            append(&service, "t", partition, &[round * 10, round * 10 + 3]);
+        }
+        append(&service, "u", round as u32 % 2, &[round * 7]);
+    }
+    for uri in [
+        T.to_owned(),
+        format!("{T}?order=timestamp"),
+        "/v1/records?topics=t,u".to_owned(),
+        "/v1/records?topics=u,t&order=timestamp&until=33".to_owned(),
+        format!("{T}?partitions=2,0&from=20"),
+    ] {
+        let (all, _) = replay_events(&service, &uri, "").await;
+        assert!(all.len() > 9, "{uri}: {}", all.len());
+        for (at, event) in all.iter().enumerate() {
+            assert!(
+                event.id.starts_with(|c: char| c.is_ascii_alphabetic()),
+                "{event:?}"
+            );
+            if at + 2 >= all.len() {
+                // Nothing is left.
+                continue;
+            }
+            let (rest, _) = replay_events(&service, &uri, &event.id).await;
+            // In no order, partitions may come in other turns.
+            let of_partition = |events: &[Event]| {
+                let mut sorted: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+                for record in records(events) {
+                    let of = format!("{}/{}", record["topic"], record["partition"]);
+                    sorted.entry(of).or_default().push(record);
+                }
+                sorted
+            };
+            assert_eq!(
+                of_partition(&rest),
+                of_partition(&all[at + 1..]),
+                "{uri} behind {at}"
+            );
+            if uri.contains("order") {
+                assert_eq!(records(&rest), records(&all[at + 1..]));
+            }
+            let as_from = uri.split('?').next().unwrap().to_owned();
+            let as_from = match uri.split_once('?') {
+                Some((_, query)) if !query.contains("from=") => {
+                    format!("{as_from}?{query}&from={}", event.id)
+                }
+                Some(_) => continue,
+                None => format!("{as_from}?from={}", event.id),
+            };
+            assert_eq!(
+                records(&replay_events(&service, &as_from, "").await.0),
+                records(&rest)
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_begins_at_words_times_and_cursors() {
+    let service = service(2).await;
+    append(&service, "t", 0, &[10, 30, 20, 40]);
+    append(&service, "t", 1, &[5]);
+    assert_eq!(replay(&service, "").await.len(), 5);
+    assert_eq!(replay(&service, "from=earliest").await.len(), 5);
+    assert_eq!(replay(&service, "from=latest").await, [""; 0]);
+    // A running maximum: the first at or after it, and everything behind that.
+    assert_eq!(replay(&service, "from=20").await, ["0/1", "0/2", "0/3"]);
+    assert_eq!(replay(&service, "from=1970-01-01T00:00:00.040Z").await, ["0/3"]);
+    assert_eq!(replay(&service, "from=41").await, [""; 0]);
+    service
+        .delete("/v1/topics/t/partitions/0/records?before=3")
+        .await
+        .with_status(200);
+    assert_eq!(replay(&service, "").await, ["0/3", "1/0"]);
+    assert_eq!(replay(&service, "from=1").await, ["0/3", "1/0"]);
+}
+
+#[tokio::test]
+async fn it_ends_before_the_first_record_at_or_after_until() {
+    let service = service(2).await;
+    append(&service, "t", 0, &[10, 30, 20, 40]);
+    append(&service, "t", 1, &[5, 29, 30]);
+    for order in ["none", "timestamp"] {
+        let until = |query: &'static str| {
+            let service = &service;
+            async move {
+                let mut places = replay(service, &format!("order={order}&{query}")).await;
+                places.sort();
+                places
+            }
+        };
+        assert_eq!(until("until=30").await, ["0/0", "1/0", "1/1"]);
+        assert_eq!(until("until=1000").await.len(), 7);
+        assert_eq!(until("until=latest").await.len(), 7);
+        assert_eq!(until("until=0").await, [""; 0]);
+        assert_eq!(
+            until("from=30&until=11").await,
+            [""; 0],
+            "it ends before it begins"
+        );
+        assert_eq!(until("from=20&until=40").await, ["0/1", "0/2", "1/1", "1/2"]);
+        // Followed or not, what is over is over.
+        assert_eq!(until("until=30&follow=true").await, ["0/0", "1/0", "1/1"]);
+        assert_eq!(until("until=latest&follow=true").await.len(), 7);
+        assert_eq!(
+            until("until=1000&follow=true").await.len(),
+            7,
+            "that time has passed"
+        );
+    }
+}
+
+#[tokio::test]
+async fn partitions_are_chosen_by_number() {
+    let service = service(4).await;
+    topic(&service, "u", 1).await;
+    for partition in 0..4 {
+        append(&service, "t", partition, &[1]);
+    }
+    assert_eq!(replay(&service, "partitions=3,1").await, ["1/0", "3/0"]);
+    assert_eq!(replay(&service, "partitions=0").await, ["0/0"]);
+    let one = service.get("/v1/records?topics=t&partitions=2").await;
+    assert_eq!(places(&lines(&one)), ["2/0"]);
+    let problem = service
+        .get(&format!("{T}?partitions=1,4"))
+        .await
+        .problem(404, "unknown-partition");
+    assert_eq!(problem["partition_count"], 4);
+    for uri in [
+        format!("{T}?partitions=1,1"),
+        "/v1/records?topics=t,u&partitions=0".to_owned(),
+    ] {
+        let problem = service.get(&uri).await.problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], "partitions");
+    }
+    // A cursor that has others leaves them alone.
+    let (events, _) = replay_events(&service, &format!("{T}?partitions=1,2"), "").await;
+    let (rest, _) = replay_events(&service, &format!("{T}?partitions=2,3"), &events[0].id).await;
+    assert_eq!(places(&records(&rest)), ["2/0", "3/0"]);
+}
+
+#[tokio::test]
+async fn a_stream_over_several_topics_names_the_topic_of_each_record() {
+    let service = service(1).await;
+    topic(&service, "u", 2).await;
+    append(&service, "t", 0, &[5, 7]);
+    append(&service, "u", 0, &[5]);
+    append(&service, "u", 1, &[6]);
+    let answer = service
+        .get("/v1/records?topics=u,t&order=timestamp")
+        .await
+        .with_status(200);
+    let of: Vec<String> = lines(&answer)
+        .iter()
+        .map(|r| {
+            format!(
+                "{}{}/{}",
+                r["topic"].as_str().unwrap(),
+                r["partition"],
+                r["offset"]
+            )
+        })
+        .collect();
+    assert_eq!(
+        of,
+        ["u0/0", "t0/0", "u1/0", "t0/1"],
+        "at one time in the order of topics"
+    );
+    assert!(answer.text().starts_with(r#"{"topic":"u","partition":0,"#));
+    let alone = service.get("/v1/records?topics=t").await;
+    assert!(alone.text().starts_with(r#"{"partition":0,"#), "{}", alone.text());
+    service
+        .get("/v1/records?topics=t,x")
+        .await
+        .problem(404, "unknown-topic");
+    let problem = service.get("/v1/records").await.problem(400, "invalid-request");
+    assert_eq!(problem["pointer"], "topics");
+}
+
+#[tokio::test]
+async fn headers_are_compared_and_all_that_are_named_must_match() {
+    let service = service(1).await;
+    service.append(
+        "t",
+        0,
+        true,
+        &[
+            (1, None, Some(b"1"), &[(b"type", Some(b"a")), (b"x", Some(b"1"))]),
+            (
+                2,
+                None,
+                Some(b"2"),
+                &[(b"type", Some(b"b")), (b"type", Some(b"a"))],
+            ),
+            (3, None, Some(b"3"), &[(b"x", Some(b"1"))]),
+        ],
+    );
+    assert_eq!(replay(&service, "header.type=a").await, ["0/0", "0/1"]);
+    assert_eq!(replay(&service, "header.type=a&header.x=1").await, ["0/0"]);
+    assert_eq!(
+        replay(&service, "header.type=a&order=timestamp").await,
+        ["0/0", "0/1"]
+    );
+    assert_eq!(replay(&service, "header.type=c").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn records_of_several_partitions_come_by_time_and_those_of_one_in_their_order() {
+    let service = service(3).await;
+    append(&service, "t", 0, &[10, 50, 20]);
+    append(&service, "t", 2, &[15, 60]);
+    append(&service, "t", 1, &[15]);
+    append(&service, "t", 1, &[40]);
+    assert_eq!(
+        replay(&service, "order=timestamp").await,
+        ["0/0", "1/0", "2/0", "1/1", "0/1", "0/2", "2/1"]
+    );
+    assert_eq!(
+        replay(&service, "order=none").await,
+        ["0/0", "0/1", "0/2", "1/0", "1/1", "2/0", "2/1"]
+    );
+}
+
+/// What damages the whole log of a partition.
+fn destroy(dir: &std::path::Path, partition: u32) {
+    let path = dir.join(format!("topics/t/{partition}/00000000000000000000.log"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.iter_mut().skip(20).for_each(|byte| *byte ^= 0x55);
+    std::fs::write(&path, bytes).unwrap();
+}
+
+/// A topic of three partitions with records of two keys, placed by key, and which partitions these are.
+async fn keyed() -> (Service, [u32; 2]) {
+    let service = service(3).await;
+    let homes = ["a", "b"].map(|key| quipu::partitioner::partition_of_key(key.as_bytes(), 3));
+    assert_ne!(homes[0], homes[1]);
+    for (key, home) in ["a", "b"].into_iter().zip(homes) {
+        append_keyed(&service, "t", home, Some(key), &[1, 2]);
+    }
+    (service, homes)
+}
+
+#[tokio::test]
+async fn a_key_is_read_from_its_partition_alone_where_the_topic_is_placed_by_key() {
+    let (service, [a, b]) = keyed().await;
+    let service = service.restarted(|dir| destroy(dir, b));
+    assert_eq!(
+        replay(&service, "key=a").await,
+        [format!("{a}/0"), format!("{a}/1")]
+    );
+    assert_eq!(replay(&service, "key=a&order=timestamp").await.len(), 2);
+    service
+        .get(&format!("{T}?key=b"))
+        .await
+        .problem(500, "corrupt-data");
+    // A record of any key elsewhere, and the others have to be looked at.
+    let body = json!({"records": [{"key": "a", "value": 1, "partition": (0..3).find(|p| *p != a && *p != b).unwrap()}]});
+    produce(&service, body).await;
+    let (bytes, is_clean) = Live::open(&service, &format!("{T}?key=a"), &[])
+        .await
+        .rest()
+        .await;
+    assert!(!is_clean || String::from_utf8_lossy(&bytes).contains("corrupt-data"));
+}
+
+#[tokio::test]
+async fn a_key_is_looked_for_everywhere_once_partitions_were_added_or_a_record_was_placed_elsewhere() {
+    let (service, [a, _]) = keyed().await;
+    let elsewhere = (a + 1) % 3;
+    let body = json!({"records": [{"key": "a", "value": 3, "partition": elsewhere}]});
+    produce(&service, body).await;
+    let found = replay(&service, "key=a").await;
+    assert_eq!(found.len(), 3);
+    assert!(
+        found
+            .iter()
+            .any(|place| place.starts_with(&format!("{elsewhere}/"))),
+        "{found:?}"
+    );
+
+    let (service, _) = keyed().await;
+    service
+        .patch("/v1/topics/t", json!({"partitions": 7}))
+        .await
+        .with_status(200);
+    append_keyed(&service, "t", 5, Some("a"), &[9]);
+    assert_eq!(replay(&service, "key=a").await.len(), 3);
+}
+
+#[tokio::test]
+async fn with_follow_a_key_is_watched_in_all_partitions() {
+    let (service, [a, b]) = keyed().await;
+    let mut live = Live::events(&service, &format!("{T}?key=a&follow=true")).await;
+    let mut seen = live.next_events().await;
+    while seen.len() < 2 {
+        seen.extend(live.next_events().await);
+    }
+    assert_eq!(places(&records(&seen)), [format!("{a}/0"), format!("{a}/1")]);
+    let body = json!({"records": [{"key": "b", "value": 0}, {"key": "a", "value": 3, "partition": b}]});
+    produce(&service, body).await;
+    let events = live.next_events().await;
+    assert_eq!(places(&records(&events)), [format!("{b}/3")]);
+    // The cursor knows how far the others were.
+    append_keyed(&service, "t", a, Some("a"), &[4]);
+    let mut live = Live::open(
+        &service,
+        &format!("{T}?key=a&follow=true"),
+        &[("accept", EVENTS), ("last-event-id", &events[0].id)],
+    )
+    .await;
+    assert_eq!(places(&records(&live.next_events().await)), [format!("{a}/2")]);
+}
+
+#[tokio::test]
+async fn a_follower_gets_what_is_there_and_then_what_comes() {
+    let service = service(2).await;
+    append(&service, "t", 0, &[1]);
+    for (accept, query) in [
+        (EVENTS, ""),
+        (EVENTS, "&order=timestamp"),
+        ("application/x-ndjson", ""),
+        ("application/x-ndjson", "&order=timestamp"),
+    ] {
+        let uri = format!("{T}?follow=true&from=latest{query}");
+        let mut live = Live::open(&service, &uri, &[("accept", accept)]).await;
+        assert_eq!(live.status, 200);
+        for partition in [1, 0, 0, 1] {
+            append(&service, "t", partition, &[7, 8]);
+            let mut got = Vec::new();
+            while got.len() < 2 {
+                if accept == EVENTS {
+                    got.extend(records(&live.next_events().await));
+                } else {
+                    got.extend(live.next_lines().await);
+                }
+            }
+            let end = service.partition("t", partition).positions().end_offset.get();
+            assert_eq!(
+                places(&got),
+                [end - 2, end - 1].map(|offset| format!("{partition}/{offset}"))
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_follower_from_the_end_knows_where_that_was_before_anything_comes() {
+    let service = service(1).await;
+    append(&service, "t", 0, &[1]);
+    let mut live = Live::events(&service, &format!("{T}?follow=true&from=latest")).await;
+    let first = live.chunk().await.unwrap().unwrap();
+    assert!(
+        first.starts_with(b"retry: 2000\n\n"),
+        "{}",
+        String::from_utf8_lossy(&first)
+    );
+    assert_eq!(live.reader.feed(&first), []);
+    let id = live.reader.last_id.clone();
+    drop(live);
+    append(&service, "t", 0, &[2]);
+    let (events, _) = replay_events(&service, T, &id).await;
+    assert_eq!(places(&records(&events)), ["0/1"]);
+}
+
+#[tokio::test]
+async fn partitions_that_are_added_join_from_their_beginning() {
+    let service = service(1).await;
+    append(&service, "t", 0, &[1]);
+    for query in ["", "&order=timestamp"] {
+        let before = service.partition("t", 0).positions().end_offset.get();
+        let mut live = Live::events(&service, &format!("{T}?follow=true&from=latest{query}")).await;
+        let chosen = Live::events(
+            &service,
+            &format!("{T}?follow=true&partitions=0&from=latest{query}"),
+        )
+        .await;
+        let count = service.app.log.topic("t").unwrap().partition_count();
+        let body = json!({"partitions": count + 2});
+        service.patch("/v1/topics/t", body).await.with_status(200);
+        append(&service, "t", count + 1, &[5]);
+        let events = live.next_events().await;
+        assert_eq!(places(&records(&events)), [format!("{}/0", count + 1)]);
+        append(&service, "t", 0, &[6]);
+        let event = live.next_events().await.pop().unwrap();
+        assert_eq!(places(&records(&[event.clone()])), [format!("0/{before}")]);
+        // Who comes back with a cursor from before gets them as well, from their beginning.
+        let (rest, _) = replay_events(&service, T, &events[0].id).await;
+        assert_eq!(places(&records(&rest)), [format!("0/{before}")]);
+        let mut chosen = chosen;
+        let events = chosen.next_events().await;
+        assert_eq!(
+            places(&records(&events)),
+            [format!("0/{before}")],
+            "only what was chosen"
+        );
+    }
+    // A cursor does not have what was added later: from the beginning, without follow too.
+    let (events, _) = replay_events(&service, &format!("{T}?partitions=0"), "").await;
+    let (rest, _) = replay_events(&service, T, &events.last().unwrap().id).await;
+    assert_eq!(places(&records(&rest)), ["2/0", "4/0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_stream_says_every_fifteen_seconds_that_it_is_alive_and_where_it_is() {
+    let service = service(1).await;
+    let mut live = Live::events(&service, &format!("{T}?follow=true&header.type=x")).await;
+    assert_eq!(live.chunk().await.unwrap().unwrap(), b"retry: 2000\n\n");
+    let began = tokio::time::Instant::now();
+    let heartbeat = live.chunk().await.unwrap().unwrap();
+    assert_eq!(heartbeat, b": \n\n", "nothing has moved");
+    assert_eq!(began.elapsed().as_secs(), 15);
+    // Read and not wanted: the client does not see it, and knows that it need not be read again.
+    append(&service, "t", 0, &[1, 2, 3]);
+    let heartbeat = live.chunk().await.unwrap().unwrap();
+    assert_eq!(live.reader.feed(&heartbeat), []);
+    assert_eq!(live.reader.comments, 1);
+    let id = live.reader.last_id.clone();
+    assert!(!id.is_empty());
+    assert_eq!(
+        live.chunk().await.unwrap().unwrap(),
+        b": \n\n",
+        "nothing has moved since"
+    );
+    assert_eq!(began.elapsed().as_secs(), 45);
+    drop(live);
+    append(&service, "t", 0, &[4]);
+    let (events, _) = replay_events(&service, T, &id).await;
+    assert_eq!(places(&records(&events)), ["0/3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_at_a_speed_has_the_pace_of_its_timestamps() {
+    let service = service(2).await;
+    append(&service, "t", 0, &[60_000, 180_000, 100_000]);
+    append(&service, "t", 1, &[120_000]);
+    for (accept, uri) in [
+        (EVENTS, "speed=60"),
+        ("application/x-ndjson", "speed=60&order=timestamp"),
+    ] {
+        let uri = format!("{T}?{uri}");
+        let mut live = Live::open(&service, &uri, &[("accept", accept)]).await;
+        let began = tokio::time::Instant::now();
+        let mut times = Vec::new();
+        while let Some(chunk) = live.chunk().await {
+            let chunk = String::from_utf8(chunk.unwrap()).unwrap();
+            for _ in chunk.matches("\"offset\":") {
+                times.push(began.elapsed().as_millis() / 10);
+            }
+        }
+        assert_eq!(times, [0, 100, 200, 200], "in hundredths of a second");
+    }
+    // Silent for hours: still alive.
+    append(&service, "t", 1, &[1_000_000_000]);
+    let mut live = Live::events(&service, &format!("{T}?speed=1&from=180000")).await;
+    let mut comments = 0;
+    while comments < 100 {
+        let chunk = live.chunk().await.unwrap().unwrap();
+        comments += usize::from(chunk.starts_with(b": \n"));
+    }
+}
+
+#[tokio::test]
+async fn who_was_told_everything_and_asks_again_is_told_that_nothing_is_left() {
+    let service = service(2).await;
+    append(&service, "t", 0, &[1, 2]);
+    for query in [
+        "",
+        "?header.type=x",
+        "?order=timestamp",
+        "?until=1000&follow=true",
+    ] {
+        let uri = format!("{T}{query}");
+        let (events, _) = replay_events(&service, &uri, "").await;
+        let end = events.last().unwrap();
+        assert_eq!(end.name, "end");
+        let headers = [("accept", EVENTS), ("last-event-id", &*end.id)];
+        let answer = service
+            .send(Method::GET, &uri, &headers, Body::empty())
+            .await
+            .with_status(204);
+        assert_eq!(
+            (answer.body.len(), answer.header("cache-control")),
+            (0, Some("no-store"))
+        );
+        // By `from` it is an empty stream like any other, and so it is for lines.
+        let sign = if query.is_empty() { "?" } else { "&" };
+        let (events, _) = replay_events(&service, &format!("{uri}{sign}from={}", end.id), "").await;
+        assert_eq!(events.len(), 1);
+        let headers = [("last-event-id", &*end.id)];
+        let answer = service
+            .send(Method::GET, &uri, &headers, Body::empty())
+            .await
+            .with_status(200);
+        assert_eq!(answer.body, b"");
+    }
+    let (events, _) = replay_events(&service, T, "").await;
+    append(&service, "t", 1, &[3]);
+    let (events, _) = replay_events(&service, T, &events.last().unwrap().id).await;
+    assert_eq!(places(&records(&events)), ["1/0"]);
+    assert_eq!(events.last().unwrap().name, "end");
+}
+
+#[tokio::test]
+async fn a_cursor_of_something_else_is_refused_and_one_of_a_topic_that_is_gone_has_expired() {
+    let service = service(1).await;
+    topic(&service, "u", 1).await;
+    append(&service, "t", 0, &[1, 2]);
+    let (events, _) = replay_events(&service, T, "").await;
+    let id = events[0].id.clone();
+    let ask = |service: &Service, uri: &str, id: &str| {
+        let headers = [("accept", EVENTS), ("last-event-id", id)];
+        let request = service.send(Method::GET, uri, &headers, Body::empty());
+        // The borrow ends here: each is asked by itself.
+        futures_util::FutureExt::now_or_never(request)
+    };
+    let answer = ask(&service, "/v1/topics/u/records", &id).unwrap();
+    assert_eq!(answer.problem(400, "invalid-request")["pointer"], "Last-Event-ID");
+    for uri in ["/v1/records?topics=t,u", "/v1/records?topics=u"] {
+        let uri = format!("{uri}&from={id}");
+        let problem = service.get(&uri).await.problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], "from");
+    }
+    // One topic by another path is the same stream.
+    assert_eq!(
+        lines(&service.get(&format!("/v1/records?topics=t&from={id}")).await).len(),
+        1
+    );
+    let other = Service::new();
+    topic(&other, "t", 1).await;
+    append(&other, "t", 0, &[1, 2]);
+    let problem = other
+        .get(&format!("{T}?from={id}"))
+        .await
+        .problem(400, "invalid-request");
+    assert_eq!(problem["pointer"], "from");
+    // Behind the end of a log that was put back.
+    let (far, _) = replay_events(&service, T, "").await;
+    let service = {
+        let end = far.last().unwrap().id.clone();
+        let cursor = quipu::stream::cursor::Cursor::decode(&end).unwrap();
+        let mut beyond = cursor;
+        beyond.reached[0].next = quipu_segments::Offset::new(3);
+        service
+            .get(&format!("{T}?from={}", beyond.encode()))
+            .await
+            .problem(416, "offset-out-of-range");
+        service
+    };
+    service.delete("/v1/topics/t").await.with_status(204);
+    for made_again in [false, true] {
+        if made_again {
+            topic(&service, "t", 1).await;
+        }
+        let answer = ask(&service, T, &id).unwrap();
+        let problem = answer.problem(410, "cursor-expired");
+        assert_eq!(
+            (&problem["retryable"], &problem["outcome"]),
+            (&json!(false), &json!("none"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn cursors_are_good_over_restarts() {
+    let service = service(2).await;
+    append(&service, "t", 0, &[1, 2]);
+    append(&service, "t", 1, &[3]);
+    let (events, _) = replay_events(&service, T, "").await;
+    let service = service.restarted(|_| {});
+    let (rest, _) = replay_events(&service, T, &events[0].id).await;
+    assert_eq!(places(&records(&rest)), ["0/1", "1/0"]);
+}
+
+#[tokio::test]
+async fn what_retention_took_from_a_reader_is_a_gap_that_it_is_told_of() {
+    let service = service(2).await;
+    append(&service, "t", 0, &[1, 2, 3, 4]);
+    append(&service, "t", 1, &[5]);
+    let (events, _) = replay_events(&service, T, "").await;
+    let id = events[0].id.clone();
+    service
+        .delete("/v1/topics/t/partitions/0/records?before=3")
+        .await
+        .with_status(200);
+    for query in ["", "?order=timestamp"] {
+        let (events, _) = replay_events(&service, &format!("{T}{query}"), &id).await;
+        assert_eq!(events[0].name, "gap");
+        assert_eq!(
+            events[0].json(),
+            json!({"topic": "t", "partition": 0, "from_offset": 1, "until_offset": 3, "reason": "trimmed"})
+        );
+        assert_eq!(places(&records(&events)), ["0/3", "1/0"]);
+        // Told once.
+        let (events, _) = replay_events(&service, &format!("{T}{query}"), &events[0].id).await;
+        assert_eq!(events.iter().filter(|event| event.name == "gap").count(), 0);
+        assert_eq!(records(&events).len(), 2);
+    }
+    let problem = service
+        .get(&format!("{T}?from={id}"))
+        .await
+        .problem(410, "offset-trimmed");
+    assert_eq!(
+        (&problem["log_start_offset"], &problem["partition"]),
+        (&json!(3), &json!(0))
+    );
+    // Who has not begun has lost nothing.
+    assert_eq!(replay(&service, "").await, ["0/3", "1/0"]);
+}
+
+/// A partition with so much in it that its replay takes several chunks.
+async fn large() -> Service {
+    let service = service(2).await;
+    let value = format!("\"{}\"", "x".repeat(1000));
+    let samples: Vec<Sample<'_>> = (0..100)
+        .map(|n| (n, None, Some(value.as_bytes()), &[][..]))
+        .collect();
+    for _ in 0..40 {
+        service.append("t", 0, true, &samples);
+    }
+    service
+}
+
+#[tokio::test]
+async fn lines_break_off_in_mid_stream_where_records_are_gone_or_the_topic_is() {
+    let service = large().await;
+    let mut live = Live::open(&service, T, &[]).await;
+    live.chunk().await.unwrap().unwrap();
+    let end = service.partition("t", 0).positions().end_offset;
+    service
+        .delete(&format!("/v1/topics/t/partitions/0/records?before={end}"))
+        .await
+        .with_status(200);
+    let (bytes, is_clean) = live.rest().await;
+    assert!(!is_clean, "{} bytes and a clean end", bytes.len());
+
+    for order in ["none", "timestamp"] {
+        let service = large().await;
+        let mut lines = Live::open(&service, &format!("{T}?order={order}"), &[]).await;
+        let mut events = Live::events(&service, &format!("{T}?order={order}")).await;
+        lines.chunk().await.unwrap().unwrap();
+        events.next_events().await;
+        service.delete("/v1/topics/t").await.with_status(204);
+        assert!(!lines.rest().await.1);
+        let (bytes, is_clean) = events.rest().await;
+        let text = String::from_utf8(bytes).unwrap();
+        let (_, last) = text.trim_end().rsplit_once("\n\n").unwrap();
+        assert!(is_clean && last.starts_with("event: error\nid: "), "{last}");
+        assert!(last.contains(r#""code":"unknown-topic""#), "{last}");
+    }
+}
+
+#[tokio::test]
+async fn a_follower_of_a_topic_that_is_deleted_is_told_so() {
+    let service = service(2).await;
+    let mut events = Live::events(&service, &format!("{T}?follow=true")).await;
+    let mut lines = Live::open(&service, &format!("{T}?follow=true"), &[]).await;
+    append(&service, "t", 0, &[1]);
+    events.next_events().await;
+    lines.next_lines().await;
+    service.delete("/v1/topics/t").await.with_status(204);
+    let event = events.next_events().await.remove(0);
+    assert_eq!(
+        (&*event.name, &event.json()["code"]),
+        ("error", &json!("unknown-topic"))
+    );
+    assert!(events.rest().await.1);
+    assert!(!lines.rest().await.1);
+}
+
+/// Ten batches of one record in partition 0, of which that at offset 4 is damaged.
+async fn damaged() -> Service {
+    let service = service(2).await;
+    for n in 0..10 {
+        append(&service, "t", 0, &[n]);
+    }
+    append(&service, "t", 1, &[5]);
+    service.restarted(|dir| {
+        let path = dir.join("topics/t/0/00000000000000000000.log");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let batch = bytes.len() / 10;
+        bytes[4 * batch + batch - 3] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    })
+}
+
+#[tokio::test]
+async fn damage_is_a_problem_before_the_first_record_and_breaks_lines_off_behind_one() {
+    let service = damaged().await;
+    for order in ["none", "timestamp"] {
+        let uri = format!("{T}?order={order}");
+        let (bytes, is_clean) = Live::open(&service, &uri, &[]).await.rest().await;
+        let text = String::from_utf8(bytes).unwrap();
+        let offsets = text.matches("\"partition\":0").count();
+        assert_eq!((offsets, is_clean), (4, false), "{text}");
+        let (events, reader) = replay_events(&service, &uri, "").await;
+        let last = events.last().unwrap();
+        assert_eq!(
+            (&*last.name, &last.json()["code"]),
+            ("error", &json!("corrupt-data"))
+        );
+        assert_eq!(last.json()["damaged_until_offset"], 5);
+        assert_eq!(reader.last_id, last.id);
+        // What comes next is the damage.
+        service
+            .get(&format!("{uri}&partitions=0&from={}", last.id))
+            .await
+            .problem(500, "corrupt-data");
+        let (events, _) = replay_events(&service, &format!("{uri}&partitions=0"), &last.id).await;
+        assert_eq!(events.len(), 1, "the error comes again: {events:?}");
+    }
+}
+
+#[tokio::test]
+async fn damage_that_was_skipped_is_a_gap_among_events_and_passed_over_by_lines() {
+    let service = damaged().await;
+    service
+        .get("/v1/topics/t/partitions/0/records?offset=4")
+        .await
+        .problem(500, "corrupt-data");
+    let range = json!({"damaged_offset": 4, "damaged_until_offset": 5});
+    service
+        .post("/v1/topics/t/partitions/0/damage/skip", range)
+        .await
+        .with_status(200);
+    for order in ["none", "timestamp"] {
+        let uri = format!("{T}?order={order}");
+        let (events, _) = replay_events(&service, &uri, "").await;
+        let at = events
+            .iter()
+            .position(|event| event.name == "gap")
+            .expect("a gap");
+        assert_eq!(
+            events[at].json(),
+            json!({"topic": "t", "partition": 0, "from_offset": 4, "until_offset": 5, "reason": "skipped"})
+        );
+        assert_eq!(records(&events).len(), 10);
+        let before = places(&records(&events[..at]));
+        assert!(
+            before
+                .iter()
+                .filter(|place| place.starts_with("0/"))
+                .eq(["0/0", "0/1", "0/2", "0/3"].iter())
+        );
+        let (rest, _) = replay_events(&service, &uri, &events[at].id).await;
+        assert!(rest.iter().all(|event| event.name != "gap"));
+        assert_eq!(records(&rest).len() + records(&events[..at]).len(), 10);
+        assert_eq!(replay(&service, &format!("order={order}")).await.len(), 10);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stops_ends_followers_at_once_and_lets_replays_finish() {
+    let service = large().await;
+    let follow = format!("{T}?follow=true&from=latest");
+    let mut lines = Live::open(&service, &follow, &[]).await;
+    let mut events = Live::events(&service, &follow).await;
+    let mut busy = Live::events(&service, &format!("{T}?follow=true")).await;
+    let mut paced = Live::open(&service, &format!("{T}?speed=0.001"), &[]).await;
+    let mut paced_events = Live::events(&service, &format!("{T}?speed=0.001")).await;
+    let mut replay = Live::open(&service, T, &[]).await;
+    events.chunk().await.unwrap().unwrap();
+    busy.next_events().await;
+    paced.next_lines().await;
+    paced_events.next_events().await;
+    replay.chunk().await.unwrap().unwrap();
+    append(&service, "t", 1, &[1]);
+    lines.next_lines().await;
+    events.next_events().await;
+    service.app.stopping.send_replace(true);
+    assert!(
+        !lines.rest().await.1,
+        "lines that were to go on for ever break off"
+    );
+    assert!(!paced.rest().await.1);
+    for live in [events, busy, paced_events] {
+        let (bytes, is_clean) = live.rest().await;
+        assert!(is_clean);
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(
+            !text.contains("event: e"),
+            "neither an error nor the end: it is asked again"
+        );
+    }
+    let (bytes, is_clean) = replay.rest().await;
+    assert!(is_clean && bytes.len() > 3 << 20);
+    service.get(&follow).await.problem(503, "shutting-down");
+}
+
+#[tokio::test]
+async fn representations_methods_and_headers_are_those_of_the_contract() {
+    let service = service(1).await;
+    append(&service, "t", 0, &[1]);
+    for accept in ["application/json", "text/html", "*/*;q=0"] {
+        service.get_as(T, accept).await.problem(406, "not-acceptable");
+    }
+    for (accept, wanted) in [
+        ("*/*", "application/x-ndjson"),
+        ("text/event-stream, application/cloudevents+json", EVENTS),
+        ("text/event-stream;q=0.5, application/x-ndjson;q=0.4", EVENTS),
+    ] {
+        let answer = service.get_as(T, accept).await.with_status(200);
+        assert_eq!(answer.header("content-type"), Some(wanted));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert_eq!(
+            answer.header("x-accel-buffering"),
+            (wanted == EVENTS).then_some("no")
+        );
+    }
+    for uri in [T, "/v1/records?topics=t", "/v1/topics/t/records?follow=true"] {
+        let answer = service
+            .send(Method::HEAD, uri, &[("accept", EVENTS)], Body::empty())
+            .await;
+        let answer = answer.with_status(200);
+        assert_eq!(
+            (answer.body.len(), answer.header("content-type")),
+            (0, Some(EVENTS))
+        );
+        assert_eq!(answer.header("content-length"), None);
+    }
+    let answer = service.send(Method::PUT, T, &[], Body::empty()).await;
+    let mut allowed: Vec<&str> = answer.header("allow").unwrap().split(',').collect();
+    allowed.sort_unstable();
+    assert_eq!(allowed, ["GET", "HEAD", "POST"]);
+    answer.problem(405, "method-not-allowed");
+    let answer = service.post("/v1/records", json!({})).await;
+    assert_eq!(answer.header("allow"), Some("GET,HEAD"));
+    answer.problem(405, "method-not-allowed");
+    service
+        .get("/v1/topics/x/records")
+        .await
+        .problem(404, "unknown-topic");
+    service
+        .get(&format!("{T}?limit=5"))
+        .await
+        .problem(400, "invalid-request");
+    service
+        .get(&format!("{T}?speed=1&order=none"))
+        .await
+        .problem(400, "invalid-request");
+}
+
+#[tokio::test]
+async fn a_stream_is_over_at_most_256_partitions() {
+    let service = service(257).await;
+    let problem = service.get(T).await.problem(400, "invalid-request");
+    assert_eq!(problem["pointer"], "partitions");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("choose with partitions="),
+        "{problem}"
+    );
+    assert_eq!(replay(&service, "key=a").await, [""; 0], "that is one partition");
+    service
+        .get(&format!("{T}?key=a&follow=true"))
+        .await
+        .problem(400, "invalid-request");
+    append(&service, "t", 256, &[1]);
+    assert_eq!(replay(&service, "partitions=0,256").await, ["256/0"]);
+    topic(&service, "u", 255).await;
+    topic(&service, "v", 1).await;
+    service.get("/v1/records?topics=u,v").await.with_status(200);
+    topic(&service, "w", 1).await;
+    service
+        .get("/v1/records?topics=u,v,w")
+        .await
+        .problem(400, "invalid-request");
+    // A follower that would have too many is told.
+    let mut live = Live::events(&service, "/v1/records?topics=u,v&follow=true").await;
+    service
+        .patch("/v1/topics/v", json!({"partitions": 2}))
+        .await
+        .with_status(200);
+    let event = live.next_events().await.remove(0);
+    assert_eq!(
+        (&*event.name, &event.json()["pointer"]),
+        ("error", &json!("partitions"))
+    );
+}
+
+#[tokio::test]
+async fn partitions_take_turns_so_that_a_large_one_holds_up_none() {
+    let service = large().await;
+    append(&service, "t", 1, &[1]);
+    let all = lines(&service.get(T).await);
+    assert_eq!(all.len(), 4001);
+    let at = all.iter().position(|record| record["partition"] == 1).unwrap();
+    assert!(at < 2000, "it comes behind {at} records of the other");
+}
+
+#[tokio::test]
+async fn streams_are_counted_and_what_they_give_is_fetched() {
+    let service = large().await;
+    let metric = |text: &str, name: &str| -> u64 {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")))
+            .unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let mut live = Live::open(&service, &format!("{T}?follow=true"), &[]).await;
+    live.chunk().await.unwrap().unwrap();
+    let text = service.get("/metrics").await.text().to_owned();
+    assert_eq!(metric(&text, "quipu_streams"), 1);
+    drop(live);
+    let before = metric(&text, "quipu_fetched_records_total");
+    service.get(T).await.with_status(200);
+    let text = service.get("/metrics").await.text().to_owned();
+    assert_eq!(metric(&text, "quipu_streams"), 0);
+    assert_eq!(metric(&text, "quipu_fetched_records_total") - before, 4000);
+    assert!(metric(&text, "quipu_fetched_bytes_total") > 4_000_000);
+}
+
+#[tokio::test]
+async fn the_document_has_every_parameter() {
+    let service = service(1).await;
+    let document = service.get("/openapi.json").await.json();
+    for (path, more) in [("/v1/topics/{topic}/records", "topic"), ("/v1/records", "topics")] {
+        let get = &document["paths"][path]["get"];
+        let names: Vec<&str> = get["parameters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|parameter| parameter["name"].as_str().unwrap())
+            .collect();
+        for name in [
+            more,
+            "from",
+            "until",
+            "key",
+            "partitions",
+            "header.NAME",
+            "follow",
+            "order",
+            "speed",
+            "Last-Event-ID",
+        ] {
+            assert!(names.contains(&name), "{path}: {name}");
+        }
+    }
+    assert!(document["paths"]["/v1/topics/{topic}/records"]["post"].is_object());
+}
+
+#[tokio::test]
+async fn a_record_of_megabytes_is_a_chunk_by_itself() {
+    let service = service(1).await;
+    let value = format!("\"{}\"", "y".repeat(1_500_000));
+    append(&service, "t", 0, &[1]);
+    service.append("t", 0, true, &[(2, None, Some(value.as_bytes()), &[])]);
+    append(&service, "t", 0, &[3]);
+    let all = lines(&service.get(T).await);
+    assert_eq!(places(&all), ["0/0", "0/1", "0/2"]);
+    assert_eq!(all[1]["value"].as_str().unwrap().len(), 1_500_000);
+    let (events, _) = replay_events(&service, &format!("{T}?order=timestamp"), "").await;
+    assert_eq!(records(&events), all);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_has_nothing_read_for_it() {
+    let service = large().await;
+    let live = Live::open(&service, &format!("{T}?follow=true"), &[]).await;
+    // What is counted is what was handed to the connection: the first chunk.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let fetched = service
+        .app
+        .metrics
+        .fetched_bytes
+        .load(std::sync::atomic::Ordering::Relaxed);
+    assert!(fetched <= 128 << 10, "{fetched}");
+    drop(live);
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while service
+            .app
+            .metrics
+            .streams
+            .load(std::sync::atomic::Ordering::Relaxed)
+            > 0
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it ends with its client");
+}
