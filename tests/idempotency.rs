@@ -206,7 +206,7 @@ impl Service {
 
 impl Answer {
     #[track_caller]
-    fn new(&self) -> &Value {
+    fn appended(&self) -> &Value {
         assert_eq!(self.status, 200, "{}", self.body);
         assert_eq!(self.headers.get("idempotency-replayed"), None);
         &self.body
@@ -396,7 +396,7 @@ async fn every_kind_of_request_is_appended_once_and_answered_as_the_first_time_o
         let answer = service
             .post(&request.clone().key(name.replace([' ', ','], "-").as_str()))
             .await;
-        first.push(answer.new().clone());
+        first.push(answer.appended().clone());
         service.await_count(before + records).await;
     }
     let total = service.count("t").await;
@@ -442,7 +442,7 @@ async fn requests_without_a_key_and_with_other_keys_are_appended_each_time() {
     for key in ["", "", "a", "b", "A", "!", "~", &"x".repeat(255)] {
         let request = json_records();
         let request = if key.is_empty() { request } else { request.key(key) };
-        service.post(&request).await.new();
+        service.post(&request).await.appended();
     }
     assert_eq!(service.count("t").await, 8 * 20);
 }
@@ -477,7 +477,7 @@ async fn another_request_with_the_same_key_is_refused_in_whatever_it_differs() {
         let key = name.replace([' ', ','], "-");
         let request = request.key(&key);
         let before = service.count("t").await + records;
-        service.post(&request).await.new();
+        service.post(&request).await.appended();
         service.await_count(before).await;
         let separator = if request.uri.contains('?') { '&' } else { '?' };
         let mut others = vec![
@@ -543,7 +543,7 @@ async fn what_a_request_says_is_the_same_however_it_is_written() {
         "hello",
     )
     .key("k");
-    let first = service.post(&request).await.new().clone();
+    let first = service.post(&request).await.appended().clone();
     for uri in [
         "?ack=durable&partition=2&key=a+b",
         "?%6bey=%61%20b&partition=2&ack=durable",
@@ -569,11 +569,11 @@ async fn a_key_is_the_topics_also_where_a_topic_of_the_same_name_is_made_again()
     let service = Service::start().await;
     service.topic("other", 4).await;
     let request = json_records().key("k");
-    service.post(&request).await.new();
+    service.post(&request).await.appended();
     service
         .post(&request.clone().to("/v1/topics/other/records"))
         .await
-        .new();
+        .appended();
     service
         .post(&request.clone().to("/v1/topics/other/records").body("{}"))
         .await
@@ -584,7 +584,7 @@ async fn a_key_is_the_topics_also_where_a_topic_of_the_same_name_is_made_again()
     );
     service.post(&request).await.problem(404, "unknown-topic");
     service.topic("t", 4).await;
-    service.post(&request).await.new();
+    service.post(&request).await.appended();
     service.post(&request).await.replayed();
     assert_eq!(service.count("t").await, 20);
 }
@@ -593,11 +593,11 @@ async fn a_key_is_the_topics_also_where_a_topic_of_the_same_name_is_made_again()
 async fn a_key_is_remembered_for_the_window_of_its_topic_and_no_longer() {
     let service = Service::start().await;
     let request = json_records().key("k");
-    service.post(&request).await.new();
+    service.post(&request).await.appended();
     service.pass(Duration::from_millis(599_999));
     service.post(&request).await.replayed();
     service.pass(Duration::from_millis(1));
-    service.post(&request).await.new();
+    service.post(&request).await.appended();
     // The window begins with what was appended.
     service.pass(Duration::from_secs(599));
     service.post(&request).await.replayed();
@@ -605,17 +605,17 @@ async fn a_key_is_remembered_for_the_window_of_its_topic_and_no_longer() {
         .configure(json!({"config": {"dedupe_window_ms": 1000}}))
         .await;
     let brief = json_records().key("brief");
-    service.post(&brief).await.new();
+    service.post(&brief).await.appended();
     service.pass(Duration::from_millis(999));
     service.post(&brief).await.replayed();
     service.pass(Duration::from_millis(1));
     service
         .post(&brief.clone().body(r#"{"records":[{}]}"#))
         .await
-        .new();
+        .appended();
     let service = service.restart();
     service.pass(Duration::from_secs(2));
-    service.post(&brief).await.new();
+    service.post(&brief).await.appended();
 }
 
 #[tokio::test]
@@ -661,7 +661,7 @@ async fn only_what_was_appended_is_remembered() {
         .post(&sent("/v1/topics/none/records", JSON, "{}").key("k"))
         .await
         .problem(404, "unknown-topic");
-    let first = service.post(&conditional(0)).await.new().clone();
+    let first = service.post(&conditional(0)).await.appended().clone();
     // Repeated, the condition is that of then.
     assert_eq!(service.post(&conditional(0)).await.replayed(), &first);
     service
@@ -727,7 +727,7 @@ async fn a_stream_that_was_cut_off_is_completed_by_its_retry() {
     let whole = sent(RECORDS, NDJSON, body).key("k");
     let answer = service.post(&whole).await;
     let total = 3 * UNIT_LINES as u64 + 10;
-    assert_eq!(answer.new()["records"], total, "not all of it was there");
+    assert_eq!(answer.appended()["records"], total, "not all of it was there");
     assert_eq!(service.count("t").await, total);
     let again = service.post(&whole).await;
     assert_eq!(again.replayed(), &answer.body);
@@ -755,7 +755,7 @@ async fn a_condition_of_a_stream_holds_for_what_its_retry_still_appends() {
     service.topic("one", 1).await;
     let uri = |offset: u64| format!("/v1/topics/one/records?expected_offset={offset}");
     let start = service.post(&sent(&uri(0), NDJSON, lines(5))).await;
-    start.new();
+    start.appended();
     let body = lines(2 * UNIT_LINES + 7);
     let at_line = |line: usize| {
         body.iter()
@@ -779,7 +779,7 @@ async fn a_condition_of_a_stream_holds_for_what_its_retry_still_appends() {
     let answer = service.post(&retry).await;
     let total = body.iter().filter(|byte| **byte == b'\n').count() as u64;
     assert_eq!(
-        answer.new(),
+        answer.appended(),
         &json!({"records": total, "partitions": [{"partition": 0, "first_offset": 5, "last_offset": 4 + total, "records": total}]})
     );
     service.post(&retry).await.replayed();
@@ -791,7 +791,7 @@ async fn a_condition_of_a_stream_holds_for_what_its_retry_still_appends() {
     service
         .post(&sent("/v1/topics/one/records", NDJSON, lines(1)))
         .await
-        .new();
+        .appended();
     let retry = sent(&uri(next), NDJSON, body.clone()).key("second");
     let answer = service.post(&retry).await;
     let problem = answer.problem(412, "offset-mismatch");
@@ -826,7 +826,7 @@ async fn a_stream_that_is_not_allowed_any_more_is_passed_over_where_it_is_in_and
     service
         .post(&sent(RECORDS, NDJSON, first.clone()).key("k"))
         .await
-        .new();
+        .appended();
     service
         .configure(json!({"config": {"max_record_bytes": 6}}))
         .await;
@@ -878,10 +878,10 @@ async fn at_the_bound_new_keys_are_refused_and_nothing_that_is_promised_is_forgo
     for n in 0..taken {
         service.post(&request(n)).await.replayed();
     }
-    service.post(&json_records()).await.new();
+    service.post(&json_records()).await.appended();
     assert!(service.metric("quipu_idempotency_key_bytes").await <= 16 << 10);
     service.pass(Duration::from_secs(retry_after));
-    service.post(&request(taken)).await.new();
+    service.post(&request(taken)).await.appended();
 }
 
 #[tokio::test]
@@ -890,13 +890,13 @@ async fn a_producers_batches_are_appended_once_and_in_its_order() {
     let offsets = |first: u64, last: u64| json!({"first_offset": first, "last_offset": last, "records": last - first + 1});
     let first = of_producer(7, 0, 0, &["a", "b"]);
     let second = of_producer(7, 0, 2, &["c"]);
-    assert_eq!(service.post(&first).await.new(), &offsets(0, 1));
+    assert_eq!(service.post(&first).await.appended(), &offsets(0, 1));
     assert_eq!(
-        service.post(&of_producer(8, 0, 0, &["x"])).await.new(),
+        service.post(&of_producer(8, 0, 0, &["x"])).await.appended(),
         &offsets(2, 2),
         "each has its own sequence"
     );
-    assert_eq!(service.post(&second).await.new(), &offsets(3, 3));
+    assert_eq!(service.post(&second).await.appended(), &offsets(3, 3));
     for _ in 0..2 {
         assert_eq!(service.post(&first).await.replayed(), &offsets(0, 1));
         assert_eq!(service.post(&second).await.replayed(), &offsets(3, 3));
@@ -907,7 +907,7 @@ async fn a_producers_batches_are_appended_once_and_in_its_order() {
         service = service.restart();
     }
     assert_eq!(
-        service.post(&of_producer(7, 1, 0, &["d"])).await.new(),
+        service.post(&of_producer(7, 1, 0, &["d"])).await.appended(),
         &offsets(4, 4)
     );
     service
@@ -927,7 +927,7 @@ async fn a_producers_batches_are_appended_once_and_in_its_order() {
     assert_eq!(service.count("t").await, 5);
     assert_eq!(service.metric("quipu_replayed_requests_total").await, 0);
     let both = of_producer(9, 0, 0, &["x", "y"]).key("k");
-    assert_eq!(service.post(&both).await.new(), &offsets(5, 6));
+    assert_eq!(service.post(&both).await.appended(), &offsets(5, 6));
     assert_eq!(service.post(&both).await.replayed(), &offsets(5, 6));
 }
 

@@ -37,6 +37,8 @@ const FEATURES: &[&str] = &[
     "request-zstd",
     "ack-written",
     "expected-offset",
+    "idempotency-key",
+    "producer-sequence",
     "fetch-json",
     "fetch-ndjson",
     "fetch-cloudevents",

@@ -2,7 +2,8 @@
 //!
 //! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`] (one value),
 //! [`cloudevents`] (events, one or many), [`record_batch`] (batches as they are stored). Each makes [`AppendRequest`]s of it through one [`Placer`](crate::records::Placer); here is what they share:
-//! what the query and the headers say, and how answers and refusals look.
+//! what the query and the headers say, and how answers and refusals look. [`whole`] is what those share that read their body at
+//! once, [`idempotency`] what a retry needs.
 //!
 //! Invariants: a parameter, a header or a media type of the contract that this version does not do is refused and never
 //! passed over. A refusal reads the body on ([`body::Incoming::drain`]), so that its client can read it. A request that
@@ -152,6 +153,7 @@ struct ProducedDoc {
         ("ce-id" = Option<String>, Header, description = "Binary mode: the event's `id`; other attributes and extensions likewise, percent-encoded"),
         ("ce-source" = Option<String>, Header, description = "Binary mode: the event's `source`"),
         ("ce-type" = Option<String>, Header, description = "Binary mode: the event's `type`"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "The same request with the same key appends nothing within the topic's `dedupe_window_ms`, and is answered as the first time; NDJSON unit by unit, so that a retry completes what was cut off"),
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
         ("traceparent" = Option<String>, Header, description = "Kept as a header of every record that has none of that name"),
     ),
@@ -166,15 +168,16 @@ struct ProducedDoc {
         )
     ),
     responses(
-        (status = 200, description = "Stored; NDJSON answers StreamProduced", content_type = "application/json", body = inline(AnyProduced)),
+        (status = 200, description = "Stored; NDJSON answers StreamProduced", content_type = "application/json", body = inline(AnyProduced),
+            headers(("Idempotency-Replayed" = String, description = "`true` where all of it had been appended before"))),
         (status = 400, description = "The request is not valid; `pointer` names the field (NDJSON: and `line`, `accepted`)"),
         (status = 404, description = "The topic or the partition does not exist"),
         (status = 408, description = "The body did not arrive whole"),
         (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
         (status = 413, description = "A record or the request is too large"),
         (status = 415, description = "The body's type or coding is not supported here"),
-        (status = 501, description = "Not supported by this version: Idempotency-Key"),
-        (status = 503, description = "Overloaded, stopping, or appends have failed"),
+        (status = 422, description = "`idempotency-key-reused`: the key belongs to a request with another query, type or body"),
+        (status = 503, description = "Overloaded (also by idempotency keys, which are never forgotten early), stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
     )
 )]
@@ -205,7 +208,8 @@ enum AnyProduced {
 
 /// Produce record batches
 ///
-/// The body is one or more record batches, version 2, not compressed and of no producer id, stored as they are.
+/// The body is one or more record batches, version 2, not compressed, stored as they are. A batch with a producer id is a body by
+/// itself: it is appended once, in the order of its producer's sequence, as Kafka does it.
 #[utoipa::path(
     post,
     path = "/v1/topics/{topic}/partitions/{partition}/records",
@@ -215,6 +219,7 @@ enum AnyProduced {
         ("partition" = u32, Path, description = "The partition's index"),
         ("ack" = Option<String>, Query, description = "As for records in JSON"),
         ("expected_offset" = Option<u64>, Query, description = "Append only if this is the next offset"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "The same request with the same key appends nothing within the topic's `dedupe_window_ms`, and is answered as the first time; NDJSON unit by unit, so that a retry completes what was cut off"),
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
     ),
     request_body(
@@ -222,15 +227,18 @@ enum AnyProduced {
         content((Vec<u8> = "application/vnd.apache.kafka.record-batch"))
     ),
     responses(
-        (status = 200, description = "Stored", content_type = "application/json", body = record_batch::BatchesDoc),
+        (status = 200, description = "Stored", content_type = "application/json", body = record_batch::BatchesDoc,
+            headers(("Idempotency-Replayed" = String, description = "`true` where it had been appended before: by its key, or by its producer's sequence"))),
         (status = 400, description = "The bytes are not valid batches, or the request is not valid"),
         (status = 404, description = "The topic or the partition does not exist"),
         (status = 408, description = "The body did not arrive whole"),
+        (status = 409, description = "`out-of-order-sequence`, `fenced`: the batch does not follow on its producer's last one, or a newer instance has taken its place"),
         (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
         (status = 413, description = "A record or the request is too large"),
         (status = 415, description = "Only record batches are taken here"),
-        (status = 501, description = "Not supported by this version: compressed, transactional or control batches, producer ids"),
-        (status = 503, description = "Overloaded, stopping, or appends have failed"),
+        (status = 422, description = "`idempotency-key-reused`: the key belongs to a request with another query, path, type or body"),
+        (status = 501, description = "Not supported by this version: compressed, transactional or control batches"),
+        (status = 503, description = "Overloaded (also by idempotency keys, which are never forgotten early), stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
     )
 )]
