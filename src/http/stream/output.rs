@@ -17,7 +17,8 @@
 //! like that.
 
 use quipu_segments::batch::Record;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::damage::Gap;
@@ -75,6 +76,16 @@ impl Data {
             Self::Record(renderer) => renderer.push(out, record, json_lines),
         }
     }
+}
+
+/// The data of a gap.
+#[derive(Serialize)]
+struct Missing<'a> {
+    topic: &'a str,
+    partition: u32,
+    from_offset: u64,
+    until_offset: u64,
+    reason: &'a str,
 }
 
 /// What is written and not sent yet.
@@ -185,10 +196,13 @@ impl Output {
         reason: &str,
         reached: impl Iterator<Item = Reached>,
     ) {
-        let data = json!({
-            "topic": topic, "partition": partition, "from_offset": gap.from.get(), "until_offset": gap.until.get(),
-            "reason": reason,
-        });
+        let data = Missing {
+            topic,
+            partition,
+            from_offset: gap.from.get(),
+            until_offset: gap.until.get(),
+            reason,
+        };
         self.event("gap", &data, reached);
     }
 
@@ -202,15 +216,16 @@ impl Output {
         self.event("end", &json!({}), reached);
     }
 
-    fn event(&mut self, name: &str, data: &Value, reached: impl Iterator<Item = Reached>) {
+    fn event(&mut self, name: &str, data: &impl Serialize, reached: impl Iterator<Item = Reached>) {
         if !self.is_events() {
             return;
         }
         self.text.extend_from_slice(format!("event: {name}\n").as_bytes());
         self.id(reached);
-        // A JSON value that is written without white space has no line breaks.
-        self.text
-            .extend_from_slice(format!("data: {data}\n\n").as_bytes());
+        self.text.extend_from_slice(b"data: ");
+        // JSON that is written without white space has no line breaks.
+        serde_json::to_writer(&mut self.text, data).expect("memory takes everything, and names are strings");
+        self.text.extend_from_slice(b"\n\n");
     }
 
     fn id(&mut self, reached: impl Iterator<Item = Reached>) {
