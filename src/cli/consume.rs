@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Read only this partition; may be repeated
     #[arg(long, value_name = "P")]
     partition: Vec<u32>,
-    /// Go on with records as they arrive
+    /// Go on with records as they arrive, over restarts of the server too
     #[arg(long, short)]
     follow: bool,
     /// Stop after this many records

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -89,9 +90,9 @@ impl World {
         };
         let (burned, has_burned) = channel();
         self.proxy.arm(way, bytes, move || {
-            if let Some(pid) = pid.and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+            if let Some(pid) = pid.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
                 // It is not waited for before the test has heard of this, so the number is still its own.
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                kill_process(pid, Signal::KILL).unwrap();
             }
             burned.send(()).unwrap();
         });
@@ -141,13 +142,23 @@ fn check_once(numbers: &BTreeMap<u64, Vec<u64>>, count: u64) {
     assert_eq!((wrong, all.len() as u64), (None, count), "nothing is missing");
 }
 
-/// Waits until the fuse has burned, or the command has ended.
-fn has_burned(fuse: &Receiver<()>, command: &mut Child) -> bool {
+/// Waits until the fuse has burned; false if the command has ended instead. No fuse is left then, so that none kills
+/// whoever has the command's number later.
+fn has_burned(proxy: &Proxy, fuse: &Receiver<()>, command: &Child) -> bool {
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         match fuse.recv_timeout(Duration::from_millis(5)) {
             Ok(()) => return true,
-            Err(RecvTimeoutError::Timeout) if command.try_wait().unwrap().is_none() => {}
-            Err(_) => return fuse.try_recv().is_ok(),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        // Looked at and not waited for: until it is, the number is its own.
+        if waitid(WaitId::Pid(Pid::from_child(command)), ended)
+            .unwrap()
+            .is_some()
+        {
+            proxy.disarm();
+            return fuse.try_recv().is_ok();
         }
     }
 }
@@ -163,7 +174,7 @@ fn run_through(world: &mut World, rng: &mut Rng, args: &[&str], victims: &[Victi
             _ => (Way::Up, rng.below(10 << 20)),
         };
         let fuse = world.arm(victim, &command, way, bytes);
-        if !has_burned(&fuse, &mut command) {
+        if !has_burned(&world.proxy, &fuse, &command) {
             break;
         }
         println!("{victim:?} at byte {bytes} {way:?}");
@@ -225,10 +236,10 @@ fn a_consumer_that_follows_prints_every_record_once_over_restarts() {
         let (from, until) = (round * RECORDS, (round + 1) * RECORDS);
         let path = write(&world.dir.path().join("part.ndjson"), &lines(from, until, 200));
         let producer = world.spawn(&["produce", "t", &path]);
-        let (world, command) = (&mut world, &mut command);
+        let (world, command) = (&mut world, &command);
         std::thread::scope(|scope| {
             let restart = scope.spawn(move || {
-                assert!(has_burned(&fuse, command), "the command has ended");
+                assert!(has_burned(&world.proxy, &fuse, command), "the command has ended");
                 println!("{victim:?} at byte {bytes}");
                 if victim == Victim::Server {
                     world.restart();
@@ -250,8 +261,7 @@ fn a_consumer_that_follows_prints_every_record_once_over_restarts() {
         let produced = producer.wait_with_output().unwrap();
         assert_eq!(produced.status.code(), Some(0), "{}", stderr(&produced));
     }
-    let pid = rustix::process::Pid::from_child(&command);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    kill_process(Pid::from_child(&command), Signal::INT).unwrap();
     let mut rest = String::new();
     printed.read_line(&mut rest).unwrap();
     let output = command.wait_with_output().unwrap();

@@ -26,7 +26,7 @@ pub(super) struct Sender<'a> {
     pub(super) is_named: bool,
     /// What was acknowledged, by earlier runs too.
     pub(super) done: Done,
-    /// Since when an earlier run's last request may have stored something.
+    /// Since when an earlier run's last request, which is this one's first, may have stored something.
     pub(super) doubt: Option<SystemTime>,
     pub(super) memory: Option<Memory>,
     pub(super) report: Report,
@@ -51,7 +51,7 @@ impl Sender<'_> {
                     bar.set_message(records(self.done.records));
                 }
                 Next::Bad(BadInput { line, reason }) => {
-                    self.remember(None);
+                    self.remember(self.doubt);
                     let again = self.again("; once it is mended, the same command goes on there");
                     bail!("line {line} of {}: {reason}; {}{again}", self.name, self.stored());
                 }
@@ -65,7 +65,7 @@ impl Sender<'_> {
                     return Ok(());
                 }
                 Next::Interrupted => {
-                    self.remember(None);
+                    self.remember(self.doubt);
                     return Err(self.interrupted());
                 }
             }
@@ -271,5 +271,49 @@ fn stored_records(number: u64) -> String {
     match number {
         1 => "1 record was stored".to_owned(),
         number => format!("{number} records were stored"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::client::{Client, Route};
+    use crate::cli::produce::load::{Load, Source, State};
+    use crate::cli::shape::Shape;
+    use crate::cli::signal::{Interrupt, Stop};
+
+    use super::*;
+
+    #[test]
+    fn a_request_in_doubt_stays_so_when_the_next_run_is_stopped_before_it() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "{}\n{}\n").unwrap();
+        let source = Source::of(&path).unwrap();
+        let (load, _) = Load::open(dir.path(), "d-1", &source.path).unwrap();
+        let mut state = State::new("k".to_owned(), "s", "t", source.clone(), Vec::new());
+        state.set_doubt(Some(SystemTime::UNIX_EPOCH));
+        let client = Client::new("127.0.0.1:1", None).unwrap();
+        let interrupt = Interrupt::default();
+        interrupt.set(Stop::Asked);
+        let input = Input::open(Some(&path), Shape::default()).unwrap();
+        let mut sender = Sender {
+            delivery: Delivery::new(&client, Route::new(&["t"]), "k".to_owned(), None, &interrupt),
+            cutter: Cutter::new(false),
+            topic: "t",
+            name: "f".to_owned(),
+            is_named: false,
+            done: Done::default(),
+            doubt: state.doubt(),
+            memory: Some(Memory { load, state }),
+            report: Report::default(),
+        };
+        let stopped = sender.run(&input, &ProgressBar::hidden()).unwrap_err();
+        assert!(
+            stopped.to_string().starts_with("interrupted before line 1 of f;"),
+            "{stopped}"
+        );
+        drop(sender);
+        let (_load, state) = Load::open(dir.path(), "d-1", &source.path).unwrap();
+        assert_eq!(state.unwrap().unwrap().doubt(), Some(SystemTime::UNIX_EPOCH));
     }
 }
