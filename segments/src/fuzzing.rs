@@ -16,7 +16,9 @@ use crate::identity::{FORMAT_MAGIC, Format};
 use crate::index;
 use crate::journal::format::{FileHeader, Item, Round, RoundBuilder};
 use crate::journal::replay;
+use crate::keys;
 use crate::layout::Layout;
+use crate::producers;
 use crate::state::{self, State};
 use crate::topic::{SealError, TopicBody, seal_json, unseal_json};
 use crate::types::{Offset, TimestampMs};
@@ -65,6 +67,22 @@ impl Slot {
             Self::State => State::decode(payload).map(|state| state.encode()),
         }
     }
+}
+
+/// Reads what is remembered of a request that is appended once, and writes it again: the key of its record, and the value.
+///
+/// # Errors
+/// What is wrong.
+pub fn key_entry(id: &[u8], value: &[u8]) -> Result<(Vec<u8>, Vec<u8>), &'static str> {
+    let entry = keys::Entry::decode(value)?;
+    let (topic, key) = keys::decode_id(id).ok_or("its key names no topic")?;
+    Ok((keys::encode_id(topic, key), entry.encode()))
+}
+
+/// Reads what is known of an idempotent producer, and writes it again: the key and the value in the state.
+#[must_use]
+pub fn producer(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    producers::again(key, value)
 }
 
 /// Reads a journal file's header: sequence, directory id and length, and the block written again.

@@ -436,6 +436,13 @@ impl Producers {
     }
 }
 
+/// Reads a key and a value of the state, and writes them again.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn again(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (key, producer) = (ProducerKey::decode(key)?, Producer::decode(value)?);
+    Some((key.encode(), producer.encode()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

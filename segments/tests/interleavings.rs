@@ -128,6 +128,57 @@ fn who_waits_for_records_is_woken_by_them_and_needs_no_other_event() {
     });
 }
 
+/// Two send the same requests, while the log of their keys is shortened.
+fn repeated_requests(tally: &Tally, options: Options) {
+    let world = World::new(Setup {
+        partitions: 2,
+        even: true,
+        options: Options {
+            // All that is appended is too long for it.
+            key_log_bytes: Some(2),
+            ..options
+        },
+        ..Setup::default()
+    });
+    let follower = follower(&world, 0);
+    together(vec![
+        thread!(world, world.produce_once("a", 3, TimestampMs(i64::MAX))),
+        thread!(world, world.produce_once("a", 3, TimestampMs(i64::MAX))),
+        // Keys that have expired already, for the log to begin behind.
+        thread!(world, world.produce_once("b", 2, TimestampMs(0))),
+        thread!(
+            world,
+            for _ in 0..4 {
+                if let Err(error) = world.log.apply_retention() {
+                    world.refused(&error);
+                }
+                sync(&world);
+            }
+        ),
+    ]);
+    close(&world);
+    follower.join().expect("it follows");
+    world.end(tally);
+}
+
+#[test]
+fn what_two_send_with_the_same_keys_is_stored_once() {
+    explore("repeated requests", |tally| {
+        repeated_requests(tally, Setup::default().options);
+    });
+}
+
+#[test]
+fn keys_that_nobody_looks_up_are_noticed() {
+    notices("no look at keys", |tally| {
+        let options = Options {
+            ignore_keys: true,
+            ..Setup::default().options
+        };
+        repeated_requests(tally, options);
+    });
+}
+
 #[test]
 fn a_disk_that_lies_about_the_journals_sync_is_noticed() {
     notices("no journal sync", |tally| {

@@ -514,6 +514,38 @@ mod tests {
     }
 
     #[test]
+    fn what_keeps_a_repeated_request_from_being_stored_says_what_to_do() {
+        let answer = |error: Error| {
+            let response = Problem::from(error.clone()).into_response();
+            let retry_after = response.headers().get(header::RETRY_AFTER).cloned();
+            let code = Problem::from(error).to_json()["code"].clone();
+            (
+                response.status().as_u16(),
+                code,
+                retry_after.map(|seconds| seconds.to_str().unwrap().to_owned()),
+            )
+        };
+        assert_eq!(
+            answer(Error::KeyReused),
+            (422, "idempotency-key-reused".into(), None)
+        );
+        let retry_after = std::time::Duration::from_millis(9_001);
+        assert_eq!(
+            answer(Error::TooManyKeys { retry_after }),
+            (503, "overloaded".into(), Some("10".into()))
+        );
+        let (expected, found) = (7, 9);
+        assert_eq!(
+            answer(Error::OutOfOrderSequence { expected, found }),
+            (409, "out-of-order-sequence".into(), None)
+        );
+        assert_eq!(
+            answer(Error::ProducerFenced { epoch: 3, found: 2 }),
+            (409, "fenced".into(), None)
+        );
+    }
+
+    #[test]
     fn clients_see_no_paths() {
         let error = Error::Damaged {
             place: "/data/topics/a/0/00.log byte 7".into(),

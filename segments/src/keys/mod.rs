@@ -18,6 +18,8 @@ mod map;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use format::decode_id;
 pub(crate) use format::{Entry, encode_id};
 pub(crate) use map::{ById, Keys, Remembered};
 

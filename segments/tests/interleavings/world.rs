@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Waker};
 use quipu_segments::batch::{BatchBuilder, Batches, Records as BatchRecords};
 use quipu_segments::sim::{SimClock, SimDisk};
 use quipu_segments::{
-    Ack, AppendRequest, Disk, Error, Fetched, Log, Offset, Options, Part, Partition, ReadRequest, Records,
-    StateChange, Ticket, TimestampMs, Topic, TopicId, TopicSettings, TopicSpec,
+    Ack, AppendRequest, Disk, Error, Fetched, Log, Offset, Once, Options, Part, Partition, ReadRequest,
+    Records, StateChange, Ticket, TimestampMs, Topic, TopicId, TopicSettings, TopicSpec,
 };
 use shuttle::rand::{Rng as _, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
@@ -171,6 +171,8 @@ struct History {
     state: BTreeMap<String, u64>,
     /// Topics whose deletion was acknowledged.
     deleted: BTreeSet<TopicId>,
+    /// Requests that were sent with a key, by producer and number, with when it expires.
+    keyed: BTreeMap<(String, u64), TimestampMs>,
     /// The disk of the next run, once the power was cut.
     next: Option<SimDisk>,
 }
@@ -387,6 +389,21 @@ impl World {
         self.produce_to(&self.topic, producer, requests, bytes)
     }
 
+    /// The same, each request with a key that others send too: whoever is first stores it.
+    pub(crate) fn produce_once(self: &Arc<Self>, producer: &str, requests: u64, expires: TimestampMs) -> u64 {
+        assert!(self.even, "who repeats a request sends it to the same partitions");
+        if let Err(error) = self.log.prepare_keys() {
+            self.refused(&error);
+            return 0;
+        }
+        let mut history = self.history();
+        history
+            .keyed
+            .extend((1..=requests).map(|request| ((producer.to_owned(), request), expires)));
+        drop(history);
+        self.send(&self.topic, producer, requests, 20, Some(expires))
+    }
+
     /// The same, to another topic.
     pub(crate) fn produce_to(
         self: &Arc<Self>,
@@ -394,6 +411,17 @@ impl World {
         producer: &str,
         requests: u64,
         bytes: usize,
+    ) -> u64 {
+        self.send(topic, producer, requests, bytes, None)
+    }
+
+    fn send(
+        self: &Arc<Self>,
+        topic: &Topic,
+        producer: &str,
+        requests: u64,
+        bytes: usize,
+        expires: Option<TimestampMs>,
     ) -> u64 {
         let mut stored = 0;
         for request in 1..=requests {
@@ -410,12 +438,15 @@ impl World {
                 } else {
                     thread_rng().gen_range(1..3)
                 };
-                let append = self.request(producer, request, &to, count, bytes, ack);
+                let mut append = self.request(producer, request, &to, count, bytes, ack);
+                append.once = expires.map(|expires| once(topic, producer, request, expires));
                 let partitions: Vec<u32> = to.iter().map(|partition| partition.id().index).collect();
                 match self.log.append(append).map(|ticket| self.wait(ticket)) {
                     Ok(None) => break,
                     Ok(Some(Ok(appended))) => {
-                        stored += 1;
+                        stored += u64::from(appended.repeated.is_none());
+                        let note = request.to_string().into_bytes();
+                        assert!(appended.repeated.is_none_or(|known| known == note));
                         for (index, base) in partitions.iter().zip(appended.base_offsets) {
                             for record in 0..count {
                                 let id = RecordId {
@@ -644,7 +675,12 @@ impl World {
         assert_eq!(log.health(), quipu_segments::Health::default());
         // What was written survives the process; and the power cut, if the log was closed before. Of a disk that fails it
         // is not promised.
-        compare(&log, &history, (closed || !lost_power) && !disk_failed);
+        let found = compare(&log, &history, (closed || !lost_power) && !disk_failed);
+        for id in found.values().filter(|id| id.index == 0) {
+            if let Some(expires) = history.keyed.get(&(id.producer.clone(), id.request)) {
+                assert_remembered(&log, id, *expires);
+            }
+        }
         for (sum, count) in [
             (&tally.told, &world.tally.told),
             (&tally.cuts, &world.tally.cuts),
@@ -653,6 +689,41 @@ impl World {
             sum.fetch_add(count.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
+}
+
+/// The key of a request that several send.
+fn once(topic: &Topic, producer: &str, request: u64, expires: TimestampMs) -> Once {
+    Once {
+        topic: topic.id(),
+        key: format!("{producer}/{request}").into_bytes(),
+        fingerprint: [1; 16],
+        expires,
+        note: request.to_string().into_bytes(),
+    }
+}
+
+/// A request that is stored is not appended again, unless its key has expired.
+fn assert_remembered(log: &Log, id: &RecordId, expires: TimestampMs) {
+    if expires != TimestampMs(i64::MAX) {
+        return;
+    }
+    let topic = log.topic(TOPIC).expect("it has records");
+    let mut records = BatchBuilder::new();
+    records.push(TimestampMs(1), None, Some(b"again"), &[]);
+    let part = Part {
+        partition: topic.partition(0).expect("it has one"),
+        records: Records::Loose(records),
+        expected_offset: None,
+        json_lines: false,
+    };
+    let ticket = log.append(AppendRequest {
+        parts: vec![part],
+        once: Some(once(&topic, &id.producer, id.request, expires)),
+        ..AppendRequest::default()
+    });
+    log.run_round().expect("a healthy log");
+    let appended = ticket.and_then(Ticket::wait).expect("a healthy log");
+    assert!(appended.repeated.is_some(), "{id:?} would be there twice");
 }
 
 fn state(log: &Log, producer: &str) -> Option<u64> {
@@ -678,7 +749,7 @@ fn records(bytes: &[u8]) -> Vec<(u64, RecordId)> {
 }
 
 /// Compares a log that was opened again with what was told of it.
-fn compare(log: &Log, history: &History, keeps_written: bool) {
+fn compare(log: &Log, history: &History, keeps_written: bool) -> BTreeMap<Place, RecordId> {
     let mut found: BTreeMap<Place, RecordId> = BTreeMap::new();
     let mut starts = BTreeMap::new();
     let mut is_whole = true;
@@ -737,7 +808,7 @@ fn compare(log: &Log, history: &History, keeps_written: bool) {
         );
     }
     if !is_whole || !history.deleted.is_empty() {
-        return;
+        return found;
     }
     // Requests are there whole, once, and with their changes of the state.
     let mut requests: BTreeMap<(&str, u64), (u32, u32)> = BTreeMap::new();
@@ -764,6 +835,7 @@ fn compare(log: &Log, history: &History, keeps_written: bool) {
             "the state of {producer} was {request}: {last:?}"
         );
     }
+    found
 }
 
 /// Runs what is given, each in a thread of its own, and waits for all.

@@ -16,6 +16,7 @@ pub mod index;
 pub mod journal;
 pub mod json;
 pub mod negotiate;
+pub mod once;
 pub mod query;
 pub mod round_trip;
 pub mod snapshots;
@@ -28,7 +29,7 @@ mod record;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("batches", batches::run),
     ("coding", coding::run),
     ("descriptions", descriptions::run),
@@ -38,6 +39,7 @@ pub const TARGETS: [Target; 12] = [
     ("journal", journal::run),
     ("json", json::run),
     ("negotiate", negotiate::run),
+    ("once", once::run),
     ("query", query::run),
     ("round_trip", round_trip::run),
     ("snapshots", snapshots::run),
