@@ -20,7 +20,7 @@ use http_body_util::BodyExt as _;
 use quipu::app::App;
 use quipu::config::Config;
 use quipu_segments::batch::{BatchBuilder, BatchHeader, SealedBatch};
-use quipu_segments::{Clock, Log, Monotonic, RealDisk, TimestampMs};
+use quipu_segments::{Clock, Error, Log, Monotonic, RealDisk, TimestampMs};
 use serde_json::{Value, json};
 use support::{PATIENCE, Rng, Server, read_partition};
 use tower::ServiceExt as _;
@@ -80,9 +80,19 @@ impl Service {
     }
 
     fn over(dir: tempfile::TempDir, config: Config, clock: Arc<ManualClock>) -> Self {
-        let disk = Arc::new(RealDisk::new());
-        let log =
-            Log::open_with(disk, clock.clone(), dir.path(), config.log_options()).expect("the log opens");
+        let begin = std::time::Instant::now();
+        let log = loop {
+            let disk = Arc::new(RealDisk::new());
+            match Log::open_with(disk, clock.clone(), dir.path(), config.log_options()) {
+                Ok(log) => break log,
+                // A process that another test is starting has the lock of the log before, until it becomes another program.
+                Err(Error::Directory(what)) if begin.elapsed() < PATIENCE => {
+                    assert!(what.contains("in use"), "{what}");
+                    std::thread::yield_now();
+                }
+                Err(error) => panic!("the log does not open: {error}"),
+            }
+        };
         let app = App::new(log, config, clock.clone());
         Self {
             router: quipu::http::router(app.clone()),
