@@ -82,6 +82,10 @@ pub(crate) fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> R
     let root = layout.root.display();
     if let Some(identity) = find(disk, layout)? {
         let Some(fault) = identity.fault else {
+            // The process that wrote `FORMAT` may have been killed before it synced the name, and the names that are made
+            // from here on could outlive it.
+            disk.sync_dir(&layout.root)
+                .map_err(|error| Error::io(format!("syncing {root}"), error))?;
             return Ok((identity.id, None));
         };
         let kept = mend(disk, clock.now(), layout, identity.id)?;

@@ -1,6 +1,6 @@
 //! What has a name: directories, topics, segments' files. Its sync may be missing, or fail, apart from what it names.
 
-use quipu_segments::sim::{Fault, FaultError, IoKind};
+use quipu_segments::sim::{Fault, FaultError, IoKind, SimDisk};
 use quipu_segments::{Error, Offset};
 
 use super::{SEEDS, append, open, partition, spec, start, start_empty, try_open, values};
@@ -12,6 +12,23 @@ fn a_data_directory_made_by_the_first_start_survives_a_power_cut() {
         append(&log, &[0], b"1").unwrap();
         let log = open(&disk.after_power_cut());
         assert_eq!(values(&log, 0), [b"1"], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_first_start_that_was_killed_and_a_second_that_lost_power_leave_what_can_be_opened() {
+    for seed in 0..SEEDS {
+        // Around the calls that make FORMAT, and those that make what comes after it.
+        for (first, second) in (12..20).flat_map(|first| (8..24).map(move |second| (first, second))) {
+            let disk = SimDisk::new(seed);
+            disk.stop_at(first);
+            drop(try_open(&disk));
+            let disk = disk.after_kill();
+            disk.stop_at(second);
+            drop(try_open(&disk));
+            let third = try_open(&disk.after_power_cut());
+            assert!(third.is_ok(), "seed {seed}, {first}, {second}: {:?}", third.err());
+        }
     }
 }
 
