@@ -309,7 +309,7 @@ impl Files {
                 "the limit of open files allows fewer connections than max_connections; raise it (ulimit -n)";
             // Nobody has asked for the default.
             if max_connections == Limits::default().max_connections {
-                tracing::info!(max_connections, connections, "{what}");
+                tracing::debug!(max_connections, connections, "{what}");
             } else {
                 tracing::warn!(max_connections, connections, "{what}");
             }
