@@ -640,7 +640,10 @@ async fn partitions_that_are_added_join_from_their_beginning() {
         assert_eq!(places(&records(&events)), [format!("{}/0", count + 1)]);
         append(&service, "t", 0, &[6]);
         let event = live.next_events().await.pop().unwrap();
-        assert_eq!(places(&records(&[event.clone()])), [format!("0/{before}")]);
+        assert_eq!(
+            places(&records(std::slice::from_ref(&event))),
+            [format!("0/{before}")]
+        );
         // Who comes back with a cursor from before gets them as well, from their beginning.
         let (rest, _) = replay_events(&service, T, &events[0].id).await;
         assert_eq!(places(&records(&rest)), [format!("0/{before}")]);

@@ -322,6 +322,8 @@ fn one_life(rng: &mut Rng, data: &Path) {
         ..wish
     };
     let mut most = 1000;
+    // Whatever it was told while producers went on.
+    client.is_told_all = false;
     while !client.is_told_all {
         client.read(server.address, &last, most);
         most = most * 3 / 2;

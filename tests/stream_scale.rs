@@ -157,6 +157,9 @@ fn readers_that_read_nothing_of_a_large_replay_are_held_by_their_connections_alo
             let mut some = vec![0; 1 << 20];
             readers[42].stream.read_exact(&mut some).expect("it goes on");
             drop(readers);
+            while metric(&server, "quipu_streams ") > 0 {
+                std::thread::yield_now();
+            }
         }
     }
     server.stop();

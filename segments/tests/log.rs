@@ -68,6 +68,47 @@ fn append(log: &Log, partition: &Arc<Partition>, values: &[&str]) -> Result<Offs
     ticket.wait().map(|appended| appended.base_offsets[0])
 }
 
+/// Looks at the state whenever it is woken.
+struct LooksAtState {
+    log: Log,
+    seen: std::sync::Mutex<Option<bool>>,
+}
+
+impl std::task::Wake for LooksAtState {
+    fn wake(self: Arc<Self>) {
+        let is_there = self.log.state_get(b"said of it").is_some();
+        *self.seen.lock().expect("nobody panics with it") = Some(is_there);
+    }
+}
+
+#[test]
+fn who_sees_a_record_sees_what_its_append_put_into_the_state() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = open(dir.path());
+    let topic = log.create_topic("t", spec(1)).expect("made");
+    let partition = topic.partition(0).expect("there");
+    let looks = Arc::new(LooksAtState {
+        log: log.clone(),
+        seen: std::sync::Mutex::default(),
+    });
+    let waker = std::task::Waker::from(Arc::clone(&looks));
+    let mut wait = std::pin::pin!(partition.wait_for(Offset::ZERO));
+    let mut context = std::task::Context::from_waker(&waker);
+    assert!(wait.as_mut().poll(&mut context).is_pending());
+    let request = AppendRequest {
+        parts: vec![part(&partition, &["a"])],
+        state: vec![StateChange {
+            key: b"said of it".to_vec(),
+            value: Some(vec![1]),
+        }],
+        ..Default::default()
+    };
+    let ticket = log.append(request).expect("queued");
+    log.run_round().expect("written");
+    ticket.wait().expect("durable");
+    assert_eq!(*looks.seen.lock().expect("nobody panics with it"), Some(true));
+}
+
 fn read_all(partition: &Partition) -> Vec<(u64, String)> {
     let positions = partition.positions();
     let mut from = positions.log_start_offset;

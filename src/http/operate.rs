@@ -45,6 +45,8 @@ const FEATURES: &[&str] = &[
     "fetch-record-batch",
     "fetch-wait",
     "history-etag",
+    "stream-ndjson",
+    "stream-sse",
     "damage-skip",
     "group-offsets",
     "group-reset",

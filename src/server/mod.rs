@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quipu_segments::{Clock, Disk, Log, RealDisk, SystemClock};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -40,6 +40,8 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the kernel takes of an answer beyond what is on its way. Left to itself it takes megabytes for each client that does
 /// not read, and some hundreds of those take all the memory that the machine has for connections.
 const UNSENT_BYTES: u32 = 128 << 10;
+/// How long a connection is silent before the kernel asks whether the client is there; it takes as long again to give up.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long accepting pauses after an error: those of one connection pass, a lack of descriptors takes a while.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -230,6 +232,8 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, mut stoppe
         };
         // Without it a small answer may wait for the acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
+        // A follower may wait for days: without this nobody would learn that its machine is gone.
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
         // Where it cannot be set, the kernel takes what its own limits let it.
         let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
         if let Err(stream) = connections.spawn(stream) {
@@ -242,6 +246,14 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, mut stoppe
             }
         }
     }
+}
+
+/// When the kernel asks whether the other end of a silent connection is still there.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 4)
+        .with_retries(4)
 }
 
 /// Answers `overloaded` to whatever is asked, and closes such that the client can read it.
@@ -297,7 +309,7 @@ impl Files {
                 "the limit of open files allows fewer connections than max_connections; raise it (ulimit -n)";
             // Nobody has asked for the default.
             if max_connections == Limits::default().max_connections {
-                tracing::info!(max_connections, connections, "{what}");
+                tracing::debug!(max_connections, connections, "{what}");
             } else {
                 tracing::warn!(max_connections, connections, "{what}");
             }

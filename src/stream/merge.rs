@@ -116,9 +116,9 @@ mod tests {
             if sorted {
                 prop_assert!(all.is_sorted());
             }
-            for lane in 0..lists.len() {
+            for (lane, list) in lists.iter().enumerate() {
                 let places: Vec<usize> = all.iter().filter(|(_, of, _)| *of == lane).map(|(.., at)| *at).collect();
-                prop_assert_eq!(places, (0..lists[lane].len()).collect::<Vec<_>>());
+                prop_assert_eq!(places, (0..list.len()).collect::<Vec<_>>());
             }
         }
     }

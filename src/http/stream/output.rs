@@ -127,11 +127,12 @@ impl Output {
         self.format == Format::Events
     }
 
-    /// Makes room for a chunk at once.
+    /// Makes room at once for a chunk, or for what so many stored bytes may become.
     #[inline]
-    pub(super) fn reserve(&mut self) {
+    pub(super) fn reserve(&mut self, stored_bytes: u64) {
         if self.text.capacity() == 0 {
-            self.text.reserve(CHUNK_BYTES + CHUNK_BYTES / 16);
+            let expected = usize::try_from(stored_bytes * 2 + 512).unwrap_or(CHUNK_BYTES);
+            self.text.reserve(expected.min(CHUNK_BYTES + CHUNK_BYTES / 16));
         }
     }
 

@@ -7,6 +7,7 @@ use crate::http::accept::names;
 use crate::http::params::{Params, parse_time};
 use crate::http::path::parse_index;
 use crate::http::problem::Problem;
+use crate::stream::MAX_PARTITIONS;
 use crate::stream::cursor::Cursor;
 use crate::stream::filter::Filter;
 
@@ -154,6 +155,7 @@ fn topics(params: &Params) -> Result<Vec<String>, Problem> {
     };
     let mut topics: Vec<String> = Vec::new();
     for name in list.split(',') {
+        check_count("topics", topics.len())?;
         if name.is_empty() || topics.iter().any(|other| other == name) {
             let detail = if name.is_empty() {
                 "an empty name is no topic's".to_owned()
@@ -165,6 +167,17 @@ fn topics(params: &Params) -> Result<Vec<String>, Problem> {
         topics.push(name.to_owned());
     }
     Ok(topics)
+}
+
+/// Refuses one more than a stream may have of partitions, and so of topics.
+fn check_count(name: &str, count: usize) -> Result<(), Problem> {
+    if count < MAX_PARTITIONS {
+        return Ok(());
+    }
+    Err(Problem::invalid(
+        name,
+        format!("a stream is over at most {MAX_PARTITIONS} partitions"),
+    ))
 }
 
 fn resumed(headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
@@ -206,6 +219,7 @@ fn from(params: &Params) -> Result<From, Problem> {
 fn partitions(list: &str) -> Result<Vec<u32>, Problem> {
     let mut partitions = Vec::new();
     for text in list.split(',') {
+        check_count("partitions", partitions.len())?;
         let Some(index) = parse_index(text) else {
             return Err(Problem::invalid(
                 "partitions",
@@ -355,6 +369,16 @@ mod tests {
                 "{query}"
             );
         }
+    }
+
+    #[test]
+    fn more_than_a_stream_can_have_is_refused_before_it_costs_anything() {
+        let list = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+        assert!(parse(&format!("partitions={}", list(256))).is_ok());
+        assert!(parse(&format!("partitions={}", list(257))).is_err());
+        let topics =
+            |count| StreamQuery::parse(Some(&format!("topics={}", list(count))), &HeaderMap::new(), true);
+        assert!(topics(256).is_ok() && topics(257).is_err());
     }
 
     #[test]

@@ -7,11 +7,14 @@
 use quipu_segments::batch::{BatchError, BatchHeader, Record, RecordPlace, Records};
 use quipu_segments::{Offset, TimestampMs};
 
+use super::output::Data;
 use crate::http::fetch::page::Page;
 use crate::stream::filter::Filter;
 
 /// A page, and how far it was read.
 pub(super) struct Reading {
+    /// How its records are written.
+    pub(super) data: Data,
     page: Page,
     run: usize,
     /// Where the batch begins in the run.
@@ -29,8 +32,9 @@ pub(super) struct Next {
 }
 
 impl Reading {
-    pub(super) fn new(page: Page) -> Self {
+    pub(super) fn new(page: Page, data: Data) -> Self {
         Self {
+            data,
             page,
             run: 0,
             batch: 0,
@@ -38,9 +42,15 @@ impl Reading {
         }
     }
 
+    /// Stored bytes of the page.
+    pub(super) fn bytes(&self) -> u64 {
+        self.page.stored_bytes
+    }
+
     /// Where the partition goes on behind the page.
-    pub(super) fn end(&self) -> Offset {
-        self.page.next_offset
+    pub(super) fn behind(&self) -> Offset {
+        let Page { next_offset, .. } = self.page;
+        next_offset
     }
 
     /// Goes to the next record at or after `from` that the filter wants, or that ends the partition by its time, wanted or

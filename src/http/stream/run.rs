@@ -33,6 +33,8 @@ use crate::stream::pace::Pace;
 
 /// What is read of a partition before it is the next one's turn, in stored bytes.
 const PAGE_BYTES: u64 = 1 << 20;
+/// How many records a merge that goes on takes before it looks at the partitions that had none.
+const WATCHED_RECORDS: u32 = 1000;
 /// How long a stream of events is silent.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long records that were found wait for more to fill a chunk, at least.
@@ -104,6 +106,8 @@ pub(super) struct Stream {
     /// The answer has begun.
     is_begun: bool,
     silent_pages: u32,
+    /// Stored bytes that were read since others could work.
+    unyielded_bytes: u64,
 }
 
 impl Stream {
@@ -125,6 +129,7 @@ impl Stream {
             stopping: app.stopping.subscribe(),
             is_begun: false,
             silent_pages: 0,
+            unyielded_bytes: 0,
         }
     }
 
@@ -210,7 +215,7 @@ impl Stream {
         let mut reached = self.lanes.lanes[lane].reached();
         let (from, end) = (reached.next, page.next_offset);
         let mut written = reached.next;
-        self.out.reserve();
+        self.out.reserve(page.stored_bytes);
         for run in &page.runs {
             for batch in Batches::new(&run.bytes) {
                 let (_, batch) = batch.map_err(unreadable)?;
@@ -238,7 +243,7 @@ impl Stream {
                     if self.out.is_full() {
                         self.lanes.lanes[lane].next = reached.next;
                         self.send(chunks).await;
-                        self.out.reserve();
+                        self.out.reserve(page.stored_bytes);
                     }
                 }
             }
@@ -254,17 +259,21 @@ impl Stream {
         let mut readings: Vec<Option<Reading>> = Vec::new();
         let mut pace = self.manner.speed.map(Pace::new);
         loop {
+            if self.is_to_stop() {
+                return Err(Cut::Stopping);
+            }
             self.lanes.take_in()?;
-            // How the lane's records are written that is being written: what others were at is fixed for that long.
-            let mut data: Option<(usize, Data)> = None;
+            // The lane for which all others are fixed.
+            let mut fixed = None;
             readings.resize_with(self.lanes.lanes.len(), || None);
-            for lane in 0..readings.len() {
-                if readings[lane].is_none() {
-                    self.refill(lane, &mut readings[lane], &mut merge, chunks).await?;
+            for (lane, reading) in readings.iter_mut().enumerate() {
+                if reading.is_none() {
+                    self.refill(lane, reading, &mut merge, chunks).await?;
                 }
             }
             // Until a look at the others is due again: they may have got something that comes earlier.
-            let mut left = if self.manner.follow { 1000 } else { u32::MAX };
+            let is_watched = self.manner.follow || self.manner.speed.is_some();
+            let mut left = if is_watched { WATCHED_RECORDS } else { u32::MAX };
             while left > 0
                 && let Some(head) = merge.peek()
             {
@@ -280,30 +289,26 @@ impl Stream {
                     pace.take(head.timestamp, Instant::now());
                 }
                 let Head { lane, .. } = head;
-                let of = match data.take() {
-                    Some((of, data)) if of == lane => data,
-                    _ => {
-                        self.fix(lane);
-                        self.data(lane)
-                    }
-                };
-                self.out.reserve();
+                if fixed != Some(lane) {
+                    self.fix(lane);
+                    fixed = Some(lane);
+                }
                 let reading = readings[lane].as_mut().expect("a lane with a head is being read");
+                self.out.reserve(reading.bytes());
                 if let Some((record, json_lines)) = reading.head().map_err(unreadable)? {
                     let mut reached = self.lanes.lanes[lane].reached();
                     reached.next = record.offset.plus(1);
-                    self.out.record(&of, &record, json_lines, reached);
+                    self.out.record(&reading.data, &record, json_lines, reached);
                     self.lanes.lanes[lane].next = reached.next;
                 }
-                data = Some((lane, of));
                 if self.out.is_full() {
                     self.send(chunks).await;
                 }
                 if !self.find(lane, reading, &mut merge)? {
                     readings[lane] = None;
                     self.refill(lane, &mut readings[lane], &mut merge, chunks).await?;
-                    // What it read may have said where it is.
-                    data = None;
+                    // A gap or a heartbeat that was written meanwhile has fixed what it needed.
+                    fixed = None;
                 }
             }
             if merge.peek().is_none() {
@@ -324,7 +329,7 @@ impl Stream {
         chunks: &mut Chunks,
     ) -> Result<(), Cut> {
         while let Some(page) = self.read(lane).await? {
-            let mut page = Reading::new(page);
+            let mut page = Reading::new(page, self.data(lane));
             if self.find(lane, &mut page, merge)? {
                 *reading = Some(page);
                 return Ok(());
@@ -358,7 +363,7 @@ impl Stream {
                 true
             }
             None => {
-                lane.next = reading.end();
+                lane.next = reading.behind();
                 false
             }
         };
@@ -396,6 +401,7 @@ impl Stream {
             match read_page(&self.open.0, &partition, limits).await {
                 Ok(mut page) => {
                     self.lanes.lanes[index].is_fresh = false;
+                    self.unyielded_bytes += page.stored_bytes;
                     for gap in std::mem::take(&mut page.gaps) {
                         self.gap(index, gap, "skipped");
                     }
@@ -475,7 +481,10 @@ impl Stream {
         if !self.out.text.is_empty() && self.out.sent.elapsed() >= LINGER {
             self.send(chunks).await;
         }
-        tokio::task::yield_now().await;
+        if self.unyielded_bytes >= PAGE_BYTES {
+            self.unyielded_bytes = 0;
+            tokio::task::yield_now().await;
+        }
         Ok(())
     }
 
