@@ -328,10 +328,7 @@ fn when_the_log_of_the_keys_has_failed_only_requests_with_new_keys_are_refused()
     world.send(world.once("k")).unwrap();
     world.disk.fail(Fault::once(IoKind::Write, 0).on("/__keys/"));
     assert!(world.send(world.once("new")).is_err());
-    assert!(matches!(
-        world.send(world.once("new")),
-        Err(Error::PartitionFailed(_))
-    ));
+    assert!(matches!(world.send(world.once("new")), Err(Error::KeysFailed(_))));
     assert!(!is_new(&world.send(world.once("k")).unwrap()));
     let plain = world.log.append(AppendRequest {
         parts: vec![world.part(0, "value")],

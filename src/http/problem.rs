@@ -484,6 +484,10 @@ impl From<Error> for Problem {
                 Code::LogFailed,
                 "appends to this partition stopped after a failed write, until a restart",
             ),
+            Error::KeysFailed(_) => Self::new(
+                Code::LogFailed,
+                "idempotency keys cannot be stored after a failed write, until a restart; requests without one, and repetitions, go on",
+            ),
             Error::LogFailed { in_flight, .. } => {
                 let problem = Self::new(
                     Code::LogFailed,
@@ -541,6 +545,10 @@ mod tests {
         assert_eq!(
             answer(Error::TooManyKeys { retry_after }),
             (503, "overloaded".into(), Some("10".into()))
+        );
+        assert_eq!(
+            answer(Error::KeysFailed("why".into())),
+            (503, "log-failed".into(), None)
         );
         let (expected, found) = (7, 9);
         assert_eq!(

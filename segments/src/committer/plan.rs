@@ -308,9 +308,16 @@ impl Planner<'_> {
     }
 
     /// Adds the record of a key to the round. The last of a request's conditions: if it is not refused, all of it is appended.
+    ///
+    /// # Errors
+    /// [`Error::KeysFailed`], and those of [`KeyPlanner::add`].
     fn remember(&mut self, once: &Once, id: &[u8], parts: &[Part], base_offsets: &[Offset]) -> Result<()> {
         let log = self.keys.log()?;
-        let slot = self.slot(&log)?;
+        let slot = self.slot(&log).map_err(|error| match error {
+            // Not the partition that the request names.
+            Error::PartitionFailed(reason) => Error::KeysFailed(reason),
+            other => other,
+        })?;
         let offset = self.plans[slot].next_offset;
         check_offsets(&log, offset, 1)?;
         let indexes = parts.iter().map(|part| part.partition.id().index);
