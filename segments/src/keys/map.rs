@@ -24,8 +24,9 @@ use crate::types::{Offset, TimestampMs, TopicId};
 const TABLES: usize = 256;
 /// How long a bucket of the expiry is.
 const BUCKET_MS: i64 = 1_000;
-/// Offsets whose live entries are counted together.
-pub(super) const BLOCK_OFFSETS: u64 = 1_024;
+/// Offsets whose live entries are counted together: so few that even of the largest entries they are less than a segment, for
+/// one that is needed holds up all of its block.
+pub(super) const BLOCK_OFFSETS: u64 = 16;
 
 /// The most that is dropped to make room for one key.
 const MOST_STEPS: usize = 4_096;
