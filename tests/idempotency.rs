@@ -941,6 +941,194 @@ async fn a_producers_batches_are_appended_once_and_in_its_order() {
     assert_eq!(service.post(&both).await.replayed(), &offsets(5, 6));
 }
 
+#[tokio::test]
+async fn a_conditional_stream_goes_on_in_the_partition_of_its_first_try() {
+    let service = Service::start().await;
+    let line = |n: usize| format!("{{\"value\":{n}}}\n");
+    let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
+    let one: String = (0..UNIT_LINES + 3).map(line).collect();
+    let uri = format!("{RECORDS}?expected_offset=0");
+    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
+    let pieces = [Ok(one.into_bytes()), Err(std::io::Error::other("gone"))];
+    let broken = Body::from_stream(futures_util::stream::iter(pieces));
+    let answer = service.send(Method::POST, &uri, &headers, broken).await;
+    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
+    let whole = sent(&uri, NDJSON, all).key("k");
+    let answer = service.post(&whole).await;
+    let partitions = answer.appended()["partitions"].as_array().unwrap();
+    assert_eq!(partitions.len(), 1, "{partitions:?}");
+    assert_eq!(partitions[0]["last_offset"], 2 * UNIT_LINES + 6);
+    assert_eq!(service.post(&whole).await.replayed(), &answer.body);
+}
+
+#[tokio::test]
+async fn a_conditional_stream_does_not_go_on_in_another_partition_where_partitions_were_added() {
+    let service = Service::start().await;
+    // A key whose partition of four is another one than of five.
+    let line = |n: usize| format!("{{\"key\":\"k1\",\"value\":{n}}}\n");
+    let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
+    let one: String = (0..UNIT_LINES + 3).map(line).collect();
+    let uri = format!("{RECORDS}?expected_offset=0");
+    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
+    let pieces = [Ok(one.into_bytes()), Err(std::io::Error::other("gone"))];
+    let broken = Body::from_stream(futures_util::stream::iter(pieces));
+    let answer = service.send(Method::POST, &uri, &headers, broken).await;
+    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
+    service.configure(json!({"partitions": 5})).await;
+    // The other partition is as long as the condition wants.
+    let fill: String = (0..UNIT_LINES).map(line).collect();
+    service.post(&sent(RECORDS, NDJSON, fill)).await.appended();
+    let answer = service.post(&sent(&uri, NDJSON, all).key("k")).await;
+    let problem = answer.problem(400, "invalid-request");
+    assert_eq!(
+        (&problem["pointer"], &problem["accepted"]),
+        (&"expected_offset".into(), &UNIT_LINES.into())
+    );
+    assert_eq!(service.count("t").await, 2 * UNIT_LINES as u64);
+}
+
+#[tokio::test]
+async fn a_key_that_comes_with_the_repetition_of_a_producers_batch_is_remembered_too() {
+    let service = Service::start().await;
+    let first = of_producer(7, 0, 0, &["a", "b"]);
+    let body = service.post(&first).await.appended().clone();
+    let keyed = first.clone().key("k");
+    assert_eq!(service.post(&keyed).await.replayed(), &body);
+    for n in 0..6 {
+        service.post(&of_producer(7, 0, 2 + n, &["x"])).await.appended();
+    }
+    service.post(&first).await.problem(409, "out-of-order-sequence");
+    assert_eq!(service.post(&keyed).await.replayed(), &body);
+    service
+        .post(&of_producer(7, 0, 8, &["y"]).key("k"))
+        .await
+        .problem(422, "idempotency-key-reused");
+}
+
+#[tokio::test]
+async fn streams_of_any_shape_cut_anywhere_and_sent_at_the_same_time_are_there_once() {
+    let mut rng = Rng::from_environment("streams_of_any_shape");
+    for round in 0..6_u64 {
+        let service = Service::start().await;
+        let mut body = Vec::new();
+        let mut values = Vec::new();
+        let wanted = 1 + rng.below(3 * UNIT_LINES as u64);
+        let padding = [0, 0, 0, 60, 900][rng.below(5) as usize];
+        for n in 0..wanted {
+            match rng.below(12) {
+                0 => body.extend_from_slice([&b"\n"[..], b" \r\n", b"\t\n"][rng.below(3) as usize]),
+                kind => {
+                    let pad = "x".repeat(rng.below(padding + 1) as usize);
+                    let record = match kind {
+                        1..4 => format!("{{\"value\":[{n},\"{pad}\"]}}"),
+                        4 => format!("{{\"partition\":{},\"value\":[{n},\"{pad}\"]}}", rng.below(4)),
+                        _ => format!("{{\"key\":\"{}\",\"value\":[{n},\"{pad}\"]}}", rng.below(50)),
+                    };
+                    body.extend_from_slice(record.as_bytes());
+                    body.extend_from_slice([&b"\n"[..], b"\r\n"][usize::from(rng.below(20) == 0)]);
+                    values.push(n);
+                }
+            }
+        }
+        if rng.below(2) == 0 {
+            while body.ends_with(b"\n") {
+                body.pop();
+            }
+        }
+        let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
+        let pieces = |rng: &mut Rng, until: usize, breaks: bool| {
+            let mut pieces: Vec<std::io::Result<Vec<u8>>> = Vec::new();
+            let mut at = 0;
+            while at < until {
+                let size = (1 + rng.below(100_000) as usize).min(until - at);
+                pieces.push(Ok(body[at..at + size].to_vec()));
+                at += size;
+            }
+            if breaks {
+                pieces.push(Err(std::io::Error::other("gone")));
+            }
+            Body::from_stream(futures_util::stream::iter(pieces))
+        };
+        for _ in 0..3 {
+            let bodies: Vec<Body> = (0..3)
+                .map(|_| {
+                    let until = rng.below(body.len() as u64 + 1) as usize;
+                    pieces(&mut rng, until, true)
+                })
+                .collect();
+            let answers = join_all(
+                bodies
+                    .into_iter()
+                    .map(|body| service.send(Method::POST, RECORDS, &headers, body)),
+            )
+            .await;
+            for answer in answers {
+                answer.problem(408, "request-timeout");
+            }
+            if rng.below(3) == 0 {
+                let partitions = 4 + rng.below(3);
+                let change = json!({"partitions": partitions}).to_string();
+                service.send(Method::PATCH, "/v1/topics/t", &[], change).await;
+            }
+        }
+        let until = body.len();
+        let bodies: Vec<Body> = (0..3).map(|_| pieces(&mut rng, until, false)).collect();
+        let answers = join_all(
+            bodies
+                .into_iter()
+                .map(|body| service.send(Method::POST, RECORDS, &headers, body)),
+        )
+        .await;
+        for answer in &answers {
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            assert_eq!(answer.body, answers[0].body);
+        }
+        assert_eq!(answers[0].body["records"], values.len(), "round {round}");
+        assert_eq!(service.count("t").await, values.len() as u64);
+        let mut seen = Vec::new();
+        for partition in answers[0].body["partitions"].as_array().unwrap() {
+            let uri = format!(
+                "/v1/topics/t/partitions/{}/records?offset=0&max_records=100000&max_bytes=33554432",
+                partition["partition"]
+            );
+            let fetched = service.send(Method::GET, &uri, &[], "").await;
+            let records = fetched.body["records"].as_array().unwrap();
+            assert_eq!(records.len(), partition["records"].as_u64().unwrap() as usize);
+            assert_eq!(records[0]["offset"], partition["first_offset"]);
+            assert_eq!(records.last().unwrap()["offset"], partition["last_offset"]);
+            let of_partition: Vec<u64> = records
+                .iter()
+                .map(|record| record["value"][0].as_u64().unwrap())
+                .collect();
+            assert!(of_partition.is_sorted(), "{partition}");
+            seen.extend(of_partition);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, values, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_is_far_too_long_by_now_is_passed_over_where_it_is_in() {
+    let service = Service::start().await;
+    let long = format!("{{\"value\":1}}\n{{\"value\":\"{}\"}}\n", "x".repeat(1_000_000));
+    let request = sent(RECORDS, NDJSON, long.clone()).key("k");
+    let first = service.post(&request).await;
+    first.appended();
+    service
+        .configure(json!({"config": {"max_record_bytes": 6}}))
+        .await;
+    assert_eq!(service.post(&request).await.replayed(), &first.body);
+    let answer = service
+        .post(&sent(RECORDS, NDJSON, long.clone()).key("new"))
+        .await;
+    let problem = answer.problem(413, "record-too-large");
+    assert_eq!((&problem["line"], &problem["accepted"]), (&2.into(), &1.into()));
+    let answer = service.post(&sent(RECORDS, NDJSON, long)).await;
+    let problem = answer.problem(413, "record-too-large");
+    assert_eq!((&problem["line"], &problem["accepted"]), (&2.into(), &1.into()));
+}
+
 // ---- the real binary
 
 /// Sends a request over a connection of its own.
