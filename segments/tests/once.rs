@@ -679,3 +679,31 @@ fn a_disk_that_does_not_read_a_part_of_the_log_of_the_keys_costs_its_keys_and_no
     assert!(!is_new(&world.send(world.once("75")).unwrap()));
     assert!(is_new(&world.send(world.once("76")).unwrap()));
 }
+
+#[test]
+fn what_was_appended_again_takes_no_more_memory_after_a_restart() {
+    let mut world = World::new();
+    for key in 0..400 {
+        let mut once = world.once(&key.to_string());
+        if key % 20 == 0 {
+            once.expires = TimestampMs(1_700_000_000_000 + 1_000 * WINDOW_MS);
+        }
+        world.send(once).unwrap();
+    }
+    world
+        .clock
+        .advance(Duration::from_millis(WINDOW_MS as u64 + 2_000));
+    let bytes = world.key_log_bytes();
+    world.log.apply_retention().unwrap();
+    assert!(world.key_log_bytes() > bytes, "nothing was appended again");
+    let remembered = |world: &World| {
+        let counters = world.log.counters();
+        (counters.remembered_keys, counters.remembered_key_bytes)
+    };
+    let before = remembered(&world);
+    world.crash();
+    assert_eq!(remembered(&world), before);
+    world.pass(Duration::from_millis(1));
+    assert!(world.key_log_bytes() < bytes / 2);
+    assert!(!is_new(&world.send(world.once("380")).unwrap()));
+}

@@ -236,6 +236,20 @@ impl Keys {
         }
     }
 
+    /// Remembers what a record of the partition says, read in the order of offsets. One that was appended again says the same,
+    /// and takes no place of its own.
+    pub(super) fn remember_read(&mut self, new: Remembered) {
+        let table = self.table(new.id());
+        let found = self.tables[table].get(new.id());
+        match found.filter(|known| known.0.value() == new.value()) {
+            Some(known) => {
+                let known = Arc::clone(&known.0);
+                self.moved(&known, new.offset());
+            }
+            None => self.remember(Arc::new(new)),
+        }
+    }
+
     /// Forgets a key whose newest entry has expired.
     pub(super) fn forget(&mut self, id: &[u8]) {
         let table = self.table(id);

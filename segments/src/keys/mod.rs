@@ -205,7 +205,7 @@ impl Engine {
                 match Remembered::decode(id, value, offset) {
                     // Also of a time that is over: it has taken the place of the one before.
                     Ok(entry) if entry.is_expired(now) => keys.forget(id),
-                    Ok(entry) if topics.contains(&entry.topic()) => keys.remember(Arc::new(entry)),
+                    Ok(entry) if topics.contains(&entry.topic()) => keys.remember_read(entry),
                     Ok(_) => {}
                     Err(what) => lost.note(|| format!("offset {offset}: {what}")),
                 }
