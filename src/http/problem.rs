@@ -466,7 +466,7 @@ impl From<Error> for Problem {
             ),
             Error::TooManyKeys { retry_after } => Self::new(
                 Code::Overloaded,
-                "as many idempotency keys are remembered as there is memory for; shorten the topics' dedupe_window_ms, or raise the setting for that memory",
+                "as many idempotency keys are remembered as there is memory for; shorten the topics' dedupe_window_ms, or raise the server's max_idempotency_bytes",
             )
             // A second more than the whole ones, so that the first has expired by then.
             .retry_after_s(u32::try_from(retry_after.as_secs()).unwrap_or(u32::MAX).saturating_add(1)),
