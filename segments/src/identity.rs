@@ -37,6 +37,8 @@ pub(crate) struct Identity {
     pub(crate) id: u64,
     /// What is wrong with `FORMAT`, if something is: it is to be written again.
     pub(crate) fault: Option<String>,
+    /// Nothing but `FORMAT` says so: the start that made it may have ended before its name was durable.
+    pub(crate) is_new: bool,
 }
 
 /// Finds out what a directory is, and changes nothing; `None` if nothing says that it is a data directory.
@@ -55,12 +57,18 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Option<Identity>>
                 "it is of the data directory {id:016x}, everything else of {:016x}",
                 others[0]
             )),
+            is_new: false,
         }),
-        (Ok(id), _) => Some(Identity { id, fault: None }),
+        (Ok(id), evidence) => Some(Identity {
+            id,
+            fault: None,
+            is_new: matches!(evidence, Evidence::Nothing),
+        }),
         (Err(what), Evidence::Known(others)) => Some(Identity {
             // Without any witness a new id does as well: nothing that is there names the old one.
             id: others.first().copied().unwrap_or_else(new_id),
             fault: Some(what),
+            is_new: false,
         }),
         (Err(what), Evidence::Nothing) if what != MISSING => {
             return Err(Error::Directory(format!(
@@ -82,6 +90,12 @@ pub(crate) fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> R
     let root = layout.root.display();
     if let Some(identity) = find(disk, layout)? {
         let Some(fault) = identity.fault else {
+            if identity.is_new {
+                // Before anything else is made here: a power cut that takes this name and leaves another would leave a
+                // directory that is taken for somebody else's.
+                disk.sync_dir(&layout.root)
+                    .map_err(|error| Error::io(format!("syncing {root}"), error))?;
+            }
             return Ok((identity.id, None));
         };
         let kept = mend(disk, clock.now(), layout, identity.id)?;

@@ -1,6 +1,6 @@
 //! What has a name: directories, topics, segments' files. Its sync may be missing, or fail, apart from what it names.
 
-use quipu_segments::sim::{Fault, FaultError, IoKind};
+use quipu_segments::sim::{Fault, FaultError, IoKind, SimDisk};
 use quipu_segments::{Error, Offset};
 
 use super::{SEEDS, append, open, partition, spec, start, start_empty, try_open, values};
@@ -12,6 +12,28 @@ fn a_data_directory_made_by_the_first_start_survives_a_power_cut() {
         append(&log, &[0], b"1").unwrap();
         let log = open(&disk.after_power_cut());
         assert_eq!(values(&log, 0), [b"1"], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_first_start_that_is_killed_and_then_cut_off_leaves_a_directory_that_opens() {
+    for seed in 0..SEEDS {
+        for killed in 1..40 {
+            for cut in 1..40 {
+                let disk = SimDisk::new(seed);
+                disk.stop_at(killed);
+                let first = try_open(&disk).map(drop);
+                let disk = disk.after_kill();
+                disk.stop_at(cut);
+                let second = try_open(&disk).map(drop);
+                let opened = try_open(&disk.after_power_cut()).map(drop);
+                assert_eq!(
+                    opened.map_err(|error| error.to_string()),
+                    Ok(()),
+                    "seed {seed}, killed in call {killed}: {first:?}, cut off in call {cut}: {second:?}"
+                );
+            }
+        }
     }
 }
 
