@@ -120,6 +120,10 @@ pub enum Error {
     /// A write or a sync of this partition's segment failed: appends to it are refused until a restart.
     #[error("appends to this partition stopped after a failed write: {0}; restart to recover")]
     PartitionFailed(String),
+    /// As [`Error::PartitionFailed`], of the partition in which keys are remembered: requests with new keys are refused until
+    /// a restart; those without a key go on, and repetitions are answered.
+    #[error("keys cannot be stored after a failed write: {0}; restart to recover")]
+    KeysFailed(String),
     /// A write or a sync of the journal failed: all appends are refused until a restart. What was in flight may or may not be stored.
     #[error("the journal failed: {reason}; restart to recover")]
     LogFailed {
@@ -184,7 +188,9 @@ impl Error {
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::Overloaded { .. } | Self::TooManyKeys { .. } | Self::Closed => ErrorKind::Busy,
             Self::StorageFull => ErrorKind::Full,
-            Self::PartitionFailed(_) | Self::LogFailed { .. } | Self::Io { .. } => ErrorKind::Failed,
+            Self::PartitionFailed(_) | Self::KeysFailed(_) | Self::LogFailed { .. } | Self::Io { .. } => {
+                ErrorKind::Failed
+            }
         }
     }
 

@@ -231,7 +231,7 @@ impl Log {
     /// At once, with nothing queued: [`Error::Overloaded`] (try again), [`Error::RequestTooLarge`] (split it),
     /// [`Error::Invalid`], [`Error::Closed`], [`Error::LogFailed`]. By the ticket: [`Error::OffsetMismatch`],
     /// [`Error::NotFound`], [`Error::StorageFull`], [`Error::PartitionFailed`], [`Error::LogFailed`]; with
-    /// [`AppendRequest::once`] also [`Error::KeyReused`] and [`Error::TooManyKeys`], and for batches of a producer
+    /// [`AppendRequest::once`] also [`Error::KeyReused`], [`Error::TooManyKeys`] and [`Error::KeysFailed`], and for batches of a producer
     /// [`Error::OutOfOrderSequence`] and [`Error::ProducerFenced`].
     pub fn append(&self, request: AppendRequest) -> Result<Ticket> {
         if request.once.is_some() && !self.engine().has_keys() {

@@ -328,10 +328,7 @@ fn when_the_log_of_the_keys_has_failed_only_requests_with_new_keys_are_refused()
     world.send(world.once("k")).unwrap();
     world.disk.fail(Fault::once(IoKind::Write, 0).on("/__keys/"));
     assert!(world.send(world.once("new")).is_err());
-    assert!(matches!(
-        world.send(world.once("new")),
-        Err(Error::PartitionFailed(_))
-    ));
+    assert!(matches!(world.send(world.once("new")), Err(Error::KeysFailed(_))));
     assert!(!is_new(&world.send(world.once("k")).unwrap()));
     let plain = world.log.append(AppendRequest {
         parts: vec![world.part(0, "value")],
@@ -606,4 +603,107 @@ fn a_repetition_of_what_was_only_written_is_answered_as_soon() {
         durable.wait(),
         Err(Error::LogFailed { in_flight: true, .. })
     ));
+}
+
+#[test]
+fn a_few_long_lived_keys_with_large_notes_hold_up_little_of_the_log() {
+    let world = World::with(|options| {
+        options.key_log_bytes = None;
+        options.journal_file_bytes = 8 << 20;
+    });
+    let long = TimestampMs(1_700_000_000_000 + 1_000 * WINDOW_MS);
+    for key in 0..240 {
+        let mut once = world.once(&key.to_string());
+        once.note = vec![7; 100 << 10];
+        if key % 30 == 29 {
+            once.expires = long;
+        }
+        world.send(once).unwrap();
+    }
+    for _ in 0..4 {
+        world.pass(Duration::from_millis(WINDOW_MS as u64));
+    }
+    let bytes = world.key_log_bytes();
+    assert!(bytes <= 12 << 20, "{bytes} bytes are left");
+}
+
+#[test]
+fn a_missing_segment_of_the_log_of_the_keys_costs_its_keys_and_not_the_start() {
+    for missing in 0..3 {
+        let mut world = World::new();
+        for key in 0..400 {
+            world.send(world.once(&key.to_string())).unwrap();
+        }
+        world.log.sync_segments().unwrap();
+        world.log.close().unwrap();
+        let dir = Path::new("/data/topics/__keys/0");
+        let mut names: Vec<_> = world
+            .disk
+            .list(dir)
+            .unwrap()
+            .into_iter()
+            .map(|file| file.name)
+            .filter(|name| name.ends_with(".log"))
+            .collect();
+        names.sort();
+        assert!(names.len() > 3, "{names:?}");
+        world.disk.remove_file(&dir.join(&names[missing])).unwrap();
+        world.disk = world.disk.after_kill();
+        world.log = open(&world.disk, &world.clock, &world.options);
+        let damage = world.log.health().damage;
+        assert!(
+            damage.iter().any(|what| what.contains("idempotency keys")),
+            "{missing}: {damage:?}"
+        );
+        assert!(!is_new(&world.send(world.once("399")).unwrap()));
+        assert_eq!(is_new(&world.send(world.once("0")).unwrap()), missing == 0);
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_read_a_part_of_the_log_of_the_keys_costs_its_keys_and_not_the_start() {
+    let mut world = World::new();
+    for key in 0..100 {
+        world.send(world.once(&key.to_string())).unwrap();
+    }
+    world.log.close().unwrap();
+    world.disk = world.disk.after_kill();
+    let last = Fault::once(IoKind::Read, 0).on("/__keys/0/00000000000000000076.log");
+    world.disk.fail(last.onwards());
+    world.log = open(&world.disk, &world.clock, &world.options);
+    let damage = world.log.health().damage;
+    assert!(
+        damage.len() == 1 && damage[0].contains("idempotency keys"),
+        "{damage:?}"
+    );
+    assert!(!is_new(&world.send(world.once("75")).unwrap()));
+    assert!(is_new(&world.send(world.once("76")).unwrap()));
+}
+
+#[test]
+fn what_was_appended_again_takes_no_more_memory_after_a_restart() {
+    let mut world = World::new();
+    for key in 0..400 {
+        let mut once = world.once(&key.to_string());
+        if key % 20 == 0 {
+            once.expires = TimestampMs(1_700_000_000_000 + 1_000 * WINDOW_MS);
+        }
+        world.send(once).unwrap();
+    }
+    world
+        .clock
+        .advance(Duration::from_millis(WINDOW_MS as u64 + 2_000));
+    let bytes = world.key_log_bytes();
+    world.log.apply_retention().unwrap();
+    assert!(world.key_log_bytes() > bytes, "nothing was appended again");
+    let remembered = |world: &World| {
+        let counters = world.log.counters();
+        (counters.remembered_keys, counters.remembered_key_bytes)
+    };
+    let before = remembered(&world);
+    world.crash();
+    assert_eq!(remembered(&world), before);
+    world.pass(Duration::from_millis(1));
+    assert!(world.key_log_bytes() < bytes / 2);
+    assert!(!is_new(&world.send(world.once("380")).unwrap()));
 }

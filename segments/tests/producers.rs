@@ -6,8 +6,8 @@ use std::sync::Arc;
 use quipu_segments::batch::{BatchBuilder, SealedBatch};
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
-    AppendRequest, Appended, Error, Log, Offset, Options, Part, ProducerId, Records, StateChange, Ticket,
-    TimestampMs, TopicSettings, TopicSpec,
+    AppendRequest, Appended, Error, Log, Offset, Once, Options, Part, ProducerId, Records, StateChange,
+    Ticket, TimestampMs, TopicSettings, TopicSpec,
 };
 
 struct World {
@@ -280,4 +280,51 @@ fn a_topic_of_the_same_name_knows_nothing_of_the_producers_of_the_deleted_one() 
         }
         assert_eq!(told(world.send(batch(9, 3, 7 + round, 1))), (0, true));
     }
+}
+
+#[test]
+fn a_key_that_comes_with_a_repeated_batch_is_remembered_for_longer_than_the_batch() {
+    let mut world = World::new();
+    world.log.prepare_keys().unwrap();
+    let first = batch(9, 0, 0, 2);
+    assert_eq!(told(world.send(first.clone())), (0, true));
+    let queue = |world: &World, fingerprint| {
+        let ticket = world.log.append(AppendRequest {
+            parts: vec![world.part(0, vec![first.clone()])],
+            once: Some(Once {
+                topic: world.log.topic("orders").unwrap().id(),
+                key: b"k".to_vec(),
+                fingerprint: [fingerprint; 16],
+                expires: TimestampMs(i64::MAX),
+                note: b"two".to_vec(),
+            }),
+            ..AppendRequest::default()
+        });
+        ticket.unwrap()
+    };
+    let send = |world: &World, fingerprint| {
+        let ticket = queue(world, fingerprint);
+        while world.log.run_round().unwrap() {}
+        ticket.wait()
+    };
+    // Its round fails: it is not remembered, and not said to be.
+    world.disk.fail(Fault::once(IoKind::Write, 0).on("/__keys/"));
+    assert!(send(&world, 1).is_err());
+    world.crash();
+    assert_eq!(send(&world, 1).unwrap().repeated, Some(Vec::new()));
+    for sequence in 0..6 {
+        told(world.send(batch(9, 0, 2 + sequence, 1)));
+    }
+    world.crash();
+    assert!(matches!(
+        world.send(first.clone()),
+        Err(Error::OutOfOrderSequence { .. })
+    ));
+    let again = send(&world, 1).unwrap();
+    assert_eq!(
+        (again.base_offsets, again.repeated),
+        (vec![Offset::ZERO], Some(b"two".to_vec()))
+    );
+    assert!(matches!(send(&world, 2), Err(Error::KeyReused)));
+    assert_eq!(world.end(), 8);
 }

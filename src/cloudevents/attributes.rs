@@ -123,6 +123,12 @@ pub(super) struct Names<'a> {
     many: HashSet<Cow<'a, [u8]>>,
 }
 
+impl Names<'_> {
+    fn len(&self) -> usize {
+        self.few.len() + self.many.len()
+    }
+}
+
 impl<'a> Names<'a> {
     /// Whether the name is new.
     pub(super) fn insert(&mut self, name: Cow<'a, [u8]>) -> bool {
@@ -156,7 +162,8 @@ impl<'a> Draft<'a> {
         if !self.names.insert(name) {
             return Err("it is given twice".into());
         }
-        if self.record.headers.len() == MAX_ATTRIBUTES {
+        // What is null takes a place here too.
+        if self.names.len() > MAX_ATTRIBUTES {
             return Err("too many attributes".into());
         }
         Ok(())

@@ -390,5 +390,7 @@ mod tests {
         assert_eq!(parse(&event(1000)).headers.len(), 1004);
         assert_eq!(pointer(&event(10_000)), "/x9996");
         assert_eq!(pointer(&event(100).replace("\"x99\":", "\"x3\":")), "/x3");
+        let absent = event(10_000).replace(":\"\"", ":null");
+        assert_eq!(pointer(&absent), "/x9996", "what is null takes memory too");
     }
 }

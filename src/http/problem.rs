@@ -466,7 +466,7 @@ impl From<Error> for Problem {
             ),
             Error::TooManyKeys { retry_after } => Self::new(
                 Code::Overloaded,
-                "as many idempotency keys are remembered as there is memory for; shorten the topics' dedupe_window_ms, or raise the setting for that memory",
+                "as many idempotency keys are remembered as there is memory for; shorten the topics' dedupe_window_ms, or raise the server's max_idempotency_bytes",
             )
             // A second more than the whole ones, so that the first has expired by then.
             .retry_after_s(u32::try_from(retry_after.as_secs()).unwrap_or(u32::MAX).saturating_add(1)),
@@ -483,6 +483,10 @@ impl From<Error> for Problem {
             Error::PartitionFailed(_) => Self::new(
                 Code::LogFailed,
                 "appends to this partition stopped after a failed write, until a restart",
+            ),
+            Error::KeysFailed(_) => Self::new(
+                Code::LogFailed,
+                "idempotency keys cannot be stored after a failed write, until a restart; requests without one, and repetitions, go on",
             ),
             Error::LogFailed { in_flight, .. } => {
                 let problem = Self::new(
@@ -541,6 +545,10 @@ mod tests {
         assert_eq!(
             answer(Error::TooManyKeys { retry_after }),
             (503, "overloaded".into(), Some("10".into()))
+        );
+        assert_eq!(
+            answer(Error::KeysFailed("why".into())),
+            (503, "log-failed".into(), None)
         );
         let (expected, found) = (7, 9);
         assert_eq!(

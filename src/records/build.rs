@@ -261,6 +261,14 @@ impl<'a> Placer<'a> {
         self.unkeyed
     }
 
+    /// All that follows goes to `partition`, where all records must go to one: those before went there.
+    pub fn go_on_in(&mut self, partition: u32) {
+        if self.placing.one_partition {
+            self.only = Some(partition);
+            self.unkeyed = Some(partition);
+        }
+    }
+
     /// Takes what was placed and begins the next unit at the time `now`. No two parts are of one partition.
     pub fn take(&mut self, now: TimestampMs) -> Vec<Built> {
         self.now = now;

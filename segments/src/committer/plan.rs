@@ -238,7 +238,7 @@ impl Planner<'_> {
                 self.check_not_gone(&part.partition)?;
                 let key = batch.key(part.partition.id());
                 if let Verdict::Repeated(base, is_durable) = self.producers.check(&key, &batch, self.now)? {
-                    return repeated(&request, base, is_durable);
+                    return self.repeated(&request, id.as_deref(), base, is_durable);
                 }
             }
         }
@@ -308,9 +308,16 @@ impl Planner<'_> {
     }
 
     /// Adds the record of a key to the round. The last of a request's conditions: if it is not refused, all of it is appended.
+    ///
+    /// # Errors
+    /// [`Error::KeysFailed`], and those of [`KeyPlanner::add`].
     fn remember(&mut self, once: &Once, id: &[u8], parts: &[Part], base_offsets: &[Offset]) -> Result<()> {
         let log = self.keys.log()?;
-        let slot = self.slot(&log)?;
+        let slot = self.slot(&log).map_err(|error| match error {
+            // Not the partition that the request names.
+            Error::PartitionFailed(reason) => Error::KeysFailed(reason),
+            other => other,
+        })?;
         let offset = self.plans[slot].next_offset;
         check_offsets(&log, offset, 1)?;
         let indexes = parts.iter().map(|part| part.partition.id().index);
@@ -327,6 +334,31 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// The answer to a producer's batch that was appended before. A key that comes with it is remembered all the same: it
+    /// may be known for longer than the batch is.
+    fn repeated(
+        &mut self,
+        request: &AppendRequest,
+        id: Option<&[u8]>,
+        base_offset: Offset,
+        is_durable: bool,
+    ) -> Result<Answered> {
+        if request.parts.len() > 1 {
+            return Err(Error::Invalid(
+                "one of the batches was appended before, and the request has others".into(),
+            ));
+        }
+        let appended = Appended {
+            base_offsets: vec![base_offset],
+            repeated: Some(Vec::new()),
+        };
+        let (Some(once), Some(id)) = (&request.once, id) else {
+            return Ok((Ok(appended), is_durable));
+        };
+        self.remember(once, id, &request.parts, &appended.base_offsets)?;
+        Ok((Ok(appended), false))
+    }
+
     /// Appends entries of keys again, those that are still needed.
     fn keep_keys(&mut self, entries: &[Kept]) -> Result<Appended> {
         let log = self.keys.log()?;
@@ -340,20 +372,6 @@ impl Planner<'_> {
         }
         Ok(Appended::default())
     }
-}
-
-/// The answer to a producer's batch that was appended before.
-fn repeated(request: &AppendRequest, base_offset: Offset, is_durable: bool) -> Result<Answered> {
-    if request.parts.len() > 1 {
-        return Err(Error::Invalid(
-            "one of the batches was appended before, and the request has others".into(),
-        ));
-    }
-    let appended = Appended {
-        base_offsets: vec![base_offset],
-        repeated: Some(Vec::new()),
-    };
-    Ok((Ok(appended), is_durable))
 }
 
 fn check_offsets(partition: &Partition, next: Offset, count: u64) -> Result<()> {

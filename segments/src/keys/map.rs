@@ -24,8 +24,9 @@ use crate::types::{Offset, TimestampMs, TopicId};
 const TABLES: usize = 256;
 /// How long a bucket of the expiry is.
 const BUCKET_MS: i64 = 1_000;
-/// Offsets whose live entries are counted together.
-pub(super) const BLOCK_OFFSETS: u64 = 1_024;
+/// Offsets whose live entries are counted together: so few that even of the largest entries they are less than a segment, for
+/// one that is needed holds up all of its block.
+pub(super) const BLOCK_OFFSETS: u64 = 16;
 
 /// The most that is dropped to make room for one key.
 const MOST_STEPS: usize = 4_096;
@@ -232,6 +233,20 @@ impl Keys {
         // A replaced one stays in its bucket until that is over, and counts until then.
         if let Some(old) = self.tables[table].replace(ById(new)) {
             self.uncount(&old.0);
+        }
+    }
+
+    /// Remembers what a record of the partition says, read in the order of offsets. One that was appended again says the same,
+    /// and takes no place of its own.
+    pub(super) fn remember_read(&mut self, new: Remembered) {
+        let table = self.table(new.id());
+        let found = self.tables[table].get(new.id());
+        match found.filter(|known| known.0.value() == new.value()) {
+            Some(known) => {
+                let known = Arc::clone(&known.0);
+                self.moved(&known, new.offset());
+            }
+            None => self.remember(Arc::new(new)),
         }
     }
 

@@ -98,6 +98,20 @@ impl Once {
     }
 }
 
+/// What could not be read when the log was opened.
+#[derive(Default)]
+struct Lost {
+    places: u64,
+    first: Option<String>,
+}
+
+impl Lost {
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        self.places += 1;
+        self.first.get_or_insert_with(what);
+    }
+}
+
 /// The partition of the internal topic, if that is there.
 fn find(catalog: &Catalog) -> Option<Arc<Partition>> {
     catalog.get(TOPIC)?.partition(0)
@@ -171,7 +185,7 @@ impl Engine {
         let topics: HashSet<TopicId> = self.catalog.list().iter().map(|topic| topic.id()).collect();
         let now = self.clock.now();
         let mut keys = self.keys.lock();
-        let mut wrong = Vec::new();
+        let mut lost = Lost::default();
         let positions = partition.positions();
         let mut from = positions.log_start_offset;
         while from < positions.end_offset {
@@ -180,9 +194,7 @@ impl Engine {
             let page = match read().or_else(|_| read()) {
                 Ok(page) => page,
                 Err(Error::Damaged { damaged_until, .. }) if damaged_until > from => {
-                    wrong.push(format!(
-                        "offsets {from} to {damaged_until} (exclusive) cannot be read"
-                    ));
+                    lost.note(|| format!("offsets {from} to {damaged_until} (exclusive) cannot be read"));
                     from = damaged_until;
                     continue;
                 }
@@ -193,27 +205,32 @@ impl Engine {
                 match Remembered::decode(id, value, offset) {
                     // Also of a time that is over: it has taken the place of the one before.
                     Ok(entry) if entry.is_expired(now) => keys.forget(id),
-                    Ok(entry) if topics.contains(&entry.topic()) => keys.remember(Arc::new(entry)),
+                    Ok(entry) if topics.contains(&entry.topic()) => keys.remember_read(entry),
                     Ok(_) => {}
-                    Err(what) => wrong.push(format!("offset {offset}: {what}")),
+                    Err(what) => lost.note(|| format!("offset {offset}: {what}")),
                 }
             });
             if let Err(what) = not_records {
-                wrong.push(format!("before offset {from}: {what}"));
+                lost.note(|| format!("before offset {from}: {what}"));
             }
         }
         drop(keys);
         *self.key_log.write() = Some(partition);
-        self.report_lost_keys(&wrong);
+        self.report_lost_keys(&lost);
         Ok(())
     }
 
     /// Once for all: there may be as many as there are keys.
-    fn report_lost_keys(&self, wrong: &[String]) {
-        let Some(first) = wrong.first() else { return };
+    fn report_lost_keys(&self, lost: &Lost) {
+        let Lost {
+            places,
+            first: Some(first),
+        } = lost
+        else {
+            return;
+        };
         let what = format!(
-            "idempotency keys in {TOPIC}/0 are lost in {} places ({first}): a request with one of them is appended again",
-            wrong.len()
+            "idempotency keys in {TOPIC}/0 are lost (places: {places}, the first: {first}): a request with one of them is appended again"
         );
         tracing::error!(
             damage = what,

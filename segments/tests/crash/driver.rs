@@ -159,6 +159,7 @@ fn is_refusal(error: &Error) -> bool {
             | Error::Overloaded { .. }
             | Error::StorageFull
             | Error::PartitionFailed(_)
+            | Error::KeysFailed(_)
             | Error::LogFailed { in_flight: false, .. }
             | Error::Closed
     )

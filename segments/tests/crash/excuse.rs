@@ -28,6 +28,9 @@ impl Driver {
             Error::StorageFull => self.full || new.iter().any(|failed| failed.error == FaultError::Full),
             Error::Overloaded { .. } => new.iter().any(|failed| failed.path.contains("/topics/")),
             Error::PartitionFailed(_) => failures.iter().any(|failed| failed.path.contains("/topics/")),
+            Error::KeysFailed(_) => failures
+                .iter()
+                .any(|failed| failed.path.contains("/topics/__keys")),
             Error::LogFailed { reason, .. } => {
                 failures.iter().any(|failed| of_the_log(&failed.path))
                     || reason.contains("all journal files are kept")

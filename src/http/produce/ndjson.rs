@@ -76,7 +76,7 @@ struct Upload<'a> {
     lines: u64,
     unit_bytes: usize,
     unit_lines: u32,
-    /// The longest line that can hold an allowed record.
+    /// The longest line that can hold an allowed record; of an upload with a key, one that was ever allowed.
     max_line_bytes: usize,
     budget: Budget<'a>,
     in_flight: Option<InFlight>,
@@ -163,6 +163,13 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Re
         key.prepare(call).await?;
     }
     let limits = &call.app.config.limits;
+    // Base64 takes a third more and white space as much as one likes; keys and headers may be all escapes, six bytes for one.
+    let mut max_line_bytes =
+        2 * call.rules.max_record_bytes + 6 * (limits.max_key_bytes + limits.max_header_bytes) + (64 << 10);
+    if key.is_some() {
+        // The line may be in since larger ones were allowed, which only all of its unit tells.
+        max_line_bytes = max_line_bytes.max(limits.max_request_bytes);
+    }
     let mut upload = Upload {
         call,
         options,
@@ -170,10 +177,7 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Re
         lines: 0,
         unit_bytes: 0,
         unit_lines: 0,
-        // Base64 takes a third more and white space as much as one likes; keys and headers may be all escapes, six bytes for one.
-        max_line_bytes: 2 * call.rules.max_record_bytes
-            + 6 * (limits.max_key_bytes + limits.max_header_bytes)
-            + (64 << 10),
+        max_line_bytes,
         budget: Budget::new(&call.app.bodies),
         in_flight: None,
         keyed: key.map(|key| Keyed {
@@ -368,6 +372,10 @@ impl Upload<'_> {
             bytes,
             _permit: self.budget.take(),
         });
+        if self.keyed.is_some() && self.options.expected_offset.is_some() {
+            // Another try may be appending it just now, in the partition in which all that follows must go.
+            self.settle().await?;
+        }
         Ok(())
     }
 
@@ -429,7 +437,13 @@ impl Upload<'_> {
     fn account(&mut self, parts: Vec<(u32, u32)>, appended: Appended, bytes: usize) -> Result<(), Stop> {
         let parts = match &appended.repeated {
             None => parts,
-            Some(note) => decode_parts(note)?,
+            Some(note) => {
+                let parts = decode_parts(note)?;
+                if let Some((partition, _)) = parts.first() {
+                    self.placer.go_on_in(*partition);
+                }
+                parts
+            }
         };
         let mut records = 0;
         for ((partition, count), base) in parts.into_iter().zip(appended.base_offsets) {

@@ -1,0 +1,322 @@
+//! NDJSON, whose units are appended once each: a retry completes what was cut off.
+
+use axum::body::Body;
+use futures_util::future::join_all;
+use http::Method;
+use serde_json::json;
+
+use crate::fixture::Service;
+use crate::requests::{NDJSON, RECORDS, UNIT_LINES, lines, sent};
+use crate::support::Rng;
+
+#[tokio::test]
+async fn a_stream_that_was_cut_off_is_completed_by_its_retry() {
+    let service = Service::start().await;
+    let body = lines(3 * UNIT_LINES + 10);
+    let ends: Vec<usize> = body
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'\n')
+        .map(|(at, _)| at + 1)
+        .collect();
+    // Breaks in the middle of the third unit: two are in.
+    let cut = ends[2 * UNIT_LINES + 100] + 3;
+    let broken = futures_util::stream::iter([Ok(body[..cut].to_vec()), Err(std::io::Error::other("gone"))]);
+    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
+    let answer = service
+        .send(Method::POST, RECORDS, &headers, Body::from_stream(broken))
+        .await;
+    assert_eq!(answer.problem(408, "request-timeout")["accepted"], 2 * UNIT_LINES);
+    assert_eq!(service.count("t").await, 2 * UNIT_LINES as u64);
+    let whole = sent(RECORDS, NDJSON, body).key("k");
+    let answer = service.post(&whole).await;
+    let total = 3 * UNIT_LINES as u64 + 10;
+    assert_eq!(answer.appended()["records"], total, "not all of it was there");
+    assert_eq!(service.count("t").await, total);
+    let again = service.post(&whole).await;
+    assert_eq!(again.replayed(), &answer.body);
+    // What was appended is what was sent, in its order.
+    let sum: u64 = answer.body["partitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["records"].as_u64().unwrap())
+        .sum();
+    assert_eq!(sum, total);
+    // Another stream whose first unit agrees is refused where it differs, and keeps what agrees.
+    let longer = sent(RECORDS, NDJSON, lines(4 * UNIT_LINES)).key("k");
+    let problem = service.post(&longer).await;
+    assert_eq!(
+        problem.problem(422, "idempotency-key-reused")["accepted"],
+        3 * UNIT_LINES
+    );
+    assert_eq!(service.count("t").await, total);
+}
+
+#[tokio::test]
+async fn a_condition_of_a_stream_holds_for_what_its_retry_still_appends() {
+    let service = Service::start().await;
+    service.topic("one", 1).await;
+    let uri = |offset: u64| format!("/v1/topics/one/records?expected_offset={offset}");
+    let start = service.post(&sent(&uri(0), NDJSON, lines(5))).await;
+    start.appended();
+    let body = lines(2 * UNIT_LINES + 7);
+    let at_line = |line: usize| {
+        body.iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'\n')
+            .nth(line)
+            .unwrap()
+            .0
+    };
+    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
+    let broken = || {
+        let pieces = [
+            Ok(body[..at_line(UNIT_LINES + 100)].to_vec()),
+            Err(std::io::Error::other("gone")),
+        ];
+        Body::from_stream(futures_util::stream::iter(pieces))
+    };
+    let answer = service.send(Method::POST, &uri(5), &headers, broken()).await;
+    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
+    let retry = sent(&uri(5), NDJSON, body.clone()).key("k");
+    let answer = service.post(&retry).await;
+    let total = body.iter().filter(|byte| **byte == b'\n').count() as u64;
+    assert_eq!(
+        answer.appended(),
+        &json!({"records": total, "partitions": [{"partition": 0, "first_offset": 5, "last_offset": 4 + total, "records": total}]})
+    );
+    service.post(&retry).await.replayed();
+    // Where another writer came between the two tries, the rest is not appended behind it.
+    let next = 5 + total;
+    let headers = [("content-type", NDJSON), ("idempotency-key", "second")];
+    let answer = service.send(Method::POST, &uri(next), &headers, broken()).await;
+    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
+    service
+        .post(&sent("/v1/topics/one/records", NDJSON, lines(1)))
+        .await
+        .appended();
+    let retry = sent(&uri(next), NDJSON, body.clone()).key("second");
+    let answer = service.post(&retry).await;
+    let problem = answer.problem(412, "offset-mismatch");
+    assert_eq!(
+        (&problem["accepted"], &problem["outcome"]),
+        (&UNIT_LINES.into(), &"partial".into())
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_line_is_named_again_and_what_is_before_it_is_there_once() {
+    let service = Service::start().await;
+    let mut body = lines(UNIT_LINES + 20);
+    body.extend_from_slice(b"nonsense\n{}\n");
+    let request = sent(RECORDS, NDJSON, body).key("k");
+    for _ in 0..2 {
+        let answer = service.post(&request).await;
+        let problem = answer.problem(400, "invalid-request");
+        assert_eq!(
+            (&problem["line"], &problem["accepted"]),
+            (&(UNIT_LINES + 21).into(), &(UNIT_LINES + 20).into())
+        );
+        assert_eq!(service.count("t").await, UNIT_LINES as u64 + 20);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_allowed_any_more_is_passed_over_where_it_is_in_and_ends_where_it_is_not() {
+    let service = Service::start().await;
+    let body = lines(UNIT_LINES + 20);
+    let first = [b"{\"value\":\"first\"}\n", &body[..]].concat();
+    service
+        .post(&sent(RECORDS, NDJSON, first.clone()).key("k"))
+        .await
+        .appended();
+    service
+        .configure(json!({"config": {"max_record_bytes": 6}}))
+        .await;
+    service
+        .post(&sent(RECORDS, NDJSON, first.clone()).key("k"))
+        .await
+        .replayed();
+    let total = UNIT_LINES + 21;
+    let longer = [&first[..], &lines(UNIT_LINES)].concat();
+    let answer = service.post(&sent(RECORDS, NDJSON, longer).key("k")).await;
+    assert_eq!(
+        answer.problem(422, "idempotency-key-reused")["accepted"],
+        UNIT_LINES
+    );
+    let answer = service.post(&sent(RECORDS, NDJSON, first).key("new")).await;
+    let problem = answer.problem(413, "record-too-large");
+    assert_eq!((&problem["line"], &problem["accepted"]), (&1.into(), &0.into()));
+    assert_eq!(service.count("t").await, total as u64);
+}
+
+#[tokio::test]
+async fn a_conditional_stream_goes_on_in_the_partition_of_its_first_try() {
+    let service = Service::start().await;
+    let line = |n: usize| format!("{{\"value\":{n}}}\n");
+    let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
+    let one: String = (0..UNIT_LINES + 3).map(line).collect();
+    let uri = format!("{RECORDS}?expected_offset=0");
+    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
+    let pieces = [Ok(one.into_bytes()), Err(std::io::Error::other("gone"))];
+    let broken = Body::from_stream(futures_util::stream::iter(pieces));
+    let answer = service.send(Method::POST, &uri, &headers, broken).await;
+    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
+    let whole = sent(&uri, NDJSON, all).key("k");
+    let answer = service.post(&whole).await;
+    let partitions = answer.appended()["partitions"].as_array().unwrap();
+    assert_eq!(partitions.len(), 1, "{partitions:?}");
+    assert_eq!(partitions[0]["last_offset"], 2 * UNIT_LINES + 6);
+    assert_eq!(service.post(&whole).await.replayed(), &answer.body);
+}
+
+#[tokio::test]
+async fn a_conditional_stream_does_not_go_on_in_another_partition_where_partitions_were_added() {
+    let service = Service::start().await;
+    // A key whose partition of four is another one than of five.
+    let line = |n: usize| format!("{{\"key\":\"k1\",\"value\":{n}}}\n");
+    let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
+    let one: String = (0..UNIT_LINES + 3).map(line).collect();
+    let uri = format!("{RECORDS}?expected_offset=0");
+    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
+    let pieces = [Ok(one.into_bytes()), Err(std::io::Error::other("gone"))];
+    let broken = Body::from_stream(futures_util::stream::iter(pieces));
+    let answer = service.send(Method::POST, &uri, &headers, broken).await;
+    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
+    service.configure(json!({"partitions": 5})).await;
+    // The other partition is as long as the condition wants.
+    let fill: String = (0..UNIT_LINES).map(line).collect();
+    service.post(&sent(RECORDS, NDJSON, fill)).await.appended();
+    let answer = service.post(&sent(&uri, NDJSON, all).key("k")).await;
+    let problem = answer.problem(400, "invalid-request");
+    assert_eq!(
+        (&problem["pointer"], &problem["accepted"]),
+        (&"expected_offset".into(), &UNIT_LINES.into())
+    );
+    assert_eq!(service.count("t").await, 2 * UNIT_LINES as u64);
+}
+
+#[tokio::test]
+async fn streams_of_any_shape_cut_anywhere_and_sent_at_the_same_time_are_there_once() {
+    let mut rng = Rng::from_environment("streams_of_any_shape");
+    for round in 0..6_u64 {
+        let service = Service::start().await;
+        let mut body = Vec::new();
+        let mut values = Vec::new();
+        let wanted = 1 + rng.below(3 * UNIT_LINES as u64);
+        let padding = [0, 0, 0, 60, 900][rng.below(5) as usize];
+        for n in 0..wanted {
+            match rng.below(12) {
+                0 => body.extend_from_slice([&b"\n"[..], b" \r\n", b"\t\n"][rng.below(3) as usize]),
+                kind => {
+                    let pad = "x".repeat(rng.below(padding + 1) as usize);
+                    let record = match kind {
+                        1..4 => format!("{{\"value\":[{n},\"{pad}\"]}}"),
+                        4 => format!("{{\"partition\":{},\"value\":[{n},\"{pad}\"]}}", rng.below(4)),
+                        _ => format!("{{\"key\":\"{}\",\"value\":[{n},\"{pad}\"]}}", rng.below(50)),
+                    };
+                    body.extend_from_slice(record.as_bytes());
+                    body.extend_from_slice([&b"\n"[..], b"\r\n"][usize::from(rng.below(20) == 0)]);
+                    values.push(n);
+                }
+            }
+        }
+        if rng.below(2) == 0 {
+            while body.ends_with(b"\n") {
+                body.pop();
+            }
+        }
+        let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
+        let pieces = |rng: &mut Rng, until: usize, breaks: bool| {
+            let mut pieces: Vec<std::io::Result<Vec<u8>>> = Vec::new();
+            let mut at = 0;
+            while at < until {
+                let size = (1 + rng.below(100_000) as usize).min(until - at);
+                pieces.push(Ok(body[at..at + size].to_vec()));
+                at += size;
+            }
+            if breaks {
+                pieces.push(Err(std::io::Error::other("gone")));
+            }
+            Body::from_stream(futures_util::stream::iter(pieces))
+        };
+        for _ in 0..3 {
+            let bodies: Vec<Body> = (0..3)
+                .map(|_| {
+                    let until = rng.below(body.len() as u64 + 1) as usize;
+                    pieces(&mut rng, until, true)
+                })
+                .collect();
+            let answers = join_all(
+                bodies
+                    .into_iter()
+                    .map(|body| service.send(Method::POST, RECORDS, &headers, body)),
+            )
+            .await;
+            for answer in answers {
+                answer.problem(408, "request-timeout");
+            }
+            if rng.below(3) == 0 {
+                let partitions = 4 + rng.below(3);
+                let change = json!({"partitions": partitions}).to_string();
+                service.send(Method::PATCH, "/v1/topics/t", &[], change).await;
+            }
+        }
+        let until = body.len();
+        let bodies: Vec<Body> = (0..3).map(|_| pieces(&mut rng, until, false)).collect();
+        let answers = join_all(
+            bodies
+                .into_iter()
+                .map(|body| service.send(Method::POST, RECORDS, &headers, body)),
+        )
+        .await;
+        for answer in &answers {
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            assert_eq!(answer.body, answers[0].body);
+        }
+        assert_eq!(answers[0].body["records"], values.len(), "round {round}");
+        assert_eq!(service.count("t").await, values.len() as u64);
+        let mut seen = Vec::new();
+        for partition in answers[0].body["partitions"].as_array().unwrap() {
+            let uri = format!(
+                "/v1/topics/t/partitions/{}/records?offset=0&max_records=100000&max_bytes=33554432",
+                partition["partition"]
+            );
+            let fetched = service.send(Method::GET, &uri, &[], "").await;
+            let records = fetched.body["records"].as_array().unwrap();
+            assert_eq!(records.len(), partition["records"].as_u64().unwrap() as usize);
+            assert_eq!(records[0]["offset"], partition["first_offset"]);
+            assert_eq!(records.last().unwrap()["offset"], partition["last_offset"]);
+            let of_partition: Vec<u64> = records
+                .iter()
+                .map(|record| record["value"][0].as_u64().unwrap())
+                .collect();
+            assert!(of_partition.is_sorted(), "{partition}");
+            seen.extend(of_partition);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, values, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_is_far_too_long_by_now_is_passed_over_where_it_is_in() {
+    let service = Service::start().await;
+    let long = format!("{{\"value\":1}}\n{{\"value\":\"{}\"}}\n", "x".repeat(1_000_000));
+    let request = sent(RECORDS, NDJSON, long.clone()).key("k");
+    let first = service.post(&request).await;
+    first.appended();
+    service
+        .configure(json!({"config": {"max_record_bytes": 6}}))
+        .await;
+    assert_eq!(service.post(&request).await.replayed(), &first.body);
+    let answer = service
+        .post(&sent(RECORDS, NDJSON, long.clone()).key("new"))
+        .await;
+    let problem = answer.problem(413, "record-too-large");
+    assert_eq!((&problem["line"], &problem["accepted"]), (&2.into(), &1.into()));
+    let answer = service.post(&sent(RECORDS, NDJSON, long)).await;
+    let problem = answer.problem(413, "record-too-large");
+    assert_eq!((&problem["line"], &problem["accepted"]), (&2.into(), &1.into()));
+}
