@@ -544,13 +544,9 @@ impl Stream {
                 _ = self.stopping.wait_for(|stopping| *stopping) => return Err(Cut::Stopping),
                 () = sleep_until(alarm) => {}
             }
-            if self
-                .lanes
-                .until
-                .is_some_and(|until| self.open.0.clock.now() >= until)
-            {
+            let deadline = self.lanes.deadline();
+            if deadline.is_some_and(|until| self.open.0.clock.now() >= until) {
                 self.lanes.end_now();
-                self.lanes.until = None;
                 return Ok(());
             }
             if due.is_some_and(|due| Instant::now() >= due) {
@@ -566,7 +562,7 @@ impl Stream {
     /// When there is something to do if nothing happens; `None`: never.
     fn next_alarm(&self, due: Option<Instant>) -> Option<Instant> {
         let heartbeat = self.out.is_events().then(|| self.out.sent + HEARTBEAT);
-        let until = self.lanes.until.map(|until| {
+        let until = self.lanes.deadline().map(|until| {
             let left_ms = until.get().saturating_sub(self.open.0.clock.now().get()).max(0);
             // The wall clock may be set: looked at again from time to time.
             Instant::now() + Duration::from_millis(left_ms as u64).min(HEARTBEAT)
