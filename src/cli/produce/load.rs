@@ -224,7 +224,11 @@ impl Load {
             fs::rename(&new, &self.path)?;
             self.sync_directory()
         };
-        write().map_err(|error| io_error(&self.path, error))
+        write().map_err(|error| {
+            // What is half written would only be in the way.
+            let _ = fs::remove_file(&new);
+            io_error(&self.path, error)
+        })
     }
 
     /// Forgets the load: it is done, or nothing of it was stored, or it is to begin anew.
