@@ -77,6 +77,12 @@ fn parse_to(text: &str) -> Result<To, String> {
         return Err("a topic or an address like http://127.0.0.1:7420/v1/topics/copy/records".to_owned());
     }
     if !text.contains("://") {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !text.bytes().all(is_name) {
+            return Err(format!(
+                "{text:?} is neither a topic's name nor an address like http://127.0.0.1:7420/v1/topics/copy/records"
+            ));
+        }
         return Ok(To::Topic(text.to_owned()));
     }
     let uri: http::Uri = text
@@ -244,9 +250,18 @@ impl Replay<'_> {
             Sink::Target(delivery) => {
                 let number = self.sums.requests + 1;
                 if let Err(undelivered) = delivery.send(number, &records.lines, None) {
-                    let doubt = match undelivered.doubt {
-                        Some(_) => format!("; whether the {} after them were is not known", records.count),
-                        None => String::new(),
+                    let doubt = match (undelivered.doubt, self.sums.records) {
+                        (None, _) => String::new(),
+                        (Some(_), 0) => {
+                            format!(
+                                "; whether it has taken {} is not known",
+                                output::records(records.count)
+                            )
+                        }
+                        (Some(_), _) => {
+                            let next = output::records(records.count);
+                            format!("; whether it has taken the {next} after them is not known")
+                        }
                     };
                     return Err(anyhow::anyhow!("{}{doubt}", self.explain(&undelivered.failure)));
                 }
@@ -260,9 +275,18 @@ impl Replay<'_> {
     }
 
     fn explain(&self, failure: &Failure) -> anyhow::Error {
+        let what = match (&self.sink, failure) {
+            // Whatever takes records is good enough: it need not answer as quipu does.
+            (Sink::Target(delivery), Failure::Status { server, status, .. })
+                if server == delivery.client.base() =>
+            {
+                format!("{server} answered with status {status}")
+            }
+            _ => failure.to_string(),
+        };
         match (&self.sink, self.sums.records) {
-            (Sink::Target(_), sent @ 1..) => anyhow::anyhow!("{failure}; {} were sent before", records(sent)),
-            _ => anyhow::anyhow!("{failure}"),
+            (Sink::Target(_), sent @ 1..) => anyhow::anyhow!("{what}; {} were sent before", records(sent)),
+            _ => anyhow::anyhow!("{what}"),
         }
     }
 }
@@ -429,6 +453,8 @@ mod tests {
         }
         for wrong in [
             "",
+            "other:7420/x",
+            "a b",
             "https://other/x",
             "ftp://other/x",
             "http://",
