@@ -944,6 +944,22 @@ async fn lines_break_off_in_mid_stream_where_records_are_gone_or_the_topic_is() 
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_replay_whose_next_record_is_not_due_for_years_ends_when_its_topic_is_deleted() {
+    for query in ["", "&follow=true&partitions=0"] {
+        let service = service(1).await;
+        append(&service, "t", 0, &[1000, 1_000_000_000_000]);
+        let mut live = Live::events(&service, &format!("{T}?speed=1{query}")).await;
+        assert_eq!(places(&records(&live.next_events().await)), ["0/0"]);
+        service.delete("/v1/topics/t").await.with_status(204);
+        let hour = Duration::from_secs(3600);
+        let events = tokio::time::timeout(hour, live.next_events()).await;
+        let events = events.expect("it is told at once");
+        assert_eq!(events[0].name, "error", "{query}");
+        assert_eq!(events[0].json()["code"], "unknown-topic");
+    }
+}
+
 #[tokio::test]
 async fn a_follower_of_a_topic_that_is_deleted_is_told_so() {
     let service = service(2).await;

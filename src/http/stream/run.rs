@@ -529,7 +529,6 @@ impl Stream {
                 }
                 Poll::Pending
             });
-            let takes_in = self.lanes.known.is_some();
             tokio::select! {
                 index = arrived => {
                     let lane = &self.lanes.lanes[index];
@@ -538,11 +537,23 @@ impl Stream {
                     return if has_more || lane.partition.is_deleted() { Ok(()) } else { Err(Cut::Stopping) };
                 }
                 // An error means that nobody is left to change topics, or to stop the server: as good as stopping.
-                changed = self.topics_changed.changed(), if takes_in => {
-                    return changed.map_err(|_| Cut::Stopping);
+                changed = self.topics_changed.changed() => {
+                    changed.map_err(|_| Cut::Stopping)?;
+                    if self.lanes.known.is_some() {
+                        return Ok(());
+                    }
                 }
                 _ = self.stopping.wait_for(|stopping| *stopping) => return Err(Cut::Stopping),
                 () = sleep_until(alarm) => {}
+            }
+            // A record that is not due for years would hide that its topic is gone, and keep its files.
+            if let Some(lane) = self
+                .lanes
+                .lanes
+                .iter()
+                .position(|lane| lane.partition.is_deleted())
+            {
+                return Err(self.deleted(lane));
             }
             let deadline = self.lanes.deadline();
             if deadline.is_some_and(|until| self.open.0.clock.now() >= until) {
