@@ -16,7 +16,7 @@ use serde_json::json;
 use super::Usage;
 use super::api::{self, Topic, stream_route};
 use super::client::{Client, Connect, Failure, Route};
-use super::deliver::{Delivery, PATIENCE, random_key};
+use super::deliver::{Delivery, PATIENCE, Undelivered, random_key};
 use super::output::{self, Output, brief_ms, rate, records, time_ms, took};
 use super::position;
 use super::signal::{Interrupt, Stop};
@@ -250,20 +250,7 @@ impl Replay<'_> {
             Sink::Target(delivery) => {
                 let number = self.sums.requests + 1;
                 if let Err(undelivered) = delivery.send(number, &records.lines, None) {
-                    let doubt = match (undelivered.doubt, self.sums.records) {
-                        (None, _) => String::new(),
-                        (Some(_), 0) => {
-                            format!(
-                                "; whether it has taken {} is not known",
-                                output::records(records.count)
-                            )
-                        }
-                        (Some(_), _) => {
-                            let next = output::records(records.count);
-                            format!("; whether it has taken the {next} after them is not known")
-                        }
-                    };
-                    return Err(anyhow::anyhow!("{}{doubt}", self.explain(&undelivered.failure)));
+                    return Err(self.undelivered(&undelivered, records.count));
                 }
                 self.sums.requests = number;
             }
@@ -272,6 +259,27 @@ impl Replay<'_> {
         self.sums.bytes += records.lines.len() as u64;
         self.progress.set(&self.sums, records.timestamp());
         Ok(())
+    }
+
+    /// What became of a request with so many records that was given up.
+    fn undelivered(&mut self, undelivered: &Undelivered, count: u64) -> anyhow::Error {
+        let Undelivered { failure, doubt, .. } = undelivered;
+        if let Failure::Problem(problem) = failure
+            && problem.outcome() == Some("partial")
+            && let Some(accepted) = problem.number("accepted")
+        {
+            self.sums.records += accepted;
+            return self.explain(failure);
+        }
+        let doubt = match (doubt, self.sums.records) {
+            (None, _) => String::new(),
+            (Some(_), 0) => format!("; whether it has taken {} is not known", records(count)),
+            (Some(_), _) => {
+                let count = records(count);
+                format!("; whether it has taken the {count} after them is not known")
+            }
+        };
+        anyhow::anyhow!("{}{doubt}", self.explain(failure))
     }
 
     fn explain(&self, failure: &Failure) -> anyhow::Error {

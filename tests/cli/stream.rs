@@ -356,6 +356,19 @@ fn a_replay_into_a_topic_is_sent_again_when_its_answer_is_lost() {
     );
     let text = failed(&run(&fake.url, &["replay", "t", "--from", "0", "--to", "u"]));
     assert_eq!(text, "quipu: storage-full: full\n");
+
+    let fake = source_and_target(
+        1,
+        vec![problem(
+            413,
+            r#""code":"record-too-large","detail":"large","accepted":20,"outcome":"partial""#,
+        )],
+    );
+    let text = failed(&run(&fake.url, &["replay", "t", "--from", "0", "--to", "u"]));
+    assert_eq!(
+        text,
+        "quipu: record-too-large: large; 20 records were sent before\n"
+    );
 }
 
 #[test]
