@@ -8,6 +8,8 @@ mod events;
 mod harness;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
@@ -15,6 +17,7 @@ use events::{Event, EventReader};
 use futures_util::StreamExt;
 use harness::{Answer, Sample, Service};
 use http::{Method, Request, StatusCode};
+use quipu_segments::{Clock, Monotonic, SystemClock, TimestampMs};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -33,6 +36,19 @@ async fn topic(service: &Service, name: &str, partitions: u32) {
         .put(&format!("/v1/topics/{name}"), body)
         .await
         .with_status(201);
+}
+
+/// A wall clock that stands until it is set.
+struct WallClock(AtomicI64, SystemClock);
+
+impl Clock for WallClock {
+    fn now(&self) -> TimestampMs {
+        TimestampMs(self.0.load(Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        self.1.monotonic()
+    }
 }
 
 /// Appends records with these timestamps, each with the value `"partition/timestamp"`.
@@ -620,6 +636,24 @@ async fn a_follower_from_the_end_knows_where_that_was_before_anything_comes() {
     assert_eq!(places(&records(&events)), ["0/1"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_record_dated_after_until_is_left_out_also_where_it_came_before_that_moment() {
+    let clock = Arc::new(WallClock(AtomicI64::new(1000), SystemClock::new()));
+    let service = Service::with_clock(clock.clone());
+    topic(&service, "t", 1).await;
+    append(&service, "t", 0, &[1000]);
+    let mut live = Live::events(&service, &format!("{T}?follow=true&speed=1&until=3000")).await;
+    assert_eq!(places(&records(&live.next_events().await)), ["0/0"]);
+    // Both are there when the clock ends the stream; the first is not due yet, the second lies behind the end.
+    append(&service, "t", 0, &[2500, 9000]);
+    clock.0.store(3000, Ordering::Relaxed);
+    let (rest, is_whole) = live.rest().await;
+    let rest = EventReader::default().feed(&rest);
+    assert!(is_whole);
+    assert_eq!(places(&records(&rest)), ["0/1"]);
+    assert_eq!(rest.last().unwrap().name, "end");
+}
+
 #[tokio::test]
 async fn partitions_that_are_added_join_from_their_beginning() {
     let service = service(1).await;
@@ -907,6 +941,22 @@ async fn lines_break_off_in_mid_stream_where_records_are_gone_or_the_topic_is() 
         let (_, last) = text.trim_end().rsplit_once("\n\n").unwrap();
         assert!(is_clean && last.starts_with("event: error\nid: "), "{last}");
         assert!(last.contains(r#""code":"unknown-topic""#), "{last}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_whose_next_record_is_not_due_for_years_ends_when_its_topic_is_deleted() {
+    for query in ["", "&follow=true&partitions=0"] {
+        let service = service(1).await;
+        append(&service, "t", 0, &[1000, 1_000_000_000_000]);
+        let mut live = Live::events(&service, &format!("{T}?speed=1{query}")).await;
+        assert_eq!(places(&records(&live.next_events().await)), ["0/0"]);
+        service.delete("/v1/topics/t").await.with_status(204);
+        let hour = Duration::from_secs(3600);
+        let events = tokio::time::timeout(hour, live.next_events()).await;
+        let events = events.expect("it is told at once");
+        assert_eq!(events[0].name, "error", "{query}");
+        assert_eq!(events[0].json()["code"], "unknown-topic");
     }
 }
 

@@ -5,7 +5,8 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -68,6 +69,13 @@ impl Input {
         let path = file.filter(|path| *path != Path::new("-"));
         let (name, source, file_bytes): (_, Box<dyn Read + Send>, _) = match path {
             None => ("standard input".to_owned(), Box::new(io::stdin()), None),
+            Some(path) if std::fs::metadata(path)?.file_type().is_fifo() => {
+                let pipe = Pipe {
+                    path: path.to_owned(),
+                    file: None,
+                };
+                (path.display().to_string(), Box::new(pipe), None)
+            }
             Some(path) => {
                 let file = File::open(path)?;
                 let metadata = file.metadata()?;
@@ -110,6 +118,23 @@ impl Input {
             file_bytes,
             blocks,
         })
+    }
+}
+
+/// A named pipe. Opening it waits for its writer, so that is left to the thread that reads: the command can be stopped
+/// meanwhile.
+struct Pipe {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Read for Pipe {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::open(&self.path)?,
+        };
+        self.file.insert(file).read(buffer)
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::Usage;
 use super::api::{self, Topic, stream_route};
 use super::client::{Client, Connect, Failure, Route};
-use super::deliver::{Delivery, PATIENCE, random_key};
+use super::deliver::{Delivery, PATIENCE, Undelivered, random_key};
 use super::output::{self, Output, brief_ms, rate, records, time_ms, took};
 use super::position;
 use super::signal::{Interrupt, Stop};
@@ -77,6 +77,12 @@ fn parse_to(text: &str) -> Result<To, String> {
         return Err("a topic or an address like http://127.0.0.1:7420/v1/topics/copy/records".to_owned());
     }
     if !text.contains("://") {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !text.bytes().all(is_name) {
+            return Err(format!(
+                "{text:?} is neither a topic's name nor an address like http://127.0.0.1:7420/v1/topics/copy/records"
+            ));
+        }
         return Ok(To::Topic(text.to_owned()));
     }
     let uri: http::Uri = text
@@ -244,11 +250,7 @@ impl Replay<'_> {
             Sink::Target(delivery) => {
                 let number = self.sums.requests + 1;
                 if let Err(undelivered) = delivery.send(number, &records.lines, None) {
-                    let doubt = match undelivered.doubt {
-                        Some(_) => format!("; whether the {} after them were is not known", records.count),
-                        None => String::new(),
-                    };
-                    return Err(anyhow::anyhow!("{}{doubt}", self.explain(&undelivered.failure)));
+                    return Err(self.undelivered(&undelivered, records.count));
                 }
                 self.sums.requests = number;
             }
@@ -259,10 +261,40 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// What became of a request with so many records that was given up.
+    fn undelivered(&mut self, undelivered: &Undelivered, count: u64) -> anyhow::Error {
+        let Undelivered { failure, doubt, .. } = undelivered;
+        if let Failure::Problem(problem) = failure
+            && problem.outcome() == Some("partial")
+            && let Some(accepted) = problem.number("accepted")
+        {
+            self.sums.records += accepted;
+            return self.explain(failure);
+        }
+        let doubt = match (doubt, self.sums.records) {
+            (None, _) => String::new(),
+            (Some(_), 0) => format!("; whether it has taken {} is not known", records(count)),
+            (Some(_), _) => {
+                let count = records(count);
+                format!("; whether it has taken the {count} after them is not known")
+            }
+        };
+        anyhow::anyhow!("{}{doubt}", self.explain(failure))
+    }
+
     fn explain(&self, failure: &Failure) -> anyhow::Error {
+        let what = match (&self.sink, failure) {
+            // Whatever takes records is good enough: it need not answer as quipu does.
+            (Sink::Target(delivery), Failure::Status { server, status, .. })
+                if server == delivery.client.base() =>
+            {
+                format!("{server} answered with status {status}")
+            }
+            _ => failure.to_string(),
+        };
         match (&self.sink, self.sums.records) {
-            (Sink::Target(_), sent @ 1..) => anyhow::anyhow!("{failure}; {} were sent before", records(sent)),
-            _ => anyhow::anyhow!("{failure}"),
+            (Sink::Target(_), sent @ 1..) => anyhow::anyhow!("{what}; {} were sent before", records(sent)),
+            _ => anyhow::anyhow!("{what}"),
         }
     }
 }
@@ -429,6 +461,8 @@ mod tests {
         }
         for wrong in [
             "",
+            "other:7420/x",
+            "a b",
             "https://other/x",
             "ftp://other/x",
             "http://",

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -433,6 +434,94 @@ fn a_state_that_cannot_be_kept_is_a_note_and_the_load_goes_on_without() {
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "f", &numbered());
+    let loads = dir.path().join("state/quipu/loads");
+    let is_state = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "json");
+    let fake = Fake::of_topic(WINDOW_MS, move |request, before| {
+        if before == 0 {
+            // Nobody can write a directory, as if the disk were full from now on.
+            let files = std::fs::read_dir(&loads).unwrap();
+            let state = files.map(|entry| entry.unwrap().path()).find(is_state).unwrap();
+            std::fs::create_dir(state.with_extension("new")).unwrap();
+        }
+        stored(request.lines())
+    });
+    let output = produce(&fake, &dir, &[&path]).output().unwrap();
+    succeeded(&output);
+    assert_eq!(fake.requests().len(), 3);
+    let text = stderr(&output);
+    assert!(
+        text.starts_with("quipu: cannot remember how far this load is ("),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1, "said once: {text}");
+    let left: Vec<PathBuf> = states(&dir).into_iter().filter(is_state).collect();
+    assert_eq!(left, [] as [PathBuf; 0], "the load is done");
+}
+
+#[test]
+fn a_load_that_is_not_remembered_promises_nothing_when_it_is_cut() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "f", b"{\"value\":1}\nnonsense\n");
+    let name = {
+        let fake = Fake::of_topic(WINDOW_MS, |_, _| {
+            problem(400, r#""code":"x","outcome":"partial""#)
+        });
+        produce(&fake, &dir, &[&path]).output().unwrap();
+        states(&dir).pop().unwrap()
+    };
+    std::fs::remove_file(&name).unwrap();
+    std::fs::create_dir(name.with_extension("new")).unwrap();
+    let fake = Fake::of_topic(WINDOW_MS, |_, _| {
+        let rest =
+            r#""code":"invalid-request","detail":"not JSON","line":2,"accepted":1,"outcome":"partial""#;
+        problem(400, rest)
+    });
+    let output = produce(&fake, &dir, &[&path]).output().unwrap();
+    let text = stderr(&output);
+    assert!(
+        text.ends_with(&format!(
+            "quipu: line 2 of {path}: invalid-request: not JSON; 1 record was stored\n"
+        )),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_named_pipe_that_nobody_writes_does_not_hold_up_the_end() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("pipe").to_str().unwrap().to_owned();
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let (described, description) = std::sync::mpsc::channel();
+    let fake = Fake::start(move |_, _| {
+        let _ = described.send(());
+        let body = r#"{"name":"t","id":"fake-1","partition_count":1,"partitions":[],"config":{"dedupe_window_ms":{"value":1}}}"#;
+        Reply::Answer(200, "", body.to_owned())
+    });
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_quipu"))
+        .args(["produce", "t", &path, "--server", &fake.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    description.recv().unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output().unwrap()));
+    match end.recv_timeout(Duration::from_secs(60)) {
+        Ok(output) => succeeded(&output),
+        Err(_) => {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            panic!("it is still waiting for somebody to write");
+        }
+    }
 }
 
 #[test]

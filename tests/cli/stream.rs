@@ -356,6 +356,34 @@ fn a_replay_into_a_topic_is_sent_again_when_its_answer_is_lost() {
     );
     let text = failed(&run(&fake.url, &["replay", "t", "--from", "0", "--to", "u"]));
     assert_eq!(text, "quipu: storage-full: full\n");
+
+    let fake = source_and_target(
+        1,
+        vec![problem(
+            413,
+            r#""code":"record-too-large","detail":"large","accepted":20,"outcome":"partial""#,
+        )],
+    );
+    let text = failed(&run(&fake.url, &["replay", "t", "--from", "0", "--to", "u"]));
+    assert_eq!(
+        text,
+        "quipu: record-too-large: large; 20 records were sent before\n"
+    );
+}
+
+#[test]
+fn an_address_that_takes_nothing_is_said_to_have_answered_and_what_is_in_doubt() {
+    let source = source_and_target(1, vec![]);
+    let hook = Fake::start(|_, _| Reply::Answer(404, "", "no".to_owned()));
+    let text = failed(&run(
+        &source.url,
+        &["replay", "t", "--from", "0", "--to", &hook.url],
+    ));
+    let expected = format!(
+        "quipu: {} answered with status 404 Not Found; whether it has taken 1 record is not known\n",
+        hook.url
+    );
+    assert_eq!(text, expected);
 }
 
 #[test]

@@ -37,10 +37,18 @@ pub struct Answer {
 
 impl Service {
     pub fn new() -> Self {
-        Self::over(Arc::new(tempfile::tempdir().expect("a temporary directory")))
+        Self::with_clock(Arc::new(SystemClock::new()))
     }
 
-    fn over(dir: Arc<TempDir>) -> Self {
+    /// The same with a clock of the test's own; the engine has the system's.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self::over(
+            Arc::new(tempfile::tempdir().expect("a temporary directory")),
+            clock,
+        )
+    }
+
+    fn over(dir: Arc<TempDir>, clock: Arc<dyn Clock>) -> Self {
         // Journal files are written out when they are made: small ones, for there are many services here.
         let options = Options {
             max_request_bytes: 2 << 20,
@@ -49,7 +57,6 @@ impl Service {
             ..Options::default()
         };
         let log = Log::open(dir.path(), options).expect("the directory is ours");
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let app = App::new(log, Config::default(), clock);
         Self {
             router: quipu::http::router(app.clone()),
@@ -61,10 +68,10 @@ impl Service {
     /// Stops it, lets `change` do what it wants to the data directory, and starts another one over it.
     pub fn restarted(self, change: impl FnOnce(&std::path::Path)) -> Self {
         self.app.log.close().expect("nothing is wrong with it");
-        let dir = Arc::clone(&self.dir);
+        let (dir, clock) = (Arc::clone(&self.dir), Arc::clone(&self.app.clock));
         drop(self);
         change(dir.path());
-        Self::over(dir)
+        Self::over(dir, clock)
     }
 
     pub async fn send(

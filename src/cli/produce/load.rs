@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 const VERSION: u32 = 1;
 /// A state is some hundred bytes; what is larger is none.
 const MAX_STATE_BYTES: u64 = 1 << 20;
+/// What a state counts is below this: a mistake in it must not overflow where it is counted on.
+const MAX_COUNT: u64 = 1 << 60;
 
 /// What is remembered of a load.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,7 +226,11 @@ impl Load {
             fs::rename(&new, &self.path)?;
             self.sync_directory()
         };
-        write().map_err(|error| io_error(&self.path, error))
+        write().map_err(|error| {
+            // What is half written would only be in the way.
+            let _ = fs::remove_file(&new);
+            io_error(&self.path, error)
+        })
     }
 
     /// Forgets the load: it is done, or nothing of it was stored, or it is to begin anew.
@@ -267,6 +273,19 @@ impl Load {
                 "it is of version {}, this quipu reads {VERSION}",
                 state.version
             )));
+        }
+        let Done {
+            requests,
+            lines,
+            records,
+            bytes,
+            crc: _,
+        } = state.done;
+        if [requests, lines, records, bytes]
+            .iter()
+            .any(|count| *count >= MAX_COUNT)
+        {
+            return Err(damaged("it counts more than any load has".to_owned()));
         }
         if state.source.path != source {
             return Err(damaged(format!("it is of {}", state.source.path.display())));
@@ -411,6 +430,7 @@ mod tests {
         let (load, _) = Load::open(&states, "d-1", &file).unwrap();
         let good = serde_json::to_string(&state(&file)).unwrap();
         let other = good.replace("/file", "/elsewhere");
+        let endless = good.replace("\"lines\":0", &format!("\"lines\":{}", u64::MAX));
         for text in [
             "",
             "{}",
@@ -418,6 +438,7 @@ mod tests {
             &good[..good.len() - 1],
             &good.replace(":1,", ":2,"),
             &other,
+            &endless,
         ] {
             fs::write(load.path(), text).unwrap();
             assert!(

@@ -6,7 +6,7 @@ use anyhow::bail;
 
 use super::Ack;
 use super::Args;
-use super::load::{self, Load, LoadError, Source, State};
+use super::load::{self, Done, Load, LoadError, Source, State};
 use crate::cli::api::Topic;
 use crate::cli::client::Client;
 use crate::cli::deliver::random_key;
@@ -18,9 +18,38 @@ pub(super) struct Memory {
     pub(super) load: Load,
     /// How far it is.
     pub(super) state: State,
+    /// Whether somebody has said that it cannot be kept.
+    pub(super) troubled: bool,
 }
 
 impl Memory {
+    pub(super) fn new(load: Load, state: State) -> Self {
+        Self {
+            load,
+            state,
+            troubled: false,
+        }
+    }
+
+    /// Keeps what `state` says, or forgets the load where nothing is left to be remembered. What cannot be written now is
+    /// tried again the next time: what an earlier time has written is older than the truth, which does no harm, but it
+    /// must not outlive the load.
+    pub(super) fn keep(&mut self) {
+        let result = if self.state.done == Done::default() && self.state.doubt().is_none() {
+            self.load.forget()
+        } else {
+            self.load.save(&self.state)
+        };
+        match result {
+            Ok(()) => self.troubled = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.troubled, true) {
+                    say_unknown(&error);
+                }
+            }
+        }
+    }
+
     /// Finds out whether the load of `file` was begun before; none, with a note, where that cannot be remembered.
     pub(super) fn open(
         args: &Args,
@@ -29,13 +58,8 @@ impl Memory {
         file: &Path,
     ) -> anyhow::Result<Option<Self>> {
         let (name, source) = (file.display(), Source::of(file)?);
-        let unknown = |reason: &dyn std::fmt::Display| {
-            note(format_args!(
-                "cannot remember how far this load is ({reason}): if it is cut, it cannot go on where it was"
-            ));
-        };
         let Some(directory) = load::directory() else {
-            unknown(&"neither XDG_STATE_HOME nor HOME is set");
+            say_unknown(&"neither XDG_STATE_HOME nor HOME is set");
             return Ok(None);
         };
         let (load, state) = match Load::open(&directory, &topic.id, &source.path) {
@@ -47,7 +71,7 @@ impl Memory {
                 )
             }
             Err(error) => {
-                unknown(&error);
+                say_unknown(&error);
                 return Ok(None);
             }
         };
@@ -74,15 +98,15 @@ impl Memory {
         let mut state = match state {
             _ if args.restart => {
                 if let Err(error) = load.forget() {
-                    unknown(&error);
+                    say_unknown(&error);
                     return Ok(None);
                 }
-                return Ok(Some(Self { load, state: fresh }));
+                return Ok(Some(Self::new(load, fresh)));
             }
             Err(error) => bail!(
                 "cannot tell how far an earlier load of {name} is: {error}; --restart forgets it and begins anew"
             ),
-            Ok(None) => return Ok(Some(Self { load, state: fresh })),
+            Ok(None) => return Ok(Some(Self::new(load, fresh))),
             Ok(Some(state)) => state,
         };
         let (into, line) = (format!("{name} into topic {}", args.topic), state.done.lines + 1);
@@ -114,6 +138,13 @@ impl Memory {
             }
         ));
         state.source = source;
-        Ok(Some(Self { load, state }))
+        Ok(Some(Self::new(load, state)))
     }
+}
+
+/// Warns that nobody will know how far the load got.
+fn say_unknown(reason: &dyn std::fmt::Display) {
+    note(format_args!(
+        "cannot remember how far this load is ({reason}): if it is cut, it cannot go on where it was"
+    ));
 }

@@ -12,7 +12,7 @@ use super::{Produced, Report};
 use crate::cli::client::Failure;
 use crate::cli::deliver::{Delivery, Undelivered, ago};
 use crate::cli::input::{BadInput, Input};
-use crate::cli::output::{brief_ms, note, records};
+use crate::cli::output::{brief_ms, records};
 
 /// The state of one run.
 pub(super) struct Sender<'a> {
@@ -196,12 +196,12 @@ impl Sender<'_> {
                 let within = self.delivery.window.map_or_else(String::new, |window| {
                     format!(" within {}", brief_ms(window.as_millis() as u64))
                 });
-                let again = match &self.memory {
-                    Some(_) => format!("; the same command{within} goes on there and stores nothing twice"),
-                    None if self.is_named => {
-                        format!("; the same input under the same key{within} stores nothing twice")
-                    }
-                    None => String::new(),
+                let again = if self.is_kept() {
+                    format!("; the same command{within} goes on there and stores nothing twice")
+                } else if self.is_named {
+                    format!("; the same input under the same key{within} stores nothing twice")
+                } else {
+                    String::new()
                 };
                 anyhow::anyhow!(
                     "{failure}; lines {first}-{last} of {name} may or may not be stored, {stored} of the lines before{again}"
@@ -241,9 +241,14 @@ impl Sender<'_> {
         stored_records(self.done.records)
     }
 
+    /// Whether the next run will know how far this one got.
+    fn is_kept(&self) -> bool {
+        self.memory.as_ref().is_some_and(|memory| !memory.troubled)
+    }
+
     /// `text`, if this load can be gone on with.
     fn again<'t>(&self, text: &'t str) -> &'t str {
-        if self.memory.is_some() { text } else { "" }
+        if self.is_kept() { text } else { "" }
     }
 
     /// Keeps how far the load is, and since when its next request may have stored something.
@@ -253,17 +258,7 @@ impl Sender<'_> {
         };
         memory.state.done = self.done;
         memory.state.set_doubt(doubt);
-        let result = if self.done == Done::default() && doubt.is_none() {
-            memory.load.forget()
-        } else {
-            memory.load.save(&memory.state)
-        };
-        if let Err(error) = result {
-            note(format_args!(
-                "cannot remember how far this load is any more: {error}"
-            ));
-            self.memory = None;
-        }
+        memory.keep();
     }
 }
 
@@ -304,7 +299,7 @@ mod tests {
             is_named: false,
             done: Done::default(),
             doubt: state.doubt(),
-            memory: Some(Memory { load, state }),
+            memory: Some(Memory::new(load, state)),
             report: Report::default(),
         };
         let stopped = sender.run(&input, &ProgressBar::hidden()).unwrap_err();

@@ -64,7 +64,7 @@ pub(super) struct Lanes {
     pub(super) lanes: Vec<Lane>,
     /// Partitions of each topic that the stream knows of: those beyond join it. `None`: none join.
     pub(super) known: Option<Vec<u32>>,
-    /// Open lanes end before a record at or after it.
+    /// Lanes end before a record at or after it.
     pub(super) until: Option<TimestampMs>,
 }
 
@@ -242,6 +242,14 @@ impl Lanes {
     /// Whether all was read.
     pub(super) fn are_over(&self) -> bool {
         self.lanes.iter().all(Lane::is_over)
+    }
+
+    /// When the clock ends the lanes whose ends are not known yet; `None`: none is open, or no time ends them.
+    ///
+    /// `until` itself stays: what came before that moment may have a timestamp after it.
+    pub(super) fn deadline(&self) -> Option<TimestampMs> {
+        self.until
+            .filter(|_| self.lanes.iter().any(|lane| lane.end == Offset::MAX))
     }
 
     /// Ends every lane where its log ends now.

@@ -86,8 +86,17 @@ impl StreamQuery {
         // Looked at in any case: a typo is none the better for it.
         let from = from(&params)?;
         let until = match params.get("until") {
+            None => None,
             Some("latest") => Some(Until::Latest),
-            _ => params.time("until")?.map(Until::Time),
+            Some(text) => Some(Until::Time(parse_time(text).ok_or_else(|| {
+                Problem::invalid(
+                    "until",
+                    format!(
+                        "until must be latest or a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z), not {:?}",
+                        text.chars().take(250).collect::<String>()
+                    ),
+                )
+            })?)),
         };
         let partitions = params.get("partitions").map(partitions).transpose()?;
         if partitions.is_some() && topics.len() > 1 {

@@ -529,7 +529,6 @@ impl Stream {
                 }
                 Poll::Pending
             });
-            let takes_in = self.lanes.known.is_some();
             tokio::select! {
                 index = arrived => {
                     let lane = &self.lanes.lanes[index];
@@ -538,19 +537,27 @@ impl Stream {
                     return if has_more || lane.partition.is_deleted() { Ok(()) } else { Err(Cut::Stopping) };
                 }
                 // An error means that nobody is left to change topics, or to stop the server: as good as stopping.
-                changed = self.topics_changed.changed(), if takes_in => {
-                    return changed.map_err(|_| Cut::Stopping);
+                changed = self.topics_changed.changed() => {
+                    changed.map_err(|_| Cut::Stopping)?;
+                    if self.lanes.known.is_some() {
+                        return Ok(());
+                    }
                 }
                 _ = self.stopping.wait_for(|stopping| *stopping) => return Err(Cut::Stopping),
                 () = sleep_until(alarm) => {}
             }
-            if self
+            // A record that is not due for years would hide that its topic is gone, and keep its files.
+            if let Some(lane) = self
                 .lanes
-                .until
-                .is_some_and(|until| self.open.0.clock.now() >= until)
+                .lanes
+                .iter()
+                .position(|lane| lane.partition.is_deleted())
             {
+                return Err(self.deleted(lane));
+            }
+            let deadline = self.lanes.deadline();
+            if deadline.is_some_and(|until| self.open.0.clock.now() >= until) {
                 self.lanes.end_now();
-                self.lanes.until = None;
                 return Ok(());
             }
             if due.is_some_and(|due| Instant::now() >= due) {
@@ -566,7 +573,7 @@ impl Stream {
     /// When there is something to do if nothing happens; `None`: never.
     fn next_alarm(&self, due: Option<Instant>) -> Option<Instant> {
         let heartbeat = self.out.is_events().then(|| self.out.sent + HEARTBEAT);
-        let until = self.lanes.until.map(|until| {
+        let until = self.lanes.deadline().map(|until| {
             let left_ms = until.get().saturating_sub(self.open.0.clock.now().get()).max(0);
             // The wall clock may be set: looked at again from time to time.
             Instant::now() + Duration::from_millis(left_ms as u64).min(HEARTBEAT)
