@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use quipu::config::Limits;
-use quipu::partitioner::{Rotation, murmur2};
-use quipu::records::{Placer, Placing, RecordError, TopicRules, parse_record, parse_records};
+use quipu::broker::limits::Limits;
+use quipu::broker::produce::placing::{Placer, Placing, TopicRules};
+use quipu::formats::json::{RecordError, parse_record, parse_records};
+use quipu::formats::partitioner::{Rotation, murmur2};
 use quipu_segments::{Ack, Records, TimestampMs, TopicId};
 use serde::Deserialize;
 use serde_json::value::RawValue;

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use quipu::render::{Layout, RecordRenderer};
+use quipu::formats::render::{Layout, RecordRenderer};
 use quipu_segments::TimestampMs;
 use quipu_segments::batch::{BatchBuilder, Records};
 

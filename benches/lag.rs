@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use quipu::app::App;
-use quipu::config::Config;
-use quipu::groups::{offsets, report};
-use quipu::lag::sampler;
+use quipu::broker::groups::offsets;
+use quipu::broker::lag::report;
+use quipu::broker::lag::sampler;
+use quipu::settings::Config;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
     AppendRequest, Clock, Log, Offset, Part, Records, StateChange, SystemClock, TimestampMs, TopicSettings,

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use axum::body::Body;
 use harness::{Answer, Service};
 use http::Method;
-use quipu::partitioner::partition_of_key;
+use quipu::formats::partitioner::partition_of_key;
 use serde_json::{Value, json};
 use support::Server;
 

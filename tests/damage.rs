@@ -7,7 +7,7 @@ mod service;
 use std::path::Path;
 
 use http::{Method, Request};
-use quipu::config::Config;
+use quipu::settings::Config;
 use quipu_segments::TopicSettings;
 use serde_json::{Value, json};
 use service::{Answer, NOW, Service, small};

@@ -701,14 +701,14 @@ async fn fetched_records_are_counted_once_and_not_for_head() {
         .get(&format!("{RECORDS}?offset=5&max_records=7"))
         .await
         .with_status(200);
-    let bytes = service.app.metrics.fetched_bytes.load(Relaxed);
-    assert_eq!(service.app.metrics.fetched_records.load(Relaxed), 7);
+    let bytes = service.app.counters.fetched_bytes.load(Relaxed);
+    assert_eq!(service.app.counters.fetched_records.load(Relaxed), 7);
     assert!(bytes > 7 * 8, "{bytes}");
     service
         .send(Method::HEAD, &format!("{RECORDS}?offset=5"), &[], Body::empty())
         .await
         .with_status(200);
-    assert_eq!(service.app.metrics.fetched_records.load(Relaxed), 7);
+    assert_eq!(service.app.counters.fetched_records.load(Relaxed), 7);
 }
 
 #[tokio::test]

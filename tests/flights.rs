@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use flate2::read::GzDecoder;
-use quipu::partitioner::partition_of_key;
+use quipu::formats::partitioner::partition_of_key;
 use serde_json::value::RawValue;
 use support::{Server, read_partition};
 

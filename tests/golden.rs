@@ -12,7 +12,7 @@ use axum::body::Body;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use quipu::app::App;
-use quipu::config::Config;
+use quipu::settings::Config;
 use quipu_segments::{Log, SystemClock};
 use serde_json::{Value, json};
 use tower::ServiceExt;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use harness::Service;
-use quipu::groups::members::end_sessions;
+use quipu::broker::groups::members::end_sessions;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -102,7 +102,7 @@ async fn crowd(groups: usize) {
             .with_status(201);
     }
     let ticks = Arc::new(AtomicU64::new(0));
-    let ending = tokio::spawn(counted(end_sessions(service.app.clone()), &ticks));
+    let ending = tokio::spawn(counted(end_sessions(service.app.broker.clone()), &ticks));
     let mut ack = Value::Null;
     exchange(&service, &mut ack).await;
 

@@ -248,7 +248,7 @@ async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() 
     ]);
     commit(&service, "g", offsets).await;
     assert_eq!(service.delete("/v1/topics/orders").await.status, 204);
-    let everything = quipu::groups::offsets::all_offsets_prefix();
+    let everything = quipu::broker::groups::offsets::all_offsets_prefix();
     assert_eq!(
         service.app.log.state_prefix(&everything).len(),
         1,
@@ -500,7 +500,7 @@ async fn commits_and_deletions_at_once_leave_no_offset_without_its_group() {
         task.await.unwrap();
     }
     service.delete("/v1/groups/g").await;
-    let prefix = quipu::groups::offsets::offsets_prefix("g");
+    let prefix = quipu::broker::groups::offsets::offsets_prefix("g");
     assert_eq!(service.app.log.state_prefix(&prefix).len(), 0);
     service.get("/v1/groups/g").await.problem(404, "unknown-group");
 }

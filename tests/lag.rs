@@ -9,9 +9,9 @@ mod service;
 
 use std::sync::Arc;
 
-use quipu::groups::live::{GroupState, Kind, Live};
-use quipu::groups::report;
-use quipu::lag::sampler;
+use quipu::broker::groups::live::{GroupState, Kind, Live};
+use quipu::broker::lag::report;
+use quipu::broker::lag::sampler;
 use quipu_segments::{Offset, TopicSettings};
 use serde_json::{Value, json};
 use service::{NOW, Service};

@@ -3,7 +3,7 @@
 mod harness;
 
 use harness::Service;
-use quipu::groups::members::{describe, end_sessions};
+use quipu::broker::groups::members::{describe, end_sessions};
 use serde_json::{Value, json};
 
 fn member(name: &str) -> Value {
@@ -427,7 +427,7 @@ async fn wrong_requests_of_members_are_refused_by_name() {
 #[tokio::test]
 async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends() {
     let service = orders(1, 5).await;
-    let ending = tokio::spawn(end_sessions(service.app.clone()));
+    let ending = tokio::spawn(end_sessions(service.app.broker.clone()));
     let join = |name: &str| json!({"topics": ["orders"], "member_id": name, "session_timeout_ms": 100});
     service
         .post("/v1/groups/billing/members", join("a"))
@@ -478,14 +478,15 @@ async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
         .await
         .with_status(204);
     let guard = service.app.groups.alone().await;
-    let outside = quipu::groups::members::begin_outside(&service.app, "billing").expect("nobody is there");
+    let outside =
+        quipu::broker::groups::members::begin_outside(&service.app, "billing").expect("nobody is there");
     let router = service.router.clone();
     let request = http::Request::post(path).body(axum::body::Body::from(member("b").to_string()));
     let joining = tokio::spawn(tower::ServiceExt::oneshot(router, request.unwrap()));
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    quipu::groups::delete(&service.app.log, (guard, outside), "billing")
+    quipu::broker::groups::delete(&service.app.log, (guard, outside), "billing")
         .await
         .unwrap();
     assert_eq!(joining.await.unwrap().unwrap().status(), 201);

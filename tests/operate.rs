@@ -4,7 +4,7 @@ mod service;
 
 use axum::body::Body;
 use http::{Method, Request};
-use quipu::config::Config;
+use quipu::settings::Config;
 use serde_json::json;
 use service::{NOW, Service};
 

@@ -17,8 +17,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use quipu::app::App;
-use quipu::config::Config;
 use quipu::server::{self, Server};
+use quipu::settings::Config;
 use quipu_segments::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk, SystemClock};
 use support::{Connection, PATIENCE, read_partition};
 

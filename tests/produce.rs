@@ -12,8 +12,9 @@ use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use quipu::app::App;
-use quipu::config::{Config, Limits};
-use quipu::partitioner::{keyed_elsewhere, partition_of_key};
+use quipu::broker::limits::Limits;
+use quipu::formats::partitioner::{keyed_elsewhere, partition_of_key};
+use quipu::settings::Config;
 use quipu_segments::batch::{BatchBuilder, BatchHeader, Batches, Records as BatchRecords, SealedBatch};
 use quipu_segments::{
     Clock, Log, Monotonic, Offset, Options, ReadRequest, TimestampMs, Topic, TopicSettings, TopicSpec,

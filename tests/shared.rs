@@ -3,7 +3,7 @@
 mod harness;
 
 use harness::Service;
-use quipu::groups::members::end_sessions;
+use quipu::broker::groups::members::end_sessions;
 use serde_json::{Value, json};
 
 const NONE: [u64; 0] = [];
@@ -276,7 +276,7 @@ async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() 
 #[tokio::test]
 async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     let service = jobs(1, 1).await;
-    let ending = tokio::spawn(end_sessions(service.app.clone()));
+    let ending = tokio::spawn(end_sessions(service.app.broker.clone()));
     for name in ["a", "b"] {
         service
             .post(

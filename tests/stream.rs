@@ -506,7 +506,7 @@ fn destroy(dir: &std::path::Path, partition: u32) {
 /// A topic of three partitions with records of two keys, placed by key, and which partitions these are.
 async fn keyed() -> (Service, [u32; 2]) {
     let service = service(3).await;
-    let homes = ["a", "b"].map(|key| quipu::partitioner::partition_of_key(key.as_bytes(), 3));
+    let homes = ["a", "b"].map(|key| quipu::formats::partitioner::partition_of_key(key.as_bytes(), 3));
     assert_ne!(homes[0], homes[1]);
     for (key, home) in ["a", "b"].into_iter().zip(homes) {
         append_keyed(&service, "t", home, Some(key), &[1, 2]);
@@ -832,7 +832,7 @@ async fn a_cursor_of_something_else_is_refused_and_one_of_a_topic_that_is_gone_h
     let (far, _) = replay_events(&service, T, "").await;
     let service = {
         let end = far.last().unwrap().id.clone();
-        let cursor = quipu::stream::cursor::Cursor::decode(&end).unwrap();
+        let cursor = quipu::formats::cursor::Cursor::decode(&end).unwrap();
         let mut beyond = cursor;
         beyond.reached[0].next = quipu_segments::Offset::new(3);
         service
@@ -1277,7 +1277,7 @@ async fn a_client_that_reads_nothing_has_nothing_read_for_it() {
     }
     let fetched = service
         .app
-        .metrics
+        .counters
         .fetched_bytes
         .load(std::sync::atomic::Ordering::Relaxed);
     assert!(fetched <= 128 << 10, "{fetched}");
@@ -1285,7 +1285,7 @@ async fn a_client_that_reads_nothing_has_nothing_read_for_it() {
     tokio::time::timeout(Duration::from_secs(60), async {
         while service
             .app
-            .metrics
+            .counters
             .streams
             .load(std::sync::atomic::Ordering::Relaxed)
             > 0

@@ -3,7 +3,7 @@
 //! `earliest`, `latest`, a time (RFC 3339, a date, or milliseconds since the Unix epoch) or `offset:N`. Where offsets
 //! are the usual thing to say, as in `group reset`, a bare number is an offset and milliseconds are `time:MS`.
 
-use quipu::http::params;
+use quipu::formats::time;
 use quipu_segments::TimestampMs;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -148,7 +148,7 @@ pub(crate) fn parse_time(text: &str) -> Result<TimestampMs, String> {
         (time >= 0).then_some(TimestampMs(time))
     };
     // Ten digits may be a date without its hyphens to the date's parser; they are milliseconds here.
-    params::parse_time(text).or_else(midnight).ok_or_else(|| {
+    time::parse_time(text).or_else(midnight).ok_or_else(|| {
         format!(
             "{text:?} is not a time like 2013-07-01T00:00:00Z, 2013-07-01 or 1372636800000 (milliseconds)"
         )

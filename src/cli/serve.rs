@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 
 use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
-use quipu::config::{Config, LogFormat, LogLevel, SETTINGS};
 use quipu::server;
+use quipu::settings::{Config, LogFormat, LogLevel, SETTINGS};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The flag of each setting, in the order of the table.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use quipu::damage::{self, Gap, Refusal, Skips};
+use quipu::broker::topics::skips::{self, Gap, Skips};
 use quipu_segments::{Clock, Finding, Log, Mended, Offset, Options, SystemClock, Verified, repair, verify};
 use serde_json::{Value, json};
 
@@ -191,13 +191,8 @@ fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
         let partition = topic
             .partition(skip.partition)
             .with_context(|| format!("topic {} has no partition {}", skip.topic, skip.partition))?;
-        damage::skip(&log, &partition, skip.range, now).map_err(|refusal| match refusal {
-            Refusal::Engine(error) => anyhow::Error::from(error),
-            Refusal::NotDamaged(offset) => anyhow::anyhow!(
-                "{}: offset {offset} can be read: only what is damaged can be skipped",
-                skip.name()
-            ),
-        })?;
+        skips::skip(&log, &partition, skip.range, now)
+            .map_err(|refusal| anyhow::anyhow!("{}: {}", skip.name(), refusal.detail))?;
     }
     log.close()?;
     Ok(())

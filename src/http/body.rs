@@ -11,6 +11,7 @@ use super::budget::{Budget, Pace};
 use super::params::json_body;
 use super::problem::{Code, Problem};
 use crate::app::App;
+use crate::broker::refusal::Reason;
 
 /// Reads a request's body and makes a `T` of it, which denies unknown fields.
 ///
@@ -41,7 +42,7 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
         };
         if bytes.len() + data.len() > limit {
             return Err(Problem::new(
-                Code::RequestTooLarge,
+                Reason::RequestTooLarge,
                 format!("a body is at most {limit} bytes"),
             ));
         }

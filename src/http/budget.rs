@@ -17,7 +17,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::problem::{Code, Problem};
+use super::problem::Problem;
+use crate::broker::refusal::Reason;
 
 /// Above it the budget grows in steps of it, so that not each chunk of a large body comes here.
 const STEP_BYTES: usize = 64 << 10;
@@ -271,7 +272,7 @@ async fn in_the_way(waiting: &watch::Sender<usize>, own: usize, held_bytes: usiz
 #[cold]
 fn overloaded() -> Problem {
     Problem::new(
-        Code::Overloaded,
+        Reason::Overloaded,
         "too many request bodies are in flight already; try again",
     )
 }
@@ -279,7 +280,7 @@ fn overloaded() -> Problem {
 #[cold]
 fn too_slow() -> Problem {
     Problem::new(
-        Code::Overloaded,
+        Reason::Overloaded,
         "the body comes too slowly while others wait for the memory that it holds; try again",
     )
 }
@@ -287,6 +288,7 @@ fn too_slow() -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::problem::Code;
 
     /// A pool of so many KiB.
     fn pool(kib: u64) -> Pool {
@@ -315,7 +317,7 @@ mod tests {
         let mut second = budget(&pool, Duration::ZERO);
         second.cover(60 << 10).await.unwrap();
         let problem = second.cover(100 << 10).await.unwrap_err();
-        assert_eq!(problem.code(), Code::Overloaded);
+        assert_eq!(problem.code(), Code::Refused(Reason::Overloaded));
         drop(first.take());
         second.cover(100 << 10).await.unwrap();
         drop((first, second));
@@ -360,7 +362,7 @@ mod tests {
             result
         };
         let (evicted, covered) = tokio::join!(slow, other.cover(50 << 10));
-        assert_eq!(evicted.unwrap_err().code(), Code::Overloaded);
+        assert_eq!(evicted.unwrap_err().code(), Code::Refused(Reason::Overloaded));
         covered.unwrap();
     }
 

@@ -13,10 +13,10 @@ use utoipa_axum::routes;
 use super::body::read_json;
 use super::params::Params;
 use super::path::AtPartition;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use super::{Work, blocking, json_answer};
 use crate::app::App;
-use crate::damage::{self, Gap, Refusal};
+use crate::broker::topics::skips::{self, Gap};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -115,8 +115,8 @@ async fn skip_damage(
     let body: SkipBody = read_json(&app, &headers, body).await?;
     let range = range(body.damaged_offset, body.damaged_until_offset, "/")?;
     let AtPartition { topic, partition } = place;
-    let body = blocking(Work::Change, move || {
-        damage::skip(&app.log, &partition, range, app.clock.now()).map_err(refused)?;
+    let body = blocking(app.blocking.clone(), Work::Change, move || {
+        skips::skip(&app.log, &partition, range, app.clock.now())?;
         tracing::warn!(
             topic = topic.name(),
             partition = partition.id().index,
@@ -163,8 +163,8 @@ async fn take_skip_back(
     };
     let range = range(number("damaged_offset")?, number("damaged_until_offset")?, "")?;
     let AtPartition { topic, partition } = place;
-    let body = blocking(Work::Change, move || {
-        damage::take_back(&app.log, partition.id(), range, app.clock.now())?;
+    let body = blocking(app.blocking.clone(), Work::Change, move || {
+        skips::take_back(&app.log, partition.id(), range, app.clock.now())?;
         Ok(listed(&app.log, &topic, &partition))
     })
     .await?;
@@ -172,7 +172,7 @@ async fn take_skip_back(
 }
 
 fn listed(log: &Log, topic: &Topic, partition: &Partition) -> DamageBody {
-    let rows = damage::known(log, partition).into_iter();
+    let rows = skips::known(log, partition).into_iter();
     DamageBody {
         topic: topic.name().to_owned(),
         partition: partition.id().index,
@@ -206,15 +206,4 @@ fn range(from: u64, until: u64, pointer: &str) -> Result<Gap, Problem> {
         return Err(Problem::invalid(format!("{pointer}damaged_until_offset"), detail));
     }
     Ok(Gap { from, until })
-}
-
-fn refused(refusal: Refusal) -> Problem {
-    match refusal {
-        Refusal::Engine(error) => error.into(),
-        Refusal::NotDamaged(offset) => Problem::new(
-            Code::NotDamaged,
-            format!("offset {offset} can be read: only what is damaged can be skipped"),
-        )
-        .with("healthy_offset", offset.get()),
-    }
 }

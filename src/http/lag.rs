@@ -13,10 +13,11 @@ use utoipa_axum::routes;
 use super::groups::{page_of_names, valid_group};
 use super::json_answer;
 use super::params::Params;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use super::{Work, blocking};
 use crate::app::App;
-use crate::groups::report::{self, GroupLag, PartitionLag, Total};
+use crate::broker::lag::report::{self, GroupLag, PartitionLag, Total};
+use crate::broker::refusal::Reason;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -117,7 +118,7 @@ async fn group_lag(
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     let group = known_group(&app, group)?;
-    let body = blocking(Work::Report, move || {
+    let body = blocking(app.blocking.clone(), Work::Report, move || {
         let lag = report::lag_of(&app, &group);
         Ok(group_body(group, lag, true))
     })
@@ -132,7 +133,7 @@ async fn group_lag(
     responses((status = 200, description = "The lags", body = LagsBody)))]
 async fn all_lags(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let (names, next) = page_of_names(&app, query.as_deref())?;
-    let groups = blocking(Work::Report, move || {
+    let groups = blocking(app.blocking.clone(), Work::Report, move || {
         let summary = |group: String| {
             let lag = report::lag_of(&app, &group);
             group_body(group, lag, false)
@@ -153,7 +154,7 @@ pub(super) fn known_group(app: &App, path: Result<Path<String>, PathRejection>) 
         return Ok(group);
     }
     let detail = format!("the group {group} does not exist");
-    Err(Problem::new(Code::UnknownGroup, detail))
+    Err(Problem::new(Reason::UnknownGroup, detail))
 }
 
 fn group_body(group: String, lag: GroupLag, with_topics: bool) -> GroupLagBody {

@@ -15,13 +15,14 @@ use utoipa_axum::routes;
 
 use super::json_answer;
 use super::lag::known_group;
+use super::lag_chart::{self, Picture, Theme};
 use super::params::Params;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use super::{Work, blocking};
 use crate::app::App;
-use crate::groups::report;
-use crate::lag::chart::{self, Picture, Theme};
-use crate::lag::plot::{self, By, Line, Metric, Plot, Request, Value};
+use crate::broker::lag::plot::{self, By, Line, Metric, Plot, Request, Value};
+use crate::broker::lag::report;
+use crate::broker::refusal::Reason;
 
 /// How far back one looks who does not say.
 const WINDOW_MS: u64 = 3_600_000;
@@ -103,7 +104,7 @@ async fn lag_history(
     let params = Params::parse(query.as_deref(), WHAT, &[])?;
     let asked = Asked::of(&app, &params, By::Partition)?;
     let group = known_group(&app, group)?;
-    let body = blocking(Work::Report, move || {
+    let body = blocking(app.blocking.clone(), Work::Report, move || {
         let plot = asked.plot(&app, &group, Metric::Lag, MAX_SERIES);
         let series = plot.lines.iter().map(|line| SeriesBody {
             topic: line.topic.map(|topic| topic_name(&app, topic)),
@@ -159,7 +160,7 @@ async fn lag_svg(
     ];
     let theme = choice(&params, "theme", &themes)?.unwrap_or_default();
     let group = known_group(&app, group)?;
-    let svg = blocking(Work::Report, move || {
+    let svg = blocking(app.blocking.clone(), Work::Report, move || {
         Ok(asked.picture(&app, &group, metric, theme))
     })
     .await?;
@@ -203,7 +204,7 @@ impl Asked {
             return Ok(asked);
         };
         let topic = app.log.topic(name).ok_or_else(|| {
-            Problem::new(Code::UnknownTopic, format!("the topic {name} does not exist"))
+            Problem::new(Reason::UnknownTopic, format!("the topic {name} does not exist"))
                 .with("pointer", "topic")
         })?;
         if let Some(index) = partition.filter(|index| *index >= topic.partition_count()) {
@@ -211,7 +212,7 @@ impl Asked {
                 "{name} has {} partitions, and none numbered {index}",
                 topic.partition_count()
             );
-            return Err(Problem::new(Code::UnknownPartition, detail).with("pointer", "partition"));
+            return Err(Problem::new(Reason::UnknownPartition, detail).with("pointer", "partition"));
         }
         asked.topic = Some((topic.name().into(), topic.id()));
         Ok(asked)
@@ -240,7 +241,7 @@ impl Asked {
     }
 
     fn picture(&self, app: &App, group: &str, metric: Metric, theme: Theme) -> String {
-        let plot = self.plot(app, group, metric, chart::MAX_LINES);
+        let plot = self.plot(app, group, metric, lag_chart::MAX_LINES);
         let lag = report::lag_of(app, group);
         let mut now = report::Total::default();
         for topic in &lag.topics {
@@ -271,7 +272,7 @@ impl Asked {
             (Some(topic), None) => format!("Lag of {group} in {topic}"),
             (None, _) => format!("Lag of {group}"),
         };
-        chart::draw(&Picture {
+        lag_chart::draw(&Picture {
             title: &title,
             each: match self.by {
                 By::Group => "",

@@ -16,6 +16,7 @@ pub(crate) mod fetch;
 pub mod fuzzing;
 pub(crate) mod groups;
 pub(crate) mod lag;
+mod lag_chart;
 mod lag_history;
 mod openapi;
 mod operate;
@@ -32,10 +33,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Uri, header};
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
+use crate::broker::blocking::Blocking;
+pub(crate) use crate::broker::blocking::Work;
+use crate::broker::refusal::Reason;
 use problem::{Code, Problem};
 
 /// Every resource of the API; a new one adds its line here and nowhere else.
@@ -96,7 +99,7 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
         }
         Err(error) => {
             tracing::error!(%error, "an answer could not be written as JSON");
-            Problem::new(Code::Internal, "the server could not write its answer").into_response()
+            Problem::new(Reason::Internal, "the server could not write its answer").into_response()
         }
     }
 }
@@ -123,53 +126,11 @@ pub(crate) struct Mapped;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HoldsBodies;
 
-/// Work that would hold up a worker. Each kind has its share of the blocking threads (512, of which what is left is for
-/// parsing), so that what hangs on a disk that does not answer holds up its own kind and nothing else. What waits for
-/// its turn is a request, so there are no more of those than connections.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Work {
-    /// Reads what is not in memory.
-    Read,
-    /// Makes a report, which may be large.
-    Report,
-    /// Waits until the log has changed something.
-    Change,
-    /// Parses a body: bounded by what bodies may hold.
-    Parse,
-}
-
-static READS: Semaphore = Semaphore::const_new(256);
-static REPORTS: Semaphore = Semaphore::const_new(4);
-static CHANGES: Semaphore = Semaphore::const_new(64);
-
 /// Runs what may wait for the disk, or takes long, where that holds nobody up.
 pub(crate) async fn blocking<T: Send + 'static>(
+    threads: Blocking,
     kind: Work,
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    let share = match kind {
-        Work::Read => Some(&READS),
-        Work::Report => Some(&REPORTS),
-        Work::Change => Some(&CHANGES),
-        Work::Parse => None,
-    };
-    let permit = match share {
-        // They are never closed.
-        Some(share) => share.acquire().await.ok(),
-        None => None,
-    };
-    let result = tokio::task::spawn_blocking(move || {
-        // Given back by the thread: a client that goes away does not free it.
-        let _permit = permit;
-        work()
-    });
-    match result.await {
-        Ok(result) => result,
-        Err(error) => {
-            tracing::error!(%error, "a request's work on a blocking thread failed");
-            // It may have got as far as doing it.
-            let problem = Problem::new(Code::Internal, "the server could not do it; its log says why");
-            Err(problem.outcome(problem::Outcome::Unknown))
-        }
-    }
+    threads.run(kind, work).await?
 }

@@ -16,10 +16,11 @@ use utoipa_axum::routes;
 
 use super::json_answer;
 use super::params::Params;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use super::{Work, blocking, exact};
 use crate::app::App;
-use crate::damage;
+use crate::broker::refusal::Reason;
+use crate::broker::topics::skips;
 use crate::metrics;
 
 /// The version of the data directory's layout that this version writes.
@@ -136,17 +137,17 @@ async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem> {
 async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     if app.is_stopping() {
-        return Err(Problem::new(Code::ShuttingDown, "the server is stopping"));
+        return Err(Problem::new(Reason::ShuttingDown, "the server is stopping"));
     }
     if !app.ready.load(Ordering::Acquire) {
-        return Err(Problem::new(Code::Overloaded, "the server is recovering"));
+        return Err(Problem::new(Reason::Overloaded, "the server is recovering"));
     }
     let health = app.log.health();
     let mut degraded = degraded(&health);
     degraded.extend(damaged(&app, &health));
     if health.log_failed.is_some() {
         let problem = Problem::new(
-            Code::LogFailed,
+            Reason::LogFailed,
             "appends stopped after a failed write, until a restart",
         );
         return Err(problem.with("degraded", json!(degraded)));
@@ -161,7 +162,7 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Resp
         content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
 async fn metrics_text(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    let text = blocking(Work::Report, move || {
+    let text = blocking(app.blocking.clone(), Work::Report, move || {
         Ok(exact(metrics::encode(&app).into_bytes()))
     })
     .await?;
@@ -238,7 +239,7 @@ fn damaged(app: &App, health: &Health) -> Vec<Degraded> {
     topics.dedup();
     let partitions = topics.into_iter().filter_map(|id| {
         let partition = app.log.topic_by_id(id.topic)?.partition(id.index)?;
-        Some((partition.name().to_owned(), damage::known(&app.log, &partition)))
+        Some((partition.name().to_owned(), skips::known(&app.log, &partition)))
     });
     let mut rows: Vec<Degraded> = partitions
         .flat_map(|(name, rows)| rows.into_iter().map(move |row| damaged_row(&name, row)))
@@ -255,8 +256,8 @@ fn damaged(app: &App, health: &Health) -> Vec<Degraded> {
     rows
 }
 
-fn damaged_row(partition: &str, row: damage::Row) -> Degraded {
-    let damage::Gap { from, until } = row.range;
+fn damaged_row(partition: &str, row: skips::Row) -> Degraded {
+    let skips::Gap { from, until } = row.range;
     let what = if row.skipped {
         "they are skipped, consumers go on behind them"
     } else {

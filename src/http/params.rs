@@ -6,7 +6,9 @@
 use quipu_segments::TimestampMs;
 use serde::de::DeserializeOwned;
 
-use super::problem::{Code, Problem};
+use super::problem::Problem;
+use crate::broker::refusal::Reason;
+use crate::formats::time::parse_time;
 
 /// The query parameters of one request.
 #[derive(Debug, Default)]
@@ -46,7 +48,7 @@ impl Params {
                 .ok_or_else(|| Problem::invalid(&*name, format!("bad percent-encoding in {name}")))?;
             if later.contains(&&*name) {
                 return Err(Problem::new(
-                    Code::NotSupported,
+                    Reason::NotSupported,
                     format!("{name} is not supported by this version"),
                 )
                 .with("pointer", name));
@@ -149,22 +151,6 @@ impl Params {
     }
 }
 
-/// A time as clients write it: milliseconds since the Unix epoch, or RFC 3339. Times before 1970 are not valid.
-#[must_use]
-pub fn parse_time(text: &str) -> Option<TimestampMs> {
-    if let Ok(number) = text.parse::<i64>() {
-        return (number >= 0 && !text.starts_with('+')).then_some(TimestampMs(number));
-    }
-    millis_of(text.parse().ok()?)
-}
-
-/// A point in time as records have it; `None` before 1970.
-pub(crate) fn millis_of(time: jiff::Timestamp) -> Option<TimestampMs> {
-    // A point between two milliseconds lies after the first of them, so a record "at or after" it is at the second.
-    let millis = time.as_millisecond() + i64::from(time.subsec_nanosecond() % 1_000_000 > 0);
-    (millis >= 0).then_some(TimestampMs(millis))
-}
-
 fn decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -215,6 +201,7 @@ pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::problem::Code;
 
     #[test]
     fn unknown_and_repeated_parameters_are_refused_by_name() {
@@ -223,7 +210,7 @@ mod tests {
         let error = Params::parse(Some("offset=3&offset=4"), &["offset"], &[]).unwrap_err();
         assert_eq!(error.to_json()["pointer"], "offset");
         let error = Params::parse(Some("follow=true"), &["offset"], &["follow"]).unwrap_err();
-        assert_eq!(error.code(), Code::NotSupported);
+        assert_eq!(error.code(), Code::Refused(Reason::NotSupported));
     }
 
     #[test]
@@ -232,25 +219,5 @@ mod tests {
         assert_eq!(params.get("key"), Some("a/b c"));
         assert_eq!(params.get("x"), Some(""));
         assert!(Params::parse(Some("key=%zz"), &["key"], &[]).is_err());
-    }
-
-    #[test]
-    fn times_are_milliseconds_or_rfc_3339() {
-        assert_eq!(parse_time("1372636800000"), Some(TimestampMs(1_372_636_800_000)));
-        assert_eq!(
-            parse_time("2013-07-01T00:00:00Z"),
-            Some(TimestampMs(1_372_636_800_000))
-        );
-        assert_eq!(
-            parse_time("2013-07-01T02:00:00+02:00"),
-            Some(TimestampMs(1_372_636_800_000))
-        );
-        assert_eq!(
-            parse_time("2013-07-01T00:00:00.0001Z"),
-            Some(TimestampMs(1_372_636_800_001))
-        );
-        for wrong in ["", "-1", "+5", "yesterday", "2013-07-01", "1e3"] {
-            assert_eq!(parse_time(wrong), None, "{wrong}");
-        }
     }
 }

@@ -7,9 +7,10 @@ use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use quipu_segments::{Partition, Topic};
 
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use crate::app::App;
-use crate::catalog;
+use crate::broker::refusal::Reason;
+use crate::broker::topics::catalog;
 
 /// The name in `/topics/{topic}`, whatever it is.
 pub(super) struct TopicName(pub(super) String);
@@ -56,7 +57,7 @@ impl FromRequestParts<App> for AtPartition {
             let count = topic.partition_count();
             let detail =
                 format!("the topic {name} has {count} partitions, from 0; {index:?} is none of them");
-            return Err(Problem::new(Code::UnknownPartition, detail).with("partition_count", count));
+            return Err(Problem::new(Reason::UnknownPartition, detail).with("partition_count", count));
         };
         Ok(Self { topic, partition })
     }

@@ -5,80 +5,34 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use quipu_segments::{Error, Offset};
+use quipu_segments::Error;
 use serde_json::{Map, Value, json};
+
+use crate::broker::refusal::{self, Outcome, Reason, Refusal};
 
 /// The code of a problem: a client's programs branch on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// The request says something that it must not; `pointer` names the field or the parameter.
-    InvalidRequest,
+    /// The broker refuses.
+    Refused(Reason),
     /// The path names nothing.
     NotFound,
-    /// The topic does not exist.
-    UnknownTopic,
-    /// The topic has no such partition.
-    UnknownPartition,
-    /// The group does not exist.
-    UnknownGroup,
     /// The path exists, the method does not.
     MethodNotAllowed,
     /// No representation that the client accepts.
     NotAcceptable,
-    /// A topic of that name exists and differs.
-    TopicExists,
-    /// Partitions are only ever added.
-    PartitionsCannotShrink,
-    /// The group has live members.
-    GroupActive,
-    /// The group has no such member.
-    UnknownMember,
-    /// The member acts with an epoch, or for a partition, that it no longer has; or the producer with an epoch.
-    Fenced,
-    /// A newer poll of the member has taken this one's place.
-    PollSuperseded,
-    /// The group is of another type.
-    GroupTypeMismatch,
-    /// The group was begun with other settings.
-    GroupSettingsDiffer,
-    /// The idempotency key was used by another request.
-    IdempotencyKeyReused,
-    /// A producer's batch does not follow on its last one.
-    OutOfOrderSequence,
-    /// `expected_offset` is not the next offset.
-    OffsetMismatch,
-    /// The offset lies below the log start.
-    OffsetTrimmed,
-    /// The offset lies above the end.
-    OffsetOutOfRange,
-    /// What a cursor says was read of a topic that is gone.
-    CursorExpired,
-    /// One record is above its topic's limit.
-    RecordTooLarge,
-    /// The request is above the limit.
-    RequestTooLarge,
     /// The body's type or coding is not understood.
     UnsupportedMediaType,
-    /// The contract has it, this version does not.
-    NotSupported,
-    /// What was to be skipped can be read.
-    NotDamaged,
-    /// Stored bytes are damaged.
-    CorruptData,
-    /// Something failed that should not.
-    Internal,
-    /// The disk cannot follow, or too much is in flight.
-    Overloaded,
-    /// The server is stopping.
-    ShuttingDown,
-    /// The journal or the partition's segment failed.
-    LogFailed,
-    /// The disk is full.
-    StorageFull,
     /// The client did not send its request in time.
     RequestTimeout,
     /// A request's headers are above the limit.
     HeadersTooLarge,
+}
+
+impl From<Reason> for Code {
+    fn from(reason: Reason) -> Self {
+        Self::Refused(reason)
+    }
 }
 
 impl Code {
@@ -86,26 +40,26 @@ impl Code {
     #[must_use]
     pub const fn row(self) -> (&'static str, StatusCode, &'static str, bool) {
         match self {
-            Self::InvalidRequest => (
+            Self::Refused(Reason::InvalidRequest) => (
                 "invalid-request",
                 StatusCode::BAD_REQUEST,
                 "The request is not valid",
                 false,
             ),
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is nothing here", false),
-            Self::UnknownTopic => (
+            Self::Refused(Reason::UnknownTopic) => (
                 "unknown-topic",
                 StatusCode::NOT_FOUND,
                 "The topic does not exist",
                 false,
             ),
-            Self::UnknownPartition => (
+            Self::Refused(Reason::UnknownPartition) => (
                 "unknown-partition",
                 StatusCode::NOT_FOUND,
                 "The partition does not exist",
                 false,
             ),
-            Self::UnknownGroup => (
+            Self::Refused(Reason::UnknownGroup) => (
                 "unknown-group",
                 StatusCode::NOT_FOUND,
                 "The group does not exist",
@@ -123,97 +77,97 @@ impl Code {
                 "No acceptable representation",
                 false,
             ),
-            Self::TopicExists => (
+            Self::Refused(Reason::TopicExists) => (
                 "topic-exists",
                 StatusCode::CONFLICT,
                 "The topic exists and is different",
                 false,
             ),
-            Self::PartitionsCannotShrink => (
+            Self::Refused(Reason::PartitionsCannotShrink) => (
                 "partitions-cannot-shrink",
                 StatusCode::CONFLICT,
                 "Partitions are only ever added",
                 false,
             ),
-            Self::GroupActive => (
+            Self::Refused(Reason::GroupActive) => (
                 "group-active",
                 StatusCode::CONFLICT,
                 "The group has live members",
                 true,
             ),
-            Self::UnknownMember => (
+            Self::Refused(Reason::UnknownMember) => (
                 "unknown-member",
                 StatusCode::NOT_FOUND,
                 "The member does not exist",
                 false,
             ),
-            Self::Fenced => (
+            Self::Refused(Reason::Fenced) => (
                 "fenced",
                 StatusCode::CONFLICT,
                 "A newer epoch has taken this one's place",
                 false,
             ),
-            Self::PollSuperseded => (
+            Self::Refused(Reason::PollSuperseded) => (
                 "poll-superseded",
                 StatusCode::CONFLICT,
                 "A newer poll has taken this one's place",
                 false,
             ),
-            Self::GroupTypeMismatch => (
+            Self::Refused(Reason::GroupTypeMismatch) => (
                 "group-type-mismatch",
                 StatusCode::CONFLICT,
                 "The group is of another type",
                 false,
             ),
-            Self::GroupSettingsDiffer => (
+            Self::Refused(Reason::GroupSettingsDiffer) => (
                 "group-settings-differ",
                 StatusCode::CONFLICT,
                 "The group has other settings",
                 false,
             ),
-            Self::IdempotencyKeyReused => (
+            Self::Refused(Reason::IdempotencyKeyReused) => (
                 "idempotency-key-reused",
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "The idempotency key belongs to another request",
                 false,
             ),
-            Self::OutOfOrderSequence => (
+            Self::Refused(Reason::OutOfOrderSequence) => (
                 "out-of-order-sequence",
                 StatusCode::CONFLICT,
                 "The batch does not follow on its producer's last one",
                 false,
             ),
-            Self::OffsetMismatch => (
+            Self::Refused(Reason::OffsetMismatch) => (
                 "offset-mismatch",
                 StatusCode::PRECONDITION_FAILED,
                 "The next offset is another",
                 false,
             ),
-            Self::OffsetTrimmed => (
+            Self::Refused(Reason::OffsetTrimmed) => (
                 "offset-trimmed",
                 StatusCode::GONE,
                 "The offset has been trimmed",
                 false,
             ),
-            Self::OffsetOutOfRange => (
+            Self::Refused(Reason::OffsetOutOfRange) => (
                 "offset-out-of-range",
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 "The offset is above the end",
                 false,
             ),
-            Self::CursorExpired => (
+            Self::Refused(Reason::CursorExpired) => (
                 "cursor-expired",
                 StatusCode::GONE,
                 "The cursor's topic is gone",
                 false,
             ),
-            Self::RecordTooLarge => (
+            Self::Refused(Reason::RecordTooLarge) => (
                 "record-too-large",
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "The record is too large",
                 false,
             ),
-            Self::RequestTooLarge => (
+            Self::Refused(Reason::RequestTooLarge) => (
                 "request-too-large",
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "The request is too large",
@@ -225,49 +179,49 @@ impl Code {
                 "The body's type is not supported",
                 false,
             ),
-            Self::NotSupported => (
+            Self::Refused(Reason::NotSupported) => (
                 "not-supported",
                 StatusCode::NOT_IMPLEMENTED,
                 "This version does not support it",
                 false,
             ),
-            Self::NotDamaged => (
+            Self::Refused(Reason::NotDamaged) => (
                 "not-damaged",
                 StatusCode::CONFLICT,
                 "The records can be read",
                 false,
             ),
-            Self::CorruptData => (
+            Self::Refused(Reason::CorruptData) => (
                 "corrupt-data",
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Stored data is damaged",
                 false,
             ),
-            Self::Internal => (
+            Self::Refused(Reason::Internal) => (
                 "internal",
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Something failed in the server",
                 true,
             ),
-            Self::Overloaded => (
+            Self::Refused(Reason::Overloaded) => (
                 "overloaded",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The server cannot take more at the moment",
                 true,
             ),
-            Self::ShuttingDown => (
+            Self::Refused(Reason::ShuttingDown) => (
                 "shutting-down",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The server is stopping",
                 true,
             ),
-            Self::LogFailed => (
+            Self::Refused(Reason::LogFailed) => (
                 "log-failed",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The log refuses appends until a restart",
                 false,
             ),
-            Self::StorageFull => (
+            Self::Refused(Reason::StorageFull) => (
                 "storage-full",
                 StatusCode::INSUFFICIENT_STORAGE,
                 "The server's disk is full",
@@ -289,17 +243,6 @@ impl Code {
     }
 }
 
-/// Whether a failed request stored something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Nothing was stored.
-    None,
-    /// What `accepted` counts was stored.
-    Partial,
-    /// Nobody knows.
-    Unknown,
-}
-
 /// One problem, ready to be answered.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -314,10 +257,11 @@ pub struct Problem {
 impl Problem {
     /// A problem with nothing stored; codes that the contract gives a `Retry-After` carry one of 1 s (5 s for a full disk).
     #[must_use]
-    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+    pub fn new(code: impl Into<Code>, detail: impl Into<String>) -> Self {
+        let code = code.into();
         let retry_after_s = match code {
-            Code::Overloaded => Some(1),
-            Code::StorageFull => Some(5),
+            Code::Refused(Reason::Overloaded) => Some(1),
+            Code::Refused(Reason::StorageFull) => Some(5),
             _ => None,
         };
         Self {
@@ -333,7 +277,7 @@ impl Problem {
     /// A 400 that names the field by a JSON pointer (`/records/3/key`), or the query parameter by its name.
     #[must_use]
     pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::new(Code::InvalidRequest, detail).with("pointer", Value::String(pointer.into()))
+        Self::new(Reason::InvalidRequest, detail).with("pointer", Value::String(pointer.into()))
     }
 
     /// Adds a member.
@@ -410,108 +354,35 @@ impl IntoResponse for Problem {
     }
 }
 
-fn positions(problem: Problem, log_start_offset: Offset, end_offset: Offset) -> Problem {
-    problem
-        .with("log_start_offset", log_start_offset.get())
-        .with("end_offset", end_offset.get())
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let mut problem = Self::new(refusal.reason, refusal.detail).outcome(refusal.outcome);
+        problem.retry_after_s = refusal
+            .retry_after
+            .map(|after| u32::try_from(after.as_secs()).unwrap_or(u32::MAX));
+        if let Some(field) = refusal.field {
+            problem = problem.with("pointer", field);
+        }
+        for (name, value) in refusal.values {
+            problem = match value {
+                refusal::Value::Number(number) => problem.with(name, number),
+                refusal::Value::Text(text) => problem.with(name, text),
+            };
+        }
+        problem
+    }
 }
 
 impl From<Error> for Problem {
-    /// Clients see no paths: an error that may name one is answered in general words and logged here, once.
     fn from(error: Error) -> Self {
-        match error {
-            Error::Invalid(detail) => Self::new(Code::InvalidRequest, detail),
-            Error::RecordTooLarge { .. } => Self::new(Code::RecordTooLarge, error.to_string()),
-            Error::RequestTooLarge { .. } => Self::new(Code::RequestTooLarge, error.to_string()),
-            Error::NotFound(what) => Self::new(Code::UnknownTopic, format!("{what} does not exist")),
-            Error::TopicExists(_) => Self::new(Code::TopicExists, error.to_string()),
-            Error::OffsetMismatch { end_offset, .. } => {
-                Self::new(Code::OffsetMismatch, error.to_string()).with("end_offset", end_offset.get())
-            }
-            Error::Trimmed {
-                log_start_offset,
-                end_offset,
-                ..
-            } => positions(
-                Self::new(Code::OffsetTrimmed, error.to_string()),
-                log_start_offset,
-                end_offset,
-            ),
-            Error::OutOfRange {
-                log_start_offset,
-                end_offset,
-                ..
-            } => positions(
-                Self::new(Code::OffsetOutOfRange, error.to_string()),
-                log_start_offset,
-                end_offset,
-            ),
-            Error::Damaged {
-                damaged_from,
-                damaged_until,
-                ..
-            } => {
-                // The engine has logged it when it was first met.
-                Self::new(
-                    Code::CorruptData,
-                    format!("offsets {damaged_from} to {damaged_until} (exclusive) cannot be read; go on from there"),
-                )
-                .with("damaged_offset", damaged_from.get())
-                .with("damaged_until_offset", damaged_until.get())
-            }
-            Error::Overloaded { .. } => Self::new(Code::Overloaded, error.to_string()),
-            Error::KeyReused => Self::new(
-                Code::IdempotencyKeyReused,
-                "the Idempotency-Key was used before, by a request with another query, content type or body; a new request needs a new key",
-            ),
-            Error::TooManyKeys { retry_after } => Self::new(
-                Code::Overloaded,
-                "as many idempotency keys are remembered as there is memory for; shorten the topics' dedupe_window_ms, or raise the server's max_idempotency_bytes",
-            )
-            // A second more than the whole ones, so that the first has expired by then.
-            .retry_after_s(u32::try_from(retry_after.as_secs()).unwrap_or(u32::MAX).saturating_add(1)),
-            Error::OutOfOrderSequence { expected, found } => {
-                Self::new(Code::OutOfOrderSequence, error.to_string())
-                    .with("expected_sequence", expected)
-                    .with("sequence", found)
-            }
-            Error::ProducerFenced { .. } => Self::new(Code::Fenced, error.to_string()),
-            Error::StorageFull => Self::new(
-                Code::StorageFull,
-                "the server's disk is full; appends go on by themselves when there is space",
-            ),
-            Error::PartitionFailed(_) => Self::new(
-                Code::LogFailed,
-                "appends to this partition stopped after a failed write, until a restart",
-            ),
-            Error::KeysFailed(_) => Self::new(
-                Code::LogFailed,
-                "idempotency keys cannot be stored after a failed write, until a restart; requests without one, and repetitions, go on",
-            ),
-            Error::LogFailed { in_flight, .. } => {
-                let problem = Self::new(
-                    Code::LogFailed,
-                    "appends stopped after a failed write, until a restart",
-                );
-                problem.outcome(if in_flight {
-                    Outcome::Unknown
-                } else {
-                    Outcome::None
-                })
-            }
-            Error::Closed => Self::new(Code::ShuttingDown, "the server is stopping"),
-            other => {
-                tracing::error!(error = %other, "a request failed");
-                // Part of it may have been done, and show after a restart.
-                Self::new(Code::Internal, "the server could not do it; its log says why")
-                    .outcome(Outcome::Unknown)
-            }
-        }
+        Refusal::from(error).into()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use quipu_segments::Offset;
+
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
 //! Topics: made, listed, described, changed, deleted; the log start of a partition, and its offsets by time.
 //!
-//! Thin over [`crate::catalog`]: requests are parsed here, and what is there is described.
+//! Thin over [`crate::broker::topics::catalog`]: requests are parsed here, and what is there is described.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,13 +17,15 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::params::{Params, json_body, parse_time};
+use super::params::{Params, json_body};
 use super::path::{AtPartition, AtTopic, TopicName};
 use super::problem::{Code, Problem};
 use super::{Work, blocking, json_answer};
 use crate::app::App;
-use crate::catalog::{self, ConfigChanges, TopicConfig};
-use crate::damage;
+use crate::broker::refusal::Reason;
+use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
+use crate::broker::topics::skips;
+use crate::formats::time::parse_time;
 
 /// The longest body that describes a topic: every key with its longest value is a fraction of it.
 const MOST_BODY_BYTES: usize = 64 << 10;
@@ -150,7 +152,7 @@ async fn create_topic(
     Params::parse(query.as_deref(), &[], &[])?;
     catalog::check_name(&name)?;
     let body = read_body(&headers, body).await?;
-    let (described, is_new) = blocking(Work::Change, move || {
+    let (described, is_new) = blocking(app.blocking.clone(), Work::Change, move || {
         let (topic, is_new) =
             catalog::create(&app.log, &app.config.limits, &name, body.partitions, &body.config)?;
         if is_new {
@@ -223,7 +225,10 @@ async fn describe_topic(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    let described = blocking(Work::Report, move || describe(&app.log, &topic)).await?;
+    let described = blocking(app.blocking.clone(), Work::Report, move || {
+        describe(&app.log, &topic)
+    })
+    .await?;
     Ok(json_answer(StatusCode::OK, &described))
 }
 
@@ -255,7 +260,7 @@ async fn alter_topic(
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     let body = read_body(&headers, body).await?;
-    let described = blocking(Work::Change, move || {
+    let described = blocking(app.blocking.clone(), Work::Change, move || {
         let topic = catalog::alter(
             &app.log,
             &app.config.limits,
@@ -288,7 +293,7 @@ async fn delete_topic(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    blocking(Work::Change, move || {
+    blocking(app.blocking.clone(), Work::Change, move || {
         catalog::delete(&app.log, topic.name())?;
         app.groups.coordinator.topics_changed();
         Ok(())
@@ -318,7 +323,11 @@ async fn delete_topic(
         (status = 416, description = "`offset-out-of-range`: above `end_offset`"),
     )
 )]
-async fn trim(place: AtPartition, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+async fn trim(
+    State(app): State<App>,
+    place: AtPartition,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &["before"], &[])?;
     let before = params.number("before", 0, Offset::MAX.get())?.ok_or_else(|| {
         Problem::invalid(
@@ -327,7 +336,10 @@ async fn trim(place: AtPartition, RawQuery(query): RawQuery) -> Result<Response,
         )
     })?;
     let partition = place.partition;
-    let start = blocking(Work::Change, move || Ok(partition.trim(Offset::new(before))?)).await?;
+    let start = blocking(app.blocking.clone(), Work::Change, move || {
+        Ok(partition.trim(Offset::new(before))?)
+    })
+    .await?;
     let body = LogStart {
         log_start_offset: start.get(),
     };
@@ -369,7 +381,12 @@ async fn find_offset(
             offset: partition.positions().end_offset.get(),
             timestamp: None,
         },
-        "earliest" => blocking(Work::Read, move || Ok(earliest(&partition)?)).await?,
+        "earliest" => {
+            blocking(app.blocking.clone(), Work::Read, move || {
+                Ok(earliest(&partition)?)
+            })
+            .await?
+        }
         text => {
             let time = parse_time(text).ok_or_else(|| {
                 let detail = format!(
@@ -377,7 +394,10 @@ async fn find_offset(
                 );
                 Problem::invalid("at", detail)
             })?;
-            blocking(Work::Read, move || Ok(at_or_after(&app.log, &partition, time)?)).await?
+            blocking(app.blocking.clone(), Work::Read, move || {
+                Ok(at_or_after(&app.log, &partition, time)?)
+            })
+            .await?
         }
     };
     Ok(json_answer(StatusCode::OK, &found))
@@ -404,7 +424,7 @@ fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
 fn at_or_after(log: &Log, partition: &Partition, time: TimestampMs) -> Result<FoundOffset, Error> {
     // Taken first: what is appended during the search is then behind the answer, not before it.
     let end = partition.positions().end_offset;
-    Ok(match damage::offset_for_time(log, partition, time)? {
+    Ok(match skips::offset_for_time(log, partition, time)? {
         Some((offset, timestamp)) => FoundOffset {
             offset: offset.get(),
             timestamp: Some(timestamp.get()),
@@ -430,7 +450,7 @@ fn describe(log: &Log, topic: &Arc<Topic>) -> Result<TopicDescription, Problem> 
             described.partitions = Some(partitions);
             Ok(described)
         }
-        Err(Error::NotFound(_)) => Err(catalog::unknown_topic(topic.name())),
+        Err(Error::NotFound(_)) => Err(catalog::unknown_topic(topic.name()).into()),
         Err(error) => Err(error.into()),
     }
 }
@@ -528,7 +548,7 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<TopicBody, Problem
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
             let detail = format!("a body that describes a topic has at most {MOST_BODY_BYTES} bytes");
-            return Err(Problem::new(Code::RequestTooLarge, detail));
+            return Err(Problem::new(Reason::RequestTooLarge, detail));
         }
         Err(error) => return Err(Problem::invalid("", format!("the body broke off: {error}"))),
     };
@@ -616,7 +636,7 @@ mod tests {
         ] {
             assert_eq!(
                 read(None, body).await.unwrap_err().code(),
-                Code::InvalidRequest,
+                Code::Refused(Reason::InvalidRequest),
                 "{body}"
             );
         }

@@ -12,8 +12,8 @@ use prometheus_client::registry::Unit;
 
 use super::{MAX_SERIES, Writer};
 use crate::app::App;
-use crate::groups::report::{self, GroupLag, Total};
-use crate::groups::{self};
+use crate::broker::groups::{self};
+use crate::broker::lag::report::{self, GroupLag, Total};
 
 /// What is told of groups.
 #[derive(Debug, Default)]
@@ -229,7 +229,7 @@ mod tests {
     use quipu_segments::{Offset, Positions};
 
     use super::*;
-    use crate::groups::report::{PartitionLag, TopicLag};
+    use crate::broker::lag::report::{PartitionLag, TopicLag};
 
     #[test]
     fn what_the_bound_leaves_out_is_counted_and_still_summed() {

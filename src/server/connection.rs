@@ -51,9 +51,10 @@ use tokio::time::{Instant, Sleep};
 use tower::Service;
 
 use crate::app::App;
+use crate::broker::refusal::{Outcome, Reason};
 use crate::http::Peer;
 use crate::http::budget::relieved;
-use crate::http::problem::{Code, Outcome, Problem};
+use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, Mapped};
 use crate::metrics::Requests;
 
@@ -399,7 +400,7 @@ fn misframed(headers: &HeaderMap) -> Option<Problem> {
         return None;
     }
     let detail = "the only transfer-encoding that is supported is chunked, once";
-    Some(Problem::new(Code::NotSupported, detail).with("pointer", "transfer-encoding"))
+    Some(Problem::new(Reason::NotSupported, detail).with("pointer", "transfer-encoding"))
 }
 
 /// Refuses a request whose end cannot be trusted: nothing that follows it on the connection is read as a request.
@@ -427,7 +428,7 @@ async fn hold(
             (response, Some(permit))
         }
         None => {
-            let problem = Problem::new(Code::Overloaded, "too many answers are being read; try again");
+            let problem = Problem::new(Reason::Overloaded, "too many answers are being read; try again");
             let problem = if is_safe {
                 problem
             } else {
@@ -464,7 +465,7 @@ fn answer_panic(panic: &(dyn Any + Send)) -> Response {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
     tracing::error!(panic = what, "a request failed in a way that it must not");
-    Problem::new(Code::Internal, "the server could not do it; its log says why")
+    Problem::new(Reason::Internal, "the server could not do it; its log says why")
         .outcome(Outcome::Unknown)
         .into_response()
 }

@@ -25,8 +25,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::app::App;
-use crate::config::{Config, Limits};
-use crate::{groups, http, lag};
+use crate::broker::limits::Limits;
+use crate::broker::refusal::Reason;
+use crate::broker::{groups, lag};
+use crate::http;
+use crate::settings::Config;
 use connection::Connections;
 
 /// Connections that the kernel keeps for us until we accept them.
@@ -136,11 +139,11 @@ pub async fn start_on(
         }
     });
     // These end by themselves when the server stops.
-    drop(tokio::spawn(groups::members::end_sessions(app.clone())));
-    drop(tokio::spawn(groups::expiry::run(app.clone())));
+    drop(tokio::spawn(groups::members::end_sessions(app.broker.clone())));
+    drop(tokio::spawn(groups::expiry::run(app.broker.clone())));
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), stopped));
-    let sampling = tokio::spawn(lag::sampler::run(app.clone()));
+    let sampling = tokio::spawn(lag::sampler::run(app.broker.clone()));
     Ok(Server {
         addr,
         app,
@@ -259,7 +262,7 @@ fn keepalive() -> TcpKeepalive {
 /// Answers `overloaded` to whatever is asked, and closes such that the client can read it.
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     let problem = http::problem::Problem::new(
-        http::problem::Code::Overloaded,
+        http::problem::Code::Refused(Reason::Overloaded),
         "the server has as many connections as it takes; try again",
     );
     let body = problem.to_json().to_string();

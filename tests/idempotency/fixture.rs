@@ -9,7 +9,7 @@ use axum::body::Body;
 use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt as _;
 use quipu::app::App;
-use quipu::config::Config;
+use quipu::settings::Config;
 use quipu_segments::{Clock, Error, Log, Monotonic, RealDisk, TimestampMs};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;

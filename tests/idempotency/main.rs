@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::Method;
-use quipu::config::Config;
+use quipu::settings::Config;
 use serde_json::json;
 
 use fixture::Service;

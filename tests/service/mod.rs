@@ -10,7 +10,7 @@ use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use quipu::app::App;
-use quipu::config::Config;
+use quipu::settings::Config;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
     AppendRequest, Clock, Log, Monotonic, Part, Records, StateChange, TimestampMs, TopicSettings, TopicSpec,

@@ -12,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use quipu::config::Config;
 use quipu::server::{self, ServeError, Server};
+use quipu::settings::Config;
 use tokio::runtime::Runtime;
 
 use super::client::Client;

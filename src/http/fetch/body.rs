@@ -10,10 +10,10 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use quipu_segments::batch::{BatchError, Batches, Record, Records};
 
-use super::page::Page;
-use crate::cloudevents::EventRenderer;
+use crate::broker::fetch::page::Page;
+use crate::formats::cloudevents::EventRenderer;
+use crate::formats::render::{Layout, RecordRenderer};
 use crate::http::chunks::{self, Chunks};
-use crate::render::{Layout, RecordRenderer};
 
 /// What is rendered before it is handed to the connection: large enough that the cost of a chunk does not show, small
 /// enough for thousands of slow readers. A body that fits in one is sent with its length.

@@ -8,7 +8,6 @@
 //! a strong `ETag`, and may be kept by the client. Every other answer is `no-store`.
 
 mod body;
-pub(crate) mod page;
 pub(super) mod query;
 
 use std::pin::pin;
@@ -18,23 +17,24 @@ use std::sync::atomic::Ordering;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use quipu_segments::batch::BatchError;
-use quipu_segments::{Error, Fetched, Offset, Partition, Positions, ReadRequest, TimestampMs, Topic};
+use quipu_segments::{Error, Offset, Partition, Positions, TimestampMs, Topic};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::body::About;
-use self::page::{Limits, Page};
 use self::query::{FetchQuery, Start};
 use super::accept::{Representation, negotiate};
 use super::event::EventDoc;
 use super::path::AtPartition;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use super::{Mapped, Work, blocking};
 use crate::app::App;
-use crate::catalog;
-use crate::damage::{self, Gap, Skips};
+use crate::broker::fetch::page::{Limits, Page};
+use crate::broker::fetch::{read_page, unreadable};
+use crate::broker::refusal::Reason;
+use crate::broker::topics::catalog;
+use crate::broker::topics::skips::{self};
 
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("next-offset");
 const LOG_START_OFFSET: HeaderName = HeaderName::from_static("log-start-offset");
@@ -130,15 +130,21 @@ async fn fetch(
     }
 
     let page = if range.closed {
-        read_page(&app, &partition, range.limits(&query, representation)).await?
+        read_page(
+            &app.log,
+            &app.blocking,
+            &partition,
+            range.limits(&query, representation),
+        )
+        .await?
     } else {
         wait_for_page(&app, &topic, &partition, &query, range, representation).await?
     };
     if method != Method::HEAD {
-        app.metrics
+        app.counters
             .fetched_records
             .fetch_add(page.records, Ordering::Relaxed);
-        app.metrics
+        app.counters
             .fetched_bytes
             .fetch_add(page.stored_bytes, Ordering::Relaxed);
     }
@@ -245,8 +251,8 @@ async fn first_at_or_after(
     time: TimestampMs,
 ) -> Result<Option<Offset>, Problem> {
     let (app, partition) = (app.clone(), Arc::clone(partition));
-    let found = blocking(Work::Read, move || {
-        Ok(damage::offset_for_time(&app.log, &partition, time)?)
+    let found = blocking(app.blocking.clone(), Work::Read, move || {
+        Ok(skips::offset_for_time(&app.log, &partition, time)?)
     })
     .await?;
     Ok(found.map(|(offset, _)| offset))
@@ -264,16 +270,23 @@ async fn wait_for_page(
     let mut timeout = pin!(tokio::time::sleep(query.wait));
     let mut stopping = app.stopping.subscribe();
     loop {
-        let page = match read_page(app, partition, range.limits(query, representation)).await {
+        let page = match read_page(
+            &app.log,
+            &app.blocking,
+            partition,
+            range.limits(query, representation),
+        )
+        .await
+        {
             Ok(page) => page,
             // Trimmed since "earliest" was resolved: the log begins elsewhere now.
             Err(problem)
-                if problem.code() == Code::OffsetTrimmed && !matches!(query.start, Start::Offset(_)) =>
+                if problem.reason == Reason::OffsetTrimmed && !matches!(query.start, Start::Offset(_)) =>
             {
                 range = Range::resolve(app, partition, query).await?;
                 continue;
             }
-            Err(problem) => return Err(problem),
+            Err(problem) => return Err(problem.into()),
         };
         let complete = page.limited || (page.ended && range.open_as_of.is_none());
         if query.wait.is_zero() || complete || !page.gaps.is_empty() || page.stored_bytes >= query.min_bytes {
@@ -288,7 +301,7 @@ async fn wait_for_page(
             _ = stopping.wait_for(|stopping| *stopping) => return Ok(page),
         }
         if partition.is_deleted() {
-            return Err(catalog::unknown_topic(topic.name()));
+            return Err(catalog::unknown_topic(topic.name()).into());
         }
         let positions = partition.positions();
         if positions.end_offset <= seen {
@@ -297,84 +310,6 @@ async fn wait_for_page(
         }
         range.resolve_until(app, partition, query, positions).await?;
     }
-}
-
-/// Reads what the limits allow of a partition, once; goes on behind damage that the operator has skipped.
-///
-/// # Errors
-/// Those of [`Partition::read`].
-pub(crate) async fn read_page(
-    app: &App,
-    partition: &Arc<Partition>,
-    mut limits: Limits,
-) -> Result<Page, Problem> {
-    if limits.until.is_some_and(|until| until <= limits.from) {
-        let positions = partition.positions();
-        let mut page = Page::empty(limits.from, positions.log_start_offset, positions.end_offset);
-        page.ended = true;
-        return Ok(page);
-    }
-    let mut gaps: Vec<Gap> = Vec::new();
-    loop {
-        let request = ReadRequest {
-            from: limits.from,
-            until: limits.until,
-            max_bytes: usize::try_from(limits.max_bytes).unwrap_or(usize::MAX),
-        };
-        let (error, damaged_until) = match read(partition, request).await? {
-            Ok(fetched) => {
-                let mut page = Page::choose(fetched, &limits).map_err(unreadable)?;
-                page.gaps = gaps;
-                return Ok(page);
-            }
-            Err(error @ Error::Damaged { damaged_until, .. }) => (error, damaged_until),
-            Err(error) => return Err(error.into()),
-        };
-        let skipped = Skips::of(&app.log, partition.id()).end_of(limits.from);
-        let positions = partition.positions();
-        let Some(until) = skipped else {
-            if gaps.is_empty() {
-                return Err(error.into());
-            }
-            // The next fetch begins there, and is told.
-            let mut page = Page::behind(limits.from, positions, gaps);
-            page.limited = true;
-            return Ok(page);
-        };
-        let until = until.min(damaged_until).min(limits.until.unwrap_or(Offset::MAX));
-        match gaps.last_mut() {
-            Some(gap) => gap.until = until,
-            None => gaps.push(Gap {
-                from: limits.from,
-                until,
-            }),
-        }
-        limits.from = until;
-        let ended = limits.until.is_some_and(|end| until >= end);
-        if ended || until >= positions.end_offset {
-            let mut page = Page::behind(until, positions, gaps);
-            page.ended = ended;
-            return Ok(page);
-        }
-    }
-}
-
-/// Reads here and now what is in memory, and on another thread what is not.
-async fn read(partition: &Arc<Partition>, request: ReadRequest) -> Result<Result<Fetched, Error>, Problem> {
-    if let Some(read) = partition.try_read(request) {
-        return Ok(read);
-    }
-    let partition = Arc::clone(partition);
-    blocking(Work::Read, move || Ok(partition.read(request))).await
-}
-
-/// Batches are verified when they are read, so one that cannot be walked was stored like that.
-pub(crate) fn unreadable(error: BatchError) -> Problem {
-    tracing::error!(%error, "a verified batch cannot be read");
-    Problem::new(
-        Code::Internal,
-        "a stored batch cannot be read; the server's log says why",
-    )
 }
 
 fn answer(

@@ -21,18 +21,21 @@ use utoipa_axum::routes;
 use super::offsets::{OffsetBody, OffsetsBody, check_commits};
 use super::valid_group;
 use crate::app::App;
-use crate::groups::live::Kind;
-use crate::groups::members::{self, Answered, Delivered, Described, Join, Joined, Polled, Start, Wanted};
-use crate::groups::shared;
-use crate::groups::shared::members::Leased;
+use crate::broker::fetch::page::Page;
+use crate::broker::fetch::unreadable;
+use crate::broker::groups::live::Kind;
+use crate::broker::groups::members::{
+    self, Answered, Delivered, Described, Join, Joined, Polled, Start, Wanted,
+};
+use crate::broker::groups::shared;
+use crate::broker::groups::shared::members::Leased;
+use crate::formats::render::{Layout, RecordRenderer};
+use crate::formats::time::parse_time;
 use crate::http::body::read_json;
 use crate::http::chunks::{self, Chunks};
-use crate::http::fetch::page::Page;
-use crate::http::fetch::unreadable;
-use crate::http::params::{Params, parse_time};
+use crate::http::params::Params;
 use crate::http::problem::Problem;
 use crate::http::{Peer, json_answer};
-use crate::render::{Layout, RecordRenderer};
 
 const SESSION_TIMEOUT_MS: u64 = 30_000;
 const LEAST_SESSION_TIMEOUT_MS: u64 = 100;

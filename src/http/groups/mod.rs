@@ -18,11 +18,12 @@ use utoipa_axum::routes;
 
 use super::json_answer;
 use super::params::Params;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use crate::app::App;
-use crate::groups;
-use crate::groups::live::Kind;
-use crate::groups::shared::settings::GroupValue;
+use crate::broker::groups;
+use crate::broker::groups::live::Kind;
+use crate::broker::groups::shared::settings::GroupValue;
+use crate::broker::refusal::Reason;
 use members::MemberBody;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -218,17 +219,17 @@ fn no_members(app: &App, group: &str) -> Result<groups::Outside, Problem> {
     groups::members::begin_outside(app, group).ok_or_else(|| {
         let detail =
             format!("the group {group} has live members: have them leave, or wait until their sessions end");
-        Problem::new(Code::GroupActive, detail)
+        Problem::new(Reason::GroupActive, detail)
     })
 }
 
 fn unknown_group(group: &str) -> Problem {
-    Problem::new(Code::UnknownGroup, format!("the group {group} does not exist"))
+    Problem::new(Reason::UnknownGroup, format!("the group {group} does not exist"))
 }
 
 fn known_topic(log: &Log, name: &str, pointer: impl FnOnce() -> String) -> Result<Arc<Topic>, Problem> {
     log.topic(name).ok_or_else(|| {
-        Problem::new(Code::UnknownTopic, format!("the topic {name} does not exist"))
+        Problem::new(Reason::UnknownTopic, format!("the topic {name} does not exist"))
             .with("pointer", pointer())
     })
 }
@@ -244,6 +245,6 @@ fn known_partition(
             topic.name(),
             topic.partition_count()
         );
-        Problem::new(Code::UnknownPartition, detail).with("pointer", pointer())
+        Problem::new(Reason::UnknownPartition, detail).with("pointer", pointer())
     })
 }

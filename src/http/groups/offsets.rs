@@ -17,9 +17,10 @@ use utoipa_axum::routes;
 
 use super::{known_group, known_partition, known_topic, no_members, unknown_group, valid_group};
 use crate::app::App;
-use crate::groups::{self, Commit, MAX_METADATA_BYTES};
+use crate::broker::groups::{self, Commit, MAX_METADATA_BYTES};
+use crate::formats::time::parse_time;
 use crate::http::body::read_json;
-use crate::http::params::{Params, parse_time};
+use crate::http::params::Params;
 use crate::http::problem::Problem;
 use crate::http::{Work, blocking, json_answer};
 
@@ -169,7 +170,10 @@ async fn reset_offsets(
     let dry_run = body.dry_run;
     let (commits, offsets) = {
         let (app, group) = (app.clone(), group.clone());
-        blocking(Work::Read, move || plan_reset(&app.log, &group, &body, to)).await?
+        blocking(app.blocking.clone(), Work::Read, move || {
+            plan_reset(&app.log, &group, &body, to)
+        })
+        .await?
     };
     if !dry_run {
         groups::commit(&app.log, (guard, outside), &group, commits, app.clock.now()).await?;
@@ -263,9 +267,8 @@ impl Target {
         let wanted = match self {
             Self::Earliest => start,
             Self::Latest => end,
-            Self::Time(time) => {
-                crate::damage::offset_for_time(log, partition, time)?.map_or(end, |(offset, _)| offset)
-            }
+            Self::Time(time) => crate::broker::topics::skips::offset_for_time(log, partition, time)?
+                .map_or(end, |(offset, _)| offset),
             Self::Offset(offset) => Offset::try_new(offset).unwrap_or(Offset::MAX),
             Self::Shift(by) => {
                 let from = old.unwrap_or(start).get();

@@ -14,13 +14,14 @@ use utoipa_axum::routes;
 use super::known_group;
 use super::members::member_path;
 use crate::app::App;
-use crate::groups::members::value_of;
-use crate::groups::shared::redrive;
-use crate::groups::shared::settings::GroupValue;
-use crate::groups::shared::settle::{self, Place, Settling};
+use crate::broker::groups::members::value_of;
+use crate::broker::groups::shared::redrive;
+use crate::broker::groups::shared::settings::GroupValue;
+use crate::broker::groups::shared::settle::{self, Place, Settling};
+use crate::broker::refusal::Reason;
 use crate::http::body::read_json;
 use crate::http::params::Params;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::{Work, blocking, json_answer};
 
 /// Records that one settle names, of all its lists together.
@@ -217,13 +218,13 @@ async fn redrive_group(
     }
     if !matches!(value_of(&app.log, &group)?, Some(GroupValue::Shared(_))) {
         return Err(Problem::new(
-            Code::GroupTypeMismatch,
+            Reason::GroupTypeMismatch,
             format!("the group {group} is ordered, and has no dead letters"),
         ));
     }
     // The group is not deleted meanwhile.
     let guard = app.groups.commits().await;
-    let redriven = blocking(Work::Change, move || {
+    let redriven = blocking(app.blocking.clone(), Work::Change, move || {
         let _guard = guard;
         redrive::redrive(
             &app.log,
@@ -233,6 +234,7 @@ async fn redrive_group(
             most,
             app.clock.now(),
         )
+        .map_err(Problem::from)
     })
     .await?;
     let body = RedrivenBody {

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 use crate::app::App;
+use crate::broker::refusal::Reason;
 use crate::http::body::broken;
 use crate::http::budget::{Budget, Pace, Pool};
 use crate::http::problem::{Code, Problem};
@@ -165,7 +166,7 @@ impl<'a> Incoming<'a> {
     ) -> Result<Bytes, Problem> {
         let too_large = || {
             Problem::new(
-                Code::RequestTooLarge,
+                Reason::RequestTooLarge,
                 format!(
                     "a request of this type has at most {max_bytes} bytes, decoded; send application/x-ndjson, or split it"
                 ),
@@ -486,7 +487,11 @@ mod tests {
                 let problem = whole(incoming(coding, pieces(&bytes[..cut], 9)), 1000)
                     .await
                     .unwrap_err();
-                assert_eq!(problem.code(), Code::InvalidRequest, "{coding} cut at {cut}");
+                assert_eq!(
+                    problem.code(),
+                    Code::Refused(Reason::InvalidRequest),
+                    "{coding} cut at {cut}"
+                );
             }
         }
     }
@@ -537,7 +542,7 @@ mod tests {
             let problem = whole(incoming(coding, pieces(&bytes, bytes.len())), 1 << 20)
                 .await
                 .unwrap_err();
-            assert_eq!(problem.code(), Code::RequestTooLarge, "{coding}");
+            assert_eq!(problem.code(), Code::Refused(Reason::RequestTooLarge), "{coding}");
         }
     }
 
@@ -550,7 +555,7 @@ mod tests {
         let problem = whole(incoming("zstd", pieces(&bytes, 4096)), 1 << 20)
             .await
             .unwrap_err();
-        assert_eq!(problem.code(), Code::InvalidRequest);
+        assert_eq!(problem.code(), Code::Refused(Reason::InvalidRequest));
     }
 
     #[tokio::test]
@@ -586,7 +591,7 @@ mod tests {
             let problem = whole(incoming(coding, pieces(&bytes(&[b'a'; 101]), 33)), 100)
                 .await
                 .unwrap_err();
-            assert_eq!(problem.code(), Code::RequestTooLarge, "{coding}");
+            assert_eq!(problem.code(), Code::Refused(Reason::RequestTooLarge), "{coding}");
         }
     }
 
@@ -598,7 +603,7 @@ mod tests {
         let problem = whole(Incoming::new(&POOL, &headers, never), 100)
             .await
             .unwrap_err();
-        assert_eq!(problem.code(), Code::RequestTooLarge);
+        assert_eq!(problem.code(), Code::Refused(Reason::RequestTooLarge));
     }
 
     #[tokio::test]
@@ -637,6 +642,6 @@ mod tests {
         first.next(&Budget::new(&POOL)).await.unwrap().unwrap();
         let mut second = incoming_within(&pool, "zstd", pieces(&bytes, 1 << 20));
         let problem = second.next(&Budget::new(&POOL)).await.unwrap_err();
-        assert_eq!(problem.code(), Code::Overloaded);
+        assert_eq!(problem.code(), Code::Refused(Reason::Overloaded));
     }
 }

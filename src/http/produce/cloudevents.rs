@@ -1,6 +1,6 @@
 //! CloudEvents: structured (one event as JSON), batched (an array of them), and binary (attributes in headers, data in the body).
 //!
-//! What becomes of an event is the matter of [`crate::cloudevents`]; an event is a record like any other from there on.
+//! What becomes of an event is the matter of [`crate::formats::cloudevents`]; an event is a record like any other from there on.
 
 use axum::response::Response;
 use http::HeaderMap;
@@ -9,9 +9,11 @@ use super::body::Incoming;
 use super::idempotency::Key;
 use super::whole::{Attempt, Placed, produce as produce_whole};
 use super::{TopicCall, misfit};
-use crate::cloudevents::{parse_event, parse_events, read_binary};
+use crate::broker::produce::placing::{Placement, Placer};
+use crate::broker::refusal::Reason;
+use crate::formats::cloudevents::{parse_event, parse_events, read_binary};
+use crate::formats::json::{ParsedRecord, is_json_line};
 use crate::http::problem::{Code, Problem};
-use crate::records::{ParsedRecord, Placement, Placer, is_json_line};
 
 /// How events are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +74,7 @@ fn place(
         let placement = placer.add(&record).map_err(|error| {
             let problem = misfit(&error, pointer);
             match problem.code() {
-                Code::UnknownPartition => problem.with("pointer", "partition"),
+                Code::Refused(Reason::UnknownPartition) => problem.with("pointer", "partition"),
                 _ => problem,
             }
         })?;
@@ -81,7 +83,7 @@ fn place(
         if placer.bytes() > most {
             let detail =
                 format!("the events take more than {most} bytes as they are stored; split the batch");
-            return Err(Problem::new(Code::RequestTooLarge, detail));
+            return Err(Problem::new(Reason::RequestTooLarge, detail));
         }
         Ok(())
     };

@@ -16,9 +16,10 @@ use quipu_segments::{Appended, Once, TimestampMs, TopicId};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::TopicCall;
-use crate::catalog;
+use crate::broker::refusal::Reason;
+use crate::broker::topics::catalog;
 use crate::http::params::Params;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::{Work, blocking};
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -82,7 +83,7 @@ impl Key {
             return Ok(());
         }
         let app = call.app.clone();
-        blocking(Work::Change, move || {
+        blocking(app.blocking.clone(), Work::Change, move || {
             app.log.prepare_keys()?;
             app.keys_prepared.store(true, Release);
             Ok(())
@@ -250,7 +251,7 @@ fn decode(kind: u8, note: &[u8]) -> Option<Vec<u32>> {
 pub(super) fn unreadable() -> Problem {
     tracing::error!("what is remembered of an idempotency key does not fit its request");
     Problem::new(
-        Code::Internal,
+        Reason::Internal,
         "the request was appended before, and its answer cannot be made again",
     )
 }

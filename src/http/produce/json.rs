@@ -6,8 +6,10 @@ use super::body::Incoming;
 use super::idempotency::Key;
 use super::whole::{Attempt, Placed, produce as produce_whole};
 use super::{TopicCall, misfit};
-use crate::http::problem::{Code, Problem};
-use crate::records::{Placer, parse_records};
+use crate::broker::produce::placing::Placer;
+use crate::broker::refusal::Reason;
+use crate::formats::json::parse_records;
+use crate::http::problem::Problem;
 
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
     let (params, options) = call.params(&["ack", "expected_offset", "repartition"])?;
@@ -28,7 +30,7 @@ fn place(call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]) -> Result<Placed,
         if placer.bytes() > most {
             let detail =
                 format!("the records take more than {most} bytes as they are stored; split the request");
-            return Err(Problem::new(Code::RequestTooLarge, detail));
+            return Err(Problem::new(Reason::RequestTooLarge, detail));
         }
         Ok(())
     })?;

@@ -1,7 +1,7 @@
 //! Produce: `POST /v1/topics/{topic}/records` and `POST /v1/topics/{topic}/partitions/{partition}/records`.
 //!
 //! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`] (one value),
-//! [`cloudevents`] (events, one or many), [`record_batch`] (batches as they are stored). Each makes [`AppendRequest`]s of it through one [`Placer`](crate::records::Placer); here is what they share:
+//! [`cloudevents`] (events, one or many), [`record_batch`] (batches as they are stored). Each makes [`AppendRequest`]s of it through one [`Placer`](crate::broker::produce::placing::Placer); here is what they share:
 //! what the query and the headers say, and how answers and refusals look. [`whole`] is what those share that read their body at
 //! once, [`idempotency`] what a retry needs.
 //!
@@ -44,9 +44,11 @@ use super::params::Params;
 use super::problem::{Code, Problem};
 use super::{Work, blocking, chunks};
 use crate::app::App;
-use crate::config::Limits;
-use crate::partitioner::keyed_elsewhere;
-use crate::records::{Built, Misfit, Placement, Placing, RecordError, TopicRules};
+use crate::broker::limits::Limits;
+use crate::broker::produce::placing::{Built, Misfit, Placement, Placing, TopicRules};
+use crate::broker::refusal::Reason;
+use crate::formats::json::RecordError;
+use crate::formats::partitioner::keyed_elsewhere;
 
 /// Bodies up to this size are read on the worker that received them: about a millisecond of work. Larger ones go where blocking is fine.
 const INLINE_BYTES: usize = 256 << 10;
@@ -314,7 +316,7 @@ async fn to_partition(
             "the topic {topic} has {} partitions, from 0; {partition:?} is none of them",
             call.partitions
         );
-        return Err(Problem::new(Code::UnknownPartition, detail));
+        return Err(Problem::new(Reason::UnknownPartition, detail));
     };
     Box::pin(record_batch::produce(&call, index, body)).await
 }
@@ -425,7 +427,7 @@ impl<'a> Call<'a> {
     fn of_topic(self, name: &str) -> Result<TopicCall<'a>, Problem> {
         let topic =
             self.app.log.topic(name).ok_or_else(|| {
-                Problem::new(Code::UnknownTopic, format!("the topic {name} does not exist"))
+                Problem::new(Reason::UnknownTopic, format!("the topic {name} does not exist"))
             })?;
         Ok(TopicCall {
             app: self.app,
@@ -528,7 +530,7 @@ impl TopicCall<'_> {
                 rules,
             })
         };
-        blocking(Work::Parse, work).await
+        blocking(self.app.blocking.clone(), Work::Parse, work).await
     }
 
     fn now(&self) -> TimestampMs {
@@ -555,7 +557,7 @@ impl TopicCall<'_> {
             let partition = self
                 .topic
                 .partition(built.partition)
-                .ok_or_else(|| Problem::new(Code::UnknownTopic, "the topic has been deleted"))?;
+                .ok_or_else(|| Problem::new(Reason::UnknownTopic, "the topic has been deleted"))?;
             request.parts.push(Part {
                 partition,
                 records: built.records,
@@ -576,13 +578,16 @@ impl TopicCall<'_> {
     }
 
     fn count(&self, records: u64, bytes: usize) {
-        let metrics = &self.app.metrics;
-        metrics.produced_records.fetch_add(records, Ordering::Relaxed);
-        metrics.produced_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let counters = &self.app.counters;
+        counters.produced_records.fetch_add(records, Ordering::Relaxed);
+        counters.produced_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn count_replayed(&self) {
-        self.app.metrics.replayed_requests.fetch_add(1, Ordering::Relaxed);
+        self.app
+            .counters
+            .replayed_requests
+            .fetch_add(1, Ordering::Relaxed);
     }
 
     /// The most bytes of records, as they are stored, that one request may have: far from what the journal takes at once.
@@ -605,7 +610,7 @@ fn misfit(misfit: &Misfit, pointer: &str) -> Problem {
             partition,
             partitions,
         } => Problem::new(
-            Code::UnknownPartition,
+            Reason::UnknownPartition,
             format!("the topic has {partitions} partitions, from 0; {partition} is none of them"),
         )
         .with("pointer", format!("{pointer}/partition")),
@@ -614,7 +619,7 @@ fn misfit(misfit: &Misfit, pointer: &str) -> Problem {
             format!("expected_offset is for records of one partition; these go to {first} and to {second}"),
         ),
         Misfit::TooLarge { what, size, limit } => Problem::new(
-            Code::RecordTooLarge,
+            Reason::RecordTooLarge,
             format!("{size} {what}; {limit} are allowed"),
         )
         .with("pointer", pointer),

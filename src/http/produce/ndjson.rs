@@ -29,10 +29,12 @@ use xxhash_rust::xxh3::Xxh3;
 use super::body::Incoming;
 use super::idempotency::{Fingerprint, Key, REPLAYED, decode_parts, encode_parts, fingerprint};
 use super::{Options, TopicCall, misfit};
+use crate::broker::produce::placing::Placer;
+use crate::broker::refusal::{Outcome, Reason};
+use crate::formats::json::parse_record;
 use crate::http::budget::Budget;
 use crate::http::json_answer;
-use crate::http::problem::{Code, Outcome, Problem};
-use crate::records::{Placer, parse_record};
+use crate::http::problem::Problem;
 
 /// The most bytes of lines in a unit.
 const UNIT_BYTES: usize = 1 << 20;
@@ -330,7 +332,7 @@ impl Upload<'_> {
             "a line of {bytes} bytes or more; a record that the topic takes has at most {}",
             self.max_line_bytes
         );
-        self.wrong_line(Problem::new(Code::RecordTooLarge, detail).with("pointer", ""))
+        self.wrong_line(Problem::new(Reason::RecordTooLarge, detail).with("pointer", ""))
     }
 
     /// Ends the unit and sends it on its way, once the one before it is in.
@@ -501,7 +503,7 @@ impl Upload<'_> {
 #[cold]
 fn stopping() -> Stop {
     Problem::new(
-        Code::ShuttingDown,
+        Reason::ShuttingDown,
         "the server is stopping; go on after the accepted records",
     )
     .into()

@@ -10,8 +10,10 @@ use super::body::Incoming;
 use super::idempotency::Key;
 use super::whole::{Attempt, Placed, produce as produce_whole};
 use super::{TopicCall, misfit};
+use crate::broker::produce::placing::Placer;
+use crate::broker::refusal::Reason;
+use crate::formats::json::{ParsedRecord, is_json_line};
 use crate::http::problem::{Code, Problem};
-use crate::records::{ParsedRecord, Placer, is_json_line};
 
 /// What the query says of the record.
 #[derive(Clone)]
@@ -56,7 +58,7 @@ fn place(call: &TopicCall<'_>, attempt: &Attempt, said: &Said, value: &[u8]) -> 
     let placement = placer.add(&record).map_err(|error| {
         let problem = misfit(&error, "");
         match problem.code() {
-            Code::UnknownPartition => problem.with("pointer", "partition"),
+            Code::Refused(Reason::UnknownPartition) => problem.with("pointer", "partition"),
             _ => problem,
         }
     })?;

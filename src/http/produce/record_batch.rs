@@ -17,11 +17,12 @@ use utoipa::ToSchema;
 use super::TopicCall;
 use super::body::Incoming;
 use super::idempotency::{Key, REPLAYED, decode_count, encode_count, fingerprint};
+use crate::broker::produce::placing::Built;
+use crate::broker::refusal::Reason;
+use crate::formats::partitioner::partition_of_key;
 use crate::http::budget::Budget;
 use crate::http::json_answer;
-use crate::http::problem::{Code, Problem};
-use crate::partitioner::partition_of_key;
-use crate::records::Built;
+use crate::http::problem::Problem;
 
 /// Bodies up to this size are checked on the worker that received them: about a millisecond of checksum.
 const INLINE_BYTES: usize = 2 << 20;
@@ -151,7 +152,7 @@ fn check(call: &TopicCall<'_>, partition: u32, body: Bytes, now: TimestampMs) ->
         checked.record_count = checked
             .record_count
             .checked_add(header.record_count)
-            .ok_or_else(|| Problem::new(Code::RequestTooLarge, "too many records in one request"))?;
+            .ok_or_else(|| Problem::new(Reason::RequestTooLarge, "too many records in one request"))?;
         if call.rules.log_append_time {
             sealed.set_log_append_time(now);
         }
@@ -172,7 +173,7 @@ fn refuse_later(header: &BatchHeader, index: usize) -> Result<(), Problem> {
         return Ok(());
     };
     let detail = format!("batch {index} {what}, which this version does not support");
-    Err(Problem::new(Code::NotSupported, detail))
+    Err(Problem::new(Reason::NotSupported, detail))
 }
 
 /// Holds every record of a valid batch against the limits.
@@ -211,7 +212,7 @@ fn check_records(
         for (what, size, limit) in bounds {
             if size > limit {
                 let detail = format!("record {number} of batch {index}: {size} {what}; {limit} are allowed");
-                return Err(Problem::new(Code::RecordTooLarge, detail));
+                return Err(Problem::new(Reason::RecordTooLarge, detail));
             }
         }
         if !*moved && let Some(key) = record.key {

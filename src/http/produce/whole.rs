@@ -11,10 +11,10 @@ use quipu_segments::{Appended, Offset, Once, TimestampMs};
 use super::body::Incoming;
 use super::idempotency::{First, Key, REPLAYED, fingerprint, unreadable};
 use super::{INLINE_BYTES, Options, TopicCall, ok, positions};
+use crate::broker::produce::placing::{Built, Placement, Placer};
 use crate::http::HoldsBodies;
 use crate::http::budget::Budget;
 use crate::http::problem::Problem;
-use crate::records::{Built, Placement, Placer};
 
 /// Positions of an answer that takes no part of the budget, in bytes: it is written in one piece.
 const MOST_UNCOUNTED_BYTES: usize = 8 << 10;

@@ -9,12 +9,13 @@ use quipu_segments::{Error, Offset, Partition, TimestampMs, Topic};
 
 use super::query::{From, StreamQuery, Until};
 use crate::app::App;
-use crate::catalog;
-use crate::damage;
-use crate::http::problem::{Code, Problem};
+use crate::broker::refusal::Reason;
+use crate::broker::topics::catalog;
+use crate::broker::topics::skips;
+use crate::formats::cursor::MAX_PARTITIONS;
+use crate::formats::cursor::{Cursor, Reached};
+use crate::http::problem::Problem;
 use crate::http::{Work, blocking};
-use crate::stream::MAX_PARTITIONS;
-use crate::stream::cursor::{Cursor, Reached};
 
 /// The place of one partition in a stream. A stream has up to [`MAX_PARTITIONS`] of these for as long as it is open.
 pub(super) struct Lane {
@@ -128,7 +129,7 @@ impl Lanes {
                             topic.name(),
                             all.len()
                         );
-                        Problem::new(Code::UnknownPartition, detail)
+                        Problem::new(Reason::UnknownPartition, detail)
                             .with("partition_count", all.len())
                             .with("pointer", "partitions")
                     })
@@ -200,9 +201,9 @@ impl Lanes {
                 .map(|lane| Arc::clone(&lane.partition))
                 .collect();
             let app = app.clone();
-            let found = blocking(Work::Read, move || {
+            let found = blocking(app.blocking.clone(), Work::Read, move || {
                 let find = |partition: &Partition, time: Option<TimestampMs>| {
-                    let found = time.map(|time| damage::offset_for_time(&app.log, partition, time));
+                    let found = time.map(|time| skips::offset_for_time(&app.log, partition, time));
                     Ok::<_, Error>(found.transpose()?.map(|found| found.map(|(offset, _)| offset)))
                 };
                 let mut all = Vec::with_capacity(partitions.len());
@@ -269,7 +270,7 @@ impl Lanes {
         let before = self.lanes.len();
         for (slot, (topic, known)) in self.topics.iter().zip(known).enumerate() {
             if topic.is_deleted() {
-                return Err(catalog::unknown_topic(topic.name()));
+                return Err(catalog::unknown_topic(topic.name()).into());
             }
             if topic.partition_count() == *known {
                 continue;
@@ -318,7 +319,7 @@ fn check_cursor(app: &App, query: &StreamQuery, cursor: &Cursor) -> Result<(), P
     }
     if cursor.topics.iter().any(|id| app.log.topic_by_id(*id).is_none()) {
         return Err(Problem::new(
-            Code::CursorExpired,
+            Reason::CursorExpired,
             "the topic that was read is gone; if there is one of that name it is another one: begin anew",
         ));
     }

@@ -28,9 +28,10 @@ use self::run::{Cut, Manner, Stream};
 use super::accept::choose;
 use super::chunks;
 use super::path::TopicName;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use crate::app::App;
-use crate::stream::cursor::CursorText;
+use crate::broker::refusal::Reason;
+use crate::formats::cursor::CursorText;
 
 /// Tells nginx, and who does as it does, to hand on what comes at once.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -230,7 +231,7 @@ async fn stream(
 }
 
 fn stopping() -> Problem {
-    Problem::new(Code::ShuttingDown, "the server is stopping")
+    Problem::new(Reason::ShuttingDown, "the server is stopping")
 }
 
 /// The body of an answer to HEAD: of no known length, as that of GET is.

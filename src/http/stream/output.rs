@@ -21,11 +21,11 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::cloudevents::EventRenderer;
-use crate::damage::Gap;
+use crate::broker::topics::skips::Gap;
+use crate::formats::cloudevents::EventRenderer;
+use crate::formats::cursor::{CursorText, Reached};
+use crate::formats::render::{Layout, RecordRenderer};
 use crate::http::problem::Problem;
-use crate::render::{Layout, RecordRenderer};
-use crate::stream::cursor::{CursorText, Reached};
 
 /// What is rendered before it is handed to the connection: large enough that the cost of a chunk does not show, small
 /// enough for thousands of slow readers.
@@ -252,8 +252,8 @@ mod tests {
     use quipu_segments::{Offset, TimestampMs, TopicId};
 
     use super::*;
-    use crate::http::problem::Code;
-    use crate::stream::cursor::Cursor;
+    use crate::broker::refusal::Reason;
+    use crate::formats::cursor::Cursor;
 
     fn reached(partition: u32, next: u64) -> Reached {
         Reached {
@@ -326,7 +326,7 @@ mod tests {
             until: Offset::new(9),
         };
         let here = || [reached(0, 9)].into_iter();
-        let problem = Problem::new(Code::CorruptData, "line\nbreak");
+        let problem = Problem::new(Reason::CorruptData, "line\nbreak");
         let id = cursor(&[reached(0, 9)]);
         let mut events = output(Format::Events);
         events.begin(Some(here()));

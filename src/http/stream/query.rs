@@ -3,13 +3,14 @@
 use http::{HeaderMap, HeaderName};
 use quipu_segments::TimestampMs;
 
+use crate::broker::stream::filter::Filter;
+use crate::formats::cursor::Cursor;
+use crate::formats::cursor::MAX_PARTITIONS;
+use crate::formats::time::parse_time;
 use crate::http::accept::names;
-use crate::http::params::{Params, parse_time};
+use crate::http::params::Params;
 use crate::http::path::parse_index;
 use crate::http::problem::Problem;
-use crate::stream::MAX_PARTITIONS;
-use crate::stream::cursor::Cursor;
-use crate::stream::filter::Filter;
 
 /// Where an `EventSource` that lost its connection says how far it got.
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");

@@ -8,8 +8,8 @@ use quipu_segments::batch::{BatchError, BatchHeader, Record, RecordPlace, Record
 use quipu_segments::{Offset, TimestampMs};
 
 use super::output::Data;
-use crate::http::fetch::page::Page;
-use crate::stream::filter::Filter;
+use crate::broker::fetch::page::Page;
+use crate::broker::stream::filter::Filter;
 
 /// A page, and how far it was read.
 pub(super) struct Reading {

@@ -21,15 +21,16 @@ use super::lanes::Lanes;
 use super::output::{Data, Output};
 use super::reading::Reading;
 use crate::app::App;
-use crate::catalog;
-use crate::damage::Gap;
+use crate::broker::fetch::page::{Limits, Page};
+use crate::broker::fetch::{read_page, unreadable};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::stream::filter::Filter;
+use crate::broker::stream::merge::{Head, Merge};
+use crate::broker::stream::pace::Pace;
+use crate::broker::topics::catalog;
+use crate::broker::topics::skips::Gap;
 use crate::http::chunks::Chunks;
-use crate::http::fetch::page::{Limits, Page};
-use crate::http::fetch::{read_page, unreadable};
-use crate::http::problem::{Code, Problem};
-use crate::stream::filter::Filter;
-use crate::stream::merge::{Head, Merge};
-use crate::stream::pace::Pace;
+use crate::http::problem::Problem;
 
 /// What is read of a partition before it is the next one's turn, in stored bytes.
 const PAGE_BYTES: u64 = 1 << 20;
@@ -56,6 +57,12 @@ pub(super) enum Cut {
     NothingLeft,
 }
 
+impl From<Refusal> for Cut {
+    fn from(refusal: Refusal) -> Self {
+        Self::Problem(refusal.into())
+    }
+}
+
 impl From<Problem> for Cut {
     fn from(problem: Problem) -> Self {
         Self::Problem(problem)
@@ -67,14 +74,14 @@ struct Open(App);
 
 impl Open {
     fn new(app: &App) -> Self {
-        app.metrics.streams.fetch_add(1, Ordering::Relaxed);
+        app.counters.streams.fetch_add(1, Ordering::Relaxed);
         Self(app.clone())
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.metrics.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.counters.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -398,7 +405,7 @@ impl Stream {
             };
             let end = lane.end;
             let partition = lane.partition.clone();
-            match read_page(&self.open.0, &partition, limits).await {
+            match read_page(&self.open.0.log, &self.open.0.blocking, &partition, limits).await {
                 Ok(mut page) => {
                     self.lanes.lanes[index].is_fresh = false;
                     self.unyielded_bytes += page.stored_bytes;
@@ -414,7 +421,7 @@ impl Stream {
                     }
                     return Ok(Some(page));
                 }
-                Err(problem) if problem.code() == Code::OffsetTrimmed => {}
+                Err(problem) if problem.reason == Reason::OffsetTrimmed => {}
                 Err(_) if partition.is_deleted() => return Err(self.deleted(index)),
                 Err(problem) => return Err(problem.into()),
             }
@@ -623,9 +630,9 @@ impl Stream {
 
     fn count(&mut self) {
         let (records, bytes) = self.out.take_counts();
-        let metrics = &self.open.0.metrics;
-        metrics.fetched_records.fetch_add(records, Ordering::Relaxed);
-        metrics.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let counters = &self.open.0.counters;
+        counters.fetched_records.fetch_add(records, Ordering::Relaxed);
+        counters.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 

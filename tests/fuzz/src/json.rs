@@ -5,9 +5,9 @@
 //! record, its value byte for byte. Whether bytes are "JSON on one line" is judged as serde_json would. An event that is
 //! accepted is JSON, and the record that it makes is rendered as the same event.
 
-use quipu::cloudevents::{EventRenderer, parse_event, parse_events};
-use quipu::records::{ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
-use quipu::render::{Layout, RecordRenderer};
+use quipu::formats::cloudevents::{EventRenderer, parse_event, parse_events};
+use quipu::formats::json::{ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
+use quipu::formats::render::{Layout, RecordRenderer};
 use quipu_segments::TimestampMs;
 use quipu_segments::batch::{BatchBuilder, Records, SealedBatch};
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use quipu::http::params::parse_time;
+use quipu::formats::time::parse_time;
 use quipu_segments::TimestampMs;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;

@@ -3,8 +3,9 @@
 //! A query that is accepted has each known parameter at most once, and means the same with every byte percent-encoded. A
 //! time that is accepted is not before 1970, and is the same in milliseconds.
 
+use quipu::formats::time::parse_time;
 use quipu::http::fuzzing::fetch_query;
-use quipu::http::params::{Params, parse_time};
+use quipu::http::params::Params;
 
 const NAMES: [&str; 8] = [
     "offset",

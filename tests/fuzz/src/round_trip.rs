@@ -1,10 +1,10 @@
 //! Records of any bytes: built into a batch, read from it, rendered as JSON, read from that.
 //!
 //! A batch gives its records back as they were. Rendered records are JSON, on one line where lines are asked for, and
-//! produce the same records again, but for what `quipu::render` says is not kept.
+//! produce the same records again, but for what `quipu::formats::render` says is not kept.
 
-use quipu::records::{is_json_line, parse_record};
-use quipu::render::{Layout, RecordRenderer};
+use quipu::formats::json::{is_json_line, parse_record};
+use quipu::formats::render::{Layout, RecordRenderer};
 use quipu_segments::TimestampMs;
 use quipu_segments::batch::{BatchBuilder, Records, SealedBatch, validate};
 use serde::de::IgnoredAny;

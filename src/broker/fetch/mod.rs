@@ -1,0 +1,97 @@
+//! Fetch: the records of one partition within limits.
+
+pub mod page;
+
+use std::sync::Arc;
+
+use quipu_segments::batch::BatchError;
+use quipu_segments::{Error, Fetched, Log, Offset, Partition, ReadRequest};
+
+use self::page::{Limits, Page};
+use super::blocking::{Blocking, Work};
+use super::refusal::{Reason, Refusal};
+use super::topics::skips::{Gap, Skips};
+
+/// Reads what the limits allow of a partition, once; goes on behind damage that the operator has skipped.
+///
+/// # Errors
+/// Those of [`Partition::read`].
+pub async fn read_page(
+    log: &Log,
+    blocking: &Blocking,
+    partition: &Arc<Partition>,
+    mut limits: Limits,
+) -> Result<Page, Refusal> {
+    if limits.until.is_some_and(|until| until <= limits.from) {
+        let positions = partition.positions();
+        let mut page = Page::empty(limits.from, positions.log_start_offset, positions.end_offset);
+        page.ended = true;
+        return Ok(page);
+    }
+    let mut gaps: Vec<Gap> = Vec::new();
+    loop {
+        let request = ReadRequest {
+            from: limits.from,
+            until: limits.until,
+            max_bytes: usize::try_from(limits.max_bytes).unwrap_or(usize::MAX),
+        };
+        let (error, damaged_until) = match read(blocking, partition, request).await? {
+            Ok(fetched) => {
+                let mut page = Page::choose(fetched, &limits).map_err(unreadable)?;
+                page.gaps = gaps;
+                return Ok(page);
+            }
+            Err(error @ Error::Damaged { damaged_until, .. }) => (error, damaged_until),
+            Err(error) => return Err(error.into()),
+        };
+        let skipped = Skips::of(log, partition.id()).end_of(limits.from);
+        let positions = partition.positions();
+        let Some(until) = skipped else {
+            if gaps.is_empty() {
+                return Err(error.into());
+            }
+            // The next fetch begins there, and is told.
+            let mut page = Page::behind(limits.from, positions, gaps);
+            page.limited = true;
+            return Ok(page);
+        };
+        let until = until.min(damaged_until).min(limits.until.unwrap_or(Offset::MAX));
+        match gaps.last_mut() {
+            Some(gap) => gap.until = until,
+            None => gaps.push(Gap {
+                from: limits.from,
+                until,
+            }),
+        }
+        limits.from = until;
+        let ended = limits.until.is_some_and(|end| until >= end);
+        if ended || until >= positions.end_offset {
+            let mut page = Page::behind(until, positions, gaps);
+            page.ended = ended;
+            return Ok(page);
+        }
+    }
+}
+
+/// Reads here and now what is in memory, and on another thread what is not.
+async fn read(
+    blocking: &Blocking,
+    partition: &Arc<Partition>,
+    request: ReadRequest,
+) -> Result<Result<Fetched, Error>, Refusal> {
+    if let Some(read) = partition.try_read(request) {
+        return Ok(read);
+    }
+    let partition = Arc::clone(partition);
+    blocking.run(Work::Read, move || partition.read(request)).await
+}
+
+/// Batches are verified when they are read, so one that cannot be walked was stored like that.
+#[must_use]
+pub fn unreadable(error: BatchError) -> Refusal {
+    tracing::error!(%error, "a verified batch cannot be read");
+    Refusal::new(
+        Reason::Internal,
+        "a stored batch cannot be read; the server's log says why",
+    )
+}

@@ -1,0 +1,400 @@
+//! What of a read goes into the answer.
+//!
+//! The engine reads whole batches; a client asks for records. Batches that lie wholly within the limits are counted by
+//! their headers alone, so choosing costs next to nothing; only those at the edges are walked.
+
+use std::ops::Range;
+
+use quipu_segments::batch::{BatchError, Batches, Record, Records};
+use quipu_segments::{Fetched, Offset, Positions, Run};
+
+use crate::broker::topics::skips::Gap;
+
+/// The limits of one answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The first offset wanted.
+    pub(crate) from: Offset,
+    /// Exclusive end.
+    pub(crate) until: Option<Offset>,
+    pub(crate) max_records: u64,
+    /// Stored bytes; one record (or batch) is chosen, however large.
+    pub(crate) max_bytes: u64,
+    /// Whether batches are the unit, as in the record batch representation, or records.
+    pub(crate) whole_batches: bool,
+}
+
+/// The records of one answer: those in `runs` with offsets in `from..end`.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Cut behind the last batch that belongs to the answer.
+    pub(crate) runs: Vec<Run>,
+    pub(crate) from: Offset,
+    pub(crate) end: Offset,
+    /// How many there are.
+    pub(crate) records: u64,
+    /// Their stored bytes: whole batches as they are, single records by their parts.
+    pub(crate) stored_bytes: u64,
+    /// Where the next fetch begins: one past the last record, or `until` where that was reached.
+    pub(crate) next_offset: Offset,
+    /// There is more than the answer holds: `max_records` or `max_bytes` was reached, or the next batch does not fit,
+    /// or is damaged.
+    pub(crate) limited: bool,
+    /// `until` was reached.
+    pub(crate) ended: bool,
+    pub(crate) log_start_offset: Offset,
+    pub(crate) end_offset: Offset,
+    /// Damaged offsets before `from` that were skipped on purpose.
+    pub(crate) gaps: Vec<Gap>,
+}
+
+impl Page {
+    /// An answer without records.
+    pub(crate) fn empty(from: Offset, log_start_offset: Offset, end_offset: Offset) -> Self {
+        Self {
+            runs: Vec::new(),
+            from,
+            end: from,
+            records: 0,
+            stored_bytes: 0,
+            next_offset: from,
+            limited: false,
+            ended: false,
+            log_start_offset,
+            end_offset,
+            gaps: Vec::new(),
+        }
+    }
+
+    /// An answer with nothing but skipped offsets, which goes on at `next_offset`.
+    pub(crate) fn behind(next_offset: Offset, positions: Positions, gaps: Vec<Gap>) -> Self {
+        let mut page = Self::empty(next_offset, positions.log_start_offset, positions.end_offset);
+        page.limited = next_offset < page.end_offset;
+        page.gaps = gaps;
+        page
+    }
+
+    /// Chooses from `fetched` what lies within `limits`. Runs are kept as they are; nothing is copied.
+    ///
+    /// # Errors
+    /// [`BatchError`] where verified batches cannot be walked, which is a defect of whoever wrote them.
+    pub(crate) fn choose(fetched: Fetched, limits: &Limits) -> Result<Self, BatchError> {
+        let mut page = Self::empty(limits.from, fetched.log_start_offset, fetched.end_offset);
+        if fetched.runs.is_empty() {
+            // A read returns a batch if there is any, so nothing lies between here and where it had to stop.
+            let stop = limits
+                .until
+                .map_or(fetched.end_offset, |until| until.min(fetched.end_offset));
+            page.next_offset = page.from.max(stop);
+        }
+        for mut run in fetched.runs {
+            let taken = page.take_run(&run, limits)?;
+            if !taken.is_empty() {
+                run.bytes = run.bytes.slice(taken);
+                page.runs.push(run);
+            }
+            if page.limited || page.ended {
+                break;
+            }
+        }
+        page.end = page.end.max(page.next_offset);
+        page.ended |= limits.until.is_some_and(|until| page.next_offset >= until);
+        page.limited |= page.records >= limits.max_records
+            || page.stored_bytes >= limits.max_bytes
+            || (!page.ended && page.next_offset < page.end_offset);
+        Ok(page)
+    }
+
+    /// Takes what it can of a run; returns where the batches lie in it of which something was taken.
+    fn take_run(&mut self, run: &Run, limits: &Limits) -> Result<Range<usize>, BatchError> {
+        let mut taken = 0..0;
+        let mut position = 0;
+        for batch in Batches::new(&run.bytes) {
+            let (header, batch) = batch?;
+            position += batch.len();
+            if header.next_offset() <= self.from {
+                taken = position..position;
+                continue;
+            }
+            if limits.until.is_some_and(|until| header.base_offset >= until) {
+                self.reach(limits);
+                break;
+            }
+            let bytes = batch.len() as u64;
+            let fits = self.records + u64::from(header.record_count) <= limits.max_records
+                && self.stored_bytes + bytes <= limits.max_bytes;
+            let within = header.base_offset >= self.from
+                && limits.until.is_none_or(|until| header.next_offset() <= until);
+            if (fits && within) || (limits.whole_batches && (fits || self.records == 0)) {
+                self.records += u64::from(header.record_count);
+                self.stored_bytes += bytes;
+                self.next_offset = header.next_offset();
+                taken.end = position;
+                continue;
+            }
+            if limits.whole_batches {
+                self.limited = true;
+                break;
+            }
+            let before = self.records;
+            self.take_records(batch, header.next_offset(), limits)?;
+            if self.records > before {
+                taken.end = position;
+            }
+            if self.limited || self.ended {
+                break;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Takes record after record of a batch that does not lie wholly within the limits and ends at `batch_end`.
+    fn take_records(&mut self, batch: &[u8], batch_end: Offset, limits: &Limits) -> Result<(), BatchError> {
+        for record in Records::new(batch)? {
+            let record = record?;
+            if record.offset < self.from {
+                continue;
+            }
+            if limits.until.is_some_and(|until| record.offset >= until) {
+                self.reach(limits);
+                return Ok(());
+            }
+            let bytes = stored_bytes(&record);
+            if self.records > 0
+                && (self.records >= limits.max_records || self.stored_bytes + bytes > limits.max_bytes)
+            {
+                self.limited = true;
+                return Ok(());
+            }
+            self.records += 1;
+            self.stored_bytes += bytes;
+            self.next_offset = record.offset.plus(1);
+        }
+        // Compaction may leave a gap at the end of a batch, or nothing at all behind `from`.
+        self.next_offset = limits.until.map_or(batch_end, |until| batch_end.min(until));
+        Ok(())
+    }
+
+    /// Notes that everything before `until` is in the answer.
+    fn reach(&mut self, limits: &Limits) {
+        self.ended = true;
+        if let Some(until) = limits.until {
+            self.next_offset = self.next_offset.max(until);
+        }
+    }
+}
+
+/// About what a record takes in its batch: its parts, and a byte for each of the lengths and deltas between them.
+fn stored_bytes(record: &Record<'_>) -> u64 {
+    let headers: usize = record
+        .headers
+        .iter()
+        .map(|(name, value)| 2 + name.len() + value.map_or(0, <[u8]>::len))
+        .sum();
+    (8 + record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use quipu_segments::batch::BatchBuilder;
+    use quipu_segments::{Bytes, TimestampMs};
+
+    use super::*;
+
+    /// Runs of batches of so many records each, with values of ten bytes, from offset `first` on.
+    fn fetched(first: u64, runs: &[&[u32]]) -> Fetched {
+        let mut next = first;
+        let runs = runs
+            .iter()
+            .map(|batches| {
+                let mut bytes = Vec::new();
+                for &records in *batches {
+                    let mut batch = BatchBuilder::new();
+                    for _ in 0..records {
+                        batch.push(TimestampMs(0), None, Some(b"0123456789"), &[]);
+                    }
+                    let mut batch = batch.seal();
+                    batch.set_base_offset(Offset::new(next));
+                    bytes.extend_from_slice(batch.as_bytes());
+                    next += u64::from(records);
+                }
+                Run {
+                    bytes: Bytes::from(bytes),
+                    json_lines: false,
+                }
+            })
+            .collect();
+        Fetched {
+            runs,
+            next_offset: Offset::new(next),
+            log_start_offset: Offset::ZERO,
+            end_offset: Offset::new(next),
+        }
+    }
+
+    fn limits(from: u64, until: Option<u64>) -> Limits {
+        Limits {
+            from: Offset::new(from),
+            until: until.map(Offset::new),
+            max_records: 500,
+            max_bytes: 1 << 20,
+            whole_batches: false,
+        }
+    }
+
+    fn offsets(page: &Page) -> Vec<u64> {
+        let mut found = Vec::new();
+        for run in &page.runs {
+            for batch in Batches::new(&run.bytes) {
+                for record in Records::new(batch.unwrap().1).unwrap() {
+                    let offset = record.unwrap().offset;
+                    if offset >= page.from && offset < page.end {
+                        found.push(offset.get());
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Chooses, and checks what must hold of every page.
+    fn choose(fetched: Fetched, limits: &Limits) -> Page {
+        let page = Page::choose(fetched, limits).unwrap();
+        if !limits.whole_batches {
+            assert_eq!(offsets(&page).len() as u64, page.records);
+        }
+        assert!(page.next_offset >= page.from);
+        page
+    }
+
+    #[test]
+    fn records_before_from_and_behind_until_are_left_out() {
+        let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits(12, Some(23)));
+        assert_eq!(offsets(&page), (12..23).collect::<Vec<_>>());
+        assert_eq!((page.next_offset.get(), page.limited || page.ended), (23, true));
+        let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits(10, None));
+        assert_eq!(offsets(&page), (10..25).collect::<Vec<_>>());
+        assert_eq!((page.next_offset.get(), page.limited || page.ended), (25, false));
+        let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits(11, Some(15)));
+        assert_eq!(offsets(&page), (11..15).collect::<Vec<_>>());
+        assert_eq!(
+            (
+                page.next_offset.get(),
+                page.limited || page.ended,
+                page.runs[0].bytes.len() < 200
+            ),
+            (15, true, true)
+        );
+    }
+
+    #[test]
+    fn max_records_is_exact_wherever_it_falls() {
+        for max_records in 1..=15 {
+            let limits = Limits {
+                max_records,
+                ..limits(10, None)
+            };
+            let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits);
+            assert_eq!(page.records, max_records);
+            assert_eq!(offsets(&page).len() as u64, max_records);
+            assert_eq!(
+                (page.next_offset.get(), page.limited || page.ended),
+                (10 + max_records, true)
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_above_max_bytes_is_given_in_part_and_one_record_always() {
+        let at_most = |max_bytes| {
+            choose(
+                fetched(10, &[&[5, 5]]),
+                &Limits {
+                    max_bytes,
+                    ..limits(11, None)
+                },
+            )
+        };
+        assert_eq!(offsets(&at_most(1)), [11]);
+        assert_eq!(offsets(&at_most(18 * 3)), [11, 12, 13]);
+        let page = at_most(18 * 4 - 1);
+        assert_eq!(
+            (offsets(&page), page.next_offset.get(), page.limited || page.ended),
+            (vec![11, 12, 13], 14, true)
+        );
+    }
+
+    #[test]
+    fn following_next_offset_meets_every_record_once_for_any_limits() {
+        for (max_records, max_bytes) in [(1, 1 << 20), (3, 1 << 20), (500, 1), (500, 40), (4, 60), (7, 200)] {
+            let mut from = 10;
+            let mut seen = Vec::new();
+            while from < 40 {
+                let limits = Limits {
+                    max_records,
+                    max_bytes,
+                    ..limits(from, Some(40))
+                };
+                let page = choose(fetched(10, &[&[5, 1, 9], &[1, 1, 13, 2]]), &limits);
+                seen.extend(offsets(&page));
+                assert!(page.next_offset.get() > from, "stuck at {from}");
+                from = page.next_offset.get();
+            }
+            assert_eq!(seen, (10..40).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn whole_batches_stay_whole() {
+        let whole = |from, until, max_records, max_bytes| {
+            let limits = Limits {
+                max_records,
+                max_bytes,
+                whole_batches: true,
+                ..limits(from, until)
+            };
+            let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits);
+            let bytes: usize = page.runs.iter().map(|run| run.bytes.len()).sum();
+            assert_eq!(bytes as u64, page.stored_bytes);
+            (page.records, page.next_offset.get(), page.limited || page.ended)
+        };
+        assert_eq!(whole(12, None, 500, 1 << 20), (15, 25, false));
+        assert_eq!(whole(12, Some(16), 500, 1 << 20), (10, 20, true));
+        assert_eq!(whole(12, Some(15), 500, 1 << 20), (5, 15, true));
+        assert_eq!(whole(12, None, 1, 1 << 20), (5, 15, true));
+        assert_eq!(whole(12, None, 10, 1 << 20), (10, 20, true));
+        assert_eq!(whole(12, None, 500, 1), (5, 15, true));
+    }
+
+    #[test]
+    fn a_gap_before_until_is_passed_over() {
+        // The next batch after the range begins only at 20: nothing lies in 15..18.
+        let mut both = fetched(10, &[&[5]]);
+        both.runs.extend(fetched(20, &[&[5]]).runs);
+        let page = choose(both, &limits(10, Some(18)));
+        assert_eq!(offsets(&page), (10..15).collect::<Vec<_>>());
+        assert_eq!((page.next_offset.get(), page.limited || page.ended), (18, true));
+    }
+
+    #[test]
+    fn nothing_read_is_an_empty_page_that_goes_on_where_something_may_lie() {
+        let after = |from, until| {
+            let page = choose(fetched(1000, &[]), &limits(from, until));
+            (page.next_offset.get(), page.limited, page.ended, page.records)
+        };
+        assert_eq!(after(1000, None), (1000, false, false, 0));
+        assert_eq!(after(1000, Some(2000)), (1000, false, false, 0));
+        assert_eq!(after(15, Some(18)), (18, false, true, 0));
+        assert_eq!(after(15, None), (1000, false, false, 0));
+    }
+
+    #[test]
+    fn a_page_that_leaves_something_of_the_log_out_is_limited() {
+        let mut read = fetched(10, &[&[5]]);
+        read.end_offset = Offset::new(20);
+        let page = choose(read.clone(), &limits(10, None));
+        assert_eq!((page.limited, page.ended), (true, false));
+        let page = choose(read, &limits(10, Some(15)));
+        assert_eq!((page.limited, page.ended), (false, true));
+    }
+}

@@ -1,0 +1,472 @@
+//! Committed offsets that nobody has needed for long are removed, where `offsets_retention_ms` is set.
+//!
+//! A group's time runs while it has no members and commits nothing, and only while the server runs: a restart begins it
+//! anew, because members do not survive one, and a group that waits before an idle topic has an old commit and is alive
+//! all the same. It is counted on the monotonic clock, so a wall clock that was set forward ends nothing; and the newest
+//! commit must be as old by the wall clock too.
+//!
+//! A group goes with its last offset, except that one whose dead letters were sent back keeps the positions up to which
+//! they were (see [`redrive`]): without them a redrive could send them twice. A group that has
+//! committed nothing is left as it is: nothing says how old it is, and it costs its name.
+//!
+//! A group's removal is one append: after a crash all of it is there, or nothing.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use quipu_segments::{Error, Log, StateChange, TimestampMs};
+
+use super::members::now_ms;
+use super::offsets::{self, Committed};
+use super::ordered::Ms;
+use super::shared::{codec, redrive};
+use crate::broker::Broker;
+
+/// The shortest time between two looks.
+const LEAST_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest: well below the time for which a group is remembered whose members have gone.
+const MOST_INTERVAL: Duration = Duration::from_secs(300);
+
+/// A group whose offsets were removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// Its name.
+    pub group: String,
+    /// How many committed offsets it had.
+    pub offsets: usize,
+    /// How old the newest of them was, by the wall clock.
+    pub age: Duration,
+    /// Nothing was left, so the group is gone too.
+    pub is_deleted: bool,
+}
+
+/// What is seen of the groups from look to look.
+#[derive(Debug, Default)]
+pub struct Expiry {
+    groups: HashMap<String, Seen>,
+}
+
+/// A group without members, as it was seen.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    newest: TimestampMs,
+    /// Since when there are no members, and this is its newest commit.
+    since: Ms,
+}
+
+impl Expiry {
+    /// Looks at every group, and removes what is older than `retention`; returns when that is durable. One group at a
+    /// time: commits of all others wait no longer than for any deletion.
+    ///
+    /// Cost: a walk over the state of all groups.
+    ///
+    /// # Errors
+    /// Those of [`Log::append`]: the groups that are left are looked at again the next time.
+    pub async fn look(&mut self, broker: &Broker, retention: Duration) -> Result<Vec<Expired>, Error> {
+        let (looking, mut seen) = (broker.clone(), std::mem::take(self));
+        let looked = tokio::task::spawn_blocking(move || {
+            let due = seen.due(&looking, retention);
+            (seen, due)
+        });
+        // It fails only by a panic of its own, or when the runtime ends.
+        let (seen, due) = looked.await.map_err(|_| Error::Closed)?;
+        *self = seen;
+        let mut expired = Vec::new();
+        for group in due {
+            // Nobody joins, commits or deletes between this look and its end.
+            let guard = broker.groups.alone().await;
+            let Some(plan) = Plan::of(&broker.log, &group) else {
+                continue;
+            };
+            if self
+                .groups
+                .get(&group)
+                .is_none_or(|seen| seen.newest != plan.newest)
+            {
+                continue;
+            }
+            let Some(outside) = broker.groups.coordinator.begin_outside(&group, now_ms(broker)) else {
+                continue;
+            };
+            let log = broker.log.clone();
+            let (changes, done) = (
+                plan.changes,
+                Expired {
+                    offsets: plan.offsets,
+                    age: age(plan.newest, broker.clock.now()),
+                    is_deleted: plan.is_deleted,
+                    group,
+                },
+            );
+            super::finish(
+                (guard, outside),
+                async move { super::append(&log, changes).await },
+            )
+            .await?;
+            self.groups.remove(&done.group);
+            tracing::info!(
+                group = done.group,
+                offsets = done.offsets,
+                age_ms = u64::try_from(done.age.as_millis()).unwrap_or(u64::MAX),
+                deleted = done.is_deleted,
+                "the group had no members and committed nothing for offsets_retention_ms: its offsets are removed"
+            );
+            expired.push(done);
+        }
+        Ok(expired)
+    }
+
+    /// The groups whose time is over.
+    fn due(&mut self, broker: &Broker, retention: Duration) -> Vec<String> {
+        let (now, wall) = (now_ms(broker), broker.clock.now());
+        let names = super::names(&broker.log);
+        self.groups.retain(|group, _| names.binary_search(group).is_ok());
+        let mut due = Vec::new();
+        for group in names {
+            let Some(newest) = newest(&broker.log, &group) else {
+                self.groups.remove(&group);
+                continue;
+            };
+            let seen = self
+                .groups
+                .entry(group.clone())
+                .or_insert(Seen { newest, since: now });
+            if seen.newest != newest {
+                *seen = Seen { newest, since: now };
+            }
+            if let Some(last) = broker.groups.coordinator.had_members(&group, now) {
+                seen.since = seen.since.max(last);
+            }
+            let waited = Duration::from_millis(now.saturating_sub(seen.since));
+            if waited >= retention && age(newest, wall) >= retention {
+                due.push(group);
+            }
+        }
+        due
+    }
+}
+
+/// How long to wait between two looks.
+#[must_use]
+pub fn interval(retention: Duration) -> Duration {
+    (retention / 10).clamp(LEAST_INTERVAL, MOST_INTERVAL)
+}
+
+/// Looks again and again, until the server stops; ends at once where offsets are kept for ever. To be spawned once.
+pub async fn run(broker: Broker) {
+    let Some(retention) = broker.offsets_retention else {
+        return;
+    };
+    let mut stopping = broker.stopping.subscribe();
+    let mut expiry = Expiry::default();
+    loop {
+        if let Err(error) = expiry.look(&broker, retention).await {
+            tracing::warn!(%error, "old offsets of groups could not be removed; they are looked at again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(interval(retention)) => {}
+            // An error means that the service is gone, which is as good a reason to stop.
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+    }
+}
+
+/// What removes a group's offsets.
+struct Plan {
+    newest: TimestampMs,
+    offsets: usize,
+    changes: Vec<StateChange>,
+    is_deleted: bool,
+}
+
+impl Plan {
+    /// `None` for a group that has committed nothing.
+    fn of(log: &Log, group: &str) -> Option<Self> {
+        let newest = newest(log, group)?;
+        let keys = |prefix: &[u8]| log.state_prefix(prefix).into_iter().map(|(key, _)| key);
+        let committed: Vec<Box<[u8]>> = keys(&offsets::offsets_prefix(group)).collect();
+        let is_deleted = keys(&redrive::positions_prefix(group)).next().is_none();
+        let mut changes: Vec<StateChange> = committed.iter().map(|key| offsets::remove(&**key)).collect();
+        changes.extend(keys(&codec::states_prefix(group)).map(|key| offsets::remove(&*key)));
+        if is_deleted {
+            changes.push(offsets::remove(offsets::group_key(group)));
+        }
+        Some(Self {
+            newest,
+            offsets: committed.len(),
+            changes,
+            is_deleted,
+        })
+    }
+}
+
+/// When a group committed last; `None` if it has nothing committed, or something that cannot be read.
+fn newest(log: &Log, group: &str) -> Option<TimestampMs> {
+    let rows = log.state_prefix(&offsets::offsets_prefix(group));
+    let times = rows
+        .iter()
+        .map(|(_, value)| Committed::decode(value).ok().map(|row| row.last_commit));
+    times.collect::<Option<Vec<_>>>()?.into_iter().max()
+}
+
+fn age(newest: TimestampMs, now: TimestampMs) -> Duration {
+    Duration::from_millis(u64::try_from(now.get().saturating_sub(newest.get())).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use quipu_segments::sim::{SimClock, SimDisk};
+    use quipu_segments::{Offset, Options, PartitionId};
+
+    use super::super::live::Kind;
+    use super::super::members::{Join, Start, join, leave};
+    use super::super::shared::settings::{GroupValue, Settings};
+    use super::super::{Commit, commit, exists, make, names};
+    use super::*;
+    use crate::broker::limits::Limits;
+
+    const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    struct World {
+        disk: SimDisk,
+        clock: SimClock,
+        broker: Broker,
+        expiry: Expiry,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (disk, clock) = (SimDisk::new(1), SimClock::new(NOW));
+            let broker = Self::open(&disk, &clock);
+            crate::broker::topics::catalog::create(&broker.log, &broker.limits, "orders", Some(4), &[])
+                .unwrap();
+            let expiry = Expiry::default();
+            Self {
+                disk,
+                clock,
+                broker,
+                expiry,
+            }
+        }
+
+        fn open(disk: &SimDisk, clock: &SimClock) -> Broker {
+            let options = Options {
+                journal_file_bytes: 4 << 20,
+                journal_files: 2,
+                max_request_bytes: 1 << 20,
+                ..Options::default()
+            };
+            let (disk, clock) = (Arc::new(disk.clone()), Arc::new(clock.clone()));
+            let log = Log::open_with(disk, clock.clone(), Path::new("/data"), options).unwrap();
+            Broker::new(log, clock, Limits::default(), None)
+        }
+
+        fn restarted(self) -> Self {
+            let Self {
+                disk, clock, broker, ..
+            } = self;
+            broker.log.close().unwrap();
+            drop(broker);
+            let broker = Self::open(&disk, &clock);
+            Self {
+                disk,
+                clock,
+                broker,
+                expiry: Expiry::default(),
+            }
+        }
+
+        fn partition(&self, index: u32) -> PartitionId {
+            let topic = self.broker.log.topic("orders").unwrap().id();
+            PartitionId { topic, index }
+        }
+
+        async fn commit(&self, group: &str, partitions: u32) {
+            let commits = (0..partitions)
+                .map(|index| Commit {
+                    partition: self.partition(index),
+                    offset: Offset::ZERO,
+                    metadata: None,
+                })
+                .collect();
+            let guard = self.broker.groups.commits().await;
+            let now = self.broker.clock.now();
+            commit(&self.broker.log, guard, group, commits, now)
+                .await
+                .unwrap();
+        }
+
+        async fn join(&self, group: &str, kind: Kind) {
+            let request = Join {
+                topics: ["orders".to_owned()].into(),
+                client_id: None,
+                address: None,
+                session_timeout: 1_000_000_000_000,
+                start: Start::Earliest,
+                kind,
+                lease_ms: None,
+                max_deliveries: None,
+                dead_letter_topic: None,
+            };
+            join(&self.broker, group, Some("a"), request).await.unwrap();
+        }
+
+        /// Looks after so long; the names of the groups that expired.
+        async fn look_after(&mut self, passed: Duration) -> Vec<String> {
+            self.clock.advance(passed);
+            let expired = self.expiry.look(&self.broker, DAY).await.unwrap();
+            expired.into_iter().map(|expired| expired.group).collect()
+        }
+
+        /// Keys and values of all groups' state, in bytes, and how many there are.
+        fn state(&self) -> (usize, usize) {
+            let rows = self.broker.log.state_prefix(b"");
+            let bytes = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
+            (rows.len(), bytes)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_group_expires_a_retention_after_its_newest_commit_and_is_gone_after_a_restart() {
+        let mut world = World::new();
+        world.commit("old", 4).await;
+        assert_eq!(world.look_after(Duration::ZERO).await, [""; 0]);
+        world.clock.advance(DAY / 2);
+        world.commit("newer", 1).await;
+        assert_eq!(
+            world.look_after(DAY / 2 - Duration::from_millis(1)).await,
+            [""; 0]
+        );
+        world.clock.advance(Duration::from_millis(1));
+        let expired = world.expiry.look(&world.broker, DAY).await.unwrap();
+        let old = Expired {
+            group: "old".to_owned(),
+            offsets: 4,
+            age: DAY,
+            is_deleted: true,
+        };
+        assert_eq!(expired, [old]);
+        let world = world.restarted();
+        assert_eq!(names(&world.broker.log), ["newer"]);
+        assert_eq!(world.state().0, 2, "the group and its one offset");
+    }
+
+    #[tokio::test]
+    async fn a_commit_begins_the_time_anew_also_when_it_comes_between_the_look_and_the_removal() {
+        let mut world = World::new();
+        world.commit("g", 1).await;
+        world.look_after(Duration::ZERO).await;
+        world.clock.advance(DAY);
+        assert_eq!(world.expiry.due(&world.broker, DAY), ["g"]);
+        world.commit("g", 1).await;
+        assert_eq!(world.look_after(DAY - Duration::from_millis(1)).await, [""; 0]);
+        assert_eq!(world.look_after(DAY).await, ["g"]);
+    }
+
+    #[tokio::test]
+    async fn a_group_keeps_its_offsets_while_it_has_members_and_for_the_retention_after_the_last_has_gone() {
+        let mut world = World::new();
+        world.commit("g", 1).await;
+        world.join("g", Kind::Ordered).await;
+        assert_eq!(world.look_after(DAY * 10).await, [""; 0]);
+        leave(&world.broker, "g", "a", None).await.unwrap();
+        assert_eq!(world.look_after(DAY - Duration::from_millis(1)).await, [""; 0]);
+        assert_eq!(world.look_after(Duration::from_millis(1)).await, ["g"]);
+    }
+
+    #[tokio::test]
+    async fn neither_a_restart_nor_a_clock_that_jumps_expires_what_may_be_in_use() {
+        let mut world = World::new();
+        world.commit("g", 1).await;
+        world.look_after(Duration::ZERO).await;
+        world.clock.advance(DAY * 10);
+        let mut world = world.restarted();
+        assert_eq!(world.look_after(Duration::ZERO).await, [""; 0]);
+        world.clock.set_wall(TimestampMs(NOW.get() * 2));
+        assert_eq!(world.look_after(DAY / 2).await, [""; 0]);
+        assert_eq!(world.look_after(DAY / 2).await, ["g"]);
+    }
+
+    #[tokio::test]
+    async fn a_shared_group_goes_with_all_it_has_but_for_how_far_its_dead_letters_were_sent_back() {
+        let mut world = World::new();
+        let shared = GroupValue::Shared(Settings::default());
+        for group in ["plain", "redriven"] {
+            let guard = world.broker.groups.alone().await;
+            make(&world.broker.log, guard, group, &shared, Vec::new(), NOW)
+                .await
+                .unwrap();
+            world.commit(group, 1).await;
+            let mut state = vec![StateChange {
+                key: codec::state_key(group, world.partition(0)),
+                value: Some(vec![1]),
+            }];
+            if group == "redriven" {
+                state.push(StateChange {
+                    key: [redrive::positions_prefix(group), vec![0; 12]].concat(),
+                    value: Some(vec![1; 9]),
+                });
+            }
+            super::super::append(&world.broker.log, state).await.unwrap();
+        }
+        world.look_after(Duration::ZERO).await;
+        assert_eq!(world.look_after(DAY).await, ["plain", "redriven"]);
+        assert!(!exists(&world.broker.log, "plain"));
+        assert!(exists(&world.broker.log, "redriven"));
+        assert_eq!(world.state().0, 2, "its settings, and how far it was sent back");
+        assert_eq!(
+            world.look_after(DAY * 2).await,
+            [""; 0],
+            "nothing is left to expire"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_group_that_has_committed_nothing_or_cannot_be_read_is_left_alone() {
+        let mut world = World::new();
+        world.commit("none", 0).await;
+        world.commit("unreadable", 2).await;
+        let broken = StateChange {
+            key: offsets::offset_key("unreadable", world.partition(1)),
+            value: Some(vec![9]),
+        };
+        super::super::append(&world.broker.log, vec![broken])
+            .await
+            .unwrap();
+        world.look_after(Duration::ZERO).await;
+        assert_eq!(world.look_after(DAY * 2).await, [""; 0]);
+        assert_eq!(names(&world.broker.log), ["none", "unreadable"]);
+    }
+
+    #[tokio::test]
+    async fn an_idle_group_costs_its_offsets_and_nothing_in_memory_besides() {
+        let world = World::new();
+        world.join("g", Kind::Ordered).await;
+        world.commit("g", 4).await;
+        leave(&world.broker, "g", "a", None).await.unwrap();
+        let coordinator = &world.broker.groups.coordinator;
+        assert!(coordinator.find("g").is_some(), "a late acknowledgement is known");
+        world.clock.advance(Duration::from_secs(601));
+        coordinator.tick(now_ms(&world.broker));
+        assert!(coordinator.find("g").is_none());
+        let (rows, bytes) = world.state();
+        assert_eq!(rows, 5, "the group, and four committed offsets");
+        assert!(bytes <= 200, "{bytes} bytes");
+    }
+
+    #[test]
+    fn looks_are_as_often_as_the_retention_needs() {
+        for (retention_s, interval_s) in [(1, 1), (20, 2), (600, 60), (86_400, 300)] {
+            let retention = Duration::from_secs(retention_s);
+            assert_eq!(
+                interval(retention),
+                Duration::from_secs(interval_s),
+                "{retention:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! A record on its way to the dead letters, and back. Pure.
+//!
+//! A dead letter is the record with its key, value, headers and timestamp, and these headers, as text:
+//!
+//! | header | says |
+//! |---|---|
+//! | `dlq_topic` `dlq_partition` `dlq_offset` | where the record lies |
+//! | `dlq_group` | which group gave it up |
+//! | `dlq_deliveries` | how often it was delivered |
+//! | `dlq_reason` | what the member said that rejected it, or that it was delivered too often |
+//!
+//! A record that has been here before has them already: those are replaced. Other headers are not touched, whatever
+//! their names.
+//!
+//! The timestamp stays the same both ways, as Kafka Connect has it: it says when the thing happened, and consumers
+//! (replay by time, windows) go by it. When a record was given up can be seen in neither; a topic with
+//! `timestamp_type=log_append_time` says so. Retention by time goes by timestamps: old records that come to a topic
+//! which keeps less are deleted soon, so the topic that is made for dead letters keeps all.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+use quipu_segments::batch::Record;
+
+use crate::formats::json::{ParsedHeader, ParsedRecord, is_json_line};
+
+/// The longest reason that is kept, in bytes; longer ones are cut.
+pub const MAX_REASON_BYTES: usize = 1024;
+
+const TOPIC: &str = "dlq_topic";
+const PARTITION: &str = "dlq_partition";
+const OFFSET: &str = "dlq_offset";
+const GROUP: &str = "dlq_group";
+const DELIVERIES: &str = "dlq_deliveries";
+const REASON: &str = "dlq_reason";
+const ALL: [&str; 6] = [TOPIC, PARTITION, OFFSET, GROUP, DELIVERIES, REASON];
+
+/// Where a dead letter comes from, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The topic's name.
+    pub topic: &'a str,
+    /// The partition's index.
+    pub partition: u32,
+    /// The group that gives it up.
+    pub group: &'a str,
+}
+
+/// A dead letter that goes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Returning<'a> {
+    /// The name of the topic where it came from.
+    pub topic: &'a str,
+    /// The group that had given it up.
+    pub group: &'a str,
+    /// The record as it was, with the partition where it came from.
+    pub record: ParsedRecord<'a>,
+}
+
+/// Why a record is no dead letter that could go back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReturning {
+    /// It has no such header: something else was written to the topic.
+    #[error("it has no header {0}")]
+    Missing(&'static str),
+    /// A header is not what a dead letter has there.
+    #[error("its header {0} is malformed")]
+    Malformed(&'static str),
+}
+
+/// The reason of a record that was delivered too often.
+#[must_use]
+pub fn delivered_too_often(deliveries: u32) -> String {
+    match deliveries {
+        1 => "delivered once and not settled".to_owned(),
+        _ => format!("delivered {deliveries} times and not settled"),
+    }
+}
+
+/// The dead letter of a record, as its own copy: it goes where its key says, like any record.
+#[must_use]
+pub fn of_record(
+    record: &Record<'_>,
+    origin: Origin<'_>,
+    deliveries: u32,
+    reason: &str,
+) -> ParsedRecord<'static> {
+    let own = |bytes: &[u8]| Cow::Owned(bytes.to_vec());
+    let mut headers: Vec<ParsedHeader<'static>> = others(record)
+        .map(|(name, value)| (own(name), value.map(own)))
+        .collect();
+    let added = [
+        (TOPIC, origin.topic.to_owned()),
+        (PARTITION, origin.partition.to_string()),
+        (OFFSET, record.offset.to_string()),
+        (GROUP, origin.group.to_owned()),
+        (DELIVERIES, deliveries.to_string()),
+        (
+            REASON,
+            reason[..reason.floor_char_boundary(MAX_REASON_BYTES)].to_owned(),
+        ),
+    ];
+    headers.extend(
+        added
+            .into_iter()
+            .map(|(name, value)| (Cow::Borrowed(name.as_bytes()), Some(value.into_bytes().into()))),
+    );
+    ParsedRecord {
+        partition: None,
+        timestamp: Some(record.timestamp),
+        key: record.key.map(own),
+        value: record.value.map(own),
+        json_line: is_line(record),
+        headers,
+    }
+}
+
+/// The record that a dead letter was made of, and where it goes.
+///
+/// # Errors
+/// Why the record is no dead letter.
+pub fn returning<'a>(record: &Record<'a>) -> Result<Returning<'a>, NotReturning> {
+    let topic = text(record, TOPIC)?;
+    let group = text(record, GROUP)?;
+    let partition = number(record, PARTITION)?;
+    let headers = others(record)
+        .map(|(name, value)| (Cow::Borrowed(name), value.map(Cow::Borrowed)))
+        .collect();
+    Ok(Returning {
+        topic,
+        group,
+        record: ParsedRecord {
+            partition: Some(partition),
+            timestamp: Some(record.timestamp),
+            key: record.key.map(Cow::Borrowed),
+            value: record.value.map(Cow::Borrowed),
+            json_line: is_line(record),
+            headers,
+        },
+    })
+}
+
+/// The headers that dead letters do not add.
+fn others<'a>(record: &Record<'a>) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
+    let is_added = |name: &[u8]| ALL.iter().any(|added| added.as_bytes() == name);
+    record
+        .headers
+        .into_iter()
+        .filter(move |(name, _)| !is_added(name))
+}
+
+fn text<'a>(record: &Record<'a>, name: &'static str) -> Result<&'a str, NotReturning> {
+    // The last one counts, as in Kafka, where a name repeats.
+    let found = record
+        .headers
+        .into_iter()
+        .filter(|(found, _)| *found == name.as_bytes())
+        .last();
+    let (_, value) = found.ok_or(NotReturning::Missing(name))?;
+    let value = value.ok_or(NotReturning::Malformed(name))?;
+    std::str::from_utf8(value).map_err(|_| NotReturning::Malformed(name))
+}
+
+fn number<T: FromStr>(record: &Record<'_>, name: &'static str) -> Result<T, NotReturning> {
+    let text = text(record, name)?;
+    text.parse().map_err(|_| NotReturning::Malformed(name))
+}
+
+fn is_line(record: &Record<'_>) -> bool {
+    record.value.is_none_or(is_json_line)
+}
+
+#[cfg(test)]
+mod tests {
+    use quipu_segments::batch::{BatchBuilder, Records, SealedBatch};
+    use quipu_segments::{Offset, TimestampMs};
+
+    use super::*;
+
+    type Header<'a> = (&'a [u8], Option<&'a [u8]>);
+
+    const ORIGIN: Origin<'static> = Origin {
+        topic: "jobs",
+        partition: 3,
+        group: "workers",
+    };
+
+    fn sealed(key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header<'_>]) -> SealedBatch {
+        let mut builder = BatchBuilder::new();
+        builder.push(TimestampMs(1_357_035_420_000), key, value, headers);
+        let mut sealed = builder.seal();
+        sealed.set_base_offset(Offset::new(41));
+        sealed
+    }
+
+    fn stored(parsed: &ParsedRecord<'_>) -> SealedBatch {
+        let headers: Vec<Header<'_>> = parsed
+            .headers
+            .iter()
+            .map(|(name, value)| (&**name, value.as_deref()))
+            .collect();
+        sealed(parsed.key.as_deref(), parsed.value.as_deref(), &headers)
+    }
+
+    fn first(batch: &SealedBatch) -> Record<'_> {
+        Records::new(batch.as_bytes()).unwrap().next().unwrap().unwrap()
+    }
+
+    fn header<'a>(record: &'a ParsedRecord<'_>, name: &str) -> Vec<&'a str> {
+        let named = record
+            .headers
+            .iter()
+            .filter(|(found, _)| **found == *name.as_bytes());
+        named
+            .map(|(_, value)| std::str::from_utf8(value.as_deref().unwrap()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_why() {
+        let batch = sealed(
+            Some(b"k"),
+            Some(b"{\"n\":1}"),
+            &[(b"type", Some(b"t")), (b"dlq_owner", None)],
+        );
+        let letter = of_record(&first(&batch), ORIGIN, 2, "cannot parse");
+        assert_eq!(letter.key.as_deref(), Some(&b"k"[..]));
+        assert_eq!(letter.value.as_deref(), Some(&b"{\"n\":1}"[..]));
+        assert_eq!(letter.timestamp, Some(TimestampMs(1_357_035_420_000)));
+        assert_eq!(letter.partition, None);
+        assert!(letter.json_line);
+        let headers: Vec<_> = letter
+            .headers
+            .iter()
+            .map(|(name, value)| {
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                (text(name), value.as_deref().map(text))
+            })
+            .collect();
+        let expected = [
+            ("type", Some("t")),
+            ("dlq_owner", None),
+            ("dlq_topic", Some("jobs")),
+            ("dlq_partition", Some("3")),
+            ("dlq_offset", Some("41")),
+            ("dlq_group", Some("workers")),
+            ("dlq_deliveries", Some("2")),
+            ("dlq_reason", Some("cannot parse")),
+        ];
+        assert_eq!(
+            headers,
+            expected.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)))
+        );
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_also_a_tombstone_and_bytes() {
+        for (key, value) in [
+            (None, None),
+            (Some(&b"\xff"[..]), Some(&b"null"[..])),
+            (Some(b""), Some(b"\x00\n")),
+        ] {
+            let original = sealed(key, value, &[(b"a", Some(b"1")), (b"a", None), (b"", Some(b""))]);
+            let letter = stored(&of_record(&first(&original), ORIGIN, 5, &delivered_too_often(5)));
+            let letter = first(&letter);
+            let back = returning(&letter).unwrap();
+            assert_eq!((back.topic, back.group), ("jobs", "workers"));
+            assert_eq!(back.record.partition, Some(3));
+            assert_eq!(stored(&back.record).as_bytes(), original.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_record_that_goes_round_again_says_only_where_it_was_last() {
+        let original = sealed(None, Some(b"1"), &[(b"a", Some(b"1"))]);
+        let once = stored(&of_record(&first(&original), ORIGIN, 5, "first"));
+        let other = Origin {
+            topic: "jobs.dlq",
+            partition: 0,
+            group: "others",
+        };
+        let twice = of_record(&first(&once), other, 1, "second");
+        assert_eq!(twice.headers.len(), 7);
+        assert_eq!(header(&twice, "dlq_topic"), ["jobs.dlq"]);
+        assert_eq!(header(&twice, "dlq_group"), ["others"]);
+        assert_eq!(header(&twice, "dlq_reason"), ["second"]);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let batch = sealed(None, None, &[]);
+        let letter = of_record(&first(&batch), ORIGIN, 1, &"€".repeat(400));
+        assert_eq!(header(&letter, "dlq_reason"), ["€".repeat(341)]);
+    }
+
+    #[test]
+    fn what_is_no_dead_letter_says_why() {
+        let topic: Header<'_> = (b"dlq_topic", Some(b"jobs"));
+        let group: Header<'_> = (b"dlq_group", Some(b"workers"));
+        for (headers, expected) in [
+            (&[][..], NotReturning::Missing("dlq_topic")),
+            (&[topic], NotReturning::Missing("dlq_group")),
+            (&[topic, group], NotReturning::Missing("dlq_partition")),
+            (
+                &[topic, group, (b"dlq_partition", Some(b"-1"))],
+                NotReturning::Malformed("dlq_partition"),
+            ),
+            (
+                &[
+                    topic,
+                    group,
+                    (b"dlq_partition", Some(b"1")),
+                    (b"dlq_partition", None),
+                ],
+                NotReturning::Malformed("dlq_partition"),
+            ),
+            (
+                &[(b"dlq_topic", Some(b"\xff"))],
+                NotReturning::Malformed("dlq_topic"),
+            ),
+        ] {
+            let batch = sealed(None, None, headers);
+            assert_eq!(returning(&first(&batch)), Err(expected));
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Dead letters go back to where they came from.
+//!
+//! ```text
+//! key    'r' group 0x00 topic_id:u64 partition:u32    how far a group's dead letters were sent back
+//! value  version=1 offset:u64                         (numbers big-endian)
+//! ```
+//!
+//! The records of a request and the position behind their dead letters are one atomic append, so whatever happens, a
+//! dead letter is sent back once. Each group has its own positions in a topic of dead letters: those of other groups
+//! are passed over, and so is what is no dead letter. The dead letters themselves stay, as records do.
+//!
+//! A record goes to the partition where it was, and to the one of its key if its topic was made anew with fewer. All
+//! groups that read the topic see it again, as with Kafka.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quipu_segments::batch::Record;
+use quipu_segments::{
+    AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, Ticket,
+    TimestampMs, Topic,
+};
+
+use super::codec::with_partition;
+use super::dead_letter::returning;
+use super::store::{Outgoing, changes_for_deleted_topic, records_of};
+use crate::broker::refusal::{Outcome, Reason, Refusal};
+use crate::broker::topics::catalog;
+use crate::broker::topics::skips::Skips;
+use crate::formats::partitioner::Rotation;
+
+const POSITION: u8 = b'r';
+const VERSION: u8 = 1;
+
+/// An append is begun anew when it has so many bytes of records, or records.
+const REQUEST_BYTES: usize = 1 << 20;
+const REQUEST_RECORDS: u64 = 1000;
+/// Stored bytes that are read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// Held while dead letters are sent: each call reads its positions, sends, and moves them. Such calls are rare, so one lock for
+/// all groups costs nothing that matters.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// What a call did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redriven {
+    /// Records that went back to where they came from.
+    pub sent: u64,
+    /// Records that were passed over: dead letters of other groups, and what is none.
+    pub passed: u64,
+    /// All that was there when the call began has been looked at; otherwise a further call finds more.
+    pub at_end: bool,
+}
+
+/// Sends up to `max_records` of a group's dead letters back, oldest first in each partition, and returns when that is
+/// durable. Blocks.
+///
+/// # Errors
+/// The member `redriven` counts what was sent before, which is durable; a further call goes on behind it.
+/// - 404 `unknown-topic`: there is no such topic of dead letters, or the topic where a record came from is gone. Make that topic
+///   again, or move the start of the dead letters' log behind the record.
+/// - 500 `corrupt-data`: dead letters cannot be read; skip the damage, or repair it.
+/// - 500 `internal`: a position in the state cannot be read. Nothing is sent from there: it might be sent twice.
+/// - What the engine says of an append.
+pub fn redrive(
+    log: &Log,
+    rotation: &Rotation,
+    group: &str,
+    dead_letters: &str,
+    max_records: u64,
+    now: TimestampMs,
+) -> Result<Redriven, Refusal> {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    let topic = catalog::find(log, dead_letters)?;
+    let partitions = topic.partitions();
+    let mut run = Run {
+        log,
+        rotation,
+        group,
+        max_records,
+        now,
+        done: Redriven::default(),
+        known: None,
+    };
+    let ended = run.all(&partitions);
+    if topic.is_deleted() {
+        // A position that came after its topic's deletion would never be removed.
+        remove_all_of(log, &topic)?;
+    }
+    match ended {
+        Ok(at_end) => Ok(Redriven { at_end, ..run.done }),
+        Err(refusal) => Err(refusal.with("redriven", run.done.sent)),
+    }
+}
+
+/// What the keys of a group's positions begin with.
+#[must_use]
+pub fn positions_prefix(group: &str) -> Vec<u8> {
+    [&[POSITION], group.as_bytes(), &[0]].concat()
+}
+
+/// What every group's position's key begins with.
+#[must_use]
+pub fn all_positions_prefix() -> [u8; 1] {
+    [POSITION]
+}
+
+fn position_key(group: &str, partition: PartitionId) -> Vec<u8> {
+    with_partition(positions_prefix(group), partition)
+}
+
+fn decode(value: &[u8]) -> Option<Offset> {
+    let (&VERSION, offset) = value.split_first()? else {
+        return None;
+    };
+    Offset::try_new(u64::from_be_bytes(offset.try_into().ok()?))
+}
+
+fn put(group: &str, partition: PartitionId, position: Offset) -> StateChange {
+    let mut value = vec![VERSION];
+    value.extend_from_slice(&position.get().to_be_bytes());
+    StateChange {
+        key: position_key(group, partition),
+        value: Some(value),
+    }
+}
+
+/// Why a call ends early.
+enum Stop {
+    /// The next record does not go back; those before it do.
+    At(Refusal),
+    /// They were not sent either, or nobody knows.
+    Unsent(Refusal),
+}
+
+struct Run<'a> {
+    log: &'a Log,
+    rotation: &'a Rotation,
+    group: &'a str,
+    max_records: u64,
+    now: TimestampMs,
+    done: Redriven,
+    /// The topic that was looked up last.
+    known: Option<(String, Arc<Topic>)>,
+}
+
+/// A walk over one partition of dead letters.
+struct Walk<'a> {
+    partition: &'a Partition,
+    /// The next record to look at.
+    position: Offset,
+    /// Up to where that is durable.
+    saved: Offset,
+    end: Offset,
+    /// What was found between the two.
+    pending: Pending<'a>,
+}
+
+/// What the next append is made of.
+struct Pending<'a> {
+    outgoing: Outgoing<'a>,
+    sent: u64,
+    passed: u64,
+}
+
+impl<'a> Run<'a> {
+    fn pending(&self) -> Pending<'a> {
+        Pending {
+            outgoing: Outgoing::new(self.rotation, self.now),
+            sent: 0,
+            passed: 0,
+        }
+    }
+
+    /// Sends what all partitions have; `false` if there were too many.
+    fn all(&mut self, partitions: &'a [Arc<Partition>]) -> Result<bool, Refusal> {
+        for partition in partitions {
+            if !self.partition(partition)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends what a partition has up to its end as of now; `false` if there were too many.
+    fn partition(&mut self, partition: &'a Partition) -> Result<bool, Refusal> {
+        let positions = partition.positions();
+        let position = self.position(partition.id())?.max(positions.log_start_offset);
+        let mut walk = Walk {
+            partition,
+            position,
+            saved: position,
+            end: positions.end_offset,
+            pending: self.pending(),
+        };
+        let ended = match self.walk(&mut walk) {
+            Ok(is_at_end) => self.send(&mut walk).map(|()| is_at_end),
+            Err(Stop::At(refusal)) => self.send(&mut walk).and(Err(Stop::At(refusal))),
+            unsent => unsent,
+        };
+        ended.map_err(|stop| match stop {
+            Stop::At(refusal) => self.partial(refusal),
+            Stop::Unsent(refusal) => refusal,
+        })
+    }
+
+    /// A refusal of something that is not stored, with what is.
+    fn partial(&self, refusal: Refusal) -> Refusal {
+        if self.done.sent > 0 {
+            refusal.outcome(Outcome::Partial)
+        } else {
+            refusal
+        }
+    }
+
+    fn walk(&mut self, walk: &mut Walk<'a>) -> Result<bool, Stop> {
+        while walk.position < walk.end {
+            let before = walk.position;
+            if let Some(fetched) = self.read(walk).map_err(Stop::At)? {
+                for record in records_of(&fetched) {
+                    if record.offset < walk.position || record.offset >= walk.end {
+                        continue;
+                    }
+                    if !self.take(walk, &record).map_err(Stop::At)? {
+                        return Ok(false);
+                    }
+                    if walk.pending.sent >= REQUEST_RECORDS || walk.pending.outgoing.bytes() >= REQUEST_BYTES
+                    {
+                        self.send(walk)?;
+                    }
+                }
+                walk.position = walk.position.max(fetched.next_offset.min(walk.end));
+            }
+            if walk.position == before {
+                break;
+            }
+        }
+        Ok(walk.position >= walk.end)
+    }
+
+    /// Reads on; `None` where the position has moved over what cannot be read and need not.
+    fn read(&self, walk: &mut Walk<'_>) -> Result<Option<Fetched>, Refusal> {
+        let request = ReadRequest {
+            from: walk.position,
+            until: Some(walk.end),
+            max_bytes: READ_BYTES,
+        };
+        let error = match walk.partition.read(request) {
+            Ok(fetched) => return Ok(Some(fetched)),
+            Err(error) => error,
+        };
+        let behind = match &error {
+            Error::Trimmed { log_start_offset, .. } => Some(*log_start_offset),
+            Error::Damaged { damaged_until, .. } => Skips::of(self.log, walk.partition.id())
+                .end_of(walk.position)
+                .map(|skipped| skipped.min(*damaged_until)),
+            _ => None,
+        };
+        match behind {
+            Some(behind) if behind > walk.position => {
+                walk.position = behind.min(walk.end);
+                Ok(None)
+            }
+            _ => Err(error.into()),
+        }
+    }
+
+    /// Takes the next record with it, or passes it over; `false` if there would be too many.
+    fn take(&mut self, walk: &mut Walk<'_>, record: &Record<'_>) -> Result<bool, Refusal> {
+        match returning(record) {
+            Ok(back) if back.group == self.group => {
+                if self.done.sent + walk.pending.sent >= self.max_records {
+                    return Ok(false);
+                }
+                let topic = self
+                    .topic(back.topic)
+                    .ok_or_else(|| gone(back.topic, walk.partition.name(), record))?;
+                walk.pending.outgoing.add(&topic, &back.record);
+                walk.pending.sent += 1;
+            }
+            _ => walk.pending.passed += 1,
+        }
+        walk.position = record.offset.plus(1);
+        Ok(true)
+    }
+
+    /// Sends what was found and moves the durable position behind it, both or neither.
+    fn send(&mut self, walk: &mut Walk<'a>) -> Result<(), Stop> {
+        if walk.position == walk.saved {
+            return Ok(());
+        }
+        let pending = std::mem::replace(&mut walk.pending, self.pending());
+        let mut request = pending
+            .outgoing
+            .into_request(self.log)
+            .map_err(|refusal| Stop::Unsent(self.partial(refusal)))?;
+        let moved = put(self.group, walk.partition.id(), walk.position);
+        request.state.push(moved);
+        let sent = self.log.append(request).and_then(Ticket::wait);
+        sent.map_err(|error| {
+            // Where nobody knows whether it happened, the position tells the next call.
+            let is_known = !matches!(error, Error::Closed | Error::LogFailed { in_flight: true, .. });
+            let refusal = error.into();
+            Stop::Unsent(if is_known { self.partial(refusal) } else { refusal })
+        })?;
+        walk.saved = walk.position;
+        self.done.sent += pending.sent;
+        self.done.passed += pending.passed;
+        Ok(())
+    }
+
+    fn position(&self, partition: PartitionId) -> Result<Offset, Refusal> {
+        let Some(value) = self.log.state_get(&position_key(self.group, partition)) else {
+            return Ok(Offset::ZERO);
+        };
+        decode(&value).ok_or_else(|| {
+            tracing::error!(group = self.group, %partition, "how far dead letters were sent back is not readable");
+            Refusal::new(
+                Reason::Internal,
+                "how far dead letters were sent back is not readable in the server's state",
+            )
+        })
+    }
+
+    fn topic(&mut self, name: &str) -> Option<Arc<Topic>> {
+        if let Some((known, topic)) = &self.known
+            && known == name
+            && !topic.is_deleted()
+        {
+            return Some(topic.clone());
+        }
+        let topic = self.log.topic(name)?;
+        self.known = Some((name.to_owned(), topic.clone()));
+        Some(topic)
+    }
+}
+
+fn remove_all_of(log: &Log, topic: &Topic) -> Result<(), Error> {
+    let state = changes_for_deleted_topic(log, topic.id());
+    if state.is_empty() {
+        return Ok(());
+    }
+    let request = AppendRequest {
+        state,
+        ..AppendRequest::default()
+    };
+    log.append(request)?.wait().map(drop)
+}
+
+fn gone(topic: &str, partition: &str, record: &Record<'_>) -> Refusal {
+    let topic: String = topic.chars().take(250).collect();
+    let detail = format!(
+        "the topic {topic} does not exist, where the dead letter at offset {} of {partition} came from",
+        record.offset
+    );
+    Refusal::new(Reason::UnknownTopic, detail)
+        .with("topic", topic)
+        .with("dead_letter_offset", record.offset.get())
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

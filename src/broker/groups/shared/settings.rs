@@ -1,0 +1,294 @@
+//! What the first member of a shared group chose for all, and how a group's kind is kept.
+//!
+//! ```text
+//! key    'g' group                                    (see [`super::super::offsets`])
+//! value  version=1                                    an ordered group, or one of which only offsets are known
+//! value  version=2 kind=1 lease_ms:u32 max_deliveries:u16 length:u8 dead_letter_topic    a shared group
+//! ```
+//!
+//! Numbers are big-endian. A length of 0: no topic was chosen, each topic has its own dead letters.
+
+use super::super::live::Kind;
+use crate::broker::topics::catalog::check_name;
+
+/// The shortest lease, in milliseconds: below, leases would end while their answers travel.
+pub const MIN_LEASE_MS: u32 = 100;
+/// The longest lease, in milliseconds: 12 hours. Longer work extends its lease.
+pub const MAX_LEASE_MS: u32 = 12 * 60 * 60 * 1000;
+/// The most deliveries of a record that a group can ask for.
+pub const MAX_DELIVERIES: u32 = 1000;
+
+/// What is behind a topic's name in that of its dead letters.
+const DEAD_LETTER_SUFFIX: &str = ".dlq";
+
+const VERSION_ORDERED: u8 = 1;
+const VERSION_KINDS: u8 = 2;
+const KIND_SHARED: u8 = 1;
+
+/// The settings of a shared group. They are compared as a whole: a group has one of each for all its members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a record is a member's, in milliseconds; from [`MIN_LEASE_MS`] to [`MAX_LEASE_MS`].
+    pub lease_ms: u32,
+    /// After so many deliveries that settled nothing a record goes to the dead letters; from 1 to [`MAX_DELIVERIES`].
+    pub max_deliveries: u32,
+    /// Where dead letters go; `None`: to a topic beside each topic, see [`Settings::dead_letter_topic_of`].
+    pub dead_letter_topic: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lease_ms: 30_000,
+            max_deliveries: 5,
+            dead_letter_topic: None,
+        }
+    }
+}
+
+/// A setting that no group can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {detail}")]
+pub struct Unfit {
+    /// The field of the request.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl Settings {
+    /// Checks the numbers, and the dead letters' topic for a group that reads `topics`.
+    ///
+    /// # Errors
+    /// [`Unfit`]: the first setting that is out of range. Dead letters that went where they came from would go round
+    /// in a circle, so that is refused too.
+    pub fn check<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Result<(), Unfit> {
+        let unfit = |field, detail: String| Err(Unfit { field, detail });
+        if !(MIN_LEASE_MS..=MAX_LEASE_MS).contains(&self.lease_ms) {
+            let detail = format!(
+                "must be from {MIN_LEASE_MS} to {MAX_LEASE_MS}, not {}",
+                self.lease_ms
+            );
+            return unfit("lease_ms", detail);
+        }
+        if !(1..=MAX_DELIVERIES).contains(&self.max_deliveries) {
+            let detail = format!("must be from 1 to {MAX_DELIVERIES}, not {}", self.max_deliveries);
+            return unfit("max_deliveries", detail);
+        }
+        if let Some(name) = &self.dead_letter_topic
+            && check_name(name).is_err()
+        {
+            return unfit(
+                "dead_letter_topic",
+                format!("must be a topic's name, not {name:?}"),
+            );
+        }
+        for topic in topics {
+            if self.dead_letter_topic.as_deref() == Some(topic) {
+                return unfit(
+                    "dead_letter_topic",
+                    format!("must not be a topic that the group reads: {topic}"),
+                );
+            }
+            let name = self.dead_letter_topic_of(topic);
+            if check_name(&name).is_err() {
+                return unfit(
+                    "dead_letter_topic",
+                    format!(
+                        "must be given, because {topic} has no room for {DEAD_LETTER_SUFFIX} in its name"
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the dead letters of a topic go.
+    #[must_use]
+    pub fn dead_letter_topic_of(&self, topic: &str) -> String {
+        match &self.dead_letter_topic {
+            Some(name) => name.clone(),
+            None => format!("{topic}{DEAD_LETTER_SUFFIX}"),
+        }
+    }
+}
+
+/// What a group's key in the state says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupValue {
+    /// An ordered group, or one that was only committed to: those are the same.
+    Ordered,
+    /// A shared group.
+    Shared(Settings),
+}
+
+/// Bytes in the state that are not what this version writes: a damaged state, or one of a later version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a group in the state is not readable: {0}")]
+pub struct Unreadable(&'static str);
+
+impl GroupValue {
+    /// How the group's members share the records.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Ordered => Kind::Ordered,
+            Self::Shared(_) => Kind::Shared,
+        }
+    }
+
+    /// The value in the state. The settings have been [checked](Settings::check).
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let Self::Shared(settings) = self else {
+            return vec![VERSION_ORDERED];
+        };
+        let topic = settings.dead_letter_topic.as_deref().unwrap_or_default();
+        let max_deliveries = u16::try_from(settings.max_deliveries).expect("checked to be small");
+        let length = u8::try_from(topic.len()).expect("a topic's name has at most 249 bytes");
+        let mut value = vec![VERSION_KINDS, KIND_SHARED];
+        value.extend_from_slice(&settings.lease_ms.to_be_bytes());
+        value.extend_from_slice(&max_deliveries.to_be_bytes());
+        value.push(length);
+        value.extend_from_slice(topic.as_bytes());
+        value
+    }
+
+    /// Reads a value of the state.
+    ///
+    /// # Errors
+    /// [`Unreadable`]: report it; nobody can join the group, because nobody knows how it is shared.
+    pub fn decode(value: &[u8]) -> Result<Self, Unreadable> {
+        let (&version, rest) = value.split_first().ok_or(Unreadable("it is empty"))?;
+        match version {
+            VERSION_ORDERED if rest.is_empty() => Ok(Self::Ordered),
+            VERSION_ORDERED => Err(Unreadable("bytes follow it")),
+            VERSION_KINDS => shared(rest).map(Self::Shared),
+            _ => Err(Unreadable("its version is neither 1 nor 2")),
+        }
+    }
+}
+
+fn shared(rest: &[u8]) -> Result<Settings, Unreadable> {
+    let short = Unreadable("it is too short");
+    let (&kind, rest) = rest.split_first().ok_or(short)?;
+    if kind != KIND_SHARED {
+        return Err(Unreadable("its kind is unknown"));
+    }
+    let (lease_ms, rest) = rest.split_first_chunk::<4>().ok_or(short)?;
+    let (max_deliveries, rest) = rest.split_first_chunk::<2>().ok_or(short)?;
+    let (&length, topic) = rest.split_first().ok_or(short)?;
+    if topic.len() < length.into() {
+        return Err(short);
+    }
+    if topic.len() > length.into() {
+        return Err(Unreadable("bytes follow it"));
+    }
+    let topic = std::str::from_utf8(topic).map_err(|_| Unreadable("its dead letters' topic is not UTF-8"))?;
+    let settings = Settings {
+        lease_ms: u32::from_be_bytes(*lease_ms),
+        max_deliveries: u16::from_be_bytes(*max_deliveries).into(),
+        dead_letter_topic: (!topic.is_empty()).then(|| topic.to_owned()),
+    };
+    match settings.check([]) {
+        Ok(()) => Ok(settings),
+        Err(_) => Err(Unreadable("a setting is out of range")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared_with(topic: Option<&str>) -> GroupValue {
+        GroupValue::Shared(Settings {
+            lease_ms: 258,
+            max_deliveries: 772,
+            dead_letter_topic: topic.map(str::to_owned),
+        })
+    }
+
+    #[test]
+    fn a_group_comes_back_as_it_was_and_every_cut_of_it_is_an_error() {
+        let long = "n".repeat(249);
+        for value in [
+            GroupValue::Shared(Settings::default()),
+            shared_with(None),
+            shared_with(Some("dead")),
+            shared_with(Some(&long)),
+        ] {
+            let bytes = value.encode();
+            assert_eq!(GroupValue::decode(&bytes), Ok(value));
+            for length in 0..bytes.len() {
+                assert!(GroupValue::decode(&bytes[..length]).is_err(), "{length}");
+            }
+            let longer = [&bytes[..], b"x"].concat();
+            assert_eq!(GroupValue::decode(&longer), Err(Unreadable("bytes follow it")));
+        }
+    }
+
+    #[test]
+    fn the_layouts_of_versions_1_and_2_do_not_change() {
+        assert_eq!(GroupValue::Ordered.encode(), [1]);
+        assert_eq!(GroupValue::decode(&[1]), Ok(GroupValue::Ordered));
+        let made = super::super::super::offsets::make_group("g").value.unwrap();
+        assert_eq!(GroupValue::decode(&made), Ok(GroupValue::Ordered));
+        assert_eq!(
+            shared_with(Some("dead")).encode(),
+            [2, 1, 0, 0, 1, 2, 3, 4, 4, b'd', b'e', b'a', b'd']
+        );
+    }
+
+    #[test]
+    fn values_that_no_version_writes_are_refused() {
+        for bytes in [
+            &[][..],
+            &[1, 0],
+            &[3],
+            &[2, 2, 0, 0, 1, 2, 0, 5, 0],
+            &[2, 1, 0, 0, 0, 99, 0, 5, 0],
+            &[2, 1, 0, 0, 1, 2, 0, 0, 0],
+            &[2, 1, 0, 0, 1, 2, 3, 0xe9, 0],
+            &[2, 1, 0, 0, 1, 2, 0, 5, 1, 0xff],
+            &[2, 1, 0, 0, 1, 2, 0, 5, 1, b'/'],
+        ] {
+            assert!(GroupValue::decode(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn every_setting_takes_its_bounds_and_nothing_beyond_them() {
+        let with = |lease_ms, max_deliveries| Settings {
+            lease_ms,
+            max_deliveries,
+            ..Settings::default()
+        };
+        for good in [with(100, 1), with(43_200_000, 1000), Settings::default()] {
+            assert_eq!(good.check(["orders"]), Ok(()));
+        }
+        for (bad, field) in [
+            (with(99, 1), "lease_ms"),
+            (with(43_200_001, 1), "lease_ms"),
+            (with(100, 0), "max_deliveries"),
+            (with(100, 1001), "max_deliveries"),
+        ] {
+            assert_eq!(bad.check(["orders"]).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn dead_letters_never_go_where_they_came_from_nor_to_a_name_that_no_topic_can_have() {
+        let to = |topic: &str| Settings {
+            dead_letter_topic: Some(topic.to_owned()),
+            ..Settings::default()
+        };
+        let long = "n".repeat(246);
+        assert_eq!(to("dead").dead_letter_topic_of("orders"), "dead");
+        assert_eq!(Settings::default().dead_letter_topic_of("orders"), "orders.dlq");
+        assert!(to("dead").check(["orders", &long]).is_ok());
+        assert!(to("orders").check(["trades", "orders"]).is_err());
+        assert!(to("a b").check([]).is_err());
+        assert!(Settings::default().check([long.as_str()]).is_err());
+        assert!(Settings::default().check(["n".repeat(245).as_str()]).is_ok());
+    }
+}

@@ -1,0 +1,344 @@
+//! The appends that settle: the states of the touched partitions, the group's committed offsets, and the dead letters, in
+//! one atomic request. After a crash all of it is there, or nothing: no record is settled without its dead letter.
+//!
+//! Dead letters are placed like any producer's records: by their key, or together in a partition that rotates. They are
+//! not held against the limits of their topic: whatever could be stored once can be given up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use quipu_segments::batch::{Batches, Record, Records};
+use quipu_segments::{
+    Ack, AppendRequest, Error, Fetched, Log, Offset, Part, Partition, PartitionId, ReadRequest, StateChange,
+    TimestampMs, Topic, TopicId,
+};
+
+use super::codec::{self, Saved};
+use super::dead_letter::{Origin, of_record};
+use super::queue::Queue;
+use super::redrive;
+use crate::broker::groups::offsets::{self, Committed};
+use crate::broker::limits::Limits;
+use crate::broker::produce::placing::{Placer, Placing, TopicRules};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::catalog;
+use crate::broker::topics::skips::Skips;
+use crate::formats::json::ParsedRecord;
+use crate::formats::partitioner::{Rotation, keyed_elsewhere};
+
+/// A record that is in a topic already has been held against all limits.
+static UNLIMITED: Limits = Limits {
+    max_request_bytes: usize::MAX,
+    max_request_head_bytes: usize::MAX,
+    max_key_bytes: usize::MAX,
+    max_headers_per_record: usize::MAX,
+    max_header_bytes: usize::MAX,
+    max_connections: usize::MAX,
+    max_in_flight_bytes: u64::MAX,
+    max_partitions: u32::MAX,
+};
+
+/// What a write says of one partition, see [`Queue::begin_write`].
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its queue, as it is once this is durable.
+    pub saved: Saved,
+}
+
+/// Records of a partition that are to be dead-lettered, as they were found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The dead letters, in order of offset.
+    pub letters: Vec<ParsedRecord<'static>>,
+    /// Where there is no record any more (trimmed, or damage that was given up): settled without a dead letter.
+    pub missing: Vec<Offset>,
+    /// What was not read: take it out of the change ([`Queue::undo_some`]).
+    pub unread: Vec<Offset>,
+    /// Why, if not because of `max_bytes`.
+    pub error: Option<Error>,
+}
+
+/// The queue of a partition as it was written last; `None` where the group has committed nothing.
+///
+/// A state that does not fit the committed offset is stale, and one that cannot be read is logged: either way the group
+/// goes on from the committed offset, and what was settled beyond is delivered again.
+#[must_use]
+pub fn load(log: &Log, group: &str, partition: PartitionId, max_deliveries: u32) -> Option<Queue> {
+    let value = log.state_get(&offsets::offset_key(group, partition))?;
+    let committed = match Committed::decode(&value) {
+        Ok(committed) => committed.offset,
+        Err(error) => {
+            tracing::error!(group, %partition, %error, "a committed offset is left out");
+            return None;
+        }
+    };
+    let saved = log.state_get(&codec::state_key(group, partition));
+    match saved.map(|value| Saved::decode(&value)) {
+        Some(Ok(saved)) if saved.is_of(committed) => return Some(Queue::restore(&saved, max_deliveries)),
+        Some(Err(error)) => {
+            tracing::error!(group, %partition, %error, "the group goes on from its committed offset");
+        }
+        Some(Ok(_)) | None => {}
+    }
+    Some(Queue::new(committed, max_deliveries))
+}
+
+/// The one append of a settle: `settlements`, of different partitions, and dead letters with the topics they go to.
+///
+/// # Errors
+/// 404 `unknown-topic`: a topic of dead letters was deleted meanwhile; make it again and try again.
+pub fn settle<'r>(
+    log: &Log,
+    rotation: &Rotation,
+    group: &str,
+    settlements: &[Settlement],
+    letters: impl IntoIterator<Item = (&'r Arc<Topic>, &'r ParsedRecord<'static>)>,
+    now: TimestampMs,
+) -> Result<AppendRequest, Refusal> {
+    let mut outgoing = Outgoing::new(rotation, now);
+    for (topic, letter) in letters {
+        outgoing.add(topic, letter);
+    }
+    let mut request = outgoing.into_request(log)?;
+    for settlement in settlements {
+        request
+            .state
+            .extend(changes_of(group, settlement.partition, &settlement.saved, now));
+    }
+    Ok(request)
+}
+
+/// The topic of that name for dead letters, made with one partition and all defaults if it is not there. Blocks on the disk.
+///
+/// # Errors
+/// Those of [`catalog::create`], but for a topic that somebody else has just made.
+pub fn dead_letter_topic(log: &Log, limits: &Limits, name: &str) -> Result<Arc<Topic>, Refusal> {
+    if let Some(topic) = log.topic(name) {
+        return Ok(topic);
+    }
+    // Neither partitions nor configuration are asked for, so one that is there by now is as good.
+    catalog::create(log, limits, name, None, &[]).map(|(topic, _)| topic)
+}
+
+/// Reads records that are to be dead-lettered, until their keys and values have `max_bytes` together (one at least).
+/// `offsets`, in order, with the deliveries of each; `reason` says why each is given up. May wait for the disk.
+#[must_use]
+pub fn read_letters(
+    log: &Log,
+    partition: &Partition,
+    origin: Origin<'_>,
+    offsets: &[(Offset, u32)],
+    reason: impl Fn(Offset, u32) -> String,
+    max_bytes: usize,
+) -> Found {
+    let mut found = Found::default();
+    let mut bytes = 0;
+    let mut left = offsets;
+    while let [(from, _), ..] = left
+        && bytes < max_bytes
+    {
+        let request = ReadRequest {
+            from: *from,
+            until: Some(from.plus(1)),
+            max_bytes: 1,
+        };
+        let fetched = match partition.read(request) {
+            Ok(fetched) if fetched.next_offset > *from => fetched,
+            // Nothing is there yet: nobody can have leased it in this log.
+            Ok(_) => break,
+            Err(Error::Trimmed { log_start_offset, .. }) => {
+                found.missing.extend(split(&mut left, log_start_offset));
+                continue;
+            }
+            Err(error @ Error::Damaged { damaged_until, .. }) => {
+                match Skips::of(log, partition.id()).end_of(*from) {
+                    Some(skipped) => found.missing.extend(split(&mut left, skipped.min(damaged_until))),
+                    None => {
+                        found
+                            .unread
+                            .extend(split(&mut left, damaged_until.max(from.plus(1))));
+                        found.error.get_or_insert(error);
+                    }
+                }
+                continue;
+            }
+            Err(error) => {
+                found.error.get_or_insert(error);
+                break;
+            }
+        };
+        for record in records_of(&fetched) {
+            found.missing.extend(split(&mut left, record.offset));
+            if let Some(&(offset, deliveries)) = left.first()
+                && offset == record.offset
+                && bytes < max_bytes
+            {
+                let reason = reason(offset, deliveries);
+                bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+                found
+                    .letters
+                    .push(of_record(&record, origin, deliveries, &reason));
+                left = &left[1..];
+            }
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        if bytes < max_bytes {
+            found.missing.extend(split(&mut left, fetched.next_offset));
+        }
+    }
+    found.unread.extend(left.iter().map(|(offset, _)| *offset));
+    found.unread.sort_unstable();
+    found
+}
+
+/// The changes that remove what a group has besides its committed offsets: they ride in the round of its deletion.
+#[must_use]
+pub fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
+    [codec::states_prefix(group), redrive::positions_prefix(group)]
+        .iter()
+        .flat_map(|prefix| log.state_prefix(prefix))
+        .map(|(key, _)| offsets::remove(key))
+        .collect()
+}
+
+/// The changes that remove what any shared group knows of a topic: they ride in the round of its deletion.
+///
+/// Cost: a walk over all of it.
+#[must_use]
+pub fn changes_for_deleted_topic(log: &Log, topic: TopicId) -> Vec<StateChange> {
+    [codec::all_states_prefix(), redrive::all_positions_prefix()]
+        .iter()
+        .flat_map(|prefix| log.state_prefix(prefix))
+        .filter(|(key, _)| codec::partition_of_key(key).is_some_and(|id| id.topic == topic))
+        .map(|(key, _)| offsets::remove(key))
+        .collect()
+}
+
+/// The state of a partition, and the committed offset that goes with it.
+fn changes_of(group: &str, partition: PartitionId, saved: &Saved, now: TimestampMs) -> [StateChange; 2] {
+    let committed = Committed {
+        offset: saved.floor,
+        last_commit: now,
+        metadata: None,
+    };
+    let state = StateChange {
+        key: codec::state_key(group, partition),
+        // Without runs the committed offset says it all.
+        value: (!saved.runs.is_empty()).then(|| saved.encode()),
+    };
+    [offsets::commit(group, partition, &committed), state]
+}
+
+/// The records that were read; they may begin before the offset asked for.
+pub(super) fn records_of(fetched: &Fetched) -> impl Iterator<Item = Record<'_>> {
+    // What is read has been verified, so nothing is left out here.
+    let batches = fetched
+        .runs
+        .iter()
+        .flat_map(|run| Batches::new(&run.bytes))
+        .filter_map(Result::ok);
+    batches.flat_map(|(_, batch)| Records::new(batch).into_iter().flatten().filter_map(Result::ok))
+}
+
+/// Takes the offsets below `until` off the front.
+fn split(left: &mut &[(Offset, u32)], until: Offset) -> impl Iterator<Item = Offset> + use<> {
+    let (below, rest) = left.split_at(left.partition_point(|(offset, _)| *offset < until));
+    *left = rest;
+    let below: Vec<Offset> = below.iter().map(|(offset, _)| *offset).collect();
+    below.into_iter()
+}
+
+/// Records on their way into one append, to any topics.
+pub(super) struct Outgoing<'a> {
+    rotation: &'a Rotation,
+    now: TimestampMs,
+    topics: BTreeMap<TopicId, (Arc<Topic>, u32, Placer<'a>)>,
+}
+
+impl<'a> Outgoing<'a> {
+    pub(super) fn new(rotation: &'a Rotation, now: TimestampMs) -> Self {
+        Self {
+            rotation,
+            now,
+            topics: BTreeMap::new(),
+        }
+    }
+
+    /// Puts a record into its topic: into the partition that it names, if there is one.
+    pub(super) fn add(&mut self, topic: &Arc<Topic>, record: &ParsedRecord<'_>) {
+        let (_, partitions, placer) = self.topics.entry(topic.id()).or_insert_with(|| {
+            let partitions = topic.partition_count();
+            let placing = Placing {
+                topic: topic.id(),
+                partitions,
+                rules: TopicRules {
+                    max_record_bytes: usize::MAX,
+                    ..TopicRules::of(&topic.spec())
+                },
+                limits: &UNLIMITED,
+                rotation: self.rotation,
+                unkeyed: None,
+                repartition: false,
+                one_partition: false,
+                extra_headers: Vec::new(),
+            };
+            (topic.clone(), partitions, Placer::new(placing, self.now))
+        });
+        let added = if record.partition.is_some_and(|partition| partition >= *partitions) {
+            placer.add(&ParsedRecord {
+                partition: None,
+                ..record.clone()
+            })
+        } else {
+            placer.add(record)
+        };
+        added.expect("its partition is there, and no limit holds");
+    }
+
+    /// Bytes of the records so far.
+    pub(super) fn bytes(&self) -> usize {
+        self.topics.values().map(|(_, _, placer)| placer.bytes()).sum()
+    }
+
+    /// The append of all of them.
+    ///
+    /// # Errors
+    /// 404 `unknown-topic`: one was deleted meanwhile.
+    pub(super) fn into_request(self, log: &Log) -> Result<AppendRequest, Refusal> {
+        let mut request = AppendRequest {
+            ack: Ack::Durable,
+            ..AppendRequest::default()
+        };
+        for (id, (topic, _, mut placer)) in self.topics {
+            let moved = keyed_elsewhere(id);
+            if placer.moved() && log.state_get(&moved).is_none() {
+                request.state.push(StateChange {
+                    key: moved,
+                    value: Some(vec![1]),
+                });
+            }
+            for built in placer.take(self.now) {
+                let partition = topic
+                    .partition(built.partition)
+                    .filter(|partition| !partition.is_deleted())
+                    .ok_or_else(|| {
+                        Refusal::new(
+                            Reason::UnknownTopic,
+                            format!("the topic {} has been deleted", topic.name()),
+                        )
+                    })?;
+                request.parts.push(Part {
+                    partition,
+                    records: built.records,
+                    expected_offset: None,
+                    json_lines: built.json_lines,
+                });
+            }
+        }
+        Ok(request)
+    }
+}

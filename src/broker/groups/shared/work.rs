@@ -1,0 +1,262 @@
+//! What a shared group has in memory: its settings, a queue for each partition, and the settles that wait to be written.
+//!
+//! One writer at a time works for a group: it takes all settles that wait, writes them in one append, and tells those who
+//! wait for it. Settles that come meanwhile go into the next append, so a queue never has two writes in flight.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use quipu_segments::{Log, Offset, PartitionId, Topic};
+use tokio::sync::{Notify, oneshot};
+
+use super::queue::{Acquired, ChangeId, Expired, MemberKey, Moment, PollNumber, Queue, Wanted};
+use super::settings::Settings;
+use super::store::{self, Settlement};
+use crate::broker::groups::ordered::Ms;
+use crate::broker::refusal::Refusal;
+use crate::formats::json::ParsedRecord;
+
+/// Dead letters in one append, in bytes of keys and values; one settle is always taken.
+pub(crate) const WRITE_BYTES: usize = 4 << 20;
+/// How long the dead letters wait after they could not be written.
+const PAUSE_MS: Ms = 1000;
+
+/// A settle that waits to be written.
+pub(crate) struct Pending {
+    /// The changes that it is made of; without one, what has ended by itself is written.
+    pub(crate) changes: Vec<(PartitionId, Option<ChangeId>)>,
+    /// The dead letters that belong to it, each with the topic where it goes.
+    pub(crate) letters: Vec<(Arc<Topic>, ParsedRecord<'static>)>,
+    /// What the letters take, in bytes.
+    pub(crate) bytes: usize,
+    /// Told how it went.
+    pub(crate) done: oneshot::Sender<Result<(), Refusal>>,
+}
+
+/// What is written at once.
+pub(crate) struct Batch {
+    pub(crate) settlements: Vec<Settlement>,
+    pub(crate) letters: Vec<(Arc<Topic>, ParsedRecord<'static>)>,
+    pub(crate) done: Vec<oneshot::Sender<Result<(), Refusal>>>,
+}
+
+/// A shared group.
+pub(crate) struct Work {
+    pub(crate) settings: Settings,
+    pub(crate) queues: BTreeMap<PartitionId, Queue>,
+    pending: Vec<Pending>,
+    /// A writer is at work.
+    is_writing: bool,
+    /// Something may be leased that could not be before.
+    pub(crate) freed: Arc<Notify>,
+    /// Where the next poll looks first.
+    turn: usize,
+    /// Exhausted records are left alone until then.
+    paused_until: Ms,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work")
+            .field("settings", &self.settings)
+            .field("queues", &self.queues)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Work {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            queues: BTreeMap::new(),
+            pending: Vec::new(),
+            is_writing: false,
+            freed: Arc::default(),
+            turn: 0,
+            paused_until: 0,
+        }
+    }
+
+    /// Loads the queues of new partitions, and forgets those of partitions that are gone.
+    pub(crate) fn refresh(&mut self, log: &Log, group: &str, partitions: &BTreeSet<PartitionId>) {
+        // What somebody holds is still theirs to settle, and nobody else's to be given, when nobody subscribes to it any
+        // more; but in a topic that is gone there is nothing to settle.
+        self.queues.retain(|id, queue| {
+            partitions.contains(id)
+                || queue.is_writing()
+                || ((queue.leased() > 0 || queue.is_settling()) && log.topic_by_id(id.topic).is_some())
+        });
+        for id in partitions {
+            let max_deliveries = self.settings.max_deliveries;
+            self.queues.entry(*id).or_insert_with(|| {
+                let log_start = || {
+                    let topic = log.topic_by_id(id.topic)?;
+                    Some(topic.partition(id.index)?.positions().log_start_offset)
+                };
+                store::load(log, group, *id, max_deliveries)
+                    .unwrap_or_else(|| Queue::new(log_start().unwrap_or(Offset::ZERO), max_deliveries))
+            });
+        }
+        self.freed.notify_waiters();
+    }
+
+    /// The partitions, each poll beginning with another one.
+    pub(crate) fn places(&mut self) -> Vec<PartitionId> {
+        let mut places: Vec<PartitionId> = self.queues.keys().copied().collect();
+        if !places.is_empty() {
+            let count = places.len();
+            places.rotate_left(self.turn % count);
+            self.turn = self.turn.wrapping_add(1);
+        }
+        places
+    }
+
+    /// Leases records of one partition to a poll.
+    pub(crate) fn acquire(&mut self, id: PartitionId, wanted: &Wanted) -> Vec<Acquired> {
+        self.queues
+            .get_mut(&id)
+            .map(|queue| queue.acquire(wanted))
+            .unwrap_or_default()
+    }
+
+    /// Takes back what a poll leased and does not deliver.
+    pub(crate) fn give_back(
+        &mut self,
+        id: PartitionId,
+        member: MemberKey,
+        poll: PollNumber,
+        from: Offset,
+        until: Offset,
+    ) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.give_back(member, poll, (from.get()..until.get()).map(Offset::new));
+            self.freed.notify_waiters();
+        }
+    }
+
+    /// How many records are leased to a member.
+    pub(crate) fn leased_to(&self, member: MemberKey) -> usize {
+        self.queues.values().map(|queue| queue.leased_to(member)).sum()
+    }
+
+    /// Ends the leases of a member that is gone.
+    pub(crate) fn release_all(&mut self, member: MemberKey) {
+        for queue in self.queues.values_mut() {
+            queue.release_all(member);
+        }
+        self.freed.notify_waiters();
+    }
+
+    /// Ends the leases and delays that are over.
+    pub(crate) fn expire(&mut self, now: Ms) {
+        let mut ended = Expired::default();
+        for queue in self.queues.values_mut() {
+            let of_queue = queue.expire(Moment(now));
+            ended.free += of_queue.free;
+        }
+        if ended.free > 0 {
+            self.freed.notify_waiters();
+        }
+    }
+
+    /// When [`Work::expire`] has something to do, or dead letters are tried again.
+    pub(crate) fn next_deadline(&self) -> Option<Ms> {
+        let deadlines = self
+            .queues
+            .values()
+            .filter_map(Queue::next_deadline)
+            .map(|moment| moment.0);
+        let retry = (!self.exhausted(1).is_empty()).then_some(self.paused_until);
+        deadlines.chain(retry).min()
+    }
+
+    /// Records that were delivered too often, by partition.
+    pub(crate) fn exhausted(&self, most: usize) -> Vec<(PartitionId, Vec<Offset>)> {
+        let of_queue = |(id, queue): (&PartitionId, &Queue)| (*id, queue.exhausted(most));
+        self.queues
+            .iter()
+            .map(of_queue)
+            .filter(|(_, offsets)| !offsets.is_empty())
+            .collect()
+    }
+
+    /// Whether exhausted records are to be dead-lettered now.
+    pub(crate) fn is_due(&self, now: Ms) -> bool {
+        self.paused_until <= now && self.queues.values().any(|queue| !queue.exhausted(1).is_empty())
+    }
+
+    /// Leaves exhausted records alone for a while.
+    pub(crate) fn pause(&mut self, now: Ms) {
+        self.paused_until = now + PAUSE_MS;
+    }
+
+    /// The partitions where something ended by itself that is not written.
+    pub(crate) fn unsaved(&self) -> Vec<(PartitionId, Option<ChangeId>)> {
+        let unsaved = self.queues.iter().filter(|(_, queue)| queue.is_unsaved());
+        unsaved.map(|(id, _)| (*id, None)).collect()
+    }
+
+    /// Queues a settle; `true` if a writer is to be started for it.
+    pub(crate) fn submit(&mut self, pending: Pending) -> bool {
+        self.pending.push(pending);
+        !std::mem::replace(&mut self.is_writing, true)
+    }
+
+    /// What the writer writes next; `None` ends it.
+    pub(crate) fn next_batch(&mut self) -> Option<Batch> {
+        if self.pending.is_empty() {
+            self.is_writing = false;
+            return None;
+        }
+        let mut changes: BTreeMap<PartitionId, Vec<ChangeId>> = BTreeMap::new();
+        let (mut letters, mut done, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut taken = 0;
+        for pending in &self.pending {
+            if taken > 0 && bytes + pending.bytes > WRITE_BYTES {
+                break;
+            }
+            bytes += pending.bytes;
+            taken += 1;
+        }
+        for pending in self.pending.drain(..taken) {
+            for (id, change) in pending.changes {
+                changes.entry(id).or_default().extend(change);
+            }
+            letters.extend(pending.letters);
+            done.push(pending.done);
+        }
+        let mut settlements = Vec::with_capacity(changes.len());
+        for (id, changes) in changes {
+            // The partition may be gone, with all that was to be settled in it.
+            if let Some(queue) = self.queues.get_mut(&id) {
+                let saved = queue.begin_write(&changes);
+                settlements.push(Settlement { partition: id, saved });
+            }
+        }
+        Some(Batch {
+            settlements,
+            letters,
+            done,
+        })
+    }
+
+    /// Ends a write.
+    pub(crate) fn end_batch(&mut self, partitions: impl Iterator<Item = PartitionId>, is_durable: bool) {
+        for id in partitions {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                if is_durable {
+                    queue.commit();
+                } else {
+                    queue.abort();
+                }
+            }
+        }
+        // The window may have moved, or what was to be settled is leased again.
+        self.freed.notify_waiters();
+    }
+
+    /// Whether nothing is on its way to the log, or about to be.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.is_writing && !self.queues.values().any(Queue::is_settling)
+    }
+}

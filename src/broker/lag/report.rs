@@ -1,0 +1,387 @@
+//! The lag of a group, read off the log and what is remembered of the last minute.
+//!
+//! The scope of a group with members is every partition of the topics that they subscribe to; without, the partitions
+//! that it has committed in. What is deleted meanwhile is left out.
+//!
+//! Positions are in memory. Only where a group has something to read does the age of its next record take a look at the
+//! disk, and only when the group has moved on since the last look (see [`Place`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use quipu_segments::{Error, Located, Log, Offset, Partition, PartitionId, Positions, TimestampMs, Topic};
+
+use crate::broker::Broker;
+use crate::broker::groups;
+use crate::broker::groups::live::{GroupState, Kind, Live};
+use crate::broker::groups::offsets::Committed;
+use crate::broker::lag::history::{Place, Row};
+use crate::broker::lag::series::Point;
+use crate::broker::lag::window::{Rates, Sample, Status, Verdict};
+use crate::broker::lag::{Lag, next_unread};
+
+/// The lag of a group.
+#[derive(Clone, Debug, Default)]
+pub struct GroupLag {
+    /// What its members are doing.
+    pub state: GroupState,
+    /// How they share the records.
+    pub kind: Kind,
+    /// How many of them read.
+    pub members: usize,
+    /// Over all topics.
+    pub total: Total,
+    /// By topic, sorted by name.
+    pub topics: Vec<TopicLag>,
+}
+
+/// The lag of a group in one topic.
+#[derive(Clone, Debug)]
+pub struct TopicLag {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// Over its partitions.
+    pub total: Total,
+    /// By partition.
+    pub partitions: Vec<PartitionLag>,
+}
+
+/// The lag of a group in one partition.
+#[derive(Clone, Debug)]
+pub struct PartitionLag {
+    /// The partition's index.
+    pub partition: u32,
+    /// What the group committed; `None`: nothing, it goes on at the log start.
+    pub committed_offset: Option<Offset>,
+    /// When it did.
+    pub last_commit: Option<TimestampMs>,
+    /// The partition's positions.
+    pub positions: Positions,
+    /// The member that reads it.
+    pub member: Option<Arc<str>>,
+    /// How far the group is behind, and how it is doing.
+    pub total: Total,
+}
+
+/// How far a group is behind in a partition or several, and how it is doing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Total {
+    /// How far it is behind.
+    pub lag: Lag,
+    /// How fast it goes.
+    pub rates: Rates,
+    /// Milliseconds until everything is read if it goes on like that; `None`: never.
+    pub drain_ms: Option<u64>,
+    /// How it is doing; of several the worst.
+    pub status: Status,
+}
+
+impl Default for Total {
+    /// Of no partition at all: nothing to read.
+    fn default() -> Self {
+        Self {
+            lag: Lag::default(),
+            rates: Rates::default(),
+            drain_ms: Some(0),
+            status: Status::Ok,
+        }
+    }
+}
+
+impl Total {
+    fn of_partition(lag: Lag, verdict: Verdict) -> Self {
+        Self {
+            lag,
+            rates: verdict.rates,
+            drain_ms: verdict.rates.drain_ms(lag.lag),
+            status: verdict.status,
+        }
+    }
+
+    /// Takes another partition in. All is read when the last one is.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            lag: self.lag.and(other.lag),
+            rates: self.rates.and(other.rates),
+            drain_ms: self.drain_ms.zip(other.drain_ms).map(|(a, b)| a.max(b)),
+            status: self.status.max(other.status),
+        }
+    }
+}
+
+/// Whether a group is known: it was made, or has members.
+#[must_use]
+pub fn exists(broker: &Broker, group: &str) -> bool {
+    groups::exists(&broker.log, group) || broker.groups.live(group).is_some()
+}
+
+/// The lag of a group as of now. May block on the disk.
+#[must_use]
+pub fn lag_of(broker: &Broker, group: &str) -> GroupLag {
+    lag_with(broker, group, broker.groups.live(group))
+}
+
+/// The same with those members.
+#[must_use]
+pub fn lag_with(broker: &Broker, group: &str, live: Option<Live>) -> GroupLag {
+    let now = broker.clock.now();
+    let mut looks = looks(broker, group, live.as_ref());
+    let judged = judge(broker, group, &mut looks, true);
+    let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();
+    for (look, verdict) in looks.into_iter().zip(judged) {
+        let retention_ms = look.topic.retention_ms;
+        let committed = look.sample.committed;
+        let lag = Lag::of_partition(
+            committed,
+            look.positions,
+            look.located.as_ref(),
+            retention_ms,
+            now,
+        );
+        let name = &look.topic.name;
+        let topic = topics.entry(name.clone()).or_insert_with(|| TopicLag {
+            topic: name.clone(),
+            total: Total::default(),
+            partitions: Vec::new(),
+        });
+        let total = Total::of_partition(lag, verdict);
+        topic.total = topic.total.and(total);
+        topic.partitions.push(PartitionLag {
+            partition: look.partition.id().index,
+            committed_offset: committed,
+            last_commit: look.sample.last_commit,
+            positions: look.positions,
+            member: look.member,
+            total,
+        });
+    }
+    let topics: Vec<TopicLag> = topics.into_values().collect();
+    GroupLag {
+        members: live.as_ref().map_or(0, |live| live.members),
+        state: live.as_ref().map_or(GroupState::Empty, |live| live.state),
+        kind: live.map_or(Kind::Ordered, |live| live.kind),
+        total: topics
+            .iter()
+            .fold(Total::default(), |total, topic| total.and(topic.total)),
+        topics,
+    }
+}
+
+/// A row for each partition in each group's scope, for the history. `with_points` may block on the disk.
+#[must_use]
+pub fn rows(broker: &Broker, with_points: bool) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for name in groups::names(&broker.log) {
+        let mut looks = looks(broker, &name, broker.groups.live(&name).as_ref());
+        if with_points {
+            judge(broker, &name, &mut looks, false);
+        }
+        let group: Arc<str> = name.into();
+        rows.extend(looks.into_iter().map(|look| Row {
+            group: group.clone(),
+            partition: look.partition.id(),
+            sample: look.sample,
+            point: point(&look),
+        }));
+    }
+    rows
+}
+
+fn point(look: &Look) -> Point {
+    let lag = look
+        .positions
+        .end_offset
+        .since(next_unread(look.sample.committed, look.positions));
+    let located = look.located.filter(|_| lag > 0);
+    Point {
+        lag,
+        next_timestamp: located
+            .and_then(|located| located.next)
+            .map(|(_, timestamp)| timestamp),
+        bytes: located.map_or(0, |located| located.bytes_to_end),
+    }
+}
+
+/// A partition in a group's scope, as both stand now.
+struct Look {
+    topic: Arc<TopicFacts>,
+    partition: Arc<Partition>,
+    positions: Positions,
+    sample: Sample,
+    member: Option<Arc<str>>,
+    /// Where the next record lies; `None` with nothing to read, or before [`judge`].
+    located: Option<Located>,
+}
+
+/// What is the same for all partitions of a topic.
+struct TopicFacts {
+    topic: Arc<Topic>,
+    name: Arc<str>,
+    retention_ms: Option<u64>,
+}
+
+/// The partitions in a group's scope, by id. Does not touch the disk.
+fn looks(broker: &Broker, group: &str, live: Option<&Live>) -> Vec<Look> {
+    let mut committed = groups::committed(&broker.log, group);
+    let at = broker.clock.monotonic();
+    let mut finder = Finder {
+        log: &broker.log,
+        last: None,
+    };
+    let mut looks = Vec::with_capacity(live.map_or(committed.len(), |live| live.partitions.len()));
+    let mut look = |id: PartitionId, committed: Option<Committed>, member| {
+        if let Some((topic, partition)) = finder.find(id) {
+            let positions = partition.positions();
+            looks.push(Look {
+                topic,
+                positions,
+                sample: Sample {
+                    at,
+                    committed: committed.as_ref().map(|committed| committed.offset),
+                    last_commit: committed.map(|committed| committed.last_commit),
+                    log_start_offset: positions.log_start_offset,
+                    end_offset: positions.end_offset,
+                },
+                partition,
+                member,
+                located: None,
+            });
+        }
+    };
+    match live {
+        Some(live) => {
+            for (id, member) in &live.partitions {
+                look(*id, committed.remove(id), member.clone());
+            }
+        }
+        None => {
+            for (id, committed) in committed {
+                look(id, Some(committed), None);
+            }
+        }
+    }
+    looks
+}
+
+/// Finds partitions that come sorted by topic.
+struct Finder<'a> {
+    log: &'a Log,
+    last: Option<Arc<TopicFacts>>,
+}
+
+impl Finder<'_> {
+    fn find(&mut self, id: PartitionId) -> Option<(Arc<TopicFacts>, Arc<Partition>)> {
+        if self.last.as_ref().is_none_or(|last| last.topic.id() != id.topic) {
+            let topic = self.log.topic_by_id(id.topic)?;
+            self.last = Some(Arc::new(TopicFacts {
+                name: topic.name().into(),
+                retention_ms: topic.spec().settings.retention_ms,
+                topic,
+            }));
+        }
+        let facts = self.last.as_ref()?;
+        Some((facts.clone(), facts.topic.partition(id.index)?))
+    }
+}
+
+/// Finds out where next records lie, and what the last minute says; in the order of `looks`.
+fn judge(broker: &Broker, group: &str, looks: &mut [Look], with_verdicts: bool) -> Vec<Verdict> {
+    let now: Vec<(PartitionId, Sample)> = looks
+        .iter()
+        .map(|look| (look.partition.id(), look.sample))
+        .collect();
+    let judged = broker.history.judge(group, &now, with_verdicts);
+    let mut found = Vec::new();
+    for (look, (_, place)) in looks.iter_mut().zip(&judged) {
+        if let Some(place) = look.locate(*place) {
+            found.push((look.partition.id(), place));
+        }
+    }
+    broker.history.remember(group, &found);
+    judged.into_iter().map(|(verdict, _)| verdict).collect()
+}
+
+impl Look {
+    fn next_unread(&self) -> Offset {
+        next_unread(self.sample.committed, self.positions)
+    }
+
+    /// Finds out where the next record lies, by `place` if that still holds; answers what is worth remembering.
+    fn locate(&mut self, place: Option<Place>) -> Option<Place> {
+        let (next, end_offset) = (self.next_unread(), self.positions.end_offset);
+        if next >= end_offset {
+            return None;
+        }
+        if let Some(place) = place.filter(|place| place.next == next) {
+            if place.end_offset == end_offset {
+                self.located = Some(place.located);
+                return None;
+            }
+            if let Some(located) = self.partition.relocate(&place.located) {
+                self.located = Some(located);
+                return Some(Place {
+                    next,
+                    end_offset,
+                    located,
+                });
+            }
+        }
+        let mut located = self.partition.locate(next);
+        if let Err(Error::Trimmed { .. }) = located {
+            // The log start moved up between the two looks; it cannot have passed what is read next twice in a row by
+            // much.
+            self.positions = self.partition.positions();
+            self.sample.log_start_offset = self.positions.log_start_offset;
+            self.sample.end_offset = self.positions.end_offset;
+            located = self.partition.locate(self.next_unread());
+        }
+        match located {
+            Ok(located) => {
+                self.located = Some(located);
+                Some(Place {
+                    next: self.next_unread(),
+                    end_offset: self.positions.end_offset,
+                    located,
+                })
+            }
+            Err(error) => {
+                tracing::warn!(partition = %self.partition.id(), %error, "lag in time and bytes is left out");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn total(lag: u64, drain_ms: Option<u64>, status: Status) -> Total {
+        Total {
+            lag: Lag {
+                lag,
+                ..Lag::default()
+            },
+            rates: Rates {
+                consume: 1.0,
+                produce: 2.0,
+            },
+            drain_ms,
+            status,
+        }
+    }
+
+    #[test]
+    fn a_sum_drains_when_the_last_partition_does_and_is_as_bad_as_the_worst() {
+        let sum = total(1, Some(5), Status::Behind).and(total(2, Some(9), Status::Ok));
+        assert_eq!(
+            (sum.lag.lag, sum.drain_ms, sum.status),
+            (3, Some(9), Status::Behind)
+        );
+        assert_eq!((sum.rates.consume, sum.rates.produce), (2.0, 4.0));
+        assert_eq!(sum.and(total(1, None, Status::Losing)).drain_ms, None);
+        let one = total(1, Some(5), Status::Stalled);
+        assert_eq!(Total::default().and(one).drain_ms, Some(5));
+    }
+}

@@ -1,0 +1,92 @@
+//! Everything the service decides, for any wire: it knows no HTTP, no status code and no page.
+
+pub mod blocking;
+pub mod counters;
+pub mod fetch;
+pub mod groups;
+pub mod lag;
+pub mod limits;
+pub mod produce;
+pub mod refusal;
+pub mod stream;
+pub mod topics;
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use quipu_segments::{Clock, Log};
+use tokio::sync::watch;
+
+use self::blocking::Blocking;
+use self::counters::Counters;
+use self::groups::Groups;
+use self::lag::history::History;
+use self::limits::Limits;
+use crate::formats::partitioner::Rotation;
+
+/// The service without its wires, cheap to clone.
+#[derive(Clone)]
+pub struct Broker(Arc<Parts>);
+
+/// The parts of a [`Broker`].
+pub struct Parts {
+    /// The engine.
+    pub log: Log,
+    /// The clock that the engine uses too.
+    pub clock: Arc<dyn Clock>,
+    /// The threads for work that blocks.
+    pub blocking: Blocking,
+    /// What one client may ask for.
+    pub limits: Limits,
+    /// For how long committed offsets of groups without members are kept; `None`: for ever.
+    pub offsets_retention: Option<Duration>,
+    /// What is counted.
+    pub counters: Counters,
+    /// The groups.
+    pub groups: Groups,
+    /// The groups' lag of the last day.
+    pub history: History,
+    /// Where requests' records without keys go.
+    pub rotation: Rotation,
+    /// Set once the log can take requests with idempotency keys ([`Log::prepare_keys`]).
+    pub(crate) keys_prepared: AtomicBool,
+    /// Becomes true when the server begins to stop: long polls then end at once with what they have.
+    pub stopping: watch::Sender<bool>,
+}
+
+impl Broker {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(log: Log, clock: Arc<dyn Clock>, limits: Limits, offsets_retention: Option<Duration>) -> Self {
+        topics::skips::look_again(&log);
+        Self(Arc::new(Parts {
+            log,
+            groups: Groups::new(clock.now()),
+            clock,
+            blocking: Blocking::default(),
+            limits,
+            offsets_retention,
+            counters: Counters::default(),
+            history: History::default(),
+            rotation: Rotation::default(),
+            keys_prepared: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
+        }))
+    }
+
+    /// Whether the server has begun to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+}
+
+impl Deref for Broker {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}

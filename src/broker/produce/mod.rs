@@ -1,0 +1,3 @@
+//! Produce: from records to one append of the log.
+
+pub mod placing;

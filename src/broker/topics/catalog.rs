@@ -1,0 +1,680 @@
+//! Topics as clients see them: names, configuration, identity, and the calls that make, change and delete them.
+//!
+//! The engine knows partitions, segments and retention; everything else of a topic's configuration means something to
+//! the service only and is kept with the topic as *properties*. A property named like a configuration key is there only
+//! where somebody set it: what is not there has its default, also when a later version changes that default.
+//!
+//! [`KEYS`] is the one table of the keys. Changes of topics go one at a time, because each reads what there
+//! is, decides, and then writes; the engine makes each of them durable, so a crash leaves the topic as it was or as it
+//! was to be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quipu_segments::{Ack, Error, Log, Topic, TopicId, TopicSettings, TopicSpec};
+use serde_json::Value;
+
+use crate::broker::groups::changes_for_deleted_topic;
+use crate::broker::limits::Limits;
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::skips;
+use crate::formats::partitioner;
+
+/// A configuration key of a topic.
+#[derive(Debug)]
+pub struct ConfigKey {
+    /// As it stands in JSON; Kafka's name where Kafka has the setting.
+    pub name: &'static str,
+    /// What it does, with the unit.
+    pub about: &'static str,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// A whole number in `low..=high`; without a default it may be absent, which is shown as null.
+    Number {
+        low: u64,
+        high: u64,
+        default: Option<u64>,
+    },
+    /// One of a few words.
+    Word {
+        allowed: &'static [&'static str],
+        default: &'static str,
+    },
+}
+
+const MIB: u64 = 1 << 20;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+const RETENTION_MS: &str = "retention_ms";
+const RETENTION_BYTES: &str = "retention_bytes";
+const SEGMENT_BYTES: &str = "segment_bytes";
+const SEGMENT_MS: &str = "segment_ms";
+const MAX_RECORD_BYTES: &str = "max_record_bytes";
+const TIMESTAMP_TYPE: &str = "timestamp_type";
+const ACK: &str = "ack";
+const DEDUPE_WINDOW_MS: &str = "dedupe_window_ms";
+
+/// Property, not a key: partitions were added after the topic was made, so that a key's records may lie in two partitions.
+const PARTITIONS_RAISED: &str = "partitions_raised";
+
+/// Every configuration key, in the order in which it is shown.
+pub static KEYS: &[ConfigKey] = &[
+    ConfigKey {
+        name: RETENTION_MS,
+        about: "records older than this many milliseconds are deleted, whole segments at a time; null: never",
+        kind: Kind::Number {
+            low: 1,
+            high: i64::MAX as u64,
+            default: None,
+        },
+    },
+    ConfigKey {
+        name: RETENTION_BYTES,
+        about: "the oldest segments of a partition that holds more stored bytes than this are deleted; null: never",
+        kind: Kind::Number {
+            low: 1,
+            high: i64::MAX as u64,
+            default: None,
+        },
+    },
+    ConfigKey {
+        name: SEGMENT_BYTES,
+        about: "a segment is closed before it grows beyond this many bytes",
+        // A segment is mapped whole: the largest is a compromise between address space and the number of files.
+        kind: Kind::Number {
+            low: MIB,
+            high: 1024 * MIB,
+            default: Some(64 * MIB),
+        },
+    },
+    ConfigKey {
+        name: SEGMENT_MS,
+        about: "a segment is closed this many milliseconds of wall time after it was made",
+        kind: Kind::Number {
+            low: 1,
+            high: i64::MAX as u64,
+            default: Some(7 * DAY_MS),
+        },
+    },
+    ConfigKey {
+        name: MAX_RECORD_BYTES,
+        about: "a larger record (stored bytes) is refused",
+        // No request may be larger than this, so no record ever is.
+        kind: Kind::Number {
+            low: 1,
+            high: 32 * MIB,
+            default: Some(MIB),
+        },
+    },
+    ConfigKey {
+        name: TIMESTAMP_TYPE,
+        about: "whose time a record carries: the producer's, or the server's when it is appended",
+        kind: Kind::Word {
+            allowed: &["create_time", "log_append_time"],
+            default: "create_time",
+        },
+    },
+    ConfigKey {
+        name: ACK,
+        about: "when a produce request that does not say is answered: when its records are on stable storage, or when \
+                the operating system has them",
+        kind: Kind::Word {
+            allowed: &["durable", "written"],
+            default: "durable",
+        },
+    },
+    ConfigKey {
+        name: DEDUPE_WINDOW_MS,
+        about: "for how many milliseconds an Idempotency-Key is remembered",
+        kind: Kind::Number {
+            low: 1,
+            high: 7 * DAY_MS,
+            default: Some(600_000),
+        },
+    },
+];
+
+/// Keys that the contract has and this version refuses.
+const LATER: &[&str] = &["cleanup_policy", "compression", "key_index"];
+
+impl ConfigKey {
+    /// The value where nobody set one.
+    #[must_use]
+    pub fn default(&self) -> Value {
+        match self.kind {
+            Kind::Number { default, .. } => default.map_or(Value::Null, Value::from),
+            Kind::Word { default, .. } => Value::from(default),
+        }
+    }
+
+    /// Checks a value other than null.
+    fn check(&self, value: &Value) -> Result<(), String> {
+        match self.kind {
+            Kind::Number { low, high, .. } => match value.as_u64() {
+                Some(number) if (low..=high).contains(&number) => Ok(()),
+                _ => Err(format!(
+                    "{} must be a whole number from {low} to {high}, not {value}",
+                    self.name
+                )),
+            },
+            Kind::Word { allowed, .. } => match value.as_str() {
+                Some(word) if allowed.contains(&word) => Ok(()),
+                _ => Err(format!(
+                    "{} must be one of {}, not {value}",
+                    self.name,
+                    allowed.join(", ")
+                )),
+            },
+        }
+    }
+}
+
+/// Checks a topic's name: `[A-Za-z0-9._-]{1,249}`, not `.` or `..`, not beginning with `__`.
+///
+/// # Errors
+/// 400 that says what is wrong with it.
+pub fn check_name(name: &str) -> Result<(), Refusal> {
+    let wrong = if name.is_empty() || name.len() > 249 {
+        "has 1 to 249 characters"
+    } else if !name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    {
+        "consists of ASCII letters, digits, '.', '_' and '-'"
+    } else if name == "." || name == ".." {
+        "is neither . nor .."
+    } else if name.starts_with("__") {
+        "does not begin with __, which is kept for the server's own"
+    } else {
+        return Ok(());
+    };
+    let shown: String = name.chars().take(250).collect();
+    Err(Refusal::invalid(
+        "topic",
+        format!("a topic's name {wrong}; {shown:?} is not one"),
+    ))
+}
+
+/// The identity of a topic, which no other topic ever has: not one made later under the same name, nor one of another
+/// data directory.
+#[must_use]
+pub fn public_id(log: &Log, id: TopicId) -> String {
+    format!("{}-{:x}", log.directory_id(), id.0)
+}
+
+/// Changes of configuration keys as a client sends them: null takes a setting back.
+pub type ConfigChanges = Vec<(String, Value)>;
+
+/// The configuration of one topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// The properties of the topic; keys of [`KEYS`] among them are what was set.
+    properties: BTreeMap<String, Value>,
+}
+
+impl TopicConfig {
+    /// The configuration of a topic.
+    #[must_use]
+    pub fn of(spec: &TopicSpec) -> Self {
+        Self {
+            properties: spec.properties.clone(),
+        }
+    }
+
+    /// Each key with its value in force, and whether somebody set it.
+    pub fn entries(&self) -> impl Iterator<Item = (&'static ConfigKey, Value, bool)> + '_ {
+        KEYS.iter().map(|key| match self.properties.get(key.name) {
+            Some(value) => (key, value.clone(), true),
+            None => (key, key.default(), false),
+        })
+    }
+
+    /// Makes `changes`.
+    ///
+    /// # Errors
+    /// 400 for an unknown key or a value that it cannot have, 501 for a key of a later version, each with a pointer
+    /// below `/config`; nothing is changed then.
+    pub fn apply(&mut self, changes: &[(String, Value)]) -> Result<(), Refusal> {
+        check_changes(changes)?;
+        for (name, value) in changes {
+            if value.is_null() {
+                self.properties.remove(name);
+            } else {
+                self.properties.insert(name.clone(), value.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// The first of `wanted` (checked before) that is not in force, with the value that is.
+    fn first_difference<'a>(&self, wanted: &'a [(String, Value)]) -> Option<(&'a str, Value)> {
+        wanted.iter().find_map(|(name, wanted)| {
+            let (key, current, _) = self.entries().find(|(key, ..)| key.name == name)?;
+            let wanted = if wanted.is_null() {
+                key.default()
+            } else {
+                wanted.clone()
+            };
+            (wanted != current).then_some((name.as_str(), current))
+        })
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.properties.get(name).and_then(Value::as_u64).or_else(|| {
+            KEYS.iter()
+                .find(|key| key.name == name)
+                .and_then(|key| key.default().as_u64())
+        })
+    }
+
+    /// What the engine has to know, with all of it.
+    fn into_spec(self, partitions: u32) -> TopicSpec {
+        let settings = TopicSettings {
+            segment_bytes: self.number(SEGMENT_BYTES).unwrap_or(64 * MIB),
+            segment_ms: self.number(SEGMENT_MS).unwrap_or(7 * DAY_MS),
+            retention_ms: self.number(RETENTION_MS),
+            retention_bytes: self.number(RETENTION_BYTES),
+        };
+        TopicSpec {
+            partitions,
+            settings,
+            properties: self.properties,
+        }
+    }
+}
+
+fn check_changes(changes: &[(String, Value)]) -> Result<(), Refusal> {
+    for (name, value) in changes {
+        let pointer = || format!("/config/{}", name.replace('~', "~0").replace('/', "~1"));
+        if LATER.contains(&name.as_str()) {
+            let detail = format!("{name} is not supported by this version");
+            return Err(Refusal::new(Reason::NotSupported, detail).at(pointer()));
+        }
+        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+            let known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+            let detail = format!("unknown configuration key {name}; known are {}", known.join(", "));
+            return Err(Refusal::invalid(pointer(), detail));
+        };
+        if !value.is_null() {
+            key.check(value)
+                .map_err(|detail| Refusal::invalid(pointer(), detail))?;
+        }
+    }
+    Ok(())
+}
+
+/// The largest record of a topic, in stored bytes.
+#[must_use]
+pub fn max_record_bytes(spec: &TopicSpec) -> usize {
+    let set = spec.properties.get(MAX_RECORD_BYTES).and_then(Value::as_u64);
+    set.and_then(|bytes| usize::try_from(bytes).ok())
+        .unwrap_or(MIB as usize)
+}
+
+/// Whether records carry the server's time instead of the producer's.
+#[must_use]
+pub fn is_log_append_time(spec: &TopicSpec) -> bool {
+    spec.properties
+        .get(TIMESTAMP_TYPE)
+        .is_some_and(|word| word == "log_append_time")
+}
+
+/// When a request that does not say is answered.
+#[must_use]
+pub fn ack(spec: &TopicSpec) -> Ack {
+    match spec.properties.get(ACK).and_then(Value::as_str) {
+        Some("written") => Ack::Written,
+        _ => Ack::Durable,
+    }
+}
+
+/// For how long an `Idempotency-Key` is remembered.
+#[must_use]
+pub fn dedupe_window(spec: &TopicSpec) -> Duration {
+    let set = spec.properties.get(DEDUPE_WINDOW_MS).and_then(Value::as_u64);
+    Duration::from_millis(set.unwrap_or(600_000))
+}
+
+/// Whether partitions were added after the topic was made.
+#[must_use]
+pub fn partitions_were_raised(spec: &TopicSpec) -> bool {
+    spec.properties
+        .get(PARTITIONS_RAISED)
+        .is_some_and(|raised| raised == true)
+}
+
+/// The partition in which all records of a key lie, whatever has been appended so far; `None` where they may lie in several:
+/// partitions were added, or a producer chose another one.
+///
+/// Who wants to rely on it takes the positions of the other partitions first: what comes behind them may change it.
+#[must_use]
+pub fn partition_of_key(log: &Log, topic: &Topic, key: &[u8]) -> Option<u32> {
+    let spec = topic.spec();
+    let is_placed_by_key =
+        !partitions_were_raised(&spec) && log.state_get(&partitioner::keyed_elsewhere(topic.id())).is_none();
+    is_placed_by_key.then(|| partitioner::partition_of_key(key, spec.partitions))
+}
+
+/// Held while a topic is made, changed or deleted. Such changes are rare, so one lock for all topics (and, in tests, for
+/// all logs of the process) costs nothing that matters.
+static CHANGES: Mutex<()> = Mutex::new(());
+
+/// Makes a topic, or finds it as it was to be made; says whether it made it. Blocks on the disk.
+///
+/// `partitions` is 1 for a new topic where it is `None`, and then not compared with an existing one: like a
+/// configuration key that is not given, it is not asked for.
+///
+/// # Errors
+/// 400 for a name, a number of partitions or a configuration that no topic can have; 409 `topic-exists` where the topic
+/// is there and differs; what the engine says otherwise.
+pub fn create(
+    log: &Log,
+    limits: &Limits,
+    name: &str,
+    partitions: Option<u32>,
+    config: &[(String, Value)],
+) -> Result<(Arc<Topic>, bool), Refusal> {
+    check_name(name)?;
+    check_partitions(limits, partitions)?;
+    let mut new = TopicConfig::default();
+    new.apply(config)?;
+    let _one_at_a_time = CHANGES.lock();
+    if let Some(topic) = log.topic(name) {
+        compare(&topic, partitions, config)?;
+        return Ok((topic, false));
+    }
+    match log.create_topic(name, new.into_spec(partitions.unwrap_or(1))) {
+        Ok(topic) => Ok((topic, true)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn check_partitions(limits: &Limits, partitions: Option<u32>) -> Result<(), Refusal> {
+    match partitions {
+        Some(count) if count == 0 || count > limits.max_partitions => Err(Refusal::invalid(
+            "/partitions",
+            format!(
+                "partitions must be a whole number from 1 to {}, not {count}",
+                limits.max_partitions
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an existing topic is what a client wanted to make.
+fn compare(topic: &Topic, partitions: Option<u32>, config: &[(String, Value)]) -> Result<(), Refusal> {
+    let differs = |what: String| {
+        Err(Refusal::new(
+            Reason::TopicExists,
+            format!("the topic {} exists with {what}", topic.name()),
+        ))
+    };
+    let count = topic.partition_count();
+    if partitions.is_some_and(|wanted| wanted != count) {
+        return differs(format!("{count} partitions")).map_err(|refusal| refusal.with("partitions", count));
+    }
+    match TopicConfig::of(&topic.spec()).first_difference(config) {
+        Some((name, current)) => differs(format!("{name} = {current}")),
+        None => Ok(()),
+    }
+}
+
+/// Raises a topic's partitions and changes its configuration, both or neither. Blocks on the disk.
+///
+/// # Errors
+/// 404 `unknown-topic`; 409 `partitions-cannot-shrink`; 400 and 501 as in [`TopicConfig::apply`]; what the engine says
+/// otherwise.
+pub fn alter(
+    log: &Log,
+    limits: &Limits,
+    name: &str,
+    partitions: Option<u32>,
+    config: &[(String, Value)],
+) -> Result<Arc<Topic>, Refusal> {
+    let _one_at_a_time = CHANGES.lock();
+    let topic = find(log, name)?;
+    let spec = topic.spec();
+    let count = topic.partition_count();
+    let wanted = partitions.unwrap_or(count);
+    let mut changed = TopicConfig::of(&spec);
+    changed.apply(config)?;
+    // First what no topic can have, then what this one cannot: 0 is no number of partitions at all.
+    check_partitions(limits, partitions.filter(|&wanted| wanted == 0 || wanted > count))?;
+    if wanted < count {
+        return Err(Refusal::new(
+            Reason::PartitionsCannotShrink,
+            format!("the topic {name} has {count} partitions; {wanted} would take some away"),
+        )
+        .with("partitions", count));
+    }
+    if wanted > count {
+        changed
+            .properties
+            .insert(PARTITIONS_RAISED.to_owned(), Value::Bool(true));
+    }
+    let changed = changed.into_spec(wanted);
+    if changed == *spec {
+        return Ok(topic);
+    }
+    Ok(log.alter_topic(name, changed)?)
+}
+
+/// Deletes a topic with its data and what groups committed in it. Blocks on the disk.
+///
+/// # Errors
+/// 404 `unknown-topic`; what the engine says otherwise.
+pub fn delete(log: &Log, name: &str) -> Result<(), Refusal> {
+    let _one_at_a_time = CHANGES.lock();
+    let topic = find(log, name)?;
+    let mut changes = changes_for_deleted_topic(log, topic.id());
+    changes.extend(skips::changes_for_deleted_topic(log, topic.id()));
+    match log.delete_topic(name, changes) {
+        Err(Error::NotFound(_)) => Err(unknown_topic(name)),
+        other => Ok(other?),
+    }
+}
+
+/// The topic of that name.
+///
+/// # Errors
+/// 404 `unknown-topic`.
+pub fn find(log: &Log, name: &str) -> Result<Arc<Topic>, Refusal> {
+    log.topic(name).ok_or_else(|| unknown_topic(name))
+}
+
+/// 404 for a topic that is not there.
+pub(crate) fn unknown_topic(name: &str) -> Refusal {
+    let shown: String = name.chars().take(250).collect();
+    Refusal::new(Reason::UnknownTopic, format!("the topic {shown} does not exist"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn changes(value: Value) -> ConfigChanges {
+        value.as_object().unwrap().clone().into_iter().collect()
+    }
+
+    #[test]
+    fn names_are_kafkas_without_the_servers_own() {
+        for good in ["a", "A.b-c_9", "...", "_x", "-", &"n".repeat(249)] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "__x", "a b", "a/b", "ü", "a\0", &"n".repeat(250)] {
+            let refusal = check_name(bad).unwrap_err();
+            assert_eq!(refusal.reason, Reason::InvalidRequest, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let shown: BTreeMap<_, _> = TopicConfig::default()
+            .entries()
+            .map(|(key, value, set)| {
+                assert!(!set);
+                (key.name, value)
+            })
+            .collect();
+        assert_eq!(
+            json!(shown),
+            json!({
+                "retention_ms": null, "retention_bytes": null, "segment_bytes": 67_108_864, "segment_ms": 604_800_000,
+                "max_record_bytes": 1_048_576, "timestamp_type": "create_time", "ack": "durable",
+                "dedupe_window_ms": 600_000,
+            })
+        );
+    }
+
+    #[test]
+    fn every_key_takes_its_bounds_and_nothing_beyond_them() {
+        for key in KEYS {
+            let (good, bad) = match key.kind {
+                Kind::Number { low, high, .. } => (
+                    vec![json!(low), json!(high)],
+                    vec![
+                        json!(low - 1),
+                        json!(high + 1),
+                        json!(-1),
+                        json!(1.5),
+                        json!(low.to_string()),
+                        json!([low]),
+                    ],
+                ),
+                Kind::Word { allowed, .. } => (
+                    allowed.iter().map(|word| json!(word)).collect(),
+                    vec![json!(""), json!("Durable"), json!(1), json!(true)],
+                ),
+            };
+            for value in good {
+                let mut config = TopicConfig::default();
+                config
+                    .apply(&[(key.name.to_owned(), value.clone())])
+                    .unwrap_or_else(|refusal| panic!("{} = {value}: {refusal:?}", key.name));
+                let (_, shown, set) = config
+                    .entries()
+                    .find(|(shown, ..)| shown.name == key.name)
+                    .unwrap();
+                assert_eq!((shown, set), (value, true));
+            }
+            for value in bad {
+                let refusal = TopicConfig::default()
+                    .apply(&[(key.name.to_owned(), value.clone())])
+                    .expect_err(&format!("{} = {value}", key.name));
+                assert_eq!(refusal.field, Some(format!("/config/{}", key.name)));
+            }
+        }
+    }
+
+    #[test]
+    fn null_takes_a_setting_back() {
+        let mut config = TopicConfig::default();
+        config
+            .apply(&changes(json!({"retention_ms": 5, "segment_ms": 7})))
+            .unwrap();
+        config.apply(&changes(json!({"retention_ms": null}))).unwrap();
+        let settings = config.clone().into_spec(1).settings;
+        assert_eq!((settings.retention_ms, settings.segment_ms), (None, 7));
+        config.apply(&changes(json!({"segment_ms": null}))).unwrap();
+        assert_eq!(config, TopicConfig::default());
+    }
+
+    #[test]
+    fn unknown_keys_and_keys_of_later_versions_are_told_apart() {
+        for (value, code, pointer) in [
+            (
+                json!({"retention": 5}),
+                Reason::InvalidRequest,
+                "/config/retention",
+            ),
+            (json!({"a/b~": 5}), Reason::InvalidRequest, "/config/a~1b~0"),
+            (json!({"x": null}), Reason::InvalidRequest, "/config/x"),
+            (
+                json!({"partitions_raised": true}),
+                Reason::InvalidRequest,
+                "/config/partitions_raised",
+            ),
+            (
+                json!({"cleanup_policy": "compact"}),
+                Reason::NotSupported,
+                "/config/cleanup_policy",
+            ),
+            (
+                json!({"compression": null}),
+                Reason::NotSupported,
+                "/config/compression",
+            ),
+        ] {
+            let mut config = TopicConfig::default();
+            let refusal = config.apply(&changes(value)).unwrap_err();
+            assert_eq!(refusal.reason, code);
+            assert_eq!(refusal.field.as_deref(), Some(pointer));
+            assert_eq!(config, TopicConfig::default());
+        }
+    }
+
+    #[test]
+    fn a_change_with_one_bad_key_changes_nothing() {
+        let mut config = TopicConfig::default();
+        assert!(
+            config
+                .apply(&changes(json!({"ack": "written", "zzz": 1})))
+                .is_err()
+        );
+        assert_eq!(config, TopicConfig::default());
+    }
+
+    #[test]
+    fn only_what_is_given_is_compared_and_null_means_the_default() {
+        let mut config = TopicConfig::default();
+        config.apply(&changes(json!({"retention_ms": 5}))).unwrap();
+        for same in [
+            json!({}),
+            json!({"retention_ms": 5}),
+            json!({"ack": "durable"}),
+            json!({"segment_ms": null}),
+        ] {
+            assert_eq!(config.first_difference(&changes(same.clone())), None, "{same}");
+        }
+        let wanted = changes(json!({"retention_ms": null}));
+        assert_eq!(config.first_difference(&wanted), Some(("retention_ms", json!(5))));
+    }
+
+    #[test]
+    fn the_settings_that_the_service_uses_are_read_from_the_topic() {
+        let mut config = TopicConfig::default();
+        let spec = config.clone().into_spec(1);
+        assert_eq!(
+            (
+                max_record_bytes(&spec),
+                is_log_append_time(&spec),
+                ack(&spec),
+                dedupe_window(&spec)
+            ),
+            (1 << 20, false, Ack::Durable, Duration::from_mins(10))
+        );
+        config
+            .apply(&changes(json!({
+                "max_record_bytes": 9, "timestamp_type": "log_append_time", "ack": "written", "dedupe_window_ms": 3,
+            })))
+            .unwrap();
+        let spec = config.into_spec(1);
+        assert_eq!(
+            (
+                max_record_bytes(&spec),
+                is_log_append_time(&spec),
+                ack(&spec),
+                dedupe_window(&spec)
+            ),
+            (9, true, Ack::Written, Duration::from_millis(3))
+        );
+    }
+}

@@ -1,0 +1,783 @@
+//! A record as clients write it: one JSON object, read in place.
+//!
+//! | field | is |
+//! |---|---|
+//! | `value` | any JSON value, kept byte for byte; absent or `null`: a tombstone |
+//! | `value_base64` | bytes that are not JSON, or the bytes `null` |
+//! | `key` · `key_base64` | a string · any bytes; absent or `null`: no key |
+//! | `headers` | an object: each a string, `{"base64":…}`, `null` (a header without a value) or an array of those |
+//! | `timestamp` | milliseconds since the Unix epoch, or RFC 3339 |
+//! | `partition` | a whole number |
+//! | `offset`, `topic` | any value, not looked at: so that what a fetch returned can be sent again |
+//!
+//! Any other field, and a field that comes twice, is an error. `null` stands for an absent field wherever a client's
+//! serializer may write it: in `key`, `headers`, `timestamp`, `partition`, and the fields in base64.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use quipu_segments::TimestampMs;
+
+use super::scan::{Fault, Scanner, Text};
+use crate::formats::time::parse_time;
+
+/// A record, borrowed from the JSON it was read from, except for strings with escapes and base64.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParsedRecord<'a> {
+    /// The partition that the record names. One above `u32::MAX`, which no topic has, is `u32::MAX`.
+    pub partition: Option<u32>,
+    /// The time that the record names.
+    pub timestamp: Option<TimestampMs>,
+    /// The key's bytes.
+    pub key: Option<Cow<'a, [u8]>>,
+    /// The value's bytes; `None` is a tombstone.
+    pub value: Option<Cow<'a, [u8]>>,
+    /// Whether the value can stand in a line of JSON as it is: it is JSON without line breaks, or absent.
+    pub json_line: bool,
+    /// The headers in order; a name may repeat.
+    pub headers: Vec<ParsedHeader<'a>>,
+}
+
+/// A header's name and value.
+pub type ParsedHeader<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
+
+/// Why JSON is not a record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{pointer}: {detail}")]
+pub struct RecordError {
+    /// The JSON pointer (RFC 6901) of the field, from the record, or from the body in [`parse_records`].
+    pub pointer: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl RecordError {
+    #[cold]
+    pub(crate) fn new(pointer: impl Into<String>, fault: Fault) -> Self {
+        Self {
+            pointer: pointer.into(),
+            detail: format!("{} (at byte {})", fault.what(), fault.at()),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn within(mut self, prefix: &str) -> Self {
+        self.pointer.insert_str(0, prefix);
+        self
+    }
+}
+
+/// Reads one record object, the whole of `line` but for white space.
+///
+/// Cost: one pass; nothing is allocated unless the record has headers, escapes or base64.
+///
+/// # Errors
+/// What is wrong, with the pointer to the field.
+pub fn parse_record(line: &[u8]) -> Result<ParsedRecord<'_>, RecordError> {
+    let text = match std::str::from_utf8(line) {
+        Ok(text) => text,
+        Err(error) => {
+            return Err(not_utf8(line, error.valid_up_to(), |prefix| {
+                parse_record(prefix).err()
+            }));
+        }
+    };
+    let mut scanner = Scanner::new(text.as_bytes());
+    let record = record(&mut scanner)?;
+    scanner.end().map_err(|fault| RecordError::new("", fault))?;
+    Ok(record)
+}
+
+/// Reads a body `{"records":[…]}` and hands each record on with its place in the list, in order; how many there were.
+///
+/// Records before a wrong one have been handed on when the error returns: do nothing with them that lasts.
+///
+/// # Errors
+/// What is wrong, with the pointer from the body (`/records/3/key`), or the error of `take`.
+pub fn parse_records<'a, E: From<RecordError>>(
+    body: &'a [u8],
+    take: impl FnMut(usize, ParsedRecord<'a>) -> Result<(), E>,
+) -> Result<usize, E> {
+    if let Err(error) = std::str::from_utf8(body) {
+        let ignore = |_, _: ParsedRecord<'_>| Ok::<(), RecordError>(());
+        return Err(not_utf8(body, error.valid_up_to(), |prefix| {
+            body_records(prefix, ignore).err()
+        })
+        .into());
+    }
+    body_records(body, take)
+}
+
+/// [`parse_records`] of UTF-8.
+fn body_records<'a, E: From<RecordError>>(
+    body: &'a [u8],
+    mut take: impl FnMut(usize, ParsedRecord<'a>) -> Result<(), E>,
+) -> Result<usize, E> {
+    let top = |fault| RecordError::new("", fault);
+    let list = |fault| RecordError::new("/records", fault);
+    let mut scanner = Scanner::new(body);
+    let mut count = None;
+    scanner.expect(b'{', "an object with records").map_err(top)?;
+    let mut first = true;
+    while !scanner.eat(b'}') {
+        if !first {
+            scanner.expect(b',', "',' or '}'").map_err(top)?;
+        }
+        first = false;
+        let name = scanner.string("a field's name").map_err(top)?;
+        if &*name.decode().map_err(top)? != b"records" {
+            return Err(unknown(name, "records").into());
+        }
+        if count.is_some() {
+            return Err(list(Fault::new(name.at, "records is given twice")).into());
+        }
+        scanner.expect(b':', "':'").map_err(list)?;
+        scanner.expect(b'[', "an array of records").map_err(list)?;
+        let mut index = 0;
+        if !scanner.eat(b']') {
+            loop {
+                let record =
+                    record(&mut scanner).map_err(|error| error.within(&format!("/records/{index}")))?;
+                take(index, record)?;
+                index += 1;
+                if scanner.eat(b']') {
+                    break;
+                }
+                scanner.expect(b',', "',' or ']'").map_err(list)?;
+            }
+        }
+        count = Some(index);
+    }
+    scanner.end().map_err(top)?;
+    match count {
+        None => Err(list(Fault::new(scanner.position(), "records is missing")).into()),
+        Some(0) => Err(list(Fault::new(scanner.position(), "records is empty")).into()),
+        Some(count) => Ok(count),
+    }
+}
+
+/// Whether `bytes` are one JSON value, with neither white space around it nor line breaks in it, that a reader takes for a value:
+/// all but `null`, which would be read as a tombstone.
+#[must_use]
+pub fn is_json_line(bytes: &[u8]) -> bool {
+    if bytes == b"null" || matches!(bytes.first(), None | Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        return false;
+    }
+    let mut scanner = Scanner::new(bytes);
+    scanner.value() == Ok(false) && scanner.position() == bytes.len() && std::str::from_utf8(bytes).is_ok()
+}
+
+/// The error of JSON that is UTF-8 up to a byte only: at the field that is being read there.
+#[cold]
+pub(crate) fn not_utf8(
+    json: &[u8],
+    valid: usize,
+    parse: impl FnOnce(&[u8]) -> Option<RecordError>,
+) -> RecordError {
+    let prefix = json.get(..valid).unwrap_or_default();
+    let pointer = parse(prefix).map_or_else(String::new, |error| error.pointer);
+    RecordError::new(pointer, Fault::new(valid, "bytes that are not UTF-8"))
+}
+
+/// A name as a token of a JSON pointer.
+pub(crate) fn token(name: &[u8]) -> String {
+    String::from_utf8_lossy(name)
+        .replace('~', "~0")
+        .replace('/', "~1")
+}
+
+#[cold]
+fn unknown(name: Text<'_>, known: &str) -> RecordError {
+    let decoded = name.decode().unwrap_or(Cow::Borrowed(name.raw));
+    let what = format!(
+        "unknown field {:?}; known here: {known}",
+        String::from_utf8_lossy(&decoded)
+    );
+    RecordError::new(format!("/{}", token(&decoded)), Fault::new(name.at, what))
+}
+
+const FIELDS: [&str; 9] = [
+    "value",
+    "key",
+    "timestamp",
+    "partition",
+    "headers",
+    "value_base64",
+    "key_base64",
+    "offset",
+    "topic",
+];
+const VALUE: usize = 0;
+const KEY: usize = 1;
+const TIMESTAMP: usize = 2;
+const PARTITION: usize = 3;
+const HEADERS: usize = 4;
+const VALUE_BASE64: usize = 5;
+const KEY_BASE64: usize = 6;
+
+fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError> {
+    let top = |fault| RecordError::new("", fault);
+    let mut record = ParsedRecord {
+        json_line: true,
+        ..ParsedRecord::default()
+    };
+    // A bit for each of FIELDS.
+    let mut seen = 0_u32;
+    scanner
+        .expect(b'{', "a record, which is an object")
+        .map_err(top)?;
+    if scanner.eat(b'}') {
+        return Ok(record);
+    }
+    loop {
+        let name = scanner.string("a field's name").map_err(top)?;
+        let field = if name.escaped {
+            let decoded = name.decode().map_err(top)?;
+            field_of(&decoded)
+        } else {
+            field_of(name.raw)
+        };
+        let Some(field) = field else {
+            return Err(unknown(name, &FIELDS.join(", ")));
+        };
+        let here = |fault| RecordError::new(format!("/{}", FIELDS[field]), fault);
+        if seen & 1 << field != 0 {
+            return Err(here(Fault::new(
+                name.at,
+                format!("{} is given twice", FIELDS[field]),
+            )));
+        }
+        seen |= 1 << field;
+        let both = || {
+            let what = "the plain field and the one in base64 exclude each other";
+            here(Fault::new(name.at, what))
+        };
+        scanner.expect(b':', "':'").map_err(here)?;
+        scanner.space();
+        match field {
+            VALUE => {
+                let from = scanner.position();
+                let breaks = scanner.value().map_err(here)?;
+                let value = scanner.since(from);
+                if value != b"null" {
+                    if record.value.is_some() {
+                        return Err(both());
+                    }
+                    record.value = Some(Cow::Borrowed(value));
+                    record.json_line = !breaks;
+                }
+            }
+            KEY if !null(scanner) => {
+                if record.key.is_some() {
+                    return Err(both());
+                }
+                let text = scanner
+                    .string("a string (a key of other bytes is key_base64)")
+                    .map_err(here)?;
+                record.key = Some(text.decode().map_err(here)?);
+            }
+            TIMESTAMP if !null(scanner) => record.timestamp = Some(timestamp(scanner).map_err(here)?),
+            PARTITION if !null(scanner) => {
+                let number = whole_number(scanner, "a partition is a whole number").map_err(here)?;
+                record.partition = Some(u32::try_from(number).unwrap_or(u32::MAX));
+            }
+            HEADERS if !null(scanner) => record.headers = headers(scanner)?,
+            VALUE_BASE64 if !null(scanner) => {
+                if record.value.is_some() {
+                    return Err(both());
+                }
+                let value = base64(scanner).map_err(here)?;
+                record.json_line = is_json_line(&value);
+                record.value = Some(value.into());
+            }
+            KEY_BASE64 if !null(scanner) => {
+                if record.key.is_some() {
+                    return Err(both());
+                }
+                record.key = Some(base64(scanner).map_err(here)?.into());
+            }
+            KEY | TIMESTAMP | PARTITION | HEADERS | VALUE_BASE64 | KEY_BASE64 => {}
+            _ => {
+                scanner.value().map_err(here)?;
+            }
+        }
+        if scanner.eat(b'}') {
+            return Ok(record);
+        }
+        scanner.expect(b',', "',' or '}'").map_err(here)?;
+    }
+}
+
+#[inline]
+fn field_of(name: &[u8]) -> Option<usize> {
+    Some(match name {
+        b"value" => VALUE,
+        b"key" => KEY,
+        b"timestamp" => TIMESTAMP,
+        b"partition" => PARTITION,
+        b"headers" => HEADERS,
+        b"value_base64" => VALUE_BASE64,
+        b"key_base64" => KEY_BASE64,
+        b"offset" => 7,
+        b"topic" => 8,
+        _ => return None,
+    })
+}
+
+/// Takes a `null`, if one stands here.
+#[inline]
+pub(crate) fn null(scanner: &mut Scanner<'_>) -> bool {
+    if scanner.peek() != Some(b'n') {
+        return false;
+    }
+    // What else begins with an n is no JSON, and is refused by whoever reads on.
+    let mut ahead = scanner.clone();
+    let found = ahead.value().is_ok();
+    if found {
+        *scanner = ahead;
+    }
+    found
+}
+
+#[inline]
+fn whole_number(scanner: &mut Scanner<'_>, what: &'static str) -> Result<u64, Fault> {
+    let from = scanner.position();
+    scanner.whole_number().ok_or_else(|| Fault::new(from, what))
+}
+
+fn timestamp(scanner: &mut Scanner<'_>) -> Result<TimestampMs, Fault> {
+    const WHAT: &str =
+        "a timestamp is milliseconds since the Unix epoch, or RFC 3339 as in \"2013-07-01T00:00:00Z\"";
+    let from = scanner.position();
+    if scanner.peek() == Some(b'"') {
+        let text = scanner.string("a time")?.decode()?;
+        // Milliseconds are a number here: a string of digits is more likely a mistake than a time.
+        return std::str::from_utf8(&text)
+            .ok()
+            .filter(|text| text.contains('-'))
+            .and_then(parse_time)
+            .ok_or(Fault::new(from, WHAT));
+    }
+    let number = whole_number(scanner, WHAT)?;
+    i64::try_from(number)
+        .map(TimestampMs)
+        .map_err(|_| Fault::new(from, WHAT))
+}
+
+pub(crate) fn base64(scanner: &mut Scanner<'_>) -> Result<Vec<u8>, Fault> {
+    let text = scanner.string("a string in base64")?;
+    BASE64_STANDARD
+        .decode(text.decode()?)
+        .map_err(|error| Fault::new(text.at, format!("not base64 (RFC 4648, with padding): {error}")))
+}
+
+/// The most headers that are read of one record, far above what a server allows: each takes more memory than it has bytes in JSON.
+const MAX_HEADERS: usize = 10_000;
+/// The most bytes of their names, where a name stands once and has many values.
+const MAX_NAME_BYTES: usize = 4 << 20;
+
+/// A header's value; `None` is one that has none.
+type HeaderValue<'a> = Option<Cow<'a, [u8]>>;
+
+fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<ParsedHeader<'a>>, RecordError> {
+    let top = |fault| RecordError::new("/headers", fault);
+    let mut headers: Vec<ParsedHeader<'a>> = Vec::new();
+    scanner.expect(b'{', "an object of headers").map_err(top)?;
+    if scanner.eat(b'}') {
+        return Ok(headers);
+    }
+    let mut names = std::collections::HashSet::new();
+    let mut name_bytes = 0;
+    loop {
+        let text = scanner.string("a header's name").map_err(top)?;
+        let name = text.decode().map_err(top)?;
+        let here = |fault| RecordError::new(format!("/headers/{}", token(&name)), fault);
+        // A look at each earlier name is cheaper than a set while they are few, and they are; more are bounded by a set.
+        let repeated = if headers.len() <= 16 {
+            headers.iter().any(|(earlier, _)| *earlier == name)
+        } else {
+            if names.is_empty() {
+                names.extend(headers.iter().map(|(name, _)| name.clone()));
+            }
+            !names.insert(name.clone())
+        };
+        if repeated {
+            let what = "the name is given twice: put the values into an array";
+            return Err(here(Fault::new(text.at, what)));
+        }
+        scanner.expect(b':', "':'").map_err(here)?;
+        if scanner.eat(b'[') {
+            let mut index = 0;
+            loop {
+                let value = header_value(scanner)
+                    .map_err(|error| error.within(&format!("/headers/{}/{index}", token(&name))))?;
+                name_bytes += name.len();
+                if headers.len() == MAX_HEADERS || name_bytes > MAX_NAME_BYTES {
+                    return Err(here(Fault::new(text.at, "too many headers")));
+                }
+                headers.push((name.clone(), value));
+                index += 1;
+                if scanner.eat(b']') {
+                    break;
+                }
+                scanner.expect(b',', "',' or ']'").map_err(here)?;
+            }
+        } else {
+            let value =
+                header_value(scanner).map_err(|error| error.within(&format!("/headers/{}", token(&name))))?;
+            if headers.len() == MAX_HEADERS {
+                return Err(here(Fault::new(text.at, "too many headers")));
+            }
+            headers.push((name, value));
+        }
+        if scanner.eat(b'}') {
+            return Ok(headers);
+        }
+        scanner.expect(b',', "',' or '}'").map_err(top)?;
+    }
+}
+
+fn header_value<'a>(scanner: &mut Scanner<'a>) -> Result<HeaderValue<'a>, RecordError> {
+    let top = |fault| RecordError::new("", fault);
+    scanner.space();
+    match scanner.peek() {
+        Some(b'"') => {
+            let text = scanner.string("a string").map_err(top)?;
+            Ok(Some(text.decode().map_err(top)?))
+        }
+        Some(b'{') => {
+            scanner.expect(b'{', "{").map_err(top)?;
+            let name = scanner.string("\"base64\"").map_err(top)?;
+            if &*name.decode().map_err(top)? != b"base64" {
+                return Err(unknown(name, "base64"));
+            }
+            let here = |fault| RecordError::new("/base64", fault);
+            scanner.expect(b':', "':'").map_err(here)?;
+            let value = base64(scanner).map_err(here)?;
+            scanner.expect(b'}', "'}'").map_err(top)?;
+            Ok(Some(value.into()))
+        }
+        _ if null(scanner) => Ok(None),
+        _ => Err(top(scanner.unexpected(
+            "a header's value: a string, {\"base64\":…}, null, or an array of those",
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::formats::json::MAX_DEPTH;
+
+    fn parse(json: &str) -> ParsedRecord<'_> {
+        parse_record(json.as_bytes()).unwrap_or_else(|error| panic!("{json}: {error}"))
+    }
+
+    fn pointer(json: &[u8]) -> String {
+        let error = parse_record(json).expect_err(&String::from_utf8_lossy(json));
+        assert!(!error.detail.is_empty());
+        error.pointer
+    }
+
+    fn records(body: &[u8]) -> Result<usize, RecordError> {
+        parse_records(body, |_, _| Ok(()))
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let json = r#" {"partition":3,"offset":1042,"timestamp":1357035420000,"key":"N14228","value":{ "event" : "FlightDeparted"},"headers":{"type":"FlightDeparted"},"topic":"t"} "#;
+        let record = parse(json);
+        assert_eq!(record.partition, Some(3));
+        assert_eq!(record.timestamp, Some(TimestampMs(1_357_035_420_000)));
+        assert_eq!(record.key.as_deref(), Some(&b"N14228"[..]));
+        assert_eq!(
+            record.value.as_deref(),
+            Some(&br#"{ "event" : "FlightDeparted"}"#[..])
+        );
+        assert_eq!(
+            record.headers,
+            [(b"type"[..].into(), Some(b"FlightDeparted"[..].into()))]
+        );
+        assert!(record.json_line);
+        assert!(
+            matches!(record.key, Some(Cow::Borrowed(_))),
+            "keys without escapes are not copied"
+        );
+        assert!(
+            matches!(record.value, Some(Cow::Borrowed(_))),
+            "values are not copied"
+        );
+    }
+
+    #[test]
+    fn an_absent_and_a_null_value_are_tombstones_and_a_null_in_base64_is_a_value() {
+        assert_eq!(
+            parse("{}"),
+            ParsedRecord {
+                json_line: true,
+                ..ParsedRecord::default()
+            }
+        );
+        assert_eq!(parse("{ }"), parse("{}"));
+        assert_eq!(parse(r#"{"value":null}"#), parse("{}"));
+        let record = parse(r#"{"value_base64":"bnVsbA=="}"#);
+        assert_eq!(record.value.as_deref(), Some(&b"null"[..]));
+        assert!(
+            !record.json_line,
+            "a reader would take the bytes null for a tombstone"
+        );
+        assert_eq!(parse(r#"{"value_base64":""}"#).value.as_deref(), Some(&b""[..]));
+        assert_eq!(
+            parse(r#"{"value":"null"}"#).value.as_deref(),
+            Some(&b"\"null\""[..])
+        );
+    }
+
+    #[test]
+    fn null_stands_for_an_absent_key_partition_time_and_headers() {
+        assert_eq!(
+            parse(r#"{"key":null,"partition":null,"timestamp":null,"headers":null}"#),
+            parse("{}")
+        );
+        assert_eq!(parse(r#"{"key_base64":null,"value_base64":null}"#), parse("{}"));
+        let all = parse(r#"{"key":null,"key_base64":"YQ==","value":null,"value_base64":"YQ=="}"#);
+        let swapped = parse(r#"{"value_base64":"YQ==","value":null,"key_base64":"YQ==","key":null}"#);
+        assert_eq!(
+            (all.key.as_deref(), all.value.as_deref()),
+            (Some(&b"a"[..]), Some(&b"a"[..]))
+        );
+        assert_eq!(all, swapped);
+        assert_eq!(
+            parse(r#"{"key":""}"#).key.as_deref(),
+            Some(&b""[..]),
+            "an empty key is a key"
+        );
+    }
+
+    #[test]
+    fn escapes_are_decoded_in_names_keys_and_headers_and_kept_in_values() {
+        let record = parse(r#"{"k\u0065y":"\u00e9\ud83d\ude00","value":"\u00e9","headers":{"\u0061":"\n"}}"#);
+        assert_eq!(record.key.as_deref(), Some("\u{e9}\u{1f600}".as_bytes()));
+        assert_eq!(record.value.as_deref(), Some(&br#""\u00e9""#[..]));
+        assert_eq!(record.headers, [(b"a"[..].into(), Some(b"\n"[..].into()))]);
+    }
+
+    #[test]
+    fn header_values_are_strings_base64_null_or_arrays_of_those() {
+        let record =
+            parse(r#"{"headers":{"a":"x","b":{"base64":"/w=="},"c":["1",{"base64":"Mg=="},null],"d":null}}"#);
+        let headers: Vec<(&[u8], Option<&[u8]>)> = record
+            .headers
+            .iter()
+            .map(|(name, value)| (&**name, value.as_deref()))
+            .collect();
+        assert_eq!(
+            headers,
+            [
+                (&b"a"[..], Some(&b"x"[..])),
+                (b"b", Some(b"\xff")),
+                (b"c", Some(b"1")),
+                (b"c", Some(b"2")),
+                (b"c", None),
+                (b"d", None)
+            ]
+        );
+    }
+
+    #[test]
+    fn timestamps_are_milliseconds_or_rfc_3339() {
+        for (json, millis) in [
+            ("0", 0),
+            ("1372636800000", 1_372_636_800_000),
+            ("9223372036854775807", i64::MAX),
+            ("\"2013-07-01T00:00:00Z\"", 1_372_636_800_000),
+            ("\"2013-07-01T02:00:00.5+02:00\"", 1_372_636_800_500),
+        ] {
+            let json = format!("{{\"timestamp\":{json}}}");
+            assert_eq!(parse(&json).timestamp, Some(TimestampMs(millis)), "{json}");
+        }
+        for json in [
+            "-1",
+            "1.5",
+            "1e3",
+            "9223372036854775808",
+            "true",
+            "{}",
+            "\"1372636800000\"",
+            "\"yesterday\"",
+            "\"\"",
+            "NaN",
+        ] {
+            assert_eq!(
+                pointer(format!("{{\"timestamp\":{json}}}").as_bytes()),
+                "/timestamp",
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn offset_and_topic_may_be_anything_that_is_json() {
+        let json = r#"{"offset":null,"topic":{"a":[]},"value":1}"#;
+        assert_eq!(parse(json).value.as_deref(), Some(&b"1"[..]));
+        assert_eq!(pointer(br#"{"offset":NaN}"#), "/offset");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_pointer() {
+        for (json, expected) in [
+            (r#"{"vlaue":1}"#, "/vlaue"),
+            (r#"{"a/b~c":1}"#, "/a~1b~0c"),
+            (r#"{"value":1,"value":2}"#, "/value"),
+            (r#"{"value":1,"v\u0061lue":2}"#, "/value"),
+            (r#"{"offset":1,"offset":1}"#, "/offset"),
+            (r#"{"key":"a","key_base64":"YQ=="}"#, "/key_base64"),
+            (r#"{"value_base64":"YQ==","value":1}"#, "/value"),
+            (r#"{"key":7}"#, "/key"),
+            (r#"{"key":["a"]}"#, "/key"),
+            (r#"{"key":"\ud800"}"#, "/key"),
+            (r#"{"key":nul}"#, "/key"),
+            (r#"{"key_base64":"a"}"#, "/key_base64"),
+            (r#"{"key_base64":"_w=="}"#, "/key_base64"),
+            (r#"{"value_base64":7}"#, "/value_base64"),
+            (r#"{"value":NaN}"#, "/value"),
+            (r#"{"value":01}"#, "/value"),
+            (r#"{"value":{"a":}}"#, "/value"),
+            (r#"{"value":"\q"}"#, "/value"),
+            (r#"{"value":}"#, "/value"),
+            (r#"{"value" 1}"#, "/value"),
+            (r#"{"partition":-1}"#, "/partition"),
+            (r#"{"partition":"1"}"#, "/partition"),
+            (r#"{"partition":1.0}"#, "/partition"),
+            (r#"{"headers":[]}"#, "/headers"),
+            (r#"{"headers":{"a":1}}"#, "/headers/a"),
+            (r#"{"headers":{"a":[]}}"#, "/headers/a/0"),
+            (r#"{"headers":{"a":["x",["y"]]}}"#, "/headers/a/1"),
+            (r#"{"headers":{"a":"1","a":"2"}}"#, "/headers/a"),
+            (r#"{"headers":{"a":{"base64":1}}}"#, "/headers/a/base64"),
+            (r#"{"headers":{"a":{"bas64":""}}}"#, "/headers/a/bas64"),
+            (r#"{"headers":{"a":{"base64":"","x":1}}}"#, "/headers/a"),
+            (r#"{"headers":{"a/b":1}}"#, "/headers/a~1b"),
+            ("", ""),
+            ("[]", ""),
+            ("1", ""),
+            ("{", ""),
+            ("{} {}", ""),
+            (r#"{"value":1,}"#, ""),
+            (r#"{"value":1"#, "/value"),
+            ("\u{feff}{}", ""),
+        ] {
+            assert_eq!(pointer(json.as_bytes()), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_are_named_by_the_field_they_are_in() {
+        assert_eq!(pointer(b"{\"key\":\"\xff\"}"), "/key");
+        assert_eq!(pointer(b"{\"value\":[\"a\",\"\xc3\"]}"), "/value");
+        assert_eq!(pointer(b"{\"headers\":{\"h\":\"\xed\xa0\x80\"}}"), "/headers/h");
+        assert_eq!(pointer(b"{}\xff"), "");
+        let error = records(b"{\"records\":[{},{\"key\":\"\xff\"}]}").unwrap_err();
+        assert_eq!(error.pointer, "/records/1/key");
+        assert!(error.detail.contains("UTF-8"), "{error}");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_with_its_field() {
+        let nested = |depth: usize| format!("{{\"value\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(parse_record(nested(MAX_DEPTH).as_bytes()).is_ok());
+        assert_eq!(pointer(nested(MAX_DEPTH + 1).as_bytes()), "/value");
+        assert_eq!(pointer(nested(1_000_000).as_bytes()), "/value");
+        assert_eq!(pointer("{\"value\":".repeat(100_000).as_bytes()), "/value");
+        assert_eq!(
+            pointer("{\"headers\":".repeat(100_000).as_bytes()),
+            "/headers/headers/headers"
+        );
+        assert!(records("[".repeat(1_000_000).as_bytes()).is_err());
+        assert!(records("{\"records\":[".repeat(1_000_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn many_headers_are_read_and_too_many_are_refused() {
+        let named = |count: usize| {
+            let all: Vec<String> = (0..count).map(|number| format!("\"{number}\":\"\"")).collect();
+            format!("{{\"headers\":{{{}}}}}", all.join(","))
+        };
+        assert_eq!(parse(&named(MAX_HEADERS)).headers.len(), MAX_HEADERS);
+        assert_eq!(pointer(named(MAX_HEADERS + 1).as_bytes()), "/headers/10000");
+        let repeated = format!("{{\"headers\":{{\"a\":[{}\"\"]}}}}", "\"\",".repeat(MAX_HEADERS));
+        assert_eq!(pointer(repeated.as_bytes()), "/headers/a");
+        let twice = named(100).replace("\"99\":", "\"3\":");
+        assert_eq!(pointer(twice.as_bytes()), "/headers/3");
+        let long = format!(
+            "{{\"headers\":{{\"\\n{}\":[\"\",\"\",\"\",\"\",\"\"]}}}}",
+            "a".repeat(1 << 20)
+        );
+        assert!(parse_record(long.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_body_is_one_list_of_at_least_one_record() {
+        assert_eq!(
+            records(br#" { "records" : [ {"value":1} , {"key":"a"} ] } "#),
+            Ok(2)
+        );
+        for (body, expected) in [
+            (&br#"{"records":[]}"#[..], "/records"),
+            (b"{}", "/records"),
+            (b"", ""),
+            (b"[]", ""),
+            (br#"{"records":{}}"#, "/records"),
+            (br#"{"records":null}"#, "/records"),
+            (br#"{"records":[{}],"records":[{}]}"#, "/records"),
+            (br#"{"records":[{}],"x":1}"#, "/x"),
+            (br#"{"record":[{}]}"#, "/record"),
+            (br#"{"records":[{}]}{}"#, ""),
+            (br#"{"records":[{}]"#, ""),
+            (br#"{"records":[{}"#, "/records"),
+            (br#"{"records":[{},]}"#, "/records/1"),
+            (br#"{"records":[{},1]}"#, "/records/1"),
+            (br#"{"records":[{},{},{},{"vlaue":1}]}"#, "/records/3/vlaue"),
+        ] {
+            let error = records(body).expect_err(&String::from_utf8_lossy(body));
+            assert_eq!(error.pointer, expected, "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn only_json_in_one_line_that_is_no_tombstone_can_stand_in_a_line_as_it_is() {
+        for line in ["1", "\"a\"", "{\"a\": [1, 2]}", "\"null\""] {
+            assert!(is_json_line(line.as_bytes()), "{line}");
+        }
+        for no_line in [
+            "", "null", " 1", "1 ", "1\n", "[1,\n2]", "[1,\r2]", "1 2", "abc", "{",
+        ] {
+            assert!(!is_json_line(no_line.as_bytes()), "{no_line:?}");
+        }
+        assert!(!is_json_line(b"\"\xff\""));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = parse_record(&bytes);
+            let _ = records(&bytes);
+            let _ = is_json_line(&bytes);
+        }
+
+        #[test]
+        fn no_cut_and_no_changed_byte_makes_it_panic(cut in 0_usize..200, at in 0_usize..200, byte in any::<u8>()) {
+            let json = r#"{"partition":3,"timestamp":"2013-07-01T00:00:00Z","key":"N\u00e9","value":{"a":[1,-2.5e3,null]},"headers":{"t":["x",{"base64":"YQ=="}]}}"#;
+            let mut bytes = json.as_bytes().to_vec();
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+            let _ = parse_record(&bytes);
+            bytes.truncate(cut);
+            prop_assert!(cut >= json.len() || parse_record(&bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Records as JSON text: what a fetch, a stream, a poll and the command line give.
+//!
+//! ```json
+//! {"partition":3,"offset":1042,"timestamp":1357035420000,"key":"N14228","value":{"a":1},"headers":{"type":"x"}}
+//! ```
+//!
+//! A record goes from the bytes of its batch to the bytes of the answer in one pass: nothing is parsed that need not
+//! be looked at, nothing is allocated per record, and a value that is JSON is copied as it was sent.
+//!
+//! Rules, in the order of the fields:
+//! - `topic` stands first, and only where the renderer was given one.
+//! - `key`: a string; `key_base64` where the bytes are not UTF-8; `null` where there is none.
+//! - `value`: the stored bytes where they are JSON; `value_base64` where they are not, or are a JSON `null` (which would
+//!   read as a tombstone), or nest deeper than [`crate::formats::json::MAX_DEPTH`]; `null` for a tombstone.
+//! - `headers`: always an object.
+//!
+//! Producing what was rendered stores the same record again. What is not kept: white space around a value that was
+//! sent as raw bytes, how headers of different names are interleaved, and header names that are not UTF-8, which no
+//! producer can send as JSON either. A record of before 1970, which only a record batch can bring, is refused.
+
+mod headers;
+pub(crate) mod text;
+pub(crate) mod value;
+
+use quipu_segments::batch::Record;
+
+/// What the lines of the output mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// The records stand in a JSON document: a value keeps its line breaks.
+    Document,
+    /// A record is a line (NDJSON, `data:` of Server-Sent Events): line breaks between a value's tokens become spaces.
+    Lines,
+}
+
+/// Renders the records of one partition.
+#[derive(Clone, Debug)]
+pub struct RecordRenderer {
+    /// Everything up to the offset's digits: it is the same in every record.
+    head: Vec<u8>,
+    layout: Layout,
+}
+
+impl RecordRenderer {
+    /// A renderer for the records of `partition`, which carry `topic` if there is one.
+    #[must_use]
+    pub fn new(topic: Option<&str>, partition: u32, layout: Layout) -> Self {
+        let mut head = b"{".to_vec();
+        if let Some(topic) = topic {
+            head.extend_from_slice(b"\"topic\":");
+            text::push_string(&mut head, topic);
+            head.push(b',');
+        }
+        head.extend_from_slice(b"\"partition\":");
+        push_number(&mut head, partition);
+        head.extend_from_slice(b",\"offset\":");
+        Self { head, layout }
+    }
+
+    /// Adds `record` to `out` as one JSON object, with nothing around it: commas and line ends are the caller's.
+    ///
+    /// `json_lines` says that the value is known to be JSON without line breaks, and not `null`: it is then copied
+    /// without a look ([`quipu_segments::Run::json_lines`] of the run that the record is in).
+    #[inline]
+    pub fn push(&self, out: &mut Vec<u8>, record: &Record<'_>, json_lines: bool) {
+        // One reservation for what nearly every record needs, so that the pieces below find room without asking.
+        out.reserve(
+            self.head.len()
+                + record.key.map_or(0, <[u8]>::len)
+                + record.value.map_or(0, <[u8]>::len)
+                + FIXED_BYTES,
+        );
+        out.extend_from_slice(&self.head);
+        push_number(out, record.offset.get());
+        out.extend_from_slice(b",\"timestamp\":");
+        push_number(out, record.timestamp.get());
+        match record.key {
+            Some(key) => text::push_key(out, key),
+            None => out.extend_from_slice(b",\"key\":null"),
+        }
+        match record.value {
+            Some(stored) if json_lines => {
+                out.extend_from_slice(b",\"value\":");
+                out.extend_from_slice(stored);
+            }
+            Some(stored) => value::push_value(out, stored, self.layout),
+            None => out.extend_from_slice(b",\"value\":null"),
+        }
+        if record.headers.is_empty() {
+            out.extend_from_slice(b",\"headers\":{}}");
+        } else {
+            headers::push_headers(out, record.headers.iter());
+            out.push(b'}');
+        }
+    }
+}
+
+/// Names, punctuation and the digits of two numbers, without key, value and headers.
+const FIXED_BYTES: usize = 128;
+
+#[inline]
+pub(crate) fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}

@@ -1,0 +1,126 @@
+//! The value of a record: raw where it is JSON, Base64 where it is not.
+
+use serde::de::IgnoredAny;
+
+use super::Layout;
+use super::text::push_base64;
+use crate::formats::json::is_json_line;
+
+/// Adds `,"value":…` or `,"value_base64":"…"` for stored bytes that nobody has looked at yet. Cost: one pass over them.
+pub(super) fn push_value(out: &mut Vec<u8>, stored: &[u8], layout: Layout) {
+    if !is_json_and_not_null(stored) {
+        out.extend_from_slice(b",\"value_base64\":\"");
+        push_base64(out, stored);
+        out.push(b'"');
+        return;
+    }
+    out.extend_from_slice(b",\"value\":");
+    let start = out.len();
+    out.extend_from_slice(stored);
+    if layout == Layout::Lines && memchr::memchr2(b'\n', b'\r', stored).is_some() {
+        spaces_for_breaks(&mut out[start..]);
+    }
+}
+
+/// Whether the bytes are one JSON value (white space around it is part of it) other than `null`, and one that a producer
+/// could send: not nested deeper than readers can follow.
+pub(crate) fn is_json_and_not_null(stored: &[u8]) -> bool {
+    is_json_line(stored) || is_json_over_lines(stored)
+}
+
+/// The same for what is not one line: JSON with line breaks or with white space around it, or no JSON at all.
+#[cold]
+fn is_json_over_lines(stored: &[u8]) -> bool {
+    let is_json =
+        std::str::from_utf8(stored).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    is_json && {
+        // It is JSON, so its line breaks stand between tokens, and as a line it means the same.
+        let mut line = stored.trim_ascii().to_vec();
+        spaces_for_breaks(&mut line);
+        is_json_line(&line)
+    }
+}
+
+/// Makes spaces of the line breaks between the tokens of valid JSON; in strings there are none, for a raw one would be a
+/// bare control character.
+pub(crate) fn spaces_for_breaks(json: &mut [u8]) {
+    for byte in json {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::json::MAX_DEPTH;
+
+    fn rendered(stored: &[u8], layout: Layout) -> String {
+        let mut out = Vec::new();
+        push_value(&mut out, stored, layout);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn json_is_copied_byte_for_byte() {
+        for text in [
+            "{ \"a\" : 1.50 }",
+            "1e400",
+            "-0",
+            "12345678901234567890123",
+            "\"\\u00e9\"",
+            "[ ]",
+            "true",
+            "\"a\u{2028}b\"",
+        ] {
+            assert_eq!(
+                rendered(text.as_bytes(), Layout::Lines),
+                format!(",\"value\":{text}")
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_and_null_itself_travel_as_base64() {
+        for (stored, base64) in [
+            (&b"null"[..], "bnVsbA=="),
+            (b" null\n", "IG51bGwK"),
+            (b"", ""),
+            (b"hello", "aGVsbG8="),
+            (b"{\"a\":1", "eyJhIjox"),
+            (b"1 2", "MSAy"),
+            (b"\"\xff\"", "Iv8i"),
+            (b"NaN", "TmFO"),
+            (b"\x0c1", "DDE="),
+            (b"\"a\nb\"", "ImEKYiI="),
+        ] {
+            assert_eq!(
+                rendered(stored, Layout::Document),
+                format!(",\"value_base64\":\"{base64}\"")
+            );
+        }
+    }
+
+    #[test]
+    fn line_breaks_between_tokens_become_spaces_in_lines_only() {
+        let stored = b"{\r\n \"a\\n\": [1,\n2]\n}\n";
+        assert_eq!(
+            rendered(stored, Layout::Lines),
+            ",\"value\":{   \"a\\n\": [1, 2] } "
+        );
+        assert_eq!(
+            rendered(stored, Layout::Document),
+            format!(",\"value\":{}", std::str::from_utf8(stored).unwrap())
+        );
+    }
+
+    #[test]
+    fn what_nests_deeper_than_a_producer_may_send_travels_as_base64() {
+        let nested = |depth| [vec![b'['; depth], b"\n".to_vec(), vec![b']'; depth]].concat();
+        assert!(rendered(&nested(MAX_DEPTH), Layout::Lines).starts_with(",\"value\":"));
+        for depth in [MAX_DEPTH + 1, 100_000] {
+            assert!(rendered(&nested(depth), Layout::Lines).starts_with(",\"value_base64\":"));
+        }
+    }
+}

@@ -1,0 +1,854 @@
+//! A plot as a picture: one SVG without scripts, fonts or links of its own, so that it shows wherever an image does.
+//!
+//! Light or dark as the reader's system is, on a ground of its own, so that it can be read on any page. Colours are plain
+//! rules of a style sheet (no variables): converters that make a bitmap know little more. Every name is escaped; what
+//! XML cannot carry at all becomes U+FFFD.
+
+use std::fmt::Write as _;
+
+use quipu_segments::TimestampMs;
+
+use crate::broker::lag::plot::{Metric, Plot, Value};
+use crate::broker::lag::window::Status;
+
+/// Whose colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Theme {
+    /// As the reader's system is.
+    #[default]
+    Auto,
+    /// Always light.
+    Light,
+    /// Always dark.
+    Dark,
+}
+
+/// What is drawn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Picture<'a> {
+    /// What it is of, as a heading.
+    pub title: &'a str,
+    /// What a line is, as in `by partition`.
+    pub each: &'a str,
+    /// What is shown.
+    pub metric: Metric,
+    /// The lines.
+    pub plot: &'a Plot,
+    /// The lines' names, in the order of the plot.
+    pub names: &'a [String],
+    /// The end of the time axis.
+    pub until: TimestampMs,
+    /// How it stands now.
+    pub now: Value,
+    /// How it is doing now.
+    pub status: Status,
+    /// Whose colours.
+    pub theme: Theme,
+}
+
+/// Lines that have a colour of their own.
+pub(super) const MAX_LINES: usize = 8;
+
+const WIDTH: f64 = 960.0;
+const HEIGHT: f64 = 400.0;
+const MARGIN: f64 = 28.0;
+const LEFT: f64 = 88.0;
+const TOP: f64 = 100.0;
+const BOTTOM: f64 = 338.0;
+/// Where the legend begins, if there is one.
+const LEGEND: f64 = 724.0;
+/// Characters of a name that fit into the legend.
+const NAME_CHARS: usize = 19;
+
+const LIGHT: [&str; MAX_LINES] = [
+    "#2f6fed", "#e8710a", "#0f9d72", "#b83fc9", "#b98900", "#0b8fb3", "#d93f4c", "#7a5af5",
+];
+const DARK: [&str; MAX_LINES] = [
+    "#6ea8fe", "#ffa657", "#3fcf9a", "#e07bf0", "#e3b93b", "#4fc3e8", "#ff7b85", "#a99bff",
+];
+/// Ground, frame, text, faint text, grid, axis, well, warning, wrong.
+const LIGHT_GROUND: [&str; 9] = [
+    "#ffffff", "#d8dee4", "#1f2328", "#636c76", "#edf0f3", "#c4ccd4", "#1a7f37", "#9a6700", "#cf222e",
+];
+const DARK_GROUND: [&str; 9] = [
+    "#0d1117", "#30363d", "#e6edf3", "#8d96a0", "#1d232b", "#3d444d", "#3fb950", "#d29922", "#f85149",
+];
+
+/// Draws it.
+#[must_use]
+pub(super) fn draw(picture: &Picture<'_>) -> String {
+    let mut out = String::with_capacity(16 << 10);
+    let title = escape(picture.title);
+    put(
+        &mut out,
+        format_args!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+             role=\"img\" aria-labelledby=\"t d\">\n<title id=\"t\">{title}</title>\n<desc id=\"d\">{}, {}</desc>\n",
+            what(picture.metric),
+            escape(&span_text(picture)),
+        ),
+    );
+    style(&mut out, picture.theme);
+    put(
+        &mut out,
+        format_args!(
+            "<rect class=\"ground\" x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\" rx=\"10\"/>\n",
+            WIDTH - 1.0,
+            HEIGHT - 1.0
+        ),
+    );
+    heading(&mut out, picture, &title);
+    if picture.plot.is_empty() {
+        let (x, y) = (WIDTH / 2.0, (TOP + BOTTOM) / 2.0);
+        put(
+            &mut out,
+            format_args!(
+                "<text class=\"empty\" x=\"{x}\" y=\"{y}\">no history yet</text>\n<text class=\"faint\" x=\"{x}\" y=\"{}\" \
+                 text-anchor=\"middle\">points are taken from the start of the server on, once the group has committed \
+                 something</text>\n",
+                y + 24.0
+            ),
+        );
+    } else {
+        diagram(&mut out, picture);
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+fn style(out: &mut String, theme: Theme) {
+    out.push_str(
+        "<style>\ntext{font-family:system-ui,-apple-system,\"Segoe UI\",Roboto,\"Helvetica Neue\",\"Noto Sans\",Arial,sans-serif;\
+         font-size:12.5px;font-variant-numeric:tabular-nums}\n\
+         .title{font-size:17px;font-weight:600}.now{font-size:17px;font-weight:600;text-anchor:end}\
+         .empty{font-size:17px;text-anchor:middle}\n\
+         .grid,.axis{stroke-width:1;shape-rendering:crispEdges}\
+         .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}.area{stroke:none;fill-opacity:.13}\
+         .others{stroke-dasharray:2 4}\n",
+    );
+    match theme {
+        Theme::Light => colours(out, &LIGHT_GROUND, &LIGHT),
+        Theme::Dark => colours(out, &DARK_GROUND, &DARK),
+        Theme::Auto => {
+            colours(out, &LIGHT_GROUND, &LIGHT);
+            out.push_str("@media (prefers-color-scheme:dark){\n");
+            colours(out, &DARK_GROUND, &DARK);
+            out.push_str("}\n");
+        }
+    }
+    out.push_str("</style>\n");
+}
+
+fn colours(out: &mut String, ground: &[&str; 9], lines: &[&str; MAX_LINES]) {
+    let [back, frame, text, faint, grid, axis, good, warn, bad] = ground;
+    put(
+        out,
+        format_args!(
+            ".ground{{fill:{back};stroke:{frame}}}text{{fill:{text}}}.faint,.empty{{fill:{faint}}}.grid{{stroke:{grid}}}\
+             .axis{{stroke:{axis}}}.good{{fill:{good}}}.warn{{fill:{warn}}}.bad{{fill:{bad}}}.ring{{stroke:{back}}}\
+             .others{{stroke:{faint}}}\n"
+        ),
+    );
+    for (index, colour) in lines.iter().enumerate() {
+        put(
+            out,
+            format_args!(".s{index}{{stroke:{colour}}}.f{index}{{fill:{colour}}}"),
+        );
+    }
+    out.push('\n');
+}
+
+fn heading(out: &mut String, picture: &Picture<'_>, title: &str) {
+    let right = WIDTH - MARGIN;
+    let (class, status) = match picture.status {
+        Status::Ok => ("good", "ok"),
+        Status::Behind => ("warn", "falling behind"),
+        Status::Stalled => ("bad", "stalled"),
+        Status::Losing => ("bad", "losing data"),
+    };
+    let now = match picture.metric {
+        Metric::Lag if picture.now.lag == 1 => "1 record".to_owned(),
+        Metric::Lag => format!("{} records", figure(Metric::Lag, picture.now.lag)),
+        metric => figure(metric, picture.now.get(metric)),
+    };
+    put(
+        out,
+        format_args!(
+            "<text class=\"title\" x=\"{MARGIN}\" y=\"38\">{title}</text>\n\
+             <text class=\"faint\" x=\"{MARGIN}\" y=\"59\">{} · {}</text>\n\
+             <text class=\"now\" x=\"{right}\" y=\"38\">{now}</text>\n\
+             <text class=\"{class}\" x=\"{right}\" y=\"59\" text-anchor=\"end\">● {status}</text>\n",
+            escape(&format!("{}{}", what(picture.metric), picture.each)),
+            escape(&span_text(picture)),
+        ),
+    );
+}
+
+fn diagram(out: &mut String, picture: &Picture<'_>) {
+    let plot = picture.plot;
+    let figures = |values: &[Option<Value>]| -> Vec<Option<f64>> {
+        values
+            .iter()
+            .map(|value| value.map(|value| value.get(picture.metric) as f64))
+            .collect()
+    };
+    let mut curves: Vec<Vec<Option<f64>>> = plot
+        .lines
+        .iter()
+        .take(MAX_LINES)
+        .map(|line| figures(&line.values))
+        .collect();
+    let others = (plot.left_out > 0).then(|| figures(&plot.others));
+    let has_legend = curves.len() + usize::from(others.is_some()) > 1;
+    let right = if has_legend { LEGEND - 26.0 } else { WIDTH - MARGIN };
+
+    let most = curves
+        .iter()
+        .chain(&others)
+        .flatten()
+        .flatten()
+        .fold(0.0, |most: f64, value| most.max(*value));
+    let ticks = Ticks::of(picture.metric, most);
+    let begin = plot.times.first().map_or(0, |time| time.get());
+    let last = plot.times.last().map_or(0, |time| time.get());
+    let end = picture.until.get().max(last).max(begin + 1);
+    let x = |time: i64| LEFT + (time - begin) as f64 / (end - begin) as f64 * (right - LEFT);
+    let y = |value: f64| BOTTOM - value / ticks.top * (BOTTOM - TOP);
+
+    for (value, label) in &ticks.labels {
+        let y = y(*value).round();
+        let class = if *value == 0.0 { "axis" } else { "grid" };
+        put(
+            out,
+            format_args!(
+                "<line class=\"{class}\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y}\" y2=\"{y}\"/>\
+                 <text class=\"faint\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{label}</text>\n",
+                LEFT - 10.0,
+                y + 4.5
+            ),
+        );
+    }
+    put(
+        out,
+        format_args!(
+            "<text class=\"faint\" x=\"{MARGIN}\" y=\"{}\">{}</text>\n",
+            TOP - 14.0,
+            ticks.unit
+        ),
+    );
+    for (time, label) in time_ticks(begin, end) {
+        let x = x(time).round();
+        put(
+            out,
+            format_args!(
+                "<line class=\"axis\" x1=\"{x}\" x2=\"{x}\" y1=\"{BOTTOM}\" y2=\"{}\"/>\
+                 <text class=\"faint\" x=\"{x}\" y=\"{}\" text-anchor=\"middle\">{label}</text>\n",
+                BOTTOM + 5.0,
+                BOTTOM + 21.0
+            ),
+        );
+    }
+    put(
+        out,
+        format_args!(
+            "<text class=\"faint\" x=\"{right}\" y=\"{}\" text-anchor=\"end\">time (UTC)</text>\n",
+            HEIGHT - 18.0
+        ),
+    );
+
+    let at = |step: usize| plot.times.get(step).map_or(begin, |time| time.get());
+    if let Some(others) = &others {
+        let path = path(others, |step| x(at(step)), y);
+        put(out, format_args!("<path class=\"line others\" d=\"{path}\"/>\n"));
+    }
+    if !has_legend && let Some(only) = curves.first() {
+        let area = area(only, |step| x(at(step)), y);
+        put(out, format_args!("<path class=\"area f0\" d=\"{area}\"/>\n"));
+    }
+    // The worst is drawn last, above the others.
+    for (index, curve) in curves.iter().enumerate().rev() {
+        let path = path(curve, |step| x(at(step)), y);
+        put(out, format_args!("<path class=\"line s{index}\" d=\"{path}\"/>"));
+        if let Some((step, value)) = latest(curve) {
+            put(
+                out,
+                format_args!(
+                    "<circle class=\"ring f{index}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" stroke-width=\"1.5\"/>",
+                    x(at(step)),
+                    y(value)
+                ),
+            );
+        }
+        out.push('\n');
+    }
+    if has_legend {
+        let others = others.map(|others| (plot.left_out, others));
+        legend(out, picture, &mut curves, others);
+    }
+}
+
+/// Names with their latest values, the largest of them first.
+fn legend(
+    out: &mut String,
+    picture: &Picture<'_>,
+    curves: &mut [Vec<Option<f64>>],
+    others: Option<(usize, Vec<Option<f64>>)>,
+) {
+    let right = WIDTH - MARGIN;
+    let value = |curve: &[Option<f64>]| curve.last().copied().flatten();
+    let text =
+        |value: Option<f64>| value.map_or("–".to_owned(), |value| figure(picture.metric, value as u64));
+    put(
+        out,
+        format_args!(
+            "<text class=\"faint\" x=\"{right}\" y=\"{}\" text-anchor=\"end\">latest</text>\n",
+            TOP - 14.0
+        ),
+    );
+    let mut y = TOP + 7.0;
+    let mut row = |swatch: &str, name: &str, value: &str| {
+        put(
+            out,
+            format_args!(
+                "<g><title>{}</title><line class=\"line {swatch}\" x1=\"{LEGEND}\" x2=\"{}\" y1=\"{}\" y2=\"{}\" \
+                 stroke-width=\"3\"/><text x=\"{}\" y=\"{y}\">{}</text>\
+                 <text class=\"faint\" x=\"{right}\" y=\"{y}\" text-anchor=\"end\">{value}</text></g>\n",
+                escape(name),
+                LEGEND + 14.0,
+                y - 4.5,
+                y - 4.5,
+                LEGEND + 22.0,
+                escape(&shorten(name)),
+            ),
+        );
+        y += 25.0;
+    };
+    let mut order: Vec<usize> = (0..curves.len()).collect();
+    order.sort_by(|a, b| {
+        f64::total_cmp(
+            &value(&curves[*b]).unwrap_or(-1.0),
+            &value(&curves[*a]).unwrap_or(-1.0),
+        )
+    });
+    for index in order {
+        let name = picture.names.get(index).map_or("", String::as_str);
+        row(&format!("s{index}"), name, &text(value(&curves[index])));
+    }
+    if let Some((count, values)) = others {
+        let name = if count == 1 {
+            "1 other".to_owned()
+        } else {
+            format!("{count} others")
+        };
+        row("others", &name, &text(value(&values)));
+    }
+}
+
+/// A curve; it breaks off where several steps in a row have no value.
+fn path(values: &[Option<f64>], x: impl Fn(usize) -> f64, y: impl Fn(f64) -> f64) -> String {
+    let mut path = String::new();
+    let mut last = None;
+    let mut flat: Option<(usize, f64)> = None;
+    for (step, value) in values.iter().enumerate() {
+        let Some(value) = *value else { continue };
+        let is_begin = last.is_none_or(|last| step - last > 3);
+        // What lies within a straight stretch says nothing new.
+        if let Some((held, before)) = flat.take() {
+            if is_begin || before != value {
+                put(&mut path, format_args!("L{:.1} {:.1}", x(held), y(before)));
+            } else {
+                flat = Some((step, value));
+            }
+        }
+        if is_begin {
+            put(&mut path, format_args!("M{:.1} {:.1}", x(step), y(value)));
+            // A point by itself is a dot: the line's ends are round.
+            path.push_str("h0");
+            flat = None;
+        } else if flat.is_none() {
+            let before = last.and_then(|last| values[last]);
+            if before == Some(value) {
+                flat = Some((step, value));
+            } else {
+                put(&mut path, format_args!("L{:.1} {:.1}", x(step), y(value)));
+            }
+        }
+        last = Some(step);
+    }
+    if let Some((held, value)) = flat {
+        put(&mut path, format_args!("L{:.1} {:.1}", x(held), y(value)));
+    }
+    path
+}
+
+/// What lies below a curve.
+fn area(values: &[Option<f64>], x: impl Fn(usize) -> f64, y: impl Fn(f64) -> f64) -> String {
+    let mut area = String::new();
+    let known: Vec<(usize, f64)> = values
+        .iter()
+        .enumerate()
+        .filter_map(|(step, value)| Some((step, (*value)?)))
+        .collect();
+    for stretch in known.chunk_by(|a, b| b.0 - a.0 <= 3) {
+        let (Some(first), Some(last)) = (stretch.first(), stretch.last()) else {
+            continue;
+        };
+        put(&mut area, format_args!("M{:.1} {BOTTOM}", x(first.0)));
+        for (step, value) in stretch {
+            put(&mut area, format_args!("L{:.1} {:.1}", x(*step), y(*value)));
+        }
+        put(&mut area, format_args!("L{:.1} {BOTTOM}Z", x(last.0)));
+    }
+    area
+}
+
+fn latest(values: &[Option<f64>]) -> Option<(usize, f64)> {
+    let step = values.iter().rposition(Option::is_some)?;
+    Some((step, values[step]?))
+}
+
+/// The value axis.
+struct Ticks {
+    /// The value at its upper end.
+    top: f64,
+    labels: Vec<(f64, String)>,
+    unit: &'static str,
+}
+
+impl Ticks {
+    /// About five round values that reach to `most`.
+    fn of(metric: Metric, most: f64) -> Self {
+        const SIXTIES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0];
+        // How many of the metric's own unit one of the axis's is, its name, and the steps that suit it.
+        let (size, unit, steps): (f64, _, &[f64]) = match metric {
+            Metric::Lag => (1.0, "records", &[]),
+            Metric::LagBytes if most < 2e3 => (1.0, "bytes", &[]),
+            Metric::LagBytes if most < 2e6 => (1e3, "kB", &[]),
+            Metric::LagBytes if most < 2e9 => (1e6, "MB", &[]),
+            Metric::LagBytes if most < 2e12 => (1e9, "GB", &[]),
+            Metric::LagBytes => (1e12, "TB", &[]),
+            Metric::LagMs if most < 2e3 => (1.0, "milliseconds", &[]),
+            Metric::LagMs if most < 120e3 => (1e3, "seconds", SIXTIES),
+            Metric::LagMs if most < 7200e3 => (60e3, "minutes", SIXTIES),
+            Metric::LagMs if most < 172_800e3 => (3600e3, "hours", &[0.5, 1.0, 2.0, 3.0, 6.0, 12.0, 24.0]),
+            Metric::LagMs => (86_400e3, "days", &[]),
+        };
+        let most = most / size;
+        let least = most / 5.0;
+        let step = steps
+            .iter()
+            .copied()
+            .find(|step| *step >= least)
+            .unwrap_or_else(|| round_step(least));
+        // Parts of a record, a byte or a millisecond are nothing.
+        let step = if size == 1.0 { step.max(1.0) } else { step };
+        let count = (most / step).ceil().max(2.0);
+        let label = |index: u32| {
+            let value = f64::from(index) * step;
+            let text = match metric {
+                Metric::Lag => compact(value),
+                _ if step < 1.0 => format!("{value:.1}"),
+                _ => compact(value),
+            };
+            (value * size, text)
+        };
+        Self {
+            top: count * step * size,
+            labels: (0..=count as u32).map(label).collect(),
+            unit,
+        }
+    }
+}
+
+/// The least of 1, 2 or 5 times a power of ten that is at least `least`.
+fn round_step(least: f64) -> f64 {
+    if least <= 0.0 {
+        return 1.0;
+    }
+    let power = 10f64.powf(least.log10().floor());
+    [1.0, 2.0, 5.0]
+        .into_iter()
+        .map(|factor| factor * power)
+        .find(|step| *step >= least * (1.0 - 1e-9))
+        .unwrap_or(10.0 * power)
+}
+
+/// Round times in a stretch, with what to call them.
+fn time_ticks(begin: i64, end: i64) -> Vec<(i64, String)> {
+    const SECOND: i64 = 1000;
+    const MINUTE: i64 = 60 * SECOND;
+    const HOUR: i64 = 60 * MINUTE;
+    let steps = [
+        10 * SECOND,
+        20 * SECOND,
+        30 * SECOND,
+        MINUTE,
+        2 * MINUTE,
+        5 * MINUTE,
+        10 * MINUTE,
+        15 * MINUTE,
+        30 * MINUTE,
+        HOUR,
+        2 * HOUR,
+        3 * HOUR,
+        6 * HOUR,
+        12 * HOUR,
+    ];
+    let step = steps
+        .into_iter()
+        .find(|step| (end - begin) / step <= 8)
+        .unwrap_or(24 * HOUR);
+    let first = begin.div_euclid(step) + i64::from(begin.rem_euclid(step) > 0);
+    let pattern = if step < MINUTE { "%H:%M:%S" } else { "%H:%M" };
+    (first..=end.div_euclid(step))
+        .map(|index| {
+            let time = index * step;
+            let is_midnight = time.rem_euclid(24 * HOUR) == 0;
+            (
+                time,
+                formatted(time, if is_midnight { "%-d %b" } else { pattern }),
+            )
+        })
+        .collect()
+}
+
+fn formatted(time_ms: i64, pattern: &str) -> String {
+    jiff::Timestamp::from_millisecond(time_ms)
+        .map_or_else(|_| String::new(), |time| time.strftime(pattern).to_string())
+}
+
+/// When the stretch begins and ends.
+fn span_text(picture: &Picture<'_>) -> String {
+    let begin = picture.plot.from.get();
+    let end = picture.until.get();
+    let day = "%-d %b %Y";
+    if formatted(begin, day) == formatted(end, day) {
+        format!(
+            "{} – {} UTC, {}",
+            formatted(begin, "%H:%M"),
+            formatted(end, "%H:%M"),
+            formatted(end, day)
+        )
+    } else {
+        let both = "%-d %b %Y %H:%M";
+        format!("{} – {} UTC", formatted(begin, both), formatted(end, both))
+    }
+}
+
+const fn what(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Lag => "records to be read",
+        Metric::LagMs => "age of the next record",
+        Metric::LagBytes => "bytes to be read",
+    }
+}
+
+/// A value with its unit, in at most seven or so characters.
+fn figure(metric: Metric, value: u64) -> String {
+    let value = value as f64;
+    match metric {
+        // To the record as long as that can be read at a glance.
+        Metric::Lag if value < 10_000.0 => {
+            let value = value as u64;
+            if value < 1000 {
+                value.to_string()
+            } else {
+                format!("{},{:03}", value / 1000, value % 1000)
+            }
+        }
+        Metric::Lag => compact(value),
+        Metric::LagBytes => {
+            const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+            let (mut value, mut unit) = (value, 0);
+            while value >= 999.5 && unit + 1 < UNITS.len() {
+                value /= 1000.0;
+                unit += 1;
+            }
+            format!("{} {}", short(value), UNITS[unit])
+        }
+        Metric::LagMs => match value {
+            0.0 => "0 s".to_owned(),
+            v if v < 1e3 => format!("{v:.0} ms"),
+            v if v < 60e3 => format!("{} s", short(v / 1e3)),
+            v if v < 3600e3 => format!("{} min", short(v / 60e3)),
+            v if v < 172_800e3 => format!("{} h", short(v / 3600e3)),
+            v if v < 365.25 * 86_400e3 => format!("{} d", short(v / 86_400e3)),
+            v => format!("{} years", short(v / (365.25 * 86_400e3))),
+        },
+    }
+}
+
+/// `950`, `1.2k`, `34k`, `5M`.
+fn compact(value: f64) -> String {
+    const UNITS: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
+    let (mut value, mut unit) = (value, 0);
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{}{}", short(value), UNITS[unit])
+}
+
+/// One decimal below a hundred, unless it is 0.
+fn short(value: f64) -> String {
+    let tenths = (value * 10.0).round() / 10.0;
+    if tenths < 100.0 && tenths.fract() != 0.0 {
+        format!("{tenths:.1}")
+    } else {
+        format!("{value:.0}")
+    }
+}
+
+/// A name that fits into the legend: its end tells more than its middle.
+fn shorten(name: &str) -> String {
+    let chars: Vec<char> = name.chars().collect();
+    if chars.len() <= NAME_CHARS {
+        return name.to_owned();
+    }
+    let tail = NAME_CHARS / 2;
+    let head = NAME_CHARS - tail - 1;
+    let (head, tail) = (&chars[..head], &chars[chars.len() - tail..]);
+    head.iter().chain(&['…']).chain(tail).collect()
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\t' | '\n' => out.push(' '),
+            '\0'..='\x1f' | '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
+            char => out.push(char),
+        }
+    }
+    out
+}
+
+fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("a String takes everything");
+}
+
+#[cfg(test)]
+mod tests {
+    use quipu_segments::TopicId;
+
+    use super::*;
+    use crate::broker::lag::plot::Line;
+
+    const HOUR: i64 = 3_600_000;
+
+    fn plot(lines: usize, steps: usize) -> Plot {
+        let values = |line: u64| -> Vec<Option<Value>> {
+            let value = |step: u64| Value {
+                lag: line * step,
+                lag_ms: line * step * 1000,
+                lag_bytes: line * step * 700,
+            };
+            (0..steps as u64).map(|step| Some(value(step))).collect()
+        };
+        Plot {
+            from: TimestampMs(1_700_000_000_000),
+            step_ms: 10_000,
+            times: (0..steps as i64)
+                .map(|step| TimestampMs(1_700_000_000_000 + step * 10_000))
+                .collect(),
+            lines: (0..lines)
+                .map(|line| Line {
+                    topic: Some(TopicId(1)),
+                    partition: Some(line as u32),
+                    values: values(line as u64 + 1),
+                })
+                .collect(),
+            left_out: 0,
+            others: Vec::new(),
+            total: values(9),
+        }
+    }
+
+    fn picture(plot: &Plot, title: &str, names: &[String], metric: Metric) -> String {
+        draw(&Picture {
+            title,
+            each: ", by partition",
+            metric,
+            plot,
+            names,
+            until: plot.times.last().copied().unwrap_or_default(),
+            now: Value::default(),
+            status: Status::Stalled,
+            theme: Theme::Auto,
+        })
+    }
+
+    /// Checks that every element is closed where it must be, and that no text or attribute breaks out.
+    fn assert_well_formed(svg: &str) {
+        let mut open = Vec::new();
+        for part in svg.split('<').skip(1) {
+            let (tag, text) = part.split_once('>').expect("a tag ends");
+            assert!(!text.contains('>') || open.contains(&"style"), "{part}");
+            assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+            let name = tag.split([' ', '/']).next().unwrap();
+            if let Some(closed) = tag.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(closed));
+            } else if !tag.ends_with('/') {
+                open.push(name);
+            }
+            assert!(
+                !text
+                    .replace("&amp;", "")
+                    .replace("&lt;", "")
+                    .replace("&gt;", "")
+                    .replace("&quot;", "")
+                    .replace("&#39;", "")
+                    .contains('&'),
+                "{text}"
+            );
+        }
+        assert!(open.is_empty(), "{open:?}");
+        assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    }
+
+    #[test]
+    fn every_picture_is_well_formed() {
+        let names: Vec<String> = (0..8).map(|n| format!("orders/{n}")).collect();
+        for metric in [Metric::Lag, Metric::LagMs, Metric::LagBytes] {
+            for (lines, steps) in [(0, 0), (1, 1), (1, 360), (3, 2), (8, 100)] {
+                let mut plot = plot(lines, steps);
+                plot.left_out = usize::from(lines == 8) * 4;
+                plot.others = plot.total.clone();
+                assert_well_formed(&picture(&plot, "Lag of g", &names, metric));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_in_a_name_becomes_a_part_of_the_picture() {
+        let bad = "</text><script>alert('&\"')</script>\u{1}\n]]>";
+        let svg = picture(&plot(2, 9), bad, &[bad.to_owned(), "b".to_owned()], Metric::Lag);
+        assert_well_formed(&svg);
+        assert!(
+            !svg.contains("<script") && svg.contains("&lt;script&gt;"),
+            "{svg}"
+        );
+    }
+
+    #[test]
+    fn without_points_it_says_so() {
+        assert!(picture(&plot(0, 0), "Lag of g", &[], Metric::Lag).contains("no history yet"));
+    }
+
+    #[test]
+    fn one_line_needs_no_legend_and_gets_the_room() {
+        let svg = picture(&plot(1, 9), "Lag of g", &["a-line".to_owned()], Metric::Lag);
+        assert!(!svg.contains("a-line") && svg.contains("class=\"area f0\""));
+        let svg = picture(
+            &plot(2, 9),
+            "Lag of g",
+            &["a-line".to_owned(), "b-line".to_owned()],
+            Metric::Lag,
+        );
+        assert!(svg.contains("a-line") && !svg.contains("class=\"area f0\""));
+    }
+
+    #[test]
+    fn the_value_axis_has_a_few_round_values_in_the_unit_that_suits() {
+        let axis = |metric, most| {
+            let ticks = Ticks::of(metric, most);
+            let labels: Vec<String> = ticks.labels.into_iter().map(|(_, label)| label).collect();
+            (labels.join(" "), ticks.unit)
+        };
+        for (metric, most, labels, unit) in [
+            (Metric::Lag, 0.0, "0 1 2", "records"),
+            (Metric::Lag, 4.0, "0 1 2 3 4", "records"),
+            (Metric::Lag, 2162.0, "0 500 1k 1.5k 2k 2.5k", "records"),
+            (Metric::Lag, 9_400_000.0, "0 2M 4M 6M 8M 10M", "records"),
+            (Metric::LagMs, 900.0, "0 200 400 600 800 1k", "milliseconds"),
+            (Metric::LagMs, 70_000.0, "0 15 30 45 60 75", "seconds"),
+            (Metric::LagMs, 3_600_000.0, "0 15 30 45 60", "minutes"),
+            (Metric::LagMs, 20.0 * 3_600_000.0, "0 6 12 18 24", "hours"),
+            (Metric::LagMs, 4750.0 * 86_400_000.0, "0 1k 2k 3k 4k 5k", "days"),
+            (Metric::LagBytes, 310_022.0, "0 100 200 300 400", "kB"),
+        ] {
+            assert_eq!(axis(metric, most), (labels.to_owned(), unit), "{most}");
+        }
+        for exponent in 0..64 {
+            let most = 2f64.powi(exponent) * 1.01;
+            for metric in [Metric::Lag, Metric::LagMs, Metric::LagBytes] {
+                let ticks = Ticks::of(metric, most);
+                assert!(
+                    ticks.top >= most && ticks.top <= most * 2.5 + 2.0,
+                    "{most}: {}",
+                    ticks.top
+                );
+                assert!(
+                    (3..=8).contains(&ticks.labels.len()),
+                    "{most}: {}",
+                    ticks.labels.len()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_time_axis_has_a_few_round_times() {
+        let labels = |begin: i64, length: i64| -> Vec<String> {
+            time_ticks(begin, begin + length)
+                .into_iter()
+                .map(|(_, label)| label)
+                .collect()
+        };
+        let midnight = 1_700_006_400_000;
+        assert_eq!(
+            labels(midnight - HOUR, HOUR).join(" "),
+            "23:00 23:10 23:20 23:30 23:40 23:50 15 Nov"
+        );
+        assert_eq!(labels(midnight + 1000, 60_000)[0], "00:00:10");
+        for length in [1, 60_000, HOUR, 5 * HOUR, 24 * HOUR] {
+            let count = labels(midnight - 12_345, length).len();
+            assert!(count <= 9, "{length}: {count}");
+        }
+    }
+
+    #[test]
+    fn a_curve_leaves_out_what_lies_on_a_flat_stretch_and_breaks_off_where_nothing_is_known() {
+        let draw = |values: &[Option<f64>]| path(values, |step| step as f64, |value| value);
+        let some = |values: &[f64]| -> Vec<Option<f64>> { values.iter().copied().map(Some).collect() };
+        assert_eq!(draw(&some(&[1.0, 2.0, 3.0])), "M0.0 1.0h0L1.0 2.0L2.0 3.0");
+        assert_eq!(draw(&some(&[1.0, 1.0, 1.0, 1.0])), "M0.0 1.0h0L3.0 1.0");
+        assert_eq!(draw(&some(&[1.0, 1.0, 1.0, 5.0])), "M0.0 1.0h0L2.0 1.0L3.0 5.0");
+        let gap = [some(&[1.0, 1.0]), vec![None; 5], some(&[2.0])].concat();
+        assert_eq!(draw(&gap), "M0.0 1.0h0L1.0 1.0M7.0 2.0h0");
+        assert_eq!(draw(&[Some(1.0), None, Some(2.0)]), "M0.0 1.0h0L2.0 2.0");
+        assert_eq!(draw(&[None, None]), "");
+    }
+
+    #[test]
+    fn figures_are_short_and_have_their_unit() {
+        for (metric, value, text) in [
+            (Metric::Lag, 950, "950"),
+            (Metric::Lag, 1012, "1,012"),
+            (Metric::Lag, 12_345, "12.3k"),
+            (Metric::Lag, u64::MAX, "18.4E"),
+            (Metric::LagMs, 0, "0 s"),
+            (Metric::LagMs, 12, "12 ms"),
+            (Metric::LagMs, 8400, "8.4 s"),
+            (Metric::LagMs, 90_000, "1.5 min"),
+            (Metric::LagMs, 13 * 31_557_600_000, "13 years"),
+            (Metric::LagBytes, 310_022, "310 kB"),
+            (Metric::LagBytes, 999, "999 B"),
+        ] {
+            assert_eq!(figure(metric, value), text);
+        }
+    }
+
+    #[test]
+    fn a_long_name_keeps_its_begin_and_its_end() {
+        let name = shorten(&format!("{}/17", "very-long-name".repeat(5)));
+        assert_eq!(name.chars().count(), NAME_CHARS);
+        assert!(name.starts_with("very-long") && name.ends_with("/17"), "{name}");
+        assert_eq!(shorten("short"), "short");
+    }
+}

@@ -1,0 +1,899 @@
+//! The settings of the server: a file, the environment and flags, in rising precedence.
+//!
+//! [`SETTINGS`] has one row a setting; `serve --help`, the file's reader, the environment's reader and `/v1/info`
+//! all go by it. A setting `max_request_bytes` is that key in the TOML file, `QUIPU_MAX_REQUEST_BYTES` in the
+//! environment and `--max-request-bytes` on the command line.
+//!
+//! A name that is not in the table stops the start, and so does a value that does not fit: a typo must never be a
+//! silent default. Each message names the place, the setting, what was found and what is allowed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::broker::limits::Limits;
+use serde_json::{Map, Value};
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The data directory, made if missing.
+    pub data: PathBuf,
+    /// The address that the API listens on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How the server's own log is written.
+    pub log_format: LogFormat,
+    /// What the server's own log leaves out.
+    pub log_level: LogLevel,
+    /// What one client may ask of the server.
+    pub limits: Limits,
+    /// The size of each journal file, in bytes.
+    pub journal_file_bytes: u64,
+    /// How many journal files are kept.
+    pub journal_files: u32,
+    /// Queued bytes above which appends are refused as overloaded.
+    pub queue_bytes: u64,
+    /// What idempotency keys may take in memory, in bytes; new ones are refused as overloaded above it.
+    pub max_idempotency_bytes: u64,
+    /// How long a client may take to send a request's head.
+    pub header_read_timeout: Duration,
+    /// How long a client may pause within a request's body.
+    pub body_idle_timeout: Duration,
+    /// How long a client may take nothing of its answer.
+    pub write_idle_timeout: Duration,
+    /// How long a connection may stay open between two requests.
+    pub idle_timeout: Duration,
+    /// How long a stop waits for what is in flight.
+    pub drain_timeout: Duration,
+    /// How many segments are mapped for reading at once.
+    pub max_open_segments: usize,
+    /// How often retention looks for segments to delete.
+    pub retention_interval: Duration,
+    /// How long a group without members keeps what it has committed; `None`: for ever.
+    pub offsets_retention: Option<Duration>,
+    /// The origins whose pages may call the API from a browser; empty: CORS is off.
+    pub cors_origins: Vec<String>,
+}
+
+/// How the server's own log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The least severe messages that the server's own log takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LogLevel {
+    /// Only what failed.
+    Error,
+    /// And what will fail if nobody acts.
+    Warn,
+    /// And what an operator wants to know afterwards.
+    #[default]
+    Info,
+    /// And what a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: "quipu-data".into(),
+            listen: ([127, 0, 0, 1], 7420).into(),
+            log_format: LogFormat::Text,
+            log_level: LogLevel::Info,
+            limits: Limits::default(),
+            journal_file_bytes: 64 << 20,
+            journal_files: 3,
+            queue_bytes: 64 << 20,
+            max_idempotency_bytes: 256 << 20,
+            header_read_timeout: Duration::from_secs(30),
+            body_idle_timeout: Duration::from_secs(60),
+            write_idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(600),
+            drain_timeout: Duration::from_secs(10),
+            max_open_segments: 4096,
+            retention_interval: Duration::from_secs(10),
+            offsets_retention: None,
+            cors_origins: Vec::new(),
+        }
+    }
+}
+
+/// What a setting's number counts, or what its text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Milliseconds.
+    Milliseconds,
+    /// Things.
+    Count,
+    /// A text, of the kind named (for the help).
+    Text(&'static str),
+}
+
+impl Unit {
+    /// The placeholder of a value in the help.
+    #[must_use]
+    pub const fn placeholder(self) -> &'static str {
+        match self {
+            Self::Bytes => "BYTES",
+            Self::Milliseconds => "MS",
+            Self::Count => "N",
+            Self::Text(name) => name,
+        }
+    }
+}
+
+enum Access {
+    Number {
+        low: u64,
+        high: u64,
+        get: fn(&Config) -> u64,
+        set: fn(&mut Config, u64),
+    },
+    Text {
+        allowed: &'static str,
+        get: fn(&Config) -> String,
+        /// False: the text is not allowed.
+        set: fn(&mut Config, &str) -> bool,
+    },
+}
+
+/// One row of [`SETTINGS`].
+pub struct Setting {
+    /// The key in the file; the environment and the flags derive theirs from it.
+    pub name: &'static str,
+    /// What its value is.
+    pub unit: Unit,
+    /// One sentence for the help.
+    pub help: &'static str,
+    /// Whether clients want to know it: it then stands in `/v1/info`.
+    pub is_limit: bool,
+    access: Access,
+}
+
+const fn number(
+    name: &'static str,
+    unit: Unit,
+    (low, high): (u64, u64),
+    help: &'static str,
+    get: fn(&Config) -> u64,
+    set: fn(&mut Config, u64),
+) -> Setting {
+    Setting {
+        name,
+        unit,
+        help,
+        is_limit: false,
+        access: Access::Number { low, high, get, set },
+    }
+}
+
+const fn limit(
+    name: &'static str,
+    unit: Unit,
+    bounds: (u64, u64),
+    help: &'static str,
+    get: fn(&Config) -> u64,
+    set: fn(&mut Config, u64),
+) -> Setting {
+    let mut setting = number(name, unit, bounds, help, get, set);
+    setting.is_limit = true;
+    setting
+}
+
+const fn text(
+    name: &'static str,
+    placeholder: &'static str,
+    allowed: &'static str,
+    help: &'static str,
+    get: fn(&Config) -> String,
+    set: fn(&mut Config, &str) -> bool,
+) -> Setting {
+    Setting {
+        name,
+        unit: Unit::Text(placeholder),
+        help,
+        is_limit: false,
+        access: Access::Text { allowed, get, set },
+    }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DAY_MS: u64 = 86_400_000;
+
+/// Every setting, in the order of the help.
+pub static SETTINGS: &[Setting] = &[
+    text(
+        "data",
+        "DIR",
+        "a directory",
+        "The data directory, made if missing",
+        |c| c.data.display().to_string(),
+        |c, v| {
+            c.data = v.into();
+            !v.is_empty()
+        },
+    ),
+    text(
+        "listen",
+        "ADDR",
+        "an IP address and a port, as in 127.0.0.1:7420 or [::1]:7420",
+        "The address to listen on; port 0 takes a free one",
+        |c| c.listen.to_string(),
+        |c, v| v.parse().map(|listen| c.listen = listen).is_ok(),
+    ),
+    text(
+        "log_format",
+        "FORMAT",
+        "text or json",
+        "How the server's own log is written to standard error: text or json",
+        |c| {
+            if c.log_format == LogFormat::Json {
+                "json"
+            } else {
+                "text"
+            }
+            .to_owned()
+        },
+        |c, v| match v {
+            "text" => set_to(&mut c.log_format, LogFormat::Text),
+            "json" => set_to(&mut c.log_format, LogFormat::Json),
+            _ => false,
+        },
+    ),
+    text(
+        "log_level",
+        "LEVEL",
+        "error, warn, info, debug or trace",
+        "The least severe messages to log: error, warn, info, debug or trace",
+        |c| format!("{:?}", c.log_level).to_ascii_lowercase(),
+        |c, v| match v {
+            "error" => set_to(&mut c.log_level, LogLevel::Error),
+            "warn" => set_to(&mut c.log_level, LogLevel::Warn),
+            "info" => set_to(&mut c.log_level, LogLevel::Info),
+            "debug" => set_to(&mut c.log_level, LogLevel::Debug),
+            "trace" => set_to(&mut c.log_level, LogLevel::Trace),
+            _ => false,
+        },
+    ),
+    limit(
+        "max_request_bytes",
+        Unit::Bytes,
+        (KIB, GIB),
+        "Largest decoded body of a request, NDJSON excepted",
+        |c| c.limits.max_request_bytes as u64,
+        |c, v| c.limits.max_request_bytes = v as usize,
+    ),
+    limit(
+        "max_request_head_bytes",
+        Unit::Bytes,
+        (8 * KIB, MIB),
+        "Largest request line and headers of a request",
+        |c| c.limits.max_request_head_bytes as u64,
+        |c, v| c.limits.max_request_head_bytes = v as usize,
+    ),
+    limit(
+        "max_key_bytes",
+        Unit::Bytes,
+        (1, MIB),
+        "Largest key of a record",
+        |c| c.limits.max_key_bytes as u64,
+        |c, v| c.limits.max_key_bytes = v as usize,
+    ),
+    limit(
+        "max_record_headers",
+        Unit::Count,
+        (0, 10_000),
+        "Most headers of a record",
+        |c| c.limits.max_headers_per_record as u64,
+        |c, v| c.limits.max_headers_per_record = v as usize,
+    ),
+    limit(
+        "max_header_bytes",
+        Unit::Bytes,
+        (0, MIB),
+        "Largest sum of names and values of a record's headers",
+        |c| c.limits.max_header_bytes as u64,
+        |c, v| c.limits.max_header_bytes = v as usize,
+    ),
+    limit(
+        "max_connections",
+        Unit::Count,
+        (1, 1_000_000),
+        "Connections at once; those above are answered 503 and closed",
+        |c| c.limits.max_connections as u64,
+        |c, v| c.limits.max_connections = v as usize,
+    ),
+    limit(
+        "max_in_flight_bytes",
+        Unit::Bytes,
+        (MIB, 1 << 40),
+        "Request bodies held in memory at once; at least max_request_bytes",
+        |c| c.limits.max_in_flight_bytes,
+        |c, v| c.limits.max_in_flight_bytes = v,
+    ),
+    limit(
+        "max_partitions",
+        Unit::Count,
+        (1, 1_000_000),
+        "Most partitions of a topic",
+        |c| u64::from(c.limits.max_partitions),
+        |c, v| c.limits.max_partitions = v as u32,
+    ),
+    number(
+        "journal_file_bytes",
+        Unit::Bytes,
+        (4 * MIB, 4 * GIB - 4096),
+        "Size of each journal file; at least max_request_bytes and 2 MiB more",
+        |c| c.journal_file_bytes,
+        |c, v| c.journal_file_bytes = v,
+    ),
+    number(
+        "journal_files",
+        Unit::Count,
+        (2, 1000),
+        "Journal files kept",
+        |c| u64::from(c.journal_files),
+        |c, v| c.journal_files = v as u32,
+    ),
+    number(
+        "queue_bytes",
+        Unit::Bytes,
+        (MIB, 1 << 40),
+        "Bytes waiting for the disk above which appends are refused as overloaded",
+        |c| c.queue_bytes,
+        |c, v| c.queue_bytes = v,
+    ),
+    number(
+        "max_idempotency_bytes",
+        Unit::Bytes,
+        (MIB, 1 << 40),
+        "Memory for idempotency keys, above which requests with new ones are refused as overloaded",
+        |c| c.max_idempotency_bytes,
+        |c, v| c.max_idempotency_bytes = v,
+    ),
+    number(
+        "header_read_timeout_ms",
+        Unit::Milliseconds,
+        (1, DAY_MS),
+        "Time a client has to send the head of a request",
+        |c| millis(c.header_read_timeout),
+        |c, v| c.header_read_timeout = Duration::from_millis(v),
+    ),
+    number(
+        "body_idle_timeout_ms",
+        Unit::Milliseconds,
+        (1, DAY_MS),
+        "Longest pause of a client within the body of a request",
+        |c| millis(c.body_idle_timeout),
+        |c, v| c.body_idle_timeout = Duration::from_millis(v),
+    ),
+    number(
+        "write_idle_timeout_ms",
+        Unit::Milliseconds,
+        (1, DAY_MS),
+        "Longest pause of a client within reading its answer",
+        |c| millis(c.write_idle_timeout),
+        |c, v| c.write_idle_timeout = Duration::from_millis(v),
+    ),
+    number(
+        "idle_timeout_ms",
+        Unit::Milliseconds,
+        (1, DAY_MS),
+        "Time a connection stays open between two requests, at least",
+        |c| millis(c.idle_timeout),
+        |c, v| c.idle_timeout = Duration::from_millis(v),
+    ),
+    number(
+        "drain_timeout_ms",
+        Unit::Milliseconds,
+        (0, DAY_MS),
+        "Time a stop waits for what is in flight",
+        |c| millis(c.drain_timeout),
+        |c, v| c.drain_timeout = Duration::from_millis(v),
+    ),
+    number(
+        "max_open_segments",
+        Unit::Count,
+        (16, 1_000_000),
+        "Segments mapped for reading at once",
+        |c| c.max_open_segments as u64,
+        |c, v| c.max_open_segments = v as usize,
+    ),
+    number(
+        "retention_interval_ms",
+        Unit::Milliseconds,
+        (10, DAY_MS),
+        "How often retention looks for segments to delete",
+        |c| millis(c.retention_interval),
+        |c, v| c.retention_interval = Duration::from_millis(v),
+    ),
+    number(
+        "offsets_retention_ms",
+        Unit::Milliseconds,
+        (0, 36_525 * DAY_MS),
+        "Time a group without members keeps its offsets after its last commit; 0: for ever",
+        |c| c.offsets_retention.map_or(0, millis),
+        |c, v| c.offsets_retention = (v > 0).then(|| Duration::from_millis(v)),
+    ),
+    text(
+        "cors_origins",
+        "ORIGINS",
+        "origins as in https://example.org separated by commas, or *",
+        "Origins whose pages may call the API from a browser, separated by commas; none unless set",
+        |c| c.cors_origins.join(","),
+        |c, v| {
+            c.cors_origins = v
+                .split(',')
+                .map(str::trim)
+                .filter(|o| !o.is_empty())
+                .map(str::to_owned)
+                .collect();
+            c.cors_origins.iter().all(|origin| is_origin(origin))
+        },
+    ),
+];
+
+impl Setting {
+    /// The variable of this setting in the environment.
+    #[must_use]
+    pub fn env_name(&self) -> String {
+        format!("QUIPU_{}", self.name.to_ascii_uppercase())
+    }
+
+    /// The flag of this setting, without its dashes.
+    #[must_use]
+    pub fn flag_name(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// What the value may be, in words.
+    #[must_use]
+    pub fn allowed(&self) -> String {
+        match self.access {
+            Access::Number { low, high, .. } => {
+                let unit = match self.unit {
+                    Unit::Bytes => " (bytes)",
+                    Unit::Milliseconds => " (milliseconds)",
+                    Unit::Count | Unit::Text(_) => "",
+                };
+                format!("a whole number from {low} to {high}{unit}")
+            }
+            Access::Text { allowed, .. } => allowed.to_owned(),
+        }
+    }
+
+    /// The value in `config`, as text.
+    #[must_use]
+    pub fn show(&self, config: &Config) -> String {
+        match self.access {
+            Access::Number { get, .. } => get(config).to_string(),
+            Access::Text { get, .. } => get(config),
+        }
+    }
+
+    /// Whether `value`, found at `place`, can be this setting's.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] if it does not fit.
+    pub fn check(&self, place: &str, value: &str) -> Result<(), ConfigError> {
+        self.set(&mut Config::default(), place, value)
+    }
+
+    fn set(&self, config: &mut Config, place: &str, value: &str) -> Result<(), ConfigError> {
+        let fits = match self.access {
+            Access::Number { low, high, set, .. } => match value.parse::<u64>() {
+                Ok(number) if (low..=high).contains(&number) => {
+                    set(config, number);
+                    true
+                }
+                _ => false,
+            },
+            Access::Text { set, .. } => set(config, value),
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(ConfigError::Value {
+            place: place.to_owned(),
+            name: self.name,
+            found: value.to_owned(),
+            allowed: self.allowed(),
+        })
+    }
+}
+
+/// Why the settings cannot be used. The message names the place, the setting, what was found, and what is allowed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file is not TOML.
+    #[error("{place}: {message}")]
+    Syntax {
+        /// File and line.
+        place: String,
+        /// What the parser expected.
+        message: String,
+    },
+    /// A name that no setting has.
+    #[error("{place}: {name} is not a setting; {hint}")]
+    Unknown {
+        /// File and line, or the environment.
+        place: String,
+        /// The name found.
+        name: String,
+        /// The nearest setting, or all of them.
+        hint: String,
+    },
+    /// A value that does not fit.
+    #[error("{place}: {name} is {found:?}, but it must be {allowed}")]
+    Value {
+        /// File and line, the variable, or the flag.
+        place: String,
+        /// The setting.
+        name: &'static str,
+        /// The value found.
+        found: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// Two values that do not go together.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+impl Config {
+    /// Puts the settings together: the defaults, then the file (its name and its text), then the environment, then
+    /// the flags (a setting's name and the value given).
+    ///
+    /// Variables of the environment that do not begin with `QUIPU_` are ignored, and so are those of the clients
+    /// (`QUIPU_SERVER`, `QUIPU_TOKEN`), `QUIPU_CONFIG`, `QUIPU_TEST_…` and `QUIPU_SEED…`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong: show it and do not start.
+    pub fn load(
+        file: Option<(&str, &str)>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &[(&str, String)],
+    ) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        if let Some((name, text)) = file {
+            config.read_file(name, text)?;
+        }
+        for (variable, value) in environment {
+            config.read_variable(&variable, &value)?;
+        }
+        for (name, value) in flags {
+            let setting = find(name).ok_or_else(|| unknown("command line", name))?;
+            setting.set(&mut config, &format!("--{}", setting.flag_name()), value)?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The limits that clients want to know, as `/v1/info` answers them.
+    #[must_use]
+    pub fn limits_json(&self) -> Map<String, Value> {
+        let mut map = Map::new();
+        for setting in SETTINGS.iter().filter(|setting| setting.is_limit) {
+            if let Access::Number { get, .. } = setting.access {
+                map.insert(setting.name.to_owned(), get(self).into());
+            }
+        }
+        map
+    }
+
+    /// The engine's share of the settings.
+    #[must_use]
+    pub fn log_options(&self) -> quipu_segments::Options {
+        quipu_segments::Options {
+            journal_file_bytes: self.journal_file_bytes,
+            journal_files: self.journal_files,
+            max_request_bytes: self.limits.max_request_bytes + (1 << 20),
+            queue_bytes: self.queue_bytes,
+            key_bytes: self.max_idempotency_bytes,
+            max_open_segments: self.max_open_segments,
+            retention_interval: self.retention_interval,
+            background: true,
+            ..quipu_segments::Options::default()
+        }
+    }
+
+    fn read_file(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
+        use toml::de::{DeTable, DeValue};
+
+        let at = |position: usize| {
+            let line = text
+                .get(..position)
+                .map_or(1, |before| before.matches('\n').count() + 1);
+            format!("{name} line {line}")
+        };
+        let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
+            place: at(error.span().map_or(0, |span| span.start)),
+            message: error.message().to_owned(),
+        })?;
+        for (key, value) in table.get_ref() {
+            let place = at(key.span().start);
+            let setting = find(key.get_ref()).ok_or_else(|| unknown(&place, key.get_ref()))?;
+            let source = text.get(value.span()).unwrap_or_default().to_owned();
+            let wrong = || ConfigError::Value {
+                place: place.clone(),
+                name: setting.name,
+                found: source.clone(),
+                allowed: setting.allowed(),
+            };
+            let is_number = matches!(setting.access, Access::Number { .. });
+            let value = match value.get_ref() {
+                DeValue::Integer(number) if is_number && number.radix() == 10 => number.as_str().to_owned(),
+                DeValue::String(string) if !is_number => string.to_string(),
+                DeValue::Array(items) if setting.name == "cors_origins" => {
+                    let mut origins = Vec::new();
+                    for item in items.iter() {
+                        let DeValue::String(origin) = item.get_ref() else {
+                            return Err(wrong());
+                        };
+                        origins.push(origin.to_string());
+                    }
+                    origins.join(",")
+                }
+                _ => return Err(wrong()),
+            };
+            setting.set(self, &place, &value)?;
+        }
+        Ok(())
+    }
+
+    fn read_variable(&mut self, variable: &str, value: &str) -> Result<(), ConfigError> {
+        let Some(name) = variable.strip_prefix("QUIPU_") else {
+            return Ok(());
+        };
+        let is_others = ["SERVER", "TOKEN", "CONFIG"].contains(&name)
+            || name.starts_with("TEST_")
+            || name.starts_with("SEED");
+        if is_others {
+            return Ok(());
+        }
+        let place = format!("environment variable {variable}");
+        let setting = SETTINGS
+            .iter()
+            .find(|setting| setting.env_name() == variable)
+            .ok_or_else(|| unknown(&place, &name.to_ascii_lowercase()))?;
+        setting.set(self, &place, value)
+    }
+
+    /// What no single value can be wrong about.
+    fn check(&self) -> Result<(), ConfigError> {
+        let request = self.limits.max_request_bytes as u64;
+        if self.limits.max_in_flight_bytes < request {
+            return Err(ConfigError::Conflict(format!(
+                "max_in_flight_bytes is {}, but it must be at least max_request_bytes, {request}",
+                self.limits.max_in_flight_bytes
+            )));
+        }
+        if !self.journal_file_bytes.is_multiple_of(4096) {
+            return Err(ConfigError::Conflict(format!(
+                "journal_file_bytes is {}, but it must be a multiple of 4096",
+                self.journal_file_bytes
+            )));
+        }
+        // A request grows by its headers in record batch format, and a journal file has a header of its own.
+        if self.journal_file_bytes < request + 2 * MIB {
+            return Err(ConfigError::Conflict(format!(
+                "journal_file_bytes is {}, but it must be at least max_request_bytes and 2 MiB more, {}",
+                self.journal_file_bytes,
+                request + 2 * MIB
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn find(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+fn unknown(place: &str, name: &str) -> ConfigError {
+    let nearest = SETTINGS
+        .iter()
+        .map(|setting| (distance(setting.name, name), setting.name))
+        .min()
+        .filter(|(distance, _)| *distance <= 3);
+    let hint = match nearest {
+        Some((_, nearest)) => format!("did you mean {nearest}?"),
+        None => {
+            let names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+            format!("settings are {}", names.join(", "))
+        }
+    };
+    ConfigError::Unknown {
+        place: place.to_owned(),
+        name: name.to_owned(),
+        hint,
+    }
+}
+
+/// How many letters must be added, removed or changed to make `a` of `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn set_to<T>(field: &mut T, value: T) -> bool {
+    *field = value;
+    true
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A scheme and a host, and nothing after: browsers send no more, so more would never match.
+fn is_origin(text: &str) -> bool {
+    let host = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
+    text == "*"
+        || host
+            .is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: Option<&str>, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let env = env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        let flags: Vec<_> = flags.iter().map(|(n, v)| (*n, (*v).to_owned())).collect();
+        Config::load(file.map(|text| ("quipu.toml", text)), env, &flags)
+    }
+
+    #[test]
+    fn flags_beat_the_environment_which_beats_the_file_which_beats_the_default() {
+        let file = "max_connections = 1\nmax_partitions = 2\nmax_key_bytes = 3\n";
+        let env = [
+            ("QUIPU_MAX_PARTITIONS", "4"),
+            ("QUIPU_MAX_KEY_BYTES", "5"),
+            ("HOME", "/root"),
+        ];
+        let config = load(Some(file), &env, &[("max_key_bytes", "6")]).unwrap();
+        assert_eq!(config.limits.max_connections, 1);
+        assert_eq!(config.limits.max_partitions, 4);
+        assert_eq!(config.limits.max_key_bytes, 6);
+        assert_eq!(config.limits.max_header_bytes, Limits::default().max_header_bytes);
+    }
+
+    #[test]
+    fn an_unknown_key_in_the_file_is_named_with_its_line_and_the_nearest_setting() {
+        let error = load(Some("data = \"x\"\n\nmax_conections = 5\n"), &[], &[]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "quipu.toml line 3: max_conections is not a setting; did you mean max_connections?"
+        );
+        let error = load(Some("[tls]\ncert = \"x\"\n"), &[], &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("quipu.toml line 1: tls is not a setting; settings are data, listen"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_variable_is_named_and_those_of_others_are_left_alone() {
+        let error = load(None, &[("QUIPU_LISTN", "x")], &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("QUIPU_LISTN") && error.contains("did you mean listen?"),
+            "{error}"
+        );
+        let others = [
+            ("QUIPU_SERVER", "x"),
+            ("QUIPU_TOKEN", "x"),
+            ("QUIPU_TEST_DIR", "x"),
+            ("QUIPU_SEED", "1"),
+        ];
+        assert!(load(None, &others, &[]).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_value_names_the_setting_what_was_found_and_what_is_allowed() {
+        let error = load(Some("log_format = \"xml\""), &[], &[])
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "quipu.toml line 1: log_format is \"xml\", but it must be text or json"
+        );
+        let error = load(None, &[("QUIPU_MAX_CONNECTIONS", "many")], &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("QUIPU_MAX_CONNECTIONS") && error.contains("\"many\""),
+            "{error}"
+        );
+        assert!(error.contains("a whole number from 1 to 1000000"), "{error}");
+        let error = load(None, &[], &[("listen", "localhost")])
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("--listen: listen is \"localhost\""), "{error}");
+        for wrong in [
+            "max_connections = \"5\"",
+            "max_connections = 5.0",
+            "max_connections = -5",
+            "data = 3",
+        ] {
+            let error = load(Some(wrong), &[], &[]).unwrap_err();
+            assert!(matches!(error, ConfigError::Value { .. }), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_named_with_the_line() {
+        let error = load(Some("data = \"x\"\nlisten = \n"), &[], &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("quipu.toml line 2: "), "{error}");
+    }
+
+    #[test]
+    fn values_that_do_not_go_together_are_refused() {
+        let error = load(None, &[], &[("max_request_bytes", "100000000")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("max_in_flight_bytes") && error.contains("100000000"),
+            "{error}"
+        );
+        let error = load(None, &[], &[("journal_file_bytes", "4194304")])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("journal_file_bytes"), "{error}");
+    }
+
+    #[test]
+    fn every_setting_takes_its_default_back_as_text() {
+        for setting in SETTINGS {
+            let shown = setting.show(&Config::default());
+            let config = load(None, &[(&setting.env_name(), &shown)], &[])
+                .unwrap_or_else(|error| panic!("{}: {error}", setting.name));
+            assert_eq!(setting.show(&config), shown, "{}", setting.name);
+            if matches!(setting.access, Access::Number { .. }) {
+                let config = load(Some(&format!("{} = {shown}", setting.name)), &[], &[]).unwrap();
+                assert_eq!(setting.show(&config), shown, "{}", setting.name);
+            }
+        }
+    }
+
+    #[test]
+    fn origins_are_a_list_in_the_file_and_have_no_path() {
+        let config = load(
+            Some("cors_origins = [\"https://a.example\", \"http://b:8080\"]"),
+            &[],
+            &[],
+        )
+        .unwrap();
+        assert_eq!(config.cors_origins, ["https://a.example", "http://b:8080"]);
+        assert!(load(None, &[], &[("cors_origins", "https://a.example/path")]).is_err());
+        assert!(load(None, &[], &[("cors_origins", "example.org")]).is_err());
+    }
+}
