@@ -4,9 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use quipu_segments::{Clock, Log, Monotonic};
-
 use crate::broker::Broker;
+use crate::broker::engine::{Clock, Log, Monotonic};
 use crate::http::budget::Pool;
 use crate::metrics::Metrics;
 use crate::settings::Config;

@@ -596,8 +596,8 @@ impl Config {
 
     /// The engine's share of the settings.
     #[must_use]
-    pub fn log_options(&self) -> quipu_segments::Options {
-        quipu_segments::Options {
+    pub fn log_options(&self) -> crate::broker::engine::Options {
+        crate::broker::engine::Options {
             journal_file_bytes: self.journal_file_bytes,
             journal_files: self.journal_files,
             max_request_bytes: self.limits.max_request_bytes + (1 << 20),
@@ -606,7 +606,7 @@ impl Config {
             max_open_segments: self.max_open_segments,
             retention_interval: self.retention_interval,
             background: true,
-            ..quipu_segments::Options::default()
+            ..crate::broker::engine::Options::default()
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod blocking;
 pub mod counters;
+pub mod engine;
 pub mod fetch;
 pub mod groups;
 pub mod lag;
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use quipu_segments::{Clock, Log};
 use tokio::sync::watch;
 
 use self::blocking::Blocking;
@@ -24,6 +24,7 @@ use self::counters::Counters;
 use self::groups::Groups;
 use self::lag::history::History;
 use self::limits::Limits;
+use crate::broker::engine::{Clock, Log};
 use crate::formats::partitioner::Rotation;
 
 /// The service without its wires, cheap to clone.

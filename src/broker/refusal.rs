@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use quipu_segments::{Error, Offset};
+use crate::broker::engine::{Error, Offset};
 
 /// Why something is refused. A variant exists only where a caller acts differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

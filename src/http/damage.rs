@@ -4,7 +4,6 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use quipu_segments::{Log, Offset, Partition, Topic};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -16,6 +15,7 @@ use super::path::AtPartition;
 use super::problem::Problem;
 use super::{Work, blocking, json_answer};
 use crate::app::App;
+use crate::broker::engine::{Log, Offset, Partition, Topic};
 use crate::broker::topics::skips::{self, Gap};
 
 pub(super) fn routes() -> OpenApiRouter<App> {

@@ -4,7 +4,6 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::StatusCode;
-use quipu_segments::{Offset, TimestampMs};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -16,6 +15,7 @@ use super::params::Params;
 use super::problem::Problem;
 use super::{Work, blocking};
 use crate::app::App;
+use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::lag::report::{self, GroupLag, PartitionLag, Total};
 use crate::broker::refusal::Reason;
 

@@ -6,8 +6,7 @@
 
 use std::fmt::Write as _;
 
-use quipu_segments::TimestampMs;
-
+use crate::broker::engine::TimestampMs;
 use crate::broker::lag::plot::{Metric, Plot, Value};
 use crate::broker::lag::window::Status;
 
@@ -634,7 +633,7 @@ fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use quipu_segments::TopicId;
+    use crate::broker::engine::TopicId;
 
     use super::*;
     use crate::broker::lag::plot::Line;

@@ -3,10 +3,10 @@
 //! A typo must never be a silent default, so an unknown or repeated parameter and an unknown field are 400 with a
 //! `pointer`: the parameter's name, or the JSON pointer of the field.
 
-use quipu_segments::TimestampMs;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use crate::broker::engine::TimestampMs;
 use crate::broker::refusal::Reason;
 use crate::formats::time::parse_time;
 

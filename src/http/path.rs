@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
-use quipu_segments::{Partition, Topic};
 
 use super::problem::Problem;
 use crate::app::App;
+use crate::broker::engine::{Partition, Topic};
 use crate::broker::refusal::Reason;
 use crate::broker::topics::catalog;
 

@@ -5,9 +5,9 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use quipu_segments::Error;
 use serde_json::{Map, Value, json};
 
+use crate::broker::engine::Error;
 use crate::broker::refusal::{self, Outcome, Reason, Refusal};
 
 /// The code of a problem: a client's programs branch on it.
@@ -381,7 +381,7 @@ impl From<Error> for Problem {
 
 #[cfg(test)]
 mod tests {
-    use quipu_segments::Offset;
+    use crate::broker::engine::Offset;
 
     use super::*;
 

@@ -226,7 +226,7 @@ fn gauges<T, L: EncodeLabelSet>(
 
 #[cfg(test)]
 mod tests {
-    use quipu_segments::{Offset, Positions};
+    use crate::broker::engine::{Offset, Positions};
 
     use super::*;
     use crate::broker::lag::report::{PartitionLag, TopicLag};

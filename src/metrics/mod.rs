@@ -19,9 +19,9 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use quipu_segments::DamagedRange;
 
 use crate::app::App;
+use crate::broker::engine::DamagedRange;
 use crate::http::table::{RouteTable, Slot};
 use lag::Lags;
 

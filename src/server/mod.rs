@@ -17,7 +17,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_segments::{Clock, Disk, Log, RealDisk, SystemClock};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -25,6 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::app::App;
+use crate::broker::engine::{Clock, Disk, Log, RealDisk, SystemClock};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::Reason;
 use crate::broker::{groups, lag};
@@ -66,11 +66,11 @@ pub enum ServeError {
         /// The directory.
         dir: PathBuf,
         /// What the engine said.
-        source: quipu_segments::Error,
+        source: crate::broker::engine::Error,
     },
     /// The log did not close cleanly: it recovers at the next start.
     #[error("the log did not close cleanly, it will recover at the next start: {0}")]
-    Close(quipu_segments::Error),
+    Close(crate::broker::engine::Error),
     /// A thread of the server's own failed.
     #[error("a part of the server failed: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -104,13 +104,13 @@ pub async fn start_on(
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
 ) -> Result<Server, ServeError> {
-    let files = Files::share(quipu_segments::raise_file_limit());
+    let files = Files::share(crate::broker::engine::raise_file_limit());
     config.limits.max_connections = files.limit_connections(config.limits.max_connections);
     let listen = config.listen;
     let socket = bind(listen).map_err(|source| ServeError::Listen { addr: listen, source })?;
 
     let (dir, options) = (config.data.clone(), config.log_options());
-    let options = quipu_segments::Options {
+    let options = crate::broker::engine::Options {
         max_open_files: Some(files.segments),
         ..options
     };

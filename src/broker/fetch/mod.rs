@@ -4,13 +4,12 @@ pub mod page;
 
 use std::sync::Arc;
 
-use quipu_segments::batch::BatchError;
-use quipu_segments::{Error, Fetched, Log, Offset, Partition, ReadRequest};
-
 use self::page::{Limits, Page};
 use super::blocking::{Blocking, Work};
 use super::refusal::{Reason, Refusal};
 use super::topics::skips::{Gap, Skips};
+use crate::broker::engine::batch::BatchError;
+use crate::broker::engine::{Error, Fetched, Log, Offset, Partition, ReadRequest};
 
 /// Reads what the limits allow of a partition, once; goes on behind damage that the operator has skipped.
 ///

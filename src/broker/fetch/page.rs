@@ -5,9 +5,8 @@
 
 use std::ops::Range;
 
-use quipu_segments::batch::{BatchError, Batches, Record, Records};
-use quipu_segments::{Fetched, Offset, Positions, Run};
-
+use crate::broker::engine::batch::{BatchError, Batches, Record, Records};
+use crate::broker::engine::{Fetched, Offset, Positions, Run};
 use crate::broker::topics::skips::Gap;
 
 /// The limits of one answer.
@@ -196,8 +195,9 @@ fn stored_bytes(record: &Record<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use quipu_segments::batch::BatchBuilder;
-    use quipu_segments::{Bytes, TimestampMs};
+    use crate::broker::engine::TimestampMs;
+    use crate::broker::engine::batch::BatchBuilder;
+    use bytes::Bytes;
 
     use super::*;
 

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use quipu_segments::{PartitionId, TopicId};
+use crate::broker::engine::{PartitionId, TopicId};
 
 /// A member, with the topics that it subscribes to.
 pub type Subscriptions = BTreeMap<Arc<str>, BTreeSet<TopicId>>;

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::{Mutex, MutexGuard};
-use quipu_segments::{Log, PartitionId, TimestampMs, TopicId};
 use tokio::sync::{Notify, watch};
 
 use super::live::{GroupState, Kind, Live};
 use super::ordered::{Joining, Ms, Ordered};
 use super::shared::queue::MemberKey;
 use super::shared::work::Work;
+use crate::broker::engine::{Log, PartitionId, TimestampMs, TopicId};
 
 /// How long a group without members is remembered.
 const REMEMBERED_MS: Ms = 600_000;

@@ -14,13 +14,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use quipu_segments::{Error, Log, StateChange, TimestampMs};
-
 use super::members::now_ms;
 use super::offsets::{self, Committed};
 use super::ordered::Ms;
 use super::shared::{codec, redrive};
 use crate::broker::Broker;
+use crate::broker::engine::{Error, Log, StateChange, TimestampMs};
 
 /// The shortest time between two looks.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
@@ -218,8 +217,8 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use quipu_segments::sim::{SimClock, SimDisk};
-    use quipu_segments::{Offset, Options, PartitionId};
+    use crate::broker::engine::sim::{SimClock, SimDisk};
+    use crate::broker::engine::{Offset, Options, PartitionId};
 
     use super::super::live::Kind;
     use super::super::members::{Join, Start, join, leave};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quipu_segments::PartitionId;
+use crate::broker::engine::PartitionId;
 
 /// How a group's members share the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use quipu_segments::{Log, Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 use tokio::sync::OwnedMutexGuard;
 
 use super::coordinator::{Cell, Coordinator, Core, Outside};
@@ -25,6 +24,7 @@ use super::shared::work::Work;
 use super::{Commit, commit_here, offsets, shared};
 use crate::broker::Broker;
 use crate::broker::blocking::Work as Blocking;
+use crate::broker::engine::{Log, Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 use crate::broker::fetch::page::{Limits, Page};
 use crate::broker::fetch::read_page;
 use crate::broker::refusal::{Reason, Refusal};

@@ -24,14 +24,15 @@ pub mod shared;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quipu_segments::{
-    Ack, AppendRequest, Error, Log, Offset, PartitionId, StateChange, TimestampMs, TopicId,
-};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use coordinator::Coordinator;
 pub use coordinator::Outside;
 use offsets::Committed;
+
+use crate::broker::engine::{
+    Ack, AppendRequest, Error, Log, Offset, PartitionId, StateChange, TimestampMs, TopicId,
+};
 
 /// The longest metadata of a commit, in bytes.
 pub const MAX_METADATA_BYTES: usize = 4096;

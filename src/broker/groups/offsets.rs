@@ -12,7 +12,7 @@
 //! made later under the same name starts with nothing committed. A key's change rides in one journal round, so a crash
 //! leaves all of a commit or none.
 
-use quipu_segments::{Offset, PartitionId, StateChange, TimestampMs, TopicId};
+use crate::broker::engine::{Offset, PartitionId, StateChange, TimestampMs, TopicId};
 
 const GROUP: u8 = b'g';
 const OFFSET: u8 = b'o';

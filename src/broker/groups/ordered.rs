@@ -16,12 +16,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use quipu_segments::{Offset, PartitionId, TopicId};
 use tokio::sync::{Mutex, Notify};
 
 use super::assign::assign;
 use super::live::GroupState;
 use super::poll_id::{MAX_PARTITIONS, PollId, Reach};
+use crate::broker::engine::{Offset, PartitionId, TopicId};
 
 /// Milliseconds on a clock that never goes back.
 pub type Ms = u64;

@@ -16,7 +16,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use quipu_segments::{Offset, PartitionId, TopicId};
+
+use crate::broker::engine::{Offset, PartitionId, TopicId};
 
 const VERSION: u8 = 1;
 /// The most partitions that one poll delivers from.

@@ -20,10 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quipu_segments::{Located, Offset, PartitionId, TimestampMs};
 
 use super::series::{Point, Series, Slot};
 use super::window::{Sample, Verdict, Window};
+use crate::broker::engine::{Located, Offset, PartitionId, TimestampMs};
 
 /// How long points are kept.
 pub const KEPT: Duration = Duration::from_hours(24);
@@ -343,7 +343,7 @@ impl Track {
 
 #[cfg(test)]
 mod tests {
-    use quipu_segments::{Monotonic, TopicId};
+    use crate::broker::engine::{Monotonic, TopicId};
 
     use super::super::window::Status;
     use super::*;

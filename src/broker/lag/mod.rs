@@ -21,7 +21,7 @@ pub mod sampler;
 pub mod series;
 pub mod window;
 
-use quipu_segments::{Located, Offset, Positions, TimestampMs};
+use crate::broker::engine::{Located, Offset, Positions, TimestampMs};
 
 /// Where a group goes on in a partition: what it committed, or the log start where that has passed it or nothing is
 /// committed.

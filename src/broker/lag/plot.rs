@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use quipu_segments::{PartitionId, TimestampMs, TopicId};
-
 use super::history::Recording;
 use super::series::Series;
+use crate::broker::engine::{PartitionId, TimestampMs, TopicId};
 
 /// The spans that a step may have, in milliseconds: people read them.
 const STEPS_MS: [u64; 14] = [

@@ -9,9 +9,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quipu_segments::{Error, Located, Log, Offset, Partition, PartitionId, Positions, TimestampMs, Topic};
-
 use crate::broker::Broker;
+use crate::broker::engine::{
+    Error, Located, Log, Offset, Partition, PartitionId, Positions, TimestampMs, Topic,
+};
 use crate::broker::groups;
 use crate::broker::groups::live::{GroupState, Kind, Live};
 use crate::broker::groups::offsets::Committed;

@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use quipu_segments::TimestampMs;
+use crate::broker::engine::TimestampMs;
 
 /// A chunk with as many bytes of runs is closed; with the run that came to it and the one that was growing it fits in 512.
 const CHUNK_BYTES: usize = 512 - 2 * MAX_RUN_BYTES;

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use quipu_segments::{Monotonic, Offset, TimestampMs};
+use crate::broker::engine::{Monotonic, Offset, TimestampMs};
 
 /// What rates are averaged over. Where samples are further apart than that, over two of them.
 pub const RATE_SPAN: Duration = Duration::from_secs(10);

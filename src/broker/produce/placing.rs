@@ -8,9 +8,8 @@
 
 use std::borrow::Cow;
 
-use quipu_segments::batch::{BatchBuilder, HEADER_BYTES, SealedBatch};
-use quipu_segments::{Ack, Records, TimestampMs, TopicId, TopicSpec};
-
+use crate::broker::engine::batch::{BatchBuilder, HEADER_BYTES, SealedBatch};
+use crate::broker::engine::{Ack, Records, TimestampMs, TopicId, TopicSpec};
 use crate::broker::limits::Limits;
 use crate::broker::topics::catalog;
 use crate::formats::json::ParsedRecord;
@@ -417,9 +416,9 @@ fn with_headers<R>(
 mod tests {
     use std::collections::BTreeMap;
 
+    use crate::broker::engine::TopicSettings;
+    use crate::broker::engine::batch;
     use proptest::prelude::*;
-    use quipu_segments::TopicSettings;
-    use quipu_segments::batch;
     use serde_json::Value;
 
     use super::*;

@@ -3,7 +3,7 @@
 //! Everything that a filter names must hold. A record whose header repeats has it if any of its values equals. Bytes are
 //! compared as they are stored: nothing is parsed.
 
-use quipu_segments::batch::Record;
+use crate::broker::engine::batch::Record;
 
 /// What a record must have to be in the stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,8 +40,8 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
-    use quipu_segments::TimestampMs;
-    use quipu_segments::batch::{BatchBuilder, Records};
+    use crate::broker::engine::TimestampMs;
+    use crate::broker::engine::batch::{BatchBuilder, Records};
 
     use super::*;
 

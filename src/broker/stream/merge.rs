@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use quipu_segments::TimestampMs;
+use crate::broker::engine::TimestampMs;
 
 /// A partition's next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use quipu_segments::TimestampMs;
 use tokio::time::Instant;
+
+use crate::broker::engine::TimestampMs;
 
 /// The longest time to anything, which is for ever: no clock can add much more.
 const LONGEST: Duration = Duration::from_secs(1_000_000_000);

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quipu_segments::{Ack, Error, Log, Topic, TopicId, TopicSettings, TopicSpec};
 use serde_json::Value;
 
+use crate::broker::engine::{Ack, Error, Log, Topic, TopicId, TopicSettings, TopicSpec};
 use crate::broker::groups::changes_for_deleted_topic;
 use crate::broker::limits::Limits;
 use crate::broker::refusal::{Reason, Refusal};

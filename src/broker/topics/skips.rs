@@ -12,11 +12,11 @@
 //! with their topic; a crash leaves all of a change or none.
 
 use parking_lot::Mutex;
-use quipu_segments::{
+
+use crate::broker::engine::{
     Ack, AppendRequest, Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, StateEntry,
     TimestampMs, TopicId,
 };
-
 use crate::broker::refusal::{Reason, Refusal};
 
 const SKIP: u8 = b'd';

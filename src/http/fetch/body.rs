@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use quipu_segments::batch::{BatchError, Batches, Record, Records};
 
+use crate::broker::engine::batch::{BatchError, Batches, Record, Records};
 use crate::broker::fetch::page::Page;
 use crate::formats::cloudevents::EventRenderer;
 use crate::formats::render::{Layout, RecordRenderer};

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use quipu_segments::{Offset, TimestampMs};
-
+use crate::broker::engine::{Offset, TimestampMs};
 use crate::http::params::Params;
 use crate::http::problem::Problem;
 

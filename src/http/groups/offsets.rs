@@ -8,7 +8,6 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use quipu_segments::{Log, Offset, Partition, TimestampMs};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -17,6 +16,7 @@ use utoipa_axum::routes;
 
 use super::{known_group, known_partition, known_topic, no_members, unknown_group, valid_group};
 use crate::app::App;
+use crate::broker::engine::{Log, Offset, Partition, TimestampMs};
 use crate::broker::groups::{self, Commit, MAX_METADATA_BYTES};
 use crate::formats::time::parse_time;
 use crate::http::body::read_json;

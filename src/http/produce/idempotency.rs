@@ -1,6 +1,6 @@
 //! `Idempotency-Key`: a request that is repeated is appended once, and answered as the first time.
 //!
-//! The log remembers a key with the records of its request, in one round, for the topic's `dedupe_window_ms` ([`quipu_segments::Once`]).
+//! The log remembers a key with the records of its request, in one round, for the topic's `dedupe_window_ms` ([`crate::broker::engine::Once`]).
 //! Here is what a request says in short, so that another one with the same key is told from a repetition, and what is
 //! remembered for the answer.
 //!
@@ -12,10 +12,10 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, header};
-use quipu_segments::{Appended, Once, TimestampMs, TopicId};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::TopicCall;
+use crate::broker::engine::{Appended, Once, TimestampMs, TopicId};
 use crate::broker::refusal::Reason;
 use crate::broker::topics::catalog;
 use crate::http::params::Params;
@@ -76,7 +76,7 @@ impl Key {
     /// Has the log made ready for keys, if it is not: that waits for the disk, once in the life of a data directory.
     ///
     /// # Errors
-    /// Those of [`quipu_segments::Log::prepare_keys`].
+    /// Those of [`crate::broker::engine::Log::prepare_keys`].
     pub(super) async fn prepare(&self, call: &TopicCall<'_>) -> Result<(), Problem> {
         use std::sync::atomic::Ordering::{Acquire, Release};
         if call.app.keys_prepared.load(Acquire) {

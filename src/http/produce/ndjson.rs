@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::{HeaderValue, StatusCode};
-use quipu_segments::{AppendRequest, Appended, Error, Part, Records, Ticket};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use utoipa::ToSchema;
@@ -29,6 +28,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::body::Incoming;
 use super::idempotency::{Fingerprint, Key, REPLAYED, decode_parts, encode_parts, fingerprint};
 use super::{Options, TopicCall, misfit};
+use crate::broker::engine::{AppendRequest, Appended, Error, Part, Records, Ticket};
 use crate::broker::produce::placing::Placer;
 use crate::broker::refusal::{Outcome, Reason};
 use crate::formats::json::parse_record;

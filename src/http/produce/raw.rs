@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use axum::response::Response;
 use http::header;
-use quipu_segments::TimestampMs;
 
 use super::body::Incoming;
 use super::idempotency::Key;
 use super::whole::{Attempt, Placed, produce as produce_whole};
 use super::{TopicCall, misfit};
+use crate::broker::engine::TimestampMs;
 use crate::broker::produce::placing::Placer;
 use crate::broker::refusal::Reason;
 use crate::formats::json::{ParsedRecord, is_json_line};

@@ -9,14 +9,16 @@
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
-use quipu_segments::batch::{BatchError, BatchHeader, Batches, Records as BatchRecords, SealedBatch, verify};
-use quipu_segments::{Appended, Records, TimestampMs};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::TopicCall;
 use super::body::Incoming;
 use super::idempotency::{Key, REPLAYED, decode_count, encode_count, fingerprint};
+use crate::broker::engine::batch::{
+    BatchError, BatchHeader, Batches, Records as BatchRecords, SealedBatch, verify,
+};
+use crate::broker::engine::{Appended, Records, TimestampMs};
 use crate::broker::produce::placing::Built;
 use crate::broker::refusal::Reason;
 use crate::formats::partitioner::partition_of_key;

@@ -6,11 +6,11 @@
 use axum::response::Response;
 use bytes::Bytes;
 use http::HeaderValue;
-use quipu_segments::{Appended, Offset, Once, TimestampMs};
 
 use super::body::Incoming;
 use super::idempotency::{First, Key, REPLAYED, fingerprint, unreadable};
 use super::{INLINE_BYTES, Options, TopicCall, ok, positions};
+use crate::broker::engine::{Appended, Offset, Once, TimestampMs};
 use crate::broker::produce::placing::{Built, Placement, Placer};
 use crate::http::HoldsBodies;
 use crate::http::budget::Budget;

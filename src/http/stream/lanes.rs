@@ -5,10 +5,9 @@
 
 use std::sync::Arc;
 
-use quipu_segments::{Error, Offset, Partition, TimestampMs, Topic};
-
 use super::query::{From, StreamQuery, Until};
 use crate::app::App;
+use crate::broker::engine::{Error, Offset, Partition, TimestampMs, Topic};
 use crate::broker::refusal::Reason;
 use crate::broker::topics::catalog;
 use crate::broker::topics::skips;

@@ -16,11 +16,11 @@
 //! that it has whole. An `id` without data moves the client's place and shows it nothing: what was filtered out is told
 //! like that.
 
-use quipu_segments::batch::Record;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::broker::engine::batch::Record;
 use crate::broker::topics::skips::Gap;
 use crate::formats::cloudevents::EventRenderer;
 use crate::formats::cursor::{CursorText, Reached};
@@ -248,8 +248,8 @@ impl Output {
 
 #[cfg(test)]
 mod tests {
-    use quipu_segments::batch::{BatchBuilder, Records};
-    use quipu_segments::{Offset, TimestampMs, TopicId};
+    use crate::broker::engine::batch::{BatchBuilder, Records};
+    use crate::broker::engine::{Offset, TimestampMs, TopicId};
 
     use super::*;
     use crate::broker::refusal::Reason;

@@ -1,8 +1,8 @@
 //! What a stream asks for.
 
 use http::{HeaderMap, HeaderName};
-use quipu_segments::TimestampMs;
 
+use crate::broker::engine::TimestampMs;
 use crate::broker::stream::filter::Filter;
 use crate::formats::cursor::Cursor;
 use crate::formats::cursor::MAX_PARTITIONS;
@@ -265,8 +265,8 @@ fn speed(params: &Params) -> Result<Option<f64>, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use crate::broker::engine::TopicId;
     use http::HeaderValue;
-    use quipu_segments::TopicId;
 
     use super::*;
 

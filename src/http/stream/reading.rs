@@ -4,10 +4,9 @@
 //! borrow from pages. What is kept instead is a place in the page; going on from there costs reading a batch's header
 //! again.
 
-use quipu_segments::batch::{BatchError, BatchHeader, Record, RecordPlace, Records};
-use quipu_segments::{Offset, TimestampMs};
-
 use super::output::Data;
+use crate::broker::engine::batch::{BatchError, BatchHeader, Record, RecordPlace, Records};
+use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::fetch::page::Page;
 use crate::broker::stream::filter::Filter;
 

@@ -12,8 +12,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quipu_segments::batch::{Batches, Records};
-use quipu_segments::{Error, Offset, WaitForData};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -21,6 +19,8 @@ use super::lanes::Lanes;
 use super::output::{Data, Output};
 use super::reading::Reading;
 use crate::app::App;
+use crate::broker::engine::batch::{Batches, Records};
+use crate::broker::engine::{Error, Offset, WaitForData};
 use crate::broker::fetch::page::{Limits, Page};
 use crate::broker::fetch::{read_page, unreadable};
 use crate::broker::refusal::{Reason, Refusal};

@@ -16,10 +16,9 @@
 //! There is one way to write a state, and nothing else is read: no run is empty, the
 //! first is not settled, the last was delivered or is settled, neighbours differ, no varint has a byte too many.
 
-use quipu_segments::{Offset, PartitionId, TopicId};
-
 use super::queue::MAX_WINDOW;
 use super::settings::MAX_DELIVERIES;
+use crate::broker::engine::{Offset, PartitionId, TopicId};
 
 const STATE: u8 = b's';
 const VERSION: u8 = 1;

@@ -20,8 +20,7 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use quipu_segments::batch::Record;
-
+use crate::broker::engine::batch::Record;
 use crate::formats::json::{ParsedHeader, ParsedRecord, is_json_line};
 
 /// The longest reason that is kept, in bytes; longer ones are cut.
@@ -172,8 +171,8 @@ fn is_line(record: &Record<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use quipu_segments::batch::{BatchBuilder, Records, SealedBatch};
-    use quipu_segments::{Offset, TimestampMs};
+    use crate::broker::engine::batch::{BatchBuilder, Records, SealedBatch};
+    use crate::broker::engine::{Offset, TimestampMs};
 
     use super::*;
 

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use quipu_segments::{Log, Offset, Partition, PartitionId, TimestampMs, Topic};
 
 use super::queue::{Acquired, MemberKey, Moment, PollNumber, Wanted as Leasing};
 use super::settle::{acknowledge, attend};
 use crate::broker::Broker;
+use crate::broker::engine::{Log, Offset, Partition, PartitionId, TimestampMs, Topic};
 use crate::broker::fetch::page::{Limits, Page};
 use crate::broker::fetch::read_page;
 use crate::broker::groups::coordinator::Cell;

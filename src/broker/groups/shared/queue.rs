@@ -31,9 +31,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use quipu_segments::Offset;
-
 use super::codec::{Run, RunState, Saved};
+use crate::broker::engine::Offset;
 
 /// The most offsets between the floor and the first that was never leased. No fresh record is leased beyond: one that is
 /// never settled holds the rest up at some point, before it costs memory without bound.

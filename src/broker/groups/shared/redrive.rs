@@ -15,15 +15,15 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quipu_segments::batch::Record;
-use quipu_segments::{
-    AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, Ticket,
-    TimestampMs, Topic,
-};
 
 use super::codec::with_partition;
 use super::dead_letter::returning;
 use super::store::{Outgoing, changes_for_deleted_topic, records_of};
+use crate::broker::engine::batch::Record;
+use crate::broker::engine::{
+    AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, Ticket,
+    TimestampMs, Topic,
+};
 use crate::broker::refusal::{Outcome, Reason, Refusal};
 use crate::broker::topics::catalog;
 use crate::broker::topics::skips::Skips;

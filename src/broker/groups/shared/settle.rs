@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quipu_segments::{Offset, PartitionId, Topic};
 use tokio::sync::oneshot;
 
 use super::dead_letter::{Origin, delivered_too_often};
@@ -17,6 +16,7 @@ use super::store;
 use super::work::{Pending, WRITE_BYTES, Work};
 use crate::broker::Broker;
 use crate::broker::blocking::Work as Blocking;
+use crate::broker::engine::{Offset, PartitionId, Topic};
 use crate::broker::groups::append;
 use crate::broker::groups::coordinator::Cell;
 use crate::broker::groups::members::{now_ms, refused, unknown_member};

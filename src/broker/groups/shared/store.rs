@@ -7,16 +7,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quipu_segments::batch::{Batches, Record, Records};
-use quipu_segments::{
-    Ack, AppendRequest, Error, Fetched, Log, Offset, Part, Partition, PartitionId, ReadRequest, StateChange,
-    TimestampMs, Topic, TopicId,
-};
-
 use super::codec::{self, Saved};
 use super::dead_letter::{Origin, of_record};
 use super::queue::Queue;
 use super::redrive;
+use crate::broker::engine::batch::{Batches, Record, Records};
+use crate::broker::engine::{
+    Ack, AppendRequest, Error, Fetched, Log, Offset, Part, Partition, PartitionId, ReadRequest, StateChange,
+    TimestampMs, Topic, TopicId,
+};
 use crate::broker::groups::offsets::{self, Committed};
 use crate::broker::limits::Limits;
 use crate::broker::produce::placing::{Placer, Placing, TopicRules};

@@ -4,12 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use quipu_segments::batch::BatchBuilder;
-use quipu_segments::sim::{SimClock, SimDisk};
-use quipu_segments::{
-    AppendRequest, Log, Offset, Options, Part, Partition, PartitionId, ReadRequest, Records, TimestampMs,
-    Topic,
-};
 
 use super::super::codec::state_key;
 use super::super::dead_letter::{Origin, delivered_too_often};
@@ -19,6 +13,12 @@ use super::super::store::{
     read_letters, records_of,
 };
 use super::*;
+use crate::broker::engine::batch::BatchBuilder;
+use crate::broker::engine::sim::{SimClock, SimDisk};
+use crate::broker::engine::{
+    AppendRequest, Log, Offset, Options, Part, Partition, PartitionId, ReadRequest, Records, TimestampMs,
+    Topic,
+};
 use crate::broker::groups::offsets::{Committed, offset_key};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::{Outcome, Value};

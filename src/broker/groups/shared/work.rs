@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use quipu_segments::{Log, Offset, PartitionId, Topic};
 use tokio::sync::{Notify, oneshot};
 
 use super::queue::{Acquired, ChangeId, Expired, MemberKey, Moment, PollNumber, Queue, Wanted};
 use super::settings::Settings;
 use super::store::{self, Settlement};
+use crate::broker::engine::{Log, Offset, PartitionId, Topic};
 use crate::broker::groups::ordered::Ms;
 use crate::broker::refusal::Refusal;
 use crate::formats::json::ParsedRecord;
