@@ -6,23 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as Count;
 use std::time::Duration;
 
-use crate::catalog::Catalog;
-use crate::clock::Clock;
-use crate::committer::Scratch;
-use crate::disk::Disk;
+use crate::append::keys::Keys;
+use crate::append::queue::Queue;
 use crate::error::Error;
+use crate::files::layout::Layout;
+use crate::files::slots::Slots;
+use crate::files::state::State;
+use crate::io::clock::Clock;
+use crate::io::disk::Disk;
+use crate::io::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::io::sync::{Condvar, Mutex, RwLock};
 use crate::journal::writer::Journal;
-use crate::keys::Keys;
-use crate::layout::Layout;
 use crate::options::Options;
-use crate::partition::Partition;
-use crate::producers::Producers;
-use crate::request::Committer;
 use crate::segment::{Segment, SegmentPool};
-use crate::slots::Slots;
-use crate::state::State;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex, RwLock};
+use crate::topic::catalog::Catalog;
+use crate::topic::partition::Partition;
 
 /// An open log.
 pub(crate) struct Engine {
@@ -31,12 +29,10 @@ pub(crate) struct Engine {
     pub(crate) layout: Layout,
     pub(crate) options: Options,
     pub(crate) directory_id: u64,
-    pub(crate) queue: Committer,
+    pub(crate) queue: Arc<Queue>,
     pub(crate) journal: Journal,
     /// The most that the requests of one round take in the journal, the first request aside.
     pub(crate) round_bytes: u64,
-    /// The committer's buffers; its lock is what makes rounds come one after the other.
-    pub(crate) scratch: Mutex<Scratch>,
     pub(crate) catalog: Catalog,
     /// Written by the committer when a round is published.
     pub(crate) state: RwLock<State>,
@@ -127,20 +123,18 @@ impl Engine {
         layout: Layout,
         options: Options,
         directory_id: u64,
-        queue: Committer,
+        queue: Arc<Queue>,
         journal: Journal,
         catalog: Catalog,
         state: State,
         pool: Arc<SegmentPool>,
         snapshots: Snapshots,
-        mut damage: Vec<String>,
+        damage: Vec<String>,
         max_open_files: usize,
     ) -> Self {
         // A quarter of a file at most: a round that just misses the end of a file wastes what it leaves.
         let round_bytes = (Journal::capacity(options.journal_file_bytes) / 4).min(8 << 20);
         let keys = Mutex::new(Keys::of(&options));
-        let topics = catalog.list().iter().map(|topic| topic.id()).collect();
-        let producers = Producers::load(&state, &topics, &mut damage);
         Self {
             disk,
             clock,
@@ -150,7 +144,6 @@ impl Engine {
             queue,
             journal,
             round_bytes,
-            scratch: Mutex::new(Scratch::new(producers)),
             catalog,
             state: RwLock::new(state),
             keys,
@@ -201,7 +194,7 @@ impl Engine {
     }
 }
 
-/// Counts since the log was opened. Nothing hangs on their order, so they are not among what [`crate::sync`] can schedule.
+/// Counts since the log was opened. Nothing hangs on their order, so they are not among what [`crate::io::sync`] can schedule.
 #[derive(Default)]
 pub(crate) struct Stats {
     requests: Count,

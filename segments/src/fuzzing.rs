@@ -7,20 +7,20 @@ use std::path::Path;
 
 pub use {crc32c, crc32fast};
 
-use crate::catalog::TOPIC_MAGIC;
-use crate::checkpoint::{self, Checkpoint};
-use crate::codec::{self, FrameError};
-use crate::disk::Disk;
+use crate::append::keys;
+use crate::append::producers;
 use crate::error::Result;
-use crate::identity::{FORMAT_MAGIC, Format};
-use crate::index;
+use crate::files::checkpoint::{self, Checkpoint};
+use crate::files::codec::{self, FrameError};
+use crate::files::description::{TOPIC_MAGIC, TopicBody};
+use crate::files::layout::Layout;
+use crate::files::sealed::{SealError, seal_json, unseal_json};
+use crate::files::state::{self, State};
+use crate::io::disk::Disk;
 use crate::journal::format::{FileHeader, Item, Round, RoundBuilder};
 use crate::journal::replay;
-use crate::keys;
-use crate::layout::Layout;
-use crate::producers;
-use crate::state::{self, State};
-use crate::topic::{SealError, TopicBody, seal_json, unseal_json};
+use crate::recover::identity::{FORMAT_MAGIC, Format};
+use crate::segment::index;
 use crate::types::{Offset, TimestampMs};
 
 /// A small file in two slots.

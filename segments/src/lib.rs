@@ -49,18 +49,23 @@
 //! ```
 //!
 //! # Map
+//! Read `log` first, then `commit`. A module uses only those below it, and `tests/layers.rs` holds that.
+//!
 //! | module | holds |
 //! |---|---|
-//! | `log`, `options`, `engine` | the open log and what its parts share |
-//! | `request`, `ticket`, `committer` | appends: the queue, the answers, the rounds |
+//! | `log` | the open log, as callers see it |
+//! | `recover`, `offline` | opening after a crash; checking and repairing a directory that is not open |
+//! | `commit` | the rounds: plan, write, journal, sync, publish |
+//! | `maintain` | syncs in the background, checkpoints, retention, making and deleting topics |
+//! | `engine` | what the threads of an open log share |
+//! | `append` | requests, their queue, and what is appended only once: by a key, by a producer's sequence |
+//! | `topic` | topics, partitions and their positions |
+//! | `segment` | log files, their indexes, and reading over them |
 //! | `journal` | the file that every round is synced in |
-//! | `keys`, `producers` | what is appended once: by a key, by a producer's sequence |
-//! | `partition`, `topic`, `catalog` | what there is, and its positions |
-//! | `segment`, `index`, `read`, `map` | log files, what finds a place in them, reading |
-//! | `syncer`, `checkpoint`, `state`, `slots` | making segments durable in the background, and the snapshots |
-//! | `recovery`, `retention`, `verify` | opening after a crash; deleting what is old; checking offline |
+//! | `files` | the small files of a directory: descriptions, checkpoint, state |
 //! | [`batch`] | the record batch format, without any I/O |
-//! | `disk`, `clock`, `sync` | the seams to the operating system |
+//! | `io` | the seams to the operating system: `disk`, `clock`, `sync` |
+//! | `ticket`, `options`, `error`, `types` | the words that all of them use |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![cfg_attr(
@@ -72,63 +77,45 @@
     )
 )]
 
+mod append;
 pub mod batch;
-mod catalog;
-mod checkpoint;
-mod clock;
-mod codec;
-mod committer;
-mod damage;
-mod describe;
-mod disk;
+mod commit;
 mod engine;
 mod error;
-mod finding;
+mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod identity;
-mod index;
+mod io;
 mod journal;
-mod keys;
-mod layout;
 mod log;
-mod map;
+mod maintain;
+mod offline;
 mod options;
-mod partition;
-mod producers;
-mod read;
-mod recovery;
-mod repair;
-mod request;
-mod retention;
+mod recover;
 mod segment;
 #[cfg(any(test, feature = "simulation"))]
 pub mod sim;
-mod slots;
-mod state;
-mod sync;
-mod syncer;
 mod ticket;
 mod topic;
 mod types;
-mod verify;
 
+pub use append::request::{AppendRequest, Once, Part, Records};
 pub use bytes::Bytes;
-pub use clock::{Clock, Monotonic, SystemClock};
-pub use damage::DamagedRange;
-pub use disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk, raise_file_limit};
 pub use engine::Counters;
 pub use error::{Error, ErrorKind, Result};
-pub use finding::{Finding, Verified};
+pub use files::description::{TopicSettings, TopicSpec};
+pub use files::state::{StateChange, StateEntry};
+pub use io::clock::{Clock, Monotonic, SystemClock};
+pub use io::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk, raise_file_limit};
 pub use log::{Health, Log};
+pub use offline::finding::{Finding, Verified};
+pub use offline::repair::{Mended, Repaired, repair, repair_on};
+pub use offline::verify::{verify, verify_on};
 pub use options::Options;
-pub use partition::{Partition, PartitionStats, WaitForData};
-pub use read::{Fetched, Located, ReadRequest, Run};
-pub use repair::{Mended, Repaired, repair, repair_on};
-pub use request::{AppendRequest, Once, Part, Records};
-pub use state::{StateChange, StateEntry};
+pub use segment::damage::DamagedRange;
+pub use segment::read::{Fetched, Located, ReadRequest, Run};
 pub use ticket::{Appended, Ticket};
-pub use topic::{Topic, TopicSettings, TopicSpec};
+pub use topic::Topic;
+pub use topic::partition::{Partition, PartitionStats, WaitForData};
 pub use types::{Ack, FilePos, Offset, PartitionId, Positions, ProducerId, TimestampMs, TopicId};
-pub use verify::{verify, verify_on};

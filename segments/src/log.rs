@@ -3,23 +3,25 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::catalog::{INTERNAL_PREFIX, is_internal};
-use crate::clock::{Clock, SystemClock};
-use crate::damage::DamagedRange;
-use crate::disk::{Disk, RealDisk, raise_file_limit};
+use crate::append::request::AppendRequest;
+use crate::commit::Committer;
 use crate::engine::{Counters, Engine};
 use crate::error::{Error, Result};
-use crate::identity::identify;
-use crate::layout::Layout;
+use crate::files::description::TopicSpec;
+use crate::files::layout::Layout;
+use crate::files::state::{RESERVED_PREFIX, StateChange, StateEntry};
+use crate::io::clock::{Clock, SystemClock};
+use crate::io::disk::{Disk, RealDisk, raise_file_limit};
+use crate::io::sync::Mutex;
+use crate::io::sync::atomic::Ordering;
+use crate::io::sync::thread::{self, JoinHandle};
 use crate::options::Options;
-use crate::recovery;
-use crate::request::AppendRequest;
-use crate::state::{RESERVED_PREFIX, StateChange, StateEntry};
-use crate::sync::Mutex;
-use crate::sync::atomic::Ordering;
-use crate::sync::thread::{self, JoinHandle};
+use crate::recover;
+use crate::recover::identity::identify;
+use crate::segment::damage::DamagedRange;
 use crate::ticket::{Appended, Ticket};
-use crate::topic::{Topic, TopicSpec};
+use crate::topic::Topic;
+use crate::topic::catalog::{INTERNAL_PREFIX, is_internal};
 use crate::types::TopicId;
 
 /// An open data directory. Cheap to clone: all clones are the same log.
@@ -33,6 +35,7 @@ pub struct Log {
 
 struct Owner {
     engine: Arc<Engine>,
+    committer: Arc<Committer>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     is_closed: Mutex<bool>,
     /// The directory's lock, freed last.
@@ -99,7 +102,7 @@ impl Log {
         let max_open_files = options
             .max_open_files
             .unwrap_or_else(|| usize::try_from(limit / 2).unwrap_or(usize::MAX));
-        let engine = recovery::open(
+        let engine = recover::open(
             disk,
             clock,
             layout,
@@ -107,17 +110,26 @@ impl Log {
             (directory_id, mended),
             max_open_files.max(1),
         )?;
+        let committer = Committer::new(Arc::clone(&engine));
         let mut threads = Vec::new();
         if engine.options.background {
-            let committer = Arc::clone(&engine);
-            threads.push(spawn("quipu-committer", move || committer.run_committer())?);
+            let committer = Arc::clone(&committer);
+            threads.push(spawn("quipu-committer", move || committer.run())?);
             let syncer = Arc::clone(&engine);
             threads.push(spawn("quipu-syncer", move || syncer.run_syncer())?);
         } else {
-            engine.queue.set_driver(&engine);
+            // Weak: the queue is the engine's, and the committer holds the engine.
+            let committer = Arc::downgrade(&committer);
+            engine
+                .queue
+                .set_driver(Box::new(move || match committer.upgrade() {
+                    Some(committer) => committer.run_round(),
+                    None => Ok(false),
+                }));
         }
         let owner = Owner {
             engine,
+            committer,
             threads: Mutex::new(threads),
             is_closed: Mutex::new(false),
             _lock: lock,
@@ -319,7 +331,7 @@ impl Log {
     /// # Errors
     /// [`Error::LogFailed`] once the journal has failed.
     pub fn run_round(&self) -> Result<bool> {
-        self.engine().run_round()
+        self.owner.committer.run_round()
     }
 
     /// Syncs what is published and writes a checkpoint. For logs without threads of their own.
@@ -362,7 +374,7 @@ impl Owner {
                     .map_err(|_| Error::Invalid("the syncer has panicked".into()))?;
             }
         } else {
-            while self.engine.run_round()? {}
+            while self.committer.run_round()? {}
         }
         for topic in self.engine.catalog.list() {
             for partition in &*topic.partitions() {
@@ -385,16 +397,6 @@ impl Drop for Owner {
             tracing::warn!(%error, "ending a log that was not closed");
         }
         self.engine.queue.abandon();
-    }
-}
-
-impl Engine {
-    /// What the committer's thread does until the log closes.
-    fn run_committer(&self) {
-        while self.queue.wait() {
-            // A failed round has answered everyone and is logged; later requests are refused at the queue.
-            let _answered = self.run_round();
-        }
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::error::{Error, Result};
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::thread::{self, Thread};
+use crate::io::sync::Mutex;
+use crate::io::sync::atomic::{AtomicBool, Ordering};
+use crate::io::sync::thread::{self, Thread};
 use crate::types::Offset;
 
 /// The answer to an append.

@@ -40,7 +40,7 @@
 use std::io::IoSlice;
 
 use crate::batch::{self, Batches};
-use crate::codec::{Fields, FrameError, checksum};
+use crate::files::codec::{Fields, FrameError, checksum};
 use crate::types::{FilePos, Offset, PartitionId, TopicId};
 
 /// Rounds begin on multiples of this many bytes.

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::format::{BLOCK_BYTES, FileHeader, Item, Round, VERSION};
-use crate::codec::FrameError;
-use crate::disk::{Disk, Mapping, OpenMode};
 use crate::error::{Error, Result};
-use crate::layout::{Layout, parse_journal_name};
+use crate::files::codec::FrameError;
+use crate::files::layout::{Layout, parse_journal_name};
+use crate::io::disk::{Disk, Mapping, OpenMode};
 
 /// The rounds that were found, in order.
 pub(crate) struct Scan {

@@ -16,10 +16,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::format::{BLOCK_BYTES, FileHeader, RoundBuilder};
-use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, Result};
-use crate::layout::Layout;
-use crate::sync::{Condvar, Mutex};
+use crate::files::layout::Layout;
+use crate::io::disk::{Disk, DiskFile, OpenMode};
+use crate::io::sync::{Condvar, Mutex};
 
 /// What is kept free at the end of a file, for its end mark.
 const END_MARK_BYTES: u64 = BLOCK_BYTES;

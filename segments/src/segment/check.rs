@@ -5,8 +5,8 @@ use std::path::Path;
 use super::intervals::Intervals;
 use super::walk::{Course, Step, Walker};
 use crate::batch::Records;
-use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, Result};
+use crate::io::disk::{Disk, OpenMode};
 use crate::types::{FilePos, Offset};
 
 /// A stretch of a log file that holds no healthy batch.

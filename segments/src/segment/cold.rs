@@ -12,8 +12,8 @@ use super::warm::Found;
 use super::{Run, Span};
 use crate::batch::{BatchHeader, Records};
 use crate::error::{Error, Result};
-use crate::index::{Index, Mark};
-use crate::sync::MutexGuard;
+use crate::io::sync::MutexGuard;
+use crate::segment::index::{Index, Mark};
 use crate::types::{Offset, TimestampMs};
 
 /// How much is verified beyond what a read asked for, so that readers of little pieces are mostly warm.

@@ -16,10 +16,10 @@ use super::intervals::Intervals;
 use super::known::Stretch;
 use super::pool::{Permit, SegmentPool};
 use super::{BatchNote, Span};
-use crate::disk::Mapping;
-use crate::index::{Index, Mark};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::io::disk::Mapping;
+use crate::io::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::io::sync::{Mutex, RwLock};
+use crate::segment::index::{Index, Mark};
 use crate::types::{FilePos, Offset, TimestampMs};
 
 /// A segment, as shared with the pool.

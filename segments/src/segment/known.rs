@@ -9,8 +9,8 @@ use super::Span;
 use super::inner::Inner;
 use super::intervals::Intervals;
 use super::walk::Damage;
-use crate::damage::{Known, MAX_RANGES};
-use crate::sync::atomic::Ordering;
+use crate::io::sync::atomic::Ordering;
+use crate::segment::damage::{Known, MAX_RANGES};
 use crate::types::Offset;
 
 /// A damaged stretch that was met.

@@ -8,10 +8,10 @@ use super::inner::{Base, BaseSum, Gaps, Inner, OpenMap};
 use super::intervals::Intervals;
 use super::walk::{Course, Step, Walker};
 use super::{BatchNote, Span};
-use crate::disk::OpenMode;
 use crate::error::{Error, Result};
-use crate::index::{self, Index};
-use crate::slots::read_if_exists;
+use crate::files::slots::read_if_exists;
+use crate::io::disk::OpenMode;
+use crate::segment::index::{self, Index};
 use crate::types::{FilePos, Offset};
 
 impl Inner {
@@ -316,9 +316,9 @@ mod tests {
     use std::fs;
 
     use super::super::testing::{Random, Rig, Seed, disks, seeds};
-    use crate::disk::RealDisk;
-    use crate::index::{self, Index};
-    use crate::read::{ReadRequest, read};
+    use crate::io::disk::RealDisk;
+    use crate::segment::index::{self, Index};
+    use crate::segment::read::{ReadRequest, read};
     use crate::segment::{Access, BatchNote};
     use crate::types::{FilePos, Offset, TimestampMs};
 
@@ -344,7 +344,7 @@ mod tests {
                 assert_eq!(fetched.runs[0].bytes, batch.bytes, "batch {index}: {context}");
             }
             assert_eq!(
-                crate::read::offset_for_time(&view, TimestampMs(batch.times[3])).unwrap(),
+                crate::segment::read::offset_for_time(&view, TimestampMs(batch.times[3])).unwrap(),
                 Some((Offset::new(batch.base() + 3), TimestampMs(batch.times[3]))),
                 "{context}"
             );

@@ -19,11 +19,14 @@
 
 mod check;
 mod cold;
+pub(crate) mod damage;
+pub(crate) mod index;
 mod inner;
 mod intervals;
 mod known;
 mod load;
 mod pool;
+pub(crate) mod read;
 #[cfg(test)]
 pub(crate) mod testing;
 mod walk;
@@ -35,9 +38,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::batch::BatchHeader;
-use crate::damage::Known;
 use crate::error::Result;
-use crate::index::{Index, MAX_LOG_BYTES};
+use crate::segment::damage::Known;
+use crate::segment::index::{Index, MAX_LOG_BYTES};
 use crate::types::{FilePos, Offset, TimestampMs};
 
 pub(crate) use check::{DamagedStretch, check};

@@ -10,9 +10,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use super::inner::Inner;
-use crate::disk::Disk;
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::io::disk::Disk;
+use crate::io::sync::Mutex;
+use crate::io::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// What all segments of a log share: the disk and the bounded pool of open maps and loaded indexes (least recently used
 /// closed).
@@ -114,7 +114,7 @@ mod tests {
     use crate::segment::Access;
 
     /// Ten segments of ten batches.
-    fn rig(disk: crate::disk::RealDisk, max_open: usize) -> Rig {
+    fn rig(disk: crate::io::disk::RealDisk, max_open: usize) -> Rig {
         let mut rig = Rig::new(disk, max_open, 0);
         for segment in 0..10 {
             if segment > 0 {

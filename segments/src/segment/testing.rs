@@ -10,8 +10,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::batch::BatchBuilder;
-use crate::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk};
-use crate::read::View;
+use crate::io::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk};
+use crate::segment::read::View;
 use crate::segment::{BatchNote, Segment, SegmentPool, Span};
 use crate::types::{FilePos, Offset, TimestampMs};
 

@@ -17,9 +17,9 @@ use bytes::Bytes;
 
 use super::intervals::Intervals;
 use crate::batch::{self, BatchHeader, HEADER_BYTES};
-use crate::disk::Mapping;
 use crate::error::{Error, Result};
-use crate::index::{MAX_RELATIVE_OFFSET, Mark};
+use crate::io::disk::Mapping;
+use crate::segment::index::{MAX_RELATIVE_OFFSET, Mark};
 use crate::types::Offset;
 
 /// How much is brought into memory at once.
@@ -493,10 +493,10 @@ mod tests {
 
     use super::super::testing::{BadSectors, Random, Rig, Seed, disks, seeds};
     use crate::batch::Batches;
-    use crate::disk::Disk;
     use crate::error::Error;
-    use crate::read::{ReadRequest, read};
+    use crate::io::disk::Disk;
     use crate::segment::Access;
+    use crate::segment::read::{ReadRequest, read};
     use crate::types::Offset;
 
     /// What somebody sees who reads everything and goes on behind damage: the offsets of the batches, and of the damage.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::inner::{Inner, Plan};
 use super::{Run, Span};
 use crate::batch::{BatchHeader, HEADER_BYTES};
-use crate::index::Mark;
+use crate::segment::index::Mark;
 use crate::types::Offset;
 
 /// A batch that was looked for.

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use super::disk::{SimDisk, State, to_index};
 use super::faults::{Faults, IoKind, Lie, Verdict};
 use super::tree::{Found, Ino};
-use crate::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
-use crate::sync::Mutex;
+use crate::io::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
+use crate::io::sync::Mutex;
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {

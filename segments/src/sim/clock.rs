@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{Clock, Monotonic};
-use crate::sync::Mutex;
+use crate::io::clock::{Clock, Monotonic};
+use crate::io::sync::Mutex;
 use crate::types::TimestampMs;
 
 /// A settable [`Clock`]; clones show the same time.

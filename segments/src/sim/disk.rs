@@ -9,7 +9,7 @@ use super::faults::{Failed, Fault, Faults, IoKind, Lie, Verdict};
 use super::file::PAGE;
 use super::rng::Rng;
 use super::tree::{Found, Ino, Tree};
-use crate::sync::Mutex;
+use crate::io::sync::Mutex;
 
 /// A simulated disk in one run of its machine; clones are handles to the same.
 ///
@@ -367,7 +367,7 @@ mod tests {
 
     use super::super::faults::FaultError;
     use super::*;
-    use crate::disk::{Disk, OpenMode};
+    use crate::io::disk::{Disk, OpenMode};
 
     fn p(path: &str) -> &Path {
         Path::new(path)

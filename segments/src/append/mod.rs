@@ -1,0 +1,9 @@
+//! Appends on their way to the committer: what callers hand in, the queue, and what is appended only once.
+//!
+//! Read `request` first, then `queue`. `keys` remembers requests by their idempotency key, `producers` remembers batches
+//! by their producer's sequence. The committer (`commit`) takes requests from the queue.
+
+pub(crate) mod keys;
+pub(crate) mod producers;
+pub(crate) mod queue;
+pub(crate) mod request;

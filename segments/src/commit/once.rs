@@ -1,0 +1,156 @@
+//! Keys, as a round is planned: what is remembered already, and what the round itself would add.
+//!
+//! An entry that an earlier round stored settles its repetitions at once, whatever becomes of this round. One that this
+//! round adds is as good as stored for what follows in the round, and repetitions of it are answered as the round is. What
+//! the round adds is remembered when the round is durable ([`Keyed::publish`]), before anything of it is published, and
+//! forgotten when its records are not stored.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::append::keys::{ById, Kept, Keys, Remembered};
+use crate::append::request::{Once, Part, Records};
+use crate::batch::BatchBuilder;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::io::sync::MutexGuard;
+use crate::ticket::Appended;
+use crate::topic::partition::Partition;
+use crate::types::{Offset, TimestampMs};
+
+/// Steps of dropping what has expired that each round takes, and each keyed request of it: more than it adds.
+const TIDY_STEPS: usize = 16;
+
+/// What one round adds.
+#[derive(Default)]
+pub(super) struct Keyed {
+    new: HashSet<ById>,
+    /// What `new` is going to take in memory.
+    bytes: usize,
+    /// Entries that are appended again, with their new offsets.
+    moved: Vec<(Arc<Remembered>, Offset)>,
+    /// Records that all of that takes.
+    records: u64,
+}
+
+impl Keyed {
+    /// How many records of the internal partition the round has.
+    pub(super) fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// The round is durable: what it adds is remembered.
+    pub(super) fn publish(&mut self, engine: &Engine) {
+        (self.bytes, self.records) = (0, 0);
+        if self.new.is_empty() && self.moved.is_empty() {
+            return;
+        }
+        let mut keys = engine.keys.lock();
+        for ById(entry) in self.new.drain() {
+            keys.remember(entry);
+        }
+        for (entry, offset) in self.moved.drain(..) {
+            keys.moved(&entry, offset);
+        }
+    }
+
+    /// The round stores no records: nothing of what it would have added is remembered.
+    pub(super) fn forget(&mut self) {
+        self.new.clear();
+        self.moved.clear();
+        (self.bytes, self.records) = (0, 0);
+    }
+}
+
+/// Looks keys up while a round is planned.
+pub(super) struct KeyPlanner<'a> {
+    engine: &'a Engine,
+    /// Taken with the first keyed request.
+    known: Option<MutexGuard<'a, Keys>>,
+    round: &'a mut Keyed,
+    looks_up: bool,
+    stores: bool,
+}
+
+impl<'a> KeyPlanner<'a> {
+    pub(super) fn begin(engine: &'a Engine, round: &'a mut Keyed) -> Self {
+        let (looks_up, stores) = engine.options.key_precautions();
+        Self {
+            engine,
+            known: None,
+            round,
+            looks_up,
+            stores,
+        }
+    }
+
+    fn known(&mut self, now: TimestampMs) -> &mut Keys {
+        let keys = self.known.get_or_insert_with(|| self.engine.keys.lock());
+        keys.tidy(now, TIDY_STEPS);
+        keys
+    }
+
+    /// Where entries are stored.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: it has not been made, which is looked at before a request is queued.
+    pub(super) fn log(&self) -> Result<Arc<Partition>> {
+        let log = self.engine.key_log.read().clone();
+        log.ok_or_else(|| Error::Invalid("a request that is appended once needs prepare_keys first".into()))
+    }
+
+    /// The answer to a request whose key is remembered, and whether it holds whatever becomes of the round.
+    pub(super) fn find(
+        &mut self,
+        once: &Once,
+        id: &[u8],
+        now: TimestampMs,
+    ) -> Option<(Result<Appended>, bool)> {
+        if !self.looks_up {
+            return None;
+        }
+        let of_round = self.round.new.get(id).map(|ById(entry)| Arc::clone(entry));
+        let of_round = of_round.filter(|entry| !entry.is_expired(now));
+        let is_settled = of_round.is_none();
+        let found = of_round.or_else(|| self.known(now).get(id, now).cloned())?;
+        Some((found.answer(&once.fingerprint), is_settled))
+    }
+
+    /// Has a key remembered with the round, its entry at `offset`; whether that is to be stored.
+    ///
+    /// # Errors
+    /// [`Error::TooManyKeys`], [`Error::RequestTooLarge`]: there is no room for it.
+    pub(super) fn add(&mut self, id: &[u8], value: &[u8], offset: Offset, now: TimestampMs) -> Result<bool> {
+        let entry = Remembered::decode(id, value, offset)
+            .map_err(|what| Error::Invalid(format!("the key cannot be remembered: {what}")))?;
+        let (cost, pending) = (entry.cost(), self.round.bytes);
+        self.known(now).check_room(cost, pending, now)?;
+        self.round.bytes += cost;
+        self.round.new.replace(ById(Arc::new(entry)));
+        self.round.records += u64::from(self.stores);
+        Ok(self.stores)
+    }
+
+    /// Has an entry moved to `offset` with the round; `false` if it is not needed any more where it is.
+    pub(super) fn keep(&mut self, kept: &Kept, offset: Offset, now: TimestampMs) -> bool {
+        let found = self.known(now).get(&kept.id, now).cloned();
+        let Some(entry) = found.filter(|entry| entry.offset() == kept.offset) else {
+            return false;
+        };
+        self.round.moved.push((entry, offset));
+        self.round.records += 1;
+        true
+    }
+}
+
+/// The record of a key.
+pub(super) fn key_record(log: Arc<Partition>, id: &[u8], value: &[u8], now: TimestampMs) -> Part {
+    let mut record = BatchBuilder::new();
+    record.push(now, Some(id), Some(value), &[]);
+    Part {
+        partition: log,
+        records: Records::Loose(record),
+        expected_offset: None,
+        json_lines: false,
+    }
+}

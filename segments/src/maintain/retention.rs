@@ -1,0 +1,187 @@
+//! Retention by time and by size: which segments go is chosen purely, then the log start is moved.
+//!
+//! Whole segments go, from the oldest on. The log start moves first, through the journal; files are removed after
+//! that is durable, so a crash in between leaves files that the next start removes.
+
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::files::description::TopicSettings;
+use crate::ticket::Ticket;
+use crate::topic::partition::{Partition, TrimQueue};
+use crate::types::{Offset, TimestampMs};
+
+/// What retention looks at in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Candidate {
+    /// One past its last offset.
+    end: Offset,
+    bytes: u64,
+    /// The largest timestamp in it; `None` if the disk does not let it be told, which keeps it.
+    max_timestamp: Option<TimestampMs>,
+}
+
+/// The new log start: after the last segment that goes, `None` if all stay.
+///
+/// By time, segments go from the oldest on while their newest record is older than `retention_ms`. By size, they go
+/// while what remains still holds `retention_bytes`. The active segment (the last) can go by time only.
+fn choose(segments: &[Candidate], settings: &TopicSettings, now: TimestampMs) -> Option<Offset> {
+    let expired = settings.retention_ms.map_or(0, |retention_ms| {
+        let horizon = now
+            .get()
+            .saturating_sub(i64::try_from(retention_ms).unwrap_or(i64::MAX));
+        segments
+            .iter()
+            .take_while(|segment| segment.max_timestamp.is_some_and(|max| max.get() < horizon))
+            .count()
+    });
+    let surplus = settings.retention_bytes.map_or(0, |retention_bytes| {
+        let mut remaining: u64 = segments.iter().map(|segment| segment.bytes).sum();
+        let closed = segments.len().saturating_sub(1);
+        segments[..closed]
+            .iter()
+            .take_while(|segment| {
+                remaining -= segment.bytes;
+                remaining >= retention_bytes
+            })
+            .count()
+    });
+    expired.max(surplus).checked_sub(1).map(|last| segments[last].end)
+}
+
+impl Engine {
+    /// Moves the log starts up to where retention wants them, and waits until that is durable.
+    ///
+    /// # Errors
+    /// As for a trim: the first one that fails ends the pass.
+    pub(crate) fn apply_retention(&self) -> Result<()> {
+        for ticket in self.queue_retention()? {
+            ticket.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Queues the moves, without waiting for them.
+    ///
+    /// # Errors
+    /// As for a trim: the first one that is refused ends the pass.
+    pub(crate) fn queue_retention(&self) -> Result<Vec<Ticket>> {
+        let mut tickets = Vec::new();
+        let now = self.clock.now();
+        for topic in self.catalog.list() {
+            let settings = topic.spec().settings.clone();
+            if settings.retention_ms.is_none() && settings.retention_bytes.is_none() {
+                continue;
+            }
+            for partition in &*topic.partitions() {
+                if let Some(start) = wanted_start(partition, &settings, now)
+                    && start > partition.positions().log_start_offset
+                {
+                    tracing::info!(
+                        partition = partition.name(),
+                        log_start_offset = start.get(),
+                        "retention deletes old segments"
+                    );
+                    tickets.push(self.queue.trim(Arc::clone(partition), start)?);
+                }
+            }
+        }
+        self.queue_key_retention(&mut tickets)?;
+        Ok(tickets)
+    }
+}
+
+fn wanted_start(partition: &Arc<Partition>, settings: &TopicSettings, now: TimestampMs) -> Option<Offset> {
+    let view = partition.view();
+    let candidates: Vec<Candidate> = view
+        .segments
+        .iter()
+        .enumerate()
+        .map(|(index, segment)| Candidate {
+            end: view
+                .segments
+                .get(index + 1)
+                .map_or(view.end_offset, |next| next.base_offset()),
+            bytes: segment.readable().get(),
+            max_timestamp: if settings.retention_ms.is_some() {
+                segment.max_timestamp().ok().flatten()
+            } else {
+                None
+            },
+        })
+        .collect();
+    choose(&candidates, settings, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(end: u64, bytes: u64, max_timestamp: i64) -> Candidate {
+        Candidate {
+            end: Offset::new(end),
+            bytes,
+            max_timestamp: Some(TimestampMs(max_timestamp)),
+        }
+    }
+
+    fn settings(retention_ms: Option<u64>, retention_bytes: Option<u64>) -> TopicSettings {
+        TopicSettings {
+            retention_ms,
+            retention_bytes,
+            ..TopicSettings::default()
+        }
+    }
+
+    #[test]
+    fn a_segment_whose_age_cannot_be_told_is_kept_and_all_after_it() {
+        let unknown = Candidate {
+            max_timestamp: None,
+            ..segment(10, 1, 0)
+        };
+        let segments = [unknown, segment(20, 1, 0)];
+        assert_eq!(choose(&segments, &settings(Some(0), None), TimestampMs(9)), None);
+    }
+
+    #[test]
+    fn segments_go_by_time_from_the_oldest_until_one_is_young_enough() {
+        let segments = [
+            segment(10, 1, 100),
+            segment(20, 1, 300),
+            segment(30, 1, 150),
+            segment(40, 1, 500),
+        ];
+        let now = TimestampMs(1200);
+        assert_eq!(
+            choose(&segments, &settings(Some(1000), None), now),
+            Some(Offset::new(10))
+        );
+        assert_eq!(
+            choose(&segments, &settings(Some(899), None), now),
+            Some(Offset::new(30))
+        );
+        assert_eq!(choose(&segments, &settings(Some(1100), None), now), None);
+        assert_eq!(
+            choose(&segments, &settings(Some(0), None), now),
+            Some(Offset::new(40)),
+            "the active one too"
+        );
+    }
+
+    #[test]
+    fn segments_go_by_size_while_the_rest_holds_enough_and_the_active_one_stays() {
+        let segments = [segment(10, 100, 0), segment(20, 100, 0), segment(30, 50, 0)];
+        let now = TimestampMs(0);
+        assert_eq!(
+            choose(&segments, &settings(None, Some(150)), now),
+            Some(Offset::new(10))
+        );
+        assert_eq!(choose(&segments, &settings(None, Some(151)), now), None);
+        assert_eq!(
+            choose(&segments, &settings(None, Some(0)), now),
+            Some(Offset::new(20))
+        );
+        assert_eq!(choose(&[], &settings(Some(0), Some(0)), now), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! Beginning a new journal: everything of the one before is in the segments, and a checkpoint says so.
+//!
+//! The order is what makes it safe to stop anywhere: the state's snapshot, the checkpoint that needs nothing of the old
+//! journal, only then the old journal's files go or are used again, then the new one's first file, and last the checkpoint
+//! that expects that file, which makes its loss known.
+//!
+//! Crash: before the first checkpoint the next start replays the old journal again; after it, it replays nothing, whether
+//! it finds none, some or all of the old files.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::evidence::Evidence;
+use crate::engine::Snapshots;
+use crate::error::{Error, Result};
+use crate::files::checkpoint::{Checkpoint, Entry};
+use crate::files::layout::Layout;
+use crate::files::state::State;
+use crate::io::disk::Disk;
+use crate::journal::replay::Scan;
+use crate::journal::writer::{Journal, Mark};
+use crate::options::Options;
+use crate::topic::Topic;
+
+/// What was recovered, and is durable in the segments.
+pub(super) struct Recovered<'a> {
+    pub(super) topics: &'a [Arc<Topic>],
+    pub(super) next_topic_id: u64,
+    pub(super) state: &'a mut State,
+    /// Whether the old journal's files hold nothing that somebody may want to look at.
+    pub(super) is_healthy: bool,
+}
+
+/// Writes the snapshots, and begins the journal from which the log goes on.
+///
+/// # Errors
+/// What the disk said; the next start does it again.
+pub(super) fn begin(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+    options: &Options,
+    evidence: Evidence,
+    recovered: Recovered<'_>,
+) -> Result<(Journal, Snapshots)> {
+    let next = next_mark(&evidence);
+    let Evidence {
+        directory_id,
+        checkpoint_slots,
+        checkpoint,
+        scan,
+        state_slots,
+        is_fresh,
+        ..
+    } = evidence;
+    let mut snapshots = Snapshots {
+        checkpoint: checkpoint_slots,
+        state: state_slots,
+        state_generation: 0,
+        round: next.round,
+        failed_dirs: BTreeSet::new(),
+    };
+    // Also where nothing has changed: the process that wrote the newest one may have been killed before it was synced. And
+    // into both slots: what only the older one lacks was in journal files that are used again from here on.
+    let payload = recovered.state.encode();
+    recovered.state.changed = false;
+    snapshots.state.write(&payload)?;
+    snapshots.state_generation = snapshots.state.generation();
+    snapshots.state.write(&payload)?;
+    let entries = recovered
+        .topics
+        .iter()
+        .flat_map(|topic| topic.partitions().to_vec());
+    let fresh = Checkpoint {
+        directory_id,
+        next_topic_id: recovered.next_topic_id,
+        sequence: next.sequence,
+        round: next.round,
+        journal_expected: false,
+        deleting: Vec::new(),
+        partitions: entries
+            .map(|partition| Entry {
+                round: next.round,
+                ..partition.writer.lock().synced
+            })
+            .collect(),
+        state_generation: Some(snapshots.state_generation),
+    };
+    snapshots.checkpoint.write(&fresh.encode())?;
+    if checkpoint.is_none() && !is_fresh {
+        // Over both slots, before journal files move: one that was not whole when it was read may be the next time.
+        snapshots.checkpoint.write(&fresh.encode())?;
+    }
+    let leftovers = leftovers(&**disk, &scan, options, recovered.is_healthy)?;
+    let journal = Journal::start(
+        Arc::clone(disk),
+        layout.clone(),
+        directory_id,
+        options.journal_file_bytes,
+        next,
+        leftovers,
+    )?;
+    // Two files are enough to go on for ever: with the second one made now, a disk that runs full does not stop what
+    // needs no more space than the journal's.
+    match journal.add_spare(1) {
+        Err(Error::StorageFull) => tracing::warn!("the disk is full: there is one journal file only"),
+        added => drop(added?),
+    }
+    // Now the journal file is there, and a checkpoint that expects it makes its loss known.
+    snapshots.checkpoint.write(
+        &Checkpoint {
+            journal_expected: true,
+            ..fresh
+        }
+        .encode(),
+    )?;
+    Ok((journal, snapshots))
+}
+
+/// The new journal's first round and file: after all that there are.
+fn next_mark(evidence: &Evidence) -> Mark {
+    let sequences = evidence.scan.all_files.iter().map(|(sequence, ..)| *sequence);
+    let known = evidence.checkpoint.as_ref();
+    Mark {
+        round: evidence.scan.next_round.max(1),
+        sequence: sequences
+            .max()
+            .map_or(1, |sequence| sequence + 1)
+            .max(known.map_or(1, |checkpoint| checkpoint.sequence)),
+    }
+}
+
+/// The journal files that may be used again: all of the right length, unless something is damaged, when they are
+/// kept aside as evidence.
+fn leftovers(disk: &dyn Disk, scan: &Scan, options: &Options, is_healthy: bool) -> Result<Vec<PathBuf>> {
+    let (file_bytes, journal_files) = (options.journal_file_bytes, options.journal_files as usize);
+    let mut usable = Vec::new();
+    for (_, path, length) in &scan.all_files {
+        if scan.foreign.contains(path) {
+            continue;
+        }
+        let context = |error| Error::io(format!("putting {} aside", path.display()), error);
+        if !is_healthy {
+            disk.rename(path, &path.with_extension("damaged"))
+                .map_err(context)?;
+        } else if *length == file_bytes && usable.len() < journal_files {
+            usable.push(path.clone());
+        } else {
+            disk.remove_file(path).map_err(context)?;
+        }
+    }
+    Ok(usable)
+}
