@@ -128,6 +128,12 @@ fn records(events: &[Event]) -> Vec<Value> {
         .collect()
 }
 
+/// The first `id`, which may come before any event.
+fn first_id(text: &str) -> String {
+    let id = text.lines().find_map(|line| line.strip_prefix("id: "));
+    id.expect("an id").to_owned()
+}
+
 /// A stream that is read as it comes.
 struct Live {
     status: StatusCode,
@@ -381,6 +387,141 @@ async fn it_ends_before_the_first_record_at_or_after_until() {
             7,
             "that time has passed"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_last_records_are_the_newest_of_all_partitions_in_the_order_of_the_stream() {
+    let service = service(2).await;
+    append(&service, "t", 0, &[10, 30, 20, 40]);
+    append(&service, "t", 1, &[5, 29, 35]);
+    for (query, expected) in [
+        ("last=1", &["0/3"][..]),
+        // The record of 20 came behind that of 30.
+        ("last=3", &["0/2", "0/3", "1/2"]),
+        ("last=3&order=timestamp", &["0/2", "1/2", "0/3"]),
+        ("last=100", &["0/0", "0/1", "0/2", "0/3", "1/0", "1/1", "1/2"]),
+        ("last=2&until=30", &["0/0", "1/1"]),
+        ("last=2&until=30&follow=true", &["0/0", "1/1"]),
+        ("last=2&from=30", &["0/3", "1/2"]),
+        ("last=3&from=35", &["0/3", "1/2"]),
+        ("last=2&partitions=1", &["1/1", "1/2"]),
+        ("last=2&key=a", &[]),
+    ] {
+        assert_eq!(replay(&service, query).await, expected, "{query}");
+    }
+    topic(&service, "u", 1).await;
+    append(&service, "u", 0, &[36]);
+    let both = service.get("/v1/records?topics=u,t&last=2").await;
+    assert_eq!(places(&lines(&both)), ["0/0", "0/3"]);
+    for (query, pointer) in [
+        ("last=0", "last"),
+        ("last=100001", "last"),
+        ("last=1&from=latest", "last"),
+    ] {
+        let problem = service
+            .get(&format!("{T}?{query}"))
+            .await
+            .problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], pointer);
+    }
+}
+
+#[tokio::test]
+async fn the_last_records_that_a_filter_wants_are_found_however_far_back_they_lie() {
+    let service = service(1).await;
+    let wanted: &[(&[u8], Option<&[u8]>)] = &[(b"type", Some(b"x"))];
+    for round in 0..5 {
+        let headers = |at: i64| {
+            if at == 7 || (round == 0 && at < 40) {
+                wanted
+            } else {
+                &[]
+            }
+        };
+        let samples: Vec<Sample<'_>> = (0..1000)
+            .map(|at| (at, None, Some(&b"1"[..]), headers(at)))
+            .collect();
+        service.append("t", 0, true, &samples);
+    }
+    let found = replay(&service, "last=6&header.type=x").await;
+    assert_eq!(found, ["0/38", "0/39", "0/1007", "0/2007", "0/3007", "0/4007"]);
+    assert_eq!(replay(&service, "last=100&header.type=x").await.len(), 44);
+}
+
+#[tokio::test]
+async fn one_pages_back_to_the_first_record_by_the_id_before_each_page() {
+    let service = service(3).await;
+    for n in 0..10 {
+        append(&service, "t", n % 3, &[i64::from(n), i64::from(n)]);
+    }
+    let mut until = String::from("latest");
+    let mut pages = Vec::new();
+    loop {
+        let uri = format!("{T}?last=6&order=timestamp&until={until}");
+        let answer = service.get_as(&uri, EVENTS).await.with_status(200);
+        until = first_id(answer.text());
+        let page = places(&records(&EventReader::default().feed(&answer.body)));
+        let before = replay(&service, &format!("until={until}")).await.len();
+        pages.push(page);
+        assert_eq!(before + pages.iter().map(Vec::len).sum::<usize>(), 20);
+        if before == 0 {
+            break;
+        }
+    }
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [6, 6, 6, 2]);
+    pages.reverse();
+    assert_eq!(pages.concat(), replay(&service, "order=timestamp").await);
+    assert_eq!(replay(&service, &format!("last=5&until={until}")).await, [""; 0]);
+    assert_eq!(
+        replay(&service, &format!("follow=true&until={until}")).await,
+        [""; 0]
+    );
+    topic(&service, "u", 1).await;
+    let other = format!("/v1/topics/u/records?until={until}");
+    let problem = service.get(&other).await.problem(400, "invalid-request");
+    assert_eq!(problem["pointer"], "until");
+}
+
+#[tokio::test]
+async fn a_follower_of_the_last_records_goes_on_with_what_comes_and_can_come_back_to_them() {
+    let service = service(2).await;
+    append(&service, "t", 0, &[1, 2]);
+    append(&service, "t", 1, &[3]);
+    let uri = format!("{T}?last=2&follow=true");
+    let mut live = Live::events(&service, &uri).await;
+    assert_eq!(live.chunk().await.unwrap().unwrap(), b"retry: 2000\n\n");
+    let first = live.chunk().await.unwrap().unwrap();
+    assert!(first.starts_with(b"id: "), "{}", String::from_utf8_lossy(&first));
+    let place = first_id(std::str::from_utf8(&first).unwrap());
+    let found = records(&live.reader.feed(&first));
+    assert_eq!(places(&found), ["0/1", "1/0"]);
+    append(&service, "t", 0, &[0]);
+    assert_eq!(places(&records(&live.next_events().await)), ["0/2"]);
+    let headers = [("accept", EVENTS), ("last-event-id", place.as_str())];
+    let mut again = Live::open(&service, &uri, &headers).await;
+    let mut found = Vec::new();
+    while found.len() < 3 {
+        found.extend(places(&records(&again.next_events().await)));
+    }
+    assert_eq!(found, ["0/1", "0/2", "1/0"]);
+}
+
+#[tokio::test]
+async fn parameters_that_are_not_built_yet_are_refused_by_name() {
+    let service = service(1).await;
+    for query in [
+        "search=x",
+        "max_records=5",
+        "max_scan_bytes=5",
+        "max_scan_ms=5",
+        "value_limit=5",
+    ] {
+        let problem = service
+            .get(&format!("{T}?last=5&{query}"))
+            .await
+            .problem(501, "not-supported");
+        assert_eq!(problem["pointer"], query.split_once('=').unwrap().0);
     }
 }
 
@@ -982,7 +1123,8 @@ async fn a_follower_of_a_topic_that_is_deleted_is_told_so() {
 async fn damaged() -> Service {
     let service = service(2).await;
     for n in 0..10 {
-        append(&service, "t", 0, &[n]);
+        let headers: &[(&[u8], Option<&[u8]>)] = &[(b"type", Some(b"x"))];
+        service.append("t", 0, true, &[(n, None, Some(b"1"), headers)]);
     }
     append(&service, "t", 1, &[5]);
     service.restarted(|dir| {
@@ -1018,6 +1160,24 @@ async fn damage_is_a_problem_before_the_first_record_and_breaks_lines_off_behind
             .problem(500, "corrupt-data");
         let (events, _) = replay_events(&service, &format!("{uri}&partitions=0"), &last.id).await;
         assert_eq!(events.len(), 1, "the error comes again: {events:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_records_behind_damage_can_be_had_and_those_before_it_are_refused() {
+    let service = damaged().await;
+    for (query, expected) in [
+        ("last=5", ["0/6", "0/7", "0/8", "0/9", "1/0"]),
+        ("last=5&header.type=x", ["0/5", "0/6", "0/7", "0/8", "0/9"]),
+    ] {
+        assert_eq!(replay(&service, query).await, expected, "{query}");
+    }
+    for query in ["last=8", "last=8&header.type=x"] {
+        let problem = service
+            .get(&format!("{T}?{query}"))
+            .await
+            .problem(500, "corrupt-data");
+        assert_eq!(problem["damaged_until_offset"], 5);
     }
 }
 
@@ -1116,6 +1276,13 @@ async fn representations_methods_and_headers_are_those_of_the_contract() {
             answer.header("x-accel-buffering"),
             (wanted == EVENTS).then_some("no")
         );
+    }
+    // What comes late is not held back by a proxy, whatever it is written as.
+    for query in ["follow=true", "speed=1"] {
+        let live = service
+            .send(Method::HEAD, &format!("{T}?{query}"), &[], Body::empty())
+            .await;
+        assert_eq!(live.header("x-accel-buffering"), Some("no"), "{query}");
     }
     for uri in [T, "/v1/records?topics=t", "/v1/topics/t/records?follow=true"] {
         let answer = service
@@ -1239,6 +1406,7 @@ async fn the_document_has_every_parameter() {
             more,
             "from",
             "until",
+            "last",
             "key",
             "partitions",
             "header.NAME",

@@ -174,11 +174,74 @@ impl Page {
         Ok(())
     }
 
+    /// The page's records in the order of their offsets, each with whether its value is known to be JSON on one line.
+    ///
+    /// An error is a verified batch that cannot be walked; the caller stops at it.
+    #[must_use]
+    pub fn records(&self) -> PageRecords<'_> {
+        PageRecords {
+            runs: self.runs.iter(),
+            batches: Batches::new(&[]),
+            records: None,
+            json_lines: false,
+            from: self.from,
+            end: self.end,
+        }
+    }
+
+    /// Ends the page by `end`, where its last batch reaches over that.
+    pub(crate) fn end_by(&mut self, end: Offset) {
+        self.next_offset = self.next_offset.min(end);
+        self.end = self.next_offset;
+    }
+
     /// Notes that everything before `until` is in the answer.
     fn reach(&mut self, limits: &Limits) {
         self.ended = true;
         if let Some(until) = limits.until {
             self.next_offset = self.next_offset.max(until);
+        }
+    }
+}
+
+/// The records of a page, in order; see [`Page::records`].
+#[derive(Clone, Debug)]
+pub struct PageRecords<'a> {
+    runs: std::slice::Iter<'a, Run>,
+    batches: Batches<'a>,
+    records: Option<Records<'a>>,
+    json_lines: bool,
+    from: Offset,
+    end: Offset,
+}
+
+impl<'a> Iterator for PageRecords<'a> {
+    type Item = Result<(Record<'a>, bool), BatchError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(records) = &mut self.records {
+                for record in records.by_ref() {
+                    match record {
+                        Ok(record) if record.offset < self.from => {}
+                        Ok(record) if record.offset >= self.end => return None,
+                        record => return Some(record.map(|record| (record, self.json_lines))),
+                    }
+                }
+                self.records = None;
+            }
+            match self.batches.next() {
+                Some(batch) => match batch.and_then(|(_, batch)| Records::new(batch)) {
+                    Ok(records) => self.records = Some(records),
+                    Err(error) => return Some(Err(error)),
+                },
+                None => {
+                    let run = self.runs.next()?;
+                    self.batches = Batches::new(&run.bytes);
+                    self.json_lines = run.json_lines;
+                }
+            }
         }
     }
 }

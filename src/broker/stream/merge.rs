@@ -8,13 +8,16 @@ use std::collections::BinaryHeap;
 
 use crate::broker::engine::TimestampMs;
 
+/// The topic's position among the stream's, and the partition: who comes first at one time.
+pub type Rank = (usize, u32);
+
 /// A partition's next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Head {
     /// The record's.
     pub timestamp: TimestampMs,
-    /// The topic's position among the stream's, and the partition: who comes first at one time.
-    pub rank: (usize, u32),
+    /// Who comes first at one time.
+    pub rank: Rank,
     /// What the caller calls the partition.
     pub lane: usize,
 }

@@ -104,6 +104,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         (status = 410, description = "`offset-trimmed`: below `log_start_offset`"),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`"),
         (status = 500, description = "`corrupt-data`: go on from `damaged_until_offset`"),
+        (status = 501, description = "`not-supported`: `value_limit`"),
         (status = 503, description = "`shutting-down`, `overloaded`"),
     )
 )]

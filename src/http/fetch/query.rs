@@ -61,7 +61,7 @@ impl FetchQuery {
                 "wait_ms",
                 "min_bytes",
             ],
-            &[],
+            &["value_limit"],
         )?;
         let start = match (params.get("offset"), params.time("from")?) {
             (Some(_), Some(_)) => {

@@ -9,6 +9,7 @@ use super::query::{From, StreamQuery, Until};
 use crate::app::App;
 use crate::broker::engine::{Error, Offset, Partition, TimestampMs, Topic};
 use crate::broker::refusal::Reason;
+use crate::broker::stream::merge::Rank;
 use crate::broker::topics::catalog;
 use crate::broker::topics::skips;
 use crate::formats::cursor::MAX_PARTITIONS;
@@ -23,6 +24,8 @@ pub(super) struct Lane {
     pub(super) next: Offset,
     /// Exclusive; [`Offset::MAX`] where it is not known yet.
     pub(super) end: Offset,
+    /// Where the log ended when the stream was opened.
+    pub(super) as_of: Offset,
     /// The topic's position in the stream.
     pub(super) topic: u16,
     /// Nothing was read, and the client knows no position: it may begin wherever the log does.
@@ -37,6 +40,11 @@ impl Lane {
 
     pub(super) fn index(&self) -> u32 {
         self.partition.id().index
+    }
+
+    /// Which partition comes first at one time.
+    pub(super) fn rank(&self) -> Rank {
+        (self.topic.into(), self.index())
     }
 
     /// Its place in a cursor.
@@ -75,21 +83,31 @@ impl Lanes {
     /// 404 for what does not exist, 400 for too many partitions or another stream's cursor, 410 for a cursor of a topic that
     /// is gone, 416 for a cursor from beyond the end, 500 where a time cannot be found for damage.
     pub(super) async fn open(app: &App, query: &StreamQuery, names: &[String]) -> Result<Self, Problem> {
-        if let From::Cursor(cursor) = &query.from {
-            check_cursor(app, query, cursor)?;
+        let from = match &query.from {
+            From::Cursor(cursor) if query.is_resumed => Some(("Last-Event-ID", cursor)),
+            From::Cursor(cursor) => Some(("from", cursor)),
+            _ => None,
+        };
+        let until = match &query.until {
+            Some(Until::Cursor(cursor)) => Some(("until", cursor)),
+            _ => None,
+        };
+        let cursors = [from, until].into_iter().flatten();
+        for (pointer, cursor) in cursors.clone() {
+            check_cursor(app, pointer, cursor)?;
         }
         let topics = names
             .iter()
             .map(|name| catalog::find(&app.log, name))
             .collect::<Result<Vec<_>, _>>()?;
-        if let From::Cursor(cursor) = &query.from {
+        for (pointer, cursor) in cursors {
             let is_same = cursor.topics.len() == topics.len()
                 && topics.iter().all(|topic| cursor.topics.contains(&topic.id()));
             if !is_same {
-                return Err(wrong_cursor(query, "it is of a stream over other topics"));
+                return Err(wrong_cursor(pointer, "it is of a stream over other topics"));
             }
         }
-        let follow = query.follow && query.until != Some(Until::Latest);
+        let follow = query.goes_on();
         let mut all = Self {
             known: (follow && query.partitions.is_none()).then(Vec::new),
             until: match query.until {
@@ -147,9 +165,15 @@ impl Lanes {
                     None => (positions.log_start_offset, true),
                 },
             };
-            if next > positions.end_offset {
+            let end = match &query.until {
+                Some(Until::Cursor(cursor)) => {
+                    reached(cursor, topic, partition.id().index).unwrap_or(positions.log_start_offset)
+                }
+                _ => positions.end_offset,
+            };
+            if next.max(end) > positions.end_offset {
                 return Err(Error::OutOfRange {
-                    offset: next,
+                    offset: next.max(end),
                     log_start_offset: positions.log_start_offset,
                     end_offset: positions.end_offset,
                 }
@@ -158,7 +182,8 @@ impl Lanes {
             self.lanes.push(Lane {
                 partition,
                 next,
-                end: positions.end_offset,
+                end,
+                as_of: positions.end_offset,
                 topic: slot as u16,
                 is_fresh,
             });
@@ -280,6 +305,7 @@ impl Lanes {
                 partition: Arc::clone(partition),
                 next: Offset::ZERO,
                 end: Offset::MAX,
+                as_of: Offset::ZERO,
                 topic: slot as u16,
                 is_fresh: true,
             }));
@@ -312,9 +338,9 @@ fn reached(cursor: &Cursor, topic: &Topic, partition: u32) -> Option<Offset> {
     Some(reached.next)
 }
 
-fn check_cursor(app: &App, query: &StreamQuery, cursor: &Cursor) -> Result<(), Problem> {
+fn check_cursor(app: &App, pointer: &str, cursor: &Cursor) -> Result<(), Problem> {
     if cursor.directory != directory(app) {
-        return Err(wrong_cursor(query, "it is of another data directory"));
+        return Err(wrong_cursor(pointer, "it is of another data directory"));
     }
     if cursor.topics.iter().any(|id| app.log.topic_by_id(*id).is_none()) {
         return Err(Problem::new(
@@ -325,8 +351,7 @@ fn check_cursor(app: &App, query: &StreamQuery, cursor: &Cursor) -> Result<(), P
     Ok(())
 }
 
-fn wrong_cursor(query: &StreamQuery, what: &str) -> Problem {
-    let pointer = if query.is_resumed { "Last-Event-ID" } else { "from" };
+fn wrong_cursor(pointer: &str, what: &str) -> Problem {
     Problem::invalid(pointer, format!("the cursor is not of this stream: {what}"))
 }
 

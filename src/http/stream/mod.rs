@@ -23,7 +23,7 @@ use utoipa_axum::routes;
 
 use self::lanes::{Lanes, directory};
 use self::output::{Format, Output};
-use self::query::{From, StreamQuery, Until};
+use self::query::{From, StreamQuery};
 use self::run::{Cut, Manner, Stream};
 use super::accept::choose;
 use super::chunks;
@@ -88,7 +88,8 @@ struct StreamedRecord {
     params(
         ("topic" = String, Path, description = "The topic's name"),
         ("from" = Option<String>, Query, description = "Where to begin: `earliest` (the log start, the default), `latest` (the end), the first record at or after a time in milliseconds or RFC 3339, or a cursor (the `id` of an event)", example = "earliest"),
-        ("until" = Option<String>, Query, description = "Each partition ends before its first record at or after this time; `latest`: at the end as of the request"),
+        ("until" = Option<String>, Query, description = "Each partition ends before its first record at or after this time; `latest`: at the end as of the request; a cursor: where that one is"),
+        ("last" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "Only the newest records, so many over all partitions: those that are wanted between `from` and `until`, chosen by timestamp, of each partition the last ones without a hole. With `follow` it goes on from there. As Server-Sent Events an `id` comes before the first record: `until` with it gives those before, a page back."),
         ("key" = Option<String>, Query, description = "Only records with this key. Reads only that key's partition where the topic is known to be placed by key throughout."),
         ("partitions" = Option<String>, Query, description = "Only these partitions, separated by commas; a stream is over at most 256", example = "0,3"),
         ("header.NAME" = Option<String>, Query, description = "Only records with a header NAME of this value, as in `header.type=OrderPaid`. Several, of different names, must all match; of a header that repeats any value will do."),
@@ -112,6 +113,7 @@ struct StreamedRecord {
         (status = 410, description = "`cursor-expired`: the cursor's topic is gone; `offset-trimmed` (NDJSON): records behind the cursor have been deleted"),
         (status = 416, description = "`offset-out-of-range`: the cursor is from beyond the end"),
         (status = 500, description = "`corrupt-data` (NDJSON): records cannot be read"),
+        (status = 501, description = "`not-supported`: `search`, `max_records`, `max_scan_bytes`, `max_scan_ms`, `value_limit`"),
         (status = 503, description = "`shutting-down`, `overloaded`"),
     )
 )]
@@ -139,6 +141,7 @@ async fn stream_topic(
         ("topics" = String, Query, description = "The topics' names, separated by commas", example = "orders,payments"),
         ("from" = Option<String>, Query, description = "As for one topic"),
         ("until" = Option<String>, Query, description = "As for one topic"),
+        ("last" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "As for one topic"),
         ("key" = Option<String>, Query, description = "As for one topic"),
         ("partitions" = Option<String>, Query, description = "As for one topic; only where `topics` names one"),
         ("header.NAME" = Option<String>, Query, description = "As for one topic"),
@@ -162,6 +165,7 @@ async fn stream_topic(
         (status = 410, description = "`cursor-expired`, `offset-trimmed`"),
         (status = 416, description = "`offset-out-of-range`"),
         (status = 500, description = "`corrupt-data`"),
+        (status = 501, description = "`not-supported`"),
         (status = 503, description = "`shutting-down`, `overloaded`"),
     )
 )]
@@ -187,10 +191,11 @@ async fn stream(
     // Before the partitions are looked at, so that none is added unseen.
     let topics_changed = app.groups.coordinator.watch_topics();
     let lanes = Lanes::open(&app, &query, names).await?;
-    let follow = query.follow && query.until != Some(Until::Latest);
+    let follow = query.goes_on();
     if follow && app.is_stopping() {
         return Err(stopping());
     }
+    let is_live = follow || query.speed.is_some();
     let body = if *method == Method::HEAD {
         nothing()
     } else {
@@ -199,6 +204,7 @@ async fn stream(
             by_time: query.by_time,
             speed: query.speed,
             follow,
+            last: query.last,
             from_latest: query.from == From::Latest,
             is_resumed: query.is_resumed,
             as_events: query.as_events,
@@ -224,7 +230,7 @@ async fn stream(
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
-    if format == Format::Events {
+    if format == Format::Events || is_live {
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
     Ok(response)

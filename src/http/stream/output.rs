@@ -179,10 +179,17 @@ impl Output {
     pub(super) fn begin(&mut self, reached: Option<impl Iterator<Item = Reached>>) {
         if self.is_events() {
             self.text.extend_from_slice(RETRY);
-            if let Some(reached) = reached {
-                self.id(reached);
-                self.text.push(b'\n');
-            }
+        }
+        if let Some(reached) = reached {
+            self.place(reached);
+        }
+    }
+
+    /// Says where the stream is, with nothing to show for it; lines have no way to.
+    pub(super) fn place(&mut self, reached: impl Iterator<Item = Reached>) {
+        if self.is_events() {
+            self.id(reached);
+            self.text.push(b'\n');
         }
     }
 

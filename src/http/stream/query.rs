@@ -15,6 +15,17 @@ use crate::http::problem::Problem;
 /// Where an `EventSource` that lost its connection says how far it got.
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
+/// Parameters of the contract that this version does not have.
+const LATER: [&str; 5] = [
+    "search",
+    "max_records",
+    "max_scan_bytes",
+    "max_scan_ms",
+    "value_limit",
+];
+/// The newest records of one stream at most: their places are held in memory while they are looked for.
+const MOST_LAST: u64 = 100_000;
+
 /// What stands before the name of a header in a parameter's name.
 const HEADER_PREFIX: &str = "header.";
 
@@ -32,12 +43,14 @@ pub(super) enum From {
 }
 
 /// Where to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Until {
     /// The end as of the request.
     Latest,
     /// Before the first record at or after it.
     Time(TimestampMs),
+    /// Where another stream was.
+    Cursor(Cursor),
 }
 
 /// The query of a stream, with what the header `Last-Event-ID` says.
@@ -49,6 +62,8 @@ pub(super) struct StreamQuery {
     /// `from` came by the header: a client that was told all there is asks again.
     pub(super) is_resumed: bool,
     pub(super) until: Option<Until>,
+    /// Only so many of the newest records between `from` and `until`.
+    pub(super) last: Option<usize>,
     pub(super) filter: Filter,
     /// All where it is `None`.
     pub(super) partitions: Option<Vec<u32>>,
@@ -62,6 +77,11 @@ pub(super) struct StreamQuery {
 }
 
 impl StreamQuery {
+    /// Whether it goes on behind the end as of the request.
+    pub(super) fn goes_on(&self) -> bool {
+        self.follow && !matches!(self.until, Some(Until::Latest | Until::Cursor(_)))
+    }
+
     /// `several`: the topics are named by the query, not by the path.
     ///
     /// # Errors
@@ -70,6 +90,7 @@ impl StreamQuery {
         let mut allowed = vec![
             "from",
             "until",
+            "last",
             "key",
             "partitions",
             "follow",
@@ -80,25 +101,20 @@ impl StreamQuery {
         if several {
             allowed.insert(0, "topics");
         }
-        let params = Params::parse_with(query, &allowed, Some(HEADER_PREFIX), &[])?;
+        let params = Params::parse_with(query, &allowed, Some(HEADER_PREFIX), &LATER)?;
         let topics = if several { topics(&params)? } else { Vec::new() };
         let resumed = resumed(headers)?;
         let is_resumed = resumed.is_some();
         // Looked at in any case: a typo is none the better for it.
         let from = from(&params)?;
-        let until = match params.get("until") {
-            None => None,
-            Some("latest") => Some(Until::Latest),
-            Some(text) => Some(Until::Time(parse_time(text).ok_or_else(|| {
-                Problem::invalid(
-                    "until",
-                    format!(
-                        "until must be latest or a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z), not {:?}",
-                        text.chars().take(250).collect::<String>()
-                    ),
-                )
-            })?)),
-        };
+        let until = until(&params)?;
+        let last = params.number("last", 1, MOST_LAST)?.map(|last| last as usize);
+        if last.is_some() && from == From::Latest {
+            return Err(Problem::invalid(
+                "last",
+                "from=latest begins behind the newest records; leave it out, or last",
+            ));
+        }
         let partitions = params.get("partitions").map(partitions).transpose()?;
         if partitions.is_some() && topics.len() > 1 {
             return Err(Problem::invalid(
@@ -141,6 +157,8 @@ impl StreamQuery {
             from: resumed.map_or(from, From::Cursor),
             is_resumed,
             until,
+            // A client that comes back goes on where it was.
+            last: last.filter(|_| !is_resumed),
             filter: Filter {
                 key: params.get("key").map(str::to_owned),
                 headers: params
@@ -214,12 +232,28 @@ fn from(params: &Params) -> Result<From, Problem> {
     if let Some(time) = parse_time(text) {
         return Ok(From::Time(time));
     }
-    Cursor::decode(text).map(From::Cursor).ok_or_else(|| {
+    cursor("from", "earliest, latest", text).map(From::Cursor)
+}
+
+fn until(params: &Params) -> Result<Option<Until>, Problem> {
+    Ok(match params.get("until") {
+        None => None,
+        Some("latest") => Some(Until::Latest),
+        Some(text) => Some(match parse_time(text) {
+            Some(time) => Until::Time(time),
+            None => Until::Cursor(cursor("until", "latest", text)?),
+        }),
+    })
+}
+
+/// Reads a cursor where a word or a time might have stood.
+fn cursor(name: &str, words: &str, text: &str) -> Result<Cursor, Problem> {
+    Cursor::decode(text).ok_or_else(|| {
         Problem::invalid(
-            "from",
+            name,
             format!(
-                "from must be earliest, latest, a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z) or the id of \
-                 an event, not {:?}",
+                "{name} must be {words}, a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z) or the id of an \
+                 event, not {:?}",
                 text.chars().take(250).collect::<String>()
             ),
         )
@@ -299,13 +333,13 @@ mod tests {
     #[test]
     fn every_parameter_is_read() {
         let query = parse(
-            "from=5&until=1970-01-01T00:00:01Z&key=a%20b&partitions=3,0&follow=true&order=timestamp&speed=0.5\
+            "from=5&until=1970-01-01T00:00:01Z&last=7&key=a%20b&partitions=3,0&follow=true&order=timestamp&speed=0.5\
              &header.type=x%3Dy&header.b.c=",
         )
         .unwrap();
         assert_eq!(query.from, From::Time(TimestampMs(5)));
         assert_eq!(query.until, Some(Until::Time(TimestampMs(1000))));
-        assert_eq!(query.partitions, Some(vec![3, 0]));
+        assert_eq!((query.last, query.partitions), (Some(7), Some(vec![3, 0])));
         assert_eq!(
             (query.follow, query.by_time, query.speed),
             (true, true, Some(0.5))
@@ -318,9 +352,11 @@ mod tests {
             parse("from=latest&until=latest").unwrap().until,
             Some(Until::Latest)
         );
+        let query = parse(&format!("from={0}&until={0}&follow=true", cursor().encode())).unwrap();
+        assert!(!query.goes_on(), "it ends where the cursor is");
         assert_eq!(
-            parse(&format!("from={}", cursor().encode())).unwrap().from,
-            From::Cursor(cursor())
+            (query.from, query.until),
+            (From::Cursor(cursor()), Some(Until::Cursor(cursor())))
         );
     }
 
@@ -331,8 +367,11 @@ mod tests {
             headers.insert(LAST_EVENT_ID, HeaderValue::from_str(id).unwrap());
             StreamQuery::parse(Some(query), &headers, false)
         };
-        let query = with(&cursor().encode(), "from=latest").unwrap();
-        assert_eq!((query.from, query.is_resumed), (From::Cursor(cursor()), true));
+        for query in ["from=latest", "last=5"] {
+            let query = with(&cursor().encode(), query).unwrap();
+            assert_eq!((query.from, query.is_resumed), (From::Cursor(cursor()), true));
+            assert_eq!(query.last, None);
+        }
         let query = with("", "from=latest").unwrap();
         assert_eq!((query.from, query.is_resumed), (From::Latest, false));
         for wrong in ["17", "earliest", "Axy"] {
@@ -354,6 +393,10 @@ mod tests {
             ("from=Ax", "from"),
             ("until=earliest", "until"),
             ("until=", "until"),
+            ("until=Ax", "until"),
+            ("last=0", "last"),
+            ("last=100001", "last"),
+            ("last=5&from=latest", "last"),
             ("partitions=", "partitions"),
             ("partitions=0,0", "partitions"),
             ("partitions=01", "partitions"),

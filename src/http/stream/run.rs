@@ -19,13 +19,13 @@ use super::lanes::Lanes;
 use super::output::{Data, Output};
 use super::reading::Reading;
 use crate::app::App;
-use crate::broker::engine::batch::{Batches, Records};
-use crate::broker::engine::{Error, Offset, WaitForData};
+use crate::broker::engine::{Error, Offset, TimestampMs, WaitForData};
 use crate::broker::fetch::page::{Limits, Page};
 use crate::broker::fetch::{read_page, unreadable};
-use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::refusal::{Reason, Refusal, Value};
 use crate::broker::stream::filter::Filter;
 use crate::broker::stream::merge::{Head, Merge};
+use crate::broker::stream::newest::Newest;
 use crate::broker::stream::pace::Pace;
 use crate::broker::topics::catalog;
 use crate::broker::topics::skips::Gap;
@@ -40,6 +40,8 @@ const WATCHED_RECORDS: u32 = 1000;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long records that were found wait for more to fill a chunk, at least.
 const LINGER: Duration = Duration::from_millis(100);
+/// Offsets that are looked at first, from the end backwards, where not every record is wanted.
+const LEAST_STEP: u64 = 1000;
 /// What is read before an answer begins that may turn out to be that nothing is left, in pages.
 const SILENT_PAGES: u32 = 16;
 
@@ -92,6 +94,8 @@ pub(super) struct Manner {
     pub(super) speed: Option<f64>,
     /// It waits for what comes.
     pub(super) follow: bool,
+    /// Only so many of the newest records, and what comes.
+    pub(super) last: Option<usize>,
     /// It began at the end: a client that lost its connection could not find that again.
     pub(super) from_latest: bool,
     /// The client had been told where it ended, and asks for what came since.
@@ -185,11 +189,112 @@ impl Stream {
             self.begin();
             self.send(chunks).await;
         }
+        if let Some(count) = self.manner.last {
+            self.go_to_newest(count, chunks).await?;
+        }
         if self.manner.by_time {
             self.by_time(chunks).await
         } else {
             self.in_turns(chunks).await
         }
+    }
+
+    /// Moves each lane to its first record among the newest `count` of the stream, and a lane without one to its end.
+    ///
+    /// Reads each partition backwards from its end, as far as it must.
+    async fn go_to_newest(&mut self, count: usize, chunks: &mut Chunks) -> Result<(), Cut> {
+        let mut newest = Newest::new(count);
+        for lane in 0..self.lanes.lanes.len() {
+            let records = self.last_of_lane(lane, count, chunks).await?;
+            newest.add(lane, self.lanes.lanes[lane].rank(), records);
+        }
+        for (lane, first) in newest.firsts() {
+            self.lanes.lanes[lane].next = first;
+        }
+        // Who pages back ends there, and a client that lost its connection could not find it again.
+        self.out.place(self.lanes.reached());
+        Ok(())
+    }
+
+    /// The last `count` records of a lane that are wanted, in order. Moves the lane to its end. Memory: twice that many
+    /// places.
+    async fn last_of_lane(
+        &mut self,
+        index: usize,
+        count: usize,
+        chunks: &mut Chunks,
+    ) -> Result<Vec<(TimestampMs, Offset)>, Cut> {
+        let lane = &mut self.lanes.lanes[index];
+        let partition = lane.partition.clone();
+        let end = lane.end.min(lane.as_of);
+        let start = lane.next.max(partition.positions().log_start_offset);
+        lane.next = lane.next.max(end);
+        let mut found: Vec<(TimestampMs, Offset)> = Vec::new();
+        let mut step = count as u64;
+        if !self.manner.filter.is_open() {
+            step = step.max(LEAST_STEP);
+        }
+        let mut before = end;
+        while found.len() < count && before > start {
+            let from = Offset::new(before.get().saturating_sub(step)).max(start);
+            let mut at = from;
+            let mut part = Vec::new();
+            let mut damage = None;
+            while at < before {
+                let limits = Limits {
+                    from: at,
+                    until: Some(before),
+                    max_records: u64::MAX,
+                    max_bytes: PAGE_BYTES,
+                    whole_batches: true,
+                };
+                let page = match read_page(&self.open.0.log, &self.open.0.blocking, &partition, limits).await
+                {
+                    Ok(mut page) => {
+                        page.end_by(before);
+                        page
+                    }
+                    Err(_) if partition.is_deleted() => return Err(self.deleted(index)),
+                    Err(refusal) if refusal.reason == Reason::OffsetTrimmed => {
+                        at = partition.positions().log_start_offset;
+                        continue;
+                    }
+                    // Perhaps there are enough behind it.
+                    Err(refusal) => match refusal.value("damaged_until_offset") {
+                        Some(Value::Number(until)) => {
+                            at = Offset::new(*until as u64);
+                            part.clear();
+                            damage = Some(refusal);
+                            continue;
+                        }
+                        _ => return Err(refusal.into()),
+                    },
+                };
+                for record in page.records() {
+                    let (record, _) = record.map_err(unreadable)?;
+                    if self.manner.filter.matches(&record) {
+                        if part.len() >= count * 2 {
+                            part.drain(..count);
+                        }
+                        part.push((record.timestamp, record.offset));
+                    }
+                }
+                at = page.next_offset;
+                self.unyielded_bytes += page.stored_bytes;
+                self.breathe(chunks).await?;
+            }
+            part.append(&mut found);
+            part.drain(..part.len().saturating_sub(count));
+            found = part;
+            if let Some(damage) = damage
+                && found.len() < count
+            {
+                return Err(damage.into());
+            }
+            before = from;
+            step = step.saturating_mul(2);
+        }
+        Ok(found)
     }
 
     /// Partitions in turns: a bounded read each, so that none waits for the whole of another.
@@ -220,39 +325,28 @@ impl Stream {
         self.fix(lane);
         let is_open = self.manner.filter.is_open();
         let mut reached = self.lanes.lanes[lane].reached();
-        let (from, end) = (reached.next, page.next_offset);
+        let end = page.next_offset;
         let mut written = reached.next;
         self.out.reserve(page.stored_bytes);
-        for run in &page.runs {
-            for batch in Batches::new(&run.bytes) {
-                let (_, batch) = batch.map_err(unreadable)?;
-                for record in Records::new(batch).map_err(unreadable)? {
-                    let record = record.map_err(unreadable)?;
-                    if record.offset < from {
-                        continue;
-                    }
-                    if record.offset >= end {
-                        break;
-                    }
-                    if until.is_some_and(|until| record.timestamp >= until) {
-                        let lane = &mut self.lanes.lanes[lane];
-                        lane.next = record.offset;
-                        lane.end = record.offset;
-                        self.out.is_behind |= written != record.offset;
-                        return Ok(());
-                    }
-                    if !is_open && !self.manner.filter.matches(&record) {
-                        continue;
-                    }
-                    reached.next = record.offset.plus(1);
-                    written = reached.next;
-                    self.out.record(&data, &record, run.json_lines, reached);
-                    if self.out.is_full() {
-                        self.lanes.lanes[lane].next = reached.next;
-                        self.send(chunks).await;
-                        self.out.reserve(page.stored_bytes);
-                    }
-                }
+        for record in page.records() {
+            let (record, json_lines) = record.map_err(unreadable)?;
+            if until.is_some_and(|until| record.timestamp >= until) {
+                let lane = &mut self.lanes.lanes[lane];
+                lane.next = record.offset;
+                lane.end = record.offset;
+                self.out.is_behind |= written != record.offset;
+                return Ok(());
+            }
+            if !is_open && !self.manner.filter.matches(&record) {
+                continue;
+            }
+            reached.next = record.offset.plus(1);
+            written = reached.next;
+            self.out.record(&data, &record, json_lines, reached);
+            if self.out.is_full() {
+                self.lanes.lanes[lane].next = reached.next;
+                self.send(chunks).await;
+                self.out.reserve(page.stored_bytes);
             }
         }
         self.lanes.lanes[lane].next = end;
@@ -364,7 +458,7 @@ impl Stream {
                 lane.next = next.offset;
                 merge.push(Head {
                     timestamp: next.timestamp,
-                    rank: (lane.topic.into(), lane.index()),
+                    rank: lane.rank(),
                     lane: index,
                 });
                 true
@@ -412,8 +506,7 @@ impl Stream {
                     for gap in std::mem::take(&mut page.gaps) {
                         self.gap(index, gap, "skipped");
                     }
-                    // Batches are whole, and the last may reach over the end.
-                    page.next_offset = page.next_offset.min(end);
+                    page.end_by(end);
                     if page.runs.is_empty() {
                         let lane = &mut self.lanes.lanes[index];
                         lane.next = lane.next.max(page.next_offset);
