@@ -7,9 +7,7 @@
 
 mod service;
 
-use std::sync::Arc;
-
-use quipu::broker::groups::live::{GroupState, Kind, Live};
+use quipu::broker::groups::live::GroupState;
 use quipu::broker::lag::report;
 use quipu::broker::lag::sampler;
 use quipu_segments::{Offset, TopicSettings};
@@ -99,7 +97,7 @@ async fn the_report_has_every_field_of_a_partition_a_topic_and_a_group() {
 }
 
 #[tokio::test]
-async fn the_scope_of_members_is_every_partition_of_their_topics_and_nothing_else() {
+async fn the_scope_is_every_partition_of_the_topics_that_the_group_has_subscribed_to_or_committed_in() {
     let service = with_orders(3);
     service.topic("left", 1);
     append(&service, 0, 10, NOW - 1000);
@@ -109,42 +107,201 @@ async fn the_scope_of_members_is_every_partition_of_their_topics_and_nothing_els
     let body = json!({ "offsets": [left] });
     service.put("/v1/groups/g/offsets", &body).await.ok();
     trim(&service, 2, 2);
-    let orders = service.app.log.topic("orders").unwrap();
-    let member: Arc<str> = "m1".into();
-    let partitions = orders.partitions();
-    let live = Live {
-        members: 1,
-        state: GroupState::Rebalancing,
-        kind: Kind::Ordered,
-        partitions: partitions
-            .iter()
-            .map(|partition| (partition.id(), (partition.id().index > 0).then(|| member.clone())))
-            .collect(),
-    };
-    let lag = report::lag_with(&service.app, "g", Some(live));
+    poll(&service, "m1", json!({"topics": ["orders"]})).await;
+    let lag = report::lag_of(&service.app, "g");
+    let names: Vec<&str> = lag.topics.iter().map(|topic| &*topic.topic).collect();
     assert_eq!(
-        (lag.state, lag.members, lag.topics.len()),
-        (GroupState::Rebalancing, 1, 1)
+        (lag.state, lag.members, names),
+        (GroupState::Stable, 1, vec!["left", "orders"])
     );
-    let rows = &lag.topics[0].partitions;
-    let told = |index: usize| {
-        let row = &rows[index];
-        let committed = row.committed_offset.map(Offset::get);
-        (
-            committed,
-            row.total.lag.lag,
-            row.total.lag.lag_ms,
-            row.member.as_deref(),
+    let rows: Vec<_> = lag.topics[1]
+        .partitions
+        .iter()
+        .map(|row| {
+            let lag = row.total.lag;
+            (
+                row.committed_offset.map(Offset::get),
+                lag.lag,
+                lag.lag_ms,
+                row.member.as_deref(),
+            )
+        })
+        .collect();
+    // Where nothing is committed it goes on at the log start.
+    let m1 = Some("m1");
+    assert_eq!(
+        rows,
+        [(Some(4), 6, 1000, m1), (None, 0, 0, m1), (None, 3, 2000, m1)]
+    );
+}
+
+/// Polls as a member of the group `g`, with the fields that `join` has.
+async fn poll(service: &Service, member: &str, mut join: Value) -> Value {
+    join["wait_ms"] = json!(0);
+    service
+        .post(&format!("/v1/groups/g/members/{member}/poll"), &join)
+        .await
+        .ok()
+}
+
+async fn leave(service: &Service, member: &str) {
+    let left = service.delete(&format!("/v1/groups/g/members/{member}")).await;
+    assert_eq!(left.status, 204, "{}", left.text);
+}
+
+/// The lag of the group `g`, which the report, the list and the metrics say alike.
+async fn told(service: &Service) -> u64 {
+    let report = lag(service, "g").await;
+    let list = service.get("/v1/lag").await.ok()["groups"][0].clone();
+    let metrics = service.get("/metrics").await.text;
+    let of_partitions = metrics
+        .lines()
+        .filter(|line| line.starts_with("quipu_group_lag_records{group=\"g\""))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64);
+    let told = report["lag"].as_u64().unwrap();
+    assert_eq!(list["lag"], told, "{list}");
+    assert_eq!(of_partitions.sum::<u64>(), told, "{metrics}");
+    told
+}
+
+/// The lag of a live member, and after it left, or fell silent, and after a restart.
+async fn told_without_members(service: Service, goes: bool) -> (Vec<u64>, Service) {
+    let mut all = vec![told(&service).await];
+    if goes {
+        leave(&service, "m").await;
+    } else {
+        service.set_time(NOW + 600_000);
+    }
+    all.push(told(&service).await);
+    let service = service.restart();
+    all.push(told(&service).await);
+    (all, service)
+}
+
+#[tokio::test]
+async fn a_member_that_is_gone_before_its_first_commit_leaves_the_lag_behind() {
+    for (kind, goes) in [
+        ("ordered", true),
+        ("ordered", false),
+        ("shared", true),
+        ("shared", false),
+    ] {
+        let service = with_orders(3);
+        for partition in 0..3 {
+            append(&service, partition, 10, NOW);
+        }
+        let polled = poll(
+            &service,
+            "m",
+            json!({"topics": ["orders"], "type": kind, "max_records": 1}),
         )
-    };
-    assert_eq!(told(0), (Some(4), 6, 1000, None));
-    assert_eq!(told(1), (None, 0, 0, Some("m1")));
-    assert_eq!(
-        told(2),
-        (None, 3, 2000, Some("m1")),
-        "it goes on at the log start"
-    );
-    assert_eq!(rows.len(), 3);
+        .await;
+        assert_eq!(polled["records"].as_array().unwrap().len(), 1);
+        let (lags, service) = told_without_members(service, goes).await;
+        assert_eq!(lags, [30, 30, 30], "{kind}, leaves: {goes}");
+        // Seconds later it is still there, and stalled after a minute.
+        for second in 600..=670 {
+            look(&service, second);
+        }
+        let lag = lag(&service, "g").await;
+        assert_eq!(
+            (&lag["lag"], &lag["status"]),
+            (&json!(30), &json!("stalled")),
+            "{kind}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn partitions_without_a_commit_count_beside_those_that_have_one() {
+    for kind in ["ordered", "shared", "outside"] {
+        let service = with_orders(3);
+        for partition in 0..3 {
+            append(&service, partition, 10, NOW);
+        }
+        if kind == "outside" {
+            // As `quipu consume --group` commits, without membership.
+            commit(&service, "g", 1, 10).await;
+            assert_eq!(told(&service).await, 20);
+            assert_eq!(told(&service.restart()).await, 20);
+            continue;
+        }
+        let join = json!({"topics": ["orders"], "type": kind, "max_records": 10});
+        let polled = poll(&service, "m", join).await;
+        poll(&service, "m", json!({"ack": polled["poll_id"], "max_records": 1})).await;
+        let (lags, _) = told_without_members(service, true).await;
+        assert_eq!(lags, [20, 20, 20], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_partition_that_is_added_counts_at_once_with_and_without_members() {
+    for (kind, start) in [
+        ("ordered", "earliest"),
+        ("ordered", "latest"),
+        ("shared", "latest"),
+    ] {
+        let service = with_orders(1);
+        append(&service, 0, 10, NOW);
+        poll(
+            &service,
+            "m",
+            json!({"topics": ["orders"], "type": kind, "start": start, "max_records": 1}),
+        )
+        .await;
+        let before = told(&service).await;
+        assert_eq!(before, if start == "latest" { 0 } else { 10 }, "{kind} {start}");
+        let grown = json!({"partitions": 2});
+        let patched = service
+            .send(
+                axum::http::Request::patch("/v1/topics/orders")
+                    .header("content-type", "application/json")
+                    .body(grown.to_string().into())
+                    .unwrap(),
+            )
+            .await;
+        assert_eq!(patched.status, 200, "{}", patched.text);
+        append(&service, 1, 5, NOW);
+        append(&service, 0, 2, NOW);
+        let (lags, _) = told_without_members(service, true).await;
+        assert_eq!(lags, [before + 7; 3], "{kind} {start}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_start_in_a_topic_holds_for_all_who_join_later() {
+    let service = with_orders(1);
+    append(&service, 0, 10, NOW);
+    poll(&service, "m", json!({"topics": ["orders"], "max_records": 1})).await;
+    leave(&service, "m").await;
+    let polled = poll(&service, "n", json!({"topics": ["orders"], "start": "latest"})).await;
+    assert_eq!(polled["records"].as_array().unwrap().len(), 10);
+    assert_eq!(told(&service).await, 10);
+}
+
+#[tokio::test]
+async fn a_topic_that_a_group_gave_up_counts_until_it_is_deleted_and_so_does_one_made_again() {
+    for kind in ["ordered", "shared"] {
+        let service = with_orders(1);
+        service.topic("trades", 2);
+        append(&service, 0, 10, NOW);
+        service.append("trades", 1, &[NOW; 4]);
+        let join = |topics: &[&str]| json!({"topics": topics, "type": kind, "max_records": 1});
+        poll(&service, "m", join(&["orders"])).await;
+        poll(&service, "m", join(&["trades"])).await;
+        assert_eq!(told(&service).await, 14);
+        assert_eq!(service.delete("/v1/topics/trades").await.status, 204);
+        assert_eq!(told(&service).await, 10);
+        let made = service.put("/v1/topics/trades", &json!({"partitions": 1})).await;
+        assert_eq!(made.status, 201);
+        service.append("trades", 0, &[NOW; 3]);
+        // The member goes on in the topic that has the name now, before it commits anything.
+        poll(&service, "m", json!({"max_records": 1})).await;
+        let (lags, service) = told_without_members(service, true).await;
+        assert_eq!(lags, [13, 13, 13], "{kind}");
+        assert_eq!(service.delete("/v1/groups/g").await.status, 204);
+        assert!(service.app.log.state_prefix(b"t").is_empty());
+    }
 }
 
 #[tokio::test]

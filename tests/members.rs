@@ -109,6 +109,33 @@ async fn a_lost_answer_is_delivered_again_under_another_name() {
 }
 
 #[tokio::test]
+async fn a_lost_answer_of_many_partitions_comes_again_before_anything_else() {
+    let service = orders(6, 4).await;
+    let poll = async |ack: &Value| {
+        let body = json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
+        let answer = service.post("/v1/groups/billing/members/a/poll", body).await;
+        answer.with_status(200).json()
+    };
+    let first = poll(&Value::Null).await;
+    for partition in 0..6 {
+        service.append_numbers("orders", partition, 4, 20);
+    }
+    let again = poll(&Value::Null).await;
+    assert_eq!(offsets(&again), offsets(&first));
+    assert_ne!(again["poll_id"], first["poll_id"]);
+    let mut seen = offsets(&first);
+    let mut ack = again["poll_id"].clone();
+    while seen.len() < 6 * 24 {
+        let polled = poll(&ack).await;
+        seen.extend(offsets(&polled));
+        ack = polled["poll_id"].clone();
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 6 * 24, "and nothing comes twice");
+}
+
+#[tokio::test]
 async fn a_partition_changes_hands_between_two_polls_of_its_owner() {
     let service = orders(2, 10).await;
     service

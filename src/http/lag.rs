@@ -48,7 +48,7 @@ struct TopicLagBody {
     topic: String,
     #[serde(flatten)]
     total: TotalBody,
-    /// By partition: all of the topic where the group has members, else those that it has committed in.
+    /// By partition: all of the topic.
     partitions: Vec<PartitionLagBody>,
 }
 

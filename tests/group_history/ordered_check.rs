@@ -99,6 +99,7 @@ pub fn check(events: &[(u64, Event)], end: &End) -> Result<Summary, Vec<String>>
     }
     first_in_order(&processed, &mut wrong);
     within_epochs(events, &mut wrong);
+    lost_first(events, &mut wrong);
     watched(events, &mut wrong);
     resets(events, end, &mut wrong, &mut summary);
     if end.is_clean {
@@ -268,6 +269,41 @@ fn within_epochs(events: &[(u64, Event)], wrong: &mut Vec<String>) {
             }
         }
         last.insert(&delivery.member, delivery);
+    }
+}
+
+/// An answer to a poll that does not acknowledge the one before, in the same epoch, begins with the records of that one which
+/// the member has not committed itself.
+fn lost_first(events: &[(u64, Event)], wrong: &mut Vec<String>) {
+    let mut last: HashMap<&str, &Delivery> = HashMap::new();
+    let mut own: HashMap<&str, Vec<&Place>> = HashMap::new();
+    for (at, event) in events {
+        if let Event::Committed { poll_id, until } = event {
+            own.entry(poll_id).or_default().extend(until);
+        }
+        let Event::Delivered(delivery) = event else {
+            continue;
+        };
+        let before = last.insert(&delivery.member, delivery);
+        let Some(before) = before.filter(|before| {
+            (before.life, before.epoch) == (delivery.life, delivery.epoch)
+                && delivery.ack.as_ref() != Some(&before.poll_id)
+                && !delivery.is_unsure
+        }) else {
+            continue;
+        };
+        let is_open = |place: &&Place| {
+            let mut until = own.get(&*before.poll_id).into_iter().flatten();
+            !until.any(|until| until.lane() == place.lane() && place.offset < until.offset)
+        };
+        let lost = before.records.iter().map(|(place, _)| place).filter(is_open);
+        let again = delivery.records.iter().map(|(place, _)| place);
+        if let Some((lost, other)) = lost.zip(again).find(|(lost, again)| lost != again) {
+            wrong.push(format!(
+                "{} was given {other:?} at {at} before {lost:?}, whose answer was lost",
+                delivery.member
+            ));
+        }
     }
 }
 
@@ -548,6 +584,15 @@ mod tests {
         };
         third.records.swap(0, 1);
         fails(run(events, &end), "in epoch 2");
+    }
+
+    #[test]
+    fn a_lost_answer_that_does_not_come_again_first_is_seen() {
+        let (mut events, end) = good();
+        events.insert(0, delivered("a", 1, "p0", None, 0..2));
+        run(events.clone(), &end).unwrap();
+        events[0] = delivered("a", 1, "p0", None, 2..4);
+        fails(run(events, &end), "whose answer was lost");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::live::{GroupState, Kind, Live};
 use super::ordered::{Joining, Ms, Ordered};
 use super::shared::queue::MemberKey;
 use super::shared::work::Work;
+use super::subscriptions::has_begun;
 use crate::broker::engine::{Log, PartitionId, TimestampMs, TopicId};
 
 /// How long a group without members is remembered.
@@ -57,6 +58,9 @@ pub(crate) struct Core {
     pub(crate) work: Option<Work>,
     /// The names of the topics that each member subscribes to.
     subscriptions: BTreeMap<Arc<str>, BTreeSet<String>>,
+    /// Topics that it reads and that are not in the group's durable subscription, because they took the place of deleted
+    /// ones under the same names: the next poll writes them.
+    pub(crate) unsubscribed: Vec<TopicId>,
     /// The number of the topics' last change that it has seen.
     topics_seen: u64,
     /// Since when it has no members.
@@ -132,6 +136,7 @@ impl Coordinator {
             ordered: Ordered::new(self.life, self.numbers.load(Relaxed)),
             work: None,
             subscriptions: BTreeMap::new(),
+            unsubscribed: Vec::new(),
             topics_seen: 0,
             empty_since: None,
             outside: 0,
@@ -388,6 +393,8 @@ impl Core {
             .iter()
             .map(|(member, names)| (Arc::clone(member), of_member(names)))
             .collect();
+        self.unsubscribed = topics.values().flatten().copied().collect();
+        self.unsubscribed.retain(|topic| !has_begun(log, group, *topic));
         if let Some(work) = &mut self.work {
             work.refresh(log, group, &partitions);
             // Nobody is assigned any of them.

@@ -1,13 +1,13 @@
 //! Committed offsets that nobody has needed for long are removed, where `offsets_retention_ms` is set.
 //!
-//! A group's time runs while it has no members and commits nothing, and only while the server runs: a restart begins it
+//! A group's time runs while it has no members, commits nothing and subscribes to nothing new, and only while the server runs: a restart begins it
 //! anew, because members do not survive one, and a group that waits before an idle topic has an old commit and is alive
 //! all the same. It is counted on the monotonic clock, so a wall clock that was set forward ends nothing; and the newest
 //! commit must be as old by the wall clock too.
 //!
 //! A group goes with its last offset, except that one whose dead letters were sent back keeps the positions up to which
-//! they were (see [`redrive`]): without them a redrive could send them twice. A group that has
-//! committed nothing is left as it is: nothing says how old it is, and it costs its name.
+//! they were (see [`redrive`]): without them a redrive could send them twice. A group that has neither
+//! committed nor subscribed is left as it is: nothing says how old it is, and it costs its name.
 //!
 //! A group's removal is one append: after a crash all of it is there, or nothing.
 
@@ -18,6 +18,7 @@ use super::members::now_ms;
 use super::offsets::{self, Committed};
 use super::ordered::Ms;
 use super::shared::{codec, redrive};
+use super::subscriptions::{subscribed_at, subscriptions_prefix};
 use crate::broker::Broker;
 use crate::broker::engine::{Error, Log, StateChange, TimestampMs};
 
@@ -179,33 +180,43 @@ struct Plan {
 }
 
 impl Plan {
-    /// `None` for a group that has committed nothing.
+    /// `None` for a group that has neither committed nor subscribed.
     fn of(log: &Log, group: &str) -> Option<Self> {
         let newest = newest(log, group)?;
         let keys = |prefix: &[u8]| log.state_prefix(prefix).into_iter().map(|(key, _)| key);
-        let committed: Vec<Box<[u8]>> = keys(&offsets::offsets_prefix(group)).collect();
         let is_deleted = keys(&redrive::positions_prefix(group)).next().is_none();
-        let mut changes: Vec<StateChange> = committed.iter().map(|key| offsets::remove(&**key)).collect();
-        changes.extend(keys(&codec::states_prefix(group)).map(|key| offsets::remove(&*key)));
+        let mut changes: Vec<StateChange> = keys(&offsets::offsets_prefix(group))
+            .map(|key| offsets::remove(&*key))
+            .collect();
+        let offsets = changes.len();
+        for prefix in [subscriptions_prefix(group), codec::states_prefix(group)] {
+            changes.extend(keys(&prefix).map(|key| offsets::remove(&*key)));
+        }
         if is_deleted {
             changes.push(offsets::remove(offsets::group_key(group)));
         }
         Some(Self {
             newest,
-            offsets: committed.len(),
+            offsets,
             changes,
             is_deleted,
         })
     }
 }
 
-/// When a group committed last; `None` if it has nothing committed, or something that cannot be read.
+/// When a group committed last, or subscribed to another topic; `None` if it has done neither, or an entry cannot be read.
 fn newest(log: &Log, group: &str) -> Option<TimestampMs> {
-    let rows = log.state_prefix(&offsets::offsets_prefix(group));
-    let times = rows
+    let committed = log.state_prefix(&offsets::offsets_prefix(group));
+    let committed = committed
         .iter()
         .map(|(_, value)| Committed::decode(value).ok().map(|row| row.last_commit));
-    times.collect::<Option<Vec<_>>>()?.into_iter().max()
+    let subscribed = log.state_prefix(&subscriptions_prefix(group));
+    let subscribed = subscribed.iter().map(|(_, value)| subscribed_at(value));
+    committed
+        .chain(subscribed)
+        .collect::<Option<Vec<_>>>()?
+        .into_iter()
+        .max()
 }
 
 fn age(newest: TimestampMs, now: TimestampMs) -> Duration {
@@ -378,6 +389,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_group_that_never_committed_expires_a_retention_after_its_last_member_has_gone() {
+        let mut world = World::new();
+        world.join("g", Kind::Ordered).await;
+        assert_eq!(world.look_after(DAY * 10).await, [""; 0]);
+        leave(&world.broker, "g", "a", None).await.unwrap();
+        assert_eq!(world.look_after(DAY - Duration::from_millis(1)).await, [""; 0]);
+        assert_eq!(world.look_after(Duration::from_millis(1)).await, ["g"]);
+        assert_eq!(world.state().0, 0, "its subscription is gone too");
+    }
+
+    #[tokio::test]
+    async fn an_answered_join_has_subscribed_the_group_whatever_happens_to_the_server() {
+        let world = World::new();
+        let orders = world.partition(0).topic;
+        for (group, kind) in [("ordered", Kind::Ordered), ("shared", Kind::Shared)] {
+            world.join(group, kind).await;
+        }
+        for disk in [world.disk.after_kill(), world.disk.after_power_cut()] {
+            let broker = World::open(&disk, &world.clock);
+            for group in ["ordered", "shared"] {
+                let topics = super::super::subscriptions::topics(&broker.log, group);
+                assert_eq!(topics, [orders].into(), "{group}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn neither_a_restart_nor_a_clock_that_jumps_expires_what_may_be_in_use() {
         let mut world = World::new();
         world.commit("g", 1).await;
@@ -396,9 +434,17 @@ mod tests {
         let shared = GroupValue::Shared(Settings::default());
         for group in ["plain", "redriven"] {
             let guard = world.broker.groups.alone().await;
-            make(&world.broker.log, guard, group, &shared, Vec::new(), NOW)
-                .await
-                .unwrap();
+            make(
+                &world.broker.log,
+                guard,
+                group,
+                &shared,
+                Vec::new(),
+                Vec::new(),
+                NOW,
+            )
+            .await
+            .unwrap();
             world.commit(group, 1).await;
             let mut state = vec![StateChange {
                 key: codec::state_key(group, world.partition(0)),
@@ -453,7 +499,7 @@ mod tests {
         coordinator.tick(now_ms(&world.broker));
         assert!(coordinator.find("g").is_none());
         let (rows, bytes) = world.state();
-        assert_eq!(rows, 5, "the group, and four committed offsets");
+        assert_eq!(rows, 6, "the group, a subscription, and four committed offsets");
         assert!(bytes <= 200, "{bytes} bytes");
     }
 

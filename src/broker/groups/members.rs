@@ -16,11 +16,12 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::coordinator::{Cell, Coordinator, Core, Outside};
 use super::live::Kind;
-use super::ordered::{Answer, Joining, Ms, Refused};
+use super::ordered::{Answer, Joining, Ms, Place, Refused};
 use super::poll_id::{MAX_PARTITIONS, PollId};
 use super::shared::queue::MemberKey;
 use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
+use super::subscriptions::has_begun;
 use super::{Commit, commit_here, offsets, shared};
 use crate::broker::Broker;
 use crate::broker::blocking::Work as Blocking;
@@ -307,13 +308,16 @@ pub(crate) fn value_of(log: &Log, group: &str) -> Result<Option<GroupValue>, Ref
         })
 }
 
-/// Makes the group, and commits where it begins in topics that it is new to, unless that is the log start. Returns what
-/// the group is.
+/// Makes the group and subscribes it to the topics that are new to it, with committed offsets where it begins there unless
+/// that is the log start. Returns what the group is.
+///
+/// Cost: nothing is written where the group has begun in all of the topics.
 async fn begin(broker: &Broker, group: &str, join: &Join) -> Result<GroupValue, Refusal> {
     let fresh = join.value()?;
-    if let Some(value) = value_of(&broker.log, group)? {
+    let known = value_of(&broker.log, group)?;
+    if let Some(value) = known {
         join.check(group, &value)?;
-        if join.start == Start::Earliest {
+        if new_topics(broker, group, join)?.is_empty() {
             return Ok(value);
         }
     }
@@ -323,14 +327,9 @@ async fn begin(broker: &Broker, group: &str, join: &Join) -> Result<GroupValue, 
     if let Some(value) = &known {
         join.check(group, value)?;
     }
-    let committed = super::committed(&broker.log, group);
+    let topics = new_topics(broker, group, join)?;
     let mut commits = Vec::new();
-    for name in join.topics.iter().filter(|_| join.start != Start::Earliest) {
-        let topic = catalog::find(&broker.log, name)?;
-        if committed.keys().any(|id| id.topic == topic.id()) {
-            // Begun before: partitions without a commit were added since, and are read from their start.
-            continue;
-        }
+    for topic in topics.iter().filter(|_| join.start != Start::Earliest) {
         for partition in topic.partitions().iter() {
             let offset = starting_offset(broker, partition, join.start).await?;
             commits.push(Commit {
@@ -340,11 +339,59 @@ async fn begin(broker: &Broker, group: &str, join: &Join) -> Result<GroupValue, 
             });
         }
     }
+    let topics: Vec<TopicId> = topics.iter().map(|topic| topic.id()).collect();
     let value = known.clone().unwrap_or(fresh);
-    if known.is_none() || !commits.is_empty() {
-        super::make(&broker.log, guard, group, &value, commits, broker.clock.now()).await?;
+    if known.is_none() || !topics.is_empty() {
+        super::make(
+            &broker.log,
+            guard,
+            group,
+            &value,
+            topics,
+            commits,
+            broker.clock.now(),
+        )
+        .await?;
     }
     Ok(value)
+}
+
+/// The topics of a join in which the group has not begun.
+fn new_topics(broker: &Broker, group: &str, join: &Join) -> Result<Vec<Arc<Topic>>, Refusal> {
+    let topics = join.topics.iter().map(|name| catalog::find(&broker.log, name));
+    topics
+        .filter(|topic| {
+            topic
+                .as_ref()
+                .map_or(true, |topic| !has_begun(&broker.log, group, topic.id()))
+        })
+        .collect()
+}
+
+/// Subscribes the group to topics that took the place of deleted ones under the same names ([`Core::unsubscribed`]).
+pub(crate) async fn subscribe_to_replaced(
+    broker: &Broker,
+    cell: &Cell,
+    topics: Vec<TopicId>,
+) -> Result<(), Refusal> {
+    let Some(value) = value_of(&broker.log, &cell.group)? else {
+        return Ok(());
+    };
+    let guard = broker.groups.commits().await;
+    let now = broker.clock.now();
+    super::make(
+        &broker.log,
+        guard,
+        &cell.group,
+        &value,
+        topics.clone(),
+        Vec::new(),
+        now,
+    )
+    .await?;
+    let mut core = broker.groups.coordinator.lock(cell, now_ms(broker));
+    core.unsubscribed.retain(|topic| !topics.contains(topic));
+    Ok(())
 }
 
 /// Changes what a member subscribes to, if its poll says something new.
@@ -576,11 +623,15 @@ pub async fn poll(
         let mut woken = pin!(wake.notified());
         woken.as_mut().enable();
         topics.mark_unchanged();
-        let (places, is_new) = {
+        let ((places, is_new), unsubscribed) = {
             let mut core = broker.groups.coordinator.lock(&polling.cell, now_ms(broker));
             core.refresh(group, &broker.log, &broker.groups.coordinator);
-            core.ordered.readable(member, polling.token).map_err(refusal)?
+            let places = core.ordered.readable(member, polling.token).map_err(refusal)?;
+            (places, core.unsubscribed.clone())
         };
+        if !unsubscribed.is_empty() {
+            subscribe_to_replaced(broker, &polling.cell, unsubscribed).await?;
+        }
         let partitions = find_partitions(broker, &places);
         let (pages, fault) = read(broker, &partitions, wanted).await?;
         if pages.is_empty()
@@ -613,7 +664,7 @@ pub async fn poll(
         }
         let mut data: FuturesUnordered<_> = partitions
             .iter()
-            .map(|(_, partition, position)| partition.wait_for(*position))
+            .map(|(_, partition, position, _)| partition.wait_for(*position))
             .collect();
         tokio::select! {
             Some(()) = data.next() => {}
@@ -635,19 +686,23 @@ fn polled(broker: &Broker, group: &str, member: &str, answer: Answer, pages: Vec
     }
 }
 
-type Place = (Arc<Topic>, Arc<Partition>, Offset);
+/// A partition to read: from where, and until where if that is bounded.
+type Reading = (Arc<Topic>, Arc<Partition>, Offset, Option<Offset>);
 
-/// The partitions of places to read, with where to read them: at the log start where that has passed the position.
-fn find_partitions(broker: &Broker, places: &[(PartitionId, Offset)]) -> Vec<Place> {
+/// The partitions of places to read: each from the log start where that has passed the position.
+fn find_partitions(broker: &Broker, places: &[Place]) -> Vec<Reading> {
     let mut topics: BTreeMap<TopicId, Option<Arc<Topic>>> = BTreeMap::new();
-    let find = |(id, position): &(PartitionId, Offset)| {
+    let find = |place: &Place| {
+        let id = place.partition;
         let topic = topics
             .entry(id.topic)
             .or_insert_with(|| broker.log.topic_by_id(id.topic))
             .clone()?;
         let partition = topic.partition(id.index)?;
-        let from = partition.positions().log_start_offset.max(*position);
-        Some((topic, partition, from))
+        let from = partition.positions().log_start_offset.max(place.from);
+        // Where the lost records are deleted, the partition is read like any other.
+        let until = place.until.filter(|until| *until > from);
+        Some((topic, partition, from, until))
     };
     places.iter().filter_map(find).collect()
 }
@@ -655,13 +710,13 @@ fn find_partitions(broker: &Broker, places: &[(PartitionId, Offset)]) -> Vec<Pla
 /// Reads what there is, within the limits; and says what was wrong with a partition that could not be read.
 async fn read(
     broker: &Broker,
-    places: &[Place],
+    places: &[Reading],
     wanted: &Wanted,
 ) -> Result<(Vec<Delivered>, Option<Refusal>), Refusal> {
     let (mut records, mut bytes) = (0, 0);
     let mut pages: Vec<Delivered> = Vec::new();
     let mut fault = None;
-    for (topic, partition, from) in places {
+    for (topic, partition, from, until) in places {
         if records >= wanted.max_records || bytes >= wanted.max_bytes || pages.len() == MAX_PARTITIONS {
             break;
         }
@@ -670,7 +725,7 @@ async fn read(
         }
         let limits = Limits {
             from: *from,
-            until: None,
+            until: *until,
             max_records: wanted.max_records - records,
             max_bytes: wanted.max_bytes - bytes,
             whole_batches: false,

@@ -20,8 +20,9 @@ pub mod offsets;
 pub mod ordered;
 pub mod poll_id;
 pub mod shared;
+pub mod subscriptions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
@@ -29,6 +30,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use coordinator::Coordinator;
 pub use coordinator::Outside;
 use offsets::Committed;
+use shared::settings::GroupValue;
 
 use crate::broker::engine::{
     Ack, AppendRequest, Error, Log, Offset, PartitionId, StateChange, TimestampMs, TopicId,
@@ -122,15 +124,33 @@ pub async fn commit<G: Send + 'static>(
 
 /// The same in the caller's task, which must run to its end and hold a guard meanwhile.
 async fn commit_here(log: &Log, group: &str, commits: Vec<Commit>, now: TimestampMs) -> Result<(), Error> {
-    let mut state: Vec<StateChange> = Vec::with_capacity(commits.len() + 1);
+    write(log, group, &GroupValue::Ordered, &[], commits, now).await
+}
+
+/// Makes the group as `value` if it is not there, subscribes it to `topics` and commits, all in one append.
+async fn write(
+    log: &Log,
+    group: &str,
+    value: &GroupValue,
+    topics: &[TopicId],
+    commits: Vec<Commit>,
+    now: TimestampMs,
+) -> Result<(), Error> {
+    let mut state: Vec<StateChange> = Vec::with_capacity(commits.len() + topics.len() + 1);
     if !exists(log, group) {
-        state.push(offsets::make_group(group));
+        state.push(StateChange {
+            key: offsets::group_key(group),
+            value: Some(value.encode()),
+        });
     }
-    let mut topics: Vec<TopicId> = Vec::new();
+    state.extend(
+        topics
+            .iter()
+            .map(|topic| subscriptions::subscribe(group, *topic, now)),
+    );
+    let mut touched: BTreeSet<TopicId> = topics.iter().copied().collect();
     for commit in commits {
-        if !topics.contains(&commit.partition.topic) {
-            topics.push(commit.partition.topic);
-        }
+        touched.insert(commit.partition.topic);
         let committed = Committed {
             offset: commit.offset,
             last_commit: now,
@@ -139,44 +159,36 @@ async fn commit_here(log: &Log, group: &str, commits: Vec<Commit>, now: Timestam
         state.push(offsets::commit(group, commit.partition, &committed));
     }
     append(log, state).await?;
-    // A topic that was deleted meanwhile took its offsets with it; what came after would never be removed.
+    // A topic that was deleted meanwhile took the group's entries with it; those of this append would stay for ever.
     let mut orphans = Vec::new();
-    for topic in topics
+    for topic in touched
         .into_iter()
         .filter(|topic| log.topic_by_id(*topic).is_none())
     {
-        let keys = log
-            .state_prefix(&offsets::offsets_prefix(group))
-            .into_iter()
-            .map(|(key, _)| key);
-        orphans.extend(keys.filter(|key| is_of_topic(key, topic)).map(offsets::remove));
+        let committed = log.state_prefix(&offsets::topic_prefix(group, topic));
+        orphans.extend(committed.into_iter().map(|(key, _)| offsets::remove(&*key)));
+        orphans.push(offsets::remove(subscriptions::subscription_key(group, topic)));
     }
     append(log, orphans).await
 }
 
-/// Makes a group, or commits where one begins, and returns when that is durable.
+/// Makes a group, subscribes it to topics that are new to it and commits where it begins there, all or nothing; returns
+/// when that is durable.
 ///
 /// # Errors
 /// As [`commit`].
-pub(crate) async fn make(
+pub(crate) async fn make<G: Send + 'static>(
     log: &Log,
-    guard: ExclusiveGuard,
+    guard: G,
     group: &str,
-    value: &shared::settings::GroupValue,
+    value: &GroupValue,
+    topics: Vec<TopicId>,
     commits: Vec<Commit>,
     now: TimestampMs,
 ) -> Result<(), Error> {
-    let mut state = Vec::new();
-    if !exists(log, group) {
-        state.push(StateChange {
-            key: offsets::group_key(group),
-            value: Some(value.encode()),
-        });
-    }
-    let (log, group) = (log.clone(), group.to_owned());
+    let (log, group, value) = (log.clone(), group.to_owned(), value.clone());
     finish(guard, async move {
-        append(&log, state).await?;
-        commit_here(&log, &group, commits, now).await
+        write(&log, &group, &value, &topics, commits, now).await
     })
     .await
 }
@@ -187,25 +199,33 @@ pub(crate) async fn make(
 /// As [`commit`].
 pub async fn delete<G: Send + 'static>(log: &Log, guard: G, group: &str) -> Result<(), Error> {
     let mut state = vec![offsets::remove(offsets::group_key(group))];
-    let keys = log.state_prefix(&offsets::offsets_prefix(group));
-    state.extend(keys.into_iter().map(|(key, _)| offsets::remove(key)));
+    for prefix in [
+        offsets::offsets_prefix(group),
+        subscriptions::subscriptions_prefix(group),
+    ] {
+        let keys = log.state_prefix(&prefix).into_iter();
+        state.extend(keys.map(|(key, _)| offsets::remove(&*key)));
+    }
     state.extend(shared::store::changes_for_deleted_group(log, group));
     let log = log.clone();
     finish(guard, async move { append(&log, state).await }).await
 }
 
-/// The changes that remove what any group committed in a topic: they ride in the round of its deletion.
+/// The changes that remove every group's committed offsets in a topic, its subscription to it, and the state of its queues
+/// there: they are part of the append that deletes the topic.
 ///
-/// Cost: a walk over all committed offsets.
+/// Cost: a walk over the state of all groups.
 #[must_use]
 pub fn changes_for_deleted_topic(log: &Log, topic: TopicId) -> Vec<StateChange> {
-    let keys = log
-        .state_prefix(&offsets::all_offsets_prefix())
-        .into_iter()
-        .map(|(key, _)| key);
-    let mut changes: Vec<StateChange> = keys
-        .filter(|key| is_of_topic(key, topic))
-        .map(offsets::remove)
+    let committed = log.state_prefix(&offsets::all_offsets_prefix()).into_iter();
+    let committed = committed.filter(|(key, _)| is_of_topic(key, topic));
+    let subscribed = log
+        .state_prefix(&subscriptions::all_subscriptions_prefix())
+        .into_iter();
+    let subscribed = subscribed.filter(|(key, _)| subscriptions::topic_of_key(key) == Some(topic));
+    let mut changes: Vec<StateChange> = committed
+        .chain(subscribed)
+        .map(|(key, _)| offsets::remove(&*key))
         .collect();
     changes.extend(shared::store::changes_for_deleted_topic(log, topic));
     changes

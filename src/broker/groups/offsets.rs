@@ -135,11 +135,16 @@ pub fn offsets_prefix(group: &str) -> Vec<u8> {
     [&[OFFSET], group.as_bytes(), &[0]].concat()
 }
 
+/// What the keys of a group's offsets in a topic begin with.
+#[must_use]
+pub fn topic_prefix(group: &str, topic: TopicId) -> Vec<u8> {
+    [&offsets_prefix(group)[..], &topic.0.to_be_bytes()].concat()
+}
+
 /// The key of a group's offset in a partition.
 #[must_use]
 pub fn offset_key(group: &str, partition: PartitionId) -> Vec<u8> {
-    let mut key = offsets_prefix(group);
-    key.extend_from_slice(&partition.topic.0.to_be_bytes());
+    let mut key = topic_prefix(group, partition.topic);
     key.extend_from_slice(&partition.index.to_be_bytes());
     key
 }

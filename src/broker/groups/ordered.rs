@@ -73,6 +73,9 @@ pub struct Member {
     told: BTreeSet<PartitionId>,
     /// What its last poll delivered, until that is acknowledged or lost.
     delivery: Option<Delivery>,
+    /// Partitions whose records a lost answer delivered, in its order, and the offset where it ended: the next answers
+    /// begin with them. Entries are dropped when the records are delivered again, or the partition is another member's.
+    lost: Vec<(PartitionId, Offset)>,
     /// The poll that it is in.
     poll: Option<Poll>,
     /// Wakes its waiting poll.
@@ -117,6 +120,18 @@ struct Slot {
     committed: Option<Offset>,
     /// Commits on their way to the log.
     committing: u32,
+}
+
+/// Where a poll may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The next record to deliver.
+    pub from: Offset,
+    /// Where to stop, if the records before it were in a lost answer: other partitions' lost records come before what
+    /// follows here.
+    pub until: Option<Offset>,
 }
 
 /// The beginning of a poll.
@@ -246,8 +261,8 @@ impl Ordered {
         self.take_back(&joining.member);
         let before = self.members.remove(&joining.member);
         let key = before.as_ref().map(Member::key);
-        let (wake, order) = before
-            .map(|before| (before.wake, before.order))
+        let (wake, order, lost) = before
+            .map(|before| (before.wake, before.order, before.lost))
             .unwrap_or_default();
         // A poll of the one before finds out.
         wake.notify_waiters();
@@ -261,6 +276,7 @@ impl Ordered {
             epoch,
             told: BTreeSet::new(),
             delivery: None,
+            lost,
             poll: None,
             wake,
             order,
@@ -452,26 +468,43 @@ impl Ordered {
         }
     }
 
-    /// Where a poll may read, in its turn; and whether the member is to be told another assignment.
+    /// Where a poll may read: first what a lost answer delivered, then the other partitions in turn. And whether the member
+    /// is to learn another assignment.
     ///
     /// # Errors
     /// As [`Ordered::go_on`].
-    pub fn readable(
-        &mut self,
-        name: &str,
-        token: u64,
-    ) -> Result<(Vec<(PartitionId, Offset)>, bool), Refused> {
-        let turn = self.polling(name, token)?.turn;
-        let mut places: Vec<(PartitionId, Offset)> = self
+    pub fn readable(&mut self, name: &str, token: u64) -> Result<(Vec<Place>, bool), Refused> {
+        self.polling(name, token)?;
+        let mut places: Vec<Place> = self
             .held_by(name)
-            .filter_map(|id| self.slots.get(&id).map(|slot| (id, slot.position)))
+            .filter_map(|partition| {
+                let from = self.slots.get(&partition)?.position;
+                Some(Place {
+                    partition,
+                    from,
+                    until: None,
+                })
+            })
             .collect();
-        let told = self.members.get(name).map(|member| &member.told);
-        let is_new = told
-            .is_none_or(|told| told.len() != places.len() || places.iter().any(|(id, _)| !told.contains(id)));
+        let member = self.polling(name, token)?;
+        let is_new = member.told.len() != places.len()
+            || places.iter().any(|place| !member.told.contains(&place.partition));
         if !places.is_empty() {
             let count = places.len();
-            places.rotate_left(turn % count);
+            places.rotate_left(member.turn % count);
+        }
+        if !member.lost.is_empty() {
+            member.lost.retain(|(id, until)| {
+                places
+                    .iter()
+                    .any(|place| place.partition == *id && place.from < *until)
+            });
+            for place in &mut places {
+                let lost = member.lost.iter().find(|(id, _)| *id == place.partition);
+                place.until = lost.map(|(_, until)| *until);
+            }
+            let rank = |place: &Place| member.lost.iter().position(|(id, _)| *id == place.partition);
+            places.sort_by_key(|place| rank(place).unwrap_or(usize::MAX));
         }
         Ok((places, is_new))
     }
@@ -612,17 +645,28 @@ impl Ordered {
             .map(|(id, _)| *id)
     }
 
-    /// Has what a member was delivered and did not acknowledge delivered again.
+    /// Has what a member was delivered and did not acknowledge delivered again, before anything else.
     fn take_back(&mut self, name: &str) {
-        let delivery = self
-            .members
-            .get_mut(name)
-            .and_then(|member| member.delivery.take());
-        for (id, from, _) in delivery.into_iter().flat_map(|delivery| delivery.ranges) {
+        let Some(member) = self.members.get_mut(name) else {
+            return;
+        };
+        let Some(delivery) = member.delivery.take() else {
+            return;
+        };
+        // What an answer before this one lost and this one did not reach comes after it.
+        let mut lost = Vec::with_capacity(delivery.ranges.len());
+        for (id, from, next) in delivery.ranges {
+            let before = member.lost.iter().find(|(before, _)| *before == id);
+            lost.push((id, before.map_or(next, |(_, until)| next.max(*until))));
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.position = slot.committed.unwrap_or(Offset::ZERO).max(from);
             }
         }
+        member
+            .lost
+            .retain(|(id, _)| !lost.iter().any(|(again, _)| again == id));
+        lost.append(&mut member.lost);
+        member.lost = lost;
     }
 
     /// Decides anew who is to have what, and hands over what can be at once.

@@ -29,6 +29,9 @@ struct Client {
     ack: Option<PollId>,
     epoch: u64,
     poll: Option<(u64, Commits, bool)>,
+    /// The last answer that was sent to it, whether or not that arrived: first and next offset of each partition, and the
+    /// epoch since which it has had the partition.
+    last: Option<(PollId, Vec<(PartitionId, Offset, Offset, u64)>)>,
     /// Commits of a poll that it gave up, which are still on their way: it begins no others before they have ended.
     left_behind: Vec<(PartitionId, Offset)>,
 }
@@ -106,6 +109,7 @@ impl World {
         self.is_clean &=
             !self.group.members.contains_key(&name(client)) && self.clients[client].ack.is_none();
         self.group.join(joining, self.now);
+        self.clients[client].last = None;
         let subscriptions = self
             .group
             .members
@@ -162,19 +166,27 @@ impl World {
         };
         let mut left = most;
         let mut ranges = Vec::new();
-        for (id, from) in places {
-            let count = left.min(self.ends[&id].saturating_sub(from.get()));
+        for place in places {
+            let (id, from) = (place.partition, place.from);
+            let end = place.until.map_or(self.ends[&id], Offset::get);
+            let count = left.min(end.saturating_sub(from.get()));
             if count > 0 {
                 ranges.push((id, from, from.plus(count)));
                 left -= count;
             }
         }
+        self.check_lost_come_first(client, most, &ranges);
         let answer = self
             .group
             .deliver(&name(client), token, ranges.clone(), self.now)
             .unwrap();
         let answer = answer.expect("nothing happened in between");
         self.clients[client].poll = None;
+        let owned_since = |id: &PartitionId| self.group.slots[id].owned_since;
+        let sent = ranges
+            .iter()
+            .map(|(id, from, next)| (*id, *from, *next, owned_since(id)));
+        self.clients[client].last = Some((answer.poll_id.clone(), sent.collect()));
         for (id, ..) in &ranges {
             assert!(answer.assignment.contains(id));
         }
@@ -190,6 +202,43 @@ impl World {
             // What was lost was not processed: it may come again, and still each is processed once.
             self.clients[client].ack = None;
         }
+    }
+
+    /// Records of the last answer, if the poll does not acknowledge it, come before all others: as many as the poll takes,
+    /// of partitions that are still the member's.
+    fn check_lost_come_first(&self, client: usize, most: u64, ranges: &[(PartitionId, Offset, Offset)]) {
+        let asking = &self.clients[client];
+        let Some((poll_id, last)) = asking
+            .last
+            .as_ref()
+            .filter(|(id, _)| asking.ack.as_ref() != Some(id))
+        else {
+            return;
+        };
+        let mut left = most;
+        let mut expected = Vec::new();
+        for (id, from, next, owned_since) in last {
+            let slot = &self.group.slots[id];
+            let from = slot.committed.unwrap_or(Offset::ZERO).max(*from);
+            if slot.holder() != Some(&name(client))
+                || slot.owned_since != *owned_since
+                || from >= *next
+                || left == 0
+            {
+                continue;
+            }
+            let count = left.min(next.since(from));
+            expected.push((*id, from, from.plus(count)));
+            left -= count;
+        }
+        let begin = &ranges[..expected.len().min(ranges.len())];
+        let is_again = |(got, lost): (&(PartitionId, Offset, Offset), &(PartitionId, Offset, Offset))| {
+            (got.0, got.1) == (lost.0, lost.1) && got.2 >= lost.2
+        };
+        assert!(
+            begin.len() == expected.len() && begin.iter().zip(&expected).all(is_again),
+            "{poll_id:?} was lost with {expected:?}, and the next answer begins with {ranges:?}"
+        );
     }
 
     fn apply(&mut self, op: Op) {
@@ -215,6 +264,7 @@ impl World {
             }
             Op::Leave(client, acks) if self.clients[client].is_idle() => {
                 let ack = self.clients[client].ack.take();
+                self.clients[client].last = None;
                 self.is_clean &= acks || ack.is_none();
                 if let Ok(commits) = self
                     .group
@@ -231,6 +281,7 @@ impl World {
                 for (gone, _) in self.group.expire(self.now) {
                     let client = (0..4).find(|client| name(*client) == gone).unwrap();
                     self.is_clean &= self.clients[client].ack.is_none();
+                    self.clients[client].last = None;
                 }
             }
             // A client that has restarted without a memory.
@@ -308,6 +359,57 @@ proptest! {
         }
         prop_assert_eq!(world.group.state(), GroupState::Stable);
     }
+}
+
+/// A world where one client has joined, over partitions with so many records each.
+fn alone_over(ends: &[u64]) -> World {
+    let mut world = World::new();
+    world.ends = (0..).map(id).zip(ends.iter().copied()).collect();
+    world.join(0);
+    world
+}
+
+/// Polls for so many records, with or without an acknowledgement; what was delivered, by partition.
+fn poll(world: &mut World, most: u64, acks: bool) -> Vec<(u32, u64, u64)> {
+    if !acks {
+        world.clients[0].ack = None;
+    }
+    world.apply(Op::Begin(0));
+    world.apply(Op::EndCommit(0, true));
+    world.apply(Op::Deliver(0, most, true));
+    let (_, sent) = world.clients[0].last.as_ref().expect("an answer");
+    sent.iter()
+        .map(|(id, from, next, _)| (id.index, from.get(), next.get()))
+        .collect()
+}
+
+#[test]
+fn a_lost_answer_comes_again_before_anything_else_and_in_parts_if_the_polls_are_smaller() {
+    let mut world = alone_over(&[4, 4, 4, 4, 4, 4]);
+    let first = poll(&mut world, 10, false);
+    assert_eq!(first, [(0, 0, 4), (1, 0, 4), (2, 0, 2)]);
+    // What came behind them meanwhile waits for the rest of what was lost.
+    world.apply(Op::Produce(0, 50));
+    assert_eq!(poll(&mut world, 10, false), first);
+    assert_eq!(poll(&mut world, 6, false), [(0, 0, 4), (1, 0, 2)]);
+    assert_eq!(
+        poll(&mut world, 3, false),
+        [(0, 0, 3)],
+        "lost again, and asked for less"
+    );
+    assert_eq!(poll(&mut world, 4, true), [(0, 3, 4), (1, 0, 3)]);
+    let rest = poll(&mut world, 100, true);
+    assert_eq!(rest[..2], [(1, 3, 4), (2, 0, 2)]);
+    assert_eq!(rest.len(), 6, "and then all others");
+}
+
+#[test]
+fn a_member_that_takes_its_own_place_is_given_first_what_the_one_before_had_in_hand() {
+    let mut world = alone_over(&[4, 4, 4]);
+    poll(&mut world, 4, false);
+    let second = poll(&mut world, 4, true);
+    world.join(0);
+    assert_eq!(poll(&mut world, 4, false), second);
 }
 
 #[test]

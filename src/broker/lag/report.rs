@@ -1,7 +1,7 @@
 //! The lag of a group, read off the log and what is remembered of the last minute.
 //!
-//! The scope of a group with members is every partition of the topics that they subscribe to; without, the partitions
-//! that it has committed in. What is deleted meanwhile is left out.
+//! The scope of a group is every partition of every topic that it has subscribed to or committed in, with and without
+//! members: members come and go, and records that nobody has read yet are there all the same. Deleted topics are left out.
 //!
 //! Positions are in memory. Only where a group has something to read does the age of its next record take a look at the
 //! disk, and only when the group has moved on since the last look (see [`Place`]).
@@ -10,12 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::broker::Broker;
-use crate::broker::engine::{
-    Error, Located, Log, Offset, Partition, PartitionId, Positions, TimestampMs, Topic,
-};
+use crate::broker::engine::{Error, Located, Offset, Partition, PartitionId, Positions, TimestampMs};
 use crate::broker::groups;
 use crate::broker::groups::live::{GroupState, Kind, Live};
-use crate::broker::groups::offsets::Committed;
+use crate::broker::groups::subscriptions;
 use crate::broker::lag::history::{Place, Row};
 use crate::broker::lag::series::Point;
 use crate::broker::lag::window::{Rates, Sample, Status, Verdict};
@@ -120,12 +118,7 @@ pub fn exists(broker: &Broker, group: &str) -> bool {
 /// The lag of a group as of now. May block on the disk.
 #[must_use]
 pub fn lag_of(broker: &Broker, group: &str) -> GroupLag {
-    lag_with(broker, group, broker.groups.live(group))
-}
-
-/// The same with those members.
-#[must_use]
-pub fn lag_with(broker: &Broker, group: &str, live: Option<Live>) -> GroupLag {
+    let live = broker.groups.live(group);
     let now = broker.clock.now();
     let mut looks = looks(broker, group, live.as_ref());
     let judged = judge(broker, group, &mut looks, true);
@@ -217,7 +210,6 @@ struct Look {
 
 /// What is the same for all partitions of a topic.
 struct TopicFacts {
-    topic: Arc<Topic>,
     name: Arc<str>,
     retention_ms: Option<u64>,
 }
@@ -225,17 +217,21 @@ struct TopicFacts {
 /// The partitions in a group's scope, by id. Does not touch the disk.
 fn looks(broker: &Broker, group: &str, live: Option<&Live>) -> Vec<Look> {
     let mut committed = groups::committed(&broker.log, group);
+    let mut topics = subscriptions::topics(&broker.log, group);
+    topics.extend(committed.keys().map(|id| id.topic));
     let at = broker.clock.monotonic();
-    let mut finder = Finder {
-        log: &broker.log,
-        last: None,
-    };
-    let mut looks = Vec::with_capacity(live.map_or(committed.len(), |live| live.partitions.len()));
-    let mut look = |id: PartitionId, committed: Option<Committed>, member| {
-        if let Some((topic, partition)) = finder.find(id) {
-            let positions = partition.positions();
+    let mut looks = Vec::with_capacity(committed.len());
+    for topic in topics.into_iter().filter_map(|id| broker.log.topic_by_id(id)) {
+        let partitions = topic.partitions();
+        let topic = Arc::new(TopicFacts {
+            name: topic.name().into(),
+            retention_ms: topic.spec().settings.retention_ms,
+        });
+        for partition in partitions.iter() {
+            let (id, positions) = (partition.id(), partition.positions());
+            let committed = committed.remove(&id);
             looks.push(Look {
-                topic,
+                topic: Arc::clone(&topic),
                 positions,
                 sample: Sample {
                     at,
@@ -244,46 +240,13 @@ fn looks(broker: &Broker, group: &str, live: Option<&Live>) -> Vec<Look> {
                     log_start_offset: positions.log_start_offset,
                     end_offset: positions.end_offset,
                 },
-                partition,
-                member,
+                partition: Arc::clone(partition),
+                member: live.and_then(|live| live.partitions.get(&id)?.clone()),
                 located: None,
             });
         }
-    };
-    match live {
-        Some(live) => {
-            for (id, member) in &live.partitions {
-                look(*id, committed.remove(id), member.clone());
-            }
-        }
-        None => {
-            for (id, committed) in committed {
-                look(id, Some(committed), None);
-            }
-        }
     }
     looks
-}
-
-/// Finds partitions that come sorted by topic.
-struct Finder<'a> {
-    log: &'a Log,
-    last: Option<Arc<TopicFacts>>,
-}
-
-impl Finder<'_> {
-    fn find(&mut self, id: PartitionId) -> Option<(Arc<TopicFacts>, Arc<Partition>)> {
-        if self.last.as_ref().is_none_or(|last| last.topic.id() != id.topic) {
-            let topic = self.log.topic_by_id(id.topic)?;
-            self.last = Some(Arc::new(TopicFacts {
-                name: topic.name().into(),
-                retention_ms: topic.spec().settings.retention_ms,
-                topic,
-            }));
-        }
-        let facts = self.last.as_ref()?;
-        Some((facts.clone(), facts.topic.partition(id.index)?))
-    }
 }
 
 /// Finds out where next records lie, and what the last minute says; in the order of `looks`.

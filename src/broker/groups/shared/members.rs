@@ -16,7 +16,9 @@ use crate::broker::engine::{Log, Offset, Partition, PartitionId, TimestampMs, To
 use crate::broker::fetch::page::{Limits, Page};
 use crate::broker::fetch::read_page;
 use crate::broker::groups::coordinator::Cell;
-use crate::broker::groups::members::{Polling, Wanted, now_ms, read_ack, refused, unknown_member};
+use crate::broker::groups::members::{
+    Polling, Wanted, now_ms, read_ack, refused, subscribe_to_replaced, unknown_member,
+};
 use crate::broker::refusal::{Reason, Refusal};
 
 /// What a poll is answered.
@@ -122,7 +124,7 @@ pub(crate) async fn poll(
             poll: PollNumber(token),
             ranges: Vec::new(),
         };
-        let (leased, ends, deadline) = {
+        let (leased, ends, deadline, unsubscribed) = {
             let mut core = coordinator.lock(&polling.cell, now);
             core.ordered.readable(member, token).map_err(refusal)?;
             core.refresh(group, &broker.log, coordinator);
@@ -159,8 +161,11 @@ pub(crate) async fn poll(
                     leased.push((Arc::clone(&topic), Arc::clone(&partition), acquired));
                 }
             }
-            (leased, ends, work.next_deadline())
+            (leased, ends, work.next_deadline(), core.unsubscribed.clone())
         };
+        if !unsubscribed.is_empty() {
+            subscribe_to_replaced(broker, &polling.cell, unsubscribed).await?;
+        }
         coordinator.look_sooner(deadline);
         let (pages, skipped, fault) = read(broker, leased, wanted).await?;
         settle_skipped(broker, &polling.cell, skipped);

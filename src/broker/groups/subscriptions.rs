@@ -1,0 +1,106 @@
+//! The topics that a group has subscribed to, in the engine's durable state.
+//!
+//! ```text
+//! key    't' group 0x00 topic_id:u64       the group has subscribed to the topic     (numbers big-endian)
+//! value  version=1 subscribed_at:i64
+//! ```
+//!
+//! The first join that names a topic writes its entry, in the append that also commits where the group begins. Lag
+//! needs it: without it, records that a group has yet to read would not be counted before its first commit, because
+//! members do not survive a restart, or a crash of their own.
+//!
+//! The entry is also how a group remembers its `start`: where it is not `earliest`, the begin of every partition is
+//! committed with it, and a partition without a committed offset is read from its log start. So `start` of a later join
+//! changes nothing in a topic that has an entry, or a committed offset.
+//!
+//! A committed offset without an entry (a commit without membership; data of version 0.1.0) counts as a subscription too.
+
+use std::collections::BTreeSet;
+
+use super::offsets;
+use crate::broker::engine::{Log, StateChange, TimestampMs, TopicId};
+
+const SUBSCRIPTION: u8 = b't';
+const VERSION: u8 = 1;
+
+/// The change that subscribes a group to a topic.
+#[must_use]
+pub fn subscribe(group: &str, topic: TopicId, now: TimestampMs) -> StateChange {
+    let mut value = vec![VERSION];
+    value.extend_from_slice(&now.get().to_be_bytes());
+    StateChange {
+        key: subscription_key(group, topic),
+        value: Some(value),
+    }
+}
+
+/// When the group subscribed; `None` for a value that this version does not write.
+#[must_use]
+pub fn subscribed_at(value: &[u8]) -> Option<TimestampMs> {
+    let (&VERSION, time) = value.split_first()? else {
+        return None;
+    };
+    Some(TimestampMs(i64::from_be_bytes(time.try_into().ok()?)))
+}
+
+/// What every subscription's key begins with.
+#[must_use]
+pub fn all_subscriptions_prefix() -> [u8; 1] {
+    [SUBSCRIPTION]
+}
+
+/// What the keys of a group's subscriptions begin with.
+#[must_use]
+pub fn subscriptions_prefix(group: &str) -> Vec<u8> {
+    [&[SUBSCRIPTION], group.as_bytes(), &[0]].concat()
+}
+
+/// The key of a group's subscription to a topic.
+#[must_use]
+pub fn subscription_key(group: &str, topic: TopicId) -> Vec<u8> {
+    [&subscriptions_prefix(group)[..], &topic.0.to_be_bytes()].concat()
+}
+
+/// The topic of a key that [`subscription_key`] made.
+#[must_use]
+pub fn topic_of_key(key: &[u8]) -> Option<TopicId> {
+    let (before, id) = key.split_last_chunk::<8>()?;
+    let is_key = before.first() == Some(&SUBSCRIPTION) && before.last() == Some(&0);
+    is_key.then(|| TopicId(u64::from_be_bytes(*id)))
+}
+
+/// The topics that have an entry, those that are deleted left out.
+#[must_use]
+pub fn topics(log: &Log, group: &str) -> BTreeSet<TopicId> {
+    let entries = log.state_prefix(&subscriptions_prefix(group)).into_iter();
+    entries
+        .filter_map(|(key, _)| topic_of_key(&key))
+        .filter(|topic| log.topic_by_id(*topic).is_some())
+        .collect()
+}
+
+/// Whether the group has begun in a topic: it has an entry, or a committed offset.
+#[must_use]
+pub fn has_begun(log: &Log, group: &str, topic: TopicId) -> bool {
+    log.state_get(&subscription_key(group, topic)).is_some()
+        || !log.state_prefix(&offsets::topic_prefix(group, topic)).is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_of_version_1_does_not_change() {
+        let entry = subscribe("billing", TopicId(258), TimestampMs(1_357_035_420_000));
+        assert_eq!(entry.key, b"tbilling\0\0\0\0\0\0\0\x01\x02");
+        let value = entry.value.unwrap();
+        assert_eq!(value, [1, 0, 0, 1, 0x3b, 0xf5, 0x9d, 0x39, 0x60]);
+        assert_eq!(subscribed_at(&value), Some(TimestampMs(1_357_035_420_000)));
+        assert_eq!(topic_of_key(&entry.key), Some(TopicId(258)));
+        for unreadable in [&value[..8], &[2, 0, 0, 0, 0, 0, 0, 0, 0], &[]] {
+            assert_eq!(subscribed_at(unreadable), None, "{unreadable:?}");
+        }
+        assert_eq!(topic_of_key(b"t\0short"), None);
+    }
+}
