@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -17,7 +17,8 @@ use quipu::formats::partitioner::{keyed_elsewhere, partition_of_key};
 use quipu::settings::Config;
 use quipu_segments::batch::{BatchBuilder, BatchHeader, Batches, Records as BatchRecords, SealedBatch};
 use quipu_segments::{
-    Clock, Log, Monotonic, Offset, Options, ReadRequest, TimestampMs, Topic, TopicSettings, TopicSpec,
+    Clock, Log, Monotonic, Offset, Options, ReadRequest, SystemClock, TimestampMs, Topic, TopicSettings,
+    TopicSpec,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -149,6 +150,10 @@ impl Server {
             headers: parts.headers,
             body: serde_json::from_slice(&body).unwrap_or(Value::Null),
         }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 
     async fn post(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
@@ -1029,6 +1034,78 @@ async fn a_server_that_stops_ends_an_upload_that_waits() {
         (&problem["accepted"], &problem["outcome"]),
         (&json!(10_000), &json!("partial"))
     );
+}
+
+/// A long upload never waits for its client here: all that it reads is in memory. One thread runs it and everybody else.
+#[tokio::test]
+async fn an_upload_that_never_waits_lets_others_run_and_ends_with_the_server() {
+    const CHUNKS: usize = 10_000;
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let blank = b"\n".repeat(64 << 10);
+    for (coding, chunk) in [
+        ("identity", blank.clone()),
+        ("identity", b"\r\n".repeat(32 << 10)),
+        ("identity", b" \t\n".repeat(20 << 10)),
+        ("gzip", gzip(&blank)),
+        ("gzip", gzip(b"").repeat(1000)),
+        ("zstd", zstd::encode_all(&blank[..], 1).unwrap()),
+        ("zstd", zstd::encode_all(&b""[..], 1).unwrap().repeat(1000)),
+    ] {
+        let chunk = Bytes::from(chunk);
+        let taken = Arc::new(AtomicUsize::new(0));
+        let body = Body::from_stream(stream::iter((0..CHUNKS).map({
+            let taken = taken.clone();
+            move |_| {
+                taken.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, std::io::Error>(chunk.clone())
+            }
+        })));
+        let headers = [("content-type", NDJSON), ("content-encoding", coding)];
+        let upload = server.post("/v1/topics/t/records", &headers, body);
+        let others = async {
+            for _ in 0..20 {
+                server.get("/health/live").await.ok();
+                tokio::task::yield_now().await;
+            }
+            assert!((1..CHUNKS).contains(&taken.load(Ordering::Relaxed)), "{coding}");
+            server.app.stopping.send_replace(true);
+        };
+        let (answer, ()) = tokio::join!(upload, others);
+        assert_eq!(answer.problem(503, "shutting-down")["accepted"], 0, "{coding}");
+        assert!(taken.load(Ordering::Relaxed) < CHUNKS, "{coding}: it reads on");
+        server.app.stopping.send_replace(false);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_repeated_lets_others_run() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    // The engine forgets keys by the real time.
+    server
+        .clock
+        .0
+        .store(SystemClock::new().now().0, Ordering::Relaxed);
+    let headers = [("content-type", NDJSON), ("idempotency-key", "again")];
+    let upload = || {
+        let body = streamed(&b"{\"value\":\"0123456789\"}\n".repeat(50_000), 30_000);
+        server.post("/v1/topics/t/records", &headers, body)
+    };
+    upload().await.ok();
+    let turns = AtomicUsize::new(0);
+    let others = async {
+        loop {
+            server.get("/health/live").await.ok();
+            turns.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = upload() => assert_eq!(answer.headers["idempotency-replayed"], "true"),
+        () = others => {}
+    }
+    assert!(turns.into_inner() > 3);
 }
 
 #[tokio::test]

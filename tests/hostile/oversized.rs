@@ -143,6 +143,45 @@ fn bodies_that_unpack_to_much_more_cost_no_more() {
 }
 
 #[test]
+fn blank_lines_without_end_hold_up_nobody_and_are_refused() {
+    // One worker, so that a request that keeps it stops the whole server.
+    let fixture = Fixture::new(&[("TOKIO_WORKER_THREADS", "1")]);
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("zstd");
+    let line = [vec![b' '; MIB - 1], b"\n".to_vec()].concat();
+    for _ in 0..300 {
+        encoder.write_all(&line).expect("memory");
+    }
+    let bomb = encoder.finish().expect("memory");
+    let begin = || {
+        let mut connection = fixture.server.connect();
+        let headers = format!(
+            "Content-Type: {NDJSON}\r\nContent-Encoding: zstd\r\nContent-Length: {}\r\n",
+            bomb.len()
+        );
+        connection
+            .send_head("POST", RECORDS, &headers)
+            .expect("it listens");
+        connection.send(&bomb).expect("it reads on");
+        connection
+    };
+    let mut upload = begin();
+    let mut keys = Vec::new();
+    let refusal = std::thread::scope(|scope| {
+        let refusal = scope.spawn(|| upload.answer().expect("an answer"));
+        while !refusal.is_finished() {
+            keys.push(keys.len().to_string());
+            fixture.append(&keys[keys.len() - 1]);
+        }
+        refusal.join().expect("it does not panic")
+    });
+    refusal.problem(400, "invalid-request", "none");
+    assert!(keys.len() > 10, "{} others were answered meanwhile", keys.len());
+    // A server that stops waits for none of it.
+    let _upload = begin();
+    fixture.finish(&keys);
+}
+
+#[test]
 fn deep_long_and_many_is_refused_or_taken_within_bounds() {
     let fixture = Fixture::new(&[]);
     let deep = "[".repeat(MIB);

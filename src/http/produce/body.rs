@@ -6,6 +6,8 @@
 //!   nothing of it is there before the body's first byte.
 //! - [`Budget`] holds the server's budget for bodies in flight; it is given back when dropped, after the records are
 //!   appended. A body that holds some and comes slowly gives way to those that wait for it ([`Pace`]).
+//! - A body that is in memory already never makes its reader wait: after every [`TURN_BYTES`] of it other tasks get their turn,
+//!   which is also when the reader can notice that its client has gone or that the server stops.
 //! - [`Incoming::drain`] reads on after a refusal, so that a client that writes its whole body before it reads finds the
 //!   answer, and not a connection that was reset under it.
 
@@ -17,6 +19,7 @@ use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
@@ -28,6 +31,13 @@ use crate::http::problem::{Code, Problem};
 
 /// About how many bytes are decoded at once.
 const CHUNK_BYTES: usize = 64 << 10;
+
+/// After so many bytes other tasks get their turn: a reader that makes a record of every third byte takes two milliseconds for them.
+const TURN_BYTES: usize = 64 << 10;
+/// A decoder is called so often before it says whether something came out: members and frames may be empty.
+const DECODER_CALLS: usize = 16;
+/// What a step of a decoder counts at least, in bytes: to begin a member of gzip takes as long as some KiB.
+const STEP_BYTES: usize = TURN_BYTES / 4;
 
 /// The largest window that a zstd body may ask for, as a power of two: the 8 MiB that RFC 9659 allows in HTTP.
 const ZSTD_WINDOW_LOG: u32 = 23;
@@ -46,6 +56,8 @@ pub(crate) struct Incoming<'a> {
     /// Covers what the decoder takes.
     room: Budget<'a>,
     pace: Pace<'a>,
+    /// Bytes since others had their turn.
+    worked_bytes: usize,
     /// As the client declares it, before decoding.
     content_length: Option<u64>,
     /// The client waits for a word from the server before it sends the body.
@@ -73,6 +85,7 @@ impl<'a> Incoming<'a> {
             coding: Coding::of(headers),
             room: Budget::new(pool),
             pace: Pace::new(pool),
+            worked_bytes: 0,
             content_length,
             expects_continue: headers.contains_key(header::EXPECT),
             begun: false,
@@ -101,6 +114,10 @@ impl<'a> Incoming<'a> {
     /// room for a decoder, or others wait for what a client that sends too slowly holds.
     pub(crate) async fn next(&mut self, budget: &Budget<'_>) -> Result<Option<Bytes>, Problem> {
         loop {
+            if self.worked_bytes >= TURN_BYTES {
+                self.worked_bytes = 0;
+                yield_now().await;
+            }
             let decoded = match &mut self.coding {
                 Coding::Gzip(Some(gzip)) => gzip.step().map_err(|error| corrupt("gzip", &error))?,
                 Coding::Zstd(Some(zstd)) => {
@@ -112,10 +129,15 @@ impl<'a> Incoming<'a> {
                 }
                 _ => None,
             };
-            if decoded.is_some() {
-                return Ok(decoded);
+            if let Some(decoded) = decoded {
+                self.worked_bytes += decoded.len().max(STEP_BYTES);
+                if decoded.is_empty() {
+                    continue;
+                }
+                return Ok(Some(decoded));
             }
             let frame = self.frame(budget.covered()).await?;
+            self.worked_bytes += frame.as_ref().map_or(0, Bytes::len);
             match &mut self.coding {
                 Coding::Identity | Coding::Other => return Ok(frame),
                 Coding::Gzip(decoder) => {
@@ -304,9 +326,15 @@ impl Default for Gzip {
 }
 
 impl Gzip {
-    /// Decodes up to a chunk of the input; `None` when more is needed.
+    /// Decodes up to a chunk of the input, or nothing of a part of it; `None` when more is needed.
     fn step(&mut self) -> std::io::Result<Option<Bytes>> {
-        while !self.input.is_empty() && self.decoder.get_ref().len() < CHUNK_BYTES {
+        if self.input.is_empty() {
+            return Ok(None);
+        }
+        for _ in 0..DECODER_CALLS {
+            if self.input.is_empty() || self.decoder.get_ref().len() >= CHUNK_BYTES {
+                break;
+            }
             let before = self.decoder.get_ref().len();
             // One write puts out a buffer of 32 KiB at most, however much there is to unpack.
             let taken = self.decoder.write(&self.input)?;
@@ -315,17 +343,13 @@ impl Gzip {
             }
             self.input.advance(taken);
         }
-        Ok(self.take())
+        Ok(Some(std::mem::take(self.decoder.get_mut()).into()))
     }
 
     fn finish(&mut self) -> std::io::Result<Option<Bytes>> {
         self.decoder.try_finish()?;
-        Ok(self.take())
-    }
-
-    fn take(&mut self) -> Option<Bytes> {
-        let out = std::mem::take(self.decoder.get_mut());
-        (!out.is_empty()).then(|| out.into())
+        let rest = std::mem::take(self.decoder.get_mut());
+        Ok((!rest.is_empty()).then(|| rest.into()))
     }
 }
 
@@ -353,28 +377,31 @@ impl Zstd {
         })
     }
 
-    /// Decodes up to a chunk of the input; `None` when more is needed.
+    /// Decodes up to a chunk of the input, or nothing of a part of it; `None` when more is needed.
     fn step(&mut self) -> std::io::Result<Option<Bytes>> {
-        while !self.input.is_empty() || self.full {
-            let mut out = vec![0; CHUNK_BYTES];
-            let (hint, written, taken) = {
-                let mut input = InBuffer::around(&self.input);
-                let mut output = OutBuffer::around(&mut out[..]);
-                let hint = self
-                    .decoder
-                    .decompress_stream(&mut output, &mut input)
-                    .map_err(failed)?;
-                (hint, output.pos(), input.pos())
-            };
+        if self.input.is_empty() && !self.full {
+            return Ok(None);
+        }
+        let mut out = vec![0; CHUNK_BYTES];
+        let mut written = 0;
+        for _ in 0..DECODER_CALLS {
+            let mut input = InBuffer::around(&self.input);
+            let mut output = OutBuffer::around(&mut out[..]);
+            let hint = self
+                .decoder
+                .decompress_stream(&mut output, &mut input)
+                .map_err(failed)?;
+            let taken = input.pos();
+            written = output.pos();
             self.input.advance(taken);
             self.whole = hint == 0;
             self.full = written == CHUNK_BYTES && hint != 0;
-            if written > 0 {
-                out.truncate(written);
-                return Ok(Some(out.into()));
+            if written > 0 || self.input.is_empty() {
+                break;
             }
         }
-        Ok(None)
+        out.truncate(written);
+        Ok(Some(out.into()))
     }
 
     fn finish(&self) -> std::io::Result<()> {
