@@ -53,6 +53,10 @@ pub struct Config {
     pub offsets_retention: Option<Duration>,
     /// The origins whose pages may call the API from a browser; empty: CORS is off.
     pub cors_origins: Vec<String>,
+    /// The names besides `localhost` and IP addresses that clients may call the server by (`Host`).
+    pub allowed_hosts: Vec<String>,
+    /// The origin at which browsers reach the server through a proxy.
+    pub public_url: Option<String>,
 }
 
 /// How the server's own log is written.
@@ -102,6 +106,8 @@ impl Default for Config {
             retention_interval: Duration::from_secs(10),
             offsets_retention: None,
             cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            public_url: None,
         }
     }
 }
@@ -144,6 +150,12 @@ enum Access {
         get: fn(&Config) -> String,
         /// False: the text is not allowed.
         set: fn(&mut Config, &str) -> bool,
+    },
+    /// Texts separated by commas; the file may have them as an array.
+    List {
+        allowed: &'static str,
+        get: fn(&mut Config) -> &mut Vec<String>,
+        fits: fn(&str) -> bool,
     },
 }
 
@@ -204,6 +216,23 @@ const fn text(
         help,
         is_limit: false,
         access: Access::Text { allowed, get, set },
+    }
+}
+
+const fn list(
+    name: &'static str,
+    placeholder: &'static str,
+    allowed: &'static str,
+    help: &'static str,
+    get: fn(&mut Config) -> &mut Vec<String>,
+    fits: fn(&str) -> bool,
+) -> Setting {
+    Setting {
+        name,
+        unit: Unit::Text(placeholder),
+        help,
+        is_limit: false,
+        access: Access::List { allowed, get, fits },
     }
 }
 
@@ -427,20 +456,32 @@ pub static SETTINGS: &[Setting] = &[
         |c| c.offsets_retention.map_or(0, millis),
         |c, v| c.offsets_retention = (v > 0).then(|| Duration::from_millis(v)),
     ),
-    text(
+    list(
         "cors_origins",
         "ORIGINS",
         "origins as in https://example.org separated by commas, or *",
-        "Origins whose pages may call the API from a browser, separated by commas; none unless set",
-        |c| c.cors_origins.join(","),
+        "Origins whose pages may call the API from a browser, separated by commas (*: any, to read only); none unless set",
+        |c| &mut c.cors_origins,
+        |origin| origin == "*" || is_origin(origin),
+    ),
+    list(
+        "allowed_hosts",
+        "HOSTS",
+        "host names without a port, separated by commas",
+        "Names besides localhost and IP addresses that clients may call the server by, separated by commas",
+        |c| &mut c.allowed_hosts,
+        is_host,
+    ),
+    text(
+        "public_url",
+        "URL",
+        "a URL without a path, as in https://log.example.org, or nothing",
+        "The URL at which browsers reach the server through a proxy",
+        |c| c.public_url.clone().unwrap_or_default(),
         |c, v| {
-            c.cors_origins = v
-                .split(',')
-                .map(str::trim)
-                .filter(|o| !o.is_empty())
-                .map(str::to_owned)
-                .collect();
-            c.cors_origins.iter().all(|origin| is_origin(origin))
+            let url = v.strip_suffix('/').unwrap_or(v);
+            c.public_url = (!url.is_empty()).then(|| url.to_owned());
+            v.is_empty() || is_origin(url)
         },
     ),
 ];
@@ -470,7 +511,7 @@ impl Setting {
                 };
                 format!("a whole number from {low} to {high}{unit}")
             }
-            Access::Text { allowed, .. } => allowed.to_owned(),
+            Access::Text { allowed, .. } | Access::List { allowed, .. } => allowed.to_owned(),
         }
     }
 
@@ -480,6 +521,7 @@ impl Setting {
         match self.access {
             Access::Number { get, .. } => get(config).to_string(),
             Access::Text { get, .. } => get(config),
+            Access::List { get, .. } => get(&mut config.clone()).join(","),
         }
     }
 
@@ -501,6 +543,11 @@ impl Setting {
                 _ => false,
             },
             Access::Text { set, .. } => set(config, value),
+            Access::List { get, fits, .. } => {
+                let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+                *get(config) = items.map(str::to_owned).collect();
+                get(config).iter().all(|item| fits(item))
+            }
         };
         if fits {
             return Ok(());
@@ -558,7 +605,8 @@ impl Config {
     /// the flags (a setting's name and the value given).
     ///
     /// Variables of the environment that do not begin with `QUIPU_` are ignored, and so are those of the clients
-    /// (`QUIPU_SERVER`, `QUIPU_TOKEN`), `QUIPU_CONFIG`, `QUIPU_TEST_…` and `QUIPU_SEED…`.
+    /// (`QUIPU_SERVER`, `QUIPU_TOKEN`), `QUIPU_CONFIG`, `QUIPU_TEST_…`, `QUIPU_SEED…`, and those that Kubernetes sets for
+    /// a Service named `quipu`.
     ///
     /// # Errors
     /// [`ConfigError`] for the first thing that is wrong: show it and do not start.
@@ -637,15 +685,12 @@ impl Config {
             let value = match value.get_ref() {
                 DeValue::Integer(number) if is_number && number.radix() == 10 => number.as_str().to_owned(),
                 DeValue::String(string) if !is_number => string.to_string(),
-                DeValue::Array(items) if setting.name == "cors_origins" => {
-                    let mut origins = Vec::new();
-                    for item in items.iter() {
-                        let DeValue::String(origin) = item.get_ref() else {
-                            return Err(wrong());
-                        };
-                        origins.push(origin.to_string());
-                    }
-                    origins.join(",")
+                DeValue::Array(items) if matches!(setting.access, Access::List { .. }) => {
+                    let texts = items.iter().map(|item| match item.get_ref() {
+                        DeValue::String(text) => Ok(text.to_string()),
+                        _ => Err(wrong()),
+                    });
+                    texts.collect::<Result<Vec<_>, _>>()?.join(",")
                 }
                 _ => return Err(wrong()),
             };
@@ -658,18 +703,17 @@ impl Config {
         let Some(name) = variable.strip_prefix("QUIPU_") else {
             return Ok(());
         };
+        let place = format!("environment variable {variable}");
+        if let Some(setting) = SETTINGS.iter().find(|setting| setting.env_name() == variable) {
+            return setting.set(self, &place, value);
+        }
         let is_others = ["SERVER", "TOKEN", "CONFIG"].contains(&name)
             || name.starts_with("TEST_")
             || name.starts_with("SEED");
-        if is_others {
+        if is_others || is_of_a_service(name) {
             return Ok(());
         }
-        let place = format!("environment variable {variable}");
-        let setting = SETTINGS
-            .iter()
-            .find(|setting| setting.env_name() == variable)
-            .ok_or_else(|| unknown(&place, &name.to_ascii_lowercase()))?;
-        setting.set(self, &place, value)
+        Err(unknown(&place, &name.to_ascii_lowercase()))
     }
 
     /// What no single value can be wrong about.
@@ -697,6 +741,13 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Whether Kubernetes sets such a variable for a Service whose name is `quipu` or begins with `quipu-`:
+/// `QUIPU_SERVICE_HOST`, `QUIPU_PORT`, `QUIPU_PORT_7420_TCP_ADDR`, `QUIPU_LAB_SERVICE_PORT_HTTP`.
+fn is_of_a_service(name: &str) -> bool {
+    let mut words = name.split('_');
+    words.any(|word| word == "PORT") || name.contains("SERVICE_HOST") || name.contains("SERVICE_PORT")
 }
 
 fn find(name: &str) -> Option<&'static Setting> {
@@ -748,14 +799,17 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A scheme and a host, and nothing after: browsers send no more, so more would never match.
+/// Whether it is a scheme, a host and perhaps a port: browsers send no more of an origin, so more would never match.
 fn is_origin(text: &str) -> bool {
     let host = text
         .strip_prefix("http://")
         .or_else(|| text.strip_prefix("https://"));
-    text == "*"
-        || host
-            .is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/'))
+    host.is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/'))
+}
+
+fn is_host(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 #[cfg(test)]
@@ -811,6 +865,15 @@ mod tests {
             ("QUIPU_TOKEN", "x"),
             ("QUIPU_TEST_DIR", "x"),
             ("QUIPU_SEED", "1"),
+            // What Kubernetes sets where Services are named quipu and quipu-lab.
+            ("QUIPU_PORT", "tcp://10.0.0.7:7420"),
+            ("QUIPU_PORT_7420_TCP", "tcp://10.0.0.7:7420"),
+            ("QUIPU_PORT_7420_TCP_PROTO", "tcp"),
+            ("QUIPU_SERVICE_HOST", "10.0.0.7"),
+            ("QUIPU_SERVICE_PORT", "7420"),
+            ("QUIPU_SERVICE_PORT_HTTP", "7420"),
+            ("QUIPU_LAB_PORT_7420_TCP_ADDR", "10.0.0.8"),
+            ("QUIPU_LAB_SERVICE_HOST", "10.0.0.8"),
         ];
         assert!(load(None, &others, &[]).is_ok());
     }
@@ -893,7 +956,24 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.cors_origins, ["https://a.example", "http://b:8080"]);
-        assert!(load(None, &[], &[("cors_origins", "https://a.example/path")]).is_err());
-        assert!(load(None, &[], &[("cors_origins", "example.org")]).is_err());
+        let config = load(
+            Some("allowed_hosts = [\"quipu\", \"b\"]\npublic_url = \"https://c.example/\""),
+            &[],
+            &[],
+        )
+        .unwrap();
+        assert_eq!(config.allowed_hosts, ["quipu", "b"]);
+        assert_eq!(config.public_url.as_deref(), Some("https://c.example"));
+        for (name, wrong) in [
+            ("cors_origins", "https://a.example/path"),
+            ("cors_origins", "example.org"),
+            ("allowed_hosts", "quipu:7420"),
+            ("allowed_hosts", "http://quipu"),
+            ("public_url", "c.example"),
+            ("public_url", "https://c.example/below"),
+            ("public_url", "*"),
+        ] {
+            assert!(load(None, &[], &[(name, wrong)]).is_err(), "{name} = {wrong}");
+        }
     }
 }

@@ -508,7 +508,9 @@ async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
     let outside =
         quipu::broker::groups::members::begin_outside(&service.app, "billing").expect("nobody is there");
     let router = service.router.clone();
-    let request = http::Request::post(path).body(axum::body::Body::from(member("b").to_string()));
+    let request = http::Request::post(path)
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from(member("b").to_string()));
     let joining = tokio::spawn(tower::ServiceExt::oneshot(router, request.unwrap()));
     for _ in 0..100 {
         tokio::task::yield_now().await;

@@ -1406,7 +1406,7 @@ async fn a_client_that_writes_all_before_it_reads_finds_the_refusal() {
             let length = 48 << 20;
             let mut stream = std::net::TcpStream::connect(address).unwrap();
             let head = format!(
-                "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
             );
             stream.write_all(head.as_bytes()).unwrap();
             let chunk = vec![b'x'; 1 << 20];

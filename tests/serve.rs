@@ -86,7 +86,7 @@ impl Drop for Server {
 
 fn request(method: &str, path: &str, body: &str) -> String {
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: quipu\r\ncontent-length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
@@ -286,7 +286,7 @@ fn a_connection_above_the_limit_is_told_so_and_one_that_ends_makes_room() {
 fn a_client_that_does_not_finish_its_head_is_cut() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["--header-read-timeout-ms", "50"]);
-    for beginning in ["", "GET /health/live HTTP/1.1\r\nhost: q"] {
+    for beginning in ["", "GET /health/live HTTP/1.1\r\nhost: localhost"] {
         let mut stream = server.connect();
         stream.write_all(beginning.as_bytes()).unwrap();
         let mut rest = Vec::new();
@@ -312,7 +312,9 @@ fn a_client_that_pauses_within_its_body_is_answered_408() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["--body-idle-timeout-ms", "50"]);
     let mut stream = BufReader::new(server.connect());
-    let head = format!("PUT {OFFSETS} HTTP/1.1\r\nhost: q\r\ncontent-length: 100\r\n\r\n{{\"off");
+    let head = format!(
+        "PUT {OFFSETS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{\"off"
+    );
     stream.get_mut().write_all(head.as_bytes()).unwrap();
     let answer = read_answer(&mut stream);
     assert!(
@@ -368,8 +370,9 @@ fn a_body_that_is_not_http_is_the_clients_mistake() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let mut stream = BufReader::new(server.connect());
-    let head =
-        format!("PUT {OFFSETS} HTTP/1.1\r\nhost: q\r\ntransfer-encoding: chunked\r\n\r\nnot a length\r\n");
+    let head = format!(
+        "PUT {OFFSETS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nnot a length\r\n"
+    );
     stream.get_mut().write_all(head.as_bytes()).unwrap();
     let answer = read_answer(&mut stream);
     assert!(
@@ -385,7 +388,10 @@ fn heads_that_are_too_large_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["--max-request-head-bytes", "8192"]);
     let mut stream = server.connect();
-    let head = format!("GET / HTTP/1.1\r\nhost: q\r\nx: {}\r\n\r\n", "x".repeat(10_000));
+    let head = format!(
+        "GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
+        "x".repeat(10_000)
+    );
     stream.write_all(head.as_bytes()).unwrap();
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
@@ -427,8 +433,9 @@ fn what_does_not_end_in_time_is_cut_and_a_second_signal_does_not_wait_for_that()
     let dir = tempfile::tempdir().unwrap();
     let begun = |server: &Server| {
         let mut stream = BufReader::new(server.connect());
-        let head =
-            format!("PUT {OFFSETS} HTTP/1.1\r\nhost: q\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n");
+        let head = format!(
+            "PUT {OFFSETS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n"
+        );
         stream.get_mut().write_all(head.as_bytes()).unwrap();
         assert!(read_answer(&mut stream).starts_with("http/1.1 100"));
         stream
@@ -445,6 +452,82 @@ fn what_does_not_end_in_time_is_cut_and_a_second_signal_does_not_wait_for_that()
     idle.read_to_end(&mut nothing).unwrap();
     server.signal(Signal::INT);
     assert_eq!(server.child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_page_of_another_origin_changes_nothing_on_any_route() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--cors-origins", "https://app.example,*"]);
+    let document = server.send("GET", "/openapi.json", "");
+    let (_, document) = document.split_once("\n\n").expect("a head and a body");
+    let document: serde_json::Value = serde_json::from_str(document).expect("JSON");
+    let mut changes = 0;
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        let concrete = path.replace("{partition}", "0").replace('{', "").replace('}', "");
+        for method in operations.as_object().expect("operations").keys() {
+            let method = method.to_ascii_uppercase();
+            let send = |host: &str, headers: &str| {
+                let head = format!(
+                    "{method} {concrete} HTTP/1.1\r\nhost: {host}\r\n{headers}connection: close\r\n\r\n"
+                );
+                let mut stream = server.connect();
+                stream.write_all(head.as_bytes()).expect("sent");
+                let mut line = String::new();
+                BufReader::new(stream)
+                    .read_line(&mut line)
+                    .expect("a status line");
+                line["HTTP/1.1 ".len()..][..3].parse::<u16>().expect("a status")
+            };
+            assert_eq!(send("evil.example", ""), 403, "{method} {path}");
+            assert_eq!(send("localhost\r\nhost: localhost", ""), 400, "{method} {path}");
+            let is_change = !["GET", "HEAD", "OPTIONS"].contains(&&*method);
+            changes += u32::from(is_change);
+            for (headers, is_foreign) in [
+                ("origin: https://evil.example\r\n", true),
+                ("origin: null\r\n", true),
+                ("origin: http://localhost:3000\r\n", true),
+                ("sec-fetch-site: cross-site\r\n", true),
+                ("origin: http://localhost\r\n", false),
+                ("origin: https://app.example\r\n", false),
+                ("sec-fetch-site: none\r\n", false),
+                ("", false),
+            ] {
+                let status = send("localhost", headers);
+                assert_eq!(
+                    status == 403,
+                    is_change && is_foreign,
+                    "{method} {path} {headers}: {status}"
+                );
+            }
+        }
+    }
+    assert!(changes >= 15, "{changes} routes that change something");
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn an_answer_before_the_body_was_asked_for_says_that_the_connection_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    for (target, status) in [
+        ("PUT /nothing", 404),
+        ("PUT /health/live", 405),
+        ("PUT /v1/topics/t?x=1", 400),
+        ("POST /v1/topics/none/records", 404),
+    ] {
+        let mut stream = BufReader::new(server.connect());
+        let head = format!(
+            "{target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n"
+        );
+        stream.get_mut().write_all(head.as_bytes()).unwrap();
+        let answer = read_answer(&mut stream);
+        assert!(
+            answer.starts_with(&format!("http/1.1 {status}")),
+            "{target}: {answer}"
+        );
+        assert!(answer.contains("connection: close"), "{target}: {answer}");
+    }
+    assert_eq!(server.stop(), Some(0));
 }
 
 #[test]

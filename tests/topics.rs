@@ -5,7 +5,7 @@ mod service;
 
 use http::Method;
 use serde_json::{Value, json};
-use service::Service;
+use service::{JSON, Service};
 
 #[tokio::test]
 async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
@@ -132,20 +132,66 @@ async fn what_a_topic_cannot_be_is_refused_where_it_is_said() {
         .put("/v1/topics/a?partitions=6", json!({}))
         .await
         .problem(400, "invalid-request");
+    for (body, pointer) in [
+        (r#"{"partitions":1.5}"#, "/partitions"),
+        (r#"{"partitions":-1}"#, "/partitions"),
+        (r#"{"config":[]}"#, "/config"),
+        (r#"{"config":{"ack":"durable","ack":"written"}}"#, "/config"),
+        ("[]", ""),
+        ("[3]", ""),
+        ("6", ""),
+        (r#"{"partition":6}"#, "/partition"),
+        (r#"{"partitions":1,"partitions":2}"#, ""),
+        ("{} {}", ""),
+        ("{", ""),
+    ] {
+        let answer = service.send(Method::PUT, "/v1/topics/a", JSON, body).await;
+        assert_eq!(
+            answer.problem(400, "invalid-request")["pointer"],
+            pointer,
+            "{body}"
+        );
+    }
+    for wrong in [
+        &[][..],
+        &[("content-type", "text/plain")],
+        &[("content-type", "application/x-ndjson")],
+        &[("content-type", "application/x-www-form-urlencoded")],
+        &[("content-type", "application/json"), ("content-encoding", "gzip")],
+    ] {
+        let answer = service.send(Method::PUT, "/v1/topics/a", wrong, "{}").await;
+        answer.problem(415, "unsupported-media-type");
+    }
     service
-        .send(
-            Method::PUT,
-            "/v1/topics/a",
-            &[("content-type", "text/plain")],
-            "{}",
-        )
-        .await
-        .problem(415, "unsupported-media-type");
-    service
-        .send(Method::PUT, "/v1/topics/a", &[], "x".repeat(70_000))
+        .send(Method::PUT, "/v1/topics/a", JSON, "x".repeat(70_000))
         .await
         .problem(413, "request-too-large");
     service.get("/v1/topics/a").await.problem(404, "unknown-topic");
+}
+
+#[tokio::test]
+async fn a_new_topic_needs_no_body_and_a_change_does() {
+    let service = Service::new();
+    for (headers, body) in [
+        (&[][..], ""),
+        (&[("content-type", "application/x-www-form-urlencoded")], ""),
+        (JSON, " \n"),
+        (JSON, "{}"),
+        (
+            &[("content-type", "Application/JSON; charset=utf-8")],
+            r#"{"config":null}"#,
+        ),
+        (
+            &[("content-type", "application/merge-patch+json")],
+            r#"{"partitions":null,"config":{}}"#,
+        ),
+    ] {
+        service.delete("/v1/topics/a").await;
+        let answer = service.send(Method::PUT, "/v1/topics/a", headers, body).await;
+        assert_eq!(answer.with_status(201).json()["partition_count"], 1, "{body:?}");
+        let missing = service.send(Method::PATCH, "/v1/topics/a", headers, "").await;
+        missing.problem(400, "invalid-request");
+    }
 }
 
 #[tokio::test]

@@ -348,7 +348,7 @@ fn clients_that_send_their_head_slowly_are_let_go_and_hold_up_nobody() {
         .map(|_| {
             let mut connection = fixture.server.connect();
             connection
-                .send(b"GET /health/live HTTP/1.1\r\nHost: qui")
+                .send(b"GET /health/live HTTP/1.1\r\nHost: localhost")
                 .expect("it listens");
             connection
         })

@@ -5,9 +5,9 @@
 
 mod accept;
 pub(crate) mod body;
+pub(crate) mod browsers;
 pub(crate) mod budget;
 pub(crate) mod chunks;
-mod cors;
 mod damage;
 mod event;
 pub(crate) mod fetch;
@@ -18,6 +18,7 @@ pub(crate) mod groups;
 pub(crate) mod lag;
 mod lag_chart;
 mod lag_history;
+mod objects;
 mod openapi;
 mod operate;
 pub mod params;
@@ -68,7 +69,7 @@ pub fn router(app: App) -> Router {
     if origins.is_empty() {
         router
     } else {
-        cors::layer(router, origins)
+        browsers::layer(router, origins)
     }
 }
 

@@ -122,6 +122,11 @@ pub(super) fn complete() -> OpenApi {
                     response.content.insert(PROBLEM.to_owned(), RefOr::T(problem()));
                 }
             }
+            let forbidden = ResponseBuilder::new()
+                .description("`forbidden`: the `Host` is none of this server's, or a web page of another origin changes something")
+                .content(PROBLEM, problem())
+                .build();
+            responses.entry("403".to_owned()).or_insert(RefOr::T(forbidden));
             let other = ResponseBuilder::new()
                 .description("Anything else: a problem")
                 .content(PROBLEM, problem())

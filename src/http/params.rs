@@ -5,6 +5,7 @@
 
 use serde::de::DeserializeOwned;
 
+use super::objects::Objects;
 use super::problem::Problem;
 use crate::broker::engine::TimestampMs;
 use crate::broker::refusal::Reason;
@@ -174,7 +175,7 @@ fn decode(text: &str) -> Option<String> {
 /// 400 with a JSON pointer to the field that is wrong.
 pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let value = serde_path_to_error::deserialize(Objects(&mut deserializer)).map_err(|error| {
         let pointer = error.path().iter().fold(String::new(), |mut pointer, segment| {
             use serde_path_to_error::Segment;
             match segment {
@@ -187,10 +188,13 @@ pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
             }
             pointer
         });
-        Problem::invalid(
-            pointer,
-            format!("the body is not what is expected here: {}", error.inner()),
-        )
+        // Serde names a struct of the code; whoever sent the body knows objects.
+        let mut what = error.inner().to_string();
+        if let Some((before, rest)) = what.split_once("struct ") {
+            let after = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+            what = format!("{before}an object{after}");
+        }
+        Problem::invalid(pointer, format!("the body is not what is expected here: {what}"))
     })?;
     deserializer
         .end()
@@ -211,6 +215,38 @@ mod tests {
         assert_eq!(error.to_json()["pointer"], "offset");
         let error = Params::parse(Some("follow=true"), &["offset"], &["follow"]).unwrap_err();
         assert_eq!(error.code(), Code::Refused(Reason::NotSupported));
+    }
+
+    #[test]
+    fn an_array_is_no_object_at_any_depth() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Inner {
+            a: u32,
+        }
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Outer {
+            list: Vec<Inner>,
+            one: Option<Inner>,
+        }
+        let good = json_body::<Outer>(br#"{"list":[{"a":1}],"one":{"a":2}}"#).unwrap();
+        assert_eq!(
+            (good.list, good.one),
+            (vec![Inner { a: 1 }], Some(Inner { a: 2 }))
+        );
+        for (wrong, pointer) in [
+            ("[[], null]", ""),
+            (r#"{"list":[[1]],"one":null}"#, "/list/0"),
+            (r#"{"list":[],"one":[1]}"#, "/one"),
+        ] {
+            let problem = json_body::<Outer>(wrong.as_bytes()).unwrap_err().to_json();
+            assert_eq!(problem["pointer"], pointer, "{wrong}");
+            assert!(
+                problem["detail"].as_str().unwrap().contains("expected an object"),
+                "{problem}"
+            );
+        }
     }
 
     #[test]

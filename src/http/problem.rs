@@ -17,6 +17,8 @@ pub enum Code {
     Refused(Reason),
     /// The path names nothing.
     NotFound,
+    /// The server is called by a name that is not its own, or a web page of another origin changes something.
+    Forbidden,
     /// The path exists, the method does not.
     MethodNotAllowed,
     /// No representation that the client accepts.
@@ -36,209 +38,48 @@ impl From<Reason> for Code {
 }
 
 impl Code {
-    /// The code as it stands in a problem, its status, its title, and whether repeating the request may help.
+    /// Its status, the code as it stands in a problem, its title, and whether the same request may succeed later.
     #[must_use]
-    pub const fn row(self) -> (&'static str, StatusCode, &'static str, bool) {
+    #[rustfmt::skip]
+    pub const fn row(self) -> (u16, &'static str, &'static str, bool) {
         match self {
-            Self::Refused(Reason::InvalidRequest) => (
-                "invalid-request",
-                StatusCode::BAD_REQUEST,
-                "The request is not valid",
-                false,
-            ),
-            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is nothing here", false),
-            Self::Refused(Reason::UnknownTopic) => (
-                "unknown-topic",
-                StatusCode::NOT_FOUND,
-                "The topic does not exist",
-                false,
-            ),
-            Self::Refused(Reason::UnknownPartition) => (
-                "unknown-partition",
-                StatusCode::NOT_FOUND,
-                "The partition does not exist",
-                false,
-            ),
-            Self::Refused(Reason::UnknownGroup) => (
-                "unknown-group",
-                StatusCode::NOT_FOUND,
-                "The group does not exist",
-                false,
-            ),
-            Self::MethodNotAllowed => (
-                "method-not-allowed",
-                StatusCode::METHOD_NOT_ALLOWED,
-                "The method is not allowed here",
-                false,
-            ),
-            Self::NotAcceptable => (
-                "not-acceptable",
-                StatusCode::NOT_ACCEPTABLE,
-                "No acceptable representation",
-                false,
-            ),
-            Self::Refused(Reason::TopicExists) => (
-                "topic-exists",
-                StatusCode::CONFLICT,
-                "The topic exists and is different",
-                false,
-            ),
-            Self::Refused(Reason::PartitionsCannotShrink) => (
-                "partitions-cannot-shrink",
-                StatusCode::CONFLICT,
-                "Partitions are only ever added",
-                false,
-            ),
-            Self::Refused(Reason::GroupActive) => (
-                "group-active",
-                StatusCode::CONFLICT,
-                "The group has live members",
-                true,
-            ),
-            Self::Refused(Reason::UnknownMember) => (
-                "unknown-member",
-                StatusCode::NOT_FOUND,
-                "The member does not exist",
-                false,
-            ),
-            Self::Refused(Reason::Fenced) => (
-                "fenced",
-                StatusCode::CONFLICT,
-                "A newer epoch has taken this one's place",
-                false,
-            ),
-            Self::Refused(Reason::PollSuperseded) => (
-                "poll-superseded",
-                StatusCode::CONFLICT,
-                "A newer poll has taken this one's place",
-                false,
-            ),
-            Self::Refused(Reason::GroupTypeMismatch) => (
-                "group-type-mismatch",
-                StatusCode::CONFLICT,
-                "The group is of another type",
-                false,
-            ),
-            Self::Refused(Reason::GroupSettingsDiffer) => (
-                "group-settings-differ",
-                StatusCode::CONFLICT,
-                "The group has other settings",
-                false,
-            ),
-            Self::Refused(Reason::IdempotencyKeyReused) => (
-                "idempotency-key-reused",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "The idempotency key belongs to another request",
-                false,
-            ),
-            Self::Refused(Reason::OutOfOrderSequence) => (
-                "out-of-order-sequence",
-                StatusCode::CONFLICT,
-                "The batch does not follow on its producer's last one",
-                false,
-            ),
-            Self::Refused(Reason::OffsetMismatch) => (
-                "offset-mismatch",
-                StatusCode::PRECONDITION_FAILED,
-                "The next offset is another",
-                false,
-            ),
-            Self::Refused(Reason::OffsetTrimmed) => (
-                "offset-trimmed",
-                StatusCode::GONE,
-                "The offset has been trimmed",
-                false,
-            ),
-            Self::Refused(Reason::OffsetOutOfRange) => (
-                "offset-out-of-range",
-                StatusCode::RANGE_NOT_SATISFIABLE,
-                "The offset is above the end",
-                false,
-            ),
-            Self::Refused(Reason::CursorExpired) => (
-                "cursor-expired",
-                StatusCode::GONE,
-                "The cursor's topic is gone",
-                false,
-            ),
-            Self::Refused(Reason::RecordTooLarge) => (
-                "record-too-large",
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "The record is too large",
-                false,
-            ),
-            Self::Refused(Reason::RequestTooLarge) => (
-                "request-too-large",
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "The request is too large",
-                false,
-            ),
-            Self::UnsupportedMediaType => (
-                "unsupported-media-type",
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "The body's type is not supported",
-                false,
-            ),
-            Self::Refused(Reason::NotSupported) => (
-                "not-supported",
-                StatusCode::NOT_IMPLEMENTED,
-                "This version does not support it",
-                false,
-            ),
-            Self::Refused(Reason::NotDamaged) => (
-                "not-damaged",
-                StatusCode::CONFLICT,
-                "The records can be read",
-                false,
-            ),
-            Self::Refused(Reason::CorruptData) => (
-                "corrupt-data",
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "Stored data is damaged",
-                false,
-            ),
-            Self::Refused(Reason::Internal) => (
-                "internal",
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "Something failed in the server",
-                true,
-            ),
-            Self::Refused(Reason::Overloaded) => (
-                "overloaded",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "The server cannot take more at the moment",
-                true,
-            ),
-            Self::Refused(Reason::ShuttingDown) => (
-                "shutting-down",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "The server is stopping",
-                true,
-            ),
-            Self::Refused(Reason::LogFailed) => (
-                "log-failed",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "The log refuses appends until a restart",
-                false,
-            ),
-            Self::Refused(Reason::StorageFull) => (
-                "storage-full",
-                StatusCode::INSUFFICIENT_STORAGE,
-                "The server's disk is full",
-                true,
-            ),
-            Self::RequestTimeout => (
-                "request-timeout",
-                StatusCode::REQUEST_TIMEOUT,
-                "The request did not arrive in time",
-                true,
-            ),
-            Self::HeadersTooLarge => (
-                "headers-too-large",
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "The request's headers are too large",
-                false,
-            ),
+            Self::Forbidden => (403, "forbidden", "The request is not allowed", false),
+            Self::NotFound => (404, "not-found", "There is nothing here", false),
+            Self::MethodNotAllowed => (405, "method-not-allowed", "The method is not allowed here", false),
+            Self::NotAcceptable => (406, "not-acceptable", "No acceptable representation", false),
+            Self::RequestTimeout => (408, "request-timeout", "The request did not arrive in time", true),
+            Self::UnsupportedMediaType => (415, "unsupported-media-type", "The body's type is not supported", false),
+            Self::HeadersTooLarge => (431, "headers-too-large", "The request's headers are too large", false),
+            Self::Refused(reason) => match reason {
+                Reason::InvalidRequest => (400, "invalid-request", "The request is not valid", false),
+                Reason::UnknownTopic => (404, "unknown-topic", "The topic does not exist", false),
+                Reason::UnknownPartition => (404, "unknown-partition", "The partition does not exist", false),
+                Reason::UnknownGroup => (404, "unknown-group", "The group does not exist", false),
+                Reason::UnknownMember => (404, "unknown-member", "The member does not exist", false),
+                Reason::TopicExists => (409, "topic-exists", "The topic exists and is different", false),
+                Reason::PartitionsCannotShrink => (409, "partitions-cannot-shrink", "Partitions are only ever added", false),
+                Reason::GroupActive => (409, "group-active", "The group has live members", true),
+                Reason::Fenced => (409, "fenced", "A newer epoch has taken this one's place", false),
+                Reason::PollSuperseded => (409, "poll-superseded", "A newer poll has taken this one's place", false),
+                Reason::GroupTypeMismatch => (409, "group-type-mismatch", "The group is of another type", false),
+                Reason::GroupSettingsDiffer => (409, "group-settings-differ", "The group has other settings", false),
+                Reason::OutOfOrderSequence => (409, "out-of-order-sequence", "The batch does not follow on its producer's last one", false),
+                Reason::NotDamaged => (409, "not-damaged", "The records can be read", false),
+                Reason::OffsetTrimmed => (410, "offset-trimmed", "The offset has been trimmed", false),
+                Reason::CursorExpired => (410, "cursor-expired", "The cursor's topic is gone", false),
+                Reason::OffsetMismatch => (412, "offset-mismatch", "The next offset is another", false),
+                Reason::RecordTooLarge => (413, "record-too-large", "The record is too large", false),
+                Reason::RequestTooLarge => (413, "request-too-large", "The request is too large", false),
+                Reason::OffsetOutOfRange => (416, "offset-out-of-range", "The offset is above the end", false),
+                Reason::IdempotencyKeyReused => (422, "idempotency-key-reused", "The idempotency key belongs to another request", false),
+                Reason::CorruptData => (500, "corrupt-data", "Stored data is damaged", false),
+                Reason::Internal => (500, "internal", "Something failed in the server", true),
+                Reason::NotSupported => (501, "not-supported", "This version does not support it", false),
+                Reason::Overloaded => (503, "overloaded", "The server cannot take more at the moment", true),
+                Reason::ShuttingDown => (503, "shutting-down", "The server is stopping", true),
+                Reason::LogFailed => (503, "log-failed", "The log refuses appends until a restart", false),
+                Reason::StorageFull => (507, "storage-full", "The server's disk is full", true),
+            },
         }
     }
 }
@@ -317,14 +158,14 @@ impl Problem {
     /// The problem as a JSON value.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let (code, status, title, retryable) = self.code.row();
+        let (status, code, title, retryable) = self.code.row();
         let outcome = match self.outcome {
             Outcome::None => "none",
             Outcome::Partial => "partial",
             Outcome::Unknown => "unknown",
         };
         let mut body = json!({
-            "type": format!("/problems/{code}"), "title": title, "status": status.as_u16(), "detail": self.detail,
+            "type": format!("/problems/{code}"), "title": title, "status": status, "detail": self.detail,
             "code": code, "retryable": retryable, "outcome": outcome,
         });
         if let Value::Object(map) = &mut body {
@@ -336,7 +177,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (_, status, _, _) = self.code.row();
+        let status = StatusCode::from_u16(self.code.row().0).expect("the table has HTTP's own numbers");
         let mut response = (status, self.to_json().to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(

@@ -9,20 +9,19 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::params::{Params, json_body};
+use super::body::{missing, read_optional_json};
+use super::params::Params;
 use super::path::{AtPartition, AtTopic, TopicName};
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use super::{Work, blocking, json_answer};
 use crate::app::App;
 use crate::broker::engine::{Error, Log, Offset, Partition, TimestampMs, Topic};
-use crate::broker::refusal::Reason;
 use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
 use crate::broker::topics::skips;
 use crate::formats::time::parse_time;
@@ -151,7 +150,9 @@ async fn create_topic(
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     catalog::check_name(&name)?;
-    let body = read_body(&headers, body).await?;
+    let body: TopicBody = read_optional_json(&app, &headers, body, MOST_BODY_BYTES)
+        .await?
+        .unwrap_or_default();
     let (described, is_new) = blocking(app.blocking.clone(), Work::Change, move || {
         let (topic, is_new) =
             catalog::create(&app.log, &app.config.limits, &name, body.partitions, &body.config)?;
@@ -259,7 +260,9 @@ async fn alter_topic(
     body: Body,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    let body = read_body(&headers, body).await?;
+    let body: TopicBody = read_optional_json(&app, &headers, body, MOST_BODY_BYTES)
+        .await?
+        .ok_or_else(missing)?;
     let described = blocking(app.blocking.clone(), Work::Change, move || {
         let topic = catalog::alter(
             &app.log,
@@ -516,48 +519,6 @@ fn describe_partition(partition: &Partition) -> Result<PartitionDescription, Err
     Ok(described)
 }
 
-/// Reads the body that describes a topic; none at all says no more than `{}`.
-///
-/// `curl -d` calls JSON a form unless it is told otherwise, so a form is taken for JSON: no call here reads forms.
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<TopicBody, Problem> {
-    if let Some(media_type) = headers.get(header::CONTENT_TYPE) {
-        let media_type = media_type.to_str().unwrap_or_default();
-        let essence = media_type
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
-        let is_json = essence.is_empty()
-            || essence == "application/json"
-            || (essence.starts_with("application/") && essence.ends_with("+json"))
-            || essence == "application/x-www-form-urlencoded";
-        if !is_json {
-            let detail = format!("the body must be application/json, not {media_type}");
-            return Err(Problem::new(Code::UnsupportedMediaType, detail));
-        }
-    }
-    if headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|coding| coding != "identity")
-    {
-        let detail = "a body that describes a topic is sent without a content coding";
-        return Err(Problem::new(Code::UnsupportedMediaType, detail));
-    }
-    let bytes = match Limited::new(body, MOST_BODY_BYTES).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let detail = format!("a body that describes a topic has at most {MOST_BODY_BYTES} bytes");
-            return Err(Problem::new(Reason::RequestTooLarge, detail));
-        }
-        Err(error) => return Err(Problem::invalid("", format!("the body broke off: {error}"))),
-    };
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Ok(TopicBody::default());
-    }
-    json_body(&bytes)
-}
-
 /// Reads an object of configuration keys in which none is given twice; null is an empty one.
 fn config_changes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigChanges, D::Error> {
     struct Changes;
@@ -586,75 +547,4 @@ fn config_changes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigCh
     }
 
     deserializer.deserialize_any(Changes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn read(media_type: Option<&'static str>, body: &'static str) -> Result<TopicBody, Problem> {
-        let mut headers = HeaderMap::new();
-        if let Some(media_type) = media_type {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-        }
-        read_body(&headers, Body::from(body)).await
-    }
-
-    #[tokio::test]
-    async fn a_body_may_say_nothing() {
-        for body in [
-            "",
-            " \n",
-            "{}",
-            r#"{"config":null}"#,
-            r#"{"partitions":null,"config":{}}"#,
-        ] {
-            let read = read(None, body).await.unwrap();
-            assert_eq!((read.partitions, read.config.len()), (None, 0), "{body:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_body_that_is_not_what_is_expected_is_refused_where_it_is_wrong() {
-        for (body, pointer) in [
-            (r#"{"partitions":"6"}"#, "/partitions"),
-            (r#"{"partitions":1.5}"#, "/partitions"),
-            (r#"{"partitions":-1}"#, "/partitions"),
-            (r#"{"config":[]}"#, "/config"),
-            (r#"{"config":{"ack":"durable","ack":"written"}}"#, "/config"),
-        ] {
-            let problem = read(None, body).await.unwrap_err();
-            assert_eq!(problem.to_json()["pointer"], pointer, "{body}");
-        }
-        for body in [
-            "[]",
-            "6",
-            r#"{"partition":6}"#,
-            r#"{"partitions":1,"partitions":2}"#,
-            "{} {}",
-            "{",
-        ] {
-            assert_eq!(
-                read(None, body).await.unwrap_err().code(),
-                Code::Refused(Reason::InvalidRequest),
-                "{body}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn json_and_what_curl_calls_it_are_taken_and_nothing_else() {
-        for good in [
-            "application/json",
-            "Application/JSON; charset=utf-8",
-            "application/merge-patch+json",
-            "application/x-www-form-urlencoded",
-        ] {
-            assert!(read(Some(good), "{}").await.is_ok(), "{good}");
-        }
-        for bad in ["text/plain", "application/x-ndjson", "image/png"] {
-            let problem = read(Some(bad), "{}").await.unwrap_err();
-            assert_eq!(problem.code(), Code::UnsupportedMediaType, "{bad}");
-        }
-    }
 }

@@ -52,10 +52,9 @@ use tower::Service;
 
 use crate::app::App;
 use crate::broker::refusal::{Outcome, Reason};
-use crate::http::Peer;
 use crate::http::budget::relieved;
 use crate::http::problem::Problem;
-use crate::http::{HoldsBodies, Mapped};
+use crate::http::{HoldsBodies, Mapped, Peer, browsers};
 use crate::metrics::Requests;
 
 /// Largest buffer of a connection in each direction, in bytes. A connection keeps it when it is idle, and thousands of
@@ -75,6 +74,8 @@ const ANSWER_PATIENCE_MS: u64 = 2000;
 const LINGER: Duration = Duration::from_secs(10);
 /// How long a request whose body did not come may take to answer so.
 const LATE_ANSWER: Duration = Duration::from_secs(1);
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What all connections share.
 pub(super) struct Connections {
@@ -362,17 +363,24 @@ async fn answer(
     {
         request.extensions_mut().insert(Peer(peer));
     }
-    let response = match misframed(request.headers()) {
-        Some(problem) => refuse(problem, request),
-        None => {
-            let answering = shared.router.clone().call(request);
-            match AssertUnwindSafe(answering).catch_unwind().await {
-                Ok(Ok(response)) => response,
-                Ok(Err(never)) => match never {},
-                Err(panic) => answer_panic(&*panic),
-            }
+    let expects_continue = request.headers().contains_key(header::EXPECT);
+    let mut response = if let Some(problem) = misframed(request.headers()) {
+        refuse(problem, request)
+    } else if let Err(problem) = browsers::check(&shared.app.config, &request) {
+        drop(request);
+        problem.into_response()
+    } else {
+        let answering = shared.router.clone().call(request);
+        match AssertUnwindSafe(answering).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(panic) => answer_panic(&*panic),
         }
     };
+    // A client that was not asked for its body may send it all the same: the connection ends, and the answer says so.
+    if expects_continue && connection.is_unread.load(Relaxed) {
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
+    }
     let holds_bodies = response.extensions().get::<HoldsBodies>().is_some();
     if holds_bodies {
         connection.has_answer.store(true, Relaxed);
@@ -407,8 +415,7 @@ fn misframed(headers: &HeaderMap) -> Option<Problem> {
 fn refuse(problem: Problem, request: Request<Body>) -> Response {
     drop(request);
     let mut response = problem.into_response();
-    let close = HeaderValue::from_static("close");
-    response.headers_mut().insert(header::CONNECTION, close);
+    response.headers_mut().insert(header::CONNECTION, CLOSE);
     response
 }
 

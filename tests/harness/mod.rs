@@ -18,6 +18,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tower::ServiceExt;
 
+/// The headers of a call with a JSON body.
+pub const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
+
 pub type Headers<'a> = &'a [(&'a [u8], Option<&'a [u8]>)];
 
 /// A record to append: timestamp, key, value, headers.
@@ -115,15 +118,15 @@ impl Service {
     }
 
     pub async fn put(&self, uri: &str, body: Value) -> Answer {
-        self.send(Method::PUT, uri, &[], body.to_string()).await
+        self.send(Method::PUT, uri, JSON, body.to_string()).await
     }
 
     pub async fn post(&self, uri: &str, body: Value) -> Answer {
-        self.send(Method::POST, uri, &[], body.to_string()).await
+        self.send(Method::POST, uri, JSON, body.to_string()).await
     }
 
     pub async fn patch(&self, uri: &str, body: Value) -> Answer {
-        self.send(Method::PATCH, uri, &[], body.to_string()).await
+        self.send(Method::PATCH, uri, JSON, body.to_string()).await
     }
 
     pub async fn delete(&self, uri: &str) -> Answer {

@@ -48,7 +48,7 @@ impl Reader {
         } else {
             "much/partitions/0/records?offset=0&max_records=100000&max_bytes=33554432"
         };
-        let head = format!("GET /v1/topics/{path} HTTP/1.1\r\nHost: quipu\r\nAccept: {accept}\r\n\r\n");
+        let head = format!("GET /v1/topics/{path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
         stream.write_all(head.as_bytes()).expect("it listens");
         Self { stream, waits }
     }

@@ -10,7 +10,7 @@ use crate::support::{Rng, Server, read_partition};
 const UNIT_LINES: usize = 10_000;
 
 fn request(content_type: &str, framing: &str, body: &str) -> Vec<u8> {
-    format!("POST {RECORDS} HTTP/1.1\r\nHost: q\r\nContent-Type: {content_type}\r\n{framing}\r\n\r\n{body}")
+    format!("POST {RECORDS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n{framing}\r\n\r\n{body}")
         .into_bytes()
 }
 

@@ -42,27 +42,33 @@ fn heads_that_are_too_large_are_refused_and_their_connections_closed() {
     let long = "x".repeat(MIB);
     let many: String = (0..10_000).map(|n| format!("x{n}: y\r\n")).collect();
     for (head, statuses) in [
-        (format!("GET /{long} HTTP/1.1\r\nHost: q\r\n\r\n"), [414, 431]),
         (
-            format!("GET /health/live?{long} HTTP/1.1\r\nHost: q\r\n\r\n"),
+            format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
             [414, 431],
         ),
         (
-            format!("GET /health/live HTTP/1.1\r\nHost: q\r\nX: {long}\r\n\r\n"),
+            format!("GET /health/live?{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            [414, 431],
+        ),
+        (
+            format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n"),
             [431, 431],
         ),
         (
-            format!("GET /health/live HTTP/1.1\r\nHost: q\r\n{long}: x\r\n\r\n"),
+            format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\n{long}: x\r\n\r\n"),
             [431, 400],
         ),
-        (format!("{long} / HTTP/1.1\r\nHost: q\r\n\r\n"), [431, 400]),
         (
-            format!("GET /health/live HTTP/1.1\r\nHost: q\r\n{many}\r\n"),
+            format!("{long} / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            [431, 400],
+        ),
+        (
+            format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\n{many}\r\n"),
             [431, 431],
         ),
         // A head that never ends.
         (
-            format!("GET /health/live HTTP/1.1\r\nHost: q\r\nX: {long}"),
+            format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: {long}"),
             [431, 431],
         ),
     ] {

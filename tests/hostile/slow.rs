@@ -110,7 +110,7 @@ fn slow_heads_and_bodies_are_let_go_after_their_time() {
         })
         .collect();
     // A byte now and then does not prolong a head: the loop ends when the server has closed all of them.
-    let head = b"GET /health/live HTTP/1.1\r\nHost: q\r\nX: "
+    let head = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: "
         .iter()
         .chain(std::iter::repeat(&b'x'));
     for byte in head {

@@ -11,10 +11,10 @@ const SHORT: &[(&str, &str)] = &[
 ];
 
 /// Appends a record whose key says that it must not be there.
-const SMUGGLED: &str = "POST /v1/topics/t/records?key=smuggled HTTP/1.1\r\nHost: q\r\n\
+const SMUGGLED: &str = "POST /v1/topics/t/records?key=smuggled HTTP/1.1\r\nHost: localhost\r\n\
     Content-Type: text/plain\r\nContent-Length: 1\r\n\r\nx";
 /// A request that is meant, behind it all.
-const LAST: &str = "GET /v1/topics/t HTTP/1.1\r\nHost: q\r\nConnection: close\r\n\r\n";
+const LAST: &str = "GET /v1/topics/t HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 /// The statuses of all answers on a connection of its own that sends `bytes` and reads until it is closed.
 fn statuses(fixture: &Fixture, bytes: &[u8]) -> Vec<u16> {
@@ -46,13 +46,16 @@ fn a_body_is_never_taken_for_a_request() {
     let fixture = Fixture::new(SHORT);
     let hidden = SMUGGLED.len();
     let with_length = |method: &str, path: &str, length: &str| {
-        format!("{method} {path} HTTP/1.1\r\nHost: q\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}{LAST}")
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}{LAST}"
+        )
     };
     // One request with a body that looks like another; then the one that is meant.
     for (method, path, status) in [
         ("GET", "/v1/topics/t", 200),
         ("GET", "/health/live", 200),
-        ("GET", "http://elsewhere/health/live", 200),
+        ("GET", "http://localhost/health/live", 200),
+        ("GET", "http://elsewhere/health/live", 403),
         ("GET", "/nothing", 404),
         ("POST", "/v1/topics/nobody/records", 404),
         ("PUT", "/v1/topics/t?x=1", 400),
@@ -78,7 +81,7 @@ fn a_body_is_never_taken_for_a_request() {
         &[&[200, 200], &[400]],
     );
     let chunked = format!(
-        "POST /v1/topics/t/records HTTP/1.1\r\nHost: q\r\nTransfer-Encoding: Chunked\r\n\r\n{}{LAST}",
+        "POST /v1/topics/t/records HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: Chunked\r\n\r\n{}{LAST}",
         chunk(SMUGGLED)
     );
     check(
@@ -94,7 +97,11 @@ fn a_body_is_never_taken_for_a_request() {
         extension.as_bytes(),
         &[&[200, 200], &[400]],
     );
-    let trailers = chunked.replacen("0\r\n\r\n", "0\r\nContent-Length: 5\r\nHost: x\r\n\r\n", 1);
+    let trailers = chunked.replacen(
+        "0\r\n\r\n",
+        "0\r\nContent-Length: 5\r\nHost: localhost\r\n\r\n",
+        1,
+    );
     check(&fixture, "trailers", trailers.as_bytes(), &[&[200, 200], &[400]]);
 
     // A length that says less than what is sent: what follows is a request by its own words, of a method that is none.
@@ -111,7 +118,7 @@ fn a_body_is_never_taken_for_a_request() {
 #[test]
 fn two_lengths_of_one_body_are_refused_or_end_the_connection() {
     let fixture = Fixture::new(SHORT);
-    let head = "GET /health/live HTTP/1.1\r\nHost: q\r\n";
+    let head = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n";
     // By its chunks the body ends before the smuggled request, by its length behind it.
     let (whole, none) = (5 + SMUGGLED.len(), 5);
     for length in [whole, none, 0] {
@@ -135,7 +142,7 @@ fn two_lengths_of_one_body_are_refused_or_end_the_connection() {
 #[test]
 fn lengths_and_codings_that_are_not_plain_are_refused() {
     let fixture = Fixture::new(SHORT);
-    let head = "POST /v1/topics/t/records HTTP/1.1\r\nHost: q\r\n";
+    let head = "POST /v1/topics/t/records HTTP/1.1\r\nHost: localhost\r\n";
     for length in [
         "+5",
         "-5",
@@ -201,7 +208,7 @@ fn lengths_and_codings_that_are_not_plain_are_refused() {
 #[test]
 fn chunks_that_are_not_plain_are_refused() {
     let fixture = Fixture::new(SHORT);
-    let head = "POST /v1/topics/t/records HTTP/1.1\r\nHost: q\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /v1/topics/t/records HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
     let long_extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(MIB));
     let long_trailers = format!("0\r\nx: {}\r\n\r\n", "x".repeat(MIB));
     for body in [
@@ -258,42 +265,45 @@ fn other_versions_and_what_is_not_http_execute_nothing_more() {
         (format!("GET /a b HTTP/1.1\r\n\r\n{SMUGGLED}"), &[&[400]]),
         (format!("GET  /health/live HTTP/1.1\r\n\r\n{SMUGGLED}"), &[&[400]]),
         (
-            format!("CONNECT q:80 HTTP/1.1\r\nHost: q\r\n\r\n{LAST}"),
+            format!("CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n{LAST}"),
             &[&[404], &[405], &[404, 200], &[405, 200]],
         ),
         // A connection of HTTP/1.0 ends with its answer, unless it says otherwise.
-        (format!("GET /health/live HTTP/1.0\r\n\r\n{SMUGGLED}"), &[&[200]]),
         (
-            format!("GET /health/live HTTP/1.0\r\nConnection: keep-alive\r\n\r\n{LAST}"),
+            format!("GET /health/live HTTP/1.0\r\nHost: localhost\r\n\r\n{SMUGGLED}"),
+            &[&[200]],
+        ),
+        (
+            format!("GET /health/live HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n{LAST}"),
             &[&[200, 200]],
         ),
         (
             format!(
-                "POST /v1/topics/t/records HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}"
+                "POST /v1/topics/t/records HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}"
             ),
             &[&[400]],
         ),
         // A refused upgrade is an ordinary request.
         (
             format!(
-                "GET /health/live HTTP/1.1\r\nHost: q\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n{LAST}"
+                "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n{LAST}"
             ),
             &[&[200, 200], &[200]],
         ),
         (
-            format!("GET /health/live HTTP/1.1\r\nHost: q\r\nConnection: close\r\n\r\n{SMUGGLED}"),
+            format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n{SMUGGLED}"),
             &[&[200]],
         ),
         (
             format!(
-                "GET /health/live HTTP/1.1\r\nHost: q\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n{SMUGGLED}"
+                "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n{SMUGGLED}"
             ),
             &[&[200]],
         ),
         // Lines that end without a carriage return are lines; what they say is one request all the same.
         (
             format!(
-                "GET /health/live HTTP/1.1\nHost: q\nContent-Length: {}\n\n{SMUGGLED}{LAST}",
+                "GET /health/live HTTP/1.1\nHost: localhost\nContent-Length: {}\n\n{SMUGGLED}{LAST}",
                 SMUGGLED.len()
             ),
             &[&[200, 200], &[400]],

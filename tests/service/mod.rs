@@ -140,6 +140,7 @@ impl Service {
         let request = Request::builder()
             .method(method)
             .uri(uri)
+            .header("content-type", "application/json")
             .body(Body::from(body.to_owned()));
         self.send(request.expect("a request")).await
     }

@@ -343,7 +343,7 @@ impl Connection {
     }
 
     pub fn send_head(&mut self, method: &str, path: &str, headers: &str) -> io::Result<()> {
-        self.send(format!("{method} {path} HTTP/1.1\r\nHost: quipu\r\n{headers}\r\n").as_bytes())
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").as_bytes())
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -1,0 +1,311 @@
+//! What web pages may do: whose `Host` is answered, whose changes are taken, and CORS.
+//!
+//! A server on loopback can be reached by every page that a browser on that machine opens. So a `Host` must name this
+//! server (a page whose own name is made to lead here, DNS rebinding, sends that name), and a request that changes
+//! something must not come from a page of another origin. Clients that are no browsers send neither `Origin` nor
+//! `Sec-Fetch-Site` and are let through. CORS is a layer only where origins are configured.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
+};
+use http::{HeaderValue, Method, StatusCode};
+
+use super::problem::{Code, Problem};
+use crate::settings::Config;
+
+/// The response headers that the API's clients read.
+const EXPOSED: &str =
+    "next-offset, log-start-offset, end-offset, gaps, etag, idempotency-replayed, retry-after, allow";
+/// What pages of a configured origin may do, and what pages of any origin may (`*`).
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
+const READING: &str = "GET, HEAD";
+
+/// Checks that a request is meant for this server, and that no page of another origin changes something with it.
+///
+/// # Errors
+/// 400 for a `Host` that is missing or repeated, 403 `forbidden` otherwise. The request must not be routed then.
+pub(crate) fn check<B>(config: &Config, request: &http::Request<B>) -> Result<(), Problem> {
+    let headers = request.headers();
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Err(Problem::invalid("host", "a request has one Host header, exactly"));
+    };
+    let host = host.to_str().unwrap_or_default();
+    let in_target = request.uri().authority().map(http::uri::Authority::as_str);
+    for found in [Some(host), in_target].into_iter().flatten() {
+        if !is_own_host(config, found) {
+            let shown: String = found.chars().take(250).collect();
+            let detail = format!(
+                "this server does not answer as {shown:?}; add the name to its setting allowed_hosts, or use its IP address"
+            );
+            return Err(Problem::new(Code::Forbidden, detail));
+        }
+    }
+    if request.method().is_safe() {
+        return Ok(());
+    }
+    let origins = || headers.get_all(ORIGIN).iter();
+    let mut sites = headers.get_all("sec-fetch-site").iter().peekable();
+    let is_own_page = if sites.peek().is_some() {
+        sites.all(|site| site == "same-origin" || site == "none")
+    } else {
+        origins().all(|origin| is_own_origin(config, host, origin))
+    };
+    let is_configured = |origin: &HeaderValue| {
+        config
+            .cors_origins
+            .iter()
+            .any(|allowed| allowed != "*" && origin == allowed)
+    };
+    if is_own_page || (headers.contains_key(ORIGIN) && origins().all(is_configured)) {
+        return Ok(());
+    }
+    let from = origins().next().and_then(|origin| origin.to_str().ok());
+    let from: String = from.unwrap_or("another origin").chars().take(250).collect();
+    let detail = format!(
+        "a web page of {from} must not change anything here; add its origin to the setting cors_origins to allow that"
+    );
+    Err(Problem::new(Code::Forbidden, detail))
+}
+
+/// Whether the host of an authority (`host`, `host:port`) is loopback, an IP address, or configured.
+fn is_own_host(config: &Config, authority: &str) -> bool {
+    let Some(host) = host_of(authority) else {
+        return false;
+    };
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let is = |name: &str| host.eq_ignore_ascii_case(name);
+    host.parse::<IpAddr>().is_ok()
+        || is("localhost")
+        || config.allowed_hosts.iter().any(|allowed| is(allowed))
+        || config
+            .public_url
+            .as_deref()
+            .and_then(parts_of)
+            .and_then(|(_, own)| host_of(own))
+            .is_some_and(is)
+}
+
+/// The host of an authority, without its port; `None` where the port is none.
+fn host_of(authority: &str) -> Option<&str> {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            port.bytes().all(|byte| byte.is_ascii_digit()).then_some(host)
+        }
+        _ => Some(authority),
+    }
+}
+
+/// The scheme and the authority of an origin, without the scheme's own port.
+fn parts_of(origin: &str) -> Option<(&str, &str)> {
+    let (scheme, authority) = origin.split_once("://")?;
+    Some((scheme, without_port_of(scheme, authority)))
+}
+
+fn without_port_of<'a>(scheme: &str, authority: &'a str) -> &'a str {
+    let port = if scheme == "https" { ":443" } else { ":80" };
+    authority.strip_suffix(port).unwrap_or(authority)
+}
+
+/// Whether a page of `origin` was loaded from here: from what the request calls this server, or from its public URL.
+fn is_own_origin(config: &Config, host: &str, origin: &HeaderValue) -> bool {
+    let Some((scheme, authority)) = origin.to_str().ok().and_then(parts_of) else {
+        return false;
+    };
+    // A proxy may speak TLS in front of this server, so the scheme is the page's.
+    without_port_of(scheme, host).eq_ignore_ascii_case(authority)
+        || config
+            .public_url
+            .as_deref()
+            .and_then(parts_of)
+            .is_some_and(|(own_scheme, own)| own_scheme == scheme && own.eq_ignore_ascii_case(authority))
+}
+
+/// Lets pages of `origins` (`*`: any) call `router`.
+pub(super) fn layer(router: Router, origins: Vec<String>) -> Router {
+    let origins: Arc<[String]> = origins.into();
+    router.layer(from_fn(move |request: Request, next: Next| {
+        let origins = origins.clone();
+        async move { answer(&origins, request, next).await }
+    }))
+}
+
+async fn answer(origins: &[String], request: Request, next: Next) -> Response {
+    let origin = request
+        .headers()
+        .get(ORIGIN)
+        .filter(|origin| is_allowed(origins, origin))
+        .cloned();
+    let is_preflight =
+        request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = match &origin {
+        Some(origin) if is_preflight => {
+            let mut response = StatusCode::NO_CONTENT.into_response();
+            let headers = response.headers_mut();
+            let methods = if origins.iter().any(|allowed| *origin == **allowed) {
+                METHODS
+            } else {
+                READING
+            };
+            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+            headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+            // What the page wants to send is granted as it asks: the API takes many headers (`ce-…` among them), and
+            // none of them means more than the body does.
+            if let Some(wanted) = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS) {
+                headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+            }
+            response
+        }
+        _ => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    headers.append(VARY, HeaderValue::from_static("origin"));
+    if let Some(origin) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    }
+    response
+}
+
+fn is_allowed(origins: &[String], origin: &HeaderValue) -> bool {
+    origins
+        .iter()
+        .any(|allowed| allowed == "*" || origin.as_bytes() == allowed.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            allowed_hosts: vec!["quipu".to_owned()],
+            public_url: Some("https://log.example".to_owned()),
+            cors_origins: vec!["https://app.example".to_owned(), "*".to_owned()],
+            ..Config::default()
+        }
+    }
+
+    fn status(method: Method, headers: &[(&str, &str)]) -> u16 {
+        let request = headers.iter().fold(
+            http::Request::builder().method(method),
+            |request, (name, value)| request.header(*name, *value),
+        );
+        let request = request.uri("/").body(()).expect("a request of a test");
+        check(&config(), &request).map_or_else(|problem| problem.code().row().0, |()| 200)
+    }
+
+    #[test]
+    fn only_an_own_name_or_an_address_is_answered() {
+        for own in [
+            "localhost",
+            "LocalHost:7420",
+            "127.0.0.1",
+            "192.0.2.7:80",
+            "[::1]:7420",
+            "[::1]",
+            "quipu:7420",
+            "log.example",
+        ] {
+            assert_eq!(status(Method::GET, &[("host", own)]), 200, "{own}");
+        }
+        for foreign in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "127.0.0.1:x",
+            "a@127.0.0.1",
+            "::1",
+            "[evil]",
+            "127.0.0.1:80:evil",
+            "xn--quipu",
+            "app.example",
+        ] {
+            assert_eq!(status(Method::GET, &[("host", foreign)]), 403, "{foreign}");
+        }
+        assert_eq!(status(Method::GET, &[]), 400);
+        assert_eq!(
+            status(Method::GET, &[("host", "localhost"), ("host", "localhost")]),
+            400
+        );
+        let request = http::Request::builder()
+            .uri("http://evil.example/")
+            .header("host", "localhost");
+        assert!(check(&config(), &request.body(()).expect("a request of a test")).is_err());
+    }
+
+    #[test]
+    fn only_an_own_page_or_a_configured_one_changes_anything() {
+        for (headers, expected) in [
+            (&[][..], 200),
+            (&[("origin", "http://localhost:7420")], 200),
+            (&[("origin", "https://localhost:7420")], 200),
+            (&[("origin", "https://log.example")], 200),
+            (&[("origin", "https://app.example")], 200),
+            (&[("origin", "http://log.example")], 403),
+            (&[("origin", "http://localhost:3000")], 403),
+            (&[("origin", "http://localhost")], 403),
+            (&[("origin", "https://evil.example")], 403),
+            (&[("origin", "null")], 403),
+            (&[("origin", "*")], 403),
+            (&[("origin", "")], 403),
+            (
+                &[
+                    ("origin", "http://localhost:7420"),
+                    ("origin", "https://evil.example"),
+                ],
+                403,
+            ),
+            (
+                &[("sec-fetch-site", "same-origin"), ("origin", "http://other")],
+                200,
+            ),
+            (&[("sec-fetch-site", "none")], 200),
+            (
+                &[
+                    ("sec-fetch-site", "same-site"),
+                    ("origin", "http://localhost:7420"),
+                ],
+                403,
+            ),
+            (&[("sec-fetch-site", "cross-site")], 403),
+            (
+                &[
+                    ("sec-fetch-site", "cross-site"),
+                    ("origin", "https://app.example"),
+                ],
+                200,
+            ),
+            (
+                &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
+                403,
+            ),
+        ] {
+            let mut all = vec![("host", "localhost:7420")];
+            all.extend_from_slice(headers);
+            assert_eq!(status(Method::GET, &all), 200, "{headers:?}");
+            for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+                assert_eq!(status(method, &all), expected, "{headers:?}");
+            }
+        }
+        assert_eq!(
+            status(
+                Method::POST,
+                &[("host", "127.0.0.1:80"), ("origin", "http://127.0.0.1")]
+            ),
+            200
+        );
+    }
+}
