@@ -1,12 +1,433 @@
-//! What the documents say of the sources is so.
+//! The documents say the truth: their commands run, their links lead somewhere, and what they name exists.
+//!
+//! Rules of a page, which CONTRIBUTING.md gives to its writers:
+//!
+//! - All its ` ```sh ` blocks run in order in one bash under `set -euo pipefail`, in an empty directory that holds only
+//!   a link to `examples/`, with `quipu` on the path. A page without `quipu serve` gets a server of its own.
+//! - The pages say `localhost:7420`; the test gives each page an address of its own instead.
+//! - A line that begins with `cargo ` or `scripts/` is not run, because it builds or takes minutes: the script, the test
+//!   or the example that it names must exist.
+//! - A block that begins with ` ```sh no-run: REASON ` is only parsed.
+//! - A ` ```text ` block after a ` ```sh ` block is what that block prints. `…` stands for anything within a line, a line
+//!   of it alone for any lines.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "these tests read the repository and start processes"
+)]
 
-#![allow(clippy::disallowed_methods, reason = "these tests read the repository")]
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use std::path::Path;
+/// The documents outside of `docs/`.
+const OTHERS: [&str; 4] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "examples/README.md",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
 
 fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every document, by its path in the repository.
+fn documents() -> Vec<String> {
+    let mut all: Vec<_> = OTHERS.map(str::to_owned).into();
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of the repository") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                let name = path.strip_prefix(root()).expect("below the repository");
+                all.push(name.to_string_lossy().into_owned());
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+/// A fenced block: the line it begins on, what stands behind the fence, and its text.
+struct Block {
+    line: usize,
+    info: String,
+    text: String,
+}
+
+fn blocks(document: &str) -> Vec<Block> {
+    let mut all = Vec::new();
+    let mut open: Option<Block> = None;
+    for (index, line) in document.lines().enumerate() {
+        match (&mut open, line.strip_prefix("```")) {
+            (Some(_), Some("")) => all.extend(open.take()),
+            (Some(block), _) => {
+                block.text += line;
+                block.text.push('\n');
+            }
+            (None, Some(info)) => {
+                open = Some(Block {
+                    line: index + 1,
+                    info: info.to_owned(),
+                    text: String::new(),
+                });
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a block is not closed");
+    all
+}
+
+/// A document without its fenced blocks.
+fn prose(document: &str) -> String {
+    let mut inside = false;
+    let outside = document.lines().filter(|line| {
+        let fence = line.starts_with("```");
+        inside ^= fence;
+        !inside && !fence
+    });
+    outside.fold(String::new(), |all, line| all + line + "\n")
+}
+
+/// Whether a line of a shell block is passed over; the error is what it names and what does not exist.
+fn is_passed_over(line: &str) -> Result<bool, String> {
+    let line = line.split(" #").next().unwrap_or_default();
+    let mut words = line.split_whitespace().skip_while(|word| {
+        let name = word.split_once('=').map_or("", |(name, _)| name);
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+    });
+    let first = words.next().unwrap_or_default();
+    let exists = |path: String| {
+        let path = root().join(path);
+        path.with_extension("rs").is_file() || path.join("main.rs").is_file() || path.join("mod.rs").is_file()
+    };
+    if first.starts_with("scripts/") {
+        let is_there = root().join(first).is_file();
+        return is_there.then_some(true).ok_or(format!("there is no {first}"));
+    }
+    if first != "cargo" {
+        return Ok(false);
+    }
+    let words: Vec<_> = words.collect();
+    let base = if words.contains(&"quipu-segments") {
+        "segments/"
+    } else {
+        ""
+    };
+    let named = words.windows(2).filter_map(|pair| match pair[0] {
+        "--test" => Some(format!("{base}tests/{}", pair[1])),
+        "--example" => Some(format!("{base}examples/{}", pair[1])),
+        _ => None,
+    });
+    match named.filter(|path| !exists(path.clone())).collect::<Vec<_>>() {
+        missing if missing.is_empty() => Ok(true),
+        missing => Err(format!("there is no {}", missing.join(", no "))),
+    }
+}
+
+/// Whether `actual` is what `expected` says, where `…` stands for anything.
+fn is_output(expected: &[&str], actual: &[&str]) -> bool {
+    fn is_line(expected: &str, actual: &str) -> bool {
+        let Some((begin, rest)) = expected.split_once('…') else {
+            return expected == actual;
+        };
+        let Some(actual) = actual.strip_prefix(begin) else {
+            return false;
+        };
+        let ends = (0..=actual.len()).filter(|&at| actual.is_char_boundary(at));
+        ends.into_iter().any(|at| is_line(rest, &actual[at..]))
+    }
+    match expected {
+        [] => actual.is_empty(),
+        ["…", rest @ ..] => (0..=actual.len()).any(|skipped| is_output(rest, &actual[skipped..])),
+        [first, rest @ ..] => actual
+            .split_first()
+            .is_some_and(|(line, others)| is_line(first, line) && is_output(rest, others)),
+    }
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    text.trim_end().lines().map(str::trim_end).collect()
+}
+
+/// Runs a page's blocks; `Err` says what is wrong with it.
+fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
+    let here = |line: usize| format!("{page}:{line}");
+    let blocks = blocks(document);
+    let dir = tempfile::tempdir().expect("a directory");
+    let [work, outputs, home, bin] = ["work", "outputs", "home", "bin"].map(|name| dir.path().join(name));
+    for folder in [&work, &outputs, &home, &bin] {
+        fs::create_dir(folder).expect("a folder");
+    }
+    let link = |to: &Path, from: PathBuf| std::os::unix::fs::symlink(to, from).expect("a link");
+    link(&root().join("examples"), work.join("examples"));
+    link(Path::new(env!("CARGO_BIN_EXE_quipu")), bin.join("quipu"));
+
+    let mut script = "set -euo pipefail\n".to_owned();
+    if !blocks
+        .iter()
+        .any(|block| block.info == "sh" && block.text.contains("quipu serve"))
+    {
+        let data = dir.path().join("data");
+        let _ = writeln!(
+            script,
+            "quipu serve --data '{}' >'{0}.log' 2>&1 &",
+            data.display()
+        );
+        script +=
+            "curl -sf --retry 60 --retry-all-errors --retry-delay 1 localhost:7420/health/ready >/dev/null\n";
+    }
+    let mut ran = 0;
+    for (index, block) in blocks.iter().enumerate() {
+        let info = block.info.as_str();
+        if let Some(reason) = info.strip_prefix("sh no-run: ") {
+            assert!(reason.len() > 10, "{}: say why it is not run", here(block.line));
+            let parsed = Command::new("bash").args(["-nc", &block.text]).output();
+            let parsed = parsed.map_err(|error| format!("bash: {error}"))?;
+            if !parsed.status.success() {
+                let message = String::from_utf8_lossy(&parsed.stderr).into_owned();
+                return Err(format!("{}: {message}", here(block.line)));
+            }
+        } else if info == "sh" {
+            let _ = writeln!(
+                script,
+                "echo {index} >'{0}/current'; exec >'{0}/{index}.out' 2>'{0}/{index}.err'",
+                outputs.display()
+            );
+            for (at, line) in block.text.lines().enumerate() {
+                let passed = is_passed_over(line);
+                if !passed.map_err(|missing| format!("{}: {missing}", here(block.line + at + 1)))? {
+                    script += line;
+                    script.push('\n');
+                    ran += usize::from(!line.trim().is_empty());
+                }
+            }
+        } else if info.is_empty() || info.starts_with("hex ") {
+        } else if !["text", "json", "toml", "python", "js", "nginx", "yaml"].contains(&info) {
+            return Err(format!(
+                "{}: what is a block of {info:?}? A shell block is `sh`",
+                here(block.line)
+            ));
+        }
+    }
+    if ran == 0 {
+        return Ok(());
+    }
+    let script = script
+        .replace("localhost:7420", address)
+        .replace("127.0.0.1:7420", address);
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new("timeout");
+    command.args(["300", "bash", "-c", &script]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUIPU_")) {
+        command.env_remove(name);
+    }
+    let mut child = command
+        .current_dir(&work)
+        .env("PATH", path)
+        .env("HOME", &home)
+        .env_remove("XDG_STATE_HOME")
+        .env_remove("XDG_CONFIG_HOME")
+        .env("QUIPU_LISTEN", address)
+        .env("QUIPU_SERVER", format!("http://{address}"))
+        // What many servers at once preallocate.
+        .env("QUIPU_JOURNAL_FILE_BYTES", "37748736")
+        .env("QUIPU_JOURNAL_FILES", "2")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("bash starts");
+    let status = child.wait().expect("it was started here");
+    // Servers and whatever else is still running.
+    let group = rustix::process::Pid::from_child(&child);
+    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+
+    let output = |index: usize, kind: &str| {
+        let text = fs::read(outputs.join(format!("{index}.{kind}"))).unwrap_or_default();
+        String::from_utf8_lossy(&text).replace(address, "localhost:7420")
+    };
+    if !status.success() {
+        let current = fs::read_to_string(outputs.join("current")).unwrap_or_default();
+        let Ok(index) = current.trim().parse::<usize>() else {
+            let log = fs::read_to_string(dir.path().join("data.log")).unwrap_or_default();
+            return Err(format!("{page}: no server: {log}"));
+        };
+        let (out, err) = (output(index, "out"), output(index, "err"));
+        let line = here(blocks[index].line);
+        return Err(format!("{line}: the block ended with {status}:\n{out}{err}"));
+    }
+    let mut shell = None;
+    for (index, block) in blocks.iter().enumerate() {
+        if block.info == "sh" {
+            shell = Some(index);
+        } else if block.info == "text" {
+            let shell = shell
+                .take()
+                .ok_or(format!("{}: what printed this?", here(block.line)))?;
+            let printed = output(shell, "out");
+            if !is_output(&lines(&block.text), &lines(&printed)) {
+                let line = here(block.line);
+                return Err(format!(
+                    "{line}: the page says\n{}and this was printed:\n{printed}",
+                    block.text
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_shell_block_of_the_documents_runs_and_prints_what_is_said() {
+    let missing = ["bash", "curl"].into_iter().find(|tool| {
+        let found = Command::new(tool).arg("--version").stdout(Stdio::null()).status();
+        !found.is_ok_and(|status| status.success())
+    });
+    if let Some(tool) = missing {
+        eprintln!("skipped: there is no {tool}");
+        return;
+    }
+    // All of 127.0.0.0/8 is this machine: an address for each page of each process that runs these tests.
+    let process = std::process::id();
+    let only = std::env::var("QUIPU_TEST_PAGE").unwrap_or_default();
+    let pages: Vec<_> = documents()
+        .into_iter()
+        .filter(|page| page.contains(&only))
+        .collect();
+    let mut problems = Vec::new();
+    for some in pages.iter().enumerate().collect::<Vec<_>>().chunks(4) {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = some
+                .iter()
+                .map(|(index, page)| {
+                    let (high, low) = (1 + (process >> 8) % 250, process & 0xff);
+                    let address = format!("127.{high}.{low}.{}:7420", index + 1);
+                    scope.spawn(move || run(page, &read(page), &address))
+                })
+                .collect();
+            for page in running {
+                problems.extend(page.join().expect("it does not panic").err());
+            }
+        });
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n\n"));
+}
+
+#[test]
+fn a_failing_command_another_output_and_a_missing_script_are_each_noticed() {
+    let cases = [
+        (
+            "```sh\ntrue\nfalse | cat\ntrue\n```\n",
+            "page:1: the block ended with",
+        ),
+        ("```sh\necho $UNSET\n```\n", "UNSET"),
+        (
+            "```sh\necho one\n```\n\n```text\ntwo\n```\n",
+            "page:5: the page says",
+        ),
+        (
+            "```text\none\n```\n```sh\necho one\n```\n",
+            "page:1: what printed this?",
+        ),
+        (
+            "```sh\nscripts/nothing --seed 1\n```\n",
+            "page:2: there is no scripts/nothing",
+        ),
+        (
+            "```sh\nX=1 cargo test --test nothing\n```\n",
+            "page:2: there is no tests/nothing",
+        ),
+        (
+            "```sh no-run: there is nobody to run it\nif\n```\n",
+            "syntax error",
+        ),
+        ("```bash\ntrue\n```\n", "what is a block of"),
+    ];
+    for (index, (page, expected)) in cases.into_iter().enumerate() {
+        // It says `quipu serve`, so that it gets no server.
+        let page = format!("{page}```sh\ntrue quipu serve\n```\n");
+        let problem = run("page", &page, &format!("127.0.0.{}:1", index + 2)).expect_err(expected);
+        assert!(problem.contains(expected), "{expected}: {problem}");
+    }
+    let fine = "```sh\necho one; echo a two b; echo 3; echo four\n```\n```text\none\na … b\n…\nfour\n```\n";
+    let fine = format!("{fine}```sh\ntrue quipu serve\n```\n");
+    run("page", &fine, "127.0.0.1:1").unwrap();
+}
+
+/// GitHub's anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text
+        .chars()
+        .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_of_the_documents_leads_somewhere() {
+    let anchors = |path: &Path| -> BTreeSet<String> {
+        let document = fs::read_to_string(path).unwrap_or_default();
+        let prose = prose(&document);
+        prose
+            .lines()
+            .filter(|line| line.starts_with('#'))
+            .map(anchor)
+            .collect()
+    };
+    let mut broken = String::new();
+    for page in documents() {
+        let path = root().join(&page);
+        let document = prose(&read(&page));
+        let links = document
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            let (file, name) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() {
+                path.clone()
+            } else {
+                path.parent().expect("a folder").join(file)
+            };
+            if !target.exists() || !name.is_empty() && !anchors(&target).contains(name) {
+                let _ = writeln!(broken, "{page}: {link}");
+            }
+        }
+    }
+    assert!(broken.is_empty(), "these links lead nowhere:\n{broken}");
+}
+
+#[test]
+fn the_readme_is_short_gives_the_command_that_runs_for_every_change_and_the_index_names_every_page() {
+    let readme = read("README.md");
+    assert!(readme.len() <= 10_000, "{} bytes", readme.len());
+    let test = "cargo test --workspace";
+    for (path, text) in [("README.md", &readme), (".ci/run", &read(".ci/run"))] {
+        assert!(text.lines().any(|line| line == test), "{path}: no line is {test}");
+    }
+    let index = read("docs/README.md");
+    for page in documents() {
+        if let Some(page) = page.strip_prefix("docs/").filter(|page| *page != "README.md") {
+            assert!(
+                index.contains(&format!("]({page})")),
+                "docs/README.md: no line for {page}"
+            );
+        }
+    }
 }
 
 /// The first table behind a heading, without its head: rows of cells.
@@ -27,12 +448,12 @@ fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
 
 /// The sources of a test that is named by its path: one file, or that and a directory.
 fn sources(path: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    let mut all = std::fs::read_to_string(root.with_extension("rs")).unwrap_or_default();
-    for entry in std::fs::read_dir(&root).into_iter().flatten() {
+    let root = root().join(path);
+    let mut all = fs::read_to_string(root.with_extension("rs")).unwrap_or_default();
+    for entry in fs::read_dir(&root).into_iter().flatten() {
         let path = entry.expect("it is there").path();
         if path.extension().is_some_and(|extension| extension == "rs") {
-            all += &std::fs::read_to_string(path).expect("it is there");
+            all += &fs::read_to_string(path).expect("it is there");
         }
     }
     assert!(!all.is_empty(), "there is no test {path}");
@@ -40,9 +461,9 @@ fn sources(path: &str) -> String {
 }
 
 #[test]
-fn every_fault_of_the_readme_has_a_test_and_every_test_that_is_named_exists() {
-    let faults = table(&read("README.md"), "### What each fault costs");
-    let shown = table(&read("docs/reliability.md"), "## Which test shows it");
+fn every_documented_fault_has_a_test_and_every_test_that_is_named_exists() {
+    let faults = table(&read("docs/operate/reliability.md"), "## What each fault costs");
+    let shown = table(&read("docs/internals/testing.md"), "## Which test shows it");
     let first = |rows: &[Vec<String>]| rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>();
     assert_eq!(first(&faults), first(&shown), "the same faults in the same order");
     let mut count = 0;

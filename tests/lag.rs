@@ -649,7 +649,7 @@ async fn wrong_input_of_history_and_picture_is_refused_at_its_place() {
     assert_eq!(answer.problem(400, "invalid-request")["pointer"], "window_ms");
 }
 
-/// The picture in the README: two hours of a group that reads six partitions, one of which it falls behind in.
+/// The picture in docs/operate/monitor.md: two hours of a group that reads six partitions, one of which it falls behind in.
 #[tokio::test]
 async fn the_picture_in_the_documentation_is_what_the_service_draws() {
     let service = with_orders(4);
@@ -689,13 +689,13 @@ async fn the_picture_in_the_documentation_is_what_the_service_draws() {
         .get("/v1/groups/billing/lag.svg?window_ms=7200000")
         .await
         .text;
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/lag.svg");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/lag.svg");
     if std::env::var_os("QUIPU_UPDATE_DOCS").is_some() {
         std::fs::write(&path, &svg).unwrap();
     }
     let documented = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         documented == svg,
-        "run this test with QUIPU_UPDATE_DOCS=1, and look at docs/lag.svg"
+        "run this test with QUIPU_UPDATE_DOCS=1, and look at docs/operate/lag.svg"
     );
 }

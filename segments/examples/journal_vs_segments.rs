@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A round appends one batch to each of N partition files and ends when all of them are on stable storage. The ways to
-//! get there are the rows of [`Way`]; `docs/journal.md` holds a table made with it and what follows from it.
+//! get there are the rows of [`Way`]; `docs/internals/journal.md` holds a table made with it and what follows from it.
 //!
 //! Invariants: every way writes the same bytes to the same number of growing files; every pass begins with new segment files;
 //! bytes and rounds are bounded, so that the whole takes minutes and needs 3 GiB of space. A crash

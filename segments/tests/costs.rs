@@ -1,4 +1,4 @@
-//! What each fault costs, row by row of the README's table, for both acknowledgements, on the simulated disk.
+//! What each fault costs, row by row of the table in docs/operate/reliability.md, for both acknowledgements, on the simulated disk.
 //!
 //! These say what the table says, one after the other. That it holds everywhere, at any call and place, is for the
 //! crash test and the damage test.

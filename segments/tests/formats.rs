@@ -1,4 +1,4 @@
-//! Files of a version that this program does not know, and what `docs/formats.md` shows.
+//! Files of a version that this program does not know, and what `docs/internals/formats.md` shows.
 
 #![allow(clippy::disallowed_methods, reason = "tests change files of data directories")]
 
@@ -211,7 +211,7 @@ fn a_journal_file_cut_within_the_padding_of_its_last_round_is_replayed() {
 
 #[test]
 fn a_directory_of_a_topic_that_is_made_now_has_the_files_that_the_documentation_lists() {
-    let document = include_str!("../../docs/formats.md");
+    let document = include_str!("../../docs/internals/formats.md");
     let dir = tempfile::tempdir().expect("a directory");
     let log = Log::open(dir.path(), options()).expect("a new directory");
     let spec = TopicSpec {
@@ -229,7 +229,10 @@ fn a_directory_of_a_topic_that_is_made_now_has_the_files_that_the_documentation_
             .as_os_str()
             .to_string_lossy()
             .into_owned();
-        assert!(document.contains(&name), "docs/formats.md does not know {name}");
+        assert!(
+            document.contains(&name),
+            "docs/internals/formats.md does not know {name}"
+        );
     }
 }
 
@@ -244,7 +247,7 @@ fn a_directory_of_a_topic_that_is_made_now_has_the_files_that_the_documentation_
 /// shows what is in the golden directory.
 #[test]
 fn the_bytes_in_the_documentation_are_those_of_the_golden_directories() {
-    let document = include_str!("../../docs/formats.md");
+    let document = include_str!("../../docs/internals/formats.md");
     let mut shown = 0;
     for block in document.split("```hex golden/").skip(1) {
         let (head, rest) = block.split_once('\n').expect("a line");
