@@ -20,7 +20,7 @@ use crate::journal::writer::Journal;
 use crate::options::Options;
 use crate::segment::{Segment, SegmentPool};
 use crate::topic::catalog::Catalog;
-use crate::topic::partition::Partition;
+use crate::topic::partition::{Partition, Writer};
 
 /// An open log.
 pub(crate) struct Engine {
@@ -186,6 +186,15 @@ impl Engine {
         self.queue.refuse(refusal.clone());
         self.failed.lock().get_or_insert(refusal);
         self.is_failed.store(true, Ordering::Release);
+    }
+
+    /// Has the syncer look at a partition. Called when something is published, not when it is written: a sync between the
+    /// two would take the mark away with what was published before, and never come back for the rest.
+    pub(crate) fn mark_dirty(&self, partition: &Arc<Partition>, writer: &mut Writer) {
+        if !writer.dirty {
+            writer.dirty = true;
+            self.dirty.lock().push(Arc::clone(partition));
+        }
     }
 
     /// Asks the syncer to look.

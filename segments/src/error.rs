@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::types::Offset;
 
 /// The result of the engine's calls.
@@ -82,11 +84,11 @@ pub enum Error {
         /// One past the last offset that cannot be read.
         damaged_until: Offset,
     },
-    /// Too much waits for the disk already: nothing was stored; try again later.
-    #[error("the log cannot take this now ({queued_bytes} bytes wait for the disk); try again")]
+    /// The log cannot take this now, for a reason that passes: nothing was stored; try again later.
+    #[error("{reason}; try again")]
     Overloaded {
-        /// The bytes that wait.
-        queued_bytes: u64,
+        /// Why: too much waits for the disk, no file handle is free, or another partition's write failed in the round.
+        reason: String,
     },
     /// The key was used by another request before, and is not forgotten yet: nothing was stored; use another key.
     #[error("the key was used before by a request that says something else")]
@@ -194,6 +196,18 @@ impl Error {
         }
     }
 
+    /// Whether the cause passes by itself, so that the same call may work later without a restart.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Full | ErrorKind::Busy)
+    }
+
+    /// No file handle is free. The message names no path: clients see it.
+    pub(crate) fn out_of_handles() -> Self {
+        Self::Overloaded {
+            reason: "the server has no file handle left: close connections or raise its limit of open files (ulimit -n)".into(),
+        }
+    }
+
     /// A file of a version that this program does not know: nothing may be changed.
     pub(crate) fn version(path: &std::path::Path, found: u32, known: u32) -> Self {
         Self::Directory(format!(
@@ -202,16 +216,29 @@ impl Error {
         ))
     }
 
-    /// Wraps an I/O error with what was being done; a full disk becomes [`Error::StorageFull`].
+    /// Wraps an I/O error with what was being done. A full disk becomes [`Error::StorageFull`], and a lack of file handles
+    /// [`Error::Overloaded`].
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         if is_full(&source) {
             return Self::StorageFull;
+        }
+        if is_out_of_handles(&source) {
+            return Self::out_of_handles();
         }
         Self::Io {
             what: what.into(),
             source: Arc::new(source),
         }
     }
+}
+
+/// Whether an I/O error says that this process, or the system, has as many files open as it may. It says nothing of the
+/// disk: the call did nothing, and can be made again.
+pub(crate) fn is_out_of_handles(error: &io::Error) -> bool {
+    let handles = [Errno::MFILE, Errno::NFILE];
+    error
+        .raw_os_error()
+        .is_some_and(|code| handles.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// Whether an I/O error says that there is no space (or no quota) left.

@@ -142,7 +142,7 @@ pub async fn start_on(
     drop(tokio::spawn(groups::members::end_sessions(app.broker.clone())));
     drop(tokio::spawn(groups::expiry::run(app.broker.clone())));
     let (stop_accepting, stopped) = watch::channel(false);
-    let accepting = tokio::spawn(accept(listener, connections.clone(), stopped));
+    let accepting = tokio::spawn(accept(listener, connections.clone(), files.refusals, stopped));
     let sampling = tokio::spawn(lag::sampler::run(app.broker.clone()));
     Ok(Server {
         addr,
@@ -217,8 +217,13 @@ fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-async fn accept(listener: TcpListener, connections: Arc<Connections>, mut stopped: watch::Receiver<bool>) {
-    let refusers = Arc::new(Semaphore::new(REFUSERS));
+async fn accept(
+    listener: TcpListener,
+    connections: Arc<Connections>,
+    refusals: usize,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let refusers = Arc::new(Semaphore::new(refusals));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -289,11 +294,13 @@ struct Files {
     /// Segment files open for writing.
     segments: usize,
     connections: usize,
+    /// Connections that are refused with an answer at the same time; beyond them they are closed without one.
+    refusals: usize,
 }
 
 impl Files {
     /// A quarter for segments that are written; an eighth (at most 1,024) for what is opened for a moment, by reads,
-    /// snapshots and refusals, and for what every process has; the rest for connections.
+    /// snapshots and refusals (a quarter of it at most), and for what every process has; the rest for connections.
     fn share(limit: u64) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let spare = (limit / 8).min(1024);
@@ -302,6 +309,7 @@ impl Files {
         Self {
             segments,
             connections: connections.max(1),
+            refusals: (spare / 4).clamp(1, REFUSERS),
         }
     }
 
@@ -332,6 +340,7 @@ mod tests {
             let spare = limit as usize - files.segments - files.connections;
             assert!(spare >= (limit as usize / 8).min(1024), "{limit}: {files:?}");
             assert!(files.segments >= limit as usize / 4, "{limit}: {files:?}");
+            assert!(files.refusals <= (spare / 4).max(1), "{limit}: {files:?}");
         }
         assert_eq!(Files::share(1024).limit_connections(20_000), 640);
         assert_eq!(Files::share(40_000).limit_connections(20_000), 20_000);

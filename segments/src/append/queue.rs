@@ -178,7 +178,7 @@ impl Queue {
         };
         if waiting.bytes > 0 && waiting.bytes + queued.held_bytes() > self.queue_bytes {
             return Err(Error::Overloaded {
-                queued_bytes: waiting.bytes,
+                reason: format!("{} bytes wait for the disk, which is all that may", waiting.bytes),
             });
         }
         let was_empty = waiting.requests.is_empty();

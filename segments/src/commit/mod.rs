@@ -204,20 +204,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Answers a round of which nothing was written. A full disk is not the log's failure: the next round tries again.
+    /// Answers a round of which nothing was written. A full disk or a lack of file handles is
+    /// not the log's failure: the next round tries again.
     fn refuse_round(&self, scratch: &mut Scratch, error: Error) -> Result<bool> {
         let error = match error {
-            Error::StorageFull | Error::LogFailed { .. } => error,
+            Error::LogFailed { .. } => error,
+            error if error.is_passing() => error,
             other => Error::LogFailed {
                 reason: other.to_string(),
                 in_flight: false,
             },
         };
-        let is_full = matches!(error, Error::StorageFull);
-        if is_full {
+        if matches!(error, Error::StorageFull) {
             if !self.storage_full.swap(true, Ordering::Relaxed) {
                 tracing::error!("the disk is full: there is no room for the journal");
             }
+        } else if error.is_passing() {
+            tracing::warn!(%error, "a round was refused: there is no next journal file");
         } else {
             self.fail(&error);
         }
@@ -228,7 +231,7 @@ impl Engine {
             }
             wake(outcome.answer.give(outcome.result));
         }
-        if is_full { Ok(true) } else { Err(error) }
+        if error.is_passing() { Ok(true) } else { Err(error) }
     }
 
     /// Journals, syncs and publishes what was planned and written.
@@ -291,7 +294,7 @@ impl Engine {
         };
         while !self.journal.switch().map_err(no_end_mark)? {
             if self.options.background {
-                self.journal.forget_full();
+                self.journal.forget_passing();
                 self.request_sync();
                 self.journal.wait_for_spare()?;
             } else {

@@ -42,8 +42,8 @@ pub(super) struct Plan {
     pub(super) active: Option<Active>,
     /// The segments that it replaced.
     pub(super) closed_segments: Vec<Arc<Segment>>,
-    /// The file of the segment that was active before, if it was cut.
-    pub(super) ended: Option<Arc<WriteFile>>,
+    /// The files that the batches were written to and that are not synced, each with its segment's base offset.
+    pub(super) written: Vec<(Offset, Arc<WriteFile>)>,
 }
 
 /// A batch with its offsets.
@@ -74,7 +74,7 @@ impl Plan {
             new_segments: Vec::new(),
             active: None,
             closed_segments: Vec::new(),
-            ended: None,
+            written: Vec::new(),
         }
     }
 

@@ -8,7 +8,6 @@ use super::plan::{Control, Plan, Planned};
 use crate::append::producers::Producers;
 use crate::engine::Engine;
 use crate::segment::BatchNote;
-use crate::topic::partition::{Partition, Writer};
 
 impl Engine {
     /// Makes a plan's records readable. The journal's sync has returned.
@@ -46,15 +45,6 @@ impl Engine {
             for segment in &plan.new_segments {
                 segment.distrust();
             }
-        }
-    }
-
-    /// Has the syncer look at a partition. Called when something is published, not when it is written: a sync between the
-    /// two would take the mark away with what was published before, and never come back for the rest.
-    fn mark_dirty(&self, partition: &Arc<Partition>, writer: &mut Writer) {
-        if !writer.dirty {
-            writer.dirty = true;
-            self.dirty.lock().push(Arc::clone(partition));
         }
     }
 

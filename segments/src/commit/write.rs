@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::Scratch;
 use super::plan::Plan;
 use crate::engine::Engine;
-use crate::error::{Error, is_full};
+use crate::error::{Error, is_full, is_out_of_handles};
 use crate::files::description::TopicSettings;
 use crate::io::disk::OpenMode;
 use crate::io::sync::atomic::Ordering;
@@ -31,14 +31,41 @@ impl Engine {
             return Ok(());
         }
         let now = self.clock.now();
-        for (index, plan) in plans.iter_mut().enumerate() {
+        for index in 0..plans.len() {
+            let (written, rest) = plans.split_at_mut(index);
             if self.open_files.load(Ordering::Relaxed) >= self.max_open_files {
-                self.close_idle_files();
+                self.give_back_handles(written)?;
             }
-            self.write_plan(plan, now).map_err(|error| (index, error))?;
+            let mut result = self.write_plan(&mut rest[0], now);
+            if result.as_ref().is_err_and(is_out_of_handles) {
+                // Something else in the process has taken the handles that the log may have.
+                self.give_back_handles(written)?;
+                self.undo_plan(&mut rest[0]);
+                result = self.write_plan(&mut rest[0], now);
+            }
+            result.map_err(|error| (index, error))?;
         }
         for plan in plans {
             self.accept_plan(plan);
+        }
+        Ok(())
+    }
+
+    /// Closes every file that is open for writing, those of the plans that are written already too. A file is synced first:
+    /// once its last handle is closed, the system may forget that it could not write the file.
+    fn give_back_handles(&self, written: &mut [Plan]) -> Result<(), (usize, io::Error)> {
+        self.close_idle_files();
+        for (index, plan) in written.iter_mut().enumerate() {
+            for (base, file) in plan.written.drain(..) {
+                self.stats.segment_synced();
+                if let Err(error) = file.file.sync_data() {
+                    plan.partition.sync_failed(&error, Some(base));
+                    return Err((index, error));
+                }
+            }
+            if let Some(active) = &mut plan.active {
+                active.file = None;
+            }
         }
         Ok(())
     }
@@ -55,8 +82,11 @@ impl Engine {
             if let Some(open) = &active
                 && must_roll(open, &settings, first.next_offset, bytes, now)
             {
-                if writer.is_active(&open.segment) && writer.written_to > open.position {
-                    plan.ended = self.end_file(open)?;
+                if writer.is_active(&open.segment)
+                    && writer.written_to > open.position
+                    && let Some(file) = self.end_file(open)?
+                {
+                    note_written(&mut plan.written, open.segment.base_offset(), file);
                 }
                 active = None;
             }
@@ -98,7 +128,9 @@ impl Engine {
             if writer.is_active(&active.segment) {
                 writer.written_to = writer.written_to.max(active.position);
             }
+            let base = active.segment.base_offset();
             file.file.write_all_at(&slices, start.get())?;
+            note_written(&mut plan.written, base, file);
             from = to;
         }
         plan.active = active;
@@ -108,17 +140,19 @@ impl Engine {
     /// Ends a segment's file where its batches end: bytes of a failed round must not follow the last one of a closed segment.
     /// Returns the file, to be synced before a checkpoint no longer names the segment.
     fn end_file(&self, closing: &Active) -> io::Result<Option<Arc<WriteFile>>> {
-        match self.disk.open(&closing.segment.log_path(), OpenMode::ReadWrite) {
-            Ok(file) => {
-                if file.len()? > closing.position.get() {
-                    file.set_len(closing.position.get())?;
-                }
-                Ok(Some(WriteFile::new(file, &self.open_files)))
-            }
-            // It was missing when the log was opened, which is reported.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+        let file = match &closing.file {
+            Some(file) => Arc::clone(file),
+            None => match self.disk.open(&closing.segment.log_path(), OpenMode::ReadWrite) {
+                Ok(file) => WriteFile::new(file, &self.open_files),
+                // It was missing when the log was opened, which is reported.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            },
+        };
+        if file.file.len()? > closing.position.get() {
+            file.file.set_len(closing.position.get())?;
         }
+        Ok(Some(file))
     }
 
     fn make_segment(
@@ -170,72 +204,34 @@ impl Engine {
         if !writer.is_active(&active.segment) {
             writer.written_to = active.position;
         }
-        // Every file that this round wrote: the segment of before, if batches went there, and all that were made since.
         let before = writer.active.replace(active.clone());
-        let first_base = plan
-            .batches
-            .first()
-            .and_then(|planned| planned.place.as_ref())
-            .map(|(segment, _)| segment.base_offset());
-        let mut written: Vec<(Offset, Option<Arc<WriteFile>>)> = Vec::with_capacity(1);
-        if let Some(before) = before {
-            if before.segment.base_offset() != active.segment.base_offset() {
-                plan.closed_segments.push(Arc::clone(&before.segment));
-            }
-            let base = before.segment.base_offset();
-            if base == active.segment.base_offset() {
-                written.push((base, active.file.clone()));
-            } else if first_base == Some(base) || plan.ended.is_some() {
-                written.push((base, before.file.or(plan.ended.take())));
+        let closed = before.map(|before| before.segment).into_iter();
+        let closed = closed.chain(plan.new_segments.iter().cloned());
+        plan.closed_segments
+            .extend(closed.filter(|segment| !Arc::ptr_eq(segment, &active.segment)));
+        for (base, file) in plan.written.drain(..) {
+            match writer.unsynced.iter_mut().find(|known| known.base == base) {
+                Some(known) => known.writes += 1,
+                None => writer.unsynced.push(Unsynced {
+                    base,
+                    file,
+                    writes: 1,
+                }),
             }
         }
-        for segment in &plan.new_segments {
-            let base = segment.base_offset();
-            let is_active = base == active.segment.base_offset();
-            if !is_active {
-                plan.closed_segments.push(Arc::clone(segment));
-            }
-            written.push((base, if is_active { active.file.clone() } else { None }));
-        }
-        for (base, file) in written {
-            self.add_unsynced(writer, &plan.partition, base, file);
-        }
-    }
-
-    /// Notes that a segment was written, for the syncer.
-    fn add_unsynced(
-        &self,
-        writer: &mut Writer,
-        partition: &Partition,
-        base: Offset,
-        file: Option<Arc<WriteFile>>,
-    ) {
-        if let Some(known) = writer.unsynced.iter_mut().find(|known| known.base == base) {
-            known.writes += 1;
-        } else if let Some(file) = file.or_else(|| self.open_for_sync(partition, base)) {
-            writer.unsynced.push(Unsynced {
-                base,
-                file,
-                writes: 1,
-            });
-        } else {
-            writer.failed = Some(format!("segment {base} cannot be opened for its sync"));
-            writer.is_unsyncable = true;
-        }
-    }
-
-    /// A segment that was made and closed within one round is opened again for its sync.
-    fn open_for_sync(&self, partition: &Partition, base: Offset) -> Option<Arc<WriteFile>> {
-        let path = partition.dir().join(format!("{base:020}.log"));
-        let file = self.disk.open(&path, OpenMode::ReadWrite).ok()?;
-        Some(WriteFile::new(file, &self.open_files))
     }
 
     /// Answers the requests with records after a failed segment write; what has none goes on.
     pub(super) fn segments_failed(&self, scratch: &mut Scratch, index: usize, error: &io::Error) {
         let full = is_full(error);
+        let out_of_handles = is_out_of_handles(error);
         let name = scratch.plans[index].partition.name().to_owned();
-        if full {
+        if out_of_handles {
+            tracing::warn!(
+                partition = name,
+                "no file handle is left for a segment: the round is refused"
+            );
+        } else if full {
             if !self.storage_full.swap(true, Ordering::Relaxed) {
                 tracing::error!(partition = name, %error, "the disk is full: appends are refused until there is space");
             }
@@ -249,9 +245,12 @@ impl Engine {
             if outcome.has_records && (outcome.promises_the_round() || outcome.may_hang_on_the_round()) {
                 outcome.result = Err(if full {
                     Error::StorageFull
+                } else if out_of_handles {
+                    Error::out_of_handles()
                 } else {
                     Error::Overloaded {
-                        queued_bytes: self.queue.queued_bytes(),
+                        reason: "a segment write failed in the round, and nothing of the round was stored"
+                            .into(),
                     }
                 });
             }
@@ -259,10 +258,19 @@ impl Engine {
         let plans = std::mem::take(&mut scratch.plans);
         // What goes with the records is not stored either: keys, and producers' sequences.
         scratch.forget_records();
-        for plan in plans {
-            // A segment that was made for this round is not one: the next attempt may begin another elsewhere.
-            for segment in &plan.new_segments {
-                if let Err(error) = self.disk.remove_file(&segment.log_path()) {
+        for mut plan in plans {
+            self.undo_plan(&mut plan);
+        }
+    }
+
+    /// Takes back what a plan has made. A segment that was made for it is not one: the next attempt may begin another
+    /// elsewhere.
+    fn undo_plan(&self, plan: &mut Plan) {
+        plan.written.clear();
+        for segment in plan.new_segments.drain(..) {
+            match self.disk.remove_file(&segment.log_path()) {
+                Ok(()) => {}
+                Err(error) => {
                     tracing::error!(partition = plan.partition.name(), %error, "an unused segment file stays: the partition takes no more appends until a restart");
                     // It would lie between the segments of later appends, with offsets that they give to others. The
                     // next start finds it behind the last one, and removes it.
@@ -270,6 +278,13 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+/// Notes a file with bytes that are not synced.
+fn note_written(written: &mut Vec<(Offset, Arc<WriteFile>)>, base: Offset, file: Arc<WriteFile>) {
+    if written.last().is_none_or(|(last, _)| *last != base) {
+        written.push((base, file));
     }
 }
 

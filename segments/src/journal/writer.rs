@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::format::{BLOCK_BYTES, FileHeader, RoundBuilder};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_out_of_handles};
 use crate::files::layout::Layout;
 use crate::io::disk::{Disk, DiskFile, OpenMode};
 use crate::io::sync::{Condvar, Mutex};
@@ -167,7 +167,7 @@ impl Journal {
     /// Waits until a spare is there.
     ///
     /// # Errors
-    /// What the syncer has said of why there is none: [`Error::StorageFull`] or [`Error::LogFailed`].
+    /// Why the syncer could make none: [`Error::StorageFull`], [`Error::Overloaded`] or [`Error::LogFailed`].
     pub(crate) fn wait_for_spare(&self) -> Result<()> {
         let mut pool = self.pool.lock();
         while pool.spares.is_empty() {
@@ -185,12 +185,9 @@ impl Journal {
         self.spare_added.notify_all();
     }
 
-    /// Takes back that the disk is full: the syncer is about to be asked again.
-    pub(crate) fn forget_full(&self) {
-        self.pool
-            .lock()
-            .failed
-            .take_if(|error| matches!(error, Error::StorageFull));
+    /// Takes back a reason that passes (a full disk): the syncer is about to be asked again.
+    pub(crate) fn forget_passing(&self) {
+        self.pool.lock().failed.take_if(|error| error.is_passing());
     }
 
     pub(crate) fn has_spare(&self) -> bool {
@@ -395,8 +392,11 @@ fn make(
         }
         file.write_all_at(&[IoSlice::new(&header)], 0)?;
         file.sync_data()?;
-        *names = Names::Doubtful;
-        disk.sync_dir(&layout.journal_dir())?;
+        disk.sync_dir(&layout.journal_dir()).inspect_err(|error| {
+            if !is_out_of_handles(error) {
+                *names = Names::Doubtful;
+            }
+        })?;
         *names = Names::Durable;
         Ok(file)
     })();

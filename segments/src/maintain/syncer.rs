@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::engine::{Engine, Snapshots};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_out_of_handles};
 use crate::files::checkpoint::{Checkpoint, Entry};
 use crate::journal::writer::Mark;
 use crate::segment::Segment;
-use crate::topic::partition::{Partition, WriteFile};
+use crate::topic::partition::{Partition, WriteFile, Writer};
 use crate::types::Offset;
 
 /// What is synced of one partition.
@@ -36,7 +36,8 @@ impl Engine {
     /// Syncs everything that is published, writes a checkpoint and recycles journal files.
     ///
     /// # Errors
-    /// [`Error::StorageFull`] or [`Error::Io`] if the checkpoint could not be written: nothing was recycled.
+    /// [`Error::StorageFull`], [`Error::Overloaded`] (no file handle) or [`Error::Io`] if the checkpoint could not be written:
+    /// nothing was recycled.
     pub(crate) fn sync_segments(&self) -> Result<()> {
         self.sync(false)
     }
@@ -59,13 +60,10 @@ impl Engine {
     fn sync(&self, closing: bool) -> Result<()> {
         let mut snapshots = self.snapshots.lock();
         let mark = self.journal.published();
-        let dirty = std::mem::take(&mut *self.dirty.lock());
-        let captures: Vec<Capture> = dirty.into_iter().map(capture).collect();
-        for (_, file, _) in captures.iter().flat_map(|capture| &capture.files) {
-            file.file.start_writeback();
-        }
-        for capture in captures {
-            self.sync_partition(capture, mark, &mut snapshots.failed_dirs);
+        if self.sync_dirty(mark, &mut snapshots.failed_dirs).is_err() {
+            // What was synced is closed now, which leaves handles for the directories of the others.
+            self.close_synced_files();
+            self.sync_dirty(mark, &mut snapshots.failed_dirs)?;
         }
         self.remove_garbage();
 
@@ -84,7 +82,30 @@ impl Engine {
         self.journal.recycle(mark, pinned)
     }
 
-    fn sync_partition(&self, capture: Capture, mark: Mark, failed_dirs: &mut BTreeSet<PathBuf>) {
+    /// Syncs every partition that was written since it was last synced.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] if no file handle was left for some of them: they are to be synced yet, and the checkpoint must
+    /// wait for that.
+    fn sync_dirty(&self, mark: Mark, failed_dirs: &mut BTreeSet<PathBuf>) -> Result<()> {
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        let captures: Vec<Capture> = dirty.into_iter().map(capture).collect();
+        for (_, file, _) in captures.iter().flat_map(|capture| &capture.files) {
+            file.file.start_writeback();
+        }
+        let mut result = Ok(());
+        for capture in captures {
+            result = result.and(self.sync_partition(capture, mark, failed_dirs));
+        }
+        result
+    }
+
+    fn sync_partition(
+        &self,
+        capture: Capture,
+        mark: Mark,
+        failed_dirs: &mut BTreeSet<PathBuf>,
+    ) -> Result<()> {
         let Capture {
             partition,
             files,
@@ -93,7 +114,7 @@ impl Engine {
             closed_segments,
         } = capture;
         if partition.is_deleted() {
-            return;
+            return Ok(());
         }
         let mut result = Ok(());
         for (_, file, _) in &files {
@@ -110,22 +131,22 @@ impl Engine {
                 result = result.and_then(|()| self.sync_dir_once(dir, failed_dirs));
             }
         }
-        if let Err(error) = &result {
+        if let Err(error) = result {
             if partition.is_deleted() {
-                return;
+                return Ok(());
+            }
+            if is_out_of_handles(&error) {
+                // A directory could not be opened. The files are synced: they need not stay open for the next attempt.
+                let mut writer = partition.writer.lock();
+                forget_synced(&mut writer, &files);
+                writer.new_names |= new_names;
+                writer.closed_segments.extend(closed_segments);
+                self.mark_dirty(&partition, &mut writer);
+                return Err(Error::out_of_handles());
             }
             tracing::error!(partition = partition.name(), %error, "a segment sync failed: the partition takes no more appends until a restart");
-            let mut writer = partition.writer.lock();
-            writer.failed = Some(error.to_string());
-            writer.is_unsyncable = true;
-            // Never tried again: it may have dropped what it could not write.
-            let first = writer.unsynced.iter().map(|unsynced| unsynced.base).min();
-            writer.unsynced.clear();
-            drop(writer);
-            if let Some(first) = first {
-                partition.distrust_from(first);
-            }
-            return;
+            partition.sync_failed(&error, None);
+            return Ok(());
         }
         let removing = self.removing.lock();
         for segment in closed_segments {
@@ -138,17 +159,14 @@ impl Engine {
         drop(removing);
         let mut writer = partition.writer.lock();
         if writer.is_unsyncable {
-            return;
+            return Ok(());
         }
-        writer.unsynced.retain(|unsynced| {
-            !files
-                .iter()
-                .any(|(base, _, writes)| unsynced.base == *base && unsynced.writes == *writes)
-        });
+        forget_synced(&mut writer, &files);
         writer.synced = Entry {
             round: mark.round,
             ..entry
         };
+        Ok(())
     }
 
     /// Syncs a directory, unless that has failed before: another partition's success would prove nothing for this one's
@@ -161,7 +179,7 @@ impl Engine {
             )));
         }
         let result = self.disk.sync_dir(dir);
-        if result.is_err() {
+        if result.as_ref().is_err_and(|error| !is_out_of_handles(error)) {
             failed_dirs.insert(dir.to_path_buf());
         }
         result
@@ -241,6 +259,10 @@ impl Engine {
         if let Err(error) = self.sync_segments() {
             tracing::warn!(%error, "syncing segments, to close files");
         }
+        self.close_synced_files();
+    }
+
+    fn close_synced_files(&self) {
         for topic in self.catalog.list() {
             for partition in &*topic.partitions() {
                 let mut writer = partition.writer.lock();
@@ -313,7 +335,8 @@ impl Engine {
     /// Tells the committer why there may be no journal file for it.
     fn no_spares(&self, error: Error) {
         self.journal.set_failed(Some(match error {
-            Error::StorageFull | Error::LogFailed { .. } => error,
+            Error::LogFailed { .. } => error,
+            error if error.is_passing() => error,
             other => Error::LogFailed {
                 reason: other.to_string(),
                 in_flight: false,
@@ -350,6 +373,15 @@ fn write_twice(snapshots: &mut Snapshots, state: Option<&[u8]>, checkpoint: &mut
         snapshots.state.write(state)?;
     }
     snapshots.checkpoint.write(&checkpoint)
+}
+
+/// Takes out the files whose sync covers all that was written to them.
+fn forget_synced(writer: &mut Writer, files: &[(Offset, Arc<WriteFile>, u64)]) {
+    writer.unsynced.retain(|unsynced| {
+        let is_same =
+            |(base, _, writes): &(Offset, _, u64)| unsynced.base == *base && unsynced.writes == *writes;
+        !files.iter().any(is_same)
+    });
 }
 
 fn capture(partition: Arc<Partition>) -> Capture {

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_out_of_handles};
 use crate::files::description::{MAX_PARTITIONS, MAX_SEGMENT_BYTES, TopicSpec, description};
 use crate::files::layout::{TOPIC_COPY, TOPIC_FILE};
 use crate::files::sealed::replace_file;
@@ -196,7 +196,7 @@ impl Engine {
             return Err(self.unsyncable());
         }
         let result = self.disk.sync_dir(&self.layout.topics_dir());
-        changing.is_unsyncable = result.is_err();
+        changing.is_unsyncable = result.as_ref().is_err_and(|error| !is_out_of_handles(error));
         result
     }
 

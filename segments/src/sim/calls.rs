@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::disk::{SimDisk, State, to_index};
-use super::faults::{Faults, IoKind, Lie, Verdict};
+use super::faults::{FaultError, Faults, IoKind, Lie, Verdict};
 use super::tree::{Found, Ino};
 use crate::io::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
 use crate::io::sync::Mutex;
@@ -16,6 +16,7 @@ use crate::io::sync::Mutex;
 impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.0.lock();
+        state.check_handles()?;
         let found = state.tree.look_up(path)?;
         let ino = match (found, mode) {
             (Some(Found::File(ino)), _) => {
@@ -38,6 +39,7 @@ impl Disk for SimDisk {
                 });
             }
         };
+        state.open_files += 1;
         Ok(Arc::new(SimFile {
             state: self.0.clone(),
             ino,
@@ -48,6 +50,7 @@ impl Disk for SimDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let mut state = self.0.lock();
+        state.check_handles()?;
         let alive = state.begin_whole(IoKind::Look, dir)?;
         state.end(alive)?;
         let entries = state.tree.list(dir)?;
@@ -107,6 +110,7 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
+        state.check_handles()?;
         let verdict = state.begin(IoKind::SyncDir, dir, (0, 0))?;
         let ino = state.tree.look_up_dir(dir)?;
         let State { tree, rng, lies, .. } = &mut *state;
@@ -116,6 +120,8 @@ impl Disk for SimDisk {
                 tree.sync_dir(ino);
                 Ok(())
             }
+            // The directory could not even be opened.
+            Verdict::Fail(error @ FaultError::Handles) => Err(error.error()),
             Verdict::Fail(error) => {
                 tree.fail_sync_dir(ino, rng);
                 Err(error.error())
@@ -165,6 +171,12 @@ struct SimFile {
     ino: Ino,
     path: PathBuf,
     writable: bool,
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.state.lock().open_files -= 1;
+    }
 }
 
 impl SimFile {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::faults::{Failed, Fault, Faults, IoKind, Lie, Verdict};
+use super::faults::{Failed, Fault, FaultError, Faults, IoKind, Lie, Verdict};
 use super::file::PAGE;
 use super::rng::Rng;
 use super::tree::{Found, Ino, Tree};
@@ -23,6 +23,8 @@ pub(super) struct State {
     faults: Faults,
     pub(super) locks: BTreeSet<Ino>,
     capacity_bytes: Option<u64>,
+    pub(super) open_files: usize,
+    max_open_files: Option<usize>,
     used_pages: usize,
     /// (part of a path, one page in so many is flipped, so many times at most)
     flips: Vec<(String, u64, u64)>,
@@ -41,6 +43,8 @@ impl State {
             faults: Faults::default(),
             locks: BTreeSet::new(),
             capacity_bytes,
+            open_files: 0,
+            max_open_files: None,
             flips: Vec::new(),
             flipped: 0,
             lies: Vec::new(),
@@ -68,6 +72,14 @@ impl State {
             ));
         }
         Ok(verdict)
+    }
+
+    /// Refuses a call that needs a file handle where all are taken.
+    pub(super) fn check_handles(&self) -> io::Result<()> {
+        match self.max_open_files {
+            Some(most) if self.open_files >= most => Err(FaultError::Handles.error()),
+            _ => Ok(()),
+        }
     }
 
     /// Begins a call that is done whole or not at all; if everything stops in it, either.
@@ -256,6 +268,17 @@ impl SimDisk {
     /// Limits the space that files take, in whole 4 KiB pages; `None`: no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.0.lock().capacity_bytes = bytes;
+    }
+
+    /// Limits the files that are open at once, with the one that a call opens for its own time; `None`: no limit.
+    pub fn limit_open_files(&self, most: Option<usize>) {
+        self.0.lock().max_open_files = most;
+    }
+
+    /// The files that are open now.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        self.0.lock().open_files
     }
 
     /// The space that files take.

@@ -35,6 +35,8 @@ pub enum FaultError {
     Io,
     /// ENOSPC: no space is left.
     Full,
+    /// EMFILE: as many files are open as may be.
+    Handles,
 }
 
 impl FaultError {
@@ -42,6 +44,7 @@ impl FaultError {
         match self {
             Self::Io => rustix::io::Errno::IO.into(),
             Self::Full => rustix::io::Errno::NOSPC.into(),
+            Self::Handles => rustix::io::Errno::MFILE.into(),
         }
     }
 }

@@ -7,6 +7,7 @@
 //!   and takes out what it has synced.
 
 use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -571,9 +572,24 @@ impl Partition {
         self.waiters.wake_all();
     }
 
+    /// Notes that a sync of its files has failed, the one at `base` among them: it takes no more appends until a restart, and
+    /// the journal keeps what cannot be made durable in the segments. The sync is never tried again: it may have dropped
+    /// what it could not write.
+    pub(crate) fn sync_failed(&self, error: &io::Error, base: Option<Offset>) {
+        let mut writer = self.writer.lock();
+        writer.failed = Some(error.to_string());
+        writer.is_unsyncable = true;
+        let unsynced = std::mem::take(&mut writer.unsynced);
+        drop(writer);
+        let bases = unsynced.iter().map(|unsynced| unsynced.base);
+        if let Some(first) = bases.chain(base).min() {
+            self.distrust_from(first);
+        }
+    }
+
     /// Has the segments from `base` on verified by every read, after a failed sync: what it could not write may be
     /// dropped from memory, and what a later read finds is what the medium has.
-    pub(crate) fn distrust_from(&self, base: Offset) {
+    fn distrust_from(&self, base: Offset) {
         let segments = Arc::clone(&self.view.lock().segments);
         for segment in segments.iter().filter(|segment| segment.base_offset() >= base) {
             segment.distrust();
