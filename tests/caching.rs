@@ -287,7 +287,7 @@ fn a_topic_made_again_under_the_same_name_is_not_taken_for_the_old_one() {
     let tag = old.header("etag").expect("a tag");
     fixture.server.expect(204, "DELETE", "/v1/topics/t", "", b"");
     let gone = fixture.until(CLOSED, &[], |answer| status(answer) != "HIT");
-    gone.problem(404, "unknown-topic", "none");
+    gone.refusal(404, "unknown-topic", "none");
     fixture.server.create_topic("t", 1);
     fixture.produce(1500, "other");
     for headers in [&[][..], &[("If-None-Match", tag)]] {
@@ -313,7 +313,7 @@ fn what_was_trimmed_is_gone_once_the_proxy_asks() {
     fixture.server.expect(200, "DELETE", trim, "", b"");
     for headers in [&[][..], &[("If-None-Match", tag)]] {
         let answer = fixture.until(CLOSED, headers, |answer| status(answer) != "HIT");
-        answer.problem(410, "offset-trimmed", "none");
+        answer.refusal(410, "offset-trimmed", "none");
     }
     fixture.server.stop();
 }

@@ -88,7 +88,7 @@ fn write(round: &Round<'_>, mut rng: Rng, ends: &mut [u64]) {
                 Outcome::Won(attempt)
             }
             Ok(answer) => {
-                let problem = answer.problem(412, "offset-mismatch", "none");
+                let problem = answer.refusal(412, "offset-mismatch", "none");
                 let end = problem["end_offset"].as_u64().expect("the end");
                 // Whoever believed in this end was told so by an answer, which is not taken back.
                 assert!(end > attempt.expected, "{attempt:?}: the end went back to {end}");

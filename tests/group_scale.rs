@@ -4,16 +4,16 @@
 //! What happens is counted, not timed: how often the waiting requests are woken, while another group is busy.
 #![allow(clippy::disallowed_methods, reason = "a test looks at its own memory")]
 
-mod harness;
+mod support;
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use harness::Service;
 use quipu::broker::groups::members::end_sessions;
 use serde_json::{Value, json};
+use support::{Service, anonymous_bytes};
 use tokio::task::JoinSet;
 
 const MEMBERS: usize = 10;
@@ -44,13 +44,6 @@ fn counted<F: Future>(future: F, count: &Arc<AtomicU64>) -> Counted<F> {
     }
 }
 
-fn anonymous_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux says it");
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.expect("a number of KiB") * 1024
-}
-
 fn path(group: usize, member: usize, call: &str) -> String {
     format!("/v1/groups/g{group}/members/m{member}{call}")
 }
@@ -73,11 +66,7 @@ async fn all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
 async fn exchange(service: &Service, ack: &mut Value) {
     service.append_numbers("other", 0, 0, 1);
     let body = json!({"ack": ack, "topics": ["other"], "wait_ms": 60_000, "max_records": 1});
-    let polled = service
-        .post("/v1/groups/busy/members/m/poll", body)
-        .await
-        .with_status(200)
-        .json();
+    let polled = service.post("/v1/groups/busy/members/m/poll", body).await.ok();
     *ack = polled["poll_id"].clone();
 }
 
@@ -106,7 +95,7 @@ async fn crowd(groups: usize) {
     let mut ack = Value::Null;
     exchange(&service, &mut ack).await;
 
-    let before = anonymous_bytes();
+    let before = anonymous_bytes("self");
     let joins = all(groups, |group, member| {
         let service = Arc::clone(&service);
         async move {
@@ -117,7 +106,7 @@ async fn crowd(groups: usize) {
         }
     });
     joins.await;
-    let joined = anonymous_bytes();
+    let joined = anonymous_bytes("self");
 
     // Each polls until it is given a record; what comes before says that it was given its partition.
     let woken = Arc::new(AtomicU64::new(0));
@@ -129,11 +118,7 @@ async fn crowd(groups: usize) {
             let life = async move {
                 loop {
                     let body = json!({"wait_ms": 60_000});
-                    let polled = service
-                        .post(&path(group, member, "/poll"), body)
-                        .await
-                        .with_status(200)
-                        .json();
+                    let polled = service.post(&path(group, member, "/poll"), body).await.ok();
                     answers.fetch_add(1, Ordering::SeqCst);
                     if polled["records"] != json!([]) {
                         return (group, member, polled);
@@ -167,7 +152,7 @@ async fn crowd(groups: usize) {
         ticked <= 2 * QUIET as u64,
         "sessions were looked at {ticked} times in {QUIET} exchanges"
     );
-    let bytes = anonymous_bytes();
+    let bytes = anonymous_bytes("self");
     let each = |bytes: u64| bytes.saturating_sub(before) / (groups * MEMBERS) as u64;
     println!(
         "{} bytes a member that has joined, {} with its waiting request; {} wake-ups and {} answers to {} members before all \

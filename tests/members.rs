@@ -1,10 +1,10 @@
 //! Members of ordered groups through the API: joining, polling, acknowledging, committing, leaving.
 
-mod harness;
+mod support;
 
-use harness::Service;
 use quipu::broker::groups::members::{describe, end_sessions};
 use serde_json::{Value, json};
+use support::Service;
 
 fn member(name: &str) -> Value {
     json!({"topics": ["orders"], "member_id": name})
@@ -16,10 +16,7 @@ fn quick(ack: &Value) -> Value {
 
 async fn orders(partitions: u32, records: u64) -> Service {
     let service = Service::new();
-    service
-        .put("/v1/topics/orders", json!({"partitions": partitions}))
-        .await
-        .with_status(201);
+    service.create_topic("orders", partitions).await;
     for index in 0..partitions {
         if records > 0 {
             service.append_numbers("orders", index, 0, records);
@@ -54,11 +51,7 @@ async fn a_consumer_is_a_loop_of_one_call() {
     let mut ack = Value::Null;
     while seen.len() < 25 {
         let body = json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
-        let polled = service
-            .post("/v1/groups/billing/members/a/poll", body)
-            .await
-            .with_status(200)
-            .json();
+        let polled = service.post("/v1/groups/billing/members/a/poll", body).await.ok();
         assert_eq!(polled["assignment"], json!([{"topic": "orders", "partition": 0}]));
         assert_eq!(polled["records"][0]["topic"], "orders");
         seen.extend(offsets(&polled));
@@ -152,8 +145,7 @@ async fn a_partition_changes_hands_between_two_polls_of_its_owner() {
     let joined = service
         .post("/v1/groups/billing/members", member("b"))
         .await
-        .with_status(201)
-        .json();
+        .created();
     assert_eq!(joined["assignment"], json!([]), "a still works on both");
     assert_eq!(
         service.get("/v1/groups/billing").await.json()["state"],
@@ -278,17 +270,9 @@ async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back(
         .json();
     let commit = |epoch: &Value, partition: u32, offset: u64| json!({"epoch": epoch, "offsets": [{"topic": "orders", "partition": partition, "offset": offset}]});
     let path = "/v1/groups/billing/members/a/commit";
-    let answer = service
-        .post(path, commit(&joined["epoch"], 0, 7))
-        .await
-        .with_status(200)
-        .json();
+    let answer = service.post(path, commit(&joined["epoch"], 0, 7)).await.ok();
     assert_eq!(answer["offsets"][0]["offset"], 7);
-    let answer = service
-        .post(path, commit(&joined["epoch"], 0, 3))
-        .await
-        .with_status(200)
-        .json();
+    let answer = service.post(path, commit(&joined["epoch"], 0, 3)).await.ok();
     assert_eq!(answer["offsets"][0]["offset"], 7, "it says what is committed");
     assert_eq!(committed(&service, 0).await, Some(7));
     service
@@ -350,7 +334,7 @@ async fn an_acknowledgement_of_before_a_restart_counts_unless_somebody_else_was_
             .post("/v1/groups/billing/members/a/poll", body(&Value::Null))
             .await
             .json();
-        let service = service.restarted(|_| {});
+        let service = service.restart();
         if somebody_else {
             let of_b = service
                 .post("/v1/groups/billing/members/b/poll", body(&Value::Null))
@@ -365,8 +349,7 @@ async fn an_acknowledgement_of_before_a_restart_counts_unless_somebody_else_was_
         let next = service
             .post("/v1/groups/billing/members/a/poll", body(&polled["poll_id"]))
             .await
-            .with_status(200)
-            .json();
+            .ok();
         let expected = if somebody_else { (0, 0) } else { (0, 10) };
         assert_eq!(offsets(&next)[0], expected, "somebody else: {somebody_else}");
     }
@@ -438,8 +421,10 @@ async fn wrong_requests_of_members_are_refused_by_name() {
         (json!({"start": "latest"}), "/start"),
         (json!({"member_id": "b"}), "/member_id"),
     ] {
-        let answer = service.post("/v1/groups/billing/members/a/poll", body).await;
-        assert_eq!(answer.problem(400, "invalid-request")["pointer"], pointer);
+        service
+            .post("/v1/groups/billing/members/a/poll", body)
+            .await
+            .invalid(pointer);
     }
     service
         .post("/v1/groups/billing/members/a/poll", json!({"acks": null}))
@@ -473,11 +458,7 @@ async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends()
     let mut of_b = Value::Null;
     while of_b["records"].as_array().is_none_or(Vec::is_empty) {
         let body = json!({"wait_ms": 60_000});
-        of_b = service
-            .post("/v1/groups/billing/members/b/poll", body)
-            .await
-            .with_status(200)
-            .json();
+        of_b = service.post("/v1/groups/billing/members/b/poll", body).await.ok();
     }
     assert_eq!(offsets(&of_b), offsets(&polled));
     service
@@ -519,7 +500,7 @@ async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
         .await
         .unwrap();
     assert_eq!(joining.await.unwrap().unwrap().status(), 201);
-    let group = service.get("/v1/groups/billing").await.with_status(200).json();
+    let group = service.get("/v1/groups/billing").await.ok();
     assert_eq!(group["members"][0]["member_id"], "b");
 }
 
@@ -533,7 +514,7 @@ async fn a_reset_is_not_undone_by_an_acknowledgement_of_before_it() {
         let second = service.post(path, body(&first["poll_id"])).await.json();
         assert_eq!(offsets(&second)[0], (0, 10));
         let service = if restarts {
-            service.restarted(|_| {})
+            service.restart()
         } else {
             service
                 .delete("/v1/groups/billing/members/a")
@@ -546,11 +527,7 @@ async fn a_reset_is_not_undone_by_an_acknowledgement_of_before_it() {
             .post("/v1/groups/billing/offsets/reset", reset)
             .await
             .with_status(200);
-        let third = service
-            .post(path, body(&second["poll_id"]))
-            .await
-            .with_status(200)
-            .json();
+        let third = service.post(path, body(&second["poll_id"])).await.ok();
         assert_eq!(offsets(&third)[0], (0, 0), "restarts: {restarts}");
         assert_eq!(committed(&service, 0).await, Some(0));
     }
@@ -573,11 +550,7 @@ async fn a_member_that_joins_while_the_group_is_set_goes_on_from_there() {
             let (service, path) = (std::sync::Arc::clone(&service), path.clone());
             tokio::spawn(async move {
                 let body = json!({"topics": ["orders"], "max_records": 1, "wait_ms": 0});
-                service
-                    .post(&format!("{path}/poll"), body)
-                    .await
-                    .with_status(200)
-                    .json()
+                service.post(&format!("{path}/poll"), body).await.ok()
             })
         };
         // Back and forth.
@@ -602,9 +575,9 @@ async fn a_member_that_joins_while_the_group_is_set_goes_on_from_there() {
 async fn an_epoch_of_before_a_restart_is_stale() {
     let service = orders(1, 1).await;
     let path = "/v1/groups/billing/members";
-    let before = service.post(path, member("a")).await.with_status(201).json();
-    let service = service.restarted(|_| {});
-    let after = service.post(path, member("a")).await.with_status(201).json();
+    let before = service.post(path, member("a")).await.created();
+    let service = service.restart();
+    let after = service.post(path, member("a")).await.created();
     assert!(
         before["epoch"].as_u64() < after["epoch"].as_u64(),
         "{before} {after}"

@@ -10,143 +10,17 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use quipu::app::App;
 use quipu::server::{self, Server};
 use quipu::settings::Config;
-use quipu_segments::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk, SystemClock};
-use support::{Connection, PATIENCE, read_partition};
-
-/// Whether syncs of the journal may go on, and how many wait for that.
-#[derive(Default)]
-struct Gate {
-    state: Mutex<(bool, usize)>,
-    changed: Condvar,
-}
-
-impl Gate {
-    fn pass(&self) {
-        let mut state = self.state.lock().unwrap();
-        state.1 += 1;
-        self.changed.notify_all();
-        while state.0 {
-            state = self.changed.wait(state).unwrap();
-        }
-        state.1 -= 1;
-    }
-
-    fn close(&self) {
-        self.state.lock().unwrap().0 = true;
-    }
-
-    fn open(&self) {
-        self.state.lock().unwrap().0 = false;
-        self.changed.notify_all();
-    }
-
-    /// Returns when a sync waits.
-    fn wait_until_felt(&self) {
-        let mut state = self.state.lock().unwrap();
-        while state.1 == 0 {
-            state = self.changed.wait(state).unwrap();
-        }
-    }
-}
-
-/// Opens the gate again, also where a check fails: nobody is to wait for ever.
-struct Closed<'a>(&'a Gate);
-
-impl Drop for Closed<'_> {
-    fn drop(&mut self) {
-        self.0.open();
-    }
-}
-
-/// The real disk, but for syncs of journal files.
-struct GatedDisk {
-    disk: RealDisk,
-    gate: Arc<Gate>,
-}
-
-impl Disk for GatedDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.open(path, mode)?;
-        if path.extension().is_some_and(|extension| extension == "journal") {
-            let gate = self.gate.clone();
-            return Ok(Arc::new(GatedFile { file, gate }));
-        }
-        Ok(file)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        self.disk.list(dir)
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(path)
-    }
-}
-
-struct GatedFile {
-    file: Arc<dyn DiskFile>,
-    gate: Arc<Gate>,
-}
-
-impl DiskFile for GatedFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, position)
-    }
-
-    fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
-        self.file.write_all_at(buffers, position)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.gate.pass();
-        self.file.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
-        self.file.map(len)
-    }
-}
+use quipu_segments::SystemClock;
+use support::disk::{Closed, Gate, GatedDisk};
+use support::{Connection, PATIENCE, anonymous_bytes, read_partition};
 
 const MIB: u64 = 1 << 20;
 const QUEUE_BYTES: u64 = 8 * MIB;
@@ -177,16 +51,6 @@ fn body(key: &str) -> Vec<u8> {
     format!("{{\"records\":[{{\"key\":\"{key}\",\"value\":\"{value}\"}}]}}").into_bytes()
 }
 
-/// This process's memory that is not file pages, in bytes.
-fn anonymous_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"))
-        .unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-}
-
 /// What producers and the test tell each other.
 #[derive(Default)]
 struct Shared {
@@ -199,7 +63,7 @@ struct Shared {
 }
 
 fn check_refusal(answer: &support::Answer) {
-    answer.problem(503, "overloaded", "none");
+    answer.refusal(503, "overloaded", "none");
     assert!(answer.header("retry-after").is_some(), "{:?}", answer.headers);
 }
 
@@ -302,14 +166,10 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
         .unwrap();
     let gate = Arc::new(Gate::default());
     let start = || -> Server {
-        let disk = GatedDisk {
-            disk: RealDisk::new(),
-            gate: gate.clone(),
-        };
         runtime
             .block_on(server::start_on(
                 config(&directory.path().join("data")),
-                Arc::new(disk),
+                Arc::new(GatedDisk::new(&gate)),
                 Arc::new(SystemClock::new()),
             ))
             .unwrap()
@@ -329,7 +189,7 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
     }
 
     gate.close();
-    let before = anonymous_bytes();
+    let before = anonymous_bytes("self");
     std::thread::scope(|scope| {
         let closed = Closed(&gate);
         for number in 0..PRODUCERS {
@@ -387,7 +247,7 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
         }
         drop(waiting);
         check_accounts(&app);
-        let during = anonymous_bytes();
+        let during = anonymous_bytes("self");
         println!(
             "{} refusals; anonymous memory: {} KiB before, {} KiB while the disk hangs",
             shared.refusals.load(SeqCst),

@@ -1,19 +1,16 @@
 //! Shared groups through the API: work queues with leases, retries and dead letters.
 
-mod harness;
+mod support;
 
-use harness::Service;
 use quipu::broker::groups::members::end_sessions;
 use serde_json::{Value, json};
+use support::Service;
 
 const NONE: [u64; 0] = [];
 
 async fn jobs(partitions: u32, records: u64) -> Service {
     let service = Service::new();
-    service
-        .put("/v1/topics/jobs", json!({"partitions": partitions}))
-        .await
-        .with_status(201);
+    service.create_topic("jobs", partitions).await;
     for index in 0..partitions {
         if records > 0 {
             service.append_numbers("jobs", index, 0, records);
@@ -33,7 +30,7 @@ fn join(name: &str, settings: Value) -> Value {
 async fn poll(service: &Service, member: &str, ack: &Value, most: u64) -> Value {
     let body = json!({"ack": ack, "max_records": most, "wait_ms": 0});
     let path = format!("/v1/groups/workers/members/{member}/poll");
-    service.post(&path, body).await.with_status(200).json()
+    service.post(&path, body).await.ok()
 }
 
 fn offsets(polled: &Value) -> Vec<u64> {
@@ -53,7 +50,7 @@ fn places(offsets: &[u64]) -> Value {
 
 async fn settle(service: &Service, member: &str, body: Value) -> Vec<u64> {
     let path = format!("/v1/groups/workers/members/{member}/settle");
-    let answer = service.post(&path, body).await.with_status(200).json();
+    let answer = service.post(&path, body).await.ok();
     let lost = answer["lost"].as_array().expect("lost");
     lost.iter()
         .map(|place| place["offset"].as_u64().unwrap())
@@ -71,10 +68,7 @@ async fn fetch(service: &Service, topic: &str) -> Vec<Value> {
             "/v1/topics/{topic}/partitions/0/records?offset=earliest"
         ))
         .await;
-    page.with_status(200).json()["records"]
-        .as_array()
-        .expect("records")
-        .clone()
+    page.ok()["records"].as_array().expect("records").clone()
 }
 
 #[tokio::test]
@@ -84,8 +78,7 @@ async fn more_members_than_partitions_share_the_work_and_no_record_is_two_member
         let joined = service
             .post("/v1/groups/workers/members", join(name, json!({})))
             .await
-            .with_status(201)
-            .json();
+            .created();
         assert_eq!(joined["assignment"], json!([]));
     }
     let (a, b, c) = (
@@ -131,14 +124,14 @@ async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_
         [1],
         "it is settled"
     );
-    let service = service.restarted(|_| {});
+    let service = service.restart();
     let path = "/v1/groups/workers/members/a/poll";
     service
         .post(path, json!({"wait_ms": 0}))
         .await
         .problem(404, "unknown-member");
     let body = json!({"topics": ["jobs"], "type": "shared", "ack": polled["poll_id"], "wait_ms": 0});
-    let again = service.post(path, body).await.with_status(200).json();
+    let again = service.post(path, body).await.ok();
     assert_eq!(offsets(&again), [0, 2, 4, 5]);
 }
 
@@ -254,17 +247,12 @@ async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() 
     let answer = service
         .post("/v1/groups/workers/redrive", call.clone())
         .await
-        .with_status(200)
-        .json();
+        .ok();
     assert_eq!(
         (&answer["redriven"], &answer["at_end"]),
         (&json!(1), &json!(true))
     );
-    let answer = service
-        .post("/v1/groups/workers/redrive", call)
-        .await
-        .with_status(200)
-        .json();
+    let answer = service.post("/v1/groups/workers/redrive", call).await.ok();
     assert_eq!(answer["redriven"], 0, "nothing twice");
     let back = poll(&service, "a", &Value::Null, 10).await;
     assert_eq!(
@@ -290,11 +278,7 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     assert_eq!(offsets(&of_a), [0]);
     // Waits for as long as it takes.
     let body = json!({"wait_ms": 60_000});
-    let of_b = service
-        .post("/v1/groups/workers/members/b/poll", body)
-        .await
-        .with_status(200)
-        .json();
+    let of_b = service.post("/v1/groups/workers/members/b/poll", body).await.ok();
     assert_eq!(
         (offsets(&of_b), &of_b["records"][0]["delivery_count"]),
         (vec![0], &json!(2))
@@ -319,7 +303,6 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
         .get("/v1/topics/jobs.dlq/partitions/0/records?offset=earliest")
         .await
         .status
-        .as_u16()
         != 200
         || committed(&service).await != Some(1)
     {
@@ -355,11 +338,7 @@ async fn a_delayed_release_waits_and_a_lost_answer_comes_back_when_its_leases_en
         "nothing is lent twice"
     );
     let body = json!({"wait_ms": 60_000});
-    let again = service
-        .post("/v1/groups/workers/members/a/poll", body)
-        .await
-        .with_status(200)
-        .json();
+    let again = service.post("/v1/groups/workers/members/a/poll", body).await.ok();
     assert_eq!(
         (offsets(&again), &again["records"][0]["delivery_count"]),
         (vec![1], &json!(2))
@@ -376,11 +355,7 @@ async fn groups_keep_their_type_and_settings() {
         (json!({"dead_letter_topic": "jobs"}), "/dead_letter_topic"),
         (json!({"type": "ordered", "lease_ms": 1000}), "/lease_ms"),
     ] {
-        let problem = service
-            .post(path, join("a", settings))
-            .await
-            .problem(400, "invalid-request");
-        assert_eq!(problem["pointer"], pointer);
+        service.post(path, join("a", settings)).await.invalid(pointer);
     }
     service
         .post(path, join("a", json!({"lease_ms": 1000})))
@@ -435,10 +410,7 @@ async fn groups_keep_their_type_and_settings() {
 #[tokio::test]
 async fn members_are_given_records_of_the_topics_that_they_subscribe_to() {
     let service = jobs(1, 3).await;
-    service
-        .put("/v1/topics/mail", json!({"partitions": 1}))
-        .await
-        .with_status(201);
+    service.create_topic("mail", 1).await;
     service.append_numbers("mail", 0, 0, 3);
     for (name, topic) in [("a", "jobs"), ("b", "mail")] {
         let body = json!({"topics": [topic], "type": "shared", "member_id": name});
@@ -461,13 +433,10 @@ async fn members_are_given_records_of_the_topics_that_they_subscribe_to() {
 #[tokio::test]
 async fn what_a_member_has_leased_stays_its_own_when_it_subscribes_to_something_else() {
     let service = jobs(1, 3).await;
-    service
-        .put("/v1/topics/mail", json!({"partitions": 1}))
-        .await
-        .with_status(201);
+    service.create_topic("mail", 1).await;
     let both = json!({"topics": ["jobs", "mail"], "type": "shared", "wait_ms": 0});
     let path = "/v1/groups/workers/members/a/poll";
-    let polled = service.post(path, both).await.with_status(200).json();
+    let polled = service.post(path, both).await.ok();
     assert_eq!(offsets(&polled), [0, 1, 2]);
     let other = json!({"topics": ["mail"], "type": "shared", "wait_ms": 0});
     service.post(path, other).await.with_status(200);

@@ -4,21 +4,17 @@
     reason = "a test damages files behind the service's back"
 )]
 
-mod events;
-mod harness;
+mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
-use events::{Event, EventReader};
 use futures_util::StreamExt;
-use harness::{Answer, Sample, Service};
 use http::{Method, Request, StatusCode};
-use quipu_segments::{Clock, Monotonic, SystemClock, TimestampMs};
 use serde_json::{Value, json};
+use support::events::{Event, EventReader};
+use support::{Answer, Sample, Service};
 use tower::ServiceExt;
 
 const EVENTS: &str = "text/event-stream";
@@ -36,19 +32,6 @@ async fn topic(service: &Service, name: &str, partitions: u32) {
         .put(&format!("/v1/topics/{name}"), body)
         .await
         .with_status(201);
-}
-
-/// A wall clock that stands until it is set.
-struct WallClock(AtomicI64, SystemClock);
-
-impl Clock for WallClock {
-    fn now(&self) -> TimestampMs {
-        TimestampMs(self.0.load(Ordering::Relaxed))
-    }
-
-    fn monotonic(&self) -> Monotonic {
-        self.1.monotonic()
-    }
 }
 
 /// Appends records with these timestamps, each with the value `"partition/timestamp"`.
@@ -545,8 +528,7 @@ async fn partitions_are_chosen_by_number() {
         format!("{T}?partitions=1,1"),
         "/v1/records?topics=t,u&partitions=0".to_owned(),
     ] {
-        let problem = service.get(&uri).await.problem(400, "invalid-request");
-        assert_eq!(problem["pointer"], "partitions");
+        service.get(&uri).await.invalid("partitions");
     }
     // A cursor that has others leaves them alone.
     let (events, _) = replay_events(&service, &format!("{T}?partitions=1,2"), "").await;
@@ -588,8 +570,7 @@ async fn a_stream_over_several_topics_names_the_topic_of_each_record() {
         .get("/v1/records?topics=t,x")
         .await
         .problem(404, "unknown-topic");
-    let problem = service.get("/v1/records").await.problem(400, "invalid-request");
-    assert_eq!(problem["pointer"], "topics");
+    service.get("/v1/records").await.invalid("topics");
 }
 
 #[tokio::test]
@@ -658,7 +639,7 @@ async fn keyed() -> (Service, [u32; 2]) {
 #[tokio::test]
 async fn a_key_is_read_from_its_partition_alone_where_the_topic_is_placed_by_key() {
     let (service, [a, b]) = keyed().await;
-    let service = service.restarted(|dir| destroy(dir, b));
+    let service = service.restart_after(|dir| destroy(dir, b));
     assert_eq!(
         replay(&service, "key=a").await,
         [format!("{a}/0"), format!("{a}/1")]
@@ -779,15 +760,15 @@ async fn a_follower_from_the_end_knows_where_that_was_before_anything_comes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_record_dated_after_until_is_left_out_also_where_it_came_before_that_moment() {
-    let clock = Arc::new(WallClock(AtomicI64::new(1000), SystemClock::new()));
-    let service = Service::with_clock(clock.clone());
+    let service = Service::new();
+    service.set_time(1000);
     topic(&service, "t", 1).await;
     append(&service, "t", 0, &[1000]);
     let mut live = Live::events(&service, &format!("{T}?follow=true&speed=1&until=3000")).await;
     assert_eq!(places(&records(&live.next_events().await)), ["0/0"]);
     // Both are there when the clock ends the stream; the first is not due yet, the second lies behind the end.
     append(&service, "t", 0, &[2500, 9000]);
-    clock.0.store(3000, Ordering::Relaxed);
+    service.set_time(3000);
     let (rest, is_whole) = live.rest().await;
     let rest = EventReader::default().feed(&rest);
     assert!(is_whole);
@@ -950,11 +931,10 @@ async fn a_cursor_of_something_else_is_refused_and_one_of_a_topic_that_is_gone_h
         futures_util::FutureExt::now_or_never(request)
     };
     let answer = ask(&service, "/v1/topics/u/records", &id).unwrap();
-    assert_eq!(answer.problem(400, "invalid-request")["pointer"], "Last-Event-ID");
+    answer.invalid("Last-Event-ID");
     for uri in ["/v1/records?topics=t,u", "/v1/records?topics=u"] {
         let uri = format!("{uri}&from={id}");
-        let problem = service.get(&uri).await.problem(400, "invalid-request");
-        assert_eq!(problem["pointer"], "from");
+        service.get(&uri).await.invalid("from");
     }
     // One topic by another path is the same stream.
     assert_eq!(
@@ -964,11 +944,7 @@ async fn a_cursor_of_something_else_is_refused_and_one_of_a_topic_that_is_gone_h
     let other = Service::new();
     topic(&other, "t", 1).await;
     append(&other, "t", 0, &[1, 2]);
-    let problem = other
-        .get(&format!("{T}?from={id}"))
-        .await
-        .problem(400, "invalid-request");
-    assert_eq!(problem["pointer"], "from");
+    other.get(&format!("{T}?from={id}")).await.invalid("from");
     // Behind the end of a log that was put back.
     let (far, _) = replay_events(&service, T, "").await;
     let service = {
@@ -1002,7 +978,7 @@ async fn cursors_are_good_over_restarts() {
     append(&service, "t", 0, &[1, 2]);
     append(&service, "t", 1, &[3]);
     let (events, _) = replay_events(&service, T, "").await;
-    let service = service.restarted(|_| {});
+    let service = service.restart();
     let (rest, _) = replay_events(&service, T, &events[0].id).await;
     assert_eq!(places(&records(&rest)), ["0/1", "1/0"]);
 }
@@ -1127,7 +1103,7 @@ async fn damaged() -> Service {
         service.append("t", 0, true, &[(n, None, Some(b"1"), headers)]);
     }
     append(&service, "t", 1, &[5]);
-    service.restarted(|dir| {
+    service.restart_after(|dir| {
         let path = dir.join("topics/t/0/00000000000000000000.log");
         let mut bytes = std::fs::read(&path).unwrap();
         let batch = bytes.len() / 10;

@@ -9,7 +9,6 @@
     reason = "the test has files and time-outs of its own"
 )]
 
-mod events;
 mod support;
 
 use std::collections::BTreeMap;
@@ -20,8 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use events::EventReader;
 use serde_json::{Value, json};
+use support::events::EventReader;
 use support::{Connection, Rng, Server};
 
 const SETTINGS: &[(&str, &str)] = &[

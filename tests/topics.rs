@@ -1,11 +1,10 @@
 //! The contract of topics.
 
-#[path = "harness/mod.rs"]
-mod service;
+mod support;
 
 use http::Method;
 use serde_json::{Value, json};
-use service::{JSON, Service};
+use support::{JSON, Service};
 
 #[tokio::test]
 async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
@@ -31,11 +30,7 @@ async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
         json!({"partitions": 6, "config": {"ack": "durable", "segment_ms": null}}),
         json!({}),
     ] {
-        let again = service
-            .put("/v1/topics/orders", same)
-            .await
-            .with_status(200)
-            .json();
+        let again = service.put("/v1/topics/orders", same).await.ok();
         assert_eq!(again, made);
     }
     for other in [
@@ -53,11 +48,7 @@ async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
 #[tokio::test]
 async fn a_topic_has_one_partition_where_nobody_says_otherwise() {
     let service = Service::new();
-    let made = service
-        .send(Method::PUT, "/v1/topics/a", &[], "")
-        .await
-        .with_status(201)
-        .json();
+    let made = service.send(Method::PUT, "/v1/topics/a", &[], "").await.created();
     assert_eq!(made["partition_count"], 1);
 }
 
@@ -66,10 +57,7 @@ async fn names_are_checked_when_a_topic_is_made() {
     let service = Service::new();
     let longest = "n".repeat(249);
     for good in ["a", "A.b_c-9", "_a", longest.as_str()] {
-        service
-            .put(&format!("/v1/topics/{good}"), json!({}))
-            .await
-            .with_status(201);
+        service.create_topic(good, 1).await;
     }
     let too_long = "n".repeat(250);
     for bad in [
@@ -111,11 +99,7 @@ async fn what_a_topic_cannot_be_is_refused_where_it_is_said() {
         ),
         (json!({"config": {"ack": true}}), "/config/ack"),
     ] {
-        let problem = service
-            .put("/v1/topics/a", body.clone())
-            .await
-            .problem(400, "invalid-request");
-        assert_eq!(problem["pointer"], pointer, "{body}");
+        service.put("/v1/topics/a", body.clone()).await.invalid(pointer);
     }
     for later in ["cleanup_policy", "compression", "key_index"] {
         let problem = service
@@ -145,12 +129,10 @@ async fn what_a_topic_cannot_be_is_refused_where_it_is_said() {
         ("{} {}", ""),
         ("{", ""),
     ] {
-        let answer = service.send(Method::PUT, "/v1/topics/a", JSON, body).await;
-        assert_eq!(
-            answer.problem(400, "invalid-request")["pointer"],
-            pointer,
-            "{body}"
-        );
+        service
+            .send(Method::PUT, "/v1/topics/a", JSON, body)
+            .await
+            .invalid(pointer);
     }
     for wrong in [
         &[][..],
@@ -188,7 +170,7 @@ async fn a_new_topic_needs_no_body_and_a_change_does() {
     ] {
         service.delete("/v1/topics/a").await;
         let answer = service.send(Method::PUT, "/v1/topics/a", headers, body).await;
-        assert_eq!(answer.with_status(201).json()["partition_count"], 1, "{body:?}");
+        assert_eq!(answer.created()["partition_count"], 1, "{body:?}");
         let missing = service.send(Method::PATCH, "/v1/topics/a", headers, "").await;
         missing.problem(400, "invalid-request");
     }
@@ -205,7 +187,7 @@ async fn a_description_tells_positions_size_times_and_where_settings_come_from()
         .await
         .with_status(201);
     service.append_numbers("a", 1, 3, 4);
-    let topic = service.get("/v1/topics/a").await.with_status(200).json();
+    let topic = service.get("/v1/topics/a").await.ok();
     assert_eq!(
         topic["partitions"][0],
         json!({"partition": 0, "log_start_offset": 0, "end_offset": 0, "size_bytes": 0, "segments": 0,
@@ -258,10 +240,7 @@ async fn a_description_tells_positions_size_times_and_where_settings_come_from()
 async fn lists_are_by_name_and_in_parts() {
     let service = Service::new();
     for name in ["c", "a", "b"] {
-        service
-            .put(&format!("/v1/topics/{name}"), json!({}))
-            .await
-            .with_status(201);
+        service.create_topic(name, 1).await;
     }
     let names = |list: &Value| -> Vec<String> {
         let topics = list["topics"].as_array().unwrap();
@@ -270,25 +249,21 @@ async fn lists_are_by_name_and_in_parts() {
             .map(|topic| topic["name"].as_str().unwrap().to_owned())
             .collect()
     };
-    let all = service.get("/v1/topics").await.with_status(200).json();
+    let all = service.get("/v1/topics").await.ok();
     assert_eq!(names(&all), ["a", "b", "c"]);
     assert_eq!(all.get("next"), None);
     assert_eq!(all["topics"][0]["partition_count"], 1);
     assert_eq!(all["topics"][0]["config"]["ack"]["value"], "durable");
     assert_eq!(all["topics"][0].get("partitions"), None);
 
-    let first = service.get("/v1/topics?limit=2").await.with_status(200).json();
+    let first = service.get("/v1/topics?limit=2").await.ok();
     assert_eq!(
         (names(&first), &first["next"]),
         (vec!["a".into(), "b".into()], &json!("b"))
     );
-    let second = service
-        .get("/v1/topics?limit=2&after=b")
-        .await
-        .with_status(200)
-        .json();
+    let second = service.get("/v1/topics?limit=2&after=b").await.ok();
     assert_eq!((names(&second), second.get("next")), (vec!["c".to_owned()], None));
-    let behind_nothing = service.get("/v1/topics?after=aa").await.with_status(200).json();
+    let behind_nothing = service.get("/v1/topics?after=aa").await.ok();
     assert_eq!(names(&behind_nothing), ["b", "c"]);
     for wrong in ["limit=0", "limit=1001", "limit=x", "page=2"] {
         service
@@ -301,15 +276,8 @@ async fn lists_are_by_name_and_in_parts() {
 #[tokio::test]
 async fn partitions_are_raised_and_never_lowered() {
     let service = Service::new();
-    service
-        .put("/v1/topics/a", json!({"partitions": 3}))
-        .await
-        .with_status(201);
-    let raised = service
-        .patch("/v1/topics/a", json!({"partitions": 5}))
-        .await
-        .with_status(200)
-        .json();
+    service.create_topic("a", 3).await;
+    let raised = service.patch("/v1/topics/a", json!({"partitions": 5})).await.ok();
     assert_eq!(
         (
             &raised["partition_count"],
@@ -352,7 +320,7 @@ async fn a_setting_is_changed_and_taken_back_all_or_nothing_and_survives_a_resta
     };
 
     let body = json!({"config": {"retention_ms": null, "ack": "written", "max_record_bytes": 99}});
-    let changed = service.patch("/v1/topics/a", body).await.with_status(200).json();
+    let changed = service.patch("/v1/topics/a", body).await.ok();
     assert_eq!(setting(&changed, "retention_ms"), (Value::Null, json!("default")));
     assert_eq!(setting(&changed, "ack"), (json!("written"), json!("topic")));
 
@@ -362,17 +330,10 @@ async fn a_setting_is_changed_and_taken_back_all_or_nothing_and_survives_a_resta
         .await
         .problem(400, "invalid-request");
     assert_eq!(service.get("/v1/topics/a").await.json(), changed);
-    assert_eq!(
-        service
-            .patch("/v1/topics/a", json!({}))
-            .await
-            .with_status(200)
-            .json(),
-        changed
-    );
+    assert_eq!(service.patch("/v1/topics/a", json!({})).await.ok(), changed);
 
-    let service = service.restarted(|_| {});
-    assert_eq!(service.get("/v1/topics/a").await.with_status(200).json(), changed);
+    let service = service.restart();
+    assert_eq!(service.get("/v1/topics/a").await.ok(), changed);
     service
         .patch("/v1/topics/b", json!({}))
         .await
@@ -382,32 +343,20 @@ async fn a_setting_is_changed_and_taken_back_all_or_nothing_and_survives_a_resta
 #[tokio::test]
 async fn a_topic_made_again_under_the_same_name_is_another_topic() {
     let service = Service::new();
-    let first = service
-        .put("/v1/topics/a", json!({}))
-        .await
-        .with_status(201)
-        .json();
+    let first = service.create_topic("a", 1).await;
     service.append_numbers("a", 0, 0, 3);
     let gone = service.delete("/v1/topics/a").await.with_status(204);
     assert!(gone.body.is_empty());
     service.delete("/v1/topics/a").await.problem(404, "unknown-topic");
     service.get("/v1/topics/a").await.problem(404, "unknown-topic");
-    let second = service
-        .put("/v1/topics/a", json!({}))
-        .await
-        .with_status(201)
-        .json();
+    let second = service.create_topic("a", 1).await;
     assert_ne!(first["id"], second["id"]);
     assert_eq!(second["partitions"][0]["end_offset"], 0);
 
-    let service = service.restarted(|_| {});
+    let service = service.restart();
     assert_eq!(service.get("/v1/topics/a").await.json()["id"], second["id"]);
     let elsewhere = Service::new();
-    let other = elsewhere
-        .put("/v1/topics/a", json!({}))
-        .await
-        .with_status(201)
-        .json();
+    let other = elsewhere.put("/v1/topics/a", json!({})).await.created();
     assert_ne!(other["id"], first["id"]);
 }
 
@@ -415,39 +364,29 @@ async fn a_topic_made_again_under_the_same_name_is_another_topic() {
 async fn a_deleted_topic_takes_the_groups_offsets_with_it() {
     let service = Service::new();
     for topic in ["a", "b"] {
-        service
-            .put(&format!("/v1/topics/{topic}"), json!({}))
-            .await
-            .with_status(201);
+        service.create_topic(topic, 1).await;
         service.append_numbers(topic, 0, 0, 3);
         let commit = json!({"offsets": [{"topic": topic, "partition": 0, "offset": 2}]});
         service.put("/v1/groups/g/offsets", commit).await.with_status(200);
     }
     service.delete("/v1/topics/a").await.with_status(204);
-    let left = service.get("/v1/groups/g/offsets").await.with_status(200).json();
+    let left = service.get("/v1/groups/g/offsets").await.ok();
     let left = left["offsets"].as_array().unwrap();
     assert_eq!((left.len(), &left[0]["topic"]), (1, &json!("b")));
-    service.put("/v1/topics/a", json!({})).await.with_status(201);
-    let service = service.restarted(|_| {});
-    let left = service.get("/v1/groups/g/offsets").await.with_status(200).json();
+    service.create_topic("a", 1).await;
+    let service = service.restart();
+    let left = service.get("/v1/groups/g/offsets").await.ok();
     assert_eq!(left["offsets"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]
 async fn the_log_start_moves_up_and_never_down() {
     let service = Service::new();
-    service
-        .put("/v1/topics/a", json!({"partitions": 2}))
-        .await
-        .with_status(201);
+    service.create_topic("a", 2).await;
     service.append_numbers("a", 1, 0, 10);
     let records = "/v1/topics/a/partitions/1/records";
     for (before, start) in [(0, 0), (4, 4), (2, 4), (10, 10)] {
-        let answer = service
-            .delete(&format!("{records}?before={before}"))
-            .await
-            .with_status(200)
-            .json();
+        let answer = service.delete(&format!("{records}?before={before}")).await.ok();
         assert_eq!(answer, json!({"log_start_offset": start}), "before {before}");
     }
     let problem = service
@@ -464,7 +403,7 @@ async fn the_log_start_moves_up_and_never_down() {
             .await
             .problem(400, "invalid-request");
     }
-    let service = service.restarted(|_| {});
+    let service = service.restart();
     let topic = service.get("/v1/topics/a").await.json();
     assert_eq!(topic["partitions"][1]["log_start_offset"], 10);
 }
@@ -472,14 +411,10 @@ async fn the_log_start_moves_up_and_never_down() {
 #[tokio::test]
 async fn an_offset_is_found_by_time_even_where_clocks_went_back() {
     let service = Service::new();
-    service.put("/v1/topics/a", json!({})).await.with_status(201);
+    service.create_topic("a", 1).await;
     let offsets = "/v1/topics/a/partitions/0/offsets";
     let at = async |service: &Service, at: &str| {
-        let found = service
-            .get(&format!("{offsets}?at={at}"))
-            .await
-            .with_status(200)
-            .json();
+        let found = service.get(&format!("{offsets}?at={at}")).await.ok();
         (found["offset"].as_u64().unwrap(), found["timestamp"].as_i64())
     };
     assert_eq!(at(&service, "earliest").await, (0, None));
@@ -517,10 +452,7 @@ async fn an_offset_is_found_by_time_even_where_clocks_went_back() {
 #[tokio::test]
 async fn what_is_not_there_is_named() {
     let service = Service::new();
-    service
-        .put("/v1/topics/a", json!({"partitions": 2}))
-        .await
-        .with_status(201);
+    service.create_topic("a", 2).await;
     for uri in ["/v1/topics/b", "/v1/topics/b/partitions/0/offsets?at=latest"] {
         service.get(uri).await.problem(404, "unknown-topic");
     }

@@ -133,7 +133,7 @@ fn broken_json_at_line_500_000_is_named_and_all_lines_before_it_are_in() {
     let problem = connection
         .answer()
         .expect("an answer")
-        .problem(400, "invalid-request", "partial");
+        .refusal(400, "invalid-request", "partial");
     assert_eq!(problem["line"], BROKEN, "{problem}");
     assert_eq!(problem["accepted"], BROKEN - 1, "{problem}");
 
@@ -154,7 +154,7 @@ fn a_record_of_20_mib_is_refused_in_every_form_by_an_answer_that_its_sender_can_
     let body = format!(r#"{{"records":[{{"value":"small"}},{{"value":"{value}"}}]}}"#);
     let problem = fixture
         .post(JSON, body.as_bytes())
-        .problem(413, "record-too-large", "none");
+        .refusal(413, "record-too-large", "none");
     assert!(
         problem["pointer"]
             .as_str()
@@ -163,15 +163,15 @@ fn a_record_of_20_mib_is_refused_in_every_form_by_an_answer_that_its_sender_can_
     );
     fixture
         .post("text/plain", value.as_bytes())
-        .problem(413, "record-too-large", "none");
+        .refusal(413, "record-too-large", "none");
     fixture
         .post(JSON, &vec![b' '; 33 * MIB])
-        .problem(413, "request-too-large", "none");
+        .refusal(413, "request-too-large", "none");
 
     let stream = format!("{{\"value\":1}}\n\n{{\"value\":\"{value}\"}}\n{{\"value\":2}}\n");
     let problem = fixture
         .post(NDJSON, stream.as_bytes())
-        .problem(413, "record-too-large", "partial");
+        .refusal(413, "record-too-large", "partial");
     assert_eq!(problem["line"], 3, "{problem}");
     assert_eq!(problem["accepted"], 1, "{problem}");
 
@@ -189,13 +189,13 @@ fn what_is_not_there_is_named() {
     let produced = connection
         .request("POST", "/v1/topics/nobody/records", JSON, body)
         .expect("an answer");
-    produced.problem(404, "unknown-topic", "none");
+    produced.refusal(404, "unknown-topic", "none");
     let streamed = connection.request("POST", "/v1/topics/nobody/records", NDJSON, b"{\"value\":1}\n");
-    streamed.expect("an answer").problem(404, "unknown-topic", "none");
-    ask("/v1/topics/nobody").problem(404, "unknown-topic", "none");
-    ask("/v1/topics/nobody/partitions/0/records?offset=0").problem(404, "unknown-topic", "none");
-    ask("/v1/topics/t/partitions/1/records?offset=0").problem(404, "unknown-partition", "none");
-    ask("/v1/nothing").problem(404, "not-found", "none");
+    streamed.expect("an answer").refusal(404, "unknown-topic", "none");
+    ask("/v1/topics/nobody").refusal(404, "unknown-topic", "none");
+    ask("/v1/topics/nobody/partitions/0/records?offset=0").refusal(404, "unknown-topic", "none");
+    ask("/v1/topics/t/partitions/1/records?offset=0").refusal(404, "unknown-partition", "none");
+    ask("/v1/nothing").refusal(404, "not-found", "none");
     fixture.finish(good());
 }
 
@@ -211,7 +211,7 @@ fn an_offset_out_of_range_is_told_the_range() {
     // At the end there is nothing yet, which is no error.
     assert_eq!(ask("1").status, 200);
     for beyond in ["2", "4611686018427387904", "9223372036854775807"] {
-        let problem = ask(beyond).problem(416, "offset-out-of-range", "none");
+        let problem = ask(beyond).refusal(416, "offset-out-of-range", "none");
         assert_eq!(
             (&problem["log_start_offset"], &problem["end_offset"]),
             (&0.into(), &1.into()),
@@ -219,7 +219,7 @@ fn an_offset_out_of_range_is_told_the_range() {
         );
     }
     for nonsense in ["-1", "1.5", "99999999999999999999", "first", ""] {
-        ask(nonsense).problem(400, "invalid-request", "none");
+        ask(nonsense).refusal(400, "invalid-request", "none");
     }
     fixture.finish(good());
 }
@@ -228,12 +228,12 @@ fn an_offset_out_of_range_is_told_the_range() {
 fn a_header_that_is_not_a_string_is_pointed_at() {
     let fixture = Fixture::new();
     let body = br#"{"records":[{"value":1},{"value":2,"headers":{"type":"ok","retries":5}}]}"#;
-    let problem = fixture.post(JSON, body).problem(400, "invalid-request", "none");
+    let problem = fixture.post(JSON, body).refusal(400, "invalid-request", "none");
     assert_eq!(problem["pointer"], "/records/1/headers/retries", "{problem}");
     let stream = b"{\"value\":1}\n{\"value\":2,\"headers\":{\"retries\":5}}\n";
     let problem = fixture
         .post(NDJSON, stream)
-        .problem(400, "invalid-request", "partial");
+        .refusal(400, "invalid-request", "partial");
     assert_eq!(
         (&problem["line"], &problem["accepted"]),
         (&2.into(), &1.into()),

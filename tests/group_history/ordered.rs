@@ -137,7 +137,7 @@ impl<'w, 'r> Member<'w, 'r> {
             return;
         };
         if answer.status == 409 {
-            answer.problem(409, "poll-superseded", "none");
+            answer.refusal(409, "poll-superseded", "none");
             self.is_unsure = true;
             return;
         }
@@ -233,8 +233,8 @@ impl<'w, 'r> Member<'w, 'r> {
         ) {
             Some(Answered { answer, .. }) => match answer.status {
                 200 => {}
-                404 => drop(answer.problem(404, "unknown-member", "none")),
-                _ => drop(answer.problem(409, "fenced", "none")),
+                404 => drop(answer.refusal(404, "unknown-member", "none")),
+                _ => drop(answer.refusal(409, "fenced", "none")),
             },
             None => self.is_unsure = true,
         }
@@ -262,9 +262,9 @@ impl<'w, 'r> Member<'w, 'r> {
         let body = json!({"epoch": epoch, "offsets": [row]});
         match self.client.call("POST", &self.path("/commit"), &body) {
             Some(Answered { answer, .. }) if answer.status == 404 => {
-                answer.problem(404, "unknown-member", "none");
+                answer.refusal(404, "unknown-member", "none");
             }
-            Some(Answered { answer, .. }) => drop(answer.problem(409, "fenced", "none")),
+            Some(Answered { answer, .. }) => drop(answer.refusal(409, "fenced", "none")),
             None => self.is_unsure = true,
         }
     }
@@ -294,7 +294,7 @@ impl<'w, 'r> Member<'w, 'r> {
         if let Some(Answered { answer, .. }) = self.client.call("DELETE", &path, &Value::Null) {
             match answer.status {
                 204 => {}
-                _ => drop(answer.problem(404, "unknown-member", "none")),
+                _ => drop(answer.refusal(404, "unknown-member", "none")),
             }
         }
         self.is_unsure = true;
@@ -406,7 +406,7 @@ fn reset(run: &Run<'_>, client: &mut Client<'_>, rng: &mut Rng) {
         // Not made yet, or members are there.
         Some(Answered { answer, .. }) if answer.status == 404 => return,
         Some(Answered { answer, .. }) => {
-            answer.problem(409, "group-active", "none");
+            answer.refusal(409, "group-active", "none");
             return;
         }
     };

@@ -160,7 +160,7 @@ impl<'w, 'r> Member<'w, 'r> {
             return None;
         };
         if answer.status == 409 {
-            answer.problem(409, "poll-superseded", "none");
+            answer.refusal(409, "poll-superseded", "none");
             self.note_unsure();
             return None;
         }
@@ -237,7 +237,7 @@ impl<'w, 'r> Member<'w, 'r> {
                 });
             }
             Some(Answered { answer, .. }) if answer.status == 404 => {
-                answer.problem(404, "unknown-member", "none");
+                answer.refusal(404, "unknown-member", "none");
                 self.note_unsure();
             }
             Some(Answered { answer, .. }) => panic!("{}", answer.text()),
@@ -372,7 +372,7 @@ impl<'w, 'r> Member<'w, 'r> {
                     });
                 }
                 204 => {}
-                _ => drop(answer.problem(404, "unknown-member", "none")),
+                _ => drop(answer.refusal(404, "unknown-member", "none")),
             }
         }
         self.begin_anew();
@@ -458,7 +458,7 @@ fn redrive(world: &World, mut kills: u64, rng: &mut Rng) -> bool {
                 continue;
             };
             if answer.status == 404 {
-                answer.problem(404, "unknown-topic", "none");
+                answer.refusal(404, "unknown-topic", "none");
                 break;
             }
             assert_eq!(answer.status, 200, "{}", answer.text());

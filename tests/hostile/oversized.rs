@@ -99,7 +99,7 @@ fn bodies_that_are_too_large_are_refused_however_they_come() {
     connection
         .answer()
         .expect("an answer")
-        .problem(413, "request-too-large", "none");
+        .refusal(413, "request-too-large", "none");
     drop(connection);
     // In chunks: as soon as it is too much.
     let mut connection = fixture.server.connect();
@@ -114,7 +114,7 @@ fn bodies_that_are_too_large_are_refused_however_they_come() {
     connection
         .answer()
         .expect("an answer")
-        .problem(413, "request-too-large", "none");
+        .refusal(413, "request-too-large", "none");
     drop(connection);
     fixture.check_memory("after large bodies");
     fixture.append("good");
@@ -129,20 +129,20 @@ fn bodies_that_unpack_to_much_more_cost_no_more() {
     drop(unpacked);
     for (coding, bomb) in &packed {
         for content_type in [JSON, "text/plain"] {
-            post(&fixture, content_type, coding, bomb).problem(413, "request-too-large", "none");
+            post(&fixture, content_type, coding, bomb).refusal(413, "request-too-large", "none");
         }
         // One line that does not end.
-        let problem = post(&fixture, NDJSON, coding, bomb).problem(413, "record-too-large", "none");
+        let problem = post(&fixture, NDJSON, coding, bomb).refusal(413, "record-too-large", "none");
         assert_eq!(problem["line"], 1, "{problem}");
         // One after another, as far as it goes.
-        post(&fixture, JSON, coding, &bomb.repeat(20)).problem(413, "request-too-large", "none");
+        post(&fixture, JSON, coding, &bomb.repeat(20)).refusal(413, "request-too-large", "none");
     }
     // Blank lines are no records, however many.
     let blank = gzip("\n".repeat(5 * MIB).as_bytes());
     let answer = post(&fixture, NDJSON, "gzip", &blank);
     assert_eq!((answer.status, &answer.json()["records"]), (200, &0.into()));
     // A window above what HTTP allows.
-    post(&fixture, JSON, "zstd", &zstd(&[b' '; 1000], 27)).problem(400, "invalid-request", "none");
+    post(&fixture, JSON, "zstd", &zstd(&[b' '; 1000], 27)).refusal(400, "invalid-request", "none");
     fixture.check_memory("after bombs");
     fixture.append("good");
     fixture.finish(&["good".to_owned()]);
@@ -180,7 +180,7 @@ fn blank_lines_without_end_hold_up_nobody_and_are_refused() {
         }
         refusal.join().expect("it does not panic")
     });
-    refusal.problem(400, "invalid-request", "none");
+    refusal.refusal(400, "invalid-request", "none");
     assert!(keys.len() > 10, "{} others were answered meanwhile", keys.len());
     // A server that stops waits for none of it.
     let _upload = begin();
@@ -197,15 +197,15 @@ fn deep_long_and_many_is_refused_or_taken_within_bounds() {
         ("{\"a\":".repeat(MIB / 5), String::new()),
     ] {
         let document = format!("{{\"records\":[{{\"value\":{open}{close}}}]}}");
-        post(&fixture, JSON, "", document.as_bytes()).problem(400, "invalid-request", "none");
+        post(&fixture, JSON, "", document.as_bytes()).refusal(400, "invalid-request", "none");
         let line = format!("{{\"value\":{open}{close}}}\n");
         post(&fixture, NDJSON, "", line.as_bytes());
-        post(&fixture, JSON, "", open.as_bytes()).problem(400, "invalid-request", "none");
+        post(&fixture, JSON, "", open.as_bytes()).refusal(400, "invalid-request", "none");
         let path = "/v1/topics/other";
         let mut connection = fixture.server.connect();
         let small = &open.as_bytes()[..60_000];
         let answer = connection.request("PUT", path, JSON, small).expect("an answer");
-        answer.problem(400, "invalid-request", "none");
+        answer.refusal(400, "invalid-request", "none");
     }
 
     // 100,000 headers in a record are not even collected; some more than are allowed are counted.
@@ -213,9 +213,9 @@ fn deep_long_and_many_is_refused_or_taken_within_bounds() {
         let headers: Vec<String> = (0..count).map(|n| format!("\"h{n}\":\"v\"")).collect();
         let record = format!("{{\"headers\":{{{}}}}}", headers.join(","));
         let document = format!("{{\"records\":[{record}]}}");
-        post(&fixture, JSON, "", document.as_bytes()).problem(status, code, "none");
+        post(&fixture, JSON, "", document.as_bytes()).refusal(status, code, "none");
         let line = format!("{record}\n");
-        post(&fixture, NDJSON, "", line.as_bytes()).problem(status, code, "none");
+        post(&fixture, NDJSON, "", line.as_bytes()).refusal(status, code, "none");
     }
 
     // A line of 64 MiB.
@@ -232,7 +232,7 @@ fn deep_long_and_many_is_refused_or_taken_within_bounds() {
     let problem = connection
         .answer()
         .expect("an answer")
-        .problem(413, "record-too-large", "none");
+        .refusal(413, "record-too-large", "none");
     assert_eq!(problem["line"], 1, "{problem}");
     fixture.check_memory("after deep, long and many");
 

@@ -122,7 +122,7 @@ fn slow_heads_and_bodies_are_let_go_after_their_time() {
     }
     for connection in &mut silent {
         let answer = connection.answer().expect("an answer");
-        answer.problem(408, "request-timeout", "none");
+        answer.refusal(408, "request-timeout", "none");
         let _ = connection.stream.get_ref().shutdown(std::net::Shutdown::Write);
         read_to_the_end(connection);
     }

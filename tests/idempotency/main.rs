@@ -21,37 +21,39 @@ use http::Method;
 use quipu::settings::Config;
 use serde_json::json;
 
-use fixture::Service;
+use fixture::{await_count, configure, count, post, start, with};
 use requests::{
     BATCH, JSON, NDJSON, RECORDS, TO_PARTITION, batch, binary_event, json_records, kinds, lines, sent,
 };
 
 #[tokio::test]
 async fn every_kind_of_request_is_appended_once_and_answered_as_the_first_time_over_restarts() {
-    let mut service = Service::start().await;
+    let mut service = start().await;
     let mut first = Vec::new();
     for (name, request, records) in kinds() {
-        let before = service.count("t").await;
-        let answer = service
-            .post(&request.clone().key(name.replace([' ', ','], "-").as_str()))
-            .await;
-        first.push(answer.appended().clone());
-        service.await_count(before + records).await;
+        let before = count(&service, "t").await;
+        let answer = post(
+            &service,
+            &request.clone().key(name.replace([' ', ','], "-").as_str()),
+        )
+        .await;
+        first.push(answer.appended());
+        await_count(&service, before + records).await;
     }
-    let total = service.count("t").await;
+    let total = count(&service, "t").await;
     for round in 0..3 {
         for ((name, request, _), first) in kinds().into_iter().zip(&first) {
-            let answer = service
-                .post(&request.key(name.replace([' ', ','], "-").as_str()))
-                .await;
-            assert_eq!(answer.replayed(), first, "{name} in round {round}");
+            let answer = post(&service, &request.key(name.replace([' ', ','], "-").as_str())).await;
+            assert_eq!(answer.replayed(), *first, "{name} in round {round}");
         }
-        assert_eq!(service.count("t").await, total);
+        assert_eq!(count(&service, "t").await, total);
         if round == 0 {
             // Where records would go now is not where they went; what is allowed now is not what was.
-            service
-                .configure(json!({"partitions": 11, "config": {"max_record_bytes": 3}}))
-                .await;
+            configure(
+                &service,
+                json!({"partitions": 11, "config": {"max_record_bytes": 3}}),
+            )
+            .await;
         }
         if round == 1 {
             service = service.restart();
@@ -77,47 +79,40 @@ async fn every_kind_of_request_is_appended_once_and_answered_as_the_first_time_o
 
 #[tokio::test]
 async fn requests_without_a_key_and_with_other_keys_are_appended_each_time() {
-    let service = Service::start().await;
+    let service = start().await;
     for key in ["", "", "a", "b", "A", "!", "~", &"x".repeat(255)] {
         let request = json_records();
         let request = if key.is_empty() { request } else { request.key(key) };
-        service.post(&request).await.appended();
+        post(&service, &request).await.appended();
     }
-    assert_eq!(service.count("t").await, 8 * 20);
+    assert_eq!(count(&service, "t").await, 8 * 20);
 }
 
 #[tokio::test]
 async fn a_key_is_1_to_255_characters_of_visible_ascii_and_given_once() {
-    let service = Service::start().await;
+    let service = start().await;
     for (_, request, _) in kinds() {
         for key in ["", "a b", "\u{e9}", &"x".repeat(256), "a\tb"] {
-            let answer = service.post(&request.clone().key(key)).await;
-            assert_eq!(
-                answer.problem(400, "invalid-request")["pointer"],
-                "idempotency-key",
-                "{key:?}"
-            );
+            post(&service, &request.clone().key(key))
+                .await
+                .invalid("idempotency-key");
         }
         let mut twice = request.key("a");
         twice.headers.push(("idempotency-key".to_owned(), "a".to_owned()));
-        let answer = service.post(&twice).await;
-        assert_eq!(
-            answer.problem(400, "invalid-request")["pointer"],
-            "idempotency-key"
-        );
+        post(&service, &twice).await.invalid("idempotency-key");
     }
-    assert_eq!(service.count("t").await, 0);
+    assert_eq!(count(&service, "t").await, 0);
 }
 
 #[tokio::test]
 async fn another_request_with_the_same_key_is_refused_in_whatever_it_differs() {
-    let service = Service::start().await;
+    let service = start().await;
     for (name, request, records) in kinds() {
         let key = name.replace([' ', ','], "-");
         let request = request.key(&key);
-        let before = service.count("t").await + records;
-        service.post(&request).await.appended();
-        service.await_count(before).await;
+        let before = count(&service, "t").await + records;
+        post(&service, &request).await.appended();
+        await_count(&service, before).await;
         let separator = if request.uri.contains('?') { '&' } else { '?' };
         let mut others = vec![
             request.clone().to(&format!(
@@ -163,33 +158,33 @@ async fn another_request_with_the_same_key_is_refused_in_whatever_it_differs() {
         others.push(sent(RECORDS, "application/other", "x").key(&key));
         others.push(sent(RECORDS, NDJSON, "{\"value\":0}").key(&key));
         for (index, other) in others.iter().enumerate() {
-            let answer = service.post(other).await;
+            let answer = post(&service, other).await;
             let problem = answer.problem(422, "idempotency-key-reused");
             assert_eq!(problem["retryable"], false, "{name} {index}");
             assert_eq!(problem["outcome"], "none", "{name} {index}");
         }
-        assert_eq!(service.count("t").await, before, "{name}");
-        service.post(&request).await.replayed();
+        assert_eq!(count(&service, "t").await, before, "{name}");
+        post(&service, &request).await.replayed();
     }
 }
 
 #[tokio::test]
 async fn what_a_request_says_is_the_same_however_it_is_written() {
-    let service = Service::start().await;
+    let service = start().await;
     let request = sent(
         &format!("{RECORDS}?key=a%20b&partition=2&ack=durable"),
         "text/plain",
         "hello",
     )
     .key("k");
-    let first = service.post(&request).await.appended().clone();
+    let first = post(&service, &request).await.appended();
     for uri in [
         "?ack=durable&partition=2&key=a+b",
         "?%6bey=%61%20b&partition=2&ack=durable",
         "?key=a%20b&partition=2&ack=durable&",
     ] {
         let again = request.clone().to(&format!("{RECORDS}{uri}"));
-        assert_eq!(service.post(&again).await.replayed(), &first, "{uri}");
+        assert_eq!(post(&service, &again).await.replayed(), first, "{uri}");
     }
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(b"hello").unwrap();
@@ -197,69 +192,67 @@ async fn what_a_request_says_is_the_same_however_it_is_written() {
         .clone()
         .body(gzip.finish().unwrap())
         .with("content-encoding", "gzip");
-    assert_eq!(service.post(&gzip).await.replayed(), &first);
+    assert_eq!(post(&service, &gzip).await.replayed(), first);
     let traced = request.with("traceparent", "00-ab-cd-01").with("user-agent", "x");
-    assert_eq!(service.post(&traced).await.replayed(), &first);
-    assert_eq!(service.count("t").await, 1);
+    assert_eq!(post(&service, &traced).await.replayed(), first);
+    assert_eq!(count(&service, "t").await, 1);
 }
 
 #[tokio::test]
 async fn a_key_is_the_topics_also_where_a_topic_of_the_same_name_is_made_again() {
-    let service = Service::start().await;
-    service.topic("other", 4).await;
+    let service = start().await;
+    service.create_topic("other", 4).await;
     let request = json_records().key("k");
-    service.post(&request).await.appended();
-    service
-        .post(&request.clone().to("/v1/topics/other/records"))
+    post(&service, &request).await.appended();
+    post(&service, &request.clone().to("/v1/topics/other/records"))
         .await
         .appended();
-    service
-        .post(&request.clone().to("/v1/topics/other/records").body("{}"))
-        .await
-        .problem(422, "idempotency-key-reused");
+    post(
+        &service,
+        &request.clone().to("/v1/topics/other/records").body("{}"),
+    )
+    .await
+    .problem(422, "idempotency-key-reused");
     assert_eq!(
         service.send(Method::DELETE, "/v1/topics/t", &[], "").await.status,
         204
     );
-    service.post(&request).await.problem(404, "unknown-topic");
-    service.topic("t", 4).await;
-    service.post(&request).await.appended();
-    service.post(&request).await.replayed();
-    assert_eq!(service.count("t").await, 20);
+    post(&service, &request).await.problem(404, "unknown-topic");
+    service.create_topic("t", 4).await;
+    post(&service, &request).await.appended();
+    post(&service, &request).await.replayed();
+    assert_eq!(count(&service, "t").await, 20);
 }
 
 #[tokio::test]
 async fn a_key_is_remembered_for_the_window_of_its_topic_and_no_longer() {
-    let service = Service::start().await;
+    let service = start().await;
     let request = json_records().key("k");
-    service.post(&request).await.appended();
+    post(&service, &request).await.appended();
     service.pass(Duration::from_millis(599_999));
-    service.post(&request).await.replayed();
+    post(&service, &request).await.replayed();
     service.pass(Duration::from_millis(1));
-    service.post(&request).await.appended();
+    post(&service, &request).await.appended();
     // The window begins with what was appended.
     service.pass(Duration::from_secs(599));
-    service.post(&request).await.replayed();
-    service
-        .configure(json!({"config": {"dedupe_window_ms": 1000}}))
-        .await;
+    post(&service, &request).await.replayed();
+    configure(&service, json!({"config": {"dedupe_window_ms": 1000}})).await;
     let brief = json_records().key("brief");
-    service.post(&brief).await.appended();
+    post(&service, &brief).await.appended();
     service.pass(Duration::from_millis(999));
-    service.post(&brief).await.replayed();
+    post(&service, &brief).await.replayed();
     service.pass(Duration::from_millis(1));
-    service
-        .post(&brief.clone().body(r#"{"records":[{}]}"#))
+    post(&service, &brief.clone().body(r#"{"records":[{}]}"#))
         .await
         .appended();
     let service = service.restart();
     service.pass(Duration::from_secs(2));
-    service.post(&brief).await.appended();
+    post(&service, &brief).await.appended();
 }
 
 #[tokio::test]
 async fn only_what_was_appended_is_remembered() {
-    let service = Service::start().await;
+    let service = start().await;
     let conditional = |offset: u64| {
         sent(
             &format!("{RECORDS}?partition=1&expected_offset={offset}"),
@@ -268,63 +261,53 @@ async fn only_what_was_appended_is_remembered() {
         )
         .key("k")
     };
-    service
-        .post(&conditional(1))
+    post(&service, &conditional(1))
         .await
         .problem(412, "offset-mismatch");
-    service
-        .post(&sent(RECORDS, JSON, "{\"records\":[").key("k"))
+    post(&service, &sent(RECORDS, JSON, "{\"records\":[").key("k"))
         .await
         .problem(400, "invalid-request");
-    service
-        .post(&sent(RECORDS, NDJSON, "nonsense").key("k"))
+    post(&service, &sent(RECORDS, NDJSON, "nonsense").key("k"))
         .await
         .problem(400, "invalid-request");
-    service
-        .post(&sent(RECORDS, BATCH, "x").key("k"))
+    post(&service, &sent(RECORDS, BATCH, "x").key("k"))
         .await
         .problem(415, "unsupported-media-type");
-    service
-        .post(&sent(TO_PARTITION, BATCH, "x").key("k"))
+    post(&service, &sent(TO_PARTITION, BATCH, "x").key("k"))
         .await
         .problem(400, "invalid-request");
-    service
-        .post(&binary_event().with("ce-id", "").key("k"))
+    post(&service, &binary_event().with("ce-id", "").key("k"))
         .await
         .problem(400, "invalid-request");
-    service
-        .post(&sent(RECORDS, "a/b", vec![b'x'; 2 << 20]).key("k"))
+    post(&service, &sent(RECORDS, "a/b", vec![b'x'; 2 << 20]).key("k"))
         .await
         .problem(413, "record-too-large");
-    service
-        .post(&sent("/v1/topics/none/records", JSON, "{}").key("k"))
+    post(&service, &sent("/v1/topics/none/records", JSON, "{}").key("k"))
         .await
         .problem(404, "unknown-topic");
-    let first = service.post(&conditional(0)).await.appended().clone();
+    let first = post(&service, &conditional(0)).await.appended();
     // Repeated, the condition is that of then.
-    assert_eq!(service.post(&conditional(0)).await.replayed(), &first);
-    service
-        .post(&conditional(1))
+    assert_eq!(post(&service, &conditional(0)).await.replayed(), first);
+    post(&service, &conditional(1))
         .await
         .problem(422, "idempotency-key-reused");
-    service
-        .post(&conditional(0).key("other"))
+    post(&service, &conditional(0).key("other"))
         .await
         .problem(412, "offset-mismatch");
-    assert_eq!(service.count("t").await, 1);
+    assert_eq!(count(&service, "t").await, 1);
 }
 
 #[tokio::test]
 async fn many_at_once_with_one_key_are_one_append() {
-    let service = Service::start().await;
+    let service = start().await;
     for (name, request, records) in kinds() {
-        let before = service.count("t").await;
+        let before = count(&service, "t").await;
         let request = request.key(name.replace([' ', ','], "-").as_str());
-        let all = join_all((0..32).map(|_| service.post(&request))).await;
+        let all = join_all((0..32).map(|_| post(&service, &request))).await;
         for answer in &all {
-            assert_eq!((answer.status, &answer.body), (200, &all[0].body), "{name}");
+            assert_eq!((answer.status, answer.json()), (200, all[0].json()), "{name}");
         }
-        service.await_count(before + records).await;
+        await_count(&service, before + records).await;
         if !name.contains("units") {
             let new = all
                 .iter()
@@ -334,7 +317,7 @@ async fn many_at_once_with_one_key_are_one_append() {
         let other = request.clone().body([&request.body[..], b" "].concat());
         if name == "json" {
             let answers = join_all(
-                [&request.clone().key("new"), &other.key("new")].map(|request| service.post(request)),
+                [&request.clone().key("new"), &other.key("new")].map(|request| post(&service, request)),
             )
             .await;
             let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
@@ -350,11 +333,11 @@ async fn at_the_bound_new_keys_are_refused_and_nothing_that_is_promised_is_forgo
         max_idempotency_bytes: 16 << 10,
         ..Config::default()
     };
-    let service = Service::with(config).await;
+    let service = with(config).await;
     let request = |n: u32| json_records().key(&format!("key-{n}"));
     let mut taken = 0;
     let refused = loop {
-        let answer = service.post(&request(taken)).await;
+        let answer = post(&service, &request(taken)).await;
         if answer.status != 200 {
             break answer;
         }
@@ -369,14 +352,14 @@ async fn at_the_bound_new_keys_are_refused_and_nothing_that_is_promised_is_forgo
     let retry_after: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((600..=602).contains(&retry_after), "{retry_after}");
     assert!(taken > 10);
-    let stream = service.post(&sent(RECORDS, NDJSON, lines(5)).key("stream")).await;
+    let stream = post(&service, &sent(RECORDS, NDJSON, lines(5)).key("stream")).await;
     assert_eq!(stream.problem(503, "overloaded")["accepted"], 0);
-    assert_eq!(service.count("t").await, u64::from(taken) * 20);
+    assert_eq!(count(&service, "t").await, u64::from(taken) * 20);
     for n in 0..taken {
-        service.post(&request(n)).await.replayed();
+        post(&service, &request(n)).await.replayed();
     }
-    service.post(&json_records()).await.appended();
+    post(&service, &json_records()).await.appended();
     assert!(service.metric("quipu_idempotency_key_bytes").await <= 16 << 10);
     service.pass(Duration::from_secs(retry_after));
-    service.post(&request(taken)).await.appended();
+    post(&service, &request(taken)).await.appended();
 }

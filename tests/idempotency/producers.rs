@@ -3,7 +3,7 @@
 use quipu_segments::batch::BatchHeader;
 use serde_json::json;
 
-use crate::fixture::Service;
+use crate::fixture::{count, post, start};
 use crate::requests::{BATCH, Sent, TO_PARTITION, batch, sent};
 
 /// A batch as an idempotent producer sends it.
@@ -30,65 +30,60 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 #[tokio::test]
 async fn a_producers_batches_are_appended_once_and_in_its_order() {
-    let mut service = Service::start().await;
+    let mut service = start().await;
     let offsets = |first: u64, last: u64| json!({"first_offset": first, "last_offset": last, "records": last - first + 1});
     let first = of_producer(7, 0, 0, &["a", "b"]);
     let second = of_producer(7, 0, 2, &["c"]);
-    assert_eq!(service.post(&first).await.appended(), &offsets(0, 1));
+    assert_eq!(post(&service, &first).await.appended(), offsets(0, 1));
     assert_eq!(
-        service.post(&of_producer(8, 0, 0, &["x"])).await.appended(),
-        &offsets(2, 2),
+        post(&service, &of_producer(8, 0, 0, &["x"])).await.appended(),
+        offsets(2, 2),
         "each has its own sequence"
     );
-    assert_eq!(service.post(&second).await.appended(), &offsets(3, 3));
+    assert_eq!(post(&service, &second).await.appended(), offsets(3, 3));
     for _ in 0..2 {
-        assert_eq!(service.post(&first).await.replayed(), &offsets(0, 1));
-        assert_eq!(service.post(&second).await.replayed(), &offsets(3, 3));
-        service
-            .post(&of_producer(7, 0, 4, &["e"]))
+        assert_eq!(post(&service, &first).await.replayed(), offsets(0, 1));
+        assert_eq!(post(&service, &second).await.replayed(), offsets(3, 3));
+        post(&service, &of_producer(7, 0, 4, &["e"]))
             .await
             .problem(409, "out-of-order-sequence");
         service = service.restart();
     }
     assert_eq!(
-        service.post(&of_producer(7, 1, 0, &["d"])).await.appended(),
-        &offsets(4, 4)
+        post(&service, &of_producer(7, 1, 0, &["d"])).await.appended(),
+        offsets(4, 4)
     );
-    service
-        .post(&of_producer(7, 0, 3, &["late"]))
+    post(&service, &of_producer(7, 0, 3, &["late"]))
         .await
         .problem(409, "fenced");
     let body = [&first.body[..], &second.body].concat();
-    service
-        .post(&sent(TO_PARTITION, BATCH, body))
+    post(&service, &sent(TO_PARTITION, BATCH, body))
         .await
         .problem(400, "invalid-request");
     let body = [batch(&["1"]).as_bytes(), &of_producer(9, 0, 0, &["x"]).body].concat();
-    service
-        .post(&sent(TO_PARTITION, BATCH, body))
+    post(&service, &sent(TO_PARTITION, BATCH, body))
         .await
         .problem(400, "invalid-request");
-    assert_eq!(service.count("t").await, 5);
+    assert_eq!(count(&service, "t").await, 5);
     assert_eq!(service.metric("quipu_replayed_requests_total").await, 0);
     let both = of_producer(9, 0, 0, &["x", "y"]).key("k");
-    assert_eq!(service.post(&both).await.appended(), &offsets(5, 6));
-    assert_eq!(service.post(&both).await.replayed(), &offsets(5, 6));
+    assert_eq!(post(&service, &both).await.appended(), offsets(5, 6));
+    assert_eq!(post(&service, &both).await.replayed(), offsets(5, 6));
 }
 
 #[tokio::test]
 async fn a_key_that_comes_with_the_repetition_of_a_producers_batch_is_remembered_too() {
-    let service = Service::start().await;
+    let service = start().await;
     let first = of_producer(7, 0, 0, &["a", "b"]);
-    let body = service.post(&first).await.appended().clone();
+    let body = post(&service, &first).await.appended();
     let keyed = first.clone().key("k");
-    assert_eq!(service.post(&keyed).await.replayed(), &body);
+    assert_eq!(post(&service, &keyed).await.replayed(), body);
     for n in 0..6 {
-        service.post(&of_producer(7, 0, 2 + n, &["x"])).await.appended();
+        post(&service, &of_producer(7, 0, 2 + n, &["x"])).await.appended();
     }
-    service.post(&first).await.problem(409, "out-of-order-sequence");
-    assert_eq!(service.post(&keyed).await.replayed(), &body);
-    service
-        .post(&of_producer(7, 0, 8, &["y"]).key("k"))
+    post(&service, &first).await.problem(409, "out-of-order-sequence");
+    assert_eq!(post(&service, &keyed).await.replayed(), body);
+    post(&service, &of_producer(7, 0, 8, &["y"]).key("k"))
         .await
         .problem(422, "idempotency-key-reused");
 }

@@ -4,7 +4,7 @@ use quipu_segments::TimestampMs;
 use quipu_segments::batch::{BatchBuilder, SealedBatch};
 use serde_json::{Value, json};
 
-use crate::fixture::NOW;
+use crate::support::NOW;
 
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const NDJSON: &str = "application/x-ndjson";

@@ -79,14 +79,14 @@ fn a_failed_journal_sync_ends_all_appends_until_a_restart_and_reads_go_on() {
             // It was answered when the operating system had it, which is all that was asked for.
             assert_eq!(in_flight.status, 200, "{}", in_flight.text());
         } else {
-            let problem = in_flight.problem(503, "log-failed", "unknown");
+            let problem = in_flight.refusal(503, "log-failed", "unknown");
             assert_eq!(problem["retryable"], false, "{problem}");
         }
         until("the sync has failed", || !ground.injected().is_empty());
         drop(tracer);
-        produce(&server, "first", 1, 10).problem(503, "log-failed", "none");
-        produce(&server, "second", 0, 10).problem(503, "log-failed", "none");
-        commit(&server, 1).problem(503, "log-failed", "none");
+        produce(&server, "first", 1, 10).refusal(503, "log-failed", "none");
+        produce(&server, "second", 0, 10).refusal(503, "log-failed", "none");
+        commit(&server, 1).refusal(503, "log-failed", "none");
         assert_eq!(server.connect().get("/health/ready").status, 503);
         assert_eq!(server.connect().get("/health/live").status, 200);
         // What was in flight is not readable: a crash could take it back.
@@ -123,7 +123,7 @@ fn a_failed_segment_sync_ends_the_appends_to_that_partition_only() {
     until("the partition is refused", || {
         let answer = produce(&server, "first", 0, 10);
         if answer.status != 200 {
-            answer.problem(503, "log-failed", "none");
+            answer.refusal(503, "log-failed", "none");
         }
         answer.status != 200
     });
@@ -133,7 +133,7 @@ fn a_failed_segment_sync_ends_the_appends_to_that_partition_only() {
     assert_eq!(commit(&server, 1).status, 200);
     // Over all its partitions or not at all.
     let both = r#"{"records":[{"partition":1,"value":1},{"partition":0,"value":1}]}"#;
-    request(&server, "POST", "/v1/topics/first/records", both).problem(503, "log-failed", "none");
+    request(&server, "POST", "/v1/topics/first/records", both).refusal(503, "log-failed", "none");
     let ready = server.connect().get("/health/ready");
     assert_eq!(
         (ready.status, &ready.json()["status"]),
@@ -167,7 +167,7 @@ fn a_failed_segment_write_stores_nothing_and_ends_the_appends_to_that_partition_
         (503, &Value::from("none"))
     );
     drop(tracer);
-    produce(&server, "first", 0, 10).problem(503, "log-failed", "none");
+    produce(&server, "first", 0, 10).refusal(503, "log-failed", "none");
     assert_eq!(produce(&server, "first", 1, 10).status, 200);
     assert_eq!((count(&server, "first", 0), count(&server, "first", 1)), (1, 2));
     let server = restart(&ground, server);
@@ -187,7 +187,7 @@ fn a_segment_write_without_space_is_refused_and_the_next_one_goes_on() {
     let injection = Injection::new(WRITES, "error=ENOSPC", "1").on(vec![segment(&ground.data(), "first", 0)]);
     let tracer = ground.attach(&server, Some("quipu-committer"), &injection);
     let answer = produce(&server, "first", 0, 10);
-    answer.problem(507, "storage-full", "none");
+    answer.refusal(507, "storage-full", "none");
     assert!(answer.header("retry-after").is_some());
     assert_eq!(produce(&server, "first", 0, 10).json()["offsets"][0]["offset"], 1);
     drop(tracer);

@@ -25,7 +25,7 @@ pub fn fetch(
     let path = format!("/v1/topics/{topic}/partitions/{partition}/records?offset={offset}&{more}");
     let answer = connection.get_as(&path, "application/x-ndjson")?;
     if answer.status == 410 {
-        let problem = answer.problem(410, "offset-trimmed", "none");
+        let problem = answer.refusal(410, "offset-trimmed", "none");
         let number = |name: &str| problem[name].as_u64().expect("a position");
         let log_start_offset = number("log_start_offset");
         assert!(log_start_offset > offset, "{path}: {problem}");

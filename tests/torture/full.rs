@@ -406,7 +406,7 @@ fn append(server: &Server, history: &History, topic: &str, padding: usize) -> bo
         history.settle(id.request, 1, 1);
         return true;
     }
-    answer.problem(507, "storage-full", "none");
+    answer.refusal(507, "storage-full", "none");
     assert!(answer.header("retry-after").is_some(), "no Retry-After");
     history.settle(id.request, 0, 0);
     false

@@ -1,7 +1,5 @@
 //! A reader of Server-Sent Events, as the standard has it (WHATWG HTML, section 9.2.6), fed in pieces of any size.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
-
 use serde_json::Value;
 
 /// An event that was dispatched.

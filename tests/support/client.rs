@@ -1,0 +1,325 @@
+//! What a client sends and gets: a connection over a bare socket, and the answer, whether it came over a socket or from a router.
+//!
+//! The connection is a bare socket, so that a test can also hang up, stall and send what no client library would.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+
+use super::PATIENCE;
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().expect("the header is ASCII"))
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the body is text")
+    }
+
+    /// The start of the body, for messages.
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.body).chars().take(2000).collect()
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.shown()))
+    }
+
+    #[track_caller]
+    pub fn with_status(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.shown());
+        self
+    }
+
+    /// Checks for 200 and JSON that no cache takes for another's; returns the JSON.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        self.json_with_status(200)
+    }
+
+    /// The same for a request that the service has not seen before.
+    #[track_caller]
+    pub fn appended(&self) -> Value {
+        assert_eq!(self.header("idempotency-replayed"), None);
+        self.ok()
+    }
+
+    /// The same for one that it has answered before.
+    #[track_caller]
+    pub fn replayed(&self) -> Value {
+        assert_eq!(self.header("idempotency-replayed"), Some("true"));
+        self.ok()
+    }
+
+    /// The same for 201.
+    #[track_caller]
+    pub fn created(&self) -> Value {
+        self.json_with_status(201)
+    }
+
+    #[track_caller]
+    fn json_with_status(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.shown());
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/json"),
+            "{}",
+            self.shown()
+        );
+        let cache = self.header("cache-control");
+        assert!(
+            matches!(cache, Some("no-store" | "private, no-cache")),
+            "{cache:?}"
+        );
+        self.json()
+    }
+
+    /// Checks that this is a problem with that status and code; returns it.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.shown());
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{}",
+            self.shown()
+        );
+        assert_eq!(self.header("cache-control"), Some("no-store"));
+        let problem = self.json();
+        assert_eq!(problem["code"], code, "{problem}");
+        assert_eq!(problem["status"], status, "{problem}");
+        assert_eq!(problem["type"], format!("/problems/{code}"), "{problem}");
+        assert!(
+            problem["detail"].as_str().is_some_and(|detail| detail.len() > 10),
+            "{problem}"
+        );
+        problem
+    }
+
+    /// The same with its outcome.
+    #[track_caller]
+    pub fn refusal(&self, status: u16, code: &str, outcome: &str) -> Value {
+        let problem = self.problem(status, code);
+        assert_eq!(problem["outcome"], outcome, "{problem}");
+        problem
+    }
+
+    /// Checks that this is a 400 that names this parameter, header or field.
+    #[track_caller]
+    pub fn invalid(&self, pointer: &str) -> Value {
+        let problem = self.problem(400, "invalid-request");
+        assert_eq!(problem["pointer"], pointer, "{problem}");
+        problem
+    }
+}
+
+/// A keep-alive connection.
+pub struct Connection {
+    pub stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self {
+            stream: BufReader::with_capacity(64 << 10, stream),
+        })
+    }
+
+    pub fn get(&mut self, path: &str) -> Answer {
+        self.request("GET", path, "", b"").expect("an answer")
+    }
+
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        self.request_with(method, path, content_type, "", body)
+    }
+
+    /// The same with more headers, each with its line break.
+    pub fn request_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        let mut headers = headers.to_owned();
+        if !content_type.is_empty() {
+            headers += &format!("Content-Type: {content_type}\r\n");
+        }
+        if method != "GET" {
+            headers += &format!("Content-Length: {}\r\n", body.len());
+        }
+        self.send_head(method, path, &headers)?;
+        self.send(body)?;
+        self.answer()
+    }
+
+    /// A GET with the value of `Accept`.
+    pub fn get_as(&mut self, path: &str, accept: &str) -> io::Result<Answer> {
+        self.send_head("GET", path, &format!("Accept: {accept}\r\n"))?;
+        self.answer()
+    }
+
+    pub fn send_head(&mut self, method: &str, path: &str, headers: &str) -> io::Result<()> {
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").as_bytes())
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Sends one chunk of a chunked body; an empty one ends the body.
+    pub fn send_chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send(format!("{:x}\r\n", bytes.len()).as_bytes())?;
+        self.send(bytes)?;
+        self.send(b"\r\n")
+    }
+
+    /// Reads one answer.
+    pub fn answer(&mut self) -> io::Result<Answer> {
+        let mut answer = self.answer_head()?;
+        answer.body = self.answer_body(&answer)?;
+        Ok(answer)
+    }
+
+    /// Reads the body that belongs to a head.
+    pub fn answer_body(&mut self, head: &Answer) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        if head.header("transfer-encoding") == Some("chunked") {
+            loop {
+                let size = usize::from_str_radix(self.line()?.trim(), 16).map_err(|_| bad("chunk size"))?;
+                (&mut self.stream).take(size as u64).read_to_end(&mut body)?;
+                if self.line()? != "\r\n" {
+                    return Err(bad("chunk end"));
+                }
+                if size == 0 {
+                    break;
+                }
+            }
+        } else if let Some(length) = head.header("content-length") {
+            let length = length.parse().map_err(|_| bad("content length"))?;
+            (&mut self.stream).take(length).read_to_end(&mut body)?;
+            if body.len() as u64 != length {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(body)
+    }
+
+    /// Reads the head of an answer; its body follows in `stream`.
+    pub fn answer_head(&mut self) -> io::Result<Answer> {
+        let status_line = self.line()?;
+        let status = status_line
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3))
+            .and_then(|status| status.parse().ok())
+            .ok_or_else(|| bad(&status_line))?;
+        let mut headers = HeaderMap::new();
+        loop {
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(':') else {
+                return Ok(Answer {
+                    status,
+                    headers,
+                    body: Vec::new(),
+                });
+            };
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad(&line))?;
+            headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| bad(&line))?);
+        }
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line)? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            _ => Ok(line),
+        }
+    }
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("not HTTP: {what:?}"))
+}
+/// A stored record as an NDJSON fetch gives it, with the value's bytes as they came.
+#[derive(serde::Deserialize)]
+pub struct Fetched {
+    pub partition: u32,
+    pub offset: u64,
+    pub timestamp: i64,
+    pub key: Option<String>,
+    pub value: Box<serde_json::value::RawValue>,
+}
+
+/// Reads a partition from `offset` to its end as NDJSON and hands over each record.
+pub fn read_partition(
+    connection: &mut Connection,
+    topic: &str,
+    partition: u32,
+    mut offset: u64,
+    mut each: impl FnMut(Fetched),
+) {
+    loop {
+        let path = format!(
+            "/v1/topics/{topic}/partitions/{partition}/records?offset={offset}&max_records=100000&max_bytes=8388608"
+        );
+        let answer = connection
+            .get_as(&path, "application/x-ndjson")
+            .expect("an answer");
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        for line in answer.body.split_inclusive(|byte| *byte == b'\n') {
+            assert_eq!(line.last(), Some(&b'\n'), "an unfinished line");
+            let record: Fetched = serde_json::from_slice(line)
+                .unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(line)));
+            assert!(
+                record.offset >= offset,
+                "offset {} comes after {offset}",
+                record.offset
+            );
+            assert_eq!(record.partition, partition);
+            offset = record.offset + 1;
+            each(record);
+        }
+        let number = |name: &str| {
+            answer
+                .header(name)
+                .and_then(|v| v.parse::<u64>().ok())
+                .expect("a position")
+        };
+        let next = number("next-offset");
+        assert!(next >= offset, "next offset {next} is before {offset}");
+        let at_end = next >= number("end-offset");
+        assert!(
+            at_end || !answer.body.is_empty(),
+            "an empty page before the end, at {next}"
+        );
+        offset = next;
+        if at_end {
+            return;
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The real binary in a process of its own.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::client::Connection;
+use super::{PATIENCE, anonymous_bytes};
+
+/// A running server. It is killed when dropped.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    log: PathBuf,
+    /// From the start of the process to the first 200 of `/health/ready`.
+    pub ready_after: Duration,
+}
+
+impl Server {
+    /// Starts the binary on a data directory and waits until it is ready.
+    pub fn start(data: &Path) -> Self {
+        Self::start_with_settings(data, &[])
+    }
+
+    /// The same with settings, named as in the environment.
+    pub fn start_with_settings(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
+        command.envs(settings.iter().copied());
+        Self::spawn(data, command)
+    }
+
+    /// The same under `ulimit -n`, soft and hard.
+    pub fn start_with_open_files(data: &Path, limit: u32) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args([
+            "-c",
+            &format!("ulimit -n {limit} && exec \"$0\" \"$@\""),
+            env!("CARGO_BIN_EXE_quipu"),
+        ]);
+        Self::spawn(data, shell)
+    }
+
+    fn spawn(data: &Path, command: Command) -> Self {
+        Self::try_start(data, command).unwrap_or_else(|log| panic!("no start; the log says:\n{log}"))
+    }
+
+    /// The same with any command that ends in being the binary, to which its arguments are added; `Err` with its log and
+    /// how it ended where it did before it was ready.
+    pub fn try_start(data: &Path, mut command: Command) -> Result<Self, String> {
+        remove_settings(&mut command);
+        let log = data.with_extension("log");
+        let stderr = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("the log can be written");
+        let begin = Instant::now();
+        let mut child = command
+            .args([OsStr::new("serve"), OsStr::new("--data"), data.as_os_str()])
+            .args(["--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .expect("the binary starts");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("piped");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("standard output can be read");
+        let address = line
+            .split(|c: char| c.is_whitespace() || c == '/')
+            .find_map(|word| word.trim_end_matches(['.', ',']).parse().ok());
+        let mut server = Self {
+            child,
+            address: address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
+            log,
+            ready_after: Duration::ZERO,
+        };
+        while !server.is_ready() {
+            if address.is_none() || server.has_ended().is_some() {
+                let status = server.wait();
+                return Err(format!("{}{line}ended with {status}", server.log()));
+            }
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "not ready; the log says:\n{}",
+                server.log()
+            );
+            std::thread::yield_now();
+        }
+        server.ready_after = begin.elapsed();
+        Ok(server)
+    }
+
+    fn is_ready(&self) -> bool {
+        Connection::open(self.address)
+            .and_then(|mut connection| connection.request("GET", "/health/ready", "", b""))
+            .is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// How the process has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it was started here")
+    }
+
+    /// SIGTERM, and how it then ends.
+    pub fn terminate(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // It may have ended by itself.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        self.wait()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address).unwrap_or_else(|error| {
+            panic!(
+                "{} does not accept: {error}; the log says:\n{}",
+                self.address,
+                self.log()
+            )
+        })
+    }
+
+    /// One request on a connection of its own, which must be answered with `status`.
+    pub fn expect(&self, status: u16, method: &str, path: &str, content_type: &str, body: &[u8]) -> Value {
+        let answer = self
+            .connect()
+            .request(method, path, content_type, body)
+            .expect("an answer");
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
+        if answer.body.is_empty() {
+            Value::Null
+        } else {
+            answer.json()
+        }
+    }
+
+    pub fn create_topic(&self, name: &str, partitions: u32) {
+        let body = format!(r#"{{"partitions":{partitions}}}"#);
+        let path = format!("/v1/topics/{name}");
+        self.expect(201, "PUT", &path, "application/json", body.as_bytes());
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        self.expect(200, "GET", path, "", b"")
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it was started here");
+    }
+
+    /// SIGTERM; the server must end by itself with 0.
+    pub fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        let status = self.wait();
+        assert!(
+            status.success(),
+            "ended with {status}; the log says:\n{}",
+            self.log()
+        );
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it was started here") {
+                return status;
+            }
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "does not end; the log says:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The server's memory that is not file pages, in bytes.
+    pub fn anonymous_bytes(&self) -> u64 {
+        anonymous_bytes(&self.pid().to_string())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What is set where the tests run is not meant for the servers that they start.
+fn remove_settings(command: &mut Command) {
+    let given: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"QUIPU_") && !given.contains(&name) {
+            command.env_remove(name);
+        }
+    }
+}

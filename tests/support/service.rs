@@ -1,0 +1,276 @@
+//! A service in this process over a data directory of its own, asked through its router as a connection would.
+
+use std::borrow::Borrow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use http::{Method, Request};
+use http_body_util::BodyExt as _;
+use quipu::app::App;
+use quipu::settings::Config;
+use quipu_segments::batch::BatchBuilder;
+use quipu_segments::{
+    AppendRequest, Error, Log, Offset, Options, Part, Partition, RealDisk, Records, StateChange, TimestampMs,
+    TopicSettings, TopicSpec,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt as _;
+
+use super::PATIENCE;
+use super::client::Answer;
+use super::clock::HandClock;
+
+/// The headers of a call with a JSON body.
+pub const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
+
+pub type Headers<'a> = &'a [(&'a [u8], Option<&'a [u8]>)];
+
+/// A record to append: timestamp, key, value, headers.
+pub type Sample<'a> = (i64, Option<&'a [u8]>, Option<&'a [u8]>, Headers<'a>);
+
+/// A running service.
+pub struct Service {
+    pub app: App,
+    pub router: Router,
+    pub clock: Arc<HandClock>,
+    dir: TempDir,
+}
+
+impl Service {
+    /// A service whose clock is the system's until a test sets it.
+    pub fn new() -> Self {
+        Self::over(temporary(), Config::default(), HandClock::running())
+    }
+
+    /// A service whose clock stands still until a test moves it.
+    pub fn start() -> Self {
+        Self::with(Config::default())
+    }
+
+    /// The same with settings.
+    pub fn with(config: Config) -> Self {
+        Self::over(temporary(), config, HandClock::standing())
+    }
+
+    /// The same over a data directory that is there already.
+    pub fn in_dir(dir: TempDir) -> Self {
+        Self::over(dir, Config::default(), HandClock::standing())
+    }
+
+    fn over(dir: TempDir, config: Config, clock: impl Into<Arc<HandClock>>) -> Self {
+        let clock = clock.into();
+        let log = open(dir.path(), &config, &clock);
+        let app = App::new(log, config, clock.clone());
+        let router = quipu::http::router(app.clone());
+        Self {
+            app,
+            router,
+            clock,
+            dir,
+        }
+    }
+
+    /// Closes the log and opens it again.
+    pub fn restart(self) -> Self {
+        self.restart_after(|_| {})
+    }
+
+    /// Closes the log, lets `change` do what it wants to the data directory, and opens it again.
+    pub fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
+        let Self {
+            app,
+            router,
+            clock,
+            dir,
+        } = self;
+        app.log.close().expect("the log closes");
+        let config = app.config.clone();
+        drop((app, router));
+        change(dir.path());
+        Self::over(dir, config, clock)
+    }
+
+    /// Sets the wall time, in milliseconds.
+    pub fn set_time(&self, now: i64) {
+        self.clock.set(now);
+    }
+
+    pub fn pass(&self, time: Duration) {
+        self.clock.pass(time);
+    }
+
+    pub async fn request(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await;
+        let (parts, body) = response.expect("a router does not fail").into_parts();
+        let body = body.collect().await.expect("the body is whole").to_bytes();
+        Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: body.to_vec(),
+        }
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
+        self.request(request(method, uri, headers, body)).await
+    }
+
+    /// A call with a body that is meant to be JSON.
+    pub async fn call(&self, method: Method, uri: &str, body: &str) -> Answer {
+        self.send(method, uri, JSON, body.to_owned()).await
+    }
+
+    pub async fn get(&self, uri: &str) -> Answer {
+        self.send(Method::GET, uri, &[], "").await
+    }
+
+    pub async fn get_as(&self, uri: &str, media_type: &str) -> Answer {
+        self.send(Method::GET, uri, &[("accept", media_type)], "").await
+    }
+
+    pub async fn put(&self, uri: &str, body: impl Borrow<Value>) -> Answer {
+        self.call(Method::PUT, uri, &body.borrow().to_string()).await
+    }
+
+    pub async fn post(&self, uri: &str, body: impl Borrow<Value>) -> Answer {
+        self.call(Method::POST, uri, &body.borrow().to_string()).await
+    }
+
+    pub async fn patch(&self, uri: &str, body: impl Borrow<Value>) -> Answer {
+        self.call(Method::PATCH, uri, &body.borrow().to_string()).await
+    }
+
+    pub async fn delete(&self, uri: &str) -> Answer {
+        self.send(Method::DELETE, uri, &[], "").await
+    }
+
+    /// POST with a body of any type.
+    pub async fn post_as(&self, uri: &str, media_type: &str, body: impl Into<Body>) -> Answer {
+        self.send(Method::POST, uri, &[("content-type", media_type)], body)
+            .await
+    }
+
+    /// Makes a topic over the API.
+    pub async fn create_topic(&self, name: &str, partitions: u32) -> Value {
+        let body = json!({"partitions": partitions});
+        self.put(&format!("/v1/topics/{name}"), body).await.created()
+    }
+
+    /// Makes a topic in the engine.
+    pub fn topic(&self, name: &str, partitions: u32) {
+        self.topic_with(name, partitions, TopicSettings::default());
+    }
+
+    pub fn topic_with(&self, name: &str, partitions: u32, settings: TopicSettings) {
+        let spec = TopicSpec {
+            partitions,
+            settings,
+            properties: Default::default(),
+        };
+        self.app.log.create_topic(name, spec).expect("the topic is made");
+    }
+
+    pub fn delete_topic(&self, name: &str, state: Vec<StateChange>) {
+        self.app
+            .log
+            .delete_topic(name, state)
+            .expect("the topic is deleted");
+    }
+
+    pub fn partition(&self, topic: &str, index: u32) -> Arc<Partition> {
+        let topic = self.app.log.topic(topic).expect("the test made it");
+        topic.partition(index).expect("the test made it")
+    }
+
+    /// Appends the records as one batch, durably; returns the first one's offset.
+    pub fn append(&self, topic: &str, index: u32, json_lines: bool, samples: &[Sample<'_>]) -> Offset {
+        let mut batch = BatchBuilder::new();
+        for (timestamp, key, value, headers) in samples {
+            batch.push(TimestampMs(*timestamp), *key, *value, headers);
+        }
+        let partition = self.partition(topic, index);
+        let part = Part {
+            partition,
+            records: Records::Loose(batch),
+            expected_offset: None,
+            json_lines,
+        };
+        let request = AppendRequest {
+            parts: vec![part],
+            ..AppendRequest::default()
+        };
+        let appended = self.app.log.append(request).and_then(|ticket| ticket.wait());
+        appended.expect("the disk works").base_offsets[0]
+    }
+
+    /// Appends `count` records, each with the value `{"n":…}` from `first` on and the timestamp 1000 times that.
+    pub fn append_numbers(&self, topic: &str, index: u32, first: u64, count: u64) {
+        let values: Vec<String> = (first..first + count).map(|n| format!("{{\"n\":{n}}}")).collect();
+        let rows = values.iter().zip(first..);
+        let samples = rows.map(|(value, n)| (n as i64 * 1000, None, Some(value.as_bytes()), &[][..]));
+        self.append(topic, index, true, &samples.collect::<Vec<Sample<'_>>>());
+    }
+
+    /// Appends one record with the value `1` for each timestamp, in one batch.
+    pub fn append_at(&self, topic: &str, index: u32, timestamps: &[i64]) {
+        let samples = timestamps
+            .iter()
+            .map(|time| (*time, None, Some(&b"1"[..]), &[][..]));
+        self.append(topic, index, true, &samples.collect::<Vec<Sample<'_>>>());
+    }
+
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let answer = self.get("/metrics").await;
+        let mut lines = answer.text().lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .unwrap_or_else(|| panic!("{name} is not in {}", answer.text()))
+            .parse()
+            .expect("a number")
+    }
+}
+
+/// A request that goes to a router as it stands.
+pub fn request(method: Method, uri: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Request<Body> {
+    let request = Request::builder().method(method).uri(uri);
+    let request = headers
+        .iter()
+        .fold(request, |request, (name, value)| request.header(*name, *value));
+    request.body(body.into()).expect("a request of a test")
+}
+
+fn temporary() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// Journal files are written out when they are made: small ones, for there are many services in the tests.
+fn open(dir: &Path, config: &Config, clock: &Arc<HandClock>) -> Log {
+    let options = Options {
+        journal_file_bytes: 8 << 20,
+        journal_files: 2,
+        max_request_bytes: 4 << 20,
+        ..config.log_options()
+    };
+    let begin = Instant::now();
+    loop {
+        match Log::open_with(Arc::new(RealDisk::new()), clock.clone(), dir, options.clone()) {
+            Ok(log) => return log,
+            // A process that another test is starting has the lock of the log before, until it becomes another program.
+            Err(Error::Directory(what)) if begin.elapsed() < PATIENCE => {
+                assert!(what.contains("in use"), "{what}");
+                std::thread::yield_now();
+            }
+            Err(error) => panic!("the log does not open: {error}"),
+        }
+    }
+}
