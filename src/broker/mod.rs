@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use self::blocking::Blocking;
 use self::counters::Counters;
+use self::fetch::Fetcher;
 use self::groups::Groups;
 use self::lag::history::History;
 use self::limits::Limits;
@@ -44,7 +45,9 @@ pub struct Parts {
     /// For how long committed offsets of groups without members are kept; `None`: for ever.
     pub offsets_retention: Option<Duration>,
     /// What is counted.
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
+    /// Reads partitions.
+    pub fetcher: Fetcher,
     /// The groups.
     pub groups: Groups,
     /// The groups' lag of the last day.
@@ -62,18 +65,21 @@ impl Broker {
     #[must_use]
     pub fn new(log: Log, clock: Arc<dyn Clock>, limits: Limits, offsets_retention: Option<Duration>) -> Self {
         topics::skips::look_again(&log);
+        let (blocking, counters) = (Blocking::default(), Arc::new(Counters::default()));
+        let stopping = watch::Sender::new(false);
         Self(Arc::new(Parts {
+            fetcher: Fetcher::new(&log, &blocking, &counters, &stopping),
             log,
             groups: Groups::new(clock.now()),
             clock,
-            blocking: Blocking::default(),
+            blocking,
             limits,
             offsets_retention,
-            counters: Counters::default(),
+            counters,
             history: History::default(),
             rotation: Rotation::default(),
             keys_prepared: AtomicBool::new(false),
-            stopping: watch::Sender::new(false),
+            stopping,
         }))
     }
 

@@ -14,6 +14,16 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 
+/// What is rendered before it is handed to the connection: large enough that the cost of a chunk does not show, small
+/// enough for thousands of slow readers. A body that fits in one is sent with its length.
+pub(crate) const CHUNK_BYTES: usize = 64 << 10;
+
+/// The memory of a chunk for so many stored bytes: text takes up to twice as much, and the last record may reach over.
+pub(crate) fn chunk_capacity(stored_bytes: u64) -> usize {
+    let expected = usize::try_from(stored_bytes * 2 + 512).unwrap_or(CHUNK_BYTES);
+    expected.min(CHUNK_BYTES + CHUNK_BYTES / 16)
+}
+
 /// Where a writer puts its chunks.
 pub(crate) struct Chunks {
     slot: Arc<Slot>,

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::accept::negotiate;
 use super::budget::{Budget, Pool};
-use super::fetch::query::FetchQuery;
+use super::fetch::query;
 use super::problem::Problem;
 use super::produce::body::Incoming;
 
@@ -27,8 +27,8 @@ pub fn accept(fields: Vec<HeaderValue>) -> Result<&'static str, Problem> {
 ///
 /// # Errors
 /// 400 for a query that is not valid.
-pub fn fetch_query(query: &str) -> Result<String, Problem> {
-    FetchQuery::parse(Some(query)).map(|query| format!("{query:?}"))
+pub fn fetch_query(text: &str) -> Result<String, Problem> {
+    query::parse(Some(text)).map(|request| format!("{request:?}"))
 }
 
 /// The decoded chunks of a body that arrives in pieces, up to `max_bytes` of them and a chunk.

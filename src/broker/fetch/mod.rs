@@ -1,15 +1,70 @@
-//! Fetch: the records of one partition within limits.
+//! Fetch: the records of one partition within limits. Read [`range`] first.
+//!
+//! - [`range`] finds the offsets that a request is about.
+//! - [`wait`] reads them, and waits where there are too few.
+//! - [`page`] is what one read gives.
+//!
+//! Records that are in memory are read on the worker that asks; whatever may wait for the disk runs on another thread.
 
 pub mod page;
+pub mod range;
+mod wait;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::watch;
 
 use self::page::{Limits, Page};
 use super::blocking::{Blocking, Work};
+use super::counters::Counters;
 use super::refusal::{Reason, Refusal};
 use super::topics::skips::{Gap, Skips};
 use crate::broker::engine::batch::BatchError;
 use crate::broker::engine::{Error, Fetched, Log, Offset, Partition, ReadRequest};
+
+/// The part of the broker that reads partitions. Cheap to clone.
+#[derive(Clone)]
+pub struct Fetcher {
+    pub(super) log: Log,
+    pub(super) blocking: Blocking,
+    pub(super) counters: Arc<Counters>,
+    /// Becomes true when the server begins to stop.
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+impl Fetcher {
+    /// Reads with the broker's parts.
+    pub(super) fn new(
+        log: &Log,
+        blocking: &Blocking,
+        counters: &Arc<Counters>,
+        stopping: &watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            log: log.clone(),
+            blocking: blocking.clone(),
+            counters: Arc::clone(counters),
+            stopping: stopping.subscribe(),
+        }
+    }
+
+    /// Reads once what the limits allow of a partition; see [`read_page`].
+    ///
+    /// # Errors
+    /// As for [`read_page`].
+    pub async fn read_page(&self, partition: &Arc<Partition>, limits: Limits) -> Result<Page, Refusal> {
+        read_page(&self.log, &self.blocking, partition, limits).await
+    }
+
+    /// Counts records and stored bytes that are given to a reader.
+    pub fn count(&self, records: u64, bytes: u64) {
+        self.counters
+            .fetched_records
+            .fetch_add(records, Ordering::Relaxed);
+        self.counters.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
 
 /// Reads what the limits allow of a partition, once; goes on behind damage that the operator has skipped.
 ///
@@ -49,7 +104,7 @@ pub async fn read_page(
             if gaps.is_empty() {
                 return Err(error.into());
             }
-            // The next fetch begins there, and is told.
+            // The next fetch begins there, and is refused.
             let mut page = Page::behind(limits.from, positions, gaps);
             page.limited = true;
             return Ok(page);

@@ -178,15 +178,9 @@ impl Page {
     ///
     /// An error is a verified batch that cannot be walked; the caller stops at it.
     #[must_use]
+    #[inline]
     pub fn records(&self) -> PageRecords<'_> {
-        PageRecords {
-            runs: self.runs.iter(),
-            batches: Batches::new(&[]),
-            records: None,
-            json_lines: false,
-            from: self.from,
-            end: self.end,
-        }
+        PageRecords::new(&self.runs, self.from, self.end)
     }
 
     /// Ends the page by `end`, where its last batch reaches over that.
@@ -213,6 +207,21 @@ pub struct PageRecords<'a> {
     json_lines: bool,
     from: Offset,
     end: Offset,
+}
+
+impl<'a> PageRecords<'a> {
+    /// Walks the records in `runs` with offsets in `from..end`.
+    #[must_use]
+    pub fn new(runs: &'a [Run], from: Offset, end: Offset) -> Self {
+        Self {
+            runs: runs.iter(),
+            batches: Batches::new(&[]),
+            records: None,
+            json_lines: false,
+            from,
+            end,
+        }
+    }
 }
 
 impl<'a> Iterator for PageRecords<'a> {

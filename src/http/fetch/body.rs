@@ -9,21 +9,36 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use crate::broker::engine::batch::{BatchError, Batches, Record, Records};
+use crate::broker::engine::batch::{BatchError, Record};
 use crate::broker::fetch::page::Page;
 use crate::formats::cloudevents::EventRenderer;
 use crate::formats::render::{Layout, RecordRenderer};
-use crate::http::chunks::{self, Chunks};
+use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
 
-/// What is rendered before it is handed to the connection: large enough that the cost of a chunk does not show, small
-/// enough for thousands of slow readers. A body that fits in one is sent with its length.
-const CHUNK_BYTES: usize = 64 << 10;
+/// How the records of one partition are written.
+pub(in crate::http) enum RecordText {
+    /// As quipu's own JSON.
+    Record(RecordRenderer),
+    /// As structured CloudEvents.
+    CloudEvent(EventRenderer),
+}
+
+impl RecordText {
+    /// Adds a record; `json_lines` says that its value is known to be JSON on one line.
+    #[inline]
+    pub(in crate::http) fn push(&self, out: &mut Vec<u8>, record: &Record<'_>, json_lines: bool) {
+        match self {
+            Self::Record(renderer) => renderer.push(out, record, json_lines),
+            Self::CloudEvent(renderer) => renderer.push(out, record, json_lines),
+        }
+    }
+}
 
 /// What a body says besides its records.
 pub(super) struct About<'a> {
     pub(super) topic: &'a str,
     pub(super) partition: u32,
-    /// Whether the log start and the end are told: not where the answer is to stay the same for ever.
+    /// Whether the log start and the end are given: not where the answer is to stay the same for ever.
     pub(super) positions: bool,
 }
 
@@ -59,11 +74,7 @@ pub(super) fn json(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
         behind: "",
         after,
     };
-    chunks::body(|chunks| {
-        text.write(page, chunks, move |out, record, lines| {
-            renderer.push(out, record, lines)
-        })
-    })
+    chunks::body(|chunks| text.write(page, RecordText::Record(renderer), chunks))
 }
 
 /// The page as a batch of CloudEvents.
@@ -75,11 +86,7 @@ pub(super) fn events(page: Page, about: &About<'_>) -> Result<Body, BatchError> 
         behind: "",
         after: "]".to_owned(),
     };
-    chunks::body(|chunks| {
-        text.write(page, chunks, move |out, record, lines| {
-            renderer.push(out, record, lines)
-        })
-    })
+    chunks::body(|chunks| text.write(page, RecordText::CloudEvent(renderer), chunks))
 }
 
 /// The page as a record a line.
@@ -91,11 +98,7 @@ pub(super) fn lines(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
         behind: "\n",
         after: String::new(),
     };
-    chunks::body(|chunks| {
-        text.write(page, chunks, move |out, record, lines| {
-            renderer.push(out, record, lines)
-        })
-    })
+    chunks::body(|chunks| text.write(page, RecordText::Record(renderer), chunks))
 }
 
 /// The page as its batches, not copied.
@@ -117,37 +120,21 @@ struct Text {
 }
 
 impl Text {
-    /// Writes the records of `page`, each by `push`, which is told whether its value is known to be JSON in a line.
-    async fn write(
-        self,
-        page: Page,
-        mut chunks: Chunks,
-        push: impl Fn(&mut Vec<u8>, &Record<'_>, bool),
-    ) -> Result<Bytes, BatchError> {
-        let expected = usize::try_from(page.stored_bytes * 2 + 512).unwrap_or(CHUNK_BYTES);
-        let capacity = expected.min(CHUNK_BYTES + CHUNK_BYTES / 16);
+    /// Writes the records of `page`, a chunk at a time; returns the rest.
+    async fn write(self, page: Page, records: RecordText, mut chunks: Chunks) -> Result<Bytes, BatchError> {
+        let capacity = chunk_capacity(page.stored_bytes);
         let mut out = Vec::with_capacity(capacity);
         out.extend_from_slice(self.before.as_bytes());
         let mut between = "";
-        for run in &page.runs {
-            for batch in Batches::new(&run.bytes) {
-                for record in Records::new(batch?.1)? {
-                    let record = record?;
-                    if record.offset < page.from {
-                        continue;
-                    }
-                    if record.offset >= page.end {
-                        break;
-                    }
-                    out.extend_from_slice(between.as_bytes());
-                    between = self.between;
-                    push(&mut out, &record, run.json_lines);
-                    out.extend_from_slice(self.behind.as_bytes());
-                    if out.len() >= CHUNK_BYTES {
-                        chunks.send(Bytes::from(std::mem::take(&mut out))).await;
-                        out.reserve(capacity);
-                    }
-                }
+        for record in page.records() {
+            let (record, json_lines) = record?;
+            out.extend_from_slice(between.as_bytes());
+            between = self.between;
+            records.push(&mut out, &record, json_lines);
+            out.extend_from_slice(self.behind.as_bytes());
+            if out.len() >= CHUNK_BYTES {
+                chunks.send(Bytes::from(std::mem::take(&mut out))).await;
+                out.reserve(capacity);
             }
         }
         out.extend_from_slice(self.after.as_bytes());

@@ -1,18 +1,11 @@
-//! Fetch: records of one partition, from an offset or a time on.
+//! Fetch over HTTP: the query, the caching headers, the body.
 //!
-//! A fetch resolves its bounds to offsets, answers 304 if the client has that range already, else reads, waits for more
-//! if it was asked to, and renders what it found while the client reads it. Records that are in memory are read on the
-//! worker that serves the connection; whatever may wait for the disk happens elsewhere.
-//!
-//! A range that ends at or below the end of the log never changes: its answer says nothing that does (no positions), has
-//! a strong `ETag`, and may be kept by the client. Every other answer is `no-store`.
+//! `broker::fetch` finds the offsets and reads; the answer is rendered while the client reads it. The answer to a closed
+//! range says nothing that changes (no positions), has a strong `ETag`, and may be kept by the client: one that has it
+//! already gets 304. Every other answer is `no-store`.
 
-mod body;
+pub(super) mod body;
 pub(super) mod query;
-
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -22,19 +15,17 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::body::About;
-use self::query::{FetchQuery, Start};
+use super::Mapped;
 use super::accept::{Representation, negotiate};
 use super::event::EventDoc;
 use super::path::AtPartition;
 use super::problem::Problem;
-use super::{Mapped, Work, blocking};
 use crate::app::App;
-use crate::broker::engine::{Error, Offset, Partition, Positions, TimestampMs, Topic};
-use crate::broker::fetch::page::{Limits, Page};
-use crate::broker::fetch::{read_page, unreadable};
-use crate::broker::refusal::Reason;
+use crate::broker::engine::{Partition, Topic};
+use crate::broker::fetch::page::Page;
+use crate::broker::fetch::range::{FetchRange, FetchRequest};
+use crate::broker::fetch::unreadable;
 use crate::broker::topics::catalog;
-use crate::broker::topics::skips::{self};
 
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("next-offset");
 const LOG_START_OFFSET: HeaderName = HeaderName::from_static("log-start-offset");
@@ -116,12 +107,13 @@ async fn fetch(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let representation = negotiate(&headers)?;
-    let query = FetchQuery::parse(query.as_deref())?;
+    let mut request = query::parse(query.as_deref())?;
+    request.whole_batches = representation == Representation::RecordBatch;
     let AtPartition { topic, partition } = place;
-    let range = Range::resolve(&app, &partition, &query).await?;
+    let range = app.fetcher.resolve(&partition, &request).await?;
     let tag = range
-        .closed
-        .then(|| etag(&app, &partition, &query, &range, representation));
+        .is_closed
+        .then(|| etag(&app, &partition, &request, &range, representation));
     if let Some(tag) = &tag
         && has_it_already(&headers, tag)
     {
@@ -130,187 +122,12 @@ async fn fetch(
         return Ok(response);
     }
 
-    let page = if range.closed {
-        read_page(
-            &app.log,
-            &app.blocking,
-            &partition,
-            range.limits(&query, representation),
-        )
-        .await?
-    } else {
-        wait_for_page(&app, &topic, &partition, &query, range, representation).await?
-    };
+    let page = app.fetcher.fetch(&topic, &partition, &request, range).await?;
     if method != Method::HEAD {
-        app.counters
-            .fetched_records
-            .fetch_add(page.records, Ordering::Relaxed);
-        app.counters
-            .fetched_bytes
-            .fetch_add(page.stored_bytes, Ordering::Relaxed);
+        app.fetcher.count(page.records, page.stored_bytes);
     }
     // For HEAD the same answer is made; the server leaves the body out, most of which has not been rendered by then.
     answer(&topic, &partition, page, representation, tag.as_ref())
-}
-
-/// The offsets that a fetch is about.
-#[derive(Clone, Copy, Debug)]
-struct Range {
-    from: Offset,
-    /// Exclusive.
-    until: Option<Offset>,
-    /// The `until` time lay beyond all records when the log ended here: `until` is not behind it, and has to be found
-    /// anew once there is more.
-    open_as_of: Option<Offset>,
-    /// Nothing that happens later changes what lies in it (but that it is trimmed).
-    closed: bool,
-}
-
-impl Range {
-    /// Finds the offsets of times and words, and checks that the range begins within the log.
-    async fn resolve(app: &App, partition: &Arc<Partition>, query: &FetchQuery) -> Result<Self, Problem> {
-        // Taken before times are looked up, so that "beyond all records" is true of everything below this end.
-        let positions = partition.positions();
-        let from = match query.start {
-            Start::Offset(offset) => offset,
-            Start::Earliest => positions.log_start_offset,
-            Start::Latest => positions.end_offset,
-            Start::Time(time) => first_at_or_after(app, partition, time)
-                .await?
-                .unwrap_or(positions.end_offset),
-        };
-        check_within(from, positions)?;
-        let mut range = Self {
-            from,
-            until: query.until_offset,
-            open_as_of: None,
-            closed: query
-                .until_offset
-                .is_some_and(|until| until <= positions.end_offset),
-        };
-        range.resolve_until(app, partition, query, positions).await?;
-        Ok(range)
-    }
-
-    /// Finds the end of a range that ends by a time, as of `positions`.
-    async fn resolve_until(
-        &mut self,
-        app: &App,
-        partition: &Arc<Partition>,
-        query: &FetchQuery,
-        positions: Positions,
-    ) -> Result<(), Problem> {
-        let Some(time) = query.until else {
-            return Ok(());
-        };
-        let found = first_at_or_after(app, partition, time).await?;
-        self.open_as_of = found.is_none().then_some(positions.end_offset);
-        let until = found.unwrap_or(positions.end_offset);
-        self.until = Some(query.until_offset.map_or(until, |offset| offset.min(until)));
-        Ok(())
-    }
-
-    fn limits(&self, query: &FetchQuery, representation: Representation) -> Limits {
-        Limits {
-            from: self.from,
-            until: self.until,
-            max_records: query.max_records,
-            max_bytes: query.max_bytes,
-            whole_batches: representation == Representation::RecordBatch,
-        }
-    }
-}
-
-fn check_within(offset: Offset, positions: Positions) -> Result<(), Problem> {
-    let Positions {
-        log_start_offset,
-        end_offset,
-        ..
-    } = positions;
-    if offset < log_start_offset {
-        return Err(Error::Trimmed {
-            offset,
-            log_start_offset,
-            end_offset,
-        }
-        .into());
-    }
-    if offset > end_offset {
-        return Err(Error::OutOfRange {
-            offset,
-            log_start_offset,
-            end_offset,
-        }
-        .into());
-    }
-    Ok(())
-}
-
-async fn first_at_or_after(
-    app: &App,
-    partition: &Arc<Partition>,
-    time: TimestampMs,
-) -> Result<Option<Offset>, Problem> {
-    let (app, partition) = (app.clone(), Arc::clone(partition));
-    let found = blocking(app.blocking.clone(), Work::Read, move || {
-        Ok(skips::offset_for_time(&app.log, &partition, time)?)
-    })
-    .await?;
-    Ok(found.map(|(offset, _)| offset))
-}
-
-/// Reads, and as long as the client wants to wait and too little is there, waits for more and reads again.
-async fn wait_for_page(
-    app: &App,
-    topic: &Topic,
-    partition: &Arc<Partition>,
-    query: &FetchQuery,
-    mut range: Range,
-    representation: Representation,
-) -> Result<Page, Problem> {
-    let mut timeout = pin!(tokio::time::sleep(query.wait));
-    let mut stopping = app.stopping.subscribe();
-    loop {
-        let page = match read_page(
-            &app.log,
-            &app.blocking,
-            partition,
-            range.limits(query, representation),
-        )
-        .await
-        {
-            Ok(page) => page,
-            // Trimmed since "earliest" was resolved: the log begins elsewhere now.
-            Err(problem)
-                if problem.reason == Reason::OffsetTrimmed && !matches!(query.start, Start::Offset(_)) =>
-            {
-                range = Range::resolve(app, partition, query).await?;
-                continue;
-            }
-            Err(problem) => return Err(problem.into()),
-        };
-        let complete = page.limited || (page.ended && range.open_as_of.is_none());
-        if query.wait.is_zero() || complete || !page.gaps.is_empty() || page.stored_bytes >= query.min_bytes {
-            return Ok(page);
-        }
-        // What came between looking for the time and reading has not been looked at.
-        let seen = range.open_as_of.unwrap_or(page.end_offset);
-        tokio::select! {
-            () = partition.wait_for(seen) => {}
-            () = &mut timeout => return Ok(page),
-            // An error means that nobody is left to stop the server: as good as stopping.
-            _ = stopping.wait_for(|stopping| *stopping) => return Ok(page),
-        }
-        if partition.is_deleted() {
-            return Err(catalog::unknown_topic(topic.name()).into());
-        }
-        let positions = partition.positions();
-        if positions.end_offset <= seen {
-            // Woken for another reason than records: the log is closing.
-            return Ok(page);
-        }
-        range.resolve_until(app, partition, query, positions).await?;
-    }
 }
 
 fn answer(
@@ -378,8 +195,8 @@ fn caching_headers(headers: &mut HeaderMap, tag: Option<&HeaderValue>) {
 fn etag(
     app: &App,
     partition: &Partition,
-    query: &FetchQuery,
-    range: &Range,
+    request: &FetchRequest,
+    range: &FetchRange,
     representation: Representation,
 ) -> HeaderValue {
     let id = partition.id();
@@ -395,8 +212,8 @@ fn etag(
         catalog::public_id(&app.log, id.topic),
         id.index,
         range.from,
-        query.max_records,
-        query.max_bytes,
+        request.max_records,
+        request.max_bytes,
     );
     HeaderValue::try_from(text).expect("hexadecimal digits, numbers and words are visible ASCII")
 }

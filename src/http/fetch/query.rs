@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::broker::engine::{Offset, TimestampMs};
+use crate::broker::engine::Offset;
+use crate::broker::fetch::range::{FetchRequest, FetchStart};
 use crate::http::params::Params;
 use crate::http::problem::Problem;
 
@@ -17,104 +18,78 @@ const MOST_BYTES: u64 = 32 << 20;
 /// The longest poll: shorter than the minute after which many a proxy gives up on a silent server.
 const MOST_WAIT_MS: u64 = 60_000;
 
-/// Where to begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Start {
-    Offset(Offset),
-    /// The log start.
-    Earliest,
-    /// The end: only what comes.
-    Latest,
-    /// The first record at or after it.
-    Time(TimestampMs),
-}
-
-/// The query of a fetch, with limits clamped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FetchQuery {
-    pub(crate) start: Start,
-    /// Exclusive.
-    pub(crate) until_offset: Option<Offset>,
-    /// The answer ends before the first record at or after it.
-    pub(crate) until: Option<TimestampMs>,
-    pub(crate) max_records: u64,
-    pub(crate) max_bytes: u64,
-    pub(crate) wait: Duration,
-    /// What a wait is for; never more than `max_bytes`.
-    pub(crate) min_bytes: u64,
-}
-
-impl FetchQuery {
-    /// # Errors
-    /// 400 with the parameter's name: unknown ones, bad values, neither or both of `offset` and `from`, and offsets
-    /// that are in the wrong order.
-    pub(crate) fn parse(query: Option<&str>) -> Result<Self, Problem> {
-        let params = Params::parse(
-            query,
-            &[
-                "offset",
-                "from",
-                "until_offset",
-                "until",
-                "max_records",
-                "max_bytes",
-                "wait_ms",
-                "min_bytes",
-            ],
-            &["value_limit"],
-        )?;
-        let start = match (params.get("offset"), params.time("from")?) {
-            (Some(_), Some(_)) => {
-                return Err(Problem::invalid(
-                    "from",
-                    "a fetch begins at offset or at from, not at both",
-                ));
-            }
-            (None, None) => {
-                return Err(Problem::invalid(
-                    "offset",
-                    "say where to begin: offset=<number>, offset=earliest, offset=latest or from=<time>",
-                ));
-            }
-            (None, Some(time)) => Start::Time(time),
-            (Some("earliest"), None) => Start::Earliest,
-            (Some("latest"), None) => Start::Latest,
-            (Some(text), None) => Start::Offset(offset(&params, "offset")?.ok_or_else(|| {
-                Problem::invalid(
-                    "offset",
-                    format!("offset must be a number, earliest or latest, not {text:?}"),
-                )
-            })?),
-        };
-        let until_offset = offset(&params, "until_offset")?;
-        if let (Start::Offset(from), Some(until)) = (start, until_offset)
-            && from > until
-        {
+/// Reads the query of a fetch; limits above the most are clamped to it.
+///
+/// # Errors
+/// 400 with the parameter's name: unknown ones, bad values, neither or both of `offset` and `from`, and offsets
+/// that are in the wrong order.
+pub(crate) fn parse(query: Option<&str>) -> Result<FetchRequest, Problem> {
+    let params = Params::parse(
+        query,
+        &[
+            "offset",
+            "from",
+            "until_offset",
+            "until",
+            "max_records",
+            "max_bytes",
+            "wait_ms",
+            "min_bytes",
+        ],
+        &["value_limit"],
+    )?;
+    let start = match (params.get("offset"), params.time("from")?) {
+        (Some(_), Some(_)) => {
             return Err(Problem::invalid(
-                "until_offset",
-                format!("until_offset, {until}, lies before offset, {from}"),
+                "from",
+                "a fetch begins at offset or at from, not at both",
             ));
         }
-        let max_bytes = params
-            .number("max_bytes", 1, u64::MAX)?
-            .unwrap_or(DEFAULT_BYTES)
-            .min(MOST_BYTES);
-        Ok(Self {
-            start,
-            until_offset,
-            until: params.time("until")?,
-            max_records: params
-                .number("max_records", 1, u64::MAX)?
-                .unwrap_or(DEFAULT_RECORDS)
-                .min(MOST_RECORDS),
-            max_bytes,
-            wait: Duration::from_millis(params.number("wait_ms", 0, MOST_WAIT_MS)?.unwrap_or(0)),
-            min_bytes: params
-                .number("min_bytes", 0, u64::MAX)?
-                .unwrap_or(1)
-                .min(max_bytes),
-        })
+        (None, None) => {
+            return Err(Problem::invalid(
+                "offset",
+                "say where to begin: offset=<number>, offset=earliest, offset=latest or from=<time>",
+            ));
+        }
+        (None, Some(time)) => FetchStart::Time(time),
+        (Some("earliest"), None) => FetchStart::Earliest,
+        (Some("latest"), None) => FetchStart::Latest,
+        (Some(text), None) => FetchStart::Offset(offset(&params, "offset")?.ok_or_else(|| {
+            Problem::invalid(
+                "offset",
+                format!("offset must be a number, earliest or latest, not {text:?}"),
+            )
+        })?),
+    };
+    let until_offset = offset(&params, "until_offset")?;
+    if let (FetchStart::Offset(from), Some(until)) = (start, until_offset)
+        && from > until
+    {
+        return Err(Problem::invalid(
+            "until_offset",
+            format!("until_offset, {until}, lies before offset, {from}"),
+        ));
     }
+    let max_bytes = params
+        .number("max_bytes", 1, u64::MAX)?
+        .unwrap_or(DEFAULT_BYTES)
+        .min(MOST_BYTES);
+    Ok(FetchRequest {
+        start,
+        until_offset,
+        until: params.time("until")?,
+        max_records: params
+            .number("max_records", 1, u64::MAX)?
+            .unwrap_or(DEFAULT_RECORDS)
+            .min(MOST_RECORDS),
+        max_bytes,
+        wait: Duration::from_millis(params.number("wait_ms", 0, MOST_WAIT_MS)?.unwrap_or(0)),
+        min_bytes: params
+            .number("min_bytes", 0, u64::MAX)?
+            .unwrap_or(1)
+            .min(max_bytes),
+        whole_batches: false,
+    })
 }
 
 fn offset(params: &Params, name: &str) -> Result<Option<Offset>, Problem> {
@@ -125,20 +100,22 @@ fn offset(params: &Params, name: &str) -> Result<Option<Offset>, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::engine::TimestampMs;
 
     #[test]
     fn defaults_are_those_of_the_contract() {
-        let query = FetchQuery::parse(Some("offset=7")).unwrap();
+        let query = parse(Some("offset=7")).unwrap();
         assert_eq!(
             query,
-            FetchQuery {
-                start: Start::Offset(Offset::new(7)),
+            FetchRequest {
+                start: FetchStart::Offset(Offset::new(7)),
                 until_offset: None,
                 until: None,
                 max_records: 500,
                 max_bytes: 1 << 20,
                 wait: Duration::ZERO,
                 min_bytes: 1,
+                whole_batches: false,
             }
         );
     }
@@ -146,19 +123,19 @@ mod tests {
     #[test]
     fn a_start_is_an_offset_a_word_or_a_time() {
         for (text, start) in [
-            ("offset=earliest", Start::Earliest),
-            ("offset=latest", Start::Latest),
-            ("from=5", Start::Time(TimestampMs(5))),
-            ("from=1970-01-01T00:00:01Z", Start::Time(TimestampMs(1000))),
-            ("offset=9223372036854775807", Start::Offset(Offset::MAX)),
+            ("offset=earliest", FetchStart::Earliest),
+            ("offset=latest", FetchStart::Latest),
+            ("from=5", FetchStart::Time(TimestampMs(5))),
+            ("from=1970-01-01T00:00:01Z", FetchStart::Time(TimestampMs(1000))),
+            ("offset=9223372036854775807", FetchStart::Offset(Offset::MAX)),
         ] {
-            assert_eq!(FetchQuery::parse(Some(text)).unwrap().start, start, "{text}");
+            assert_eq!(parse(Some(text)).unwrap().start, start, "{text}");
         }
     }
 
     #[test]
     fn limits_above_the_most_are_clamped() {
-        let query = FetchQuery::parse(Some(
+        let query = parse(Some(
             "offset=0&max_records=100001&max_bytes=99999999999999&min_bytes=99999999999999",
         ))
         .unwrap();
@@ -188,7 +165,7 @@ mod tests {
             ("offset=0&min_bytes=x", "min_bytes"),
             ("offset=0&limit=5", "limit"),
         ] {
-            let problem = FetchQuery::parse(Some(text)).unwrap_err().to_json();
+            let problem = parse(Some(text)).unwrap_err().to_json();
             assert_eq!(
                 (&problem["status"], &problem["pointer"]),
                 (&400.into(), &pointer.into()),

@@ -20,7 +20,7 @@ use super::offsets::{OffsetBody, OffsetsBody, check_commits};
 use super::valid_group;
 use crate::app::App;
 use crate::broker::engine::TimestampMs;
-use crate::broker::engine::batch::{BatchError, Batches, Records};
+use crate::broker::engine::batch::BatchError;
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::unreadable;
 use crate::broker::groups::live::Kind;
@@ -32,7 +32,7 @@ use crate::broker::groups::shared::members::Leased;
 use crate::formats::render::{Layout, RecordRenderer};
 use crate::formats::time::parse_time;
 use crate::http::body::read_json;
-use crate::http::chunks::{self, Chunks};
+use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
 use crate::http::params::Params;
 use crate::http::problem::Problem;
 use crate::http::{Peer, json_answer};
@@ -47,8 +47,6 @@ const MAX_BYTES: u64 = 1 << 20;
 const MOST_BYTES: u64 = 32 << 20;
 const WAIT_MS: u64 = 5000;
 const MOST_WAIT_MS: u64 = 60_000;
-/// What is rendered before it is handed to the connection.
-const CHUNK_BYTES: usize = 64 << 10;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -641,36 +639,24 @@ async fn write(
     mut chunks: Chunks,
 ) -> Result<Bytes, BatchError> {
     let stored: u64 = parts.iter().map(|part| part.page.stored_bytes).sum();
-    let expected = usize::try_from(stored * 2 + 512).unwrap_or(CHUNK_BYTES) + before.len();
-    let capacity = expected.min(CHUNK_BYTES + CHUNK_BYTES / 16);
+    let capacity = chunk_capacity(stored) + before.len();
     let mut out = Vec::with_capacity(capacity);
     out.extend_from_slice(before.as_bytes());
     let mut between: &[u8] = b"";
     for part in &parts {
         let renderer = RecordRenderer::new(Some(&part.topic), part.partition, Layout::Document);
-        let page = &part.page;
-        for run in &page.runs {
-            for batch in Batches::new(&run.bytes) {
-                for record in Records::new(batch?.1)? {
-                    let record = record?;
-                    if record.offset < page.from {
-                        continue;
-                    }
-                    if record.offset >= page.end {
-                        break;
-                    }
-                    out.extend_from_slice(between);
-                    between = b",";
-                    renderer.push(&mut out, &record, run.json_lines);
-                    if !part.added.is_empty() {
-                        out.pop();
-                        out.extend_from_slice(part.added.as_bytes());
-                    }
-                    if out.len() >= CHUNK_BYTES {
-                        chunks.send(Bytes::from(std::mem::take(&mut out))).await;
-                        out.reserve(capacity);
-                    }
-                }
+        for record in part.page.records() {
+            let (record, json_lines) = record?;
+            out.extend_from_slice(between);
+            between = b",";
+            renderer.push(&mut out, &record, json_lines);
+            if !part.added.is_empty() {
+                out.pop();
+                out.extend_from_slice(part.added.as_bytes());
+            }
+            if out.len() >= CHUNK_BYTES {
+                chunks.send(Bytes::from(std::mem::take(&mut out))).await;
+                out.reserve(capacity);
             }
         }
     }

@@ -11,11 +11,12 @@ use super::codec::{self, Saved};
 use super::dead_letter::{Origin, of_record};
 use super::queue::Queue;
 use super::redrive;
-use crate::broker::engine::batch::{Batches, Record, Records};
+use crate::broker::engine::batch::Record;
 use crate::broker::engine::{
     Ack, AppendRequest, Error, Fetched, Log, Offset, Part, Partition, PartitionId, ReadRequest, StateChange,
     TimestampMs, Topic, TopicId,
 };
+use crate::broker::fetch::page::PageRecords;
 use crate::broker::groups::offsets::{self, Committed};
 use crate::broker::limits::Limits;
 use crate::broker::produce::placing::{Placer, Placing, TopicRules};
@@ -235,12 +236,7 @@ fn changes_of(group: &str, partition: PartitionId, saved: &Saved, now: Timestamp
 /// The records that were read; they may begin before the offset asked for.
 pub(super) fn records_of(fetched: &Fetched) -> impl Iterator<Item = Record<'_>> {
     // What is read has been verified, so nothing is left out here.
-    let batches = fetched
-        .runs
-        .iter()
-        .flat_map(|run| Batches::new(&run.bytes))
-        .filter_map(Result::ok);
-    batches.flat_map(|(_, batch)| Records::new(batch).into_iter().flatten().filter_map(Result::ok))
+    PageRecords::new(&fetched.runs, Offset::ZERO, Offset::MAX).filter_map(|record| Some(record.ok()?.0))
 }
 
 /// Takes the offsets below `until` off the front.

@@ -1,0 +1,69 @@
+//! Long polls: a read that waits until there is enough.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use super::Fetcher;
+use super::page::Page;
+use super::range::{FetchRange, FetchRequest, FetchStart};
+use crate::broker::engine::{Partition, Topic};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::catalog;
+
+impl Fetcher {
+    /// Reads a range. Where it is not closed, and as long as the request waits and too little is there, waits for more and
+    /// reads again; ends at once with what it has when the server stops.
+    ///
+    /// # Errors
+    /// Those of [`Fetcher::read_page`]; `UnknownTopic` where the topic is deleted meanwhile.
+    pub async fn fetch(
+        &self,
+        topic: &Topic,
+        partition: &Arc<Partition>,
+        request: &FetchRequest,
+        mut range: FetchRange,
+    ) -> Result<Page, Refusal> {
+        if range.is_closed {
+            return self.read_page(partition, range.limits(request)).await;
+        }
+        let mut timeout = pin!(tokio::time::sleep(request.wait));
+        let mut stopping = self.stopping.clone();
+        loop {
+            let page = match self.read_page(partition, range.limits(request)).await {
+                Ok(page) => page,
+                // Trimmed since "earliest" was resolved: the log begins elsewhere now.
+                Err(refusal)
+                    if refusal.reason == Reason::OffsetTrimmed
+                        && !matches!(request.start, FetchStart::Offset(_)) =>
+                {
+                    range = self.resolve(partition, request).await?;
+                    continue;
+                }
+                Err(refusal) => return Err(refusal),
+            };
+            let is_complete = page.limited || (page.ended && range.open_as_of.is_none());
+            let is_enough = !page.gaps.is_empty() || page.stored_bytes >= request.min_bytes;
+            if request.wait.is_zero() || is_complete || is_enough {
+                return Ok(page);
+            }
+            // What came between looking for the time and reading has not been looked at.
+            let seen = range.open_as_of.unwrap_or(page.end_offset);
+            tokio::select! {
+                () = partition.wait_for(seen) => {}
+                () = &mut timeout => return Ok(page),
+                // An error means that nobody is left to stop the server: as good as stopping.
+                _ = stopping.wait_for(|stopping| *stopping) => return Ok(page),
+            }
+            if partition.is_deleted() {
+                return Err(catalog::unknown_topic(topic.name()));
+            }
+            let positions = partition.positions();
+            if positions.end_offset <= seen {
+                // Woken for another reason than records: the log is closing.
+                return Ok(page);
+            }
+            self.resolve_until(&mut range, partition, request, positions)
+                .await?;
+        }
+    }
+}
