@@ -33,6 +33,12 @@ pub(crate) struct Chunks {
 type Slot = Mutex<Option<Bytes>>;
 
 impl Chunks {
+    /// For tests of what is written and not sent.
+    #[cfg(test)]
+    pub(crate) fn to_nowhere() -> Self {
+        Self { slot: Arc::default() }
+    }
+
     /// Hands a chunk to the client; returns when the connection has taken it and wants more.
     pub(crate) async fn send(&mut self, chunk: Bytes) {
         *self.slot.lock() = Some(chunk);

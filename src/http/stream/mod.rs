@@ -1,14 +1,10 @@
-//! Replay and live tail: the records of a topic's partitions, or of several topics', as one stream.
+//! Replay and live tail over HTTP: the records of a topic's partitions, or of several topics', as one stream.
 //!
-//! `query` reads what is asked for, `lanes` finds where each partition begins and ends, `run` reads, waits and writes, in
-//! the format that is `output`'s. Nothing is kept of a stream when it ends: what a client needs to go on is in the
-//! cursors that it was sent.
+//! `query` reads what is asked for; `broker::stream` finds, reads, orders and waits; `output` writes lines, or events with
+//! a cursor. The stream is the body of its answer (`chunks`): it runs as the client reads, and ends with it.
 
-mod lanes;
 mod output;
 mod query;
-mod reading;
-mod run;
 
 use std::convert::Infallible;
 
@@ -21,17 +17,15 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::lanes::{Lanes, directory};
 use self::output::{Format, Output};
-use self::query::{From, StreamQuery};
-use self::run::{Cut, Manner, Stream};
+use self::query::StreamQuery;
 use super::accept::choose;
 use super::chunks;
 use super::path::TopicName;
 use super::problem::Problem;
 use crate::app::App;
-use crate::broker::refusal::Reason;
-use crate::formats::cursor::CursorText;
+use crate::broker::refusal::Refusal;
+use crate::broker::stream::run::{Cut, OpenStream};
 
 /// Tells nginx, and who does as it does, to hand on what comes at once.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -188,34 +182,32 @@ async fn stream(
     query: StreamQuery,
     names: &[String],
 ) -> Result<Response, Problem> {
+    let is_live = query.request.is_live();
+    let is_resumed = query.request.is_resumed;
     // Before the partitions are looked at, so that none is added unseen.
     let topics_changed = app.groups.coordinator.watch_topics();
-    let lanes = Lanes::open(&app, &query, names).await?;
-    let follow = query.goes_on();
-    if follow && app.is_stopping() {
-        return Err(stopping());
-    }
-    let is_live = follow || query.speed.is_some();
+    let stream = OpenStream::open(&app.fetcher, &app.clock, topics_changed, names, query.request)
+        .await
+        .map_err(|mut refusal| {
+            if is_resumed && refusal.field.as_deref() == Some("from") {
+                refusal.field = Some("Last-Event-ID".to_owned());
+            }
+            refusal
+        })?;
     let body = if *method == Method::HEAD {
         nothing()
     } else {
-        let ids: Vec<_> = lanes.topics.iter().map(|topic| topic.id()).collect();
-        let manner = Manner {
-            by_time: query.by_time,
-            speed: query.speed,
-            follow,
-            last: query.last,
-            from_latest: query.from == From::Latest,
-            is_resumed: query.is_resumed,
-            as_events: query.as_events,
-            filter: query.filter,
+        let write = |chunks| {
+            let mut output = Output::new(format, stream.cursor(), chunks);
+            output.is_named = names.len() > 1;
+            output.as_events = query.as_events;
+            let stream = stream.into_stream(output);
+            async { Ok(stream.run().await?.rest()) }
         };
-        let output = Output::new(format, CursorText::new(directory(&app), &ids));
-        let stream = Stream::new(&app, lanes, manner, output, topics_changed);
-        match chunks::begun(|chunks| stream.write(chunks)).await {
+        match chunks::begun(write).await {
             Ok(body) => body,
-            Err(Cut::Problem(problem)) => return Err(problem),
-            Err(Cut::Stopping) => return Err(stopping()),
+            Err(Cut::Refused(refusal)) => return Err(refusal.into()),
+            Err(Cut::Stopping) => return Err(Refusal::stopping().into()),
             Err(Cut::NothingLeft) => {
                 let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
                 return Ok((StatusCode::NO_CONTENT, headers).into_response());
@@ -234,10 +226,6 @@ async fn stream(
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
     Ok(response)
-}
-
-fn stopping() -> Problem {
-    Problem::new(Reason::ShuttingDown, "the server is stopping")
 }
 
 /// The body of an answer to HEAD: of no known length, as that of GET is.

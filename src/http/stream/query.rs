@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, HeaderName};
 
-use crate::broker::engine::TimestampMs;
 use crate::broker::stream::filter::Filter;
+use crate::broker::stream::request::{Beginning, Ending, StreamRequest};
 use crate::formats::cursor::Cursor;
 use crate::formats::cursor::MAX_PARTITIONS;
 use crate::formats::time::parse_time;
@@ -29,59 +29,17 @@ const MOST_LAST: u64 = 100_000;
 /// What stands before the name of a header in a parameter's name.
 const HEADER_PREFIX: &str = "header.";
 
-/// Where to begin.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum From {
-    /// The log start.
-    Earliest,
-    /// The end: only what comes.
-    Latest,
-    /// The first record at or after it.
-    Time(TimestampMs),
-    /// Behind what was read before.
-    Cursor(Cursor),
-}
-
-/// Where to end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Until {
-    /// The end as of the request.
-    Latest,
-    /// Before the first record at or after it.
-    Time(TimestampMs),
-    /// Where another stream was.
-    Cursor(Cursor),
-}
-
 /// The query of a stream, with what the header `Last-Event-ID` says.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct StreamQuery {
     /// Only where no path names a topic; at least one then.
     pub(super) topics: Vec<String>,
-    pub(super) from: From,
-    /// `from` came by the header: a client that was told all there is asks again.
-    pub(super) is_resumed: bool,
-    pub(super) until: Option<Until>,
-    /// Only so many of the newest records between `from` and `until`.
-    pub(super) last: Option<usize>,
-    pub(super) filter: Filter,
-    /// All where it is `None`.
-    pub(super) partitions: Option<Vec<u32>>,
-    pub(super) follow: bool,
-    /// Whether records of several partitions come in the order of their timestamps.
-    pub(super) by_time: bool,
-    /// Positive and finite; only with `by_time`.
-    pub(super) speed: Option<f64>,
+    pub(super) request: StreamRequest,
     /// Records come as structured CloudEvents.
     pub(super) as_events: bool,
 }
 
 impl StreamQuery {
-    /// Whether it goes on behind the end as of the request.
-    pub(super) fn goes_on(&self) -> bool {
-        self.follow && !matches!(self.until, Some(Until::Latest | Until::Cursor(_)))
-    }
-
     /// `several`: the topics are named by the query, not by the path.
     ///
     /// # Errors
@@ -109,7 +67,7 @@ impl StreamQuery {
         let from = from(&params)?;
         let until = until(&params)?;
         let last = params.number("last", 1, MOST_LAST)?.map(|last| last as usize);
-        if last.is_some() && from == From::Latest {
+        if last.is_some() && from == Beginning::Latest {
             return Err(Problem::invalid(
                 "last",
                 "from=latest begins behind the newest records; leave it out, or last",
@@ -151,11 +109,8 @@ impl StreamQuery {
                 ));
             }
         };
-        Ok(Self {
-            as_events,
-            topics,
-            from: resumed.map_or(from, From::Cursor),
-            is_resumed,
+        let request = StreamRequest {
+            from: resumed.map_or(from, Beginning::Cursor),
             until,
             // A client that comes back goes on where it was.
             last: last.filter(|_| !is_resumed),
@@ -170,6 +125,12 @@ impl StreamQuery {
             follow: params.flag("follow")?.unwrap_or(false),
             by_time: speed.is_some() || order == Some(true),
             speed,
+            is_resumed,
+        };
+        Ok(Self {
+            topics,
+            request,
+            as_events,
         })
     }
 }
@@ -223,25 +184,25 @@ fn resumed(headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
     }
 }
 
-fn from(params: &Params) -> Result<From, Problem> {
+fn from(params: &Params) -> Result<Beginning, Problem> {
     let text = match params.get("from") {
-        None | Some("earliest") => return Ok(From::Earliest),
-        Some("latest") => return Ok(From::Latest),
+        None | Some("earliest") => return Ok(Beginning::Earliest),
+        Some("latest") => return Ok(Beginning::Latest),
         Some(text) => text,
     };
     if let Some(time) = parse_time(text) {
-        return Ok(From::Time(time));
+        return Ok(Beginning::Time(time));
     }
-    cursor("from", "earliest, latest", text).map(From::Cursor)
+    cursor("from", "earliest, latest", text).map(Beginning::Cursor)
 }
 
-fn until(params: &Params) -> Result<Option<Until>, Problem> {
+fn until(params: &Params) -> Result<Option<Ending>, Problem> {
     Ok(match params.get("until") {
         None => None,
-        Some("latest") => Some(Until::Latest),
+        Some("latest") => Some(Ending::Latest),
         Some(text) => Some(match parse_time(text) {
-            Some(time) => Until::Time(time),
-            None => Until::Cursor(cursor("until", "latest", text)?),
+            Some(time) => Ending::Time(time),
+            None => Ending::Cursor(cursor("until", "latest", text)?),
         }),
     })
 }
@@ -299,13 +260,13 @@ fn speed(params: &Params) -> Result<Option<f64>, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use crate::broker::engine::TopicId;
+    use crate::broker::engine::{TimestampMs, TopicId};
     use http::HeaderValue;
 
     use super::*;
 
-    fn parse(query: &str) -> Result<StreamQuery, Problem> {
-        StreamQuery::parse(Some(query), &HeaderMap::new(), false)
+    fn parse(query: &str) -> Result<StreamRequest, Problem> {
+        StreamQuery::parse(Some(query), &HeaderMap::new(), false).map(|query| query.request)
     }
 
     fn cursor() -> Cursor {
@@ -321,7 +282,7 @@ mod tests {
         let query = parse("").unwrap();
         assert_eq!(
             (query.from, query.until, query.follow),
-            (From::Earliest, None, false)
+            (Beginning::Earliest, None, false)
         );
         assert_eq!(
             (query.by_time, query.speed, query.partitions),
@@ -337,8 +298,8 @@ mod tests {
              &header.type=x%3Dy&header.b.c=",
         )
         .unwrap();
-        assert_eq!(query.from, From::Time(TimestampMs(5)));
-        assert_eq!(query.until, Some(Until::Time(TimestampMs(1000))));
+        assert_eq!(query.from, Beginning::Time(TimestampMs(5)));
+        assert_eq!(query.until, Some(Ending::Time(TimestampMs(1000))));
         assert_eq!((query.last, query.partitions), (Some(7), Some(vec![3, 0])));
         assert_eq!(
             (query.follow, query.by_time, query.speed),
@@ -350,13 +311,13 @@ mod tests {
         assert!(parse("speed=60").unwrap().by_time);
         assert_eq!(
             parse("from=latest&until=latest").unwrap().until,
-            Some(Until::Latest)
+            Some(Ending::Latest)
         );
         let query = parse(&format!("from={0}&until={0}&follow=true", cursor().encode())).unwrap();
         assert!(!query.goes_on(), "it ends where the cursor is");
         assert_eq!(
             (query.from, query.until),
-            (From::Cursor(cursor()), Some(Until::Cursor(cursor())))
+            (Beginning::Cursor(cursor()), Some(Ending::Cursor(cursor())))
         );
     }
 
@@ -365,15 +326,18 @@ mod tests {
         let with = |id: &str, query| {
             let mut headers = HeaderMap::new();
             headers.insert(LAST_EVENT_ID, HeaderValue::from_str(id).unwrap());
-            StreamQuery::parse(Some(query), &headers, false)
+            StreamQuery::parse(Some(query), &headers, false).map(|query| query.request)
         };
         for query in ["from=latest", "last=5"] {
             let query = with(&cursor().encode(), query).unwrap();
-            assert_eq!((query.from, query.is_resumed), (From::Cursor(cursor()), true));
+            assert_eq!(
+                (query.from, query.is_resumed),
+                (Beginning::Cursor(cursor()), true)
+            );
             assert_eq!(query.last, None);
         }
         let query = with("", "from=latest").unwrap();
-        assert_eq!((query.from, query.is_resumed), (From::Latest, false));
+        assert_eq!((query.from, query.is_resumed), (Beginning::Latest, false));
         for wrong in ["17", "earliest", "Axy"] {
             assert_eq!(with(wrong, "").unwrap_err().to_json()["pointer"], "Last-Event-ID");
         }

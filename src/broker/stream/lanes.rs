@@ -1,21 +1,20 @@
-//! The partitions of a stream: where each begins, how far it got, and where it ends.
+//! The lanes of a stream: where each of its partitions begins, how far it got, and where it ends.
+//!
+//! A lane is one partition's place in one stream (as in the glossary of `ARCHITECTURE.md`).
 //!
 //! Ends are taken before anything is looked up, so what is true of all records below them stays true: that none is at or
 //! after `until`, that a key's records all lie in one partition.
 
 use std::sync::Arc;
 
-use super::query::{From, StreamQuery, Until};
-use crate::app::App;
-use crate::broker::engine::{Error, Offset, Partition, TimestampMs, Topic};
-use crate::broker::refusal::Reason;
-use crate::broker::stream::merge::Rank;
-use crate::broker::topics::catalog;
-use crate::broker::topics::skips;
-use crate::formats::cursor::MAX_PARTITIONS;
-use crate::formats::cursor::{Cursor, Reached};
-use crate::http::problem::Problem;
-use crate::http::{Work, blocking};
+use super::merge::Rank;
+use super::request::{Beginning, Ending, StreamRequest};
+use crate::broker::blocking::Work;
+use crate::broker::engine::{Clock, Error, Offset, Partition, TimestampMs, Topic};
+use crate::broker::fetch::Fetcher;
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::{catalog, skips};
+use crate::formats::cursor::{Cursor, MAX_PARTITIONS, Reached};
 
 /// The place of one partition in a stream. A stream has up to [`MAX_PARTITIONS`] of these for as long as it is open.
 pub(super) struct Lane {
@@ -77,28 +76,33 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Finds what a query asks for.
+    /// Finds what a request asks for.
     ///
     /// # Errors
-    /// 404 for what does not exist, 400 for too many partitions or another stream's cursor, 410 for a cursor of a topic that
-    /// is gone, 416 for a cursor from beyond the end, 500 where a time cannot be found for damage.
-    pub(super) async fn open(app: &App, query: &StreamQuery, names: &[String]) -> Result<Self, Problem> {
-        let from = match &query.from {
-            From::Cursor(cursor) if query.is_resumed => Some(("Last-Event-ID", cursor)),
-            From::Cursor(cursor) => Some(("from", cursor)),
+    /// `UnknownTopic`, `UnknownPartition`; `InvalidRequest` for too many partitions or another stream's cursor;
+    /// `CursorExpired` where its topic is gone; `OffsetOutOfRange` where it is from beyond the end; `CorruptData` where a time
+    /// cannot be found for damage.
+    pub(super) async fn open(
+        fetcher: &Fetcher,
+        clock: &dyn Clock,
+        names: &[String],
+        request: &StreamRequest,
+    ) -> Result<Self, Refusal> {
+        let from = match &request.from {
+            Beginning::Cursor(cursor) => Some(("from", cursor)),
             _ => None,
         };
-        let until = match &query.until {
-            Some(Until::Cursor(cursor)) => Some(("until", cursor)),
+        let until = match &request.until {
+            Some(Ending::Cursor(cursor)) => Some(("until", cursor)),
             _ => None,
         };
         let cursors = [from, until].into_iter().flatten();
         for (pointer, cursor) in cursors.clone() {
-            check_cursor(app, pointer, cursor)?;
+            check_cursor(fetcher, pointer, cursor)?;
         }
         let topics = names
             .iter()
-            .map(|name| catalog::find(&app.log, name))
+            .map(|name| catalog::find(&fetcher.log, name))
             .collect::<Result<Vec<_>, _>>()?;
         for (pointer, cursor) in cursors {
             let is_same = cursor.topics.len() == topics.len()
@@ -107,34 +111,34 @@ impl Lanes {
                 return Err(wrong_cursor(pointer, "it is of a stream over other topics"));
             }
         }
-        let follow = query.goes_on();
+        let follow = request.goes_on();
         let mut all = Self {
-            known: (follow && query.partitions.is_none()).then(Vec::new),
-            until: match query.until {
-                Some(Until::Time(time)) => Some(time),
+            known: (follow && request.partitions.is_none()).then(Vec::new),
+            until: match request.until {
+                Some(Ending::Time(time)) => Some(time),
                 _ => None,
             },
             lanes: Vec::new(),
             topics,
         };
         for topic in 0..all.topics.len() {
-            all.add_topic(app, query, topic, follow)?;
+            all.add_topic(fetcher, request, topic, follow)?;
         }
-        all.look_up(app, query, follow).await?;
+        all.look_up(fetcher, clock, request, follow).await?;
         Ok(all)
     }
 
     /// Adds the partitions of a topic, at their beginnings and ends as far as these need no look at the log.
     fn add_topic(
         &mut self,
-        app: &App,
-        query: &StreamQuery,
+        fetcher: &Fetcher,
+        request: &StreamRequest,
         slot: usize,
         follow: bool,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Refusal> {
         let topic = &self.topics[slot];
         let all = topic.partitions();
-        let chosen: Vec<Arc<Partition>> = match &query.partitions {
+        let chosen: Vec<Arc<Partition>> = match &request.partitions {
             None => all.to_vec(),
             Some(indexes) => {
                 let mut indexes = indexes.clone();
@@ -146,9 +150,9 @@ impl Lanes {
                             topic.name(),
                             all.len()
                         );
-                        Problem::new(Reason::UnknownPartition, detail)
-                            .with("partition_count", all.len())
-                            .with("pointer", "partitions")
+                        Refusal::new(Reason::UnknownPartition, detail)
+                            .with("partition_count", all.len() as u64)
+                            .at("partitions")
                     })
                 };
                 indexes.iter().map(find).collect::<Result<_, _>>()?
@@ -157,16 +161,16 @@ impl Lanes {
         let first = self.lanes.len();
         for partition in chosen {
             let positions = partition.positions();
-            let (next, is_fresh) = match &query.from {
-                From::Earliest | From::Time(_) => (positions.log_start_offset, true),
-                From::Latest => (positions.end_offset, false),
-                From::Cursor(cursor) => match reached(cursor, topic, partition.id().index) {
+            let (next, is_fresh) = match &request.from {
+                Beginning::Earliest | Beginning::Time(_) => (positions.log_start_offset, true),
+                Beginning::Latest => (positions.end_offset, false),
+                Beginning::Cursor(cursor) => match reached(cursor, topic, partition.id().index) {
                     Some(next) => (next, false),
                     None => (positions.log_start_offset, true),
                 },
             };
-            let end = match &query.until {
-                Some(Until::Cursor(cursor)) => {
+            let end = match &request.until {
+                Some(Ending::Cursor(cursor)) => {
                     reached(cursor, topic, partition.id().index).unwrap_or(positions.log_start_offset)
                 }
                 _ => positions.end_offset,
@@ -189,8 +193,9 @@ impl Lanes {
             });
         }
         // After the ends were taken: whatever places a record elsewhere from here on is behind them.
-        let key = query.filter.key.as_deref();
-        if let Some(home) = key.and_then(|key| catalog::partition_of_key(&app.log, topic, key.as_bytes())) {
+        let key = request.filter.key.as_deref();
+        if let Some(home) = key.and_then(|key| catalog::partition_of_key(&fetcher.log, topic, key.as_bytes()))
+        {
             for lane in &mut self.lanes[first..] {
                 if lane.index() != home {
                     lane.next = lane.end;
@@ -212,9 +217,15 @@ impl Lanes {
     }
 
     /// Finds the offsets of times, and opens the ends of what is followed.
-    async fn look_up(&mut self, app: &App, query: &StreamQuery, follow: bool) -> Result<(), Problem> {
-        let from = match query.from {
-            From::Time(time) => Some(time),
+    async fn look_up(
+        &mut self,
+        fetcher: &Fetcher,
+        clock: &dyn Clock,
+        request: &StreamRequest,
+        follow: bool,
+    ) -> Result<(), Refusal> {
+        let from = match request.from {
+            Beginning::Time(time) => Some(time),
             _ => None,
         };
         let until = self.until;
@@ -224,10 +235,10 @@ impl Lanes {
                 .iter()
                 .map(|lane| Arc::clone(&lane.partition))
                 .collect();
-            let app = app.clone();
-            let found = blocking(app.blocking.clone(), Work::Read, move || {
+            let log = fetcher.log.clone();
+            let look = move || {
                 let find = |partition: &Partition, time: Option<TimestampMs>| {
-                    let found = time.map(|time| skips::offset_for_time(&app.log, partition, time));
+                    let found = time.map(|time| skips::offset_for_time(&log, partition, time));
                     Ok::<_, Error>(found.transpose()?.map(|found| found.map(|(offset, _)| offset)))
                 };
                 let mut all = Vec::with_capacity(partitions.len());
@@ -235,8 +246,8 @@ impl Lanes {
                     all.push((find(partition, from)?, find(partition, until)?));
                 }
                 Ok(all)
-            })
-            .await?;
+            };
+            let found = fetcher.blocking.attempt(Work::Read, look).await?;
             for (lane, (from, until)) in self.lanes.iter_mut().zip(found) {
                 let as_of = lane.end;
                 if let Some(found) = from
@@ -253,7 +264,7 @@ impl Lanes {
         } else if follow {
             self.lanes.iter_mut().for_each(|lane| lane.end = Offset::MAX);
         }
-        if self.until.is_some_and(|until| app.clock.now() >= until) {
+        if self.until.is_some_and(|until| clock.now() >= until) {
             self.end_now();
         }
         Ok(())
@@ -286,15 +297,15 @@ impl Lanes {
     /// Takes in the partitions that were added; says whether there were any.
     ///
     /// # Errors
-    /// 404 where a topic has been deleted, 400 where there are too many partitions now.
-    pub(super) fn take_in(&mut self) -> Result<bool, Problem> {
+    /// `UnknownTopic` where one has been deleted, `InvalidRequest` where there are too many partitions now.
+    pub(super) fn take_in(&mut self) -> Result<bool, Refusal> {
         let Some(known) = &mut self.known else {
             return Ok(false);
         };
         let before = self.lanes.len();
         for (slot, (topic, known)) in self.topics.iter().zip(known).enumerate() {
             if topic.is_deleted() {
-                return Err(catalog::unknown_topic(topic.name()).into());
+                return Err(catalog::unknown_topic(topic.name()));
             }
             if topic.partition_count() == *known {
                 continue;
@@ -316,11 +327,11 @@ impl Lanes {
     }
 }
 
-fn check_count(count: usize) -> Result<(), Problem> {
+fn check_count(count: usize) -> Result<(), Refusal> {
     if count <= MAX_PARTITIONS {
         return Ok(());
     }
-    Err(Problem::invalid(
+    Err(Refusal::invalid(
         "partitions",
         format!(
             "a stream is over at most {MAX_PARTITIONS} partitions, and here are more: choose with partitions=0,1,2"
@@ -338,12 +349,16 @@ fn reached(cursor: &Cursor, topic: &Topic, partition: u32) -> Option<Offset> {
     Some(reached.next)
 }
 
-fn check_cursor(app: &App, pointer: &str, cursor: &Cursor) -> Result<(), Problem> {
-    if cursor.directory != directory(app) {
+fn check_cursor(fetcher: &Fetcher, pointer: &str, cursor: &Cursor) -> Result<(), Refusal> {
+    if cursor.directory != directory(fetcher) {
         return Err(wrong_cursor(pointer, "it is of another data directory"));
     }
-    if cursor.topics.iter().any(|id| app.log.topic_by_id(*id).is_none()) {
-        return Err(Problem::new(
+    if cursor
+        .topics
+        .iter()
+        .any(|id| fetcher.log.topic_by_id(*id).is_none())
+    {
+        return Err(Refusal::new(
             Reason::CursorExpired,
             "the topic that was read is gone; if there is one of that name it is another one: begin anew",
         ));
@@ -351,11 +366,11 @@ fn check_cursor(app: &App, pointer: &str, cursor: &Cursor) -> Result<(), Problem
     Ok(())
 }
 
-fn wrong_cursor(pointer: &str, what: &str) -> Problem {
-    Problem::invalid(pointer, format!("the cursor is not of this stream: {what}"))
+fn wrong_cursor(pointer: &str, what: &str) -> Refusal {
+    Refusal::invalid(pointer, format!("the cursor is not of this stream: {what}"))
 }
 
 /// The data directory's identity, as cursors have it.
-pub(super) fn directory(app: &App) -> u64 {
-    u64::from_str_radix(&app.log.directory_id(), 16).expect("the engine gives 16 hexadecimal digits")
+pub(super) fn directory(fetcher: &Fetcher) -> u64 {
+    u64::from_str_radix(&fetcher.log.directory_id(), 16).expect("the engine gives 16 hexadecimal digits")
 }

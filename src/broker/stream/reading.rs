@@ -4,7 +4,6 @@
 //! borrow from pages. What is kept instead is a place in the page; going on from there costs reading a batch's header
 //! again.
 
-use super::output::Data;
 use crate::broker::engine::batch::{BatchError, BatchHeader, Record, RecordPlace, Records};
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::fetch::page::Page;
@@ -12,8 +11,6 @@ use crate::broker::stream::filter::Filter;
 
 /// A page, and how far it was read.
 pub(super) struct Reading {
-    /// How its records are written.
-    pub(super) data: Data,
     page: Page,
     run: usize,
     /// Where the batch begins in the run.
@@ -31,9 +28,8 @@ pub(super) struct Next {
 }
 
 impl Reading {
-    pub(super) fn new(page: Page, data: Data) -> Self {
+    pub(super) fn new(page: Page) -> Self {
         Self {
-            data,
             page,
             run: 0,
             batch: 0,

@@ -1,0 +1,103 @@
+//! How a stream reads a page of a lane, and goes on behind what is missing.
+
+use super::run::{Cut, PAGE_BYTES, Stream};
+use super::{Event, Sink};
+use crate::broker::engine::{Error, Offset};
+use crate::broker::fetch::page::{Limits, Page};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::catalog;
+use crate::broker::topics::skips::Gap;
+
+impl<S: Sink> Stream<S> {
+    /// Reads a page of a lane, and tells of what is missing before it; `None`: there is nothing more, for now.
+    pub(super) async fn read(&mut self, index: usize) -> Result<Option<Page>, Cut> {
+        loop {
+            let lane = &self.lanes.lanes[index];
+            if lane.is_over() {
+                return Ok(None);
+            }
+            if lane.partition.is_deleted() {
+                return Err(self.deleted(index));
+            }
+            let positions = lane.partition.positions();
+            if lane.next < positions.log_start_offset {
+                self.trimmed(index, positions.log_start_offset)?;
+                continue;
+            }
+            if lane.next >= positions.end_offset {
+                return Ok(None);
+            }
+            let limits = Limits {
+                from: lane.next,
+                until: (lane.end < Offset::MAX).then_some(lane.end),
+                max_records: u64::MAX,
+                max_bytes: PAGE_BYTES,
+                whole_batches: true,
+            };
+            let end = lane.end;
+            let partition = lane.partition.clone();
+            match self.fetcher().read_page(&partition, limits).await {
+                Ok(mut page) => {
+                    self.lanes.lanes[index].is_fresh = false;
+                    self.unyielded_bytes += page.stored_bytes;
+                    for gap in std::mem::take(&mut page.gaps) {
+                        self.gap(index, gap, "skipped");
+                    }
+                    page.end_by(end);
+                    if page.runs.is_empty() {
+                        let lane = &mut self.lanes.lanes[index];
+                        lane.next = lane.next.max(page.next_offset);
+                        continue;
+                    }
+                    return Ok(Some(page));
+                }
+                Err(refusal) if refusal.reason == Reason::OffsetTrimmed => {}
+                Err(_) if partition.is_deleted() => return Err(self.deleted(index)),
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+    }
+
+    /// The log begins behind what a lane was to read.
+    fn trimmed(&mut self, index: usize, log_start_offset: Offset) -> Result<(), Cut> {
+        let lane = &mut self.lanes.lanes[index];
+        let until = log_start_offset.min(lane.end);
+        if lane.is_fresh {
+            lane.next = until;
+            return Ok(());
+        }
+        if !self.out.has_events() {
+            let error = Error::Trimmed {
+                offset: lane.next,
+                log_start_offset,
+                end_offset: lane.partition.positions().end_offset,
+            };
+            return Err(Refusal::from(error).with("partition", lane.index()).into());
+        }
+        let gap = Gap {
+            from: lane.next,
+            until,
+        };
+        self.gap(index, gap, "trimmed");
+        Ok(())
+    }
+
+    /// Goes on behind missing records, and tells so where there is a way.
+    fn gap(&mut self, index: usize, gap: Gap, reason: &'static str) {
+        let lane = &mut self.lanes.lanes[index];
+        lane.next = gap.until;
+        let partition = lane.index();
+        let topic = self.lanes.topics[usize::from(lane.topic)].clone();
+        self.event(Event::Gap {
+            topic: topic.name(),
+            partition,
+            gap,
+            reason,
+        });
+    }
+
+    pub(super) fn deleted(&self, lane: usize) -> Cut {
+        let topic = usize::from(self.lanes.lanes[lane].topic);
+        catalog::unknown_topic(self.lanes.topics[topic].name()).into()
+    }
+}

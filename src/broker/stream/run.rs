@@ -1,0 +1,430 @@
+//! A stream as it runs: reads, hands out, waits.
+//!
+//! What a stream holds is what its sink has not sent and, while it reads, slices of maps; while it waits, a wait for each
+//! partition.
+//!
+//! Invariant: a lane's `next` is never behind what was handed out and never before what was not: a cursor that is written
+//! at any point says exactly what the reader has by then.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::lanes::Lanes;
+use super::merge::{Head, Merge};
+use super::pace::Pace;
+use super::reading::Reading;
+use super::request::{Beginning, StreamRequest};
+use super::{Event, Sink};
+use crate::broker::engine::{Clock, Offset, TopicId, WaitForData};
+use crate::broker::fetch::page::Page;
+use crate::broker::fetch::{Fetcher, unreadable};
+use crate::broker::refusal::Refusal;
+use crate::formats::cursor::CursorText;
+
+/// What is read of a partition before it is the next one's turn, in stored bytes.
+pub(super) const PAGE_BYTES: u64 = 1 << 20;
+/// How many records a merge that goes on takes before it looks at the partitions that had none.
+const WATCHED_RECORDS: u32 = 1000;
+/// How long a stream of events is silent.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long records that were found wait for more to fill a chunk, at least.
+pub(super) const LINGER: Duration = Duration::from_millis(100);
+/// What is read before an answer begins that may turn out to be that nothing is left, in pages.
+pub(super) const SILENT_PAGES: u32 = 16;
+
+/// Why a stream ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Cut {
+    /// It cannot go on.
+    #[error("the stream cannot go on: {}", .0.detail)]
+    Refused(Refusal),
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+    /// The reader had been told everything, and nothing has come since.
+    #[error("nothing is left")]
+    NothingLeft,
+}
+
+impl From<Refusal> for Cut {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Counts a stream for as long as it lives.
+struct Counted(Fetcher);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream whose partitions were found, and of which nothing was read yet.
+pub struct OpenStream {
+    fetcher: Fetcher,
+    clock: Arc<dyn Clock>,
+    topics_changed: watch::Receiver<u64>,
+    request: StreamRequest,
+    lanes: Lanes,
+}
+
+impl OpenStream {
+    /// Finds what a request asks for, of the topics named. `topics_changed` changes with every topic that does; it was
+    /// subscribed to before this is called, so that no partition is added unseen.
+    ///
+    /// # Errors
+    /// As for [`Lanes::open`]; `ShuttingDown` where it would go on for as long as the server runs, and that is stopping.
+    pub async fn open(
+        fetcher: &Fetcher,
+        clock: &Arc<dyn Clock>,
+        topics_changed: watch::Receiver<u64>,
+        names: &[String],
+        request: StreamRequest,
+    ) -> Result<Self, Refusal> {
+        let lanes = Lanes::open(fetcher, &**clock, names, &request).await?;
+        if request.goes_on() && *fetcher.stopping.borrow() {
+            return Err(Refusal::stopping());
+        }
+        Ok(Self {
+            fetcher: fetcher.clone(),
+            clock: Arc::clone(clock),
+            topics_changed,
+            request,
+            lanes,
+        })
+    }
+
+    /// What writes this stream's cursors.
+    #[must_use]
+    pub fn cursor(&self) -> CursorText {
+        let topics: Vec<TopicId> = self.lanes.topics.iter().map(|topic| topic.id()).collect();
+        CursorText::new(super::lanes::directory(&self.fetcher), &topics)
+    }
+
+    /// The stream, which counts as open from now on.
+    pub fn into_stream<S: Sink>(self, out: S) -> Stream<S> {
+        self.fetcher.counters.streams.fetch_add(1, Ordering::Relaxed);
+        Stream {
+            stopping: self.fetcher.stopping.clone(),
+            counted: Counted(self.fetcher),
+            clock: self.clock,
+            topics_changed: self.topics_changed,
+            request: self.request,
+            lanes: self.lanes,
+            out,
+            records: 0,
+            bytes: 0,
+            sent: Instant::now(),
+            has_moved: false,
+            waits: Vec::new(),
+            is_begun: false,
+            silent_pages: 0,
+            unyielded_bytes: 0,
+        }
+    }
+}
+
+/// A stream into a sink.
+pub struct Stream<S> {
+    counted: Counted,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) request: StreamRequest,
+    pub(super) lanes: Lanes,
+    pub(super) out: S,
+    /// What was handed out and is not counted yet.
+    records: u64,
+    bytes: u64,
+    /// When something was sent.
+    pub(super) sent: Instant,
+    /// The stream is not where the reader was last told.
+    pub(super) has_moved: bool,
+    /// The waits for lanes' records, by lane, with the offset that they are for.
+    pub(super) waits: Vec<Option<(Offset, WaitForData)>>,
+    pub(super) topics_changed: watch::Receiver<u64>,
+    pub(super) stopping: watch::Receiver<bool>,
+    /// The answer has begun.
+    pub(super) is_begun: bool,
+    pub(super) silent_pages: u32,
+    /// Stored bytes that were read since others could work.
+    pub(super) unyielded_bytes: u64,
+}
+
+impl<S: Sink> Stream<S> {
+    /// Runs it to its end; returns the sink with what was not sent yet.
+    ///
+    /// # Errors
+    /// [`Cut`]: the reader must not take what it has for all there is.
+    pub async fn run(mut self) -> Result<S, Cut> {
+        let ended = self.to_its_end().await;
+        let has_nothing = !self.is_begun && self.out.is_empty();
+        match ended {
+            Ok(()) if has_nothing && self.request.is_resumed && self.out.has_events() => {
+                return Err(Cut::NothingLeft);
+            }
+            Ok(()) => self.event(Event::End),
+            // Where there are events, there is one for it, or none is needed: the reader asks again.
+            Err(Cut::Refused(refusal)) if self.out.has_events() => self.event(Event::Refused(&refusal)),
+            Err(_) if self.out.has_events() => {}
+            Err(cut) => {
+                if !self.out.is_empty() {
+                    self.send().await;
+                }
+                if self.is_begun {
+                    // What was sent is on its way before the connection is cut behind it.
+                    tokio::task::yield_now().await;
+                }
+                return Err(cut);
+            }
+        }
+        self.count();
+        Ok(self.out)
+    }
+
+    async fn to_its_end(&mut self) -> Result<(), Cut> {
+        if self.out.has_events() && !self.request.is_resumed {
+            if self.request.from == Beginning::Latest {
+                // A reader that lost its connection could not find the end of now again.
+                self.event(Event::Place);
+            }
+            self.send().await;
+        }
+        if let Some(count) = self.request.last {
+            self.go_to_newest(count).await?;
+        }
+        if self.request.by_time {
+            self.by_time().await
+        } else {
+            self.in_turns().await
+        }
+    }
+
+    /// Partitions in turns: a bounded read each, so that none waits for the whole of another.
+    async fn in_turns(&mut self) -> Result<(), Cut> {
+        loop {
+            self.lanes.take_in()?;
+            let mut is_idle = true;
+            for lane in 0..self.lanes.lanes.len() {
+                if let Some(page) = self.read(lane).await? {
+                    is_idle = false;
+                    self.hand_out(lane, page).await?;
+                    self.breathe().await?;
+                }
+            }
+            if self.lanes.are_over() {
+                return Ok(());
+            }
+            if is_idle {
+                self.wait(&[], None).await?;
+            }
+        }
+    }
+
+    /// Hands out the records of a page that are wanted.
+    async fn hand_out(&mut self, lane: usize, page: Page) -> Result<(), Cut> {
+        let writer = self.writer(lane);
+        let until = self.lanes.until;
+        self.fix(lane);
+        let is_open = self.request.filter.is_open();
+        let mut reached = self.lanes.lanes[lane].reached();
+        let mut end = page.next_offset;
+        self.out.reserve(page.stored_bytes);
+        for record in page.records() {
+            let (record, json_lines) = record.map_err(unreadable)?;
+            if until.is_some_and(|until| record.timestamp >= until) {
+                end = record.offset;
+                self.lanes.lanes[lane].end = end;
+                break;
+            }
+            if !is_open && !self.request.filter.matches(&record) {
+                continue;
+            }
+            reached.next = record.offset.plus(1);
+            self.records += 1;
+            self.bytes += record_bytes(&record);
+            self.out.record(&writer, &record, json_lines, reached);
+            self.has_moved = false;
+            if self.out.is_full() {
+                self.lanes.lanes[lane].next = reached.next;
+                self.send().await;
+                self.out.reserve(page.stored_bytes);
+            }
+        }
+        self.lanes.lanes[lane].next = end;
+        self.has_moved |= reached.next != end;
+        Ok(())
+    }
+
+    /// Partitions' next records in the order of their timestamps; with a speed, when they are due.
+    async fn by_time(&mut self) -> Result<(), Cut> {
+        let mut merge = Merge::default();
+        let mut readings: Vec<Option<Reading>> = Vec::new();
+        let mut writers: Vec<S::Writer> = Vec::new();
+        let mut pace = self.request.speed.map(Pace::new);
+        loop {
+            if self.is_to_stop() {
+                return Err(Cut::Stopping);
+            }
+            self.lanes.take_in()?;
+            // The lane for which all others are fixed.
+            let mut fixed = None;
+            let count = self.lanes.lanes.len();
+            readings.resize_with(count, || None);
+            writers.extend((writers.len()..count).map(|lane| self.writer(lane)));
+            for (lane, reading) in readings.iter_mut().enumerate() {
+                if reading.is_none() {
+                    self.refill(lane, reading, &mut merge).await?;
+                }
+            }
+            // Until a look at the others is due again: they may have got something that comes earlier.
+            let mut left = if self.request.is_live() {
+                WATCHED_RECORDS
+            } else {
+                u32::MAX
+            };
+            while left > 0
+                && let Some(head) = merge.peek()
+            {
+                if let Some(due) = pace.as_ref().and_then(|pace| pace.due(head.timestamp))
+                    && due > Instant::now()
+                {
+                    self.wait(&readings, Some(due)).await?;
+                    break;
+                }
+                left -= 1;
+                merge.pop();
+                if let Some(pace) = &mut pace {
+                    pace.take(head.timestamp, Instant::now());
+                }
+                let Head { lane, .. } = head;
+                if fixed != Some(lane) {
+                    self.fix(lane);
+                    fixed = Some(lane);
+                }
+                let reading = readings[lane].as_mut().expect("a lane with a head is being read");
+                self.out.reserve(reading.bytes());
+                if let Some((record, json_lines)) = reading.head().map_err(unreadable)? {
+                    let mut reached = self.lanes.lanes[lane].reached();
+                    reached.next = record.offset.plus(1);
+                    self.records += 1;
+                    self.bytes += record_bytes(&record);
+                    self.out.record(&writers[lane], &record, json_lines, reached);
+                    self.has_moved = false;
+                    self.lanes.lanes[lane].next = reached.next;
+                }
+                if self.out.is_full() {
+                    self.send().await;
+                }
+                if !self.find(lane, reading, &mut merge)? {
+                    readings[lane] = None;
+                    self.refill(lane, &mut readings[lane], &mut merge).await?;
+                    // A gap or a heartbeat that was written meanwhile has fixed what it needed.
+                    fixed = None;
+                }
+            }
+            if merge.peek().is_none() {
+                if self.lanes.are_over() {
+                    return Ok(());
+                }
+                self.wait(&readings, None).await?;
+            }
+        }
+    }
+
+    /// Reads a lane until it has a head or, for now, nothing more.
+    async fn refill(
+        &mut self,
+        lane: usize,
+        reading: &mut Option<Reading>,
+        merge: &mut Merge,
+    ) -> Result<(), Cut> {
+        while let Some(page) = self.read(lane).await? {
+            let mut page = Reading::new(page);
+            if self.find(lane, &mut page, merge)? {
+                *reading = Some(page);
+                return Ok(());
+            }
+            self.breathe().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a lane's next record into the merge; `false`: the page has no more, and the lane is behind it.
+    fn find(&mut self, index: usize, reading: &mut Reading, merge: &mut Merge) -> Result<bool, Cut> {
+        let until = self.lanes.until;
+        let lane = &mut self.lanes.lanes[index];
+        let next = reading
+            .find(lane.next, until, &self.request.filter)
+            .map_err(unreadable)?;
+        let before = lane.next;
+        let found = match next {
+            Some(next) if next.ends => {
+                lane.next = next.offset;
+                lane.end = next.offset;
+                false
+            }
+            Some(next) => {
+                lane.next = next.offset;
+                merge.push(Head {
+                    timestamp: next.timestamp,
+                    rank: lane.rank(),
+                    lane: index,
+                });
+                true
+            }
+            None => {
+                lane.next = reading.behind();
+                false
+            }
+        };
+        self.has_moved |= lane.next != before;
+        Ok(found)
+    }
+
+    pub(super) fn fetcher(&self) -> &Fetcher {
+        &self.counted.0
+    }
+
+    fn writer(&self, lane: usize) -> S::Writer {
+        let lane = &self.lanes.lanes[lane];
+        let topic = &self.lanes.topics[usize::from(lane.topic)];
+        self.out.writer(topic.name(), lane.index())
+    }
+
+    /// Says where all lanes are but one.
+    fn fix(&mut self, lane: usize) {
+        let others = self.lanes.lanes.iter().enumerate();
+        let others = others.filter(|(index, _)| *index != lane);
+        self.out.fix(others.map(|(_, lane)| lane.reached()));
+    }
+
+    pub(super) fn event(&mut self, event: Event<'_>) {
+        if self.out.has_events() {
+            self.out.event(event, self.lanes.reached());
+            self.has_moved = false;
+        }
+    }
+
+    pub(super) async fn send(&mut self) {
+        self.is_begun = true;
+        self.count();
+        self.out.send().await;
+        self.sent = Instant::now();
+    }
+
+    fn count(&mut self) {
+        let (records, bytes) = (std::mem::take(&mut self.records), std::mem::take(&mut self.bytes));
+        self.fetcher().count(records, bytes);
+    }
+}
+
+/// A record's bytes as they are counted: its key and value, and about what stands around them.
+#[inline]
+fn record_bytes(record: &crate::broker::engine::batch::Record<'_>) -> u64 {
+    (8 + record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len)) as u64
+}
