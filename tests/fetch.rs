@@ -40,6 +40,25 @@ async fn service_with_numbers() -> Service {
     service
 }
 
+/// What is there from a query of the partition.
+async fn fetch(service: &Service, query: &str) -> Answer {
+    service.get(&format!("{RECORDS}?{query}")).await.with_status(200)
+}
+
+async fn fetch_as(service: &Service, query: &str, media_type: &str) -> Answer {
+    let uri = format!("{RECORDS}?{query}");
+    service.get_as(&uri, media_type).await.with_status(200)
+}
+
+async fn refused(service: &Service, query: &str, status: u16, code: &str) -> Value {
+    let uri = format!("{RECORDS}?{query}");
+    service.get(&uri).await.problem(status, code)
+}
+
+async fn trim(service: &Service, before: u64) {
+    service.delete(&format!("{RECORDS}?before={before}")).await.ok();
+}
+
 /// The numbers in the records of a JSON answer.
 fn numbers(answer: &Answer) -> Vec<u64> {
     let records = answer.json()["records"].clone();
@@ -70,7 +89,7 @@ async fn a_json_answer_has_the_fields_and_the_order_of_the_contract() {
         )],
     );
     service.append("t", 0, false, &[(7, None, None, &[])]);
-    let answer = service.get(&format!("{RECORDS}?offset=0")).await.with_status(200);
+    let answer = fetch(&service, "offset=0").await;
     assert_eq!(
         answer.text(),
         concat!(
@@ -98,10 +117,7 @@ async fn lines_carry_the_positions_in_headers() {
             (2, None, Some(b"2"), &[]),
         ],
     );
-    let answer = service
-        .get_as(&format!("{RECORDS}?offset=0"), NDJSON)
-        .await
-        .with_status(200);
+    let answer = fetch_as(&service, "offset=0", NDJSON).await;
     assert_eq!(
         answer.text(),
         concat!(
@@ -113,19 +129,13 @@ async fn lines_carry_the_positions_in_headers() {
     );
     assert_eq!(answer.header("content-type"), Some(NDJSON));
     assert_eq!(positions(&answer), [Some(2), Some(0), Some(2)]);
-    let document = service
-        .get(&format!("{RECORDS}?offset=0&max_records=1"))
-        .await
-        .with_status(200);
+    let document = fetch(&service, "offset=0&max_records=1").await;
     assert!(
         document.text().contains("\"value\":{\n\"a\":\r\n1}"),
         "{}",
         document.text()
     );
-    let nothing = service
-        .get_as(&format!("{RECORDS}?offset=2"), NDJSON)
-        .await
-        .with_status(200);
+    let nothing = fetch_as(&service, "offset=2", NDJSON).await;
     assert_eq!(
         (nothing.text(), positions(&nothing)),
         ("", [Some(2), Some(0), Some(2)])
@@ -135,10 +145,7 @@ async fn lines_carry_the_positions_in_headers() {
 #[tokio::test]
 async fn batches_are_given_whole_as_they_are_stored() {
     let service = service_with_numbers().await;
-    let whole = service
-        .get_as(&format!("{RECORDS}?offset=0"), BATCHES)
-        .await
-        .with_status(200);
+    let whole = fetch_as(&service, "offset=0", BATCHES).await;
     assert_eq!(whole.header("content-type"), Some(BATCHES));
     assert_eq!(positions(&whole), [Some(30), Some(0), Some(30)]);
     assert_eq!(
@@ -162,10 +169,7 @@ async fn batches_are_given_whole_as_they_are_stored() {
         ("offset=5&until_offset=12", vec![(0, 10), (10, 20)], 20),
         ("offset=30", vec![], 30),
     ] {
-        let answer = service
-            .get_as(&format!("{RECORDS}?{query}"), BATCHES)
-            .await
-            .with_status(200);
+        let answer = fetch_as(&service, query, BATCHES).await;
         assert_eq!(ranges(&answer), expected, "{query}");
         assert_eq!(positions(&answer)[0], Some(next), "{query}");
     }
@@ -205,7 +209,7 @@ async fn a_fetch_begins_at_an_offset_a_word_or_a_time() {
         ("from=1970-01-01T00:00:16.001Z", Some(17)),
         ("from=29001", None),
     ] {
-        let answer = service.get(&format!("{RECORDS}?{query}")).await.with_status(200);
+        let answer = fetch(&service, query).await;
         let found = numbers(&answer);
         assert_eq!(found.first().copied(), first, "{query}");
         assert_eq!(answer.json()["next_offset"], 30, "{query}");
@@ -232,16 +236,13 @@ async fn a_fetch_ends_before_until_and_at_its_limits() {
         ("offset=5&max_bytes=1", 5..6, 6),
         ("offset=0&max_records=999999999&max_bytes=999999999", 0..30, 30),
     ] {
-        let answer = service.get(&format!("{RECORDS}?{query}")).await.with_status(200);
+        let answer = fetch(&service, query).await;
         assert_eq!(numbers(&answer), range.collect::<Vec<_>>(), "{query}");
         assert_eq!(answer.json()["next_offset"], next, "{query}");
         assert_eq!(positions(&answer)[0], Some(next), "{query}");
     }
     // No limit is a byte: a batch is cut where the records before have used it up.
-    let answer = service
-        .get(&format!("{RECORDS}?offset=0&max_bytes=60"))
-        .await
-        .with_status(200);
+    let answer = fetch(&service, "offset=0&max_bytes=60").await;
     let found = numbers(&answer).len();
     assert!((2..10).contains(&found), "{found}");
 }
@@ -259,10 +260,7 @@ async fn next_offset_leads_through_everything_once() {
         let mut seen = Vec::new();
         let mut offset = 0;
         while offset < 30 {
-            let answer = service
-                .get(&format!("{RECORDS}?offset={offset}&{limits}"))
-                .await
-                .with_status(200);
+            let answer = fetch(&service, &format!("offset={offset}&{limits}")).await;
             seen.extend(numbers(&answer));
             let next = answer.json()["next_offset"].as_u64().unwrap();
             assert!(next > offset, "{limits}: stuck at {offset}");
@@ -275,52 +273,31 @@ async fn next_offset_leads_through_everything_once() {
 #[tokio::test]
 async fn offsets_outside_of_the_log_say_where_it_lies() {
     let service = service_with_numbers().await;
-    service
-        .delete(&format!("{RECORDS}?before=12"))
-        .await
-        .with_status(200);
+    trim(&service, 12).await;
     for query in [
         "offset=11",
         "offset=0",
         "offset=3&until_offset=5",
         "offset=3&wait_ms=60000",
     ] {
-        let problem = service
-            .get(&format!("{RECORDS}?{query}"))
-            .await
-            .problem(410, "offset-trimmed");
-        assert_eq!(
-            (&problem["log_start_offset"], &problem["end_offset"]),
-            (&json!(12), &json!(30)),
-            "{query}"
-        );
+        let problem = refused(&service, query, 410, "offset-trimmed").await;
+        assert_eq!(problem["log_start_offset"], 12, "{query}");
+        assert_eq!(problem["end_offset"], 30, "{query}");
     }
     for query in [
         "offset=31",
         "offset=9223372036854775807",
         "offset=31&wait_ms=60000",
     ] {
-        let problem = service
-            .get(&format!("{RECORDS}?{query}"))
-            .await
-            .problem(416, "offset-out-of-range");
-        assert_eq!(
-            (&problem["log_start_offset"], &problem["end_offset"]),
-            (&json!(12), &json!(30)),
-            "{query}"
-        );
+        let problem = refused(&service, query, 416, "offset-out-of-range").await;
+        assert_eq!(problem["log_start_offset"], 12, "{query}");
+        assert_eq!(problem["end_offset"], 30, "{query}");
     }
-    let answer = service
-        .get(&format!("{RECORDS}?offset=earliest"))
-        .await
-        .with_status(200);
+    let answer = fetch(&service, "offset=earliest").await;
     assert_eq!(numbers(&answer), (12..30).collect::<Vec<_>>());
     assert_eq!(answer.json()["log_start_offset"], 12);
     // A closed range that lies before the log start has no records any more.
-    let answer = service
-        .get(&format!("{RECORDS}?offset=earliest&until_offset=5"))
-        .await
-        .with_status(200);
+    let answer = fetch(&service, "offset=earliest&until_offset=5").await;
     assert_eq!(
         (numbers(&answer), &answer.json()["next_offset"]),
         (vec![], &json!(12))
@@ -365,10 +342,7 @@ async fn a_closed_range_never_changes_and_is_not_sent_twice() {
     assert!(tag.starts_with('"') && tag.ends_with('"'), "{tag}");
 
     service.append_numbers("t", 0, 30, 10);
-    service
-        .delete(&format!("{RECORDS}?before=3"))
-        .await
-        .with_status(200);
+    trim(&service, 3).await;
     let again = service.get(&uri).await.with_status(200);
     assert_eq!(
         (&again.body, again.header("etag")),
@@ -400,10 +374,7 @@ async fn a_closed_range_never_changes_and_is_not_sent_twice() {
         .await;
     answer.with_status(200);
     // Trimmed since: what the client has is no longer what is there.
-    service
-        .delete(&format!("{RECORDS}?before=6"))
-        .await
-        .with_status(200);
+    trim(&service, 6).await;
     service
         .send(Method::GET, &uri, &[("if-none-match", &tag)], Body::empty())
         .await
@@ -424,10 +395,7 @@ async fn answers_that_differ_have_tags_that_differ() {
         "offset=5&until_offset=25&until=9000",
     ] {
         for accept in ["application/json", NDJSON, BATCHES] {
-            let answer = service
-                .get_as(&format!("{RECORDS}?{query}"), accept)
-                .await
-                .with_status(200);
+            let answer = fetch_as(&service, query, accept).await;
             tags.push(
                 answer
                     .header("etag")
@@ -437,10 +405,7 @@ async fn answers_that_differ_have_tags_that_differ() {
         }
     }
     // The same range, however it was asked for, has the same tag.
-    let by_time = service
-        .get(&format!("{RECORDS}?from=5000&until_offset=25&max_records=500"))
-        .await
-        .with_status(200);
+    let by_time = fetch(&service, "from=5000&until_offset=25&max_records=500").await;
     assert_eq!(by_time.header("etag"), Some(tags[0].as_str()));
     let count = tags.len();
     tags.sort();
@@ -450,10 +415,7 @@ async fn answers_that_differ_have_tags_that_differ() {
     service.delete("/v1/topics/t").await.with_status(204);
     service.create_topic("t", 1).await;
     service.append_numbers("t", 0, 0, 30);
-    let other = service
-        .get(&format!("{RECORDS}?offset=5&until_offset=25"))
-        .await
-        .with_status(200);
+    let other = fetch(&service, "offset=5&until_offset=25").await;
     assert!(!tags.iter().any(|tag| Some(tag.as_str()) == other.header("etag")));
 }
 
@@ -590,18 +552,12 @@ async fn a_poll_does_not_pass_a_time_that_comes_while_it_waits() {
 #[tokio::test]
 async fn a_poll_ends_by_its_time_with_what_there_is() {
     let service = service_with_numbers().await;
-    let answer = service
-        .get(&format!("{RECORDS}?offset=30&wait_ms=10"))
-        .await
-        .with_status(200);
+    let answer = fetch(&service, "offset=30&wait_ms=10").await;
     assert_eq!(
         (numbers(&answer), &answer.json()["next_offset"]),
         (vec![], &json!(30))
     );
-    let answer = service
-        .get(&format!("{RECORDS}?offset=29&wait_ms=10&min_bytes=100000"))
-        .await
-        .with_status(200);
+    let answer = fetch(&service, "offset=29&wait_ms=10&min_bytes=100000").await;
     assert_eq!(numbers(&answer), [29]);
 }
 
@@ -692,10 +648,7 @@ async fn a_large_body_is_rendered_as_it_is_read_and_a_small_one_has_a_length() {
 async fn fetched_records_are_counted_once_and_not_for_head() {
     use std::sync::atomic::Ordering::Relaxed;
     let service = service_with_numbers().await;
-    service
-        .get(&format!("{RECORDS}?offset=5&max_records=7"))
-        .await
-        .with_status(200);
+    fetch(&service, "offset=5&max_records=7").await;
     let bytes = service.app.counters.fetched_bytes.load(Relaxed);
     assert_eq!(service.app.counters.fetched_records.load(Relaxed), 7);
     assert!(bytes > 7 * 8, "{bytes}");
@@ -719,15 +672,9 @@ async fn what_lies_before_damage_is_given_and_the_damage_is_named() {
         std::fs::write(&path, bytes).unwrap();
     });
     for accept in ["application/json", NDJSON, BATCHES] {
-        let healthy = service
-            .get_as(&format!("{RECORDS}?offset=0"), accept)
-            .await
-            .with_status(200);
+        let healthy = fetch_as(&service, "offset=0", accept).await;
         assert_eq!(positions(&healthy)[0], Some(10));
-        let behind = service
-            .get_as(&format!("{RECORDS}?offset=20"), accept)
-            .await
-            .with_status(200);
+        let behind = fetch_as(&service, "offset=20", accept).await;
         assert_eq!(positions(&behind)[0], Some(30));
         for offset in [10, 15] {
             let problem = service
@@ -766,10 +713,7 @@ async fn values_that_were_sent_as_json_are_not_looked_at_again() {
     let fetched = service.partition("t", 0).read(request).unwrap();
     assert!(!fetched.runs.is_empty());
     assert!(fetched.runs.iter().all(|run| run.json_lines));
-    let answer = service
-        .get(&format!("{RECORDS}?offset=0&max_records=3000"))
-        .await
-        .with_status(200);
+    let answer = fetch(&service, "offset=0&max_records=3000").await;
     assert_eq!(numbers(&answer), (0..3000).collect::<Vec<_>>());
 }
 
@@ -798,10 +742,7 @@ async fn what_was_fetched_can_be_produced_again_as_it_stands() {
             (6, None, Some(b"{\n}"), &[]),
         ],
     );
-    let lines = service
-        .get_as(&format!("{RECORDS}?offset=0"), NDJSON)
-        .await
-        .with_status(200);
+    let lines = fetch_as(&service, "offset=0", NDJSON).await;
     let produced = service
         .send(
             Method::POST,
@@ -817,7 +758,7 @@ async fn what_was_fetched_can_be_produced_again_as_it_stands() {
         .with_status(200);
     assert_eq!(copied.text(), lines.text());
 
-    let document = service.get(&format!("{RECORDS}?offset=0")).await.with_status(200);
+    let document = fetch(&service, "offset=0").await;
     let start = document.text().find("\"records\":").unwrap();
     let end = document.text().rfind(",\"next_offset\"").unwrap();
     let body = format!("{{{}}}", &document.text()[start..end]);
@@ -962,7 +903,7 @@ proptest! {
             }
             let stored: Vec<&Stored> = batches.iter().flatten().collect();
 
-            let answer = service.get(&format!("{RECORDS}?offset=0")).await.with_status(200);
+            let answer = fetch(&service, "offset=0").await;
             #[derive(serde::Deserialize)]
             struct Document<'a> {
                 #[serde(borrow)]
@@ -974,7 +915,7 @@ proptest! {
                 assert_eq!(parsed(record), (offset, kept(stored, false)));
             }
 
-            let answer = service.get_as(&format!("{RECORDS}?offset=0"), NDJSON).await.with_status(200);
+            let answer = fetch_as(&service, "offset=0", NDJSON).await;
             let lines: Vec<&str> = answer.text().split_terminator('\n').collect();
             assert_eq!(lines.len(), stored.len());
             for ((line, stored), offset) in lines.iter().zip(&stored).zip(0..) {
@@ -982,7 +923,7 @@ proptest! {
                 assert_eq!(parsed(record), (offset, kept(stored, true)));
             }
 
-            let answer = service.get_as(&format!("{RECORDS}?offset=0"), BATCHES).await.with_status(200);
+            let answer = fetch_as(&service, "offset=0", BATCHES).await;
             let mut count = 0;
             for batch in Batches::new(&answer.body) {
                 for (record, stored) in Records::new(batch.unwrap().1).unwrap().zip(&stored[count..]) {

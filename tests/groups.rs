@@ -7,6 +7,9 @@ use quipu_segments::TopicSettings;
 use serde_json::{Value, json};
 use support::{NOW, Service};
 
+const G: &str = "/v1/groups/g";
+const OFFSETS: &str = "/v1/groups/g/offsets";
+const RESET: &str = "/v1/groups/g/offsets/reset";
 async fn commit(service: &Service, group: &str, offsets: Value) {
     service
         .put(
@@ -72,14 +75,11 @@ async fn what_was_read_can_be_committed_as_it_stands() {
 async fn a_group_with_nothing_committed_exists_once_it_was_made_and_goes_when_it_is_deleted() {
     let service = Service::start();
     commit(&service, "g", json!([])).await;
-    assert_eq!(
-        service.get("/v1/groups/g/offsets").await.ok(),
-        json!({"offsets": []})
-    );
+    assert_eq!(service.get(OFFSETS).await.ok(), json!({"offsets": []}));
     assert_eq!(service.get("/v1/groups").await.ok()["groups"][0]["group"], "g");
-    let deleted = service.delete("/v1/groups/g").await;
+    let deleted = service.delete(G).await;
     assert_eq!((deleted.status, deleted.text()), (204, ""));
-    service.delete("/v1/groups/g").await.problem(404, "unknown-group");
+    service.delete(G).await.problem(404, "unknown-group");
     assert_eq!(service.get("/v1/groups").await.ok(), json!({"groups": []}));
 }
 
@@ -192,13 +192,10 @@ async fn a_commit_that_cannot_be_is_refused_at_its_place_and_nothing_is_committe
         (other.clone(), 400, "invalid-request", "/offsets/1/partition"),
     ] {
         let body = json!({"offsets": [other, bad]});
-        let problem = service
-            .put("/v1/groups/g/offsets", &body)
-            .await
-            .problem(status, code);
+        let problem = service.put(OFFSETS, &body).await.problem(status, code);
         assert_eq!(problem["pointer"], pointer, "{bad}");
         assert_eq!(problem["outcome"], "none");
-        service.get("/v1/groups/g").await.problem(404, "unknown-group");
+        service.get(G).await.problem(404, "unknown-group");
     }
     for body in [
         "",
@@ -208,7 +205,7 @@ async fn a_commit_that_cannot_be_is_refused_at_its_place_and_nothing_is_committe
         "{\"offsets\":[]} x",
         "{\"offsets\":[],\"more\":1}",
     ] {
-        let answer = service.call(Method::PUT, "/v1/groups/g/offsets", body).await;
+        let answer = service.call(Method::PUT, OFFSETS, body).await;
         answer.problem(400, "invalid-request");
     }
     commit(&service, "g", json!([row("offset", json!(3)),])).await;
@@ -246,11 +243,11 @@ async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() 
         "it took its offsets with it"
     );
     service.topic("orders", 1);
-    let offsets = service.get("/v1/groups/g/offsets").await.ok();
+    let offsets = service.get(OFFSETS).await.ok();
     assert_eq!(offsets["offsets"].as_array().unwrap().len(), 1);
     assert_eq!(offsets["offsets"][0]["topic"], "other");
     assert_eq!(
-        service.get("/v1/groups/g").await.ok()["group"],
+        service.get(G).await.ok()["group"],
         "g",
         "the group outlives the topic"
     );
@@ -267,10 +264,7 @@ async fn offsets_of_a_topic_that_is_gone_are_not_shown_even_if_they_were_not_rem
     )
     .await;
     service.delete_topic("orders", Vec::new());
-    assert_eq!(
-        service.get("/v1/groups/g/offsets").await.ok(),
-        json!({"offsets": []})
-    );
+    assert_eq!(service.get(OFFSETS).await.ok(), json!({"offsets": []}));
     assert_eq!(service.get("/v1/groups/g/lag").await.ok()["topics"], json!([]));
 }
 
@@ -285,7 +279,7 @@ async fn a_reset_says_what_it_would_do_and_then_does_it() {
         json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}]),
     )
     .await;
-    let reset = async |body: Value| service.post("/v1/groups/g/offsets/reset", &body).await;
+    let reset = async |body: Value| service.post(RESET, &body).await;
     let row = |partition, old: Option<u64>, new: u64| json!({"topic": "orders", "partition": partition, "old_offset": old, "new_offset": new});
 
     let body = json!({"topic": "orders", "to": "latest", "dry_run": true});
@@ -294,7 +288,7 @@ async fn a_reset_says_what_it_would_do_and_then_does_it() {
         answer,
         json!({"dry_run": true, "offsets": [row(0, Some(2), 4), row(1, None, 0)]})
     );
-    let offsets = service.get("/v1/groups/g/offsets").await.ok();
+    let offsets = service.get(OFFSETS).await.ok();
     assert_eq!(
         offsets["offsets"],
         json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}])
@@ -320,7 +314,7 @@ async fn a_reset_says_what_it_would_do_and_then_does_it() {
             json!({"dry_run": false, "offsets": [row(0, Some(old), new)]}),
             "{to}"
         );
-        let offsets = service.get("/v1/groups/g/offsets").await.ok();
+        let offsets = service.get(OFFSETS).await.ok();
         assert_eq!(offsets["offsets"][0]["offset"], new, "{to}");
         assert_eq!(offsets["offsets"][0]["metadata"], "m");
         old = new;
@@ -347,7 +341,7 @@ async fn a_reset_stays_within_what_is_kept() {
         json!(0),
     ] {
         let body = json!({"topic": "orders", "to": to, "dry_run": true});
-        let answer = service.post("/v1/groups/g/offsets/reset", &body).await.ok();
+        let answer = service.post(RESET, &body).await.ok();
         assert_eq!(answer["offsets"][0]["new_offset"], 2, "{to}");
     }
     // A commit below the log start is taken, and goes on at the log start.
@@ -365,10 +359,7 @@ async fn a_reset_that_cannot_be_is_refused_at_its_place() {
     let service = Service::start();
     service.topic("orders", 1);
     let good = json!({"topic": "orders", "to": "latest"});
-    service
-        .post("/v1/groups/g/offsets/reset", &good)
-        .await
-        .problem(404, "unknown-group");
+    service.post(RESET, &good).await.problem(404, "unknown-group");
     commit(&service, "g", json!([])).await;
     for (name, value, status, code, pointer) in [
         ("to", json!("end"), 400, "invalid-request", "/to"),
@@ -392,10 +383,7 @@ async fn a_reset_that_cannot_be_is_refused_at_its_place() {
     ] {
         let mut body = good.clone();
         body[name] = value;
-        let problem = service
-            .post("/v1/groups/g/offsets/reset", &body)
-            .await
-            .problem(status, code);
+        let problem = service.post(RESET, &body).await.problem(status, code);
         assert_eq!(problem["pointer"], pointer, "{body}");
     }
 }
@@ -429,27 +417,21 @@ async fn lag_counts_records_their_age_their_bytes_and_what_retention_leaves() {
     assert_eq!(lag["expires_ms"], 60_000 - 5100, "the nearest");
     assert_eq!(lag["topics"][0]["topic"], "kept");
     let kept = &lag["topics"][0]["partitions"][0];
-    assert_eq!(
-        (&kept["lag"], &kept["lag_ms"], &kept["expires_ms"]),
-        (&json!(1), &json!(0), &Value::Null)
-    );
+    assert_eq!(kept["lag"], 1);
+    assert_eq!(kept["lag_ms"], 0);
+    assert_eq!(kept["expires_ms"], Value::Null);
     assert!(kept["lag_bytes"].as_u64().unwrap() > 0);
     let behind = &lag["topics"][1]["partitions"][0];
     assert_eq!(behind["partition"], 0);
-    assert_eq!(
-        (&behind["committed_offset"], &behind["end_offset"]),
-        (&json!(1), &json!(3))
-    );
-    assert_eq!(
-        (&behind["log_start_offset"], &behind["last_commit"]),
-        (&json!(0), &json!(NOW))
-    );
+    assert_eq!(behind["committed_offset"], 1);
+    assert_eq!(behind["end_offset"], 3);
+    assert_eq!(behind["log_start_offset"], 0);
+    assert_eq!(behind["last_commit"], json!(NOW));
     assert_eq!((&behind["lag"], &behind["lag_ms"]), (&json!(2), &json!(5100)));
     let done = &lag["topics"][1]["partitions"][1];
-    assert_eq!(
-        (&done["lag"], &done["lag_ms"], &done["lag_bytes"]),
-        (&json!(0), &json!(0), &json!(0))
-    );
+    assert_eq!(done["lag"], 0);
+    assert_eq!(done["lag_ms"], 0);
+    assert_eq!(done["lag_bytes"], 0);
     assert_eq!(done["expires_ms"], Value::Null);
     assert_eq!(
         lag["lag_bytes"].as_u64().unwrap(),
@@ -458,10 +440,9 @@ async fn lag_counts_records_their_age_their_bytes_and_what_retention_leaves() {
 
     let all = service.get("/v1/lag").await.ok();
     let summary = &all["groups"][0];
-    assert_eq!(
-        (&summary["group"], &summary["lag"], &summary["lag_ms"]),
-        (&json!("g"), &json!(3), &json!(5100))
-    );
+    assert_eq!(summary["group"], "g");
+    assert_eq!(summary["lag"], 3);
+    assert_eq!(summary["lag_ms"], 5100);
     assert_eq!(summary.get("topics"), None);
 }
 
@@ -474,7 +455,7 @@ async fn commits_and_deletions_at_once_leave_no_offset_without_its_group() {
             let service = service.clone();
             tokio::spawn(async move {
                 if i % 4 == 3 {
-                    let status = service.delete("/v1/groups/g").await.status;
+                    let status = service.delete(G).await.status;
                     assert!(status == 204 || status == 404, "{status}");
                 } else {
                     commit(
@@ -490,8 +471,8 @@ async fn commits_and_deletions_at_once_leave_no_offset_without_its_group() {
     for task in tasks {
         task.await.unwrap();
     }
-    service.delete("/v1/groups/g").await;
+    service.delete(G).await;
     let prefix = quipu::broker::groups::offsets::offsets_prefix("g");
     assert_eq!(service.app.log.state_prefix(&prefix).len(), 0);
-    service.get("/v1/groups/g").await.problem(404, "unknown-group");
+    service.get(G).await.problem(404, "unknown-group");
 }

@@ -4,8 +4,9 @@ mod support;
 
 use quipu::broker::groups::members::{describe, end_sessions};
 use serde_json::{Value, json};
-use support::Service;
+use support::{Answer, Service};
 
+const MEMBERS: &str = "/v1/groups/billing/members";
 fn member(name: &str) -> Value {
     json!({"topics": ["orders"], "member_id": name})
 }
@@ -23,6 +24,26 @@ async fn orders(partitions: u32, records: u64) -> Service {
         }
     }
     service
+}
+
+async fn join(service: &Service, name: &str) -> Value {
+    service.post(MEMBERS, member(name)).await.created()
+}
+
+async fn ask(service: &Service, member: &str, body: Value) -> Answer {
+    service.post(&format!("{MEMBERS}/{member}/poll"), body).await
+}
+
+/// A poll that is answered 200.
+async fn take(service: &Service, member: &str, body: Value) -> Value {
+    ask(service, member, body).await.ok()
+}
+
+async fn leave(service: &Service, member: &str) {
+    service
+        .delete(&format!("{MEMBERS}/{member}"))
+        .await
+        .with_status(204);
 }
 
 fn offsets(polled: &Value) -> Vec<(u64, u64)> {
@@ -51,7 +72,7 @@ async fn a_consumer_is_a_loop_of_one_call() {
     let mut ack = Value::Null;
     while seen.len() < 25 {
         let body = json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
-        let polled = service.post("/v1/groups/billing/members/a/poll", body).await.ok();
+        let polled = take(&service, "a", body).await;
         assert_eq!(polled["assignment"], json!([{"topic": "orders", "partition": 0}]));
         assert_eq!(polled["records"][0]["topic"], "orders");
         seen.extend(offsets(&polled));
@@ -63,40 +84,23 @@ async fn a_consumer_is_a_loop_of_one_call() {
     service.delete(&path).await.with_status(204);
     assert_eq!(committed(&service, 0).await, Some(25));
     let group = service.get("/v1/groups/billing").await.json();
-    assert_eq!(
-        (&group["state"], &group["members"]),
-        (&json!("empty"), &json!([]))
-    );
+    assert_eq!(group["state"], "empty");
+    assert_eq!(group["members"], json!([]));
 }
 
 #[tokio::test]
 async fn a_lost_answer_is_delivered_again_under_another_name() {
     let service = orders(1, 30).await;
-    service
-        .post("/v1/groups/billing/members", member("a"))
-        .await
-        .with_status(201);
-    let first = service
-        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
-        .await
-        .json();
-    let again = service
-        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
-        .await
-        .json();
+    join(&service, "a").await;
+    let first = take(&service, "a", quick(&Value::Null)).await;
+    let again = take(&service, "a", quick(&Value::Null)).await;
     assert_eq!(offsets(&first), offsets(&again));
     assert_ne!(first["poll_id"], again["poll_id"]);
     // The old name counts no more: the records come once more.
-    let third = service
-        .post("/v1/groups/billing/members/a/poll", quick(&first["poll_id"]))
-        .await
-        .json();
+    let third = take(&service, "a", quick(&first["poll_id"])).await;
     assert_eq!(offsets(&third), offsets(&first));
     assert_eq!(committed(&service, 0).await, None);
-    let fourth = service
-        .post("/v1/groups/billing/members/a/poll", quick(&third["poll_id"]))
-        .await
-        .json();
+    let fourth = take(&service, "a", quick(&third["poll_id"])).await;
     assert_eq!(offsets(&fourth)[0], (0, 10));
     assert_eq!(committed(&service, 0).await, Some(10));
 }
@@ -106,8 +110,8 @@ async fn a_lost_answer_of_many_partitions_comes_again_before_anything_else() {
     let service = orders(6, 4).await;
     let poll = async |ack: &Value| {
         let body = json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
-        let answer = service.post("/v1/groups/billing/members/a/poll", body).await;
-        answer.with_status(200).json()
+        let answer = ask(&service, "a", body).await;
+        answer.ok()
     };
     let first = poll(&Value::Null).await;
     for partition in 0..6 {
@@ -131,37 +135,22 @@ async fn a_lost_answer_of_many_partitions_comes_again_before_anything_else() {
 #[tokio::test]
 async fn a_partition_changes_hands_between_two_polls_of_its_owner() {
     let service = orders(2, 10).await;
-    service
-        .post("/v1/groups/billing/members", member("a"))
-        .await
-        .with_status(201);
+    join(&service, "a").await;
     let mut body = quick(&Value::Null);
     body["max_records"] = json!(100);
-    let held = service
-        .post("/v1/groups/billing/members/a/poll", body.clone())
-        .await
-        .json();
+    let held = take(&service, "a", body.clone()).await;
     assert_eq!(offsets(&held).len(), 20);
-    let joined = service
-        .post("/v1/groups/billing/members", member("b"))
-        .await
-        .created();
+    let joined = join(&service, "b").await;
     assert_eq!(joined["assignment"], json!([]), "a still works on both");
     assert_eq!(
         service.get("/v1/groups/billing").await.json()["state"],
         "rebalancing"
     );
-    let nothing = service
-        .post("/v1/groups/billing/members/b/poll", quick(&Value::Null))
-        .await
-        .json();
+    let nothing = take(&service, "b", quick(&Value::Null)).await;
     assert_eq!(offsets(&nothing), []);
     // The owner's poll commits what it had, and gives one up.
     body["ack"] = held["poll_id"].clone();
-    let after = service
-        .post("/v1/groups/billing/members/a/poll", body)
-        .await
-        .json();
+    let after = take(&service, "a", body).await;
     assert_eq!(
         (
             after["assignment"].as_array().unwrap().len(),
@@ -172,14 +161,8 @@ async fn a_partition_changes_hands_between_two_polls_of_its_owner() {
     assert_ne!(after["epoch"], held["epoch"]);
     service.append_numbers("orders", 0, 10, 1);
     service.append_numbers("orders", 1, 10, 1);
-    let of_a = service
-        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
-        .await
-        .json();
-    let of_b = service
-        .post("/v1/groups/billing/members/b/poll", quick(&Value::Null))
-        .await
-        .json();
+    let of_a = take(&service, "a", quick(&Value::Null)).await;
+    let of_b = take(&service, "b", quick(&Value::Null)).await;
     let mut all = [offsets(&of_a), offsets(&of_b)].concat();
     all.sort_unstable();
     assert_eq!(all, [(0, 10), (1, 10)], "nothing twice, nothing lost");
@@ -189,15 +172,9 @@ async fn a_partition_changes_hands_between_two_polls_of_its_owner() {
 #[tokio::test]
 async fn a_waiting_poll_ends_with_a_record_a_rebalance_or_a_newer_poll() {
     let service = std::sync::Arc::new(orders(2, 0).await);
-    service
-        .post("/v1/groups/billing/members", member("a"))
-        .await
-        .with_status(201);
+    join(&service, "a").await;
     let wait = json!({"wait_ms": 60_000});
-    service
-        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
-        .await
-        .with_status(200);
+    ask(&service, "a", quick(&Value::Null)).await.with_status(200);
     let poll = |name: &str| {
         let (service, path, wait) = (
             service.clone(),
@@ -226,10 +203,7 @@ async fn a_waiting_poll_ends_with_a_record_a_rebalance_or_a_newer_poll() {
     assert_eq!(offsets(&waiting.await.unwrap().json()), [(1, 0)]);
 
     // The record is lost; the next poll gets it, and the one after waits.
-    let again = service
-        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
-        .await
-        .json();
+    let again = take(&service, "a", quick(&Value::Null)).await;
     let body = json!({"ack": again["poll_id"], "wait_ms": 60_000});
     let service2 = service.clone();
     let waiting = tokio::spawn(async move { service2.post("/v1/groups/billing/members/a/poll", body).await });
@@ -237,26 +211,18 @@ async fn a_waiting_poll_ends_with_a_record_a_rebalance_or_a_newer_poll() {
     while committed(&service, 1).await.is_none() {
         tokio::task::yield_now().await;
     }
-    let joined = service
-        .post("/v1/groups/billing/members", member("b"))
-        .await
-        .json();
+    let joined = service.post(MEMBERS, member("b")).await.json();
     let ended = waiting.await.unwrap().json();
     assert_eq!(ended["assignment"].as_array().unwrap().len(), 1, "{ended}");
     assert_eq!(offsets(&ended), []);
     // One of the two answers told b of its partition.
     let told = joined["assignment"].as_array().unwrap().len();
-    let polled = service
-        .post("/v1/groups/billing/members/b/poll", quick(&Value::Null))
-        .await
-        .json();
+    let polled = take(&service, "b", quick(&Value::Null)).await;
     assert!(told <= 1 && polled["assignment"].as_array().unwrap().len() == 1);
 
     let old = poll("a");
     is_polling(1).await;
-    let new = service
-        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
-        .await;
+    let new = ask(&service, "a", quick(&Value::Null)).await;
     assert_eq!(new.status, 200);
     old.await.unwrap().problem(409, "poll-superseded");
 }
@@ -264,10 +230,7 @@ async fn a_waiting_poll_ends_with_a_record_a_rebalance_or_a_newer_poll() {
 #[tokio::test]
 async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back() {
     let service = orders(2, 20).await;
-    let joined = service
-        .post("/v1/groups/billing/members", member("a"))
-        .await
-        .json();
+    let joined = service.post(MEMBERS, member("a")).await.json();
     let commit = |epoch: &Value, partition: u32, offset: u64| json!({"epoch": epoch, "offsets": [{"topic": "orders", "partition": partition, "offset": offset}]});
     let path = "/v1/groups/billing/members/a/commit";
     let answer = service.post(path, commit(&joined["epoch"], 0, 7)).await.ok();
@@ -288,16 +251,10 @@ async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back(
         .await
         .problem(404, "unknown-partition");
     // What was committed is not delivered.
-    let polled = service
-        .post("/v1/groups/billing/members/a/poll", json!({"wait_ms": 0}))
-        .await
-        .json();
+    let polled = take(&service, "a", json!({"wait_ms": 0})).await;
     assert!(offsets(&polled).contains(&(0, 7)) && !offsets(&polled).contains(&(0, 6)));
     // Another instance under the name fences the one before.
-    let instead = service
-        .post("/v1/groups/billing/members", member("a"))
-        .await
-        .json();
+    let instead = service.post(MEMBERS, member("a")).await.json();
     assert_ne!(instead["epoch"], joined["epoch"]);
     service
         .post(path, commit(&polled["epoch"], 0, 9))
@@ -330,26 +287,14 @@ async fn an_acknowledgement_of_before_a_restart_counts_unless_somebody_else_was_
     for somebody_else in [false, true] {
         let service = orders(1, 20).await;
         let body = |ack: &Value| json!({"ack": ack, "topics": ["orders"], "max_records": 10, "wait_ms": 0});
-        let polled = service
-            .post("/v1/groups/billing/members/a/poll", body(&Value::Null))
-            .await
-            .json();
+        let polled = take(&service, "a", body(&Value::Null)).await;
         let service = service.restart();
         if somebody_else {
-            let of_b = service
-                .post("/v1/groups/billing/members/b/poll", body(&Value::Null))
-                .await
-                .json();
+            let of_b = take(&service, "b", body(&Value::Null)).await;
             assert_eq!(offsets(&of_b).len(), 10);
-            service
-                .delete("/v1/groups/billing/members/b")
-                .await
-                .with_status(204);
+            leave(&service, "b").await;
         }
-        let next = service
-            .post("/v1/groups/billing/members/a/poll", body(&polled["poll_id"]))
-            .await
-            .ok();
+        let next = take(&service, "a", body(&polled["poll_id"])).await;
         let expected = if somebody_else { (0, 0) } else { (0, 10) };
         assert_eq!(offsets(&next)[0], expected, "somebody else: {somebody_else}");
     }
@@ -381,7 +326,7 @@ async fn a_group_begins_where_its_first_member_says_and_reads_added_partitions_f
 #[tokio::test]
 async fn wrong_requests_of_members_are_refused_by_name() {
     let service = orders(1, 1).await;
-    let join = "/v1/groups/billing/members";
+    let join = MEMBERS;
     for (body, pointer) in [
         (json!({"topics": []}), "/topics"),
         (json!({"topics": ["orders"], "member_id": "a b"}), "/member_id"),
@@ -401,10 +346,7 @@ async fn wrong_requests_of_members_are_refused_by_name() {
         .post(join, json!({"topics": ["nothing"]}))
         .await
         .problem(404, "unknown-topic");
-    service
-        .post("/v1/groups/billing/members/a/poll", json!({}))
-        .await
-        .problem(404, "unknown-member");
+    ask(&service, "a", json!({})).await.problem(404, "unknown-member");
     service
         .post("/v1/groups/billing/members/a/heartbeat", json!({}))
         .await
@@ -421,13 +363,9 @@ async fn wrong_requests_of_members_are_refused_by_name() {
         (json!({"start": "latest"}), "/start"),
         (json!({"member_id": "b"}), "/member_id"),
     ] {
-        service
-            .post("/v1/groups/billing/members/a/poll", body)
-            .await
-            .invalid(pointer);
+        ask(&service, "a", body).await.invalid(pointer);
     }
-    service
-        .post("/v1/groups/billing/members/a/poll", json!({"acks": null}))
+    ask(&service, "a", json!({"acks": null}))
         .await
         .problem(400, "invalid-request");
     let answer = service
@@ -441,36 +379,23 @@ async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends()
     let service = orders(1, 5).await;
     let ending = tokio::spawn(end_sessions(service.app.broker.clone()));
     let join = |name: &str| json!({"topics": ["orders"], "member_id": name, "session_timeout_ms": 100});
-    service
-        .post("/v1/groups/billing/members", join("a"))
-        .await
-        .with_status(201);
-    let polled = service
-        .post("/v1/groups/billing/members/a/poll", quick(&Value::Null))
-        .await
-        .json();
+    service.post(MEMBERS, join("a")).await.with_status(201);
+    let polled = take(&service, "a", quick(&Value::Null)).await;
     assert_eq!(offsets(&polled).len(), 5);
-    service
-        .post("/v1/groups/billing/members", join("b"))
-        .await
-        .with_status(201);
+    service.post(MEMBERS, join("b")).await.with_status(201);
     // It waits for as long as it takes: a's session ends meanwhile.
     let mut of_b = Value::Null;
     while of_b["records"].as_array().is_none_or(Vec::is_empty) {
         let body = json!({"wait_ms": 60_000});
-        of_b = service.post("/v1/groups/billing/members/b/poll", body).await.ok();
+        of_b = take(&service, "b", body).await;
     }
     assert_eq!(offsets(&of_b), offsets(&polled));
-    service
-        .post("/v1/groups/billing/members/a/poll", quick(&polled["poll_id"]))
+    ask(&service, "a", quick(&polled["poll_id"]))
         .await
         .problem(404, "unknown-member");
     // It comes back, and what it did before does not count any more.
     let body = json!({"ack": polled["poll_id"], "topics": ["orders"], "wait_ms": 0});
-    service
-        .post("/v1/groups/billing/members/a/poll", body)
-        .await
-        .with_status(200);
+    ask(&service, "a", body).await.with_status(200);
     assert_eq!(committed(&service, 0).await, None);
     service.app.stopping.send_replace(true);
     ending.await.unwrap();
@@ -479,12 +404,9 @@ async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends()
 #[tokio::test]
 async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
     let service = orders(1, 1).await;
-    let path = "/v1/groups/billing/members";
+    let path = MEMBERS;
     service.post(path, member("a")).await.with_status(201);
-    service
-        .delete("/v1/groups/billing/members/a")
-        .await
-        .with_status(204);
+    leave(&service, "a").await;
     let guard = service.app.groups.alone().await;
     let outside =
         quipu::broker::groups::members::begin_outside(&service.app, "billing").expect("nobody is there");
@@ -516,10 +438,7 @@ async fn a_reset_is_not_undone_by_an_acknowledgement_of_before_it() {
         let service = if restarts {
             service.restart()
         } else {
-            service
-                .delete("/v1/groups/billing/members/a")
-                .await
-                .with_status(204);
+            leave(&service, "a").await;
             service
         };
         let reset = json!({"topic": "orders", "to": "earliest"});
@@ -574,7 +493,7 @@ async fn a_member_that_joins_while_the_group_is_set_goes_on_from_there() {
 #[tokio::test]
 async fn an_epoch_of_before_a_restart_is_stale() {
     let service = orders(1, 1).await;
-    let path = "/v1/groups/billing/members";
+    let path = MEMBERS;
     let before = service.post(path, member("a")).await.created();
     let service = service.restart();
     let after = service.post(path, member("a")).await.created();

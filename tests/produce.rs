@@ -24,6 +24,8 @@ use support::{Answer, NOW, Service};
 const NDJSON: &str = "application/x-ndjson";
 const BATCH: &str = "application/vnd.apache.kafka.record-batch";
 
+const RECORDS: &str = "/v1/topics/t/records";
+const TO_PARTITION: &str = "/v1/topics/t/partitions/0/records";
 /// A service, and what is stored in it.
 struct Server(Service);
 
@@ -174,7 +176,7 @@ async fn records_are_stored_as_sent_and_answered_in_request_order() {
         {"partition":0,"value":1e400},
         {"partition":2,"key_base64":"/w==","value_base64":"AP8="}
     ]}"#;
-    let answer = server.json("/v1/topics/t/records", body).await;
+    let answer = server.json(RECORDS, body).await;
     assert_eq!(offsets(&answer), [(2, 0), (0, 0), (2, 1)]);
     let second = server.stored("t", 2);
     assert_eq!(
@@ -193,9 +195,7 @@ async fn records_are_stored_as_sent_and_answered_in_request_order() {
     assert_eq!(second[1].key.as_deref(), Some(&b"\xff"[..]));
     assert_eq!(second[1].value.as_deref(), Some(&b"\x00\xff"[..]));
     assert_eq!(server.stored("t", 0)[0].value(), "1e400");
-    let answer = server
-        .json("/v1/topics/t/records", r#"{"records":[{"partition":2}]}"#)
-        .await;
+    let answer = server.json(RECORDS, r#"{"records":[{"partition":2}]}"#).await;
     assert_eq!(offsets(&answer), [(2, 2)]);
     assert_eq!(server.stored("t", 2)[2].value, None, "no value is a tombstone");
 }
@@ -205,15 +205,13 @@ async fn keys_choose_the_partition_and_records_without_one_stay_together_and_rot
     let server = Server::new();
     server.topic("t", 6, json!({}));
     let body = r#"{"records":[{"key":"key"},{"value":1},{"key":"N14228"},{"value":2}]}"#;
-    let first = offsets(&server.json("/v1/topics/t/records", body).await);
+    let first = offsets(&server.json(RECORDS, body).await);
     assert_eq!(first[0].0, u64::from(partition_of_key(b"key", 6)));
     assert_eq!(first[2].0, u64::from(partition_of_key(b"N14228", 6)));
     assert_eq!(first[1].0, first[3].0);
     let mut seen: Vec<u64> = Vec::new();
     for _ in 0..6 {
-        let answer = server
-            .json("/v1/topics/t/records", r#"{"records":[{"value":1}]}"#)
-            .await;
+        let answer = server.json(RECORDS, r#"{"records":[{"value":1}]}"#).await;
         seen.push(offsets(&answer)[0].0);
     }
     seen.sort_unstable();
@@ -226,14 +224,11 @@ async fn what_a_fetch_returned_can_be_produced_again() {
     server.topic("t", 4, json!({}));
     let record = r#"{"partition":3,"offset":1042,"timestamp":1357035420000,"key":"N14228","value":{"event":"x"},"headers":{"type":"y"},"topic":"other"}"#;
     let body = format!("{{\"records\":[{record}]}}");
-    assert_eq!(
-        offsets(&server.json("/v1/topics/t/records", body.clone()).await),
-        [(3, 0)]
-    );
+    assert_eq!(offsets(&server.json(RECORDS, body.clone()).await), [(3, 0)]);
     assert_eq!(server.stored("t", 3)[0].timestamp, 1_357_035_420_000);
     let answer = server.json("/v1/topics/t/records?repartition=true", body).await;
     assert_eq!(offsets(&answer)[0].0, u64::from(partition_of_key(b"N14228", 4)));
-    let answer = server.ndjson("/v1/topics/t/records", record).await;
+    let answer = server.ndjson(RECORDS, record).await;
     assert_eq!(answer.ok()["partitions"][0]["partition"], 3);
 }
 
@@ -244,9 +239,9 @@ async fn a_keyed_record_elsewhere_than_its_key_says_marks_the_topic() {
     let marked = || server.app.log.state_get(&keyed_elsewhere(topic.id())).is_some();
     let home = partition_of_key(b"key", 6);
     let record = |partition: u32| format!("{{\"records\":[{{\"key\":\"key\",\"partition\":{partition}}}]}}");
-    server.json("/v1/topics/t/records", record(home)).await.ok();
+    server.json(RECORDS, record(home)).await.ok();
     server
-        .json("/v1/topics/t/records", r#"{"records":[{"partition":5}]}"#)
+        .json(RECORDS, r#"{"records":[{"partition":5}]}"#)
         .await
         .ok();
     server
@@ -254,10 +249,7 @@ async fn a_keyed_record_elsewhere_than_its_key_says_marks_the_topic() {
         .await
         .ok();
     assert!(!marked());
-    server
-        .json("/v1/topics/t/records", record((home + 1) % 6))
-        .await
-        .ok();
+    server.json(RECORDS, record((home + 1) % 6)).await.ok();
     assert!(marked());
 }
 
@@ -277,7 +269,7 @@ async fn one_wrong_record_refuses_them_all_and_names_its_field() {
         ("7", "/records/3"),
     ] {
         let body = format!("{{\"records\":[{{}},{{}},{{}},{record}]}}");
-        let answer = server.json("/v1/topics/t/records", body).await;
+        let answer = server.json(RECORDS, body).await;
         let problem = answer.problem(400, "invalid-request");
         assert_eq!(problem["pointer"], pointer, "{record}");
         assert_eq!(problem["outcome"], "none");
@@ -291,10 +283,7 @@ async fn one_wrong_record_refuses_them_all_and_names_its_field() {
         r#"{"records":[{}],"more":1}"#,
         "\u{feff}{}",
     ] {
-        server
-            .json("/v1/topics/t/records", body)
-            .await
-            .problem(400, "invalid-request");
+        server.json(RECORDS, body).await.problem(400, "invalid-request");
     }
     assert!(server.stored("t", 0).is_empty() && server.stored("t", 1).is_empty());
 }
@@ -304,25 +293,16 @@ async fn hostile_json_is_refused_and_harms_nothing() {
     let server = Server::new();
     server.topic("t", 1, json!({}));
     let deep = format!("{{\"records\":[{{\"value\":{}", "[".repeat(2_000_000));
+    server.json(RECORDS, deep).await.invalid("/records/0/value");
     server
-        .json("/v1/topics/t/records", deep)
-        .await
-        .invalid("/records/0/value");
-    server
-        .json(
-            "/v1/topics/t/records",
-            &b"{\"records\":[{\"value\":\"\xff\"}]}"[..],
-        )
+        .json(RECORDS, &b"{\"records\":[{\"value\":\"\xff\"}]}"[..])
         .await
         .invalid("/records/0/value");
     let headers = "\"\",".repeat(100_000);
     let many = format!("{{\"records\":[{{\"headers\":{{\"a\":[{headers}\"\"]}}}}]}}");
-    let answer = server.json("/v1/topics/t/records", many).await;
+    let answer = server.json(RECORDS, many).await;
     assert!((400..500).contains(&answer.status), "{}", answer.status);
-    server
-        .json("/v1/topics/t/records", r#"{"records":[{"value":1}]}"#)
-        .await
-        .ok();
+    server.json(RECORDS, r#"{"records":[{"value":1}]}"#).await.ok();
 }
 
 #[tokio::test]
@@ -331,7 +311,7 @@ async fn line_breaks_in_a_value_are_kept_and_told_to_readers() {
     server.topic("t", 2, json!({}));
     let body =
         "{\"records\":[{\"partition\":0,\"value\":{\"a\":\n1}},\n{\"partition\":1,\n\"value\":[1, 2]}]}";
-    server.json("/v1/topics/t/records", body).await.ok();
+    server.json(RECORDS, body).await.ok();
     assert_eq!(server.stored("t", 0)[0].value(), "{\"a\":\n1}");
     assert!(!server.runs("t", 0).1);
     assert!(server.runs("t", 1).1);
@@ -345,9 +325,7 @@ async fn what_is_not_there_is_unknown() {
         .json("/v1/topics/x/records", r#"{"records":[{}]}"#)
         .await
         .problem(404, "unknown-topic");
-    let answer = server
-        .json("/v1/topics/t/records", r#"{"records":[{},{"partition":2}]}"#)
-        .await;
+    let answer = server.json(RECORDS, r#"{"records":[{},{"partition":2}]}"#).await;
     assert_eq!(
         answer.problem(404, "unknown-partition")["pointer"],
         "/records/1/partition"
@@ -406,25 +384,20 @@ async fn a_record_above_its_topics_limit_is_too_large() {
             "1".repeat(bytes)
         )
     };
-    server.json("/v1/topics/t/records", value(96)).await.ok();
-    let answer = server.json("/v1/topics/t/records", value(97)).await;
+    server.json(RECORDS, value(96)).await.ok();
+    let answer = server.json(RECORDS, value(97)).await;
     assert_eq!(answer.problem(413, "record-too-large")["pointer"], "/records/0");
     for record in [
         r#"{"key":"12345678901"}"#,
         r#"{"headers":{"a":["","",""]}}"#,
         r#"{"headers":{"a":"12345678901234567890"}}"#,
     ] {
-        let answer = server
-            .json("/v1/topics/t/records", format!("{{\"records\":[{record}]}}"))
-            .await;
+        let answer = server.json(RECORDS, format!("{{\"records\":[{record}]}}")).await;
         answer.problem(413, "record-too-large");
     }
+    server.post(RECORDS, &[], vec![b'x'; 100]).await.ok();
     server
-        .post("/v1/topics/t/records", &[], vec![b'x'; 100])
-        .await
-        .ok();
-    server
-        .post("/v1/topics/t/records", &[], vec![b'x'; 101])
+        .post(RECORDS, &[], vec![b'x'; 101])
         .await
         .problem(413, "record-too-large");
     assert_eq!(server.stored("t", 0).len(), 2);
@@ -443,7 +416,7 @@ async fn a_request_above_the_limit_is_too_large_however_it_is_sent() {
             .replace("\"\"", &format!("\"{}\"", "x".repeat(bytes - empty.len())))
             .into_bytes()
     };
-    let path = "/v1/topics/t/records";
+    let path = RECORDS;
     let json = ("content-type", "application/json");
     server.post(path, &[json], body(1000)).await.ok();
     server.post(path, &[json], streamed(&body(1000), 99)).await.ok();
@@ -474,9 +447,9 @@ async fn empty_records_that_outgrow_the_limit_as_batches_are_refused() {
     });
     server.topic("t", 1, json!({}));
     let body = |records: usize| format!("{{\"records\":[{}]}}", vec!["{}"; records].join(","));
-    server.json("/v1/topics/t/records", body(300)).await.ok();
+    server.json(RECORDS, body(300)).await.ok();
     server
-        .json("/v1/topics/t/records", body(900))
+        .json(RECORDS, body(900))
         .await
         .problem(413, "request-too-large");
 }
@@ -576,12 +549,9 @@ async fn a_traceparent_is_kept_with_every_record_that_has_none() {
         (NDJSON, format!("{{}}\n{own}\n")),
     ] {
         let headers = [("content-type", content_type), ("traceparent", trace)];
-        server.post("/v1/topics/t/records", &headers, body).await.ok();
+        server.post(RECORDS, &headers, body).await.ok();
     }
-    server
-        .post("/v1/topics/t/records", &[("traceparent", trace)], "raw")
-        .await
-        .ok();
+    server.post(RECORDS, &[("traceparent", trace)], "raw").await.ok();
     let header = |name: &str, value: &str| (name.to_owned(), Some(value.as_bytes().to_vec()));
     let stored = server.stored("t", 0);
     let added = vec![header("traceparent", trace)];
@@ -598,14 +568,10 @@ async fn compressed_bodies_are_taken_in_every_type() {
     server.topic("t", 1, json!({}));
     let batch = batch(&["1"]);
     let bodies: [(&str, &str, &[u8]); 4] = [
-        (
-            "/v1/topics/t/records",
-            "application/json",
-            br#"{"records":[{"value":1}]}"#,
-        ),
-        ("/v1/topics/t/records", NDJSON, b"{\"value\":1}\n"),
-        ("/v1/topics/t/records", "text/plain", b"1"),
-        ("/v1/topics/t/partitions/0/records", BATCH, &batch),
+        (RECORDS, "application/json", br#"{"records":[{"value":1}]}"#),
+        (RECORDS, NDJSON, b"{\"value\":1}\n"),
+        (RECORDS, "text/plain", b"1"),
+        (TO_PARTITION, BATCH, &batch),
     ];
     for (path, content_type, body) in bodies {
         for (coding, body) in [
@@ -681,7 +647,7 @@ async fn readers_are_told_which_raw_values_are_json_in_one_line() {
     ] {
         let server = Server::new();
         server.topic("t", 1, json!({}));
-        server.post("/v1/topics/t/records", &[], value).await.ok();
+        server.post(RECORDS, &[], value).await.ok();
         assert_eq!(server.stored("t", 0)[0].value(), value);
         assert_eq!(server.runs("t", 0).1, is_json, "{value:?}");
     }
@@ -695,7 +661,7 @@ async fn lines_are_counted_by_partition() {
     server.topic("t", 4, json!({}));
     let body = "{\"partition\":3,\"value\":1}\n\n  \t\r\n{\"partition\":1}\r\n{\"partition\":3,\"value\":{\"a\":\t2}}";
     for round in 0..2 {
-        let answer = server.ndjson("/v1/topics/t/records", body).await;
+        let answer = server.ndjson(RECORDS, body).await;
         assert_eq!(
             answer.ok(),
             json!({"records": 3, "partitions": [
@@ -707,7 +673,7 @@ async fn lines_are_counted_by_partition() {
     assert_eq!(server.stored("t", 3)[1].value(), "{\"a\":\t2}");
     assert!(server.runs("t", 3).1, "lines hold no line breaks");
     for nothing in ["", "\n\n", " "] {
-        let answer = server.ndjson("/v1/topics/t/records", nothing).await;
+        let answer = server.ndjson(RECORDS, nothing).await;
         assert_eq!(answer.ok(), json!({"records": 0, "partitions": []}));
     }
 }
@@ -737,9 +703,7 @@ async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
             }
             let before = server.stored("t", 1).len();
             let body = format!("{{\"partition\":1}}\n\n{{\"partition\":1}}\n{bad}\n{{\"partition\":1}}\n");
-            let answer = server
-                .ndjson("/v1/topics/t/records", streamed(body.as_bytes(), chunk))
-                .await;
+            let answer = server.ndjson(RECORDS, streamed(body.as_bytes(), chunk)).await;
             let problem = answer.problem(status, code);
             assert_eq!(problem["pointer"], pointer, "{problem}");
             assert_eq!(problem["line"], 4, "{problem}");
@@ -758,7 +722,7 @@ async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
 async fn a_bad_first_line_leaves_nothing() {
     let server = Server::new();
     server.topic("t", 1, json!({}));
-    let answer = server.ndjson("/v1/topics/t/records", "{\"vlaue\":1}\n{}\n").await;
+    let answer = server.ndjson(RECORDS, "{\"vlaue\":1}\n{}\n").await;
     let problem = answer.problem(400, "invalid-request");
     assert_eq!(problem["line"], 1);
     assert_eq!(problem["accepted"], 0);
@@ -840,7 +804,7 @@ async fn a_connection_that_breaks_leaves_whole_units_and_no_others() {
     let broken = chunks.chain([Err(std::io::Error::other("reset by peer"))]);
     let answer = server
         .ndjson(
-            "/v1/topics/t/records",
+            RECORDS,
             Body::from_stream(stream::iter(broken.collect::<Vec<_>>())),
         )
         .await;
@@ -866,10 +830,8 @@ async fn units_follow_on_from_the_expected_offset() {
     );
     let answer = server.ndjson(&path(40_000), body.clone()).await;
     let problem = answer.problem(412, "offset-mismatch");
-    assert_eq!(
-        (&problem["end_offset"], &problem["accepted"]),
-        (&json!(50_000), &json!(0))
-    );
+    assert_eq!(problem["end_offset"], 50_000);
+    assert_eq!(problem["accepted"], 0);
     assert_eq!(problem["outcome"], "none");
     let unkeyed = "{}\n".repeat(25_000);
     server.topic("u", 2, json!({}));
@@ -887,10 +849,9 @@ async fn units_follow_on_from_the_expected_offset() {
         .ndjson("/v1/topics/m/records?expected_offset=0", mixed)
         .await;
     let problem = answer.problem(400, "invalid-request");
-    assert_eq!(
-        (&problem["pointer"], &problem["line"], &problem["accepted"]),
-        (&json!("expected_offset"), &json!(2), &json!(1))
-    );
+    assert_eq!(problem["pointer"], "expected_offset");
+    assert_eq!(problem["line"], 2);
+    assert_eq!(problem["accepted"], 1);
 }
 
 #[tokio::test]
@@ -912,9 +873,7 @@ async fn a_unit_that_fails_says_what_is_in() {
         Ok(Bytes::from("{}\n".repeat(25_000)))
     });
     use futures_util::StreamExt as _;
-    let answer = server
-        .ndjson("/v1/topics/t/records", Body::from_stream(first.chain(then)))
-        .await;
+    let answer = server.ndjson(RECORDS, Body::from_stream(first.chain(then))).await;
     let problem = answer.problem(404, "unknown-topic");
     let accepted = problem["accepted"].as_u64().unwrap();
     assert!(accepted >= 10_000 && accepted % 10_000 == 0, "{problem}");
@@ -932,14 +891,10 @@ async fn a_server_that_stops_ends_an_upload_that_waits() {
         std::future::pending().await
     });
     use futures_util::StreamExt as _;
-    let answer = server
-        .ndjson("/v1/topics/t/records", Body::from_stream(first.chain(then)))
-        .await;
+    let answer = server.ndjson(RECORDS, Body::from_stream(first.chain(then))).await;
     let problem = answer.problem(503, "shutting-down");
-    assert_eq!(
-        (&problem["accepted"], &problem["outcome"]),
-        (&json!(10_000), &json!("partial"))
-    );
+    assert_eq!(problem["accepted"], 10_000);
+    assert_eq!(problem["outcome"], "partial");
 }
 
 /// A long upload never waits for its client here: all that it reads is in memory. One thread runs it and everybody else.
@@ -968,7 +923,7 @@ async fn an_upload_that_never_waits_lets_others_run_and_ends_with_the_server() {
             }
         })));
         let headers = [("content-type", NDJSON), ("content-encoding", coding)];
-        let upload = server.post("/v1/topics/t/records", &headers, body);
+        let upload = server.post(RECORDS, &headers, body);
         let others = async {
             for _ in 0..20 {
                 server.get("/health/live").await.ok();
@@ -991,7 +946,7 @@ async fn an_upload_that_is_repeated_lets_others_run() {
     let headers = [("content-type", NDJSON), ("idempotency-key", "again")];
     let upload = || {
         let body = streamed(&b"{\"value\":\"0123456789\"}\n".repeat(50_000), 30_000);
-        server.post("/v1/topics/t/records", &headers, body)
+        server.post(RECORDS, &headers, body)
     };
     upload().await.ok();
     let turns = AtomicUsize::new(0);
@@ -1015,10 +970,10 @@ async fn a_closed_log_is_a_server_that_stops() {
     server.topic("t", 1, json!({}));
     server.app.log.close().unwrap();
     server
-        .json("/v1/topics/t/records", r#"{"records":[{}]}"#)
+        .json(RECORDS, r#"{"records":[{}]}"#)
         .await
         .problem(503, "shutting-down");
-    let answer = server.ndjson("/v1/topics/t/records", "{}\n").await;
+    let answer = server.ndjson(RECORDS, "{}\n").await;
     assert_eq!(answer.problem(503, "shutting-down")["outcome"], "none");
 }
 
@@ -1114,10 +1069,7 @@ async fn batches_to_a_topic_with_its_own_time_get_it() {
     let server = Server::new();
     server.topic("t", 1, json!({"timestamp_type": "log_append_time"}));
     let headers = [("content-type", BATCH)];
-    server
-        .post("/v1/topics/t/partitions/0/records", &headers, batch(&["a"]))
-        .await
-        .ok();
+    server.post(TO_PARTITION, &headers, batch(&["a"])).await.ok();
     assert_eq!(server.stored("t", 0)[0].timestamp, NOW);
 }
 
@@ -1141,13 +1093,7 @@ async fn damaged_batches_are_refused() {
         // A producer without an epoch and a sequence.
         changed(|header| header.producer_id.0 = 0),
     ] {
-        let answer = server
-            .post(
-                "/v1/topics/t/partitions/0/records",
-                &[("content-type", BATCH)],
-                body,
-            )
-            .await;
+        let answer = server.post(TO_PARTITION, &[("content-type", BATCH)], body).await;
         answer.problem(400, "invalid-request");
     }
     assert!(server.stored("t", 0).is_empty());
@@ -1164,13 +1110,7 @@ async fn batches_of_later_versions_are_not_supported() {
         changed(|header| header.attributes.0 |= 1 << 5),
         [batch(&["good"]), changed(|header| header.attributes.0 |= 1 << 4)].concat(),
     ] {
-        let answer = server
-            .post(
-                "/v1/topics/t/partitions/0/records",
-                &[("content-type", BATCH)],
-                body,
-            )
-            .await;
+        let answer = server.post(TO_PARTITION, &[("content-type", BATCH)], body).await;
         answer.problem(501, "not-supported");
     }
     assert!(server.stored("t", 0).is_empty());
@@ -1184,7 +1124,7 @@ async fn batches_keep_the_limits_of_the_topic() {
     });
     server.topic("t", 1, json!({"max_record_bytes": 100}));
     let headers = [("content-type", BATCH)];
-    let path = "/v1/topics/t/partitions/0/records";
+    let path = TO_PARTITION;
     server
         .post(path, &headers, batch(&["x".repeat(99).as_str()]))
         .await
@@ -1201,7 +1141,7 @@ async fn batches_keep_the_limits_of_the_topic() {
 async fn each_type_has_its_path() {
     let server = Server::new();
     server.topic("t", 2, json!({}));
-    let path = "/v1/topics/t/partitions/0/records";
+    let path = TO_PARTITION;
     for content_type in ["application/json", NDJSON, "text/plain"] {
         let answer = server.post(path, &[("content-type", content_type)], "{}").await;
         answer.problem(415, "unsupported-media-type");
@@ -1211,12 +1151,12 @@ async fn each_type_has_its_path() {
         .await
         .problem(415, "unsupported-media-type");
     let answer = server
-        .post("/v1/topics/t/records", &[("content-type", BATCH)], batch(&["1"]))
+        .post(RECORDS, &[("content-type", BATCH)], batch(&["1"]))
         .await;
     answer.problem(415, "unsupported-media-type");
     let answer = server
         .post(
-            "/v1/topics/t/records",
+            RECORDS,
             &[("content-type", "application/json; charset=utf-16")],
             "{}",
         )
@@ -1264,17 +1204,14 @@ async fn a_bodys_part_of_the_budget_comes_back_after_every_answer() {
     });
     server.topic("t", 2, json!({}));
     let (lines, _) = many_lines();
+    server.ndjson(RECORDS, streamed(&lines, 5000)).await.ok();
     server
-        .ndjson("/v1/topics/t/records", streamed(&lines, 5000))
-        .await
-        .ok();
-    server
-        .ndjson("/v1/topics/t/records", streamed(b"{}\n{}\nx", 2))
+        .ndjson(RECORDS, streamed(b"{}\n{}\nx", 2))
         .await
         .problem(400, "invalid-request");
     let large = format!("{{\"records\":[{{\"value\":\"{}\"}}]}}", "x".repeat(900_000));
     server
-        .json("/v1/topics/t/records", streamed(large.as_bytes(), 10_000))
+        .json(RECORDS, streamed(large.as_bytes(), 10_000))
         .await
         .ok();
     server
@@ -1282,7 +1219,7 @@ async fn a_bodys_part_of_the_budget_comes_back_after_every_answer() {
         .await
         .problem(404, "unknown-topic");
     server
-        .json("/v1/topics/t/records", large + "x")
+        .json(RECORDS, large + "x")
         .await
         .problem(400, "invalid-request");
     assert_eq!(server.app.body_bytes_in_flight(), 0);
@@ -1297,10 +1234,10 @@ async fn a_client_that_writes_all_before_it_reads_finds_the_refusal() {
     let serving = tokio::spawn(axum::serve(listener, quipu::http::router(server.app.clone())).into_future());
     let cases = [
         ("/v1/topics/x/records", "application/json", "404"),
-        ("/v1/topics/t/records", "application/json", "413"),
+        (RECORDS, "application/json", "413"),
         ("/v1/topics/t/records?akc=1", "text/plain", "400"),
-        ("/v1/topics/t/records", NDJSON, "413"),
-        ("/v1/topics/t/partitions/0/records", "text/plain", "415"),
+        (RECORDS, NDJSON, "413"),
+        (TO_PARTITION, "text/plain", "415"),
     ];
     let client = tokio::task::spawn_blocking(move || {
         for (path, content_type, status) in cases {
@@ -1340,8 +1277,8 @@ proptest! {
             let server = Server::new();
             server.topic("t", 1, json!({}));
             let records: Vec<String> = values.iter().map(|value| format!("{{\"value\":{value}}}")).collect();
-            server.json("/v1/topics/t/records", format!("{{\"records\":[{}]}}", records.join(","))).await.ok();
-            server.ndjson("/v1/topics/t/records", records.join("\n")).await.ok();
+            server.json(RECORDS, format!("{{\"records\":[{}]}}", records.join(","))).await.ok();
+            server.ndjson(RECORDS, records.join("\n")).await.ok();
             let stored: Vec<String> = server.stored("t", 0).iter().map(|record| record.value().to_owned()).collect();
             assert_eq!(stored, [&values[..], &values[..]].concat());
         });

@@ -6,6 +6,7 @@ use quipu::broker::groups::members::end_sessions;
 use serde_json::{Value, json};
 use support::Service;
 
+const MEMBERS: &str = "/v1/groups/workers/members";
 const NONE: [u64; 0] = [];
 
 async fn jobs(partitions: u32, records: u64) -> Service {
@@ -25,6 +26,10 @@ fn join(name: &str, settings: Value) -> Value {
         body[key] = value.clone();
     }
     body
+}
+
+async fn enter(service: &Service, name: &str, settings: Value) -> Value {
+    service.post(MEMBERS, join(name, settings)).await.created()
 }
 
 async fn poll(service: &Service, member: &str, ack: &Value, most: u64) -> Value {
@@ -75,10 +80,7 @@ async fn fetch(service: &Service, topic: &str) -> Vec<Value> {
 async fn more_members_than_partitions_share_the_work_and_no_record_is_two_members_at_once() {
     let service = jobs(1, 9).await;
     for name in ["a", "b", "c"] {
-        let joined = service
-            .post("/v1/groups/workers/members", join(name, json!({})))
-            .await
-            .created();
+        let joined = enter(&service, name, json!({})).await;
         assert_eq!(joined["assignment"], json!([]));
     }
     let (a, b, c) = (
@@ -93,10 +95,8 @@ async fn more_members_than_partitions_share_the_work_and_no_record_is_two_member
     assert_eq!(a["records"][0]["delivery_count"], 1);
     assert!(a["records"][0]["lease_expires"].as_i64().unwrap() > 1_600_000_000_000);
     let group = service.get("/v1/groups/workers").await.json();
-    assert_eq!(
-        (&group["type"], &group["state"]),
-        (&json!("shared"), &json!("stable"))
-    );
+    assert_eq!(group["type"], "shared");
+    assert_eq!(group["state"], "stable");
     assert_eq!(group["members"].as_array().unwrap().len(), 3);
     // Acknowledged in any order; the committed offset follows the oldest that is not.
     assert_eq!(offsets(&poll(&service, "b", &b["poll_id"], 3).await), NONE);
@@ -112,10 +112,7 @@ async fn more_members_than_partitions_share_the_work_and_no_record_is_two_member
 #[tokio::test]
 async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_one_is() {
     let service = jobs(1, 6).await;
-    service
-        .post("/v1/groups/workers/members", join("a", json!({})))
-        .await
-        .with_status(201);
+    enter(&service, "a", json!({})).await;
     let polled = poll(&service, "a", &Value::Null, 5).await;
     let lost = settle(&service, "a", json!({"accept": places(&[1, 3, 5])})).await;
     assert_eq!(lost, [5], "it was never leased");
@@ -139,7 +136,7 @@ async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_
 async fn a_member_that_leaves_with_an_ack_accepts_what_it_had_and_without_one_gives_it_back() {
     let service = jobs(1, 6).await;
     for name in ["a", "b", "c"] {
-        let path = "/v1/groups/workers/members";
+        let path = MEMBERS;
         service.post(path, join(name, json!({}))).await.with_status(201);
     }
     let a = poll(&service, "a", &Value::Null, 3).await;
@@ -166,13 +163,7 @@ async fn a_member_that_leaves_with_an_ack_accepts_what_it_had_and_without_one_gi
 #[tokio::test]
 async fn released_records_come_again_and_poison_goes_to_the_dead_letters_without_blocking_others() {
     let service = jobs(1, 3).await;
-    service
-        .post(
-            "/v1/groups/workers/members",
-            join("a", json!({"max_deliveries": 2})),
-        )
-        .await
-        .with_status(201);
+    enter(&service, "a", json!({"max_deliveries": 2})).await;
     poll(&service, "a", &Value::Null, 10).await;
     assert_eq!(
         settle(
@@ -205,27 +196,17 @@ async fn released_records_come_again_and_poison_goes_to_the_dead_letters_without
     let dead = fetch(&service, "jobs.dlq").await;
     assert_eq!(dead.len(), 1);
     let headers = &dead[0]["headers"];
-    assert_eq!(
-        (&headers["dlq_topic"], &headers["dlq_offset"]),
-        (&json!("jobs"), &json!("1"))
-    );
-    assert_eq!(
-        (&headers["dlq_group"], &headers["dlq_deliveries"]),
-        (&json!("workers"), &json!("2"))
-    );
+    assert_eq!(headers["dlq_topic"], "jobs");
+    assert_eq!(headers["dlq_offset"], "1");
+    assert_eq!(headers["dlq_group"], "workers");
+    assert_eq!(headers["dlq_deliveries"], "2");
     assert_eq!(dead[0]["value"], fetch(&service, "jobs").await[1]["value"]);
 }
 
 #[tokio::test]
 async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() {
     let service = jobs(1, 4).await;
-    service
-        .post(
-            "/v1/groups/workers/members",
-            join("a", json!({"dead_letter_topic": "graveyard"})),
-        )
-        .await
-        .with_status(201);
+    enter(&service, "a", json!({"dead_letter_topic": "graveyard"})).await;
     poll(&service, "a", &Value::Null, 10).await;
     let reject = json!([{"topic": "jobs", "partition": 0, "offset": 2, "reason": "no such customer"}, {"topic": "jobs", "partition": 0, "offset": 9}]);
     assert_eq!(
@@ -248,10 +229,8 @@ async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() 
         .post("/v1/groups/workers/redrive", call.clone())
         .await
         .ok();
-    assert_eq!(
-        (&answer["redriven"], &answer["at_end"]),
-        (&json!(1), &json!(true))
-    );
+    assert_eq!(answer["redriven"], 1);
+    assert_eq!(answer["at_end"], true);
     let answer = service.post("/v1/groups/workers/redrive", call).await.ok();
     assert_eq!(answer["redriven"], 0, "nothing twice");
     let back = poll(&service, "a", &Value::Null, 10).await;
@@ -266,13 +245,7 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     let service = jobs(1, 1).await;
     let ending = tokio::spawn(end_sessions(service.app.broker.clone()));
     for name in ["a", "b"] {
-        service
-            .post(
-                "/v1/groups/workers/members",
-                join(name, json!({"lease_ms": 100, "max_deliveries": 3})),
-            )
-            .await
-            .with_status(201);
+        enter(&service, name, json!({"lease_ms": 100, "max_deliveries": 3})).await;
     }
     let of_a = poll(&service, "a", &Value::Null, 10).await;
     assert_eq!(offsets(&of_a), [0]);
@@ -319,10 +292,7 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
 #[tokio::test]
 async fn a_delayed_release_waits_and_a_lost_answer_comes_back_when_its_leases_end() {
     let service = jobs(1, 2).await;
-    service
-        .post("/v1/groups/workers/members", join("a", json!({"lease_ms": 150})))
-        .await
-        .with_status(201);
+    enter(&service, "a", json!({"lease_ms": 150})).await;
     poll(&service, "a", &Value::Null, 1).await;
     let release = json!([{"topic": "jobs", "partition": 0, "offset": 0, "delay_ms": 86_400_000}]);
     assert_eq!(settle(&service, "a", json!({"release": release})).await, NONE);
@@ -348,7 +318,7 @@ async fn a_delayed_release_waits_and_a_lost_answer_comes_back_when_its_leases_en
 #[tokio::test]
 async fn groups_keep_their_type_and_settings() {
     let service = jobs(1, 1).await;
-    let path = "/v1/groups/workers/members";
+    let path = MEMBERS;
     for (settings, pointer) in [
         (json!({"lease_ms": 1}), "/lease_ms"),
         (json!({"max_deliveries": 0}), "/max_deliveries"),
@@ -414,10 +384,7 @@ async fn members_are_given_records_of_the_topics_that_they_subscribe_to() {
     service.append_numbers("mail", 0, 0, 3);
     for (name, topic) in [("a", "jobs"), ("b", "mail")] {
         let body = json!({"topics": [topic], "type": "shared", "member_id": name});
-        service
-            .post("/v1/groups/workers/members", body)
-            .await
-            .with_status(201);
+        service.post(MEMBERS, body).await.with_status(201);
         let polled = poll(&service, name, &Value::Null, 100).await;
         assert_eq!(offsets(&polled), [0, 1, 2]);
         assert!(
@@ -440,10 +407,7 @@ async fn what_a_member_has_leased_stays_its_own_when_it_subscribes_to_something_
     assert_eq!(offsets(&polled), [0, 1, 2]);
     let other = json!({"topics": ["mail"], "type": "shared", "wait_ms": 0});
     service.post(path, other).await.with_status(200);
-    service
-        .post("/v1/groups/workers/members", join("b", json!({})))
-        .await
-        .with_status(201);
+    enter(&service, "b", json!({})).await;
     assert_eq!(offsets(&poll(&service, "b", &Value::Null, 10).await), NONE);
     assert_eq!(
         settle(&service, "a", json!({"accept": places(&[0, 1, 2])})).await,

@@ -402,11 +402,7 @@ async fn the_last_records_are_the_newest_of_all_partitions_in_the_order_of_the_s
         ("last=100001", "last"),
         ("last=1&from=latest", "last"),
     ] {
-        let problem = service
-            .get(&format!("{T}?{query}"))
-            .await
-            .problem(400, "invalid-request");
-        assert_eq!(problem["pointer"], pointer);
+        service.get(&format!("{T}?{query}")).await.invalid(pointer);
     }
 }
 
@@ -462,8 +458,7 @@ async fn one_pages_back_to_the_first_record_by_the_id_before_each_page() {
     );
     topic(&service, "u", 1).await;
     let other = format!("/v1/topics/u/records?until={until}");
-    let problem = service.get(&other).await.problem(400, "invalid-request");
-    assert_eq!(problem["pointer"], "until");
+    service.get(&other).await.invalid("until");
 }
 
 #[tokio::test]
@@ -965,10 +960,8 @@ async fn a_cursor_of_something_else_is_refused_and_one_of_a_topic_that_is_gone_h
         }
         let answer = ask(&service, T, &id).unwrap();
         let problem = answer.problem(410, "cursor-expired");
-        assert_eq!(
-            (&problem["retryable"], &problem["outcome"]),
-            (&json!(false), &json!("none"))
-        );
+        assert_eq!(problem["retryable"], false);
+        assert_eq!(problem["outcome"], "none");
     }
 }
 
@@ -1011,10 +1004,8 @@ async fn what_retention_took_from_a_reader_is_a_gap_that_it_is_told_of() {
         .get(&format!("{T}?from={id}"))
         .await
         .problem(410, "offset-trimmed");
-    assert_eq!(
-        (&problem["log_start_offset"], &problem["partition"]),
-        (&json!(3), &json!(0))
-    );
+    assert_eq!(problem["log_start_offset"], 3);
+    assert_eq!(problem["partition"], 0);
     // Who has not begun has lost nothing.
     assert_eq!(replay(&service, "").await, ["0/3", "1/0"]);
 }

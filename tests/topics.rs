@@ -6,22 +6,19 @@ use http::Method;
 use serde_json::{Value, json};
 use support::{JSON, Service};
 
+const A: &str = "/v1/topics/a";
+const ORDERS: &str = "/v1/topics/orders";
 #[tokio::test]
 async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
     let service = Service::new();
     let made = service
-        .put(
-            "/v1/topics/orders",
-            json!({"partitions": 6, "config": {"retention_ms": 5000}}),
-        )
+        .put(ORDERS, json!({"partitions": 6, "config": {"retention_ms": 5000}}))
         .await
         .with_status(201);
-    assert_eq!(made.header("location"), Some("/v1/topics/orders"));
+    assert_eq!(made.header("location"), Some(ORDERS));
     let made = made.json();
-    assert_eq!(
-        (&made["name"], &made["partition_count"]),
-        (&json!("orders"), &json!(6))
-    );
+    assert_eq!(made["name"], "orders");
+    assert_eq!(made["partition_count"], 6);
     assert_eq!(made["partitions"].as_array().unwrap().len(), 6);
 
     for same in [
@@ -30,7 +27,7 @@ async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
         json!({"partitions": 6, "config": {"ack": "durable", "segment_ms": null}}),
         json!({}),
     ] {
-        let again = service.put("/v1/topics/orders", same).await.ok();
+        let again = service.put(ORDERS, same).await.ok();
         assert_eq!(again, made);
     }
     for other in [
@@ -38,17 +35,14 @@ async fn a_topic_is_made_once_and_repeating_it_is_harmless() {
         json!({"partitions": 6, "config": {"retention_ms": 5001}}),
         json!({"partitions": 6, "config": {"retention_ms": null}}),
     ] {
-        service
-            .put("/v1/topics/orders", other)
-            .await
-            .problem(409, "topic-exists");
+        service.put(ORDERS, other).await.problem(409, "topic-exists");
     }
 }
 
 #[tokio::test]
 async fn a_topic_has_one_partition_where_nobody_says_otherwise() {
     let service = Service::new();
-    let made = service.send(Method::PUT, "/v1/topics/a", &[], "").await.created();
+    let made = service.send(Method::PUT, A, &[], "").await.created();
     assert_eq!(made["partition_count"], 1);
 }
 
@@ -99,17 +93,17 @@ async fn what_a_topic_cannot_be_is_refused_where_it_is_said() {
         ),
         (json!({"config": {"ack": true}}), "/config/ack"),
     ] {
-        service.put("/v1/topics/a", body.clone()).await.invalid(pointer);
+        service.put(A, body.clone()).await.invalid(pointer);
     }
     for later in ["cleanup_policy", "compression", "key_index"] {
         let problem = service
-            .put("/v1/topics/a", json!({"config": {later: "x"}}))
+            .put(A, json!({"config": {later: "x"}}))
             .await
             .problem(501, "not-supported");
         assert_eq!(problem["pointer"], format!("/config/{later}"));
     }
     service
-        .put("/v1/topics/a", json!({"partition": 6}))
+        .put(A, json!({"partition": 6}))
         .await
         .problem(400, "invalid-request");
     service
@@ -129,10 +123,7 @@ async fn what_a_topic_cannot_be_is_refused_where_it_is_said() {
         ("{} {}", ""),
         ("{", ""),
     ] {
-        service
-            .send(Method::PUT, "/v1/topics/a", JSON, body)
-            .await
-            .invalid(pointer);
+        service.send(Method::PUT, A, JSON, body).await.invalid(pointer);
     }
     for wrong in [
         &[][..],
@@ -141,14 +132,14 @@ async fn what_a_topic_cannot_be_is_refused_where_it_is_said() {
         &[("content-type", "application/x-www-form-urlencoded")],
         &[("content-type", "application/json"), ("content-encoding", "gzip")],
     ] {
-        let answer = service.send(Method::PUT, "/v1/topics/a", wrong, "{}").await;
+        let answer = service.send(Method::PUT, A, wrong, "{}").await;
         answer.problem(415, "unsupported-media-type");
     }
     service
-        .send(Method::PUT, "/v1/topics/a", JSON, "x".repeat(70_000))
+        .send(Method::PUT, A, JSON, "x".repeat(70_000))
         .await
         .problem(413, "request-too-large");
-    service.get("/v1/topics/a").await.problem(404, "unknown-topic");
+    service.get(A).await.problem(404, "unknown-topic");
 }
 
 #[tokio::test]
@@ -168,10 +159,10 @@ async fn a_new_topic_needs_no_body_and_a_change_does() {
             r#"{"partitions":null,"config":{}}"#,
         ),
     ] {
-        service.delete("/v1/topics/a").await;
-        let answer = service.send(Method::PUT, "/v1/topics/a", headers, body).await;
+        service.delete(A).await;
+        let answer = service.send(Method::PUT, A, headers, body).await;
         assert_eq!(answer.created()["partition_count"], 1, "{body:?}");
-        let missing = service.send(Method::PATCH, "/v1/topics/a", headers, "").await;
+        let missing = service.send(Method::PATCH, A, headers, "").await;
         missing.problem(400, "invalid-request");
     }
 }
@@ -180,32 +171,22 @@ async fn a_new_topic_needs_no_body_and_a_change_does() {
 async fn a_description_tells_positions_size_times_and_where_settings_come_from() {
     let service = Service::new();
     service
-        .put(
-            "/v1/topics/a",
-            json!({"partitions": 2, "config": {"segment_ms": 9000}}),
-        )
+        .put(A, json!({"partitions": 2, "config": {"segment_ms": 9000}}))
         .await
         .with_status(201);
     service.append_numbers("a", 1, 3, 4);
-    let topic = service.get("/v1/topics/a").await.ok();
+    let topic = service.get(A).await.ok();
     assert_eq!(
         topic["partitions"][0],
         json!({"partition": 0, "log_start_offset": 0, "end_offset": 0, "size_bytes": 0, "segments": 0,
             "first_timestamp": null, "last_timestamp": null})
     );
     let second = &topic["partitions"][1];
-    assert_eq!(
-        (
-            &second["partition"],
-            &second["log_start_offset"],
-            &second["end_offset"]
-        ),
-        (&json!(1), &json!(0), &json!(4))
-    );
-    assert_eq!(
-        (&second["first_timestamp"], &second["last_timestamp"]),
-        (&json!(3000), &json!(6000))
-    );
+    assert_eq!(second["partition"], 1);
+    assert_eq!(second["log_start_offset"], 0);
+    assert_eq!(second["end_offset"], 4);
+    assert_eq!(second["first_timestamp"], 3000);
+    assert_eq!(second["last_timestamp"], 6000);
     assert!(second["size_bytes"].as_u64().unwrap() > 61, "{second}");
     assert_eq!(second["segments"], 1);
     assert_eq!(
@@ -277,7 +258,7 @@ async fn lists_are_by_name_and_in_parts() {
 async fn partitions_are_raised_and_never_lowered() {
     let service = Service::new();
     service.create_topic("a", 3).await;
-    let raised = service.patch("/v1/topics/a", json!({"partitions": 5})).await.ok();
+    let raised = service.patch(A, json!({"partitions": 5})).await.ok();
     assert_eq!(
         (
             &raised["partition_count"],
@@ -286,30 +267,27 @@ async fn partitions_are_raised_and_never_lowered() {
         (&json!(5), 5)
     );
     service.append_numbers("a", 4, 0, 1);
+    service.patch(A, json!({"partitions": 5})).await.with_status(200);
     service
-        .patch("/v1/topics/a", json!({"partitions": 5}))
-        .await
-        .with_status(200);
-    service
-        .patch("/v1/topics/a", json!({"partitions": 4}))
+        .patch(A, json!({"partitions": 4}))
         .await
         .problem(409, "partitions-cannot-shrink");
     service
-        .patch("/v1/topics/a", json!({"partitions": 0}))
+        .patch(A, json!({"partitions": 0}))
         .await
         .problem(400, "invalid-request");
     service
-        .patch("/v1/topics/a", json!({"partitions": 10_001}))
+        .patch(A, json!({"partitions": 10_001}))
         .await
         .problem(400, "invalid-request");
-    assert_eq!(service.get("/v1/topics/a").await.json()["partition_count"], 5);
+    assert_eq!(service.get(A).await.json()["partition_count"], 5);
 }
 
 #[tokio::test]
 async fn a_setting_is_changed_and_taken_back_all_or_nothing_and_survives_a_restart() {
     let service = Service::new();
     service
-        .put("/v1/topics/a", json!({"config": {"retention_ms": 5000}}))
+        .put(A, json!({"config": {"retention_ms": 5000}}))
         .await
         .with_status(201);
     let setting = |topic: &Value, key: &str| {
@@ -320,20 +298,17 @@ async fn a_setting_is_changed_and_taken_back_all_or_nothing_and_survives_a_resta
     };
 
     let body = json!({"config": {"retention_ms": null, "ack": "written", "max_record_bytes": 99}});
-    let changed = service.patch("/v1/topics/a", body).await.ok();
+    let changed = service.patch(A, body).await.ok();
     assert_eq!(setting(&changed, "retention_ms"), (Value::Null, json!("default")));
     assert_eq!(setting(&changed, "ack"), (json!("written"), json!("topic")));
 
     let body = json!({"partitions": 2, "config": {"ack": "durable", "zzz": 1}});
-    service
-        .patch("/v1/topics/a", body)
-        .await
-        .problem(400, "invalid-request");
-    assert_eq!(service.get("/v1/topics/a").await.json(), changed);
-    assert_eq!(service.patch("/v1/topics/a", json!({})).await.ok(), changed);
+    service.patch(A, body).await.problem(400, "invalid-request");
+    assert_eq!(service.get(A).await.json(), changed);
+    assert_eq!(service.patch(A, json!({})).await.ok(), changed);
 
     let service = service.restart();
-    assert_eq!(service.get("/v1/topics/a").await.ok(), changed);
+    assert_eq!(service.get(A).await.ok(), changed);
     service
         .patch("/v1/topics/b", json!({}))
         .await
@@ -345,18 +320,18 @@ async fn a_topic_made_again_under_the_same_name_is_another_topic() {
     let service = Service::new();
     let first = service.create_topic("a", 1).await;
     service.append_numbers("a", 0, 0, 3);
-    let gone = service.delete("/v1/topics/a").await.with_status(204);
+    let gone = service.delete(A).await.with_status(204);
     assert!(gone.body.is_empty());
-    service.delete("/v1/topics/a").await.problem(404, "unknown-topic");
-    service.get("/v1/topics/a").await.problem(404, "unknown-topic");
+    service.delete(A).await.problem(404, "unknown-topic");
+    service.get(A).await.problem(404, "unknown-topic");
     let second = service.create_topic("a", 1).await;
     assert_ne!(first["id"], second["id"]);
     assert_eq!(second["partitions"][0]["end_offset"], 0);
 
     let service = service.restart();
-    assert_eq!(service.get("/v1/topics/a").await.json()["id"], second["id"]);
+    assert_eq!(service.get(A).await.json()["id"], second["id"]);
     let elsewhere = Service::new();
-    let other = elsewhere.put("/v1/topics/a", json!({})).await.created();
+    let other = elsewhere.put(A, json!({})).await.created();
     assert_ne!(other["id"], first["id"]);
 }
 
@@ -369,7 +344,7 @@ async fn a_deleted_topic_takes_the_groups_offsets_with_it() {
         let commit = json!({"offsets": [{"topic": topic, "partition": 0, "offset": 2}]});
         service.put("/v1/groups/g/offsets", commit).await.with_status(200);
     }
-    service.delete("/v1/topics/a").await.with_status(204);
+    service.delete(A).await.with_status(204);
     let left = service.get("/v1/groups/g/offsets").await.ok();
     let left = left["offsets"].as_array().unwrap();
     assert_eq!((left.len(), &left[0]["topic"]), (1, &json!("b")));
@@ -393,10 +368,8 @@ async fn the_log_start_moves_up_and_never_down() {
         .delete(&format!("{records}?before=11"))
         .await
         .problem(416, "offset-out-of-range");
-    assert_eq!(
-        (&problem["log_start_offset"], &problem["end_offset"]),
-        (&json!(10), &json!(10))
-    );
+    assert_eq!(problem["log_start_offset"], 10);
+    assert_eq!(problem["end_offset"], 10);
     for wrong in ["", "?before=", "?before=-1", "?before=latest", "?offset=3"] {
         service
             .delete(&format!("{records}{wrong}"))
@@ -404,7 +377,7 @@ async fn the_log_start_moves_up_and_never_down() {
             .problem(400, "invalid-request");
     }
     let service = service.restart();
-    let topic = service.get("/v1/topics/a").await.json();
+    let topic = service.get(A).await.json();
     assert_eq!(topic["partitions"][1]["log_start_offset"], 10);
 }
 
