@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{Error, Log, Offset, Options};
-use support::{
-    NOW, TOPIC, append, open, options, partition, plain_spec, request, spec, try_open_with, values,
-};
+use support::{NOW, TOPIC, append, open, options, partition, plain_spec, spec, try_open_with, values};
 
 /// What the log has open besides segments: two files of the journal, and one for a moment.
 const OTHERS: usize = 3;

@@ -55,15 +55,20 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     /// The wall time; a clock set before 1970 gives a negative number.
     fn now(&self) -> TimestampMs {
-        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => TimestampMs(millis(since)),
-            Err(before) => TimestampMs(-millis(before.duration())),
-        }
+        wall_time(SystemTime::now())
     }
 
     fn monotonic(&self) -> Monotonic {
         Monotonic(self.start.elapsed())
+    }
+}
+
+/// The operating system's wall time; before 1970 it is negative.
+pub(super) fn wall_time(time: SystemTime) -> TimestampMs {
+    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => TimestampMs(millis(since)),
+        Err(before) => TimestampMs(-millis(before.duration())),
     }
 }
 

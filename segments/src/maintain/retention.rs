@@ -1,5 +1,11 @@
 //! Retention by time and by size: which segments go is chosen purely, then the log start is moved.
 //!
+//! By time, a segment's age counts from the earlier of its largest timestamp and its last append: a producer may choose a
+//! timestamp in the future, which must not keep the topic for ever. The time of the last append is not stored. After a
+//! restart it is the time at which the log file was last written, as the file system says. That is never too early, so
+//! nothing is deleted too soon. It is too late where recovery wrote the end of a segment again, or a backup was restored
+//! without its times: then the segment stays for up to `retention_ms` from there on.
+//!
 //! Whole segments go, from the oldest on. The log start moves first, through the journal; files are removed after
 //! that is durable, so a crash in between leaves files that the next start removes.
 
@@ -8,6 +14,7 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::files::description::TopicSettings;
+use crate::segment::Span;
 use crate::ticket::Ticket;
 use crate::topic::partition::{Partition, TrimQueue};
 use crate::types::{Offset, TimestampMs};
@@ -18,13 +25,13 @@ struct Candidate {
     /// One past its last offset.
     end: Offset,
     bytes: u64,
-    /// The largest timestamp in it; `None` if the disk does not let it be told, which keeps it.
-    max_timestamp: Option<TimestampMs>,
+    /// The earlier of its largest timestamp and its last append; `None` if the disk does not let it be told, which keeps it.
+    time: Option<TimestampMs>,
 }
 
 /// The new log start: after the last segment that goes, `None` if all stay.
 ///
-/// By time, segments go from the oldest on while their newest record is older than `retention_ms`. By size, they go
+/// By time, segments go from the oldest on while their time is older than `retention_ms`. By size, they go
 /// while what remains still holds `retention_bytes`. The active segment (the last) can go by time only.
 fn choose(segments: &[Candidate], settings: &TopicSettings, now: TimestampMs) -> Option<Offset> {
     let expired = settings.retention_ms.map_or(0, |retention_ms| {
@@ -33,7 +40,7 @@ fn choose(segments: &[Candidate], settings: &TopicSettings, now: TimestampMs) ->
             .saturating_sub(i64::try_from(retention_ms).unwrap_or(i64::MAX));
         segments
             .iter()
-            .take_while(|segment| segment.max_timestamp.is_some_and(|max| max.get() < horizon))
+            .take_while(|segment| segment.time.is_some_and(|time| time.get() < horizon))
             .count()
     });
     let surplus = settings.retention_bytes.map_or(0, |retention_bytes| {
@@ -104,8 +111,9 @@ fn wanted_start(partition: &Arc<Partition>, settings: &TopicSettings, now: Times
                 .get(index + 1)
                 .map_or(view.end_offset, |next| next.base_offset()),
             bytes: segment.readable().get(),
-            max_timestamp: if settings.retention_ms.is_some() {
-                segment.max_timestamp().ok().flatten()
+            time: if settings.retention_ms.is_some() {
+                let whole = Span::whole(segment.base_offset());
+                segment.retention_time(&whole).ok().flatten()
             } else {
                 None
             },
@@ -118,11 +126,11 @@ fn wanted_start(partition: &Arc<Partition>, settings: &TopicSettings, now: Times
 mod tests {
     use super::*;
 
-    fn segment(end: u64, bytes: u64, max_timestamp: i64) -> Candidate {
+    fn segment(end: u64, bytes: u64, time: i64) -> Candidate {
         Candidate {
             end: Offset::new(end),
             bytes,
-            max_timestamp: Some(TimestampMs(max_timestamp)),
+            time: Some(TimestampMs(time)),
         }
     }
 
@@ -137,7 +145,7 @@ mod tests {
     #[test]
     fn a_segment_whose_age_cannot_be_told_is_kept_and_all_after_it() {
         let unknown = Candidate {
-            max_timestamp: None,
+            time: None,
             ..segment(10, 1, 0)
         };
         let segments = [unknown, segment(20, 1, 0)];

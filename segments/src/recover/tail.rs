@@ -46,7 +46,12 @@ struct Draft<'a> {
     known: Known,
     /// The log files that make it up, each with its end.
     files: BTreeMap<Offset, u64>,
+    /// When the log files were last written.
+    modified: BTreeMap<Offset, TimestampMs>,
 }
+
+/// What lies in a partition's directory, see [`Recovery::list_segments`].
+type Listing = (BTreeMap<Offset, u64>, BTreeMap<Offset, TimestampMs>, Vec<Offset>);
 
 /// What becomes of the bytes behind the end that the evidence names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,12 +82,13 @@ impl Recovery<'_> {
         segment_bytes: u64,
         pool: &Arc<SegmentPool>,
     ) -> Result<Contents> {
-        let (files, missing) = self.list_segments(dir)?;
+        let (files, modified, missing) = self.list_segments(dir)?;
         let mut draft = Draft {
             id,
             dir,
             known,
             files,
+            modified,
         };
         if self.is_whole {
             self.remove_unnamed(&mut draft)?;
@@ -95,7 +101,7 @@ impl Recovery<'_> {
         draft.known.next_offset = draft.known.next_offset.max(draft.known.log_start_offset);
         self.remove_trimmed(&mut draft)?;
         self.suspect_missing(&draft, missing);
-        Ok(draft.finish(segment_bytes, pool))
+        Ok(draft.finish(segment_bytes, pool, self.now))
     }
 
     /// Removes segments that nothing names: they were begun by a round that is not there.
@@ -294,24 +300,26 @@ impl Recovery<'_> {
         }
     }
 
-    /// The log files with their lengths, and the bases of indexes that have lost theirs.
-    fn list_segments(&self, dir: &Path) -> Result<(BTreeMap<Offset, u64>, Vec<Offset>)> {
+    /// The log files with their lengths, when they were written, and the bases of indexes that have lost theirs.
+    fn list_segments(&self, dir: &Path) -> Result<Listing> {
         let entries = match self.disk.list(dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
             Err(error) => return Err(Error::io(format!("listing {}", dir.display()), error)),
         };
         let mut files = BTreeMap::new();
+        let mut modified = BTreeMap::new();
         let mut missing = Vec::new();
         for entry in entries {
             if let Some(base) = parse_log_name(&entry.name) {
                 files.insert(base, entry.len);
+                modified.extend(entry.modified.map(|time| (base, time)));
             } else if let Some(base) = parse_index_name(&entry.name) {
                 missing.push(base);
             }
         }
         missing.retain(|base| !files.contains_key(base));
-        Ok((files, missing))
+        Ok((files, modified, missing))
     }
 
     fn cut(&mut self, dir: &Path, base: Offset, end: FilePos) -> Result<()> {
@@ -361,7 +369,7 @@ impl Draft<'_> {
         }
     }
 
-    fn finish(self, segment_bytes: u64, pool: &Arc<SegmentPool>) -> Contents {
+    fn finish(self, segment_bytes: u64, pool: &Arc<SegmentPool>, now: TimestampMs) -> Contents {
         let mut segments = Vec::with_capacity(self.files.len());
         let mut active = None;
         for (base, length) in self.files {
@@ -373,6 +381,9 @@ impl Draft<'_> {
                 capacity,
                 FilePos(length),
             ));
+            // Nothing was appended after this opening, whatever the clock said when the file was written.
+            let modified = self.modified.get(&base);
+            segment.set_last_append(modified.map_or(now, |modified| now.min(*modified)));
             if let Some((active_base, position, made)) = self.known.active
                 && active_base == base
             {

@@ -17,7 +17,7 @@ use super::known::Stretch;
 use super::pool::{Permit, SegmentPool};
 use super::{BatchNote, Span};
 use crate::io::disk::Mapping;
-use crate::io::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::io::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use crate::io::sync::{Mutex, RwLock};
 use crate::segment::index::{Index, Mark};
 use crate::types::{FilePos, Offset, TimestampMs};
@@ -39,6 +39,9 @@ pub(super) struct Inner {
     pub(super) referenced: AtomicBool,
     /// In the pool's ring.
     pub(super) queued: AtomicBool,
+    /// The wall time of the last append, in milliseconds, or a later one; `i64::MAX` while it is not known. Stored by the
+    /// committer and by recovery; only retention and reports read it.
+    pub(super) last_append: AtomicI64,
 }
 
 /// What changes.
@@ -135,6 +138,7 @@ impl Inner {
             damage: Mutex::new(Vec::new()),
             referenced: AtomicBool::new(false),
             queued: AtomicBool::new(false),
+            last_append: AtomicI64::new(i64::MAX),
         }
     }
 

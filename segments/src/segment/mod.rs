@@ -39,6 +39,7 @@ use bytes::Bytes;
 
 use crate::batch::BatchHeader;
 use crate::error::Result;
+use crate::io::sync::atomic::Ordering;
 use crate::segment::damage::Known;
 use crate::segment::index::{Index, MAX_LOG_BYTES};
 use crate::types::{FilePos, Offset, TimestampMs};
@@ -96,7 +97,7 @@ impl Span {
     }
 
     /// For operations that are not about offsets: the whole segment, of which nothing is known.
-    fn whole(base: Offset) -> Self {
+    pub(crate) fn whole(base: Offset) -> Self {
         Self {
             from: base,
             end: Offset::MAX,
@@ -255,18 +256,26 @@ impl Segment {
     /// is not known: the index had to be made from a log of which some could not be read. Damaged batches do not count.
     ///
     /// # Errors
-    /// Those of the disk, where there is no index.
-    pub(crate) fn max_timestamp(&self) -> Result<Option<TimestampMs>> {
-        self.max_timestamp_in(&Span::whole(self.inner.base))
-    }
-
-    /// [`Segment::max_timestamp`] for somebody who knows where the segment ends.
-    ///
-    /// # Errors
     /// As of [`Segment::read`]: the log may have to be scanned.
     pub(crate) fn max_timestamp_in(&self, span: &Span) -> Result<Option<TimestampMs>> {
         let sum = self.sum(span)?;
         Ok(sum.max_timestamp.filter(|_| sum.gaps < Gaps::Unreadable))
+    }
+
+    /// Notes when it was last appended to, before the append is durable: of an append that fails the time is later than the
+    /// last one that did not, which only keeps the segment for longer.
+    pub(crate) fn set_last_append(&self, time: TimestampMs) {
+        self.inner.last_append.store(time.get(), Ordering::Relaxed);
+    }
+
+    /// The time by which retention judges its age: the earlier of the largest timestamp in it and its last append, so that
+    /// a timestamp in the future does not keep it for ever. `None` as of [`Segment::max_timestamp_in`].
+    ///
+    /// # Errors
+    /// As of [`Segment::read`]: the log may have to be scanned.
+    pub(crate) fn retention_time(&self, span: &Span) -> Result<Option<TimestampMs>> {
+        let last_append = TimestampMs(self.inner.last_append.load(Ordering::Relaxed));
+        Ok(self.max_timestamp_in(span)?.map(|newest| newest.min(last_append)))
     }
 
     /// Whether a record may be at or after `time`: there is one, or it is not known.
@@ -409,7 +418,7 @@ mod tests {
             let rig = Rig::new(disk, 8, 40);
             let run = warm(&rig, 40, 100).unwrap();
             assert!(run.bytes.is_empty() && run.at_end);
-            assert_eq!(rig.segments[0].max_timestamp().unwrap(), None);
+            assert_eq!(rig.newest_timestamp(), None);
             assert_eq!(rig.pool.open_count(), 0);
         }
     }
@@ -590,10 +599,7 @@ mod tests {
             rig.fill(1000);
             rig.segments[0].write_index().unwrap();
             rig.reopen();
-            assert_eq!(
-                rig.segments[0].max_timestamp().unwrap(),
-                Some(TimestampMs(199_990))
-            );
+            assert_eq!(rig.newest_timestamp(), Some(TimestampMs(199_990)));
             assert_eq!(rig.pool.open_count(), 0, "the header of a file says it");
             let run = cold(&rig, 12_345, 5000).unwrap();
             assert_eq!(run.bytes[..], bytes(&rig, 1234, 2000)[..run.bytes.len()]);
@@ -637,11 +643,7 @@ mod tests {
                     }
                     let behind = cold(&rig, 1210, usize::MAX).unwrap();
                     assert_eq!(behind.bytes, bytes(&rig, 21, 60), "{context}");
-                    assert_eq!(
-                        rig.segments[0].max_timestamp().unwrap(),
-                        Some(TimestampMs(15_990)),
-                        "{context}"
-                    );
+                    assert_eq!(rig.newest_timestamp(), Some(TimestampMs(15_990)), "{context}");
                 }
             }
         }

@@ -62,9 +62,9 @@ pub struct Located {
     pub bytes_to_end: u64,
     /// The first record at or after it, with its timestamp; `None` at the end.
     pub next: Option<(Offset, TimestampMs)>,
-    /// The largest timestamp of its segment, which retention by time goes by; `None` at the end, and where it is not known
-    /// because some of the segment could not be read.
-    pub segment_max_timestamp: Option<TimestampMs>,
+    /// The time by which retention judges the age of its segment: the earlier of the segment's largest timestamp and its
+    /// last append. `None` at the end, and where it is not known because some of the segment could not be read.
+    pub retention_time: Option<TimestampMs>,
     /// Where its batch lies: the base of its segment, and the position in that; `None` at the end.
     pub batch: Option<(Offset, FilePos)>,
 }
@@ -229,7 +229,7 @@ pub(crate) fn locate(view: &View, offset: Offset) -> Result<Located> {
             return Ok(Located {
                 bytes_to_end: bytes_to_end(view, index, first.position),
                 next: Some((first.offset, first.timestamp)),
-                segment_max_timestamp: segment.max_timestamp_in(&span)?,
+                retention_time: segment.retention_time(&span)?,
                 batch: Some((segment.base_offset(), first.position)),
             });
         }
@@ -237,7 +237,7 @@ pub(crate) fn locate(view: &View, offset: Offset) -> Result<Located> {
     Ok(Located {
         bytes_to_end: 0,
         next: None,
-        segment_max_timestamp: None,
+        retention_time: None,
         batch: None,
     })
 }
@@ -256,8 +256,8 @@ pub(crate) fn relocate(view: &View, located: &Located) -> Option<Located> {
         .filter(|segment| segment.base_offset() == base)?;
     Some(Located {
         bytes_to_end: bytes_to_end(view, index, position),
-        segment_max_timestamp: segment
-            .max_timestamp_in(&view.span(index, next, view.end_offset))
+        retention_time: segment
+            .retention_time(&view.span(index, next, view.end_offset))
             .ok()?,
         ..*located
     })
@@ -349,7 +349,7 @@ mod tests {
                 return Located {
                     bytes_to_end: 0,
                     next: None,
-                    segment_max_timestamp: None,
+                    retention_time: None,
                     batch: None,
                 };
             };
@@ -363,7 +363,7 @@ mod tests {
             Located {
                 bytes_to_end: bytes(batch.base()),
                 next: Some((Offset::new(next), TimestampMs(time))),
-                segment_max_timestamp: self
+                retention_time: self
                     .batches
                     .iter()
                     .filter(|other| other.segment == batch.segment)
@@ -676,7 +676,7 @@ mod tests {
             rig.flip(50, 300);
             let located = locate(&rig.view(), Offset::new(503)).unwrap();
             assert_eq!(located.next, Some((Offset::new(510), TimestampMs(5100))));
-            assert_eq!(located.segment_max_timestamp, Some(TimestampMs(9990)));
+            assert_eq!(located.retention_time, Some(TimestampMs(9990)));
             std::fs::remove_file(rig.segments[0].log_path()).unwrap();
             rig.reopen();
             let located = locate(&rig.view(), Offset::new(503)).unwrap();

@@ -186,6 +186,12 @@ impl Rig {
         }
     }
 
+    /// The largest timestamp in the first segment.
+    pub(crate) fn newest_timestamp(&self) -> Option<TimestampMs> {
+        let first = &self.segments[0];
+        first.max_timestamp_in(&Span::whole(first.base_offset())).unwrap()
+    }
+
     /// Changes bytes of a segment's file.
     pub(crate) fn damage(&self, segment: usize, position: u64, change: impl FnOnce(&mut [u8]), len: usize) {
         let file = std::fs::OpenOptions::new()

@@ -60,6 +60,7 @@ impl Disk for SimDisk {
                 name,
                 is_dir: len.is_none(),
                 len: len.unwrap_or(0),
+                modified: None,
             })
             .collect())
     }

@@ -170,6 +170,7 @@ impl Driver {
             once,
             batch,
             is_in_flight: false,
+            queued_at: self.clock.now().get(),
         });
         self.tally.requests += 1;
         let since = self.failures_so_far();

@@ -154,6 +154,8 @@ pub(crate) struct Request {
     /// Answered that it is not known, by a round whose sync failed: what the same round has answered as written says that it
     /// was written, too.
     pub(crate) is_in_flight: bool,
+    /// The wall time at which it was queued.
+    pub(crate) queued_at: i64,
 }
 
 impl Request {
@@ -263,6 +265,11 @@ impl Model {
         self.next_request += 1;
         self.requests.insert(id, request);
         id
+    }
+
+    /// When the request of a record was queued, by the wall clock.
+    pub(crate) fn queued_at(&self, name: Name) -> Option<i64> {
+        Some(self.requests.get(&name.request)?.queued_at)
     }
 
     pub(crate) fn record(&self, name: Name) -> Option<&Rec> {

@@ -11,6 +11,9 @@ use quipu_segments::{
 use super::{Driver, is_refusal};
 use crate::model::{Existence, Fate, Request, TopicModel, retains};
 
+/// By how much the wall clock is set back at once.
+const SET_BACK_MS: i64 = 3_000;
+
 impl Driver {
     pub(super) fn sync_segments(&mut self) {
         say!(self, "sync segments");
@@ -32,7 +35,8 @@ impl Driver {
         say!(self, "retention, {by} ms later");
         self.advance(Duration::from_millis(by));
         if self.rng.chance(1, 8) {
-            self.clock.set_wall(TimestampMs(self.clock.now().get() - 3_000));
+            self.clock
+                .set_wall(TimestampMs(self.clock.now().get() - SET_BACK_MS));
         }
         // What becomes readable by the rounds of the new log starts could be below them at once.
         self.run_rounds();
@@ -81,11 +85,14 @@ impl Driver {
             .expect("it is not deleted meanwhile");
         let settings = topic.spec().settings.clone();
         let records = &self.model.topics[&id.topic].partitions[&id.index].records;
-        let youngest = (before.get()..now_at.get())
-            .filter_map(|offset| Some(self.model.record(*records.get(&offset)?)?.timestamp))
-            .max();
-        let Some(youngest) = youngest else { return };
-        let age_ms = self.clock.now().get() - youngest;
+        let deleted = || (before.get()..now_at.get()).filter_map(|offset| records.get(&offset));
+        let timestamps = deleted().filter_map(|name| Some(self.model.record(*name)?.timestamp));
+        // The clock may have been set back between the queue and the round.
+        let appended = deleted().filter_map(|name| Some(self.model.queued_at(*name)? - SET_BACK_MS));
+        let Some((newest, last_append)) = timestamps.max().zip(appended.max()) else {
+            return;
+        };
+        let age_ms = self.clock.now().get() - newest.min(last_append);
         let is_old = settings.retention_ms.is_some_and(|limit| age_ms > limit as i64);
         let is_surplus = settings
             .retention_bytes
@@ -219,6 +226,7 @@ impl Driver {
             once: None,
             batch: None,
             is_in_flight: false,
+            queued_at: self.clock.now().get(),
         });
         say!(self, "delete {name} {id:?} by request {request}");
         let since = self.failures_so_far();

@@ -528,7 +528,7 @@ mod tests {
             located: Located {
                 bytes_to_end: 7,
                 next: None,
-                segment_max_timestamp: None,
+                retention_time: None,
                 batch: None,
             },
         };

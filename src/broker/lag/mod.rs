@@ -64,7 +64,7 @@ impl Lag {
             .next
             .map_or(0, |(_, timestamp)| millis_from(timestamp, now));
         let expires_ms = retention_ms
-            .zip(located.segment_max_timestamp)
+            .zip(located.retention_time)
             .map(|(retention_ms, newest)| {
                 let age_ms = i128::from(now.get()) - i128::from(newest.get());
                 let left_ms = i128::from(retention_ms) - age_ms;
@@ -111,7 +111,7 @@ mod tests {
         Located {
             bytes_to_end: 500,
             next: Some((Offset::new(3), TimestampMs(timestamp))),
-            segment_max_timestamp: Some(TimestampMs(newest)),
+            retention_time: Some(TimestampMs(newest)),
             batch: None,
         }
     }

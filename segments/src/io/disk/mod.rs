@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::types::TimestampMs;
+
 mod map;
 mod real;
 
@@ -37,6 +39,8 @@ pub struct DirEntry {
     pub is_dir: bool,
     /// The length of a file in bytes; 0 for a directory.
     pub len: u64,
+    /// When a file was last written, where the file system knows: no earlier than it was.
+    pub modified: Option<TimestampMs>,
 }
 
 /// A file system.

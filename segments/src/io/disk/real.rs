@@ -15,6 +15,7 @@ use rustix::process::{Resource, Rlimit};
 
 use super::map::FileMap;
 use super::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
+use crate::io::clock::wall_time;
 
 /// What Linux takes in one vectored call.
 const IOV_MAX: usize = 1024;
@@ -79,6 +80,7 @@ impl Disk for RealDisk {
                 name,
                 is_dir,
                 len: if is_dir { 0 } else { metadata.len() },
+                modified: metadata.modified().ok().map(wall_time),
             });
         }
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
