@@ -6,7 +6,15 @@ use axum::body::Body;
 use http::{Method, Request};
 use quipu::settings::Config;
 use serde_json::json;
-use support::{NOW, Service};
+use support::{Answer, NOW, Service};
+
+/// The methods that an answer allows, sorted.
+fn allowed(answer: &Answer) -> Vec<&str> {
+    let allowed = answer.header("allow").unwrap().split(',').map(str::trim);
+    let mut allowed: Vec<_> = allowed.collect();
+    allowed.sort_unstable();
+    allowed
+}
 
 #[tokio::test]
 async fn a_path_that_nothing_has_is_a_problem_and_never_empty() {
@@ -28,14 +36,7 @@ async fn a_method_that_a_path_has_not_is_a_problem_that_names_those_it_has() {
     assert_eq!(answer.header("allow"), Some("GET,HEAD"));
     let answer = service.call(Method::PATCH, "/v1/groups/g/offsets", "{}").await;
     answer.problem(405, "method-not-allowed");
-    let mut allowed: Vec<_> = answer
-        .header("allow")
-        .unwrap()
-        .split(',')
-        .map(str::trim)
-        .collect();
-    allowed.sort_unstable();
-    assert_eq!(allowed, ["GET", "HEAD", "PUT"]);
+    assert_eq!(allowed(&answer), ["GET", "HEAD", "PUT"]);
     service
         .call(Method::OPTIONS, "/v1/info", "")
         .await
@@ -100,14 +101,7 @@ async fn every_documented_operation_is_answered_by_its_handler() {
             documented.push("HEAD".to_owned());
         }
         documented.sort_unstable();
-        let mut allowed: Vec<_> = answer
-            .header("allow")
-            .unwrap()
-            .split(',')
-            .map(str::trim)
-            .collect();
-        allowed.sort_unstable();
-        assert_eq!(allowed, documented, "{path}");
+        assert_eq!(allowed(&answer), documented, "{path}");
     }
 }
 

@@ -69,6 +69,13 @@ impl Server {
         Self::with(Limits::default())
     }
 
+    /// With a topic `t` of so many partitions.
+    fn with_topic(partitions: u32) -> Self {
+        let server = Self::new();
+        server.topic("t", partitions, json!({}));
+        server
+    }
+
     fn with(limits: Limits) -> Self {
         Self(Service::with(Config {
             limits,
@@ -97,6 +104,10 @@ impl Server {
 
     async fn ndjson(&self, path: &str, body: impl Into<Body>) -> Answer {
         self.post(path, &[("content-type", NDJSON)], body).await
+    }
+
+    async fn batches(&self, path: &str, body: impl Into<Body>) -> Answer {
+        self.post(path, &[("content-type", BATCH)], body).await
     }
 
     /// Everything that is stored in a partition, batch by batch, with the hint that all values are JSON in one line.
@@ -169,8 +180,7 @@ fn streamed(bytes: &[u8], chunk: usize) -> Body {
 
 #[tokio::test]
 async fn records_are_stored_as_sent_and_answered_in_request_order() {
-    let server = Server::new();
-    server.topic("t", 3, json!({}));
+    let server = Server::with_topic(3);
     let body = r#"{"records":[
         {"partition":2,"key":"a","value":{ "x" : 1.50,"y":"\u00e9" },"headers":{"h":["1",{"base64":"/w=="}]},"timestamp":7},
         {"partition":0,"value":1e400},
@@ -202,8 +212,7 @@ async fn records_are_stored_as_sent_and_answered_in_request_order() {
 
 #[tokio::test]
 async fn keys_choose_the_partition_and_records_without_one_stay_together_and_rotate() {
-    let server = Server::new();
-    server.topic("t", 6, json!({}));
+    let server = Server::with_topic(6);
     let body = r#"{"records":[{"key":"key"},{"value":1},{"key":"N14228"},{"value":2}]}"#;
     let first = offsets(&server.json(RECORDS, body).await);
     assert_eq!(first[0].0, u64::from(partition_of_key(b"key", 6)));
@@ -220,8 +229,7 @@ async fn keys_choose_the_partition_and_records_without_one_stay_together_and_rot
 
 #[tokio::test]
 async fn what_a_fetch_returned_can_be_produced_again() {
-    let server = Server::new();
-    server.topic("t", 4, json!({}));
+    let server = Server::with_topic(4);
     let record = r#"{"partition":3,"offset":1042,"timestamp":1357035420000,"key":"N14228","value":{"event":"x"},"headers":{"type":"y"},"topic":"other"}"#;
     let body = format!("{{\"records\":[{record}]}}");
     assert_eq!(offsets(&server.json(RECORDS, body.clone()).await), [(3, 0)]);
@@ -255,8 +263,7 @@ async fn a_keyed_record_elsewhere_than_its_key_says_marks_the_topic() {
 
 #[tokio::test]
 async fn one_wrong_record_refuses_them_all_and_names_its_field() {
-    let server = Server::new();
-    server.topic("t", 2, json!({}));
+    let server = Server::with_topic(2);
     for (record, pointer) in [
         (r#"{"vlaue":1}"#, "/records/3/vlaue"),
         (r#"{"key":1}"#, "/records/3/key"),
@@ -290,8 +297,7 @@ async fn one_wrong_record_refuses_them_all_and_names_its_field() {
 
 #[tokio::test]
 async fn hostile_json_is_refused_and_harms_nothing() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let deep = format!("{{\"records\":[{{\"value\":{}", "[".repeat(2_000_000));
     server.json(RECORDS, deep).await.invalid("/records/0/value");
     server
@@ -307,8 +313,7 @@ async fn hostile_json_is_refused_and_harms_nothing() {
 
 #[tokio::test]
 async fn line_breaks_in_a_value_are_kept_and_told_to_readers() {
-    let server = Server::new();
-    server.topic("t", 2, json!({}));
+    let server = Server::with_topic(2);
     let body =
         "{\"records\":[{\"partition\":0,\"value\":{\"a\":\n1}},\n{\"partition\":1,\n\"value\":[1, 2]}]}";
     server.json(RECORDS, body).await.ok();
@@ -319,8 +324,7 @@ async fn line_breaks_in_a_value_are_kept_and_told_to_readers() {
 
 #[tokio::test]
 async fn what_is_not_there_is_unknown() {
-    let server = Server::new();
-    server.topic("t", 2, json!({}));
+    let server = Server::with_topic(2);
     server
         .json("/v1/topics/x/records", r#"{"records":[{}]}"#)
         .await
@@ -474,8 +478,7 @@ async fn ack_is_the_requests_or_the_topics() {
 
 #[tokio::test]
 async fn records_are_appended_only_at_the_expected_offset() {
-    let server = Server::new();
-    server.topic("t", 2, json!({}));
+    let server = Server::with_topic(2);
     let body = r#"{"records":[{"partition":1},{"partition":1}]}"#;
     let path = |offset: u64| format!("/v1/topics/t/records?expected_offset={offset}");
     let answer = server.json(&path(1), body).await;
@@ -502,8 +505,7 @@ async fn records_are_appended_only_at_the_expected_offset() {
 
 #[tokio::test]
 async fn unknown_parameters_are_refused_by_name() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     for (path, content_type, name) in [
         ("/v1/topics/t/records?akc=durable", "application/json", "akc"),
         ("/v1/topics/t/records?key=a", "application/json", "key"),
@@ -540,8 +542,7 @@ async fn unknown_parameters_are_refused_by_name() {
 
 #[tokio::test]
 async fn a_traceparent_is_kept_with_every_record_that_has_none() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let own = r#"{"headers":{"a":"b","traceparent":"own"}}"#;
     for (content_type, body) in [
@@ -564,8 +565,7 @@ async fn a_traceparent_is_kept_with_every_record_that_has_none() {
 
 #[tokio::test]
 async fn compressed_bodies_are_taken_in_every_type() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let batch = batch(&["1"]);
     let bodies: [(&str, &str, &[u8]); 4] = [
         (RECORDS, "application/json", br#"{"records":[{"value":1}]}"#),
@@ -604,8 +604,7 @@ async fn compressed_bodies_are_taken_in_every_type() {
 
 #[tokio::test]
 async fn any_other_type_is_one_records_value() {
-    let server = Server::new();
-    server.topic("t", 4, json!({}));
+    let server = Server::with_topic(4);
     let path = "/v1/topics/t/records?key=a%20key&partition=2&timestamp=2013-07-01T00:00:00Z";
     let answer = server
         .post(path, &[("content-type", "image/png; x=1")], &b"\x89PNG\r\n"[..])
@@ -645,8 +644,7 @@ async fn readers_are_told_which_raw_values_are_json_in_one_line() {
         ("[1,\n2]", false),
         ("1\n", false),
     ] {
-        let server = Server::new();
-        server.topic("t", 1, json!({}));
+        let server = Server::with_topic(1);
         server.post(RECORDS, &[], value).await.ok();
         assert_eq!(server.stored("t", 0)[0].value(), value);
         assert_eq!(server.runs("t", 0).1, is_json, "{value:?}");
@@ -657,8 +655,7 @@ async fn readers_are_told_which_raw_values_are_json_in_one_line() {
 
 #[tokio::test]
 async fn lines_are_counted_by_partition() {
-    let server = Server::new();
-    server.topic("t", 4, json!({}));
+    let server = Server::with_topic(4);
     let body = "{\"partition\":3,\"value\":1}\n\n  \t\r\n{\"partition\":1}\r\n{\"partition\":3,\"value\":{\"a\":\t2}}";
     for round in 0..2 {
         let answer = server.ndjson(RECORDS, body).await;
@@ -720,8 +717,7 @@ async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
 
 #[tokio::test]
 async fn a_bad_first_line_leaves_nothing() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let answer = server.ndjson(RECORDS, "{\"vlaue\":1}\n{}\n").await;
     let problem = answer.problem(400, "invalid-request");
     assert_eq!(problem["line"], 1);
@@ -819,8 +815,7 @@ async fn a_connection_that_breaks_leaves_whole_units_and_no_others() {
 
 #[tokio::test]
 async fn units_follow_on_from_the_expected_offset() {
-    let server = Server::new();
-    server.topic("t", 2, json!({}));
+    let server = Server::with_topic(2);
     let body = "{\"key\":\"k\"}\n".repeat(25_000);
     let path = |offset: u64| format!("/v1/topics/t/records?expected_offset={offset}");
     server.ndjson(&path(0), body.clone()).await.ok();
@@ -856,8 +851,7 @@ async fn units_follow_on_from_the_expected_offset() {
 
 #[tokio::test]
 async fn a_unit_that_fails_says_what_is_in() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let log = server.app.log.clone();
     let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from("{}\n".repeat(25_000)))]);
     let then = stream::once(async move {
@@ -882,8 +876,7 @@ async fn a_unit_that_fails_says_what_is_in() {
 
 #[tokio::test]
 async fn a_server_that_stops_ends_an_upload_that_waits() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let app = server.app.clone();
     let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from("{}\n".repeat(10_001)))]);
     let then = stream::once(async move {
@@ -901,8 +894,7 @@ async fn a_server_that_stops_ends_an_upload_that_waits() {
 #[tokio::test]
 async fn an_upload_that_never_waits_lets_others_run_and_ends_with_the_server() {
     const CHUNKS: usize = 10_000;
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let blank = b"\n".repeat(64 << 10);
     for (coding, chunk) in [
         ("identity", blank.clone()),
@@ -941,8 +933,7 @@ async fn an_upload_that_never_waits_lets_others_run_and_ends_with_the_server() {
 
 #[tokio::test]
 async fn an_upload_that_is_repeated_lets_others_run() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let headers = [("content-type", NDJSON), ("idempotency-key", "again")];
     let upload = || {
         let body = streamed(&b"{\"value\":\"0123456789\"}\n".repeat(50_000), 30_000);
@@ -966,8 +957,7 @@ async fn an_upload_that_is_repeated_lets_others_run() {
 
 #[tokio::test]
 async fn a_closed_log_is_a_server_that_stops() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     server.app.log.close().unwrap();
     server
         .json(RECORDS, r#"{"records":[{}]}"#)
@@ -1017,11 +1007,9 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 #[tokio::test]
 async fn batches_are_stored_as_they_came() {
-    let server = Server::new();
-    server.topic("t", 2, json!({}));
+    let server = Server::with_topic(2);
     let path = "/v1/topics/t/partitions/1/records";
-    let headers = [("content-type", BATCH)];
-    let answer = server.post(path, &headers, batch(&["a", "b"])).await;
+    let answer = server.batches(path, batch(&["a", "b"])).await;
     assert_eq!(
         answer.ok(),
         json!({"first_offset": 0, "last_offset": 1, "records": 2})
@@ -1029,7 +1017,7 @@ async fn batches_are_stored_as_they_came() {
     let mut moved = sealed(&["d"]);
     moved.set_base_offset(Offset::new(777));
     let body = [&batch(&["c"])[..], moved.as_bytes()].concat();
-    let answer = server.post(path, &headers, streamed(&body, 10)).await;
+    let answer = server.batches(path, streamed(&body, 10)).await;
     assert_eq!(
         answer.ok(),
         json!({"first_offset": 2, "last_offset": 3, "records": 2})
@@ -1047,19 +1035,11 @@ async fn batches_are_stored_as_they_came() {
     assert!(bytes.starts_with(&batch(&["a", "b"])));
     assert!(!json_lines, "nobody has looked at the values");
     let answer = server
-        .post(
-            &format!("{path}?expected_offset=3&ack=written"),
-            &headers,
-            batch(&["x"]),
-        )
+        .batches(&format!("{path}?expected_offset=3&ack=written"), batch(&["x"]))
         .await;
     answer.problem(412, "offset-mismatch");
     server
-        .post(
-            &format!("{path}?expected_offset=4&ack=written"),
-            &headers,
-            batch(&["x"]),
-        )
+        .batches(&format!("{path}?expected_offset=4&ack=written"), batch(&["x"]))
         .await
         .ok();
 }
@@ -1068,15 +1048,13 @@ async fn batches_are_stored_as_they_came() {
 async fn batches_to_a_topic_with_its_own_time_get_it() {
     let server = Server::new();
     server.topic("t", 1, json!({"timestamp_type": "log_append_time"}));
-    let headers = [("content-type", BATCH)];
-    server.post(TO_PARTITION, &headers, batch(&["a"])).await.ok();
+    server.batches(TO_PARTITION, batch(&["a"])).await.ok();
     assert_eq!(server.stored("t", 0)[0].timestamp, NOW);
 }
 
 #[tokio::test]
 async fn damaged_batches_are_refused() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let good = batch(&["a", "b"]);
     let mut flipped = good.clone();
     *flipped.last_mut().unwrap() ^= 1;
@@ -1093,7 +1071,7 @@ async fn damaged_batches_are_refused() {
         // A producer without an epoch and a sequence.
         changed(|header| header.producer_id.0 = 0),
     ] {
-        let answer = server.post(TO_PARTITION, &[("content-type", BATCH)], body).await;
+        let answer = server.batches(TO_PARTITION, body).await;
         answer.problem(400, "invalid-request");
     }
     assert!(server.stored("t", 0).is_empty());
@@ -1101,8 +1079,7 @@ async fn damaged_batches_are_refused() {
 
 #[tokio::test]
 async fn batches_of_later_versions_are_not_supported() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     for body in [
         changed(|header| header.attributes.0 |= 1),
         changed(|header| header.attributes.0 |= 4),
@@ -1110,7 +1087,7 @@ async fn batches_of_later_versions_are_not_supported() {
         changed(|header| header.attributes.0 |= 1 << 5),
         [batch(&["good"]), changed(|header| header.attributes.0 |= 1 << 4)].concat(),
     ] {
-        let answer = server.post(TO_PARTITION, &[("content-type", BATCH)], body).await;
+        let answer = server.batches(TO_PARTITION, body).await;
         answer.problem(501, "not-supported");
     }
     assert!(server.stored("t", 0).is_empty());
@@ -1123,36 +1100,32 @@ async fn batches_keep_the_limits_of_the_topic() {
         ..Limits::default()
     });
     server.topic("t", 1, json!({"max_record_bytes": 100}));
-    let headers = [("content-type", BATCH)];
-    let path = TO_PARTITION;
     server
-        .post(path, &headers, batch(&["x".repeat(99).as_str()]))
+        .batches(TO_PARTITION, batch(&["x".repeat(99).as_str()]))
         .await
         .ok();
     let answer = server
-        .post(path, &headers, batch(&["x", "x".repeat(100).as_str()]))
+        .batches(TO_PARTITION, batch(&["x", "x".repeat(100).as_str()]))
         .await;
     answer.problem(413, "record-too-large");
-    let answer = server.post(path, &headers, batch(&vec!["x"; 1000])).await;
+    let answer = server.batches(TO_PARTITION, batch(&vec!["x"; 1000])).await;
     answer.problem(413, "request-too-large");
 }
 
 #[tokio::test]
 async fn each_type_has_its_path() {
-    let server = Server::new();
-    server.topic("t", 2, json!({}));
-    let path = TO_PARTITION;
+    let server = Server::with_topic(2);
     for content_type in ["application/json", NDJSON, "text/plain"] {
-        let answer = server.post(path, &[("content-type", content_type)], "{}").await;
+        let answer = server
+            .post(TO_PARTITION, &[("content-type", content_type)], "{}")
+            .await;
         answer.problem(415, "unsupported-media-type");
     }
     server
-        .post(path, &[], "x")
+        .post(TO_PARTITION, &[], "x")
         .await
         .problem(415, "unsupported-media-type");
-    let answer = server
-        .post(RECORDS, &[("content-type", BATCH)], batch(&["1"]))
-        .await;
+    let answer = server.batches(RECORDS, batch(&["1"])).await;
     answer.problem(415, "unsupported-media-type");
     let answer = server
         .post(
@@ -1162,16 +1135,15 @@ async fn each_type_has_its_path() {
         )
         .await;
     answer.problem(415, "unsupported-media-type");
-    let headers = [("content-type", BATCH)];
     for partition in ["2", "01", "x", "4294967296"] {
         let path = format!("/v1/topics/t/partitions/{partition}/records");
         server
-            .post(&path, &headers, batch(&["1"]))
+            .batches(&path, batch(&["1"]))
             .await
             .problem(404, "unknown-partition");
     }
     server
-        .post("/v1/topics/x/partitions/0/records", &headers, batch(&["1"]))
+        .batches("/v1/topics/x/partitions/0/records", batch(&["1"]))
         .await
         .problem(404, "unknown-topic");
 }
@@ -1183,10 +1155,7 @@ async fn a_mark_is_set_for_keyed_records_in_batches_too() {
     let home = partition_of_key(b"k", 6);
     for (partition, marked) in [(home, false), ((home + 1) % 6, true)] {
         let path = format!("/v1/topics/t/partitions/{partition}/records");
-        server
-            .post(&path, &[("content-type", BATCH)], batch(&["1"]))
-            .await
-            .ok();
+        server.batches(&path, batch(&["1"])).await.ok();
         assert_eq!(
             server.app.log.state_get(&keyed_elsewhere(topic.id())).is_some(),
             marked
@@ -1227,8 +1196,7 @@ async fn a_bodys_part_of_the_budget_comes_back_after_every_answer() {
 
 #[tokio::test]
 async fn a_client_that_writes_all_before_it_reads_finds_the_refusal() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn(axum::serve(listener, quipu::http::router(server.app.clone())).into_future());
@@ -1274,8 +1242,7 @@ proptest! {
         let values: Vec<String> = values.iter().map(|(text, float, number)| json!({text: [float, number, text]}).to_string()).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let server = Server::new();
-            server.topic("t", 1, json!({}));
+            let server = Server::with_topic(1);
             let records: Vec<String> = values.iter().map(|value| format!("{{\"value\":{value}}}")).collect();
             server.json(RECORDS, format!("{{\"records\":[{}]}}", records.join(","))).await.ok();
             server.ndjson(RECORDS, records.join("\n")).await.ok();

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::fixture::{configure, count, post, start};
 use crate::requests::{NDJSON, RECORDS, UNIT_LINES, lines, sent};
-use crate::support::Rng;
+use crate::support::{Rng, Service};
 
 #[tokio::test]
 async fn a_stream_that_was_cut_off_is_completed_by_its_retry() {
@@ -146,18 +146,22 @@ async fn a_stream_that_is_not_allowed_any_more_is_passed_over_where_it_is_in_and
     assert_eq!(count(&service, "t").await, total as u64);
 }
 
+/// Sends a stream with the key `k` of which the first unit arrives whole, before the connection breaks.
+async fn break_off(service: &Service, uri: &str, lines: String) {
+    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
+    let pieces = [Ok(lines.into_bytes()), Err(std::io::Error::other("gone"))];
+    let broken = Body::from_stream(futures_util::stream::iter(pieces));
+    let answer = service.send(Method::POST, uri, &headers, broken).await;
+    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
+}
+
 #[tokio::test]
 async fn a_conditional_stream_goes_on_in_the_partition_of_its_first_try() {
     let service = start().await;
     let line = |n: usize| format!("{{\"value\":{n}}}\n");
     let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
-    let one: String = (0..UNIT_LINES + 3).map(line).collect();
     let uri = format!("{RECORDS}?expected_offset=0");
-    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
-    let pieces = [Ok(one.into_bytes()), Err(std::io::Error::other("gone"))];
-    let broken = Body::from_stream(futures_util::stream::iter(pieces));
-    let answer = service.send(Method::POST, &uri, &headers, broken).await;
-    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
+    break_off(&service, &uri, (0..UNIT_LINES + 3).map(line).collect()).await;
     let whole = sent(&uri, NDJSON, all).key("k");
     let answer = post(&service, &whole).await;
     let appended = answer.appended();
@@ -173,13 +177,8 @@ async fn a_conditional_stream_does_not_go_on_in_another_partition_where_partitio
     // A key whose partition of four is another one than of five.
     let line = |n: usize| format!("{{\"key\":\"k1\",\"value\":{n}}}\n");
     let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
-    let one: String = (0..UNIT_LINES + 3).map(line).collect();
     let uri = format!("{RECORDS}?expected_offset=0");
-    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
-    let pieces = [Ok(one.into_bytes()), Err(std::io::Error::other("gone"))];
-    let broken = Body::from_stream(futures_util::stream::iter(pieces));
-    let answer = service.send(Method::POST, &uri, &headers, broken).await;
-    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
+    break_off(&service, &uri, (0..UNIT_LINES + 3).map(line).collect()).await;
     configure(&service, json!({"partitions": 5})).await;
     // The other partition is as long as the condition wants.
     let fill: String = (0..UNIT_LINES).map(line).collect();
