@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use quipu::broker::groups::members::end_sessions;
 use serde_json::{Value, json};
 use support::{Service, anonymous_bytes};
 use tokio::task::JoinSet;
@@ -91,7 +90,7 @@ async fn crowd(groups: usize) {
             .with_status(201);
     }
     let ticks = Arc::new(AtomicU64::new(0));
-    let ending = tokio::spawn(counted(end_sessions(service.app.broker.clone()), &ticks));
+    let ending = tokio::spawn(counted(service.app.groups.clone().end_sessions(), &ticks));
     let mut ack = Value::Null;
     exchange(&service, &mut ack).await;
 

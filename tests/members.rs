@@ -2,7 +2,6 @@
 
 mod support;
 
-use quipu::broker::groups::members::{describe, end_sessions};
 use serde_json::{Value, json};
 use support::{Answer, Service};
 
@@ -187,7 +186,10 @@ async fn a_waiting_poll_ends_with_a_record_a_rebalance_or_a_newer_poll() {
         let service = service.clone();
         async move {
             let waits = |service: &Service| {
-                describe(&service.app, "billing")
+                service
+                    .app
+                    .groups
+                    .describe("billing")
                     .iter()
                     .filter(|member| member.is_polling)
                     .count()
@@ -377,7 +379,7 @@ async fn wrong_requests_of_members_are_refused_by_name() {
 #[tokio::test]
 async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends() {
     let service = orders(1, 5).await;
-    let ending = tokio::spawn(end_sessions(service.app.broker.clone()));
+    let ending = tokio::spawn(service.app.groups.clone().end_sessions());
     let join = |name: &str| json!({"topics": ["orders"], "member_id": name, "session_timeout_ms": 100});
     service.post(MEMBERS, join("a")).await.with_status(201);
     let polled = take(&service, "a", quick(&Value::Null)).await;
@@ -408,8 +410,11 @@ async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
     service.post(path, member("a")).await.with_status(201);
     leave(&service, "a").await;
     let guard = service.app.groups.alone().await;
-    let outside =
-        quipu::broker::groups::members::begin_outside(&service.app, "billing").expect("nobody is there");
+    let outside = service
+        .app
+        .groups
+        .begin_outside("billing")
+        .expect("nobody is there");
     let router = service.router.clone();
     let request = http::Request::post(path)
         .header("content-type", "application/json")
@@ -418,9 +423,8 @@ async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    quipu::broker::groups::delete(&service.app.log, (guard, outside), "billing")
-        .await
-        .unwrap();
+    let deleted = service.app.groups.delete((guard, outside), "billing").await;
+    deleted.unwrap();
     assert_eq!(joining.await.unwrap().unwrap().status(), 201);
     let group = service.get("/v1/groups/billing").await.ok();
     assert_eq!(group["members"][0]["member_id"], "b");

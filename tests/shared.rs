@@ -2,7 +2,6 @@
 
 mod support;
 
-use quipu::broker::groups::members::end_sessions;
 use serde_json::{Value, json};
 use support::Service;
 
@@ -243,7 +242,7 @@ async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() 
 #[tokio::test]
 async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     let service = jobs(1, 1).await;
-    let ending = tokio::spawn(end_sessions(service.app.broker.clone()));
+    let ending = tokio::spawn(service.app.groups.clone().end_sessions());
     for name in ["a", "b"] {
         enter(&service, name, json!({"lease_ms": 100, "max_deliveries": 3})).await;
     }

@@ -53,7 +53,7 @@ pub struct Parts {
     /// The groups' lag of the last day.
     pub history: History,
     /// Where requests' records without keys go.
-    pub rotation: Rotation,
+    pub rotation: Arc<Rotation>,
     /// Set once the log can take requests with idempotency keys ([`Log::prepare_keys`]).
     pub(crate) keys_prepared: AtomicBool,
     /// Becomes true when the server begins to stop: long polls then end at once with what they have.
@@ -66,18 +66,28 @@ impl Broker {
     pub fn new(log: Log, clock: Arc<dyn Clock>, limits: Limits, offsets_retention: Option<Duration>) -> Self {
         topics::skips::look_again(&log);
         let (blocking, counters) = (Blocking::default(), Arc::new(Counters::default()));
+        let rotation: Arc<Rotation> = Arc::default();
         let stopping = watch::Sender::new(false);
+        let fetcher = Fetcher::new(&log, &blocking, &counters, &stopping);
         Self(Arc::new(Parts {
-            fetcher: Fetcher::new(&log, &blocking, &counters, &stopping),
+            groups: Groups::new(
+                log.clone(),
+                Arc::clone(&clock),
+                blocking.clone(),
+                limits.clone(),
+                fetcher.clone(),
+                Arc::clone(&rotation),
+                stopping.subscribe(),
+            ),
+            fetcher,
             log,
-            groups: Groups::new(clock.now()),
             clock,
             blocking,
             limits,
             offsets_retention,
             counters,
             history: History::default(),
-            rotation: Rotation::default(),
+            rotation,
             keys_prepared: AtomicBool::new(false),
             stopping,
         }))

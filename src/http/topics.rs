@@ -157,7 +157,7 @@ async fn create_topic(
         let (topic, is_new) =
             catalog::create(&app.log, &app.config.limits, &name, body.partitions, &body.config)?;
         if is_new {
-            app.groups.coordinator.topics_changed();
+            app.groups.topics_changed();
         }
         Ok((describe(&app.log, &topic)?, is_new))
     })
@@ -271,7 +271,7 @@ async fn alter_topic(
             body.partitions,
             &body.config,
         )?;
-        app.groups.coordinator.topics_changed();
+        app.groups.topics_changed();
         describe(&app.log, &topic)
     })
     .await?;
@@ -298,7 +298,7 @@ async fn delete_topic(
     Params::parse(query.as_deref(), &[], &[])?;
     blocking(app.blocking.clone(), Work::Change, move || {
         catalog::delete(&app.log, topic.name())?;
-        app.groups.coordinator.topics_changed();
+        app.groups.topics_changed();
         Ok(())
     })
     .await?;

@@ -12,7 +12,6 @@ use prometheus_client::registry::Unit;
 
 use super::{MAX_SERIES, Writer};
 use crate::app::App;
-use crate::broker::groups::{self};
 use crate::broker::lag::report::{self, GroupLag, Total};
 
 /// What is told of groups.
@@ -52,7 +51,7 @@ impl Lags {
     #[must_use]
     pub fn of(app: &App) -> Self {
         let mut lags = Self::default();
-        for name in groups::names(&app.log) {
+        for name in app.groups.names() {
             let lag = report::lag_of(app, &name);
             lags.push(name.into(), lag, MAX_SERIES);
         }

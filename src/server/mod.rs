@@ -139,8 +139,11 @@ pub async fn start_on(
         }
     });
     // These end by themselves when the server stops.
-    drop(tokio::spawn(groups::members::end_sessions(app.broker.clone())));
-    drop(tokio::spawn(groups::expiry::run(app.broker.clone())));
+    drop(tokio::spawn(app.groups.clone().end_sessions()));
+    drop(tokio::spawn(groups::expiry::run(
+        app.groups.clone(),
+        app.offsets_retention,
+    )));
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), files.refusals, stopped));
     let sampling = tokio::spawn(lag::sampler::run(app.broker.clone()));

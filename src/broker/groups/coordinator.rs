@@ -1,22 +1,28 @@
 //! The groups that have members: one cell each, behind a lock that is held for memory operations only.
 //!
 //! A cell is made when the first member joins and stays for a while after the last has gone, so that an acknowledgement
-//! which comes late is still known for what it is; then the group costs what it has committed and nothing more.
+//! which comes late is still recognised; then the group costs what it has committed and nothing more.
+//!
+//! [`Coordinator::lock`] ends the sessions that are over before anybody looks, and wakes waiting polls when the lock is
+//! given back: the state machines only say whom.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
-use super::live::{GroupState, Kind, Live};
-use super::ordered::{Joining, Ms, Ordered};
+use super::live::{GroupState, GroupType, Live};
+use super::members::{Joining, Members, Ms, Refused};
+use super::ordered::partitions::Ordered;
+use super::poll_id::PollId;
 use super::shared::queue::MemberKey;
 use super::shared::work::Work;
 use super::subscriptions::has_begun;
-use crate::broker::engine::{Log, PartitionId, TimestampMs, TopicId};
+use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs, TopicId};
 
 /// How long a group without members is remembered.
 const REMEMBERED_MS: Ms = 600_000;
@@ -34,9 +40,9 @@ pub(crate) struct Coordinator {
     members: AtomicUsize,
     /// Raised when a topic is made, changed or deleted.
     topics: watch::Sender<u64>,
-    /// When who ends sessions looks again.
+    /// When the task that ends sessions looks again.
     looks_at: AtomicU64,
-    /// Wakes it: a session may end sooner than that.
+    /// Wakes that task: a session may end sooner.
     pub(crate) sooner: Notify,
 }
 
@@ -44,20 +50,26 @@ pub(crate) struct Coordinator {
 #[derive(Debug)]
 pub(crate) struct Cell {
     pub(crate) group: Arc<str>,
-    /// Told when a change from outside has ended.
+    /// Notified when a change from outside has ended.
     pub(crate) joinable: Notify,
     core: Mutex<Core>,
+}
+
+/// How a group shares the records, with its state.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// Each partition is read by one member at a time.
+    Ordered(Ordered),
+    /// Each record is leased to one member at a time.
+    Shared(Work),
 }
 
 /// What a cell holds.
 #[derive(Debug)]
 pub(crate) struct Core {
-    /// The members, and in an ordered group their partitions.
-    pub(crate) ordered: Ordered,
-    /// In a shared group, its records.
-    pub(crate) work: Option<Work>,
-    /// The names of the topics that each member subscribes to.
-    subscriptions: BTreeMap<Arc<str>, BTreeSet<String>>,
+    pub(crate) members: Members,
+    pub(crate) kind: Kind,
+    sessions: BTreeMap<Arc<str>, Session>,
     /// Topics that it reads and that are not in the group's durable subscription, because they took the place of deleted
     /// ones under the same names: the next poll writes them.
     pub(crate) unsubscribed: Vec<TopicId>,
@@ -67,9 +79,48 @@ pub(crate) struct Core {
     empty_since: Option<Ms>,
     /// Changes of what it has committed that no member makes and that are under way: nobody joins meanwhile.
     outside: usize,
-    /// It is not in the table any more.
-    is_forgotten: bool,
+    /// It is not in the table any more: look for another cell.
+    pub(crate) is_forgotten: bool,
     counted: usize,
+}
+
+/// What a member has besides its place in [`Members`], for as long as it is one.
+#[derive(Debug)]
+struct Session {
+    /// The names of the topics that it subscribes to.
+    topics: BTreeSet<String>,
+    /// Wakes its waiting poll. All members of a shared group have the same, because any of them may take a free record.
+    wake: Arc<Notify>,
+    /// Held from before a commit of the member begins until it has ended: commits land in the order in which they begin.
+    order: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A group's state, locked. Giving it back wakes the polls that have something to look at, and keeps the books.
+pub(crate) struct Locked<'a> {
+    coordinator: &'a Coordinator,
+    core: MutexGuard<'a, Core>,
+    now: Ms,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.core.wake();
+        self.coordinator.count(&mut self.core, self.now);
+    }
 }
 
 impl Coordinator {
@@ -133,9 +184,9 @@ impl Coordinator {
         }
         let group: Arc<str> = group.into();
         let core = Core {
-            ordered: Ordered::new(self.life, self.numbers.load(Relaxed)),
-            work: None,
-            subscriptions: BTreeMap::new(),
+            members: Members::new(self.life, self.numbers.load(Relaxed)),
+            kind: Kind::Ordered(Ordered::default()),
+            sessions: BTreeMap::new(),
             unsubscribed: Vec::new(),
             topics_seen: 0,
             empty_since: None,
@@ -157,9 +208,9 @@ impl Coordinator {
         let mut cells = self.cells.lock();
         if let Some(cell) = cells.get(group) {
             let mut core = cell.core.lock();
-            if core.ordered.members.is_empty() && core.outside == 0 {
+            if core.members.is_empty() && core.outside == 0 {
                 core.is_forgotten = true;
-                self.numbers.fetch_max(core.ordered.last_number(), Relaxed);
+                self.numbers.fetch_max(core.members.last_number(), Relaxed);
                 drop(core);
                 cells.remove(group);
             }
@@ -173,54 +224,47 @@ impl Coordinator {
         Some(core.empty_since.unwrap_or(now))
     }
 
-    /// Begins a change of what a group has committed that no member makes. Nobody joins until it has ended, so that no
-    /// member goes on from what was before. `None`: the group has members, or one that is gone has a commit on its way.
-    pub(crate) fn begin_outside(self: &Arc<Self>, group: &str, now: Ms) -> Option<Outside> {
+    /// Begins a change of what a group has committed that no member makes. Nobody joins until [`Coordinator::end_outside`],
+    /// so that no member goes on from what was before. `None`: the group has members, or one that is gone has a commit on
+    /// its way.
+    pub(crate) fn begin_outside(&self, group: &str, now: Ms) -> Option<Arc<Cell>> {
         loop {
             let cell = self.cell(group);
             let mut core = self.lock(&cell, now);
             if core.is_forgotten {
                 continue;
             }
-            let is_idle = core.work.as_ref().is_none_or(Work::is_idle);
-            if !core.ordered.members.is_empty() || core.ordered.is_committing() || !is_idle {
+            if !core.members.is_empty() || !core.is_idle() {
                 return None;
             }
             core.outside += 1;
             drop(core);
-            return Some(Outside {
-                coordinator: Arc::clone(self),
-                cell,
-            });
+            return Some(cell);
         }
     }
 
-    /// What a group's members are doing.
-    pub(crate) fn state(&self, group: &str) -> GroupState {
-        self.find(group)
-            .map_or(GroupState::Empty, |cell| cell.core.lock().ordered.state())
+    /// Ends a change that [`Coordinator::begin_outside`] began.
+    pub(crate) fn end_outside(&self, cell: &Cell) {
+        cell.core.lock().outside -= 1;
+        // What the cell remembers of who had what does not fit what is committed any more.
+        self.forget(&cell.group);
+        cell.joinable.notify_waiters();
     }
 
-    /// What is known of a group's members.
+    /// The group's members and partitions at the moment; `None` where it has no members.
     pub(crate) fn live(&self, group: &str) -> Option<Live> {
         let cell = self.find(group)?;
         let core = cell.core.lock();
-        if core.ordered.members.is_empty() {
+        if core.members.is_empty() {
             return None;
         }
-        Some(match &core.work {
-            Some(work) => Live {
-                state: GroupState::Stable,
-                kind: Kind::Shared,
-                members: core.ordered.members.len(),
-                partitions: work.queues.keys().map(|id| (*id, None)).collect(),
-            },
-            None => Live {
-                state: core.ordered.state(),
-                kind: Kind::Ordered,
-                members: core.ordered.members.len(),
-                partitions: core
-                    .ordered
+        Some(Live {
+            state: core.state(),
+            kind: core.group_type(),
+            members: core.members.len(),
+            partitions: match &core.kind {
+                Kind::Shared(work) => work.queues.keys().map(|id| (*id, None)).collect(),
+                Kind::Ordered(ordered) => ordered
                     .partitions()
                     .map(|(id, owner)| (id, owner.cloned()))
                     .collect(),
@@ -229,40 +273,27 @@ impl Coordinator {
     }
 
     /// The group's state, with the sessions ended that are over.
-    pub(crate) fn lock<'a>(&self, cell: &'a Cell, now: Ms) -> MutexGuard<'a, Core> {
+    pub(crate) fn lock<'a>(&'a self, cell: &'a Cell, now: Ms) -> Locked<'a> {
         let mut core = cell.core.lock();
-        for (member, key) in core.ordered.expire(now) {
-            if let Some(work) = &mut core.work {
-                work.release_all(MemberKey(key));
-            }
+        for member in core.members.expired(now) {
+            core.leave(&member);
             tracing::info!(
                 group = &*cell.group,
                 member = &*member,
                 "a member was not heard from within its session: its partitions go to others"
             );
         }
-        self.settle(&mut core, now);
-        core
+        Locked {
+            coordinator: self,
+            core,
+            now,
+        }
     }
 
     /// Keeps the books after members came, went or were heard from.
-    pub(crate) fn settle(&self, core: &mut Core, now: Ms) {
-        if core
-            .ordered
-            .next_deadline()
-            .is_some_and(|at| at < self.looks_at.load(Relaxed))
-        {
-            self.sooner.notify_one();
-        }
-        let Core {
-            ordered,
-            subscriptions,
-            ..
-        } = core;
-        let count = ordered.members.len();
-        if count != subscriptions.len() {
-            subscriptions.retain(|member, _| ordered.members.contains_key(member));
-        }
+    fn count(&self, core: &mut Core, now: Ms) {
+        self.look_sooner(core.members.next_deadline());
+        let count = core.members.len();
         if count != core.counted {
             self.members.fetch_add(count, Relaxed);
             self.members.fetch_sub(core.counted, Relaxed);
@@ -283,19 +314,16 @@ impl Coordinator {
         let mut busy = Vec::new();
         for cell in cells {
             let mut core = self.lock(&cell, now);
-            let mut deadline = core.ordered.next_deadline();
-            let mut is_idle = !core.ordered.is_committing() && core.outside == 0;
-            if let Some(work) = &mut core.work {
+            let mut deadline = core.members.next_deadline();
+            if let Kind::Shared(work) = &mut core.kind {
                 work.expire(now);
                 if work.is_due(now) || !work.unsaved().is_empty() {
                     busy.push(Arc::clone(&cell));
                 }
-                deadline = deadline
-                    .into_iter()
-                    .chain(work.next_deadline().filter(|at| *at > now))
-                    .min();
-                is_idle &= work.is_idle();
+                let leases = work.next_deadline().filter(|at| *at > now);
+                deadline = deadline.into_iter().chain(leases).min();
             }
+            let is_idle = core.is_idle() && !core.is_closed();
             let forget_at = core.empty_since.map(|since| since + REMEMBERED_MS);
             drop(core);
             if forget_at.is_some_and(|at| at <= now) && is_idle {
@@ -309,59 +337,172 @@ impl Coordinator {
     }
 }
 
-/// A change of what a group has committed that no member makes; it ends when this is dropped.
-#[derive(Debug)]
-pub struct Outside {
-    coordinator: Arc<Coordinator>,
-    cell: Arc<Cell>,
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        self.cell.core.lock().outside -= 1;
-        // What it remembers of who had what does not fit what is committed any more.
-        self.coordinator.forget(&self.cell.group);
-        self.cell.joinable.notify_waiters();
-    }
-}
-
 impl Core {
     /// Whether somebody from outside changes what is committed: nobody joins now.
     pub(crate) fn is_closed(&self) -> bool {
         self.outside > 0
     }
 
-    /// Whether this cell was taken out of the table: look for another.
-    pub(crate) fn is_forgotten(&self) -> bool {
-        self.is_forgotten
+    /// Whether nothing of the group is on its way to the log.
+    fn is_idle(&self) -> bool {
+        match &self.kind {
+            Kind::Ordered(ordered) => !ordered.is_committing(),
+            Kind::Shared(work) => work.is_idle(),
+        }
+    }
+
+    /// How the group shares the records.
+    pub(crate) fn group_type(&self) -> GroupType {
+        match self.kind {
+            Kind::Ordered(_) => GroupType::Ordered,
+            Kind::Shared(_) => GroupType::Shared,
+        }
+    }
+
+    /// What its members are doing.
+    pub(crate) fn state(&self) -> GroupState {
+        match &self.kind {
+            _ if self.members.is_empty() => GroupState::Empty,
+            Kind::Ordered(ordered) if ordered.is_rebalancing() => GroupState::Rebalancing,
+            Kind::Ordered(_) | Kind::Shared(_) => GroupState::Stable,
+        }
+    }
+
+    /// The state of an ordered group.
+    pub(crate) fn ordered(&mut self) -> Option<(&mut Ordered, &mut Members)> {
+        match &mut self.kind {
+            Kind::Ordered(ordered) => Some((ordered, &mut self.members)),
+            Kind::Shared(_) => None,
+        }
+    }
+
+    /// The state of a shared group.
+    pub(crate) fn work(&mut self) -> Option<&mut Work> {
+        match &mut self.kind {
+            Kind::Ordered(_) => None,
+            Kind::Shared(work) => Some(work),
+        }
+    }
+
+    /// Wakes the polls that have something to look at.
+    fn wake(&mut self) {
+        if let Kind::Shared(work) = &mut self.kind
+            && work.take_freed()
+            && let Some(session) = self.sessions.values().next()
+        {
+            session.wake.notify_waiters();
+        }
+        for member in self.members.take_woken() {
+            if let Some(session) = self.sessions.get(&member) {
+                session.wake.notify_waiters();
+            }
+        }
     }
 
     /// Takes a member in; [`Core::refresh`] comes after it.
     pub(crate) fn join(&mut self, joining: Joining, topics: BTreeSet<String>, now: Ms) {
-        self.subscriptions.insert(Arc::clone(&joining.member), topics);
-        let before = self.ordered.join(joining, now);
+        let name = Arc::clone(&joining.member);
+        let before = self.members.join(joining, now);
+        match &mut self.kind {
+            Kind::Ordered(ordered) => ordered.join(&name),
+            Kind::Shared(work) => {
+                if let Some(before) = before {
+                    work.release_all(MemberKey(before));
+                }
+            }
+        }
         self.topics_seen = 0;
-        if let (Some(before), Some(work)) = (before, &mut self.work) {
-            work.release_all(MemberKey(before));
+        if let Some(session) = self.sessions.get_mut(&name) {
+            session.topics = topics;
+            return;
+        }
+        let common = match self.kind {
+            Kind::Ordered(_) => None,
+            Kind::Shared(_) => self.sessions.values().next(),
+        };
+        let session = Session {
+            topics,
+            wake: common
+                .map(|session| Arc::clone(&session.wake))
+                .unwrap_or_default(),
+            order: Arc::default(),
+        };
+        self.sessions.insert(name, session);
+    }
+
+    /// The epoch and assignment that an answer gives a member; nothing is assigned in a shared group.
+    ///
+    /// # Errors
+    /// [`Refused::Unknown`].
+    pub(crate) fn tell(&mut self, member: &str) -> Result<(u64, Vec<PartitionId>), Refused> {
+        match &mut self.kind {
+            Kind::Ordered(ordered) => ordered.tell(&mut self.members, member),
+            Kind::Shared(_) => {
+                let member = self.members.get(member).ok_or(Refused::Unknown)?;
+                Ok((member.epoch, Vec::new()))
+            }
         }
     }
 
-    /// Takes a member out.
-    pub(crate) fn leave(&mut self, member: &str) {
-        if let (Some(key), Some(work)) = (self.ordered.leave(member), &mut self.work) {
-            work.release_all(MemberKey(key));
+    /// Begins a poll. Returns its token and the commits that its `ack` asks for; leases are acknowledged elsewhere.
+    ///
+    /// # Errors
+    /// [`Refused::Unknown`].
+    pub(crate) fn begin_poll(
+        &mut self,
+        member: &str,
+        ack: Option<&PollId>,
+        now: Ms,
+    ) -> Result<(u64, Vec<(PartitionId, Offset)>), Refused> {
+        let token = self.members.begin_poll(member, now)?;
+        Ok((token, self.acknowledge(member, ack)))
+    }
+
+    /// Begins the commits that an `ack` asks for, in an ordered group.
+    pub(crate) fn acknowledge(&mut self, member: &str, ack: Option<&PollId>) -> Vec<(PartitionId, Offset)> {
+        match &mut self.kind {
+            Kind::Ordered(ordered) => ordered.acknowledge(&self.members, member, ack),
+            Kind::Shared(_) => Vec::new(),
         }
+    }
+
+    /// Takes a member out: its partitions or leases go to others.
+    pub(crate) fn leave(&mut self, member: &str) {
+        let Some(key) = self.members.leave(member) else {
+            return;
+        };
+        if let Some(session) = self.sessions.remove(member) {
+            session.wake.notify_waiters();
+        }
+        match &mut self.kind {
+            Kind::Ordered(ordered) => ordered.leave(&mut self.members, member),
+            Kind::Shared(work) => work.release_all(MemberKey(key)),
+        }
+    }
+
+    /// Wakes a member's waiting poll.
+    pub(crate) fn wake_of(&self, member: &str) -> Option<Arc<Notify>> {
+        self.sessions.get(member).map(|session| Arc::clone(&session.wake))
+    }
+
+    /// What a member's commits take in turn.
+    pub(crate) fn order_of(&self, member: &str) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        self.sessions
+            .get(member)
+            .map(|session| Arc::clone(&session.order))
     }
 
     /// Whether a member subscribes to just these topics.
     pub(crate) fn subscribes(&self, member: &str, topics: &BTreeSet<String>) -> bool {
-        self.subscriptions.get(member) == Some(topics)
+        self.sessions
+            .get(member)
+            .is_some_and(|session| session.topics == *topics)
     }
 
     /// Changes what a member subscribes to; [`Core::refresh`] comes after it.
     pub(crate) fn subscribe(&mut self, member: &str, topics: &BTreeSet<String>) {
-        if let Some(known) = self.subscriptions.get_mut(member) {
-            known.clone_from(topics);
+        if let Some(session) = self.sessions.get_mut(member) {
+            session.topics.clone_from(topics);
             self.topics_seen = 0;
         }
     }
@@ -374,7 +515,7 @@ impl Core {
         }
         let mut topics: BTreeMap<&str, Option<TopicId>> = BTreeMap::new();
         let mut partitions: BTreeSet<PartitionId> = BTreeSet::new();
-        for name in self.subscriptions.values().flatten() {
+        for name in self.sessions.values().flat_map(|session| &session.topics) {
             topics.entry(name).or_insert_with(|| {
                 let topic = log.topic(name)?;
                 let id = topic.id();
@@ -382,36 +523,31 @@ impl Core {
                 Some(id)
             });
         }
-        let of_member = |names: &BTreeSet<String>| {
-            names
-                .iter()
-                .filter_map(|name| topics.get(&**name).copied().flatten())
-                .collect()
-        };
-        let subscriptions = self
-            .subscriptions
-            .iter()
-            .map(|(member, names)| (Arc::clone(member), of_member(names)))
-            .collect();
+        for (name, session) in &self.sessions {
+            if let Some(member) = self.members.get_mut(name) {
+                let ids = session.topics.iter();
+                member.topics = ids
+                    .filter_map(|name| topics.get(&**name).copied().flatten())
+                    .collect();
+            }
+        }
         self.unsubscribed = topics.values().flatten().copied().collect();
         self.unsubscribed.retain(|topic| !has_begun(log, group, *topic));
-        if let Some(work) = &mut self.work {
-            work.refresh(log, group, &partitions);
-            // Nobody is assigned any of them.
-            self.ordered.refresh(&subscriptions, &BTreeSet::new(), |_| None);
-            return;
+        match &mut self.kind {
+            Kind::Shared(work) => work.refresh(log, group, &partitions),
+            Kind::Ordered(ordered) => {
+                let is_new = partitions.iter().any(|id| !ordered.knows(*id));
+                let committed = if is_new {
+                    super::committed(log, group)
+                } else {
+                    BTreeMap::new()
+                };
+                let offset = |id| {
+                    let committed: Option<&super::offsets::Committed> = committed.get(&id);
+                    committed.map(|committed| committed.offset)
+                };
+                ordered.refresh(&mut self.members, &partitions, offset);
+            }
         }
-        let is_new = partitions.iter().any(|id| !self.ordered.knows(*id));
-        let committed = if is_new {
-            super::committed(log, group)
-        } else {
-            BTreeMap::new()
-        };
-        let offset = |id| {
-            committed
-                .get(&id)
-                .map(|committed: &super::offsets::Committed| committed.offset)
-        };
-        self.ordered.refresh(&subscriptions, &partitions, offset);
     }
 }

@@ -14,12 +14,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::members::now_ms;
+use super::Groups;
+use super::members::Ms;
 use super::offsets::{self, Committed};
-use super::ordered::Ms;
 use super::shared::{codec, redrive};
 use super::subscriptions::{subscribed_at, subscriptions_prefix};
-use crate::broker::Broker;
 use crate::broker::engine::{Error, Log, StateChange, TimestampMs};
 
 /// The shortest time between two looks.
@@ -62,8 +61,8 @@ impl Expiry {
     ///
     /// # Errors
     /// Those of [`Log::append`]: the groups that are left are looked at again the next time.
-    pub async fn look(&mut self, broker: &Broker, retention: Duration) -> Result<Vec<Expired>, Error> {
-        let (looking, mut seen) = (broker.clone(), std::mem::take(self));
+    pub async fn look(&mut self, groups: &Groups, retention: Duration) -> Result<Vec<Expired>, Error> {
+        let (looking, mut seen) = (groups.clone(), std::mem::take(self));
         let looked = tokio::task::spawn_blocking(move || {
             let due = seen.due(&looking, retention);
             (seen, due)
@@ -74,8 +73,8 @@ impl Expiry {
         let mut expired = Vec::new();
         for group in due {
             // Nobody joins, commits or deletes between this look and its end.
-            let guard = broker.groups.alone().await;
-            let Some(plan) = Plan::of(&broker.log, &group) else {
+            let guard = groups.alone().await;
+            let Some(plan) = Plan::of(&groups.log, &group) else {
                 continue;
             };
             if self
@@ -85,15 +84,15 @@ impl Expiry {
             {
                 continue;
             }
-            let Some(outside) = broker.groups.coordinator.begin_outside(&group, now_ms(broker)) else {
+            let Some(outside) = groups.begin_outside(&group) else {
                 continue;
             };
-            let log = broker.log.clone();
+            let log = groups.log.clone();
             let (changes, done) = (
                 plan.changes,
                 Expired {
                     offsets: plan.offsets,
-                    age: age(plan.newest, broker.clock.now()),
+                    age: age(plan.newest, groups.clock.now()),
                     is_deleted: plan.is_deleted,
                     group,
                 },
@@ -117,13 +116,13 @@ impl Expiry {
     }
 
     /// The groups whose time is over.
-    fn due(&mut self, broker: &Broker, retention: Duration) -> Vec<String> {
-        let (now, wall) = (now_ms(broker), broker.clock.now());
-        let names = super::names(&broker.log);
+    fn due(&mut self, groups: &Groups, retention: Duration) -> Vec<String> {
+        let (now, wall) = (groups.now_ms(), groups.clock.now());
+        let names = groups.names();
         self.groups.retain(|group, _| names.binary_search(group).is_ok());
         let mut due = Vec::new();
         for group in names {
-            let Some(newest) = newest(&broker.log, &group) else {
+            let Some(newest) = newest(&groups.log, &group) else {
                 self.groups.remove(&group);
                 continue;
             };
@@ -134,7 +133,7 @@ impl Expiry {
             if seen.newest != newest {
                 *seen = Seen { newest, since: now };
             }
-            if let Some(last) = broker.groups.coordinator.had_members(&group, now) {
+            if let Some(last) = groups.coordinator.had_members(&group, now) {
                 seen.since = seen.since.max(last);
             }
             let waited = Duration::from_millis(now.saturating_sub(seen.since));
@@ -153,14 +152,12 @@ pub fn interval(retention: Duration) -> Duration {
 }
 
 /// Looks again and again, until the server stops; ends at once where offsets are kept for ever. To be spawned once.
-pub async fn run(broker: Broker) {
-    let Some(retention) = broker.offsets_retention else {
-        return;
-    };
-    let mut stopping = broker.stopping.subscribe();
+pub async fn run(groups: Groups, retention: Option<Duration>) {
+    let Some(retention) = retention else { return };
+    let mut stopping = groups.stopping.clone();
     let mut expiry = Expiry::default();
     loop {
-        if let Err(error) = expiry.look(&broker, retention).await {
+        if let Err(error) = expiry.look(&groups, retention).await {
             tracing::warn!(%error, "old offsets of groups could not be removed; they are looked at again");
         }
         tokio::select! {
@@ -231,11 +228,12 @@ mod tests {
     use crate::broker::engine::sim::{SimClock, SimDisk};
     use crate::broker::engine::{Offset, Options, PartitionId};
 
-    use super::super::live::Kind;
-    use super::super::members::{Join, Start, join, leave};
+    use super::super::Commit;
+    use super::super::live::GroupType;
+    use super::super::membership::{Join, Start};
     use super::super::shared::settings::{GroupValue, Settings};
-    use super::super::{Commit, commit, exists, make, names};
     use super::*;
+    use crate::broker::Broker;
     use crate::broker::limits::Limits;
 
     const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
@@ -290,6 +288,10 @@ mod tests {
             }
         }
 
+        fn groups(&self) -> &Groups {
+            &self.broker.groups
+        }
+
         fn partition(&self, index: u32) -> PartitionId {
             let topic = self.broker.log.topic("orders").unwrap().id();
             PartitionId { topic, index }
@@ -304,13 +306,10 @@ mod tests {
                 })
                 .collect();
             let guard = self.broker.groups.commits().await;
-            let now = self.broker.clock.now();
-            commit(&self.broker.log, guard, group, commits, now)
-                .await
-                .unwrap();
+            self.groups().commit(guard, group, commits).await.unwrap();
         }
 
-        async fn join(&self, group: &str, kind: Kind) {
+        async fn join(&self, group: &str, kind: GroupType) {
             let request = Join {
                 topics: ["orders".to_owned()].into(),
                 client_id: None,
@@ -322,13 +321,13 @@ mod tests {
                 max_deliveries: None,
                 dead_letter_topic: None,
             };
-            join(&self.broker, group, Some("a"), request).await.unwrap();
+            self.groups().join(group, Some("a"), request).await.unwrap();
         }
 
         /// Looks after so long; the names of the groups that expired.
         async fn look_after(&mut self, passed: Duration) -> Vec<String> {
             self.clock.advance(passed);
-            let expired = self.expiry.look(&self.broker, DAY).await.unwrap();
+            let expired = self.expiry.look(&self.broker.groups, DAY).await.unwrap();
             expired.into_iter().map(|expired| expired.group).collect()
         }
 
@@ -352,7 +351,7 @@ mod tests {
             [""; 0]
         );
         world.clock.advance(Duration::from_millis(1));
-        let expired = world.expiry.look(&world.broker, DAY).await.unwrap();
+        let expired = world.expiry.look(&world.broker.groups, DAY).await.unwrap();
         let old = Expired {
             group: "old".to_owned(),
             offsets: 4,
@@ -361,7 +360,7 @@ mod tests {
         };
         assert_eq!(expired, [old]);
         let world = world.restarted();
-        assert_eq!(names(&world.broker.log), ["newer"]);
+        assert_eq!(world.groups().names(), ["newer"]);
         assert_eq!(world.state().0, 2, "the group and its one offset");
     }
 
@@ -371,7 +370,7 @@ mod tests {
         world.commit("g", 1).await;
         world.look_after(Duration::ZERO).await;
         world.clock.advance(DAY);
-        assert_eq!(world.expiry.due(&world.broker, DAY), ["g"]);
+        assert_eq!(world.expiry.due(&world.broker.groups, DAY), ["g"]);
         world.commit("g", 1).await;
         assert_eq!(world.look_after(DAY - Duration::from_millis(1)).await, [""; 0]);
         assert_eq!(world.look_after(DAY).await, ["g"]);
@@ -381,9 +380,9 @@ mod tests {
     async fn a_group_keeps_its_offsets_while_it_has_members_and_for_the_retention_after_the_last_has_gone() {
         let mut world = World::new();
         world.commit("g", 1).await;
-        world.join("g", Kind::Ordered).await;
+        world.join("g", GroupType::Ordered).await;
         assert_eq!(world.look_after(DAY * 10).await, [""; 0]);
-        leave(&world.broker, "g", "a", None).await.unwrap();
+        world.groups().leave("g", "a", None).await.unwrap();
         assert_eq!(world.look_after(DAY - Duration::from_millis(1)).await, [""; 0]);
         assert_eq!(world.look_after(Duration::from_millis(1)).await, ["g"]);
     }
@@ -391,9 +390,9 @@ mod tests {
     #[tokio::test]
     async fn a_group_that_never_committed_expires_a_retention_after_its_last_member_has_gone() {
         let mut world = World::new();
-        world.join("g", Kind::Ordered).await;
+        world.join("g", GroupType::Ordered).await;
         assert_eq!(world.look_after(DAY * 10).await, [""; 0]);
-        leave(&world.broker, "g", "a", None).await.unwrap();
+        world.groups().leave("g", "a", None).await.unwrap();
         assert_eq!(world.look_after(DAY - Duration::from_millis(1)).await, [""; 0]);
         assert_eq!(world.look_after(Duration::from_millis(1)).await, ["g"]);
         assert_eq!(world.state().0, 0, "its subscription is gone too");
@@ -403,7 +402,7 @@ mod tests {
     async fn an_answered_join_has_subscribed_the_group_whatever_happens_to_the_server() {
         let world = World::new();
         let orders = world.partition(0).topic;
-        for (group, kind) in [("ordered", Kind::Ordered), ("shared", Kind::Shared)] {
+        for (group, kind) in [("ordered", GroupType::Ordered), ("shared", GroupType::Shared)] {
             world.join(group, kind).await;
         }
         for disk in [world.disk.after_kill(), world.disk.after_power_cut()] {
@@ -434,17 +433,8 @@ mod tests {
         let shared = GroupValue::Shared(Settings::default());
         for group in ["plain", "redriven"] {
             let guard = world.broker.groups.alone().await;
-            make(
-                &world.broker.log,
-                guard,
-                group,
-                &shared,
-                Vec::new(),
-                Vec::new(),
-                NOW,
-            )
-            .await
-            .unwrap();
+            let made = world.groups().make(guard, group, &shared, Vec::new(), Vec::new());
+            made.await.unwrap();
             world.commit(group, 1).await;
             let mut state = vec![StateChange {
                 key: codec::state_key(group, world.partition(0)),
@@ -460,8 +450,8 @@ mod tests {
         }
         world.look_after(Duration::ZERO).await;
         assert_eq!(world.look_after(DAY).await, ["plain", "redriven"]);
-        assert!(!exists(&world.broker.log, "plain"));
-        assert!(exists(&world.broker.log, "redriven"));
+        assert!(!world.groups().exists("plain"));
+        assert!(world.groups().exists("redriven"));
         assert_eq!(world.state().0, 2, "its settings, and how far it was sent back");
         assert_eq!(
             world.look_after(DAY * 2).await,
@@ -484,19 +474,19 @@ mod tests {
             .unwrap();
         world.look_after(Duration::ZERO).await;
         assert_eq!(world.look_after(DAY * 2).await, [""; 0]);
-        assert_eq!(names(&world.broker.log), ["none", "unreadable"]);
+        assert_eq!(world.groups().names(), ["none", "unreadable"]);
     }
 
     #[tokio::test]
     async fn an_idle_group_costs_its_offsets_and_nothing_in_memory_besides() {
         let world = World::new();
-        world.join("g", Kind::Ordered).await;
+        world.join("g", GroupType::Ordered).await;
         world.commit("g", 4).await;
-        leave(&world.broker, "g", "a", None).await.unwrap();
+        world.groups().leave("g", "a", None).await.unwrap();
         let coordinator = &world.broker.groups.coordinator;
         assert!(coordinator.find("g").is_some(), "a late acknowledgement is known");
         world.clock.advance(Duration::from_secs(601));
-        coordinator.tick(now_ms(&world.broker));
+        coordinator.tick(world.groups().now_ms());
         assert!(coordinator.find("g").is_none());
         let (rows, bytes) = world.state();
         assert_eq!(rows, 6, "the group, a subscription, and four committed offsets");

@@ -7,7 +7,7 @@ use crate::broker::engine::PartitionId;
 
 /// How a group's members share the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
+pub enum GroupType {
     /// Each partition is read by one member at a time, in order.
     #[default]
     Ordered,
@@ -15,7 +15,7 @@ pub enum Kind {
     Shared,
 }
 
-impl Kind {
+impl GroupType {
     /// Its name in requests and answers.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -56,7 +56,7 @@ pub struct Live {
     /// What its members are doing.
     pub state: GroupState,
     /// How they share the records.
-    pub kind: Kind,
+    pub kind: GroupType,
     /// How many members there are.
     pub members: usize,
     /// Every partition of the topics that they subscribe to, with the member that reads it, if one does.

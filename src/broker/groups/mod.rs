@@ -1,60 +1,133 @@
-//! Groups: named sets of committed offsets.
+//! Groups: named sets of committed offsets, with or without members.
 //!
-//! Everything lies in the engine's durable state (see [`offsets`] for the keys), so a commit is durable when it is
-//! answered, and a group survives a restart without a file of its own.
+//! Everything durable lies in the engine's state, in entries of the group: [`offsets`], [`subscriptions`], the kind and
+//! settings ([`shared::settings`]), and what work queues add ([`shared`]). So a commit is durable when it is answered, and a
+//! group survives a restart without a file of its own.
 //!
-//! A group may have members, who share its partitions: [`ordered`] and [`assign`] decide, [`members`] acts. They are
-//! not durable: after a restart they join again, and what they acknowledge then still counts (see [`poll_id`]).
+//! Members are in memory only: after a restart they join again, and what they acknowledge then still counts (see
+//! [`poll_id`]).
 //!
-//! [`expiry`] removes what groups committed that nobody has used for long, if that is wanted.
+//! - [`membership`], [`poll`] and [`settle`] have what members call.
+//! - `coordinator` holds the groups with members. What it decides by is pure: [`members`] for both kinds,
+//!   [`ordered`] for partitions, [`shared`] for leases.
+//! - [`expiry`] removes what groups committed that nobody has used for long, if that is configured.
 //!
-//! Changes of groups go through [`Groups`]: commits side by side, but a deletion and a reset alone, because those decide
-//! by what they read. A change runs to its end even if its client goes away, so the lock is held until it is durable.
+//! Changes take a guard of [`Groups`]: commits side by side, but a deletion and a reset alone, because those decide
+//! by what they read. A change runs to its end even if its client goes away, so the guard is held until it is durable.
 
-pub mod assign;
 mod coordinator;
 pub mod expiry;
 pub mod live;
 pub mod members;
+pub mod membership;
 pub mod offsets;
 pub mod ordered;
+pub mod poll;
 pub mod poll_id;
+pub mod settle;
 pub mod shared;
 pub mod subscriptions;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
-use coordinator::Coordinator;
-pub use coordinator::Outside;
+use coordinator::{Cell, Coordinator};
+use members::Ms;
 use offsets::Committed;
 use shared::settings::GroupValue;
+use shared::{codec, redrive};
 
+use crate::broker::blocking::Blocking;
 use crate::broker::engine::{
-    Ack, AppendRequest, Error, Log, Offset, PartitionId, StateChange, TimestampMs, TopicId,
+    Ack, AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, Topic, TopicId,
 };
+use crate::broker::fetch::Fetcher;
+use crate::broker::limits::Limits;
+use crate::formats::partitioner::Rotation;
 
 /// The longest metadata of a commit, in bytes.
 pub const MAX_METADATA_BYTES: usize = 4096;
 
-/// The groups' members, and the order of changes to what groups have committed.
-#[derive(Clone, Debug)]
-pub struct Groups {
+/// All groups. Cheap to clone; clones share.
+#[derive(Clone)]
+pub struct Groups(Arc<Parts>);
+
+/// The parts of [`Groups`]: those of the broker that it uses, and its own.
+pub struct Parts {
+    log: Log,
+    clock: Arc<dyn Clock>,
+    blocking: Blocking,
+    limits: Limits,
+    fetcher: Fetcher,
+    /// Where dead letters without keys go.
+    rotation: Arc<Rotation>,
+    /// Becomes true when the server begins to stop.
+    stopping: watch::Receiver<bool>,
+    /// Held by commits side by side, and by a deletion or a reset alone.
     changes: Arc<RwLock<()>>,
     /// The groups that have members, or had some a short time ago.
-    pub(crate) coordinator: Arc<Coordinator>,
+    coordinator: Coordinator,
+    /// Held while dead letters are sent back: each call reads its positions, sends, and moves them. Such calls are rare, so
+    /// one lock for all groups is enough.
+    redriving: parking_lot::Mutex<()>,
+}
+
+impl Deref for Groups {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Groups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.coordinator.fmt(f)
+    }
 }
 
 impl Groups {
-    /// Groups without members.
+    /// Groups over a log, without members.
     #[must_use]
-    pub fn new(now: TimestampMs) -> Self {
-        Self {
+    pub fn new(
+        log: Log,
+        clock: Arc<dyn Clock>,
+        blocking: Blocking,
+        limits: Limits,
+        fetcher: Fetcher,
+        rotation: Arc<Rotation>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            coordinator: Coordinator::new(clock.now()),
+            log,
+            clock,
+            blocking,
+            limits,
+            fetcher,
+            rotation,
+            stopping,
             changes: Arc::default(),
-            coordinator: Arc::new(Coordinator::new(now)),
-        }
+            redriving: parking_lot::Mutex::default(),
+        }))
+    }
+
+    fn now_ms(&self) -> Ms {
+        u64::try_from(self.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Says that topics have changed: every group looks again.
+    pub fn topics_changed(&self) {
+        self.coordinator.topics_changed();
+    }
+
+    /// Follows changes of topics.
+    #[must_use]
+    pub fn watch_topics(&self) -> watch::Receiver<u64> {
+        self.coordinator.watch_topics()
     }
 
     /// Waits until no deletion and no reset is under way; commits go on side by side.
@@ -64,10 +137,11 @@ impl Groups {
         }
     }
 
-    /// What is known of a group's members; `None` where it has none.
-    #[must_use]
-    pub fn live(&self, group: &str) -> Option<live::Live> {
-        self.coordinator.live(group)
+    /// A partition with its topic, if they are there.
+    fn find_partition(&self, id: PartitionId) -> Option<(Arc<Topic>, Arc<Partition>)> {
+        let topic = self.log.topic_by_id(id.topic)?;
+        let partition = topic.partition(id.index)?;
+        Some((topic, partition))
     }
 
     /// Waits until no other change is under way.
@@ -75,6 +149,160 @@ impl Groups {
         ExclusiveGuard {
             _guard: self.changes.clone().write_owned().await,
         }
+    }
+
+    /// The group's members and partitions at the moment; `None` where it has no members.
+    #[must_use]
+    pub fn live(&self, group: &str) -> Option<live::Live> {
+        self.coordinator.live(group)
+    }
+
+    /// Begins a change of what a group has committed that none of its members makes. Nobody joins until it is dropped.
+    /// `None`: the group has members, or one that is gone has a commit on its way.
+    #[must_use]
+    pub fn begin_outside(&self, group: &str) -> Option<Outside> {
+        Some(Outside {
+            cell: self.coordinator.begin_outside(group, self.now_ms())?,
+            groups: self.clone(),
+        })
+    }
+
+    /// Whether the group has been made.
+    #[must_use]
+    pub fn exists(&self, group: &str) -> bool {
+        exists(&self.log, group)
+    }
+
+    /// All groups' names, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let keys = self.log.state_prefix(&offsets::groups_prefix());
+        let mut names: Vec<String> = keys
+            .iter()
+            .filter_map(|(key, _)| offsets::group_of_key(key))
+            .map(str::to_owned)
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// What a group has committed, by partition; deleted topics are left out.
+    ///
+    /// A value that cannot be read is logged and left out: the group goes on there as if nothing were committed.
+    #[must_use]
+    pub fn committed(&self, group: &str) -> BTreeMap<PartitionId, Committed> {
+        committed(&self.log, group)
+    }
+
+    /// The topics that a group has subscribed to or committed in, and what it has committed there.
+    #[must_use]
+    pub fn scope(&self, group: &str) -> (BTreeSet<TopicId>, BTreeMap<PartitionId, Committed>) {
+        let committed = self.committed(group);
+        let mut topics = subscriptions::topics(&self.log, group);
+        topics.extend(committed.keys().map(|id| id.topic));
+        (topics, committed)
+    }
+
+    /// Commits all of `commits` or nothing, makes the group if it is not there, and returns when that is durable.
+    ///
+    /// `guard` may be of either kind, and hold more; it must have been taken before the commits were decided.
+    ///
+    /// # Errors
+    /// Those of [`Log::append`] and its ticket: nothing is committed, except where the error says that nobody knows.
+    pub async fn commit<G: Send + 'static>(
+        &self,
+        guard: G,
+        group: &str,
+        commits: Vec<Commit>,
+    ) -> Result<(), Error> {
+        self.make(guard, group, &GroupValue::Ordered, Vec::new(), commits)
+            .await
+    }
+
+    /// Makes a group if it is not there, subscribes it to topics that are new to it and commits, all or nothing; returns
+    /// when that is durable.
+    ///
+    /// # Errors
+    /// As [`Groups::commit`].
+    async fn make<G: Send + 'static>(
+        &self,
+        guard: G,
+        group: &str,
+        value: &GroupValue,
+        topics: Vec<TopicId>,
+        commits: Vec<Commit>,
+    ) -> Result<(), Error> {
+        let (groups, group, value) = (self.clone(), group.to_owned(), value.clone());
+        finish(guard, async move {
+            groups.write(&group, &value, &topics, commits).await
+        })
+        .await
+    }
+
+    /// The same in the caller's task, which must run to its end and hold a guard meanwhile.
+    async fn write(
+        &self,
+        group: &str,
+        value: &GroupValue,
+        topics: &[TopicId],
+        commits: Vec<Commit>,
+    ) -> Result<(), Error> {
+        let (log, now) = (&self.log, self.clock.now());
+        let mut state: Vec<StateChange> = Vec::with_capacity(commits.len() + topics.len() + 1);
+        if !exists(log, group) {
+            state.push(StateChange {
+                key: offsets::group_key(group),
+                value: Some(value.encode()),
+            });
+        }
+        let subscribe = |topic: &TopicId| subscriptions::subscribe(group, *topic, now);
+        state.extend(topics.iter().map(subscribe));
+        let mut touched: BTreeSet<TopicId> = topics.iter().copied().collect();
+        for commit in commits {
+            touched.insert(commit.partition.topic);
+            let committed = Committed {
+                offset: commit.offset,
+                last_commit: now,
+                metadata: commit.metadata,
+            };
+            state.push(offsets::commit(group, commit.partition, &committed));
+        }
+        append(log, state).await?;
+        self.remove_orphans(touched).await
+    }
+
+    /// Removes what groups have of those topics that are deleted. A deletion takes it along, but not what was appended
+    /// meanwhile, and that would stay for ever.
+    async fn remove_orphans(&self, topics: impl IntoIterator<Item = TopicId>) -> Result<(), Error> {
+        let mut orphans = Vec::new();
+        for topic in topics {
+            if self.log.topic_by_id(topic).is_none() {
+                orphans.extend(changes_for_deleted_topic(&self.log, topic));
+            }
+        }
+        append(&self.log, orphans).await
+    }
+
+    /// Deletes a group with all that it has, and returns when that is durable.
+    ///
+    /// # Errors
+    /// As [`Groups::commit`].
+    pub async fn delete<G: Send + 'static>(&self, guard: G, group: &str) -> Result<(), Error> {
+        let (log, state) = (self.log.clone(), changes_for_deleted_group(&self.log, group));
+        finish(guard, async move { append(&log, state).await }).await
+    }
+}
+
+/// A change of what a group has committed that no member makes; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Outside {
+    groups: Groups,
+    cell: Arc<Cell>,
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.groups.coordinator.end_outside(&self.cell);
     }
 }
 
@@ -101,160 +329,50 @@ pub struct Commit {
     pub metadata: Option<String>,
 }
 
-/// Commits all of `commits` or nothing, makes the group if it is not there, and returns when that is durable.
-///
-/// `guard` may be of either kind, and hold more; it must have been taken before the commits were decided.
-///
-/// # Errors
-/// Those of [`Log::append`] and its ticket: nothing is committed, except where the error says that nobody knows.
-pub async fn commit<G: Send + 'static>(
-    log: &Log,
-    guard: G,
-    group: &str,
-    commits: Vec<Commit>,
-    now: TimestampMs,
-) -> Result<(), Error> {
-    let (log, group) = (log.clone(), group.to_owned());
-    finish(
-        guard,
-        async move { commit_here(&log, &group, commits, now).await },
-    )
-    .await
-}
-
-/// The same in the caller's task, which must run to its end and hold a guard meanwhile.
-async fn commit_here(log: &Log, group: &str, commits: Vec<Commit>, now: TimestampMs) -> Result<(), Error> {
-    write(log, group, &GroupValue::Ordered, &[], commits, now).await
-}
-
-/// Makes the group as `value` if it is not there, subscribes it to `topics` and commits, all in one append.
-async fn write(
-    log: &Log,
-    group: &str,
-    value: &GroupValue,
-    topics: &[TopicId],
-    commits: Vec<Commit>,
-    now: TimestampMs,
-) -> Result<(), Error> {
-    let mut state: Vec<StateChange> = Vec::with_capacity(commits.len() + topics.len() + 1);
-    if !exists(log, group) {
-        state.push(StateChange {
-            key: offsets::group_key(group),
-            value: Some(value.encode()),
-        });
-    }
-    state.extend(
-        topics
-            .iter()
-            .map(|topic| subscriptions::subscribe(group, *topic, now)),
-    );
-    let mut touched: BTreeSet<TopicId> = topics.iter().copied().collect();
-    for commit in commits {
-        touched.insert(commit.partition.topic);
-        let committed = Committed {
-            offset: commit.offset,
-            last_commit: now,
-            metadata: commit.metadata,
-        };
-        state.push(offsets::commit(group, commit.partition, &committed));
-    }
-    append(log, state).await?;
-    // A topic that was deleted meanwhile took the group's entries with it; those of this append would stay for ever.
-    let mut orphans = Vec::new();
-    for topic in touched
-        .into_iter()
-        .filter(|topic| log.topic_by_id(*topic).is_none())
-    {
-        let committed = log.state_prefix(&offsets::topic_prefix(group, topic));
-        orphans.extend(committed.into_iter().map(|(key, _)| offsets::remove(&*key)));
-        orphans.push(offsets::remove(subscriptions::subscription_key(group, topic)));
-    }
-    append(log, orphans).await
-}
-
-/// Makes a group, subscribes it to topics that are new to it and commits where it begins there, all or nothing; returns
-/// when that is durable.
-///
-/// # Errors
-/// As [`commit`].
-pub(crate) async fn make<G: Send + 'static>(
-    log: &Log,
-    guard: G,
-    group: &str,
-    value: &GroupValue,
-    topics: Vec<TopicId>,
-    commits: Vec<Commit>,
-    now: TimestampMs,
-) -> Result<(), Error> {
-    let (log, group, value) = (log.clone(), group.to_owned(), value.clone());
-    finish(guard, async move {
-        write(&log, &group, &value, &topics, commits, now).await
-    })
-    .await
-}
-
-/// Deletes a group with its offsets and returns when that is durable.
-///
-/// # Errors
-/// As [`commit`].
-pub async fn delete<G: Send + 'static>(log: &Log, guard: G, group: &str) -> Result<(), Error> {
-    let mut state = vec![offsets::remove(offsets::group_key(group))];
-    for prefix in [
+/// The changes that remove a group and all that it has.
+fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
+    let prefixes = [
         offsets::offsets_prefix(group),
         subscriptions::subscriptions_prefix(group),
-    ] {
-        let keys = log.state_prefix(&prefix).into_iter();
-        state.extend(keys.map(|(key, _)| offsets::remove(&*key)));
-    }
-    state.extend(shared::store::changes_for_deleted_group(log, group));
-    let log = log.clone();
-    finish(guard, async move { append(&log, state).await }).await
+        codec::states_prefix(group),
+        redrive::positions_prefix(group),
+    ];
+    let keys = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));
+    [offsets::remove(offsets::group_key(group))]
+        .into_iter()
+        .chain(keys.map(|(key, _)| offsets::remove(&*key)))
+        .collect()
 }
 
-/// The changes that remove every group's committed offsets in a topic, its subscription to it, and the state of its queues
-/// there: they are part of the append that deletes the topic.
+/// The changes that remove what any group has of a topic (committed offset, subscription, queues, how far dead letters were
+/// sent back): they are part of the append that deletes the topic.
 ///
 /// Cost: a walk over the state of all groups.
 #[must_use]
 pub fn changes_for_deleted_topic(log: &Log, topic: TopicId) -> Vec<StateChange> {
-    let committed = log.state_prefix(&offsets::all_offsets_prefix()).into_iter();
-    let committed = committed.filter(|(key, _)| is_of_topic(key, topic));
-    let subscribed = log
-        .state_prefix(&subscriptions::all_subscriptions_prefix())
-        .into_iter();
-    let subscribed = subscribed.filter(|(key, _)| subscriptions::topic_of_key(key) == Some(topic));
-    let mut changes: Vec<StateChange> = committed
-        .chain(subscribed)
-        .map(|(key, _)| offsets::remove(&*key))
-        .collect();
-    changes.extend(shared::store::changes_for_deleted_topic(log, topic));
-    changes
+    let of_partition = |key: &[u8]| offsets::partition_of_key(key).is_some_and(|id| id.topic == topic);
+    let is_of_topic = |key: &[u8]| match key.first() {
+        Some(&subscriptions::SUBSCRIPTION) => subscriptions::topic_of_key(key) == Some(topic),
+        _ => of_partition(key),
+    };
+    [
+        offsets::OFFSET,
+        subscriptions::SUBSCRIPTION,
+        codec::STATE,
+        redrive::POSITION,
+    ]
+    .iter()
+    .flat_map(|prefix| log.state_prefix(&[*prefix]))
+    .filter(|(key, _)| is_of_topic(key))
+    .map(|(key, _)| offsets::remove(&*key))
+    .collect()
 }
 
-/// Whether the group has been made.
-#[must_use]
-pub fn exists(log: &Log, group: &str) -> bool {
+fn exists(log: &Log, group: &str) -> bool {
     log.state_get(&offsets::group_key(group)).is_some()
 }
 
-/// All groups' names, sorted.
-#[must_use]
-pub fn names(log: &Log) -> Vec<String> {
-    let keys = log.state_prefix(&offsets::groups_prefix());
-    let mut names: Vec<String> = keys
-        .iter()
-        .filter_map(|(key, _)| offsets::group_of_key(key))
-        .map(str::to_owned)
-        .collect();
-    names.sort_unstable();
-    names
-}
-
-/// What a group has committed, by partition; deleted topics are left out.
-///
-/// A value that cannot be read is logged and left out: the group goes on there as if nothing were committed.
-#[must_use]
-pub fn committed(log: &Log, group: &str) -> BTreeMap<PartitionId, Committed> {
+fn committed(log: &Log, group: &str) -> BTreeMap<PartitionId, Committed> {
     let mut all = BTreeMap::new();
     let mut known: Option<(TopicId, bool)> = None;
     for (key, value) in log.state_prefix(&offsets::offsets_prefix(group)) {
@@ -287,10 +405,6 @@ pub fn is_valid_name(name: &str) -> bool {
         && name != "."
         && name != ".."
         && !name.starts_with("__")
-}
-
-fn is_of_topic(key: &[u8], topic: TopicId) -> bool {
-    offsets::partition_of_key(key).is_some_and(|id| id.topic == topic)
 }
 
 async fn append(log: &Log, state: Vec<StateChange>) -> Result<(), Error> {

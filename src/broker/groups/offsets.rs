@@ -15,7 +15,7 @@
 use crate::broker::engine::{Offset, PartitionId, StateChange, TimestampMs, TopicId};
 
 const GROUP: u8 = b'g';
-const OFFSET: u8 = b'o';
+pub(super) const OFFSET: u8 = b'o';
 const VERSION: u8 = 1;
 const PARTITION_ID_BYTES: usize = 12;
 
@@ -144,20 +144,22 @@ pub fn topic_prefix(group: &str, topic: TopicId) -> Vec<u8> {
 /// The key of a group's offset in a partition.
 #[must_use]
 pub fn offset_key(group: &str, partition: PartitionId) -> Vec<u8> {
-    let mut key = topic_prefix(group, partition.topic);
-    key.extend_from_slice(&partition.index.to_be_bytes());
-    key
+    with_partition(offsets_prefix(group), partition)
 }
 
-/// The partition of a key that [`offset_key`] made.
+/// A key of a group that ends with a partition. `prefix` ends in byte 0.
+pub(super) fn with_partition(mut prefix: Vec<u8>, partition: PartitionId) -> Vec<u8> {
+    prefix.extend_from_slice(&partition.topic.0.to_be_bytes());
+    prefix.extend_from_slice(&partition.index.to_be_bytes());
+    prefix
+}
+
+/// The partition at the end of such a key.
 #[must_use]
 pub fn partition_of_key(key: &[u8]) -> Option<PartitionId> {
     let (before, id) = key.split_last_chunk::<PARTITION_ID_BYTES>()?;
-    if before.first() != Some(&OFFSET) || before.last() != Some(&0) {
-        return None;
-    }
     let (topic, index) = id.split_first_chunk::<8>()?;
-    Some(PartitionId {
+    (before.last() == Some(&0)).then_some(PartitionId {
         topic: TopicId(u64::from_be_bytes(*topic)),
         index: u32::from_be_bytes(index.try_into().ok()?),
     })

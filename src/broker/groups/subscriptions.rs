@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use super::offsets;
 use crate::broker::engine::{Log, StateChange, TimestampMs, TopicId};
 
-const SUBSCRIPTION: u8 = b't';
+pub(super) const SUBSCRIPTION: u8 = b't';
 const VERSION: u8 = 1;
 
 /// The change that subscribes a group to a topic.
@@ -41,12 +41,6 @@ pub fn subscribed_at(value: &[u8]) -> Option<TimestampMs> {
         return None;
     };
     Some(TimestampMs(i64::from_be_bytes(time.try_into().ok()?)))
-}
-
-/// What every subscription's key begins with.
-#[must_use]
-pub fn all_subscriptions_prefix() -> [u8; 1] {
-    [SUBSCRIPTION]
 }
 
 /// What the keys of a group's subscriptions begin with.

@@ -11,9 +11,7 @@ use std::sync::Arc;
 
 use crate::broker::Broker;
 use crate::broker::engine::{Error, Located, Offset, Partition, PartitionId, Positions, TimestampMs};
-use crate::broker::groups;
-use crate::broker::groups::live::{GroupState, Kind, Live};
-use crate::broker::groups::subscriptions;
+use crate::broker::groups::live::{GroupState, GroupType, Live};
 use crate::broker::lag::history::{Place, Row};
 use crate::broker::lag::series::Point;
 use crate::broker::lag::window::{Rates, Sample, Status, Verdict};
@@ -25,7 +23,7 @@ pub struct GroupLag {
     /// What its members are doing.
     pub state: GroupState,
     /// How they share the records.
-    pub kind: Kind,
+    pub kind: GroupType,
     /// How many of them read.
     pub members: usize,
     /// Over all topics.
@@ -112,7 +110,7 @@ impl Total {
 /// Whether a group is known: it was made, or has members.
 #[must_use]
 pub fn exists(broker: &Broker, group: &str) -> bool {
-    groups::exists(&broker.log, group) || broker.groups.live(group).is_some()
+    broker.groups.exists(group) || broker.groups.live(group).is_some()
 }
 
 /// The lag of a group as of now. May block on the disk.
@@ -154,7 +152,7 @@ pub fn lag_of(broker: &Broker, group: &str) -> GroupLag {
     GroupLag {
         members: live.as_ref().map_or(0, |live| live.members),
         state: live.as_ref().map_or(GroupState::Empty, |live| live.state),
-        kind: live.map_or(Kind::Ordered, |live| live.kind),
+        kind: live.map_or(GroupType::Ordered, |live| live.kind),
         total: topics
             .iter()
             .fold(Total::default(), |total, topic| total.and(topic.total)),
@@ -166,7 +164,7 @@ pub fn lag_of(broker: &Broker, group: &str) -> GroupLag {
 #[must_use]
 pub fn rows(broker: &Broker, with_points: bool) -> Vec<Row> {
     let mut rows = Vec::new();
-    for name in groups::names(&broker.log) {
+    for name in broker.groups.names() {
         let mut looks = looks(broker, &name, broker.groups.live(&name).as_ref());
         if with_points {
             judge(broker, &name, &mut looks, false);
@@ -216,9 +214,7 @@ struct TopicFacts {
 
 /// The partitions in a group's scope, by id. Does not touch the disk.
 fn looks(broker: &Broker, group: &str, live: Option<&Live>) -> Vec<Look> {
-    let mut committed = groups::committed(&broker.log, group);
-    let mut topics = subscriptions::topics(&broker.log, group);
-    topics.extend(committed.keys().map(|id| id.topic));
+    let (topics, mut committed) = broker.groups.scope(group);
     let at = broker.clock.monotonic();
     let mut looks = Vec::with_capacity(committed.len());
     for topic in topics.into_iter().filter_map(|id| broker.log.topic_by_id(id)) {

@@ -21,14 +21,11 @@ use super::valid_group;
 use crate::app::App;
 use crate::broker::engine::TimestampMs;
 use crate::broker::engine::batch::BatchError;
-use crate::broker::fetch::page::Page;
 use crate::broker::fetch::unreadable;
-use crate::broker::groups::live::Kind;
-use crate::broker::groups::members::{
-    self, Answered, Delivered, Described, Join, Joined, Polled, Start, Wanted,
-};
-use crate::broker::groups::shared;
-use crate::broker::groups::shared::members::Leased;
+use crate::broker::groups::live::GroupType;
+use crate::broker::groups::membership::{Described, Join, Joined, Start};
+use crate::broker::groups::poll::{Delivered, Polled, Wanted};
+use crate::broker::topics::skips::Gap;
 use crate::formats::render::{Layout, RecordRenderer};
 use crate::formats::time::parse_time;
 use crate::http::body::read_json;
@@ -266,7 +263,7 @@ async fn join_group(
         member,
         epoch,
         assignment,
-    } = members::join(&app, &group, member.as_deref(), join).await?;
+    } = app.groups.join(&group, member.as_deref(), join).await?;
     let body = JoinedBody {
         member_id: member.to_string(),
         epoch,
@@ -359,10 +356,7 @@ async fn poll(
             }
         }),
     };
-    match members::poll(&app, &group, &member, &wanted, joining).await? {
-        Answered::Ordered(polled) => answer(polled),
-        Answered::Shared(leased) => answer_shared(leased),
-    }
+    answer(app.groups.poll(&group, &member, &wanted, joining).await?)
 }
 
 /// Keeps a member alive during long work
@@ -387,8 +381,8 @@ async fn heartbeat(
     } else {
         read_json(&app, &headers, body).await?
     };
-    let epoch = members::heartbeat(&app, &group, &member, body.epoch)?;
-    let state = app.groups.coordinator.state(&group).name();
+    let (epoch, state) = app.groups.heartbeat(&group, &member, body.epoch)?;
+    let state = state.name();
     Ok(json_answer(StatusCode::OK, &HeartbeatAnswer { epoch, state }))
 }
 
@@ -412,7 +406,7 @@ async fn commit(
     let mut body: CommitBody = read_json(&app, &headers, body).await?;
     let commits = check_commits(&app.log, &body.offsets)?;
     let places: Vec<_> = commits.iter().map(|commit| commit.partition).collect();
-    let committed = members::commit_as(&app, &group, &member, body.epoch, commits).await?;
+    let committed = app.groups.commit_as(&group, &member, body.epoch, commits).await?;
     for (row, place) in body.offsets.iter_mut().zip(places) {
         if let Some(offset) = committed.get(&place) {
             row.offset = offset.get();
@@ -442,7 +436,7 @@ async fn leave_group(
 ) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &["ack"], &[])?;
     let (group, member) = member_path(path)?;
-    members::leave(&app, &group, &member, params.get("ack")).await?;
+    app.groups.leave(&group, &member, params.get("ack")).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -460,7 +454,7 @@ pub(super) fn describe(app: &App, group: &str) -> Vec<MemberBody> {
         leased: member.leased,
         assignment: assigned(member.assignment),
     };
-    members::describe(app, group).into_iter().map(body).collect()
+    app.groups.describe(group).into_iter().map(body).collect()
 }
 
 fn assigned(assignment: Vec<(std::sync::Arc<str>, u32)>) -> Vec<AssignedBody> {
@@ -501,11 +495,11 @@ fn at_least_one(number: Option<u64>, pointer: &str) -> Result<Option<u64>, Probl
 
 fn join_of(body: JoinBody, peer: Option<Extension<Peer>>) -> Result<Join, Problem> {
     let kind = match body.r#type.as_deref() {
-        None | Some("ordered") => Kind::Ordered,
-        Some("shared") => Kind::Shared,
+        None | Some("ordered") => GroupType::Ordered,
+        Some("shared") => GroupType::Shared,
         Some(_) => return Err(Problem::invalid("/type", "type is ordered or shared")),
     };
-    if kind == Kind::Ordered {
+    if kind == GroupType::Ordered {
         let given = [
             ("/lease_ms", body.lease_ms.is_some()),
             ("/max_deliveries", body.max_deliveries.is_some()),
@@ -569,62 +563,30 @@ fn read_start(value: &Value) -> Result<Start, Problem> {
     }
 }
 
-/// The records of one page, and what is added to each.
-struct Part {
-    topic: std::sync::Arc<str>,
-    partition: u32,
-    page: Page,
-    /// Stands in the record's object, behind all else.
-    added: String,
-}
-
 fn answer(polled: Polled) -> Result<Response, Problem> {
     let head = serde_json::json!({
         "poll_id": polled.poll_id, "epoch": polled.epoch, "assignment": assigned(polled.assignment),
     });
-    let part = |delivered: Delivered| Part {
-        topic: delivered.topic,
-        partition: delivered.partition.index,
-        page: delivered.page,
-        added: String::new(),
-    };
-    respond(&head, polled.pages.into_iter().map(part).collect())
-}
-
-fn answer_shared(leased: Leased) -> Result<Response, Problem> {
-    let head = serde_json::json!({"poll_id": leased.poll_id, "epoch": leased.epoch, "assignment": []});
-    let expires = leased.lease_expires.get();
-    let part = |delivered: shared::members::Delivered| Part {
-        topic: delivered.topic,
-        partition: delivered.partition.index,
-        page: delivered.page,
-        added: format!(
-            ",\"delivery_count\":{},\"lease_expires\":{expires}}}",
-            delivered.deliveries
-        ),
-    };
-    respond(&head, leased.pages.into_iter().map(part).collect())
-}
-
-fn respond(head: &Value, parts: Vec<Part>) -> Result<Response, Problem> {
     let mut before = head.to_string();
     before.pop();
     before.push_str(",\"records\":[");
-    let gaps: Vec<Value> = parts
-        .iter()
-        .flat_map(|part| part.page.gaps.iter().map(move |gap| (part, gap)))
-        .map(|(part, gap)| {
-            serde_json::json!({
-                "topic": &*part.topic, "partition": part.partition,
-                "offset": gap.from.get(), "until_offset": gap.until.get(), "reason": "damaged",
-            })
+    let gap = |page: &Delivered, gap: &Gap| {
+        serde_json::json!({
+            "topic": &*page.topic, "partition": page.partition.index,
+            "offset": gap.from.get(), "until_offset": gap.until.get(), "reason": "damaged",
         })
+    };
+    let pages = polled.pages.iter();
+    let gaps: Vec<Value> = pages
+        .flat_map(|page| page.gaps().iter().map(move |found| gap(page, found)))
         .collect();
     let after = match gaps.is_empty() {
         true => "]}".to_owned(),
         false => format!("],\"gaps\":{}}}", Value::from(gaps)),
     };
-    let body = chunks::body(|chunks| write(before, parts, after, chunks)).map_err(unreadable)?;
+    let (pages, lease_expires) = (polled.pages, polled.lease_expires);
+    let body =
+        chunks::body(|chunks| write(before, pages, lease_expires, after, chunks)).map_err(unreadable)?;
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -632,27 +594,43 @@ fn respond(head: &Value, parts: Vec<Part>) -> Result<Response, Problem> {
     Ok(response)
 }
 
+/// What stands in each record's object behind all else: in a shared group, how often it was delivered and how long it is
+/// leased.
+fn lease_fields(delivered: &Delivered, lease_expires: Option<TimestampMs>) -> String {
+    let fields = delivered.deliveries.zip(lease_expires);
+    let fields = fields.map(|(deliveries, expires)| {
+        format!(
+            ",\"delivery_count\":{deliveries},\"lease_expires\":{}}}",
+            expires.get()
+        )
+    });
+    fields.unwrap_or_default()
+}
+
 async fn write(
     before: String,
-    parts: Vec<Part>,
+    pages: Vec<Delivered>,
+    lease_expires: Option<TimestampMs>,
     after: String,
     mut chunks: Chunks,
 ) -> Result<Bytes, BatchError> {
-    let stored: u64 = parts.iter().map(|part| part.page.stored_bytes).sum();
+    let stored: u64 = pages.iter().map(|delivered| delivered.page.stored_bytes).sum();
     let capacity = chunk_capacity(stored) + before.len();
     let mut out = Vec::with_capacity(capacity);
     out.extend_from_slice(before.as_bytes());
     let mut between: &[u8] = b"";
-    for part in &parts {
-        let renderer = RecordRenderer::new(Some(&part.topic), part.partition, Layout::Document);
-        for record in part.page.records() {
+    for delivered in &pages {
+        let index = delivered.partition.index;
+        let renderer = RecordRenderer::new(Some(&delivered.topic), index, Layout::Document);
+        let added = lease_fields(delivered, lease_expires);
+        for record in delivered.page.records() {
             let (record, json_lines) = record?;
             out.extend_from_slice(between);
             between = b",";
             renderer.push(&mut out, &record, json_lines);
-            if !part.added.is_empty() {
+            if !added.is_empty() {
                 out.pop();
-                out.extend_from_slice(part.added.as_bytes());
+                out.extend_from_slice(added.as_bytes());
             }
             if out.len() >= CHUNK_BYTES {
                 chunks.send(Bytes::from(std::mem::take(&mut out))).await;

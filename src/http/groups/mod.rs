@@ -21,7 +21,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::broker::engine::{Log, Partition, Topic};
 use crate::broker::groups;
-use crate::broker::groups::live::Kind;
+use crate::broker::groups::live::GroupType;
 use crate::broker::groups::shared::settings::GroupValue;
 use crate::broker::refusal::Reason;
 use members::MemberBody;
@@ -124,7 +124,7 @@ async fn describe_group(
         state: live.state.name(),
         r#type: kind_of(&app, &group).name(),
         members: members::describe(&app, &group),
-        settings: match groups::members::value_of(&app.log, &group) {
+        settings: match app.groups.value_of(&group) {
             Ok(Some(GroupValue::Shared(settings))) => Some(SettingsBody {
                 lease_ms: settings.lease_ms,
                 max_deliveries: settings.max_deliveries,
@@ -150,11 +150,11 @@ async fn delete_group(
     Params::parse(query.as_deref(), &[], &[])?;
     let group = valid_group(group)?;
     let guard = app.groups.alone().await;
-    if !groups::exists(&app.log, &group) {
+    if !app.groups.exists(&group) {
         return Err(unknown_group(&group));
     }
     let outside = no_members(&app, &group)?;
-    groups::delete(&app.log, (guard, outside), &group).await?;
+    app.groups.delete((guard, outside), &group).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -181,7 +181,7 @@ pub(super) fn valid_group(path: Result<Path<String>, PathRejection>) -> Result<S
 /// 400 for what cannot be a name, 404 for a group that nobody made.
 pub(super) fn known_group(app: &App, path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
     let group = valid_group(path)?;
-    if groups::exists(&app.log, &group) {
+    if app.groups.exists(&group) {
         Ok(group)
     } else {
         Err(unknown_group(&group))
@@ -198,7 +198,7 @@ pub(super) fn page_of_names(
 ) -> Result<(Vec<String>, Option<String>), Problem> {
     let params = Params::parse(query, &["limit", "after"], &[])?;
     let limit = params.number("limit", 1, 10_000)?.unwrap_or(100) as usize;
-    let mut names = groups::names(&app.log);
+    let mut names = app.groups.names();
     if let Some(after) = params.get("after") {
         names.retain(|name| name.as_str() > after);
     }
@@ -209,14 +209,14 @@ pub(super) fn page_of_names(
 }
 
 /// How a group is shared; one that cannot be read counts as ordered, and nobody can join it.
-fn kind_of(app: &App, group: &str) -> Kind {
-    let value = groups::members::value_of(&app.log, group).ok().flatten();
-    value.map_or(Kind::Ordered, |value| value.kind())
+fn kind_of(app: &App, group: &str) -> GroupType {
+    let value = app.groups.value_of(group).ok().flatten();
+    value.map_or(GroupType::Ordered, |value| value.kind())
 }
 
 /// Refuses what members would not know of; nobody joins while the answer is held.
 fn no_members(app: &App, group: &str) -> Result<groups::Outside, Problem> {
-    groups::members::begin_outside(app, group).ok_or_else(|| {
+    app.groups.begin_outside(group).ok_or_else(|| {
         let detail =
             format!("the group {group} has live members: have them leave, or wait until their sessions end");
         Problem::new(Reason::GroupActive, detail)

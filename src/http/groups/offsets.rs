@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 use super::{known_group, known_partition, known_topic, no_members, unknown_group, valid_group};
 use crate::app::App;
 use crate::broker::engine::{Log, Offset, Partition, TimestampMs};
-use crate::broker::groups::{self, Commit, MAX_METADATA_BYTES};
+use crate::broker::groups::{Commit, MAX_METADATA_BYTES};
 use crate::formats::time::parse_time;
 use crate::http::body::read_json;
 use crate::http::params::Params;
@@ -105,7 +105,7 @@ async fn read_offsets(
     Params::parse(query.as_deref(), &[], &[])?;
     let group = known_group(&app, group)?;
     let mut offsets = Vec::new();
-    for (id, committed) in groups::committed(&app.log, &group) {
+    for (id, committed) in app.groups.committed(&group) {
         if let Some(topic) = app.log.topic_by_id(id.topic) {
             offsets.push(OffsetBody {
                 topic: topic.name().to_owned(),
@@ -138,7 +138,7 @@ async fn commit_offsets(
     let guard = app.groups.commits().await;
     let outside = no_members(&app, &group)?;
     let commits = check_commits(&app.log, &body.offsets)?;
-    groups::commit(&app.log, (guard, outside), &group, commits, app.clock.now()).await?;
+    app.groups.commit((guard, outside), &group, commits).await?;
     Ok(json_answer(StatusCode::OK, &body))
 }
 
@@ -160,7 +160,7 @@ async fn reset_offsets(
     let body: ResetBody = read_json(&app, &headers, body).await?;
     let to = Target::parse(&body.to)?;
     let guard = app.groups.alone().await;
-    if !groups::exists(&app.log, &group) {
+    if !app.groups.exists(&group) {
         return Err(unknown_group(&group));
     }
     let outside = match body.dry_run {
@@ -171,12 +171,12 @@ async fn reset_offsets(
     let (commits, offsets) = {
         let (app, group) = (app.clone(), group.clone());
         blocking(app.blocking.clone(), Work::Read, move || {
-            plan_reset(&app.log, &group, &body, to)
+            plan_reset(&app, &group, &body, to)
         })
         .await?
     };
     if !dry_run {
-        groups::commit(&app.log, (guard, outside), &group, commits, app.clock.now()).await?;
+        app.groups.commit((guard, outside), &group, commits).await?;
     }
     Ok(json_answer(StatusCode::OK, &ResetAnswer { dry_run, offsets }))
 }
@@ -280,13 +280,14 @@ impl Target {
 }
 
 fn plan_reset(
-    log: &Log,
+    app: &App,
     group: &str,
     body: &ResetBody,
     to: Target,
 ) -> Result<(Vec<Commit>, Vec<ResetRow>), Problem> {
+    let log = &app.log;
     let topic = known_topic(log, &body.topic, || "/topic".to_owned())?;
-    let committed = groups::committed(log, group);
+    let committed = app.groups.committed(group);
     let partitions = match &body.partitions {
         None => topic.partitions().to_vec(),
         Some(indexes) if indexes.is_empty() => {

@@ -14,15 +14,11 @@ use super::known_group;
 use super::members::member_path;
 use crate::app::App;
 use crate::broker::engine::Offset;
-use crate::broker::groups::members::value_of;
-use crate::broker::groups::shared::redrive;
-use crate::broker::groups::shared::settings::GroupValue;
-use crate::broker::groups::shared::settle::{self, Place, Settling};
-use crate::broker::refusal::Reason;
+use crate::broker::groups::settle::{Place, Settling};
 use crate::http::body::read_json;
+use crate::http::json_answer;
 use crate::http::params::Params;
 use crate::http::problem::Problem;
-use crate::http::{Work, blocking, json_answer};
 
 /// Records that one settle names, of all its lists together.
 const MOST_PLACES: usize = 100_000;
@@ -180,7 +176,7 @@ async fn settle_records(
             .reject
             .push((place("reject", i, row.topic, row.partition, row.offset)?, reason));
     }
-    let lost = settle::settle(&app, &group, &member, settling).await?;
+    let lost = app.groups.settle(&group, &member, settling).await?;
     let row = |place: Place| PlaceBody {
         topic: place.topic,
         partition: place.partition,
@@ -216,27 +212,7 @@ async fn redrive_group(
             format!("max_records is from 1 to {MOST_REDRIVEN}"),
         ));
     }
-    if !matches!(value_of(&app.log, &group)?, Some(GroupValue::Shared(_))) {
-        return Err(Problem::new(
-            Reason::GroupTypeMismatch,
-            format!("the group {group} is ordered, and has no dead letters"),
-        ));
-    }
-    // The group is not deleted meanwhile.
-    let guard = app.groups.commits().await;
-    let redriven = blocking(app.blocking.clone(), Work::Change, move || {
-        let _guard = guard;
-        redrive::redrive(
-            &app.log,
-            &app.rotation,
-            &group,
-            &body.dead_letter_topic,
-            most,
-            app.clock.now(),
-        )
-        .map_err(Problem::from)
-    })
-    .await?;
+    let redriven = app.groups.redrive(&group, &body.dead_letter_topic, most).await?;
     let body = RedrivenBody {
         redriven: redriven.sent,
         passed: redriven.passed,

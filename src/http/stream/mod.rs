@@ -185,7 +185,7 @@ async fn stream(
     let is_live = query.request.is_live();
     let is_resumed = query.request.is_resumed;
     // Before the partitions are looked at, so that none is added unseen.
-    let topics_changed = app.groups.coordinator.watch_topics();
+    let topics_changed = app.groups.watch_topics();
     let stream = OpenStream::open(&app.fetcher, &app.clock, topics_changed, names, query.request)
         .await
         .map_err(|mut refusal| {

@@ -18,11 +18,11 @@
 
 use super::queue::MAX_WINDOW;
 use super::settings::MAX_DELIVERIES;
-use crate::broker::engine::{Offset, PartitionId, TopicId};
+use crate::broker::engine::{Offset, PartitionId};
+use crate::broker::groups::offsets::with_partition;
 
-const STATE: u8 = b's';
+pub(in crate::broker::groups) const STATE: u8 = b's';
 const VERSION: u8 = 1;
-const PARTITION_ID_BYTES: usize = 12;
 
 /// What is durable of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,37 +178,10 @@ pub fn states_prefix(group: &str) -> Vec<u8> {
     [&[STATE], group.as_bytes(), &[0]].concat()
 }
 
-/// What every shared group's state's key begins with.
-#[must_use]
-pub fn all_states_prefix() -> [u8; 1] {
-    [STATE]
-}
-
 /// The key of a group's state in a partition.
 #[must_use]
 pub fn state_key(group: &str, partition: PartitionId) -> Vec<u8> {
     with_partition(states_prefix(group), partition)
-}
-
-/// A prefix that ends in byte 0, with a partition behind it.
-pub(super) fn with_partition(mut prefix: Vec<u8>, partition: PartitionId) -> Vec<u8> {
-    prefix.extend_from_slice(&partition.topic.0.to_be_bytes());
-    prefix.extend_from_slice(&partition.index.to_be_bytes());
-    prefix
-}
-
-/// The partition at the end of a key that begins with a prefix of this module's or of the redrive positions'.
-#[must_use]
-pub fn partition_of_key(key: &[u8]) -> Option<PartitionId> {
-    let (before, id) = key.split_last_chunk::<PARTITION_ID_BYTES>()?;
-    if before.last() != Some(&0) {
-        return None;
-    }
-    let (topic, index) = id.split_first_chunk::<8>()?;
-    Some(PartitionId {
-        topic: TopicId(u64::from_be_bytes(*topic)),
-        index: u32::from_be_bytes(index.try_into().ok()?),
-    })
 }
 
 #[cfg(test)]
@@ -216,6 +189,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::broker::engine::TopicId;
+    use crate::broker::groups::offsets::partition_of_key;
 
     fn open(length: u32, deliveries: u32) -> Run {
         Run {

@@ -6,17 +6,15 @@
 //! - [`dead_letter`]: a record on its way to the dead letters, and back.
 //! - [`store`]: the appends that settle, each one atomic request.
 //! - [`redrive`]: dead letters go back to where they came from, once.
-//! - [`members`] and [`settle`]: what members do, over `work`, which is a group in memory.
+//! - `work`: a shared group in memory. [`settle`](super::settle) and [`poll`](super::poll) work on it.
 //!
 //! Guarantee: a record is settled only in the append that also carries its dead letter, if it has one; and an answer waits
 //! for that append. So a crash delivers again what was leased, and nothing that was settled.
 
 pub mod codec;
 pub mod dead_letter;
-pub mod members;
 pub mod queue;
 pub mod redrive;
 pub mod settings;
-pub mod settle;
 pub mod store;
 pub(crate) mod work;

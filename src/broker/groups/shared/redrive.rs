@@ -14,22 +14,20 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
-use super::codec::with_partition;
 use super::dead_letter::returning;
-use super::store::{Outgoing, changes_for_deleted_topic, records_of};
+use super::store::{Outgoing, records_of};
 use crate::broker::engine::batch::Record;
 use crate::broker::engine::{
     AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, Ticket,
     TimestampMs, Topic,
 };
+use crate::broker::groups::offsets::with_partition;
 use crate::broker::refusal::{Outcome, Reason, Refusal};
 use crate::broker::topics::catalog;
 use crate::broker::topics::skips::Skips;
 use crate::formats::partitioner::Rotation;
 
-const POSITION: u8 = b'r';
+pub(in crate::broker::groups) const POSITION: u8 = b'r';
 const VERSION: u8 = 1;
 
 /// An append is begun anew when it has so many bytes of records, or records.
@@ -37,10 +35,6 @@ const REQUEST_BYTES: usize = 1 << 20;
 const REQUEST_RECORDS: u64 = 1000;
 /// Stored bytes that are read at once.
 const READ_BYTES: usize = 1 << 20;
-
-/// Held while dead letters are sent: each call reads its positions, sends, and moves them. Such calls are rare, so one lock for
-/// all groups costs nothing that matters.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// What a call did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +48,7 @@ pub struct Redriven {
 }
 
 /// Sends up to `max_records` of a group's dead letters back, oldest first in each partition, and returns when that is
-/// durable. Blocks.
+/// durable. Blocks. One call at a time: each reads its positions, sends, and moves them.
 ///
 /// # Errors
 /// The member `redriven` counts what was sent before, which is durable; a further call goes on behind it.
@@ -71,7 +65,6 @@ pub fn redrive(
     max_records: u64,
     now: TimestampMs,
 ) -> Result<Redriven, Refusal> {
-    let _one_at_a_time = ONE_AT_A_TIME.lock();
     let topic = catalog::find(log, dead_letters)?;
     let partitions = topic.partitions();
     let mut run = Run {
@@ -86,7 +79,7 @@ pub fn redrive(
     let ended = run.all(&partitions);
     if topic.is_deleted() {
         // A position that came after its topic's deletion would never be removed.
-        remove_all_of(log, &topic)?;
+        remove_positions(log, group, &partitions)?;
     }
     match ended {
         Ok(at_end) => Ok(Redriven { at_end, ..run.done }),
@@ -98,12 +91,6 @@ pub fn redrive(
 #[must_use]
 pub fn positions_prefix(group: &str) -> Vec<u8> {
     [&[POSITION], group.as_bytes(), &[0]].concat()
-}
-
-/// What every group's position's key begins with.
-#[must_use]
-pub fn all_positions_prefix() -> [u8; 1] {
-    [POSITION]
 }
 
 fn position_key(group: &str, partition: PartitionId) -> Vec<u8> {
@@ -336,13 +323,12 @@ impl<'a> Run<'a> {
     }
 }
 
-fn remove_all_of(log: &Log, topic: &Topic) -> Result<(), Error> {
-    let state = changes_for_deleted_topic(log, topic.id());
-    if state.is_empty() {
-        return Ok(());
-    }
+fn remove_positions(log: &Log, group: &str, partitions: &[Arc<Partition>]) -> Result<(), Error> {
+    let keys = partitions
+        .iter()
+        .map(|partition| position_key(group, partition.id()));
     let request = AppendRequest {
-        state,
+        state: keys.map(|key| StateChange { key, value: None }).collect(),
         ..AppendRequest::default()
     };
     log.append(request)?.wait().map(drop)

@@ -8,7 +8,7 @@
 //!
 //! Numbers are big-endian. A length of 0: no topic was chosen, each topic has its own dead letters.
 
-use super::super::live::Kind;
+use super::super::live::GroupType;
 use crate::broker::topics::catalog::check_name;
 
 /// The shortest lease, in milliseconds: below, leases would end while their answers travel.
@@ -130,10 +130,10 @@ pub struct Unreadable(&'static str);
 impl GroupValue {
     /// How the group's members share the records.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub const fn kind(&self) -> GroupType {
         match self {
-            Self::Ordered => Kind::Ordered,
-            Self::Shared(_) => Kind::Shared,
+            Self::Ordered => GroupType::Ordered,
+            Self::Shared(_) => GroupType::Shared,
         }
     }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::codec::{self, Saved};
 use super::dead_letter::{Origin, of_record};
 use super::queue::Queue;
-use super::redrive;
 use crate::broker::engine::batch::Record;
 use crate::broker::engine::{
     Ack, AppendRequest, Error, Fetched, Log, Offset, Part, Partition, PartitionId, ReadRequest, StateChange,
@@ -193,29 +192,6 @@ pub fn read_letters(
     found.unread.extend(left.iter().map(|(offset, _)| *offset));
     found.unread.sort_unstable();
     found
-}
-
-/// The changes that remove what a group has besides its committed offsets: they ride in the round of its deletion.
-#[must_use]
-pub fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
-    [codec::states_prefix(group), redrive::positions_prefix(group)]
-        .iter()
-        .flat_map(|prefix| log.state_prefix(prefix))
-        .map(|(key, _)| offsets::remove(key))
-        .collect()
-}
-
-/// The changes that remove what any shared group knows of a topic: they ride in the round of its deletion.
-///
-/// Cost: a walk over all of it.
-#[must_use]
-pub fn changes_for_deleted_topic(log: &Log, topic: TopicId) -> Vec<StateChange> {
-    [codec::all_states_prefix(), redrive::all_positions_prefix()]
-        .iter()
-        .flat_map(|prefix| log.state_prefix(prefix))
-        .filter(|(key, _)| codec::partition_of_key(key).is_some_and(|id| id.topic == topic))
-        .map(|(key, _)| offsets::remove(key))
-        .collect()
 }
 
 /// The state of a partition, and the committed offset that goes with it.

@@ -8,10 +8,7 @@ use proptest::prelude::*;
 use super::super::codec::state_key;
 use super::super::dead_letter::{Origin, delivered_too_often};
 use super::super::queue::{Acquired, MemberKey, Moment, PollNumber, Queue, Wanted};
-use super::super::store::{
-    self, Settlement, changes_for_deleted_group, changes_for_deleted_topic, dead_letter_topic, load,
-    read_letters, records_of,
-};
+use super::super::store::{self, Settlement, dead_letter_topic, load, read_letters, records_of};
 use super::*;
 use crate::broker::engine::batch::BatchBuilder;
 use crate::broker::engine::sim::{SimClock, SimDisk};
@@ -19,7 +16,8 @@ use crate::broker::engine::{
     AppendRequest, Log, Offset, Options, Part, Partition, PartitionId, ReadRequest, Records, TimestampMs,
     Topic,
 };
-use crate::broker::groups::offsets::{Committed, offset_key};
+use crate::broker::groups::offsets::{Committed, group_key, offset_key};
+use crate::broker::groups::{changes_for_deleted_group, changes_for_deleted_topic};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::{Outcome, Value};
 
@@ -510,11 +508,21 @@ fn what_a_group_or_a_topic_had_goes_with_it() {
     let jobs: PartitionId = partition.id();
     assert_eq!(
         keys(changes_for_deleted_group(&log, "g")),
-        [state_key("g", jobs), position_key("g", dead)]
+        [
+            group_key("g"),
+            offset_key("g", jobs),
+            state_key("g", jobs),
+            position_key("g", dead)
+        ]
     );
     assert_eq!(
         keys(changes_for_deleted_topic(&log, jobs.topic)),
-        [state_key("g", jobs), state_key("h", jobs)]
+        [
+            offset_key("g", jobs),
+            offset_key("h", jobs),
+            state_key("g", jobs),
+            state_key("h", jobs)
+        ]
     );
     assert_eq!(
         keys(changes_for_deleted_topic(&log, dead.topic)),

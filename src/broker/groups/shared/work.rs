@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::queue::{Acquired, ChangeId, Expired, MemberKey, Moment, PollNumber, Queue, Wanted};
 use super::settings::Settings;
 use super::store::{self, Settlement};
 use crate::broker::engine::{Log, Offset, PartitionId, Topic};
-use crate::broker::groups::ordered::Ms;
+use crate::broker::groups::members::Ms;
 use crate::broker::refusal::Refusal;
 use crate::formats::json::ParsedRecord;
 
@@ -21,12 +21,16 @@ pub(crate) const WRITE_BYTES: usize = 4 << 20;
 /// How long the dead letters wait after they could not be written.
 const PAUSE_MS: Ms = 1000;
 
+/// Changes that are written together, each with its partition; without a change, what has ended by itself is written.
+pub(crate) type Changes = Vec<(PartitionId, Option<ChangeId>)>;
+/// Dead letters, each with the topic where it goes.
+pub(crate) type Letters = Vec<(Arc<Topic>, ParsedRecord<'static>)>;
+
 /// A settle that waits to be written.
 pub(crate) struct Pending {
-    /// The changes that it is made of; without one, what has ended by itself is written.
-    pub(crate) changes: Vec<(PartitionId, Option<ChangeId>)>,
-    /// The dead letters that belong to it, each with the topic where it goes.
-    pub(crate) letters: Vec<(Arc<Topic>, ParsedRecord<'static>)>,
+    pub(crate) changes: Changes,
+    /// The dead letters that belong to it.
+    pub(crate) letters: Letters,
     /// What the letters take, in bytes.
     pub(crate) bytes: usize,
     /// Told how it went.
@@ -36,7 +40,7 @@ pub(crate) struct Pending {
 /// What is written at once.
 pub(crate) struct Batch {
     pub(crate) settlements: Vec<Settlement>,
-    pub(crate) letters: Vec<(Arc<Topic>, ParsedRecord<'static>)>,
+    pub(crate) letters: Letters,
     pub(crate) done: Vec<oneshot::Sender<Result<(), Refusal>>>,
 }
 
@@ -47,8 +51,8 @@ pub(crate) struct Work {
     pending: Vec<Pending>,
     /// A writer is at work.
     is_writing: bool,
-    /// Something may be leased that could not be before.
-    pub(crate) freed: Arc<Notify>,
+    /// Something may be leased that could not be before: see [`Work::take_freed`].
+    is_freed: bool,
     /// Where the next poll looks first.
     turn: usize,
     /// Exhausted records are left alone until then.
@@ -71,10 +75,20 @@ impl Work {
             queues: BTreeMap::new(),
             pending: Vec::new(),
             is_writing: false,
-            freed: Arc::default(),
+            is_freed: false,
             turn: 0,
             paused_until: 0,
         }
+    }
+
+    /// Whether something may be leased since the last call that could not be before: waiting polls are to look.
+    pub(crate) fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.is_freed)
+    }
+
+    /// Says that something may be leased that could not be before.
+    pub(crate) fn free(&mut self) {
+        self.is_freed = true;
     }
 
     /// Loads the queues of new partitions, and forgets those of partitions that are gone.
@@ -97,7 +111,7 @@ impl Work {
                     .unwrap_or_else(|| Queue::new(log_start().unwrap_or(Offset::ZERO), max_deliveries))
             });
         }
-        self.freed.notify_waiters();
+        self.is_freed = true;
     }
 
     /// The partitions, each poll beginning with another one.
@@ -130,7 +144,7 @@ impl Work {
     ) {
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.give_back(member, poll, (from.get()..until.get()).map(Offset::new));
-            self.freed.notify_waiters();
+            self.is_freed = true;
         }
     }
 
@@ -144,7 +158,7 @@ impl Work {
         for queue in self.queues.values_mut() {
             queue.release_all(member);
         }
-        self.freed.notify_waiters();
+        self.is_freed = true;
     }
 
     /// Ends the leases and delays that are over.
@@ -155,7 +169,7 @@ impl Work {
             ended.free += of_queue.free;
         }
         if ended.free > 0 {
-            self.freed.notify_waiters();
+            self.is_freed = true;
         }
     }
 
@@ -191,7 +205,7 @@ impl Work {
     }
 
     /// The partitions where something ended by itself that is not written.
-    pub(crate) fn unsaved(&self) -> Vec<(PartitionId, Option<ChangeId>)> {
+    pub(crate) fn unsaved(&self) -> Changes {
         let unsaved = self.queues.iter().filter(|(_, queue)| queue.is_unsaved());
         unsaved.map(|(id, _)| (*id, None)).collect()
     }
@@ -252,7 +266,7 @@ impl Work {
             }
         }
         // The window may have moved, or what was to be settled is leased again.
-        self.freed.notify_waiters();
+        self.is_freed = true;
     }
 
     /// Whether nothing is on its way to the log, or about to be.

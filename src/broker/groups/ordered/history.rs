@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::broker::engine::TopicId;
+use crate::broker::groups::members::Joining;
 
 type Commits = Vec<(PartitionId, Offset)>;
 
@@ -44,6 +46,7 @@ impl Client {
 
 /// A group of clients over a log, and everything that happened.
 struct World {
+    members: Members,
     group: Ordered,
     now: Ms,
     ends: BTreeMap<PartitionId, u64>,
@@ -88,7 +91,8 @@ fn op() -> impl Strategy<Value = Op> {
 impl World {
     fn new() -> Self {
         Self {
-            group: Ordered::new(7, 0),
+            members: Members::new(7, 0),
+            group: Ordered::default(),
             now: 0,
             ends: (0..PARTITIONS).map(|index| (id(index), 0)).collect(),
             durable: BTreeMap::new(),
@@ -99,29 +103,45 @@ impl World {
     }
 
     fn join(&mut self, client: usize) {
+        // Whoever held that name is replaced.
+        self.is_clean &= self.members.get(&name(client)).is_none() && self.clients[client].ack.is_none();
+        self.clients[client].last = None;
+        self.take_in(client);
+        self.refresh();
+        let told = self.group.tell(&mut self.members, &name(client));
+        self.clients[client].epoch = told.unwrap().0;
+    }
+
+    fn take_in(&mut self, client: usize) {
         let joining = Joining {
             member: name(client),
             client_id: None,
             address: None,
             session_timeout: SESSION,
         };
-        // Whoever held that name is overtaken.
-        self.is_clean &=
-            !self.group.members.contains_key(&name(client)) && self.clients[client].ack.is_none();
-        self.group.join(joining, self.now);
-        self.clients[client].last = None;
-        let subscriptions = self
-            .group
-            .members
-            .keys()
-            .map(|name| (name.clone(), BTreeSet::from([TopicId(1)])))
-            .collect();
+        self.members.join(joining, self.now);
+        self.group.join(&name(client));
+        let member = self.members.get_mut(&name(client)).expect("it has joined");
+        member.topics = BTreeSet::from([TopicId(1)]);
+    }
+
+    fn refresh(&mut self) {
         let partitions = self.ends.keys().copied().collect();
         let durable = self.durable.clone();
-        self.group.refresh(&subscriptions, &partitions, |id| {
-            durable.get(&id).map(|offset| Offset::new(*offset))
-        });
-        self.clients[client].epoch = self.group.tell(&name(client)).unwrap().0;
+        let committed = |id| durable.get(&id).map(|offset| Offset::new(*offset));
+        self.group.refresh(&mut self.members, &partitions, committed);
+    }
+
+    /// As the coordinator begins a poll.
+    fn begin_poll(&mut self, client: usize, ack: Option<&PollId>) -> Result<(u64, Commits), Refused> {
+        let token = self.members.begin_poll(&name(client), self.now)?;
+        Ok((token, self.group.acknowledge(&self.members, &name(client), ack)))
+    }
+
+    /// As the coordinator takes a member out.
+    fn take_out(&mut self, client: usize) {
+        self.members.leave(&name(client)).expect("a member");
+        self.group.leave(&mut self.members, &name(client));
     }
 
     fn land(&mut self, commits: &[(PartitionId, Offset)], is_durable: bool) {
@@ -134,7 +154,7 @@ impl World {
                 );
             }
         }
-        self.group.end_commit(commits, is_durable);
+        self.group.end_commit(&mut self.members, commits, is_durable);
     }
 
     /// Ends what a client's poll has begun.
@@ -150,8 +170,9 @@ impl World {
         self.land(&commits, is_durable);
         if !is_durable {
             // Answered as an error; the client asks again with the same acknowledgement.
-            self.group.abandon(&name(client), token, self.now);
-        } else if self.group.go_on(&name(client), token).is_ok() {
+            let _ = self.members.end_poll(&name(client), token, self.now);
+        } else if self.members.wait(&name(client), token).is_ok() {
+            self.group.go_on(&mut self.members, &name(client));
             self.clients[client].poll = Some((token, Vec::new(), true));
         }
     }
@@ -160,10 +181,11 @@ impl World {
         let Some((token, _, true)) = self.clients[client].poll else {
             return;
         };
-        let Ok((places, _)) = self.group.readable(&name(client), token) else {
+        if self.members.check_poll(&name(client), token).is_err() {
             self.clients[client].poll = None;
             return;
-        };
+        }
+        let (places, _) = self.group.readable(&name(client)).expect("a member");
         let mut left = most;
         let mut ranges = Vec::new();
         for place in places {
@@ -178,7 +200,7 @@ impl World {
         self.check_lost_come_first(client, most, &ranges);
         let answer = self
             .group
-            .deliver(&name(client), token, ranges.clone(), self.now)
+            .deliver(&mut self.members, &name(client), token, ranges.clone(), self.now)
             .unwrap();
         let answer = answer.expect("nothing happened in between");
         self.clients[client].poll = None;
@@ -247,8 +269,8 @@ impl World {
             Op::Join(client) if self.clients[client].is_idle() => self.join(client),
             Op::Begin(client) if self.clients[client].is_idle() => {
                 let ack = self.clients[client].ack.clone();
-                match self.group.begin_poll(&name(client), ack.as_ref(), self.now) {
-                    Ok(begun) => self.clients[client].poll = Some((begun.token, begun.commits, false)),
+                match self.begin_poll(client, ack.as_ref()) {
+                    Ok((token, commits)) => self.clients[client].poll = Some((token, commits, false)),
                     Err(refused) => assert_eq!(refused, Refused::Unknown),
                 }
             }
@@ -256,7 +278,7 @@ impl World {
             Op::Deliver(client, most, arrives) => self.deliver(client, most, arrives),
             Op::GiveUp(client) => {
                 if let Some((token, commits, is_waiting)) = self.clients[client].poll.take() {
-                    self.group.abandon(&name(client), token, self.now);
+                    let _ = self.members.end_poll(&name(client), token, self.now);
                     if !is_waiting {
                         self.clients[client].left_behind = commits;
                     }
@@ -266,20 +288,20 @@ impl World {
                 let ack = self.clients[client].ack.take();
                 self.clients[client].last = None;
                 self.is_clean &= acks || ack.is_none();
-                if let Ok(commits) = self
-                    .group
-                    .begin_leave(&name(client), ack.as_ref().filter(|_| acks))
-                {
+                if self.members.get(&name(client)).is_some() {
+                    let ack = ack.as_ref().filter(|_| acks);
+                    let commits = self.group.acknowledge(&self.members, &name(client), ack);
                     self.land(&commits, true);
-                    self.group.leave(&name(client));
+                    self.take_out(client);
                 } else {
                     self.is_clean &= ack.is_none();
                 }
             }
             Op::Silence(by) => {
                 self.now += by;
-                for (gone, _) in self.group.expire(self.now) {
+                for gone in self.members.expired(self.now) {
                     let client = (0..4).find(|client| name(*client) == gone).unwrap();
+                    self.take_out(client);
                     self.is_clean &= self.clients[client].ack.is_none();
                     self.clients[client].last = None;
                 }
@@ -303,13 +325,14 @@ impl World {
             );
             if let Some(owner) = slot.holder() {
                 assert!(
-                    self.group.members.contains_key(owner),
+                    self.members.get(owner).is_some(),
                     "{slot_id} is held by somebody who is gone"
                 );
             }
         }
-        for (name, member) in &self.group.members {
-            for (id, ..) in member.delivery.iter().flat_map(|delivery| &delivery.ranges) {
+        for (name, reader) in &self.group.readers {
+            assert!(self.members.get(name).is_some(), "{name} is gone");
+            for (id, ..) in reader.delivery.iter().flat_map(|delivery| &delivery.ranges) {
                 assert_eq!(self.group.slots[id].holder(), Some(name), "{name} works on {id}");
             }
         }
@@ -321,7 +344,7 @@ impl World {
             self.end_commit(client, true);
             self.deliver(client, 1, true);
         }
-        if self.group.members.is_empty() {
+        if self.members.is_empty() {
             self.join(0);
         }
         for _ in 0..200 {
@@ -357,7 +380,7 @@ proptest! {
                 prop_assert!(times == 1 || !world.is_clean, "{id} {offset} was processed {times} times");
             }
         }
-        prop_assert_eq!(world.group.state(), GroupState::Stable);
+        prop_assert!(!world.group.is_rebalancing());
     }
 }
 
@@ -417,30 +440,12 @@ fn one_member_of_thousands_costs_no_more_than_its_own_partitions() {
     let mut world = World::new();
     world.ends = (0..1000).map(|index| (id(index), 0)).collect();
     for client in 0..1000 {
-        let joining = Joining {
-            member: name(client),
-            client_id: None,
-            address: None,
-            session_timeout: SESSION,
-        };
-        world.group.join(joining, 0);
+        world.take_in(client);
     }
-    let subscriptions = world
-        .group
-        .members
-        .keys()
-        .map(|name| (name.clone(), BTreeSet::from([TopicId(1)])))
-        .collect();
-    world
-        .group
-        .refresh(&subscriptions, &world.ends.keys().copied().collect(), |_| None);
-    assert_eq!(world.group.state(), GroupState::Stable);
-    let mut held: Vec<usize> = world
-        .group
-        .members
-        .keys()
-        .map(|name| world.group.held_by(name).count())
-        .collect();
+    world.refresh();
+    assert!(!world.group.is_rebalancing());
+    let count = |client| world.group.held_by(&name(client)).count();
+    let mut held: Vec<usize> = (0..1000).map(count).collect();
     held.dedup();
     assert_eq!(held, [1]);
 }

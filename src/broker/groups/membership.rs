@@ -1,0 +1,605 @@
+//! What members call: join, heartbeat, commit, leave. Polls are in [`super::poll`], settles in [`super::settle`].
+//!
+//! The state machines decide under the lock of the group's cell. What waits (for the disk, for records, for a commit to be
+//! durable) waits outside it, and asks again afterwards whether the decision still holds. A commit runs to its end in a
+//! task of its own, whether or not its client is still there.
+//!
+//! Crash: members are gone, what they have committed is not. A consumer goes on with the loop that it was in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::coordinator::{Cell, Coordinator, Kind, Locked};
+use super::live::{GroupState, GroupType};
+use super::members::{Joining, Member, Ms, Refused};
+use super::poll_id::PollId;
+use super::shared::queue::MemberKey;
+use super::shared::settings::{GroupValue, Settings};
+use super::shared::work::Work;
+use super::subscriptions::has_begun;
+use super::{Commit, Groups, offsets};
+use crate::broker::blocking::Work as Blocking;
+use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::{catalog, skips};
+
+/// Where a group begins in topics of which it has committed nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At the log start.
+    #[default]
+    Earliest,
+    /// At the end, as of the first member's joining.
+    Latest,
+    /// At the first record of this time or later.
+    Time(TimestampMs),
+}
+
+/// What a member joins with.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// The topics that it subscribes to.
+    pub topics: BTreeSet<String>,
+    /// What it calls itself.
+    pub client_id: Option<String>,
+    /// Where it connected from.
+    pub address: Option<String>,
+    /// How long it may be silent, in milliseconds.
+    pub session_timeout: Ms,
+    /// Where the group begins.
+    pub start: Start,
+    /// How the group is shared.
+    pub kind: GroupType,
+    /// Of a shared group: how long a record is leased, in milliseconds.
+    pub lease_ms: Option<u32>,
+    /// Of a shared group: how often a record is delivered before it goes to the dead letters.
+    pub max_deliveries: Option<u32>,
+    /// Of a shared group: where the dead letters go.
+    pub dead_letter_topic: Option<String>,
+}
+
+impl Join {
+    /// What the group is made as, if this is its first member.
+    fn value(&self) -> Result<GroupValue, Refusal> {
+        if self.kind == GroupType::Ordered {
+            return Ok(GroupValue::Ordered);
+        }
+        let default = Settings::default();
+        let settings = Settings {
+            lease_ms: self.lease_ms.unwrap_or(default.lease_ms),
+            max_deliveries: self.max_deliveries.unwrap_or(default.max_deliveries),
+            dead_letter_topic: self.dead_letter_topic.clone(),
+        };
+        let checked = settings.check(self.topics.iter().map(String::as_str));
+        checked.map_err(|unfit| Refusal::invalid(format!("/{}", unfit.field), unfit.to_string()))?;
+        Ok(GroupValue::Shared(settings))
+    }
+
+    /// Whether it fits a group that is there.
+    fn check(&self, group: &str, value: &GroupValue) -> Result<(), Refusal> {
+        let GroupValue::Shared(settings) = value else {
+            if self.kind == GroupType::Ordered {
+                return Ok(());
+            }
+            return Err(Refusal::new(
+                Reason::GroupTypeMismatch,
+                format!("the group {group} is ordered"),
+            ));
+        };
+        if self.kind == GroupType::Ordered {
+            return Err(Refusal::new(
+                Reason::GroupTypeMismatch,
+                format!("the group {group} is shared"),
+            ));
+        }
+        let differs = self.lease_ms.is_some_and(|ms| ms != settings.lease_ms)
+            || self
+                .max_deliveries
+                .is_some_and(|most| most != settings.max_deliveries)
+            || (self.dead_letter_topic.is_some() && self.dead_letter_topic != settings.dead_letter_topic);
+        if differs {
+            let detail = format!(
+                "the group {group} was begun with lease_ms {}, max_deliveries {} and dead_letter_topic {}",
+                settings.lease_ms,
+                settings.max_deliveries,
+                settings.dead_letter_topic.as_deref().unwrap_or("null")
+            );
+            return Err(Refusal::new(Reason::GroupSettingsDiffer, detail));
+        }
+        Ok(())
+    }
+}
+
+/// What a join returns.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The member's name.
+    pub member: Arc<str>,
+    /// Its epoch.
+    pub epoch: u64,
+    /// What it reads, sorted by topic and partition.
+    pub assignment: Vec<(Arc<str>, u32)>,
+}
+
+pub(super) fn refused(refused: Refused, group: &str, member: &str) -> Refusal {
+    let (reason, detail) = match refused {
+        Refused::Unknown => (
+            Reason::UnknownMember,
+            format!(
+                "{member} is no member of the group {group}: join first, or poll with the fields of a join"
+            ),
+        ),
+        Refused::Fenced => (
+            Reason::Fenced,
+            format!("{member} does not have that epoch or partition any more: poll to go on"),
+        ),
+        Refused::Superseded => (
+            Reason::PollSuperseded,
+            format!("a newer poll of {member} has superseded this one, which delivers nothing"),
+        ),
+    };
+    Refusal::new(reason, detail)
+}
+
+/// How an attempt to join went.
+enum Attempt {
+    /// With the member's epoch and assignment.
+    Done(Result<(u64, Vec<PartitionId>), Refused>),
+    /// A change from outside is under way: wait for its end.
+    Closed,
+    /// The cell was forgotten, or the group deleted or made anew, since it was looked at: try again.
+    Outdated,
+}
+
+impl Groups {
+    /// Joins a group, or replaces the member of that name. Makes the group, durably.
+    ///
+    /// # Errors
+    /// - [`Reason::UnknownTopic`]; [`Reason::Overloaded`] with too many members.
+    /// - [`Reason::GroupTypeMismatch`], [`Reason::GroupSettingsDiffer`]: the group is another.
+    /// - Those of a commit.
+    pub async fn join(&self, group: &str, member: Option<&str>, join: Join) -> Result<Joined, Refusal> {
+        for topic in &join.topics {
+            catalog::find(&self.log, topic)?;
+        }
+        if !self.coordinator.has_room() {
+            return Err(Refusal::new(
+                Reason::Overloaded,
+                "there are too many members of groups",
+            ));
+        }
+        let member: Arc<str> = match member {
+            Some(member) => member.into(),
+            None => {
+                let prefix = join.client_id.as_deref().unwrap_or("member");
+                format!("{prefix}-{:016x}", Coordinator::random()).into()
+            }
+        };
+        let joined = loop {
+            let value = self.begin(group, &join).await?;
+            let cell = self.coordinator.cell(group);
+            // Registered before the state is looked at, so that its end is not missed.
+            let mut joinable = pin!(cell.joinable.notified());
+            joinable.as_mut().enable();
+            match self.try_join(&cell, &member, &join, &value) {
+                Attempt::Done(joined) => break joined,
+                Attempt::Closed => joinable.await,
+                Attempt::Outdated => {}
+            }
+        };
+        let (epoch, assignment) = joined.map_err(|error| refused(error, group, &member))?;
+        tracing::debug!(group, member = &*member, epoch, "a member joined");
+        Ok(Joined {
+            member,
+            epoch,
+            assignment: self.named(&assignment),
+        })
+    }
+
+    fn try_join(&self, cell: &Cell, member: &Arc<str>, join: &Join, value: &GroupValue) -> Attempt {
+        let (now, mut core) = self.lock(cell);
+        if core.is_closed() {
+            return Attempt::Closed;
+        }
+        if core.is_forgotten || self.value_of(&cell.group).ok().flatten().as_ref() != Some(value) {
+            return Attempt::Outdated;
+        }
+        if let (GroupValue::Shared(settings), Kind::Ordered(_)) = (value, &core.kind) {
+            core.kind = Kind::Shared(Work::new(settings.clone()));
+        }
+        let joining = Joining {
+            member: Arc::clone(member),
+            client_id: join.client_id.clone(),
+            address: join.address.clone(),
+            session_timeout: join.session_timeout,
+        };
+        core.join(joining, join.topics.clone(), now);
+        core.refresh(&cell.group, &self.log, &self.coordinator);
+        Attempt::Done(core.tell(member))
+    }
+
+    /// What a group is; `None` if it has not been made.
+    ///
+    /// # Errors
+    /// [`Reason::Internal`]: its entry cannot be read.
+    pub fn value_of(&self, group: &str) -> Result<Option<GroupValue>, Refusal> {
+        let value = self.log.state_get(&offsets::group_key(group));
+        let value = value.map(|value| GroupValue::decode(&value)).transpose();
+        value.map_err(|error| {
+            tracing::error!(group, %error, "nobody can join this group");
+            let detail =
+                format!("the entry of the group {group} cannot be read; delete it, or use a newer quipu");
+            Refusal::new(Reason::Internal, detail)
+        })
+    }
+
+    /// Makes the group and subscribes it to the topics that are new to it, with committed offsets where it begins there
+    /// unless that is the log start. Returns what the group is.
+    ///
+    /// Cost: nothing is written where the group has begun in all of the topics.
+    async fn begin(&self, group: &str, join: &Join) -> Result<GroupValue, Refusal> {
+        let fresh = join.value()?;
+        if let Some(value) = self.value_of(group)? {
+            join.check(group, &value)?;
+            if self.new_topics(group, join)?.is_empty() {
+                return Ok(value);
+            }
+        }
+        // Alone: two members that join at once begin at the same place.
+        let guard = self.alone().await;
+        let known = self.value_of(group)?;
+        if let Some(value) = &known {
+            join.check(group, value)?;
+        }
+        let topics = self.new_topics(group, join)?;
+        let mut commits = Vec::new();
+        for topic in topics.iter().filter(|_| join.start != Start::Earliest) {
+            for partition in topic.partitions().iter() {
+                commits.push(Commit {
+                    partition: partition.id(),
+                    offset: self.starting_offset(partition, join.start).await?,
+                    metadata: None,
+                });
+            }
+        }
+        let topics: Vec<TopicId> = topics.iter().map(|topic| topic.id()).collect();
+        let is_made = known.is_some();
+        let value = known.unwrap_or(fresh);
+        if !is_made || !topics.is_empty() {
+            self.make(guard, group, &value, topics, commits).await?;
+        }
+        Ok(value)
+    }
+
+    /// The topics of a join in which the group has not begun.
+    fn new_topics(&self, group: &str, join: &Join) -> Result<Vec<Arc<Topic>>, Refusal> {
+        let mut topics = Vec::new();
+        for name in &join.topics {
+            let topic = catalog::find(&self.log, name)?;
+            if !has_begun(&self.log, group, topic.id()) {
+                topics.push(topic);
+            }
+        }
+        Ok(topics)
+    }
+
+    /// Subscribes the group to topics that took the place of deleted ones under the same names ([`Core::unsubscribed`]).
+    pub(super) async fn subscribe_to_replaced(
+        &self,
+        cell: &Cell,
+        topics: Vec<TopicId>,
+    ) -> Result<(), Refusal> {
+        let Some(value) = self.value_of(&cell.group)? else {
+            return Ok(());
+        };
+        let guard = self.commits().await;
+        self.make(guard, &cell.group, &value, topics.clone(), Vec::new())
+            .await?;
+        let (_, mut core) = self.lock(cell);
+        core.unsubscribed.retain(|topic| !topics.contains(topic));
+        Ok(())
+    }
+
+    async fn starting_offset(&self, partition: &Arc<Partition>, start: Start) -> Result<Offset, Refusal> {
+        let positions = partition.positions();
+        let time = match start {
+            Start::Earliest => return Ok(positions.log_start_offset),
+            Start::Latest => return Ok(positions.end_offset),
+            Start::Time(time) => time,
+        };
+        let (log, partition) = (self.log.clone(), Arc::clone(partition));
+        let find = move || Ok(skips::offset_for_time(&log, &partition, time)?);
+        let found = self.blocking.attempt(Blocking::Read, find).await?;
+        Ok(found.map_or(positions.end_offset, |(offset, _)| offset))
+    }
+
+    /// Names partitions by topic, sorted.
+    pub(super) fn named(&self, partitions: &[PartitionId]) -> Vec<(Arc<str>, u32)> {
+        let mut names: BTreeMap<TopicId, Option<Arc<str>>> = BTreeMap::new();
+        let mut named = Vec::with_capacity(partitions.len());
+        for id in partitions {
+            let name = names
+                .entry(id.topic)
+                .or_insert_with(|| self.log.topic_by_id(id.topic).map(|topic| topic.name().into()));
+            named.extend(name.clone().map(|name| (name, id.index)));
+        }
+        named.sort();
+        named
+    }
+
+    /// The group's state now, and the time that is now.
+    pub(super) fn lock<'a>(&'a self, cell: &'a Cell) -> (Ms, Locked<'a>) {
+        let now = self.now_ms();
+        (now, self.coordinator.lock(cell, now))
+    }
+
+    /// The cell of a group that has members.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownMember`].
+    pub(super) fn cell_of(&self, group: &str, member: &str) -> Result<Arc<Cell>, Refusal> {
+        let cell = self.coordinator.find(group);
+        cell.ok_or_else(|| refused(Refused::Unknown, group, member))
+    }
+
+    /// Makes durable what a member acknowledged or committed, and notes it in the group. Runs to its end whoever is still
+    /// there.
+    pub(super) async fn commit_for(
+        &self,
+        cell: &Arc<Cell>,
+        order: OwnedMutexGuard<()>,
+        commits: Vec<(PartitionId, Offset)>,
+        mut metadata: BTreeMap<PartitionId, String>,
+    ) -> Result<(), Refusal> {
+        if commits.is_empty() {
+            return Ok(());
+        }
+        let (groups, cell) = (self.clone(), Arc::clone(cell));
+        let task = tokio::spawn(async move {
+            let guard = groups.commits().await;
+            let change = |&(partition, offset): &(PartitionId, Offset)| Commit {
+                partition,
+                offset,
+                metadata: metadata.remove(&partition),
+            };
+            let changes = commits.iter().map(change).collect();
+            let result = groups
+                .write(&cell.group, &GroupValue::Ordered, &[], changes)
+                .await;
+            if let Some((ordered, members)) = groups.lock(&cell).1.ordered() {
+                ordered.end_commit(members, &commits, result.is_ok());
+            }
+            drop((guard, order));
+            result
+        });
+        match task.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(Refusal::stopping()),
+        }
+    }
+
+    /// Waits for a member's turn to commit: its commits take turns in the order in which they begin.
+    pub(super) async fn turn_of(&self, group: &str, member: &str) -> Result<OwnedMutexGuard<()>, Refusal> {
+        let order = {
+            let cell = self.cell_of(group, member)?;
+            let (_, core) = self.lock(&cell);
+            core.order_of(member)
+        };
+        let order = order.ok_or_else(|| refused(Refused::Unknown, group, member))?;
+        Ok(order.lock_owned().await)
+    }
+
+    /// Joins where the member is unknown; otherwise changes its subscription where the join names other topics.
+    pub(super) async fn be_member(&self, group: &str, member: &str, join: &Join) -> Result<(), Refusal> {
+        let cell = self.coordinator.find(group);
+        let subscribes = cell.as_ref().and_then(|cell| {
+            let (_, core) = self.lock(cell);
+            core.members.get(member)?;
+            Some(core.subscribes(member, &join.topics))
+        });
+        let (Some(cell), Some(subscribes)) = (cell, subscribes) else {
+            self.join(group, Some(member), join.clone()).await?;
+            return Ok(());
+        };
+        if let Some(value) = self.value_of(group)? {
+            join.check(group, &value)?;
+        }
+        if !subscribes {
+            for topic in &join.topics {
+                catalog::find(&self.log, topic)?;
+            }
+            self.begin(group, join).await?;
+            let (_, mut core) = self.lock(&cell);
+            core.subscribe(member, &join.topics);
+            core.refresh(group, &self.log, &self.coordinator);
+        }
+        Ok(())
+    }
+
+    /// Keeps a member alive. Returns its epoch, and what the group's members are doing.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownMember`]; [`Reason::Fenced`] with a stale epoch.
+    pub fn heartbeat(
+        &self,
+        group: &str,
+        member: &str,
+        epoch: Option<u64>,
+    ) -> Result<(u64, GroupState), Refusal> {
+        let cell = self.cell_of(group, member)?;
+        let (now, mut core) = self.lock(&cell);
+        let touched = core.members.touch(member, epoch, now);
+        let epoch = touched.map_err(|error| refused(error, group, member))?;
+        Ok((epoch, core.state()))
+    }
+
+    /// Commits offsets for a member. A committed offset never goes back: the answer is what is committed now.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownMember`]; [`Reason::Fenced`]: nothing was committed; those of a commit.
+    pub async fn commit_as(
+        &self,
+        group: &str,
+        member: &str,
+        epoch: u64,
+        commits: Vec<Commit>,
+    ) -> Result<BTreeMap<PartitionId, Offset>, Refusal> {
+        let offsets: Vec<(PartitionId, Offset)> = commits
+            .iter()
+            .map(|commit| (commit.partition, commit.offset))
+            .collect();
+        let metadata = commits
+            .into_iter()
+            .filter_map(|commit| Some((commit.partition, commit.metadata?)))
+            .collect();
+        let refusal = |error| refused(error, group, member);
+        let order = self.turn_of(group, member).await?;
+        let cell = self.cell_of(group, member)?;
+        let news = {
+            let (now, mut core) = self.lock(&cell);
+            core.members.touch(member, Some(epoch), now).map_err(refusal)?;
+            let mut news = offsets.clone();
+            if let Some((ordered, _)) = core.ordered() {
+                let held = ordered.check_held(member, offsets.iter().map(|(id, _)| *id));
+                held.map_err(refusal)?;
+                news.retain(|(id, offset)| ordered.committed(*id).is_none_or(|before| before <= *offset));
+                ordered.begin_commit(&news);
+            } else if !offsets.is_empty() {
+                // Members of a shared group have no partitions.
+                return Err(refusal(Refused::Fenced));
+            }
+            news
+        };
+        self.commit_for(&cell, order, news, metadata).await?;
+        let (_, mut core) = self.lock(&cell);
+        let committed = |id| core.ordered().and_then(|(ordered, _)| ordered.committed(id));
+        let mut committed = committed;
+        Ok(offsets
+            .into_iter()
+            .map(|(id, offset)| (id, committed(id).unwrap_or(offset)))
+            .collect())
+    }
+
+    /// Leaves the group, committing what the poll named by `ack` delivered; in a shared group, accepting what that poll
+    /// delivered and is not settled.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownMember`]; those of a commit or a settle: the member is still there.
+    pub async fn leave(&self, group: &str, member: &str, ack: Option<&str>) -> Result<(), Refusal> {
+        let ack = read_ack(ack, group, member)?;
+        let order = self.turn_of(group, member).await?;
+        let cell = self.cell_of(group, member)?;
+        let (commits, leases) = {
+            let (_, mut core) = self.lock(&cell);
+            let key = core.members.get(member).map(Member::key);
+            let key = key.ok_or_else(|| refused(Refused::Unknown, group, member))?;
+            let commits = core.acknowledge(member, ack.as_ref());
+            (commits, core.work().map(|_| MemberKey(key)))
+        };
+        if let (Some(key), Some(ack)) = (leases, &ack) {
+            self.acknowledge_leases(&cell, key, ack).await?;
+        }
+        self.commit_for(&cell, order, commits, BTreeMap::new()).await?;
+        self.lock(&cell).1.leave(member);
+        tracing::debug!(group, member, "a member left");
+        Ok(())
+    }
+
+    /// The members of a group, sorted by name.
+    #[must_use]
+    pub fn describe(&self, group: &str) -> Vec<Described> {
+        let Some(cell) = self.coordinator.find(group) else {
+            return Vec::new();
+        };
+        let (now, core) = self.lock(&cell);
+        let mut held: BTreeMap<&Arc<str>, Vec<PartitionId>> = BTreeMap::new();
+        if let Kind::Ordered(ordered) = &core.kind {
+            for (id, owner) in ordered.partitions() {
+                if let Some(owner) = owner {
+                    held.entry(owner).or_default().push(id);
+                }
+            }
+        }
+        let described = core.members.iter().map(|(name, member)| Described {
+            member: Arc::clone(name),
+            client_id: member.client_id.clone(),
+            address: member.address.clone(),
+            epoch: member.epoch,
+            last_contact_ms: if member.is_polling() {
+                0
+            } else {
+                now.saturating_sub(member.last_contact)
+            },
+            is_polling: member.is_polling(),
+            assignment: self.named(held.get(name).map_or(&[][..], Vec::as_slice)),
+            leased: match &core.kind {
+                Kind::Ordered(_) => None,
+                Kind::Shared(work) => Some(work.leased_to(MemberKey(member.key()))),
+            },
+        });
+        described.collect()
+    }
+
+    /// Ends sessions when they are over, until the server stops. To be spawned once.
+    pub async fn end_sessions(self) {
+        let mut stopping = self.stopping.clone();
+        loop {
+            let (next, busy) = self.coordinator.tick(self.now_ms());
+            for cell in busy {
+                self.attend(&cell);
+            }
+            let wait = next.map(|next| Duration::from_millis(next.saturating_sub(self.now_ms()).max(5)));
+            let timer = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = timer => {}
+                () = self.coordinator.sooner.notified() => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+}
+
+/// A member of a group, for descriptions.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// Its name.
+    pub member: Arc<str>,
+    /// What it calls itself.
+    pub client_id: Option<String>,
+    /// Where it was heard from.
+    pub address: Option<String>,
+    /// Its epoch.
+    pub epoch: u64,
+    /// How long ago it was heard from; 0 while it is in a poll.
+    pub last_contact_ms: u64,
+    /// It is in a poll.
+    pub is_polling: bool,
+    /// What it reads.
+    pub assignment: Vec<(Arc<str>, u32)>,
+    /// In a shared group, how many records are leased to it.
+    pub leased: Option<usize>,
+}
+
+/// Reads an `ack`.
+///
+/// # Errors
+/// [`Reason::InvalidRequest`]: it is not a `poll_id` of this member.
+pub(super) fn read_ack(ack: Option<&str>, group: &str, member: &str) -> Result<Option<PollId>, Refusal> {
+    let Some(text) = ack else { return Ok(None) };
+    match PollId::decode(text, group, member) {
+        Some(id) => Ok(Some(id)),
+        None => Err(Refusal::invalid(
+            "/ack",
+            format!("ack is not a poll_id that {member} was given in the group {group}"),
+        )),
+    }
+}

@@ -1,0 +1,515 @@
+//! The partitions of an ordered group: who reads which, what was delivered, what is committed. A state machine without I/O
+//! or clock.
+//!
+//! A partition (a [`Slot`]) has an owner and, by [`assign`](super::assign), a target: the member that is to have it. Where
+//! the two differ it changes hands. That happens only when the owner begins a poll (its last delivery is then
+//! acknowledged or lost), waits in one and holds nothing, leaves, or its session ends; and never while a commit of the
+//! owner is on its way to the log. So a clean hand-over delivers nothing twice, and no commit of one member can land
+//! after another has gone on from the offset before it.
+//!
+//! A poll that does not acknowledge the last answer means that this answer was lost. Its records are delivered again
+//! before anything else, as far as the limits of the polls reach and the member still has the partitions.
+//!
+//! Committed offsets here are copies of what is durable: a commit begins with [`Ordered::acknowledge`] or
+//! [`Ordered::begin_commit`], is made durable by the caller, and ends with [`Ordered::end_commit`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::assign::assign;
+use crate::broker::engine::{Offset, PartitionId};
+use crate::broker::groups::members::{Member, Members, Ms, Refused};
+use crate::broker::groups::poll_id::{MAX_PARTITIONS, PollId, Reach};
+
+/// What a member was told and delivered.
+#[derive(Debug, Default)]
+struct Reader {
+    /// The assignment that its last answer had.
+    told: BTreeSet<PartitionId>,
+    /// What its last poll delivered, until that is acknowledged or lost.
+    delivery: Option<Delivery>,
+    /// Partitions whose records a lost answer delivered, in its order, and the offset where it ended: the next answers
+    /// begin with them. Entries are dropped when the records are delivered again, or the partition is another member's.
+    lost: Vec<(PartitionId, Offset)>,
+    /// Where the next poll looks first, so that no partition starves.
+    turn: usize,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    number: u64,
+    /// First and next offset of each partition.
+    ranges: Vec<(PartitionId, Offset, Offset)>,
+}
+
+/// A partition of a subscribed topic.
+#[derive(Debug)]
+struct Slot {
+    /// Who reads it. Stays when that member is gone, until somebody else gets it: see [`Ordered::may_commit`].
+    owner: Option<Arc<str>>,
+    /// Whether the owner is a member still.
+    is_held: bool,
+    /// The epoch since which it has had this owner.
+    owned_since: u64,
+    /// The epoch of the owner's newest delivery of it.
+    delivered_epoch: u64,
+    /// Whether nobody but the owner has had it in this process.
+    is_first_owner: bool,
+    /// Who is to have it.
+    target: Option<Arc<str>>,
+    /// The next record to deliver.
+    position: Offset,
+    committed: Option<Offset>,
+    /// Commits on their way to the log.
+    committing: u32,
+}
+
+/// Where a poll may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The next record to deliver.
+    pub from: Offset,
+    /// Where to stop, if the records before it were in a lost answer: other partitions' lost records come before what
+    /// follows here.
+    pub until: Option<Offset>,
+}
+
+/// The end of a poll.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Names what is delivered.
+    pub poll_id: PollId,
+    /// The member's epoch.
+    pub epoch: u64,
+    /// The partitions that the member reads.
+    pub assignment: Vec<PartitionId>,
+}
+
+/// The partitions of a group, and what its members were delivered of them.
+#[derive(Debug, Default)]
+pub struct Ordered {
+    readers: BTreeMap<Arc<str>, Reader>,
+    slots: BTreeMap<PartitionId, Slot>,
+    /// Whether a partition has another owner than its target, or none.
+    is_rebalancing: bool,
+}
+
+impl Ordered {
+    /// Every partition that it knows, with its owner.
+    pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, Option<&Arc<str>>)> {
+        self.slots.iter().map(|(id, slot)| (*id, slot.holder()))
+    }
+
+    /// Whether partitions wait for their owners to give them up.
+    #[must_use]
+    pub fn is_rebalancing(&self) -> bool {
+        self.is_rebalancing
+    }
+
+    /// Whether a commit is on its way to the log.
+    #[must_use]
+    pub fn is_committing(&self) -> bool {
+        self.slots.values().any(|slot| slot.committing > 0)
+    }
+
+    /// Whether a partition is known.
+    #[must_use]
+    pub fn knows(&self, id: PartitionId) -> bool {
+        self.slots.contains_key(&id)
+    }
+
+    /// Sets the partitions of the topics that the members subscribe to, with the committed offsets of the new ones; and
+    /// decides anew who is to have what. Comes after every join, and when topics have changed.
+    pub fn refresh(
+        &mut self,
+        members: &mut Members,
+        partitions: &BTreeSet<PartitionId>,
+        committed: impl Fn(PartitionId) -> Option<Offset>,
+    ) {
+        self.slots
+            .retain(|id, slot| partitions.contains(id) || slot.committing > 0);
+        for id in partitions {
+            self.slots.entry(*id).or_insert_with(|| Slot::new(committed(*id)));
+        }
+        for reader in self.readers.values_mut() {
+            if let Some(delivery) = &mut reader.delivery {
+                delivery.ranges.retain(|(id, ..)| self.slots.contains_key(id));
+            }
+        }
+        self.rebalance(members);
+    }
+
+    /// Begins anew for a member that has joined. What a replaced member of that name had in hand is delivered again first.
+    pub fn join(&mut self, name: &Arc<str>) {
+        self.take_back(name);
+        let lost = self.readers.remove(name).map(|before| before.lost);
+        let reader = Reader {
+            lost: lost.unwrap_or_default(),
+            ..Reader::default()
+        };
+        self.readers.insert(Arc::clone(name), reader);
+    }
+
+    /// The epoch and assignment that an answer gives a member. Another assignment than before comes with a new epoch.
+    ///
+    /// # Errors
+    /// [`Refused::Unknown`].
+    pub fn tell(&mut self, members: &mut Members, name: &str) -> Result<(u64, Vec<PartitionId>), Refused> {
+        let assignment: BTreeSet<PartitionId> = self.held_by(name).collect();
+        let reader = self.readers.get_mut(name).ok_or(Refused::Unknown)?;
+        if reader.told != assignment {
+            let epoch = members.next_number();
+            members.get_mut(name).ok_or(Refused::Unknown)?.epoch = epoch;
+            reader.told.clone_from(&assignment);
+        }
+        let epoch = members.get(name).ok_or(Refused::Unknown)?.epoch;
+        Ok((epoch, assignment.into_iter().collect()))
+    }
+
+    /// Begins the commits that a member's `ack` asks for, and returns them. A delivery that it does not name was lost.
+    pub fn acknowledge(
+        &mut self,
+        members: &Members,
+        name: &str,
+        ack: Option<&PollId>,
+    ) -> Vec<(PartitionId, Offset)> {
+        let Some((reader, member)) = self.readers.get(name).zip(members.get(name)) else {
+            return Vec::new();
+        };
+        let is_of_today = |ack: &PollId| ack.life == members.life;
+        // An answer that was given to this member's predecessor, in this process or another.
+        let inherited = ack.filter(|ack| !is_of_today(ack) || ack.epoch < member.key());
+        let is_last =
+            |delivery: &Delivery| ack.is_some_and(|ack| is_of_today(ack) && ack.number == delivery.number);
+        let mut commits = Vec::new();
+        match &reader.delivery {
+            // It stays until the commit has ended: if that fails, the same `ack` may come again.
+            Some(delivery) if is_last(delivery) => {
+                commits.extend(delivery.ranges.iter().map(|(id, _, next)| (*id, *next)));
+            }
+            Some(_) => self.take_back(name),
+            None => {}
+        }
+        if let Some(ack) = inherited {
+            let kept = ack
+                .reach
+                .iter()
+                .filter(|reach| self.may_commit(name, reach, ack, is_of_today(ack)));
+            commits.extend(kept.map(|reach| (reach.partition, reach.next)));
+        }
+        commits.retain(|(id, next)| {
+            let Some(slot) = self.slots.get_mut(id) else {
+                return false;
+            };
+            // What is committed already needs no change; it never goes back.
+            let is_news = slot.committed.is_none_or(|committed| committed < *next);
+            slot.committing += u32::from(is_news);
+            is_news
+        });
+        commits
+    }
+
+    /// Whether an acknowledgement of an answer that is not the last may be taken: nobody else was given the partition
+    /// since, and neither has the member itself been given it again; and the group was not reset meanwhile.
+    fn may_commit(&self, name: &str, reach: &Reach, ack: &PollId, is_of_today: bool) -> bool {
+        let Some(slot) = self.slots.get(&reach.partition) else {
+            return false;
+        };
+        if slot.committing > 0 || slot.committed.unwrap_or(Offset::ZERO) < reach.base {
+            return false;
+        }
+        let is_owner = slot.owner.as_deref() == Some(name);
+        if is_of_today {
+            is_owner && slot.owned_since <= ack.epoch && slot.delivered_epoch <= ack.epoch
+        } else {
+            slot.is_first_owner && slot.delivered_epoch == 0 && (is_owner || slot.owner.is_none())
+        }
+    }
+
+    /// Checks that a member has the partitions that it wants to commit for.
+    ///
+    /// # Errors
+    /// [`Refused::Fenced`].
+    pub fn check_held(
+        &self,
+        name: &str,
+        mut partitions: impl Iterator<Item = PartitionId>,
+    ) -> Result<(), Refused> {
+        let holds = |id: PartitionId| self.slots.get(&id).is_some_and(|slot| slot.is_held_by(name));
+        if partitions.all(holds) {
+            Ok(())
+        } else {
+            Err(Refused::Fenced)
+        }
+    }
+
+    /// Begins commits that a member asks for itself, which has those partitions.
+    pub fn begin_commit(&mut self, commits: &[(PartitionId, Offset)]) {
+        for (id, _) in commits {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.committing += 1;
+            }
+        }
+    }
+
+    /// The committed offset of a partition, as far as commits have ended.
+    #[must_use]
+    pub fn committed(&self, id: PartitionId) -> Option<Offset> {
+        self.slots.get(&id).and_then(|slot| slot.committed)
+    }
+
+    /// Ends commits: they are durable, or have failed.
+    pub fn end_commit(&mut self, members: &mut Members, commits: &[(PartitionId, Offset)], is_durable: bool) {
+        for (id, next) in commits {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.committing -= 1;
+                if is_durable {
+                    slot.committed = slot.committed.max(Some(*next));
+                    slot.position = slot.position.max(*next);
+                }
+            }
+        }
+        // Somebody may wait for a partition that could not change hands meanwhile.
+        self.release(members);
+    }
+
+    /// Goes on with a poll whose commits are durable ([`Members::wait`]): the last delivery is done with, and the member
+    /// gives up what others are to have.
+    pub fn go_on(&mut self, members: &mut Members, name: &str) {
+        if let Some(reader) = self.readers.get_mut(name) {
+            reader.delivery = None;
+        }
+        self.release(members);
+    }
+
+    /// Where a poll may read: first what a lost answer delivered, then the other partitions in turn. And whether the member
+    /// is to learn another assignment.
+    ///
+    /// # Errors
+    /// [`Refused::Unknown`].
+    pub fn readable(&mut self, name: &str) -> Result<(Vec<Place>, bool), Refused> {
+        let place = |(partition, slot): (&PartitionId, &Slot)| Place {
+            partition: *partition,
+            from: slot.position,
+            until: None,
+        };
+        let held = self.slots.iter().filter(|(_, slot)| slot.is_held_by(name));
+        let mut places: Vec<Place> = held.map(place).collect();
+        let reader = self.readers.get_mut(name).ok_or(Refused::Unknown)?;
+        let is_new = reader.told.len() != places.len()
+            || places.iter().any(|place| !reader.told.contains(&place.partition));
+        if !places.is_empty() {
+            let count = places.len();
+            places.rotate_left(reader.turn % count);
+        }
+        if !reader.lost.is_empty() {
+            reader.lost.retain(|(id, until)| {
+                places
+                    .iter()
+                    .any(|place| place.partition == *id && place.from < *until)
+            });
+            for place in &mut places {
+                let lost = reader.lost.iter().find(|(id, _)| *id == place.partition);
+                place.until = lost.map(|(_, until)| *until);
+            }
+            let rank = |place: &Place| reader.lost.iter().position(|(id, _)| *id == place.partition);
+            places.sort_by_key(|place| rank(place).unwrap_or(usize::MAX));
+        }
+        Ok((places, is_new))
+    }
+
+    /// Ends a poll with what was read: first and next offset of each partition, as [`Ordered::readable`] gave the first.
+    /// `None`: the places have changed meanwhile, and are to be read anew.
+    ///
+    /// # Errors
+    /// As [`Members::check_poll`].
+    pub fn deliver(
+        &mut self,
+        members: &mut Members,
+        name: &str,
+        token: u64,
+        ranges: Vec<(PartitionId, Offset, Offset)>,
+        now: Ms,
+    ) -> Result<Option<Answer>, Refused> {
+        members.check_poll(name, token)?;
+        debug_assert!(ranges.len() <= MAX_PARTITIONS);
+        let is_there = |(id, from, _): &(PartitionId, Offset, Offset)| {
+            let slot = self.slots.get(id);
+            slot.is_some_and(|slot| slot.is_held_by(name) && slot.position <= *from)
+        };
+        if !ranges.iter().all(is_there) {
+            return Ok(None);
+        }
+        let (epoch, assignment) = self.tell(members, name)?;
+        let number = members.next_number();
+        let mut reach = Vec::with_capacity(ranges.len());
+        for (id, _, next) in &ranges {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.position = *next;
+                slot.delivered_epoch = epoch;
+                reach.push(Reach {
+                    partition: *id,
+                    base: slot.committed.unwrap_or(Offset::ZERO),
+                    next: *next,
+                });
+            }
+        }
+        let poll_id = PollId {
+            life: members.life,
+            epoch,
+            number,
+            reach,
+        };
+        if let Some(reader) = self.readers.get_mut(name) {
+            reader.delivery = (!ranges.is_empty()).then_some(Delivery { number, ranges });
+            reader.turn = reader.turn.wrapping_add(1);
+        }
+        members.end_poll(name, token, now)?;
+        Ok(Some(Answer {
+            poll_id,
+            epoch,
+            assignment,
+        }))
+    }
+
+    /// Forgets a member that has left: its partitions go to others, and what it did not acknowledge with them.
+    pub fn leave(&mut self, members: &mut Members, name: &str) {
+        self.take_back(name);
+        self.readers.remove(name);
+        self.rebalance(members);
+    }
+
+    /// The partitions that a member holds.
+    fn held_by(&self, name: &str) -> impl Iterator<Item = PartitionId> {
+        let held = self.slots.iter().filter(move |(_, slot)| slot.is_held_by(name));
+        held.map(|(id, _)| *id)
+    }
+
+    /// Has what a member was delivered and did not acknowledge delivered again, before anything else.
+    fn take_back(&mut self, name: &str) {
+        let Some(reader) = self.readers.get_mut(name) else {
+            return;
+        };
+        let Some(delivery) = reader.delivery.take() else {
+            return;
+        };
+        // What an answer before this one lost and this one did not reach comes after it.
+        let mut lost = Vec::with_capacity(delivery.ranges.len());
+        for (id, from, next) in delivery.ranges {
+            let before = reader.lost.iter().find(|(before, _)| *before == id);
+            lost.push((id, before.map_or(next, |(_, until)| next.max(*until))));
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.position = slot.committed.unwrap_or(Offset::ZERO).max(from);
+            }
+        }
+        reader
+            .lost
+            .retain(|(id, _)| !lost.iter().any(|(again, _)| again == id));
+        lost.append(&mut reader.lost);
+        reader.lost = lost;
+    }
+
+    /// Decides anew who is to have what, and hands over what can be at once.
+    fn rebalance(&mut self, members: &mut Members) {
+        let subscriptions = members
+            .iter()
+            .map(|(name, member)| (Arc::clone(name), member.topics.clone()))
+            .collect();
+        let partitions: Vec<PartitionId> = self.slots.keys().copied().collect();
+        let is_member = |name: &Arc<str>| members.get(name).is_some();
+        // A partition that is on its way to a member counts as that member's.
+        let owners = self
+            .slots
+            .iter()
+            .filter_map(|(id, slot)| {
+                let owner = slot.target.as_ref().filter(|name| is_member(name));
+                Some((*id, Arc::clone(owner.or(slot.holder())?)))
+            })
+            .collect();
+        let mut targets = assign(&subscriptions, &partitions, &owners);
+        for (id, slot) in &mut self.slots {
+            slot.target = targets.remove(id);
+            slot.is_held &= slot.owner.as_ref().is_some_and(is_member);
+        }
+        self.is_rebalancing = true;
+        self.release(members);
+    }
+
+    /// Has members give up what others are to have: those that wait in a poll and hold nothing, and those that do not, of
+    /// what no answer has told them.
+    fn release(&mut self, members: &mut Members) {
+        if !self.is_rebalancing {
+            return;
+        }
+        for (id, slot) in &mut self.slots {
+            if !slot.is_held || slot.target == slot.owner || slot.committing > 0 {
+                continue;
+            }
+            let Some(owner) = &slot.owner else { continue };
+            let is_told = self
+                .readers
+                .get(owner)
+                .is_some_and(|reader| reader.told.contains(id));
+            if members.get(owner).is_some_and(Member::is_waiting) || !is_told {
+                slot.is_held = false;
+                members.wake(owner);
+            }
+        }
+        self.hand_over(members);
+    }
+
+    /// Gives what nobody holds to who is to have it.
+    fn hand_over(&mut self, members: &mut Members) {
+        for slot in self.slots.values_mut() {
+            if slot.is_held || slot.committing > 0 {
+                continue;
+            }
+            let Some(target) = slot.target.clone() else {
+                continue;
+            };
+            if slot.owner.as_ref() != Some(&target) {
+                slot.is_first_owner = slot.owner.is_none();
+                slot.owned_since = members.next_number();
+                slot.delivered_epoch = 0;
+                slot.position = slot.committed.unwrap_or(Offset::ZERO);
+                slot.owner = Some(Arc::clone(&target));
+            }
+            slot.is_held = true;
+            members.wake(&target);
+        }
+        self.is_rebalancing = self
+            .slots
+            .values()
+            .any(|slot| slot.holder() != slot.target.as_ref());
+    }
+}
+
+impl Slot {
+    fn new(committed: Option<Offset>) -> Self {
+        Self {
+            owner: None,
+            is_held: false,
+            owned_since: 0,
+            delivered_epoch: 0,
+            is_first_owner: true,
+            target: None,
+            position: committed.unwrap_or(Offset::ZERO),
+            committed,
+            committing: 0,
+        }
+    }
+
+    fn holder(&self) -> Option<&Arc<str>> {
+        self.owner.as_ref().filter(|_| self.is_held)
+    }
+
+    fn is_held_by(&self, name: &str) -> bool {
+        self.holder().is_some_and(|owner| &**owner == name)
+    }
+}
+
+#[cfg(test)]
+#[path = "history.rs"]
+mod history;

@@ -1,0 +1,91 @@
+//! What a poll of an ordered group takes: its member's partitions, from where it goes on in each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Delivered, Piece, Polled, Polling, Taken};
+use crate::broker::engine::{Topic, TopicId};
+use crate::broker::groups::Groups;
+use crate::broker::groups::poll_id::MAX_PARTITIONS;
+use crate::broker::refusal::Refusal;
+
+impl Groups {
+    /// Where the member may read now.
+    pub(super) async fn take_assigned(&self, polling: &Polling<'_>) -> Result<Taken<'_>, Refusal> {
+        let member = polling.member;
+        let ((places, is_new), unsubscribed) = {
+            let (_, mut core) = self.lock(&polling.cell);
+            core.refresh(polling.group, &self.log, &self.coordinator);
+            let is_polling = core.members.check_poll(member, polling.token).map(drop);
+            is_polling.map_err(|error| polling.refused(error))?;
+            let places = core.ordered().map(|(ordered, _)| ordered.readable(member));
+            let places = places.unwrap_or_else(|| Ok(Default::default()));
+            (
+                places.map_err(|error| polling.refused(error))?,
+                core.unsubscribed.clone(),
+            )
+        };
+        if !unsubscribed.is_empty() {
+            self.subscribe_to_replaced(&polling.cell, unsubscribed).await?;
+        }
+        let mut taken = Taken {
+            is_new,
+            ..Taken::default()
+        };
+        let mut topics: BTreeMap<TopicId, Option<Arc<Topic>>> = BTreeMap::new();
+        for place in places {
+            let id = place.partition;
+            let topic = topics
+                .entry(id.topic)
+                .or_insert_with(|| self.log.topic_by_id(id.topic));
+            let Some((topic, partition)) = topic
+                .as_ref()
+                .zip(topic.as_ref().and_then(|topic| topic.partition(id.index)))
+            else {
+                continue;
+            };
+            let positions = partition.positions();
+            let from = positions.log_start_offset.max(place.from);
+            if positions.end_offset > from && taken.pieces.len() < MAX_PARTITIONS {
+                taken.pieces.push(Piece {
+                    topic: Arc::clone(topic),
+                    partition: Arc::clone(&partition),
+                    from,
+                    // Where the lost records are deleted, the partition is read like any other.
+                    until: place.until.filter(|until| *until > from),
+                    deliveries: None,
+                });
+            }
+            taken.ends.push((partition, from));
+        }
+        Ok(taken)
+    }
+
+    /// Answers with what was read; `None` where the partitions have changed hands meanwhile.
+    pub(super) fn deliver_assigned(
+        &self,
+        polling: &Polling<'_>,
+        pages: Vec<Delivered>,
+    ) -> Result<Option<Polled>, Refusal> {
+        let range = |delivered: &Delivered| {
+            let page = &delivered.page;
+            (delivered.partition, page.from, page.next_offset)
+        };
+        let ranges = pages.iter().map(range).collect();
+        let answer = {
+            let (now, mut core) = self.lock(&polling.cell);
+            let Some((ordered, members)) = core.ordered() else {
+                return Ok(None);
+            };
+            let answer = ordered.deliver(members, polling.member, polling.token, ranges, now);
+            answer.map_err(|error| polling.refused(error))?
+        };
+        Ok(answer.map(|answer| Polled {
+            poll_id: answer.poll_id.encode(polling.group, polling.member),
+            epoch: answer.epoch,
+            assignment: self.named(&answer.assignment),
+            lease_expires: None,
+            pages,
+        }))
+    }
+}

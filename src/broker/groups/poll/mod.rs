@@ -1,0 +1,366 @@
+//! A poll: acknowledges the last answer, then waits for records and delivers them. One loop for both kinds of groups; the
+//! kind decides what is taken and how it is delivered: [`assigned`] partitions, or [`leased`] records.
+
+mod assigned;
+mod leased;
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::OwnedMutexGuard;
+
+use super::Groups;
+use super::coordinator::Cell;
+use super::members::{Ms, Refused};
+use super::membership::{Join, read_ack, refused};
+use super::poll_id::PollId;
+use super::shared::queue::MemberKey;
+use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
+use crate::broker::fetch::page::{Limits, Page};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::skips::Gap;
+
+use leased::Leases;
+
+/// What a poll asks for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The `poll_id` of the answer that is done with.
+    pub ack: Option<String>,
+    /// Records at most.
+    pub max_records: u64,
+    /// Stored bytes at most; one record is always given.
+    pub max_bytes: u64,
+    /// How long to wait for a record.
+    pub wait: Duration,
+}
+
+/// The answer to a poll.
+pub struct Polled {
+    /// Names the answer.
+    pub poll_id: String,
+    /// The member's epoch.
+    pub epoch: u64,
+    /// The partitions that the member reads, sorted by topic and partition; none in a shared group.
+    pub assignment: Vec<(Arc<str>, u32)>,
+    /// In a shared group, when the leases end.
+    pub lease_expires: Option<TimestampMs>,
+    /// The records.
+    pub pages: Vec<Delivered>,
+}
+
+/// Records of one partition; in a shared group, those that were delivered equally often.
+pub struct Delivered {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: PartitionId,
+    /// In a shared group, how often they were delivered, this time included.
+    pub deliveries: Option<u32>,
+    pub(crate) page: Page,
+}
+
+impl Delivered {
+    /// Damaged offsets that were skipped on purpose.
+    #[must_use]
+    pub fn gaps(&self) -> &[Gap] {
+        &self.page.gaps
+    }
+}
+
+/// A poll that is under way; dropping it ends it.
+struct Polling<'a> {
+    groups: &'a Groups,
+    cell: Arc<Cell>,
+    group: &'a str,
+    member: &'a str,
+    token: u64,
+    /// In a shared group, whose leases are taken.
+    key: Option<MemberKey>,
+}
+
+impl Polling<'_> {
+    fn refused(&self, error: Refused) -> Refusal {
+        refused(error, self.group, self.member)
+    }
+}
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        let (now, mut core) = self.groups.lock(&self.cell);
+        // An answered or superseded poll has ended already.
+        let _ = core.members.end_poll(self.member, self.token, now);
+    }
+}
+
+/// Where a poll reads.
+struct Piece {
+    topic: Arc<Topic>,
+    partition: Arc<Partition>,
+    from: Offset,
+    until: Option<Offset>,
+    /// In a shared group, how often these records were delivered.
+    deliveries: Option<u32>,
+}
+
+/// What a poll may read, and what it waits for if there is nothing.
+#[derive(Default)]
+struct Taken<'a> {
+    pieces: Vec<Piece>,
+    /// The answer says another assignment, with or without records.
+    is_new: bool,
+    /// Partitions whose next record ends the wait, with its offset.
+    ends: Vec<(Arc<Partition>, Offset)>,
+    /// When leases or delays end, which ends the wait.
+    deadline: Option<Ms>,
+    /// In a shared group, the leases that were taken.
+    leases: Option<Leases<'a>>,
+}
+
+/// What was read of the pieces.
+#[derive(Default)]
+struct Read {
+    pages: Vec<Delivered>,
+    /// Offsets that were leased and have no record.
+    skipped: Vec<(PartitionId, Offset, Offset)>,
+    /// Why a partition could not be read; the first one.
+    fault: Option<Refusal>,
+    records: u64,
+    bytes: u64,
+}
+
+impl Groups {
+    /// Commits what the poll named by `ack` delivered, or in a shared group accepts what of it is not settled; then waits for
+    /// records and delivers them. Joins first where the member is unknown and `joining` is given.
+    ///
+    /// # Errors
+    /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`].
+    /// - Those of a join, a commit or a settle.
+    /// - [`Reason::CorruptData`]: nothing but damaged records is left to read.
+    pub async fn poll(
+        &self,
+        group: &str,
+        member: &str,
+        wanted: &Wanted,
+        joining: Option<Join>,
+    ) -> Result<Polled, Refusal> {
+        let polling = self.begin_poll(group, member, wanted, joining).await?;
+        let wake = {
+            let (_, mut core) = self.lock(&polling.cell);
+            let waits = core.members.wait(member, polling.token);
+            waits.map_err(|error| polling.refused(error))?;
+            if let Some((ordered, members)) = core.ordered() {
+                ordered.go_on(members, member);
+            }
+            core.wake_of(member)
+        };
+        let wake = wake.ok_or_else(|| polling.refused(Refused::Unknown))?;
+        let mut timeout = pin!(tokio::time::sleep(wanted.wait));
+        let mut stopping = self.stopping.clone();
+        let mut topics = self.watch_topics();
+        let mut is_over = wanted.wait.is_zero();
+        loop {
+            // Registered before the state is looked at, so that no change of it is missed.
+            let mut woken = pin!(wake.notified());
+            woken.as_mut().enable();
+            topics.mark_unchanged();
+            let mut taken = match polling.key {
+                None => self.take_assigned(&polling).await?,
+                Some(key) => self.take_leases(&polling, key, wanted).await?,
+            };
+            let read = self.read(std::mem::take(&mut taken.pieces), wanted).await?;
+            self.settle_skipped(&polling, read.skipped);
+            if read.pages.is_empty()
+                && !taken.is_new
+                && let Some(fault) = read.fault
+            {
+                return Err(fault);
+            }
+            if !read.pages.is_empty() || taken.is_new || is_over {
+                let answer = match taken.leases.take() {
+                    None => self.deliver_assigned(&polling, read.pages)?,
+                    Some(leases) => Some(self.deliver_leases(&polling, leases, read.pages)?),
+                };
+                match answer {
+                    Some(answer) => return Ok(answer),
+                    // The assignment has changed since the records were read.
+                    None => continue,
+                }
+            }
+            let Taken {
+                ends,
+                deadline,
+                leases,
+                ..
+            } = taken;
+            // What was leased and could not be read is free again before the wait.
+            drop(leases);
+            let mut data: FuturesUnordered<_> = ends
+                .iter()
+                .map(|(partition, end)| partition.wait_for(*end))
+                .collect();
+            let due = async {
+                match deadline {
+                    Some(at) => {
+                        let wait = at.saturating_sub(self.now_ms()).max(1);
+                        tokio::time::sleep(Duration::from_millis(wait)).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(()) = data.next() => {}
+                () = woken => {}
+                () = due => {}
+                _ = topics.changed() => {}
+                () = &mut timeout => is_over = true,
+                // An error means that nobody is left to stop the server: as good as stopping.
+                _ = stopping.wait_for(|stopping| *stopping) => is_over = true,
+            }
+        }
+    }
+
+    /// Joins if need be, begins the poll and makes durable what its `ack` acknowledges.
+    async fn begin_poll<'a>(
+        &'a self,
+        group: &'a str,
+        member: &'a str,
+        wanted: &Wanted,
+        joining: Option<Join>,
+    ) -> Result<Polling<'a>, Refusal> {
+        let ack = read_ack(wanted.ack.as_deref(), group, member)?;
+        let (polling, order, commits) = loop {
+            if let Some(join) = &joining {
+                self.be_member(group, member, join).await?;
+            }
+            match self.enter(group, member, ack.as_ref()).await {
+                Ok(entered) => break entered,
+                // Its session has ended since: it joins again.
+                Err(unknown) if unknown.reason == Reason::UnknownMember && joining.is_some() => {}
+                Err(refusal) => return Err(refusal),
+            }
+        };
+        match (polling.key, &ack) {
+            (None, _) => {
+                self.commit_for(&polling.cell, order, commits, BTreeMap::new())
+                    .await?;
+            }
+            (Some(key), Some(ack)) => {
+                // Settles keep an order of their own.
+                drop(order);
+                self.acknowledge_leases(&polling.cell, key, ack).await?;
+            }
+            (Some(_), None) => {}
+        }
+        Ok(polling)
+    }
+
+    /// Begins the poll of a member, in its turn to commit; with the commits that its `ack` asks for.
+    async fn enter<'a>(
+        &'a self,
+        group: &'a str,
+        member: &'a str,
+        ack: Option<&PollId>,
+    ) -> Result<(Polling<'a>, OwnedMutexGuard<()>, Vec<(PartitionId, Offset)>), Refusal> {
+        let order = self.turn_of(group, member).await?;
+        let cell = self.cell_of(group, member)?;
+        let (token, commits, key) = {
+            let (now, mut core) = self.lock(&cell);
+            core.refresh(group, &self.log, &self.coordinator);
+            let begun = core.begin_poll(member, ack, now);
+            let (token, commits) = begun.map_err(|error| refused(error, group, member))?;
+            let is_shared = core.work().is_some();
+            let member = core.members.get(member).filter(|_| is_shared);
+            (token, commits, member.map(|member| MemberKey(member.key())))
+        };
+        let polling = Polling {
+            groups: self,
+            cell,
+            group,
+            member,
+            token,
+            key,
+        };
+        Ok((polling, order, commits))
+    }
+
+    /// Reads the pieces in order, within the limits of the poll.
+    async fn read(&self, pieces: Vec<Piece>, wanted: &Wanted) -> Result<Read, Refusal> {
+        let mut read = Read::default();
+        for piece in pieces {
+            if !self.read_piece(piece, wanted, &mut read).await? {
+                break;
+            }
+        }
+        self.fetcher.count(read.records, read.bytes);
+        Ok(read)
+    }
+
+    /// Reads a piece as far as it goes; `false` where a limit of the poll is reached.
+    async fn read_piece(&self, piece: Piece, wanted: &Wanted, read: &mut Read) -> Result<bool, Refusal> {
+        let id = piece.partition.id();
+        let mut from = piece.from;
+        loop {
+            if read.records >= wanted.max_records || read.bytes >= wanted.max_bytes {
+                return Ok(false);
+            }
+            let limits = Limits {
+                from,
+                until: piece.until,
+                max_records: wanted.max_records - read.records,
+                max_bytes: wanted.max_bytes - read.bytes,
+                whole_batches: false,
+            };
+            let page = match self.fetcher.read_page(&piece.partition, limits).await {
+                Ok(page) => page,
+                // Deleted or trimmed meanwhile: it is looked at again.
+                Err(refusal) if matches!(refusal.reason, Reason::UnknownTopic | Reason::OffsetTrimmed) => {
+                    return Ok(true);
+                }
+                Err(refusal) => {
+                    let refusal = refusal
+                        .with("topic", piece.topic.name())
+                        .with("partition", id.index);
+                    read.fault.get_or_insert(refusal);
+                    return Ok(true);
+                }
+            };
+            // One record is always read: in a poll only the first page may be above the limit.
+            if !read.pages.is_empty() && read.bytes + page.stored_bytes > wanted.max_bytes {
+                return Ok(false);
+            }
+            let next = piece
+                .until
+                .map_or(page.next_offset, |until| page.next_offset.min(until));
+            if next <= from {
+                return Ok(true);
+            }
+            let has_records = page.records > 0;
+            if piece.deliveries.is_some() {
+                read.skipped
+                    .extend(page.gaps.iter().map(|gap| (id, gap.from, gap.until)));
+                if !has_records {
+                    read.skipped.push((id, from, next));
+                }
+            }
+            read.records += page.records;
+            read.bytes += page.stored_bytes;
+            if has_records || piece.deliveries.is_none() {
+                read.pages.push(Delivered {
+                    topic: piece.topic.name().into(),
+                    partition: id,
+                    deliveries: piece.deliveries,
+                    page,
+                });
+            }
+            // A partition that is assigned has one page in an answer; a lease is read to its end.
+            if piece.deliveries.is_none() || piece.until.is_some_and(|until| next >= until) {
+                return Ok(true);
+            }
+            from = next;
+        }
+    }
+}
