@@ -8,6 +8,7 @@
 mod support;
 
 use std::fs;
+use std::io::BufRead;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -64,6 +65,7 @@ fn configuration(dir: &Path, modules: &str, listen: SocketAddr, upstream: Socket
                     proxy_cache_revalidate on;
                     add_header X-Cache-Status $upstream_cache_status always;
                 }}
+                location /plain/ {{ proxy_pass http://{upstream}/; }}
             }}
         }}"
     )
@@ -298,6 +300,34 @@ fn a_topic_made_again_under_the_same_name_is_not_taken_for_the_old_one() {
         assert_ne!(answer.header("etag"), Some(tag));
         assert!(answer.body == fixture.direct(CLOSED, &[]).body);
         assert!(answer.body != old.body);
+    }
+    fixture.server.stop();
+}
+
+#[test]
+fn live_records_pass_a_proxy_with_its_defaults_as_they_come() {
+    let Some(fixture) = Fixture::start() else { return };
+    fixture.server.create_topic("t", 1);
+    for form in ["application/x-ndjson", "text/event-stream"] {
+        for query in ["follow=true", "follow=true&from=earliest&speed=1000"] {
+            let mut reader = Connection::open(fixture.proxy.address).expect("it listens");
+            let path = format!("/plain/v1/topics/t/records?{query}");
+            let accept = format!("Accept: {form}\r\n");
+            reader.send_head("GET", &path, &accept).expect("it listens");
+            assert_eq!(reader.answer_head().expect("before any record").status, 200);
+            for word in ["first", "second"] {
+                fixture.produce(1, word);
+                let mut line = String::new();
+                while !line.contains(word) {
+                    line.clear();
+                    let read = reader
+                        .stream
+                        .read_line(&mut line)
+                        .expect("the record as it comes");
+                    assert!(read > 0, "{form} {query} ends before {word}");
+                }
+            }
+        }
     }
     fixture.server.stop();
 }

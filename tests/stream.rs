@@ -90,6 +90,31 @@ async fn replay(service: &Service, query: &str) -> Vec<String> {
     ))
 }
 
+/// Refused: with 400 for a parameter, else with a code.
+async fn refused(service: &Service, query: &str, status: u16, what: &str) -> Value {
+    let answer = service.get(&format!("{T}?{query}")).await;
+    match status {
+        400 => answer.invalid(what),
+        _ => answer.problem(status, what),
+    }
+}
+
+/// A stream of events of `t` that is read as it comes.
+async fn live_events(service: &Service, query: &str) -> Live {
+    Live::open(service, &format!("{T}?{query}"), &[("accept", EVENTS)]).await
+}
+
+/// The places of a whole stream of events behind one.
+async fn places_after(service: &Service, uri: &str, last_event_id: &str) -> Vec<String> {
+    places(&records(&replay_events(service, uri, last_event_id).await.0))
+}
+
+/// Deletes the records of a partition of `t` before an offset.
+async fn trim(service: &Service, partition: u32, before: u64) {
+    let uri = format!("/v1/topics/t/partitions/{partition}/records?before={before}");
+    service.delete(&uri).await.ok();
+}
+
 /// The events of a whole stream.
 async fn replay_events(service: &Service, uri: &str, last_event_id: &str) -> (Vec<Event>, EventReader) {
     let headers = [("accept", EVENTS), ("last-event-id", last_event_id)];
@@ -101,6 +126,12 @@ async fn replay_events(service: &Service, uri: &str, last_event_id: &str) -> (Ve
     let mut reader = EventReader::default();
     let events = reader.feed(&answer.body);
     (events, reader)
+}
+
+#[track_caller]
+fn assert_error(event: &Event, code: &str) {
+    assert_eq!(event.name, "error", "{event:?}");
+    assert_eq!(event.json()["code"], code);
 }
 
 fn records(events: &[Event]) -> Vec<Value> {
@@ -145,10 +176,6 @@ impl Live {
         }
     }
 
-    async fn events(service: &Service, uri: &str) -> Self {
-        Self::open(service, uri, &[("accept", EVENTS)]).await
-    }
-
     /// What comes next that is not empty; `None` at a clean end, an error where it breaks off.
     async fn chunk(&mut self) -> Option<Result<Vec<u8>, axum::Error>> {
         loop {
@@ -173,6 +200,11 @@ impl Live {
                 return events;
             }
         }
+    }
+
+    /// The places of the records among the next events.
+    async fn next_places(&mut self) -> Vec<String> {
+        places(&records(&self.next_events().await))
     }
 
     /// The next lines: at least one, and whole ones.
@@ -330,10 +362,7 @@ async fn it_begins_at_words_times_and_cursors() {
     assert_eq!(replay(&service, "from=20").await, ["0/1", "0/2", "0/3"]);
     assert_eq!(replay(&service, "from=1970-01-01T00:00:00.040Z").await, ["0/3"]);
     assert_eq!(replay(&service, "from=41").await, [""; 0]);
-    service
-        .delete("/v1/topics/t/partitions/0/records?before=3")
-        .await
-        .with_status(200);
+    trim(&service, 0, 3).await;
     assert_eq!(replay(&service, "").await, ["0/3", "1/0"]);
     assert_eq!(replay(&service, "from=1").await, ["0/3", "1/0"]);
 }
@@ -402,7 +431,7 @@ async fn the_last_records_are_the_newest_of_all_partitions_in_the_order_of_the_s
         ("last=100001", "last"),
         ("last=1&from=latest", "last"),
     ] {
-        service.get(&format!("{T}?{query}")).await.invalid(pointer);
+        refused(&service, query, 400, pointer).await;
     }
 }
 
@@ -467,7 +496,7 @@ async fn a_follower_of_the_last_records_goes_on_with_what_comes_and_can_come_bac
     append(&service, "t", 0, &[1, 2]);
     append(&service, "t", 1, &[3]);
     let uri = format!("{T}?last=2&follow=true");
-    let mut live = Live::events(&service, &uri).await;
+    let mut live = Live::open(&service, &uri, &[("accept", EVENTS)]).await;
     assert_eq!(live.chunk().await.unwrap().unwrap(), b"retry: 2000\n\n");
     let first = live.chunk().await.unwrap().unwrap();
     assert!(first.starts_with(b"id: "), "{}", String::from_utf8_lossy(&first));
@@ -475,7 +504,7 @@ async fn a_follower_of_the_last_records_goes_on_with_what_comes_and_can_come_bac
     let found = records(&live.reader.feed(&first));
     assert_eq!(places(&found), ["0/1", "1/0"]);
     append(&service, "t", 0, &[0]);
-    assert_eq!(places(&records(&live.next_events().await)), ["0/2"]);
+    assert_eq!(live.next_places().await, ["0/2"]);
     let headers = [("accept", EVENTS), ("last-event-id", place.as_str())];
     let mut again = Live::open(&service, &uri, &headers).await;
     let mut found = Vec::new();
@@ -495,10 +524,7 @@ async fn parameters_that_are_not_built_yet_are_refused_by_name() {
         "max_scan_ms=5",
         "value_limit=5",
     ] {
-        let problem = service
-            .get(&format!("{T}?last=5&{query}"))
-            .await
-            .problem(501, "not-supported");
+        let problem = refused(&service, &format!("last=5&{query}"), 501, "not-supported").await;
         assert_eq!(problem["pointer"], query.split_once('=').unwrap().0);
     }
 }
@@ -514,10 +540,7 @@ async fn partitions_are_chosen_by_number() {
     assert_eq!(replay(&service, "partitions=0").await, ["0/0"]);
     let one = service.get("/v1/records?topics=t&partitions=2").await;
     assert_eq!(places(&lines(&one)), ["2/0"]);
-    let problem = service
-        .get(&format!("{T}?partitions=1,4"))
-        .await
-        .problem(404, "unknown-partition");
+    let problem = refused(&service, "partitions=1,4", 404, "unknown-partition").await;
     assert_eq!(problem["partition_count"], 4);
     for uri in [
         format!("{T}?partitions=1,1"),
@@ -527,8 +550,10 @@ async fn partitions_are_chosen_by_number() {
     }
     // A cursor that has others leaves them alone.
     let (events, _) = replay_events(&service, &format!("{T}?partitions=1,2"), "").await;
-    let (rest, _) = replay_events(&service, &format!("{T}?partitions=2,3"), &events[0].id).await;
-    assert_eq!(places(&records(&rest)), ["2/0", "3/0"]);
+    assert_eq!(
+        places_after(&service, &format!("{T}?partitions=2,3"), &events[0].id).await,
+        ["2/0", "3/0"]
+    );
 }
 
 #[tokio::test]
@@ -640,10 +665,7 @@ async fn a_key_is_read_from_its_partition_alone_where_the_topic_is_placed_by_key
         [format!("{a}/0"), format!("{a}/1")]
     );
     assert_eq!(replay(&service, "key=a&order=timestamp").await.len(), 2);
-    service
-        .get(&format!("{T}?key=b"))
-        .await
-        .problem(500, "corrupt-data");
+    refused(&service, "key=b", 500, "corrupt-data").await;
     // A record of any key elsewhere, and the others have to be looked at.
     let body = json!({"records": [{"key": "a", "value": 1, "partition": (0..3).find(|p| *p != a && *p != b).unwrap()}]});
     produce(&service, body).await;
@@ -681,7 +703,7 @@ async fn a_key_is_looked_for_everywhere_once_partitions_were_added_or_a_record_w
 #[tokio::test]
 async fn with_follow_a_key_is_watched_in_all_partitions() {
     let (service, [a, b]) = keyed().await;
-    let mut live = Live::events(&service, &format!("{T}?key=a&follow=true")).await;
+    let mut live = live_events(&service, "key=a&follow=true").await;
     let mut seen = live.next_events().await;
     while seen.len() < 2 {
         seen.extend(live.next_events().await);
@@ -699,7 +721,7 @@ async fn with_follow_a_key_is_watched_in_all_partitions() {
         &[("accept", EVENTS), ("last-event-id", &events[0].id)],
     )
     .await;
-    assert_eq!(places(&records(&live.next_events().await)), [format!("{a}/2")]);
+    assert_eq!(live.next_places().await, [format!("{a}/2")]);
 }
 
 #[tokio::test]
@@ -738,7 +760,7 @@ async fn a_follower_gets_what_is_there_and_then_what_comes() {
 async fn a_follower_from_the_end_knows_where_that_was_before_anything_comes() {
     let service = service(1).await;
     append(&service, "t", 0, &[1]);
-    let mut live = Live::events(&service, &format!("{T}?follow=true&from=latest")).await;
+    let mut live = live_events(&service, "follow=true&from=latest").await;
     let first = live.chunk().await.unwrap().unwrap();
     assert!(
         first.starts_with(b"retry: 2000\n\n"),
@@ -749,8 +771,7 @@ async fn a_follower_from_the_end_knows_where_that_was_before_anything_comes() {
     let id = live.reader.last_id.clone();
     drop(live);
     append(&service, "t", 0, &[2]);
-    let (events, _) = replay_events(&service, T, &id).await;
-    assert_eq!(places(&records(&events)), ["0/1"]);
+    assert_eq!(places_after(&service, T, &id).await, ["0/1"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -759,8 +780,8 @@ async fn a_record_dated_after_until_is_left_out_also_where_it_came_before_that_m
     service.set_time(1000);
     topic(&service, "t", 1).await;
     append(&service, "t", 0, &[1000]);
-    let mut live = Live::events(&service, &format!("{T}?follow=true&speed=1&until=3000")).await;
-    assert_eq!(places(&records(&live.next_events().await)), ["0/0"]);
+    let mut live = live_events(&service, "follow=true&speed=1&until=3000").await;
+    assert_eq!(live.next_places().await, ["0/0"]);
     // Both are there when the clock ends the stream; the first is not due yet, the second lies behind the end.
     append(&service, "t", 0, &[2500, 9000]);
     service.set_time(3000);
@@ -777,12 +798,8 @@ async fn partitions_that_are_added_join_from_their_beginning() {
     append(&service, "t", 0, &[1]);
     for query in ["", "&order=timestamp"] {
         let before = service.partition("t", 0).positions().end_offset.get();
-        let mut live = Live::events(&service, &format!("{T}?follow=true&from=latest{query}")).await;
-        let chosen = Live::events(
-            &service,
-            &format!("{T}?follow=true&partitions=0&from=latest{query}"),
-        )
-        .await;
+        let mut live = live_events(&service, &format!("follow=true&from=latest{query}")).await;
+        let chosen = live_events(&service, &format!("follow=true&partitions=0&from=latest{query}")).await;
         let count = service.app.log.topic("t").unwrap().partition_count();
         let body = json!({"partitions": count + 2});
         service.patch("/v1/topics/t", body).await.with_status(200);
@@ -796,8 +813,10 @@ async fn partitions_that_are_added_join_from_their_beginning() {
             [format!("0/{before}")]
         );
         // Who comes back with a cursor from before gets them as well, from their beginning.
-        let (rest, _) = replay_events(&service, T, &events[0].id).await;
-        assert_eq!(places(&records(&rest)), [format!("0/{before}")]);
+        assert_eq!(
+            places_after(&service, T, &events[0].id).await,
+            [format!("0/{before}")]
+        );
         let mut chosen = chosen;
         let events = chosen.next_events().await;
         assert_eq!(
@@ -808,14 +827,16 @@ async fn partitions_that_are_added_join_from_their_beginning() {
     }
     // A cursor does not have what was added later: from the beginning, without follow too.
     let (events, _) = replay_events(&service, &format!("{T}?partitions=0"), "").await;
-    let (rest, _) = replay_events(&service, T, &events.last().unwrap().id).await;
-    assert_eq!(places(&records(&rest)), ["2/0", "4/0"]);
+    assert_eq!(
+        places_after(&service, T, &events.last().unwrap().id).await,
+        ["2/0", "4/0"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_stream_says_every_fifteen_seconds_that_it_is_alive_and_where_it_is() {
     let service = service(1).await;
-    let mut live = Live::events(&service, &format!("{T}?follow=true&header.type=x")).await;
+    let mut live = live_events(&service, "follow=true&header.type=x").await;
     assert_eq!(live.chunk().await.unwrap().unwrap(), b"retry: 2000\n\n");
     let began = tokio::time::Instant::now();
     let heartbeat = live.chunk().await.unwrap().unwrap();
@@ -836,8 +857,7 @@ async fn an_idle_stream_says_every_fifteen_seconds_that_it_is_alive_and_where_it
     assert_eq!(began.elapsed().as_secs(), 45);
     drop(live);
     append(&service, "t", 0, &[4]);
-    let (events, _) = replay_events(&service, T, &id).await;
-    assert_eq!(places(&records(&events)), ["0/3"]);
+    assert_eq!(places_after(&service, T, &id).await, ["0/3"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -863,7 +883,7 @@ async fn a_replay_at_a_speed_has_the_pace_of_its_timestamps() {
     }
     // Silent for hours: still alive.
     append(&service, "t", 1, &[1_000_000_000]);
-    let mut live = Live::events(&service, &format!("{T}?speed=1&from=180000")).await;
+    let mut live = live_events(&service, "speed=1&from=180000").await;
     let mut comments = 0;
     while comments < 100 {
         let chunk = live.chunk().await.unwrap().unwrap();
@@ -907,8 +927,10 @@ async fn who_was_told_everything_and_asks_again_is_told_that_nothing_is_left() {
     }
     let (events, _) = replay_events(&service, T, "").await;
     append(&service, "t", 1, &[3]);
-    let (events, _) = replay_events(&service, T, &events.last().unwrap().id).await;
-    assert_eq!(places(&records(&events)), ["1/0"]);
+    assert_eq!(
+        places_after(&service, T, &events.last().unwrap().id).await,
+        ["1/0"]
+    );
     assert_eq!(events.last().unwrap().name, "end");
 }
 
@@ -972,8 +994,7 @@ async fn cursors_are_good_over_restarts() {
     append(&service, "t", 1, &[3]);
     let (events, _) = replay_events(&service, T, "").await;
     let service = service.restart();
-    let (rest, _) = replay_events(&service, T, &events[0].id).await;
-    assert_eq!(places(&records(&rest)), ["0/1", "1/0"]);
+    assert_eq!(places_after(&service, T, &events[0].id).await, ["0/1", "1/0"]);
 }
 
 #[tokio::test]
@@ -983,10 +1004,7 @@ async fn what_retention_took_from_a_reader_is_a_gap_that_it_is_told_of() {
     append(&service, "t", 1, &[5]);
     let (events, _) = replay_events(&service, T, "").await;
     let id = events[0].id.clone();
-    service
-        .delete("/v1/topics/t/partitions/0/records?before=3")
-        .await
-        .with_status(200);
+    trim(&service, 0, 3).await;
     for query in ["", "?order=timestamp"] {
         let (events, _) = replay_events(&service, &format!("{T}{query}"), &id).await;
         assert_eq!(events[0].name, "gap");
@@ -1000,12 +1018,11 @@ async fn what_retention_took_from_a_reader_is_a_gap_that_it_is_told_of() {
         assert_eq!(events.iter().filter(|event| event.name == "gap").count(), 0);
         assert_eq!(records(&events).len(), 2);
     }
-    let problem = service
-        .get(&format!("{T}?from={id}"))
-        .await
-        .problem(410, "offset-trimmed");
-    assert_eq!(problem["log_start_offset"], 3);
-    assert_eq!(problem["partition"], 0);
+    let problem = refused(&service, &format!("from={id}"), 410, "offset-trimmed").await;
+    assert_eq!(
+        (&problem["log_start_offset"], &problem["partition"]),
+        (&json!(3), &json!(0))
+    );
     // Who has not begun has lost nothing.
     assert_eq!(replay(&service, "").await, ["0/3", "1/0"]);
 }
@@ -1039,7 +1056,7 @@ async fn lines_break_off_in_mid_stream_where_records_are_gone_or_the_topic_is() 
     for order in ["none", "timestamp"] {
         let service = large().await;
         let mut lines = Live::open(&service, &format!("{T}?order={order}"), &[]).await;
-        let mut events = Live::events(&service, &format!("{T}?order={order}")).await;
+        let mut events = live_events(&service, &format!("order={order}")).await;
         lines.chunk().await.unwrap().unwrap();
         events.next_events().await;
         service.delete("/v1/topics/t").await.with_status(204);
@@ -1057,8 +1074,8 @@ async fn a_replay_whose_next_record_is_not_due_for_years_ends_when_its_topic_is_
     for query in ["", "&follow=true&partitions=0"] {
         let service = service(1).await;
         append(&service, "t", 0, &[1000, 1_000_000_000_000]);
-        let mut live = Live::events(&service, &format!("{T}?speed=1{query}")).await;
-        assert_eq!(places(&records(&live.next_events().await)), ["0/0"]);
+        let mut live = live_events(&service, &format!("speed=1{query}")).await;
+        assert_eq!(live.next_places().await, ["0/0"]);
         service.delete("/v1/topics/t").await.with_status(204);
         let hour = Duration::from_secs(3600);
         let events = tokio::time::timeout(hour, live.next_events()).await;
@@ -1071,17 +1088,14 @@ async fn a_replay_whose_next_record_is_not_due_for_years_ends_when_its_topic_is_
 #[tokio::test]
 async fn a_follower_of_a_topic_that_is_deleted_is_told_so() {
     let service = service(2).await;
-    let mut events = Live::events(&service, &format!("{T}?follow=true")).await;
+    let mut events = live_events(&service, "follow=true").await;
     let mut lines = Live::open(&service, &format!("{T}?follow=true"), &[]).await;
     append(&service, "t", 0, &[1]);
     events.next_events().await;
     lines.next_lines().await;
     service.delete("/v1/topics/t").await.with_status(204);
     let event = events.next_events().await.remove(0);
-    assert_eq!(
-        (&*event.name, &event.json()["code"]),
-        ("error", &json!("unknown-topic"))
-    );
+    assert_error(&event, "unknown-topic");
     assert!(events.rest().await.1);
     assert!(!lines.rest().await.1);
 }
@@ -1114,10 +1128,7 @@ async fn damage_is_a_problem_before_the_first_record_and_breaks_lines_off_behind
         assert_eq!((offsets, is_clean), (4, false), "{text}");
         let (events, reader) = replay_events(&service, &uri, "").await;
         let last = events.last().unwrap();
-        assert_eq!(
-            (&*last.name, &last.json()["code"]),
-            ("error", &json!("corrupt-data"))
-        );
+        assert_error(&last, "corrupt-data");
         assert_eq!(last.json()["damaged_until_offset"], 5);
         assert_eq!(reader.last_id, last.id);
         // What comes next is the damage.
@@ -1140,10 +1151,7 @@ async fn the_last_records_behind_damage_can_be_had_and_those_before_it_are_refus
         assert_eq!(replay(&service, query).await, expected, "{query}");
     }
     for query in ["last=8", "last=8&header.type=x"] {
-        let problem = service
-            .get(&format!("{T}?{query}"))
-            .await
-            .problem(500, "corrupt-data");
+        let problem = refused(&service, query, 500, "corrupt-data").await;
         assert_eq!(problem["damaged_until_offset"], 5);
     }
 }
@@ -1191,10 +1199,10 @@ async fn a_server_that_stops_ends_followers_at_once_and_lets_replays_finish() {
     let service = large().await;
     let follow = format!("{T}?follow=true&from=latest");
     let mut lines = Live::open(&service, &follow, &[]).await;
-    let mut events = Live::events(&service, &follow).await;
-    let mut busy = Live::events(&service, &format!("{T}?follow=true")).await;
+    let mut events = Live::open(&service, &follow, &[("accept", EVENTS)]).await;
+    let mut busy = live_events(&service, "follow=true").await;
     let mut paced = Live::open(&service, &format!("{T}?speed=0.001"), &[]).await;
-    let mut paced_events = Live::events(&service, &format!("{T}?speed=0.001")).await;
+    let mut paced_events = live_events(&service, "speed=0.001").await;
     let mut replay = Live::open(&service, T, &[]).await;
     events.chunk().await.unwrap().unwrap();
     busy.next_events().await;
@@ -1274,14 +1282,8 @@ async fn representations_methods_and_headers_are_those_of_the_contract() {
         .get("/v1/topics/x/records")
         .await
         .problem(404, "unknown-topic");
-    service
-        .get(&format!("{T}?limit=5"))
-        .await
-        .problem(400, "invalid-request");
-    service
-        .get(&format!("{T}?speed=1&order=none"))
-        .await
-        .problem(400, "invalid-request");
+    refused(&service, "limit=5", 400, "limit").await;
+    refused(&service, "speed=1&order=none", 400, "order").await;
 }
 
 #[tokio::test]
@@ -1297,10 +1299,7 @@ async fn a_stream_is_over_at_most_256_partitions() {
         "{problem}"
     );
     assert_eq!(replay(&service, "key=a").await, [""; 0], "that is one partition");
-    service
-        .get(&format!("{T}?key=a&follow=true"))
-        .await
-        .problem(400, "invalid-request");
+    refused(&service, "key=a&follow=true", 400, "partitions").await;
     append(&service, "t", 256, &[1]);
     assert_eq!(replay(&service, "partitions=0,256").await, ["256/0"]);
     topic(&service, "u", 255).await;
@@ -1312,7 +1311,12 @@ async fn a_stream_is_over_at_most_256_partitions() {
         .await
         .problem(400, "invalid-request");
     // A follower that would have too many is told.
-    let mut live = Live::events(&service, "/v1/records?topics=u,v&follow=true").await;
+    let mut live = Live::open(
+        &service,
+        "/v1/records?topics=u,v&follow=true",
+        &[("accept", EVENTS)],
+    )
+    .await;
     service
         .patch("/v1/topics/v", json!({"partitions": 2}))
         .await
