@@ -356,7 +356,7 @@ async fn any_record_is_fetched_as_an_event() {
         .get_as(&range(0, "offset=0"), BATCH)
         .await
         .with_status(200);
-    assert_eq!(answer.text(), "[]");
+    assert_eq!(answer.text(), "[]\n");
     // What was fetched can be produced again, as events that keep saying where they came from.
     let fetched = service.get_as(&range(1, "offset=0"), BATCH).await;
     post(&service, RECORDS, BATCH, fetched.body.clone())

@@ -96,7 +96,8 @@ async fn a_json_answer_has_the_fields_and_the_order_of_the_contract() {
             r#"{"topic":"t","partition":0,"records":["#,
             r#"{"partition":0,"offset":0,"timestamp":1357035420000,"key":"N14228","value":{"event":"FlightDeparted"},"headers":{"type":"FlightDeparted"}},"#,
             r#"{"partition":0,"offset":1,"timestamp":7,"key":null,"value":null,"headers":{}}"#,
-            r#"],"next_offset":2,"log_start_offset":0,"end_offset":2}"#
+            r#"],"next_offset":2,"log_start_offset":0,"end_offset":2}"#,
+            "\n"
         )
     );
     assert_eq!(answer.header("content-type"), Some("application/json"));

@@ -23,6 +23,19 @@ pub struct Limits {
     pub(crate) whole_batches: bool,
 }
 
+impl Limits {
+    /// Whole batches, about so many bytes of them, that have an offset in `from..until`.
+    pub(crate) fn batches(from: Offset, until: Offset, max_bytes: u64) -> Self {
+        Self {
+            from,
+            until: (until < Offset::MAX).then_some(until),
+            max_records: u64::MAX,
+            max_bytes,
+            whole_batches: true,
+        }
+    }
+}
+
 /// The records of one answer: those in `runs` with offsets in `from..end`.
 #[derive(Clone, Debug)]
 pub struct Page {

@@ -49,13 +49,7 @@ impl<S: Sink> Stream<S> {
             let mut part = Vec::new();
             let mut damage = None;
             while at < before {
-                let limits = Limits {
-                    from: at,
-                    until: Some(before),
-                    max_records: u64::MAX,
-                    max_bytes: PAGE_BYTES,
-                    whole_batches: true,
-                };
+                let limits = Limits::batches(at, before, PAGE_BYTES);
                 let page = match self.fetcher().read_page(&partition, limits).await {
                     Ok(mut page) => {
                         page.end_by(before);

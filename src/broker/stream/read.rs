@@ -27,13 +27,7 @@ impl<S: Sink> Stream<S> {
             if lane.next >= positions.end_offset {
                 return Ok(None);
             }
-            let limits = Limits {
-                from: lane.next,
-                until: (lane.end < Offset::MAX).then_some(lane.end),
-                max_records: u64::MAX,
-                max_bytes: PAGE_BYTES,
-                whole_batches: true,
-            };
+            let limits = Limits::batches(lane.next, lane.end, PAGE_BYTES);
             let end = lane.end;
             let partition = lane.partition.clone();
             match self.fetcher().read_page(&partition, limits).await {

@@ -13,7 +13,8 @@ use crate::broker::engine::batch::{BatchError, Record};
 use crate::broker::fetch::page::Page;
 use crate::formats::cloudevents::EventRenderer;
 use crate::formats::render::{Layout, RecordRenderer};
-use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
+use crate::http::accept::Representation;
+use crate::http::chunks::{self, CHUNK_BYTES, chunk_capacity};
 
 /// How the records of one partition are written.
 pub(in crate::http) enum RecordText {
@@ -34,23 +35,54 @@ impl RecordText {
     }
 }
 
-/// What a body says besides its records.
-pub(super) struct About<'a> {
-    pub(super) topic: &'a str,
-    pub(super) partition: u32,
-    /// Whether the log start and the end are given: not where the answer is to stay the same for ever.
-    pub(super) positions: bool,
+/// The page as text: a JSON document, a batch of CloudEvents, or a record a line.
+pub(super) fn text(
+    page: Page,
+    representation: Representation,
+    topic: &str,
+    partition: u32,
+    has_positions: bool,
+) -> Result<Body, BatchError> {
+    let (before, between, behind, after, layout) = match representation {
+        Representation::CloudEvents => ("[".to_owned(), ",", "", "]\n".to_owned(), Layout::Document),
+        Representation::NdJson => (String::new(), "", "\n", String::new(), Layout::Lines),
+        _ => {
+            let (before, after) = document(&page, topic, partition, has_positions);
+            (before, ",", "", after, Layout::Document)
+        }
+    };
+    let records = match representation {
+        Representation::CloudEvents => RecordText::CloudEvent(EventRenderer::new(topic, partition, layout)),
+        _ => RecordText::Record(RecordRenderer::new(None, partition, layout)),
+    };
+    chunks::body(|mut chunks| async move {
+        let capacity = chunk_capacity(page.stored_bytes);
+        let mut out = Vec::with_capacity(capacity);
+        out.extend_from_slice(before.as_bytes());
+        let mut separator = "";
+        for record in page.records() {
+            let (record, json_lines) = record?;
+            out.extend_from_slice(separator.as_bytes());
+            separator = between;
+            records.push(&mut out, &record, json_lines);
+            out.extend_from_slice(behind.as_bytes());
+            if out.len() >= CHUNK_BYTES {
+                chunks.send(Bytes::from(std::mem::take(&mut out))).await;
+                out.reserve(capacity);
+            }
+        }
+        out.extend_from_slice(after.as_bytes());
+        Ok(Bytes::from(out))
+    })
 }
 
-/// The page as one JSON document.
-pub(super) fn json(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
-    let topic = serde_json::Value::from(about.topic);
-    let before = format!(
-        "{{\"topic\":{topic},\"partition\":{},\"records\":[",
-        about.partition
-    );
+/// What stands before and after the records of a JSON document; the log start and the end (`has_positions`) are left out
+/// where the answer is to stay the same for ever.
+fn document(page: &Page, topic: &str, partition: u32, has_positions: bool) -> (String, String) {
+    let topic = serde_json::Value::from(topic);
+    let before = format!("{{\"topic\":{topic},\"partition\":{partition},\"records\":[");
     let mut after = format!("],\"next_offset\":{}", page.next_offset);
-    if about.positions {
+    if has_positions {
         after.push_str(&format!(
             ",\"log_start_offset\":{},\"end_offset\":{}",
             page.log_start_offset, page.end_offset
@@ -63,42 +95,8 @@ pub(super) fn json(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
             gap.from, gap.until
         ));
     }
-    if !page.gaps.is_empty() {
-        after.push(']');
-    }
-    after.push('}');
-    let renderer = RecordRenderer::new(None, about.partition, Layout::Document);
-    let text = Text {
-        before,
-        between: ",",
-        behind: "",
-        after,
-    };
-    chunks::body(|chunks| text.write(page, RecordText::Record(renderer), chunks))
-}
-
-/// The page as a batch of CloudEvents.
-pub(super) fn events(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
-    let renderer = EventRenderer::new(about.topic, about.partition, Layout::Document);
-    let text = Text {
-        before: "[".to_owned(),
-        between: ",",
-        behind: "",
-        after: "]".to_owned(),
-    };
-    chunks::body(|chunks| text.write(page, RecordText::CloudEvent(renderer), chunks))
-}
-
-/// The page as a record a line.
-pub(super) fn lines(page: Page, about: &About<'_>) -> Result<Body, BatchError> {
-    let renderer = RecordRenderer::new(None, about.partition, Layout::Lines);
-    let text = Text {
-        before: String::new(),
-        between: "",
-        behind: "\n",
-        after: String::new(),
-    };
-    chunks::body(|chunks| text.write(page, RecordText::Record(renderer), chunks))
+    after.push_str(if page.gaps.is_empty() { "}\n" } else { "]}\n" });
+    (before, after)
 }
 
 /// The page as its batches, not copied.
@@ -108,37 +106,6 @@ pub(super) fn batches(page: Page) -> Body {
         0 => Body::empty(),
         1 => Body::from(left.pop_front().unwrap_or_default()),
         _ => Body::new(Pieces { left }),
-    }
-}
-
-/// What stands around records.
-struct Text {
-    before: String,
-    between: &'static str,
-    behind: &'static str,
-    after: String,
-}
-
-impl Text {
-    /// Writes the records of `page`, a chunk at a time; returns the rest.
-    async fn write(self, page: Page, records: RecordText, mut chunks: Chunks) -> Result<Bytes, BatchError> {
-        let capacity = chunk_capacity(page.stored_bytes);
-        let mut out = Vec::with_capacity(capacity);
-        out.extend_from_slice(self.before.as_bytes());
-        let mut between = "";
-        for record in page.records() {
-            let (record, json_lines) = record?;
-            out.extend_from_slice(between.as_bytes());
-            between = self.between;
-            records.push(&mut out, &record, json_lines);
-            out.extend_from_slice(self.behind.as_bytes());
-            if out.len() >= CHUNK_BYTES {
-                chunks.send(Bytes::from(std::mem::take(&mut out))).await;
-                out.reserve(capacity);
-            }
-        }
-        out.extend_from_slice(self.after.as_bytes());
-        Ok(Bytes::from(out))
     }
 }
 

@@ -14,7 +14,6 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::body::About;
 use super::Mapped;
 use super::accept::{Representation, negotiate};
 use super::event::EventDoc;
@@ -160,16 +159,12 @@ fn answer(
             HeaderValue::try_from(gaps.join(", ")).expect("digits, dashes and commas are visible ASCII");
         headers.insert(GAPS, value);
     }
-    let about = About {
-        topic: topic.name(),
-        partition: partition.id().index,
-        positions: tag.is_none(),
-    };
     let body = match representation {
-        Representation::Json => body::json(page, &about).map_err(unreadable)?,
-        Representation::NdJson => body::lines(page, &about).map_err(unreadable)?,
-        Representation::CloudEvents => body::events(page, &about).map_err(unreadable)?,
         Representation::RecordBatch => body::batches(page),
+        _ => {
+            let index = partition.id().index;
+            body::text(page, representation, topic.name(), index, tag.is_none()).map_err(unreadable)?
+        }
     };
     let mut response = Response::new(body);
     *response.headers_mut() = headers;
@@ -238,7 +233,7 @@ fn has_it_already(headers: &HeaderMap, tag: &HeaderValue) -> bool {
 struct FetchedRecords {
     topic: String,
     partition: u32,
-    records: Vec<FetchedRecord>,
+    records: Vec<JsonRecord>,
     /// Where the next fetch begins: one past the last record, or `until_offset` where that was reached.
     next_offset: u64,
     /// The first offset that is kept; left out of ranges that never change.
@@ -260,10 +255,12 @@ struct FetchedGap {
     reason: String,
 }
 
-/// A record.
+/// A record as a fetch or a stream has it.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is written by hand")]
-struct FetchedRecord {
+pub(super) struct JsonRecord {
+    /// Only where records of several topics come together.
+    topic: Option<String>,
     partition: u32,
     offset: u64,
     /// Milliseconds since the Unix epoch.
@@ -272,7 +269,8 @@ struct FetchedRecord {
     key: Option<String>,
     /// The key where its bytes are not UTF-8.
     key_base64: Option<String>,
-    /// Any JSON value, byte for byte as it was sent; null for a tombstone; left out where `value_base64` stands.
+    /// Any JSON value, byte for byte as it was sent (in lines and events, line breaks between its tokens are spaces); null
+    /// for a tombstone; left out where `value_base64` stands.
     value: Option<serde_json::Value>,
     /// The value where its bytes are not JSON, or are a JSON null.
     value_base64: Option<String>,

@@ -581,8 +581,8 @@ fn answer(polled: Polled) -> Result<Response, Problem> {
         .flat_map(|page| page.gaps().iter().map(move |found| gap(page, found)))
         .collect();
     let after = match gaps.is_empty() {
-        true => "]}".to_owned(),
-        false => format!("],\"gaps\":{}}}", Value::from(gaps)),
+        true => "]}\n".to_owned(),
+        false => format!("],\"gaps\":{}}}\n", Value::from(gaps)),
     };
     let (pages, lease_expires) = (polled.pages, polled.lease_expires);
     let body =

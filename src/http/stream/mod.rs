@@ -13,7 +13,6 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -21,6 +20,7 @@ use self::output::{Format, Output};
 use self::query::StreamQuery;
 use super::accept::choose;
 use super::chunks;
+use super::fetch::JsonRecord;
 use super::path::TopicName;
 use super::problem::Problem;
 use crate::app::App;
@@ -34,30 +34,6 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(stream_topic))
         .routes(routes!(stream_topics))
-}
-
-/// A record as a stream has it.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what is written by hand")]
-struct StreamedRecord {
-    /// Only where the stream is over several topics.
-    topic: Option<String>,
-    partition: u32,
-    offset: u64,
-    /// Milliseconds since the Unix epoch.
-    timestamp: i64,
-    /// Null where the record has no key; left out where `key_base64` stands.
-    key: Option<String>,
-    /// The key where its bytes are not UTF-8.
-    key_base64: Option<String>,
-    /// Any JSON value as it was sent, line breaks between its tokens made spaces; null for a tombstone; left out where
-    /// `value_base64` stands.
-    value: Option<serde_json::Value>,
-    /// The value where its bytes are not JSON, or are a JSON null.
-    value_base64: Option<String>,
-    /// As a fetch has them.
-    #[schema(value_type = Object)]
-    headers: serde_json::Value,
 }
 
 /// Replays a topic, and follows it
@@ -97,7 +73,7 @@ struct StreamedRecord {
     responses(
         (status = 200, description = "The records, a line or an event each",
             content(
-                (StreamedRecord = "application/x-ndjson"),
+                (JsonRecord = "application/x-ndjson"),
                 (String = "text/event-stream"),
             )),
         (status = 204, description = "Nothing is left behind `Last-Event-ID`, and the stream does not follow: do not ask again"),
@@ -149,7 +125,7 @@ async fn stream_topic(
     responses(
         (status = 200, description = "The records, a line or an event each",
             content(
-                (StreamedRecord = "application/x-ndjson"),
+                (JsonRecord = "application/x-ndjson"),
                 (String = "text/event-stream"),
             )),
         (status = 204, description = "Nothing is left behind `Last-Event-ID`, and the stream does not follow: do not ask again"),
