@@ -4,12 +4,10 @@ mod cli;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 // The service allocates and frees buffers of every size on all threads; mimalloc keeps that cheap and gives memory back.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    cli::end(cli::Cli::parse().command.run())
+    cli::run()
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::broker::limits::Limits;
+use crate::formats::units;
 use serde_json::{Map, Value};
 
 /// Everything that can be set.
@@ -134,6 +135,18 @@ impl Unit {
             Self::Milliseconds => "MS",
             Self::Count => "N",
             Self::Text(name) => name,
+        }
+    }
+
+    /// The number in `text`: a plain one, or with a unit where something is counted that has units.
+    fn parse(self, text: &str) -> Option<u64> {
+        match self {
+            Self::Bytes => text.parse().ok().or_else(|| units::parse_bytes(text)),
+            Self::Milliseconds => text
+                .parse()
+                .ok()
+                .or_else(|| Some(millis(units::parse_duration(text)?))),
+            Self::Count | Self::Text(_) => text.parse().ok(),
         }
     }
 }
@@ -505,8 +518,8 @@ impl Setting {
         match self.access {
             Access::Number { low, high, .. } => {
                 let unit = match self.unit {
-                    Unit::Bytes => " (bytes)",
-                    Unit::Milliseconds => " (milliseconds)",
+                    Unit::Bytes => " (bytes, or with a unit as in 64MiB)",
+                    Unit::Milliseconds => " (milliseconds, or with a unit as in 30s)",
                     Unit::Count | Unit::Text(_) => "",
                 };
                 format!("a whole number from {low} to {high}{unit}")
@@ -535,8 +548,8 @@ impl Setting {
 
     fn set(&self, config: &mut Config, place: &str, value: &str) -> Result<(), ConfigError> {
         let fits = match self.access {
-            Access::Number { low, high, set, .. } => match value.parse::<u64>() {
-                Ok(number) if (low..=high).contains(&number) => {
+            Access::Number { low, high, set, .. } => match self.unit.parse(value) {
+                Some(number) if (low..=high).contains(&number) => {
                     set(config, number);
                     true
                 }
@@ -605,8 +618,8 @@ impl Config {
     /// the flags (a setting's name and the value given).
     ///
     /// Variables of the environment that do not begin with `QUIPU_` are ignored, and so are those of the clients
-    /// (`QUIPU_SERVER`, `QUIPU_TOKEN`), `QUIPU_CONFIG`, `QUIPU_TEST_…`, `QUIPU_SEED…`, and those that Kubernetes sets for
-    /// a Service named `quipu`.
+    /// (`QUIPU_SERVER`, `QUIPU_TOKEN`, `QUIPU_CONTEXT`), `QUIPU_CONFIG`, `QUIPU_TEST_…`, `QUIPU_SEED…`, and those that
+    /// Kubernetes sets for a Service named `quipu`.
     ///
     /// # Errors
     /// [`ConfigError`] for the first thing that is wrong: show it and do not start.
@@ -684,7 +697,8 @@ impl Config {
             let is_number = matches!(setting.access, Access::Number { .. });
             let value = match value.get_ref() {
                 DeValue::Integer(number) if is_number && number.radix() == 10 => number.as_str().to_owned(),
-                DeValue::String(string) if !is_number => string.to_string(),
+                // A number in quotes has a unit: without one it is more likely a mistake.
+                DeValue::String(string) if !is_number || string.parse::<u64>().is_err() => string.to_string(),
                 DeValue::Array(items) if matches!(setting.access, Access::List { .. }) => {
                     let texts = items.iter().map(|item| match item.get_ref() {
                         DeValue::String(text) => Ok(text.to_string()),
@@ -707,7 +721,7 @@ impl Config {
         if let Some(setting) = SETTINGS.iter().find(|setting| setting.env_name() == variable) {
             return setting.set(self, &place, value);
         }
-        let is_others = ["SERVER", "TOKEN", "CONFIG"].contains(&name)
+        let is_others = ["SERVER", "TOKEN", "CONTEXT", "CONFIG"].contains(&name)
             || name.starts_with("TEST_")
             || name.starts_with("SEED");
         if is_others || is_of_a_service(name) {
@@ -863,6 +877,7 @@ mod tests {
         let others = [
             ("QUIPU_SERVER", "x"),
             ("QUIPU_TOKEN", "x"),
+            ("QUIPU_CONTEXT", "x"),
             ("QUIPU_TEST_DIR", "x"),
             ("QUIPU_SEED", "1"),
             // What Kubernetes sets where Services are named quipu and quipu-lab.
@@ -944,6 +959,25 @@ mod tests {
                 let config = load(Some(&format!("{} = {shown}", setting.name)), &[], &[]).unwrap();
                 assert_eq!(setting.show(&config), shown, "{}", setting.name);
             }
+        }
+    }
+
+    #[test]
+    fn durations_and_sizes_may_have_units_everywhere() {
+        let file = "idle_timeout_ms = \"2m\"\nmax_request_bytes = \"16MiB\"\n";
+        let env = [("QUIPU_DRAIN_TIMEOUT_MS", "30s")];
+        let config = load(Some(file), &env, &[("queue_bytes", "1GiB")]).unwrap();
+        assert_eq!(config.idle_timeout, Duration::from_secs(120));
+        assert_eq!(config.limits.max_request_bytes, 16 << 20);
+        assert_eq!(config.drain_timeout, Duration::from_secs(30));
+        assert_eq!(config.queue_bytes, 1 << 30);
+        for (name, wrong) in [
+            ("queue_bytes", "30s"),
+            ("drain_timeout_ms", "64MiB"),
+            ("max_connections", "5s"),
+        ] {
+            let error = load(None, &[], &[(name, wrong)]).unwrap_err().to_string();
+            assert!(error.contains("a whole number from"), "{error}");
         }
     }
 

@@ -75,25 +75,7 @@ impl Topic {
         name: &str,
         interrupt: &Interrupt,
     ) -> Result<Self, Failure> {
-        let mut waited = Duration::ZERO;
-        loop {
-            let failure = match Self::describe(client, name) {
-                Err(failure) if failure.passes() => failure,
-                answer => return answer,
-            };
-            let is_not_there = waited.is_zero() && matches!(failure, Failure::NotSent { .. });
-            if is_not_there || waited >= PATIENCE {
-                return Err(failure);
-            }
-            if waited.is_zero() {
-                note(format_args!("{failure}; trying again"));
-            }
-            let wait = failure.retry_after().unwrap_or(Duration::from_millis(200));
-            if interrupt.wait(wait).is_some() {
-                return Err(failure);
-            }
-            waited += wait.max(Duration::from_millis(1));
-        }
+        patiently(interrupt, false, || Self::describe(client, name))
     }
 
     /// Its records between log start and end; compaction may have left fewer.
@@ -124,6 +106,37 @@ impl Topic {
         }
         let is_chosen = |p: &&Partition| chosen.is_empty() || chosen.contains(&p.partition);
         Ok(self.partitions.iter().filter(is_chosen).collect())
+    }
+}
+
+/// Asks until there is an answer or a failure that does not pass, for [`PATIENCE`]. A server that was never there
+/// (`is_known` false) is more likely mistyped than away, and not waited for.
+///
+/// # Errors
+/// The last [`Failure`].
+pub(crate) fn patiently<T>(
+    interrupt: &Interrupt,
+    is_known: bool,
+    mut ask: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let failure = match ask() {
+            Err(failure) if failure.passes() => failure,
+            answer => return answer,
+        };
+        let is_not_there = !is_known && waited.is_zero() && matches!(failure, Failure::NotSent { .. });
+        if is_not_there || waited >= PATIENCE {
+            return Err(failure);
+        }
+        if waited.is_zero() {
+            note(format_args!("{failure}; trying again"));
+        }
+        let wait = failure.retry_after().unwrap_or(Duration::from_millis(200));
+        if interrupt.wait(wait).is_some() {
+            return Err(failure);
+        }
+        waited += wait.max(Duration::from_millis(1));
     }
 }
 

@@ -1,9 +1,4 @@
-//! The HTTP client of every command: one blocking connection pool, and errors that are one clear line.
-//!
-//! [`Failure`] tells apart what a caller must treat differently: the server said no ([`Failure::Problem`]), nothing
-//! was sent ([`Failure::NotSent`]), or an answer was lost, so that nobody knows whether the request was carried out
-//! ([`Failure::Lost`]). Reads may be repeated after any of them; a produce request after the last only under its
-//! idempotency key.
+//! The HTTP client of every command: one blocking connection pool.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -11,53 +6,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Usage;
-
-/// Where the server is and who asks; the flags that every client command has.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Connect {
-    /// Address of the server
-    #[arg(
-        long,
-        env = "QUIPU_SERVER",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:7420",
-        global = true
-    )]
-    server: String,
-    /// Token that is sent with every request
-    #[arg(
-        long,
-        env = "QUIPU_TOKEN",
-        value_name = "TOKEN",
-        hide_env_values = true,
-        global = true
-    )]
-    token: Option<String>,
-}
-
-impl Connect {
-    /// A client for that server; nothing is sent yet.
-    ///
-    /// # Errors
-    /// [`Usage`] for an address or a token that cannot work.
-    pub(crate) fn client(&self) -> Result<Client, Usage> {
-        Client::new(&self.server, self.token.as_deref())
-    }
-
-    /// A client for the server of an address; it gets the token only if that is this server.
-    ///
-    /// # Errors
-    /// [`Usage`] for an address that cannot work.
-    pub(crate) fn client_of(&self, uri: &http::Uri) -> Result<Client, Usage> {
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        let own = self.client()?;
-        let is_own = own.base.strip_prefix("http://") == Some(authority);
-        Client::new(authority, self.token.as_deref().filter(|_| is_own))
-    }
-}
+use super::failure::one_line;
+pub(crate) use super::failure::{Failure, Problem};
+pub(crate) use super::route::Route;
 
 /// Longest silence of the server in an answer to a read, beyond what the read itself asked to wait.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -75,211 +29,11 @@ pub(crate) struct Client {
     authorization: Option<String>,
 }
 
-/// What went wrong with a request.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The server answered with a problem.
-    #[error("{0}")]
-    Problem(Box<Problem>),
-    /// No connection: the server has seen nothing of the request.
-    #[error("cannot reach {server}: {reason}")]
-    NotSent {
-        /// The address that was tried.
-        server: String,
-        /// Why not.
-        reason: String,
-    },
-    /// The connection broke or went silent: the request may or may not have been carried out.
-    #[error("the connection to {server} broke: {reason}")]
-    Lost {
-        /// The address.
-        server: String,
-        /// How it broke.
-        reason: String,
-    },
-    /// A failure in words that are not quipu's: of a proxy before it, or of something else at that address.
-    #[error("{server} does not answer as quipu does: status {status} without a problem")]
-    Status {
-        /// The address.
-        server: String,
-        /// The status.
-        status: StatusCode,
-        /// How long to wait before the next attempt, if that was said.
-        retry_after: Option<Duration>,
-    },
-    /// An answer that quipu would not give: there is something else at that address.
-    #[error("{server} does not answer as quipu does: {reason}")]
-    Unexpected {
-        /// The address.
-        server: String,
-        /// What was found.
-        reason: String,
-    },
-}
-
-impl Failure {
-    /// The code of the problem, if the server answered with one.
-    pub(crate) fn code(&self) -> Option<&str> {
-        match self {
-            Self::Problem(problem) => Some(&problem.code),
-            _ => None,
-        }
-    }
-
-    /// Whether the same read may succeed in a while: the server restarts, or is overloaded.
-    pub(crate) fn passes(&self) -> bool {
-        match self {
-            Self::Problem(problem) => problem.passes(),
-            Self::NotSent { .. } | Self::Lost { .. } => true,
-            Self::Status { status, .. } => matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504),
-            Self::Unexpected { .. } => false,
-        }
-    }
-
-    /// How long the server asks to wait before the next attempt.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Problem(problem) => problem.retry_after,
-            Self::Status { retry_after, .. } => *retry_after,
-            _ => None,
-        }
-    }
-
-    /// Whether it is certain that the request stored nothing.
-    pub(crate) fn stored_nothing(&self) -> bool {
-        match self {
-            Self::NotSent { .. } => true,
-            Self::Problem(problem) => problem.outcome() == Some("none"),
-            _ => false,
-        }
-    }
-}
-
-/// An `application/problem+json` answer.
-#[derive(Debug)]
-pub(crate) struct Problem {
-    /// Its `code`.
-    pub(crate) code: String,
-    /// All of its members.
-    pub(crate) members: Map<String, Value>,
-    /// How long the server asks to wait before the next attempt.
-    pub(crate) retry_after: Option<Duration>,
-}
-
-impl Problem {
-    /// A member that is a whole number.
-    pub(crate) fn number(&self, name: &str) -> Option<u64> {
-        self.members.get(name)?.as_u64()
-    }
-
-    /// Whether the server just cannot at the moment.
-    pub(crate) fn passes(&self) -> bool {
-        matches!(
-            &*self.code,
-            "overloaded" | "shutting-down" | "quota-exceeded" | "idempotency-key-in-use"
-        )
-    }
-
-    /// What was stored: `none`, `partial` (the `accepted` first records) or `unknown`.
-    pub(crate) fn outcome(&self) -> Option<&str> {
-        self.members.get("outcome").and_then(Value::as_str)
-    }
-
-    /// A problem from its members, if these are one.
-    pub(crate) fn of(members: Map<String, Value>, retry_after: Option<Duration>) -> Option<Self> {
-        let code = one_line(members.get("code")?.as_str()?);
-        Some(Self {
-            code,
-            members,
-            retry_after,
-        })
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |name| self.members.get(name).and_then(Value::as_str).unwrap_or_default();
-        let detail = if text("detail").is_empty() {
-            text("title")
-        } else {
-            text("detail")
-        };
-        write!(f, "{}: {}", self.code, one_line(detail))?;
-        match text("pointer") {
-            "" => Ok(()),
-            pointer => write!(f, " (pointer {})", one_line(pointer)),
-        }
-    }
-}
-
-/// The text with its control characters, line breaks among them, replaced: it came over the network.
-fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}
-
-/// A path below the server's address with its query, percent-encoded where needed.
-#[derive(Clone, Debug)]
-pub(crate) struct Route {
-    text: String,
-    has_query: bool,
-}
-
-impl Route {
-    /// `/a/b/c` from its segments.
-    pub(crate) fn new(segments: &[&str]) -> Self {
-        let mut text = String::new();
-        for segment in segments {
-            text.push('/');
-            encode(&mut text, segment);
-        }
-        Self {
-            text,
-            has_query: false,
-        }
-    }
-
-    /// A path, with its query if it has one, as it stands in an address.
-    pub(crate) fn of(uri: &http::Uri) -> Self {
-        let text = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Self {
-            has_query: text.contains('?'),
-            text,
-        }
-    }
-
-    /// Adds a query parameter.
-    pub(crate) fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
-        self.text.push(if self.has_query { '&' } else { '?' });
-        self.has_query = true;
-        encode(&mut self.text, name);
-        self.text.push('=');
-        encode(&mut self.text, &value.to_string());
-        self
-    }
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-fn encode(out: &mut String, text: &str) {
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b',' => {
-                out.push(byte as char);
-            }
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-}
-
 /// An answer that is not a problem.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// Its status, a success.
+    pub(crate) status: StatusCode,
     /// Its headers.
     pub(crate) headers: HeaderMap,
     /// Its body.
@@ -369,6 +123,19 @@ impl Client {
         route: &Route,
         body: Option<&Value>,
     ) -> Result<Value, Failure> {
+        Ok(self.send_for_status(method, route, body)?.1)
+    }
+
+    /// The same, with the status of the answer.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn send_for_status(
+        &self,
+        method: &Method,
+        route: &Route,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), Failure> {
         let request = self.request(method, route).header("accept", "application/json");
         let answer = match body {
             None => {
@@ -384,9 +151,9 @@ impl Client {
             }
         };
         if answer.body.is_empty() {
-            return Ok(Value::Null);
+            return Ok((answer.status, Value::Null));
         }
-        self.parse(&answer.body)
+        Ok((answer.status, self.parse(&answer.body)?))
     }
 
     /// Posts bytes of the given type and reads the JSON answer.
@@ -516,6 +283,7 @@ impl Client {
             })?;
         if head.status.is_success() {
             return Ok(Answer {
+                status: head.status,
                 headers: head.headers,
                 body: bytes,
             });
@@ -544,7 +312,18 @@ impl Client {
         };
         match error {
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                not_sent("connection refused; is `quipu serve` running there?")
+                let has_port = self
+                    .base
+                    .parse::<http::Uri>()
+                    .is_ok_and(|uri| uri.port().is_some());
+                let port = if has_port {
+                    ""
+                } else {
+                    " at port 80, as the address names none"
+                };
+                not_sent(&format!(
+                    "connection refused{port}; is `quipu serve` running there?"
+                ))
             }
             ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
                 not_sent("no connection within 10 seconds")
@@ -598,6 +377,20 @@ fn base_address(server: &str) -> Result<String, Usage> {
             )));
         }
     };
+    let port = text["http://".len()..]
+        .split('/')
+        .next()
+        .and_then(|authority| authority.rsplit_once(':'));
+    if let Some((_, port)) = port
+        && !port.is_empty()
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        return Err(Usage(format!(
+            "{port} in --server {} is not a port; ports are 1 to 65535",
+            server.trim()
+        )));
+    }
     let good = text.parse::<http::Uri>().is_ok_and(|uri| {
         uri.host().is_some_and(|host| !host.is_empty())
             && uri.query().is_none()
@@ -639,31 +432,16 @@ mod tests {
         ] {
             assert!(base_address(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn names_cannot_leave_their_segment() {
-        let route = Route::new(&["v1", "topics", "a/../b?c=d#e", "records"]).with("key", "x&y=z é");
-        assert_eq!(
-            route.to_string(),
-            "/v1/topics/a%2F..%2Fb%3Fc%3Dd%23e/records?key=x%26y%3Dz%20%C3%A9"
-        );
-    }
-
-    #[test]
-    fn a_problem_is_one_line() {
-        let members = serde_json::json!({"detail": "partitions must\nbe 1", "pointer": "/partitions"});
-        let Value::Object(members) = members else {
-            panic!("an object")
-        };
-        let problem = Problem {
-            code: "invalid-request".to_owned(),
-            members,
-            retry_after: None,
-        };
-        assert_eq!(
-            problem.to_string(),
-            "invalid-request: partitions must be 1 (pointer /partitions)"
-        );
+        for (wrong, port) in [
+            ("http://h:99999", "99999"),
+            ("h:0", "0"),
+            ("[::1]:70000/x", "70000"),
+        ] {
+            let error = base_address(wrong).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("{port} in --server {wrong} is not a port; ports are 1 to 65535")
+            );
+        }
     }
 }

@@ -1,23 +1,231 @@
-//! `quipu completions`: prints a completion script for a shell.
+//! `quipu completions`: a script for a shell, which asks the hidden command `quipu complete` what may come next.
+//!
+//! The answer has subcommands, flags and their values as the parser of the command line knows them, and the names of
+//! topics, groups and members as the server has them just then. A server that does not answer has no names.
 
-use clap::CommandFactory;
+use clap::{Arg, Command};
 use clap_complete::Shell;
+use serde_json::Value;
 
-use super::Cli;
+use super::api::{self, group_route};
+use super::client::{Client, Route};
+use super::connect::{self, Connect};
+use super::output;
 
-/// What `quipu completions` is told.
+/// The argument of `quipu completions`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  source <(quipu completions bash)
+  quipu completions zsh > ~/.zfunc/_quipu
+  quipu completions fish > ~/.config/fish/completions/quipu.fish")]
 pub(crate) struct Args {
     /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }
 
-/// Does it.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "quipu", &mut script);
-    let mut out = std::io::stdout().lock();
-    std::io::Write::write_all(&mut out, &script)?;
-    Ok(std::io::Write::flush(&mut out)?)
+const BASH: &str = r#"_quipu() {
+    local IFS=$'\n'
+    COMPREPLY=($(quipu complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+    if [[ ${#COMPREPLY[@]} -eq 0 ]]; then compopt -o default; fi
+}
+complete -F _quipu quipu
+"#;
+const ZSH: &str = r#"#compdef quipu
+_quipu() {
+    local -a found
+    found=("${(@f)$(quipu complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    if [[ -n "$found" ]]; then compadd -- "${found[@]}"; else _files; fi
+}
+compdef _quipu quipu
+"#;
+const FISH: &str = r#"function __quipu_complete
+    set -l words (commandline -opc) (commandline -ct)
+    quipu complete -- $words[2..-1] 2>/dev/null
+end
+complete -c quipu -f -a '(__quipu_complete)'
+complete -c quipu -n '__fish_seen_subcommand_from produce inspect verify' -F
+"#;
+
+/// Prints the script of a shell; one without names for a shell that is not known here.
+pub(crate) fn run(args: &Args, mut command: Command) -> anyhow::Result<()> {
+    let script = match args.shell {
+        Shell::Bash => BASH.to_owned(),
+        Shell::Zsh => ZSH.to_owned(),
+        Shell::Fish => FISH.to_owned(),
+        shell => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "quipu", &mut script);
+            String::from_utf8(script)?
+        }
+    };
+    Ok(output::line(script.trim_end())?)
+}
+
+/// The words after `quipu`, of which the last is to be completed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Words {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+/// Prints what the last word may become, one a line.
+pub(crate) fn complete(words: &Words, command: &Command) -> anyhow::Result<()> {
+    let (last, before) = match words.words.split_last() {
+        Some((last, before)) => (last.as_str(), before),
+        None => ("", &[][..]),
+    };
+    let mut found = candidates(command, before, last, &names);
+    found.retain(|candidate| candidate.starts_with(last));
+    found.sort();
+    found.dedup();
+    if found.is_empty() {
+        Ok(())
+    } else {
+        Ok(output::line(found.join("\n"))?)
+    }
+}
+
+/// What the words before the last one say.
+#[derive(Default)]
+struct Context<'a> {
+    flags: Vec<(&'a str, &'a str)>,
+    positionals: Vec<&'a str>,
+}
+
+fn candidates(
+    root: &Command,
+    before: &[String],
+    last: &str,
+    names: &dyn Fn(&str, &Context<'_>) -> Vec<String>,
+) -> Vec<String> {
+    let mut command = root;
+    let mut context = Context::default();
+    let mut waiting: Option<&Arg> = None;
+    for word in before {
+        if let Some(arg) = waiting.take() {
+            context.flags.push((arg.get_id().as_str(), word));
+        } else if let Some(flag) = word.strip_prefix('-') {
+            let flag = flag.trim_start_matches('-');
+            let arg = command.get_arguments().find(|arg| {
+                arg.get_long() == Some(flag) || arg.get_short().is_some_and(|short| flag == short.to_string())
+            });
+            waiting = arg.filter(|arg| arg.get_action().takes_values());
+        } else if let Some(subcommand) = command.find_subcommand(word) {
+            command = subcommand;
+        } else {
+            context.positionals.push(word);
+        }
+    }
+    let values = |arg: &Arg| {
+        let mut values: Vec<String> = arg
+            .get_possible_values()
+            .iter()
+            .map(|value| value.get_name().to_owned())
+            .collect();
+        let name = arg.get_value_names().and_then(|names| names.first());
+        values.extend(names(name.map_or("", |name| name.as_str()), &context));
+        values
+    };
+    if let Some(arg) = waiting {
+        return values(arg);
+    }
+    if last.starts_with('-') {
+        let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        return shown
+            .filter_map(|arg| arg.get_long())
+            .map(|long| format!("--{long}"))
+            .collect();
+    }
+    let shown = command
+        .get_subcommands()
+        .filter(|subcommand| !subcommand.is_hide_set());
+    let mut found: Vec<String> = shown.map(|subcommand| subcommand.get_name().to_owned()).collect();
+    let positional = command.get_positionals().nth(context.positionals.len());
+    let repeated = || {
+        command
+            .get_positionals()
+            .last()
+            .filter(|arg| arg.get_num_args().is_some_and(|n| n.max_values() > 1))
+    };
+    if let Some(arg) = positional.or_else(repeated) {
+        found.extend(values(arg));
+    }
+    found
+}
+
+/// The names that a value called so may be, from the server where it has them.
+fn names(value_name: &str, context: &Context<'_>) -> Vec<String> {
+    let list = |kind: &str, member: &str| -> Option<Vec<String>> {
+        let items = api::list(&client(context)?, &Route::new(&["v1", kind]), kind).ok()?;
+        Some(
+            items
+                .iter()
+                .filter_map(|item| Some(item.get(member)?.as_str()?.to_owned()))
+                .collect(),
+        )
+    };
+    let members = || -> Option<Vec<String>> {
+        let group: Value = client(context)?
+            .get(&group_route(context.positionals.first()?, &[]))
+            .ok()?;
+        let members = group["members"].as_array()?.iter();
+        Some(
+            members
+                .filter_map(|member| Some(member["member_id"].as_str()?.to_owned()))
+                .collect(),
+        )
+    };
+    match value_name {
+        "TOPIC" | "TOPIC|URL" => list("topics", "name").unwrap_or_default(),
+        "GROUP" | "OTHER" => list("groups", "group").unwrap_or_default(),
+        "MEMBER" => members().unwrap_or_default(),
+        "NAME" => connect::names(),
+        "WHERE" => vec!["earliest".to_owned(), "latest".to_owned()],
+        _ => Vec::new(),
+    }
+}
+
+fn client(context: &Context<'_>) -> Option<Client> {
+    let flag = |id: &str| {
+        let found = context.flags.iter().rfind(|(flag, _)| *flag == id);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    Connect::new(flag("server"), flag("token"), flag("context"))
+        .client()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_word_is_a_subcommand_a_flag_a_value_or_a_name() {
+        let command = crate::cli::command();
+        let names = |name: &str, context: &Context<'_>| vec![format!("<{name} {:?}>", context.positionals)];
+        for (words, expected) in [
+            ("", "topic"),
+            ("topic ", "describe"),
+            ("--server x topic ", "describe"),
+            ("topic list --", "--output"),
+            ("topic list --", "--server"),
+            ("topic list --output ", "json"),
+            ("topic describe ", "<TOPIC []>"),
+            ("consume a b ", "<TOPIC [\"a\", \"b\"]>"),
+            ("consume a --group ", "<GROUP [\"a\"]>"),
+            ("group kick g ", "<MEMBER [\"g\"]>"),
+            ("group seek g --to-group ", "<OTHER [\"g\"]>"),
+            ("completions ", "bash"),
+        ] {
+            let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+            let (last, before) = words.split_last().unwrap();
+            let found = candidates(&command, before, last, &names);
+            assert!(
+                found.iter().any(|candidate| candidate == expected),
+                "{words:?}: {found:?}"
+            );
+            assert!(!found.contains(&"complete".to_owned()), "hidden");
+        }
+    }
 }

@@ -77,7 +77,7 @@ pub(crate) fn list(client: &Client, topic: &str, is_json: bool) -> anyhow::Resul
         Column::Number("OFFSETS"),
         Column::Text("SKIPPED"),
     ];
-    Ok(output::table(&columns, rows)?)
+    Ok(output::table(&columns, rows, &["OFFSETS"])?)
 }
 
 /// Skips a range, or takes that back.

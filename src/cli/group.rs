@@ -5,17 +5,22 @@ use std::collections::HashMap;
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 use http::Method;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{self, Committed, group_route};
-use super::client::{Client, Connect, Failure, Route};
+use super::client::{Client, Failure, Route};
+use super::connect::Connect;
+use super::group_move::{self, SeekTo};
 use super::lag;
 use super::output::{self, Column, Output, count_of, plain};
 use super::position::ResetTo;
 
-/// What `quipu group` is told.
+/// The flags and arguments of `quipu group`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quipu group reset billing --topic orders --to -1h --dry-run
+  quipu group seek billing-test --to-group billing
+  quipu group redrive billing --topic orders.dlq")]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -44,12 +49,38 @@ enum Action {
         /// Partition whose offset moves; may be repeated [default: all]
         #[arg(long, value_name = "P")]
         partition: Vec<u32>,
-        /// `earliest`, `latest`, an offset, a time (2013-07-01T00:00:00Z, a date, time:1372636800000) or shift:-100
-        #[arg(long, value_name = "WHERE", value_parser = ResetTo::parse)]
+        /// `earliest`, `latest`, offset:N, a time (2013-07-01T12:00, a date, -1h) or shift:-100
+        #[arg(long, value_name = "WHERE", value_parser = ResetTo::parse, allow_hyphen_values = true)]
         to: ResetTo,
         /// Only say what would change
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Commits for a group what another group, or a file, has
+    Seek {
+        #[command(flatten)]
+        name: Name,
+        #[command(flatten)]
+        seek: SeekTo,
+    },
+    /// Gives a work queue its dead letters back
+    Redrive {
+        #[command(flatten)]
+        name: Name,
+        /// The topic of dead letters, as orders.dlq
+        #[arg(long, value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
+        topic: String,
+        /// Give back at most so many [default: all]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        max: Option<u64>,
+    },
+    /// Ends a member's membership; what it has not acknowledged goes to others
+    Kick {
+        #[command(flatten)]
+        name: Name,
+        /// Id of the member, as `quipu group describe` shows it
+        #[arg(value_name = "MEMBER", value_parser = NonEmptyStringValueParser::new())]
+        member: String,
     },
     /// Deletes a group without members, and its offsets
     Delete {
@@ -65,7 +96,7 @@ struct Name {
     group: String,
 }
 
-/// Does it.
+/// Runs `quipu group`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let client = args.connect.client()?;
     let is_json = args.output.is_json();
@@ -86,7 +117,22 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             }
             body.insert("to".to_owned(), to.to_json());
             body.insert("dry_run".to_owned(), dry_run.into());
-            reset(&client, &name.group, &body.into(), is_json).map_err(|error| explain(error, &name.group))
+            group_move::reset(&client, &name.group, &body.into(), is_json)
+                .map_err(|error| explain(error, &name.group))
+        }
+        Action::Seek { name, seek } => group_move::seek(&client, &name.group, &seek, is_json)
+            .map_err(|error| explain(error, &name.group)),
+        Action::Redrive { name, topic, max } => {
+            group_move::redrive(&client, &name.group, &topic, max, is_json)
+        }
+        Action::Kick { name, member } => {
+            client.send(
+                &Method::DELETE,
+                &group_route(&name.group, &["members", &member]),
+                None,
+            )?;
+            let text = format!("member {member} of group {} is gone", name.group);
+            output::done(&json!({"group": name.group, "kicked": member}), &text, is_json)
         }
         Action::Delete { name } => {
             client
@@ -126,7 +172,11 @@ fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
         Column::Number("MEMBERS"),
         Column::Number("LAG"),
     ];
-    Ok(output::table(&columns, rows.collect())?)
+    Ok(output::table(
+        &columns,
+        rows.collect(),
+        &["TYPE", "MEMBERS", "STATE"],
+    )?)
 }
 
 /// A member of an answer that is a text; `-` for none.
@@ -146,8 +196,8 @@ fn rows_of<'a>(value: &'a Value, name: &str) -> &'a [Value] {
 fn explain(error: anyhow::Error, group: &str) -> anyhow::Error {
     match error.downcast_ref::<Failure>().and_then(Failure::code) {
         Some("group-active") => anyhow::anyhow!(
-            "group-active: group {group} has live members, which go by what they know: stop them first, or wait until \
-             their sessions end; quipu group describe {group} shows who they are"
+            "group-active: group {group} has live members, which would not notice: stop them first, or wait until their \
+             sessions end; quipu group describe {group} shows who they are"
         ),
         _ => error,
     }
@@ -243,7 +293,8 @@ fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
             Column::Optional("PARTITIONS"),
             Column::Optional("LEASED"),
         ];
-        output::table(&columns, rows.collect())?;
+        let spare = ["ADDRESS", "CLIENT", "LEASED", "LAST CONTACT"];
+        output::table(&columns, rows.collect(), &spare)?;
         output::line("")?;
     }
     if lag::print_group(client, group)? {
@@ -258,51 +309,7 @@ fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
         Column::Number("PARTITION"),
         Column::Number("COMMITTED"),
     ];
-    Ok(output::table(&columns, rows.collect())?)
-}
-
-/// One partition of an answer to a reset.
-#[derive(Debug, Deserialize)]
-struct Moved {
-    #[serde(default)]
-    topic: Option<String>,
-    partition: u32,
-    #[serde(default)]
-    old_offset: Option<u64>,
-    #[serde(default)]
-    new_offset: Option<u64>,
-}
-
-fn reset(client: &Client, group: &str, body: &Value, is_json: bool) -> anyhow::Result<()> {
-    let answer = client.send(
-        &Method::POST,
-        &group_route(group, &["offsets", "reset"]),
-        Some(body),
-    )?;
-    if is_json {
-        return Ok(output::json(&answer)?);
-    }
-    let moved: Vec<Moved> = serde_json::from_value(answer.get("offsets").cloned().unwrap_or_default())?;
-    let topic = body.get("topic").and_then(Value::as_str).unwrap_or_default();
-    let rows = moved.iter().map(|moved| {
-        vec![
-            plain(moved.topic.as_deref().unwrap_or(topic)),
-            plain(moved.partition),
-            plain(count_of(moved.old_offset)),
-            plain(count_of(moved.new_offset)),
-        ]
-    });
-    let columns = [
-        Column::Text("TOPIC"),
-        Column::Number("PARTITION"),
-        Column::Number("OLD"),
-        Column::Number("NEW"),
-    ];
-    output::table(&columns, rows.collect())?;
-    if body.get("dry_run") == Some(&Value::Bool(true)) {
-        output::line("nothing was changed (--dry-run)")?;
-    }
-    Ok(())
+    Ok(output::table(&columns, rows.collect(), &[])?)
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub(crate) struct Partition {
 /// The records of one fetch.
 #[derive(Debug)]
 pub(crate) struct Chunk {
+    /// Their topic.
+    pub(crate) topic: String,
     /// Their partition.
     pub(crate) partition: u32,
     /// One record a line, each with its line break; empty if there is nothing (yet).
@@ -115,6 +117,7 @@ impl Partition {
                 self.next = start;
                 if self.is_done() {
                     return Ok(Chunk {
+                        topic: self.topic.clone(),
                         partition: self.number,
                         lines: Vec::new(),
                         next: start,
@@ -123,7 +126,12 @@ impl Partition {
                 continue;
             }
             // Who follows waits for ever: the records that come are what it is there for.
-            if !failure.passes() || (waited >= PATIENCE && !self.live) {
+            let passes = if self.live {
+                failure.may_pass()
+            } else {
+                failure.passes() && waited < PATIENCE
+            };
+            if !passes {
                 return Err(match failure {
                     Failure::Problem(problem) => {
                         explain(*problem, &self.topic, Some((self.number, self.next)))
@@ -170,6 +178,7 @@ impl Partition {
             say_skipped(&self.topic, self.number.into(), &gaps.join(", "));
         }
         Ok(Chunk {
+            topic: self.topic.clone(),
             partition: self.number,
             lines: answer.body,
             next,
@@ -227,6 +236,9 @@ pub(crate) fn explain(mut problem: Problem, topic: &str, place: Option<(u32, u64
 /// What is looked at in a record's line.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Head<'a> {
+    /// Its topic, where records come from several.
+    #[serde(borrow, default)]
+    pub(crate) topic: Option<std::borrow::Cow<'a, str>>,
     /// Its offset.
     pub(crate) offset: u64,
     /// Its partition.
@@ -234,9 +246,6 @@ pub(crate) struct Head<'a> {
     pub(crate) partition: u32,
     /// Its timestamp, milliseconds since the Unix epoch.
     pub(crate) timestamp: i64,
-    /// Its key, if that is text.
-    #[serde(borrow, default)]
-    pub(crate) key: Option<std::borrow::Cow<'a, str>>,
 }
 
 /// Reads the head of a record's line.

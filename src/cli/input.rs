@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use super::shape::Shape;
+use super::signal::Interrupt;
 
 /// Longest record, as a line of NDJSON: a request has to hold it.
 pub(crate) const MAX_LINE_BYTES: usize = 16 << 20;
@@ -19,6 +21,8 @@ pub(crate) const MAX_LINE_BYTES: usize = 16 << 20;
 const READ_BYTES: usize = 512 << 10;
 /// Blocks that wait for the network.
 const BLOCKS: usize = 16;
+/// How long a signal may take longer than the end of an input that it ends too.
+const SIGNAL: Duration = Duration::from_millis(100);
 
 /// Whole lines of NDJSON.
 #[derive(Debug, Default)]
@@ -64,7 +68,7 @@ impl Input {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub(crate) fn open(file: Option<&Path>, shape: Shape) -> io::Result<Self> {
+    pub(crate) fn open(file: Option<&Path>, shape: Shape, interrupt: &Interrupt) -> io::Result<Self> {
         let (sender, blocks) = sync_channel(BLOCKS);
         let path = file.filter(|path| *path != Path::new("-"));
         let (name, source, file_bytes): (_, Box<dyn Read + Send>, _) = match path {
@@ -89,6 +93,7 @@ impl Input {
                 )
             }
         };
+        let (interrupt, is_typed) = (interrupt.clone(), file_bytes.is_none());
         let expected = match path.and_then(|path| path.extension()?.to_str()) {
             Some("gz") => Coding::Gzip,
             Some("zst" | "zstd") => Coding::Zstd,
@@ -107,6 +112,8 @@ impl Input {
                     sender,
                     position,
                     next_line: 1,
+                    interrupt,
+                    is_typed,
                 };
                 if let Err(Some(bad)) = lines.run(source, expected) {
                     // The receiver may have stopped for a reason of its own; it then knows enough.
@@ -158,11 +165,19 @@ struct Lines {
     sender: SyncSender<Result<Block, BadInput>>,
     position: Arc<AtomicU64>,
     next_line: u64,
+    interrupt: Interrupt,
+    /// Whether the input is no file but comes from somebody who may stop in the middle of a line.
+    is_typed: bool,
 }
 
 impl Lines {
     fn run(&mut self, mut source: Counted, expected: Coding) -> Result<(), Option<BadInput>> {
-        let (head, found) = sniff(&mut source).map_err(|error| self.bad(&error))?;
+        let head = beginning(&mut source, &[GZIP, ZSTD]).map_err(|error| self.bad(&error))?;
+        let found = match &head[..] {
+            head if head.starts_with(GZIP) => Coding::Gzip,
+            ZSTD => Coding::Zstd,
+            _ => Coding::Plain,
+        };
         let source = io::Cursor::new(head).chain(source);
         // A wrong extension is an error of the decoder, not a guess: the user meant something by it.
         let mut source: Box<dyn Read> = match if found == Coding::Plain { expected } else { found } {
@@ -171,7 +186,14 @@ impl Lines {
             Coding::Zstd => Box::new(zstd::Decoder::new(source).map_err(|error| self.bad(&error))?),
         };
         let mut buffer = vec![0; READ_BYTES];
-        let mut pending: Vec<u8> = Vec::new();
+        let mut pending = beginning(&mut source, &[BYTE_ORDER_MARK]).map_err(|error| self.bad(&error))?;
+        if pending == BYTE_ORDER_MARK {
+            pending.clear();
+        }
+        // A block ends where a line does, however little was looked at.
+        if pending.ends_with(b"\n") {
+            self.hand_over(std::mem::take(&mut pending))?;
+        }
         loop {
             let mut read = match source.read(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -199,6 +221,14 @@ impl Lines {
             }
         }
         if !pending.is_empty() {
+            // Whoever is interrupted while they type has not finished that line. The end of the input and the signal come
+            // together, so the signal gets a moment.
+            if self.is_typed && self.interrupt.wait(SIGNAL).is_some() {
+                return Err(Some(BadInput {
+                    line: self.next_line,
+                    reason: "interrupted in the middle of it, so it is not stored".to_owned(),
+                }));
+            }
             pending.push(b'\n');
             self.hand_over(pending)?;
         }
@@ -287,11 +317,19 @@ fn too_long() -> String {
     )
 }
 
-/// Reads the first bytes and says what they are the beginning of.
-fn sniff(source: &mut impl Read) -> io::Result<(Vec<u8>, Coding)> {
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// What some editors write before UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
+
+/// Reads as long as what was read may be the beginning of one of these, and returns it.
+fn beginning(source: &mut impl Read, known: &[&[u8]]) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     // Not further than needed: a pipe's first line may be shorter than four bytes and the next one hours away.
-    while head.len() < 4 {
+    while known
+        .iter()
+        .any(|magic| magic.len() > head.len() && magic.starts_with(&head))
+    {
         let mut byte = [0];
         match source.read(&mut byte) {
             Ok(0) => break,
@@ -299,19 +337,8 @@ fn sniff(source: &mut impl Read) -> io::Result<(Vec<u8>, Coding)> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         }
-        if ![&[0x1f, 0x8b][..], &[0x28, 0xb5, 0x2f, 0xfd]]
-            .iter()
-            .any(|magic| magic.starts_with(&head))
-        {
-            break;
-        }
     }
-    let coding = match head[..] {
-        [0x1f, 0x8b, ..] => Coding::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd] => Coding::Zstd,
-        _ => Coding::Plain,
-    };
-    Ok((head, coding))
+    Ok(head)
 }
 
 #[cfg(test)]
@@ -324,7 +351,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let input = Input::open(Some(&path), shape).unwrap();
+        let input = Input::open(Some(&path), shape, &Interrupt::default()).unwrap();
         let (mut text, mut lines, mut bad) = (Vec::new(), 0, None);
         for block in input.blocks {
             match block {
@@ -339,13 +366,19 @@ mod tests {
     }
 
     #[test]
-    fn compressed_files_are_known_by_their_first_bytes() {
+    fn compressed_files_and_byte_order_marks_are_known_by_their_first_bytes() {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(b"{}\n{}").unwrap();
         let gzip = gzip.finish().unwrap();
+        let mut gzip_with_mark = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip_with_mark.write_all(b"\xef\xbb\xbf{}\n{}").unwrap();
+        let gzip_with_mark = gzip_with_mark.finish().unwrap();
         let zstd = zstd::encode_all(&b"{}\n{}"[..], 1).unwrap();
         for (bytes, name) in [
             (&b"{}\n{}"[..], "plain"),
+            (b"\xef\xbb\xbf{}\n{}", "mark"),
+            (b"\xef\xbb\xbf{}\n{}\n", "mark"),
+            (&gzip_with_mark, "mark.gz"),
             (&gzip, "a.gz"),
             (&gzip, "a"),
             (&zstd, "a.zst"),
@@ -378,6 +411,26 @@ mod tests {
         assert_eq!(lines, 2);
         assert!(text.ends_with("{\"key\":\"2\",\"value\":{\"k\":2}}\n"));
         assert_eq!(bad.unwrap().line, 3);
+    }
+
+    #[test]
+    fn a_line_that_is_half_typed_when_the_command_is_interrupted_is_not_a_record() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("typed");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        for interrupted in [false, true] {
+            let interrupt = Interrupt::default();
+            if interrupted {
+                interrupt.set(crate::cli::signal::Stop::Asked);
+            }
+            let input = Input::open(Some(&path), Shape::default(), &interrupt).unwrap();
+            std::fs::write(&path, "whole\nhalf").unwrap();
+            let blocks: Vec<_> = input.blocks.iter().collect();
+            let lines: u64 = blocks.iter().flatten().map(|block| block.lines).sum();
+            let bad = blocks.into_iter().find_map(Result::err).map(|bad| bad.line);
+            assert_eq!((lines, bad), if interrupted { (1, Some(2)) } else { (2, None) });
+        }
     }
 
     #[test]

@@ -4,16 +4,21 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
+use quipu::formats::units;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::{self, group_route};
-use super::client::{Client, Connect, Failure, Route};
+use super::client::{Client, Failure, Route};
+use super::connect::Connect;
 use super::lag_watch;
 use super::output::{self, Column, Output, Tone, brief_ms, bytes, count, plain, records, span_ms};
 
-/// What `quipu lag` is told.
+/// The flags and arguments of `quipu lag`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quipu lag billing --watch
+  quipu lag --fail-above 1000 --fail-above-time 5m    # ends with 1 if a group is further behind")]
 pub(crate) struct Args {
     /// Show this group's partitions instead of all groups
     #[arg(value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
@@ -21,6 +26,12 @@ pub(crate) struct Args {
     /// Keep looking, until Ctrl-C
     #[arg(long)]
     watch: bool,
+    /// End with 1 if a group is more than so many records behind
+    #[arg(long, value_name = "N", conflicts_with = "watch")]
+    fail_above: Option<u64>,
+    /// End with 1 if a group's next record is older than this, as 5m or 1h
+    #[arg(long, value_name = "SPAN", conflicts_with = "watch", value_parser = span)]
+    fail_above_time: Option<Duration>,
     /// How often to look, as in 2s, 500ms or 1m
     #[arg(long, value_name = "SPAN", default_value = "2s", requires = "watch", value_parser = interval)]
     interval: Duration,
@@ -90,7 +101,7 @@ struct Total {
     status: Option<String>,
 }
 
-/// Does it.
+/// Runs `quipu lag`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let client = args.connect.client()?;
     let subject = args.group.map_or(Subject::All, Subject::Group);
@@ -99,18 +110,48 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         return lag_watch::run(client, subject, args.interval, is_json);
     }
     let answer = subject.ask(&client)?;
+    let groups = subject.groups_of(&answer)?;
     if is_json {
-        return Ok(output::json(&answer)?);
+        output::json(&answer)?;
+    } else {
+        output::line(match &subject {
+            Subject::Group(group) => groups
+                .first()
+                .and_then(|lag| lag.table(&|_, _| None))
+                .unwrap_or_else(|| format!("group {group} has committed no offsets")),
+            Subject::All => groups_table(&groups, &|_| None),
+        })?;
     }
-    let text = match &subject {
-        Subject::Group(group) => {
-            let lag: GroupLag = serde_json::from_value(answer)?;
-            lag.table(&|_, _| None)
-                .unwrap_or_else(|| format!("group {group} has committed no offsets"))
-        }
-        Subject::All => groups_table(&groups_of(answer)?, &|_| None),
-    };
-    Ok(output::line(text)?)
+    check(&groups, args.fail_above, args.fail_above_time)
+}
+
+/// Fails with the groups that are further behind than that.
+fn check(groups: &[GroupLag], records_most: Option<u64>, time_most: Option<Duration>) -> anyhow::Result<()> {
+    let time_most = time_most.map(|most| u64::try_from(most.as_millis()).unwrap_or(u64::MAX));
+    let behind: Vec<String> = groups
+        .iter()
+        .filter_map(|GroupLag { group, total, .. }| {
+            let too_many = records_most.is_some_and(|most| total.lag > most);
+            let too_old = time_most.is_some_and(|most| total.lag_ms > most);
+            let by = match (too_many, too_old) {
+                (false, false) => return None,
+                (true, false) => records(total.lag),
+                (false, true) => brief_ms(total.lag_ms),
+                (true, true) => format!("{}, {}", records(total.lag), brief_ms(total.lag_ms)),
+            };
+            Some(format!("{group} by {by}"))
+        })
+        .collect();
+    if behind.is_empty() {
+        return Ok(());
+    }
+    let mosts = [records_most.map(records), time_most.map(brief_ms)];
+    let most: Vec<String> = mosts.into_iter().flatten().collect();
+    anyhow::bail!(
+        "too far behind (more than {}): {}",
+        most.join(" or "),
+        behind.join("; ")
+    )
 }
 
 impl Subject {
@@ -127,14 +168,17 @@ impl Subject {
             }
         }
     }
-}
 
-/// The groups of an answer about all of them.
-///
-/// # Errors
-/// An answer of another shape.
-pub(crate) fn groups_of(mut answer: Value) -> anyhow::Result<Vec<GroupLag>> {
-    Ok(serde_json::from_value(answer["groups"].take())?)
+    /// The groups of an answer.
+    ///
+    /// # Errors
+    /// An answer of another shape.
+    pub(crate) fn groups_of(&self, answer: &Value) -> anyhow::Result<Vec<GroupLag>> {
+        Ok(match self {
+            Self::Group(_) => vec![GroupLag::deserialize(answer)?],
+            Self::All => Vec::deserialize(&answer["groups"])?,
+        })
+    }
 }
 
 /// Prints a group's lag by partition; false if there is nothing to print.
@@ -167,7 +211,16 @@ pub(crate) fn groups_table(groups: &[GroupLag], trend: &dyn Fn(&str) -> Option<S
     output::fitting_table(
         &columns,
         &rows,
-        &["EXPIRES IN", "BYTES", "STATE", "IN/S", "OUT/S", "DRAINS IN"],
+        &[
+            "EXPIRES IN",
+            "BYTES",
+            "STATE",
+            "IN/S",
+            "OUT/S",
+            "DRAINS IN",
+            "LAST 5 MIN",
+            "BEHIND BY",
+        ],
     )
 }
 
@@ -221,6 +274,8 @@ impl GroupLag {
             "OUT/S",
             "MEMBER",
             "DRAINS IN",
+            "LAST 5 MIN",
+            "BEHIND BY",
         ];
         let table = output::fitting_table(&columns, &rows, &spare);
         Some(format!("{table}\n\n{}", self.sentence()))
@@ -305,21 +360,16 @@ fn rate(rate: Option<f64>) -> String {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit_ms = match &text[digits.len()..] {
-        "ms" => 1.0,
-        "" | "s" => 1000.0,
-        "m" | "min" => 60_000.0,
-        _ => return Err("give it as 2s, 500ms or 1m".to_owned()),
-    };
-    let number: f64 = digits
-        .parse()
-        .map_err(|_| "give it as 2s, 500ms or 1m".to_owned())?;
-    let ms = number * unit_ms;
-    if !(100.0..=3_600_000.0).contains(&ms) {
-        return Err("it is from 100ms to 60m".to_owned());
+    let seconds = || text.parse().ok().map(Duration::from_secs);
+    match units::parse_duration(text).or_else(seconds) {
+        None => Err("give it as 2s, 500ms or 1m".to_owned()),
+        Some(span) if (100..=3_600_000).contains(&span.as_millis()) => Ok(span),
+        Some(_) => Err("it is from 100ms to 60m".to_owned()),
     }
-    Ok(Duration::from_millis(ms as u64))
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    units::parse_duration(text).ok_or_else(|| format!("{text:?} is not a span like 90s, 5m or 1h30m"))
 }
 
 fn severity(status: Option<&str>) -> u8 {
@@ -369,6 +419,32 @@ mod tests {
         let text = json!({"group": name, "state": "empty", "lag": 1, "lag_ms": lag_ms, "status": status,
             "consume_rate": 0.0, "produce_rate": 3.25, "drain_ms": null});
         serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn a_check_names_the_groups_that_are_further_behind() {
+        let groups = [group("a", "ok", 5_000), group("b", "ok", 60_000)];
+        let minute = Duration::from_secs(60);
+        assert!(check(&groups, Some(1), Some(minute)).is_ok() && check(&groups, None, None).is_ok());
+        for (records, time, text) in [
+            (
+                Some(0),
+                None,
+                "too far behind (more than 0 records): a by 1 record; b by 1 record",
+            ),
+            (
+                None,
+                Some(minute / 2),
+                "too far behind (more than 30.0 s): b by 1.0 min",
+            ),
+            (
+                Some(0),
+                Some(minute / 2),
+                "too far behind (more than 0 records or 30.0 s): a by 1 record; b by 1 record, 1.0 min",
+            ),
+        ] {
+            assert_eq!(check(&groups, records, time).unwrap_err().to_string(), text);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! the prompt; its size is asked for each time. Anything else gets a table each time without escape codes, and
 //! `--output json` one document a line. A thread asks the server, so that Ctrl-C never waits for an answer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -14,23 +14,20 @@ use serde_json::Value;
 
 use super::api::group_route;
 use super::client::{Client, Failure};
-use super::lag::{GroupLag, Subject, groups_of, groups_table};
+use super::lag::{GroupLag, Subject, groups_table};
 use super::output;
 use super::signal::Interrupt;
+use super::trend::{TREND, Trend};
 
-/// What a sparkline shows, and in how many cells.
-const TREND: Duration = Duration::from_secs(300);
-const CELLS: usize = 20;
 /// Groups whose past is asked for; that of others begins with the watch.
 const MAX_SEEDED: usize = 50;
 /// How often a key press, a resized terminal and the end of it all are looked for.
 const PATIENCE: Duration = Duration::from_millis(100);
-const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// A row: a partition of a topic, or a group.
 type Key = (String, Option<u32>);
 
-/// Does it.
+/// Watches until Ctrl-C.
 pub(crate) fn run(client: Client, subject: Subject, interval: Duration, is_json: bool) -> anyhow::Result<()> {
     let interrupt = Interrupt::watch()?;
     let (sender, answers) = sync_channel(1);
@@ -163,15 +160,25 @@ impl History {
     }
 }
 
-/// Prints what `show` makes of each answer, until the end of it all.
+/// Prints what `show` makes of each answer until it is interrupted. A server that goes away later is waited for.
 fn print(
     answers: &Receiver<Result<News, Failure>>,
     interrupt: &Interrupt,
     mut show: impl FnMut(News) -> anyhow::Result<String>,
 ) -> anyhow::Result<()> {
+    let (mut has_begun, mut troubled) = (false, false);
     while interrupt.get().is_none() {
         match answers.recv_timeout(PATIENCE) {
-            Ok(news) => output::line(show(news?)?)?,
+            Ok(Ok(news)) => {
+                (has_begun, troubled) = (true, false);
+                output::line(show(news)?)?;
+            }
+            Ok(Err(failure)) if has_begun && failure.may_pass() => {
+                if !std::mem::replace(&mut troubled, true) {
+                    output::note(format_args!("{failure}; trying again"));
+                }
+            }
+            Ok(Err(failure)) => return Err(failure.into()),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -296,10 +303,7 @@ impl View {
                 self.trends.entry(key).or_default().push(then, lag);
             }
         }
-        let groups = match &self.subject {
-            Subject::Group(_) => vec![serde_json::from_value(news.answer)?],
-            Subject::All => groups_of(news.answer)?,
-        };
+        let groups = self.subject.groups_of(&news.answer)?;
         let mut now: Vec<(Key, u64)> = Vec::new();
         for group in &groups {
             match &self.subject {
@@ -357,94 +361,11 @@ impl View {
     }
 }
 
-/// A row's lags of the last [`TREND`].
-#[derive(Debug, Default)]
-struct Trend(VecDeque<(Instant, u64)>);
-
-impl Trend {
-    fn push(&mut self, at: Instant, lag: u64) {
-        self.0.push_back((at, lag));
-        // One from before says how it was when the time begins.
-        while self
-            .0
-            .get(1)
-            .is_some_and(|(second, _)| at.duration_since(*second) > TREND)
-        {
-            self.0.pop_front();
-        }
-    }
-
-    /// One cell for each part of the time, with its largest lag.
-    fn sparkline(&self, now: Instant) -> String {
-        let span = TREND / CELLS as u32;
-        let mut cells: [Option<u64>; CELLS] = [None; CELLS];
-        let mut last: [Option<u64>; CELLS] = [None; CELLS];
-        let mut before = None;
-        for (at, lag) in &self.0 {
-            let back = (now.duration_since(*at).as_nanos() / span.as_nanos()) as usize;
-            let Some(index) = CELLS.checked_sub(back + 1) else {
-                before = Some(*lag);
-                continue;
-            };
-            cells[index] = cells[index].max(Some(*lag));
-            last[index] = Some(*lag);
-        }
-        for (cell, last) in cells.iter_mut().zip(last) {
-            // Nothing has moved where nothing was seen.
-            *cell = cell.or(before);
-            before = last.or(before);
-        }
-        spark(&cells)
-    }
-}
-
-/// Bars from nothing to the largest value.
-fn spark(cells: &[Option<u64>]) -> String {
-    let most = cells.iter().flatten().copied().max().unwrap_or(0);
-    let bar = |value: u64| {
-        let share = if most == 0 {
-            0.0
-        } else {
-            value as f64 / most as f64
-        };
-        // The lowest bar is for nothing alone.
-        let level = if value == 0 {
-            0
-        } else {
-            ((share * 7.0).round() as usize).max(1)
-        };
-        LEVELS[level.min(7)]
-    };
-    cells.iter().map(|cell| cell.map_or(' ', bar)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn bars_go_from_nothing_to_the_most() {
-        assert_eq!(spark(&[None, Some(0), Some(1), Some(50), Some(100)]), " ▁▂▅█");
-        assert_eq!(spark(&[Some(0), Some(0)]), "▁▁");
-        assert_eq!(spark(&[Some(u64::MAX)]), "█");
-    }
-
-    #[test]
-    fn a_trend_shows_five_minutes_and_what_was_not_seen_as_it_was_before() {
-        let start = Instant::now();
-        let mut trend = Trend::default();
-        for (second, lag) in [(0, 8), (310, 4), (312, 2), (600, 0)] {
-            trend.push(start + Duration::from_secs(second), lag);
-        }
-        let line = trend.sparkline(start + Duration::from_secs(600));
-        assert_eq!(line.chars().count(), CELLS);
-        assert_eq!(line, format!("█{}▁", "▅".repeat(18)));
-        assert_eq!(trend.0.len(), 4);
-        trend.push(start + Duration::from_secs(901), 0);
-        assert_eq!(trend.0.len(), 2, "one from before, and the last");
-    }
 
     #[test]
     fn a_frame_fits_the_terminal_and_leaves_nothing_of_the_one_before() {

@@ -1,7 +1,7 @@
-//! The command line: one file a command, and the only place with `anyhow`.
+//! The command line: one file or folder a command, and the only place with `anyhow`.
 //!
-//! A command ends with 0, or with 1 and one clear line on standard error; wrong usage ends with 2 (clap's). A closed
-//! pipe on standard output is a clean end: whoever read it has had enough.
+//! A command ends with 0, or with 1 and one clear line on standard error; wrong usage ends with 2. A closed pipe on
+//! standard output is a clean end: its reader has had enough.
 
 #![allow(
     clippy::disallowed_methods,
@@ -9,52 +9,65 @@
 )]
 
 mod api;
+mod bench;
 mod client;
 mod completions;
+mod connect;
 mod consume;
 mod damage;
 mod deliver;
 mod demo;
+mod failure;
 mod group;
+mod group_move;
 mod history;
 mod input;
+mod inspect;
 mod lag;
 mod lag_watch;
 mod output;
 mod position;
 mod produce;
 mod replay;
+mod route;
 mod serve;
 mod shape;
 mod signal;
 mod sse;
+mod stdout;
 mod stream;
 mod topic;
+mod trend;
 mod verify;
 
 use std::io;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// A partitioned, append-only event log that you talk to over HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "quipu", version, about, max_term_width = 110)]
-pub(crate) struct Cli {
+struct Cli {
+    /// Also here, so that they may stand before the subcommand; each command that talks to a server has its own.
+    #[command(flatten)]
+    _connect: connect::Connect,
+    #[command(flatten)]
+    _output: output::Output,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    command: Command,
 }
 
 /// What to do; one variant a command.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+enum Command {
     /// Runs the service
     Serve(serve::Args),
     /// Starts a server with bundled flight events and tells what it does with them
     Demo(demo::Args),
-    /// Creates, lists, describes, changes and deletes topics
+    /// Creates, lists, describes, changes, trims and deletes topics
     Topic(topic::Args),
-    /// Appends NDJSON records from a file or standard input, each once, however often it is cut
+    /// Appends NDJSON records from a file or standard input, each once, even when the connection breaks
     Produce(produce::Args),
     /// Prints records, and with a group remembers how far
     Consume(consume::Args),
@@ -64,10 +77,51 @@ pub(crate) enum Command {
     Group(group::Args),
     /// Shows how far groups are behind, the worst first
     Lag(lag::Args),
-    /// Checks every byte of a data directory, offline, and mends what loses nothing
+    /// Puts load on a server and measures how long its answers take
+    Bench(bench::Args),
+    /// Checks every byte of a data directory, offline, and repairs what loses nothing
     Verify(verify::Args),
+    /// Prints what a segment, an index or a journal file has in it, offline
+    Inspect(inspect::Args),
+    /// Names servers, so that --context NAME stands for address and token
+    Context(connect::Args),
     /// Prints a completion script for a shell
     Completions(completions::Args),
+    #[command(hide = true)]
+    Complete(completions::Words),
+}
+
+/// Commands that talk to no server, or to one of their own: the help of these does not show how to choose one.
+const OFFLINE: [&str; 6] = ["serve", "demo", "verify", "inspect", "completions", "complete"];
+
+/// The parser of the command line.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let flags: Vec<clap::Arg> = command
+        .get_arguments()
+        .map(|flag| flag.clone().hide(true))
+        .collect();
+    let mut command = OFFLINE.iter().fold(command, |command, name| {
+        command.mut_subcommand(*name, |subcommand| {
+            // A subcommand's own flag of that name stays as it is.
+            let own: Vec<clap::Id> = subcommand
+                .get_arguments()
+                .map(|arg| arg.get_id().clone())
+                .collect();
+            subcommand.args(flags.iter().filter(|flag| !own.contains(flag.get_id())))
+        })
+    });
+    // Hands the flags that are left down to the other subcommands.
+    command.build();
+    command
+}
+
+/// Runs the command that the process was started with.
+pub(crate) fn run() -> ExitCode {
+    match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => end(cli.command.run()),
+        Err(error) => error.exit(),
+    }
 }
 
 /// Wrong usage that shows only when all flags are seen together: ends with 2, as clap's own errors do.
@@ -77,7 +131,7 @@ pub(crate) struct Usage(pub(crate) String);
 
 impl Command {
     /// Runs the command to its end.
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Serve(args) => serve::run(args),
             Self::Demo(args) => demo::run(args),
@@ -88,13 +142,17 @@ impl Command {
             Self::Group(args) => group::run(args),
             Self::Lag(args) => lag::run(args),
             Self::Verify(args) => verify::run(args),
-            Self::Completions(args) => completions::run(args),
+            Self::Bench(args) => bench::run(args),
+            Self::Inspect(args) => inspect::run(args),
+            Self::Context(args) => connect::run(args),
+            Self::Completions(args) => completions::run(&args, command()),
+            Self::Complete(words) => completions::complete(&words, &command()),
         }
     }
 }
 
 /// Turns a command's result into the process's exit code, with the one line that says what went wrong.
-pub(crate) fn end(result: anyhow::Result<()>) -> ExitCode {
+fn end(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,

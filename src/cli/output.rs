@@ -24,6 +24,7 @@ pub(crate) enum Format {
 
 /// The flag that chooses the [`Format`].
 #[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
 pub(crate) struct Output {
     /// How results are printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t, global = true)]
@@ -43,8 +44,12 @@ impl Output {
 /// Standard output is closed or full.
 pub(crate) fn line(text: impl fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(named)
+}
+
+/// An error of standard output that says so: a full disk could otherwise be the server's.
+pub(crate) fn named(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
 }
 
 /// Prints JSON: on one line, indented on a terminal.
@@ -119,16 +124,16 @@ pub(crate) enum Tone {
     Bad,
 }
 
-/// Prints rows under their headings; a terminal gets lines and colours, anything else plain columns.
+/// Prints rows under their headings; a terminal gets lines and colours, anything else plain columns. Of columns that a
+/// terminal has no room for, those named in `spare` are left out, one after the other.
 ///
 /// # Errors
 /// Standard output is closed or full.
-pub(crate) fn table(columns: &[Column], rows: Vec<Vec<(String, Tone)>>) -> io::Result<()> {
-    let styled = colours();
-    line(layout(columns, rows, io::stdout().is_terminal(), styled))
+pub(crate) fn table(columns: &[Column], rows: Vec<Vec<(String, Tone)>>, spare: &[&str]) -> io::Result<()> {
+    line(fitting_table(columns, &rows, spare))
 }
 
-/// The same as text. Of columns that a terminal has no room for, those named in `spare` are left out, one after the other.
+/// The same as text.
 pub(crate) fn fitting_table(columns: &[Column], rows: &[Vec<(String, Tone)>], spare: &[&str]) -> String {
     let lines = io::stdout().is_terminal();
     let width = terminal_size().map_or(usize::MAX, |(width, _)| width);
@@ -136,7 +141,7 @@ pub(crate) fn fitting_table(columns: &[Column], rows: &[Vec<(String, Tone)>], sp
     layout(&columns, rows, lines, colours())
 }
 
-/// Leaves out columns of `spare` until the rest is no wider than `width`.
+/// Leaves out columns of `spare` until the rest is no wider than `width`; what is too wide then has its first column cut.
 fn fit(
     columns: &[Column],
     rows: &[Vec<(String, Tone)>],
@@ -144,9 +149,13 @@ fn fit(
     width: usize,
 ) -> (Vec<Column>, Vec<Vec<(String, Tone)>>) {
     let (mut columns, mut rows) = (columns.to_vec(), rows.to_vec());
+    let excess = |columns: &[Column], rows: &[Vec<(String, Tone)>]| {
+        let text = layout(columns, rows.to_vec(), true, false);
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        widest.unwrap_or(0).saturating_sub(width)
+    };
     for name in spare {
-        let text = layout(&columns, rows.clone(), true, false);
-        if text.lines().all(|line| line.chars().count() <= width) {
+        if excess(&columns, &rows) == 0 {
             break;
         }
         let is_spare = |column: &Column| {
@@ -161,8 +170,27 @@ fn fit(
             row.remove(index);
         }
     }
+    let excess = excess(&columns, &rows);
+    let first = |row: &Vec<(String, Tone)>| row.first().map_or(0, |(text, _)| text.chars().count());
+    let most = rows
+        .iter()
+        .map(first)
+        .max()
+        .unwrap_or(0)
+        .saturating_sub(excess)
+        .max(NARROWEST);
+    if excess > 0 {
+        for (text, _) in rows.iter_mut().filter_map(|row| row.first_mut()) {
+            if text.chars().count() > most {
+                *text = text.chars().take(most - 1).chain(['…']).collect();
+            }
+        }
+    }
     (columns, rows)
 }
+
+/// A first column is not cut to less.
+const NARROWEST: usize = 8;
 
 /// A cell without a tone.
 pub(crate) fn plain(text: impl fmt::Display) -> (String, Tone) {
@@ -378,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_gets_fewer_columns_in_the_order_that_is_told() {
+    fn a_narrow_terminal_gets_fewer_columns_and_then_a_shorter_first_one() {
         let columns = [
             Column::Text("NAME"),
             Column::Number("A"),
@@ -388,6 +416,9 @@ mod tests {
         let rows = vec![vec![plain("n"), plain(1_000_000), plain(2_000_000), plain(3)]];
         let kept = |width| fit(&columns, &rows, &["B", "A", "?"], width).1[0].len();
         assert_eq!((kept(80), kept(30), kept(20), kept(1)), (4, 3, 2, 2));
+        let rows = [vec![plain("a-very-long-name"), plain(7)]];
+        let (_, cut) = fit(&columns[..2], &rows, &[], 20);
+        assert_eq!(cut[0], [plain("a-very-long…"), plain(7)]);
     }
 
     #[test]

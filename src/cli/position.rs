@@ -1,9 +1,12 @@
-//! Places in a topic's history as they are written on the command line.
+//! Times and places in a topic's history as they are written on the command line.
 //!
-//! `earliest`, `latest`, a time (RFC 3339, a date, or milliseconds since the Unix epoch) or `offset:N`. Where offsets
-//! are the usual thing to say, as in `group reset`, a bare number is an offset and milliseconds are `time:MS`.
+//! A place is `earliest`, `latest`, `offset:N` or a time. A time is RFC 3339, a date or a date with hours and minutes (in
+//! UTC), an age (`-10m`, `-1h30m`, `-2d`), `now`, or milliseconds since the Unix epoch. A short number could be an offset
+//! as well as a time, so it is refused wherever both are possible.
 
-use quipu::formats::time;
+use std::time::SystemTime;
+
+use quipu::formats::{time, units};
 use quipu_segments::TimestampMs;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -34,7 +37,12 @@ impl Position {
             _ if text == "earliest" => Ok(Self::Earliest),
             _ if text == "latest" => Ok(Self::Latest),
             Some(("offset", number)) => Ok(Self::Offset(parse_offset(number)?)),
-            Some(("time", time)) => Ok(Self::Time(parse_time(time)?)),
+            Some(("time", time)) => Ok(Self::Time(
+                parse_millis(time).map_or_else(|| parse_time(time), Ok)?,
+            )),
+            _ if is_number(text) && text.len() < MILLIS_DIGITS => Err(format!(
+                "{text} could be an offset or a time: write offset:{text}, or time:{text} (milliseconds since 1970)"
+            )),
             _ => parse_time(text)
                 .map(Self::Time)
                 .map_err(|error| format!("{error}; `earliest`, `latest` and offset:N are possible too")),
@@ -52,13 +60,17 @@ impl Position {
         }
     }
 
-    /// The offset that this is in a partition as it was described; an offset is taken as it stands, and only a time
-    /// costs a request.
+    /// The offset that this is in a partition as it was described; only a time costs a request.
     ///
     /// # Errors
-    /// [`Failure`].
-    pub(crate) fn resolve(self, client: &Client, topic: &str, partition: &Partition) -> Result<u64, Failure> {
+    /// [`Failure`]; an offset beyond the end.
+    pub(crate) fn resolve(self, client: &Client, topic: &str, partition: &Partition) -> anyhow::Result<u64> {
         match self {
+            Self::Offset(offset) if offset > partition.end_offset => anyhow::bail!(
+                "offset-out-of-range: offset {offset} lies beyond the end of partition {} of {topic}, {}",
+                partition.partition,
+                partition.end_offset
+            ),
             Self::Offset(offset) => Ok(offset),
             Self::Earliest => Ok(partition.log_start_offset),
             Self::Latest => Ok(partition.end_offset),
@@ -109,16 +121,9 @@ impl ResetTo {
                 )),
             };
         }
-        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Ok(Self::Position(Position::Offset(parse_offset(text)?)));
-        }
-        match Position::parse_from(text) {
-            Ok(position) => Ok(Self::Position(position)),
-            Err(_) => Err(format!(
-                "{text:?} is none of earliest, latest, an offset, a time (2013-07-01T00:00:00Z, time:1372636800000) \
-                 and shift:-100"
-            )),
-        }
+        Position::parse_from(text)
+            .map(Self::Position)
+            .map_err(|error| format!("{error}; shift:-100 too"))
     }
 
     /// As the HTTP API writes it.
@@ -133,26 +138,74 @@ impl ResetTo {
     }
 }
 
-/// A time: RFC 3339, a date (its first moment, UTC) or milliseconds since the Unix epoch.
+/// Numbers of so many digits are milliseconds since the Unix epoch, and no offsets: the shortest is of 1973.
+const MILLIS_DIGITS: usize = 12;
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn parse_millis(text: &str) -> Option<TimestampMs> {
+    if is_number(text) {
+        text.parse().ok().map(TimestampMs)
+    } else {
+        None
+    }
+}
+
+/// A time, see the module; a number is milliseconds since the Unix epoch.
 ///
 /// # Errors
 /// What would have been right.
 pub(crate) fn parse_time(text: &str) -> Result<TimestampMs, String> {
-    let midnight = || {
-        let date: jiff::civil::Date = (text.len() == 10).then(|| text.parse().ok())??;
-        let time = date
-            .to_zoned(jiff::tz::TimeZone::UTC)
-            .ok()?
-            .timestamp()
-            .as_millisecond();
-        (time >= 0).then_some(TimestampMs(time))
-    };
-    // Ten digits may be a date without its hyphens to the date's parser; they are milliseconds here.
-    time::parse_time(text).or_else(midnight).ok_or_else(|| {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    parse_time_at(
+        text,
+        now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX)),
+    )
+}
+
+fn parse_time_at(text: &str, now_ms: i64) -> Result<TimestampMs, String> {
+    let wrong = || {
         format!(
-            "{text:?} is not a time like 2013-07-01T00:00:00Z, 2013-07-01 or 1372636800000 (milliseconds)"
+            "{text:?} is not a time like 2013-07-01T00:00:00Z, 2013-07-01T12:00 or 2013-07-01 (in UTC), -10m, -1h30m or -2d \
+             (so long ago), or 1372636800000 (milliseconds)"
         )
-    })
+    };
+    if is_number(text) {
+        let millis = parse_millis(text).ok_or_else(wrong)?;
+        // Nobody means the January of 1970, and many clocks count seconds.
+        if matches!(text.len(), 9..MILLIS_DIGITS) {
+            return Err(format!(
+                "{text} looks like seconds since 1970, and times are milliseconds: {text}000, or time:{text} for 1970"
+            ));
+        }
+        return Ok(millis);
+    }
+    if text == "now" {
+        return Ok(TimestampMs(now_ms));
+    }
+    if let Some(age) = text.strip_prefix('-') {
+        let age = units::parse_duration(age).ok_or_else(wrong)?;
+        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        return Ok(TimestampMs(now_ms.saturating_sub(age).max(0)));
+    }
+    // The date's parser also knows dates without hyphens.
+    let in_utc = || {
+        let civil: jiff::civil::DateTime =
+            (text.as_bytes().get(4) == Some(&b'-')).then(|| text.parse().ok())??;
+        let time = civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+        // Before 1970 is the beginning.
+        Some(TimestampMs(time.as_millisecond().max(0)))
+    };
+    let is_in_utc =
+        !text.ends_with(['Z', 'z']) && !text.get(10..).is_some_and(|rest| rest.contains(['+', '-']));
+    if is_in_utc {
+        in_utc()
+    } else {
+        time::parse_time(text)
+    }
+    .ok_or_else(wrong)
 }
 
 fn parse_offset(text: &str) -> Result<u64, String> {
@@ -169,8 +222,11 @@ mod tests {
         let july = Position::Time(TimestampMs(1_372_636_800_000));
         for text in [
             "2013-07-01T00:00:00Z",
+            "2013-07-01T00:00",
+            "2013-07-01 00:00:00.000",
             "2013-07-01",
             "1372636800000",
+            "time:1372636800000",
             "time:2013-07-01",
             "2013-07-01T02:00:00+02:00",
         ] {
@@ -178,6 +234,11 @@ mod tests {
         }
         assert_eq!(Position::parse_from("earliest"), Ok(Position::Earliest));
         assert_eq!(Position::parse_from("offset:7"), Ok(Position::Offset(7)));
+        assert_eq!(Position::parse_from("time:7"), Ok(Position::Time(TimestampMs(7))));
+        assert_eq!(
+            Position::parse_from("1931-12-31"),
+            Ok(Position::Time(TimestampMs(0)))
+        );
         for wrong in [
             "",
             "soon",
@@ -185,7 +246,9 @@ mod tests {
             "offset:-1",
             "2013-13-01",
             "-5",
-            "1969-12-31",
+            "-",
+            "20130701",
+            "2013-07",
         ] {
             assert!(Position::parse_from(wrong).is_err(), "{wrong}");
         }
@@ -193,17 +256,49 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_number_resets_to_an_offset() {
-        assert_eq!(ResetTo::parse("100").unwrap().to_json(), json!({"offset": 100}));
-        assert_eq!(
-            ResetTo::parse("shift:-100").unwrap().to_json(),
-            json!({"shift": -100})
+    fn an_age_is_counted_back_from_now() {
+        let day = 86_400_000;
+        for (text, millis) in [
+            ("now", 10 * day),
+            ("-10m", 10 * day - 600_000),
+            ("-1h30m", 10 * day - 5_400_000),
+            ("-2d", 8 * day),
+            ("-9y", 0),
+        ] {
+            assert_eq!(parse_time_at(text, 10 * day), Ok(TimestampMs(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_could_mean_two_things_is_refused() {
+        for parse in [
+            |text: &str| Position::parse_from(text).err(),
+            |text: &str| ResetTo::parse(text).err(),
+        ] {
+            let error = parse("5").unwrap();
+            assert!(
+                error.starts_with("5 could be an offset or a time: write offset:5, or time:5"),
+                "{error}"
+            );
+        }
+        assert_eq!(parse_time("0"), Ok(TimestampMs(0)));
+        let error = parse_time("1372636800").unwrap_err();
+        assert!(
+            error.contains("looks like seconds since 1970") && error.contains("1372636800000"),
+            "{error}"
         );
-        assert_eq!(ResetTo::parse("time:100").unwrap().to_json(), json!(100));
-        assert_eq!(
-            ResetTo::parse("2013-07-01").unwrap().to_json(),
-            json!(1_372_636_800_000_i64)
-        );
+    }
+
+    #[test]
+    fn a_reset_takes_places_and_shifts() {
+        for (text, to) in [
+            ("offset:100", json!({"offset": 100})),
+            ("shift:-100", json!({"shift": -100})),
+            ("time:100", json!(100)),
+            ("2013-07-01", json!(1_372_636_800_000_i64)),
+        ] {
+            assert_eq!(ResetTo::parse(text).unwrap().to_json(), to, "{text}");
+        }
         for wrong in ["", "shift:", "shift:x", "never"] {
             assert!(ResetTo::parse(wrong).is_err(), "{wrong}");
         }

@@ -24,6 +24,12 @@ pub(crate) struct Args {
     settings: Vec<(&'static str, String)>,
 }
 
+const EXAMPLES: &str = "Sizes and durations may have units, as 64MiB or 30s.
+
+Examples:
+  quipu serve --data /var/lib/quipu
+  quipu serve --config quipu.toml --drain-timeout-ms 30s";
+
 impl clap::Args for Args {
     fn augment_args(command: Command) -> Command {
         let default = Config::default();
@@ -38,7 +44,7 @@ impl clap::Args for Args {
             .zip(FLAGS.iter())
             // The last one counts, so that a wrapper's flags can be overridden.
             .fold(
-                command.args_override_self(true).arg(config),
+                command.args_override_self(true).arg(config).after_help(EXAMPLES),
                 |command, (setting, flag)| {
                     let shown = setting.show(&default);
                     let default = if shown.is_empty() {

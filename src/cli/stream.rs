@@ -54,16 +54,20 @@ impl Records {
     }
 }
 
-/// A stream of one topic's records.
+/// Where each partition of each topic ended when the stream was begun.
+type Ends = HashMap<String, HashMap<u32, u64>>;
+
+/// A stream of the records of one topic, or of several.
 pub(crate) struct Stream {
     client: Client,
+    /// The topic of records that name none, as there is only one.
     topic: String,
     route: Route,
     interrupt: Interrupt,
     /// How long the server may be away; none: for ever.
     patience: Option<Duration>,
     /// Where partitions end that are not followed: a later connection would otherwise read on to their end by then.
-    ends: Option<HashMap<u32, u64>>,
+    ends: Option<Ends>,
     connection: Option<Box<dyn Read + Send>>,
     buffer: Vec<u8>,
     parser: Parser,
@@ -90,20 +94,25 @@ enum Said {
 }
 
 impl Stream {
-    /// The records of `partitions` of a topic, as `route` says it. Nothing is sent yet.
+    /// The records of these partitions of these topics, as `route` says it. Nothing is sent yet.
     pub(crate) fn new(
         client: &Client,
-        topic: &Topic,
-        partitions: &[&api::Partition],
+        topics: &[(&Topic, Vec<&api::Partition>)],
         route: Route,
         follow: bool,
         patience: Option<Duration>,
         interrupt: &Interrupt,
     ) -> Self {
-        let ends = partitions.iter().map(|p| (p.partition, p.end_offset));
+        let ends = topics.iter().map(|(topic, partitions)| {
+            let ends = partitions.iter().map(|p| (p.partition, p.end_offset));
+            (topic.name.clone(), ends.collect())
+        });
         Self {
             client: client.clone(),
-            topic: topic.name.clone(),
+            topic: topics
+                .first()
+                .map(|(topic, _)| topic.name.clone())
+                .unwrap_or_default(),
             route: if follow {
                 route.with("follow", "true")
             } else {
@@ -226,7 +235,10 @@ impl Stream {
     /// Waits before the next connection.
     fn wait(&mut self, failure: Failure) -> Result<(), Failure> {
         let has_begun = self.cursor.is_some() || self.is_resumed;
-        let passes = failure.passes() || is_retryable(&failure);
+        let passes = match self.patience {
+            Some(_) => failure.passes() || is_retryable(&failure),
+            None => failure.may_pass(),
+        };
         // A server that was never there is more likely mistyped than away.
         let is_too_long = match self.patience {
             Some(patience) => self.waited >= patience,
@@ -257,12 +269,15 @@ fn is_retryable(failure: &Failure) -> bool {
 }
 
 /// Takes a record, and says what else an event means.
-fn hear(event: &Event<'_>, topic: &str, ends: Option<&HashMap<u32, u64>>, records: &mut Records) -> Said {
+fn hear(event: &Event<'_>, topic: &str, ends: Option<&Ends>, records: &mut Records) -> Said {
     match event.kind {
         "record" => {
             let is_behind = ends.is_some_and(|ends| {
-                head(event.data)
-                    .is_ok_and(|head| ends.get(&head.partition).is_none_or(|end| head.offset >= *end))
+                head(event.data).is_ok_and(|head| {
+                    let end = ends.get(head.topic.as_deref().unwrap_or(topic));
+                    end.and_then(|ends| ends.get(&head.partition))
+                        .is_none_or(|end| head.offset >= *end)
+                })
             });
             if !is_behind {
                 let from = records.lines.len();
@@ -288,7 +303,12 @@ fn hear(event: &Event<'_>, topic: &str, ends: Option<&HashMap<u32, u64>>, record
                 members: Map::new(),
                 retry_after: None,
             });
-            Said::Failure(explain(problem, topic, None))
+            let named = problem
+                .members
+                .get("topic")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+            Said::Failure(explain(problem, named.as_deref().unwrap_or(topic), None))
         }
         "end" => Said::End,
         _ => Said::Nothing,
@@ -302,6 +322,7 @@ fn members(data: &[u8]) -> Map<String, Value> {
 /// One line for what is missing.
 fn say_gap(topic: &str, gap: &Map<String, Value>) {
     let number = |name: &str| gap.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let topic = gap.get("topic").and_then(Value::as_str).unwrap_or(topic);
     let (partition, from, until) = (number("partition"), number("from_offset"), number("until_offset"));
     match gap.get("reason").and_then(Value::as_str) {
         Some("skipped") => say_skipped(topic, partition, &format!("{from} to {until} (exclusive)")),

@@ -2,17 +2,23 @@
 
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
-use http::Method;
+use http::{Method, StatusCode};
+use quipu::formats::units;
 use serde_json::{Map, Value, json};
 
 use super::Usage;
 use super::api::{self, Topic, topic_route};
-use super::client::{Client, Connect, Route};
+use super::client::{Client, Route};
+use super::connect::Connect;
 use super::damage;
 use super::output::{self, Column, Output, Tone, count, plain, records, time_ms};
+use super::position::Position;
 
-/// What `quipu topic` is told.
+/// The flags and arguments of `quipu topic`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quipu topic create orders --partitions 6 --config retention_ms=7d --config segment_bytes=64MiB
+  quipu topic trim orders --before -30d --dry-run")]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -31,7 +37,7 @@ enum Action {
         /// Number of partitions
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         partitions: Option<u32>,
-        /// A setting, as retention_ms=86400000; may be repeated
+        /// A setting, as retention_ms=7d or segment_bytes=64MiB; may be repeated
         #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
         config: Vec<(String, Value)>,
     },
@@ -49,7 +55,7 @@ enum Action {
         /// New number of partitions, not lower than now
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         partitions: Option<u32>,
-        /// A setting, as retention_ms=86400000; may be repeated
+        /// A setting, as retention_ms=7d or segment_bytes=64MiB; may be repeated
         #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
         config: Vec<(String, Value)>,
         /// A setting that goes back to its default; may be repeated
@@ -68,6 +74,20 @@ enum Action {
         #[command(flatten)]
         range: damage::Range,
     },
+    /// Deletes the oldest records: moves the log start up
+    Trim {
+        #[command(flatten)]
+        name: Name,
+        /// The first record that stays: offset:N, a time (2013-07-01T12:00, a date, -30d) or `latest`
+        #[arg(long, value_name = "WHERE", value_parser = Position::parse_until, allow_hyphen_values = true)]
+        before: Position,
+        /// Trim only this partition; may be repeated [default: all]
+        #[arg(long, value_name = "P")]
+        partition: Vec<u32>,
+        /// Only say what would be deleted
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Deletes a topic, its records and the offsets that groups have in it
     Delete {
         #[command(flatten)]
@@ -82,7 +102,7 @@ struct Name {
     topic: String,
 }
 
-/// Does it.
+/// Runs `quipu topic`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let client = args.connect.client()?;
     let is_json = args.output.is_json();
@@ -93,11 +113,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             config,
         } => {
             let body = changes(partitions, config, Vec::new())?;
-            let answer = client.send(&Method::PUT, &topic_route(&name.topic), Some(&body.into()))?;
-            let text = match answer.get("partition_count").and_then(Value::as_u64) {
-                Some(1) => format!("topic {} with 1 partition is there", name.topic),
-                Some(partitions) => format!("topic {} with {partitions} partitions is there", name.topic),
-                None => format!("topic {} is there", name.topic),
+            let route = topic_route(&name.topic);
+            let (status, answer) = client.send_for_status(&Method::PUT, &route, Some(&body.into()))?;
+            let with = match answer.get("partition_count").and_then(Value::as_u64) {
+                Some(1) => " with 1 partition".to_owned(),
+                Some(partitions) => format!(" with {partitions} partitions"),
+                None => String::new(),
+            };
+            let text = match status {
+                StatusCode::CREATED => format!("topic {}{with} is made", name.topic),
+                _ => format!("topic {}{with} exists already", name.topic),
             };
             output::done(&answer, &text, is_json)
         }
@@ -120,6 +145,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
         Action::Damage { name } => damage::list(&client, &name.topic, is_json),
         Action::Skip { name, range } => damage::skip(&client, &name.topic, range, is_json),
+        Action::Trim {
+            name,
+            before,
+            partition,
+            dry_run,
+        } => trim(&client, &name.topic, before, &partition, dry_run, is_json),
         Action::Delete { name } => {
             client.send(&Method::DELETE, &topic_route(&name.topic), None)?;
             let answer = json!({"deleted": name.topic});
@@ -128,7 +159,55 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// `retention_ms=1000`: a value is JSON if it is a number, `true`, `false` or `null`, and a word otherwise.
+/// Trims partitions, and says what goes or went.
+fn trim(
+    client: &Client,
+    name: &str,
+    before: Position,
+    partitions: &[u32],
+    dry_run: bool,
+    is_json: bool,
+) -> anyhow::Result<()> {
+    let topic = Topic::describe(client, name)?;
+    // All are looked up before the first one is trimmed: a place that is wrong for one changes none.
+    let mut moves = Vec::new();
+    for partition in topic.choose(partitions)? {
+        let to = before.resolve(client, name, partition)?;
+        moves.push((partition, to.max(partition.log_start_offset)));
+    }
+    let mut answers = Vec::new();
+    for (partition, to) in &moves {
+        let (number, from) = (partition.partition.to_string(), partition.log_start_offset);
+        if !dry_run && *to > from {
+            let route = Route::new(&["v1", "topics", name, "partitions", &number, "records"]);
+            client.send(&Method::DELETE, &route.with("before", to), None)?;
+        }
+        answers.push(json!({"partition": partition.partition, "old_log_start_offset": from, "log_start_offset": to, "records": to - from}));
+    }
+    if is_json {
+        return Ok(output::json(
+            &json!({"topic": name, "dry_run": dry_run, "partitions": answers}),
+        )?);
+    }
+    let rows = moves.iter().map(|(partition, to)| {
+        let from = partition.log_start_offset;
+        vec![
+            plain(partition.partition),
+            plain(from),
+            plain(to),
+            plain(count(to - from)),
+        ]
+    });
+    let columns = ["PARTITION", "OLD START", "NEW START", "DELETED"].map(Column::Number);
+    output::table(&columns, rows.collect(), &["OLD START"])?;
+    if dry_run {
+        output::line("nothing was deleted (--dry-run)")?;
+    }
+    Ok(())
+}
+
+/// `retention_ms=1000`: a value is JSON if it is a number, `true`, `false` or `null`, and a word otherwise. Milliseconds
+/// and bytes may have a unit.
 fn parse_setting(text: &str) -> Result<(String, Value), String> {
     let (key, value) = text
         .split_once('=')
@@ -136,6 +215,15 @@ fn parse_setting(text: &str) -> Result<(String, Value), String> {
         .ok_or_else(|| "a setting is written KEY=VALUE".to_owned())?;
     let value = match serde_json::from_str(value) {
         Ok(json @ (Value::Number(_) | Value::Bool(_) | Value::Null)) => json,
+        _ if key.ends_with("_ms") => units::parse_duration(value)
+            .and_then(|span| u64::try_from(span.as_millis()).ok())
+            .ok_or_else(|| {
+                format!("{key} takes a duration as 7d, 12h or 500ms, or milliseconds, not {value:?}")
+            })?
+            .into(),
+        _ if key.ends_with("_bytes") => units::parse_bytes(value)
+            .ok_or_else(|| format!("{key} takes a size as 64MiB or 10GB, or bytes, not {value:?}"))?
+            .into(),
         _ => Value::from(value),
     };
     Ok((key.to_owned(), value))
@@ -210,7 +298,11 @@ fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
         Column::Number("SIZE"),
         Column::Text("LAST RECORD"),
     ];
-    Ok(output::table(&columns, rows)?)
+    Ok(output::table(
+        &columns,
+        rows,
+        &["LAST RECORD", "SIZE", "PARTITIONS"],
+    )?)
 }
 
 fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {
@@ -244,7 +336,7 @@ fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {
         Column::Number("DEFAULT"),
         Column::Text("SOURCE"),
     ];
-    output::table(&columns, settings.collect())?;
+    output::table(&columns, settings.collect(), &["DEFAULT", "SOURCE"])?;
     output::line("")?;
     let partitions = topic.partitions.iter().map(|p| {
         vec![
@@ -271,7 +363,8 @@ fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {
         Column::Text("LAST RECORD"),
         Column::Optional("DAMAGE"),
     ];
-    Ok(output::table(&columns, partitions.collect())?)
+    let spare = ["FIRST RECORD", "SEGMENTS", "LAST RECORD", "SIZE"];
+    Ok(output::table(&columns, partitions.collect(), &spare)?)
 }
 
 fn word(value: &Value) -> String {
@@ -287,13 +380,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_numbers_or_words() {
-        assert_eq!(
-            parse_setting("retention_ms=5").unwrap(),
-            ("retention_ms".to_owned(), json!(5))
-        );
-        assert_eq!(parse_setting("retention_ms=null").unwrap().1, Value::Null);
-        assert_eq!(parse_setting("ack=written").unwrap().1, json!("written"));
+    fn settings_are_numbers_with_units_or_words() {
+        for (text, value) in [
+            ("retention_ms=5", json!(5)),
+            ("retention_ms=7d", json!(604_800_000)),
+            ("retention_ms=null", Value::Null),
+            ("segment_bytes=64MiB", json!(64 << 20)),
+            ("ack=written", json!("written")),
+        ] {
+            assert_eq!(parse_setting(text).unwrap().1, value, "{text}");
+        }
+        for wrong in [
+            "retention_ms=soon",
+            "retention_ms=64MiB",
+            "segment_bytes=64M",
+            "segment_bytes=",
+        ] {
+            assert!(parse_setting(wrong).is_err(), "{wrong}");
+        }
         assert!(parse_setting("ack").is_err());
         assert!(parse_setting("=5").is_err());
     }

@@ -1,5 +1,5 @@
-//! `quipu verify`: checks every byte of a data directory that no server has open, and changes none; with `--repair`
-//! mends what loses nothing, and gives up what is named.
+//! `quipu verify`: checks every byte of a data directory that no server has open, and changes none. With `--repair` it
+//! repairs what loses no records, and gives up the offsets that are named.
 //!
 //! Exits 1 where something is damaged, or is not as it was written though nothing is lost; with `--repair` where
 //! something of that is left. What was skipped on purpose, now or before, is told as a note and is no reason to exit 1:
@@ -15,13 +15,16 @@ use serde_json::{Value, json};
 
 use super::output::{self, Output};
 
-/// What `quipu verify` is told.
+/// The flags and argument of `quipu verify`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quipu verify quipu-data
+  quipu verify quipu-data --repair --skip orders/3:100-250")]
 pub(crate) struct Args {
     /// The data directory
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// Mend what loses nothing: indexes, descriptions, snapshots' slots, bytes that the journal still has
+    /// Repair what loses no records: indexes, descriptions, snapshots' slots, bytes that the journal still has
     #[arg(long)]
     repair: bool,
     /// Give up these damaged offsets, the second exclusive: consumers go on behind them and are told. Nothing is deleted;

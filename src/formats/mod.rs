@@ -6,3 +6,4 @@ pub mod json;
 pub mod partitioner;
 pub mod render;
 pub mod time;
+pub mod units;

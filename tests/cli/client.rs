@@ -289,6 +289,20 @@ fn wrong_usage_ends_with_2() {
         &["replay", "t", "--from", "2013-01-02", "--until", "2013-01-01"],
         &["group", "reset", "g", "--topic", "t"],
         &["group", "reset", "g", "--topic", "t", "--to", "soon"],
+        &["group", "reset", "g", "--topic", "t", "--to", "5"],
+        &["group", "seek", "g"],
+        &["consume", "t", "--from", "5"],
+        &["consume", "t", "--last", "0"],
+        &["consume", "t", "--last", "5", "--group", "g"],
+        &["consume", "t", "--format", "%x"],
+        &["consume", "t", "--format", "%v", "--raw"],
+        &["consume", "t", "u", "--partition", "0"],
+        &["consume", "t", "--header", "type"],
+        &["topic", "create", "t", "--config", "retention_ms=soon"],
+        &["topic", "list", "--server", "http://h:99999"],
+        &["topic", "list", "--context", "no-such-context"],
+        &["context", "set", "c"],
+        &["lag", "--fail-above-time", "5"],
         &["lag", "--interval", "2s"],
         &["lag", "--watch", "--interval", "1ms"],
         &["completions", "cobol"],
@@ -305,7 +319,7 @@ fn completions_exist_for_every_shell_and_a_closed_pipe_is_a_quiet_end() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = quipu(&["completions", shell]).output().unwrap();
         assert!(
-            output.status.success() && stdout(&output).contains("consume"),
+            output.status.success() && stdout(&output).contains("quipu"),
             "{shell}"
         );
     }

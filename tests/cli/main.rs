@@ -6,6 +6,7 @@
 )]
 
 mod client;
+mod commands;
 mod damage;
 mod demo;
 mod fake;
@@ -29,6 +30,11 @@ pub(crate) fn quipu(args: &[&str]) -> Command {
         .args(args)
         .env_remove("QUIPU_SERVER")
         .env_remove("QUIPU_TOKEN")
+        .env_remove("QUIPU_CONTEXT")
+        .env(
+            "XDG_CONFIG_HOME",
+            concat!(env!("CARGO_TARGET_TMPDIR"), "/no-config"),
+        )
         .env("XDG_STATE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/state"))
         .timeout(Duration::from_secs(120));
     command

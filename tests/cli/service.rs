@@ -72,7 +72,7 @@ impl Service {
             .unwrap()
     }
 
-    fn spawn(&self, args: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_quipu"))
             .args(args)
             .env("QUIPU_SERVER", &self.url)
@@ -84,7 +84,7 @@ impl Service {
     }
 
     /// Ten records, keys a to c in turn, one a second from 1970 on.
-    fn with_ten(partitions: &str) -> Self {
+    pub(crate) fn with_ten(partitions: &str) -> Self {
         let service = Self::start();
         service.ok(&["topic", "create", "t", "--partitions", partitions]);
         let lines: String = (0..10).map(ten).collect();
@@ -101,7 +101,7 @@ impl Drop for Service {
     }
 }
 
-fn ten(n: u32) -> String {
+pub(crate) fn ten(n: u32) -> String {
     let key = ["a", "b", "c"][n as usize % 3];
     format!("{{\"key\":\"{key}\",\"timestamp\":{},\"value\":{n}}}\n", n * 1000)
 }
@@ -123,7 +123,7 @@ fn sorted(mut values: Vec<u64>) -> Vec<u64> {
 }
 
 /// Asks it to stop, as Ctrl-C does.
-fn interrupt(child: &Child) {
+pub(crate) fn interrupt(child: &Child) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
 }
@@ -140,8 +140,9 @@ fn topics_are_created_listed_described_altered_and_deleted() {
         "--config",
         "retention_ms=5000",
     ]);
-    assert_eq!(text, "topic orders with 3 partitions is there\n");
-    service.ok(&["topic", "create", "orders", "--partitions", "3"]);
+    assert_eq!(text, "topic orders with 3 partitions is made\n");
+    let text = service.ok(&["topic", "create", "orders", "--partitions", "3"]);
+    assert_eq!(text, "topic orders with 3 partitions exists already\n");
     assert!(
         failed(&run(
             &service.url,
@@ -223,7 +224,7 @@ fn what_was_produced_is_consumed() {
     assert_eq!(service.ok(&["consume", "t", "--max", "0"]), "");
     assert_eq!(service.ok(&["consume", "t", "--from", "latest"]), "");
     assert_eq!(
-        sorted(values(&service.ok(&["consume", "t", "--from", "6000"]))),
+        sorted(values(&service.ok(&["consume", "t", "--from", "time:6000"]))),
         [6, 7, 8, 9]
     );
     let bounded = [
@@ -395,7 +396,7 @@ fn a_group_is_listed_described_reset_and_deleted() {
         [5]
     );
     assert_eq!(reset("latest", &[])["new_offset"], 10);
-    assert_eq!(reset("2", &[])["new_offset"], 2);
+    assert_eq!(reset("offset:2", &[])["new_offset"], 2);
     assert_eq!(reset("1970-01-01T00:00:07Z", &[])["new_offset"], 7);
     let text = service.ok(&[
         "group",
@@ -418,7 +419,7 @@ fn a_group_is_listed_described_reset_and_deleted() {
 }
 
 /// What a client that is not the command line sends.
-fn post(service: &Service, path: &str, body: &Value) -> Value {
+pub(crate) fn post(service: &Service, path: &str, body: &Value) -> Value {
     let mut answer = ureq::post(format!("{}{path}", service.url))
         .send_json(body)
         .unwrap();
@@ -645,8 +646,7 @@ fn watch(service: &Service, args: &[&str], lines: usize) -> (Vec<String>, Output
             line
         })
         .collect();
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    interrupt(&child);
     (read, child.wait_with_output().unwrap())
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::client::{problem, stored};
 use crate::fake::{Fake, Reply};
-use crate::service::values;
+use crate::service::{interrupt, values};
 use crate::{failed, quipu, run, stderr, stdout};
 
 const WINDOW_MS: u64 = 600_000;
@@ -49,11 +49,6 @@ fn spawn(url: &str, args: &[&str]) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap()
-}
-
-fn interrupt(child: &Child) {
-    let pid = rustix::process::Pid::from_child(child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
 }
 
 #[test]
@@ -262,6 +257,163 @@ fn a_silent_connection_holds_up_neither_ctrl_c_nor_a_closed_pipe() {
             (Some(0), ""),
             "{args:?}"
         );
+    }
+}
+
+#[test]
+fn the_newest_records_and_headers_are_asked_of_the_server() {
+    for (args, line) in [
+        (&["--last", "5"][..], "GET /v1/topics/t/records?last=5"),
+        (
+            &["--last", "5", "--follow"],
+            "GET /v1/topics/t/records?last=5&follow=true",
+        ),
+        (
+            &["--header", "type=a b", "--follow"],
+            "GET /v1/topics/t/records?header.type=a%20b&follow=true",
+        ),
+    ] {
+        let fake = streams(vec![Reply::Answer(200, HEADERS, record(0) + &end())]);
+        let output = run(&fake.url, &[&["consume", "t"], args].concat());
+        assert_eq!(
+            (output.status.code(), values(&stdout(&output))),
+            (Some(0), vec![0]),
+            "{}",
+            stderr(&output)
+        );
+        assert_eq!(fake.requests()[0].line, line);
+    }
+}
+
+/// A topic of one record, whose group gets the n-th of `replies` to its n-th commit; each commit is told.
+fn group_of(replies: Vec<Reply>) -> (Fake, std::sync::mpsc::Receiver<()>) {
+    let replies = Mutex::new(replies.into_iter());
+    let (commit, commits) = std::sync::mpsc::channel();
+    let fake = Fake::of_topic(WINDOW_MS, move |request, _| {
+        if request.line.starts_with("PUT ") {
+            let reply = replies.lock().unwrap().next();
+            return reply.unwrap_or_else(|| {
+                commit.send(()).unwrap();
+                Reply::Answer(200, "", r#"{"offsets":[]}"#.to_owned())
+            });
+        }
+        if request.line.starts_with("GET /v1/groups/") {
+            return problem(404, r#""code":"unknown-group""#);
+        }
+        if request.line.contains("offset=0") {
+            let line = "{\"partition\":0,\"offset\":0,\"timestamp\":1,\"value\":0}\n";
+            return Reply::Answer(200, "Next-Offset: 1\r\n", line.to_owned());
+        }
+        Reply::Stays("application/x-ndjson", " ".to_owned())
+    });
+    (fake, commits)
+}
+
+#[test]
+fn a_commit_that_fails_while_a_group_follows_is_tried_again() {
+    let (fake, committed) = group_of(vec![
+        Reply::Nothing,
+        problem(503, r#""code":"overloaded","detail":"busy""#),
+        problem(507, r#""code":"storage-full","detail":"full""#),
+        Reply::Answer(502, "", "a proxy".to_owned()),
+    ]);
+    let child = spawn(&fake.url, &["consume", "t", "--follow", "--group", "g"]);
+    committed.recv().unwrap();
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), values(&stdout(&output))),
+        (Some(0), vec![0])
+    );
+    let text = stderr(&output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(
+        text.starts_with("quipu: cannot commit the offsets of group g: ")
+            && text.ends_with("; trying again\n"),
+        "{text}"
+    );
+
+    // What does not pass ends it.
+    let (fake, _committed) = group_of(vec![problem(403, r#""code":"forbidden","detail":"no""#)]);
+    let text = failed(&run(&fake.url, &["consume", "t", "--follow", "--group", "g"]));
+    assert_eq!(
+        text,
+        "quipu: cannot commit the offsets of group g: forbidden: no\n"
+    );
+}
+
+#[test]
+fn a_watch_into_a_pipe_goes_on_over_a_restart_of_the_server() {
+    let lag = || Reply::Answer(200, "", r#"{"groups":[{"group":"g","lag":7}]}"#.to_owned());
+    for output in ["json", "table"] {
+        let replies = Mutex::new(
+            vec![
+                lag(),
+                Reply::Nothing,
+                problem(503, r#""code":"shutting-down""#),
+                lag(),
+            ]
+            .into_iter(),
+        );
+        let fake = Fake::start(move |request, _| {
+            if request.line.contains("/history") {
+                return problem(404, r#""code":"not-found""#);
+            }
+            replies.lock().unwrap().next().unwrap_or_else(lag)
+        });
+        let mut child = spawn(
+            &fake.url,
+            &["lag", "--watch", "--interval", "100ms", "--output", output],
+        );
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut text = String::new();
+        while text.matches('7').count() < 2 {
+            assert!(out.read_line(&mut text).unwrap() > 0, "it ended: {text}");
+        }
+        interrupt(&child);
+        out.read_to_string(&mut text).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(
+            stderr(&output).matches("trying again").count(),
+            1,
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn a_copy_that_is_interrupted_is_not_whole_and_ends_with_1() {
+    let (arrived, arrival) = std::sync::mpsc::channel();
+    let fake = Fake::of_topic(WINDOW_MS, move |request, _| {
+        if request.line == "GET /v1/topics/u" {
+            return Reply::Answer(200, "", r#"{"name":"u","partition_count":1}"#.to_owned());
+        }
+        if request.line.starts_with("GET ") {
+            return Reply::Stays(EVENTS, record(0));
+        }
+        arrived.send(()).unwrap();
+        stored(request.lines())
+    });
+    let child = spawn(
+        &fake.url,
+        &["replay", "t", "--from", "0", "--speed", "1", "--to", "u"],
+    );
+    arrival.recv().unwrap();
+    interrupt(&child);
+    let text = failed(&child.wait_with_output().unwrap());
+    assert!(
+        text.starts_with("quipu: interrupted: 1 record replayed to u in "),
+        "{text}"
+    );
+}
+
+#[test]
+fn something_before_the_server_that_refuses_is_told_apart_from_it() {
+    for (status, part) in [(401, "may want a --token"), (502, "a proxy may not reach it")] {
+        let fake = Fake::start(move |_, _| Reply::Answer(status, "", "<html>".to_owned()));
+        assert!(failed(&run(&fake.url, &["topic", "list"])).contains(part));
     }
 }
 

@@ -1,7 +1,8 @@
 //! The bundled events: 20,000 departures and arrivals at New York's airports in January 2013.
 //!
-//! The key of an event is the aircraft's tail number. [`Log`] finds the bundled events again among what a topic holds:
-//! an aircraft's events must come back in their order, and what somebody else appended between them is no mistake.
+//! The key of an event is the aircraft's tail number. [`moved`] gives the events timestamps of the last days. [`Log`] finds
+//! them again among the records of a topic: an aircraft's events must come back in their order, and records that somebody
+//! else appended between them are no mistake.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -24,7 +25,52 @@ pub(crate) fn unpack() -> anyhow::Result<Vec<u8>> {
     Ok(lines)
 }
 
-/// What of a record counts as the same event.
+/// Milliseconds of a day.
+pub(crate) const DAY_MS: i64 = 86_400_000;
+
+/// The events with their timestamps moved by whole days, so that the last one lies within the day before `now_ms`; or, if a
+/// topic has them already, to where its first record is. Values stay as they are.
+///
+/// # Errors
+/// The bundle has something else than records.
+pub(crate) fn moved(bundle: &[u8], stored_first: Option<i64>, now_ms: i64) -> anyhow::Result<Vec<u8>> {
+    let lines = || bundle.split_inclusive(|byte| *byte == b'\n');
+    let (Some(first), Some(last)) = (lines().next(), lines().next_back()) else {
+        return Ok(Vec::new());
+    };
+    let of = |line| anyhow::Ok(serde_json::from_slice::<Event<'_>>(line)?.timestamp);
+    let (first, last) = (of(first)?, of(last)?);
+    let earlier = stored_first.map(|stored| stored - first);
+    let by = earlier
+        .filter(|by| *by >= 0 && by % DAY_MS == 0)
+        .unwrap_or_else(|| (now_ms - last).max(0) / DAY_MS * DAY_MS);
+    let mut moved = Vec::with_capacity(bundle.len());
+    for line in lines() {
+        const NAME: &[u8] = b"\"timestamp\":";
+        let begin = memchr::memmem::find(line, NAME).context("an event without a timestamp")? + NAME.len();
+        let end = begin
+            + line[begin..]
+                .iter()
+                .take_while(|byte| byte.is_ascii_digit())
+                .count();
+        moved.extend_from_slice(&line[..begin]);
+        moved.extend_from_slice((of(line)? + by).to_string().as_bytes());
+        moved.extend_from_slice(&line[end..]);
+    }
+    Ok(moved)
+}
+
+/// The first moment of the bundle's fifth day.
+///
+/// # Errors
+/// The bundle has something else than records.
+pub(crate) fn fifth_day(bundle: &[u8]) -> anyhow::Result<i64> {
+    let line = bundle.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let first = serde_json::from_slice::<Event<'_>>(line)?.timestamp;
+    Ok(first - first % DAY_MS + 4 * DAY_MS)
+}
+
+/// The members of a record that make it the same event.
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow)]
@@ -140,6 +186,29 @@ mod tests {
         assert!(!log.summary().2);
         log.found(0, &bundle[half..]).unwrap();
         assert_eq!((log.summary(), log.others), ((2_468, 20_000, true), 2));
+    }
+
+    #[test]
+    fn events_are_moved_by_whole_days_and_to_where_they_were_moved_before() {
+        let bundle = unpack().unwrap();
+        let now = 1_795_900_000_000;
+        let last = |lines: &[u8]| {
+            let line = lines
+                .trim_ascii_end()
+                .rsplit(|byte| *byte == b'\n')
+                .next()
+                .unwrap();
+            serde_json::from_slice::<Event<'_>>(line).unwrap().timestamp
+        };
+        let once = moved(&bundle, None, now).unwrap();
+        assert!((0..DAY_MS).contains(&(now - last(&once))), "{}", last(&once));
+        let first = fifth_day(&once).unwrap() - fifth_day(&bundle).unwrap() + 1_357_035_420_000;
+        assert_eq!((last(&once) - last(&bundle)) % DAY_MS, 0);
+        assert!(moved(&bundle, Some(first), now + 9 * DAY_MS).unwrap() == once);
+        assert!(
+            moved(&bundle, Some(first + 1), now).unwrap() == once,
+            "another's record says nothing"
+        );
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! `quipu demo`: a server in this process, and a story told with it.
 //!
-//! Everything goes over HTTP, as a client's requests would, and each step shows the command that does the same from
-//! another terminal. With `--data` the story can be told again: what is stored stays, and is not stored twice.
+//! Everything goes over HTTP, as a client's requests would, and steps show the command that does the same from another
+//! terminal. On a terminal there is a pause after each step. With `--data` the story can be told again: records that are
+//! stored stay, and are not stored twice.
 
 mod flights;
 mod narrator;
 mod story;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,11 @@ use super::client::Client;
 use super::signal::{Interrupt, Stop};
 use narrator::Narrator;
 
-/// What `quipu demo` is told.
+/// The flags of `quipu demo`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quipu demo
+  quipu demo --data demo-data --listen 127.0.0.1:7421")]
 pub(crate) struct Args {
     /// Data directory, kept for the next time [default: a temporary one, removed at the end]
     #[arg(long, value_name = "DIR")]
@@ -34,7 +38,7 @@ pub(crate) struct Args {
     exit: bool,
 }
 
-/// Does it.
+/// Runs `quipu demo`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let interrupt = Interrupt::watch()?;
     let temporary = match args.data {
@@ -98,7 +102,8 @@ fn tell(
     interrupt: &Interrupt,
 ) -> anyhow::Result<()> {
     let client = Client::new(&format!("http://{}", reachable(server.addr())), None)?;
-    let narrator = Narrator::new();
+    let pauses = (io::stdout().is_terminal() && !exit).then(|| interrupt.clone());
+    let narrator = Narrator::new(pauses);
     narrator.title(format_args!("quipu demo: a server on {}", client.base()))?;
     if let Some(taken) = taken {
         narrator.say(format_args!(
@@ -115,7 +120,7 @@ fn tell(
     if exit || interrupt.get().is_some() {
         return Ok(());
     }
-    Narrator::new().closing("Serving until Ctrl-C.")?;
+    Narrator::new(None).closing("Serving until Ctrl-C.")?;
     interrupt.wait_for_ever();
     Ok(())
 }

@@ -1,22 +1,30 @@
-//! The demo's voice: headings, sentences and commands to paste, coloured on a terminal only.
+//! How the demo talks: headings, sentences and commands to paste, coloured and with pauses on a terminal only.
 
 use std::fmt;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use super::super::output::colours;
+use super::super::signal::Interrupt;
 
 /// Tells the story on standard output.
 #[derive(Debug)]
 pub(crate) struct Narrator {
     colours: bool,
+    /// Somebody looks on: there is time to read each step.
+    pub(crate) pauses: Option<Interrupt>,
     steps: u32,
 }
 
+/// The time to read a step.
+const PAUSE: Duration = Duration::from_secs(4);
+
 impl Narrator {
-    /// One that knows whether standard output takes colours.
-    pub(crate) fn new() -> Self {
+    /// One that knows whether standard output takes colours, and pauses after each step if it is given what ends a pause.
+    pub(crate) fn new(pauses: Option<Interrupt>) -> Self {
         Self {
             colours: colours(),
+            pauses,
             steps: 0,
         }
     }
@@ -33,6 +41,9 @@ impl Narrator {
 
     /// Begins the next step.
     pub(crate) fn step(&mut self, title: impl fmt::Display) -> io::Result<()> {
+        if let Some(interrupt) = self.pauses.as_ref().filter(|_| self.steps > 0) {
+            interrupt.wait(PAUSE);
+        }
         self.steps += 1;
         let number = self.steps;
         self.print(format_args!(

@@ -1,7 +1,7 @@
 //! The story: events in, checked, read by a group of two members, and one day of them replayed.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
 use serde_json::{Value, json};
@@ -12,19 +12,16 @@ use super::super::deliver::PATIENCE;
 use super::super::group::partitions;
 use super::super::history::{FETCH_BYTES, MAX_RECORDS, Partition, Size, head};
 use super::super::lag;
-use super::super::output::{bytes, count, rate, records, took};
-use super::super::position::parse_time;
+use super::super::output::{bytes, count, rate, records, time_ms, took};
 use super::super::produce::Produced;
 use super::super::signal::Interrupt;
 use super::super::stream::Stream;
-use super::flights::{self, Log};
+use super::flights::{self, DAY_MS, Log};
 use super::narrator::Narrator;
 
 const TOPIC: &str = "flights";
 const PARTITIONS: u32 = 6;
 const GROUP: &str = "arrivals-board";
-/// The day that is replayed.
-const DAY: (&str, &str) = ("2013-01-05", "2013-01-06");
 /// What a fetch of the story asks for.
 const SIZE: Size = Size {
     records: MAX_RECORDS,
@@ -32,17 +29,19 @@ const SIZE: Size = Size {
     wait: std::time::Duration::ZERO,
 };
 
-/// What a poll of the story asks for: so few that there is something to see half way.
+/// Records of a poll: so few that there is something to see half way. With somebody looking on, polls are smaller and slower,
+/// so that rates show.
 const POLL_RECORDS: u64 = 2000;
+const SHOWN_POLL_RECORDS: u64 = 500;
+const SHOWN_POLL_PAUSE: Duration = Duration::from_millis(150);
 
 /// Tells all of it; ends early when it is asked to.
 pub(super) fn tell(client: &Client, mut narrator: Narrator, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let bundle = flights::unpack()?;
     let mut story = Story {
         client,
         narrator: &mut narrator,
         interrupt,
-        bundle: &bundle,
+        bundle: flights::unpack()?,
     };
     for step in [
         |story: &mut Story<'_>| story.topic(),
@@ -64,7 +63,8 @@ struct Story<'a> {
     client: &'a Client,
     narrator: &'a mut Narrator,
     interrupt: &'a Interrupt,
-    bundle: &'a [u8],
+    /// The events; the first step moves them to the last days.
+    bundle: Vec<u8>,
 }
 
 impl Story<'_> {
@@ -80,9 +80,13 @@ impl Story<'_> {
                 ),
                 _ => failure.into(),
             })?;
+        let topic = Topic::describe(self.client, TOPIC)?;
+        let first = topic.partitions.iter().filter_map(|p| p.first_timestamp).min();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        self.bundle = flights::moved(&self.bundle, first, i64::try_from(now.as_millis())?)?;
         self.narrator.say(
-            "Its records will be flights from New York's airports. The key of each is the aircraft's tail number,\n\
-             so all events of an aircraft are in one partition, in order.",
+            "Its records will be flights from New York's airports, moved to the last twelve days. The key of each is the\n\
+             aircraft's tail number, so all events of an aircraft are in one partition, in order.",
         )?;
         let base = self.client.base();
         self.narrator.command(format_args!(
@@ -94,7 +98,7 @@ impl Story<'_> {
     fn load(&mut self) -> anyhow::Result<()> {
         self.narrator.step("Events go in")?;
         let missing = {
-            let mut log = Log::expect(self.bundle)?;
+            let mut log = Log::expect(&self.bundle)?;
             self.read_all(&mut log)?;
             log.missing()
         };
@@ -118,18 +122,12 @@ impl Story<'_> {
                 rate(produced.records, elapsed),
             ))?;
         }
-        let base = self.client.base();
-        self.narrator.say("One more, if you like:")?;
-        self.narrator.command(format_args!(
-            "curl {base}/v1/topics/{TOPIC}/records -H 'content-type: application/json' \
-             -d '{{\"records\":[{{\"key\":\"N14228\",\"value\":{{\"event\":\"Hello\"}}}}]}}'"
-        ))?;
         Ok(())
     }
 
     fn check(&mut self) -> anyhow::Result<()> {
         self.narrator.step("Events come back in order")?;
-        let mut log = Log::expect(self.bundle)?;
+        let mut log = Log::expect(&self.bundle)?;
         let started = Instant::now();
         let read = self.read_all(&mut log)?;
         let elapsed = started.elapsed();
@@ -157,10 +155,6 @@ impl Story<'_> {
                 count(log.others)
             ))?;
         }
-        let base = self.client.base();
-        self.narrator.command(format_args!(
-            "curl '{base}/v1/topics/{TOPIC}/partitions/0/records?offset=earliest&max_records=3'"
-        ))?;
         Ok(())
     }
 
@@ -169,16 +163,22 @@ impl Story<'_> {
         let mut board = Board::default();
         let mut readers = [Reader::new("board-1"), Reader::new("board-2")];
         let [one, two] = &mut readers;
-        one.poll(self.client, &mut board)?;
+        let most = if self.narrator.pauses.is_some() {
+            SHOWN_POLL_RECORDS
+        } else {
+            POLL_RECORDS
+        };
+        let started = Instant::now();
+        one.poll(self.client, &mut board, most)?;
         let total = self.lag()?;
         self.narrator.say(format_args!(
             "{} joins the group {GROUP} with its first poll and reads all partitions: {}.",
             one.name, one.assignment
         ))?;
         // It joins, and waits for what the other has in its hands; that one gives up a share with its next poll.
-        two.poll(self.client, &mut board)?;
-        one.poll(self.client, &mut board)?;
-        two.poll(self.client, &mut board)?;
+        two.poll(self.client, &mut board, most)?;
+        one.poll(self.client, &mut board, most)?;
+        two.poll(self.client, &mut board, most)?;
         self.narrator.say(format_args!(
             "{} joins. With its next poll {} acknowledges what it had and gives up half:\n\
              {1} reads {}, {0} reads {}.",
@@ -188,7 +188,10 @@ impl Story<'_> {
         loop {
             let mut read = 0;
             for reader in &mut readers {
-                read += reader.poll(self.client, &mut board)?;
+                read += reader.poll(self.client, &mut board, most)?;
+            }
+            if let Some(interrupt) = &self.narrator.pauses {
+                interrupt.wait(SHOWN_POLL_PAUSE);
             }
             if !is_half && self.lag()? <= total / 2 {
                 is_half = true;
@@ -196,9 +199,8 @@ impl Story<'_> {
                 self.narrator.gap()?;
                 lag::print_group(self.client, GROUP)?;
                 self.narrator.gap()?;
-                self.narrator.say(
-                    "Behind by years: the lag in time is the age of the next event, and these happened in January 2013.",
-                )?;
+                self.narrator
+                    .say("Behind by days: the lag in time is the age of the next event, and the oldest are twelve days old.")?;
             }
             if read == 0 || self.interrupt.get().is_some() {
                 break;
@@ -217,26 +219,23 @@ impl Story<'_> {
                 .say("An earlier run has read everything: the group still stands at the end.")?;
         } else {
             self.narrator.check(format_args!(
-                "{} read by {}, {} by {}, {twice} twice; both have left, and the lag is {}",
+                "{} read by {}, {} by {}, {} a second, {twice} twice; both have left, and the lag is {}",
                 records(readers[0].read),
                 readers[0].name,
                 count(readers[1].read),
                 readers[1].name,
+                rate(readers[0].read + readers[1].read, started.elapsed()),
                 count(left),
             ))?;
         }
         let base = self.client.base();
         self.narrator
-            .say("Send it back to the start, join it yourself (`ack` of the next poll: this one's `poll_id`), see its lag:")?;
+            .say("Send it back to the start, and watch its lag while you read again:")?;
         self.narrator.command(format_args!(
             "quipu group reset {GROUP} --topic {TOPIC} --to earliest --server {base}"
         ))?;
-        self.narrator.command(format_args!(
-            "curl {base}/v1/groups/{GROUP}/members/me/poll -H 'content-type: application/json' \
-             -d '{{\"topics\":[\"{TOPIC}\"],\"max_records\":3,\"ack\":null}}'"
-        ))?;
         self.narrator
-            .command(format_args!("curl {base}/v1/groups/{GROUP}/lag"))?;
+            .command(format_args!("quipu lag {GROUP} --watch --server {base}"))?;
         Ok(())
     }
 
@@ -247,22 +246,19 @@ impl Story<'_> {
     }
 
     fn replay(&mut self) -> anyhow::Result<()> {
-        let (from, until) = DAY;
+        let start = flights::fifth_day(&self.bundle)?;
+        let date = |time: i64| time_ms(Some(time)).chars().take(10).collect::<String>();
+        let (from, until) = (date(start), date(start + DAY_MS));
         self.narrator.step(format_args!("One day again: {from}"))?;
-        let times = (parse_time(from), parse_time(until));
-        let (Ok(start), Ok(end)) = times else {
-            anyhow::bail!("{from} and {until} are dates")
-        };
         let topic = Topic::describe(self.client, TOPIC)?;
         let route = stream_route(TOPIC, &[], None)
-            .with("from", start.0)
-            .with("until", end.0)
+            .with("from", start)
+            .with("until", start + DAY_MS)
             .with("order", "timestamp");
         let partitions = topic.choose(&[])?;
         let mut day = Stream::new(
             self.client,
-            &topic,
-            &partitions,
+            &[(&topic, partitions)],
             route,
             false,
             Some(PATIENCE),
@@ -294,12 +290,9 @@ impl Story<'_> {
         ))?;
         let base = self.client.base();
         self.narrator
-            .say("At 3600 times its pace, the day takes 24 seconds; here, and with curl:")?;
+            .say("At 3600 times its pace, the day takes 24 seconds:")?;
         self.narrator.command(format_args!(
             "quipu replay {TOPIC} --from {from} --until {until} --speed 3600 --server {base}"
-        ))?;
-        self.narrator.command(format_args!(
-            "curl -N '{base}/v1/topics/{TOPIC}/records?from={from}T00:00:00Z&until={until}T00:00:00Z&speed=3600'"
         ))?;
         Ok(())
     }
@@ -307,18 +300,9 @@ impl Story<'_> {
     fn addresses(&mut self) -> anyhow::Result<()> {
         self.narrator.step("What to open next")?;
         let base = self.client.base();
-        for (path, what) in [
-            ("/v1/topics/flights", "the topic, its partitions and settings"),
-            ("/v1/groups/arrivals-board/lag", "the group's lag"),
-            ("/v1/groups/arrivals-board/lag.svg", "its picture, for a browser"),
-            ("/openapi.json", "every route, for your client generator"),
-            ("/metrics", "for Prometheus"),
-            ("/health/ready", "for whoever restarts it"),
-            ("/v1/info", "version, features, limits"),
-        ] {
-            self.narrator
-                .command(format_args!("curl {:<60} # {what}", format!("{base}{path}")))?;
-        }
+        self.narrator.say("The group's lag as a picture, in a browser:")?;
+        self.narrator
+            .command(format_args!("{base}/v1/groups/{GROUP}/lag.svg"))?;
         Ok(())
     }
 
@@ -379,8 +363,8 @@ impl Reader {
     }
 
     /// Acknowledges what it was given, and gets the next records; how many.
-    fn poll(&mut self, client: &Client, board: &mut Board) -> anyhow::Result<u64> {
-        let body = json!({"topics": [TOPIC], "ack": self.ack, "max_records": POLL_RECORDS, "wait_ms": 0});
+    fn poll(&mut self, client: &Client, board: &mut Board, most: u64) -> anyhow::Result<u64> {
+        let body = json!({"topics": [TOPIC], "ack": self.ack, "max_records": most, "wait_ms": 0});
         let route = group_route(GROUP, &["members", self.name, "poll"]);
         let mut answer = client.send(&Method::POST, &route, Some(&body))?;
         let list = |name: &str| {

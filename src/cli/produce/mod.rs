@@ -1,9 +1,9 @@
 //! `quipu produce`: sends NDJSON records from a file or standard input, each once.
 //!
 //! Requests are cut at lines and answered one after the other, so at any time a prefix of the input is stored. Each has
-//! an idempotency key and is sent again when its answer is lost. What is known of a file's load is kept outside the
-//! process ([`load`]), so that the same command goes on with it after any end, its own sudden one too. Where that
-//! cannot be done without storing twice, the command stops and says which lines are in doubt.
+//! an idempotency key and is sent again when its answer is lost. How far a file's load is gets kept outside the process
+//! ([`load`]), so that the same command goes on with it, even after it was killed. Where that cannot be done without storing
+//! a record twice, the command stops and says which lines are in doubt.
 
 mod cut;
 mod load;
@@ -26,15 +26,19 @@ use self::memory::Memory;
 use self::sender::Sender;
 use super::Usage;
 use super::api::Topic;
-use super::client::{Connect, Route};
+use super::client::Route;
+use super::connect::Connect;
 use super::deliver::{Delivery, random_key};
 use super::input::Input;
 use super::output::{self, Output, bytes, rate, records, took};
 use super::shape::{Pointer, Shape};
 use super::signal::Interrupt;
 
-/// What `quipu produce` is told.
+/// The flags and arguments of `quipu produce`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quipu produce orders orders.ndjson.gz
+  tail -f app.log | quipu produce logs --raw")]
 pub(crate) struct Args {
     /// Topic to append to
     #[arg(value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
@@ -105,7 +109,7 @@ fn parse_key(text: &str) -> Result<String, String> {
     }
 }
 
-/// Does it.
+/// Runs `quipu produce`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let client = args.connect.client()?;
     let interrupt = Interrupt::watch()?;
@@ -118,7 +122,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         raw: args.raw,
         key_field: args.key_field.clone(),
     };
-    let input = Input::open(file, shape).with_context(|| {
+    let input = Input::open(file, shape, &interrupt).with_context(|| {
         format!(
             "cannot open {}",
             file.unwrap_or("standard input".as_ref()).display()

@@ -290,7 +290,7 @@ mod tests {
         let client = Client::new("127.0.0.1:1", None).unwrap();
         let interrupt = Interrupt::default();
         interrupt.set(Stop::Asked);
-        let input = Input::open(Some(&path), Shape::default()).unwrap();
+        let input = Input::open(Some(&path), Shape::default(), &interrupt).unwrap();
         let mut sender = Sender {
             delivery: Delivery::new(&client, Route::new(&["t"]), "k".to_owned(), None, &interrupt),
             cutter: Cutter::new(false),

@@ -4,40 +4,45 @@
 //! What goes to a topic or an address is sent in requests with idempotency keys ([`super::deliver`]), so a lost answer
 //! doubles nothing. With a pace, what is due is sent at once; without one, in large requests.
 
-use std::io::{self, IsTerminal, Write};
+mod progress;
+
+use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use clap::builder::NonEmptyStringValueParser;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quipu_segments::TimestampMs;
 use serde_json::json;
 
+use self::progress::Progress;
 use super::Usage;
 use super::api::{self, Topic, stream_route};
-use super::client::{Client, Connect, Failure, Route};
+use super::client::{Client, Failure, Route};
+use super::connect::Connect;
 use super::deliver::{Delivery, PATIENCE, Undelivered, random_key};
-use super::output::{self, Output, brief_ms, rate, records, time_ms, took};
+use super::output::{self, Output, rate, records, took};
 use super::position;
 use super::signal::{Interrupt, Stop};
+use super::stdout::Stdout;
 use super::stream::{Records, Stream};
 
 /// Bytes of a request; a longer record goes alone.
 const REQUEST_BYTES: usize = 8 << 20;
-/// Steps of the progress bar.
-const STEPS: f64 = 10_000.0;
 
-/// What `quipu replay` is told.
+/// The flags and arguments of `quipu replay`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quipu replay orders --from 2013-01-05T12:00 --until 2013-01-05T13:00 --speed 60
+  quipu replay orders --from -1h --to orders-copy")]
 pub(crate) struct Args {
     /// Topic to read
     #[arg(value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
     topic: String,
-    /// Begin with the first record at or after this time (2013-07-01T00:00:00Z, a date, milliseconds)
-    #[arg(long, value_name = "TIME", value_parser = position::parse_time)]
+    /// Begin with the first record at or after this time: 2013-07-01T12:00, a date, -10m (so long ago), milliseconds
+    #[arg(long, value_name = "TIME", value_parser = position::parse_time, allow_hyphen_values = true)]
     from: TimestampMs,
     /// End before this time [default: the end as it is now]
-    #[arg(long, value_name = "TIME", value_parser = position::parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = position::parse_time, allow_hyphen_values = true)]
     until: Option<TimestampMs>,
     /// How many times as fast as it happened; as fast as possible if left out
     #[arg(long, value_name = "X", value_parser = parse_speed)]
@@ -113,11 +118,11 @@ struct Sums {
 
 /// Where the records go.
 enum Sink<'a> {
-    Stdout(io::BufWriter<io::StdoutLock<'static>>),
+    Stdout(Stdout),
     Target(Delivery<'a>),
 }
 
-/// Does it.
+/// Runs `quipu replay`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     if args.until.is_some_and(|until| until < args.from) {
         return Err(Usage("--until lies before --from".to_owned()).into());
@@ -131,7 +136,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         _ => None,
     };
     let sink = match (&args.to, &foreign) {
-        (None, _) => Sink::Stdout(io::BufWriter::with_capacity(256 << 10, io::stdout().lock())),
+        (None, _) => Sink::Stdout(Stdout::new(&interrupt)?),
         (Some(To::Address(uri)), Some(foreign)) => Sink::Target(Delivery::new(
             foreign,
             Route::of(uri),
@@ -172,7 +177,8 @@ fn open(
         Some(speed) => route.with("speed", speed),
         None => route.with("order", "timestamp"),
     };
-    Stream::new(client, topic, chosen, route, false, Some(PATIENCE), interrupt)
+    let topics = [(topic, chosen.to_vec())];
+    Stream::new(client, &topics, route, false, Some(PATIENCE), interrupt)
 }
 
 /// The way into a topic of the same server. A record stays in its partition where the topic has as many.
@@ -237,15 +243,20 @@ impl Replay<'_> {
             if matches!(self.sink, Sink::Target(_)) {
                 held = gather(&mut records, stream, self.is_paced, self.interrupt);
             }
-            self.send(&records)?;
+            if !self.send(&mut records)? {
+                return Ok(());
+            }
         }
     }
 
-    fn send(&mut self, records: &Records) -> anyhow::Result<()> {
+    /// Sends records on; false if it was interrupted before standard output had taken them.
+    fn send(&mut self, records: &mut Records) -> anyhow::Result<bool> {
+        let (timestamp, bytes) = (records.timestamp(), records.lines.len() as u64);
         match &mut self.sink {
             Sink::Stdout(out) => {
-                out.write_all(&records.lines)?;
-                out.flush()?;
+                if !out.write(std::mem::take(&mut records.lines))? {
+                    return Ok(false);
+                }
             }
             Sink::Target(delivery) => {
                 let number = self.sums.requests + 1;
@@ -256,9 +267,9 @@ impl Replay<'_> {
             }
         }
         self.sums.records += records.count;
-        self.sums.bytes += records.lines.len() as u64;
-        self.progress.set(&self.sums, records.timestamp());
-        Ok(())
+        self.sums.bytes += bytes;
+        self.progress.set(&self.sums, timestamp);
+        Ok(true)
     }
 
     /// What became of a request with so many records that was given up.
@@ -328,11 +339,22 @@ fn gather(
     None
 }
 
+/// Says what was replayed. A copy that was interrupted is not whole, so it is an error.
 fn report(args: &Args, sums: &Sums, elapsed: Duration, was_interrupted: bool) -> anyhow::Result<()> {
+    let to = args
+        .to
+        .as_ref()
+        .map_or_else(String::new, |to| format!(" to {to}"));
+    let text = format!(
+        "{} replayed{to} in {}: {} records/s",
+        records(sums.records),
+        took(elapsed),
+        rate(sums.records, elapsed),
+    );
     if let Some(to) = &args.to
         && args.output.is_json()
     {
-        return Ok(output::json(&json!({
+        output::json(&json!({
             "topic": args.topic,
             "to": to.to_string(),
             "records": sums.records,
@@ -340,101 +362,15 @@ fn report(args: &Args, sums: &Sums, elapsed: Duration, was_interrupted: bool) ->
             "requests": sums.requests,
             "seconds": elapsed.as_secs_f64(),
             "interrupted": was_interrupted,
-        }))?);
+        }))?;
+    } else if !was_interrupted && (args.to.is_some() || io::stderr().is_terminal()) {
+        // Whoever reads the records from a pipe has not asked for more.
+        output::note(&text);
     }
-    // Whoever reads the records from a pipe has not asked for more.
-    if args.to.is_some() || (io::stderr().is_terminal() && !was_interrupted) {
-        output::note(format_args!(
-            "{}{} replayed{} in {}: {} records/s",
-            if was_interrupted { "interrupted: " } else { "" },
-            records(sums.records),
-            args.to
-                .as_ref()
-                .map_or_else(String::new, |to| format!(" to {to}")),
-            took(elapsed),
-            rate(sums.records, elapsed),
-        ));
+    match args.to {
+        Some(_) if was_interrupted => Err(anyhow::anyhow!("interrupted: {text}")),
+        _ => Ok(()),
     }
-    Ok(())
-}
-
-/// The bar on standard error.
-struct Progress {
-    bar: ProgressBar,
-    /// Recorded time from where to where, milliseconds since the Unix epoch.
-    span: Option<(i64, i64)>,
-    speed: Option<f64>,
-    started: Instant,
-}
-
-impl Progress {
-    fn new(args: &Args, chosen: &[&api::Partition]) -> Self {
-        let first = chosen.iter().filter_map(|p| p.first_timestamp).min();
-        let last = chosen.iter().filter_map(|p| p.last_timestamp).max();
-        let until = args.until.map_or(i64::MAX, |until| until.0);
-        let span = first
-            .zip(last)
-            .map(|(first, last)| (first.max(args.from.0), last.min(until)));
-        let span = span.filter(|(from, until)| from <= until);
-        // On one terminal with the records it would only be in their way.
-        let target = if args.to.is_none() && io::stdout().is_terminal() {
-            ProgressDrawTarget::hidden()
-        } else {
-            ProgressDrawTarget::stderr()
-        };
-        let bar = ProgressBar::with_draw_target(Some(STEPS as u64), target);
-        if let Ok(style) = ProgressStyle::with_template("{bar:20} {wide_msg}") {
-            bar.set_style(style);
-        }
-        Self {
-            bar,
-            span,
-            speed: args.speed,
-            started: Instant::now(),
-        }
-    }
-
-    fn set(&self, sums: &Sums, timestamp: Option<i64>) {
-        if self.bar.is_hidden() {
-            return;
-        }
-        let elapsed = self.started.elapsed();
-        let mut message = format!(
-            "{}, {}/s, at {}",
-            records(sums.records),
-            rate(sums.records, elapsed),
-            time_ms(timestamp)
-        );
-        if let (Some(span), Some(timestamp)) = (self.span, timestamp) {
-            let fraction = fraction(span, timestamp);
-            self.bar.set_position((fraction * STEPS) as u64);
-            if let Some(left) = time_left(span, timestamp, self.speed, elapsed) {
-                let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-                message.push_str(&format!(", {} left", brief_ms(left)));
-            }
-        }
-        self.bar.set_message(message);
-    }
-}
-
-/// Which part of the recorded time has passed, from 0 to 1.
-fn fraction((from, until): (i64, i64), timestamp: i64) -> f64 {
-    if until <= from {
-        return 1.0;
-    }
-    (timestamp.saturating_sub(from) as f64 / until.saturating_sub(from) as f64).clamp(0.0, 1.0)
-}
-
-/// How long the rest takes: exactly with a pace, else as long as what was done in proportion.
-fn time_left(span: (i64, i64), timestamp: i64, speed: Option<f64>, elapsed: Duration) -> Option<Duration> {
-    let seconds = match speed {
-        Some(speed) => span.1.saturating_sub(timestamp).max(0) as f64 / 1000.0 / speed,
-        None => match fraction(span, timestamp) {
-            0.0 => return None,
-            done => elapsed.as_secs_f64() * (1.0 - done) / done,
-        },
-    };
-    Duration::try_from_secs_f64(seconds).ok()
 }
 
 #[cfg(test)]
@@ -471,30 +407,6 @@ mod tests {
         ] {
             assert!(parse_to(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn what_is_left_follows_from_recorded_time() {
-        let span = (10_000, 20_000);
-        let second = Duration::from_secs(1);
-        assert_eq!(
-            time_left(span, 15_000, Some(10.0), second),
-            Some(second / 2),
-            "exactly, with a pace"
-        );
-        assert_eq!(
-            time_left(span, 15_000, None, second * 3),
-            Some(second * 3),
-            "half of it is done"
-        );
-        assert_eq!(
-            time_left(span, 30_000, None, second),
-            Some(Duration::ZERO),
-            "timestamps may be out of order"
-        );
-        assert_eq!(time_left(span, 5_000, None, second), None);
-        assert_eq!(fraction((5, 5), 5), 1.0);
-        assert_eq!(fraction((i64::MIN, i64::MAX), i64::MAX), 1.0);
     }
 
     #[test]

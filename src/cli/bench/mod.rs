@@ -1,0 +1,206 @@
+//! `quipu bench`: puts load on a server and measures how long its answers take.
+//!
+//! Each run makes a topic of its own and deletes it at the end, also after Ctrl-C. Every connection is a thread with one
+//! request at a time, so a slow server gets less load, and latencies leave out how long a request waited to be sent.
+
+mod histogram;
+mod load;
+
+use std::time::{Duration, Instant};
+
+use clap::Subcommand;
+use http::Method;
+use quipu::formats::units;
+use serde_json::json;
+
+use self::histogram::Histogram;
+use super::api::topic_route;
+use super::client::Client;
+use super::connect::Connect;
+use super::deliver::random_key;
+use super::output::{self, Output, bytes, rate, records, took};
+use super::signal::Interrupt;
+
+/// The flags and arguments of `quipu bench`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quipu bench produce --duration 30s --connections 8
+  quipu bench fetch --records 1000000 --record-bytes 1kB
+  quipu bench tail --rate 5000 --output json")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Appends records; the latency is that of a request, until its records are durable
+    Produce {
+        #[command(flatten)]
+        load: Load,
+        /// Records of each request
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+        batch: u64,
+    },
+    /// Appends records, then reads them from their start; the latency is that of a page
+    Fetch {
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Follows the topic while records are appended; the latency is from before the append until a reader has the record
+    Tail {
+        #[command(flatten)]
+        load: Load,
+        /// Records appended each second
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        rate: u64,
+    },
+}
+
+/// What all loads have.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Load {
+    /// Connections at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=128))]
+    connections: u64,
+    /// How long to go on, as 30s [default: 10s, without --records]
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    duration: Option<Duration>,
+    /// Stop after so many records; `fetch` appends so many first, 100000 unless it is given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    records: Option<u64>,
+    /// Size of a record's value, as 100 or 1kB
+    #[arg(long, value_name = "BYTES", default_value = "100", value_parser = size)]
+    record_bytes: u64,
+    /// Partitions of the topic
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    partitions: u32,
+    /// Keep the topic
+    #[arg(long)]
+    keep: bool,
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    let span = units::parse_duration(text).filter(|span| !span.is_zero());
+    span.ok_or_else(|| format!("{text:?} is not a span like 10s or 1m"))
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let size = text.parse().ok().or_else(|| units::parse_bytes(text));
+    size.filter(|size| (16..=1 << 20).contains(size))
+        .ok_or_else(|| format!("{text:?} is not a size from 16 bytes to 1MiB"))
+}
+
+impl Load {
+    fn duration(&self) -> Duration {
+        let default = if self.records.is_some() {
+            Duration::from_secs(86_400)
+        } else {
+            Duration::from_secs(10)
+        };
+        self.duration.unwrap_or(default)
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+struct Sums {
+    records: u64,
+    /// Of the records' values.
+    bytes: u64,
+    requests: u64,
+    /// Requests that were sent again, as the server was busy or away.
+    retries: u64,
+    elapsed: Duration,
+    latencies: Histogram,
+}
+
+/// Runs `quipu bench`.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let client = args.connect.client()?;
+    let interrupt = Interrupt::watch()?;
+    let (name, load) = match &args.action {
+        Action::Produce { load, .. } => ("produce", *load),
+        Action::Fetch { load } => ("fetch", *load),
+        Action::Tail { load, .. } => ("tail", *load),
+    };
+    let topic = random_key().replace("quipu-", "bench-");
+    let body = json!({"partitions": load.partitions});
+    client.send(&Method::PUT, &topic_route(&topic), Some(&body))?;
+    let result = measure(&client, &args.action, load, &topic, &interrupt);
+    let deleted = if load.keep {
+        output::note(format_args!("the topic is {topic}"));
+        Ok(())
+    } else {
+        client
+            .send(&Method::DELETE, &topic_route(&topic), None)
+            .map(|_| ())
+    };
+    report(name, load, &result?, args.output.is_json())?;
+    deleted.map_err(|failure| anyhow::anyhow!("topic {topic} could not be deleted: {failure}"))
+}
+
+fn measure(
+    client: &Client,
+    action: &Action,
+    load: Load,
+    topic: &str,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Sums> {
+    let run = load::Run {
+        client,
+        topic,
+        load,
+        interrupt,
+    };
+    let started = Instant::now();
+    let mut sums = match action {
+        Action::Produce { batch, .. } => run.produce(*batch)?,
+        Action::Fetch { .. } => run.fetch()?,
+        Action::Tail { rate, .. } => run.tail(*rate)?,
+    };
+    if sums.elapsed.is_zero() {
+        sums.elapsed = started.elapsed();
+    }
+    Ok(sums)
+}
+
+fn report(name: &str, load: Load, sums: &Sums, is_json: bool) -> anyhow::Result<()> {
+    let seconds = sums.elapsed.as_secs_f64().max(1e-9);
+    let bytes_rate = sums.bytes as f64 / seconds;
+    if is_json {
+        return Ok(output::json(&json!({
+            "bench": name,
+            "connections": load.connections,
+            "partitions": load.partitions,
+            "record_bytes": load.record_bytes,
+            "records": sums.records,
+            "bytes": sums.bytes,
+            "requests": sums.requests,
+            "retries": sums.retries,
+            "seconds": seconds,
+            "records_rate": sums.records as f64 / seconds,
+            "bytes_rate": bytes_rate,
+            "latency_ms": sums.latencies.to_json(),
+        }))?);
+    }
+    let retries = match sums.retries {
+        0 => String::new(),
+        retries => format!(", {retries} retries"),
+    };
+    output::line(format_args!(
+        "{name}: {} ({}) in {} over {} connections: {} records/s, {}/s{retries}\n{}",
+        records(sums.records),
+        bytes(sums.bytes),
+        took(sums.elapsed),
+        load.connections,
+        rate(sums.records, sums.elapsed),
+        bytes(bytes_rate as u64),
+        sums.latencies,
+    ))?;
+    Ok(())
+}

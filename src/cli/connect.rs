@@ -1,0 +1,353 @@
+//! Which server a command talks to: `--server`, a named context, the environment, or the default address.
+//!
+//! A flag wins over the environment, and both win over the context that was chosen with `quipu context use`. A token
+//! belongs to the server that it was given with: a context's token never goes to another server.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use clap::builder::NonEmptyStringValueParser;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Usage;
+use super::client::Client;
+use super::output::{self, Column, Output, plain};
+
+const DEFAULT_SERVER: &str = "http://127.0.0.1:7420";
+
+/// The flags that every client command has.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct Connect {
+    /// Address of the server [env: QUIPU_SERVER] [default: http://127.0.0.1:7420]
+    #[arg(long, value_name = "URL", global = true)]
+    server: Option<String>,
+    /// Token that is sent with every request [env: QUIPU_TOKEN]
+    #[arg(long, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+    /// Server and token by the name that `quipu context set` gave them [env: QUIPU_CONTEXT]
+    #[arg(long, value_name = "NAME", global = true, conflicts_with = "server")]
+    context: Option<String>,
+}
+
+/// A server by a name of the user's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    server: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+/// The file `contexts.toml` in the user's configuration directory.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contexts {
+    /// The context of commands that name no server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    current: Option<String>,
+    #[serde(default)]
+    contexts: BTreeMap<String, Named>,
+}
+
+impl Connect {
+    /// The flags as if they had been given.
+    pub(crate) fn new(server: Option<String>, token: Option<String>, context: Option<String>) -> Self {
+        Self {
+            server,
+            token,
+            context,
+        }
+    }
+
+    /// A client for that server; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Usage`] for an address, a token or a context that cannot work; a file of contexts that cannot be read.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        let named = self.resolve(&|name| std::env::var(name).ok(), Contexts::read)?;
+        Ok(Client::new(&named.server, named.token.as_deref())?)
+    }
+
+    /// A client for the server of an address; it gets the token only if that is the command's own server.
+    ///
+    /// # Errors
+    /// As [`Self::client`].
+    pub(crate) fn client_of(&self, uri: &http::Uri) -> anyhow::Result<Client> {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let own = self.client()?;
+        if own.base().strip_prefix("http://") == Some(authority) {
+            return Ok(own);
+        }
+        Ok(Client::new(authority, None)?)
+    }
+
+    fn resolve(
+        &self,
+        environment: &dyn Fn(&str) -> Option<String>,
+        contexts: impl FnOnce() -> anyhow::Result<Contexts>,
+    ) -> anyhow::Result<Named> {
+        let variable = |name| environment(name).filter(|value| !value.is_empty());
+        let own_token = || self.token.clone().or_else(|| variable("QUIPU_TOKEN"));
+        let server = match &self.context {
+            Some(_) => None,
+            None => self.server.clone().or_else(|| variable("QUIPU_SERVER")),
+        };
+        if let Some(server) = server {
+            return Ok(Named {
+                server,
+                token: own_token(),
+            });
+        }
+        let name = self.context.clone().or_else(|| variable("QUIPU_CONTEXT"));
+        let mut contexts = contexts()?;
+        let Some(name) = name.or(contexts.current.take()) else {
+            return Ok(Named {
+                server: DEFAULT_SERVER.to_owned(),
+                token: own_token(),
+            });
+        };
+        let named = contexts.contexts.remove(&name);
+        let named = named.ok_or_else(|| Usage(contexts.unknown(&name)))?;
+        // A context that was named is taken as a whole; only a flag changes its token.
+        let token = match &self.context {
+            Some(_) => self.token.clone(),
+            None => own_token(),
+        };
+        Ok(Named {
+            token: token.or(named.token),
+            ..named
+        })
+    }
+}
+
+impl Contexts {
+    fn path() -> anyhow::Result<PathBuf> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let directory = match (set("XDG_CONFIG_HOME"), set("HOME")) {
+            (Some(directory), _) => PathBuf::from(directory),
+            (None, Some(home)) => PathBuf::from(home).join(".config"),
+            (None, None) => bail!("contexts need a home directory: neither XDG_CONFIG_HOME nor HOME is set"),
+        };
+        Ok(directory.join("quipu").join("contexts.toml"))
+    }
+
+    /// What is in the file; nothing without one.
+    fn read() -> anyhow::Result<Self> {
+        let Ok(path) = Self::path() else {
+            return Ok(Self::default());
+        };
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            text => text.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        let parsed: Result<Self, toml::de::Error> = toml::from_str(&text);
+        parsed.map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.message()))
+    }
+
+    /// Replaces the file as a whole; only the user may read it, as it has tokens.
+    fn write(&self) -> anyhow::Result<()> {
+        let path = Self::path()?;
+        let text = toml::to_string(self)?;
+        let write = || {
+            if let Some(directory) = path.parent() {
+                fs::create_dir_all(directory)?;
+            }
+            let new = path.with_extension(format!("{}.new", std::process::id()));
+            let mut options = fs::OpenOptions::new();
+            let mut file = options
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn unknown(&self, name: &str) -> String {
+        let names: Vec<&str> = self.contexts.keys().map(String::as_str).collect();
+        match names.is_empty() {
+            true => format!("there is no context {name}; `quipu context set {name} --server URL` makes it"),
+            false => format!("there is no context {name}; there are {}", names.join(", ")),
+        }
+    }
+}
+
+/// The flags and arguments of `quipu context`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quipu context set prod --server http://quipu.example:7420 --token TOKEN
+  quipu context use prod
+  quipu --context prod topic list")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Gives the server of --server, and its --token, a name
+    Set {
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Lists all contexts
+    List,
+    /// Makes a context the one of commands that name no server
+    Use {
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Forgets a context
+    Delete {
+        #[command(flatten)]
+        name: Name,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Name {
+    /// Name of the context
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+}
+
+/// Runs `quipu context`.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let mut contexts = Contexts::read()?;
+    let is_json = args.output.is_json();
+    let (text, answer) = match args.action {
+        Action::List => return list(&contexts, is_json),
+        Action::Set { name: Name { name } } => {
+            let Some(server) = args.connect.server else {
+                return Err(Usage("which server? give --server URL".to_owned()).into());
+            };
+            let client = Client::new(&server, args.connect.token.as_deref())?;
+            let answer = json!({"context": name, "server": client.base()});
+            let named = Named {
+                server: client.base().to_owned(),
+                token: args.connect.token,
+            };
+            contexts.contexts.insert(name.clone(), named);
+            (format!("context {name} is {}", client.base()), answer)
+        }
+        Action::Use { name: Name { name } } => {
+            if !contexts.contexts.contains_key(&name) {
+                bail!(contexts.unknown(&name));
+            }
+            contexts.current = Some(name.clone());
+            (
+                format!("commands go to context {name} now"),
+                json!({"current": name}),
+            )
+        }
+        Action::Delete { name: Name { name } } => {
+            if contexts.contexts.remove(&name).is_none() {
+                bail!(contexts.unknown(&name));
+            }
+            if contexts.current.as_ref() == Some(&name) {
+                contexts.current = None;
+            }
+            (format!("context {name} is deleted"), json!({"deleted": name}))
+        }
+    };
+    contexts.write()?;
+    output::done(&answer, &text, is_json)
+}
+
+/// The names of all contexts.
+pub(crate) fn names() -> Vec<String> {
+    Contexts::read().map_or_else(|_| Vec::new(), |contexts| contexts.contexts.into_keys().collect())
+}
+
+/// Tokens are not shown.
+fn list(contexts: &Contexts, is_json: bool) -> anyhow::Result<()> {
+    let is_current = |name: &String| contexts.current.as_ref() == Some(name);
+    let all = contexts.contexts.iter();
+    if is_json {
+        let rows = all.map(|(name, named)| {
+            json!({"context": name, "server": named.server, "current": is_current(name), "has_token": named.token.is_some()})
+        });
+        return Ok(output::json(&json!({"contexts": rows.collect::<Vec<_>>()}))?);
+    }
+    let rows = all.map(|(name, named)| {
+        let mark = |is: bool, word: &str| plain(if is { word } else { "-" });
+        vec![
+            plain(name),
+            mark(is_current(name), "*"),
+            plain(&named.server),
+            mark(named.token.is_some(), "yes"),
+        ]
+    });
+    let columns = [
+        Column::Text("CONTEXT"),
+        Column::Text("CURRENT"),
+        Column::Text("SERVER"),
+        Column::Text("TOKEN"),
+    ];
+    Ok(output::table(&columns, rows.collect(), &["TOKEN", "CURRENT"])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_environment_and_both_over_the_current_context() {
+        let contexts = || {
+            Ok(toml::from_str(
+                "current = 'one'\n[contexts.one]\nserver = 'http://one'\ntoken = 't1'\n[contexts.two]\nserver = 'http://two'\n",
+            )?)
+        };
+        // Flags --server, --token, --context; variables QUIPU_SERVER, QUIPU_TOKEN, QUIPU_CONTEXT; server and token.
+        for (flags, variables, expected) in [
+            (["", "", ""], ["", "", ""], ("http://one", "t1")),
+            (["", "f", ""], ["", "e", ""], ("http://one", "f")),
+            (["", "", ""], ["", "e", ""], ("http://one", "e")),
+            (["", "", "two"], ["s", "e", "one"], ("http://two", "")),
+            (["", "f", "two"], ["s", "e", "one"], ("http://two", "f")),
+            (["", "", ""], ["", "", "two"], ("http://two", "")),
+            (["", "", ""], ["s", "", "two"], ("s", "")),
+            (["", "", ""], ["s", "e", ""], ("s", "e")),
+            (["f", "", ""], ["s", "", "two"], ("f", "")),
+            (["f", "f", ""], ["s", "e", ""], ("f", "f")),
+        ] {
+            let flag = |index: usize| Some(flags[index].to_owned()).filter(|text: &String| !text.is_empty());
+            let connect = Connect {
+                server: flag(0),
+                token: flag(1),
+                context: flag(2),
+            };
+            let variable = |name: &str| {
+                let index = ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"]
+                    .iter()
+                    .position(|known| *known == name);
+                Some(variables[index?].to_owned())
+            };
+            let found = connect.resolve(&variable, contexts).unwrap();
+            let found = (&*found.server, found.token.as_deref().unwrap_or(""));
+            assert_eq!(found, expected, "{flags:?} {variables:?}");
+        }
+        let connect = Connect {
+            server: None,
+            token: None,
+            context: Some("three".to_owned()),
+        };
+        let error = connect.resolve(&|_| None, contexts).unwrap_err();
+        assert_eq!(error.to_string(), "there is no context three; there are one, two");
+    }
+}

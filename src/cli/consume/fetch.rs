@@ -1,0 +1,133 @@
+//! Threads that fetch partitions in turn, for groups and for places that only offsets name.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use super::Event;
+use crate::cli::client::Failure;
+use crate::cli::history::{Chunk, FETCH_BYTES, Partition, Size, head};
+use crate::cli::signal::Interrupt;
+
+/// Threads that follow partitions; where there are more partitions, a thread has several.
+const FOLLOWERS: usize = 64;
+/// How long a follower of one partition waits for a record.
+const LONG_WAIT: Duration = Duration::from_secs(20);
+/// How long a follower of several partitions waits at one of them when none has records.
+const SHORT_WAIT: Duration = Duration::from_millis(200);
+
+/// When a live tail with a time as its end stops.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tail {
+    pub(super) until: Option<i64>,
+}
+
+/// Starts to fetch the partitions, so many records at most at once: one after the other, or all of them where they are
+/// followed.
+///
+/// # Errors
+/// The system refuses a thread.
+pub(super) fn spawn(
+    partitions: Vec<Partition>,
+    records: u64,
+    follow: bool,
+    tail: Tail,
+    interrupt: &Interrupt,
+) -> std::io::Result<Receiver<Event>> {
+    let threads = if follow {
+        partitions.len().min(FOLLOWERS)
+    } else {
+        1
+    };
+    let mut shares: Vec<Vec<Partition>> = Vec::new();
+    shares.resize_with(threads, Vec::new);
+    for (index, partition) in partitions.into_iter().enumerate() {
+        shares[index % threads].push(partition);
+    }
+    // Few chunks in flight: they are up to a fetch's size each.
+    let (sender, events) = sync_channel(2);
+    for share in shares {
+        let follower = Follower {
+            records,
+            tail,
+            sender: sender.clone(),
+            interrupt: interrupt.clone(),
+        };
+        std::thread::Builder::new()
+            .name("fetch".to_owned())
+            .spawn(move || follower.run(share))?;
+    }
+    Ok(events)
+}
+
+/// Fetches from its partitions in turn until each has been read.
+struct Follower {
+    records: u64,
+    tail: Tail,
+    sender: SyncSender<Event>,
+    interrupt: Interrupt,
+}
+
+impl Follower {
+    fn run(self, mut share: Vec<Partition>) {
+        let mut idle = 0;
+        while !share.is_empty() {
+            let mut index = 0;
+            while index < share.len() {
+                let wait = match share.len() {
+                    1 => LONG_WAIT,
+                    // A whole turn without a record: wait a little, at one partition after the other.
+                    len if idle >= len => SHORT_WAIT,
+                    _ => Duration::ZERO,
+                };
+                let size = Size {
+                    records: self.records,
+                    bytes: FETCH_BYTES,
+                    wait,
+                };
+                let partition = &mut share[index];
+                let chunk = match partition
+                    .fetch(size, &self.interrupt)
+                    .map(|chunk| self.cut(chunk, partition))
+                {
+                    Ok(Ok(chunk)) => chunk,
+                    Err(failure) | Ok(Err(failure)) => {
+                        let _ = self.sender.send(Event::Failed(failure));
+                        return;
+                    }
+                };
+                idle = if chunk.lines.is_empty() { idle + 1 } else { 0 };
+                // A chunk without records still says how far the partition has been read.
+                if self.sender.send(Event::Chunk(chunk)).is_err() || self.interrupt.get().is_some() {
+                    return;
+                }
+                if share[index].is_done() {
+                    share.remove(index);
+                } else {
+                    index += 1;
+                }
+            }
+        }
+    }
+
+    /// Cuts a live tail at the first record that is not before its end.
+    fn cut(&self, mut chunk: Chunk, partition: &mut Partition) -> Result<Chunk, Failure> {
+        let Some(until) = self.tail.until else {
+            return Ok(chunk);
+        };
+        let mut end = 0;
+        for line in chunk.lines.split_inclusive(|byte| *byte == b'\n') {
+            let head = head(line).map_err(|error| Failure::Unexpected {
+                server: "the server".to_owned(),
+                reason: error.to_string(),
+            })?;
+            if head.timestamp >= until {
+                chunk.next = head.offset;
+                partition.end_at(head.offset);
+                break;
+            }
+            end += line.len();
+        }
+        chunk.lines.truncate(end);
+        Ok(chunk)
+    }
+}

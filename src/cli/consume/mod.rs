@@ -1,0 +1,365 @@
+//! `quipu consume`: prints records, and with a group remembers how far.
+//!
+//! Other threads read, the main thread prints, so a silent connection never holds up Ctrl-C. Records come as one stream of
+//! all topics ([`super::stream`]) wherever the server can begin and end it. Groups, and places that only offsets name,
+//! are fetched partition by partition ([`fetch`]). A group's offsets are committed only for records that standard output
+//! has taken, each second and at the end: a consumer that is killed prints some records again and never skips one.
+
+mod commit;
+mod fetch;
+mod format;
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, SystemTime};
+
+use clap::builder::NonEmptyStringValueParser;
+use quipu_segments::TimestampMs;
+
+use self::commit::{Commits, check_no_members};
+use self::fetch::Tail;
+use self::format::{Format, Record};
+use super::Usage;
+use super::api::{self, Committed, Topic, patiently, stream_route};
+use super::client::{Client, Failure, Route};
+use super::connect::Connect;
+use super::deliver::PATIENCE;
+use super::history::{Chunk, MAX_RECORDS, Partition};
+use super::output::Output;
+use super::position::{Position, at};
+use super::signal::{Interrupt, Stop};
+use super::stdout::Stdout;
+use super::stream::{MOST_PARTITIONS, Records, Stream};
+
+/// The flags and arguments of `quipu consume`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "--format takes %t topic, %p partition, %o offset, %d time, %k key, %v value, %h headers \
+(name=value,...), %% a percent sign, and \\n \\t \\r \\0 \\\\.
+
+Examples:
+  quipu consume orders --last 10 --follow
+  quipu consume orders payments --from -10m --format '%t %p@%o %k %v\\n'
+  quipu consume orders --group billing --raw"
+)]
+pub(crate) struct Args {
+    /// Topics to read
+    #[arg(value_name = "TOPIC", required = true, value_parser = NonEmptyStringValueParser::new())]
+    topics: Vec<String>,
+    /// Start where this group stopped, and commit what was printed
+    #[arg(long, value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
+    group: Option<String>,
+    /// Start at `earliest`, `latest`, offset:N or a time: 2013-07-01T12:00, a date, -10m (so long ago); with --group
+    /// only where it has committed nothing [default: earliest]
+    #[arg(long, value_name = "WHERE", value_parser = Position::parse_from, allow_hyphen_values = true)]
+    from: Option<Position>,
+    /// End before offset:N or a time, or at `latest`, the end as it is now [default: latest without --follow]
+    #[arg(long, value_name = "WHERE", value_parser = Position::parse_until, allow_hyphen_values = true)]
+    until: Option<Position>,
+    /// Print only the newest N records of all partitions together; with --follow go on from there
+    #[arg(long, value_name = "N", conflicts_with_all = ["group", "from"], value_parser = clap::value_parser!(u64).range(1..))]
+    last: Option<u64>,
+    /// Print only records with this key
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Print only records with this header; may be repeated, and all must be there
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_header)]
+    header: Vec<(String, String)>,
+    /// Read only this partition; may be repeated
+    #[arg(long, value_name = "P")]
+    partition: Vec<u32>,
+    /// Go on with records as they arrive, over restarts of the server too
+    #[arg(long, short)]
+    follow: bool,
+    /// Stop after this many records
+    #[arg(long, value_name = "N")]
+    max: Option<u64>,
+    /// Print records by a template, as '%k %v\n', instead of as NDJSON
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "raw")]
+    format: Option<Format>,
+    /// Print values alone, their bytes as they are, each with a line break
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    output: Output,
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a header is written NAME=VALUE".to_owned()),
+    }
+}
+
+/// What the reading threads send.
+enum Event {
+    /// Records of one partition.
+    Chunk(Chunk),
+    /// Records of a stream.
+    Records(Records),
+    Failed(Failure),
+}
+
+/// A topic and those of its partitions that are read.
+type Chosen<'a> = (&'a Topic, Vec<&'a api::Partition>);
+
+/// Runs `quipu consume`.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    if args.topics.len() > 1 && !args.partition.is_empty() {
+        return Err(Usage("--partition is for one topic, and there are several".to_owned()).into());
+    }
+    if args.last.is_some() && matches!(args.until, Some(Position::Offset(_))) {
+        return Err(Usage("--last ends at a time or at the end, not at an offset".to_owned()).into());
+    }
+    let client = args.connect.client()?;
+    // Records are printed the same way whatever `--output` says.
+    let _ = args.output;
+    let interrupt = Interrupt::watch()?;
+    let mut topics = Vec::new();
+    for (index, name) in args.topics.iter().enumerate() {
+        if !args.topics[..index].contains(name) {
+            topics.push(Topic::describe_patiently(&client, name, &interrupt)?);
+        }
+    }
+    let mut chosen: Vec<Chosen<'_>> = Vec::new();
+    for topic in &topics {
+        chosen.push((topic, topic.choose(&args.partition)?));
+    }
+    let partitions: usize = chosen.iter().map(|(_, partitions)| partitions.len()).sum();
+    let commits = args
+        .group
+        .as_deref()
+        .map(|group| Commits::new(&client, group, args.follow, &interrupt));
+    let mut printer = Printer {
+        args: &args,
+        names_topics: topics.len() > 1,
+        format: if args.raw {
+            Some(Format::raw())
+        } else {
+            args.format.clone()
+        },
+        out: Stdout::new(&interrupt)?,
+        printed: 0,
+        commits,
+    };
+    if printer.is_full() {
+        return Ok(());
+    }
+    if args.last.is_some() || (args.is_stream() && partitions <= MOST_PARTITIONS) {
+        let events = stream(&client, &args, &chosen, &interrupt)?;
+        return print(&events, &interrupt, &mut printer);
+    }
+    let (partitions, tail) = to_fetch(&client, &args, &chosen, &interrupt)?;
+    if partitions.is_empty() {
+        return Ok(());
+    }
+    let most = args.max.filter(|_| args.key.is_none() && args.header.is_empty());
+    let records = most.unwrap_or(MAX_RECORDS).min(MAX_RECORDS);
+    let events = fetch::spawn(partitions, records, args.follow, tail, &interrupt)?;
+    let result = print(&events, &interrupt, &mut printer);
+    // What was printed is committed whatever ended the reading: an error, a closed pipe, Ctrl-C.
+    let commit = printer.commits.as_mut().map_or(Ok(()), Commits::commit);
+    match result {
+        Err(error) if !super::is_closed_pipe(&error) => Err(error),
+        result => commit.and(result),
+    }
+}
+
+impl Args {
+    /// Whether the server's stream can begin and end where this does, and is the better way.
+    fn is_stream(&self) -> bool {
+        let is_offset = |position: &Option<Position>| matches!(position, Some(Position::Offset(_)));
+        let is_chosen = self.key.is_some() || !self.header.is_empty() || self.topics.len() > 1;
+        (self.follow || is_chosen)
+            && self.group.is_none()
+            && !is_offset(&self.from)
+            && !is_offset(&self.until)
+    }
+}
+
+/// Begins to read one stream of all topics.
+fn stream(
+    client: &Client,
+    args: &Args,
+    chosen: &[Chosen<'_>],
+    interrupt: &Interrupt,
+) -> anyhow::Result<Receiver<Event>> {
+    let mut route = match chosen {
+        [(topic, _)] => stream_route(&topic.name, &args.partition, args.key.as_deref()),
+        topics => {
+            let names: Vec<&str> = topics.iter().map(|(topic, _)| &*topic.name).collect();
+            let route = Route::new(&["v1", "records"]).with("topics", names.join(","));
+            match &args.key {
+                Some(key) => route.with("key", key),
+                None => route,
+            }
+        }
+    };
+    for (name, value) in &args.header {
+        route = route.with(&format!("header.{name}"), value);
+    }
+    match args.from {
+        Some(Position::Latest) => route = route.with("from", "latest"),
+        Some(Position::Time(time)) => route = route.with("from", time.0),
+        _ => {}
+    }
+    if let Some(last) = args.last {
+        route = route.with("last", last);
+    }
+    if let Some(Position::Time(time)) = args.until {
+        route = route.with("until", time.0);
+    }
+    let follow = args.follow && args.until != Some(Position::Latest);
+    let patience = (!follow).then_some(PATIENCE);
+    let stream = Stream::new(client, chosen, route, follow, patience, interrupt);
+    Ok(stream.spawn(|read| read.map_or_else(Event::Failed, Event::Records))?)
+}
+
+/// The partitions that are fetched, each from where it begins to where it ends.
+fn to_fetch(
+    client: &Client,
+    args: &Args,
+    chosen: &[Chosen<'_>],
+    interrupt: &Interrupt,
+) -> anyhow::Result<(Vec<Partition>, Tail)> {
+    let committed = match &args.group {
+        Some(group) => {
+            check_no_members(client, group, interrupt)?;
+            patiently(interrupt, true, || Committed::of(client, group))?.offsets
+        }
+        None => Vec::new(),
+    };
+    let mut partitions = Vec::new();
+    let mut tail = Tail::default();
+    for (topic, chosen) in chosen
+        .iter()
+        .flat_map(|(topic, all)| all.iter().map(|p| (&*topic.name, *p)))
+    {
+        let number = chosen.partition;
+        let committed = committed
+            .iter()
+            .find(|c| c.topic == topic && c.partition == number);
+        let start = match committed {
+            Some(committed) => committed.offset.max(chosen.log_start_offset),
+            None => args
+                .from
+                .unwrap_or(Position::Earliest)
+                .resolve(client, topic, chosen)?,
+        };
+        let until = match args.until {
+            // A live tail up to a time to come: the end is known when a record of that time arrives.
+            Some(Position::Time(time)) if args.follow && is_to_come(time) => {
+                let end = patiently(interrupt, true, || at(client, topic, number, time))?;
+                tail.until = Some(time.0);
+                end.timestamp.is_some().then_some(end.offset)
+            }
+            // Unlike a start, an end may lie beyond what is there.
+            Some(Position::Offset(offset)) => Some(offset),
+            Some(until) => Some(until.resolve(client, topic, chosen)?),
+            None if args.follow => None,
+            None => Some(chosen.end_offset),
+        };
+        if until.is_none_or(|until| start < until) {
+            let partition = Partition::new(client, topic, number, start, until);
+            partitions.push(if args.follow { partition.live() } else { partition });
+        }
+    }
+    Ok((partitions, tail))
+}
+
+fn is_to_come(time: TimestampMs) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.is_ok_and(|now| i128::from(time.0) > now.as_millis().cast_signed())
+}
+
+/// Prints records until there are no more, enough are printed, or the user says stop.
+fn print(events: &Receiver<Event>, interrupt: &Interrupt, printer: &mut Printer<'_>) -> anyhow::Result<()> {
+    loop {
+        match interrupt.get() {
+            // As if the last write had failed: the end is quiet.
+            Some(Stop::Unread) => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
+            Some(Stop::Asked) => return Ok(()),
+            None => {}
+        }
+        match events.recv_timeout(Duration::from_millis(100)) {
+            Ok(Event::Chunk(chunk)) => {
+                let of = Some((chunk.topic, chunk.partition, chunk.next));
+                printer.print(chunk.lines, of)?;
+            }
+            Ok(Event::Records(records)) => printer.print(records.lines, None)?,
+            Ok(Event::Failed(_)) if interrupt.get().is_some() => {}
+            Ok(Event::Failed(failure)) => return Err(failure.into()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        if printer.is_full() {
+            return Ok(());
+        }
+        if let Some(commits) = &mut printer.commits {
+            commits.commit_if_due()?;
+        }
+    }
+}
+
+/// Standard output, and how far it has taken each partition.
+struct Printer<'a> {
+    args: &'a Args,
+    /// Whether a record names its topic.
+    names_topics: bool,
+    format: Option<Format>,
+    out: Stdout,
+    printed: u64,
+    commits: Option<Commits<'a>>,
+}
+
+impl Printer<'_> {
+    fn is_full(&self) -> bool {
+        self.args.max.is_some_and(|max| self.printed >= max)
+    }
+
+    /// Prints the records that are wanted; only once they are written does the partition that they are of, if they are of
+    /// one (topic, partition, next offset), count as read.
+    fn print(&mut self, lines: Vec<u8>, of: Option<(String, u32, u64)>) -> anyhow::Result<()> {
+        let mut next = of.as_ref().map(|(_, _, next)| *next);
+        // The server has chosen what comes as a stream, and names topics in it.
+        let key = self.args.key.as_deref().filter(|_| of.is_some());
+        let headers = if of.is_some() { &*self.args.header } else { &[] };
+        let names_topics = self.names_topics && of.is_some() && self.format.is_none();
+        let is_chosen = key.is_some() || !headers.is_empty();
+        let bytes = if !is_chosen && self.args.max.is_none() && self.format.is_none() && !names_topics {
+            lines
+        } else {
+            let topic = of.as_ref().map_or(&*self.args.topics[0], |(topic, _, _)| topic);
+            let member = format!("{{\"topic\":{},", serde_json::Value::from(topic));
+            let mut bytes = Vec::with_capacity(lines.len());
+            for line in lines.split_inclusive(|byte| *byte == b'\n') {
+                let record = Record::parse(line)?;
+                if is_chosen && !record.matches(key, headers) {
+                    continue;
+                }
+                match &self.format {
+                    Some(format) => format.append(&record, topic, &mut bytes),
+                    None if names_topics => {
+                        bytes.extend_from_slice(member.as_bytes());
+                        bytes.extend_from_slice(&line[1..]);
+                    }
+                    None => bytes.extend_from_slice(line),
+                }
+                self.printed += 1;
+                if self.is_full() {
+                    next = Some(record.offset + 1);
+                    break;
+                }
+            }
+            bytes
+        };
+        if self.out.write(bytes)?
+            && let (Some(commits), Some((topic, partition, _)), Some(next)) = (&mut self.commits, of, next)
+        {
+            commits.printed((topic, partition), next);
+        }
+        Ok(())
+    }
+}

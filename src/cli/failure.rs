@@ -1,0 +1,242 @@
+//! What can go wrong with a request, told apart by what the caller does next.
+//!
+//! The server refused ([`Failure::Problem`]), nothing was sent ([`Failure::NotSent`]), or the answer was lost, so that
+//! nobody knows whether the request was carried out ([`Failure::Lost`]). A read may be repeated after any of them; a
+//! produce request after a lost answer only under its idempotency key.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::{Map, Value};
+
+/// What went wrong with a request.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The server answered with a problem.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// No connection: the server has seen nothing of the request.
+    #[error("cannot reach {server}: {reason}")]
+    NotSent {
+        /// The address that was tried.
+        server: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The connection broke or went silent: the request may or may not have been carried out.
+    #[error("the connection to {server} broke: {reason}")]
+    Lost {
+        /// The address.
+        server: String,
+        /// How it broke.
+        reason: String,
+    },
+    /// A failure in words that are not quipu's: of a proxy before it, or of something else at that address.
+    #[error("{}", foreign(.server, *.status))]
+    Status {
+        /// The address.
+        server: String,
+        /// The status.
+        status: StatusCode,
+        /// How long to wait before the next attempt, if that was said.
+        retry_after: Option<Duration>,
+    },
+    /// An answer that quipu would not give: there is something else at that address.
+    #[error("{server} does not answer as quipu does: {reason}")]
+    Unexpected {
+        /// The address.
+        server: String,
+        /// What was found.
+        reason: String,
+    },
+}
+
+impl Failure {
+    /// The code of the problem, if the server answered with one.
+    pub(crate) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Problem(problem) => Some(&problem.code),
+            _ => None,
+        }
+    }
+
+    /// Whether the same read may succeed in a while: the server restarts, or is overloaded.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::Problem(problem) => problem.passes(),
+            Self::NotSent { .. } | Self::Lost { .. } => true,
+            Self::Status { status, .. } => matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504),
+            Self::Unexpected { .. } => false,
+        }
+    }
+
+    /// How long the server asks to wait before the next attempt.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Problem(problem) => problem.retry_after,
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether a command that has no end of its own should try again: as [`Self::passes`], and a full disk or a proxy that
+    /// cannot reach the server, which somebody will mend.
+    pub(crate) fn may_pass(&self) -> bool {
+        let is_retryable = |problem: &Problem| problem.members.get("retryable") == Some(&Value::Bool(true));
+        match self {
+            Self::Problem(problem) => {
+                problem.passes()
+                    || is_retryable(problem)
+                    || matches!(&*problem.code, "storage-full" | "log-failed")
+            }
+            Self::Status { status, .. } => self.passes() || status.is_server_error(),
+            _ => self.passes(),
+        }
+    }
+
+    /// Whether it is certain that the request stored nothing.
+    pub(crate) fn stored_nothing(&self) -> bool {
+        match self {
+            Self::NotSent { .. } => true,
+            Self::Problem(problem) => problem.outcome() == Some("none"),
+            _ => false,
+        }
+    }
+}
+
+/// A status without a problem: not quipu's own words.
+fn foreign(server: &str, status: StatusCode) -> String {
+    let refused = |token: &str| {
+        format!(
+            "{server} refuses the request: {status}, and not in quipu's words: a proxy before it may want {token}"
+        )
+    };
+    match status.as_u16() {
+        401 | 407 => refused("a --token"),
+        403 => refused("another --token"),
+        code => {
+            let hint = if matches!(code, 502..=504) {
+                "; a proxy may not reach it"
+            } else {
+                ""
+            };
+            format!("{server} does not answer as quipu does: status {status} without a problem{hint}")
+        }
+    }
+}
+
+/// An `application/problem+json` answer.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    /// Its `code`.
+    pub(crate) code: String,
+    /// All of its members.
+    pub(crate) members: Map<String, Value>,
+    /// How long the server asks to wait before the next attempt.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// A member that is a whole number.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.members.get(name)?.as_u64()
+    }
+
+    /// Whether the server just cannot at the moment.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(
+            &*self.code,
+            "overloaded" | "shutting-down" | "quota-exceeded" | "idempotency-key-in-use"
+        )
+    }
+
+    /// What was stored: `none`, `partial` (the `accepted` first records) or `unknown`.
+    pub(crate) fn outcome(&self) -> Option<&str> {
+        self.members.get("outcome").and_then(Value::as_str)
+    }
+
+    /// A problem from its members, if these are one.
+    pub(crate) fn of(members: Map<String, Value>, retry_after: Option<Duration>) -> Option<Self> {
+        let code = one_line(members.get("code")?.as_str()?);
+        Some(Self {
+            code,
+            members,
+            retry_after,
+        })
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |name| self.members.get(name).and_then(Value::as_str).unwrap_or_default();
+        let detail = if text("detail").is_empty() {
+            text("title")
+        } else {
+            text("detail")
+        };
+        write!(f, "{}: {}", self.code, one_line(detail))?;
+        match text("pointer") {
+            "" => Ok(()),
+            pointer => write!(f, " (pointer {})", one_line(pointer)),
+        }
+    }
+}
+
+/// The text with its control characters, line breaks among them, replaced: it came over the network.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_one_line() {
+        let members = serde_json::json!({"detail": "partitions must\nbe 1", "pointer": "/partitions"});
+        let Value::Object(members) = members else {
+            panic!("an object")
+        };
+        let problem = Problem {
+            code: "invalid-request".to_owned(),
+            members,
+            retry_after: None,
+        };
+        assert_eq!(
+            problem.to_string(),
+            "invalid-request: partitions must be 1 (pointer /partitions)"
+        );
+    }
+
+    #[test]
+    fn a_proxy_that_refuses_is_said_in_words() {
+        for (status, text) in [
+            (
+                401,
+                "http://h refuses the request: 401 Unauthorized, and not in quipu's words: a proxy before it may want a --token",
+            ),
+            (
+                403,
+                "http://h refuses the request: 403 Forbidden, and not in quipu's words: a proxy before it may want another --token",
+            ),
+            (
+                502,
+                "http://h does not answer as quipu does: status 502 Bad Gateway without a problem; a proxy may not reach it",
+            ),
+            (
+                302,
+                "http://h does not answer as quipu does: status 302 Found without a problem",
+            ),
+        ] {
+            let failure = Failure::Status {
+                server: "http://h".to_owned(),
+                status: StatusCode::from_u16(status).unwrap(),
+                retry_after: None,
+            };
+            assert_eq!(failure.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! `quipu group reset`, `seek` and `redrive`: what moves a group to other records.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::builder::NonEmptyStringValueParser;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::api::{Committed, CommittedOffset, group_route};
+use super::client::Client;
+use super::output::{self, Column, count_of, plain, records};
+
+/// Where `quipu group seek` takes the offsets from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SeekTo {
+    /// The group whose offsets are taken
+    #[arg(long, value_name = "OTHER", required_unless_present = "to_file", value_parser = NonEmptyStringValueParser::new())]
+    to_group: Option<String>,
+    /// A file with a line `TOPIC PARTITION OFFSET` for each partition, or the JSON of …/groups/GROUP/offsets; `-` for
+    /// standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "to_group")]
+    to_file: Option<PathBuf>,
+    /// Take only this topic's offsets; may be repeated [default: all]
+    #[arg(long, value_name = "TOPIC")]
+    topic: Vec<String>,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// A partition whose offset moves; offsets are none where nothing is committed.
+struct Move {
+    topic: String,
+    partition: u64,
+    old: Option<u64>,
+    new: Option<u64>,
+}
+
+fn show(moves: impl Iterator<Item = Move>, dry_run: bool) -> anyhow::Result<()> {
+    let rows = moves.map(|row| {
+        vec![
+            plain(row.topic),
+            plain(row.partition),
+            plain(count_of(row.old)),
+            plain(count_of(row.new)),
+        ]
+    });
+    let columns = [
+        Column::Text("TOPIC"),
+        Column::Number("PARTITION"),
+        Column::Number("OLD"),
+        Column::Number("NEW"),
+    ];
+    output::table(&columns, rows.collect(), &["OLD"])?;
+    if dry_run {
+        output::line("nothing was changed (--dry-run)")?;
+    }
+    Ok(())
+}
+
+/// Moves a group's offsets in one topic, as the body of the request says it.
+pub(crate) fn reset(client: &Client, group: &str, body: &Value, is_json: bool) -> anyhow::Result<()> {
+    let route = group_route(group, &["offsets", "reset"]);
+    let answer = client.send(&Method::POST, &route, Some(body))?;
+    if is_json {
+        return Ok(output::json(&answer)?);
+    }
+    let topic = body["topic"].as_str().unwrap_or_default();
+    let moves = answer["offsets"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| Move {
+            topic: row["topic"].as_str().unwrap_or(topic).to_owned(),
+            partition: row["partition"].as_u64().unwrap_or_default(),
+            old: row["old_offset"].as_u64(),
+            new: row["new_offset"].as_u64(),
+        });
+    show(moves, body["dry_run"] == true)
+}
+
+/// Commits for a group the offsets of another, or of a file.
+pub(crate) fn seek(client: &Client, group: &str, seek: &SeekTo, is_json: bool) -> anyhow::Result<()> {
+    let (mut offsets, source) = match (&seek.to_group, &seek.to_file) {
+        (Some(other), _) => (Committed::of(client, other)?.offsets, format!("group {other}")),
+        (None, Some(path)) => (read(path)?, path.display().to_string()),
+        (None, None) => (Vec::new(), String::new()),
+    };
+    offsets.retain(|row| seek.topic.is_empty() || seek.topic.contains(&row.topic));
+    if offsets.is_empty() {
+        bail!(
+            "{source} has no offsets{}",
+            if seek.topic.is_empty() {
+                ""
+            } else {
+                " in these topics"
+            }
+        );
+    }
+    let before = Committed::of(client, group)?.offsets;
+    let before: BTreeMap<_, _> = before
+        .iter()
+        .map(|row| ((&*row.topic, row.partition), row.offset))
+        .collect();
+    let old = |row: &CommittedOffset| before.get(&(&*row.topic, row.partition)).copied();
+    let body = json!({"offsets": offsets.iter().map(|row| {
+        json!({"topic": row.topic, "partition": row.partition, "offset": row.offset})
+    }).collect::<Vec<_>>()});
+    if !seek.dry_run {
+        client.send(&Method::PUT, &group_route(group, &["offsets"]), Some(&body))?;
+    }
+    if is_json {
+        let rows = offsets.iter().map(|row| {
+            json!({"topic": row.topic, "partition": row.partition, "old_offset": old(row), "new_offset": row.offset})
+        });
+        return Ok(output::json(
+            &json!({"dry_run": seek.dry_run, "offsets": rows.collect::<Vec<_>>()}),
+        )?);
+    }
+    let moves = offsets.iter().map(|row| Move {
+        topic: row.topic.clone(),
+        partition: row.partition.into(),
+        old: old(row),
+        new: Some(row.offset),
+    });
+    show(moves, seek.dry_run)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<CommittedOffset>> {
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        io::stdin()
+            .read_to_string(&mut text)
+            .map(|_| text)
+            .context("cannot read standard input")?
+    } else {
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+    };
+    parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+}
+
+fn parse(text: &str) -> Result<Vec<CommittedOffset>, String> {
+    if text.trim_start().starts_with('{') {
+        let committed: Committed = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        return Ok(committed.offsets);
+    }
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
+    let rows = lines.map(|(index, line)| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let row = match words[..] {
+            [topic, partition, offset] => Some((topic, partition.parse(), offset.parse())),
+            _ => None,
+        };
+        match row {
+            Some((topic, Ok(partition), Ok(offset))) => Ok(CommittedOffset {
+                topic: topic.to_owned(),
+                partition,
+                offset,
+            }),
+            _ => Err(format!(
+                "line {}: {line:?} is not TOPIC PARTITION OFFSET",
+                index + 1
+            )),
+        }
+    });
+    rows.collect()
+}
+
+/// Records that one request gives back at most.
+const REDRIVE_RECORDS: u64 = 1000;
+
+/// Gives a queue its dead letters back, request by request, so that a long list holds up nobody else.
+pub(crate) fn redrive(
+    client: &Client,
+    group: &str,
+    topic: &str,
+    max: Option<u64>,
+    is_json: bool,
+) -> anyhow::Result<()> {
+    let mut redriven = 0;
+    let at_end = loop {
+        let records = max.map_or(REDRIVE_RECORDS, |max| (max - redriven).min(REDRIVE_RECORDS));
+        let body = json!({"dead_letter_topic": topic, "max_records": records});
+        let answer = client
+            .send(&Method::POST, &group_route(group, &["redrive"]), Some(&body))
+            .map_err(|failure| match redriven {
+                0 => anyhow::Error::from(failure),
+                _ => anyhow::anyhow!("{failure}; {redriven} were given back before"),
+            })?;
+        let now = answer["redriven"].as_u64().unwrap_or(0);
+        redriven += now;
+        let at_end = answer["at_end"] == true;
+        // A server that gives nothing back and knows no end would be asked for ever.
+        let is_stuck = now == 0 && answer["passed"].as_u64().unwrap_or(0) == 0;
+        if at_end || is_stuck || max.is_some_and(|max| redriven >= max) {
+            break at_end;
+        }
+    };
+    let left = if at_end { "" } else { "; there may be more" };
+    let text = format!(
+        "{} of {topic} given back to group {group}{left}",
+        records(redriven)
+    );
+    output::done(&json!({"redriven": redriven, "at_end": at_end}), &text, is_json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_lines_or_the_json_of_the_api() {
+        let json = r#"{"offsets":[{"topic":"t","partition":1,"offset":7,"metadata":null}]}"#;
+        for text in ["t 1 7\n", "\n t\t1 7", json] {
+            let rows = parse(text).unwrap();
+            assert_eq!(
+                (&*rows[0].topic, rows[0].partition, rows[0].offset, rows.len()),
+                ("t", 1, 7, 1),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            parse("t 1 7\nt x 7").unwrap_err(),
+            "line 2: \"t x 7\" is not TOPIC PARTITION OFFSET"
+        );
+        assert!(parse("{").is_err() && parse("t 1").is_err());
+    }
+}

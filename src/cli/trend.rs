@@ -1,0 +1,98 @@
+//! How the lag of a row went in the last five minutes, drawn as bars.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How much time the bars show, and how many they are.
+pub(crate) const TREND: Duration = Duration::from_secs(300);
+const CELLS: usize = 20;
+const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// A row's lags of the last [`TREND`].
+#[derive(Debug, Default)]
+pub(crate) struct Trend(VecDeque<(Instant, u64)>);
+
+impl Trend {
+    /// Adds what was seen at `at`, which is no earlier than what was seen before.
+    pub(crate) fn push(&mut self, at: Instant, lag: u64) {
+        self.0.push_back((at, lag));
+        // One from before says how it was when the time begins.
+        while self
+            .0
+            .get(1)
+            .is_some_and(|(second, _)| at.duration_since(*second) > TREND)
+        {
+            self.0.pop_front();
+        }
+    }
+
+    /// One cell for each part of the time, with its largest lag.
+    pub(crate) fn sparkline(&self, now: Instant) -> String {
+        let span = TREND / CELLS as u32;
+        let mut cells: [Option<u64>; CELLS] = [None; CELLS];
+        let mut last: [Option<u64>; CELLS] = [None; CELLS];
+        let mut before = None;
+        for (at, lag) in &self.0 {
+            let back = (now.duration_since(*at).as_nanos() / span.as_nanos()) as usize;
+            let Some(index) = CELLS.checked_sub(back + 1) else {
+                before = Some(*lag);
+                continue;
+            };
+            cells[index] = cells[index].max(Some(*lag));
+            last[index] = Some(*lag);
+        }
+        for (cell, last) in cells.iter_mut().zip(last) {
+            // Nothing has moved where nothing was seen.
+            *cell = cell.or(before);
+            before = last.or(before);
+        }
+        spark(&cells)
+    }
+}
+
+/// Bars from nothing to the largest value.
+fn spark(cells: &[Option<u64>]) -> String {
+    let most = cells.iter().flatten().copied().max().unwrap_or(0);
+    let bar = |value: u64| {
+        let share = if most == 0 {
+            0.0
+        } else {
+            value as f64 / most as f64
+        };
+        // The lowest bar is for nothing alone.
+        let level = if value == 0 {
+            0
+        } else {
+            ((share * 7.0).round() as usize).max(1)
+        };
+        LEVELS[level.min(7)]
+    };
+    cells.iter().map(|cell| cell.map_or(' ', bar)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_go_from_nothing_to_the_most() {
+        assert_eq!(spark(&[None, Some(0), Some(1), Some(50), Some(100)]), " ▁▂▅█");
+        assert_eq!(spark(&[Some(0), Some(0)]), "▁▁");
+        assert_eq!(spark(&[Some(u64::MAX)]), "█");
+    }
+
+    #[test]
+    fn a_trend_shows_five_minutes_and_what_was_not_seen_as_it_was_before() {
+        let start = Instant::now();
+        let mut trend = Trend::default();
+        for (second, lag) in [(0, 8), (310, 4), (312, 2), (600, 0)] {
+            trend.push(start + Duration::from_secs(second), lag);
+        }
+        let line = trend.sparkline(start + Duration::from_secs(600));
+        assert_eq!(line.chars().count(), CELLS);
+        assert_eq!(line, format!("█{}▁", "▅".repeat(18)));
+        assert_eq!(trend.0.len(), 4);
+        trend.push(start + Duration::from_secs(901), 0);
+        assert_eq!(trend.0.len(), 2, "one from before, and the last");
+    }
+}
