@@ -171,7 +171,7 @@ async fn lag_svg(
     Ok((headers, svg).into_response())
 }
 
-/// What of a history is asked for.
+/// The part of a history that is asked for.
 struct Asked {
     window_ms: u64,
     by: By,

@@ -14,7 +14,7 @@ use super::{MAX_SERIES, Writer};
 use crate::app::App;
 use crate::broker::lag::report::{self, GroupLag, Total};
 
-/// What is told of groups.
+/// The rows of the groups' metrics.
 #[derive(Debug, Default)]
 pub struct Lags {
     groups: Vec<GroupRow>,
@@ -191,7 +191,7 @@ impl Lags {
     }
 }
 
-/// What of a row a family tells.
+/// The figure of a row that a family has.
 type Figure<T, N> = fn(&T) -> N;
 
 /// Adds a row where there is room; answers how many were left out.

@@ -287,7 +287,7 @@ impl Groups {
         Ok(topics)
     }
 
-    /// Subscribes the group to topics that took the place of deleted ones under the same names ([`Core::unsubscribed`]).
+    /// Subscribes the group to topics that took the place of deleted ones under the same names (`unsubscribed` of the group's cell).
     pub(super) async fn subscribe_to_replaced(
         &self,
         cell: &Cell,

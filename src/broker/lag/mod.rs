@@ -9,7 +9,6 @@
 //! - [`series`]: a day of points in little memory. Pure.
 //! - [`history`]: the windows and series of every group and partition, and what they may take.
 //! - [`plot`]: a stretch of history in the steps that an answer or a picture has. Pure.
-//! - [`chart`]: the picture. Pure.
 //! - [`sampler`]: the thin loop that feeds the history.
 //!
 //! Windows and history are in memory alone: after a restart they begin anew. The figures of the moment do not need them.

@@ -16,7 +16,7 @@ pub const RATE_SPAN: Duration = Duration::from_secs(10);
 pub const STATUS_SPAN: Duration = Duration::from_secs(60);
 /// The distance of the points at which [`Status::Behind`] compares the lag.
 const POINT_SPAN: Duration = Duration::from_secs(10);
-/// Over less than that no rate is told: one commit would look like a storm.
+/// Below that there is no rate: one commit would look like a storm.
 const MIN_RATE_SPAN: Duration = Duration::from_secs(1);
 
 /// Where a group and a partition stood at one moment.

@@ -123,7 +123,7 @@ struct JoinBody {
     dead_letter_topic: Option<String>,
 }
 
-/// What a member that has joined is told.
+/// The answer to a join.
 #[derive(Debug, Serialize, ToSchema)]
 struct JoinedBody {
     /// The member's name.
@@ -138,8 +138,8 @@ struct JoinedBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct PollBody {
-    /// The `poll_id` of the answer that is done with: what it delivered is committed; in a shared group, what of it is not
-    /// settled yet is accepted. Null: there is none.
+    /// The `poll_id` of the answer that is done with: what it delivered is committed; in a shared group, those of its records
+    /// that are not settled are accepted. Null: there is none.
     #[serde(default)]
     ack: Option<String>,
     /// Most records of the answer: 500; from 1 to 100000, and more is taken as that.
@@ -205,7 +205,7 @@ struct PolledBody {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct HeartbeatBody {
-    /// The member's epoch, to be told when it is stale.
+    /// The member's epoch: a stale one is refused.
     #[serde(default)]
     epoch: Option<u64>,
 }
@@ -275,14 +275,14 @@ async fn join_group(
 /// Acknowledges the last answer and gets the next records
 ///
 /// What the poll named by `ack` delivered is committed, durably; then records are delivered, or waited for. An `ack` that is
-/// not the last `poll_id` means that the last answer was lost: its records are delivered again. A poll is a heartbeat. A
-/// newer poll of the same member takes the place of one that waits.
+/// not the last `poll_id` means that the last answer was lost: its records are delivered again, before anything else. A poll
+/// is a heartbeat. A newer poll of the same member supersedes one that waits.
 ///
 /// With `topics` in its body a poll joins first when the member is unknown, so that a consumer is a loop of this one call,
 /// over restarts of the server too.
 ///
-/// In a shared group the records are leased to the member. `settle` says what becomes of each; `ack` accepts the rest. What a
-/// lost answer leased comes again when its leases end.
+/// In a shared group the records are leased to the member. `settle` accepts, releases or rejects single records; `ack` accepts
+/// the rest. Records that a lost answer leased come again when their leases end.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
     params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "The records; none when the wait is over or the assignment has changed", body = PolledBody),

@@ -75,7 +75,7 @@ struct RejectBody {
     reason: Option<String>,
 }
 
-/// What becomes of leased records; at most 100000 in all lists together.
+/// How leased records are settled; at most 100000 in all lists together.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SettleBody {
@@ -122,7 +122,7 @@ struct RedrivenBody {
     at_end: bool,
 }
 
-/// Says what becomes of leased records
+/// Settles leased records: accepted, released, rejected or extended
 ///
 /// Durable when it is answered: what was accepted is never delivered again, and what was rejected is in
 /// the topic of dead letters.

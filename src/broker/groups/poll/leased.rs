@@ -1,7 +1,7 @@
 //! What a poll of a shared group takes: leases on records that are free.
 //!
 //! Leases are decided under the lock of the group's cell, and the records read outside it. What was leased and is not
-//! delivered is given back, whatever happened to the poll.
+//! delivered is given back, also when the poll fails or its client goes away.
 
 use std::sync::Arc;
 

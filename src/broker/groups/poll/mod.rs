@@ -133,7 +133,7 @@ struct Read {
 }
 
 impl Groups {
-    /// Commits what the poll named by `ack` delivered, or in a shared group accepts what of it is not settled; then waits for
+    /// Commits what the poll named by `ack` delivered; in a shared group, accepts its records that are not settled. Then waits for
     /// records and delivers them. Joins first where the member is unknown and `joining` is given.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Shared groups: work queues, after Kafka's share groups (KIP-932). Each record is leased to one member at a time.
 //!
 //! - [`queue`]: one partition of one group, as it is in memory: what is leased, free, settled. No I/O, no clock.
-//! - [`codec`]: what of it is durable, in the engine's state.
+//! - [`codec`]: its durable form in the engine's state.
 //! - [`settings`]: what the first member of a group chose, and how that is kept.
 //! - [`dead_letter`]: a record on its way to the dead letters, and back.
 //! - [`store`]: the appends that settle, each one atomic request.

@@ -2,7 +2,7 @@
 //! one atomic request. After a crash all of it is there, or nothing: no record is settled without its dead letter.
 //!
 //! Dead letters are placed like any producer's records: by their key, or together in a partition that rotates. They are
-//! not held against the limits of their topic: whatever could be stored once can be given up.
+//! not held against the limits of their topic: a record that could be stored can also become a dead letter.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,18 +24,6 @@ use crate::broker::topics::catalog;
 use crate::broker::topics::skips::Skips;
 use crate::formats::json::ParsedRecord;
 use crate::formats::partitioner::{Rotation, keyed_elsewhere};
-
-/// A record that is in a topic already has been held against all limits.
-static UNLIMITED: Limits = Limits {
-    max_request_bytes: usize::MAX,
-    max_request_head_bytes: usize::MAX,
-    max_key_bytes: usize::MAX,
-    max_headers_per_record: usize::MAX,
-    max_header_bytes: usize::MAX,
-    max_connections: usize::MAX,
-    max_in_flight_bytes: u64::MAX,
-    max_partitions: u32::MAX,
-};
 
 /// What a write says of one partition, see [`Queue::begin_write`].
 #[derive(Clone, Debug)]
@@ -250,7 +238,7 @@ impl<'a> Outgoing<'a> {
                     max_record_bytes: usize::MAX,
                     ..TopicRules::of(&topic.spec())
                 },
-                limits: &UNLIMITED,
+                limits: &Limits::UNLIMITED,
                 rotation: self.rotation,
                 unkeyed: None,
                 repartition: false,
