@@ -6,11 +6,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use quipu::broker::limits::Limits;
+use quipu::broker::topics::Topics;
 use quipu::broker::topics::skips::Gap;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
     AppendRequest, Log, Offset, Options, Part, Records, TimestampMs, TopicSettings, TopicSpec,
 };
+
+fn topics(log: &Log) -> Topics {
+    Topics::new(log.clone(), &Limits::default())
+}
 
 fn options() -> Options {
     Options {
@@ -246,7 +252,7 @@ fn what_was_skipped_on_purpose_is_a_note_and_hides_no_other_damage() {
 
     let log = Log::open(dir.path(), options()).unwrap();
     let partition = log.topic("orders").unwrap().partition(0).unwrap();
-    quipu::broker::topics::skips::skip(&log, &partition, range, TimestampMs(1)).unwrap();
+    topics(&log).skip(&partition, range, TimestampMs(1)).unwrap();
     // Of a process that was killed, only the journal has it.
     let killed = copied(dir.path());
     log.close().unwrap();
@@ -292,7 +298,9 @@ fn what_was_skipped_on_purpose_is_a_note_and_hides_no_other_damage() {
     // Taken back, it is damage again.
     let log = Log::open(dir.path(), options()).unwrap();
     let partition = log.topic("orders").unwrap().partition(0).unwrap();
-    quipu::broker::topics::skips::take_back(&log, partition.id(), range, TimestampMs(1)).unwrap();
+    topics(&log)
+        .take_back(partition.id(), range, TimestampMs(1))
+        .unwrap();
     let killed = copied(dir.path());
     log.close().unwrap();
     drop((log, partition));

@@ -9,6 +9,7 @@ pub mod lag;
 pub mod limits;
 pub mod produce;
 pub mod refusal;
+pub mod state_keys;
 pub mod stream;
 pub mod topics;
 
@@ -25,6 +26,7 @@ use self::fetch::Fetcher;
 use self::groups::Groups;
 use self::lag::history::History;
 use self::limits::Limits;
+use self::topics::Topics;
 use crate::broker::engine::{Clock, Log};
 use crate::formats::partitioner::Rotation;
 
@@ -38,6 +40,8 @@ pub struct Parts {
     pub log: Log,
     /// The clock that the engine uses too.
     pub clock: Arc<dyn Clock>,
+    /// The topics, and the only way to change them.
+    pub topics: Topics,
     /// The threads for work that blocks.
     pub blocking: Blocking,
     /// What one client may ask for.
@@ -69,18 +73,20 @@ impl Broker {
         let rotation: Arc<Rotation> = Arc::default();
         let stopping = watch::Sender::new(false);
         let fetcher = Fetcher::new(&log, &blocking, &counters, &stopping);
+        let topics = Topics::new(log.clone(), &limits);
         Self(Arc::new(Parts {
             groups: Groups::new(
                 log.clone(),
                 Arc::clone(&clock),
                 blocking.clone(),
-                limits.clone(),
+                topics.clone(),
                 fetcher.clone(),
                 Arc::clone(&rotation),
                 stopping.subscribe(),
             ),
             fetcher,
             log,
+            topics,
             clock,
             blocking,
             limits,

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use quipu::broker::topics::skips::{self, Gap, Skips};
+use quipu::broker::limits::Limits;
+use quipu::broker::topics::Topics;
+use quipu::broker::topics::skips::{Gap, Skips};
 use quipu_segments::{Clock, Finding, Log, Mended, Offset, Options, SystemClock, Verified, repair, verify};
 use serde_json::{Value, json};
 
@@ -186,6 +188,7 @@ fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
             .min(usize::try_from(length / 2).unwrap_or(usize::MAX));
     }
     let log = Log::open(dir, options)?;
+    let topics = Topics::new(log.clone(), &Limits::default());
     let now = SystemClock::new().now();
     for skip in skips {
         let topic = log
@@ -194,7 +197,8 @@ fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
         let partition = topic
             .partition(skip.partition)
             .with_context(|| format!("topic {} has no partition {}", skip.topic, skip.partition))?;
-        skips::skip(&log, &partition, skip.range, now)
+        topics
+            .skip(&partition, skip.range, now)
             .map_err(|refusal| anyhow::anyhow!("{}: {}", skip.name(), refusal.detail))?;
     }
     log.close()?;

@@ -116,7 +116,7 @@ async fn skip_damage(
     let range = range(body.damaged_offset, body.damaged_until_offset, "/")?;
     let AtPartition { topic, partition } = place;
     let body = blocking(app.blocking.clone(), Work::Change, move || {
-        skips::skip(&app.log, &partition, range, app.clock.now())?;
+        app.topics.skip(&partition, range, app.clock.now())?;
         tracing::warn!(
             topic = topic.name(),
             partition = partition.id().index,
@@ -164,7 +164,7 @@ async fn take_skip_back(
     let range = range(number("damaged_offset")?, number("damaged_until_offset")?, "")?;
     let AtPartition { topic, partition } = place;
     let body = blocking(app.blocking.clone(), Work::Change, move || {
-        skips::take_back(&app.log, partition.id(), range, app.clock.now())?;
+        app.topics.take_back(partition.id(), range, app.clock.now())?;
         Ok(listed(&app.log, &topic, &partition))
     })
     .await?;

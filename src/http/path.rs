@@ -9,8 +9,7 @@ use http::request::Parts;
 use super::problem::Problem;
 use crate::app::App;
 use crate::broker::engine::{Partition, Topic};
-use crate::broker::refusal::Reason;
-use crate::broker::topics::catalog;
+use crate::broker::topics::{catalog, unknown_partition};
 
 /// The name in `/topics/{topic}`, whatever it is.
 pub(super) struct TopicName(pub(super) String);
@@ -52,13 +51,8 @@ impl FromRequestParts<App> for AtPartition {
             .await
             .map_err(not_text)?;
         let topic = catalog::find(&app.log, &name)?;
-        let partition = parse_index(&index).and_then(|index| topic.partition(index));
-        let Some(partition) = partition else {
-            let count = topic.partition_count();
-            let detail =
-                format!("the topic {name} has {count} partitions, from 0; {index:?} is none of them");
-            return Err(Problem::new(Reason::UnknownPartition, detail).with("partition_count", count));
-        };
+        let found = parse_index(&index).and_then(|index| topic.partition(index));
+        let partition = found.ok_or_else(|| unknown_partition(&topic, &index))?;
         Ok(Self { topic, partition })
     }
 }

@@ -154,11 +154,7 @@ async fn create_topic(
         .await?
         .unwrap_or_default();
     let (described, is_new) = blocking(app.blocking.clone(), Work::Change, move || {
-        let (topic, is_new) =
-            catalog::create(&app.log, &app.config.limits, &name, body.partitions, &body.config)?;
-        if is_new {
-            app.groups.topics_changed();
-        }
+        let (topic, is_new) = app.topics.create(&name, body.partitions, &body.config)?;
         Ok((describe(&app.log, &topic)?, is_new))
     })
     .await?;
@@ -264,14 +260,7 @@ async fn alter_topic(
         .await?
         .ok_or_else(missing)?;
     let described = blocking(app.blocking.clone(), Work::Change, move || {
-        let topic = catalog::alter(
-            &app.log,
-            &app.config.limits,
-            topic.name(),
-            body.partitions,
-            &body.config,
-        )?;
-        app.groups.topics_changed();
+        let topic = app.topics.alter(topic.name(), body.partitions, &body.config)?;
         describe(&app.log, &topic)
     })
     .await?;
@@ -297,9 +286,7 @@ async fn delete_topic(
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     blocking(app.blocking.clone(), Work::Change, move || {
-        catalog::delete(&app.log, topic.name())?;
-        app.groups.topics_changed();
-        Ok(())
+        Ok(app.topics.delete(topic.name())?)
     })
     .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -340,7 +327,7 @@ async fn trim(
     })?;
     let partition = place.partition;
     let start = blocking(app.blocking.clone(), Work::Change, move || {
-        Ok(partition.trim(Offset::new(before))?)
+        Ok(app.topics.trim(&partition, Offset::new(before))?)
     })
     .await?;
     let body = LogStart {

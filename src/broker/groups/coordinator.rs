@@ -39,7 +39,7 @@ pub(crate) struct Coordinator {
     cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
     members: AtomicUsize,
     /// Raised when a topic is made, changed or deleted.
-    topics: watch::Sender<u64>,
+    topics: watch::Receiver<u64>,
     /// When the task that ends sessions looks again.
     looks_at: AtomicU64,
     /// Wakes that task: a session may end sooner.
@@ -126,14 +126,14 @@ impl Drop for Locked<'_> {
 impl Coordinator {
     /// No groups. The numbers of this process begin above those of the processes before it, which gave less than a
     /// thousand each millisecond: an epoch of an earlier one is never taken for one of today. JSON keeps such numbers.
-    pub(crate) fn new(now: TimestampMs) -> Self {
+    pub(crate) fn new(now: TimestampMs, topics: watch::Receiver<u64>) -> Self {
         let first = u64::try_from(now.get()).unwrap_or(0).saturating_mul(1000);
         Self {
             life: RandomState::new().hash_one("life"),
             numbers: AtomicU64::new(first),
             cells: Mutex::default(),
             members: AtomicUsize::new(0),
-            topics: watch::Sender::new(1),
+            topics,
             looks_at: AtomicU64::new(u64::MAX),
             sooner: Notify::new(),
         }
@@ -144,14 +144,11 @@ impl Coordinator {
         RandomState::new().hash_one("member")
     }
 
-    /// Says that topics have changed: every group looks again.
-    pub(crate) fn topics_changed(&self) {
-        self.topics.send_modify(|change| *change += 1);
-    }
-
     /// Follows changes of topics.
     pub(crate) fn watch_topics(&self) -> watch::Receiver<u64> {
-        self.topics.subscribe()
+        let mut topics = self.topics.clone();
+        topics.mark_unchanged();
+        topics
     }
 
     /// Names this process in `poll_id`s.

@@ -250,8 +250,7 @@ mod tests {
         fn new() -> Self {
             let (disk, clock) = (SimDisk::new(1), SimClock::new(NOW));
             let broker = Self::open(&disk, &clock);
-            crate::broker::topics::catalog::create(&broker.log, &broker.limits, "orders", Some(4), &[])
-                .unwrap();
+            broker.topics.create("orders", Some(4), &[]).unwrap();
             let expiry = Expiry::default();
             Self {
                 disk,

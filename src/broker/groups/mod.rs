@@ -45,7 +45,8 @@ use crate::broker::engine::{
     Ack, AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, Topic, TopicId,
 };
 use crate::broker::fetch::Fetcher;
-use crate::broker::limits::Limits;
+use crate::broker::state_keys::removals_of_topic;
+use crate::broker::topics::Topics;
 use crate::formats::partitioner::Rotation;
 
 /// The longest metadata of a commit, in bytes.
@@ -60,7 +61,7 @@ pub struct Parts {
     log: Log,
     clock: Arc<dyn Clock>,
     blocking: Blocking,
-    limits: Limits,
+    topics: Topics,
     fetcher: Fetcher,
     /// Where dead letters without keys go.
     rotation: Arc<Rotation>,
@@ -96,17 +97,17 @@ impl Groups {
         log: Log,
         clock: Arc<dyn Clock>,
         blocking: Blocking,
-        limits: Limits,
+        topics: Topics,
         fetcher: Fetcher,
         rotation: Arc<Rotation>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         Self(Arc::new(Parts {
-            coordinator: Coordinator::new(clock.now()),
+            coordinator: Coordinator::new(clock.now(), topics.changes()),
             log,
             clock,
             blocking,
-            limits,
+            topics,
             fetcher,
             rotation,
             stopping,
@@ -117,11 +118,6 @@ impl Groups {
 
     fn now_ms(&self) -> Ms {
         u64::try_from(self.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Says that topics have changed: every group looks again.
-    pub fn topics_changed(&self) {
-        self.coordinator.topics_changed();
     }
 
     /// Follows changes of topics.
@@ -277,7 +273,7 @@ impl Groups {
         let mut orphans = Vec::new();
         for topic in topics {
             if self.log.topic_by_id(topic).is_none() {
-                orphans.extend(changes_for_deleted_topic(&self.log, topic));
+                orphans.extend(removals_of_topic(&self.log, topic));
             }
         }
         append(&self.log, orphans).await
@@ -342,30 +338,6 @@ fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
         .into_iter()
         .chain(keys.map(|(key, _)| offsets::remove(&*key)))
         .collect()
-}
-
-/// The changes that remove what any group has of a topic (committed offset, subscription, queues, how far dead letters were
-/// sent back): they are part of the append that deletes the topic.
-///
-/// Cost: a walk over the state of all groups.
-#[must_use]
-pub fn changes_for_deleted_topic(log: &Log, topic: TopicId) -> Vec<StateChange> {
-    let of_partition = |key: &[u8]| offsets::partition_of_key(key).is_some_and(|id| id.topic == topic);
-    let is_of_topic = |key: &[u8]| match key.first() {
-        Some(&subscriptions::SUBSCRIPTION) => subscriptions::topic_of_key(key) == Some(topic),
-        _ => of_partition(key),
-    };
-    [
-        offsets::OFFSET,
-        subscriptions::SUBSCRIPTION,
-        codec::STATE,
-        redrive::POSITION,
-    ]
-    .iter()
-    .flat_map(|prefix| log.state_prefix(&[*prefix]))
-    .filter(|(key, _)| is_of_topic(key))
-    .map(|(key, _)| offsets::remove(&*key))
-    .collect()
 }
 
 fn exists(log: &Log, group: &str) -> bool {

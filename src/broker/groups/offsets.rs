@@ -13,9 +13,8 @@
 //! leaves all of a commit or none.
 
 use crate::broker::engine::{Offset, PartitionId, StateChange, TimestampMs, TopicId};
+use crate::broker::state_keys::{GROUP, OFFSET};
 
-const GROUP: u8 = b'g';
-pub(super) const OFFSET: u8 = b'o';
 const VERSION: u8 = 1;
 const PARTITION_ID_BYTES: usize = 12;
 

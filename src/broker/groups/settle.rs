@@ -328,11 +328,7 @@ impl Groups {
             let Some((topic, partition)) = groups.find_partition(id) else {
                 return Ok(None);
             };
-            let is_new = groups.log.topic(&name).is_none();
-            let letters = store::dead_letter_topic(&groups.log, &groups.limits, &name)?;
-            if is_new {
-                groups.topics_changed();
-            }
+            let letters = store::dead_letter_topic(&groups.log, &groups.topics, &name)?;
             let origin = Origin {
                 topic: topic.name(),
                 partition: id.index,

@@ -19,8 +19,8 @@ use std::collections::BTreeSet;
 
 use super::offsets;
 use crate::broker::engine::{Log, StateChange, TimestampMs, TopicId};
+use crate::broker::state_keys::SUBSCRIPTION;
 
-pub(super) const SUBSCRIPTION: u8 = b't';
 const VERSION: u8 = 1;
 
 /// The change that subscribes a group to a topic.

@@ -1,25 +1,19 @@
-//! Topics as clients see them: names, configuration, identity, and the calls that make, change and delete them.
+//! Topics as clients see them: names, configuration, identity.
 //!
 //! The engine knows partitions, segments and retention; everything else of a topic's configuration means something to
 //! the service only and is kept with the topic as *properties*. A property named like a configuration key is there only
 //! where somebody set it: what is not there has its default, also when a later version changes that default.
 //!
-//! [`KEYS`] is the one table of the keys. Changes of topics go one at a time, because each reads what there
-//! is, decides, and then writes; the engine makes each of them durable, so a crash leaves the topic as it was or as it
-//! was to be.
+//! [`KEYS`] is the one table of the keys.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::broker::engine::{Ack, Error, Log, Topic, TopicId, TopicSettings, TopicSpec};
-use crate::broker::groups::changes_for_deleted_topic;
-use crate::broker::limits::Limits;
+use crate::broker::engine::{Ack, Log, Topic, TopicId, TopicSettings, TopicSpec};
 use crate::broker::refusal::{Reason, Refusal};
-use crate::broker::topics::skips;
 use crate::formats::partitioner;
 
 /// A configuration key of a topic.
@@ -264,21 +258,13 @@ impl TopicConfig {
         })
     }
 
-    fn number(&self, name: &str) -> Option<u64> {
-        self.properties.get(name).and_then(Value::as_u64).or_else(|| {
-            KEYS.iter()
-                .find(|key| key.name == name)
-                .and_then(|key| key.default().as_u64())
-        })
-    }
-
     /// What the engine has to know, with all of it.
     fn into_spec(self, partitions: u32) -> TopicSpec {
         let settings = TopicSettings {
-            segment_bytes: self.number(SEGMENT_BYTES).unwrap_or(64 * MIB),
-            segment_ms: self.number(SEGMENT_MS).unwrap_or(7 * DAY_MS),
-            retention_ms: self.number(RETENTION_MS),
-            retention_bytes: self.number(RETENTION_BYTES),
+            segment_bytes: known(number(&self.properties, SEGMENT_BYTES)),
+            segment_ms: known(number(&self.properties, SEGMENT_MS)),
+            retention_ms: number(&self.properties, RETENTION_MS),
+            retention_bytes: number(&self.properties, RETENTION_BYTES),
         };
         TopicSpec {
             partitions,
@@ -308,36 +294,59 @@ fn check_changes(changes: &[(String, Value)]) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn kind_of(name: &str) -> &'static Kind {
+    let key = KEYS.iter().find(|key| key.name == name);
+    &key.expect("only names of the table are asked for").kind
+}
+
+/// The number in force: what was set, or the default in [`KEYS`].
+fn number(properties: &BTreeMap<String, Value>, name: &str) -> Option<u64> {
+    let set = properties.get(name).and_then(Value::as_u64);
+    set.or_else(|| match kind_of(name) {
+        Kind::Number { default, .. } => *default,
+        Kind::Word { .. } => None,
+    })
+}
+
+/// The word in force.
+fn word<'a>(properties: &'a BTreeMap<String, Value>, name: &str) -> &'a str {
+    let set = properties.get(name).and_then(Value::as_str);
+    set.unwrap_or_else(|| match kind_of(name) {
+        Kind::Word { default, .. } => default,
+        Kind::Number { .. } => "",
+    })
+}
+
+fn known(number: Option<u64>) -> u64 {
+    number.expect("the key has a default")
+}
+
 /// The largest record of a topic, in stored bytes.
 #[must_use]
 pub fn max_record_bytes(spec: &TopicSpec) -> usize {
-    let set = spec.properties.get(MAX_RECORD_BYTES).and_then(Value::as_u64);
-    set.and_then(|bytes| usize::try_from(bytes).ok())
-        .unwrap_or(MIB as usize)
+    usize::try_from(known(number(&spec.properties, MAX_RECORD_BYTES))).unwrap_or(usize::MAX)
 }
 
 /// Whether records carry the server's time instead of the producer's.
 #[must_use]
 pub fn is_log_append_time(spec: &TopicSpec) -> bool {
-    spec.properties
-        .get(TIMESTAMP_TYPE)
-        .is_some_and(|word| word == "log_append_time")
+    word(&spec.properties, TIMESTAMP_TYPE) == "log_append_time"
 }
 
 /// When a request that does not say is answered.
 #[must_use]
 pub fn ack(spec: &TopicSpec) -> Ack {
-    match spec.properties.get(ACK).and_then(Value::as_str) {
-        Some("written") => Ack::Written,
-        _ => Ack::Durable,
+    if word(&spec.properties, ACK) == "written" {
+        Ack::Written
+    } else {
+        Ack::Durable
     }
 }
 
 /// For how long an `Idempotency-Key` is remembered.
 #[must_use]
 pub fn dedupe_window(spec: &TopicSpec) -> Duration {
-    let set = spec.properties.get(DEDUPE_WINDOW_MS).and_then(Value::as_u64);
-    Duration::from_millis(set.unwrap_or(600_000))
+    Duration::from_millis(known(number(&spec.properties, DEDUPE_WINDOW_MS)))
 }
 
 /// Whether partitions were added after the topic was made.
@@ -360,55 +369,39 @@ pub fn partition_of_key(log: &Log, topic: &Topic, key: &[u8]) -> Option<u32> {
     is_placed_by_key.then(|| partitioner::partition_of_key(key, spec.partitions))
 }
 
-/// Held while a topic is made, changed or deleted. Such changes are rare, so one lock for all topics (and, in tests, for
-/// all logs of the process) costs nothing that matters.
-static CHANGES: Mutex<()> = Mutex::new(());
-
-/// Makes a topic, or finds it as it was to be made; says whether it made it. Blocks on the disk.
-///
-/// `partitions` is 1 for a new topic where it is `None`, and then not compared with an existing one: like a
-/// configuration key that is not given, it is not asked for.
+/// What the engine has to know of a new topic.
 ///
 /// # Errors
-/// 400 for a name, a number of partitions or a configuration that no topic can have; 409 `topic-exists` where the topic
-/// is there and differs; what the engine says otherwise.
-pub fn create(
-    log: &Log,
-    limits: &Limits,
+/// Those of [`super::Topics::create`] for a name, a number of partitions or a configuration that no topic can have.
+pub(super) fn new_spec(
     name: &str,
+    max_partitions: u32,
     partitions: Option<u32>,
     config: &[(String, Value)],
-) -> Result<(Arc<Topic>, bool), Refusal> {
+) -> Result<TopicSpec, Refusal> {
     check_name(name)?;
-    check_partitions(limits, partitions)?;
+    check_partitions(max_partitions, partitions)?;
     let mut new = TopicConfig::default();
     new.apply(config)?;
-    let _one_at_a_time = CHANGES.lock();
-    if let Some(topic) = log.topic(name) {
-        compare(&topic, partitions, config)?;
-        return Ok((topic, false));
-    }
-    match log.create_topic(name, new.into_spec(partitions.unwrap_or(1))) {
-        Ok(topic) => Ok((topic, true)),
-        Err(error) => Err(error.into()),
-    }
+    Ok(new.into_spec(partitions.unwrap_or(1)))
 }
 
-fn check_partitions(limits: &Limits, partitions: Option<u32>) -> Result<(), Refusal> {
+fn check_partitions(max_partitions: u32, partitions: Option<u32>) -> Result<(), Refusal> {
     match partitions {
-        Some(count) if count == 0 || count > limits.max_partitions => Err(Refusal::invalid(
+        Some(count) if count == 0 || count > max_partitions => Err(Refusal::invalid(
             "/partitions",
-            format!(
-                "partitions must be a whole number from 1 to {}, not {count}",
-                limits.max_partitions
-            ),
+            format!("partitions must be a whole number from 1 to {max_partitions}, not {count}"),
         )),
         _ => Ok(()),
     }
 }
 
 /// Whether an existing topic is what a client wanted to make.
-fn compare(topic: &Topic, partitions: Option<u32>, config: &[(String, Value)]) -> Result<(), Refusal> {
+pub(super) fn compare(
+    topic: &Topic,
+    partitions: Option<u32>,
+    config: &[(String, Value)],
+) -> Result<(), Refusal> {
     let differs = |what: String| {
         Err(Refusal::new(
             Reason::TopicExists,
@@ -425,33 +418,30 @@ fn compare(topic: &Topic, partitions: Option<u32>, config: &[(String, Value)]) -
     }
 }
 
-/// Raises a topic's partitions and changes its configuration, both or neither. Blocks on the disk.
+/// What the engine has to know of a topic once it is altered; `None` where nothing changes.
 ///
 /// # Errors
-/// 404 `unknown-topic`; 409 `partitions-cannot-shrink`; 400 and 501 as in [`TopicConfig::apply`]; what the engine says
-/// otherwise.
-pub fn alter(
-    log: &Log,
-    limits: &Limits,
-    name: &str,
+/// Those of [`super::Topics::alter`].
+pub(super) fn changed_spec(
+    topic: &Topic,
+    max_partitions: u32,
     partitions: Option<u32>,
     config: &[(String, Value)],
-) -> Result<Arc<Topic>, Refusal> {
-    let _one_at_a_time = CHANGES.lock();
-    let topic = find(log, name)?;
+) -> Result<Option<TopicSpec>, Refusal> {
     let spec = topic.spec();
     let count = topic.partition_count();
     let wanted = partitions.unwrap_or(count);
     let mut changed = TopicConfig::of(&spec);
     changed.apply(config)?;
     // First what no topic can have, then what this one cannot: 0 is no number of partitions at all.
-    check_partitions(limits, partitions.filter(|&wanted| wanted == 0 || wanted > count))?;
+    check_partitions(
+        max_partitions,
+        partitions.filter(|&wanted| wanted == 0 || wanted > count),
+    )?;
     if wanted < count {
-        return Err(Refusal::new(
-            Reason::PartitionsCannotShrink,
-            format!("the topic {name} has {count} partitions; {wanted} would take some away"),
-        )
-        .with("partitions", count));
+        let name = topic.name();
+        let detail = format!("the topic {name} has {count} partitions; {wanted} would take some away");
+        return Err(Refusal::new(Reason::PartitionsCannotShrink, detail).with("partitions", count));
     }
     if wanted > count {
         changed
@@ -459,25 +449,7 @@ pub fn alter(
             .insert(PARTITIONS_RAISED.to_owned(), Value::Bool(true));
     }
     let changed = changed.into_spec(wanted);
-    if changed == *spec {
-        return Ok(topic);
-    }
-    Ok(log.alter_topic(name, changed)?)
-}
-
-/// Deletes a topic with its data and what groups committed in it. Blocks on the disk.
-///
-/// # Errors
-/// 404 `unknown-topic`; what the engine says otherwise.
-pub fn delete(log: &Log, name: &str) -> Result<(), Refusal> {
-    let _one_at_a_time = CHANGES.lock();
-    let topic = find(log, name)?;
-    let mut changes = changes_for_deleted_topic(log, topic.id());
-    changes.extend(skips::changes_for_deleted_topic(log, topic.id()));
-    match log.delete_topic(name, changes) {
-        Err(Error::NotFound(_)) => Err(unknown_topic(name)),
-        other => Ok(other?),
-    }
+    Ok((changed != *spec).then_some(changed))
 }
 
 /// The topic of that name.

@@ -1,4 +1,161 @@
 //! Topics: what there is, how it changes, and which damaged records an operator has given up.
+//!
+//! [`Topics`] is the only way to change a topic. Each change reads what there is, decides, and then writes, so changes go
+//! one at a time; they are rare, and one lock for all topics costs nothing that matters. Whoever follows topics
+//! ([`Topics::changes`]: groups, streams) sees each one that makes, alters or deletes a topic.
 
 pub mod catalog;
 pub mod skips;
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::broker::engine::{Error, Log, Offset, Partition, PartitionId, TimestampMs, Topic};
+use crate::broker::limits::Limits;
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::state_keys;
+use skips::Gap;
+
+/// The topics of a log. Its changes block on the disk, and are durable when they return. Clones share it.
+#[derive(Clone)]
+pub struct Topics {
+    log: Log,
+    max_partitions: u32,
+    /// Held while something changes.
+    changing: Arc<Mutex<()>>,
+    /// Raised with each change, once it is durable.
+    feed: watch::Sender<u64>,
+}
+
+impl Topics {
+    /// The topics of `log`.
+    #[must_use]
+    pub fn new(log: Log, limits: &Limits) -> Self {
+        Self {
+            log,
+            max_partitions: limits.max_partitions,
+            changing: Arc::default(),
+            feed: watch::Sender::new(1),
+        }
+    }
+
+    /// Follows what is made, altered and deleted: the number grows with each such change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.feed.subscribe()
+    }
+
+    /// Makes a topic, or finds it as it was to be made; says whether it made it.
+    ///
+    /// `partitions` is 1 for a new topic where it is `None`, and then not compared with an existing one: like a
+    /// configuration key that is not given, it is not asked for.
+    ///
+    /// # Errors
+    /// [`Reason::InvalidRequest`] for a name, a number of partitions or a configuration that no topic can have;
+    /// [`Reason::TopicExists`] where the topic is there and differs; those of the engine.
+    pub fn create(
+        &self,
+        name: &str,
+        partitions: Option<u32>,
+        config: &[(String, Value)],
+    ) -> Result<(Arc<Topic>, bool), Refusal> {
+        let new = catalog::new_spec(name, self.max_partitions, partitions, config)?;
+        let _one_at_a_time = self.changing.lock();
+        if let Some(topic) = self.log.topic(name) {
+            catalog::compare(&topic, partitions, config)?;
+            return Ok((topic, false));
+        }
+        let topic = self.log.create_topic(name, new)?;
+        self.announce();
+        Ok((topic, true))
+    }
+
+    /// Raises a topic's partitions and changes its configuration, both or neither.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownTopic`]; [`Reason::PartitionsCannotShrink`]; those of [`catalog::TopicConfig::apply`] and of
+    /// the engine.
+    pub fn alter(
+        &self,
+        name: &str,
+        partitions: Option<u32>,
+        config: &[(String, Value)],
+    ) -> Result<Arc<Topic>, Refusal> {
+        let _one_at_a_time = self.changing.lock();
+        let topic = catalog::find(&self.log, name)?;
+        let Some(changed) = catalog::changed_spec(&topic, self.max_partitions, partitions, config)? else {
+            return Ok(topic);
+        };
+        let topic = self.log.alter_topic(name, changed)?;
+        self.announce();
+        Ok(topic)
+    }
+
+    /// Deletes a topic with its data, and in the same append everything that the state has of it.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownTopic`]; those of the engine.
+    pub fn delete(&self, name: &str) -> Result<(), Refusal> {
+        let _one_at_a_time = self.changing.lock();
+        let topic = catalog::find(&self.log, name)?;
+        let state = state_keys::removals_of_topic(&self.log, topic.id());
+        match self.log.delete_topic(name, state) {
+            Err(Error::NotFound(_)) => return Err(catalog::unknown_topic(name)),
+            other => other?,
+        }
+        self.announce();
+        Ok(())
+    }
+
+    /// Moves the log start of a partition up to `before`; returns the log start as it is then.
+    ///
+    /// # Errors
+    /// [`Reason::OffsetOutOfRange`] above the end; those of the engine.
+    pub fn trim(&self, partition: &Arc<Partition>, before: Offset) -> Result<Offset, Refusal> {
+        Ok(partition.trim(before)?)
+    }
+
+    /// Has consumers go on behind damaged offsets.
+    ///
+    /// # Errors
+    /// [`Reason::NotDamaged`] unless every one of them is damaged now: nothing is changed then. Those of the engine for
+    /// offsets outside of the log, and for an append.
+    pub fn skip(&self, partition: &Partition, range: Gap, now: TimestampMs) -> Result<(), Refusal> {
+        let _one_at_a_time = self.changing.lock();
+        skips::skip(&self.log, partition, range, now)
+    }
+
+    /// Takes a skip back: reads say again that these offsets are damaged. Those that were not skipped stay as they are.
+    ///
+    /// # Errors
+    /// Those of the engine; it is not known then whether it was taken back.
+    pub fn take_back(&self, partition: PartitionId, range: Gap, now: TimestampMs) -> Result<(), Refusal> {
+        let _one_at_a_time = self.changing.lock();
+        Ok(skips::take_back(&self.log, partition, range, now)?)
+    }
+
+    fn announce(&self) {
+        self.feed.send_modify(|change| *change += 1);
+    }
+}
+
+/// The partition of a topic.
+///
+/// # Errors
+/// [`Reason::UnknownPartition`].
+pub fn partition(topic: &Topic, index: u32) -> Result<Arc<Partition>, Refusal> {
+    topic
+        .partition(index)
+        .ok_or_else(|| unknown_partition(topic, index))
+}
+
+/// The refusal of a partition that the topic does not have; `asked` is what the caller asked for.
+pub fn unknown_partition(topic: &Topic, asked: impl fmt::Debug) -> Refusal {
+    let (name, count) = (topic.name(), topic.partition_count());
+    let detail = format!("the topic {name} has {count} partitions, from 0; {asked:?} is none of them");
+    Refusal::new(Reason::UnknownPartition, detail).with("partition_count", count)
+}

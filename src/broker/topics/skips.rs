@@ -11,20 +11,14 @@
 //! asked whether that was given up. So a file that was restored from a backup is served again, skipped or not. Skips go
 //! with their topic; a crash leaves all of a change or none.
 
-use parking_lot::Mutex;
-
 use crate::broker::engine::{
     Ack, AppendRequest, Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, StateEntry,
     TimestampMs, TopicId,
 };
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::state_keys::{SKIP, removals_of_topic};
 
-const SKIP: u8 = b'd';
 const VERSION: u8 = 1;
-
-/// Held while skips change: each change reads what there is, decides, and writes. Such changes are rare, so one lock for
-/// all partitions costs nothing that matters.
-static CHANGES: Mutex<()> = Mutex::new(());
 
 /// A range of offsets; the end is exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,13 +138,8 @@ pub fn look_again(log: &Log) {
     }
 }
 
-/// Skips a range, durably when this returns. Blocks.
-///
-/// # Errors
-/// [`Refusal::NotDamaged`] unless every offset of it is damaged now; nothing is changed then. What the engine says of a
-/// range outside of the log, and of an append.
-pub fn skip(log: &Log, partition: &Partition, range: Gap, now: TimestampMs) -> Result<(), Refusal> {
-    let _one_at_a_time = CHANGES.lock();
+/// [`super::Topics::skip`], one at a time.
+pub(super) fn skip(log: &Log, partition: &Partition, range: Gap, now: TimestampMs) -> Result<(), Refusal> {
     check_damaged(partition, range)?;
     let id = partition.id();
     if Skips::of(log, id).covers(range) {
@@ -164,18 +153,18 @@ pub fn skip(log: &Log, partition: &Partition, range: Gap, now: TimestampMs) -> R
     append(log, vec![put(id, Gap { until, ..range }, now)])?;
     if log.topic_by_id(id.topic).is_none() {
         // Deleted meanwhile: what came after its deletion would never be removed.
-        append(log, changes_for_deleted_topic(log, id.topic))?;
+        append(log, removals_of_topic(log, id.topic))?;
     }
     Ok(())
 }
 
-/// Takes a skip back, durably when this returns: reads say again that it is damaged. What is not skipped stays as it
-/// is. Blocks.
-///
-/// # Errors
-/// What the engine says of an append; nobody knows then.
-pub fn take_back(log: &Log, partition: PartitionId, range: Gap, now: TimestampMs) -> Result<(), Error> {
-    let _one_at_a_time = CHANGES.lock();
+/// [`super::Topics::take_back`], one at a time.
+pub(super) fn take_back(
+    log: &Log,
+    partition: PartitionId,
+    range: Gap,
+    now: TimestampMs,
+) -> Result<(), Error> {
     let mut changes = Vec::new();
     for gap in Skips::of(log, partition).0 {
         if gap.until <= range.from || gap.from >= range.until {
@@ -192,20 +181,6 @@ pub fn take_back(log: &Log, partition: PartitionId, range: Gap, now: TimestampMs
         }
     }
     append(log, changes)
-}
-
-/// The changes that remove what was skipped in a topic: they ride in the round of its deletion.
-#[must_use]
-pub fn changes_for_deleted_topic(log: &Log, topic: TopicId) -> Vec<StateChange> {
-    let mut prefix = vec![SKIP];
-    prefix.extend_from_slice(&topic.0.to_be_bytes());
-    let entries = log.state_prefix(&prefix).into_iter();
-    entries
-        .map(|(key, _)| StateChange {
-            key: key.into(),
-            value: None,
-        })
-        .collect()
 }
 
 /// [`Partition::offset_for_time`], which passes over what is skipped.

@@ -19,9 +19,9 @@
 use super::queue::MAX_WINDOW;
 use super::settings::MAX_DELIVERIES;
 use crate::broker::engine::{Offset, PartitionId};
+use crate::broker::state_keys::QUEUE;
 use crate::broker::groups::offsets::with_partition;
 
-pub(in crate::broker::groups) const STATE: u8 = b's';
 const VERSION: u8 = 1;
 
 /// What is durable of a queue.
@@ -175,7 +175,7 @@ fn take(rest: &mut &[u8]) -> Result<u64, Unreadable> {
 /// What the keys of a group's states begin with.
 #[must_use]
 pub fn states_prefix(group: &str) -> Vec<u8> {
-    [&[STATE], group.as_bytes(), &[0]].concat()
+    [&[QUEUE], group.as_bytes(), &[0]].concat()
 }
 
 /// The key of a group's state in a partition.

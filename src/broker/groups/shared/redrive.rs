@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::dead_letter::returning;
 use super::store::{Outgoing, records_of};
 use crate::broker::engine::batch::Record;
+use crate::broker::state_keys::REDRIVE;
 use crate::broker::engine::{
     AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, Ticket,
     TimestampMs, Topic,
@@ -27,7 +28,6 @@ use crate::broker::topics::catalog;
 use crate::broker::topics::skips::Skips;
 use crate::formats::partitioner::Rotation;
 
-pub(in crate::broker::groups) const POSITION: u8 = b'r';
 const VERSION: u8 = 1;
 
 /// An append is begun anew when it has so many bytes of records, or records.
@@ -90,7 +90,7 @@ pub fn redrive(
 /// What the keys of a group's positions begin with.
 #[must_use]
 pub fn positions_prefix(group: &str) -> Vec<u8> {
-    [&[POSITION], group.as_bytes(), &[0]].concat()
+    [&[REDRIVE], group.as_bytes(), &[0]].concat()
 }
 
 fn position_key(group: &str, partition: PartitionId) -> Vec<u8> {

@@ -20,7 +20,7 @@ use crate::broker::groups::offsets::{self, Committed};
 use crate::broker::limits::Limits;
 use crate::broker::produce::placing::{Placer, Placing, TopicRules};
 use crate::broker::refusal::{Reason, Refusal};
-use crate::broker::topics::catalog;
+use crate::broker::topics::Topics;
 use crate::broker::topics::skips::Skips;
 use crate::formats::json::ParsedRecord;
 use crate::formats::partitioner::{Rotation, keyed_elsewhere};
@@ -100,13 +100,13 @@ pub fn settle<'r>(
 /// The topic of that name for dead letters, made with one partition and all defaults if it is not there. Blocks on the disk.
 ///
 /// # Errors
-/// Those of [`catalog::create`], but for a topic that somebody else has just made.
-pub fn dead_letter_topic(log: &Log, limits: &Limits, name: &str) -> Result<Arc<Topic>, Refusal> {
+/// Those of [`Topics::create`], but for a topic that somebody else has just made.
+pub fn dead_letter_topic(log: &Log, topics: &Topics, name: &str) -> Result<Arc<Topic>, Refusal> {
     if let Some(topic) = log.topic(name) {
         return Ok(topic);
     }
     // Neither partitions nor configuration are asked for, so one that is there by now is as good.
-    catalog::create(log, limits, name, None, &[]).map(|(topic, _)| topic)
+    topics.create(name, None, &[]).map(|(topic, _)| topic)
 }
 
 /// Reads records that are to be dead-lettered, until their keys and values have `max_bytes` together (one at least).

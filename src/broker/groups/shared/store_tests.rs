@@ -17,9 +17,11 @@ use crate::broker::engine::{
     Topic,
 };
 use crate::broker::groups::offsets::{Committed, group_key, offset_key};
-use crate::broker::groups::{changes_for_deleted_group, changes_for_deleted_topic};
+use crate::broker::groups::changes_for_deleted_group;
+use crate::broker::state_keys::removals_of_topic;
 use crate::broker::limits::Limits;
 use crate::broker::refusal::{Outcome, Value};
+use crate::broker::topics::Topics;
 
 const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
 const ME: MemberKey = MemberKey(7);
@@ -44,10 +46,12 @@ fn new_log() -> Log {
     open(&SimDisk::new(1)).unwrap()
 }
 
+fn topics(log: &Log) -> Topics {
+    Topics::new(log.clone(), &Limits::default())
+}
+
 fn make(log: &Log, name: &str, partitions: u32) -> Arc<Topic> {
-    catalog::create(log, &Limits::default(), name, Some(partitions), &[])
-        .unwrap()
-        .0
+    topics(log).create(name, Some(partitions), &[]).unwrap().0
 }
 
 /// Appends records whose value is their number.
@@ -167,9 +171,9 @@ fn a_settle_is_one_append_of_states_offsets_and_dead_letters_and_is_found_again(
     let accepted = queue.begin_accept(ME, [0, 1, 5].map(Offset::new));
     let rejected = queue.begin_dead_letter(Some(ME), [Offset::new(3)]);
     let found = read(&log, &partition, "g", &rejected.taken);
-    let dead = dead_letter_topic(&log, &Limits::default(), "jobs.dlq").unwrap();
+    let dead = dead_letter_topic(&log, &topics(&log), "jobs.dlq").unwrap();
     assert_eq!(dead.partition_count(), 1);
-    let again = dead_letter_topic(&log, &Limits::default(), "jobs.dlq").unwrap();
+    let again = dead_letter_topic(&log, &topics(&log), "jobs.dlq").unwrap();
     assert_eq!(again.id(), dead.id());
     let settlement = Settlement {
         partition: partition.id(),
@@ -342,7 +346,7 @@ fn a_dead_letter_whose_topic_is_gone_stops_the_call_until_the_topic_is_back() {
     kill_all(&log, &jobs, "g", &dead);
     kill_all(&log, &gone, "g", &dead);
     kill_all(&log, &jobs, "g", &dead);
-    catalog::delete(&log, "gone").unwrap();
+    topics(&log).delete("gone").unwrap();
     for sent in [2, 0] {
         let refusal = redrive_all(&log, "g", 100).unwrap_err();
         assert_eq!(refusal.reason, Reason::UnknownTopic);
@@ -439,7 +443,7 @@ fn skip_damage(log: &Log, partition: &Partition) {
         from: Offset::new(3),
         until: Offset::new(6),
     };
-    crate::broker::topics::skips::skip(log, partition, range, NOW).unwrap();
+    topics(log).skip(partition, range, NOW).unwrap();
 }
 
 #[test]
@@ -516,7 +520,7 @@ fn what_a_group_or_a_topic_had_goes_with_it() {
         ]
     );
     assert_eq!(
-        keys(changes_for_deleted_topic(&log, jobs.topic)),
+        keys(removals_of_topic(&log, jobs.topic)),
         [
             offset_key("g", jobs),
             offset_key("h", jobs),
@@ -525,7 +529,7 @@ fn what_a_group_or_a_topic_had_goes_with_it() {
         ]
     );
     assert_eq!(
-        keys(changes_for_deleted_topic(&log, dead.topic)),
+        keys(removals_of_topic(&log, dead.topic)),
         [position_key("g", dead), position_key("h", dead)]
     );
 }

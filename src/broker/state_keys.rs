@@ -1,0 +1,74 @@
+//! Every key that the service keeps in the engine's durable state, by its first byte, and the topic that it belongs to.
+//!
+//! ```text
+//! 'g' group                                      a group exists                     groups/offsets
+//! 'o' group 0x00 topic_id:u64 partition:u32      a committed offset                 groups/offsets
+//! 't' group 0x00 topic_id:u64                    a subscription                     groups/subscriptions
+//! 's' group 0x00 topic_id:u64 partition:u32      a queue                            groups/shared/codec
+//! 'r' group 0x00 topic_id:u64 partition:u32      how far dead letters went back     groups/shared/redrive
+//! 'd' topic_id:u64 partition:u32 offset:u64      damage that is skipped             topics/skips
+//! "keyed-elsewhere/" topic_id:u64                a key lies where it should not     formats/partitioner
+//! ```
+//!
+//! Numbers are big-endian, and a group's name has no byte 0. The values are written down where they are made. What
+//! belongs to a topic is removed in the append that deletes it, so a crash leaves all of it or none.
+
+use crate::broker::engine::{Log, StateChange, TopicId};
+
+pub(super) const GROUP: u8 = b'g';
+pub(super) const OFFSET: u8 = b'o';
+pub(super) const SUBSCRIPTION: u8 = b't';
+pub(super) const QUEUE: u8 = b's';
+pub(super) const REDRIVE: u8 = b'r';
+pub(super) const SKIP: u8 = b'd';
+
+/// The topic that a key belongs to; `None` for a key that belongs to no topic.
+#[must_use]
+pub fn topic_of(key: &[u8]) -> Option<TopicId> {
+    let id = match *key.first()? {
+        OFFSET | SUBSCRIPTION | QUEUE | REDRIVE => {
+            let name = key.iter().position(|byte| *byte == 0)?;
+            key.get(name + 1..)?
+        }
+        SKIP => &key[1..],
+        _ => key.strip_prefix(b"keyed-elsewhere/")?,
+    };
+    Some(TopicId(u64::from_be_bytes(*id.first_chunk()?)))
+}
+
+/// The changes that remove everything that belongs to a topic. Cost: a walk over all of the state.
+#[must_use]
+pub fn removals_of_topic(log: &Log, topic: TopicId) -> Vec<StateChange> {
+    let entries = log.state_prefix(b"").into_iter();
+    entries
+        .filter(|(key, _)| topic_of(key) == Some(topic))
+        .map(|(key, _)| StateChange {
+            key: key.into(),
+            value: None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_belongs_to_the_topic_that_it_names() {
+        let seven: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1];
+        for (prefix, expected) in [
+            (&b"ogroup\0"[..], Some(TopicId(7))),
+            (b"tgroup\0", Some(TopicId(7))),
+            (b"sgroup\0", Some(TopicId(7))),
+            (b"rgroup\0", Some(TopicId(7))),
+            (b"d", Some(TopicId(7))),
+            (b"keyed-elsewhere/", Some(TopicId(7))),
+            (b"ggroup\0", None),
+            (b"keyed-nowhere/", None),
+        ] {
+            assert_eq!(topic_of(&[prefix, seven].concat()), expected, "{prefix:?}");
+            assert_eq!(topic_of(prefix), None, "{prefix:?}");
+        }
+        assert_eq!(topic_of(b""), None);
+    }
+}
