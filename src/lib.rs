@@ -1,9 +1,10 @@
 //! quipu: a partitioned, append-only event log that you talk to over HTTP.
 
-pub mod app;
 pub mod broker;
 pub mod formats;
 pub mod http;
 pub mod metrics;
 pub mod server;
 pub mod settings;
+
+pub use http::app;

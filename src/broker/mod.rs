@@ -1,6 +1,7 @@
 //! Everything the service decides, for any wire: it knows no HTTP, no status code and no page.
 
 pub mod blocking;
+pub mod caller;
 pub mod counters;
 pub mod engine;
 pub mod fetch;
@@ -23,11 +24,11 @@ use tokio::sync::watch;
 use self::blocking::Blocking;
 use self::counters::Counters;
 use self::fetch::Fetcher;
+use self::engine::{Clock, Log, Monotonic};
 use self::groups::Groups;
 use self::lag::history::History;
 use self::limits::Limits;
 use self::topics::Topics;
-use crate::broker::engine::{Clock, Log};
 use crate::formats::partitioner::Rotation;
 
 /// The service without its wires, cheap to clone.
@@ -60,6 +61,8 @@ pub struct Parts {
     pub rotation: Arc<Rotation>,
     /// Set once the log can take requests with idempotency keys ([`Log::prepare_keys`]).
     pub(crate) keys_prepared: AtomicBool,
+    /// When the broker was made.
+    pub started: Monotonic,
     /// Becomes true when the server begins to stop: long polls then end at once with what they have.
     pub stopping: watch::Sender<bool>,
 }
@@ -73,6 +76,7 @@ impl Broker {
         let rotation: Arc<Rotation> = Arc::default();
         let stopping = watch::Sender::new(false);
         let fetcher = Fetcher::new(&log, &blocking, &counters, &stopping);
+        let started = clock.monotonic();
         let topics = Topics::new(log.clone(), &limits);
         Self(Arc::new(Parts {
             groups: Groups::new(
@@ -96,6 +100,7 @@ impl Broker {
             rotation,
             keys_prepared: AtomicBool::new(false),
             stopping,
+            started,
         }))
     }
 

@@ -4,6 +4,7 @@
 //! with their part of the OpenAPI document, so no route can be without one.
 
 mod accept;
+pub mod app;
 pub(crate) mod body;
 pub(crate) mod browsers;
 pub(crate) mod budget;
@@ -26,7 +27,6 @@ mod path;
 pub mod problem;
 mod produce;
 mod stream;
-pub(crate) mod table;
 mod topics;
 
 use axum::Router;
@@ -36,10 +36,10 @@ use http::{HeaderValue, StatusCode, Uri, header};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::app::App;
 use crate::broker::blocking::Blocking;
 pub(crate) use crate::broker::blocking::Work;
 use crate::broker::refusal::Reason;
+use app::App;
 use problem::{Code, Problem};
 
 /// Every resource of the API; a new one adds its line here and nowhere else.
@@ -88,10 +88,11 @@ async fn method_not_allowed(method: http::Method) -> Problem {
     )
 }
 
-/// An answer in JSON that no cache keeps.
+/// An answer in JSON that no cache keeps. It ends with a newline, so that a terminal shows it as a line.
 pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
-        Ok(bytes) => {
+        Ok(mut bytes) => {
+            bytes.push(b'\n');
             let headers = [
                 (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
                 (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -114,10 +115,6 @@ pub(crate) fn exact(bytes: Vec<u8>) -> Bytes {
         Bytes::from(bytes)
     }
 }
-
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) std::net::SocketAddr);
 
 /// Marks an answer whose bytes are not the server's memory: slices of mapped files.
 #[derive(Clone, Copy, Debug)]

@@ -81,7 +81,7 @@ async fn document(RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     static TEXT: OnceLock<Bytes> = OnceLock::new();
     let text = TEXT
-        .get_or_init(|| Bytes::from(complete().to_json().unwrap_or_default()))
+        .get_or_init(|| Bytes::from(complete().to_json().unwrap_or_default() + "\n"))
         .clone();
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),

@@ -2,8 +2,6 @@
 //!
 //! Clients see no paths: what failed is named in general words here, and in full in the server's own log.
 
-use std::sync::atomic::Ordering;
-
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -133,14 +131,11 @@ async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem> {
 /// Whether the server has recovered and takes requests
 #[utoipa::path(get, path = "/health/ready", tag = "operating",
     responses((status = 200, description = "It does; `degraded` says what does not work", body = ReadyBody),
-        (status = 503, description = "`log-failed`, `shutting-down`, or not recovered yet")))]
+        (status = 503, description = "`log-failed`, `shutting-down`")))]
 async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     if app.is_stopping() {
         return Err(Problem::new(Reason::ShuttingDown, "the server is stopping"));
-    }
-    if !app.ready.load(Ordering::Acquire) {
-        return Err(Problem::new(Reason::Overloaded, "the server is recovering"));
     }
     let health = app.log.health();
     let mut degraded = degraded(&health);
@@ -163,7 +158,8 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Resp
 async fn metrics_text(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
     let text = blocking(app.blocking.clone(), Work::Report, move || {
-        Ok(exact(metrics::encode(&app).into_bytes()))
+        let text = metrics::encode(&app.broker, &app.metrics, app.body_bytes_in_flight());
+        Ok(exact(text.into_bytes()))
     })
     .await?;
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

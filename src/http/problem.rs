@@ -178,7 +178,7 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.row().0).expect("the table has HTTP's own numbers");
-        let mut response = (status, self.to_json().to_string()).into_response();
+        let mut response = (status, format!("{}\n", self.to_json())).into_response();
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,

@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::{MAX_SERIES, Writer};
-use crate::app::App;
+use crate::broker::Broker;
 use crate::broker::lag::report::{self, GroupLag, Total};
 
 /// The rows of the groups' metrics.
@@ -49,10 +49,10 @@ struct PartitionRow {
 impl Lags {
     /// Every group's lag as of now. May block on the disk.
     #[must_use]
-    pub fn of(app: &App) -> Self {
+    pub fn of(broker: &Broker) -> Self {
         let mut lags = Self::default();
-        for name in app.groups.names() {
-            let lag = report::lag_of(app, &name);
+        for name in broker.groups.names() {
+            let lag = report::lag_of(broker, &name);
             lags.push(name.into(), lag, MAX_SERIES);
         }
         lags

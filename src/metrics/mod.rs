@@ -7,6 +7,7 @@
 //! [`lag`]); what lies beyond is counted in `quipu_series_left_out`.
 
 pub mod lag;
+mod routes;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,10 +21,10 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::app::App;
+use crate::broker::Broker;
 use crate::broker::engine::DamagedRange;
-use crate::http::table::{RouteTable, Slot};
 use lag::Lags;
+use routes::{RouteTable, Slot};
 
 /// How many partitions, groups, groups' topics and groups' partitions get series of their own.
 pub const MAX_SERIES: usize = 10_000;
@@ -112,13 +113,13 @@ struct PartitionRow {
     size_bytes: u64,
 }
 
-/// Writes every metric as text (OpenMetrics 1.0). May block on the disk.
+/// Writes every metric as text (OpenMetrics 1.0). `body_bytes` are the request bodies held now. May block on the disk.
 #[must_use]
-pub fn encode(app: &App) -> String {
-    let lags = Lags::of(app);
+pub fn encode(broker: &Broker, metrics: &Arc<Metrics>, body_bytes: u64) -> String {
+    let lags = Lags::of(broker);
     let mut left_out = lags.left_out();
     let mut partitions = Vec::new();
-    for topic in app.log.topics() {
+    for topic in broker.log.topics() {
         let name: Arc<str> = topic.name().into();
         for partition in topic.partitions().iter() {
             if partitions.len() == MAX_SERIES {
@@ -137,7 +138,9 @@ pub fn encode(app: &App) -> String {
     }
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Snapshot {
-        app: app.clone(),
+        broker: broker.clone(),
+        metrics: Arc::clone(metrics),
+        body_bytes,
         partitions,
         lags,
         left_out,
@@ -191,7 +194,9 @@ fn damage(out: &mut Writer<'_>, ranges: &[DamagedRange]) -> fmt::Result {
 }
 
 struct Snapshot {
-    app: App,
+    broker: Broker,
+    metrics: Arc<Metrics>,
+    body_bytes: u64,
     partitions: Vec<PartitionRow>,
     lags: Lags,
     left_out: u64,
@@ -219,7 +224,7 @@ impl Collector for Snapshot {
 
 impl Snapshot {
     fn service(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let (app, metrics) = (&self.app, &self.app.metrics);
+        let (broker, metrics) = (&self.broker, &self.metrics);
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         out.family(
             "quipu_build_info",
@@ -232,7 +237,7 @@ impl Snapshot {
                     .encode_gauge(&1u64)
             },
         )?;
-        let uptime = app.clock.monotonic().since(app.started).as_secs_f64();
+        let uptime = broker.clock.monotonic().since(broker.started).as_secs_f64();
         out.gauge(
             "quipu_uptime",
             "Time since the server started",
@@ -243,37 +248,37 @@ impl Snapshot {
             "quipu_produced_records",
             "Records appended by producers",
             None,
-            count(&app.counters.produced_records),
+            count(&broker.counters.produced_records),
         )?;
         out.counter(
             "quipu_produced",
             "Keys, values and headers appended by producers",
             Some(Unit::Bytes),
-            count(&app.counters.produced_bytes),
+            count(&broker.counters.produced_bytes),
         )?;
         out.counter(
             "quipu_replayed_requests",
             "Requests, and units of streams, that had been appended before and were answered as then",
             None,
-            count(&app.counters.replayed_requests),
+            count(&broker.counters.replayed_requests),
         )?;
         out.counter(
             "quipu_fetched_records",
             "Records answered to readers",
             None,
-            count(&app.counters.fetched_records),
+            count(&broker.counters.fetched_records),
         )?;
         out.counter(
             "quipu_fetched",
             "Bytes answered to readers",
             Some(Unit::Bytes),
-            count(&app.counters.fetched_bytes),
+            count(&broker.counters.fetched_bytes),
         )?;
         out.gauge(
             "quipu_streams",
             "Replays and live tails open now",
             None,
-            app.counters.streams.load(Relaxed),
+            broker.counters.streams.load(Relaxed),
         )?;
         out.gauge(
             "quipu_connections",
@@ -293,12 +298,11 @@ impl Snapshot {
             None,
             count(&metrics.stalled_connections),
         )?;
-        let in_flight = app.body_bytes_in_flight();
         out.gauge(
             "quipu_request_bodies",
             "Request bodies held in memory",
             Some(Unit::Bytes),
-            in_flight,
+            self.body_bytes,
         )?;
         out.gauge(
             "quipu_series_left_out",
@@ -309,8 +313,8 @@ impl Snapshot {
     }
 
     fn engine(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let counters = self.app.log.counters();
-        let health = self.app.log.health();
+        let counters = self.broker.log.counters();
+        let health = self.broker.log.health();
         out.counter(
             "quipu_log_append_requests",
             "Appends to the log",
@@ -418,7 +422,7 @@ impl Snapshot {
     }
 
     fn requests(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let Some(requests) = self.app.metrics.requests.get() else {
+        let Some(requests) = self.metrics.requests.get() else {
             return Ok(());
         };
         let rows = || {

@@ -24,7 +24,6 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -51,10 +50,11 @@ use tokio::time::{Instant, Sleep};
 use tower::Service;
 
 use crate::app::App;
+use crate::broker::caller::Caller;
 use crate::broker::refusal::{Outcome, Reason};
 use crate::http::budget::relieved;
 use crate::http::problem::Problem;
-use crate::http::{HoldsBodies, Mapped, Peer, browsers};
+use crate::http::{HoldsBodies, Mapped, browsers};
 use crate::metrics::Requests;
 
 /// Largest buffer of a connection in each direction, in bytes. A connection keeps it when it is idle, and thousands of
@@ -110,8 +110,7 @@ const WRITING: u8 = 4;
 /// What the parts of one connection tell each other.
 struct Connection {
     id: u64,
-    /// Who is at the other end.
-    peer: Option<SocketAddr>,
+    caller: Caller,
     shared: Arc<Connections>,
     /// The task's; it never changes, so the first poll sets it.
     waker: OnceLock<Waker>,
@@ -176,7 +175,9 @@ impl Connections {
         };
         let connection = Arc::new(Connection {
             id: self.next_id.fetch_add(1, Relaxed),
-            peer: stream.peer_addr().ok(),
+            caller: Caller {
+                address: stream.peer_addr().ok(),
+            },
             shared: self.clone(),
             waker: OnceLock::new(),
             phase: AtomicU8::new(HEAD),
@@ -356,13 +357,7 @@ async fn answer(
             })
         }
     });
-    // Members of groups are described with it; all others are spared the cost.
-    if let Some(peer) = connection
-        .peer
-        .filter(|_| request.uri().path().starts_with("/v1/groups/"))
-    {
-        request.extensions_mut().insert(Peer(peer));
-    }
+    request.extensions_mut().insert(connection.caller);
     let expects_continue = request.headers().contains_key(header::EXPECT);
     let mut response = if let Some(problem) = misframed(request.headers()) {
         refuse(problem, request)

@@ -273,7 +273,7 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
         http::problem::Code::Refused(Reason::Overloaded),
         "the server has as many connections as it takes; try again",
     );
-    let body = problem.to_json().to_string();
+    let body = format!("{}\n", problem.to_json());
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\
          retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",

@@ -19,6 +19,7 @@ use utoipa_axum::routes;
 use super::offsets::{OffsetBody, OffsetsBody, check_commits};
 use super::valid_group;
 use crate::app::App;
+use crate::broker::caller::Caller;
 use crate::broker::engine::TimestampMs;
 use crate::broker::engine::batch::BatchError;
 use crate::broker::fetch::unreadable;
@@ -30,9 +31,9 @@ use crate::formats::render::{Layout, RecordRenderer};
 use crate::formats::time::parse_time;
 use crate::http::body::read_json;
 use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
+use crate::http::json_answer;
 use crate::http::params::Params;
 use crate::http::problem::Problem;
-use crate::http::{Peer, json_answer};
 
 const SESSION_TIMEOUT_MS: u64 = 30_000;
 const LEAST_SESSION_TIMEOUT_MS: u64 = 100;
@@ -245,7 +246,7 @@ struct CommitBody {
         (status = 409, description = "`group-type-mismatch`, `group-settings-differ`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
 async fn join_group(
     State(app): State<App>,
-    peer: Option<Extension<Peer>>,
+    caller: Option<Extension<Caller>>,
     group: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -258,7 +259,7 @@ async fn join_group(
     if let Some(member) = &member {
         check_name(member, "/member_id")?;
     }
-    let join = join_of(body, peer)?;
+    let join = join_of(body, caller)?;
     let Joined {
         member,
         epoch,
@@ -292,7 +293,7 @@ async fn join_group(
         (status = 500, description = "`corrupt-data`: nothing but damaged records is left to read", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
 async fn poll(
     State(app): State<App>,
-    peer: Option<Extension<Peer>>,
+    caller: Option<Extension<Caller>>,
     path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -317,7 +318,7 @@ async fn poll(
                 max_deliveries: body.max_deliveries,
                 dead_letter_topic: body.dead_letter_topic,
             };
-            Some(join_of(fields, peer)?)
+            Some(join_of(fields, caller)?)
         }
         None => {
             let given = [
@@ -493,7 +494,7 @@ fn at_least_one(number: Option<u64>, pointer: &str) -> Result<Option<u64>, Probl
     }
 }
 
-fn join_of(body: JoinBody, peer: Option<Extension<Peer>>) -> Result<Join, Problem> {
+fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Problem> {
     let kind = match body.r#type.as_deref() {
         None | Some("ordered") => GroupType::Ordered,
         Some("shared") => GroupType::Shared,
@@ -530,7 +531,9 @@ fn join_of(body: JoinBody, peer: Option<Extension<Peer>>) -> Result<Join, Proble
     Ok(Join {
         topics: body.topics.into_iter().collect(),
         client_id: body.client_id,
-        address: peer.map(|Extension(Peer(address))| address.to_string()),
+        address: caller
+            .and_then(|Extension(caller)| caller.address)
+            .map(|address| address.to_string()),
         session_timeout,
         start: body
             .start

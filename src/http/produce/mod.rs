@@ -655,7 +655,7 @@ fn positions(
                 out.reserve(capacity);
             }
         }
-        out.extend_from_slice(b"]}");
+        out.extend_from_slice(b"]}\n");
         Ok::<_, Infallible>(out.into())
     });
     match written {

@@ -2,11 +2,10 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
+use super::budget::Pool;
 use crate::broker::Broker;
-use crate::broker::engine::{Clock, Log, Monotonic};
-use crate::http::budget::Pool;
+use crate::broker::engine::{Clock, Log};
 use crate::metrics::Metrics;
 use crate::settings::Config;
 
@@ -21,13 +20,9 @@ pub struct Inner {
     /// The settings in force.
     pub config: Config,
     /// What the wire counts.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// What request bodies may hold at once.
     pub(crate) bodies: Pool,
-    /// Set once the log has been opened and recovered.
-    pub ready: AtomicBool,
-    /// When the parts were put together.
-    pub started: Monotonic,
 }
 
 impl App {
@@ -35,11 +30,9 @@ impl App {
     #[must_use]
     pub fn new(log: Log, config: Config, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {
-            started: clock.monotonic(),
             broker: Broker::new(log, clock, config.limits.clone(), config.offsets_retention),
-            metrics: Metrics::new(),
+            metrics: Arc::new(Metrics::new()),
             bodies: Pool::new(config.limits.max_in_flight_bytes),
-            ready: AtomicBool::new(true),
             config,
         }))
     }
