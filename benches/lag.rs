@@ -28,6 +28,7 @@ fn lag(criterion: &mut Criterion) {
         ..Config::default()
     };
     let log = Log::open(dir.path(), config.log_options()).expect("the log opens");
+    let log = quipu::broker::engine::Log::from(log);
     let spec = TopicSpec {
         partitions: PARTITIONS,
         settings: TopicSettings::default(),
@@ -63,7 +64,7 @@ fn lag(criterion: &mut Criterion) {
 }
 
 /// A batch of as many records to each partition.
-fn append(log: &Log, records: u64) {
+fn append(log: &quipu::broker::engine::Log, records: u64) {
     let partitions = log.topic("orders").expect("it was made").partitions();
     let parts = partitions.iter().map(|partition| {
         let mut batch = BatchBuilder::new();
@@ -87,7 +88,7 @@ fn append(log: &Log, records: u64) {
         .expect("the disk works");
 }
 
-fn commit(log: &Log, group: &str, offset: u64) {
+fn commit(log: &quipu::broker::engine::Log, group: &str, offset: u64) {
     let partitions = log.topic("orders").expect("it was made").partitions();
     let committed = offsets::Committed {
         offset: Offset::new(offset),

@@ -1,12 +1,181 @@
 //! The log that the service runs on: everything that the broker, and the wires through it, use of an engine.
 //!
-//! No other file of the service names the engine's crate, the pure formats and the offline tools excepted.
+//! A second engine has to offer what is here: the operations of [`Log`], and of a topic and a partition the calls that
+//! `TOPIC` and `PARTITION` list (`tests/layers.rs` holds the sources against them). They are the engine's own methods, so
+//! that the hot path calls them directly: an append is queued without waiting, and `try_read` answers from memory.
+
+use std::path::Path;
+use std::sync::Arc;
 
 #[cfg(test)]
 pub use quipu_segments::sim;
 pub use quipu_segments::{
-    Ack, AppendRequest, Appended, Clock, DamagedRange, Disk, Error, Fetched, Health, Located, Log, Monotonic,
-    Offset, Once, Options, Part, Partition, PartitionId, PartitionStats, Positions, ReadRequest, RealDisk,
-    Records, Run, StateChange, StateEntry, SystemClock, Ticket, TimestampMs, Topic, TopicId, TopicSettings,
-    TopicSpec, WaitForData, batch, raise_file_limit,
+    Ack, AppendRequest, Appended, Clock, Counters, DamagedRange, Disk, Error, Fetched, Health, Located,
+    Monotonic, Offset, Once, Options, Part, Partition, PartitionId, PartitionStats, Positions, ReadRequest,
+    RealDisk, Records, Run, StateChange, StateEntry, SystemClock, Ticket, TimestampMs, Topic, TopicId,
+    TopicSettings, TopicSpec, WaitForData, batch, raise_file_limit,
 };
+
+/// What the service calls of a [`Topic`]: its name, its identity, its settings and its partitions.
+pub const TOPIC: &[&str] = &[
+    "name",
+    "id",
+    "spec",
+    "partition_count",
+    "partition",
+    "partitions",
+    "is_deleted",
+];
+
+/// What the service calls of a [`Partition`]: who it is and where it ends; reading from memory (`try_read`), from the disk
+/// (`read`) and waiting for records; finding an offset by time or anew (`locate`); damage, sizes, and deleting from the
+/// beginning on (`trim`).
+pub const PARTITION: &[&str] = &[
+    "id",
+    "name",
+    "positions",
+    "try_read",
+    "read",
+    "wait_for",
+    "locate",
+    "relocate",
+    "offset_for_time",
+    "offset_for_time_from",
+    "damaged_ranges",
+    "stats",
+    "size_bytes",
+    "trim",
+    "is_deleted",
+];
+
+/// An open log. Cheap to clone; clones share it.
+#[derive(Clone)]
+pub struct Log(quipu_segments::Log);
+
+impl From<quipu_segments::Log> for Log {
+    fn from(log: quipu_segments::Log) -> Self {
+        Self(log)
+    }
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// Each does what the method of the same name of [`quipu_segments::Log`] does, with its errors.
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "the engine's own documentation has them"
+)]
+impl Log {
+    /// Opens a data directory, and recovers it. Blocks.
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        dir: &Path,
+        options: Options,
+    ) -> Result<Self> {
+        quipu_segments::Log::open_with(disk, clock, dir, options).map(Self)
+    }
+
+    /// Ends it: what is queued is answered, and everything is synced. Blocks.
+    pub fn close(&self) -> Result<()> {
+        self.0.close()
+    }
+
+    /// The identity of the data directory.
+    #[must_use]
+    pub fn directory_id(&self) -> String {
+        self.0.directory_id()
+    }
+
+    /// All topics, sorted by name.
+    #[must_use]
+    pub fn topics(&self) -> Vec<Arc<Topic>> {
+        self.0.topics()
+    }
+
+    /// The topic of that name.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.0.topic(name)
+    }
+
+    /// The topic with that id.
+    #[must_use]
+    pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.0.topic_by_id(id)
+    }
+
+    /// Makes a topic. Blocks until it is durable.
+    pub fn create_topic(&self, name: &str, spec: TopicSpec) -> Result<Arc<Topic>> {
+        self.0.create_topic(name, spec)
+    }
+
+    /// Changes a topic's settings, and raises its partitions. Blocks until that is durable.
+    pub fn alter_topic(&self, name: &str, spec: TopicSpec) -> Result<Arc<Topic>> {
+        self.0.alter_topic(name, spec)
+    }
+
+    /// Deletes a topic with its data, and changes the state in the same round. Blocks until that is durable.
+    pub fn delete_topic(&self, name: &str, state: Vec<StateChange>) -> Result<()> {
+        self.0.delete_topic(name, state)
+    }
+
+    /// Makes what remembers idempotency keys, once in the life of a data directory. Blocks that time.
+    pub fn prepare_keys(&self) -> Result<()> {
+        self.0.prepare_keys()
+    }
+
+    /// What an append with this key was answered, if that is known without waiting.
+    #[must_use]
+    pub fn recall(&self, topic: TopicId, key: &[u8], fingerprint: &[u8; 16]) -> Option<Result<Appended>> {
+        self.0.recall(topic, key, fingerprint)
+    }
+
+    /// Queues records and changes of the state, all or nothing of them, and returns a ticket for the answer. Never blocks.
+    pub fn append(&self, request: AppendRequest) -> Result<Ticket> {
+        self.0.append(request)
+    }
+
+    /// A value of the durable state.
+    #[must_use]
+    pub fn state_get(&self, key: &[u8]) -> Option<Arc<[u8]>> {
+        self.0.state_get(key)
+    }
+
+    /// The entries of the durable state whose keys begin with `prefix`, sorted.
+    #[must_use]
+    pub fn state_prefix(&self, prefix: &[u8]) -> Vec<StateEntry> {
+        self.0.state_prefix(prefix)
+    }
+
+    /// What is wrong at the moment.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.0.health()
+    }
+
+    /// What the engine counts.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.0.counters()
+    }
+}
+
+/// The rounds of a log without threads of its own, for tests.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "the engine's own documentation has them"
+)]
+impl Log {
+    /// Runs a round, if anything is queued; says whether it did.
+    pub fn run_round(&self) -> Result<bool> {
+        self.0.run_round()
+    }
+
+    /// Syncs every segment that has been written to.
+    pub fn sync_segments(&self) -> Result<()> {
+        self.0.sync_segments()
+    }
+}

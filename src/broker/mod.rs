@@ -23,8 +23,8 @@ use tokio::sync::watch;
 
 use self::blocking::Blocking;
 use self::counters::Counters;
-use self::fetch::Fetcher;
 use self::engine::{Clock, Log, Monotonic};
+use self::fetch::Fetcher;
 use self::groups::Groups;
 use self::lag::history::History;
 use self::limits::Limits;
@@ -70,7 +70,13 @@ pub struct Parts {
 impl Broker {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(log: Log, clock: Arc<dyn Clock>, limits: Limits, offsets_retention: Option<Duration>) -> Self {
+    pub fn new(
+        log: impl Into<Log>,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+        offsets_retention: Option<Duration>,
+    ) -> Self {
+        let log = log.into();
         topics::skips::look_again(&log);
         let (blocking, counters) = (Blocking::default(), Arc::new(Counters::default()));
         let rotation: Arc<Rotation> = Arc::default();

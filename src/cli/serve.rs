@@ -1,6 +1,6 @@
 //! `quipu serve`: runs the service until it is told to stop.
 //!
-//! The flags are made from the table of settings, so that each is described once. The first SIGTERM or SIGINT stops in
+//! The flags are made from the table of settings, so that each is described once. The first SIGTERM, SIGINT or SIGHUP stops in
 //! order, the second at once; the log recovers from that as from a crash.
 
 use std::io::{self, Write};
@@ -11,7 +11,8 @@ use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use quipu::server;
 use quipu::settings::{Config, LogFormat, LogLevel, SETTINGS};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::signal::Signals;
 
 /// The flag of each setting, in the order of the table.
 static FLAGS: LazyLock<Vec<String>> =
@@ -135,33 +136,25 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     // Before anything is opened, so that a signal during recovery is not the default one that kills.
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
     let data = config.data.display().to_string();
     let server = server::start(config).await?;
     announce(&format!("quipu listens on http://{}", server.addr()));
     tracing::info!(address = %server.addr(), data, version = env!("CARGO_PKG_VERSION"), "the server is ready");
 
-    let name = next(&mut terminate, &mut interrupt).await;
+    let name = signals.next().await;
     tracing::info!(
         signal = name,
         "the server stops; a second signal stops it at once"
     );
     tokio::select! {
         result = server.shutdown() => result?,
-        name = next(&mut terminate, &mut interrupt) => {
+        name = signals.next() => {
             anyhow::bail!("stopped at once by a second signal, {name}; the next start recovers");
         }
     }
     tracing::info!("the server has stopped");
     Ok(())
-}
-
-async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    }
 }
 
 /// Prints the line that says that the server is ready. Standard output may be closed or full: that stops nothing.

@@ -1,4 +1,4 @@
-//! When a long command should stop: Ctrl-C, SIGTERM, or nobody reading standard output any more.
+//! When a long command should stop: Ctrl-C, SIGTERM, SIGHUP, or nobody reading standard output any more.
 //!
 //! Two threads wait for these and set a flag that the command looks at between its steps, so what was begun is
 //! finished: a request gets its answer, a printed record its commit. A second Ctrl-C does not wait (exit 130).
@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Why to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// Ctrl-C or SIGTERM.
+    /// Ctrl-C, SIGTERM, or SIGHUP.
     Asked,
     /// The reader of standard output is gone.
     Unread,
@@ -35,14 +35,14 @@ impl Interrupt {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let (asked, ended) = {
+        let signals = {
             let _context = runtime.enter();
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+            Signals::listen()?
         };
         let watcher = interrupt.clone();
         std::thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || runtime.block_on(watcher.run(asked, ended)))?;
+            .spawn(move || runtime.block_on(watcher.run(signals)))?;
         let watcher = interrupt.clone();
         std::thread::Builder::new()
             .name("stdout".to_owned())
@@ -83,18 +83,62 @@ impl Interrupt {
         self.0.1.notify_all();
     }
 
-    async fn run(self, mut asked: Signal, mut ended: Signal) {
-        tokio::select! {
-            _ = asked.recv() => {}
-            _ = ended.recv() => {}
-        }
+    async fn run(self, mut signals: Signals) {
+        signals.next().await;
         self.set(Stop::Asked);
-        tokio::select! {
-            _ = asked.recv() => {}
-            _ = ended.recv() => {}
-        }
+        signals.next().await;
         std::process::exit(130);
     }
+}
+
+/// The signals that ask a process to stop; from now on none of them ends it by itself.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// A closed terminal sends it. `None` where whoever started the process has it ignored, as `nohup` does.
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    /// Begins to listen, on the runtime that this is called on.
+    ///
+    /// # Errors
+    /// The system refuses a signal handler.
+    pub(crate) fn listen() -> io::Result<Self> {
+        let is_kept = !ignores_hangup();
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: is_kept.then(|| signal(SignalKind::hangup())).transpose()?,
+        })
+    }
+
+    /// Waits for the next one; its name.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = hangup => "SIGHUP",
+        }
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "procfs is no storage: nothing of it goes through the engine's disk"
+)]
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The lowest bit is the signal 1, SIGHUP.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Returns when standard output is a pipe and its reader has gone; waits for ever at a file.

@@ -28,7 +28,7 @@ pub struct Inner {
 impl App {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(log: Log, config: Config, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(log: impl Into<Log>, config: Config, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {
             broker: Broker::new(log, clock, config.limits.clone(), config.offsets_retention),
             metrics: Arc::new(Metrics::new()),

@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::app::App;
-use crate::broker::engine::{Clock, Disk, Log, RealDisk, SystemClock};
+use crate::broker::engine::{Clock, Disk, Error, Log, RealDisk, SystemClock};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::Reason;
 use crate::broker::{groups, lag};
@@ -61,19 +61,32 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The data directory cannot be opened.
-    #[error("cannot open the data directory {}: {source}", dir.display())]
+    #[error("cannot open the data directory {}: {source}{}", dir.display(), hint(source, *journal_bytes))]
     Open {
         /// The directory.
         dir: PathBuf,
+        /// What the journal takes of the disk, in bytes.
+        journal_bytes: u64,
         /// What the engine said.
-        source: crate::broker::engine::Error,
+        source: Error,
     },
     /// The log did not close cleanly: it recovers at the next start.
     #[error("the log did not close cleanly, it will recover at the next start: {0}")]
-    Close(crate::broker::engine::Error),
+    Close(Error),
     /// A thread of the server's own failed.
     #[error("a part of the server failed: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+/// What somebody whose disk is too small wants to know.
+fn hint(source: &Error, journal_bytes: u64) -> String {
+    let mib = journal_bytes >> 20;
+    match source {
+        Error::StorageFull => format!(
+            "; beside the records, the journal needs {mib} MiB (journal_files times journal_file_bytes)"
+        ),
+        _ => String::new(),
+    }
 }
 
 /// A running server. Dropping it does not stop it: call [`Server::shutdown`].
@@ -114,9 +127,14 @@ pub async fn start_on(
         max_open_files: Some(files.segments),
         ..options
     };
+    let journal_bytes = config.journal_file_bytes * u64::from(config.journal_files);
     let engine_clock = clock.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        Log::open_with(disk, engine_clock, &dir, options).map_err(|source| ServeError::Open { dir, source })
+        Log::open_with(disk, engine_clock, &dir, options).map_err(|source| ServeError::Open {
+            dir,
+            journal_bytes,
+            source,
+        })
     });
     let log = opened.await??;
 

@@ -34,9 +34,9 @@ pub struct Topics {
 impl Topics {
     /// The topics of `log`.
     #[must_use]
-    pub fn new(log: Log, limits: &Limits) -> Self {
+    pub fn new(log: impl Into<Log>, limits: &Limits) -> Self {
         Self {
-            log,
+            log: log.into(),
             max_partitions: limits.max_partitions,
             changing: Arc::default(),
             feed: watch::Sender::new(1),

@@ -1,0 +1,137 @@
+//! The layers of the service, held against its sources: what each folder must not name, and that no two import each other.
+
+#[path = "../segments/tests/support/layers.rs"]
+mod layers;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use quipu::broker::engine::{PARTITION, TOPIC};
+
+use layers::{circle, imports_of, imports_within, sources};
+
+/// Wires, and the crates that only a wire needs.
+const WIRES: [&str; 10] = [
+    "crate::http",
+    "crate::cli",
+    "crate::server",
+    "crate::metrics",
+    "crate::kafka",
+    "axum::",
+    "hyper::",
+    "http::",
+    "http_body",
+    "utoipa",
+];
+
+/// What a folder must not import: other folders, and crates by their names in a path.
+const FORBIDDEN: [(&str, &[&str]); 6] = [
+    ("broker", &WIRES),
+    ("formats", &WIRES),
+    ("formats", &["crate::broker", "crate::settings", "tokio"]),
+    ("metrics", &["crate::http", "crate::server", "quipu_segments"]),
+    ("http", &["crate::server", "quipu_segments"]),
+    ("server", &["quipu_segments"]),
+];
+
+fn all_sources() -> Vec<(String, String)> {
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+}
+
+/// Whether a source names `what`: from the top of a path on, by `super` too.
+fn names(module: &str, code: &str, what: &str) -> bool {
+    if let Some(path) = what.strip_prefix("crate::") {
+        let is_it = |import: &String| import == path || import.starts_with(&format!("{path}::"));
+        return imports_of(module, code).iter().any(is_it);
+    }
+    code.match_indices(what)
+        .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == ':' || c == '_'))
+}
+
+#[test]
+fn no_folder_imports_what_lies_above_it() {
+    for (module, code) in all_sources() {
+        let folder = module.split("::").next().unwrap_or_default();
+        for (_, forbidden) in FORBIDDEN.iter().filter(|(of, _)| *of == folder) {
+            for what in *forbidden {
+                assert!(!names(&module, &code, what), "{module} names {what}");
+            }
+        }
+        if folder == "broker" && module != "broker::engine" {
+            assert!(
+                !names(&module, &code, "quipu_segments"),
+                "{module}: the broker reaches the engine through broker::engine"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_two_parts_of_the_service_or_of_the_broker_and_no_two_folders_below_import_each_other() {
+    let all = all_sources();
+    for folder in ["", "broker"] {
+        let within = imports_within(folder, &all);
+        assert_eq!(
+            circle(&within),
+            Vec::<String>::new(),
+            "in {folder:?}: {within:#?}"
+        );
+    }
+    let folders: BTreeSet<&str> = all
+        .iter()
+        .filter_map(|(module, _)| Some(module.rsplit_once("::")?.0))
+        .collect();
+    for folder in &folders {
+        let is_folder = |name: &str| folders.contains(&*format!("{folder}::{name}"));
+        let mut within = imports_within(folder, &all);
+        within.retain(|name, _| is_folder(name));
+        assert_eq!(circle(&within), Vec::<String>::new(), "in {folder}: {within:#?}");
+    }
+}
+
+#[test]
+fn a_topic_and_a_partition_are_asked_only_for_what_a_second_engine_has_to_offer() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let topic = root.join("segments/src/topic");
+    let listed: BTreeSet<&str> = TOPIC.iter().chain(PARTITION).copied().collect();
+    let mut others = Vec::new();
+    for file in ["mod.rs", "partition.rs"] {
+        let text = std::fs::read_to_string(topic.join(file)).unwrap();
+        let methods = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("    pub fn "))
+            .filter(|line| line.contains("self"));
+        others.extend(methods.filter_map(|line| Some(line.split_once(['(', '<'])?.0.to_owned())));
+    }
+    assert!(others.iter().any(|name| name == "try_read"), "{others:?}");
+    others.retain(|name| !listed.contains(&**name));
+    for (module, code) in all_sources() {
+        for name in &others {
+            assert!(
+                !code.contains(&format!(".{name}(")),
+                "{module} calls {name}: list it in broker::engine"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_name_is_found_in_whatever_way_it_is_written() {
+    for (code, what, is_named) in [
+        ("use crate::http::problem::Problem;", "crate::http", true),
+        ("use crate::{broker, http};", "crate::http", true),
+        (
+            "use crate::{broker::{self, engine}, http::{self, app}};",
+            "crate::http",
+            true,
+        ),
+        ("fn f() { super::super::http::router() }", "crate::http", true),
+        ("use crate::httpd::X;", "crate::http", false),
+        ("use http::StatusCode;", "http::", true),
+        ("fn f(code: ::http::StatusCode) {}", "crate::http", false),
+        ("use crate::broker::engine::Log;", "quipu_segments", false),
+        ("use quipu_segments::Log;", "quipu_segments", true),
+    ] {
+        assert_eq!(names("broker::groups", code, what), is_named, "{code}");
+    }
+}
