@@ -97,8 +97,11 @@ fn a_topic_and_a_partition_are_asked_only_for_what_a_second_engine_has_to_offer(
     let mut others = Vec::new();
     for file in ["mod.rs", "partition.rs"] {
         let text = std::fs::read_to_string(topic.join(file)).unwrap();
-        let methods = text
-            .lines()
+        let blocks = text
+            .split("\nimpl ")
+            .filter(|block| block.starts_with("Topic {") || block.starts_with("Partition {"));
+        let lines = blocks.flat_map(|block| block.split("\n}\n").next().unwrap_or_default().lines());
+        let methods = lines
             .filter_map(|line| line.strip_prefix("    pub fn "))
             .filter(|line| line.contains("self"));
         others.extend(methods.filter_map(|line| Some(line.split_once(['(', '<'])?.0.to_owned())));

@@ -749,7 +749,7 @@ mod tests {
         let out = out.collect().await.unwrap().to_bytes();
         assert_eq!(
             String::from_utf8(out.to_vec()).unwrap(),
-            r#"{"offsets":[{"partition":0,"offset":9},{"partition":7,"offset":41},{"partition":0,"offset":10}]}"#
+            r#"{"offsets":[{"partition":0,"offset":9},{"partition":7,"offset":41},{"partition":0,"offset":10}]}"#.to_owned() + "\n"
         );
     }
 }
