@@ -19,8 +19,8 @@
 use super::queue::MAX_WINDOW;
 use super::settings::MAX_DELIVERIES;
 use crate::broker::engine::{Offset, PartitionId};
-use crate::broker::state_keys::QUEUE;
 use crate::broker::groups::offsets::with_partition;
+use crate::broker::state_keys::QUEUE;
 
 const VERSION: u8 = 1;
 

@@ -17,13 +17,13 @@ use std::sync::Arc;
 use super::dead_letter::returning;
 use super::store::{Outgoing, records_of};
 use crate::broker::engine::batch::Record;
-use crate::broker::state_keys::REDRIVE;
 use crate::broker::engine::{
     AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, Ticket,
     TimestampMs, Topic,
 };
 use crate::broker::groups::offsets::with_partition;
 use crate::broker::refusal::{Outcome, Reason, Refusal};
+use crate::broker::state_keys::REDRIVE;
 use crate::broker::topics::catalog;
 use crate::broker::topics::skips::Skips;
 use crate::formats::partitioner::Rotation;

@@ -16,11 +16,11 @@ use crate::broker::engine::{
     AppendRequest, Log, Offset, Options, Part, Partition, PartitionId, ReadRequest, Records, TimestampMs,
     Topic,
 };
-use crate::broker::groups::offsets::{Committed, group_key, offset_key};
 use crate::broker::groups::changes_for_deleted_group;
-use crate::broker::state_keys::removals_of_topic;
+use crate::broker::groups::offsets::{Committed, group_key, offset_key};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::{Outcome, Value};
+use crate::broker::state_keys::removals_of_topic;
 use crate::broker::topics::Topics;
 
 const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
