@@ -1128,7 +1128,7 @@ async fn damage_is_a_problem_before_the_first_record_and_breaks_lines_off_behind
         assert_eq!((offsets, is_clean), (4, false), "{text}");
         let (events, reader) = replay_events(&service, &uri, "").await;
         let last = events.last().unwrap();
-        assert_error(&last, "corrupt-data");
+        assert_error(last, "corrupt-data");
         assert_eq!(last.json()["damaged_until_offset"], 5);
         assert_eq!(reader.last_id, last.id);
         // What comes next is the damage.

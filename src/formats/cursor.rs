@@ -12,7 +12,7 @@
 //! is being read stands last, so that from record to record only the end of the text changes ([`CursorText`]).
 //!
 //! The version makes the first character a letter: a cursor is never a time. The checksum (CRC-32 over all before it)
-//! guards against mistakes, not against forgery: who may read the topic may read all of it.
+//! guards against mistakes, not against forgery: a client that may read a topic may read it from anywhere.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

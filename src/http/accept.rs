@@ -68,7 +68,7 @@ pub(super) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) 
     let ranges: Vec<Range<'_>> = elements.filter_map(Range::parse).collect();
     let mut best: Option<((u16, Exactness), T)> = None;
     for (media_type, candidate) in known {
-        // The most exact range decides, whatever the others say: `*/*, application/json;q=0` does not want JSON.
+        // The most exact range decides: `*/*, application/json;q=0` does not want JSON.
         let Some(range) = ranges
             .iter()
             .filter(|range| range.matches(media_type))

@@ -1,4 +1,4 @@
-//! What of a read goes into the answer.
+//! A page: the part of a read that goes into the answer.
 //!
 //! The engine reads whole batches; a client asks for records. Batches that lie wholly within the limits are counted by
 //! their headers alone, so choosing costs next to nothing; only those at the edges are walked.

@@ -1,6 +1,6 @@
 //! The lanes of a stream: where each of its partitions begins, how far it got, and where it ends.
 //!
-//! A lane is one partition's place in one stream (as in the glossary of `ARCHITECTURE.md`).
+//! A lane is the place of one partition in one stream.
 //!
 //! Ends are taken before anything is looked up, so what is true of all records below them stays true: that none is at or
 //! after `until`, that a key's records all lie in one partition.
@@ -192,7 +192,7 @@ impl Lanes {
                 is_fresh,
             });
         }
-        // After the ends were taken: whatever places a record elsewhere from here on is behind them.
+        // After the ends were taken: a record that is placed elsewhere from now on lies behind them.
         let key = request.filter.key.as_deref();
         if let Some(home) = key.and_then(|key| catalog::partition_of_key(&fetcher.log, topic, key.as_bytes()))
         {
@@ -360,7 +360,7 @@ fn check_cursor(fetcher: &Fetcher, pointer: &str, cursor: &Cursor) -> Result<(),
     {
         return Err(Refusal::new(
             Reason::CursorExpired,
-            "the topic that was read is gone; if there is one of that name it is another one: begin anew",
+            "the topic of the cursor was deleted (a topic of that name now is another one): begin without the cursor",
         ));
     }
     Ok(())

@@ -24,7 +24,7 @@ impl<S: Sink> Stream<S> {
         for (lane, first) in newest.firsts() {
             self.lanes.lanes[lane].next = first;
         }
-        // Who pages back ends there, and a client that lost its connection could not find it again.
+        // A reader pages back from here; and one that loses its connection could not find this place again.
         self.event(Event::Place);
         Ok(())
     }
@@ -60,7 +60,7 @@ impl<S: Sink> Stream<S> {
                         at = partition.positions().log_start_offset;
                         continue;
                     }
-                    // Perhaps there are enough behind it.
+                    // There may be enough records behind the damage.
                     Err(refusal) => match refusal.value("damaged_until_offset") {
                         Some(Value::Number(until)) => {
                             at = Offset::new(*until as u64);

@@ -1,6 +1,6 @@
 //! Partitions' next records in the order of their timestamps.
 //!
-//! Only heads are compared, so within a partition the order of offsets holds whatever the timestamps say. Records of one
+//! Only heads are compared, so records of one partition keep the order of their offsets, even where their timestamps do not. Records of one
 //! time come in the order of topics and partitions. Cost: the logarithm of the number of partitions a record.
 
 use std::cmp::Reverse;
@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 
 use crate::broker::engine::TimestampMs;
 
-/// The topic's position among the stream's, and the partition: who comes first at one time.
+/// The topic's position among the stream's, and the partition: which record comes first where timestamps are equal.
 pub type Rank = (usize, u32);
 
 /// A partition's next record.
@@ -16,7 +16,7 @@ pub type Rank = (usize, u32);
 pub struct Head {
     /// The record's.
     pub timestamp: TimestampMs,
-    /// Who comes first at one time.
+    /// Which record comes first where timestamps are equal.
     pub rank: Rank,
     /// What the caller calls the partition.
     pub lane: usize,

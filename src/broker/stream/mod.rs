@@ -29,11 +29,11 @@ use crate::formats::cursor::Reached;
 /// What a stream says besides its records.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// Where the stream is, with nothing to show for it.
+    /// Where the stream is, without a record.
     Place,
-    /// The stream is alive; where it is matters only if it has moved since that was last said.
+    /// The stream is alive.
     Alive {
-        /// It has.
+        /// It has moved since it last said where it is.
         has_moved: bool,
     },
     /// Records are missing.

@@ -1,7 +1,7 @@
 //! When the records of a replay are due: at the pace of their timestamps, times a factor.
 //!
 //! The schedule is absolute. It begins with the first record, and every later one is due when the time between their
-//! timestamps, divided by the factor, has passed since: so whatever a record costs never adds up. A record whose timestamp
+//! timestamps, divided by the factor, has passed since: so the time that records take to write never adds up. A record whose timestamp
 //! lies before that of an earlier one is due with that one.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::broker::engine::TimestampMs;
 
-/// The longest time to anything, which is for ever: no clock can add much more.
+/// The longest wait: about thirty years. A clock cannot add much more.
 const LONGEST: Duration = Duration::from_secs(1_000_000_000);
 
 /// The schedule of one replay.

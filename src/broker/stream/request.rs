@@ -47,7 +47,7 @@ pub struct StreamRequest {
     pub by_time: bool,
     /// How many times faster than they were recorded the records come; positive and finite, and only with `by_time`.
     pub speed: Option<f64>,
-    /// The reader had been told where it ended, and asks for what came since.
+    /// The reader has read an earlier stream up to `from`, and asks for what has come since.
     pub is_resumed: bool,
 }
 

@@ -45,7 +45,7 @@ pub enum Cut {
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
-    /// The reader had been told everything, and nothing has come since.
+    /// The reader has everything up to the end, and nothing has come since.
     #[error("nothing is left")]
     NothingLeft,
 }
@@ -142,7 +142,7 @@ pub struct Stream<S> {
     bytes: u64,
     /// When something was sent.
     pub(super) sent: Instant,
-    /// The stream is not where the reader was last told.
+    /// The stream has moved since it last said where it is.
     pub(super) has_moved: bool,
     /// The waits for lanes' records, by lane, with the offset that they are for.
     pub(super) waits: Vec<Option<(Offset, WaitForData)>>,
@@ -161,14 +161,14 @@ impl<S: Sink> Stream<S> {
     /// # Errors
     /// [`Cut`]: the reader must not take what it has for all there is.
     pub async fn run(mut self) -> Result<S, Cut> {
-        let ended = self.to_its_end().await;
+        let ended = self.run_to_end().await;
         let has_nothing = !self.is_begun && self.out.is_empty();
         match ended {
             Ok(()) if has_nothing && self.request.is_resumed && self.out.has_events() => {
                 return Err(Cut::NothingLeft);
             }
             Ok(()) => self.event(Event::End),
-            // Where there are events, there is one for it, or none is needed: the reader asks again.
+            // A format with events has one for a refusal. On a stop it ends without one: the reader asks again.
             Err(Cut::Refused(refusal)) if self.out.has_events() => self.event(Event::Refused(&refusal)),
             Err(_) if self.out.has_events() => {}
             Err(cut) => {
@@ -186,7 +186,7 @@ impl<S: Sink> Stream<S> {
         Ok(self.out)
     }
 
-    async fn to_its_end(&mut self) -> Result<(), Cut> {
+    async fn run_to_end(&mut self) -> Result<(), Cut> {
         if self.out.has_events() && !self.request.is_resumed {
             if self.request.from == Beginning::Latest {
                 // A reader that lost its connection could not find the end of now again.

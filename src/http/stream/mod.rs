@@ -27,7 +27,7 @@ use crate::app::App;
 use crate::broker::refusal::Refusal;
 use crate::broker::stream::run::{Cut, OpenStream};
 
-/// Tells nginx, and who does as it does, to hand on what comes at once.
+/// Makes nginx, and proxies that follow it, pass on each chunk at once instead of buffering.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -62,13 +62,13 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         ("last" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "Only the newest records, so many over all partitions: those that are wanted between `from` and `until`, chosen by timestamp, of each partition the last ones without a hole. With `follow` it goes on from there. As Server-Sent Events an `id` comes before the first record: `until` with it gives those before, a page back."),
         ("key" = Option<String>, Query, description = "Only records with this key. Reads only that key's partition where the topic is known to be placed by key throughout."),
         ("partitions" = Option<String>, Query, description = "Only these partitions, separated by commas; a stream is over at most 256", example = "0,3"),
-        ("header.NAME" = Option<String>, Query, description = "Only records with a header NAME of this value, as in `header.type=OrderPaid`. Several, of different names, must all match; of a header that repeats any value will do."),
+        ("header.NAME" = Option<String>, Query, description = "Only records with a header NAME of this value, as in `header.type=OrderPaid`. Several, of different names, must all match; of a header that repeats, one value must match."),
         ("follow" = Option<bool>, Query, description = "Go on with records as they arrive, and with partitions as they are added; with `until` up to that time"),
         ("order" = Option<String>, Query, description = "`none`, or `timestamp`: merges the partitions by their next records' timestamps", example = "timestamp"),
         ("speed" = Option<f64>, Query, description = "Replays at this many times the pace of the recorded timestamps; implies `order=timestamp`", example = 60),
         ("data" = Option<String>, Query, description = "`records`, or `cloudevents`: each line, or the data of each event, is a structured CloudEvent", example = "cloudevents"),
         ("Accept" = Option<String>, Header, description = "`application/x-ndjson` or `text/event-stream`; with `application/cloudevents+json` beside it, records come as structured CloudEvents"),
-        ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was received: goes on behind it, whatever `from` says"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was received: goes on behind it; `from` and `last` are ignored"),
     ),
     responses(
         (status = 200, description = "The records, a line or an event each",

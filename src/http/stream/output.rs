@@ -1,7 +1,7 @@
 //! What a stream writes: lines, or Server-Sent Events.
 //!
-//! NDJSON is a record a line and nothing else. A stream that could not go on is told from one that is complete by its end:
-//! it breaks off.
+//! NDJSON is a record a line and nothing else. A stream that cannot go on breaks off without its final chunk; one that is
+//! complete ends with it.
 //!
 //! Server-Sent Events (WHATWG HTML, section 9.2), each with an `id` that says how far the stream is behind it:
 //!
@@ -13,8 +13,8 @@
 //! | `end` | `{}`: all there is was sent |
 //!
 //! An event that is cut counts for nothing by that standard, its `id` neither, so a client resumes behind the last event
-//! that it has whole. An `id` without data moves the client's place and shows it nothing: what was filtered out is told
-//! like that.
+//! that it has whole. An `id` without data moves the client's place without an event: so a client need not read again
+//! what the filter left out.
 
 use bytes::Bytes;
 use serde::Serialize;

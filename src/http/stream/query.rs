@@ -63,7 +63,7 @@ impl StreamQuery {
         let topics = if several { topics(&params)? } else { Vec::new() };
         let resumed = resumed(headers)?;
         let is_resumed = resumed.is_some();
-        // Looked at in any case: a typo is none the better for it.
+        // Checked even where `Last-Event-ID` outranks it: a typo is refused.
         let from = from(&params)?;
         let until = until(&params)?;
         let last = params.number("last", 1, MOST_LAST)?.map(|last| last as usize);
@@ -228,7 +228,9 @@ fn partitions(list: &str) -> Result<Vec<u32>, Problem> {
         let Some(index) = parse_index(text) else {
             return Err(Problem::invalid(
                 "partitions",
-                format!("partitions are numbers separated by commas, as in 0,3; {text:?} is none"),
+                format!(
+                    "partitions must be numbers separated by commas, as in 0,3; {text:?} is not a number"
+                ),
             ));
         };
         if partitions.contains(&index) {
