@@ -21,20 +21,6 @@ pub struct Limits {
     pub max_partitions: u32,
 }
 
-impl Limits {
-    /// No limits: for records that are stored already, which have been held against them.
-    pub const UNLIMITED: Self = Self {
-        max_request_bytes: usize::MAX,
-        max_request_head_bytes: usize::MAX,
-        max_key_bytes: usize::MAX,
-        max_headers_per_record: usize::MAX,
-        max_header_bytes: usize::MAX,
-        max_connections: usize::MAX,
-        max_in_flight_bytes: u64::MAX,
-        max_partitions: u32::MAX,
-    };
-}
-
 impl Default for Limits {
     fn default() -> Self {
         Self {

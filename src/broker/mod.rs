@@ -16,7 +16,6 @@ pub mod topics;
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -28,8 +27,8 @@ use self::fetch::Fetcher;
 use self::groups::Groups;
 use self::lag::history::History;
 use self::limits::Limits;
+use self::produce::Producer;
 use self::topics::Topics;
-use crate::formats::partitioner::Rotation;
 
 /// The service without its wires, cheap to clone.
 #[derive(Clone)]
@@ -57,10 +56,8 @@ pub struct Parts {
     pub groups: Groups,
     /// The groups' lag of the last day.
     pub history: History,
-    /// Where requests' records without keys go.
-    pub rotation: Arc<Rotation>,
-    /// Set once the log can take requests with idempotency keys ([`Log::prepare_keys`]).
-    pub(crate) keys_prepared: AtomicBool,
+    /// What calls of produce share.
+    pub producer: Producer,
     /// When the broker was made.
     pub started: Monotonic,
     /// Becomes true when the server begins to stop: long polls then end at once with what they have.
@@ -79,7 +76,7 @@ impl Broker {
         let log = log.into();
         topics::skips::look_again(&log);
         let (blocking, counters) = (Blocking::default(), Arc::new(Counters::default()));
-        let rotation: Arc<Rotation> = Arc::default();
+        let rotation = Arc::default();
         let stopping = watch::Sender::new(false);
         let fetcher = Fetcher::new(&log, &blocking, &counters, &stopping);
         let started = clock.monotonic();
@@ -95,6 +92,15 @@ impl Broker {
                 stopping.subscribe(),
             ),
             fetcher,
+            producer: Producer::new(
+                log.clone(),
+                Arc::clone(&clock),
+                blocking.clone(),
+                limits.clone(),
+                Arc::clone(&counters),
+                rotation,
+                stopping.subscribe(),
+            ),
             log,
             topics,
             clock,
@@ -103,8 +109,6 @@ impl Broker {
             offsets_retention,
             counters,
             history: History::default(),
-            rotation,
-            keys_prepared: AtomicBool::new(false),
             stopping,
             started,
         }))

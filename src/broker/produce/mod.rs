@@ -1,3 +1,227 @@
 //! Produce: from records to one append of the log.
+//!
+//! [`Producer`] is what all calls share. [`limits`] says which records are taken, [`placing`] where each goes, [`append`] makes the
+//! one append of it. [`whole`] is a call that is one append, [`upload`] one that is a sequence of them, [`record_batch`] checks
+//! batches that clients have built themselves. [`idempotency`] makes a repeated call append nothing.
 
+pub mod append;
+pub mod idempotency;
+pub mod limits;
 pub mod placing;
+pub mod record_batch;
+pub mod upload;
+pub mod whole;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+
+use self::idempotency::First;
+use self::limits::RecordLimits;
+use self::placing::Placing;
+use super::blocking::Blocking;
+use super::counters::Counters;
+use super::engine::{Ack, AppendRequest, Appended, Clock, Log, Offset, TimestampMs, Topic, TopicSpec};
+use super::limits::Limits;
+use super::refusal::{Reason, Refusal};
+use super::topics::catalog;
+use crate::formats::json::RecordError;
+use crate::formats::partitioner::Rotation;
+
+/// What calls of produce share.
+pub struct Producer {
+    log: Log,
+    clock: Arc<dyn Clock>,
+    blocking: Blocking,
+    /// What one client may ask for.
+    pub limits: Limits,
+    counters: Arc<Counters>,
+    stopping: watch::Receiver<bool>,
+    /// Where the records of a request that have no key go.
+    rotation: Arc<Rotation>,
+    /// Set once the log can take calls with idempotency keys ([`Log::prepare_keys`]).
+    keys_prepared: Arc<AtomicBool>,
+}
+
+/// What a topic's configuration asks of records and calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicRules {
+    /// The most bytes of a record: of key, value, and names and values of its headers.
+    pub max_record_bytes: usize,
+    /// The time of the append is every record's timestamp.
+    pub log_append_time: bool,
+    /// When a call that does not say otherwise is answered.
+    pub ack: Ack,
+}
+
+impl TopicRules {
+    /// Reads the properties that the topic was made with; what is not there has its default.
+    #[must_use]
+    pub fn of(spec: &TopicSpec) -> Self {
+        Self {
+            max_record_bytes: catalog::max_record_bytes(spec),
+            log_append_time: catalog::is_log_append_time(spec),
+            ack: catalog::ack(spec),
+        }
+    }
+}
+
+/// The topic of a call, as it was when the call began.
+#[derive(Clone)]
+pub struct Target {
+    /// The topic.
+    pub topic: Arc<Topic>,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// What its configuration asks.
+    pub rules: TopicRules,
+}
+
+/// How a call wants its records to be appended.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// When it is answered.
+    pub ack: Ack,
+    /// Append only if this is the next offset.
+    pub expected_offset: Option<Offset>,
+    /// Partitions that records name are ignored.
+    pub repartition: bool,
+}
+
+impl Producer {
+    pub(super) fn new(
+        log: Log,
+        clock: Arc<dyn Clock>,
+        blocking: Blocking,
+        limits: Limits,
+        counters: Arc<Counters>,
+        rotation: Arc<Rotation>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            log,
+            clock,
+            blocking,
+            limits,
+            counters,
+            stopping,
+            rotation,
+            keys_prepared: Arc::default(),
+        }
+    }
+
+    /// The topic of that name.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownTopic`].
+    pub fn target(&self, name: &str) -> Result<Target, Refusal> {
+        let topic = self
+            .log
+            .topic(name)
+            .ok_or_else(|| Refusal::new(Reason::UnknownTopic, format!("the topic {name} does not exist")))?;
+        Ok(Target {
+            partitions: topic.partition_count(),
+            rules: TopicRules::of(&topic.spec()),
+            topic,
+        })
+    }
+
+    /// How a call's records are placed.
+    ///
+    /// A call that was appended before, `first`, is placed as it was then and held against no limits: it was then.
+    #[must_use]
+    pub fn placing(&self, target: &Target, options: Options, first: Option<First>) -> Placing<'_> {
+        Placing {
+            topic: target.topic.id(),
+            partitions: first.map_or(target.partitions, |first| first.partitions),
+            log_append_time: target.rules.log_append_time,
+            limits: match first {
+                Some(_) => RecordLimits::NONE,
+                None => RecordLimits::of(&self.limits, &target.rules),
+            },
+            rotation: &self.rotation,
+            unkeyed: first.and_then(|first| first.unkeyed),
+            repartition: options.repartition,
+            one_partition: options.expected_offset.is_some(),
+            extra_headers: Vec::new(),
+        }
+    }
+
+    /// The time of an append.
+    #[must_use]
+    pub fn now(&self) -> TimestampMs {
+        self.clock.now()
+    }
+
+    /// Appends and waits; counts what was not there before.
+    async fn append(&self, request: AppendRequest, records: u64, bytes: usize) -> Result<Appended, Refusal> {
+        let appended = self.log.append(request)?.await?;
+        self.count(appended.repeated.is_some(), records, bytes);
+        Ok(appended)
+    }
+
+    fn count(&self, is_replayed: bool, records: u64, bytes: usize) {
+        let counters = &self.counters;
+        if is_replayed {
+            counters.replayed_requests.fetch_add(1, Ordering::Relaxed);
+        } else {
+            counters.produced_records.fetch_add(records, Ordering::Relaxed);
+            counters.produced_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+impl From<RecordError> for Refusal {
+    fn from(error: RecordError) -> Self {
+        Self::invalid(error.pointer, error.detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::broker::engine::TopicSettings;
+
+    #[test]
+    fn rules_come_from_the_topics_properties_or_are_the_defaults() {
+        let mut spec = TopicSpec {
+            partitions: 1,
+            settings: TopicSettings {
+                segment_bytes: 1 << 26,
+                segment_ms: 1,
+                retention_ms: None,
+                retention_bytes: None,
+            },
+            properties: BTreeMap::new(),
+        };
+        let rules = TopicRules::of(&spec);
+        assert_eq!(
+            rules,
+            TopicRules {
+                max_record_bytes: 1 << 20,
+                log_append_time: false,
+                ack: Ack::Durable
+            }
+        );
+        spec.properties = [
+            ("max_record_bytes".to_owned(), Value::from(77)),
+            ("timestamp_type".to_owned(), "log_append_time".into()),
+            ("ack".to_owned(), "written".into()),
+        ]
+        .into();
+        let rules = TopicRules::of(&spec);
+        assert_eq!(
+            rules,
+            TopicRules {
+                max_record_bytes: 77,
+                log_append_time: true,
+                ack: Ack::Written
+            }
+        );
+    }
+}

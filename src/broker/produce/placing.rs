@@ -8,10 +8,9 @@
 
 use std::borrow::Cow;
 
+use super::limits::{Misfit, RecordLimits};
 use crate::broker::engine::batch::{BatchBuilder, HEADER_BYTES, SealedBatch};
-use crate::broker::engine::{Ack, Records, TimestampMs, TopicId, TopicSpec};
-use crate::broker::limits::Limits;
-use crate::broker::topics::catalog;
+use crate::broker::engine::{Records, TimestampMs, TopicId};
 use crate::formats::json::ParsedRecord;
 use crate::formats::partitioner::{Rotation, partition_of_key};
 
@@ -23,57 +22,6 @@ const LOOSE_BYTES: usize = 16 << 10;
 
 /// Partitions that are looked for one by one; beyond, by a table.
 const FEW_PARTS: usize = 16;
-
-/// What a topic's configuration asks of records and requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TopicRules {
-    /// The most bytes of a record: of key, value, and names and values of its headers.
-    pub max_record_bytes: usize,
-    /// The time of the append is every record's timestamp.
-    pub log_append_time: bool,
-    /// When a request that does not say otherwise is answered.
-    pub ack: Ack,
-}
-
-impl TopicRules {
-    /// Reads the properties that the topic was made with; what is not there has its default.
-    #[must_use]
-    pub fn of(spec: &TopicSpec) -> Self {
-        Self {
-            max_record_bytes: catalog::max_record_bytes(spec),
-            log_append_time: catalog::is_log_append_time(spec),
-            ack: catalog::ack(spec),
-        }
-    }
-}
-
-/// Why a well-formed record is not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Misfit {
-    /// The topic has fewer partitions.
-    UnknownPartition {
-        /// What the record names.
-        partition: u32,
-        /// How many there are.
-        partitions: u32,
-    },
-    /// The record goes to another partition than those before, where all must go to one.
-    SecondPartition {
-        /// The partition of the records before.
-        first: u32,
-        /// The partition of this one.
-        second: u32,
-    },
-    /// Something of it is too large.
-    TooLarge {
-        /// What it is, with its unit.
-        what: &'static str,
-        /// How large it is.
-        size: usize,
-        /// How large it may be.
-        limit: usize,
-    },
-}
 
 /// Where a record was put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,17 +50,17 @@ type Header<'a> = (&'a [u8], Option<&'a [u8]>);
 /// A header that the server adds: name and value.
 pub type ExtraHeader<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
-/// What a [`Placer`] goes by.
+/// How a [`Placer`] places.
 #[derive(Clone, Debug)]
 pub struct Placing<'a> {
     /// The topic.
     pub topic: TopicId,
     /// How many partitions it has.
     pub partitions: u32,
-    /// What its configuration asks.
-    pub rules: TopicRules,
-    /// What the server allows.
-    pub limits: &'a Limits,
+    /// The time of the append is every record's timestamp.
+    pub log_append_time: bool,
+    /// Which records are taken.
+    pub limits: RecordLimits,
     /// Where records without a key go.
     pub rotation: &'a Rotation,
     /// Where the first unit's records without a key go, if that is settled.
@@ -173,13 +121,13 @@ impl<'a> Placer<'a> {
         let partitions = self.placing.partitions;
         let partition = match (record.partition, &record.key) {
             (Some(partition), _) if !self.placing.repartition => {
-                if partition >= partitions {
+                if partition >= u64::from(partitions) {
                     return Err(Misfit::UnknownPartition {
                         partition,
                         partitions,
                     });
                 }
-                partition
+                partition as u32
             }
             (_, Some(key)) => partition_of_key(key, partitions),
             (_, None) => self.unkeyed(),
@@ -193,10 +141,16 @@ impl<'a> Placer<'a> {
                 });
             }
         }
-        let size = self.size_of(record)?;
-
+        let size = self.placing.limits.check(
+            record.key.as_ref().map_or(0, |key| key.len()),
+            record.value.as_ref().map_or(0, |value| value.len()),
+            record
+                .headers
+                .iter()
+                .map(|(name, value)| name.len() + value.as_ref().map_or(0, |value| value.len())),
+        )?;
         let json_line = record.json_line;
-        let timestamp = if self.placing.rules.log_append_time {
+        let timestamp = if self.placing.log_append_time {
             self.now
         } else {
             record.timestamp.unwrap_or(self.now)
@@ -227,7 +181,7 @@ impl<'a> Placer<'a> {
         builder.json_lines &= json_line;
         if builder.builder.len() >= BATCH_BYTES {
             let mut next = BatchBuilder::with_capacity(BATCH_BYTES + BATCH_BYTES / 8);
-            if self.placing.rules.log_append_time {
+            if self.placing.log_append_time {
                 next.set_log_append_time(self.now);
             }
             let full = std::mem::replace(&mut builder.builder, next);
@@ -291,41 +245,6 @@ impl<'a> Placer<'a> {
         })
     }
 
-    /// The bytes of a record, if they and its parts are within the limits. Headers that the server adds do not count.
-    #[inline]
-    fn size_of(&self, record: &ParsedRecord<'_>) -> Result<usize, Misfit> {
-        let limits = self.placing.limits;
-        let within = |what, size, limit| {
-            if size > limit {
-                Err(Misfit::TooLarge { what, size, limit })
-            } else {
-                Ok(size)
-            }
-        };
-        let key = record.key.as_ref().map_or(0, |key| key.len());
-        within("bytes of a key", key, limits.max_key_bytes)?;
-        let mut headers = 0;
-        if !record.headers.is_empty() {
-            within(
-                "headers of a record",
-                record.headers.len(),
-                limits.max_headers_per_record,
-            )?;
-            headers = record
-                .headers
-                .iter()
-                .map(|(name, value)| name.len() + value.as_ref().map_or(0, |value| value.len()))
-                .sum();
-            within("bytes of a record's headers", headers, limits.max_header_bytes)?;
-        }
-        let value = record.value.as_ref().map_or(0, |value| value.len());
-        within(
-            "bytes of a record's key, value and headers",
-            key + value + headers,
-            self.placing.rules.max_record_bytes,
-        )
-    }
-
     /// The place of a partition in `parts`, begun if need be with room for a record of `bytes`.
     #[inline]
     fn part_of(&mut self, partition: u32, bytes: usize) -> usize {
@@ -342,7 +261,7 @@ impl<'a> Placer<'a> {
         let index = self.parts.len();
         // Room for one record: that is all there is in most requests, and a buffer that does grow doubles.
         let mut builder = BatchBuilder::with_capacity(HEADER_BYTES + bytes + 96);
-        if self.placing.rules.log_append_time {
+        if self.placing.log_append_time {
             builder.set_log_append_time(self.now);
         }
         self.parts.push(PartBuilder {
@@ -416,26 +335,24 @@ fn with_headers<R>(
 mod tests {
     use std::collections::BTreeMap;
 
-    use crate::broker::engine::TopicSettings;
-    use crate::broker::engine::batch;
-    use proptest::prelude::*;
-    use serde_json::Value;
-
     use super::*;
+    use crate::broker::engine::batch;
     use crate::formats::json::{is_json_line, parse_record, parse_records};
+    use proptest::prelude::*;
 
     const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
 
-    fn placing<'a>(limits: &'a Limits, rotation: &'a Rotation, partitions: u32) -> Placing<'a> {
+    fn placing(rotation: &Rotation, partitions: u32) -> Placing<'_> {
         Placing {
             topic: TopicId(1),
             partitions,
-            rules: TopicRules {
+            log_append_time: false,
+            limits: RecordLimits {
                 max_record_bytes: 1 << 20,
-                log_append_time: false,
-                ack: Ack::Durable,
+                max_key_bytes: 32 << 10,
+                max_headers: 100,
+                max_header_bytes: 32 << 10,
             },
-            limits,
             rotation,
             unkeyed: None,
             repartition: false,
@@ -485,8 +402,8 @@ mod tests {
 
     #[test]
     fn records_go_to_the_named_partition_or_the_keys_or_the_requests_own() {
-        let (limits, rotation) = (Limits::default(), Rotation::default());
-        let mut placer = Placer::new(placing(&limits, &rotation, 6), NOW);
+        let rotation = Rotation::default();
+        let mut placer = Placer::new(placing(&rotation, 6), NOW);
         add(&mut placer, r#"{"partition":5,"key":"key","value":1}"#).unwrap();
         add(&mut placer, r#"{"key":"key","value":2}"#).unwrap();
         add(&mut placer, r#"{"value":3}"#).unwrap();
@@ -508,11 +425,11 @@ mod tests {
 
     #[test]
     fn repartition_ignores_named_partitions() {
-        let (limits, rotation) = (Limits::default(), Rotation::default());
+        let rotation = Rotation::default();
         let mut placer = Placer::new(
             Placing {
                 repartition: true,
-                ..placing(&limits, &rotation, 6)
+                ..placing(&rotation, 6)
             },
             NOW,
         );
@@ -522,8 +439,8 @@ mod tests {
 
     #[test]
     fn a_partition_out_of_range_is_unknown_however_large() {
-        let (limits, rotation) = (Limits::default(), Rotation::default());
-        let mut placer = Placer::new(placing(&limits, &rotation, 6), NOW);
+        let rotation = Rotation::default();
+        let mut placer = Placer::new(placing(&rotation, 6), NOW);
         for partition in ["6", "4294967295", "4294967296", "99999999999999999999999999"] {
             let misfit = add(&mut placer, &format!("{{\"partition\":{partition}}}")).unwrap_err();
             assert!(
@@ -536,11 +453,11 @@ mod tests {
 
     #[test]
     fn a_second_partition_is_refused_where_all_records_go_to_one() {
-        let (limits, rotation) = (Limits::default(), Rotation::default());
+        let rotation = Rotation::default();
         let mut placer = Placer::new(
             Placing {
                 one_partition: true,
-                ..placing(&limits, &rotation, 6)
+                ..placing(&rotation, 6)
             },
             NOW,
         );
@@ -555,14 +472,14 @@ mod tests {
     #[test]
     fn every_limit_is_exact_and_a_refused_record_leaves_no_trace() {
         let rotation = Rotation::default();
-        let limits = Limits {
+        let limits = RecordLimits {
+            max_record_bytes: 20,
             max_key_bytes: 4,
-            max_headers_per_record: 2,
+            max_headers: 2,
             max_header_bytes: 6,
-            ..Limits::default()
         };
-        let mut placing = placing(&limits, &rotation, 1);
-        placing.rules.max_record_bytes = 20;
+        let mut placing = placing(&rotation, 1);
+        placing.limits = limits;
         placing.extra_headers = vec![(b"traceparent"[..].into(), b"not counted"[..].into())];
         let mut placer = Placer::new(placing, NOW);
         for fits in [
@@ -595,8 +512,8 @@ mod tests {
 
     #[test]
     fn the_servers_headers_come_last_and_never_replace_a_records_own() {
-        let (limits, rotation) = (Limits::default(), Rotation::default());
-        let mut placing = placing(&limits, &rotation, 1);
+        let rotation = Rotation::default();
+        let mut placing = placing(&rotation, 1);
         placing.extra_headers = vec![(b"traceparent"[..].into(), b"server"[..].into())];
         let mut placer = Placer::new(placing, NOW);
         add(&mut placer, r#"{"headers":{"a":["x",null]}}"#).unwrap();
@@ -621,9 +538,9 @@ mod tests {
 
     #[test]
     fn log_append_time_takes_the_place_of_the_records_own_times() {
-        let (limits, rotation) = (Limits::default(), Rotation::default());
-        let mut placing = placing(&limits, &rotation, 1);
-        placing.rules.log_append_time = true;
+        let rotation = Rotation::default();
+        let mut placing = placing(&rotation, 1);
+        placing.log_append_time = true;
         let mut placer = Placer::new(placing, NOW);
         add(&mut placer, r#"{"timestamp":5}"#).unwrap();
         let (_, records) = stored(placer.take(NOW).pop().unwrap());
@@ -632,8 +549,8 @@ mod tests {
 
     #[test]
     fn large_parts_are_sealed_in_batches_of_bounded_size_and_small_ones_stay_loose() {
-        let (limits, rotation) = (Limits::default(), Rotation::default());
-        let mut placer = Placer::new(placing(&limits, &rotation, 1), NOW);
+        let rotation = Rotation::default();
+        let mut placer = Placer::new(placing(&rotation, 1), NOW);
         add(&mut placer, "{\"value\":\"small\"}").unwrap();
         let small = placer.take(NOW).pop().unwrap();
         assert!(matches!(small.records, Records::Loose(_)));
@@ -662,8 +579,8 @@ mod tests {
 
     #[test]
     fn many_partitions_are_found_by_table_as_few_are_one_by_one() {
-        let (limits, rotation) = (Limits::default(), Rotation::default());
-        let mut placer = Placer::new(placing(&limits, &rotation, 500), NOW);
+        let rotation = Rotation::default();
+        let mut placer = Placer::new(placing(&rotation, 500), NOW);
         for round in 0..3 {
             for partition in (0..500).rev() {
                 let placement = add(&mut placer, &format!("{{\"partition\":{partition}}}")).unwrap();
@@ -689,8 +606,8 @@ mod tests {
 
     #[test]
     fn one_value_with_a_line_break_takes_the_hint_from_its_part_only() {
-        let (limits, rotation) = (Limits::default(), Rotation::default());
-        let mut placer = Placer::new(placing(&limits, &rotation, 2), NOW);
+        let rotation = Rotation::default();
+        let mut placer = Placer::new(placing(&rotation, 2), NOW);
         let body = b"{\"records\":[{\"partition\":0,\"value\":[1,\n2]},{\"partition\":1,\n\"value\":\n[1,2]\n},{\"partition\":0}]}";
         parse_records(body, |_, record| {
             placer.add(&record).unwrap();
@@ -702,44 +619,6 @@ mod tests {
         assert!(parts[1].json_lines);
         let (_, records) = stored(parts.into_iter().next().unwrap());
         assert_eq!(records[0].value.as_deref(), Some(&b"[1,\n2]"[..]));
-    }
-
-    #[test]
-    fn rules_come_from_the_topics_properties_or_are_the_defaults() {
-        let mut spec = TopicSpec {
-            partitions: 1,
-            settings: TopicSettings {
-                segment_bytes: 1 << 26,
-                segment_ms: 1,
-                retention_ms: None,
-                retention_bytes: None,
-            },
-            properties: BTreeMap::new(),
-        };
-        let rules = TopicRules::of(&spec);
-        assert_eq!(
-            rules,
-            TopicRules {
-                max_record_bytes: 1 << 20,
-                log_append_time: false,
-                ack: Ack::Durable
-            }
-        );
-        spec.properties = [
-            ("max_record_bytes".to_owned(), Value::from(77)),
-            ("timestamp_type".to_owned(), "log_append_time".into()),
-            ("ack".to_owned(), "written".into()),
-        ]
-        .into();
-        let rules = TopicRules::of(&spec);
-        assert_eq!(
-            rules,
-            TopicRules {
-                max_record_bytes: 77,
-                log_append_time: true,
-                ack: Ack::Written
-            }
-        );
     }
 
     /// JSON as a client may write it: any value, with white space between its tokens.
@@ -771,8 +650,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_json_value_comes_back_byte_for_byte(values in prop::collection::vec(json(), 1..20), indent in "[ \t\n]{0,3}") {
-            let (limits, rotation) = (Limits::default(), Rotation::default());
-            let mut placer = Placer::new(placing(&limits, &rotation, 1), NOW);
+            let rotation = Rotation::default();
+            let mut placer = Placer::new(placing(&rotation, 1), NOW);
             let records: Vec<String> = values.iter().map(|value| format!("{indent}{{\"value\"{indent}:{indent}{value}{indent}}}")).collect();
             let body = format!("{{\"records\":[{}]}}", records.join(","));
             parse_records(body.as_bytes(), |_, record| {
@@ -800,8 +679,8 @@ mod tests {
             if let Some(key) = &key {
                 record["key_base64"] = encode(key).into();
             }
-            let (limits, rotation) = (Limits::default(), Rotation::default());
-            let mut placer = Placer::new(placing(&limits, &rotation, 3), NOW);
+            let rotation = Rotation::default();
+            let mut placer = Placer::new(placing(&rotation, 3), NOW);
             add(&mut placer, &record.to_string()).unwrap();
             let (_, records) = stored(placer.take(NOW).pop().unwrap());
             prop_assert_eq!(&records[0], &Stored {

@@ -25,8 +25,8 @@ use crate::formats::time::parse_time;
 /// A record, borrowed from the JSON it was read from, except for strings with escapes and base64.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParsedRecord<'a> {
-    /// The partition that the record names. One above `u32::MAX`, which no topic has, is `u32::MAX`.
-    pub partition: Option<u32>,
+    /// The partition that the record names, which may be larger than any that there is.
+    pub partition: Option<u64>,
     /// The time that the record names.
     pub timestamp: Option<TimestampMs>,
     /// The key's bytes.
@@ -280,7 +280,7 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
             TIMESTAMP if !null(scanner) => record.timestamp = Some(timestamp(scanner).map_err(here)?),
             PARTITION if !null(scanner) => {
                 let number = whole_number(scanner, "a partition is a whole number").map_err(here)?;
-                record.partition = Some(u32::try_from(number).unwrap_or(u32::MAX));
+                record.partition = Some(number);
             }
             HEADERS if !null(scanner) => record.headers = headers(scanner)?,
             VALUE_BASE64 if !null(scanner) => {

@@ -6,14 +6,13 @@ use axum::response::Response;
 use http::HeaderMap;
 
 use super::body::Incoming;
-use super::idempotency::Key;
-use super::whole::{Attempt, Placed, produce as produce_whole};
-use super::{TopicCall, misfit};
-use crate::broker::produce::placing::{Placement, Placer};
-use crate::broker::refusal::Reason;
+use super::whole::produce as produce_whole;
+use super::{Listed, TopicCall};
+use crate::broker::produce::whole::{Attempt, Placed};
+use crate::broker::refusal::Refusal;
 use crate::formats::cloudevents::{parse_event, parse_events, read_binary};
 use crate::formats::json::{ParsedRecord, is_json_line};
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 
 /// How events are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +48,8 @@ pub(super) async fn produce(
     body: &mut Incoming<'_>,
 ) -> Result<Response, Problem> {
     let (params, options) = call.params(&["ack", "expected_offset", "partition"])?;
-    let partition = params
-        .number("partition", 0, u64::MAX)?
-        .map(|partition| u32::try_from(partition).unwrap_or(u32::MAX));
-    let key = Key::of(call, &params, None)?;
+    let partition = params.number("partition", 0, u64::MAX)?;
+    let key = call.key(&params, None)?;
     let place = move |call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]| {
         place(call, attempt, mode, partition, body)
     };
@@ -63,34 +60,20 @@ fn place(
     call: &TopicCall<'_>,
     attempt: &Attempt,
     mode: Mode,
-    partition: Option<u32>,
+    partition: Option<u64>,
     body: &[u8],
-) -> Result<Placed, Problem> {
-    let mut placer = Placer::new(call.placing(attempt.options, attempt.first), attempt.now);
-    let mut placements: Vec<Placement> = Vec::new();
-    let most = call.max_encoded_bytes(attempt.first);
-    let mut add = |mut record: ParsedRecord<'_>, pointer: &str| {
+) -> Result<Placed, Refusal> {
+    let mut listed = Listed::new(call, attempt, "partition");
+    let mut add = |mut record: ParsedRecord<'_>, index: Option<usize>| {
         record.partition = partition;
-        let placement = placer.add(&record).map_err(|error| {
-            let problem = misfit(&error, pointer);
-            match problem.code() {
-                Code::Refused(Reason::UnknownPartition) => problem.with("pointer", "partition"),
-                _ => problem,
-            }
-        })?;
-        placements.push(placement);
-        // Attributes are headers, whose names are longer than in JSON.
-        if placer.bytes() > most {
-            let detail =
-                format!("the events take more than {most} bytes as they are stored; split the batch");
-            return Err(Problem::new(Reason::RequestTooLarge, detail));
-        }
-        Ok(())
+        listed.add(&record, || {
+            index.map_or_else(String::new, |index| format!("/{index}"))
+        })
     };
     match mode {
-        Mode::Structured => add(parse_event(body)?, "")?,
+        Mode::Structured => add(parse_event(body)?, None)?,
         Mode::Batched => {
-            parse_events(body, |index, record| add(record, &format!("/{index}")))?;
+            parse_events(body, |index, record| add(record, Some(index)))?;
         }
         Mode::Binary => {
             let headers = call.parts.headers.iter();
@@ -99,10 +82,10 @@ fn place(
                 body,
             )?;
             // A value that is too large is refused: it need not be looked at.
-            record.json_line =
-                body.is_empty() || (body.len() <= call.rules.max_record_bytes && is_json_line(body));
-            add(record, "")?;
+            let is_small = body.len() <= call.target.rules.max_record_bytes;
+            record.json_line = body.is_empty() || (is_small && is_json_line(body));
+            add(record, None)?;
         }
     }
-    Ok(Placed::of(placer, placements, attempt.now))
+    Ok(listed.placed())
 }

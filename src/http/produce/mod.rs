@@ -1,9 +1,9 @@
 //! Produce: `POST /v1/topics/{topic}/records` and `POST /v1/topics/{topic}/partitions/{partition}/records`.
 //!
 //! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`] (one value),
-//! [`cloudevents`] (events, one or many), [`record_batch`] (batches as they are stored). Each makes [`AppendRequest`]s of it through one [`Placer`](crate::broker::produce::placing::Placer); here is what they share:
-//! what the query and the headers say, and how answers and refusals look. [`whole`] is what those share that read their body at
-//! once, [`idempotency`] what a retry needs.
+//! [`cloudevents`] (events, one or many), [`record_batch`] (batches as they are stored). [`broker::produce`](crate::broker::produce)
+//! places and appends what they read. Here is what they share: the query and the headers, and how answers look. [`whole`] is what
+//! those share that read their body at once.
 //!
 //! Invariants: a parameter, a header or a media type of the contract that this version does not do is refused and never
 //! passed over. A refusal reads the body on ([`body::Incoming::drain`]), so that its client can read it. A request that
@@ -11,7 +11,6 @@
 
 pub(super) mod body;
 mod cloudevents;
-mod idempotency;
 mod json;
 mod ndjson;
 mod raw;
@@ -20,15 +19,13 @@ mod whole;
 
 use std::borrow::Cow;
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
@@ -37,18 +34,21 @@ use utoipa_axum::routes;
 
 use self::body::Incoming;
 use self::cloudevents::Mode;
-use self::idempotency::First;
 use super::event::EventDoc;
 use super::params::Params;
 use super::problem::{Code, Problem};
-use super::{Work, blocking, chunks};
+use super::{Work, chunks};
 use crate::app::App;
-use crate::broker::engine::{Ack, AppendRequest, Offset, Part, StateChange, TimestampMs, Topic};
-use crate::broker::limits::Limits;
-use crate::broker::produce::placing::{Built, Misfit, Placement, Placing, TopicRules};
-use crate::broker::refusal::Reason;
-use crate::formats::json::RecordError;
-use crate::formats::partitioner::keyed_elsewhere;
+use crate::broker::engine::{Ack, Offset};
+use crate::broker::produce::idempotency::{Covered, Key};
+use crate::broker::produce::placing::{ExtraHeader, Placement, Placer, Placing};
+use crate::broker::produce::whole::{Attempt, Placed};
+use crate::broker::produce::{Options, Target};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::formats::json::ParsedRecord;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Bodies up to this size are read on the worker that received them: about a millisecond of work. Larger ones go where blocking is fine.
 const INLINE_BYTES: usize = 256 << 10;
@@ -311,10 +311,10 @@ async fn to_partition(
         .parse()
         .ok()
         .filter(|index: &u32| index.to_string() == partition);
-    let Some(index) = index.filter(|index| *index < call.partitions) else {
+    let Some(index) = index.filter(|index| *index < call.target.partitions) else {
         let detail = format!(
             "the topic {topic} has {} partitions, from 0; {partition:?} is none of them",
-            call.partitions
+            call.target.partitions
         );
         return Err(Problem::new(Reason::UnknownPartition, detail));
     };
@@ -409,9 +409,7 @@ struct Call<'a> {
 struct TopicCall<'a> {
     app: &'a App,
     parts: &'a Parts,
-    topic: Arc<Topic>,
-    partitions: u32,
-    rules: TopicRules,
+    target: Target,
 }
 
 impl<'a> Call<'a> {
@@ -425,26 +423,12 @@ impl<'a> Call<'a> {
     /// # Errors
     /// 404 where there is no such topic.
     fn of_topic(self, name: &str) -> Result<TopicCall<'a>, Problem> {
-        let topic =
-            self.app.log.topic(name).ok_or_else(|| {
-                Problem::new(Reason::UnknownTopic, format!("the topic {name} does not exist"))
-            })?;
         Ok(TopicCall {
             app: self.app,
             parts: self.parts,
-            partitions: topic.partition_count(),
-            rules: TopicRules::of(&topic.spec()),
-            topic,
+            target: self.app.producer.target(name)?,
         })
     }
-}
-
-/// The parameters that all readers take.
-#[derive(Clone, Copy, Debug)]
-struct Options {
-    ack: Ack,
-    expected_offset: Option<Offset>,
-    repartition: bool,
 }
 
 impl TopicCall<'_> {
@@ -452,7 +436,7 @@ impl TopicCall<'_> {
     fn params(&self, allowed: &[&str]) -> Result<(Params, Options), Problem> {
         let params = Params::parse(self.parts.uri.query(), allowed, &[])?;
         let ack = match params.get("ack") {
-            None => self.rules.ack,
+            None => self.target.rules.ack,
             Some("durable") => Ack::Durable,
             Some("written") => Ack::Written,
             Some(other) => {
@@ -472,157 +456,144 @@ impl TopicCall<'_> {
         Ok((params, options))
     }
 
-    /// How this request's records are placed.
+    /// The idempotency key that the request carries, if it does; `partition` is that of its path.
     ///
-    /// Where they were placed before, `first`, they are placed alike and held against nothing: they were then.
-    fn placing(&self, options: Options, first: Option<First>) -> Placing<'_> {
-        static NO_LIMITS: Limits = Limits {
-            max_request_bytes: usize::MAX,
-            max_request_head_bytes: usize::MAX,
-            max_key_bytes: usize::MAX,
-            max_headers_per_record: usize::MAX,
-            max_header_bytes: usize::MAX,
-            max_connections: usize::MAX,
-            max_in_flight_bytes: u64::MAX,
-            max_partitions: u32::MAX,
+    /// A repetition agrees in the query (decoded and sorted), the content type as it was sent, the headers of a CloudEvent, the
+    /// partition in the path, and the decoded body. `traceparent` is not part of it: each try may have its own.
+    ///
+    /// # Errors
+    /// 400 for two keys, and for one that is not 1 to 255 characters of visible ASCII.
+    fn key(&self, params: &Params, partition: Option<u32>) -> Result<Option<Box<Key>>, Problem> {
+        let mut keys = self.parts.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let Some(key) = keys.next() else {
+            return Ok(None);
         };
-        let mut extra_headers = Vec::new();
-        if let Some(value) = self.parts.headers.get("traceparent") {
-            extra_headers.push((
-                Cow::Borrowed(&b"traceparent"[..]),
-                Cow::Borrowed(value.as_bytes()),
+        if keys.next().is_some() {
+            return Err(Problem::invalid(
+                IDEMPOTENCY_KEY.as_str(),
+                "Idempotency-Key is given twice",
             ));
         }
-        let mut rules = self.rules;
-        if first.is_some() {
-            rules.max_record_bytes = usize::MAX;
+        let covered = self.said_beside_the_body(params, partition);
+        let key = Key::new(&self.target, key.as_bytes(), covered);
+        Ok(Some(key.map_err(|refusal| refusal.at(IDEMPOTENCY_KEY.as_str()))?))
+    }
+
+    fn said_beside_the_body(&self, params: &Params, partition: Option<u32>) -> Covered {
+        let mut covered = Covered::default();
+        let query = params.sorted();
+        covered.add(&(query.len() as u64).to_be_bytes());
+        for (name, value) in query {
+            covered.add(name.as_bytes());
+            covered.add(value.as_bytes());
         }
+        let headers = &self.parts.headers;
+        let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        covered.add(&[u8::from(content_type.is_some())]);
+        covered.add(content_type.unwrap_or_default());
+        let mut event: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .filter(|(name, _)| name.starts_with("ce-"))
+            .collect();
+        // The values of one name keep their order.
+        event.sort_by_key(|(name, _)| *name);
+        covered.add(&(event.len() as u64).to_be_bytes());
+        for (name, value) in event {
+            covered.add(name.as_bytes());
+            covered.add(value);
+        }
+        covered.add(&partition.map_or([0; 5], |index| {
+            let [a, b, c, d] = index.to_be_bytes();
+            [1, a, b, c, d]
+        }));
+        covered
+    }
+
+    /// The headers that every record of the request gets.
+    fn extra_headers(&self) -> Vec<ExtraHeader<'_>> {
+        let name = "traceparent";
+        let value = self.parts.headers.get(name);
+        value
+            .map(|value| (Cow::Borrowed(name.as_bytes()), Cow::Borrowed(value.as_bytes())))
+            .into_iter()
+            .collect()
+    }
+
+    /// How the request's records are placed.
+    fn placing(&self, attempt: &Attempt) -> Placing<'_> {
+        let producer = &self.app.producer;
         Placing {
-            topic: self.topic.id(),
-            partitions: first.map_or(self.partitions, |first| first.partitions),
-            rules,
-            limits: if first.is_some() {
-                &NO_LIMITS
-            } else {
-                &self.app.config.limits
-            },
-            rotation: &self.app.rotation,
-            unkeyed: first.and_then(|first| first.unkeyed),
-            repartition: options.repartition,
-            one_partition: options.expected_offset.is_some(),
-            extra_headers,
+            extra_headers: self.extra_headers(),
+            ..producer.placing(&self.target, attempt.options, attempt.first)
         }
     }
 
     /// Runs long work on the request where blocking is fine.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&TopicCall<'_>) -> Result<T, Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let (app, parts, topic) = (self.app.clone(), self.parts.clone(), Arc::clone(&self.topic));
-        let (partitions, rules) = (self.partitions, self.rules);
+        work: impl FnOnce(&TopicCall<'_>) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (app, parts, target) = (self.app.clone(), self.parts.clone(), self.target.clone());
         let work = move || {
             work(&TopicCall {
                 app: &app,
                 parts: &parts,
-                topic,
-                partitions,
-                rules,
+                target,
             })
         };
-        blocking(self.app.blocking.clone(), Work::Parse, work).await
-    }
-
-    fn now(&self) -> TimestampMs {
-        self.app.clock.now()
-    }
-
-    /// The append of what was built. `moved`: a keyed record lies in another partition than its key's.
-    ///
-    /// # Errors
-    /// 404 for a partition that is not there, which can only be if the topic is gone.
-    fn append_request(
-        &self,
-        built: Vec<Built>,
-        options: Options,
-        moved: bool,
-    ) -> Result<AppendRequest, Problem> {
-        let mut request = AppendRequest {
-            parts: Vec::with_capacity(built.len()),
-            state: Vec::new(),
-            ack: options.ack,
-            once: None,
-        };
-        for built in built {
-            let partition = self
-                .topic
-                .partition(built.partition)
-                .ok_or_else(|| Problem::new(Reason::UnknownTopic, "the topic has been deleted"))?;
-            request.parts.push(Part {
-                partition,
-                records: built.records,
-                expected_offset: options.expected_offset,
-                json_lines: built.json_lines,
-            });
-        }
-        if moved {
-            let key = keyed_elsewhere(self.topic.id());
-            if self.app.log.state_get(&key).is_none() {
-                request.state.push(StateChange {
-                    key,
-                    value: Some(vec![1]),
-                });
-            }
-        }
-        Ok(request)
-    }
-
-    fn count(&self, records: u64, bytes: usize) {
-        let counters = &self.app.counters;
-        counters.produced_records.fetch_add(records, Ordering::Relaxed);
-        counters.produced_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn count_replayed(&self) {
-        self.app
-            .counters
-            .replayed_requests
-            .fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The most bytes of records, as they are stored, that one request may have: far from what the journal takes at once.
-    fn max_encoded_bytes(&self, first: Option<First>) -> usize {
-        first.map_or(self.app.config.limits.max_request_bytes, |_| usize::MAX)
+        self.app.blocking.attempt(Work::Parse, work).await
     }
 }
 
-impl From<RecordError> for Problem {
-    fn from(error: RecordError) -> Self {
-        Self::invalid(error.pointer, error.detail)
-    }
+/// A list of records on its way into one append.
+struct Listed<'a> {
+    placer: Placer<'a>,
+    placements: Vec<Placement>,
+    attempt: Attempt,
+    /// The field of a record, or the parameter, that names its partition.
+    partition: &'static str,
+    /// The most bytes of records, as they are stored: far from what the journal takes at once.
+    max_bytes: usize,
 }
 
-/// The refusal of the record at `pointer`.
-#[cold]
-fn misfit(misfit: &Misfit, pointer: &str) -> Problem {
-    match misfit {
-        Misfit::UnknownPartition {
+impl<'a> Listed<'a> {
+    fn new(call: &'a TopicCall<'_>, attempt: &Attempt, partition: &'static str) -> Self {
+        let max_bytes = call.app.config.limits.max_request_bytes;
+        Self {
+            placer: Placer::new(call.placing(attempt), attempt.now),
+            placements: Vec::new(),
+            attempt: *attempt,
             partition,
-            partitions,
-        } => Problem::new(
-            Reason::UnknownPartition,
-            format!("the topic has {partitions} partitions, from 0; {partition} is none of them"),
-        )
-        .with("pointer", format!("{pointer}/partition")),
-        Misfit::SecondPartition { first, second } => Problem::invalid(
-            "expected_offset",
-            format!("expected_offset is for records of one partition; these go to {first} and to {second}"),
-        ),
-        Misfit::TooLarge { what, size, limit } => Problem::new(
-            Reason::RecordTooLarge,
-            format!("{size} {what}; {limit} are allowed"),
-        )
-        .with("pointer", pointer),
+            max_bytes: attempt.first.map_or(max_bytes, |_| usize::MAX),
+        }
+    }
+
+    fn add(&mut self, record: &ParsedRecord<'_>, pointer: impl Fn() -> String) -> Result<(), Refusal> {
+        let placement = self.placer.add(record).map_err(|misfit| {
+            let pointer = pointer();
+            let partition = match self.partition.strip_prefix('/') {
+                Some(_) => format!("{pointer}{}", self.partition),
+                None => self.partition.to_owned(),
+            };
+            misfit.refuse(&pointer, &partition)
+        })?;
+        self.placements.push(placement);
+        // Records without content take more room in a batch than in JSON, and attributes of events are headers with longer names.
+        if self.placer.bytes() > self.max_bytes {
+            return Err(Refusal::new(
+                Reason::RequestTooLarge,
+                format!(
+                    "the records take more than {} bytes as they are stored; split the request",
+                    self.max_bytes
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn placed(self) -> Placed {
+        Placed::of(self.placer, self.placements, self.attempt.now)
     }
 }
 

@@ -1,53 +1,19 @@
-//! `application/x-ndjson`: any number of records, a line each, appended unit by unit while they arrive.
+//! `application/x-ndjson`: the lines of a body, as they arrive, for an [`Upload`].
 //!
-//! A *unit* is one append: it is there as a whole or not at all. Where units end depends on the bytes of the body alone,
-//! never on how they arrived: before the line that would make a unit larger than [`UNIT_BYTES`], and after [`UNIT_LINES`] lines
-//! (blank ones counted, line breaks too). A line larger than that is a unit by itself.
-//!
-//! Lines are read where they lie in the chunk that the connection delivered; only one that is cut in two is copied together.
-//! While a unit is on its way to the disk the next one is read, and no more than that: what is stored is always a
-//! prefix of the units, because each is sent only after the one before it has succeeded. Memory is bounded by two units
-//! and the longest line; a client that is faster than the disk feels it by TCP.
-//!
-//! With an idempotency key each unit is appended once, under a key of its own: a retry passes over the units that are there, counts
-//! them as accepted, and appends the rest. What is noted of a unit is how many records each partition got.
-//!
-//! What ends an upload early is answered with `accepted`, the records that are safely in, and where a line is to blame with
-//! `line`: the lines before it are appended first, so that the client can go on with it.
-
-use std::collections::BTreeMap;
-use std::time::Duration;
+//! Lines are read where they lie in the chunk that the connection delivered; only one that is cut in two is copied together. A
+//! client that is faster than the disk feels it by TCP.
 
 use axum::response::Response;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
 use utoipa::ToSchema;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::body::Incoming;
-use super::idempotency::{Fingerprint, Key, REPLAYED, decode_parts, encode_parts, fingerprint};
-use super::{Options, TopicCall, misfit};
-use crate::broker::engine::{AppendRequest, Appended, Error, Part, Records, Ticket};
-use crate::broker::produce::placing::Placer;
-use crate::broker::refusal::{Outcome, Reason};
-use crate::formats::json::parse_record;
+use super::{REPLAYED, TopicCall};
+use crate::broker::produce::upload::{Stop, Upload};
 use crate::http::budget::Budget;
 use crate::http::json_answer;
 use crate::http::problem::Problem;
-
-/// The most bytes of lines in a unit.
-const UNIT_BYTES: usize = 1 << 20;
-/// The most lines in a unit.
-const UNIT_LINES: u32 = 10_000;
-
-/// Blank lines of an upload may have so many bytes more than its lines with records. They compress to next to nothing, so
-/// without a bound a body of 200 kB keeps a processor busy for minutes, long after its client has gone.
-const MAX_BLANK_BYTES: usize = 256 << 20;
-
-/// How long the engine is left alone when it is overloaded; doubled each time up to the second.
-const RETRY_FIRST: Duration = Duration::from_millis(1);
-const RETRY_MOST: Duration = Duration::from_millis(100);
 
 /// What an upload stored.
 #[derive(Serialize, ToSchema)]
@@ -73,478 +39,114 @@ struct PartitionDoc {
     records: u64,
 }
 
-/// What stands between two units.
-struct Upload<'a> {
-    call: &'a TopicCall<'a>,
-    options: Options,
-    placer: Placer<'a>,
-    /// Lines so far, blank ones too.
-    lines: u64,
-    unit_bytes: usize,
-    unit_lines: u32,
-    /// What is left for blank lines: see [`MAX_BLANK_BYTES`].
-    blank_bytes: usize,
-    /// The longest line that can hold an allowed record; of an upload with a key, one that was ever allowed.
-    max_line_bytes: usize,
-    budget: Budget<'a>,
-    in_flight: Option<InFlight>,
-    keyed: Option<Keyed>,
-    /// Units that were appended by this upload, and those that were there.
-    new_units: u64,
-    replayed_units: u64,
-    /// Records that are safely in.
-    accepted: u64,
-    totals: BTreeMap<u32, PartitionDoc>,
-    stopping: watch::Receiver<bool>,
-}
-
-/// The idempotency key of an upload.
-struct Keyed {
-    key: Box<Key>,
-    /// Of the unit that is being read: its number, and what of it was read.
-    unit: u32,
-    hasher: Xxh3,
-    /// A line is wrong in a unit that is remembered as another one than the lines before it. Perhaps the line was right the first time,
-    /// when limits were others: the unit is read on without a look at its records, and then known by all of its bytes.
-    wrong: Option<Stop>,
-}
-
-impl Keyed {
-    /// What was read of the unit, in short; the next one begins.
-    fn next_unit(&mut self) -> (u32, Fingerprint) {
-        let hasher = std::mem::replace(&mut self.hasher, self.key.hasher());
-        let unit = self.unit;
-        // What no upload reaches: it would take four billion units.
-        self.unit = unit.saturating_add(1);
-        (unit, fingerprint(&hasher))
-    }
-
-    fn line(&mut self, line: &[u8]) {
-        self.hasher.update(line);
-        self.hasher.update(b"\n");
-    }
-}
-
-/// A unit on its way.
-struct InFlight {
-    ticket: Ticket,
-    /// Partition and number of records of each part.
-    parts: Vec<(u32, u32)>,
-    bytes: usize,
-    /// What of the budget the unit holds until it is in.
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
 /// Why an upload ends early.
-struct Stop {
-    problem: Problem,
-    /// The line to blame.
-    line: Option<u64>,
-    /// The unit in flight may be stored all the same.
-    unknown: bool,
+enum End {
+    Upload(Stop),
+    Body(Problem),
 }
 
-impl From<Problem> for Stop {
-    fn from(problem: Problem) -> Self {
-        Self {
-            problem,
-            line: None,
-            unknown: false,
-        }
+impl From<Stop> for End {
+    fn from(stop: Stop) -> Self {
+        Self::Upload(stop)
     }
 }
 
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        let unknown = matches!(error, Error::LogFailed { in_flight: true, .. });
-        Self {
-            unknown,
-            ..Self::from(Problem::from(error))
-        }
+impl From<Problem> for End {
+    fn from(problem: Problem) -> Self {
+        Self::Body(problem)
     }
 }
 
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
     let (params, options) = call.params(&["ack", "expected_offset", "repartition"])?;
-    let key = Key::of(call, &params, None)?;
-    if let Some(key) = &key {
-        key.prepare(call).await?;
-    }
-    let limits = &call.app.config.limits;
-    // Base64 takes a third more and white space as much as one likes; keys and headers may be all escapes, six bytes for one.
-    let mut max_line_bytes =
-        2 * call.rules.max_record_bytes + 6 * (limits.max_key_bytes + limits.max_header_bytes) + (64 << 10);
-    if key.is_some() {
-        // The line may be in since larger ones were allowed, which only all of its unit tells.
-        max_line_bytes = max_line_bytes.max(limits.max_request_bytes);
-    }
-    let mut upload = Upload {
-        call,
-        options,
-        placer: Placer::new(call.placing(options, None), call.now()),
-        lines: 0,
-        unit_bytes: 0,
-        unit_lines: 0,
-        blank_bytes: MAX_BLANK_BYTES,
-        max_line_bytes,
-        budget: Budget::new(&call.app.bodies),
-        in_flight: None,
-        keyed: key.map(|key| Keyed {
-            hasher: key.hasher(),
-            unit: 0,
-            wrong: None,
-            key,
-        }),
-        new_units: 0,
-        replayed_units: 0,
-        accepted: 0,
-        totals: BTreeMap::new(),
-        stopping: call.app.stopping.subscribe(),
-    };
-    let stop = match upload.read(body).await {
+    let key = call.key(&params, None)?;
+    let producer = &call.app.producer;
+    let mut upload = Upload::begin(producer, &call.target, options, call.extra_headers(), key).await?;
+    let mut budget = Budget::new(&call.app.bodies);
+    let end = match read(&mut upload, &mut budget, body).await {
         Ok(()) => None,
-        Err(stop) if stop.line.is_some() => {
+        Err(End::Upload(stop)) if stop.is_wrong_line() => {
             // The lines before the wrong one are a unit of their own. If that fails, it comes first.
-            let rest = upload.cut().await;
-            Some(rest.err().unwrap_or(stop))
+            let rest = upload.cut(|| budget.take()).await;
+            Some(End::Upload(rest.err().unwrap_or(stop)))
         }
-        Err(stop) => Some(stop),
+        Err(end) => Some(end),
     };
     let settled = upload.settle().await;
     // Whether the unit in flight is stored matters more than why no other follows it.
-    match settled.err().or(stop) {
-        None => Ok(upload.answer()),
-        Some(stop) => Err(upload.refuse(stop)),
+    match settled.err().map(End::Upload).or(end) {
+        None => Ok(answer(&upload)),
+        Some(End::Upload(stop)) => Err(upload.refuse(stop).into()),
+        Some(End::Body(problem)) => Err(problem
+            .with("accepted", upload.accepted())
+            .outcome(upload.outcome())),
     }
 }
 
-impl Upload<'_> {
-    /// Reads the body to its end and appends all of it but for the last unit's answer.
-    async fn read(&mut self, body: &mut Incoming<'_>) -> Result<(), Stop> {
-        // The beginning of a line whose end is still to come.
-        let mut tail: Vec<u8> = Vec::new();
-        loop {
-            let chunk = tokio::select! {
-                biased;
-                chunk = body.next(&self.budget) => chunk?,
-                _ = self.stopping.wait_for(|stopping| *stopping) => return Err(stopping()),
-            };
-            let Some(chunk) = chunk else { break };
-            let mut rest = &chunk[..];
-            while let Some(end) = memchr::memchr(b'\n', rest) {
-                let (line, after) = (&rest[..end], &rest[end + 1..]);
-                if tail.is_empty() {
-                    if self.is_full(line) {
-                        self.cut().await?;
-                    }
-                    self.line(line)?;
-                } else {
-                    tail.extend_from_slice(line);
-                    if self.is_full(&tail) {
-                        self.cut().await?;
-                    }
-                    self.line(&tail)?;
-                    tail.clear();
+/// Reads the body to its end and appends all of it but for the last unit's answer.
+async fn read(upload: &mut Upload<'_>, budget: &mut Budget<'_>, body: &mut Incoming<'_>) -> Result<(), End> {
+    // The beginning of a line whose end is still to come.
+    let mut tail: Vec<u8> = Vec::new();
+    let mut stopping = upload.stopping();
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            chunk = body.next(budget) => chunk?,
+            _ = stopping.wait_for(|stopping| *stopping) => return Err(upload.stop().into()),
+        };
+        let Some(chunk) = chunk else { break };
+        let mut rest = &chunk[..];
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (line, after) = (&rest[..end], &rest[end + 1..]);
+            if tail.is_empty() {
+                if upload.is_full(line) {
+                    upload.cut(|| budget.take()).await?;
                 }
-                rest = after;
-            }
-            if tail.len() + rest.len() > self.max_line_bytes {
-                self.lines += 1;
-                return Err(self.line_too_long(tail.len() + rest.len()));
-            }
-            tail.extend_from_slice(rest);
-            let held = self.unit_bytes + tail.len();
-            if !self.budget.try_cover(held) {
-                // What this upload has in flight must not be what it waits for.
-                self.settle().await?;
-                self.budget.cover_beside(body.covered(), held).await?;
-            }
-        }
-        if !tail.is_empty() {
-            if self.is_full(&tail) {
-                self.cut().await?;
-            }
-            self.line(&tail)?;
-        }
-        self.cut().await
-    }
-
-    /// Whether the unit ends before `line`.
-    #[inline]
-    fn is_full(&self, line: &[u8]) -> bool {
-        self.unit_lines == UNIT_LINES
-            || (self.unit_lines > 0 && self.unit_bytes + line.len() + 1 > UNIT_BYTES)
-    }
-
-    /// Adds a line to the unit.
-    #[inline]
-    fn line(&mut self, line: &[u8]) -> Result<(), Stop> {
-        self.lines += 1;
-        self.unit_lines += 1;
-        self.unit_bytes += line.len() + 1;
-        if line.len() > self.max_line_bytes {
-            return Err(self.line_too_long(line.len()));
-        }
-        let Some(keyed) = &mut self.keyed else {
-            return self.record(line);
-        };
-        if keyed.wrong.is_some() {
-            keyed.line(line);
-            return Ok(());
-        }
-        let read = self.record(line);
-        self.keyed_line(line, read)
-    }
-
-    /// Adds a line's record, if it is not blank.
-    #[inline]
-    fn record(&mut self, line: &[u8]) -> Result<(), Stop> {
-        if line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
-            return match self.blank_bytes.checked_sub(line.len() + 1) {
-                Some(left) => {
-                    self.blank_bytes = left;
-                    Ok(())
+                upload.line(line)?;
+            } else {
+                tail.extend_from_slice(line);
+                if upload.is_full(&tail) {
+                    upload.cut(|| budget.take()).await?;
                 }
-                None => Err(self.wrong_line(Problem::invalid(
-                    "",
-                    "the body has 256 MiB of blank lines more than lines with records",
-                ))),
-            };
-        }
-        self.blank_bytes = self.blank_bytes.saturating_add(line.len());
-        match parse_record(line) {
-            Ok(record) => match self.placer.add(&record) {
-                Ok(_) => Ok(()),
-                Err(error) => Err(self.wrong_line(misfit(&error, ""))),
-            },
-            Err(error) => Err(self.wrong_line(error.into())),
-        }
-    }
-
-    /// Adds a line to what the unit is known by. One that is wrong is no part of it, unless the lines before it are not what is remembered.
-    fn keyed_line(&mut self, line: &[u8], read: Result<(), Stop>) -> Result<(), Stop> {
-        let Some(keyed) = &mut self.keyed else {
-            return read;
-        };
-        if let Err(stop) = read {
-            let before = fingerprint(&keyed.hasher);
-            if keyed.key.recall(self.call, keyed.unit, &before).is_ok() {
-                return Err(stop);
+                upload.line(&tail)?;
+                tail.clear();
             }
-            keyed.wrong = Some(stop);
+            rest = after;
         }
-        keyed.line(line);
-        Ok(())
-    }
-
-    #[cold]
-    fn wrong_line(&self, problem: Problem) -> Stop {
-        Stop {
-            line: Some(self.lines),
-            ..Stop::from(problem)
+        upload.check_length(tail.len() + rest.len())?;
+        tail.extend_from_slice(rest);
+        let held = upload.unit_bytes() + tail.len();
+        if !budget.try_cover(held) {
+            // What this upload has in flight must not be what it waits for.
+            upload.settle().await?;
+            budget.cover_beside(body.covered(), held).await?;
         }
     }
-
-    #[cold]
-    fn line_too_long(&self, bytes: usize) -> Stop {
-        let detail = format!(
-            "a line of {bytes} bytes or more; a record that the topic takes has at most {}",
-            self.max_line_bytes
-        );
-        self.wrong_line(Problem::new(Reason::RecordTooLarge, detail).with("pointer", ""))
+    if !tail.is_empty() {
+        if upload.is_full(&tail) {
+            upload.cut(|| budget.take()).await?;
+        }
+        upload.line(&tail)?;
     }
+    Ok(upload.cut(|| budget.take()).await?)
+}
 
-    /// Ends the unit and sends it on its way, once the one before it is in.
-    async fn cut(&mut self) -> Result<(), Stop> {
-        self.unit_bytes = 0;
-        self.unit_lines = 0;
-        let wrong = self.keyed.as_mut().and_then(|keyed| keyed.wrong.take());
-        let key = self.keyed.as_mut().map(Keyed::next_unit);
-        if let Some(wrong) = wrong {
-            return self.pass_over(key, wrong).await;
-        }
-        if self.placer.is_empty() {
-            return Ok(());
-        }
-        self.settle().await?;
-        if *self.stopping.borrow() {
-            return Err(stopping());
-        }
-        let (bytes, moved) = (self.placer.bytes(), self.placer.moved());
-        let now = self.call.now();
-        let built = self.placer.take(now);
-        let parts: Vec<(u32, u32)> = built
-            .iter()
-            .map(|built| (built.partition, built.record_count))
-            .collect();
-        let records: u64 = parts.iter().map(|(_, records)| u64::from(*records)).sum();
-        let mut request = self.call.append_request(built, self.options, moved)?;
-        self.follow_on(records)?;
-        if let (Some(keyed), Some((unit, fingerprint))) = (&self.keyed, key) {
-            if let Some(appended) = keyed.key.recall(self.call, unit, &fingerprint)? {
-                drop(self.budget.take());
-                return self.account(parts, appended, bytes);
-            }
-            request.once = Some(keyed.key.once(unit, fingerprint, now, encode_parts(&parts)));
-        }
-        self.in_flight = Some(InFlight {
-            ticket: self.append(request).await?,
-            parts,
-            bytes,
-            _permit: self.budget.take(),
-        });
-        if self.keyed.is_some() && self.options.expected_offset.is_some() {
-            // Another try may be appending it just now, in the partition in which all that follows must go.
-            self.settle().await?;
-        }
-        Ok(())
-    }
-
-    /// Ends a unit in which a line is wrong by now: it was appended before, or is another one.
-    async fn pass_over(&mut self, key: Option<(u32, Fingerprint)>, wrong: Stop) -> Result<(), Stop> {
-        self.settle().await?;
-        // What of it was placed before the line.
-        self.placer.take(self.call.now());
-        drop(self.budget.take());
-        let (Some(keyed), Some((unit, fingerprint))) = (&self.keyed, key) else {
-            return Err(wrong);
-        };
-        let Some(appended) = keyed.key.recall(self.call, unit, &fingerprint)? else {
-            return Err(wrong);
-        };
-        let before = self.accepted;
-        self.account(Vec::new(), appended, 0)?;
-        self.follow_on(self.accepted - before)
-    }
-
-    /// The next unit follows on one of so many records.
-    fn follow_on(&mut self, records: u64) -> Result<(), Stop> {
-        if let Some(offset) = self.options.expected_offset {
-            let next = offset.checked_add(records).ok_or_else(|| {
-                Problem::invalid("expected_offset", "the records would pass the largest offset")
-            })?;
-            self.options.expected_offset = Some(next);
-        }
-        Ok(())
-    }
-
-    /// Hands a unit to the engine, and waits where that has too much to do already.
-    async fn append(&self, mut request: AppendRequest) -> Result<Ticket, Stop> {
-        let mut pause = RETRY_FIRST;
-        loop {
-            // The engine takes the request also where it refuses it.
-            let spare = copy(&request);
-            match self.call.app.log.append(request) {
-                Err(Error::Overloaded { .. }) if !*self.stopping.borrow() => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MOST);
-                    request = spare;
-                }
-                other => return Ok(other?),
-            }
-        }
-    }
-
-    /// Waits for the unit in flight.
-    async fn settle(&mut self) -> Result<(), Stop> {
-        let Some(unit) = self.in_flight.take() else {
-            return Ok(());
-        };
-        let appended = unit.ticket.await?;
-        self.account(unit.parts, appended, unit.bytes)
-    }
-
-    /// Adds a unit that is in to what is answered: one of `parts`, or what it had the first time.
-    fn account(&mut self, parts: Vec<(u32, u32)>, appended: Appended, bytes: usize) -> Result<(), Stop> {
-        let parts = match &appended.repeated {
-            None => parts,
-            Some(note) => {
-                let parts = decode_parts(note)?;
-                if let Some((partition, _)) = parts.first() {
-                    self.placer.go_on_in(*partition);
-                }
-                parts
-            }
-        };
-        let mut records = 0;
-        for ((partition, count), base) in parts.into_iter().zip(appended.base_offsets) {
-            let count = u64::from(count);
-            let last_offset = base.plus(count).get() - 1;
-            let total = self.totals.entry(partition).or_insert(PartitionDoc {
-                partition,
-                first_offset: base.get(),
-                last_offset,
-                records: 0,
-            });
-            total.last_offset = last_offset;
-            total.records += count;
-            records += count;
-        }
-        self.accepted += records;
-        if appended.repeated.is_some() {
-            self.replayed_units += 1;
-            self.call.count_replayed();
-        } else {
-            self.new_units += 1;
-            self.call.count(records, bytes);
-        }
-        Ok(())
-    }
-
-    fn answer(self) -> Response {
-        let answer = StreamDoc {
-            records: self.accepted,
-            partitions: self.totals.into_values().collect(),
-        };
-        let mut response = json_answer(StatusCode::OK, &answer);
-        if self.new_units == 0 && self.replayed_units > 0 {
-            response
-                .headers_mut()
-                .insert(REPLAYED, HeaderValue::from_static("true"));
-        }
+fn answer(upload: &Upload<'_>) -> Response {
+    let partitions = upload.stored().iter().map(|(partition, stored)| PartitionDoc {
+        partition: *partition,
+        first_offset: stored.first_offset.get(),
+        last_offset: stored.last_offset.get(),
+        records: stored.records,
+    });
+    let answer = StreamDoc {
+        records: upload.accepted(),
+        partitions: partitions.collect(),
+    };
+    let mut response = json_answer(StatusCode::OK, &answer);
+    if upload.is_replayed() {
         response
+            .headers_mut()
+            .insert(REPLAYED, HeaderValue::from_static("true"));
     }
-
-    fn refuse(&self, stop: Stop) -> Problem {
-        let outcome = match (stop.unknown, self.accepted) {
-            (true, _) => Outcome::Unknown,
-            (false, 0) => Outcome::None,
-            (false, _) => Outcome::Partial,
-        };
-        let problem = stop.problem.with("accepted", self.accepted).outcome(outcome);
-        match stop.line {
-            Some(line) => problem.with("line", line),
-            None => problem,
-        }
-    }
-}
-
-#[cold]
-fn stopping() -> Stop {
-    Problem::new(
-        Reason::ShuttingDown,
-        "the server is stopping; go on after the accepted records",
-    )
-    .into()
-}
-
-fn copy(request: &AppendRequest) -> AppendRequest {
-    AppendRequest {
-        parts: request
-            .parts
-            .iter()
-            .map(|part| Part {
-                partition: part.partition.clone(),
-                records: match &part.records {
-                    Records::Loose(builder) => Records::Loose(builder.clone()),
-                    Records::Sealed(batches) => Records::Sealed(batches.clone()),
-                },
-                expected_offset: part.expected_offset,
-                json_lines: part.json_lines,
-            })
-            .collect(),
-        state: request.state.clone(),
-        ack: request.ack,
-        once: request.once.clone(),
-    }
+    response
 }

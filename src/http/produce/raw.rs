@@ -5,20 +5,20 @@ use std::borrow::Cow;
 use axum::response::Response;
 use http::header;
 
+use super::TopicCall;
 use super::body::Incoming;
-use super::idempotency::Key;
-use super::whole::{Attempt, Placed, produce as produce_whole};
-use super::{TopicCall, misfit};
+use super::whole::produce as produce_whole;
 use crate::broker::engine::TimestampMs;
 use crate::broker::produce::placing::Placer;
-use crate::broker::refusal::Reason;
+use crate::broker::produce::whole::{Attempt, Placed};
+use crate::broker::refusal::Refusal;
 use crate::formats::json::{ParsedRecord, is_json_line};
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 
 /// What the query says of the record.
 #[derive(Clone)]
 struct Said {
-    partition: Option<u32>,
+    partition: Option<u64>,
     timestamp: Option<TimestampMs>,
     key: Option<String>,
 }
@@ -26,28 +26,26 @@ struct Said {
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
     let (params, options) = call.params(&["ack", "expected_offset", "key", "partition", "timestamp"])?;
     let said = Said {
-        partition: params
-            .number("partition", 0, u64::MAX)?
-            .map(|partition| u32::try_from(partition).unwrap_or(u32::MAX)),
+        partition: params.number("partition", 0, u64::MAX)?,
         timestamp: params.time("timestamp")?,
         key: params.get("key").map(str::to_owned),
     };
-    let key = Key::of(call, &params, None)?;
+    let key = call.key(&params, None)?;
     let place = move |call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]| place(call, attempt, &said, body);
     produce_whole(call, options, key, body, place).await
 }
 
-fn place(call: &TopicCall<'_>, attempt: &Attempt, said: &Said, value: &[u8]) -> Result<Placed, Problem> {
+fn place(call: &TopicCall<'_>, attempt: &Attempt, said: &Said, value: &[u8]) -> Result<Placed, Refusal> {
     let record = ParsedRecord {
         partition: said.partition,
         timestamp: said.timestamp,
         key: said.key.as_deref().map(|key| Cow::Borrowed(key.as_bytes())),
         // A value that is too large is refused below: it need not be looked at.
-        json_line: value.len() <= call.rules.max_record_bytes && is_json_line(value),
+        json_line: value.len() <= call.target.rules.max_record_bytes && is_json_line(value),
         value: Some(Cow::Borrowed(value)),
         headers: Vec::new(),
     };
-    let mut placing = call.placing(attempt.options, attempt.first);
+    let mut placing = call.placing(attempt);
     if let Some(content_type) = call.parts.headers.get(header::CONTENT_TYPE) {
         let name = Cow::Borrowed(&b"content-type"[..]);
         placing
@@ -55,12 +53,8 @@ fn place(call: &TopicCall<'_>, attempt: &Attempt, said: &Said, value: &[u8]) -> 
             .push((name, Cow::Borrowed(content_type.as_bytes())));
     }
     let mut placer = Placer::new(placing, attempt.now);
-    let placement = placer.add(&record).map_err(|error| {
-        let problem = misfit(&error, "");
-        match problem.code() {
-            Code::Refused(Reason::UnknownPartition) => problem.with("pointer", "partition"),
-            _ => problem,
-        }
-    })?;
+    let placement = placer
+        .add(&record)
+        .map_err(|misfit| misfit.refuse("", "partition"))?;
     Ok(Placed::of(placer, vec![placement], attempt.now))
 }

@@ -14,7 +14,7 @@ use super::record::Header;
 /// A record as it should be read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Expected {
-    pub(super) partition: Option<u32>,
+    pub(super) partition: Option<u64>,
     pub(super) timestamp: Option<TimestampMs>,
     pub(super) key: Option<Vec<u8>>,
     pub(super) value: Option<Vec<u8>>,
@@ -91,7 +91,7 @@ pub(super) fn record(json: &[u8]) -> Option<Expected> {
             "timestamp" => expected.timestamp = Some(timestamp(raw)?),
             "partition" => {
                 let digits = digits(raw)?;
-                expected.partition = Some(digits.parse().unwrap_or(u32::MAX));
+                expected.partition = Some(digits.parse().unwrap_or(u64::MAX));
             }
             "headers" => {
                 for (name, value) in members(raw)? {

@@ -121,7 +121,7 @@ pub fn of_record(
 pub fn returning<'a>(record: &Record<'a>) -> Result<Returning<'a>, NotReturning> {
     let topic = text(record, TOPIC)?;
     let group = text(record, GROUP)?;
-    let partition = number(record, PARTITION)?;
+    let partition: u32 = number(record, PARTITION)?;
     let headers = others(record)
         .map(|(name, value)| (Cow::Borrowed(name), value.map(Cow::Borrowed)))
         .collect();
@@ -129,7 +129,7 @@ pub fn returning<'a>(record: &Record<'a>) -> Result<Returning<'a>, NotReturning>
         topic,
         group,
         record: ParsedRecord {
-            partition: Some(partition),
+            partition: Some(partition.into()),
             timestamp: Some(record.timestamp),
             key: record.key.map(Cow::Borrowed),
             value: record.value.map(Cow::Borrowed),

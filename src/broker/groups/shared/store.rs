@@ -12,18 +12,19 @@ use super::dead_letter::{Origin, of_record};
 use super::queue::Queue;
 use crate::broker::engine::batch::Record;
 use crate::broker::engine::{
-    Ack, AppendRequest, Error, Fetched, Log, Offset, Part, Partition, PartitionId, ReadRequest, StateChange,
+    Ack, AppendRequest, Error, Fetched, Log, Offset, Partition, PartitionId, ReadRequest, StateChange,
     TimestampMs, Topic, TopicId,
 };
 use crate::broker::fetch::page::PageRecords;
 use crate::broker::groups::offsets::{self, Committed};
-use crate::broker::limits::Limits;
-use crate::broker::produce::placing::{Placer, Placing, TopicRules};
-use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::produce::limits::RecordLimits;
+use crate::broker::produce::placing::{Placer, Placing};
+use crate::broker::produce::{TopicRules, append};
+use crate::broker::refusal::Refusal;
 use crate::broker::topics::Topics;
 use crate::broker::topics::skips::Skips;
 use crate::formats::json::ParsedRecord;
-use crate::formats::partitioner::{Rotation, keyed_elsewhere};
+use crate::formats::partitioner::Rotation;
 
 /// What a write says of one partition, see [`Queue::begin_write`].
 #[derive(Clone, Debug)]
@@ -234,11 +235,8 @@ impl<'a> Outgoing<'a> {
             let placing = Placing {
                 topic: topic.id(),
                 partitions,
-                rules: TopicRules {
-                    max_record_bytes: usize::MAX,
-                    ..TopicRules::of(&topic.spec())
-                },
-                limits: &Limits::UNLIMITED,
+                log_append_time: TopicRules::of(&topic.spec()).log_append_time,
+                limits: RecordLimits::NONE,
                 rotation: self.rotation,
                 unkeyed: None,
                 repartition: false,
@@ -247,7 +245,10 @@ impl<'a> Outgoing<'a> {
             };
             (topic.clone(), partitions, Placer::new(placing, self.now))
         });
-        let added = if record.partition.is_some_and(|partition| partition >= *partitions) {
+        let added = if record
+            .partition
+            .is_some_and(|partition| partition >= u64::from(*partitions))
+        {
             placer.add(&ParsedRecord {
                 partition: None,
                 ..record.clone()
@@ -272,31 +273,9 @@ impl<'a> Outgoing<'a> {
             ack: Ack::Durable,
             ..AppendRequest::default()
         };
-        for (id, (topic, _, mut placer)) in self.topics {
-            let moved = keyed_elsewhere(id);
-            if placer.moved() && log.state_get(&moved).is_none() {
-                request.state.push(StateChange {
-                    key: moved,
-                    value: Some(vec![1]),
-                });
-            }
-            for built in placer.take(self.now) {
-                let partition = topic
-                    .partition(built.partition)
-                    .filter(|partition| !partition.is_deleted())
-                    .ok_or_else(|| {
-                        Refusal::new(
-                            Reason::UnknownTopic,
-                            format!("the topic {} has been deleted", topic.name()),
-                        )
-                    })?;
-                request.parts.push(Part {
-                    partition,
-                    records: built.records,
-                    expected_offset: None,
-                    json_lines: built.json_lines,
-                });
-            }
+        for (topic, _, mut placer) in self.topics.into_values() {
+            let moved = placer.moved();
+            append::add_to(&mut request, log, &topic, placer.take(self.now), None, moved)?;
         }
         Ok(request)
     }

@@ -1,0 +1,265 @@
+//! Idempotency keys: a call that is repeated is appended once, and answered as the first time.
+//!
+//! The log remembers a key with the records of its call, in one round, for the topic's `dedupe_window_ms` ([`Once`]). With
+//! it goes a fingerprint of all that the call says, so that another call with the same key is told from a repetition, and a
+//! note from which the answer is made again.
+//!
+//! The wire chooses what a fingerprint covers besides the records ([`Covered`]).
+//!
+//! Each unit of an upload has a key of its own, made of the call's key and the unit's number: so a retry appends the units that are
+//! missing.
+
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::Duration;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Producer, Target};
+use crate::broker::blocking::Work;
+use crate::broker::engine::{Appended, Once, TimestampMs, TopicId};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::catalog;
+
+const MAX_KEY_BYTES: usize = 255;
+
+/// All that a call, or a unit of it, says, in short.
+pub type Fingerprint = [u8; 16];
+
+/// What a call says besides its records: texts one after another.
+#[derive(Default)]
+pub struct Covered(Xxh3);
+
+impl Covered {
+    /// Adds a text, with its length before it, so that no two calls run together alike.
+    pub fn add(&mut self, text: &[u8]) {
+        self.0.update(&(text.len() as u64).to_be_bytes());
+        self.0.update(text);
+    }
+}
+
+/// The key of a call, with all that its fingerprint covers but the records.
+pub struct Key {
+    topic: TopicId,
+    key: Vec<u8>,
+    window: Duration,
+    hasher: Xxh3,
+}
+
+impl Key {
+    /// A key for calls to a topic.
+    ///
+    /// # Errors
+    /// [`Reason::InvalidRequest`] for a key that is not 1 to 255 characters of visible ASCII; without a field, which the wire knows.
+    pub fn new(target: &Target, key: &[u8], covered: Covered) -> Result<Box<Self>, Refusal> {
+        if !(1..=MAX_KEY_BYTES).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic) {
+            return Err(Refusal::new(
+                Reason::InvalidRequest,
+                "Idempotency-Key must be 1 to 255 characters of visible ASCII, without spaces",
+            ));
+        }
+        Ok(Box::new(Self {
+            topic: target.topic.id(),
+            key: key.to_vec(),
+            window: catalog::dedupe_window(&target.topic.spec()),
+            hasher: covered.0,
+        }))
+    }
+
+    /// Hashes what follows, the records or a unit of them, into a fingerprint.
+    #[must_use]
+    pub fn hasher(&self) -> Xxh3 {
+        self.hasher.clone()
+    }
+
+    /// What to remember of a unit from `now` on; a call that is not an upload is its own unit 0.
+    pub(super) fn once(&self, unit: u32, fingerprint: Fingerprint, now: TimestampMs, note: Vec<u8>) -> Once {
+        let window = i64::try_from(self.window.as_millis()).unwrap_or(i64::MAX);
+        Once {
+            topic: self.topic,
+            key: self.of_unit(unit),
+            fingerprint,
+            expires: TimestampMs(now.get().saturating_add(window)),
+            note,
+        }
+    }
+
+    /// No client's key holds a zero, so no unit's key is one of a client.
+    fn of_unit(&self, unit: u32) -> Vec<u8> {
+        let mut key = self.key.clone();
+        if unit > 0 {
+            key.push(0);
+            key.extend_from_slice(&unit.to_be_bytes());
+        }
+        key
+    }
+}
+
+impl Producer {
+    /// Makes the log ready for keys, if it is not: that waits for the disk, once in the life of a data directory.
+    ///
+    /// # Errors
+    /// Those of [`Log::prepare_keys`](crate::broker::engine::Log::prepare_keys).
+    pub async fn prepare_keys(&self) -> Result<(), Refusal> {
+        if self.keys_prepared.load(Acquire) {
+            return Ok(());
+        }
+        let (log, is_prepared) = (self.log.clone(), self.keys_prepared.clone());
+        let prepare = move || {
+            log.prepare_keys()?;
+            is_prepared.store(true, Release);
+            Ok(())
+        };
+        self.blocking.attempt(Work::Change, prepare).await
+    }
+
+    /// What the call was answered, if it is known that it was: ask before looking at anything that may have changed since,
+    /// like limits and the number of partitions.
+    ///
+    /// # Errors
+    /// [`Reason::IdempotencyKeyReused`] where the key belongs to another call.
+    pub(super) fn recall(
+        &self,
+        key: &Key,
+        unit: u32,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<Appended>, Refusal> {
+        let known = self.log.recall(key.topic, &key.of_unit(unit), fingerprint);
+        Ok(known.transpose()?)
+    }
+}
+
+/// The fingerprint of what was hashed.
+#[must_use]
+pub fn fingerprint(hasher: &Xxh3) -> Fingerprint {
+    hasher.digest128().to_be_bytes()
+}
+
+/// How the records of a body were placed the first time: with this, its placement is found again from the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First {
+    /// The topic's partitions at the time.
+    pub partitions: u32,
+    /// Where records without a key went.
+    pub unkeyed: Option<u32>,
+}
+
+/// Notes begin with what they are.
+const FIRST: u8 = b'p';
+const PARTS: u8 = b'u';
+const COUNT: u8 = b'b';
+
+impl First {
+    pub(super) fn encode(self) -> Vec<u8> {
+        // No topic has so many partitions.
+        let unkeyed = self.unkeyed.unwrap_or(u32::MAX);
+        encode(FIRST, &[self.partitions, unkeyed])
+    }
+
+    pub(super) fn decode(note: &[u8]) -> Result<Self, Refusal> {
+        match decode(FIRST, note).as_deref() {
+            Some([partitions, unkeyed]) if *partitions > 0 => Ok(Self {
+                partitions: *partitions,
+                unkeyed: (*unkeyed != u32::MAX).then_some(*unkeyed),
+            }),
+            _ => Err(unreadable()),
+        }
+    }
+}
+
+/// The note of a unit: the partition of each part, and how many records it has.
+pub(super) fn encode_parts(parts: &[(u32, u32)]) -> Vec<u8> {
+    let numbers: Vec<u32> = parts
+        .iter()
+        .flat_map(|(partition, records)| [*partition, *records])
+        .collect();
+    encode(PARTS, &numbers)
+}
+
+pub(super) fn decode_parts(note: &[u8]) -> Result<Vec<(u32, u32)>, Refusal> {
+    let numbers = decode(PARTS, note).ok_or_else(unreadable)?;
+    let (pairs, rest) = numbers.as_chunks::<2>();
+    if !rest.is_empty() || pairs.iter().any(|[_, records]| *records == 0) {
+        return Err(unreadable());
+    }
+    Ok(pairs
+        .iter()
+        .map(|[partition, records]| (*partition, *records))
+        .collect())
+}
+
+/// The note of record batches: how many records they have.
+pub(super) fn encode_count(records: u32) -> Vec<u8> {
+    encode(COUNT, &[records])
+}
+
+pub(super) fn decode_count(note: &[u8]) -> Result<u32, Refusal> {
+    match decode(COUNT, note).as_deref() {
+        Some([records]) if *records > 0 => Ok(*records),
+        _ => Err(unreadable()),
+    }
+}
+
+fn encode(kind: u8, numbers: &[u32]) -> Vec<u8> {
+    let numbers = numbers.iter().flat_map(|number| number.to_be_bytes());
+    std::iter::once(kind).chain(numbers).collect()
+}
+
+fn decode(kind: u8, note: &[u8]) -> Option<Vec<u32>> {
+    let (numbers, rest) = note.strip_prefix(&[kind])?.as_chunks::<4>();
+    let numbers = numbers.iter().map(|bytes| u32::from_be_bytes(*bytes)).collect();
+    rest.is_empty().then_some(numbers)
+}
+
+/// The fingerprint says that it is the same request, so the note is of the same kind.
+#[cold]
+pub(super) fn unreadable() -> Refusal {
+    tracing::error!("what is remembered of an idempotency key does not fit its request");
+    Refusal::new(
+        Reason::Internal,
+        "the request was appended before, and its answer cannot be made again",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_come_back_as_they_were_and_no_other_bytes_are_taken_for_one() {
+        for first in [
+            First {
+                partitions: 1,
+                unkeyed: None,
+            },
+            First {
+                partitions: 10_000,
+                unkeyed: Some(9_999),
+            },
+        ] {
+            assert_eq!(First::decode(&first.encode()).unwrap(), first);
+        }
+        let parts = vec![(0, 1), (7, 10_000)];
+        assert_eq!(decode_parts(&encode_parts(&parts)).unwrap(), parts);
+        assert_eq!(decode_count(&encode_count(3)).unwrap(), 3);
+        let first = First {
+            partitions: 0,
+            unkeyed: None,
+        };
+        for wrong in [
+            &b""[..],
+            b"p",
+            b"x\0\0\0\x01",
+            &first.encode(),
+            &encode_parts(&[(1, 0)]),
+            &encode_count(0),
+        ] {
+            assert!(First::decode(wrong).is_err(), "{wrong:?}");
+            assert!(decode_parts(wrong).is_err(), "{wrong:?}");
+            assert!(decode_count(wrong).is_err(), "{wrong:?}");
+        }
+        for cut in 0..9 {
+            let note = encode_parts(&[(1, 2)]);
+            assert!(cut == 1 || decode_parts(&note[..cut]).is_err(), "{cut}");
+        }
+    }
+}

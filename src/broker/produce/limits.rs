@@ -1,0 +1,127 @@
+//! Which records are taken: the same bounds, in the same words, for JSON, CloudEvents, raw bodies and record batches.
+//!
+//! Records that were stored once (dead letters, a request that is repeated) are held against [`RecordLimits::NONE`].
+
+use super::TopicRules;
+use crate::broker::limits::Limits;
+use crate::broker::refusal::{Reason, Refusal};
+
+/// The bounds of one record. Headers that the server adds do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordLimits {
+    /// Key, value, and names and values of the headers together, in bytes.
+    pub max_record_bytes: usize,
+    /// The key, in bytes.
+    pub max_key_bytes: usize,
+    /// How many headers.
+    pub max_headers: usize,
+    /// Names and values of the headers together, in bytes.
+    pub max_header_bytes: usize,
+}
+
+impl RecordLimits {
+    /// No bounds.
+    pub const NONE: Self = Self {
+        max_record_bytes: usize::MAX,
+        max_key_bytes: usize::MAX,
+        max_headers: usize::MAX,
+        max_header_bytes: usize::MAX,
+    };
+
+    /// The bounds of the server and of a topic.
+    #[must_use]
+    pub fn of(limits: &Limits, rules: &TopicRules) -> Self {
+        Self {
+            max_record_bytes: rules.max_record_bytes,
+            max_key_bytes: limits.max_key_bytes,
+            max_headers: limits.max_headers_per_record,
+            max_header_bytes: limits.max_header_bytes,
+        }
+    }
+
+    /// The bytes of a record with a key and a value of so many bytes; `headers` gives the bytes of each header.
+    ///
+    /// # Errors
+    /// [`Misfit::TooLarge`] with the first bound that it exceeds.
+    #[inline]
+    pub fn check(
+        &self,
+        key: usize,
+        value: usize,
+        headers: impl ExactSizeIterator<Item = usize>,
+    ) -> Result<usize, Misfit> {
+        let within = |what, size, limit| {
+            if size > limit {
+                Err(Misfit::TooLarge { what, size, limit })
+            } else {
+                Ok(size)
+            }
+        };
+        within("bytes of a key", key, self.max_key_bytes)?;
+        within("headers of a record", headers.len(), self.max_headers)?;
+        let headers = headers.sum();
+        within("bytes of a record's headers", headers, self.max_header_bytes)?;
+        within(
+            "bytes of a record's key, value and headers",
+            key + value + headers,
+            self.max_record_bytes,
+        )
+    }
+}
+
+/// Why a well-formed record is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// The topic has fewer partitions.
+    UnknownPartition {
+        /// The partition that the record names.
+        partition: u64,
+        /// How many there are.
+        partitions: u32,
+    },
+    /// The record goes to another partition than those before, where all must go to one.
+    SecondPartition {
+        /// The partition of the records before.
+        first: u32,
+        /// The partition of this one.
+        second: u32,
+    },
+    /// A part of it is too large.
+    TooLarge {
+        /// The part, with its unit.
+        what: &'static str,
+        /// How large it is.
+        size: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+}
+
+impl Misfit {
+    /// The refusal of the record at `pointer` in its document; `partition` is the field that named its partition.
+    #[cold]
+    #[must_use]
+    pub fn refuse(&self, pointer: &str, partition: &str) -> Refusal {
+        match self {
+            Self::UnknownPartition {
+                partition: found,
+                partitions,
+            } => Refusal::new(
+                Reason::UnknownPartition,
+                format!("the topic has {partitions} partitions, from 0; {found} is none of them"),
+            )
+            .at(partition),
+            Self::SecondPartition { first, second } => Refusal::invalid(
+                "expected_offset",
+                format!(
+                    "expected_offset is for records of one partition; these go to {first} and to {second}"
+                ),
+            ),
+            Self::TooLarge { what, size, limit } => Refusal::new(
+                Reason::RecordTooLarge,
+                format!("{size} {what}; {limit} are allowed"),
+            )
+            .at(pointer),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Calls that are one append: all records placed, appended, and answered with each record's position.
+//!
+//! With an idempotency key the wire keeps its body until it is answered: a body that was appended before is placed again as it
+//! was the first time, which gives the positions of then.
+
+use super::append::add_to;
+use super::idempotency::{Fingerprint, First, Key, unreadable};
+use super::placing::{Built, Placement, Placer};
+use super::{Options, Producer, Target};
+use crate::broker::engine::{AppendRequest, Appended, Offset, Once, TimestampMs};
+use crate::broker::refusal::Refusal;
+
+/// One placing of a call's records.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// How they are appended.
+    pub options: Options,
+    /// The time of the append.
+    pub now: TimestampMs,
+    /// How they were placed before. The limits are not checked again.
+    pub first: Option<First>,
+}
+
+/// The records of a call, placed.
+pub struct Placed {
+    built: Vec<Built>,
+    placements: Vec<Placement>,
+    bytes: usize,
+    moved: bool,
+    unkeyed: Option<u32>,
+}
+
+impl Placed {
+    /// Takes what a placer has placed, with where it put each record.
+    #[must_use]
+    pub fn of(mut placer: Placer<'_>, placements: Vec<Placement>, now: TimestampMs) -> Self {
+        Self {
+            bytes: placer.bytes(),
+            moved: placer.moved(),
+            unkeyed: placer.unkeyed_partition(),
+            built: placer.take(now),
+            placements,
+        }
+    }
+}
+
+/// Where the records of a call lie.
+pub struct Places {
+    /// Partition and first offset of each part.
+    pub parts: Vec<(u32, Offset)>,
+    /// The place of each record in its part, in the order of the call.
+    pub placements: Vec<Placement>,
+    /// Nothing was appended: all of it had been before.
+    pub is_replayed: bool,
+}
+
+impl Producer {
+    /// Appends what was placed.
+    ///
+    /// # Errors
+    /// Those of the append; nothing is stored, if the outcome does not say otherwise.
+    pub async fn append_whole(
+        &self,
+        target: &Target,
+        options: Options,
+        placed: Placed,
+    ) -> Result<Places, Refusal> {
+        let (places, _) = self.append_placed(target, options, placed, None).await?;
+        Ok(places)
+    }
+
+    /// Appends what `place` makes of the call, once for each `key`.
+    ///
+    /// # Errors
+    /// Those of the append and of `place`; [`IdempotencyKeyReused`](crate::broker::refusal::Reason::IdempotencyKeyReused) where the key
+    /// belongs to another call.
+    pub async fn append_once<F: Future<Output = Result<Placed, Refusal>>>(
+        &self,
+        target: &Target,
+        mut attempt: Attempt,
+        key: &Key,
+        fingerprint: Fingerprint,
+        place: impl Fn(Attempt) -> F,
+    ) -> Result<Places, Refusal> {
+        self.prepare_keys().await?;
+        let appended = match self.recall(key, 0, &fingerprint)? {
+            Some(appended) => {
+                self.count(true, 0, 0);
+                appended
+            }
+            None => {
+                let placed = place(attempt).await?;
+                let first = First {
+                    partitions: target.partitions,
+                    unkeyed: placed.unkeyed,
+                };
+                let once = key.once(0, fingerprint, attempt.now, first.encode());
+                let (places, appended) = self
+                    .append_placed(target, attempt.options, placed, Some(once))
+                    .await?;
+                if appended.repeated.is_none() {
+                    return Ok(places);
+                }
+                appended
+            }
+        };
+        attempt.first = Some(First::decode(appended.repeated.as_deref().unwrap_or_default())?);
+        let placed = place(attempt).await?;
+        if placed.built.len() != appended.base_offsets.len() {
+            return Err(unreadable());
+        }
+        let partitions = placed.built.iter().map(|built| built.partition);
+        Ok(Places {
+            parts: partitions.zip(appended.base_offsets).collect(),
+            placements: placed.placements,
+            is_replayed: true,
+        })
+    }
+
+    async fn append_placed(
+        &self,
+        target: &Target,
+        options: Options,
+        placed: Placed,
+        once: Option<Once>,
+    ) -> Result<(Places, Appended), Refusal> {
+        let Placed {
+            built,
+            placements,
+            bytes,
+            moved,
+            ..
+        } = placed;
+        let mut parts: Vec<_> = built
+            .iter()
+            .map(|built| (built.partition, Offset::ZERO))
+            .collect();
+        let mut request = AppendRequest {
+            ack: options.ack,
+            once,
+            ..AppendRequest::default()
+        };
+        add_to(
+            &mut request,
+            &self.log,
+            &target.topic,
+            built,
+            options.expected_offset,
+            moved,
+        )?;
+        let appended = self.append(request, placements.len() as u64, bytes).await?;
+        for ((_, offset), base) in parts.iter_mut().zip(&appended.base_offsets) {
+            *offset = *base;
+        }
+        let places = Places {
+            parts,
+            placements,
+            is_replayed: false,
+        };
+        Ok((places, appended))
+    }
+}
