@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use support::{Answer, NOW, Service};
 
 const NDJSON: &str = "application/x-ndjson";
+const TEXT: [(&str, &str); 1] = [("content-type", "text/plain")];
 const BATCH: &str = "application/vnd.apache.kafka.record-batch";
 
 const RECORDS: &str = "/v1/topics/t/records";
@@ -337,7 +338,7 @@ async fn what_is_not_there_is_unknown() {
     let answer = server.json("/v1/topics/%ff/records", r#"{"records":[{}]}"#).await;
     answer.problem(400, "invalid-request");
     server
-        .post("/v1/topics/x/records", &[], "raw")
+        .post("/v1/topics/x/records", &TEXT, "raw")
         .await
         .problem(404, "unknown-topic");
     server
@@ -358,7 +359,10 @@ async fn times_are_the_clocks_where_records_name_none_or_the_topic_wants_its_own
         let path = format!("/v1/topics/{topic}/records");
         server.json(&path, body).await.ok();
         server.set_time(NOW + 1);
-        server.post(&format!("{path}?timestamp=9"), &[], "raw").await.ok();
+        server
+            .post(&format!("{path}?timestamp=9"), &TEXT, "raw")
+            .await
+            .ok();
         server.ndjson(&path, line).await.ok();
         server.set_time(NOW);
     }
@@ -399,9 +403,9 @@ async fn a_record_above_its_topics_limit_is_too_large() {
         let answer = server.json(RECORDS, format!("{{\"records\":[{record}]}}")).await;
         answer.problem(413, "record-too-large");
     }
-    server.post(RECORDS, &[], vec![b'x'; 100]).await.ok();
+    server.post(RECORDS, &TEXT, vec![b'x'; 100]).await.ok();
     server
-        .post(RECORDS, &[], vec![b'x'; 101])
+        .post(RECORDS, &TEXT, vec![b'x'; 101])
         .await
         .problem(413, "record-too-large");
     assert_eq!(server.stored("t", 0).len(), 2);
@@ -433,7 +437,7 @@ async fn a_request_above_the_limit_is_too_large_however_it_is_sent() {
             vec![json, ("content-encoding", "zstd")],
             zstd::encode_all(&body(1001)[..], 1).unwrap().into(),
         ),
-        (vec![], vec![b'x'; 1001].into()),
+        (TEXT.to_vec(), vec![b'x'; 1001].into()),
     ] {
         let answer = server.post(path, &headers, body).await;
         assert_eq!(answer.problem(413, "request-too-large")["outcome"], "none");
@@ -468,7 +472,7 @@ async fn ack_is_the_requests_or_the_topics() {
         let path = format!("/v1/topics/t/records{query}");
         server.json(&path, r#"{"records":[{}]}"#).await.ok();
         server.ndjson(&path, "{}\n").await.ok();
-        server.post(&path, &[], "raw").await.ok();
+        server.post(&path, &TEXT, "raw").await.ok();
     }
     server
         .json("/v1/topics/t/records?ack=all", r#"{"records":[{}]}"#)
@@ -488,10 +492,10 @@ async fn records_are_appended_only_at_the_expected_offset() {
     assert_eq!(answer.problem(412, "offset-mismatch")["end_offset"], 2);
     let raw = "/v1/topics/t/records?partition=1&expected_offset=";
     server
-        .post(&format!("{raw}3"), &[], "x")
+        .post(&format!("{raw}3"), &TEXT, "x")
         .await
         .problem(412, "offset-mismatch");
-    server.post(&format!("{raw}2"), &[], "x").await.ok();
+    server.post(&format!("{raw}2"), &TEXT, "x").await.ok();
     for wrong in ["-1", "x", "9223372036854775808", ""] {
         server
             .json(&format!("/v1/topics/t/records?expected_offset={wrong}"), body)
@@ -552,9 +556,12 @@ async fn a_traceparent_is_kept_with_every_record_that_has_none() {
         let headers = [("content-type", content_type), ("traceparent", trace)];
         server.post(RECORDS, &headers, body).await.ok();
     }
-    server.post(RECORDS, &[("traceparent", trace)], "raw").await.ok();
+    let headers = [TEXT[0], ("traceparent", trace)];
+    server.post(RECORDS, &headers, "raw").await.ok();
     let header = |name: &str, value: &str| (name.to_owned(), Some(value.as_bytes().to_vec()));
-    let stored = server.stored("t", 0);
+    let mut stored = server.stored("t", 0);
+    let last = &mut stored.last_mut().unwrap().headers;
+    assert!(last.pop() == Some(header("content-type", "text/plain")));
     let added = vec![header("traceparent", trace)];
     let kept = vec![header("a", "b"), header("traceparent", "own")];
     let headers: Vec<_> = stored.into_iter().map(|record| record.headers).collect();
@@ -620,17 +627,102 @@ async fn any_other_type_is_one_records_value() {
             headers: vec![("content-type".into(), Some(b"image/png; x=1".to_vec()))],
         }]
     );
-    let answer = server.post("/v1/topics/t/records?key=key", &[], "x").await;
+    let answer = server.post("/v1/topics/t/records?key=key", &TEXT, "x").await;
     let partition = partition_of_key(b"key", 4);
     assert_eq!(offsets(&answer)[0].0, u64::from(partition));
     let stored = server.stored("t", partition).pop().unwrap();
-    assert_eq!((stored.headers, stored.timestamp), (vec![], NOW));
-    let answer = server.post("/v1/topics/t/records?partition=4", &[], "x").await;
+    let content_type = ("content-type".to_owned(), Some(b"text/plain".to_vec()));
+    assert_eq!((stored.headers, stored.timestamp), (vec![content_type], NOW));
+    let answer = server.post("/v1/topics/t/records?partition=4", &TEXT, "x").await;
     assert_eq!(answer.problem(404, "unknown-partition")["pointer"], "partition");
     server
-        .post("/v1/topics/t/records?partition=-1", &[], "x")
+        .post("/v1/topics/t/records?partition=-1", &TEXT, "x")
         .await
         .problem(400, "invalid-request");
+}
+
+#[tokio::test]
+async fn types_that_clients_send_unasked_are_refused_with_the_types_that_there_are() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    let body = r#"{"records":[{"value":1}]}"#;
+    for headers in [
+        &[][..],
+        &[("content-type", "application/x-www-form-urlencoded")],
+        &[("content-type", "multipart/form-data; boundary=x")],
+        &[("content-type", "text/json")],
+        &[("content-type", "application/vnd.kafka.json.v2+json")],
+    ] {
+        let answer = server.post("/v1/topics/t/records", headers, body).await;
+        let problem = answer.problem(415, "unsupported-media-type");
+        assert!(
+            problem["detail"].to_string().contains("application/x-ndjson"),
+            "{problem}"
+        );
+    }
+    assert!(server.stored("t", 0).is_empty());
+    for content_type in [
+        "application/ndjson",
+        "application/jsonl",
+        "application/x-jsonlines",
+    ] {
+        let headers = [("content-type", content_type)];
+        let answer = server
+            .post("/v1/topics/t/records", &headers, "\u{feff}{}\n{}\n")
+            .await;
+        assert_eq!(answer.ok()["records"], 2, "{content_type}");
+    }
+    server
+        .json("/v1/topics/t/records", format!("\u{feff}{body}"))
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn a_partition_is_refused_by_the_number_that_was_sent() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    for number in ["1", "4294967296", "18446744073709551614"] {
+        let body = format!("{{\"records\":[{{\"partition\":{number}}}]}}");
+        let answer = server.json("/v1/topics/t/records", body).await;
+        let problem = answer.problem(404, "unknown-partition");
+        assert!(problem["detail"].to_string().contains(number), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn times_are_rfc_3339_in_all_its_range() {
+    let server = Server::new();
+    server.topic("t", 1, json!({}));
+    for (time, millis) in [
+        ("0001-01-01T00:00:00Z", 0),
+        ("1969-12-31T23:59:59.999Z", 0),
+        ("2013-07-01T00:00:00.0019Z", 1_372_636_800_001),
+        ("9999-12-31T23:59:59Z", 253_402_300_799_000),
+    ] {
+        let record = format!("{{\"records\":[{{\"timestamp\":\"{time}\"}}]}}");
+        server.json("/v1/topics/t/records", record).await.ok();
+        let raw = format!("/v1/topics/t/records?timestamp={time}");
+        server.post(&raw, &TEXT, "raw").await.ok();
+        let event = json!({"specversion": "1.0", "id": "1", "source": "/", "type": "t", "time": time});
+        let headers = [("content-type", "application/cloudevents+json")];
+        server
+            .post("/v1/topics/t/records", &headers, event.to_string())
+            .await
+            .ok();
+        let stored = server.stored("t", 0);
+        for record in &stored[stored.len() - 3..] {
+            assert_eq!(record.timestamp, millis, "{time}");
+        }
+        for query in ["from", "until"] {
+            let path = format!("/v1/topics/t/records?{query}={time}");
+            assert_eq!(server.get(&path).await.status, 200, "{path}");
+        }
+    }
+    let path = "/v1/topics/t/records?timestamp=2024-01-01T00:00:00+02:00";
+    let answer = server.post(path, &TEXT, "raw").await;
+    let problem = answer.problem(400, "invalid-request");
+    assert!(problem["detail"].to_string().contains("%2B"), "{problem}");
 }
 
 #[tokio::test]
@@ -645,7 +737,7 @@ async fn readers_are_told_which_raw_values_are_json_in_one_line() {
         ("1\n", false),
     ] {
         let server = Server::with_topic(1);
-        server.post(RECORDS, &[], value).await.ok();
+        server.post(RECORDS, &TEXT, value).await.ok();
         assert_eq!(server.stored("t", 0)[0].value(), value);
         assert_eq!(server.runs("t", 0).1, is_json, "{value:?}");
     }
@@ -669,7 +761,7 @@ async fn lines_are_counted_by_partition() {
     }
     assert_eq!(server.stored("t", 3)[1].value(), "{\"a\":\t2}");
     assert!(server.runs("t", 3).1, "lines hold no line breaks");
-    for nothing in ["", "\n\n", " "] {
+    for nothing in ["", "\n\n", " ", "\u{feff}", "\u{feff}\r\n"] {
         let answer = server.ndjson(RECORDS, nothing).await;
         assert_eq!(answer.ok(), json!({"records": 0, "partitions": []}));
     }
@@ -690,6 +782,12 @@ async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
         ("{\"value\":1", 400, "invalid-request", "/value"),
         ("nonsense", 400, "invalid-request", ""),
         ("{\"partition\":2}", 404, "unknown-partition", "/partition"),
+        (
+            "{\"partition\":4294967296}",
+            404,
+            "unknown-partition",
+            "/partition",
+        ),
         ("{\"key\":\"123456789\"}", 413, "record-too-large", ""),
         (&*long, 413, "record-too-large", ""),
         (&*longest, 413, "record-too-large", ""),
@@ -1122,7 +1220,7 @@ async fn each_type_has_its_path() {
         answer.problem(415, "unsupported-media-type");
     }
     server
-        .post(TO_PARTITION, &[], "x")
+        .post(TO_PARTITION, &TEXT, "x")
         .await
         .problem(415, "unsupported-media-type");
     let answer = server.batches(RECORDS, batch(&["1"])).await;

@@ -194,9 +194,7 @@ fn parse_time_at(text: &str, now_ms: i64) -> Result<TimestampMs, String> {
     let in_utc = || {
         let civil: jiff::civil::DateTime =
             (text.as_bytes().get(4) == Some(&b'-')).then(|| text.parse().ok())??;
-        let time = civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
-        // Before 1970 is the beginning.
-        Some(TimestampMs(time.as_millisecond().max(0)))
+        time::parse_rfc3339(&format!("{civil}Z"))
     };
     let is_in_utc =
         !text.ends_with(['Z', 'z']) && !text.get(10..).is_some_and(|rest| rest.contains(['+', '-']));
@@ -231,6 +229,14 @@ mod tests {
             "2013-07-01T02:00:00+02:00",
         ] {
             assert_eq!(Position::parse_from(text), Ok(july), "{text}");
+        }
+        for (text, millis) in [
+            ("1969-12-31", 0),
+            ("0001-01-01T00:00", 0),
+            ("9999-12-31", 253_402_214_400_000),
+        ] {
+            let time = Position::Time(TimestampMs(millis));
+            assert_eq!(Position::parse_from(text), Ok(time), "{text}");
         }
         assert_eq!(Position::parse_from("earliest"), Ok(Position::Earliest));
         assert_eq!(Position::parse_from("offset:7"), Ok(Position::Offset(7)));

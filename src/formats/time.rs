@@ -1,22 +1,48 @@
-//! Times as clients write them.
+//! Times as clients write them: the one reading of query parameters, JSON, CloudEvents and the command line.
 
+use jiff::civil::Date;
+use jiff::fmt::temporal::Pieces;
 use quipu_segments::TimestampMs;
 
-/// A time as clients write it: milliseconds since the Unix epoch, or RFC 3339. Times before 1970 are not valid.
+/// A time as clients write it: milliseconds since the Unix epoch, or RFC 3339.
 #[must_use]
 pub fn parse_time(text: &str) -> Option<TimestampMs> {
     if let Ok(number) = text.parse::<i64>() {
         return (number >= 0 && !text.starts_with('+')).then_some(TimestampMs(number));
     }
-    millis_of(text.parse().ok()?)
+    parse_rfc3339(text)
 }
 
-/// A point in time as records have it; `None` before 1970.
+/// A time by RFC 3339, in all its range. Fractions of a millisecond are rounded down, and a time before 1970 is the beginning.
 #[must_use]
-pub fn millis_of(time: jiff::Timestamp) -> Option<TimestampMs> {
-    // A point between two milliseconds lies after the first of them, so a record "at or after" it is at the second.
-    let millis = time.as_millisecond() + i64::from(time.subsec_nanosecond() % 1_000_000 > 0);
-    (millis >= 0).then_some(TimestampMs(millis))
+pub fn parse_rfc3339(text: &str) -> Option<TimestampMs> {
+    let millis = match text.parse::<jiff::Timestamp>() {
+        Ok(time) => time.as_millisecond(),
+        // The last two days of the year 9999 lie beyond what a timestamp holds, lest an offset lead out of the year.
+        Err(_) => {
+            let pieces = Pieces::parse(text).ok()?;
+            let (time, offset) = (pieces.time()?, pieces.to_numeric_offset()?);
+            let epoch = Date::constant(1970, 1, 1);
+            let days = epoch.until((jiff::Unit::Day, pieces.date())).ok()?.get_days();
+            let seconds = i64::from(days) * 86_400
+                + i64::from(time.hour()) * 3600
+                + i64::from(time.minute()) * 60
+                + i64::from(time.second())
+                - i64::from(offset.seconds());
+            seconds * 1000 + i64::from(time.millisecond())
+        }
+    };
+    Some(TimestampMs(millis.max(0)))
+}
+
+/// A hint for a time in a query whose `+` was read as a blank; empty where that is not what is wrong.
+#[must_use]
+pub fn hint(text: &str) -> &'static str {
+    if text.contains(' ') && parse_time(&text.replace(' ', "+")).is_some() {
+        "; in a query the + of an offset is written %2B"
+    } else {
+        ""
+    }
 }
 
 #[cfg(test)]
@@ -24,22 +50,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_milliseconds_or_rfc_3339() {
-        assert_eq!(parse_time("1372636800000"), Some(TimestampMs(1_372_636_800_000)));
-        assert_eq!(
-            parse_time("2013-07-01T00:00:00Z"),
-            Some(TimestampMs(1_372_636_800_000))
-        );
-        assert_eq!(
-            parse_time("2013-07-01T02:00:00+02:00"),
-            Some(TimestampMs(1_372_636_800_000))
-        );
-        assert_eq!(
-            parse_time("2013-07-01T00:00:00.0001Z"),
-            Some(TimestampMs(1_372_636_800_001))
-        );
-        for wrong in ["", "-1", "+5", "yesterday", "2013-07-01", "1e3"] {
+    fn times_are_milliseconds_or_rfc_3339_in_all_its_range() {
+        for (text, millis) in [
+            ("1372636800000", 1_372_636_800_000),
+            ("2013-07-01T00:00:00Z", 1_372_636_800_000),
+            ("2013-07-01T02:00:00+02:00", 1_372_636_800_000),
+            ("2013-07-01T00:00:00.0019Z", 1_372_636_800_001),
+            ("0001-01-01T00:00:00Z", 0),
+            ("0000-01-01T00:00:00-23:59", 0),
+            ("1969-12-31T23:59:59.9999Z", 0),
+            ("1970-01-01T00:00:00.0009Z", 0),
+            ("9999-12-30T22:00:00Z", 253_402_207_200_000),
+            ("9999-12-31T23:59:59Z", 253_402_300_799_000),
+            ("9999-12-31T23:59:59.9999Z", 253_402_300_799_999),
+            ("9999-12-31T23:59:59-23:59", 253_402_387_139_000),
+        ] {
+            assert_eq!(parse_time(text), Some(TimestampMs(millis)), "{text}");
+        }
+        for wrong in [
+            "",
+            "-1",
+            "+5",
+            "yesterday",
+            "2013-07-01",
+            "1e3",
+            "9999-12-31T24:00:00Z",
+            "9999-12-32T00:00:00Z",
+            "9999-12-31T23:59:59",
+        ] {
             assert_eq!(parse_time(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_plus_that_became_a_blank_is_named() {
+        assert!(hint("2024-01-01T00:00:00 02:00").contains("%2B"));
+        assert_eq!(hint("2024-01-01 00:00:00"), "");
     }
 }

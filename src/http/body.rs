@@ -10,8 +10,12 @@ use serde::de::DeserializeOwned;
 use super::budget::{Budget, Pace};
 use super::params::json_body;
 use super::problem::{Code, Problem};
+use super::{Work, blocking};
 use crate::app::App;
 use crate::broker::refusal::Reason;
+
+/// Bodies up to this size are parsed on the worker that received them. Larger ones go where blocking is fine.
+const INLINE_BYTES: usize = 256 << 10;
 
 /// Reads a request's JSON body and makes a `T` of it, which denies unknown fields.
 ///
@@ -19,7 +23,7 @@ use crate::broker::refusal::Reason;
 /// 400 for a body that is missing, is not the JSON expected or is broken off, 413 above `max_request_bytes`, 415 for another type or
 /// a coded body, 408 for a client that stopped sending, 503 when too many bodies are held already, or others wait for what a
 /// slow client's body holds.
-pub(crate) async fn read_json<T: DeserializeOwned>(
+pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
     app: &App,
     headers: &HeaderMap,
     body: Body,
@@ -39,7 +43,7 @@ pub(crate) fn missing() -> Problem {
 ///
 /// # Errors
 /// Those of [`read_json`].
-pub(crate) async fn read_optional_json<T: DeserializeOwned>(
+pub(crate) async fn read_optional_json<T: DeserializeOwned + Send + 'static>(
     app: &App,
     headers: &HeaderMap,
     mut body: Body,
@@ -69,7 +73,13 @@ pub(crate) async fn read_optional_json<T: DeserializeOwned>(
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
-    json_body(&bytes).map(Some)
+    if bytes.len() <= INLINE_BYTES {
+        return json_body(&bytes).map(Some);
+    }
+    blocking(app.blocking.clone(), Work::Parse, move || {
+        json_body(&bytes).map(Some)
+    })
+    .await
 }
 
 /// Checks that a body is JSON and has no content coding. Web pages may send other types, and none, to other origins without

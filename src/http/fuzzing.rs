@@ -46,10 +46,13 @@ pub fn decode_body(coding: HeaderValue, pieces: Vec<Bytes>, max_bytes: usize) ->
     let mut chunks = Vec::new();
     let mut bytes = 0;
     while bytes <= max_bytes {
-        let next = body.next(&budget).now_or_never();
-        let Some(chunk) = next.expect("all of the body is there")? else {
-            break;
+        // All of the body is there: what waits only gives others their turn, and goes on when it is asked again.
+        let chunk = loop {
+            if let Some(next) = body.next(&budget).now_or_never() {
+                break next?;
+            }
         };
+        let Some(chunk) = chunk else { break };
         bytes += chunk.len();
         chunks.push(chunk);
     }

@@ -4,12 +4,14 @@
 //! `pointer`: the parameter's name, or the JSON pointer of the field.
 
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 
 use super::objects::Objects;
 use super::problem::Problem;
 use crate::broker::engine::TimestampMs;
 use crate::broker::refusal::Reason;
-use crate::formats::time::parse_time;
+use crate::formats::json::without_mark;
+use crate::formats::time::{self, parse_time};
 
 /// The query parameters of one request.
 #[derive(Debug, Default)]
@@ -147,7 +149,7 @@ impl Params {
             return Ok(None);
         };
         parse_time(text).map(Some).ok_or_else(|| {
-            Problem::invalid(name, format!("{name} must be a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z), not {text:?}"))
+            Problem::invalid(name, format!("{name} must be a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z), not {text:?}{}", time::hint(text)))
         })
     }
 }
@@ -174,7 +176,7 @@ fn decode(text: &str) -> Option<String> {
 /// # Errors
 /// 400 with a JSON pointer to the field that is wrong.
 pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let mut deserializer = serde_json::Deserializer::from_slice(without_mark(body));
     let value = serde_path_to_error::deserialize(Objects(&mut deserializer)).map_err(|error| {
         let pointer = error.path().iter().fold(String::new(), |mut pointer, segment| {
             use serde_path_to_error::Segment;
@@ -188,12 +190,17 @@ pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
             }
             pointer
         });
-        // Serde names a struct of the code; whoever sent the body knows objects.
-        let mut what = error.inner().to_string();
-        if let Some((before, rest)) = what.split_once("struct ") {
-            let after = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
-            what = format!("{before}an object{after}");
-        }
+        let what = match error.inner().classify() {
+            Category::Eof => "it ends within the JSON".to_owned(),
+            // Serde names a struct of the code; whoever sent the body knows objects.
+            _ => match error.inner().to_string().split_once("struct ") {
+                Some((before, rest)) => {
+                    let after = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+                    format!("{before}an object{after}")
+                }
+                None => error.inner().to_string(),
+            },
+        };
         Problem::invalid(pointer, format!("the body is not what is expected here: {what}"))
     })?;
     deserializer

@@ -24,7 +24,7 @@ use crate::app::App;
 use crate::broker::engine::{Error, Log, Offset, Partition, TimestampMs, Topic};
 use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
 use crate::broker::topics::skips;
-use crate::formats::time::parse_time;
+use crate::formats::time::{self, parse_time};
 
 /// The longest body that describes a topic: every key with its longest value is a fraction of it.
 const MOST_BODY_BYTES: usize = 64 << 10;
@@ -380,7 +380,8 @@ async fn find_offset(
         text => {
             let time = parse_time(text).ok_or_else(|| {
                 let detail = format!(
-                    "at must be earliest, latest or a time (milliseconds, or RFC 3339), not {text:?}"
+                    "at must be earliest, latest or a time (milliseconds, or RFC 3339), not {text:?}{}",
+                    time::hint(text)
                 );
                 Problem::invalid("at", detail)
             })?;

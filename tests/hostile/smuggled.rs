@@ -47,7 +47,7 @@ fn a_body_is_never_taken_for_a_request() {
     let hidden = SMUGGLED.len();
     let with_length = |method: &str, path: &str, length: &str| {
         format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}{LAST}"
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}{LAST}"
         )
     };
     // One request with a body that looks like another; then the one that is meant.

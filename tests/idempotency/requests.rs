@@ -114,8 +114,8 @@ pub(crate) fn kinds() -> Vec<(&'static str, Sent, u64)> {
         ),
         ("raw", sent(RECORDS, "text/plain", "hello"), 1),
         (
-            "raw without a type",
-            sent(&format!("{RECORDS}?key=a"), "", "hello"),
+            "raw with a key",
+            sent(&format!("{RECORDS}?key=a"), "application/octet-stream", "hello"),
             1,
         ),
         (

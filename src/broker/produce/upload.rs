@@ -26,7 +26,7 @@ use super::placing::{ExtraHeader, Placer};
 use super::{Options, Producer, Target};
 use crate::broker::engine::{AppendRequest, Appended, Error, Offset, Part, Records, Ticket};
 use crate::broker::refusal::{Outcome, Reason, Refusal};
-use crate::formats::json::parse_record;
+use crate::formats::json::{parse_record, without_mark};
 
 /// The most bytes of lines in a unit.
 const UNIT_BYTES: usize = 1 << 20;
@@ -257,7 +257,10 @@ impl<'a> Upload<'a> {
 
     /// Adds a line's record, if it is not blank.
     #[inline]
-    fn record(&mut self, line: &[u8]) -> Result<(), Stop> {
+    fn record(&mut self, mut line: &[u8]) -> Result<(), Stop> {
+        if self.lines == 1 {
+            line = without_mark(line);
+        }
         if line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
             return match self.blank_bytes.checked_sub(line.len() + 1) {
                 Some(left) => {

@@ -6,6 +6,12 @@
 //!
 //! Invariants: no input makes anything here panic, recurse, or allocate more than a constant times its own length.
 
+/// Text without the byte order mark that some editors write before it.
+#[must_use]
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 mod parse;
 mod scan;
 

@@ -11,7 +11,7 @@ use super::{Listed, TopicCall};
 use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::refusal::Refusal;
 use crate::formats::cloudevents::{parse_event, parse_events, read_binary};
-use crate::formats::json::{ParsedRecord, is_json_line};
+use crate::formats::json::{ParsedRecord, is_json_line, without_mark};
 use crate::http::problem::Problem;
 
 /// How events are sent.
@@ -71,9 +71,9 @@ fn place(
         })
     };
     match mode {
-        Mode::Structured => add(parse_event(body)?, None)?,
+        Mode::Structured => add(parse_event(without_mark(body))?, None)?,
         Mode::Batched => {
-            parse_events(body, |index, record| add(record, Some(index)))?;
+            parse_events(without_mark(body), |index, record| add(record, Some(index)))?;
         }
         Mode::Binary => {
             let headers = call.parts.headers.iter();

@@ -7,7 +7,7 @@ use super::whole::produce as produce_whole;
 use super::{Listed, TopicCall};
 use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::refusal::Refusal;
-use crate::formats::json::parse_records;
+use crate::formats::json::{parse_records, without_mark};
 use crate::http::problem::Problem;
 
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
@@ -18,7 +18,7 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Re
 
 fn place(call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]) -> Result<Placed, Refusal> {
     let mut listed = Listed::new(call, attempt, "/partition");
-    parse_records(body, |index, record| {
+    parse_records(without_mark(body), |index, record| {
         listed.add(&record, || format!("/records/{index}"))
     })?;
     Ok(listed.placed())

@@ -265,11 +265,11 @@ async fn to_topic(
     body: &mut Incoming<'_>,
 ) -> Result<Response, Problem> {
     let call = Call::begin(app, parts, body)?;
-    let media = media_type(&parts.headers)?;
-    if !matches!(media, Media::Event(_)) {
+    let media = media_type(&parts.headers);
+    if !matches!(media, Ok(Media::Event(_))) {
         cloudevents::refuse_half_an_event(&parts.headers)?;
     }
-    match media {
+    match media? {
         Media::Json => json::produce(&call.of_topic(topic)?, body).await,
         // The rarer readers are boxed, so that the future of a small JSON request stays small.
         Media::Ndjson => {
@@ -360,7 +360,7 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
         None
     };
     let Some(value) = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) else {
-        return Ok(otherwise.unwrap_or(Media::Raw));
+        return otherwise.ok_or_else(|| not_a_type("the header content-type is missing"));
     };
     if value == b"application/json" && otherwise.is_none() {
         return Ok(Media::Json);
@@ -375,8 +375,22 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
         b"application/cloudevents-batch+json" => Media::Event(Mode::Batched),
         _ if let Some(binary) = otherwise => return Ok(binary),
         b"application/json" => Media::Json,
-        b"application/x-ndjson" => Media::Ndjson,
+        b"application/x-ndjson"
+        | b"application/ndjson"
+        | b"application/jsonl"
+        | b"application/x-jsonl"
+        | b"application/jsonlines"
+        | b"application/x-jsonlines" => Media::Ndjson,
         b"application/vnd.apache.kafka.record-batch" => Media::RecordBatch,
+        // Clients send these without a thought, or mean a list of records of another service.
+        b"" | b"text/json" | b"application/x-www-form-urlencoded" | b"multipart/form-data" => {
+            return Err(not_a_type(
+                "the content-type is not one that a body of records has",
+            ));
+        }
+        essence if essence.starts_with(b"application/vnd.kafka.") => {
+            return Err(not_a_type("the content-type is that of another service"));
+        }
         _ => return Ok(Media::Raw),
     };
     let parameters = parameters.to_ascii_lowercase();
@@ -397,6 +411,14 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
             format!("JSON is UTF-8, not {}", String::from_utf8_lossy(other)),
         )),
     }
+}
+
+/// The refusal of a type that would silently become one record.
+#[cold]
+fn not_a_type(what: &str) -> Problem {
+    let types = "application/json for {\"records\":[…]}, application/x-ndjson for a record a line, application/cloudevents+json and \
+                 application/cloudevents-batch+json for events, any other type, as application/octet-stream or text/plain, for the value of one record";
+    Problem::new(Code::UnsupportedMediaType, format!("{what}; send {types}"))
 }
 
 /// What a request asks for, before its topic is known.
@@ -674,19 +696,31 @@ mod tests {
             ("application/cloudevents+avro", Media::Raw),
             ("application/jsonx", Media::Raw),
             ("text/plain; charset=latin1", Media::Raw),
-            ("application/x-www-form-urlencoded", Media::Raw),
-            ("", Media::Raw),
+            ("application/octet-stream", Media::Raw),
+            ("application/geo+json", Media::Raw),
+            ("application/ndjson", Media::Ndjson),
+            ("application/jsonl", Media::Ndjson),
+            ("application/x-jsonlines; charset=utf-8", Media::Ndjson),
         ] {
             assert_eq!(media(value), Ok(expected), "{value}");
         }
-        assert_eq!(media_type(&HeaderMap::new()).unwrap(), Media::Raw);
-        assert_eq!(
-            media("application/json; charset=latin1"),
-            Err(Code::UnsupportedMediaType)
-        );
-        assert_eq!(
-            media("application/cloudevents+json; charset=latin1"),
-            Err(Code::UnsupportedMediaType)
+        for wrong in [
+            "application/json; charset=latin1",
+            "application/cloudevents+json; charset=latin1",
+            "application/x-www-form-urlencoded",
+            "Multipart/Form-Data; boundary=x",
+            "text/json",
+            "application/vnd.kafka.json.v2+json",
+            "",
+        ] {
+            assert_eq!(media(wrong), Err(Code::UnsupportedMediaType), "{wrong}");
+        }
+        let problem = media_type(&HeaderMap::new()).unwrap_err();
+        assert_eq!(problem.code(), Code::UnsupportedMediaType);
+        let detail = problem.to_json()["detail"].to_string();
+        assert!(
+            detail.contains("application/x-ndjson") && detail.contains("text/plain"),
+            "{detail}"
         );
     }
 
