@@ -5,7 +5,9 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use quipu::broker::limits::Limits;
-use quipu::broker::produce::placing::{Placer, Placing, TopicRules};
+use quipu::broker::produce::TopicRules;
+use quipu::broker::produce::limits::RecordLimits;
+use quipu::broker::produce::placing::{Placer, Placing};
 use quipu::formats::json::{RecordError, parse_record, parse_records};
 use quipu::formats::partitioner::{Rotation, murmur2};
 use quipu_segments::{Ack, Records, TimestampMs, TopicId};
@@ -41,15 +43,16 @@ fn lines(count: usize) -> Vec<u8> {
 }
 
 fn placer<'a>(limits: &'a Limits, rotation: &'a Rotation, partitions: u32) -> Placer<'a> {
+    let rules = TopicRules {
+        max_record_bytes: 1 << 20,
+        log_append_time: false,
+        ack: Ack::Durable,
+    };
     let placing = Placing {
         topic: TopicId(1),
         partitions,
-        rules: TopicRules {
-            max_record_bytes: 1 << 20,
-            log_append_time: false,
-            ack: Ack::Durable,
-        },
-        limits,
+        log_append_time: false,
+        limits: RecordLimits::of(limits, &rules),
         rotation,
         unkeyed: None,
         repartition: false,
