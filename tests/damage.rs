@@ -179,8 +179,10 @@ async fn damage_that_shows_without_reading_is_known_from_the_start() {
 
 #[tokio::test]
 async fn a_skipped_range_is_passed_over_and_the_gap_is_reported() {
-    let mut config = Config::default();
-    config.cors_origins = vec!["https://page.example".to_owned()];
+    let config = Config {
+        cors_origins: vec!["https://page.example".to_owned()],
+        ..Config::default()
+    };
     let service = damaged_with(config, 3, 2).await;
     fetch(&service, 3).await.problem(500, "corrupt-data");
     assert_eq!(rows(&skip(&service, 3, 5).await.ok()), [(3, 5, true)]);

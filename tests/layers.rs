@@ -1,5 +1,7 @@
 //! The layers of the service, held against its sources: what each folder must not name, and that no two import each other.
 
+#![allow(clippy::disallowed_methods, reason = "the test reads the sources")]
+
 #[path = "../segments/tests/support/layers.rs"]
 mod layers;
 

@@ -463,7 +463,7 @@ fn a_page_of_another_origin_changes_nothing_on_any_route() {
     let document: serde_json::Value = serde_json::from_str(document).expect("JSON");
     let mut changes = 0;
     for (path, operations) in document["paths"].as_object().expect("paths") {
-        let concrete = path.replace("{partition}", "0").replace('{', "").replace('}', "");
+        let concrete = path.replace("{partition}", "0").replace(['{', '}'], "");
         for method in operations.as_object().expect("operations").keys() {
             let method = method.to_ascii_uppercase();
             let send = |host: &str, headers: &str| {

@@ -1,5 +1,7 @@
 //! The layers of the crate, held against its sources: what its folders import, and that no two import each other.
 
+#![allow(clippy::disallowed_methods, reason = "the test reads the sources")]
+
 #[path = "support/layers.rs"]
 mod layers;
 

@@ -1,5 +1,7 @@
 //! Retention by time: a segment's age counts from the earlier of its largest timestamp and its last append.
 
+#![allow(clippy::disallowed_methods, reason = "the test sets the times of files")]
+
 mod support;
 
 use std::fs::File;

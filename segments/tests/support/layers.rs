@@ -1,6 +1,7 @@
 //! What the sources of a crate import of each other: for the tests that hold its layers.
 
 #![allow(unreachable_pub, reason = "each test binary has it as a module of its own")]
+#![allow(clippy::disallowed_methods, reason = "the test reads the sources")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

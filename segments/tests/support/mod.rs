@@ -175,8 +175,11 @@ pub(crate) fn values_in(fetched: &Fetched) -> Vec<(Offset, Vec<u8>)> {
     found
 }
 
+/// Records by offset, and ranges of offsets.
+type Read = (Vec<(Offset, Vec<u8>)>, Vec<(Offset, Offset)>);
+
 /// Everything that can be read of a partition, and the ranges that cannot.
-pub(crate) fn read_all(partition: &Partition) -> (Vec<(Offset, Vec<u8>)>, Vec<(Offset, Offset)>) {
+pub(crate) fn read_all(partition: &Partition) -> Read {
     let (mut found, mut lost) = (Vec::new(), Vec::new());
     let positions = partition.positions();
     let mut from = positions.log_start_offset;

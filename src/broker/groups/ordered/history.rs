@@ -25,6 +25,9 @@ fn name(client: usize) -> Arc<str> {
     format!("c{client}").into()
 }
 
+/// Records of a partition: the first, the next one after them, and the epoch since which the partition is its owner's.
+type Given = (PartitionId, Offset, Offset, u64);
+
 /// A consumer: what it was given and has not acknowledged, and a poll of it that is under way.
 #[derive(Default)]
 struct Client {
@@ -33,7 +36,7 @@ struct Client {
     poll: Option<(u64, Commits, bool)>,
     /// The last answer that was sent to it, whether or not that arrived: first and next offset of each partition, and the
     /// epoch since which it has had the partition.
-    last: Option<(PollId, Vec<(PartitionId, Offset, Offset, u64)>)>,
+    last: Option<(PollId, Vec<Given>)>,
     /// Commits of a poll that it gave up, which are still on their way: it begins no others before they have ended.
     left_behind: Vec<(PartitionId, Offset)>,
 }
