@@ -81,7 +81,7 @@ fn a_body_is_never_taken_for_a_request() {
         &[&[200, 200], &[400]],
     );
     let chunked = format!(
-        "POST /v1/topics/t/records HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: Chunked\r\n\r\n{}{LAST}",
+        "POST /v1/topics/t/records HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: Chunked\r\n\r\n{}{LAST}",
         chunk(SMUGGLED)
     );
     check(
@@ -142,7 +142,7 @@ fn two_lengths_of_one_body_are_refused_or_end_the_connection() {
 #[test]
 fn lengths_and_codings_that_are_not_plain_are_refused() {
     let fixture = Fixture::new(SHORT);
-    let head = "POST /v1/topics/t/records HTTP/1.1\r\nHost: localhost\r\n";
+    let head = "POST /v1/topics/t/records HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n";
     for length in [
         "+5",
         "-5",
@@ -208,7 +208,7 @@ fn lengths_and_codings_that_are_not_plain_are_refused() {
 #[test]
 fn chunks_that_are_not_plain_are_refused() {
     let fixture = Fixture::new(SHORT);
-    let head = "POST /v1/topics/t/records HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /v1/topics/t/records HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
     let long_extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(MIB));
     let long_trailers = format!("0\r\nx: {}\r\n\r\n", "x".repeat(MIB));
     for body in [
@@ -279,7 +279,7 @@ fn other_versions_and_what_is_not_http_execute_nothing_more() {
         ),
         (
             format!(
-                "POST /v1/topics/t/records HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}"
+                "POST /v1/topics/t/records HTTP/1.0\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}"
             ),
             &[&[400]],
         ),
