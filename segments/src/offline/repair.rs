@@ -54,7 +54,7 @@ pub struct Repaired {
 /// check goes on.
 ///
 /// # Errors
-/// As of [`verify`](fn@crate::offline::verify), and [`Error::Io`] or [`Error::StorageFull`] if something cannot be written: what was
+/// As of [`verify`](super::verify::verify), and [`Error::Io`] or [`Error::StorageFull`] if something cannot be written: what was
 /// done until then stays, and it can be run again.
 pub fn repair(dir: &Path, progress: &mut dyn FnMut(&Verified)) -> Result<Repaired> {
     repair_on(Arc::new(RealDisk::new()), &SystemClock::new(), dir, progress)
