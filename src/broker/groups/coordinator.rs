@@ -1,10 +1,10 @@
-//! The groups that have members: one cell each, behind a lock that is held for memory operations only.
+//! The groups with members: one cell each, behind a lock that is held for memory operations only.
 //!
-//! A cell is made when the first member joins and stays for a while after the last has gone, so that an acknowledgement
-//! which comes late is still recognised; then the group costs what it has committed and nothing more.
+//! The first member's join makes a cell. The cell stays for a while after the last member has gone, so that a late
+//! acknowledgement is still recognised; after that the group costs only its durable state.
 //!
-//! [`Coordinator::lock`] ends the sessions that are over before anybody looks, and wakes waiting polls when the lock is
-//! given back: the state machines only say whom.
+//! [`Coordinator::lock`] first ends expired sessions. Releasing the lock wakes the waiting polls that the state
+//! machines named.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -26,23 +26,23 @@ use crate::broker::engine::{Log, Offset, PartitionId, TimestampMs, TopicId};
 
 /// How long a group without members is remembered.
 const REMEMBERED_MS: Ms = 600_000;
-/// Members of all groups together: each takes about five kilobytes.
+/// The most members of all groups together: each takes about five kilobytes.
 const MAX_MEMBERS: usize = 100_000;
 
-/// Every group with members.
+/// All groups with members.
 #[derive(Debug)]
 pub(crate) struct Coordinator {
-    /// Names this process in `poll_id`s.
+    /// Identifies this process in `poll_id`s.
     life: u64,
-    /// Not below any number that a forgotten cell gave.
+    /// At least as large as any number a forgotten cell gave.
     numbers: AtomicU64,
     cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
     members: AtomicUsize,
-    /// Raised when a topic is made, changed or deleted.
+    /// Raised when a topic is created, changed or deleted.
     topics: watch::Receiver<u64>,
-    /// When the task that ends sessions looks again.
+    /// When the task that ends sessions runs next.
     looks_at: AtomicU64,
-    /// Wakes that task: a session may end sooner.
+    /// Wakes that task, because a session may end sooner.
     pub(crate) sooner: Notify,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Coordinator {
 #[derive(Debug)]
 pub(crate) struct Cell {
     pub(crate) group: Arc<str>,
-    /// Notified when a change from outside has ended.
+    /// Notified when an outside change has ended.
     pub(crate) joinable: Notify,
     core: Mutex<Core>,
 }
@@ -64,38 +64,38 @@ pub(crate) enum Kind {
     Shared(Work),
 }
 
-/// What a cell holds.
+/// The content of a cell.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) members: Members,
     pub(crate) kind: Kind,
     sessions: BTreeMap<Arc<str>, Session>,
-    /// Topics that it reads and that are not in the group's durable subscription, because they took the place of deleted
-    /// ones under the same names: the next poll writes them.
+    /// Topics that the group reads although its durable subscription lacks them: they replace deleted topics of the
+    /// same names. The next poll saves them.
     pub(crate) unsubscribed: Vec<TopicId>,
-    /// The number of the topics' last change that it has seen.
+    /// The number of the last topic change that the cell has seen.
     topics_seen: u64,
-    /// Since when it has no members.
+    /// Since when the group has no members.
     empty_since: Option<Ms>,
-    /// Changes of what it has committed that no member makes and that are under way: nobody joins meanwhile.
+    /// Running changes of the committed offsets by clients that are not members: no member may join meanwhile.
     outside: usize,
-    /// It is not in the table any more: look for another cell.
+    /// The table no longer holds this cell: look it up again.
     pub(crate) is_forgotten: bool,
     counted: usize,
 }
 
-/// What a member has besides its place in [`Members`], for as long as it is one.
+/// The state of a member besides its place in [`Members`].
 #[derive(Debug)]
 struct Session {
-    /// The names of the topics that it subscribes to.
+    /// The names of the subscribed topics.
     topics: BTreeSet<String>,
-    /// Wakes its waiting poll. All members of a shared group have the same, because any of them may take a free record.
+    /// Wakes the member's waiting poll. Members of a shared group share it, because any of them may take a free record.
     wake: Arc<Notify>,
-    /// Held from before a commit of the member begins until it has ended: commits land in the order in which they begin.
+    /// Held from before a commit of the member begins until it has ended, so commits land in the order they begin.
     order: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// A group's state, locked. Giving it back wakes the polls that have something to look at, and keeps the books.
+/// A group's state, locked. Unlocking wakes the polls that have news, and updates the counts.
 pub(crate) struct Locked<'a> {
     coordinator: &'a Coordinator,
     core: MutexGuard<'a, Core>,
@@ -124,8 +124,8 @@ impl Drop for Locked<'_> {
 }
 
 impl Coordinator {
-    /// No groups. The numbers of this process begin above those of the processes before it, which gave less than a
-    /// thousand each millisecond: an epoch of an earlier one is never taken for one of today. JSON keeps such numbers.
+    /// No groups. This process numbers from above earlier processes, which gave fewer than a thousand numbers a
+    /// millisecond: an old epoch is never mistaken for a current one. The numbers fit JSON's exact range.
     pub(crate) fn new(now: TimestampMs, topics: watch::Receiver<u64>) -> Self {
         let first = u64::try_from(now.get()).unwrap_or(0).saturating_mul(1000);
         Self {
@@ -139,7 +139,7 @@ impl Coordinator {
         }
     }
 
-    /// A number that nobody can guess easily, for names.
+    /// A number that is hard to guess, for names.
     pub(crate) fn random() -> u64 {
         RandomState::new().hash_one("member")
     }
@@ -156,14 +156,14 @@ impl Coordinator {
         self.life
     }
 
-    /// Has sessions and leases looked at by then.
+    /// Has sessions and leases checked by then.
     pub(crate) fn look_sooner(&self, at: Option<Ms>) {
         if at.is_some_and(|at| at < self.looks_at.load(Relaxed)) {
             self.sooner.notify_one();
         }
     }
 
-    /// Whether another member may join.
+    /// Whether there is room for another member.
     pub(crate) fn has_room(&self) -> bool {
         self.members.load(Relaxed) < MAX_MEMBERS
     }
@@ -173,7 +173,7 @@ impl Coordinator {
         self.cells.lock().get(group).cloned()
     }
 
-    /// The cell of a group, made if need be.
+    /// The cell of a group, created if there is none.
     pub(crate) fn cell(&self, group: &str) -> Arc<Cell> {
         let mut cells = self.cells.lock();
         if let Some(cell) = cells.get(group) {
@@ -200,7 +200,7 @@ impl Coordinator {
         cell
     }
 
-    /// Forgets a group that has no members: what it has committed is changed by somebody else.
+    /// Forgets a group without members, because its committed offsets change from outside.
     pub(crate) fn forget(&self, group: &str) {
         let mut cells = self.cells.lock();
         if let Some(cell) = cells.get(group) {
@@ -214,16 +214,16 @@ impl Coordinator {
         }
     }
 
-    /// When the group had members last: now, or when the last one went. `None` if that is not remembered.
+    /// When the group last had members: now, or when the last one left. `None` if that is no longer known.
     pub(crate) fn had_members(&self, group: &str, now: Ms) -> Option<Ms> {
         let cell = self.find(group)?;
         let core = self.lock(&cell, now);
         Some(core.empty_since.unwrap_or(now))
     }
 
-    /// Begins a change of what a group has committed that no member makes. Nobody joins until [`Coordinator::end_outside`],
-    /// so that no member goes on from what was before. `None`: the group has members, or one that is gone has a commit on
-    /// its way.
+    /// Begins a change of the committed offsets from outside the group. No member joins until
+    /// [`Coordinator::end_outside`], so no member starts from old offsets. `None`: the group has members, or a former
+    /// member's commit is still running.
     pub(crate) fn begin_outside(&self, group: &str, now: Ms) -> Option<Arc<Cell>> {
         loop {
             let cell = self.cell(group);
@@ -243,12 +243,12 @@ impl Coordinator {
     /// Ends a change that [`Coordinator::begin_outside`] began.
     pub(crate) fn end_outside(&self, cell: &Cell) {
         cell.core.lock().outside -= 1;
-        // What the cell remembers of who had what does not fit what is committed any more.
+        // The cell's memory of past deliveries no longer matches the committed offsets.
         self.forget(&cell.group);
         cell.joinable.notify_waiters();
     }
 
-    /// The group's members and partitions at the moment; `None` where it has no members.
+    /// The group's members and partitions now; `None` if it has no members.
     pub(crate) fn live(&self, group: &str) -> Option<Live> {
         let cell = self.find(group)?;
         let core = cell.core.lock();
@@ -269,7 +269,7 @@ impl Coordinator {
         })
     }
 
-    /// The group's state, with the sessions ended that are over.
+    /// The group's state, after its expired sessions are ended.
     pub(crate) fn lock<'a>(&'a self, cell: &'a Cell, now: Ms) -> Locked<'a> {
         let mut core = cell.core.lock();
         for member in core.members.expired(now) {
@@ -277,7 +277,7 @@ impl Coordinator {
             tracing::info!(
                 group = &*cell.group,
                 member = &*member,
-                "a member was not heard from within its session: its partitions go to others"
+                "a member sent no request within its session timeout: its partitions go to others"
             );
         }
         Locked {
@@ -287,7 +287,7 @@ impl Coordinator {
         }
     }
 
-    /// Keeps the books after members came, went or were heard from.
+    /// Updates the counts after members joined, left or sent a request.
     fn count(&self, core: &mut Core, now: Ms) {
         self.look_sooner(core.members.next_deadline());
         let count = core.members.len();
@@ -303,8 +303,8 @@ impl Coordinator {
         }
     }
 
-    /// Ends the sessions and leases that are over and forgets groups that have been empty for long. Says when to look
-    /// again, and which shared groups have something to be written.
+    /// Ends expired sessions and leases, and forgets groups that have long been empty. Returns when to run next, and
+    /// the shared groups that have something to write.
     pub(crate) fn tick(&self, now: Ms) -> (Option<Ms>, Vec<Arc<Cell>>) {
         let cells: Vec<Arc<Cell>> = self.cells.lock().values().cloned().collect();
         let mut next: Option<Ms> = None;
@@ -335,12 +335,12 @@ impl Coordinator {
 }
 
 impl Core {
-    /// Whether somebody from outside changes what is committed: nobody joins now.
+    /// Whether a change from outside is running: no member may join.
     pub(crate) fn is_closed(&self) -> bool {
         self.outside > 0
     }
 
-    /// Whether nothing of the group is on its way to the log.
+    /// Whether no write of the group is on its way to the log.
     fn is_idle(&self) -> bool {
         match &self.kind {
             Kind::Ordered(ordered) => !ordered.is_committing(),
@@ -356,7 +356,7 @@ impl Core {
         }
     }
 
-    /// What its members are doing.
+    /// The state of its members.
     pub(crate) fn state(&self) -> GroupState {
         match &self.kind {
             _ if self.members.is_empty() => GroupState::Empty,
@@ -381,7 +381,7 @@ impl Core {
         }
     }
 
-    /// Wakes the polls that have something to look at.
+    /// Wakes the polls that have news.
     fn wake(&mut self) {
         if let Kind::Shared(work) = &mut self.kind
             && work.take_freed()
@@ -396,7 +396,7 @@ impl Core {
         }
     }
 
-    /// Takes a member in; [`Core::refresh`] comes after it.
+    /// Adds a member; call [`Core::refresh`] next.
     pub(crate) fn join(&mut self, joining: Joining, topics: BTreeSet<String>, now: Ms) {
         let name = Arc::clone(&joining.member);
         let before = self.members.join(joining, now);
@@ -427,7 +427,7 @@ impl Core {
         self.sessions.insert(name, session);
     }
 
-    /// The epoch and assignment that an answer gives a member; nothing is assigned in a shared group.
+    /// The epoch and assignment for a member's answer; a shared group assigns nothing.
     ///
     /// # Errors
     /// [`Refused::Unknown`].
@@ -441,7 +441,7 @@ impl Core {
         }
     }
 
-    /// Begins a poll. Returns its token and the commits that its `ack` asks for; leases are acknowledged elsewhere.
+    /// Begins a poll. Returns its token and the commits its `ack` requests; leases are acknowledged elsewhere.
     ///
     /// # Errors
     /// [`Refused::Unknown`].
@@ -455,7 +455,7 @@ impl Core {
         Ok((token, self.acknowledge(member, ack)))
     }
 
-    /// Begins the commits that an `ack` asks for, in an ordered group.
+    /// Begins the commits that an `ack` requests, in an ordered group.
     pub(crate) fn acknowledge(&mut self, member: &str, ack: Option<&PollId>) -> Vec<(PartitionId, Offset)> {
         match &mut self.kind {
             Kind::Ordered(ordered) => ordered.acknowledge(&self.members, member, ack),
@@ -463,7 +463,7 @@ impl Core {
         }
     }
 
-    /// Takes a member out: its partitions or leases go to others.
+    /// Removes a member: its partitions or leases go to others.
     pub(crate) fn leave(&mut self, member: &str) {
         let Some(key) = self.members.leave(member) else {
             return;
@@ -482,21 +482,21 @@ impl Core {
         self.sessions.get(member).map(|session| Arc::clone(&session.wake))
     }
 
-    /// What a member's commits take in turn.
+    /// The lock that orders a member's commits.
     pub(crate) fn order_of(&self, member: &str) -> Option<Arc<tokio::sync::Mutex<()>>> {
         self.sessions
             .get(member)
             .map(|session| Arc::clone(&session.order))
     }
 
-    /// Whether a member subscribes to just these topics.
+    /// Whether a member subscribes to exactly these topics.
     pub(crate) fn subscribes(&self, member: &str, topics: &BTreeSet<String>) -> bool {
         self.sessions
             .get(member)
             .is_some_and(|session| session.topics == *topics)
     }
 
-    /// Changes what a member subscribes to; [`Core::refresh`] comes after it.
+    /// Changes a member's subscription; call [`Core::refresh`] next.
     pub(crate) fn subscribe(&mut self, member: &str, topics: &BTreeSet<String>) {
         if let Some(session) = self.sessions.get_mut(member) {
             session.topics.clone_from(topics);
@@ -504,7 +504,7 @@ impl Core {
         }
     }
 
-    /// Looks up the subscribed topics and their partitions again, where anything may have changed.
+    /// Looks up the subscribed topics and their partitions again, if they may have changed.
     pub(crate) fn refresh(&mut self, group: &str, log: &Log, coordinator: &Coordinator) {
         let change = *coordinator.topics.borrow();
         if std::mem::replace(&mut self.topics_seen, change) == change {

@@ -1,15 +1,15 @@
-//! Committed offsets that nobody has needed for long are removed, where `offsets_retention_ms` is set.
+//! Removes committed offsets that have been unused for long, if `offsets_retention_ms` is set.
 //!
-//! A group's time runs while it has no members, commits nothing and subscribes to nothing new, and only while the server runs: a restart begins it
-//! anew, because members do not survive one, and a group that waits before an idle topic has an old commit and is alive
-//! all the same. It is counted on the monotonic clock, so a wall clock that was set forward ends nothing; and the newest
-//! commit must be as old by the wall clock too.
+//! A group ages while it has no members, commits nothing and changes no subscription, and only while the server runs. A
+//! restart resets its age: members do not survive a restart, and a group that waits for an idle topic has an old commit
+//! and is alive all the same. The age is measured on the monotonic clock, so setting the wall clock forward expires
+//! nothing; the newest commit must also be old enough by the wall clock.
 //!
-//! A group goes with its last offset, except that one whose dead letters were sent back keeps the positions up to which
-//! they were (see [`redrive`]): without them a redrive could send them twice. A group that has neither
-//! committed nor subscribed is left as it is: nothing says how old it is, and it costs its name.
+//! A group is removed with its last offset. A group with redriven dead letters keeps its redrive positions (see
+//! [`redrive`]): without them a redrive could send records twice. A group that has neither committed nor subscribed
+//! stays: its age is unknown, and it costs only its name.
 //!
-//! A group's removal is one append: after a crash all of it is there, or nothing.
+//! Removing a group is one append: a crash leaves all of it or nothing.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,9 +21,9 @@ use super::shared::{codec, redrive};
 use super::subscriptions::{subscribed_at, subscriptions_prefix};
 use crate::broker::engine::{Error, Log, StateChange, TimestampMs};
 
-/// The shortest time between two looks.
+/// The shortest time between two checks.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
-/// The longest: well below the time for which a group is remembered whose members have gone.
+/// The longest, well below the time for which a group without members is remembered.
 const MOST_INTERVAL: Duration = Duration::from_secs(300);
 
 /// A group whose offsets were removed.
@@ -33,46 +33,46 @@ pub struct Expired {
     pub group: String,
     /// How many committed offsets it had.
     pub offsets: usize,
-    /// How old the newest of them was, by the wall clock.
+    /// The age of the newest of them, by the wall clock.
     pub age: Duration,
-    /// Nothing was left, so the group is gone too.
+    /// The group had no other state, so it is removed too.
     pub is_deleted: bool,
 }
 
-/// What is seen of the groups from look to look.
+/// What earlier checks saw of the groups.
 #[derive(Debug, Default)]
 pub struct Expiry {
     groups: HashMap<String, Seen>,
 }
 
-/// A group without members, as it was seen.
+/// A group without members, as a check saw it.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     newest: TimestampMs,
-    /// Since when there are no members, and this is its newest commit.
+    /// Since when the group has had no members and this newest commit.
     since: Ms,
 }
 
 impl Expiry {
-    /// Looks at every group, and removes what is older than `retention`; returns when that is durable. One group at a
-    /// time: commits of all others wait no longer than for any deletion.
+    /// Checks every group, and removes the offsets older than `retention`; returns once that is durable. Locks one
+    /// group at a time, so other groups' commits wait no longer than for any deletion.
     ///
     /// Cost: a walk over the state of all groups.
     ///
     /// # Errors
-    /// Those of [`Log::append`]: the groups that are left are looked at again the next time.
+    /// Those of [`Log::append`]: the next check retries the remaining groups.
     pub async fn look(&mut self, groups: &Groups, retention: Duration) -> Result<Vec<Expired>, Error> {
         let (looking, mut seen) = (groups.clone(), std::mem::take(self));
         let looked = tokio::task::spawn_blocking(move || {
             let due = seen.due(&looking, retention);
             (seen, due)
         });
-        // It fails only by a panic of its own, or when the runtime ends.
+        // This fails only if the task panics or the runtime ends.
         let (seen, due) = looked.await.map_err(|_| Error::Closed)?;
         *self = seen;
         let mut expired = Vec::new();
         for group in due {
-            // Nobody joins, commits or deletes between this look and its end.
+            // From this check to its end no member joins, commits or deletes.
             let guard = groups.alone().await;
             let Some(plan) = Plan::of(&groups.log, &group) else {
                 continue;
@@ -115,7 +115,7 @@ impl Expiry {
         Ok(expired)
     }
 
-    /// The groups whose time is over.
+    /// The groups whose age exceeds the retention.
     fn due(&mut self, groups: &Groups, retention: Duration) -> Vec<String> {
         let (now, wall) = (groups.now_ms(), groups.clock.now());
         let names = groups.names();
@@ -145,30 +145,30 @@ impl Expiry {
     }
 }
 
-/// How long to wait between two looks.
+/// How long to wait between two checks.
 #[must_use]
 pub fn interval(retention: Duration) -> Duration {
     (retention / 10).clamp(LEAST_INTERVAL, MOST_INTERVAL)
 }
 
-/// Looks again and again, until the server stops; ends at once where offsets are kept for ever. To be spawned once.
+/// Checks repeatedly until the server stops; returns at once if offsets are kept for ever. Spawn it once.
 pub async fn run(groups: Groups, retention: Option<Duration>) {
     let Some(retention) = retention else { return };
     let mut stopping = groups.stopping.clone();
     let mut expiry = Expiry::default();
     loop {
         if let Err(error) = expiry.look(&groups, retention).await {
-            tracing::warn!(%error, "old offsets of groups could not be removed; they are looked at again");
+            tracing::warn!(%error, "old offsets of groups could not be removed; the next check retries");
         }
         tokio::select! {
             () = tokio::time::sleep(interval(retention)) => {}
-            // An error means that the service is gone, which is as good a reason to stop.
+            // An error means that the service is gone, which also ends this task.
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
     }
 }
 
-/// What removes a group's offsets.
+/// The state that a group's removal deletes.
 struct Plan {
     newest: TimestampMs,
     offsets: usize,
@@ -201,7 +201,7 @@ impl Plan {
     }
 }
 
-/// When a group committed last, or subscribed to another topic; `None` if it has done neither, or an entry cannot be read.
+/// When a group last committed or changed its subscription; `None` if it did neither, or an entry is unreadable.
 fn newest(log: &Log, group: &str) -> Option<TimestampMs> {
     let committed = log.state_prefix(&offsets::offsets_prefix(group));
     let committed = committed
@@ -323,7 +323,7 @@ mod tests {
             self.groups().join(group, Some("a"), request).await.unwrap();
         }
 
-        /// Looks after so long; the names of the groups that expired.
+        /// Checks after `elapsed`; returns the names of the expired groups.
         async fn look_after(&mut self, passed: Duration) -> Vec<String> {
             self.clock.advance(passed);
             let expired = self.expiry.look(&self.broker.groups, DAY).await.unwrap();

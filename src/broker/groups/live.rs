@@ -1,4 +1,4 @@
-//! What is known of a group's members at one moment, for whoever describes a group.
+//! A snapshot of a group's members, for describing the group.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub enum GroupType {
 }
 
 impl GroupType {
-    /// Its name in requests and answers.
+    /// The name in requests and answers.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -26,20 +26,20 @@ impl GroupType {
     }
 }
 
-/// What a group's members are doing.
+/// The state of a group's members.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupState {
-    /// There are none.
+    /// The group has no members.
     #[default]
     Empty,
-    /// Each has what it is to have.
+    /// Every member has its final assignment.
     Stable,
-    /// Partitions wait for their owners to give them up.
+    /// Partitions wait for their owners to release them.
     Rebalancing,
 }
 
 impl GroupState {
-    /// Its name in answers.
+    /// The name in answers.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -53,12 +53,12 @@ impl GroupState {
 /// A group with members.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
-    /// What its members are doing.
+    /// The state of its members.
     pub state: GroupState,
     /// How they share the records.
     pub kind: GroupType,
     /// How many members there are.
     pub members: usize,
-    /// Every partition of the topics that they subscribe to, with the member that reads it, if one does.
+    /// Every partition of the subscribed topics, with the member that reads it, if any.
     pub partitions: BTreeMap<PartitionId, Option<Arc<str>>>,
 }

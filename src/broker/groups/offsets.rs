@@ -1,4 +1,4 @@
-//! What a group has committed, as it lies in the engine's durable state.
+//! A group's committed offsets, as they lie in the engine's durable state.
 //!
 //! ```text
 //! key    'g' group                                  a group exists
@@ -8,9 +8,9 @@
 //! value  version=1 offset:u64 last_commit:i64 has_metadata:u8 metadata (UTF-8, to the end)
 //! ```
 //!
-//! A group's name has no byte 0, so no group's keys begin another's. Keys carry the topic's id, not its name: a topic
-//! made later under the same name starts with nothing committed. A key's change rides in one journal round, so a crash
-//! leaves all of a commit or none.
+//! A group's name has no byte 0, so no group's keys are a prefix of another's. Keys carry the topic's id, not its name:
+//! a topic recreated under the same name starts with nothing committed. All keys of a commit are written in one journal
+//! round, so a crash leaves all of them or none.
 
 use crate::broker::engine::{Offset, PartitionId, StateChange, TimestampMs, TopicId};
 use crate::broker::state_keys::{GROUP, OFFSET};
@@ -21,21 +21,21 @@ const PARTITION_ID_BYTES: usize = 12;
 /// A committed offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The next record to be read.
+    /// The next record to read.
     pub offset: Offset,
     /// When it was committed.
     pub last_commit: TimestampMs,
-    /// What the consumer noted with it.
+    /// The metadata that the consumer sent with it.
     pub metadata: Option<String>,
 }
 
-/// Bytes in the state that are not what this version writes: a damaged state, or one of a later version.
+/// Bytes that this version does not write: the state is damaged, or of a later version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a committed offset in the state is not readable: {0}")]
 pub struct Unreadable(&'static str);
 
 impl Committed {
-    /// The value in the state.
+    /// The encoded value.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let metadata = self.metadata.as_deref().unwrap_or_default();
@@ -48,10 +48,10 @@ impl Committed {
         value
     }
 
-    /// Reads a value of the state.
+    /// Decodes a value.
     ///
     /// # Errors
-    /// [`Unreadable`]: report it; the group cannot go on from there.
+    /// [`Unreadable`]: report it; the group cannot continue from there.
     pub fn decode(value: &[u8]) -> Result<Self, Unreadable> {
         let (&version, rest) = value.split_first().ok_or(Unreadable("it is empty"))?;
         if version != VERSION {
@@ -77,7 +77,7 @@ impl Committed {
     }
 }
 
-/// The change that makes a group.
+/// The change that creates a group.
 #[must_use]
 pub fn make_group(group: &str) -> StateChange {
     StateChange {
@@ -104,19 +104,19 @@ pub fn remove(key: impl Into<Vec<u8>>) -> StateChange {
     }
 }
 
-/// What every group's key begins with.
+/// The prefix of every group's key.
 #[must_use]
 pub fn groups_prefix() -> [u8; 1] {
     [GROUP]
 }
 
-/// What every committed offset's key begins with.
+/// The prefix of every committed offset's key.
 #[must_use]
 pub fn all_offsets_prefix() -> [u8; 1] {
     [OFFSET]
 }
 
-/// The key that says that a group exists.
+/// The key that records that a group exists.
 #[must_use]
 pub fn group_key(group: &str) -> Vec<u8> {
     [&[GROUP], group.as_bytes()].concat()
@@ -128,13 +128,13 @@ pub fn group_of_key(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.strip_prefix(&[GROUP])?).ok()
 }
 
-/// What the keys of a group's offsets begin with.
+/// The prefix of the keys of a group's offsets.
 #[must_use]
 pub fn offsets_prefix(group: &str) -> Vec<u8> {
     [&[OFFSET], group.as_bytes(), &[0]].concat()
 }
 
-/// What the keys of a group's offsets in a topic begin with.
+/// The prefix of the keys of a group's offsets in a topic.
 #[must_use]
 pub fn topic_prefix(group: &str, topic: TopicId) -> Vec<u8> {
     [&offsets_prefix(group)[..], &topic.0.to_be_bytes()].concat()
@@ -146,14 +146,14 @@ pub fn offset_key(group: &str, partition: PartitionId) -> Vec<u8> {
     with_partition(offsets_prefix(group), partition)
 }
 
-/// A key of a group that ends with a partition. `prefix` ends in byte 0.
+/// A group's key that ends with a partition. `prefix` ends in byte 0.
 pub(super) fn with_partition(mut prefix: Vec<u8>, partition: PartitionId) -> Vec<u8> {
     prefix.extend_from_slice(&partition.topic.0.to_be_bytes());
     prefix.extend_from_slice(&partition.index.to_be_bytes());
     prefix
 }
 
-/// The partition at the end of such a key.
+/// The partition at the end of a key.
 #[must_use]
 pub fn partition_of_key(key: &[u8]) -> Option<PartitionId> {
     let (before, id) = key.split_last_chunk::<PARTITION_ID_BYTES>()?;

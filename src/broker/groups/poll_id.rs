@@ -1,18 +1,18 @@
-//! `poll_id`: what a poll delivered, as an opaque string that says it by itself.
+//! `poll_id`: an opaque string that describes what a poll delivered.
 //!
-//! The server keeps nothing of it over a restart, so an `ack` from before one carries what it acknowledges. Base64 (URL
-//! alphabet, no padding) of:
+//! The string holds everything, so an `ack` sent before a restart still works after it. Base64 (URL alphabet, no
+//! padding) of:
 //!
 //! ```text
 //! version=1  life:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint base:varint next_offset-base:varint }  crc32:u32
 //! ```
 //!
-//! `base` is what was committed when it was delivered: where less is committed by now, somebody has reset the group since,
-//! and the acknowledgement must not undo that.
+//! `base` was the committed offset at delivery. If the committed offset is lower now, the group was reset since, and
+//! the acknowledgement must not undo the reset.
 //!
-//! `life` names the server's process, `epoch` the member's epoch then. The checksum also covers the group's and the
-//! member's names, which are not in it: nobody acknowledges what another was given. It guards against mistakes, not
-//! against forgery: who may poll may commit as well.
+//! `life` names the server's process, `epoch` is the member's epoch at delivery. The checksum also covers the names of
+//! the group and the member, which the string omits: no member can acknowledge another's poll by mistake. It does not
+//! prevent forgery: a client that may poll may commit as well.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,32 +23,32 @@ const VERSION: u8 = 1;
 /// The most partitions that one poll delivers from.
 pub const MAX_PARTITIONS: usize = 256;
 
-/// What a poll delivered of one partition.
+/// The records a poll delivered from one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
     /// The partition.
     pub partition: PartitionId,
-    /// What was committed then, or 0; not above `next`.
+    /// The committed offset at delivery, or 0; not above `next`.
     pub base: Offset,
-    /// Where the partition goes on behind it.
+    /// One past the last delivered offset.
     pub next: Offset,
 }
 
-/// What a poll delivered.
+/// The content of a `poll_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PollId {
     /// The server's process.
     pub life: u64,
     /// The member's epoch.
     pub epoch: u64,
-    /// The number of the answer, in this process.
+    /// The number of the answer within this process.
     pub number: u64,
-    /// What was delivered of each partition.
+    /// The deliveries of each partition.
     pub reach: Vec<Reach>,
 }
 
 impl PollId {
-    /// The string for a member of a group.
+    /// Encodes the string for a member of a group.
     #[must_use]
     pub fn encode(&self, group: &str, member: &str) -> String {
         let mut bytes = Vec::with_capacity(24 + self.reach.len() * 8);
@@ -79,7 +79,7 @@ impl PollId {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// What the string says; `None` if it is none of this member's.
+    /// Decodes the string; `None` if it was not made for this member.
     #[must_use]
     pub fn decode(text: &str, group: &str, member: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;

@@ -1,4 +1,4 @@
-//! What is durable of one partition of one shared group, in the engine's state.
+//! The durable state of one partition of one shared group.
 //!
 //! ```text
 //! key    's' group 0x00 topic_id:u64 partition:u32    (numbers big-endian)
@@ -6,15 +6,16 @@
 //! run    length:varint state:varint                   (lengths add up to count)
 //! ```
 //!
-//! A run is so many offsets in a row, the first run's from the floor on. State 0: settled; n: not settled, and delivered
-//! n - 1 times. A varint has seven bits a byte, the lowest first, the top bit set on all but the last byte.
+//! A run is a number of consecutive offsets in one state; the first run starts at the floor. State 0: settled; n: not
+//! settled, delivered n - 1 times. A varint has seven bits a byte, the lowest first, with the top bit set on all but
+//! the last byte.
 //!
-//! The committed offset of the group ([`super::super::offsets`]) is written in the same request and is the floor, so that
-//! everything that reads committed offsets knows of shared groups. A value whose floor is not the committed offset is
-//! stale: somebody has moved the group since ([`Saved::is_of`]).
+//! The floor is also written as the group's committed offset ([`super::super::offsets`]), in the same request, so that
+//! readers of committed offsets need no knowledge of shared groups. A value whose floor differs from the committed
+//! offset is stale: the group was moved since ([`Saved::is_of`]).
 //!
-//! There is one way to write a state, and nothing else is read: no run is empty, the
-//! first is not settled, the last was delivered or is settled, neighbours differ, no varint has a byte too many.
+//! Each state has exactly one encoding, and no other is accepted: no run is empty, the first is not settled, the last
+//! was delivered or is settled, neighbours differ, and no varint has a byte too many.
 
 use super::queue::MAX_WINDOW;
 use super::settings::MAX_DELIVERIES;
@@ -24,7 +25,7 @@ use crate::broker::state_keys::QUEUE;
 
 const VERSION: u8 = 1;
 
-/// What is durable of a queue.
+/// The durable part of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saved {
     /// All offsets below are settled.
@@ -33,39 +34,39 @@ pub struct Saved {
     pub runs: Vec<Run>,
 }
 
-/// Offsets in a row that are in the same state.
+/// Consecutive offsets in the same state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// How many.
+    /// How many offsets.
     pub length: u32,
     /// Their state.
     pub state: RunState,
 }
 
-/// What is durable of an offset.
+/// The durable state of an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
     /// It is never delivered again.
     Settled,
-    /// It is to be delivered.
+    /// To be delivered (again).
     Open {
-        /// How often it was.
+        /// How often it was delivered.
         deliveries: u32,
     },
 }
 
-/// Bytes in the state that are not what this version writes: a damaged state, or one of a later version.
+/// Bytes that this version does not write: the state is damaged, or of a later version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the state of a shared group in a partition is not readable: {0}")]
 pub struct Unreadable(&'static str);
 
 impl RunState {
-    /// As if it had never been leased.
+    /// Never leased.
     pub(super) const NEVER_DELIVERED: Self = Self::Open { deliveries: 0 };
 }
 
 impl Saved {
-    /// The value in the state: at most some 24 KiB, and some bytes where the members settle in order.
+    /// The encoded value: at most about 24 KiB, and a few bytes if the members settle in order.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(16 + 3 * self.runs.len());
@@ -88,10 +89,10 @@ impl Saved {
         value
     }
 
-    /// Reads a value of the state.
+    /// Decodes a value.
     ///
     /// # Errors
-    /// [`Unreadable`]: report it. The committed offset is left to go on from: what was settled above it is delivered again.
+    /// [`Unreadable`]: report it and continue from the committed offset; records settled above it are delivered again.
     pub fn decode(value: &[u8]) -> Result<Self, Unreadable> {
         let (&version, mut rest) = value.split_first().ok_or(Unreadable("it is empty"))?;
         if version != VERSION {
@@ -139,8 +140,8 @@ impl Saved {
         Ok(Self { floor, runs })
     }
 
-    /// Whether this is what was written with that committed offset. If not, somebody has committed another offset
-    /// since: the group goes on from there, and knows of nothing settled or delivered beyond.
+    /// Whether this was written with the committed offset `committed`. If not, the offset was changed since: the group
+    /// continues from there, with nothing settled or delivered beyond.
     #[must_use]
     pub fn is_of(&self, committed: Offset) -> bool {
         self.floor == committed
@@ -168,11 +169,11 @@ fn take(rest: &mut &[u8]) -> Result<u64, Unreadable> {
             return Ok(number);
         }
     }
-    // Nine bytes hold 63 bits: every offset.
+    // Nine bytes hold 63 bits, enough for every offset.
     Err(Unreadable("a number is too large"))
 }
 
-/// What the keys of a group's states begin with.
+/// The prefix of the keys of a group's states.
 #[must_use]
 pub fn states_prefix(group: &str) -> Vec<u8> {
     [&[QUEUE], group.as_bytes(), &[0]].concat()
@@ -213,7 +214,7 @@ mod tests {
         }
     }
 
-    /// Any runs, joined as they are when they are written.
+    /// Any runs, with equal neighbours joined as `encode` requires.
     fn any_saved() -> impl Strategy<Value = Saved> {
         let state = prop_oneof![
             Just(RunState::Settled),

@@ -1,4 +1,4 @@
-//! A record on its way to the dead letters, and back. Pure.
+//! Turns a record into a dead letter, and back. Pure.
 //!
 //! A dead letter is the record with its key, value, headers and timestamp, and these headers, as text:
 //!
@@ -9,13 +9,12 @@
 //! | `dlq_deliveries` | how often it was delivered |
 //! | `dlq_reason` | what the member said that rejected it, or that it was delivered too often |
 //!
-//! A record that has been here before has them already: those are replaced. Other headers are not touched, whatever
-//! their names.
+//! A record that was a dead letter before already has these headers: they are replaced. Other headers stay.
 //!
-//! The timestamp stays the same both ways, as Kafka Connect has it: it says when the thing happened, and consumers
-//! (replay by time, windows) go by it. When a record was given up can be seen in neither; a topic with
-//! `timestamp_type=log_append_time` says so. Retention by time goes by timestamps: old records that come to a topic
-//! which keeps less are deleted soon, so the topic that is made for dead letters keeps all.
+//! The timestamp stays the same both ways, as in Kafka Connect: it says when the event happened, and consumers (replay
+//! by time, windows) rely on it. A topic with `timestamp_type=log_append_time` records the time of dead-lettering
+//! instead. Retention by time uses timestamps, so a topic with short retention soon deletes old records: a topic
+//! created for dead letters keeps all.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -23,7 +22,7 @@ use std::str::FromStr;
 use crate::broker::engine::batch::Record;
 use crate::formats::json::{ParsedHeader, ParsedRecord, is_json_line};
 
-/// The longest reason that is kept, in bytes; longer ones are cut.
+/// The longest stored reason, in bytes; longer ones are cut.
 pub const MAX_REASON_BYTES: usize = 1024;
 
 const TOPIC: &str = "dlq_topic";
@@ -41,28 +40,28 @@ pub struct Origin<'a> {
     pub topic: &'a str,
     /// The partition's index.
     pub partition: u32,
-    /// The group that gives it up.
+    /// The group that dead-lettered it.
     pub group: &'a str,
 }
 
-/// A dead letter that goes back.
+/// A dead letter to send back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Returning<'a> {
     /// The name of the topic where it came from.
     pub topic: &'a str,
-    /// The group that had given it up.
+    /// The group that dead-lettered it.
     pub group: &'a str,
-    /// The record as it was, with the partition where it came from.
+    /// The original record, with its former partition.
     pub record: ParsedRecord<'a>,
 }
 
-/// Why a record is no dead letter that could go back.
+/// Why a record cannot be sent back as a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReturning {
-    /// It has no such header: something else was written to the topic.
+    /// The header is missing: the record was written to the topic directly.
     #[error("it has no header {0}")]
     Missing(&'static str),
-    /// A header is not what a dead letter has there.
+    /// A dead letter's header has another form.
     #[error("its header {0} is malformed")]
     Malformed(&'static str),
 }
@@ -76,7 +75,7 @@ pub fn delivered_too_often(deliveries: u32) -> String {
     }
 }
 
-/// The dead letter of a record, as its own copy: it goes where its key says, like any record.
+/// The dead letter of a record, as a copy. Like any record, it is placed by its key.
 #[must_use]
 pub fn of_record(
     record: &Record<'_>,
@@ -114,7 +113,7 @@ pub fn of_record(
     }
 }
 
-/// The record that a dead letter was made of, and where it goes.
+/// The original record of a dead letter, and its destination.
 ///
 /// # Errors
 /// Why the record is no dead letter.
@@ -139,7 +138,7 @@ pub fn returning<'a>(record: &Record<'a>) -> Result<Returning<'a>, NotReturning>
     })
 }
 
-/// The headers that dead letters do not add.
+/// The record's headers without those that dead letters add.
 fn others<'a>(record: &Record<'a>) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
     let is_added = |name: &[u8]| ALL.iter().any(|added| added.as_bytes() == name);
     record
@@ -149,7 +148,7 @@ fn others<'a>(record: &Record<'a>) -> impl Iterator<Item = (&'a [u8], Option<&'a
 }
 
 fn text<'a>(record: &Record<'a>, name: &'static str) -> Result<&'a str, NotReturning> {
-    // The last one counts, as in Kafka, where a name repeats.
+    // The last one counts, as in Kafka, if a name repeats.
     let found = record
         .headers
         .into_iter()

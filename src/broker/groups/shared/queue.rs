@@ -5,7 +5,7 @@
 //!   all settled      slots: free, leased, settled      never leased
 //! ```
 //!
-//! A slot goes these ways; *delivered* counts a lease, when it begins:
+//! A slot moves through these states; *delivered* counts each lease when it begins:
 //!
 //! ```text
 //!               acquire                  begin_accept,              commit
@@ -22,27 +22,27 @@
 //! - `floor` never falls, and everything below it is settled.
 //! - `next - floor` is at most [`MAX_WINDOW`], which bounds the memory and the durable value.
 //!
-//! Settling is durable before it is done: [`Queue::begin_write`] gives what is to be written, and [`Queue::commit`] or
-//! [`Queue::abort`] says how that went. One write at a time: two in flight could end in the other order, or one of
-//! them fail, and then the later value would say of the earlier change what never happened.
+//! A settled state is durable before it takes effect: [`Queue::begin_write`] gives the value to write, and
+//! [`Queue::commit`] or [`Queue::abort`] reports the result. One write at a time: two in flight could end in the other
+//! order, or the earlier could fail, and the later value would then claim a change that never happened.
 //!
-//! A crash forgets the leases, as in Kafka: what was leased is free again, with the deliveries that were last written. Those
-//! never exceed what happened, but the last ones may be missing: a delivery alone writes nothing.
+//! A crash ends the leases, as in Kafka: leased offsets are free again, with the delivery counts that were last
+//! written. Those counts never exceed the truth, but may lack the newest deliveries: a delivery alone writes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::codec::{Run, RunState, Saved};
 use crate::broker::engine::Offset;
 
-/// The most offsets between the floor and the first that was never leased. No fresh record is leased beyond: one that is
-/// never settled holds the rest up at some point, before it costs memory without bound.
+/// The most offsets between the floor and the first that was never leased. No fresh record beyond is leased: a record
+/// that is never settled stops the partition at some point, before it costs memory without bound.
 pub const MAX_WINDOW: u64 = 8192;
 
 /// A moment in milliseconds, of a clock that only goes forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(pub u64);
 
-/// A member of the group: given once by the coordinator, and not again while the queue is in memory.
+/// A member of the group. The coordinator gives each number once while the queue is in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberKey(pub u64);
 
@@ -54,64 +54,64 @@ pub struct PollNumber(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChangeId(u64);
 
-/// What a poll asks of a partition.
+/// A poll's request to a partition.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     /// The time.
     pub now: Moment,
     /// When the leases end.
     pub deadline: Moment,
-    /// Whose they are.
+    /// The member that takes the leases.
     pub member: MemberKey,
-    /// Which of its polls asks.
+    /// The poll that takes the leases.
     pub poll: PollNumber,
     /// The partition's log start.
     pub log_start: Offset,
     /// The partition's end.
     pub end: Offset,
-    /// Records at most.
+    /// The most records to lease.
     pub max: usize,
 }
 
-/// A range of offsets that was leased, each delivered as often.
+/// A range of leased offsets with the same delivery count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acquired {
-    /// The first.
+    /// The first offset.
     pub from: Offset,
-    /// One past the last.
+    /// One past the last offset.
     pub until: Offset,
-    /// How often each was delivered, this time included.
+    /// How often each was delivered, including this time.
     pub deliveries: u32,
 }
 
-/// What a change may settle.
+/// The offsets that a change would settle.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Begun {
-    /// To be written and then committed, or undone; `None` where nothing was taken.
+    /// Write it and then commit it, or undo it; `None` if no offset was taken.
     pub change: Option<ChangeId>,
-    /// What settles, with how often it was delivered, in order.
+    /// The offsets that settle, with their delivery counts, in order.
     pub taken: Vec<(Offset, u32)>,
-    /// What was asked for and is not this member's (any more), in order.
+    /// The requested offsets that are not (or no longer) leased to this member, in order.
     pub lost: Vec<Offset>,
 }
 
-/// What became of a lease that ended without being settled.
+/// The state of a record after its lease ended unsettled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Released {
-    /// It is free, at once or after the delay.
+    /// Free, at once or after the delay.
     Free,
-    /// It was delivered as often as it may be: see [`Queue::exhausted`].
+    /// Delivered as often as allowed: see [`Queue::exhausted`].
     Exhausted,
-    /// It was not this member's, and nothing changed.
+    /// Not leased to this member; nothing changed.
     Lost,
 }
 
-/// How many leases ended by themselves, or delays.
+/// Leases and delays that ended because their time was over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expired {
     /// Offsets that can be leased now and could not before.
     pub free: usize,
-    /// Offsets that are to be dead-lettered now.
+    /// Offsets to dead-letter now.
     pub exhausted: usize,
 }
 
@@ -120,11 +120,11 @@ struct Lease {
     member: MemberKey,
     poll: PollNumber,
     deadline: Moment,
-    /// This one included.
+    /// Including this one.
     deliveries: u32,
 }
 
-/// What is not settled, nor about to be.
+/// A slot that is neither settled nor settling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Open {
     Free {
@@ -146,7 +146,7 @@ impl Open {
         }
     }
 
-    /// What is written: a lease that has not ended may still be given back, and is no delivery then.
+    /// The durable form: an open lease may still be given back, so it is not counted as a delivery yet.
     const fn ended_deliveries(self) -> u32 {
         match self {
             Self::Leased(lease) => lease.deliveries - 1,
@@ -165,7 +165,7 @@ impl Open {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slot {
     Open(Open),
-    /// Part of a change that is not durable yet; `was` is what it is again if that fails.
+    /// Part of a change that is not durable yet; a failed write restores `was`.
     Settling {
         was: Open,
         change: ChangeId,
@@ -177,23 +177,23 @@ enum Slot {
 #[derive(Debug)]
 pub struct Queue {
     floor: Offset,
-    /// The offsets from `floor` on; the first, where there is one, is not settled.
+    /// The offsets from `floor` on; the first, if there is one, is not settled.
     slots: VecDeque<Slot>,
     max_deliveries: u32,
     window: u64,
-    /// Free and not delayed. This and the next four are found from `slots`, and change in `index` and `unindex` only.
+    /// Free and not delayed. This and the next four follow from `slots`; only `index` and `unindex` change them.
     ready: BTreeSet<Offset>,
     delayed: BTreeSet<(Moment, Offset)>,
     exhausted: BTreeSet<Offset>,
     deadlines: BTreeSet<(Moment, Offset)>,
     /// How many leases each poll holds.
     polls: BTreeMap<(MemberKey, PollNumber), usize>,
-    /// What settles, by change; offsets below the floor were trimmed meanwhile.
+    /// The offsets each change settles; those below the floor were trimmed meanwhile.
     changes: BTreeMap<ChangeId, Vec<Offset>>,
     next_change: u64,
     /// The changes whose write is in flight.
     writing: Option<Vec<ChangeId>>,
-    /// Something was settled, or a delivery ended, that no write has said yet.
+    /// A record was settled, or a delivery ended, since the last write.
     unsaved: bool,
 }
 
@@ -204,7 +204,7 @@ impl Queue {
         Self::with_window(floor, max_deliveries, MAX_WINDOW)
     }
 
-    /// Goes on from what was written: all that is not settled is free, or exhausted.
+    /// Restores the written state: every unsettled offset is free, or exhausted.
     #[must_use]
     pub fn restore(saved: &Saved, max_deliveries: u32) -> Self {
         Self::restore_with_window(saved, max_deliveries, MAX_WINDOW)
@@ -243,13 +243,13 @@ impl Queue {
         queue
     }
 
-    /// All offsets below are settled: the group's committed offset, once it is written.
+    /// All offsets below are settled. Once written, this is the group's committed offset.
     #[must_use]
     pub fn floor(&self) -> Offset {
         self.floor
     }
 
-    /// The first offset that was never leased, or passed over.
+    /// The first offset that was neither leased nor skipped.
     #[must_use]
     pub fn next(&self) -> Offset {
         self.floor.plus(self.slots.len() as u64)
@@ -261,7 +261,7 @@ impl Queue {
         self.deadlines.len()
     }
 
-    /// How many records are leased to a member, those of all its polls together.
+    /// How many records all polls of a member hold together.
     #[must_use]
     pub fn leased_to(&self, member: MemberKey) -> usize {
         let polls = (member, PollNumber(0))..=(member, PollNumber(u64::MAX));
@@ -274,7 +274,7 @@ impl Queue {
         self.polls.get(&(member, poll)).copied().unwrap_or(0)
     }
 
-    /// Whether [`Queue::acquire`] with the same positions would lease something, as of the last [`Queue::expire`].
+    /// Whether [`Queue::acquire`] with these positions would lease a record, as of the last [`Queue::expire`].
     #[must_use]
     pub fn has_work(&self, log_start: Offset, end: Offset) -> bool {
         let floor = self.floor.max(log_start);
@@ -282,7 +282,7 @@ impl Queue {
         fresh || self.ready.range(floor..end.max(floor)).next().is_some()
     }
 
-    /// The next moment at which [`Queue::expire`] has something to do.
+    /// The next time at which [`Queue::expire`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
         let first = |set: &BTreeSet<(Moment, Offset)>| set.first().map(|(moment, _)| *moment);
@@ -292,26 +292,26 @@ impl Queue {
             .min()
     }
 
-    /// Offsets that were delivered as often as they may be, at most `max`, in order: they are to be dead-lettered, by
-    /// [`Queue::begin_dead_letter`] of no member.
+    /// At most `max` offsets that were delivered as often as allowed, in order. Dead-letter them with
+    /// [`Queue::begin_dead_letter`], without a member.
     #[must_use]
     pub fn exhausted(&self, max: usize) -> Vec<Offset> {
         self.exhausted.iter().take(max).copied().collect()
     }
 
-    /// Whether a write with no changes would say something new: damage was passed over, or deliveries ended unsettled.
+    /// Whether a write without changes would save something: skipped damage, or deliveries that ended unsettled.
     #[must_use]
     pub fn is_unsaved(&self) -> bool {
         self.unsaved
     }
 
-    /// Leases up to `max` records to a poll, until `deadline`: what was free before and is again, in order of offset,
-    /// then fresh ones below `end`. What lies below `log_start` counts as settled. Ends leases first, as
+    /// Leases up to `max` records to a poll, until `deadline`: first those that are free again, in order of offset,
+    /// then fresh ones below `end`. Offsets below `log_start` count as settled. Expires leases first, as
     /// [`Queue::expire`] does.
     ///
-    /// The ranges are in order and do not touch where they have the same count of deliveries.
-    /// Offsets where there turns out to be no record go to [`Queue::settle_skipped`], and what is not delivered after all to
-    /// [`Queue::give_back`]; the latter does not count as a delivery.
+    /// The ranges are in order; neighbours with the same delivery count are joined. The caller passes offsets that hold
+    /// no record to [`Queue::settle_skipped`], and records it does not deliver to [`Queue::give_back`], which does not
+    /// count them as delivered.
     pub fn acquire(&mut self, wanted: &Wanted) -> Vec<Acquired> {
         self.trim(wanted.log_start);
         self.expire(wanted.now);
@@ -326,8 +326,8 @@ impl Queue {
             }))
         };
         while left > 0 {
-            // The end never falls, so what was leased lies below it; a queue that was restored over a log that lost
-            // its newest records must not hand out what is not there.
+            // The end never falls, so leased offsets lie below it. A queue restored over a log that lost its newest
+            // records must not lease missing offsets.
             let Some(offset) = self.ready.first().copied().filter(|offset| *offset < wanted.end) else {
                 break;
             };
@@ -349,7 +349,7 @@ impl Queue {
         acquired
     }
 
-    /// Takes back what a poll leased and its answer does not deliver: it is as if it had not been leased.
+    /// Takes back the leases of a poll whose answer does not deliver them, as if they had never been leased.
     pub fn give_back(
         &mut self,
         member: MemberKey,
@@ -367,7 +367,7 @@ impl Queue {
                 self.set(offset, Slot::Open(open));
             }
         }
-        // What was never delivered is fresh again, so that it takes no room in the window.
+        // A record that was never delivered is fresh again, and takes no room in the window.
         while let Some(Slot::Open(Open::Free {
             deliveries: 0,
             not_before: None,
@@ -377,12 +377,12 @@ impl Queue {
         }
     }
 
-    /// Begins to settle what `member` has leased of `offsets`.
+    /// Begins to settle those of `offsets` that `member` has leased.
     pub fn begin_accept(&mut self, member: MemberKey, offsets: impl IntoIterator<Item = Offset>) -> Begun {
         self.begin(offsets, |open| open.lease_of(member).is_some())
     }
 
-    /// Begins to settle all that a poll delivered and is still leased by it.
+    /// Begins to settle every record that a poll delivered and still leases.
     pub fn begin_ack(&mut self, member: MemberKey, poll: PollNumber) -> Begun {
         let held = self.held_by(member, poll);
         let is_held = |slot: &Slot| match slot {
@@ -398,8 +398,8 @@ impl Queue {
         self.begin_accept(member, offsets)
     }
 
-    /// Begins to settle `offsets` as dead letters: what `member` has leased of them, or, without a member, what is
-    /// [exhausted](Queue::exhausted). The dead letters go into the same append as the write.
+    /// Begins to settle `offsets` as dead letters: those that `member` has leased or, without a member, those that are
+    /// [exhausted](Queue::exhausted). Append the dead letters together with the write.
     pub fn begin_dead_letter(
         &mut self,
         member: Option<MemberKey>,
@@ -411,13 +411,13 @@ impl Queue {
         })
     }
 
-    /// What is to be written so that `changes`, and what was settled before, is durable. The floor in it is the group's
-    /// committed offset from then on. Then comes [`Queue::commit`] or [`Queue::abort`].
+    /// Returns the value that makes `changes`, and everything settled before, durable. Its floor is the group's
+    /// committed offset once it is written. [`Queue::commit`] or [`Queue::abort`] must follow.
     ///
-    /// Other changes that have begun stay as they are: they are written later.
+    /// Other changes that have begun are written later.
     ///
     /// # Panics
-    /// If a write is in flight, or one of `changes` is not waiting for one: the coordinator writes one after the other.
+    /// If a write is in flight, or one of `changes` is not waiting for one: the coordinator writes one at a time.
     #[must_use]
     pub fn begin_write(&mut self, changes: &[ChangeId]) -> Saved {
         assert!(
@@ -460,7 +460,7 @@ impl Queue {
         self.advance_floor();
     }
 
-    /// The write failed: what it would have settled is what it was before its change began.
+    /// The write failed: its offsets return to their states before the change.
     ///
     /// # Panics
     /// If no write is in flight.
@@ -471,7 +471,7 @@ impl Queue {
         self.unsaved = true;
     }
 
-    /// Gives up a change that was not written: what it would have settled is what it was before.
+    /// Undoes a change that was not written: its offsets return to their states before it.
     ///
     /// # Panics
     /// If the change's write is in flight.
@@ -481,8 +481,8 @@ impl Queue {
         self.reopen(offsets);
     }
 
-    /// Takes offsets out of a change that is not being written: they are what they were before. `false` if nothing is
-    /// left of the change, and so it is gone.
+    /// Takes offsets out of a change that is not being written, and restores their states. Returns `false` if the
+    /// change is empty and therefore removed.
     ///
     /// # Panics
     /// If the change's write is in flight.
@@ -502,7 +502,8 @@ impl Queue {
         is_left
     }
 
-    /// Ends a lease of `member`: the record is free again after `delay_ms`, unless it was delivered as often as it may be.
+    /// Ends a lease of `member`: the record is free after `delay_ms`, or exhausted if it was delivered as often as
+    /// allowed.
     pub fn release(&mut self, now: Moment, member: MemberKey, offset: Offset, delay_ms: u64) -> Released {
         let Some(lease) = self.lease_at(offset, member) else {
             return Released::Lost;
@@ -517,8 +518,8 @@ impl Queue {
         }
     }
 
-    /// Ends all leases of a member that leaves; they were deliveries. Those that settle stay, and if that fails, they
-    /// are free.
+    /// Ends all leases of a member that leaves, counting each as a delivery. Settling records stay; if their write
+    /// fails, they are free.
     pub fn release_all(&mut self, member: MemberKey) -> Expired {
         let mut ended = Expired::default();
         for at in 0..self.slots.len() {
@@ -540,7 +541,7 @@ impl Queue {
         ended
     }
 
-    /// Moves the end of a lease; `false` if it is not this member's.
+    /// Moves the end of a lease; `false` if this member does not hold it.
     pub fn extend(&mut self, member: MemberKey, offset: Offset, deadline: Moment) -> bool {
         let Some(lease) = self.lease_at(offset, member) else {
             return false;
@@ -549,7 +550,7 @@ impl Queue {
         true
     }
 
-    /// Ends the leases whose deadline has come, and the delays.
+    /// Ends the leases and delays whose time is over.
     pub fn expire(&mut self, now: Moment) -> Expired {
         let mut ended = Expired::default();
         while let Some(&(moment, offset)) = self.deadlines.first()
@@ -579,10 +580,10 @@ impl Queue {
         ended
     }
 
-    /// Settles offsets that hold no record that can be read (damage that was given up, gaps), whoever has leased them;
-    /// what settles already is left to its change.
+    /// Settles offsets that hold no readable record (skipped damage, gaps), whoever leases them. Offsets that are
+    /// settling already are left to their change.
     ///
-    /// Of a range that reaches beyond the window only as much is settled as fits; the rest is met again.
+    /// Settles only the part of a range inside the window; a later read meets the rest again.
     pub fn settle_skipped(&mut self, from: Offset, until: Offset) {
         let end = until.min(self.next());
         let mut offset = from.max(self.floor);
@@ -609,7 +610,7 @@ impl Queue {
         }
     }
 
-    /// Settles what lies below the log start: it is not there any more.
+    /// Settles the offsets below the log start: the log no longer holds them.
     pub fn trim(&mut self, log_start: Offset) {
         while self.floor < log_start
             && let Some(slot) = self.slots.pop_front()
@@ -621,7 +622,7 @@ impl Queue {
         self.advance_floor();
     }
 
-    /// What is durable once `changes` are.
+    /// The durable value after `changes`.
     fn saved(&self, changes: &[ChangeId]) -> Saved {
         let states = self.slots.iter().map(|slot| match slot {
             Slot::Settled => RunState::Settled,
@@ -644,7 +645,7 @@ impl Queue {
                 _ => saved.runs.push(Run { length: 1, state }),
             }
         }
-        // What comes last and was never delivered is fresh after a crash.
+        // Leave out trailing slots that were never delivered: they are fresh after a crash.
         if saved
             .runs
             .last()
@@ -664,7 +665,7 @@ impl Queue {
                     self.set(offset, Slot::Settling { was, change });
                     begun.taken.push((offset, was.deliveries()));
                 }
-                // Named twice in one request.
+                // The request names this offset twice.
                 Some(Slot::Settling { change: same, .. }) if same == change => {}
                 _ => begun.lost.push(offset),
             }
@@ -690,7 +691,7 @@ impl Queue {
         assert!(!in_flight, "{change:?} is being written");
     }
 
-    /// Makes what settled what it was before; what was trimmed meanwhile is gone.
+    /// Restores the states from before the change; offsets trimmed meanwhile are gone.
     fn reopen(&mut self, offsets: Vec<Offset>) {
         for offset in offsets {
             if let Some(Slot::Settling { was, .. }) = self.slot(offset) {
@@ -699,7 +700,7 @@ impl Queue {
         }
     }
 
-    /// What a record is after a delivery that settled nothing.
+    /// The state of a record after a delivery that did not settle it.
     fn ended(&self, deliveries: u32, not_before: Option<Moment>) -> Open {
         if deliveries >= self.max_deliveries {
             Open::Exhausted { deliveries }
@@ -723,7 +724,6 @@ impl Queue {
         }
     }
 
-    /// Changes a slot that is there.
     fn set(&mut self, offset: Offset, slot: Slot) {
         let at = offset.since(self.floor) as usize;
         let before = std::mem::replace(&mut self.slots[at], slot);
@@ -797,7 +797,7 @@ impl Expired {
     }
 }
 
-/// Adds an offset behind what was acquired.
+/// Adds an offset after those already acquired.
 fn add(acquired: &mut Vec<Acquired>, offset: Offset, deliveries: u32) {
     match acquired.last_mut() {
         Some(last) if last.until == offset && last.deliveries == deliveries => last.until = offset.plus(1),

@@ -1,16 +1,16 @@
-//! Dead letters go back to where they came from.
+//! Sends dead letters back to the partitions they came from.
 //!
 //! ```text
 //! key    'r' group 0x00 topic_id:u64 partition:u32    how far a group's dead letters were sent back
 //! value  version=1 offset:u64                         (numbers big-endian)
 //! ```
 //!
-//! The records of a request and the position behind their dead letters are one atomic append, so whatever happens, a
-//! dead letter is sent back once. Each group has its own positions in a topic of dead letters: those of other groups
-//! are passed over, and so is what is no dead letter. The dead letters themselves stay, as records do.
+//! A request's records and the new position behind their dead letters are one atomic append, so each dead letter is
+//! sent back once, even over a crash. Each group has its own positions in a dead letter topic; other groups' dead
+//! letters and other records are skipped. The dead letters themselves stay in the topic.
 //!
-//! A record goes to the partition where it was, and to the one of its key if its topic was made anew with fewer. All
-//! groups that read the topic see it again, as with Kafka.
+//! A record returns to its former partition, or to its key's partition if its topic was recreated with fewer. As in
+//! Kafka, every group that reads the topic sees it again.
 
 use std::sync::Arc;
 
@@ -30,33 +30,34 @@ use crate::formats::partitioner::Rotation;
 
 const VERSION: u8 = 1;
 
-/// An append is begun anew when it has so many bytes of records, or records.
+/// An append is full at this many bytes of records, or this many records.
 const REQUEST_BYTES: usize = 1 << 20;
 const REQUEST_RECORDS: u64 = 1000;
-/// Stored bytes that are read at once.
+/// Stored bytes per read.
 const READ_BYTES: usize = 1 << 20;
 
-/// What a call did.
+/// The result of a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Redriven {
-    /// Records that went back to where they came from.
+    /// Records sent back.
     pub sent: u64,
-    /// Records that were passed over: dead letters of other groups, and what is none.
+    /// Records skipped: other groups' dead letters, and records that are no dead letters.
     pub passed: u64,
-    /// All that was there when the call began has been looked at; otherwise a further call finds more.
+    /// Everything stored when the call began was checked; otherwise call again.
     pub at_end: bool,
 }
 
-/// Sends up to `max_records` of a group's dead letters back, oldest first in each partition, and returns when that is
+/// Sends up to `max_records` of a group's dead letters back, oldest first in each partition, and returns once that is
 /// durable. Blocks. One call at a time: each reads its positions, sends, and moves them.
 ///
 /// # Errors
-/// The member `redriven` counts what was sent before, which is durable; a further call goes on behind it.
-/// - 404 `unknown-topic`: there is no such topic of dead letters, or the topic where a record came from is gone. Make that topic
-///   again, or move the start of the dead letters' log behind the record.
+/// The member `redriven` counts the records sent before the error, which are durable; another call continues after
+/// them.
+/// - 404 `unknown-topic`: the dead letter topic, or the topic a record came from, does not exist. Create it again, or
+///   move the dead letter topic's log start past the record.
 /// - 500 `corrupt-data`: dead letters cannot be read; skip the damage, or repair it.
 /// - 500 `internal`: a position in the state cannot be read. Nothing is sent from there: it might be sent twice.
-/// - What the engine says of an append.
+/// - Those of the engine's append.
 pub fn redrive(
     log: &Log,
     rotation: &Rotation,
@@ -78,7 +79,7 @@ pub fn redrive(
     };
     let ended = run.all(&partitions);
     if topic.is_deleted() {
-        // A position that came after its topic's deletion would never be removed.
+        // A position written after its topic's deletion would never be removed.
         remove_positions(log, group, &partitions)?;
     }
     match ended {
@@ -87,7 +88,7 @@ pub fn redrive(
     }
 }
 
-/// What the keys of a group's positions begin with.
+/// The prefix of the keys of a group's positions.
 #[must_use]
 pub fn positions_prefix(group: &str) -> Vec<u8> {
     [&[REDRIVE], group.as_bytes(), &[0]].concat()
@@ -115,9 +116,9 @@ fn put(group: &str, partition: PartitionId, position: Offset) -> StateChange {
 
 /// Why a call ends early.
 enum Stop {
-    /// The next record does not go back; those before it do.
+    /// The next record cannot be sent back; the records before it can.
     At(Refusal),
-    /// They were not sent either, or nobody knows.
+    /// The records before it were not sent either, or that is unknown.
     Unsent(Refusal),
 }
 
@@ -128,23 +129,23 @@ struct Run<'a> {
     max_records: u64,
     now: TimestampMs,
     done: Redriven,
-    /// The topic that was looked up last.
+    /// The most recently looked up topic.
     known: Option<(String, Arc<Topic>)>,
 }
 
 /// A walk over one partition of dead letters.
 struct Walk<'a> {
     partition: &'a Partition,
-    /// The next record to look at.
+    /// The next record to check.
     position: Offset,
-    /// Up to where that is durable.
+    /// The durable position.
     saved: Offset,
     end: Offset,
-    /// What was found between the two.
+    /// The records to send back between the two.
     pending: Pending<'a>,
 }
 
-/// What the next append is made of.
+/// The content of the next append.
 struct Pending<'a> {
     outgoing: Outgoing<'a>,
     sent: u64,
@@ -160,7 +161,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Sends what all partitions have; `false` if there were too many.
+    /// Sends the dead letters of all partitions; `false` if the append filled up.
     fn all(&mut self, partitions: &'a [Arc<Partition>]) -> Result<bool, Refusal> {
         for partition in partitions {
             if !self.partition(partition)? {
@@ -170,7 +171,7 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    /// Sends what a partition has up to its end as of now; `false` if there were too many.
+    /// Sends a partition's dead letters up to its current end; `false` if the append filled up.
     fn partition(&mut self, partition: &'a Partition) -> Result<bool, Refusal> {
         let positions = partition.positions();
         let position = self.position(partition.id())?.max(positions.log_start_offset);
@@ -192,7 +193,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// A refusal of something that is not stored, with what is.
+    /// Refuses because of a missing topic, and names it.
     fn partial(&self, refusal: Refusal) -> Refusal {
         if self.done.sent > 0 {
             refusal.outcome(Outcome::Partial)
@@ -226,7 +227,7 @@ impl<'a> Run<'a> {
         Ok(walk.position >= walk.end)
     }
 
-    /// Reads on; `None` where the position has moved over what cannot be read and need not.
+    /// Reads on; `None` if the position moved over unreadable records that may be skipped.
     fn read(&self, walk: &mut Walk<'_>) -> Result<Option<Fetched>, Refusal> {
         let request = ReadRequest {
             from: walk.position,
@@ -253,7 +254,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Takes the next record with it, or passes it over; `false` if there would be too many.
+    /// Adds the next record to the append, or skips it; `false` if the append is full.
     fn take(&mut self, walk: &mut Walk<'_>, record: &Record<'_>) -> Result<bool, Refusal> {
         match returning(record) {
             Ok(back) if back.group == self.group => {
@@ -272,7 +273,7 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    /// Sends what was found and moves the durable position behind it, both or neither.
+    /// Sends the collected records and moves the durable position behind them: both or neither.
     fn send(&mut self, walk: &mut Walk<'a>) -> Result<(), Stop> {
         if walk.position == walk.saved {
             return Ok(());
@@ -286,7 +287,7 @@ impl<'a> Run<'a> {
         request.state.push(moved);
         let sent = self.log.append(request).and_then(Ticket::wait);
         sent.map_err(|error| {
-            // Where nobody knows whether it happened, the position tells the next call.
+            // If the result is unknown, the next call learns it from the position.
             let is_known = !matches!(error, Error::Closed | Error::LogFailed { in_flight: true, .. });
             let refusal = error.into();
             Stop::Unsent(if is_known { self.partial(refusal) } else { refusal })

@@ -1,4 +1,4 @@
-//! What the first member of a shared group chose for all, and how a group's kind is kept.
+//! The settings that a shared group's first member chose for all, and how a group's kind is stored.
 //!
 //! ```text
 //! key    'g' group                                    (see [`super::super::offsets`])
@@ -6,33 +6,33 @@
 //! value  version=2 kind=1 lease_ms:u32 max_deliveries:u16 length:u8 dead_letter_topic    a shared group
 //! ```
 //!
-//! Numbers are big-endian. A length of 0: no topic was chosen, each topic has its own dead letters.
+//! Numbers are big-endian. Length 0: no topic was chosen, and each topic has its own dead letter topic.
 
 use super::super::live::GroupType;
 use crate::broker::topics::catalog::check_name;
 
-/// The shortest lease, in milliseconds: below, leases would end while their answers travel.
+/// The shortest lease, in milliseconds: a shorter one would end before its answer arrives.
 pub const MIN_LEASE_MS: u32 = 100;
 /// The longest lease, in milliseconds: 12 hours. Longer work extends its lease.
 pub const MAX_LEASE_MS: u32 = 12 * 60 * 60 * 1000;
-/// The most deliveries of a record that a group can ask for.
+/// The most deliveries of a record that a group may set.
 pub const MAX_DELIVERIES: u32 = 1000;
 
-/// What is behind a topic's name in that of its dead letters.
+/// The suffix of a topic's name in its dead letter topic.
 const DEAD_LETTER_SUFFIX: &str = ".dlq";
 
 const VERSION_ORDERED: u8 = 1;
 const VERSION_KINDS: u8 = 2;
 const KIND_SHARED: u8 = 1;
 
-/// The settings of a shared group. They are compared as a whole: a group has one of each for all its members.
+/// The settings of a shared group, compared as a whole: all its members have the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long a record is a member's, in milliseconds; from [`MIN_LEASE_MS`] to [`MAX_LEASE_MS`].
+    /// How long a lease lasts, in milliseconds; from [`MIN_LEASE_MS`] to [`MAX_LEASE_MS`].
     pub lease_ms: u32,
-    /// After so many deliveries that settled nothing a record goes to the dead letters; from 1 to [`MAX_DELIVERIES`].
+    /// A record delivered this often without being settled is dead-lettered; from 1 to [`MAX_DELIVERIES`].
     pub max_deliveries: u32,
-    /// Where dead letters go; `None`: to a topic beside each topic, see [`Settings::dead_letter_topic_of`].
+    /// The dead letter topic; `None`: one for each topic, see [`Settings::dead_letter_topic_of`].
     pub dead_letter_topic: Option<String>,
 }
 
@@ -46,7 +46,7 @@ impl Default for Settings {
     }
 }
 
-/// A setting that no group can have.
+/// A setting that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {detail}")]
 pub struct Unfit {
@@ -60,8 +60,8 @@ impl Settings {
     /// Checks the numbers, and the dead letters' topic for a group that reads `topics`.
     ///
     /// # Errors
-    /// [`Unfit`]: the first setting that is out of range. Dead letters that went where they came from would go round
-    /// in a circle, so that is refused too.
+    /// [`Unfit`]: the first setting that is out of range, or a dead letter topic that the group reads, because dead
+    /// letters would go round in a circle.
     pub fn check<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Result<(), Unfit> {
         let unfit = |field, detail: String| Err(Unfit { field, detail });
         if !(MIN_LEASE_MS..=MAX_LEASE_MS).contains(&self.lease_ms) {
@@ -103,7 +103,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Where the dead letters of a topic go.
+    /// The dead letter topic of a topic.
     #[must_use]
     pub fn dead_letter_topic_of(&self, topic: &str) -> String {
         match &self.dead_letter_topic {
@@ -113,16 +113,16 @@ impl Settings {
     }
 }
 
-/// What a group's key in the state says of it.
+/// The value of a group's key in the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupValue {
-    /// An ordered group, or one that was only committed to: those are the same.
+    /// An ordered group, or one that only has commits: they look the same.
     Ordered,
     /// A shared group.
     Shared(Settings),
 }
 
-/// Bytes in the state that are not what this version writes: a damaged state, or one of a later version.
+/// Bytes that this version does not write: the state is damaged, or of a later version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a group in the state is not readable: {0}")]
 pub struct Unreadable(&'static str);
@@ -137,7 +137,7 @@ impl GroupValue {
         }
     }
 
-    /// The value in the state. The settings have been [checked](Settings::check).
+    /// The encoded value. [Check](Settings::check) the settings first.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let Self::Shared(settings) = self else {
@@ -154,10 +154,10 @@ impl GroupValue {
         value
     }
 
-    /// Reads a value of the state.
+    /// Decodes a value.
     ///
     /// # Errors
-    /// [`Unreadable`]: report it; nobody can join the group, because nobody knows how it is shared.
+    /// [`Unreadable`]: report it; no member can join the group, because its kind is unknown.
     pub fn decode(value: &[u8]) -> Result<Self, Unreadable> {
         let (&version, rest) = value.split_first().ok_or(Unreadable("it is empty"))?;
         match version {

@@ -1,8 +1,8 @@
-//! The appends that settle: the states of the touched partitions, the group's committed offsets, and the dead letters, in
-//! one atomic request. After a crash all of it is there, or nothing: no record is settled without its dead letter.
+//! The appends that settle: the states of the touched partitions, the group's committed offsets and the dead letters,
+//! in one atomic request. A crash leaves all of it or nothing, so no record is settled without its dead letter.
 //!
-//! Dead letters are placed like any producer's records: by their key, or together in a partition that rotates. They are
-//! not held against the limits of their topic: a record that could be stored can also become a dead letter.
+//! Dead letters are placed like any producer's records: by their key, or together in a partition that rotates. Their
+//! topic's limits do not apply: every stored record can become a dead letter.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,32 +26,32 @@ use crate::broker::topics::skips::Skips;
 use crate::formats::json::ParsedRecord;
 use crate::formats::partitioner::Rotation;
 
-/// What a write says of one partition, see [`Queue::begin_write`].
+/// A write for one partition, see [`Queue::begin_write`].
 #[derive(Clone, Debug)]
 pub struct Settlement {
     /// The partition.
     pub partition: PartitionId,
-    /// Its queue, as it is once this is durable.
+    /// Its queue's state once this is durable.
     pub saved: Saved,
 }
 
-/// Records of a partition that are to be dead-lettered, as they were found.
+/// The records of a partition to dead-letter, as read.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The dead letters, in order of offset.
     pub letters: Vec<ParsedRecord<'static>>,
-    /// Where there is no record any more (trimmed, or damage that was given up): settled without a dead letter.
+    /// Offsets without a record (trimmed, or skipped damage): settled without a dead letter.
     pub missing: Vec<Offset>,
-    /// What was not read: take it out of the change ([`Queue::undo_some`]).
+    /// Offsets that were not read: take them out of the change ([`Queue::undo_some`]).
     pub unread: Vec<Offset>,
-    /// Why, if not because of `max_bytes`.
+    /// Why, if the reason is not `max_bytes`.
     pub error: Option<Error>,
 }
 
-/// The queue of a partition as it was written last; `None` where the group has committed nothing.
+/// The queue of a partition as last written; `None` if the group has committed nothing.
 ///
-/// A state that does not fit the committed offset is stale, and one that cannot be read is logged: either way the group
-/// goes on from the committed offset, and what was settled beyond is delivered again.
+/// If the state is stale or unreadable (which is logged), the group continues from the committed offset, and records
+/// settled beyond are delivered again.
 #[must_use]
 pub fn load(log: &Log, group: &str, partition: PartitionId, max_deliveries: u32) -> Option<Queue> {
     let value = log.state_get(&offsets::offset_key(group, partition))?;
@@ -73,10 +73,10 @@ pub fn load(log: &Log, group: &str, partition: PartitionId, max_deliveries: u32)
     Some(Queue::new(committed, max_deliveries))
 }
 
-/// The one append of a settle: `settlements`, of different partitions, and dead letters with the topics they go to.
+/// The one append of a settle: `settlements`, of different partitions, and dead letters with their destination topics.
 ///
 /// # Errors
-/// 404 `unknown-topic`: a topic of dead letters was deleted meanwhile; make it again and try again.
+/// 404 `unknown-topic`: a dead letter topic was deleted meanwhile; create it again and retry.
 pub fn settle<'r>(
     log: &Log,
     rotation: &Rotation,
@@ -98,20 +98,20 @@ pub fn settle<'r>(
     Ok(request)
 }
 
-/// The topic of that name for dead letters, made with one partition and all defaults if it is not there. Blocks on the disk.
+/// The dead letter topic of that name, created with one partition and the defaults if missing. Blocks on the disk.
 ///
 /// # Errors
-/// Those of [`Topics::create`], but for a topic that somebody else has just made.
+/// Those of [`Topics::create`], except for a topic that another request has just created.
 pub fn dead_letter_topic(log: &Log, topics: &Topics, name: &str) -> Result<Arc<Topic>, Refusal> {
     if let Some(topic) = log.topic(name) {
         return Ok(topic);
     }
-    // Neither partitions nor configuration are asked for, so one that is there by now is as good.
+    // Any topic of that name will do: this request needs no particular partitions or configuration.
     topics.create(name, None, &[]).map(|(topic, _)| topic)
 }
 
-/// Reads records that are to be dead-lettered, until their keys and values have `max_bytes` together (one at least).
-/// `offsets`, in order, with the deliveries of each; `reason` says why each is given up. May wait for the disk.
+/// Reads records to dead-letter, until their keys and values reach `max_bytes` (at least one record). `offsets` come in
+/// order, with their delivery counts; `reason` gives each record's reason. May wait for the disk.
 #[must_use]
 pub fn read_letters(
     log: &Log,
@@ -134,7 +134,7 @@ pub fn read_letters(
         };
         let fetched = match partition.read(request) {
             Ok(fetched) if fetched.next_offset > *from => fetched,
-            // Nothing is there yet: nobody can have leased it in this log.
+            // The log has no such offset yet, so no record of it was leased.
             Ok(_) => break,
             Err(Error::Trimmed { log_start_offset, .. }) => {
                 found.missing.extend(split(&mut left, log_start_offset));
@@ -183,7 +183,7 @@ pub fn read_letters(
     found
 }
 
-/// The state of a partition, and the committed offset that goes with it.
+/// The state of a partition, with its committed offset.
 fn changes_of(group: &str, partition: PartitionId, saved: &Saved, now: TimestampMs) -> [StateChange; 2] {
     let committed = Committed {
         offset: saved.floor,
@@ -192,19 +192,19 @@ fn changes_of(group: &str, partition: PartitionId, saved: &Saved, now: Timestamp
     };
     let state = StateChange {
         key: codec::state_key(group, partition),
-        // Without runs the committed offset says it all.
+        // Without runs, the committed offset is the whole state.
         value: (!saved.runs.is_empty()).then(|| saved.encode()),
     };
     [offsets::commit(group, partition, &committed), state]
 }
 
-/// The records that were read; they may begin before the offset asked for.
+/// The records read; they may begin before the requested offset.
 pub(super) fn records_of(fetched: &Fetched) -> impl Iterator<Item = Record<'_>> {
-    // What is read has been verified, so nothing is left out here.
+    // The read has verified its records, so none is left out here.
     PageRecords::new(&fetched.runs, Offset::ZERO, Offset::MAX).filter_map(|record| Some(record.ok()?.0))
 }
 
-/// Takes the offsets below `until` off the front.
+/// Removes the offsets below `until` from the front.
 fn split(left: &mut &[(Offset, u32)], until: Offset) -> impl Iterator<Item = Offset> + use<> {
     let (below, rest) = left.split_at(left.partition_point(|(offset, _)| *offset < until));
     *left = rest;
@@ -212,7 +212,7 @@ fn split(left: &mut &[(Offset, u32)], until: Offset) -> impl Iterator<Item = Off
     below.into_iter()
 }
 
-/// Records on their way into one append, to any topics.
+/// Records for one append, to any topics.
 pub(super) struct Outgoing<'a> {
     rotation: &'a Rotation,
     now: TimestampMs,
@@ -228,7 +228,7 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Puts a record into its topic: into the partition that it names, if there is one.
+    /// Adds a record to its topic: to the partition it names, if that exists.
     pub(super) fn add(&mut self, topic: &Arc<Topic>, record: &ParsedRecord<'_>) {
         let (_, partitions, placer) = self.topics.entry(topic.id()).or_insert_with(|| {
             let partitions = topic.partition_count();

@@ -1,7 +1,7 @@
-//! What a shared group has in memory: its settings, a queue for each partition, and the settles that wait to be written.
+//! The memory of a shared group: its settings, a queue for each partition, and the settles that wait to be written.
 //!
-//! One writer at a time works for a group: it takes all settles that wait, writes them in one append, and tells those who
-//! wait for it. Settles that come meanwhile go into the next append, so a queue never has two writes in flight.
+//! A group has one writer at a time: it takes all waiting settles, writes them in one append, and answers the waiters.
+//! Later settles go into the next append, so a queue never has two writes in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,28 +16,28 @@ use crate::broker::groups::members::Ms;
 use crate::broker::refusal::Refusal;
 use crate::formats::json::ParsedRecord;
 
-/// Dead letters in one append, in bytes of keys and values; one settle is always taken.
+/// Dead letters in one append, in bytes of keys and values; at least one settle is written.
 pub(crate) const WRITE_BYTES: usize = 4 << 20;
-/// How long the dead letters wait after they could not be written.
+/// How long dead letters wait after a failed write.
 const PAUSE_MS: Ms = 1000;
 
-/// Changes that are written together, each with its partition; without a change, what has ended by itself is written.
+/// Changes that are written together, each with its partition; without a change, expired leases are written.
 pub(crate) type Changes = Vec<(PartitionId, Option<ChangeId>)>;
-/// Dead letters, each with the topic where it goes.
+/// Dead letters, each with its destination topic.
 pub(crate) type Letters = Vec<(Arc<Topic>, ParsedRecord<'static>)>;
 
 /// A settle that waits to be written.
 pub(crate) struct Pending {
     pub(crate) changes: Changes,
-    /// The dead letters that belong to it.
+    /// Its dead letters.
     pub(crate) letters: Letters,
-    /// What the letters take, in bytes.
+    /// The size of the letters, in bytes.
     pub(crate) bytes: usize,
-    /// Told how it went.
+    /// Receives the result.
     pub(crate) done: oneshot::Sender<Result<(), Refusal>>,
 }
 
-/// What is written at once.
+/// The content of one write.
 pub(crate) struct Batch {
     pub(crate) settlements: Vec<Settlement>,
     pub(crate) letters: Letters,
@@ -49,13 +49,13 @@ pub(crate) struct Work {
     pub(crate) settings: Settings,
     pub(crate) queues: BTreeMap<PartitionId, Queue>,
     pending: Vec<Pending>,
-    /// A writer is at work.
+    /// A writer is running.
     is_writing: bool,
-    /// Something may be leased that could not be before: see [`Work::take_freed`].
+    /// Records may have become free: see [`Work::take_freed`].
     is_freed: bool,
-    /// Where the next poll looks first.
+    /// The partition where the next poll starts.
     turn: usize,
-    /// Exhausted records are left alone until then.
+    /// Exhausted records wait until then.
     paused_until: Ms,
 }
 
@@ -81,20 +81,20 @@ impl Work {
         }
     }
 
-    /// Whether something may be leased since the last call that could not be before: waiting polls are to look.
+    /// Whether records may have become free since the last call, so that waiting polls must check.
     pub(crate) fn take_freed(&mut self) -> bool {
         std::mem::take(&mut self.is_freed)
     }
 
-    /// Says that something may be leased that could not be before.
+    /// Notes that records may have become free.
     pub(crate) fn free(&mut self) {
         self.is_freed = true;
     }
 
-    /// Loads the queues of new partitions, and forgets those of partitions that are gone.
+    /// Loads the queues of new partitions, and drops those of deleted ones.
     pub(crate) fn refresh(&mut self, log: &Log, group: &str, partitions: &BTreeSet<PartitionId>) {
-        // What somebody holds is still theirs to settle, and nobody else's to be given, when nobody subscribes to it any
-        // more; but in a topic that is gone there is nothing to settle.
+        // A leased record can still be settled by its member after the group drops the topic, and must not go to
+        // another. In a deleted topic there is nothing to settle.
         self.queues.retain(|id, queue| {
             partitions.contains(id)
                 || queue.is_writing()
@@ -114,7 +114,7 @@ impl Work {
         self.is_freed = true;
     }
 
-    /// The partitions, each poll beginning with another one.
+    /// The partitions; each poll starts with another one.
     pub(crate) fn places(&mut self) -> Vec<PartitionId> {
         let mut places: Vec<PartitionId> = self.queues.keys().copied().collect();
         if !places.is_empty() {
@@ -133,7 +133,7 @@ impl Work {
             .unwrap_or_default()
     }
 
-    /// Takes back what a poll leased and does not deliver.
+    /// Takes back the leases that a poll does not deliver.
     pub(crate) fn give_back(
         &mut self,
         id: PartitionId,
@@ -148,12 +148,12 @@ impl Work {
         }
     }
 
-    /// How many records are leased to a member.
+    /// How many records a member has leased.
     pub(crate) fn leased_to(&self, member: MemberKey) -> usize {
         self.queues.values().map(|queue| queue.leased_to(member)).sum()
     }
 
-    /// Ends the leases of a member that is gone.
+    /// Ends the leases of a member that left.
     pub(crate) fn release_all(&mut self, member: MemberKey) {
         for queue in self.queues.values_mut() {
             queue.release_all(member);
@@ -161,7 +161,7 @@ impl Work {
         self.is_freed = true;
     }
 
-    /// Ends the leases and delays that are over.
+    /// Ends the leases and delays whose time is over.
     pub(crate) fn expire(&mut self, now: Ms) {
         let mut ended = Expired::default();
         for queue in self.queues.values_mut() {
@@ -173,7 +173,7 @@ impl Work {
         }
     }
 
-    /// When [`Work::expire`] has something to do, or dead letters are tried again.
+    /// When [`Work::expire`] has something to do, or dead letters are retried.
     pub(crate) fn next_deadline(&self) -> Option<Ms> {
         let deadlines = self
             .queues
@@ -199,24 +199,24 @@ impl Work {
         self.paused_until <= now && self.queues.values().any(|queue| !queue.exhausted(1).is_empty())
     }
 
-    /// Leaves exhausted records alone for a while.
+    /// Makes exhausted records wait for a while.
     pub(crate) fn pause(&mut self, now: Ms) {
         self.paused_until = now + PAUSE_MS;
     }
 
-    /// The partitions where something ended by itself that is not written.
+    /// The partitions where unwritten leases or delays ended.
     pub(crate) fn unsaved(&self) -> Changes {
         let unsaved = self.queues.iter().filter(|(_, queue)| queue.is_unsaved());
         unsaved.map(|(id, _)| (*id, None)).collect()
     }
 
-    /// Queues a settle; `true` if a writer is to be started for it.
+    /// Queues a settle; `true` if the caller must start a writer.
     pub(crate) fn submit(&mut self, pending: Pending) -> bool {
         self.pending.push(pending);
         !std::mem::replace(&mut self.is_writing, true)
     }
 
-    /// What the writer writes next; `None` ends it.
+    /// The next write; `None` ends the writer.
     pub(crate) fn next_batch(&mut self) -> Option<Batch> {
         if self.pending.is_empty() {
             self.is_writing = false;
@@ -241,7 +241,7 @@ impl Work {
         }
         let mut settlements = Vec::with_capacity(changes.len());
         for (id, changes) in changes {
-            // The partition may be gone, with all that was to be settled in it.
+            // The partition may be deleted, with everything to settle in it.
             if let Some(queue) = self.queues.get_mut(&id) {
                 let saved = queue.begin_write(&changes);
                 settlements.push(Settlement { partition: id, saved });
@@ -265,11 +265,11 @@ impl Work {
                 }
             }
         }
-        // The window may have moved, or what was to be settled is leased again.
+        // The window may have moved, or the records of a failed settle are leased again.
         self.is_freed = true;
     }
 
-    /// Whether nothing is on its way to the log, or about to be.
+    /// Whether no write is running or waiting.
     pub(crate) fn is_idle(&self) -> bool {
         !self.is_writing && !self.queues.values().any(Queue::is_settling)
     }
