@@ -198,7 +198,7 @@ fn records_are_given_up_only_where_they_are_named_and_damaged() {
         "--skip is part of --repair: {output:?}"
     );
     for (other, why) in [
-        ("orders/0:0-1", "only what is damaged"),
+        ("orders/0:0-1", "only damaged offsets"),
         ("orders/7:0-1", "no partition 7"),
         ("none/0:0-1", "no topic none"),
     ] {

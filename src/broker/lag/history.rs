@@ -1,10 +1,10 @@
-//! What is remembered of every group and partition: a minute of samples, and a day of points.
+//! The recent past of every group and partition: a minute of samples, and a day of points.
 //!
 //! The sampler calls [`History::sample`] with a row for each partition in each group's scope. Every call feeds the
-//! windows (see [`super::window`]); when the wall clock has entered a new interval, it also opens a slot, and every
-//! series gets a point. A partition that is no longer in a group's scope is forgotten at the next call.
+//! windows (see [`super::window`]); when the wall clock has entered a new interval, the call also opens a slot and adds
+//! a point to every series. The next call drops a partition that left its group's scope.
 //!
-//! What it takes is bounded, whatever there is to watch:
+//! Memory is bounded:
 //!
 //! | pairs of group and partition | a sample every | a point every |
 //! |---|---|---|
@@ -12,8 +12,8 @@
 //! | up to 2,000, 4,000, … | 10 s | 20 s, 40 s, … |
 //! | above [`MAX_TRACKS`] | those above have no rates, no status but what the moment tells, and no history | |
 //!
-//! Points are kept for [`KEPT`]; should they take more than [`MAX_BYTES`] all the same, the oldest go first. A wall clock
-//! that is set back begins the points anew. Nothing is written to disk: a restart begins anew too.
+//! Points are kept for [`KEPT`]; if they exceed [`MAX_BYTES`], the oldest are dropped. Setting the wall clock back
+//! drops all points, and so does a restart: nothing is written to disk.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -27,43 +27,43 @@ use crate::broker::engine::{Located, Offset, PartitionId, TimestampMs};
 
 /// How long points are kept.
 pub const KEPT: Duration = Duration::from_hours(24);
-/// Pairs of group and partition that are watched at the finest intervals.
+/// Pairs of group and partition that are sampled at the finest intervals.
 pub const FINE_TRACKS: usize = 1000;
-/// Pairs of group and partition that are watched at all.
+/// The most pairs of group and partition that are sampled.
 pub const MAX_TRACKS: usize = 32_000;
-/// What windows and series may take in memory together. A thousand partitions that never rest take about 90 MB a day,
-/// quiet ones about 1 kB each.
+/// The most memory for windows and series together. A thousand partitions that never rest take about 90 MB a day, quiet
+/// ones about 1 kB each.
 pub const MAX_BYTES: usize = 128 << 20;
 
 const FINE_SAMPLE: Duration = Duration::from_secs(1);
 const COARSE_SAMPLE: Duration = Duration::from_secs(10);
 const FINE_SLOT_MS: i64 = 10_000;
 
-/// A group and a partition in its scope, at the moment of a sample.
+/// A group and a partition in its scope, when sampled.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The group.
     pub group: Arc<str>,
     /// The partition.
     pub partition: PartitionId,
-    /// Where both stand.
+    /// The positions of both.
     pub sample: Sample,
-    /// What goes into the history, if a slot is due.
+    /// The point for the history, if a slot is due.
     pub point: Point,
 }
 
-/// Where the next record of a group lies: true as long as it is the next, but for what comes behind it.
+/// The location of a group's next record: valid until the next record or the end changes.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// The next record to be read.
     pub next: Offset,
-    /// The end that it was looked up for.
+    /// The end at the time of the lookup.
     pub end_offset: Offset,
-    /// What was found.
+    /// The result.
     pub located: Located,
 }
 
-/// Everything that is remembered. Shared by whoever reports, draws and samples; no lock is held while the disk is asked.
+/// The whole history, shared by reports, charts and the sampler; its lock is never held across disk access.
 #[derive(Debug, Default)]
 pub struct History {
     state: Mutex<State>,
@@ -72,9 +72,9 @@ pub struct History {
 #[derive(Debug)]
 struct State {
     groups: BTreeMap<Arc<str>, BTreeMap<PartitionId, Track>>,
-    /// Pairs in `groups`.
+    /// The number of pairs in `groups`.
     tracks: usize,
-    /// Raised by every sample: what it did not name is forgotten.
+    /// Raised by every sample; pairs that the sample lacked are dropped.
     generation: u64,
     slots: VecDeque<SlotTime>,
     /// The number of the first of `slots`.
@@ -86,7 +86,7 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct SlotTime {
     at: TimestampMs,
-    /// The interval that was in force.
+    /// The current interval.
     interval_ms: i64,
 }
 
@@ -99,14 +99,14 @@ struct Track {
     generation: u64,
 }
 
-/// A stretch of a group's history.
+/// A part of a group's history.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
     /// The number of the first of `times`.
     pub first: Slot,
     /// When each slot was taken.
     pub times: Vec<TimestampMs>,
-    /// The longest interval between two slots that were taken in time.
+    /// The longest interval between two slots that were not late.
     pub interval_ms: i64,
     /// By partition.
     pub series: Vec<(PartitionId, Series)>,
@@ -127,7 +127,7 @@ impl Default for State {
 }
 
 impl History {
-    /// How long to wait from one sample to the next, by what there is to watch.
+    /// How long to wait between two samples; depends on the number of pairs.
     #[must_use]
     pub fn sample_interval(&self) -> Duration {
         if self.state.lock().tracks <= FINE_TRACKS {
@@ -137,19 +137,19 @@ impl History {
         }
     }
 
-    /// Whether a sample of now goes into the history: its rows then need their points.
+    /// Whether a sample taken now goes into the history: its rows then need points.
     #[must_use]
     pub fn is_slot_due(&self, now: TimestampMs) -> bool {
         self.state.lock().is_slot_due(now)
     }
 
-    /// Takes in where every group stands; what `rows` do not name is forgotten.
+    /// Adds the positions of every group; pairs missing from `rows` are dropped.
     pub fn sample(&self, now: TimestampMs, rows: &[Row]) {
         self.state.lock().sample(now, rows);
     }
 
-    /// What is remembered of a group's partitions, judged together with where they stand now; in the order of `now`.
-    /// Without `with_verdicts` they are only looked up.
+    /// The verdicts of the windows on a group's partitions, with their positions `now`; in the order of `now`. Without
+    /// `with_verdicts` only the places are looked up.
     #[must_use]
     pub fn judge(
         &self,
@@ -173,7 +173,7 @@ impl History {
         now.iter().map(judge).collect()
     }
 
-    /// Remembers where next records lie, so that nobody needs to look again until something moves.
+    /// Saves the locations of next records, so that no report looks again until a position moves.
     pub fn remember(&self, group: &str, places: &[(PartitionId, Place)]) {
         let mut state = self.state.lock();
         let Some(tracks) = state.groups.get_mut(group) else {
@@ -186,7 +186,7 @@ impl History {
         }
     }
 
-    /// The history of a group since then, of the partitions that `wanted` says.
+    /// The history of a group since then, for the partitions that `wanted` accepts.
     #[must_use]
     pub fn recording(
         &self,
@@ -210,7 +210,7 @@ impl History {
         }
     }
 
-    /// What it takes in memory, in bytes.
+    /// The memory in use, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         self.state.lock().heap_bytes()
@@ -218,7 +218,7 @@ impl History {
 }
 
 impl State {
-    /// The interval of points: doubled with every doubling of what there is to watch.
+    /// The interval of points: doubles when the number of pairs doubles.
     fn slot_interval_ms(&self) -> i64 {
         let doublings = self
             .tracks
@@ -234,7 +234,7 @@ impl State {
             return true;
         };
         let interval_ms = self.slot_interval_ms();
-        // A clock that was set back by less waits until it is there again.
+        // A clock that was set back by less than that waits until it reaches the last slot again.
         now.get().div_euclid(interval_ms) > last.at.get().div_euclid(interval_ms)
             || now.get() < last.at.get().saturating_sub(interval_ms)
     }
@@ -266,7 +266,7 @@ impl State {
             track.window.push(row.sample);
             if let Some(slot) = slot.filter(|_| is_first) {
                 if track.series.next_slot() != slot {
-                    // It was watched, but not when the last slot was taken.
+                    // The partition was sampled, but not when the last slot was taken.
                     track.series = Series::new(slot);
                 }
                 track.series.push(row.point);
@@ -296,7 +296,7 @@ impl State {
         self.first_slot + self.slots.len() as Slot - 1
     }
 
-    /// Drops what is too old, and then the oldest until what is left takes no more than it may.
+    /// Drops points that are too old, and then the oldest until the rest fits the bound.
     fn drop_old(&mut self, now: TimestampMs) {
         let kept_ms = i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
         let begin = now.get().saturating_sub(kept_ms);

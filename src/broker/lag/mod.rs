@@ -1,17 +1,17 @@
-//! How far a group is behind: now from positions alone, and lately from samples of them.
+//! How far a group is behind: now, from positions alone, and recently, from samples of them.
 //!
-//! `lag` counts offsets from the next record to be read to the end, and the next record is never below the log start:
-//! what has been deleted can no longer be read, so it is no lag. `lag_ms` is the age of the next record by its own
-//! timestamp. A sum over partitions adds `lag` and `lag_bytes`, takes the oldest `lag_ms` and the nearest `expires_ms`.
+//! `lag` counts offsets from the next record to the end. The next record is never below the log start, because deleted
+//! records can no longer be read and are no lag. `lag_ms` is the age of the next record by its own timestamp. A sum
+//! over partitions adds `lag` and `lag_bytes`, takes the oldest `lag_ms` and the nearest `expires_ms`.
 //!
-//! - This file: the figures of one moment. Pure: no log, no clock.
+//! - This file: the current figures. Pure: no log, no clock.
 //! - [`window`]: rates and a status, judged by the samples of the last minute. Pure.
 //! - [`series`]: a day of points in little memory. Pure.
-//! - [`history`]: the windows and series of every group and partition, and what they may take.
-//! - [`plot`]: a stretch of history in the steps that an answer or a picture has. Pure.
+//! - [`history`]: the windows and series of every group and partition, and their memory bound.
+//! - [`plot`]: a part of the history in steps, for an answer or a chart. Pure.
 //! - [`sampler`]: the thin loop that feeds the history.
 //!
-//! Windows and history are in memory alone: after a restart they begin anew. The figures of the moment do not need them.
+//! Windows and history are in memory only: a restart empties them. The current figures do not need them.
 
 pub mod history;
 pub mod plot;
@@ -22,7 +22,7 @@ pub mod window;
 
 use crate::broker::engine::{Located, Offset, Positions, TimestampMs};
 
-/// Where a group goes on in a partition: what it committed, or the log start where that has passed it or nothing is
+/// A group's next record in a partition: its committed offset, or the log start if that is higher or nothing is
 /// committed.
 #[must_use]
 pub fn next_unread(committed: Option<Offset>, positions: Positions) -> Offset {
@@ -38,12 +38,13 @@ pub struct Lag {
     pub lag_ms: u64,
     /// Stored bytes between the next record and the end, from the start of its batch.
     pub lag_bytes: u64,
-    /// Milliseconds until retention by time deletes unread data; `None` without such retention or with nothing to read.
+    /// Milliseconds until retention by time deletes unread records; `None` without such retention or with nothing to
+    /// read.
     pub expires_ms: Option<u64>,
 }
 
 impl Lag {
-    /// The lag of one partition. `located` is where the next record lies; `None` leaves out what only it tells.
+    /// The lag of one partition. `located` locates the next record; `None` leaves out the figures that need it.
     #[must_use]
     pub fn of_partition(
         committed: Option<Offset>,
@@ -77,7 +78,7 @@ impl Lag {
         }
     }
 
-    /// Takes another partition in.
+    /// Adds another partition.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -89,7 +90,7 @@ impl Lag {
     }
 }
 
-/// From `earlier` to `now`; 0 if it is not earlier.
+/// From `earlier` to `now`; 0 if `earlier` is later.
 fn millis_from(earlier: TimestampMs, now: TimestampMs) -> u64 {
     u64::try_from(i128::from(now.get()) - i128::from(earlier.get())).unwrap_or(0)
 }

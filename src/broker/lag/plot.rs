@@ -1,6 +1,6 @@
-//! A stretch of history in steps, as an answer lists it and a picture draws it.
+//! A part of the history in steps, for lists and charts.
 //!
-//! A [`Plot`] has the same steps for every line. A step has the largest value of its slots, so that no peak is lost; a
+//! All lines of a [`Plot`] have the same steps. A step has the largest value of its slots, so that no peak is lost; the
 //! line of several partitions is first added up slot by slot (records and bytes are summed, the oldest age counts).
 
 use std::collections::BTreeMap;
@@ -9,13 +9,13 @@ use super::history::Recording;
 use super::series::Series;
 use crate::broker::engine::{PartitionId, TimestampMs, TopicId};
 
-/// The spans that a step may have, in milliseconds: people read them.
+/// The lengths that a step may have, in milliseconds: round ones, for people.
 const STEPS_MS: [u64; 14] = [
     10_000, 20_000, 30_000, 60_000, 120_000, 180_000, 300_000, 600_000, 900_000, 1_200_000, 1_800_000,
     3_600_000, 7_200_000, 14_400_000,
 ];
 
-/// What a line shows.
+/// The figure that a line shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Metric {
     /// Records to be read.
@@ -27,7 +27,7 @@ pub enum Metric {
     LagBytes,
 }
 
-/// What a line is of.
+/// The unit that a line stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum By {
     /// The whole group.
@@ -39,7 +39,7 @@ pub enum By {
     Partition,
 }
 
-/// A group's or a part's lag in a slot or a step.
+/// The lag of a group or a part of it in a slot or a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Value {
     /// Records to be read.
@@ -78,20 +78,20 @@ impl Value {
     }
 }
 
-/// What is asked for.
+/// A request for a plot.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
-    /// Where the stretch ends.
+    /// Where the plot ends.
     pub until: TimestampMs,
     /// How long it is, in milliseconds.
     pub window_ms: u64,
-    /// What a line is of.
+    /// The unit of a line.
     pub by: By,
-    /// What lines are ranked by.
+    /// The figure that ranks the lines.
     pub metric: Metric,
-    /// Lines at most; the rest are the others.
+    /// The most lines; the rest are added up as others.
     pub max_lines: usize,
-    /// Steps at most.
+    /// The most steps.
     pub max_steps: u64,
 }
 
@@ -102,11 +102,11 @@ pub struct Line {
     pub topic: Option<TopicId>,
     /// The partition; `None` for a topic.
     pub partition: Option<u32>,
-    /// A value each step; `None` where nothing was taken.
+    /// A value for each step; `None` if no sample was taken.
     pub values: Vec<Option<Value>>,
 }
 
-/// A stretch of history.
+/// A part of the history, in steps.
 #[derive(Clone, Debug, Default)]
 pub struct Plot {
     /// When the first step begins.
@@ -119,20 +119,20 @@ pub struct Plot {
     pub lines: Vec<Line>,
     /// Lines that were left out.
     pub left_out: usize,
-    /// All that was left out, together.
+    /// The omitted lines together.
     pub others: Vec<Option<Value>>,
-    /// Everything together.
+    /// All lines together.
     pub total: Vec<Option<Value>>,
 }
 
-/// The step that shows `window_ms` in at most `max_steps`, and is no finer than `interval_ms`.
+/// The shortest step that shows `window_ms` in at most `max_steps` and is at least `interval_ms`.
 fn step_ms(window_ms: u64, max_steps: u64, interval_ms: u64) -> u64 {
     let least = window_ms.div_ceil(max_steps.max(1)).max(interval_ms);
     let nice = STEPS_MS.into_iter().find(|step| *step >= least);
     nice.unwrap_or(least)
 }
 
-/// When the stretch of a request begins, with room for the step that it will have.
+/// When the recording for a request must begin, with room for whole steps.
 #[must_use]
 pub fn since(request: &Request) -> TimestampMs {
     let window_ms = i64::try_from(request.window_ms).unwrap_or(i64::MAX);
@@ -147,7 +147,7 @@ pub fn since(request: &Request) -> TimestampMs {
 }
 
 impl Plot {
-    /// Draws up a recording, which should reach back to [`since`].
+    /// Plots a recording, which should reach back to [`since`].
     #[must_use]
     pub fn of(recording: &Recording, request: &Request) -> Self {
         let interval_ms = u64::try_from(recording.interval_ms).unwrap_or(0);
@@ -183,7 +183,7 @@ impl Plot {
                 (line, members)
             })
             .collect();
-        // Stable: of equals the first by topic and partition comes first.
+        // Stable: equal lines stay in order of topic and partition.
         lines.sort_by_key(|(line, _)| std::cmp::Reverse(badness(&line.values, request.metric)));
         let rest = lines.split_off(lines.len().min(request.max_lines));
         let members = |lines: &[(Line, Vec<&Series>)]| -> Vec<Option<Value>> {
@@ -207,14 +207,14 @@ impl Plot {
         }
     }
 
-    /// Whether there is nothing to be seen.
+    /// Whether the plot is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.total.iter().all(Option::is_none)
     }
 }
 
-/// What lines are ranked by: the largest value, then the latest.
+/// The rank of a line: the largest value, then the latest.
 fn badness(values: &[Option<Value>], metric: Metric) -> (u64, u64) {
     let figures = || values.iter().flatten().map(|value| value.get(metric));
     (figures().max().unwrap_or(0), figures().next_back().unwrap_or(0))
@@ -222,14 +222,14 @@ fn badness(values: &[Option<Value>], metric: Metric) -> (u64, u64) {
 
 struct Steps<'a> {
     recording: &'a Recording,
-    /// The number of the first step, from the Unix epoch on.
+    /// The number of the first step, counted from the Unix epoch.
     begin: i64,
     count: usize,
     step: i64,
 }
 
 impl Steps<'_> {
-    /// The values of those series together.
+    /// The values of several series together.
     fn values(&self, members: &[&Series]) -> Vec<Option<Value>> {
         let Recording { first, times, .. } = self.recording;
         let mut slots: Vec<Option<Value>> = vec![None; times.len()];

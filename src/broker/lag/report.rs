@@ -1,10 +1,10 @@
-//! The lag of a group, read off the log and what is remembered of the last minute.
+//! The current lag of a group, with the rates and status of the last minute.
 //!
-//! The scope of a group is every partition of every topic that it has subscribed to or committed in, with and without
-//! members: members come and go, and records that nobody has read yet are there all the same. Deleted topics are left out.
+//! A group's scope is every partition of every topic that it has subscribed to or committed in, with or without
+//! members: unread records stay when members leave. Deleted topics are left out.
 //!
-//! Positions are in memory. Only where a group has something to read does the age of its next record take a look at the
-//! disk, and only when the group has moved on since the last look (see [`Place`]).
+//! Positions are in memory. Only the age of a next record needs the disk, and only if the group has moved since the
+//! last lookup (see [`Place`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use crate::broker::lag::{Lag, next_unread};
 /// The lag of a group.
 #[derive(Clone, Debug, Default)]
 pub struct GroupLag {
-    /// What its members are doing.
+    /// The state of its members.
     pub state: GroupState,
     /// How they share the records.
     pub kind: GroupType,
-    /// How many of them read.
+    /// How many members read.
     pub members: usize,
     /// Over all topics.
     pub total: Total,
@@ -48,33 +48,33 @@ pub struct TopicLag {
 pub struct PartitionLag {
     /// The partition's index.
     pub partition: u32,
-    /// What the group committed; `None`: nothing, it goes on at the log start.
+    /// The committed offset; `None`: nothing is committed, the group starts at the log start.
     pub committed_offset: Option<Offset>,
-    /// When it did.
+    /// When it was committed.
     pub last_commit: Option<TimestampMs>,
     /// The partition's positions.
     pub positions: Positions,
     /// The member that reads it.
     pub member: Option<Arc<str>>,
-    /// How far the group is behind, and how it is doing.
+    /// The group's lag and status.
     pub total: Total,
 }
 
-/// How far a group is behind in a partition or several, and how it is doing.
+/// The lag and status of a group in one partition or several.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Total {
-    /// How far it is behind.
+    /// The lag.
     pub lag: Lag,
-    /// How fast it goes.
+    /// The rates.
     pub rates: Rates,
-    /// Milliseconds until everything is read if it goes on like that; `None`: never.
+    /// Milliseconds until everything is read at the current rates; `None`: never.
     pub drain_ms: Option<u64>,
-    /// How it is doing; of several the worst.
+    /// The status; of several partitions the worst.
     pub status: Status,
 }
 
 impl Default for Total {
-    /// Of no partition at all: nothing to read.
+    /// No partition: nothing to read.
     fn default() -> Self {
         Self {
             lag: Lag::default(),
@@ -95,7 +95,7 @@ impl Total {
         }
     }
 
-    /// Takes another partition in. All is read when the last one is.
+    /// Adds another partition. Everything is read when the last partition is.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -107,13 +107,13 @@ impl Total {
     }
 }
 
-/// Whether a group is known: it was made, or has members.
+/// Whether a group exists: it was created, or has members.
 #[must_use]
 pub fn exists(broker: &Broker, group: &str) -> bool {
     broker.groups.exists(group) || broker.groups.live(group).is_some()
 }
 
-/// The lag of a group as of now. May block on the disk.
+/// The current lag of a group. May block on the disk.
 #[must_use]
 pub fn lag_of(broker: &Broker, group: &str) -> GroupLag {
     let live = broker.groups.live(group);
@@ -195,18 +195,18 @@ fn point(look: &Look) -> Point {
     }
 }
 
-/// A partition in a group's scope, as both stand now.
+/// A partition in a group's scope, with the positions of both.
 struct Look {
     topic: Arc<TopicFacts>,
     partition: Arc<Partition>,
     positions: Positions,
     sample: Sample,
     member: Option<Arc<str>>,
-    /// Where the next record lies; `None` with nothing to read, or before [`judge`].
+    /// The location of the next record; `None` with nothing to read, or before [`judge`].
     located: Option<Located>,
 }
 
-/// What is the same for all partitions of a topic.
+/// The facts that all partitions of a topic share.
 struct TopicFacts {
     name: Arc<str>,
     retention_ms: Option<u64>,
@@ -245,7 +245,7 @@ fn looks(broker: &Broker, group: &str, live: Option<&Live>) -> Vec<Look> {
     looks
 }
 
-/// Finds out where next records lie, and what the last minute says; in the order of `looks`.
+/// Locates the next records and judges the last minute; in the order of `looks`.
 fn judge(broker: &Broker, group: &str, looks: &mut [Look], with_verdicts: bool) -> Vec<Verdict> {
     let now: Vec<(PartitionId, Sample)> = looks
         .iter()
@@ -267,7 +267,7 @@ impl Look {
         next_unread(self.sample.committed, self.positions)
     }
 
-    /// Finds out where the next record lies, by `place` if that still holds; answers what is worth remembering.
+    /// Locates the next record, from `place` if that is still valid; returns a new place to save.
     fn locate(&mut self, place: Option<Place>) -> Option<Place> {
         let (next, end_offset) = (self.next_unread(), self.positions.end_offset);
         if next >= end_offset {
@@ -306,7 +306,7 @@ impl Look {
                 })
             }
             Err(error) => {
-                tracing::warn!(partition = %self.partition.id(), %error, "lag in time and bytes is left out");
+                tracing::warn!(partition = %self.partition.id(), %error, "the next record cannot be located: lag in time and bytes is left out");
                 None
             }
         }

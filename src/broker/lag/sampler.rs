@@ -1,38 +1,37 @@
-//! The loop that feeds the history: a look at every group each second or so (see [`super::history`]), until the server
-//! stops.
+//! The loop that samples every group about once a second (see [`super::history`]) until the server stops.
 //!
-//! [`tick`] is all of it; the loop only waits. A look that takes longer than the interval is followed by the next whole
-//! one: none are caught up with.
+//! [`tick`] does the work; the loop only waits. If a sample takes longer than the interval, the missed ones are not
+//! made up for.
 
 use std::time::Duration;
 
 use crate::broker::Broker;
 use crate::broker::lag::report;
 
-/// Looks at every group once. May block on the disk, where a slot is due and a group's next record is not known.
+/// Samples every group once. May block on the disk, if a slot is due and a group's next record is not located.
 pub fn tick(broker: &Broker) {
     let now = broker.clock.now();
     let rows = report::rows(broker, broker.history.is_slot_due(now));
     broker.history.sample(now, &rows);
 }
 
-/// Looks at every group again and again, until the server begins to stop.
+/// Samples every group repeatedly, until the server begins to stop.
 pub async fn run(broker: Broker) {
     let mut stopping = broker.stopping.subscribe();
     loop {
         let ticking = broker.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || tick(&ticking)).await {
-            tracing::error!(%error, "a look at the groups' lag failed; the next one follows");
+            tracing::error!(%error, "sampling the groups' lag failed; the next sample follows");
         }
         tokio::select! {
             () = tokio::time::sleep(pause(broker.history.sample_interval(), broker.clock.now().get())) => {}
-            // An error means that the service is gone, which is as good a reason to stop.
+            // An error means that the service is gone, which also ends this loop.
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
     }
 }
 
-/// Until the next multiple of the interval by the wall clock, so that points lie at round times.
+/// The time until the next multiple of the interval by the wall clock, so that points lie at round times.
 fn pause(interval: Duration, now_ms: i64) -> Duration {
     let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
     let left_ms = interval_ms - now_ms.rem_euclid(interval_ms);

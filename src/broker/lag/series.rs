@@ -1,7 +1,7 @@
 //! A day of points in little memory.
 //!
-//! A [`Series`] holds one point for each slot (the moments at which history is taken), without gaps, from its first slot
-//! on. Equal points in a row are one run; a run is coded by its differences to the one before:
+//! A [`Series`] holds one point for each slot (the times at which history is taken), without gaps, from its first slot
+//! on. Consecutive equal points are one run; a run is coded as the differences to the run before:
 //!
 //! ```text
 //! run    length << 1 | has_next : varint
@@ -9,8 +9,9 @@
 //!        next_timestamp         : difference to the last run that had one, zigzag varint; only with has_next
 //! ```
 //!
-//! So a quiet partition is one run however long it is quiet, and so is a group that stands still before a quiet topic:
-//! the timestamp of its next record is kept, not the age, which changes all the time. Runs lie in chunks of about
+//! A quiet partition is therefore one run, and so is a group that stands still in a quiet topic: a point holds the
+//! timestamp of the next record, not its age, which changes all the time. Runs lie in chunks of about 512 bytes. Each
+//! chunk can be read by itself, so that the oldest can be dropped and readers share the closed ones.
 //! 512 bytes, each readable by itself, so that the oldest can be dropped, and a reader shares the closed ones.
 
 use std::collections::VecDeque;
@@ -18,24 +19,24 @@ use std::sync::Arc;
 
 use crate::broker::engine::TimestampMs;
 
-/// A chunk with as many bytes of runs is closed; with the run that came to it and the one that was growing it fits in 512.
+/// A chunk with this many bytes of runs is closed; with the last run added and the growing one it fits in 512.
 const CHUNK_BYTES: usize = 512 - 2 * MAX_RUN_BYTES;
-/// A chunk of as many points is closed, however few bytes they take: what is old is dropped by chunks.
+/// A chunk with this many points is closed, however small: old points are dropped by whole chunks.
 const CHUNK_POINTS: u32 = 720;
-/// No run takes more: three varints and the length's.
+/// The longest run: three varints and the length's.
 const MAX_RUN_BYTES: usize = 3 * 10 + 5;
 
-/// The number of a slot, from the start of the history on; never given twice.
+/// The number of a slot, counted from the start of the history; never reused.
 pub type Slot = u64;
 
-/// A group's lag in a partition at one moment.
+/// A group's lag in a partition at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Point {
-    /// Records to be read.
+    /// Records to read.
     pub lag: u64,
-    /// The timestamp of the next record; `None` with nothing to read, or where it is not known.
+    /// The timestamp of the next record; `None` with nothing to read, or if it is unknown.
     pub next_timestamp: Option<TimestampMs>,
-    /// Stored bytes to be read.
+    /// Stored bytes to read.
     pub bytes: u64,
 }
 
@@ -43,7 +44,7 @@ pub struct Point {
 #[derive(Clone, Debug)]
 pub struct Series {
     closed: VecDeque<Chunk>,
-    /// The chunk that grows.
+    /// The growing chunk.
     open: Open,
 }
 
@@ -60,11 +61,11 @@ struct Open {
     points: u32,
     bytes: Vec<u8>,
     coder: Coder,
-    /// The run that may still grow; of no points in an empty chunk.
+    /// The run that may still grow; without points in an empty chunk.
     run: (Point, u32),
 }
 
-/// What differences are taken to.
+/// The values that differences refer to.
 #[derive(Clone, Copy, Debug, Default)]
 struct Coder {
     lag: u64,
@@ -73,7 +74,7 @@ struct Coder {
 }
 
 impl Series {
-    /// A series whose first point will be that of `first`.
+    /// An empty series whose first point will be for the slot `first`.
     #[must_use]
     pub fn new(first: Slot) -> Self {
         Self {
@@ -82,7 +83,7 @@ impl Series {
         }
     }
 
-    /// The slot of the point that comes next.
+    /// The slot of the next point.
     #[must_use]
     pub fn next_slot(&self) -> Slot {
         self.open.first + Slot::from(self.open.points)
@@ -98,7 +99,7 @@ impl Series {
         self.open.push(point);
     }
 
-    /// Drops chunks that hold nothing from `begin` on.
+    /// Drops chunks that end before `begin`.
     pub fn drop_before(&mut self, begin: Slot) {
         while self
             .closed
@@ -112,7 +113,7 @@ impl Series {
         }
     }
 
-    /// The same without what lies before `begin`, to be read elsewhere; closed chunks are shared.
+    /// A copy without the chunks before `begin`; it shares the closed chunks.
     #[must_use]
     pub fn since(&self, begin: Slot) -> Self {
         let ends_after = |chunk: &&Chunk| chunk.first + Slot::from(chunk.points) > begin;
@@ -122,10 +123,10 @@ impl Series {
         }
     }
 
-    /// What it takes in memory, in bytes.
+    /// The memory in use, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        // An `Arc` counts its owners in two words.
+        // An `Arc` stores two counts.
         let closed = |chunk: &Chunk| chunk.bytes.len() + 2 * size_of::<usize>();
         self.closed.capacity() * size_of::<Chunk>()
             + self.closed.iter().map(closed).sum::<usize>()
@@ -258,7 +259,7 @@ fn put(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Differences wrap, so that every pair of numbers has one.
+/// Differences wrap, so that any two numbers have one.
 fn put_difference(out: &mut Vec<u8>, from: i64, to: i64) {
     let difference = to.wrapping_sub(from);
     put(out, ((difference << 1) ^ (difference >> 63)) as u64);

@@ -1,41 +1,40 @@
-//! What the last minute says of a group in a partition: how fast it reads, and whether it gets anywhere.
+//! The status of a group in a partition over the last minute: how fast it reads, and whether it keeps up.
 //!
-//! A [`Window`] keeps samples of the group's commit and the partition's ends. It is judged together with the sample of
-//! the moment, so an answer is never older than the question. Rates go over [`RATE_SPAN`], the status over
-//! [`STATUS_SPAN`]; a window that does not reach that far back yet claims neither that a group stalls nor that it falls
-//! behind.
+//! A [`Window`] keeps samples of the committed offset and the partition's ends. Judging it includes a current sample,
+//! so the result is never older than the request. Rates cover [`RATE_SPAN`], the status [`STATUS_SPAN`]; a window that
+//! is still shorter reports neither a stalled group nor one that falls behind.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::broker::engine::{Monotonic, Offset, TimestampMs};
 
-/// What rates are averaged over. Where samples are further apart than that, over two of them.
+/// The span of rates. If samples are further apart, a rate covers two of them.
 pub const RATE_SPAN: Duration = Duration::from_secs(10);
-/// What a status is judged by.
+/// The span of a status.
 pub const STATUS_SPAN: Duration = Duration::from_secs(60);
 /// The distance of the points at which [`Status::Behind`] compares the lag.
 const POINT_SPAN: Duration = Duration::from_secs(10);
-/// Below that there is no rate: one commit would look like a storm.
+/// The shortest span with a rate: over less, one commit would look like a storm.
 const MIN_RATE_SPAN: Duration = Duration::from_secs(1);
 
-/// Where a group and a partition stood at one moment.
+/// The positions of a group and a partition at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// The moment.
+    /// The time.
     pub at: Monotonic,
-    /// What the group had committed.
+    /// The committed offset.
     pub committed: Option<Offset>,
-    /// When it had.
+    /// When it was committed.
     pub last_commit: Option<TimestampMs>,
-    /// The first record that was kept.
+    /// The first stored record.
     pub log_start_offset: Offset,
     /// One past the last durable record.
     pub end_offset: Offset,
 }
 
 impl Sample {
-    /// Where the group would have gone on.
+    /// The group's next record.
     fn next_unread(&self) -> Offset {
         self.committed.unwrap_or(Offset::ZERO).max(self.log_start_offset)
     }
@@ -44,16 +43,17 @@ impl Sample {
         self.end_offset.since(self.next_unread())
     }
 
-    /// Records read between `self` and `later`. A commit that went back reads nothing, and what was deleted was not read.
+    /// Records read between `self` and `later`. A commit that went back reads nothing, and deleted records were not
+    /// read.
     fn consumed_until(&self, later: &Self) -> u64 {
         let (Some(before), Some(after)) = (self.committed, later.committed) else {
-            // Nobody knows where a group began that had committed nothing.
+            // Without a committed offset, the start of reading is unknown.
             return 0;
         };
         after.since(before.max(later.log_start_offset))
     }
 
-    /// Whether the log start passed what `self` was to read next, and no commit had come first.
+    /// Whether retention deleted records that the group had yet to read at `self`, with no commit in between.
     fn lost_until(&self, later: &Self) -> bool {
         later.log_start_offset > self.log_start_offset
             && later.committed.unwrap_or(Offset::ZERO) < later.log_start_offset
@@ -64,9 +64,9 @@ impl Sample {
 /// Records a second, over the last [`RATE_SPAN`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rates {
-    /// Read and committed by the group; 0 until a second has been watched.
+    /// Records that the group read and committed; 0 until one second is sampled.
     pub consume: f64,
-    /// Appended to the partition; 0 until a second has been watched.
+    /// Records appended to the partition; 0 until one second is sampled.
     pub produce: f64,
 }
 
@@ -80,7 +80,7 @@ impl Rates {
         }
     }
 
-    /// Milliseconds until `lag` records are read if both go on like that; `None` when they never will be.
+    /// Milliseconds until `lag` records are read at these rates; `None` if never.
     #[must_use]
     pub fn drain_ms(self, lag: u64) -> Option<u64> {
         if lag == 0 {
@@ -92,23 +92,23 @@ impl Rates {
     }
 }
 
-/// How a group is doing in a partition, the worst last.
+/// A group's status in a partition, the worst last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// It reads what there is, or gets closer.
+    /// The group has read everything, or is getting closer.
     #[default]
     Ok,
-    /// The lag grew throughout [`STATUS_SPAN`]: it never reached 0, shrank at none of the points ten seconds apart, and is
-    /// larger than at the begin.
+    /// The lag grew throughout [`STATUS_SPAN`]: it never reached 0, shrank at none of the points ten seconds apart, and
+    /// is larger than at the start.
     Behind,
-    /// There was something to read throughout [`STATUS_SPAN`], and nothing was committed.
+    /// There were records to read throughout [`STATUS_SPAN`], and nothing was committed.
     Stalled,
-    /// Within [`STATUS_SPAN`] records were deleted that it had not read.
+    /// Unread records were deleted within [`STATUS_SPAN`].
     Losing,
 }
 
 impl Status {
-    /// Its name in answers.
+    /// The name in answers.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -119,19 +119,19 @@ impl Status {
         }
     }
 
-    /// Its number in metrics: 0 is well, 3 the worst.
+    /// The number in metrics: 0 is well, 3 the worst.
     #[must_use]
     pub const fn number(self) -> u64 {
         self as u64
     }
 }
 
-/// What a window says.
+/// The result of a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Verdict {
-    /// How fast it goes.
+    /// The rates.
     pub rates: Rates,
-    /// How it is doing.
+    /// The status.
     pub status: Status,
 }
 
@@ -142,22 +142,21 @@ pub struct Window {
 }
 
 impl Window {
-    /// Takes a sample in, and forgets those that are no longer needed. A sample that is not later than the last is
-    /// ignored.
+    /// Adds a sample, and drops those no longer needed. A sample that is not later than the last is ignored.
     pub fn push(&mut self, sample: Sample) {
         let sample = Packed::of(&sample);
         if self.samples.back().is_some_and(|last| last.at_ms >= sample.at_ms) {
             return;
         }
         self.samples.push_back(sample);
-        // The first one is at least as old as the span, so that the whole span is known.
+        // The first sample is at least as old as the span, so that the whole span is covered.
         let begin = sample.at_ms.saturating_sub(millis(STATUS_SPAN));
         while self.samples.get(1).is_some_and(|second| second.at_ms <= begin) {
             self.samples.pop_front();
         }
     }
 
-    /// What the window and the moment say.
+    /// The rates and status of the window and the current positions.
     #[must_use]
     pub fn judge(&self, now: &Sample) -> Verdict {
         let until = Packed::of(now).at_ms;
@@ -174,14 +173,14 @@ impl Window {
         }
     }
 
-    /// What it takes in memory, in bytes.
+    /// The memory in use, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         self.samples.capacity() * size_of::<Packed>()
     }
 }
 
-/// The rates over the end of `samples`, which are in the order of time.
+/// The rates over the end of `samples`, which are in order of time.
 #[must_use]
 pub fn rates(samples: &[Sample]) -> Rates {
     let Some(last) = samples.last() else {
@@ -204,7 +203,7 @@ pub fn rates(samples: &[Sample]) -> Rates {
     }
 }
 
-/// The status by `samples`, which are in the order of time; the last one is the moment.
+/// The status by `samples`, which are in order of time; the last one is current.
 #[must_use]
 pub fn status(samples: &[Sample]) -> Status {
     let Some(now) = samples.last() else {
@@ -218,7 +217,7 @@ pub fn status(samples: &[Sample]) -> Status {
         return Status::Losing;
     }
     if before.is_none() {
-        // What is not known yet may have happened a moment ago.
+        // Before the first sample anything may have happened.
         let is_lost = now
             .committed
             .is_some_and(|committed| committed < now.log_start_offset);
@@ -227,7 +226,7 @@ pub fn status(samples: &[Sample]) -> Status {
     let has_committed = window
         .windows(2)
         .any(|pair| (pair[0].committed, pair[0].last_commit) != (pair[1].committed, pair[1].last_commit));
-    // Who caught up once in a minute is neither stalled nor behind, whatever came after.
+    // A group that caught up once within the span is neither stalled nor behind, whatever followed.
     if window.iter().any(|sample| sample.lag() == 0) {
         return Status::Ok;
     }
@@ -240,7 +239,7 @@ pub fn status(samples: &[Sample]) -> Status {
     Status::Ok
 }
 
-/// Whether the lag was larger at the end than at the begin, and at no point smaller than at the one before.
+/// Whether the lag is larger at the end than at the start, and never fell from point to point.
 fn grew_throughout(window: &[Sample], now: &Sample) -> bool {
     let points = u32::try_from(STATUS_SPAN.as_secs() / POINT_SPAN.as_secs()).unwrap_or(1);
     let lag_before = |points: u32| {
@@ -263,7 +262,7 @@ fn grew_throughout(window: &[Sample], now: &Sample) -> bool {
 #[derive(Clone, Copy, Debug)]
 struct Packed {
     at_ms: u64,
-    /// `u64::MAX` for none, which is no offset.
+    /// `u64::MAX` for none: it is no valid offset.
     committed: u64,
     /// `i64::MIN` for none.
     last_commit: i64,

@@ -1,10 +1,11 @@
-//! From records to the batches of one append: where each record goes, whether its topic takes it, and its bytes.
+//! Turns records into the batches of one append: chooses each record's partition, checks the limits, builds the bytes.
 //!
-//! A [`Placer`] serves one request, or one unit of a streamed one after another. Each partition that is met has a builder; one that
-//! has grown to [`BATCH_BYTES`] is sealed at once, while its bytes are still in the processor's cache, so that the one
-//! committer thread neither copies nor checksums them. Small rests stay loose: the committer joins them with other requests'.
+//! A [`Placer`] serves one request, or the units of a streamed one in turn. Each partition has a builder. A builder
+//! that reaches [`BATCH_BYTES`] is sealed at once, while its bytes are in the processor's cache, so that the one
+//! committer thread neither copies nor checksums them. Smaller batches stay loose: the committer joins them with those
+//! of other requests.
 //!
-//! Invariant: a record that is refused leaves no trace, so what was placed before it can still be appended.
+//! Invariant: a refused record leaves no trace, so the records placed before it can still be appended.
 
 use std::borrow::Cow;
 
@@ -14,25 +15,26 @@ use crate::broker::engine::{Records, TimestampMs, TopicId};
 use crate::formats::json::ParsedRecord;
 use crate::formats::partitioner::{Rotation, partition_of_key};
 
-/// A batch ends when it has this many bytes: small enough that reading one record loads little, large enough that its header is nothing.
+/// The size of a batch: small enough that reading one record loads little, large enough that the header's share is
+/// negligible.
 pub const BATCH_BYTES: usize = 64 << 10;
 
-/// Below this many bytes the records of a partition are left for the committer to join with others'.
+/// A partition with fewer bytes is left for the committer to join with other requests.
 const LOOSE_BYTES: usize = 16 << 10;
 
-/// Partitions that are looked for one by one; beyond, by a table.
+/// The most partitions that are searched in sequence; more use a table.
 const FEW_PARTS: usize = 16;
 
-/// Where a record was put.
+/// Where a record was placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// The place of its part in what [`Placer::take`] returns.
     pub part: u32,
-    /// The record's offset, counted from the part's first.
+    /// The record's offset relative to the part's first.
     pub delta: u32,
 }
 
-/// One partition's records of an append.
+/// The records of an append for one partition.
 pub struct Built {
     /// The partition's index.
     pub partition: u32,
@@ -40,11 +42,11 @@ pub struct Built {
     pub records: Records,
     /// How many there are.
     pub record_count: u32,
-    /// Every value can stand in a line of JSON as it is.
+    /// Every value can be copied into a line of JSON unchanged.
     pub json_lines: bool,
 }
 
-/// A header as batches take it.
+/// A header in the form that batches use.
 type Header<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// A header that the server adds: name and value.
@@ -57,19 +59,19 @@ pub struct Placing<'a> {
     pub topic: TopicId,
     /// How many partitions it has.
     pub partitions: u32,
-    /// The time of the append is every record's timestamp.
+    /// Every record's timestamp is the time of the append.
     pub log_append_time: bool,
-    /// Which records are taken.
+    /// The limits of a record.
     pub limits: RecordLimits,
-    /// Where records without a key go.
+    /// Where records without a key are placed.
     pub rotation: &'a Rotation,
-    /// Where the first unit's records without a key go, if that is settled.
+    /// The partition for the first unit's records without a key, if already chosen.
     pub unkeyed: Option<u32>,
-    /// Partitions that records name are ignored.
+    /// Ignore the partitions that records name.
     pub repartition: bool,
     /// All records must go to one partition, in all units.
     pub one_partition: bool,
-    /// Headers that every record gets unless it has one of that name.
+    /// Headers for every record that has none of that name.
     pub extra_headers: Vec<ExtraHeader<'a>>,
 }
 
@@ -77,9 +79,9 @@ pub struct Placing<'a> {
 pub struct Placer<'a> {
     placing: Placing<'a>,
     now: TimestampMs,
-    /// Where this unit's records without a key go.
+    /// The partition for this unit's records without a key.
     unkeyed: Option<u32>,
-    /// Where all records go, if all must go to one partition.
+    /// The partition of all records, if they must share one.
     only: Option<u32>,
     parts: Vec<PartBuilder>,
     /// Indexes into `parts` by partition, `u32::MAX` where there is none; empty while the parts are few.
@@ -115,7 +117,7 @@ impl<'a> Placer<'a> {
     /// Puts a record into its partition's batch.
     ///
     /// # Errors
-    /// Why it is not taken; nothing has changed then.
+    /// Why it is refused; nothing has changed.
     #[inline]
     pub fn add(&mut self, record: &ParsedRecord<'_>) -> Result<Placement, Misfit> {
         let partitions = self.placing.partitions;
@@ -202,19 +204,19 @@ impl<'a> Placer<'a> {
         self.bytes
     }
 
-    /// Whether a record with a key was placed elsewhere than its key says, since the last [`Placer::take`].
+    /// Whether a record with a key was placed outside its key's partition since the last [`Placer::take`].
     #[must_use]
     pub fn moved(&self) -> bool {
         self.moved
     }
 
-    /// Where this unit's records without a key went, if there were any.
+    /// The partition of this unit's records without a key, if any.
     #[must_use]
     pub fn unkeyed_partition(&self) -> Option<u32> {
         self.unkeyed
     }
 
-    /// All that follows goes to `partition`, where all records must go to one: those before went there.
+    /// Places all further records in `partition`, if all must share one: the earlier ones went there.
     pub fn go_on_in(&mut self, partition: u32) {
         if self.placing.one_partition {
             self.only = Some(partition);
@@ -222,7 +224,7 @@ impl<'a> Placer<'a> {
         }
     }
 
-    /// Takes what was placed and begins the next unit at the time `now`. No two parts are of one partition.
+    /// Takes the placed records and begins the next unit at the time `now`. Each part is of a different partition.
     pub fn take(&mut self, now: TimestampMs) -> Vec<Built> {
         self.now = now;
         self.bytes = 0;
@@ -245,7 +247,7 @@ impl<'a> Placer<'a> {
         })
     }
 
-    /// The place of a partition in `parts`, begun if need be with room for a record of `bytes`.
+    /// The index of a partition in `parts`; a new part gets room for a record of `bytes`.
     #[inline]
     fn part_of(&mut self, partition: u32, bytes: usize) -> usize {
         let found = if self.table.is_empty() {
@@ -259,7 +261,7 @@ impl<'a> Placer<'a> {
 
     fn begin_part(&mut self, partition: u32, bytes: usize) -> usize {
         let index = self.parts.len();
-        // Room for one record: that is all there is in most requests, and a buffer that does grow doubles.
+        // Room for one record: most requests have no more, and a growing buffer doubles.
         let mut builder = BatchBuilder::with_capacity(HEADER_BYTES + bytes + 96);
         if self.placing.log_append_time {
             builder.set_log_append_time(self.now);
@@ -302,7 +304,7 @@ impl PartBuilder {
     }
 }
 
-/// Calls `push` with the record's headers and those that the server adds; few of them take no allocation.
+/// Calls `push` with the record's headers and those the server adds, without allocation if those are few.
 fn with_headers<R>(
     record: &ParsedRecord<'_>,
     extra: &[ExtraHeader<'_>],

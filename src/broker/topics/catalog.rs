@@ -1,8 +1,8 @@
 //! Topics as clients see them: names, configuration, identity.
 //!
-//! The engine knows partitions, segments and retention; everything else of a topic's configuration means something to
-//! the service only and is kept with the topic as *properties*. A property named like a configuration key is there only
-//! where somebody set it: what is not there has its default, also when a later version changes that default.
+//! The engine knows partitions, segments and retention; the rest of a topic's configuration means something to the
+//! service only and is stored with the topic as *properties*. A configuration key is stored only if it was set; a
+//! missing one has its default, even if a later version changes the default.
 //!
 //! [`KEYS`] is the one table of the keys.
 
@@ -19,7 +19,7 @@ use crate::formats::partitioner;
 /// A configuration key of a topic.
 #[derive(Debug)]
 pub struct ConfigKey {
-    /// As it stands in JSON; Kafka's name where Kafka has the setting.
+    /// The name in JSON; Kafka's name if Kafka has the setting.
     pub name: &'static str,
     /// What it does, with the unit.
     pub about: &'static str,
@@ -28,13 +28,13 @@ pub struct ConfigKey {
 
 #[derive(Debug)]
 enum Kind {
-    /// A whole number in `low..=high`; without a default it may be absent, which is shown as null.
+    /// A whole number in `low..=high`; without a default it may be missing, and is shown as null.
     Number {
         low: u64,
         high: u64,
         default: Option<u64>,
     },
-    /// One of a few words.
+    /// One of a list of words.
     Word {
         allowed: &'static [&'static str],
         default: &'static str,
@@ -53,7 +53,8 @@ const TIMESTAMP_TYPE: &str = "timestamp_type";
 const ACK: &str = "ack";
 const DEDUPE_WINDOW_MS: &str = "dedupe_window_ms";
 
-/// Property, not a key: partitions were added after the topic was made, so that a key's records may lie in two partitions.
+/// A property, not a key: partitions were added after the topic was created, so a key's records may lie in two
+/// partitions.
 const PARTITIONS_RAISED: &str = "partitions_raised";
 
 /// Every configuration key, in the order in which it is shown.
@@ -79,7 +80,7 @@ pub static KEYS: &[ConfigKey] = &[
     ConfigKey {
         name: SEGMENT_BYTES,
         about: "a segment is closed before it grows beyond this many bytes",
-        // A segment is mapped whole: the largest is a compromise between address space and the number of files.
+        // A segment is mapped as a whole: the maximum is a compromise between address space and the number of files.
         kind: Kind::Number {
             low: MIB,
             high: 1024 * MIB,
@@ -98,7 +99,7 @@ pub static KEYS: &[ConfigKey] = &[
     ConfigKey {
         name: MAX_RECORD_BYTES,
         about: "a larger record (stored bytes) is refused",
-        // No request may be larger than this, so no record ever is.
+        // No request may be larger than this, so no record is.
         kind: Kind::Number {
             low: 1,
             high: 32 * MIB,
@@ -115,7 +116,7 @@ pub static KEYS: &[ConfigKey] = &[
     },
     ConfigKey {
         name: ACK,
-        about: "when a produce request that does not say is answered: when its records are on stable storage, or when \
+        about: "when a produce request without `ack` is answered: when its records are on stable storage, or when \
                 the operating system has them",
         kind: Kind::Word {
             allowed: &["durable", "written"],
@@ -133,11 +134,11 @@ pub static KEYS: &[ConfigKey] = &[
     },
 ];
 
-/// Keys that the contract has and this version refuses.
+/// Keys of the contract that this version refuses.
 const LATER: &[&str] = &["cleanup_policy", "compression", "key_index"];
 
 impl ConfigKey {
-    /// The value where nobody set one.
+    /// The default.
     #[must_use]
     pub fn default(&self) -> Value {
         match self.kind {
@@ -146,7 +147,7 @@ impl ConfigKey {
         }
     }
 
-    /// Checks a value other than null.
+    /// Checks a value that is not null.
     fn check(&self, value: &Value) -> Result<(), String> {
         match self.kind {
             Kind::Number { low, high, .. } => match value.as_u64() {
@@ -171,7 +172,7 @@ impl ConfigKey {
 /// Checks a topic's name: `[A-Za-z0-9._-]{1,249}`, not `.` or `..`, not beginning with `__`.
 ///
 /// # Errors
-/// 400 that says what is wrong with it.
+/// 400, with the rule that the name breaks.
 pub fn check_name(name: &str) -> Result<(), Refusal> {
     let wrong = if name.is_empty() || name.len() > 249 {
         "has 1 to 249 characters"
@@ -194,20 +195,19 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
     ))
 }
 
-/// The identity of a topic, which no other topic ever has: not one made later under the same name, nor one of another
-/// data directory.
+/// The identity of a topic, unique over time and data directories: a topic recreated under the same name has another.
 #[must_use]
 pub fn public_id(log: &Log, id: TopicId) -> String {
     format!("{}-{:x}", log.directory_id(), id.0)
 }
 
-/// Changes of configuration keys as a client sends them: null takes a setting back.
+/// Changes of configuration keys from a client: null restores the default.
 pub type ConfigChanges = Vec<(String, Value)>;
 
 /// The configuration of one topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicConfig {
-    /// The properties of the topic; keys of [`KEYS`] among them are what was set.
+    /// The properties of the topic, including the keys of [`KEYS`] that were set.
     properties: BTreeMap<String, Value>,
 }
 
@@ -220,7 +220,7 @@ impl TopicConfig {
         }
     }
 
-    /// Each key with its value in force, and whether somebody set it.
+    /// Each key with its current value, and whether it was set.
     pub fn entries(&self) -> impl Iterator<Item = (&'static ConfigKey, Value, bool)> + '_ {
         KEYS.iter().map(|key| match self.properties.get(key.name) {
             Some(value) => (key, value.clone(), true),
@@ -228,11 +228,11 @@ impl TopicConfig {
         })
     }
 
-    /// Makes `changes`.
+    /// Applies `changes`.
     ///
     /// # Errors
-    /// 400 for an unknown key or a value that it cannot have, 501 for a key of a later version, each with a pointer
-    /// below `/config`; nothing is changed then.
+    /// 400 for an unknown key or an invalid value, 501 for a key of a later version, each with a pointer below
+    /// `/config`; nothing is changed.
     pub fn apply(&mut self, changes: &[(String, Value)]) -> Result<(), Refusal> {
         check_changes(changes)?;
         for (name, value) in changes {
@@ -245,7 +245,7 @@ impl TopicConfig {
         Ok(())
     }
 
-    /// The first of `wanted` (checked before) that is not in force, with the value that is.
+    /// The first of `wanted` (checked before) that differs from the current value, with that value.
     fn first_difference<'a>(&self, wanted: &'a [(String, Value)]) -> Option<(&'a str, Value)> {
         wanted.iter().find_map(|(name, wanted)| {
             let (key, current, _) = self.entries().find(|(key, ..)| key.name == name)?;
@@ -258,7 +258,7 @@ impl TopicConfig {
         })
     }
 
-    /// What the engine has to know, with all of it.
+    /// The configuration as the engine needs it, with all properties.
     fn into_spec(self, partitions: u32) -> TopicSpec {
         let settings = TopicSettings {
             segment_bytes: known(number(&self.properties, SEGMENT_BYTES)),
@@ -299,7 +299,7 @@ fn kind_of(name: &str) -> &'static Kind {
     &key.expect("only names of the table are asked for").kind
 }
 
-/// The number in force: what was set, or the default in [`KEYS`].
+/// The current number: the set value, or the default in [`KEYS`].
 fn number(properties: &BTreeMap<String, Value>, name: &str) -> Option<u64> {
     let set = properties.get(name).and_then(Value::as_u64);
     set.or_else(|| match kind_of(name) {
@@ -308,7 +308,7 @@ fn number(properties: &BTreeMap<String, Value>, name: &str) -> Option<u64> {
     })
 }
 
-/// The word in force.
+/// The current word.
 fn word<'a>(properties: &'a BTreeMap<String, Value>, name: &str) -> &'a str {
     let set = properties.get(name).and_then(Value::as_str);
     set.unwrap_or_else(|| match kind_of(name) {
@@ -327,13 +327,13 @@ pub fn max_record_bytes(spec: &TopicSpec) -> usize {
     usize::try_from(known(number(&spec.properties, MAX_RECORD_BYTES))).unwrap_or(usize::MAX)
 }
 
-/// Whether records carry the server's time instead of the producer's.
+/// Whether records get the server's time instead of the producer's.
 #[must_use]
 pub fn is_log_append_time(spec: &TopicSpec) -> bool {
     word(&spec.properties, TIMESTAMP_TYPE) == "log_append_time"
 }
 
-/// When a request that does not say is answered.
+/// When a request without `ack` is answered.
 #[must_use]
 pub fn ack(spec: &TopicSpec) -> Ack {
     if word(&spec.properties, ACK) == "written" {
@@ -343,13 +343,13 @@ pub fn ack(spec: &TopicSpec) -> Ack {
     }
 }
 
-/// For how long an `Idempotency-Key` is remembered.
+/// How long an `Idempotency-Key` is remembered.
 #[must_use]
 pub fn dedupe_window(spec: &TopicSpec) -> Duration {
     Duration::from_millis(known(number(&spec.properties, DEDUPE_WINDOW_MS)))
 }
 
-/// Whether partitions were added after the topic was made.
+/// Whether partitions were added after the topic was created.
 #[must_use]
 pub fn partitions_were_raised(spec: &TopicSpec) -> bool {
     spec.properties
@@ -357,10 +357,10 @@ pub fn partitions_were_raised(spec: &TopicSpec) -> bool {
         .is_some_and(|raised| raised == true)
 }
 
-/// The partition in which all records of a key lie, whatever has been appended so far; `None` where they may lie in several:
-/// partitions were added, or a producer chose another one.
+/// The one partition that has all records of a key so far; `None` if several may: partitions were added, or a producer
+/// chose another partition.
 ///
-/// Who wants to rely on it takes the positions of the other partitions first: what comes behind them may change it.
+/// To rely on the answer, take the positions of the other partitions first: records appended after them may change it.
 #[must_use]
 pub fn partition_of_key(log: &Log, topic: &Topic, key: &[u8]) -> Option<u32> {
     let spec = topic.spec();
@@ -369,10 +369,10 @@ pub fn partition_of_key(log: &Log, topic: &Topic, key: &[u8]) -> Option<u32> {
     is_placed_by_key.then(|| partitioner::partition_of_key(key, spec.partitions))
 }
 
-/// What the engine has to know of a new topic.
+/// The engine's description of a new topic.
 ///
 /// # Errors
-/// Those of [`super::Topics::create`] for a name, a number of partitions or a configuration that no topic can have.
+/// Those of [`super::Topics::create`] for an invalid name, number of partitions or configuration.
 pub(super) fn new_spec(
     name: &str,
     max_partitions: u32,
@@ -396,7 +396,7 @@ fn check_partitions(max_partitions: u32, partitions: Option<u32>) -> Result<(), 
     }
 }
 
-/// Whether an existing topic is what a client wanted to make.
+/// Whether an existing topic matches a client's request to create it.
 pub(super) fn compare(
     topic: &Topic,
     partitions: Option<u32>,
@@ -418,7 +418,7 @@ pub(super) fn compare(
     }
 }
 
-/// What the engine has to know of a topic once it is altered; `None` where nothing changes.
+/// The engine's description of an altered topic; `None` if nothing changes.
 ///
 /// # Errors
 /// Those of [`super::Topics::alter`].
@@ -433,7 +433,7 @@ pub(super) fn changed_spec(
     let wanted = partitions.unwrap_or(count);
     let mut changed = TopicConfig::of(&spec);
     changed.apply(config)?;
-    // First what no topic can have, then what this one cannot: 0 is no number of partitions at all.
+    // First refuse values that no topic can have, then those that this topic cannot: 0 is never a number of partitions.
     check_partitions(
         max_partitions,
         partitions.filter(|&wanted| wanted == 0 || wanted > count),
@@ -460,7 +460,7 @@ pub fn find(log: &Log, name: &str) -> Result<Arc<Topic>, Refusal> {
     log.topic(name).ok_or_else(|| unknown_topic(name))
 }
 
-/// 404 for a topic that is not there.
+/// 404 for a topic that does not exist.
 pub(crate) fn unknown_topic(name: &str) -> Refusal {
     let shown: String = name.chars().take(250).collect();
     Refusal::new(Reason::UnknownTopic, format!("the topic {shown} does not exist"))

@@ -1,8 +1,8 @@
-//! Topics: what there is, how it changes, and which damaged records an operator has given up.
+//! Topics: their catalog, their changes, and the damaged records that an operator skipped.
 //!
-//! [`Topics`] is the only way to change a topic. Each change reads what there is, decides, and then writes, so changes go
-//! one at a time; they are rare, and one lock for all topics costs nothing that matters. Whoever follows topics
-//! ([`Topics::changes`]: groups, streams) sees each one that makes, alters or deletes a topic.
+//! [`Topics`] is the only way to change a topic. A change reads the current state, decides and writes, one change at a
+//! time: changes are rare, so one lock for all topics is enough. [`Topics::changes`] tells groups and streams when a
+//! topic was created, altered or deleted.
 
 pub mod catalog;
 pub mod skips;
@@ -25,7 +25,7 @@ use skips::Gap;
 pub struct Topics {
     log: Log,
     max_partitions: u32,
-    /// Held while something changes.
+    /// Held during a change.
     changing: Arc<Mutex<()>>,
     /// Raised with each change, once it is durable.
     feed: watch::Sender<u64>,
@@ -43,20 +43,20 @@ impl Topics {
         }
     }
 
-    /// Follows what is made, altered and deleted: the number grows with each such change.
+    /// Follows creations, changes and deletions of topics: each raises the number.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.feed.subscribe()
     }
 
-    /// Makes a topic, or finds it as it was to be made; says whether it made it.
+    /// Creates a topic, or finds an existing one that matches; returns whether it was created.
     ///
-    /// `partitions` is 1 for a new topic where it is `None`, and then not compared with an existing one: like a
-    /// configuration key that is not given, it is not asked for.
+    /// If `partitions` is `None`, a new topic has 1, and any number matches an existing one. The same holds for
+    /// configuration keys that are not given.
     ///
     /// # Errors
-    /// [`Reason::InvalidRequest`] for a name, a number of partitions or a configuration that no topic can have;
-    /// [`Reason::TopicExists`] where the topic is there and differs; those of the engine.
+    /// [`Reason::InvalidRequest`] for an invalid name, number of partitions or configuration; [`Reason::TopicExists`]
+    /// if the topic exists and differs; those of the engine.
     pub fn create(
         &self,
         name: &str,
@@ -95,7 +95,7 @@ impl Topics {
         Ok(topic)
     }
 
-    /// Deletes a topic with its data, and in the same append everything that the state has of it.
+    /// Deletes a topic with its data and, in the same append, everything about it in the state.
     ///
     /// # Errors
     /// [`Reason::UnknownTopic`]; those of the engine.
@@ -111,7 +111,7 @@ impl Topics {
         Ok(())
     }
 
-    /// Moves the log start of a partition up to `before`; returns the log start as it is then.
+    /// Moves the log start of a partition up to `before`; returns the new log start.
     ///
     /// # Errors
     /// [`Reason::OffsetOutOfRange`] above the end; those of the engine.
@@ -119,20 +119,20 @@ impl Topics {
         Ok(partition.trim(before)?)
     }
 
-    /// Has consumers go on behind damaged offsets.
+    /// Makes consumers skip damaged offsets.
     ///
     /// # Errors
-    /// [`Reason::NotDamaged`] unless every one of them is damaged now: nothing is changed then. Those of the engine for
-    /// offsets outside of the log, and for an append.
+    /// [`Reason::NotDamaged`] unless each of them is damaged now: nothing is changed. Those of the engine for offsets
+    /// outside of the log, and for an append.
     pub fn skip(&self, partition: &Partition, range: Gap, now: TimestampMs) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
         skips::skip(&self.log, partition, range, now)
     }
 
-    /// Takes a skip back: reads say again that these offsets are damaged. Those that were not skipped stay as they are.
+    /// Undoes a skip: reads report these offsets as damaged again. Offsets that were not skipped stay as they are.
     ///
     /// # Errors
-    /// Those of the engine; it is not known then whether it was taken back.
+    /// Those of the engine; whether the skip was undone is unknown then.
     pub fn take_back(&self, partition: PartitionId, range: Gap, now: TimestampMs) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
         Ok(skips::take_back(&self.log, partition, range, now)?)
@@ -153,7 +153,7 @@ pub fn partition(topic: &Topic, index: u32) -> Result<Arc<Partition>, Refusal> {
         .ok_or_else(|| unknown_partition(topic, index))
 }
 
-/// The refusal of a partition that the topic does not have; `asked` is what the caller asked for.
+/// Refuses a partition that the topic does not have; `asked` is the caller's wording.
 pub fn unknown_partition(topic: &Topic, asked: impl fmt::Debug) -> Refusal {
     let (name, count) = (topic.name(), topic.partition_count());
     let detail = format!("the topic {name} has {count} partitions, from 0; {asked:?} is none of them");

@@ -1,15 +1,15 @@
-//! Damaged ranges that an operator has given up, so that consumers go on behind them.
+//! Damaged ranges that an operator skipped, so that consumers continue after them.
 //!
-//! What is damaged is the engine's to say; whether it is skipped is kept here, in the engine's durable state:
+//! The engine knows the damage; the skips are kept here, in the engine's durable state:
 //!
 //! ```text
 //! key    'd' topic_id:u64 partition:u32 damaged_offset:u64     (numbers big-endian)
 //! value  version=1 damaged_until_offset:u64 skipped_at:i64
 //! ```
 //!
-//! A skip hides nothing that can be read: every read tries the stored bytes first, and only where they are damaged is
-//! asked whether that was given up. So a file that was restored from a backup is served again, skipped or not. Skips go
-//! with their topic; a crash leaves all of a change or none.
+//! A skip hides no readable record: every read tries the stored bytes first, and looks for a skip only if they are
+//! damaged. A file restored from a backup is therefore served again. Skips are deleted with their topic; a crash leaves
+//! all of a change or none.
 
 use crate::broker::engine::{
     Ack, AppendRequest, Error, Log, Offset, Partition, PartitionId, ReadRequest, StateChange, StateEntry,
@@ -29,12 +29,12 @@ pub struct Gap {
     pub until: Offset,
 }
 
-/// A damaged range as operators see it.
+/// A damaged range, for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The offsets.
     pub range: Gap,
-    /// Whether consumers go on behind it.
+    /// Whether consumers skip it.
     pub skipped: bool,
 }
 
@@ -43,13 +43,13 @@ pub struct Row {
 pub struct Skips(Vec<Gap>);
 
 impl Skips {
-    /// Those in the state; a value that cannot be read is logged and left out, so that its range is reported as damaged.
+    /// The ranges in the state; an unreadable value is logged and left out, so that its range is reported as damaged.
     #[must_use]
     pub fn of(log: &Log, partition: PartitionId) -> Self {
         Self::among(&log.state_prefix(&partition_prefix(partition)), partition)
     }
 
-    /// The same, of a state that is read without a log.
+    /// The same, from a state that is read without a log.
     #[must_use]
     pub fn among(state: &[StateEntry], partition: PartitionId) -> Self {
         let prefix = partition_prefix(partition);
@@ -65,11 +65,11 @@ impl Skips {
         Self(ranges)
     }
 
-    /// How far offsets are skipped from `offset` on, without a hole; `None` if it is not skipped itself.
+    /// The end of the skipped offsets that begin at `offset`, without a hole; `None` if `offset` is not skipped.
     #[must_use]
     pub fn end_of(&self, offset: Offset) -> Option<Offset> {
         let mut end = offset;
-        // In order of their beginnings, so one pass is enough.
+        // Ranges are ordered by their start, so one pass is enough.
         for gap in &self.0 {
             if gap.from <= end && gap.until > end {
                 end = gap.until;
@@ -84,7 +84,7 @@ impl Skips {
         self.end_of(range.from).is_some_and(|end| end >= range.until)
     }
 
-    /// Splits a damaged range into what is skipped and what is not.
+    /// Splits a damaged range into skipped and unskipped parts.
     fn split(&self, range: Gap) -> Vec<Row> {
         let mut rows = Vec::new();
         let mut from = range.from;
@@ -106,7 +106,7 @@ impl Skips {
     }
 }
 
-/// The damaged ranges of a partition that are known now, in order. Does not touch the disk.
+/// The known damaged ranges of a partition, in order. Does not touch the disk.
 #[must_use]
 pub fn known(log: &Log, partition: &Partition) -> Vec<Row> {
     let ranges = partition.damaged_ranges();
@@ -121,7 +121,7 @@ pub fn known(log: &Log, partition: &Partition) -> Vec<Row> {
     ranges.flat_map(|range| skips.split(range)).collect()
 }
 
-/// Reads where ranges were skipped, so that what is damaged there is known again after a restart. Blocks.
+/// Reads skipped ranges, so that their damage is known again after a restart. Blocks.
 pub fn look_again(log: &Log) {
     for (key, value) in log.state_prefix(&[SKIP]) {
         let Some((gap, partition)) = decode(&key, &value).zip(partition_of_key(&key)) else {
@@ -132,7 +132,7 @@ pub fn look_again(log: &Log) {
             .and_then(|topic| topic.partition(partition.index));
         if let Some(partition) = partition {
             let from = gap.from.max(partition.positions().log_start_offset);
-            // What it answers is noted where it is known.
+            // The engine notes the damage that a read finds.
             let _noted = partition.read(at(from, gap.until));
         }
     }
@@ -152,7 +152,7 @@ pub(super) fn skip(log: &Log, partition: &Partition, range: Gap, now: TimestampM
         .fold(range.until, |until, gap| until.max(gap.until));
     append(log, vec![put(id, Gap { until, ..range }, now)])?;
     if log.topic_by_id(id.topic).is_none() {
-        // Deleted meanwhile: what came after its deletion would never be removed.
+        // The topic was deleted meanwhile: a skip written after its deletion would never be removed.
         append(log, removals_of_topic(log, id.topic))?;
     }
     Ok(())
@@ -183,10 +183,10 @@ pub(super) fn take_back(
     append(log, changes)
 }
 
-/// [`Partition::offset_for_time`], which passes over what is skipped.
+/// [`Partition::offset_for_time`], without skipped offsets.
 ///
 /// # Errors
-/// As of [`Partition::offset_for_time`].
+/// Those of [`Partition::offset_for_time`].
 pub fn offset_for_time(
     log: &Log,
     partition: &Partition,
@@ -229,7 +229,7 @@ fn check_damaged(partition: &Partition, range: Gap) -> Result<(), Refusal> {
             Err(Error::Damaged { damaged_until, .. }) if damaged_until > from => from = damaged_until,
             Err(error) => return Err(error.into()),
             Ok(_) => {
-                let detail = format!("offset {from} can be read: only what is damaged can be skipped");
+                let detail = format!("offset {from} can be read: only damaged offsets can be skipped");
                 return Err(Refusal::new(Reason::NotDamaged, detail).with("healthy_offset", from));
             }
         }
