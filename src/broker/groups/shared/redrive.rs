@@ -193,7 +193,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Refuses because of a missing topic, and names it.
+    /// Marks a refusal as partial if records were sent before it.
     fn partial(&self, refusal: Refusal) -> Refusal {
         if self.done.sent > 0 {
             refusal.outcome(Outcome::Partial)
