@@ -249,6 +249,18 @@ const fn list(
     }
 }
 
+/// A row for a number that is a field of [`Config`] as it stands, or in milliseconds.
+macro_rules! row {
+    ($make:ident $name:ident: $unit:ident $bounds:expr, $($field:ident).+ as millis, $help:literal) => {
+        $make(stringify!($name), Unit::$unit, $bounds, $help,
+            |c| millis(c.$($field).+), |c, v| c.$($field).+ = Duration::from_millis(v))
+    };
+    ($make:ident $name:ident: $unit:ident $bounds:expr, $($field:ident).+ as $type:ty, $help:literal) => {
+        $make(stringify!($name), Unit::$unit, $bounds, $help,
+            |c| c.$($field).+ as u64, |c, v| c.$($field).+ = v as $type)
+    };
+}
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -309,158 +321,42 @@ pub static SETTINGS: &[Setting] = &[
             _ => false,
         },
     ),
-    limit(
-        "max_request_bytes",
-        Unit::Bytes,
-        (KIB, GIB),
-        "Largest decoded body of a request, NDJSON excepted",
-        |c| c.limits.max_request_bytes as u64,
-        |c, v| c.limits.max_request_bytes = v as usize,
-    ),
-    limit(
-        "max_request_head_bytes",
-        Unit::Bytes,
-        (8 * KIB, MIB),
-        "Largest request line and headers of a request",
-        |c| c.limits.max_request_head_bytes as u64,
-        |c, v| c.limits.max_request_head_bytes = v as usize,
-    ),
-    limit(
-        "max_key_bytes",
-        Unit::Bytes,
-        (1, MIB),
-        "Largest key of a record",
-        |c| c.limits.max_key_bytes as u64,
-        |c, v| c.limits.max_key_bytes = v as usize,
-    ),
-    limit(
-        "max_record_headers",
-        Unit::Count,
-        (0, 10_000),
-        "Most headers of a record",
-        |c| c.limits.max_headers_per_record as u64,
-        |c, v| c.limits.max_headers_per_record = v as usize,
-    ),
-    limit(
-        "max_header_bytes",
-        Unit::Bytes,
-        (0, MIB),
-        "Largest sum of names and values of a record's headers",
-        |c| c.limits.max_header_bytes as u64,
-        |c, v| c.limits.max_header_bytes = v as usize,
-    ),
-    limit(
-        "max_connections",
-        Unit::Count,
-        (1, 1_000_000),
-        "Connections at once; those above are answered 503 and closed",
-        |c| c.limits.max_connections as u64,
-        |c, v| c.limits.max_connections = v as usize,
-    ),
-    limit(
-        "max_in_flight_bytes",
-        Unit::Bytes,
-        (MIB, 1 << 40),
-        "Request bodies held in memory at once; at least max_request_bytes",
-        |c| c.limits.max_in_flight_bytes,
-        |c, v| c.limits.max_in_flight_bytes = v,
-    ),
-    limit(
-        "max_partitions",
-        Unit::Count,
-        (1, 1_000_000),
-        "Most partitions of a topic",
-        |c| u64::from(c.limits.max_partitions),
-        |c, v| c.limits.max_partitions = v as u32,
-    ),
-    number(
-        "journal_file_bytes",
-        Unit::Bytes,
-        (4 * MIB, 4 * GIB - 4096),
-        "Size of each journal file; at least max_request_bytes and 2 MiB more",
-        |c| c.journal_file_bytes,
-        |c, v| c.journal_file_bytes = v,
-    ),
-    number(
-        "journal_files",
-        Unit::Count,
-        (2, 1000),
-        "Journal files kept",
-        |c| u64::from(c.journal_files),
-        |c, v| c.journal_files = v as u32,
-    ),
-    number(
-        "queue_bytes",
-        Unit::Bytes,
-        (MIB, 1 << 40),
-        "Bytes waiting for the disk above which appends are refused as overloaded",
-        |c| c.queue_bytes,
-        |c, v| c.queue_bytes = v,
-    ),
-    number(
-        "max_idempotency_bytes",
-        Unit::Bytes,
-        (MIB, 1 << 40),
-        "Memory for idempotency keys, above which requests with new ones are refused as overloaded",
-        |c| c.max_idempotency_bytes,
-        |c, v| c.max_idempotency_bytes = v,
-    ),
-    number(
-        "header_read_timeout_ms",
-        Unit::Milliseconds,
-        (1, DAY_MS),
-        "Time a client has to send the head of a request",
-        |c| millis(c.header_read_timeout),
-        |c, v| c.header_read_timeout = Duration::from_millis(v),
-    ),
-    number(
-        "body_idle_timeout_ms",
-        Unit::Milliseconds,
-        (1, DAY_MS),
-        "Longest pause of a client within the body of a request",
-        |c| millis(c.body_idle_timeout),
-        |c, v| c.body_idle_timeout = Duration::from_millis(v),
-    ),
-    number(
-        "write_idle_timeout_ms",
-        Unit::Milliseconds,
-        (1, DAY_MS),
-        "Longest pause of a client within reading its answer",
-        |c| millis(c.write_idle_timeout),
-        |c, v| c.write_idle_timeout = Duration::from_millis(v),
-    ),
-    number(
-        "idle_timeout_ms",
-        Unit::Milliseconds,
-        (1, DAY_MS),
-        "Time a connection stays open between two requests, at least",
-        |c| millis(c.idle_timeout),
-        |c, v| c.idle_timeout = Duration::from_millis(v),
-    ),
-    number(
-        "drain_timeout_ms",
-        Unit::Milliseconds,
-        (0, DAY_MS),
-        "Time a stop waits for what is in flight",
-        |c| millis(c.drain_timeout),
-        |c, v| c.drain_timeout = Duration::from_millis(v),
-    ),
-    number(
-        "max_open_segments",
-        Unit::Count,
-        (16, 1_000_000),
-        "Segments mapped for reading at once",
-        |c| c.max_open_segments as u64,
-        |c, v| c.max_open_segments = v as usize,
-    ),
-    number(
-        "retention_interval_ms",
-        Unit::Milliseconds,
-        (10, DAY_MS),
-        "How often retention looks for segments to delete",
-        |c| millis(c.retention_interval),
-        |c, v| c.retention_interval = Duration::from_millis(v),
-    ),
+    row!(limit max_request_bytes: Bytes (KIB, GIB), limits.max_request_bytes as usize,
+        "Largest decoded body of a request, NDJSON excepted"),
+    row!(limit max_request_head_bytes: Bytes (8 * KIB, MIB), limits.max_request_head_bytes as usize,
+        "Largest request line and headers of a request"),
+    row!(limit max_key_bytes: Bytes (1, MIB), limits.max_key_bytes as usize, "Largest key of a record"),
+    row!(limit max_record_headers: Count (0, 10_000), limits.max_headers_per_record as usize,
+        "Most headers of a record"),
+    row!(limit max_header_bytes: Bytes (0, MIB), limits.max_header_bytes as usize,
+        "Largest sum of names and values of a record's headers"),
+    row!(limit max_connections: Count (1, 1_000_000), limits.max_connections as usize,
+        "Connections at once; those above are answered 503 and closed"),
+    row!(limit max_in_flight_bytes: Bytes (MIB, 1 << 40), limits.max_in_flight_bytes as u64,
+        "Request bodies held in memory at once; at least max_request_bytes"),
+    row!(limit max_partitions: Count (1, 1_000_000), limits.max_partitions as u32,
+        "Most partitions of a topic"),
+    row!(number journal_file_bytes: Bytes (4 * MIB, 4 * GIB - 4096), journal_file_bytes as u64,
+        "Size of each journal file; at least max_request_bytes and 2 MiB more"),
+    row!(number journal_files: Count (2, 1000), journal_files as u32, "Journal files kept"),
+    row!(number queue_bytes: Bytes (MIB, 1 << 40), queue_bytes as u64,
+        "Bytes waiting for the disk above which appends are refused as overloaded"),
+    row!(number max_idempotency_bytes: Bytes (MIB, 1 << 40), max_idempotency_bytes as u64,
+        "Memory for idempotency keys, above which requests with new ones are refused as overloaded"),
+    row!(number header_read_timeout_ms: Milliseconds (1, DAY_MS), header_read_timeout as millis,
+        "Time a client has to send the head of a request"),
+    row!(number body_idle_timeout_ms: Milliseconds (1, DAY_MS), body_idle_timeout as millis,
+        "Longest pause of a client within the body of a request"),
+    row!(number write_idle_timeout_ms: Milliseconds (1, DAY_MS), write_idle_timeout as millis,
+        "Longest pause of a client within reading its answer"),
+    row!(number idle_timeout_ms: Milliseconds (1, DAY_MS), idle_timeout as millis,
+        "Time a connection stays open between two requests, at least"),
+    row!(number drain_timeout_ms: Milliseconds (0, DAY_MS), drain_timeout as millis,
+        "Time a stop waits for what is in flight"),
+    row!(number max_open_segments: Count (16, 1_000_000), max_open_segments as usize,
+        "Segments mapped for reading at once"),
+    row!(number retention_interval_ms: Milliseconds (10, DAY_MS), retention_interval as millis,
+        "How often retention looks for segments to delete"),
     number(
         "offsets_retention_ms",
         Unit::Milliseconds,
@@ -836,6 +732,10 @@ mod tests {
         Config::load(file.map(|text| ("quipu.toml", text)), env, &flags)
     }
 
+    fn refusal(file: Option<&str>, env: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
+        load(file, env, flags).unwrap_err().to_string()
+    }
+
     #[test]
     fn flags_beat_the_environment_which_beats_the_file_which_beats_the_default() {
         let file = "max_connections = 1\nmax_partitions = 2\nmax_key_bytes = 3\n";
@@ -858,9 +758,7 @@ mod tests {
             error.to_string(),
             "quipu.toml line 3: max_conections is not a setting; did you mean max_connections?"
         );
-        let error = load(Some("[tls]\ncert = \"x\"\n"), &[], &[])
-            .unwrap_err()
-            .to_string();
+        let error = refusal(Some("[tls]\ncert = \"x\"\n"), &[], &[]);
         assert!(
             error.starts_with("quipu.toml line 1: tls is not a setting; settings are data, listen"),
             "{error}"
@@ -869,7 +767,7 @@ mod tests {
 
     #[test]
     fn an_unknown_variable_is_named_and_those_of_others_are_left_alone() {
-        let error = load(None, &[("QUIPU_LISTN", "x")], &[]).unwrap_err().to_string();
+        let error = refusal(None, &[("QUIPU_LISTN", "x")], &[]);
         assert!(
             error.contains("QUIPU_LISTN") && error.contains("did you mean listen?"),
             "{error}"
@@ -895,24 +793,18 @@ mod tests {
 
     #[test]
     fn a_wrong_value_names_the_setting_what_was_found_and_what_is_allowed() {
-        let error = load(Some("log_format = \"xml\""), &[], &[])
-            .unwrap_err()
-            .to_string();
+        let error = refusal(Some("log_format = \"xml\""), &[], &[]);
         assert_eq!(
             error,
             "quipu.toml line 1: log_format is \"xml\", but it must be text or json"
         );
-        let error = load(None, &[("QUIPU_MAX_CONNECTIONS", "many")], &[])
-            .unwrap_err()
-            .to_string();
+        let error = refusal(None, &[("QUIPU_MAX_CONNECTIONS", "many")], &[]);
         assert!(
             error.contains("QUIPU_MAX_CONNECTIONS") && error.contains("\"many\""),
             "{error}"
         );
         assert!(error.contains("a whole number from 1 to 1000000"), "{error}");
-        let error = load(None, &[], &[("listen", "localhost")])
-            .unwrap_err()
-            .to_string();
+        let error = refusal(None, &[], &[("listen", "localhost")]);
         assert!(error.starts_with("--listen: listen is \"localhost\""), "{error}");
         for wrong in [
             "max_connections = \"5\"",
@@ -927,24 +819,18 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_toml_is_named_with_the_line() {
-        let error = load(Some("data = \"x\"\nlisten = \n"), &[], &[])
-            .unwrap_err()
-            .to_string();
+        let error = refusal(Some("data = \"x\"\nlisten = \n"), &[], &[]);
         assert!(error.starts_with("quipu.toml line 2: "), "{error}");
     }
 
     #[test]
     fn values_that_do_not_go_together_are_refused() {
-        let error = load(None, &[], &[("max_request_bytes", "100000000")])
-            .unwrap_err()
-            .to_string();
+        let error = refusal(None, &[], &[("max_request_bytes", "100000000")]);
         assert!(
             error.contains("max_in_flight_bytes") && error.contains("100000000"),
             "{error}"
         );
-        let error = load(None, &[], &[("journal_file_bytes", "4194304")])
-            .unwrap_err()
-            .to_string();
+        let error = refusal(None, &[], &[("journal_file_bytes", "4194304")]);
         assert!(error.contains("journal_file_bytes"), "{error}");
     }
 
@@ -976,7 +862,7 @@ mod tests {
             ("drain_timeout_ms", "64MiB"),
             ("max_connections", "5s"),
         ] {
-            let error = load(None, &[], &[(name, wrong)]).unwrap_err().to_string();
+            let error = refusal(None, &[], &[(name, wrong)]);
             assert!(error.contains("a whole number from"), "{error}");
         }
     }
