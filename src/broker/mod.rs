@@ -8,6 +8,7 @@ pub mod fetch;
 pub mod groups;
 pub mod lag;
 pub mod limits;
+pub mod names;
 pub mod produce;
 pub mod refusal;
 pub mod state_keys;

@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::broker::engine::{PartitionId, TopicId};
 use crate::broker::lag::plot::{self, By, Line, Metric, Plot, Request, Value};
 use crate::broker::lag::report;
-use crate::broker::refusal::Reason;
+use crate::broker::topics::{self, catalog};
 
 /// How far back one looks who does not say.
 const WINDOW_MS: u64 = 3_600_000;
@@ -203,16 +203,9 @@ impl Asked {
             }
             return Ok(asked);
         };
-        let topic = app.log.topic(name).ok_or_else(|| {
-            Problem::new(Reason::UnknownTopic, format!("the topic {name} does not exist"))
-                .with("pointer", "topic")
-        })?;
-        if let Some(index) = partition.filter(|index| *index >= topic.partition_count()) {
-            let detail = format!(
-                "{name} has {} partitions, and none numbered {index}",
-                topic.partition_count()
-            );
-            return Err(Problem::new(Reason::UnknownPartition, detail).with("pointer", "partition"));
+        let topic = catalog::find(&app.log, name).map_err(|refusal| refusal.at("topic"))?;
+        if let Some(index) = partition {
+            topics::partition(&topic, index).map_err(|refusal| refusal.at("partition"))?;
         }
         asked.topic = Some((topic.name().into(), topic.id()));
         Ok(asked)

@@ -22,6 +22,7 @@ use super::problem::Problem;
 use super::{Work, blocking, json_answer};
 use crate::app::App;
 use crate::broker::engine::{Error, Log, Offset, Partition, TimestampMs, Topic};
+use crate::broker::names;
 use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
 use crate::broker::topics::skips;
 use crate::formats::time::{self, parse_time};
@@ -149,7 +150,7 @@ async fn create_topic(
     body: Body,
 ) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
-    catalog::check_name(&name)?;
+    names::TOPIC.check(&name)?;
     let body: TopicBody = read_optional_json(&app, &headers, body, MOST_BODY_BYTES)
         .await?
         .unwrap_or_default();

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 
-use self::page::{Limits, Page};
+use self::page::{Page, PageLimits};
 use super::blocking::{Blocking, Work};
 use super::counters::Counters;
 use super::refusal::{Reason, Refusal};
@@ -53,7 +53,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// As for [`read_page`].
-    pub async fn read_page(&self, partition: &Arc<Partition>, limits: Limits) -> Result<Page, Refusal> {
+    pub async fn read_page(&self, partition: &Arc<Partition>, limits: PageLimits) -> Result<Page, Refusal> {
         read_page(&self.log, &self.blocking, partition, limits).await
     }
 
@@ -74,7 +74,7 @@ pub async fn read_page(
     log: &Log,
     blocking: &Blocking,
     partition: &Arc<Partition>,
-    mut limits: Limits,
+    mut limits: PageLimits,
 ) -> Result<Page, Refusal> {
     if limits.until.is_some_and(|until| until <= limits.from) {
         let positions = partition.positions();

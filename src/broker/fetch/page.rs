@@ -11,7 +11,7 @@ use crate::broker::topics::skips::Gap;
 
 /// The limits of one answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct PageLimits {
     /// The first offset wanted.
     pub(crate) from: Offset,
     /// Exclusive end.
@@ -23,7 +23,7 @@ pub struct Limits {
     pub(crate) whole_batches: bool,
 }
 
-impl Limits {
+impl PageLimits {
     /// Whole batches, about so many bytes of them, that have an offset in `from..until`.
     pub(crate) fn batches(from: Offset, until: Offset, max_bytes: u64) -> Self {
         Self {
@@ -90,7 +90,7 @@ impl Page {
     ///
     /// # Errors
     /// [`BatchError`] where verified batches cannot be walked, which is a defect of whoever wrote them.
-    pub(crate) fn choose(fetched: Fetched, limits: &Limits) -> Result<Self, BatchError> {
+    pub(crate) fn choose(fetched: Fetched, limits: &PageLimits) -> Result<Self, BatchError> {
         let mut page = Self::empty(limits.from, fetched.log_start_offset, fetched.end_offset);
         if fetched.runs.is_empty() {
             // A read returns a batch if there is any, so nothing lies between here and where it had to stop.
@@ -118,7 +118,7 @@ impl Page {
     }
 
     /// Takes what it can of a run; returns where the batches lie in it of which something was taken.
-    fn take_run(&mut self, run: &Run, limits: &Limits) -> Result<Range<usize>, BatchError> {
+    fn take_run(&mut self, run: &Run, limits: &PageLimits) -> Result<Range<usize>, BatchError> {
         let mut taken = 0..0;
         let mut position = 0;
         for batch in Batches::new(&run.bytes) {
@@ -161,7 +161,12 @@ impl Page {
     }
 
     /// Takes record after record of a batch that does not lie wholly within the limits and ends at `batch_end`.
-    fn take_records(&mut self, batch: &[u8], batch_end: Offset, limits: &Limits) -> Result<(), BatchError> {
+    fn take_records(
+        &mut self,
+        batch: &[u8],
+        batch_end: Offset,
+        limits: &PageLimits,
+    ) -> Result<(), BatchError> {
         for record in Records::new(batch)? {
             let record = record?;
             if record.offset < self.from {
@@ -203,7 +208,7 @@ impl Page {
     }
 
     /// Notes that everything before `until` is in the answer.
-    fn reach(&mut self, limits: &Limits) {
+    fn reach(&mut self, limits: &PageLimits) {
         self.ended = true;
         if let Some(until) = limits.until {
             self.next_offset = self.next_offset.max(until);
@@ -317,8 +322,8 @@ mod tests {
         }
     }
 
-    fn limits(from: u64, until: Option<u64>) -> Limits {
-        Limits {
+    fn limits(from: u64, until: Option<u64>) -> PageLimits {
+        PageLimits {
             from: Offset::new(from),
             until: until.map(Offset::new),
             max_records: 500,
@@ -343,7 +348,7 @@ mod tests {
     }
 
     /// Chooses, and checks what must hold of every page.
-    fn choose(fetched: Fetched, limits: &Limits) -> Page {
+    fn choose(fetched: Fetched, limits: &PageLimits) -> Page {
         let page = Page::choose(fetched, limits).unwrap();
         if !limits.whole_batches {
             assert_eq!(offsets(&page).len() as u64, page.records);
@@ -375,7 +380,7 @@ mod tests {
     #[test]
     fn max_records_is_exact_wherever_it_falls() {
         for max_records in 1..=15 {
-            let limits = Limits {
+            let limits = PageLimits {
                 max_records,
                 ..limits(10, None)
             };
@@ -394,7 +399,7 @@ mod tests {
         let at_most = |max_bytes| {
             choose(
                 fetched(10, &[&[5, 5]]),
-                &Limits {
+                &PageLimits {
                     max_bytes,
                     ..limits(11, None)
                 },
@@ -415,7 +420,7 @@ mod tests {
             let mut from = 10;
             let mut seen = Vec::new();
             while from < 40 {
-                let limits = Limits {
+                let limits = PageLimits {
                     max_records,
                     max_bytes,
                     ..limits(from, Some(40))
@@ -432,7 +437,7 @@ mod tests {
     #[test]
     fn whole_batches_stay_whole() {
         let whole = |from, until, max_records, max_bytes| {
-            let limits = Limits {
+            let limits = PageLimits {
                 max_records,
                 max_bytes,
                 whole_batches: true,

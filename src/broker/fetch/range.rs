@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Fetcher;
-use super::page::Limits;
+use super::page::PageLimits;
 use crate::broker::blocking::Work;
 use crate::broker::engine::{Error, Offset, Partition, Positions, TimestampMs};
 use crate::broker::refusal::Refusal;
@@ -62,8 +62,8 @@ pub struct FetchRange {
 }
 
 impl FetchRange {
-    pub(super) fn limits(&self, request: &FetchRequest) -> Limits {
-        Limits {
+    pub(super) fn limits(&self, request: &FetchRequest) -> PageLimits {
+        PageLimits {
             from: self.from,
             until: self.until,
             max_records: request.max_records,

@@ -368,17 +368,6 @@ fn committed(log: &Log, group: &str) -> BTreeMap<PartitionId, Committed> {
     all
 }
 
-/// Whether `name` may be a group's: the rule is that of topics.
-#[must_use]
-pub fn is_valid_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=249).contains(&name.len())
-        && name.bytes().all(allowed)
-        && name != "."
-        && name != ".."
-        && !name.starts_with("__")
-}
-
 async fn append(log: &Log, state: Vec<StateChange>) -> Result<(), Error> {
     if state.is_empty() {
         return Ok(());
@@ -405,19 +394,4 @@ async fn finish<G: Send + 'static>(
     });
     // A task that is never aborted fails only by a panic of its own or when the runtime ends.
     task.await.unwrap_or(Err(Error::Closed))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_follow_the_rule_of_topics() {
-        for good in ["a", "billing-1", "A.b_c", "_x", "...", &"a".repeat(249)] {
-            assert!(is_valid_name(good), "{good}");
-        }
-        for bad in ["", ".", "..", "__x", "a b", "ä", "a/b", "a\0", &"a".repeat(250)] {
-            assert!(!is_valid_name(bad), "{bad}");
-        }
-    }
 }

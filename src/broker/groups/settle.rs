@@ -24,7 +24,7 @@ use super::shared::work::{Batch, Changes, Letters, Pending, WRITE_BYTES, Work};
 use crate::broker::blocking::Work as Blocking;
 use crate::broker::engine::{Offset, PartitionId, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
-use crate::broker::topics::catalog;
+use crate::broker::topics::{self, catalog};
 
 /// Dead letters that are made at once of what was delivered too often, by partition.
 const BURIED_AT_ONCE: usize = 256;
@@ -399,10 +399,7 @@ impl Groups {
             let key = (place.topic.clone(), place.partition);
             if let Entry::Vacant(entry) = ids.entry(key) {
                 let topic = catalog::find(&self.log, &place.topic)?;
-                let partition = topic.partition(place.partition).ok_or_else(|| {
-                    let detail = format!("{} has no partition {}", place.topic, place.partition);
-                    Refusal::new(Reason::UnknownPartition, detail)
-                })?;
+                let partition = topics::partition(&topic, place.partition)?;
                 entry.insert(partition.id());
             }
         }

@@ -24,7 +24,7 @@ use super::blocking::Blocking;
 use super::counters::Counters;
 use super::engine::{Ack, AppendRequest, Appended, Clock, Log, Offset, TimestampMs, Topic, TopicSpec};
 use super::limits::Limits;
-use super::refusal::{Reason, Refusal};
+use super::refusal::Refusal;
 use super::topics::catalog;
 use crate::formats::json::RecordError;
 use crate::formats::partitioner::Rotation;
@@ -116,10 +116,7 @@ impl Producer {
     /// # Errors
     /// [`Reason::UnknownTopic`].
     pub fn target(&self, name: &str) -> Result<Target, Refusal> {
-        let topic = self
-            .log
-            .topic(name)
-            .ok_or_else(|| Refusal::new(Reason::UnknownTopic, format!("the topic {name} does not exist")))?;
+        let topic = catalog::find(&self.log, name)?;
         Ok(Target {
             partitions: topic.partition_count(),
             rules: TopicRules::of(&topic.spec()),

@@ -13,7 +13,7 @@ use crate::broker::blocking::Work;
 use crate::broker::engine::{Clock, Error, Offset, Partition, TimestampMs, Topic};
 use crate::broker::fetch::Fetcher;
 use crate::broker::refusal::{Reason, Refusal};
-use crate::broker::topics::{catalog, skips};
+use crate::broker::topics::{self, catalog, skips};
 use crate::formats::cursor::{Cursor, MAX_PARTITIONS, Reached};
 
 /// The place of one partition in a stream. A stream has up to [`MAX_PARTITIONS`] of these for as long as it is open.
@@ -144,16 +144,7 @@ impl Lanes {
                 let mut indexes = indexes.clone();
                 indexes.sort_unstable();
                 let find = |index: &u32| {
-                    all.get(*index as usize).cloned().ok_or_else(|| {
-                        let detail = format!(
-                            "the topic {} has {} partitions, from 0; {index} is none of them",
-                            topic.name(),
-                            all.len()
-                        );
-                        Refusal::new(Reason::UnknownPartition, detail)
-                            .with("partition_count", all.len() as u64)
-                            .at("partitions")
-                    })
+                    topics::partition(topic, *index).map_err(|refusal| refusal.at("partitions"))
                 };
                 indexes.iter().map(find).collect::<Result<_, _>>()?
             }

@@ -4,7 +4,7 @@ use super::newest::Newest;
 use super::run::{Cut, PAGE_BYTES, Stream};
 use super::{Event, Sink};
 use crate::broker::engine::{Offset, TimestampMs};
-use crate::broker::fetch::page::Limits;
+use crate::broker::fetch::page::PageLimits;
 use crate::broker::fetch::unreadable;
 use crate::broker::refusal::{Reason, Value};
 
@@ -49,7 +49,7 @@ impl<S: Sink> Stream<S> {
             let mut part = Vec::new();
             let mut damage = None;
             while at < before {
-                let limits = Limits::batches(at, before, PAGE_BYTES);
+                let limits = PageLimits::batches(at, before, PAGE_BYTES);
                 let page = match self.fetcher().read_page(&partition, limits).await {
                     Ok(mut page) => {
                         page.end_by(before);

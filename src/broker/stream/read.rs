@@ -3,7 +3,7 @@
 use super::run::{Cut, PAGE_BYTES, Stream};
 use super::{Event, Sink};
 use crate::broker::engine::{Error, Offset};
-use crate::broker::fetch::page::{Limits, Page};
+use crate::broker::fetch::page::{Page, PageLimits};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog;
 use crate::broker::topics::skips::Gap;
@@ -27,7 +27,7 @@ impl<S: Sink> Stream<S> {
             if lane.next >= positions.end_offset {
                 return Ok(None);
             }
-            let limits = Limits::batches(lane.next, lane.end, PAGE_BYTES);
+            let limits = PageLimits::batches(lane.next, lane.end, PAGE_BYTES);
             let end = lane.end;
             let partition = lane.partition.clone();
             match self.fetcher().read_page(&partition, limits).await {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::broker::engine::{Ack, Log, Topic, TopicId, TopicSettings, TopicSpec};
+use crate::broker::names;
 use crate::broker::refusal::{Reason, Refusal};
 use crate::formats::partitioner;
 
@@ -167,32 +168,6 @@ impl ConfigKey {
             },
         }
     }
-}
-
-/// Checks a topic's name: `[A-Za-z0-9._-]{1,249}`, not `.` or `..`, not beginning with `__`.
-///
-/// # Errors
-/// 400, with the rule that the name breaks.
-pub fn check_name(name: &str) -> Result<(), Refusal> {
-    let wrong = if name.is_empty() || name.len() > 249 {
-        "has 1 to 249 characters"
-    } else if !name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    {
-        "consists of ASCII letters, digits, '.', '_' and '-'"
-    } else if name == "." || name == ".." {
-        "is neither . nor .."
-    } else if name.starts_with("__") {
-        "does not begin with __, which is kept for the server's own"
-    } else {
-        return Ok(());
-    };
-    let shown: String = name.chars().take(250).collect();
-    Err(Refusal::invalid(
-        "topic",
-        format!("a topic's name {wrong}; {shown:?} is not one"),
-    ))
 }
 
 /// The identity of a topic, unique over time and data directories: a topic recreated under the same name has another.
@@ -379,7 +354,7 @@ pub(super) fn new_spec(
     partitions: Option<u32>,
     config: &[(String, Value)],
 ) -> Result<TopicSpec, Refusal> {
-    check_name(name)?;
+    names::TOPIC.check(name)?;
     check_partitions(max_partitions, partitions)?;
     let mut new = TopicConfig::default();
     new.apply(config)?;
@@ -474,17 +449,6 @@ mod tests {
 
     fn changes(value: Value) -> ConfigChanges {
         value.as_object().unwrap().clone().into_iter().collect()
-    }
-
-    #[test]
-    fn names_are_kafkas_without_the_servers_own() {
-        for good in ["a", "A.b-c_9", "...", "_x", "-", &"n".repeat(249)] {
-            assert!(check_name(good).is_ok(), "{good}");
-        }
-        for bad in ["", ".", "..", "__x", "a b", "a/b", "ü", "a\0", &"n".repeat(250)] {
-            let refusal = check_name(bad).unwrap_err();
-            assert_eq!(refusal.reason, Reason::InvalidRequest, "{bad:?}");
-        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::broker::fetch::unreadable;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::membership::{Described, Join, Joined, Start};
 use crate::broker::groups::poll::{Delivered, Polled, Wanted};
+use crate::broker::names::MEMBER;
 use crate::broker::topics::skips::Gap;
 use crate::formats::render::{Layout, RecordRenderer};
 use crate::formats::time::parse_time;
@@ -257,7 +258,7 @@ async fn join_group(
     let body: JoinBody = read_json(&app, &headers, body).await?;
     let member = body.member_id.clone();
     if let Some(member) = &member {
-        check_name(member, "/member_id")?;
+        MEMBER.check(member).map_err(|refusal| refusal.at("/member_id"))?;
     }
     let join = join_of(body, caller)?;
     let Joined {
@@ -473,18 +474,8 @@ pub(super) fn member_path(
 ) -> Result<(String, String), Problem> {
     let Path((group, member)) = path.map_err(|error| Problem::invalid("member", error.body_text()))?;
     let group = valid_group(Ok(Path(group)))?;
-    check_name(&member, "member")?;
+    MEMBER.check(&member)?;
     Ok((group, member))
-}
-
-fn check_name(name: &str, pointer: &str) -> Result<(), Problem> {
-    if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(());
-    }
-    Err(Problem::invalid(
-        pointer,
-        "a name of a member or client is 1 to 255 visible ASCII characters",
-    ))
 }
 
 fn at_least_one(number: Option<u64>, pointer: &str) -> Result<Option<u64>, Problem> {
@@ -520,7 +511,9 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
         ));
     }
     if let Some(client_id) = &body.client_id {
-        check_name(client_id, "/client_id")?;
+        MEMBER
+            .check(client_id)
+            .map_err(|refusal| refusal.at("/client_id"))?;
     }
     let session_timeout = body.session_timeout_ms.unwrap_or(SESSION_TIMEOUT_MS);
     if !(LEAST_SESSION_TIMEOUT_MS..=MOST_SESSION_TIMEOUT_MS).contains(&session_timeout) {

@@ -4,8 +4,6 @@ mod members;
 mod offsets;
 mod work;
 
-use std::sync::Arc;
-
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -19,10 +17,10 @@ use super::json_answer;
 use super::params::Params;
 use super::problem::Problem;
 use crate::app::App;
-use crate::broker::engine::{Log, Partition, Topic};
 use crate::broker::groups;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::shared::settings::GroupValue;
+use crate::broker::names;
 use crate::broker::refusal::Reason;
 use members::MemberBody;
 
@@ -164,15 +162,8 @@ async fn delete_group(
 /// 400 for what cannot be a group's name.
 pub(super) fn valid_group(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
     let Path(group) = path.map_err(|error| Problem::invalid("group", error.body_text()))?;
-    if groups::is_valid_name(&group) {
-        return Ok(group);
-    }
-    Err(Problem::invalid(
-        "group",
-        format!(
-            "a group's name is 1 to 249 of A-Z a-z 0-9 . _ -, not . or .., and does not begin with __; not {group:?}"
-        ),
-    ))
+    names::GROUP.check(&group)?;
+    Ok(group)
 }
 
 /// The name of a group that exists.
@@ -225,26 +216,4 @@ fn no_members(app: &App, group: &str) -> Result<groups::Outside, Problem> {
 
 fn unknown_group(group: &str) -> Problem {
     Problem::new(Reason::UnknownGroup, format!("the group {group} does not exist"))
-}
-
-fn known_topic(log: &Log, name: &str, pointer: impl FnOnce() -> String) -> Result<Arc<Topic>, Problem> {
-    log.topic(name).ok_or_else(|| {
-        Problem::new(Reason::UnknownTopic, format!("the topic {name} does not exist"))
-            .with("pointer", pointer())
-    })
-}
-
-fn known_partition(
-    topic: &Topic,
-    index: u32,
-    pointer: impl FnOnce() -> String,
-) -> Result<Arc<Partition>, Problem> {
-    topic.partition(index).ok_or_else(|| {
-        let detail = format!(
-            "{} has {} partitions, and none numbered {index}",
-            topic.name(),
-            topic.partition_count()
-        );
-        Problem::new(Reason::UnknownPartition, detail).with("pointer", pointer())
-    })
 }

@@ -14,10 +14,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{known_group, known_partition, known_topic, no_members, unknown_group, valid_group};
+use super::{known_group, no_members, unknown_group, valid_group};
 use crate::app::App;
 use crate::broker::engine::{Log, Offset, Partition, TimestampMs};
 use crate::broker::groups::{Commit, MAX_METADATA_BYTES};
+use crate::broker::topics::{self, catalog, skips};
 use crate::formats::time::parse_time;
 use crate::http::body::read_json;
 use crate::http::params::Params;
@@ -185,8 +186,10 @@ pub(super) fn check_commits(log: &Log, offsets: &[OffsetBody]) -> Result<Vec<Com
     let mut seen = BTreeSet::new();
     let mut commits = Vec::with_capacity(offsets.len());
     for (i, row) in offsets.iter().enumerate() {
-        let topic = known_topic(log, &row.topic, || format!("/offsets/{i}/topic"))?;
-        let partition = known_partition(&topic, row.partition, || format!("/offsets/{i}/partition"))?;
+        let topic =
+            catalog::find(log, &row.topic).map_err(|refusal| refusal.at(format!("/offsets/{i}/topic")))?;
+        let partition = topics::partition(&topic, row.partition)
+            .map_err(|refusal| refusal.at(format!("/offsets/{i}/partition")))?;
         if !seen.insert(partition.id()) {
             return Err(Problem::invalid(
                 format!("/offsets/{i}/partition"),
@@ -267,8 +270,9 @@ impl Target {
         let wanted = match self {
             Self::Earliest => start,
             Self::Latest => end,
-            Self::Time(time) => crate::broker::topics::skips::offset_for_time(log, partition, time)?
-                .map_or(end, |(offset, _)| offset),
+            Self::Time(time) => {
+                skips::offset_for_time(log, partition, time)?.map_or(end, |(offset, _)| offset)
+            }
             Self::Offset(offset) => Offset::try_new(offset).unwrap_or(Offset::MAX),
             Self::Shift(by) => {
                 let from = old.unwrap_or(start).get();
@@ -286,7 +290,7 @@ fn plan_reset(
     to: Target,
 ) -> Result<(Vec<Commit>, Vec<ResetRow>), Problem> {
     let log = &app.log;
-    let topic = known_topic(log, &body.topic, || "/topic".to_owned())?;
+    let topic = catalog::find(log, &body.topic).map_err(|refusal| refusal.at("/topic"))?;
     let committed = app.groups.committed(group);
     let partitions = match &body.partitions {
         None => topic.partitions().to_vec(),
@@ -301,7 +305,8 @@ fn plan_reset(
             let mut seen = BTreeSet::new();
             for (i, index) in indexes.iter().enumerate() {
                 let pointer = || format!("/partitions/{i}");
-                partitions.push(known_partition(&topic, *index, pointer)?);
+                let found = topics::partition(&topic, *index).map_err(|refusal| refusal.at(pointer()))?;
+                partitions.push(found);
                 if !seen.insert(*index) {
                     return Err(Problem::invalid(
                         pointer(),

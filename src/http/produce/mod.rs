@@ -36,6 +36,7 @@ use self::body::Incoming;
 use self::cloudevents::Mode;
 use super::event::EventDoc;
 use super::params::Params;
+use super::path::parse_index;
 use super::problem::{Code, Problem};
 use super::{Work, chunks};
 use crate::app::App;
@@ -45,6 +46,7 @@ use crate::broker::produce::placing::{ExtraHeader, Placement, Placer, Placing};
 use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::produce::{Options, Target};
 use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::unknown_partition;
 use crate::formats::json::ParsedRecord;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -307,17 +309,8 @@ async fn to_partition(
         ));
     }
     let call = call.of_topic(topic)?;
-    let index = partition
-        .parse()
-        .ok()
-        .filter(|index: &u32| index.to_string() == partition);
-    let Some(index) = index.filter(|index| *index < call.target.partitions) else {
-        let detail = format!(
-            "the topic {topic} has {} partitions, from 0; {partition:?} is none of them",
-            call.target.partitions
-        );
-        return Err(Problem::new(Reason::UnknownPartition, detail));
-    };
+    let index = parse_index(partition).filter(|index| *index < call.target.partitions);
+    let index = index.ok_or_else(|| unknown_partition(&call.target.topic, partition))?;
     Box::pin(record_batch::produce(&call, index, body)).await
 }
 

@@ -19,7 +19,7 @@ use super::membership::{Join, read_ack, refused};
 use super::poll_id::PollId;
 use super::shared::queue::MemberKey;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic};
-use crate::broker::fetch::page::{Limits, Page};
+use crate::broker::fetch::page::{Page, PageLimits};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::skips::Gap;
 
@@ -307,7 +307,7 @@ impl Groups {
             if read.records >= wanted.max_records || read.bytes >= wanted.max_bytes {
                 return Ok(false);
             }
-            let limits = Limits {
+            let limits = PageLimits {
                 from,
                 until: piece.until,
                 max_records: wanted.max_records - read.records,

@@ -9,7 +9,7 @@
 //! Numbers are big-endian. Length 0: no topic was chosen, and each topic has its own dead letter topic.
 
 use super::super::live::GroupType;
-use crate::broker::topics::catalog::check_name;
+use crate::broker::names::TOPIC;
 
 /// The shortest lease, in milliseconds: a shorter one would end before its answer arrives.
 pub const MIN_LEASE_MS: u32 = 100;
@@ -76,7 +76,7 @@ impl Settings {
             return unfit("max_deliveries", detail);
         }
         if let Some(name) = &self.dead_letter_topic
-            && check_name(name).is_err()
+            && TOPIC.check(name).is_err()
         {
             return unfit(
                 "dead_letter_topic",
@@ -91,7 +91,7 @@ impl Settings {
                 );
             }
             let name = self.dead_letter_topic_of(topic);
-            if check_name(&name).is_err() {
+            if TOPIC.check(&name).is_err() {
                 return unfit(
                     "dead_letter_topic",
                     format!(

@@ -1,0 +1,104 @@
+//! The rule for names of topics, groups and members.
+
+use super::refusal::Refusal;
+
+/// What a name must be.
+pub struct Rule {
+    /// Whose name it is, for messages.
+    whose: &'static str,
+    /// The argument that has the name; callers that have it elsewhere say so with [`Refusal::at`].
+    field: &'static str,
+    most_bytes: usize,
+    /// Only letters, digits, `.`, `_` and `-`, and nothing that is a path or the server's own.
+    is_portable: bool,
+}
+
+/// Topics, dead-letter topics too. The rule is Kafka's, without the server's own names.
+pub const TOPIC: Rule = Rule {
+    whose: "a topic's name",
+    field: "topic",
+    most_bytes: 249,
+    is_portable: true,
+};
+/// Groups: the rule of topics.
+pub const GROUP: Rule = Rule {
+    whose: "a group's name",
+    field: "group",
+    ..TOPIC
+};
+/// Members and clients.
+pub const MEMBER: Rule = Rule {
+    whose: "a name of a member or client",
+    field: "member",
+    most_bytes: 255,
+    is_portable: false,
+};
+
+impl Rule {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](super::refusal::Reason::InvalidRequest) that says what is wrong with it.
+    pub fn check(&self, name: &str) -> Result<(), Refusal> {
+        let portable = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let wrong = if name.is_empty() || name.len() > self.most_bytes {
+            format!("has 1 to {} characters", self.most_bytes)
+        } else if !self.is_portable && !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            "consists of visible ASCII characters".to_owned()
+        } else if self.is_portable && !name.bytes().all(portable) {
+            "consists of ASCII letters, digits, '.', '_' and '-'".to_owned()
+        } else if self.is_portable && (name == "." || name == "..") {
+            "is neither . nor ..".to_owned()
+        } else if self.is_portable && name.starts_with("__") {
+            "does not begin with __, which is kept for the server's own".to_owned()
+        } else {
+            return Ok(());
+        };
+        let shown: String = name.chars().take(250).collect();
+        let detail = format!("{} {wrong}; {shown:?} is not one", self.whose);
+        Err(Refusal::invalid(self.field, detail))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::refusal::Reason;
+
+    #[test]
+    fn names_of_topics_and_groups_are_kafkas_without_the_servers_own() {
+        for rule in [TOPIC, GROUP] {
+            for good in ["a", "A.b-c_9", "billing-1", "...", "_x", "-", &"n".repeat(249)] {
+                assert!(rule.check(good).is_ok(), "{good}");
+            }
+            for bad in [
+                "",
+                ".",
+                "..",
+                "__x",
+                "a b",
+                "a/b",
+                "ü",
+                "é",
+                "a\0",
+                &"n".repeat(250),
+            ] {
+                let refusal = rule.check(bad).unwrap_err();
+                assert_eq!(refusal.reason, Reason::InvalidRequest, "{bad:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_members_are_visible_ascii() {
+        for (name, fits) in [
+            ("a/b:c", true),
+            ("__x", true),
+            ("", false),
+            ("a b", false),
+            ("ü", false),
+        ] {
+            assert_eq!(MEMBER.check(name).is_ok(), fits, "{name:?}");
+        }
+    }
+}
