@@ -7,10 +7,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use quipu::app::App;
 use quipu::broker::groups::offsets;
 use quipu::broker::lag::report;
 use quipu::broker::lag::sampler;
+use quipu::http::app::App;
 use quipu::settings::Config;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{

@@ -6,5 +6,3 @@ pub mod http;
 pub mod metrics;
 pub mod server;
 pub mod settings;
-
-pub use http::app;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use quipu::app::App;
+use quipu::http::app::App;
 use quipu::server::{self, Server};
 use quipu::settings::Config;
 use quipu_segments::SystemClock;

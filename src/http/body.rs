@@ -11,8 +11,8 @@ use super::budget::{Budget, Pace};
 use super::params::json_body;
 use super::problem::{Code, Problem};
 use super::{Work, blocking};
-use crate::app::App;
 use crate::broker::refusal::Reason;
+use crate::http::app::App;
 
 /// Bodies up to this size are parsed on the worker that received them. Larger ones go where blocking is fine.
 const INLINE_BYTES: usize = 256 << 10;

@@ -14,9 +14,9 @@ use super::params::Params;
 use super::path::AtPartition;
 use super::problem::Problem;
 use super::{Work, blocking, json_answer};
-use crate::app::App;
 use crate::broker::engine::{Log, Offset, Partition, Topic};
 use crate::broker::topics::skips::{self, Gap};
+use crate::http::app::App;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

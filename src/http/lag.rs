@@ -14,10 +14,10 @@ use super::json_answer;
 use super::params::Params;
 use super::problem::Problem;
 use super::{Work, blocking};
-use crate::app::App;
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::lag::report::{self, GroupLag, PartitionLag, Total};
 use crate::broker::refusal::Reason;
+use crate::http::app::App;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

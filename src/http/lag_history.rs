@@ -18,11 +18,11 @@ use super::lag_chart::{self, Picture, Theme};
 use super::params::Params;
 use super::problem::Problem;
 use super::{Work, blocking};
-use crate::app::App;
 use crate::broker::engine::{PartitionId, TopicId};
 use crate::broker::lag::plot::{self, By, Line, Metric, Plot, Request, Value};
 use crate::broker::lag::report;
 use crate::broker::topics::{self, catalog};
+use crate::http::app::App;
 
 /// How far back one looks who does not say.
 const WINDOW_MS: u64 = 3_600_000;

@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use super::params::Params;
 use super::problem::Problem;
-use crate::app::App;
+use crate::http::app::App;
 
 /// What every answer that is not a success looks like (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]

@@ -15,10 +15,10 @@ use super::json_answer;
 use super::params::Params;
 use super::problem::Problem;
 use super::{Work, blocking, exact};
-use crate::app::App;
 use crate::broker::engine::Health;
 use crate::broker::refusal::Reason;
 use crate::broker::topics::skips;
+use crate::http::app::App;
 use crate::metrics;
 
 /// The version of the data directory's layout that this version writes.

@@ -7,9 +7,9 @@ use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 
 use super::problem::Problem;
-use crate::app::App;
 use crate::broker::engine::{Partition, Topic};
 use crate::broker::topics::{catalog, unknown_partition};
+use crate::http::app::App;
 
 /// The name in `/topics/{topic}`, whatever it is.
 pub(super) struct TopicName(pub(super) String);

@@ -20,12 +20,12 @@ use super::params::Params;
 use super::path::{AtPartition, AtTopic, TopicName};
 use super::problem::Problem;
 use super::{Work, blocking, json_answer};
-use crate::app::App;
 use crate::broker::engine::{Error, Log, Offset, Partition, TimestampMs, Topic};
 use crate::broker::names;
 use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
 use crate::broker::topics::skips;
 use crate::formats::time::{self, parse_time};
+use crate::http::app::App;
 
 /// The longest body that describes a topic: every key with its longest value is a fraction of it.
 const MOST_BODY_BYTES: usize = 64 << 10;

@@ -49,9 +49,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tower::Service;
 
-use crate::app::App;
 use crate::broker::caller::Caller;
 use crate::broker::refusal::{Outcome, Reason};
+use crate::http::app::App;
 use crate::http::budget::relieved;
 use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, Mapped, browsers};

@@ -23,12 +23,12 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::app::App;
 use crate::broker::engine::{Clock, Disk, Error, Log, RealDisk, SystemClock};
 use crate::broker::limits::Limits;
 use crate::broker::refusal::Reason;
 use crate::broker::{groups, lag};
 use crate::http;
+use crate::http::app::App;
 use crate::settings::Config;
 use connection::Connections;
 

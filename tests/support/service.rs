@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
-use quipu::app::App;
+use quipu::http::app::App;
 use quipu::settings::Config;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{

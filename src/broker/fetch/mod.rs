@@ -49,10 +49,10 @@ impl Fetcher {
         }
     }
 
-    /// Reads once what the limits allow of a partition; see [`read_page`].
+    /// Reads what the limits allow of a partition, once; goes on behind damage that the operator has skipped.
     ///
     /// # Errors
-    /// As for [`read_page`].
+    /// Those of [`Partition::read`].
     pub async fn read_page(&self, partition: &Arc<Partition>, limits: PageLimits) -> Result<Page, Refusal> {
         read_page(&self.log, &self.blocking, partition, limits).await
     }
@@ -66,11 +66,7 @@ impl Fetcher {
     }
 }
 
-/// Reads what the limits allow of a partition, once; goes on behind damage that the operator has skipped.
-///
-/// # Errors
-/// Those of [`Partition::read`].
-pub async fn read_page(
+async fn read_page(
     log: &Log,
     blocking: &Blocking,
     partition: &Arc<Partition>,

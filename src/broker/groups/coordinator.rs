@@ -39,7 +39,7 @@ pub(crate) struct Coordinator {
     cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
     members: AtomicUsize,
     /// Raised when a topic is created, changed or deleted.
-    topics: watch::Receiver<u64>,
+    pub(super) topics: watch::Receiver<u64>,
     /// When the task that ends sessions runs next.
     looks_at: AtomicU64,
     /// Wakes that task, because a session may end sooner.
@@ -142,13 +142,6 @@ impl Coordinator {
     /// A number that is hard to guess, for names.
     pub(crate) fn random() -> u64 {
         RandomState::new().hash_one("member")
-    }
-
-    /// Follows changes of topics.
-    pub(crate) fn watch_topics(&self) -> watch::Receiver<u64> {
-        let mut topics = self.topics.clone();
-        topics.mark_unchanged();
-        topics
     }
 
     /// Names this process in `poll_id`s.

@@ -120,12 +120,6 @@ impl Groups {
         u64::try_from(self.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Follows changes of topics.
-    #[must_use]
-    pub fn watch_topics(&self) -> watch::Receiver<u64> {
-        self.coordinator.watch_topics()
-    }
-
     /// Waits until no deletion and no reset is under way; commits go on side by side.
     pub async fn commits(&self) -> CommitGuard {
         CommitGuard {

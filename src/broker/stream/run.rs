@@ -23,6 +23,7 @@ use crate::broker::engine::{Clock, Offset, TopicId, WaitForData};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::{Fetcher, unreadable};
 use crate::broker::refusal::Refusal;
+use crate::broker::topics::Topics;
 use crate::formats::cursor::CursorText;
 
 /// What is read of a partition before it is the next one's turn, in stored bytes.
@@ -75,18 +76,19 @@ pub struct OpenStream {
 }
 
 impl OpenStream {
-    /// Finds what a request asks for, of the topics named. `topics_changed` changes with every topic that does; it was
-    /// subscribed to before this is called, so that no partition is added unseen.
+    /// Finds what a request asks for, of the topics named, and follows `topics` from then on.
     ///
     /// # Errors
     /// As for [`Lanes::open`]; `ShuttingDown` where it would go on for as long as the server runs, and that is stopping.
     pub async fn open(
         fetcher: &Fetcher,
         clock: &Arc<dyn Clock>,
-        topics_changed: watch::Receiver<u64>,
+        topics: &Topics,
         names: &[String],
         request: StreamRequest,
     ) -> Result<Self, Refusal> {
+        // Before the partitions are looked at, so that none is added unseen.
+        let topics_changed = topics.changes();
         let lanes = Lanes::open(fetcher, &**clock, names, &request).await?;
         if request.goes_on() && *fetcher.stopping.borrow() {
             return Err(Refusal::stopping());

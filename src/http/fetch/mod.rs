@@ -19,12 +19,12 @@ use super::accept::{Representation, negotiate};
 use super::event::EventDoc;
 use super::path::AtPartition;
 use super::problem::Problem;
-use crate::app::App;
 use crate::broker::engine::{Partition, Topic};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::range::{FetchRange, FetchRequest};
 use crate::broker::fetch::unreadable;
 use crate::broker::topics::catalog;
+use crate::http::app::App;
 
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("next-offset");
 const LOG_START_OFFSET: HeaderName = HeaderName::from_static("log-start-offset");

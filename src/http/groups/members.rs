@@ -18,7 +18,6 @@ use utoipa_axum::routes;
 
 use super::offsets::{OffsetBody, OffsetsBody, check_commits};
 use super::valid_group;
-use crate::app::App;
 use crate::broker::caller::Caller;
 use crate::broker::engine::TimestampMs;
 use crate::broker::engine::batch::BatchError;
@@ -30,6 +29,7 @@ use crate::broker::names::MEMBER;
 use crate::broker::topics::skips::Gap;
 use crate::formats::render::{Layout, RecordRenderer};
 use crate::formats::time::parse_time;
+use crate::http::app::App;
 use crate::http::body::read_json;
 use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
 use crate::http::json_answer;
@@ -89,40 +89,62 @@ pub(super) struct MemberBody {
     leased: Option<usize>,
 }
 
-/// A member that joins.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct JoinBody {
-    /// The topics to read, 1 to 1000, which exist.
-    topics: Vec<String>,
-    /// `ordered` (unless it is given): each partition is read by one member, in order. `shared`: a work queue, in which each
-    /// record is leased to one member.
-    #[serde(default)]
-    r#type: Option<String>,
-    /// The member's name, 1 to 255 visible ASCII characters; the server makes one up unless it is given.
-    #[serde(default)]
-    member_id: Option<String>,
-    /// What the member is called in descriptions of the group.
-    #[serde(default)]
-    client_id: Option<String>,
-    /// How long the member may be silent before its partitions and leases go to others, in milliseconds: 30000; from 100
-    /// to 86400000. While a poll waits, the member is not silent.
-    #[serde(default)]
-    session_timeout_ms: Option<u64>,
-    /// Where to begin in a topic of which the group has committed nothing: `earliest` (unless it is given), `latest` or a
-    /// time.
-    #[serde(default)]
-    #[schema(value_type = Value)]
-    start: Option<Value>,
-    /// Of a shared group: how long a record is leased, in milliseconds: 30000; from 100 to 43200000.
-    #[serde(default)]
-    lease_ms: Option<u32>,
-    /// Of a shared group: how often a record is delivered unsettled before it goes to the dead letters: 5; from 1 to 1000.
-    #[serde(default)]
-    max_deliveries: Option<u32>,
-    /// Of a shared group: the topic of dead letters, made when first needed; `{topic}.dlq` unless it is given.
-    #[serde(default)]
-    dead_letter_topic: Option<String>,
+/// Declares a body that has the fields of a join, and its own.
+macro_rules! with_fields_of_a_join {
+    ($(#[$about:meta])* struct $name:ident { topics: [$($topics:tt)+], $($own:tt)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        struct $name {
+            /// The topics to read, 1 to 1000, which exist.
+            topics: $($topics)+,
+            /// `ordered` (unless it is given): each partition is read by one member, in order. `shared`: a work queue, in
+            /// which each record is leased to one member.
+            r#type: Option<String>,
+            /// The member's name, 1 to 255 visible ASCII characters; the server makes one up unless it is given. In a poll
+            /// the path names the member, so this must be the same.
+            member_id: Option<String>,
+            /// What the member is called in descriptions of the group.
+            client_id: Option<String>,
+            /// How long the member may be silent before its partitions and leases go to others, in milliseconds: 30000;
+            /// from 100 to 86400000. While a poll waits, the member is not silent.
+            session_timeout_ms: Option<u64>,
+            /// Where to begin in a topic of which the group has committed nothing: `earliest` (unless it is given),
+            /// `latest` or a time.
+            #[schema(value_type = Value)]
+            start: Option<Value>,
+            /// Of a shared group: how long a record is leased, in milliseconds: 30000; from 100 to 43200000.
+            lease_ms: Option<u32>,
+            /// Of a shared group: how often a record is delivered unsettled before it goes to the dead letters: 5; from 1
+            /// to 1000.
+            max_deliveries: Option<u32>,
+            /// Of a shared group: the topic of dead letters, made when first needed; `{topic}.dlq` unless it is given.
+            dead_letter_topic: Option<String>,
+            $($own)*
+        }
+    };
+}
+
+with_fields_of_a_join! {
+    /// A member that joins.
+    struct JoinBody { topics: [Vec<String>], }
+}
+
+with_fields_of_a_join! {
+    /// A poll. With `topics` (and the other fields of a join) it joins first when the member is unknown.
+    struct PollBody {
+        topics: [Option<Vec<String>>],
+        /// The `poll_id` of the answer that is done with: what it delivered is committed; in a shared group, those of its
+        /// records that are not settled are accepted. Null: there is none.
+        ack: Option<String>,
+        /// Most records of the answer: 500; from 1 to 100000, and more is taken as that.
+        max_records: Option<u64>,
+        /// Most stored bytes of the answer: 1048576; from 1 to 33554432, and more is taken as that. One record is always
+        /// given.
+        max_bytes: Option<u64>,
+        /// How long to wait for a record, in milliseconds: 5000; from 0 to 60000.
+        wait_ms: Option<u64>,
+    }
 }
 
 /// The answer to a join.
@@ -134,53 +156,6 @@ struct JoinedBody {
     epoch: u64,
     /// What it reads now. A partition that another member still has comes with a later poll.
     assignment: Vec<AssignedBody>,
-}
-
-/// A poll. With `topics` (and the other fields of a join) it joins first when the member is unknown.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct PollBody {
-    /// The `poll_id` of the answer that is done with: what it delivered is committed; in a shared group, those of its records
-    /// that are not settled are accepted. Null: there is none.
-    #[serde(default)]
-    ack: Option<String>,
-    /// Most records of the answer: 500; from 1 to 100000, and more is taken as that.
-    #[serde(default)]
-    max_records: Option<u64>,
-    /// Most stored bytes of the answer: 1048576; from 1 to 33554432, and more is taken as that. One record is always given.
-    #[serde(default)]
-    max_bytes: Option<u64>,
-    /// How long to wait for a record, in milliseconds: 5000; from 0 to 60000.
-    #[serde(default)]
-    wait_ms: Option<u64>,
-    /// As in a join.
-    #[serde(default)]
-    topics: Option<Vec<String>>,
-    /// As in a join.
-    #[serde(default)]
-    r#type: Option<String>,
-    /// As in a join; the path names the member, so this must be the same.
-    #[serde(default)]
-    member_id: Option<String>,
-    /// As in a join.
-    #[serde(default)]
-    client_id: Option<String>,
-    /// As in a join.
-    #[serde(default)]
-    session_timeout_ms: Option<u64>,
-    /// As in a join.
-    #[serde(default)]
-    #[schema(value_type = Value)]
-    start: Option<Value>,
-    /// As in a join.
-    #[serde(default)]
-    lease_ms: Option<u32>,
-    /// As in a join.
-    #[serde(default)]
-    max_deliveries: Option<u32>,
-    /// As in a join.
-    #[serde(default)]
-    dead_letter_topic: Option<String>,
 }
 
 /// What a poll is answered.

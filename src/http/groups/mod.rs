@@ -16,12 +16,12 @@ use utoipa_axum::routes;
 use super::json_answer;
 use super::params::Params;
 use super::problem::Problem;
-use crate::app::App;
 use crate::broker::groups;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::shared::settings::GroupValue;
 use crate::broker::names;
 use crate::broker::refusal::Reason;
+use crate::http::app::App;
 use members::MemberBody;
 
 pub(super) fn routes() -> OpenApiRouter<App> {

@@ -15,11 +15,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{known_group, no_members, unknown_group, valid_group};
-use crate::app::App;
 use crate::broker::engine::{Log, Offset, Partition, TimestampMs};
 use crate::broker::groups::{Commit, MAX_METADATA_BYTES};
 use crate::broker::topics::{self, catalog, skips};
 use crate::formats::time::parse_time;
+use crate::http::app::App;
 use crate::http::body::read_json;
 use crate::http::params::Params;
 use crate::http::problem::Problem;

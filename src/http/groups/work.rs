@@ -12,9 +12,9 @@ use utoipa_axum::routes;
 
 use super::known_group;
 use super::members::member_path;
-use crate::app::App;
 use crate::broker::engine::Offset;
 use crate::broker::groups::settle::{Place, Settling};
+use crate::http::app::App;
 use crate::http::body::read_json;
 use crate::http::json_answer;
 use crate::http::params::Params;

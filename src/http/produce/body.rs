@@ -23,8 +23,8 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
-use crate::app::App;
 use crate::broker::refusal::Reason;
+use crate::http::app::App;
 use crate::http::body::broken;
 use crate::http::budget::{Budget, Pace, Pool};
 use crate::http::problem::{Code, Problem};

@@ -39,7 +39,6 @@ use super::params::Params;
 use super::path::parse_index;
 use super::problem::{Code, Problem};
 use super::{Work, chunks};
-use crate::app::App;
 use crate::broker::engine::{Ack, Offset};
 use crate::broker::produce::idempotency::{Covered, Key};
 use crate::broker::produce::placing::{ExtraHeader, Placement, Placer, Placing};
@@ -48,6 +47,7 @@ use crate::broker::produce::{Options, Target};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::unknown_partition;
 use crate::formats::json::ParsedRecord;
+use crate::http::app::App;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");

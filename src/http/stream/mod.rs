@@ -23,9 +23,9 @@ use super::chunks;
 use super::fetch::JsonRecord;
 use super::path::TopicName;
 use super::problem::Problem;
-use crate::app::App;
 use crate::broker::refusal::Refusal;
 use crate::broker::stream::run::{Cut, OpenStream};
+use crate::http::app::App;
 
 /// Makes nginx, and proxies that follow it, pass on each chunk at once instead of buffering.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -160,9 +160,7 @@ async fn stream(
 ) -> Result<Response, Problem> {
     let is_live = query.request.is_live();
     let is_resumed = query.request.is_resumed;
-    // Before the partitions are looked at, so that none is added unseen.
-    let topics_changed = app.groups.watch_topics();
-    let stream = OpenStream::open(&app.fetcher, &app.clock, topics_changed, names, query.request)
+    let stream = OpenStream::open(&app.fetcher, &app.clock, &app.topics, names, query.request)
         .await
         .map_err(|mut refusal| {
             if is_resumed && refusal.field.as_deref() == Some("from") {

@@ -160,7 +160,7 @@ impl Groups {
         let wake = wake.ok_or_else(|| polling.refused(Refused::Unknown))?;
         let mut timeout = pin!(tokio::time::sleep(wanted.wait));
         let mut stopping = self.stopping.clone();
-        let mut topics = self.watch_topics();
+        let mut topics = self.coordinator.topics.clone();
         let mut is_over = wanted.wait.is_zero();
         loop {
             // Registered before the state is looked at, so that no change of it is missed.
