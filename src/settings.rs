@@ -1,11 +1,11 @@
 //! The settings of the server: a file, the environment and flags, in rising precedence.
 //!
-//! [`SETTINGS`] has one row a setting; `serve --help`, the file's reader, the environment's reader and `/v1/info`
-//! all go by it. A setting `max_request_bytes` is that key in the TOML file, `QUIPU_MAX_REQUEST_BYTES` in the
-//! environment and `--max-request-bytes` on the command line.
+//! [`SETTINGS`] has one row a setting; `serve --help`, the readers of the file and the environment, and `/v1/info` all
+//! use it. A setting `max_request_bytes` is that key in the TOML file, `QUIPU_MAX_REQUEST_BYTES` in the environment and
+//! `--max-request-bytes` on the command line.
 //!
-//! A name that is not in the table stops the start, and so does a value that does not fit: a typo must never be a
-//! silent default. Each message names the place, the setting, what was found and what is allowed.
+//! An unknown name or an invalid value stops the start: a typo must never be a silent default. Each message names the
+//! place, the setting, the value found and the allowed values.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,18 +15,18 @@ use crate::broker::limits::Limits;
 use crate::formats::units;
 use serde_json::{Map, Value};
 
-/// Everything that can be set.
+/// The value of every setting.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The data directory, made if missing.
+    /// The data directory, created if missing.
     pub data: PathBuf,
-    /// The address that the API listens on; port 0 takes a free one.
+    /// The address of the API; port 0 picks a free one.
     pub listen: SocketAddr,
-    /// How the server's own log is written.
+    /// The format of the server's own log.
     pub log_format: LogFormat,
-    /// What the server's own log leaves out.
+    /// The lowest level of the server's own log.
     pub log_level: LogLevel,
-    /// What one client may ask of the server.
+    /// The limits of one client.
     pub limits: Limits,
     /// The size of each journal file, in bytes.
     pub journal_file_bytes: u64,
@@ -34,23 +34,23 @@ pub struct Config {
     pub journal_files: u32,
     /// Queued bytes above which appends are refused as overloaded.
     pub queue_bytes: u64,
-    /// What idempotency keys may take in memory, in bytes; new ones are refused as overloaded above it.
+    /// The most memory for idempotency keys, in bytes; above it requests with new keys are refused as overloaded.
     pub max_idempotency_bytes: u64,
     /// How long a client may take to send a request's head.
     pub header_read_timeout: Duration,
     /// How long a client may pause within a request's body.
     pub body_idle_timeout: Duration,
-    /// How long a client may take nothing of its answer.
+    /// How long a client may read nothing of its answer.
     pub write_idle_timeout: Duration,
     /// How long a connection may stay open between two requests.
     pub idle_timeout: Duration,
-    /// How long a stop waits for what is in flight.
+    /// How long a stop waits for running requests.
     pub drain_timeout: Duration,
     /// How many segments are mapped for reading at once.
     pub max_open_segments: usize,
     /// How often retention looks for segments to delete.
     pub retention_interval: Duration,
-    /// How long a group without members keeps what it has committed; `None`: for ever.
+    /// How long a group without members keeps its committed offsets; `None`: for ever.
     pub offsets_retention: Option<Duration>,
     /// The origins whose pages may call the API from a browser; empty: CORS is off.
     pub cors_origins: Vec<String>,
@@ -60,7 +60,7 @@ pub struct Config {
     pub public_url: Option<String>,
 }
 
-/// How the server's own log is written.
+/// The format of the server's own log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// For people.
@@ -70,17 +70,17 @@ pub enum LogFormat {
     Json,
 }
 
-/// The least severe messages that the server's own log takes.
+/// The lowest level of messages in the server's own log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LogLevel {
-    /// Only what failed.
+    /// Failures only.
     Error,
-    /// And what will fail if nobody acts.
+    /// Also what fails soon unless someone acts.
     Warn,
-    /// And what an operator wants to know afterwards.
+    /// Also what an operator wants to know afterwards.
     #[default]
     Info,
-    /// And what a developer wants to know.
+    /// Also what a developer wants to know.
     Debug,
     /// Everything.
     Trace,
@@ -113,16 +113,16 @@ impl Default for Config {
     }
 }
 
-/// What a setting's number counts, or what its text is.
+/// The unit of a setting's number, or the kind of its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes.
     Bytes,
     /// Milliseconds.
     Milliseconds,
-    /// Things.
+    /// A plain count.
     Count,
-    /// A text, of the kind named (for the help).
+    /// A text, with its kind for the help.
     Text(&'static str),
 }
 
@@ -138,7 +138,7 @@ impl Unit {
         }
     }
 
-    /// The number in `text`: a plain one, or with a unit where something is counted that has units.
+    /// The number in `text`: plain, or with a unit if the setting has one.
     fn parse(self, text: &str) -> Option<u64> {
         match self {
             Self::Bytes => text.parse().ok().or_else(|| units::parse_bytes(text)),
@@ -161,7 +161,7 @@ enum Access {
     Text {
         allowed: &'static str,
         get: fn(&Config) -> String,
-        /// False: the text is not allowed.
+        /// Returns false if the text is not allowed.
         set: fn(&mut Config, &str) -> bool,
     },
     /// Texts separated by commas; the file may have them as an array.
@@ -176,11 +176,11 @@ enum Access {
 pub struct Setting {
     /// The key in the file; the environment and the flags derive theirs from it.
     pub name: &'static str,
-    /// What its value is.
+    /// The type of its value.
     pub unit: Unit,
     /// One sentence for the help.
     pub help: &'static str,
-    /// Whether clients want to know it: it then stands in `/v1/info`.
+    /// Whether `/v1/info` shows it to clients.
     pub is_limit: bool,
     access: Access,
 }
@@ -272,7 +272,7 @@ pub static SETTINGS: &[Setting] = &[
         "data",
         "DIR",
         "a directory",
-        "The data directory, made if missing",
+        "The data directory, created if missing",
         |c| c.data.display().to_string(),
         |c, v| {
             c.data = v.into();
@@ -283,7 +283,7 @@ pub static SETTINGS: &[Setting] = &[
         "listen",
         "ADDR",
         "an IP address and a port, as in 127.0.0.1:7420 or [::1]:7420",
-        "The address to listen on; port 0 takes a free one",
+        "The address to listen on; port 0 picks a free one",
         |c| c.listen.to_string(),
         |c, v| v.parse().map(|listen| c.listen = listen).is_ok(),
     ),
@@ -291,7 +291,7 @@ pub static SETTINGS: &[Setting] = &[
         "log_format",
         "FORMAT",
         "text or json",
-        "How the server's own log is written to standard error: text or json",
+        "Format of the server's own log on standard error: text or json",
         |c| {
             if c.log_format == LogFormat::Json {
                 "json"
@@ -408,7 +408,7 @@ impl Setting {
         self.name.replace('_', "-")
     }
 
-    /// What the value may be, in words.
+    /// The allowed values, in words.
     #[must_use]
     pub fn allowed(&self) -> String {
         match self.access {
@@ -434,10 +434,10 @@ impl Setting {
         }
     }
 
-    /// Whether `value`, found at `place`, can be this setting's.
+    /// Whether `value`, found at `place`, is valid for this setting.
     ///
     /// # Errors
-    /// [`ConfigError::Value`] if it does not fit.
+    /// [`ConfigError::Value`] if it is not.
     pub fn check(&self, place: &str, value: &str) -> Result<(), ConfigError> {
         self.set(&mut Config::default(), place, value)
     }
@@ -479,10 +479,10 @@ pub enum ConfigError {
     Syntax {
         /// File and line.
         place: String,
-        /// What the parser expected.
+        /// The parser's message.
         message: String,
     },
-    /// A name that no setting has.
+    /// A name that is no setting.
     #[error("{place}: {name} is not a setting; {hint}")]
     Unknown {
         /// File and line, or the environment.
@@ -492,7 +492,7 @@ pub enum ConfigError {
         /// The nearest setting, or all of them.
         hint: String,
     },
-    /// A value that does not fit.
+    /// An invalid value.
     #[error("{place}: {name} is {found:?}, but it must be {allowed}")]
     Value {
         /// File and line, the variable, or the flag.
@@ -501,10 +501,10 @@ pub enum ConfigError {
         name: &'static str,
         /// The value found.
         found: String,
-        /// What is allowed.
+        /// The allowed values.
         allowed: String,
     },
-    /// Two values that do not go together.
+    /// Two values that contradict each other.
     #[error("{0}")]
     Conflict(String),
 }
@@ -518,7 +518,7 @@ impl Config {
     /// Kubernetes sets for a Service named `quipu`.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first thing that is wrong: show it and do not start.
+    /// [`ConfigError`] for the first fault: show it and do not start.
     pub fn load(
         file: Option<(&str, &str)>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -539,7 +539,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The limits that clients want to know, as `/v1/info` answers them.
+    /// The limits that `/v1/info` shows to clients.
     #[must_use]
     pub fn limits_json(&self) -> Map<String, Value> {
         let mut map = Map::new();
@@ -551,7 +551,7 @@ impl Config {
         map
     }
 
-    /// The engine's share of the settings.
+    /// The settings of the engine.
     #[must_use]
     pub fn log_options(&self) -> crate::broker::engine::Options {
         crate::broker::engine::Options {
@@ -593,7 +593,7 @@ impl Config {
             let is_number = matches!(setting.access, Access::Number { .. });
             let value = match value.get_ref() {
                 DeValue::Integer(number) if is_number && number.radix() == 10 => number.as_str().to_owned(),
-                // A number in quotes has a unit: without one it is more likely a mistake.
+                // A quoted number has a unit: without one it is more likely a mistake.
                 DeValue::String(string) if !is_number || string.parse::<u64>().is_err() => string.to_string(),
                 DeValue::Array(items) if matches!(setting.access, Access::List { .. }) => {
                     let texts = items.iter().map(|item| match item.get_ref() {
@@ -626,7 +626,7 @@ impl Config {
         Err(unknown(&place, &name.to_ascii_lowercase()))
     }
 
-    /// What no single value can be wrong about.
+    /// Checks settings against each other.
     fn check(&self) -> Result<(), ConfigError> {
         let request = self.limits.max_request_bytes as u64;
         if self.limits.max_in_flight_bytes < request {
@@ -641,7 +641,7 @@ impl Config {
                 self.journal_file_bytes
             )));
         }
-        // A request grows by its headers in record batch format, and a journal file has a header of its own.
+        // A request grows by its headers in record batch format, and a journal file has its own header.
         if self.journal_file_bytes < request + 2 * MIB {
             return Err(ConfigError::Conflict(format!(
                 "journal_file_bytes is {}, but it must be at least max_request_bytes and 2 MiB more, {}",
@@ -684,7 +684,7 @@ fn unknown(place: &str, name: &str) -> ConfigError {
     }
 }
 
-/// How many letters must be added, removed or changed to make `a` of `b`.
+/// How many letters must be added, removed or changed to turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(64).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -709,7 +709,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whether it is a scheme, a host and perhaps a port: browsers send no more of an origin, so more would never match.
+/// Whether the text is a scheme, a host and perhaps a port: browsers send nothing else as an origin, so more would
+/// never match.
 fn is_origin(text: &str) -> bool {
     let host = text
         .strip_prefix("http://")

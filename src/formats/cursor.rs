@@ -1,55 +1,55 @@
-//! Cursors: how far a stream over several partitions got, as an opaque string.
+//! Cursors: the position of a stream over several partitions, as an opaque string.
 //!
-//! A cursor says everything by itself, so the server keeps nothing of it and it is good over restarts. Base64 (URL
+//! A cursor holds everything, so the server stores nothing and a cursor stays valid over restarts. Base64 (URL
 //! alphabet, no padding) of:
 //!
 //! ```text
 //! version=1  directory:u64  topics:varint  { topic_id:varint }  { place:varint next_offset:varint }  crc32:u32
 //! ```
 //!
-//! `directory` is the identity of the data directory, so that no other server's cursor is taken. `place` is the partition
-//! times the number of topics, plus the topic's position in the list. The places stand in no order: the partition that
-//! is being read stands last, so that from record to record only the end of the text changes ([`CursorText`]).
+//! `directory` is the identity of the data directory, so another server's cursor is refused. `place` is the partition
+//! times the number of topics, plus the topic's position in the list. The places have no order, except that the
+//! partition being read comes last, so that from record to record only the end of the text changes ([`CursorText`]).
 //!
-//! The version makes the first character a letter: a cursor is never a time. The checksum (CRC-32 over all before it)
-//! guards against mistakes, not against forgery: a client that may read a topic may read it from anywhere.
+//! The version makes the first character a letter, so no cursor looks like a time. The checksum (CRC-32 over everything
+//! before it) guards against mistakes, not against forgery: a client that may read a topic may read it from anywhere.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crc32fast::Hasher;
 use quipu_segments::{Offset, TopicId};
 
-/// The most partitions of one stream: each has its place in every cursor, and a wait of its own while the stream is idle.
+/// The most partitions of one stream: each has a place in every cursor, and a wait of its own while the stream is idle.
 pub const MAX_PARTITIONS: usize = 256;
 
 const VERSION: u8 = 1;
 /// Two varints and the checksum, behind up to two bytes that do not fill three.
 const MAX_TAIL_BYTES: usize = 2 + 10 + 10 + 4;
 
-/// How far a stream got in one partition.
+/// The position of a stream in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reached {
-    /// The topic, by its position among the cursor's.
+    /// The topic, as an index into the cursor's topics.
     pub topic: usize,
     /// The partition.
     pub partition: u32,
-    /// The offset that comes next.
+    /// The next offset.
     pub next: Offset,
 }
 
-/// How far a stream got.
+/// The position of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The data directory.
     pub directory: u64,
     /// The topics.
     pub topics: Vec<TopicId>,
-    /// Each partition that the stream has read or was to read, in no order.
+    /// The stream's partitions, in no order.
     pub reached: Vec<Reached>,
 }
 
 impl Cursor {
-    /// What the string says; `None` if it is no cursor.
+    /// Decodes the string; `None` if it is no cursor.
     #[must_use]
     pub fn decode(text: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
@@ -97,7 +97,7 @@ impl Cursor {
         })
     }
 
-    /// The string.
+    /// Encodes the string.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut text = CursorText::new(self.directory, &self.topics);
@@ -110,8 +110,8 @@ impl Cursor {
     }
 }
 
-/// Writes the cursors of one stream. All partitions but one are fixed for a while ([`CursorText::fix`]): what does not
-/// change is encoded once, and a cursor then costs a copy of it and some twenty bytes more.
+/// Writes the cursors of one stream. All partitions but one are fixed for a while ([`CursorText::fix`]): their part is
+/// encoded once, and a cursor then costs a copy of it and about twenty bytes more.
 #[derive(Clone, Debug)]
 pub struct CursorText {
     /// Version, directory and topics.
@@ -119,7 +119,7 @@ pub struct CursorText {
     topics: u64,
     /// `head` and the fixed partitions; kept for its memory.
     fixed: Vec<u8>,
-    /// `fixed` in Base64 but for the bytes at its end that do not fill three.
+    /// `fixed` in Base64, without the bytes at its end that do not fill three.
     text: Vec<u8>,
     /// Those bytes.
     rest: [u8; 2],
@@ -129,7 +129,7 @@ pub struct CursorText {
 }
 
 impl CursorText {
-    /// For a stream over `topics` of the data directory, with no partition yet.
+    /// An encoder for a stream over `topics` of the data directory, without partitions.
     #[must_use]
     pub fn new(directory: u64, topics: &[TopicId]) -> Self {
         let mut head = vec![VERSION];
@@ -151,7 +151,7 @@ impl CursorText {
         cursor
     }
 
-    /// Says where all partitions are but the one that is given to [`CursorText::push`].
+    /// Fixes the positions of all partitions except the one given to [`CursorText::push`].
     pub fn fix(&mut self, others: impl IntoIterator<Item = Reached>) {
         self.fixed.clear();
         self.fixed.extend_from_slice(&self.head);
@@ -169,7 +169,7 @@ impl CursorText {
         self.crc.update(&self.fixed);
     }
 
-    /// Adds the cursor with the partition that moves where it is now.
+    /// Adds the cursor with the current position of the partition that moves.
     pub fn push(&self, out: &mut Vec<u8>, moving: Option<Reached>) {
         let mut tail = [0; MAX_TAIL_BYTES];
         tail[..self.rest_len].copy_from_slice(&self.rest[..self.rest_len]);
@@ -207,7 +207,7 @@ fn push_varint(bytes: &mut Vec<u8>, number: u64) {
     bytes.extend_from_slice(&digits[..len]);
 }
 
-/// Puts a varint at the beginning of `bytes`, which have room for ten; returns how many it took.
+/// Writes a varint to the beginning of `bytes`, which have room for ten; returns its length.
 fn put_varint(bytes: &mut [u8], mut number: u64) -> usize {
     let mut len = 0;
     while number >= 0x80 {

@@ -1,4 +1,4 @@
-//! Formats of what goes over a wire or is kept for it. Pure: no I/O, no clock, no HTTP.
+//! The formats of wire and stored texts. Pure: no I/O, no clock, no HTTP.
 
 pub mod cloudevents;
 pub mod cursor;

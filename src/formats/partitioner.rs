@@ -1,9 +1,9 @@
-//! Which partition a record goes to: frozen, because a key must find its partition again for ever.
+//! Chooses the partition of a record. Frozen, because a key must map to the same partition for ever.
 //!
-//! - A record with a key goes to `murmur2(key) & 0x7fffffff % partitions`, which is what Kafka's Java client chooses: clients of
-//!   both can write one topic. The hash is pinned by vectors of an independent implementation (`tests/fixtures/murmur2.json`).
-//! - The records of a request that have no key stay together, in a partition that [`Rotation`] moves on from request to
-//!   request. That is a convenience and not a promise: it begins anew at 0 after a restart.
+//! - A record with a key goes to `murmur2(key) & 0x7fffffff % partitions`, as with Kafka's Java client, so clients of
+//!   both can write one topic. Vectors of an independent implementation pin the hash (`tests/fixtures/murmur2.json`).
+//! - Records of a request without keys stay together, in a partition that [`Rotation`] moves on from request to
+//!   request. This is a convenience, not a promise: a restart begins at 0 again.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,7 +18,7 @@ const R: u32 = 24;
 #[must_use]
 #[inline]
 pub fn murmur2(data: &[u8]) -> u32 {
-    // The length enters as 32 bits, as in Java, where an array has no more.
+    // The length enters as 32 bits, as in Java, whose arrays are no longer.
     let mut hash = SEED ^ data.len() as u32;
     let (words, rest) = data.as_chunks::<4>();
     for word in words {
@@ -47,9 +47,9 @@ pub fn partition_of_key(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions
 }
 
-/// The key, in the log's state, of the mark that a topic has a keyed record elsewhere than its key says, because its
-/// producer named another partition. Set in the same append as the first such record, and never taken back. Where it is not
-/// set, and partitions were never added, all records of a key lie in [`partition_of_key`].
+/// The key, in the log's state, that marks a topic with a keyed record outside its key's partition, because its
+/// producer named another one. Set in the same append as the first such record, and never removed. Without it, and if
+/// partitions were never added, all records of a key lie in [`partition_of_key`].
 #[must_use]
 pub fn keyed_elsewhere(topic: TopicId) -> Vec<u8> {
     let mut key = b"keyed-elsewhere/".to_vec();
@@ -57,9 +57,10 @@ pub fn keyed_elsewhere(topic: TopicId) -> Vec<u8> {
     key
 }
 
-/// Where the next request's records without keys go, topic by topic.
+/// The partition for the next request's records without keys, topic by topic.
 ///
-/// A fixed table, so that a request takes no lock: topics whose ids agree in the lower bits share a counter, and still rotate.
+/// A fixed table, so that a request takes no lock: topics whose ids agree in the lower bits share a counter, and still
+/// rotate.
 #[derive(Debug)]
 pub struct Rotation {
     slots: Box<[AtomicU32]>,
@@ -76,14 +77,14 @@ impl Default for Rotation {
 impl Rotation {
     const SLOTS: u64 = 1024;
 
-    /// The partition for the records of one request that have no key; another one at the next call.
+    /// The partition for the records without keys of one request; the next call returns another.
     ///
     /// # Panics
     /// If `partitions` is 0, which no topic has.
     #[must_use]
     pub fn next(&self, topic: TopicId, partitions: u32) -> u32 {
         let slot = usize::try_from(topic.0 % Self::SLOTS).expect("below the number of slots");
-        // The count only spreads load: no other memory hangs on its order.
+        // The count only spreads load: no other memory depends on its order.
         self.slots[slot].fetch_add(1, Ordering::Relaxed) % partitions
     }
 }

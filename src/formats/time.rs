@@ -1,4 +1,4 @@
-//! Times as clients write them: the one reading of query parameters, JSON, CloudEvents and the command line.
+//! Reads the times that clients write, for query parameters, JSON, CloudEvents and the command line.
 
 use jiff::civil::Date;
 use jiff::fmt::temporal::Pieces;
@@ -13,12 +13,12 @@ pub fn parse_time(text: &str) -> Option<TimestampMs> {
     parse_rfc3339(text)
 }
 
-/// A time by RFC 3339, in all its range. Fractions of a millisecond are rounded down, and a time before 1970 is the beginning.
+/// A time by RFC 3339, in all its range. Fractions of a millisecond are rounded down; a time before 1970 becomes 1970.
 #[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<TimestampMs> {
     let millis = match text.parse::<jiff::Timestamp>() {
         Ok(time) => time.as_millisecond(),
-        // The last two days of the year 9999 lie beyond what a timestamp holds, lest an offset lead out of the year.
+        // The last two days of the year 9999 exceed a timestamp, so that no time zone leads out of the year.
         Err(_) => {
             let pieces = Pieces::parse(text).ok()?;
             let (time, offset) = (pieces.time()?, pieces.to_numeric_offset()?);
@@ -35,7 +35,7 @@ pub fn parse_rfc3339(text: &str) -> Option<TimestampMs> {
     Some(TimestampMs(millis.max(0)))
 }
 
-/// A hint for a time in a query whose `+` was read as a blank; empty where that is not what is wrong.
+/// A hint for a time in a query whose `+` was decoded as a space; empty for other mistakes.
 #[must_use]
 pub fn hint(text: &str) -> &'static str {
     if text.contains(' ') && parse_time(&text.replace(' ', "+")).is_some() {

@@ -54,13 +54,13 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     scaled(number, bytes)
 }
 
-/// The number at the beginning, and what follows it.
+/// The leading number, and the rest.
 fn split_number(text: &str) -> Option<(&str, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     (end > 0).then(|| text.split_at(end))
 }
 
-/// `number`, which may have a fraction, times `factor`; exact, and `None` where the result is no whole number.
+/// `number`, which may have a fraction, times `factor`; exact, or `None` if the result is no whole number.
 fn scaled(number: &str, factor: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let digits = u32::try_from(fraction.len())

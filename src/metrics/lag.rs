@@ -1,7 +1,7 @@
 //! The metrics of groups: by group, by group and topic, by group, topic and partition.
 //!
-//! Each of the three has its own bound ([`MAX_SERIES`]), and sums are over everything, listed or not: the total of a group
-//! is right however many partitions it reads.
+//! Each of the three has its own bound ([`MAX_SERIES`]). Sums include unlisted series: the total of a group is right
+//! however many partitions it reads.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ struct PartitionRow {
 }
 
 impl Lags {
-    /// Every group's lag as of now. May block on the disk.
+    /// The current lag of every group. May block on the disk.
     #[must_use]
     pub fn of(broker: &Broker) -> Self {
         let mut lags = Self::default();
@@ -58,7 +58,7 @@ impl Lags {
         lags
     }
 
-    /// Series that the bound left out: rows of one of the three kinds.
+    /// Series beyond the bound: rows of one of the three kinds.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.left_out
@@ -107,7 +107,7 @@ impl Lags {
             ),
             (
                 "quipu_group_lag",
-                "Age of the next record that a group reads in a partition, 0 with nothing to read",
+                "Age of the next record of a group in a partition, 0 with nothing to read",
                 Some(Unit::Seconds),
                 |row| Some(seconds(&row.total)),
             ),
@@ -119,7 +119,7 @@ impl Lags {
             ),
             (
                 "quipu_group_committed_offset",
-                "The next record by what a group committed in a partition",
+                "The committed offset of a group in a partition",
                 None,
                 |row| row.committed_offset.map(|offset| offset as f64),
             ),
@@ -148,7 +148,7 @@ impl Lags {
             ),
             (
                 "quipu_group_topic_max_lag",
-                "Age of the oldest record that a group reads next in a topic, 0 with nothing to read",
+                "Age of the oldest next record of a group in a topic, 0 with nothing to read",
                 Some(Unit::Seconds),
                 seconds,
             ),
@@ -170,14 +170,12 @@ impl Lags {
 
     fn by_group(&self, out: &mut Writer<'_>) -> fmt::Result {
         let families: [(_, _, Figure<GroupRow, f64>); 2] = [
-            (
-                "quipu_group_members",
-                "Members of a group that read something",
-                |row| row.members as f64,
-            ),
+            ("quipu_group_members", "Members of a group", |row| {
+                row.members as f64
+            }),
             (
                 "quipu_group_status",
-                "How a group is doing by the last minute: 0 ok, 1 behind (the lag grew throughout), 2 stalled (lag and no \
+                "Status of a group over the last minute: 0 ok, 1 behind (the lag grew throughout), 2 stalled (lag and no \
                  commit), 3 losing (unread data was deleted)",
                 |row| row.total.status.number() as f64,
             ),
@@ -191,10 +189,10 @@ impl Lags {
     }
 }
 
-/// The figure of a row that a family has.
+/// A figure of a family's row.
 type Figure<T, N> = fn(&T) -> N;
 
-/// Adds a row where there is room; answers how many were left out.
+/// Adds rows up to the bound; returns how many were left out.
 fn push<T>(rows: &mut Vec<T>, row: T, max: usize) -> u64 {
     if rows.len() >= max {
         return 1;

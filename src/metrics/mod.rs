@@ -1,10 +1,10 @@
 //! Every metric, once: name, unit, help.
 //!
-//! Hot paths raise plain atomics, requests one counter and one bucket of a row that was made when the router was. What
-//! the engine counts, and every position and lag, is read when `/metrics` is asked for. Names are in base units.
+//! Hot paths raise plain atomics; a request raises one counter and one bucket of a row that the router made. The
+//! engine's counts, positions and lags are read when `/metrics` is requested. Names use base units.
 //!
 //! At most [`MAX_SERIES`] partitions are listed, and as many groups, groups' topics and groups' partitions each (see
-//! [`lag`]); what lies beyond is counted in `quipu_series_left_out`.
+//! [`lag`]); `quipu_series_left_out` counts the rest.
 
 pub mod lag;
 mod routes;
@@ -42,12 +42,12 @@ pub struct Metrics {
     pub connections: AtomicI64,
     /// Connections refused above the limit.
     pub refused_connections: AtomicU64,
-    /// Connections closed because the client took nothing of its answer.
+    /// Connections closed because the client read nothing of its answer.
     pub stalled_connections: AtomicU64,
     requests: OnceLock<Arc<Requests>>,
 }
 
-/// What is counted of requests, a row for each route and method.
+/// Counts of requests, a row for each route and method.
 #[derive(Debug)]
 pub(crate) struct Requests {
     table: RouteTable,
@@ -95,7 +95,7 @@ impl Metrics {
         Self::default()
     }
 
-    /// The rows of requests, made for the routes' paths by the first call.
+    /// The rows of requests; the first call creates them for the routes' paths.
     pub(crate) fn requests(&self, paths: impl FnOnce() -> Vec<String>) -> Arc<Requests> {
         self.requests
             .get_or_init(|| Arc::new(Requests::new(RouteTable::new(paths()))))
@@ -113,7 +113,8 @@ struct PartitionRow {
     size_bytes: u64,
 }
 
-/// Writes every metric as text (OpenMetrics 1.0). `body_bytes` are the request bodies held now. May block on the disk.
+/// Writes every metric as text (OpenMetrics 1.0). `body_bytes` is the memory of request bodies now. May block on the
+/// disk.
 #[must_use]
 pub fn encode(broker: &Broker, metrics: &Arc<Metrics>, body_bytes: u64) -> String {
     let lags = Lags::of(broker);
@@ -150,7 +151,7 @@ pub fn encode(broker: &Broker, metrics: &Arc<Metrics>, body_bytes: u64) -> Strin
     text
 }
 
-/// What is damaged, for the partitions where something is.
+/// The damage of the partitions that have some.
 fn damage(out: &mut Writer<'_>, ranges: &[DamagedRange]) -> fmt::Result {
     let mut rows: BTreeMap<(&str, u32), [u64; 3]> = BTreeMap::new();
     for range in ranges {
@@ -228,7 +229,7 @@ impl Snapshot {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         out.family(
             "quipu_build_info",
-            "The version that runs",
+            "The running version",
             None,
             MetricType::Gauge,
             |family| {
@@ -258,19 +259,19 @@ impl Snapshot {
         )?;
         out.counter(
             "quipu_replayed_requests",
-            "Requests, and units of streams, that had been appended before and were answered as then",
+            "Repeated requests and units of streams, answered with their first result",
             None,
             count(&broker.counters.replayed_requests),
         )?;
         out.counter(
             "quipu_fetched_records",
-            "Records answered to readers",
+            "Records sent to readers",
             None,
             count(&broker.counters.fetched_records),
         )?;
         out.counter(
             "quipu_fetched",
-            "Bytes answered to readers",
+            "Bytes sent to readers",
             Some(Unit::Bytes),
             count(&broker.counters.fetched_bytes),
         )?;
@@ -294,7 +295,7 @@ impl Snapshot {
         )?;
         out.counter(
             "quipu_stalled_connections",
-            "Connections closed because the client took nothing of its answer",
+            "Connections closed because the client read nothing of its answer",
             None,
             count(&metrics.stalled_connections),
         )?;
@@ -371,7 +372,7 @@ impl Snapshot {
         )?;
         out.gauge(
             "quipu_idempotency_key",
-            "Memory of the idempotency keys remembered",
+            "Memory of the idempotency keys",
             Some(Unit::Bytes),
             counters.remembered_key_bytes,
         )?;
@@ -414,7 +415,7 @@ impl Snapshot {
         )?;
         out.gauge(
             "quipu_damage",
-            "Damaged places: ranges of records, and what was found beside them at the start",
+            "Damaged places: ranges of records, and other damage found at the start",
             None,
             (health.damage.len() + health.damaged_ranges.len()) as u64,
         )?;
@@ -447,7 +448,7 @@ impl Snapshot {
             }
             Ok(())
         })?;
-        let help = "Time from a request's head to its answer's head";
+        let help = "Time from the head of a request to the head of its answer";
         let unit = Some(Unit::Seconds);
         out.family(
             "quipu_http_request_duration",
@@ -487,7 +488,7 @@ impl Snapshot {
         };
         gauge(
             "quipu_partition_log_start_offset",
-            "The first offset that is kept",
+            "The log start offset",
             None,
             |row| row.log_start_offset,
         )?;
@@ -538,7 +539,7 @@ impl Writer<'_> {
     }
 }
 
-/// What the operating system knows of the process; left out where it does not say.
+/// The operating system's figures of the process; those it does not give are left out.
 #[allow(
     clippy::disallowed_methods,
     reason = "procfs is no storage: nothing of it goes through the engine's disk"

@@ -1,17 +1,17 @@
-//! Which route a request is counted under, found without a lock and without an allocation.
+//! Finds the route that counts a request, without a lock and without an allocation.
 //!
-//! The router knows the matched route only inside of a handler, and a layer around every handler would cost each
-//! request a box. So the table is built once, from the paths of the OpenAPI document, and looked at from outside: by the
-//! number of a path's segments, then segment by segment, a literal before a parameter.
+//! The router knows the matched route only inside a handler, and a layer around every handler would cost each request a
+//! box. So the table is built once, from the paths of the OpenAPI document, and searched from outside: by the number of
+//! a path's segments, then segment by segment, a literal before a parameter.
 
 use http::Method;
 
-/// The methods that are counted apart; every other one is the last.
+/// The methods with counters of their own; the last is for all others.
 pub(crate) const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other",
 ];
 
-/// The number of a counter: a route and a method. 0 is every path that no route has.
+/// The number of a counter: a route and a method. 0 is for paths without a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot(pub(crate) usize);
 
@@ -31,7 +31,7 @@ struct Route {
 }
 
 impl RouteTable {
-    /// A table of paths as they stand in the document: `/v1/topics/{topic}`.
+    /// A table of paths written as in the document: `/v1/topics/{topic}`.
     pub(crate) fn new(paths: impl IntoIterator<Item = String>) -> Self {
         let mut paths: Vec<String> = paths.into_iter().collect();
         paths.sort_unstable();
@@ -56,7 +56,7 @@ impl RouteTable {
         1 + self.paths.len() * METHODS.len()
     }
 
-    /// Where a request is counted.
+    /// The counter of a request.
     pub(crate) fn find(&self, method: &Method, path: &str) -> Slot {
         let length = path.bytes().filter(|byte| *byte == b'/').count();
         let Some(routes) = self.by_length.get(length) else {

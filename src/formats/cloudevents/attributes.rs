@@ -1,6 +1,6 @@
-//! What an attribute of an event may be called and may say, and what a content type says of the data.
+//! The legal names and values of event attributes, and the meaning of a content type for the data.
 //!
-//! Readers and renderer go by the same rules, so nothing is written that would not be read.
+//! Readers and renderer share these rules, so every event written here can be read here.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -10,13 +10,13 @@ use crate::formats::json::{ParsedHeader, ParsedRecord};
 use crate::formats::time::parse_rfc3339;
 use quipu_segments::TimestampMs;
 
-/// The most attributes of one event, far above what a server allows as headers: each takes more memory than it has bytes.
+/// The most attributes of one event, far above the header limit of a server: each takes more memory than it has bytes.
 const MAX_ATTRIBUTES: usize = 10_000;
 
-/// What every event has, in the order in which what is missing is named.
+/// The attributes of every event, in the order in which missing ones are reported.
 pub(super) const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
 
-/// Whether an attribute can have this name: lower-case letters and digits, and not that of the data.
+/// Whether an attribute can have this name: lower-case letters and digits, and not `data`.
 pub(super) fn is_name(name: &[u8]) -> bool {
     name != b"data" && is_word(name)
 }
@@ -26,12 +26,12 @@ fn is_word(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(legal)
 }
 
-/// Whether the attribute is one of the specification's own, or of those that are given a meaning here.
+/// Whether the specification defines the attribute, or it has a meaning here.
 pub(super) fn is_known(name: &[u8]) -> bool {
     is_text(name) || name == b"specversion"
 }
 
-/// Whether the attribute is a text that is not empty.
+/// Whether the attribute must be a non-empty text.
 pub(super) fn is_text(name: &[u8]) -> bool {
     matches!(
         name,
@@ -47,7 +47,7 @@ pub(super) fn is_text(name: &[u8]) -> bool {
     )
 }
 
-/// What is wrong with an attribute, if something is.
+/// The fault of an attribute, if it has one.
 pub(super) fn fault(name: &[u8], value: &[u8]) -> Option<Cow<'static, str>> {
     if name == b"data" {
         return Some("data is no attribute: it is the body".into());
@@ -71,13 +71,13 @@ pub(super) fn fault(name: &[u8], value: &[u8]) -> Option<Cow<'static, str>> {
     }
 }
 
-/// What no string of an event may hold.
+/// Whether a character is forbidden in an event's strings.
 fn is_forbidden(character: char) -> bool {
     let code = character as u32;
     character.is_control() || (0xfdd0..=0xfdef).contains(&code) || code & 0xfffe == 0xfffe
 }
 
-/// A time by RFC 3339 and no other form of writing one.
+/// A time in the one form that RFC 3339 allows.
 fn instant(text: &str) -> Option<TimestampMs> {
     let bytes = text.as_bytes();
     let shape = b"dddd-dd-ddTdd:dd:dd";
@@ -104,7 +104,7 @@ fn instant(text: &str) -> Option<TimestampMs> {
         return None;
     }
     let offset = std::str::from_utf8(offset).ok()?;
-    // A second has nine digits at most here; the standard has no bound.
+    // At most nine digits of a second here; the standard sets no bound.
     let normal = format!(
         "{}{}{}",
         text.get(..shape.len())?,
@@ -114,10 +114,10 @@ fn instant(text: &str) -> Option<TimestampMs> {
     parse_rfc3339(&normal.to_ascii_uppercase())
 }
 
-/// Names that were met: each once.
+/// A set of names.
 #[derive(Default)]
 pub(super) struct Names<'a> {
-    /// Comparing with each is cheaper than hashing while they are few, and they are.
+    /// Comparing with each name is cheaper than hashing while they are few, as they usually are.
     few: Vec<Cow<'a, [u8]>>,
     many: HashSet<Cow<'a, [u8]>>,
 }
@@ -142,7 +142,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// A record that is being made of an event's attributes.
+/// A record under construction from an event's attributes.
 #[derive(Default)]
 pub(super) struct Draft<'a> {
     record: ParsedRecord<'a>,
@@ -153,25 +153,25 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Notes that a member of this name is there.
+    /// Notes that the event has a member of this name.
     ///
     /// # Errors
-    /// It is there already, or one too many.
+    /// The name is repeated, or the event has too many.
     pub(super) fn name(&mut self, name: Cow<'a, [u8]>) -> Result<(), Cow<'static, str>> {
         if !self.names.insert(name) {
             return Err("it is given twice".into());
         }
-        // What is null takes a place here too.
+        // A null member takes a place too.
         if self.names.len() > MAX_ATTRIBUTES {
             return Err("too many attributes".into());
         }
         Ok(())
     }
 
-    /// Adds an attribute, whose name was noted before.
+    /// Adds an attribute; its name was noted before.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The attribute's fault.
     pub(super) fn attribute(&mut self, name: &[u8], value: Cow<'a, [u8]>) -> Result<(), Cow<'static, str>> {
         if let Some(fault) = fault(name, &value) {
             return Err(fault);
@@ -199,28 +199,28 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// How the data is written, by `datacontenttype`.
+    /// The encoding of the data, by `datacontenttype`.
     pub(super) fn content(&self) -> Content {
         self.content_type.as_deref().map_or(Content::Json, Content::of)
     }
 
-    /// The record, still without a value; or the name of an attribute that is missing.
+    /// The record, without a value yet; or the name of a missing attribute.
     pub(super) fn finish(self) -> Result<ParsedRecord<'a>, &'static str> {
         let missing = (0..REQUIRED.len()).find(|index| self.required & 1 << index == 0);
         missing.map_or(Ok(self.record), |index| Err(REQUIRED[index]))
     }
 }
 
-/// How data of a content type is written.
+/// The encoding of data, by its content type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// JSON; also where nothing is said.
+    /// JSON; also the default without a content type.
     Json,
-    /// Text in UTF-8 that readers see as a string.
+    /// Text in UTF-8, which readers get as a string.
     Text,
-    /// Bytes, though a string may stand for them: as its UTF-8.
+    /// Bytes; an event may send them as a string, which stands for its UTF-8.
     Bytes,
-    /// Text in an encoding other than UTF-8: bytes, for which no string stands.
+    /// Text in an encoding other than UTF-8: bytes that no string stands for.
     Encoded,
 }
 

@@ -5,13 +5,14 @@ use std::borrow::Cow;
 use super::attributes::Draft;
 use crate::formats::json::{ParsedRecord, RecordError};
 
-/// Reads an event off a request's headers; its value is `body`, or nothing where that is empty, as an event without data has none.
+/// Reads an event from a request's headers. Its value is `body`, or none if that is empty, as an event without data has
+/// none.
 ///
-/// `headers` are all of the request's, with names in lower case; those that are not the event's are passed over. Whether
-/// the value is JSON is not looked at.
+/// `headers` are all of the request's, with names in lower case; headers that are not the event's are skipped. The
+/// value is not checked for JSON.
 ///
 /// # Errors
-/// What is wrong, with the name of the header as the pointer.
+/// The fault, with the name of the header as the pointer.
 pub fn read_binary<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     body: &'a [u8],
@@ -27,7 +28,7 @@ pub fn read_binary<'a>(
                 return Err(wrong("the type of the data is the header content-type".into()));
             }
             Some(name) => name,
-            // One that is empty says nothing.
+            // An empty one means nothing.
             None if header == "content-type" && !value.is_empty() => "datacontenttype",
             None => continue,
         };
@@ -48,7 +49,7 @@ pub fn read_binary<'a>(
     Ok(record)
 }
 
-/// What a header's value means: quotes are taken off, then one round of percent-encoding.
+/// Decodes a header's value: removes quotes, then one round of percent-encoding.
 fn decode(value: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     let plain = if value.contains(&b'"') {
         Cow::Owned(unquote(value)?)
@@ -74,7 +75,7 @@ fn decode(value: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     Ok(out.into())
 }
 
-/// Takes off double quotes, and the backslashes within them.
+/// Removes double quotes, and the backslashes within them.
 fn unquote(value: &[u8]) -> Result<Vec<u8>, &'static str> {
     let mut out = Vec::with_capacity(value.len());
     let mut quoted = false;

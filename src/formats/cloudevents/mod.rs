@@ -1,7 +1,7 @@
 //! CloudEvents 1.0.2 as records, and records as CloudEvents. Pure: no I/O, no HTTP.
 //!
-//! An event is stored as the binary mode of the CloudEvents Kafka binding has it, so that a Kafka client reads the same
-//! event from the record:
+//! An event is stored in the binary mode of the CloudEvents Kafka binding, so a Kafka client reads the same event from
+//! the record:
 //!
 //! | of the event | in the record |
 //! |---|---|
@@ -16,9 +16,9 @@
 //!   HTTP's binary mode. All check what [`attributes`] says, and name what is wrong.
 //! - [`EventRenderer`] writes records as events: those that came as one as that event, others with attributes made of where they lie.
 //!
-//! Invariants: no input makes anything here panic, recurse, or allocate more than a constant times its own length. What
-//! the renderer writes of a stored record, the reader takes, and makes the same headers and value of it where they came from an event
-//! (line breaks between tokens of JSON aside, where the event is to stand in one line).
+//! Invariants: no input makes this code panic, recurse, or allocate more than a constant times its own length. The
+//! reader accepts whatever the renderer writes. If the record came from an event, the reader restores the same headers
+//! and value (except for line breaks between JSON tokens, if the event had to fit one line).
 
 mod attributes;
 mod binary;
@@ -29,7 +29,7 @@ pub use binary::read_binary;
 pub use read::{parse_event, parse_events};
 pub use render::EventRenderer;
 
-/// Begins the names of the headers that hold attributes.
+/// The prefix of the headers that hold attributes.
 const PREFIX: &[u8] = b"ce_";
 /// The header that holds `datacontenttype`.
 const CONTENT_TYPE: &[u8] = b"content-type";

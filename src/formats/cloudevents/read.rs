@@ -10,7 +10,7 @@ use crate::formats::json::{
 /// Reads one event, the whole of `body` but for white space.
 ///
 /// # Errors
-/// What is wrong, with the pointer to the member.
+/// The fault, with the pointer to the member.
 pub fn parse_event(body: &[u8]) -> Result<ParsedRecord<'_>, RecordError> {
     if let Err(error) = std::str::from_utf8(body) {
         return Err(not_utf8(body, error.valid_up_to(), |prefix| {
@@ -23,12 +23,12 @@ pub fn parse_event(body: &[u8]) -> Result<ParsedRecord<'_>, RecordError> {
     Ok(record)
 }
 
-/// Reads a batch, an array of events, and hands each on with its place in it, in order; how many there were.
+/// Reads a batch, an array of events, and passes each with its index to `take`, in order; returns their number.
 ///
-/// Events before a wrong one have been handed on when the error returns: do nothing with them that lasts.
+/// The events before a wrong one have been passed on when the error returns: do nothing permanent with them.
 ///
 /// # Errors
-/// What is wrong, with the pointer from the batch (`/3/source`), or the error of `take`. An empty batch is an error.
+/// The fault, with the pointer from the batch (`/3/source`), or the error of `take`. An empty batch is an error.
 pub fn parse_events<'a, E: From<RecordError>>(
     body: &'a [u8],
     take: impl FnMut(usize, ParsedRecord<'a>) -> Result<(), E>,
@@ -70,7 +70,7 @@ enum Data<'a> {
     None,
     /// The member `data`: where its value begins, its bytes, and whether line breaks stand between its tokens.
     Json(Scanner<'a>, &'a [u8], bool),
-    /// What the member `data_base64` means.
+    /// The decoded member `data_base64`.
     Bytes(Vec<u8>),
 }
 
@@ -168,7 +168,7 @@ fn string<'a>(scanner: &mut Scanner<'a>, content: Content) -> Result<Cow<'a, [u8
     text.decode()
 }
 
-/// An attribute's value in its canonical text; `None` where it is null, which is as good as absent.
+/// An attribute's value in its canonical text; `None` for null, which counts as absent.
 fn attribute<'a>(scanner: &mut Scanner<'a>, name: &[u8]) -> Result<Option<Cow<'a, [u8]>>, Fault> {
     let from = scanner.position();
     match scanner.peek() {

@@ -1,15 +1,17 @@
 //! Records as events in the JSON event format.
 //!
-//! A record that came as an event is that event again: its attributes, and its data. An event that a Kafka client has stored in
-//! structured mode is its value, as it stands. Any other record is an event whose attributes say where it lies:
+//! A record that came as an event becomes that event again: its attributes, and its data. An event that a Kafka client
+//! stored in structured mode is the record's value, copied unchanged. Any other record becomes an event whose
+//! attributes give its place:
 //!
 //! ```json
 //! {"specversion":"1.0","id":"orders/0/1042","source":"/v1/topics/orders/partitions/0","type":"quipu.record",
 //!  "time":"2013-01-01T10:57:00Z","partitionkey":"N14228","data":{"event":"FlightDeparted"}}
 //! ```
 //!
-//! There its headers are extension attributes, where name and value can be; `content-type` is `datacontenttype`. In both, data is
-//! JSON where the content type says so or is absent, and the bytes are JSON; a string where they are text in UTF-8; else Base64.
+//! Headers of such a record become extension attributes, if their names and values are legal; `content-type` becomes
+//! `datacontenttype`. In both cases data is JSON if the bytes are JSON and the content type says so or is absent; a
+//! string if they are UTF-8 text; else Base64.
 
 use jiff::Timestamp;
 use quipu_segments::batch::Record;
@@ -25,9 +27,9 @@ type Header<'a> = (&'a [u8], Option<&'a [u8]>);
 /// Renders the records of one partition as events.
 #[derive(Clone, Debug)]
 pub struct EventRenderer {
-    /// Of a record that is no event: the beginning, up to the offset in its id.
+    /// The beginning of a record that is no event, up to the offset in its id.
     head: Vec<u8>,
-    /// From behind its id to behind its type.
+    /// From after its id to the end of its type.
     middle: Vec<u8>,
     layout: Layout,
 }
@@ -45,9 +47,9 @@ impl EventRenderer {
         Self { head, middle, layout }
     }
 
-    /// Adds `record` to `out` as one JSON object, with nothing around it: commas and line ends are the caller's.
+    /// Adds `record` to `out` as one JSON object; the caller adds commas and line ends.
     ///
-    /// `json_lines` says that the value is known to be JSON without line breaks, and not `null`, as for
+    /// `json_lines`: the value is known to be JSON without line breaks, and not `null`, as for
     /// [`RecordRenderer::push`](crate::formats::render::RecordRenderer::push).
     pub fn push(&self, out: &mut Vec<u8>, record: &Record<'_>, json_lines: bool) {
         let headers: Vec<Header<'_>> = record.headers.iter().collect();
@@ -79,7 +81,7 @@ impl EventRenderer {
         out.extend_from_slice(&self.head);
         push_number(out, record.offset.get());
         out.extend_from_slice(&self.middle);
-        // The years that RFC 3339 can write.
+        // The years of RFC 3339.
         if let Ok(time) = Timestamp::from_millisecond(record.timestamp.get())
             && let text = time.to_string()
             && is_legal(b"time", Some(text.as_bytes()))
@@ -131,7 +133,7 @@ impl EventRenderer {
     }
 }
 
-/// Whether the bytes are JSON that a reader gets back as they are: white space around it would be lost.
+/// Whether the bytes are JSON that a reader gets back unchanged: white space around it would be lost.
 fn is_data(stored: &[u8]) -> bool {
     stored == b"null" || (stored.trim_ascii().len() == stored.len() && is_json_and_not_null(stored))
 }
@@ -140,7 +142,7 @@ fn is_legal(name: &[u8], value: Option<&[u8]>) -> bool {
     value.is_some_and(|value| fault(name, value).is_none())
 }
 
-/// The value, where it is an event in the JSON format by its content type and by itself.
+/// The value, if it is an event in the JSON format, by its content type and its content.
 fn structured<'a>(content_type: Option<&[u8]>, value: Option<&'a [u8]>) -> Option<&'a [u8]> {
     const EVENT: &[u8] = b"application/cloudevents+json";
     let (start, rest) = content_type?.split_at_checked(EVENT.len())?;
@@ -158,7 +160,7 @@ fn attribute_of(name: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Whether the headers have what every event has.
+/// Whether the headers have every required attribute.
 fn is_event(headers: &[Header<'_>]) -> bool {
     REQUIRED.iter().all(|required| {
         let mut found = headers

@@ -1,10 +1,10 @@
-//! Records between the JSON in which clients write them and the batches in which they are stored. Pure: no I/O, no HTTP.
+//! Reads records from the JSON that clients send. Pure: no I/O, no HTTP.
 //!
-//! - [`parse_record`] reads one record object in place (an NDJSON line), [`parse_records`] a whole `{"records":[…]}`: keys and values
-//!   are borrowed from the body, and a value is kept byte for byte. They tell what is wrong by a JSON pointer.
-//! - [`is_json_line`] says whether stored bytes can stand as a `value` in a line of JSON as they are.
+//! - [`parse_record`] reads one record object in place (an NDJSON line), [`parse_records`] a whole `{"records":[…]}`:
+//!   keys and values are borrowed from the body, and a value is kept byte for byte. A JSON pointer locates an error.
+//! - [`is_json_line`] tells whether stored bytes can be copied into a line of JSON as a `value`.
 //!
-//! Invariants: no input makes anything here panic, recurse, or allocate more than a constant times its own length.
+//! Invariants: no input makes this code panic, recurse, or allocate more than a constant times its own length.
 
 /// Text without the byte order mark that some editors write before it.
 #[must_use]

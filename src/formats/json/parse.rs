@@ -25,15 +25,15 @@ use crate::formats::time::parse_time;
 /// A record, borrowed from the JSON it was read from, except for strings with escapes and base64.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParsedRecord<'a> {
-    /// The partition that the record names, which may be larger than any that there is.
+    /// The partition that the record names; it may not exist.
     pub partition: Option<u64>,
-    /// The time that the record names.
+    /// The timestamp that the record names.
     pub timestamp: Option<TimestampMs>,
     /// The key's bytes.
     pub key: Option<Cow<'a, [u8]>>,
     /// The value's bytes; `None` is a tombstone.
     pub value: Option<Cow<'a, [u8]>>,
-    /// Whether the value can stand in a line of JSON as it is: it is JSON without line breaks, or absent.
+    /// Whether the value can be copied into a line of JSON: it is JSON without line breaks, or absent.
     pub json_line: bool,
     /// The headers in order; a name may repeat.
     pub headers: Vec<ParsedHeader<'a>>,
@@ -48,7 +48,7 @@ pub type ParsedHeader<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
 pub struct RecordError {
     /// The JSON pointer (RFC 6901) of the field, from the record, or from the body in [`parse_records`].
     pub pointer: String,
-    /// What is wrong with it.
+    /// The fault.
     pub detail: String,
 }
 
@@ -73,7 +73,7 @@ impl RecordError {
 /// Cost: one pass; nothing is allocated unless the record has headers, escapes or base64.
 ///
 /// # Errors
-/// What is wrong, with the pointer to the field.
+/// The fault, with the pointer to the field.
 pub fn parse_record(line: &[u8]) -> Result<ParsedRecord<'_>, RecordError> {
     let text = match std::str::from_utf8(line) {
         Ok(text) => text,
@@ -89,12 +89,12 @@ pub fn parse_record(line: &[u8]) -> Result<ParsedRecord<'_>, RecordError> {
     Ok(record)
 }
 
-/// Reads a body `{"records":[…]}` and hands each record on with its place in the list, in order; how many there were.
+/// Reads a body `{"records":[…]}` and passes each record with its index to `take`, in order; returns their number.
 ///
-/// Records before a wrong one have been handed on when the error returns: do nothing with them that lasts.
+/// The records before a wrong one have been passed on when the error returns: do nothing permanent with them.
 ///
 /// # Errors
-/// What is wrong, with the pointer from the body (`/records/3/key`), or the error of `take`.
+/// The fault, with the pointer from the body (`/records/3/key`), or the error of `take`.
 pub fn parse_records<'a, E: From<RecordError>>(
     body: &'a [u8],
     take: impl FnMut(usize, ParsedRecord<'a>) -> Result<(), E>,
@@ -157,8 +157,8 @@ fn body_records<'a, E: From<RecordError>>(
     }
 }
 
-/// Whether `bytes` are one JSON value, with neither white space around it nor line breaks in it, that a reader takes for a value:
-/// all but `null`, which would be read as a tombstone.
+/// Whether `bytes` are one JSON value, without white space around it or line breaks in it, that a reader takes for a
+/// value: any but `null`, which a reader takes for a tombstone.
 #[must_use]
 pub fn is_json_line(bytes: &[u8]) -> bool {
     if bytes == b"null" || matches!(bytes.first(), None | Some(b' ' | b'\t' | b'\n' | b'\r')) {
@@ -168,7 +168,7 @@ pub fn is_json_line(bytes: &[u8]) -> bool {
     scanner.value() == Ok(false) && scanner.position() == bytes.len() && std::str::from_utf8(bytes).is_ok()
 }
 
-/// The error of JSON that is UTF-8 up to a byte only: at the field that is being read there.
+/// The error for JSON that is UTF-8 only up to a byte: it names the field being read there.
 #[cold]
 pub(crate) fn not_utf8(
     json: &[u8],
@@ -325,13 +325,13 @@ fn field_of(name: &[u8]) -> Option<usize> {
     })
 }
 
-/// Takes a `null`, if one stands here.
+/// Skips a `null`, if one comes next.
 #[inline]
 pub(crate) fn null(scanner: &mut Scanner<'_>) -> bool {
     if scanner.peek() != Some(b'n') {
         return false;
     }
-    // What else begins with an n is no JSON, and is refused by whoever reads on.
+    // Any other token with an n is no JSON; the caller refuses it.
     let mut ahead = scanner.clone();
     let found = ahead.value().is_ok();
     if found {
@@ -352,7 +352,7 @@ fn timestamp(scanner: &mut Scanner<'_>) -> Result<TimestampMs, Fault> {
     let from = scanner.position();
     if scanner.peek() == Some(b'"') {
         let text = scanner.string("a time")?.decode()?;
-        // Milliseconds are a number here: a string of digits is more likely a mistake than a time.
+        // Milliseconds must be a number: a string of digits is more likely a mistake than a time.
         return std::str::from_utf8(&text)
             .ok()
             .filter(|text| text.contains('-'))
@@ -372,12 +372,12 @@ pub(crate) fn base64(scanner: &mut Scanner<'_>) -> Result<Vec<u8>, Fault> {
         .map_err(|error| Fault::new(text.at, format!("not base64 (RFC 4648, with padding): {error}")))
 }
 
-/// The most headers that are read of one record, far above what a server allows: each takes more memory than it has bytes in JSON.
+/// The most headers of one record, far above the limit of a server: each takes more memory than it has bytes in JSON.
 const MAX_HEADERS: usize = 10_000;
-/// The most bytes of their names, where a name stands once and has many values.
+/// The most bytes of their names: a name occurs once and may have many values.
 const MAX_NAME_BYTES: usize = 4 << 20;
 
-/// A header's value; `None` is one that has none.
+/// A header's value; `None` if it has none.
 type HeaderValue<'a> = Option<Cow<'a, [u8]>>;
 
 fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<ParsedHeader<'a>>, RecordError> {
@@ -393,7 +393,8 @@ fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<ParsedHeader<'a>>, Recor
         let text = scanner.string("a header's name").map_err(top)?;
         let name = text.decode().map_err(top)?;
         let here = |fault| RecordError::new(format!("/headers/{}", token(&name)), fault);
-        // A look at each earlier name is cheaper than a set while they are few, and they are; more are bounded by a set.
+        // Comparing with each earlier name is cheaper than a set while they are few, as they usually are; a set handles
+        // more.
         let repeated = if headers.len() <= 16 {
             headers.iter().any(|(earlier, _)| *earlier == name)
         } else {

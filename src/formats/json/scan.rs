@@ -1,18 +1,18 @@
 //! Reading JSON in place: one pass over bytes, nothing allocated, nothing copied.
 //!
-//! Values are stored as they were sent, so they need not be understood, only found: [`Scanner::value`] checks that a value is
-//! JSON by RFC 8259 and tells where it ends. Strings are taken eight bytes at a time up to the next byte that matters.
+//! Values are stored unchanged, so they need not be decoded, only delimited: [`Scanner::value`] checks that a value is
+//! JSON by RFC 8259 and finds its end. Strings are scanned eight bytes at a time up to the next special byte.
 //!
-//! Invariants: input is never trusted (every access is checked, no recursion, [`MAX_DEPTH`] bounds nesting with a bit a
-//! level), and the position never goes back. Bytes that are not UTF-8 are for the caller to refuse first.
+//! Invariants: input is never trusted (every access is checked, nothing recurses, [`MAX_DEPTH`] bounds nesting with a
+//! bit a level), and the position never goes back. The caller refuses bytes that are not UTF-8 first.
 
 use std::borrow::Cow;
 
-/// How deep arrays and objects may nest in a value. Readers in other languages give up at 512 (PHP), 1,000 (Java, Python) or 10,000 (Go);
-/// one that could not read a record would be stuck at it.
+/// The deepest nesting of arrays and objects in a value. Readers in other languages stop at 512 (PHP), 1,000 (Java,
+/// Python) or 10,000 (Go); a reader that cannot read a record would be stuck at it.
 pub const MAX_DEPTH: usize = 512;
 
-/// What is wrong, and at which byte. Boxed, so that results of the hot functions stay in registers.
+/// A fault and its byte. Boxed, so that results of the hot functions stay in registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault(Box<(usize, Cow<'static, str>)>);
 
@@ -31,7 +31,7 @@ impl Fault {
     }
 }
 
-/// A string as it stands between its quotes; its escapes have the right form.
+/// A string without its quotes; the form of its escapes is checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Text<'a> {
     pub(crate) raw: &'a [u8],
@@ -41,10 +41,10 @@ pub(crate) struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// The bytes that the string means; borrowed unless it has escapes.
+    /// The decoded string; borrowed unless it has escapes.
     ///
     /// # Errors
-    /// A surrogate without its other half: no character, and no UTF-8 for it.
+    /// A surrogate without its other half, which has no UTF-8.
     #[inline]
     pub(crate) fn decode(self) -> Result<Cow<'a, [u8]>, Fault> {
         if self.escaped {
@@ -138,11 +138,11 @@ impl<'a> Scanner<'a> {
         self.space_and_breaks(&mut breaks);
     }
 
-    /// Skips white space and tells whether a line break was in it.
+    /// Skips white space and returns whether it had a line break.
     #[inline(always)]
     fn space_and_breaks(&mut self, breaks: &mut bool) {
         while let Some(byte) = self.peek() {
-            // One comparison where there is none, which is most often.
+            // One comparison if there is none, the usual case.
             if byte > b' ' {
                 break;
             }
@@ -155,7 +155,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Skips white space, and `byte` if it stands there.
+    /// Skips white space, and `byte` if it follows.
     #[inline(always)]
     pub(crate) fn eat(&mut self, byte: u8) -> bool {
         self.space();
@@ -164,7 +164,7 @@ impl<'a> Scanner<'a> {
         found
     }
 
-    /// Skips white space and `byte`, which must be there.
+    /// Skips white space and `byte`, which must follow.
     #[inline(always)]
     pub(crate) fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), Fault> {
         if self.eat(byte) {
@@ -174,7 +174,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// White space and nothing else may follow.
+    /// Only white space may follow.
     pub(crate) fn end(&mut self) -> Result<(), Fault> {
         self.space();
         match self.peek() {
@@ -183,7 +183,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The fault of what stands here, where `expected` should.
+    /// A fault here, where `expected` should be.
     #[cold]
     pub(crate) fn unexpected(&self, expected: &str) -> Fault {
         let what = match self.peek() {
@@ -204,7 +204,7 @@ impl<'a> Scanner<'a> {
         Ok(Text { raw, at, escaped })
     }
 
-    /// Skips the string that begins here; whether it has escapes.
+    /// Skips the string that begins here; returns whether it has escapes.
     #[inline(always)]
     fn skip_string(&mut self, what: &'static str) -> Result<bool, Fault> {
         if self.peek() != Some(b'"') {
@@ -218,7 +218,7 @@ impl<'a> Scanner<'a> {
         self.skip_escaped_string()
     }
 
-    /// Goes on in a string at the first byte that is no plain one.
+    /// Continues in a string at the first special byte.
     #[inline(never)]
     fn skip_escaped_string(&mut self) -> Result<bool, Fault> {
         loop {
@@ -251,7 +251,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Skips white space and then a value of any kind; whether a line break stood between the value's tokens.
+    /// Skips white space and then a value of any kind; returns whether a line break stood between the value's tokens.
     ///
     /// The value's bytes are those from [`Scanner::position`] after [`Scanner::space`] on.
     #[inline]
@@ -370,7 +370,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// A number of digits alone, the largest there is where it is larger; `None` for any other number and for what is none.
+    /// A number of digits only, saturating at the maximum; `None` for anything else.
     #[inline]
     pub(crate) fn whole_number(&mut self) -> Option<u64> {
         let from = self.pos;
@@ -400,14 +400,14 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The position, from `at` on, of the next byte that is a quote, a backslash or a control character; the length, if there is none.
+/// The position, from `at` on, of the next quote, backslash or control character; the length, if there is none.
 #[inline(always)]
 fn next_special(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGH: u64 = ONES * 0x80;
     while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
         let word = u64::from_le_bytes(*chunk);
-        // In each term the high bit of a byte is set where it matters; a borrow can set wrong ones only behind (above) a right one.
+        // In each term the high bit marks a special byte; a borrow can set wrong bits only above a right one.
         let quote = word ^ (ONES * b'"' as u64);
         let backslash = word ^ (ONES * b'\\' as u64);
         let hits = (quote.wrapping_sub(ONES) & !quote

@@ -1,8 +1,8 @@
 //! The headers of a record as a JSON object.
 //!
-//! A value is a string; `{"base64":"…"}` where its bytes are not UTF-8; `null` where the header has no value; an array
-//! of those where a name repeats. Names stand in the order in which they first appear. A name that is not UTF-8 (only a
-//! record batch can bring one) is shown with replacement characters.
+//! A value is a string; `{"base64":"…"}` if its bytes are not UTF-8; `null` if the header has no value; an array of
+//! those if a name repeats. Names appear in order of their first use. A name that is not UTF-8 (only a record batch can
+//! bring one) is shown with replacement characters.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::text::{push_base64, push_string};
 
 type Header<'a> = (&'a [u8], Option<&'a [u8]>);
-/// A name as it is shown, and its values.
+/// A name as shown, and its values.
 type Group<'a> = (Cow<'a, str>, Vec<Option<&'a [u8]>>);
 
 /// Above this many headers repeated names are found by hashing: comparing each with each would cost the square.
@@ -42,7 +42,7 @@ fn has_repeated_names(headers: &[Header<'_>]) -> bool {
         .any(|(index, (name, _))| headers[..index].iter().any(|(earlier, _)| earlier == name))
 }
 
-/// Headers of which some names may repeat: values of one name come together in an array.
+/// Headers with repeated names: the values of one name share an array.
 fn push_grouped(out: &mut Vec<u8>, headers: &[Header<'_>]) {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut group_of: HashMap<Cow<'_, str>, usize> = HashMap::new();

@@ -1,11 +1,11 @@
-//! Records as JSON text: what a fetch, a stream, a poll and the command line give.
+//! Records as JSON text, for fetches, streams, polls and the command line.
 //!
 //! ```json
 //! {"partition":3,"offset":1042,"timestamp":1357035420000,"key":"N14228","value":{"a":1},"headers":{"type":"x"}}
 //! ```
 //!
-//! A record goes from the bytes of its batch to the bytes of the answer in one pass: nothing is parsed that need not
-//! be looked at, nothing is allocated per record, and a value that is JSON is copied as it was sent.
+//! A record goes from the bytes of its batch to the bytes of the answer in one pass: nothing is parsed without need,
+//! nothing is allocated per record, and a JSON value is copied unchanged.
 //!
 //! Rules, in the order of the fields:
 //! - `topic` stands first, and only where the renderer was given one.
@@ -14,9 +14,9 @@
 //!   read as a tombstone), or nest deeper than [`crate::formats::json::MAX_DEPTH`]; `null` for a tombstone.
 //! - `headers`: always an object.
 //!
-//! Producing what was rendered stores the same record again. What is not kept: white space around a value that was
-//! sent as raw bytes, how headers of different names are interleaved, and header names that are not UTF-8, which no
-//! producer can send as JSON either. A record of before 1970, which only a record batch can bring, is refused.
+//! Producing a rendered record stores the same record again, except for: white space around a value sent as raw bytes,
+//! the order between headers of different names, and header names that are not UTF-8, which a producer cannot send as
+//! JSON either. A record before 1970, which only a record batch can bring, is refused.
 
 mod headers;
 pub(crate) mod text;
@@ -24,25 +24,25 @@ pub(crate) mod value;
 
 use quipu_segments::batch::Record;
 
-/// What the lines of the output mean.
+/// The form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// The records stand in a JSON document: a value keeps its line breaks.
+    /// A JSON document: values keep their line breaks.
     Document,
-    /// A record is a line (NDJSON, `data:` of Server-Sent Events): line breaks between a value's tokens become spaces.
+    /// One record a line (NDJSON, `data:` of Server-Sent Events): line breaks between a value's tokens become spaces.
     Lines,
 }
 
 /// Renders the records of one partition.
 #[derive(Clone, Debug)]
 pub struct RecordRenderer {
-    /// Everything up to the offset's digits: it is the same in every record.
+    /// The text before the offset's digits, the same for every record.
     head: Vec<u8>,
     layout: Layout,
 }
 
 impl RecordRenderer {
-    /// A renderer for the records of `partition`, which carry `topic` if there is one.
+    /// A renderer for the records of `partition`, with `topic` in each if given.
     #[must_use]
     pub fn new(topic: Option<&str>, partition: u32, layout: Layout) -> Self {
         let mut head = b"{".to_vec();
@@ -57,13 +57,13 @@ impl RecordRenderer {
         Self { head, layout }
     }
 
-    /// Adds `record` to `out` as one JSON object, with nothing around it: commas and line ends are the caller's.
+    /// Adds `record` to `out` as one JSON object; the caller adds commas and line ends.
     ///
-    /// `json_lines` says that the value is known to be JSON without line breaks, and not `null`: it is then copied
-    /// without a look ([`quipu_segments::Run::json_lines`] of the run that the record is in).
+    /// `json_lines`: the value is known to be JSON without line breaks, and not `null`, so it is copied without a check
+    /// ([`quipu_segments::Run::json_lines`] of the record's run).
     #[inline]
     pub fn push(&self, out: &mut Vec<u8>, record: &Record<'_>, json_lines: bool) {
-        // One reservation for what nearly every record needs, so that the pieces below find room without asking.
+        // One reservation that fits nearly every record, so that the pieces below need not grow the buffer.
         out.reserve(
             self.head.len()
                 + record.key.map_or(0, <[u8]>::len)

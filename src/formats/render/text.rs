@@ -44,11 +44,12 @@ pub(crate) fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 
-/// Whether every byte is printable ASCII (or DEL) other than `"` and `\`, so that the text stands as it is in a JSON string.
+/// Whether every byte is printable ASCII (or DEL) other than `"` and `\`, so that the text can be copied into a JSON
+/// string.
 ///
 /// Eight bytes at a time: a subtraction that borrows leaves the high bit of a byte that is below a bound, and an
-/// exclusive or makes the bytes sought zero. Bytes above 0x7f are refused by their own high bit. A borrow may mark the
-/// byte above a true hit as well, never one where there is no hit at all.
+/// exclusive or makes the searched bytes zero. Bytes above 0x7f are refused by their own high bit. A borrow may also
+/// mark the byte above a true hit, but never one without a hit.
 #[inline]
 pub(super) fn is_plain(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<8>();

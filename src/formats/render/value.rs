@@ -1,4 +1,4 @@
-//! The value of a record: raw where it is JSON, Base64 where it is not.
+//! The value of a record: JSON unchanged, other bytes as Base64.
 
 use serde::de::IgnoredAny;
 
@@ -6,7 +6,7 @@ use super::Layout;
 use super::text::push_base64;
 use crate::formats::json::is_json_line;
 
-/// Adds `,"value":…` or `,"value_base64":"…"` for stored bytes that nobody has looked at yet. Cost: one pass over them.
+/// Adds `,"value":…` or `,"value_base64":"…"` for unchecked stored bytes. Cost: one pass over them.
 pub(super) fn push_value(out: &mut Vec<u8>, stored: &[u8], layout: Layout) {
     if !is_json_and_not_null(stored) {
         out.extend_from_slice(b",\"value_base64\":\"");
@@ -22,27 +22,26 @@ pub(super) fn push_value(out: &mut Vec<u8>, stored: &[u8], layout: Layout) {
     }
 }
 
-/// Whether the bytes are one JSON value (white space around it is part of it) other than `null`, and one that a producer
-/// could send: not nested deeper than readers can follow.
+/// Whether the bytes are one JSON value (with white space around it) other than `null` that a producer could send: not
+/// nested too deep for readers.
 pub(crate) fn is_json_and_not_null(stored: &[u8]) -> bool {
     is_json_line(stored) || is_json_over_lines(stored)
 }
 
-/// The same for what is not one line: JSON with line breaks or with white space around it, or no JSON at all.
+/// The same for bytes that are not one line: JSON with line breaks or surrounding white space, or no JSON.
 #[cold]
 fn is_json_over_lines(stored: &[u8]) -> bool {
     let is_json =
         std::str::from_utf8(stored).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
     is_json && {
-        // It is JSON, so its line breaks stand between tokens, and as a line it means the same.
+        // Line breaks in JSON stand between tokens, so the meaning stays the same.
         let mut line = stored.trim_ascii().to_vec();
         spaces_for_breaks(&mut line);
         is_json_line(&line)
     }
 }
 
-/// Makes spaces of the line breaks between the tokens of valid JSON; in strings there are none, for a raw one would be a
-/// bare control character.
+/// Replaces the line breaks between the tokens of valid JSON by spaces; strings have none, because JSON escapes them.
 pub(crate) fn spaces_for_breaks(json: &mut [u8]) {
     for byte in json {
         if matches!(byte, b'\n' | b'\r') {
