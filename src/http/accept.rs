@@ -1,4 +1,4 @@
-//! Which representation of records a client wants (RFC 9110, section 12.5.1).
+//! Chooses the representation of records for a client (RFC 9110, section 12.5.1).
 
 use http::{HeaderMap, header};
 
@@ -9,7 +9,7 @@ use super::problem::{Code, Problem};
 pub(super) enum Representation {
     /// One JSON document.
     Json,
-    /// A record a line.
+    /// One record a line.
     NdJson,
     /// The stored batches.
     RecordBatch,
@@ -18,7 +18,7 @@ pub(super) enum Representation {
 }
 
 impl Representation {
-    /// All of them; earlier ones are taken where a client likes several equally.
+    /// All of them; among equally accepted ones the first wins.
     const ALL: [Self; 4] = [Self::Json, Self::NdJson, Self::RecordBatch, Self::CloudEvents];
 
     /// The media type.
@@ -36,21 +36,21 @@ impl Representation {
 /// Chooses among the representations of a fetch; see [`choose`].
 ///
 /// # Errors
-/// 406 where nothing that exists is accepted.
+/// 406 if the client accepts none.
 pub(super) fn negotiate(headers: &HeaderMap) -> Result<Representation, Problem> {
     let known = Representation::ALL.map(|representation| (representation.media_type(), representation));
     choose(headers, &known)
 }
 
-/// Chooses what a client accepts most: the highest `q`, then the one that it names most exactly, then the earlier one.
+/// Chooses the representation with the highest `q`, then the one named most exactly, then the first.
 ///
-/// No `Accept` accepts everything, and so gets the first. Parameters of a media type other than `q` are ignored. An element
-/// that cannot be read accepts nothing.
+/// No `Accept` accepts everything, and gets the first. Parameters of a media type other than `q` are ignored. A
+/// malformed element accepts nothing.
 ///
 /// # Errors
-/// 406 where nothing of `known` is accepted; the problem names what there is.
+/// 406 if nothing of `known` is accepted; the problem names the known ones.
 pub(super) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) -> Result<T, Problem> {
-    // What is no text is an element that cannot be read.
+    // A header that is no text is a malformed element.
     let fields: Vec<&str> = headers
         .get_all(header::ACCEPT)
         .iter()
@@ -93,7 +93,7 @@ pub(super) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) 
     })
 }
 
-/// Whether a client names a media type as acceptable; ranges with `*` name none.
+/// Whether a client names a media type itself; ranges with `*` do not count.
 pub(super) fn names(headers: &HeaderMap, media_type: &str) -> bool {
     let fields = headers.get_all(header::ACCEPT).iter();
     fields

@@ -1,14 +1,14 @@
-//! What request bodies may take of the server's memory, and who gives way where that is not enough.
+//! The memory for request bodies, and which request gives way when it runs out.
 //!
-//! - [`Budget`]: a request's part of `max_in_flight_bytes`. Where others have all of it, a request waits a little, and is
-//!   then refused as overloaded, before anything of it is held.
-//! - [`Pace`]: a body that holds memory and comes slowly is in the way of others only when they wait for that memory.
-//!   Then, and only then, it is refused; so clients that declare or begin much and send nothing keep nobody out. Time in
-//!   which the server does not wait for the client does not count, and what arrives buys time anew.
-//! - A request that holds memory and waits for more is in the way of the others that wait too, and gives way to them as
-//!   soon: otherwise such requests would wait for each other, and everybody behind them for nothing.
-//! - A producer's long answer goes on holding what its request held. Clients that take nothing of such an answer are
-//!   let go by the server ([`Pool::set_relief`]), again only where others wait.
+//! - [`Budget`]: a request's share of `max_in_flight_bytes`. If other requests hold all of it, a request waits a
+//!   little, and is then refused as overloaded, before any of it is in memory.
+//! - [`Pace`]: a slow body that holds memory is refused only if other requests wait for that memory, so clients that
+//!   announce or begin much and send nothing keep no one out. Time during which the server does not wait for the client
+//!   does not count, and each byte received extends the time.
+//! - A request that holds memory and waits for more gives way to other waiting requests just as soon: otherwise such
+//!   requests would wait for each other, and all others behind them for nothing.
+//! - A producer's long answer keeps its request's share. The server closes clients that read nothing of such an answer
+//!   ([`Pool::set_relief`]), again only if other requests wait.
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -20,28 +20,28 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::problem::Problem;
 use crate::broker::refusal::Reason;
 
-/// Above it the budget grows in steps of it, so that not each chunk of a large body comes here.
+/// Above this the budget grows in steps of this size, so that not every chunk of a large body takes the lock.
 const STEP_BYTES: usize = 64 << 10;
-/// How long a request waits for a part of the budget before it is refused.
+/// How long a request waits for its share before it is refused.
 const WAIT: Duration = Duration::from_secs(5);
-/// How often those that wait look whom to let go.
+/// How often waiting requests check which clients to close.
 const RELIEF_INTERVAL: Duration = Duration::from_millis(250);
-/// A body that holds no more is in nobody's way: as much for every connection is within the budget.
+/// A body this small never gives way: the budget has as much for every connection.
 const SMALL_BYTES: usize = 4 << 10;
-/// How long others wait for a request that holds memory and gets nowhere. Several such may come one after another
-/// before somebody's turn, so it is a small part of [`WAIT`].
+/// How long other requests wait for one that holds memory and makes no progress. Several such may come one after
+/// another, so it is a small part of [`WAIT`].
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes that buy a second of patience.
+/// Bytes that extend a body's time by a second.
 const BYTES_A_SECOND: u32 = 64 << 10;
 
-/// What all bodies in flight may have.
+/// The memory for all request bodies.
 pub(crate) struct Pool {
     /// A permit is a KiB.
     semaphore: Arc<Semaphore>,
     permits: usize,
-    /// How many requests wait for a part of it.
+    /// How many requests wait.
     waiting: watch::Sender<usize>,
-    /// Lets go of clients that take nothing of an answer that holds a part of it; set by the server.
+    /// Closes clients that read nothing of an answer that holds a share; set by the server.
     relief: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -58,21 +58,21 @@ impl Pool {
         }
     }
 
-    /// Says what to do now and then while requests wait.
+    /// Sets what to do now and then while requests wait.
     pub(crate) fn set_relief(&self, relief: impl Fn() + Send + Sync + 'static) {
         let _ = self.relief.set(Box::new(relief));
     }
 
-    /// Bytes that are given away now.
+    /// Bytes in use.
     pub(crate) fn held_bytes(&self) -> u64 {
         let held = self.permits.saturating_sub(self.semaphore.available_permits());
         held as u64 * 1024
     }
 }
 
-/// A request's part of a [`Pool`]. Given back when dropped.
+/// A request's share of a [`Pool`], returned when dropped.
 pub(crate) struct Budget<'a> {
-    /// A request that would need more than there is has all of it.
+    /// A request that needs more than the pool holds takes all of it.
     pool: &'a Pool,
     permit: Option<OwnedSemaphorePermit>,
     wait: Duration,
@@ -87,7 +87,7 @@ impl<'a> Budget<'a> {
         }
     }
 
-    /// Makes it cover `bytes`, if it does not yet and that takes no wait; whether it does.
+    /// Makes the share cover `bytes`, if that needs no wait; returns whether it covers them.
     pub(crate) fn try_cover(&mut self, bytes: usize) -> bool {
         let more = self.missing(bytes);
         if more > 0 {
@@ -99,10 +99,10 @@ impl<'a> Budget<'a> {
         true
     }
 
-    /// Makes it cover `bytes`, if it does not yet: waits a while where other bodies take all there is.
+    /// Makes the share cover `bytes`; waits for a while if other bodies hold the rest.
     ///
     /// # Errors
-    /// 503 `overloaded` when the wait was in vain.
+    /// 503 `overloaded` if the wait ended without success.
     pub(crate) async fn cover(&mut self, bytes: usize) -> Result<(), Problem> {
         self.cover_beside(0, bytes).await
     }
@@ -110,7 +110,7 @@ impl<'a> Budget<'a> {
     /// The same for a request that holds `held_bytes` of the server's memory besides.
     ///
     /// # Errors
-    /// 503 `overloaded` when the wait was in vain, or others wait for what the request holds.
+    /// 503 `overloaded` if the wait ended without success, or others wait for the memory that the request holds.
     pub(crate) async fn cover_beside(&mut self, held_bytes: usize, bytes: usize) -> Result<(), Problem> {
         if self.try_cover(bytes) {
             return Ok(());
@@ -128,7 +128,7 @@ impl<'a> Budget<'a> {
         let acquired = tokio::select! {
             biased;
             acquired = waited => acquired,
-            // One of those that wait is this request.
+            // This request is one of the waiting ones.
             () = in_the_way(&self.pool.waiting, 1, held_bytes, begin + PATIENCE) => None,
         };
         match acquired {
@@ -140,9 +140,9 @@ impl<'a> Budget<'a> {
         }
     }
 
-    /// The permits that it lacks to cover `bytes`.
+    /// The permits missing to cover `bytes`.
     fn missing(&self, bytes: usize) -> u32 {
-        // Small bodies take what they are.
+        // Small bodies take exactly their size.
         let bytes = if bytes > STEP_BYTES {
             bytes.next_multiple_of(STEP_BYTES)
         } else {
@@ -160,20 +160,20 @@ impl<'a> Budget<'a> {
         }
     }
 
-    /// The bytes that it covers.
+    /// The bytes covered.
     pub(crate) fn covered(&self) -> usize {
         self.permit
             .as_ref()
             .map_or(0, |permit| permit.num_permits() * 1024)
     }
 
-    /// Hands on what it holds, and covers nothing any more.
+    /// Passes the share on, and covers nothing any more.
     pub(crate) fn take(&mut self) -> Option<OwnedSemaphorePermit> {
         self.permit.take()
     }
 }
 
-/// Waits for at most `wait`, and does now and then what may end the wait. `None`: it was in vain.
+/// Waits for at most `wait`, and regularly closes clients that may end the wait. `None`: it timed out.
 pub(crate) async fn relieved<T>(
     wait: Duration,
     awaited: impl Future<Output = T>,
@@ -193,7 +193,7 @@ pub(crate) async fn relieved<T>(
     }
 }
 
-/// A request that waits for the budget; dropping it ends that.
+/// A waiting request; dropping it ends the wait.
 struct Waiting<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Waiting<'a> {
@@ -209,10 +209,10 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// How a body comes.
+/// The progress of a body.
 pub(crate) struct Pace<'a> {
     waiting: &'a watch::Sender<usize>,
-    /// How long the client may still be waited for while others wait for what its body holds.
+    /// How much longer to wait for the client while others wait for the body's memory.
     patience: Duration,
 }
 
@@ -224,10 +224,10 @@ impl<'a> Pace<'a> {
         }
     }
 
-    /// Waits for what the client sends next, for a body that holds `held_bytes` of the budget.
+    /// Waits for the client's next data, for a body that holds `held_bytes` of the budget.
     ///
     /// # Errors
-    /// 503 `overloaded` when others wait for the budget and the client has had its time.
+    /// 503 `overloaded` if other requests wait for the budget and the client's time is over.
     pub(crate) async fn wait<T>(
         &mut self,
         held_bytes: usize,
@@ -243,7 +243,7 @@ impl<'a> Pace<'a> {
         Ok(arrived)
     }
 
-    /// Counts what has come.
+    /// Counts received bytes.
     pub(crate) fn count(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let bought = Duration::from_secs(1).saturating_mul(bytes) / BYTES_A_SECOND;
@@ -251,7 +251,7 @@ impl<'a> Pace<'a> {
     }
 }
 
-/// Returns when more than `own` requests wait for the budget at `from` or later, if this one holds what would help them.
+/// Returns when more than `own` requests wait for the budget at `from` or later, if this one's memory would help them.
 async fn in_the_way(waiting: &watch::Sender<usize>, own: usize, held_bytes: usize, from: Instant) {
     if held_bytes <= SMALL_BYTES {
         return std::future::pending().await;

@@ -1,9 +1,8 @@
 //! Response bodies that an async function writes, one chunk at a time, as the client reads.
 //!
-//! The function is a part of the body and runs only when the connection asks for more, so a slow reader holds one chunk
-//! and whatever the connection buffers, and one that has gone away stops it: there is no task and no queue. Being a
-//! function, it may hold iterators over its own data from one chunk to the next, which a hand-written state machine
-//! could not.
+//! The function is part of the body and runs only when the connection asks for more. A slow reader therefore holds one
+//! chunk and the connection's buffer, and a client that disconnects stops the function: there is no task and no queue.
+//! A function, unlike a hand-written state machine, can keep iterators over its own data between chunks.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,32 +13,33 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 
-/// What is rendered before it is handed to the connection: large enough that the cost of a chunk does not show, small
-/// enough for thousands of slow readers. A body that fits in one is sent with its length.
+/// Bytes rendered before they are passed to the connection: large enough that a chunk costs little, small enough for
+/// thousands of slow readers. A body that fits in one chunk is sent with its length.
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
 
-/// The memory of a chunk for so many stored bytes: text takes up to twice as much, and the last record may reach over.
+/// The buffer size of a chunk for this many stored bytes: text takes up to twice as much, and the last record may
+/// exceed it.
 pub(crate) fn chunk_capacity(stored_bytes: u64) -> usize {
     let expected = usize::try_from(stored_bytes * 2 + 512).unwrap_or(CHUNK_BYTES);
     expected.min(CHUNK_BYTES + CHUNK_BYTES / 16)
 }
 
-/// Where a writer puts its chunks.
+/// The writer's end for chunks.
 pub(crate) struct Chunks {
     slot: Arc<Slot>,
 }
 
-/// Holds at most one chunk, between the writer's putting it there and the body's taking it, both in one poll.
+/// Holds at most one chunk, from the writer to the body, within one poll.
 type Slot = Mutex<Option<Bytes>>;
 
 impl Chunks {
-    /// For tests of what is written and not sent.
+    /// For tests of unsent chunks.
     #[cfg(test)]
     pub(crate) fn to_nowhere() -> Self {
         Self { slot: Arc::default() }
     }
 
-    /// Hands a chunk to the client; returns when the connection has taken it and wants more.
+    /// Hands a chunk to the client; returns when the connection wants more.
     pub(crate) async fn send(&mut self, chunk: Bytes) {
         *self.slot.lock() = Some(chunk);
         // No waker is kept: the body takes the chunk in this very poll and polls again when it wants more.
@@ -54,11 +54,10 @@ impl Chunks {
     }
 }
 
-/// The body that `write` writes: what it sends, then what it returns, which may be empty.
+/// The body that `write` writes: the chunks it sends, then the one it returns, which may be empty.
 ///
-/// What it has finished with before its first chunk becomes a body of known length. The first chunk is written here and
-/// now; the others when they are asked for. An error in mid-stream breaks the connection off, so that no client takes
-/// what it got for all there is.
+/// If `write` finishes before its first chunk, the body has a known length. The first chunk is written at once; the
+/// others on demand. A later error breaks the connection off, so that no client takes a part for the whole.
 ///
 /// # Errors
 /// Those of `write` before its first chunk.
@@ -81,8 +80,8 @@ where
     }
 }
 
-/// The same, where `write` may have to wait before its first chunk: this waits with it. So what `write` meets before it
-/// has anything to send can still choose the answer's status. A chunk that is empty lets the answer begin.
+/// The same for a `write` that may wait before its first chunk: this function waits too, so an error before the first
+/// chunk can still choose the status. An empty chunk begins the answer.
 ///
 /// # Errors
 /// Those of `write` before its first chunk.

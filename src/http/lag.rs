@@ -30,7 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct GroupLagBody {
     /// The group.
     group: String,
-    /// `empty`: it has no members; `stable`: each has what it is to have; `rebalancing`.
+    /// `empty`: no members; `stable`: every member has its final assignment; `rebalancing`.
     state: &'static str,
     /// Its members.
     members: usize,
@@ -48,7 +48,7 @@ struct TopicLagBody {
     topic: String,
     #[serde(flatten)]
     total: TotalBody,
-    /// By partition: all of the topic.
+    /// By partition, for all of the topic's partitions.
     partitions: Vec<PartitionLagBody>,
 }
 
@@ -57,12 +57,12 @@ struct TopicLagBody {
 struct PartitionLagBody {
     /// The partition.
     partition: u32,
-    /// What the group committed: the next record to be read, unless it has been deleted. Null: nothing, it goes on at the
-    /// log start.
+    /// The committed offset: the next record to read, unless it was deleted. Null: nothing is committed, the group
+    /// starts at the log start.
     committed_offset: Option<u64>,
     /// One past the last durable record.
     end_offset: u64,
-    /// The first record that is kept.
+    /// The first stored record.
     log_start_offset: u64,
     #[serde(flatten)]
     total: TotalBody,
@@ -72,26 +72,26 @@ struct PartitionLagBody {
     last_commit: Option<i64>,
 }
 
-/// How far a group is behind, in one partition or in several.
+/// The lag of a group in one partition or several.
 #[derive(Debug, Serialize, ToSchema)]
 struct TotalBody {
-    /// Records to be read: `end_offset` less the larger of `committed_offset` and `log_start_offset`.
+    /// Records to read: `end_offset` less the larger of `committed_offset` and `log_start_offset`.
     lag: u64,
-    /// The age in milliseconds of the next record to be read, by its own timestamp; of several partitions the oldest; 0
-    /// with nothing to read.
+    /// The age in milliseconds of the next record, by its own timestamp; of several partitions the oldest; 0 with
+    /// nothing to read.
     lag_ms: u64,
-    /// Stored bytes to be read.
+    /// Stored bytes to read.
     lag_bytes: u64,
-    /// Records a second that the group read and committed in the last 10 s; 0 until the server has watched for a second.
+    /// Records a second that the group read and committed in the last 10 s; 0 during the server's first second.
     consume_rate: f64,
-    /// Records a second that were appended in the last 10 s; 0 until the server has watched for a second.
+    /// Records a second appended in the last 10 s; 0 during the server's first second.
     produce_rate: f64,
-    /// Milliseconds until everything is read if both rates stay; null when it never will be.
+    /// Milliseconds until everything is read if both rates stay; null if never.
     drain_ms: Option<u64>,
-    /// Milliseconds until retention deletes unread data; null without such retention.
+    /// Milliseconds until retention deletes unread records; null without such retention.
     expires_ms: Option<u64>,
-    /// By the last 60 s: `ok`; `behind`: the lag grew throughout; `stalled`: there was something to read throughout and
-    /// nothing was committed; `losing`: unread data has been deleted. Of several partitions the worst.
+    /// Over the last 60 s: `ok`; `behind`: the lag grew throughout; `stalled`: there were records to read throughout
+    /// and nothing was committed; `losing`: unread records were deleted. Of several partitions the worst.
     #[schema(pattern = "^(ok|behind|stalled|losing)$")]
     status: &'static str,
 }
@@ -99,9 +99,9 @@ struct TotalBody {
 /// The lag of many groups.
 #[derive(Debug, Serialize, ToSchema)]
 struct LagsBody {
-    /// A summary each, sorted by name.
+    /// A summary for each group, sorted by name.
     groups: Vec<GroupLagBody>,
-    /// There is more: give it as `after`.
+    /// There are more groups: pass this as `after`.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
@@ -128,7 +128,7 @@ async fn group_lag(
 
 /// How far every group is behind, a summary each
 #[utoipa::path(get, path = "/v1/lag", tag = "lag",
-    params(("limit" = Option<u64>, Query, description = "Groups at most (100)"),
+    params(("limit" = Option<u64>, Query, description = "The most groups (100)"),
         ("after" = Option<String>, Query, description = "Groups after this name")),
     responses((status = 200, description = "The lags", body = LagsBody)))]
 async fn all_lags(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -144,10 +144,10 @@ async fn all_lags(State(app): State<App>, RawQuery(query): RawQuery) -> Result<R
     Ok(json_answer(StatusCode::OK, &LagsBody { groups, next }))
 }
 
-/// The name of a group that was made or has members.
+/// The name of a group that exists or has members.
 ///
 /// # Errors
-/// 400 for what cannot be a name, 404 for a group that is not there.
+/// 400 for an invalid name, 404 for a group that does not exist.
 pub(super) fn known_group(app: &App, path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
     let group = valid_group(path)?;
     if report::exists(app, &group) {
@@ -203,7 +203,7 @@ impl From<Total> for TotalBody {
     }
 }
 
-/// More digits than that of an average over seconds say nothing.
+/// An average over seconds has no more significant digits.
 fn tenths(rate: f64) -> f64 {
     (rate * 10.0).round() / 10.0
 }

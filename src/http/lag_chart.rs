@@ -1,8 +1,8 @@
-//! A plot as a picture: one SVG without scripts, fonts or links of its own, so that it shows wherever an image does.
+//! Draws a plot as one SVG without scripts, fonts or links, so that it shows wherever an image does.
 //!
-//! Light or dark as the reader's system is, on a ground of its own, so that it can be read on any page. Colours are plain
-//! rules of a style sheet (no variables): converters that make a bitmap know little more. Every name is escaped; what
-//! XML cannot carry at all becomes U+FFFD.
+//! Light or dark, as the reader's system is, on its own background, so that it can be read on any page. Colours are
+//! plain rules of a style sheet (no variables): converters to bitmaps support little more. Every name is escaped;
+//! characters that XML forbids become U+FFFD.
 
 use std::fmt::Write as _;
 
@@ -10,10 +10,10 @@ use crate::broker::engine::TimestampMs;
 use crate::broker::lag::plot::{Metric, Plot, Value};
 use crate::broker::lag::window::Status;
 
-/// Whose colours.
+/// The colours of the chart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Theme {
-    /// As the reader's system is.
+    /// As the reader's system.
     #[default]
     Auto,
     /// Always light.
@@ -22,14 +22,14 @@ pub(super) enum Theme {
     Dark,
 }
 
-/// What is drawn.
+/// The content of the chart.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Picture<'a> {
-    /// What it is of, as a heading.
+    /// The subject, as a heading.
     pub title: &'a str,
-    /// What a line is, as in `by partition`.
+    /// The unit of a line, as in `by partition`.
     pub each: &'a str,
-    /// What is shown.
+    /// The metric.
     pub metric: Metric,
     /// The lines.
     pub plot: &'a Plot,
@@ -37,15 +37,15 @@ pub(super) struct Picture<'a> {
     pub names: &'a [String],
     /// The end of the time axis.
     pub until: TimestampMs,
-    /// How it stands now.
+    /// The current value.
     pub now: Value,
-    /// How it is doing now.
+    /// The current status.
     pub status: Status,
-    /// Whose colours.
+    /// The colours.
     pub theme: Theme,
 }
 
-/// Lines that have a colour of their own.
+/// Lines with a colour of their own.
 pub(super) const MAX_LINES: usize = 8;
 
 const WIDTH: f64 = 960.0;
@@ -54,7 +54,7 @@ const MARGIN: f64 = 28.0;
 const LEFT: f64 = 88.0;
 const TOP: f64 = 100.0;
 const BOTTOM: f64 = 338.0;
-/// Where the legend begins, if there is one.
+/// Where the legend begins, if any.
 const LEGEND: f64 = 724.0;
 /// Characters of a name that fit into the legend.
 const NAME_CHARS: usize = 19;
@@ -73,7 +73,7 @@ const DARK_GROUND: [&str; 9] = [
     "#0d1117", "#30363d", "#e6edf3", "#8d96a0", "#1d232b", "#3d444d", "#3fb950", "#d29922", "#f85149",
 ];
 
-/// Draws it.
+/// Draws the chart.
 #[must_use]
 pub(super) fn draw(picture: &Picture<'_>) -> String {
     let mut out = String::with_capacity(16 << 10);
@@ -264,7 +264,7 @@ fn diagram(out: &mut String, picture: &Picture<'_>) {
         let area = area(only, |step| x(at(step)), y);
         put(out, format_args!("<path class=\"area f0\" d=\"{area}\"/>\n"));
     }
-    // The worst is drawn last, above the others.
+    // Draw the worst line last, above the others.
     for (index, curve) in curves.iter().enumerate().rev() {
         let path = path(curve, |step| x(at(step)), y);
         put(out, format_args!("<path class=\"line s{index}\" d=\"{path}\"/>"));
@@ -343,7 +343,7 @@ fn legend(
     }
 }
 
-/// A curve; it breaks off where several steps in a row have no value.
+/// A curve, with gaps where several steps in a row have no value.
 fn path(values: &[Option<f64>], x: impl Fn(usize) -> f64, y: impl Fn(f64) -> f64) -> String {
     let mut path = String::new();
     let mut last = None;
@@ -351,7 +351,7 @@ fn path(values: &[Option<f64>], x: impl Fn(usize) -> f64, y: impl Fn(f64) -> f64
     for (step, value) in values.iter().enumerate() {
         let Some(value) = *value else { continue };
         let is_begin = last.is_none_or(|last| step - last > 3);
-        // What lies within a straight stretch says nothing new.
+        // Leave out points within a straight stretch.
         if let Some((held, before)) = flat.take() {
             if is_begin || before != value {
                 put(&mut path, format_args!("L{:.1} {:.1}", x(held), y(before)));
@@ -361,7 +361,7 @@ fn path(values: &[Option<f64>], x: impl Fn(usize) -> f64, y: impl Fn(f64) -> f64
         }
         if is_begin {
             put(&mut path, format_args!("M{:.1} {:.1}", x(step), y(value)));
-            // A point by itself is a dot: the line's ends are round.
+            // A single point is a dot: the line's ends are round.
             path.push_str("h0");
             flat = None;
         } else if flat.is_none() {
@@ -380,7 +380,7 @@ fn path(values: &[Option<f64>], x: impl Fn(usize) -> f64, y: impl Fn(f64) -> f64
     path
 }
 
-/// What lies below a curve.
+/// The area below a curve.
 fn area(values: &[Option<f64>], x: impl Fn(usize) -> f64, y: impl Fn(f64) -> f64) -> String {
     let mut area = String::new();
     let known: Vec<(usize, f64)> = values
@@ -439,7 +439,7 @@ impl Ticks {
             .copied()
             .find(|step| *step >= least)
             .unwrap_or_else(|| round_step(least));
-        // Parts of a record, a byte or a millisecond are nothing.
+        // There are no fractions of a record, a byte or a millisecond.
         let step = if size == 1.0 { step.max(1.0) } else { step };
         let count = (most / step).ceil().max(2.0);
         let label = |index: u32| {
@@ -472,7 +472,7 @@ fn round_step(least: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
-/// Round times in a stretch, with what to call them.
+/// Round times within a span, with their labels.
 fn time_ticks(begin: i64, end: i64) -> Vec<(i64, String)> {
     const SECOND: i64 = 1000;
     const MINUTE: i64 = 60 * SECOND;
@@ -516,7 +516,7 @@ fn formatted(time_ms: i64, pattern: &str) -> String {
         .map_or_else(|_| String::new(), |time| time.strftime(pattern).to_string())
 }
 
-/// When the stretch begins and ends.
+/// The labels of the span's ends.
 fn span_text(picture: &Picture<'_>) -> String {
     let begin = picture.plot.from.get();
     let end = picture.until.get();
@@ -546,7 +546,7 @@ const fn what(metric: Metric) -> &'static str {
 fn figure(metric: Metric, value: u64) -> String {
     let value = value as f64;
     match metric {
-        // To the record as long as that can be read at a glance.
+        // To the record, if that is short enough to read.
         Metric::Lag if value < 10_000.0 => {
             let value = value as u64;
             if value < 1000 {
@@ -598,7 +598,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// A name that fits into the legend: its end tells more than its middle.
+/// A name shortened to fit the legend: its end tells more than its middle.
 fn shorten(name: &str) -> String {
     let chars: Vec<char> = name.chars().collect();
     if chars.len() <= NAME_CHARS {

@@ -1,5 +1,5 @@
-//! `GET /v1/groups/{group}/lag/history` and `GET /v1/groups/{group}/lag.svg`: how far a group was behind, as numbers and
-//! as a picture of the same numbers.
+//! `GET /v1/groups/{group}/lag/history` and `GET /v1/groups/{group}/lag.svg`: a group's past lag as numbers, and as a
+//! chart of the same numbers.
 
 use std::sync::Arc;
 
@@ -24,17 +24,17 @@ use crate::broker::lag::report;
 use crate::broker::topics::{self, catalog};
 use crate::http::app::App;
 
-/// How far back one looks who does not say.
+/// The default length of the window.
 const WINDOW_MS: u64 = 3_600_000;
 const MIN_WINDOW_MS: u64 = 60_000;
 const MAX_WINDOW_MS: u64 = 86_400_000;
-/// Steps of a series at most.
+/// The most steps of a series.
 const MAX_STEPS: u64 = 360;
-/// Steps of a series that any number of series leaves it.
+/// The least bound on the steps of a series, whatever the number of series.
 const MIN_STEPS: u64 = 60;
-/// Steps of all series together, about.
+/// The most steps of all series together, roughly.
 const MAX_POINTS: u64 = 100_000;
-/// Series in an answer.
+/// The most series in an answer.
 const MAX_SERIES: usize = 1000;
 
 const WHAT: &[&str] = &["window_ms", "topic", "partition", "by"];
@@ -45,8 +45,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(lag_svg))
 }
 
-/// How far a group was behind. All lists have one entry for each of `times`: the largest value of that step, null where
-/// the server did not watch.
+/// The past lag of a group. All lists have one entry for each of `times`: the largest value of that step, null if the
+/// server took no sample.
 #[derive(Debug, Serialize, ToSchema)]
 struct HistoryBody {
     /// The group.
@@ -55,7 +55,7 @@ struct HistoryBody {
     step_ms: u64,
     /// When each step begins.
     times: Vec<i64>,
-    /// Everything that was asked for together.
+    /// All requested partitions together.
     total: Columns,
     /// One series each, the largest lag first.
     series: Vec<SeriesBody>,
@@ -63,7 +63,7 @@ struct HistoryBody {
     series_left_out: usize,
 }
 
-/// One of the series that were asked for.
+/// One of the requested series.
 #[derive(Debug, Serialize, ToSchema)]
 struct SeriesBody {
     /// The topic; left out for `by=group`.
@@ -79,15 +79,15 @@ struct SeriesBody {
 /// The values of each step.
 #[derive(Debug, Serialize, ToSchema)]
 struct Columns {
-    /// Records to be read.
+    /// Records to read.
     lag: Vec<Option<u64>>,
-    /// The age in milliseconds of the oldest record to be read next.
+    /// The age in milliseconds of the oldest next record.
     lag_ms: Vec<Option<u64>>,
-    /// Stored bytes to be read.
+    /// Stored bytes to read.
     lag_bytes: Vec<Option<u64>>,
 }
 
-/// How far a group was behind, over up to 24 hours
+/// A group's lag over up to 24 hours
 #[utoipa::path(get, path = "/v1/groups/{group}/lag/history", tag = "lag",
     params(("group" = String, Path, description = "The group's name"),
         ("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
@@ -124,7 +124,7 @@ async fn lag_history(
     Ok(json_answer(StatusCode::OK, &body))
 }
 
-/// A picture of how far a group was behind
+/// A chart of a group's lag
 #[utoipa::path(get, path = "/v1/groups/{group}/lag.svg", tag = "lag",
     params(("group" = String, Path, description = "The group's name"),
         ("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
@@ -171,7 +171,7 @@ async fn lag_svg(
     Ok((headers, svg).into_response())
 }
 
-/// The part of a history that is asked for.
+/// The requested part of a history.
 struct Asked {
     window_ms: u64,
     by: By,
@@ -245,7 +245,7 @@ impl Asked {
                 }
             }
         }
-        // With one topic its name is in the heading, and each line has no need to say it again.
+        // With one topic the heading has its name, and the lines need not repeat it.
         let mut topics: Vec<TopicId> = plot.lines.iter().filter_map(|line| line.topic).collect();
         topics.dedup();
         let only = match (&self.topic, &*topics) {
@@ -318,7 +318,7 @@ fn choice<T: Copy>(params: &Params, name: &str, choices: &[(&str, T)]) -> Result
     })
 }
 
-/// Of a topic that was deleted a moment ago the name is no longer known.
+/// A topic deleted a moment ago has no known name.
 fn topic_name(app: &App, topic: TopicId) -> String {
     app.log
         .topic_by_id(topic)

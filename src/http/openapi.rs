@@ -19,7 +19,7 @@ use super::params::Params;
 use super::problem::Problem;
 use crate::http::app::App;
 
-/// What every answer that is not a success looks like (RFC 9457).
+/// An unsuccessful answer (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct ProblemBody {
@@ -31,17 +31,17 @@ pub(crate) struct ProblemBody {
     title: String,
     /// The HTTP status.
     status: u16,
-    /// What is wrong with this request.
+    /// The fault of this request.
     detail: String,
-    /// What programs branch on.
+    /// The code, for programs.
     #[schema(example = "offset-trimmed")]
     code: String,
     /// Whether the same request may succeed later.
     retryable: bool,
-    /// What was stored.
+    /// How much was stored: `none`, `partial` or `unknown`.
     #[schema(example = "none", pattern = "^(none|partial|unknown)$")]
     outcome: String,
-    /// What more there is to say: `pointer`, `line`, `accepted`, `end_offset` and so on.
+    /// More members: `pointer`, `line`, `accepted`, `end_offset` and so on.
     #[serde(flatten)]
     more: BTreeMap<String, Value>,
 }
@@ -60,12 +60,12 @@ pub(crate) struct ProblemBody {
         (name = "records", description = "Producing and fetching"),
         (name = "groups", description = "Named sets of committed offsets, and the members that share the records: ordered groups and work queues"),
         (name = "lag", description = "How far groups are behind"),
-        (name = "operating", description = "Health, metrics, and what the server is"),
+        (name = "operating", description = "Health, metrics, and the server's version and limits"),
     )
 )]
 struct Base;
 
-/// The document before any route is in it.
+/// The document before the routes are added.
 pub(super) fn base() -> OpenApi {
     Base::openapi()
 }
@@ -74,7 +74,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(document))
 }
 
-/// This description
+/// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "operating",
     responses((status = 200, description = "The OpenAPI document", content_type = "application/json", body = Value)))]
 async fn document(RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -98,7 +98,7 @@ fn problem() -> Content {
         .build()
 }
 
-/// The document of all routes; each operation's failures are problems, so the handlers need not say that.
+/// The document of all routes; every operation gets problems as its other answers, so handlers need not list them.
 pub(super) fn complete() -> OpenApi {
     let mut api = super::routes().into_openapi();
     for item in api.paths.paths.values_mut() {

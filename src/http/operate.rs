@@ -1,6 +1,6 @@
-//! What an operator and a supervisor ask: health, metrics, and what the server is.
+//! Routes for operators and supervisors: health, metrics, and information about the server.
 //!
-//! Clients see no paths: what failed is named in general words here, and in full in the server's own log.
+//! Clients see no paths: a failure has general words here, and its details in the server's own log.
 
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -24,7 +24,7 @@ use crate::metrics;
 /// The version of the data directory's layout that this version writes.
 const DATA_FORMAT: u32 = 1;
 
-/// What this version can do, for clients that know more than one; a new feature adds its name.
+/// The features of this version, for clients that know several; a new feature adds its name.
 const FEATURES: &[&str] = &[
     "topics",
     "produce-json",
@@ -64,47 +64,47 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(info))
 }
 
-/// Whether the process answers at all.
+/// Whether the process answers.
 #[derive(Debug, Serialize, ToSchema)]
 struct LiveBody {
     /// `live`.
     status: &'static str,
 }
 
-/// Whether the server takes requests, and what of it does not work.
+/// Whether the server takes requests, and its faults.
 #[derive(Debug, Serialize, ToSchema)]
 struct ReadyBody {
     /// `ready`, or `degraded`: some requests fail.
     status: &'static str,
-    /// What does not work.
+    /// The faults.
     degraded: Vec<Degraded>,
 }
 
-/// Something that does not work.
+/// A fault.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 struct Degraded {
     /// `log-failed`, `storage-full`, `partition-failed`, `damage`.
     what: &'static str,
-    /// What it means.
+    /// The fault in words.
     detail: String,
     /// The partition, as `topic/partition`.
     #[serde(skip_serializing_if = "Option::is_none")]
     partition: Option<String>,
-    /// The first offset that cannot be read.
+    /// The first unreadable offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     damaged_offset: Option<u64>,
-    /// One past the last offset that cannot be read.
+    /// One past the last unreadable offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     damaged_until_offset: Option<u64>,
-    /// Whether consumers go on behind it.
+    /// Whether consumers skip the range.
     #[serde(skip_serializing_if = "Option::is_none")]
     skipped: Option<bool>,
 }
 
-/// Damaged ranges that are listed one by one; the rest is counted.
+/// The most damaged ranges listed one by one; the others are counted.
 const MAX_DAMAGE: usize = 100;
 
-/// What the server is.
+/// Information about the server.
 #[derive(Debug, Serialize, ToSchema)]
 struct InfoBody {
     /// The server's version.
@@ -113,14 +113,14 @@ struct InfoBody {
     data_format: u32,
     /// Milliseconds since the server started.
     uptime_ms: u64,
-    /// What it can do.
+    /// Its features.
     features: &'static [&'static str],
-    /// What one client may ask of it, by setting.
+    /// The limits of one client, by setting.
     #[schema(value_type = Value)]
     limits: Map<String, Value>,
 }
 
-/// Whether the process answers at all
+/// Whether the process answers
 #[utoipa::path(get, path = "/health/live", tag = "operating",
     responses((status = 200, description = "It does", body = LiveBody)))]
 async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -130,7 +130,7 @@ async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem> {
 
 /// Whether the server has recovered and takes requests
 #[utoipa::path(get, path = "/health/ready", tag = "operating",
-    responses((status = 200, description = "It does; `degraded` says what does not work", body = ReadyBody),
+    responses((status = 200, description = "It does; `degraded` lists the faults", body = ReadyBody),
         (status = 503, description = "`log-failed`, `shutting-down`")))]
 async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::parse(query.as_deref(), &[], &[])?;
@@ -170,7 +170,7 @@ async fn metrics_text(State(app): State<App>, RawQuery(query): RawQuery) -> Resu
     Ok((headers, text).into_response())
 }
 
-/// What the server is, and its limits
+/// The server's version, and its limits
 #[utoipa::path(get, path = "/v1/info", tag = "operating",
     responses((status = 200, description = "Version, format of the data directory, uptime, features, limits",
         body = InfoBody)))]
@@ -225,7 +225,7 @@ fn degraded(health: &Health) -> Vec<Degraded> {
     degraded
 }
 
-/// Records that cannot be read, each range by itself up to a bound.
+/// The faults for unreadable records, each range by itself up to a bound.
 fn damaged(app: &App, health: &Health) -> Vec<Degraded> {
     let mut topics: Vec<_> = health
         .damaged_ranges

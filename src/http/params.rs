@@ -1,4 +1,4 @@
-//! Strict input: query parameters and JSON bodies in which every name is known.
+//! Strict input: query parameters and JSON bodies that may only use known names.
 //!
 //! A typo must never be a silent default, so an unknown or repeated parameter and an unknown field are 400 with a
 //! `pointer`: the parameter's name, or the JSON pointer of the field.
@@ -28,7 +28,7 @@ impl Params {
         Self::parse_with(query, allowed, None, later)
     }
 
-    /// The same where names that begin with a prefix, and have something behind it, are allowed too.
+    /// The same, but names with one of the prefixes are allowed too, if something follows the prefix.
     ///
     /// # Errors
     /// As for [`Params::parse`].
@@ -89,14 +89,14 @@ impl Params {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The parameters whose names begin with a prefix: what follows it, and their values, as they came.
+    /// The parameters with a prefix: the rest of the name, and the unchanged value.
     pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.pairs
             .iter()
             .filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
     }
 
-    /// All parameters, decoded and sorted by name: what the query says, however it is written.
+    /// All parameters, decoded and sorted by name: equal for every spelling of a query.
     pub(crate) fn sorted(&self) -> Vec<(&str, &str)> {
         let mut pairs: Vec<_> = self
             .pairs
@@ -192,7 +192,7 @@ pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         });
         let what = match error.inner().classify() {
             Category::Eof => "it ends within the JSON".to_owned(),
-            // Serde names a struct of the code; whoever sent the body knows objects.
+            // Serde names the Rust struct; a client knows only objects.
             _ => match error.inner().to_string().split_once("struct ") {
                 Some((before, rest)) => {
                     let after = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric());

@@ -1,7 +1,7 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457) with quipu's own members.
 //!
-//! Every answer that is not a success is a [`Problem`]. [`Code`] is the one table of codes with status, title and
-//! whether the same request may succeed later; nothing else in the service chooses a status.
+//! Every unsuccessful answer is a [`Problem`]. [`Code`] is the one table of codes with status, title and whether the
+//! same request may succeed later; nothing else in the service chooses an error's status.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -15,15 +15,15 @@ use crate::broker::refusal::{self, Outcome, Reason, Refusal};
 pub enum Code {
     /// The broker refuses.
     Refused(Reason),
-    /// The path names nothing.
+    /// No resource has this path.
     NotFound,
-    /// The server is called by a name that is not its own, or a web page of another origin changes something.
+    /// The `Host` is not the server's, or a web page of another origin requests a change.
     Forbidden,
     /// The path exists, the method does not.
     MethodNotAllowed,
-    /// No representation that the client accepts.
+    /// No representation is one that the client accepts.
     NotAcceptable,
-    /// The body's type or coding is not understood.
+    /// The body's media type or coding is unknown.
     UnsupportedMediaType,
     /// The client did not send its request in time.
     RequestTimeout,
@@ -38,7 +38,7 @@ impl From<Reason> for Code {
 }
 
 impl Code {
-    /// Its status, the code as it stands in a problem, its title, and whether the same request may succeed later.
+    /// Its status, its name in a problem, its title, and whether the same request may succeed later.
     #[must_use]
     #[rustfmt::skip]
     pub const fn row(self) -> (u16, &'static str, &'static str, bool) {
@@ -96,7 +96,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with nothing stored; codes that the contract gives a `Retry-After` carry one of 1 s (5 s for a full disk).
+    /// A problem with outcome `none`; codes whose contract has a `Retry-After` get one of 1 s (5 s for a full disk).
     #[must_use]
     pub fn new(code: impl Into<Code>, detail: impl Into<String>) -> Self {
         let code = code.into();
@@ -128,21 +128,21 @@ impl Problem {
         self
     }
 
-    /// Says what was stored.
+    /// Sets the outcome.
     #[must_use]
     pub fn outcome(mut self, outcome: Outcome) -> Self {
         self.outcome = outcome;
         self
     }
 
-    /// Says when it is worth to try again, in seconds.
+    /// Sets when to try again, in seconds.
     #[must_use]
     pub fn retry_after_s(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
         self
     }
 
-    /// Names the methods that are allowed (405).
+    /// Names the allowed methods (405).
     #[must_use]
     pub fn allow(mut self, methods: &'static str) -> Self {
         self.allow = Some(methods);
@@ -155,7 +155,7 @@ impl Problem {
         self.code
     }
 
-    /// The problem as a JSON value.
+    /// The problem as JSON.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let (status, code, title, retryable) = self.code.row();

@@ -1,24 +1,24 @@
-//! One connection: a task that answers its requests, and watches that its client goes on.
+//! One connection: a task that answers its requests, and watches that its client makes progress.
 //!
-//! A client may keep a connection without a request for `idle_timeout`, may take `header_read_timeout` for a request's
-//! head, may pause for `body_idle_timeout` within a body, and may take nothing of its answer for `write_idle_timeout`.
-//! Bodies and answers may take as long as they move: a long poll writes nothing and is not watched, and whoever reads
-//! slowly is let be. Timers cost, and almost no request needs one, so nothing is armed where a request is answered as it
-//! comes: the connection's *phase* is kept in an atomic, and its one timer is set only when a poll ends in a phase that
-//! has a limit and the timer is not already set for it. A timer that goes off looks whether anything moved since it
-//! was set; so a limit takes effect between one and two times its length.
+//! A client may keep a connection without a request for `idle_timeout`, take `header_read_timeout` to send a request's
+//! head, pause for `body_idle_timeout` within a body, and read nothing of its answer for `write_idle_timeout`. Bodies
+//! and answers have no time limit while they make progress: a long poll writes nothing and is not watched, and a slow
+//! reader is not closed. Timers cost, and almost no request needs one, so a request that is answered without a wait
+//! sets none: the connection's *phase* is an atomic, and its one timer is set only if a poll ends in a phase that has a
+//! limit and the timer is not already set for it. When the timer fires, it checks for progress since it was set; a
+//! limit therefore takes effect between one and two times its length.
 //!
-//! Answers that are made whole before they are sent (reports, mostly: rendered records come in chunks) share
-//! [`ANSWER_BYTES`]. Where that is all taken, the connections that have long taken nothing of such an answer make room;
-//! where that is not enough, the answer is `overloaded`. The same connections make room where bodies wait for what
-//! a producer's long answer holds.
+//! Answers that are rendered whole before they are sent (mostly reports: records come in chunks) share
+//! [`ANSWER_BYTES`]. If that is used up, the server closes connections whose clients have long read nothing of such an
+//! answer; if that is not enough, the answer is `overloaded`. The server closes the same connections if bodies wait for
+//! memory that a producer's long answer holds.
 //!
-//! What the connection itself holds is bounded by [`BUFFER_BYTES`] in each direction and one chunk of an answer. Where a
-//! request ends is decided in one place, hyper's parser; what it takes and a proxy in front may take for something else
-//! is refused here and the connection closed ([`misframed`]), so that no part of a body is ever taken for a request.
+//! [`BUFFER_BYTES`] in each direction and one chunk of an answer bound the memory of a connection. Only hyper's parser
+//! decides where a request ends. A request that hyper accepts but a proxy in front may frame otherwise is refused and
+//! the connection closed ([`misframed`]), so that no part of a body is ever taken for a request.
 //!
-//! A connection that closes with a part of a request unread (an answer of 413, say) would be reset, and the answer lost
-//! with it: it is closed for writing first, and what the client still sends is read and dropped for a while.
+//! Closing a connection with unread bytes (after an answer of 413, say) would reset it, and the answer could be lost.
+//! So it is closed for writing first, and the client's remaining bytes are read and dropped for a while.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -57,22 +57,22 @@ use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, Mapped, browsers};
 use crate::metrics::Requests;
 
-/// Largest buffer of a connection in each direction, in bytes. A connection keeps it when it is idle, and thousands of
-/// slow readers fill it: so it is no larger than a fast upload needs. (A chunk that passes it may stand in it whole.)
+/// The largest buffer of a connection in each direction, in bytes. An idle connection keeps its buffer, and thousands
+/// of slow readers fill theirs: so it is no larger than a fast upload needs. (A chunk beyond it may be buffered whole.)
 const BUFFER_BYTES: usize = 64 << 10;
-/// An answer that is larger and was made whole takes its part of [`ANSWER_BYTES`].
+/// A larger answer that was rendered whole takes a share of [`ANSWER_BYTES`].
 const SMALL_ANSWER_BYTES: u64 = 64 << 10;
-/// What all answers that were made whole may hold, in bytes; one that is larger has all of it.
+/// The most bytes of all answers that were rendered whole; a larger one takes all of it.
 const ANSWER_BYTES: usize = 64 << 20;
-/// How many answers wait for their part; those that come then are not given.
+/// The most answers that wait for a share; further ones are refused.
 const WAITING_ANSWERS: usize = 4;
-/// How long an answer waits for its part.
+/// How long an answer waits for its share.
 const ANSWER_WAIT: Duration = Duration::from_secs(4);
-/// A client that has taken nothing for so long is in the way of an answer that waits.
+/// A client that has read nothing for this long is closed if an answer waits.
 const ANSWER_PATIENCE_MS: u64 = 2000;
-/// How long a client may go on sending after its request was refused.
+/// How long a client may continue to send after its request was refused.
 const LINGER: Duration = Duration::from_secs(10);
-/// How long a request whose body did not come may take to answer so.
+/// How long a request without its body may take to answer.
 const LATE_ANSWER: Duration = Duration::from_secs(1);
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -84,7 +84,7 @@ pub(super) struct Connections {
     requests: Arc<Requests>,
     permits: Arc<Semaphore>,
     max: u32,
-    /// [`ANSWER_BYTES`], a permit is a KiB.
+    /// [`ANSWER_BYTES`], in permits of a KiB.
     answers: Arc<Semaphore>,
     /// [`WAITING_ANSWERS`].
     waiting: Semaphore,
@@ -99,32 +99,31 @@ const RUNNING: u8 = 0;
 const DRAINING: u8 = 1;
 const CUT: u8 = 2;
 
-/// Phases of a [`Connection`]: between requests, within a head, answering, waiting for a part of a body. Whatever the
-/// phase, it is `WRITING` to the timer where the socket takes no more of what is written.
+/// Phases of a [`Connection`]: between requests, within a head, answering, waiting for a part of a body. In any phase
+/// the timer sees `WRITING` while the socket accepts no more bytes.
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const ANSWERING: u8 = 2;
 const BODY: u8 = 3;
 const WRITING: u8 = 4;
 
-/// What the parts of one connection tell each other.
+/// The state that the parts of one connection share.
 struct Connection {
     id: u64,
     caller: Caller,
     shared: Arc<Connections>,
-    /// The task's; it never changes, so the first poll sets it.
+    /// The task's waker; it never changes, so the first poll sets it.
     waker: OnceLock<Waker>,
     phase: AtomicU8,
-    /// Raised with whatever arrives, and with what is taken after a wait; a timer that finds it as it was has waited for
-    /// nothing.
+    /// Raised by received bytes, and by bytes sent after a wait; a timer that finds it unchanged saw no progress.
     progress: AtomicU32,
-    /// The socket takes no more: the client does not read.
+    /// The socket accepts no more bytes: the client does not read.
     is_blocked: AtomicBool,
     /// When that began, in milliseconds of the monotonic clock.
     blocked_since_ms: AtomicU64,
-    /// It holds a part of the answers' bytes, or of those of bodies, until its client has read its answer.
+    /// The answer holds a share of the answers' or the bodies' bytes until the client has read it.
     has_answer: AtomicBool,
-    /// Others need what it holds more: it closes.
+    /// Others need its share: it closes.
     is_evicted: AtomicBool,
     /// A body's next read fails: its client paused for too long.
     is_late: AtomicBool,
@@ -133,7 +132,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// Notes whether the socket took what was written.
+    /// Notes whether the socket accepted the written bytes.
     fn note_write(&self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending if !self.is_blocked.load(Relaxed) => {
@@ -154,7 +153,7 @@ impl Connections {
     pub(super) fn new(app: App, router: Router) -> Self {
         let max = u32::try_from(app.config.limits.max_connections).unwrap_or(u32::MAX);
         Self {
-            // The router has made the rows already.
+            // The router has created the rows already.
             requests: app.metrics.requests(Vec::new),
             router,
             permits: Arc::new(Semaphore::new(max as usize)),
@@ -168,7 +167,7 @@ impl Connections {
         }
     }
 
-    /// Answers a connection in a task of its own; gives it back above the limit.
+    /// Answers a connection in a task of its own; returns it above the limit.
     pub(super) fn spawn(self: &Arc<Self>, stream: TcpStream) -> Result<(), TcpStream> {
         let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             return Err(stream);
@@ -205,12 +204,12 @@ impl Connections {
         self.app.metrics.refused_connections.fetch_add(1, Relaxed);
     }
 
-    /// Every connection answers what is in flight and closes.
+    /// Every connection answers its running request and closes.
     pub(super) fn drain(&self) {
         self.enter(DRAINING);
     }
 
-    /// Every connection closes as it is.
+    /// Closes every connection at once.
     pub(super) fn cut(&self) {
         self.enter(CUT);
     }
@@ -225,13 +224,13 @@ impl Connections {
         u64::try_from(self.app.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// A part of the answers' bytes for one of `bytes`; `None` if there is none to be had.
+    /// A share of the answers' bytes for an answer of `bytes`; `None` if there is none.
     async fn hold_answer(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let permits = bytes.div_ceil(1024).min(ANSWER_BYTES as u64 / 1024) as u32;
         if let Ok(permit) = self.answers.clone().try_acquire_many_owned(permits) {
             return Some(permit);
         }
-        // Those that wait are in memory too.
+        // Waiting answers are in memory too.
         let _waiting = self.waiting.try_acquire().ok()?;
         let acquired = self.answers.clone().acquire_many_owned(permits);
         relieved(ANSWER_WAIT, acquired, || self.evict_stalled())
@@ -239,7 +238,7 @@ impl Connections {
             .ok()
     }
 
-    /// Closes the connections that hold answers of which nothing has been taken for long.
+    /// Closes the connections with whole answers whose clients have long read nothing.
     pub(super) fn evict_stalled(&self) {
         let now_ms = self.now_ms();
         for connection in self.open.lock().values() {
@@ -266,7 +265,7 @@ impl Connections {
     }
 }
 
-/// An open connection; dropping it takes it off the books.
+/// An open connection; dropping it removes it from the list.
 struct Registered {
     connection: Arc<Connection>,
     _permit: OwnedSemaphorePermit,
@@ -303,11 +302,11 @@ async fn serve(stream: TcpStream, registered: Registered) {
     let mut watch = Watch::new(&connection);
     let mut stage = RUNNING;
     std::future::poll_fn(|cx| {
-        // Before the stage is read, so that no change of it is missed.
+        // Before the stage is read, so that no change is missed.
         connection.waker.get_or_init(|| cx.waker().clone());
         loop {
-            // The connection goes first: a request that has arrived already is answered, even if the server stops.
-            // Errors are the client's: a broken connection or a malformed request, which hyper has answered.
+            // Poll the connection first: a request that has arrived is answered even if the server stops. Errors are
+            // the client's: a broken connection or a malformed request, which hyper has answered.
             if serving.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
@@ -334,7 +333,7 @@ async fn serve(stream: TcpStream, registered: Registered) {
     .await;
 }
 
-/// Answers one request: counts it, and makes an answer of a panic.
+/// Answers one request: counts it, and turns a panic into an answer.
 async fn answer(
     connection: Arc<Connection>,
     request: Request<Incoming>,
@@ -372,7 +371,7 @@ async fn answer(
             Err(panic) => answer_panic(&*panic),
         }
     };
-    // A client that was not asked for its body may send it all the same: the connection ends, and the answer says so.
+    // A client may send its body without being asked for it: close the connection, and say so in the answer.
     if expects_continue && connection.is_unread.load(Relaxed) {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
     }
@@ -394,8 +393,8 @@ async fn answer(
     }))
 }
 
-/// Why a request cannot be taken, though it was parsed: its body has a transfer coding besides `chunked`, or more than
-/// one. Nothing here undoes such a coding, and what is in front of the server may have seen the body end elsewhere.
+/// Why a parsed request is refused: its body has a transfer coding besides `chunked`, or several. Nothing here decodes
+/// them, and a proxy may have seen the body end elsewhere.
 fn misframed(headers: &HeaderMap) -> Option<Problem> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let first = codings.next()?;
@@ -406,7 +405,7 @@ fn misframed(headers: &HeaderMap) -> Option<Problem> {
     Some(Problem::new(Reason::NotSupported, detail).with("pointer", "transfer-encoding"))
 }
 
-/// Refuses a request whose end cannot be trusted: nothing that follows it on the connection is read as a request.
+/// Refuses a request whose end is in doubt: no later bytes of the connection are read as a request.
 fn refuse(problem: Problem, request: Request<Body>) -> Response {
     drop(request);
     let mut response = problem.into_response();
@@ -414,7 +413,7 @@ fn refuse(problem: Problem, request: Request<Body>) -> Response {
     response
 }
 
-/// Takes an answer's part of what answers may hold.
+/// Takes an answer's share of the answers' bytes.
 async fn hold(
     connection: &Connection,
     response: Response,
@@ -430,7 +429,7 @@ async fn hold(
             (response, Some(permit))
         }
         None => {
-            let problem = Problem::new(Reason::Overloaded, "too many answers are being read; try again");
+            let problem = Problem::new(Reason::Overloaded, "too many answers are being sent; try again");
             let problem = if is_safe {
                 problem
             } else {
@@ -441,7 +440,7 @@ async fn hold(
     }
 }
 
-/// Bytes that are given back to the answers' when the last of them has been sent.
+/// Bytes that are returned when the last of them has been sent.
 struct Held {
     bytes: Bytes,
     _permit: OwnedSemaphorePermit,
@@ -466,7 +465,7 @@ fn answer_panic(panic: &(dyn Any + Send)) -> Response {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    tracing::error!(panic = what, "a request failed in a way that it must not");
+    tracing::error!(panic = what, "a request panicked");
     Problem::new(Reason::Internal, "the server could not do it; its log says why")
         .outcome(Outcome::Unknown)
         .into_response()
@@ -482,7 +481,7 @@ enum Verdict {
 /// The one timer of a connection.
 struct Watch {
     sleep: Pin<Box<Sleep>>,
-    /// The phase that the timer is set for, and the progress when it was.
+    /// The phase that the timer is set for, and the progress at that time.
     set_for: Option<(u8, u32)>,
 }
 
@@ -543,13 +542,13 @@ impl Watch {
         self.sleep.as_mut().reset(deadline);
         self.set_for = Some(set_for);
         if self.sleep.as_mut().poll(cx).is_ready() {
-            // It went off while it was being set: look again as soon as possible.
+            // It fired while it was being set: check again as soon as possible.
             cx.waker().wake_by_ref();
         }
     }
 }
 
-/// The socket: notes what arrives and what is taken, and lingers where it closes with a request unread.
+/// The socket: notes received and sent bytes, and lingers if it closes with unread bytes.
 struct Stream {
     stream: TcpStream,
     connection: Arc<Connection>,
@@ -630,13 +629,13 @@ impl AsyncWrite for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if self.connection.is_blocked.load(Relaxed) {
-            // Its client reads nothing: the kernel need not go on offering it what is left.
+            // The client reads nothing: the kernel need not keep sending the rest.
             let _ = self.stream.set_zero_linger();
         }
     }
 }
 
-/// A request's body: notes whether it waits for its client.
+/// A request's body: notes whether the server waits for the client.
 struct RequestBody {
     body: Incoming,
     is_ended: bool,
@@ -684,7 +683,7 @@ impl Drop for RequestBody {
         if !self.is_ended && !self.body.is_end_stream() {
             self.connection.is_unread.store(true, Relaxed);
         }
-        // Whoever dropped it waits for it no more.
+        // The handler that dropped the body no longer waits for it.
         let _ = self
             .connection
             .phase
@@ -695,9 +694,9 @@ impl Drop for RequestBody {
 /// An answer's body: its end is the end of the request.
 struct AnswerBody {
     body: Body,
-    /// Goes with the first frame, which for an answer that was made whole is all of it.
+    /// Dropped with the first frame, which is all of an answer that was rendered whole.
     held: Option<OwnedSemaphorePermit>,
-    /// It holds a part of what bodies may have, until its end.
+    /// A share of the bodies' bytes, held until the answer ends.
     holds_bodies: bool,
     connection: Arc<Connection>,
 }

@@ -1,13 +1,13 @@
 //! The listener: from an address to answered requests, and an ordered stop.
 //!
-//! [`start`] takes the address first, so that a taken one is known before the log is touched; it listens only once
-//! the log has recovered. Each connection is one task (see `connection`). The limit on connections is a
-//! semaphore: above it a connection is answered `overloaded` and closed, by a bounded number of tasks. Should the system
-//! run out of descriptors all the same, accepting pauses and goes on.
+//! [`start`] binds the address first, so that an address in use is reported before the log is touched; it listens only
+//! once the log has recovered. Each connection is one task (see `connection`). A semaphore limits connections: above
+//! the limit a connection is answered `overloaded` and closed, by a bounded number of tasks. If the system still runs
+//! out of descriptors, accepting pauses and continues.
 //!
-//! [`Server::shutdown`]: no more connections; `App::stopping`, so that long polls end; every connection answers what is
-//! in flight and closes; what is left after the drain timeout is cut; the log closes. The sampler of the groups' lag
-//! ends meanwhile by itself. A crash at any point of that is a crash like any other: the log recovers.
+//! [`Server::shutdown`]: accept no connections; set `App::stopping`, so that long polls end; let every connection
+//! answer its running request and close; cut the remaining ones after the drain timeout; close the log. The sampler of
+//! the groups' lag ends by itself. A crash at any point is like any other: the log recovers.
 
 mod connection;
 
@@ -32,32 +32,32 @@ use crate::http::app::App;
 use crate::settings::Config;
 use connection::Connections;
 
-/// Connections that the kernel keeps for us until we accept them.
+/// Connections in the kernel's queue until they are accepted.
 const BACKLOG: u32 = 4096;
-/// Connections above the limit that are told so at once; those above are closed without a word.
+/// Connections above the limit that get an answer at once; further ones are closed without one.
 const REFUSERS: usize = 64;
-/// How long telling a refused connection may take.
+/// How long answering a refused connection may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long cut connections may take to let go of their requests.
+/// How long cut connections may take to drop their requests.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
-/// What the kernel takes of an answer beyond what is on its way. Left to itself it takes megabytes for each client that does
-/// not read, and some hundreds of those take all the memory that the machine has for connections.
+/// The most unsent bytes that the kernel buffers for a connection. By default it buffers megabytes for each client that
+/// does not read, and some hundreds of those use up the machine's memory for connections.
 const UNSENT_BYTES: u32 = 128 << 10;
-/// How long a connection is silent before the kernel asks whether the client is there; it takes as long again to give up.
+/// How long a connection is silent before the kernel probes the client; it takes as long again to give up.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-/// How long accepting pauses after an error: those of one connection pass, a lack of descriptors takes a while.
+/// How long accepting pauses after an error: errors of one connection pass, a lack of descriptors lasts for a while.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the server did not start, or did not stop cleanly. Its message is for the operator.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The address cannot be listened on: choose another, or stop what has it.
+    /// The address cannot be used: choose another, or stop the process that uses it.
     #[error("cannot listen on {addr}: {source}")]
     Listen {
         /// The address.
         addr: SocketAddr,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The data directory cannot be opened.
@@ -65,9 +65,9 @@ pub enum ServeError {
     Open {
         /// The directory.
         dir: PathBuf,
-        /// What the journal takes of the disk, in bytes.
+        /// The size of the journal on disk, in bytes.
         journal_bytes: u64,
-        /// What the engine said.
+        /// The engine's error.
         source: Error,
     },
     /// The log did not close cleanly: it recovers at the next start.
@@ -78,7 +78,7 @@ pub enum ServeError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// What somebody whose disk is too small wants to know.
+/// A hint for a disk that is too small.
 fn hint(source: &Error, journal_bytes: u64) -> String {
     let mib = journal_bytes >> 20;
     match source {
@@ -100,10 +100,10 @@ pub struct Server {
     sampling: JoinHandle<()>,
 }
 
-/// Opens the log, recovers it, and answers requests from then on, in tasks of the runtime that this is called on.
+/// Opens the log, recovers it, and then answers requests in tasks of the current runtime.
 ///
 /// # Errors
-/// [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and nothing has changed but what recovery did.
+/// [`ServeError::Listen`] and [`ServeError::Open`]: nothing runs, and only recovery has changed anything.
 pub async fn start(config: Config) -> Result<Server, ServeError> {
     start_on(config, Arc::new(RealDisk::new()), Arc::new(SystemClock::new())).await
 }
@@ -176,7 +176,7 @@ pub async fn start_on(
 }
 
 impl Server {
-    /// The address that it listens on, with the port that was taken for port 0.
+    /// The address in use, with the chosen port for port 0.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
@@ -188,7 +188,7 @@ impl Server {
         &self.app
     }
 
-    /// Stops in order: accepts no more, answers what is in flight for at most the drain timeout, closes the log.
+    /// Stops in order: accepts no more, answers running requests for at most the drain timeout, closes the log.
     ///
     /// # Errors
     /// [`ServeError::Close`]: everything acknowledged is safe, and the next start recovers.
@@ -214,7 +214,7 @@ impl Server {
             self.connections.cut();
             let _ = tokio::time::timeout(CUT_TIMEOUT, self.connections.all_closed()).await;
         }
-        // It ends at once, unless it waits for a disk that does not answer.
+        // This ends at once, unless it waits for a disk that does not answer.
         let _ = tokio::time::timeout(CUT_TIMEOUT, self.sampling).await;
         close(&self.app).await
     }
@@ -248,7 +248,7 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // An error means that the server is gone, which is as good a reason to stop.
+            // An error means that the server is gone, which also ends this task.
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
         let stream = match accepted {
@@ -259,11 +259,11 @@ async fn accept(
                 continue;
             }
         };
-        // Without it a small answer may wait for the acknowledgement of the one before.
+        // Without it a small answer may wait for the acknowledgement of the previous one.
         let _ = stream.set_nodelay(true);
-        // A follower may wait for days: without this nobody would learn that its machine is gone.
+        // A follower may wait for days: without this a machine that disappears would go unnoticed.
         let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
-        // Where it cannot be set, the kernel takes what its own limits let it.
+        // If it cannot be set, the kernel's own limits apply.
         let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
         if let Err(stream) = connections.spawn(stream) {
             connections.count_refused();
@@ -277,7 +277,7 @@ async fn accept(
     }
 }
 
-/// When the kernel asks whether the other end of a silent connection is still there.
+/// When the kernel probes the other end of a silent connection.
 fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new()
         .with_time(KEEPALIVE)
@@ -285,7 +285,7 @@ fn keepalive() -> TcpKeepalive {
         .with_retries(4)
 }
 
-/// Answers `overloaded` to whatever is asked, and closes such that the client can read it.
+/// Answers `overloaded` to any request, and closes such that the client can read it.
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     let problem = http::problem::Problem::new(
         http::problem::Code::Refused(Reason::Overloaded),
@@ -299,29 +299,29 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     );
     stream.write_all((head + &body).as_bytes()).await?;
     stream.shutdown().await?;
-    // Closing with bytes unread would reset the connection, and the answer could be lost with it.
+    // Closing with unread bytes would reset the connection, and the answer could be lost.
     let mut sink = [0; 1024];
     while stream.read(&mut sink).await? > 0 {}
     Ok(())
 }
 
-/// How the files that the process may have open are shared out.
+/// How the process's open files are shared out.
 ///
-/// Connections never take what the log needs: a segment that cannot be opened for want of a descriptor would be a
-/// failed write, and end appends to its partition. So beyond their share connections are refused, not accepted until
-/// the process has no descriptors left.
+/// Connections never take the log's share: a segment that cannot be opened for lack of a descriptor would be a failed
+/// write, and end appends to its partition. So connections beyond their share are refused before the process runs out
+/// of descriptors.
 #[derive(Debug, PartialEq, Eq)]
 struct Files {
     /// Segment files open for writing.
     segments: usize,
     connections: usize,
-    /// Connections that are refused with an answer at the same time; beyond them they are closed without one.
+    /// Connections that are refused with an answer at the same time; further ones are closed without one.
     refusals: usize,
 }
 
 impl Files {
-    /// A quarter for segments that are written; an eighth (at most 1,024) for what is opened for a moment, by reads,
-    /// snapshots and refusals (a quarter of it at most), and for what every process has; the rest for connections.
+    /// A quarter for segments open for writing; an eighth (at most 1,024) for files opened briefly, by reads, snapshots
+    /// and refusals (a quarter of it at most), and for the process's standard files; the rest for connections.
     fn share(limit: u64) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let spare = (limit / 8).min(1024);
@@ -339,7 +339,7 @@ impl Files {
             let connections = self.connections;
             let what =
                 "the limit of open files allows fewer connections than max_connections; raise it (ulimit -n)";
-            // Nobody has asked for the default.
+            // The default was not chosen, so it needs no warning.
             if max_connections == Limits::default().max_connections {
                 tracing::debug!(max_connections, connections, "{what}");
             } else {

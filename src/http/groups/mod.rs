@@ -85,7 +85,7 @@ struct SettingsBody {
 
 /// Groups, sorted by name
 #[utoipa::path(get, path = "/v1/groups", tag = "groups",
-    params(("limit" = Option<u64>, Query, description = "Groups at most (100)"),
+    params(("limit" = Option<u64>, Query, description = "The most groups (100)"),
         ("after" = Option<String>, Query, description = "Groups after this name")),
     responses((status = 200, description = "The groups", body = GroupList)))]
 async fn list_groups(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
