@@ -1,4 +1,4 @@
-//! `quipu topic damage` and `quipu topic skip`: what cannot be read, and going on without it.
+//! `quipu topic damage` and `quipu topic skip`: list unreadable records, and skip them.
 
 use http::Method;
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use super::api::Topic;
 use super::client::{Client, Route};
 use super::output::{self, Column, Tone, count, plain};
 
-/// The offsets that `quipu topic skip` is about.
+/// The offsets for `quipu topic skip`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Range {
     /// The partition
@@ -21,7 +21,7 @@ pub(crate) struct Range {
     /// One past the last damaged offset
     #[arg(long, value_name = "OFFSET")]
     until: u64,
-    /// Take the skip back: consumers stop at the damage again
+    /// Undo the skip: consumers stop at the damage again
     #[arg(long)]
     undo: bool,
 }
@@ -80,7 +80,7 @@ pub(crate) fn list(client: &Client, topic: &str, is_json: bool) -> anyhow::Resul
     Ok(output::table(&columns, rows, &["OFFSETS"])?)
 }
 
-/// Skips a range, or takes that back.
+/// Skips a range, or undoes that.
 pub(crate) fn skip(client: &Client, topic: &str, range: Range, is_json: bool) -> anyhow::Result<()> {
     let Range {
         partition,

@@ -1,8 +1,8 @@
-//! Sending requests that store something once, however often they are sent.
+//! Sends requests so that their records are stored once, however often the requests are sent.
 //!
-//! Each request has an idempotency key, so after a lost answer it is sent again: what was stored the first time is
-//! answered as it was then. That holds as long as the topic remembers keys (`dedupe_window_ms`), counted from the first
-//! time that the request may have stored anything; after that it is not sent again, and its lines are in doubt.
+//! Each request has an idempotency key, so after a lost answer it is sent again, and the server repeats its first
+//! answer. That works while the topic remembers keys (`dedupe_window_ms`), counted from the first time that the request
+//! may have stored anything. After that it is not sent again, and its lines are in doubt.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,45 +10,45 @@ use super::client::{Answer, Client, Failure, Route};
 use super::output::{brief_ms, note};
 use super::signal::Interrupt;
 
-/// How long a server that was there may be away, or overloaded, for a command that does not follow.
+/// How long a server that has answered before may be away or overloaded, for a command that does not follow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// How long one that has not answered yet may be.
+/// How long a server that has never answered may be away.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
-/// How much sooner than a key is forgotten its request is given up: it takes a while to arrive.
+/// How long before its key is forgotten a request is given up: it takes a while to arrive.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// The way to one target.
+/// The connection to one target.
 #[derive(Debug)]
 pub(crate) struct Delivery<'a> {
-    /// Who sends.
+    /// The client.
     pub(crate) client: &'a Client,
-    /// Where to.
+    /// The path.
     pub(crate) route: Route,
-    /// What the requests' keys begin with; request 1 has the key `{key}-1`.
+    /// The prefix of the requests' keys; request 1 has the key `{key}-1`.
     pub(crate) key: String,
-    /// How long the target remembers a key; none if nobody knows.
+    /// How long the target remembers a key; none if unknown.
     pub(crate) window: Option<Duration>,
-    /// Ends the waiting between attempts.
+    /// Ends the wait between attempts.
     pub(crate) interrupt: &'a Interrupt,
     /// Whether the target has answered before: it is then worth waiting for.
     pub(crate) answered: bool,
-    /// Whether somebody has said that the target is away.
+    /// Whether the user knows that the target is away.
     pub(crate) troubled: bool,
 }
 
-/// A request that has not been answered as hoped.
+/// A request without the hoped-for answer.
 #[derive(Debug)]
 pub(crate) struct Undelivered {
-    /// Why not.
+    /// The reason.
     pub(crate) failure: Failure,
-    /// Since when the request may have stored something; none if it is certain that it has not.
+    /// Since when the request may have stored something; none if it certainly has not.
     pub(crate) doubt: Option<SystemTime>,
-    /// Whether the key may be forgotten by now, so that sending it again could store it again.
+    /// Whether the key may be forgotten, so that sending it again could store it twice.
     pub(crate) is_late: bool,
 }
 
 impl<'a> Delivery<'a> {
-    /// The way to `route`, with a key of its own.
+    /// A connection to `route`, with a new key.
     pub(crate) fn new(
         client: &'a Client,
         route: Route,
@@ -67,10 +67,10 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Sends request `number` (from 1), and again until it is answered; `doubt` is since when an earlier process may
+    /// Sends request `number` (from 1), repeatedly until it is answered; `doubt` is since when an earlier process may
     /// have stored some of it.
     ///
-    /// # Errors
+    /// [`Undelivered`]; a request in doubt may be sent again under the same number, unless it is late.
     /// [`Undelivered`]; what is in doubt then may be sent again under the same number, unless it is late.
     pub(crate) fn send(
         &mut self,
@@ -104,13 +104,13 @@ impl<'a> Delivery<'a> {
                 && let Some(now_accepted) = problem.number("accepted")
                 && now_accepted > accepted
             {
-                // It gets on: it may take as long as it takes.
+                // It makes progress: it has no time limit.
                 accepted = now_accepted;
                 waited = Duration::ZERO;
             }
             let wait = failure.retry_after().unwrap_or(delay);
             let patience = if self.answered { PATIENCE } else { FIRST_PATIENCE };
-            // After the wait that comes first: a longer one than the key lives would be one too long.
+            // Include the next wait: it must end before the key is forgotten.
             let is_late = doubt.is_some_and(|since| self.is_late(since, SystemTime::now() + wait));
             let goes_on = failure.passes() && !is_late && waited + wait <= patience;
             if goes_on && !std::mem::replace(&mut self.troubled, true) {
@@ -128,18 +128,18 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Whether what was first sent at `since` may be forgotten at `now`.
+    /// Whether the key of a request first sent at `since` may be forgotten at `now`.
     pub(crate) fn is_late(&self, since: SystemTime, now: SystemTime) -> bool {
         let Some(window) = self.window else {
             return false;
         };
-        // A clock that went backwards says nothing about how long it was; the window begins anew then.
+        // A clock that went backwards gives no duration; the window begins again.
         let age = now.duration_since(since).unwrap_or_default();
         age + (window / 10).min(MARGIN) >= window
     }
 }
 
-/// A key that no other run has: 128 random bits in hexadecimal.
+/// A unique key: 128 random bits in hexadecimal.
 pub(crate) fn random_key() -> String {
     use std::hash::{BuildHasher, RandomState};
     let (one, other) = (RandomState::new(), RandomState::new());
@@ -150,7 +150,7 @@ pub(crate) fn random_key() -> String {
     )
 }
 
-/// How long ago something was, for people.
+/// A duration, for people.
 pub(crate) fn ago(since: SystemTime) -> String {
     let age = since.elapsed().unwrap_or_default();
     brief_ms(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))

@@ -1,8 +1,8 @@
 //! Reading one partition from an offset to another, a fetch at a time.
 //!
-//! A fetch is read whole before any of it is used, so a connection that breaks in the middle is tried again from the
-//! same offset: nothing is printed twice and nothing is left out. The bounds are offsets, found when the reading
-//! begins; only a live tail has none.
+//! A fetch is read completely before any of it is used, so a broken connection is retried from the same offset: no
+//! record is printed twice or left out. The bounds are offsets, chosen when the reading begins; only a live tail has
+//! none.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use super::deliver::PATIENCE;
 use super::output::note;
 use super::signal::Interrupt;
 
-/// Most records that a fetch may ask for.
+/// The most records of a fetch.
 pub(crate) const MAX_RECORDS: u64 = 100_000;
-/// Bytes that a fetch asks for.
+/// The most bytes of a fetch.
 pub(crate) const FETCH_BYTES: u64 = 1 << 20;
-/// Whether somebody has said that the server is away: once is enough for all partitions.
+/// Whether the user knows that the server is away: once is enough for all partitions.
 static TROUBLE: AtomicBool = AtomicBool::new(false);
 
 /// A partition being read.
@@ -40,18 +40,18 @@ pub(crate) struct Chunk {
     pub(crate) topic: String,
     /// Their partition.
     pub(crate) partition: u32,
-    /// One record a line, each with its line break; empty if there is nothing (yet).
+    /// One record a line, each with its line break; empty if there are none (yet).
     pub(crate) lines: Vec<u8>,
-    /// Where the next fetch begins.
+    /// The offset of the next fetch.
     pub(crate) next: u64,
 }
 
-/// How much one fetch asks for.
+/// The size of one fetch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
     /// Records, at most [`MAX_RECORDS`].
     pub(crate) records: u64,
-    /// Stored bytes; one record comes however large.
+    /// Stored bytes; at least one record is returned, however large.
     pub(crate) bytes: u64,
     /// How long to wait for the first record.
     pub(crate) wait: Duration,
@@ -70,7 +70,7 @@ impl Partition {
         }
     }
 
-    /// Waits for records that its bound asks for and that are not there yet; otherwise the end is the bound too.
+    /// Waits for missing records up to the bound; otherwise the end is also a bound.
     pub(crate) fn live(mut self) -> Self {
         self.live = true;
         self
@@ -81,16 +81,16 @@ impl Partition {
         self.until.is_some_and(|until| self.next >= until)
     }
 
-    /// Sets the bound: nothing at or after `offset` is read.
+    /// Sets the bound: no record at or after `offset` is read.
     pub(crate) fn end_at(&mut self, offset: u64) {
         self.until = Some(self.until.map_or(offset, |until| until.min(offset)));
     }
 
-    /// Fetches what comes next and moves on. Waits for a server that restarts; goes on at the log start, with a note,
-    /// when retention was faster.
+    /// Fetches the next records and moves on. Waits for a server that restarts. If retention deleted the next records,
+    /// continues at the log start, with a note.
     ///
     /// # Errors
-    /// A [`Failure`] that does not pass.
+    /// A [`Failure`] that is permanent.
     pub(crate) fn fetch(&mut self, size: Size, interrupt: &Interrupt) -> Result<Chunk, Failure> {
         let mut waited = Duration::ZERO;
         let mut delay = Duration::from_millis(100);
@@ -98,7 +98,7 @@ impl Partition {
             let failure = match self.try_fetch(size) {
                 Ok(chunk) => {
                     TROUBLE.store(false, Ordering::Relaxed);
-                    // A bounded read that gives nothing and does not move would be asked for ever.
+                    // A bounded read that returns nothing and does not advance would repeat for ever.
                     self.next = match self.until {
                         Some(until) if !self.live && chunk.next <= self.next => until,
                         _ => chunk.next,
@@ -125,7 +125,7 @@ impl Partition {
                 }
                 continue;
             }
-            // Who follows waits for ever: the records that come are what it is there for.
+            // A follower waits for ever.
             let passes = if self.live {
                 failure.may_pass()
             } else {
@@ -186,7 +186,7 @@ impl Partition {
     }
 }
 
-/// One line for damaged records that are missing: the server sends records as if nothing were.
+/// One line about damaged records that are missing: the server leaves them out silently.
 pub(crate) fn say_skipped(topic: &str, partition: u64, offsets: &str) {
     note(format_args!(
         "warning: partition {partition} of {topic}: offsets {offsets} are damaged and were skipped by the operator; going \
@@ -194,7 +194,7 @@ pub(crate) fn say_skipped(topic: &str, partition: u64, offsets: &str) {
     ));
 }
 
-/// One line for records that retention was faster with.
+/// One line about records that retention deleted first.
 pub(crate) fn say_trimmed(topic: &str, partition: u64, from: u64, start: u64) {
     note(format_args!(
         "partition {partition} of {topic}: offsets {from} to {} were deleted before they were read; going on at {start}",
@@ -202,8 +202,8 @@ pub(crate) fn say_trimmed(topic: &str, partition: u64, from: u64, start: u64) {
     ));
 }
 
-/// Adds where it happened, and for damage where healthy records go on. `place` is the partition and the offset, where the
-/// problem itself does not name them.
+/// Adds the place, and for damage the next healthy offset. `place` is the partition and the offset, used if the problem
+/// names none.
 pub(crate) fn explain(mut problem: Problem, topic: &str, place: Option<(u32, u64)>) -> Failure {
     let (partition, offset) = match place {
         Some((partition, offset)) => (Some(u64::from(partition)), Some(offset)),
@@ -233,10 +233,10 @@ pub(crate) fn explain(mut problem: Problem, topic: &str, place: Option<(u32, u64
     Failure::Problem(Box::new(problem))
 }
 
-/// What is looked at in a record's line.
+/// The fields of a record's line that are used.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Head<'a> {
-    /// Its topic, where records come from several.
+    /// Its topic, if records come from several.
     #[serde(borrow, default)]
     pub(crate) topic: Option<std::borrow::Cow<'a, str>>,
     /// Its offset.
@@ -251,7 +251,7 @@ pub(crate) struct Head<'a> {
 /// Reads the head of a record's line.
 ///
 /// # Errors
-/// The line is not a record.
+/// The line is no record.
 pub(crate) fn head(line: &[u8]) -> anyhow::Result<Head<'_>> {
     serde_json::from_slice(line)
         .map_err(|error| anyhow::anyhow!("the server sent a line that is no record: {error}"))

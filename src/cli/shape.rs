@@ -1,24 +1,24 @@
-//! From a line of input to a line of NDJSON records, for `quipu produce`.
+//! Turns lines of input into lines of NDJSON records, for `quipu produce`.
 //!
-//! Every line of input becomes exactly one line, so that a line number in the server's answer is the input's too.
-//! Values are never parsed into numbers and back: they travel as the bytes that were read.
+//! Every input line becomes exactly one line, so line numbers in the server's answer match the input. Values are never
+//! parsed into numbers and back: their bytes are copied.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// What is done with each line.
+/// How lines become records.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shape {
     /// Whether a line is a value, not a record.
     pub(crate) raw: bool,
-    /// Where in the line the key stands.
+    /// The place of the key in the line.
     pub(crate) key_field: Option<Pointer>,
 }
 
 impl Shape {
-    /// Whether lines are records already and travel as they are.
+    /// Whether lines are records already and are sent unchanged.
     pub(crate) fn keeps_lines(&self) -> bool {
         !self.raw && self.key_field.is_none()
     }
@@ -26,7 +26,7 @@ impl Shape {
     /// Appends the record of `line` (without its line break) and a line break to `out`.
     ///
     /// # Errors
-    /// Why the line is not right; `out` is as before.
+    /// The line's fault; `out` is unchanged.
     pub(crate) fn append(&self, line: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if self.raw {
@@ -51,7 +51,7 @@ impl Shape {
             out.extend_from_slice(format!("\"key\":{key},").as_bytes());
         }
         match value {
-            // A stored `null` is not a tombstone, and only base64 tells them apart.
+            // A stored `null` is not a tombstone; only base64 distinguishes them.
             Ok(value) if value.get() != "null" => {
                 out.extend_from_slice(b"\"value\":");
                 out.extend_from_slice(value.get().as_bytes());
@@ -167,7 +167,7 @@ impl Pointer {
     }
 }
 
-/// The members of a JSON object in their order, values as they were written.
+/// The members of a JSON object in order, with their values unchanged.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

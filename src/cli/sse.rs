@@ -1,22 +1,22 @@
-//! Server-Sent Events, as the WHATWG's standard reads them, from bytes that arrive in any pieces.
+//! Parses Server-Sent Events by the WHATWG's standard, from bytes in pieces of any size.
 //!
-//! Lines end with CR, LF or both; a line with a colon in front is a comment; an empty line completes an event; what
-//! stands before the end of the stream without one is no event. An `id` counts from the end of its event on, and also
-//! where that event has no data, so [`Parser::last_id`] is where to go on when the connection breaks.
+//! Lines end with CR, LF or both; a line that begins with a colon is a comment; an empty line completes an event; an
+//! incomplete event at the end of the stream is dropped. An `id` takes effect when its event ends, even without data,
+//! so [`Parser::last_id`] is the position to resume from.
 
 use std::time::Duration;
 
 use memchr::{memchr, memchr2};
 
-/// The longest line, and the most data of an event: above the largest record that a server takes, as base64 too.
+/// The longest line, and the most data of an event: above the largest record of a server, even as base64.
 const MAX_BYTES: usize = 128 << 20;
 
-/// An event, as long as the next one has not begun.
+/// An event, borrowed until the next one begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Event<'a> {
-    /// Its type; `message` where the server names none.
+    /// Its type; `message` if the server names none.
     pub(crate) kind: &'a str,
-    /// Its data; lines are parted by line feeds.
+    /// Its data; line feeds separate its lines.
     pub(crate) data: &'a [u8],
 }
 
@@ -25,38 +25,38 @@ pub(crate) struct Event<'a> {
 #[error("an event of more than {} MiB", MAX_BYTES >> 20)]
 pub(crate) struct TooLarge;
 
-/// What is known of a stream so far.
+/// The state of a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
-    /// The beginning of a line whose end has not arrived.
+    /// The beginning of an incomplete line.
     line: Vec<u8>,
-    /// Whether the last line ended with CR, so that a LF now would belong to it.
+    /// Whether the last line ended with CR, so that a LF next would belong to it.
     after_cr: bool,
-    /// Whether the first line, which may begin with a byte order mark, is over.
+    /// Whether the first line, which may begin with a byte order mark, is complete.
     begun: bool,
     kind: String,
     data: Vec<u8>,
-    /// The `id` that counts when the event is over.
+    /// The `id` that takes effect when the event ends.
     id: String,
     last_id: String,
     retry: Option<Duration>,
 }
 
 impl Parser {
-    /// The `id` of the last event that is whole; empty if there was none.
+    /// The `id` of the last complete event; empty if there was none.
     pub(crate) fn last_id(&self) -> &str {
         &self.last_id
     }
 
-    /// How long the server asks to wait before the next connection.
+    /// The server's requested wait before the next connection.
     pub(crate) fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
-    /// Reads on and gives `take` each event that is now whole.
+    /// Reads on and passes each complete event to `take`.
     ///
     /// # Errors
-    /// [`TooLarge`]; the stream cannot be read any further.
+    /// [`TooLarge`]; the stream cannot be read further.
     pub(crate) fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(Event<'_>)) -> Result<(), TooLarge> {
         if self.after_cr && !bytes.is_empty() {
             bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// Type, data, and the last id after it, of each event; and the last id and the delay at the end.
+    /// Type, data, and the last id after it, of each event; then the last id and the delay at the end.
     type Read = (Vec<(String, String)>, String, Option<Duration>);
 
     fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Read {

@@ -1,8 +1,8 @@
-//! Records as the server streams them, over one connection after the other.
+//! Streamed records, over one connection after another.
 //!
-//! A stream is read as Server-Sent Events, whose `id` says how far it got: when the connection breaks, goes silent, or the
-//! server restarts, the next one begins behind the last event that arrived whole. Nothing is given twice and nothing is
-//! left out. A stream that does not follow ends where the topic ended when it was begun, whatever was appended since.
+//! A stream is read as Server-Sent Events, whose `id` is its position: if the connection breaks or goes silent, or the
+//! server restarts, the next connection begins after the last complete event. No record is repeated or left out. A
+//! stream that does not follow ends at the topic's end when it began, whatever was appended since.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -18,13 +18,13 @@ use super::output::note;
 use super::signal::Interrupt;
 use super::sse::{Event, Parser};
 
-/// Bytes that are asked of a connection at once.
+/// Bytes per read of a connection.
 const READ_BYTES: usize = 128 << 10;
-/// Chunks that wait for their reader: few, as they are up to [`READ_BYTES`] and a record each.
+/// Chunks that wait for their reader: few, because each may have up to [`READ_BYTES`] and a record.
 const CHUNKS: usize = 4;
-/// How long to wait before the first new connection; doubled for each, up to what the server asks for.
+/// The wait before the first new connection; doubled for each, up to the server's `retry`.
 const DELAY: Duration = Duration::from_millis(100);
-/// The most where it asks for nothing, and the most that it may ask for.
+/// The longest wait without a `retry`, and the longest `retry` accepted.
 const MOST_DELAY: Duration = Duration::from_secs(2);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
@@ -36,7 +36,7 @@ pub(crate) const MOST_PARTITIONS: usize = 256;
 pub(crate) struct Records {
     /// One record a line, each with its line break.
     pub(crate) lines: Vec<u8>,
-    /// How many they are.
+    /// The number of records.
     pub(crate) count: u64,
 }
 
@@ -46,7 +46,7 @@ impl Records {
         self.lines.split_inclusive(|byte| *byte == b'\n')
     }
 
-    /// The timestamp of the last of them.
+    /// The timestamp of the last one.
     pub(crate) fn timestamp(&self) -> Option<i64> {
         let end = self.lines.strip_suffix(b"\n")?;
         let start = memchr::memrchr(b'\n', end).map_or(0, |before| before + 1);
@@ -54,19 +54,19 @@ impl Records {
     }
 }
 
-/// Where each partition of each topic ended when the stream was begun.
+/// The end of each partition of each topic when the stream began.
 type Ends = HashMap<String, HashMap<u32, u64>>;
 
 /// A stream of the records of one topic, or of several.
 pub(crate) struct Stream {
     client: Client,
-    /// The topic of records that name none, as there is only one.
+    /// The topic of records that name none, if there is only one.
     topic: String,
     route: Route,
     interrupt: Interrupt,
     /// How long the server may be away; none: for ever.
     patience: Option<Duration>,
-    /// Where partitions end that are not followed: a later connection would otherwise read on to their end by then.
+    /// The ends of partitions that are not followed: a later connection would otherwise read on to newer ends.
     ends: Option<Ends>,
     connection: Option<Box<dyn Read + Send>>,
     buffer: Vec<u8>,
@@ -76,16 +76,16 @@ pub(crate) struct Stream {
     /// Whether this is not the first connection.
     is_resumed: bool,
     has_ended: bool,
-    /// What the server said is wrong, after the records before it.
+    /// The server's error, reported after the records before it.
     failure: Option<Failure>,
     delay: Duration,
     most_delay: Duration,
     waited: Duration,
-    /// Whether somebody has said that the server is away.
+    /// Whether the user knows that the server is away.
     troubled: bool,
 }
 
-/// What an event says.
+/// The meaning of an event.
 enum Said {
     Record,
     Failure(Failure),
@@ -94,7 +94,7 @@ enum Said {
 }
 
 impl Stream {
-    /// The records of these partitions of these topics, as `route` says it. Nothing is sent yet.
+    /// The records of these partitions of these topics, requested with `route`. Nothing is sent yet.
     pub(crate) fn new(
         client: &Client,
         topics: &[(&Topic, Vec<&api::Partition>)],
@@ -135,11 +135,11 @@ impl Stream {
         }
     }
 
-    /// Reads on a thread of its own, so that a silent connection holds nobody up, and sends what `event` makes of it. The
-    /// thread ends with the stream, with its first failure, or when nobody listens any more.
+    /// Reads on a thread of its own, so that a silent connection blocks no one, and sends the result of `event`. The
+    /// thread ends with the stream, with its first failure, or when the receiver is gone.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// The thread cannot be started.
     pub(crate) fn spawn<E: Send + 'static>(
         mut self,
         event: impl Fn(Result<Records, Failure>) -> E + Send + 'static,
@@ -160,7 +160,7 @@ impl Stream {
     /// The next records, at least one; none at the end.
     ///
     /// # Errors
-    /// A [`Failure`] that does not pass, or one that lasts.
+    /// A [`Failure`] that is permanent, or lasts too long.
     pub(crate) fn next(&mut self) -> Result<Option<Records>, Failure> {
         loop {
             if let Some(failure) = self.failure.take() {
@@ -177,7 +177,7 @@ impl Stream {
         }
     }
 
-    /// Reads what has arrived, from a new connection if need be.
+    /// Reads received bytes, from a new connection if need be.
     fn read(&mut self) -> Result<Records, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -203,7 +203,7 @@ impl Stream {
         let mut said = Said::Nothing;
         let ends = self.ends.as_ref().filter(|_| self.is_resumed);
         let pushed = self.parser.push(&self.buffer[..read], |event| {
-            // What stands behind the end, or behind a failure, is not looked at.
+            // Events after the end, or after a failure, are ignored.
             if matches!(said, Said::Nothing | Said::Record) {
                 said = hear(&event, &self.topic, ends, &mut records);
             }
@@ -221,7 +221,7 @@ impl Stream {
             Said::Nothing | Said::Record => self.connection = Some(connection),
             Said::End => self.has_ended = true,
             Said::Failure(failure) if is_retryable(&failure) => {
-                // The records before it count; the next read begins anew.
+                // Return the records before the failure; the next read reconnects.
                 self.is_resumed = true;
                 if records.count == 0 {
                     return Err(failure);
@@ -239,7 +239,7 @@ impl Stream {
             Some(_) => failure.passes() || is_retryable(&failure),
             None => failure.may_pass(),
         };
-        // A server that was never there is more likely mistyped than away.
+        // A server that never answered is more likely mistyped than away.
         let is_too_long = match self.patience {
             Some(patience) => self.waited >= patience,
             None => false,
@@ -268,7 +268,7 @@ fn is_retryable(failure: &Failure) -> bool {
     }
 }
 
-/// Takes a record, and says what else an event means.
+/// Takes a record, and returns any other meaning of an event.
 fn hear(event: &Event<'_>, topic: &str, ends: Option<&Ends>, records: &mut Records) -> Said {
     match event.kind {
         "record" => {
@@ -282,7 +282,7 @@ fn hear(event: &Event<'_>, topic: &str, ends: Option<&Ends>, records: &mut Recor
             if !is_behind {
                 let from = records.lines.len();
                 records.lines.extend_from_slice(event.data);
-                // Several lines of data are one record still; between the tokens of JSON a blank is as good.
+                // Several lines of data are still one record; between JSON tokens a space is equivalent.
                 for byte in &mut records.lines[from..] {
                     if *byte == b'\n' {
                         *byte = b' ';
@@ -319,7 +319,7 @@ fn members(data: &[u8]) -> Map<String, Value> {
     serde_json::from_slice(data).unwrap_or_default()
 }
 
-/// One line for what is missing.
+/// One line about missing records.
 fn say_gap(topic: &str, gap: &Map<String, Value>) {
     let number = |name: &str| gap.get(name).and_then(Value::as_u64).unwrap_or_default();
     let topic = gap.get("topic").and_then(Value::as_str).unwrap_or(topic);

@@ -1,9 +1,8 @@
 //! `quipu verify`: checks every byte of a data directory that no server has open, and changes none. With `--repair` it
-//! repairs what loses no records, and gives up the offsets that are named.
+//! makes repairs that lose no records, and skips the offsets that are named.
 //!
-//! Exits 1 where something is damaged, or is not as it was written though nothing is lost; with `--repair` where
-//! something of that is left. What was skipped on purpose, now or before, is told as a note and is no reason to exit 1:
-//! somebody has seen it and decided, and what is new must not be hidden behind it.
+//! Exits 1 if it finds damage, or a difference that loses nothing; with `--repair` if some of it is left. Skipped
+//! offsets are only noted, and do not cause exit 1: an operator has decided on them, and they must not hide new damage.
 
 use std::path::{Path, PathBuf};
 
@@ -26,18 +25,18 @@ pub(crate) struct Args {
     /// The data directory
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// Repair what loses no records: indexes, descriptions, snapshots' slots, bytes that the journal still has
+    /// Make repairs that lose no records: indexes, descriptions, snapshots' slots, bytes that the journal still has
     #[arg(long)]
     repair: bool,
-    /// Give up these damaged offsets, the second exclusive: consumers go on behind them and are told. Nothing is deleted;
-    /// may be repeated
+    /// Skip these damaged offsets, the second exclusive: consumers continue after them and are told. Nothing is
+    /// deleted; may be repeated
     #[arg(long, value_name = "TOPIC/PARTITION:FROM-UNTIL", requires = "repair", value_parser = Skip::parse)]
     skip: Vec<Skip>,
     #[command(flatten)]
     output: Output,
 }
 
-/// Offsets to give up.
+/// Offsets to skip.
 #[derive(Clone, Debug)]
 struct Skip {
     topic: String,
@@ -80,7 +79,7 @@ impl Skip {
     }
 }
 
-/// Does it; ends with 1 where something is wrong.
+/// Runs the command; returns 1 if something is wrong.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let bar = ProgressBar::new_spinner();
     bar.set_style(
@@ -165,10 +164,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// Opens the log as a server does, which recovers it, and skips the ranges; nothing of them is deleted.
+/// Opens the log like a server, which recovers it, and skips the ranges; deletes nothing.
 fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
     let mut options = Options::default();
-    // The journal is left as long as it is: its length is the server's setting.
+    // Keep the journal's length: it is the server's setting.
     let journals = std::fs::read_dir(dir.join("journal"))
         .into_iter()
         .flatten()
@@ -205,7 +204,7 @@ fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether all that is lost there was skipped before.
+/// Whether all lost records of a finding were skipped before.
 fn is_skipped(finding: &Finding, verified: &Verified) -> bool {
     let (Some(partition), Some((from, until))) = (finding.partition_id, finding.offsets) else {
         return false;
@@ -241,7 +240,7 @@ fn sentence(finding: &Finding, is_skipped: bool) -> String {
     )
 }
 
-/// `damage` says of a finding that data is lost, `skipped` that this was decided on; `damaged` counts what was not.
+/// `damage`: the finding loses data; `skipped`: an operator has decided on it; `damaged` counts the others.
 fn report(mended: &[Mended], verified: &Verified, skipped_before: &[bool]) -> Value {
     let all = || verified.findings.iter().zip(skipped_before);
     let is_damaged = all().any(|(finding, is_skipped)| finding.is_damage && !is_skipped);

@@ -1,8 +1,8 @@
-//! Where requests end: a function of the input's bytes alone, unless it is a pipe that is passed on as it comes.
+//! Cuts the input into requests: by its bytes alone, unless it is a pipe that is passed on as it arrives.
 //!
-//! A request is as many whole lines as [`REQUEST_BYTES`] hold, or one line that is longer. How the input arrives says
-//! nothing, so the same input is cut in the same places every time, and a request that is sent again under its
-//! idempotency key is the same request.
+//! A request is as many whole lines as fit [`REQUEST_BYTES`], or one longer line. The timing of the input does not
+//! matter, so the same input is always cut in the same places, and a request sent again under its idempotency key is
+//! the same request.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -15,60 +15,60 @@ use crate::cli::signal::Interrupt;
 /// Bytes of a request; a longer line goes alone.
 pub(super) const REQUEST_BYTES: usize = 8 << 20;
 const _: () = assert!(REQUEST_BYTES <= MAX_LINE_BYTES);
-/// How long a pipe may pause before what it has given is sent.
+/// How long a pipe may pause before its bytes so far are sent.
 const LINGER: Duration = Duration::from_millis(20);
-/// How often an input that gives nothing is left alone to look for Ctrl-C.
+/// How often the wait for an idle input checks for Ctrl-C.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What comes of the reading thread.
+/// A result of the reading thread.
 pub(super) type Blocks = Receiver<Result<Block, BadInput>>;
 
-/// Lines that are sent together.
+/// Lines of one request.
 #[derive(Debug, Default)]
 pub(super) struct Request {
     /// The lines, each with its line break.
     pub(super) bytes: Vec<u8>,
-    /// The first of them, from 1.
+    /// The number of the first line, from 1.
     pub(super) first_line: u64,
-    /// How many they are.
+    /// The number of lines.
     pub(super) lines: u64,
-    /// How far in the file they were read, before decompression.
+    /// The position in the file after them, before decompression.
     pub(super) position: u64,
 }
 
 impl Request {
-    /// The last of its lines.
+    /// The number of its last line.
     pub(super) fn last_line(&self) -> u64 {
         self.first_line + self.lines.saturating_sub(1)
     }
 }
 
-/// What the input gives next.
+/// The next part of the input.
 #[derive(Debug)]
 pub(super) enum Next {
     /// Lines.
     Request(Request),
-    /// A line that is none.
+    /// An invalid line.
     Bad(BadInput),
-    /// Nothing any more.
+    /// The end.
     End,
-    /// Somebody said stop; nothing that was taken from the input is lost.
+    /// The user stopped it; no input that was taken is lost.
     Interrupted,
 }
 
 /// Cuts blocks of lines into requests.
 #[derive(Debug)]
 pub(super) struct Cutter {
-    /// What came of the input after the request before was full.
+    /// The part of the input after the last full request.
     held: Option<Result<Block, BadInput>>,
-    /// The next line to be taken from the input.
+    /// The number of the next line.
     line: u64,
     /// Whether a pause of the input ends a request.
     passes_on: bool,
 }
 
 impl Cutter {
-    /// One for an input from its first line on. With `passes_on` what a pipe has given is sent when it pauses.
+    /// A cutter for an input from its first line on. With `passes_on`, a pause of a pipe sends its bytes so far.
     pub(super) fn new(passes_on: bool) -> Self {
         Self {
             held: None,
@@ -77,7 +77,7 @@ impl Cutter {
         }
     }
 
-    /// Whether nothing of the input waits to be sent.
+    /// Whether all input read so far was sent.
     pub(super) fn is_idle(&mut self, blocks: &Blocks) -> bool {
         if self.held.is_none() {
             self.held = blocks.try_recv().ok();
@@ -122,7 +122,7 @@ impl Cutter {
         }
     }
 
-    /// Passes over the first `lines` lines and gives their bytes to `look`; false if there are not so many.
+    /// Skips the first `lines` lines and passes their bytes to `look`; false if there are fewer.
     pub(super) fn skip(
         &mut self,
         lines: u64,
@@ -160,7 +160,7 @@ impl Cutter {
         true
     }
 
-    /// Adds as much of the block as the request has room for; true when it is full.
+    /// Adds as much of the block as fits into the request; true if the request is full.
     fn fill(&mut self, request: &mut Request, block: Block) -> bool {
         let room = REQUEST_BYTES.saturating_sub(request.bytes.len());
         let end = if block.bytes.len() <= room {
@@ -168,7 +168,7 @@ impl Cutter {
         } else {
             match memrchr(b'\n', &block.bytes[..room]) {
                 Some(last) => last + 1,
-                // Not even the first line fits: it waits for the next request, or is one by itself.
+                // Not even the first line fits: it waits for the next request, or is sent alone.
                 None if request.lines > 0 => 0,
                 None => memchr(b'\n', &block.bytes).map_or(block.bytes.len(), |first| first + 1),
             }
@@ -191,7 +191,7 @@ impl Cutter {
         !is_whole || request.bytes.len() >= REQUEST_BYTES
     }
 
-    /// Keeps what a block has from `end` on for the next request.
+    /// Keeps the rest of a block, from `end` on, for the next request.
     fn hold(&mut self, mut block: Block, end: usize) {
         if end < block.bytes.len() {
             block.bytes.drain(..end);
@@ -200,7 +200,7 @@ impl Cutter {
         }
     }
 
-    /// Undoes the gathering of a request that is not full.
+    /// Undoes the gathering of an incomplete request.
     fn give_back(&mut self, request: Request) {
         self.line = request.first_line;
         self.held = Some(Ok(Block {
@@ -211,7 +211,7 @@ impl Cutter {
     }
 }
 
-/// Where the first `lines` lines end.
+/// The position after the first `lines` lines.
 pub(super) fn end_of_lines(bytes: &[u8], lines: u64) -> usize {
     let last = usize::try_from(lines).ok().and_then(|lines| lines.checked_sub(1));
     match last {

@@ -1,10 +1,10 @@
-//! What outlives a `quipu produce FILE` that is cut: how far the load is, and under which key its next request went out.
+//! The saved state of `quipu produce FILE`: how far the load is, and the key of its next request.
 //!
-//! A load is one file into one topic. It has a small JSON file in `$XDG_STATE_HOME/quipu/loads`, replaced as a whole
-//! (and synced) before each request is sent, and removed when the load is done. A later run of the same command passes
-//! over the lines that were acknowledged, and sends the request that was in doubt under its old key: requests are cut by
-//! the input's bytes alone, so it is the same request. A state that is older than the truth is no harm: requests that
-//! were answered meanwhile are answered again. A lock file beside it is held while the load runs, and removed with it.
+//! A load is one file into one topic. Its state is a small JSON file in `$XDG_STATE_HOME/quipu/loads`, replaced as a
+//! whole (and synced) before each request is sent, and removed when the load is done. A later run of the same command
+//! skips the acknowledged lines, and sends the request in doubt under its old key: the input's bytes alone decide where
+//! requests end, so it is the same request. A state older than the truth does no harm: the server repeats the answers
+//! of later requests. A lock file beside it is held while the load runs, and removed with it.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -15,36 +15,36 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// The version of the state's format that this program writes, and the only one that it reads.
+/// The only version of the state's format that this program writes and reads.
 const VERSION: u32 = 1;
-/// A state is some hundred bytes; what is larger is none.
+/// A state has some hundred bytes; a larger file is none.
 const MAX_STATE_BYTES: u64 = 1 << 20;
-/// What a state counts is below this: a mistake in it must not overflow where it is counted on.
+/// The bound on the counts of a state: a wrong one must not overflow further counting.
 const MAX_COUNT: u64 = 1 << 60;
 
-/// What is remembered of a load.
+/// The saved state of a load.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct State {
     version: u32,
-    /// What the keys of its requests begin with.
+    /// The prefix of its requests' keys.
     pub(super) key: String,
-    /// Where it goes: for people, as the topic's id says it all.
+    /// The server, for people: the topic's id identifies it.
     pub(super) server: String,
     /// The topic's name.
     pub(super) topic: String,
-    /// The file, as it was when the load was begun.
+    /// The file as it was when the load began.
     pub(super) source: Source,
-    /// The options that make records of its lines, and requests of these.
+    /// The options that turn its lines into records and requests.
     pub(super) options: Vec<String>,
-    /// What was acknowledged.
+    /// The acknowledged part.
     pub(super) done: Done,
-    /// When the request after that may first have stored something, milliseconds since the Unix epoch; none if it has
-    /// not been sent.
+    /// When the next request may first have stored something, in milliseconds since the Unix epoch; none if it was not
+    /// sent.
     sent_ms: Option<u64>,
 }
 
-/// A file as it was.
+/// A file's identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Source {
     /// Its absolute path.
@@ -58,15 +58,15 @@ pub(super) struct Source {
 /// The acknowledged beginning of a load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Done {
-    /// Requests that were answered: the next one has the number after it.
+    /// Answered requests: the next one has the following number.
     pub(super) requests: u64,
     /// Lines of the file.
     pub(super) lines: u64,
     /// Records stored.
     pub(super) records: u64,
-    /// CRC-32 of the lines as they were sent: the beginning of a file that has changed must be what it was.
+    /// CRC-32 of the sent lines: a file that has changed must still begin with them.
     pub(super) crc: u32,
-    /// How many bytes these are.
+    /// The number of these bytes.
     pub(super) bytes: u64,
 }
 
@@ -78,7 +78,7 @@ impl Done {
         self.records += records;
     }
 
-    /// Takes these bytes into the checksum.
+    /// Adds these bytes to the checksum.
     pub(super) fn look(&mut self, bytes: &[u8]) {
         let mut crc = crc32fast::Hasher::new_with_initial_len(self.crc, self.bytes);
         crc.update(bytes);
@@ -88,10 +88,10 @@ impl Done {
 }
 
 impl Source {
-    /// The file at `path` as it is now.
+    /// The file at `path` now.
     ///
     /// # Errors
-    /// It cannot be looked at.
+    /// The file's metadata cannot be read.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let path = fs::canonicalize(path)?;
         let metadata = fs::metadata(&path)?;
@@ -104,7 +104,7 @@ impl Source {
 }
 
 impl State {
-    /// A load of which nothing was sent.
+    /// A load without sent requests.
     pub(super) fn new(key: String, server: &str, topic: &str, source: Source, options: Vec<String>) -> Self {
         Self {
             version: VERSION,
@@ -123,7 +123,7 @@ impl State {
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(self.sent_ms?))
     }
 
-    /// Remembers since when the next request may have stored something.
+    /// Notes since when the next request may have stored something.
     pub(super) fn set_doubt(&mut self, since: Option<SystemTime>) {
         self.sent_ms = since.map(|since| {
             let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -132,26 +132,26 @@ impl State {
     }
 }
 
-/// Why a load cannot begin, or cannot be remembered.
+/// Why a load cannot begin, or its state cannot be saved.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
-    /// Another process is at it.
+    /// Another process runs it.
     #[error("this load is running already{}", by(.0))]
     Busy(Option<u32>),
-    /// What is there is no state that this version reads.
+    /// The file is no state that this version reads.
     #[error("{}: {reason}", path.display())]
     Damaged {
         /// The state's file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
     /// The directory or the file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }
@@ -169,7 +169,7 @@ pub(super) struct Load {
     _lock: File,
 }
 
-/// `$XDG_STATE_HOME/quipu/loads`, or the same in `~/.local/state`; none where neither is known.
+/// `$XDG_STATE_HOME/quipu/loads`, or the same in `~/.local/state`; none if neither is known.
 pub(super) fn directory() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
     let state = match set("XDG_STATE_HOME").map(PathBuf::from) {
@@ -180,10 +180,10 @@ pub(super) fn directory() -> Option<PathBuf> {
 }
 
 impl Load {
-    /// Locks the load of `source` into the topic with this id, and reads what is remembered of it.
+    /// Locks the load of `source` into the topic with this id, and reads its saved state.
     ///
     /// # Errors
-    /// [`LoadError`]; after [`LoadError::Damaged`] the load is locked, and it may begin anew with [`Load::forget`].
+    /// [`LoadError`]; after [`LoadError::Damaged`] the load is locked, and can start again with [`Load::forget`].
     pub(super) fn open(
         directory: &Path,
         topic_id: &str,
@@ -208,7 +208,7 @@ impl Load {
         &self.path
     }
 
-    /// Replaces what is remembered. A crash leaves the state before or this one.
+    /// Replaces the saved state. A crash leaves the old or the new one.
     ///
     /// # Errors
     /// [`LoadError::Io`].
@@ -227,13 +227,13 @@ impl Load {
             self.sync_directory()
         };
         write().map_err(|error| {
-            // What is half written would only be in the way.
+            // Remove the half-written file.
             let _ = fs::remove_file(&new);
             io_error(&self.path, error)
         })
     }
 
-    /// Forgets the load: it is done, or nothing of it was stored, or it is to begin anew.
+    /// Removes the state: the load is done, stored nothing, or starts again.
     ///
     /// # Errors
     /// [`LoadError::Io`].
@@ -296,7 +296,7 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // Still locked: whoever waits at the old file finds that it is not the one of that name any more.
+        // Still locked: a process that waits for the old file finds that its name has another file now.
         let _ = fs::remove_file(&self.lock_path);
     }
 }
@@ -342,7 +342,7 @@ fn io_error(path: &Path, source: io::Error) -> LoadError {
     }
 }
 
-/// The name of a load's files: the topic's id, and the FNV-1a hash of the path, as nobody's update may change it.
+/// The name of a load's files: the topic's id, and the FNV-1a hash of the path, which no update may change.
 fn name(topic_id: &str, source: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     let hash = source

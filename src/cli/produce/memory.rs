@@ -1,4 +1,4 @@
-//! Whether a load was begun before, and whether it may go on where it was.
+//! Finds an earlier run of a load, and decides whether to continue it.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use crate::cli::client::Client;
 use crate::cli::deliver::random_key;
 use crate::cli::output::{note, records};
 
-/// What of a file's load is kept outside of the process.
+/// The saved state of a file's load.
 pub(super) struct Memory {
-    /// Where it is kept.
+    /// Where it is saved.
     pub(super) load: Load,
-    /// How far it is.
+    /// The progress.
     pub(super) state: State,
-    /// Whether somebody has said that it cannot be kept.
+    /// Whether the user knows that it cannot be saved.
     pub(super) troubled: bool,
 }
 
@@ -31,9 +31,8 @@ impl Memory {
         }
     }
 
-    /// Keeps what `state` says, or forgets the load where nothing is left to be remembered. What cannot be written now is
-    /// tried again the next time: what an earlier time has written is older than the truth, which does no harm, but it
-    /// must not outlive the load.
+    /// Saves `state`, or removes it if nothing is left to save. A failed save is retried the next time: an older saved
+    /// state does no harm, but it must not outlive the load.
     pub(super) fn keep(&mut self) {
         let result = if self.state.done == Done::default() && self.state.doubt().is_none() {
             self.load.forget()
@@ -50,7 +49,7 @@ impl Memory {
         }
     }
 
-    /// Finds out whether the load of `file` was begun before; none, with a note, where that cannot be remembered.
+    /// Finds the saved state of the load of `file`; none, with a note, if it cannot be saved.
     pub(super) fn open(
         args: &Args,
         client: &Client,
@@ -142,7 +141,7 @@ impl Memory {
     }
 }
 
-/// Warns that nobody will know how far the load got.
+/// Warns that the progress of the load will not be known.
 fn say_unknown(reason: &dyn std::fmt::Display) {
     note(format_args!(
         "cannot remember how far this load is ({reason}): if it is cut, it cannot go on where it was"

@@ -1,9 +1,9 @@
 //! `quipu produce`: sends NDJSON records from a file or standard input, each once.
 //!
-//! Requests are cut at lines and answered one after the other, so at any time a prefix of the input is stored. Each has
-//! an idempotency key and is sent again when its answer is lost. How far a file's load is gets kept outside the process
-//! ([`load`]), so that the same command goes on with it, even after it was killed. Where that cannot be done without storing
-//! a record twice, the command stops and says which lines are in doubt.
+//! Requests end at line ends and are answered one after the other, so at any time a prefix of the input is stored. Each
+//! has an idempotency key and is sent again if its answer is lost. The progress of a file's load is saved ([`load`]),
+//! so that the same command continues it, even after it was killed. If that could store a record twice, the command
+//! stops and names the lines in doubt.
 
 mod cut;
 mod load;
@@ -56,11 +56,11 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_name = "ACK")]
     ack: Option<Ack>,
     /// Name the load yourself: its requests get the keys KEY-1, KEY-2, …, and the same input sent again under the same
-    /// KEY within the topic's dedupe_window_ms stores nothing twice. Nothing is kept outside of the process then, and
-    /// standard input is sent in full requests only, not as it comes
+    /// KEY within the topic's dedupe_window_ms stores nothing twice. No progress is saved then, and standard input is
+    /// sent in full requests only, not as it arrives
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     idempotency_key: Option<String>,
-    /// Forget how far an earlier load of FILE into TOPIC was cut, and begin with the first line
+    /// Forget the progress of an earlier load of FILE into TOPIC, and begin with the first line
     #[arg(long, requires = "file", conflicts_with = "idempotency_key")]
     restart: bool,
     #[command(flatten)]
@@ -83,12 +83,12 @@ enum Ack {
 pub(crate) struct Produced {
     /// How many records were stored.
     pub(crate) records: u64,
-    /// Where.
+    /// Which partitions.
     #[serde(default)]
     pub(crate) partitions: Vec<Range>,
 }
 
-/// What went to one partition.
+/// The records of one partition.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Range {
     partition: u32,
@@ -97,7 +97,7 @@ pub(crate) struct Range {
     records: u64,
 }
 
-/// A key has room for the number of the request, and is at most 255 visible ASCII characters with it.
+/// A key leaves room for the number of the request, and has at most 255 visible ASCII characters with it.
 fn parse_key(text: &str) -> Result<String, String> {
     match text {
         "" => Err("a key is not empty".to_owned()),
@@ -145,7 +145,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         (None, None) => random_key(),
     };
     let mut delivery = Delivery::new(&client, route, key, topic.dedupe_window(), &interrupt);
-    // It has described the topic.
+    // The server has answered: it described the topic.
     delivery.answered = true;
     let before = memory
         .as_ref()
@@ -169,7 +169,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     sender.report.print(&args, started.elapsed(), before)
 }
 
-/// Sums of what was answered.
+/// Sums over the answers.
 #[derive(Debug, Default)]
 struct Report {
     records: u64,
@@ -237,7 +237,7 @@ fn progress(file_bytes: Option<u64>) -> ProgressBar {
             "{spinner} {decimal_bytes} sent, {msg}",
         ),
     };
-    // A template that does not parse would be a mistake above; the plain bar is then good enough.
+    // An invalid template would be a mistake above; fall back to the plain bar.
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }

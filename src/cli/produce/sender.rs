@@ -1,4 +1,4 @@
-//! Sends an input request by request, keeps how far it is, and says what an end before the input's means.
+//! Sends an input request by request, saves the progress, and explains an early end.
 
 use std::time::SystemTime;
 
@@ -16,27 +16,27 @@ use crate::cli::output::{brief_ms, records};
 
 /// The state of one run.
 pub(super) struct Sender<'a> {
-    /// Sends, and sends again.
+    /// Sends each request until it is answered.
     pub(super) delivery: Delivery<'a>,
     pub(super) cutter: Cutter,
     pub(super) topic: &'a str,
-    /// What the input is called.
+    /// The input's name.
     pub(super) name: String,
     /// Whether the user has chosen the key.
     pub(super) is_named: bool,
-    /// What was acknowledged, by earlier runs too.
+    /// The acknowledged part, including earlier runs.
     pub(super) done: Done,
-    /// Since when an earlier run's last request, which is this one's first, may have stored something.
+    /// Since when this run's first request, an earlier run's last, may have stored something.
     pub(super) doubt: Option<SystemTime>,
     pub(super) memory: Option<Memory>,
     pub(super) report: Report,
 }
 
 impl Sender<'_> {
-    /// Sends all of it.
+    /// Sends the whole input.
     ///
     /// # Errors
-    /// Why it ended before, and what to do.
+    /// Why it ended early, and what to do.
     pub(super) fn run(&mut self, input: &Input, bar: &ProgressBar) -> anyhow::Result<()> {
         self.pass_over(input, bar)?;
         loop {
@@ -60,7 +60,7 @@ impl Sender<'_> {
                     self.remember(None);
                     return Ok(());
                 }
-                // A pipe that is idle has no end but this one, and everything it gave is stored.
+                // An idle pipe ends only here, and all of its bytes are stored.
                 Next::Interrupted if input.file_bytes.is_none() && self.cutter.is_idle(&input.blocks) => {
                     return Ok(());
                 }
@@ -72,7 +72,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Passes over the lines that earlier runs have stored; they must be the same still.
+    /// Skips the lines that earlier runs have stored; they must be unchanged.
     fn pass_over(&mut self, input: &Input, bar: &ProgressBar) -> anyhow::Result<()> {
         let lines = self.done.lines;
         if lines == 0 {
@@ -120,7 +120,7 @@ impl Sender<'_> {
         self.remember(Some(doubt.unwrap_or_else(SystemTime::now)));
         let sent = SystemTime::now();
         let result = self.delivery.send(self.done.requests + 1, &request.bytes, doubt);
-        // An answer that says nothing may have stored everything.
+        // A missing answer may mean that everything was stored.
         let result = result.and_then(|answer| {
             self.delivery
                 .client
@@ -145,7 +145,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Remembers what is known after a request that failed for good, and says what it means for the input.
+    /// Saves the progress after a permanent failure, and explains it for the input.
     fn stop(&mut self, request: &Request, undelivered: &Undelivered) -> anyhow::Error {
         let Undelivered {
             failure,
@@ -156,7 +156,7 @@ impl Sender<'_> {
         if let Failure::Problem(problem) = failure
             && let Some(line @ 1..) = problem.number("line")
         {
-            // The lines before it are stored, and nothing after.
+            // The lines before it are stored, and none after.
             let good = &request.bytes[..end_of_lines(&request.bytes, line - 1)];
             let found = good
                 .split(|byte| *byte == b'\n')
@@ -215,7 +215,7 @@ impl Sender<'_> {
         }
     }
 
-    /// What to do about a request that the topic may have forgotten.
+    /// What to do about a request whose key may be forgotten.
     fn late(&self, request: &Request, since: SystemTime) -> anyhow::Error {
         let (first, last, name, topic) = (request.first_line, request.last_line(), &self.name, self.topic);
         let window = self.delivery.window.unwrap_or_default().as_millis() as u64;
@@ -241,17 +241,17 @@ impl Sender<'_> {
         stored_records(self.done.records)
     }
 
-    /// Whether the next run will know how far this one got.
+    /// Whether the next run will know the progress of this one.
     fn is_kept(&self) -> bool {
         self.memory.as_ref().is_some_and(|memory| !memory.troubled)
     }
 
-    /// `text`, if this load can be gone on with.
+    /// `text`, if this load can be continued.
     fn again<'t>(&self, text: &'t str) -> &'t str {
         if self.is_kept() { text } else { "" }
     }
 
-    /// Keeps how far the load is, and since when its next request may have stored something.
+    /// Saves the progress, and since when the next request may have stored something.
     fn remember(&mut self, doubt: Option<SystemTime>) {
         let Some(memory) = &mut self.memory else {
             return;
