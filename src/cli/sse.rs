@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_fields_that_nobody_knows_say_nothing() {
+    fn comments_and_unknown_fields_are_ignored() {
         assert_eq!(
             events(": heartbeat\n\n:\nfoo: bar\nDATA: x\n data: y\ndata: z\n\n"),
             [event("message", "z")]

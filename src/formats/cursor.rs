@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_stream_writes_is_refused_though_its_checksum_is_right() {
+    fn cursors_that_no_stream_writes_are_refused_despite_a_valid_checksum() {
         let sealed = |body: &[u8]| {
             let mut bytes = body.to_vec();
             bytes.extend_from_slice(&crc32fast::hash(body).to_be_bytes());
@@ -373,7 +373,7 @@ mod tests {
         }
 
         #[test]
-        fn moving_one_partition_writes_what_writing_it_all_again_would(cursor in cursors(), next in 0..1_u64 << 40) {
+        fn moving_one_partition_writes_the_same_cursor_as_encoding_all(cursor in cursors(), next in 0..1_u64 << 40) {
             prop_assume!(!cursor.reached.is_empty());
             let mut text = CursorText::new(cursor.directory, &cursor.topics);
             let (last, others) = cursor.reached.split_last().unwrap();

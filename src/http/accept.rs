@@ -199,7 +199,7 @@ mod tests {
     const BATCH: &str = "application/vnd.apache.kafka.record-batch";
 
     #[test]
-    fn no_wish_and_any_wish_get_json() {
+    fn without_accept_or_with_any_type_json_is_sent() {
         for fields in [
             &[][..],
             &[""],
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_type_that_is_named_and_not_refused_is_named() {
+    fn a_type_counts_as_named_only_if_it_is_accepted() {
         let named = |accept: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_given_is_not_acceptable() {
+    fn an_unknown_type_is_not_acceptable() {
         for fields in [
             &["text/html"][..],
             &["text/*"],

@@ -305,7 +305,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[tokio::test]
-    async fn the_budget_is_given_back_whatever_becomes_of_the_request() {
+    async fn the_budget_is_returned_however_the_request_ends() {
         let pool = pool(200);
         let mut first = budget(&pool, Duration::ZERO);
         first.cover(1).await.unwrap();
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_comes_slowly_gives_way_to_those_that_wait_and_only_to_them() {
+    async fn a_slow_body_gives_way_only_to_waiting_requests() {
         let pool = pool(100);
         let mut slow = budget(&pool, Duration::ZERO);
         slow.cover(100 << 10).await.unwrap();
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_requests_that_hold_memory_and_wait_for_each_other_one_gives_way() {
+    async fn one_of_two_requests_that_wait_for_each_others_memory_gives_way() {
         let pool = pool(100);
         let mut holders = [budget(&pool, WAIT), budget(&pool, WAIT)];
         for holder in &mut holders {
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_waits_alone_is_in_nobodys_way_whatever_it_holds() {
+    async fn a_request_that_waits_alone_never_gives_way() {
         let pool = pool(100);
         let mut last = budget(&pool, WAIT);
         last.cover(50 << 10).await.unwrap();
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_keeps_coming_or_holds_next_to_nothing_is_let_be() {
+    async fn a_steady_or_tiny_body_never_gives_way() {
         let pool = pool(100);
         pool.waiting.send_replace(1);
         let mut pace = Pace::new(&pool);

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_written_at_once_has_a_length() {
+    async fn a_body_written_at_once_has_a_length() {
         let body = body(|_| async { Ok::<_, Infallible>(Bytes::from_static(b"all of it")) }).unwrap();
         assert_eq!(body.size_hint().exact(), Some(9));
         assert_eq!(body.collect().await.unwrap().to_bytes(), "all of it");

@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_degraded_is_named_without_a_path() {
+    fn faults_are_named_without_a_path() {
         assert!(degraded(&Health::default()).is_empty());
         let health = Health {
             log_failed: Some("/data/journal/0 failed".into()),

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_a_repeated_request_from_being_stored_says_what_to_do() {
+    fn a_problem_that_blocks_a_retry_says_what_to_do() {
         let answer = |error: Error| {
             let response = Problem::from(error.clone()).into_response();
             let retry_after = response.headers().get(header::RETRY_AFTER).cloned();

@@ -229,7 +229,7 @@ mod tests {
     use crate::broker::lag::report::{PartitionLag, TopicLag};
 
     #[test]
-    fn what_the_bound_leaves_out_is_counted_and_still_summed() {
+    fn series_beyond_the_bound_are_counted_and_still_summed() {
         let row = |partition| PartitionLag {
             partition,
             committed_offset: None,

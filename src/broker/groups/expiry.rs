@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_commit_begins_the_time_anew_also_when_it_comes_between_the_look_and_the_removal() {
+    async fn a_commit_resets_the_age_even_between_the_check_and_the_removal() {
         let mut world = World::new();
         world.commit("g", 1).await;
         world.look_after(Duration::ZERO).await;
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn neither_a_restart_nor_a_clock_that_jumps_expires_what_may_be_in_use() {
+    async fn neither_a_restart_nor_a_clock_jump_expires_offsets_in_use() {
         let mut world = World::new();
         world.commit("g", 1).await;
         world.look_after(Duration::ZERO).await;
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_shared_group_goes_with_all_it_has_but_for_how_far_its_dead_letters_were_sent_back() {
+    async fn an_expired_shared_group_keeps_only_its_redrive_positions() {
         let mut world = World::new();
         let shared = GroupValue::Shared(Settings::default());
         for group in ["plain", "redriven"] {
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_group_that_has_committed_nothing_or_cannot_be_read_is_left_alone() {
+    async fn a_group_without_commits_or_with_unreadable_state_is_kept() {
         let mut world = World::new();
         world.commit("none", 0).await;
         world.commit("unreadable", 2).await;
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_are_as_often_as_the_retention_needs() {
+    fn the_check_interval_follows_the_retention() {
         for (retention_s, interval_s) in [(1, 1), (20, 2), (600, 60), (86_400, 300)] {
             let retention = Duration::from_secs(retention_s);
             assert_eq!(

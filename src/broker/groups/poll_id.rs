@@ -185,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_comes_back_for_its_member_alone(id in poll_id(), cut in any::<prop::sample::Index>()) {
+        fn a_poll_id_decodes_for_its_own_member_only(id in poll_id(), cut in any::<prop::sample::Index>()) {
             let text = id.encode("billing", "a");
             prop_assert_eq!(PollId::decode(&text, "billing", "a"), Some(id));
             prop_assert_eq!(PollId::decode(&text, "billing", "b"), None);
@@ -194,7 +194,7 @@ mod tests {
         }
 
         #[test]
-        fn any_other_string_is_none_and_no_panic(text in ".{0,80}") {
+        fn any_other_string_decodes_to_none_without_a_panic(text in ".{0,80}") {
             prop_assert_eq!(PollId::decode(&text, "billing", "a"), None);
         }
     }

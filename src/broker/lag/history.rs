@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_forgotten_and_begins_anew_when_it_comes_back() {
+    fn a_pair_that_leaves_is_dropped_and_starts_empty_when_it_returns() {
         let history = History::default();
         let both = |second| [row("g", 0, second, 1), row("h", 0, second, 2)];
         history.sample(time(0), &both(0));
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn the_more_there_is_to_watch_the_longer_the_intervals() {
+    fn intervals_grow_with_the_number_of_pairs() {
         let mut state = State::default();
         for (tracks, seconds) in [
             (0, 10),
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_watched_than_the_bound_says_and_room_is_found_again() {
+    fn sampled_pairs_are_bounded_and_freed_room_is_reused() {
         let history = History::default();
         history.state.lock().max_tracks = 3;
         let rows: Vec<Row> = (0..5)
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes_first_when_the_memory_is_used_up() {
+    fn the_oldest_points_are_dropped_when_memory_is_used_up() {
         let history = History::default();
         history.state.lock().max_bytes = 40_000;
         for slot in 0..5000 {
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_begins_the_points_anew_and_a_small_step_back_waits() {
+    fn a_clock_set_back_drops_the_points_and_a_small_step_back_waits() {
         let history = History::default();
         for (second, lag) in [(1000, 1), (1010, 2), (1009, 3), (1003, 4)] {
             history.sample(time(second), &[row("g", 0, second, lag)]);
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_is_of_the_time_and_the_partitions_that_were_asked_for() {
+    fn a_recording_has_the_requested_time_and_partitions() {
         let history = History::default();
         for slot in 0..100 {
             let rows = [row("g", 0, slot * 10, slot), row("g", 1, slot * 10, slot)];
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_remembered_for_what_is_watched() {
+    fn a_place_is_remembered_for_sampled_pairs() {
         let history = History::default();
         let place = Place {
             next: Offset::new(3),

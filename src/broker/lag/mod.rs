@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_committed_everything_kept_is_to_be_read() {
+    fn without_a_commit_every_stored_record_is_lag() {
         let lag = Lag::of_partition(None, positions(8, 10), None, None, TimestampMs(0));
         assert_eq!(lag.lag, 2);
     }

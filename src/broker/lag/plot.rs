@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_watched_is_no_value() {
+    fn a_step_without_samples_has_no_value() {
         let mut recording = recording(3, &[(id(1, 0), |_| 1)]);
         recording.times[2] = TimestampMs(START + 50_000);
         let plot = Plot::of(&recording, &request(6, By::Group));

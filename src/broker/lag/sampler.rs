@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn looks_are_at_round_times() {
+    fn samples_are_at_round_times() {
         let second = Duration::from_secs(1);
         assert_eq!(pause(second, 1_700_000_000_250), Duration::from_millis(750));
         assert_eq!(pause(second, 1_700_000_000_000), second);

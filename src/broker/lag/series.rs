@@ -320,7 +320,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_in_comes_out(
+        fn a_series_returns_the_points_pushed(
             runs in prop::collection::vec((any_point(), prop_oneof![Just(1usize), 1usize..20, 700usize..1500]), 0..60),
             begin in 0u64..3000,
         ) {
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_gives_its_memory_back() {
+    fn dropped_points_free_their_memory() {
         let points: Vec<Point> = (0..8640)
             .map(|n| point(n * 7919 % 100_000, n as i64 * 977, n * n))
             .collect();

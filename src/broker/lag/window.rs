@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_what_came_and_went_in_ten_seconds() {
+    fn rates_count_records_appended_and_read_in_ten_seconds() {
         let verdict = each_second(100, |s| at(s, s * 150, 0, 1000 + s * 20));
         assert_eq!(
             verdict.rates,
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_is_not_full_claims_no_stall_but_tells_what_is_gone() {
+    fn a_short_window_reports_deletions_but_no_stall() {
         assert_eq!(each_second(59, |s| at(s, 10, 0, 500)).status, Status::Ok);
         assert_eq!(each_second(60, |s| at(s, 10, 0, 500)).status, Status::Stalled);
         assert_eq!(each_second(59, |s| at(s, 1, 0, 5 * s)).status, Status::Ok);
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_committed_a_deletion_of_what_is_unread_loses_and_a_trimmed_begin_does_not() {
+    fn without_a_commit_deleting_unread_records_loses_but_a_trimmed_start_does_not() {
         let uncommitted = |s: u64, log_start: u64| Sample {
             committed: None,
             last_commit: None,
@@ -537,7 +537,7 @@ mod tests {
         }
 
         #[test]
-        fn a_window_says_what_all_the_samples_would(samples in courses()) {
+        fn a_window_judges_as_all_samples_would(samples in courses()) {
             let mut window = Window::default();
             let (now, before) = samples.split_last().unwrap();
             for sample in before {

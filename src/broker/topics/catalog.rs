@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn null_takes_a_setting_back() {
+    fn null_restores_a_default() {
         let mut config = TopicConfig::default();
         config
             .apply(&changes(json!({"retention_ms": 5, "segment_ms": 7})))
@@ -569,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_given_is_compared_and_null_means_the_default() {
+    fn only_given_settings_are_compared_and_null_means_the_default() {
         let mut config = TopicConfig::default();
         config.apply(&changes(json!({"retention_ms": 5}))).unwrap();
         for same in [

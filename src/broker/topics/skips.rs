@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skip_comes_back_as_it_was_and_a_cut_one_not_at_all() {
+    fn a_skip_round_trips_and_a_cut_one_is_refused() {
         let id = PartitionId {
             topic: TopicId(258),
             index: 3,

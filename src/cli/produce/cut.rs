@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stop_interrupts_is_not_lost() {
+    fn lines_interrupted_by_stop_are_not_lost() {
         let (sender, blocks) = channel();
         let mut cutter = Cutter::new(false);
         sender

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_found_until_it_is_forgotten() {
+    fn a_saved_load_is_found_until_it_is_forgotten() {
         let (_dir, file, states) = place();
         let mut saved = state(&file);
         saved.done.add(b"1\n", 1, 1);
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_nobody_can_read_is_never_taken_for_none() {
+    fn an_unreadable_state_is_never_taken_for_a_missing_one() {
         let (_dir, file, states) = place();
         let (load, _) = Load::open(&states, "d-1", &file).unwrap();
         let good = serde_json::to_string(&state(&file)).unwrap();
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_goes_on_where_it_was() {
+    fn a_saved_checksum_continues() {
         let (mut parts, mut whole) = (Done::default(), Done::default());
         parts.look(b"one\n");
         parts.look(b"two\nthree\n");

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_header() {
+    fn a_fault_names_its_header() {
         for (name, value) in [
             ("ce-x", &b"100%"[..]),
             ("ce-x", b"%zz"),

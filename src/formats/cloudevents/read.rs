@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_pointer() {
+    fn a_fault_has_its_pointer() {
         for (json, expected) in [
             ("{}", "/specversion"),
             (r#"{"specversion":"1.0"}"#, "/id"),

@@ -628,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_pointer() {
+    fn a_fault_has_its_pointer() {
         for (json, expected) in [
             (r#"{"vlaue":1}"#, "/vlaue"),
             (r#"{"a/b~c":1}"#, "/a~1b~0c"),
@@ -749,7 +749,7 @@ mod tests {
     }
 
     #[test]
-    fn only_json_in_one_line_that_is_no_tombstone_can_stand_in_a_line_as_it_is() {
+    fn only_one_line_json_other_than_null_is_copied_into_a_line() {
         for line in ["1", "\"a\"", "{\"a\": [1, 2]}", "\"null\""] {
             assert!(is_json_line(line.as_bytes()), "{line}");
         }

@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_is_is_taken_and_what_it_is_not_is_refused() {
+    fn json_is_accepted_and_anything_else_is_refused() {
         for good in [
             "0",
             "-0",
@@ -610,7 +610,7 @@ mod tests {
         }
 
         #[test]
-        fn what_serde_json_reads_is_read_and_nothing_else(text in "[\\[\\]{}\",:0-9a-f\\\\ue.+\\- \\ntrlsn]{0,24}") {
+        fn exactly_the_json_that_serde_json_reads_is_accepted(text in "[\\[\\]{}\",:0-9a-f\\\\ue.+\\- \\ntrlsn]{0,24}") {
             let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok();
             let mut scanner = Scanner::new(text.as_bytes());
             let ours = scanner.value().and_then(|_| scanner.end()).is_ok();

@@ -133,7 +133,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plain_is_what_needs_no_escape(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn plain_text_is_text_that_needs_no_escape(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             prop_assert_eq!(is_plain(&bytes), bytes.iter().all(|&byte| is_plain_byte(byte)));
         }
 

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_and_null_itself_travel_as_base64() {
+    fn null_and_bytes_that_are_not_json_become_base64() {
         for (stored, base64) in [
             (&b"null"[..], "bnVsbA=="),
             (b" null\n", "IG51bGwK"),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nests_deeper_than_a_producer_may_send_travels_as_base64() {
+    fn json_nested_too_deep_for_producers_becomes_base64() {
         let nested = |depth| [vec![b'['; depth], b"\n".to_vec(), vec![b']'; depth]].concat();
         assert!(rendered(&nested(MAX_DEPTH), Layout::Lines).starts_with(",\"value\":"));
         for depth in [MAX_DEPTH + 1, 100_000] {

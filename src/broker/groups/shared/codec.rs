@@ -258,7 +258,7 @@ mod tests {
         }
 
         #[test]
-        fn other_bytes_are_refused_or_are_what_would_be_written(
+        fn every_state_has_one_encoding(
             saved in any_saved(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
             noise in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_queue_writes_is_refused() {
+    fn states_that_no_queue_writes_are_refused() {
         for (bytes, what) in [
             (&[][..], "it is empty"),
             (&[2, 0, 0], "its version is not 1"),

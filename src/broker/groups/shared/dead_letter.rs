@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_goes_round_again_says_only_where_it_was_last() {
+    fn a_record_dead_lettered_twice_names_only_its_last_place() {
         let original = sealed(None, Some(b"1"), &[(b"a", Some(b"1"))]);
         let once = stored(&of_record(&first(&original), ORIGIN, 5, "first"));
         let other = Origin {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dead_letter_says_why() {
+    fn a_record_that_is_no_dead_letter_names_the_fault() {
         let topic: Header<'_> = (b"dlq_topic", Some(b"jobs"));
         let group: Header<'_> = (b"dlq_group", Some(b"workers"));
         for (headers, expected) in [
