@@ -63,6 +63,9 @@ async fn every_documented_operation_is_answered_by_its_handler() {
     let document = service.get("/openapi.json").await.ok();
     assert_eq!(document["info"]["title"], "quipu");
     assert_eq!(document["info"]["license"]["name"], "Apache-2.0");
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(schemas["JoinBody"]["required"], json!(["topics"]));
+    assert_eq!(schemas["PollBody"].get("required"), None);
     let paths = document["paths"].as_object().unwrap();
     for path in [
         "/openapi.json",

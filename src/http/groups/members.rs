@@ -111,6 +111,7 @@ macro_rules! with_fields_of_a_join {
             session_timeout_ms: Option<u64>,
             /// Where to begin in a topic of which the group has committed nothing: `earliest` (unless it is given),
             /// `latest` or a time.
+            #[serde(default)]
             #[schema(value_type = Value)]
             start: Option<Value>,
             /// Of a shared group: how long a record is leased, in milliseconds: 30000; from 100 to 43200000.
@@ -217,9 +218,9 @@ struct CommitBody {
 #[utoipa::path(post, path = "/v1/groups/{group}/members", tag = "groups", request_body = JoinBody,
     params(("group" = String, Path, description = "The group's name; it is made if need be")),
     responses((status = 201, description = "It is a member", body = JoinedBody),
-        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 404, description = "`unknown-topic`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 409, description = "`group-type-mismatch`, `group-settings-differ`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
+        (status = 400, description = "`invalid-request`"),
+        (status = 404, description = "`unknown-topic`"),
+        (status = 409, description = "`group-type-mismatch`, `group-settings-differ`")))]
 async fn join_group(
     State(app): State<App>,
     caller: Option<Extension<Caller>>,
@@ -263,10 +264,10 @@ async fn join_group(
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
     params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "The records; none when the wait is over or the assignment has changed", body = PolledBody),
-        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 404, description = "`unknown-member`, `unknown-topic`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 409, description = "`poll-superseded`: a newer poll has taken its place, and it delivers nothing; `group-type-mismatch`, `group-settings-differ`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 500, description = "`corrupt-data`: nothing but damaged records is left to read", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
+        (status = 400, description = "`invalid-request`"),
+        (status = 404, description = "`unknown-member`, `unknown-topic`"),
+        (status = 409, description = "`poll-superseded`: a newer poll has taken its place, and it delivers nothing; `group-type-mismatch`, `group-settings-differ`"),
+        (status = 500, description = "`corrupt-data`: nothing but damaged records is left to read")))]
 async fn poll(
     State(app): State<App>,
     caller: Option<Extension<Caller>>,
@@ -342,8 +343,8 @@ async fn poll(
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/heartbeat", tag = "groups", request_body = Option<HeartbeatBody>,
     params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "It is alive", body = HeartbeatAnswer),
-        (status = 404, description = "`unknown-member`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 409, description = "`fenced`: the epoch is stale", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
+        (status = 404, description = "`unknown-member`"),
+        (status = 409, description = "`fenced`: the epoch is stale")))]
 async fn heartbeat(
     State(app): State<App>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -369,8 +370,8 @@ async fn heartbeat(
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/commit", tag = "groups", request_body = CommitBody,
     params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "What is committed now, durably", body = OffsetsBody),
-        (status = 404, description = "`unknown-member`, `unknown-topic`, `unknown-partition`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; nothing was committed", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
+        (status = 404, description = "`unknown-member`, `unknown-topic`, `unknown-partition`"),
+        (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; nothing was committed")))]
 async fn commit(
     State(app): State<App>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -404,8 +405,8 @@ async fn commit(
     params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name"),
         ("ack" = Option<String>, Query, description = "The `poll_id` of the answer that is done with: what it delivered is committed first, or accepted")),
     responses((status = 204, description = "It is no member any more"),
-        (status = 400, description = "`invalid-request`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem")),
-        (status = 404, description = "`unknown-member`", content_type = "application/problem+json", body = ref("#/components/schemas/Problem"))))]
+        (status = 400, description = "`invalid-request`"),
+        (status = 404, description = "`unknown-member`")))]
 async fn leave_group(
     State(app): State<App>,
     path: Result<Path<(String, String)>, PathRejection>,
