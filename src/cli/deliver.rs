@@ -20,7 +20,6 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// The connection to one target.
 #[derive(Debug)]
 pub(crate) struct Delivery<'a> {
-    /// The client.
     pub(crate) client: &'a Client,
     /// The path.
     pub(crate) route: Route,

@@ -114,7 +114,7 @@ impl Producer {
     /// The topic of that name.
     ///
     /// # Errors
-    /// [`Reason::UnknownTopic`].
+    /// [`Reason::UnknownTopic`](super::refusal::Reason::UnknownTopic).
     pub fn target(&self, name: &str) -> Result<Target, Refusal> {
         let topic = catalog::find(&self.log, name)?;
         Ok(Target {

@@ -149,7 +149,6 @@ pub(super) enum LoadError {
     /// The directory or the file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The path.
         path: PathBuf,
         /// The error.
         source: io::Error,

@@ -103,7 +103,7 @@ impl Memory {
                 return Ok(Some(Self::new(load, fresh)));
             }
             Err(error) => bail!(
-                "cannot tell how far an earlier load of {name} is: {error}; --restart forgets it and begins anew"
+                "cannot tell how far an earlier load of {name} is: {error}; --restart forgets it and starts again"
             ),
             Ok(None) => return Ok(Some(Self::new(load, fresh))),
             Ok(Some(state)) => state,
@@ -123,7 +123,7 @@ impl Memory {
         if has_changed && state.doubt().is_some() {
             bail!(
                 "{name} has changed since its load into topic {} was cut: whether its lines from {line} on are stored, \
-                 up to 8 MiB of them, is not known; {} before them are; --restart begins anew",
+                 up to 8 MiB of them, is not known; {} before them are; --restart starts again",
                 args.topic,
                 records(state.done.records)
             );

@@ -115,7 +115,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let interrupt = Interrupt::watch()?;
     let file = args.file.as_deref().filter(|path| *path != Path::new("-"));
     if args.restart && file.is_none() {
-        return Err(Usage("--restart is for files: standard input begins anew by itself".to_owned()).into());
+        return Err(Usage("--restart is for files: standard input always starts again".to_owned()).into());
     }
     let topic = Topic::describe_patiently(&client, &args.topic, &interrupt)?;
     let shape = Shape {

@@ -94,7 +94,7 @@ impl Sender<'_> {
                 lines => format!("{lines} lines of {} are", self.name),
             };
             bail!(
-                "the first {these} not what an earlier run stored in topic {}; --restart begins anew",
+                "the first {these} not what an earlier run stored in topic {}; --restart starts again",
                 self.topic
             );
         }
@@ -181,7 +181,7 @@ impl Sender<'_> {
             let what = if self.is_named {
                 "the key names other records or options: choose another --idempotency-key".to_owned()
             } else {
-                format!("lines {first}-{last} of {name} are not what was sent before; --restart begins anew")
+                format!("lines {first}-{last} of {name} are not what was sent before; --restart starts again")
             };
             return anyhow::anyhow!("{failure}; {what}; {stored}");
         }
