@@ -85,7 +85,9 @@ fn is_own_host(config: &Config, authority: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return address.parse::<Ipv6Addr>().is_ok();
     }
-    let is = |name: &str| host.eq_ignore_ascii_case(name);
+    // A name with the dot of the root at its end is the same name.
+    let bare = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let is = |name: &str| bare(host) == bare(name);
     host.parse::<IpAddr>().is_ok()
         || is("localhost")
         || config.allowed_hosts.iter().any(|allowed| is(allowed))
@@ -210,6 +212,7 @@ mod tests {
     fn only_an_own_name_or_an_address_is_answered() {
         for own in [
             "localhost",
+            "localhost.:7420",
             "LocalHost:7420",
             "127.0.0.1",
             "192.0.2.7:80",

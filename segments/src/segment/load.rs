@@ -191,7 +191,7 @@ impl Inner {
             }
         }
         self.hand_in(open, &walker);
-        tracing::info!(log = %self.file("log").display(), start, end, "an index was made from its log");
+        tracing::debug!(log = %self.file("log").display(), start, end, "an index was made from its log");
         // What could not be read this time may be readable the next time: an index without it is not for keeping.
         if gaps == Gaps::None
             && let Err(error) = self.write_index_files(cold, &index)
@@ -249,6 +249,11 @@ impl Inner {
         let read = |extension| self.read_file(&self.file(extension));
         let (offsets, times) = match (read("index"), read("timeindex")) {
             (Ok(offsets), Ok(times)) => (offsets, times),
+            // As after every kill: the index of the active segment is written when the segment is synced.
+            (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::debug!(log = %self.file("log").display(), "a log has no index");
+                return None;
+            }
             (Err(error), _) | (_, Err(error)) => {
                 tracing::warn!(log = %self.file("log").display(), %error, "the index of a log could not be read");
                 return None;

@@ -376,13 +376,23 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
         | b"application/x-jsonlines" => Media::Ndjson,
         b"application/vnd.apache.kafka.record-batch" => Media::RecordBatch,
         // Clients send these without a thought, or mean a list of records of another service.
-        b"" | b"text/json" | b"application/x-www-form-urlencoded" | b"multipart/form-data" => {
+        b""
+        | b"text/json"
+        | b"text/x-json"
+        | b"text/ndjson"
+        | b"text/x-ndjson"
+        | b"application/json-seq"
+        | b"application/x-www-form-urlencoded"
+        | b"multipart/form-data" => {
             return Err(not_a_type(
                 "the content-type is not one that a body of records has",
             ));
         }
         essence if essence.starts_with(b"application/vnd.kafka.") => {
             return Err(not_a_type("the content-type is that of another service"));
+        }
+        essence if !essence.contains(&b'/') || essence.contains(&b',') => {
+            return Err(not_a_type("the content-type is not one type"));
         }
         _ => return Ok(Media::Raw),
     };
@@ -703,6 +713,9 @@ mod tests {
             "application/x-www-form-urlencoded",
             "Multipart/Form-Data; boundary=x",
             "text/json",
+            "text/x-ndjson",
+            "application/json, text/plain",
+            "x",
             "application/vnd.kafka.json.v2+json",
             "",
         ] {
