@@ -1,54 +1,16 @@
 //! What a request is told that comes second in a round, when the round fails.
 
-use std::path::Path;
-use std::sync::Arc;
+mod support;
 
-use quipu_segments::batch::BatchBuilder;
-use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
-use quipu_segments::{
-    AppendRequest, Error, Log, Offset, Options, Part, Records, Ticket, TimestampMs, TopicSettings, TopicSpec,
-};
-
-fn open(disk: &SimDisk) -> Log {
-    let options = Options {
-        journal_file_bytes: 256 << 10,
-        journal_files: 2,
-        max_request_bytes: 128 << 10,
-        background: false,
-        ..Options::default()
-    };
-    let clock = SimClock::new(TimestampMs(1_000_000));
-    let log = Log::open_with(
-        Arc::new(disk.clone()),
-        Arc::new(clock),
-        Path::new("/data"),
-        options,
-    )
-    .unwrap();
-    let spec = TopicSpec {
-        partitions: 1,
-        settings: TopicSettings::default(),
-        properties: Default::default(),
-    };
-    log.create_topic("orders", spec).unwrap();
-    log
-}
+use quipu_segments::sim::{Fault, FaultError, IoKind};
+use quipu_segments::{Error, Log, Offset, Ticket};
+use support::{NOW, of_parts, part, partition, plain_spec, records, start};
 
 /// Queues a record that is to have that offset.
 fn expect(log: &Log, offset: u64) -> Ticket {
-    let mut builder = BatchBuilder::new();
-    builder.push(TimestampMs(1), None, Some(b"value"), &[]);
-    let part = Part {
-        partition: log.topic("orders").unwrap().partition(0).unwrap(),
-        records: Records::Loose(builder),
-        expected_offset: Some(Offset::new(offset)),
-        json_lines: false,
-    };
-    log.append(AppendRequest {
-        parts: vec![part],
-        ..Default::default()
-    })
-    .unwrap()
+    let mut part = part(partition(log, 0), records(NOW, &[b"value"]));
+    part.expected_offset = Some(Offset::new(offset));
+    log.append(of_parts(vec![part])).unwrap()
 }
 
 #[test]
@@ -60,8 +22,7 @@ fn nobody_is_told_of_an_end_that_a_failed_round_would_have_had() {
         Fault::once(IoKind::Sync, 0).on(".journal"),
     ];
     for fault in faults {
-        let disk = SimDisk::new(1);
-        let log = open(&disk);
+        let (disk, log) = start(1, plain_spec(1));
         disk.fail(fault.clone());
         let (first, second) = (expect(&log, 0), expect(&log, 0));
         while log.run_round().unwrap_or(false) {}
@@ -79,8 +40,7 @@ fn nobody_is_told_of_an_end_that_a_failed_round_would_have_had() {
 
 #[test]
 fn the_second_of_two_that_expect_the_same_offset_is_told_the_end_once_it_is_durable() {
-    let disk = SimDisk::new(1);
-    let log = open(&disk);
+    let (_disk, log) = start(1, plain_spec(1));
     let (first, second) = (expect(&log, 0), expect(&log, 0));
     while log.run_round().unwrap() {}
     first.wait().unwrap();

@@ -21,6 +21,7 @@ mod hook;
 mod model;
 #[path = "crash/sabotage.rs"]
 mod sabotage;
+mod support;
 
 use driver::{Driver, Plan};
 use farm::{Failure, Harvest};

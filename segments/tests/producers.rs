@@ -1,44 +1,18 @@
 //! Batches of idempotent producers: over restarts, in one round, and when rounds fail.
 
-use std::path::Path;
-use std::sync::Arc;
+mod support;
 
 use quipu_segments::batch::{BatchBuilder, SealedBatch};
-use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
+use quipu_segments::sim::{Fault, FaultError, IoKind, SimDisk};
 use quipu_segments::{
-    AppendRequest, Appended, Error, Log, Offset, Once, Options, Part, ProducerId, Records, StateChange,
-    Ticket, TimestampMs, TopicSettings, TopicSpec,
+    AppendRequest, Appended, Error, Log, Offset, Once, Part, ProducerId, Records, StateChange, Ticket,
+    TimestampMs,
 };
+use support::{open, plain_spec, start};
 
 struct World {
     disk: SimDisk,
     log: Log,
-}
-
-fn open(disk: &SimDisk) -> Log {
-    let options = Options {
-        journal_file_bytes: 256 << 10,
-        journal_files: 2,
-        max_request_bytes: 128 << 10,
-        background: false,
-        ..Options::default()
-    };
-    let clock = SimClock::new(TimestampMs(1_000_000));
-    Log::open_with(
-        Arc::new(disk.clone()),
-        Arc::new(clock),
-        Path::new("/data"),
-        options,
-    )
-    .unwrap()
-}
-
-fn spec() -> TopicSpec {
-    TopicSpec {
-        partitions: 2,
-        settings: TopicSettings::default(),
-        properties: Default::default(),
-    }
 }
 
 /// A batch of `count` records as a producer sends it.
@@ -59,9 +33,7 @@ fn batch(producer: i64, epoch: i16, sequence: i32, count: u32) -> SealedBatch {
 
 impl World {
     fn new() -> Self {
-        let disk = SimDisk::new(1);
-        let log = open(&disk);
-        log.create_topic("orders", spec()).unwrap();
+        let (disk, log) = start(1, plain_spec(2));
         Self { disk, log }
     }
 
@@ -274,7 +246,7 @@ fn a_topic_of_the_same_name_knows_nothing_of_the_producers_of_the_deleted_one() 
     }
     for round in 0..3 {
         world.log.delete_topic("orders", Vec::new()).unwrap();
-        world.log.create_topic("orders", spec()).unwrap();
+        world.log.create_topic("orders", plain_spec(2)).unwrap();
         if round > 0 {
             world.crash();
         }
