@@ -129,7 +129,7 @@ impl Engine {
                 writer.written_to = writer.written_to.max(active.position);
             }
             let base = active.segment.base_offset();
-            active.segment.set_last_append(now);
+            active.segment.note_append(now);
             file.file.write_all_at(&slices, start.get())?;
             note_written(&mut plan.written, base, file);
             from = to;

@@ -2,8 +2,8 @@
 //!
 //! By time, a segment's age counts from the earlier of its largest timestamp and its last append: a producer may choose a
 //! timestamp in the future, which must not keep the topic for ever. The time of the last append is not stored. After a
-//! restart it is the time at which the log file was last written, as the file system says. That is never too early, so
-//! nothing is deleted too soon. It is too late where recovery wrote the end of a segment again, or a backup was restored
+//! restart it is the time at which the log file was last written, as the file system says. That is not too early, so
+//! nothing is deleted too soon, and the clock at the restart plays no part: it may be wrong. It is too late where recovery wrote the end of a segment again, or a backup was restored
 //! without its times: then the segment stays for up to `retention_ms` from there on.
 //!
 //! Whole segments go, from the oldest on. The log start moves first, through the journal; files are removed after

@@ -101,7 +101,7 @@ impl Recovery<'_> {
         draft.known.next_offset = draft.known.next_offset.max(draft.known.log_start_offset);
         self.remove_trimmed(&mut draft)?;
         self.suspect_missing(&draft, missing);
-        Ok(draft.finish(segment_bytes, pool, self.now))
+        Ok(draft.finish(segment_bytes, pool))
     }
 
     /// Removes segments that nothing names: they were begun by a round that is not there.
@@ -369,7 +369,7 @@ impl Draft<'_> {
         }
     }
 
-    fn finish(self, segment_bytes: u64, pool: &Arc<SegmentPool>, now: TimestampMs) -> Contents {
+    fn finish(self, segment_bytes: u64, pool: &Arc<SegmentPool>) -> Contents {
         let mut segments = Vec::with_capacity(self.files.len());
         let mut active = None;
         for (base, length) in self.files {
@@ -381,9 +381,11 @@ impl Draft<'_> {
                 capacity,
                 FilePos(length),
             ));
-            // Nothing was appended after this opening, whatever the clock said when the file was written.
-            let modified = self.modified.get(&base);
-            segment.set_last_append(modified.map_or(now, |modified| now.min(*modified)));
+            // Not bounded by the clock of this opening, which may be wrong: a machine that starts with a clock of 1970 must not
+            // delete everything once its clock is right.
+            if let Some(modified) = self.modified.get(&base) {
+                segment.note_append(*modified);
+            }
             if let Some((active_base, position, made)) = self.known.active
                 && active_base == base
             {

@@ -39,7 +39,7 @@ pub(super) struct Inner {
     pub(super) referenced: AtomicBool,
     /// In the pool's ring.
     pub(super) queued: AtomicBool,
-    /// The wall time of the last append, in milliseconds, or a later one; `i64::MAX` while it is not known. Stored by the
+    /// The wall time of the last append, in milliseconds, or a later one; `i64::MIN` while it is not known. Stored by the
     /// committer and by recovery; only retention and reports read it.
     pub(super) last_append: AtomicI64,
 }
@@ -138,7 +138,7 @@ impl Inner {
             damage: Mutex::new(Vec::new()),
             referenced: AtomicBool::new(false),
             queued: AtomicBool::new(false),
-            last_append: AtomicI64::new(i64::MAX),
+            last_append: AtomicI64::new(i64::MIN),
         }
     }
 

@@ -262,10 +262,14 @@ impl Segment {
         Ok(sum.max_timestamp.filter(|_| sum.gaps < Gaps::Unreadable))
     }
 
-    /// Notes when it was last appended to, before the append is durable: of an append that fails the time is later than the
-    /// last one that did not, which only keeps the segment for longer.
-    pub(crate) fn set_last_append(&self, time: TimestampMs) {
-        self.inner.last_append.store(time.get(), Ordering::Relaxed);
+    /// Notes an append, before it is durable: one that fails only keeps the segment for longer. The latest time counts, so
+    /// a clock that is set back does not age the segment. Called by the committer and by recovery, one at a time.
+    pub(crate) fn note_append(&self, time: TimestampMs) {
+        let last_append = &self.inner.last_append;
+        last_append.store(
+            time.get().max(last_append.load(Ordering::Relaxed)),
+            Ordering::Relaxed,
+        );
     }
 
     /// The time by which retention judges its age: the earlier of the largest timestamp in it and its last append, so that
@@ -274,8 +278,11 @@ impl Segment {
     /// # Errors
     /// As of [`Segment::read`]: the log may have to be scanned.
     pub(crate) fn retention_time(&self, span: &Span) -> Result<Option<TimestampMs>> {
-        let last_append = TimestampMs(self.inner.last_append.load(Ordering::Relaxed));
-        Ok(self.max_timestamp_in(span)?.map(|newest| newest.min(last_append)))
+        let newest = self.max_timestamp_in(span)?;
+        Ok(match self.inner.last_append.load(Ordering::Relaxed) {
+            i64::MIN => newest,
+            last_append => newest.map(|newest| newest.min(TimestampMs(last_append))),
+        })
     }
 
     /// Whether a record may be at or after `time`: there is one, or it is not known.
