@@ -87,12 +87,13 @@ impl Driver {
         let records = &self.model.topics[&id.topic].partitions[&id.index].records;
         let deleted = || (before.get()..now_at.get()).filter_map(|offset| records.get(&offset));
         let timestamps = deleted().filter_map(|name| Some(self.model.record(*name)?.timestamp));
-        // The clock may have been set back between the queue and the round.
-        let appended = deleted().filter_map(|name| Some(self.model.queued_at(*name)? - SET_BACK_MS));
-        let Some((newest, last_append)) = timestamps.max().zip(appended.max()) else {
+        // The last append counts, and the clock may have been set back between the queue and the round.
+        let last = deleted().next_back();
+        let queued_at = last.and_then(|name| self.model.queued_at(*name));
+        let Some((newest, queued_at)) = timestamps.max().zip(queued_at) else {
             return;
         };
-        let age_ms = self.clock.now().get() - newest.min(last_append);
+        let age_ms = self.clock.now().get() - newest.min(queued_at - SET_BACK_MS);
         let is_old = settings.retention_ms.is_some_and(|limit| age_ms > limit as i64);
         let is_surplus = settings
             .retention_bytes
