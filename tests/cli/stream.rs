@@ -263,10 +263,13 @@ fn a_silent_connection_holds_up_neither_ctrl_c_nor_a_closed_pipe() {
 #[test]
 fn the_newest_records_and_headers_are_asked_of_the_server() {
     for (args, line) in [
-        (&["--last", "5"][..], "GET /v1/topics/t/records?last=5"),
+        (
+            &["--last", "5"][..],
+            "GET /v1/topics/t/records?last=5&order=timestamp",
+        ),
         (
             &["--last", "5", "--follow"],
-            "GET /v1/topics/t/records?last=5&follow=true",
+            "GET /v1/topics/t/records?last=5&order=timestamp&follow=true",
         ),
         (
             &["--header", "type=a b", "--follow"],

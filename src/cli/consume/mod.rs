@@ -206,7 +206,8 @@ fn stream(
         _ => {}
     }
     if let Some(last) = args.last {
-        route = route.with("last", last);
+        // The newest of all partitions together, in the order of time.
+        route = route.with("last", last).with("order", "timestamp");
     }
     if let Some(Position::Time(time)) = args.until {
         route = route.with("until", time.0);
