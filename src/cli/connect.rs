@@ -201,18 +201,24 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Gives the server of --server, and its --token, a name
+    #[command(
+        after_help = "Examples:\n  quipu context set prod --server http://quipu.example:7420 --token TOKEN"
+    )]
     Set {
         #[command(flatten)]
         name: Name,
     },
     /// Lists all contexts
+    #[command(after_help = "Examples:\n  quipu context list")]
     List,
     /// Makes a context the one of commands that name no server
+    #[command(after_help = "Examples:\n  quipu context use prod")]
     Use {
         #[command(flatten)]
         name: Name,
     },
     /// Forgets a context
+    #[command(after_help = "Examples:\n  quipu context delete prod")]
     Delete {
         #[command(flatten)]
         name: Name,

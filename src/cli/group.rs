@@ -33,13 +33,16 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Lists all groups
+    #[command(after_help = "Examples:\n  quipu group list")]
     List,
     /// Shows a group's state, members and offsets
+    #[command(after_help = "Examples:\n  quipu group describe billing")]
     Describe {
         #[command(flatten)]
         name: Name,
     },
     /// Moves a group's committed offsets
+    #[command(after_help = "Examples:\n  quipu group reset billing --topic orders --to -1h --dry-run")]
     Reset {
         #[command(flatten)]
         name: Name,
@@ -57,6 +60,7 @@ enum Action {
         dry_run: bool,
     },
     /// Commits for a group what another group, or a file, has
+    #[command(after_help = "Examples:\n  quipu group seek billing-test --to-group billing")]
     Seek {
         #[command(flatten)]
         name: Name,
@@ -64,6 +68,7 @@ enum Action {
         seek: SeekTo,
     },
     /// Gives a work queue its dead letters back
+    #[command(after_help = "Examples:\n  quipu group redrive billing --topic orders.dlq --max 100")]
     Redrive {
         #[command(flatten)]
         name: Name,
@@ -75,6 +80,7 @@ enum Action {
         max: Option<u64>,
     },
     /// Ends a member's membership; what it has not acknowledged goes to others
+    #[command(after_help = "Examples:\n  quipu group kick billing MEMBER")]
     Kick {
         #[command(flatten)]
         name: Name,
@@ -83,6 +89,7 @@ enum Action {
         member: String,
     },
     /// Deletes a group without members, and its offsets
+    #[command(after_help = "Examples:\n  quipu group delete billing")]
     Delete {
         #[command(flatten)]
         name: Name,

@@ -31,6 +31,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Creates a topic; repeating it is harmless
+    #[command(after_help = "Examples:\n  quipu topic create orders --partitions 6 --config retention_ms=7d")]
     Create {
         #[command(flatten)]
         name: Name,
@@ -42,13 +43,16 @@ enum Action {
         config: Vec<(String, Value)>,
     },
     /// Lists all topics
+    #[command(after_help = "Examples:\n  quipu topic list")]
     List,
     /// Shows a topic's settings and partitions
+    #[command(after_help = "Examples:\n  quipu topic describe orders")]
     Describe {
         #[command(flatten)]
         name: Name,
     },
     /// Adds partitions, changes settings
+    #[command(after_help = "Examples:\n  quipu topic alter orders --partitions 12 --unset retention_ms")]
     Alter {
         #[command(flatten)]
         name: Name,
@@ -63,11 +67,13 @@ enum Action {
         unset: Vec<String>,
     },
     /// Lists offsets that are known to be damaged
+    #[command(after_help = "Examples:\n  quipu topic damage orders")]
     Damage {
         #[command(flatten)]
         name: Name,
     },
     /// Has consumers go on behind damaged offsets, or takes that back
+    #[command(after_help = "Examples:\n  quipu topic skip orders --partition 0 --from 100 --until 120")]
     Skip {
         #[command(flatten)]
         name: Name,
@@ -75,6 +81,7 @@ enum Action {
         range: damage::Range,
     },
     /// Deletes the oldest records: moves the log start up
+    #[command(after_help = "Examples:\n  quipu topic trim orders --before -30d --dry-run")]
     Trim {
         #[command(flatten)]
         name: Name,
@@ -89,6 +96,7 @@ enum Action {
         dry_run: bool,
     },
     /// Deletes a topic, its records and the offsets that groups have in it
+    #[command(after_help = "Examples:\n  quipu topic delete orders")]
     Delete {
         #[command(flatten)]
         name: Name,

@@ -419,26 +419,28 @@ fn the_files_of_a_data_directory_are_printed_and_damage_in_them_is_named() {
 
 #[test]
 fn every_help_has_an_example_and_offline_commands_have_no_server() {
-    for command in [
-        "topic",
-        "produce",
-        "consume",
-        "replay",
-        "group",
-        "lag",
-        "bench",
-        "context",
-        "serve",
-        "demo",
-        "verify",
-        "inspect",
-        "completions",
-    ] {
-        let output = quipu(&[command, "--help"]).output().unwrap();
+    let mut commands = vec![Vec::<String>::new()];
+    let mut leaves = 0;
+    while let Some(command) = commands.pop() {
+        let args: Vec<&str> = command.iter().map(|word| &**word).chain(["--help"]).collect();
+        let output = quipu(&args).output().unwrap();
         let text = stdout(&output);
-        assert_eq!(output.status.code(), Some(0), "{command}");
-        assert!(text.contains("\nExamples:\n"), "{command}: {text}");
-        let is_offline = ["serve", "demo", "verify", "inspect", "completions"].contains(&command);
-        assert_eq!(text.contains("--server"), !is_offline, "{command}");
+        assert_eq!(output.status.code(), Some(0), "{command:?}");
+        let listed = text.split_once("\nCommands:\n").map_or("", |(_, rest)| rest);
+        let names = listed
+            .lines()
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| {
+                let name = line.strip_prefix("  ")?.split(' ').next()?;
+                (!["", "help"].contains(&name)).then(|| name.to_owned())
+            });
+        let before = commands.len();
+        commands.extend(names.map(|name| [&command[..], &[name]].concat()));
+        leaves += usize::from(commands.len() == before);
+        let Some(first) = command.first() else { continue };
+        assert!(text.contains("\nExamples:\n"), "{command:?}: {text}");
+        let is_offline = ["serve", "demo", "verify", "inspect", "completions"].contains(&&**first);
+        assert_eq!(text.contains("--server"), !is_offline, "{command:?}");
     }
+    assert!(leaves > 30, "only {leaves} commands were found");
 }

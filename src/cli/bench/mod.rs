@@ -39,6 +39,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Appends records; the latency is that of a request, until its records are durable
+    #[command(after_help = "Examples:\n  quipu bench produce --duration 30s --connections 8")]
     Produce {
         #[command(flatten)]
         load: Load,
@@ -47,11 +48,13 @@ enum Action {
         batch: u64,
     },
     /// Appends records, then reads them from their start; the latency is that of a page
+    #[command(after_help = "Examples:\n  quipu bench fetch --records 1000000 --record-bytes 1kB")]
     Fetch {
         #[command(flatten)]
         load: Load,
     },
     /// Follows the topic while records are appended; the latency is from before the append until a reader has the record
+    #[command(after_help = "Examples:\n  quipu bench tail --rate 5000 --output json")]
     Tail {
         #[command(flatten)]
         load: Load,
