@@ -139,7 +139,7 @@ impl Log {
         })
     }
 
-    fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &Engine {
         &self.owner.engine
     }
 

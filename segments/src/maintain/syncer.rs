@@ -179,7 +179,11 @@ impl Engine {
             )));
         }
         let result = self.disk.sync_dir(dir);
-        if result.as_ref().is_err_and(|error| !is_out_of_handles(error)) {
+        // Of a directory that is not there no sync was tried: its topic has been deleted meanwhile, and the next topic of
+        // that name has a directory of its own.
+        let is_tried =
+            |error: &io::Error| error.kind() != io::ErrorKind::NotFound && !is_out_of_handles(error);
+        if result.as_ref().is_err_and(is_tried) {
             failed_dirs.insert(dir.to_path_buf());
         }
         result

@@ -265,7 +265,7 @@ mod tests {
     use super::*;
     use crate::batch::BatchBuilder;
     use crate::segment::read::{self, ReadRequest};
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use crate::append::request::{AppendRequest, Part, Records};
     use crate::files::description::TopicSettings;
@@ -340,6 +340,21 @@ mod tests {
         let refused = log.create_topic("payments", spec).err().unwrap();
         assert!(refused.to_string().contains("an earlier sync of"), "{refused}");
         assert!(!disk.exists(Path::new("/data/topics/payments")).unwrap());
+    }
+
+    #[test]
+    fn a_sync_that_a_deletion_overtakes_is_not_held_against_the_next_topic_of_that_name() {
+        let (disk, log, spec) = begin();
+        let mut failed_dirs = BTreeSet::new();
+        let dir = Path::new("/data/topics/orders");
+        // The syncer reaches the directory after the topic was moved away.
+        assert!(log.engine().sync_dir_once(dir, &mut failed_dirs).is_err());
+        log.create_topic("orders", spec).unwrap();
+        log.engine().sync_dir_once(dir, &mut failed_dirs).unwrap();
+        disk.fail(Fault::once(IoKind::SyncDir, 0).on("/orders"));
+        for _ in ["a failed sync", "is not tried again"] {
+            assert!(log.engine().sync_dir_once(dir, &mut failed_dirs).is_err());
+        }
     }
 
     #[test]
