@@ -517,7 +517,7 @@ fn an_answer_before_the_body_was_asked_for_says_that_the_connection_closes() {
     ] {
         let mut stream = BufReader::new(server.connect());
         let head = format!(
-            "{target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n"
+            "{target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n"
         );
         stream.get_mut().write_all(head.as_bytes()).unwrap();
         let answer = read_answer(&mut stream);
