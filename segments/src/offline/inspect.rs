@@ -56,7 +56,7 @@ pub fn inspect(path: &Path, visit: &mut dyn FnMut(InspectedPart)) -> Result<Opti
     let file = RealDisk::new().open(path, OpenMode::Read).map_err(context)?;
     let length = file.len().map_err(context)?;
     let bytes = if length == 0 {
-        crate::Bytes::new()
+        bytes::Bytes::new()
     } else {
         let map = file.map(length).map_err(context)?;
         map.populate(0, length).map_err(context)?;
