@@ -182,6 +182,10 @@ impl Engine {
                 source: Arc::new(error),
             });
         }
+        // A topic made later under the name has directories of its own: a failed sync of these says nothing of them. A sync
+        // that found these moved away has ended when the lock is had, and a later one passes over a deleted topic.
+        let failed_dirs = &mut self.snapshots.lock().failed_dirs;
+        failed_dirs.retain(|dir| !dir.starts_with(&from));
         changing.unmoved.remove(name);
         self.catalog.deleting.lock().retain(|other| *other != id);
         if let Err(error) = self.disk.remove_dir_all(&to) {

@@ -180,3 +180,25 @@ fn a_trimmed_segment_that_a_start_removed_is_not_missed_by_the_next_one() {
     }
     panic!("the start makes more calls than expected");
 }
+
+#[test]
+fn a_topic_made_again_under_the_name_of_one_whose_directory_sync_failed_is_healthy() {
+    for dir in ["/orders", "/orders/0"] {
+        let (disk, log) = start(1, spec(1, 1 << 20));
+        append(&log, &[0], b"of the old one").expect("nothing is wrong");
+        disk.fail(Fault::once(IoKind::SyncDir, 0).on(dir));
+        log.sync_segments().expect("the checkpoint is written");
+        assert_eq!(log.health().failed_partitions.len(), 1, "{dir}");
+        log.delete_topic("orders", Vec::new()).expect("nothing is wrong");
+        log.create_topic("orders", spec(1, 1 << 20))
+            .expect("nothing is wrong");
+        append(&log, &[0], b"of the new one").expect("nothing is wrong");
+        log.sync_segments().expect("nothing is wrong");
+        assert_eq!(log.health().failed_partitions, [], "{dir}");
+        assert_eq!(
+            values(&open(&disk.after_power_cut()), 0),
+            [b"of the new one"],
+            "{dir}"
+        );
+    }
+}
