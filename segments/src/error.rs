@@ -222,6 +222,11 @@ impl Error {
         if is_full(&source) {
             return Self::StorageFull;
         }
+        Self::reading(what, source)
+    }
+
+    /// The same for a call that only reads: it fails, but never because the disk is full, whatever the file system answers.
+    pub(crate) fn reading(what: impl Into<String>, source: io::Error) -> Self {
         if is_out_of_handles(&source) {
             return Self::out_of_handles();
         }

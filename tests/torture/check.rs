@@ -30,7 +30,7 @@ pub fn restarted(server: &Server, data: &Path, history: &History, retention_byte
     let mut state = history.state();
     let state = &mut *state;
     check_topics(server, data, state);
-    let found = read_all(server, state);
+    let found = read_all(server, state, false);
     let mut of_request: Places = HashMap::new();
     for ((name, partition), served) in &found {
         let held = &state.topics[name].held[*partition as usize];
@@ -83,7 +83,7 @@ pub fn restarted(server: &Server, data: &Path, history: &History, retention_byte
 /// While the server runs, after something has failed: what is known to be there is served.
 pub fn reads_go_on(server: &Server, history: &History) {
     let state = history.state();
-    for ((name, partition), served) in &read_all(server, &state) {
+    for ((name, partition), served) in &read_all(server, &state, true) {
         let held = &state.topics[name].held[*partition as usize];
         check_known((&**name, *partition), held, served);
         check_order((&**name, *partition), served);
@@ -162,7 +162,7 @@ fn check_topics(server: &Server, data: &Path, state: &mut State) {
     assert!(journals.len() <= 3, "{journals:?}");
 }
 
-fn read_all(server: &Server, state: &State) -> Found {
+fn read_all(server: &Server, state: &State, faults: bool) -> Found {
     let mut found = Found::new();
     let mut connection = server.connect();
     for (name, topic) in &state.topics {
@@ -182,14 +182,20 @@ fn read_all(server: &Server, state: &State) -> Found {
             }
             found.insert(
                 (name.clone(), partition),
-                read_one(&mut connection, name, partition, &number),
+                read_one(&mut connection, name, partition, &number, faults),
             );
         }
     }
     found
 }
 
-fn read_one(connection: &mut Connection, name: &str, partition: u32, number: &dyn Fn(&str) -> u64) -> Served {
+fn read_one(
+    connection: &mut Connection,
+    name: &str,
+    partition: u32,
+    number: &dyn Fn(&str) -> u64,
+    faults: bool,
+) -> Served {
     let mut log_start = number("log_start_offset");
     let mut records = Vec::new();
     let mut next = log_start;
@@ -200,6 +206,7 @@ fn read_one(connection: &mut Connection, name: &str, partition: u32, number: &dy
             partition,
             next,
             "max_records=100000&max_bytes=8388608",
+            faults,
         )
         .expect("an answer");
         if let Some(trimmed) = page.trimmed {

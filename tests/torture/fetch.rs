@@ -14,16 +14,22 @@ pub struct Page {
     pub trimmed: Option<u64>,
 }
 
-/// Fetches from `offset` on; `more` are the other parameters.
+/// Fetches from `offset` on; `more` are the other parameters. With `faults`, the call that fails may be the one that opens
+/// the file for this fetch: the next fetch succeeds.
 pub fn fetch(
     connection: &mut Connection,
     topic: &str,
     partition: u32,
     offset: u64,
     more: &str,
+    faults: bool,
 ) -> io::Result<Page> {
     let path = format!("/v1/topics/{topic}/partitions/{partition}/records?offset={offset}&{more}");
-    let answer = connection.get_as(&path, "application/x-ndjson")?;
+    let mut answer = connection.get_as(&path, "application/x-ndjson")?;
+    if faults && answer.status == 500 {
+        answer.refusal(500, "internal", "none");
+        answer = connection.get_as(&path, "application/x-ndjson")?;
+    }
     if answer.status == 410 {
         let problem = answer.refusal(410, "offset-trimmed", "none");
         let number = |name: &str| problem[name].as_u64().expect("a position");

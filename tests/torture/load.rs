@@ -387,7 +387,8 @@ impl Client<'_> {
         while !self.round.stop.load(Ordering::Relaxed) {
             for ((topic, partition), (next, start, end)) in &mut places {
                 let more = format!("max_bytes=300000&wait_ms={}", self.rng.below(20));
-                let page = fetch(&mut self.connection, topic, *partition, *next, &more)?;
+                let faults = !self.round.trouble.is_empty();
+                let page = fetch(&mut self.connection, topic, *partition, *next, &more, faults)?;
                 assert!(
                     page.end_offset >= *end,
                     "{topic}/{partition}: the end went back from {end} to {}",

@@ -171,8 +171,9 @@ fn choose(rng: &mut Rng) -> End {
     } else {
         "error=ENOSPC"
     };
-    // Once, or from then on.
-    let when = format!("{when}{}", if rng.below(3) == 0 { "+" } else { "" });
+    // Once, or from then on. If no thread could open a file again, reads of segments that are not open could not go on.
+    let may_last = thread.is_some() || calls != "openat";
+    let when = format!("{when}{}", if rng.below(3) == 0 && may_last { "+" } else { "" });
     End::Fault(Injection::new(calls, error, when), thread)
 }
 

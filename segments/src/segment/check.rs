@@ -43,7 +43,7 @@ pub(crate) fn check(
     end: FilePos,
     limit: Option<Offset>,
 ) -> Result<Checked> {
-    let context = |error| Error::io(format!("opening {}", path.display()), error);
+    let context = |error| Error::reading(format!("opening {}", path.display()), error);
     let map = disk
         .open(path, OpenMode::Read)
         .and_then(|file| file.map(end.get()))

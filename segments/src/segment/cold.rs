@@ -100,7 +100,7 @@ impl Inner {
             };
             let bytes = walker
                 .bytes(start, end)
-                .map_err(|error| Error::io(format!("reading {}", self.file("log").display()), error))?;
+                .map_err(|error| Error::reading(format!("reading {}", self.file("log").display()), error))?;
             // What comes next is likely to be read next; what is wrong with it is for that read to say.
             let ahead = if self.state.read().is_distrusted {
                 0
@@ -221,7 +221,7 @@ impl Inner {
     fn batch_bytes(&self, walker: &Walker, position: u64, header: &BatchHeader) -> Result<bytes::Bytes> {
         walker
             .bytes(position, position + header.total_bytes() as u64)
-            .map_err(|error| Error::io(format!("reading {}", self.file("log").display()), error))
+            .map_err(|error| Error::reading(format!("reading {}", self.file("log").display()), error))
     }
 
     /// Opens the segment, gets ready what a walk from `begin` needs, and lets `body` walk. If the log does not fit an index

@@ -50,7 +50,7 @@ impl Inner {
                     damaged_until: span.segment_end,
                 });
             }
-            Err(error) => return Err(Error::io(format!("opening {}", path.display()), error)),
+            Err(error) => return Err(Error::reading(format!("opening {}", path.display()), error)),
         };
         let permit = self.pool.reserve();
         let open = Arc::new(OpenMap { map, _permit: permit });

@@ -479,7 +479,7 @@ impl Walker {
         }
         let error = failure.expect("an attempt was made");
         if error.kind() == io::ErrorKind::OutOfMemory {
-            return Err(Fault::Io(Error::io("reading a segment", error)));
+            return Err(Fault::Io(Error::reading("reading a segment", error)));
         }
         // A file that has become shorter is damaged for good.
         self.met_unreadable |= error.kind() != io::ErrorKind::UnexpectedEof;

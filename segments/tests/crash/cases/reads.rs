@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_segments::sim::{Fault, IoKind, SimClock, SimDisk};
+use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{Error, Offset, TimestampMs};
 
-use super::{NOW, append, open, options, partition, request, spec, start, store, try_open_with};
+use super::{
+    NOW, append, check, open, options, partition, request, spec, start, store, try_open_with, values,
+};
 
 #[test]
 fn an_index_made_while_reads_failed_is_not_kept() {
@@ -64,4 +66,18 @@ fn retention_deletes_nothing_that_could_not_be_read_for_a_moment() {
     let _unreadable = partition.offset_for_time(TimestampMs(0));
     log.apply_retention().unwrap();
     assert_eq!(partition.positions().log_start_offset, Offset::ZERO);
+}
+
+#[test]
+fn a_read_whose_file_cannot_be_opened_never_says_that_the_disk_is_full() {
+    for error in [FaultError::Io, FaultError::Full] {
+        let (disk, log) = start(0, spec(1, 1 << 20));
+        append(&log, &[0], b"1").unwrap();
+        let disk = disk.after_kill();
+        let log = open(&disk);
+        disk.fail(Fault::once(IoKind::Open, 0).with(error).on(".log"));
+        let refused = check::read_from(&partition(&log, 0), Offset::ZERO, 1 << 20);
+        assert!(matches!(refused, Err(Error::Io { .. })), "{error:?}: {refused:?}");
+        assert_eq!(values(&log, 0), [b"1"]);
+    }
 }
