@@ -23,6 +23,14 @@ pub enum Work {
     Parse,
 }
 
+impl Work {
+    /// Whether work of this kind never stores anything, so that its failure leaves nothing behind.
+    #[must_use]
+    pub fn only_reads(self) -> bool {
+        matches!(self, Self::Read | Self::Report)
+    }
+}
+
 /// The shares of the blocking threads. Cheap to clone; clones share.
 #[derive(Clone, Debug)]
 pub struct Blocking {
@@ -46,7 +54,7 @@ impl Blocking {
     /// Runs `work` on a thread of its kind's share, and waits for it. A caller that goes away does not stop it.
     ///
     /// # Errors
-    /// [`Reason::Internal`] where the work panicked, with an unknown outcome: it may have got as far as doing it.
+    /// [`Reason::Internal`] where the work panicked; the outcome is unknown unless the work only reads.
     pub async fn run<T: Send + 'static>(
         &self,
         kind: Work,
@@ -70,8 +78,12 @@ impl Blocking {
         });
         result.await.map_err(|error| {
             tracing::error!(%error, "a request's work on a blocking thread failed");
-            Refusal::new(Reason::Internal, "the server could not do it; its log says why")
-                .outcome(Outcome::Unknown)
+            let refusal = Refusal::new(Reason::Internal, "the server could not do it; its log says why");
+            if kind.only_reads() {
+                refusal
+            } else {
+                refusal.outcome(Outcome::Unknown)
+            }
         })
     }
 
@@ -84,6 +96,37 @@ impl Blocking {
         kind: Work,
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        self.run(kind, work).await?
+        let result = self.run(kind, work).await?;
+        result.map_err(|refusal| {
+            if kind.only_reads() {
+                refusal.outcome(Outcome::None)
+            } else {
+                refusal
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_only_reads_stores_nothing_when_it_fails() {
+        let fails = || Err(Refusal::new(Reason::Internal, "").outcome(Outcome::Unknown));
+        for (kind, outcome) in [
+            (Work::Read, Outcome::None),
+            (Work::Report, Outcome::None),
+            (Work::Change, Outcome::Unknown),
+        ] {
+            let refused = Blocking::default().attempt::<()>(kind, fails).await.unwrap_err();
+            assert_eq!(refused.outcome, outcome, "{kind:?}");
+            let panicked = Blocking::default()
+                .run(kind, || panic!("on purpose"))
+                .await
+                .map(|()| ())
+                .unwrap_err();
+            assert_eq!(panicked.outcome, outcome, "{kind:?}");
+        }
     }
 }

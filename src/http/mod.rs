@@ -38,7 +38,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::broker::blocking::Blocking;
 pub(crate) use crate::broker::blocking::Work;
-use crate::broker::refusal::Reason;
+use crate::broker::refusal::{Outcome, Reason};
 use app::App;
 use problem::{Code, Problem};
 
@@ -130,5 +130,12 @@ pub(crate) async fn blocking<T: Send + 'static>(
     kind: Work,
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    threads.run(kind, work).await?
+    let result = threads.run(kind, work).await?;
+    result.map_err(|problem| {
+        if kind.only_reads() {
+            problem.outcome(Outcome::None)
+        } else {
+            problem
+        }
+    })
 }

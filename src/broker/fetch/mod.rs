@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use self::page::{Page, PageLimits};
 use super::blocking::{Blocking, Work};
 use super::counters::Counters;
-use super::refusal::{Reason, Refusal};
+use super::refusal::{Outcome, Reason, Refusal};
 use super::topics::skips::{Gap, Skips};
 use crate::broker::engine::batch::BatchError;
 use crate::broker::engine::{Error, Fetched, Log, Offset, Partition, ReadRequest};
@@ -92,7 +92,7 @@ async fn read_page(
                 return Ok(page);
             }
             Err(error @ Error::Damaged { damaged_until, .. }) => (error, damaged_until),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(Refusal::from(error).outcome(Outcome::None)),
         };
         let skipped = Skips::of(log, partition.id()).end_of(limits.from);
         let positions = partition.positions();
