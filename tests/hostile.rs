@@ -50,8 +50,33 @@ impl Fixture {
 
     /// Appends a record with this key, which must work: others' requests do not suffer.
     fn append(&self, key: &str) {
-        let body = format!("{{\"records\":[{{\"key\":\"{key}\"}}]}}");
-        self.server.expect(200, "POST", RECORDS, JSON, body.as_bytes());
+        self.post(&format!("{{\"records\":[{{\"key\":\"{key}\"}}]}}"));
+    }
+
+    /// Appends this JSON document, which must work.
+    fn post(&self, document: &str) {
+        self.server
+            .expect(200, "POST", RECORDS, JSON, document.as_bytes());
+    }
+
+    /// Begins a request to append, with these headers and this first part of its body.
+    fn begin(&self, headers: &str, body: &[u8]) -> Connection {
+        let mut connection = self.server.connect();
+        connection
+            .send_head("POST", RECORDS, headers)
+            .expect("it listens");
+        // A refusal is readable by a client that is still sending.
+        connection.send(body).expect("it reads on");
+        connection
+    }
+
+    /// The same with all of its body.
+    fn upload(&self, content_type: &str, headers: &str, body: &[u8]) -> Connection {
+        let length = body.len();
+        self.begin(
+            &format!("Content-Type: {content_type}\r\nContent-Length: {length}\r\n{headers}"),
+            body,
+        )
     }
 
     /// The keys of the partition's records.
@@ -64,9 +89,9 @@ impl Fixture {
                 keys.len()
             );
             let answer = connection
-                .get_as(&path, "application/x-ndjson")
-                .expect("an answer");
-            assert_eq!(answer.status, 200, "{}", answer.text());
+                .get_as(&path, NDJSON)
+                .expect("an answer")
+                .with_status(200);
             for line in answer.body.split_inclusive(|byte| *byte == b'\n') {
                 let record: Record = serde_json::from_slice(line).expect("a record");
                 assert_eq!(record.offset, keys.len() as u64);
@@ -82,27 +107,21 @@ impl Fixture {
     fn check_memory(&self, when: &str) {
         let anonymous = self.server.anonymous_bytes();
         println!("{when}: {} KiB of anonymous memory", anonymous >> 10);
-        assert!(
-            anonymous < MAX_ANONYMOUS_BYTES,
-            "{when}: {anonymous} bytes of anonymous memory"
-        );
+        assert!(anonymous < MAX_ANONYMOUS_BYTES, "{when}: {anonymous} bytes");
     }
 
     /// Ends it in order; a restart finds exactly these keys.
     fn finish(self, expected: &[String]) {
         assert!(
             self.keys() == expected,
-            "the partition holds something else than what was accepted"
+            "there is something else than what was accepted"
         );
         self.server.stop();
         let server = Server::start(&self.directory.path().join("data"));
-        let fixture = Self {
-            server,
-            directory: self.directory,
-        };
+        let fixture = Self { server, ..self };
         assert!(
             fixture.keys() == expected,
-            "the partition holds something else after a restart"
+            "there is something else after a restart"
         );
         fixture.server.stop();
     }
@@ -117,16 +136,17 @@ struct Record {
 
 /// All that the server still sends before it closes, reset or not.
 fn read_to_the_end(connection: &mut Connection) -> Vec<u8> {
+    const CLOSED: [ErrorKind; 3] = [
+        ErrorKind::ConnectionReset,
+        ErrorKind::BrokenPipe,
+        ErrorKind::ConnectionAborted,
+    ];
     let mut all = Vec::new();
-    match connection.stream.read_to_end(&mut all) {
-        Ok(_) => {}
-        Err(error) => assert!(
-            matches!(
-                error.kind(),
-                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted
-            ),
+    if let Err(error) = connection.stream.read_to_end(&mut all) {
+        assert!(
+            CLOSED.contains(&error.kind()),
             "the server does not close: {error}"
-        ),
+        );
     }
     all
 }

@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use super::many::{SOME_FILES, may_open, wait_for_files, work};
 use super::slow::fill;
 use super::{Fixture, JSON, NDJSON, open_files};
+use crate::support::PATIENCE;
 
 const READERS: usize = 3_000;
 /// What each may take of the server's memory, in bytes: the connection's buffer and one chunk, of 64 KiB each, and what
@@ -33,14 +34,11 @@ impl Reader {
         socket
             .set_recv_buffer_size(RECEIVE_BYTES)
             .expect("a small buffer");
-        let stream = runtime
-            .block_on(socket.connect(fixture.server.address))
-            .expect("it listens");
+        let connecting = socket.connect(fixture.server.address);
+        let stream = runtime.block_on(connecting).expect("it listens");
         let mut stream = stream.into_std().expect("a socket");
         stream.set_nonblocking(false).expect("a socket");
-        stream
-            .set_read_timeout(Some(crate::support::PATIENCE))
-            .expect("a time");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
         let waits = number % 4 == 3;
         let accept = [JSON, NDJSON, BATCHES, JSON][number % 4];
         let path = if waits {

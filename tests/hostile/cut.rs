@@ -1,7 +1,6 @@
 //! Requests that end too early, at every byte.
 
 use std::collections::BTreeSet;
-use std::net::Shutdown;
 
 use super::{Fixture, JSON, NDJSON, RECORDS, read_to_the_end, wait_until};
 use crate::support::{Rng, Server, read_partition};
@@ -45,28 +44,18 @@ fn a_request_cut_off_at_any_byte_stores_nothing() {
             connection.send(&whole[..cut]).expect("it reads");
             // Half of them hang up in order, half by a reset; in the first case the server's end is awaited.
             if cut % 2 == 0 {
-                connection
-                    .stream
-                    .get_ref()
-                    .shutdown(Shutdown::Write)
-                    .expect("it is open");
+                connection.hang_up();
                 let answer = read_to_the_end(&mut connection);
-                assert!(
-                    !answer.starts_with(b"HTTP/1.1 200"),
-                    "cut at {cut}: {}",
-                    String::from_utf8_lossy(&answer)
-                );
+                let text = String::from_utf8_lossy(&answer);
+                assert!(!text.starts_with("HTTP/1.1 200"), "cut at {cut}: {text}");
             }
         }
         let mut connection = fixture.server.connect();
         connection.send(whole).expect("it reads");
-        assert_eq!(connection.answer().expect("an answer").status, 200);
+        connection.answered().with_status(200);
         let is_raw = whole.windows(10).any(|bytes| bytes == b"text/plain");
-        expected.extend(
-            if is_raw { vec![""] } else { vec!["a", "b"] }
-                .iter()
-                .map(ToString::to_string),
-        );
+        let keys: &[&str] = if is_raw { &[""] } else { &["a", "b"] };
+        expected.extend(keys.iter().map(ToString::to_string));
     }
     fixture.finish(&expected);
 }
@@ -85,27 +74,21 @@ fn a_client_that_dies_before_its_answer_costs_nothing_that_was_acknowledged() {
     let mut acknowledged = Vec::new();
     let (mut stored, mut cut) = (Vec::new(), Vec::new());
     for number in 0..60 {
-        let path = format!(
-            "/v1/topics/pairs/records?ack={}",
-            ["durable", "written"][number % 2]
-        );
+        let ack = ["durable", "written"][number % 2];
+        let path = format!("/v1/topics/pairs/records?ack={ack}");
         let pair = |what: &str| {
             let record = |partition| format!(r#"{{"partition":{partition},"key":"{what} {number}"}}"#);
             format!(r#"{{"records":[{},{}]}}"#, record(0), record(1))
         };
         let mut connection = fixture.server.connect();
         let answer = connection.request("POST", &path, JSON, pair("acknowledged").as_bytes());
-        assert_eq!(answer.expect("an answer").status, 200);
+        answer.expect("an answer").with_status(200);
         acknowledged.push(format!("acknowledged {number}"));
         // On the same connection, one more: cut off, or whole with an answer that nobody reads.
         let body = pair("unread");
         let head = format!("Content-Type: {JSON}\r\nContent-Length: {}\r\n", body.len());
         connection.send_head("POST", &path, &head).expect("it listens");
-        let length = if number % 3 == 0 {
-            body.len() / 2
-        } else {
-            body.len()
-        };
+        let length = body.len() / if number % 3 == 0 { 2 } else { 1 };
         connection.send(&body.as_bytes()[..length]).expect("it reads");
         let key = format!("unread {number}");
         match number % 3 {
@@ -151,24 +134,18 @@ fn a_stream_cut_off_anywhere_leaves_a_prefix_of_its_units() {
         let cut = rng.below(whole.len() as u64) as usize;
         let mut connection = fixture.server.connect();
         connection.send(&whole[..cut]).expect("it reads");
-        connection
-            .stream
-            .get_ref()
-            .shutdown(Shutdown::Write)
-            .expect("it is open");
+        connection.hang_up();
         read_to_the_end(&mut connection);
         // The connection is over, and with it the upload: what it had in flight was queued before the mark.
         fixture.append("mark");
         let keys = fixture.keys();
         let upload = &keys[found.len()..keys.len() - 1];
         assert!(upload.len().is_multiple_of(UNIT_LINES), "{} lines", upload.len());
-        assert!(
-            upload
-                .iter()
-                .enumerate()
-                .all(|(index, key)| *key == index.to_string()),
-            "what is there is not a prefix of the stream"
-        );
+        let is_prefix = upload
+            .iter()
+            .enumerate()
+            .all(|(index, key)| *key == index.to_string());
+        assert!(is_prefix, "what is there is not a prefix of the stream");
         found = keys;
     }
     fixture.finish(&found);

@@ -53,14 +53,12 @@ fn ten_thousand_connections_idle_and_waiting_hold_up_nobody_and_are_given_back()
         let mut connections: Vec<Connection> = (0..CONNECTIONS)
             .map(|_| {
                 let mut connection = fixture.server.connect();
-                connection
-                    .send_head("GET", "/health/live", "")
-                    .expect("it listens");
+                connection.ask("/health/live");
                 connection
             })
             .collect();
         for connection in &mut connections {
-            assert_eq!(connection.answer().expect("an answer").status, 200);
+            connection.answered().with_status(200);
         }
         let idle = fixture.server.anonymous_bytes();
         let handles = open_files(&fixture.server);
@@ -72,7 +70,7 @@ fn ten_thousand_connections_idle_and_waiting_hold_up_nobody_and_are_given_back()
 
         let path = format!("/v1/topics/quiet/partitions/0/records?offset={round}&wait_ms=60000");
         for connection in &mut connections {
-            connection.send_head("GET", &path, "").expect("it listens");
+            connection.ask(&path);
         }
         work(&fixture, &mut keys);
         let waiting = fixture.server.anonymous_bytes();
@@ -81,9 +79,8 @@ fn ten_thousand_connections_idle_and_waiting_hold_up_nobody_and_are_given_back()
             .server
             .expect(200, "POST", "/v1/topics/quiet/records", JSON, body.as_bytes());
         for connection in &mut connections {
-            let answer = connection.answer().expect("an answer");
+            let answer = connection.answered().with_status(200);
             // Whoever was slow to ask may have been told that there is nothing yet.
-            assert_eq!(answer.status, 200, "{}", answer.text());
             assert_eq!(answer.json()["records"][0]["value"], round, "{}", answer.text());
         }
         drop(connections);
@@ -103,14 +100,9 @@ fn ten_thousand_connections_idle_and_waiting_hold_up_nobody_and_are_given_back()
             "{idle} idle, {waiting} waiting, {bound} allowed"
         );
         // What is kept is used again.
-        if round == 0 {
-            most = idle.max(waiting).max(after);
-        } else {
-            assert!(
-                idle.max(waiting).max(after) < most + most / 4,
-                "grows from {most} to {idle}, {waiting}, {after}"
-            );
-        }
+        let now = idle.max(waiting).max(after);
+        assert!(round == 0 || now < most + most / 4, "grows from {most} to {now}");
+        most = now;
     }
     fixture.finish(&keys);
 }
@@ -123,16 +115,12 @@ fn connections_that_have_uploaded_keep_little() {
     }
     let fixture = Fixture::new(&[]);
     let before = fixture.server.anonymous_bytes();
-    let body = format!(
-        "{{\"records\":[{{\"value\":\"{}\"}}]}}{}",
-        "v".repeat(1000),
-        " ".repeat(MIB)
-    );
+    let (value, blanks) = ("v".repeat(1000), " ".repeat(MIB));
+    let body = format!("{{\"records\":[{{\"value\":\"{value}\"}}]}}{blanks}");
     let connections: Vec<Connection> = (0..UPLOADERS)
         .map(|_| {
-            let mut connection = fixture.server.connect();
-            let answer = connection.request("POST", "/v1/topics/t/records", JSON, body.as_bytes());
-            assert_eq!(answer.expect("an answer").status, 200);
+            let mut connection = fixture.upload(JSON, "", body.as_bytes());
+            connection.answered().with_status(200);
             connection
         })
         .collect();
@@ -181,8 +169,7 @@ fn connections_never_take_the_files_that_the_log_needs() {
     for partition in 0..PARTITIONS {
         let body = format!("{{\"records\":[{{\"partition\":{partition},\"value\":1}}]}}");
         let answer = producer.request("POST", "/v1/topics/t/records", JSON, body.as_bytes());
-        let answer = answer.expect("an answer");
-        assert_eq!(answer.status, 200, "partition {partition}: {}", answer.text());
+        answer.expect("an answer").with_status(200);
     }
     for partition in 0..PARTITIONS {
         let answer = producer.get(&format!("/v1/topics/t/partitions/{partition}/records?offset=0"));
@@ -192,7 +179,7 @@ fn connections_never_take_the_files_that_the_log_needs() {
     assert_eq!(ready["status"], "ready", "{ready}");
     // Those that end make room.
     for connection in &mut others {
-        let _ = connection.stream.get_ref().shutdown(std::net::Shutdown::Write);
+        connection.hang_up();
         read_to_the_end(connection);
     }
     drop(others);

@@ -2,25 +2,15 @@
 
 use std::io::Write;
 
-use super::{Fixture, JSON, MIB, NDJSON, RECORDS, read_to_the_end};
+use super::{Fixture, JSON, MIB, NDJSON, read_to_the_end};
 use crate::support::{Answer, Connection};
 
 fn post(fixture: &Fixture, content_type: &str, coding: &str, body: &[u8]) -> Answer {
-    let mut connection = fixture.server.connect();
     let coding = match coding {
         "" => String::new(),
         coding => format!("Content-Encoding: {coding}\r\n"),
     };
-    let headers = format!(
-        "Content-Type: {content_type}\r\n{coding}Content-Length: {}\r\n",
-        body.len()
-    );
-    connection
-        .send_head("POST", RECORDS, &headers)
-        .expect("it listens");
-    // A refusal is readable by a client that is still sending.
-    connection.send(body).expect("it reads on");
-    connection.answer().expect("an answer")
+    fixture.upload(content_type, &coding, body).answered()
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -41,46 +31,25 @@ fn heads_that_are_too_large_are_refused_and_their_connections_closed() {
     let fixture = Fixture::new(&[]);
     let long = "x".repeat(MIB);
     let many: String = (0..10_000).map(|n| format!("x{n}: y\r\n")).collect();
+    let head = |line: &str, fields: &str| format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}");
+    let get = "GET /health/live";
     for (head, statuses) in [
-        (
-            format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-            [414, 431],
-        ),
-        (
-            format!("GET /health/live?{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-            [414, 431],
-        ),
-        (
-            format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n"),
-            [431, 431],
-        ),
-        (
-            format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\n{long}: x\r\n\r\n"),
-            [431, 400],
-        ),
-        (
-            format!("{long} / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-            [431, 400],
-        ),
-        (
-            format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\n{many}\r\n"),
-            [431, 431],
-        ),
+        (head(&format!("GET /{long}"), "\r\n"), [414, 431]),
+        (head(&format!("{get}?{long}"), "\r\n"), [414, 431]),
+        (head(get, &format!("X: {long}\r\n\r\n")), [431, 431]),
+        (head(get, &format!("{long}: x\r\n\r\n")), [431, 400]),
+        (head(&format!("{long} /"), "\r\n"), [431, 400]),
+        (head(get, &format!("{many}\r\n")), [431, 431]),
         // A head that never ends.
-        (
-            format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: {long}"),
-            [431, 431],
-        ),
+        (head(get, &format!("X: {long}")), [431, 431]),
     ] {
         let mut connection = fixture.server.connect();
         // It may be refused and closed while it is being sent.
         let _ = connection.send(head.as_bytes());
         let answer = read_to_the_end(&mut connection);
         let text = String::from_utf8_lossy(&answer);
-        let is_told = statuses
-            .iter()
-            .any(|status| text.starts_with(&format!("HTTP/1.1 {status} ")));
-        assert!(is_told || text.is_empty(), "{text}");
+        let is_answer = |status: &i32| text.starts_with(&format!("HTTP/1.1 {status} "));
+        assert!(text.is_empty() || statuses.iter().any(is_answer), "{text}");
     }
     fixture.check_memory("after large heads");
     fixture.append("good");
@@ -91,30 +60,19 @@ fn heads_that_are_too_large_are_refused_and_their_connections_closed() {
 fn bodies_that_are_too_large_are_refused_however_they_come() {
     let fixture = Fixture::new(&[]);
     // Declared: refused without a byte of it.
-    let mut connection = fixture.server.connect();
     let headers = "Content-Type: application/json\r\nContent-Length: 1099511627776\r\n";
-    connection
-        .send_head("POST", RECORDS, headers)
-        .expect("it listens");
-    connection
-        .answer()
-        .expect("an answer")
+    fixture
+        .begin(headers, b"")
+        .answered()
         .refusal(413, "request-too-large", "none");
-    drop(connection);
     // In chunks: as soon as it is too much.
-    let mut connection = fixture.server.connect();
     let headers = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
-    connection
-        .send_head("POST", RECORDS, headers)
-        .expect("it listens");
+    let mut connection = fixture.begin(headers, b"");
     let chunk = vec![b' '; MIB];
     for _ in 0..40 {
         connection.send_chunk(&chunk).expect("it reads on");
     }
-    connection
-        .answer()
-        .expect("an answer")
-        .refusal(413, "request-too-large", "none");
+    connection.answered().refusal(413, "request-too-large", "none");
     drop(connection);
     fixture.check_memory("after large bodies");
     fixture.append("good");
@@ -140,7 +98,7 @@ fn bodies_that_unpack_to_much_more_cost_no_more() {
     // Blank lines are no records, however many.
     let blank = gzip("\n".repeat(5 * MIB).as_bytes());
     let answer = post(&fixture, NDJSON, "gzip", &blank);
-    assert_eq!((answer.status, &answer.json()["records"]), (200, &0.into()));
+    assert_eq!(answer.with_status(200).json()["records"], 0);
     // A window above what HTTP allows.
     post(&fixture, JSON, "zstd", &zstd(&[b' '; 1000], 27)).refusal(400, "invalid-request", "none");
     fixture.check_memory("after bombs");
@@ -158,22 +116,11 @@ fn blank_lines_without_end_hold_up_nobody_and_are_refused() {
         encoder.write_all(&line).expect("memory");
     }
     let bomb = encoder.finish().expect("memory");
-    let begin = || {
-        let mut connection = fixture.server.connect();
-        let headers = format!(
-            "Content-Type: {NDJSON}\r\nContent-Encoding: zstd\r\nContent-Length: {}\r\n",
-            bomb.len()
-        );
-        connection
-            .send_head("POST", RECORDS, &headers)
-            .expect("it listens");
-        connection.send(&bomb).expect("it reads on");
-        connection
-    };
+    let begin = || fixture.upload(NDJSON, "Content-Encoding: zstd\r\n", &bomb);
     let mut upload = begin();
     let mut keys = Vec::new();
     let refusal = std::thread::scope(|scope| {
-        let refusal = scope.spawn(|| upload.answer().expect("an answer"));
+        let refusal = scope.spawn(|| upload.answered());
         while !refusal.is_finished() {
             keys.push(keys.len().to_string());
             fixture.append(&keys[keys.len() - 1]);
@@ -219,30 +166,21 @@ fn deep_long_and_many_is_refused_or_taken_within_bounds() {
     }
 
     // A line of 64 MiB.
-    let mut connection = fixture.server.connect();
     let headers = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
-    connection
-        .send_head("POST", RECORDS, headers)
-        .expect("it listens");
+    let mut connection = fixture.begin(headers, b"");
     connection.send_chunk(b"{\"value\":\"").expect("it reads");
     let chunk = vec![b'x'; MIB];
     for _ in 0..64 {
         connection.send_chunk(&chunk).expect("it reads on");
     }
-    let problem = connection
-        .answer()
-        .expect("an answer")
-        .refusal(413, "record-too-large", "none");
+    let problem = connection.answered().refusal(413, "record-too-large", "none");
     assert_eq!(problem["line"], 1, "{problem}");
     fixture.check_memory("after deep, long and many");
 
     // A million tiny lines are a million records.
     let lines = "{}\n".repeat(1_000_000);
     let answer = post(&fixture, NDJSON, "", lines.as_bytes());
-    assert_eq!(
-        (answer.status, &answer.json()["records"]),
-        (200, &1_000_000.into())
-    );
+    assert_eq!(answer.with_status(200).json()["records"], 1_000_000);
     fixture.check_memory("after a million lines");
     let end = fixture.server.get("/v1/topics/t")["partitions"][0]["end_offset"].clone();
     assert_eq!(end, 1_000_000);
@@ -256,14 +194,8 @@ fn answers_that_nobody_reads_are_bounded_together() {
     const EACH: usize = 300_000;
     let document = format!("{{\"records\":[{{}}{}]}}", ",{}".repeat(EACH - 1));
     let begin = |_| {
-        let mut connection = fixture.server.connect();
-        let headers = format!("Content-Type: {JSON}\r\nContent-Length: {}\r\n", document.len());
-        connection
-            .send_head("POST", RECORDS, &headers)
-            .expect("it listens");
-        connection.send(document.as_bytes()).expect("it reads");
-        let head = connection.answer_head().expect("an answer");
-        assert_eq!(head.status, 200, "{head:?}");
+        let mut connection = fixture.upload(JSON, "", document.as_bytes());
+        let head = connection.answering();
         (connection, head)
     };
     let mut clients: Vec<_> = (0..CLIENTS).map(begin).collect();
@@ -272,7 +204,7 @@ fn answers_that_nobody_reads_are_bounded_together() {
     fixture.server.create_topic("wide", 10_000);
     let ask = |path: &str| -> Connection {
         let mut connection = fixture.server.connect();
-        connection.send_head("GET", path, "").expect("it listens");
+        connection.ask(path);
         connection
     };
     let mut silent: Vec<_> = (0..CLIENTS * 5)
@@ -284,7 +216,7 @@ fn answers_that_nobody_reads_are_bounded_together() {
     }
     fixture.check_memory("long reports");
     // They hold nobody up, and who reads on gets everything.
-    assert_eq!(ask("/metrics").answer().expect("an answer").status, 200);
+    ask("/metrics").answered().with_status(200);
     let (mut connection, head) = clients.swap_remove(0);
     let body = connection.answer_body(&head).expect("the answer goes on");
     let answer: serde_json::Value = serde_json::from_slice(&body).expect("JSON");

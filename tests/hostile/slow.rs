@@ -2,19 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Fixture, JSON, MIB, NDJSON, RECORDS, open_files, read_to_the_end, wait_until};
+use super::{Fixture, JSON, MIB, NDJSON, open_files, read_to_the_end, wait_until};
 use crate::support::Connection;
 
 const FETCH: &str = "/v1/topics/t/partitions/0/records?offset=0&max_records=100000&max_bytes=33554432";
-
-fn begin(fixture: &Fixture, headers: &str, body: &[u8]) -> Connection {
-    let mut connection = fixture.server.connect();
-    connection
-        .send_head("POST", RECORDS, headers)
-        .expect("it listens");
-    connection.send(body).expect("it reads");
-    connection
-}
 
 fn large(key: &str) -> String {
     format!(
@@ -29,19 +20,16 @@ fn bodies_that_are_declared_or_begun_and_do_not_come_keep_nobody_out() {
     let fixture = Fixture::new(&[]);
     let mut expected = Vec::new();
     // Twice as much as all bodies may have.
-    let mut slow: Vec<Connection> = (0..4)
-        .map(|_| {
-            let headers = format!("Content-Type: {JSON}\r\nContent-Length: 33554432\r\n");
-            begin(&fixture, &headers, b"{")
-        })
-        .collect();
-    for number in 0..4 {
-        let key = format!("declared {number}");
-        fixture
-            .server
-            .expect(200, "POST", RECORDS, JSON, large(&key).as_bytes());
-        expected.push(key);
-    }
+    let headers = format!("Content-Type: {JSON}\r\nContent-Length: 33554432\r\n");
+    let mut slow: Vec<Connection> = (0..4).map(|_| fixture.begin(&headers, b"{")).collect();
+    let append_large = |what: &str, expected: &mut Vec<String>| {
+        for number in 0..4 {
+            let key = format!("{what} {number}");
+            fixture.post(&large(&key));
+            expected.push(key);
+        }
+    };
+    append_large("declared", &mut expected);
     // Each wants a window of 8 MiB, for a line that does not end.
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("zstd");
     encoder.window_log(23).expect("a window");
@@ -49,20 +37,10 @@ fn bodies_that_are_declared_or_begun_and_do_not_come_keep_nobody_out() {
     std::io::Write::write_all(&mut encoder, line.as_bytes()).expect("memory");
     std::io::Write::flush(&mut encoder).expect("memory");
     let windowed = encoder.get_ref().clone();
-    slow.extend((0..40).map(|_| {
-        let headers = format!(
-            "Content-Type: {NDJSON}\r\nContent-Encoding: zstd\r\nContent-Length: {}\r\n",
-            windowed.len() + 1000
-        );
-        begin(&fixture, &headers, &windowed)
-    }));
-    for number in 0..4 {
-        let key = format!("windows {number}");
-        fixture
-            .server
-            .expect(200, "POST", RECORDS, JSON, large(&key).as_bytes());
-        expected.push(key);
-    }
+    let length = windowed.len() + 1000;
+    let headers = format!("Content-Type: {NDJSON}\r\nContent-Encoding: zstd\r\nContent-Length: {length}\r\n");
+    slow.extend((0..40).map(|_| fixture.begin(&headers, &windowed)));
+    append_large("windows", &mut expected);
     fixture.check_memory("44 bodies that do not come");
     drop(slow);
     fixture.finish(&expected);
@@ -76,17 +54,14 @@ fn producers_that_do_not_read_their_long_answers_keep_nobody_out() {
     ]);
     // Each answer has 12 MB, far more than sockets take, and its request goes on holding its part meanwhile.
     let document = format!("{{\"records\":[{{}}{}]}}", ",{}".repeat(399_999));
-    let headers = format!("Content-Type: {JSON}\r\nContent-Length: {}\r\n", document.len());
     let mut silent = Vec::new();
     for _ in 0..4 {
-        let mut connection = begin(&fixture, &headers, document.as_bytes());
-        let head = connection.answer_head().expect("an answer");
-        assert_eq!(head.status, 200, "{head:?}");
+        let mut connection = fixture.upload(JSON, "", document.as_bytes());
+        connection.answering();
         silent.push(connection);
     }
     for _ in 0..4 {
-        let body = format!("{{\"records\":[{{\"value\":1}}]}}{}", " ".repeat(MIB));
-        fixture.server.expect(200, "POST", RECORDS, JSON, body.as_bytes());
+        fixture.post(&format!("{{\"records\":[{{\"value\":1}}]}}{}", " ".repeat(MIB)));
     }
     fixture.check_memory("4 producers that do not read");
 }
@@ -100,15 +75,8 @@ fn slow_heads_and_bodies_are_let_go_after_their_time() {
     ]);
     let before = open_files(&fixture.server);
     let mut dripping: Vec<Connection> = (0..100).map(|_| fixture.server.connect()).collect();
-    let mut silent: Vec<Connection> = (0..100)
-        .map(|_| {
-            begin(
-                &fixture,
-                "Content-Type: application/json\r\nContent-Length: 100\r\n",
-                b"{\"rec",
-            )
-        })
-        .collect();
+    let headers = "Content-Type: application/json\r\nContent-Length: 100\r\n";
+    let mut silent: Vec<Connection> = (0..100).map(|_| fixture.begin(headers, b"{\"rec")).collect();
     // A byte now and then does not prolong a head: the loop ends when the server has closed all of them.
     let head = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: "
         .iter()
@@ -121,9 +89,8 @@ fn slow_heads_and_bodies_are_let_go_after_their_time() {
         std::thread::sleep(Duration::from_millis(1));
     }
     for connection in &mut silent {
-        let answer = connection.answer().expect("an answer");
-        answer.refusal(408, "request-timeout", "none");
-        let _ = connection.stream.get_ref().shutdown(std::net::Shutdown::Write);
+        connection.answered().refusal(408, "request-timeout", "none");
+        connection.hang_up();
         read_to_the_end(connection);
     }
     drop(silent);
@@ -160,8 +127,7 @@ fn clients_that_read_nothing_cost_little_each_and_are_let_go() {
             let mut connection = fixture.server.connect();
             let accept = format!("Accept: {}\r\n", forms[number % forms.len()]);
             connection.send_head("GET", FETCH, &accept).expect("it listens");
-            let head = connection.answer_head().expect("an answer");
-            assert_eq!(head.status, 200, "{head:?}");
+            connection.answering();
             connection
         })
         .collect();
@@ -181,10 +147,7 @@ fn clients_that_read_nothing_cost_little_each_and_are_let_go() {
     // None of them gets its answer whole: the server does not wait for ever.
     wait_until("all of them are let go", || {
         let metrics = String::from_utf8(fixture.server.connect().get("/metrics").body).expect("text");
-        let let_go = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix("quipu_stalled_connections_total "));
-        let_go == Some(&*READERS.to_string())
+        metrics.contains(&format!("\nquipu_stalled_connections_total {READERS}\n"))
     });
     assert!(
         open_files(&fixture.server) <= files + 8,
@@ -202,20 +165,16 @@ fn clients_that_read_slowly_and_long_polls_live() {
     let fixture = Fixture::new(&[("QUIPU_WRITE_IDLE_TIMEOUT_MS", "300")]);
     let mut expected = fill(&fixture, "t");
     let mut poll = fixture.server.connect();
-    let path = format!(
-        "/v1/topics/t/partitions/0/records?offset={}&wait_ms=60000",
-        expected.len()
-    );
-    poll.send_head("GET", &path, "").expect("it listens");
+    let end = expected.len();
+    poll.ask(&format!(
+        "/v1/topics/t/partitions/0/records?offset={end}&wait_ms=60000"
+    ));
     let mut slow = fixture.server.connect();
     let headers = "Accept: application/vnd.apache.kafka.record-batch\r\n";
     slow.send_head("GET", FETCH, headers).expect("it listens");
     let head = slow.answer_head().expect("an answer");
-    let length: usize = head
-        .header("content-length")
-        .expect("a length")
-        .parse()
-        .expect("a number");
+    let length = head.header("content-length").expect("a length");
+    let length: usize = length.parse().expect("a number");
     let mut read = 0;
     let mut buffer = vec![0; 2 * MIB];
     // It takes a multiple of the limit, and never pauses for that long.
@@ -227,10 +186,9 @@ fn clients_that_read_slowly_and_long_polls_live() {
     }
     fixture.append("awaited");
     expected.push("awaited".to_owned());
-    let answer = poll.answer().expect("an answer");
     assert_eq!(
-        (answer.status, &answer.json()["records"][0]["key"]),
-        (200, &"awaited".into())
+        poll.answered().with_status(200).json()["records"][0]["key"],
+        "awaited"
     );
     fixture.finish(&expected);
 }

@@ -3,7 +3,7 @@
 //! The connection is a bare socket, so that a test can also hang up, stall and send what no client library would.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
@@ -186,6 +186,26 @@ impl Connection {
 
     pub fn send_head(&mut self, method: &str, path: &str, headers: &str) -> io::Result<()> {
         self.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").as_bytes())
+    }
+
+    /// Asks for `path` and leaves the answer unread.
+    pub fn ask(&mut self, path: &str) {
+        self.send_head("GET", path, "").expect("it listens");
+    }
+
+    /// Reads one answer, which must come.
+    pub fn answered(&mut self) -> Answer {
+        self.answer().expect("an answer")
+    }
+
+    /// Reads the head of one answer, which must be a 200; its body follows.
+    pub fn answering(&mut self) -> Answer {
+        self.answer_head().expect("an answer").with_status(200)
+    }
+
+    /// Ends the sending half: the server sees the end of the request.
+    pub fn hang_up(&self) {
+        let _ = self.stream.get_ref().shutdown(Shutdown::Write);
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
