@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
+use axum::body::Body;
+use http::Method;
 use quipu::settings::Config;
 use serde_json::Value;
 
-use crate::requests::Sent;
+use crate::requests::{NDJSON, Sent};
 use crate::support::{Answer, PATIENCE, Service};
 
 /// A service with a topic `t` of four partitions.
@@ -27,8 +29,32 @@ pub(crate) async fn post(service: &Service, request: &Sent) -> Answer {
         .map(|(name, value)| (&**name, &**value))
         .collect();
     service
-        .send(http::Method::POST, &request.uri, &headers, request.body.clone())
+        .send(Method::POST, &request.uri, &headers, request.body.clone())
         .await
+}
+
+/// Sends a request that the service has not seen before; returns its answer.
+pub(crate) async fn appended(service: &Service, request: &Sent) -> Value {
+    post(service, request).await.appended()
+}
+
+/// Sends a request that the service has answered before; returns its answer.
+pub(crate) async fn replayed(service: &Service, request: &Sent) -> Value {
+    post(service, request).await.replayed()
+}
+
+/// Sends a request that is refused; returns the problem.
+pub(crate) async fn refused(service: &Service, request: &Sent, status: u16, code: &str) -> Value {
+    post(service, request).await.problem(status, code)
+}
+
+/// Sends a stream under a key whose connection breaks after these bytes; `accepted` of its lines are in.
+pub(crate) async fn break_off(service: &Service, uri: &str, key: &str, bytes: &[u8], accepted: usize) {
+    let headers = [("content-type", NDJSON), ("idempotency-key", key)];
+    let pieces = [Ok(bytes.to_vec()), Err(std::io::Error::other("gone"))];
+    let body = Body::from_stream(futures_util::stream::iter(pieces));
+    let answer = service.send(Method::POST, uri, &headers, body).await;
+    assert_eq!(answer.problem(408, "request-timeout")["accepted"], accepted);
 }
 
 pub(crate) async fn configure(service: &Service, change: Value) {

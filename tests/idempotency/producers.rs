@@ -3,7 +3,7 @@
 use quipu_segments::batch::BatchHeader;
 use serde_json::json;
 
-use crate::fixture::{count, post, start};
+use crate::fixture::{appended, count, refused, replayed, start};
 use crate::requests::{BATCH, Sent, TO_PARTITION, batch, sent};
 
 /// A batch as an idempotent producer sends it.
@@ -34,56 +34,58 @@ async fn a_producers_batches_are_appended_once_and_in_its_order() {
     let offsets = |first: u64, last: u64| json!({"first_offset": first, "last_offset": last, "records": last - first + 1});
     let first = of_producer(7, 0, 0, &["a", "b"]);
     let second = of_producer(7, 0, 2, &["c"]);
-    assert_eq!(post(&service, &first).await.appended(), offsets(0, 1));
+    assert_eq!(appended(&service, &first).await, offsets(0, 1));
     assert_eq!(
-        post(&service, &of_producer(8, 0, 0, &["x"])).await.appended(),
+        appended(&service, &of_producer(8, 0, 0, &["x"])).await,
         offsets(2, 2),
         "each has its own sequence"
     );
-    assert_eq!(post(&service, &second).await.appended(), offsets(3, 3));
+    assert_eq!(appended(&service, &second).await, offsets(3, 3));
     for _ in 0..2 {
-        assert_eq!(post(&service, &first).await.replayed(), offsets(0, 1));
-        assert_eq!(post(&service, &second).await.replayed(), offsets(3, 3));
-        post(&service, &of_producer(7, 0, 4, &["e"]))
-            .await
-            .problem(409, "out-of-order-sequence");
+        assert_eq!(replayed(&service, &first).await, offsets(0, 1));
+        assert_eq!(replayed(&service, &second).await, offsets(3, 3));
+        refused(
+            &service,
+            &of_producer(7, 0, 4, &["e"]),
+            409,
+            "out-of-order-sequence",
+        )
+        .await;
         service = service.restart();
     }
     assert_eq!(
-        post(&service, &of_producer(7, 1, 0, &["d"])).await.appended(),
+        appended(&service, &of_producer(7, 1, 0, &["d"])).await,
         offsets(4, 4)
     );
-    post(&service, &of_producer(7, 0, 3, &["late"]))
-        .await
-        .problem(409, "fenced");
+    refused(&service, &of_producer(7, 0, 3, &["late"]), 409, "fenced").await;
     let body = [&first.body[..], &second.body].concat();
-    post(&service, &sent(TO_PARTITION, BATCH, body))
-        .await
-        .problem(400, "invalid-request");
+    refused(&service, &sent(TO_PARTITION, BATCH, body), 400, "invalid-request").await;
     let body = [batch(&["1"]).as_bytes(), &of_producer(9, 0, 0, &["x"]).body].concat();
-    post(&service, &sent(TO_PARTITION, BATCH, body))
-        .await
-        .problem(400, "invalid-request");
+    refused(&service, &sent(TO_PARTITION, BATCH, body), 400, "invalid-request").await;
     assert_eq!(count(&service, "t").await, 5);
     assert_eq!(service.metric("quipu_replayed_requests_total").await, 0);
     let both = of_producer(9, 0, 0, &["x", "y"]).key("k");
-    assert_eq!(post(&service, &both).await.appended(), offsets(5, 6));
-    assert_eq!(post(&service, &both).await.replayed(), offsets(5, 6));
+    assert_eq!(appended(&service, &both).await, offsets(5, 6));
+    assert_eq!(replayed(&service, &both).await, offsets(5, 6));
 }
 
 #[tokio::test]
 async fn a_key_that_comes_with_the_repetition_of_a_producers_batch_is_remembered_too() {
     let service = start().await;
     let first = of_producer(7, 0, 0, &["a", "b"]);
-    let body = post(&service, &first).await.appended();
+    let body = appended(&service, &first).await;
     let keyed = first.clone().key("k");
-    assert_eq!(post(&service, &keyed).await.replayed(), body);
+    assert_eq!(replayed(&service, &keyed).await, body);
     for n in 0..6 {
-        post(&service, &of_producer(7, 0, 2 + n, &["x"])).await.appended();
+        appended(&service, &of_producer(7, 0, 2 + n, &["x"])).await;
     }
-    post(&service, &first).await.problem(409, "out-of-order-sequence");
-    assert_eq!(post(&service, &keyed).await.replayed(), body);
-    post(&service, &of_producer(7, 0, 8, &["y"]).key("k"))
-        .await
-        .problem(422, "idempotency-key-reused");
+    refused(&service, &first, 409, "out-of-order-sequence").await;
+    assert_eq!(replayed(&service, &keyed).await, body);
+    refused(
+        &service,
+        &of_producer(7, 0, 8, &["y"]).key("k"),
+        422,
+        "idempotency-key-reused",
+    )
+    .await;
 }

@@ -26,19 +26,22 @@ pub(crate) struct Sent {
 }
 
 pub(crate) fn sent(uri: &str, content_type: &str, body: impl Into<Vec<u8>>) -> Sent {
-    let sent = Sent {
+    let headers = vec![("content-type".to_owned(), content_type.to_owned())];
+    Sent {
         uri: uri.to_owned(),
-        headers: Vec::new(),
+        headers,
         body: body.into(),
-    };
-    if content_type.is_empty() {
-        sent
-    } else {
-        sent.with("content-type", content_type)
     }
 }
 
 impl Sent {
+    /// Its headers as HTTP/1.1 writes them.
+    pub(crate) fn head(&self) -> String {
+        let line = |(name, value): &(String, String)| format!("{name}: {value}\r\n");
+        let headers: String = self.headers.iter().map(line).collect();
+        format!("{headers}Content-Length: {}\r\n", self.body.len())
+    }
+
     /// With another value of a header.
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(other, _)| other != name);
@@ -62,15 +65,11 @@ impl Sent {
 }
 
 pub(crate) fn json_records() -> Sent {
-    let records: Vec<Value> = (0..20)
-        .map(|n| {
-            if n % 2 == 0 {
-                json!({"key": format!("k{n}"), "value": n})
-            } else {
-                json!({"value": n})
-            }
-        })
-        .collect();
+    let record = |n| match n % 2 {
+        0 => json!({"key": format!("k{n}"), "value": n}),
+        _ => json!({"value": n}),
+    };
+    let records: Vec<Value> = (0..20).map(record).collect();
     sent(RECORDS, JSON, json!({"records": records}).to_string())
 }
 
@@ -104,18 +103,22 @@ pub(crate) fn batch(values: &[&str]) -> SealedBatch {
 
 /// A request of each kind, and how many records it has.
 pub(crate) fn kinds() -> Vec<(&'static str, Sent, u64)> {
+    let three = json!([event("1"), event("2"), event("3")]).to_string();
+    let batches = [batch(&["1", "2"]).as_bytes(), batch(&["3"]).as_bytes()].concat();
+    let units = 2 * UNIT_LINES + 5;
+    let with_key = format!("{RECORDS}?key=a");
     vec![
         ("json", json_records(), 20),
         ("ndjson", sent(RECORDS, NDJSON, lines(30)), 30),
         (
             "ndjson of three units",
-            sent(RECORDS, NDJSON, lines(2 * UNIT_LINES + 5)),
-            2 * UNIT_LINES as u64 + 5,
+            sent(RECORDS, NDJSON, lines(units)),
+            units as u64,
         ),
         ("raw", sent(RECORDS, "text/plain", "hello"), 1),
         (
             "raw with a key",
-            sent(&format!("{RECORDS}?key=a"), "application/octet-stream", "hello"),
+            sent(&with_key, "application/octet-stream", "hello"),
             1,
         ),
         (
@@ -124,29 +127,21 @@ pub(crate) fn kinds() -> Vec<(&'static str, Sent, u64)> {
             1,
         ),
         ("structured", sent(RECORDS, EVENT, event("1").to_string()), 1),
-        (
-            "batched",
-            sent(
-                RECORDS,
-                EVENTS,
-                json!([event("1"), event("2"), event("3")]).to_string(),
-            ),
-            3,
-        ),
+        ("batched", sent(RECORDS, EVENTS, three), 3),
         ("binary", binary_event(), 1),
-        (
-            "batch",
-            sent(
-                TO_PARTITION,
-                BATCH,
-                [batch(&["1", "2"]).as_bytes(), batch(&["3"]).as_bytes()].concat(),
-            ),
-            3,
-        ),
+        ("batch", sent(TO_PARTITION, BATCH, batches), 3),
         (
             "written",
             json_records().to(&format!("{RECORDS}?ack=written")),
             20,
         ),
     ]
+}
+
+/// The kinds of requests, each under a key of its own.
+pub(crate) fn keyed_kinds() -> Vec<(&'static str, Sent, u64)> {
+    let keyed = |(name, request, records): (&'static str, Sent, u64)| {
+        (name, request.key(&name.replace([' ', ','], "-")), records)
+    };
+    kinds().into_iter().map(keyed).collect()
 }

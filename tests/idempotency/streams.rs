@@ -3,30 +3,25 @@
 use axum::body::Body;
 use futures_util::future::join_all;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::fixture::{configure, count, post, start};
+use crate::fixture::{appended, break_off, configure, count, post, refused, replayed, start};
 use crate::requests::{NDJSON, RECORDS, UNIT_LINES, lines, sent};
-use crate::support::{Rng, Service};
+use crate::support::Rng;
+
+/// Where the line of this number, counted from 0, ends: at its line break.
+fn end_of_line(lines: &[u8], number: usize) -> usize {
+    let mut ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    ends.nth(number).expect("it has so many lines").0
+}
 
 #[tokio::test]
 async fn a_stream_that_was_cut_off_is_completed_by_its_retry() {
     let service = start().await;
     let body = lines(3 * UNIT_LINES + 10);
-    let ends: Vec<usize> = body
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == b'\n')
-        .map(|(at, _)| at + 1)
-        .collect();
     // Breaks in the middle of the third unit: two are in.
-    let cut = ends[2 * UNIT_LINES + 100] + 3;
-    let broken = futures_util::stream::iter([Ok(body[..cut].to_vec()), Err(std::io::Error::other("gone"))]);
-    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
-    let answer = service
-        .send(Method::POST, RECORDS, &headers, Body::from_stream(broken))
-        .await;
-    assert_eq!(answer.problem(408, "request-timeout")["accepted"], 2 * UNIT_LINES);
+    let cut = end_of_line(&body, 2 * UNIT_LINES + 100) + 4;
+    break_off(&service, RECORDS, "k", &body[..cut], 2 * UNIT_LINES).await;
     assert_eq!(count(&service, "t").await, 2 * UNIT_LINES as u64);
     let whole = sent(RECORDS, NDJSON, body).key("k");
     let answer = post(&service, &whole).await;
@@ -36,13 +31,12 @@ async fn a_stream_that_was_cut_off_is_completed_by_its_retry() {
     let again = post(&service, &whole).await;
     assert_eq!(again.replayed(), answer.json());
     // What was appended is what was sent, in its order.
-    let sum: u64 = answer.json()["partitions"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|p| p["records"].as_u64().unwrap())
-        .sum();
-    assert_eq!(sum, total);
+    let partitions = answer.json()["partitions"].clone();
+    let parts = partitions.as_array().unwrap().iter();
+    assert_eq!(
+        parts.map(|part| part["records"].as_u64().unwrap()).sum::<u64>(),
+        total
+    );
     // Another stream whose first unit agrees is refused where it differs, and keeps what agrees.
     let longer = sent(RECORDS, NDJSON, lines(4 * UNIT_LINES)).key("k");
     let problem = post(&service, &longer).await;
@@ -58,46 +52,22 @@ async fn a_condition_of_a_stream_holds_for_what_its_retry_still_appends() {
     let service = start().await;
     service.create_topic("one", 1).await;
     let uri = |offset: u64| format!("/v1/topics/one/records?expected_offset={offset}");
-    let start = post(&service, &sent(&uri(0), NDJSON, lines(5))).await;
-    start.appended();
+    appended(&service, &sent(&uri(0), NDJSON, lines(5))).await;
     let body = lines(2 * UNIT_LINES + 7);
-    let at_line = |line: usize| {
-        body.iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte == b'\n')
-            .nth(line)
-            .unwrap()
-            .0
-    };
-    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
-    let broken = || {
-        let pieces = [
-            Ok(body[..at_line(UNIT_LINES + 100)].to_vec()),
-            Err(std::io::Error::other("gone")),
-        ];
-        Body::from_stream(futures_util::stream::iter(pieces))
-    };
-    let answer = service.send(Method::POST, &uri(5), &headers, broken()).await;
-    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
+    let begun = &body[..end_of_line(&body, UNIT_LINES + 100)];
+    break_off(&service, &uri(5), "k", begun, UNIT_LINES).await;
     let retry = sent(&uri(5), NDJSON, body.clone()).key("k");
-    let answer = post(&service, &retry).await;
+    let answer = appended(&service, &retry).await;
     let total = body.iter().filter(|byte| **byte == b'\n').count() as u64;
-    assert_eq!(
-        answer.appended(),
-        json!({"records": total, "partitions": [{"partition": 0, "first_offset": 5, "last_offset": 4 + total, "records": total}]})
-    );
-    post(&service, &retry).await.replayed();
+    let all = json!({"partition": 0, "first_offset": 5, "last_offset": 4 + total, "records": total});
+    assert_eq!(answer, json!({"records": total, "partitions": [all]}));
+    replayed(&service, &retry).await;
     // Where another writer came between the two tries, the rest is not appended behind it.
     let next = 5 + total;
-    let headers = [("content-type", NDJSON), ("idempotency-key", "second")];
-    let answer = service.send(Method::POST, &uri(next), &headers, broken()).await;
-    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
-    post(&service, &sent("/v1/topics/one/records", NDJSON, lines(1)))
-        .await
-        .appended();
+    break_off(&service, &uri(next), "second", begun, UNIT_LINES).await;
+    appended(&service, &sent("/v1/topics/one/records", NDJSON, lines(1))).await;
     let retry = sent(&uri(next), NDJSON, body.clone()).key("second");
-    let answer = post(&service, &retry).await;
-    let problem = answer.problem(412, "offset-mismatch");
+    let problem = refused(&service, &retry, 412, "offset-mismatch").await;
     assert_eq!(
         (&problem["accepted"], &problem["outcome"]),
         (&UNIT_LINES.into(), &"partial".into())
@@ -111,8 +81,7 @@ async fn a_wrong_line_is_named_again_and_what_is_before_it_is_there_once() {
     body.extend_from_slice(b"nonsense\n{}\n");
     let request = sent(RECORDS, NDJSON, body).key("k");
     for _ in 0..2 {
-        let answer = post(&service, &request).await;
-        let problem = answer.problem(400, "invalid-request");
+        let problem = refused(&service, &request, 400, "invalid-request").await;
         assert_eq!(
             (&problem["line"], &problem["accepted"]),
             (&(UNIT_LINES + 21).into(), &(UNIT_LINES + 20).into())
@@ -126,13 +95,9 @@ async fn a_stream_that_is_not_allowed_any_more_is_passed_over_where_it_is_in_and
     let service = start().await;
     let body = lines(UNIT_LINES + 20);
     let first = [b"{\"value\":\"first\"}\n", &body[..]].concat();
-    post(&service, &sent(RECORDS, NDJSON, first.clone()).key("k"))
-        .await
-        .appended();
+    appended(&service, &sent(RECORDS, NDJSON, first.clone()).key("k")).await;
     configure(&service, json!({"config": {"max_record_bytes": 6}})).await;
-    post(&service, &sent(RECORDS, NDJSON, first.clone()).key("k"))
-        .await
-        .replayed();
+    replayed(&service, &sent(RECORDS, NDJSON, first.clone()).key("k")).await;
     let total = UNIT_LINES + 21;
     let longer = [&first[..], &lines(UNIT_LINES)].concat();
     let answer = post(&service, &sent(RECORDS, NDJSON, longer).key("k")).await;
@@ -140,19 +105,15 @@ async fn a_stream_that_is_not_allowed_any_more_is_passed_over_where_it_is_in_and
         answer.problem(422, "idempotency-key-reused")["accepted"],
         UNIT_LINES
     );
-    let answer = post(&service, &sent(RECORDS, NDJSON, first).key("new")).await;
-    let problem = answer.problem(413, "record-too-large");
+    let problem = refused(
+        &service,
+        &sent(RECORDS, NDJSON, first).key("new"),
+        413,
+        "record-too-large",
+    )
+    .await;
     assert_eq!((&problem["line"], &problem["accepted"]), (&1.into(), &0.into()));
     assert_eq!(count(&service, "t").await, total as u64);
-}
-
-/// Sends a stream with the key `k` of which the first unit arrives whole, before the connection breaks.
-async fn break_off(service: &Service, uri: &str, lines: String) {
-    let headers = [("content-type", NDJSON), ("idempotency-key", "k")];
-    let pieces = [Ok(lines.into_bytes()), Err(std::io::Error::other("gone"))];
-    let broken = Body::from_stream(futures_util::stream::iter(pieces));
-    let answer = service.send(Method::POST, uri, &headers, broken).await;
-    assert_eq!(answer.problem(408, "request-timeout")["accepted"], UNIT_LINES);
 }
 
 #[tokio::test]
@@ -161,14 +122,15 @@ async fn a_conditional_stream_goes_on_in_the_partition_of_its_first_try() {
     let line = |n: usize| format!("{{\"value\":{n}}}\n");
     let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
     let uri = format!("{RECORDS}?expected_offset=0");
-    break_off(&service, &uri, (0..UNIT_LINES + 3).map(line).collect()).await;
+    let begun: String = (0..UNIT_LINES + 3).map(line).collect();
+    break_off(&service, &uri, "k", begun.as_bytes(), UNIT_LINES).await;
     let whole = sent(&uri, NDJSON, all).key("k");
     let answer = post(&service, &whole).await;
     let appended = answer.appended();
     let partitions = appended["partitions"].as_array().unwrap();
     assert_eq!(partitions.len(), 1, "{partitions:?}");
     assert_eq!(partitions[0]["last_offset"], 2 * UNIT_LINES + 6);
-    assert_eq!(post(&service, &whole).await.replayed(), answer.json());
+    assert_eq!(replayed(&service, &whole).await, answer.json());
 }
 
 #[tokio::test]
@@ -178,13 +140,19 @@ async fn a_conditional_stream_does_not_go_on_in_another_partition_where_partitio
     let line = |n: usize| format!("{{\"key\":\"k1\",\"value\":{n}}}\n");
     let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
     let uri = format!("{RECORDS}?expected_offset=0");
-    break_off(&service, &uri, (0..UNIT_LINES + 3).map(line).collect()).await;
+    let begun: String = (0..UNIT_LINES + 3).map(line).collect();
+    break_off(&service, &uri, "k", begun.as_bytes(), UNIT_LINES).await;
     configure(&service, json!({"partitions": 5})).await;
     // The other partition is as long as the condition wants.
     let fill: String = (0..UNIT_LINES).map(line).collect();
-    post(&service, &sent(RECORDS, NDJSON, fill)).await.appended();
-    let answer = post(&service, &sent(&uri, NDJSON, all).key("k")).await;
-    let problem = answer.problem(400, "invalid-request");
+    appended(&service, &sent(RECORDS, NDJSON, fill)).await;
+    let problem = refused(
+        &service,
+        &sent(&uri, NDJSON, all).key("k"),
+        400,
+        "invalid-request",
+    )
+    .await;
     assert_eq!(
         (&problem["pointer"], &problem["accepted"]),
         (&"expected_offset".into(), &UNIT_LINES.into())
@@ -237,19 +205,14 @@ async fn streams_of_any_shape_cut_anywhere_and_sent_at_the_same_time_are_there_o
             Body::from_stream(futures_util::stream::iter(pieces))
         };
         for _ in 0..3 {
-            let bodies: Vec<Body> = (0..3)
+            let sends: Vec<_> = (0..3)
                 .map(|_| {
                     let until = rng.below(body.len() as u64 + 1) as usize;
-                    pieces(&mut rng, until, true)
+                    let body = pieces(&mut rng, until, true);
+                    service.send(Method::POST, RECORDS, &headers, body)
                 })
                 .collect();
-            let answers = join_all(
-                bodies
-                    .into_iter()
-                    .map(|body| service.send(Method::POST, RECORDS, &headers, body)),
-            )
-            .await;
-            for answer in answers {
+            for answer in join_all(sends).await {
                 answer.problem(408, "request-timeout");
             }
             if rng.below(3) == 0 {
@@ -259,13 +222,11 @@ async fn streams_of_any_shape_cut_anywhere_and_sent_at_the_same_time_are_there_o
             }
         }
         let until = body.len();
-        let bodies: Vec<Body> = (0..3).map(|_| pieces(&mut rng, until, false)).collect();
-        let answers = join_all(
-            bodies
-                .into_iter()
-                .map(|body| service.send(Method::POST, RECORDS, &headers, body)),
-        )
-        .await;
+        let whole: Vec<Body> = (0..3).map(|_| pieces(&mut rng, until, false)).collect();
+        let sends = whole
+            .into_iter()
+            .map(|body| service.send(Method::POST, RECORDS, &headers, body));
+        let answers = join_all(sends).await;
         let first = answers[0].ok();
         for answer in &answers {
             assert_eq!(answer.ok(), first);
@@ -283,10 +244,8 @@ async fn streams_of_any_shape_cut_anywhere_and_sent_at_the_same_time_are_there_o
             assert_eq!(records.len(), partition["records"].as_u64().unwrap() as usize);
             assert_eq!(records[0]["offset"], partition["first_offset"]);
             assert_eq!(records.last().unwrap()["offset"], partition["last_offset"]);
-            let of_partition: Vec<u64> = records
-                .iter()
-                .map(|record| record["value"][0].as_u64().unwrap())
-                .collect();
+            let number = |record: &Value| record["value"][0].as_u64().unwrap();
+            let of_partition: Vec<u64> = records.iter().map(number).collect();
             assert!(of_partition.is_sorted(), "{partition}");
             seen.extend(of_partition);
         }
@@ -303,11 +262,15 @@ async fn a_line_that_is_far_too_long_by_now_is_passed_over_where_it_is_in() {
     let first = post(&service, &request).await;
     first.appended();
     configure(&service, json!({"config": {"max_record_bytes": 6}})).await;
-    assert_eq!(post(&service, &request).await.replayed(), first.json());
-    let answer = post(&service, &sent(RECORDS, NDJSON, long.clone()).key("new")).await;
-    let problem = answer.problem(413, "record-too-large");
+    assert_eq!(replayed(&service, &request).await, first.json());
+    let problem = refused(
+        &service,
+        &sent(RECORDS, NDJSON, long.clone()).key("new"),
+        413,
+        "record-too-large",
+    )
+    .await;
     assert_eq!((&problem["line"], &problem["accepted"]), (&2.into(), &1.into()));
-    let answer = post(&service, &sent(RECORDS, NDJSON, long)).await;
-    let problem = answer.problem(413, "record-too-large");
+    let problem = refused(&service, &sent(RECORDS, NDJSON, long), 413, "record-too-large").await;
     assert_eq!((&problem["line"], &problem["accepted"]), (&2.into(), &1.into()));
 }
