@@ -1,12 +1,12 @@
 //! What the server serves, held against the history.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::fetch::fetch;
+use crate::ground;
 use crate::history::{Counts, Cuts, Held, History, Presence, Sent, State, Topic};
 use crate::records::Id;
 use crate::support::{Connection, Server};
@@ -92,12 +92,9 @@ pub fn reads_go_on(server: &Server, history: &History) {
 
 fn check_topics(server: &Server, data: &Path, state: &mut State) {
     let list = server.get("/v1/topics?limit=1000");
-    let listed: HashSet<String> = list["topics"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(|topic| topic["name"].as_str().expect("a name").to_owned())
-        .collect();
+    let list = list["topics"].as_array().expect("a list").iter();
+    let name = |topic: &Value| topic["name"].as_str().expect("a name").to_owned();
+    let listed: HashSet<String> = list.map(name).collect();
     for name in &listed {
         assert!(state.topics.contains_key(name), "nobody made {name}");
     }
@@ -121,8 +118,9 @@ fn check_topics(server: &Server, data: &Path, state: &mut State) {
         }
         let partitions = about["partition_count"].as_u64().expect("a number") as u32;
         let (low, high) = topic.partitions;
+        let is_wanted = (low..=high).contains(&partitions);
         assert!(
-            (low..=high).contains(&partitions),
+            is_wanted,
             "{name} has {partitions} partitions, not {low} to {high}"
         );
         topic.partitions = (partitions, partitions);
@@ -131,25 +129,12 @@ fn check_topics(server: &Server, data: &Path, state: &mut State) {
             .as_u64()
             .expect("a number");
         let (low, high) = topic.setting;
-        assert!(
-            high == 0 || setting == low || setting == high,
-            "{name} is set to {setting}, not {low} or {high}"
-        );
+        let is_wanted = high == 0 || setting == low || setting == high;
+        assert!(is_wanted, "{name} is set to {setting}, not {low} or {high}");
         topic.setting = (setting, setting);
         topic.presence = Presence::Exists;
     }
-    let names = |dir: &str| -> HashSet<String> {
-        let entries = fs::read_dir(data.join(dir)).expect("a directory of the log");
-        entries
-            .map(|entry| {
-                entry
-                    .expect("an entry")
-                    .file_name()
-                    .to_string_lossy()
-                    .into_owned()
-            })
-            .collect()
-    };
+    let names = |dir: &str| -> HashSet<String> { ground::names(&data.join(dir)).into_iter().collect() };
     // What is the log's own is not listed.
     let mut topics = names("topics");
     topics.retain(|name| !name.starts_with("__"));
@@ -249,21 +234,19 @@ fn read_one(
 
 /// Whatever was acknowledged at an offset or read is there, once, and the positions have not gone back.
 fn check_known(place: (&str, u32), held: &Held, served: &Served) {
+    let (before, now) = ((held.log_start, held.end), (served.log_start, served.end));
     assert!(
-        served.log_start >= held.log_start,
-        "{place:?}: the log start went back from {} to {}",
-        held.log_start,
-        served.log_start
+        now.0 >= before.0,
+        "{place:?}: the log start went back from {before:?} to {now:?}"
     );
     assert!(
-        served.end >= held.end,
-        "{place:?}: the end went back from {} to {}",
-        held.end,
-        served.end
+        now.1 >= before.1,
+        "{place:?}: the end went back from {before:?} to {now:?}"
     );
+    let count = served.records.len() as u64;
     assert_eq!(
-        served.log_start + served.records.len() as u64,
-        served.end,
+        now.0 + count,
+        now.1,
         "{place:?}: records before the end are missing"
     );
     for (offset, id) in held.known.range(served.log_start..) {
@@ -276,10 +259,10 @@ fn check_known(place: (&str, u32), held: &Held, served: &Served) {
 fn check_retention(place: (&str, u32), held: &Held, served: &Served, retention_bytes: Option<&u64>) {
     if served.log_start > held.trim_sent {
         let wanted = retention_bytes.unwrap_or_else(|| panic!("{place:?}: nobody wanted anything deleted"));
+        let left = served.size_bytes;
         assert!(
-            served.size_bytes >= *wanted,
-            "{place:?}: retention keeps {wanted} bytes, {} are left",
-            served.size_bytes
+            left >= *wanted,
+            "{place:?}: retention keeps {wanted} bytes, {left} are left"
         );
     }
 }
@@ -308,14 +291,12 @@ fn check_request(request: u64, sent: &Sent, found: &[(u32, u32, u64)], state: &S
             "record {index} of {request:#x} is in {partition} twice"
         );
     }
-    let reached = present
-        .iter()
-        .rposition(Option::is_some)
-        .map_or(0, |index| index as u32 + 1);
+    let last = present.iter().rposition(Option::is_some);
+    let reached = last.map_or(0, |index| index as u32 + 1);
+    let may = sent.may;
     assert!(
-        reached <= sent.may,
-        "{request:#x}: {reached} records are there, {} were accepted",
-        sent.may
+        reached <= may,
+        "{request:#x}: {reached} records are there, {may} were accepted"
     );
     let wanted = sent.cuts.next(reached.max(sent.must), total);
     // From the last to the first, so that the first that is there of each partition is known.
@@ -334,10 +315,8 @@ fn check_request(request: u64, sent: &Sent, found: &[(u32, u32, u64)], state: &S
                 let held = &state.topics[&sent.topic].held[partition as usize];
                 // A unit's records follow each other in their partition; between those of a stream there may be others.
                 let is_one_unit = matches!(sent.cuts, Cuts::Whole);
-                let since = sent
-                    .since
-                    .as_ref()
-                    .map_or(held.checked_end, |since| since[partition as usize]);
+                let since = sent.since.as_ref();
+                let since = since.map_or(held.checked_end, |since| since[partition as usize]);
                 let is_trimmed = match first_present.get(&partition) {
                     Some(first) if is_one_unit => *first == served.log_start,
                     _ => served.log_start > since,
@@ -361,19 +340,16 @@ fn check_groups(server: &Server, state: &mut State) {
     let mut connection = server.connect();
     for ((group, topic, partition), (acknowledged, sent)) in &mut state.groups {
         let answer = connection.get(&format!("/v1/groups/{group}/offsets"));
-        let offsets = if answer.status == 404 {
-            Value::Null
-        } else {
-            answer.json()["offsets"].take()
-        };
+        let offsets = answer.json()["offsets"].take();
         let offsets = offsets.as_array().cloned().unwrap_or_default();
-        let row = offsets
-            .iter()
-            .find(|row| row["topic"] == **topic && row["partition"] == *partition);
+        let is_row = |row: &&Value| row["topic"] == **topic && row["partition"] == *partition;
+        let row = offsets.iter().find(is_row);
         let committed = row.map_or(0, |row| row["offset"].as_u64().expect("a number"));
+        let is_allowed = (*acknowledged..=*sent).contains(&committed);
+        let what = format!("{group} of {topic}/{partition}");
         assert!(
-            (*acknowledged..=*sent).contains(&committed),
-            "{group} of {topic}/{partition} is at {committed}, not between {acknowledged} and {sent}"
+            is_allowed,
+            "{what} is at {committed}, not between {acknowledged} and {sent}"
         );
         (*acknowledged, *sent) = (committed, committed);
     }

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
-use crate::ground::{Ground, HAS_STRACE, Injection, until, verify};
+use crate::ground::{Ground, HAS_STRACE, Injection, request, until, verify};
 use crate::rounds::is_long;
 use crate::support::{Answer, Rng, Server, read_partition};
 
@@ -16,24 +14,21 @@ fn begin(ground: &Ground) -> Server {
     server.create_topic("first", 2);
     server.create_topic("second", 1);
     for partition in 0..2 {
-        assert_eq!(produce(&server, "first", partition, 10).status, 200);
+        produce(&server, "first", partition, 10).with_status(200);
     }
     server
 }
 
-fn produce(server: &Server, topic: &str, partition: u32, bytes: usize) -> Answer {
-    let body = format!(
-        r#"{{"records":[{{"partition":{partition},"value":"{}"}}]}}"#,
-        "v".repeat(bytes)
-    );
-    request(server, "POST", &format!("/v1/topics/{topic}/records"), &body)
+/// The offset that the next record of the topic's first partition gets.
+fn next_offset(server: &Server, topic: &str) -> u64 {
+    let answer = produce(server, topic, 0, 10).with_status(200).json();
+    answer["offsets"][0]["offset"].as_u64().expect("an offset")
 }
 
-fn request(server: &Server, method: &str, path: &str, body: &str) -> Answer {
-    let mut connection = server.connect();
-    connection
-        .request(method, path, "application/json", body.as_bytes())
-        .expect("an answer")
+fn produce(server: &Server, topic: &str, partition: u32, bytes: usize) -> Answer {
+    let value = "v".repeat(bytes);
+    let body = format!(r#"{{"records":[{{"partition":{partition},"value":"{value}"}}]}}"#);
+    request(server, "POST", &format!("/v1/topics/{topic}/records"), &body)
 }
 
 fn commit(server: &Server, offset: u64) -> Answer {
@@ -67,11 +62,8 @@ fn a_failed_journal_sync_ends_all_appends_until_a_restart_and_reads_go_on() {
         let ground = Ground::new();
         let server = begin(&ground);
         // Once: a second sync would succeed, and prove nothing.
-        let tracer = ground.attach(
-            &server,
-            Some("quipu-committer"),
-            &Injection::new("fdatasync", error, "1"),
-        );
+        let injection = Injection::new("fdatasync", error, "1");
+        let tracer = ground.attach(&server, Some("quipu-committer"), &injection);
         let path = format!("/v1/topics/first/records?ack={ack}");
         let record = r#"{"records":[{"partition":0,"value":1}]}"#;
         let in_flight = request(&server, "POST", &path, record);
@@ -95,11 +87,10 @@ fn a_failed_journal_sync_ends_all_appends_until_a_restart_and_reads_go_on() {
         let server = restart(&ground, server);
         let there = count(&server, "first", 0);
         assert!((1..=2).contains(&there), "{there} records");
-        let next = produce(&server, "first", 0, 10).json();
-        assert_eq!(next["offsets"][0]["offset"], there, "the next offset");
+        assert_eq!(next_offset(&server, "first"), there as u64);
         assert_eq!(count(&server, "first", 1), 1);
         assert_eq!(count(&server, "second", 0), 0);
-        assert_eq!(commit(&server, 1).status, 200);
+        commit(&server, 1).with_status(200);
         server.stop();
         verify(&ground.data());
     }
@@ -117,7 +108,7 @@ fn a_failed_segment_sync_ends_the_appends_to_that_partition_only() {
     let tracer = ground.attach(&server, Some("quipu-syncer"), &injection);
     // Segments are synced when a journal file is full.
     until("the sync has failed", || {
-        assert_eq!(produce(&server, "second", 0, 200_000).status, 200);
+        produce(&server, "second", 0, 200_000).with_status(200);
         !ground.injected().is_empty()
     });
     until("the partition is refused", || {
@@ -128,26 +119,19 @@ fn a_failed_segment_sync_ends_the_appends_to_that_partition_only() {
         answer.status != 200
     });
     drop(tracer);
-    assert_eq!(produce(&server, "first", 1, 10).status, 200);
-    assert_eq!(produce(&server, "second", 0, 10).status, 200);
-    assert_eq!(commit(&server, 1).status, 200);
+    produce(&server, "first", 1, 10).with_status(200);
+    produce(&server, "second", 0, 10).with_status(200);
+    commit(&server, 1).with_status(200);
     // Over all its partitions or not at all.
     let both = r#"{"records":[{"partition":1,"value":1},{"partition":0,"value":1}]}"#;
     request(&server, "POST", "/v1/topics/first/records", both).refusal(503, "log-failed", "none");
-    let ready = server.connect().get("/health/ready");
-    assert_eq!(
-        (ready.status, &ready.json()["status"]),
-        (200, &Value::from("degraded"))
-    );
+    assert_eq!(server.get("/health/ready")["status"], "degraded");
     let there = count(&server, "first", 0);
     assert_eq!(count(&server, "first", 1), 2);
 
     let server = restart(&ground, server);
     assert_eq!(count(&server, "first", 0), there);
-    assert_eq!(
-        produce(&server, "first", 0, 10).json()["offsets"][0]["offset"],
-        there
-    );
+    assert_eq!(next_offset(&server, "first"), there as u64);
     server.stop();
     verify(&ground.data());
 }
@@ -161,18 +145,15 @@ fn a_failed_segment_write_stores_nothing_and_ends_the_appends_to_that_partition_
     let server = begin(&ground);
     let injection = Injection::new(WRITES, "error=EIO", "1").on(vec![segment(&ground.data(), "first", 0)]);
     let tracer = ground.attach(&server, Some("quipu-committer"), &injection);
-    let answer = produce(&server, "first", 0, 10);
-    assert_eq!(
-        (answer.status, &answer.json()["outcome"]),
-        (503, &Value::from("none"))
-    );
+    let answer = produce(&server, "first", 0, 10).with_status(503);
+    assert_eq!(answer.json()["outcome"], "none");
     drop(tracer);
     produce(&server, "first", 0, 10).refusal(503, "log-failed", "none");
-    assert_eq!(produce(&server, "first", 1, 10).status, 200);
+    produce(&server, "first", 1, 10).with_status(200);
     assert_eq!((count(&server, "first", 0), count(&server, "first", 1)), (1, 2));
     let server = restart(&ground, server);
     assert_eq!((count(&server, "first", 0), count(&server, "first", 1)), (1, 2));
-    assert_eq!(produce(&server, "first", 0, 10).json()["offsets"][0]["offset"], 1);
+    assert_eq!(next_offset(&server, "first"), 1);
     server.stop();
     verify(&ground.data());
 }
@@ -189,7 +170,7 @@ fn a_segment_write_without_space_is_refused_and_the_next_one_goes_on() {
     let answer = produce(&server, "first", 0, 10);
     answer.refusal(507, "storage-full", "none");
     assert!(answer.header("retry-after").is_some());
-    assert_eq!(produce(&server, "first", 0, 10).json()["offsets"][0]["offset"], 1);
+    assert_eq!(next_offset(&server, "first"), 1);
     drop(tracer);
     server.stop();
     verify(&ground.data());
@@ -201,14 +182,8 @@ fn a_topic_whose_making_changing_or_deleting_fails_is_what_the_answer_says_after
         return;
     }
     let mut cases = Vec::new();
-    for calls in [
-        "rename,renameat,renameat2",
-        "fsync",
-        "fdatasync",
-        WRITES,
-        "mkdir,mkdirat",
-        "openat",
-    ] {
+    let renames = "rename,renameat,renameat2";
+    for calls in [renames, "fsync", "fdatasync", WRITES, "mkdir,mkdirat", "openat"] {
         for what in ["made", "changed", "deleted"] {
             for error in ["error=EIO", "error=ENOSPC"] {
                 cases.extend([1, 2].map(|when| (calls, what, error, when)));
@@ -221,7 +196,7 @@ fn a_topic_whose_making_changing_or_deleting_fails_is_what_the_answer_says_after
             cases.swap_remove(rng.below(cases.len() as u64) as usize);
         }
         // Where an answer once said that nothing was done.
-        cases.push(("rename,renameat,renameat2", "deleted", "error=EIO", 1));
+        cases.push((renames, "deleted", "error=EIO", 1));
         cases.push(("fsync", "made", "error=ENOSPC", 2));
     }
     for (calls, what, error, when) in cases {
@@ -233,27 +208,16 @@ fn fail_a_topic(calls: &str, what: &str, error: &str, when: u32) {
     let ground = Ground::new();
     let server = begin(&ground);
     let data = ground.data();
-    let is_there =
-        |server: &Server, name: &str| match server.connect().get(&format!("/v1/topics/{name}")).status {
-            200 => true,
-            404 => false,
-            status => panic!("{name}: {status}"),
-        };
-    let partitions = |server: &Server| {
-        server.get("/v1/topics/first")["partition_count"]
-            .as_u64()
-            .expect("a number")
+    let is_there = |server: &Server, name: &str| {
+        let answer = server.connect().get(&format!("/v1/topics/{name}"));
+        assert!([200, 404].contains(&answer.status), "{name}: {}", answer.text());
+        answer.status == 200
     };
-    let dirs = vec![
-        data.join("topics"),
-        data.join("staging"),
-        data.join("deleted"),
-        data.join("topics/first"),
-    ];
     let mut injection = Injection::new(calls, error, when.to_string());
     if calls == "fsync" || calls == "openat" {
         // Only directories, and not those of whoever else opens something.
-        injection = injection.on(dirs);
+        let dirs = ["topics", "staging", "deleted", "topics/first"];
+        injection = injection.on(dirs.map(|dir| data.join(dir)).into());
     }
     let tracer = ground.attach(&server, None, &injection);
     let answer = match what {
@@ -277,7 +241,7 @@ fn fail_a_topic(calls: &str, what: &str, error: &str, when: u32) {
     let server = restart(&ground, server);
     let is_so = match what {
         "made" => is_there(&server, "third"),
-        "changed" => partitions(&server) == 3,
+        "changed" => server.get("/v1/topics/first")["partition_count"] == 3,
         _ => !is_there(&server, "first"),
     };
     match outcome.as_str() {

@@ -51,8 +51,9 @@ pub fn fetch(
             // The server was killed in the middle of it.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let record: Fetched = serde_json::from_slice(line)
-            .unwrap_or_else(|error| panic!("{path}: {error} in {}", String::from_utf8_lossy(line)));
+        let text = || String::from_utf8_lossy(line);
+        let record: Fetched =
+            serde_json::from_slice(line).unwrap_or_else(|error| panic!("{path}: {error} in {}", text()));
         assert_eq!(record.partition, partition, "{path}");
         assert!(
             record.offset >= next,
@@ -62,13 +63,13 @@ pub fn fetch(
         next = record.offset + 1;
         records.push((record.offset, records::check(&record)));
     }
-    let number = |name: &str| {
+    let number = |name| {
         answer
             .header(name)
-            .and_then(|value| value.parse::<u64>().ok())
+            .and_then(|value| value.parse().ok())
             .expect("a position")
     };
-    let next_offset = number("next-offset");
+    let next_offset: u64 = number("next-offset");
     assert!(
         next_offset >= next,
         "{path}: next offset {next_offset} after {next}"

@@ -3,20 +3,20 @@
 //! The disk is a small file system in memory, mounted in a name space of this test's own: it is gone with the last process
 //! in it, however that ends.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 
 use crate::check;
-use crate::ground::{Ground, until, verify};
-use crate::history::{Cuts, History, Presence, Sent, Topic};
-use crate::load::{self, CLIENTS, PARTITIONS, Round, TOPICS};
+use crate::ground::{Ground, names, request, until, verify};
+use crate::history::{Cuts, History, Sent};
+use crate::load::{self, CLIENTS, Round, TOPICS};
 use crate::records::{self, Id};
 use crate::rounds::is_long;
-use crate::support::{Answer, Rng, Server};
+use crate::support::{Rng, Server};
 use crate::topics;
 
 const INSIDE: &str = "QUIPU_TEST_INSIDE";
@@ -43,10 +43,8 @@ fn in_a_name_space(test: &str) {
         words.extend(["--user", "--map-root-user"]);
     }
     let can_mount = "mount -t tmpfs -o size=64k none /tmp";
-    let probe = Command::new(words[0])
-        .args(&words[1..])
-        .args(["sh", "-c", can_mount])
-        .output();
+    let mut probe = Command::new(words[0]);
+    let probe = probe.args(&words[1..]).args(["sh", "-c", can_mount]).output();
     if !probe.is_ok_and(|output| output.status.success()) {
         println!("SKIPPED: {test}: no right to mount here, so no disk runs full");
         return;
@@ -75,6 +73,9 @@ impl SmallDisk {
         fs::create_dir(&dir).expect("its name is its own");
         let disk = Self { dir };
         disk.mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "none"]);
+        // The server's log lies beside the data, and must not take part in this.
+        let log = disk.data().with_extension("log");
+        std::os::unix::fs::symlink(ground.dir().join("log"), log).expect("a short name");
         disk
     }
 
@@ -83,11 +84,8 @@ impl SmallDisk {
     }
 
     fn mount(&self, arguments: &[&str]) {
-        let output = Command::new("mount")
-            .args(arguments)
-            .arg(&self.dir)
-            .output()
-            .expect("mount is there");
+        let output = Command::new("mount").args(arguments).arg(&self.dir).output();
+        let output = output.expect("mount is there");
         assert!(
             output.status.success(),
             "{}",
@@ -105,11 +103,8 @@ impl SmallDisk {
 
     /// Takes all the space that is left.
     fn fill(&self) {
-        let mut file = File::options()
-            .create(true)
-            .append(true)
-            .open(self.ballast())
-            .expect("a name takes no space here");
+        let file = File::options().create(true).append(true).open(self.ballast());
+        let mut file = file.expect("a name takes no space here");
         for bytes in [1 << 20, 1 << 16, 1 << 12] {
             let block = vec![7; bytes];
             while file.write_all(&block).is_ok() {}
@@ -127,13 +122,6 @@ impl Drop for SmallDisk {
     }
 }
 
-fn request(server: &Server, method: &str, path: &str, body: &str) -> Answer {
-    let mut connection = server.connect();
-    connection
-        .request(method, path, "application/json", body.as_bytes())
-        .expect("an answer")
-}
-
 #[test]
 #[ignore = "run by another test, where it may mount"]
 fn inside_a_disk_that_is_full_at_first() {
@@ -141,14 +129,9 @@ fn inside_a_disk_that_is_full_at_first() {
         return;
     }
     let ground = Ground::new();
-    for size in [
-        "4k", "32k", "128k", "256k", "320k", "1m", "4m", "4400k", "6m", "8m",
-    ] {
+    for size in "4k 32k 128k 256k 320k 1m 4m 4400k 6m 8m".split(' ') {
         let disk = SmallDisk::new(&ground, size);
         let data = disk.data();
-        // The log lies beside the data, and must not take part in this.
-        let log = ground.dir().join("log");
-        std::os::unix::fs::symlink(&log, data.with_extension("log")).expect("a short name");
         let started = ground.try_start(&data, None);
         let Err(log) = started else {
             println!("{size} are enough to start");
@@ -156,46 +139,25 @@ fn inside_a_disk_that_is_full_at_first() {
         };
         let lines: Vec<_> = log.lines().filter(|line| !line.is_empty()).collect();
         assert_eq!(lines[1..], ["ended with exit status: 1"], "{size}: {log}");
+        let reasons = ["disk is full", "No space left"];
         assert!(
-            lines[0].contains("disk is full") || lines[0].contains("No space left"),
+            reasons.iter().any(|reason| lines[0].contains(reason)),
             "{size}: {log}"
         );
 
         disk.resize("32m");
         let server = ground.start(&data);
         server.create_topic("events", 1);
-        let answer = request(
-            &server,
-            "POST",
-            "/v1/topics/events/records",
-            r#"{"records":[{"value":1}]}"#,
-        );
-        assert_eq!(answer.status, 200, "{size}: {}", answer.text());
+        let record = r#"{"records":[{"value":1}]}"#;
+        request(&server, "POST", "/v1/topics/events/records", record).with_status(200);
         server.stop();
         verify(&data);
         // What a start that came to nothing began was used or removed.
-        let mut names: Vec<_> = fs::read_dir(&data)
-            .expect("it is there")
-            .map(|e| e.expect("an entry").file_name())
-            .collect();
-        names.sort();
-        let expected = [
-            "FORMAT",
-            "LOCK",
-            "checkpoint.0",
-            "checkpoint.1",
-            "deleted",
-            "journal",
-            "staging",
-            "state.0",
-            "state.1",
-            "topics",
-        ];
-        assert_eq!(names, expected, "{size}");
-        assert!(
-            fs::read_dir(data.join("journal")).expect("it is there").count() <= 3,
-            "{size}"
-        );
+        let expected = "FORMAT LOCK checkpoint.0 checkpoint.1 deleted journal staging state.0 state.1 topics";
+        let found: BTreeSet<String> = names(&data).into_iter().collect();
+        assert_eq!(found, expected.split(' ').map(str::to_owned).collect(), "{size}");
+        let journals = names(&data.join("journal"));
+        assert!(journals.len() <= 3, "{size}: {journals:?}");
     }
 }
 
@@ -208,8 +170,6 @@ fn inside_a_disk_too_small_for_another_journal_file() {
     let ground = Ground::new();
     // Two files and the snapshots' slots; the third file is tried again and again.
     let disk = SmallDisk::new(&ground, "11m");
-    std::os::unix::fs::symlink(ground.dir().join("log"), disk.data().with_extension("log"))
-        .expect("a short name");
     let server = ground.start(&disk.data());
     server.create_topic("events", 1);
     let body = format!(r#"{{"records":[{{"value":"{}"}}]}}"#, "v".repeat(1000));
@@ -230,45 +190,15 @@ fn inside_a_disk_that_runs_full() {
     let ground = Ground::new();
     let disk = SmallDisk::new(&ground, "56m");
     let data = disk.data();
-    std::os::unix::fs::symlink(ground.dir().join("log"), data.with_extension("log")).expect("a short name");
     let history = History::default();
     let server = ground.start(&data);
-    let retention = TOPICS
-        .map(str::to_owned)
-        .map(|name| (name, 1 << 20))
-        .into_iter()
-        .collect();
-    for name in TOPICS {
-        let body = format!(
-            r#"{{"partitions":{PARTITIONS},"config":{{"segment_bytes":1048576,"retention_bytes":1048576}}}}"#
-        );
-        assert_eq!(
-            request(&server, "PUT", &format!("/v1/topics/{name}"), &body).status,
-            201
-        );
-        history
-            .state()
-            .topics
-            .insert(name.into(), Topic::new(Presence::Exists, PARTITIONS));
-    }
+    let retention = TOPICS.map(|name| (name.to_owned(), 1 << 20)).into();
+    topics::begin(&server, &history, [1 << 20; 2]);
     // Topics of those who test the disk: one to delete for its space, one to commit offsets of.
     for name in ["ballast", "committed"] {
-        assert_eq!(
-            request(
-                &server,
-                "PUT",
-                &format!("/v1/topics/{name}"),
-                r#"{"partitions":1}"#
-            )
-            .status,
-            201
-        );
-        history
-            .state()
-            .topics
-            .insert(name.into(), Topic::new(Presence::Exists, 1));
+        server.create_topic(name, 1);
+        history.exists(name, 1);
     }
-    topics::begin(&history);
     server.stop();
 
     for round in 0..if is_long() { 20 } else { 1 } {
@@ -307,24 +237,14 @@ fn inside_a_disk_that_runs_full() {
 /// All clients at once, while the disk runs full in the middle of it, and has space again, several times.
 fn under_load(server: &Server, history: &History, rng: &mut Rng, disk: &SmallDisk) {
     let stop = AtomicBool::new(false);
-    let (events, received) = mpsc::channel();
-    let failures = std::thread::scope(|scope| {
-        let clients: Vec<_> = CLIENTS
-            .into_iter()
-            .enumerate()
-            .map(|(number, role)| {
-                let (rng, events, stop) = (rng.fork(), events.clone(), &stop);
-                let round = Round {
-                    address: server.address,
-                    history,
-                    stop,
-                    trouble: &["storage-full"],
-                    events,
-                };
-                scope.spawn(move || load::run(&round, number as u32, role, rng))
-            })
-            .collect();
-        drop(events);
+    let (address, trouble) = (server.address, &["storage-full"]);
+    let round = Round {
+        address,
+        history,
+        stop: &stop,
+        trouble,
+    };
+    let failures = load::run_all(&round, rng, |received, _| {
         for answers in [60, 60, 60] {
             received.iter().take(answers).for_each(drop);
             disk.fill();
@@ -332,16 +252,12 @@ fn under_load(server: &Server, history: &History, rng: &mut Rng, disk: &SmallDis
             disk.free();
         }
         stop.store(true, Ordering::Relaxed);
-        let results = clients
-            .into_iter()
-            .map(|client| client.join().expect("it catches its panics"));
-        results.filter_map(Result::err).collect::<Vec<_>>()
     });
+    let log = server.log();
     assert!(
         failures.is_empty(),
-        "{}; the log says:\n{}",
-        failures.join("\n"),
-        server.log()
+        "{}; the log says:\n{log}",
+        failures.join("\n")
     );
 }
 
@@ -356,24 +272,17 @@ fn full(server: &Server, history: &History, commits: u32) {
     check::reads_go_on(server, history);
     let mut connection = server.connect();
     let metadata = "m".repeat(4000);
+    let body = format!(
+        r#"{{"offsets":[{{"topic":"committed","partition":0,"offset":0,"metadata":"{metadata}"}}]}}"#
+    );
+    let path = "/v1/groups/steady/offsets";
     for _ in 0..commits {
-        let body = format!(
-            r#"{{"offsets":[{{"topic":"committed","partition":0,"offset":0,"metadata":"{metadata}"}}]}}"#
-        );
-        let answer = connection
-            .request(
-                "PUT",
-                "/v1/groups/steady/offsets",
-                "application/json",
-                body.as_bytes(),
-            )
-            .expect("an answer");
+        let answer = connection.request("PUT", path, "application/json", body.as_bytes());
+        let answer = answer.expect("an answer");
+        let (text, log) = (answer.text(), server.log());
         assert_eq!(
-            answer.status,
-            200,
-            "a commit on a full disk: {}; the log says:\n{}",
-            answer.text(),
-            server.log()
+            answer.status, 200,
+            "a commit on a full disk: {text}; the log says:\n{log}"
         );
     }
     assert_eq!(server.connect().get("/health/ready").status, 200);
@@ -386,19 +295,9 @@ fn resumes(server: &Server, history: &History) {
 
 /// Whether one record was taken; otherwise it was for the disk.
 fn append(server: &Server, history: &History, topic: &str, padding: usize) -> bool {
-    let sent = |_| Sent {
-        topic: topic.into(),
-        partitions: vec![0],
-        cuts: Cuts::Whole,
-        must: 0,
-        may: 1,
-        since: None,
-    };
-    let id = Id {
-        request: history.send(CLIENTS.len() as u32, sent),
-        index: 0,
-    };
-    let body = format!(r#"{{"records":[{}]}}"#, records::line(id, 0, padding));
+    let sent = Sent::new(topic, &[0], Cuts::Whole);
+    let id = Id::new(history.send(CLIENTS.len() as u32, sent), 0);
+    let body = records::document(&[records::line(id, 0, padding)]);
     let answer = request(server, "POST", &format!("/v1/topics/{topic}/records"), &body);
     if answer.status == 200 {
         let offset = answer.json()["offsets"][0]["offset"].as_u64().expect("an offset");

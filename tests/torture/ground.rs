@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{PATIENCE, Server};
+use crate::support::{Answer, PATIENCE, Server};
 
 /// Small files, so that segments roll, journal files are recycled and retention deletes all the time.
 pub const SMALL: &[(&str, &str)] = &[
@@ -108,15 +108,14 @@ impl Ground {
                 tracer.child.try_wait().expect("our child").is_none(),
                 "strace has ended"
             );
-            let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("it runs");
-            tasks
-                .flatten()
-                .filter(|of| thread.is_none() || *of.file_name() == *task.to_string())
-                .all(|of| {
-                    let status = fs::read_to_string(of.path().join("status")).unwrap_or_default();
-                    let mut lines = status.lines();
-                    lines.any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
-                })
+            let tasks = Path::new("/proc").join(server.pid().to_string()).join("task");
+            let mut names = names(&tasks);
+            names.retain(|name| thread.is_none() || *name == task.to_string());
+            names.into_iter().all(|name| {
+                let status = fs::read_to_string(tasks.join(name).join("status")).unwrap_or_default();
+                let mut lines = status.lines();
+                lines.any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+            })
         });
         tracer
     }
@@ -188,12 +187,8 @@ impl Injection {
         // Calls that this architecture does not have are fine.
         let calls: Vec<String> = self.calls.split(',').map(|call| format!("?{call}")).collect();
         let calls = calls.join(",");
-        let mut arguments: Vec<String> = vec![
-            "-e".into(),
-            format!("trace={calls}"),
-            "-e".into(),
-            format!("inject={calls}:{}:when={}", self.action, self.when),
-        ];
+        let inject = format!("inject={calls}:{}:when={}", self.action, self.when);
+        let mut arguments = vec!["-e".into(), format!("trace={calls}"), "-e".into(), inject];
         for path in &self.paths {
             arguments.extend(["-P".into(), path.display().to_string()]);
         }
@@ -216,49 +211,55 @@ impl Drop for Tracer {
 /// The number of a thread by its name, which Linux cuts after 15 bytes.
 fn thread_of(process: u32, name: &str) -> u32 {
     let name = &name[..name.len().min(15)];
+    let tasks = Path::new("/proc").join(process.to_string()).join("task");
     let mut found = None;
     // A thread gives itself its name, some time after it began.
     until("the thread has its name", || {
-        let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
-        found = tasks.flatten().find(|task| {
-            let found = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            found.trim_end() == name
+        found = names(&tasks).into_iter().find(|task| {
+            let comm = fs::read_to_string(tasks.join(task).join("comm")).unwrap_or_default();
+            comm.trim_end() == name
         });
         found.is_some()
     });
-    let number = found.map(|task| task.file_name().to_string_lossy().parse());
-    number
-        .expect("it was found")
-        .expect("a task's directory is a number")
+    let number = found.expect("it was found").parse();
+    number.expect("a task's directory is a number")
+}
+
+/// The names in a directory, in no order.
+pub fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("a directory that is there").flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// One request with JSON, on a connection of its own.
+pub fn request(server: &Server, method: &str, path: &str, body: &str) -> Answer {
+    let answer = server
+        .connect()
+        .request(method, path, "application/json", body.as_bytes());
+    answer.expect("an answer")
 }
 
 /// Whether strace can inject here; says so aloud where it cannot.
 pub static HAS_STRACE: LazyLock<bool> = LazyLock::new(|| {
-    let works = Command::new("strace")
-        .args([
-            "-D",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "inject=getppid:error=EIO",
-            "true",
-        ])
-        .output()
-        .is_ok_and(|output| output.status.success());
+    let works = runs("strace -D -f -qq -o /dev/null -e inject=getppid:error=EIO true");
     if !works {
         println!("SKIPPED: strace does not work here, so no call is made to fail and no kill is aimed");
     }
     works
 });
 
-static HAS_SETPRIV: LazyLock<bool> = LazyLock::new(|| {
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "true"])
-        .output()
-        .is_ok_and(|output| output.status.success())
-});
+static HAS_SETPRIV: LazyLock<bool> = LazyLock::new(|| runs("setpriv --pdeathsig KILL true"));
+
+/// Whether a command of these words can be started, and ends well.
+fn runs(words: &str) -> bool {
+    let mut words = words.split(' ');
+    let output = Command::new(words.next().expect("a program"))
+        .args(words)
+        .output();
+    output.is_ok_and(|output| output.status.success())
+}
 
 /// Waits for a condition, with a limit that only ends a test that hangs.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -274,12 +275,12 @@ pub fn verify(data: &Path) {
     let output = Command::new(env!("CARGO_BIN_EXE_quipu"))
         .arg("verify")
         .arg(data)
-        .output()
-        .expect("it starts");
+        .output();
+    let output = output.expect("it starts");
+    let said = [output.stdout, output.stderr].concat();
     assert!(
         output.status.success(),
-        "quipu verify: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
+        "quipu verify: {}",
+        String::from_utf8_lossy(&said)
     );
 }

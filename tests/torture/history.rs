@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::records::Id;
 use crate::retry::Retries;
@@ -120,6 +120,20 @@ impl Cuts {
     }
 }
 
+impl Sent {
+    /// A request of which nothing is known yet: all of its records may be there, or none.
+    pub fn new(topic: &str, partitions: &[u32], cuts: Cuts) -> Self {
+        Self {
+            topic: topic.into(),
+            partitions: partitions.to_vec(),
+            cuts,
+            must: 0,
+            may: partitions.len() as u32,
+            since: None,
+        }
+    }
+}
+
 impl Topic {
     pub fn new(presence: Presence, partitions: u32) -> Self {
         Self {
@@ -148,18 +162,22 @@ impl Held {
 impl History {
     pub fn state(&self) -> MutexGuard<'_, State> {
         // A client that has failed says so itself.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that a topic is there.
+    pub fn exists(&self, name: &str, partitions: u32) {
+        self.state()
+            .topics
+            .insert(name.into(), Topic::new(Presence::Exists, partitions));
     }
 
     /// Numbers a request and remembers that it is about to be sent.
-    pub fn send(&self, client: u32, make: impl FnOnce(u64) -> Sent) -> u64 {
+    pub fn send(&self, client: u32, sent: Sent) -> u64 {
         let mut state = self.state();
         let sequence = state.sequences.entry(client).or_default();
         *sequence += 1;
         let request = (u64::from(client) << 32) | *sequence;
-        let sent = make(request);
         state.requests.insert(request, sent);
         request
     }

@@ -5,14 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use quipu_segments::TimestampMs;
 use quipu_segments::batch::BatchBuilder;
 use serde_json::Value;
 
 use crate::fetch::fetch;
-use crate::history::{Counts, Cuts, History, Sent};
+use crate::history::{Counts, Cuts, Held, History, Sent};
 use crate::records::{self, Id};
 use crate::support::{Answer, Connection, Rng};
 use crate::topics;
@@ -86,11 +86,12 @@ pub struct Round<'a> {
     pub stop: &'a AtomicBool,
     /// The codes with which it may refuse what it could do otherwise, where something is made to fail.
     pub trouble: &'static [&'static str],
-    pub events: Sender<Role>,
 }
 
 pub struct Client<'a> {
     pub round: &'a Round<'a>,
+    pub history: &'a History,
+    pub events: Sender<Role>,
     pub number: u32,
     pub rng: Rng,
     pub connection: Connection,
@@ -106,13 +107,34 @@ impl From<io::Error> for Gone {
     }
 }
 
+/// Runs all clients, and meanwhile `act`, which receives the role of whoever was answered and sees to it that they end.
+/// Returns what the failed ones said.
+pub fn run_all(round: &Round<'_>, rng: &mut Rng, act: impl FnOnce(&Receiver<Role>, &mut Rng)) -> Vec<String> {
+    let (events, received) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let start = |(number, role)| {
+            let (rng, events) = (rng.fork(), events.clone());
+            scope.spawn(move || run(round, events, number, role, rng))
+        };
+        let clients: Vec<_> = (0..).zip(CLIENTS).map(start).collect();
+        drop(events);
+        act(&received, rng);
+        let results = clients
+            .into_iter()
+            .map(|client| client.join().expect("it catches its panics"));
+        results.filter_map(Result::err).collect()
+    })
+}
+
 /// Runs one client; its failure is an `Err` with what it said.
-pub fn run(round: &Round<'_>, number: u32, role: Role, rng: Rng) -> Result<(), String> {
+fn run(round: &Round<'_>, events: Sender<Role>, number: u32, role: Role, rng: Rng) -> Result<(), String> {
     let Ok(connection) = Connection::open(round.address) else {
         return Ok(());
     };
     let mut client = Client {
         round,
+        history: round.history,
+        events,
         number,
         rng,
         connection,
@@ -161,6 +183,16 @@ impl Client<'_> {
         self.call_with(method, path, content_type, "", body)
     }
 
+    /// A call with JSON about a topic, or what lies under it.
+    pub fn call_topic(&mut self, method: &str, topic: &str, body: &str) -> Result<Answer, Gone> {
+        self.call(
+            method,
+            &format!("/v1/topics/{topic}"),
+            "application/json",
+            body.as_bytes(),
+        )
+    }
+
     /// The same with more headers, each with its line break.
     pub fn call_with(
         &mut self,
@@ -189,11 +221,8 @@ impl Client<'_> {
         }
         let problem = answer.json();
         let (code, outcome) = (problem["code"].as_str(), problem["outcome"].as_str());
-        assert!(
-            code.is_some_and(|code| code == "overloaded" || self.round.trouble.contains(&code)),
-            "{}: {problem}",
-            answer.status
-        );
+        let is_allowed = |code| code == "overloaded" || self.round.trouble.contains(&code);
+        assert!(code.is_some_and(is_allowed), "{problem}");
         if matches!(code, Some("overloaded" | "storage-full")) {
             assert!(
                 answer.header("retry-after").is_some(),
@@ -207,85 +236,48 @@ impl Client<'_> {
     fn produce(&mut self, role: Role) -> Result<(), Gone> {
         while !self.is_over() {
             self.produce_once(role)?;
-            let _ = self.round.events.send(role);
+            let _ = self.events.send(role);
         }
         Ok(())
     }
 
     fn produce_once(&mut self, role: Role) -> Result<(), Gone> {
         let topic = TOPICS[self.rng.below(2) as usize];
-        let (count, padding, cuts) = match role {
-            Json | JsonWritten => (
-                1 + self.rng.below(6) as u32,
-                10 + self.rng.below(3000) as usize,
-                Cuts::Whole,
-            ),
-            OneUnit => (
-                20 + self.rng.below(200) as u32,
-                10 + self.rng.below(2000) as usize,
-                Cuts::Whole,
-            ),
-            ShortLines => (UNIT_LINES + 500, 0, Cuts::Every(UNIT_LINES)),
-            LongLines => (600, 3000, Cuts::Anywhere),
-            _ => (
-                1 + self.rng.below(64) as u32,
-                100 + self.rng.below(16_000) as usize,
-                Cuts::Whole,
-            ),
+        let cuts = match role {
+            ShortLines => Cuts::Every(UNIT_LINES),
+            LongLines => Cuts::Anywhere,
+            _ => Cuts::Whole,
         };
-        let one = self.rng.below(u64::from(OWNED)) as u32;
-        let partitions: Vec<u32> = (0..count)
-            .map(|_| {
-                if role == Batches {
-                    one
-                } else {
-                    self.rng.below(u64::from(OWNED)) as u32
-                }
-            })
-            .collect();
-        let request = self.round.history.send(self.number, |_| Sent {
-            topic: topic.into(),
-            partitions: partitions.clone(),
-            cuts,
-            must: 0,
-            may: count,
-            since: None,
-        });
-        let id = |index: usize| Id {
-            request,
-            index: index as u32,
+        let (fewest, more, shortest, longer) = match role {
+            Json | JsonWritten => (1, 6, 10, 3000),
+            OneUnit => (20, 200, 10, 2000),
+            ShortLines => (UNIT_LINES + 500, 1, 0, 1),
+            LongLines => (600, 1, 3000, 1),
+            _ => (1, 64, 100, 16_000),
         };
-        let lines = || {
-            partitions
-                .iter()
-                .enumerate()
-                .map(|(index, partition)| records::line(id(index), *partition, padding))
-        };
-        let path = format!("/v1/topics/{topic}/records");
+        let count = fewest + self.rng.below(more) as u32;
+        let padding = shortest + self.rng.below(longer) as usize;
+        let one = self.owned();
+        let owned = (0..count).map(|_| if role == Batches { one } else { self.owned() });
+        let partitions: Vec<u32> = owned.collect();
+        let sent = Sent::new(topic, &partitions, cuts);
+        let request = self.history.send(self.number, sent);
+        let lines = || records::lines(request, &partitions, padding);
         let answer = match role {
-            Json | JsonWritten => {
-                let ack = if role == Json { "" } else { "?ack=written" };
-                let body = format!(r#"{{"records":[{}]}}"#, lines().collect::<Vec<_>>().join(","));
-                self.call(
-                    "POST",
-                    &format!("{path}{ack}"),
-                    "application/json",
-                    body.as_bytes(),
-                )?
+            Json => self.call_topic("POST", &format!("{topic}/records"), &records::document(&lines()))?,
+            JsonWritten => {
+                let path = format!("{topic}/records?ack=written");
+                self.call_topic("POST", &path, &records::document(&lines()))?
             }
             Batches => {
                 let mut body = Vec::new();
                 for batch in 0..count.div_ceil(16) {
                     let mut builder = BatchBuilder::new();
                     for index in batch * 16..count.min((batch + 1) * 16) {
-                        let id = id(index as usize);
+                        let id = Id::new(request, index as usize);
                         let (key, value) = (records::key(id), records::value(id, padding));
-                        builder.push(
-                            TimestampMs(records::timestamp(id)),
-                            Some(key.as_bytes()),
-                            Some(value.as_bytes()),
-                            &[],
-                        );
+                        let timestamp = TimestampMs(records::timestamp(id));
+                        builder.push(timestamp, Some(key.as_bytes()), Some(value.as_bytes()), &[]);
                     }
                     body.extend_from_slice(builder.seal().as_bytes());
                 }
@@ -293,24 +285,17 @@ impl Client<'_> {
                 self.call("POST", &path, "application/vnd.apache.kafka.record-batch", &body)?
             }
             _ => {
-                let mut body = String::new();
-                for line in lines() {
-                    body += &line;
-                    body.push('\n');
-                }
+                let path = format!("/v1/topics/{topic}/records");
+                let body = lines().join("\n") + "\n";
                 self.call("POST", &path, "application/x-ndjson", body.as_bytes())?
             }
         };
         if let Some(outcome) = self.refused(&answer, &[200]) {
             let accepted = answer.json()["accepted"].as_u64().unwrap_or(0) as u32;
             let may = if outcome == "unknown" { count } else { accepted };
-            assert_eq!(
-                outcome == "partial",
-                outcome != "unknown" && accepted > 0,
-                "{}",
-                answer.text()
-            );
-            self.round.history.settle(request, accepted, may);
+            let is_partial = outcome != "unknown" && accepted > 0;
+            assert_eq!(outcome == "partial", is_partial, "{}", answer.text());
+            self.history.settle(request, accepted, may);
             return Ok(());
         }
         // A kill leaves the page cache, a failed sync may not: then only what is durable was promised.
@@ -318,55 +303,49 @@ impl Client<'_> {
         if is_promised {
             let placed = placed(&answer.json(), request, &partitions);
             if role != JsonWritten {
-                self.round.history.note(topic, placed);
+                self.history.note(topic, placed);
             }
         }
-        self.round
-            .history
-            .settle(request, if is_promised { count } else { 0 }, count);
+        let must = if is_promised { count } else { 0 };
+        self.history.settle(request, must, count);
         Ok(())
+    }
+
+    /// One of the partitions that everybody writes to.
+    pub fn owned(&mut self) -> u32 {
+        self.rng.below(u64::from(OWNED)) as u32
     }
 
     /// Appends to the partition that it shares with one other.
     fn expect(&mut self) -> Result<(), Gone> {
         let topic = TOPICS[1];
-        let mut expected = self.round.history.held(topic, OWNED, |held| held.end);
+        let mut expected = self.history.held(topic, OWNED, |held| held.end);
         while !self.is_over() {
             let padding = self.rng.below(2000) as usize;
-            let sent = |_| Sent {
-                topic: topic.into(),
-                partitions: vec![OWNED],
-                cuts: Cuts::Whole,
-                must: 0,
-                may: 1,
-                since: None,
-            };
-            let request = self.round.history.send(self.number, sent);
-            let id = Id { request, index: 0 };
-            let body = format!(r#"{{"records":[{}]}}"#, records::line(id, OWNED, padding));
-            let path = format!("/v1/topics/{topic}/records?expected_offset={expected}");
-            let answer = self.call("POST", &path, "application/json", body.as_bytes())?;
+            let sent = Sent::new(topic, &[OWNED], Cuts::Whole);
+            let request = self.history.send(self.number, sent);
+            let id = Id::new(request, 0);
+            let body = records::document(&[records::line(id, OWNED, padding)]);
+            let path = format!("{topic}/records?expected_offset={expected}");
+            let answer = self.call_topic("POST", &path, &body)?;
             if answer.status == 412 {
-                self.round.history.settle(request, 0, 0);
+                self.history.settle(request, 0, 0);
                 let end = answer.json()["end_offset"].as_u64().expect("the end");
                 assert!(end > expected, "expected {expected}, the end is {end}");
                 // It is answered once that is durable.
-                self.round
-                    .history
+                self.history
                     .held(topic, OWNED, |held| held.end = held.end.max(end));
                 expected = end;
             } else if let Some(outcome) = self.refused(&answer, &[200]) {
-                self.round
-                    .history
-                    .settle(request, 0, u32::from(outcome == "unknown"));
+                self.history.settle(request, 0, u32::from(outcome == "unknown"));
             } else {
                 let given = answer.json()["offsets"][0]["offset"].as_u64();
                 assert_eq!(given, Some(expected), "the offset that was expected");
-                self.round.history.note(topic, [(OWNED, expected, id)]);
-                self.round.history.settle(request, 1, 1);
+                self.history.note(topic, [(OWNED, expected, id)]);
+                self.history.settle(request, 1, 1);
                 expected += 1;
             }
-            let _ = self.round.events.send(Expecting);
+            let _ = self.events.send(Expecting);
         }
         Ok(())
     }
@@ -376,10 +355,8 @@ impl Client<'_> {
         let mut places: BTreeMap<(&str, u32), (u64, u64, u64)> = BTreeMap::new();
         for topic in TOPICS {
             for partition in 0..PARTITIONS {
-                let (start, end) = self
-                    .round
-                    .history
-                    .held(topic, partition, |held| (held.log_start, held.end));
+                let known = |held: &mut Held| (held.log_start, held.end);
+                let (start, end) = self.history.held(topic, partition, known);
                 let from = if self.rng.below(3) == 0 { start } else { end };
                 places.insert((topic, partition), (from, start, end));
             }
@@ -389,21 +366,16 @@ impl Client<'_> {
                 let more = format!("max_bytes=300000&wait_ms={}", self.rng.below(20));
                 let faults = !self.round.trouble.is_empty();
                 let page = fetch(&mut self.connection, topic, *partition, *next, &more, faults)?;
+                let now = (page.log_start_offset, page.end_offset);
+                let is_on = now.0 >= *start && now.1 >= *end;
                 assert!(
-                    page.end_offset >= *end,
-                    "{topic}/{partition}: the end went back from {end} to {}",
-                    page.end_offset
+                    is_on,
+                    "{topic}/{partition} went back from {start} to {end} to {now:?}"
                 );
-                assert!(
-                    page.log_start_offset >= *start,
-                    "{topic}/{partition}: the log start went back from {start}"
-                );
-                (*next, *start, *end) = (page.next_offset, page.log_start_offset, page.end_offset);
-                Counts::add(
-                    &self.round.history.counts.fetched_records,
-                    page.records.len() as u64,
-                );
-                self.round.history.held(topic, *partition, |held| {
+                (*next, *start, *end) = (page.next_offset, now.0, now.1);
+                let count = page.records.len() as u64;
+                Counts::add(&self.history.counts.fetched_records, count);
+                self.history.held(topic, *partition, |held| {
                     for (offset, id) in &page.records {
                         held.note((topic, *partition, *offset), *id);
                     }
@@ -411,7 +383,7 @@ impl Client<'_> {
                     held.log_start = held.log_start.max(*start);
                 });
             }
-            let _ = self.round.events.send(Fetching);
+            let _ = self.events.send(Fetching);
         }
         Ok(())
     }
@@ -420,49 +392,43 @@ impl Client<'_> {
         while !self.is_over() {
             let topic = TOPICS[self.rng.below(2) as usize];
             let partition = self.rng.below(u64::from(PARTITIONS)) as u32;
-            let end = self.round.history.held(topic, partition, |held| held.end);
+            let end = self.history.held(topic, partition, |held| held.end);
             if self.rng.below(30) == 0 {
                 self.delete_records(topic, partition, end)?;
                 continue;
             }
-            let key = (
-                format!("group-{}", self.rng.below(3)),
-                topic.to_owned(),
-                partition,
-            );
-            let (group, before) = {
-                let mut state = self.round.history.state();
+            let group = format!("group-{}", self.rng.below(3));
+            let path = format!("/v1/groups/{group}/offsets");
+            let key = (group, topic.to_owned(), partition);
+            let (offset, before) = {
+                let mut state = self.history.state();
                 let (acknowledged, sent) = state.groups.entry(key.clone()).or_default();
                 let before = *sent;
                 *sent = before.max(*acknowledged + self.rng.below(end.saturating_sub(*acknowledged) + 1));
-                (
-                    format!(
-                        r#"{{"offsets":[{{"topic":"{topic}","partition":{partition},"offset":{sent}}}]}}"#
-                    ),
-                    before,
-                )
+                (*sent, before)
             };
-            let path = format!("/v1/groups/{}/offsets", key.0);
-            let answer = self.call("PUT", &path, "application/json", group.as_bytes())?;
+            let body =
+                format!(r#"{{"offsets":[{{"topic":"{topic}","partition":{partition},"offset":{offset}}}]}}"#);
+            let answer = self.call("PUT", &path, "application/json", body.as_bytes())?;
             let refused = self.refused(&answer, &[200]);
-            let mut state = self.round.history.state();
+            let mut state = self.history.state();
             let (acknowledged, sent) = state.groups.get_mut(&key).expect("made above");
             match refused.as_deref() {
                 None => {
                     *acknowledged = *sent;
-                    Counts::add(&self.round.history.counts.commits, 1);
+                    Counts::add(&self.history.counts.commits, 1);
                 }
                 Some("unknown") => {}
                 Some(_) => *sent = before,
             }
             drop(state);
-            let _ = self.round.events.send(Committing);
+            let _ = self.events.send(Committing);
         }
         Ok(())
     }
 
     fn delete_records(&mut self, topic: &str, partition: u32, end: u64) -> Result<(), Gone> {
-        let before = self.round.history.held(topic, partition, |held| {
+        let before = self.history.held(topic, partition, |held| {
             let before = held.log_start + self.rng.below((end - held.log_start.min(end)) / 4 + 1);
             held.trim_sent = held.trim_sent.max(before);
             before
@@ -472,9 +438,8 @@ impl Client<'_> {
         if self.refused(&answer, &[200]).is_none() {
             let start = answer.json()["log_start_offset"].as_u64().expect("a position");
             assert!(start >= before, "{path}: {start}");
-            self.round.history.held(topic, partition, |held| {
-                held.log_start = held.log_start.max(start)
-            });
+            let begins = |held: &mut Held| held.log_start = held.log_start.max(start);
+            self.history.held(topic, partition, begins);
         }
         Ok(())
     }
@@ -482,15 +447,11 @@ impl Client<'_> {
 
 /// The places that an answer names: of each record, or of the first and the last in each partition.
 pub fn placed(answer: &Value, request: u64, partitions: &[u32]) -> Vec<(u32, u64, Id)> {
-    let number = |value: &Value, name: &str| {
-        value[name]
-            .as_u64()
-            .unwrap_or_else(|| panic!("{name} in {answer}"))
+    let number = |value: &Value, name: &str| match value[name].as_u64() {
+        Some(number) => number,
+        None => panic!("{name} in {answer}"),
     };
-    let id = |index: usize| Id {
-        request,
-        index: index as u32,
-    };
+    let id = |index| Id::new(request, index);
     if let Some(offsets) = answer["offsets"].as_array() {
         assert_eq!(offsets.len(), partitions.len(), "{answer}");
         let each = offsets.iter().enumerate();
@@ -506,29 +467,20 @@ pub fn placed(answer: &Value, request: u64, partitions: &[u32]) -> Vec<(u32, u64
         let mut placed = Vec::new();
         for range in ranges {
             let partition = number(range, "partition") as u32;
-            let of = || {
-                partitions
-                    .iter()
-                    .enumerate()
-                    .filter(move |(_, p)| **p == partition)
-            };
-            assert_eq!(number(range, "records"), of().count() as u64, "{answer}");
-            let (first, last) = (
-                of().next().expect("it has records").0,
-                of().next_back().expect("it has records").0,
-            );
+            let is_there = |index: &usize| partitions[*index] == partition;
+            let there: Vec<usize> = (0..partitions.len()).filter(is_there).collect();
+            assert_eq!(number(range, "records"), there.len() as u64, "{answer}");
+            let (first, last) = (there[0], there[there.len() - 1]);
             placed.push((partition, number(range, "first_offset"), id(first)));
             placed.push((partition, number(range, "last_offset"), id(last)));
         }
         return placed;
     }
     let first = number(answer, "first_offset");
-    assert_eq!(
-        number(answer, "last_offset") + 1 - first,
-        partitions.len() as u64,
-        "{answer}"
-    );
-    (0..partitions.len())
-        .map(|index| (partitions[index], first + index as u64, id(index)))
+    let count = number(answer, "last_offset") + 1 - first;
+    assert_eq!(count, partitions.len() as u64, "{answer}");
+    let offsets = (first..).zip(partitions).enumerate();
+    offsets
+        .map(|(index, (offset, partition))| (*partition, offset, id(index)))
         .collect()
 }

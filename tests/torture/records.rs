@@ -13,6 +13,11 @@ pub struct Id {
 }
 
 impl Id {
+    pub fn new(request: u64, index: usize) -> Self {
+        let index = index as u32;
+        Self { request, index }
+    }
+
     pub fn client(self) -> u32 {
         (self.request >> 32) as u32
     }
@@ -50,6 +55,19 @@ pub fn line(id: Id, partition: u32, padding: usize) -> String {
     )
 }
 
+/// All records of a request, as [`line`] has them.
+pub fn lines(request: u64, partitions: &[u32], padding: usize) -> Vec<String> {
+    let ids = (0..).map(|index| Id::new(request, index));
+    ids.zip(partitions)
+        .map(|(id, partition)| line(id, *partition, padding))
+        .collect()
+}
+
+/// The body of a JSON request with these records.
+pub fn document(lines: &[String]) -> String {
+    format!(r#"{{"records":[{}]}}"#, lines.join(","))
+}
+
 /// Which record that is; it must be that byte for byte.
 pub fn check(record: &Fetched) -> Id {
     let text = record.value.get();
@@ -58,24 +76,17 @@ pub fn check(record: &Fetched) -> Id {
     let (Some(request), Some(index), Some(padding)) = (number(), number(), number()) else {
         panic!("{} is no value of this test: {text}", record.offset);
     };
-    let id = Id {
-        request,
-        index: index as u32,
-    };
+    let id = Id::new(request, index as usize);
     let place = (record.partition, record.offset);
     assert!(
         text == value(id, padding as usize),
         "the value of {id:?} at {place:?} is {text}"
     );
+    let found = (record.key.as_deref(), record.timestamp);
     assert_eq!(
-        record.key.as_deref(),
-        Some(&*key(id)),
-        "the key of {id:?} at {place:?}"
-    );
-    assert_eq!(
-        record.timestamp,
-        timestamp(id),
-        "the timestamp of {id:?} at {place:?}"
+        found,
+        (Some(&*key(id)), timestamp(id)),
+        "key and timestamp of {id:?} at {place:?}"
     );
     id
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::history::{Counts, Cuts, Sent};
 use crate::load::{Client, Gone, OWNED, Role, TOPICS, UNIT_LINES, placed};
-use crate::records::{self, Id};
+use crate::records;
 use crate::support::Answer;
 
 /// Answered requests that a client goes on repeating.
@@ -38,16 +38,6 @@ pub struct Retries {
 }
 
 impl Keyed {
-    fn lines(&self) -> impl Iterator<Item = String> {
-        self.partitions.iter().enumerate().map(|(index, partition)| {
-            let id = Id {
-                request: self.request,
-                index: index as u32,
-            };
-            records::line(id, *partition, self.padding)
-        })
-    }
-
     fn cuts(&self) -> Cuts {
         if self.is_stream {
             Cuts::Every(UNIT_LINES)
@@ -75,13 +65,13 @@ impl Client<'_> {
                 let keyed = self.new_request();
                 self.send_once(keyed)?;
             }
-            let _ = self.round.events.send(Role::Retrying);
+            let _ = self.events.send(Role::Retrying);
         }
         Ok(())
     }
 
     fn retries<R>(&self, change: impl FnOnce(&mut Retries) -> R) -> R {
-        change(self.round.history.state().retries.entry(self.number).or_default())
+        change(self.history.state().retries.entry(self.number).or_default())
     }
 
     fn new_request(&mut self) -> Keyed {
@@ -92,21 +82,14 @@ impl Client<'_> {
             1 | 2 => (true, 1 + self.rng.below(200) as u32, self.rng.below(2000)),
             _ => (false, 1 + self.rng.below(8) as u32, self.rng.below(3000)),
         };
-        let partitions: Vec<u32> = (0..count)
-            .map(|_| self.rng.below(u64::from(OWNED)) as u32)
-            .collect();
-        let ends =
-            (0..OWNED).map(|partition| self.round.history.held(topic, partition, |held| held.checked_end));
-        let since = ends.collect();
-        let sent = |_| Sent {
-            topic: topic.into(),
-            partitions: partitions.clone(),
-            cuts: Cuts::Whole,
-            must: 0,
+        let partitions: Vec<u32> = (0..count).map(|_| self.owned()).collect();
+        let end = |partition| self.history.held(topic, partition, |held| held.checked_end);
+        let since = (0..OWNED).map(end).collect();
+        let sent = Sent {
             may: 0,
-            since: None,
+            ..Sent::new(topic, &partitions, Cuts::Whole)
         };
-        let request = self.round.history.send(self.number, sent);
+        let request = self.history.send(self.number, sent);
         Keyed {
             request,
             topic,
@@ -123,25 +106,22 @@ impl Client<'_> {
         keyed.tries += 1;
         self.retries(|retries| retries.in_doubt = Some(keyed.clone()));
         let count = keyed.count();
+        let since = Some(keyed.since.clone());
         let sent = Sent {
-            topic: keyed.topic.into(),
-            partitions: keyed.partitions.clone(),
-            cuts: keyed.cuts(),
-            must: 0,
-            may: count,
-            since: Some(keyed.since.clone()),
+            since,
+            ..Sent::new(keyed.topic, &keyed.partitions, keyed.cuts())
         };
-        self.round.history.state().requests.insert(keyed.request, sent);
+        self.history.state().requests.insert(keyed.request, sent);
         let answer = self.send_keyed(&keyed)?;
         // Refused for a fault: an earlier try may be in all the same, so it stays in doubt.
         if self.refused(&answer, &[200]).is_some() {
             return Ok(());
         }
         let placed = placed(&answer.json(), keyed.request, &keyed.partitions);
-        self.round.history.note(keyed.topic, placed);
-        self.round.history.settle(keyed.request, count, count);
+        self.history.note(keyed.topic, placed);
+        self.history.settle(keyed.request, count, count);
         if keyed.tries > 1 {
-            Counts::add(&self.round.history.counts.retried_requests, 1);
+            Counts::add(&self.history.counts.retried_requests, 1);
         }
         self.retries(|retries| {
             retries.in_doubt = None;
@@ -158,13 +138,8 @@ impl Client<'_> {
         let (keyed, before) = self.retries(|retries| retries.answered[place].clone());
         let answer = self.send_keyed(&keyed)?;
         if self.refused(&answer, &[200]).is_none() {
-            assert_eq!(
-                answer.header("idempotency-replayed"),
-                Some("true"),
-                "{keyed:?}: {}",
-                answer.text()
-            );
-            Counts::add(&self.round.history.counts.repeated_requests, 1);
+            answer.replayed();
+            Counts::add(&self.history.counts.repeated_requests, 1);
             assert_eq!(
                 answer.body, before,
                 "{keyed:?} is answered otherwise than the first time"
@@ -174,14 +149,10 @@ impl Client<'_> {
     }
 
     fn send_keyed(&mut self, keyed: &Keyed) -> Result<Answer, Gone> {
-        let lines: Vec<String> = keyed.lines().collect();
-        let (media, body) = if keyed.is_stream {
-            ("application/x-ndjson", lines.join("\n"))
-        } else {
-            (
-                "application/json",
-                format!(r#"{{"records":[{}]}}"#, lines.join(",")),
-            )
+        let lines = records::lines(keyed.request, &keyed.partitions, keyed.padding);
+        let (media, body) = match keyed.is_stream {
+            true => ("application/x-ndjson", lines.join("\n")),
+            false => ("application/json", records::document(&lines)),
         };
         let path = format!("/v1/topics/{}/records", keyed.topic);
         let key = format!("Idempotency-Key: {:x}\r\n", keyed.request);

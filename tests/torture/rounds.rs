@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use crate::check;
 use crate::ground::{Ground, HAS_STRACE, Injection, verify};
-use crate::history::{History, Presence, Topic};
-use crate::load::{self, CLIENTS, PARTITIONS, Role, Round, TOPICS};
+use crate::history::History;
+use crate::load::{self, Role, Round, TOPICS};
 use crate::support::{PATIENCE, Rng, Server};
 use crate::topics;
 
@@ -59,12 +59,14 @@ fn what_was_acknowledged_or_read_survives_kills_at_any_moment_and_calls_that_fai
     let ground = Ground::new();
     let data = ground.data();
     let history = History::default();
-    let retention: BTreeMap<String, u64> = TOPICS
+    let retention = TOPICS
         .map(str::to_owned)
         .into_iter()
         .zip(RETENTION_BYTES)
         .collect();
-    begin(&ground, &data, &history);
+    let server = ground.start(&data);
+    topics::begin(&server, &history, RETENTION_BYTES);
+    server.stop();
 
     let (rounds, limit) = how_long();
     let started = Instant::now();
@@ -118,42 +120,20 @@ fn what_was_acknowledged_or_read_survives_kills_at_any_moment_and_calls_that_fai
 
 /// Whether more was asked for than `cargo test` runs.
 pub fn is_long() -> bool {
-    ["QUIPU_TEST_ROUNDS", "QUIPU_TEST_MINUTES"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some())
+    let names = ["QUIPU_TEST_ROUNDS", "QUIPU_TEST_MINUTES"];
+    names.iter().any(|name| std::env::var_os(name).is_some())
 }
 
 fn how_long() -> (u64, Option<Duration>) {
     let number = |name: &str| {
-        std::env::var(name).ok().map(|text| {
+        let text = std::env::var(name).ok()?;
+        Some(
             text.parse::<u64>()
-                .unwrap_or_else(|_| panic!("{name} is a number"))
-        })
+                .unwrap_or_else(|_| panic!("{name} is a number")),
+        )
     };
     let limit = number("QUIPU_TEST_MINUTES").map(|minutes| Duration::from_secs(minutes * 60));
     (number("QUIPU_TEST_ROUNDS").unwrap_or(SHORT_ROUNDS), limit)
-}
-
-fn begin(ground: &Ground, data: &Path, history: &History) {
-    let server = ground.start(data);
-    for (name, retention_bytes) in TOPICS.into_iter().zip(RETENTION_BYTES) {
-        let body = format!(
-            r#"{{"partitions":{PARTITIONS},"config":{{"segment_bytes":1048576,"retention_bytes":{retention_bytes}}}}}"#
-        );
-        server.expect(
-            201,
-            "PUT",
-            &format!("/v1/topics/{name}"),
-            "application/json",
-            body.as_bytes(),
-        );
-        history
-            .state()
-            .topics
-            .insert(name.into(), Topic::new(Presence::Exists, PARTITIONS));
-    }
-    topics::begin(history);
-    server.stop();
 }
 
 fn choose(rng: &mut Rng) -> End {
@@ -166,11 +146,7 @@ fn choose(rng: &mut Rng) -> End {
     if kind < 7 {
         return End::KillAt(Injection::new(calls, "signal=KILL", when.to_string()), thread);
     }
-    let error = if rng.below(2) == 0 {
-        "error=EIO"
-    } else {
-        "error=ENOSPC"
-    };
+    let error = ["error=EIO", "error=ENOSPC"][rng.below(2) as usize];
     // Once, or from then on. If no thread could open a file again, reads of segments that are not open could not go on.
     let may_last = thread.is_some() || calls != "openat";
     let when = format!("{when}{}", if rng.below(3) == 0 && may_last { "+" } else { "" });
@@ -198,17 +174,16 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
         .zip(thread)
         .map(|(injection, thread)| ground.attach(&server, Some(thread), injection));
     let stop = AtomicBool::new(false);
-    let (events, received) = mpsc::channel();
+    let trouble: &[&str] = if faults {
+        &["log-failed", "storage-full", "internal"]
+    } else {
+        &[]
+    };
     let round = Round {
         address: server.address,
         history,
         stop: &stop,
-        trouble: if faults {
-            &["log-failed", "storage-full", "internal"]
-        } else {
-            &[]
-        },
-        events,
+        trouble,
     };
     // An aimed kill that does not come is one from outside in the end.
     let most = if is_long() { 1000 } else { 400 };
@@ -218,23 +193,7 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
         1 + rng.below(most)
     };
     let mut is_hit = false;
-    let failures = std::thread::scope(|scope| {
-        let round = round;
-        let clients: Vec<_> = CLIENTS
-            .into_iter()
-            .enumerate()
-            .map(|(number, role)| {
-                let (rng, round) = (
-                    rng.fork(),
-                    Round {
-                        events: round.events.clone(),
-                        ..round
-                    },
-                );
-                scope.spawn(move || load::run(&round, number as u32, role, rng))
-            })
-            .collect();
-        drop(round);
+    let failures = load::run_all(&round, rng, |received, rng| {
         while left > 0 {
             match received.recv_timeout(PATIENCE) {
                 Ok(Role::Fetching) => {}
@@ -255,28 +214,19 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
             std::thread::sleep(Duration::from_micros(rng.below(20_000)));
             server.kill_now();
         }
-        let results = clients
-            .into_iter()
-            .map(|client| client.join().expect("it catches its panics"));
-        results.filter_map(Result::err).collect::<Vec<_>>()
     });
+    let log = server.log();
     assert!(
         failures.is_empty(),
-        "{}; the log says:\n{}",
-        failures.join("\n"),
-        server.log()
+        "{}; the log says:\n{log}",
+        failures.join("\n")
     );
     if !faults {
-        return if injection.is_some() {
-            hit("", ground)
-        } else {
-            "kill -9 from outside".into()
-        };
+        return injection.map_or("kill -9 from outside".into(), |_| hit("", ground));
     }
     assert!(
         server.has_ended().is_none(),
-        "a failed call ended the server; the log says:\n{}",
-        server.log()
+        "a failed call ended the server; the log says:\n{log}"
     );
     check::reads_go_on(&server, history);
     assert!(!server.log().contains("panicked"), "{}", server.log());

@@ -1,4 +1,4 @@
-//! What a record in JSON means, by serde_json and the table in `src/records/parse.rs`: slow and simple.
+//! What a record in JSON means, by serde_json and the table in `src/formats/json/parse.rs`: slow and simple.
 
 use std::fmt;
 
