@@ -80,10 +80,8 @@ impl Topic {
 
     /// Its records between log start and end; compaction may have left fewer.
     pub(crate) fn records(&self) -> u64 {
-        self.partitions
-            .iter()
-            .map(|p| p.end_offset.saturating_sub(p.log_start_offset))
-            .sum()
+        let records = |p: &Partition| p.end_offset.saturating_sub(p.log_start_offset);
+        self.partitions.iter().map(records).sum()
     }
 
     /// How long it remembers an `Idempotency-Key`; none if it does not say.
@@ -145,9 +143,20 @@ pub(crate) fn topic_route(name: &str) -> Route {
     Route::new(&["v1", "topics", name])
 }
 
+/// `/v1/topics/{topic}/partitions/{partition}` and what follows.
+pub(crate) fn partition_route(topic: &str, partition: u32, rest: &[&str]) -> Route {
+    let partition = partition.to_string();
+    Route::new(&[&["v1", "topics", topic, "partitions", &partition], rest].concat())
+}
+
+/// `/v1/topics/{topic}/records`, to append to.
+pub(crate) fn append_route(topic: &str) -> Route {
+    Route::new(&["v1", "topics", topic, "records"])
+}
+
 /// `/v1/topics/{name}/records`, of these partitions (all where there are none) and this key.
 pub(crate) fn stream_route(name: &str, partitions: &[u32], key: Option<&str>) -> Route {
-    let mut route = Route::new(&["v1", "topics", name, "records"]);
+    let mut route = append_route(name);
     if !partitions.is_empty() {
         let partitions: Vec<String> = partitions.iter().map(u32::to_string).collect();
         route = route.with("partitions", partitions.join(","));
@@ -160,9 +169,7 @@ pub(crate) fn stream_route(name: &str, partitions: &[u32], key: Option<&str>) ->
 
 /// `/v1/groups/{group}` and what follows.
 pub(crate) fn group_route(group: &str, rest: &[&str]) -> Route {
-    let mut segments = vec!["v1", "groups", group];
-    segments.extend(rest);
-    Route::new(&segments)
+    Route::new(&[&["v1", "groups", group], rest].concat())
 }
 
 /// All items of a list that answers `next` when there is more, as they were answered.

@@ -48,7 +48,7 @@ impl Answer {
 
     /// A header that is a whole number.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
-        self.headers.get(name)?.to_str().ok()?.parse().ok()
+        self.text(name)?.parse().ok()
     }
 }
 
@@ -102,15 +102,8 @@ impl Client {
     /// # Errors
     /// [`Failure`].
     pub(crate) fn read(&self, route: &Route, accept: &str, wait: Duration) -> Result<Answer, Failure> {
-        let request = self.request(&Method::GET, route).header("accept", accept);
-        let request = request.body(()).map_err(|error| self.unexpected(&error))?;
-        let request = self
-            .agent
-            .configure_request(request)
-            .timeout_recv_response(Some(READ_TIMEOUT + wait))
-            .timeout_per_read(Some(READ_TIMEOUT + wait))
-            .build();
-        self.answer(self.agent.run(request))
+        let silence = Some(READ_TIMEOUT + wait);
+        self.answer(self.run(&Method::GET, route, &[("accept", accept)], (), silence, silence)?)
     }
 
     /// Sends JSON, or nothing, and reads the JSON answer (`null` for an empty one).
@@ -136,64 +129,38 @@ impl Client {
         route: &Route,
         body: Option<&Value>,
     ) -> Result<(StatusCode, Value), Failure> {
-        let request = self.request(method, route).header("accept", "application/json");
-        let answer = match body {
-            None => {
-                let request = request.body(()).map_err(|error| self.unexpected(&error))?;
-                self.answer(self.agent.run(request))?
-            }
-            Some(body) => {
-                let request = request.header("content-type", "application/json");
-                let request = request
-                    .body(body.to_string())
-                    .map_err(|error| self.unexpected(&error))?;
-                self.answer(self.agent.run(request))?
-            }
+        let headers = [
+            ("accept", "application/json"),
+            ("content-type", "application/json"),
+        ];
+        let answer = match body.map(Value::to_string) {
+            None => self.run(method, route, &headers[..1], (), None, None)?,
+            Some(body) => self.run(method, route, &headers, body, None, None)?,
         };
-        if answer.body.is_empty() {
-            return Ok((answer.status, Value::Null));
-        }
-        Ok((answer.status, self.parse(&answer.body)?))
+        let answer = self.answer(answer)?;
+        let body = match answer.body.is_empty() {
+            true => Value::Null,
+            false => self.parse(&answer.body)?,
+        };
+        Ok((answer.status, body))
     }
 
-    /// Posts bytes of the given type and reads the JSON answer.
+    /// Posts NDJSON records with these headers and reads the answer, whatever it is.
     ///
     /// # Errors
     /// [`Failure`]; only after [`Failure::NotSent`] is it certain that nothing was stored without being said.
-    pub(crate) fn post<T: DeserializeOwned>(
-        &self,
-        route: &Route,
-        content_type: &str,
-        body: &[u8],
-    ) -> Result<T, Failure> {
-        let answer = self.post_with(route, &[("content-type", content_type)], body)?;
-        self.parse(&answer.body)
-    }
-
-    /// Posts bytes with these headers and reads the answer, whatever it is.
-    ///
-    /// # Errors
-    /// [`Failure`].
-    pub(crate) fn post_with(
+    pub(crate) fn post(
         &self,
         route: &Route,
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Answer, Failure> {
-        let mut request = self
-            .request(&Method::POST, route)
-            .header("accept", "application/json");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(body).map_err(|error| self.unexpected(&error))?;
-        let request = self
-            .agent
-            .configure_request(request)
-            .timeout_recv_response(Some(POST_TIMEOUT))
-            .timeout_per_read(Some(POST_TIMEOUT))
-            .build();
-        self.answer(self.agent.run(request))
+        let types = [
+            ("accept", "application/json"),
+            ("content-type", "application/x-ndjson"),
+        ];
+        let (headers, silence) = ([&types, headers].concat(), Some(POST_TIMEOUT));
+        self.answer(self.run(&Method::POST, route, &headers, body, silence, silence)?)
     }
 
     /// Opens a stream of Server-Sent Events, after the event `last` if there was one; none if nothing comes after it. A
@@ -206,25 +173,13 @@ impl Client {
         route: &Route,
         last: Option<&str>,
     ) -> Result<Option<Box<dyn Read + Send>>, Failure> {
-        let mut request = self
-            .request(&Method::GET, route)
-            .header("accept", "text/event-stream");
-        if let Some(last) = last {
-            request = request.header("last-event-id", last);
-        }
-        let request = request.body(()).map_err(|error| self.unexpected(&error))?;
-        let request = self
-            .agent
-            .configure_request(request)
-            .timeout_recv_response(Some(READ_TIMEOUT))
-            .timeout_per_read(Some(STREAM_TIMEOUT))
-            .build();
-        let answer = self.agent.run(request).map_err(|error| self.failure(&error))?;
+        let mut headers = vec![("accept", "text/event-stream")];
+        headers.extend(last.map(|last| ("last-event-id", last)));
+        let (first, silence) = (Some(READ_TIMEOUT), Some(STREAM_TIMEOUT));
+        let answer = self.run(&Method::GET, route, &headers, (), first, silence)?;
         if !answer.status().is_success() {
-            return Err(match self.answer(Ok(answer)) {
-                Err(failure) => failure,
-                Ok(_) => self.unexpected(&"a success that is none"),
-            });
+            let failure = self.answer(answer).err();
+            return Err(failure.unwrap_or_else(|| self.unexpected(&"a success that is none")));
         }
         if answer.status() == StatusCode::NO_CONTENT {
             return Ok(None);
@@ -245,14 +200,30 @@ impl Client {
         }
     }
 
-    fn request(&self, method: &Method, route: &Route) -> http::request::Builder {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{route}", self.base));
-        match &self.authorization {
-            Some(authorization) => request.header("authorization", authorization),
-            None => request,
+    /// Sends a request and reads the head of its answer: `first` is the longest silence before it, `silence` later.
+    fn run(
+        &self,
+        method: &Method,
+        route: &Route,
+        headers: &[(&str, &str)],
+        body: impl ureq::AsSendBody,
+        first: Option<Duration>,
+        silence: Option<Duration>,
+    ) -> Result<http::Response<ureq::Body>, Failure> {
+        let uri = format!("{}{route}", self.base);
+        let mut request = Request::builder().method(method).uri(uri);
+        let token = self.authorization.as_deref();
+        let headers = headers.iter().copied();
+        for (name, value) in headers.chain(token.map(|token| ("authorization", token))) {
+            request = request.header(name, value);
         }
+        let request = request.body(body).map_err(|error| self.unexpected(&error))?;
+        let request = self.agent.configure_request(request);
+        let request = request
+            .timeout_recv_response(first)
+            .timeout_per_read(silence)
+            .build();
+        self.agent.run(request).map_err(|error| self.failure(&error))
     }
 
     /// Reads JSON from an answer.
@@ -272,26 +243,21 @@ impl Client {
     }
 
     /// Reads the whole answer; everything but a success becomes a [`Failure`].
-    fn answer(&self, result: Result<http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, Failure> {
-        let (head, body) = result.map_err(|error| self.failure(&error))?.into_parts();
+    fn answer(&self, answer: http::Response<ureq::Body>) -> Result<Answer, Failure> {
+        let (head, body) = answer.into_parts();
         let mut bytes = Vec::new();
-        body.into_reader()
-            .read_to_end(&mut bytes)
-            .map_err(|error| Failure::Lost {
-                server: self.base.clone(),
-                reason: broken(&error),
-            })?;
+        let read = body.into_reader().read_to_end(&mut bytes);
+        read.map_err(|error| self.lost(&error))?;
         if head.status.is_success() {
+            let (status, headers) = (head.status, head.headers);
             return Ok(Answer {
-                status: head.status,
-                headers: head.headers,
+                status,
+                headers,
                 body: bytes,
             });
         }
-        let seconds = head
-            .headers
-            .get("retry-after")
-            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let seconds = head.headers.get("retry-after");
+        let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
         let retry_after = seconds.map(Duration::from_secs);
         let members = serde_json::from_slice(&bytes).unwrap_or_default();
         Err(match Problem::of(members, retry_after) {
@@ -306,49 +272,36 @@ impl Client {
 
     fn failure(&self, error: &ureq::Error) -> Failure {
         let server = self.base.clone();
-        let not_sent = |reason: &str| Failure::NotSent {
-            server: server.clone(),
-            reason: reason.to_owned(),
-        };
-        match error {
+        let reason = match error {
+            ureq::Error::Protocol(reason) => return self.unexpected(reason),
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                let has_port = self
-                    .base
-                    .parse::<http::Uri>()
-                    .is_ok_and(|uri| uri.port().is_some());
-                let port = if has_port {
-                    ""
-                } else {
-                    " at port 80, as the address names none"
+                let uri = self.base.parse::<http::Uri>();
+                let port = match uri.is_ok_and(|uri| uri.port().is_some()) {
+                    true => "",
+                    false => " at port 80, as the address names none",
                 };
-                not_sent(&format!(
-                    "connection refused{port}; is `quipu serve` running there?"
-                ))
+                format!("connection refused{port}; is `quipu serve` running there?")
             }
             ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-                not_sent("no connection within 10 seconds")
+                "no connection within 10 seconds".to_owned()
             }
             // The standard library gives a failed look-up no kind of its own.
             ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
-                not_sent(&one_line(&error.to_string()))
+                one_line(&error.to_string())
             }
-            ureq::Error::HostNotFound => not_sent("no such host"),
-            ureq::Error::ConnectionFailed => not_sent("connection failed"),
-            ureq::Error::BadUri(reason) => not_sent(reason),
-            ureq::Error::Protocol(reason) => self.unexpected(reason),
-            ureq::Error::Io(error) => Failure::Lost {
-                server,
-                reason: broken(error),
-            },
-            ureq::Error::Timeout(_) => Failure::Lost {
-                server,
-                reason: "no answer in time".to_owned(),
-            },
-            other => Failure::Lost {
-                server,
-                reason: one_line(&other.to_string()),
-            },
-        }
+            ureq::Error::HostNotFound => "no such host".to_owned(),
+            ureq::Error::ConnectionFailed => "connection failed".to_owned(),
+            ureq::Error::BadUri(reason) => reason.clone(),
+            sent => {
+                let reason = match sent {
+                    ureq::Error::Io(error) => broken(error),
+                    ureq::Error::Timeout(_) => "no answer in time".to_owned(),
+                    other => one_line(&other.to_string()),
+                };
+                return Failure::Lost { server, reason };
+            }
+        };
+        Failure::NotSent { server, reason }
     }
 }
 
@@ -377,34 +330,25 @@ fn base_address(server: &str) -> Result<String, Usage> {
             )));
         }
     };
-    let port = text["http://".len()..]
-        .split('/')
-        .next()
-        .and_then(|authority| authority.rsplit_once(':'));
-    if let Some((_, port)) = port
+    let authority = text["http://".len()..].split('/').next().unwrap_or_default();
+    if let Some((_, port)) = authority.rsplit_once(':')
         && !port.is_empty()
         && port.bytes().all(|byte| byte.is_ascii_digit())
         && !port.parse::<u16>().is_ok_and(|port| port > 0)
     {
-        return Err(Usage(format!(
-            "{port} in --server {} is not a port; ports are 1 to 65535",
-            server.trim()
-        )));
+        let server = server.trim();
+        let wrong = format!("{port} in --server {server} is not a port; ports are 1 to 65535");
+        return Err(Usage(wrong));
     }
     let good = text.parse::<http::Uri>().is_ok_and(|uri| {
-        uri.host().is_some_and(|host| !host.is_empty())
-            && uri.query().is_none()
-            && !uri
-                .authority()
-                .is_some_and(|authority| authority.as_str().contains('@'))
+        let has_host = uri.host().is_some_and(|host| !host.is_empty());
+        has_host && uri.query().is_none() && !authority.contains('@')
     });
-    if good && !text.contains('#') && !text.ends_with(':') {
-        Ok(text)
-    } else {
-        Err(Usage(format!(
-            "--server must be an address like http://127.0.0.1:7420, not {server:?}"
-        )))
+    if !good || text.contains('#') || text.ends_with(':') {
+        let wrong = format!("--server must be an address like http://127.0.0.1:7420, not {server:?}");
+        return Err(Usage(wrong));
     }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -421,7 +365,7 @@ mod tests {
         ] {
             assert_eq!(base_address(given).unwrap(), used);
         }
-        for wrong in [
+        let wrong = [
             "",
             "http://",
             "ftp://host",
@@ -429,7 +373,8 @@ mod tests {
             "http://a b",
             "http://h?x=1",
             "http://u:p@h",
-        ] {
+        ];
+        for wrong in wrong {
             assert!(base_address(wrong).is_err(), "{wrong}");
         }
         for (wrong, port) in [
@@ -438,10 +383,8 @@ mod tests {
             ("[::1]:70000/x", "70000"),
         ] {
             let error = base_address(wrong).unwrap_err().to_string();
-            assert_eq!(
-                error,
-                format!("{port} in --server {wrong} is not a port; ports are 1 to 65535")
-            );
+            let expected = format!("{port} in --server {wrong} is not a port; ports are 1 to 65535");
+            assert_eq!(error, expected);
         }
     }
 }

@@ -118,11 +118,8 @@ fn candidates(
         }
     }
     let values = |arg: &Arg| {
-        let mut values: Vec<String> = arg
-            .get_possible_values()
-            .iter()
-            .map(|value| value.get_name().to_owned())
-            .collect();
+        let possible = arg.get_possible_values().into_iter();
+        let mut values: Vec<String> = possible.map(|value| value.get_name().to_owned()).collect();
         let name = arg.get_value_names().and_then(|names| names.first());
         values.extend(names(name.map_or("", |name| name.as_str()), &context));
         values
@@ -132,10 +129,8 @@ fn candidates(
     }
     if last.starts_with('-') {
         let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
-        return shown
-            .filter_map(|arg| arg.get_long())
-            .map(|long| format!("--{long}"))
-            .collect();
+        let flags = shown.filter_map(|arg| arg.get_long());
+        return flags.map(|long| format!("--{long}")).collect();
     }
     let shown = command
         .get_subcommands()
@@ -158,23 +153,12 @@ fn candidates(
 fn names(value_name: &str, context: &Context<'_>) -> Vec<String> {
     let list = |kind: &str, member: &str| -> Option<Vec<String>> {
         let items = api::list(&client(context)?, &Route::new(&["v1", kind]), kind).ok()?;
-        Some(
-            items
-                .iter()
-                .filter_map(|item| Some(item.get(member)?.as_str()?.to_owned()))
-                .collect(),
-        )
+        Some(names_of(&items, member))
     };
     let members = || -> Option<Vec<String>> {
-        let group: Value = client(context)?
-            .get(&group_route(context.positionals.first()?, &[]))
-            .ok()?;
-        let members = group["members"].as_array()?.iter();
-        Some(
-            members
-                .filter_map(|member| Some(member["member_id"].as_str()?.to_owned()))
-                .collect(),
-        )
+        let route = group_route(context.positionals.first()?, &[]);
+        let group: Value = client(context)?.get(&route).ok()?;
+        Some(names_of(group["members"].as_array()?, "member_id"))
     };
     match value_name {
         "TOPIC" | "TOPIC|URL" => list("topics", "name").unwrap_or_default(),
@@ -186,14 +170,24 @@ fn names(value_name: &str, context: &Context<'_>) -> Vec<String> {
     }
 }
 
+fn names_of(items: &[Value], member: &str) -> Vec<String> {
+    let name = |item: &Value| Some(item[member].as_str()?.to_owned());
+    items.iter().filter_map(name).collect()
+}
+
 fn client(context: &Context<'_>) -> Option<Client> {
     let flag = |id: &str| {
         let found = context.flags.iter().rfind(|(flag, _)| *flag == id);
         found.map(|(_, value)| (*value).to_owned())
     };
-    Connect::new(flag("server"), flag("token"), flag("context"))
-        .client()
-        .ok()
+    let (server, token, context) = (flag("server"), flag("token"), flag("context"));
+    Connect {
+        server,
+        token,
+        context,
+    }
+    .client()
+    .ok()
 }
 
 #[cfg(test)]
@@ -221,10 +215,7 @@ mod tests {
             let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
             let (last, before) = words.split_last().unwrap();
             let found = candidates(&command, before, last, &names);
-            assert!(
-                found.iter().any(|candidate| candidate == expected),
-                "{words:?}: {found:?}"
-            );
+            assert!(found.contains(&expected.to_owned()), "{words:?}: {found:?}");
             assert!(!found.contains(&"complete".to_owned()), "hidden");
         }
     }

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
@@ -17,7 +16,8 @@ use serde_json::json;
 
 use super::Usage;
 use super::client::Client;
-use super::output::{self, Column, Output, plain};
+use super::files;
+use super::output::{self, Table};
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7420";
 
@@ -27,13 +27,13 @@ const DEFAULT_SERVER: &str = "http://127.0.0.1:7420";
 pub(crate) struct Connect {
     /// Address of the server [env: QUIPU_SERVER] [default: http://127.0.0.1:7420]
     #[arg(long, value_name = "URL", global = true)]
-    server: Option<String>,
+    pub(super) server: Option<String>,
     /// Token that is sent with every request [env: QUIPU_TOKEN]
     #[arg(long, value_name = "TOKEN", global = true)]
-    token: Option<String>,
+    pub(super) token: Option<String>,
     /// Server and token by the name that `quipu context set` gave them [env: QUIPU_CONTEXT]
     #[arg(long, value_name = "NAME", global = true, conflicts_with = "server")]
-    context: Option<String>,
+    pub(super) context: Option<String>,
 }
 
 /// A server by a name of the user's.
@@ -57,15 +57,6 @@ struct Contexts {
 }
 
 impl Connect {
-    /// The flags as if they had been given.
-    pub(crate) fn new(server: Option<String>, token: Option<String>, context: Option<String>) -> Self {
-        Self {
-            server,
-            token,
-            context,
-        }
-    }
-
     /// A client for that server; nothing is sent yet.
     ///
     /// # Errors
@@ -129,13 +120,10 @@ impl Connect {
 
 impl Contexts {
     fn path() -> anyhow::Result<PathBuf> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let directory = match (set("XDG_CONFIG_HOME"), set("HOME")) {
-            (Some(directory), _) => PathBuf::from(directory),
-            (None, Some(home)) => PathBuf::from(home).join(".config"),
-            (None, None) => bail!("contexts need a home directory: neither XDG_CONFIG_HOME nor HOME is set"),
-        };
-        Ok(directory.join("quipu").join("contexts.toml"))
+        let directory = files::directory("XDG_CONFIG_HOME", ".config");
+        let directory =
+            directory.context("contexts need a home directory: neither XDG_CONFIG_HOME nor HOME is set")?;
+        Ok(directory.join("contexts.toml"))
     }
 
     /// What is in the file; nothing without one.
@@ -155,23 +143,9 @@ impl Contexts {
     fn write(&self) -> anyhow::Result<()> {
         let path = Self::path()?;
         let text = toml::to_string(self)?;
-        let write = || {
-            if let Some(directory) = path.parent() {
-                fs::create_dir_all(directory)?;
-            }
-            let new = path.with_extension(format!("{}.new", std::process::id()));
-            let mut options = fs::OpenOptions::new();
-            let mut file = options
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        // Two commands at once must not write the same new file.
+        let replaced = files::replace(&path, &format!("{}.new", std::process::id()), text.as_bytes());
+        replaced.with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn unknown(&self, name: &str) -> String {
@@ -183,75 +157,60 @@ impl Contexts {
     }
 }
 
-/// The flags and arguments of `quipu context`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+pub(crate) const EXAMPLES: &str = "Examples:
   quipu context set prod --server http://quipu.example:7420 --token TOKEN
   quipu context use prod
-  quipu --context prod topic list")]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    output: Output,
-}
+  quipu --context prod topic list";
 
+/// The subcommands of `quipu context`.
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Gives the server of --server, and its --token, a name
     #[command(
         after_help = "Examples:\n  quipu context set prod --server http://quipu.example:7420 --token TOKEN"
     )]
-    Set {
-        #[command(flatten)]
-        name: Name,
-    },
+    Set(Name),
     /// Lists all contexts
     #[command(after_help = "Examples:\n  quipu context list")]
     List,
     /// Makes a context the one of commands that name no server
     #[command(after_help = "Examples:\n  quipu context use prod")]
-    Use {
-        #[command(flatten)]
-        name: Name,
-    },
+    Use(Name),
     /// Forgets a context
     #[command(after_help = "Examples:\n  quipu context delete prod")]
-    Delete {
-        #[command(flatten)]
-        name: Name,
-    },
+    Delete(Name),
 }
 
 #[derive(Debug, clap::Args)]
-struct Name {
+pub(crate) struct Name {
     /// Name of the context
     #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: String,
 }
 
 /// Runs `quipu context`.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(action: Action, connect: Connect, is_json: bool) -> anyhow::Result<()> {
     let mut contexts = Contexts::read()?;
-    let is_json = args.output.is_json();
-    let (text, answer) = match args.action {
+    let (text, answer) = match action {
         Action::List => return list(&contexts, is_json),
-        Action::Set { name: Name { name } } => {
-            let Some(server) = args.connect.server else {
-                return Err(Usage("which server? give --server URL".to_owned()).into());
+        Action::Set(Name { name }) => {
+            let Some(server) = connect.server else {
+                return Err(Usage::of("which server? give --server URL"));
             };
-            let client = Client::new(&server, args.connect.token.as_deref())?;
-            let answer = json!({"context": name, "server": client.base()});
-            let named = Named {
-                server: client.base().to_owned(),
-                token: args.connect.token,
-            };
-            contexts.contexts.insert(name.clone(), named);
-            (format!("context {name} is {}", client.base()), answer)
+            let client = Client::new(&server, connect.token.as_deref())?;
+            let server = client.base().to_owned();
+            let answer = json!({"context": name, "server": server});
+            let text = format!("context {name} is {server}");
+            contexts.contexts.insert(
+                name,
+                Named {
+                    server,
+                    token: connect.token,
+                },
+            );
+            (text, answer)
         }
-        Action::Use { name: Name { name } } => {
+        Action::Use(Name { name }) => {
             if !contexts.contexts.contains_key(&name) {
                 bail!(contexts.unknown(&name));
             }
@@ -261,13 +220,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
                 json!({"current": name}),
             )
         }
-        Action::Delete { name: Name { name } } => {
+        Action::Delete(Name { name }) => {
             if contexts.contexts.remove(&name).is_none() {
                 bail!(contexts.unknown(&name));
             }
-            if contexts.current.as_ref() == Some(&name) {
-                contexts.current = None;
-            }
+            contexts.current.take_if(|current| *current == name);
             (format!("context {name} is deleted"), json!({"deleted": name}))
         }
     };
@@ -290,22 +247,13 @@ fn list(contexts: &Contexts, is_json: bool) -> anyhow::Result<()> {
         });
         return Ok(output::json(&json!({"contexts": rows.collect::<Vec<_>>()}))?);
     }
-    let rows = all.map(|(name, named)| {
-        let mark = |is: bool, word: &str| plain(if is { word } else { "-" });
-        vec![
-            plain(name),
-            mark(is_current(name), "*"),
-            plain(&named.server),
-            mark(named.token.is_some(), "yes"),
-        ]
-    });
-    let columns = [
-        Column::Text("CONTEXT"),
-        Column::Text("CURRENT"),
-        Column::Text("SERVER"),
-        Column::Text("TOKEN"),
-    ];
-    Ok(output::table(&columns, rows.collect(), &["TOKEN", "CURRENT"])?)
+    let mark = |is: bool, word| if is { word } else { "-" };
+    Table::of(all)
+        .text("CONTEXT", |(name, _)| *name)
+        .text("CURRENT", |(name, _)| mark(is_current(name), "*"))
+        .text("SERVER", |(_, named)| &named.server)
+        .text("TOKEN", |(_, named)| mark(named.token.is_some(), "yes"))
+        .print(&["TOKEN", "CURRENT"])
 }
 
 #[cfg(test)]
@@ -333,25 +281,26 @@ mod tests {
             (["f", "f", ""], ["s", "e", ""], ("f", "f")),
         ] {
             let flag = |index: usize| Some(flags[index].to_owned()).filter(|text: &String| !text.is_empty());
+            let (server, token, context) = (flag(0), flag(1), flag(2));
             let connect = Connect {
-                server: flag(0),
-                token: flag(1),
-                context: flag(2),
+                server,
+                token,
+                context,
             };
             let variable = |name: &str| {
-                let index = ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"]
-                    .iter()
-                    .position(|known| *known == name);
+                let names = ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"];
+                let index = names.iter().position(|known| *known == name);
                 Some(variables[index?].to_owned())
             };
             let found = connect.resolve(&variable, contexts).unwrap();
             let found = (&*found.server, found.token.as_deref().unwrap_or(""));
             assert_eq!(found, expected, "{flags:?} {variables:?}");
         }
+        let (server, token, context) = (None, None, Some("three".to_owned()));
         let connect = Connect {
-            server: None,
-            token: None,
-            context: Some("three".to_owned()),
+            server,
+            token,
+            context,
         };
         let error = connect.resolve(&|_| None, contexts).unwrap_err();
         assert_eq!(error.to_string(), "there is no context three; there are one, two");

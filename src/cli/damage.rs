@@ -5,9 +5,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Usage;
-use super::api::Topic;
-use super::client::{Client, Route};
-use super::output::{self, Column, Tone, count, plain};
+use super::api::{Topic, partition_route};
+use super::client::Client;
+use super::output::{self, Table, Tone, count};
 
 /// The offsets for `quipu topic skip`.
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub(crate) fn list(client: &Client, topic: &str, is_json: bool) -> anyhow::Resul
     let mut answers = Vec::new();
     let mut rows = Vec::new();
     for partition in 0..partitions {
-        let mut answer: Value = client.get(&route(topic, partition, &[]))?;
+        let mut answer: Value = client.get(&partition_route(topic, partition, &["damage"]))?;
         let damage = answer["damage"].take();
         for row in damage.as_array().into_iter().flatten() {
             let mut row = row.clone();
@@ -48,19 +48,7 @@ pub(crate) fn list(client: &Client, topic: &str, is_json: bool) -> anyhow::Resul
             answers.push(row);
         }
         let known: Vec<Row> = serde_json::from_value(damage)?;
-        rows.extend(known.into_iter().map(|row| {
-            vec![
-                plain(partition),
-                plain(row.damaged_offset),
-                plain(row.damaged_until_offset),
-                plain(count(row.damaged_until_offset.saturating_sub(row.damaged_offset))),
-                if row.skipped {
-                    ("yes".to_owned(), Tone::Warn)
-                } else {
-                    ("no".to_owned(), Tone::Bad)
-                },
-            ]
-        }));
+        rows.extend(known.into_iter().map(|row| (partition, row)));
     }
     if is_json {
         return Ok(output::json(&json!({"topic": topic, "damage": answers}))?);
@@ -70,14 +58,17 @@ pub(crate) fn list(client: &Client, topic: &str, is_json: bool) -> anyhow::Resul
             "topic {topic} has no known damage (quipu verify reads everything, with the server stopped)"
         ))?);
     }
-    let columns = [
-        Column::Number("PARTITION"),
-        Column::Number("FROM"),
-        Column::Number("UNTIL"),
-        Column::Number("OFFSETS"),
-        Column::Text("SKIPPED"),
-    ];
-    Ok(output::table(&columns, rows, &["OFFSETS"])?)
+    let offsets = |row: &Row| row.damaged_until_offset.saturating_sub(row.damaged_offset);
+    Table::of(rows)
+        .number("PARTITION", |(partition, _)| *partition)
+        .number("FROM", |(_, row)| row.damaged_offset)
+        .number("UNTIL", |(_, row)| row.damaged_until_offset)
+        .number("OFFSETS", |(_, row)| count(offsets(row)))
+        .toned("SKIPPED", |(_, row)| match row.skipped {
+            true => ("yes".to_owned(), Tone::Warn),
+            false => ("no".to_owned(), Tone::Bad),
+        })
+        .print(&["OFFSETS"])
 }
 
 /// Skips a range, or undoes that.
@@ -89,12 +80,10 @@ pub(crate) fn skip(client: &Client, topic: &str, range: Range, is_json: bool) ->
         undo,
     } = range;
     if from >= until {
-        return Err(Usage(format!(
-            "--until is exclusive and must be above --from: {until} is not above {from}"
-        ))
-        .into());
+        let wrong = format!("--until is exclusive and must be above --from: {until} is not above {from}");
+        return Err(Usage(wrong).into());
     }
-    let route = route(topic, partition, &["skip"]);
+    let route = partition_route(topic, partition, &["damage", "skip"]);
     let what = format!("offsets {from} to {until} (exclusive) of {topic}/{partition}");
     if undo {
         let route = route
@@ -105,13 +94,6 @@ pub(crate) fn skip(client: &Client, topic: &str, range: Range, is_json: bool) ->
     }
     let body = json!({"damaged_offset": from, "damaged_until_offset": until});
     let answer = client.send(&Method::POST, &route, Some(&body))?;
-    let text = format!("{what} are skipped: consumers go on behind them and are told");
+    let text = format!("{what} are skipped: consumers continue after them, with a warning");
     output::done(&answer, &text, is_json)
-}
-
-fn route(topic: &str, partition: u32, rest: &[&str]) -> Route {
-    let partition = partition.to_string();
-    let mut segments = vec!["v1", "topics", topic, "partitions", &partition, "damage"];
-    segments.extend(rest);
-    Route::new(&segments)
 }

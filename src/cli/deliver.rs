@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::client::{Answer, Client, Failure, Route};
-use super::output::{brief_ms, note};
+use super::output::{brief_ms, millis, note};
 use super::signal::Interrupt;
 
 /// How long a server that has answered before may be away or overloaded, for a command that does not follow.
@@ -69,8 +69,8 @@ impl<'a> Delivery<'a> {
     /// Sends request `number` (from 1), repeatedly until it is answered; `doubt` is since when an earlier process may
     /// have stored some of it.
     ///
+    /// # Errors
     /// [`Undelivered`]; a request in doubt may be sent again under the same number, unless it is late.
-    /// [`Undelivered`]; what is in doubt then may be sent again under the same number, unless it is late.
     pub(crate) fn send(
         &mut self,
         number: u64,
@@ -78,16 +78,13 @@ impl<'a> Delivery<'a> {
         mut doubt: Option<SystemTime>,
     ) -> Result<Answer, Undelivered> {
         let key = format!("{}-{number}", self.key);
-        let headers = [
-            ("content-type", "application/x-ndjson"),
-            ("idempotency-key", &key),
-        ];
+        let headers = [("idempotency-key", &*key)];
         let mut waited = Duration::ZERO;
         let mut delay = Duration::from_millis(100);
         let mut accepted = 0;
         loop {
             let now = SystemTime::now();
-            let failure = match self.client.post_with(&self.route, &headers, body) {
+            let failure = match self.client.post(&self.route, &headers, body) {
                 Ok(answer) => {
                     self.answered = true;
                     self.troubled = false;
@@ -142,15 +139,11 @@ impl<'a> Delivery<'a> {
 pub(crate) fn random_key() -> String {
     use std::hash::{BuildHasher, RandomState};
     let (one, other) = (RandomState::new(), RandomState::new());
-    format!(
-        "quipu-{:016x}{:016x}",
-        one.hash_one("key"),
-        other.hash_one(std::process::id())
-    )
+    let (one, other) = (one.hash_one("key"), other.hash_one(std::process::id()));
+    format!("quipu-{one:016x}{other:016x}")
 }
 
 /// A duration, for people.
 pub(crate) fn ago(since: SystemTime) -> String {
-    let age = since.elapsed().unwrap_or_default();
-    brief_ms(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    brief_ms(millis(since.elapsed().unwrap_or_default()))
 }

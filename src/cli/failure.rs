@@ -109,7 +109,7 @@ impl Failure {
 fn foreign(server: &str, status: StatusCode) -> String {
     let refused = |token: &str| {
         format!(
-            "{server} refuses the request: {status}, and not in quipu's words: a proxy before it may want {token}"
+            "{server} refuses the request: {status}, and the answer is not quipu's: a proxy in front of it may want {token}"
         )
     };
     match status.as_u16() {
@@ -216,11 +216,11 @@ mod tests {
         for (status, text) in [
             (
                 401,
-                "http://h refuses the request: 401 Unauthorized, and not in quipu's words: a proxy before it may want a --token",
+                "http://h refuses the request: 401 Unauthorized, and the answer is not quipu's: a proxy in front of it may want a --token",
             ),
             (
                 403,
-                "http://h refuses the request: 403 Forbidden, and not in quipu's words: a proxy before it may want another --token",
+                "http://h refuses the request: 403 Forbidden, and the answer is not quipu's: a proxy in front of it may want another --token",
             ),
             (
                 502,

@@ -5,42 +5,30 @@ use std::collections::HashMap;
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 use http::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::api::{self, Committed, group_route};
 use super::client::{Client, Failure, Route};
 use super::connect::Connect;
 use super::group_move::{self, SeekTo};
-use super::lag;
-use super::output::{self, Column, Output, count_of, plain};
+use super::lag::report::print_group;
+use super::output::{self, Table, count_of};
 use super::position::ResetTo;
 
-/// The flags and arguments of `quipu group`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+pub(crate) const EXAMPLES: &str = "Examples:
   quipu group reset billing --topic orders --to -1h --dry-run
   quipu group seek billing-test --to-group billing
-  quipu group redrive billing --topic orders.dlq")]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    output: Output,
-}
+  quipu group redrive billing --topic orders.dlq";
 
+/// The subcommands of `quipu group`.
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Lists all groups
     #[command(after_help = "Examples:\n  quipu group list")]
     List,
     /// Shows a group's state, members and offsets
     #[command(after_help = "Examples:\n  quipu group describe billing")]
-    Describe {
-        #[command(flatten)]
-        name: Name,
-    },
+    Describe(Name),
     /// Moves a group's committed offsets
     #[command(after_help = "Examples:\n  quipu group reset billing --topic orders --to -1h --dry-run")]
     Reset {
@@ -90,63 +78,60 @@ enum Action {
     },
     /// Deletes a group without members, and its offsets
     #[command(after_help = "Examples:\n  quipu group delete billing")]
-    Delete {
-        #[command(flatten)]
-        name: Name,
-    },
+    Delete(Name),
 }
 
 #[derive(Debug, clap::Args)]
-struct Name {
+pub(crate) struct Name {
     /// Name of the group
     #[arg(value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
     group: String,
 }
 
 /// Runs `quipu group`.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let client = args.connect.client()?;
-    let is_json = args.output.is_json();
-    match args.action {
+pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
+    let client = connect.client()?;
+    match action {
         Action::List => list(&client, is_json),
-        Action::Describe { name } => describe(&client, &name.group, is_json),
+        Action::Describe(Name { group }) => describe(&client, &group, is_json),
         Action::Reset {
-            name,
+            name: Name { group },
             topic,
             partition,
             to,
             dry_run,
         } => {
-            let mut body = Map::new();
-            body.insert("topic".to_owned(), topic.into());
+            let mut body = json!({"topic": topic, "to": to.to_json(), "dry_run": dry_run});
             if !partition.is_empty() {
-                body.insert("partitions".to_owned(), partition.into());
+                body["partitions"] = partition.into();
             }
-            body.insert("to".to_owned(), to.to_json());
-            body.insert("dry_run".to_owned(), dry_run.into());
-            group_move::reset(&client, &name.group, &body.into(), is_json)
-                .map_err(|error| explain(error, &name.group))
+            group_move::reset(&client, &group, &body, is_json).map_err(|error| explain(error, &group))
         }
-        Action::Seek { name, seek } => group_move::seek(&client, &name.group, &seek, is_json)
-            .map_err(|error| explain(error, &name.group)),
-        Action::Redrive { name, topic, max } => {
-            group_move::redrive(&client, &name.group, &topic, max, is_json)
+        Action::Seek {
+            name: Name { group },
+            seek,
+        } => group_move::seek(&client, &group, &seek, is_json).map_err(|error| explain(error, &group)),
+        Action::Redrive {
+            name: Name { group },
+            topic,
+            max,
+        } => group_move::redrive(&client, &group, &topic, max, is_json),
+        Action::Kick {
+            name: Name { group },
+            member,
+        } => {
+            client.send(&Method::DELETE, &group_route(&group, &["members", &member]), None)?;
+            let text = format!("member {member} of group {group} is gone");
+            output::done(&json!({"group": group, "kicked": member}), &text, is_json)
         }
-        Action::Kick { name, member } => {
-            client.send(
-                &Method::DELETE,
-                &group_route(&name.group, &["members", &member]),
-                None,
-            )?;
-            let text = format!("member {member} of group {} is gone", name.group);
-            output::done(&json!({"group": name.group, "kicked": member}), &text, is_json)
-        }
-        Action::Delete { name } => {
-            client
-                .send(&Method::DELETE, &group_route(&name.group, &[]), None)
-                .map_err(|failure| explain(failure.into(), &name.group))?;
-            let text = format!("group {} is deleted", name.group);
-            output::done(&json!({"deleted": name.group}), &text, is_json)
+        Action::Delete(Name { group }) => {
+            let deleted = client.send(&Method::DELETE, &group_route(&group, &[]), None);
+            deleted.map_err(|failure| explain(failure.into(), &group))?;
+            output::done(
+                &json!({"deleted": group}),
+                &format!("group {group} is deleted"),
+                is_json,
+            )
         }
     }
 }
@@ -161,42 +146,23 @@ fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
         .iter()
         .filter_map(|row| Some((row.get("group")?.as_str()?, row.get("lag")?.as_u64()?)))
         .collect();
-    let rows = groups.iter().map(|group| {
-        let name = text(group, "group");
-        let lag = lags.get(&*name).copied();
-        vec![
-            plain(&name),
-            plain(text(group, "state")),
-            plain(text(group, "type")),
-            plain(count_of(group.get("members").and_then(Value::as_u64))),
-            plain(count_of(lag)),
-        ]
-    });
-    let columns = [
-        Column::Text("GROUP"),
-        Column::Text("STATE"),
-        Column::Text("TYPE"),
-        Column::Number("MEMBERS"),
-        Column::Number("LAG"),
-    ];
-    Ok(output::table(
-        &columns,
-        rows.collect(),
-        &["TYPE", "MEMBERS", "STATE"],
-    )?)
+    Table::of(&groups)
+        .text("GROUP", |group| text(group, "group"))
+        .text("STATE", |group| text(group, "state"))
+        .text("TYPE", |group| text(group, "type"))
+        .number("MEMBERS", |group| count_of(group["members"].as_u64()))
+        .number("LAG", |group| count_of(lags.get(text(group, "group")).copied()))
+        .print(&["TYPE", "MEMBERS", "STATE"])
 }
 
 /// A member of an answer that is a text; `-` for none.
-fn text(value: &Value, name: &str) -> String {
-    value.get(name).and_then(Value::as_str).unwrap_or("-").to_owned()
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or("-")
 }
 
 /// A member of an answer that is an array; empty for none.
 fn rows_of<'a>(value: &'a Value, name: &str) -> &'a [Value] {
-    value
-        .get(name)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    value[name].as_array().map_or(&[], Vec::as_slice)
 }
 
 /// Says what to do about members that are in the way.
@@ -214,8 +180,7 @@ fn explain(error: anyhow::Error, group: &str) -> anyhow::Error {
 pub(crate) fn partitions(assignment: &[Value]) -> String {
     let mut topics: Vec<(&str, Vec<u64>)> = Vec::new();
     for row in assignment {
-        let place = row.get("topic").and_then(Value::as_str);
-        let Some((topic, partition)) = place.zip(row.get("partition").and_then(Value::as_u64)) else {
+        let Some((topic, partition)) = row["topic"].as_str().zip(row["partition"].as_u64()) else {
             continue;
         };
         match topics.last_mut() {
@@ -241,12 +206,12 @@ fn ranges(numbers: &[u64]) -> String {
 
 /// How long ago a member was heard from.
 fn last_contact(member: &Value) -> String {
-    if member.get("polling") == Some(&Value::Bool(true)) {
+    if member["polling"] == true {
         return "polling".to_owned();
     }
-    match member.get("idle_ms").and_then(Value::as_u64) {
+    match member["idle_ms"].as_u64() {
         Some(idle_ms) => format!("{} ago", ago(idle_ms)),
-        None => output::time_ms(member.get("last_contact").and_then(Value::as_i64)),
+        None => output::time_ms(member["last_contact"].as_i64()),
     }
 }
 
@@ -268,55 +233,34 @@ fn describe(client: &Client, group: &str, is_json: bool) -> anyhow::Result<()> {
     let kind = text(&answer, "type");
     output::line(format_args!("group {group}: {kind}, {}", text(&answer, "state")))?;
     if let Some(settings) = answer.get("settings") {
-        let number = |name: &str| settings.get(name).and_then(Value::as_u64).unwrap_or_default();
-        let dead_letters = match settings.get("dead_letter_topic").and_then(Value::as_str) {
-            Some(topic) => topic.to_owned(),
-            None => "TOPIC.dlq".to_owned(),
-        };
+        let number = |name: &str| settings[name].as_u64().unwrap_or_default();
+        let dead_letters = settings["dead_letter_topic"].as_str().unwrap_or("TOPIC.dlq");
+        let (lease_ms, deliveries) = (number("lease_ms"), number("max_deliveries"));
         output::line(format_args!(
-            "leases of {} ms, at most {} deliveries, then to {dead_letters}",
-            number("lease_ms"),
-            number("max_deliveries"),
+            "leases of {lease_ms} ms, at most {deliveries} deliveries, then to {dead_letters}"
         ))?;
     }
     output::line("")?;
     let members = rows_of(&answer, "members");
     if !members.is_empty() {
-        let rows = members.iter().map(|member| {
-            vec![
-                plain(text(member, "member_id")),
-                plain(text(member, "client_id")),
-                plain(text(member, "address")),
-                plain(last_contact(member)),
-                plain(partitions(rows_of(member, "assignment"))),
-                plain(count_of(member.get("leased").and_then(Value::as_u64))),
-            ]
-        });
-        let columns = [
-            Column::Text("MEMBER"),
-            Column::Optional("CLIENT"),
-            Column::Optional("ADDRESS"),
-            Column::Text("LAST CONTACT"),
-            Column::Optional("PARTITIONS"),
-            Column::Optional("LEASED"),
-        ];
-        let spare = ["ADDRESS", "CLIENT", "LEASED", "LAST CONTACT"];
-        output::table(&columns, rows.collect(), &spare)?;
+        Table::of(members)
+            .text("MEMBER", |member| text(member, "member_id"))
+            .optional("CLIENT", |member| text(member, "client_id"))
+            .optional("ADDRESS", |member| text(member, "address"))
+            .text("LAST CONTACT", |member| last_contact(member))
+            .optional("PARTITIONS", |member| partitions(rows_of(member, "assignment")))
+            .optional("LEASED", |member| count_of(member["leased"].as_u64()))
+            .print(&["ADDRESS", "CLIENT", "LEASED", "LAST CONTACT"])?;
         output::line("")?;
     }
-    if lag::print_group(client, group)? {
+    if print_group(client, group)? {
         return Ok(());
     }
-    let rows = Committed::of(client, group)?.offsets;
-    let rows = rows
-        .iter()
-        .map(|row| vec![plain(&row.topic), plain(row.partition), plain(row.offset)]);
-    let columns = [
-        Column::Text("TOPIC"),
-        Column::Number("PARTITION"),
-        Column::Number("COMMITTED"),
-    ];
-    Ok(output::table(&columns, rows.collect(), &[])?)
+    Table::of(Committed::of(client, group)?.offsets)
+        .text("TOPIC", |row| row.topic.clone())
+        .number("PARTITION", |row| row.partition)
+        .number("COMMITTED", |row| row.offset)
+        .print(&[])
 }
 
 #[cfg(test)]
@@ -326,11 +270,8 @@ mod tests {
     #[test]
     fn partitions_in_a_row_are_a_range_and_each_topic_is_named_once() {
         let row = |topic: &str, partition: u32| json!({"topic": topic, "partition": partition});
-        let assignment: Vec<Value> = [0, 1, 2, 5, 7, 8]
-            .map(|partition| row("orders", partition))
-            .into_iter()
-            .chain([row("payments", 1)])
-            .collect();
+        let orders = [0, 1, 2, 5, 7, 8].map(|partition| row("orders", partition));
+        let assignment = [&orders[..], &[row("payments", 1)]].concat();
         assert_eq!(partitions(&assignment), "orders 0-2,5,7-8 payments 1");
         assert_eq!(partitions(&[]), "-");
     }
@@ -338,13 +279,15 @@ mod tests {
     #[test]
     fn a_contact_is_so_long_ago_by_the_servers_clock_or_goes_on() {
         let text = |idle_ms: u64| last_contact(&json!({"idle_ms": idle_ms, "polling": false}));
-        assert_eq!(text(3_400), "3 s ago");
-        assert_eq!(text(125_000), "2 min 5 s ago");
-        assert_eq!(text(7_260_000), "2 h 1 min ago");
+        for (idle_ms, ago) in [
+            (3_400, "3 s ago"),
+            (125_000, "2 min 5 s ago"),
+            (7_260_000, "2 h 1 min ago"),
+        ] {
+            assert_eq!(text(idle_ms), ago);
+        }
         assert_eq!(last_contact(&json!({"idle_ms": 0, "polling": true})), "polling");
-        assert_eq!(
-            last_contact(&json!({"last_contact": 1_357_035_420_000_i64})),
-            "2013-01-01T10:17:00Z"
-        );
+        let at = json!({"last_contact": 1_357_035_420_000_i64});
+        assert_eq!(last_contact(&at), "2013-01-01T10:17:00Z");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::api::{Committed, CommittedOffset, group_route};
 use super::client::Client;
-use super::output::{self, Column, count_of, plain, records};
+use super::output::{self, Table, count_of, records};
 
 /// Where `quipu group seek` takes the offsets from.
 #[derive(Debug, clap::Args)]
@@ -41,21 +41,12 @@ struct Move {
 }
 
 fn show(moves: impl Iterator<Item = Move>, dry_run: bool) -> anyhow::Result<()> {
-    let rows = moves.map(|row| {
-        vec![
-            plain(row.topic),
-            plain(row.partition),
-            plain(count_of(row.old)),
-            plain(count_of(row.new)),
-        ]
-    });
-    let columns = [
-        Column::Text("TOPIC"),
-        Column::Number("PARTITION"),
-        Column::Number("OLD"),
-        Column::Number("NEW"),
-    ];
-    output::table(&columns, rows.collect(), &["OLD"])?;
+    Table::of(moves)
+        .text("TOPIC", |row| row.topic.clone())
+        .number("PARTITION", |row| row.partition)
+        .number("OLD", |row| count_of(row.old))
+        .number("NEW", |row| count_of(row.new))
+        .print(&["OLD"])?;
     if dry_run {
         output::line("nothing was changed (--dry-run)")?;
     }
@@ -70,16 +61,13 @@ pub(crate) fn reset(client: &Client, group: &str, body: &Value, is_json: bool) -
         return Ok(output::json(&answer)?);
     }
     let topic = body["topic"].as_str().unwrap_or_default();
-    let moves = answer["offsets"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|row| Move {
-            topic: row["topic"].as_str().unwrap_or(topic).to_owned(),
-            partition: row["partition"].as_u64().unwrap_or_default(),
-            old: row["old_offset"].as_u64(),
-            new: row["new_offset"].as_u64(),
-        });
+    let rows = answer["offsets"].as_array().into_iter().flatten();
+    let moves = rows.map(|row| Move {
+        topic: row["topic"].as_str().unwrap_or(topic).to_owned(),
+        partition: row["partition"].as_u64().unwrap_or_default(),
+        old: row["old_offset"].as_u64(),
+        new: row["new_offset"].as_u64(),
+    });
     show(moves, body["dry_run"] == true)
 }
 
@@ -92,14 +80,12 @@ pub(crate) fn seek(client: &Client, group: &str, seek: &SeekTo, is_json: bool) -
     };
     offsets.retain(|row| seek.topic.is_empty() || seek.topic.contains(&row.topic));
     if offsets.is_empty() {
-        bail!(
-            "{source} has no offsets{}",
-            if seek.topic.is_empty() {
-                ""
-            } else {
-                " in these topics"
-            }
-        );
+        let chosen = if seek.topic.is_empty() {
+            ""
+        } else {
+            " in these topics"
+        };
+        bail!("{source} has no offsets{chosen}");
     }
     let before = Committed::of(client, group)?.offsets;
     let before: BTreeMap<_, _> = before
@@ -117,9 +103,8 @@ pub(crate) fn seek(client: &Client, group: &str, seek: &SeekTo, is_json: bool) -
         let rows = offsets.iter().map(|row| {
             json!({"topic": row.topic, "partition": row.partition, "old_offset": old(row), "new_offset": row.offset})
         });
-        return Ok(output::json(
-            &json!({"dry_run": seek.dry_run, "offsets": rows.collect::<Vec<_>>()}),
-        )?);
+        let answer = json!({"dry_run": seek.dry_run, "offsets": rows.collect::<Vec<_>>()});
+        return Ok(output::json(&answer)?);
     }
     let moves = offsets.iter().map(|row| Move {
         topic: row.topic.clone(),
@@ -132,11 +117,7 @@ pub(crate) fn seek(client: &Client, group: &str, seek: &SeekTo, is_json: bool) -
 
 fn read(path: &Path) -> anyhow::Result<Vec<CommittedOffset>> {
     let text = if path == Path::new("-") {
-        let mut text = String::new();
-        io::stdin()
-            .read_to_string(&mut text)
-            .map(|_| text)
-            .context("cannot read standard input")?
+        io::read_to_string(io::stdin()).context("cannot read standard input")?
     } else {
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
     };
@@ -148,29 +129,23 @@ fn parse(text: &str) -> Result<Vec<CommittedOffset>, String> {
         let committed: Committed = serde_json::from_str(text).map_err(|error| error.to_string())?;
         return Ok(committed.offsets);
     }
-    let lines = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
-    let rows = lines.map(|(index, line)| {
+    let row = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let row = match words[..] {
-            [topic, partition, offset] => Some((topic, partition.parse(), offset.parse())),
-            _ => None,
+        let [topic, partition, offset] = words[..] else {
+            return None;
         };
-        match row {
-            Some((topic, Ok(partition), Ok(offset))) => Ok(CommittedOffset {
-                topic: topic.to_owned(),
-                partition,
-                offset,
-            }),
-            _ => Err(format!(
-                "line {}: {line:?} is not TOPIC PARTITION OFFSET",
-                index + 1
-            )),
-        }
-    });
-    rows.collect()
+        let (topic, partition, offset) = (topic.to_owned(), partition.parse().ok()?, offset.parse().ok()?);
+        Some(CommittedOffset {
+            topic,
+            partition,
+            offset,
+        })
+    };
+    let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+    let wrong = |line, number| format!("line {number}: {line:?} is not TOPIC PARTITION OFFSET");
+    lines
+        .map(|(line, number)| row(line).ok_or_else(|| wrong(line, number)))
+        .collect()
 }
 
 /// Records that one request gives back at most.
@@ -220,8 +195,9 @@ mod tests {
         let json = r#"{"offsets":[{"topic":"t","partition":1,"offset":7,"metadata":null}]}"#;
         for text in ["t 1 7\n", "\n t\t1 7", json] {
             let rows = parse(text).unwrap();
+            let row = &rows[0];
             assert_eq!(
-                (&*rows[0].topic, rows[0].partition, rows[0].offset, rows.len()),
+                (&*row.topic, row.partition, row.offset, rows.len()),
                 ("t", 1, 7, 1),
                 "{text}"
             );

@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::{Client, Failure, Problem, Route};
+use super::api::partition_route;
+use super::client::{Client, Failure, Problem};
 use super::deliver::PATIENCE;
 use super::output::note;
 use super::signal::Interrupt;
@@ -116,12 +117,7 @@ impl Partition {
                 say_trimmed(&self.topic, self.number.into(), self.next, start);
                 self.next = start;
                 if self.is_done() {
-                    return Ok(Chunk {
-                        topic: self.topic.clone(),
-                        partition: self.number,
-                        lines: Vec::new(),
-                        next: start,
-                    });
+                    return Ok(self.chunk(Vec::new(), start));
                 }
                 continue;
             }
@@ -132,10 +128,9 @@ impl Partition {
                 failure.passes() && waited < PATIENCE
             };
             if !passes {
+                let place = Some((self.number, self.next));
                 return Err(match failure {
-                    Failure::Problem(problem) => {
-                        explain(*problem, &self.topic, Some((self.number, self.next)))
-                    }
+                    Failure::Problem(problem) => explain(*problem, &self.topic, place),
                     failure => failure,
                 });
             }
@@ -151,8 +146,7 @@ impl Partition {
     }
 
     fn try_fetch(&self, size: Size) -> Result<Chunk, Failure> {
-        let number = self.number.to_string();
-        let mut route = Route::new(&["v1", "topics", &self.topic, "partitions", &number, "records"])
+        let mut route = partition_route(&self.topic, self.number, &["records"])
             .with("offset", self.next)
             .with("max_records", size.records.clamp(1, MAX_RECORDS))
             .with("max_bytes", size.bytes);
@@ -163,41 +157,42 @@ impl Partition {
             route = route.with("wait_ms", size.wait.as_millis());
         }
         let answer = self.client.read(&route, "application/x-ndjson", size.wait)?;
-        let next = answer.number("next-offset").ok_or_else(|| Failure::Unexpected {
-            server: self.client.base().to_owned(),
-            reason: "a fetch without the header Next-Offset".to_owned(),
-        })?;
+        let next = answer.number("next-offset");
+        let next = next.ok_or_else(|| self.client.unexpected(&"a fetch without the header Next-Offset"))?;
         if let Some(gaps) = answer.text("gaps") {
-            let gaps: Vec<String> = gaps
-                .split(',')
-                .map(|gap| match gap.trim().split_once('-') {
-                    Some((from, until)) => format!("{from} to {until} (exclusive)"),
-                    None => gap.to_owned(),
-                })
-                .collect();
+            let range = |gap: &str| match gap.trim().split_once('-') {
+                Some((from, until)) => format!("{from} to {until} (exclusive)"),
+                None => gap.to_owned(),
+            };
+            let gaps: Vec<String> = gaps.split(',').map(range).collect();
             say_skipped(&self.topic, self.number.into(), &gaps.join(", "));
         }
-        Ok(Chunk {
-            topic: self.topic.clone(),
-            partition: self.number,
-            lines: answer.body,
+        Ok(self.chunk(answer.body, next))
+    }
+
+    fn chunk(&self, lines: Vec<u8>, next: u64) -> Chunk {
+        let (topic, partition) = (self.topic.clone(), self.number);
+        Chunk {
+            topic,
+            partition,
+            lines,
             next,
-        })
+        }
     }
 }
 
 /// One line about damaged records that are missing: the server leaves them out silently.
 pub(crate) fn say_skipped(topic: &str, partition: u64, offsets: &str) {
     note(format_args!(
-        "warning: partition {partition} of {topic}: offsets {offsets} are damaged and were skipped by the operator; going \
-         on behind them"
+        "warning: partition {partition} of {topic}: offsets {offsets} are damaged, and an operator chose to skip them; \
+         continuing after them"
     ));
 }
 
 /// One line about records that retention deleted first.
 pub(crate) fn say_trimmed(topic: &str, partition: u64, from: u64, start: u64) {
     note(format_args!(
-        "partition {partition} of {topic}: offsets {from} to {} were deleted before they were read; going on at {start}",
+        "partition {partition} of {topic}: offsets {from} to {} were deleted before they were read; continuing at offset {start}",
         start.saturating_sub(1)
     ));
 }
@@ -220,11 +215,11 @@ pub(crate) fn explain(mut problem: Problem, topic: &str, place: Option<(u32, u64
     let mut text = format!("partition {partition} of {topic} at offset {offset}: {detail}");
     if let Some(healthy) = problem.number("damaged_until_offset") {
         text.push_str(&format!(
-            "; healthy records go on at --partition {partition} --from offset:{healthy}"
+            "; to read the healthy records after it: --partition {partition} --from offset:{healthy}"
         ));
         if let Some(damaged) = problem.number("damaged_offset") {
             text.push_str(&format!(
-                "; to have consumers skip the damaged ones: quipu topic skip {topic} --partition {partition} --from \
+                "; to make consumers skip the damaged ones: quipu topic skip {topic} --partition {partition} --from \
                  {damaged} --until {healthy}"
             ));
         }

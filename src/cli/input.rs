@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -53,7 +53,12 @@ pub(crate) struct Input {
     pub(crate) file_bytes: Option<u64>,
     /// The blocks; closed at the end of the input.
     pub(crate) blocks: Receiver<Result<Block, BadInput>>,
+    /// Written by the reading thread before it hands over the block with the lines before.
+    is_within_a_line: Arc<AtomicBool>,
 }
+
+/// Why a line whose writer was interrupted is not a record.
+pub(crate) const NOT_WHOLE: &str = "interrupted before its end, so it was not sent";
 
 /// How the input is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,11 +91,8 @@ impl Input {
                 if metadata.is_dir() {
                     return Err(io::ErrorKind::IsADirectory.into());
                 }
-                (
-                    path.display().to_string(),
-                    Box::new(file),
-                    metadata.is_file().then_some(metadata.len()),
-                )
+                let bytes = metadata.is_file().then_some(metadata.len());
+                (path.display().to_string(), Box::new(file), bytes)
             }
         };
         let (interrupt, is_typed) = (interrupt.clone(), file_bytes.is_none());
@@ -99,22 +101,24 @@ impl Input {
             Some("zst" | "zstd") => Coding::Zstd,
             _ => Coding::Plain,
         };
+        let is_within_a_line = Arc::new(AtomicBool::new(false));
         let position = Arc::new(AtomicU64::new(0));
         let source = Counted {
             inner: source,
             position: Arc::clone(&position),
         };
+        let mut lines = Lines {
+            shape,
+            sender,
+            position,
+            next_line: 1,
+            interrupt,
+            is_typed,
+            is_within_a_line: Arc::clone(&is_within_a_line),
+        };
         std::thread::Builder::new()
             .name("input".to_owned())
             .spawn(move || {
-                let mut lines = Lines {
-                    shape,
-                    sender,
-                    position,
-                    next_line: 1,
-                    interrupt,
-                    is_typed,
-                };
                 if let Err(Some(bad)) = lines.run(source, expected) {
                     // The receiver may have stopped for a reason of its own; it then knows enough.
                     let _ = lines.sender.send(Err(bad));
@@ -124,7 +128,13 @@ impl Input {
             name,
             file_bytes,
             blocks,
+            is_within_a_line,
         })
+    }
+
+    /// Whether a line was begun, and its end has not been read.
+    pub(crate) fn is_within_a_line(&self) -> bool {
+        self.is_within_a_line.load(Ordering::Acquire)
     }
 }
 
@@ -168,11 +178,16 @@ struct Lines {
     interrupt: Interrupt,
     /// Whether the input is no file but comes from somebody who may stop in the middle of a line.
     is_typed: bool,
+    is_within_a_line: Arc<AtomicBool>,
 }
 
 impl Lines {
+    fn set_within_a_line(&self, is_within: bool) {
+        self.is_within_a_line.store(is_within, Ordering::Release);
+    }
+
     fn run(&mut self, mut source: Counted, expected: Coding) -> Result<(), Option<BadInput>> {
-        let head = beginning(&mut source, &[GZIP, ZSTD]).map_err(|error| self.bad(&error))?;
+        let head = self.beginning(&mut source, &[GZIP, ZSTD])?;
         let found = match &head[..] {
             head if head.starts_with(GZIP) => Coding::Gzip,
             ZSTD => Coding::Zstd,
@@ -186,10 +201,11 @@ impl Lines {
             Coding::Zstd => Box::new(zstd::Decoder::new(source).map_err(|error| self.bad(&error))?),
         };
         let mut buffer = vec![0; READ_BYTES];
-        let mut pending = beginning(&mut source, &[BYTE_ORDER_MARK]).map_err(|error| self.bad(&error))?;
+        let mut pending = self.beginning(&mut source, &[BYTE_ORDER_MARK])?;
         if pending == BYTE_ORDER_MARK {
             pending.clear();
         }
+        self.set_within_a_line(!pending.is_empty() && !pending.ends_with(b"\n"));
         // A block ends where a line does, however little was looked at.
         if pending.ends_with(b"\n") {
             self.hand_over(std::mem::take(&mut pending))?;
@@ -205,16 +221,22 @@ impl Lines {
             if pending.len() > READ_BYTES
                 && let Some(first) = memchr::memchr(b'\n', read)
             {
+                self.set_within_a_line(first + 1 < read.len());
                 pending.extend_from_slice(&read[..=first]);
                 self.hand_over(std::mem::take(&mut pending))?;
                 read = &read[first + 1..];
             }
             match memchr::memrchr(b'\n', read) {
                 Some(last) => {
+                    self.set_within_a_line(last + 1 < read.len());
                     pending.extend_from_slice(&read[..=last]);
                     self.hand_over(std::mem::replace(&mut pending, read[last + 1..].to_vec()))?;
                 }
-                None => pending.extend_from_slice(read),
+                None if read.is_empty() => {}
+                None => {
+                    pending.extend_from_slice(read);
+                    self.set_within_a_line(true);
+                }
             }
             if pending.len() > MAX_LINE_BYTES {
                 return Err(self.bad(&too_long()));
@@ -226,10 +248,11 @@ impl Lines {
             if self.is_typed && self.interrupt.wait(SIGNAL).is_some() {
                 return Err(Some(BadInput {
                     line: self.next_line,
-                    reason: "interrupted in the middle of it, so it is not stored".to_owned(),
+                    reason: NOT_WHOLE.to_owned(),
                 }));
             }
             pending.push(b'\n');
+            self.set_within_a_line(false);
             self.hand_over(pending)?;
         }
         Ok(())
@@ -248,9 +271,8 @@ impl Lines {
             let result = if self.shape.keeps_lines() {
                 check_length(end + 1 - start)
             } else {
-                self.shape
-                    .append(&lines[start..end], &mut block.bytes)
-                    .and_then(|()| check_length(block.bytes.len() - before))
+                let shaped = self.shape.append(&lines[start..end], &mut block.bytes);
+                shaped.and_then(|()| check_length(block.bytes.len() - before))
             };
             if let Err(reason) = result {
                 block.bytes.truncate(before);
@@ -264,24 +286,23 @@ impl Lines {
             self.next_line += 1;
             block.lines += 1;
             if block.bytes.len() >= 2 * READ_BYTES {
-                let position = block.position;
                 // The last line may have grown to what a request holds; it then goes alone.
-                let last = if block.bytes.len() > MAX_LINE_BYTES {
-                    before
-                } else {
-                    block.bytes.len()
+                let last = match block.bytes.len() {
+                    0..=MAX_LINE_BYTES => block.bytes.len(),
+                    _ => before,
                 };
-                let rest = Block {
-                    bytes: block.bytes.split_off(last),
-                    lines: 0,
-                    position,
-                };
-                let rest_lines = u64::from(!rest.bytes.is_empty());
-                block.lines -= rest_lines;
-                self.sender
-                    .send(Ok(std::mem::replace(&mut block, rest)))
-                    .map_err(|_| None)?;
-                block.lines = rest_lines;
+                let bytes = block.bytes.split_off(last);
+                let (lines, position) = (u64::from(!bytes.is_empty()), block.position);
+                block.lines -= lines;
+                let full = std::mem::replace(
+                    &mut block,
+                    Block {
+                        bytes,
+                        lines,
+                        position,
+                    },
+                );
+                self.sender.send(Ok(full)).map_err(|_| None)?;
             }
         }
         if self.shape.keeps_lines() {
@@ -295,18 +316,40 @@ impl Lines {
     }
 
     fn bad(&self, reason: &dyn std::fmt::Display) -> Option<BadInput> {
+        let reason = format!("cannot be read: {reason}");
         Some(BadInput {
             line: self.next_line,
-            reason: format!("cannot be read: {reason}"),
+            reason,
         })
+    }
+
+    /// Reads as long as the bytes so far may be the beginning of one of these, and returns them.
+    fn beginning(&self, source: &mut impl Read, known: &[&[u8]]) -> Result<Vec<u8>, Option<BadInput>> {
+        let mut head = Vec::new();
+        let goes_on = |head: &[u8]| {
+            known
+                .iter()
+                .any(|magic| magic.len() > head.len() && magic.starts_with(head))
+        };
+        // Not further than needed: a pipe's first line may be shorter than four bytes and the next one hours away.
+        while goes_on(&head) {
+            let mut byte = [0];
+            match source.read(&mut byte) {
+                Ok(0) => break,
+                Ok(_) => head.push(byte[0]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(self.bad(&error)),
+            }
+            self.set_within_a_line(true);
+        }
+        Ok(head)
     }
 }
 
 fn check_length(bytes: usize) -> Result<(), String> {
-    if bytes > MAX_LINE_BYTES {
-        Err(too_long())
-    } else {
-        Ok(())
+    match bytes {
+        0..=MAX_LINE_BYTES => Ok(()),
+        _ => Err(too_long()),
     }
 }
 
@@ -321,25 +364,6 @@ const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// What some editors write before UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
-
-/// Reads as long as what was read may be the beginning of one of these, and returns it.
-fn beginning(source: &mut impl Read, known: &[&[u8]]) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    // Not further than needed: a pipe's first line may be shorter than four bytes and the next one hours away.
-    while known
-        .iter()
-        .any(|magic| magic.len() > head.len() && magic.starts_with(&head))
-    {
-        let mut byte = [0];
-        match source.read(&mut byte) {
-            Ok(0) => break,
-            Ok(_) => head.push(byte[0]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(head)
-}
 
 #[cfg(test)]
 mod tests {
@@ -365,14 +389,16 @@ mod tests {
         (String::from_utf8(text).unwrap(), lines, bad)
     }
 
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        gzip.write_all(bytes).unwrap();
+        gzip.finish().unwrap()
+    }
+
     #[test]
     fn compressed_files_and_byte_order_marks_are_known_by_their_first_bytes() {
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(b"{}\n{}").unwrap();
-        let gzip = gzip.finish().unwrap();
-        let mut gzip_with_mark = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip_with_mark.write_all(b"\xef\xbb\xbf{}\n{}").unwrap();
-        let gzip_with_mark = gzip_with_mark.finish().unwrap();
+        let gzip_with_mark = gzip(b"\xef\xbb\xbf{}\n{}");
+        let gzip = gzip(b"{}\n{}");
         let zstd = zstd::encode_all(&b"{}\n{}"[..], 1).unwrap();
         for (bytes, name) in [
             (&b"{}\n{}"[..], "plain"),
@@ -392,9 +418,7 @@ mod tests {
 
     #[test]
     fn a_cut_archive_gives_what_it_has_and_then_an_error() {
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
-        gzip.write_all("{}\n".repeat(400_000).as_bytes()).unwrap();
-        let gzip = gzip.finish().unwrap();
+        let gzip = gzip("{}\n".repeat(400_000).as_bytes());
         let (_, lines, bad) = read(&gzip[..gzip.len() / 2], "cut.gz", Shape::default());
         assert!(lines > 0 && lines < 400_000);
         assert_eq!(bad.unwrap().line, lines + 1);

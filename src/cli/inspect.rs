@@ -6,7 +6,7 @@ use anyhow::bail;
 use quipu_segments::{InspectedPart, InspectedValue, inspect};
 use serde_json::{Map, Value, json};
 
-use super::output::{self, Output, time_ms};
+use super::output::{self, time_ms};
 
 /// The argument of `quipu inspect`.
 #[derive(Debug, clap::Args)]
@@ -17,17 +17,14 @@ pub(crate) struct Args {
     /// A file of a data directory: .log, .index, .timeindex or .journal
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    #[command(flatten)]
-    output: Output,
 }
 
 /// Runs `quipu inspect`.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args, is_json: bool) -> anyhow::Result<()> {
     let file = args.file.display();
     if args.file.is_dir() {
         bail!("{file} is a directory; quipu verify checks a data directory as a whole");
     }
-    let is_json = args.output.is_json();
     let mut parts = Vec::new();
     let mut printed = Ok(());
     let inspected = inspect(&args.file, &mut |part| {
@@ -50,10 +47,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             "damage": inspected.damage,
         }))?;
     } else {
-        output::line(format_args!(
-            "{file}: {} of {} bytes",
-            inspected.kind, inspected.bytes
-        ))?;
+        let (kind, bytes) = (&inspected.kind, inspected.bytes);
+        output::line(format_args!("{file}: {kind} of {bytes} bytes"))?;
     }
     match &inspected.damage[..] {
         [] => Ok(()),

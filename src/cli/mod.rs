@@ -18,13 +18,13 @@ mod damage;
 mod deliver;
 mod demo;
 mod failure;
+mod files;
 mod group;
 mod group_move;
 mod history;
 mod input;
 mod inspect;
 mod lag;
-mod lag_watch;
 mod output;
 mod position;
 mod produce;
@@ -37,7 +37,6 @@ mod sse;
 mod stdout;
 mod stream;
 mod topic;
-mod trend;
 mod verify;
 
 use std::io;
@@ -45,15 +44,17 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::connect::Connect;
+use self::output::Output;
+
 /// A partitioned, append-only event log that you talk to over HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "quipu", version, about, max_term_width = 110)]
 struct Cli {
-    /// Also here, so that they may stand before the subcommand; each command that talks to a server has its own.
     #[command(flatten)]
-    _connect: connect::Connect,
+    connect: Connect,
     #[command(flatten)]
-    _output: output::Output,
+    output: Output,
     #[command(subcommand)]
     command: Command,
 }
@@ -66,7 +67,8 @@ enum Command {
     /// Starts a server with bundled flight events and tells what it does with them
     Demo(demo::Args),
     /// Creates, lists, describes, changes, trims and deletes topics
-    Topic(topic::Args),
+    #[command(subcommand, after_help = topic::EXAMPLES)]
+    Topic(topic::Action),
     /// Appends NDJSON records from a file or standard input, each once, even when the connection breaks
     Produce(produce::Args),
     /// Prints records, and with a group remembers how far
@@ -74,17 +76,20 @@ enum Command {
     /// Prints a stretch of history again, at its own pace times X, or sends it to a topic or an address
     Replay(replay::Args),
     /// Lists, describes, moves and deletes consumer groups
-    Group(group::Args),
+    #[command(subcommand, after_help = group::EXAMPLES)]
+    Group(group::Action),
     /// Shows how far groups are behind, the worst first
     Lag(lag::Args),
     /// Puts load on a server and measures how long its answers take
-    Bench(bench::Args),
+    #[command(subcommand, after_help = bench::EXAMPLES)]
+    Bench(bench::Action),
     /// Checks every byte of a data directory, offline, and repairs what loses nothing
     Verify(verify::Args),
     /// Prints what a segment, an index or a journal file has in it, offline
     Inspect(inspect::Args),
     /// Names servers, so that --context NAME stands for address and token
-    Context(connect::Args),
+    #[command(subcommand, after_help = connect::EXAMPLES)]
+    Context(connect::Action),
     /// Prints a completion script for a shell
     Completions(completions::Args),
     #[command(hide = true)]
@@ -94,24 +99,20 @@ enum Command {
 /// Commands that talk to no server, or to one of their own: the help of these does not show how to choose one.
 const OFFLINE: [&str; 6] = ["serve", "demo", "verify", "inspect", "completions", "complete"];
 
-/// The parser of the command line.
+/// The parser of the command line. The flags of [`Connect`] and [`Output`] may stand before or after any subcommand.
 fn command() -> clap::Command {
     let command = Cli::command();
-    let flags: Vec<clap::Arg> = command
-        .get_arguments()
-        .map(|flag| flag.clone().hide(true))
-        .collect();
+    let flags: Vec<clap::Arg> = command.get_arguments().cloned().collect();
     let mut command = OFFLINE.iter().fold(command, |command, name| {
+        let prints_results = ["verify", "inspect"].contains(name);
+        let hidden = flags
+            .iter()
+            .filter(|flag| !prints_results || flag.get_id() != "output");
         command.mut_subcommand(*name, |subcommand| {
-            // A subcommand's own flag of that name stays as it is.
-            let own: Vec<clap::Id> = subcommand
-                .get_arguments()
-                .map(|arg| arg.get_id().clone())
-                .collect();
-            subcommand.args(flags.iter().filter(|flag| !own.contains(flag.get_id())))
+            subcommand.args(hidden.map(|flag| flag.clone().hide(true)))
         })
     });
-    // Hands the flags that are left down to the other subcommands.
+    // Hands the flags down to the other subcommands.
     command.build();
     command
 }
@@ -119,7 +120,7 @@ fn command() -> clap::Command {
 /// Runs the command that the process was started with.
 pub(crate) fn run() -> ExitCode {
     match Cli::from_arg_matches(&command().get_matches()) {
-        Ok(cli) => end(cli.command.run()),
+        Ok(cli) => end(cli.run()),
         Err(error) => error.exit(),
     }
 }
@@ -129,24 +130,31 @@ pub(crate) fn run() -> ExitCode {
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
-impl Command {
+impl Usage {
+    pub(crate) fn of(text: &str) -> anyhow::Error {
+        Self(text.to_owned()).into()
+    }
+}
+
+impl Cli {
     /// Runs the command to its end.
     fn run(self) -> anyhow::Result<()> {
-        match self {
-            Self::Serve(args) => serve::run(args),
-            Self::Demo(args) => demo::run(args),
-            Self::Topic(args) => topic::run(args),
-            Self::Produce(args) => produce::run(args),
-            Self::Consume(args) => consume::run(args),
-            Self::Replay(args) => replay::run(args),
-            Self::Group(args) => group::run(args),
-            Self::Lag(args) => lag::run(args),
-            Self::Verify(args) => verify::run(args),
-            Self::Bench(args) => bench::run(args),
-            Self::Inspect(args) => inspect::run(args),
-            Self::Context(args) => connect::run(args),
-            Self::Completions(args) => completions::run(&args, command()),
-            Self::Complete(words) => completions::complete(&words, &command()),
+        let (connect, is_json) = (self.connect, self.output.is_json());
+        match self.command {
+            Command::Serve(args) => serve::run(args),
+            Command::Demo(args) => demo::run(args),
+            Command::Topic(action) => topic::run(action, &connect, is_json),
+            Command::Produce(args) => produce::run(args, &connect, is_json),
+            Command::Consume(args) => consume::run(args, &connect),
+            Command::Replay(args) => replay::run(args, &connect, is_json),
+            Command::Group(action) => group::run(action, &connect, is_json),
+            Command::Lag(args) => lag::run(args, &connect, is_json),
+            Command::Bench(action) => bench::run(action, &connect, is_json),
+            Command::Verify(args) => verify::run(args, is_json),
+            Command::Inspect(args) => inspect::run(args, is_json),
+            Command::Context(action) => connect::run(action, connect, is_json),
+            Command::Completions(args) => completions::run(&args, command()),
+            Command::Complete(words) => completions::complete(&words, &command()),
         }
     }
 }
@@ -154,17 +162,11 @@ impl Command {
 /// Turns a command's result into the process's exit code, with the one line that says what went wrong.
 fn end(result: anyhow::Result<()>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Standard error may be closed too; there is then nobody to tell.
-            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("quipu: {}\n", one_line(&error)));
-            if error.is::<Usage>() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::FAILURE
-            }
+        Err(error) if !is_closed_pipe(&error) => {
+            output::note(one_line(&error));
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -181,8 +183,8 @@ fn one_line(error: &anyhow::Error) -> String {
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
+    let mut causes = error
         .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -8,8 +8,8 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
-use jiff::{SignedDuration, Timestamp};
+use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, presets};
+use jiff::Timestamp;
 use serde_json::Value;
 
 /// How results are printed.
@@ -100,17 +100,6 @@ pub(crate) fn terminal_size() -> Option<(usize, usize)> {
     (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col.into(), size.ws_row.into()))
 }
 
-/// A table's column.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Column {
-    /// Words, to the left.
-    Text(&'static str),
-    /// Numbers, to the right.
-    Number(&'static str),
-    /// Words that no row may have; a column of only `-` is left out.
-    Optional(&'static str),
-}
-
 /// How a cell looks on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
@@ -124,92 +113,119 @@ pub(crate) enum Tone {
     Bad,
 }
 
-/// Prints rows under their headings; a terminal gets lines and colours, anything else plain columns. Of columns that a
-/// terminal has no room for, those named in `spare` are left out, one after the other.
-///
-/// # Errors
-/// Standard output is closed or full.
-pub(crate) fn table(columns: &[Column], rows: Vec<Vec<(String, Tone)>>, spare: &[&str]) -> io::Result<()> {
-    line(fitting_table(columns, &rows, spare))
+/// Rows under headings, put together column by column. A terminal gets lines and colours, anything else plain columns.
+pub(crate) struct Table<R> {
+    rows: Vec<R>,
+    columns: Vec<Column>,
 }
 
-/// The same as text.
-pub(crate) fn fitting_table(columns: &[Column], rows: &[Vec<(String, Tone)>], spare: &[&str]) -> String {
-    let lines = io::stdout().is_terminal();
-    let width = terminal_size().map_or(usize::MAX, |(width, _)| width);
-    let (columns, rows) = fit(columns, rows, spare, width);
-    layout(&columns, rows, lines, colours())
+struct Column {
+    name: &'static str,
+    is_number: bool,
+    cells: Vec<(String, Tone)>,
 }
 
-/// Leaves out columns of `spare` until the rest is no wider than `width`; what is too wide then has its first column cut.
-fn fit(
-    columns: &[Column],
-    rows: &[Vec<(String, Tone)>],
-    spare: &[&str],
-    width: usize,
-) -> (Vec<Column>, Vec<Vec<(String, Tone)>>) {
-    let (mut columns, mut rows) = (columns.to_vec(), rows.to_vec());
-    let excess = |columns: &[Column], rows: &[Vec<(String, Tone)>]| {
-        let text = layout(columns, rows.to_vec(), true, false);
+impl<R> Table<R> {
+    /// A table without columns yet.
+    pub(crate) fn of(rows: impl IntoIterator<Item = R>) -> Self {
+        let rows = rows.into_iter().collect();
+        let columns = Vec::new();
+        Self { rows, columns }
+    }
+
+    /// Adds a column of words, to the left.
+    pub(crate) fn text<D: fmt::Display>(self, name: &'static str, cell: impl Fn(&R) -> D) -> Self {
+        self.toned(name, |row| (cell(row).to_string(), Tone::Plain))
+    }
+
+    /// Adds a column of numbers, to the right.
+    pub(crate) fn number<D: fmt::Display>(self, name: &'static str, cell: impl Fn(&R) -> D) -> Self {
+        let mut table = self.text(name, cell);
+        table
+            .columns
+            .iter_mut()
+            .rev()
+            .take(1)
+            .for_each(|column| column.is_number = true);
+        table
+    }
+
+    /// Adds a column of words, unless all of its cells are `-`.
+    pub(crate) fn optional<D: fmt::Display>(self, name: &'static str, cell: impl Fn(&R) -> D) -> Self {
+        self.optional_toned(name, |row| (cell(row).to_string(), Tone::Plain))
+    }
+
+    /// The same with tones.
+    pub(crate) fn optional_toned(self, name: &'static str, cell: impl Fn(&R) -> (String, Tone)) -> Self {
+        let mut table = self.toned(name, cell);
+        table
+            .columns
+            .pop_if(|column| column.cells.iter().all(|(text, _)| text == "-"));
+        table
+    }
+
+    /// Adds a column of words with a tone each.
+    pub(crate) fn toned(mut self, name: &'static str, cell: impl Fn(&R) -> (String, Tone)) -> Self {
+        let cells = self.rows.iter().map(cell).collect();
+        self.columns.push(Column {
+            name,
+            is_number: false,
+            cells,
+        });
+        self
+    }
+
+    /// Prints it. If the terminal is too narrow, columns of `spare` are left out, one after the other.
+    ///
+    /// # Errors
+    /// Standard output is closed or full.
+    pub(crate) fn print(self, spare: &[&str]) -> anyhow::Result<()> {
+        Ok(line(self.to_text(spare))?)
+    }
+
+    /// The same as text.
+    pub(crate) fn to_text(mut self, spare: &[&str]) -> String {
+        fit(&mut self.columns, spare, width());
+        layout(&self.columns, io::stdout().is_terminal(), colours())
+    }
+}
+
+/// Columns of the terminal; no limit where there is none.
+fn width() -> usize {
+    terminal_size().map_or(usize::MAX, |(width, _)| width)
+}
+
+/// Leaves out columns of `spare` until the rest is no wider than `width`; if it still is, cuts the first column.
+fn fit(columns: &mut Vec<Column>, spare: &[&str], width: usize) {
+    let excess = |columns: &[Column]| {
+        let text = layout(columns, true, false);
         let widest = text.lines().map(|line| line.chars().count()).max();
         widest.unwrap_or(0).saturating_sub(width)
     };
     for name in spare {
-        if excess(&columns, &rows) == 0 {
-            break;
+        if excess(columns) == 0 {
+            return;
         }
-        let is_spare = |column: &Column| {
-            let (Column::Text(found) | Column::Number(found) | Column::Optional(found)) = column;
-            found == name
-        };
-        let Some(index) = columns.iter().position(is_spare) else {
-            continue;
-        };
-        columns.remove(index);
-        for row in &mut rows {
-            row.remove(index);
+        columns.retain(|column| column.name != *name);
+    }
+    let excess = excess(columns);
+    let Some(first) = columns.first_mut().filter(|_| excess > 0) else {
+        return;
+    };
+    let longest = first.cells.iter().map(|(text, _)| text.chars().count()).max();
+    let most = longest.unwrap_or(0).saturating_sub(excess).max(NARROWEST);
+    for (text, _) in &mut first.cells {
+        if text.chars().count() > most {
+            *text = text.chars().take(most - 1).chain(['…']).collect();
         }
     }
-    let excess = excess(&columns, &rows);
-    let first = |row: &Vec<(String, Tone)>| row.first().map_or(0, |(text, _)| text.chars().count());
-    let most = rows
-        .iter()
-        .map(first)
-        .max()
-        .unwrap_or(0)
-        .saturating_sub(excess)
-        .max(NARROWEST);
-    if excess > 0 {
-        for (text, _) in rows.iter_mut().filter_map(|row| row.first_mut()) {
-            if text.chars().count() > most {
-                *text = text.chars().take(most - 1).chain(['…']).collect();
-            }
-        }
-    }
-    (columns, rows)
 }
 
 /// A first column is not cut to less.
 const NARROWEST: usize = 8;
 
-/// A cell without a tone.
-pub(crate) fn plain(text: impl fmt::Display) -> (String, Tone) {
-    (text.to_string(), Tone::Plain)
-}
-
-fn layout(columns: &[Column], rows: Vec<Vec<(String, Tone)>>, lines: bool, styled: bool) -> String {
-    let shown: Vec<bool> = columns
-        .iter()
-        .enumerate()
-        .map(|(index, column)| {
-            !matches!(column, Column::Optional(_))
-                || rows
-                    .iter()
-                    .any(|row| row.get(index).is_some_and(|(text, _)| text != "-"))
-        })
-        .collect();
-    let keep = |index: usize| shown.get(index).copied().unwrap_or(true);
-    let mut table = Table::new();
+fn layout(columns: &[Column], lines: bool, styled: bool) -> String {
+    let mut table = comfy_table::Table::new();
     table.load_style(if lines {
         presets::UTF8_BORDERS_ONLY
     } else {
@@ -222,43 +238,55 @@ fn layout(columns: &[Column], rows: Vec<Vec<(String, Tone)>>, lines: bool, style
     } else {
         table.force_no_tty();
     }
-    table.set_header(
-        columns
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| keep(*index))
-            .map(|(_, column)| {
-                let (Column::Text(name) | Column::Number(name) | Column::Optional(name)) = column;
-                if styled {
-                    Cell::new(name).add_attribute(Attribute::Bold)
-                } else {
-                    Cell::new(name)
-                }
-            }),
-    );
-    for row in rows {
-        table.add_row(row.into_iter().enumerate().filter(|(index, _)| keep(*index)).map(
-            |(_, (text, tone))| {
-                let cell = Cell::new(text);
-                match tone {
-                    Tone::Good if styled => cell.fg(Color::Green),
-                    Tone::Warn if styled => cell.fg(Color::Yellow),
-                    Tone::Bad if styled => cell.fg(Color::Red).add_attribute(Attribute::Bold),
-                    _ => cell,
-                }
-            },
-        ));
+    let names = columns.iter().map(|column| Cell::new(column.name));
+    table.set_header(names.map(|name| name.add_attribute(Attribute::Bold)));
+    for row in 0..columns.first().map_or(0, |column| column.cells.len()) {
+        table.add_row(columns.iter().map(|column| {
+            let (text, tone) = &column.cells[row];
+            let cell = Cell::new(text);
+            match tone {
+                Tone::Plain => cell,
+                Tone::Good => cell.fg(Color::Green),
+                Tone::Warn => cell.fg(Color::Yellow),
+                Tone::Bad => cell.fg(Color::Red).add_attribute(Attribute::Bold),
+            }
+        }));
     }
-    let kept = columns.iter().enumerate().filter(|(index, _)| keep(*index));
-    for (index, (_, column)) in kept.enumerate() {
-        if let (Column::Number(_), Some(column)) = (column, table.column_mut(index)) {
-            column.set_cell_alignment(CellAlignment::Right);
+    for (laid, column) in table.column_iter_mut().zip(columns) {
+        if column.is_number {
+            laid.set_cell_alignment(CellAlignment::Right);
         }
-        if let (false, Some(column)) = (lines, table.column_mut(index)) {
-            column.set_padding((0, 2));
+        if !lines {
+            laid.set_padding((0, 2));
         }
     }
     table.trim_fmt()
+}
+
+/// Text with line breaks between words, so that no line is wider than the terminal.
+pub(crate) fn wrapped(text: &str) -> String {
+    wrap(text, width())
+}
+
+fn wrap(text: &str, width: usize) -> String {
+    let mut wrapped = String::new();
+    let mut used = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        let fits = used == 0 || used + 1 + length <= width;
+        match (used, fits) {
+            (0, _) => {}
+            (_, true) => wrapped.push(' '),
+            (_, false) => wrapped.push('\n'),
+        }
+        wrapped.push_str(word);
+        used = if fits && used > 0 {
+            used + 1 + length
+        } else {
+            length
+        };
+    }
+    wrapped
 }
 
 /// `20000` as `20,000`.
@@ -339,20 +367,23 @@ pub(crate) fn time_ms(milliseconds: Option<i64>) -> String {
 
 /// A rate per second, `-` where no time has passed.
 pub(crate) fn rate(number: u64, elapsed: Duration) -> String {
-    if elapsed.is_zero() {
-        return "-".to_owned();
+    match elapsed.as_secs_f64() {
+        0.0 => "-".to_owned(),
+        seconds => count((number as f64 / seconds) as u64),
     }
-    count((number as f64 / elapsed.as_secs_f64()) as u64)
 }
 
 /// How long something took: `0.412 s`.
 pub(crate) fn took(elapsed: Duration) -> String {
-    match SignedDuration::try_from(elapsed) {
-        Ok(elapsed) if elapsed.as_secs() >= 60 => {
-            span_ms(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
-        }
+    match elapsed.as_secs() {
+        60.. => span_ms(millis(elapsed)),
         _ => format!("{:.3} s", elapsed.as_secs_f64()),
     }
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A number as JSON gave it, grouped; `-` for none.
@@ -366,64 +397,90 @@ mod tests {
 
     #[test]
     fn numbers_are_readable() {
-        assert_eq!(count(0), "0");
-        assert_eq!(count(999), "999");
-        assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!(bytes(999), "999 B");
-        assert_eq!(bytes(4_102_452), "4.1 MB");
-        assert_eq!(bytes(999_990_000), "1.0 GB");
-        assert_eq!(span_ms(0), "0 s");
-        assert_eq!(span_ms(12), "12 ms");
-        assert_eq!(span_ms(8_400), "8.4 s");
-        assert_eq!(span_ms(3_780_000), "1 h 3 min (3,780 s)");
-        assert_eq!(span_ms(13 * 31_557_600_000), "13.0 years (410,248,800 s)");
-        assert_eq!(
-            (brief_ms(8_880), brief_ms(3_600_000)),
-            ("8.9 s".to_owned(), "1.0 h".to_owned())
-        );
-        assert_eq!(time_ms(Some(1_357_035_420_000)), "2013-01-01T10:17:00Z");
+        for (text, expected) in [
+            (count(0), "0"),
+            (count(999), "999"),
+            (count(1_234_567), "1,234,567"),
+            (bytes(999), "999 B"),
+            (bytes(4_102_452), "4.1 MB"),
+            (bytes(999_990_000), "1.0 GB"),
+            (span_ms(0), "0 s"),
+            (span_ms(12), "12 ms"),
+            (span_ms(8_400), "8.4 s"),
+            (span_ms(3_780_000), "1 h 3 min (3,780 s)"),
+            (span_ms(13 * 31_557_600_000), "13.0 years (410,248,800 s)"),
+            (brief_ms(8_880), "8.9 s"),
+            (brief_ms(3_600_000), "1.0 h"),
+            (time_ms(Some(1_357_035_420_000)), "2013-01-01T10:17:00Z"),
+        ] {
+            assert_eq!(text, expected);
+        }
+    }
+
+    fn plain(text: &str) -> (String, Tone) {
+        (text.to_owned(), Tone::Plain)
     }
 
     #[test]
     fn a_table_in_a_pipe_is_plain_columns_without_trailing_blanks() {
-        let columns = [Column::Text("TOPIC"), Column::Number("LAG")];
-        let rows = vec![
-            vec![plain("flights"), ("1,200".to_owned(), Tone::Bad)],
-            vec![plain("a"), plain("7")],
-        ];
+        let table = Table::of([("flights", "1,200", Tone::Bad), ("a", "7", Tone::Plain)])
+            .text("TOPIC", |row| row.0)
+            .number("LAG", |row| row.1)
+            .toned("STATUS", |row| ("s".to_owned(), row.2));
         assert_eq!(
-            layout(&columns, rows, false, false),
-            "TOPIC      LAG\nflights  1,200\na            7"
+            layout(&table.columns, false, false),
+            "TOPIC      LAG  STATUS\nflights  1,200  s\na            7  s"
         );
     }
 
     #[test]
     fn a_column_that_says_nothing_is_left_out() {
-        let columns = [Column::Text("A"), Column::Optional("B"), Column::Number("C")];
-        let rows = |b| vec![vec![plain("a"), plain(b), plain(10)]];
-        assert_eq!(layout(&columns, rows("-"), false, false), "A   C\na  10");
-        assert_eq!(layout(&columns, rows("b"), false, false), "A  B   C\na  b  10");
+        for (b, expected) in [("-", "A   C\na  10"), ("b", "A  B   C\na  b  10")] {
+            let table = Table::of([b]).text("A", |_| "a");
+            let table = table.optional("B", |b| *b).number("C", |_| 10);
+            assert_eq!(layout(&table.columns, false, false), expected);
+        }
     }
 
     #[test]
     fn a_narrow_terminal_gets_fewer_columns_and_then_a_shorter_first_one() {
-        let columns = [
-            Column::Text("NAME"),
-            Column::Number("A"),
-            Column::Number("B"),
-            Column::Number("C"),
-        ];
-        let rows = vec![vec![plain("n"), plain(1_000_000), plain(2_000_000), plain(3)]];
-        let kept = |width| fit(&columns, &rows, &["B", "A", "?"], width).1[0].len();
-        assert_eq!((kept(80), kept(30), kept(20), kept(1)), (4, 3, 2, 2));
-        let rows = [vec![plain("a-very-long-name"), plain(7)]];
-        let (_, cut) = fit(&columns[..2], &rows, &[], 20);
-        assert_eq!(cut[0], [plain("a-very-long…"), plain(7)]);
+        for (width, kept) in [(80, 4), (30, 3), (20, 2), (1, 2)] {
+            let table = Table::of(["n"]).text("NAME", |name| *name);
+            let table = table.number("A", |_| 1_000_000).number("B", |_| 2_000_000);
+            let mut table = table.number("C", |_| 3);
+            fit(&mut table.columns, &["B", "A", "?"], width);
+            assert_eq!(table.columns.len(), kept, "{width}");
+        }
+        let mut table = Table::of(["a-very-long-name"])
+            .text("NAME", |name| *name)
+            .number("A", |_| 7);
+        fit(&mut table.columns, &[], 20);
+        let cells: Vec<_> = table
+            .columns
+            .iter()
+            .map(|column| column.cells[0].clone())
+            .collect();
+        assert_eq!(cells, [plain("a-very-long…"), plain("7")]);
     }
 
     #[test]
     fn long_numbers_never_wrap() {
         let long = "1".repeat(300);
-        assert!(layout(&[Column::Number("N")], vec![vec![plain(&long)]], true, false).contains(&long));
+        let table = Table::of([&long]).number("N", |long| *long);
+        assert!(layout(&table.columns, true, false).contains(&long));
+    }
+
+    #[test]
+    fn a_sentence_is_no_wider_than_the_terminal() {
+        let text = "group g: 7 records behind, 310.0 kB; the oldest is 1 h 3 min (3,780 s) old";
+        let wrapped = wrap(text, 40);
+        assert!(
+            wrapped.lines().all(|line| line.chars().count() <= 40),
+            "{wrapped}"
+        );
+        assert_eq!(wrapped.lines().count(), 2, "{wrapped}");
+        assert_eq!(wrapped.replace('\n', " "), text);
+        assert_eq!(wrap(text, usize::MAX), text);
+        assert_eq!(wrap("unbreakable a", 3), "unbreakable\na");
     }
 }

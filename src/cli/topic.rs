@@ -7,29 +7,20 @@ use quipu::formats::units;
 use serde_json::{Map, Value, json};
 
 use super::Usage;
-use super::api::{self, Topic, topic_route};
+use super::api::{self, Topic, partition_route, topic_route};
 use super::client::{Client, Route};
 use super::connect::Connect;
 use super::damage;
-use super::output::{self, Column, Output, Tone, count, plain, records, time_ms};
+use super::output::{self, Table, Tone, count, records, time_ms};
 use super::position::Position;
 
-/// The flags and arguments of `quipu topic`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+pub(crate) const EXAMPLES: &str = "Examples:
   quipu topic create orders --partitions 6 --config retention_ms=7d --config segment_bytes=64MiB
-  quipu topic trim orders --before -30d --dry-run")]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    output: Output,
-}
+  quipu topic trim orders --before -30d --dry-run";
 
+/// The subcommands of `quipu topic`.
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Creates a topic; repeating it is harmless
     #[command(after_help = "Examples:\n  quipu topic create orders --partitions 6 --config retention_ms=7d")]
     Create {
@@ -47,10 +38,7 @@ enum Action {
     List,
     /// Shows a topic's settings and partitions
     #[command(after_help = "Examples:\n  quipu topic describe orders")]
-    Describe {
-        #[command(flatten)]
-        name: Name,
-    },
+    Describe(Name),
     /// Adds partitions, changes settings
     #[command(after_help = "Examples:\n  quipu topic alter orders --partitions 12 --unset retention_ms")]
     Alter {
@@ -68,11 +56,8 @@ enum Action {
     },
     /// Lists offsets that are known to be damaged
     #[command(after_help = "Examples:\n  quipu topic damage orders")]
-    Damage {
-        #[command(flatten)]
-        name: Name,
-    },
-    /// Has consumers go on behind damaged offsets, or takes that back
+    Damage(Name),
+    /// Makes consumers continue after damaged offsets, or undoes that
     #[command(after_help = "Examples:\n  quipu topic skip orders --partition 0 --from 100 --until 120")]
     Skip {
         #[command(flatten)]
@@ -97,24 +82,20 @@ enum Action {
     },
     /// Deletes a topic, its records and the offsets that groups have in it
     #[command(after_help = "Examples:\n  quipu topic delete orders")]
-    Delete {
-        #[command(flatten)]
-        name: Name,
-    },
+    Delete(Name),
 }
 
 #[derive(Debug, clap::Args)]
-struct Name {
+pub(crate) struct Name {
     /// Name of the topic
     #[arg(value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
     topic: String,
 }
 
 /// Runs `quipu topic`.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let client = args.connect.client()?;
-    let is_json = args.output.is_json();
-    match args.action {
+pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
+    let client = connect.client()?;
+    match action {
         Action::Create {
             name,
             partitions,
@@ -128,14 +109,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
                 Some(partitions) => format!(" with {partitions} partitions"),
                 None => String::new(),
             };
-            let text = match status {
-                StatusCode::CREATED => format!("topic {}{with} is made", name.topic),
-                _ => format!("topic {}{with} exists already", name.topic),
+            let what = match status {
+                StatusCode::CREATED => "is made",
+                _ => "exists already",
             };
-            output::done(&answer, &text, is_json)
+            output::done(&answer, &format!("topic {}{with} {what}", name.topic), is_json)
         }
         Action::List => list(&client, is_json),
-        Action::Describe { name } => describe(&client, &name.topic, is_json),
+        Action::Describe(name) => describe(&client, &name.topic, is_json),
         Action::Alter {
             name,
             partitions,
@@ -144,14 +125,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         } => {
             let body = changes(partitions, config, unset)?;
             if body.is_empty() {
-                return Err(
-                    Usage("nothing to change: give --partitions, --config or --unset".to_owned()).into(),
-                );
+                return Err(Usage::of(
+                    "nothing to change: give --partitions, --config or --unset",
+                ));
             }
             let answer = client.send(&Method::PATCH, &topic_route(&name.topic), Some(&body.into()))?;
             output::done(&answer, &format!("topic {} is changed", name.topic), is_json)
         }
-        Action::Damage { name } => damage::list(&client, &name.topic, is_json),
+        Action::Damage(name) => damage::list(&client, &name.topic, is_json),
         Action::Skip { name, range } => damage::skip(&client, &name.topic, range, is_json),
         Action::Trim {
             name,
@@ -159,7 +140,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             partition,
             dry_run,
         } => trim(&client, &name.topic, before, &partition, dry_run, is_json),
-        Action::Delete { name } => {
+        Action::Delete(name) => {
             client.send(&Method::DELETE, &topic_route(&name.topic), None)?;
             let answer = json!({"deleted": name.topic});
             output::done(&answer, &format!("topic {} is deleted", name.topic), is_json)
@@ -185,29 +166,25 @@ fn trim(
     }
     let mut answers = Vec::new();
     for (partition, to) in &moves {
-        let (number, from) = (partition.partition.to_string(), partition.log_start_offset);
+        let (number, from) = (partition.partition, partition.log_start_offset);
         if !dry_run && *to > from {
-            let route = Route::new(&["v1", "topics", name, "partitions", &number, "records"]);
-            client.send(&Method::DELETE, &route.with("before", to), None)?;
+            let route = partition_route(name, number, &["records"]).with("before", to);
+            client.send(&Method::DELETE, &route, None)?;
         }
-        answers.push(json!({"partition": partition.partition, "old_log_start_offset": from, "log_start_offset": to, "records": to - from}));
+        answers.push(json!({"partition": number, "old_log_start_offset": from, "log_start_offset": to, "records": to - from}));
     }
     if is_json {
-        return Ok(output::json(
-            &json!({"topic": name, "dry_run": dry_run, "partitions": answers}),
-        )?);
+        let answer = json!({"topic": name, "dry_run": dry_run, "partitions": answers});
+        return Ok(output::json(&answer)?);
     }
-    let rows = moves.iter().map(|(partition, to)| {
-        let from = partition.log_start_offset;
-        vec![
-            plain(partition.partition),
-            plain(from),
-            plain(to),
-            plain(count(to - from)),
-        ]
-    });
-    let columns = ["PARTITION", "OLD START", "NEW START", "DELETED"].map(Column::Number);
-    output::table(&columns, rows.collect(), &["OLD START"])?;
+    Table::of(moves)
+        .number("PARTITION", |(partition, _)| partition.partition)
+        .number("OLD START", |(partition, _)| partition.log_start_offset)
+        .number("NEW START", |(_, to)| *to)
+        .number("DELETED", |(partition, to)| {
+            count(to - partition.log_start_offset)
+        })
+        .print(&["OLD START"])?;
     if dry_run {
         output::line("nothing was deleted (--dry-run)")?;
     }
@@ -237,35 +214,25 @@ fn parse_setting(text: &str) -> Result<(String, Value), String> {
     Ok((key.to_owned(), value))
 }
 
-/// The body of a request that makes or changes a topic; what is not said is left out.
+/// The body of a request that makes or changes a topic; a setting that goes back to its default is null.
 fn changes(
     partitions: Option<u32>,
     config: Vec<(String, Value)>,
     unset: Vec<String>,
 ) -> Result<Map<String, Value>, Usage> {
-    let mut body = Map::new();
-    if let Some(partitions) = partitions {
-        body.insert("partitions".to_owned(), partitions.into());
-    }
-    let settings = settings(config, unset)?;
-    if !settings.is_empty() {
-        body.insert("config".to_owned(), settings.into());
-    }
-    Ok(body)
-}
-
-/// Settings as the HTTP API takes them; null is the default.
-fn settings(config: Vec<(String, Value)>, unset: Vec<String>) -> Result<Map<String, Value>, Usage> {
     let mut settings = Map::new();
-    for (key, value) in config
-        .into_iter()
-        .chain(unset.into_iter().map(|key| (key, Value::Null)))
-    {
+    let unset = unset.into_iter().map(|key| (key, Value::Null));
+    for (key, value) in config.into_iter().chain(unset) {
         if settings.insert(key.clone(), value).is_some() {
             return Err(Usage(format!("the setting {key} is given twice")));
         }
     }
-    Ok(settings)
+    let mut body = Map::new();
+    body.extend(partitions.map(|partitions| ("partitions".to_owned(), partitions.into())));
+    if !settings.is_empty() {
+        body.insert("config".to_owned(), settings.into());
+    }
+    Ok(body)
 }
 
 fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
@@ -273,44 +240,32 @@ fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
     if is_json {
         return Ok(output::json(&json!({"topics": topics}))?);
     }
-    let mut rows = Vec::new();
+    let mut described = Vec::new();
     for topic in topics {
         let name = topic
             .get("name")
-            .or(Some(&topic))
-            .and_then(Value::as_str)
+            .unwrap_or(&topic)
+            .as_str()
             .unwrap_or_default()
             .to_owned();
-        let topic = match serde_json::from_value::<Topic>(topic) {
+        described.push(match serde_json::from_value::<Topic>(topic) {
             Ok(topic) if !topic.partitions.is_empty() => topic,
             _ => match Topic::describe(client, &name) {
                 // It was deleted in between.
                 Err(failure) if failure.code() == Some("unknown-topic") => continue,
                 answer => answer?,
             },
-        };
-        let size: u64 = topic.partitions.iter().filter_map(|p| p.size_bytes).sum();
-        let last = topic.partitions.iter().filter_map(|p| p.last_timestamp).max();
-        rows.push(vec![
-            plain(&topic.name),
-            plain(topic.partition_count),
-            plain(count(topic.records())),
-            plain(output::bytes(size)),
-            plain(time_ms(last)),
-        ]);
+        });
     }
-    let columns = [
-        Column::Text("TOPIC"),
-        Column::Number("PARTITIONS"),
-        Column::Number("RECORDS"),
-        Column::Number("SIZE"),
-        Column::Text("LAST RECORD"),
-    ];
-    Ok(output::table(
-        &columns,
-        rows,
-        &["LAST RECORD", "SIZE", "PARTITIONS"],
-    )?)
+    let size = |topic: &Topic| topic.partitions.iter().filter_map(|p| p.size_bytes).sum();
+    let last = |topic: &Topic| topic.partitions.iter().filter_map(|p| p.last_timestamp).max();
+    Table::of(&described)
+        .text("TOPIC", |topic| &topic.name)
+        .number("PARTITIONS", |topic| topic.partition_count)
+        .number("RECORDS", |topic| count(topic.records()))
+        .number("SIZE", |topic| output::bytes(size(topic)))
+        .text("LAST RECORD", |topic| time_ms(last(topic)))
+        .print(&["LAST RECORD", "SIZE", "PARTITIONS"])
 }
 
 fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {
@@ -324,55 +279,29 @@ fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {
         topic.name,
         records(topic.records())
     ))?;
-    let settings = topic
-        .config
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(key, setting)| {
-            let member = |name| setting.get(name).map_or_else(|| "-".to_owned(), word);
-            vec![
-                plain(key),
-                plain(member("value")),
-                plain(member("default")),
-                plain(member("source")),
-            ]
-        });
-    let columns = [
-        Column::Text("SETTING"),
-        Column::Number("VALUE"),
-        Column::Number("DEFAULT"),
-        Column::Text("SOURCE"),
-    ];
-    output::table(&columns, settings.collect(), &["DEFAULT", "SOURCE"])?;
+    let member = |setting: &Value, name| setting.get(name).map_or_else(|| "-".to_owned(), word);
+    Table::of(topic.config.as_object().into_iter().flatten())
+        .text("SETTING", |(key, _)| *key)
+        .number("VALUE", |(_, setting)| member(setting, "value"))
+        .number("DEFAULT", |(_, setting)| member(setting, "default"))
+        .text("SOURCE", |(_, setting)| member(setting, "source"))
+        .print(&["DEFAULT", "SOURCE"])?;
     output::line("")?;
-    let partitions = topic.partitions.iter().map(|p| {
-        vec![
-            plain(p.partition),
-            plain(p.log_start_offset),
-            plain(p.end_offset),
-            plain(p.size_bytes.map_or_else(|| "-".to_owned(), output::bytes)),
-            plain(output::count_of(p.segments)),
-            plain(time_ms(p.first_timestamp)),
-            plain(time_ms(p.last_timestamp)),
-            match p.damaged_offset {
-                None => plain("-"),
-                Some(offset) => (format!("at {offset}"), Tone::Bad),
-            },
-        ]
-    });
-    let columns = [
-        Column::Number("PARTITION"),
-        Column::Number("START"),
-        Column::Number("END"),
-        Column::Number("SIZE"),
-        Column::Number("SEGMENTS"),
-        Column::Text("FIRST RECORD"),
-        Column::Text("LAST RECORD"),
-        Column::Optional("DAMAGE"),
-    ];
-    let spare = ["FIRST RECORD", "SEGMENTS", "LAST RECORD", "SIZE"];
-    Ok(output::table(&columns, partitions.collect(), &spare)?)
+    Table::of(&topic.partitions)
+        .number("PARTITION", |p| p.partition)
+        .number("START", |p| p.log_start_offset)
+        .number("END", |p| p.end_offset)
+        .number("SIZE", |p| {
+            p.size_bytes.map_or_else(|| "-".to_owned(), output::bytes)
+        })
+        .number("SEGMENTS", |p| output::count_of(p.segments))
+        .text("FIRST RECORD", |p| time_ms(p.first_timestamp))
+        .text("LAST RECORD", |p| time_ms(p.last_timestamp))
+        .optional_toned("DAMAGE", |p| match p.damaged_offset {
+            None => ("-".to_owned(), Tone::Plain),
+            Some(offset) => (format!("at {offset}"), Tone::Bad),
+        })
+        .print(&["FIRST RECORD", "SEGMENTS", "LAST RECORD", "SIZE"])
 }
 
 fn word(value: &Value) -> String {
@@ -398,21 +327,16 @@ mod tests {
         ] {
             assert_eq!(parse_setting(text).unwrap().1, value, "{text}");
         }
-        for wrong in [
-            "retention_ms=soon",
-            "retention_ms=64MiB",
-            "segment_bytes=64M",
-            "segment_bytes=",
-        ] {
+        for wrong in "retention_ms=soon retention_ms=64MiB segment_bytes=64M segment_bytes= ack =5".split(' ')
+        {
             assert!(parse_setting(wrong).is_err(), "{wrong}");
         }
-        assert!(parse_setting("ack").is_err());
-        assert!(parse_setting("=5").is_err());
     }
 
     #[test]
     fn a_setting_is_given_once() {
-        let twice = settings(vec![("ack".to_owned(), json!("written"))], vec!["ack".to_owned()]);
+        let ack = || "ack".to_owned();
+        let twice = changes(None, vec![(ack(), json!("written"))], vec![ack()]);
         assert!(twice.is_err());
     }
 }

@@ -14,7 +14,7 @@ use quipu::broker::topics::skips::{Gap, Skips};
 use quipu_segments::{Clock, Finding, Log, Mended, Offset, Options, SystemClock, Verified, repair, verify};
 use serde_json::{Value, json};
 
-use super::output::{self, Output};
+use super::output;
 
 /// The flags and argument of `quipu verify`.
 #[derive(Debug, clap::Args)]
@@ -28,12 +28,10 @@ pub(crate) struct Args {
     /// Make repairs that lose no records: indexes, descriptions, snapshots' slots, bytes that the journal still has
     #[arg(long)]
     repair: bool,
-    /// Skip these damaged offsets, the second exclusive: consumers continue after them and are told. Nothing is
+    /// Skip these damaged offsets, the second exclusive: consumers continue after them, with a warning. Nothing is
     /// deleted; may be repeated
     #[arg(long, value_name = "TOPIC/PARTITION:FROM-UNTIL", requires = "repair", value_parser = Skip::parse)]
     skip: Vec<Skip>,
-    #[command(flatten)]
-    output: Output,
 }
 
 /// Offsets to skip.
@@ -80,16 +78,15 @@ impl Skip {
 }
 
 /// Runs the command; returns 1 if something is wrong.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args, is_json: bool) -> anyhow::Result<()> {
     let bar = ProgressBar::new_spinner();
-    bar.set_style(
-        ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
-    );
+    let style = ProgressStyle::with_template("{spinner} {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     let mut progress = |so_far: &Verified| {
-        bar.set_message(format!(
-            "{} segments, {} records",
-            so_far.segments, so_far.records
-        ));
+        let Verified {
+            segments, records, ..
+        } = so_far;
+        bar.set_message(format!("{segments} segments, {records} records"));
         bar.tick();
     };
     let result = if args.repair {
@@ -99,12 +96,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     };
     bar.finish_and_clear();
     let (mended, verified) = result?;
-    let skipped_before: Vec<bool> = verified
-        .findings
-        .iter()
-        .map(|finding| is_skipped(finding, &verified))
-        .collect();
-    if !args.output.is_json() {
+    let findings = verified.findings.iter();
+    let skipped_before: Vec<bool> = findings.map(|finding| is_skipped(finding, &verified)).collect();
+    if !is_json {
         for Mended { path, what } in &mended {
             output::line(format_args!("repaired: {}: {what}", path.display()))?;
         }
@@ -122,45 +116,40 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             verified.bytes
         ))?;
     }
-    let skipped = if args.skip.is_empty() {
-        Ok(())
-    } else {
-        skip(&args.dir, &args.skip)
+    let skipped = match args.skip.is_empty() {
+        true => Ok(()),
+        false => skip(&args.dir, &args.skip),
     };
-    if args.output.is_json() {
+    if is_json {
         output::json(&report(&mended, &verified, &skipped_before))?;
     }
     skipped?;
-    if !args.output.is_json() {
+    if !is_json {
         for skip in &args.skip {
             let Gap { from, until } = skip.range;
             output::line(format_args!(
-                "skipped: {}: offsets {from} to {until} (exclusive): consumers go on behind them; their bytes stay where \
+                "skipped: {}: offsets {from} to {until} (exclusive): consumers continue after them; their bytes stay where \
                  they are",
                 skip.name()
             ))?;
         }
     }
     let findings = verified.findings.iter().zip(skipped_before);
-    let left = findings
-        .filter(|(finding, is_skipped)| !is_skipped && !args.skip.iter().any(|skip| skip.covers(finding)));
-    let (damaged, faulty) = left.fold((0, 0), |(damaged, faulty), (finding, _)| {
-        (
-            damaged + usize::from(finding.is_damage),
-            faulty + usize::from(finding.is_fault),
-        )
-    });
+    let is_left = |(finding, is_skipped): &(&Finding, bool)| {
+        !is_skipped && !args.skip.iter().any(|skip| skip.covers(finding))
+    };
+    let left: Vec<&Finding> = findings.filter(is_left).map(|(finding, _)| finding).collect();
+    let damaged = left.iter().filter(|finding| finding.is_damage).count();
+    let faulty = left.iter().filter(|finding| finding.is_fault).count();
     let changed = match (args.repair, mended.len()) {
         (false, _) => "nothing was changed".to_owned(),
         (true, count) => format!("{count} repairs were made"),
     };
+    let dir = args.dir.display();
     match (damaged, faulty) {
         (0, 0) => Ok(()),
-        (0, _) => bail!(
-            "{} has {faulty} faulty files, and nothing is lost; {changed}",
-            args.dir.display()
-        ),
-        _ => bail!("{} is damaged in {damaged} places; {changed}", args.dir.display()),
+        (0, _) => bail!("{dir} has {faulty} faulty files, and nothing is lost; {changed}"),
+        _ => bail!("{dir} is damaged in {damaged} places; {changed}"),
     }
 }
 
@@ -168,37 +157,34 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
     let mut options = Options::default();
     // Keep the journal's length: it is the server's setting.
-    let journals = std::fs::read_dir(dir.join("journal"))
+    let entries = std::fs::read_dir(dir.join("journal"))
         .into_iter()
         .flatten()
         .flatten();
-    let lengths = journals
-        .filter(|entry| {
-            entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "journal")
-        })
-        .filter_map(|entry| Some(entry.metadata().ok()?.len()));
+    let is_journal = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "journal");
+    let journals = entries.map(|entry| entry.path()).filter(is_journal);
+    let lengths = journals.filter_map(|path| Some(path.metadata().ok()?.len()));
     if let Some(length) = lengths.max() {
         options.journal_file_bytes = length;
-        options.max_request_bytes = options
-            .max_request_bytes
-            .min(usize::try_from(length / 2).unwrap_or(usize::MAX));
+        let half = usize::try_from(length / 2).unwrap_or(usize::MAX);
+        options.max_request_bytes = options.max_request_bytes.min(half);
     }
     let log = Log::open(dir, options)?;
     let topics = Topics::new(log.clone(), &Limits::default());
     let now = SystemClock::new().now();
     for skip in skips {
+        let Skip {
+            topic: name,
+            partition,
+            range,
+        } = skip;
         let topic = log
-            .topic(&skip.topic)
-            .with_context(|| format!("there is no topic {}", skip.topic))?;
-        let partition = topic
-            .partition(skip.partition)
-            .with_context(|| format!("topic {} has no partition {}", skip.topic, skip.partition))?;
-        topics
-            .skip(&partition, skip.range, now)
-            .map_err(|refusal| anyhow::anyhow!("{}: {}", skip.name(), refusal.detail))?;
+            .topic(name)
+            .with_context(|| format!("there is no topic {name}"))?;
+        let found = topic.partition(*partition);
+        let found = found.with_context(|| format!("topic {name} has no partition {partition}"))?;
+        let skipped = topics.skip(&found, *range, now);
+        skipped.map_err(|refusal| anyhow::anyhow!("{}: {}", skip.name(), refusal.detail))?;
     }
     log.close()?;
     Ok(())
@@ -228,16 +214,11 @@ fn sentence(finding: &Finding, is_skipped: bool) -> String {
     let Finding {
         path, what, advice, ..
     } = finding;
-    if is_skipped {
-        return format!(
-            "{kind}: {}{position}{offsets}: {what}; skipped on purpose: consumers go on behind it",
-            path.display()
-        );
-    }
-    format!(
-        "{kind}: {}{position}{offsets}: {what}; what to do: {advice}",
-        path.display()
-    )
+    let next = match is_skipped {
+        true => "skipped on purpose: consumers continue after it".to_owned(),
+        false => format!("what to do: {advice}"),
+    };
+    format!("{kind}: {}{position}{offsets}: {what}; {next}", path.display())
 }
 
 /// `damage`: the finding loses data; `skipped`: an operator has decided on it; `damaged` counts the others.

@@ -1,44 +1,29 @@
 //! The demo tells its story, again too.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
-
 use tempfile::TempDir;
 
-use crate::{failed, quipu, stderr, stdout};
+use crate::{Running, command, run, run_offline};
 
 #[test]
 fn the_story_is_told_and_told_again_without_storing_twice() {
     let dir = TempDir::new().unwrap();
-    let data = dir.path().join("demo");
-    let args = [
-        "demo",
-        "--exit",
-        "--listen",
-        "127.0.0.1:0",
-        "--data",
-        data.to_str().unwrap(),
-    ];
-    let first = quipu(&args).output().unwrap();
-    assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
-    let text = stdout(&first);
-    assert!(text.contains("20,000 events (4.1 MB) stored"), "{text}");
-    assert!(
-        text.contains("2,468 aircraft, 20,000 events: each aircraft's came back in the order"),
-        "{text}"
+    let line = format!(
+        "demo --exit --listen 127.0.0.1:0 --data {}/demo",
+        dir.path().display()
     );
-    assert!(text.contains("board-1 joins the group arrivals-board"), "{text}");
-    assert!(
-        text.contains("board-1 reads flights 0-2, board-2 reads flights 3-5."),
-        "{text}"
-    );
-    assert!(text.contains(" records behind"), "{text}");
-    assert!(
-        text.contains("none twice; both have left, and the lag is 0\n"),
-        "{text}"
-    );
-    assert!(text.contains("/v1/groups/arrivals-board/lag.svg"), "{text}");
-    assert!(text.contains("events of that day"), "{text}");
+    let text = run_offline(&line).ok();
+    for part in [
+        "20,000 events (4.1 MB) stored",
+        "2,468 aircraft, 20,000 events: each aircraft's came back in the order",
+        "board-1 joins the group arrivals-board",
+        "board-1 reads flights 0-2, board-2 reads flights 3-5.",
+        " records behind",
+        "none twice; both have left, and the lag is 0\n",
+        "/v1/groups/arrivals-board/lag.svg",
+        "events of that day",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
     assert!(
         !text.contains(" years"),
         "the events are of the last days: {text}"
@@ -47,62 +32,44 @@ fn the_story_is_told_and_told_again_without_storing_twice() {
     assert!(text.lines().count() < 55, "{text}");
     assert!(!text.contains('\x1b'), "no colours in a pipe");
 
-    let second = quipu(&args).output().unwrap();
-    assert_eq!(second.status.code(), Some(0), "{}", stderr(&second));
-    let text = stdout(&second);
-    assert!(text.contains("nothing to load"), "{text}");
-    assert!(text.contains("2,468 aircraft, 20,000 events"), "{text}");
-    assert!(text.contains("still stands at the end"), "{text}");
+    let text = run_offline(&line).ok();
+    for part in [
+        "nothing to load",
+        "2,468 aircraft, 20,000 events",
+        "still stands at the end",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
 }
 
 #[test]
 fn a_taken_default_port_is_no_obstacle_but_a_taken_chosen_one_is() {
     // The default port may be taken by somebody else too: either way it is taken now.
     let _taken = std::net::TcpListener::bind("127.0.0.1:7420");
-    let output = quipu(&["demo", "--exit"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(
-        stdout(&output).contains("127.0.0.1:7420 is taken"),
-        "{}",
-        stdout(&output)
-    );
+    let text = run_offline("demo --exit").ok();
+    assert!(text.contains("127.0.0.1:7420 is taken"), "{text}");
 
     let chosen = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = chosen.local_addr().unwrap().to_string();
-    let text = failed(&quipu(&["demo", "--exit", "--listen", &addr]).output().unwrap());
-    assert!(text.contains(&format!("cannot listen on {addr}")), "{text}");
+    let addr = chosen.local_addr().unwrap();
+    let ended = run_offline(&format!("demo --exit --listen {addr}"));
+    assert!(ended.failed().contains(&format!("cannot listen on {addr}")));
 }
 
 #[test]
 fn the_demo_serves_until_it_is_asked_to_stop_and_leaves_nothing_behind() {
     let temporary = TempDir::new().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_quipu"))
-        .args(["demo", "--listen", "127.0.0.1:0"])
-        .env("TMPDIR", temporary.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut url = String::new();
-    out.read_line(&mut url).unwrap();
-    let url = url
-        .split_whitespace()
-        .find(|word| word.starts_with("http://"))
-        .unwrap()
-        .to_owned();
-    let mut line = String::new();
-    while !line.starts_with("Serving until Ctrl-C") {
-        line.clear();
-        assert!(out.read_line(&mut line).unwrap() > 0, "the story ended early");
+    let mut demo = Running::of(command("demo --listen 127.0.0.1:0").env("TMPDIR", temporary.path()));
+    let first = demo.line();
+    let url = first.split_whitespace().find(|word| word.starts_with("http://"));
+    loop {
+        let line = demo.line();
+        assert!(!line.is_empty(), "the story ended early");
+        if line.starts_with("Serving until Ctrl-C") {
+            break;
+        }
     }
-    let listed = quipu(&["topic", "list", "--server", &url]).output().unwrap();
-    assert!(stdout(&listed).contains("flights"), "{}", stderr(&listed));
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let mut rest = String::new();
-    out.read_to_string(&mut rest).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+    assert!(run(url.unwrap(), "topic list").ok().contains("flights"));
+    demo.interrupt();
+    demo.end().quiet();
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
 }

@@ -2,7 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+
+use serde_json::json;
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -41,6 +45,41 @@ pub(crate) enum Reply {
     /// Closes without a word.
     Nothing,
 }
+
+/// 200 with this body.
+pub(crate) fn fine(body: impl Into<String>) -> Reply {
+    Reply::Answer(200, "", body.into())
+}
+
+/// What a produce request of so many records is answered.
+pub(crate) fn stored(records: usize) -> Reply {
+    let partitions = match records.checked_sub(1) {
+        None => json!([]),
+        Some(last) => json!([{"partition": 0, "first_offset": 0, "last_offset": last, "records": records}]),
+    };
+    fine(json!({"records": records, "partitions": partitions}).to_string())
+}
+
+/// A problem with these members.
+pub(crate) fn problem(status: u16, members: &str) -> Reply {
+    let body = format!(r#"{{"type":"/problems/x","title":"T","status":{status},{members}}}"#);
+    Reply::Answer(status, "Content-Type: application/problem+json\r\n", body)
+}
+
+/// A topic `t` whose requests wait: the first channel says that one has arrived, the second lets one through, or all
+/// once it is dropped.
+pub(crate) fn holding() -> (Fake, Receiver<()>, Sender<()>) {
+    let (arrived, arrival) = channel();
+    let (go_on, gone_on) = channel();
+    let fake = Fake::of_topic(move |request, _| {
+        let _ = arrived.send(());
+        let _ = gone_on.recv();
+        stored(request.lines())
+    });
+    (fake, arrival, go_on)
+}
+
+const DESCRIBES: &str = "GET /v1/topics/t";
 
 /// The server; its thread ends with the process.
 pub(crate) struct Fake {
@@ -81,36 +120,34 @@ impl Fake {
     }
 
     /// The same, for a client of topic `t` with one partition, which is described by itself: `reply` answers the rest.
-    pub(crate) fn of_topic(
-        dedupe_window_ms: u64,
+    pub(crate) fn of_topic(reply: impl Fn(&Request, usize) -> Reply + Send + 'static) -> Self {
+        Self::of_topic_with_window(600_000, reply)
+    }
+
+    /// The same, for a topic that remembers keys for so long.
+    pub(crate) fn of_topic_with_window(
+        window_ms: u64,
         reply: impl Fn(&Request, usize) -> Reply + Send + 'static,
     ) -> Self {
-        let described = std::sync::atomic::AtomicUsize::new(0);
-        let fake = Self::start(move |request, before| {
-            if request.line == "GET /v1/topics/t" {
-                described.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                let partition = r#"{"partition":0,"log_start_offset":0,"end_offset":1}"#;
-                let config = format!(r#"{{"dedupe_window_ms":{{"value":{dedupe_window_ms}}}}}"#);
-                let body = format!(
-                    r#"{{"name":"t","id":"fake-1","partition_count":1,"partitions":[{partition}],"config":{config}}}"#
-                );
-                return Reply::Answer(200, "", body);
+        let described = AtomicUsize::new(0);
+        let mut fake = Self::start(move |request, before| {
+            if request.line == DESCRIBES {
+                described.fetch_add(1, Ordering::Relaxed);
+                let partition = json!({"partition": 0, "log_start_offset": 0, "end_offset": 1});
+                let config = json!({"dedupe_window_ms": {"value": window_ms}});
+                let topic = json!({"name": "t", "id": "fake-1", "partition_count": 1, "partitions": [partition], "config": config});
+                return fine(topic.to_string());
             }
-            reply(
-                request,
-                before - described.load(std::sync::atomic::Ordering::Relaxed),
-            )
+            reply(request, before - described.load(Ordering::Relaxed))
         });
-        Self {
-            is_topic: true,
-            ..fake
-        }
+        fake.is_topic = true;
+        fake
     }
 
     /// Every request so far; of [`Fake::of_topic`] those that it was asked about.
     pub(crate) fn requests(&self) -> Vec<Request> {
         let mut requests = self.requests.lock().unwrap().clone();
-        requests.retain(|request| !self.is_topic || request.line != "GET /v1/topics/t");
+        requests.retain(|request| !self.is_topic || request.line != DESCRIBES);
         requests
     }
 }
@@ -134,37 +171,27 @@ fn read(stream: &TcpStream) -> Option<Request> {
         headers,
         body: Vec::new(),
     };
-    let length = request
-        .header("content-length")
-        .map_or(0, |length| length.parse().unwrap());
-    request.body.resize(length, 0);
+    let length = request.header("content-length").unwrap_or("0");
+    request.body.resize(length.parse().unwrap(), 0);
     reader.read_exact(&mut request.body).ok()?;
     Some(request)
 }
 
 fn answer(mut stream: &TcpStream, reply: Reply) -> std::io::Result<()> {
-    let (status, headers, body, length) = match reply {
+    let (status, headers, body, missing) = match reply {
         Reply::Nothing => return Ok(()),
         Reply::Stays(kind, body) => {
-            let length = body.len();
-            write!(
-                stream,
-                "HTTP/1.1 200 X\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n"
-            )?;
+            let head = format!("HTTP/1.1 200 X\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n");
+            write!(stream, "{head}\r\n{:x}\r\n{body}\r\n", body.len())?;
             return stream.flush();
         }
-        Reply::Answer(status, headers, body) => {
-            let length = body.len();
-            (status, headers, body, length)
-        }
-        Reply::CutShort(headers, body) => {
-            let length = body.len() + 1;
-            (200, headers, body, length)
-        }
+        Reply::Answer(status, headers, body) => (status, headers, body, 0),
+        Reply::CutShort(headers, body) => (200, headers, body, 1),
     };
-    write!(
-        stream,
-        "HTTP/1.1 {status} X\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    )?;
+    let head = format!(
+        "HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n",
+        body.len() + missing
+    );
+    write!(stream, "{head}Connection: close\r\n\r\n{body}")?;
     stream.flush()
 }

@@ -4,9 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::io::BufRead;
+use std::process::Child;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -16,9 +15,12 @@ use tempfile::TempDir;
 
 use crate::proxy::{Proxy, Way};
 use crate::support::{Rng, Server};
-use crate::{quipu, stderr, stdout};
+use crate::{Ended, Running, command, file, run};
 
 const PARTITIONS: u32 = 4;
+
+/// Numbers by partition, in their order there.
+type Numbers = BTreeMap<u64, Vec<u64>>;
 
 /// What a fuse kills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,25 +62,15 @@ impl World {
     }
 
     /// Runs a command to its end, past the proxy.
-    fn run(&self, args: &[&str]) -> Output {
-        let url = format!("http://{}", self.server.as_ref().unwrap().address);
-        let output = quipu(args).env("QUIPU_SERVER", url).output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
-        output
+    fn run(&self, line: &str) -> String {
+        run(&format!("http://{}", self.server.as_ref().unwrap().address), line).ok()
     }
 
     /// Starts a command behind the proxy.
-    fn spawn(&self, args: &[&str]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_quipu"))
-            .args(args)
-            .env("QUIPU_SERVER", &self.proxy.url)
-            .env_remove("QUIPU_TOKEN")
-            .env("XDG_STATE_HOME", self.dir.path().join("state"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+    fn spawn(&self, line: &str) -> Running {
+        let mut command = command(line);
+        let command = command.env("QUIPU_SERVER", &self.proxy.url);
+        Running::of(command.env("XDG_STATE_HOME", self.dir.path().join("state")))
     }
 
     /// Kills that victim when so many bytes have gone that way; the channel then says so.
@@ -100,18 +92,21 @@ impl World {
     }
 
     /// The numbers in a topic's records, by partition.
-    fn numbers(&self, topic: &str) -> BTreeMap<u64, Vec<u64>> {
-        let mut numbers: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-        for line in stdout(&self.run(&["consume", topic])).lines() {
-            let record: Value = serde_json::from_str(line).unwrap();
-            let number = record["value"]["n"].as_u64().unwrap();
-            numbers
-                .entry(record["partition"].as_u64().unwrap())
-                .or_default()
-                .push(number);
+    fn numbers(&self, topic: &str) -> Numbers {
+        let mut numbers = Numbers::new();
+        for line in self.run(&format!("consume {topic}")).lines() {
+            note(&mut numbers, line);
         }
         numbers
     }
+}
+
+/// Notes the number in a printed record.
+fn note(numbers: &mut Numbers, line: &str) {
+    let record: Value = serde_json::from_str(line).unwrap();
+    let partition = record["partition"].as_u64().unwrap();
+    let number = record["value"]["n"].as_u64().unwrap();
+    numbers.entry(partition).or_default().push(number);
 }
 
 /// Records from `from` on, with keys, of about so many bytes.
@@ -131,7 +126,7 @@ fn lines(from: u64, until: u64, bytes: usize) -> String {
 
 /// Each number once, and growing in each partition.
 #[track_caller]
-fn check_once(numbers: &BTreeMap<u64, Vec<u64>>, count: u64) {
+fn check_once(numbers: &Numbers, count: u64) {
     for (partition, numbers) in numbers {
         let wrong = numbers.windows(2).find(|pair| pair[0] >= pair[1]);
         assert_eq!(wrong, None, "partition {partition} is in order, nothing twice");
@@ -153,10 +148,8 @@ fn has_burned(proxy: &Proxy, fuse: &Receiver<()>, command: &Child) -> bool {
             Err(RecvTimeoutError::Disconnected) => return false,
         }
         // Looked at and not waited for: until it is, the number is its own.
-        if waitid(WaitId::Pid(Pid::from_child(command)), ended)
-            .unwrap()
-            .is_some()
-        {
+        let waited = waitid(WaitId::Pid(Pid::from_child(command)), ended);
+        if waited.unwrap().is_some() {
             proxy.disarm();
             return fuse.try_recv().is_ok();
         }
@@ -164,8 +157,8 @@ fn has_burned(proxy: &Proxy, fuse: &Receiver<()>, command: &Child) -> bool {
 }
 
 /// Runs a command through so many faults and to its end; it is started again when it was killed.
-fn run_through(world: &mut World, rng: &mut Rng, args: &[&str], victims: &[Victim], faults: u32) -> Output {
-    let mut command = world.spawn(args);
+fn run_through(world: &mut World, rng: &mut Rng, line: &str, victims: &[Victim], faults: u32) -> Ended {
+    let mut command = world.spawn(line);
     for _ in 0..faults {
         let victim = victims[rng.below(victims.len() as u64) as usize];
         // An answer is some hundred bytes, so this hits the first one.
@@ -173,30 +166,25 @@ fn run_through(world: &mut World, rng: &mut Rng, args: &[&str], victims: &[Victi
             0 => (Way::Down, rng.below(2_000)),
             _ => (Way::Up, rng.below(10 << 20)),
         };
-        let fuse = world.arm(victim, &command, way, bytes);
-        if !has_burned(&world.proxy, &fuse, &command) {
+        let fuse = world.arm(victim, &command.child, way, bytes);
+        if !has_burned(&world.proxy, &fuse, &command.child) {
             break;
         }
         println!("{victim:?} at byte {bytes} {way:?}");
         match victim {
             Victim::Server => world.restart(),
             Victim::Command => {
-                command.kill().unwrap();
-                command.wait().unwrap();
-                command = world.spawn(args);
+                command.child.kill().unwrap();
+                command.child.wait().unwrap();
+                command = world.spawn(line);
             }
             Victim::Nobody => {}
         }
     }
     world.proxy.disarm();
-    let output = command.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    output
-}
-
-fn write(path: &Path, text: &str) -> String {
-    std::fs::write(path, text).unwrap();
-    path.to_str().unwrap().to_owned()
+    let ended = command.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    ended
 }
 
 #[test]
@@ -204,15 +192,13 @@ fn a_load_whose_server_and_command_are_killed_over_and_over_ends_with_every_reco
     const RECORDS: u64 = 200_000;
     let mut rng = Rng::from_environment("a load that is cut");
     let mut world = World::new();
-    let path = write(&world.dir.path().join("load.ndjson"), &lines(0, RECORDS, 250));
+    let path = file(&world.dir, "load.ndjson", lines(0, RECORDS, 250));
     let victims = [Victim::Server, Victim::Command, Victim::Nobody];
-    let output = run_through(&mut world, &mut rng, &["produce", "t", &path], &victims, 12);
-    println!("{}{}", stdout(&output), stderr(&output));
+    let ended = run_through(&mut world, &mut rng, &format!("produce t {path}"), &victims, 12);
+    println!("{}{}", ended.out, ended.err);
     check_once(&world.numbers("t"), RECORDS);
-    let states = std::fs::read_dir(world.dir.path().join("state/quipu/loads"))
-        .unwrap()
-        .count();
-    assert_eq!(states, 0, "and nothing is left of it");
+    let states = std::fs::read_dir(world.dir.path().join("state/quipu/loads"));
+    assert_eq!(states.unwrap().count(), 0, "and nothing is left of it");
 }
 
 #[test]
@@ -221,25 +207,23 @@ fn a_consumer_that_follows_prints_every_record_once_over_restarts() {
     const RECORDS: u64 = 5_000;
     let mut rng = Rng::from_environment("a tail that is cut");
     let mut world = World::new();
-    let mut command = world.spawn(&["consume", "t", "--follow"]);
-    let mut printed = BufReader::new(command.stdout.take().unwrap());
-    let mut numbers: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    let mut consumer = world.spawn("consume t --follow");
+    let mut numbers = Numbers::new();
     for round in 0..ROUNDS {
-        let victim = if rng.below(4) == 0 {
-            Victim::Nobody
-        } else {
-            Victim::Server
+        let victim = match rng.below(4) {
+            0 => Victim::Nobody,
+            _ => Victim::Server,
         };
         // Less than the round has, so it burns; only then does the rest come.
         let bytes = rng.below(RECORDS * 150);
-        let fuse = world.arm(victim, &command, Way::Down, bytes);
+        let fuse = world.arm(victim, &consumer.child, Way::Down, bytes);
         let (from, until) = (round * RECORDS, (round + 1) * RECORDS);
-        let path = write(&world.dir.path().join("part.ndjson"), &lines(from, until, 200));
-        let producer = world.spawn(&["produce", "t", &path]);
-        let (world, command) = (&mut world, &command);
+        let path = file(&world.dir, "part.ndjson", lines(from, until, 200));
+        let producer = world.spawn(&format!("produce t {path}"));
+        let (world, Running { child, out }) = (&mut world, &mut consumer);
         std::thread::scope(|scope| {
             let restart = scope.spawn(move || {
-                assert!(has_burned(&world.proxy, &fuse, command), "the command has ended");
+                assert!(has_burned(&world.proxy, &fuse, child), "the command has ended");
                 println!("{victim:?} at byte {bytes}");
                 if victim == Victim::Server {
                     world.restart();
@@ -248,30 +232,17 @@ fn a_consumer_that_follows_prints_every_record_once_over_restarts() {
             let mut line = String::new();
             for _ in from..until {
                 line.clear();
-                printed.read_line(&mut line).unwrap();
-                let record: Value = serde_json::from_str(&line).unwrap();
-                let number = record["value"]["n"].as_u64().unwrap();
-                numbers
-                    .entry(record["partition"].as_u64().unwrap())
-                    .or_default()
-                    .push(number);
+                out.read_line(&mut line).unwrap();
+                note(&mut numbers, &line);
             }
             restart.join().unwrap();
         });
-        let produced = producer.wait_with_output().unwrap();
-        assert_eq!(produced.status.code(), Some(0), "{}", stderr(&produced));
+        producer.end().ok();
     }
-    kill_process(Pid::from_child(&command), Signal::INT).unwrap();
-    let mut rest = String::new();
-    printed.read_line(&mut rest).unwrap();
-    let output = command.wait_with_output().unwrap();
-    assert_eq!(
-        (output.status.code(), rest.as_str()),
-        (Some(0), ""),
-        "{}",
-        stderr(&output)
-    );
-    assert!(stderr(&output).contains("; trying again"), "{}", stderr(&output));
+    consumer.interrupt();
+    let ended = consumer.end();
+    assert!(ended.err.contains("; trying again"), "{}", ended.err);
+    assert_eq!(ended.ok(), "");
     check_once(&numbers, ROUNDS * RECORDS);
 }
 
@@ -281,36 +252,21 @@ fn a_replay_into_a_topic_stores_every_record_once_over_restarts() {
     let mut rng = Rng::from_environment("a replay that is cut");
     let mut world = World::new();
     world.server.as_ref().unwrap().create_topic("u", PARTITIONS);
-    let path = write(&world.dir.path().join("load.ndjson"), &lines(0, RECORDS, 400));
-    world.run(&["produce", "t", &path]);
-    let args = ["replay", "t", "--from", "0", "--to", "u", "--output", "json"];
-    let output = run_through(
-        &mut world,
-        &mut rng,
-        &args,
-        &[Victim::Server, Victim::Server, Victim::Nobody],
-        6,
-    );
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["records"], RECORDS, "{report}");
-    let copied = world.numbers("u");
+    let path = file(&world.dir, "load.ndjson", lines(0, RECORDS, 400));
+    world.run(&format!("produce t {path}"));
+    let mut replay = |world: &mut World, line: &str, faults| {
+        let victims = [Victim::Server, Victim::Server, Victim::Nobody];
+        let line = format!("replay {line} --from 0 --to u --output json");
+        let report = run_through(world, &mut rng, &line, &victims, faults).out;
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(report["records"], RECORDS, "{report}");
+        world.numbers("u")
+    };
+    let copied = replay(&mut world, "t", 6);
     check_once(&copied, RECORDS);
-    assert_eq!(
-        copied,
-        world.numbers("t"),
-        "each record is in the partition that it was in"
-    );
+    assert_eq!(copied, world.numbers("t"), "each record stays in its partition");
 
     // Into the topic itself: the end is as of the beginning.
-    let output = run_through(
-        &mut world,
-        &mut rng,
-        &["replay", "u", "--from", "0", "--to", "u", "--output", "json"],
-        &[Victim::Server, Victim::Server, Victim::Nobody],
-        3,
-    );
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["records"], RECORDS, "{report}");
-    let doubled: usize = world.numbers("u").values().map(Vec::len).sum();
+    let doubled: usize = replay(&mut world, "u", 3).values().map(Vec::len).sum();
     assert_eq!(doubled as u64, 2 * RECORDS);
 }

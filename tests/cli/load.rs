@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::client::{file, problem, stored};
-use crate::fake::{Fake, Reply, Request};
-use crate::{failed, quipu, stderr, stdout};
-
-const WINDOW_MS: u64 = 600_000;
+use crate::fake::{Fake, Reply, Request, fine, holding, problem, stored};
+use crate::{Ended, Running, command, ended, file, quipu};
 
 /// What the fake does with a request that it has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,19 +36,18 @@ struct Store {
     keys: HashMap<String, (usize, Vec<u8>)>,
 }
 
+type Shared = Arc<Mutex<Store>>;
+
 impl Store {
     fn take(&mut self, request: &Request, fate: Fate) -> Reply {
         let key = request
             .header("idempotency-key")
-            .expect("every request has a key")
-            .to_owned();
+            .expect("every request has a key");
         let lines: Vec<&[u8]> = request.body.split_inclusive(|byte| *byte == b'\n').collect();
-        let (done, body) = self.keys.entry(key).or_default();
+        let (done, body) = self.keys.entry(key.to_owned()).or_default();
         if *done > 0 && *body != request.body {
-            return problem(
-                422,
-                r#""code":"idempotency-key-reused","detail":"another body","outcome":"none""#,
-            );
+            let members = r#""code":"idempotency-key-reused","detail":"another body","outcome":"none""#;
+            return problem(422, members);
         }
         body.clone_from(&request.body);
         let most = match fate {
@@ -58,18 +55,16 @@ impl Store {
             Fate::Partial => lines.len() / 2,
             _ => *done,
         };
-        for line in lines.iter().take(most).skip(*done) {
-            self.lines.push(line.to_vec());
-        }
+        let new = lines.iter().take(most).skip(*done);
+        self.lines.extend(new.map(|line| line.to_vec()));
         *done = most.max(*done);
-        let accepted = *done;
         match fate {
             Fate::Fine => stored(lines.len()),
             Fate::LostBefore | Fate::LostAfter => Reply::Nothing,
             Fate::Overloaded => problem(503, r#""code":"overloaded","outcome":"none""#),
             Fate::Partial => problem(
                 503,
-                &format!(r#""code":"overloaded","outcome":"partial","accepted":{accepted}"#),
+                &format!(r#""code":"overloaded","outcome":"partial","accepted":{done}"#),
             ),
             Fate::InUse => problem(409, r#""code":"idempotency-key-in-use","outcome":"none""#),
             Fate::Gateway => Reply::Answer(502, "Content-Type: text/html\r\n", "<html>".to_owned()),
@@ -78,23 +73,43 @@ impl Store {
 }
 
 /// A fake with a store, whose n-th request has the n-th fate, and the ones after these are fine.
-fn serve(window_ms: u64, fates: &'static [Fate]) -> (Fake, Arc<Mutex<Store>>) {
-    let store = Arc::new(Mutex::new(Store::default()));
+fn serve(fates: &'static [Fate]) -> (Fake, Shared) {
+    serve_with_window(600_000, fates)
+}
+
+fn serve_with_window(window_ms: u64, fates: &'static [Fate]) -> (Fake, Shared) {
+    let store = Shared::default();
     let shared = Arc::clone(&store);
-    let fake = Fake::of_topic(window_ms, move |request, before| {
+    let fake = Fake::of_topic_with_window(window_ms, move |request, before| {
         let fate = fates.get(before).copied().unwrap_or(Fate::Fine);
         shared.lock().unwrap().take(request, fate)
     });
     (fake, store)
 }
 
-/// A command whose states are in `dir`.
-fn produce(fake: &Fake, dir: &TempDir, args: &[&str]) -> assert_cmd::Command {
-    let mut command = quipu(&[&["produce", "t"], args].concat());
-    command
-        .env("QUIPU_SERVER", &fake.url)
-        .env("XDG_STATE_HOME", dir.path().join("state"));
-    command
+/// A topic that refuses every request with these members.
+fn refusing(status: u16, members: &'static str) -> Fake {
+    Fake::of_topic(move |_, _| problem(status, members))
+}
+
+/// Runs `quipu produce` with its states in `dir`.
+fn produce(fake: &Fake, dir: &TempDir, flags: &str) -> Ended {
+    produce_from(fake, dir, flags, Vec::new())
+}
+
+fn produce_from(fake: &Fake, dir: &TempDir, flags: &str, input: Vec<u8>) -> Ended {
+    let mut command = quipu(&format!("produce t --server {} {flags}", fake.url));
+    ended(
+        command
+            .env("XDG_STATE_HOME", dir.path().join("state"))
+            .write_stdin(input),
+    )
+}
+
+/// The same on its way.
+fn start(fake: &Fake, dir: &TempDir, path: &str) -> Running {
+    let mut command = command(&format!("produce t {path} --server {}", fake.url));
+    Running::of(command.env("XDG_STATE_HOME", dir.path().join("state")))
 }
 
 /// The states in `dir`.
@@ -105,21 +120,25 @@ fn states(dir: &TempDir) -> Vec<PathBuf> {
     }
 }
 
+fn is_state(path: &PathBuf) -> bool {
+    path.extension().is_some_and(|kind| kind == "json")
+}
+
 /// Three requests' worth of numbered lines.
 fn numbered() -> Vec<u8> {
     let filler = "x".repeat(1000);
-    (0..20_000)
-        .flat_map(|n| format!("{{\"value\":\"{n} {filler}\"}}\n").into_bytes())
-        .collect()
+    let line = |n| format!("{{\"value\":\"{n} {filler}\"}}\n");
+    (0..20_000).map(line).collect::<String>().into_bytes()
 }
 
 #[track_caller]
-fn succeeded(output: &Output) {
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+fn check_whole(store: &Shared, content: &[u8]) {
+    let lines = store.lock().unwrap().lines.concat();
+    assert!(lines == content, "every line once, in order");
 }
 
 #[test]
-fn whatever_becomes_of_requests_and_answers_every_line_is_stored_once() {
+fn every_line_is_stored_once_when_requests_and_answers_are_lost() {
     const FATES: [Fate; 9] = [
         Fate::LostAfter,
         Fate::Fine,
@@ -134,46 +153,24 @@ fn whatever_becomes_of_requests_and_answers_every_line_is_stored_once() {
     let dir = TempDir::new().unwrap();
     let content = numbered();
     let path = file(&dir, "f", &content);
-    let (fake, store) = serve(WINDOW_MS, &FATES);
-    let output = produce(&fake, &dir, &[&path, "--output", "json"])
-        .output()
-        .unwrap();
-    succeeded(&output);
-    assert!(
-        stdout(&output).contains("\"records\":20000"),
-        "{}",
-        stdout(&output)
-    );
+    let (fake, store) = serve(&FATES);
+    let text = produce(&fake, &dir, &format!("{path} --output json")).ok();
+    assert!(text.contains("\"records\":20000"), "{text}");
     assert_eq!(fake.requests().len(), 10);
-    assert!(
-        store.lock().unwrap().lines.concat() == content,
-        "every line once, in order"
-    );
-    assert_eq!(
-        states(&dir),
-        Vec::<PathBuf>::new(),
-        "a load that is done is forgotten"
-    );
+    check_whole(&store, &content);
+    assert_eq!(states(&dir).len(), 0, "a load that is done is forgotten");
 
     // A pipe has no state, and a key all the same.
-    let (fake, store) = serve(WINDOW_MS, &FATES);
-    succeeded(
-        &produce(&fake, &dir, &[])
-            .write_stdin(content.clone())
-            .output()
-            .unwrap(),
-    );
-    assert!(
-        store.lock().unwrap().lines.concat() == content,
-        "every line once, in order"
-    );
+    let (fake, store) = serve(&FATES);
+    produce_from(&fake, &dir, "", content.clone()).ok();
+    check_whole(&store, &content);
 }
 
 /// Runs the command until its request `number` has arrived at the fake and kills it; the request is stored or not.
-fn kill_at(dir: &TempDir, path: &str, number: usize, is_stored: bool, store: &Arc<Mutex<Store>>) {
+fn kill_at(dir: &TempDir, path: &str, number: usize, is_stored: bool, store: &Shared) {
     let shared = Arc::clone(store);
     let (arrived, arrival) = std::sync::mpsc::channel();
-    let fake = Fake::of_topic(WINDOW_MS, move |request, before| {
+    let fake = Fake::of_topic(move |request, before| {
         if before + 1 < number || is_stored {
             let reply = shared.lock().unwrap().take(request, Fate::Fine);
             if before + 1 < number {
@@ -186,54 +183,36 @@ fn kill_at(dir: &TempDir, path: &str, number: usize, is_stored: bool, store: &Ar
             std::thread::park();
         }
     });
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_quipu"))
-        .args(["produce", "t", path, "--server", &fake.url])
-        .env("XDG_STATE_HOME", dir.path().join("state"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut running = start(&fake, dir, path);
     arrival.recv().unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
 }
 
 #[test]
-fn a_command_that_is_killed_is_gone_on_with_whether_its_request_was_stored_or_not() {
+fn a_killed_load_is_continued_whether_its_request_was_stored_or_not() {
     for (number, is_stored) in [(1, false), (1, true), (2, true), (3, false)] {
         let dir = TempDir::new().unwrap();
         let content = numbered();
         let path = file(&dir, "f", &content);
-        let store = Arc::new(Mutex::new(Store::default()));
+        let store = Shared::default();
         kill_at(&dir, &path, number, is_stored, &store);
         // And once more, before anything new was acknowledged.
         kill_at(&dir, &path, 1, is_stored, &store);
 
         let shared = Arc::clone(&store);
-        let fake = Fake::of_topic(WINDOW_MS, move |request, _| {
-            shared.lock().unwrap().take(request, Fate::Fine)
-        });
-        let output = produce(&fake, &dir, &[&path]).output().unwrap();
-        succeeded(&output);
-        let first = std::str::from_utf8(&fake.requests()[0].body)
-            .unwrap()
-            .split([' ', '"'])
-            .nth(3)
-            .unwrap()
-            .to_owned();
-        let line: usize = first.parse().unwrap();
+        let fake = Fake::of_topic(move |request, _| shared.lock().unwrap().take(request, Fate::Fine));
+        let ended = produce(&fake, &dir, &path);
+        let first = String::from_utf8(fake.requests()[0].body.clone()).unwrap();
+        let line: usize = first.split([' ', '"']).nth(3).unwrap().parse().unwrap();
         assert_eq!(line == 0, number == 1, "{line}");
-        assert_eq!(
-            stderr(&output),
-            format!(
-                "quipu: going on with the load of {path} into topic t that was cut at line {}\n",
-                line + 1
-            )
+        let expected = format!(
+            "quipu: continuing the load of {path} into topic t, which stopped at line {}\n",
+            line + 1
         );
-        assert!(
-            store.lock().unwrap().lines.concat() == content,
-            "{number} {is_stored}: every line once, in order"
-        );
+        assert_eq!(ended.err, expected);
+        ended.ok();
+        check_whole(&store, &content);
         assert_eq!(states(&dir).len(), 0);
     }
 }
@@ -241,80 +220,56 @@ fn a_command_that_is_killed_is_gone_on_with_whether_its_request_was_stored_or_no
 #[test]
 fn a_request_that_the_topic_may_have_forgotten_is_not_sent_again() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", b"{\"value\":1}\n{\"value\":2}\n");
-    let (fake, store) = serve(1, &[Fate::LostAfter]);
-    let text = failed(&produce(&fake, &dir, &[&path]).output().unwrap());
+    let path = file(&dir, "f", "{\"value\":1}\n{\"value\":2}\n");
+    let (fake, store) = serve_with_window(1, &[Fate::LostAfter]);
+    let ended = produce(&fake, &dir, &path);
+    let text = ended.failed();
     let doubt = format!("quipu: lines 1-2 of {path} may or may not be stored: they were first sent ");
     assert!(text.starts_with(&doubt), "{text}");
-    assert!(
-        text.contains("topic t knows a request again for 1 ms (dedupe_window_ms)"),
-        "{text}"
-    );
+    let window = "topic t recognizes a repeated request for 1 ms (dedupe_window_ms)";
+    assert!(text.contains(window), "{text}");
     assert!(text.contains("from 1 on, or from 3 if they are there"), "{text}");
 
     // The next run knows it too, and says the same without sending anything.
-    let again = failed(
-        &produce(&fake, &dir, &[&path])
-            .output()
-            .map(without_notes)
-            .unwrap(),
-    );
-    assert!(again.starts_with(&doubt), "{again}");
+    let again = without_notes(produce(&fake, &dir, &path));
+    assert!(again.failed().starts_with(&doubt), "{}", again.err);
     assert_eq!((fake.requests().len(), store.lock().unwrap().lines.len()), (1, 2));
 
-    succeeded(&produce(&fake, &dir, &[&path, "--restart"]).output().unwrap());
-    assert_eq!(
-        store.lock().unwrap().lines.len(),
-        4,
-        "whoever asks for it gets it"
-    );
+    produce(&fake, &dir, &format!("{path} --restart")).ok();
+    assert_eq!(store.lock().unwrap().lines.len(), 4, "the user asked for it");
     assert_eq!(states(&dir).len(), 0);
 }
 
-/// The output without the lines that say what goes on.
-fn without_notes(mut output: Output) -> Output {
-    let text = stderr(&output);
-    let is_note = |line: &&str| line.contains("; trying again") || line.contains("going on with the load");
-    let rest: Vec<&str> = text.lines().filter(|line| !is_note(line)).collect();
-    output.stderr = format!("{}\n", rest.join("\n")).into_bytes();
-    output
+/// Without the lines that only tell what is being done.
+fn without_notes(mut ended: Ended) -> Ended {
+    let is_note = |line: &str| line.contains("; trying again") || line.contains("continuing the load");
+    let rest: Vec<&str> = ended.err.lines().filter(|line| !is_note(line)).collect();
+    ended.err = format!("{}\n", rest.join("\n"));
+    ended
 }
 
+const BAD_LINE: &str =
+    r#""code":"invalid-request","detail":"not JSON","line":3,"accepted":1,"outcome":"partial""#;
+
 #[test]
-fn a_bad_line_is_named_as_the_file_counts_it_and_the_mended_file_goes_on_there() {
+fn a_bad_line_is_named_as_the_file_counts_it_and_the_corrected_file_continues_there() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", b"\n{\"value\":1}\nnonsense\n{\"value\":3}\n");
-    let fake = Fake::of_topic(WINDOW_MS, |_, _| {
-        let rest =
-            r#""code":"invalid-request","detail":"not JSON","line":3,"accepted":1,"outcome":"partial""#;
-        problem(400, rest)
-    });
-    let text = failed(&produce(&fake, &dir, &[&path]).output().unwrap());
+    let path = file(&dir, "f", "\n{\"value\":1}\nnonsense\n{\"value\":3}\n");
+    let ended = produce(&refusing(400, BAD_LINE), &dir, &path);
+    let problem = "invalid-request: not JSON; 1 record was stored";
+    let again = "correct the line, then run the same command again to continue there";
     assert_eq!(
-        text,
-        format!(
-            "quipu: line 3 of {path}: invalid-request: not JSON; 1 record was stored; once it is mended, the same \
-             command goes on there\n"
-        )
+        ended.failed(),
+        format!("quipu: line 3 of {path}: {problem}; {again}\n")
     );
-    file(&dir, "f", b"\n{\"value\":1}\n{\"value\":2}\n{\"value\":3}\n");
-    let (fake, store) = serve(WINDOW_MS, &[]);
-    let output = produce(&fake, &dir, &[&path]).output().unwrap();
-    succeeded(&output);
-    assert!(
-        stderr(&output).contains("cut at line 3; the file has changed since"),
-        "{}",
-        stderr(&output)
-    );
-    assert!(
-        stdout(&output).contains("after 1 record of earlier runs"),
-        "{}",
-        stdout(&output)
-    );
-    assert_eq!(
-        store.lock().unwrap().lines.concat(),
-        b"{\"value\":2}\n{\"value\":3}\n"
-    );
+    file(&dir, "f", "\n{\"value\":1}\n{\"value\":2}\n{\"value\":3}\n");
+    let (fake, store) = serve(&[]);
+    let ended = produce(&fake, &dir, &path);
+    let note = "stopped at line 3; the file has changed since";
+    assert!(ended.err.contains(note), "{}", ended.err);
+    let text = ended.ok();
+    assert!(text.contains("after 1 record of earlier runs"), "{text}");
+    check_whole(&store, b"{\"value\":2}\n{\"value\":3}\n");
     let key = fake.requests()[0].header("idempotency-key").unwrap().to_owned();
     assert!(
         key.ends_with("-2"),
@@ -323,51 +278,46 @@ fn a_bad_line_is_named_as_the_file_counts_it_and_the_mended_file_goes_on_there()
 }
 
 #[test]
-fn a_file_whose_stored_lines_have_changed_is_not_gone_on_with() {
+fn a_file_whose_stored_lines_have_changed_is_not_continued() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", b"{\"value\":1}\nnonsense\n");
-    let fake = Fake::of_topic(WINDOW_MS, |_, _| {
-        problem(
-            400,
-            r#""code":"invalid-request","line":2,"accepted":1,"outcome":"partial""#,
-        )
-    });
-    failed(&produce(&fake, &dir, &[&path]).output().unwrap());
-    let (fake, _) = serve(WINDOW_MS, &[]);
-    for other in [&b"{\"value\":9}\n{\"value\":2}\n"[..], b"{\"value\": 1}\n", b""] {
+    let path = file(&dir, "f", "{\"value\":1}\nnonsense\n");
+    let second = r#""code":"invalid-request","line":2,"accepted":1,"outcome":"partial""#;
+    produce(&refusing(400, second), &dir, &path).failed();
+    let (fake, _) = serve(&[]);
+    for other in ["{\"value\":9}\n{\"value\":2}\n", "{\"value\": 1}\n", ""] {
         file(&dir, "f", other);
-        let text = failed(&without_notes(produce(&fake, &dir, &[&path]).output().unwrap()));
-        assert!(
-            text.contains(&format!("the first line of {path} is not what")),
-            "{text}"
-        );
+        let ended = without_notes(produce(&fake, &dir, &path));
+        let expected = format!("the first line of {path} is not what");
+        assert!(ended.failed().contains(&expected), "{}", ended.err);
     }
     assert_eq!(fake.requests().len(), 0);
     // The line is the same with and without its break.
-    file(&dir, "f", b"{\"value\":1}");
-    succeeded(&produce(&fake, &dir, &[&path]).output().unwrap());
+    file(&dir, "f", "{\"value\":1}");
+    produce(&fake, &dir, &path).ok();
     assert_eq!(
         (fake.requests().len(), states(&dir).len()),
         (0, 0),
-        "there is nothing left to do"
+        "nothing is left to do"
     );
 }
 
 #[test]
 fn other_options_would_make_other_records_of_the_same_lines() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", &numbered());
+    let path = file(&dir, "f", numbered());
     kill_at(&dir, &path, 2, true, &Arc::default());
-    let (fake, _) = serve(WINDOW_MS, &[]);
-    let text = failed(&produce(&fake, &dir, &[&path, "--raw"]).output().unwrap());
+    let (fake, _) = serve(&[]);
+    let ended = produce(&fake, &dir, &format!("{path} --raw"));
+    let text = ended.failed();
     assert!(
-        text.contains("was cut at line ") && text.contains("with no such options"),
+        text.contains("stopped at line ") && text.contains("with no such options"),
         "{text}"
     );
-    file(&dir, "f", b"{}\n");
-    let text = failed(&produce(&fake, &dir, &[&path]).output().unwrap());
+    file(&dir, "f", "{}\n");
+    let ended = produce(&fake, &dir, &path);
+    let text = ended.failed();
     assert!(
-        text.contains("has changed since its load into topic t was cut"),
+        text.contains("has changed since its load into topic t stopped"),
         "{text}"
     );
     assert_eq!(fake.requests().len(), 0);
@@ -381,68 +331,54 @@ fn other_options_would_make_other_records_of_the_same_lines() {
 #[test]
 fn two_runs_of_one_load_are_one_too_many() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", b"{\"value\":1}\n");
-    let (arrived, arrival) = std::sync::mpsc::channel();
-    let (go_on, gone_on) = std::sync::mpsc::channel();
-    let fake = Fake::of_topic(WINDOW_MS, move |request, _| {
-        let _ = arrived.send(());
-        let _ = gone_on.recv();
-        stored(request.lines())
-    });
-    let child = std::process::Command::new(env!("CARGO_BIN_EXE_quipu"))
-        .args(["produce", "t", &path, "--server", &fake.url])
-        .env("XDG_STATE_HOME", dir.path().join("state"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let path = file(&dir, "f", "{\"value\":1}\n");
+    let (fake, arrival, go_on) = holding();
+    let running = start(&fake, &dir, &path);
     arrival.recv().unwrap();
-    let (other, _) = serve(WINDOW_MS, &[]);
-    let text = failed(&produce(&other, &dir, &[&path]).output().unwrap());
+    let (other, _) = serve(&[]);
+    let ended = produce(&other, &dir, &path);
     let busy = format!(
         "quipu: this load is running already (process {}): {path} into topic t;",
-        child.id()
+        running.child.id()
     );
-    assert!(text.starts_with(&busy), "{text}");
+    assert!(ended.failed().starts_with(&busy), "{}", ended.err);
     go_on.send(()).unwrap();
-    succeeded(&child.wait_with_output().unwrap());
+    running.end().ok();
     assert_eq!(other.requests().len(), 0);
 }
 
+const NOT_SAVED: &str = "quipu: cannot save the progress of this load (";
+
 #[test]
-fn a_state_that_cannot_be_kept_is_a_note_and_the_load_goes_on_without() {
+fn a_state_that_cannot_be_saved_is_a_note_and_the_load_continues_without() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", b"{\"value\":1}\n");
-    file(&dir, "state", b"no directory");
-    let (fake, store) = serve(WINDOW_MS, &[Fate::LostAfter]);
-    let output = produce(&fake, &dir, &[&path]).output().unwrap();
-    succeeded(&output);
-    assert!(
-        stderr(&output).starts_with("quipu: cannot remember how far this load is ("),
-        "{}",
-        stderr(&output)
-    );
+    let path = file(&dir, "f", "{\"value\":1}\n");
+    file(&dir, "state", "no directory");
+    let (fake, store) = serve(&[Fate::LostAfter]);
+    let ended = produce(&fake, &dir, &path);
+    assert!(ended.err.starts_with(NOT_SAVED), "{}", ended.err);
+    ended.ok();
     assert_eq!(store.lock().unwrap().lines.len(), 1);
-    let output = produce(&fake, &dir, &[&path])
-        .env_remove("XDG_STATE_HOME")
-        .env_remove("HOME")
-        .output()
-        .unwrap();
-    succeeded(&output);
+    let mut command = quipu(&format!("produce t {path} --server {}", fake.url));
+    let ended = ended_without_home(&mut command);
     assert!(
-        stderr(&output).contains("neither XDG_STATE_HOME nor HOME is set"),
+        ended.err.contains("neither XDG_STATE_HOME nor HOME is set"),
         "{}",
-        stderr(&output)
+        ended.err
     );
+    ended.ok();
+}
+
+fn ended_without_home(command: &mut assert_cmd::Command) -> Ended {
+    ended(command.env_remove("XDG_STATE_HOME").env_remove("HOME"))
 }
 
 #[test]
 fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", &numbered());
+    let path = file(&dir, "f", numbered());
     let loads = dir.path().join("state/quipu/loads");
-    let is_state = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "json");
-    let fake = Fake::of_topic(WINDOW_MS, move |request, before| {
+    let fake = Fake::of_topic(move |request, before| {
         if before == 0 {
             // Nobody can write a directory, as if the disk were full from now on.
             let files = std::fs::read_dir(&loads).unwrap();
@@ -451,74 +387,57 @@ fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
         }
         stored(request.lines())
     });
-    let output = produce(&fake, &dir, &[&path]).output().unwrap();
-    succeeded(&output);
+    let ended = produce(&fake, &dir, &path);
     assert_eq!(fake.requests().len(), 3);
-    let text = stderr(&output);
-    assert!(
-        text.starts_with("quipu: cannot remember how far this load is ("),
-        "{text}"
+    assert!(ended.err.starts_with(NOT_SAVED), "{}", ended.err);
+    assert_eq!(ended.err.lines().count(), 1, "said once: {}", ended.err);
+    ended.ok();
+    assert_eq!(
+        states(&dir).iter().filter(|path| is_state(path)).count(),
+        0,
+        "the load is done"
     );
-    assert_eq!(text.lines().count(), 1, "said once: {text}");
-    let left: Vec<PathBuf> = states(&dir).into_iter().filter(is_state).collect();
-    assert_eq!(left, [] as [PathBuf; 0], "the load is done");
 }
 
 #[test]
 fn a_load_that_is_not_remembered_promises_nothing_when_it_is_cut() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", b"{\"value\":1}\nnonsense\n");
-    let name = {
-        let fake = Fake::of_topic(WINDOW_MS, |_, _| {
-            problem(400, r#""code":"x","outcome":"partial""#)
-        });
-        produce(&fake, &dir, &[&path]).output().unwrap();
-        states(&dir).pop().unwrap()
-    };
+    let path = file(&dir, "f", "\n{\"value\":1}\nnonsense\n");
+    produce(&refusing(400, r#""code":"x","outcome":"partial""#), &dir, &path);
+    let name = states(&dir).pop().unwrap();
     std::fs::remove_file(&name).unwrap();
     std::fs::create_dir(name.with_extension("new")).unwrap();
-    let fake = Fake::of_topic(WINDOW_MS, |_, _| {
-        let rest =
-            r#""code":"invalid-request","detail":"not JSON","line":2,"accepted":1,"outcome":"partial""#;
-        problem(400, rest)
-    });
-    let output = produce(&fake, &dir, &[&path]).output().unwrap();
-    let text = stderr(&output);
-    assert!(
-        text.ends_with(&format!(
-            "quipu: line 2 of {path}: invalid-request: not JSON; 1 record was stored\n"
-        )),
-        "{text}"
-    );
+    let ended = produce(&refusing(400, BAD_LINE), &dir, &path);
+    let end = format!("quipu: line 3 of {path}: invalid-request: not JSON; 1 record was stored\n");
+    assert!(ended.err.ends_with(&end), "{}", ended.err);
 }
 
 #[test]
 fn a_named_pipe_that_nobody_writes_does_not_hold_up_the_end() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("pipe").to_str().unwrap().to_owned();
-    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
-    assert!(made.success());
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
     let (described, description) = std::sync::mpsc::channel();
     let fake = Fake::start(move |_, _| {
         let _ = described.send(());
-        let body = r#"{"name":"t","id":"fake-1","partition_count":1,"partitions":[],"config":{"dedupe_window_ms":{"value":1}}}"#;
-        Reply::Answer(200, "", body.to_owned())
+        let config = r#"{"dedupe_window_ms":{"value":1}}"#;
+        fine(format!(
+            r#"{{"name":"t","id":"fake-1","partition_count":1,"config":{config}}}"#
+        ))
     });
-    let child = std::process::Command::new(env!("CARGO_BIN_EXE_quipu"))
-        .args(["produce", "t", &path, "--server", &fake.url])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let pid = rustix::process::Pid::from_child(&child);
+    let mut command = command(&format!("produce t {path} --server {}", fake.url));
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_child(&child);
     description.recv().unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
     let (ended, end) = std::sync::mpsc::channel();
-    std::thread::spawn(move || ended.send(child.wait_with_output().unwrap()));
+    std::thread::spawn(move || ended.send(Ended::from(child.wait_with_output().unwrap())));
     match end.recv_timeout(Duration::from_secs(60)) {
-        Ok(output) => succeeded(&output),
+        Ok(ended) => drop(ended.ok()),
         Err(_) => {
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            kill_process(pid, Signal::KILL).unwrap();
             panic!("it is still waiting for somebody to write");
         }
     }
@@ -527,20 +446,18 @@ fn a_named_pipe_that_nobody_writes_does_not_hold_up_the_end() {
 #[test]
 fn a_state_that_nobody_can_read_stops_the_load_until_it_is_forgotten() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", &numbered());
+    let path = file(&dir, "f", numbered());
     kill_at(&dir, &path, 2, true, &Arc::default());
-    let state = states(&dir)
-        .into_iter()
-        .find(|path| path.extension().unwrap() == "json")
-        .unwrap();
+    let state = states(&dir).into_iter().find(is_state).unwrap();
     std::fs::write(&state, "{").unwrap();
-    let (fake, store) = serve(WINDOW_MS, &[]);
-    let text = failed(&produce(&fake, &dir, &[&path]).output().unwrap());
+    let (fake, store) = serve(&[]);
+    let ended = produce(&fake, &dir, &path);
+    let text = ended.failed();
     assert!(
         text.contains(state.to_str().unwrap()) && text.contains("--restart forgets it"),
         "{text}"
     );
-    succeeded(&produce(&fake, &dir, &[&path, "--restart"]).output().unwrap());
+    produce(&fake, &dir, &format!("{path} --restart")).ok();
     assert_eq!(store.lock().unwrap().lines.len(), 20_000);
 }
 
@@ -549,50 +466,29 @@ fn a_load_that_is_named_is_the_same_load_from_a_pipe_too() {
     let dir = TempDir::new().unwrap();
     let content = numbered();
     let path = file(&dir, "f", &content);
-    let (fake, store) = serve(WINDOW_MS, &[]);
-    let named = ["--idempotency-key", "load-7"];
-    succeeded(
-        &produce(&fake, &dir, &[&named[..], &[&path]].concat())
-            .output()
-            .unwrap(),
-    );
-    succeeded(
-        &produce(&fake, &dir, &named)
-            .write_stdin(content.clone())
-            .output()
-            .unwrap(),
-    );
-    let keys: Vec<_> = fake
-        .requests()
+    let (fake, store) = serve(&[]);
+    let named = "--idempotency-key load-7";
+    produce(&fake, &dir, &format!("{named} {path}")).ok();
+    produce_from(&fake, &dir, named, content.clone()).ok();
+    let requests = fake.requests();
+    let keys = requests
         .iter()
-        .map(|request| request.header("idempotency-key").unwrap().to_owned())
-        .collect();
-    assert_eq!(
-        keys,
-        [
-            "load-7-1", "load-7-2", "load-7-3", "load-7-1", "load-7-2", "load-7-3"
-        ]
-    );
-    assert!(
-        store.lock().unwrap().lines.concat() == content,
-        "the second one stored nothing"
-    );
+        .filter_map(|request| request.header("idempotency-key"));
+    let expected = ["load-7-1", "load-7-2", "load-7-3"].repeat(2);
+    assert_eq!(keys.collect::<Vec<_>>(), expected);
+    check_whole(&store, &content);
     assert_eq!(states(&dir).len(), 0, "and nothing is kept outside");
 
-    let text = failed(&produce(&fake, &dir, &named).write_stdin("{}\n").output().unwrap());
-    assert!(
-        text.contains("idempotency-key-reused: another body; the key names other records"),
-        "{text}"
-    );
+    let ended = produce_from(&fake, &dir, named, b"{}\n".to_vec());
+    let expected = "idempotency-key-reused: another body; the key names other records";
+    assert!(ended.failed().contains(expected), "{}", ended.err);
 }
 
 #[test]
 fn a_load_of_which_nothing_was_stored_is_no_load() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", b"{\"value\":1}\n");
-    let fake = Fake::of_topic(WINDOW_MS, |_, _| {
-        problem(413, r#""code":"record-too-large","outcome":"none""#)
-    });
-    failed(&produce(&fake, &dir, &[&path]).output().unwrap());
+    let path = file(&dir, "f", "{\"value\":1}\n");
+    let fake = refusing(413, r#""code":"record-too-large","outcome":"none""#);
+    produce(&fake, &dir, &path).failed();
     assert_eq!(states(&dir).len(), 0);
 }

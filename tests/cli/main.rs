@@ -18,45 +18,166 @@ mod stream;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::process::Output;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
-use assert_cmd::Command;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
-/// The binary, without the caller's settings, and never for ever.
-pub(crate) fn quipu(args: &[&str]) -> Command {
+/// The words of a command line; what stands between single quotes is one word.
+pub(crate) fn words(line: &str) -> Vec<&str> {
+    let parts = line.split('\'').enumerate();
+    parts
+        .flat_map(|(index, part)| match index % 2 {
+            0 => part.split_whitespace().collect(),
+            _ => vec![part],
+        })
+        .collect()
+}
+
+/// `quipu` with these words, without the caller's settings.
+pub(crate) fn command(line: &str) -> Command {
+    const DIRECTORY: &str = env!("CARGO_TARGET_TMPDIR");
     let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
+    for variable in ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"] {
+        command.env_remove(variable);
+    }
     command
-        .args(args)
-        .env_remove("QUIPU_SERVER")
-        .env_remove("QUIPU_TOKEN")
-        .env_remove("QUIPU_CONTEXT")
-        .env(
-            "XDG_CONFIG_HOME",
-            concat!(env!("CARGO_TARGET_TMPDIR"), "/no-config"),
-        )
-        .env("XDG_STATE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/state"))
-        .timeout(Duration::from_secs(120));
+        .args(words(line))
+        .env("XDG_CONFIG_HOME", format!("{DIRECTORY}/no-config"))
+        .env("XDG_STATE_HOME", format!("{DIRECTORY}/state"));
     command
 }
 
-/// Runs it against the server at `url`.
-pub(crate) fn run(url: &str, args: &[&str]) -> Output {
-    quipu(args).env("QUIPU_SERVER", url).output().unwrap()
+/// The same for a test that waits for its end, which does not wait for ever.
+pub(crate) fn quipu(line: &str) -> assert_cmd::Command {
+    let mut command = assert_cmd::Command::from_std(command(line));
+    command.timeout(Duration::from_secs(120));
+    command
 }
 
-pub(crate) fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
+/// Runs a command against the server at `url`.
+pub(crate) fn run(url: &str, line: &str) -> Ended {
+    ended(quipu(line).env("QUIPU_SERVER", url))
 }
 
-pub(crate) fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+/// Runs a command that needs no server.
+pub(crate) fn run_offline(line: &str) -> Ended {
+    ended(&mut quipu(line))
 }
 
-/// It ended with 1 and one line, which is returned.
-pub(crate) fn failed(output: &Output) -> String {
-    let text = stderr(output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert_eq!(text.lines().count(), 1, "one clear line: {text}");
-    text
+pub(crate) fn ended(command: &mut assert_cmd::Command) -> Ended {
+    command.output().unwrap().into()
+}
+
+/// How a command ended, and what it printed.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code();
+        Self {
+            code,
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
+    }
+}
+
+impl Ended {
+    /// It succeeded; its standard output.
+    #[track_caller]
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{}", self.err);
+        self.out
+    }
+
+    /// The same, without a word on standard error.
+    #[track_caller]
+    pub(crate) fn quiet(self) -> String {
+        assert_eq!((self.code, &*self.err), (Some(0), ""));
+        self.out
+    }
+
+    /// It ended with 1 and one line on standard error, which is returned.
+    #[track_caller]
+    pub(crate) fn failed(&self) -> &str {
+        assert_eq!(self.code, Some(1), "{self:?}");
+        assert_eq!(self.err.lines().count(), 1, "one clear line: {}", self.err);
+        &self.err
+    }
+}
+
+/// A command that runs, and what it prints.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) out: BufReader<ChildStdout>,
+}
+
+impl Running {
+    /// Starts a command against the server at `url`.
+    pub(crate) fn start(url: &str, line: &str) -> Self {
+        Self::of(command(line).env("QUIPU_SERVER", url))
+    }
+
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out }
+    }
+
+    /// The next line that it prints; empty at the end.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line
+    }
+
+    pub(crate) fn lines(&mut self, count: usize) -> Vec<String> {
+        (0..count).map(|_| self.line()).collect()
+    }
+
+    /// Asks it to stop, as Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+    }
+
+    /// Waits for its end; what it printed is the rest.
+    pub(crate) fn end(mut self) -> Ended {
+        let mut out = Vec::new();
+        drop(self.child.stdin.take());
+        self.out.read_to_end(&mut out).unwrap();
+        Output {
+            stdout: out,
+            ..self.child.wait_with_output().unwrap()
+        }
+        .into()
+    }
+
+    /// Waits for its end while nobody reads what it prints.
+    pub(crate) fn end_unread(self) -> Ended {
+        let Self { child, out: _out } = self;
+        child.wait_with_output().unwrap().into()
+    }
+
+    /// Closes the pipe that it prints into, and waits for its end.
+    pub(crate) fn hang_up(self) -> Ended {
+        drop(self.out);
+        self.child.wait_with_output().unwrap().into()
+    }
+}
+
+/// Writes a file; its path.
+pub(crate) fn file(dir: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String {
+    let path = dir.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
 }

@@ -1,13 +1,14 @@
 //! The loads of `quipu bench`: one thread a connection.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use super::{Load, Sums};
-use crate::cli::api::{Topic, stream_route};
-use crate::cli::client::{Client, Failure, Route};
+use crate::cli::api::{Topic, append_route, partition_route, stream_route};
+use crate::cli::client::{Client, Failure};
 use crate::cli::signal::Interrupt;
 use crate::cli::stream::Stream;
 
@@ -65,8 +66,7 @@ impl Run<'_> {
                     .skip(connection)
                     .step_by(connections);
                 for partition in own.map(|index| &partitions[index % partitions.len()]) {
-                    let number = partition.partition.to_string();
-                    let route = Route::new(&["v1", "topics", self.topic, "partitions", &number, "records"]);
+                    let route = partition_route(self.topic, partition.partition, &["records"]);
                     let mut next = partition.log_start_offset;
                     while next < partition.end_offset && !ends() {
                         let route = route
@@ -105,13 +105,7 @@ impl Run<'_> {
                 .collect();
             let result = self.append_at(rate, started, &appended);
             is_over.store(true, Ordering::Release);
-            let mut all = Sums::default();
-            for reader in readers {
-                let sums = reader
-                    .join()
-                    .map_err(|_| anyhow::anyhow!("a thread of the load has panicked"))??;
-                add(&mut all, &sums);
-            }
+            let mut all = add_up(readers)?;
             all.requests = result?;
             Ok(all)
         })
@@ -150,14 +144,8 @@ impl Run<'_> {
     ) -> anyhow::Result<Sums> {
         let partitions = topic.choose(&[])?;
         let route = stream_route(self.topic, &[], None);
-        let stream = Stream::new(
-            self.client,
-            &[(topic, partitions)],
-            route,
-            true,
-            Some(LATE),
-            self.interrupt,
-        );
+        let topics = [(topic, partitions)];
+        let stream = Stream::new(self.client, &topics, route, true, Some(LATE), self.interrupt);
         let events = stream.spawn(|read| read)?;
         let mut sums = Sums::default();
         let mut quiet_since = None;
@@ -185,11 +173,8 @@ impl Run<'_> {
             if is_over.load(Ordering::Acquire)
                 && quiet_since.get_or_insert_with(Instant::now).elapsed() > LATE
             {
-                anyhow::bail!(
-                    "a reader got {} of {} records",
-                    sums.records,
-                    appended.load(Ordering::Acquire)
-                );
+                let appended = appended.load(Ordering::Acquire);
+                anyhow::bail!("a reader got {} of {appended} records", sums.records);
             }
         }
     }
@@ -204,18 +189,13 @@ impl Run<'_> {
         let filler = "x".repeat((self.load.record_bytes as usize).saturating_sub(head.len() + tail.len()));
         let mut body = String::new();
         for number in first..first + records {
-            body.push_str(&format!(
-                "{{\"key\":\"{number}\",\"value\":{head}{filler}{tail}}}\n"
-            ));
+            body += &format!("{{\"key\":\"{number}\",\"value\":{head}{filler}{tail}}}\n");
         }
         body.into_bytes()
     }
 
     fn append(&self, body: &[u8]) -> Result<(), Failure> {
-        let route = Route::new(&["v1", "topics", self.topic, "records"]);
-        self.client
-            .post_with(&route, &[("content-type", "application/x-ndjson")], body)
-            .map(|_| ())
+        self.client.post(&append_route(self.topic), &[], body).map(drop)
     }
 
     /// Sends until there is an answer, and counts how long that one took; none if the run ended before.
@@ -260,18 +240,11 @@ impl Run<'_> {
                         let mut sums = Sums::default();
                         let result = work(connection, &mut sums, ends);
                         has_failed.fetch_or(result.is_err(), Ordering::Relaxed);
-                        result.map(|()| sums)
+                        Ok(result.map(|()| sums)?)
                     })
                 })
                 .collect();
-            let mut all = Sums::default();
-            for thread in threads {
-                let sums = thread
-                    .join()
-                    .map_err(|_| anyhow::anyhow!("a thread of the load has panicked"))??;
-                add(&mut all, &sums);
-            }
-            Ok(all)
+            add_up(threads)
         })
     }
 }
@@ -295,10 +268,17 @@ fn take(left: &AtomicU64, most: u64) -> Option<u64> {
     Some(before.unwrap_or(0).min(most)).filter(|taken| *taken > 0)
 }
 
-fn add(all: &mut Sums, sums: &Sums) {
-    all.records += sums.records;
-    all.bytes += sums.bytes;
-    all.requests += sums.requests;
-    all.retries += sums.retries;
-    all.latencies.merge(&sums.latencies);
+/// What the threads did together.
+fn add_up(threads: Vec<ScopedJoinHandle<'_, anyhow::Result<Sums>>>) -> anyhow::Result<Sums> {
+    let mut all = Sums::default();
+    for thread in threads {
+        let panicked = |_| anyhow::anyhow!("a thread of the load has panicked");
+        let sums = thread.join().map_err(panicked)??;
+        all.records += sums.records;
+        all.bytes += sums.bytes;
+        all.requests += sums.requests;
+        all.retries += sums.retries;
+        all.latencies.merge(&sums.latencies);
+    }
+    Ok(all)
 }

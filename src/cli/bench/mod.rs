@@ -18,26 +18,17 @@ use super::api::topic_route;
 use super::client::Client;
 use super::connect::Connect;
 use super::deliver::random_key;
-use super::output::{self, Output, bytes, rate, records, took};
+use super::output::{self, bytes, rate, records, took};
 use super::signal::Interrupt;
 
-/// The flags and arguments of `quipu bench`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+pub(crate) const EXAMPLES: &str = "Examples:
   quipu bench produce --duration 30s --connections 8
   quipu bench fetch --records 1000000 --record-bytes 1kB
-  quipu bench tail --rate 5000 --output json")]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    output: Output,
-}
+  quipu bench tail --rate 5000 --output json";
 
+/// The subcommands of `quipu bench`.
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Appends records; the latency is that of a request, until its records are durable
     #[command(after_help = "Examples:\n  quipu bench produce --duration 30s --connections 8")]
     Produce {
@@ -49,10 +40,7 @@ enum Action {
     },
     /// Appends records, then reads them from their start; the latency is that of a page
     #[command(after_help = "Examples:\n  quipu bench fetch --records 1000000 --record-bytes 1kB")]
-    Fetch {
-        #[command(flatten)]
-        load: Load,
-    },
+    Fetch(Load),
     /// Follows the topic while records are appended; the latency is from before the append until a reader has the record
     #[command(after_help = "Examples:\n  quipu bench tail --rate 5000 --output json")]
     Tail {
@@ -66,7 +54,7 @@ enum Action {
 
 /// What all loads have.
 #[derive(Clone, Copy, Debug, clap::Args)]
-struct Load {
+pub(crate) struct Load {
     /// Connections at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=128))]
     connections: u64,
@@ -100,12 +88,8 @@ fn size(text: &str) -> Result<u64, String> {
 
 impl Load {
     fn duration(&self) -> Duration {
-        let default = if self.records.is_some() {
-            Duration::from_secs(86_400)
-        } else {
-            Duration::from_secs(10)
-        };
-        self.duration.unwrap_or(default)
+        let default = if self.records.is_some() { 86_400 } else { 10 };
+        self.duration.unwrap_or(Duration::from_secs(default))
     }
 }
 
@@ -123,27 +107,25 @@ struct Sums {
 }
 
 /// Runs `quipu bench`.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let client = args.connect.client()?;
+pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
+    let client = connect.client()?;
     let interrupt = Interrupt::watch()?;
-    let (name, load) = match &args.action {
+    let (name, load) = match &action {
         Action::Produce { load, .. } => ("produce", *load),
-        Action::Fetch { load } => ("fetch", *load),
+        Action::Fetch(load) => ("fetch", *load),
         Action::Tail { load, .. } => ("tail", *load),
     };
     let topic = random_key().replace("quipu-", "bench-");
     let body = json!({"partitions": load.partitions});
     client.send(&Method::PUT, &topic_route(&topic), Some(&body))?;
-    let result = measure(&client, &args.action, load, &topic, &interrupt);
+    let result = measure(&client, &action, load, &topic, &interrupt);
     let deleted = if load.keep {
         output::note(format_args!("the topic is {topic}"));
         Ok(())
     } else {
-        client
-            .send(&Method::DELETE, &topic_route(&topic), None)
-            .map(|_| ())
+        client.send(&Method::DELETE, &topic_route(&topic), None).map(drop)
     };
-    report(name, load, &result?, args.output.is_json())?;
+    report(name, load, &result?, is_json)?;
     deleted.map_err(|failure| anyhow::anyhow!("topic {topic} could not be deleted: {failure}"))
 }
 
@@ -163,7 +145,7 @@ fn measure(
     let started = Instant::now();
     let mut sums = match action {
         Action::Produce { batch, .. } => run.produce(*batch)?,
-        Action::Fetch { .. } => run.fetch()?,
+        Action::Fetch(_) => run.fetch()?,
         Action::Tail { rate, .. } => run.tail(*rate)?,
     };
     if sums.elapsed.is_zero() {

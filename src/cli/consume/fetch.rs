@@ -85,12 +85,10 @@ impl Follower {
                     wait,
                 };
                 let partition = &mut share[index];
-                let chunk = match partition
-                    .fetch(size, &self.interrupt)
-                    .map(|chunk| self.cut(chunk, partition))
-                {
-                    Ok(Ok(chunk)) => chunk,
-                    Err(failure) | Ok(Err(failure)) => {
+                let fetched = partition.fetch(size, &self.interrupt);
+                let chunk = match fetched.and_then(|chunk| self.cut(chunk, partition)) {
+                    Ok(chunk) => chunk,
+                    Err(failure) => {
                         let _ = self.sender.send(Event::Failed(failure));
                         return;
                     }

@@ -20,12 +20,11 @@ use self::commit::{Commits, check_no_members};
 use self::fetch::Tail;
 use self::format::{Format, Record};
 use super::Usage;
-use super::api::{self, Committed, Topic, patiently, stream_route};
+use super::api::{self, Committed, CommittedOffset, Topic, patiently, stream_route};
 use super::client::{Client, Failure, Route};
 use super::connect::Connect;
 use super::deliver::PATIENCE;
 use super::history::{Chunk, MAX_RECORDS, Partition};
-use super::output::Output;
 use super::position::{Position, at};
 use super::signal::{Interrupt, Stop};
 use super::stdout::Stdout;
@@ -80,10 +79,6 @@ pub(crate) struct Args {
     /// Print values alone, their bytes as they are, each with a line break
     #[arg(long)]
     raw: bool,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    output: Output,
 }
 
 fn parse_header(text: &str) -> Result<(String, String), String> {
@@ -106,16 +101,14 @@ enum Event {
 type Chosen<'a> = (&'a Topic, Vec<&'a api::Partition>);
 
 /// Runs `quipu consume`.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args, connect: &Connect) -> anyhow::Result<()> {
     if args.topics.len() > 1 && !args.partition.is_empty() {
-        return Err(Usage("--partition is for one topic, and there are several".to_owned()).into());
+        return Err(Usage::of("--partition is for one topic, and there are several"));
     }
     if args.last.is_some() && matches!(args.until, Some(Position::Offset(_))) {
-        return Err(Usage("--last ends at a time or at the end, not at an offset".to_owned()).into());
+        return Err(Usage::of("--last ends at a time or at the end, not at an offset"));
     }
-    let client = args.connect.client()?;
-    // Records are printed the same way whatever `--output` says.
-    let _ = args.output;
+    let client = connect.client()?;
     let interrupt = Interrupt::watch()?;
     let mut topics = Vec::new();
     for (index, name) in args.topics.iter().enumerate() {
@@ -128,10 +121,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         chosen.push((topic, topic.choose(&args.partition)?));
     }
     let partitions: usize = chosen.iter().map(|(_, partitions)| partitions.len()).sum();
-    let commits = args
-        .group
-        .as_deref()
-        .map(|group| Commits::new(&client, group, args.follow, &interrupt));
+    let group = args.group.as_deref();
+    let commits = group.map(|group| Commits::new(&client, group, args.follow, &interrupt));
     let mut printer = Printer {
         args: &args,
         names_topics: topics.len() > 1,
@@ -234,20 +225,14 @@ fn to_fetch(
     };
     let mut partitions = Vec::new();
     let mut tail = Tail::default();
-    for (topic, chosen) in chosen
-        .iter()
-        .flat_map(|(topic, all)| all.iter().map(|p| (&*topic.name, *p)))
-    {
+    let all = chosen.iter();
+    for (topic, chosen) in all.flat_map(|(topic, all)| all.iter().map(|p| (&*topic.name, *p))) {
         let number = chosen.partition;
-        let committed = committed
-            .iter()
-            .find(|c| c.topic == topic && c.partition == number);
-        let start = match committed {
+        let is_here = |c: &&CommittedOffset| c.topic == topic && c.partition == number;
+        let from = args.from.unwrap_or(Position::Earliest);
+        let start = match committed.iter().find(is_here) {
             Some(committed) => committed.offset.max(chosen.log_start_offset),
-            None => args
-                .from
-                .unwrap_or(Position::Earliest)
-                .resolve(client, topic, chosen)?,
+            None => from.resolve(client, topic, chosen)?,
         };
         let until = match args.until {
             // A live tail up to a time to come: the end is known when a record of that time arrives.

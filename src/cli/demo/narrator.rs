@@ -4,8 +4,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::super::output::colours;
-use super::super::signal::Interrupt;
+use crate::cli::output::colours;
+use crate::cli::signal::Interrupt;
 
 /// Tells the story on standard output.
 #[derive(Debug)]

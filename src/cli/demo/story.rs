@@ -6,18 +6,18 @@ use std::time::{Duration, Instant, SystemTime};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::super::api::{Topic, group_route, stream_route, topic_route};
-use super::super::client::{Client, Route};
-use super::super::deliver::PATIENCE;
-use super::super::group::partitions;
-use super::super::history::{FETCH_BYTES, MAX_RECORDS, Partition, Size, head};
-use super::super::lag;
-use super::super::output::{bytes, count, rate, records, time_ms, took};
-use super::super::produce::Produced;
-use super::super::signal::Interrupt;
-use super::super::stream::Stream;
 use super::flights::{self, DAY_MS, Log};
 use super::narrator::Narrator;
+use crate::cli::api::{Topic, append_route, group_route, stream_route, topic_route};
+use crate::cli::client::Client;
+use crate::cli::deliver::PATIENCE;
+use crate::cli::group::partitions;
+use crate::cli::history::{FETCH_BYTES, MAX_RECORDS, Partition, Size, head};
+use crate::cli::lag::report::print_group;
+use crate::cli::output::{bytes, count, rate, records, time_ms, took};
+use crate::cli::produce::Produced;
+use crate::cli::signal::Interrupt;
+use crate::cli::stream::Stream;
 
 const TOPIC: &str = "flights";
 const PARTITIONS: u32 = 6;
@@ -111,8 +111,8 @@ impl Story<'_> {
                     .say("An earlier run stopped while loading: this one goes on from there.")?;
             }
             let started = Instant::now();
-            let route = Route::new(&["v1", "topics", TOPIC, "records"]);
-            let produced: Produced = self.client.post(&route, "application/x-ndjson", &missing)?;
+            let answer = self.client.post(&append_route(TOPIC), &[], &missing)?;
+            let produced: Produced = self.client.parse(&answer.body)?;
             let elapsed = started.elapsed();
             self.narrator.check(format_args!(
                 "{} events ({}) stored in {}: {} a second, acknowledged when they were on stable storage",
@@ -197,7 +197,7 @@ impl Story<'_> {
                 is_half = true;
                 self.narrator.say("Half way, the lag is:")?;
                 self.narrator.gap()?;
-                lag::print_group(self.client, GROUP)?;
+                print_group(self.client, GROUP)?;
                 self.narrator.gap()?;
                 self.narrator
                     .say("Behind by days: the lag in time is the age of the next event, and the oldest are twelve days old.")?;

@@ -6,7 +6,6 @@
 //! requests end, so it is the same request. A state older than the truth does no harm: the server repeats the answers
 //! of later requests. A lock file beside it is held while the load runs, and removed with it.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -14,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+
+use crate::cli::files;
+use crate::cli::output::millis;
 
 /// The only version of the state's format that this program writes and reads.
 const VERSION: u32 = 1;
@@ -125,10 +127,8 @@ impl State {
 
     /// Notes since when the next request may have stored something.
     pub(super) fn set_doubt(&mut self, since: Option<SystemTime>) {
-        self.sent_ms = since.map(|since| {
-            let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        });
+        self.sent_ms =
+            since.map(|since| millis(since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()));
     }
 }
 
@@ -170,12 +170,7 @@ pub(super) struct Load {
 
 /// `$XDG_STATE_HOME/quipu/loads`, or the same in `~/.local/state`; none if neither is known.
 pub(super) fn directory() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
-    let state = match set("XDG_STATE_HOME").map(PathBuf::from) {
-        Some(state) if state.is_absolute() => state,
-        _ => PathBuf::from(set("HOME")?).join(".local/state"),
-    };
-    Some(state.join("quipu/loads"))
+    Some(files::directory("XDG_STATE_HOME", ".local/state")?.join("loads"))
 }
 
 impl Load {
@@ -192,11 +187,11 @@ impl Load {
         let path = directory.join(format!("{name}.json"));
         let lock_path = directory.join(format!("{name}.lock"));
         fs::create_dir_all(directory).map_err(|error| io_error(directory, error))?;
-        let lock = lock(&lock_path)?;
+        let _lock = lock(&lock_path)?;
         let load = Self {
             path,
             lock_path,
-            _lock: lock,
+            _lock,
         };
         let state = load.read(source);
         Ok((load, state))
@@ -212,24 +207,9 @@ impl Load {
     /// # Errors
     /// [`LoadError::Io`].
     pub(super) fn save(&self, state: &State) -> Result<(), LoadError> {
-        let new = self.path.with_extension("new");
-        let write = || {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)?;
-            file.write_all(serde_json::to_string(state)?.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &self.path)?;
-            self.sync_directory()
-        };
-        write().map_err(|error| {
-            // Remove the half-written file.
-            let _ = fs::remove_file(&new);
-            io_error(&self.path, error)
-        })
+        let text = serde_json::to_string(state).map_err(io::Error::from);
+        let saved = text.and_then(|text| files::replace(&self.path, "new", text.as_bytes()));
+        saved.map_err(|error| io_error(&self.path, error))
     }
 
     /// Removes the state: the load is done, stored nothing, or starts again.
@@ -237,20 +217,11 @@ impl Load {
     /// # Errors
     /// [`LoadError::Io`].
     pub(super) fn forget(&self) -> Result<(), LoadError> {
-        let remove = || {
-            match fs::remove_file(&self.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            self.sync_directory()
-        };
-        remove().map_err(|error| io_error(&self.path, error))
-    }
-
-    fn sync_directory(&self) -> io::Result<()> {
-        self.path
-            .parent()
-            .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::open(self.path.parent().unwrap_or(&self.path)).and_then(|parent| parent.sync_all()),
+        }
+        .map_err(|error| io_error(&self.path, error))
     }
 
     fn read(&self, source: &Path) -> Result<Option<State>, LoadError> {
@@ -261,16 +232,14 @@ impl Load {
             Err(error) => Err(error),
         }
         .map_err(|error| io_error(&self.path, error))?;
-        let damaged = |reason: String| LoadError::Damaged {
-            path: self.path.clone(),
-            reason,
-        };
+        let path = || self.path.clone();
+        let damaged = |reason: String| LoadError::Damaged { path: path(), reason };
         let state: State = serde_json::from_str(&text)
             .map_err(|error| damaged(format!("it does not say how far a load is: {error}")))?;
         if state.version != VERSION {
+            let version = state.version;
             return Err(damaged(format!(
-                "it is of version {}, this quipu reads {VERSION}",
-                state.version
+                "it is of version {version}, this quipu reads {VERSION}"
             )));
         }
         let Done {
@@ -280,10 +249,8 @@ impl Load {
             bytes,
             crc: _,
         } = state.done;
-        if [requests, lines, records, bytes]
-            .iter()
-            .any(|count| *count >= MAX_COUNT)
-        {
+        let counts = [requests, lines, records, bytes];
+        if counts.iter().any(|count| *count >= MAX_COUNT) {
             return Err(damaged("it counts more than any load has".to_owned()));
         }
         if state.source.path != source {
@@ -302,14 +269,10 @@ impl Drop for Load {
 
 fn lock(path: &Path) -> Result<File, LoadError> {
     loop {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| io_error(path, error))?;
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let file = options.mode(0o600).open(path);
+        let mut file = file.map_err(|error| io_error(path, error))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -323,9 +286,8 @@ fn lock(path: &Path) -> Result<File, LoadError> {
         match fs::metadata(path) {
             Ok(found) if (found.dev(), found.ino()) == (held.dev(), held.ino()) => {
                 // For people, in the message above.
-                let _ = file
-                    .set_len(0)
-                    .and_then(|()| writeln!(file, "{}", std::process::id()));
+                let emptied = file.set_len(0);
+                let _ = emptied.and_then(|()| writeln!(file, "{}", std::process::id()));
                 return Ok(file);
             }
             // Its last holder has removed it since it was opened.
@@ -335,10 +297,8 @@ fn lock(path: &Path) -> Result<File, LoadError> {
 }
 
 fn io_error(path: &Path, source: io::Error) -> LoadError {
-    LoadError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    let path = path.to_owned();
+    LoadError::Io { path, source }
 }
 
 /// The name of a load's files: the topic's id, and the FNV-1a hash of the path, which no update may change.
@@ -363,12 +323,13 @@ mod tests {
     use super::*;
 
     fn state(source: &Path) -> State {
+        let options = vec!["--raw".to_owned()];
         State::new(
             "k".to_owned(),
             "http://s",
             "t",
             Source::of(source).unwrap(),
-            vec!["--raw".to_owned()],
+            options,
         )
     }
 
@@ -385,7 +346,8 @@ mod tests {
         let (_dir, file, states) = place();
         let mut saved = state(&file);
         saved.done.add(b"1\n", 1, 1);
-        saved.set_doubt(Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_234)));
+        let doubt = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_234));
+        saved.set_doubt(doubt);
         {
             let (load, found) = Load::open(&states, "d-1", &file).unwrap();
             assert_eq!(found.unwrap(), None);
@@ -394,11 +356,7 @@ mod tests {
         }
         let (load, found) = Load::open(&states, "d-1", &file).unwrap();
         let found = found.unwrap().unwrap();
-        assert_eq!(found, saved);
-        assert_eq!(
-            found.doubt(),
-            Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_234))
-        );
+        assert_eq!((&found, found.doubt()), (&saved, doubt));
         let (_other, other) = Load::open(&states, "d-2", &file).unwrap();
         assert_eq!(other.unwrap(), None, "another topic is another load");
         load.forget().unwrap();
@@ -440,10 +398,8 @@ mod tests {
             &endless,
         ] {
             fs::write(load.path(), text).unwrap();
-            assert!(
-                matches!(load.read(&file), Err(LoadError::Damaged { .. })),
-                "{text}"
-            );
+            let read = load.read(&file);
+            assert!(matches!(read, Err(LoadError::Damaged { .. })), "{text}");
         }
         fs::write(load.path(), good).unwrap();
         assert!(load.read(&file).unwrap().is_some());
@@ -461,9 +417,7 @@ mod tests {
 
     #[test]
     fn the_names_of_loads_are_the_same_for_ever() {
-        assert_eq!(
-            name("0123456789abcdef-2a", Path::new("/a/b")),
-            "0123456789abcdef-2a-363e289cb38ee0cc"
-        );
+        let name = name("0123456789abcdef-2a", Path::new("/a/b"));
+        assert_eq!(name, "0123456789abcdef-2a-363e289cb38ee0cc");
     }
 }

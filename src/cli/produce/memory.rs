@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::bail;
 
-use super::Ack;
 use super::Args;
 use super::load::{self, Done, Load, LoadError, Source, State};
 use crate::cli::api::Topic;
@@ -24,10 +23,11 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn new(load: Load, state: State) -> Self {
+        let troubled = false;
         Self {
             load,
             state,
-            troubled: false,
+            troubled,
         }
     }
 
@@ -81,19 +81,9 @@ impl Memory {
         if let Some(pointer) = &args.key_field {
             options.push(format!("--key-field={pointer}"));
         }
-        if let Some(ack) = args.ack {
-            options.push(format!(
-                "--ack={}",
-                if ack == Ack::Written { "written" } else { "durable" }
-            ));
-        }
-        let fresh = State::new(
-            random_key(),
-            client.base(),
-            &args.topic,
-            source.clone(),
-            options.clone(),
-        );
+        options.extend(args.ack.map(|ack| format!("--ack={}", ack.name())));
+        let (server, source_now, options_now) = (client.base(), source.clone(), options.clone());
+        let fresh = State::new(random_key(), server, &args.topic, source_now, options_now);
         let mut state = match state {
             _ if args.restart => {
                 if let Err(error) = load.forget() {
@@ -103,7 +93,7 @@ impl Memory {
                 return Ok(Some(Self::new(load, fresh)));
             }
             Err(error) => bail!(
-                "cannot tell how far an earlier load of {name} is: {error}; --restart forgets it and starts again"
+                "the saved progress of an earlier load of {name} cannot be read: {error}; --restart forgets it and starts again"
             ),
             Ok(None) => return Ok(Some(Self::new(load, fresh))),
             Ok(Some(state)) => state,
@@ -115,26 +105,26 @@ impl Memory {
                 options => options.join(" "),
             };
             bail!(
-                "a load of {into} was cut at line {line}, with {given}: give the same to go on with it, or --restart to \
-                 begin anew"
+                "an earlier load of {into} stopped at line {line}, with {given}: give the same options to continue it, or \
+                 --restart to start again"
             );
         }
         let has_changed = state.source != source;
         if has_changed && state.doubt().is_some() {
             bail!(
-                "{name} has changed since its load into topic {} was cut: whether its lines from {line} on are stored, \
+                "{name} has changed since its load into topic {} stopped: whether its lines from {line} on are stored, \
                  up to 8 MiB of them, is not known; {} before them are; --restart starts again",
                 args.topic,
                 records(state.done.records)
             );
         }
+        let changed = if has_changed {
+            "; the file has changed since"
+        } else {
+            ""
+        };
         note(format_args!(
-            "going on with the load of {into} that was cut at line {line}{}",
-            if has_changed {
-                "; the file has changed since"
-            } else {
-                ""
-            }
+            "continuing the load of {into}, which stopped at line {line}{changed}"
         ));
         state.source = source;
         Ok(Some(Self::new(load, state)))
@@ -144,6 +134,6 @@ impl Memory {
 /// Warns that the progress of the load will not be known.
 fn say_unknown(reason: &dyn std::fmt::Display) {
     note(format_args!(
-        "cannot remember how far this load is ({reason}): if it is cut, it cannot go on where it was"
+        "cannot save the progress of this load ({reason}): if it is interrupted, it cannot be continued"
     ));
 }

@@ -25,12 +25,11 @@ use self::load::Done;
 use self::memory::Memory;
 use self::sender::Sender;
 use super::Usage;
-use super::api::Topic;
-use super::client::Route;
+use super::api::{Topic, append_route};
 use super::connect::Connect;
 use super::deliver::{Delivery, random_key};
 use super::input::Input;
-use super::output::{self, Output, bytes, rate, records, took};
+use super::output::{self, bytes, rate, records, took};
 use super::shape::{Pointer, Shape};
 use super::signal::Interrupt;
 
@@ -63,10 +62,6 @@ pub(crate) struct Args {
     /// Forget the progress of an earlier load of FILE into TOPIC, and begin with the first line
     #[arg(long, requires = "file", conflicts_with = "idempotency_key")]
     restart: bool,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    output: Output,
 }
 
 /// When a request is answered.
@@ -76,6 +71,15 @@ enum Ack {
     Durable,
     /// When the operating system has them
     Written,
+}
+
+impl Ack {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::Written => "written",
+        }
+    }
 }
 
 /// The answer to an NDJSON request.
@@ -110,34 +114,30 @@ fn parse_key(text: &str) -> Result<String, String> {
 }
 
 /// Runs `quipu produce`.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let client = args.connect.client()?;
+pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
+    let client = connect.client()?;
     let interrupt = Interrupt::watch()?;
     let file = args.file.as_deref().filter(|path| *path != Path::new("-"));
     if args.restart && file.is_none() {
-        return Err(Usage("--restart is for files: standard input always starts again".to_owned()).into());
+        return Err(Usage::of(
+            "--restart is for files: standard input always starts again",
+        ));
     }
     let topic = Topic::describe_patiently(&client, &args.topic, &interrupt)?;
     let shape = Shape {
         raw: args.raw,
         key_field: args.key_field.clone(),
     };
-    let input = Input::open(file, shape, &interrupt).with_context(|| {
-        format!(
-            "cannot open {}",
-            file.unwrap_or("standard input".as_ref()).display()
-        )
-    })?;
+    let name = file.unwrap_or(Path::new("standard input")).display();
+    let input = Input::open(file, shape, &interrupt).with_context(|| format!("cannot open {name}"))?;
     let is_file = input.file_bytes.is_some();
     let memory = match (file, &args.idempotency_key) {
         (Some(file), None) if is_file => Memory::open(&args, &client, &topic, file)?,
         _ => None,
     };
-    let mut route = Route::new(&["v1", "topics", &args.topic, "records"]);
-    match args.ack {
-        Some(Ack::Durable) => route = route.with("ack", "durable"),
-        Some(Ack::Written) => route = route.with("ack", "written"),
-        None => {}
+    let mut route = append_route(&args.topic);
+    if let Some(ack) = args.ack {
+        route = route.with("ack", ack.name());
     }
     let key = match (&args.idempotency_key, &memory) {
         (Some(key), _) => key.clone(),
@@ -166,7 +166,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let result = sender.run(&input, &bar);
     bar.finish_and_clear();
     result?;
-    sender.report.print(&args, started.elapsed(), before)
+    sender
+        .report
+        .print(&args.topic, is_json, started.elapsed(), before)
 }
 
 /// Sums over the answers.
@@ -183,21 +185,18 @@ impl Report {
     fn add(&mut self, produced: &Produced) {
         self.records += produced.records;
         for range in &produced.partitions {
-            self.partitions
-                .entry(range.partition)
-                .and_modify(|sum| {
-                    sum.last_offset = range.last_offset;
-                    sum.records += range.records;
-                })
-                .or_insert(*range);
+            let new = Range { records: 0, ..*range };
+            let sum = self.partitions.entry(range.partition).or_insert(new);
+            sum.last_offset = range.last_offset;
+            sum.records += range.records;
         }
     }
 
-    fn print(&self, args: &Args, elapsed: Duration, before: Done) -> anyhow::Result<()> {
-        if args.output.is_json() {
+    fn print(&self, topic: &str, is_json: bool, elapsed: Duration, before: Done) -> anyhow::Result<()> {
+        if is_json {
             let partitions: Vec<&Range> = self.partitions.values().collect();
             let mut report = json!({
-                "topic": args.topic,
+                "topic": topic,
                 "records": self.records,
                 "lines": self.lines,
                 "bytes": self.bytes,
@@ -215,10 +214,9 @@ impl Report {
             stored => format!(", after {} of earlier runs", records(stored)),
         };
         Ok(output::line(format_args!(
-            "{} ({}) in topic {} in {}: {} records/s, {}/s{before}",
+            "{} ({}) in topic {topic} in {}: {} records/s, {}/s{before}",
             records(self.records),
             bytes(self.bytes),
-            args.topic,
             took(elapsed),
             rate(self.records, elapsed),
             bytes((self.bytes as f64 / elapsed.as_secs_f64().max(1e-9)) as u64),
@@ -228,10 +226,10 @@ impl Report {
 
 fn progress(file_bytes: Option<u64>) -> ProgressBar {
     let (bar, template) = match file_bytes {
-        Some(size) => (
-            ProgressBar::new(size),
-            "{bar:32} {decimal_bytes} of {decimal_total_bytes} of the file, {msg}, {eta} left",
-        ),
+        Some(size) => {
+            let template = "{bar:32} {decimal_bytes} of {decimal_total_bytes} of the file, {msg}, {eta} left";
+            (ProgressBar::new(size), template)
+        }
         None => (
             ProgressBar::new_spinner(),
             "{spinner} {decimal_bytes} sent, {msg}",

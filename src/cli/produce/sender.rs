@@ -1,5 +1,6 @@
 //! Sends an input request by request, saves the progress, and explains an early end.
 
+use std::fmt::Display;
 use std::time::SystemTime;
 
 use anyhow::bail;
@@ -11,8 +12,13 @@ use super::memory::Memory;
 use super::{Produced, Report};
 use crate::cli::client::Failure;
 use crate::cli::deliver::{Delivery, Undelivered, ago};
-use crate::cli::input::{BadInput, Input};
-use crate::cli::output::{brief_ms, records};
+use crate::cli::input::{BadInput, Input, NOT_WHOLE};
+use crate::cli::output::{brief_ms, millis, records};
+
+/// Advice after an early end, if the progress is saved.
+const AGAIN: &str = "; run the same command again to continue there";
+/// The same after a bad line.
+const CORRECT: &str = "; correct the line, then run the same command again to continue there";
 
 /// The state of one run.
 pub(super) struct Sender<'a> {
@@ -43,25 +49,24 @@ impl Sender<'_> {
             match self.cutter.next(&input.blocks, self.delivery.interrupt) {
                 Next::Request(request) => {
                     self.send(&request)?;
-                    if input.file_bytes.is_some() {
-                        bar.set_position(request.position);
-                    } else {
-                        bar.set_position(self.report.bytes);
-                    }
+                    let read = input.file_bytes.map(|_| request.position);
+                    bar.set_position(read.unwrap_or(self.report.bytes));
                     bar.set_message(records(self.done.records));
                 }
                 Next::Bad(BadInput { line, reason }) => {
                     self.remember(self.doubt);
-                    let again = self.again("; once it is mended, the same command goes on there");
-                    bail!("line {line} of {}: {reason}; {}{again}", self.name, self.stored());
+                    return Err(self.bad_line(line, &reason));
                 }
                 Next::End => {
                     self.done = Done::default();
                     self.remember(None);
                     return Ok(());
                 }
-                // An idle pipe ends only here, and all of its bytes are stored.
+                // An idle pipe ends only here, and all of its whole lines are stored.
                 Next::Interrupted if input.file_bytes.is_none() && self.cutter.is_idle(&input.blocks) => {
+                    if input.is_within_a_line() {
+                        return Err(self.bad_line(self.done.lines + 1, &NOT_WHOLE));
+                    }
                     return Ok(());
                 }
                 Next::Interrupted => {
@@ -80,11 +85,10 @@ impl Sender<'_> {
         }
         bar.set_message(format!("passing over {}", records(self.done.records)));
         let mut found = Done::default();
+        let (blocks, interrupt) = (&input.blocks, self.delivery.interrupt);
         let is_there = self
             .cutter
-            .skip(lines, &input.blocks, self.delivery.interrupt, |bytes| {
-                found.look(bytes)
-            });
+            .skip(lines, blocks, interrupt, |bytes| found.look(bytes));
         if self.delivery.interrupt.get().is_some() {
             return Err(self.interrupted());
         }
@@ -93,21 +97,22 @@ impl Sender<'_> {
                 1 => format!("line of {} is", self.name),
                 lines => format!("{lines} lines of {} are", self.name),
             };
+            let topic = self.topic;
             bail!(
-                "the first {these} not what an earlier run stored in topic {}; --restart starts again",
-                self.topic
+                "the first {these} not what an earlier run stored in topic {topic}; --restart starts again"
             );
         }
         Ok(())
     }
 
     fn interrupted(&self) -> anyhow::Error {
-        let again = self.again("; the same command goes on there");
-        let (line, name) = (self.done.lines + 1, &self.name);
-        anyhow::anyhow!(
-            "interrupted before line {line} of {name}; {}{again}",
-            self.stored()
-        )
+        let (line, name, stored, again) = (self.done.lines + 1, &self.name, self.stored(), self.again(AGAIN));
+        anyhow::anyhow!("interrupted before line {line} of {name}; {stored}{again}")
+    }
+
+    fn bad_line(&self, line: u64, reason: &dyn Display) -> anyhow::Error {
+        let (name, stored, again) = (&self.name, self.stored(), self.again(CORRECT));
+        anyhow::anyhow!("line {line} of {name}: {reason}; {stored}{again}")
     }
 
     fn send(&mut self, request: &Request) -> anyhow::Result<()> {
@@ -122,14 +127,13 @@ impl Sender<'_> {
         let result = self.delivery.send(self.done.requests + 1, &request.bytes, doubt);
         // A missing answer may mean that everything was stored.
         let result = result.and_then(|answer| {
-            self.delivery
-                .client
-                .parse::<Produced>(&answer.body)
-                .map_err(|failure| Undelivered {
-                    failure,
-                    doubt: Some(doubt.unwrap_or(sent)),
-                    is_late: false,
-                })
+            let produced = self.delivery.client.parse::<Produced>(&answer.body);
+            let doubt = Some(doubt.unwrap_or(sent));
+            produced.map_err(|failure| Undelivered {
+                failure,
+                doubt,
+                is_late: false,
+            })
         });
         match result {
             Ok(produced) => {
@@ -158,21 +162,13 @@ impl Sender<'_> {
         {
             // The lines before it are stored, and none after.
             let good = &request.bytes[..end_of_lines(&request.bytes, line - 1)];
-            let found = good
-                .split(|byte| *byte == b'\n')
-                .filter(|line| !line.trim_ascii().is_empty())
-                .count();
+            let lines = good.split(|byte| *byte == b'\n');
+            let found = lines.filter(|line| !line.trim_ascii().is_empty()).count();
             if problem.number("accepted") == Some(found as u64) {
                 self.done.add(good, line - 1, found as u64);
                 self.done.requests += 1;
                 self.remember(None);
-                let again = self.again("; once it is mended, the same command goes on there");
-                let line = first + line - 1;
-                return anyhow::anyhow!(
-                    "line {line} of {}: {problem}; {}{again}",
-                    self.name,
-                    self.stored()
-                );
+                return self.bad_line(first + line - 1, problem);
             }
         }
         self.remember(*doubt);
@@ -189,15 +185,17 @@ impl Sender<'_> {
             (_, Some(since)) if *is_late => self.late(request, *since),
             (Failure::Problem(problem), _) if problem.outcome() == Some("partial") => {
                 let accepted = self.done.records + problem.number("accepted").unwrap_or(0);
-                let again = self.again("; the same command goes on there");
+                let again = self.again(AGAIN);
                 anyhow::anyhow!("{problem}; {}{again}", stored_records(accepted))
             }
             (_, Some(_)) => {
-                let within = self.delivery.window.map_or_else(String::new, |window| {
-                    format!(" within {}", brief_ms(window.as_millis() as u64))
-                });
+                let window = self.delivery.window.map(millis);
+                let within =
+                    window.map_or_else(String::new, |window| format!(" within {}", brief_ms(window)));
                 let again = if self.is_kept() {
-                    format!("; the same command{within} goes on there and stores nothing twice")
+                    format!(
+                        "; run the same command again{within}: it continues there and stores nothing twice"
+                    )
                 } else if self.is_named {
                     format!("; the same input under the same key{within} stores nothing twice")
                 } else {
@@ -209,7 +207,7 @@ impl Sender<'_> {
             }
             (Failure::NotSent { .. }, None) if self.done.records == 0 => anyhow::anyhow!("{failure}"),
             (_, None) => {
-                let again = self.again("; the same command goes on there");
+                let again = self.again(AGAIN);
                 anyhow::anyhow!("{failure}; {stored}, go on with line {first} of {name}{again}")
             }
         }
@@ -218,16 +216,16 @@ impl Sender<'_> {
     /// What to do about a request whose key may be forgotten.
     fn late(&self, request: &Request, since: SystemTime) -> anyhow::Error {
         let (first, last, name, topic) = (request.first_line, request.last_line(), &self.name, self.topic);
-        let window = self.delivery.window.unwrap_or_default().as_millis() as u64;
+        let window = millis(self.delivery.window.unwrap_or_default());
         let state = self.memory.as_ref().map_or_else(String::new, |memory| {
             format!(
-                "; this is asked again until {} is removed, or --restart loads all of it again",
+                "; this message comes again until {} is removed, or --restart loads all of it again",
                 memory.load.path().display()
             )
         });
         anyhow::anyhow!(
-            "lines {first}-{last} of {name} may or may not be stored: they were first sent {} ago, topic {topic} knows a \
-             request again for {} (dedupe_window_ms), and sending them now could store them twice; {} of the lines \
+            "lines {first}-{last} of {name} may or may not be stored: they were first sent {} ago, topic {topic} \
+             recognizes a repeated request for {} (dedupe_window_ms), and sending them now could store them twice; {} of the lines \
              before; look for them with quipu consume {topic}, then load the lines from {first} on, or from {} if they \
              are there, from a pipe (tail -n +LINE | quipu produce {topic}){state}",
             ago(since),
@@ -303,10 +301,8 @@ mod tests {
             report: Report::default(),
         };
         let stopped = sender.run(&input, &ProgressBar::hidden()).unwrap_err();
-        assert!(
-            stopped.to_string().starts_with("interrupted before line 1 of f;"),
-            "{stopped}"
-        );
+        let text = stopped.to_string();
+        assert!(text.starts_with("interrupted before line 1 of f;"), "{text}");
         drop(sender);
         let (_load, state) = Load::open(dir.path(), "d-1", &source.path).unwrap();
         assert_eq!(state.unwrap().unwrap().doubt(), Some(SystemTime::UNIX_EPOCH));

@@ -16,11 +16,11 @@ use serde_json::json;
 
 use self::progress::Progress;
 use super::Usage;
-use super::api::{self, Topic, stream_route};
+use super::api::{self, Topic, append_route, stream_route};
 use super::client::{Client, Failure, Route};
 use super::connect::Connect;
 use super::deliver::{Delivery, PATIENCE, Undelivered, random_key};
-use super::output::{self, Output, rate, records, took};
+use super::output::{self, rate, records, took};
 use super::position;
 use super::signal::{Interrupt, Stop};
 use super::stdout::Stdout;
@@ -57,10 +57,6 @@ pub(crate) struct Args {
     /// …/v1/topics/TOPIC/records, or whatever takes them [default: standard output]
     #[arg(long, value_name = "TOPIC|URL", value_parser = parse_to)]
     to: Option<To>,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    output: Output,
 }
 
 /// Where `--to` sends.
@@ -77,34 +73,30 @@ fn parse_speed(text: &str) -> Result<f64, String> {
     }
 }
 
+const ADDRESS: &str = "http://127.0.0.1:7420/v1/topics/copy/records";
+
 fn parse_to(text: &str) -> Result<To, String> {
     if text.is_empty() {
-        return Err("a topic or an address like http://127.0.0.1:7420/v1/topics/copy/records".to_owned());
+        return Err(format!("a topic or an address like {ADDRESS}"));
     }
     if !text.contains("://") {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if !text.bytes().all(is_name) {
             return Err(format!(
-                "{text:?} is neither a topic's name nor an address like http://127.0.0.1:7420/v1/topics/copy/records"
+                "{text:?} is neither a topic's name nor an address like {ADDRESS}"
             ));
         }
         return Ok(To::Topic(text.to_owned()));
     }
-    let uri: http::Uri = text
-        .parse()
-        .map_err(|error| format!("{text:?} is no address: {error}"))?;
+    let uri = text.parse::<http::Uri>();
+    let uri = uri.map_err(|error| format!("{text:?} is no address: {error}"))?;
+    let is_good = uri
+        .authority()
+        .is_some_and(|authority| !authority.as_str().contains('@'));
     match uri.scheme_str() {
-        Some("http")
-            if uri
-                .authority()
-                .is_some_and(|authority| !authority.as_str().contains('@')) =>
-        {
-            Ok(To::Address(uri))
-        }
+        Some("http") if is_good => Ok(To::Address(uri)),
         Some("https") => Err("this build of quipu speaks no TLS; give an http:// address".to_owned()),
-        _ => Err(format!(
-            "{text:?} is not an address like http://127.0.0.1:7420/v1/topics/copy/records"
-        )),
+        _ => Err(format!("{text:?} is not an address like {ADDRESS}")),
     }
 }
 
@@ -123,28 +115,23 @@ enum Sink<'a> {
 }
 
 /// Runs `quipu replay`.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
     if args.until.is_some_and(|until| until < args.from) {
-        return Err(Usage("--until lies before --from".to_owned()).into());
+        return Err(Usage::of("--until lies before --from"));
     }
-    let client = args.connect.client()?;
+    let client = connect.client()?;
     let interrupt = Interrupt::watch()?;
     let topic = Topic::describe_patiently(&client, &args.topic, &interrupt)?;
     let chosen = topic.choose(&args.partition)?;
-    let foreign = match &args.to {
-        Some(To::Address(uri)) => Some(args.connect.client_of(uri)?),
-        _ => None,
-    };
-    let sink = match (&args.to, &foreign) {
-        (None, _) => Sink::Stdout(Stdout::new(&interrupt)?),
-        (Some(To::Address(uri)), Some(foreign)) => Sink::Target(Delivery::new(
-            foreign,
-            Route::of(uri),
-            random_key(),
-            None,
-            &interrupt,
-        )),
-        (Some(to), _) => Sink::Target(into_topic(&client, &topic, &to.to_string(), &interrupt)?),
+    let foreign;
+    let sink = match &args.to {
+        None => Sink::Stdout(Stdout::new(&interrupt)?),
+        Some(To::Topic(name)) => Sink::Target(into_topic(&client, &topic, name, &interrupt)?),
+        Some(To::Address(uri)) => {
+            foreign = connect.client_of(uri)?;
+            let (route, key) = (Route::of(uri), random_key());
+            Sink::Target(Delivery::new(&foreign, route, key, None, &interrupt))
+        }
     };
     let stream = open(&client, &args, &topic, &chosen, &interrupt);
     let mut replay = Replay {
@@ -158,7 +145,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let result = replay.run(&stream.spawn(|read| read)?);
     replay.progress.bar.finish_and_clear();
     result?;
-    report(&args, &replay.sums, started.elapsed(), interrupt.get().is_some())
+    report(
+        &args,
+        is_json,
+        &replay.sums,
+        started.elapsed(),
+        interrupt.get().is_some(),
+    )
 }
 
 /// The stream of what is asked for.
@@ -189,7 +182,7 @@ fn into_topic<'a>(
     interrupt: &'a Interrupt,
 ) -> Result<Delivery<'a>, Failure> {
     let target = Topic::describe_patiently(client, name, interrupt)?;
-    let mut route = Route::new(&["v1", "topics", name, "records"]);
+    let mut route = append_route(name);
     if target.partition_count != source.partition_count {
         route = route.with("repartition", "true");
     }
@@ -282,13 +275,11 @@ impl Replay<'_> {
             self.sums.records += accepted;
             return self.explain(failure);
         }
+        let count = records(count);
         let doubt = match (doubt, self.sums.records) {
             (None, _) => String::new(),
-            (Some(_), 0) => format!("; whether it has taken {} is not known", records(count)),
-            (Some(_), _) => {
-                let count = records(count);
-                format!("; whether it has taken the {count} after them is not known")
-            }
+            (Some(_), 0) => format!("; whether it has taken {count} is not known"),
+            (Some(_), _) => format!("; whether it has taken the {count} after them is not known"),
         };
         anyhow::anyhow!("{}{doubt}", self.explain(failure))
     }
@@ -340,19 +331,21 @@ fn gather(
 }
 
 /// Says what was replayed. A copy that was interrupted is not whole, so it is an error.
-fn report(args: &Args, sums: &Sums, elapsed: Duration, was_interrupted: bool) -> anyhow::Result<()> {
+fn report(
+    args: &Args,
+    is_json: bool,
+    sums: &Sums,
+    elapsed: Duration,
+    was_interrupted: bool,
+) -> anyhow::Result<()> {
     let to = args
         .to
         .as_ref()
         .map_or_else(String::new, |to| format!(" to {to}"));
-    let text = format!(
-        "{} replayed{to} in {}: {} records/s",
-        records(sums.records),
-        took(elapsed),
-        rate(sums.records, elapsed),
-    );
+    let (count, rate) = (records(sums.records), rate(sums.records, elapsed));
+    let text = format!("{count} replayed{to} in {}: {rate} records/s", took(elapsed));
     if let Some(to) = &args.to
-        && args.output.is_json()
+        && is_json
     {
         output::json(&json!({
             "topic": args.topic,
@@ -401,10 +394,11 @@ mod tests {
             "a b",
             "https://other/x",
             "ftp://other/x",
-            "http://",
-            "http://u:p@other/",
             "http://a b/",
         ] {
+            assert!(parse_to(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["http://", "http://u:p@other/"] {
             assert!(parse_to(wrong).is_err(), "{wrong}");
         }
     }
@@ -416,21 +410,19 @@ mod tests {
             lines: vec![b'x'; bytes],
             count: 1,
         };
+        let gather = |request: &mut Records| gather(request, &stream, true, &Interrupt::default());
         for bytes in [10, REQUEST_BYTES - 20, 11] {
             sender.send(Ok(some(bytes))).unwrap();
         }
         let mut request = some(10);
-        let held = gather(&mut request, &stream, true, &Interrupt::default());
+        let held = gather(&mut request);
         assert_eq!((request.count, request.lines.len()), (3, REQUEST_BYTES));
         assert!(held.is_none());
         let mut request = some(REQUEST_BYTES - 10);
-        let held = gather(&mut request, &stream, true, &Interrupt::default());
+        let held = gather(&mut request);
         assert_eq!((request.count, held.unwrap().unwrap().lines.len()), (1, 11));
         let mut request = some(1);
-        assert!(
-            gather(&mut request, &stream, true, &Interrupt::default()).is_none(),
-            "what is due goes at once"
-        );
+        assert!(gather(&mut request).is_none(), "records that are due go at once");
         assert_eq!(request.count, 1);
     }
 }

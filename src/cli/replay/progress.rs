@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Args, Sums};
 use crate::cli::api;
-use crate::cli::output::{brief_ms, rate, records, time_ms};
+use crate::cli::output::{brief_ms, millis, rate, records, time_ms};
 
 /// Steps of the progress bar.
 const STEPS: f64 = 10_000.0;
@@ -26,9 +26,8 @@ impl Progress {
         let first = chosen.iter().filter_map(|p| p.first_timestamp).min();
         let last = chosen.iter().filter_map(|p| p.last_timestamp).max();
         let until = args.until.map_or(i64::MAX, |until| until.0);
-        let span = first
-            .zip(last)
-            .map(|(first, last)| (first.max(args.from.0), last.min(until)));
+        let span = first.zip(last);
+        let span = span.map(|(first, last)| (first.max(args.from.0), last.min(until)));
         let span = span.filter(|(from, until)| from <= until);
         // On one terminal with the records it would only be in their way.
         let target = if args.to.is_none() && io::stdout().is_terminal() {
@@ -53,18 +52,13 @@ impl Progress {
             return;
         }
         let elapsed = self.started.elapsed();
-        let mut message = format!(
-            "{}, {}/s, at {}",
-            records(sums.records),
-            rate(sums.records, elapsed),
-            time_ms(timestamp)
-        );
+        let (count, rate) = (records(sums.records), rate(sums.records, elapsed));
+        let mut message = format!("{count}, {rate}/s, at {}", time_ms(timestamp));
         if let (Some(span), Some(timestamp)) = (self.span, timestamp) {
             let fraction = fraction(span, timestamp);
             self.bar.set_position((fraction * STEPS) as u64);
             if let Some(left) = time_left(span, timestamp, self.speed, elapsed) {
-                let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-                message.push_str(&format!(", {} left", brief_ms(left)));
+                message += &format!(", {} left", brief_ms(millis(left)));
             }
         }
         self.bar.set_message(message);
@@ -99,21 +93,19 @@ mod tests {
     fn what_is_left_follows_from_recorded_time() {
         let span = (10_000, 20_000);
         let second = Duration::from_secs(1);
-        assert_eq!(
-            time_left(span, 15_000, Some(10.0), second),
-            Some(second / 2),
-            "exactly, with a pace"
-        );
-        assert_eq!(
-            time_left(span, 15_000, None, second * 3),
-            Some(second * 3),
-            "half of it is done"
-        );
-        assert_eq!(
-            time_left(span, 30_000, None, second),
-            Some(Duration::ZERO),
-            "timestamps may be out of order"
-        );
+        for (timestamp, speed, elapsed, left, why) in [
+            (15_000, Some(10.0), second, second / 2, "exactly, with a pace"),
+            (15_000, None, second * 3, second * 3, "half of it is done"),
+            (
+                30_000,
+                None,
+                second,
+                Duration::ZERO,
+                "timestamps may be out of order",
+            ),
+        ] {
+            assert_eq!(time_left(span, timestamp, speed, elapsed), Some(left), "{why}");
+        }
         assert_eq!(time_left(span, 5_000, None, second), None);
         assert_eq!(fraction((5, 5), 5), 1.0);
         assert_eq!(fraction((i64::MIN, i64::MAX), i64::MAX), 1.0);

@@ -17,11 +17,8 @@ impl Trend {
     pub(crate) fn push(&mut self, at: Instant, lag: u64) {
         self.0.push_back((at, lag));
         // One from before says how it was when the time begins.
-        while self
-            .0
-            .get(1)
-            .is_some_and(|(second, _)| at.duration_since(*second) > TREND)
-        {
+        let is_past = |(second, _): &(Instant, u64)| at.duration_since(*second) > TREND;
+        while self.0.get(1).is_some_and(is_past) {
             self.0.pop_front();
         }
     }
@@ -53,19 +50,10 @@ impl Trend {
 /// Bars from nothing to the largest value.
 fn spark(cells: &[Option<u64>]) -> String {
     let most = cells.iter().flatten().copied().max().unwrap_or(0);
-    let bar = |value: u64| {
-        let share = if most == 0 {
-            0.0
-        } else {
-            value as f64 / most as f64
-        };
-        // The lowest bar is for nothing alone.
-        let level = if value == 0 {
-            0
-        } else {
-            ((share * 7.0).round() as usize).max(1)
-        };
-        LEVELS[level.min(7)]
+    // The lowest bar is for nothing alone.
+    let bar = |value: u64| match value {
+        0 => LEVELS[0],
+        _ => LEVELS[((value as f64 / most as f64 * 7.0).round() as usize).clamp(1, 7)],
     };
     cells.iter().map(|cell| cell.map_or(' ', bar)).collect()
 }

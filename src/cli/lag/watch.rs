@@ -12,20 +12,17 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::api::group_route;
-use super::client::{Client, Failure};
-use super::lag::{GroupLag, Subject, groups_table};
-use super::output;
-use super::signal::Interrupt;
+use super::report::{GroupLag, Key, Subject};
 use super::trend::{TREND, Trend};
+use crate::cli::api::group_route;
+use crate::cli::client::{Client, Failure};
+use crate::cli::output;
+use crate::cli::signal::Interrupt;
 
 /// Groups whose past is asked for; that of others begins with the watch.
 const MAX_SEEDED: usize = 50;
 /// How often a key press, a resized terminal and the end of it all are looked for.
 const PATIENCE: Duration = Duration::from_millis(100);
-
-/// A row: a partition of a topic, or a group.
-type Key = (String, Option<u32>);
 
 /// Watches until Ctrl-C.
 pub(crate) fn run(client: Client, subject: Subject, interval: Duration, is_json: bool) -> anyhow::Result<()> {
@@ -78,19 +75,16 @@ impl Asker {
             let begin = Instant::now();
             let news = self.subject.ask(&self.client).map(|answer| News {
                 at: begin,
-                past: if is_first && self.wants_past {
-                    self.past(&answer)
-                } else {
-                    Vec::new()
+                past: match is_first && self.wants_past {
+                    true => self.past(&answer),
+                    false => Vec::new(),
                 },
                 answer,
             });
             is_first &= news.is_err();
-            if sender.send(news).is_err()
-                || interrupt
-                    .wait(self.interval.saturating_sub(begin.elapsed()))
-                    .is_some()
-            {
+            let is_unheard = sender.send(news).is_err();
+            let rest = self.interval.saturating_sub(begin.elapsed());
+            if is_unheard || interrupt.wait(rest).is_some() {
                 return;
             }
         }
@@ -98,27 +92,21 @@ impl Asker {
 
     /// How it went until now. A server that does not tell is no reason not to watch.
     fn past(&self, answer: &Value) -> Vec<(Key, Duration, u64)> {
-        let history = |group: &str, by: &str| -> Option<History> {
-            let window_ms = TREND.as_millis().to_string();
-            let route = group_route(group, &["lag", "history"]);
-            self.client
-                .get(&route.with("window_ms", &window_ms).with("by", by))
-                .ok()
+        let history = |group: &str, by: &str| {
+            let route = group_route(group, &["lag", "history"]).with("window_ms", TREND.as_millis());
+            self.client.get::<History>(&route.with("by", by)).ok()
         };
         match &self.subject {
             Subject::Group(group) => history(group, "partition").map_or_else(Vec::new, History::points),
             Subject::All => {
                 let groups = answer["groups"].as_array().into_iter().flatten();
-                let names = groups
-                    .filter_map(|group| group["group"].as_str())
-                    .take(MAX_SEEDED);
-                let points = names.filter_map(|name| Some((name, history(name, "group")?)));
-                points
-                    .flat_map(|(name, history)| {
-                        let points = history.points().into_iter();
-                        points.map(move |(_, age, lag)| ((name.to_owned(), None), age, lag))
-                    })
-                    .collect()
+                let names = groups.filter_map(|group| group["group"].as_str());
+                let seeded = names.take(MAX_SEEDED).flat_map(|name| {
+                    let points = history(name, "group").map_or_else(Vec::new, History::points);
+                    let of_group = |(_, age, lag)| ((name.to_owned(), None), age, lag);
+                    points.into_iter().map(of_group).collect::<Vec<_>>()
+                });
+                seeded.collect()
             }
         }
     }
@@ -148,11 +136,8 @@ impl History {
             for (step, lag) in series.lag.iter().enumerate() {
                 let age_ms = self.step_ms.saturating_mul(steps.saturating_sub(step + 1) as u64);
                 if let Some(lag) = lag {
-                    points.push((
-                        (series.topic.clone(), series.partition),
-                        Duration::from_millis(age_ms),
-                        *lag,
-                    ));
+                    let key = (series.topic.clone(), series.partition);
+                    points.push((key, Duration::from_millis(age_ms), *lag));
                 }
             }
         }
@@ -208,12 +193,11 @@ fn redraw(
             continue;
         }
         size = output::terminal_size();
-        let screen = match &mut screen {
-            Some(screen) => screen,
-            None => screen.insert(Screen::enter()?),
-        };
+        if screen.is_none() {
+            screen = Some(Screen::enter()?);
+        }
         let rows = size.map_or(usize::MAX, |(_, rows)| rows);
-        screen.draw(&frame(&view.text(), rows))?;
+        write(&frame(&view.text(), rows))?;
     }
     if screen.take().is_some() {
         output::line(view.table())?;
@@ -227,62 +211,48 @@ struct Screen;
 impl Screen {
     fn enter() -> io::Result<Self> {
         // The alternate screen, no cursor, and long lines are cut and not wrapped.
-        write(b"\x1b[?1049h\x1b[?25l\x1b[?7l").map(|()| Self)
-    }
-
-    fn draw(&mut self, frame: &str) -> io::Result<()> {
-        write(frame.as_bytes())
+        write("\x1b[?1049h\x1b[?25l\x1b[?7l").map(|()| Self)
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
         // A terminal that is gone needs no putting right.
-        let _ = write(b"\x1b[?7h\x1b[?25h\x1b[?1049l");
+        let _ = write("\x1b[?7h\x1b[?25h\x1b[?1049l");
     }
 }
 
-fn write(bytes: &[u8]) -> io::Result<()> {
+fn write(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
+    out.write_all(text.as_bytes())?;
     out.flush()
 }
 
 /// As many of the lines as fit, each drawn over what was there.
 fn frame(text: &str, rows: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let shown = if lines.len() <= rows {
-        lines.len()
-    } else {
-        rows.saturating_sub(1)
+    let shown = match lines.len() {
+        all if all <= rows => all,
+        _ => rows.saturating_sub(1),
     };
-    let mut frame = String::from("\x1b[H");
-    for (index, line) in lines.iter().take(shown).enumerate() {
-        if index > 0 {
-            frame.push_str("\r\n");
-        }
-        frame.push_str(line);
-        frame.push_str("\x1b[0m\x1b[K");
-    }
+    let mut drawn: Vec<String> = lines
+        .iter()
+        .take(shown)
+        .map(|line| format!("{line}\x1b[0m\x1b[K"))
+        .collect();
     if shown < lines.len() {
-        frame.push_str(&format!("\r\n… {} more lines\x1b[K", lines.len() - shown));
+        drawn.push(format!("… {} more lines\x1b[K", lines.len() - shown));
     }
-    frame.push_str("\x1b[J");
-    frame
+    format!("\x1b[H{}\x1b[J", drawn.join("\r\n"))
 }
 
 /// What is known, and how it went.
 struct View {
     subject: Subject,
     interval: Duration,
-    latest: Option<Latest>,
+    latest: Option<(Instant, Vec<GroupLag>)>,
     trends: BTreeMap<Key, Trend>,
     trouble: Option<String>,
-}
-
-struct Latest {
-    at: Instant,
-    groups: Vec<GroupLag>,
 }
 
 impl View {
@@ -304,42 +274,26 @@ impl View {
             }
         }
         let groups = self.subject.groups_of(&news.answer)?;
-        let mut now: Vec<(Key, u64)> = Vec::new();
-        for group in &groups {
-            match &self.subject {
-                Subject::Group(_) => now.extend(
-                    group
-                        .lags()
-                        .map(|(topic, index, lag)| ((topic.to_owned(), Some(index)), lag)),
-                ),
-                Subject::All => now.push(((group.group.clone(), None), group.lag())),
-            }
-        }
         // Rows that are gone take their trends with them.
         let mut trends = std::mem::take(&mut self.trends);
-        for (key, lag) in now {
+        for (key, lag) in self.subject.lags(&groups) {
             let mut trend = trends.remove(&key).unwrap_or_default();
             trend.push(at, lag);
             self.trends.insert(key, trend);
         }
-        self.latest = Some(Latest { at, groups });
+        self.latest = Some((at, groups));
         self.trouble = None;
         Ok(())
     }
 
     fn table(&self) -> String {
-        let Some(latest) = &self.latest else {
-            return String::new();
-        };
-        let trend = |key: &Key| self.trends.get(key).map(|trend| trend.sparkline(latest.at));
-        match &self.subject {
-            Subject::Group(name) => latest
-                .groups
-                .first()
-                .and_then(|group| group.table(&|topic, index| trend(&(topic.to_owned(), Some(index)))))
-                .unwrap_or_else(|| format!("group {name} has committed no offsets")),
-            Subject::All if latest.groups.is_empty() => "there are no groups yet".to_owned(),
-            Subject::All => groups_table(&latest.groups, &|name| trend(&(name.to_owned(), None))),
+        match &self.latest {
+            None => String::new(),
+            Some((_, groups)) if groups.is_empty() => "there are no groups yet".to_owned(),
+            Some((at, groups)) => {
+                let trend = |key: &Key| self.trends.get(key).map(|trend| trend.sparkline(*at));
+                self.subject.table(groups, &trend)
+            }
         }
     }
 
@@ -349,15 +303,12 @@ impl View {
             Subject::All => "lag of all groups".to_owned(),
         };
         let time = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
-        let every = output::brief_ms(u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX));
-        let mut text = format!(
-            "{what} · {time} · every {every} · Ctrl-C ends\n\n{}\n",
-            self.table()
-        );
-        if let Some(trouble) = &self.trouble {
-            text.push_str(&format!("\n{trouble}; trying again\n"));
-        }
-        text
+        let every = output::brief_ms(output::millis(self.interval));
+        let head = output::wrapped(&format!("{what} · {time} · every {every} · Ctrl-C ends"));
+        let trouble = self.trouble.as_ref().map_or_else(String::new, |trouble| {
+            format!("\n{}\n", output::wrapped(&format!("{trouble}; trying again")))
+        });
+        format!("{head}\n\n{}\n{trouble}", self.table())
     }
 }
 
@@ -373,10 +324,8 @@ mod tests {
         assert_eq!(frame(text, 10).matches("\x1b[K").count(), 4);
         assert!(frame(text, 10).ends_with("\x1b[J"));
         let cut = frame(text, 3);
-        assert!(
-            cut.contains("b") && !cut.contains("c\x1b") && cut.contains("… 2 more lines"),
-            "{cut:?}"
-        );
+        assert!(cut.contains("b") && !cut.contains("c\x1b"), "{cut:?}");
+        assert!(cut.contains("… 2 more lines"), "{cut:?}");
         assert_eq!(cut.matches("\r\n").count(), 2, "no line feed that would scroll");
     }
 

@@ -1,0 +1,332 @@
+//! The lag of groups and of their partitions as the server answers it, and as tables.
+
+use std::cmp::Reverse;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::cli::api::{self, group_route};
+use crate::cli::client::{Client, Failure, Route};
+use crate::cli::output::{self, Table, Tone, brief_ms, bytes, count, records, span_ms};
+
+/// What is asked for: one group's partitions, or all groups.
+#[derive(Clone, Debug)]
+pub(crate) enum Subject {
+    /// The partitions of a group.
+    Group(String),
+    /// Every group.
+    All,
+}
+
+/// A row of a table: a partition of a topic, or a group.
+pub(crate) type Key = (String, Option<u32>);
+
+/// A group's lag; in the list of all groups without its topics.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct GroupLag {
+    pub(crate) group: String,
+    #[serde(default)]
+    state: String,
+    #[serde(flatten)]
+    total: Total,
+    #[serde(default)]
+    topics: Vec<TopicLag>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct TopicLag {
+    topic: String,
+    partitions: Vec<PartitionLag>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PartitionLag {
+    partition: u32,
+    #[serde(default)]
+    committed_offset: Option<u64>,
+    end_offset: u64,
+    #[serde(default)]
+    member_id: Option<String>,
+    #[serde(flatten)]
+    total: Total,
+}
+
+/// The members that partitions and groups share; older servers send fewer.
+#[derive(Clone, Debug, Deserialize)]
+struct Total {
+    lag: u64,
+    #[serde(default)]
+    lag_ms: u64,
+    #[serde(default)]
+    lag_bytes: u64,
+    #[serde(default)]
+    consume_rate: Option<f64>,
+    #[serde(default)]
+    produce_rate: Option<f64>,
+    #[serde(default)]
+    drain_ms: Option<u64>,
+    #[serde(default)]
+    expires_ms: Option<u64>,
+    #[serde(default)]
+    status: Option<String>,
+}
+
+/// Columns that a narrow terminal does without, the least important first.
+const SPARE: [&str; 11] = [
+    "EXPIRES IN",
+    "BYTES",
+    "END",
+    "COMMITTED",
+    "STATE",
+    "IN/S",
+    "OUT/S",
+    "MEMBER",
+    "DRAINS IN",
+    "LAST 5 MIN",
+    "BEHIND BY",
+];
+
+impl Subject {
+    /// The lag as of now, as the server answers it; a list that comes in pages is put together.
+    ///
+    /// # Errors
+    /// The server's, and its connection's.
+    pub(crate) fn ask(&self, client: &Client) -> Result<Value, Failure> {
+        match self {
+            Self::Group(group) => client.get(&group_route(group, &["lag"])),
+            Self::All => {
+                let groups = api::list(client, &Route::new(&["v1", "lag"]), "groups")?;
+                Ok(json!({ "groups": groups }))
+            }
+        }
+    }
+
+    /// The groups of an answer.
+    ///
+    /// # Errors
+    /// An answer of another shape.
+    pub(crate) fn groups_of(&self, answer: &Value) -> anyhow::Result<Vec<GroupLag>> {
+        Ok(match self {
+            Self::Group(_) => vec![GroupLag::deserialize(answer)?],
+            Self::All => Vec::deserialize(&answer["groups"])?,
+        })
+    }
+
+    /// The rows of these groups, the worst first. `trend` draws how a row's lag changed.
+    pub(crate) fn table(&self, groups: &[GroupLag], trend: &dyn Fn(&Key) -> Option<String>) -> String {
+        match self {
+            Self::Group(group) => groups
+                .first()
+                .and_then(|lag| lag.table(trend))
+                .unwrap_or_else(|| format!("group {group} has committed no offsets")),
+            Self::All => groups_table(groups, trend),
+        }
+    }
+
+    /// The lag of each row.
+    pub(crate) fn lags(&self, groups: &[GroupLag]) -> Vec<(Key, u64)> {
+        let rows = groups.iter().flat_map(GroupLag::rows);
+        match self {
+            Self::Group(_) => rows.map(|row| (row.key(), row.1.total.lag)).collect(),
+            Self::All => groups.iter().map(|lag| (lag.key(), lag.total.lag)).collect(),
+        }
+    }
+}
+
+/// Prints a group's lag by partition; false if there is nothing to print.
+///
+/// # Errors
+/// The server or standard output.
+pub(crate) fn print_group(client: &Client, group: &str) -> anyhow::Result<bool> {
+    let lag: GroupLag = client.get(&group_route(group, &["lag"]))?;
+    match lag.table(&|_| None) {
+        Some(text) => output::line(text).map(|()| true).map_err(Into::into),
+        None => Ok(false),
+    }
+}
+
+fn groups_table(groups: &[GroupLag], trend: &dyn Fn(&Key) -> Option<String>) -> String {
+    let mut groups: Vec<&GroupLag> = groups.iter().collect();
+    groups.sort_by_key(|lag| (Reverse(lag.total.badness()), &lag.group));
+    let table = Table::of(groups)
+        .text("GROUP", |lag| &lag.group)
+        .text("STATE", |lag| &lag.state);
+    with_totals(table, |lag| &lag.total)
+        .optional("LAST 5 MIN", |lag| trend(&lag.key()).unwrap_or_else(none))
+        .optional_toned("STATUS", |lag| lag.total.status())
+        .to_text(&SPARE)
+}
+
+/// A partition, and its topic.
+struct Row<'a>(&'a str, &'a PartitionLag);
+
+impl Row<'_> {
+    fn key(&self) -> Key {
+        (self.0.to_owned(), Some(self.1.partition))
+    }
+}
+
+impl GroupLag {
+    fn key(&self) -> Key {
+        (self.group.clone(), None)
+    }
+
+    /// How many records it is behind, and how old the next one is, in milliseconds.
+    pub(crate) fn lag(&self) -> (u64, u64) {
+        (self.total.lag, self.total.lag_ms)
+    }
+
+    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        let topics = self.topics.iter();
+        topics.flat_map(|topic| {
+            topic
+                .partitions
+                .iter()
+                .map(|partition| Row(&topic.topic, partition))
+        })
+    }
+
+    /// Its partitions, the worst first, and a sentence about all of them; `None` without any.
+    fn table(&self, trend: &dyn Fn(&Key) -> Option<String>) -> Option<String> {
+        let mut rows: Vec<Row<'_>> = self.rows().collect();
+        if rows.is_empty() {
+            return None;
+        }
+        rows.sort_by_key(|Row(topic, row)| (Reverse(row.total.badness()), *topic, row.partition));
+        let table = Table::of(rows)
+            .text("TOPIC", |row| row.0)
+            .number("PARTITION", |row| row.1.partition)
+            .number("COMMITTED", |row| {
+                row.1
+                    .committed_offset
+                    .map_or_else(none, |offset| offset.to_string())
+            })
+            .number("END", |row| row.1.end_offset);
+        let table = with_totals(table, |row| &row.1.total)
+            .optional("LAST 5 MIN", |row| trend(&row.key()).unwrap_or_else(none))
+            .optional("MEMBER", |row| row.1.member_id.clone().unwrap_or_else(none))
+            .optional_toned("STATUS", |row| row.1.total.status())
+            .to_text(&SPARE);
+        Some(format!("{table}\n\n{}", output::wrapped(&self.sentence())))
+    }
+
+    fn sentence(&self) -> String {
+        let Total {
+            lag,
+            lag_bytes,
+            lag_ms,
+            ..
+        } = self.total;
+        let (lag, bytes, age) = (records(lag), bytes(lag_bytes), span_ms(lag_ms));
+        format!(
+            "group {}: {lag} behind, {bytes}; the oldest is {age} old",
+            self.group
+        )
+    }
+}
+
+/// Adds the columns of [`Total`] but for the status.
+fn with_totals<R>(table: Table<R>, total: impl Fn(&R) -> &Total) -> Table<R> {
+    table
+        .number("LAG", |row| count(total(row).lag))
+        .number("BEHIND BY", |row| span_ms(total(row).lag_ms))
+        .number("BYTES", |row| bytes(total(row).lag_bytes))
+        .number("IN/S", |row| rate(total(row).produce_rate))
+        .number("OUT/S", |row| rate(total(row).consume_rate))
+        .optional("DRAINS IN", |row| total(row).drains())
+        .optional("EXPIRES IN", |row| {
+            total(row).expires_ms.map_or_else(none, brief_ms)
+        })
+}
+
+impl Total {
+    fn drains(&self) -> String {
+        match (self.drain_ms, self.consume_rate) {
+            _ if self.lag == 0 => none(),
+            (Some(ms), _) => brief_ms(ms),
+            (None, Some(_)) => "never".to_owned(),
+            (None, None) => none(),
+        }
+    }
+
+    fn badness(&self) -> (u8, u64, u64) {
+        (self.severity(), self.lag_ms, self.lag)
+    }
+
+    fn severity(&self) -> u8 {
+        match self.status.as_deref() {
+            None | Some("ok") => 0,
+            Some("behind") => 1,
+            Some("stalled") => 2,
+            // A status of a newer server is worth a look.
+            Some(_) => 3,
+        }
+    }
+
+    /// The cell of its status; servers that keep no history send none.
+    fn status(&self) -> (String, Tone) {
+        let tone = match (&self.status, self.severity()) {
+            (None, _) => Tone::Plain,
+            (_, 0) => Tone::Good,
+            (_, 1) => Tone::Warn,
+            _ => Tone::Bad,
+        };
+        (self.status.clone().unwrap_or_else(none), tone)
+    }
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+/// Whole records where there are many.
+fn rate(rate: Option<f64>) -> String {
+    match rate {
+        None => none(),
+        Some(rate) if rate > 0.0 && rate < 10.0 => format!("{rate:.1}"),
+        Some(rate) => count(rate.round() as u64),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) fn group(name: &str, status: &str, lag_ms: u64) -> GroupLag {
+        let text = json!({"group": name, "state": "empty", "lag": 1, "lag_ms": lag_ms, "status": status,
+            "consume_rate": 0.0, "produce_rate": 3.25, "drain_ms": null});
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn the_worst_group_comes_first_and_a_lag_that_never_drains_says_so() {
+        let groups = [
+            group("fine", "ok", 99_000),
+            group("slow", "behind", 5),
+            group("gone", "losing", 0),
+            group("dead", "stalled", 7),
+        ];
+        let table = Subject::All.table(&groups, &|_| None);
+        let rows = table.lines().skip(1);
+        let names: Vec<&str> = rows.filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(names, ["gone", "dead", "slow", "fine"]);
+        assert!(table.contains("never") && table.contains("3.2"), "{table}");
+        assert!(!table.contains("EXPIRES") && !table.contains("5 MIN"), "{table}");
+        assert!(
+            Subject::All
+                .table(&groups, &|_| Some("▁▂█".to_owned()))
+                .contains("▁▂█")
+        );
+    }
+
+    #[test]
+    fn an_older_server_is_shown_as_far_as_it_answers() {
+        let partition = json!({"partition": 0, "committed_offset": 1, "end_offset": 4, "lag": 3});
+        let topics = json!([{"topic": "t", "partitions": [partition]}]);
+        let old = json!({"group": "g", "lag": 3, "topics": topics});
+        let old: GroupLag = serde_json::from_value(old).unwrap();
+        let table = old.table(&|_| None).unwrap();
+        assert!(table.contains("group g: 3 records behind"), "{table}");
+        assert!(!table.contains("DRAINS"), "{table}");
+    }
+}
