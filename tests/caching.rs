@@ -81,7 +81,8 @@ impl Proxy {
         let begin = Instant::now();
         loop {
             // nginx cannot say which port it was given: it is told a free one, and another where that was taken meanwhile.
-            let address = TcpListener::bind("127.0.0.1:0")
+            let listener = TcpListener::bind("127.0.0.1:0");
+            let address = listener
                 .and_then(|listener| listener.local_addr())
                 .expect("a port");
             let path = dir.join("nginx.conf");
@@ -102,10 +103,8 @@ impl Proxy {
                 assert!(begin.elapsed() < PATIENCE, "nginx does not answer");
                 if proxy.child.try_wait().expect("it was started here").is_some() {
                     let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
-                    assert!(
-                        log.contains("Address already in use"),
-                        "nginx does not start: {log}"
-                    );
+                    let is_taken = log.contains("Address already in use");
+                    assert!(is_taken, "nginx does not start: {log}");
                     break;
                 }
                 std::thread::yield_now();
@@ -128,30 +127,32 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// `None`, said so, where there is no nginx.
-    fn start() -> Option<Self> {
+    /// With a topic `t` that has so many records. `None`, said so, where there is no nginx.
+    fn start(records: usize) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let server = Server::start(&directory.path().join("data"));
         let Some(proxy) = Proxy::start(directory.path(), server.address) else {
             println!("skipped: nginx is not installed");
             return None;
         };
-        Some(Self {
+        server.create_topic("t", 1);
+        let fixture = Self {
             server,
             proxy,
             _directory: directory,
-        })
+        };
+        if records > 0 {
+            fixture.produce(records, "first");
+        }
+        Some(fixture)
     }
 
     fn produce(&self, count: usize, word: &str) {
-        let lines: String = (0..count)
-            .map(|n| {
-                format!("{{\"key\":\"k{n}\",\"value\":{{\"{word}\":{n}}},\"headers\":{{\"h\":\"x\"}}}}\n")
-            })
-            .collect();
-        let path = "/v1/topics/t/records";
-        self.server
-            .expect(200, "POST", path, "application/x-ndjson", lines.as_bytes());
+        let line =
+            |n| format!("{{\"key\":\"k{n}\",\"value\":{{\"{word}\":{n}}},\"headers\":{{\"h\":\"x\"}}}}\n");
+        let lines: String = (0..count).map(line).collect();
+        let (server, path, ndjson) = (&self.server, "/v1/topics/t/records", "application/x-ndjson");
+        server.expect(200, "POST", path, ndjson, lines.as_bytes());
     }
 
     fn through(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
@@ -178,19 +179,15 @@ impl Fixture {
     /// Records that the server has given out, not counting answers without a body.
     fn fetched_records(&self) -> u64 {
         let metrics = self.direct("/metrics", &[]);
-        let line = String::from_utf8_lossy(&metrics.body).lines().find_map(|line| {
-            line.strip_prefix("quipu_fetched_records_total ")
-                .map(str::to_owned)
-        });
+        let mut lines = metrics.text().lines();
+        let line = lines.find_map(|line| line.strip_prefix("quipu_fetched_records_total "));
         line.expect("the metric is there").parse().expect("a number")
     }
 }
 
 fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answer {
-    let headers: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
+    let lines = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+    let headers: String = lines.collect();
     let mut connection = Connection::open(address).expect("it listens");
     connection.send_head("GET", path, &headers).expect("it listens");
     connection.answer().expect("an answer")
@@ -204,9 +201,9 @@ const CLOSED: &str = "/v1/topics/t/partitions/0/records?offset=0&until_offset=15
 
 #[test]
 fn closed_ranges_are_stored_in_every_form_and_revalidated_without_a_body() {
-    let Some(fixture) = Fixture::start() else { return };
-    fixture.server.create_topic("t", 1);
-    fixture.produce(2000, "first");
+    let Some(fixture) = Fixture::start(2000) else {
+        return;
+    };
     let mut tags = Vec::new();
     for form in FORMS {
         let accept = [("Accept", form)];
@@ -221,11 +218,8 @@ fn closed_ranges_are_stored_in_every_form_and_revalidated_without_a_body() {
         let bodies = fixture.fetched_records();
         let again = fixture.until(CLOSED, &accept, |answer| status(answer) == "REVALIDATED");
         let kept = fixture.until(CLOSED, &accept, |answer| status(answer) == "HIT");
-        assert_eq!(
-            fixture.fetched_records(),
-            bodies,
-            "{form}: it is stored, and the server is asked for no body"
-        );
+        let now = fixture.fetched_records();
+        assert_eq!(now, bodies, "{form}: it is stored, and the server sends no body");
         for answer in [first, again, kept] {
             assert_eq!(answer.status, 200);
             assert!(answer.body == direct.body, "{form}: the proxy gives other bytes");
@@ -252,9 +246,9 @@ fn closed_ranges_are_stored_in_every_form_and_revalidated_without_a_body() {
 
 #[test]
 fn an_open_range_is_never_stored_and_a_closed_one_stays_what_it_was() {
-    let Some(fixture) = Fixture::start() else { return };
-    fixture.server.create_topic("t", 1);
-    fixture.produce(1500, "first");
+    let Some(fixture) = Fixture::start(1500) else {
+        return;
+    };
     let open = [
         "/v1/topics/t/partitions/0/records?offset=1400",
         "/v1/topics/t/partitions/0/records?offset=1400&until_offset=100000",
@@ -282,9 +276,9 @@ fn an_open_range_is_never_stored_and_a_closed_one_stays_what_it_was() {
 
 #[test]
 fn a_topic_made_again_under_the_same_name_is_not_taken_for_the_old_one() {
-    let Some(fixture) = Fixture::start() else { return };
-    fixture.server.create_topic("t", 1);
-    fixture.produce(1500, "first");
+    let Some(fixture) = Fixture::start(1500) else {
+        return;
+    };
     let old = fixture.through(CLOSED, &[]);
     let tag = old.header("etag").expect("a tag");
     fixture.server.expect(204, "DELETE", "/v1/topics/t", "", b"");
@@ -293,9 +287,8 @@ fn a_topic_made_again_under_the_same_name_is_not_taken_for_the_old_one() {
     fixture.server.create_topic("t", 1);
     fixture.produce(1500, "other");
     for headers in [&[][..], &[("If-None-Match", tag)]] {
-        let answer = fixture.until(CLOSED, headers, |answer| {
-            status(answer) != "HIT" || answer.status == 200
-        });
+        let is_new = |answer: &Answer| status(answer) != "HIT" || answer.status == 200;
+        let answer = fixture.until(CLOSED, headers, is_new);
         assert_eq!(answer.status, 200);
         assert_ne!(answer.header("etag"), Some(tag));
         assert!(answer.body == fixture.direct(CLOSED, &[]).body);
@@ -306,8 +299,7 @@ fn a_topic_made_again_under_the_same_name_is_not_taken_for_the_old_one() {
 
 #[test]
 fn live_records_pass_a_proxy_with_its_defaults_as_they_come() {
-    let Some(fixture) = Fixture::start() else { return };
-    fixture.server.create_topic("t", 1);
+    let Some(fixture) = Fixture::start(0) else { return };
     for form in ["application/x-ndjson", "text/event-stream"] {
         for query in ["follow=true", "follow=true&from=earliest&speed=1000"] {
             let mut reader = Connection::open(fixture.proxy.address).expect("it listens");
@@ -320,10 +312,8 @@ fn live_records_pass_a_proxy_with_its_defaults_as_they_come() {
                 let mut line = String::new();
                 while !line.contains(word) {
                     line.clear();
-                    let read = reader
-                        .stream
-                        .read_line(&mut line)
-                        .expect("the record as it comes");
+                    let read = reader.stream.read_line(&mut line);
+                    let read = read.expect("the record as it comes");
                     assert!(read > 0, "{form} {query} ends before {word}");
                 }
             }
@@ -334,9 +324,9 @@ fn live_records_pass_a_proxy_with_its_defaults_as_they_come() {
 
 #[test]
 fn what_was_trimmed_is_gone_once_the_proxy_asks() {
-    let Some(fixture) = Fixture::start() else { return };
-    fixture.server.create_topic("t", 1);
-    fixture.produce(1500, "first");
+    let Some(fixture) = Fixture::start(1500) else {
+        return;
+    };
     let stored = fixture.until(CLOSED, &[], |answer| status(answer) == "REVALIDATED");
     let tag = stored.header("etag").expect("a tag");
     let trim = "/v1/topics/t/partitions/0/records?before=10";

@@ -24,13 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The documents outside of `docs/`.
-const OTHERS: [&str; 5] = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "examples/README.md",
-];
+const OTHERS: &str = "README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md examples/README.md";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -43,7 +37,7 @@ fn read(path: &str) -> String {
 
 /// Every document, by its path in the repository.
 fn documents() -> Vec<String> {
-    let mut all: Vec<_> = OTHERS.map(str::to_owned).into();
+    let mut all: Vec<_> = OTHERS.split(' ').map(str::to_owned).collect();
     let mut folders = vec![root().join("docs")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder of the repository") {
@@ -78,9 +72,10 @@ fn blocks(document: &str) -> Vec<Block> {
                 block.text.push('\n');
             }
             (None, Some(info)) => {
+                let (line, info) = (index + 1, info.to_owned());
                 open = Some(Block {
-                    line: index + 1,
-                    info: info.to_owned(),
+                    line,
+                    info,
                     text: String::new(),
                 });
             }
@@ -177,16 +172,10 @@ fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
     link(Path::new(env!("CARGO_BIN_EXE_quipu")), bin.join("quipu"));
 
     let mut script = "set -euo pipefail\n".to_owned();
-    if !blocks
-        .iter()
-        .any(|block| block.info == "sh" && block.text.contains("quipu serve"))
-    {
-        let data = dir.path().join("data");
-        let _ = writeln!(
-            script,
-            "quipu serve --data '{}' >'{0}.log' 2>&1 &",
-            data.display()
-        );
+    let serves = |block: &Block| block.info == "sh" && block.text.contains("quipu serve");
+    if !blocks.iter().any(serves) {
+        let data = dir.path().join("data").display().to_string();
+        script += &format!("quipu serve --data '{data}' >'{data}.log' 2>&1 &\n");
         script +=
             "curl -sf --retry 60 --retry-all-errors --retry-delay 1 localhost:7420/health/ready >/dev/null\n";
     }
@@ -202,11 +191,9 @@ fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
                 return Err(format!("{}: {message}", here(block.line)));
             }
         } else if info == "sh" {
-            let _ = writeln!(
-                script,
-                "echo {index} >'{0}/current'; exec >'{0}/{index}.out' 2>'{0}/{index}.err'",
-                outputs.display()
-            );
+            let out = outputs.display();
+            script +=
+                &format!("echo {index} >'{out}/current'; exec >'{out}/{index}.out' 2>'{out}/{index}.err'\n");
             for (at, line) in block.text.lines().enumerate() {
                 let passed = is_passed_over(line);
                 if !passed.map_err(|missing| format!("{}: {missing}", here(block.line + at + 1)))? {
@@ -217,18 +204,17 @@ fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
             }
         } else if info.is_empty() || info.starts_with("hex ") {
         } else if !["text", "json", "toml", "python", "js", "nginx", "yaml"].contains(&info) {
+            let line = here(block.line);
             return Err(format!(
-                "{}: what is a block of {info:?}? A shell block is `sh`",
-                here(block.line)
+                "{line}: what is a block of {info:?}? A shell block is `sh`"
             ));
         }
     }
     if ran == 0 {
         return Ok(());
     }
-    let script = script
-        .replace("localhost:7420", address)
-        .replace("127.0.0.1:7420", address);
+    let script = script.replace("localhost:7420", address);
+    let script = script.replace("127.0.0.1:7420", address);
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("timeout");
     command.args(["300", "bash", "-c", &script]);
@@ -276,15 +262,12 @@ fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
         if block.info == "sh" {
             shell = Some(index);
         } else if block.info == "text" {
-            let shell = shell
-                .take()
-                .ok_or(format!("{}: what printed this?", here(block.line)))?;
-            let printed = output(shell, "out");
-            if !is_output(&lines(&block.text), &lines(&printed)) {
-                let line = here(block.line);
+            let line = here(block.line);
+            let shell = shell.take().ok_or(format!("{line}: what printed this?"))?;
+            let (text, printed) = (&block.text, output(shell, "out"));
+            if !is_output(&lines(text), &lines(&printed)) {
                 return Err(format!(
-                    "{line}: the page says\n{}and this was printed:\n{printed}",
-                    block.text
+                    "{line}: the page says\n{text}and this was printed:\n{printed}"
                 ));
             }
         }
@@ -305,10 +288,8 @@ fn every_shell_block_of_the_documents_runs_and_prints_what_is_said() {
     // All of 127.0.0.0/8 is this machine: an address for each page of each process that runs these tests.
     let process = std::process::id();
     let only = std::env::var("QUIPU_TEST_PAGE").unwrap_or_default();
-    let pages: Vec<_> = documents()
-        .into_iter()
-        .filter(|page| page.contains(&only))
-        .collect();
+    let mut pages = documents();
+    pages.retain(|page| page.contains(&only));
     let mut problems = Vec::new();
     for some in pages.iter().enumerate().collect::<Vec<_>>().chunks(4) {
         std::thread::scope(|scope| {
@@ -383,26 +364,20 @@ fn every_link_of_the_documents_leads_somewhere() {
     let anchors = |path: &Path| -> BTreeSet<String> {
         let document = fs::read_to_string(path).unwrap_or_default();
         let prose = prose(&document);
-        prose
-            .lines()
-            .filter(|line| line.starts_with('#'))
-            .map(anchor)
-            .collect()
+        let headings = prose.lines().filter(|line| line.starts_with('#'));
+        headings.map(anchor).collect()
     };
     let mut broken = String::new();
     for page in documents() {
         let path = root().join(&page);
         let document = prose(&read(&page));
-        let links = document
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next());
+        let links = document.split("](").skip(1);
+        let links = links.filter_map(|rest| rest.split(')').next());
         for link in links.filter(|link| !link.starts_with("http")) {
             let (file, name) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() {
-                path.clone()
-            } else {
-                path.parent().expect("a folder").join(file)
+            let target = match file {
+                "" => path.clone(),
+                file => path.parent().expect("a folder").join(file),
             };
             if !target.exists() || !name.is_empty() && !anchors(&target).contains(name) {
                 let _ = writeln!(broken, "{page}: {link}");
@@ -423,23 +398,18 @@ fn the_readme_is_short_gives_the_command_that_runs_for_every_change_and_the_inde
     let index = read("docs/README.md");
     for page in documents() {
         if let Some(page) = page.strip_prefix("docs/").filter(|page| *page != "README.md") {
-            assert!(
-                index.contains(&format!("]({page})")),
-                "docs/README.md: no line for {page}"
-            );
+            let is_named = index.contains(&format!("]({page})"));
+            assert!(is_named, "docs/README.md: no line for {page}");
         }
     }
 }
 
 /// The first table behind a heading, without its head: rows of cells.
 fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
-    let (_, rest) = document
-        .split_once(&format!("\n{heading}\n"))
-        .unwrap_or_else(|| panic!("there is no {heading}"));
-    let rows = rest
-        .lines()
-        .skip_while(|line| !line.starts_with('|'))
-        .take_while(|line| line.starts_with('|'));
+    let found = document.split_once(&format!("\n{heading}\n"));
+    let (_, rest) = found.unwrap_or_else(|| panic!("there is no {heading}"));
+    let rows = rest.lines().skip_while(|line| !line.starts_with('|'));
+    let rows = rows.take_while(|line| line.starts_with('|'));
     let cells = |line: &str| {
         let line = line.trim_matches('|');
         line.split('|').map(|cell| cell.trim().to_owned()).collect()
@@ -475,18 +445,16 @@ fn every_documented_fault_has_a_test_and_every_test_that_is_named_exists() {
             if word.contains('/') {
                 source = sources(word);
             } else {
-                let is_test = ["#[test]\nfn ", "#[tokio::test]\nasync fn "]
+                let begins = ["#[test]\nfn ", "#[tokio::test]\nasync fn "];
+                let is_test = begins
                     .iter()
                     .any(|begin| source.contains(&format!("{begin}{word}(")));
                 assert!(is_test, "{}: there is no test {word}", row[0]);
                 names += 1;
             }
         }
-        assert!(
-            names > 0 || row[1].starts_with("none: "),
-            "{}: no test is named",
-            row[0]
-        );
+        let is_shown = names > 0 || row[1].starts_with("none: ");
+        assert!(is_shown, "{}: no test is named", row[0]);
         count += names;
     }
     assert!(count > 15, "only {count} names were found");

@@ -81,15 +81,11 @@ impl Failure {
     }
 
     /// Whether a command that has no end of its own should try again: as [`Self::passes`], and a full disk or a proxy that
-    /// cannot reach the server, which somebody will mend.
+    /// cannot reach the server, which somebody will repair.
     pub(crate) fn may_pass(&self) -> bool {
-        let is_retryable = |problem: &Problem| problem.members.get("retryable") == Some(&Value::Bool(true));
+        let is_stuck = |problem: &Problem| matches!(&*problem.code, "storage-full" | "log-failed");
         match self {
-            Self::Problem(problem) => {
-                problem.passes()
-                    || is_retryable(problem)
-                    || matches!(&*problem.code, "storage-full" | "log-failed")
-            }
+            Self::Problem(problem) => problem.passes() || problem.is_retryable() || is_stuck(problem),
             Self::Status { status, .. } => self.passes() || status.is_server_error(),
             _ => self.passes(),
         }
@@ -116,7 +112,8 @@ fn foreign(server: &str, status: StatusCode) -> String {
         401 | 407 => refused("a --token"),
         403 => refused("another --token"),
         code => {
-            let hint = if matches!(code, 502..=504) {
+            let is_gateway = matches!(code, 502..=504);
+            let hint = if is_gateway {
                 "; a proxy may not reach it"
             } else {
                 ""
@@ -151,6 +148,11 @@ impl Problem {
         )
     }
 
+    /// Whether the server says that the same request may succeed later.
+    pub(crate) fn is_retryable(&self) -> bool {
+        self.members.get("retryable") == Some(&Value::Bool(true))
+    }
+
     /// What was stored: `none`, `partial` (the `accepted` first records) or `unknown`.
     pub(crate) fn outcome(&self) -> Option<&str> {
         self.members.get("outcome").and_then(Value::as_str)
@@ -170,10 +172,9 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |name| self.members.get(name).and_then(Value::as_str).unwrap_or_default();
-        let detail = if text("detail").is_empty() {
-            text("title")
-        } else {
-            text("detail")
+        let detail = match text("detail") {
+            "" => text("title"),
+            detail => detail,
         };
         write!(f, "{}: {}", self.code, one_line(detail))?;
         match text("pointer") {
@@ -196,47 +197,34 @@ mod tests {
 
     #[test]
     fn a_problem_is_one_line() {
-        let members = serde_json::json!({"detail": "partitions must\nbe 1", "pointer": "/partitions"});
-        let Value::Object(members) = members else {
-            panic!("an object")
-        };
-        let problem = Problem {
-            code: "invalid-request".to_owned(),
-            members,
-            retry_after: None,
-        };
-        assert_eq!(
-            problem.to_string(),
-            "invalid-request: partitions must be 1 (pointer /partitions)"
-        );
+        let members =
+            r#"{"code":"invalid-request","detail":"partitions must\nbe 1","pointer":"/partitions"}"#;
+        let problem = Problem::of(serde_json::from_str(members).unwrap(), None).unwrap();
+        let expected = "invalid-request: partitions must be 1 (pointer /partitions)";
+        assert_eq!(problem.to_string(), expected);
     }
 
     #[test]
-    fn a_proxy_that_refuses_is_said_in_words() {
+    fn a_proxy_that_refuses_is_named_as_one() {
+        let refused = |status, token| {
+            format!(
+                "refuses the request: {status}, and the answer is not quipu's: a proxy in front of it may want {token}"
+            )
+        };
+        let other = |status| format!("does not answer as quipu does: status {status} without a problem");
         for (status, text) in [
-            (
-                401,
-                "http://h refuses the request: 401 Unauthorized, and the answer is not quipu's: a proxy in front of it may want a --token",
-            ),
-            (
-                403,
-                "http://h refuses the request: 403 Forbidden, and the answer is not quipu's: a proxy in front of it may want another --token",
-            ),
-            (
-                502,
-                "http://h does not answer as quipu does: status 502 Bad Gateway without a problem; a proxy may not reach it",
-            ),
-            (
-                302,
-                "http://h does not answer as quipu does: status 302 Found without a problem",
-            ),
+            (401, refused("401 Unauthorized", "a --token")),
+            (403, refused("403 Forbidden", "another --token")),
+            (502, other("502 Bad Gateway") + "; a proxy may not reach it"),
+            (302, other("302 Found")),
         ] {
+            let (server, status) = ("http://h".to_owned(), StatusCode::from_u16(status).unwrap());
             let failure = Failure::Status {
-                server: "http://h".to_owned(),
-                status: StatusCode::from_u16(status).unwrap(),
+                server,
+                status,
                 retry_after: None,
             };
-            assert_eq!(failure.to_string(), text);
+            assert_eq!(failure.to_string(), format!("http://h {text}"));
         }
     }
 }

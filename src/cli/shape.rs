@@ -104,10 +104,7 @@ fn key(value: &RawValue, pointer: &Pointer) -> Result<String, String> {
             if shown.len() < found.get().len() {
                 shown.push('…');
             }
-            Err(format!(
-                "{} is {shown}; a key is a string or a number",
-                pointer.text
-            ))
+            Err(format!("{pointer} is {shown}; a key is a string or a number"))
         }
     }
 }
@@ -136,11 +133,10 @@ impl std::str::FromStr for Pointer {
         };
         let steps = rest
             .split('/')
-            .map(|step| step.replace("~1", "/").replace("~0", "~"))
-            .collect();
+            .map(|step| step.replace("~1", "/").replace("~0", "~"));
         Ok(Self {
             text: text.to_owned(),
-            steps,
+            steps: steps.collect(),
         })
     }
 }
@@ -151,12 +147,8 @@ impl Pointer {
             .iter()
             .try_fold(value, |value, step| match value.get().as_bytes().first()? {
                 b'{' => {
-                    let members: Members<'a> = serde_json::from_str(value.get()).ok()?;
-                    members
-                        .0
-                        .into_iter()
-                        .rfind(|(name, _)| name == step)
-                        .map(|(_, value)| value)
+                    let Members(members) = serde_json::from_str(value.get()).ok()?;
+                    Some(members.into_iter().rfind(|(name, _)| name == step)?.1)
                 }
                 b'[' if step == "0" || !step.starts_with(['0', '+']) => {
                     let items: Vec<&'a RawValue> = serde_json::from_str(value.get()).ok()?;
@@ -197,77 +189,66 @@ mod tests {
     use super::*;
 
     fn shaped(raw: bool, key_field: Option<&str>, line: &str) -> Result<String, String> {
-        let shape = Shape {
-            raw,
-            key_field: key_field.map(|text| text.parse().unwrap()),
-        };
+        let key_field = key_field.map(|text| text.parse().unwrap());
+        let shape = Shape { raw, key_field };
         let mut out = Vec::new();
         shape.append(line.as_bytes(), &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
     #[test]
-    fn a_raw_line_of_json_is_the_value_as_it_was_written() {
-        assert_eq!(
-            shaped(true, None, r#"{"n":1.10e2,  "b":[]}"#).unwrap(),
-            "{\"value\":{\"n\":1.10e2,  \"b\":[]}}\n"
-        );
-        assert_eq!(
-            shaped(true, None, "12345678901234567890123\r").unwrap(),
-            "{\"value\":12345678901234567890123}\n"
-        );
-    }
-
-    #[test]
-    fn a_raw_line_that_is_not_json_travels_as_base64() {
-        assert_eq!(
-            shaped(true, None, "hello").unwrap(),
-            "{\"value_base64\":\"aGVsbG8=\"}\n"
-        );
-        assert_eq!(
-            shaped(true, None, "null").unwrap(),
-            "{\"value_base64\":\"bnVsbA==\"}\n"
-        );
-        assert_eq!(shaped(true, None, "").unwrap(), "{\"value_base64\":\"\"}\n");
+    fn a_raw_line_of_json_is_the_value_as_it_was_written_and_any_other_travels_as_base64() {
+        for (line, record) in [
+            (r#"{"n":1.10e2,  "b":[]}"#, r#"{"value":{"n":1.10e2,  "b":[]}}"#),
+            (
+                "12345678901234567890123\r",
+                r#"{"value":12345678901234567890123}"#,
+            ),
+            ("hello", r#"{"value_base64":"aGVsbG8="}"#),
+            ("null", r#"{"value_base64":"bnVsbA=="}"#),
+            ("", r#"{"value_base64":""}"#),
+        ] {
+            assert_eq!(shaped(true, None, line).unwrap(), format!("{record}\n"));
+        }
     }
 
     #[test]
     fn the_key_comes_from_the_line_and_replaces_another() {
-        assert_eq!(
-            shaped(
+        for (raw, pointer, line, record) in [
+            (
                 false,
-                Some("/value/a/1"),
-                r#"{"value":{"a":["x","\u00e9"]},"key":"old","timestamp":5}"#
-            )
-            .unwrap(),
-            "{\"key\":\"\\u00e9\",\"value\":{\"a\":[\"x\",\"\\u00e9\"]},\"timestamp\":5}\n"
-        );
-        assert_eq!(
-            shaped(true, Some("/n"), r#"{"n":-1.50}"#).unwrap(),
-            "{\"key\":\"-1.50\",\"value\":{\"n\":-1.50}}\n"
-        );
-        assert_eq!(
-            shaped(true, Some("/a~1b/~0"), r#"{"a/b":{"~":"k"}}"#).unwrap(),
-            "{\"key\":\"k\",\"value\":{\"a/b\":{\"~\":\"k\"}}}\n"
-        );
-        assert_eq!(shaped(false, Some("/value"), "  ").unwrap(), "  \n");
+                "/value/a/1",
+                r#"{"value":{"a":["x","\u00e9"]},"key":"old","timestamp":5}"#,
+                r#"{"key":"\u00e9","value":{"a":["x","\u00e9"]},"timestamp":5}"#,
+            ),
+            (
+                true,
+                "/n",
+                r#"{"n":-1.50}"#,
+                r#"{"key":"-1.50","value":{"n":-1.50}}"#,
+            ),
+            (
+                true,
+                "/a~1b/~0",
+                r#"{"a/b":{"~":"k"}}"#,
+                r#"{"key":"k","value":{"a/b":{"~":"k"}}}"#,
+            ),
+            (false, "/value", "  ", "  "),
+        ] {
+            assert_eq!(shaped(raw, Some(pointer), line).unwrap(), format!("{record}\n"));
+        }
     }
 
     #[test]
     fn a_line_without_a_key_says_what_is_there_instead() {
-        assert_eq!(
-            shaped(true, Some("/n"), "{}").unwrap_err(),
-            "there is no /n to take the key from"
-        );
-        assert_eq!(
-            shaped(true, Some("/n"), r#"{"n":null}"#).unwrap_err(),
-            "/n is null; a key is a string or a number"
-        );
-        assert!(
-            shaped(true, Some("/n"), "hello")
-                .unwrap_err()
-                .starts_with("the line is not JSON")
-        );
+        for (line, error) in [
+            ("{}", "there is no /n to take the key from"),
+            (r#"{"n":null}"#, "/n is null; a key is a string or a number"),
+            ("hello", "the line is not JSON"),
+        ] {
+            let found = shaped(true, Some("/n"), line).unwrap_err();
+            assert!(found.starts_with(error), "{found}");
+        }
         assert!("value".parse::<Pointer>().is_err());
     }
 }

@@ -128,12 +128,11 @@ impl Parser {
     fn dispatch(&mut self, take: &mut impl FnMut(Event<'_>)) {
         self.last_id.clone_from(&self.id);
         if let Some((_, data)) = self.data.split_last() {
-            let kind = if self.kind.is_empty() {
-                "message"
-            } else {
-                &self.kind
-            };
-            take(Event { kind, data });
+            let kind = Some(&*self.kind).filter(|kind| !kind.is_empty());
+            take(Event {
+                kind: kind.unwrap_or("message"),
+                data,
+            });
         }
         self.data.clear();
         self.kind.clear();
@@ -153,12 +152,11 @@ mod tests {
         let mut parser = Parser::default();
         let mut events = Vec::new();
         for piece in pieces {
-            parser
-                .push(piece, |event| {
-                    let data = String::from_utf8_lossy(event.data).into_owned();
-                    events.push((event.kind.to_owned(), data));
-                })
-                .unwrap();
+            let pushed = parser.push(piece, |event| {
+                let data = String::from_utf8_lossy(event.data).into_owned();
+                events.push((event.kind.to_owned(), data));
+            });
+            pushed.unwrap();
         }
         (events, parser.last_id().to_owned(), parser.retry())
     }
@@ -181,78 +179,58 @@ mod tests {
                 "{end:?}"
             );
         }
-        assert_eq!(
-            events("data: a\r\rdata: b\n\r"),
-            [event("message", "a"), event("message", "b")]
-        );
+        let both = [event("message", "a"), event("message", "b")];
+        assert_eq!(events("data: a\r\rdata: b\n\r"), both);
     }
 
     #[test]
-    fn data_of_several_lines_is_one_text_and_one_blank_before_it_is_not_part_of_it() {
-        assert_eq!(
-            events("data: a\ndata:b\ndata:  c\ndata\n\n"),
-            [event("message", "a\nb\n c\n")]
-        );
-        assert_eq!(events("data:\n\n"), [event("message", "")]);
-        assert_eq!(events("data: a: b\n\n"), [event("message", "a: b")]);
-    }
-
-    #[test]
-    fn comments_and_unknown_fields_are_ignored() {
-        assert_eq!(
-            events(": heartbeat\n\n:\nfoo: bar\nDATA: x\n data: y\ndata: z\n\n"),
-            [event("message", "z")]
-        );
-    }
-
-    #[test]
-    fn a_byte_order_mark_is_skipped_once() {
-        assert_eq!(
-            events("\u{feff}data: a\n\n\u{feff}data: b\n\n"),
-            [event("message", "a")]
-        );
-        assert_eq!(
-            read([&b"\xef"[..], b"\xbb", b"\xbfdata: a\n\n"]).0,
-            [event("message", "a")]
-        );
+    fn the_data_of_an_event_is_its_lines_without_the_blank_before_each() {
+        for (text, data) in [
+            ("data: a\ndata:b\ndata:  c\ndata\n\n", "a\nb\n c\n"),
+            ("data:\n\n", ""),
+            ("data: a: b\n\n", "a: b"),
+            // Comments and unknown fields are ignored.
+            (": heartbeat\n\n:\nfoo: bar\nDATA: x\n data: y\ndata: z\n\n", "z"),
+            // A byte order mark is skipped once.
+            ("\u{feff}data: a\n\n\u{feff}data: b\n\n", "a"),
+            // An event without its empty line is none.
+            ("data: a\n\ndata: b\n", "a"),
+        ] {
+            assert_eq!(events(text), [event("message", data)], "{text:?}");
+        }
+        let pieces = [&b"\xef"[..], b"\xbb", b"\xbfdata: a\n\n"];
+        assert_eq!(read(pieces).0, [event("message", "a")]);
     }
 
     #[test]
     fn an_id_counts_from_the_end_of_its_event_and_without_data_too() {
-        let last = |text: &str| read([text.as_bytes()]).1;
-        assert_eq!(
-            last("id: a\ndata: x\n\nid: b\ndata: y\n"),
-            "a",
-            "the event of b is not whole"
-        );
-        assert_eq!(last("id: a\n\n"), "a");
-        assert_eq!(
-            last("id: a\ndata: x\n\ndata: y\n\n"),
-            "a",
-            "an event without one changes nothing"
-        );
-        assert_eq!(last("id: a\n\nid\n\n"), "", "an empty one takes it back");
-        assert_eq!(last("id: a\n\nid: b\0\n\n"), "a");
+        for (text, id, why) in [
+            (
+                "id: a\ndata: x\n\nid: b\ndata: y\n",
+                "a",
+                "the event of b is not whole",
+            ),
+            ("id: a\n\n", "a", "no data is needed"),
+            (
+                "id: a\ndata: x\n\ndata: y\n\n",
+                "a",
+                "an event without one changes nothing",
+            ),
+            ("id: a\n\nid\n\n", "", "an empty one takes it back"),
+            ("id: a\n\nid: b\0\n\n", "a", "one with a zero byte is ignored"),
+        ] {
+            assert_eq!(read([text.as_bytes()]).1, id, "{why}");
+        }
         assert_eq!(events("id: a\n\nevent: end\n\n"), [], "no data, no event");
     }
 
     #[test]
     fn the_delay_is_digits_only() {
-        let retry = |text: &str| read([text.as_bytes()]).2;
-        assert_eq!(retry("retry: 250\n"), Some(Duration::from_millis(250)));
-        for wrong in [
-            "retry: -1\n",
-            "retry: 1.5\n",
-            "retry\n",
-            "retry: 99999999999999999999999\n",
-        ] {
+        let retry = |text: &str| read([format!("retry{text}\n").as_bytes()]).2;
+        assert_eq!(retry(": 250"), Some(Duration::from_millis(250)));
+        for wrong in [": -1", ": 1.5", "", ": 99999999999999999999999"] {
             assert_eq!(retry(wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn an_event_without_its_empty_line_is_none() {
-        assert_eq!(events("data: a\n\ndata: b\n"), [event("message", "a")]);
     }
 
     proptest! {

@@ -111,8 +111,7 @@ impl Stream {
             client: client.clone(),
             topic: topics
                 .first()
-                .map(|(topic, _)| topic.name.clone())
-                .unwrap_or_default(),
+                .map_or_else(String::new, |(topic, _)| topic.name.clone()),
             route: if follow {
                 route.with("follow", "true")
             } else {
@@ -240,10 +239,7 @@ impl Stream {
             None => failure.may_pass(),
         };
         // A server that never answered is more likely mistyped than away.
-        let is_too_long = match self.patience {
-            Some(patience) => self.waited >= patience,
-            None => false,
-        };
+        let is_too_long = self.patience.is_some_and(|patience| self.waited >= patience);
         if !passes || is_too_long || (!has_begun && matches!(failure, Failure::NotSent { .. })) {
             return Err(failure);
         }
@@ -262,23 +258,21 @@ impl Stream {
 }
 
 fn is_retryable(failure: &Failure) -> bool {
-    match failure {
-        Failure::Problem(problem) => problem.members.get("retryable") == Some(&Value::Bool(true)),
-        _ => false,
-    }
+    matches!(failure, Failure::Problem(problem) if problem.is_retryable())
 }
 
 /// Takes a record, and returns any other meaning of an event.
 fn hear(event: &Event<'_>, topic: &str, ends: Option<&Ends>, records: &mut Records) -> Said {
     match event.kind {
         "record" => {
-            let is_behind = ends.is_some_and(|ends| {
+            let is_behind = |ends: &Ends| {
                 head(event.data).is_ok_and(|head| {
-                    let end = ends.get(head.topic.as_deref().unwrap_or(topic));
-                    end.and_then(|ends| ends.get(&head.partition))
-                        .is_none_or(|end| head.offset >= *end)
+                    let ends = ends.get(head.topic.as_deref().unwrap_or(topic));
+                    let end = ends.and_then(|ends| ends.get(&head.partition));
+                    end.is_none_or(|end| head.offset >= *end)
                 })
-            });
+            };
+            let is_behind = ends.is_some_and(is_behind);
             if !is_behind {
                 let from = records.lines.len();
                 records.lines.extend_from_slice(event.data);
@@ -303,12 +297,11 @@ fn hear(event: &Event<'_>, topic: &str, ends: Option<&Ends>, records: &mut Recor
                 members: Map::new(),
                 retry_after: None,
             });
-            let named = problem
-                .members
-                .get("topic")
-                .and_then(Value::as_str)
-                .map(str::to_owned);
-            Said::Failure(explain(problem, named.as_deref().unwrap_or(topic), None))
+            let topic = match problem.members.get("topic").and_then(Value::as_str) {
+                Some(named) => named.to_owned(),
+                None => topic.to_owned(),
+            };
+            Said::Failure(explain(problem, &topic, None))
         }
         "end" => Said::End,
         _ => Said::Nothing,

@@ -48,11 +48,8 @@ pub(crate) fn moved(bundle: &[u8], stored_first: Option<i64>, now_ms: i64) -> an
     for line in lines() {
         const NAME: &[u8] = b"\"timestamp\":";
         let begin = memchr::memmem::find(line, NAME).context("an event without a timestamp")? + NAME.len();
-        let end = begin
-            + line[begin..]
-                .iter()
-                .take_while(|byte| byte.is_ascii_digit())
-                .count();
+        let digits = line[begin..].iter().take_while(|byte| byte.is_ascii_digit());
+        let end = begin + digits.count();
         moved.extend_from_slice(&line[..begin]);
         moved.extend_from_slice((of(line)? + by).to_string().as_bytes());
         moved.extend_from_slice(&line[end..]);
@@ -126,11 +123,8 @@ impl<'a> Log<'a> {
                 continue;
             };
             let value = event.value.map(RawValue::get);
-            if track
-                .events
-                .get(track.found)
-                .is_some_and(|next| (next.1, Some(next.2)) == (event.timestamp, value))
-            {
+            let next = track.events.get(track.found);
+            if next.is_some_and(|next| (next.1, Some(next.2)) == (event.timestamp, value)) {
                 track.found += 1;
                 track.moved |= track.partition.is_some_and(|earlier| earlier != partition);
                 track.partition = Some(partition);
@@ -143,12 +137,9 @@ impl<'a> Log<'a> {
 
     /// The lines that have not been found, aircraft by aircraft in their order.
     pub(crate) fn missing(&self) -> Vec<u8> {
-        let mut lines: Vec<&[u8]> = self
-            .aircraft
-            .values()
-            .flat_map(|track| &track.events[track.found..])
-            .map(|event| event.0)
-            .collect();
+        let tracks = self.aircraft.values();
+        let events = tracks.flat_map(|track| &track.events[track.found..]);
+        let mut lines: Vec<&[u8]> = events.map(|event| event.0).collect();
         // All lines lie in the one bundle: by address they are in the order of the file.
         lines.sort_unstable_by_key(|line| line.as_ptr());
         lines.concat()
@@ -157,10 +148,8 @@ impl<'a> Log<'a> {
     /// Aircraft, events found, and whether all came back, each aircraft's in one partition.
     pub(crate) fn summary(&self) -> (u64, u64, bool) {
         let found = self.aircraft.values().map(|track| track.found as u64).sum();
-        let whole = self
-            .aircraft
-            .values()
-            .all(|track| track.found == track.events.len() && !track.moved);
+        let is_whole = |track: &Track<'_>| track.found == track.events.len() && !track.moved;
+        let whole = self.aircraft.values().all(is_whole);
         (self.aircraft.len() as u64, found, whole)
     }
 }
@@ -177,11 +166,8 @@ mod tests {
         let half = bundle.len() / 2;
         let half = half + memchr::memchr(b'\n', &bundle[half..]).unwrap() + 1;
         log.found(0, &bundle[..half]).unwrap();
-        log.found(
-            0,
-            b"{\"key\":\"N14228\",\"value\":1,\"timestamp\":1}\n{\"timestamp\":2}\n",
-        )
-        .unwrap();
+        let others = b"{\"key\":\"N14228\",\"value\":1,\"timestamp\":1}\n{\"timestamp\":2}\n";
+        log.found(0, others).unwrap();
         assert_eq!(log.missing(), &bundle[half..]);
         assert!(!log.summary().2);
         log.found(0, &bundle[half..]).unwrap();
@@ -193,22 +179,18 @@ mod tests {
         let bundle = unpack().unwrap();
         let now = 1_795_900_000_000;
         let last = |lines: &[u8]| {
-            let line = lines
-                .trim_ascii_end()
-                .rsplit(|byte| *byte == b'\n')
-                .next()
-                .unwrap();
-            serde_json::from_slice::<Event<'_>>(line).unwrap().timestamp
+            let line = lines.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
+            serde_json::from_slice::<Event<'_>>(line.unwrap())
+                .unwrap()
+                .timestamp
         };
         let once = moved(&bundle, None, now).unwrap();
         assert!((0..DAY_MS).contains(&(now - last(&once))), "{}", last(&once));
         let first = fifth_day(&once).unwrap() - fifth_day(&bundle).unwrap() + 1_357_035_420_000;
         assert_eq!((last(&once) - last(&bundle)) % DAY_MS, 0);
         assert!(moved(&bundle, Some(first), now + 9 * DAY_MS).unwrap() == once);
-        assert!(
-            moved(&bundle, Some(first + 1), now).unwrap() == once,
-            "another's record says nothing"
-        );
+        let of_another = moved(&bundle, Some(first + 1), now).unwrap();
+        assert!(of_another == once, "another's record says nothing");
     }
 
     #[test]

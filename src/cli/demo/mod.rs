@@ -41,29 +41,25 @@ pub(crate) struct Args {
 /// Runs `quipu demo`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let interrupt = Interrupt::watch()?;
-    let temporary = match args.data {
-        Some(_) => None,
+    let temporary;
+    let data = match &args.data {
+        Some(data) => data,
         None => {
-            Some(TemporaryDirectory::make().context("cannot make a temporary directory; give --data DIR")?)
+            let made = TemporaryDirectory::make();
+            temporary = made.context("cannot make a temporary directory; give --data DIR")?;
+            &temporary.0
         }
-    };
-    let data = match (&args.data, &temporary) {
-        (Some(data), _) => data.as_path(),
-        (None, Some(temporary)) => &temporary.0,
-        (None, None) => Path::new("quipu-demo"),
     };
     let runtime = Runtime::new().context("cannot start the server's threads")?;
     let (server, taken) = start(&runtime, data, args.listen)?;
-    let result = tell(&server, data, temporary.is_some(), taken, args.exit, &interrupt);
-    let stopped = runtime
-        .block_on(server.shutdown())
-        .map_err(|error| anyhow!("{error}"));
+    let result = tell(&server, data, args.data.is_none(), taken, args.exit, &interrupt);
+    let stopped = runtime.block_on(server.shutdown());
     // Whoever stopped the demo early, or closed its output, has seen enough.
     match interrupt.get() {
         Some(Stop::Asked | Stop::Unread) => {}
         None => result?,
     }
-    stopped
+    stopped.map_err(|error| anyhow!("{error}"))
 }
 
 /// Starts the server; the second answer is the default address if that was taken.
@@ -78,19 +74,18 @@ fn start(
     };
     let default = config.listen;
     config.listen = listen.unwrap_or(default);
-    match runtime.block_on(server::start(config.clone())) {
-        Err(ServeError::Listen { source, .. })
-            if listen.is_none() && source.kind() == io::ErrorKind::AddrInUse =>
-        {
-            config.listen.set_port(0);
-            let server = runtime
-                .block_on(server::start(config))
-                .map_err(|error| anyhow!("{error}"))?;
-            Ok((server, Some(default)))
-        }
-        // The error's own words already say what it comes from.
-        result => Ok((result.map_err(|error| anyhow!("{error}"))?, None)),
+    let mut started = runtime.block_on(server::start(config.clone()));
+    let mut taken = None;
+    if let Err(ServeError::Listen { source, .. }) = &started
+        && listen.is_none()
+        && source.kind() == io::ErrorKind::AddrInUse
+    {
+        taken = Some(default);
+        config.listen.set_port(0);
+        started = runtime.block_on(server::start(config));
     }
+    // The error's own words already say what it comes from.
+    Ok((started.map_err(|error| anyhow!("{error}"))?, taken))
 }
 
 fn tell(
@@ -110,10 +105,9 @@ fn tell(
             "({taken} is taken by another process, so this is a free port.)"
         ))?;
     }
-    let fate = if temporary {
-        "removed at the end; --data DIR keeps it"
-    } else {
-        "kept for the next time"
+    let fate = match temporary {
+        true => "removed at the end; --data DIR keeps it",
+        false => "kept for the next time",
     };
     narrator.say(format_args!("Data in {}, {fate}.", data.display()))?;
     story::tell(&client, narrator, interrupt)?;

@@ -1,5 +1,6 @@
 //! How the demo talks: headings, sentences and commands to paste, coloured and with pauses on a terminal only.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -13,7 +14,7 @@ pub(crate) struct Narrator {
     colours: bool,
     /// Somebody looks on: there is time to read each step.
     pub(crate) pauses: Option<Interrupt>,
-    steps: u32,
+    steps: Cell<u32>,
 }
 
 /// The time to read a step.
@@ -25,7 +26,7 @@ impl Narrator {
         Self {
             colours: colours(),
             pauses,
-            steps: 0,
+            steps: Cell::new(0),
         }
     }
 
@@ -40,16 +41,14 @@ impl Narrator {
     }
 
     /// Begins the next step.
-    pub(crate) fn step(&mut self, title: impl fmt::Display) -> io::Result<()> {
-        if let Some(interrupt) = self.pauses.as_ref().filter(|_| self.steps > 0) {
+    pub(crate) fn step(&self, title: impl fmt::Display) -> io::Result<()> {
+        if let Some(interrupt) = self.pauses.as_ref().filter(|_| self.steps.get() > 0) {
             interrupt.wait(PAUSE);
         }
-        self.steps += 1;
-        let number = self.steps;
-        self.print(format_args!(
-            "\n{}\n",
-            self.paint("1", format_args!("{number}. {title}"))
-        ))
+        let number = self.steps.get() + 1;
+        self.steps.set(number);
+        let title = self.paint("1", format_args!("{number}. {title}"));
+        self.print(format_args!("\n{title}\n"))
     }
 
     /// A sentence.

@@ -26,7 +26,7 @@ const GROUP: &str = "arrivals-board";
 const SIZE: Size = Size {
     records: MAX_RECORDS,
     bytes: FETCH_BYTES,
-    wait: std::time::Duration::ZERO,
+    wait: Duration::ZERO,
 };
 
 /// Records of a poll: so few that there is something to see half way. With somebody looking on, polls are smaller and slower,
@@ -36,10 +36,10 @@ const SHOWN_POLL_RECORDS: u64 = 500;
 const SHOWN_POLL_PAUSE: Duration = Duration::from_millis(150);
 
 /// Tells all of it; ends early when it is asked to.
-pub(super) fn tell(client: &Client, mut narrator: Narrator, interrupt: &Interrupt) -> anyhow::Result<()> {
+pub(super) fn tell(client: &Client, narrator: Narrator, interrupt: &Interrupt) -> anyhow::Result<()> {
     let mut story = Story {
         client,
-        narrator: &mut narrator,
+        narrator: &narrator,
         interrupt,
         bundle: flights::unpack()?,
     };
@@ -61,7 +61,7 @@ pub(super) fn tell(client: &Client, mut narrator: Narrator, interrupt: &Interrup
 
 struct Story<'a> {
     client: &'a Client,
-    narrator: &'a mut Narrator,
+    narrator: &'a Narrator,
     interrupt: &'a Interrupt,
     /// The events; the first step moves them to the last days.
     bundle: Vec<u8>,
@@ -69,10 +69,10 @@ struct Story<'a> {
 
 impl Story<'_> {
     fn topic(&mut self) -> anyhow::Result<()> {
-        self.narrator
-            .step(format_args!("A topic with {PARTITIONS} partitions"))?;
+        let (client, narrator) = (self.client, self.narrator);
+        narrator.step(format_args!("A topic with {PARTITIONS} partitions"))?;
         let body = json!({"partitions": PARTITIONS});
-        self.client
+        client
             .send(&Method::PUT, &topic_route(TOPIC), Some(&body))
             .map_err(|failure| match failure.code() {
                 Some("topic-exists") => anyhow::anyhow!(
@@ -80,41 +80,38 @@ impl Story<'_> {
                 ),
                 _ => failure.into(),
             })?;
-        let topic = Topic::describe(self.client, TOPIC)?;
+        let topic = Topic::describe(client, TOPIC)?;
         let first = topic.partitions.iter().filter_map(|p| p.first_timestamp).min();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         self.bundle = flights::moved(&self.bundle, first, i64::try_from(now.as_millis())?)?;
-        self.narrator.say(
+        narrator.say(
             "Its records will be flights from New York's airports, moved to the last twelve days. The key of each is the\n\
              aircraft's tail number, so all events of an aircraft are in one partition, in order.",
         )?;
-        let base = self.client.base();
-        self.narrator.command(format_args!(
+        let base = client.base();
+        narrator.command(format_args!(
             "curl -X PUT {base}/v1/topics/{TOPIC} -H 'content-type: application/json' -d '{body}'"
         ))?;
         Ok(())
     }
 
     fn load(&mut self) -> anyhow::Result<()> {
-        self.narrator.step("Events go in")?;
-        let missing = {
-            let mut log = Log::expect(&self.bundle)?;
-            self.read_all(&mut log)?;
-            log.missing()
-        };
+        let (client, narrator) = (self.client, self.narrator);
+        narrator.step("Events go in")?;
+        let mut log = Log::expect(&self.bundle)?;
+        self.read_all(&mut log)?;
+        let missing = log.missing();
         if missing.is_empty() {
-            self.narrator
-                .say("The events of an earlier run are all there: nothing to load.")?;
+            narrator.say("The events of an earlier run are all there: nothing to load.")?;
         } else {
             if missing.len() < self.bundle.len() {
-                self.narrator
-                    .say("An earlier run stopped while loading: this one goes on from there.")?;
+                narrator.say("An earlier run stopped while loading: this one goes on from there.")?;
             }
             let started = Instant::now();
-            let answer = self.client.post(&append_route(TOPIC), &[], &missing)?;
-            let produced: Produced = self.client.parse(&answer.body)?;
+            let answer = client.post(&append_route(TOPIC), &[], &missing)?;
+            let produced: Produced = client.parse(&answer.body)?;
             let elapsed = started.elapsed();
-            self.narrator.check(format_args!(
+            narrator.check(format_args!(
                 "{} events ({}) stored in {}: {} a second, acknowledged when they were on stable storage",
                 count(produced.records),
                 bytes(missing.len() as u64),
@@ -126,7 +123,8 @@ impl Story<'_> {
     }
 
     fn check(&mut self) -> anyhow::Result<()> {
-        self.narrator.step("Events come back in order")?;
+        let narrator = self.narrator;
+        narrator.step("Events come back in order")?;
         let mut log = Log::expect(&self.bundle)?;
         let started = Instant::now();
         let read = self.read_all(&mut log)?;
@@ -138,19 +136,19 @@ impl Story<'_> {
                  happen; run quipu verify on the data directory"
             );
         }
-        self.narrator.say(format_args!(
+        narrator.say(format_args!(
             "Read back over HTTP: {} records in {}, {} a second.",
             count(read),
             took(elapsed),
             rate(read, elapsed)
         ))?;
-        self.narrator.check(format_args!(
+        narrator.check(format_args!(
             "{} aircraft, {} events: each aircraft's came back in the order they were sent, byte for byte",
             count(aircraft),
             count(found)
         ))?;
         if log.others > 0 {
-            self.narrator.say(format_args!(
+            narrator.say(format_args!(
                 "({} records of yours are there too.)",
                 count(log.others)
             ))?;
@@ -159,27 +157,28 @@ impl Story<'_> {
     }
 
     fn group(&mut self) -> anyhow::Result<()> {
-        self.narrator.step("A consumer group of two members")?;
+        let (client, narrator) = (self.client, self.narrator);
+        narrator.step("A consumer group of two members")?;
         let mut board = Board::default();
         let mut readers = [Reader::new("board-1"), Reader::new("board-2")];
         let [one, two] = &mut readers;
-        let most = if self.narrator.pauses.is_some() {
+        let most = if narrator.pauses.is_some() {
             SHOWN_POLL_RECORDS
         } else {
             POLL_RECORDS
         };
         let started = Instant::now();
-        one.poll(self.client, &mut board, most)?;
+        one.poll(client, &mut board, most)?;
         let total = self.lag()?;
-        self.narrator.say(format_args!(
+        narrator.say(format_args!(
             "{} joins the group {GROUP} with its first poll and reads all partitions: {}.",
             one.name, one.assignment
         ))?;
         // It joins, and waits for what the other has in its hands; that one gives up a share with its next poll.
-        two.poll(self.client, &mut board, most)?;
-        one.poll(self.client, &mut board, most)?;
-        two.poll(self.client, &mut board, most)?;
-        self.narrator.say(format_args!(
+        two.poll(client, &mut board, most)?;
+        one.poll(client, &mut board, most)?;
+        two.poll(client, &mut board, most)?;
+        narrator.say(format_args!(
             "{} joins. With its next poll {} acknowledges what it had and gives up half:\n\
              {1} reads {}, {0} reads {}.",
             two.name, one.name, one.assignment, two.assignment
@@ -188,26 +187,25 @@ impl Story<'_> {
         loop {
             let mut read = 0;
             for reader in &mut readers {
-                read += reader.poll(self.client, &mut board, most)?;
+                read += reader.poll(client, &mut board, most)?;
             }
-            if let Some(interrupt) = &self.narrator.pauses {
+            if let Some(interrupt) = &narrator.pauses {
                 interrupt.wait(SHOWN_POLL_PAUSE);
             }
             if !is_half && self.lag()? <= total / 2 {
                 is_half = true;
-                self.narrator.say("Half way, the lag is:")?;
-                self.narrator.gap()?;
-                print_group(self.client, GROUP)?;
-                self.narrator.gap()?;
-                self.narrator
-                    .say("Behind by days: the lag in time is the age of the next event, and the oldest are twelve days old.")?;
+                narrator.say("Half way, the lag is:")?;
+                narrator.gap()?;
+                print_group(client, GROUP)?;
+                narrator.gap()?;
+                narrator.say("Behind by days: the lag in time is the age of the next event, and the oldest are twelve days old.")?;
             }
             if read == 0 || self.interrupt.get().is_some() {
                 break;
             }
         }
         for reader in &readers {
-            reader.leave(self.client)?;
+            reader.leave(client)?;
         }
         let left = self.lag()?;
         let twice = match board.twice {
@@ -215,10 +213,9 @@ impl Story<'_> {
             twice => count(twice),
         };
         if total == 0 {
-            self.narrator
-                .say("An earlier run has read everything: the group still stands at the end.")?;
+            narrator.say("An earlier run has read everything: the group still stands at the end.")?;
         } else {
-            self.narrator.check(format_args!(
+            narrator.check(format_args!(
                 "{} read by {}, {} by {}, {} a second, {twice} twice; both have left, and the lag is {}",
                 records(readers[0].read),
                 readers[0].name,
@@ -228,48 +225,40 @@ impl Story<'_> {
                 count(left),
             ))?;
         }
-        let base = self.client.base();
-        self.narrator
-            .say("Send it back to the start, and watch its lag while you read again:")?;
-        self.narrator.command(format_args!(
+        let base = client.base();
+        narrator.say("Send it back to the start, and watch its lag while you read again:")?;
+        narrator.command(format_args!(
             "quipu group reset {GROUP} --topic {TOPIC} --to earliest --server {base}"
         ))?;
-        self.narrator
-            .command(format_args!("quipu lag {GROUP} --watch --server {base}"))?;
+        narrator.command(format_args!("quipu lag {GROUP} --watch --server {base}"))?;
         Ok(())
     }
 
     /// How many records the group has not acknowledged.
     fn lag(&self) -> anyhow::Result<u64> {
         let lag: Value = self.client.get(&group_route(GROUP, &["lag"]))?;
-        Ok(lag.get("lag").and_then(Value::as_u64).unwrap_or_default())
+        Ok(lag["lag"].as_u64().unwrap_or_default())
     }
 
     fn replay(&mut self) -> anyhow::Result<()> {
+        let (client, narrator) = (self.client, self.narrator);
         let start = flights::fifth_day(&self.bundle)?;
         let date = |time: i64| time_ms(Some(time)).chars().take(10).collect::<String>();
         let (from, until) = (date(start), date(start + DAY_MS));
-        self.narrator.step(format_args!("One day again: {from}"))?;
-        let topic = Topic::describe(self.client, TOPIC)?;
+        narrator.step(format_args!("One day again: {from}"))?;
+        let topic = Topic::describe(client, TOPIC)?;
         let route = stream_route(TOPIC, &[], None)
             .with("from", start)
             .with("until", start + DAY_MS)
             .with("order", "timestamp");
-        let partitions = topic.choose(&[])?;
-        let mut day = Stream::new(
-            self.client,
-            &[(&topic, partitions)],
-            route,
-            false,
-            Some(PATIENCE),
-            self.interrupt,
-        );
+        let topics = [(&topic, topic.choose(&[])?)];
+        let mut day = Stream::new(client, &topics, route, false, Some(PATIENCE), self.interrupt);
         let (mut records, mut last, mut ordered) = (0, i64::MIN, true);
         let started = Instant::now();
         while let Some(part) = day.next()? {
             for line in part.iter() {
                 if records < 3 {
-                    self.narrator.data(line)?;
+                    narrator.data(line)?;
                 }
                 let timestamp = head(line)?.timestamp;
                 ordered &= timestamp >= last;
@@ -278,7 +267,7 @@ impl Story<'_> {
             }
         }
         let elapsed = started.elapsed();
-        self.narrator.check(format_args!(
+        narrator.check(format_args!(
             "{} events of that day in {}{}",
             count(records),
             took(elapsed),
@@ -288,21 +277,20 @@ impl Story<'_> {
                 ""
             }
         ))?;
-        let base = self.client.base();
-        self.narrator
-            .say("At 3600 times its pace, the day takes 24 seconds:")?;
-        self.narrator.command(format_args!(
+        let base = client.base();
+        narrator.say("At 3600 times its pace, the day takes 24 seconds:")?;
+        narrator.command(format_args!(
             "quipu replay {TOPIC} --from {from} --until {until} --speed 3600 --server {base}"
         ))?;
         Ok(())
     }
 
     fn addresses(&mut self) -> anyhow::Result<()> {
-        self.narrator.step("What to open next")?;
-        let base = self.client.base();
-        self.narrator.say("The group's lag as a picture, in a browser:")?;
-        self.narrator
-            .command(format_args!("{base}/v1/groups/{GROUP}/lag.svg"))?;
+        let (client, narrator) = (self.client, self.narrator);
+        narrator.step("What to open next")?;
+        let base = client.base();
+        narrator.say("The group's lag as a picture, in a browser:")?;
+        narrator.command(format_args!("{base}/v1/groups/{GROUP}/lag.svg"))?;
         Ok(())
     }
 
@@ -333,7 +321,7 @@ struct Board {
 
 impl Board {
     fn show(&mut self, record: &Value) {
-        let number = |name: &str| record.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let number = |name: &str| record[name].as_u64().unwrap_or_default();
         let next = self.next.entry(number("partition")).or_default();
         if number("offset") < *next {
             self.twice += 1;
@@ -354,10 +342,11 @@ struct Reader {
 
 impl Reader {
     fn new(name: &'static str) -> Self {
+        let (ack, assignment) = (Value::Null, String::new());
         Self {
             name,
-            ack: Value::Null,
-            assignment: String::new(),
+            ack,
+            assignment,
             read: 0,
         }
     }
@@ -367,17 +356,12 @@ impl Reader {
         let body = json!({"topics": [TOPIC], "ack": self.ack, "max_records": most, "wait_ms": 0});
         let route = group_route(GROUP, &["members", self.name, "poll"]);
         let mut answer = client.send(&Method::POST, &route, Some(&body))?;
-        let list = |name: &str| {
-            answer
-                .get(name)
-                .and_then(Value::as_array)
-                .map_or(&[][..], Vec::as_slice)
-        };
+        let list = |name: &str| answer[name].as_array().map_or(&[][..], Vec::as_slice);
         let read = list("records").len() as u64;
         list("records").iter().for_each(|record| board.show(record));
         self.assignment = partitions(list("assignment"));
         self.read += read;
-        self.ack = answer.get_mut("poll_id").map(Value::take).unwrap_or_default();
+        self.ack = answer["poll_id"].take();
         Ok(read)
     }
 

@@ -85,6 +85,16 @@ impl Cutter {
         self.held.is_none()
     }
 
+    /// The next block: the held one, or one that arrives in time.
+    fn take(
+        &mut self,
+        blocks: &Blocks,
+        limit: Duration,
+    ) -> Result<Result<Block, BadInput>, RecvTimeoutError> {
+        let held = self.held.take().map(Ok);
+        held.unwrap_or_else(|| blocks.recv_timeout(limit))
+    }
+
     /// Gathers blocks until a request is full, the input ends, or a pipe that is passed on pauses.
     pub(super) fn next(&mut self, blocks: &Blocks, interrupt: &Interrupt) -> Next {
         let mut request = Request {
@@ -99,11 +109,7 @@ impl Cutter {
                 }
                 return Next::Interrupted;
             }
-            let block = match self.held.take() {
-                Some(held) => Ok(held),
-                None => blocks.recv_timeout(if may_pause { LINGER } else { LOOK }),
-            };
-            match block {
+            match self.take(blocks, if may_pause { LINGER } else { LOOK }) {
                 Ok(Ok(block)) => {
                     if self.fill(&mut request, block) {
                         return Next::Request(request);
@@ -134,11 +140,7 @@ impl Cutter {
             if interrupt.get().is_some() {
                 return false;
             }
-            let block = match self.held.take() {
-                Some(held) => Ok(held),
-                None => blocks.recv_timeout(LOOK),
-            };
-            let block = match block {
+            let block = match self.take(blocks, LOOK) {
                 Ok(Ok(block)) => block,
                 Err(RecvTimeoutError::Timeout) => continue,
                 Ok(bad) => {
@@ -148,11 +150,7 @@ impl Cutter {
                 Err(RecvTimeoutError::Disconnected) => return false,
             };
             let left = lines + 1 - self.line;
-            let end = if block.lines <= left {
-                block.bytes.len()
-            } else {
-                end_of_lines(&block.bytes, left)
-            };
+            let end = end_of_lines(&block.bytes, left);
             look(&block.bytes[..end]);
             self.line += block.lines.min(left);
             self.hold(block, end);
@@ -174,10 +172,9 @@ impl Cutter {
             }
         };
         let is_whole = end == block.bytes.len();
-        let lines = if is_whole {
-            block.lines
-        } else {
-            memchr_iter(b'\n', &block.bytes[..end]).count() as u64
+        let lines = match is_whole {
+            true => block.lines,
+            false => count_lines(&block.bytes[..end]),
         };
         self.line += lines;
         request.lines += lines;
@@ -195,20 +192,30 @@ impl Cutter {
     fn hold(&mut self, mut block: Block, end: usize) {
         if end < block.bytes.len() {
             block.bytes.drain(..end);
-            block.lines = memchr_iter(b'\n', &block.bytes).count() as u64;
+            block.lines = count_lines(&block.bytes);
             self.held = Some(Ok(block));
         }
     }
 
     /// Undoes the gathering of an incomplete request.
     fn give_back(&mut self, request: Request) {
-        self.line = request.first_line;
+        let Request {
+            bytes,
+            first_line,
+            lines,
+            position,
+        } = request;
+        self.line = first_line;
         self.held = Some(Ok(Block {
-            bytes: request.bytes,
-            lines: request.lines,
-            position: request.position,
+            bytes,
+            lines,
+            position,
         }));
     }
+}
+
+fn count_lines(bytes: &[u8]) -> u64 {
+    memchr_iter(b'\n', bytes).count() as u64
 }
 
 /// The position after the first `lines` lines.
@@ -233,8 +240,7 @@ mod tests {
     fn blocks(pieces: &[Vec<u8>]) -> Blocks {
         let (sender, blocks) = channel();
         for bytes in pieces {
-            let lines = memchr_iter(b'\n', bytes).count() as u64;
-            let bytes = bytes.clone();
+            let (lines, bytes) = (count_lines(bytes), bytes.clone());
             sender
                 .send(Ok(Block {
                     bytes,
@@ -274,14 +280,7 @@ mod tests {
     #[test]
     fn a_request_is_as_many_lines_as_fit_and_a_longer_line_goes_alone() {
         let full = REQUEST_BYTES;
-        let lines = [
-            line(full - 10),
-            line(10),
-            line(1),
-            line(full + 1),
-            line(5),
-            line(full),
-        ];
+        let lines = [full - 10, 10, 1, full + 1, 5, full].map(line);
         let expected = [(1, 2, full), (3, 1, 1), (4, 1, full + 1), (5, 1, 5), (6, 1, full)];
         assert_eq!(cut(&lines, 0), expected);
         assert_eq!(cut(&[lines.concat()], 0), expected);
@@ -290,20 +289,12 @@ mod tests {
 
     #[test]
     fn lines_interrupted_by_stop_are_not_lost() {
-        let (sender, blocks) = channel();
+        let blocks = blocks(&[b"1\n2\n".to_vec()]);
         let mut cutter = Cutter::new(false);
-        sender
-            .send(Ok(Block {
-                bytes: b"1\n2\n".to_vec(),
-                lines: 2,
-                position: 0,
-            }))
-            .unwrap();
         let interrupt = Interrupt::default();
         interrupt.set(crate::cli::signal::Stop::Asked);
         assert!(matches!(cutter.next(&blocks, &interrupt), Next::Interrupted));
         assert_eq!(cutter.line, 1);
-        drop(sender);
         match cutter.next(&blocks, &Interrupt::default()) {
             Next::Request(request) => assert_eq!((request.first_line, request.lines), (1, 2)),
             other => panic!("{other:?}"),
