@@ -29,11 +29,7 @@ fn lag(criterion: &mut Criterion) {
     };
     let log = Log::open(dir.path(), config.log_options()).expect("the log opens");
     let log = quipu::broker::engine::Log::from(log);
-    let spec = TopicSpec {
-        partitions: PARTITIONS,
-        settings: TopicSettings::default(),
-        properties: Default::default(),
-    };
+    let spec = TopicSpec::new(PARTITIONS, TopicSettings::default());
     log.create_topic("orders", spec).expect("a topic");
     append(&log, RECORDS);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -72,17 +68,9 @@ fn append(log: &quipu::broker::engine::Log, records: u64) {
             let time = TimestampMs(1_700_000_000_000 + n as i64 * 1000);
             batch.push(time, None, Some(br#"{"event":"OrderPlaced","total":12.50}"#), &[]);
         }
-        Part {
-            partition: partition.clone(),
-            records: Records::Loose(batch),
-            expected_offset: None,
-            json_lines: true,
-        }
+        Part::new(partition.clone(), Records::Loose(batch)).json_lines(true)
     });
-    let request = AppendRequest {
-        parts: parts.collect(),
-        ..AppendRequest::default()
-    };
+    let request = AppendRequest::of(parts.collect());
     log.append(request)
         .and_then(|ticket| ticket.wait())
         .expect("the disk works");
@@ -99,10 +87,7 @@ fn commit(log: &quipu::broker::engine::Log, group: &str, offset: u64) {
         .iter()
         .map(|partition| offsets::commit(group, partition.id(), &committed));
     let state: Vec<StateChange> = [offsets::make_group(group)].into_iter().chain(commits).collect();
-    let request = AppendRequest {
-        state,
-        ..AppendRequest::default()
-    };
+    let request = AppendRequest::of_state(state);
     log.append(request)
         .and_then(|ticket| ticket.wait())
         .expect("the disk works");

@@ -706,11 +706,7 @@ async fn values_that_were_sent_as_json_are_not_looked_at_again() {
         )
         .await
         .with_status(200);
-    let request = quipu_segments::ReadRequest {
-        from: quipu_segments::Offset::ZERO,
-        until: None,
-        max_bytes: 1 << 20,
-    };
+    let request = quipu_segments::ReadRequest::new(quipu_segments::Offset::ZERO, 1 << 20);
     let fetched = service.partition("t", 0).read(request).unwrap();
     assert!(!fetched.runs.is_empty());
     assert!(fetched.runs.iter().all(|run| run.json_lines));

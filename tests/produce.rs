@@ -117,11 +117,7 @@ impl Server {
         let (mut bytes, mut json_lines) = (Vec::new(), true);
         let mut from = Offset::ZERO;
         loop {
-            let request = ReadRequest {
-                from,
-                until: None,
-                max_bytes: 1 << 20,
-            };
+            let request = ReadRequest::new(from, 1 << 20);
             let fetched = partition.read(request).unwrap();
             for run in &fetched.runs {
                 bytes.extend_from_slice(&run.bytes);

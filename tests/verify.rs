@@ -2,7 +2,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "the test damages files on purpose")]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -30,29 +29,14 @@ fn options() -> Options {
 fn directory() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path(), options()).unwrap();
-    let spec = TopicSpec {
-        partitions: 1,
-        settings: TopicSettings::default(),
-        properties: BTreeMap::new(),
-    };
+    let spec = TopicSpec::new(1, TopicSettings::default());
     let partition = log.create_topic("orders", spec).unwrap().partition(0).unwrap();
     for number in 0..50 {
         let mut builder = BatchBuilder::new();
         builder.push(TimestampMs(number), None, Some(b"a value of some length"), &[]);
         let records = Records::Loose(builder);
-        let part = Part {
-            partition: partition.clone(),
-            records,
-            expected_offset: None,
-            json_lines: false,
-        };
-        log.append(AppendRequest {
-            parts: vec![part],
-            ..Default::default()
-        })
-        .unwrap()
-        .wait()
-        .unwrap();
+        let part = Part::new(partition.clone(), records);
+        log.append(AppendRequest::of(vec![part])).unwrap().wait().unwrap();
     }
     log.close().unwrap();
     let file = dir.path().join("topics/orders/0/00000000000000000000.log");

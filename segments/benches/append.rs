@@ -4,7 +4,6 @@
 
 #![allow(missing_docs, reason = "the macros of the benchmark make public items")]
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,16 +20,8 @@ fn request(partition: &Arc<Partition>, bytes: usize) -> AppendRequest {
     let mut builder = BatchBuilder::new();
     builder.push(TimestampMs(1_357_035_420_000), Some(b"N14228"), Some(&value), &[]);
     let records = Records::Loose(builder);
-    let part = Part {
-        partition: Arc::clone(partition),
-        records,
-        expected_offset: None,
-        json_lines: true,
-    };
-    AppendRequest {
-        parts: vec![part],
-        ..AppendRequest::default()
-    }
+    let part = Part::new(Arc::clone(partition), records).json_lines(true);
+    AppendRequest::of(vec![part])
 }
 
 /// One round: `requests` requests of `bytes` each, spread over `partitions`.
@@ -46,11 +37,7 @@ fn bench_rounds(criterion: &mut Criterion) {
         retention_bytes: Some(64 << 20),
         ..TopicSettings::default()
     };
-    let spec = TopicSpec {
-        partitions: 256,
-        settings,
-        properties: BTreeMap::new(),
-    };
+    let spec = TopicSpec::new(256, settings);
     let topic = log.create_topic("bench", spec).expect("an empty directory");
     let mut group = criterion.benchmark_group("durable round");
     group.sample_size(20).measurement_time(Duration::from_secs(2));

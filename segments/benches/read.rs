@@ -22,11 +22,7 @@ fn open(dir: &Path) -> Log {
 
 /// About 32 MiB in batches of 2 KiB; the timestamp of each record is its offset.
 fn fill(log: &Log) {
-    let spec = TopicSpec {
-        partitions: 1,
-        settings: TopicSettings::default(),
-        properties: Default::default(),
-    };
+    let spec = TopicSpec::new(1, TopicSettings::default());
     let topic = log.create_topic("t", spec).expect("the topic is new");
     let partition = topic.partition(0).expect("it has one partition");
     for batch in 0..BATCHES {
@@ -42,10 +38,7 @@ fn fill(log: &Log) {
             expected_offset: None,
             json_lines: true,
         };
-        let request = AppendRequest {
-            parts: vec![part],
-            ..AppendRequest::default()
-        };
+        let request = AppendRequest::of(vec![part]);
         let ticket = log.append(request).expect("there is room");
         // Rounds of many: this is not about appending.
         if batch % 64 == 63 {
@@ -60,11 +53,7 @@ fn partition(log: &Log) -> Arc<Partition> {
 }
 
 fn request(from: u64, max_bytes: usize) -> ReadRequest {
-    ReadRequest {
-        from: Offset::new(from),
-        until: None,
-        max_bytes,
-    }
+    ReadRequest::new(Offset::new(from), max_bytes)
 }
 
 /// Offsets all over the log, in no order.

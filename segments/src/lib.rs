@@ -20,7 +20,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
 //! let log = Log::open(dir.path(), Options::default())?;
-//! let spec = TopicSpec { partitions: 1, settings: TopicSettings::default(), properties: Default::default() };
+//! let spec = TopicSpec::new(1, TopicSettings::default());
 //! let topic = log.create_topic("orders", spec)?;
 //! let partition = topic.partition(0).expect("it has one");
 //!
@@ -32,10 +32,10 @@
 //!     expected_offset: None,
 //!     json_lines: false,
 //! };
-//! let appended = log.append(AppendRequest { parts: vec![part], ..Default::default() })?.wait()?;
+//! let appended = log.append(AppendRequest::of(vec![part]))?.wait()?;
 //! assert_eq!(appended.base_offsets, [Offset::new(0)]);
 //!
-//! let fetched = partition.read(ReadRequest { from: Offset::new(0), until: None, max_bytes: 1 << 20 })?;
+//! let fetched = partition.read(ReadRequest::new(Offset::new(0), 1 << 20))?;
 //! for run in &fetched.runs {
 //!     for batch in Batches::new(&run.bytes) {
 //!         for record in BatchRecords::new(batch?.1)? {

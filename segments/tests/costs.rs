@@ -43,11 +43,7 @@ fn make(disk: &SimDisk) -> Log {
         segment_bytes: 16 << 10,
         ..TopicSettings::default()
     };
-    let spec = TopicSpec {
-        partitions: 2,
-        settings,
-        properties: Default::default(),
-    };
+    let spec = TopicSpec::new(2, settings);
     log.create_topic("orders", spec).expect("a new topic");
     log
 }
@@ -60,12 +56,10 @@ fn value(number: u64) -> Vec<u8> {
 fn append_to(log: &Log, index: u32, ack: Ack, number: u64) -> Result<u64, Error> {
     let mut builder = BatchBuilder::new();
     builder.push(TimestampMs(number as i64), None, Some(&value(number)), &[]);
-    let part = Part {
-        partition: log.topic("orders").unwrap().partition(index).unwrap(),
-        records: Records::Loose(builder),
-        expected_offset: None,
-        json_lines: false,
-    };
+    let part = Part::new(
+        log.topic("orders").unwrap().partition(index).unwrap(),
+        Records::Loose(builder),
+    );
     let ticket = log.append(AppendRequest {
         parts: vec![part],
         state: Vec::new(),
@@ -91,14 +85,8 @@ fn append_all(log: &Log, ack: Ack, numbers: std::ops::Range<u64>) {
 }
 
 fn commit(log: &Log, value: &[u8]) -> Result<(), Error> {
-    let change = StateChange {
-        key: b"group".to_vec(),
-        value: Some(value.to_vec()),
-    };
-    let ticket = log.append(AppendRequest {
-        state: vec![change],
-        ..AppendRequest::default()
-    })?;
+    let change = StateChange::set(b"group".to_vec(), value.to_vec());
+    let ticket = log.append(AppendRequest::of_state(vec![change]))?;
     log.run_round()?;
     ticket.wait().map(drop)
 }
@@ -111,11 +99,7 @@ fn read(log: &Log) -> (Vec<u64>, Vec<(u64, u64)>) {
     let (mut from, mut found, mut damaged) = (positions.log_start_offset, Vec::new(), Vec::new());
     assert_eq!(from, Offset::ZERO);
     while from < positions.end_offset {
-        let request = ReadRequest {
-            from,
-            until: None,
-            max_bytes: 1 << 20,
-        };
+        let request = ReadRequest::new(from, 1 << 20);
         match partition.read(request) {
             Ok(fetched) => {
                 let batches = fetched.runs.iter().flat_map(|run| Batches::new(&run.bytes));

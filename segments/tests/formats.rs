@@ -153,26 +153,14 @@ fn an_index_of_a_version_from_the_future_is_left_as_it_is_and_its_log_is_read() 
                 for partition in &*topic.partitions() {
                     let mut records = BatchBuilder::new();
                     records.push(TimestampMs(5), None, Some(b"1"), &[]);
-                    let part = Part {
-                        partition: partition.clone(),
-                        records: Records::Loose(records),
-                        expected_offset: None,
-                        json_lines: true,
-                    };
-                    let request = AppendRequest {
-                        parts: vec![part],
-                        ..AppendRequest::default()
-                    };
+                    let part = Part::new(partition.clone(), Records::Loose(records)).json_lines(true);
+                    let request = AppendRequest::of(vec![part]);
                     let ticket = log.append(request).expect("queued");
                     log.run_round().expect("a healthy log");
                     ticket.wait().expect("durable");
                     let mut from = partition.positions().log_start_offset;
                     while from < partition.positions().end_offset {
-                        let request = ReadRequest {
-                            from,
-                            until: None,
-                            max_bytes: 1,
-                        };
+                        let request = ReadRequest::new(from, 1);
                         from = partition.read(request).expect("its log is whole").next_offset;
                     }
                     partition
@@ -214,11 +202,7 @@ fn a_directory_of_a_topic_that_is_made_now_has_the_files_that_the_documentation_
     let document = include_str!("../../docs/internals/formats.md");
     let dir = tempfile::tempdir().expect("a directory");
     let log = Log::open(dir.path(), options()).expect("a new directory");
-    let spec = TopicSpec {
-        partitions: 1,
-        settings: TopicSettings::default(),
-        properties: Default::default(),
-    };
+    let spec = TopicSpec::new(1, TopicSettings::default());
     log.create_topic("t", spec).expect("made");
     log.close().expect("it closes");
     for path in read_tree(dir.path()).into_keys() {

@@ -107,12 +107,7 @@ fn open(dir: &Path) -> Log {
 }
 
 fn part(topic: &Topic, partition: u32, records: Records, json_lines: bool) -> Part {
-    Part {
-        partition: topic.partition(partition).expect("it is there"),
-        records,
-        expected_offset: None,
-        json_lines,
-    }
+    Part::new(topic.partition(partition).expect("it is there"), records).json_lines(json_lines)
 }
 
 fn append(log: &Log, parts: Vec<Part>, state: Vec<StateChange>) {
@@ -173,14 +168,8 @@ fn committed(group: &str, topic: &Topic, partition: u32, offset: u64, metadata: 
     value.push(u8::from(!metadata.is_empty()));
     value.extend_from_slice(metadata.as_bytes());
     vec![
-        StateChange {
-            key: [b"g", group.as_bytes()].concat(),
-            value: Some(vec![1]),
-        },
-        StateChange {
-            key,
-            value: Some(value),
-        },
+        StateChange::set([b"g", group.as_bytes()].concat(), vec![1]),
+        StateChange::set(key, value),
     ]
 }
 
@@ -293,10 +282,7 @@ fn send_once(log: &Log, key: &str, sequence: i32) -> [Appended; 2] {
     };
     let mut batch = batch.seal();
     batch.set_producer(ProducerId(4711), 2, sequence);
-    let numbered = AppendRequest {
-        parts: vec![part(&topic, 0, Records::Sealed(vec![batch]), true)],
-        ..AppendRequest::default()
-    };
+    let numbered = AppendRequest::of(vec![part(&topic, 0, Records::Sealed(vec![batch]), true)]);
     [keyed, numbered].map(|request| {
         let ticket = log.append(request).expect("queued");
         assert!(log.run_round().expect("a healthy log"));
@@ -352,11 +338,7 @@ fn describe_partition(partition: &Arc<Partition>) -> Value {
     let mut batches = Vec::new();
     let mut from = positions.log_start_offset;
     while from < positions.end_offset {
-        let request = ReadRequest {
-            from,
-            until: None,
-            max_bytes: 1 << 20,
-        };
+        let request = ReadRequest::new(from, 1 << 20);
         let fetched = partition.read(request).expect("nothing is damaged");
         for run in &fetched.runs {
             for batch in Batches::new(&run.bytes) {

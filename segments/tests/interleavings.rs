@@ -420,11 +420,7 @@ fn retention_of_two_threads_and_a_trim_at_once_lose_nothing_that_is_kept() {
 }
 
 fn spec(partitions: u32) -> TopicSpec {
-    TopicSpec {
-        partitions,
-        settings: small_segments(),
-        properties: Default::default(),
-    }
+    TopicSpec::new(partitions, small_segments())
 }
 
 #[test]

@@ -24,14 +24,8 @@ fn open(disk: &SimDisk) -> Log {
 
 /// A round of a quarter of a journal file.
 fn commit(log: &Log) -> bool {
-    let state = vec![StateChange {
-        key: b"key".to_vec(),
-        value: Some(vec![7; 60 << 10]),
-    }];
-    let request = AppendRequest {
-        state,
-        ..Default::default()
-    };
+    let state = vec![StateChange::set(b"key".to_vec(), vec![7; 60 << 10])];
+    let request = AppendRequest::of_state(state);
     let Ok(ticket) = log.append(request) else {
         return false;
     };

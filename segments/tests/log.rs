@@ -2,7 +2,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,11 +29,7 @@ fn spec(partitions: u32) -> TopicSpec {
         segment_bytes: 16 << 10,
         ..TopicSettings::default()
     };
-    TopicSpec {
-        partitions,
-        settings,
-        properties: BTreeMap::new(),
-    }
+    TopicSpec::new(partitions, settings)
 }
 
 fn records(values: &[&str]) -> Records {
@@ -51,19 +46,11 @@ fn records(values: &[&str]) -> Records {
 }
 
 fn part(partition: &Arc<Partition>, values: &[&str]) -> Part {
-    Part {
-        partition: Arc::clone(partition),
-        records: records(values),
-        expected_offset: None,
-        json_lines: false,
-    }
+    Part::new(Arc::clone(partition), records(values))
 }
 
 fn append(log: &Log, partition: &Arc<Partition>, values: &[&str]) -> Result<Offset, Error> {
-    let ticket = log.append(AppendRequest {
-        parts: vec![part(partition, values)],
-        ..Default::default()
-    })?;
+    let ticket = log.append(AppendRequest::of(vec![part(partition, values)]))?;
     log.run_round()?;
     ticket.wait().map(|appended| appended.base_offsets[0])
 }
@@ -97,10 +84,7 @@ fn who_sees_a_record_sees_what_its_append_put_into_the_state() {
     assert!(wait.as_mut().poll(&mut context).is_pending());
     let request = AppendRequest {
         parts: vec![part(&partition, &["a"])],
-        state: vec![StateChange {
-            key: b"said of it".to_vec(),
-            value: Some(vec![1]),
-        }],
+        state: vec![StateChange::set(b"said of it".to_vec(), vec![1])],
         ..Default::default()
     };
     let ticket = log.append(request).expect("queued");
@@ -114,13 +98,7 @@ fn read_all(partition: &Partition) -> Vec<(u64, String)> {
     let mut from = positions.log_start_offset;
     let mut found = Vec::new();
     while from < positions.end_offset {
-        let fetched = partition
-            .read(ReadRequest {
-                from,
-                until: None,
-                max_bytes: 4096,
-            })
-            .expect("readable");
+        let fetched = partition.read(ReadRequest::new(from, 4096)).expect("readable");
         for run in &fetched.runs {
             for batch in Batches::new(&run.bytes) {
                 for record in BatchRecords::new(batch.expect("whole").1).expect("whole") {
@@ -261,10 +239,7 @@ fn an_unexpected_offset_stores_nothing_of_the_request() {
     append(&log, &a, &["one"]).unwrap();
     let mut second = part(&b, &["two"]);
     second.expected_offset = Some(Offset::new(5));
-    let change = StateChange {
-        key: b"k".to_vec(),
-        value: Some(b"v".to_vec()),
-    };
+    let change = StateChange::set(b"k".to_vec(), b"v".to_vec());
     let request = AppendRequest {
         parts: vec![part(&a, &["two"]), second],
         state: vec![change],
@@ -290,11 +265,8 @@ fn small_requests_of_one_round_become_one_batch_and_each_gets_its_offsets() {
     let tickets: Vec<_> = (0..50)
         .map(|number| {
             let value = format!("value {number}");
-            log.append(AppendRequest {
-                parts: vec![part(&partition, &[&value])],
-                ..Default::default()
-            })
-            .unwrap()
+            log.append(AppendRequest::of(vec![part(&partition, &[&value])]))
+                .unwrap()
         })
         .collect();
     assert_eq!(
@@ -306,13 +278,7 @@ fn small_requests_of_one_round_become_one_batch_and_each_gets_its_offsets() {
     for (number, ticket) in tickets.into_iter().enumerate() {
         assert_eq!(ticket.wait().unwrap().base_offsets[0].get(), number as u64);
     }
-    let fetched = partition
-        .read(ReadRequest {
-            from: Offset::ZERO,
-            until: None,
-            max_bytes: 1 << 20,
-        })
-        .unwrap();
+    let fetched = partition.read(ReadRequest::new(Offset::ZERO, 1 << 20)).unwrap();
     assert_eq!(Batches::new(&fetched.runs[0].bytes).count(), 1);
     assert_eq!(read_all(&partition), numbered(50));
 }
@@ -331,20 +297,12 @@ fn the_state_is_as_durable_as_the_records_and_changes_with_them() {
             change("b", Some("2")),
             change("gone", Some("x")),
         ];
-        let ticket = log
-            .append(AppendRequest {
-                state,
-                ..Default::default()
-            })
-            .unwrap();
+        let ticket = log.append(AppendRequest::of_state(state)).unwrap();
         assert_eq!(log.state_get(b"nothing"), None);
         log.run_round().unwrap();
         ticket.wait().unwrap();
         let ticket = log
-            .append(AppendRequest {
-                state: vec![change("gone", None)],
-                ..Default::default()
-            })
+            .append(AppendRequest::of_state(vec![change("gone", None)]))
             .unwrap();
         log.run_round().unwrap();
         ticket.wait().unwrap();
@@ -380,11 +338,7 @@ fn trimmed_segments_are_gone_and_offsets_go_on() {
     );
     assert_eq!(read_all(&partition), numbered(500)[300..]);
     assert!(matches!(
-        partition.read(ReadRequest {
-            from: Offset::new(299),
-            until: None,
-            max_bytes: 1
-        }),
+        partition.read(ReadRequest::new(Offset::new(299), 1)),
         Err(Error::Trimmed { .. })
     ));
     assert_eq!(partition.trim(Offset::new(500)).unwrap().get(), 500);
@@ -410,11 +364,7 @@ fn a_deleted_topic_stays_deleted_and_its_name_is_free() {
         Err(Error::NotFound(_))
     ));
     assert!(matches!(
-        partition.read(ReadRequest {
-            from: Offset::ZERO,
-            until: None,
-            max_bytes: 1
-        }),
+        partition.read(ReadRequest::new(Offset::ZERO, 1)),
         Err(Error::NotFound(_))
     ));
     let second = log.create_topic("orders", spec(1)).unwrap();
@@ -521,10 +471,10 @@ fn threads_of_its_own_serve_many_producers_at_once() {
     };
     assert_eq!(count(&log), 800);
     assert!(matches!(
-        log.append(AppendRequest {
-            parts: vec![part(&topic.partition(0).unwrap(), &["late"])],
-            ..Default::default()
-        }),
+        log.append(AppendRequest::of(vec![part(
+            &topic.partition(0).unwrap(),
+            &["late"]
+        )])),
         Err(Error::Closed)
     ));
     drop((log, topic));
@@ -542,10 +492,7 @@ fn a_queue_that_nobody_empties_is_bounded_in_memory_however_small_the_requests()
     };
     let log = Log::open(dir.path(), options).unwrap();
     let partition = log.create_topic("t", spec(1)).unwrap().partition(0).unwrap();
-    let request = || AppendRequest {
-        parts: vec![part(&partition, &["x"])],
-        ..Default::default()
-    };
+    let request = || AppendRequest::of(vec![part(&partition, &["x"])]);
     // Whoever appends may be gone before the answer: the request stays.
     let mut queued = 0;
     let refusal = loop {

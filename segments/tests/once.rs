@@ -23,11 +23,7 @@ struct World {
 }
 
 fn spec(partitions: u32) -> TopicSpec {
-    TopicSpec {
-        partitions,
-        settings: TopicSettings::default(),
-        properties: Default::default(),
-    }
+    TopicSpec::new(partitions, TopicSettings::default())
 }
 
 impl World {
@@ -77,12 +73,10 @@ impl World {
     fn part(&self, partition: u32, value: &str) -> Part {
         let mut builder = BatchBuilder::new();
         builder.push(self.clock.now(), None, Some(value.as_bytes()), &[]);
-        Part {
-            partition: self.log.topic("orders").unwrap().partition(partition).unwrap(),
-            records: Records::Loose(builder),
-            expected_offset: None,
-            json_lines: false,
-        }
+        Part::new(
+            self.log.topic("orders").unwrap().partition(partition).unwrap(),
+            Records::Loose(builder),
+        )
     }
 
     /// Queues a record for partition 0.
@@ -265,10 +259,7 @@ fn a_repetition_is_answered_as_its_first_is_when_their_round_fails() {
     for fault in faults {
         let mut world = World::new();
         assert!(is_new(&world.send(world.once("before")).unwrap()));
-        let state = |key: &str| StateChange {
-            key: key.into(),
-            value: Some(b"set".to_vec()),
-        };
+        let state = |key: &str| StateChange::set(key, b"set".to_vec());
         world.disk.fail(fault.clone());
         let first = world
             .log
@@ -330,10 +321,7 @@ fn when_the_log_of_the_keys_has_failed_only_requests_with_new_keys_are_refused()
     assert!(world.send(world.once("new")).is_err());
     assert!(matches!(world.send(world.once("new")), Err(Error::KeysFailed(_))));
     assert!(!is_new(&world.send(world.once("k")).unwrap()));
-    let plain = world.log.append(AppendRequest {
-        parts: vec![world.part(0, "value")],
-        ..AppendRequest::default()
-    });
+    let plain = world.log.append(AppendRequest::of(vec![world.part(0, "value")]));
     while world.log.run_round().unwrap() {}
     plain.unwrap().wait().unwrap();
     assert_eq!(world.log.health().failed_partitions[0].0, "__keys/0");
@@ -390,10 +378,7 @@ fn a_key_goes_with_records_of_its_topic_after_it_was_prepared_for() {
     for wrong in [of_another, without_key] {
         assert!(matches!(world.send(wrong), Err(Error::Invalid(_))));
     }
-    let state = StateChange {
-        key: b"k".to_vec(),
-        value: None,
-    };
+    let state = StateChange::remove(b"k".to_vec());
     let without_records = world.log.append(AppendRequest {
         state: vec![state],
         once: Some(world.once("k")),

@@ -43,20 +43,15 @@ impl World {
     }
 
     fn part(&self, partition: u32, batches: Vec<SealedBatch>) -> Part {
-        Part {
-            partition: self.log.topic("orders").unwrap().partition(partition).unwrap(),
-            records: Records::Sealed(batches),
-            expected_offset: None,
-            json_lines: false,
-        }
+        Part::new(
+            self.log.topic("orders").unwrap().partition(partition).unwrap(),
+            Records::Sealed(batches),
+        )
     }
 
     fn queue(&self, partition: u32, batch: SealedBatch) -> Ticket {
         self.log
-            .append(AppendRequest {
-                parts: vec![self.part(partition, vec![batch])],
-                ..AppendRequest::default()
-            })
+            .append(AppendRequest::of(vec![self.part(partition, vec![batch])]))
             .unwrap()
     }
 
@@ -182,10 +177,7 @@ fn a_repetition_is_found_before_its_condition_and_changes_nothing() {
     let request = || {
         let mut part = world.part(0, vec![batch(9, 0, 0, 1)]);
         part.expected_offset = Some(Offset::ZERO);
-        let change = StateChange {
-            key: b"n".to_vec(),
-            value: Some(world.end().to_string().into_bytes()),
-        };
+        let change = StateChange::set(b"n".to_vec(), world.end().to_string().into_bytes());
         let ticket = world.log.append(AppendRequest {
             parts: vec![part],
             state: vec![change],
@@ -208,17 +200,11 @@ fn a_batch_of_a_producer_goes_alone_with_an_epoch_and_a_sequence() {
         vec![batch(9, 0, 0, 1), batch(9, 0, 1, 1)],
         vec![batch(-1, -1, -1, 1), batch(9, 0, 0, 1)],
     ] {
-        let request = AppendRequest {
-            parts: vec![world.part(0, wrong)],
-            ..AppendRequest::default()
-        };
+        let request = AppendRequest::of(vec![world.part(0, wrong)]);
         assert!(matches!(world.log.append(request), Err(Error::Invalid(_))));
     }
     let none = vec![batch(-1, -1, -1, 1), batch(-1, -1, -1, 1)];
-    let request = AppendRequest {
-        parts: vec![world.part(0, none)],
-        ..AppendRequest::default()
-    };
+    let request = AppendRequest::of(vec![world.part(0, none)]);
     assert!(world.log.append(request).is_ok());
 }
 
@@ -228,13 +214,10 @@ fn what_is_known_of_producers_is_not_shown_and_not_to_be_changed() {
     told(world.send(batch(9, 0, 0, 1)));
     world.crash();
     assert!(world.log.state_prefix(b"").is_empty());
-    let request = AppendRequest {
-        state: vec![StateChange {
-            key: b"\0p".to_vec(),
-            value: None,
-        }],
-        ..AppendRequest::default()
-    };
+    let request = AppendRequest::of_state(vec![StateChange {
+        key: b"\0p".to_vec(),
+        value: None,
+    }]);
     assert!(matches!(world.log.append(request), Err(Error::Invalid(_))));
 }
 

@@ -2,7 +2,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -123,11 +122,7 @@ fn damaged(dir: &Path) {
         segment_bytes: 4 << 10,
         ..TopicSettings::default()
     };
-    let spec = TopicSpec {
-        partitions: 1,
-        settings,
-        properties: BTreeMap::new(),
-    };
+    let spec = TopicSpec::new(1, settings);
     let partition = log.create_topic("t", spec).unwrap().partition(0).unwrap();
     for number in 0..RECORDS {
         if number == RECORDS / 2 {
@@ -140,16 +135,11 @@ fn damaged(dir: &Path) {
             Some(format!("{number:0100}").as_bytes()),
             &[],
         );
-        let part = Part {
-            partition: Arc::clone(&partition),
-            records: Records::Loose(builder),
-            expected_offset: None,
-            json_lines: false,
-        };
-        let state = vec![StateChange {
-            key: b"group".to_vec(),
-            value: Some(number.to_string().into_bytes()),
-        }];
+        let part = Part::new(Arc::clone(&partition), Records::Loose(builder));
+        let state = vec![StateChange::set(
+            b"group".to_vec(),
+            number.to_string().into_bytes(),
+        )];
         let ticket = log
             .append(AppendRequest {
                 parts: vec![part],
@@ -243,11 +233,7 @@ fn repair_that_is_stopped_anywhere_can_be_done_again_and_loses_nothing() {
         let partition = log.topic("t").unwrap().partition(0).unwrap();
         let mut from = Offset::ZERO;
         while from < Offset::new(RECORDS) {
-            let request = ReadRequest {
-                from,
-                until: None,
-                max_bytes: 1 << 20,
-            };
+            let request = ReadRequest::new(from, 1 << 20);
             from = partition.read(request).unwrap().next_offset;
         }
         assert_eq!(

@@ -26,18 +26,8 @@ fn open(dir: &Path) -> Log {
 fn append(log: &Log, partition: &Arc<Partition>, value: &[u8]) {
     let mut builder = BatchBuilder::new();
     builder.push(TimestampMs(1), None, Some(value), &[]);
-    let part = Part {
-        partition: Arc::clone(partition),
-        records: Records::Loose(builder),
-        expected_offset: None,
-        json_lines: false,
-    };
-    let ticket = log
-        .append(AppendRequest {
-            parts: vec![part],
-            ..Default::default()
-        })
-        .unwrap();
+    let part = Part::new(Arc::clone(partition), Records::Loose(builder));
+    let ticket = log.append(AppendRequest::of(vec![part])).unwrap();
     log.run_round().unwrap();
     ticket.wait().unwrap();
 }
@@ -50,16 +40,7 @@ fn directory(close: bool) -> tempfile::TempDir {
         segment_bytes: 16 << 10,
         ..TopicSettings::default()
     };
-    let topic = log
-        .create_topic(
-            "orders",
-            TopicSpec {
-                partitions: 2,
-                settings,
-                properties: BTreeMap::new(),
-            },
-        )
-        .unwrap();
+    let topic = log.create_topic("orders", TopicSpec::new(2, settings)).unwrap();
     let partition = topic.partition(0).unwrap();
     for number in 0..300_u32 {
         append(&log, &partition, format!("{number:0200}").as_bytes());
@@ -117,11 +98,7 @@ fn readable(dir: &Path) -> Vec<u64> {
     let mut from = partition.positions().log_start_offset;
     let mut found = Vec::new();
     while from < end {
-        match partition.read(ReadRequest {
-            from,
-            until: None,
-            max_bytes: 1 << 20,
-        }) {
+        match partition.read(ReadRequest::new(from, 1 << 20)) {
             Ok(fetched) => {
                 found.extend(from.get()..fetched.next_offset.get());
                 assert!(fetched.next_offset > from);
@@ -239,13 +216,7 @@ fn a_truncated_last_segment_is_reported_and_its_offsets_are_not_given_again() {
     let partition = log.topic("orders").unwrap().partition(0).unwrap();
     append(&log, &partition, b"next");
     assert_eq!(partition.positions().end_offset.get(), 301);
-    let fetched = partition
-        .read(ReadRequest {
-            from: Offset::new(300),
-            until: None,
-            max_bytes: 1,
-        })
-        .unwrap();
+    let fetched = partition.read(ReadRequest::new(Offset::new(300), 1)).unwrap();
     assert_eq!(fetched.next_offset.get(), 301);
 }
 

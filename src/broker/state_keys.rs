@@ -42,10 +42,7 @@ pub fn removals_of_topic(log: &Log, topic: TopicId) -> Vec<StateChange> {
     let entries = log.state_prefix(b"").into_iter();
     entries
         .filter(|(key, _)| topic_of(key) == Some(topic))
-        .map(|(key, _)| StateChange {
-            key: key.into(),
-            value: None,
-        })
+        .map(|(key, _)| StateChange::remove(key))
         .collect()
 }
 

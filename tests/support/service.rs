@@ -171,11 +171,7 @@ impl Service {
     }
 
     pub fn topic_with(&self, name: &str, partitions: u32, settings: TopicSettings) {
-        let spec = TopicSpec {
-            partitions,
-            settings,
-            properties: Default::default(),
-        };
+        let spec = TopicSpec::new(partitions, settings);
         self.app.log.create_topic(name, spec).expect("the topic is made");
     }
 
@@ -198,16 +194,8 @@ impl Service {
             batch.push(TimestampMs(*timestamp), *key, *value, headers);
         }
         let partition = self.partition(topic, index);
-        let part = Part {
-            partition,
-            records: Records::Loose(batch),
-            expected_offset: None,
-            json_lines,
-        };
-        let request = AppendRequest {
-            parts: vec![part],
-            ..AppendRequest::default()
-        };
+        let part = Part::new(partition, Records::Loose(batch)).json_lines(json_lines);
+        let request = AppendRequest::of(vec![part]);
         let appended = self.app.log.append(request).and_then(|ticket| ticket.wait());
         appended.expect("the disk works").base_offsets[0]
     }

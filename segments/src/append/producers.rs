@@ -380,14 +380,12 @@ impl Producers {
         self.removed = forgotten.collect();
         self.removed
             .extend(self.gone.iter().take(REMOVED_AT_ONCE).cloned());
-        out.extend(self.removed.iter().map(|key| StateChange {
-            key: key.clone(),
-            value: None,
-        }));
-        out.extend(self.round.iter().map(|(key, producer)| StateChange {
-            key: key.encode(),
-            value: Some(producer.encode()),
-        }));
+        out.extend(self.removed.iter().map(|key| StateChange::remove(key.clone())));
+        out.extend(
+            self.round
+                .iter()
+                .map(|(key, producer)| StateChange::set(key.encode(), producer.encode())),
+        );
     }
 
     /// The round is durable.
@@ -706,13 +704,7 @@ mod tests {
         partition.end_round();
         partition.producers.forget_topic(TopicId(3));
         let changes = partition.end_round();
-        assert_eq!(
-            changes,
-            [StateChange {
-                key: stays.key(PARTITION).encode(),
-                value: None
-            }]
-        );
+        assert_eq!(changes, [StateChange::remove(stays.key(PARTITION).encode())]);
         assert!(partition.producers.known.contains_key(&stays.key(other)));
     }
 }

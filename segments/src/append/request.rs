@@ -49,6 +49,34 @@ pub struct Part {
     pub json_lines: bool,
 }
 
+impl Part {
+    /// Records without a condition, whose values may be any bytes.
+    #[must_use]
+    pub fn new(partition: Arc<Partition>, records: Records) -> Self {
+        Self {
+            partition,
+            records,
+            expected_offset: None,
+            json_lines: false,
+        }
+    }
+
+    /// Sets the condition.
+    #[must_use]
+    pub fn expecting(self, expected_offset: Option<Offset>) -> Self {
+        Self {
+            expected_offset,
+            ..self
+        }
+    }
+
+    /// Sets the hint.
+    #[must_use]
+    pub fn json_lines(self, json_lines: bool) -> Self {
+        Self { json_lines, ..self }
+    }
+}
+
 /// Makes a request one that is appended once, however often it is sent.
 ///
 /// The first request with a key that is stored is remembered with what it was answered, in the very round of its records: after a
@@ -79,4 +107,24 @@ pub struct AppendRequest {
     pub ack: Ack,
     /// Has it appended once, whatever its sender repeats. [`Log::prepare_keys`](crate::Log::prepare_keys) comes first.
     pub once: Option<Once>,
+}
+
+impl AppendRequest {
+    /// Records only, answered when they are durable.
+    #[must_use]
+    pub fn of(parts: Vec<Part>) -> Self {
+        Self {
+            parts,
+            ..Self::default()
+        }
+    }
+
+    /// Changes of the state only, answered when they are durable.
+    #[must_use]
+    pub fn of_state(state: Vec<StateChange>) -> Self {
+        Self {
+            state,
+            ..Self::default()
+        }
+    }
 }

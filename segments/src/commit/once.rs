@@ -147,10 +147,5 @@ impl<'a> KeyPlanner<'a> {
 pub(super) fn key_record(log: Arc<Partition>, id: &[u8], value: &[u8], now: TimestampMs) -> Part {
     let mut record = BatchBuilder::new();
     record.push(now, Some(id), Some(value), &[]);
-    Part {
-        partition: log,
-        records: Records::Loose(record),
-        expected_offset: None,
-        json_lines: false,
-    }
+    Part::new(log, Records::Loose(record))
 }

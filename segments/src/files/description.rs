@@ -63,6 +63,19 @@ pub struct TopicSpec {
     pub properties: BTreeMap<String, serde_json::Value>,
 }
 
+impl TopicSpec {
+    /// A topic without properties.
+    #[must_use]
+    pub fn new(partitions: u32, settings: TopicSettings) -> Self {
+        let properties = BTreeMap::new();
+        Self {
+            partitions,
+            settings,
+            properties,
+        }
+    }
+}
+
 /// The body of `topic.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TopicBody {

@@ -34,6 +34,20 @@ pub struct StateChange {
     pub value: Option<Vec<u8>>,
 }
 
+impl StateChange {
+    /// Gives a key a value.
+    pub fn set(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+        let (key, value) = (key.into(), Some(value.into()));
+        Self { key, value }
+    }
+
+    /// Removes a key.
+    pub fn remove(key: impl Into<Vec<u8>>) -> Self {
+        let (key, value) = (key.into(), None);
+        Self { key, value }
+    }
+}
+
 /// A key of the state with its value.
 pub type StateEntry = (Box<[u8]>, Arc<[u8]>);
 

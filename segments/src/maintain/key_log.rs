@@ -3,7 +3,7 @@
 //! Crash: a record that was appended again is there twice, and says the same; the log start moves only when the new one is
 //! durable. A damaged record is reported, and its key is not remembered; nothing else suffers.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::append::keys::{Kept, Remembered, encode_id};
@@ -61,11 +61,7 @@ impl Engine {
             segment_bytes: self.long_log_bytes() / 2,
             ..TopicSettings::default()
         };
-        let spec = TopicSpec {
-            partitions: 1,
-            settings,
-            properties: BTreeMap::new(),
-        };
+        let spec = TopicSpec::new(1, settings);
         match self.create_topic(TOPIC, spec) {
             Ok(_) | Err(Error::TopicExists(_)) => {
                 *self.key_log.write() = find(&self.catalog);
@@ -277,11 +273,7 @@ impl Engine {
 }
 
 fn read_page(partition: &Partition, from: Offset, until: Offset) -> Result<Fetched> {
-    partition.read(ReadRequest {
-        from,
-        until: Some(until),
-        max_bytes: PAGE_BYTES,
-    })
+    partition.read(ReadRequest::new(from, PAGE_BYTES).until(until))
 }
 
 /// Hands every record with a key and a value to `take`; the error says what is no batch.

@@ -269,7 +269,7 @@ mod tests {
     use super::*;
     use crate::batch::BatchBuilder;
     use crate::segment::read::{self, ReadRequest};
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use crate::append::request::{AppendRequest, Part, Records};
     use crate::files::description::TopicSettings;
@@ -282,16 +282,8 @@ mod tests {
     fn append(log: &Log, topic: &Topic, value: &str) {
         let mut records = BatchBuilder::new();
         records.push(TimestampMs(1), None, Some(value.as_bytes()), &[]);
-        let part = Part {
-            partition: topic.partition(0).unwrap(),
-            records: Records::Loose(records),
-            expected_offset: None,
-            json_lines: false,
-        };
-        let request = AppendRequest {
-            parts: vec![part],
-            ..AppendRequest::default()
-        };
+        let part = Part::new(topic.partition(0).unwrap(), Records::Loose(records));
+        let request = AppendRequest::of(vec![part]);
         let ticket = log.append(request).unwrap();
         log.run_round().unwrap();
         ticket.wait().unwrap();
@@ -307,11 +299,7 @@ mod tests {
         let clock = SimClock::new(TimestampMs(1));
         let disk = Arc::new(SimDisk::new(1));
         let log = Log::open_with(disk.clone(), Arc::new(clock), Path::new("/data"), options).unwrap();
-        let spec = TopicSpec {
-            partitions: 1,
-            settings: TopicSettings::default(),
-            properties: BTreeMap::new(),
-        };
+        let spec = TopicSpec::new(1, TopicSettings::default());
         (disk, log, spec)
     }
 
@@ -372,11 +360,7 @@ mod tests {
         let new = log.create_topic("orders", spec).unwrap();
         append(&log, &new, "of the new one");
 
-        let request = ReadRequest {
-            from: Offset::ZERO,
-            until: None,
-            max_bytes: 1,
-        };
+        let request = ReadRequest::new(Offset::ZERO, 1);
         let late = read::read(&view, request, Access::Cold);
         assert!(matches!(late, Err(Error::Trimmed { .. })), "{late:?}");
         let answer = old.partition(0).unwrap().read(request);

@@ -356,11 +356,7 @@ fn look_at_suspects(topics: &[Arc<Topic>], suspects: Vec<(PartitionId, Offset, O
 
 fn look(partition: &Partition, mut from: Offset, until: Offset) {
     while from < until {
-        let request = ReadRequest {
-            from,
-            until: Some(until),
-            max_bytes: 1 << 20,
-        };
+        let request = ReadRequest::new(from, 1 << 20).until(until);
         match partition.read(request) {
             Ok(fetched) if fetched.next_offset > from => from = fetched.next_offset,
             Err(Error::Damaged { damaged_until, .. }) if damaged_until > from => from = damaged_until,

@@ -338,11 +338,7 @@ mod tests {
     fn assert_readable(rig: &Rig, context: &str) {
         let view = rig.view();
         for (index, batch) in rig.written.iter().enumerate() {
-            let request = ReadRequest {
-                from: Offset::new(batch.base() + index as u64 % 10),
-                until: None,
-                max_bytes: 1,
-            };
+            let request = ReadRequest::new(Offset::new(batch.base() + index as u64 % 10), 1);
             for access in [Access::Cold, Access::Warm] {
                 let fetched = read(&view, request, access).unwrap();
                 let fetched = fetched.unwrap_or_else(|| panic!("batch {index} is not warm: {context}"));
@@ -445,11 +441,7 @@ mod tests {
             rig.reopen();
             let view = rig.view();
             for batch in &rig.written {
-                let request = ReadRequest {
-                    from: batch.note.base_offset,
-                    until: None,
-                    max_bytes: 1,
-                };
+                let request = ReadRequest::new(batch.note.base_offset, 1);
                 let fetched = read(&view, request, Access::Cold).unwrap().unwrap();
                 assert_eq!(fetched.runs[0].bytes, batch.bytes);
             }
@@ -497,11 +489,7 @@ mod tests {
             let view = rig.view();
             let mut from = 1000 + random.below(100);
             while from < view.end_offset.get() {
-                let request = ReadRequest {
-                    from: Offset::new(from),
-                    until: None,
-                    max_bytes: random.below(40_000) as usize,
-                };
+                let request = ReadRequest::new(Offset::new(from), random.below(40_000) as usize);
                 for access in [Access::Warm, Access::Cold, Access::Warm] {
                     let Some(fetched) = read(&view, request, access).unwrap() else {
                         continue;
@@ -530,11 +518,7 @@ mod tests {
             assert_readable(&rig, "prefix");
             assert_eq!(rig.pool.index_rebuilds(), 1);
             let view = rig.view();
-            let request = ReadRequest {
-                from: Offset::ZERO,
-                until: Some(Offset::new(2000)),
-                max_bytes: usize::MAX,
-            };
+            let request = ReadRequest::new(Offset::ZERO, usize::MAX).until(Offset::new(2000));
             let fetched = read(&view, request, Access::Warm).unwrap().unwrap();
             assert!(fetched.runs[0].json_lines, "what was written keeps its flags");
             let request = ReadRequest {

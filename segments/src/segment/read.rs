@@ -33,6 +33,26 @@ pub struct ReadRequest {
     pub max_bytes: usize,
 }
 
+impl ReadRequest {
+    /// From `from` to the partition's end, as much as `max_bytes` allow.
+    #[must_use]
+    pub fn new(from: Offset, max_bytes: usize) -> Self {
+        let until = None;
+        Self {
+            from,
+            until,
+            max_bytes,
+        }
+    }
+
+    /// The same up to an offset, exclusive.
+    #[must_use]
+    pub fn until(self, until: Offset) -> Self {
+        let until = Some(until);
+        Self { until, ..self }
+    }
+}
+
 /// A run of whole batches, as they lie on disk.
 #[derive(Clone, Debug)]
 pub struct Run {

@@ -505,11 +505,7 @@ mod tests {
         let (mut seen, mut lost) = (Vec::new(), Vec::new());
         let mut from = view.log_start_offset;
         while from < view.end_offset {
-            let request = ReadRequest {
-                from,
-                until: None,
-                max_bytes,
-            };
+            let request = ReadRequest::new(from, max_bytes);
             match read(&view, request, Access::Cold) {
                 Ok(fetched) => {
                     let fetched = fetched.expect("cold reads always answer");
@@ -695,11 +691,7 @@ mod tests {
             rig.fill(100);
             rig.reopen();
             disk.bad.lock().push(50_000..60_000);
-            let request = ReadRequest {
-                from: Offset::ZERO,
-                until: None,
-                max_bytes: usize::MAX,
-            };
+            let request = ReadRequest::new(Offset::ZERO, usize::MAX);
             let error = read(&rig.view(), request, Access::Cold).unwrap_err();
             assert!(matches!(error, Error::Io { .. }), "{error}");
             disk.bad.lock().clear();
@@ -805,11 +797,7 @@ mod tests {
             rig.reopen();
             check(&rig, &BTreeSet::new(), 5000, "scanned");
             let view = rig.view();
-            let request = ReadRequest {
-                from: Offset::new(17),
-                until: None,
-                max_bytes: 1,
-            };
+            let request = ReadRequest::new(Offset::new(17), 1);
             let fetched = read(&view, request, Access::Cold).unwrap().unwrap();
             assert_eq!(fetched.runs[0].bytes, rig.written[1].bytes);
         }

@@ -116,12 +116,11 @@ impl Driver {
                 partition: key,
                 records: plan,
             });
-            parts.push(Part {
-                partition,
-                records,
-                expected_offset,
-                json_lines: self.rng.chance(1, 2),
-            });
+            parts.push(
+                Part::new(partition, records)
+                    .expecting(expected_offset)
+                    .json_lines(self.rng.chance(1, 2)),
+            );
         }
         let (state, marker) = if state_only || self.rng.chance(1, 4) {
             self.changes()

@@ -55,11 +55,7 @@ pub(crate) fn read_from(
     let mut found: Vec<(u64, Rec)> = Vec::new();
     let mut next = from;
     loop {
-        let request = ReadRequest {
-            from: next,
-            until: None,
-            max_bytes,
-        };
+        let request = ReadRequest::new(next, max_bytes);
         let fetched = match partition.try_read(request) {
             Some(fetched) => fetched?,
             None => partition.read(request)?,

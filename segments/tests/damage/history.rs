@@ -68,16 +68,8 @@ pub(crate) fn append(
 ) -> Result<u64, Error> {
     let mut builder = BatchBuilder::new();
     builder.push(TimestampMs(1), None, Some(value), &[]);
-    let part = Part {
-        partition: Arc::clone(partition),
-        records: Records::Loose(builder),
-        expected_offset: None,
-        json_lines: false,
-    };
-    let state = state.map(|value| StateChange {
-        key: b"group".to_vec(),
-        value: Some(value.to_vec()),
-    });
+    let part = Part::new(Arc::clone(partition), Records::Loose(builder));
+    let state = state.map(|value| StateChange::set(b"group".to_vec(), value.to_vec()));
     let ticket = log.append(AppendRequest {
         parts: vec![part],
         state: state.into_iter().collect(),
@@ -115,11 +107,7 @@ fn make(dir: &Path) {
             segment_bytes: 12 << 10,
             ..TopicSettings::default()
         };
-        let spec = TopicSpec {
-            partitions,
-            settings,
-            properties: BTreeMap::new(),
-        };
+        let spec = TopicSpec::new(partitions, settings);
         log.create_topic(topic, spec).unwrap();
     }
     log.close().unwrap();

@@ -1,6 +1,6 @@
 //! Damage to what says what the directory and its topics are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -91,14 +91,7 @@ fn a_description_that_is_restored_brings_its_topic_back_with_all_of_its_records(
         assert!(log.topic("orders").is_none());
         assert!(!log.health().damage.is_empty());
         assert!(matches!(
-            log.create_topic(
-                "orders",
-                TopicSpec {
-                    partitions: 1,
-                    settings: TopicSettings::default(),
-                    properties: BTreeMap::new()
-                }
-            ),
+            log.create_topic("orders", TopicSpec::new(1, TopicSettings::default())),
             Err(Error::Directory(_))
         ));
         let flights = log.topic("flights").unwrap().partition(0).unwrap();

@@ -47,11 +47,7 @@ fn read_partition(
         problems.push(format!("{name} begins at {from}"));
     }
     while from < end {
-        let request = ReadRequest {
-            from,
-            until: None,
-            max_bytes: 1000,
-        };
+        let request = ReadRequest::new(from, 1000);
         match partition.read(request) {
             Ok(fetched) => {
                 compare(&fetched, from, name, records, problems);

@@ -249,11 +249,7 @@ impl World {
             setup.options.clone(),
         )
         .expect("an empty disk can be opened");
-        let spec = TopicSpec {
-            partitions: setup.partitions,
-            settings: setup.settings,
-            properties: BTreeMap::default(),
-        };
+        let spec = TopicSpec::new(setup.partitions, setup.settings);
         let topic = log
             .create_topic(TOPIC, spec)
             .expect("a healthy disk takes a topic");
@@ -363,18 +359,10 @@ impl World {
                 } else {
                     Records::Loose(records)
                 };
-                Part {
-                    partition: Arc::clone(partition),
-                    records,
-                    expected_offset: None,
-                    json_lines: false,
-                }
+                Part::new(Arc::clone(partition), records)
             })
             .collect();
-        let change = StateChange {
-            key: producer.as_bytes().to_vec(),
-            value: Some(request.to_string().into_bytes()),
-        };
+        let change = StateChange::set(producer.as_bytes().to_vec(), request.to_string().into_bytes());
         AppendRequest {
             parts,
             state: vec![change],
@@ -548,11 +536,7 @@ impl World {
 
     /// Reads once from `from`, warm if it can be; `None` after a failure.
     pub(crate) fn read(&self, partition: &Partition, from: u64) -> Option<u64> {
-        let request = ReadRequest {
-            from: Offset::new(from),
-            until: None,
-            max_bytes: if chance(2) { 1 } else { 1 << 20 },
-        };
+        let request = ReadRequest::new(Offset::new(from), if chance(2) { 1 } else { 1 << 20 });
         let tried = if chance(2) {
             partition.try_read(request)
         } else {
@@ -710,12 +694,7 @@ fn assert_remembered(log: &Log, id: &RecordId, expires: TimestampMs) {
     let topic = log.topic(TOPIC).expect("it has records");
     let mut records = BatchBuilder::new();
     records.push(TimestampMs(1), None, Some(b"again"), &[]);
-    let part = Part {
-        partition: topic.partition(0).expect("it has one"),
-        records: Records::Loose(records),
-        expected_offset: None,
-        json_lines: false,
-    };
+    let part = Part::new(topic.partition(0).expect("it has one"), Records::Loose(records));
     let ticket = log.append(AppendRequest {
         parts: vec![part],
         once: Some(once(&topic, &id.producer, id.request, expires)),
@@ -766,11 +745,7 @@ fn compare(log: &Log, history: &History, keeps_written: bool) -> BTreeMap<Place,
             is_whole &= positions.log_start_offset == Offset::ZERO;
             let mut next = positions.log_start_offset;
             while next < positions.end_offset {
-                let read = partition.read(ReadRequest {
-                    from: next,
-                    until: None,
-                    max_bytes: 1 << 20,
-                });
+                let read = partition.read(ReadRequest::new(next, 1 << 20));
                 let read = read.expect("everything is readable");
                 for (offset, id) in read.runs.iter().flat_map(|run| records(&run.bytes)) {
                     found.insert((place.0, place.1, offset), id);

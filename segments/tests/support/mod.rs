@@ -66,14 +66,13 @@ pub(crate) fn start(seed: u64, spec: TopicSpec) -> (SimDisk, Log) {
 }
 
 pub(crate) fn spec(partitions: u32, segment_bytes: u64) -> TopicSpec {
-    TopicSpec {
+    TopicSpec::new(
         partitions,
-        settings: TopicSettings {
+        TopicSettings {
             segment_bytes,
             ..TopicSettings::default()
         },
-        properties: Default::default(),
-    }
+    )
 }
 
 /// A topic of the default settings.
@@ -97,19 +96,11 @@ pub(crate) fn records(time: TimestampMs, values: &[&[u8]]) -> Records {
 }
 
 pub(crate) fn part(partition: Arc<Partition>, records: Records) -> Part {
-    Part {
-        partition,
-        records,
-        expected_offset: None,
-        json_lines: false,
-    }
+    Part::new(partition, records)
 }
 
 pub(crate) fn of_parts(parts: Vec<Part>) -> AppendRequest {
-    AppendRequest {
-        parts,
-        ..AppendRequest::default()
-    }
+    AppendRequest::of(parts)
 }
 
 /// One record of the same time and value for each of the partitions.
@@ -136,29 +127,16 @@ pub(crate) fn append(log: &Log, partitions: &[u32], value: &[u8]) -> Result<Appe
 }
 
 pub(crate) fn change(key: &str, value: &[u8]) -> StateChange {
-    StateChange {
-        key: key.into(),
-        value: Some(value.to_vec()),
-    }
+    StateChange::set(key, value.to_vec())
 }
 
 pub(crate) fn set_state(log: &Log, key: &str, value: &[u8]) -> Result<Appended, Error> {
     let state = vec![change(key, value)];
-    store(
-        log,
-        AppendRequest {
-            state,
-            ..AppendRequest::default()
-        },
-    )
+    store(log, AppendRequest::of_state(state))
 }
 
 pub(crate) fn read_from(from: Offset, max_bytes: usize) -> ReadRequest {
-    ReadRequest {
-        from,
-        until: None,
-        max_bytes,
-    }
+    ReadRequest::new(from, max_bytes)
 }
 
 /// The offsets and values of what was read.

@@ -183,14 +183,14 @@ impl Plan {
         let keys = |prefix: &[u8]| log.state_prefix(prefix).into_iter().map(|(key, _)| key);
         let is_deleted = keys(&redrive::positions_prefix(group)).next().is_none();
         let mut changes: Vec<StateChange> = keys(&offsets::offsets_prefix(group))
-            .map(|key| offsets::remove(&*key))
+            .map(|key| StateChange::remove(&*key))
             .collect();
         let offsets = changes.len();
         for prefix in [subscriptions_prefix(group), codec::states_prefix(group)] {
-            changes.extend(keys(&prefix).map(|key| offsets::remove(&*key)));
+            changes.extend(keys(&prefix).map(|key| StateChange::remove(&*key)));
         }
         if is_deleted {
-            changes.push(offsets::remove(offsets::group_key(group)));
+            changes.push(StateChange::remove(offsets::group_key(group)));
         }
         Some(Self {
             newest,
@@ -435,15 +435,15 @@ mod tests {
             let made = world.groups().make(guard, group, &shared, Vec::new(), Vec::new());
             made.await.unwrap();
             world.commit(group, 1).await;
-            let mut state = vec![StateChange {
-                key: codec::state_key(group, world.partition(0)),
-                value: Some(vec![1]),
-            }];
+            let mut state = vec![StateChange::set(
+                codec::state_key(group, world.partition(0)),
+                vec![1],
+            )];
             if group == "redriven" {
-                state.push(StateChange {
-                    key: [redrive::positions_prefix(group), vec![0; 12]].concat(),
-                    value: Some(vec![1; 9]),
-                });
+                state.push(StateChange::set(
+                    [redrive::positions_prefix(group), vec![0; 12]].concat(),
+                    vec![1; 9],
+                ));
             }
             super::super::append(&world.broker.log, state).await.unwrap();
         }
@@ -464,10 +464,7 @@ mod tests {
         let mut world = World::new();
         world.commit("none", 0).await;
         world.commit("unreadable", 2).await;
-        let broken = StateChange {
-            key: offsets::offset_key("unreadable", world.partition(1)),
-            value: Some(vec![9]),
-        };
+        let broken = StateChange::set(offsets::offset_key("unreadable", world.partition(1)), vec![9]);
         super::super::append(&world.broker.log, vec![broken])
             .await
             .unwrap();

@@ -240,10 +240,7 @@ impl Groups {
         let (log, now) = (&self.log, self.clock.now());
         let mut state: Vec<StateChange> = Vec::with_capacity(commits.len() + topics.len() + 1);
         if !exists(log, group) {
-            state.push(StateChange {
-                key: offsets::group_key(group),
-                value: Some(value.encode()),
-            });
+            state.push(StateChange::set(offsets::group_key(group), value.encode()));
         }
         let subscribe = |topic: &TopicId| subscriptions::subscribe(group, *topic, now);
         state.extend(topics.iter().map(subscribe));
@@ -328,9 +325,9 @@ fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
         redrive::positions_prefix(group),
     ];
     let keys = prefixes.iter().flat_map(|prefix| log.state_prefix(prefix));
-    [offsets::remove(offsets::group_key(group))]
+    [StateChange::remove(offsets::group_key(group))]
         .into_iter()
-        .chain(keys.map(|(key, _)| offsets::remove(&*key)))
+        .chain(keys.map(|(key, _)| StateChange::remove(&*key)))
         .collect()
 }
 

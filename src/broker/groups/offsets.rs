@@ -80,28 +80,13 @@ impl Committed {
 /// The change that creates a group.
 #[must_use]
 pub fn make_group(group: &str) -> StateChange {
-    StateChange {
-        key: group_key(group),
-        value: Some(vec![VERSION]),
-    }
+    StateChange::set(group_key(group), vec![VERSION])
 }
 
 /// The change that commits.
 #[must_use]
 pub fn commit(group: &str, partition: PartitionId, committed: &Committed) -> StateChange {
-    StateChange {
-        key: offset_key(group, partition),
-        value: Some(committed.encode()),
-    }
-}
-
-/// The change that removes a key.
-#[must_use]
-pub fn remove(key: impl Into<Vec<u8>>) -> StateChange {
-    StateChange {
-        key: key.into(),
-        value: None,
-    }
+    StateChange::set(offset_key(group, partition), committed.encode())
 }
 
 /// The prefix of every group's key.

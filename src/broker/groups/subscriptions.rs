@@ -28,10 +28,7 @@ const VERSION: u8 = 1;
 pub fn subscribe(group: &str, topic: TopicId, now: TimestampMs) -> StateChange {
     let mut value = vec![VERSION];
     value.extend_from_slice(&now.get().to_be_bytes());
-    StateChange {
-        key: subscription_key(group, topic),
-        value: Some(value),
-    }
+    StateChange::set(subscription_key(group, topic), value)
 }
 
 /// When the group subscribed; `None` for a value that this version does not write.

@@ -27,12 +27,11 @@ pub fn add_to(
                 let detail = format!("the topic {} has been deleted", topic.name());
                 Refusal::new(Reason::UnknownTopic, detail)
             })?;
-        request.parts.push(Part {
-            partition,
-            records: built.records,
-            expected_offset,
-            json_lines: built.json_lines,
-        });
+        request.parts.push(
+            Part::new(partition, built.records)
+                .expecting(expected_offset)
+                .json_lines(built.json_lines),
+        );
     }
     if moved {
         let key = keyed_elsewhere(topic.id());

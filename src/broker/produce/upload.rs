@@ -531,14 +531,16 @@ fn copy(request: &AppendRequest) -> AppendRequest {
         parts: request
             .parts
             .iter()
-            .map(|part| Part {
-                partition: part.partition.clone(),
-                records: match &part.records {
-                    Records::Loose(builder) => Records::Loose(builder.clone()),
-                    Records::Sealed(batches) => Records::Sealed(batches.clone()),
-                },
-                expected_offset: part.expected_offset,
-                json_lines: part.json_lines,
+            .map(|part| {
+                Part::new(
+                    part.partition.clone(),
+                    match &part.records {
+                        Records::Loose(builder) => Records::Loose(builder.clone()),
+                        Records::Sealed(batches) => Records::Sealed(batches.clone()),
+                    },
+                )
+                .expecting(part.expected_offset)
+                .json_lines(part.json_lines)
             })
             .collect(),
         state: request.state.clone(),

@@ -170,10 +170,7 @@ pub(super) fn take_back(
         if gap.until <= range.from || gap.from >= range.until {
             continue;
         }
-        changes.push(StateChange {
-            key: key(partition, gap.from),
-            value: None,
-        });
+        changes.push(StateChange::remove(key(partition, gap.from)));
         for (from, until) in [(gap.from, range.from), (range.until, gap.until)] {
             if from < until {
                 changes.push(put(partition, Gap { from, until }, now));
@@ -215,11 +212,7 @@ pub fn offset_for_time(
 }
 
 fn at(from: Offset, until: Offset) -> ReadRequest {
-    ReadRequest {
-        from,
-        until: Some(until),
-        max_bytes: 1,
-    }
+    ReadRequest::new(from, 1).until(until)
 }
 
 fn check_damaged(partition: &Partition, range: Gap) -> Result<(), Refusal> {
@@ -254,10 +247,7 @@ fn put(partition: PartitionId, gap: Gap, now: TimestampMs) -> StateChange {
     let mut value = vec![VERSION];
     value.extend_from_slice(&gap.until.get().to_be_bytes());
     value.extend_from_slice(&now.get().to_be_bytes());
-    StateChange {
-        key: key(partition, gap.from),
-        value: Some(value),
-    }
+    StateChange::set(key(partition, gap.from), value)
 }
 
 fn partition_prefix(partition: PartitionId) -> Vec<u8> {

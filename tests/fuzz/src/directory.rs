@@ -93,12 +93,7 @@ fn base() -> &'static (SimDisk, Vec<PathBuf>) {
                         let value = format!("{{\"number\":{number},\"record\":{record}}}");
                         records.push(TimestampMs(number), Some(b"key"), Some(value.as_bytes()), &[]);
                     }
-                    Part {
-                        partition,
-                        records: Records::Loose(records),
-                        expected_offset: None,
-                        json_lines: true,
-                    }
+                    Part::new(partition, Records::Loose(records)).json_lines(true)
                 })
                 .collect();
             let state = StateChange {
@@ -278,11 +273,7 @@ fn read_all(partition: &Arc<Partition>) {
         if from >= end_offset {
             return;
         }
-        let request = ReadRequest {
-            from,
-            until: None,
-            max_bytes: 4 << 10,
-        };
+        let request = ReadRequest::new(from, 4 << 10);
         from = match partition.read(request) {
             Ok(fetched) => {
                 assert!(fetched.next_offset > from, "a read at {from} gets nowhere");

@@ -110,25 +110,15 @@ fn empty(app: &App) {
         .log
         .state_prefix(b"")
         .into_iter()
-        .map(|(key, _)| StateChange {
-            key: key.into_vec(),
-            value: None,
-        })
+        .map(|(key, _)| StateChange::remove(key.into_vec()))
         .collect();
     if !state.is_empty() {
-        let request = AppendRequest {
-            state,
-            ..AppendRequest::default()
-        };
+        let request = AppendRequest::of_state(state);
         let ticket = app.log.append(request).expect("queued");
         app.log.run_round().expect("the disk is healthy");
         ticket.wait().expect("durable");
     }
-    let spec = TopicSpec {
-        partitions: 2,
-        settings: TopicSettings::default(),
-        properties: Default::default(),
-    };
+    let spec = TopicSpec::new(2, TopicSettings::default());
     app.log.create_topic("t", spec).expect("made");
     app.log.sync_segments().expect("the disk is healthy");
 }

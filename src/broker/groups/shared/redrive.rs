@@ -108,10 +108,7 @@ fn decode(value: &[u8]) -> Option<Offset> {
 fn put(group: &str, partition: PartitionId, position: Offset) -> StateChange {
     let mut value = vec![VERSION];
     value.extend_from_slice(&position.get().to_be_bytes());
-    StateChange {
-        key: position_key(group, partition),
-        value: Some(value),
-    }
+    StateChange::set(position_key(group, partition), value)
 }
 
 /// Why a call ends early.
@@ -229,11 +226,7 @@ impl<'a> Run<'a> {
 
     /// Reads on; `None` if the position moved over unreadable records that may be skipped.
     fn read(&self, walk: &mut Walk<'_>) -> Result<Option<Fetched>, Refusal> {
-        let request = ReadRequest {
-            from: walk.position,
-            until: Some(walk.end),
-            max_bytes: READ_BYTES,
-        };
+        let request = ReadRequest::new(walk.position, READ_BYTES).until(walk.end);
         let error = match walk.partition.read(request) {
             Ok(fetched) => return Ok(Some(fetched)),
             Err(error) => error,
@@ -328,10 +321,7 @@ fn remove_positions(log: &Log, group: &str, partitions: &[Arc<Partition>]) -> Re
     let keys = partitions
         .iter()
         .map(|partition| position_key(group, partition.id()));
-    let request = AppendRequest {
-        state: keys.map(|key| StateChange { key, value: None }).collect(),
-        ..AppendRequest::default()
-    };
+    let request = AppendRequest::of_state(keys.map(|key| StateChange { key, value: None }).collect());
     log.append(request)?.wait().map(drop)
 }
 

@@ -127,11 +127,7 @@ pub fn read_letters(
     while let [(from, _), ..] = left
         && bytes < max_bytes
     {
-        let request = ReadRequest {
-            from: *from,
-            until: Some(from.plus(1)),
-            max_bytes: 1,
-        };
+        let request = ReadRequest::new(*from, 1).until(from.plus(1));
         let fetched = match partition.read(request) {
             Ok(fetched) if fetched.next_offset > *from => fetched,
             // The log has no such offset yet, so no record of it was leased.

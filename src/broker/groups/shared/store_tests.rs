@@ -68,16 +68,8 @@ fn produce(log: &Log, partition: &Arc<Partition>, numbers: std::ops::Range<u32>)
             &[(b"h", Some(b"1"))],
         );
     }
-    let part = Part {
-        partition: partition.clone(),
-        records: Records::Loose(records),
-        expected_offset: None,
-        json_lines: true,
-    };
-    let request = AppendRequest {
-        parts: vec![part],
-        ..AppendRequest::default()
-    };
+    let part = Part::new(partition.clone(), Records::Loose(records)).json_lines(true);
+    let request = AppendRequest::of(vec![part]);
     log.append(request).unwrap().wait().unwrap();
 }
 
@@ -88,11 +80,7 @@ fn contents(topic: &Topic) -> Vec<(u32, i64, String, usize)> {
         let end = partition.positions().end_offset;
         let mut from = partition.positions().log_start_offset;
         while from < end {
-            let request = ReadRequest {
-                from,
-                until: None,
-                max_bytes: 1 << 20,
-            };
+            let request = ReadRequest::new(from, 1 << 20);
             let fetched = partition.read(request).unwrap();
             for record in records_of(&fetched) {
                 all.push((
@@ -221,19 +209,13 @@ fn a_group_that_was_moved_knows_of_nothing_settled_where_it_is_now() {
         last_commit: NOW,
         metadata: None,
     };
-    let damaged = StateChange {
-        key: state_key("h", partition.id()),
-        value: Some(vec![9]),
-    };
+    let damaged = StateChange::set(state_key("h", partition.id()), vec![9]);
     let state = vec![
         crate::broker::groups::offsets::commit("g", partition.id(), &moved),
         crate::broker::groups::offsets::commit("h", partition.id(), &moved),
         damaged,
     ];
-    let request = AppendRequest {
-        state,
-        ..AppendRequest::default()
-    };
+    let request = AppendRequest::of_state(state);
     log.append(request).unwrap().wait().unwrap();
     for group in ["g", "h"] {
         let queue = load(&log, group, partition.id(), 5).unwrap();
@@ -377,14 +359,8 @@ fn a_position_that_cannot_be_read_sends_nothing() {
         vec![1, 255, 0, 0, 0, 0, 0, 0, 0],
     ] {
         let key = position_key("g", dead.partition(0).unwrap().id());
-        let state = vec![StateChange {
-            key,
-            value: Some(value),
-        }];
-        let request = AppendRequest {
-            state,
-            ..AppendRequest::default()
-        };
+        let state = vec![StateChange::set(key, value)];
+        let request = AppendRequest::of_state(state);
         log.append(request).unwrap().wait().unwrap();
         assert_eq!(redrive_all(&log, "g", 9).unwrap_err().reason, Reason::Internal);
     }
@@ -398,16 +374,8 @@ fn large_dead_letters_go_back_in_several_requests() {
     for number in 0..5_u8 {
         let mut records = BatchBuilder::new();
         records.push(NOW, None, Some(&vec![number; 800 << 10]), &[]);
-        let part = Part {
-            partition: partition.clone(),
-            records: Records::Loose(records),
-            expected_offset: None,
-            json_lines: false,
-        };
-        let request = AppendRequest {
-            parts: vec![part],
-            ..AppendRequest::default()
-        };
+        let part = Part::new(partition.clone(), Records::Loose(records));
+        let request = AppendRequest::of(vec![part]);
         log.append(request).unwrap().wait().unwrap();
         let offsets = [(Offset::new(number.into()), 1)];
         let found = read(&log, &partition, "g", &offsets);
