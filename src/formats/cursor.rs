@@ -1,7 +1,6 @@
 //! Cursors: the position of a stream over several partitions, as an opaque string.
 //!
-//! A cursor holds everything, so the server stores nothing and a cursor stays valid over restarts. Base64 (URL
-//! alphabet, no padding) of:
+//! A cursor holds everything, so the server stores nothing and a cursor stays valid over restarts. It is a [`token`] of:
 //!
 //! ```text
 //! version=1  directory:u64  topics:varint  { topic_id:varint }  { place:varint next_offset:varint }  crc32:u32
@@ -10,19 +9,17 @@
 //! `directory` is the identity of the data directory, so another server's cursor is refused. `place` is the partition
 //! times the number of topics, plus the topic's position in the list. The places have no order, except that the
 //! partition being read comes last, so that from record to record only the end of the text changes ([`CursorText`]).
-//!
-//! The version makes the first character a letter, so no cursor looks like a time. The checksum (CRC-32 over everything
-//! before it) guards against mistakes, not against forgery: a client that may read a topic may read it from anywhere.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crc32fast::Hasher;
 use quipu_segments::{Offset, TopicId};
 
+use super::token::{self, VERSION, push_varint, put_varint, take_varint};
+
 /// The most partitions of one stream: each has a place in every cursor, and a wait of its own while the stream is idle.
 pub const MAX_PARTITIONS: usize = 256;
 
-const VERSION: u8 = 1;
 /// Two varints and the checksum, behind up to two bytes that do not fill three.
 const MAX_TAIL_BYTES: usize = 2 + 10 + 10 + 4;
 
@@ -52,16 +49,8 @@ impl Cursor {
     /// Decodes the string; `None` if it is no cursor.
     #[must_use]
     pub fn decode(text: &str) -> Option<Self> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let (covered, crc) = bytes.split_last_chunk::<4>()?;
-        if u32::from_be_bytes(*crc) != crc32fast::hash(covered) {
-            return None;
-        }
-        let (&version, rest) = covered.split_first()?;
-        let (directory, mut rest) = rest.split_first_chunk::<8>()?;
-        if version != VERSION {
-            return None;
-        }
+        let (directory, rest) = token::open(text, &[])?;
+        let mut rest = &rest[..];
         let count = take_varint(&mut rest)?;
         if count == 0 || count > MAX_PARTITIONS as u64 {
             return None;
@@ -91,7 +80,7 @@ impl Cursor {
             reached.push(here);
         }
         Some(Self {
-            directory: u64::from_be_bytes(*directory),
+            directory,
             topics,
             reached,
         })
@@ -201,40 +190,6 @@ fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     );
 }
 
-fn push_varint(bytes: &mut Vec<u8>, number: u64) {
-    let mut digits = [0; 10];
-    let len = put_varint(&mut digits, number);
-    bytes.extend_from_slice(&digits[..len]);
-}
-
-/// Writes a varint to the beginning of `bytes`, which have room for ten; returns its length.
-fn put_varint(bytes: &mut [u8], mut number: u64) -> usize {
-    let mut len = 0;
-    while number >= 0x80 {
-        bytes[len] = number as u8 | 0x80;
-        number >>= 7;
-        len += 1;
-    }
-    bytes[len] = number as u8;
-    len + 1
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let bits = u64::from(byte & 0x7f);
-        number |= bits
-            .checked_shl(shift)
-            .filter(|shifted| shifted >> shift == bits)?;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -257,6 +212,10 @@ mod tests {
         }
     }
 
+    fn decode(bytes: &[u8]) -> Option<Cursor> {
+        Cursor::decode(&URL_SAFE_NO_PAD.encode(bytes))
+    }
+
     #[test]
     fn every_changed_byte_and_every_cut_is_refused() {
         let bytes = URL_SAFE_NO_PAD.decode(some().encode()).unwrap();
@@ -264,17 +223,9 @@ mod tests {
             for bit in 0..8 {
                 let mut changed = bytes.clone();
                 changed[at] ^= 1 << bit;
-                assert_eq!(
-                    Cursor::decode(&URL_SAFE_NO_PAD.encode(changed)),
-                    None,
-                    "byte {at}"
-                );
+                assert_eq!(decode(&changed), None, "byte {at}");
             }
-            assert_eq!(
-                Cursor::decode(&URL_SAFE_NO_PAD.encode(&bytes[..at])),
-                None,
-                "cut at {at}"
-            );
+            assert_eq!(decode(&bytes[..at]), None, "cut at {at}");
         }
         let text = some().encode();
         for at in 0..text.len() {
@@ -288,11 +239,7 @@ mod tests {
 
     #[test]
     fn cursors_that_no_stream_writes_are_refused_despite_a_valid_checksum() {
-        let sealed = |body: &[u8]| {
-            let mut bytes = body.to_vec();
-            bytes.extend_from_slice(&crc32fast::hash(body).to_be_bytes());
-            Cursor::decode(&URL_SAFE_NO_PAD.encode(bytes))
-        };
+        let sealed = |body: &[u8]| Cursor::decode(&token::seal(body.to_vec(), &[]));
         let head = [VERSION, 0, 0, 0, 0, 0, 0, 0, 9];
         let with = |rest: &[u8]| sealed(&[&head[..], rest].concat());
         assert!(with(&[1, 5, 0, 1]).is_some(), "topic 5, partition 0 at 1");
@@ -313,15 +260,12 @@ mod tests {
             None,
             "a later version"
         );
-        let many: Vec<u8> = (0..=MAX_PARTITIONS as u64)
-            .flat_map(|place| {
-                let mut bytes = Vec::new();
-                push_varint(&mut bytes, place);
-                push_varint(&mut bytes, 0);
-                bytes
-            })
-            .collect();
-        assert_eq!(with(&[&[1, 5][..], &many].concat()), None);
+        let mut many = vec![1, 5];
+        for place in 0..=MAX_PARTITIONS as u64 {
+            push_varint(&mut many, place);
+            many.push(0);
+        }
+        assert_eq!(with(&many), None);
     }
 
     #[test]
@@ -390,10 +334,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in ".*", bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = Cursor::decode(&text);
-            let mut sealed = vec![VERSION];
-            sealed.extend_from_slice(&bytes);
-            sealed.extend_from_slice(&crc32fast::hash(&sealed.clone()).to_be_bytes());
-            let _ = Cursor::decode(&URL_SAFE_NO_PAD.encode(sealed));
+            let _ = Cursor::decode(&token::seal([&[VERSION], &bytes[..]].concat(), &[]));
         }
     }
 }

@@ -6,4 +6,5 @@ pub mod json;
 pub mod partitioner;
 pub mod render;
 pub mod time;
+pub mod token;
 pub mod units;

@@ -103,21 +103,12 @@ mod tests {
         let vectors = fixture["vectors"].as_array().unwrap();
         assert!(vectors.len() > 100, "{} vectors", vectors.len());
         for vector in vectors {
-            let key = BASE64_STANDARD
-                .decode(vector["key_base64"].as_str().unwrap())
-                .unwrap();
-            assert_eq!(
-                u64::from(murmur2(&key) & 0x7fff_ffff),
-                vector["hash"].as_u64().unwrap(),
-                "{vector}"
-            );
+            let key = vector["key_base64"].as_str().unwrap();
+            let key = BASE64_STANDARD.decode(key).unwrap();
+            assert_eq!(vector["hash"], murmur2(&key) & 0x7fff_ffff, "{vector}");
             for (count, partition) in vector["partitions"].as_object().unwrap() {
                 let count = count.parse().unwrap();
-                assert_eq!(
-                    u64::from(partition_of_key(&key, count)),
-                    partition.as_u64().unwrap(),
-                    "{vector}"
-                );
+                assert_eq!(*partition, partition_of_key(&key, count), "{vector}");
             }
         }
     }

@@ -91,21 +91,8 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
         }
-        for wrong in [
-            "",
-            "5",
-            "s",
-            "5 s",
-            "-5s",
-            "5x",
-            "5m1h",
-            "5s5s",
-            ".5s",
-            "1.s",
-            "1e3s",
-            "0.0001ms",
-            "99999999999999y",
-        ] {
+        let wrong = "5 s -5s 5x 5m1h 5s5s .5s 1.s 1e3s 0.0001ms 99999999999999y";
+        for wrong in wrong.split(' ').chain(["", "5 s"]) {
             assert_eq!(parse_duration(wrong), None, "{wrong}");
         }
     }

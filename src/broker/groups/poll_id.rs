@@ -1,7 +1,6 @@
 //! `poll_id`: an opaque string that describes what a poll delivered.
 //!
-//! The string holds everything, so an `ack` sent before a restart still works after it. Base64 (URL alphabet, no
-//! padding) of:
+//! The string holds everything, so an `ack` sent before a restart still works after it. It is a [`token`] of:
 //!
 //! ```text
 //! version=1  life:u64  epoch:varint  number:varint  count:varint  { topic_id:varint partition:varint base:varint next_offset-base:varint }  crc32:u32
@@ -14,12 +13,9 @@
 //! the group and the member, which the string omits: no member can acknowledge another's poll by mistake. It does not
 //! prevent forgery: a client that may poll may commit as well.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use crate::broker::engine::{Offset, PartitionId, TopicId};
+use crate::formats::token::{self, VERSION, push_varint, take_varint};
 
-const VERSION: u8 = 1;
 /// The most partitions that one poll delivers from.
 pub const MAX_PARTITIONS: usize = 256;
 
@@ -74,24 +70,14 @@ impl PollId {
                 push_varint(&mut bytes, number);
             }
         }
-        let crc = checksum(&bytes, group, member);
-        bytes.extend_from_slice(&crc.to_be_bytes());
-        URL_SAFE_NO_PAD.encode(bytes)
+        token::seal(bytes, &names(group, member))
     }
 
     /// Decodes the string; `None` if it was not made for this member.
     #[must_use]
     pub fn decode(text: &str, group: &str, member: &str) -> Option<Self> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let (covered, crc) = bytes.split_last_chunk::<4>()?;
-        if u32::from_be_bytes(*crc) != checksum(covered, group, member) {
-            return None;
-        }
-        let (&version, rest) = covered.split_first()?;
-        let (life, mut rest) = rest.split_first_chunk::<8>()?;
-        if version != VERSION {
-            return None;
-        }
+        let (life, rest) = token::open(text, &names(group, member))?;
+        let mut rest = &rest[..];
         let epoch = take_varint(&mut rest)?;
         let number = take_varint(&mut rest)?;
         let count = usize::try_from(take_varint(&mut rest)?)
@@ -110,7 +96,7 @@ impl PollId {
             });
         }
         rest.is_empty().then_some(Self {
-            life: u64::from_be_bytes(*life),
+            life,
             epoch,
             number,
             reach,
@@ -118,37 +104,9 @@ impl PollId {
     }
 }
 
-fn checksum(bytes: &[u8], group: &str, member: &str) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    for part in [bytes, group.as_bytes(), &[0], member.as_bytes()] {
-        hasher.update(part);
-    }
-    hasher.finalize()
-}
-
-/// LEB128: seven bits a byte, the lowest first.
-fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let bits = u64::from(byte & 0x7f);
-        number |= bits
-            .checked_shl(shift)
-            .filter(|shifted| shifted >> shift == bits)?;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
+/// What the checksum covers besides, so that `ab` in `c` is not `a` in `bc`.
+fn names<'a>(group: &'a str, member: &'a str) -> [&'a [u8]; 3] {
+    [group.as_bytes(), &[0], member.as_bytes()]
 }
 
 #[cfg(test)]

@@ -75,15 +75,11 @@ impl RecordError {
 /// # Errors
 /// The fault, with the pointer to the field.
 pub fn parse_record(line: &[u8]) -> Result<ParsedRecord<'_>, RecordError> {
-    let text = match std::str::from_utf8(line) {
-        Ok(text) => text,
-        Err(error) => {
-            return Err(not_utf8(line, error.valid_up_to(), |prefix| {
-                parse_record(prefix).err()
-            }));
-        }
-    };
-    let mut scanner = Scanner::new(text.as_bytes());
+    if let Err(error) = std::str::from_utf8(line) {
+        let parse = |prefix: &[u8]| parse_record(prefix).err();
+        return Err(not_utf8(line, error.valid_up_to(), parse));
+    }
+    let mut scanner = Scanner::new(line);
     let record = record(&mut scanner)?;
     scanner.end().map_err(|fault| RecordError::new("", fault))?;
     Ok(record)
@@ -232,21 +228,17 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
     }
     loop {
         let name = scanner.string("a field's name").map_err(top)?;
-        let field = if name.escaped {
-            let decoded = name.decode().map_err(top)?;
-            field_of(&decoded)
-        } else {
-            field_of(name.raw)
+        let field = match name.escaped {
+            true => field_of(&name.decode().map_err(top)?),
+            false => field_of(name.raw),
         };
         let Some(field) = field else {
             return Err(unknown(name, &FIELDS.join(", ")));
         };
         let here = |fault| RecordError::new(format!("/{}", FIELDS[field]), fault);
         if seen & 1 << field != 0 {
-            return Err(here(Fault::new(
-                name.at,
-                format!("{} is given twice", FIELDS[field]),
-            )));
+            let what = format!("{} is given twice", FIELDS[field]);
+            return Err(here(Fault::new(name.at, what)));
         }
         seen |= 1 << field;
         let both = || {
@@ -272,10 +264,8 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
                 if record.key.is_some() {
                     return Err(both());
                 }
-                let text = scanner
-                    .string("a string (a key of other bytes is key_base64)")
-                    .map_err(here)?;
-                record.key = Some(text.decode().map_err(here)?);
+                let text = scanner.string("a string (a key of other bytes is key_base64)");
+                record.key = Some(text.and_then(Text::decode).map_err(here)?);
             }
             TIMESTAMP if !null(scanner) => record.timestamp = Some(timestamp(scanner).map_err(here)?),
             PARTITION if !null(scanner) => {
@@ -483,6 +473,10 @@ mod tests {
         error.pointer
     }
 
+    fn bytes(text: &str) -> Option<Cow<'_, [u8]>> {
+        Some(text.as_bytes().into())
+    }
+
     fn records(body: &[u8]) -> Result<usize, RecordError> {
         parse_records(body, |_, _| Ok(()))
     }
@@ -491,100 +485,87 @@ mod tests {
     fn every_field_is_read() {
         let json = r#" {"partition":3,"offset":1042,"timestamp":1357035420000,"key":"N14228","value":{ "event" : "FlightDeparted"},"headers":{"type":"FlightDeparted"},"topic":"t"} "#;
         let record = parse(json);
-        assert_eq!(record.partition, Some(3));
-        assert_eq!(record.timestamp, Some(TimestampMs(1_357_035_420_000)));
-        assert_eq!(record.key.as_deref(), Some(&b"N14228"[..]));
-        assert_eq!(
-            record.value.as_deref(),
-            Some(&br#"{ "event" : "FlightDeparted"}"#[..])
-        );
-        assert_eq!(
-            record.headers,
-            [(b"type"[..].into(), Some(b"FlightDeparted"[..].into()))]
-        );
-        assert!(record.json_line);
-        assert!(
-            matches!(record.key, Some(Cow::Borrowed(_))),
-            "keys without escapes are not copied"
-        );
-        assert!(
-            matches!(record.value, Some(Cow::Borrowed(_))),
-            "values are not copied"
-        );
+        let expected = ParsedRecord {
+            partition: Some(3),
+            timestamp: Some(TimestampMs(1_357_035_420_000)),
+            key: bytes("N14228"),
+            value: bytes(r#"{ "event" : "FlightDeparted"}"#),
+            json_line: true,
+            headers: vec![(b"type"[..].into(), bytes("FlightDeparted"))],
+        };
+        assert_eq!(record, expected);
+        for part in [record.key, record.value] {
+            assert!(
+                matches!(part, Some(Cow::Borrowed(_))),
+                "what has no escapes is not copied"
+            );
+        }
     }
 
     #[test]
     fn an_absent_and_a_null_value_are_tombstones_and_a_null_in_base64_is_a_value() {
+        let json_line = true;
         assert_eq!(
             parse("{}"),
             ParsedRecord {
-                json_line: true,
+                json_line,
                 ..ParsedRecord::default()
             }
         );
         assert_eq!(parse("{ }"), parse("{}"));
         assert_eq!(parse(r#"{"value":null}"#), parse("{}"));
         let record = parse(r#"{"value_base64":"bnVsbA=="}"#);
-        assert_eq!(record.value.as_deref(), Some(&b"null"[..]));
+        assert_eq!(record.value, bytes("null"));
         assert!(
             !record.json_line,
             "a reader would take the bytes null for a tombstone"
         );
-        assert_eq!(parse(r#"{"value_base64":""}"#).value.as_deref(), Some(&b""[..]));
-        assert_eq!(
-            parse(r#"{"value":"null"}"#).value.as_deref(),
-            Some(&b"\"null\""[..])
-        );
+        assert_eq!(parse(r#"{"value_base64":""}"#).value, bytes(""));
+        assert_eq!(parse(r#"{"value":"null"}"#).value, bytes("\"null\""));
     }
 
     #[test]
     fn null_stands_for_an_absent_key_partition_time_and_headers() {
-        assert_eq!(
-            parse(r#"{"key":null,"partition":null,"timestamp":null,"headers":null}"#),
-            parse("{}")
-        );
-        assert_eq!(parse(r#"{"key_base64":null,"value_base64":null}"#), parse("{}"));
+        for nulls in [
+            r#"{"key":null,"partition":null,"timestamp":null,"headers":null}"#,
+            r#"{"key_base64":null,"value_base64":null}"#,
+        ] {
+            assert_eq!(parse(nulls), parse("{}"));
+        }
         let all = parse(r#"{"key":null,"key_base64":"YQ==","value":null,"value_base64":"YQ=="}"#);
         let swapped = parse(r#"{"value_base64":"YQ==","value":null,"key_base64":"YQ==","key":null}"#);
-        assert_eq!(
-            (all.key.as_deref(), all.value.as_deref()),
-            (Some(&b"a"[..]), Some(&b"a"[..]))
-        );
+        assert_eq!((&all.key, &all.value), (&bytes("a"), &bytes("a")));
         assert_eq!(all, swapped);
-        assert_eq!(
-            parse(r#"{"key":""}"#).key.as_deref(),
-            Some(&b""[..]),
-            "an empty key is a key"
-        );
+        assert_eq!(parse(r#"{"key":""}"#).key, bytes(""), "an empty key is a key");
     }
 
     #[test]
     fn escapes_are_decoded_in_names_keys_and_headers_and_kept_in_values() {
         let record = parse(r#"{"k\u0065y":"\u00e9\ud83d\ude00","value":"\u00e9","headers":{"\u0061":"\n"}}"#);
-        assert_eq!(record.key.as_deref(), Some("\u{e9}\u{1f600}".as_bytes()));
-        assert_eq!(record.value.as_deref(), Some(&br#""\u00e9""#[..]));
-        assert_eq!(record.headers, [(b"a"[..].into(), Some(b"\n"[..].into()))]);
+        assert_eq!(record.key, bytes("\u{e9}\u{1f600}"));
+        assert_eq!(record.value, bytes(r#""\u00e9""#));
+        assert_eq!(record.headers, [(b"a"[..].into(), bytes("\n"))]);
     }
 
     #[test]
     fn header_values_are_strings_base64_null_or_arrays_of_those() {
         let record =
             parse(r#"{"headers":{"a":"x","b":{"base64":"/w=="},"c":["1",{"base64":"Mg=="},null],"d":null}}"#);
-        let headers: Vec<(&[u8], Option<&[u8]>)> = record
+        let expected: [(&str, Option<&[u8]>); 6] = [
+            ("a", Some(b"x")),
+            ("b", Some(b"\xff")),
+            ("c", Some(b"1")),
+            ("c", Some(b"2")),
+            ("c", None),
+            ("d", None),
+        ];
+        let headers = record
             .headers
             .iter()
-            .map(|(name, value)| (&**name, value.as_deref()))
-            .collect();
-        assert_eq!(
-            headers,
-            [
-                (&b"a"[..], Some(&b"x"[..])),
-                (b"b", Some(b"\xff")),
-                (b"c", Some(b"1")),
-                (b"c", Some(b"2")),
-                (b"c", None),
-                (b"d", None)
-            ]
+            .map(|(name, value)| (&**name, value.as_deref()));
+        assert!(
+            headers.eq(expected.map(|(name, value)| (name.as_bytes(), value))),
+            "{record:?}"
         );
     }
 
@@ -600,77 +581,48 @@ mod tests {
             let json = format!("{{\"timestamp\":{json}}}");
             assert_eq!(parse(&json).timestamp, Some(TimestampMs(millis)), "{json}");
         }
-        for json in [
-            "-1",
-            "1.5",
-            "1e3",
-            "9223372036854775808",
-            "true",
-            "{}",
-            "\"1372636800000\"",
-            "\"yesterday\"",
-            "\"\"",
-            "NaN",
-        ] {
-            assert_eq!(
-                pointer(format!("{{\"timestamp\":{json}}}").as_bytes()),
-                "/timestamp",
-                "{json}"
-            );
+        let wrong = r#"-1 1.5 1e3 9223372036854775808 true {} "1372636800000" "yesterday" "" NaN"#;
+        for json in wrong.split(' ') {
+            let json = format!("{{\"timestamp\":{json}}}");
+            assert_eq!(pointer(json.as_bytes()), "/timestamp", "{json}");
         }
     }
 
     #[test]
     fn offset_and_topic_may_be_anything_that_is_json() {
         let json = r#"{"offset":null,"topic":{"a":[]},"value":1}"#;
-        assert_eq!(parse(json).value.as_deref(), Some(&b"1"[..]));
+        assert_eq!(parse(json).value, bytes("1"));
         assert_eq!(pointer(br#"{"offset":NaN}"#), "/offset");
     }
 
     #[test]
     fn a_fault_has_its_pointer() {
-        for (json, expected) in [
-            (r#"{"vlaue":1}"#, "/vlaue"),
-            (r#"{"a/b~c":1}"#, "/a~1b~0c"),
-            (r#"{"value":1,"value":2}"#, "/value"),
-            (r#"{"value":1,"v\u0061lue":2}"#, "/value"),
-            (r#"{"offset":1,"offset":1}"#, "/offset"),
-            (r#"{"key":"a","key_base64":"YQ=="}"#, "/key_base64"),
-            (r#"{"value_base64":"YQ==","value":1}"#, "/value"),
-            (r#"{"key":7}"#, "/key"),
-            (r#"{"key":["a"]}"#, "/key"),
-            (r#"{"key":"\ud800"}"#, "/key"),
-            (r#"{"key":nul}"#, "/key"),
-            (r#"{"key_base64":"a"}"#, "/key_base64"),
-            (r#"{"key_base64":"_w=="}"#, "/key_base64"),
-            (r#"{"value_base64":7}"#, "/value_base64"),
-            (r#"{"value":NaN}"#, "/value"),
-            (r#"{"value":01}"#, "/value"),
-            (r#"{"value":{"a":}}"#, "/value"),
-            (r#"{"value":"\q"}"#, "/value"),
-            (r#"{"value":}"#, "/value"),
-            (r#"{"value" 1}"#, "/value"),
-            (r#"{"partition":-1}"#, "/partition"),
-            (r#"{"partition":"1"}"#, "/partition"),
-            (r#"{"partition":1.0}"#, "/partition"),
-            (r#"{"headers":[]}"#, "/headers"),
-            (r#"{"headers":{"a":1}}"#, "/headers/a"),
-            (r#"{"headers":{"a":[]}}"#, "/headers/a/0"),
-            (r#"{"headers":{"a":["x",["y"]]}}"#, "/headers/a/1"),
-            (r#"{"headers":{"a":"1","a":"2"}}"#, "/headers/a"),
-            (r#"{"headers":{"a":{"base64":1}}}"#, "/headers/a/base64"),
-            (r#"{"headers":{"a":{"bas64":""}}}"#, "/headers/a/bas64"),
-            (r#"{"headers":{"a":{"base64":"","x":1}}}"#, "/headers/a"),
-            (r#"{"headers":{"a/b":1}}"#, "/headers/a~1b"),
-            ("", ""),
-            ("[]", ""),
-            ("1", ""),
-            ("{", ""),
-            ("{} {}", ""),
-            (r#"{"value":1,}"#, ""),
-            (r#"{"value":1"#, "/value"),
-            ("\u{feff}{}", ""),
+        for row in [
+            r#"/vlaue {"vlaue":1}"#,
+            r#"/a~1b~0c {"a/b~c":1}"#,
+            r#"/offset {"offset":1,"offset":1}"#,
+            r#"/key {"key":7} {"key":["a"]} {"key":"\ud800"} {"key":nul}"#,
+            r#"/key_base64 {"key":"a","key_base64":"YQ=="} {"key_base64":"a"} {"key_base64":"_w=="}"#,
+            r#"/value {"value":1,"value":2} {"value":1,"v\u0061lue":2} {"value_base64":"YQ==","value":1} {"value":1"#,
+            r#"/value {"value":NaN} {"value":01} {"value":{"a":}} {"value":"\q"} {"value":}"#,
+            r#"/value_base64 {"value_base64":7}"#,
+            r#"/partition {"partition":-1} {"partition":"1"} {"partition":1.0}"#,
+            r#"/headers {"headers":[]}"#,
+            r#"/headers/a {"headers":{"a":1}} {"headers":{"a":"1","a":"2"}} {"headers":{"a":{"base64":"","x":1}}}"#,
+            r#"/headers/a/0 {"headers":{"a":[]}}"#,
+            r#"/headers/a/1 {"headers":{"a":["x",["y"]]}}"#,
+            r#"/headers/a/base64 {"headers":{"a":{"base64":1}}}"#,
+            r#"/headers/a/bas64 {"headers":{"a":{"bas64":""}}}"#,
+            r#"/headers/a~1b {"headers":{"a/b":1}}"#,
+            " [] 1 { \u{feff}{}",
+            r#" {"value":1,}"#,
         ] {
+            let (expected, all) = row.split_once(' ').unwrap();
+            for json in all.split(' ') {
+                assert_eq!(pointer(json.as_bytes()), expected, "{json}");
+            }
+        }
+        for (json, expected) in [("", ""), ("{} {}", ""), (r#"{"value" 1}"#, "/value")] {
             assert_eq!(pointer(json.as_bytes()), expected, "{json}");
         }
     }
@@ -693,10 +645,8 @@ mod tests {
         assert_eq!(pointer(nested(MAX_DEPTH + 1).as_bytes()), "/value");
         assert_eq!(pointer(nested(1_000_000).as_bytes()), "/value");
         assert_eq!(pointer("{\"value\":".repeat(100_000).as_bytes()), "/value");
-        assert_eq!(
-            pointer("{\"headers\":".repeat(100_000).as_bytes()),
-            "/headers/headers/headers"
-        );
+        let headers = "{\"headers\":".repeat(100_000);
+        assert_eq!(pointer(headers.as_bytes()), "/headers/headers/headers");
         assert!(records("[".repeat(1_000_000).as_bytes()).is_err());
         assert!(records("{\"records\":[".repeat(1_000_000).as_bytes()).is_err());
     }
@@ -713,38 +663,37 @@ mod tests {
         assert_eq!(pointer(repeated.as_bytes()), "/headers/a");
         let twice = named(100).replace("\"99\":", "\"3\":");
         assert_eq!(pointer(twice.as_bytes()), "/headers/3");
-        let long = format!(
-            "{{\"headers\":{{\"\\n{}\":[\"\",\"\",\"\",\"\",\"\"]}}}}",
-            "a".repeat(1 << 20)
-        );
+        let name = "a".repeat(1 << 20);
+        let long = format!(r#"{{"headers":{{"\n{name}":["","","","",""]}}}}"#);
         assert!(parse_record(long.as_bytes()).is_err());
     }
 
     #[test]
     fn a_body_is_one_list_of_at_least_one_record() {
-        assert_eq!(
-            records(br#" { "records" : [ {"value":1} , {"key":"a"} ] } "#),
-            Ok(2)
-        );
+        let two = br#" { "records" : [ {"value":1} , {"key":"a"} ] } "#;
+        assert_eq!(records(two), Ok(2));
         for (body, expected) in [
-            (&br#"{"records":[]}"#[..], "/records"),
-            (b"{}", "/records"),
-            (b"", ""),
-            (b"[]", ""),
-            (br#"{"records":{}}"#, "/records"),
-            (br#"{"records":null}"#, "/records"),
-            (br#"{"records":[{}],"records":[{}]}"#, "/records"),
-            (br#"{"records":[{}],"x":1}"#, "/x"),
-            (br#"{"record":[{}]}"#, "/record"),
-            (br#"{"records":[{}]}{}"#, ""),
-            (br#"{"records":[{}]"#, ""),
-            (br#"{"records":[{}"#, "/records"),
-            (br#"{"records":[{},]}"#, "/records/1"),
-            (br#"{"records":[{},1]}"#, "/records/1"),
-            (br#"{"records":[{},{},{},{"vlaue":1}]}"#, "/records/3/vlaue"),
+            (r#"{"records":[]}"#, "/records"),
+            ("{}", "/records"),
+            ("", ""),
+            ("[]", ""),
+            (r#"{"records":{}}"#, "/records"),
+            (r#"{"records":null}"#, "/records"),
+            (r#"{"records":[{}],"records":[{}]}"#, "/records"),
+            (r#"{"records":[{}],"x":1}"#, "/x"),
+            (r#"{"record":[{}]}"#, "/record"),
+            (r#"{"records":[{}]}{}"#, ""),
+            (r#"{"records":[{}]"#, ""),
+            (r#"{"records":[{}"#, "/records"),
+            (r#"{"records":[{},]}"#, "/records/1"),
+            (r#"{"records":[{},1]}"#, "/records/1"),
+            (r#"{"records":[{},{},{},{"vlaue":1}]}"#, "/records/3/vlaue"),
         ] {
-            let error = records(body).expect_err(&String::from_utf8_lossy(body));
-            assert_eq!(error.pointer, expected, "{}", String::from_utf8_lossy(body));
+            assert_eq!(
+                records(body.as_bytes()).expect_err(body).pointer,
+                expected,
+                "{body}"
+            );
         }
     }
 

@@ -101,37 +101,34 @@ mod tests {
 
     #[test]
     fn headers_are_strings_base64_null_or_arrays_of_those() {
-        assert_eq!(rendered(&[(b"a", Some(b"x"))]), r#","headers":{"a":"x"}"#);
-        assert_eq!(
-            rendered(&[(b"a", Some(b"\xff")), (b"b", None), (b"c\"", Some(b""))]),
-            r#","headers":{"a":{"base64":"/w=="},"b":null,"c\"":""}"#
-        );
-        assert_eq!(
-            rendered(&[
-                (b"a", Some(b"1")),
-                (b"b", Some(b"2")),
-                (b"a", Some(b"\xff")),
-                (b"a", None)
-            ]),
-            r#","headers":{"a":["1",{"base64":"/w=="},null],"b":"2"}"#
-        );
-    }
-
-    #[test]
-    fn names_that_look_equal_once_shown_are_one_member() {
-        assert_eq!(
-            rendered(&[(b"\xff", Some(b"1")), (b"\xfe", Some(b"2"))]),
-            ",\"headers\":{\"\u{fffd}\":[\"1\",\"2\"]}"
-        );
+        let repeated: [Header<'_>; 4] = [
+            (b"a", Some(b"1")),
+            (b"b", Some(b"2")),
+            (b"a", Some(b"\xff")),
+            (b"a", None),
+        ];
+        for (headers, expected) in [
+            (&[(&b"a"[..], Some(&b"x"[..]))][..], r#"{"a":"x"}"#),
+            (
+                &[(b"a", Some(b"\xff")), (b"b", None), (b"c\"", Some(b""))],
+                r#"{"a":{"base64":"/w=="},"b":null,"c\"":""}"#,
+            ),
+            (&repeated, r#"{"a":["1",{"base64":"/w=="},null],"b":"2"}"#),
+            // Names that look equal once they are shown are one member.
+            (
+                &[(b"\xff", Some(b"1")), (b"\xfe", Some(b"2"))],
+                "{\"\u{fffd}\":[\"1\",\"2\"]}",
+            ),
+        ] {
+            assert_eq!(rendered(headers), format!(",\"headers\":{expected}"));
+        }
     }
 
     #[test]
     fn many_headers_keep_the_order_of_their_names() {
         let names: Vec<String> = (0..1000).map(|n| format!("n{}", n % 500)).collect();
-        let headers: Vec<Header<'_>> = names
-            .iter()
-            .map(|name| (name.as_bytes(), Some(&b"v"[..])))
-            .collect();
+        let value = Some(&b"v"[..]);
+        let headers: Vec<Header<'_>> = names.iter().map(|name| (name.as_bytes(), value)).collect();
         let text = rendered(&headers);
         assert!(
             text.starts_with(r#","headers":{"n0":["v","v"],"n1":["v","v"],"n2":"#),

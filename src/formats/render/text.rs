@@ -89,12 +89,8 @@ fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
         out.extend_from_slice(&[b'\\', short]);
         if short == b'u' {
             const HEX: &[u8; 16] = b"0123456789abcdef";
-            out.extend_from_slice(&[
-                b'0',
-                b'0',
-                HEX[usize::from(byte >> 4)],
-                HEX[usize::from(byte & 15)],
-            ]);
+            let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
+            out.extend_from_slice(&[b'0', b'0', high, low]);
         }
     }
     out.extend_from_slice(&text[clean..]);
@@ -112,11 +108,7 @@ mod tests {
             for place in 0..19 {
                 let mut text = [b'a'; 19];
                 text[place] = byte;
-                assert_eq!(
-                    is_plain(&text),
-                    is_plain_byte(byte),
-                    "byte {byte:#04x} at {place}"
-                );
+                assert_eq!(is_plain(&text), is_plain_byte(byte), "{byte:#04x} at {place}");
             }
         }
     }
@@ -125,10 +117,8 @@ mod tests {
     fn control_characters_quotes_and_backslashes_are_escaped() {
         let mut out = Vec::new();
         push_string(&mut out, "a\"b\\c\n\r\t\u{8}\u{c}\u{1}\u{1f}ü\u{2028}");
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "\"a\\\"b\\\\c\\n\\r\\t\\b\\f\\u0001\\u001fü\u{2028}\""
-        );
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out, "\"a\\\"b\\\\c\\n\\r\\t\\b\\f\\u0001\\u001fü\u{2028}\"");
     }
 
     proptest! {
