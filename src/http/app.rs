@@ -1,11 +1,16 @@
 //! What every request over HTTP shares: the broker, and what only the wire needs.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
 
 use super::budget::Pool;
+use super::problem::Problem;
 use crate::broker::Broker;
+use crate::broker::blocking::Work;
 use crate::broker::engine::{Clock, Log};
+use crate::broker::refusal::Outcome;
 use crate::metrics::Metrics;
 use crate::settings::Config;
 
@@ -23,6 +28,8 @@ pub struct Inner {
     pub metrics: Arc<Metrics>,
     /// What request bodies may hold at once.
     pub(crate) bodies: Pool,
+    /// The OpenAPI document, once somebody has requested it.
+    pub(crate) openapi: OnceLock<Bytes>,
 }
 
 impl App {
@@ -33,8 +40,23 @@ impl App {
             broker: Broker::new(log, clock, config.limits.clone(), config.offsets_retention),
             metrics: Arc::new(Metrics::new()),
             bodies: Pool::new(config.limits.max_in_flight_bytes),
+            openapi: OnceLock::new(),
             config,
         }))
+    }
+
+    /// Runs what may wait for the disk, or takes long, where that holds nobody up.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        kind: Work,
+        work: impl FnOnce(&App) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let app = self.clone();
+        let result = self.blocking.run(kind, move || work(&app)).await?;
+        result.map_err(|problem| match kind.only_reads() {
+            true => problem.outcome(Outcome::None),
+            false => problem,
+        })
     }
 
     /// Bytes of request bodies held in memory now.

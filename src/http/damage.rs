@@ -1,19 +1,17 @@
 //! `/v1/topics/{topic}/partitions/{partition}/damage`: what is damaged, and giving it up on purpose.
 
-use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::body::read_json;
+use super::body::JsonBody;
 use super::params::Params;
-use super::path::AtPartition;
+use super::path::{AtPartition, NoQuery};
 use super::problem::Problem;
-use super::{Work, blocking, json_answer};
+use super::{Work, ok};
 use crate::broker::engine::{Log, Offset, Partition, Topic};
 use crate::broker::topics::skips::{self, Gap};
 use crate::http::app::App;
@@ -58,27 +56,10 @@ struct SkipBody {
 ///
 /// Damage is found by reading: at the start where files are missing or too short, by clients, and by the server's own
 /// reads. `quipu verify` reads everything, with the server stopped. What is read again and is whole is left out.
-#[utoipa::path(
-    get,
-    path = "/v1/topics/{topic}/partitions/{partition}/damage",
-    tag = "topics",
-    params(
-        ("topic" = String, Path, description = "The topic's name"),
-        ("partition" = u32, Path, description = "The partition, from 0"),
-    ),
-    responses(
-        (status = 200, description = "The damaged ranges", body = DamageBody),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
-    )
-)]
-async fn list_damage(
-    State(app): State<App>,
-    place: AtPartition,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let AtPartition { topic, partition } = place;
-    Ok(json_answer(StatusCode::OK, &listed(&app.log, &topic, &partition)))
+#[utoipa::path(get, path = "/v1/topics/{topic}/partitions/{partition}/damage", tag = "topics",
+    responses((status = 200, description = "The damaged ranges", body = DamageBody)))]
+async fn list_damage(State(app): State<App>, place: AtPartition, _: NoQuery) -> Result<Response, Problem> {
+    ok(&listed(&app.log, &place.topic, &place.partition))
 }
 
 /// Skips damaged offsets
@@ -86,36 +67,19 @@ async fn list_damage(
 /// From then on a fetch that begins in them goes on behind them and reports the gap. Only what is damaged now can be
 /// skipped; nothing is deleted, and what can be read again (from a restored file) is served. Durable when it is answered,
 /// also after a restart; repeating it is harmless.
-#[utoipa::path(
-    post,
-    path = "/v1/topics/{topic}/partitions/{partition}/damage/skip",
-    tag = "topics",
-    params(
-        ("topic" = String, Path, description = "The topic's name"),
-        ("partition" = u32, Path, description = "The partition, from 0"),
-    ),
-    request_body = SkipBody,
-    responses(
-        (status = 200, description = "Skipped; all that is known to be damaged", body = DamageBody),
-        (status = 400, description = "`invalid-request`"),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
+#[utoipa::path(post, path = "/v1/topics/{topic}/partitions/{partition}/damage/skip", tag = "topics", request_body = SkipBody,
+    responses((status = 200, description = "Skipped; all that is known to be damaged", body = DamageBody),
         (status = 409, description = "`not-damaged`: `healthy_offset` of them can be read"),
         (status = 410, description = "`offset-trimmed`: below `log_start_offset`"),
-        (status = 416, description = "`offset-out-of-range`: above `end_offset`"),
-    )
-)]
+        (status = 416, description = "`offset-out-of-range`: above `end_offset`")))]
 async fn skip_damage(
     State(app): State<App>,
-    place: AtPartition,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    AtPartition { topic, partition }: AtPartition,
+    _: NoQuery,
+    JsonBody(body): JsonBody<SkipBody>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let body: SkipBody = read_json(&app, &headers, body).await?;
     let range = range(body.damaged_offset, body.damaged_until_offset, "/")?;
-    let AtPartition { topic, partition } = place;
-    let body = blocking(app.blocking.clone(), Work::Change, move || {
+    let skip = move |app: &App| {
         app.topics.skip(&partition, range, app.clock.now())?;
         tracing::warn!(
             topic = topic.name(),
@@ -125,80 +89,57 @@ async fn skip_damage(
             "damaged records are skipped from now on"
         );
         Ok(listed(&app.log, &topic, &partition))
-    })
-    .await?;
-    Ok(json_answer(StatusCode::OK, &body))
+    };
+    ok(&app.work(Work::Change, skip).await?)
 }
 
 /// Takes a skip back
 ///
 /// A fetch that begins in these offsets is answered `corrupt-data` again. What was not skipped stays as it is, so
 /// repeating it is harmless.
-#[utoipa::path(
-    delete,
-    path = "/v1/topics/{topic}/partitions/{partition}/damage/skip",
-    tag = "topics",
-    params(
-        ("topic" = String, Path, description = "The topic's name"),
-        ("partition" = u32, Path, description = "The partition, from 0"),
-        ("damaged_offset" = u64, Query, description = "The first offset"),
-        ("damaged_until_offset" = u64, Query, description = "One past the last offset"),
-    ),
-    responses(
-        (status = 200, description = "Taken back; all that is known to be damaged", body = DamageBody),
-        (status = 400, description = "`invalid-request`"),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
-    )
-)]
+#[utoipa::path(delete, path = "/v1/topics/{topic}/partitions/{partition}/damage/skip", tag = "topics",
+    params(("damaged_offset" = u64, Query, description = "The first offset"),
+        ("damaged_until_offset" = u64, Query, description = "One past the last offset")),
+    responses((status = 200, description = "Taken back; all that is known to be damaged", body = DamageBody)))]
 async fn take_skip_back(
     State(app): State<App>,
-    place: AtPartition,
+    AtPartition { topic, partition }: AtPartition,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &["damaged_offset", "damaged_until_offset"], &[])?;
     let number = |name: &str| {
-        params
-            .number(name, 0, Offset::MAX.get())?
-            .ok_or_else(|| Problem::invalid(name, format!("say which offsets: {name}=<offset> is missing")))
+        let missing = || Problem::invalid(name, format!("say which offsets: {name}=<offset> is missing"));
+        params.number(name, 0, Offset::MAX.get())?.ok_or_else(missing)
     };
     let range = range(number("damaged_offset")?, number("damaged_until_offset")?, "")?;
-    let AtPartition { topic, partition } = place;
-    let body = blocking(app.blocking.clone(), Work::Change, move || {
+    let take_back = move |app: &App| {
         app.topics.take_back(partition.id(), range, app.clock.now())?;
         Ok(listed(&app.log, &topic, &partition))
-    })
-    .await?;
-    Ok(json_answer(StatusCode::OK, &body))
+    };
+    ok(&app.work(Work::Change, take_back).await?)
 }
 
 fn listed(log: &Log, topic: &Topic, partition: &Partition) -> DamageBody {
     let rows = skips::known(log, partition).into_iter();
+    let rows = rows.map(|row| DamagedRow {
+        damaged_offset: row.range.from.get(),
+        damaged_until_offset: row.range.until.get(),
+        skipped: row.skipped,
+    });
     DamageBody {
         topic: topic.name().to_owned(),
         partition: partition.id().index,
-        damage: rows
-            .map(|row| DamagedRow {
-                damaged_offset: row.range.from.get(),
-                damaged_until_offset: row.range.until.get(),
-                skipped: row.skipped,
-            })
-            .collect(),
+        damage: rows.collect(),
     }
 }
 
 fn range(from: u64, until: u64, pointer: &str) -> Result<Gap, Problem> {
     let offset = |value: u64, name: &str| {
-        Offset::try_new(value).ok_or_else(|| {
-            Problem::invalid(
-                format!("{pointer}{name}"),
-                format!("no offset is as large as {value}"),
-            )
-        })
+        let detail = || format!("no offset is as large as {value}");
+        Offset::try_new(value).ok_or_else(|| Problem::invalid(format!("{pointer}{name}"), detail()))
     };
-    let (from, until) = (
-        offset(from, "damaged_offset")?,
-        offset(until, "damaged_until_offset")?,
-    );
+    let from = offset(from, "damaged_offset")?;
+    let until = offset(until, "damaged_until_offset")?;
     if from >= until {
         let detail = format!(
             "damaged_until_offset is exclusive and must be above damaged_offset, {from}, not {until}"

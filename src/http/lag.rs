@@ -1,22 +1,18 @@
 //! `GET /v1/groups/{group}/lag` and `GET /v1/lag`: how far groups are behind.
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
-use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::groups::{page_of_names, valid_group};
-use super::json_answer;
-use super::params::Params;
+use super::groups::page_of_names;
+use super::path::{AtGroup, NoQuery};
 use super::problem::Problem;
-use super::{Work, blocking};
+use super::{Work, ok};
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::lag::report::{self, GroupLag, PartitionLag, Total};
-use crate::broker::refusal::Reason;
 use crate::http::app::App;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -108,22 +104,10 @@ struct LagsBody {
 
 /// How far a group is behind, by topic and partition
 #[utoipa::path(get, path = "/v1/groups/{group}/lag", tag = "lag",
-    params(("group" = String, Path, description = "The group's name")),
-    responses((status = 200, description = "The lag", body = GroupLagBody),
-        (status = 404, description = "`unknown-group`")))]
-async fn group_lag(
-    State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let group = known_group(&app, group)?;
-    let body = blocking(app.blocking.clone(), Work::Report, move || {
-        let lag = report::lag_of(&app, &group);
-        Ok(group_body(group, lag, true))
-    })
-    .await?;
-    Ok(json_answer(StatusCode::OK, &body))
+    responses((status = 200, description = "The lag", body = GroupLagBody)))]
+async fn group_lag(State(app): State<App>, _: NoQuery, AtGroup(group): AtGroup) -> Result<Response, Problem> {
+    let lag = move |app: &App| Ok(group_body(report::lag_of(app, &group), group, true));
+    ok(&app.work(Work::Report, lag).await?)
 }
 
 /// How far every group is behind, a summary each
@@ -133,31 +117,15 @@ async fn group_lag(
     responses((status = 200, description = "The lags", body = LagsBody)))]
 async fn all_lags(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let (names, next) = page_of_names(&app, query.as_deref())?;
-    let groups = blocking(app.blocking.clone(), Work::Report, move || {
-        let summary = |group: String| {
-            let lag = report::lag_of(&app, &group);
-            group_body(group, lag, false)
-        };
+    let lags = move |app: &App| {
+        let summary = |group: String| group_body(report::lag_of(app, &group), group, false);
         Ok(names.into_iter().map(summary).collect())
-    })
-    .await?;
-    Ok(json_answer(StatusCode::OK, &LagsBody { groups, next }))
+    };
+    let groups = app.work(Work::Report, lags).await?;
+    ok(&LagsBody { groups, next })
 }
 
-/// The name of a group that exists or has members.
-///
-/// # Errors
-/// 400 for an invalid name, 404 for a group that does not exist.
-pub(super) fn known_group(app: &App, path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    let group = valid_group(path)?;
-    if report::exists(app, &group) {
-        return Ok(group);
-    }
-    let detail = format!("the group {group} does not exist");
-    Err(Problem::new(Reason::UnknownGroup, detail))
-}
-
-fn group_body(group: String, lag: GroupLag, with_topics: bool) -> GroupLagBody {
+fn group_body(lag: GroupLag, group: String, with_topics: bool) -> GroupLagBody {
     GroupLagBody {
         group,
         state: lag.state.name(),

@@ -3,21 +3,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::json_answer;
-use super::lag::known_group;
 use super::lag_chart::{self, Picture, Theme};
 use super::params::Params;
+use super::path::AtGroup;
 use super::problem::Problem;
-use super::{Work, blocking};
+use super::{Work, fresh, ok};
 use crate::broker::engine::{PartitionId, TopicId};
 use crate::broker::lag::plot::{self, By, Line, Metric, Plot, Request, Value};
 use crate::broker::lag::report;
@@ -89,8 +86,7 @@ struct Columns {
 
 /// A group's lag over up to 24 hours
 #[utoipa::path(get, path = "/v1/groups/{group}/lag/history", tag = "lag",
-    params(("group" = String, Path, description = "The group's name"),
-        ("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
+    params(("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
         ("by" = Option<String>, Query, description = "A series for each `partition` (the default), `topic`, or the `group`"),
         ("topic" = Option<String>, Query, description = "Only this topic"),
         ("partition" = Option<u32>, Query, description = "Only this partition of it")),
@@ -98,16 +94,15 @@ struct Columns {
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
 async fn lag_history(
     State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
+    AtGroup(group): AtGroup,
 ) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), WHAT, &[])?;
-    let asked = Asked::of(&app, &params, By::Partition)?;
-    let group = known_group(&app, group)?;
-    let body = blocking(app.blocking.clone(), Work::Report, move || {
-        let plot = asked.plot(&app, &group, Metric::Lag, MAX_SERIES);
+    let asked = Asked::of(&app, &params)?;
+    let history = move |app: &App| {
+        let plot = asked.plot(app, &group, Metric::Lag, MAX_SERIES);
         let series = plot.lines.iter().map(|line| SeriesBody {
-            topic: line.topic.map(|topic| topic_name(&app, topic)),
+            topic: line.topic.map(|topic| topic_name(app, topic)),
             partition: line.partition,
             columns: Columns::of(&line.values),
         });
@@ -119,15 +114,13 @@ async fn lag_history(
             series_left_out: plot.left_out,
             group,
         })
-    })
-    .await?;
-    Ok(json_answer(StatusCode::OK, &body))
+    };
+    ok(&app.work(Work::Report, history).await?)
 }
 
 /// A chart of a group's lag
 #[utoipa::path(get, path = "/v1/groups/{group}/lag.svg", tag = "lag",
-    params(("group" = String, Path, description = "The group's name"),
-        ("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
+    params(("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
         ("metric" = Option<String>, Query, description = "`lag` (the default), `lag_ms` or `lag_bytes`"),
         ("by" = Option<String>, Query, description = "A line for each `partition` (the default), `topic`, or the `group`"),
         ("topic" = Option<String>, Query, description = "Only this topic"),
@@ -138,37 +131,26 @@ async fn lag_history(
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
 async fn lag_svg(
     State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
+    AtGroup(group): AtGroup,
 ) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &[WHAT, &["metric", "theme"]].concat(), &[])?;
-    let asked = Asked::of(&app, &params, By::Partition)?;
-    let metric = choice(
-        &params,
-        "metric",
-        &[
-            ("lag", Metric::Lag),
-            ("lag_ms", Metric::LagMs),
-            ("lag_bytes", Metric::LagBytes),
-        ],
-    )?
-    .unwrap_or_default();
+    let asked = Asked::of(&app, &params)?;
+    let metrics = [
+        ("lag", Metric::Lag),
+        ("lag_ms", Metric::LagMs),
+        ("lag_bytes", Metric::LagBytes),
+    ];
+    let metric = params.choice("metric", &metrics)?.unwrap_or_default();
     let themes = [
         ("auto", Theme::Auto),
         ("light", Theme::Light),
         ("dark", Theme::Dark),
     ];
-    let theme = choice(&params, "theme", &themes)?.unwrap_or_default();
-    let group = known_group(&app, group)?;
-    let svg = blocking(app.blocking.clone(), Work::Report, move || {
-        Ok(asked.picture(&app, &group, metric, theme))
-    })
-    .await?;
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("image/svg+xml")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Ok((headers, svg).into_response())
+    let theme = params.choice("theme", &themes)?.unwrap_or_default();
+    let picture = move |app: &App| Ok(asked.picture(app, &group, metric, theme));
+    let svg = app.work(Work::Report, picture).await?;
+    Ok((fresh("image/svg+xml"), svg).into_response())
 }
 
 /// The requested part of a history.
@@ -180,19 +162,18 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(app: &App, params: &Params, by: By) -> Result<Self, Problem> {
+    fn of(app: &App, params: &Params) -> Result<Self, Problem> {
         let choices = [
             ("group", By::Group),
             ("topic", By::Topic),
             ("partition", By::Partition),
         ];
         let window_ms = params.number("window_ms", MIN_WINDOW_MS, MAX_WINDOW_MS)?;
-        let by = choice(params, "by", &choices)?.unwrap_or(by);
         let partition = params.number("partition", 0, u64::from(u32::MAX))?;
         let partition = partition.and_then(|index| u32::try_from(index).ok());
         let mut asked = Self {
             window_ms: window_ms.unwrap_or(WINDOW_MS),
-            by,
+            by: params.choice("by", &choices)?.unwrap_or(By::Partition),
             topic: None,
             partition,
         };
@@ -289,33 +270,14 @@ impl Asked {
 
 impl Columns {
     fn of(values: &[Option<Value>]) -> Self {
-        let column = |metric| {
-            values
-                .iter()
-                .map(|value| value.map(|value| value.get(metric)))
-                .collect()
-        };
+        let value = |metric, it: &Option<Value>| it.map(|it| it.get(metric));
+        let column = |metric| values.iter().map(|it| value(metric, it)).collect();
         Self {
             lag: column(Metric::Lag),
             lag_ms: column(Metric::LagMs),
             lag_bytes: column(Metric::LagBytes),
         }
     }
-}
-
-/// One of a few words.
-fn choice<T: Copy>(params: &Params, name: &str, choices: &[(&str, T)]) -> Result<Option<T>, Problem> {
-    let Some(text) = params.get(name) else {
-        return Ok(None);
-    };
-    let found = choices.iter().find(|(word, _)| *word == text);
-    found.map(|(_, choice)| Some(*choice)).ok_or_else(|| {
-        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-        Problem::invalid(
-            name,
-            format!("{name} must be one of {}, not {text:?}", words.join(", ")),
-        )
-    })
 }
 
 /// A topic deleted a moment ago has no known name.

@@ -32,13 +32,12 @@ mod topics;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::broker::blocking::Blocking;
 pub(crate) use crate::broker::blocking::Work;
-use crate::broker::refusal::{Outcome, Reason};
+use crate::broker::refusal::Reason;
 use app::App;
 use problem::{Code, Problem};
 
@@ -66,26 +65,34 @@ pub fn router(app: App) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app);
-    if origins.is_empty() {
-        router
-    } else {
-        browsers::layer(router, origins)
+    match origins.is_empty() {
+        true => router,
+        false => browsers::layer(router, origins),
     }
 }
 
 async fn not_found(uri: Uri) -> Problem {
-    Problem::new(
-        Code::NotFound,
-        format!("nothing is at {}; GET /openapi.json lists every path", uri.path()),
-    )
+    let detail = format!("nothing is at {}; GET /openapi.json lists every path", uri.path());
+    Problem::new(Code::NotFound, detail)
 }
 
 /// The router adds `Allow`.
 async fn method_not_allowed(method: http::Method) -> Problem {
-    Problem::new(
-        Code::MethodNotAllowed,
-        format!("{method} is not allowed here; the header Allow names what is"),
-    )
+    let detail = format!("{method} is not allowed here; the header Allow names what is");
+    Problem::new(Code::MethodNotAllowed, detail)
+}
+
+/// The headers of an answer that no cache keeps.
+pub(crate) fn fresh(content_type: &'static str) -> [(HeaderName, HeaderValue); 2] {
+    [
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ]
+}
+
+/// The usual answer of a handler: 200 with a JSON body, see [`json_answer`].
+pub(crate) fn ok(body: &impl Serialize) -> Result<Response, Problem> {
+    Ok(json_answer(StatusCode::OK, body))
 }
 
 /// An answer in JSON that no cache keeps. It ends with a newline, so that a terminal shows it as a line.
@@ -93,11 +100,7 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
     match serde_json::to_vec(body) {
         Ok(mut bytes) => {
             bytes.push(b'\n');
-            let headers = [
-                (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-            ];
-            (status, headers, exact(bytes)).into_response()
+            (status, fresh("application/json"), exact(bytes)).into_response()
         }
         Err(error) => {
             tracing::error!(%error, "an answer could not be written as JSON");
@@ -123,19 +126,3 @@ pub(crate) struct Mapped;
 /// Marks an answer that holds a part of what bodies may have until it has been read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HoldsBodies;
-
-/// Runs what may wait for the disk, or takes long, where that holds nobody up.
-pub(crate) async fn blocking<T: Send + 'static>(
-    threads: Blocking,
-    kind: Work,
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    let result = threads.run(kind, work).await?;
-    result.map_err(|problem| {
-        if kind.only_reads() {
-            problem.outcome(Outcome::None)
-        } else {
-            problem
-        }
-    })
-}

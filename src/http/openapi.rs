@@ -1,22 +1,21 @@
 //! `GET /openapi.json`: the description of every route that exists, itself included.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
-use axum::extract::RawQuery;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderValue, header};
 use serde::Serialize;
 use serde_json::Value;
-use utoipa::openapi::content::{Content, ContentBuilder};
-use utoipa::openapi::{OpenApi, Ref, RefOr, ResponseBuilder};
-use utoipa::{OpenApi as _, ToSchema};
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::{OpenApi, Ref, RefOr, Required, ResponseBuilder};
+use utoipa::{OpenApi as _, PartialSchema as _, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::params::Params;
-use super::problem::Problem;
+use super::fresh;
+use super::path::NoQuery;
 use crate::http::app::App;
 
 /// An unsuccessful answer (RFC 9457).
@@ -77,64 +76,123 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "operating",
     responses((status = 200, description = "The OpenAPI document", content_type = "application/json", body = Value)))]
-async fn document(RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    static TEXT: OnceLock<Bytes> = OnceLock::new();
-    let text = TEXT
-        .get_or_init(|| Bytes::from(complete().to_json().unwrap_or_default() + "\n"))
-        .clone();
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Ok((headers, text).into_response())
+async fn document(State(app): State<App>, _: NoQuery) -> Response {
+    let text = || Bytes::from(complete().to_json().unwrap_or_default() + "\n");
+    (fresh("application/json"), app.openapi.get_or_init(text).clone()).into_response()
 }
 
 const PROBLEM: &str = "application/problem+json";
 
-fn problem() -> Content {
-    ContentBuilder::new()
-        .schema(Some(Ref::from_schema_name("Problem")))
-        .build()
-}
+/// The parameters of paths.
+const IN_PATHS: [(&str, &str); 4] = [
+    ("topic", "The topic's name"),
+    ("partition", "The partition, from 0"),
+    ("group", "The group's name"),
+    ("member", "The member's name"),
+];
 
-/// The document of all routes; every operation gets problems as its other answers, so handlers need not list them.
+/// The document of all routes. What is the same everywhere is added here, unless an operation says it in other words:
+/// the parameters of its path, the answer 404 for what they name, the problems of any request, and their bodies. And
+/// what holds for streams over one topic holds for those over several.
 pub(super) fn complete() -> OpenApi {
     let mut api = super::routes().into_openapi();
-    for item in api.paths.paths.values_mut() {
-        let operations = [
+    for (path, item) in &mut api.paths.paths {
+        let methods = [
             &mut item.get,
             &mut item.put,
             &mut item.post,
             &mut item.delete,
-            &mut item.options,
-            &mut item.head,
             &mut item.patch,
-            &mut item.trace,
+            &mut item.head,
         ];
-        for operation in operations.into_iter().flatten() {
-            let responses = &mut operation.responses.responses;
-            for (status, response) in &mut *responses {
-                if let RefOr::T(response) = response
-                    && status.starts_with(['4', '5'])
-                    && response.content.is_empty()
-                {
-                    response.content.insert(PROBLEM.to_owned(), RefOr::T(problem()));
-                }
+        for (index, operation) in methods.into_iter().enumerate() {
+            if let Some(operation) = operation {
+                complete_operation(path, index == PUT, operation);
             }
-            let forbidden = ResponseBuilder::new()
-                .description("`forbidden`: the `Host` is none of this server's, or a web page of another origin changes something")
-                .content(PROBLEM, problem())
-                .build();
-            responses.entry("403".to_owned()).or_insert(RefOr::T(forbidden));
-            let other = ResponseBuilder::new()
-                .description("Anything else: a problem")
-                .content(PROBLEM, problem())
-                .build();
-            responses.entry("default".to_owned()).or_insert(RefOr::T(other));
         }
     }
+    let stream = |path: &str| api.paths.paths.get(path).and_then(|item| item.get.clone());
+    if let (Some(one), Some(mut several)) = (stream("/v1/topics/{topic}/records"), stream("/v1/records")) {
+        let parameters = several.parameters.get_or_insert_default();
+        for parameter in one.parameters.into_iter().flatten() {
+            let is_known = parameters
+                .iter()
+                .any(|known| name_of(known) == name_of(&parameter));
+            if !is_known && name_of(&parameter) != Some("topic") {
+                parameters.push(parameter);
+            }
+        }
+        for (status, response) in one.responses.responses {
+            several.responses.responses.entry(status).or_insert(response);
+        }
+        api.paths.paths.entry("/v1/records".to_owned()).or_default().get = Some(several);
+    }
     api
+}
+
+fn name_of(parameter: &RefOr<Parameter>) -> Option<&str> {
+    match parameter {
+        RefOr::T(parameter) => Some(&parameter.name),
+        RefOr::Ref(_) => None,
+    }
+}
+
+/// Where PUT stands among the methods: it makes what its path names.
+const PUT: usize = 1;
+
+fn complete_operation(path: &str, is_put: bool, operation: &mut Operation) {
+    let in_path = IN_PATHS
+        .iter()
+        .filter(|(name, _)| path.contains(&format!("{{{name}}}")));
+    let (mut missing, mut unknown) = (Vec::new(), Vec::new());
+    let parameters = operation.parameters.get_or_insert_default();
+    for (name, description) in in_path {
+        unknown.push(format!("`unknown-{name}`"));
+        if !parameters
+            .iter()
+            .any(|parameter| name_of(parameter) == Some(name))
+        {
+            let schema = if *name == "partition" {
+                u32::schema()
+            } else {
+                String::schema()
+            };
+            let parameter = ParameterBuilder::new()
+                .name(*name)
+                .parameter_in(ParameterIn::Path);
+            let parameter = parameter.description(Some(*description)).required(Required::True);
+            missing.push(RefOr::T(parameter.schema(Some(schema)).build()));
+        }
+    }
+    parameters.splice(0..0, missing);
+    if path.contains("{member}") {
+        // Nothing is said of the group where its member is unknown.
+        unknown.remove(0);
+    }
+    let responses = &mut operation.responses.responses;
+    let mut add = |status: &str, description: String| {
+        let response = || RefOr::T(ResponseBuilder::new().description(description).build());
+        responses.entry(status.to_owned()).or_insert_with(response);
+    };
+    add("400", "`invalid-request`".to_owned());
+    let forbidden =
+        "`forbidden`: the `Host` is none of this server's, or a web page of another origin changes something";
+    add("403", forbidden.to_owned());
+    if !unknown.is_empty() && !is_put {
+        add("404", unknown.join(", "));
+    }
+    add("default", "Anything else: a problem".to_owned());
+    for (status, response) in responses {
+        if let RefOr::T(response) = response
+            && (status.starts_with(['4', '5']) || status == "default")
+            && response.content.is_empty()
+        {
+            let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));
+            response
+                .content
+                .insert(PROBLEM.to_owned(), RefOr::T(problem.build()));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -149,10 +207,8 @@ mod tests {
             .split_once("path_router")
             .expect("the router shows its paths");
         let (_, paths) = after.split_once("paths: {").expect("the router shows its paths");
-        let (paths, _) = paths
-            .split_once("}, }")
-            .or_else(|| paths.split_once("} }"))
-            .expect("the list ends");
+        let end = paths.find("}, }").or_else(|| paths.find("} }"));
+        let paths = &paths[..end.expect("the list ends")];
         let mut paths: Vec<String> = paths.split('"').skip(1).step_by(2).map(str::to_owned).collect();
         paths.sort_unstable();
         paths
@@ -163,10 +219,7 @@ mod tests {
         let mut documented: Vec<String> = complete().paths.paths.into_keys().collect();
         documented.sort_unstable();
         let registered = registered_paths();
-        assert!(
-            registered.iter().any(|path| path == "/openapi.json"),
-            "{registered:?}"
-        );
+        assert!(registered.contains(&"/openapi.json".to_owned()), "{registered:?}");
         assert_eq!(registered, documented);
     }
 
@@ -176,22 +229,19 @@ mod tests {
         let mut ids = Vec::new();
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
-                ids.push(
-                    operation["operationId"]
-                        .as_str()
-                        .unwrap_or_else(|| panic!("{method} {path}"))
-                        .to_owned(),
-                );
+                ids.push(operation["operationId"].as_str().expect("an id").to_owned());
                 for (status, response) in operation["responses"].as_object().unwrap() {
                     if status.starts_with(['4', '5']) || status == "default" {
-                        let schema = &response["content"][PROBLEM]["schema"];
-                        assert_eq!(
-                            schema["$ref"], "#/components/schemas/Problem",
-                            "{method} {path} {status}"
-                        );
+                        let schema = &response["content"][PROBLEM]["schema"]["$ref"];
+                        assert_eq!(schema, "#/components/schemas/Problem", "{method} {path} {status}");
                     }
                 }
-                assert!(operation["responses"]["default"].is_object(), "{method} {path}");
+                for usual in ["400", "403", "default"] {
+                    assert!(operation["responses"][usual].is_object(), "{method} {path}");
+                }
+                let parameters = operation["parameters"].as_array().into_iter().flatten();
+                let in_path = parameters.filter(|parameter| parameter["in"] == "path");
+                assert_eq!(in_path.count(), path.matches('{').count(), "{method} {path}");
             }
         }
         let count = ids.len();

@@ -2,19 +2,17 @@
 //!
 //! Clients see no paths: a failure has general words here, and its details in the server's own log.
 
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::json_answer;
-use super::params::Params;
+use super::path::NoQuery;
 use super::problem::Problem;
-use super::{Work, blocking, exact};
+use super::{Work, exact, fresh, ok};
 use crate::broker::engine::Health;
 use crate::broker::refusal::Reason;
 use crate::broker::topics::skips;
@@ -123,17 +121,15 @@ struct InfoBody {
 /// Whether the process answers
 #[utoipa::path(get, path = "/health/live", tag = "operating",
     responses((status = 200, description = "It does", body = LiveBody)))]
-async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    Ok(json_answer(StatusCode::OK, &LiveBody { status: "live" }))
+async fn live(_: NoQuery) -> Result<Response, Problem> {
+    ok(&LiveBody { status: "live" })
 }
 
 /// Whether the server has recovered and takes requests
 #[utoipa::path(get, path = "/health/ready", tag = "operating",
     responses((status = 200, description = "It does; `degraded` lists the faults", body = ReadyBody),
         (status = 503, description = "`log-failed`, `shutting-down`")))]
-async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
+async fn ready(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
     if app.is_stopping() {
         return Err(Problem::new(Reason::ShuttingDown, "the server is stopping"));
     }
@@ -141,99 +137,88 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Resp
     let mut degraded = degraded(&health);
     degraded.extend(damaged(&app, &health));
     if health.log_failed.is_some() {
-        let problem = Problem::new(
-            Reason::LogFailed,
-            "appends stopped after a failed write, until a restart",
-        );
-        return Err(problem.with("degraded", json!(degraded)));
+        let detail = "appends stopped after a failed write, until a restart";
+        return Err(Problem::new(Reason::LogFailed, detail).with("degraded", json!(degraded)));
     }
     let status = if degraded.is_empty() { "ready" } else { "degraded" };
-    Ok(json_answer(StatusCode::OK, &ReadyBody { status, degraded }))
+    ok(&ReadyBody { status, degraded })
 }
 
 /// Every metric, for Prometheus
 #[utoipa::path(get, path = "/metrics", tag = "operating",
     responses((status = 200, description = "OpenMetrics text", body = String,
         content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
-async fn metrics_text(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let text = blocking(app.blocking.clone(), Work::Report, move || {
-        let text = metrics::encode(&app.broker, &app.metrics, app.body_bytes_in_flight());
-        Ok(exact(text.into_bytes()))
-    })
-    .await?;
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Ok((headers, text).into_response())
+async fn metrics_text(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
+    let encode = |app: &App| {
+        Ok(metrics::encode(
+            &app.broker,
+            &app.metrics,
+            app.body_bytes_in_flight(),
+        ))
+    };
+    let text = app.work(Work::Report, encode).await?;
+    let headers = fresh("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    Ok((headers, exact(text.into_bytes())).into_response())
 }
 
 /// The server's version, and its limits
 #[utoipa::path(get, path = "/v1/info", tag = "operating",
     responses((status = 200, description = "Version, format of the data directory, uptime, features, limits",
         body = InfoBody)))]
-async fn info(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
+async fn info(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
     let uptime = app.clock.monotonic().since(app.started);
-    let body = InfoBody {
+    ok(&InfoBody {
         version: env!("CARGO_PKG_VERSION"),
         data_format: DATA_FORMAT,
         uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
         features: FEATURES,
         limits: app.config.limits_json(),
-    };
-    Ok(json_answer(StatusCode::OK, &body))
+    })
 }
 
 fn degraded(health: &Health) -> Vec<Degraded> {
+    let fault = |what, detail: String| Degraded {
+        what,
+        detail,
+        ..Degraded::default()
+    };
     let mut degraded = Vec::new();
     if health.log_failed.is_some() {
-        degraded.push(Degraded {
-            what: "log-failed",
-            detail: "a write or a sync of the journal failed: every append is refused until a restart"
-                .to_owned(),
-            ..Degraded::default()
-        });
+        let detail = "a write or a sync of the journal failed: every append is refused until a restart";
+        degraded.push(fault("log-failed", detail.to_owned()));
     }
     if health.storage_full {
-        degraded.push(Degraded {
-            what: "storage-full",
-            detail: "the disk is full: appends go on by themselves when there is space".to_owned(),
-            ..Degraded::default()
-        });
+        let detail = "the disk is full: appends go on by themselves when there is space";
+        degraded.push(fault("storage-full", detail.to_owned()));
     }
-    degraded.extend(health.failed_partitions.iter().map(|(partition, _)| Degraded {
-        what: "partition-failed",
-        detail:
-            "a write or a sync of its segment failed: appends to it are refused until a restart".to_owned(),
-        partition: Some(partition.clone()),
-        ..Degraded::default()
+    degraded.extend(health.failed_partitions.iter().map(|(partition, _)| {
+        let detail = "a write or a sync of its segment failed: appends to it are refused until a restart";
+        let partition = Some(partition.clone());
+        Degraded {
+            partition,
+            ..fault("partition-failed", detail.to_owned())
+        }
     }));
     if !health.damage.is_empty() {
         let places = health.damage.len();
-        degraded.push(Degraded {
-            what: "damage",
-            detail: format!(
-                "{places} damaged place(s) beside the records, found at the start: the server's log names them, run quipu \
-                 verify"
-            ),
-            ..Degraded::default()
-        });
+        let where_from = "found at the start: the server's log names them, run quipu verify";
+        degraded.push(fault(
+            "damage",
+            format!("{places} damaged place(s) beside the records, {where_from}"),
+        ));
     }
     degraded
 }
 
 /// The faults for unreadable records, each range by itself up to a bound.
 fn damaged(app: &App, health: &Health) -> Vec<Degraded> {
-    let mut topics: Vec<_> = health
+    let mut partitions: Vec<_> = health
         .damaged_ranges
         .iter()
         .map(|range| range.partition)
         .collect();
-    topics.dedup();
-    let partitions = topics.into_iter().filter_map(|id| {
+    partitions.dedup();
+    let partitions = partitions.into_iter().filter_map(|id| {
         let partition = app.log.topic_by_id(id.topic)?.partition(id.index)?;
         Some((partition.name().to_owned(), skips::known(&app.log, &partition)))
     });

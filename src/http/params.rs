@@ -3,6 +3,7 @@
 //! A typo must never be a silent default, so an unknown or repeated parameter and an unknown field are 400 with a
 //! `pointer`: the parameter's name, or the JSON pointer of the field.
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
@@ -28,7 +29,7 @@ impl Params {
         Self::parse_with(query, allowed, None, later)
     }
 
-    /// The same, but names with one of the prefixes are allowed too, if something follows the prefix.
+    /// The same, but names with the prefix are allowed too, if something follows the prefix.
     ///
     /// # Errors
     /// As for [`Params::parse`].
@@ -39,41 +40,31 @@ impl Params {
         later: &[&str],
     ) -> Result<Self, Problem> {
         let mut pairs: Vec<(String, String)> = Vec::new();
-        for part in query
-            .unwrap_or_default()
-            .split('&')
-            .filter(|part| !part.is_empty())
-        {
+        let parts = query.unwrap_or_default().split('&');
+        for part in parts.filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let name = decode(name)
-                .ok_or_else(|| Problem::invalid(name, "bad percent-encoding in a parameter's name"))?;
-            let value = decode(value)
-                .ok_or_else(|| Problem::invalid(&*name, format!("bad percent-encoding in {name}")))?;
+            let broken = "bad percent-encoding in a parameter's name";
+            let name = decode(name).ok_or_else(|| Problem::invalid(name, broken))?;
+            let invalid = |detail: String| Err(Problem::invalid(&*name, detail));
+            let Some(value) = decode(value) else {
+                return invalid(format!("bad percent-encoding in {name}"));
+            };
             if later.contains(&&*name) {
-                return Err(Problem::new(
-                    Reason::NotSupported,
-                    format!("{name} is not supported by this version"),
-                )
-                .with("pointer", name));
+                let detail = format!("{name} is not supported by this version");
+                return Err(Problem::new(Reason::NotSupported, detail).with("pointer", name));
             }
-            let is_open = prefix
-                .and_then(|prefix| name.strip_prefix(prefix))
-                .is_some_and(|rest| !rest.is_empty());
-            if !is_open && !allowed.contains(&&*name) {
+            let open = prefix.and_then(|prefix| name.strip_prefix(prefix));
+            if !allowed.contains(&&*name) && open.is_none_or(str::is_empty) {
                 let open = prefix.map(|prefix| format!("{prefix}NAME"));
-                let known: Vec<&str> = allowed.iter().copied().chain(open.as_deref()).collect();
-                let known = if known.is_empty() {
-                    "none".to_owned()
-                } else {
-                    known.join(", ")
-                };
-                return Err(Problem::invalid(
-                    &*name,
-                    format!("unknown parameter {name}; known here: {known}"),
-                ));
+                let mut known: Vec<&str> = allowed.iter().copied().chain(open.as_deref()).collect();
+                if known.is_empty() {
+                    known.push("none");
+                }
+                let known = known.join(", ");
+                return invalid(format!("unknown parameter {name}; known here: {known}"));
             }
             if pairs.iter().any(|(earlier, _)| *earlier == name) {
-                return Err(Problem::invalid(&*name, format!("{name} is given twice")));
+                return invalid(format!("{name} is given twice"));
             }
             pairs.push((name, value));
         }
@@ -83,26 +74,19 @@ impl Params {
     /// The value of a parameter.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.pairs
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
+        let found = self.pairs.iter().find(|(n, _)| n == name);
+        found.map(|(_, value)| value.as_str())
     }
 
     /// The parameters with a prefix: the rest of the name, and the unchanged value.
     pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.pairs
-            .iter()
-            .filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
+        let pairs = self.pairs.iter();
+        pairs.filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
     }
 
     /// All parameters, decoded and sorted by name: equal for every spelling of a query.
     pub(crate) fn sorted(&self) -> Vec<(&str, &str)> {
-        let mut pairs: Vec<_> = self
-            .pairs
-            .iter()
-            .map(|(name, value)| (&**name, &**value))
-            .collect();
+        let mut pairs: Vec<_> = self.with_prefix("").collect();
         pairs.sort_unstable();
         pairs
     }
@@ -117,11 +101,30 @@ impl Params {
         };
         match text.parse::<u64>() {
             Ok(value) if (low..=high).contains(&value) && !text.starts_with('+') => Ok(Some(value)),
-            _ => Err(Problem::invalid(
-                name,
-                format!("{name} must be a whole number from {low} to {high}, not {text:?}"),
-            )),
+            _ => {
+                let detail = format!("{name} must be a whole number from {low} to {high}, not {text:?}");
+                Err(Problem::invalid(name, detail))
+            }
         }
+    }
+
+    /// One of a few words.
+    ///
+    /// # Errors
+    /// 400 for any other.
+    pub fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<Option<T>, Problem> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == text) {
+            return Ok(Some(*choice));
+        }
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let words = one_of(&words);
+        Err(Problem::invalid(
+            name,
+            format!("{name} must be {words}, not {text:?}"),
+        ))
     }
 
     /// `true` or `false`.
@@ -129,15 +132,7 @@ impl Params {
     /// # Errors
     /// 400 for anything else.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
-        match self.get(name) {
-            None => Ok(None),
-            Some("true") => Ok(Some(true)),
-            Some("false") => Ok(Some(false)),
-            Some(text) => Err(Problem::invalid(
-                name,
-                format!("{name} must be true or false, not {text:?}"),
-            )),
-        }
+        self.choice(name, &[("true", true), ("false", false)])
     }
 
     /// A time: milliseconds since the Unix epoch, or RFC 3339.
@@ -148,9 +143,44 @@ impl Params {
         let Some(text) = self.get(name) else {
             return Ok(None);
         };
-        parse_time(text).map(Some).ok_or_else(|| {
-            Problem::invalid(name, format!("{name} must be a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z), not {text:?}{}", time::hint(text)))
-        })
+        parse_time(text)
+            .map(Some)
+            .ok_or_else(|| not_a_time(name, "", text))
+    }
+}
+
+/// The refusal of what is no time and none of `words` either, which end with a comma or `or` (`latest or `).
+pub(super) fn not_a_time(name: &str, words: &str, text: &str) -> Problem {
+    let shown: String = text.chars().take(250).collect();
+    let hint = time::hint(text);
+    let time = "a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z)";
+    Problem::invalid(name, format!("{name} must be {words}{time}, not {shown:?}{hint}"))
+}
+
+/// `a`, `a or b`, `a, b or c`.
+fn one_of(words: &[&str]) -> String {
+    match words {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => words.concat(),
+    }
+}
+
+/// The value of a header that a request has at most once.
+///
+/// # Errors
+/// 400 where it is given twice: which of them counts, nobody can know.
+pub(super) fn single<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a HeaderValue>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    match values.next() {
+        None => Ok(value),
+        Some(_) => Err(Problem::invalid(
+            name.as_str(),
+            format!("the header {name} is given twice"),
+        )),
     }
 }
 
@@ -169,6 +199,60 @@ fn decode(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(out).ok()
+}
+
+/// What the deserializer says of a field, without its names of Rust types and its place, for which there is the pointer.
+fn in_plain_words(message: &str) -> String {
+    let (message, _) = message.rsplit_once(" at line ").unwrap_or((message, ""));
+    let name = |text: &str| text.replace('`', "");
+    if let Some((kind, expected)) = message.rsplit_once(", expected ") {
+        if let Some(field) = kind.strip_prefix("unknown field ") {
+            let known = expected.strip_prefix("one of ").unwrap_or(expected);
+            return name(&format!(
+                "unknown field {field}; known here: {}",
+                known.replace(" or ", ", ")
+            ));
+        }
+        if let Some(found) = kind
+            .strip_prefix("invalid type: ")
+            .or(kind.strip_prefix("invalid value: "))
+        {
+            return format!(
+                "it must be {}, not {}",
+                kind_of(expected),
+                name(found_in_words(found))
+            );
+        }
+    }
+    match message.strip_prefix("missing field ") {
+        Some(field) => format!("the field {} is missing", name(field)),
+        None => name(&message.replace("duplicate field ", "given twice: the field ")),
+    }
+}
+
+/// What serde expects, in words of JSON.
+fn kind_of(expected: &str) -> &str {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number in its range",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number in its range, which may be negative",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "an array",
+        _ if expected.starts_with("struct ") || expected == "a map" => "an object",
+        _ => expected,
+    }
+}
+
+/// What serde found: `string "a"`, `integer `5``, `sequence`.
+fn found_in_words(found: &str) -> &str {
+    match found {
+        "sequence" => "an array",
+        "map" => "an object",
+        _ => ["integer ", "floating point ", "boolean "]
+            .iter()
+            .find_map(|kind| found.strip_prefix(kind))
+            .unwrap_or(found),
+    }
 }
 
 /// Reads a JSON body into a type that denies unknown fields.
@@ -190,18 +274,12 @@ pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
             }
             pointer
         });
-        let what = match error.inner().classify() {
-            Category::Eof => "it ends within the JSON".to_owned(),
-            // Serde names the Rust struct; a client knows only objects.
-            _ => match error.inner().to_string().split_once("struct ") {
-                Some((before, rest)) => {
-                    let after = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
-                    format!("{before}an object{after}")
-                }
-                None => error.inner().to_string(),
-            },
+        let detail = match error.inner().classify() {
+            Category::Data => in_plain_words(&error.inner().to_string()),
+            Category::Eof => "the body ends within the JSON".to_owned(),
+            Category::Syntax | Category::Io => format!("the body is not JSON: {}", error.inner()),
         };
-        Problem::invalid(pointer, format!("the body is not what is expected here: {what}"))
+        Problem::invalid(pointer, detail)
     })?;
     deserializer
         .end()
@@ -249,11 +327,83 @@ mod tests {
         ] {
             let problem = json_body::<Outer>(wrong.as_bytes()).unwrap_err().to_json();
             assert_eq!(problem["pointer"], pointer, "{wrong}");
-            assert!(
-                problem["detail"].as_str().unwrap().contains("expected an object"),
-                "{problem}"
+            let detail = problem["detail"].as_str().unwrap();
+            assert_eq!(detail, "it must be an object, not an array");
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_wrong_is_named_with_what_it_must_be_in_words_of_json() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only read")]
+        struct Body {
+            count: Option<u32>,
+            shift: Option<i64>,
+            flag: Option<bool>,
+            names: Vec<String>,
+        }
+        for (body, pointer, detail) in [
+            (
+                r#"{"nmes":[]}"#,
+                "/nmes",
+                "unknown field nmes; known here: count, shift, flag, names",
+            ),
+            ("{}", "", "the field names is missing"),
+            (
+                r#"{"names":[],"names":[]}"#,
+                "/names",
+                "given twice: the field names",
+            ),
+            (r#"{"names":["a",7]}"#, "/names/1", "it must be a string, not 7"),
+            (r#"{"names":{}}"#, "/names", "it must be an array, not an object"),
+            (
+                r#"{"count":"5"}"#,
+                "/count",
+                r#"it must be a whole number in its range, not string "5""#,
+            ),
+            (
+                r#"{"count":-1}"#,
+                "/count",
+                "it must be a whole number in its range, not -1",
+            ),
+            (
+                r#"{"count":1.5}"#,
+                "/count",
+                "it must be a whole number in its range, not 1.5",
+            ),
+            (
+                r#"{"flag":"at line 1, expected u8"}"#,
+                "/flag",
+                r#"it must be true or false, not string "at line 1, expected u8""#,
+            ),
+            ("[1]", "", "it must be an object, not an array"),
+            ("7", "", "it must be an object, not 7"),
+            (r#"{"names":["#, "/names", "the body ends within the JSON"),
+        ] {
+            let problem = json_body::<Body>(body.as_bytes()).unwrap_err().to_json();
+            assert_eq!(
+                (&problem["pointer"], &problem["detail"]),
+                (&pointer.into(), &detail.into()),
+                "{body}"
             );
         }
+        let problem = json_body::<Body>(b"{names}").unwrap_err().to_json().to_string();
+        assert!(problem.contains("the body is not JSON: "), "{problem}");
+    }
+
+    #[test]
+    fn a_header_that_must_be_single_is_refused_when_it_is_given_twice() {
+        let mut headers = HeaderMap::new();
+        let name = http::header::CONTENT_TYPE;
+        assert_eq!(single(&headers, &name).unwrap(), None);
+        headers.append(&name, HeaderValue::from_static("application/json"));
+        assert_eq!(single(&headers, &name).unwrap().unwrap(), "application/json");
+        headers.append(&name, HeaderValue::from_static("application/json"));
+        assert_eq!(
+            single(&headers, &name).unwrap_err().to_json()["pointer"],
+            "content-type"
+        );
     }
 
     #[test]

@@ -1,13 +1,18 @@
-//! The topics and partitions that a path names.
+//! What a path names: topics, partitions, groups and their members. And [`NoQuery`], for paths without parameters.
 
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
+use serde::de::DeserializeOwned;
 
+use super::params::Params;
 use super::problem::Problem;
 use crate::broker::engine::{Partition, Topic};
+use crate::broker::lag::report;
+use crate::broker::names;
+use crate::broker::refusal::Reason;
 use crate::broker::topics::{catalog, unknown_partition};
 use crate::http::app::App;
 
@@ -23,42 +28,88 @@ pub(super) struct AtPartition {
     pub(super) partition: Arc<Partition>,
 }
 
-impl FromRequestParts<App> for TopicName {
-    type Rejection = Problem;
+/// The name in `/groups/{group}`, which is valid.
+pub(super) struct GroupName(pub(super) String);
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let Path(name) = Path::<String>::from_request_parts(parts, app)
-            .await
-            .map_err(not_text)?;
-        Ok(Self(name))
-    }
+/// The group of `/groups/{group}`, which exists.
+pub(super) struct AtGroup(pub(super) String);
+
+/// The names in `/groups/{group}/members/{member}`, which are valid.
+pub(super) struct MemberName {
+    pub(super) group: String,
+    pub(super) member: String,
 }
 
-impl FromRequestParts<App> for AtTopic {
-    type Rejection = Problem;
+/// Refuses every query parameter.
+pub(super) struct NoQuery;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let TopicName(name) = TopicName::from_request_parts(parts, app).await?;
-        Ok(Self(catalog::find(&app.log, &name)?))
-    }
+/// Declares how a type is read from the head of a request.
+macro_rules! extract {
+    ($name:ident, |$parts:ident, $app:ident| $read:expr) => {
+        impl FromRequestParts<App> for $name {
+            type Rejection = Problem;
+
+            async fn from_request_parts($parts: &mut Parts, $app: &App) -> Result<Self, Problem> {
+                $read
+            }
+        }
+    };
 }
 
-impl FromRequestParts<App> for AtPartition {
-    type Rejection = Problem;
+extract!(TopicName, |parts, app| Ok(Self(path(parts, app).await?)));
+extract!(AtTopic, |parts, app| {
+    let name: String = path(parts, app).await?;
+    Ok(Self(catalog::find(&app.log, &name)?))
+});
+extract!(AtPartition, |parts, app| {
+    let (name, index): (String, String) = path(parts, app).await?;
+    let topic = catalog::find(&app.log, &name)?;
+    let found = parse_index(&index).and_then(|index| topic.partition(index));
+    let partition = found.ok_or_else(|| unknown_partition(&topic, &index))?;
+    Ok(Self { topic, partition })
+});
+extract!(GroupName, |parts, app| {
+    let group: String = path(parts, app).await?;
+    names::GROUP.check(&group)?;
+    Ok(Self(group))
+});
+extract!(AtGroup, |parts, app| {
+    let GroupName(group) = GroupName::from_request_parts(parts, app).await?;
+    check_exists(app, &group)?;
+    Ok(Self(group))
+});
+extract!(MemberName, |parts, app| {
+    let (group, member): (String, String) = path(parts, app).await?;
+    names::GROUP.check(&group)?;
+    names::MEMBER.check(&member)?;
+    Ok(Self { group, member })
+});
+extract!(NoQuery, |parts, _app| {
+    Params::parse(parts.uri.query(), &[], &[]).map(|_| Self)
+});
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let Path((name, index)) = Path::<(String, String)>::from_request_parts(parts, app)
-            .await
-            .map_err(not_text)?;
-        let topic = catalog::find(&app.log, &name)?;
-        let found = parse_index(&index).and_then(|index| topic.partition(index));
-        let partition = found.ok_or_else(|| unknown_partition(&topic, &index))?;
-        Ok(Self { topic, partition })
-    }
+async fn path<T: DeserializeOwned + Send>(parts: &mut Parts, app: &App) -> Result<T, Problem> {
+    let path = Path::<T>::from_request_parts(parts, app).await;
+    path.map(|Path(names)| names).map_err(not_text)
 }
 
-fn not_text(_: PathRejection) -> Problem {
+#[cold]
+pub(super) fn not_text(_: PathRejection) -> Problem {
     Problem::invalid("path", "the path is not UTF-8 once it is percent-decoded")
+}
+
+/// Refuses the name of a group that does not exist.
+///
+/// # Errors
+/// 404 `unknown-group`.
+pub(super) fn check_exists(app: &App, group: &str) -> Result<(), Problem> {
+    if report::exists(app, group) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Reason::UnknownGroup,
+        format!("the group {group} does not exist"),
+    ))
 }
 
 /// The index of a partition in digits, without a sign or leading zeros: one partition has one path.

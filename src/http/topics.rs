@@ -5,39 +5,35 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::body::{missing, read_optional_json};
-use super::params::Params;
-use super::path::{AtPartition, AtTopic, TopicName};
+use super::body::{JsonBody, OptionalJson};
+use super::params::{Params, not_a_time};
+use super::path::{AtPartition, AtTopic, NoQuery, TopicName};
 use super::problem::Problem;
-use super::{Work, blocking, json_answer};
+use super::{Work, json_answer, ok};
 use crate::broker::engine::{Error, Log, Offset, Partition, TimestampMs, Topic};
 use crate::broker::names;
 use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
 use crate::broker::topics::skips;
-use crate::formats::time::{self, parse_time};
+use crate::formats::time::parse_time;
 use crate::http::app::App;
 
 /// The longest body that describes a topic: every key with its longest value is a fraction of it.
 const MOST_BODY_BYTES: usize = 64 << 10;
 
-const DEFAULT_LIMIT: u64 = 100;
-const MOST_LIMIT: u64 = 1000;
-
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(list_topics))
         .routes(routes!(create_topic, describe_topic, alter_topic, delete_topic))
-        .routes(routes!(trim))
+        .routes(routes!(delete_records))
         .routes(routes!(find_offset))
 }
 
@@ -67,7 +63,7 @@ struct TopicDescription {
 }
 
 /// The positions and the size of a partition.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 struct PartitionDescription {
     partition: u32,
     log_start_offset: u64,
@@ -127,40 +123,27 @@ struct FoundOffset {
 ///
 /// Repeating it is harmless: a topic that exists with that many partitions and the given configuration values is
 /// answered with 200. What the body leaves out is not compared.
-#[utoipa::path(
-    put,
-    path = "/v1/topics/{topic}",
-    operation_id = "create_topic",
-    tag = "topics",
+#[utoipa::path(put, path = "/v1/topics/{topic}", tag = "topics", request_body = Option<TopicBody>,
     params(("topic" = String, Path, description = "1 to 249 of `A-Z a-z 0-9 . _ -`; not `.` or `..`, not beginning with `__`")),
-    request_body = Option<TopicBody>,
-    responses(
-        (status = 201, description = "Made", body = TopicDescription),
+    responses((status = 201, description = "Made", body = TopicDescription),
         (status = 200, description = "There already", body = TopicDescription),
-        (status = 400, description = "`invalid-request`"),
         (status = 409, description = "`topic-exists`: with other partitions or configuration"),
-        (status = 501, description = "`not-supported`: a configuration key of a later version"),
-    )
-)]
+        (status = 501, description = "`not-supported`: a configuration key of a later version")))]
 async fn create_topic(
     State(app): State<App>,
     TopicName(name): TopicName,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    _: NoQuery,
+    OptionalJson(body): OptionalJson<TopicBody, MOST_BODY_BYTES>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
     names::TOPIC.check(&name)?;
-    let body: TopicBody = read_optional_json(&app, &headers, body, MOST_BODY_BYTES)
-        .await?
-        .unwrap_or_default();
-    let (described, is_new) = blocking(app.blocking.clone(), Work::Change, move || {
+    let body = body.unwrap_or_default();
+    let create = move |app: &App| {
         let (topic, is_new) = app.topics.create(&name, body.partitions, &body.config)?;
         Ok((describe(&app.log, &topic)?, is_new))
-    })
-    .await?;
+    };
+    let (described, is_new) = app.work(Work::Change, create).await?;
     if !is_new {
-        return Ok(json_answer(StatusCode::OK, &described));
+        return ok(&described);
     }
     let mut response = json_answer(StatusCode::CREATED, &described);
     let location = format!("/v1/topics/{}", described.name);
@@ -171,125 +154,73 @@ async fn create_topic(
 }
 
 /// Lists the topics by name
-#[utoipa::path(
-    get,
-    path = "/v1/topics",
-    operation_id = "list_topics",
-    tag = "topics",
-    params(
-        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "How many at most: 100"),
-        ("after" = Option<String>, Query, description = "Only names behind this one: `next` of the part before"),
-    ),
-    responses(
-        (status = 200, description = "The topics, without their partitions' positions", body = TopicList),
-        (status = 400, description = "`invalid-request`"),
-    )
-)]
+#[utoipa::path(get, path = "/v1/topics", tag = "topics",
+    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "How many at most: 100"),
+        ("after" = Option<String>, Query, description = "Only names behind this one: `next` of the part before")),
+    responses((status = 200, description = "The topics, without their partitions' positions", body = TopicList)))]
 async fn list_topics(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &["limit", "after"], &[])?;
-    let limit = params.number("limit", 1, MOST_LIMIT)?.unwrap_or(DEFAULT_LIMIT) as usize;
+    let limit = params.number("limit", 1, 1000)?.unwrap_or(100) as usize;
     // Sorted by name already.
     let all = app.log.topics();
-    let first = params
-        .get("after")
-        .map_or(0, |after| all.partition_point(|topic| topic.name() <= after));
+    let after = params.get("after");
+    let first = after.map_or(0, |after| all.partition_point(|topic| topic.name() <= after));
     let rest = &all[first..];
     let shown = &rest[..rest.len().min(limit)];
-    let next = (rest.len() > limit)
-        .then(|| shown.last().map(|topic| topic.name().to_owned()))
-        .flatten();
-    let topics = shown
-        .iter()
-        .map(|topic| describe_without_partitions(&app.log, topic))
-        .collect();
-    Ok(json_answer(StatusCode::OK, &TopicList { topics, next }))
+    let last = shown.last().filter(|_| rest.len() > limit);
+    ok(&TopicList {
+        topics: shown
+            .iter()
+            .map(|topic| describe_without_partitions(&app.log, topic))
+            .collect(),
+        next: last.map(|topic| topic.name().to_owned()),
+    })
 }
 
 /// Describes a topic
-#[utoipa::path(
-    get,
-    path = "/v1/topics/{topic}",
-    operation_id = "describe_topic",
-    tag = "topics",
-    params(("topic" = String, Path, description = "The topic's name")),
-    responses(
-        (status = 200, description = "The topic", body = TopicDescription),
-        (status = 404, description = "`unknown-topic`"),
-    )
-)]
+#[utoipa::path(get, path = "/v1/topics/{topic}", tag = "topics",
+    responses((status = 200, description = "The topic", body = TopicDescription)))]
 async fn describe_topic(
     State(app): State<App>,
     AtTopic(topic): AtTopic,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let described = blocking(app.blocking.clone(), Work::Report, move || {
-        describe(&app.log, &topic)
-    })
-    .await?;
-    Ok(json_answer(StatusCode::OK, &described))
+    ok(&app
+        .work(Work::Report, move |app| describe(&app.log, &topic))
+        .await?)
 }
 
 /// Adds partitions to a topic, and changes its configuration
 ///
 /// Both or neither are done. What the body leaves out stays as it is; a configuration key with the value null gets its
 /// default back.
-#[utoipa::path(
-    patch,
-    path = "/v1/topics/{topic}",
-    operation_id = "alter_topic",
-    tag = "topics",
-    params(("topic" = String, Path, description = "The topic's name")),
-    request_body = TopicBody,
-    responses(
-        (status = 200, description = "The topic as it is now", body = TopicDescription),
-        (status = 400, description = "`invalid-request`"),
-        (status = 404, description = "`unknown-topic`"),
+#[utoipa::path(patch, path = "/v1/topics/{topic}", tag = "topics", request_body = TopicBody,
+    responses((status = 200, description = "The topic as it is now", body = TopicDescription),
         (status = 409, description = "`partitions-cannot-shrink`"),
-        (status = 501, description = "`not-supported`: a configuration key of a later version"),
-    )
-)]
+        (status = 501, description = "`not-supported`: a configuration key of a later version")))]
 async fn alter_topic(
     State(app): State<App>,
     AtTopic(topic): AtTopic,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    _: NoQuery,
+    JsonBody(body): JsonBody<TopicBody, MOST_BODY_BYTES>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let body: TopicBody = read_optional_json(&app, &headers, body, MOST_BODY_BYTES)
-        .await?
-        .ok_or_else(missing)?;
-    let described = blocking(app.blocking.clone(), Work::Change, move || {
+    let alter = move |app: &App| {
         let topic = app.topics.alter(topic.name(), body.partitions, &body.config)?;
         describe(&app.log, &topic)
-    })
-    .await?;
-    Ok(json_answer(StatusCode::OK, &described))
+    };
+    ok(&app.work(Work::Change, alter).await?)
 }
 
 /// Deletes a topic with its records and the offsets that groups committed in it
-#[utoipa::path(
-    delete,
-    path = "/v1/topics/{topic}",
-    operation_id = "delete_topic",
-    tag = "topics",
-    params(("topic" = String, Path, description = "The topic's name")),
-    responses(
-        (status = 204, description = "Deleted; a topic made later under the same name is another one"),
-        (status = 404, description = "`unknown-topic`"),
-    )
-)]
+#[utoipa::path(delete, path = "/v1/topics/{topic}", tag = "topics",
+    responses((status = 204, description = "Deleted; a topic made later under the same name is another one")))]
 async fn delete_topic(
     State(app): State<App>,
     AtTopic(topic): AtTopic,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    blocking(app.blocking.clone(), Work::Change, move || {
-        Ok(app.topics.delete(topic.name())?)
-    })
-    .await?;
+    app.work(Work::Change, move |app| Ok(app.topics.delete(topic.name())?))
+        .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -297,118 +228,70 @@ async fn delete_topic(
 ///
 /// The log start moves up at once and for good; space comes back by whole segments. An offset below the log start
 /// changes nothing.
-#[utoipa::path(
-    delete,
-    path = "/v1/topics/{topic}/partitions/{partition}/records",
-    operation_id = "delete_records",
-    tag = "topics",
-    params(
-        ("topic" = String, Path, description = "The topic's name"),
-        ("partition" = u32, Path, description = "The partition, from 0"),
-        ("before" = u64, Query, description = "The first offset to keep; at most the end"),
-    ),
-    responses(
-        (status = 200, description = "The log start as it is now", body = LogStart),
-        (status = 400, description = "`invalid-request`"),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
-        (status = 416, description = "`offset-out-of-range`: above `end_offset`"),
-    )
-)]
-async fn trim(
+#[utoipa::path(delete, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "topics",
+    params(("before" = u64, Query, description = "The first offset to keep; at most the end")),
+    responses((status = 200, description = "The log start as it is now", body = LogStart),
+        (status = 416, description = "`offset-out-of-range`: above `end_offset`")))]
+async fn delete_records(
     State(app): State<App>,
-    place: AtPartition,
+    AtPartition { partition, .. }: AtPartition,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &["before"], &[])?;
-    let before = params.number("before", 0, Offset::MAX.get())?.ok_or_else(|| {
-        Problem::invalid(
-            "before",
-            "say which offset is the first to be kept: before=<offset>",
-        )
-    })?;
-    let partition = place.partition;
-    let start = blocking(app.blocking.clone(), Work::Change, move || {
-        Ok(app.topics.trim(&partition, Offset::new(before))?)
-    })
-    .await?;
-    let body = LogStart {
-        log_start_offset: start.get(),
-    };
-    Ok(json_answer(StatusCode::OK, &body))
+    let missing = "say which offset is the first to be kept: before=<offset>";
+    let before = params.number("before", 0, Offset::MAX.get())?;
+    let before = Offset::new(before.ok_or_else(|| Problem::invalid("before", missing))?);
+    let trim = move |app: &App| Ok(app.topics.trim(&partition, before)?);
+    let log_start_offset = app.work(Work::Change, trim).await?.get();
+    ok(&LogStart { log_start_offset })
 }
 
 /// Finds an offset by time
 ///
 /// The first record whose timestamp is at or after the time; timestamps need not be in order. Where all records are
 /// earlier, the end, with a null timestamp.
-#[utoipa::path(
-    get,
-    path = "/v1/topics/{topic}/partitions/{partition}/offsets",
-    operation_id = "find_offset",
-    tag = "topics",
-    params(
-        ("topic" = String, Path, description = "The topic's name"),
-        ("partition" = u32, Path, description = "The partition, from 0"),
-        ("at" = String, Query, description = "`earliest`, `latest`, or a time in milliseconds or RFC 3339", example = "latest"),
-    ),
-    responses(
-        (status = 200, description = "The offset", body = FoundOffset),
-        (status = 400, description = "`invalid-request`"),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
-    )
-)]
+#[utoipa::path(get, path = "/v1/topics/{topic}/partitions/{partition}/offsets", tag = "topics",
+    params(("at" = String, Query, description = "`earliest`, `latest`, or a time in milliseconds or RFC 3339", example = "latest")),
+    responses((status = 200, description = "The offset", body = FoundOffset)))]
 async fn find_offset(
     State(app): State<App>,
-    place: AtPartition,
+    AtPartition { partition, .. }: AtPartition,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &["at"], &[])?;
-    let at = params
-        .get("at")
-        .ok_or_else(|| Problem::invalid("at", "say what to find: at=earliest, at=latest or at=<time>"))?;
-    let partition = place.partition;
-    let found = match at {
-        "latest" => FoundOffset {
-            offset: partition.positions().end_offset.get(),
-            timestamp: None,
-        },
-        "earliest" => {
-            blocking(app.blocking.clone(), Work::Read, move || {
-                Ok(earliest(&partition)?)
-            })
-            .await?
-        }
-        text => {
-            let time = parse_time(text).ok_or_else(|| {
-                let detail = format!(
-                    "at must be earliest, latest or a time (milliseconds, or RFC 3339), not {text:?}{}",
-                    time::hint(text)
-                );
-                Problem::invalid("at", detail)
-            })?;
-            blocking(app.blocking.clone(), Work::Read, move || {
-                Ok(at_or_after(&app.log, &partition, time)?)
-            })
-            .await?
-        }
+    let missing = "say what to find: at=earliest, at=latest or at=<time>";
+    let at = params.get("at").ok_or_else(|| Problem::invalid("at", missing))?;
+    if at == "latest" {
+        return ok(&found(partition.positions().end_offset, None));
+    }
+    let time = match at {
+        "earliest" => None,
+        text => Some(parse_time(text).ok_or_else(|| not_a_time("at", "earliest, latest or ", text))?),
     };
-    Ok(json_answer(StatusCode::OK, &found))
+    let find = move |app: &App| match time {
+        None => Ok(earliest(&partition)?),
+        Some(time) => Ok(at_or_after(&app.log, &partition, time)?),
+    };
+    ok(&app.work(Work::Read, find).await?)
+}
+
+fn found(offset: Offset, timestamp: Option<TimestampMs>) -> FoundOffset {
+    FoundOffset {
+        offset: offset.get(),
+        timestamp: timestamp.map(TimestampMs::get),
+    }
 }
 
 fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
     loop {
         let offset = partition.positions().log_start_offset;
-        let timestamp = match partition.locate(offset) {
-            Ok(located) => located.next.map(|(_, timestamp)| timestamp.get()),
+        return Ok(match partition.locate(offset) {
+            Ok(located) => found(offset, located.next.map(|(_, timestamp)| timestamp)),
             // Trimmed since the line above: the log begins elsewhere now.
             Err(Error::Trimmed { .. }) => continue,
             // Where the log begins does not depend on what can be read there.
-            Err(Error::Damaged { .. } | Error::Io { .. }) => None,
+            Err(Error::Damaged { .. } | Error::Io { .. }) => found(offset, None),
             Err(error) => return Err(error),
-        };
-        return Ok(FoundOffset {
-            offset: offset.get(),
-            timestamp,
         });
     }
 }
@@ -416,55 +299,43 @@ fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
 fn at_or_after(log: &Log, partition: &Partition, time: TimestampMs) -> Result<FoundOffset, Error> {
     // Taken first: what is appended during the search is then behind the answer, not before it.
     let end = partition.positions().end_offset;
-    Ok(match skips::offset_for_time(log, partition, time)? {
-        Some((offset, timestamp)) => FoundOffset {
-            offset: offset.get(),
-            timestamp: Some(timestamp.get()),
-        },
-        None => FoundOffset {
-            offset: end.get(),
-            timestamp: None,
-        },
-    })
+    let place = skips::offset_for_time(log, partition, time)?;
+    Ok(place.map_or(found(end, None), |(offset, timestamp)| {
+        found(offset, Some(timestamp))
+    }))
 }
 
 /// Describes a topic with its partitions. Blocks on the disk.
 fn describe(log: &Log, topic: &Arc<Topic>) -> Result<TopicDescription, Problem> {
     let mut described = describe_without_partitions(log, topic);
     let partitions = topic.partitions();
-    let partitions: Result<Vec<_>, Error> = partitions
-        .iter()
-        .map(|partition| describe_partition(partition))
-        .collect();
-    match partitions {
-        Ok(partitions) => {
-            described.partition_count = partitions.len() as u32;
-            described.partitions = Some(partitions);
-            Ok(described)
-        }
-        Err(Error::NotFound(_)) => Err(catalog::unknown_topic(topic.name()).into()),
-        Err(error) => Err(error.into()),
-    }
+    let partitions: Result<Vec<_>, Error> = partitions.iter().map(|it| describe_partition(it)).collect();
+    let partitions = partitions.map_err(|error| match error {
+        Error::NotFound(_) => catalog::unknown_topic(topic.name()).into(),
+        error => Problem::from(error),
+    })?;
+    described.partition_count = partitions.len() as u32;
+    described.partitions = Some(partitions);
+    Ok(described)
 }
 
 fn describe_without_partitions(log: &Log, topic: &Topic) -> TopicDescription {
     let config = TopicConfig::of(&topic.spec());
+    let settings = config.entries().map(|(key, value, is_set)| {
+        let (default, source) = (key.default(), if is_set { "topic" } else { "default" });
+        let setting = Setting {
+            value,
+            default,
+            source,
+        };
+        (key.name, setting)
+    });
     TopicDescription {
         name: topic.name().to_owned(),
         id: catalog::public_id(log, topic.id()),
         partition_count: topic.partition_count(),
         partitions: None,
-        config: config
-            .entries()
-            .map(|(key, value, is_set)| {
-                let setting = Setting {
-                    value,
-                    default: key.default(),
-                    source: if is_set { "topic" } else { "default" },
-                };
-                (key.name, setting)
-            })
-            .collect(),
+        config: settings.collect(),
     }
 }
 
@@ -474,12 +345,7 @@ fn describe_partition(partition: &Partition) -> Result<PartitionDescription, Err
         partition: partition.id().index,
         log_start_offset: positions.log_start_offset.get(),
         end_offset: positions.end_offset.get(),
-        size_bytes: None,
-        segments: None,
-        first_timestamp: None,
-        last_timestamp: None,
-        damaged_offset: None,
-        damaged_until_offset: None,
+        ..PartitionDescription::default()
     };
     match partition.stats() {
         Ok(stats) => {
@@ -492,12 +358,12 @@ fn describe_partition(partition: &Partition) -> Result<PartitionDescription, Err
         }
         // A topic with a damaged partition can still be described, and must be: the operator looks for the damage.
         Err(Error::Damaged {
-            damaged_from,
-            damaged_until,
+            damaged_from: from,
+            damaged_until: until,
             ..
         }) => {
-            described.damaged_offset = Some(damaged_from.get());
-            described.damaged_until_offset = Some(damaged_until.get());
+            described.damaged_offset = Some(from.get());
+            described.damaged_until_offset = Some(until.get());
         }
         Err(error) => return Err(error),
     }

@@ -25,6 +25,7 @@ mod binary;
 mod read;
 mod render;
 
+pub(crate) use attributes::unquoted;
 pub use binary::read_binary;
 pub use read::{parse_event, parse_events};
 pub use render::EventRenderer;

@@ -24,6 +24,7 @@ use crate::broker::fetch::page::Page;
 use crate::broker::fetch::range::{FetchRange, FetchRequest};
 use crate::broker::fetch::unreadable;
 use crate::broker::topics::catalog;
+use crate::broker::topics::skips::Gap;
 use crate::http::app::App;
 
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("next-offset");
@@ -52,14 +53,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 ///
 /// Damaged bytes end an answer early, with what is healthy before them; a fetch that begins in them is refused with the
 /// offset to go on from. Where the operator has skipped them it goes on behind them, and reports the gap.
-#[utoipa::path(
-    get,
-    path = "/v1/topics/{topic}/partitions/{partition}/records",
-    operation_id = "fetch",
-    tag = "records",
+#[utoipa::path(get, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "records",
     params(
-        ("topic" = String, Path, description = "The topic's name"),
-        ("partition" = u32, Path, description = "The partition, from 0"),
         ("offset" = Option<String>, Query, description = "Where to begin: a number, `earliest` (the log start) or `latest` (the end). One of `offset` and `from` is needed.", example = "earliest"),
         ("from" = Option<String>, Query, description = "Where to begin: the first record whose timestamp is at or after this time, in milliseconds or RFC 3339"),
         ("until_offset" = Option<u64>, Query, description = "The offset to end before"),
@@ -89,30 +84,26 @@ pub(super) fn routes() -> OpenApiRouter<App> {
             )),
         (status = 304, description = "The client has this range already"),
         (status = 400, description = "`invalid-request`; `pointer` names the parameter"),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
         (status = 406, description = "`not-acceptable`"),
         (status = 410, description = "`offset-trimmed`: below `log_start_offset`"),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`"),
         (status = 500, description = "`corrupt-data`: go on from `damaged_until_offset`"),
         (status = 501, description = "`not-supported`: `value_limit`"),
         (status = 503, description = "`shutting-down`, `overloaded`"),
-    )
-)]
+    ))]
 async fn fetch(
     State(app): State<App>,
     method: Method,
-    place: AtPartition,
+    AtPartition { topic, partition }: AtPartition,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let representation = negotiate(&headers)?;
     let mut request = query::parse(query.as_deref())?;
     request.whole_batches = representation == Representation::RecordBatch;
-    let AtPartition { topic, partition } = place;
     let range = app.fetcher.resolve(&partition, &request).await?;
-    let tag = range
-        .is_closed
-        .then(|| etag(&app, &partition, &request, &range, representation));
+    let tag = || etag(&app, &partition, &request, &range, representation);
+    let tag = range.is_closed.then(tag);
     if let Some(tag) = &tag
         && has_it_already(&headers, tag)
     {
@@ -139,10 +130,8 @@ fn answer(
     // A gap may close: the file can be restored, the skip taken back.
     let tag = tag.filter(|_| page.gaps.is_empty());
     let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(representation.media_type()),
-    );
+    let media_type = HeaderValue::from_static(representation.media_type());
+    headers.insert(header::CONTENT_TYPE, media_type);
     caching_headers(&mut headers, tag);
     headers.insert(NEXT_OFFSET, page.next_offset.get().into());
     if tag.is_none() {
@@ -150,14 +139,10 @@ fn answer(
         headers.insert(END_OFFSET, page.end_offset.get().into());
     }
     if !page.gaps.is_empty() {
-        let gaps: Vec<String> = page
-            .gaps
-            .iter()
-            .map(|gap| format!("{}-{}", gap.from, gap.until))
-            .collect();
-        let value =
-            HeaderValue::try_from(gaps.join(", ")).expect("digits, dashes and commas are visible ASCII");
-        headers.insert(GAPS, value);
+        let gap = |gap: &Gap| format!("{}-{}", gap.from, gap.until);
+        let gaps: Vec<String> = page.gaps.iter().map(gap).collect();
+        let gaps = HeaderValue::try_from(gaps.join(", "));
+        headers.insert(GAPS, gaps.expect("digits, dashes and commas are visible ASCII"));
     }
     let body = match representation {
         Representation::RecordBatch => body::batches(page),
@@ -176,14 +161,15 @@ fn answer(
 
 fn caching_headers(headers: &mut HeaderMap, tag: Option<&HeaderValue>) {
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
-    let cache = match tag {
-        Some(tag) => {
-            headers.insert(header::ETAG, tag.clone());
-            "private, no-cache"
-        }
-        None => "no-store",
+    let cache = if tag.is_some() {
+        "private, no-cache"
+    } else {
+        "no-store"
     };
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+    if let Some(tag) = tag {
+        headers.insert(header::ETAG, tag.clone());
+    }
 }
 
 /// Names everything that the bytes of a closed range's answer depend on.
@@ -215,16 +201,12 @@ fn etag(
 
 /// Whether `If-None-Match` names `tag` (weak comparison, as the header has it) or anything at all.
 fn has_it_already(headers: &HeaderMap, tag: &HeaderValue) -> bool {
-    headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
+    let fields = headers.get_all(header::IF_NONE_MATCH).iter();
+    // No tag of ours has a comma in it, so a tag that is cut at one is no match either way.
+    let mut tags = fields
         .filter_map(|field| field.to_str().ok())
-        // No tag of ours has a comma in it, so a tag that is cut at one is no match either way.
-        .flat_map(|field| field.split(','))
-        .map(str::trim)
-        .any(|wanted| {
-            wanted == "*" || wanted.strip_prefix("W/").unwrap_or(wanted).as_bytes() == tag.as_bytes()
-        })
+        .flat_map(|field| field.split(',').map(str::trim));
+    tags.any(|wanted| wanted == "*" || wanted.strip_prefix("W/").unwrap_or(wanted) == *tag)
 }
 
 /// What a fetch returns as JSON.

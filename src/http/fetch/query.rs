@@ -7,6 +7,17 @@ use crate::broker::fetch::range::{FetchRequest, FetchStart};
 use crate::http::params::Params;
 use crate::http::problem::Problem;
 
+const PARAMETERS: [&str; 8] = [
+    "offset",
+    "from",
+    "until_offset",
+    "until",
+    "max_records",
+    "max_bytes",
+    "wait_ms",
+    "min_bytes",
+];
+
 /// Records in one answer where the client does not say.
 const DEFAULT_RECORDS: u64 = 500;
 /// Records in one answer at most.
@@ -24,70 +35,44 @@ const MOST_WAIT_MS: u64 = 60_000;
 /// 400 with the parameter's name: unknown ones, bad values, neither or both of `offset` and `from`, and offsets
 /// that are in the wrong order.
 pub(crate) fn parse(query: Option<&str>) -> Result<FetchRequest, Problem> {
-    let params = Params::parse(
-        query,
-        &[
-            "offset",
-            "from",
-            "until_offset",
-            "until",
-            "max_records",
-            "max_bytes",
-            "wait_ms",
-            "min_bytes",
-        ],
-        &["value_limit"],
-    )?;
+    let params = Params::parse(query, &PARAMETERS, &["value_limit"])?;
     let start = match (params.get("offset"), params.time("from")?) {
         (Some(_), Some(_)) => {
-            return Err(Problem::invalid(
-                "from",
-                "a fetch begins at offset or at from, not at both",
-            ));
+            let detail = "a fetch begins at offset or at from, not at both";
+            return Err(Problem::invalid("from", detail));
         }
         (None, None) => {
-            return Err(Problem::invalid(
-                "offset",
-                "say where to begin: offset=<number>, offset=earliest, offset=latest or from=<time>",
-            ));
+            let forms = "offset=<number>, offset=earliest, offset=latest or from=<time>";
+            return Err(Problem::invalid("offset", format!("say where to begin: {forms}")));
         }
         (None, Some(time)) => FetchStart::Time(time),
         (Some("earliest"), None) => FetchStart::Earliest,
         (Some("latest"), None) => FetchStart::Latest,
-        (Some(text), None) => FetchStart::Offset(offset(&params, "offset")?.ok_or_else(|| {
-            Problem::invalid(
-                "offset",
-                format!("offset must be a number, earliest or latest, not {text:?}"),
-            )
-        })?),
+        (Some(text), None) => {
+            let detail = || format!("offset must be a number, earliest or latest, not {text:?}");
+            let number = offset(&params, "offset")?;
+            FetchStart::Offset(number.ok_or_else(|| Problem::invalid("offset", detail()))?)
+        }
     };
     let until_offset = offset(&params, "until_offset")?;
     if let (FetchStart::Offset(from), Some(until)) = (start, until_offset)
         && from > until
     {
-        return Err(Problem::invalid(
-            "until_offset",
-            format!("until_offset, {until}, lies before offset, {from}"),
-        ));
+        let detail = format!("until_offset, {until}, lies before offset, {from}");
+        return Err(Problem::invalid("until_offset", detail));
     }
-    let max_bytes = params
-        .number("max_bytes", 1, u64::MAX)?
-        .unwrap_or(DEFAULT_BYTES)
-        .min(MOST_BYTES);
+    let limit = |name, low, default| -> Result<u64, Problem> {
+        Ok(params.number(name, low, u64::MAX)?.unwrap_or(default))
+    };
+    let max_bytes = limit("max_bytes", 1, DEFAULT_BYTES)?.min(MOST_BYTES);
     Ok(FetchRequest {
         start,
         until_offset,
         until: params.time("until")?,
-        max_records: params
-            .number("max_records", 1, u64::MAX)?
-            .unwrap_or(DEFAULT_RECORDS)
-            .min(MOST_RECORDS),
+        max_records: limit("max_records", 1, DEFAULT_RECORDS)?.min(MOST_RECORDS),
         max_bytes,
         wait: Duration::from_millis(params.number("wait_ms", 0, MOST_WAIT_MS)?.unwrap_or(0)),
-        min_bytes: params
-            .number("min_bytes", 0, u64::MAX)?
-            .unwrap_or(1)
-            .min(max_bytes),
+        min_bytes: limit("min_bytes", 0, 1)?.min(max_bytes),
         whole_batches: false,
     })
 }
@@ -104,20 +89,17 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_contract() {
-        let query = parse(Some("offset=7")).unwrap();
-        assert_eq!(
-            query,
-            FetchRequest {
-                start: FetchStart::Offset(Offset::new(7)),
-                until_offset: None,
-                until: None,
-                max_records: 500,
-                max_bytes: 1 << 20,
-                wait: Duration::ZERO,
-                min_bytes: 1,
-                whole_batches: false,
-            }
-        );
+        let expected = FetchRequest {
+            start: FetchStart::Offset(Offset::new(7)),
+            until_offset: None,
+            until: None,
+            max_records: 500,
+            max_bytes: 1 << 20,
+            wait: Duration::ZERO,
+            min_bytes: 1,
+            whole_batches: false,
+        };
+        assert_eq!(parse(Some("offset=7")).unwrap(), expected);
     }
 
     #[test]
@@ -135,14 +117,10 @@ mod tests {
 
     #[test]
     fn limits_above_the_most_are_clamped() {
-        let query = parse(Some(
-            "offset=0&max_records=100001&max_bytes=99999999999999&min_bytes=99999999999999",
-        ))
-        .unwrap();
-        assert_eq!(
-            (query.max_records, query.max_bytes, query.min_bytes),
-            (MOST_RECORDS, MOST_BYTES, MOST_BYTES)
-        );
+        let text = "offset=0&max_records=100001&max_bytes=99999999999999&min_bytes=99999999999999";
+        let query = parse(Some(text)).unwrap();
+        let limits = (query.max_records, query.max_bytes, query.min_bytes);
+        assert_eq!(limits, (MOST_RECORDS, MOST_BYTES, MOST_BYTES));
     }
 
     #[test]
@@ -166,11 +144,8 @@ mod tests {
             ("offset=0&limit=5", "limit"),
         ] {
             let problem = parse(Some(text)).unwrap_err().to_json();
-            assert_eq!(
-                (&problem["status"], &problem["pointer"]),
-                (&400.into(), &pointer.into()),
-                "{text}"
-            );
+            assert_eq!(problem["status"], 400, "{text}");
+            assert_eq!(problem["pointer"], pointer, "{text}");
         }
     }
 }

@@ -3,38 +3,34 @@
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body::Body as HttpBody;
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::offsets::{OffsetBody, OffsetsBody, check_commits};
-use super::valid_group;
+use super::start_of;
 use crate::broker::caller::Caller;
 use crate::broker::engine::TimestampMs;
 use crate::broker::engine::batch::BatchError;
 use crate::broker::fetch::unreadable;
 use crate::broker::groups::live::GroupType;
-use crate::broker::groups::membership::{Described, Join, Joined, Start};
+use crate::broker::groups::membership::{Described, Join, Start};
 use crate::broker::groups::poll::{Delivered, Polled, Wanted};
 use crate::broker::names::MEMBER;
-use crate::broker::topics::skips::Gap;
 use crate::formats::render::{Layout, RecordRenderer};
-use crate::formats::time::parse_time;
 use crate::http::app::App;
-use crate::http::body::read_json;
+use crate::http::body::{JsonBody, OptionalJson};
 use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
-use crate::http::json_answer;
 use crate::http::params::Params;
+use crate::http::path::{GroupName, MemberName, NoQuery};
 use crate::http::problem::Problem;
+use crate::http::{fresh, json_answer, ok};
 
 const SESSION_TIMEOUT_MS: u64 = 30_000;
 const LEAST_SESSION_TIMEOUT_MS: u64 = 100;
@@ -218,34 +214,25 @@ struct CommitBody {
 #[utoipa::path(post, path = "/v1/groups/{group}/members", tag = "groups", request_body = JoinBody,
     params(("group" = String, Path, description = "The group's name; it is made if need be")),
     responses((status = 201, description = "It is a member", body = JoinedBody),
-        (status = 400, description = "`invalid-request`"),
         (status = 404, description = "`unknown-topic`"),
         (status = 409, description = "`group-type-mismatch`, `group-settings-differ`")))]
 async fn join_group(
     State(app): State<App>,
     caller: Option<Extension<Caller>>,
-    group: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    _: NoQuery,
+    GroupName(group): GroupName,
+    JsonBody(body): JsonBody<JoinBody>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let group = valid_group(group)?;
-    let body: JoinBody = read_json(&app, &headers, body).await?;
     let member = body.member_id.clone();
     if let Some(member) = &member {
         MEMBER.check(member).map_err(|refusal| refusal.at("/member_id"))?;
     }
     let join = join_of(body, caller)?;
-    let Joined {
-        member,
-        epoch,
-        assignment,
-    } = app.groups.join(&group, member.as_deref(), join).await?;
+    let joined = app.groups.join(&group, member.as_deref(), join).await?;
     let body = JoinedBody {
-        member_id: member.to_string(),
-        epoch,
-        assignment: assigned(assignment),
+        member_id: joined.member.to_string(),
+        epoch: joined.epoch,
+        assignment: assigned(joined.assignment),
     };
     Ok(json_answer(StatusCode::CREATED, &body))
 }
@@ -262,26 +249,31 @@ async fn join_group(
 /// In a shared group the records are leased to the member. `settle` accepts, releases or rejects single records; `ack` accepts
 /// the rest. Records that a lost answer leased come again when their leases end.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
-    params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "The records; none when the wait is over or the assignment has changed", body = PolledBody),
-        (status = 400, description = "`invalid-request`"),
         (status = 404, description = "`unknown-member`, `unknown-topic`"),
         (status = 409, description = "`poll-superseded`: a newer poll has taken its place, and it delivers nothing; `group-type-mismatch`, `group-settings-differ`"),
         (status = 500, description = "`corrupt-data`: nothing but damaged records is left to read")))]
 async fn poll(
     State(app): State<App>,
     caller: Option<Extension<Caller>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    _: NoQuery,
+    MemberName { group, member }: MemberName,
+    JsonBody(body): JsonBody<PollBody>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let (group, member) = member_path(path)?;
-    let body: PollBody = read_json(&app, &headers, body).await?;
     if body.member_id.as_ref().is_some_and(|name| *name != member) {
         return Err(Problem::invalid("/member_id", "the path names another member"));
     }
+    let wait_ms = body.wait_ms.unwrap_or(WAIT_MS);
+    if wait_ms > MOST_WAIT_MS {
+        let detail = format!("wait_ms is at most {MOST_WAIT_MS}");
+        return Err(Problem::invalid("/wait_ms", detail));
+    }
+    let wanted = Wanted {
+        ack: body.ack,
+        max_records: within(body.max_records, "/max_records", MAX_RECORDS, MOST_RECORDS)?,
+        max_bytes: within(body.max_bytes, "/max_bytes", MAX_BYTES, MOST_BYTES)?,
+        wait: Duration::from_millis(wait_ms),
+    };
     let joining = match body.topics {
         Some(topics) => {
             let fields = JoinBody {
@@ -298,7 +290,7 @@ async fn poll(
             Some(join_of(fields, caller)?)
         }
         None => {
-            let given = [
+            let fields = [
                 ("/type", body.r#type.is_some()),
                 ("/client_id", body.client_id.is_some()),
                 ("/session_timeout_ms", body.session_timeout_ms.is_some()),
@@ -307,32 +299,9 @@ async fn poll(
                 ("/max_deliveries", body.max_deliveries.is_some()),
                 ("/dead_letter_topic", body.dead_letter_topic.is_some()),
             ];
-            if let Some((pointer, _)) = given.iter().find(|(_, given)| *given) {
-                return Err(Problem::invalid(
-                    *pointer,
-                    "this is a field of a join, which needs topics as well",
-                ));
-            }
+            refuse_given(&fields, "this is a field of a join, which needs topics as well")?;
             None
         }
-    };
-    let wanted = Wanted {
-        ack: body.ack,
-        max_records: at_least_one(body.max_records, "/max_records")?
-            .unwrap_or(MAX_RECORDS)
-            .min(MOST_RECORDS),
-        max_bytes: at_least_one(body.max_bytes, "/max_bytes")?
-            .unwrap_or(MAX_BYTES)
-            .min(MOST_BYTES),
-        wait: Duration::from_millis(match body.wait_ms.unwrap_or(WAIT_MS) {
-            wait if wait <= MOST_WAIT_MS => wait,
-            _ => {
-                return Err(Problem::invalid(
-                    "/wait_ms",
-                    format!("wait_ms is at most {MOST_WAIT_MS}"),
-                ));
-            }
-        }),
     };
     answer(app.groups.poll(&group, &member, &wanted, joining).await?)
 }
@@ -341,79 +310,56 @@ async fn poll(
 ///
 /// Leases of records are not made longer by it: `settle` has `extend`.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/heartbeat", tag = "groups", request_body = Option<HeartbeatBody>,
-    params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "It is alive", body = HeartbeatAnswer),
-        (status = 404, description = "`unknown-member`"),
         (status = 409, description = "`fenced`: the epoch is stale")))]
 async fn heartbeat(
     State(app): State<App>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    _: NoQuery,
+    MemberName { group, member }: MemberName,
+    OptionalJson(body): OptionalJson<HeartbeatBody>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let (group, member) = member_path(path)?;
-    let body = if HttpBody::is_end_stream(&body) {
-        HeartbeatBody::default()
-    } else {
-        read_json(&app, &headers, body).await?
-    };
-    let (epoch, state) = app.groups.heartbeat(&group, &member, body.epoch)?;
+    let epoch = body.and_then(|body| body.epoch);
+    let (epoch, state) = app.groups.heartbeat(&group, &member, epoch)?;
     let state = state.name();
-    Ok(json_answer(StatusCode::OK, &HeartbeatAnswer { epoch, state }))
+    ok(&HeartbeatAnswer { epoch, state })
 }
 
 /// Commits offsets of a member
 ///
 /// For commits finer than whole polls. Committed offsets never go back this way: the answer says what is committed now.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/commit", tag = "groups", request_body = CommitBody,
-    params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "What is committed now, durably", body = OffsetsBody),
         (status = 404, description = "`unknown-member`, `unknown-topic`, `unknown-partition`"),
         (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; nothing was committed")))]
 async fn commit(
     State(app): State<App>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    _: NoQuery,
+    MemberName { group, member }: MemberName,
+    JsonBody(CommitBody { epoch, mut offsets }): JsonBody<CommitBody>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let (group, member) = member_path(path)?;
-    let mut body: CommitBody = read_json(&app, &headers, body).await?;
-    let commits = check_commits(&app.log, &body.offsets)?;
+    let commits = check_commits(&app.log, &offsets)?;
     let places: Vec<_> = commits.iter().map(|commit| commit.partition).collect();
-    let committed = app.groups.commit_as(&group, &member, body.epoch, commits).await?;
-    for (row, place) in body.offsets.iter_mut().zip(places) {
+    let committed = app.groups.commit_as(&group, &member, epoch, commits).await?;
+    for (row, place) in offsets.iter_mut().zip(places) {
         if let Some(offset) = committed.get(&place) {
             row.offset = offset.get();
         }
     }
-    Ok(json_answer(
-        StatusCode::OK,
-        &OffsetsBody {
-            offsets: body.offsets,
-        },
-    ))
+    ok(&OffsetsBody { offsets })
 }
 
 /// Leaves a group
 ///
 /// Its partitions and leases go to others at once. What it was delivered and neither committed nor settled is delivered again.
 #[utoipa::path(delete, path = "/v1/groups/{group}/members/{member}", tag = "groups",
-    params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name"),
-        ("ack" = Option<String>, Query, description = "The `poll_id` of the answer that is done with: what it delivered is committed first, or accepted")),
-    responses((status = 204, description = "It is no member any more"),
-        (status = 400, description = "`invalid-request`"),
-        (status = 404, description = "`unknown-member`")))]
+    params(("ack" = Option<String>, Query, description = "The `poll_id` of the answer that is done with: what it delivered is committed first, or accepted")),
+    responses((status = 204, description = "It is no member any more")))]
 async fn leave_group(
     State(app): State<App>,
-    path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(query): RawQuery,
+    MemberName { group, member }: MemberName,
 ) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &["ack"], &[])?;
-    let (group, member) = member_path(path)?;
     app.groups.leave(&group, &member, params.get("ack")).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -436,28 +382,18 @@ pub(super) fn describe(app: &App, group: &str) -> Vec<MemberBody> {
 }
 
 fn assigned(assignment: Vec<(std::sync::Arc<str>, u32)>) -> Vec<AssignedBody> {
-    assignment
-        .into_iter()
-        .map(|(topic, partition)| AssignedBody {
-            topic: topic.to_string(),
-            partition,
-        })
-        .collect()
+    let row = |(topic, partition): (std::sync::Arc<str>, u32)| AssignedBody {
+        topic: topic.to_string(),
+        partition,
+    };
+    assignment.into_iter().map(row).collect()
 }
 
-pub(super) fn member_path(
-    path: Result<Path<(String, String)>, PathRejection>,
-) -> Result<(String, String), Problem> {
-    let Path((group, member)) = path.map_err(|error| Problem::invalid("member", error.body_text()))?;
-    let group = valid_group(Ok(Path(group)))?;
-    MEMBER.check(&member)?;
-    Ok((group, member))
-}
-
-fn at_least_one(number: Option<u64>, pointer: &str) -> Result<Option<u64>, Problem> {
-    match number {
+/// A limit, which is at least 1 and taken as `most` where it is above that.
+fn within(given: Option<u64>, pointer: &str, default: u64, most: u64) -> Result<u64, Problem> {
+    match given {
         Some(0) => Err(Problem::invalid(pointer, "it is at least 1")),
-        number => Ok(number),
+        _ => Ok(given.unwrap_or(default).min(most)),
     }
 }
 
@@ -468,28 +404,20 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
         Some(_) => return Err(Problem::invalid("/type", "type is ordered or shared")),
     };
     if kind == GroupType::Ordered {
-        let given = [
+        let fields = [
             ("/lease_ms", body.lease_ms.is_some()),
             ("/max_deliveries", body.max_deliveries.is_some()),
             ("/dead_letter_topic", body.dead_letter_topic.is_some()),
         ];
-        if let Some((pointer, _)) = given.iter().find(|(_, given)| *given) {
-            return Err(Problem::invalid(
-                *pointer,
-                "this is a setting of groups of the type shared",
-            ));
-        }
+        refuse_given(&fields, "this is a setting of groups of the type shared")?;
     }
     if body.topics.is_empty() || body.topics.len() > MAX_TOPICS {
-        return Err(Problem::invalid(
-            "/topics",
-            format!("name 1 to {MAX_TOPICS} topics"),
-        ));
+        let detail = format!("name 1 to {MAX_TOPICS} topics");
+        return Err(Problem::invalid("/topics", detail));
     }
     if let Some(client_id) = &body.client_id {
-        MEMBER
-            .check(client_id)
-            .map_err(|refusal| refusal.at("/client_id"))?;
+        let checked = MEMBER.check(client_id);
+        checked.map_err(|refusal| refusal.at("/client_id"))?;
     }
     let session_timeout = body.session_timeout_ms.unwrap_or(SESSION_TIMEOUT_MS);
     if !(LEAST_SESSION_TIMEOUT_MS..=MOST_SESSION_TIMEOUT_MS).contains(&session_timeout) {
@@ -497,16 +425,17 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
             format!("session_timeout_ms is from {LEAST_SESSION_TIMEOUT_MS} to {MOST_SESSION_TIMEOUT_MS}");
         return Err(Problem::invalid("/session_timeout_ms", detail));
     }
+    let start = body.start.map_or(Ok(Start::default()), |value| {
+        let detail = || format!(r#"start is "earliest", "latest" or a time, not {value}"#);
+        start_of(&value).ok_or_else(|| Problem::invalid("/start", detail()))
+    })?;
+    let address = caller.and_then(|Extension(caller)| caller.address);
     Ok(Join {
         topics: body.topics.into_iter().collect(),
         client_id: body.client_id,
-        address: caller
-            .and_then(|Extension(caller)| caller.address)
-            .map(|address| address.to_string()),
+        address: address.map(|address| address.to_string()),
         session_timeout,
-        start: body
-            .start
-            .map_or(Ok(Start::default()), |start| read_start(&start))?,
+        start,
         kind,
         lease_ms: body.lease_ms,
         max_deliveries: body.max_deliveries,
@@ -514,69 +443,46 @@ fn join_of(body: JoinBody, caller: Option<Extension<Caller>>) -> Result<Join, Pr
     })
 }
 
-fn read_start(value: &Value) -> Result<Start, Problem> {
-    let wrong = || {
-        Problem::invalid(
-            "/start",
-            format!(r#"start is "earliest", "latest" or a time, not {value}"#),
-        )
-    };
-    match value {
-        Value::String(text) => match text.as_str() {
-            "earliest" => Ok(Start::Earliest),
-            "latest" => Ok(Start::Latest),
-            text => parse_time(text).map(Start::Time).ok_or_else(wrong),
-        },
-        Value::Number(number) => match number.as_i64() {
-            Some(millis) if millis >= 0 => Ok(Start::Time(TimestampMs(millis))),
-            _ => Err(wrong()),
-        },
-        _ => Err(wrong()),
-    }
+/// Refuses the first of these fields that is given.
+fn refuse_given(fields: &[(&str, bool)], detail: &str) -> Result<(), Problem> {
+    let given = fields.iter().find(|(_, is_given)| *is_given);
+    given.map_or(Ok(()), |(pointer, _)| Err(Problem::invalid(*pointer, detail)))
 }
 
 fn answer(polled: Polled) -> Result<Response, Problem> {
-    let head = serde_json::json!({
+    let head = json!({
         "poll_id": polled.poll_id, "epoch": polled.epoch, "assignment": assigned(polled.assignment),
     });
     let mut before = head.to_string();
     before.pop();
     before.push_str(",\"records\":[");
-    let gap = |page: &Delivered, gap: &Gap| {
-        serde_json::json!({
-            "topic": &*page.topic, "partition": page.partition.index,
-            "offset": gap.from.get(), "until_offset": gap.until.get(), "reason": "damaged",
-        })
-    };
-    let pages = polled.pages.iter();
-    let gaps: Vec<Value> = pages
-        .flat_map(|page| page.gaps().iter().map(move |found| gap(page, found)))
-        .collect();
+    let mut gaps = Vec::new();
+    for page in &polled.pages {
+        gaps.extend(page.gaps().iter().map(|gap| {
+            json!({
+                "topic": &*page.topic, "partition": page.partition.index,
+                "offset": gap.from.get(), "until_offset": gap.until.get(), "reason": "damaged",
+            })
+        }));
+    }
     let after = match gaps.is_empty() {
         true => "]}\n".to_owned(),
         false => format!("],\"gaps\":{}}}\n", Value::from(gaps)),
     };
     let (pages, lease_expires) = (polled.pages, polled.lease_expires);
-    let body =
-        chunks::body(|chunks| write(before, pages, lease_expires, after, chunks)).map_err(unreadable)?;
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    let body = chunks::body(|chunks| write(before, pages, lease_expires, after, chunks));
+    Ok((fresh("application/json"), body.map_err(unreadable)?).into_response())
 }
 
 /// What stands in each record's object behind all else: in a shared group, how often it was delivered and how long it is
 /// leased.
 fn lease_fields(delivered: &Delivered, lease_expires: Option<TimestampMs>) -> String {
     let fields = delivered.deliveries.zip(lease_expires);
-    let fields = fields.map(|(deliveries, expires)| {
-        format!(
-            ",\"delivery_count\":{deliveries},\"lease_expires\":{}}}",
-            expires.get()
-        )
+    let text = fields.map(|(deliveries, expires)| {
+        let expires = expires.get();
+        format!(",\"delivery_count\":{deliveries},\"lease_expires\":{expires}}}")
     });
-    fields.unwrap_or_default()
+    text.unwrap_or_default()
 }
 
 async fn write(

@@ -4,23 +4,26 @@ mod members;
 mod offsets;
 mod work;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::json_answer;
+use super::ok;
 use super::params::Params;
+use super::path::{AtGroup, GroupName, NoQuery, check_exists};
 use super::problem::Problem;
+use crate::broker::engine::TimestampMs;
 use crate::broker::groups;
 use crate::broker::groups::live::GroupType;
+use crate::broker::groups::membership::Start;
 use crate::broker::groups::shared::settings::GroupValue;
-use crate::broker::names;
 use crate::broker::refusal::Reason;
+use crate::formats::time::parse_time;
 use crate::http::app::App;
 use members::MemberBody;
 
@@ -90,92 +93,70 @@ struct SettingsBody {
     responses((status = 200, description = "The groups", body = GroupList)))]
 async fn list_groups(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let (names, next) = page_of_names(&app, query.as_deref())?;
-    let groups = names
-        .into_iter()
-        .map(|group| {
-            let live = app.groups.live(&group).unwrap_or_default();
-            GroupRow {
-                state: live.state.name(),
-                r#type: kind_of(&app, &group).name(),
-                members: live.members,
-                group,
-            }
-        })
-        .collect();
-    Ok(json_answer(StatusCode::OK, &GroupList { groups, next }))
+    let row = |group: String| {
+        let live = app.groups.live(&group).unwrap_or_default();
+        GroupRow {
+            state: live.state.name(),
+            r#type: kind_of(&app, &group).name(),
+            members: live.members,
+            group,
+        }
+    };
+    let groups = names.into_iter().map(row).collect();
+    ok(&GroupList { groups, next })
 }
 
 /// A group with its members
 #[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups",
-    params(("group" = String, Path, description = "The group's name")),
-    responses((status = 200, description = "The group", body = GroupBody),
-        (status = 404, description = "`unknown-group`")))]
+    responses((status = 200, description = "The group", body = GroupBody)))]
 async fn describe_group(
     State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
+    AtGroup(group): AtGroup,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let group = known_group(&app, group)?;
     let live = app.groups.live(&group).unwrap_or_default();
-    let body = GroupBody {
+    let settings = match app.groups.value_of(&group) {
+        Ok(Some(GroupValue::Shared(settings))) => Some(SettingsBody {
+            lease_ms: settings.lease_ms,
+            max_deliveries: settings.max_deliveries,
+            dead_letter_topic: settings.dead_letter_topic,
+        }),
+        _ => None,
+    };
+    ok(&GroupBody {
         state: live.state.name(),
         r#type: kind_of(&app, &group).name(),
         members: members::describe(&app, &group),
-        settings: match app.groups.value_of(&group) {
-            Ok(Some(GroupValue::Shared(settings))) => Some(SettingsBody {
-                lease_ms: settings.lease_ms,
-                max_deliveries: settings.max_deliveries,
-                dead_letter_topic: settings.dead_letter_topic,
-            }),
-            _ => None,
-        },
+        settings,
         group,
-    };
-    Ok(json_answer(StatusCode::OK, &body))
+    })
 }
 
 /// Deletes a group with what it has committed
 #[utoipa::path(delete, path = "/v1/groups/{group}", tag = "groups",
-    params(("group" = String, Path, description = "The group's name")),
-    responses((status = 204, description = "It is gone"), (status = 404, description = "`unknown-group`"),
-        (status = 409, description = "`group-active`: it has members")))]
+    responses((status = 204, description = "It is gone"), (status = 409, description = "`group-active`: it has members")))]
 async fn delete_group(
     State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
+    GroupName(group): GroupName,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let group = valid_group(group)?;
     let guard = app.groups.alone().await;
-    if !app.groups.exists(&group) {
-        return Err(unknown_group(&group));
-    }
+    check_exists(&app, &group)?;
     let outside = no_members(&app, &group)?;
     app.groups.delete((guard, outside), &group).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// The group's name out of the path.
-///
-/// # Errors
-/// 400 for what cannot be a group's name.
-pub(super) fn valid_group(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    let Path(group) = path.map_err(|error| Problem::invalid("group", error.body_text()))?;
-    names::GROUP.check(&group)?;
-    Ok(group)
-}
-
-/// The name of a group that exists.
-///
-/// # Errors
-/// 400 for what cannot be a name, 404 for a group that nobody made.
-pub(super) fn known_group(app: &App, path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    let group = valid_group(path)?;
-    if app.groups.exists(&group) {
-        Ok(group)
-    } else {
-        Err(unknown_group(&group))
+/// Where `"earliest"`, `"latest"` or a time leads; `None` for anything else.
+fn start_of(value: &Value) -> Option<Start> {
+    match value.as_str() {
+        Some("earliest") => Some(Start::Earliest),
+        Some("latest") => Some(Start::Latest),
+        Some(text) => parse_time(text).map(Start::Time),
+        None => {
+            let millis = value.as_i64().filter(|millis| *millis >= 0)?;
+            Some(Start::Time(TimestampMs(millis)))
+        }
     }
 }
 
@@ -212,8 +193,4 @@ fn no_members(app: &App, group: &str) -> Result<groups::Outside, Problem> {
             format!("the group {group} has live members: have them leave, or wait until their sessions end");
         Problem::new(Reason::GroupActive, detail)
     })
-}
-
-fn unknown_group(group: &str) -> Problem {
-    Problem::new(Reason::UnknownGroup, format!("the group {group} does not exist"))
 }

@@ -3,27 +3,24 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{known_group, no_members, unknown_group, valid_group};
-use crate::broker::engine::{Log, Offset, Partition, TimestampMs};
+use super::{no_members, start_of};
+use crate::broker::engine::{Log, Offset, Partition};
+use crate::broker::groups::membership::Start;
 use crate::broker::groups::{Commit, MAX_METADATA_BYTES};
 use crate::broker::topics::{self, catalog, skips};
-use crate::formats::time::parse_time;
 use crate::http::app::App;
-use crate::http::body::read_json;
-use crate::http::params::Params;
+use crate::http::body::JsonBody;
+use crate::http::path::{AtGroup, GroupName, NoQuery, check_exists};
 use crate::http::problem::Problem;
-use crate::http::{Work, blocking, json_answer};
+use crate::http::{Work, ok};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -95,125 +92,91 @@ struct ResetRow {
 
 /// What a group has committed
 #[utoipa::path(get, path = "/v1/groups/{group}/offsets", tag = "groups",
-    params(("group" = String, Path, description = "The group's name")),
-    responses((status = 200, description = "Sorted by topic and partition", body = OffsetsBody),
-        (status = 404, description = "`unknown-group`")))]
+    responses((status = 200, description = "Sorted by topic and partition", body = OffsetsBody)))]
 async fn read_offsets(
     State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
+    _: NoQuery,
+    AtGroup(group): AtGroup,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let group = known_group(&app, group)?;
-    let mut offsets = Vec::new();
-    for (id, committed) in app.groups.committed(&group) {
-        if let Some(topic) = app.log.topic_by_id(id.topic) {
-            offsets.push(OffsetBody {
-                topic: topic.name().to_owned(),
-                partition: id.index,
-                offset: committed.offset.get(),
-                metadata: committed.metadata,
-            });
-        }
-    }
+    let committed = app.groups.committed(&group).into_iter();
+    let rows = committed.filter_map(|(id, committed)| {
+        Some(OffsetBody {
+            topic: app.log.topic_by_id(id.topic)?.name().to_owned(),
+            partition: id.index,
+            offset: committed.offset.get(),
+            metadata: committed.metadata,
+        })
+    });
+    let mut offsets: Vec<OffsetBody> = rows.collect();
     offsets.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
-    Ok(json_answer(StatusCode::OK, &OffsetsBody { offsets }))
+    ok(&OffsetsBody { offsets })
 }
 
 /// Commits offsets with no membership, all or none, and makes the group
 #[utoipa::path(put, path = "/v1/groups/{group}/offsets", tag = "groups", request_body = OffsetsBody,
-    params(("group" = String, Path, description = "The group's name")),
     responses((status = 200, description = "What was committed, durably", body = OffsetsBody),
         (status = 404, description = "`unknown-topic`, `unknown-partition`: nothing was committed"),
         (status = 409, description = "`group-active`: it has members, who alone commit for it; nothing was committed")))]
 async fn commit_offsets(
     State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    _: NoQuery,
+    GroupName(group): GroupName,
+    JsonBody(body): JsonBody<OffsetsBody>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let group = valid_group(group)?;
-    let body: OffsetsBody = read_json(&app, &headers, body).await?;
     let guard = app.groups.commits().await;
     let outside = no_members(&app, &group)?;
     let commits = check_commits(&app.log, &body.offsets)?;
     app.groups.commit((guard, outside), &group, commits).await?;
-    Ok(json_answer(StatusCode::OK, &body))
+    ok(&body)
 }
 
 /// Sets a group's offsets in one topic
 #[utoipa::path(post, path = "/v1/groups/{group}/offsets/reset", tag = "groups", request_body = ResetBody,
-    params(("group" = String, Path, description = "The group's name")),
     responses((status = 200, description = "Old and new offset of each partition", body = ResetAnswer),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`"),
         (status = 409, description = "`group-active`: it has members, and this is no dry run; nothing was changed")))]
 async fn reset_offsets(
     State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    _: NoQuery,
+    GroupName(group): GroupName,
+    JsonBody(body): JsonBody<ResetBody>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let group = valid_group(group)?;
-    let body: ResetBody = read_json(&app, &headers, body).await?;
     let to = Target::parse(&body.to)?;
     let guard = app.groups.alone().await;
-    if !app.groups.exists(&group) {
-        return Err(unknown_group(&group));
-    }
-    let outside = match body.dry_run {
-        true => None,
-        false => Some(no_members(&app, &group)?),
-    };
+    check_exists(&app, &group)?;
     let dry_run = body.dry_run;
-    let (commits, offsets) = {
-        let (app, group) = (app.clone(), group.clone());
-        blocking(app.blocking.clone(), Work::Read, move || {
-            plan_reset(&app, &group, &body, to)
-        })
-        .await?
-    };
+    let outside = (!dry_run).then(|| no_members(&app, &group)).transpose()?;
+    let name = group.clone();
+    let plan = move |app: &App| plan_reset(app, &name, &body, to);
+    let (commits, offsets) = app.work(Work::Read, plan).await?;
     if !dry_run {
         app.groups.commit((guard, outside), &group, commits).await?;
     }
-    Ok(json_answer(StatusCode::OK, &ResetAnswer { dry_run, offsets }))
+    ok(&ResetAnswer { dry_run, offsets })
 }
 
 pub(super) fn check_commits(log: &Log, offsets: &[OffsetBody]) -> Result<Vec<Commit>, Problem> {
     let mut seen = BTreeSet::new();
     let mut commits = Vec::with_capacity(offsets.len());
     for (i, row) in offsets.iter().enumerate() {
-        let topic =
-            catalog::find(log, &row.topic).map_err(|refusal| refusal.at(format!("/offsets/{i}/topic")))?;
-        let partition = topics::partition(&topic, row.partition)
-            .map_err(|refusal| refusal.at(format!("/offsets/{i}/partition")))?;
+        let at = |field: &str| format!("/offsets/{i}/{field}");
+        let topic = catalog::find(log, &row.topic).map_err(|refusal| refusal.at(at("topic")))?;
+        let partition = topics::partition(&topic, row.partition);
+        let partition = partition.map_err(|refusal| refusal.at(at("partition")))?;
         if !seen.insert(partition.id()) {
-            return Err(Problem::invalid(
-                format!("/offsets/{i}/partition"),
-                format!("partition {} of {} is given twice", row.partition, row.topic),
-            ));
+            let detail = format!("partition {} of {} is given twice", row.partition, row.topic);
+            return Err(Problem::invalid(at("partition"), detail));
         }
         let end = partition.positions().end_offset;
-        let offset = Offset::try_new(row.offset)
-            .filter(|offset| *offset <= end)
-            .ok_or_else(|| {
-                Problem::invalid(
-                    format!("/offsets/{i}/offset"),
-                    format!(
-                        "offset {} is above the end of {}/{}, {end}",
-                        row.offset, row.topic, row.partition
-                    ),
-                )
-            })?;
-        let metadata_bytes = row.metadata.as_ref().map_or(0, String::len);
-        if metadata_bytes > MAX_METADATA_BYTES {
-            return Err(Problem::invalid(
-                format!("/offsets/{i}/metadata"),
-                format!("metadata is at most {MAX_METADATA_BYTES} bytes, not {metadata_bytes}"),
-            ));
+        let Some(offset) = Offset::try_new(row.offset).filter(|offset| *offset <= end) else {
+            let name = partition.name();
+            let detail = format!("offset {} is above the end of {name}, {end}", row.offset);
+            return Err(Problem::invalid(at("offset"), detail));
+        };
+        let bytes = row.metadata.as_ref().map_or(0, String::len);
+        if bytes > MAX_METADATA_BYTES {
+            let detail = format!("metadata is at most {MAX_METADATA_BYTES} bytes, not {bytes}");
+            return Err(Problem::invalid(at("metadata"), detail));
         }
         commits.push(Commit {
             partition: partition.id(),
@@ -227,40 +190,25 @@ pub(super) fn check_commits(log: &Log, offsets: &[OffsetBody]) -> Result<Vec<Com
 /// Where a reset goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
-    Earliest,
-    Latest,
-    Time(TimestampMs),
+    At(Start),
     Offset(u64),
     Shift(i64),
 }
 
 impl Target {
     fn parse(value: &Value) -> Result<Self, Problem> {
-        let wrong = || {
-            Problem::invalid(
-                "/to",
-                format!(
-                    r#""to" must be "earliest", "latest", a time, {{"offset":N}} or {{"shift":N}}, not {value}"#
-                ),
-            )
+        let field = |name| {
+            value
+                .get(name)
+                .filter(|_| value.as_object().is_some_and(|map| map.len() == 1))
         };
-        match value {
-            Value::String(text) => match text.as_str() {
-                "earliest" => Ok(Self::Earliest),
-                "latest" => Ok(Self::Latest),
-                text => parse_time(text).map(Self::Time).ok_or_else(wrong),
-            },
-            Value::Number(number) => match number.as_i64() {
-                Some(millis) if millis >= 0 => Ok(Self::Time(TimestampMs(millis))),
-                _ => Err(wrong()),
-            },
-            Value::Object(map) if map.len() == 1 => {
-                let offset = map.get("offset").and_then(Value::as_u64).map(Self::Offset);
-                let shift = map.get("shift").and_then(Value::as_i64).map(Self::Shift);
-                offset.or(shift).ok_or_else(wrong)
-            }
-            _ => Err(wrong()),
-        }
+        let offset = field("offset").and_then(Value::as_u64).map(Self::Offset);
+        let shift = field("shift").and_then(Value::as_i64).map(Self::Shift);
+        let found = start_of(value).map(Self::At).or(offset).or(shift);
+        found.ok_or_else(|| {
+            let forms = r#""earliest", "latest", a time, {"offset":N} or {"shift":N}"#;
+            Problem::invalid("/to", format!(r#""to" must be {forms}, not {value}"#))
+        })
     }
 
     /// The offset in a partition, within `log_start_offset..=end_offset`. May block.
@@ -268,9 +216,9 @@ impl Target {
         let positions = partition.positions();
         let (start, end) = (positions.log_start_offset, positions.end_offset);
         let wanted = match self {
-            Self::Earliest => start,
-            Self::Latest => end,
-            Self::Time(time) => {
+            Self::At(Start::Earliest) => start,
+            Self::At(Start::Latest) => end,
+            Self::At(Start::Time(time)) => {
                 skips::offset_for_time(log, partition, time)?.map_or(end, |(offset, _)| offset)
             }
             Self::Offset(offset) => Offset::try_new(offset).unwrap_or(Offset::MAX),
@@ -295,24 +243,22 @@ fn plan_reset(
     let partitions = match &body.partitions {
         None => topic.partitions().to_vec(),
         Some(indexes) if indexes.is_empty() => {
-            return Err(Problem::invalid(
-                "/partitions",
-                "name a partition, or leave partitions out for all",
-            ));
+            let detail = "name a partition, or leave partitions out for all";
+            return Err(Problem::invalid("/partitions", detail));
         }
         Some(indexes) => {
             let mut partitions: Vec<Arc<Partition>> = Vec::with_capacity(indexes.len());
             let mut seen = BTreeSet::new();
             for (i, index) in indexes.iter().enumerate() {
-                let pointer = || format!("/partitions/{i}");
-                let found = topics::partition(&topic, *index).map_err(|refusal| refusal.at(pointer()))?;
-                partitions.push(found);
+                let pointer = format!("/partitions/{i}");
                 if !seen.insert(*index) {
                     return Err(Problem::invalid(
-                        pointer(),
+                        pointer,
                         format!("partition {index} is given twice"),
                     ));
                 }
+                let found = topics::partition(&topic, *index);
+                partitions.push(found.map_err(|refusal| refusal.at(pointer))?);
             }
             partitions
         }
@@ -343,41 +289,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::broker::engine::TimestampMs;
 
     #[test]
     fn a_reset_goes_to_an_end_a_time_an_offset_or_by_a_shift() {
-        assert_eq!(Target::parse(&json!("earliest")).unwrap(), Target::Earliest);
-        assert_eq!(Target::parse(&json!("latest")).unwrap(), Target::Latest);
-        assert_eq!(
-            Target::parse(&json!(1000)).unwrap(),
-            Target::Time(TimestampMs(1000))
-        );
-        assert_eq!(
-            Target::parse(&json!("1970-01-01T00:00:01Z")).unwrap(),
-            Target::Time(TimestampMs(1000))
-        );
-        assert_eq!(Target::parse(&json!({"offset": 7})).unwrap(), Target::Offset(7));
-        assert_eq!(
-            Target::parse(&json!({"shift": -100})).unwrap(),
-            Target::Shift(-100)
-        );
+        let time = Target::At(Start::Time(TimestampMs(1000)));
+        for (value, target) in [
+            (json!("earliest"), Target::At(Start::Earliest)),
+            (json!("latest"), Target::At(Start::Latest)),
+            (json!(1000), time),
+            (json!("1970-01-01T00:00:01Z"), time),
+            (json!({"offset": 7}), Target::Offset(7)),
+            (json!({"shift": -100}), Target::Shift(-100)),
+        ] {
+            assert_eq!(Target::parse(&value).unwrap(), target);
+        }
     }
 
     #[test]
     fn any_other_target_is_refused_at_its_place() {
-        for wrong in [
-            json!("begin"),
-            json!(-1),
-            json!(1.5),
-            json!(null),
-            json!({}),
-            json!({"offset": -1}),
-            json!({"shift": "x"}),
-            json!({"offset": 1, "shift": 1}),
-            json!({"ofset": 1}),
-            json!([1]),
-        ] {
-            let problem = Target::parse(&wrong).unwrap_err();
+        let wrong = json!(["begin", -1, 1.5, null, {}, {"offset": -1}, {"shift": "x"}, {"offset": 1, "shift": 1},
+            {"ofset": 1}, [1]]);
+        for wrong in wrong.as_array().unwrap() {
+            let problem = Target::parse(wrong).unwrap_err();
             assert_eq!(problem.to_json()["pointer"], "/to", "{wrong}");
         }
     }

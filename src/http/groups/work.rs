@@ -1,23 +1,18 @@
 //! `…/members/{member}/settle` and `…/redrive`: what shared groups have besides.
 
-use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::known_group;
-use super::members::member_path;
 use crate::broker::engine::Offset;
 use crate::broker::groups::settle::{Place, Settling};
 use crate::http::app::App;
-use crate::http::body::read_json;
-use crate::http::json_answer;
-use crate::http::params::Params;
+use crate::http::body::JsonBody;
+use crate::http::ok;
+use crate::http::path::{GroupName, MemberName, NoQuery, check_exists};
 use crate::http::problem::Problem;
 
 /// Records that one settle names, of all its lists together.
@@ -127,27 +122,19 @@ struct RedrivenBody {
 /// Durable when it is answered: what was accepted is never delivered again, and what was rejected is in
 /// the topic of dead letters.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/settle", tag = "groups", request_body = SettleBody,
-    params(("group" = String, Path, description = "The group's name"), ("member" = String, Path, description = "The member's name")),
     responses((status = 200, description = "It is done, but for what is `lost`", body = SettledBody),
-        (status = 400, description = "`invalid-request`"),
         (status = 404, description = "`unknown-group`, `unknown-member`, `unknown-topic`, `unknown-partition`"),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
 async fn settle_records(
     State(app): State<App>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    _: NoQuery,
+    MemberName { group, member }: MemberName,
+    JsonBody(body): JsonBody<SettleBody>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let (group, member) = member_path(path)?;
-    let body: SettleBody = read_json(&app, &headers, body).await?;
     let count = body.accept.len() + body.release.len() + body.reject.len() + body.extend.len();
     if count > MOST_PLACES {
-        return Err(Problem::invalid(
-            "",
-            format!("a settle names at most {MOST_PLACES} records, not {count}"),
-        ));
+        let detail = format!("a settle names at most {MOST_PLACES} records, not {count}");
+        return Err(Problem::invalid("", detail));
     }
     let mut settling = Settling::default();
     for (list, places, into) in [
@@ -160,21 +147,16 @@ async fn settle_records(
     }
     for (i, row) in body.release.into_iter().enumerate() {
         if row.delay_ms > MOST_DELAY_MS {
-            return Err(Problem::invalid(
-                format!("/release/{i}/delay_ms"),
-                format!("delay_ms is at most {MOST_DELAY_MS}"),
-            ));
+            let detail = format!("delay_ms is at most {MOST_DELAY_MS}");
+            return Err(Problem::invalid(format!("/release/{i}/delay_ms"), detail));
         }
-        settling.release.push((
-            place("release", i, row.topic, row.partition, row.offset)?,
-            row.delay_ms,
-        ));
+        let place = place("release", i, row.topic, row.partition, row.offset)?;
+        settling.release.push((place, row.delay_ms));
     }
     for (i, row) in body.reject.into_iter().enumerate() {
         let reason = row.reason.unwrap_or_else(|| "rejected".to_owned());
-        settling
-            .reject
-            .push((place("reject", i, row.topic, row.partition, row.offset)?, reason));
+        let place = place("reject", i, row.topic, row.partition, row.offset)?;
+        settling.reject.push((place, reason));
     }
     let lost = app.groups.settle(&group, &member, settling).await?;
     let row = |place: Place| PlaceBody {
@@ -183,51 +165,40 @@ async fn settle_records(
         offset: place.offset.get(),
     };
     let lost = lost.into_iter().map(row).collect();
-    Ok(json_answer(StatusCode::OK, &SettledBody { lost }))
+    ok(&SettledBody { lost })
 }
 
 /// Sends dead letters of a shared group back to where they came from
 ///
 /// The oldest first. What was sent is remembered in the same append: a further call sends nothing twice.
 #[utoipa::path(post, path = "/v1/groups/{group}/redrive", tag = "groups", request_body = RedriveBody,
-    params(("group" = String, Path, description = "The group's name")),
     responses((status = 200, description = "They are back, durably", body = RedrivenBody),
-        (status = 400, description = "`invalid-request`"),
         (status = 404, description = "`unknown-group`; `unknown-topic`: the topic of dead letters, or the one where a record came from (`redriven` counts those before it)"),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
 async fn redrive_group(
     State(app): State<App>,
-    group: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    _: NoQuery,
+    GroupName(group): GroupName,
+    JsonBody(body): JsonBody<RedriveBody>,
 ) -> Result<Response, Problem> {
-    Params::parse(query.as_deref(), &[], &[])?;
-    let group = known_group(&app, group)?;
-    let body: RedriveBody = read_json(&app, &headers, body).await?;
     let most = body.max_records.unwrap_or(REDRIVEN);
     if !(1..=MOST_REDRIVEN).contains(&most) {
-        return Err(Problem::invalid(
-            "/max_records",
-            format!("max_records is from 1 to {MOST_REDRIVEN}"),
-        ));
+        let detail = format!("max_records is from 1 to {MOST_REDRIVEN}");
+        return Err(Problem::invalid("/max_records", detail));
     }
+    check_exists(&app, &group)?;
     let redriven = app.groups.redrive(&group, &body.dead_letter_topic, most).await?;
-    let body = RedrivenBody {
+    ok(&RedrivenBody {
         redriven: redriven.sent,
         passed: redriven.passed,
         at_end: redriven.at_end,
-    };
-    Ok(json_answer(StatusCode::OK, &body))
+    })
 }
 
 fn place(list: &str, index: usize, topic: String, partition: u32, offset: u64) -> Result<Place, Problem> {
-    let offset = Offset::try_new(offset).ok_or_else(|| {
-        Problem::invalid(
-            format!("/{list}/{index}/offset"),
-            format!("there is no offset {offset}"),
-        )
-    })?;
+    let pointer = || format!("/{list}/{index}/offset");
+    let found = Offset::try_new(offset);
+    let offset = found.ok_or_else(|| Problem::invalid(pointer(), format!("there is no offset {offset}")))?;
     Ok(Place {
         topic,
         partition,

@@ -99,10 +99,10 @@ impl<'a> Incoming<'a> {
     /// 415 for a coding other than gzip and zstd.
     pub(crate) fn check_coding(&self) -> Result<(), Problem> {
         match self.coding {
-            Coding::Other => Err(Problem::new(
-                Code::UnsupportedMediaType,
-                "the body's content-encoding is not supported; gzip and zstd are, one at a time",
-            )),
+            Coding::Other => {
+                let detail = "the body's content-encoding is not supported; gzip and zstd are, one at a time";
+                Err(Problem::new(Code::UnsupportedMediaType, detail))
+            }
             _ => Ok(()),
         }
     }
@@ -187,20 +187,16 @@ impl<'a> Incoming<'a> {
         max_bytes: usize,
     ) -> Result<Bytes, Problem> {
         let too_large = || {
+            let detail = format!("a request of this type has at most {max_bytes} bytes, decoded");
             Problem::new(
                 Reason::RequestTooLarge,
-                format!(
-                    "a request of this type has at most {max_bytes} bytes, decoded; send application/x-ndjson, or split it"
-                ),
+                detail + "; send application/x-ndjson, or split it",
             )
         };
-        let length = match self.content_length {
-            Some(length) => usize::try_from(length)
-                .ok()
-                .filter(|length| *length <= max_bytes)
-                .ok_or_else(too_large)?,
-            None => 0,
-        };
+        let length = usize::try_from(self.content_length.unwrap_or(0)).unwrap_or(usize::MAX);
+        if length > max_bytes {
+            return Err(too_large());
+        }
         budget.cover(length).await?;
         let Some(first) = self.next(budget).await? else {
             return Ok(Bytes::new());
@@ -220,9 +216,8 @@ impl<'a> Incoming<'a> {
             if whole.len() + chunk.len() > max_bytes {
                 return Err(too_large());
             }
-            budget
-                .cover_beside(self.room.covered(), whole.len() + chunk.len())
-                .await?;
+            let bytes = whole.len() + chunk.len();
+            budget.cover_beside(self.room.covered(), bytes).await?;
             whole.extend_from_slice(&chunk);
             next = self.next(budget).await?;
         }
@@ -405,11 +400,8 @@ impl Zstd {
     }
 
     fn finish(&self) -> std::io::Result<()> {
-        if self.whole {
-            Ok(())
-        } else {
-            Err(std::io::Error::other("the data is cut off"))
-        }
+        let cut = || std::io::Error::other("the data is cut off");
+        self.whole.then_some(()).ok_or_else(cut)
     }
 }
 
@@ -454,35 +446,50 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        zstd::encode_all(bytes, 3).unwrap()
+    }
+
+    /// Zstd with a window that must be had, as the size of the content is not known.
+    fn windowed(log: u32, bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
     async fn whole(mut incoming: Incoming<'_>, max_bytes: usize) -> Result<Bytes, Problem> {
         incoming.whole(&mut Budget::new(&POOL), max_bytes).await
     }
 
+    /// The decoded body of `bytes` in pieces of `size`.
+    async fn decoded(coding: &'static str, bytes: &[u8], size: usize, max: usize) -> Result<Bytes, Code> {
+        let decoded = whole(incoming(coding, pieces(bytes, size)), max).await;
+        decoded.map_err(|problem| problem.code())
+    }
+
+    const INVALID: Code = Code::Refused(Reason::InvalidRequest);
+    const TOO_LARGE: Code = Code::Refused(Reason::RequestTooLarge);
+
     /// Bytes that compress, but not to nothing.
     fn text() -> Vec<u8> {
-        (0..40_000_u32)
-            .flat_map(|number| {
-                (number.wrapping_mul(2_654_435_761) >> 20)
-                    .to_string()
-                    .into_bytes()
-            })
+        let numbers = (0..40_000_u32).map(|number| number.wrapping_mul(2_654_435_761) >> 20);
+        numbers
+            .flat_map(|number| number.to_string().into_bytes())
             .collect()
     }
 
     #[tokio::test]
     async fn compressed_bodies_decode_however_they_are_cut() {
         let text = text();
-        let zstd = zstd::encode_all(&text[..], 3).unwrap();
         for size in [1, 7, 1000, 1 << 20] {
             for (coding, bytes) in [
                 ("gzip", gzip(&text)),
-                ("zstd", zstd.clone()),
+                ("zstd", zstd(&text)),
                 ("x-gzip", gzip(&text)),
                 ("identity", text.clone()),
             ] {
-                let decoded = whole(incoming(coding, pieces(&bytes, size)), text.len())
-                    .await
-                    .unwrap();
+                let decoded = decoded(coding, &bytes, size, text.len()).await.unwrap();
                 assert!(decoded == text, "{coding} in pieces of {size}");
             }
         }
@@ -490,35 +497,19 @@ mod tests {
 
     #[tokio::test]
     async fn members_and_frames_may_follow_one_another() {
-        let bytes = [gzip(b"one "), gzip(b""), gzip(b"two")].concat();
-        assert_eq!(
-            whole(incoming("gzip", pieces(&bytes, 5)), 100).await.unwrap(),
-            "one two"
-        );
-        let frame = |text: &[u8]| zstd::encode_all(text, 3).unwrap();
-        let bytes = [frame(b"one "), frame(b""), frame(b"two")].concat();
-        assert_eq!(
-            whole(incoming("zstd", pieces(&bytes, 5)), 100).await.unwrap(),
-            "one two"
-        );
+        for (coding, encode) in [("gzip", gzip as fn(&[u8]) -> Vec<u8>), ("zstd", zstd)] {
+            let bytes = [encode(b"one "), encode(b""), encode(b"two")].concat();
+            assert_eq!(decoded(coding, &bytes, 5, 100).await.unwrap(), "one two");
+        }
     }
 
     #[tokio::test]
     async fn a_cut_anywhere_in_compressed_data_is_found() {
         let text = b"the quick brown fox jumps over the lazy dog, the quick brown fox";
-        for (coding, bytes) in [
-            ("gzip", gzip(text)),
-            ("zstd", zstd::encode_all(&text[..], 3).unwrap()),
-        ] {
+        for (coding, bytes) in [("gzip", gzip(text)), ("zstd", zstd(text))] {
             for cut in 0..bytes.len() {
-                let problem = whole(incoming(coding, pieces(&bytes[..cut], 9)), 1000)
-                    .await
-                    .unwrap_err();
-                assert_eq!(
-                    problem.code(),
-                    Code::Refused(Reason::InvalidRequest),
-                    "{coding} cut at {cut}"
-                );
+                let decoded = decoded(coding, &bytes[..cut], 9, 1000).await;
+                assert_eq!(decoded, Err(INVALID), "{coding} cut at {cut}");
             }
         }
     }
@@ -529,36 +520,19 @@ mod tests {
         let mut damaged = gzip(&text);
         let middle = damaged.len() / 2;
         damaged[middle] ^= 0x55;
-        assert!(
-            whole(incoming("gzip", pieces(&damaged, 4096)), text.len() * 2)
-                .await
-                .is_err()
-        );
-        for (coding, mut bytes) in [
-            ("gzip", gzip(b"a")),
-            ("zstd", zstd::encode_all(&b"a"[..], 3).unwrap()),
-        ] {
+        assert!(decoded("gzip", &damaged, 4096, text.len() * 2).await.is_err());
+        for (coding, mut bytes) in [("gzip", gzip(b"a")), ("zstd", zstd(b"a"))] {
             bytes.extend_from_slice(b"garbage that is neither");
-            assert!(
-                whole(incoming(coding, pieces(&bytes, 4096)), 1000).await.is_err(),
-                "{coding}"
-            );
-            assert!(
-                whole(incoming(coding, pieces(b"not compressed at all", 4)), 1000)
-                    .await
-                    .is_err(),
-                "{coding}"
-            );
+            assert!(decoded(coding, &bytes, 4096, 1000).await.is_err(), "{coding}");
+            let plain = b"not compressed at all";
+            assert!(decoded(coding, plain, 4, 1000).await.is_err(), "{coding}");
         }
     }
 
     #[tokio::test]
     async fn a_bomb_is_unpacked_in_chunks_and_refused_at_the_limit() {
         let zeros = vec![0; 64 << 20];
-        for (coding, bytes) in [
-            ("gzip", gzip(&zeros)),
-            ("zstd", zstd::encode_all(&zeros[..], 3).unwrap()),
-        ] {
+        for (coding, bytes) in [("gzip", gzip(&zeros)), ("zstd", zstd(&zeros))] {
             let mut body = incoming(coding, pieces(&bytes, bytes.len()));
             let mut total = 0;
             while let Some(chunk) = body.next(&Budget::new(&POOL)).await.unwrap() {
@@ -566,59 +540,50 @@ mod tests {
                 total += chunk.len();
             }
             assert_eq!(total, zeros.len(), "{coding}");
-            let problem = whole(incoming(coding, pieces(&bytes, bytes.len())), 1 << 20)
-                .await
-                .unwrap_err();
-            assert_eq!(problem.code(), Code::Refused(Reason::RequestTooLarge), "{coding}");
+            let decoded = decoded(coding, &bytes, bytes.len(), 1 << 20).await;
+            assert_eq!(decoded, Err(TOO_LARGE), "{coding}");
         }
     }
 
     #[tokio::test]
     async fn a_window_above_what_http_allows_is_refused() {
-        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
-        encoder.window_log(27).unwrap();
-        encoder.write_all(&[1; 4096]).unwrap();
-        let bytes = encoder.finish().unwrap();
-        let problem = whole(incoming("zstd", pieces(&bytes, 4096)), 1 << 20)
-            .await
-            .unwrap_err();
-        assert_eq!(problem.code(), Code::Refused(Reason::InvalidRequest));
+        let bytes = windowed(27, &[1; 4096]);
+        assert_eq!(decoded("zstd", &bytes, 4096, 1 << 20).await, Err(INVALID));
     }
 
     #[tokio::test]
     async fn other_codings_and_several_at_once_are_not_supported() {
-        for coding in ["br", "deflate", "gzip, zstd", "gzip,gzip", ""] {
+        for codings in [
+            &["br"][..],
+            &["deflate"],
+            &["gzip, zstd"],
+            &["gzip,gzip"],
+            &[""],
+            &["gzip", "zstd"],
+        ] {
             let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
-            let problem = Incoming::new(&POOL, &headers, Body::empty())
-                .check_coding()
-                .unwrap_err();
-            assert_eq!(problem.code(), Code::UnsupportedMediaType, "{coding}");
+            for coding in codings {
+                headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+            }
+            let body = Incoming::new(&POOL, &headers, Body::empty());
+            let code = body.check_coding().map_err(|problem| problem.code());
+            assert_eq!(code, Err(Code::UnsupportedMediaType), "{codings:?}");
         }
-        let mut headers = HeaderMap::new();
-        headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
-        assert!(
-            Incoming::new(&POOL, &headers, Body::empty())
-                .check_coding()
-                .is_err()
-        );
     }
 
     #[tokio::test]
     async fn the_limit_counts_decoded_bytes_and_is_exact() {
         for coding in ["", "gzip", "zstd"] {
-            let bytes = |text: &[u8]| match coding {
-                "gzip" => gzip(text),
-                "zstd" => zstd::encode_all(text, 3).unwrap(),
-                _ => text.to_vec(),
-            };
-            let fits = whole(incoming(coding, pieces(&bytes(&[b'a'; 100]), 33)), 100).await;
-            assert_eq!(fits.unwrap().len(), 100, "{coding}");
-            let problem = whole(incoming(coding, pieces(&bytes(&[b'a'; 101]), 33)), 100)
-                .await
-                .unwrap_err();
-            assert_eq!(problem.code(), Code::Refused(Reason::RequestTooLarge), "{coding}");
+            for (length, expected) in [(100, Ok(100)), (101, Err(TOO_LARGE))] {
+                let text = vec![b'a'; length];
+                let bytes = match coding {
+                    "gzip" => gzip(&text),
+                    "zstd" => zstd(&text),
+                    _ => text,
+                };
+                let decoded = decoded(coding, &bytes, 33, 100).await;
+                assert_eq!(decoded.map(|bytes| bytes.len()), expected, "{coding}");
+            }
         }
     }
 
@@ -627,25 +592,18 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("101"));
         let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
-        let problem = whole(Incoming::new(&POOL, &headers, never), 100)
-            .await
-            .unwrap_err();
-        assert_eq!(problem.code(), Code::Refused(Reason::RequestTooLarge));
+        let problem = whole(Incoming::new(&POOL, &headers, never), 100).await;
+        assert_eq!(problem.unwrap_err().code(), TOO_LARGE);
     }
 
     #[tokio::test]
     async fn what_decoders_take_is_part_of_the_budget_and_given_back() {
         let text = vec![b'a'; 64 << 10];
-        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
-        encoder.window_log(ZSTD_WINDOW_LOG).unwrap();
-        // Without the size of the content the whole window is needed.
-        encoder.write_all(&text).unwrap();
-        let windowed = encoder.finish().unwrap();
         for (coding, bytes, least, most) in [
             ("identity", text.clone(), 0, 0),
             ("gzip", gzip(&text), 64 << 10, 128 << 10),
             ("zstd", zstd::bulk::compress(&text, 1).unwrap(), 64 << 10, 1 << 20),
-            ("zstd", windowed, 8 << 20, 9 << 20),
+            ("zstd", windowed(ZSTD_WINDOW_LOG, &text), 8 << 20, 9 << 20),
         ] {
             let pool = Pool::new(64 << 20);
             let mut body = incoming_within(&pool, coding, pieces(&bytes, 1 << 20));
@@ -660,10 +618,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_window_that_finds_no_room_is_refused() {
-        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
-        encoder.window_log(ZSTD_WINDOW_LOG).unwrap();
-        encoder.write_all(&[1; 64 << 10]).unwrap();
-        let bytes = encoder.finish().unwrap();
+        let bytes = windowed(ZSTD_WINDOW_LOG, &[1; 64 << 10]);
         let pool = Pool::new(10 << 20);
         let mut first = incoming_within(&pool, "zstd", pieces(&bytes, 1 << 20));
         first.next(&Budget::new(&POOL)).await.unwrap().unwrap();

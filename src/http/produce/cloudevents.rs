@@ -30,16 +30,13 @@ pub(super) enum Mode {
 /// # Errors
 /// 400 for attributes that every event has, but `ce-specversion`.
 pub(super) fn refuse_half_an_event(headers: &HeaderMap) -> Result<(), Problem> {
-    let found = ["ce-id", "ce-source", "ce-type"]
-        .into_iter()
-        .find(|name| headers.contains_key(*name));
-    match found {
-        None => Ok(()),
-        Some(name) => Err(Problem::invalid(
-            "ce-specversion",
-            format!("the header {name} is a CloudEvent's, and ce-specversion is missing"),
-        )),
-    }
+    let mut names = ["ce-id", "ce-source", "ce-type"].into_iter();
+    names
+        .find(|name| headers.contains_key(*name))
+        .map_or(Ok(()), |name| {
+            let detail = format!("the header {name} is a CloudEvent's, and ce-specversion is missing");
+            Err(Problem::invalid("ce-specversion", detail))
+        })
 }
 
 pub(super) async fn produce(
@@ -77,10 +74,8 @@ fn place(
         }
         Mode::Binary => {
             let headers = call.parts.headers.iter();
-            let mut record = read_binary(
-                headers.map(|(name, value)| (name.as_str(), value.as_bytes())),
-                body,
-            )?;
+            let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let mut record = read_binary(headers, body)?;
             // A value that is too large is refused: it need not be looked at.
             let is_small = body.len() <= call.target.rules.max_record_bytes;
             record.json_line = body.is_empty() || (is_small && is_json_line(body));

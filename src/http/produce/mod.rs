@@ -35,8 +35,8 @@ use utoipa_axum::routes;
 use self::body::Incoming;
 use self::cloudevents::Mode;
 use super::event::EventDoc;
-use super::params::Params;
-use super::path::parse_index;
+use super::params::{Params, single};
+use super::path::{not_text, parse_index};
 use super::problem::{Code, Problem};
 use super::{Work, chunks};
 use crate::broker::engine::{Ack, Offset};
@@ -46,6 +46,7 @@ use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::produce::{Options, Target};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::unknown_partition;
+use crate::formats::cloudevents::unquoted;
 use crate::formats::json::ParsedRecord;
 use crate::http::app::App;
 
@@ -141,12 +142,8 @@ struct ProducedDoc {
 /// CloudEvents 1.0.2 come in structured, batched and binary mode; the header `ce-specversion` makes any body but the first two the
 /// data of an event. Attributes become headers `ce_…`, `datacontenttype` the header `content-type`, `partitionkey` the key as well,
 /// `time` the timestamp as well.
-#[utoipa::path(
-    post,
-    path = "/v1/topics/{topic}/records",
-    tag = "records",
+#[utoipa::path(post, path = "/v1/topics/{topic}/records", tag = "records",
     params(
-        ("topic" = String, Path, description = "The topic's name"),
         ("ack" = Option<String>, Query, description = "When it is answered: `durable` (the records are on stable storage) or `written` (the operating system has them); default: the topic's `ack`"),
         ("expected_offset" = Option<u64>, Query, description = "Append only if this is the next offset; all records must go to one partition"),
         ("repartition" = Option<bool>, Query, description = "JSON and NDJSON: ignore the records' `partition`"),
@@ -161,16 +158,13 @@ struct ProducedDoc {
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
         ("traceparent" = Option<String>, Header, description = "Kept as a header of every record that has none of that name"),
     ),
-    request_body(
-        description = "The records",
-        content(
+    request_body(description = "The records", content(
             (RecordsDoc = "application/json"),
             (String = "application/x-ndjson"),
             (EventDoc = "application/cloudevents+json"),
             (Vec<EventDoc> = "application/cloudevents-batch+json"),
             (String = "*/*"),
-        )
-    ),
+        )),
     responses(
         (status = 200, description = "Stored; NDJSON answers StreamProduced", content_type = "application/json", body = inline(AnyProduced),
             headers(("Idempotency-Replayed" = String, description = "`true` where all of it had been appended before"))),
@@ -183,8 +177,7 @@ struct ProducedDoc {
         (status = 422, description = "`idempotency-key-reused`: the key belongs to a request with another query, type or body"),
         (status = 503, description = "Overloaded (also by idempotency keys, which are never forgotten early), stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
-    )
-)]
+    ))]
 async fn produce(
     State(app): State<App>,
     topic: Result<Path<String>, PathRejection>,
@@ -194,7 +187,7 @@ async fn produce(
     let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match topic {
         Ok(Path(topic)) => to_topic(&app, &topic, &parts, &mut body).await,
-        Err(_) => Err(not_a_path()),
+        Err(rejection) => Err(not_text(rejection)),
     };
     answer_or_drain(&app, answer, body)
 }
@@ -214,22 +207,14 @@ enum AnyProduced {
 ///
 /// The body is one or more record batches, version 2, not compressed, stored as they are. A batch with a producer id is a body by
 /// itself: it is appended once, in the order of its producer's sequence, as Kafka does it.
-#[utoipa::path(
-    post,
-    path = "/v1/topics/{topic}/partitions/{partition}/records",
-    tag = "records",
+#[utoipa::path(post, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "records",
     params(
-        ("topic" = String, Path, description = "The topic's name"),
-        ("partition" = u32, Path, description = "The partition's index"),
         ("ack" = Option<String>, Query, description = "As for records in JSON"),
         ("expected_offset" = Option<u64>, Query, description = "Append only if this is the next offset"),
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "The same request with the same key appends nothing within the topic's `dedupe_window_ms`, and is answered as the first time; NDJSON unit by unit, so that a retry completes what was cut off"),
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
     ),
-    request_body(
-        description = "Record batches back to back",
-        content((Vec<u8> = "application/vnd.apache.kafka.record-batch"))
-    ),
+    request_body(description = "Record batches back to back", content((Vec<u8> = "application/vnd.apache.kafka.record-batch"))),
     responses(
         (status = 200, description = "Stored", content_type = "application/json", body = record_batch::BatchesDoc,
             headers(("Idempotency-Replayed" = String, description = "`true` where it had been appended before: by its key, or by its producer's sequence"))),
@@ -244,8 +229,7 @@ enum AnyProduced {
         (status = 501, description = "Not supported by this version: compressed, transactional or control batches"),
         (status = 503, description = "Overloaded (also by idempotency keys, which are never forgotten early), stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
-    )
-)]
+    ))]
 async fn produce_to_partition(
     State(app): State<App>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -255,7 +239,7 @@ async fn produce_to_partition(
     let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match path {
         Ok(Path((topic, partition))) => to_partition(&app, &topic, &partition, &parts, &mut body).await,
-        Err(_) => Err(not_a_path()),
+        Err(rejection) => Err(not_text(rejection)),
     };
     answer_or_drain(&app, answer, body)
 }
@@ -266,30 +250,25 @@ async fn to_topic(
     parts: &Parts,
     body: &mut Incoming<'_>,
 ) -> Result<Response, Problem> {
-    let call = Call::begin(app, parts, body)?;
+    body.check_coding()?;
     let media = media_type(&parts.headers);
     if !matches!(media, Ok(Media::Event(_))) {
         cloudevents::refuse_half_an_event(&parts.headers)?;
     }
-    match media? {
-        Media::Json => json::produce(&call.of_topic(topic)?, body).await,
-        // The rarer readers are boxed, so that the future of a small JSON request stays small.
-        Media::Ndjson => {
-            let call = call.of_topic(topic)?;
-            Box::pin(ndjson::produce(&call, body)).await
-        }
-        Media::Raw => {
-            let call = call.of_topic(topic)?;
-            Box::pin(raw::produce(&call, body)).await
-        }
-        Media::Event(mode) => {
-            let call = call.of_topic(topic)?;
-            Box::pin(cloudevents::produce(&call, mode, body)).await
-        }
-        Media::RecordBatch => Err(Problem::new(
-            Code::UnsupportedMediaType,
-            "record batches are sent to one partition: POST /v1/topics/{topic}/partitions/{partition}/records",
-        )),
+    let media = media?;
+    if media == Media::RecordBatch {
+        let place = "POST /v1/topics/{topic}/partitions/{partition}/records";
+        let detail = format!("record batches are sent to one partition: {place}");
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
+    }
+    let target = app.producer.target(topic)?;
+    let call = TopicCall { app, parts, target };
+    // The rarer readers are boxed, so that the future of a small JSON request stays small.
+    match media {
+        Media::Json | Media::RecordBatch => json::produce(&call, body).await,
+        Media::Ndjson => Box::pin(ndjson::produce(&call, body)).await,
+        Media::Raw => Box::pin(raw::produce(&call, body)).await,
+        Media::Event(mode) => Box::pin(cloudevents::produce(&call, mode, body)).await,
     }
 }
 
@@ -300,39 +279,32 @@ async fn to_partition(
     parts: &Parts,
     body: &mut Incoming<'_>,
 ) -> Result<Response, Problem> {
-    let call = Call::begin(app, parts, body)?;
+    body.check_coding()?;
     if media_type(&parts.headers)? != Media::RecordBatch {
-        return Err(Problem::new(
-            Code::UnsupportedMediaType,
-            "application/vnd.apache.kafka.record-batch is sent to a partition; other types and CloudEvents name theirs, and go \
-             to POST /v1/topics/{topic}/records",
-        ));
+        let detail = "application/vnd.apache.kafka.record-batch is sent to a partition; other types and CloudEvents name \
+            theirs, and go to POST /v1/topics/{topic}/records";
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
-    let call = call.of_topic(topic)?;
+    let target = app.producer.target(topic)?;
+    let call = TopicCall { app, parts, target };
     let index = parse_index(partition).filter(|index| *index < call.target.partitions);
     let index = index.ok_or_else(|| unknown_partition(&call.target.topic, partition))?;
     Box::pin(record_batch::produce(&call, index, body)).await
 }
 
 fn answer_or_drain(app: &App, answer: Result<Response, Problem>, body: Incoming<'_>) -> Response {
-    match answer {
-        Ok(response) => response,
-        Err(problem) => {
-            body.drain(app);
-            let is_media = problem.code() == Code::UnsupportedMediaType;
-            let mut response = problem.into_response();
-            if is_media {
-                let codings = HeaderValue::from_static("gzip, zstd");
-                response.headers_mut().insert(header::ACCEPT_ENCODING, codings);
-            }
-            response
-        }
+    let problem = match answer {
+        Ok(response) => return response,
+        Err(problem) => problem,
+    };
+    body.drain(app);
+    let is_media = problem.code() == Code::UnsupportedMediaType;
+    let mut response = problem.into_response();
+    if is_media {
+        let codings = HeaderValue::from_static("gzip, zstd");
+        response.headers_mut().insert(header::ACCEPT_ENCODING, codings);
     }
-}
-
-#[cold]
-fn not_a_path() -> Problem {
-    Problem::invalid("path", "the path is not UTF-8 once it is percent-decoded")
+    response
 }
 
 /// How a body is read.
@@ -347,12 +319,10 @@ enum Media {
 
 /// The reader of a body by its `content-type`, and by `ce-specversion`, which is stronger but for the types of whole events.
 fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
-    let otherwise = if headers.contains_key("ce-specversion") {
-        Some(Media::Event(Mode::Binary))
-    } else {
-        None
-    };
-    let Some(value) = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) else {
+    let otherwise = headers
+        .contains_key("ce-specversion")
+        .then_some(Media::Event(Mode::Binary));
+    let Some(value) = single(headers, &header::CONTENT_TYPE)?.map(HeaderValue::as_bytes) else {
         return otherwise.ok_or_else(|| not_a_type("the header content-type is missing"));
     };
     if value == b"application/json" && otherwise.is_none() {
@@ -397,22 +367,14 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
         _ => return Ok(Media::Raw),
     };
     let parameters = parameters.to_ascii_lowercase();
-    let charset = parameters.split(|byte| *byte == b';').find_map(|parameter| {
-        let value = parameter.trim_ascii().strip_prefix(b"charset=")?;
-        Some(
-            value
-                .strip_prefix(b"\"")
-                .and_then(|value| value.strip_suffix(b"\""))
-                .unwrap_or(value)
-                .to_vec(),
-        )
-    });
-    match charset.as_deref() {
+    let mut parameters = parameters.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let charset = parameters.find_map(|parameter| parameter.strip_prefix(b"charset="));
+    match charset.map(unquoted) {
         None | Some(b"utf-8" | b"utf8") => Ok(media),
-        Some(other) => Err(Problem::new(
-            Code::UnsupportedMediaType,
-            format!("JSON is UTF-8, not {}", String::from_utf8_lossy(other)),
-        )),
+        Some(other) => {
+            let detail = format!("JSON is UTF-8, not {}", String::from_utf8_lossy(other));
+            Err(Problem::new(Code::UnsupportedMediaType, detail))
+        }
     }
 }
 
@@ -424,12 +386,6 @@ fn not_a_type(what: &str) -> Problem {
     Problem::new(Code::UnsupportedMediaType, format!("{what}; send {types}"))
 }
 
-/// What a request asks for, before its topic is known.
-struct Call<'a> {
-    app: &'a App,
-    parts: &'a Parts,
-}
-
 /// What a request asks for.
 struct TopicCall<'a> {
     app: &'a App,
@@ -437,45 +393,15 @@ struct TopicCall<'a> {
     target: Target,
 }
 
-impl<'a> Call<'a> {
-    /// # Errors
-    /// 415 for a coding.
-    fn begin(app: &'a App, parts: &'a Parts, body: &Incoming<'_>) -> Result<Self, Problem> {
-        body.check_coding()?;
-        Ok(Self { app, parts })
-    }
-
-    /// # Errors
-    /// 404 where there is no such topic.
-    fn of_topic(self, name: &str) -> Result<TopicCall<'a>, Problem> {
-        Ok(TopicCall {
-            app: self.app,
-            parts: self.parts,
-            target: self.app.producer.target(name)?,
-        })
-    }
-}
-
 impl TopicCall<'_> {
     /// The parameters, of which those in `allowed` are known here.
     fn params(&self, allowed: &[&str]) -> Result<(Params, Options), Problem> {
         let params = Params::parse(self.parts.uri.query(), allowed, &[])?;
-        let ack = match params.get("ack") {
-            None => self.target.rules.ack,
-            Some("durable") => Ack::Durable,
-            Some("written") => Ack::Written,
-            Some(other) => {
-                return Err(Problem::invalid(
-                    "ack",
-                    format!("ack must be durable or written, not {other:?}"),
-                ));
-            }
-        };
+        let ack = params.choice("ack", &[("durable", Ack::Durable), ("written", Ack::Written)])?;
+        let expected_offset = params.number("expected_offset", 0, Offset::MAX.get())?;
         let options = Options {
-            ack,
-            expected_offset: params
-                .number("expected_offset", 0, Offset::MAX.get())?
-                .map(Offset::new),
+            ack: ack.unwrap_or(self.target.rules.ack),
+            expected_offset: expected_offset.map(Offset::new),
             repartition: params.flag("repartition")?.unwrap_or(false),
         };
         Ok((params, options))
@@ -489,16 +415,9 @@ impl TopicCall<'_> {
     /// # Errors
     /// 400 for two keys, and for one that is not 1 to 255 characters of visible ASCII.
     fn key(&self, params: &Params, partition: Option<u32>) -> Result<Option<Box<Key>>, Problem> {
-        let mut keys = self.parts.headers.get_all(IDEMPOTENCY_KEY).iter();
-        let Some(key) = keys.next() else {
+        let Some(key) = single(&self.parts.headers, &IDEMPOTENCY_KEY)? else {
             return Ok(None);
         };
-        if keys.next().is_some() {
-            return Err(Problem::invalid(
-                IDEMPOTENCY_KEY.as_str(),
-                "Idempotency-Key is given twice",
-            ));
-        }
         let covered = self.said_beside_the_body(params, partition);
         let key = Key::new(&self.target, key.as_bytes(), covered);
         Ok(Some(key.map_err(|refusal| refusal.at(IDEMPOTENCY_KEY.as_str()))?))
@@ -516,11 +435,10 @@ impl TopicCall<'_> {
         let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         covered.add(&[u8::from(content_type.is_some())]);
         covered.add(content_type.unwrap_or_default());
-        let mut event: Vec<_> = headers
+        let all = headers
             .iter()
-            .map(|(name, value)| (name.as_str(), value.as_bytes()))
-            .filter(|(name, _)| name.starts_with("ce-"))
-            .collect();
+            .map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let mut event: Vec<_> = all.filter(|(name, _)| name.starts_with("ce-")).collect();
         // The values of one name keep their order.
         event.sort_by_key(|(name, _)| *name);
         covered.add(&(event.len() as u64).to_be_bytes());
@@ -561,11 +479,8 @@ impl TopicCall<'_> {
     ) -> Result<T, Refusal> {
         let (app, parts, target) = (self.app.clone(), self.parts.clone(), self.target.clone());
         let work = move || {
-            work(&TopicCall {
-                app: &app,
-                parts: &parts,
-                target,
-            })
+            let (app, parts) = (&app, &parts);
+            work(&TopicCall { app, parts, target })
         };
         self.app.blocking.attempt(Work::Parse, work).await
     }
@@ -597,22 +512,19 @@ impl<'a> Listed<'a> {
     fn add(&mut self, record: &ParsedRecord<'_>, pointer: impl Fn() -> String) -> Result<(), Refusal> {
         let placement = self.placer.add(record).map_err(|misfit| {
             let pointer = pointer();
-            let partition = match self.partition.strip_prefix('/') {
-                Some(_) => format!("{pointer}{}", self.partition),
-                None => self.partition.to_owned(),
-            };
+            let mut partition = self.partition.to_owned();
+            if partition.starts_with('/') {
+                partition.insert_str(0, &pointer);
+            }
             misfit.refuse(&pointer, &partition)
         })?;
         self.placements.push(placement);
         // Records without content take more room in a batch than in JSON, and attributes of events are headers with longer names.
         if self.placer.bytes() > self.max_bytes {
-            return Err(Refusal::new(
-                Reason::RequestTooLarge,
-                format!(
-                    "the records take more than {} bytes as they are stored; split the request",
-                    self.max_bytes
-                ),
-            ));
+            let most = self.max_bytes;
+            let detail =
+                format!("the records take more than {most} bytes as they are stored; split the request");
+            return Err(Refusal::new(Reason::RequestTooLarge, detail));
         }
         Ok(())
     }
@@ -654,18 +566,17 @@ fn positions(
         out.extend_from_slice(b"]}\n");
         Ok::<_, Infallible>(out.into())
     });
-    match written {
-        Ok(body) => body,
-        Err(never) => match never {},
-    }
+    let Ok(body) = written;
+    body
 }
 
-/// 200 with a JSON body that is nobody's to keep.
-fn ok(body: impl Into<Body>) -> Response {
-    let mut response = Response::new(body.into());
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+/// The answer, marked where it is that of an earlier request.
+fn replayed(is_replayed: bool, mut response: Response) -> Response {
+    if is_replayed {
+        response
+            .headers_mut()
+            .insert(REPLAYED, HeaderValue::from_static("true"));
+    }
     response
 }
 
@@ -683,42 +594,40 @@ mod tests {
 
     #[test]
     fn the_media_type_chooses_the_reader_whatever_its_case_and_parameters() {
-        for (value, expected) in [
-            ("application/json", Media::Json),
-            ("Application/JSON", Media::Json),
-            ("application/json; charset=utf-8", Media::Json),
-            ("application/json;charset=\"UTF-8\"", Media::Json),
-            ("application/x-ndjson", Media::Ndjson),
-            ("application/x-ndjson ; q=1", Media::Ndjson),
-            ("application/vnd.apache.kafka.record-batch", Media::RecordBatch),
-            ("application/cloudevents+json", Media::Event(Mode::Structured)),
+        for (expected, values) in [
             (
-                "Application/CloudEvents-Batch+JSON; charset=utf-8",
-                Media::Event(Mode::Batched),
+                Media::Json,
+                "application/json|Application/JSON|application/json; charset=utf-8",
             ),
-            ("application/cloudevents+avro", Media::Raw),
-            ("application/jsonx", Media::Raw),
-            ("text/plain; charset=latin1", Media::Raw),
-            ("application/octet-stream", Media::Raw),
-            ("application/geo+json", Media::Raw),
-            ("application/ndjson", Media::Ndjson),
-            ("application/jsonl", Media::Ndjson),
-            ("application/x-jsonlines; charset=utf-8", Media::Ndjson),
+            (Media::Json, "application/json;charset=\"UTF-8\""),
+            (
+                Media::Ndjson,
+                "application/x-ndjson|application/x-ndjson ; q=1|application/ndjson",
+            ),
+            (
+                Media::Ndjson,
+                "application/jsonl|application/x-jsonlines; charset=utf-8",
+            ),
+            (Media::RecordBatch, "application/vnd.apache.kafka.record-batch"),
+            (Media::Event(Mode::Structured), "application/cloudevents+json"),
+            (
+                Media::Event(Mode::Batched),
+                "Application/CloudEvents-Batch+JSON; charset=utf-8",
+            ),
+            (
+                Media::Raw,
+                "application/cloudevents+avro|application/jsonx|text/plain; charset=latin1",
+            ),
+            (Media::Raw, "application/octet-stream|application/geo+json"),
         ] {
-            assert_eq!(media(value), Ok(expected), "{value}");
+            for value in values.split('|') {
+                assert_eq!(media(value), Ok(expected), "{value}");
+            }
         }
-        for wrong in [
-            "application/json; charset=latin1",
-            "application/cloudevents+json; charset=latin1",
-            "application/x-www-form-urlencoded",
-            "Multipart/Form-Data; boundary=x",
-            "text/json",
-            "text/x-ndjson",
-            "application/json, text/plain",
-            "x",
-            "application/vnd.kafka.json.v2+json",
-            "",
-        ] {
+        let wrong = "application/json; charset=latin1|application/cloudevents+json; charset=latin1|text/x-ndjson|text/json|\
+            application/x-www-form-urlencoded|Multipart/Form-Data; boundary=x|application/json, text/plain|x||\
+            application/vnd.kafka.json.v2+json";
+        for wrong in wrong.split('|') {
             assert_eq!(media(wrong), Err(Code::UnsupportedMediaType), "{wrong}");
         }
         let problem = media_type(&HeaderMap::new()).unwrap_err();
@@ -752,15 +661,10 @@ mod tests {
     #[tokio::test]
     async fn positions_stand_in_the_order_of_the_request() {
         let placement = |part, delta| Placement { part, delta };
-        let out = positions(
-            vec![placement(1, 0), placement(0, 0), placement(1, 1)],
-            vec![(7, Offset::new(41)), (0, Offset::new(9))],
-            None,
-        );
-        let out = out.collect().await.unwrap().to_bytes();
-        assert_eq!(
-            String::from_utf8(out.to_vec()).unwrap(),
-            r#"{"offsets":[{"partition":0,"offset":9},{"partition":7,"offset":41},{"partition":0,"offset":10}]}"#.to_owned() + "\n"
-        );
+        let placements = vec![placement(1, 0), placement(0, 0), placement(1, 1)];
+        let parts = vec![(7, Offset::new(41)), (0, Offset::new(9))];
+        let out = positions(placements, parts, None).collect().await.unwrap();
+        let expected = r#"{"offsets":[{"partition":0,"offset":9},{"partition":7,"offset":41},{"partition":0,"offset":10}]}"#;
+        assert_eq!(out.to_bytes(), format!("{expected}\n"));
     }
 }

@@ -4,12 +4,12 @@
 //! client that is faster than the disk feels it by TCP.
 
 use axum::response::Response;
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::body::Incoming;
-use super::{REPLAYED, TopicCall};
+use super::{TopicCall, replayed};
 use crate::broker::produce::upload::{Stop, Upload};
 use crate::http::budget::Budget;
 use crate::http::json_answer;
@@ -142,11 +142,5 @@ fn answer(upload: &Upload<'_>) -> Response {
         records: upload.accepted(),
         partitions: partitions.collect(),
     };
-    let mut response = json_answer(StatusCode::OK, &answer);
-    if upload.is_replayed() {
-        response
-            .headers_mut()
-            .insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    response
+    replayed(upload.is_replayed(), json_answer(StatusCode::OK, &answer))
 }

@@ -1,12 +1,12 @@
 //! `application/vnd.apache.kafka.record-batch`: batches for one partition, which [`record_batch`](crate::broker::produce::record_batch) checks.
 
 use axum::response::Response;
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::body::Incoming;
-use super::{REPLAYED, TopicCall};
+use super::{TopicCall, replayed};
 use crate::broker::produce::idempotency::fingerprint;
 use crate::broker::produce::record_batch::Range;
 use crate::http::budget::Budget;
@@ -78,11 +78,5 @@ fn answer(range: Range) -> Response {
         last_offset: first_offset + u64::from(range.records) - 1,
         records: range.records.into(),
     };
-    let mut response = json_answer(StatusCode::OK, &body);
-    if range.is_replayed {
-        response
-            .headers_mut()
-            .insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    response
+    replayed(range.is_replayed, json_answer(StatusCode::OK, &body))
 }

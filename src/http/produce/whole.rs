@@ -1,18 +1,17 @@
 //! Bodies that are one append: read whole, placed by [`whole`](crate::broker::produce::whole), and answered with each record's position.
 
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::HeaderValue;
 
 use super::body::Incoming;
-use super::{INLINE_BYTES, Options, REPLAYED, TopicCall, ok, positions};
+use super::{INLINE_BYTES, Options, TopicCall, positions, replayed};
 use crate::broker::produce::idempotency::{Key, fingerprint};
 use crate::broker::produce::placing::Placement;
 use crate::broker::produce::whole::{Attempt, Placed, Places};
 use crate::broker::refusal::Refusal;
-use crate::http::HoldsBodies;
 use crate::http::budget::Budget;
 use crate::http::problem::Problem;
+use crate::http::{HoldsBodies, fresh};
 
 /// Positions of an answer that takes no part of the budget, in bytes: it is written in one piece.
 const MOST_UNCOUNTED_BYTES: usize = 8 << 10;
@@ -70,13 +69,7 @@ async fn produce_once(
         .await?;
     drop(bytes);
     let is_replayed = places.is_replayed;
-    let mut response = answer(places, budget);
-    if is_replayed {
-        response
-            .headers_mut()
-            .insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    Ok(replayed(is_replayed, answer(places, budget)))
 }
 
 /// The positions of records. `budget` is what the request holds: a long answer goes on holding it until its client has read it.
@@ -92,7 +85,8 @@ fn answer(places: Places, mut budget: Budget<'_>) -> Response {
     }
     let held = budget.take();
     let is_holding = held.is_some();
-    let mut response = ok(positions(placements, places.parts, held));
+    let body = positions(placements, places.parts, held);
+    let mut response = (fresh("application/json"), body).into_response();
     if is_holding {
         response.extensions_mut().insert(HoldsBodies);
     }

@@ -22,7 +22,7 @@ use super::accept::choose;
 use super::chunks;
 use super::fetch::JsonRecord;
 use super::path::TopicName;
-use super::problem::Problem;
+use super::{fresh, problem::Problem};
 use crate::broker::refusal::Refusal;
 use crate::broker::stream::run::{Cut, OpenStream};
 use crate::http::app::App;
@@ -50,13 +50,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// comment every 15 s.
 ///
 /// An NDJSON stream that cannot go on breaks off without its final chunk.
-#[utoipa::path(
-    get,
-    path = "/v1/topics/{topic}/records",
-    operation_id = "stream_topic",
-    tag = "records",
+#[utoipa::path(get, path = "/v1/topics/{topic}/records", tag = "records",
     params(
-        ("topic" = String, Path, description = "The topic's name"),
         ("from" = Option<String>, Query, description = "Where to begin: `earliest` (the log start, the default), `latest` (the end), the first record at or after a time in milliseconds or RFC 3339, or a cursor (the `id` of an event)", example = "earliest"),
         ("until" = Option<String>, Query, description = "Each partition ends before its first record at or after this time; `latest`: at the end as of the request; a cursor: where that one is"),
         ("last" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "Only the newest records, so many over all partitions: those that are wanted between `from` and `until`, chosen by timestamp, of each partition the last ones without a hole. With `follow` it goes on from there. As Server-Sent Events an `id` comes before the first record: `until` with it gives those before, a page back."),
@@ -72,10 +67,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     ),
     responses(
         (status = 200, description = "The records, a line or an event each",
-            content(
-                (JsonRecord = "application/x-ndjson"),
-                (String = "text/event-stream"),
-            )),
+            content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream"))),
         (status = 204, description = "Nothing is left behind `Last-Event-ID`, and the stream does not follow: do not ask again"),
         (status = 400, description = "`invalid-request`; `pointer` names the parameter, or `Last-Event-ID`"),
         (status = 404, description = "`unknown-topic`, `unknown-partition`"),
@@ -85,8 +77,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         (status = 500, description = "`corrupt-data` (NDJSON): records cannot be read"),
         (status = 501, description = "`not-supported`: `search`, `max_records`, `max_scan_bytes`, `max_scan_ms`, `value_limit`"),
         (status = 503, description = "`shutting-down`, `overloaded`"),
-    )
-)]
+    ))]
 async fn stream_topic(
     State(app): State<App>,
     method: Method,
@@ -102,43 +93,12 @@ async fn stream_topic(
 /// Replays several topics, and follows them
 ///
 /// As for one topic; each record carries its `topic`.
-#[utoipa::path(
-    get,
-    path = "/v1/records",
-    operation_id = "stream_topics",
-    tag = "records",
-    params(
-        ("topics" = String, Query, description = "The topics' names, separated by commas", example = "orders,payments"),
-        ("from" = Option<String>, Query, description = "As for one topic"),
-        ("until" = Option<String>, Query, description = "As for one topic"),
-        ("last" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "As for one topic"),
-        ("key" = Option<String>, Query, description = "As for one topic"),
+#[utoipa::path(get, path = "/v1/records", tag = "records",
+    params(("topics" = String, Query, description = "The topics' names, separated by commas", example = "orders,payments"),
         ("partitions" = Option<String>, Query, description = "As for one topic; only where `topics` names one"),
-        ("header.NAME" = Option<String>, Query, description = "As for one topic"),
-        ("follow" = Option<bool>, Query, description = "As for one topic"),
-        ("order" = Option<String>, Query, description = "As for one topic"),
-        ("speed" = Option<f64>, Query, description = "As for one topic"),
-        ("data" = Option<String>, Query, description = "As for one topic"),
-        ("Accept" = Option<String>, Header, description = "As for one topic"),
-        ("Last-Event-ID" = Option<String>, Header, description = "As for one topic: the `id` of an event of a stream over the same topics"),
-    ),
-    responses(
-        (status = 200, description = "The records, a line or an event each",
-            content(
-                (JsonRecord = "application/x-ndjson"),
-                (String = "text/event-stream"),
-            )),
-        (status = 204, description = "Nothing is left behind `Last-Event-ID`, and the stream does not follow: do not ask again"),
-        (status = 400, description = "`invalid-request`; `pointer` names the parameter, or `Last-Event-ID`"),
-        (status = 404, description = "`unknown-topic`, `unknown-partition`"),
-        (status = 406, description = "`not-acceptable`"),
-        (status = 410, description = "`cursor-expired`, `offset-trimmed`"),
-        (status = 416, description = "`offset-out-of-range`"),
-        (status = 500, description = "`corrupt-data`"),
-        (status = 501, description = "`not-supported`"),
-        (status = 503, description = "`shutting-down`, `overloaded`"),
-    )
-)]
+        ("Last-Event-ID" = Option<String>, Header, description = "As for one topic: the `id` of an event of a stream over the same topics")),
+    responses((status = 200, description = "The records, a line or an event each",
+        content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream")))))]
 async fn stream_topics(
     State(app): State<App>,
     method: Method,
@@ -160,14 +120,13 @@ async fn stream(
 ) -> Result<Response, Problem> {
     let is_live = query.request.is_live();
     let is_resumed = query.request.is_resumed;
-    let stream = OpenStream::open(&app.fetcher, &app.clock, &app.topics, names, query.request)
-        .await
-        .map_err(|mut refusal| {
-            if is_resumed && refusal.field.as_deref() == Some("from") {
-                refusal.field = Some("Last-Event-ID".to_owned());
-            }
-            refusal
-        })?;
+    let opened = OpenStream::open(&app.fetcher, &app.clock, &app.topics, names, query.request).await;
+    let stream = opened.map_err(|mut refusal| {
+        if is_resumed && refusal.field.as_deref() == Some("from") {
+            refusal.field = Some("Last-Event-ID".to_owned());
+        }
+        refusal
+    })?;
     let body = if *method == Method::HEAD {
         nothing()
     } else {
@@ -183,18 +142,13 @@ async fn stream(
             Err(Cut::Refused(refusal)) => return Err(refusal.into()),
             Err(Cut::Stopping) => return Err(Refusal::stopping().into()),
             Err(Cut::NothingLeft) => {
-                let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-                return Ok((StatusCode::NO_CONTENT, headers).into_response());
+                let [_, no_store] = fresh("");
+                return Ok((StatusCode::NO_CONTENT, [no_store]).into_response());
             }
         }
     };
-    let mut response = Response::new(body);
+    let mut response = (fresh(format.media_type()), body).into_response();
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(format.media_type()),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
     if format == Format::Events || is_live {
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
@@ -208,8 +162,6 @@ fn nothing() -> Body {
         chunks.send(Bytes::new()).await;
         Ok::<_, Infallible>(Bytes::new())
     });
-    match body {
-        Ok(body) => body,
-        Err(never) => match never {},
-    }
+    let Ok(body) = body;
+    body
 }

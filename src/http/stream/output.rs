@@ -232,10 +232,11 @@ mod tests {
     use crate::formats::cursor::Cursor;
 
     fn reached(partition: u32, next: u64) -> Reached {
+        let (topic, next) = (0, Offset::new(next));
         Reached {
-            topic: 0,
+            topic,
             partition,
-            next: Offset::new(next),
+            next,
         }
     }
 
@@ -270,30 +271,27 @@ mod tests {
         let record = r#"{"topic":"t","partition":1,"offset":0,"timestamp":5,"key":"k\n","value":{ "a": 1 },"headers":{}}"#;
         assert_eq!(written(Format::NdJson, write), format!("{record}\n"));
         let id = cursor(&[reached(0, 4), reached(1, 1)]);
-        assert_eq!(
-            written(Format::Events, write),
-            format!("retry: 2000\n\nevent: record\nid: {id}\ndata: {record}\n\n")
-        );
+        let events = format!("retry: 2000\n\nevent: record\nid: {id}\ndata: {record}\n\n");
+        assert_eq!(written(Format::Events, write), events);
     }
 
     #[test]
     fn what_is_no_record_is_an_event_of_its_own_and_nothing_among_lines() {
-        let gap = Gap {
-            from: Offset::new(3),
-            until: Offset::new(9),
+        let (from, until) = (Offset::new(3), Offset::new(9));
+        let gap = Event::Gap {
+            topic: "t",
+            partition: 0,
+            gap: Gap { from, until },
+            reason: "skipped",
         };
         let refusal = Refusal::new(Reason::CorruptData, "line\nbreak");
         let write = |output: &mut Output| {
+            let [alive, moved] = [false, true].map(|has_moved| Event::Alive { has_moved });
             for event in [
                 Event::Place,
-                Event::Alive { has_moved: false },
-                Event::Alive { has_moved: true },
-                Event::Gap {
-                    topic: "t",
-                    partition: 0,
-                    gap,
-                    reason: "skipped",
-                },
+                alive,
+                moved,
+                gap,
                 Event::Refused(&refusal),
                 Event::End,
             ] {

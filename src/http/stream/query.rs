@@ -2,13 +2,13 @@
 
 use http::{HeaderMap, HeaderName};
 
+use crate::broker::engine::TimestampMs;
 use crate::broker::stream::filter::Filter;
 use crate::broker::stream::request::{Beginning, Ending, StreamRequest};
-use crate::formats::cursor::Cursor;
-use crate::formats::cursor::MAX_PARTITIONS;
+use crate::formats::cursor::{Cursor, MAX_PARTITIONS};
 use crate::formats::time::parse_time;
 use crate::http::accept::names;
-use crate::http::params::Params;
+use crate::http::params::{Params, not_a_time};
 use crate::http::path::parse_index;
 use crate::http::problem::Problem;
 
@@ -22,6 +22,19 @@ const LATER: [&str; 5] = [
     "max_scan_bytes",
     "max_scan_ms",
     "value_limit",
+];
+/// Those that it has; the first only where the query names the topics.
+const PARAMETERS: [&str; 10] = [
+    "topics",
+    "from",
+    "until",
+    "last",
+    "key",
+    "partitions",
+    "follow",
+    "order",
+    "speed",
+    "data",
 ];
 /// The newest records of one stream at most: their places are held in memory while they are looked for.
 const MOST_LAST: u64 = 100_000;
@@ -45,21 +58,12 @@ impl StreamQuery {
     /// # Errors
     /// 400 with the parameter's name.
     pub(super) fn parse(query: Option<&str>, headers: &HeaderMap, several: bool) -> Result<Self, Problem> {
-        let mut allowed = vec![
-            "from",
-            "until",
-            "last",
-            "key",
-            "partitions",
-            "follow",
-            "order",
-            "speed",
-            "data",
-        ];
-        if several {
-            allowed.insert(0, "topics");
-        }
-        let params = Params::parse_with(query, &allowed, Some(HEADER_PREFIX), &LATER)?;
+        let allowed = if several {
+            &PARAMETERS[..]
+        } else {
+            &PARAMETERS[1..]
+        };
+        let params = Params::parse_with(query, allowed, Some(HEADER_PREFIX), &LATER)?;
         let topics = if several { topics(&params)? } else { Vec::new() };
         let resumed = resumed(headers)?;
         let is_resumed = resumed.is_some();
@@ -68,47 +72,22 @@ impl StreamQuery {
         let until = until(&params)?;
         let last = params.number("last", 1, MOST_LAST)?.map(|last| last as usize);
         if last.is_some() && from == Beginning::Latest {
-            return Err(Problem::invalid(
-                "last",
-                "from=latest begins behind the newest records; leave it out, or last",
-            ));
+            let detail = "from=latest begins behind the newest records; leave it out, or last";
+            return Err(Problem::invalid("last", detail));
         }
         let partitions = params.get("partitions").map(partitions).transpose()?;
         if partitions.is_some() && topics.len() > 1 {
-            return Err(Problem::invalid(
-                "partitions",
-                "partitions are of one topic, and the stream has several",
-            ));
+            let detail = "partitions are of one topic, and the stream has several";
+            return Err(Problem::invalid("partitions", detail));
         }
         let speed = speed(&params)?;
-        let order = match params.get("order") {
-            None => None,
-            Some("none") => Some(false),
-            Some("timestamp") => Some(true),
-            Some(other) => {
-                return Err(Problem::invalid(
-                    "order",
-                    format!("order must be none or timestamp, not {other:?}"),
-                ));
-            }
-        };
+        let order = params.choice("order", &[("none", false), ("timestamp", true)])?;
         if speed.is_some() && order == Some(false) {
-            return Err(Problem::invalid(
-                "order",
-                "a replay at a speed is in the order of timestamps; leave order out",
-            ));
+            let detail = "a replay at a speed is in the order of timestamps; leave order out";
+            return Err(Problem::invalid("order", detail));
         }
-        let as_events = match params.get("data") {
-            None => names(headers, "application/cloudevents+json"),
-            Some("records") => false,
-            Some("cloudevents") => true,
-            Some(other) => {
-                return Err(Problem::invalid(
-                    "data",
-                    format!("data must be records or cloudevents, not {other:?}"),
-                ));
-            }
-        };
+        let as_events = params.choice("data", &[("records", false), ("cloudevents", true)])?;
+        let headers_wanted = params.with_prefix(HEADER_PREFIX);
         let request = StreamRequest {
             from: resumed.map_or(from, Beginning::Cursor),
             until,
@@ -116,8 +95,7 @@ impl StreamQuery {
             last: last.filter(|_| !is_resumed),
             filter: Filter {
                 key: params.get("key").map(str::to_owned),
-                headers: params
-                    .with_prefix(HEADER_PREFIX)
+                headers: headers_wanted
                     .map(|(name, value)| (name.to_owned(), value.to_owned()))
                     .collect(),
             },
@@ -130,28 +108,23 @@ impl StreamQuery {
         Ok(Self {
             topics,
             request,
-            as_events,
+            as_events: as_events.unwrap_or_else(|| names(headers, "application/cloudevents+json")),
         })
     }
 }
 
 fn topics(params: &Params) -> Result<Vec<String>, Problem> {
-    let Some(list) = params.get("topics").filter(|list| !list.is_empty()) else {
-        return Err(Problem::invalid(
-            "topics",
-            "name the topics, separated by commas: topics=a,b",
-        ));
-    };
+    let missing = "name the topics, separated by commas: topics=a,b";
+    let list = params.get("topics").filter(|list| !list.is_empty());
+    let list = list.ok_or_else(|| Problem::invalid("topics", missing))?;
     let mut topics: Vec<String> = Vec::new();
     for name in list.split(',') {
         check_count("topics", topics.len())?;
-        if name.is_empty() || topics.iter().any(|other| other == name) {
-            let detail = if name.is_empty() {
-                "an empty name is no topic's".to_owned()
-            } else {
-                format!("{name} is named twice")
-            };
-            return Err(Problem::invalid("topics", detail));
+        if name.is_empty() {
+            return Err(Problem::invalid("topics", "an empty name is no topic's"));
+        }
+        if topics.iter().any(|other| other == name) {
+            return Err(Problem::invalid("topics", format!("{name} is named twice")));
         }
         topics.push(name.to_owned());
     }
@@ -163,10 +136,8 @@ fn check_count(name: &str, count: usize) -> Result<(), Problem> {
     if count < MAX_PARTITIONS {
         return Ok(());
     }
-    Err(Problem::invalid(
-        name,
-        format!("a stream is over at most {MAX_PARTITIONS} partitions"),
-    ))
+    let detail = format!("a stream is over at most {MAX_PARTITIONS} partitions");
+    Err(Problem::invalid(name, detail))
 }
 
 fn resumed(headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
@@ -177,48 +148,49 @@ fn resumed(headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
     let cursor = field.to_str().ok().and_then(Cursor::decode);
     match (cursor, fields.next()) {
         (Some(cursor), None) => Ok(Some(cursor)),
-        _ => Err(Problem::invalid(
-            "Last-Event-ID",
-            "Last-Event-ID is not the id of an event of this server",
-        )),
+        _ => {
+            let detail = "Last-Event-ID is not the id of an event of this server";
+            Err(Problem::invalid("Last-Event-ID", detail))
+        }
     }
 }
 
 fn from(params: &Params) -> Result<Beginning, Problem> {
-    let text = match params.get("from") {
-        None | Some("earliest") => return Ok(Beginning::Earliest),
-        Some("latest") => return Ok(Beginning::Latest),
-        Some(text) => text,
-    };
-    if let Some(time) = parse_time(text) {
-        return Ok(Beginning::Time(time));
+    match params.get("from") {
+        None | Some("earliest") => Ok(Beginning::Earliest),
+        Some("latest") => Ok(Beginning::Latest),
+        Some(text) => time_or_cursor(
+            "from",
+            "earliest, latest",
+            text,
+            Beginning::Time,
+            Beginning::Cursor,
+        ),
     }
-    cursor("from", "earliest, latest", text).map(Beginning::Cursor)
 }
 
 fn until(params: &Params) -> Result<Option<Ending>, Problem> {
-    Ok(match params.get("until") {
-        None => None,
-        Some("latest") => Some(Ending::Latest),
-        Some(text) => Some(match parse_time(text) {
-            Some(time) => Ending::Time(time),
-            None => Ending::Cursor(cursor("until", "latest", text)?),
-        }),
-    })
+    match params.get("until") {
+        None => Ok(None),
+        Some("latest") => Ok(Some(Ending::Latest)),
+        Some(text) => time_or_cursor("until", "latest", text, Ending::Time, Ending::Cursor).map(Some),
+    }
 }
 
-/// Reads a cursor where a word or a time might have stood.
-fn cursor(name: &str, words: &str, text: &str) -> Result<Cursor, Problem> {
-    Cursor::decode(text).ok_or_else(|| {
-        Problem::invalid(
-            name,
-            format!(
-                "{name} must be {words}, a time (milliseconds, or RFC 3339 as in 2013-07-01T00:00:00Z) or the id of an \
-                 event, not {:?}",
-                text.chars().take(250).collect::<String>()
-            ),
-        )
-    })
+/// Reads a time or a cursor where one of `words` might have stood.
+fn time_or_cursor<T>(
+    name: &str,
+    words: &str,
+    text: &str,
+    of_time: fn(TimestampMs) -> T,
+    of_cursor: fn(Cursor) -> T,
+) -> Result<T, Problem> {
+    if let Some(time) = parse_time(text) {
+        return Ok(of_time(time));
+    }
+    let words = format!("{words}, the id of an event or ");
+    let cursor = Cursor::decode(text).ok_or_else(|| not_a_time(name, &words, text))?;
+    Ok(of_cursor(cursor))
 }
 
 fn partitions(list: &str) -> Result<Vec<u32>, Problem> {
@@ -226,18 +198,15 @@ fn partitions(list: &str) -> Result<Vec<u32>, Problem> {
     for text in list.split(',') {
         check_count("partitions", partitions.len())?;
         let Some(index) = parse_index(text) else {
+            let detail = "partitions must be numbers separated by commas, as in 0,3";
             return Err(Problem::invalid(
                 "partitions",
-                format!(
-                    "partitions must be numbers separated by commas, as in 0,3; {text:?} is not a number"
-                ),
+                format!("{detail}; {text:?} is not a number"),
             ));
         };
         if partitions.contains(&index) {
-            return Err(Problem::invalid(
-                "partitions",
-                format!("partition {index} is named twice"),
-            ));
+            let detail = format!("partition {index} is named twice");
+            return Err(Problem::invalid("partitions", detail));
         }
         partitions.push(index);
     }
@@ -248,21 +217,19 @@ fn speed(params: &Params) -> Result<Option<f64>, Problem> {
     let Some(text) = params.get("speed") else {
         return Ok(None);
     };
-    let is_plain = text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || b".eE-".contains(&byte));
+    let is_plain = text.bytes().all(|byte| b"0123456789.eE-".contains(&byte));
     match text.parse::<f64>() {
         Ok(speed) if is_plain && speed > 0.0 && speed.is_finite() => Ok(Some(speed)),
-        _ => Err(Problem::invalid(
-            "speed",
-            format!("speed must be a number above 0, as in 60 or 0.5, not {text:?}"),
-        )),
+        _ => {
+            let detail = format!("speed must be a number above 0, as in 60 or 0.5, not {text:?}");
+            Err(Problem::invalid("speed", detail))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::broker::engine::{TimestampMs, TopicId};
+    use crate::broker::engine::TopicId;
     use http::HeaderValue;
 
     use super::*;
@@ -295,11 +262,9 @@ mod tests {
 
     #[test]
     fn every_parameter_is_read() {
-        let query = parse(
-            "from=5&until=1970-01-01T00:00:01Z&last=7&key=a%20b&partitions=3,0&follow=true&order=timestamp&speed=0.5\
-             &header.type=x%3Dy&header.b.c=",
-        )
-        .unwrap();
+        let text = "from=5&until=1970-01-01T00:00:01Z&last=7&key=a%20b&partitions=3,0&follow=true&order=timestamp\
+            &speed=0.5&header.type=x%3Dy&header.b.c=";
+        let query = parse(text).unwrap();
         assert_eq!(query.from, Beginning::Time(TimestampMs(5)));
         assert_eq!(query.until, Some(Ending::Time(TimestampMs(1000))));
         assert_eq!((query.last, query.partitions), (Some(7), Some(vec![3, 0])));
@@ -317,10 +282,8 @@ mod tests {
         );
         let query = parse(&format!("from={0}&until={0}&follow=true", cursor().encode())).unwrap();
         assert!(!query.goes_on(), "it ends where the cursor is");
-        assert_eq!(
-            (query.from, query.until),
-            (Beginning::Cursor(cursor()), Some(Ending::Cursor(cursor())))
-        );
+        assert_eq!(query.from, Beginning::Cursor(cursor()));
+        assert_eq!(query.until, Some(Ending::Cursor(cursor())));
     }
 
     #[test]
@@ -332,60 +295,52 @@ mod tests {
         };
         for query in ["from=latest", "last=5"] {
             let query = with(&cursor().encode(), query).unwrap();
-            assert_eq!(
-                (query.from, query.is_resumed),
-                (Beginning::Cursor(cursor()), true)
-            );
-            assert_eq!(query.last, None);
+            assert_eq!(query.from, Beginning::Cursor(cursor()));
+            assert_eq!((query.last, query.is_resumed), (None, true));
         }
         let query = with("", "from=latest").unwrap();
         assert_eq!((query.from, query.is_resumed), (Beginning::Latest, false));
         for wrong in ["17", "earliest", "Axy"] {
             assert_eq!(with(wrong, "").unwrap_err().to_json()["pointer"], "Last-Event-ID");
         }
-        assert_eq!(
-            with(&cursor().encode(), "from=x").unwrap_err().to_json()["pointer"],
-            "from"
-        );
+        let problem = with(&cursor().encode(), "from=x").unwrap_err();
+        assert_eq!(problem.to_json()["pointer"], "from");
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        for (query, pointer) in [
-            ("form=earliest", "form"),
-            ("topics=a", "topics"),
-            ("from=", "from"),
-            ("from=-5", "from"),
-            ("from=Ax", "from"),
-            ("until=earliest", "until"),
-            ("until=", "until"),
-            ("until=Ax", "until"),
-            ("last=0", "last"),
-            ("last=100001", "last"),
-            ("last=5&from=latest", "last"),
-            ("partitions=", "partitions"),
-            ("partitions=0,0", "partitions"),
-            ("partitions=01", "partitions"),
-            ("partitions=0,x", "partitions"),
-            ("follow=1", "follow"),
-            ("follow", "follow"),
-            ("order=time", "order"),
-            ("order=none&speed=1", "order"),
-            ("speed=0", "speed"),
-            ("speed=-1", "speed"),
-            ("speed=inf", "speed"),
-            ("speed=NaN", "speed"),
-            ("speed=1e999", "speed"),
-            ("speed=", "speed"),
-            ("header.=x", "header."),
-            ("header.a=1&header.a=2", "header.a"),
-            ("key=a&key=b", "key"),
+        for (pointer, queries) in [
+            ("form", "form=earliest"),
+            ("topics", "topics=a"),
+            ("from", "from= from=-5 from=Ax"),
+            ("until", "until=earliest until= until=Ax"),
+            ("last", "last=0 last=100001 last=5&from=latest"),
+            (
+                "partitions",
+                "partitions= partitions=0,0 partitions=01 partitions=0,x",
+            ),
+            ("follow", "follow=1 follow"),
+            ("order", "order=time order=none&speed=1"),
+            ("speed", "speed=0 speed=-1 speed=inf speed=NaN speed=1e999 speed="),
+            ("header.", "header.=x"),
+            ("header.a", "header.a=1&header.a=2"),
+            ("key", "key=a&key=b"),
         ] {
-            let problem = parse(query).unwrap_err().to_json();
-            assert_eq!(
-                (&problem["status"], &problem["pointer"]),
-                (&400.into(), &pointer.into()),
-                "{query}"
+            for query in queries.split(' ') {
+                let problem = parse(query).unwrap_err().to_json();
+                assert_eq!(problem["status"], 400, "{query}");
+                assert_eq!(problem["pointer"], pointer, "{query}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_plus_that_became_a_blank_is_explained() {
+        for name in ["from", "until"] {
+            let problem = parse(&format!("{name}=2024-01-01T00:00:00+02:00")).unwrap_err();
+            assert!(
+                problem.to_json()["detail"].as_str().unwrap().contains("%2B"),
+                "{problem:?}"
             );
         }
     }
