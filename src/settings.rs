@@ -185,79 +185,31 @@ pub struct Setting {
     access: Access,
 }
 
-const fn number(
-    name: &'static str,
-    unit: Unit,
-    (low, high): (u64, u64),
-    help: &'static str,
-    get: fn(&Config) -> u64,
-    set: fn(&mut Config, u64),
-) -> Setting {
-    Setting {
-        name,
-        unit,
-        help,
-        is_limit: false,
-        access: Access::Number { low, high, get, set },
-    }
-}
-
-const fn limit(
-    name: &'static str,
-    unit: Unit,
-    bounds: (u64, u64),
-    help: &'static str,
-    get: fn(&Config) -> u64,
-    set: fn(&mut Config, u64),
-) -> Setting {
-    let mut setting = number(name, unit, bounds, help, get, set);
-    setting.is_limit = true;
-    setting
-}
-
-const fn text(
-    name: &'static str,
-    placeholder: &'static str,
-    allowed: &'static str,
-    help: &'static str,
-    get: fn(&Config) -> String,
-    set: fn(&mut Config, &str) -> bool,
-) -> Setting {
-    Setting {
-        name,
-        unit: Unit::Text(placeholder),
-        help,
-        is_limit: false,
-        access: Access::Text { allowed, get, set },
-    }
-}
-
-const fn list(
-    name: &'static str,
-    placeholder: &'static str,
-    allowed: &'static str,
-    help: &'static str,
-    get: fn(&mut Config) -> &mut Vec<String>,
-    fits: fn(&str) -> bool,
-) -> Setting {
-    Setting {
-        name,
-        unit: Unit::Text(placeholder),
-        help,
-        is_limit: false,
-        access: Access::List { allowed, get, fits },
-    }
-}
-
-/// A row for a number that is a field of [`Config`] as it stands, or in milliseconds.
+/// A row of [`SETTINGS`]: its kind and name, the unit and the bounds of a number or the placeholder and the allowed
+/// values of a text, the field (in milliseconds, or as a number of a type) or how it is read and set, and the help.
 macro_rules! row {
-    ($make:ident $name:ident: $unit:ident $bounds:expr, $($field:ident).+ as millis, $help:literal) => {
-        $make(stringify!($name), Unit::$unit, $bounds, $help,
+    (number $($row:tt)+) => { row!(@ false, $($row)+) };
+    (limit $($row:tt)+) => { row!(@ true, $($row)+) };
+    (@ $is_limit:literal, $name:ident: $unit:ident $bounds:tt, $($field:ident).+ as millis, $help:literal) => {
+        row!(@ $is_limit, $name: $unit $bounds, $help,
             |c| millis(c.$($field).+), |c, v| c.$($field).+ = Duration::from_millis(v))
     };
-    ($make:ident $name:ident: $unit:ident $bounds:expr, $($field:ident).+ as $type:ty, $help:literal) => {
-        $make(stringify!($name), Unit::$unit, $bounds, $help,
-            |c| c.$($field).+ as u64, |c, v| c.$($field).+ = v as $type)
+    (@ $is_limit:literal, $name:ident: $unit:ident $bounds:tt, $($field:ident).+ as $type:ty, $help:literal) => {
+        row!(@ $is_limit, $name: $unit $bounds, $help, |c| c.$($field).+ as u64, |c, v| c.$($field).+ = v as $type)
+    };
+    (@ $is_limit:literal, $name:ident: $unit:ident ($low:expr, $high:expr), $help:literal, $get:expr, $set:expr) => {
+        row!(@ $name, Unit::$unit, $is_limit, $help, Access::Number { low: $low, high: $high, get: $get, set: $set })
+    };
+    (text $name:ident: $placeholder:ident $allowed:literal, $help:literal, $get:expr, $set:expr) => {
+        row!(@ $name, Unit::Text(stringify!($placeholder)), false, $help,
+            Access::Text { allowed: $allowed, get: $get, set: $set })
+    };
+    (list $name:ident: $placeholder:ident $allowed:literal, $help:literal, $fits:expr) => {
+        row!(@ $name, Unit::Text(stringify!($placeholder)), false, $help,
+            Access::List { allowed: $allowed, get: |c| &mut c.$name, fits: $fits })
+    };
+    (@ $name:ident, $unit:expr, $is_limit:expr, $help:literal, $access:expr) => {
+        Setting { name: stringify!($name), unit: $unit, help: $help, is_limit: $is_limit, access: $access }
     };
 }
 
@@ -268,59 +220,16 @@ const DAY_MS: u64 = 86_400_000;
 
 /// Every setting, in the order of the help.
 pub static SETTINGS: &[Setting] = &[
-    text(
-        "data",
-        "DIR",
-        "a directory",
-        "The data directory, created if missing",
-        |c| c.data.display().to_string(),
-        |c, v| {
-            c.data = v.into();
-            !v.is_empty()
-        },
-    ),
-    text(
-        "listen",
-        "ADDR",
-        "an IP address and a port, as in 127.0.0.1:7420 or [::1]:7420",
+    row!(text data: DIR "a directory", "The data directory, created if missing",
+        |c| c.data.display().to_string(), |c, v| set_to(&mut c.data, v.into()) && !v.is_empty()),
+    row!(text listen: ADDR "an IP address and a port, as in 127.0.0.1:7420 or [::1]:7420",
         "The address to listen on; port 0 picks a free one",
-        |c| c.listen.to_string(),
-        |c, v| v.parse().map(|listen| c.listen = listen).is_ok(),
-    ),
-    text(
-        "log_format",
-        "FORMAT",
-        "text or json",
-        "Format of the server's own log on standard error: text or json",
-        |c| {
-            if c.log_format == LogFormat::Json {
-                "json"
-            } else {
-                "text"
-            }
-            .to_owned()
-        },
-        |c, v| match v {
-            "text" => set_to(&mut c.log_format, LogFormat::Text),
-            "json" => set_to(&mut c.log_format, LogFormat::Json),
-            _ => false,
-        },
-    ),
-    text(
-        "log_level",
-        "LEVEL",
-        "error, warn, info, debug or trace",
+        |c| c.listen.to_string(), |c, v| v.parse().map(|listen| c.listen = listen).is_ok()),
+    row!(text log_format: FORMAT "text or json", "Format of the server's own log on standard error: text or json",
+        |c| name_in(&LOG_FORMATS, c.log_format), |c, v| set_by_name(&mut c.log_format, &LOG_FORMATS, v)),
+    row!(text log_level: LEVEL "error, warn, info, debug or trace",
         "The least severe messages to log: error, warn, info, debug or trace",
-        |c| format!("{:?}", c.log_level).to_ascii_lowercase(),
-        |c, v| match v {
-            "error" => set_to(&mut c.log_level, LogLevel::Error),
-            "warn" => set_to(&mut c.log_level, LogLevel::Warn),
-            "info" => set_to(&mut c.log_level, LogLevel::Info),
-            "debug" => set_to(&mut c.log_level, LogLevel::Debug),
-            "trace" => set_to(&mut c.log_level, LogLevel::Trace),
-            _ => false,
-        },
-    ),
+        |c| name_in(&LOG_LEVELS, c.log_level), |c, v| set_by_name(&mut c.log_level, &LOG_LEVELS, v)),
     row!(limit max_request_bytes: Bytes (KIB, GIB), limits.max_request_bytes as usize,
         "Largest decoded body of a request, except NDJSON"),
     row!(limit max_request_head_bytes: Bytes (8 * KIB, MIB), limits.max_request_head_bytes as usize,
@@ -357,42 +266,19 @@ pub static SETTINGS: &[Setting] = &[
         "Most segments mapped for reading"),
     row!(number retention_interval_ms: Milliseconds (10, DAY_MS), retention_interval as millis,
         "How often retention looks for segments to delete"),
-    number(
-        "offsets_retention_ms",
-        Unit::Milliseconds,
-        (0, 36_525 * DAY_MS),
+    row!(number offsets_retention_ms: Milliseconds (0, 36_525 * DAY_MS),
         "Time a group without members keeps its offsets after its last commit; 0: for ever",
         |c| c.offsets_retention.map_or(0, millis),
-        |c, v| c.offsets_retention = (v > 0).then(|| Duration::from_millis(v)),
-    ),
-    list(
-        "cors_origins",
-        "ORIGINS",
-        "origins as in https://example.org separated by commas, or *",
+        |c, v| c.offsets_retention = (v > 0).then(|| Duration::from_millis(v))),
+    row!(list cors_origins: ORIGINS "origins as in https://example.org separated by commas, or *",
         "Origins whose pages may call the API from a browser, separated by commas (*: any, to read only); none unless set",
-        |c| &mut c.cors_origins,
-        |origin| origin == "*" || is_origin(origin),
-    ),
-    list(
-        "allowed_hosts",
-        "HOSTS",
-        "host names without a port, separated by commas",
-        "Names besides localhost and IP addresses that clients may call the server by, separated by commas",
-        |c| &mut c.allowed_hosts,
-        is_host,
-    ),
-    text(
-        "public_url",
-        "URL",
-        "a URL without a path, as in https://log.example.org, or nothing",
+        |origin| origin == "*" || is_origin(origin)),
+    row!(list allowed_hosts: HOSTS "host names separated by commas, without scheme, port and path, as in log.example.org",
+        "Names besides localhost and IP addresses that clients may call the server by, separated by commas", is_host),
+    row!(text public_url: URL
+        "http:// or https:// and a host, without user, path, query and fragment, as in https://log.example.org; or nothing",
         "The URL at which browsers reach the server through a proxy",
-        |c| c.public_url.clone().unwrap_or_default(),
-        |c, v| {
-            let url = v.strip_suffix('/').unwrap_or(v);
-            c.public_url = (!url.is_empty()).then(|| url.to_owned());
-            v.is_empty() || is_origin(url)
-        },
-    ),
+        |c| c.public_url.clone().unwrap_or_default(), set_public_url),
 ];
 
 impl Setting {
@@ -444,17 +330,17 @@ impl Setting {
 
     fn set(&self, config: &mut Config, place: &str, value: &str) -> Result<(), ConfigError> {
         let fits = match self.access {
-            Access::Number { low, high, set, .. } => match self.unit.parse(value) {
-                Some(number) if (low..=high).contains(&number) => {
-                    set(config, number);
-                    true
-                }
-                _ => false,
-            },
+            Access::Number { low, high, set, .. } => {
+                let number = self
+                    .unit
+                    .parse(value)
+                    .filter(|number| (low..=high).contains(number));
+                number.map(|number| set(config, number)).is_some()
+            }
             Access::Text { set, .. } => set(config, value),
             Access::List { get, fits, .. } => {
-                let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
-                *get(config) = items.map(str::to_owned).collect();
+                let items = value.split(',').map(|item| item.trim().to_owned());
+                *get(config) = items.filter(|_| !value.trim().is_empty()).collect();
                 get(config).iter().all(|item| fits(item))
             }
         };
@@ -571,10 +457,8 @@ impl Config {
         use toml::de::{DeTable, DeValue};
 
         let at = |position: usize| {
-            let line = text
-                .get(..position)
-                .map_or(1, |before| before.matches('\n').count() + 1);
-            format!("{name} line {line}")
+            let before = text.get(..position).unwrap_or_default();
+            format!("{name} line {}", before.matches('\n').count() + 1)
         };
         let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
             place: at(error.span().map_or(0, |span| span.start)),
@@ -597,7 +481,7 @@ impl Config {
                 DeValue::String(string) if !is_number || string.parse::<u64>().is_err() => string.to_string(),
                 DeValue::Array(items) if matches!(setting.access, Access::List { .. }) => {
                     let texts = items.iter().map(|item| match item.get_ref() {
-                        DeValue::String(text) => Ok(text.to_string()),
+                        DeValue::String(text) if !text.trim().is_empty() => Ok(text.to_string()),
                         _ => Err(wrong()),
                     });
                     texts.collect::<Result<Vec<_>, _>>()?.join(",")
@@ -629,27 +513,23 @@ impl Config {
     /// Checks settings against each other.
     fn check(&self) -> Result<(), ConfigError> {
         let request = self.limits.max_request_bytes as u64;
-        if self.limits.max_in_flight_bytes < request {
-            return Err(ConfigError::Conflict(format!(
-                "max_in_flight_bytes is {}, but it must be at least max_request_bytes, {request}",
-                self.limits.max_in_flight_bytes
-            )));
-        }
-        if !self.journal_file_bytes.is_multiple_of(4096) {
-            return Err(ConfigError::Conflict(format!(
-                "journal_file_bytes is {}, but it must be a multiple of 4096",
-                self.journal_file_bytes
-            )));
-        }
+        let (in_flight, journal) = (self.limits.max_in_flight_bytes, self.journal_file_bytes);
         // A request grows by its headers in record batch format, and a journal file has its own header.
-        if self.journal_file_bytes < request + 2 * MIB {
-            return Err(ConfigError::Conflict(format!(
-                "journal_file_bytes is {}, but it must be at least max_request_bytes and 2 MiB more, {}",
-                self.journal_file_bytes,
-                request + 2 * MIB
-            )));
-        }
-        Ok(())
+        let least = request + 2 * MIB;
+        let conflict = if in_flight < request {
+            format!(
+                "max_in_flight_bytes is {in_flight}, but it must be at least max_request_bytes, {request}"
+            )
+        } else if !journal.is_multiple_of(4096) {
+            format!("journal_file_bytes is {journal}, but it must be a multiple of 4096")
+        } else if journal < least {
+            format!(
+                "journal_file_bytes is {journal}, but it must be at least max_request_bytes and 2 MiB more, {least}"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::Conflict(conflict))
     }
 }
 
@@ -665,17 +545,11 @@ fn find(name: &str) -> Option<&'static Setting> {
 }
 
 fn unknown(place: &str, name: &str) -> ConfigError {
-    let nearest = SETTINGS
-        .iter()
-        .map(|setting| (distance(setting.name, name), setting.name))
-        .min()
-        .filter(|(distance, _)| *distance <= 3);
-    let hint = match nearest {
+    let names = || SETTINGS.iter().map(|setting| setting.name);
+    let nearest = names().map(|known| (distance(known, name), known)).min();
+    let hint = match nearest.filter(|(distance, _)| *distance <= 3) {
         Some((_, nearest)) => format!("did you mean {nearest}?"),
-        None => {
-            let names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
-            format!("settings are {}", names.join(", "))
-        }
+        None => format!("settings are {}", names().collect::<Vec<_>>().join(", ")),
     };
     ConfigError::Unknown {
         place: place.to_owned(),
@@ -705,6 +579,31 @@ fn set_to<T>(field: &mut T, value: T) -> bool {
     true
 }
 
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+const LOG_LEVELS: [(&str, LogLevel); 5] = [
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
+
+fn name_in<T: PartialEq>(names: &[(&str, T)], value: T) -> String {
+    let found = names.iter().find(|(_, other)| *other == value);
+    found.map_or("", |(name, _)| name).to_owned()
+}
+
+fn set_by_name<T: Copy>(field: &mut T, names: &[(&str, T)], text: &str) -> bool {
+    let found = names.iter().find(|(name, _)| *name == text);
+    found.is_some_and(|(_, value)| set_to(field, *value))
+}
+
+fn set_public_url(config: &mut Config, text: &str) -> bool {
+    let url = text.strip_suffix('/').unwrap_or(text);
+    config.public_url = (!url.is_empty()).then(|| url.to_owned());
+    text.is_empty() || is_origin(url)
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -712,15 +611,27 @@ fn millis(duration: Duration) -> u64 {
 /// Whether the text is a scheme, a host and perhaps a port: browsers send nothing else as an origin, so more would
 /// never match.
 fn is_origin(text: &str) -> bool {
-    let host = text
+    let rest = text
         .strip_prefix("http://")
         .or_else(|| text.strip_prefix("https://"));
-    host.is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/'))
+    let (host, port) = match rest.and_then(|rest| rest.rsplit_once(':')) {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (rest.unwrap_or_default(), "0"),
+    };
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_address = address.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+    (is_address || is_host(host)) && port.parse::<u16>().is_ok()
 }
 
+/// Whether the text is the name of a host, or an IPv4 address.
 fn is_host(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    let is_label = |label: &str| {
+        label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    name.split('.').all(|label| !label.is_empty() && is_label(label))
 }
 
 #[cfg(test)]
@@ -754,16 +665,12 @@ mod tests {
 
     #[test]
     fn an_unknown_key_in_the_file_is_named_with_its_line_and_the_nearest_setting() {
-        let error = load(Some("data = \"x\"\n\nmax_conections = 5\n"), &[], &[]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "quipu.toml line 3: max_conections is not a setting; did you mean max_connections?"
-        );
+        let error = refusal(Some("data = \"x\"\n\nmax_conections = 5\n"), &[], &[]);
+        let expected = "quipu.toml line 3: max_conections is not a setting; did you mean max_connections?";
+        assert_eq!(error, expected);
         let error = refusal(Some("[tls]\ncert = \"x\"\n"), &[], &[]);
-        assert!(
-            error.starts_with("quipu.toml line 1: tls is not a setting; settings are data, listen"),
-            "{error}"
-        );
+        let expected = "quipu.toml line 1: tls is not a setting; settings are data, listen";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]
@@ -773,22 +680,14 @@ mod tests {
             error.contains("QUIPU_LISTN") && error.contains("did you mean listen?"),
             "{error}"
         );
-        let others = [
-            ("QUIPU_SERVER", "x"),
-            ("QUIPU_TOKEN", "x"),
-            ("QUIPU_CONTEXT", "x"),
-            ("QUIPU_TEST_DIR", "x"),
-            ("QUIPU_SEED", "1"),
-            // What Kubernetes sets where Services are named quipu and quipu-lab.
-            ("QUIPU_PORT", "tcp://10.0.0.7:7420"),
-            ("QUIPU_PORT_7420_TCP", "tcp://10.0.0.7:7420"),
-            ("QUIPU_PORT_7420_TCP_PROTO", "tcp"),
-            ("QUIPU_SERVICE_HOST", "10.0.0.7"),
-            ("QUIPU_SERVICE_PORT", "7420"),
-            ("QUIPU_SERVICE_PORT_HTTP", "7420"),
-            ("QUIPU_LAB_PORT_7420_TCP_ADDR", "10.0.0.8"),
-            ("QUIPU_LAB_SERVICE_HOST", "10.0.0.8"),
-        ];
+        // The last ones Kubernetes sets where Services are named quipu and quipu-lab.
+        let others = "QUIPU_SERVER QUIPU_TOKEN QUIPU_CONTEXT QUIPU_TEST_DIR QUIPU_SEED QUIPU_PORT QUIPU_PORT_7420_TCP \
+            QUIPU_PORT_7420_TCP_PROTO QUIPU_SERVICE_HOST QUIPU_SERVICE_PORT QUIPU_SERVICE_PORT_HTTP \
+            QUIPU_LAB_PORT_7420_TCP_ADDR QUIPU_LAB_SERVICE_HOST";
+        let others: Vec<_> = others
+            .split(' ')
+            .map(|name| (name, "tcp://10.0.0.7:7420"))
+            .collect();
         assert!(load(None, &others, &[]).is_ok());
     }
 
@@ -870,31 +769,46 @@ mod tests {
 
     #[test]
     fn origins_are_a_list_in_the_file_and_have_no_path() {
-        let config = load(
-            Some("cors_origins = [\"https://a.example\", \"http://b:8080\"]"),
-            &[],
-            &[],
-        )
-        .unwrap();
+        let file = "cors_origins = [\"https://a.example\", \"http://b:8080\"]\nallowed_hosts = [\"quipu\", \"b.\"]\n\
+            public_url = \"https://c.example/\"";
+        let config = load(Some(file), &[], &[]).unwrap();
         assert_eq!(config.cors_origins, ["https://a.example", "http://b:8080"]);
-        let config = load(
-            Some("allowed_hosts = [\"quipu\", \"b\"]\npublic_url = \"https://c.example/\""),
-            &[],
-            &[],
-        )
-        .unwrap();
-        assert_eq!(config.allowed_hosts, ["quipu", "b"]);
+        assert_eq!(config.allowed_hosts, ["quipu", "b."]);
         assert_eq!(config.public_url.as_deref(), Some("https://c.example"));
-        for (name, wrong) in [
-            ("cors_origins", "https://a.example/path"),
-            ("cors_origins", "example.org"),
-            ("allowed_hosts", "quipu:7420"),
-            ("allowed_hosts", "http://quipu"),
-            ("public_url", "c.example"),
-            ("public_url", "https://c.example/below"),
-            ("public_url", "*"),
+        for right in ["http://[::1]:7420", "https://127.0.0.1", "http://localhost/", ""] {
+            assert!(load(None, &[], &[("public_url", right)]).is_ok(), "{right}");
+        }
+        for (name, all) in [
+            (
+                "cors_origins",
+                "https://a.example/path example.org https://u@a.example https://a?b https://a#b http://a,",
+            ),
+            (
+                "allowed_hosts",
+                "quipu:7420 http://quipu quipu/below a,,b , . a..b u@quipu",
+            ),
+            (
+                "public_url",
+                "c.example https://c.example/below * https://user:word@c.example https://c.example?a=b",
+            ),
+            (
+                "public_url",
+                "https://c.example#part https:// https://:80 https://c.example:x ftp://c.example https://[c]",
+            ),
         ] {
-            assert!(load(None, &[], &[(name, wrong)]).is_err(), "{name} = {wrong}");
+            for wrong in all.split(' ') {
+                let error = refusal(None, &[], &[(name, wrong)]);
+                assert!(
+                    error.contains(&format!("{name} is {wrong:?}, but it must be")),
+                    "{error}"
+                );
+            }
+        }
+        for empty in [
+            "allowed_hosts = [\"\"]",
+            "cors_origins = [\"https://a.example\", \" \"]",
+        ] {
+            assert!(load(Some(empty), &[], &[]).is_err(), "{empty}");
         }
     }
 }

@@ -44,9 +44,8 @@ pub(crate) fn check<B>(config: &Config, request: &http::Request<B>) -> Result<()
     for found in [Some(host), in_target].into_iter().flatten() {
         if !is_own_host(config, found) {
             let shown: String = found.chars().take(250).collect();
-            let detail = format!(
-                "this server does not answer as {shown:?}; add the name to its setting allowed_hosts, or use its IP address"
-            );
+            let remedy = "add the name to its setting allowed_hosts, or use its IP address";
+            let detail = format!("this server does not answer as {shown:?}; {remedy}");
             return Err(Problem::new(Code::Forbidden, detail));
         }
     }
@@ -60,20 +59,15 @@ pub(crate) fn check<B>(config: &Config, request: &http::Request<B>) -> Result<()
     } else {
         origins().all(|origin| is_own_origin(config, host, origin))
     };
-    let is_configured = |origin: &HeaderValue| {
-        config
-            .cors_origins
-            .iter()
-            .any(|allowed| allowed != "*" && origin == allowed)
-    };
+    let pages = config.cors_origins.iter().filter(|allowed| *allowed != "*");
+    let is_configured = |origin: &HeaderValue| pages.clone().any(|allowed| origin == allowed);
     if is_own_page || (headers.contains_key(ORIGIN) && origins().all(is_configured)) {
         return Ok(());
     }
     let from = origins().next().and_then(|origin| origin.to_str().ok());
     let from: String = from.unwrap_or("another origin").chars().take(250).collect();
-    let detail = format!(
-        "a web page of {from} must not change anything here; add its origin to the setting cors_origins to allow that"
-    );
+    let remedy = "add its origin to the setting cors_origins to allow that";
+    let detail = format!("a web page of {from} must not change anything here; {remedy}");
     Err(Problem::new(Code::Forbidden, detail))
 }
 
@@ -91,21 +85,24 @@ fn is_own_host(config: &Config, authority: &str) -> bool {
     host.parse::<IpAddr>().is_ok()
         || is("localhost")
         || config.allowed_hosts.iter().any(|allowed| is(allowed))
-        || config
-            .public_url
-            .as_deref()
-            .and_then(parts_of)
+        || own_parts(config)
             .and_then(|(_, own)| host_of(own))
             .is_some_and(is)
 }
 
+/// The scheme and the authority of the public URL.
+fn own_parts(config: &Config) -> Option<(&str, &str)> {
+    parts_of(config.public_url.as_deref()?)
+}
+
 /// The host of an authority, without its port; `None` where the port is none.
 fn host_of(authority: &str) -> Option<&str> {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => {
-            port.bytes().all(|byte| byte.is_ascii_digit()).then_some(host)
-        }
-        _ => Some(authority),
+    match authority
+        .rsplit_once(':')
+        .filter(|(_, port)| !port.ends_with(']'))
+    {
+        Some((host, port)) => port.bytes().all(|byte| byte.is_ascii_digit()).then_some(host),
+        None => Some(authority),
     }
 }
 
@@ -127,10 +124,7 @@ fn is_own_origin(config: &Config, host: &str, origin: &HeaderValue) -> bool {
     };
     // A proxy may speak TLS in front of this server, so the scheme is the page's.
     without_port_of(scheme, host).eq_ignore_ascii_case(authority)
-        || config
-            .public_url
-            .as_deref()
-            .and_then(parts_of)
+        || own_parts(config)
             .is_some_and(|(own_scheme, own)| own_scheme == scheme && own.eq_ignore_ascii_case(authority))
 }
 
@@ -144,22 +138,16 @@ pub(super) fn layer(router: Router, origins: Vec<String>) -> Router {
 }
 
 async fn answer(origins: &[String], request: Request, next: Next) -> Response {
-    let origin = request
-        .headers()
-        .get(ORIGIN)
-        .filter(|origin| is_allowed(origins, origin))
-        .cloned();
+    let origin = request.headers().get(ORIGIN);
+    let origin = origin.filter(|origin| is_allowed(origins, origin)).cloned();
     let is_preflight =
         request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = match &origin {
         Some(origin) if is_preflight => {
             let mut response = StatusCode::NO_CONTENT.into_response();
             let headers = response.headers_mut();
-            let methods = if origins.iter().any(|allowed| *origin == **allowed) {
-                METHODS
-            } else {
-                READING
-            };
+            let is_named = origins.iter().any(|allowed| *origin == **allowed);
+            let methods = if is_named { METHODS } else { READING };
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
             headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
             // What the page wants to send is granted as it asks: the API takes many headers (`ce-…` among them), and
@@ -200,49 +188,28 @@ mod tests {
     }
 
     fn status(method: Method, headers: &[(&str, &str)]) -> u16 {
-        let request = headers.iter().fold(
-            http::Request::builder().method(method),
-            |request, (name, value)| request.header(*name, *value),
-        );
+        let mut request = http::Request::builder().method(method);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         let request = request.uri("/").body(()).expect("a request of a test");
         check(&config(), &request).map_or_else(|problem| problem.code().row().0, |()| 200)
     }
 
     #[test]
     fn only_an_own_name_or_an_address_is_answered() {
-        for own in [
-            "localhost",
-            "localhost.:7420",
-            "LocalHost:7420",
-            "127.0.0.1",
-            "192.0.2.7:80",
-            "[::1]:7420",
-            "[::1]",
-            "quipu:7420",
-            "log.example",
-        ] {
+        let own = "localhost localhost.:7420 LocalHost:7420 127.0.0.1 192.0.2.7:80 [::1]:7420 [::1] quipu:7420 log.example";
+        for own in own.split(' ') {
             assert_eq!(status(Method::GET, &[("host", own)]), 200, "{own}");
         }
-        for foreign in [
-            "",
-            "evil.example",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example",
-            "127.0.0.1:x",
-            "a@127.0.0.1",
-            "::1",
-            "[evil]",
-            "127.0.0.1:80:evil",
-            "xn--quipu",
-            "app.example",
-        ] {
+        let foreign = "evil.example localhost.evil.example 127.0.0.1.evil.example 127.0.0.1:x a@127.0.0.1 ::1 [evil] \
+            127.0.0.1:80:evil xn--quipu app.example";
+        for foreign in foreign.split(' ').chain([""]) {
             assert_eq!(status(Method::GET, &[("host", foreign)]), 403, "{foreign}");
         }
         assert_eq!(status(Method::GET, &[]), 400);
-        assert_eq!(
-            status(Method::GET, &[("host", "localhost"), ("host", "localhost")]),
-            400
-        );
+        let twice = [("host", "localhost"), ("host", "localhost")];
+        assert_eq!(status(Method::GET, &twice), 400);
         let request = http::Request::builder()
             .uri("http://evil.example/")
             .header("host", "localhost");
@@ -251,64 +218,42 @@ mod tests {
 
     #[test]
     fn only_an_own_page_or_a_configured_one_changes_anything() {
-        for (headers, expected) in [
-            (&[][..], 200),
-            (&[("origin", "http://localhost:7420")], 200),
-            (&[("origin", "https://localhost:7420")], 200),
-            (&[("origin", "https://log.example")], 200),
-            (&[("origin", "https://app.example")], 200),
-            (&[("origin", "http://log.example")], 403),
-            (&[("origin", "http://localhost:3000")], 403),
-            (&[("origin", "http://localhost")], 403),
-            (&[("origin", "https://evil.example")], 403),
-            (&[("origin", "null")], 403),
-            (&[("origin", "*")], 403),
-            (&[("origin", "")], 403),
-            (
-                &[
-                    ("origin", "http://localhost:7420"),
-                    ("origin", "https://evil.example"),
-                ],
-                403,
-            ),
-            (
-                &[("sec-fetch-site", "same-origin"), ("origin", "http://other")],
-                200,
-            ),
-            (&[("sec-fetch-site", "none")], 200),
-            (
-                &[
-                    ("sec-fetch-site", "same-site"),
-                    ("origin", "http://localhost:7420"),
-                ],
-                403,
-            ),
-            (&[("sec-fetch-site", "cross-site")], 403),
-            (
-                &[
-                    ("sec-fetch-site", "cross-site"),
-                    ("origin", "https://app.example"),
-                ],
-                200,
-            ),
-            (
-                &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
-                403,
-            ),
+        for (sites, origins, expected) in [
+            ("", "", 200),
+            ("", "http://localhost:7420", 200),
+            ("", "https://localhost:7420", 200),
+            ("", "https://log.example", 200),
+            ("", "https://app.example", 200),
+            ("", "http://log.example", 403),
+            ("", "http://localhost:3000", 403),
+            ("", "http://localhost", 403),
+            ("", "https://evil.example", 403),
+            ("", "null", 403),
+            ("", "*", 403),
+            ("", "empty", 403),
+            ("", "http://localhost:7420 https://evil.example", 403),
+            ("same-origin", "http://other", 200),
+            ("none", "", 200),
+            ("same-site", "http://localhost:7420", 403),
+            ("cross-site", "", 403),
+            ("cross-site", "https://app.example", 200),
+            ("none cross-site", "", 403),
         ] {
+            let mut headers = Vec::new();
+            headers.extend(sites.split_whitespace().map(|site| ("sec-fetch-site", site)));
+            headers.extend(
+                origins
+                    .split_whitespace()
+                    .map(|origin| ("origin", origin.trim_start_matches("empty"))),
+            );
             let mut all = vec![("host", "localhost:7420")];
-            all.extend_from_slice(headers);
+            all.extend_from_slice(&headers);
             assert_eq!(status(Method::GET, &all), 200, "{headers:?}");
             for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
                 assert_eq!(status(method, &all), expected, "{headers:?}");
             }
         }
-        assert_eq!(
-            status(
-                Method::POST,
-                &[("host", "127.0.0.1:80"), ("origin", "http://127.0.0.1")]
-            ),
-            200
-        );
+        let without_port = [("host", "127.0.0.1:80"), ("origin", "http://127.0.0.1")];
+        assert_eq!(status(Method::POST, &without_port), 200);
     }
 }

@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::problem::Problem;
@@ -48,7 +48,7 @@ pub(crate) struct Pool {
 impl Pool {
     pub(crate) fn new(bytes: u64) -> Self {
         let permits = usize::try_from(bytes / 1024)
-            .unwrap_or(Semaphore::MAX_PERMITS)
+            .unwrap_or(usize::MAX)
             .min(Semaphore::MAX_PERMITS);
         Self {
             semaphore: Arc::new(Semaphore::new(permits)),
@@ -91,10 +91,10 @@ impl<'a> Budget<'a> {
     pub(crate) fn try_cover(&mut self, bytes: usize) -> bool {
         let more = self.missing(bytes);
         if more > 0 {
-            match self.pool.semaphore.clone().try_acquire_many_owned(more) {
-                Ok(permit) => self.add(permit),
-                Err(TryAcquireError::Closed | TryAcquireError::NoPermits) => return false,
-            }
+            let Ok(permit) = self.pool.semaphore.clone().try_acquire_many_owned(more) else {
+                return false;
+            };
+            self.add(permit);
         }
         true
     }
@@ -131,25 +131,22 @@ impl<'a> Budget<'a> {
             // This request is one of the waiting ones.
             () = in_the_way(&self.pool.waiting, 1, held_bytes, begin + PATIENCE) => None,
         };
-        match acquired {
-            Some(Ok(permit)) => {
-                self.add(permit);
-                Ok(())
-            }
-            Some(Err(_)) | None => Err(overloaded()),
-        }
+        let Some(Ok(permit)) = acquired else {
+            return Err(overloaded(
+                "too many request bodies are in flight already; try again",
+            ));
+        };
+        self.add(permit);
+        Ok(())
     }
 
     /// The permits missing to cover `bytes`.
     fn missing(&self, bytes: usize) -> u32 {
         // Small bodies take exactly their size.
-        let bytes = if bytes > STEP_BYTES {
-            bytes.next_multiple_of(STEP_BYTES)
-        } else {
-            bytes
-        };
+        let step = if bytes > STEP_BYTES { STEP_BYTES } else { 1 };
+        let bytes = bytes.next_multiple_of(step);
         let wanted = bytes.div_ceil(1024).min(self.pool.permits);
-        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let held = self.covered() / 1024;
         u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX)
     }
 
@@ -162,9 +159,8 @@ impl<'a> Budget<'a> {
 
     /// The bytes covered.
     pub(crate) fn covered(&self) -> usize {
-        self.permit
-            .as_ref()
-            .map_or(0, |permit| permit.num_permits() * 1024)
+        let permits = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        permits * 1024
     }
 
     /// Passes the share on, and covers nothing any more.
@@ -237,7 +233,10 @@ impl<'a> Pace<'a> {
         let arrived = tokio::select! {
             biased;
             arrived = arrival => arrived,
-            () = in_the_way(self.waiting, 0, held_bytes, begin + self.patience) => return Err(too_slow()),
+            () = in_the_way(self.waiting, 0, held_bytes, begin + self.patience) => {
+                let detail = "the body comes too slowly while others wait for the memory that it holds; try again";
+                return Err(overloaded(detail));
+            }
         };
         self.patience = self.patience.saturating_sub(begin.elapsed());
         Ok(arrived)
@@ -270,19 +269,8 @@ async fn in_the_way(waiting: &watch::Sender<usize>, own: usize, held_bytes: usiz
 }
 
 #[cold]
-fn overloaded() -> Problem {
-    Problem::new(
-        Reason::Overloaded,
-        "too many request bodies are in flight already; try again",
-    )
-}
-
-#[cold]
-fn too_slow() -> Problem {
-    Problem::new(
-        Reason::Overloaded,
-        "the body comes too slowly while others wait for the memory that it holds; try again",
-    )
+fn overloaded(detail: &str) -> Problem {
+    Problem::new(Reason::Overloaded, detail)
 }
 
 #[cfg(test)]
@@ -374,8 +362,7 @@ mod tests {
             holder.cover(50 << 10).await.unwrap();
         }
         let mut waits_with_nothing = budget(&pool, WAIT);
-        let more = holders.map(|mut holder| async move { holder.cover(60 << 10).await });
-        let [first, second] = more;
+        let [first, second] = holders.map(|mut holder| async move { holder.cover(60 << 10).await });
         let (first, second, other) = tokio::join!(first, second, waits_with_nothing.cover(100 << 10));
         other.unwrap();
         // One that gives way is enough for the other.
@@ -402,20 +389,16 @@ mod tests {
         pool.waiting.send_replace(1);
         let mut pace = Pace::new(&pool);
         for _ in 0..100 {
-            pace.wait(99 << 10, tokio::time::sleep(PATIENCE / 2))
-                .await
-                .unwrap();
+            let arrival = tokio::time::sleep(PATIENCE / 2);
+            pace.wait(99 << 10, arrival).await.unwrap();
             pace.count(BYTES_A_SECOND as usize);
         }
         pace.wait(SMALL_BYTES, tokio::time::sleep(HOUR)).await.unwrap();
         // A byte a second buys nothing.
         let mut pace = Pace::new(&pool);
         let mut seconds = 0;
-        while pace
-            .wait(99 << 10, tokio::time::sleep(Duration::from_secs(1)))
-            .await
-            .is_ok()
-        {
+        let second = || tokio::time::sleep(Duration::from_secs(1));
+        while pace.wait(99 << 10, second()).await.is_ok() {
             pace.count(1);
             seconds += 1;
         }

@@ -43,14 +43,11 @@ impl Chunks {
     pub(crate) async fn send(&mut self, chunk: Bytes) {
         *self.slot.lock() = Some(chunk);
         // No waker is kept: the body takes the chunk in this very poll and polls again when it wants more.
-        std::future::poll_fn(|_| {
-            if self.slot.lock().is_some() {
-                Poll::Pending
-            } else {
-                Poll::Ready(())
-            }
-        })
-        .await;
+        let is_taken = |_: &mut Context<'_>| match *self.slot.lock() {
+            Some(_) => Poll::Pending,
+            None => Poll::Ready(()),
+        };
+        std::future::poll_fn(is_taken).await;
     }
 }
 
@@ -66,17 +63,10 @@ where
     F: Future<Output = Result<Bytes, E>> + Send + 'static,
     E: std::error::Error + Send + Sync + 'static,
 {
-    let slot = Arc::new(Mutex::new(None));
-    let mut writer = Box::pin(write(Chunks {
-        slot: Arc::clone(&slot),
-    }));
-    match writer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Ok(all)) => Ok(Body::from(all)),
-        Poll::Ready(Err(error)) => Err(error),
-        Poll::Pending => Ok(Body::new(Written {
-            writer: Some(writer),
-            slot,
-        })),
+    let mut written = Written::begin(write);
+    match written.first(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Some(all)) => Ok(Body::from(all?)),
+        Poll::Ready(None) | Poll::Pending => Ok(Body::new(written)),
     }
 }
 
@@ -90,22 +80,10 @@ where
     F: Future<Output = Result<Bytes, E>> + Send + 'static,
     E: std::error::Error + Send + Sync + 'static,
 {
-    let slot = Arc::new(Mutex::new(None));
-    let mut writer = Box::pin(write(Chunks {
-        slot: Arc::clone(&slot),
-    }));
-    let all = std::future::poll_fn(|context| match writer.as_mut().poll(context) {
-        Poll::Ready(all) => Poll::Ready(Some(all)),
-        Poll::Pending if slot.lock().is_some() => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    });
-    match all.await {
-        Some(Ok(all)) => Ok(Body::from(all)),
-        Some(Err(error)) => Err(error),
-        None => Ok(Body::new(Written {
-            writer: Some(writer),
-            slot,
-        })),
+    let mut written = Written::begin(write);
+    match std::future::poll_fn(|context| written.first(context)).await {
+        Some(all) => Ok(Body::from(all?)),
+        None => Ok(Body::new(written)),
     }
 }
 
@@ -115,10 +93,27 @@ struct Written<F> {
     slot: Arc<Slot>,
 }
 
-impl<F, E> HttpBody for Written<F>
-where
-    F: Future<Output = Result<Bytes, E>>,
-{
+impl<F: Future<Output = Result<Bytes, E>>, E> Written<F> {
+    fn begin(write: impl FnOnce(Chunks) -> F) -> Self {
+        let slot = Arc::<Slot>::default();
+        let writer = Box::pin(write(Chunks { slot: slot.clone() }));
+        Self {
+            writer: Some(writer),
+            slot,
+        }
+    }
+
+    /// Polls the writer until it has returned, which gives its result, or has a first chunk.
+    fn first(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, E>>> {
+        match self.writer.as_mut().map(|writer| writer.as_mut().poll(context)) {
+            Some(Poll::Ready(all)) => Poll::Ready(Some(all)),
+            Some(Poll::Pending) if self.slot.lock().is_none() => Poll::Pending,
+            Some(Poll::Pending) | None => Poll::Ready(None),
+        }
+    }
+}
+
+impl<F: Future<Output = Result<Bytes, E>>, E> HttpBody for Written<F> {
     type Data = Bytes;
     type Error = E;
 
@@ -134,13 +129,10 @@ where
             return Poll::Ready(None);
         };
         match writer.as_mut().poll(context) {
-            Poll::Ready(done) => {
+            Poll::Ready(last) => {
                 self.writer = None;
-                match done {
-                    Ok(last) if last.is_empty() => Poll::Ready(None),
-                    Ok(last) => Poll::Ready(Some(Ok(Frame::data(last)))),
-                    Err(error) => Poll::Ready(Some(Err(error))),
-                }
+                let last = last.map(|last| (!last.is_empty()).then_some(last)).transpose();
+                Poll::Ready(last.map(|last| last.map(Frame::data)))
             }
             Poll::Pending => match self.slot.lock().take() {
                 Some(chunk) => Poll::Ready(Some(Ok(Frame::data(chunk)))),

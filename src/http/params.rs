@@ -224,9 +224,13 @@ fn in_plain_words(message: &str) -> String {
             );
         }
     }
-    match message.strip_prefix("missing field ") {
-        Some(field) => format!("the field {} is missing", name(field)),
-        None => name(&message.replace("duplicate field ", "given twice: the field ")),
+    match (
+        message.strip_prefix("missing field "),
+        message.strip_prefix("duplicate field "),
+    ) {
+        (Some(field), _) => format!("the field {} is missing", name(field)),
+        (_, Some(field)) => format!("the field {} is given twice", name(field)),
+        _ => name(message),
     }
 }
 
@@ -343,48 +347,27 @@ mod tests {
             flag: Option<bool>,
             names: Vec<String>,
         }
-        for (body, pointer, detail) in [
-            (
-                r#"{"nmes":[]}"#,
-                "/nmes",
-                "unknown field nmes; known here: count, shift, flag, names",
-            ),
-            ("{}", "", "the field names is missing"),
-            (
-                r#"{"names":[],"names":[]}"#,
-                "/names",
-                "given twice: the field names",
-            ),
-            (r#"{"names":["a",7]}"#, "/names/1", "it must be a string, not 7"),
-            (r#"{"names":{}}"#, "/names", "it must be an array, not an object"),
-            (
-                r#"{"count":"5"}"#,
-                "/count",
-                r#"it must be a whole number in its range, not string "5""#,
-            ),
-            (
-                r#"{"count":-1}"#,
-                "/count",
-                "it must be a whole number in its range, not -1",
-            ),
-            (
-                r#"{"count":1.5}"#,
-                "/count",
-                "it must be a whole number in its range, not 1.5",
-            ),
-            (
-                r#"{"flag":"at line 1, expected u8"}"#,
-                "/flag",
-                r#"it must be true or false, not string "at line 1, expected u8""#,
-            ),
-            ("[1]", "", "it must be an object, not an array"),
-            ("7", "", "it must be an object, not 7"),
-            (r#"{"names":["#, "/names", "the body ends within the JSON"),
+        for row in [
+            r#"/nmes | {"nmes":[]} | unknown field nmes; known here: count, shift, flag, names"#,
+            " | {} | the field names is missing",
+            r#" | {"names":[],"names":[]} | the field names is given twice"#,
+            r#"/names/1 | {"names":["a",7]} | it must be a string, not 7"#,
+            r#"/names | {"names":{}} | it must be an array, not an object"#,
+            r#"/count | {"count":"5"} | it must be a whole number in its range, not string "5""#,
+            r#"/count | {"count":-1} | it must be a whole number in its range, not -1"#,
+            r#"/count | {"count":1.5} | it must be a whole number in its range, not 1.5"#,
+            r#"/flag | {"flag":"at line 1, expected u8"} | it must be true or false, not string "at line 1, expected u8""#,
+            " | [1] | it must be an object, not an array",
+            " | 7 | it must be an object, not 7",
+            r#"/names | {"names":[ | the body ends within the JSON"#,
         ] {
+            let [pointer, body, detail] = row.split(" | ").collect::<Vec<_>>()[..] else {
+                panic!("{row}")
+            };
             let problem = json_body::<Body>(body.as_bytes()).unwrap_err().to_json();
             assert_eq!(
-                (&problem["pointer"], &problem["detail"]),
-                (&pointer.into(), &detail.into()),
+                [&problem["pointer"], &problem["detail"]],
+                [pointer, detail],
                 "{body}"
             );
         }

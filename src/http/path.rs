@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use serde::de::DeserializeOwned;
@@ -56,20 +55,20 @@ macro_rules! extract {
     };
 }
 
-extract!(TopicName, |parts, app| Ok(Self(path(parts, app).await?)));
+extract!(TopicName, |parts, app| Ok(Self(path(parts, app, "path").await?)));
 extract!(AtTopic, |parts, app| {
-    let name: String = path(parts, app).await?;
+    let name: String = path(parts, app, "path").await?;
     Ok(Self(catalog::find(&app.log, &name)?))
 });
 extract!(AtPartition, |parts, app| {
-    let (name, index): (String, String) = path(parts, app).await?;
+    let (name, index): (String, String) = path(parts, app, "path").await?;
     let topic = catalog::find(&app.log, &name)?;
     let found = parse_index(&index).and_then(|index| topic.partition(index));
     let partition = found.ok_or_else(|| unknown_partition(&topic, &index))?;
     Ok(Self { topic, partition })
 });
 extract!(GroupName, |parts, app| {
-    let group: String = path(parts, app).await?;
+    let group: String = path(parts, app, "group").await?;
     names::GROUP.check(&group)?;
     Ok(Self(group))
 });
@@ -79,7 +78,7 @@ extract!(AtGroup, |parts, app| {
     Ok(Self(group))
 });
 extract!(MemberName, |parts, app| {
-    let (group, member): (String, String) = path(parts, app).await?;
+    let (group, member): (String, String) = path(parts, app, "member").await?;
     names::GROUP.check(&group)?;
     names::MEMBER.check(&member)?;
     Ok(Self { group, member })
@@ -88,14 +87,15 @@ extract!(NoQuery, |parts, _app| {
     Params::parse(parts.uri.query(), &[], &[]).map(|_| Self)
 });
 
-async fn path<T: DeserializeOwned + Send>(parts: &mut Parts, app: &App) -> Result<T, Problem> {
+/// The names in the path; `pointer` is what an error names.
+async fn path<T: DeserializeOwned + Send>(parts: &mut Parts, app: &App, pointer: &str) -> Result<T, Problem> {
     let path = Path::<T>::from_request_parts(parts, app).await;
-    path.map(|Path(names)| names).map_err(not_text)
+    path.map(|Path(names)| names).map_err(|_| not_text(pointer))
 }
 
 #[cold]
-pub(super) fn not_text(_: PathRejection) -> Problem {
-    Problem::invalid("path", "the path is not UTF-8 once it is percent-decoded")
+pub(super) fn not_text(pointer: &str) -> Problem {
+    Problem::invalid(pointer, "the path is not UTF-8 once it is percent-decoded")
 }
 
 /// Refuses the name of a group that does not exist.

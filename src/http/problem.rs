@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
+use super::fresh;
 use crate::broker::engine::Error;
 use crate::broker::refusal::{self, Outcome, Reason, Refusal};
 
@@ -178,13 +179,9 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.row().0).expect("the table has HTTP's own numbers");
-        let mut response = (status, format!("{}\n", self.to_json())).into_response();
+        let body = format!("{}\n", self.to_json());
+        let mut response = (status, fresh("application/problem+json"), body).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -198,9 +195,8 @@ impl IntoResponse for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let mut problem = Self::new(refusal.reason, refusal.detail).outcome(refusal.outcome);
-        problem.retry_after_s = refusal
-            .retry_after
-            .map(|after| u32::try_from(after.as_secs()).unwrap_or(u32::MAX));
+        let seconds = refusal.retry_after.map(|after| after.as_secs());
+        problem.retry_after_s = seconds.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
         if let Some(field) = refusal.field {
             problem = problem.with("pointer", field);
         }
@@ -229,48 +225,41 @@ mod tests {
     #[test]
     fn a_problem_carries_its_code_status_and_members() {
         let value = Problem::invalid("/records/3/key", "a key is a string").to_json();
-        assert_eq!(value["status"], 400);
-        assert_eq!(value["code"], "invalid-request");
-        assert_eq!(value["type"], "/problems/invalid-request");
-        assert_eq!(value["pointer"], "/records/3/key");
-        assert_eq!(value["outcome"], "none");
-        assert_eq!(value["retryable"], false);
+        let expected = json!({
+            "type": "/problems/invalid-request", "title": "The request is not valid", "status": 400,
+            "detail": "a key is a string", "code": "invalid-request", "retryable": false, "outcome": "none",
+            "pointer": "/records/3/key",
+        });
+        assert_eq!(value, expected);
     }
 
     #[test]
     fn a_problem_that_blocks_a_retry_says_what_to_do() {
-        let answer = |error: Error| {
-            let response = Problem::from(error.clone()).into_response();
-            let retry_after = response.headers().get(header::RETRY_AFTER).cloned();
-            let code = Problem::from(error).to_json()["code"].clone();
-            (
-                response.status().as_u16(),
-                code,
-                retry_after.map(|seconds| seconds.to_str().unwrap().to_owned()),
-            )
-        };
-        assert_eq!(
-            answer(Error::KeyReused),
-            (422, "idempotency-key-reused".into(), None)
-        );
         let retry_after = std::time::Duration::from_millis(9_001);
-        assert_eq!(
-            answer(Error::TooManyKeys { retry_after }),
-            (503, "overloaded".into(), Some("10".into()))
-        );
-        assert_eq!(
-            answer(Error::KeysFailed("why".into())),
-            (503, "log-failed".into(), None)
-        );
         let (expected, found) = (7, 9);
-        assert_eq!(
-            answer(Error::OutOfOrderSequence { expected, found }),
-            (409, "out-of-order-sequence".into(), None)
-        );
-        assert_eq!(
-            answer(Error::ProducerFenced { epoch: 3, found: 2 }),
-            (409, "fenced".into(), None)
-        );
+        for (error, status, code, retry_after) in [
+            (Error::KeyReused, 422, "idempotency-key-reused", None),
+            (Error::TooManyKeys { retry_after }, 503, "overloaded", Some("10")),
+            (Error::KeysFailed("why".into()), 503, "log-failed", None),
+            (
+                Error::OutOfOrderSequence { expected, found },
+                409,
+                "out-of-order-sequence",
+                None,
+            ),
+            (Error::ProducerFenced { epoch: 3, found: 2 }, 409, "fenced", None),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!(problem.to_json()["code"], code);
+            let response = problem.into_response();
+            let found = response.headers().get(header::RETRY_AFTER);
+            assert_eq!(
+                found.map(|seconds| seconds.to_str().unwrap()),
+                retry_after,
+                "{code}"
+            );
+            assert_eq!(response.status(), status, "{code}");
+        }
     }
 
     #[test]

@@ -6,43 +6,27 @@
 use std::fmt;
 use std::sync::Arc;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Unit;
-
-use super::{MAX_SERIES, Writer};
+use super::{MAX_SERIES, Writer, families};
 use crate::broker::Broker;
 use crate::broker::lag::report::{self, GroupLag, Total};
 
 /// The rows of the groups' metrics.
 #[derive(Debug, Default)]
 pub struct Lags {
-    groups: Vec<GroupRow>,
-    topics: Vec<TopicRow>,
+    /// With how many members.
+    groups: Vec<Row<usize>>,
+    topics: Vec<Row<Arc<str>>>,
     partitions: Vec<PartitionRow>,
     left_out: u64,
 }
 
-#[derive(Debug)]
-struct GroupRow {
-    group: Arc<str>,
-    members: usize,
-    total: Total,
-}
+/// With the topic, the partition and the committed offset.
+type PartitionRow = Row<(Arc<str>, u32, Option<u64>)>;
 
 #[derive(Debug)]
-struct TopicRow {
+struct Row<T> {
     group: Arc<str>,
-    topic: Arc<str>,
-    total: Total,
-}
-
-#[derive(Debug)]
-struct PartitionRow {
-    group: Arc<str>,
-    topic: Arc<str>,
-    partition: u32,
-    committed_offset: Option<u64>,
+    of: T,
     total: Total,
 }
 
@@ -67,158 +51,83 @@ impl Lags {
     fn push(&mut self, group: Arc<str>, lag: GroupLag, max: usize) {
         for topic in lag.topics {
             for row in topic.partitions {
-                let row = PartitionRow {
-                    group: group.clone(),
-                    topic: topic.topic.clone(),
-                    partition: row.partition,
-                    committed_offset: row.committed_offset.map(|offset| offset.get()),
-                    total: row.total,
-                };
-                self.left_out += push(&mut self.partitions, row, max);
+                let committed_offset = row.committed_offset.map(|offset| offset.get());
+                let of = (topic.topic.clone(), row.partition, committed_offset);
+                self.left_out += push(&mut self.partitions, &group, of, row.total, max);
             }
-            let row = TopicRow {
-                group: group.clone(),
-                topic: topic.topic,
-                total: topic.total,
-            };
-            self.left_out += push(&mut self.topics, row, max);
+            self.left_out += push(&mut self.topics, &group, topic.topic, topic.total, max);
         }
-        let row = GroupRow {
-            group,
-            members: lag.members,
-            total: lag.total,
-        };
-        self.left_out += push(&mut self.groups, row, max);
+        self.left_out += push(&mut self.groups, &group, lag.members, lag.total, max);
     }
 
     pub(super) fn encode(&self, out: &mut Writer<'_>) -> fmt::Result {
-        self.by_partition(out)?;
-        self.by_topic(out)?;
-        self.by_group(out)
-    }
-
-    fn by_partition(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let families: [(_, _, _, Figure<PartitionRow, Option<f64>>); 4] = [
-            (
-                "quipu_group_lag_records",
-                "Records that a group has yet to read in a partition",
-                None,
-                |row| Some(row.total.lag.lag as f64),
-            ),
-            (
-                "quipu_group_lag",
-                "Age of the next record of a group in a partition, 0 with nothing to read",
-                Some(Unit::Seconds),
-                |row| Some(seconds(&row.total)),
-            ),
-            (
-                "quipu_group_lag",
-                "Stored bytes that a group has yet to read in a partition",
-                Some(Unit::Bytes),
-                |row| Some(row.total.lag.lag_bytes as f64),
-            ),
-            (
-                "quipu_group_committed_offset",
-                "The committed offset of a group in a partition",
-                None,
-                |row| row.committed_offset.map(|offset| offset as f64),
-            ),
-        ];
-        for (name, help, unit, figure) in families {
-            gauges(out, name, help, unit, &self.partitions, |row| {
-                let partition = row.partition.to_string();
-                let labels = [
-                    ("group", row.group.to_string()),
-                    ("topic", row.topic.to_string()),
-                    ("partition", partition),
-                ];
-                Some((labels, figure(row)?))
-            })?;
-        }
-        Ok(())
-    }
-
-    fn by_topic(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let families: [(_, _, _, Figure<Total, f64>); 3] = [
-            (
-                "quipu_group_topic_lag_records",
-                "Records that a group has yet to read in a topic",
-                None,
-                |total| total.lag.lag as f64,
-            ),
-            (
-                "quipu_group_topic_max_lag",
-                "Age of the oldest next record of a group in a topic, 0 with nothing to read",
-                Some(Unit::Seconds),
-                seconds,
-            ),
-            (
-                "quipu_group_topic_lag",
-                "Stored bytes that a group has yet to read in a topic",
-                Some(Unit::Bytes),
-                |total| total.lag.lag_bytes as f64,
-            ),
-        ];
-        for (name, help, unit, figure) in families {
-            gauges(out, name, help, unit, &self.topics, |row| {
-                let labels = [("group", row.group.to_string()), ("topic", row.topic.to_string())];
-                Some((labels, figure(&row.total)))
-            })?;
-        }
-        Ok(())
-    }
-
-    fn by_group(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let families: [(_, _, Figure<GroupRow, f64>); 2] = [
-            ("quipu_group_members", "Members of a group", |row| {
-                row.members as f64
-            }),
-            (
-                "quipu_group_status",
+        let by_partition = |figure: Figure| {
+            let rows = self.partitions.iter();
+            rows.map(move |row| (partition_labels(row), figure(&row.total)))
+        };
+        let by_topic = |figure: Figure| {
+            let labels =
+                |row: &Row<Arc<str>>| [("group", row.group.to_string()), ("topic", row.of.to_string())];
+            self.topics
+                .iter()
+                .map(move |row| (labels(row), figure(&row.total)))
+        };
+        let by_group = |figure: fn(&Row<usize>) -> f64| {
+            let rows = self.groups.iter();
+            rows.map(move |row| ([("group", row.group.to_string())], figure(row)))
+        };
+        let committed = |row: &PartitionRow| Some((partition_labels(row), row.of.2? as f64));
+        families! { out:
+            gauges "quipu_group_lag_records", by_partition(records), "Records that a group has yet to read in a partition";
+            gauges "quipu_group_lag" Seconds, by_partition(seconds),
+                "Age of the next record of a group in a partition, 0 with nothing to read";
+            gauges "quipu_group_lag" Bytes, by_partition(bytes), "Stored bytes that a group has yet to read in a partition";
+            gauges "quipu_group_committed_offset", self.partitions.iter().filter_map(committed),
+                "The committed offset of a group in a partition";
+            gauges "quipu_group_topic_lag_records", by_topic(records), "Records that a group has yet to read in a topic";
+            gauges "quipu_group_topic_max_lag" Seconds, by_topic(seconds),
+                "Age of the oldest next record of a group in a topic, 0 with nothing to read";
+            gauges "quipu_group_topic_lag" Bytes, by_topic(bytes), "Stored bytes that a group has yet to read in a topic";
+            gauges "quipu_group_members", by_group(|row| row.of as f64), "Members of a group";
+            gauges "quipu_group_status", by_group(|row| row.total.status.number() as f64),
                 "Status of a group over the last minute: 0 ok, 1 behind (the lag grew throughout), 2 stalled (lag and no \
-                 commit), 3 losing (unread data was deleted)",
-                |row| row.total.status.number() as f64,
-            ),
-        ];
-        for (name, help, figure) in families {
-            gauges(out, name, help, None, &self.groups, |row| {
-                Some(([("group", row.group.to_string())], figure(row)))
-            })?;
+                 commit), 3 losing (unread data was deleted)";
         }
         Ok(())
     }
 }
 
-/// A figure of a family's row.
-type Figure<T, N> = fn(&T) -> N;
+type Figure = fn(&Total) -> f64;
 
-/// Adds rows up to the bound; returns how many were left out.
-fn push<T>(rows: &mut Vec<T>, row: T, max: usize) -> u64 {
-    if rows.len() >= max {
-        return 1;
-    }
-    rows.push(row);
-    0
+fn records(total: &Total) -> f64 {
+    total.lag.lag as f64
 }
 
 fn seconds(total: &Total) -> f64 {
     total.lag.lag_ms as f64 / 1e3
 }
 
-fn gauges<T, L: EncodeLabelSet>(
-    out: &mut Writer<'_>,
-    name: &str,
-    help: &str,
-    unit: Option<Unit>,
-    rows: &[T],
-    series: impl Fn(&T) -> Option<(L, f64)>,
-) -> fmt::Result {
-    out.family(name, help, unit, MetricType::Gauge, |family| {
-        for (labels, value) in rows.iter().filter_map(series) {
-            family.encode_family(&labels)?.encode_gauge(&value)?;
-        }
-        Ok(())
-    })
+fn bytes(total: &Total) -> f64 {
+    total.lag.lag_bytes as f64
+}
+
+fn partition_labels(row: &PartitionRow) -> [(&'static str, String); 3] {
+    let (topic, partition, _) = &row.of;
+    [
+        ("group", row.group.to_string()),
+        ("topic", topic.to_string()),
+        ("partition", partition.to_string()),
+    ]
+}
+
+/// Adds a row up to the bound; returns how many were left out.
+fn push<T>(rows: &mut Vec<Row<T>>, group: &Arc<str>, of: T, total: Total, max: usize) -> u64 {
+    if rows.len() >= max {
+        return 1;
+    }
+    let group = group.clone();
+    rows.push(Row { group, of, total });
+    0
 }
 
 #[cfg(test)]
@@ -244,22 +153,24 @@ mod tests {
         };
         let mut total = Total::default();
         total.lag.lag = 35;
-        let group = |_| GroupLag {
+        let topic = || TopicLag {
+            topic: "t".into(),
             total,
-            topics: vec![TopicLag {
-                topic: "t".into(),
-                total,
-                partitions: (0..5).map(row).collect(),
-            }],
-            ..GroupLag::default()
+            partitions: (0..5).map(row).collect(),
         };
         let mut lags = Lags::default();
         for name in ["a", "b", "c", "d"] {
-            lags.push(name.into(), group(()), 3);
+            let topics = vec![topic()];
+            let lag = GroupLag {
+                total,
+                topics,
+                ..GroupLag::default()
+            };
+            lags.push(name.into(), lag, 3);
         }
         assert_eq!(
-            (lags.partitions.len(), lags.topics.len(), lags.groups.len()),
-            (3, 3, 3)
+            [lags.partitions.len(), lags.topics.len(), lags.groups.len()],
+            [3; 3]
         );
         assert_eq!(lags.left_out(), 17 + 1 + 1);
         assert!(lags.topics.iter().all(|row| row.total.lag.lag == 35));

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -79,11 +81,8 @@ impl Requests {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         row.by_class[class].fetch_add(1, Relaxed);
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS_US
-            .iter()
-            .position(|bound| ns <= bound * 1000)
-            .unwrap_or(BOUNDS_US.len());
-        row.buckets[bucket].fetch_add(1, Relaxed);
+        let bucket = BOUNDS_US.iter().position(|bound| ns <= bound * 1000);
+        row.buckets[bucket.unwrap_or(BOUNDS_US.len())].fetch_add(1, Relaxed);
         row.total_ns.fetch_add(ns, Relaxed);
     }
 }
@@ -97,9 +96,8 @@ impl Metrics {
 
     /// The rows of requests; the first call creates them for the routes' paths.
     pub(crate) fn requests(&self, paths: impl FnOnce() -> Vec<String>) -> Arc<Requests> {
-        self.requests
-            .get_or_init(|| Arc::new(Requests::new(RouteTable::new(paths()))))
-            .clone()
+        let requests = || Arc::new(Requests::new(RouteTable::new(paths())));
+        self.requests.get_or_init(requests).clone()
     }
 }
 
@@ -151,6 +149,14 @@ pub fn encode(broker: &Broker, metrics: &Arc<Metrics>, body_bytes: u64) -> Strin
     text
 }
 
+/// Writes families, a row each: the method of [`Writer`], the name, its unit if it has one, the value, and the help.
+macro_rules! families {
+    ($out:ident: $($kind:ident $name:literal $($unit:ident)?, $value:expr, $help:literal;)+) => {
+        $($out.$kind($name, $help, None$(.or(Some(prometheus_client::registry::Unit::$unit)))?, $value)?;)+
+    };
+}
+pub(crate) use families;
+
 /// The damage of the partitions that have some.
 fn damage(out: &mut Writer<'_>, ranges: &[DamagedRange]) -> fmt::Result {
     let mut rows: BTreeMap<(&str, u32), [u64; 3]> = BTreeMap::new();
@@ -168,28 +174,19 @@ fn damage(out: &mut Writer<'_>, ranges: &[DamagedRange]) -> fmt::Result {
         row[1] += range.until.since(range.from);
         row[2] += range.bytes;
     }
-    let families = [
-        (
-            "quipu_damaged_ranges",
-            "Ranges of records that cannot be read",
-            None,
-        ),
-        ("quipu_damaged_offsets", "Offsets that cannot be read", None),
-        (
-            "quipu_damaged",
-            "Stored bytes that are damaged",
-            Some(Unit::Bytes),
-        ),
-    ];
-    for (index, (name, help, unit)) in families.into_iter().enumerate() {
-        out.family(name, help, unit, MetricType::Gauge, |family| {
-            for ((topic, partition), row) in &rows {
-                let partition = partition.to_string();
-                let labels = [("topic", *topic), ("partition", &*partition)];
-                family.encode_family(&labels)?.encode_gauge(&row[index])?;
-            }
-            Ok(())
-        })?;
+    let damaged = |index: usize| {
+        rows.iter().map(move |((topic, partition), row)| {
+            let labels = [
+                ("topic", (*topic).to_owned()),
+                ("partition", partition.to_string()),
+            ];
+            (labels, row[index])
+        })
+    };
+    families! { out:
+        gauges "quipu_damaged_ranges", damaged(0), "Ranges of records that cannot be read";
+        gauges "quipu_damaged_offsets", damaged(1), "Offsets that cannot be read";
+        gauges "quipu_damaged" Bytes, damaged(2), "Stored bytes that are damaged";
     }
     Ok(())
 }
@@ -226,199 +223,56 @@ impl Collector for Snapshot {
 impl Snapshot {
     fn service(&self, out: &mut Writer<'_>) -> fmt::Result {
         let (broker, metrics) = (&self.broker, &self.metrics);
+        let counts = &broker.counters;
         let count = |counter: &AtomicU64| counter.load(Relaxed);
-        out.family(
-            "quipu_build_info",
-            "The running version",
-            None,
-            MetricType::Gauge,
-            |family| {
-                family
-                    .encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?
-                    .encode_gauge(&1u64)
-            },
-        )?;
+        let version = [([("version", env!("CARGO_PKG_VERSION"))], 1u64)];
         let uptime = broker.clock.monotonic().since(broker.started).as_secs_f64();
-        out.gauge(
-            "quipu_uptime",
-            "Time since the server started",
-            Some(Unit::Seconds),
-            uptime,
-        )?;
-        out.counter(
-            "quipu_produced_records",
-            "Records appended by producers",
-            None,
-            count(&broker.counters.produced_records),
-        )?;
-        out.counter(
-            "quipu_produced",
-            "Keys, values and headers appended by producers",
-            Some(Unit::Bytes),
-            count(&broker.counters.produced_bytes),
-        )?;
-        out.counter(
-            "quipu_replayed_requests",
-            "Repeated requests and units of streams, answered with their first result",
-            None,
-            count(&broker.counters.replayed_requests),
-        )?;
-        out.counter(
-            "quipu_fetched_records",
-            "Records sent to readers",
-            None,
-            count(&broker.counters.fetched_records),
-        )?;
-        out.counter(
-            "quipu_fetched",
-            "Bytes sent to readers",
-            Some(Unit::Bytes),
-            count(&broker.counters.fetched_bytes),
-        )?;
-        out.gauge(
-            "quipu_streams",
-            "Replays and live tails open now",
-            None,
-            broker.counters.streams.load(Relaxed),
-        )?;
-        out.gauge(
-            "quipu_connections",
-            "Connections open now",
-            None,
-            metrics.connections.load(Relaxed),
-        )?;
-        out.counter(
-            "quipu_refused_connections",
-            "Connections refused above the limit",
-            None,
-            count(&metrics.refused_connections),
-        )?;
-        out.counter(
-            "quipu_stalled_connections",
-            "Connections closed because the client read nothing of its answer",
-            None,
-            count(&metrics.stalled_connections),
-        )?;
-        out.gauge(
-            "quipu_request_bodies",
-            "Request bodies held in memory",
-            Some(Unit::Bytes),
-            self.body_bytes,
-        )?;
-        out.gauge(
-            "quipu_series_left_out",
-            "Partitions and lags above the bound on series",
-            None,
-            self.left_out,
-        )
+        families! { out:
+            gauges "quipu_build_info", version.into_iter(), "The running version";
+            gauge "quipu_uptime" Seconds, uptime, "Time since the server started";
+            counter "quipu_produced_records", count(&counts.produced_records), "Records appended by producers";
+            counter "quipu_produced" Bytes, count(&counts.produced_bytes), "Keys, values and headers appended by producers";
+            counter "quipu_replayed_requests", count(&counts.replayed_requests),
+                "Repeated requests and units of streams, answered with their first result";
+            counter "quipu_fetched_records", count(&counts.fetched_records), "Records sent to readers";
+            counter "quipu_fetched" Bytes, count(&counts.fetched_bytes), "Bytes sent to readers";
+            gauge "quipu_streams", counts.streams.load(Relaxed), "Replays and live tails open now";
+            gauge "quipu_connections", metrics.connections.load(Relaxed), "Connections open now";
+            counter "quipu_refused_connections", count(&metrics.refused_connections), "Connections refused above the limit";
+            counter "quipu_stalled_connections", count(&metrics.stalled_connections),
+                "Connections closed because the client read nothing of its answer";
+            gauge "quipu_request_bodies" Bytes, self.body_bytes, "Request bodies held in memory";
+            gauge "quipu_series_left_out", self.left_out, "Partitions and lags above the bound on series";
+        }
+        Ok(())
     }
 
     fn engine(&self, out: &mut Writer<'_>) -> fmt::Result {
         let counters = self.broker.log.counters();
         let health = self.broker.log.health();
-        out.counter(
-            "quipu_log_append_requests",
-            "Appends to the log",
-            None,
-            counters.appended_requests,
-        )?;
-        out.counter(
-            "quipu_log_append_records",
-            "Records appended to the log",
-            None,
-            counters.appended_records,
-        )?;
-        out.counter(
-            "quipu_log_append",
-            "Bytes appended to the log",
-            Some(Unit::Bytes),
-            counters.appended_bytes,
-        )?;
-        out.counter(
-            "quipu_log_rounds",
-            "Rounds of the committer",
-            None,
-            counters.rounds,
-        )?;
-        out.counter(
-            "quipu_journal_syncs",
-            "Syncs of the journal",
-            None,
-            counters.journal_syncs,
-        )?;
-        out.counter(
-            "quipu_journal_sync",
-            "Time in syncs of the journal",
-            Some(Unit::Seconds),
-            counters.journal_sync_time.as_secs_f64(),
-        )?;
-        out.counter(
-            "quipu_segment_syncs",
-            "Syncs of segments",
-            None,
-            counters.segment_syncs,
-        )?;
-        out.gauge(
-            "quipu_queued",
-            "Appends waiting for the disk",
-            Some(Unit::Bytes),
-            counters.queued_bytes,
-        )?;
-        out.gauge(
-            "quipu_idempotency_keys",
-            "Idempotency keys remembered",
-            None,
-            counters.remembered_keys,
-        )?;
-        out.gauge(
-            "quipu_idempotency_key",
-            "Memory of the idempotency keys",
-            Some(Unit::Bytes),
-            counters.remembered_key_bytes,
-        )?;
-        out.gauge(
-            "quipu_open_segment_files",
-            "Segment files open for writing",
-            None,
-            counters.open_files,
-        )?;
-        out.counter(
-            "quipu_checkpoints",
-            "Checkpoints written",
-            None,
-            counters.checkpoints,
-        )?;
-        out.gauge(
-            "quipu_open_segments",
-            "Segments mapped for reading",
-            None,
-            counters.open_segments,
-        )?;
         let flag = |is_set: bool| u64::from(is_set);
-        out.gauge(
-            "quipu_log_failed",
-            "1 when appends stopped after a failed write, until a restart",
-            None,
-            flag(health.log_failed.is_some()),
-        )?;
-        out.gauge(
-            "quipu_storage_full",
-            "1 when the last append met a full disk",
-            None,
-            flag(health.storage_full),
-        )?;
-        out.gauge(
-            "quipu_failed_partitions",
-            "Partitions whose appends stopped after a failed write",
-            None,
-            health.failed_partitions.len() as u64,
-        )?;
-        out.gauge(
-            "quipu_damage",
-            "Damaged places: ranges of records, and other damage found at the start",
-            None,
-            (health.damage.len() + health.damaged_ranges.len()) as u64,
-        )?;
+        let damaged = health.damage.len() + health.damaged_ranges.len();
+        families! { out:
+            counter "quipu_log_append_requests", counters.appended_requests, "Appends to the log";
+            counter "quipu_log_append_records", counters.appended_records, "Records appended to the log";
+            counter "quipu_log_append" Bytes, counters.appended_bytes, "Bytes appended to the log";
+            counter "quipu_log_rounds", counters.rounds, "Rounds of the committer";
+            counter "quipu_journal_syncs", counters.journal_syncs, "Syncs of the journal";
+            counter "quipu_journal_sync" Seconds, counters.journal_sync_time.as_secs_f64(), "Time in syncs of the journal";
+            counter "quipu_segment_syncs", counters.segment_syncs, "Syncs of segments";
+            gauge "quipu_queued" Bytes, counters.queued_bytes, "Appends waiting for the disk";
+            gauge "quipu_idempotency_keys", counters.remembered_keys, "Idempotency keys remembered";
+            gauge "quipu_idempotency_key" Bytes, counters.remembered_key_bytes, "Memory of the idempotency keys";
+            gauge "quipu_open_segment_files", counters.open_files, "Segment files open for writing";
+            counter "quipu_checkpoints", counters.checkpoints, "Checkpoints written";
+            gauge "quipu_open_segments", counters.open_segments, "Segments mapped for reading";
+            gauge "quipu_log_failed", flag(health.log_failed.is_some()),
+                "1 when appends stopped after a failed write, until a restart";
+            gauge "quipu_storage_full", flag(health.storage_full), "1 when the last append met a full disk";
+            gauge "quipu_failed_partitions", health.failed_partitions.len() as u64,
+                "Partitions whose appends stopped after a failed write";
+            gauge "quipu_damage", damaged as u64, "Damaged places: ranges of records, and other damage found at the start";
+        }
         damage(out, &health.damaged_ranges)
     }
 
@@ -426,13 +280,8 @@ impl Snapshot {
         let Some(requests) = self.metrics.requests.get() else {
             return Ok(());
         };
-        let rows = || {
-            requests
-                .rows
-                .iter()
-                .enumerate()
-                .map(|(slot, row)| (requests.table.labels(Slot(slot)), row))
-        };
+        let labels = |slot| requests.table.labels(Slot(slot));
+        let rows = || (requests.rows.iter().enumerate()).map(|(slot, row)| (labels(slot), row));
         let help = "Requests answered";
         out.family("quipu_http_requests", help, None, MetricType::Counter, |family| {
             for ((route, method), row) in rows() {
@@ -440,67 +289,50 @@ impl Snapshot {
                     let count = counter.load(Relaxed);
                     if count > 0 {
                         let labels = [("route", route), ("method", method), ("status", status)];
-                        family
-                            .encode_family(&labels)?
-                            .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+                        let mut metric = family.encode_family(&labels)?;
+                        metric.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
                     }
                 }
             }
             Ok(())
         })?;
-        let help = "Time from the head of a request to the head of its answer";
-        let unit = Some(Unit::Seconds);
-        out.family(
+        let (name, help) = (
             "quipu_http_request_duration",
-            help,
-            unit,
-            MetricType::Histogram,
-            |family| {
-                for ((route, method), row) in rows() {
-                    let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
-                    let buckets: Vec<(f64, u64)> = bounds
-                        .zip(row.buckets.iter().map(|bucket| bucket.load(Relaxed)))
-                        .collect();
-                    let count: u64 = buckets.iter().map(|(_, count)| count).sum();
-                    if count > 0 {
-                        let total = row.total_ns.load(Relaxed) as f64 / 1e9;
-                        let labels = [("route", route), ("method", method)];
-                        family
-                            .encode_family(&labels)?
-                            .encode_histogram::<NoLabelSet>(total, count, &buckets, None)?;
-                    }
+            "Time from the head of a request to the head of its answer",
+        );
+        out.family(name, help, Some(Unit::Seconds), MetricType::Histogram, |family| {
+            for ((route, method), row) in rows() {
+                let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+                let counts = row.buckets.iter().map(|bucket| bucket.load(Relaxed));
+                let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+                let count: u64 = buckets.iter().map(|(_, count)| count).sum();
+                if count > 0 {
+                    let total = row.total_ns.load(Relaxed) as f64 / 1e9;
+                    let labels = [("route", route), ("method", method)];
+                    let mut metric = family.encode_family(&labels)?;
+                    metric.encode_histogram::<NoLabelSet>(total, count, &buckets, None)?;
                 }
-                Ok(())
-            },
-        )
+            }
+            Ok(())
+        })
     }
 
     fn partitions(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let mut gauge = |name, help, unit, value: fn(&PartitionRow) -> u64| {
-            out.family(name, help, unit, MetricType::Gauge, |family| {
-                for row in &self.partitions {
-                    let partition = row.partition.to_string();
-                    let labels = [("topic", &*row.topic), ("partition", &partition)];
-                    family.encode_family(&labels)?.encode_gauge(&value(row))?;
-                }
-                Ok(())
+        let each = |value: fn(&PartitionRow) -> u64| {
+            self.partitions.iter().map(move |row| {
+                let labels = [
+                    ("topic", row.topic.to_string()),
+                    ("partition", row.partition.to_string()),
+                ];
+                (labels, value(row))
             })
         };
-        gauge(
-            "quipu_partition_log_start_offset",
-            "The log start offset",
-            None,
-            |row| row.log_start_offset,
-        )?;
-        gauge(
-            "quipu_partition_end_offset",
-            "One past the last durable offset",
-            None,
-            |row| row.end_offset,
-        )?;
-        gauge("quipu_partition_size", "Stored bytes", Some(Unit::Bytes), |row| {
-            row.size_bytes
-        })
+        families! { out:
+            gauges "quipu_partition_log_start_offset", each(|row| row.log_start_offset), "The log start offset";
+            gauges "quipu_partition_end_offset", each(|row| row.end_offset), "One past the last durable offset";
+            gauges "quipu_partition_size" Bytes, each(|row| row.size_bytes), "Stored bytes";
+        }
+        Ok(())
     }
 }
 
@@ -520,21 +352,40 @@ impl Writer<'_> {
         rows(&mut self.0.encode_descriptor(name, &help, unit.as_ref(), kind)?)
     }
 
-    fn counter<N>(&mut self, name: &str, help: &str, unit: Option<Unit>, value: N) -> fmt::Result
-    where
-        N: prometheus_client::encoding::EncodeCounterValue,
-    {
+    fn counter<N: EncodeCounterValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        value: N,
+    ) -> fmt::Result {
         self.family(name, help, unit, MetricType::Counter, |family| {
             family.encode_counter::<NoLabelSet, _, u64>(&value, None)
         })
     }
 
-    fn gauge<N>(&mut self, name: &str, help: &str, unit: Option<Unit>, value: N) -> fmt::Result
-    where
-        N: prometheus_client::encoding::EncodeGaugeValue,
-    {
+    fn gauge<N: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        value: N,
+    ) -> fmt::Result {
         self.family(name, help, unit, MetricType::Gauge, |family| {
             family.encode_gauge(&value)
+        })
+    }
+
+    /// A gauge with labels.
+    fn gauges<L: EncodeLabelSet, N: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        mut rows: impl Iterator<Item = (L, N)>,
+    ) -> fmt::Result {
+        self.family(name, help, unit, MetricType::Gauge, |family| {
+            rows.try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
         })
     }
 }
@@ -552,25 +403,14 @@ fn process(out: &mut Writer<'_>) -> fmt::Result {
             Some(kib * 1024)
         };
         if let Some(resident) = bytes("VmRSS:") {
-            out.gauge(
-                "process_resident_memory",
-                "Resident memory",
-                Some(Unit::Bytes),
-                resident,
-            )?;
+            families! { out: gauge "process_resident_memory" Bytes, resident, "Resident memory"; }
         }
         if let Some(anonymous) = bytes("RssAnon:") {
-            let help = "Resident memory without mapped files";
-            out.gauge("process_anonymous_memory", help, Some(Unit::Bytes), anonymous)?;
+            families! { out: gauge "process_anonymous_memory" Bytes, anonymous, "Resident memory without mapped files"; }
         }
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        out.gauge(
-            "process_open_fds",
-            "Open file descriptors",
-            None,
-            files.count() as u64,
-        )?;
+        families! { out: gauge "process_open_fds", files.count() as u64, "Open file descriptors"; }
     }
     Ok(())
 }

@@ -37,9 +37,8 @@ impl RouteTable {
         paths.sort_unstable();
         let mut by_length: Vec<Vec<Route>> = Vec::new();
         for (index, path) in paths.iter().enumerate() {
-            let segments: Vec<_> = segments(path)
-                .map(|s| (!s.starts_with('{')).then(|| s.to_owned()))
-                .collect();
+            let literal = |segment: &str| (!segment.starts_with('{')).then(|| segment.to_owned());
+            let segments: Vec<_> = segments(path).map(literal).collect();
             if by_length.len() <= segments.len() {
                 by_length.resize_with(segments.len() + 1, Vec::new);
             }
@@ -63,12 +62,11 @@ impl RouteTable {
             return Slot(0);
         };
         let matches = |route: &&Route| {
-            segments(path)
-                .zip(&route.segments)
-                .all(|(found, expected)| match expected {
-                    Some(literal) => found == literal,
-                    None => !found.is_empty(),
-                })
+            let mut pairs = segments(path).zip(&route.segments);
+            pairs.all(|(found, expected)| match expected {
+                Some(literal) => found == literal,
+                None => !found.is_empty(),
+            })
         };
         match routes.iter().find(matches) {
             Some(route) => Slot(1 + route.index * METHODS.len() + method_index(method)),
@@ -80,10 +78,10 @@ impl RouteTable {
     pub(crate) fn labels(&self, slot: Slot) -> (&str, &'static str) {
         match slot.0.checked_sub(1) {
             None => ("unmatched", "other"),
-            Some(number) => (
-                self.paths[number / METHODS.len()].as_str(),
-                METHODS[number % METHODS.len()],
-            ),
+            Some(number) => {
+                let (path, method) = (number / METHODS.len(), number % METHODS.len());
+                (&self.paths[path], METHODS[method])
+            }
         }
     }
 }
@@ -93,16 +91,8 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
 }
 
 fn method_index(method: &Method) -> usize {
-    match *method {
-        Method::GET => 0,
-        Method::HEAD => 1,
-        Method::POST => 2,
-        Method::PUT => 3,
-        Method::PATCH => 4,
-        Method::DELETE => 5,
-        Method::OPTIONS => 6,
-        _ => 7,
-    }
+    let found = METHODS.iter().position(|name| *name == method.as_str());
+    found.unwrap_or(METHODS.len() - 1)
 }
 
 #[cfg(test)]
@@ -120,25 +110,20 @@ mod tests {
         ];
         let table = RouteTable::new(paths.map(str::to_owned));
         let labels = |method, path| table.labels(table.find(&method, path));
-        assert_eq!(
-            labels(Method::GET, "/v1/topics/orders"),
-            ("/v1/topics/{topic}", "GET")
-        );
-        assert_eq!(labels(Method::GET, "/v1/topics/x"), ("/v1/topics/{topic}", "GET"));
-        assert_eq!(labels(Method::GET, "/v1/lag/x"), ("/v1/{a}/x", "GET"));
-        assert_eq!(
-            labels(Method::POST, "/v1/topics/a/records"),
-            ("/v1/topics/{topic}/records", "POST")
-        );
-        assert_eq!(labels(Method::TRACE, "/metrics"), ("/metrics", "other"));
-        for unknown in [
-            "/",
-            "",
-            "/nothing",
-            "/v1/topics/",
-            "/v1/topics/a/b/c/d/e/f/g",
-            "*",
+        for (path, route) in [
+            ("/v1/topics/orders", "/v1/topics/{topic}"),
+            ("/v1/topics/x", "/v1/topics/{topic}"),
+            ("/v1/lag/x", "/v1/{a}/x"),
+            ("/v1/topics/a/records", "/v1/topics/{topic}/records"),
         ] {
+            assert_eq!(labels(Method::GET, path), (route, "GET"));
+            assert_eq!(labels(Method::POST, path), (route, "POST"));
+        }
+        assert_eq!(labels(Method::TRACE, "/metrics"), ("/metrics", "other"));
+        for unknown in "/ /nothing /v1/topics/ /v1/topics/a/b/c/d/e/f/g *"
+            .split(' ')
+            .chain([""])
+        {
             assert_eq!(labels(Method::GET, unknown), ("unmatched", "other"), "{unknown}");
         }
         assert!((0..table.len()).all(|slot| !table.labels(Slot(slot)).0.is_empty()));

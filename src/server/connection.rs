@@ -134,17 +134,21 @@ struct Connection {
 impl Connection {
     /// Notes whether the socket accepted the written bytes.
     fn note_write(&self, written: &Poll<io::Result<usize>>) {
-        match written {
-            Poll::Pending if !self.is_blocked.load(Relaxed) => {
-                self.blocked_since_ms.store(self.shared.now_ms(), Relaxed);
-                self.is_blocked.store(true, Relaxed);
-            }
-            Poll::Ready(_) if self.is_blocked.load(Relaxed) => {
-                self.is_blocked.store(false, Relaxed);
-                self.progress.fetch_add(1, Relaxed);
-            }
-            Poll::Pending => {}
-            Poll::Ready(_) => {}
+        let is_blocked = written.is_pending();
+        if is_blocked == self.is_blocked.load(Relaxed) {
+            return;
+        }
+        if is_blocked {
+            self.blocked_since_ms.store(self.shared.now_ms(), Relaxed);
+        } else {
+            self.progress.fetch_add(1, Relaxed);
+        }
+        self.is_blocked.store(is_blocked, Relaxed);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
         }
     }
 }
@@ -190,13 +194,11 @@ impl Connections {
         });
         self.open.lock().insert(connection.id, connection.clone());
         self.app.metrics.connections.fetch_add(1, Relaxed);
-        tokio::spawn(serve(
-            stream,
-            Registered {
-                connection,
-                _permit: permit,
-            },
-        ));
+        let registered = Registered {
+            connection,
+            _permit: permit,
+        };
+        tokio::spawn(serve(stream, registered));
         Ok(())
     }
 
@@ -248,20 +250,14 @@ impl Connections {
                 && blocked_ms >= ANSWER_PATIENCE_MS
             {
                 connection.is_evicted.store(true, SeqCst);
-                if let Some(waker) = connection.waker.get() {
-                    waker.wake_by_ref();
-                }
+                connection.wake();
             }
         }
     }
 
     fn enter(&self, stage: u8) {
         self.stage.store(stage, SeqCst);
-        for connection in self.open.lock().values() {
-            if let Some(waker) = connection.waker.get() {
-                waker.wake_by_ref();
-            }
-        }
+        self.open.lock().values().for_each(|connection| connection.wake());
     }
 }
 
@@ -380,11 +376,8 @@ async fn answer(
         connection.has_answer.store(true, Relaxed);
     }
     let (response, held) = hold(&connection, response, is_safe).await;
-    shared.requests.observe(
-        slot,
-        response.status(),
-        shared.app.clock.monotonic().since(started),
-    );
+    let duration = shared.app.clock.monotonic().since(started);
+    shared.requests.observe(slot, response.status(), duration);
     Ok(response.map(|body| AnswerBody {
         body,
         held,
@@ -430,11 +423,8 @@ async fn hold(
         }
         None => {
             let problem = Problem::new(Reason::Overloaded, "too many answers are being sent; try again");
-            let problem = if is_safe {
-                problem
-            } else {
-                problem.outcome(Outcome::Unknown)
-            };
+            let outcome = if is_safe { Outcome::None } else { Outcome::Unknown };
+            let problem = problem.outcome(outcome);
             (problem.into_response(), None)
         }
     }
@@ -460,11 +450,9 @@ impl Drop for Held {
 }
 
 fn answer_panic(panic: &(dyn Any + Send)) -> Response {
-    let what = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let what = text.unwrap_or("no message");
     tracing::error!(panic = what, "a request panicked");
     Problem::new(Reason::Internal, "the server could not do it; its log says why")
         .outcome(Outcome::Unknown)
@@ -609,9 +597,8 @@ impl AsyncWrite for Stream {
         }
         // Nothing else watches the connection from here on.
         this.connection.phase.store(ANSWERING, Relaxed);
-        let linger = this
-            .linger
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let sleep = || Box::pin(tokio::time::sleep(LINGER));
+        let linger = this.linger.get_or_insert_with(sleep);
         if linger.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -654,10 +641,10 @@ impl HttpBody for RequestBody {
         let connection = &this.connection;
         let frame = match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(frame) => frame.map(|frame| frame.map_err(io::Error::other)),
-            Poll::Pending if connection.is_late.load(Relaxed) => Some(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the client paused for too long",
-            ))),
+            Poll::Pending if connection.is_late.load(Relaxed) => {
+                let late = "the client paused for too long";
+                Some(Err(io::Error::new(io::ErrorKind::TimedOut, late)))
+            }
             Poll::Pending => {
                 connection.phase.store(BODY, Relaxed);
                 return Poll::Pending;
@@ -684,10 +671,8 @@ impl Drop for RequestBody {
             self.connection.is_unread.store(true, Relaxed);
         }
         // The handler that dropped the body no longer waits for it.
-        let _ = self
-            .connection
-            .phase
-            .compare_exchange(BODY, ANSWERING, Relaxed, Relaxed);
+        let phase = &self.connection.phase;
+        let _ = phase.compare_exchange(BODY, ANSWERING, Relaxed, Relaxed);
     }
 }
 
@@ -714,18 +699,15 @@ impl HttpBody for AnswerBody {
         let Some(permit) = this.held.take() else {
             return Poll::Ready(frame);
         };
-        let connection = &this.connection;
-        Poll::Ready(frame.map(|frame| {
-            frame.map(|frame| {
-                frame.map_data(|bytes| {
-                    Bytes::from_owner(Held {
-                        bytes,
-                        _permit: permit,
-                        connection: connection.clone(),
-                    })
-                })
+        let connection = this.connection.clone();
+        let hold = |bytes| {
+            Bytes::from_owner(Held {
+                bytes,
+                _permit: permit,
+                connection,
             })
-        }))
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(hold))))
     }
 
     fn is_end_stream(&self) -> bool {

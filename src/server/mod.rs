@@ -15,6 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -81,10 +82,9 @@ pub enum ServeError {
 /// A hint for a disk that is too small.
 fn hint(source: &Error, journal_bytes: u64) -> String {
     let mib = journal_bytes >> 20;
+    let needs = format!("the journal needs {mib} MiB (journal_files times journal_file_bytes)");
     match source {
-        Error::StorageFull => format!(
-            "; beside the records, the journal needs {mib} MiB (journal_files times journal_file_bytes)"
-        ),
+        Error::StorageFull => format!("; beside the records, {needs}"),
         _ => String::new(),
     }
 }
@@ -130,7 +130,8 @@ pub async fn start_on(
     let journal_bytes = config.journal_file_bytes * u64::from(config.journal_files);
     let engine_clock = clock.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        Log::open_with(disk, engine_clock, &dir, options).map_err(|source| ServeError::Open {
+        let opened = Log::open_with(disk, engine_clock, &dir, options);
+        opened.map_err(|source| ServeError::Open {
             dir,
             journal_bytes,
             source,
@@ -158,10 +159,8 @@ pub async fn start_on(
     });
     // These end by themselves when the server stops.
     drop(tokio::spawn(app.groups.clone().end_sessions()));
-    drop(tokio::spawn(groups::expiry::run(
-        app.groups.clone(),
-        app.offsets_retention,
-    )));
+    let expiry = groups::expiry::run(app.groups.clone(), app.offsets_retention);
+    drop(tokio::spawn(expiry));
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), files.refusals, stopped));
     let sampling = tokio::spawn(lag::sampler::run(app.broker.clone()));
@@ -198,19 +197,10 @@ impl Server {
         self.accepting.await?;
         self.connections.drain();
         let drain_timeout = self.app.config.drain_timeout;
-        if tokio::time::timeout(drain_timeout, self.connections.all_closed())
-            .await
-            .is_err()
-        {
-            let left = self
-                .app
-                .metrics
-                .connections
-                .load(std::sync::atomic::Ordering::Relaxed);
-            tracing::warn!(
-                connections = left,
-                "the drain timeout is over: what is left is cut"
-            );
+        let drained = tokio::time::timeout(drain_timeout, self.connections.all_closed());
+        if drained.await.is_err() {
+            let connections = self.app.metrics.connections.load(Relaxed);
+            tracing::warn!(connections, "the drain timeout is over: what is left is cut");
             self.connections.cut();
             let _ = tokio::time::timeout(CUT_TIMEOUT, self.connections.all_closed()).await;
         }
@@ -228,11 +218,12 @@ async fn close(app: &App) -> Result<(), ServeError> {
 }
 
 fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if addr.is_ipv4() {
-        TcpSocket::new_v4()?
+    let new = if addr.is_ipv4() {
+        TcpSocket::new_v4
     } else {
-        TcpSocket::new_v6()?
+        TcpSocket::new_v6
     };
+    let socket = new()?;
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     Ok(socket)
@@ -287,10 +278,8 @@ fn keepalive() -> TcpKeepalive {
 
 /// Answers `overloaded` to any request, and closes such that the client can read it.
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
-    let problem = http::problem::Problem::new(
-        http::problem::Code::Refused(Reason::Overloaded),
-        "the server has as many connections as it takes; try again",
-    );
+    let detail = "the server has as many connections as it takes; try again";
+    let problem = http::problem::Problem::new(Reason::Overloaded, detail);
     let body = format!("{}\n", problem.to_json());
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\

@@ -67,10 +67,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// A record as it is sent.
 #[derive(ToSchema)]
 #[schema(as = NewRecord)]
-#[allow(
-    dead_code,
-    reason = "describes the body in the OpenAPI document; the parser reads it without a type"
-)]
+#[allow(dead_code, reason = "describes the body in the OpenAPI document")]
 struct RecordDoc {
     /// Any JSON value, kept byte for byte; absent or null: a tombstone.
     value: Option<serde_json::Value>,
@@ -187,7 +184,7 @@ async fn produce(
     let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match topic {
         Ok(Path(topic)) => to_topic(&app, &topic, &parts, &mut body).await,
-        Err(rejection) => Err(not_text(rejection)),
+        Err(_) => Err(not_text("path")),
     };
     answer_or_drain(&app, answer, body)
 }
@@ -239,7 +236,7 @@ async fn produce_to_partition(
     let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match path {
         Ok(Path((topic, partition))) => to_partition(&app, &topic, &partition, &parts, &mut body).await,
-        Err(rejection) => Err(not_text(rejection)),
+        Err(_) => Err(not_text("path")),
     };
     answer_or_drain(&app, answer, body)
 }
