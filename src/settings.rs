@@ -61,24 +61,22 @@ pub struct Config {
 }
 
 /// The format of the server's own log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
-    #[default]
     Text,
     /// One JSON object a line.
     Json,
 }
 
 /// The lowest level of messages in the server's own log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
     /// Failures only.
     Error,
     /// Also what fails soon unless someone acts.
     Warn,
     /// Also what an operator wants to know afterwards.
-    #[default]
     Info,
     /// Also what a developer wants to know.
     Debug,
@@ -142,10 +140,10 @@ impl Unit {
     fn parse(self, text: &str) -> Option<u64> {
         match self {
             Self::Bytes => text.parse().ok().or_else(|| units::parse_bytes(text)),
-            Self::Milliseconds => text
-                .parse()
-                .ok()
-                .or_else(|| Some(millis(units::parse_duration(text)?))),
+            Self::Milliseconds => {
+                let with_unit = || units::parse_duration(text).map(millis);
+                text.parse().ok().or_else(with_unit)
+            }
             Self::Count | Self::Text(_) => text.parse().ok(),
         }
     }
@@ -331,11 +329,9 @@ impl Setting {
     fn set(&self, config: &mut Config, place: &str, value: &str) -> Result<(), ConfigError> {
         let fits = match self.access {
             Access::Number { low, high, set, .. } => {
-                let number = self
-                    .unit
-                    .parse(value)
-                    .filter(|number| (low..=high).contains(number));
-                number.map(|number| set(config, number)).is_some()
+                let number = self.unit.parse(value);
+                let fitting = number.filter(|number| (low..=high).contains(number));
+                fitting.map(|number| set(config, number)).is_some()
             }
             Access::Text { set, .. } => set(config, value),
             Access::List { get, fits, .. } => {
@@ -516,20 +512,19 @@ impl Config {
         let (in_flight, journal) = (self.limits.max_in_flight_bytes, self.journal_file_bytes);
         // A request grows by its headers in record batch format, and a journal file has its own header.
         let least = request + 2 * MIB;
-        let conflict = if in_flight < request {
-            format!(
-                "max_in_flight_bytes is {in_flight}, but it must be at least max_request_bytes, {request}"
-            )
+        let (name, found, needed) = if in_flight < request {
+            let needed = format!("at least max_request_bytes, {request}");
+            ("max_in_flight_bytes", in_flight, needed)
         } else if !journal.is_multiple_of(4096) {
-            format!("journal_file_bytes is {journal}, but it must be a multiple of 4096")
+            ("journal_file_bytes", journal, "a multiple of 4096".to_owned())
         } else if journal < least {
-            format!(
-                "journal_file_bytes is {journal}, but it must be at least max_request_bytes and 2 MiB more, {least}"
-            )
+            let needed = format!("at least max_request_bytes and 2 MiB more, {least}");
+            ("journal_file_bytes", journal, needed)
         } else {
             return Ok(());
         };
-        Err(ConfigError::Conflict(conflict))
+        let message = format!("{name} is {found}, but it must be {needed}");
+        Err(ConfigError::Conflict(message))
     }
 }
 

@@ -212,6 +212,26 @@ async fn a_commit_that_cannot_be_is_refused_at_its_place_and_nothing_is_committe
 }
 
 #[tokio::test]
+async fn a_wrong_body_is_400_whether_or_not_the_group_exists() {
+    let service = Service::start();
+    service.topic("orders", 1);
+    commit(
+        &service,
+        "g",
+        json!([{"topic": "orders", "partition": 0, "offset": 0}]),
+    )
+    .await;
+    let members = "members members/m/poll members/m/settle members/m/commit members/m/heartbeat";
+    for group in ["g", "nobody"] {
+        for path in members.split(' ').chain(["redrive", "offsets/reset"]) {
+            let path = format!("/v1/groups/{group}/{path}");
+            let answer = service.call(Method::POST, &path, r#"{"nothing":1}"#).await;
+            answer.invalid("/nothing");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_name_that_no_group_can_have_is_refused() {
     let service = Service::start();
     for name in ["__x", "a%20b", "%2e", "a%2Fb", "%ff", &"a".repeat(250)] {

@@ -206,9 +206,8 @@ impl Asked {
             max_lines,
             max_steps: MAX_STEPS,
         };
-        let recording = app
-            .history
-            .recording(group, plot::since(&request), |id| self.is_wanted(id));
+        let since = plot::since(&request);
+        let recording = app.history.recording(group, since, |id| self.is_wanted(id));
         let lines = recording.series.len().clamp(1, max_lines) as u64;
         request.max_steps = (MAX_POINTS / lines).clamp(MIN_STEPS, MAX_STEPS);
         Plot::of(&recording, &request)
@@ -217,15 +216,11 @@ impl Asked {
     fn picture(&self, app: &App, group: &str, metric: Metric, theme: Theme) -> String {
         let plot = self.plot(app, group, metric, lag_chart::MAX_LINES);
         let lag = report::lag_of(app, group);
-        let mut now = report::Total::default();
-        for topic in &lag.topics {
-            let is_asked = self.topic.as_ref().is_none_or(|(name, _)| *name == topic.topic);
-            for row in topic.partitions.iter().filter(|_| is_asked) {
-                if self.partition.is_none_or(|index| index == row.partition) {
-                    now = now.and(row.total);
-                }
-            }
-        }
+        let topics = lag.topics.iter();
+        let topics = topics.filter(|topic| self.topic.as_ref().is_none_or(|(name, _)| *name == topic.topic));
+        let rows = topics.flat_map(|topic| &topic.partitions);
+        let rows = rows.filter(|row| self.partition.is_none_or(|index| index == row.partition));
+        let now = rows.fold(report::Total::default(), |now, row| now.and(row.total));
         // With one topic the heading has its name, and the lines need not repeat it.
         let mut topics: Vec<TopicId> = plot.lines.iter().filter_map(|line| line.topic).collect();
         topics.dedup();
@@ -241,11 +236,11 @@ impl Asked {
             (None, _) => group.to_owned(),
         };
         let names: Vec<String> = plot.lines.iter().map(name).collect();
-        let title = match (&only, self.partition) {
-            (Some(topic), Some(index)) => format!("Lag of {group} in {topic}/{index}"),
-            (Some(topic), None) => format!("Lag of {group} in {topic}"),
-            (None, _) => format!("Lag of {group}"),
-        };
+        let partition = self
+            .partition
+            .map_or_else(String::new, |index| format!("/{index}"));
+        let place = only.as_ref().map(|topic| format!(" in {topic}{partition}"));
+        let title = format!("Lag of {group}{}", place.unwrap_or_default());
         lag_chart::draw(&Picture {
             title: &title,
             each: match self.by {
@@ -282,7 +277,6 @@ impl Columns {
 
 /// A topic deleted a moment ago has no known name.
 fn topic_name(app: &App, topic: TopicId) -> String {
-    app.log
-        .topic_by_id(topic)
-        .map_or_else(|| format!("topic {}", topic.0), |topic| topic.name().to_owned())
+    let found = app.log.topic_by_id(topic).map(|topic| topic.name().to_owned());
+    found.unwrap_or_else(|| format!("topic {}", topic.0))
 }

@@ -23,36 +23,10 @@ use crate::metrics;
 const DATA_FORMAT: u32 = 1;
 
 /// The features of this version, for clients that know several; a new feature adds its name.
-const FEATURES: &[&str] = &[
-    "topics",
-    "produce-json",
-    "produce-ndjson",
-    "produce-raw",
-    "produce-cloudevents",
-    "produce-record-batch",
-    "request-gzip",
-    "request-zstd",
-    "ack-written",
-    "expected-offset",
-    "idempotency-key",
-    "producer-sequence",
-    "fetch-json",
-    "fetch-ndjson",
-    "fetch-cloudevents",
-    "fetch-record-batch",
-    "fetch-wait",
-    "history-etag",
-    "stream-ndjson",
-    "stream-sse",
-    "damage-skip",
-    "group-offsets",
-    "group-reset",
-    "group-members",
-    "group-shared",
-    "lag",
-    "lag-history",
-    "lag-svg",
-];
+const FEATURES: &str = "topics produce-json produce-ndjson produce-raw produce-cloudevents produce-record-batch request-gzip \
+    request-zstd ack-written expected-offset idempotency-key producer-sequence fetch-json fetch-ndjson \
+    fetch-cloudevents fetch-record-batch fetch-wait history-etag stream-ndjson stream-sse damage-skip \
+    group-offsets group-reset group-members group-shared lag lag-history lag-svg";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -99,6 +73,17 @@ struct Degraded {
     skipped: Option<bool>,
 }
 
+impl Degraded {
+    fn new(what: &'static str, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self {
+            what,
+            detail,
+            ..Self::default()
+        }
+    }
+}
+
 /// The most damaged ranges listed one by one; the others are counted.
 const MAX_DAMAGE: usize = 100;
 
@@ -112,7 +97,7 @@ struct InfoBody {
     /// Milliseconds since the server started.
     uptime_ms: u64,
     /// Its features.
-    features: &'static [&'static str],
+    features: Vec<&'static str>,
     /// The limits of one client, by setting.
     #[schema(value_type = Value)]
     limits: Map<String, Value>,
@@ -149,14 +134,11 @@ async fn ready(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> 
     responses((status = 200, description = "OpenMetrics text", body = String,
         content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
 async fn metrics_text(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
-    let encode = |app: &App| {
-        Ok(metrics::encode(
-            &app.broker,
-            &app.metrics,
-            app.body_bytes_in_flight(),
-        ))
-    };
-    let text = app.work(Work::Report, encode).await?;
+    let text = app.work(Work::Report, |app| {
+        let body_bytes = app.body_bytes_in_flight();
+        Ok(metrics::encode(&app.broker, &app.metrics, body_bytes))
+    });
+    let text = text.await?;
     let headers = fresh("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok((headers, exact(text.into_bytes())).into_response())
 }
@@ -171,78 +153,63 @@ async fn info(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
         version: env!("CARGO_PKG_VERSION"),
         data_format: DATA_FORMAT,
         uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
-        features: FEATURES,
+        features: FEATURES.split(' ').collect(),
         limits: app.config.limits_json(),
     })
 }
 
 fn degraded(health: &Health) -> Vec<Degraded> {
-    let fault = |what, detail: String| Degraded {
-        what,
-        detail,
-        ..Degraded::default()
-    };
+    let log_failed = "a write or a sync of the journal failed: every append is refused until a restart";
+    let storage_full = "the disk is full: appends go on by themselves when there is space";
+    let partition_failed =
+        "a write or a sync of its segment failed: appends to it are refused until a restart";
     let mut degraded = Vec::new();
     if health.log_failed.is_some() {
-        let detail = "a write or a sync of the journal failed: every append is refused until a restart";
-        degraded.push(fault("log-failed", detail.to_owned()));
+        degraded.push(Degraded::new("log-failed", log_failed));
     }
     if health.storage_full {
-        let detail = "the disk is full: appends go on by themselves when there is space";
-        degraded.push(fault("storage-full", detail.to_owned()));
+        degraded.push(Degraded::new("storage-full", storage_full));
     }
-    degraded.extend(health.failed_partitions.iter().map(|(partition, _)| {
-        let detail = "a write or a sync of its segment failed: appends to it are refused until a restart";
+    for (partition, _) in &health.failed_partitions {
+        let fault = Degraded::new("partition-failed", partition_failed);
         let partition = Some(partition.clone());
-        Degraded {
-            partition,
-            ..fault("partition-failed", detail.to_owned())
-        }
-    }));
-    if !health.damage.is_empty() {
-        let places = health.damage.len();
-        let where_from = "found at the start: the server's log names them, run quipu verify";
-        degraded.push(fault(
-            "damage",
-            format!("{places} damaged place(s) beside the records, {where_from}"),
-        ));
+        degraded.push(Degraded { partition, ..fault });
+    }
+    let places = health.damage.len();
+    if places > 0 {
+        let found = "found at the start: the server's log names them, run quipu verify";
+        let detail = format!("{places} damaged place(s) beside the records, {found}");
+        degraded.push(Degraded::new("damage", detail));
     }
     degraded
 }
 
 /// The faults for unreadable records, each range by itself up to a bound.
 fn damaged(app: &App, health: &Health) -> Vec<Degraded> {
-    let mut partitions: Vec<_> = health
-        .damaged_ranges
-        .iter()
-        .map(|range| range.partition)
-        .collect();
-    partitions.dedup();
-    let partitions = partitions.into_iter().filter_map(|id| {
-        let partition = app.log.topic_by_id(id.topic)?.partition(id.index)?;
-        Some((partition.name().to_owned(), skips::known(&app.log, &partition)))
-    });
-    let mut rows: Vec<Degraded> = partitions
-        .flat_map(|(name, rows)| rows.into_iter().map(move |row| damaged_row(&name, row)))
-        .collect();
+    let mut ids: Vec<_> = health.damaged_ranges.iter().map(|it| it.partition).collect();
+    ids.dedup();
+    let mut rows = Vec::new();
+    for id in ids {
+        let topic = app.log.topic_by_id(id.topic);
+        if let Some(partition) = topic.and_then(|topic| topic.partition(id.index)) {
+            let known = skips::known(&app.log, &partition).into_iter();
+            rows.extend(known.map(|row| damaged_row(partition.name(), row)));
+        }
+    }
     let left_out = rows.len().saturating_sub(MAX_DAMAGE);
     rows.truncate(MAX_DAMAGE);
     if left_out > 0 {
-        rows.push(Degraded {
-            what: "damage",
-            detail: format!("{left_out} more damaged ranges: /metrics counts them by partition"),
-            ..Degraded::default()
-        });
+        let detail = format!("{left_out} more damaged ranges: /metrics counts them by partition");
+        rows.push(Degraded::new("damage", detail));
     }
     rows
 }
 
 fn damaged_row(partition: &str, row: skips::Row) -> Degraded {
     let skips::Gap { from, until } = row.range;
-    let what = if row.skipped {
-        "they are skipped, consumers go on behind them"
-    } else {
-        "consumers stop there: restore the file from a backup, or skip them (quipu topic skip)"
+    let what = match row.skipped {
+        true => "they are skipped, consumers go on behind them",
+        false => "consumers stop there: restore the file from a backup, or skip them (quipu topic skip)",
     };
     Degraded {
         what: "damage",

@@ -627,6 +627,16 @@ mod tests {
         for wrong in wrong.split('|') {
             assert_eq!(media(wrong), Err(Code::UnsupportedMediaType), "{wrong}");
         }
+        let mut twice = HeaderMap::new();
+        for value in ["application/json", "application/x-ndjson"] {
+            twice.append(header::CONTENT_TYPE, HeaderValue::from_static(value));
+        }
+        let code = media_type(&twice).unwrap_err().code();
+        assert_eq!(
+            code,
+            Code::Refused(Reason::InvalidRequest),
+            "nobody can know which counts"
+        );
         let problem = media_type(&HeaderMap::new()).unwrap_err();
         assert_eq!(problem.code(), Code::UnsupportedMediaType);
         let detail = problem.to_json()["detail"].to_string();
