@@ -14,7 +14,7 @@ use axum::body::Body;
 use http::Method;
 use quipu::formats::partitioner::partition_of_key;
 use serde_json::{Value, json};
-use support::{Answer, Server, Service};
+use support::{Answer, Server, Service, expect, invalid, refused};
 
 const RECORDS: &str = "/v1/topics/t/records";
 const EVENT: &str = "application/cloudevents+json";
@@ -65,10 +65,7 @@ async fn records(service: &Service, partition: u32) -> Vec<Value> {
 
 /// The records of a partition as events.
 async fn events(service: &Service, partition: u32) -> Vec<Value> {
-    let answer = service
-        .get_as(&range(partition, "offset=0"), BATCH)
-        .await
-        .with_status(200);
+    let answer = expect(service.get_as(&range(partition, "offset=0"), BATCH), 200).await;
     assert_eq!(answer.header("content-type"), Some(BATCH));
     answer.json().as_array().expect("an array").clone()
 }
@@ -76,11 +73,8 @@ async fn events(service: &Service, partition: u32) -> Vec<Value> {
 #[tokio::test]
 async fn an_event_is_a_record_as_the_kafka_binding_has_it_in_every_mode() {
     let service = service(1).await;
-    let sent = event(
-        "a-1",
-        json!({"time": "2018-04-05T17:31:00Z", "partitionkey": "N14228", "datacontenttype": "application/json",
-            "retries": 5, "data": {"total": 1}}),
-    );
+    let body = json!({"time": "2018-04-05T17:31:00Z", "partitionkey": "N14228", "datacontenttype": "application/json", "retries": 5, "data": {"total": 1}});
+    let sent = event("a-1", body);
     let one = post(
         &service,
         RECORDS,
@@ -90,10 +84,8 @@ async fn an_event_is_a_record_as_the_kafka_binding_has_it_in_every_mode() {
     .await;
     assert_eq!(one.ok(), json!({"offsets": [{"partition": 0, "offset": 0}]}));
     let two = post(&service, RECORDS, BATCH, json!([sent, sent]).to_string()).await;
-    assert_eq!(
-        two.ok(),
-        json!({"offsets": [{"partition": 0, "offset": 1}, {"partition": 0, "offset": 2}]})
-    );
+    let expected = json!({"offsets": [{"partition": 0, "offset": 1}, {"partition": 0, "offset": 2}]});
+    assert_eq!(two.ok(), expected);
     let more = [
         ("ce-time", "2018-04-05T17:31:00Z"),
         ("ce-partitionkey", "N14228"),
@@ -105,13 +97,9 @@ async fn an_event_is_a_record_as_the_kafka_binding_has_it_in_every_mode() {
     let records = records(&service, 0).await;
     assert_eq!(records.len(), 4);
     for (offset, record) in records.iter().enumerate() {
-        assert_eq!(
-            record,
-            &json!({"partition": 0, "offset": offset, "timestamp": 1_522_949_460_000_i64, "key": "N14228", "value": {"total": 1},
-                "headers": {"ce_specversion": "1.0", "ce_id": "a-1", "ce_source": "/shops/7",
-                    "ce_type": "com.example.order.placed", "ce_time": "2018-04-05T17:31:00Z", "ce_partitionkey": "N14228",
-                    "ce_retries": "5", "content-type": "application/json"}})
-        );
+        let found = record;
+        let expected = json!({"partition": 0, "offset": offset, "timestamp": 1_522_949_460_000_i64, "key": "N14228", "value": {"total": 1}, "headers": {"ce_specversion": "1.0", "ce_id": "a-1", "ce_source": "/shops/7", "ce_type": "com.example.order.placed", "ce_time": "2018-04-05T17:31:00Z", "ce_partitionkey": "N14228", "ce_retries": "5", "content-type": "application/json"}});
+        assert_eq!(found, &expected);
     }
     let mut back = sent.clone();
     back["retries"] = "5".into();
@@ -121,17 +109,13 @@ async fn an_event_is_a_record_as_the_kafka_binding_has_it_in_every_mode() {
 #[tokio::test]
 async fn the_key_chooses_the_partition_unless_the_query_does() {
     let service = service(6).await;
-    let batch: Vec<Value> = (0..20)
-        .map(|n| event("x", json!({"partitionkey": format!("k{n}")})))
-        .collect();
-    let answer = post(&service, RECORDS, BATCH, json!(batch).to_string())
-        .await
-        .ok();
+    let rows = (0..20).map(|n| event("x", json!({"partitionkey": format!("k{n}")})));
+    let batch: Vec<Value> = rows.collect();
+    let reply = post(&service, RECORDS, BATCH, json!(batch).to_string()).await;
+    let answer = reply.ok();
     for (n, position) in answer["offsets"].as_array().unwrap().iter().enumerate() {
-        assert_eq!(
-            position["partition"],
-            partition_of_key(format!("k{n}").as_bytes(), 6)
-        );
+        let found = &position["partition"];
+        assert_eq!(found, partition_of_key(format!("k{n}").as_bytes(), 6));
     }
     let to = format!("{RECORDS}?partition=4");
     let answer = post(&service, &to, BATCH, json!(batch).to_string()).await.ok();
@@ -143,18 +127,12 @@ async fn the_key_chooses_the_partition_unless_the_query_does() {
         ("99999999999", 404, "unknown-partition"),
         ("x", 400, "invalid-request"),
     ] {
-        let answer = post(
-            &service,
-            &format!("{RECORDS}?partition={partition}"),
-            BATCH,
-            json!(batch).to_string(),
-        )
-        .await;
+        let uri = format!("{RECORDS}?partition={partition}");
+        let answer = post(&service, &uri, BATCH, json!(batch).to_string()).await;
         assert_eq!(answer.problem(status, code)["pointer"], "partition");
     }
-    post(&service, &format!("{RECORDS}?key=a"), EVENT, batch[0].to_string())
-        .await
-        .invalid("key");
+    let answer = post(&service, &format!("{RECORDS}?key=a"), EVENT, batch[0].to_string()).await;
+    answer.invalid("key");
 }
 
 #[tokio::test]
@@ -166,9 +144,8 @@ async fn events_outrank_the_content_type_and_a_type_of_whole_events_outranks_hea
         "application/vnd.apache.kafka.record-batch",
         "text/plain",
     ] {
-        binary(&service, RECORDS, &[("content-type", content_type)], "{not json")
-            .await
-            .with_status(200);
+        let answer = binary(&service, RECORDS, &[("content-type", content_type)], "{not json").await;
+        answer.with_status(200);
     }
     let structured = event("of-the-body", json!({}));
     binary(
@@ -192,9 +169,8 @@ async fn events_outrank_the_content_type_and_a_type_of_whole_events_outranks_hea
     assert_eq!(records[4]["headers"]["ce_id"], "of-the-body");
     let to_partition = "/v1/topics/t/partitions/0/records";
     let batch = [("content-type", "application/vnd.apache.kafka.record-batch")];
-    binary(&service, to_partition, &batch, "x")
-        .await
-        .problem(415, "unsupported-media-type");
+    let answer = binary(&service, to_partition, &batch, "x").await;
+    answer.problem(415, "unsupported-media-type");
 }
 
 #[tokio::test]
@@ -227,9 +203,8 @@ async fn what_is_wrong_is_named_and_nothing_of_the_request_is_stored() {
             "/1/x",
         ),
     ] {
-        let problem = post(&service, RECORDS, content_type, body.clone())
-            .await
-            .problem(400, "invalid-request");
+        let answer = post(&service, RECORDS, content_type, body.clone()).await;
+        let problem = answer.problem(400, "invalid-request");
         assert_eq!(problem["pointer"], pointer, "{body}");
         assert_eq!(problem["outcome"], "none");
     }
@@ -240,17 +215,12 @@ async fn what_is_wrong_is_named_and_nothing_of_the_request_is_stored() {
         ("ce-datacontenttype", "text/plain"),
         ("ce-id", "twice"),
     ] {
-        binary(&service, RECORDS, &[(name, value)], "x")
-            .await
-            .invalid(name);
+        invalid(binary(&service, RECORDS, &[(name, value)], "x"), name).await;
     }
     for missing in 0..CE.len() {
         let mut headers = CE.to_vec();
         let (name, _) = headers.remove(missing);
-        service
-            .send(Method::POST, RECORDS, &headers, "x")
-            .await
-            .invalid(name);
+        invalid(service.send(Method::POST, RECORDS, &headers, "x"), name).await;
     }
     assert_eq!(records(&service, 0).await, [] as [Value; 0]);
 }
@@ -265,18 +235,11 @@ async fn limits_are_those_of_records_and_name_the_event() {
         event("1", json!({"partitionkey": "k".repeat(40 << 10)})),
         event("1", Value::Object(many)),
     ] {
-        let answer = post(
-            &service,
-            RECORDS,
-            BATCH,
-            json!([{"specversion": "1.0", "id": "1", "source": "s", "type": "t"}, event]).to_string(),
-        )
-        .await;
+        let body = json!([{"specversion": "1.0", "id": "1", "source": "s", "type": "t"}, event]);
+        let answer = post(&service, RECORDS, BATCH, body.to_string()).await;
         assert_eq!(answer.problem(413, "record-too-large")["pointer"], "/1");
     }
-    binary(&service, RECORDS, &[], &large)
-        .await
-        .problem(413, "record-too-large");
+    refused(binary(&service, RECORDS, &[], &large), 413, "record-too-large").await;
     assert_eq!(records(&service, 0).await, [] as [Value; 0]);
 }
 
@@ -286,12 +249,9 @@ async fn a_condition_and_a_coding_work_as_for_records() {
     let one = event("1", json!({"data": 1})).to_string();
     let at = |offset: u64| format!("{RECORDS}?partition=1&ack=durable&expected_offset={offset}");
     post(&service, &at(0), EVENT, one.clone()).await.with_status(200);
-    assert_eq!(
-        post(&service, &at(0), EVENT, one.clone())
-            .await
-            .problem(412, "offset-mismatch")["end_offset"],
-        1
-    );
+    let answer = &post(&service, &at(0), EVENT, one.clone()).await;
+    let found = &answer.problem(412, "offset-mismatch")["end_offset"];
+    assert_eq!(found, 1);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(one.as_bytes()).unwrap();
     let headers = [("content-type", EVENT), ("content-encoding", "gzip")];
@@ -352,16 +312,11 @@ async fn any_record_is_fetched_as_an_event() {
     ] {
         assert_eq!(answer.header(name), Some(value), "{name}");
     }
-    let answer = service
-        .get_as(&range(0, "offset=0"), BATCH)
-        .await
-        .with_status(200);
+    let answer = expect(service.get_as(&range(0, "offset=0"), BATCH), 200).await;
     assert_eq!(answer.text(), "[]\n");
     // What was fetched can be produced again, as events that keep saying where they came from.
     let fetched = service.get_as(&range(1, "offset=0"), BATCH).await;
-    post(&service, RECORDS, BATCH, fetched.body.clone())
-        .await
-        .with_status(200);
+    expect(post(&service, RECORDS, BATCH, fetched.body.clone()), 200).await;
     let copied = [events(&service, 0).await, events(&service, 1).await].concat();
     assert_eq!(copied.len(), 2);
     assert_eq!(copied[0], copied[1]);
@@ -373,24 +328,16 @@ async fn a_closed_range_of_events_has_a_tag_of_its_own() {
     service.append_numbers("t", 0, 0, 5000);
     let uri = range(0, "offset=0&until_offset=4000&max_records=4000");
     let answer = service.get_as(&uri, BATCH).await.with_status(200);
-    assert_eq!(
-        answer.json().as_array().unwrap().len(),
-        4000,
-        "more than one chunk"
-    );
+    // More than one chunk.
+    assert_eq!(answer.json().as_array().unwrap().len(), 4000);
     assert_eq!(answer.header("end-offset"), None);
     let tag = answer.header("etag").expect("a tag").to_owned();
     assert_ne!(service.get(&uri).await.header("etag"), Some(&*tag));
     let asked = [("accept", BATCH), ("if-none-match", &*tag)];
-    let again = service
-        .send(Method::GET, &uri, &asked, Body::empty())
-        .await
-        .with_status(304);
+    let again = expect(service.get_with(&uri, &asked), 304).await;
     assert_eq!(again.header("etag"), Some(&*tag));
-    assert_eq!(
-        service.get_as(&uri, EVENT).await.problem(406, "not-acceptable")["status"],
-        406
-    );
+    let found = &service.get_as(&uri, EVENT).await.problem(406, "not-acceptable")["status"];
+    assert_eq!(found, 406);
 }
 
 #[tokio::test]
@@ -398,12 +345,8 @@ async fn a_stream_gives_structured_events_where_the_query_or_the_client_asks_for
     const STREAM: &str = "text/event-stream";
     let service = service(1).await;
     let sent = event("a", json!({"data": {"n": [1, 2]}, "subject": "x"}));
-    post(&service, RECORDS, EVENT, sent.to_string())
-        .await
-        .with_status(200);
-    post(&service, RECORDS, "text/plain", "plain\ntext")
-        .await
-        .with_status(200);
+    expect(post(&service, RECORDS, EVENT, sent.to_string()), 200).await;
+    expect(post(&service, RECORDS, "text/plain", "plain\ntext"), 200).await;
 
     let structured = |text: &str| -> Vec<Value> {
         let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
@@ -411,9 +354,8 @@ async fn a_stream_gives_structured_events_where_the_query_or_the_client_asks_for
             .map(|data| serde_json::from_str(data).expect("a JSON value on one line"))
             .collect()
     };
-    let by_query = service
-        .get_as(&format!("{RECORDS}?data=cloudevents"), STREAM)
-        .await;
+    let uri = format!("{RECORDS}?data=cloudevents");
+    let by_query = service.get_as(&uri, STREAM).await;
     let found = structured(by_query.text());
     assert_eq!(found[0], sent);
     assert_eq!(found[1]["type"], "quipu.record");
@@ -422,21 +364,15 @@ async fn a_stream_gives_structured_events_where_the_query_or_the_client_asks_for
 
     let by_accept = service.get_as(RECORDS, &format!("{STREAM}, {EVENT}")).await;
     assert_eq!(structured(by_accept.text()), found);
-    let plain = service
-        .get_as(&format!("{RECORDS}?data=records"), &format!("{STREAM}, {EVENT}"))
-        .await;
+    let uri = format!("{RECORDS}?data=records");
+    let plain = service.get_as(&uri, &format!("{STREAM}, {EVENT}")).await;
     assert_eq!(structured(plain.text())[0]["headers"]["ce_id"], "a");
     let lines = service.get(&format!("{RECORDS}?data=cloudevents")).await;
-    let lines: Vec<Value> = lines
-        .text()
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
+    let rows = lines.text().lines();
+    let all = rows.map(|line| serde_json::from_str(line).expect("JSON"));
+    let lines: Vec<Value> = all.collect();
     assert_eq!(lines, found);
-    service
-        .get(&format!("{RECORDS}?data=events"))
-        .await
-        .invalid("data");
+    invalid(service.get(&format!("{RECORDS}?data=events")), "data").await;
 }
 
 #[test]
@@ -454,12 +390,9 @@ fn the_python_sdk_sends_in_every_mode_and_reads_what_comes_back() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let server = Server::start(&directory.path().join("data"));
     server.create_topic("t", 1);
+    let text = format!("http://{}", server.address);
     let output = Command::new(python)
-        .args([
-            "-c",
-            include_str!("cloudevents/sdk.py"),
-            &format!("http://{}", server.address),
-        ])
+        .args(["-c", include_str!("cloudevents/sdk.py"), &text])
         .output()
         .expect("it started before");
     print!("{}", String::from_utf8_lossy(&output.stdout));

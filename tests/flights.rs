@@ -98,25 +98,21 @@ fn a_year_of_flights_goes_in_by_one_request_and_comes_out_byte_for_byte() {
 fn load(server: &Server, text: &[u8]) -> u64 {
     let mut connection = server.connect();
     let headers = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
-    connection
-        .send_head("POST", &format!("/v1/topics/{TOPIC}/records"), headers)
-        .expect("it listens");
+    connection.begin("POST", &format!("/v1/topics/{TOPIC}/records"), headers);
     let mut peak = 0;
     // Not a divisor of a line or a unit: chunks end anywhere.
     for chunk in text.chunks(1_000_003) {
-        connection.send_chunk(chunk).expect("it reads");
+        connection.chunk(chunk);
         peak = peak.max(server.anonymous_bytes());
     }
-    connection.send_chunk(b"").expect("it reads");
-    let answer = connection.answer().expect("an answer");
+    connection.chunk(b"");
+    let answer = connection.answered();
     assert_eq!(answer.status, 200, "{}", answer.text());
     let answer = answer.json();
     assert_eq!(answer["records"], EVENTS, "{answer}");
     let of_partitions = answer["partitions"].as_array().expect("an array");
-    let sum: u64 = of_partitions
-        .iter()
-        .map(|p| p["records"].as_u64().expect("a number"))
-        .sum();
+    let rows = of_partitions.iter();
+    let sum: u64 = rows.map(|p| p["records"].as_u64().expect("a number")).sum();
     assert_eq!(sum, EVENTS as u64, "{answer}");
     peak.max(server.anonymous_bytes())
 }
@@ -133,17 +129,10 @@ fn check_contents(server: &Server, expected: &[Vec<&Flight>]) {
                 "offset {} of {partition}",
                 record.offset
             );
-            assert_eq!(
-                record.key.as_deref(),
-                Some(flight.key),
-                "offset {} of {partition}",
-                record.offset
-            );
-            assert_eq!(
-                record.timestamp, flight.timestamp,
-                "offset {} of {partition}",
-                record.offset
-            );
+            let found = record.key.as_deref();
+            assert_eq!(found, Some(flight.key), "offset {} of {partition}", record.offset);
+            let found = record.timestamp;
+            assert_eq!(found, flight.timestamp, "offset {} of {partition}", record.offset);
         });
         assert_eq!(flights.len(), 0, "missing at the end of {partition}");
     }
@@ -169,11 +158,8 @@ fn check_july(server: &Server, expected: &[Vec<&Flight>]) {
         assert_eq!(record["timestamp"], flights[offset].timestamp, "{answer}");
         assert_eq!(record["key"], flights[offset].key, "{answer}");
 
-        let found = connection
-            .get(&format!(
-                "/v1/topics/{TOPIC}/partitions/{partition}/offsets?at={JULY}"
-            ))
-            .json();
+        let uri = format!("/v1/topics/{TOPIC}/partitions/{partition}/offsets?at={JULY}");
+        let found = connection.get(&uri).json();
         assert_eq!(found["offset"], offset, "{found}");
         assert_eq!(found["timestamp"], flights[offset].timestamp, "{found}");
     }

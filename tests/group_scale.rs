@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use serde_json::{Value, json};
-use support::{Service, anonymous_bytes};
+use support::{Service, anonymous_bytes, expect};
 use tokio::task::JoinSet;
 
 const MEMBERS: usize = 10;
@@ -84,10 +84,7 @@ async fn crowd(groups: usize) {
     let service = Arc::new(Service::new());
     for (topic, partitions) in [("events", MEMBERS), ("other", 1)] {
         let body = json!({ "partitions": partitions });
-        service
-            .put(&format!("/v1/topics/{topic}"), body)
-            .await
-            .with_status(201);
+        expect(service.put(&format!("/v1/topics/{topic}"), body), 201).await;
     }
     let ticks = Arc::new(AtomicU64::new(0));
     let ending = tokio::spawn(counted(service.app.groups.clone().end_sessions(), &ticks));
@@ -187,11 +184,8 @@ async fn crowd(groups: usize) {
     }
     places.sort_unstable();
     places.dedup();
-    assert_eq!(
-        places.len(),
-        groups * MEMBERS,
-        "each partition of each group once"
-    );
+    // Each partition of each group once.
+    assert_eq!(places.len(), groups * MEMBERS);
     let after = woken.load(Ordering::SeqCst);
     println!("{} wake-ups to give a record to each", after - seen.0);
 

@@ -74,15 +74,11 @@ fn produce(address: std::net::SocketAddr, number: usize, shared: &Shared) {
     loop {
         let was_released = shared.released.load(SeqCst);
         let key = format!("{number}.{tries}");
-        let answer = connection
-            .request("POST", RECORDS, JSON, &body(&key))
-            .expect("an answer");
+        let answer = connection.call("POST", RECORDS, JSON, &body(&key));
         tries += 1;
         if answer.status == 200 {
-            assert!(
-                shared.released.load(SeqCst),
-                "acknowledged before the sync returned"
-            );
+            // Acknowledged before the sync returned.
+            assert!(shared.released.load(SeqCst));
             shared.acknowledged.lock().unwrap().insert(key);
             if was_released {
                 return;
@@ -106,26 +102,21 @@ fn stream(address: std::net::SocketAddr, number: usize, shared: &Shared) {
     const LINES: usize = 64;
     let mut connection = Connection::open(address).expect("it accepts");
     let headers = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
-    connection
-        .send_head("POST", RECORDS, headers)
-        .expect("it listens");
+    connection.begin("POST", RECORDS, headers);
     let value = "s".repeat(64 << 10);
     let key = |line: usize| format!("s{number}.{line}");
     for line in 0..LINES {
         let line = format!("{{\"key\":\"{}\",\"value\":\"{value}\"}}\n", key(line));
-        connection.send_chunk(line.as_bytes()).expect("it reads on");
+        connection.chunk(line.as_bytes());
     }
-    connection.send_chunk(b"").expect("it reads on");
-    let answer = connection.answer().expect("an answer");
+    connection.chunk(b"");
+    let answer = connection.answered();
     let (all, accepted) = match answer.status {
         200 => (answer.json()["records"].as_u64().unwrap(), LINES as u64),
         _ => {
             let problem = answer.json();
-            assert_eq!(
-                (answer.status, &problem["code"]),
-                (503, &"overloaded".into()),
-                "{problem}"
-            );
+            assert_eq!(answer.status, 503, "{problem}");
+            assert_eq!(problem["code"], "overloaded", "{problem}");
             assert!(answer.header("retry-after").is_some());
             let accepted = problem["accepted"].as_u64().unwrap();
             (accepted, accepted)
@@ -220,17 +211,13 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
             );
             let answer = reader.get(&path);
             assert_eq!(answer.status, 200, "{}", answer.text());
-            assert_eq!(
-                answer.json()["records"][0]["key"],
-                format!("before {}", number % 10)
-            );
+            let found = &answer.json()["records"][0]["key"];
+            assert_eq!(*found, format!("before {}", number % 10));
             check_accounts(&app);
         }
         let at_end = reader.get("/v1/topics/t/partitions/0/records?offset=10&wait_ms=50");
-        assert_eq!(
-            (at_end.status, at_end.json()["end_offset"].as_u64()),
-            (200, Some(10))
-        );
+        assert_eq!(at_end.status, 200);
+        assert_eq!(at_end.json()["end_offset"].as_u64(), Some(10));
         assert_eq!(reader.get("/health/ready").status, 200);
         assert_eq!(reader.get("/metrics").status, 200);
         // More calls that wait for the disk than there are threads for them, and still reads go on.

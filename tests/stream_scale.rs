@@ -36,10 +36,8 @@ fn allowed(count: u64) -> u64 {
 
 fn open(server: &Server, path: &str, accept: &str) -> Connection {
     let mut connection = server.connect();
-    connection
-        .send_head("GET", path, &format!("Accept: {accept}\r\n"))
-        .expect("it listens");
-    let head = connection.answer_head().expect("an answer");
+    connection.begin("GET", path, &format!("Accept: {accept}\r\n"));
+    let head = connection.reply_head();
     assert_eq!(head.status, 200);
     connection
 }
@@ -48,10 +46,8 @@ fn open(server: &Server, path: &str, accept: &str) -> Connection {
 fn read_until(connection: &mut Connection, begin: &str) -> String {
     loop {
         let mut line = String::new();
-        assert!(
-            connection.stream.read_line(&mut line).expect("it goes on") > 0,
-            "an end"
-        );
+        // An end.
+        assert!(connection.stream.read_line(&mut line).expect("it goes on") > 0);
         if line.starts_with(begin) {
             return line;
         }
@@ -87,18 +83,13 @@ fn followers(count: u64, partitions: u32, accept: &str, line: &str) {
     for value in 1..20 {
         post(&server, "busy", value);
     }
-    assert_eq!(
-        server.get("/v1/topics/busy/partitions/0/records?offset=0")["records"]
-            .as_array()
-            .map(Vec::len),
-        Some(20)
-    );
+    let page = server.get("/v1/topics/busy/partitions/0/records?offset=0");
+    let found = page["records"].as_array().map(Vec::len);
+    assert_eq!(found, Some(20));
     post(&server, "quiet", 77);
     for connection in &mut all {
-        assert!(
-            read_until(connection, line).contains("\"value\":77"),
-            "the record"
-        );
+        // The record.
+        assert!(read_until(connection, line).contains("\"value\":77"));
     }
     drop(all);
     server.stop();
@@ -168,9 +159,7 @@ fn readers_that_read_nothing_of_a_large_replay_are_held_by_their_connections_alo
 fn metric(server: &Server, name: &str) -> u64 {
     let answer = server.connect().get("/metrics");
     let text = String::from_utf8(answer.body).expect("text");
-    let line = text
-        .lines()
-        .find(|line| line.starts_with(name))
-        .expect("it is there");
+    let mut rows = text.lines();
+    let line = rows.find(|line| line.starts_with(name)).expect("it is there");
     line[name.len()..].trim().parse().expect("a number")
 }

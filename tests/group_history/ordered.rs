@@ -1,39 +1,20 @@
 //! Members of an ordered group in a world that goes wrong, and in one that does not.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::Sender;
 
 use serde_json::{Value, json};
 
-use crate::ordered_check::{Delivery, End, Event, FORBIDDEN, check};
-use crate::produce::{Produced, Stored, ends, offsets, produce, read_topic, until_drained};
+use crate::ordered_check::{Delivery, Event, FORBIDDEN, check};
+use crate::produce::{Stored, ends, offsets};
 use crate::rounds;
-use crate::support::{PATIENCE, Rng};
-use crate::world::{Answered, Client, EndOnPanic, Place, World, lock};
+use crate::run::{self, Play, TOPICS, judge};
+use crate::support::Rng;
+use crate::world::{Answered, Client, Place, number};
 
 const GROUP: &str = "billing";
-const TOPICS: [&str; 2] = ["orders", "payments"];
-const MEMBERS: u64 = 5;
 
-/// What all threads share.
-struct Run<'w> {
-    world: &'w World,
-    events: Mutex<Vec<(u64, Event)>>,
-    produced: Produced,
-    is_clean: bool,
-    is_draining: AtomicBool,
-    is_drained: AtomicBool,
-    names: AtomicU32,
-}
-
-impl Run<'_> {
-    fn note(&self, event: Event) {
-        let mut events = lock(&self.events);
-        events.push((self.world.tick(), event));
-    }
-}
+type Run<'w> = run::Run<'w, Event>;
 
 /// A thread that is one member after another.
 struct Member<'w, 'r> {
@@ -57,14 +38,7 @@ struct Member<'w, 'r> {
 
 impl<'w, 'r> Member<'w, 'r> {
     fn new(run: &'r Run<'w>, number: u64, mut rng: Rng, progress: Sender<()>) -> Self {
-        // The first reads everything, so that somebody always does.
-        let which = if number == 0 { 2 } else { rng.below(3) };
-        let topics = TOPICS
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| which == 2 || which == *i as u64)
-            .map(|(_, topic)| (*topic).to_owned())
-            .collect();
+        let topics = run.topics(number, &mut rng);
         let mut member = Self {
             run,
             client: run.world.client(),
@@ -84,7 +58,7 @@ impl<'w, 'r> Member<'w, 'r> {
     }
 
     fn be_new(&mut self) {
-        self.name = format!("m{}", self.run.names.fetch_add(1, Ordering::SeqCst));
+        self.name = self.run.new_name();
         self.earlier.clear();
         self.epochs.clear();
         self.begin_anew();
@@ -116,9 +90,7 @@ impl<'w, 'r> Member<'w, 'r> {
     /// Notes that the next request acknowledges.
     fn note_ack(&self) {
         if let Some(poll_id) = &self.ack {
-            self.run.note(Event::Acknowledged {
-                poll_id: poll_id.clone(),
-            });
+            self.run.note(Event::Acknowledged(poll_id.clone()));
         }
     }
 
@@ -132,31 +104,24 @@ impl<'w, 'r> Member<'w, 'r> {
 
     /// Takes an answer to a poll with this ack.
     fn take(&mut self, sent: u64, answered: Option<Answered>) {
-        let Some(Answered { life, answer }) = answered else {
+        let Some(Answered { life, answer }) = answered.filter(Answered::is_newest) else {
             self.is_unsure = true;
             return;
         };
-        if answer.status == 409 {
-            answer.refusal(409, "poll-superseded", "none");
-            self.is_unsure = true;
-            return;
-        }
         // Whatever it was to the server, a poll with the fields of a join makes it a member.
         assert_eq!(answer.status, 200, "a poll of {}: {}", self.name, answer.text());
         let polled = answer.json();
+        let records = polled["records"].as_array().expect("records").iter();
         let poll_id = polled["poll_id"].as_str().expect("a poll_id").to_owned();
         let delivery = Delivery {
             member: self.name.clone(),
             life,
             sent,
-            epoch: polled["epoch"].as_u64().expect("an epoch"),
+            epoch: number(&polled, "epoch"),
             poll_id: poll_id.clone(),
             ack: self.ack.clone(),
             is_unsure: std::mem::take(&mut self.is_unsure),
-            records: polled["records"]
-                .as_array()
-                .expect("records")
-                .iter()
+            records: records
                 .map(|record| (Place::of(record), Stored::of(record)))
                 .collect(),
             subscribed: self.topics.clone(),
@@ -173,7 +138,7 @@ impl<'w, 'r> Member<'w, 'r> {
     /// One thing that a member may do with an answer.
     fn live(&mut self) {
         self.poll();
-        if self.run.is_draining.load(Ordering::SeqCst) {
+        if self.run.is_draining() {
             return;
         }
         let choice = self.rng.below(100);
@@ -202,11 +167,8 @@ impl<'w, 'r> Member<'w, 'r> {
 
     /// The answer is lost: the next poll acknowledges one before, or none.
     fn lose(&mut self) {
-        self.ack = if self.rng.below(2) == 0 {
-            self.earlier.pop()
-        } else {
-            None
-        };
+        let again = self.rng.below(2) == 0;
+        self.ack = again.then(|| self.earlier.pop()).flatten();
     }
 
     fn commit_a_part(&mut self) {
@@ -215,24 +177,20 @@ impl<'w, 'r> Member<'w, 'r> {
             return;
         }
         let (place, _) = &last.records[self.rng.below(last.records.len() as u64) as usize];
-        let until = Place {
-            offset: place.offset + 1,
-            ..place.clone()
-        };
+        let until = place.next();
         let (epoch, poll_id) = (last.epoch, last.poll_id.clone());
-        let mut row = until.json();
-        row["metadata"] = "a part".into();
-        self.run.note(Event::Committed {
-            poll_id,
-            until: vec![until],
-        });
-        match self.client.call(
-            "POST",
-            &self.path("/commit"),
-            &json!({"epoch": epoch, "offsets": [row]}),
-        ) {
+        let row = until.json_with("metadata", "a part".into());
+        let until = vec![until];
+        self.run.note(Event::Committed { poll_id, until });
+        self.commit(epoch, row, true);
+    }
+
+    /// Commits a row, which is refused unless it `may` be taken.
+    fn commit(&mut self, epoch: u64, row: Value, may: bool) {
+        let body = json!({"epoch": epoch, "offsets": [row]});
+        match self.client.call("POST", &self.path("/commit"), &body) {
             Some(Answered { answer, .. }) => match answer.status {
-                200 => {}
+                200 if may => {}
                 404 => drop(answer.refusal(404, "unknown-member", "none")),
                 _ => drop(answer.refusal(409, "fenced", "none")),
             },
@@ -252,21 +210,12 @@ impl<'w, 'r> Member<'w, 'r> {
             (_, Some(epoch)) => (epoch, TOPICS[0]),
             _ => return,
         };
-        let Some(((_, partition), end)) = ends(&mut self.client, topic)
-            .into_iter()
-            .find(|(_, end)| *end > 0)
-        else {
+        let mut ends = ends(&mut self.client, topic).into_iter();
+        let Some(((_, partition), end)) = ends.find(|(_, end)| *end > 0) else {
             return;
         };
         let row = json!({"topic": topic, "partition": partition, "offset": end, "metadata": FORBIDDEN});
-        let body = json!({"epoch": epoch, "offsets": [row]});
-        match self.client.call("POST", &self.path("/commit"), &body) {
-            Some(Answered { answer, .. }) if answer.status == 404 => {
-                answer.refusal(404, "unknown-member", "none");
-            }
-            Some(Answered { answer, .. }) => drop(answer.refusal(409, "fenced", "none")),
-            None => self.is_unsure = true,
-        }
+        self.commit(epoch, row, false);
     }
 
     fn stall(&mut self) {
@@ -286,9 +235,7 @@ impl<'w, 'r> Member<'w, 'r> {
         let ack = self.ack.take().filter(|_| with_ack);
         let mut path = self.path("");
         if let Some(poll_id) = &ack {
-            self.run.note(Event::Acknowledged {
-                poll_id: poll_id.clone(),
-            });
+            self.run.note(Event::Acknowledged(poll_id.clone()));
             path += &format!("?ack={poll_id}");
         }
         if let Some(Answered { answer, .. }) = self.client.call("DELETE", &path, &Value::Null) {
@@ -310,8 +257,7 @@ impl<'w, 'r> Member<'w, 'r> {
         let path = format!("/v1/groups/{GROUP}/members");
         if let Some(Answered { answer, .. }) = self.client.call("POST", &path, &body) {
             assert_eq!(answer.status, 201, "{}", answer.text());
-            self.epochs
-                .insert(answer.json()["epoch"].as_u64().expect("an epoch"));
+            self.epochs.insert(number(&answer.json(), "epoch"));
         }
         self.is_unsure = true;
         if self.rng.below(2) == 0 {
@@ -360,19 +306,15 @@ impl<'w, 'r> Member<'w, 'r> {
 /// Sees what is committed, all the time.
 fn watch(run: &Run<'_>) {
     let mut client = run.world.client();
-    while !run.is_drained.load(Ordering::SeqCst) && !run.world.is_over() {
+    let path = format!("/v1/groups/{GROUP}/offsets");
+    while run.goes_on() {
         let sent = run.world.tick();
-        let Some(Answered { life, answer }) =
-            client.call("GET", &format!("/v1/groups/{GROUP}/offsets"), &Value::Null)
-        else {
+        let Some(Answered { life, answer }) = client.call("GET", &path, &Value::Null) else {
             continue;
         };
         if answer.status == 200 {
-            run.note(Event::Watched {
-                sent,
-                life,
-                offsets: offsets(&answer.json()),
-            });
+            let offsets = offsets(&answer.json());
+            run.note(Event::Watched { sent, life, offsets });
         }
         std::thread::yield_now();
     }
@@ -380,32 +322,25 @@ fn watch(run: &Run<'_>) {
 
 /// Sets the group back, if it has no members just now.
 fn reset(run: &Run<'_>, client: &mut Client<'_>, rng: &mut Rng) {
-    let topic = TOPICS[rng.below(2) as usize];
+    let topic = TOPICS[rng.below(2) as usize].to_owned();
     let to = match rng.below(2) {
         0 => json!("earliest"),
         _ => json!({"shift": -1 - rng.below(40) as i64}),
     };
-    let sent = run.world.tick();
-    let life = run.world.life();
+    let (sent, life) = (run.world.tick(), run.world.life());
     let path = format!("/v1/groups/{GROUP}/offsets/reset");
     let answered = client.call("POST", &path, &json!({"topic": topic, "to": to}));
-    let to = match answered {
+    let to = match answered.map(|answered| answered.answer) {
         None => None,
-        Some(Answered { answer, .. }) if answer.status == 200 => {
+        Some(answer) if answer.status == 200 => {
             let said = answer.json();
-            let rows = said["offsets"].as_array().expect("offsets");
-            let to = rows.iter().map(|row| {
-                let partition = row["partition"].as_u64().expect("a partition") as u32;
-                (
-                    (topic.to_owned(), partition),
-                    row["new_offset"].as_u64().expect("an offset"),
-                )
-            });
-            Some(to.collect())
+            let rows = said["offsets"].as_array().expect("offsets").iter();
+            let lane = |row| (topic.clone(), number(row, "partition") as u32);
+            Some(rows.map(|row| (lane(row), number(row, "new_offset"))).collect())
         }
         // Not made yet, or members are there.
-        Some(Answered { answer, .. }) if answer.status == 404 => return,
-        Some(Answered { answer, .. }) => {
+        Some(answer) if answer.status == 404 => return,
+        Some(answer) => {
             answer.refusal(409, "group-active", "none");
             return;
         }
@@ -413,152 +348,55 @@ fn reset(run: &Run<'_>, client: &mut Client<'_>, rng: &mut Rng) {
     run.note(Event::Reset {
         sent,
         life,
-        topic: topic.to_owned(),
+        topic,
         to,
     });
 }
 
-/// What happens to the world while members are at work.
-fn disturb(run: &Run<'_>, progress: &Receiver<()>, times: u64, rng: &mut Rng) {
-    let mut partitions = [2_u32, 3];
-    for _ in 0..times {
-        for _ in 0..(10 + rng.below(60)) {
-            progress.recv_timeout(PATIENCE).expect("members go on");
-        }
-        match rng.below(if run.is_clean { 1 } else { 6 }) {
-            0 => {
-                let which = rng.below(2) as usize;
-                partitions[which] += 1;
-                let body = json!({"partitions": partitions[which]});
-                let path = format!("/v1/topics/{}", TOPICS[which]);
-                run.world.client().insist(200, "PATCH", &path, &body);
+fn disturb(run: &Run<'_>, rng: &mut Rng) {
+    match rng.below(if run.is_clean { 1 } else { 6 }) {
+        0 => run.grow(rng),
+        1 => reset(run, &mut run.world.client(), rng),
+        how => {
+            run.world.kill();
+            run.world.start();
+            if how == 2 {
+                reset(run, &mut run.world.early(), rng);
             }
-            1 => reset(run, &mut run.world.client(), rng),
-            how => {
-                run.world.kill();
-                run.world.start();
-                if how == 2 {
-                    reset(run, &mut run.world.early(), rng);
-                }
-                run.world.open();
-                if how == 3 {
-                    // Members join at the same time.
-                    reset(run, &mut run.world.client(), rng);
-                }
+            run.world.open();
+            if how == 3 {
+                // Members join at the same time.
+                reset(run, &mut run.world.client(), rng);
             }
         }
     }
 }
 
-/// One world from its beginning to its end.
 fn one_world(is_clean: bool, rng: &mut Rng) {
-    let world = World::new();
-    let mut client = world.client();
-    for (topic, partitions) in TOPICS.iter().zip([2, 3]) {
-        client.insist(
-            201,
-            "PUT",
-            &format!("/v1/topics/{topic}"),
-            &json!({"partitions": partitions}),
-        );
-    }
-    let run = Run {
-        world: &world,
-        events: Mutex::default(),
-        produced: Produced::default(),
+    let play = Play {
+        group: GROUP,
         is_clean,
-        is_draining: AtomicBool::new(false),
-        is_drained: AtomicBool::new(false),
-        names: AtomicU32::new(0),
+        disturbances: if is_clean { 4 } else { 7 },
+        work: |run, number, rng, progress| {
+            let mut member = Member::new(run, number, rng, progress);
+            while run.goes_on() {
+                member.live();
+            }
+        },
+        watch,
+        disturb,
+        finish: |_, _| {},
     };
-    let (sender, progress) = mpsc::channel();
-    let mut forks: Vec<Rng> = (0..MEMBERS + 3).map(|_| rng.fork()).collect();
-    std::thread::scope(|scope| {
-        let _end = EndOnPanic(&world);
-        let run = &run;
-        let producers: Vec<_> = (0..2)
-            .map(|number| {
-                let rng = forks.pop().expect("one each");
-                scope.spawn(move || {
-                    let _end = EndOnPanic(run.world);
-                    produce(run.world, &run.produced, &format!("p{number}"), &TOPICS, 100, rng);
-                })
-            })
-            .collect();
-        scope.spawn(move || {
-            let _end = EndOnPanic(run.world);
-            watch(run);
-        });
-        let mut chance = forks.pop().expect("one each");
-        for (number, rng) in forks.into_iter().enumerate() {
-            let sender = sender.clone();
-            scope.spawn(move || {
-                let _end = EndOnPanic(run.world);
-                let mut member = Member::new(run, number as u64, rng, sender);
-                while !run.is_drained.load(Ordering::SeqCst) && !run.world.is_over() {
-                    member.live();
-                }
-            });
-        }
-        // If all members fail, it is known at once.
-        drop(sender);
-        disturb(run, &progress, if is_clean { 4 } else { 7 }, &mut chance);
-        for producer in producers {
-            // A failure ends the scope.
-            let _ = producer.join();
-        }
-        run.is_draining.store(true, Ordering::SeqCst);
-        until_drained(&world, GROUP, &TOPICS);
-        run.is_drained.store(true, Ordering::SeqCst);
-    });
-    let committed = client
-        .insist(200, "GET", &format!("/v1/groups/{GROUP}/offsets"), &Value::Null)
-        .expect("the world goes on");
-    let lag = client
-        .insist(200, "GET", &format!("/v1/groups/{GROUP}/lag"), &Value::Null)
-        .expect("the world goes on");
-    let end = End {
-        stored: TOPICS
-            .iter()
-            .flat_map(|topic| read_topic(&mut client, topic))
-            .collect(),
-        committed: offsets(&committed)
-            .into_iter()
-            .map(|(lane, (offset, _))| (lane, offset))
-            .collect(),
-        acknowledged: lock(&run.produced.acknowledged).clone(),
-        lag: lag["lag"].as_u64().expect("a lag"),
-        is_clean,
-    };
-    let mut events = std::mem::take(&mut *lock(&run.events));
-    events.sort_by_key(|(at, _)| *at);
-    match check(&events, &end) {
-        Ok(summary) => println!("{summary:?}, {} lives of the server", world.life()),
-        Err(wrong) => {
-            let dump = world.data().with_extension("history");
-            crate::dump(&dump, &events);
-            panic!(
-                "{}\nthe log says:\n{}",
-                wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n"),
-                world.log()
-            );
-        }
-    }
-    assert!(!world.log().contains("panicked"), "{}", world.log());
+    let (world, events, end) = play.perform(rng);
+    judge(&world, &events, check(&events, &end));
 }
 
 #[test]
-fn every_record_is_processed_in_order_whatever_becomes_of_members_and_server() {
-    let mut rng = Rng::from_environment("group_history, ordered");
-    for _ in 0..rounds() {
-        one_world(false, &mut rng);
-    }
+fn every_record_is_processed_in_order_whatever_happens_to_members_and_server() {
+    rounds("group_history, ordered", |rng| one_world(false, rng));
 }
 
 #[test]
 fn clean_hand_overs_deliver_every_record_exactly_once() {
-    let mut rng = Rng::from_environment("group_history, ordered and clean");
-    for _ in 0..rounds() {
-        one_world(true, &mut rng);
-    }
+    rounds("group_history, ordered and clean", |rng| one_world(true, rng));
 }

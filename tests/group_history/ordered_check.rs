@@ -6,11 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use crate::check::{self, End, Lane, Verdict};
 use crate::produce::Stored;
 use crate::world::Place;
-
-/// A topic and a partition.
-pub type Lane = (String, u32);
 
 /// Committed offsets carry this where somebody who may not commit tried to.
 pub const FORBIDDEN: &str = "forbidden";
@@ -37,9 +35,7 @@ pub struct Delivery {
 pub enum Event {
     Delivered(Delivery),
     /// About to be sent.
-    Acknowledged {
-        poll_id: String,
-    },
+    Acknowledged(String),
     /// A member's own commit of a part of what it was given, about to be sent.
     Committed {
         poll_id: String,
@@ -61,18 +57,6 @@ pub enum Event {
     },
 }
 
-/// How it ended.
-#[derive(Clone, Debug, Default)]
-pub struct End {
-    pub stored: BTreeMap<Place, Stored>,
-    pub committed: BTreeMap<Lane, u64>,
-    /// Records whose append was answered.
-    pub acknowledged: BTreeMap<Place, String>,
-    pub lag: u64,
-    /// Nothing was lost, killed or reset.
-    pub is_clean: bool,
-}
-
 /// For the report.
 #[derive(Debug, Default)]
 pub struct Summary {
@@ -84,13 +68,13 @@ pub struct Summary {
 }
 
 /// All that is wrong with a history; `events` in their order.
-pub fn check(events: &[(u64, Event)], end: &End) -> Result<Summary, Vec<String>> {
+pub fn check(events: &[(u64, Event)], end: &End) -> Verdict<Summary> {
     let mut wrong = Vec::new();
     let mut summary = Summary {
         records: end.stored.len(),
         ..Summary::default()
     };
-    stored(end, &mut wrong);
+    check::end(end, &mut wrong);
     let processed = processing(events, end, &mut wrong, &mut summary);
     for (place, record) in &end.stored {
         if !processed.contains_key(place) {
@@ -105,36 +89,7 @@ pub fn check(events: &[(u64, Event)], end: &End) -> Result<Summary, Vec<String>>
     if end.is_clean {
         exactly_once(events, &mut wrong);
     }
-    let ends = lane_ends(end);
-    for (lane, offset) in &ends {
-        let committed = end.committed.get(lane).copied().unwrap_or(0);
-        if committed != *offset {
-            wrong.push(format!(
-                "{lane:?} is committed to {committed} in the end, of {offset}"
-            ));
-        }
-    }
-    if end.lag != 0 {
-        wrong.push(format!("the lag is {} in the end", end.lag));
-    }
     if wrong.is_empty() { Ok(summary) } else { Err(wrong) }
-}
-
-fn lane_ends(end: &End) -> BTreeMap<Lane, u64> {
-    let mut ends = BTreeMap::new();
-    for place in end.stored.keys() {
-        ends.insert(place.lane(), place.offset + 1);
-    }
-    ends
-}
-
-/// What was acknowledged to a producer is there.
-fn stored(end: &End, wrong: &mut Vec<String>) {
-    for (place, id) in &end.acknowledged {
-        if end.stored.get(place).map(|record| &record.id) != Some(id) {
-            wrong.push(format!("{place:?} was given to {id} and holds something else"));
-        }
-    }
 }
 
 /// When and how each record was processed first; a committed offset never passes what was not.
@@ -155,9 +110,8 @@ fn processing(
                 summary.delivered_records += delivery.records.len();
                 for (place, record) in &delivery.records {
                     if end.stored.get(place) != Some(record) {
-                        wrong.push(format!(
-                            "{place:?} was delivered as {record:?} and is something else"
-                        ));
+                        let what = format!("{place:?} was delivered as {record:?} and is something else");
+                        wrong.push(what);
                     }
                     if !delivery.subscribed.contains(&place.topic) {
                         wrong.push(format!("{} did not subscribe to {place:?}", delivery.member));
@@ -165,7 +119,7 @@ fn processing(
                 }
                 deliveries.insert(&delivery.poll_id, (*at, delivery));
             }
-            Event::Acknowledged { poll_id } => {
+            Event::Acknowledged(poll_id) => {
                 let Some((arrived, delivery)) = deliveries.get(&**poll_id) else {
                     wrong.push(format!("{poll_id} was acknowledged and never given"));
                     continue;
@@ -179,10 +133,7 @@ fn processing(
                     continue;
                 };
                 for (i, (place, _)) in delivery.records.iter().enumerate() {
-                    if until
-                        .iter()
-                        .any(|until| until.lane() == place.lane() && place.offset < until.offset)
-                    {
+                    if until.iter().any(|until| place.is_before(until)) {
                         first(&mut processed, place, (*arrived, i as u64));
                     }
                 }
@@ -195,11 +146,7 @@ fn processing(
                     }
                     let prefix = prefix.entry(lane.clone()).or_default();
                     while *prefix < *committed {
-                        let place = Place {
-                            topic: lane.0.clone(),
-                            partition: lane.1,
-                            offset: *prefix,
-                        };
+                        let place = Place::in_lane(lane, *prefix);
                         if !processed.contains_key(&place) {
                             wrong.push(format!(
                                 "{lane:?} was committed to {committed} at {at}, before {place:?} was processed"
@@ -294,7 +241,7 @@ fn lost_first(events: &[(u64, Event)], wrong: &mut Vec<String>) {
         };
         let is_open = |place: &&Place| {
             let mut until = own.get(&*before.poll_id).into_iter().flatten();
-            !until.any(|until| until.lane() == place.lane() && place.offset < until.offset)
+            !until.any(|until| place.is_before(until))
         };
         let lost = before.records.iter().map(|(place, _)| place).filter(is_open);
         let again = delivery.records.iter().map(|(place, _)| place);
@@ -351,10 +298,9 @@ fn watched(events: &[(u64, Event)], wrong: &mut Vec<String>) {
                         .is_none_or(|to| to.get(lane).is_some_and(|to| *to <= offset_now))
             });
             if !is_reset {
-                wrong.push(format!(
-                    "{lane:?} went back from {offset} to {offset_now} at {}",
-                    now.0
-                ));
+                let at = now.0;
+                let text = format!("{lane:?} went back from {offset} to {offset_now} at {at}");
+                wrong.push(text);
             }
         }
     }
@@ -378,9 +324,8 @@ fn resets(events: &[(u64, Event)], end: &End, wrong: &mut Vec<String>, summary: 
         }
         for place in end.stored.keys() {
             if to.get(&place.lane()).is_some_and(|to| *to <= place.offset) && !again.contains(place) {
-                wrong.push(format!(
-                    "{place:?} did not come again after the reset at {sent} to {to:?}"
-                ));
+                let text = format!("{place:?} did not come again after the reset at {sent} to {to:?}");
+                wrong.push(text);
                 break;
             }
         }
@@ -403,33 +348,8 @@ fn exactly_once(events: &[(u64, Event)], wrong: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    const LANE: (&str, u32) = ("orders", 0);
-
-    fn lane() -> Lane {
-        (LANE.0.to_owned(), LANE.1)
-    }
-
-    fn place(offset: u64) -> Place {
-        Place {
-            topic: LANE.0.to_owned(),
-            partition: LANE.1,
-            offset,
-        }
-    }
-
-    fn record(offset: u64) -> Stored {
-        let id = format!("id-{offset}");
-        Stored {
-            key: "k".to_owned(),
-            value: json!({ "id": id }),
-            headers: json!({}),
-            id,
-        }
-    }
+    use crate::check::made::{end_of, fails, lane, place, record, timed};
 
     fn delivered(
         member: &str,
@@ -447,14 +367,12 @@ mod tests {
             ack: ack.map(str::to_owned),
             is_unsure: false,
             records: offsets.map(|offset| (place(offset), record(offset))).collect(),
-            subscribed: [LANE.0.to_owned()].into(),
+            subscribed: ["orders".to_owned()].into(),
         })
     }
 
     fn acknowledged(poll: &str) -> Event {
-        Event::Acknowledged {
-            poll_id: poll.to_owned(),
-        }
+        Event::Acknowledged(poll.to_owned())
     }
 
     fn watched(offset: u64, metadata: Option<&str>) -> Event {
@@ -480,38 +398,23 @@ mod tests {
             acknowledged("p4"),
             watched(6, None),
         ];
-        let stored: BTreeMap<Place, Stored> = (0..6).map(|offset| (place(offset), record(offset))).collect();
-        let end = End {
-            acknowledged: stored
-                .iter()
-                .map(|(place, record)| (place.clone(), record.id.clone()))
-                .collect(),
-            stored,
-            committed: [(lane(), 6)].into(),
-            ..End::default()
-        };
-        (events, end)
+        (events, end_of(&[0, 1, 2, 3, 4, 5]))
     }
 
-    fn run(events: Vec<Event>, end: &End) -> Result<Summary, Vec<String>> {
-        let events: Vec<(u64, Event)> = events
-            .into_iter()
-            .enumerate()
-            .map(|(at, mut event)| {
-                let at = 10 * at as u64 + 1;
-                if let Event::Watched { sent, .. } | Event::Delivered(Delivery { sent, .. }) = &mut event {
-                    *sent = at - 1;
-                }
-                (at, event)
-            })
-            .collect();
+    fn run(events: Vec<Event>, end: &End) -> Verdict<Summary> {
+        let events = timed(events, |event| match event {
+            Event::Watched { sent, .. } | Event::Delivered(Delivery { sent, .. }) => Some(sent),
+            _ => None,
+        });
         check(&events, end)
     }
 
-    #[track_caller]
-    fn fails(result: Result<Summary, Vec<String>>, with: &str) {
-        let wrong = result.expect_err("the checker sees it");
-        assert!(wrong.iter().any(|wrong| wrong.contains(with)), "{wrong:?}");
+    /// The records that an event delivers.
+    fn records(event: &mut Event) -> &mut Vec<(Place, Stored)> {
+        match event {
+            Event::Delivered(delivery) => &mut delivery.records,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -523,12 +426,8 @@ mod tests {
     #[test]
     fn a_record_that_nobody_processed_is_seen() {
         let (mut events, end) = good();
-        let Event::Delivered(last) = &mut events[7] else {
-            unreachable!()
-        };
-        last.records.pop();
-        let result = run(events.clone(), &end);
-        fails(result, "never processed");
+        records(&mut events[7]).pop();
+        fails(run(events.clone(), &end), "never processed");
         fails(run(events, &end), "before Place");
     }
 
@@ -557,7 +456,7 @@ mod tests {
         let reset = Event::Reset {
             sent: 82,
             life: 1,
-            topic: LANE.0.to_owned(),
+            topic: lane().0,
             to: Some([(lane(), 1)].into()),
         };
         events.insert(9, reset);
@@ -573,16 +472,10 @@ mod tests {
         events.swap(6, 9);
         fails(run(events, &end), "was processed before");
         let (mut events, end) = good();
-        let Event::Delivered(third) = &mut events[7] else {
-            unreachable!()
-        };
-        third.records = (3..6).map(|offset| (place(offset), record(offset))).collect();
+        *records(&mut events[7]) = (3..6).map(|offset| (place(offset), record(offset))).collect();
         fails(run(events, &end), "in epoch 2");
         let (mut events, end) = good();
-        let Event::Delivered(third) = &mut events[7] else {
-            unreachable!()
-        };
-        third.records.swap(0, 1);
+        records(&mut events[7]).swap(0, 1);
         fails(run(events, &end), "in epoch 2");
     }
 

@@ -5,8 +5,9 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
+use crate::check::Lane;
 use crate::support::Rng;
-use crate::world::{Client, Place, World, lock};
+use crate::world::{Client, Place, World, lock, number};
 
 const KEYS: u64 = 12;
 
@@ -51,9 +52,8 @@ pub fn produce(
     let mut number = 0_u64;
     while count > 0 && !world.is_over() {
         let topic = topics[rng.below(topics.len() as u64) as usize];
-        let ids: Vec<String> = (0..=rng.below(6))
-            .map(|i| format!("{name}-{number}-{i}"))
-            .collect();
+        let ids = (0..=rng.below(6)).map(|i| format!("{name}-{number}-{i}"));
+        let ids: Vec<String> = ids.collect();
         number += 1;
         let records: Vec<Value> = ids
             .iter()
@@ -74,11 +74,7 @@ pub fn produce(
         assert_eq!(offsets.len(), ids.len());
         let mut acknowledged = lock(&produced.acknowledged);
         for (place, id) in offsets.iter().zip(ids) {
-            let place = Place {
-                topic: topic.to_owned(),
-                partition: place["partition"].as_u64().expect("a partition") as u32,
-                offset: place["offset"].as_u64().expect("an offset"),
-            };
+            let place = Place::within(topic, place);
             let before = acknowledged.insert(place.clone(), id);
             assert_eq!(before, None, "{place:?} was given twice");
         }
@@ -89,29 +85,18 @@ pub fn produce(
 /// All that a topic holds.
 pub fn read_topic(client: &mut Client<'_>, topic: &str) -> BTreeMap<Place, Stored> {
     let mut all = BTreeMap::new();
-    for (partition, _) in ends(client, topic) {
+    for ((_, partition), _) in ends(client, topic) {
+        let path = format!("/v1/topics/{topic}/partitions/{partition}/records?max_records=10000");
         let mut offset = 0;
         loop {
-            let path = format!(
-                "/v1/topics/{topic}/partitions/{}/records?offset={offset}&max_records=10000",
-                partition.1
-            );
-            let page = client
-                .insist(200, "GET", &path, &Value::Null)
-                .expect("the world goes on");
-            for record in page["records"].as_array().expect("records") {
-                let place = Place {
-                    topic: topic.to_owned(),
-                    partition: partition.1,
-                    offset: record["offset"].as_u64().expect("an offset"),
-                };
-                all.insert(place, Stored::of(record));
-            }
-            let next = page["next_offset"].as_u64().expect("a position");
-            if next == page["end_offset"].as_u64().expect("a position") {
+            let page = client.get(&format!("{path}&offset={offset}"));
+            let records = page["records"].as_array().expect("records").iter();
+            all.extend(records.map(|record| (Place::within(topic, record), Stored::of(record))));
+            let next = number(&page, "next_offset");
+            if next == number(&page, "end_offset") {
                 break;
             }
-            assert!(next > offset, "no progress at {offset} of {partition:?}");
+            assert!(next > offset, "no progress at {offset} of {topic}/{partition}");
             offset = next;
         }
     }
@@ -119,33 +104,27 @@ pub fn read_topic(client: &mut Client<'_>, topic: &str) -> BTreeMap<Place, Store
 }
 
 /// The end of each partition of a topic.
-pub fn ends(client: &mut Client<'_>, topic: &str) -> BTreeMap<(String, u32), u64> {
-    let described = client
-        .insist(200, "GET", &format!("/v1/topics/{topic}"), &Value::Null)
-        .expect("the world goes on");
-    let rows = described["partitions"].as_array().expect("partitions");
-    rows.iter()
-        .map(|row| {
-            let partition = row["partition"].as_u64().expect("a partition") as u32;
-            (
-                (topic.to_owned(), partition),
-                row["end_offset"].as_u64().expect("a position"),
-            )
-        })
-        .collect()
+pub fn ends(client: &mut Client<'_>, topic: &str) -> BTreeMap<Lane, u64> {
+    let described = client.get(&format!("/v1/topics/{topic}"));
+    let rows = described["partitions"].as_array().expect("partitions").iter();
+    let lane = |row| (topic.to_owned(), number(row, "partition") as u32);
+    rows.map(|row| (lane(row), number(row, "end_offset"))).collect()
 }
 
-/// What a group has committed in each partition, with the metadata.
-pub fn offsets(answer: &Value) -> BTreeMap<(String, u32), (u64, Option<String>)> {
-    let rows = answer["offsets"].as_array().expect("offsets");
-    rows.iter()
-        .map(|row| {
-            let place = Place::of(row);
-            (
-                place.lane(),
-                (place.offset, row["metadata"].as_str().map(str::to_owned)),
-            )
-        })
+/// The offset that a group has committed in each partition, with its metadata.
+pub fn offsets(answer: &Value) -> BTreeMap<Lane, (u64, Option<String>)> {
+    let row = |row: &Value| {
+        let place = Place::of(row);
+        (
+            place.lane(),
+            (place.offset, row["metadata"].as_str().map(str::to_owned)),
+        )
+    };
+    answer["offsets"]
+        .as_array()
+        .expect("offsets")
+        .iter()
+        .map(row)
         .collect()
 }
 
@@ -158,10 +137,8 @@ pub fn until_drained(world: &World, group: &str, topics: &[&str]) {
             return false;
         }
         let committed = offsets(&answer.json());
-        topics.iter().all(|topic| {
-            ends(&mut other, topic)
-                .into_iter()
-                .all(|(lane, end)| committed.get(&lane).map_or(0, |(offset, _)| *offset) == end)
-        })
+        let ends = topics.iter().flat_map(|topic| ends(&mut other, topic));
+        let mut ends = ends.map(|(lane, end)| (committed.get(&lane).map_or(0, |row| row.0), end));
+        ends.all(|(committed, end)| committed == end)
     });
 }

@@ -1,47 +1,22 @@
 //! Members of a shared group in a world that goes wrong, and in one that does not.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::produce::{Produced, Stored, offsets, produce, read_topic, until_drained};
+use crate::produce::{Stored, read_topic};
 use crate::rounds;
+use crate::run::{self, Play, TOPICS, judge};
 use crate::shared_check::{End, Event, Leased, Who, check};
-use crate::support::{PATIENCE, Rng};
-use crate::world::{Answered, Client, EndOnPanic, Place, World, lock, wall_ms};
+use crate::support::Rng;
+use crate::world::{Answered, Client, Place, World, number, wall_ms};
 
 const GROUP: &str = "workers";
-const TOPICS: [&str; 2] = ["orders", "payments"];
-const MEMBERS: u64 = 5;
 const MAX_DELIVERIES: u64 = 4;
 
-/// What all threads share.
-struct Run<'w> {
-    world: &'w World,
-    events: Mutex<Vec<(u64, Event)>>,
-    produced: Produced,
-    is_clean: bool,
-    is_draining: AtomicBool,
-    /// Nothing is poison any more.
-    is_healed: AtomicBool,
-    is_drained: AtomicBool,
-    names: AtomicU32,
-    reasons: AtomicU32,
-}
-
-impl Run<'_> {
-    /// Notes an event, and says when it was.
-    fn note(&self, event: Event) -> u64 {
-        let mut events = lock(&self.events);
-        let at = self.world.tick();
-        events.push((at, event));
-        at
-    }
-}
+type Run<'w> = run::Run<'w, Event>;
 
 /// An answer that a member works on.
 #[derive(Clone)]
@@ -60,6 +35,15 @@ struct Settling {
     extend: Vec<Place>,
 }
 
+impl Settling {
+    fn accepting(accept: Vec<Place>) -> Self {
+        Self {
+            accept,
+            ..Self::default()
+        }
+    }
+}
+
 /// A thread that is one member after another.
 struct Member<'w, 'r> {
     run: &'r Run<'w>,
@@ -75,14 +59,7 @@ struct Member<'w, 'r> {
 
 impl<'w, 'r> Member<'w, 'r> {
     fn new(run: &'r Run<'w>, number: u64, mut rng: Rng, progress: Sender<()>) -> Self {
-        // The first works on everything, so that somebody always does.
-        let which = if number == 0 { 2 } else { rng.below(3) };
-        let topics = TOPICS
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| which == 2 || which == *i as u64)
-            .map(|(_, topic)| (*topic).to_owned())
-            .collect();
+        let topics = run.topics(number, &mut rng);
         let mut member = Self {
             run,
             client: run.world.client(),
@@ -99,7 +76,7 @@ impl<'w, 'r> Member<'w, 'r> {
     }
 
     fn be_new(&mut self) {
-        self.name = format!("m{}", self.run.names.fetch_add(1, Ordering::SeqCst));
+        self.name = self.run.new_name();
         self.begin_anew();
     }
 
@@ -118,16 +95,12 @@ impl<'w, 'r> Member<'w, 'r> {
     }
 
     fn note_unsure(&self) {
-        self.run.note(Event::Unsure {
-            member: self.name.clone(),
-        });
+        self.run.note(Event::Unsure(self.name.clone()));
     }
 
     fn note_ack(&self, ack: Option<&String>) {
         if let Some(poll_id) = ack {
-            self.run.note(Event::Acknowledging {
-                poll_id: poll_id.clone(),
-            });
+            self.run.note(Event::Acknowledging(poll_id.clone()));
         }
     }
 
@@ -155,27 +128,22 @@ impl<'w, 'r> Member<'w, 'r> {
     }
 
     fn take(&mut self, sent: u64, ack: Option<String>, answered: Option<Answered>) -> Option<Answer> {
-        let Some(Answered { life, answer }) = answered else {
+        let Some(Answered { life, answer }) = answered.filter(Answered::is_newest) else {
             self.note_unsure();
             return None;
         };
-        if answer.status == 409 {
-            answer.refusal(409, "poll-superseded", "none");
-            self.note_unsure();
-            return None;
-        }
         assert_eq!(answer.status, 200, "a poll of {}: {}", self.name, answer.text());
         let wall_ms = wall_ms();
         let polled = answer.json();
         let who = Who {
             member: self.name.clone(),
-            epoch: polled["epoch"].as_u64().expect("an epoch"),
+            epoch: number(&polled, "epoch"),
             life,
         };
         let leased = |record: &Value| Leased {
             place: Place::of(record),
             record: Stored::of(record),
-            deliveries: record["delivery_count"].as_u64().expect("a count"),
+            deliveries: number(record, "delivery_count"),
             lease_expires: record["lease_expires"].as_i64().expect("a time"),
         };
         let records = polled["records"].as_array().expect("records");
@@ -206,35 +174,18 @@ impl<'w, 'r> Member<'w, 'r> {
             reject: settling.reject.clone(),
         });
         let places = |places: &[Place]| places.iter().map(Place::json).collect::<Value>();
-        let with = |place: &Place, name: &str, value: Value| {
-            let mut row = place.json();
-            row[name] = value;
-            row
-        };
         let release = settling.release.iter();
-        let release: Value = release
-            .map(|(place, ms)| with(place, "delay_ms", json!(ms)))
-            .collect();
+        let release = release.map(|(place, ms)| place.json_with("delay_ms", json!(ms)));
         let reject = settling.reject.iter();
-        let reject: Value = reject
-            .map(|(place, why)| with(place, "reason", json!(why)))
-            .collect();
-        let body = json!({"accept": places(&settling.accept), "release": release, "reject": reject,
-            "extend": places(&settling.extend)});
+        let reject = reject.map(|(place, why)| place.json_with("reason", json!(why)));
+        let body = json!({"accept": places(&settling.accept), "release": release.collect::<Value>(),
+            "reject": reject.collect::<Value>(), "extend": places(&settling.extend)});
         match self.client.call("POST", &self.path("/settle"), &body) {
             Some(Answered { life, answer }) if answer.status == 200 && life == who.life => {
                 let lost = answer.json();
-                let lost = lost["lost"]
-                    .as_array()
-                    .expect("lost")
-                    .iter()
-                    .map(Place::of)
-                    .collect();
-                self.run.note(Event::Settled {
-                    who: who.clone(),
-                    sent: at,
-                    lost,
-                });
+                let lost = lost["lost"].as_array().expect("lost").iter();
+                let (who, lost) = (who.clone(), lost.map(Place::of).collect());
+                self.run.note(Event::Settled { who, sent: at, lost });
             }
             Some(Answered { answer, .. }) if answer.status == 404 => {
                 answer.refusal(404, "unknown-member", "none");
@@ -250,32 +201,24 @@ impl<'w, 'r> Member<'w, 'r> {
         self.poll();
         let Some(last) = self.last.clone() else { return };
         let is_poison = |leased: &Leased| leased.record.value["poison"] == true;
-        let is_ill = !self.run.is_clean && !self.run.is_healed.load(Ordering::SeqCst);
-        let (poison, well): (Vec<Leased>, Vec<Leased>) = last
-            .records
-            .iter()
-            .cloned()
-            .partition(|leased| is_ill && is_poison(leased));
+        let is_ill = !self.run.is_clean && !self.run.is_healed();
+        let records = last.records.iter().cloned();
+        let (poison, well): (Vec<Leased>, Vec<Leased>) =
+            records.partition(|leased| is_ill && is_poison(leased));
         let well: Vec<Place> = well.into_iter().map(|leased| leased.place).collect();
         let mut settling = Settling::default();
         let mut leaves_something = false;
         for leased in poison {
             // Always released, or never settled.
             if leased.record.id.len() % 2 == 0 {
-                settling
-                    .release
-                    .push((leased.place, self.rng.below(2) * self.rng.below(40)));
+                let delay = self.rng.below(2) * self.rng.below(40);
+                settling.release.push((leased.place, delay));
             } else {
                 leaves_something = true;
             }
         }
-        let is_obedient = self.run.is_clean || self.run.is_draining.load(Ordering::SeqCst);
-        let choice = if is_obedient {
-            self.rng.below(60)
-        } else {
-            self.rng.below(100)
-        };
-        match choice {
+        let is_obedient = self.run.is_clean || self.run.is_draining();
+        match self.rng.below(if is_obedient { 60 } else { 100 }) {
             // By the next poll, if that accepts nothing else.
             0..40 if !leaves_something => {
                 if !settling.release.is_empty() {
@@ -290,7 +233,7 @@ impl<'w, 'r> Member<'w, 'r> {
             60..66 => {
                 for place in well {
                     if self.rng.below(3) == 0 {
-                        let reason = format!("bad {}", self.run.reasons.fetch_add(1, Ordering::SeqCst));
+                        let reason = format!("bad {}", self.run.world.tick());
                         settling.reject.push((place, reason));
                     } else {
                         settling.accept.push(place);
@@ -300,19 +243,14 @@ impl<'w, 'r> Member<'w, 'r> {
             }
             66..72 => {
                 let delay = self.rng.below(60);
-                settling
-                    .release
-                    .extend(well.into_iter().map(|place| (place, delay)));
+                let well = well.into_iter().map(|place| (place, delay));
+                settling.release.extend(well);
                 self.settle(&last.who, &settling);
             }
             72..76 => {
                 settling.extend.clone_from(&well);
                 self.settle(&last.who, &settling);
-                let settling = Settling {
-                    accept: well,
-                    ..Settling::default()
-                };
-                self.settle(&last.who, &settling);
+                self.settle(&last.who, &Settling::accepting(well));
             }
             // The leases run out, or the answer was lost.
             76..80 => {}
@@ -397,36 +335,10 @@ impl<'w, 'r> Member<'w, 'r> {
         let answered = other.read();
         let second = self.take(sent, None, answered);
         for answer in first.into_iter().chain(second) {
-            let accept = answer
-                .records
-                .iter()
-                .filter(|leased| leased.record.value["poison"] != true);
-            let settling = Settling {
-                accept: accept.map(|leased| leased.place.clone()).collect(),
-                ..Settling::default()
-            };
-            self.settle(&answer.who, &settling);
-        }
-    }
-}
-
-/// What happens to the world while members are at work.
-fn disturb(run: &Run<'_>, progress: &Receiver<()>, times: u64, kills: bool, rng: &mut Rng) {
-    let mut partitions = [2_u32, 3];
-    for _ in 0..times {
-        for _ in 0..(10 + rng.below(60)) {
-            progress.recv_timeout(PATIENCE).expect("members go on");
-        }
-        if kills && rng.below(4) > 0 {
-            run.world.kill();
-            run.world.start();
-            run.world.open();
-        } else {
-            let which = rng.below(2) as usize;
-            partitions[which] += 1;
-            let body = json!({"partitions": partitions[which]});
-            let path = format!("/v1/topics/{}", TOPICS[which]);
-            run.world.client().insist(200, "PATCH", &path, &body);
+            let records = answer.records.into_iter();
+            let well = records.filter(|leased| leased.record.value["poison"] != true);
+            let well = well.map(|leased| leased.place).collect();
+            self.settle(&answer.who, &Settling::accepting(well));
         }
     }
 }
@@ -447,9 +359,7 @@ fn redrive(world: &World, mut kills: u64, rng: &mut Rng) -> bool {
                     kills -= 1;
                     // Anywhere in what it does.
                     std::thread::sleep(Duration::from_micros(rng.below(8000)));
-                    world.kill();
-                    world.start();
-                    world.open();
+                    world.restart();
                 }
                 call.join().expect("it has answered or not")
             });
@@ -472,142 +382,71 @@ fn redrive(world: &World, mut kills: u64, rng: &mut Rng) -> bool {
     found
 }
 
-/// One world from its beginning to its end.
-fn one_world(is_clean: bool, kills: bool, rng: &mut Rng) {
-    let world = World::new();
-    let mut client = world.client();
-    for (topic, partitions) in TOPICS.iter().zip([2, 3]) {
-        client.insist(
-            201,
-            "PUT",
-            &format!("/v1/topics/{topic}"),
-            &json!({"partitions": partitions}),
-        );
+/// Grows topics, and kills the server where `KILLS`.
+fn disturb<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
+    if KILLS && rng.below(4) > 0 {
+        run.world.restart();
+    } else {
+        run.grow(rng);
     }
-    let run = Run {
-        world: &world,
-        events: Mutex::default(),
-        produced: Produced::default(),
+}
+
+fn finish<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
+    let mut kills = if KILLS { 4 } else { 0 };
+    // The records that the kills brought to the dead letters in the end go back as well.
+    while redrive(run.world, std::mem::take(&mut kills), rng) && !run.world.is_over() {
+        run.until_drained();
+    }
+}
+
+fn one_world<const KILLS: bool>(is_clean: bool, rng: &mut Rng) {
+    let play = Play {
+        group: GROUP,
         is_clean,
-        is_draining: AtomicBool::new(false),
-        is_healed: AtomicBool::new(false),
-        is_drained: AtomicBool::new(false),
-        names: AtomicU32::new(0),
-        reasons: AtomicU32::new(0),
+        disturbances: if is_clean { 3 } else { 6 },
+        work: |run, number, rng, progress| {
+            let mut member = Member::new(run, number, rng, progress);
+            while run.goes_on() {
+                member.live();
+            }
+        },
+        watch: |_| {},
+        disturb: disturb::<KILLS>,
+        finish: finish::<KILLS>,
     };
-    let (sender, progress) = mpsc::channel();
-    let mut forks: Vec<Rng> = (0..MEMBERS + 3).map(|_| rng.fork()).collect();
-    std::thread::scope(|scope| {
-        let _end = EndOnPanic(&world);
-        let run = &run;
-        let producers: Vec<_> = (0..2)
-            .map(|number| {
-                let rng = forks.pop().expect("one each");
-                scope.spawn(move || {
-                    let _end = EndOnPanic(run.world);
-                    produce(run.world, &run.produced, &format!("p{number}"), &TOPICS, 100, rng);
-                })
-            })
-            .collect();
-        let mut chance = forks.pop().expect("one each");
-        for (number, rng) in forks.into_iter().enumerate() {
-            let sender = sender.clone();
-            scope.spawn(move || {
-                let _end = EndOnPanic(run.world);
-                let mut member = Member::new(run, number as u64, rng, sender);
-                while !run.is_drained.load(Ordering::SeqCst) && !run.world.is_over() {
-                    member.live();
-                }
-            });
-        }
-        // If all members fail, it is known at once.
-        drop(sender);
-        disturb(run, &progress, if is_clean { 3 } else { 6 }, kills, &mut chance);
-        for producer in producers {
-            // A failure ends the scope.
-            let _ = producer.join();
-        }
-        run.is_draining.store(true, Ordering::SeqCst);
-        until_drained(&world, GROUP, &TOPICS);
-        run.is_healed.store(true, Ordering::SeqCst);
-        let mut kills = if kills { 4 } else { 0 };
-        // What the kills brought to the dead letters in the end goes back as well.
-        while redrive(&world, std::mem::take(&mut kills), &mut chance) && !world.is_over() {
-            until_drained(&world, GROUP, &TOPICS);
-        }
-        run.is_drained.store(true, Ordering::SeqCst);
-    });
-    let mut get = |path: &str| {
-        client
-            .insist(200, "GET", path, &Value::Null)
-            .expect("the world goes on")
-    };
-    let committed = get(&format!("/v1/groups/{GROUP}/offsets"));
-    let lag = get(&format!("/v1/groups/{GROUP}/lag"));
-    let described = get("/v1/topics");
-    let is_there = |name: &str| {
-        let topics = described["topics"].as_array().expect("topics");
-        topics.iter().any(|topic| topic["name"] == name)
-    };
-    let dead: Vec<Stored> = TOPICS
-        .iter()
-        .map(|topic| format!("{topic}.dlq"))
-        .filter(|name| is_there(name))
-        .flat_map(|name| read_topic(&mut client, &name).into_values())
-        .collect();
+    let (world, events, end) = play.perform(rng);
+    let mut client = world.client();
+    let described = client.get("/v1/topics");
+    let topics = described["topics"].as_array().expect("topics");
+    let dead = TOPICS.iter().map(|topic| format!("{topic}.dlq"));
+    let dead = dead.filter(|name| topics.iter().any(|topic| topic["name"] == **name));
     let end = End {
         group: GROUP.to_owned(),
         max_deliveries: if is_clean { 1 } else { MAX_DELIVERIES },
-        stored: TOPICS
-            .iter()
-            .flat_map(|topic| read_topic(&mut client, topic))
+        dead: dead
+            .flat_map(|name| read_topic(&mut client, &name).into_values())
             .collect(),
-        dead,
-        committed: offsets(&committed)
-            .into_iter()
-            .map(|(lane, (offset, _))| (lane, offset))
-            .collect(),
-        acknowledged: lock(&run.produced.acknowledged).clone(),
-        lag: lag["lag"].as_u64().expect("a lag"),
-        is_clean,
         is_redriven: true,
+        end,
     };
-    let mut events = std::mem::take(&mut *lock(&run.events));
-    events.sort_by_key(|(at, _)| *at);
-    match check(&events, &end) {
-        Ok(summary) => println!("{summary:?}, {} lives of the server", world.life()),
-        Err(wrong) => {
-            crate::dump(world.data(), &events);
-            panic!(
-                "{}\nthe log says:\n{}",
-                wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n"),
-                world.log()
-            );
-        }
-    }
-    assert!(!world.log().contains("panicked"), "{}", world.log());
+    judge(&world, &events, check(&events, &end));
 }
 
 #[test]
-fn every_record_is_accepted_or_a_dead_letter_whatever_becomes_of_members_and_server() {
-    let mut rng = Rng::from_environment("group_history, shared");
-    for _ in 0..rounds() {
-        one_world(false, true, &mut rng);
-    }
+fn every_record_is_accepted_or_a_dead_letter_whatever_happens_to_members_and_server() {
+    rounds("group_history, shared", |rng| one_world::<true>(false, rng));
 }
 
 #[test]
 fn records_that_nobody_can_settle_end_in_the_dead_letters_and_hold_nobody_up() {
-    let mut rng = Rng::from_environment("group_history, shared without kills");
-    for _ in 0..rounds() {
-        one_world(false, false, &mut rng);
-    }
+    rounds("group_history, shared without kills", |rng| {
+        one_world::<false>(false, rng)
+    });
 }
 
 #[test]
 fn members_that_come_and_go_with_their_acknowledgements_are_given_every_record_once() {
-    let mut rng = Rng::from_environment("group_history, shared and clean");
-    for _ in 0..rounds() {
-        one_world(true, false, &mut rng);
-    }
+    rounds("group_history, shared and clean", |rng| {
+        one_world::<false>(true, rng)
+    });
 }

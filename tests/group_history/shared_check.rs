@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
+use crate::check::{self, Verdict};
 use crate::produce::Stored;
 use crate::world::Place;
 
@@ -45,7 +46,7 @@ pub enum Event {
         subscribed: BTreeSet<String>,
     },
     /// About to be sent: a poll, or a leave, that acknowledges.
-    Acknowledging { poll_id: String },
+    Acknowledging(String),
     /// A leave with that acknowledgement was answered.
     Left {
         who: Who,
@@ -53,7 +54,7 @@ pub enum Event {
         ack: Option<String>,
     },
     /// A member sends something and will not know what it was answered, or leaves, or joins anew.
-    Unsure { member: String },
+    Unsure(String),
     /// About to be sent.
     Settling {
         who: Who,
@@ -72,18 +73,27 @@ pub enum Event {
 /// How it ended.
 #[derive(Clone, Debug, Default)]
 pub struct End {
+    pub end: check::End,
     pub group: String,
     pub max_deliveries: u64,
-    pub stored: BTreeMap<Place, Stored>,
     /// Everything in the topics of dead letters.
     pub dead: Vec<Stored>,
-    pub committed: BTreeMap<(String, u32), u64>,
-    pub acknowledged: BTreeMap<Place, String>,
-    pub lag: u64,
-    /// Nothing was lost, released or rejected.
-    pub is_clean: bool,
     /// All dead letters were sent back.
     pub is_redriven: bool,
+}
+
+impl std::ops::Deref for End {
+    type Target = check::End;
+
+    fn deref(&self) -> &check::End {
+        &self.end
+    }
+}
+
+impl std::ops::DerefMut for End {
+    fn deref_mut(&mut self) -> &mut check::End {
+        &mut self.end
+    }
 }
 
 /// For the report.
@@ -118,14 +128,18 @@ struct Fate {
     reasons: BTreeSet<String>,
 }
 
-/// All that is wrong with a history; `events` in their order.
-pub fn check(events: &[(u64, Event)], end: &End) -> Result<Summary, Vec<String>> {
-    let mut wrong = Vec::new();
-    for (place, id) in &end.acknowledged {
-        if end.stored.get(place).map(|record| &record.id) != Some(id) {
-            wrong.push(format!("{place:?} was given to {id} and holds something else"));
-        }
+impl Fate {
+    /// Whether this member gave the record up between these events.
+    fn is_given_up(&self, member: &str, after: u64, before: u64) -> bool {
+        let mut given_up = self.given_up.iter();
+        given_up.any(|(at, by)| by == member && *at > after && *at < before)
     }
+}
+
+/// All that is wrong with a history; `events` in their order.
+pub fn check(events: &[(u64, Event)], end: &End) -> Verdict<Summary> {
+    let mut wrong = Vec::new();
+    check::end(end, &mut wrong);
     let (fates, unsure) = fates(events, end, &mut wrong);
     let dead = dead_letters(end, &fates, &mut wrong);
     let mut summary = Summary {
@@ -152,21 +166,6 @@ pub fn check(events: &[(u64, Event)], end: &End) -> Result<Summary, Vec<String>>
     }
     if end.is_redriven {
         sent_back_once(end, &mut wrong);
-    }
-    let mut ends: BTreeMap<(String, u32), u64> = BTreeMap::new();
-    for place in end.stored.keys() {
-        ends.insert(place.lane(), place.offset + 1);
-    }
-    for (lane, offset) in &ends {
-        let committed = end.committed.get(lane).copied().unwrap_or(0);
-        if committed != *offset {
-            wrong.push(format!(
-                "{lane:?} is committed to {committed} in the end, of {offset}"
-            ));
-        }
-    }
-    if end.lag != 0 {
-        wrong.push(format!("the lag is {} in the end", end.lag));
     }
     if wrong.is_empty() { Ok(summary) } else { Err(wrong) }
 }
@@ -195,10 +194,8 @@ fn fates(
             && let Some((given_to, records)) = polls.get(ack)
             && *given_to == who
         {
-            for leased in records
-                .iter()
-                .filter(|leased| wall_ms + ROUNDING_MS < leased.lease_expires)
-            {
+            let is_in_time = |leased: &&Leased| wall_ms + ROUNDING_MS < leased.lease_expires;
+            for leased in records.iter().filter(is_in_time) {
                 let fate = fates.entry(leased.place.clone()).or_default();
                 let sent = acks.get(ack).copied().unwrap_or(*at);
                 // Unless it was settled otherwise before, or not by this delivery.
@@ -207,11 +204,7 @@ fn fates(
                 let Some(given) = fate.given.iter().rev().find(delivered) else {
                     continue;
                 };
-                let since = given.at;
-                let is_open = !fate
-                    .given_up
-                    .iter()
-                    .any(|(at, by)| *at > since && *by == who.member)
+                let is_open = !fate.is_given_up(&who.member, given.at, u64::MAX)
                     && !fate.accepted.iter().any(|(_, _, by)| by == who)
                     && fate.rejected.is_empty();
                 if is_open {
@@ -238,10 +231,8 @@ fn fates(
                         wrong.push(format!("{} did not subscribe to {place:?}", who.member));
                     }
                     if leased.deliveries < 1 || leased.deliveries > end.max_deliveries {
-                        wrong.push(format!(
-                            "{place:?} was delivered for the {}. time",
-                            leased.deliveries
-                        ));
+                        let times = leased.deliveries;
+                        wrong.push(format!("{place:?} was delivered for the {times}. time"));
                     }
                     fates.entry(place.clone()).or_default().given.push(Given {
                         who: who.clone(),
@@ -253,18 +244,15 @@ fn fates(
                 }
                 polls.insert(poll_id, (who, records));
             }
-            Event::Acknowledging { poll_id } => {
+            Event::Acknowledging(poll_id) => {
                 acks.insert(poll_id, *at);
-                for leased in polls
-                    .get(&**poll_id)
-                    .into_iter()
-                    .flat_map(|(_, records)| records.iter())
-                {
+                let polls = polls.get(&**poll_id).into_iter();
+                for leased in polls.flat_map(|(_, records)| records.iter()) {
                     fates.entry(leased.place.clone()).or_default().tried.push(*at);
                 }
             }
             Event::Left { who, .. } => unsure.entry(who.member.clone()).or_default().push(*at),
-            Event::Unsure { member } => unsure.entry(member.clone()).or_default().push(*at),
+            Event::Unsure(member) => unsure.entry(member.clone()).or_default().push(*at),
             Event::Settling {
                 who,
                 accept,
@@ -307,11 +295,9 @@ fn fates(
 /// What was settled for certain is settled once, one way, and never delivered again.
 fn settled_once(place: &Place, fate: &Fate, is_dead: bool, wrong: &mut Vec<String>, summary: &mut Summary) {
     summary.accepted_for_certain += usize::from(!fate.accepted.is_empty());
-    if fate.accepted.len() > 1 {
-        wrong.push(format!(
-            "{place:?} was accepted more than once: {:?}",
-            fate.accepted
-        ));
+    let accepted = &fate.accepted;
+    if accepted.len() > 1 {
+        wrong.push(format!("{place:?} was accepted more than once: {accepted:?}"));
     }
     if !fate.accepted.is_empty() && is_dead {
         wrong.push(format!("{place:?} was accepted and is in the dead letters"));
@@ -323,9 +309,8 @@ fn settled_once(place: &Place, fate: &Fate, is_dead: bool, wrong: &mut Vec<Strin
     let settled = settled.chain(fate.rejected.iter().map(|(_, answered, _)| *answered));
     for answered in settled {
         if let Some(again) = fate.given.iter().find(|given| given.sent > answered) {
-            wrong.push(format!(
-                "{place:?} was settled at {answered} and delivered again: {again:?}"
-            ));
+            let text = format!("{place:?} was settled at {answered} and delivered again: {again:?}");
+            wrong.push(text);
         }
     }
 }
@@ -339,18 +324,11 @@ fn never_two_at_once(
     wrong: &mut Vec<String>,
 ) {
     for (i, first) in fate.given.iter().enumerate() {
-        for second in fate
-            .given
-            .iter()
-            .skip(i + 1)
-            .filter(|second| second.sent > first.at)
-        {
+        let later = fate.given.iter().skip(i + 1);
+        for second in later.filter(|second| second.sent > first.at) {
             if second.who.life != first.who.life
                 || second.wall_ms + ROUNDING_MS >= first.lease_expires
-                || fate
-                    .given_up
-                    .iter()
-                    .any(|(at, by)| *by == first.who.member && *at > first.at && *at < second.at)
+                || fate.is_given_up(&first.who.member, first.at, second.at)
                 || unsure
                     .get(&first.who.member)
                     .is_some_and(|times| times.iter().any(|at| *at > first.sent && *at < second.at))
@@ -368,9 +346,8 @@ fn never_two_at_once(
                     }
             });
             if is_alive {
-                wrong.push(format!(
-                    "{place:?} was leased to two members: {first:?}, {second:?}"
-                ));
+                let text = format!("{place:?} was leased to two members: {first:?}, {second:?}");
+                wrong.push(text);
             }
         }
     }
@@ -399,21 +376,15 @@ fn dead_letters<'e>(
             wrong.push(format!("a dead letter does not say what it is: {letter:?}"));
             continue;
         };
-        let place = Place {
-            topic: topic.to_owned(),
-            partition: partition as u32,
-            offset,
-        };
+        let place = Place::in_lane(&(topic.to_owned(), partition as u32), offset);
         let origin = end.stored.get(&place);
         if origin.map(|record| (&record.key, &record.value)) != Some((&letter.key, &letter.value)) {
-            wrong.push(format!(
-                "the dead letter of {place:?} is {letter:?}, and that is {origin:?}"
-            ));
+            let text = format!("the dead letter of {place:?} is {letter:?}, and that is {origin:?}");
+            wrong.push(text);
         }
         if header(letter, "dlq_group") != Some(&end.group) {
-            wrong.push(format!(
-                "the dead letter of {place:?} is another group's: {letter:?}"
-            ));
+            let text = format!("the dead letter of {place:?} is another group's: {letter:?}");
+            wrong.push(text);
         }
         let fate = fates.get(&place);
         let was_rejected = fate.is_some_and(|fate| fate.reasons.contains(reason));
@@ -427,9 +398,8 @@ fn dead_letters<'e>(
         let seen = fate.map_or(0, |fate| fate.given.len() as u64);
         // What an answer delivered that nobody read counts too, so more may have been than were seen.
         if deliveries == 0 || deliveries > end.max_deliveries || (was_rejected && seen == 0) {
-            wrong.push(format!(
-                "{place:?} was seen {seen} times and given up after {deliveries}"
-            ));
+            let text = format!("{place:?} was seen {seen} times and given up after {deliveries}");
+            wrong.push(text);
         }
         if dead.insert(place.clone(), (letter, is_exhausted)).is_some() {
             wrong.push(format!("{place:?} is twice in the dead letters"));
@@ -459,24 +429,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::check::made::{end_of, fails, lane, place, record, timed};
 
-    fn place(offset: u64) -> Place {
-        Place {
-            topic: "jobs".to_owned(),
-            partition: 0,
-            offset,
-        }
-    }
-
-    fn record(offset: u64) -> Stored {
-        // The fourth is the third, sent back.
-        let id = format!("id-{}", if offset == 3 { 2 } else { offset });
-        Stored {
-            key: "k".to_owned(),
-            value: json!({ "id": id }),
-            headers: json!({}),
-            id,
-        }
+    /// The fourth is the third, sent back.
+    fn id_at(offset: u64) -> u64 {
+        if offset == 3 { 2 } else { offset }
     }
 
     fn who(member: &str) -> Who {
@@ -488,22 +445,20 @@ mod tests {
     }
 
     fn given(member: &str, poll: &str, ack: Option<&str>, wall_ms: i64, offsets: &[u64]) -> Event {
+        let leased = |offset: &u64| Leased {
+            place: place(*offset),
+            record: record(id_at(*offset)),
+            deliveries: 1,
+            lease_expires: wall_ms + 100,
+        };
         Event::Delivered {
             who: who(member),
             sent: 0,
             wall_ms,
             poll_id: poll.to_owned(),
             ack: ack.map(str::to_owned),
-            records: offsets
-                .iter()
-                .map(|offset| Leased {
-                    place: place(*offset),
-                    record: record(*offset),
-                    deliveries: 1,
-                    lease_expires: wall_ms + 100,
-                })
-                .collect(),
-            subscribed: ["jobs".to_owned()].into(),
+            records: offsets.iter().map(leased).collect(),
+            subscribed: ["orders".to_owned()].into(),
         }
     }
 
@@ -529,9 +484,9 @@ mod tests {
 
     fn letter(offset: u64, deliveries: u64, reason: &str) -> Stored {
         Stored {
-            headers: json!({"dlq_topic": "jobs", "dlq_partition": "0", "dlq_offset": offset.to_string(),
+            headers: json!({"dlq_topic": "orders", "dlq_partition": "0", "dlq_offset": offset.to_string(),
                 "dlq_group": "workers", "dlq_deliveries": deliveries.to_string(), "dlq_reason": reason}),
-            ..record(offset)
+            ..record(id_at(offset))
         }
     }
 
@@ -540,9 +495,7 @@ mod tests {
         let events = vec![
             given("a", "p1", None, 1000, &[0]),
             given("b", "p2", None, 1000, &[1]),
-            Event::Acknowledging {
-                poll_id: "p1".to_owned(),
-            },
+            Event::Acknowledging("p1".to_owned()),
             given("a", "p3", Some("p1"), 1050, &[2]),
             settling("a", &[], &[2]),
             settled("a", 4),
@@ -553,52 +506,30 @@ mod tests {
             settling("b", &[3], &[]),
             settled("b", 10),
         ];
-        let stored: BTreeMap<Place, Stored> = (0..4).map(|offset| (place(offset), record(offset))).collect();
         let end = End {
+            end: end_of(&[0, 1, 2, 2]),
             group: "workers".to_owned(),
             max_deliveries: 3,
-            acknowledged: stored
-                .iter()
-                .map(|(place, record)| (place.clone(), record.id.clone()))
-                .collect(),
-            stored,
             dead: vec![letter(2, 1, "no")],
-            committed: [(("jobs".to_owned(), 0), 4)].into(),
             is_redriven: true,
-            ..End::default()
         };
         (events, end)
     }
 
-    fn run(events: Vec<Event>, end: &End) -> Result<Summary, Vec<String>> {
-        let events: Vec<(u64, Event)> = events
-            .into_iter()
-            .enumerate()
-            .map(|(at, mut event)| {
-                let at = 10 * at as u64 + 1;
-                if let Event::Delivered { sent, .. } = &mut event {
-                    *sent = at - 1;
-                }
-                (at, event)
-            })
-            .collect();
+    fn run(events: Vec<Event>, end: &End) -> Verdict<Summary> {
+        let events = timed(events, |event| match event {
+            Event::Delivered { sent, .. } => Some(sent),
+            _ => None,
+        });
         check(&events, end)
-    }
-
-    #[track_caller]
-    fn fails(result: Result<Summary, Vec<String>>, with: &str) {
-        let wrong = result.expect_err("the checker sees it");
-        assert!(wrong.iter().any(|wrong| wrong.contains(with)), "{wrong:?}");
     }
 
     #[test]
     fn a_good_history_passes() {
         let (events, end) = good();
         let summary = run(events, &end).unwrap();
-        assert_eq!(
-            (summary.records, summary.accepted_for_certain, summary.dead),
-            (4, 3, 1)
-        );
+        let found = [summary.records, summary.accepted_for_certain, summary.dead];
+        assert_eq!(found, [4, 3, 1]);
     }
 
     #[test]
@@ -625,51 +556,39 @@ mod tests {
         let (mut events, end) = good();
         events[6] = given("a", "p4", None, 1060, &[1]);
         fails(run(events.clone(), &end), "leased to two members");
-        events.insert(
-            6,
-            Event::Unsure {
-                member: "b".to_owned(),
-            },
-        );
-        let shifted = run(events, &end);
-        assert!(
-            !format!("{shifted:?}").contains("leased to two members"),
-            "{shifted:?}"
-        );
+        events.insert(6, Event::Unsure("b".to_owned()));
+        let shifted = format!("{:?}", run(events, &end));
+        assert!(!shifted.contains("leased to two members"), "{shifted}");
     }
 
     #[test]
     fn dead_letters_are_right_and_there_once() {
         let (events, mut end) = good();
+        let fails_with = |end: &End, with| fails(run(events.clone(), end), with);
         end.dead.push(letter(2, 1, "no"));
-        fails(run(events.clone(), &end), "twice in the dead letters");
+        fails_with(&end, "twice in the dead letters");
         end.dead = vec![letter(2, 1, "why not")];
-        fails(run(events.clone(), &end), "nobody rejected");
+        fails_with(&end, "nobody rejected");
         end.dead = vec![letter(2, 2, "delivered 2 times and not settled")];
-        fails(run(events.clone(), &end), "given up after 2 deliveries");
+        fails_with(&end, "given up after 2 deliveries");
         end.dead = vec![letter(2, 1, "no"), letter(1, 1, "no")];
-        fails(
-            run(events.clone(), &end),
-            "was accepted and is in the dead letters",
-        );
+        fails_with(&end, "was accepted and is in the dead letters");
         end.dead = vec![Stored {
             key: "other".to_owned(),
             ..letter(2, 1, "no")
         }];
-        fails(run(events.clone(), &end), "the dead letter of");
+        fails_with(&end, "the dead letter of");
         end.dead.clear();
-        fails(run(events, &end), "is not in the dead letters");
+        fails_with(&end, "is not in the dead letters");
     }
 
     #[test]
     fn what_was_sent_back_twice_or_not_is_seen() {
         let (events, mut end) = good();
-        end.stored.insert(place(4), record(3));
-        end.committed.insert(("jobs".to_owned(), 0), 5);
-        fails(
-            run(events.clone(), &end),
-            "id-2 is there 3 times with 1 dead letters",
-        );
+        end.stored.insert(place(4), record(2));
+        end.committed.insert(lane(), 5);
+        let thrice = "id-2 is there 3 times with 1 dead letters";
+        fails(run(events.clone(), &end), thrice);
         end.stored.remove(&place(4));
         end.stored.remove(&place(3));
         fails(run(events, &end), "id-2 is there 1 times");

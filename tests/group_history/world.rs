@@ -69,6 +69,13 @@ impl World {
         server.kill();
     }
 
+    /// `kill -9`, and the next life.
+    pub fn restart(&self) {
+        self.kill();
+        self.start();
+        self.open();
+    }
+
     pub fn life(&self) -> u32 {
         u32::try_from(self.lives.load(Ordering::SeqCst)).expect("few lives")
     }
@@ -80,12 +87,10 @@ impl World {
     /// A connection to the server before it is open to others.
     pub fn early(&self) -> Client<'_> {
         let address = lock(&self.server).as_ref().expect("it runs").address;
-        let connection = Connection::open(address)
-            .ok()
-            .map(|connection| (self.life(), connection));
+        let connection = Connection::open(address).ok();
         Client {
             world: self,
-            connection,
+            connection: connection.map(|connection| (self.life(), connection)),
         }
     }
 
@@ -138,6 +143,16 @@ pub struct Answered {
     pub answer: Answer,
 }
 
+impl Answered {
+    /// Whether this answers a poll that no newer one has replaced.
+    pub fn is_newest(&self) -> bool {
+        if self.answer.status == 409 {
+            self.answer.refusal(409, "poll-superseded", "none");
+        }
+        self.answer.status != 409
+    }
+}
+
 impl Client<'_> {
     fn connection(&mut self) -> Option<&mut (u32, Connection)> {
         let begin = Instant::now();
@@ -185,14 +200,8 @@ impl Client<'_> {
     pub fn send(&mut self, method: &str, path: &str, body: &Value) {
         let body = body.to_string();
         if let Some((_, connection)) = self.connection() {
-            let headers = format!(
-                "Content-Type: application/json\r\nContent-Length: {}\r\n",
-                body.len()
-            );
             // It may be killed meanwhile.
-            let _ = connection
-                .send_head(method, path, &headers)
-                .and_then(|()| connection.send(body.as_bytes()));
+            let _ = connection.send_request(method, path, "application/json", body.as_bytes());
         }
     }
 
@@ -220,16 +229,18 @@ impl Client<'_> {
             if let Some(answered) = self.call(method, path, body) {
                 let answer = answered.answer;
                 assert_eq!(answer.status, status, "{method} {path} {body}: {}", answer.text());
-                return Some(if answer.body.is_empty() {
-                    Value::Null
-                } else {
-                    answer.json()
-                });
+                return Some(answer.json_or_null());
             }
             if self.world.is_over() {
                 return None;
             }
         }
+    }
+
+    /// Asks until it is answered with 200.
+    pub fn get(&mut self, path: &str) -> Value {
+        let answer = self.insist(200, "GET", path, &Value::Null);
+        answer.expect("the world goes on")
     }
 
     /// Asks until the answer is as it should be.
@@ -270,22 +281,50 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// A number in an answer.
+#[track_caller]
+pub fn number(value: &Value, name: &str) -> u64 {
+    let number = value[name].as_u64();
+    number.unwrap_or_else(|| panic!("no {name}: {value}"))
+}
+
 impl Place {
     pub fn of(value: &Value) -> Self {
-        let number = |name: &str| {
-            value[name]
-                .as_u64()
-                .unwrap_or_else(|| panic!("no {name}: {value}"))
-        };
+        Self::within(value["topic"].as_str().expect("a topic"), value)
+    }
+
+    /// The place of an answer that does not name its topic.
+    pub fn within(topic: &str, value: &Value) -> Self {
+        let partition = number(value, "partition") as u32;
+        Self::in_lane(&(topic.to_owned(), partition), number(value, "offset"))
+    }
+
+    pub fn in_lane(lane: &(String, u32), offset: u64) -> Self {
+        let (topic, partition) = lane.clone();
         Self {
-            topic: value["topic"].as_str().expect("a topic").to_owned(),
-            partition: u32::try_from(number("partition")).expect("a partition"),
-            offset: number("offset"),
+            topic,
+            partition,
+            offset,
         }
+    }
+
+    pub fn next(&self) -> Self {
+        Self::in_lane(&self.lane(), self.offset + 1)
+    }
+
+    /// Whether it lies in the same partition, before that one.
+    pub fn is_before(&self, other: &Self) -> bool {
+        self.lane() == other.lane() && self.offset < other.offset
     }
 
     pub fn json(&self) -> Value {
         json!({"topic": self.topic, "partition": self.partition, "offset": self.offset})
+    }
+
+    pub fn json_with(&self, name: &str, value: Value) -> Value {
+        let mut row = self.json();
+        row[name] = value;
+        row
     }
 
     pub fn lane(&self) -> (String, u32) {
@@ -295,10 +334,8 @@ impl Place {
 
 /// The wall time in milliseconds, as the server has it.
 pub fn wall_ms() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("it is past 1970");
-    i64::try_from(now.as_millis()).expect("this age")
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("it is past 1970").as_millis() as i64
 }
 
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use client::{Answer, Connection, Fetched, read_partition};
 pub use clock::NOW;
 pub use process::Server;
-pub use service::{JSON, Sample, Service, request};
+pub use service::{JSON, Sample, Service, expect, invalid, refused, request};
 
 /// Ends a test that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(300);

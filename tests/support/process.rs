@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::client::Connection;
@@ -43,6 +44,15 @@ impl Server {
             &format!("ulimit -n {limit} && exec \"$0\" \"$@\""),
             env!("CARGO_BIN_EXE_quipu"),
         ]);
+        Self::spawn(data, shell)
+    }
+
+    /// The same with flags, as a shell splits them.
+    pub fn start_with_flags(data: &Path, flags: &str, settings: &[(&str, &str)]) -> Self {
+        let mut shell = Command::new("sh");
+        let exec = format!("exec \"$0\" \"$@\" {flags}");
+        shell.args(["-c", &exec, env!("CARGO_BIN_EXE_quipu")]);
+        shell.envs(settings.iter().copied());
         Self::spawn(data, shell)
     }
 
@@ -112,10 +122,17 @@ impl Server {
 
     /// SIGTERM, and how it then ends.
     pub fn terminate(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
         // It may have ended by itself.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.try_signal(Signal::TERM);
         self.wait()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.try_signal(signal).expect("it runs");
+    }
+
+    fn try_signal(&self, signal: Signal) -> rustix::io::Result<()> {
+        kill_process(Pid::from_child(&self.child), signal)
     }
 
     pub fn pid(&self) -> u32 {
@@ -143,11 +160,7 @@ impl Server {
             .request(method, path, content_type, body)
             .expect("an answer");
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
-        if answer.body.is_empty() {
-            Value::Null
-        } else {
-            answer.json()
-        }
+        answer.json_or_null()
     }
 
     pub fn create_topic(&self, name: &str, partitions: u32) {
@@ -168,8 +181,7 @@ impl Server {
 
     /// SIGTERM; the server must end by itself with 0.
     pub fn stop(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.signal(Signal::TERM);
         let status = self.wait();
         assert!(
             status.success(),
@@ -178,7 +190,8 @@ impl Server {
         );
     }
 
-    fn wait(&mut self) -> ExitStatus {
+    /// How it ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("it was started here") {

@@ -1,6 +1,7 @@
 //! A service in this process over a data directory of its own, asked through its router as a connection would.
 
 use std::borrow::Borrow;
+use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -130,11 +131,19 @@ impl Service {
     }
 
     pub async fn get(&self, uri: &str) -> Answer {
-        self.send(Method::GET, uri, &[], "").await
+        self.get_with(uri, &[]).await
     }
 
     pub async fn get_as(&self, uri: &str, media_type: &str) -> Answer {
-        self.send(Method::GET, uri, &[("accept", media_type)], "").await
+        self.get_with(uri, &[("accept", media_type)]).await
+    }
+
+    pub async fn get_with(&self, uri: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send(Method::GET, uri, headers, "").await
+    }
+
+    pub async fn head(&self, uri: &str) -> Answer {
+        self.send(Method::HEAD, uri, &[], "").await
     }
 
     pub async fn put(&self, uri: &str, body: impl Borrow<Value>) -> Answer {
@@ -235,6 +244,36 @@ pub fn request(method: Method, uri: &str, headers: &[(&str, &str)], body: impl I
         .iter()
         .fold(request, |request, (name, value)| request.header(*name, *value));
     request.body(body.into()).expect("a request of a test")
+}
+
+/// The problem that a call must be answered with.
+#[track_caller]
+pub fn refused(call: impl Future<Output = Answer>, status: u16, code: &str) -> impl Future<Output = Value> {
+    let caller = Location::caller();
+    async move {
+        println!("a call at {caller}");
+        call.await.problem(status, code)
+    }
+}
+
+/// The same for a 400 that names this parameter, header or field.
+#[track_caller]
+pub fn invalid(call: impl Future<Output = Answer>, pointer: &str) -> impl Future<Output = Value> {
+    let caller = Location::caller();
+    async move {
+        println!("a call at {caller}");
+        call.await.invalid(pointer)
+    }
+}
+
+/// The answer to a call, which must have this status.
+#[track_caller]
+pub fn expect(call: impl Future<Output = Answer>, status: u16) -> impl Future<Output = Answer> {
+    let caller = Location::caller();
+    async move {
+        println!("a call at {caller}");
+        call.await.with_status(status)
+    }
 }
 
 fn temporary() -> TempDir {

@@ -1,23 +1,16 @@
 //! Groups without members, and their lag, through the router.
 
-mod support;
-
+use crate::support::{NOW, Service, invalid, refused};
 use http::Method;
 use quipu_segments::TopicSettings;
 use serde_json::{Value, json};
-use support::{NOW, Service};
 
 const G: &str = "/v1/groups/g";
 const OFFSETS: &str = "/v1/groups/g/offsets";
 const RESET: &str = "/v1/groups/g/offsets/reset";
 async fn commit(service: &Service, group: &str, offsets: Value) {
-    service
-        .put(
-            &format!("/v1/groups/{group}/offsets"),
-            &json!({ "offsets": offsets }),
-        )
-        .await
-        .ok();
+    let uri = format!("/v1/groups/{group}/offsets");
+    service.put(&uri, &json!({ "offsets": offsets })).await.ok();
 }
 
 #[tokio::test]
@@ -25,48 +18,31 @@ async fn a_commit_makes_the_group_and_is_there_after_a_restart() {
     let service = Service::start();
     service.topic("orders", 2);
     service.append_at("orders", 0, &[1, 2, 3]);
-    service
-        .get("/v1/groups/billing")
-        .await
-        .problem(404, "unknown-group");
-    service
-        .get("/v1/groups/billing/offsets")
-        .await
-        .problem(404, "unknown-group");
+    refused(service.get("/v1/groups/billing"), 404, "unknown-group").await;
+    refused(service.get("/v1/groups/billing/offsets"), 404, "unknown-group").await;
     let offsets = json!([
         {"topic": "orders", "partition": 1, "offset": 0, "metadata": null},
         {"topic": "orders", "partition": 0, "offset": 2, "metadata": "batch 7"},
     ]);
-    let answer = service
-        .put("/v1/groups/billing/offsets", &json!({ "offsets": offsets }))
-        .await
-        .ok();
+    let body = json!({ "offsets": offsets });
+    let answer = service.put("/v1/groups/billing/offsets", &body).await.ok();
     assert_eq!(answer["offsets"], offsets);
 
     let service = service.restart();
     let answer = service.get("/v1/groups/billing/offsets").await.ok();
-    assert_eq!(
-        answer["offsets"],
-        json!([offsets[1], offsets[0]]),
-        "sorted by topic and partition"
-    );
+    // Sorted by topic and partition.
+    assert_eq!(answer["offsets"], json!([offsets[1], offsets[0]]));
     let group = service.get("/v1/groups/billing").await.ok();
-    assert_eq!(
-        group,
-        json!({"group": "billing", "state": "empty", "type": "ordered", "members": []})
-    );
+    let expected = json!({"group": "billing", "state": "empty", "type": "ordered", "members": []});
+    assert_eq!(group, expected);
 }
 
 #[tokio::test]
 async fn what_was_read_can_be_committed_as_it_stands() {
     let service = Service::start();
     service.topic("orders", 1);
-    commit(
-        &service,
-        "a",
-        json!([{"topic": "orders", "partition": 0, "offset": 0}]),
-    )
-    .await;
+    let body = json!([{"topic": "orders", "partition": 0, "offset": 0}]);
+    commit(&service, "a", body).await;
     let read = service.get("/v1/groups/a/offsets").await.ok();
     assert_eq!(service.put("/v1/groups/b/offsets", &read).await.ok(), read);
 }
@@ -89,23 +65,15 @@ async fn a_deleted_group_takes_its_offsets_with_it_and_nobody_elses() {
     service.topic("orders", 1);
     service.append_at("orders", 0, &[1, 2]);
     for group in ["a", "ab"] {
-        commit(
-            &service,
-            group,
-            json!([{"topic": "orders", "partition": 0, "offset": 1}]),
-        )
-        .await;
+        let body = json!([{"topic": "orders", "partition": 0, "offset": 1}]);
+        commit(&service, group, body).await;
     }
     service.delete("/v1/groups/a").await;
     commit(&service, "a", json!([])).await;
-    assert_eq!(
-        service.get("/v1/groups/a/offsets").await.ok(),
-        json!({"offsets": []})
-    );
-    assert_eq!(
-        service.get("/v1/groups/ab/offsets").await.ok()["offsets"][0]["offset"],
-        1
-    );
+    let found = service.get("/v1/groups/a/offsets").await.ok();
+    assert_eq!(found, json!({"offsets": []}));
+    let found = &service.get("/v1/groups/ab/offsets").await.ok()["offsets"][0]["offset"];
+    assert_eq!(found, 1);
 }
 
 #[tokio::test]
@@ -236,10 +204,7 @@ async fn a_name_that_no_group_can_have_is_refused() {
     let service = Service::start();
     for name in ["__x", "a%20b", "%2e", "a%2Fb", "%ff", &"a".repeat(250)] {
         for path in ["", "/offsets", "/lag"] {
-            service
-                .get(&format!("/v1/groups/{name}{path}"))
-                .await
-                .invalid("group");
+            invalid(service.get(&format!("/v1/groups/{name}{path}")), "group").await;
         }
     }
 }
@@ -257,32 +222,22 @@ async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() 
     commit(&service, "g", offsets).await;
     assert_eq!(service.delete("/v1/topics/orders").await.status, 204);
     let everything = quipu::broker::groups::offsets::all_offsets_prefix();
-    assert_eq!(
-        service.app.log.state_prefix(&everything).len(),
-        1,
-        "it took its offsets with it"
-    );
+    // It took its offsets with it.
+    assert_eq!(service.app.log.state_prefix(&everything).len(), 1);
     service.topic("orders", 1);
     let offsets = service.get(OFFSETS).await.ok();
     assert_eq!(offsets["offsets"].as_array().unwrap().len(), 1);
     assert_eq!(offsets["offsets"][0]["topic"], "other");
-    assert_eq!(
-        service.get(G).await.ok()["group"],
-        "g",
-        "the group outlives the topic"
-    );
+    // The group outlives the topic.
+    assert_eq!(service.get(G).await.ok()["group"], "g");
 }
 
 #[tokio::test]
 async fn offsets_of_a_topic_that_is_gone_are_not_shown_even_if_they_were_not_removed() {
     let service = Service::start();
     service.topic("orders", 1);
-    commit(
-        &service,
-        "g",
-        json!([{"topic": "orders", "partition": 0, "offset": 0}]),
-    )
-    .await;
+    let body = json!([{"topic": "orders", "partition": 0, "offset": 0}]);
+    commit(&service, "g", body).await;
     service.delete_topic("orders", Vec::new());
     assert_eq!(service.get(OFFSETS).await.ok(), json!({"offsets": []}));
     assert_eq!(service.get("/v1/groups/g/lag").await.ok()["topics"], json!([]));
@@ -293,26 +248,18 @@ async fn a_reset_says_what_it_would_do_and_then_does_it() {
     let service = Service::start();
     service.topic("orders", 2);
     service.append_at("orders", 0, &[100, 300, 200, 400]);
-    commit(
-        &service,
-        "g",
-        json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}]),
-    )
-    .await;
+    let expected = json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}]);
+    commit(&service, "g", expected).await;
     let reset = async |body: Value| service.post(RESET, &body).await;
     let row = |partition, old: Option<u64>, new: u64| json!({"topic": "orders", "partition": partition, "old_offset": old, "new_offset": new});
 
     let body = json!({"topic": "orders", "to": "latest", "dry_run": true});
     let answer = reset(body).await.ok();
-    assert_eq!(
-        answer,
-        json!({"dry_run": true, "offsets": [row(0, Some(2), 4), row(1, None, 0)]})
-    );
+    let expected = json!({"dry_run": true, "offsets": [row(0, Some(2), 4), row(1, None, 0)]});
+    assert_eq!(answer, expected);
     let offsets = service.get(OFFSETS).await.ok();
-    assert_eq!(
-        offsets["offsets"],
-        json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}])
-    );
+    let expected = json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}]);
+    assert_eq!(offsets["offsets"], expected);
 
     let mut old = 2;
     for (to, new) in [
@@ -329,11 +276,8 @@ async fn a_reset_says_what_it_would_do_and_then_does_it() {
     ] {
         let body = json!({"topic": "orders", "partitions": [0], "to": to});
         let answer = reset(body).await.ok();
-        assert_eq!(
-            answer,
-            json!({"dry_run": false, "offsets": [row(0, Some(old), new)]}),
-            "{to}"
-        );
+        let expected = json!({"dry_run": false, "offsets": [row(0, Some(old), new)]});
+        assert_eq!(answer, expected, "{to}");
         let offsets = service.get(OFFSETS).await.ok();
         assert_eq!(offsets["offsets"][0]["offset"], new, "{to}");
         assert_eq!(offsets["offsets"][0]["metadata"], "m");
@@ -346,12 +290,8 @@ async fn a_reset_stays_within_what_is_kept() {
     let service = Service::start();
     service.topic("orders", 1);
     service.append_at("orders", 0, &[1, 2, 3, 4]);
-    commit(
-        &service,
-        "g",
-        json!([{"topic": "orders", "partition": 0, "offset": 1}]),
-    )
-    .await;
+    let body = json!([{"topic": "orders", "partition": 0, "offset": 1}]);
+    commit(&service, "g", body).await;
     let partition = service.app.log.topic("orders").unwrap().partition(0).unwrap();
     partition.trim(quipu_segments::Offset::new(2)).unwrap();
     for to in [
@@ -365,12 +305,8 @@ async fn a_reset_stays_within_what_is_kept() {
         assert_eq!(answer["offsets"][0]["new_offset"], 2, "{to}");
     }
     // A commit below the log start is taken, and goes on at the log start.
-    commit(
-        &service,
-        "g",
-        json!([{"topic": "orders", "partition": 0, "offset": 0}]),
-    )
-    .await;
+    let body = json!([{"topic": "orders", "partition": 0, "offset": 0}]);
+    commit(&service, "g", body).await;
     assert_eq!(service.get("/v1/groups/g/lag").await.ok()["lag"], 2);
 }
 
@@ -420,16 +356,8 @@ async fn lag_counts_records_their_age_their_bytes_and_what_retention_leaves() {
     service.append_at("orders", 0, &[NOW - 9000, NOW - 5000, NOW - 7000]);
     service.append_at("orders", 1, &[NOW - 1000, NOW - 500]);
     service.append_at("kept", 0, &[NOW + 1000]);
-    commit(
-        &service,
-        "g",
-        json!([
-            {"topic": "orders", "partition": 0, "offset": 1},
-            {"topic": "orders", "partition": 1, "offset": 2},
-            {"topic": "kept", "partition": 0, "offset": 0},
-        ]),
-    )
-    .await;
+    let body = json!([{"topic": "orders", "partition": 0, "offset": 1}, {"topic": "orders", "partition": 1, "offset": 2}, {"topic": "kept", "partition": 0, "offset": 0}]);
+    commit(&service, "g", body).await;
     service.set_time(NOW + 100);
     let lag = service.get("/v1/groups/g/lag").await.ok();
     assert_eq!((&lag["group"], &lag["state"]), (&json!("g"), &json!("empty")));
@@ -478,12 +406,8 @@ async fn commits_and_deletions_at_once_leave_no_offset_without_its_group() {
                     let status = service.delete(G).await.status;
                     assert!(status == 204 || status == 404, "{status}");
                 } else {
-                    commit(
-                        &service,
-                        "g",
-                        json!([{"topic": "orders", "partition": i % 4, "offset": 0}]),
-                    )
-                    .await;
+                    let body = json!([{"topic": "orders", "partition": i % 4, "offset": 0}]);
+                    commit(&service, "g", body).await;
                 }
             })
         })

@@ -6,19 +6,15 @@
     reason = "a test of the real binary lives in the real world"
 )]
 
+#[path = "../support/mod.rs"]
 mod support;
 
-#[path = "hostile/crowd.rs"]
 mod crowd;
-#[path = "hostile/cut.rs"]
 mod cut;
-#[path = "hostile/many.rs"]
 mod many;
-#[path = "hostile/oversized.rs"]
+mod mistakes;
 mod oversized;
-#[path = "hostile/slow.rs"]
 mod slow;
-#[path = "hostile/smuggled.rs"]
 mod smuggled;
 
 use std::io::{ErrorKind, Read};
@@ -105,9 +101,14 @@ impl Fixture {
 
     #[track_caller]
     fn check_memory(&self, when: &str) {
-        let anonymous = self.server.anonymous_bytes();
-        println!("{when}: {} KiB of anonymous memory", anonymous >> 10);
-        assert!(anonymous < MAX_ANONYMOUS_BYTES, "{when}: {anonymous} bytes");
+        self.check_memory_below(MAX_ANONYMOUS_BYTES, when);
+    }
+
+    #[track_caller]
+    fn check_memory_below(&self, most: u64, when: &str) {
+        let bytes = self.server.anonymous_bytes();
+        println!("{when}: {} KiB of anonymous memory", bytes >> 10);
+        assert!(bytes < most, "{when}: {bytes} bytes of anonymous memory");
     }
 
     /// Ends it in order; a restart finds exactly these keys.

@@ -1,18 +1,12 @@
 //! Lag: the report, its history and the picture, through the router. The clock stands until it is moved, and the history
 //! is fed by the test.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test looks at the picture in the documentation"
-)]
 
-mod support;
-
+use crate::support::{NOW, Service, invalid, refused};
 use quipu::broker::groups::live::GroupState;
 use quipu::broker::lag::report;
 use quipu::broker::lag::sampler;
 use quipu_segments::{Offset, TopicSettings};
 use serde_json::{Value, json};
-use support::{NOW, Service};
 
 /// A service with the topic `orders` of `partitions`.
 fn with_orders(partitions: u32) -> Service {
@@ -24,10 +18,8 @@ fn with_orders(partitions: u32) -> Service {
 async fn commit(service: &Service, group: &str, partition: u32, offset: u64) {
     let row = json!({"topic": "orders", "partition": partition, "offset": offset});
     let body = json!({ "offsets": [row] });
-    service
-        .put(&format!("/v1/groups/{group}/offsets"), &body)
-        .await
-        .ok();
+    let answer = service.put(&format!("/v1/groups/{group}/offsets"), &body).await;
+    answer.ok();
 }
 
 fn append(service: &Service, partition: u32, count: usize, timestamp: i64) {
@@ -77,21 +69,14 @@ async fn the_report_has_every_field_of_a_partition_a_topic_and_a_group() {
     has(&lag, &total);
     has(&lag["topics"][0], &total);
     assert_eq!(lag["topics"][0]["topic"], "orders");
-    has(
-        &lag["topics"][0]["partitions"][0],
-        &json!({"partition": 0, "committed_offset": 800, "end_offset": 2000, "log_start_offset": 0, "lag": 1200,
-            "lag_ms": 18_400, "member_id": null, "last_commit": NOW + 10_000, "consume_rate": 80.0, "produce_rate": 0.0,
-            "drain_ms": 15_000, "expires_ms": null, "status": "ok"}),
-    );
-    has(
-        &lag["topics"][0]["partitions"][1],
-        &json!({"lag": 200, "lag_ms": 1000, "consume_rate": 0.0, "produce_rate": 20.0, "drain_ms": null}),
-    );
+    let body = json!({"partition": 0, "committed_offset": 800, "end_offset": 2000, "log_start_offset": 0, "lag": 1200, "lag_ms": 18_400, "member_id": null, "last_commit": NOW + 10_000, "consume_rate": 80.0, "produce_rate": 0.0, "drain_ms": 15_000, "expires_ms": null, "status": "ok"});
+    has(&lag["topics"][0]["partitions"][0], &body);
+    let body =
+        json!({"lag": 200, "lag_ms": 1000, "consume_rate": 0.0, "produce_rate": 20.0, "drain_ms": null});
+    has(&lag["topics"][0]["partitions"][1], &body);
     let all = service.get("/v1/lag").await.ok();
-    has(
-        &all["groups"][0],
-        &json!({"group": "billing", "state": "empty", "members": 0}),
-    );
+    let body = json!({"group": "billing", "state": "empty", "members": 0});
+    has(&all["groups"][0], &body);
     has(&all["groups"][0], &total);
     assert_eq!(all["groups"][0].get("topics"), None);
 }
@@ -110,10 +95,9 @@ async fn the_scope_is_every_partition_of_the_topics_that_the_group_has_subscribe
     poll(&service, "m1", json!({"topics": ["orders"]})).await;
     let lag = report::lag_of(&service.app, "g");
     let names: Vec<&str> = lag.topics.iter().map(|topic| &*topic.topic).collect();
-    assert_eq!(
-        (lag.state, lag.members, names),
-        (GroupState::Stable, 1, vec!["left", "orders"])
-    );
+    assert_eq!(lag.state, GroupState::Stable);
+    assert_eq!(lag.members, 1);
+    assert_eq!(names, ["left", "orders"]);
     let rows: Vec<_> = lag.topics[1]
         .partitions
         .iter()
@@ -191,12 +175,8 @@ async fn a_member_that_is_gone_before_its_first_commit_leaves_the_lag_behind() {
         for partition in 0..3 {
             append(&service, partition, 10, NOW);
         }
-        let polled = poll(
-            &service,
-            "m",
-            json!({"topics": ["orders"], "type": kind, "max_records": 1}),
-        )
-        .await;
+        let body = json!({"topics": ["orders"], "type": kind, "max_records": 1});
+        let polled = poll(&service, "m", body).await;
         assert_eq!(polled["records"].as_array().unwrap().len(), 1);
         let (lags, service) = told_without_members(service, goes).await;
         assert_eq!(lags, [30, 30, 30], "{kind}, leaves: {goes}");
@@ -241,12 +221,8 @@ async fn a_partition_that_is_added_counts_at_once_with_and_without_members() {
     ] {
         let service = with_orders(1);
         append(&service, 0, 10, NOW);
-        poll(
-            &service,
-            "m",
-            json!({"topics": ["orders"], "type": kind, "start": start, "max_records": 1}),
-        )
-        .await;
+        let body = json!({"topics": ["orders"], "type": kind, "start": start, "max_records": 1});
+        poll(&service, "m", body).await;
         let before = told(&service).await;
         assert_eq!(before, if start == "latest" { 0 } else { 10 }, "{kind} {start}");
         let grown = json!({"partitions": 2});
@@ -297,14 +273,8 @@ async fn a_topic_that_a_group_gave_up_counts_until_it_is_deleted_and_so_does_one
 async fn a_group_that_is_not_there_has_no_lag_no_history_and_no_picture() {
     let service = with_orders(1);
     for path in ["lag", "lag/history", "lag.svg"] {
-        service
-            .get(&format!("/v1/groups/g/{path}"))
-            .await
-            .problem(404, "unknown-group");
-        service
-            .get(&format!("/v1/groups/a%20b/{path}"))
-            .await
-            .invalid("group");
+        refused(service.get(&format!("/v1/groups/g/{path}")), 404, "unknown-group").await;
+        invalid(service.get(&format!("/v1/groups/a%20b/{path}")), "group").await;
     }
 }
 
@@ -368,11 +338,8 @@ async fn what_retention_took_is_no_lag_but_a_loss_for_a_minute() {
     for second in 70..140 {
         look(&service, second);
     }
-    assert_eq!(
-        row(&service).await["status"],
-        "ok",
-        "nothing was lost in the last minute"
-    );
+    // Nothing was lost in the last minute.
+    assert_eq!(row(&service).await["status"], "ok");
 }
 
 #[tokio::test]
@@ -400,17 +367,13 @@ async fn a_group_is_stalled_after_a_minute_without_a_commit_and_behind_while_it_
     }
     assert_eq!(statuses[59], ("ok".to_owned(), "ok".to_owned()));
     assert_eq!(statuses[61], ("stalled".to_owned(), "behind".to_owned()));
-    assert_eq!(
-        service.get("/v1/lag").await.ok()["groups"][0]["status"],
-        "stalled"
-    );
+    let found = &service.get("/v1/lag").await.ok()["groups"][0]["status"];
+    assert_eq!(found, "stalled");
     commit(&service, "g", 0, 0).await;
     service.set_time(NOW + 76_000);
     commit(&service, "g", 0, 0).await;
-    assert_eq!(
-        lag(&service, "g").await["topics"][0]["partitions"][0]["status"],
-        "ok"
-    );
+    let found = &lag(&service, "g").await["topics"][0]["partitions"][0]["status"];
+    assert_eq!(found, "ok");
 }
 
 #[tokio::test]
@@ -472,23 +435,19 @@ async fn the_history_has_a_step_every_ten_seconds_by_partition_and_in_total() {
     let history = service.get("/v1/groups/g/lag/history?window_ms=60000").await.ok();
     assert_eq!(history["group"], "g");
     assert_eq!(history["step_ms"], 10_000);
-    assert_eq!(
-        history["times"],
-        json!([
-            NOW,
-            NOW + 10_000,
-            NOW + 20_000,
-            NOW + 30_000,
-            NOW + 40_000,
-            NOW + 50_000,
-            NOW + 60_000
-        ])
-    );
+    let expected = json!([
+        NOW,
+        NOW + 10_000,
+        NOW + 20_000,
+        NOW + 30_000,
+        NOW + 40_000,
+        NOW + 50_000,
+        NOW + 60_000
+    ]);
+    assert_eq!(history["times"], expected);
     assert_eq!(history["total"]["lag"], json!([110, 100, 90, 80, 70, 60, 50]));
-    assert_eq!(
-        history["total"]["lag_ms"],
-        json!([0, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000])
-    );
+    let found = &history["total"]["lag_ms"];
+    assert_eq!(*found, json!([0, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000]));
     let series = history["series"].as_array().unwrap();
     assert_eq!(series.len(), 2);
     assert_eq!(series[0]["topic"], "orders");
@@ -503,19 +462,14 @@ async fn the_history_has_a_step_every_ten_seconds_by_partition_and_in_total() {
         .ok();
     assert_eq!(one["series"].as_array().unwrap().len(), 1);
     assert_eq!(one["series"][0]["partition"], 1);
-    assert_eq!(
-        one["times"].as_array().unwrap().len(),
-        361,
-        "an hour, unless told otherwise"
-    );
+    // An hour, unless told otherwise.
+    assert_eq!(one["times"].as_array().unwrap().len(), 361);
     assert_eq!(one["total"]["lag"][0], Value::Null, "it was not watched then");
     let by = service.get("/v1/groups/g/lag/history?by=group").await.ok();
     assert_eq!(by["series"].as_array().unwrap().len(), 1);
     assert_eq!(by["series"][0].get("topic"), None);
-    let day = service
-        .get("/v1/groups/g/lag/history?window_ms=86400000")
-        .await
-        .ok();
+    let answer = service.get("/v1/groups/g/lag/history?window_ms=86400000").await;
+    let day = answer.ok();
     assert!(day["times"].as_array().unwrap().len() <= 361);
 }
 
@@ -536,10 +490,8 @@ async fn history_begins_with_the_server_and_ends_with_the_group() {
     service.delete("/v1/groups/g").await;
     look(&service, 1);
     commit(&service, "g", 0, 0).await;
-    assert_eq!(
-        service.get("/v1/groups/g/lag/history").await.ok()["series"],
-        json!([])
-    );
+    let found = &service.get("/v1/groups/g/lag/history").await.ok()["series"];
+    assert_eq!(*found, json!([]));
 }
 
 #[tokio::test]
@@ -569,19 +521,15 @@ async fn the_picture_is_an_svg_that_no_cache_keeps() {
     }
     let many = service.get("/v1/groups/g/lag.svg?topic=orders").await;
     let many = many.text();
-    assert!(
-        many.contains("Lag of g in orders") && many.contains(">4 others<"),
-        "{many}"
-    );
+    assert!(many.contains("Lag of g in orders"), "{many}");
+    assert!(many.contains(">4 others<"), "{many}");
     assert!(many.contains("prefers-color-scheme:dark"));
     let one = service
         .get("/v1/groups/g/lag.svg?topic=orders&partition=3&theme=light")
         .await;
     let one = one.text();
-    assert!(
-        one.contains("Lag of g in orders/3") && one.contains(">40 records<"),
-        "{one}"
-    );
+    assert!(one.contains("Lag of g in orders/3"), "{one}");
+    assert!(one.contains(">40 records<"), "{one}");
     assert!(!one.contains("prefers-color-scheme"));
 }
 
@@ -600,16 +548,12 @@ async fn wrong_input_of_history_and_picture_is_refused_at_its_place() {
             ("topic=orders&partition=-1", "partition"),
             ("by=topic&by=group", "by"),
         ] {
-            service
-                .get(&format!("/v1/groups/g/{path}?{query}"))
-                .await
-                .invalid(pointer);
+            invalid(service.get(&format!("/v1/groups/g/{path}?{query}")), pointer).await;
         }
         let answer = service.get(&format!("/v1/groups/g/{path}?topic=none")).await;
         assert_eq!(answer.problem(404, "unknown-topic")["pointer"], "topic");
-        let answer = service
-            .get(&format!("/v1/groups/g/{path}?topic=orders&partition=1"))
-            .await;
+        let uri = format!("/v1/groups/g/{path}?topic=orders&partition=1");
+        let answer = service.get(&uri).await;
         assert_eq!(answer.problem(404, "unknown-partition")["pointer"], "partition");
     }
     for (query, pointer) in [
@@ -617,15 +561,9 @@ async fn wrong_input_of_history_and_picture_is_refused_at_its_place() {
         ("theme=blue", "theme"),
         ("width=3", "width"),
     ] {
-        service
-            .get(&format!("/v1/groups/g/lag.svg?{query}"))
-            .await
-            .invalid(pointer);
+        invalid(service.get(&format!("/v1/groups/g/lag.svg?{query}")), pointer).await;
     }
-    service
-        .get("/v1/groups/g/lag?window_ms=60000")
-        .await
-        .invalid("window_ms");
+    invalid(service.get("/v1/groups/g/lag?window_ms=60000"), "window_ms").await;
 }
 
 /// The picture in docs/operate/monitor.md: two hours of a group that reads six partitions, one of which it falls behind in.
@@ -671,8 +609,6 @@ async fn the_picture_in_the_documentation_is_what_the_service_draws() {
         std::fs::write(&path, svg).unwrap();
     }
     let documented = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        documented == svg,
-        "run this test with QUIPU_UPDATE_DOCS=1, and look at docs/operate/lag.svg"
-    );
+    // Run this test with QUIPU_UPDATE_DOCS=1, and look at docs/operate/lag.svg.
+    assert!(documented == svg);
 }

@@ -4,13 +4,6 @@
 //! server is stopped, killed, started again, or given partitions, while producers go on. What it has in the end is held
 //! against what the partitions hold.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the test has files and time-outs of its own"
-)]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 use std::net::SocketAddr;
@@ -19,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::events::EventReader;
+use crate::support::{Connection, Rng, Server};
 use serde_json::{Value, json};
-use support::events::EventReader;
-use support::{Connection, Rng, Server};
 
 const SETTINGS: &[(&str, &str)] = &[
     ("QUIPU_MAX_REQUEST_BYTES", "1048576"),
@@ -45,10 +38,8 @@ impl Unchunked {
     fn feed(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut body = Vec::new();
         for &byte in bytes {
-            assert!(
-                !self.is_over || byte == b'\r' || byte == b'\n',
-                "something follows the last chunk"
-            );
+            // Something follows the last chunk.
+            assert!(!self.is_over || byte == b'\r' || byte == b'\n');
             if self.left > 0 {
                 if self.left > 2 {
                     body.push(byte);
@@ -386,12 +377,10 @@ fn lines_that_are_cut_off_in_the_middle_never_look_complete() {
         };
         let mut connection = server.connect();
         let path = format!("/v1/topics/t/records{query}");
-        connection.send_head("GET", &path, "").expect("it listens");
-        let head = connection.answer_head().expect("an answer");
-        assert_eq!(
-            (head.status, head.header("transfer-encoding")),
-            (200, Some("chunked"))
-        );
+        connection.begin("GET", &path, "");
+        let head = connection.reply_head();
+        assert_eq!(head.status, 200);
+        assert_eq!(head.header("transfer-encoding"), Some("chunked"));
         let mut some = [0; 200];
         connection.stream.read_exact(&mut some).expect("a record");
         let mut chunks = Unchunked::default();

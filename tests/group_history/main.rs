@@ -14,28 +14,28 @@
     reason = "a test of the real binary lives in the real world"
 )]
 
+#[path = "../support/mod.rs"]
 mod support;
 
-#[path = "group_history/ordered.rs"]
+mod check;
 mod ordered;
-#[path = "group_history/ordered_check.rs"]
 mod ordered_check;
-#[path = "group_history/produce.rs"]
 mod produce;
-#[path = "group_history/shared.rs"]
+mod run;
 mod shared;
-#[path = "group_history/shared_check.rs"]
 mod shared_check;
-#[path = "group_history/world.rs"]
 mod world;
 
 use std::fmt::Debug;
 use std::path::Path;
 
-/// Worlds that each test makes.
-fn rounds() -> u64 {
-    std::env::var("QUIPU_TEST_ROUNDS")
-        .map_or(1, |rounds| rounds.parse().expect("QUIPU_TEST_ROUNDS is a number"))
+/// Makes as many worlds as are wanted.
+fn rounds(test: &str, world: impl Fn(&mut support::Rng)) {
+    let mut rng = support::Rng::from_environment(test);
+    let rounds = std::env::var("QUIPU_TEST_ROUNDS");
+    for _ in 0..rounds.map_or(1, |rounds| rounds.parse().expect("QUIPU_TEST_ROUNDS is a number")) {
+        world(&mut rng);
+    }
 }
 
 /// Keeps a history that failed, where `QUIPU_TEST_KEEP` is a directory.

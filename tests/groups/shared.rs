@@ -1,9 +1,7 @@
 //! Shared groups through the API: work queues with leases, retries and dead letters.
 
-mod support;
-
+use crate::support::{Service, expect, refused};
 use serde_json::{Value, json};
-use support::Service;
 
 const MEMBERS: &str = "/v1/groups/workers/members";
 const NONE: [u64; 0] = [];
@@ -67,11 +65,8 @@ async fn committed(service: &Service) -> Option<u64> {
 }
 
 async fn fetch(service: &Service, topic: &str) -> Vec<Value> {
-    let page = service
-        .get(&format!(
-            "/v1/topics/{topic}/partitions/0/records?offset=earliest"
-        ))
-        .await;
+    let uri = format!("/v1/topics/{topic}/partitions/0/records?offset=earliest");
+    let page = service.get(&uri).await;
     page.ok()["records"].as_array().expect("records").clone()
 }
 
@@ -87,10 +82,8 @@ async fn more_members_than_partitions_share_the_work_and_no_record_is_two_member
         poll(&service, "b", &Value::Null, 3).await,
         poll(&service, "c", &Value::Null, 100).await,
     );
-    assert_eq!(
-        [offsets(&a), offsets(&b), offsets(&c)],
-        [vec![0, 1, 2], vec![3, 4, 5], vec![6, 7, 8]]
-    );
+    let found = [offsets(&a), offsets(&b), offsets(&c)];
+    assert_eq!(found, [vec![0, 1, 2], vec![3, 4, 5], vec![6, 7, 8]]);
     assert_eq!(a["records"][0]["delivery_count"], 1);
     assert!(a["records"][0]["lease_expires"].as_i64().unwrap() > 1_600_000_000_000);
     let group = service.get("/v1/groups/workers").await.json();
@@ -115,17 +108,11 @@ async fn an_accepted_record_is_not_delivered_again_after_a_restart_and_a_leased_
     let polled = poll(&service, "a", &Value::Null, 5).await;
     let lost = settle(&service, "a", json!({"accept": places(&[1, 3, 5])})).await;
     assert_eq!(lost, [5], "it was never leased");
-    assert_eq!(
-        settle(&service, "a", json!({"accept": places(&[1])})).await,
-        [1],
-        "it is settled"
-    );
+    // It is settled.
+    assert_eq!(settle(&service, "a", json!({"accept": places(&[1])})).await, [1]);
     let service = service.restart();
     let path = "/v1/groups/workers/members/a/poll";
-    service
-        .post(path, json!({"wait_ms": 0}))
-        .await
-        .problem(404, "unknown-member");
+    refused(service.post(path, json!({"wait_ms": 0})), 404, "unknown-member").await;
     let body = json!({"topics": ["jobs"], "type": "shared", "ack": polled["poll_id"], "wait_ms": 0});
     let again = service.post(path, body).await.ok();
     assert_eq!(offsets(&again), [0, 2, 4, 5]);
@@ -140,19 +127,14 @@ async fn a_member_that_leaves_with_an_ack_accepts_what_it_had_and_without_one_gi
     }
     let a = poll(&service, "a", &Value::Null, 3).await;
     let b = poll(&service, "b", &Value::Null, 3).await;
-    assert_eq!(
-        settle(&service, "a", json!({"release": places(&[1])})).await,
-        NONE
-    );
+    let found = settle(&service, "a", json!({"release": places(&[1])})).await;
+    assert_eq!(found, NONE);
     let path = format!(
         "/v1/groups/workers/members/a?ack={}",
         a["poll_id"].as_str().unwrap()
     );
     service.delete(&path).await.with_status(204);
-    service
-        .delete("/v1/groups/workers/members/b")
-        .await
-        .with_status(204);
+    expect(service.delete("/v1/groups/workers/members/b"), 204).await;
     assert_eq!(offsets(&b), [3, 4, 5]);
     let left = poll(&service, "c", &Value::Null, 10).await;
     assert_eq!(offsets(&left), [1, 3, 4, 5]);
@@ -164,31 +146,18 @@ async fn released_records_come_again_and_poison_goes_to_the_dead_letters_without
     let service = jobs(1, 3).await;
     enter(&service, "a", json!({"max_deliveries": 2})).await;
     poll(&service, "a", &Value::Null, 10).await;
-    assert_eq!(
-        settle(
-            &service,
-            "a",
-            json!({"release": places(&[1]), "accept": places(&[0, 2])})
-        )
-        .await,
-        NONE
-    );
+    let body = json!({"release": places(&[1]), "accept": places(&[0, 2])});
+    let found = settle(&service, "a", body).await;
+    assert_eq!(found, NONE);
     let again = poll(&service, "a", &Value::Null, 10).await;
-    assert_eq!(
-        (offsets(&again), &again["records"][0]["delivery_count"]),
-        (vec![1], &json!(2))
-    );
+    assert_eq!(offsets(&again), [1]);
+    assert_eq!(again["records"][0]["delivery_count"], 2);
     service.append_numbers("jobs", 0, 3, 1);
-    assert_eq!(
-        settle(&service, "a", json!({"release": places(&[1])})).await,
-        NONE
-    );
+    let found = settle(&service, "a", json!({"release": places(&[1])})).await;
+    assert_eq!(found, NONE);
     let others = poll(&service, "a", &Value::Null, 10).await;
-    assert_eq!(
-        offsets(&others),
-        [3],
-        "the second delivery of the other was its last"
-    );
+    // The second delivery of the other was its last.
+    assert_eq!(offsets(&others), [3]);
     while committed(&service).await != Some(3) {
         tokio::task::yield_now().await;
     }
@@ -208,35 +177,23 @@ async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() 
     enter(&service, "a", json!({"dead_letter_topic": "graveyard"})).await;
     poll(&service, "a", &Value::Null, 10).await;
     let reject = json!([{"topic": "jobs", "partition": 0, "offset": 2, "reason": "no such customer"}, {"topic": "jobs", "partition": 0, "offset": 9}]);
-    assert_eq!(
-        settle(
-            &service,
-            "a",
-            json!({"reject": reject, "accept": places(&[0, 1, 3])})
-        )
-        .await,
-        [9]
-    );
+    let body = json!({"reject": reject, "accept": places(&[0, 1, 3])});
+    let found = settle(&service, "a", body).await;
+    assert_eq!(found, [9]);
     let dead = fetch(&service, "graveyard").await;
-    assert_eq!(
-        (dead.len(), &dead[0]["headers"]["dlq_reason"]),
-        (1, &json!("no such customer"))
-    );
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0]["headers"]["dlq_reason"], json!("no such customer"));
     assert_eq!(committed(&service).await, Some(4));
     let call = json!({"dead_letter_topic": "graveyard"});
-    let answer = service
-        .post("/v1/groups/workers/redrive", call.clone())
-        .await
-        .ok();
+    let reply = service.post("/v1/groups/workers/redrive", call.clone()).await;
+    let answer = reply.ok();
     assert_eq!(answer["redriven"], 1);
     assert_eq!(answer["at_end"], true);
     let answer = service.post("/v1/groups/workers/redrive", call).await.ok();
     assert_eq!(answer["redriven"], 0, "nothing twice");
     let back = poll(&service, "a", &Value::Null, 10).await;
-    assert_eq!(
-        (offsets(&back), &back["records"][0]["headers"]),
-        (vec![4], &json!({}))
-    );
+    assert_eq!(offsets(&back), [4]);
+    assert_eq!(back["records"][0]["headers"], json!({}));
 }
 
 #[tokio::test]
@@ -251,25 +208,14 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     // Waits for as long as it takes.
     let body = json!({"wait_ms": 60_000});
     let of_b = service.post("/v1/groups/workers/members/b/poll", body).await.ok();
-    assert_eq!(
-        (offsets(&of_b), &of_b["records"][0]["delivery_count"]),
-        (vec![0], &json!(2))
-    );
-    assert_eq!(
-        settle(
-            &service,
-            "a",
-            json!({"accept": places(&[0]), "extend": places(&[0])})
-        )
-        .await,
-        [0, 0]
-    );
+    assert_eq!(offsets(&of_b), [0]);
+    assert_eq!(of_b["records"][0]["delivery_count"], 2);
+    let body = json!({"accept": places(&[0]), "extend": places(&[0])});
+    let found = settle(&service, "a", body).await;
+    assert_eq!(found, [0, 0]);
     assert_eq!(settle(&service, "b", json!({"extend": places(&[0])})).await, NONE);
     // A member that leaves gives back what it has; the third delivery is the last.
-    service
-        .delete("/v1/groups/workers/members/b")
-        .await
-        .with_status(204);
+    expect(service.delete("/v1/groups/workers/members/b"), 204).await;
     assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), [0]);
     while service
         .get("/v1/topics/jobs.dlq/partitions/0/records?offset=earliest")
@@ -280,10 +226,8 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     {
         tokio::task::yield_now().await;
     }
-    assert_eq!(
-        fetch(&service, "jobs.dlq").await[0]["headers"]["dlq_deliveries"],
-        "3"
-    );
+    let dead = fetch(&service, "jobs.dlq").await;
+    assert_eq!(dead[0]["headers"]["dlq_deliveries"], "3");
     service.app.stopping.send_replace(true);
     ending.await.unwrap();
 }
@@ -296,22 +240,14 @@ async fn a_delayed_release_waits_and_a_lost_answer_comes_back_when_its_leases_en
     let release = json!([{"topic": "jobs", "partition": 0, "offset": 0, "delay_ms": 86_400_000}]);
     assert_eq!(settle(&service, "a", json!({"release": release})).await, NONE);
     // The answer to this one is lost.
-    assert_eq!(
-        offsets(&poll(&service, "a", &Value::Null, 10).await),
-        [1],
-        "the other one is delayed"
-    );
-    assert_eq!(
-        offsets(&poll(&service, "a", &Value::Null, 10).await),
-        NONE,
-        "nothing is lent twice"
-    );
+    // The other one is delayed.
+    assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), [1]);
+    // Nothing is lent twice.
+    assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), NONE);
     let body = json!({"wait_ms": 60_000});
     let again = service.post("/v1/groups/workers/members/a/poll", body).await.ok();
-    assert_eq!(
-        (offsets(&again), &again["records"][0]["delivery_count"]),
-        (vec![1], &json!(2))
-    );
+    assert_eq!(offsets(&again), [1]);
+    assert_eq!(again["records"][0]["delivery_count"], 2);
 }
 
 #[tokio::test]
@@ -326,54 +262,33 @@ async fn groups_keep_their_type_and_settings() {
     ] {
         service.post(path, join("a", settings)).await.invalid(pointer);
     }
-    service
-        .post(path, join("a", json!({"lease_ms": 1000})))
-        .await
-        .with_status(201);
-    service
-        .post(path, join("b", json!({"lease_ms": 1000})))
-        .await
-        .with_status(201);
+    expect(service.post(path, join("a", json!({"lease_ms": 1000}))), 201).await;
+    expect(service.post(path, join("b", json!({"lease_ms": 1000}))), 201).await;
     service.post(path, join("c", json!({}))).await.with_status(201);
-    service
-        .post(path, join("d", json!({"lease_ms": 2000})))
-        .await
-        .problem(409, "group-settings-differ");
-    service
-        .post(path, json!({"topics": ["jobs"]}))
-        .await
-        .problem(409, "group-type-mismatch");
-    service
-        .post(
-            "/v1/groups/plain/members",
-            json!({"topics": ["jobs"], "member_id": "a"}),
-        )
-        .await
-        .with_status(201);
+    let answer = service.post(path, join("d", json!({"lease_ms": 2000}))).await;
+    answer.problem(409, "group-settings-differ");
+    let answer = service.post(path, json!({"topics": ["jobs"]})).await;
+    answer.problem(409, "group-type-mismatch");
+    let body = json!({"topics": ["jobs"], "member_id": "a"});
+    expect(service.post("/v1/groups/plain/members", body), 201).await;
     service
         .post("/v1/groups/plain/members", join("b", json!({})))
         .await
         .problem(409, "group-type-mismatch");
-    service
-        .post("/v1/groups/plain/members/a/settle", json!({}))
-        .await
-        .problem(409, "group-type-mismatch");
-    service
-        .post("/v1/groups/plain/redrive", json!({"dead_letter_topic": "x"}))
-        .await
-        .problem(409, "group-type-mismatch");
-    service
-        .post("/v1/groups/none/redrive", json!({"dead_letter_topic": "x"}))
-        .await
-        .problem(404, "unknown-group");
-    service
-        .post("/v1/groups/workers/redrive", json!({"dead_letter_topic": "x"}))
-        .await
-        .problem(404, "unknown-topic");
-    service
-        .post("/v1/groups/workers/members/a/settle", json!({"accepted": []}))
-        .await
-        .problem(400, "invalid-request");
+    let answer = service.post("/v1/groups/plain/members/a/settle", json!({})).await;
+    answer.problem(409, "group-type-mismatch");
+    let body = json!({"dead_letter_topic": "x"});
+    let answer = service.post("/v1/groups/plain/redrive", body).await;
+    answer.problem(409, "group-type-mismatch");
+    let body = json!({"dead_letter_topic": "x"});
+    let answer = service.post("/v1/groups/none/redrive", body).await;
+    answer.problem(404, "unknown-group");
+    let body = json!({"dead_letter_topic": "x"});
+    let answer = service.post("/v1/groups/workers/redrive", body).await;
+    answer.problem(404, "unknown-topic");
+    let body = json!({"accepted": []});
+    let answer = service.post("/v1/groups/workers/members/a/settle", body).await;
+    answer.problem(400, "invalid-request");
 }
 
 #[tokio::test]
@@ -408,9 +323,7 @@ async fn what_a_member_has_leased_stays_its_own_when_it_subscribes_to_something_
     service.post(path, other).await.with_status(200);
     enter(&service, "b", json!({})).await;
     assert_eq!(offsets(&poll(&service, "b", &Value::Null, 10).await), NONE);
-    assert_eq!(
-        settle(&service, "a", json!({"accept": places(&[0, 1, 2])})).await,
-        NONE
-    );
+    let found = settle(&service, "a", json!({"accept": places(&[0, 1, 2])})).await;
+    assert_eq!(found, NONE);
     assert_eq!(committed(&service).await, Some(3));
 }

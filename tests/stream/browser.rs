@@ -2,21 +2,14 @@
 //!
 //! Needs Chromium; without it the test says so and passes.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the test has files and time-outs of its own"
-)]
-
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
+use crate::support::{PATIENCE, Server};
 use serde_json::{Value, json};
-use support::{PATIENCE, Server};
 
 /// Follows `t`, replays `s`, and reports everything that happens.
 const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>events</title><script>
@@ -118,17 +111,12 @@ fn serve_page(listener: TcpListener, page: String) -> Receiver<Value> {
 
 /// Starts the server where the page expects it, for a page of this origin.
 fn start(data: &Path, address: SocketAddr, origin: &str) -> Server {
-    let mut shell = Command::new("sh");
-    shell
-        .args([
-            "-c",
-            &format!("exec \"$0\" \"$1\" \"$2\" \"$3\" --listen {address}"),
-        ])
-        .arg(env!("CARGO_BIN_EXE_quipu"))
-        .env("QUIPU_CORS_ORIGINS", origin)
-        .env("QUIPU_MAX_REQUEST_BYTES", "1048576")
-        .env("QUIPU_JOURNAL_FILE_BYTES", "4194304");
-    Server::try_start(data, shell).unwrap_or_else(|log| panic!("no start; the log says:\n{log}"))
+    let settings = [
+        ("QUIPU_CORS_ORIGINS", origin),
+        ("QUIPU_MAX_REQUEST_BYTES", "1048576"),
+        ("QUIPU_JOURNAL_FILE_BYTES", "4194304"),
+    ];
+    Server::start_with_flags(data, &format!("--listen {address}"), &settings)
 }
 
 fn produce(server: &Server, topic: &str, values: std::ops::Range<u64>) {

@@ -3,19 +3,13 @@
 //! Every writer appends where it believes the end to be, and learns from a 412 where it is. What was answered 200 is there,
 //! at that offset, once; what was refused is not; what was in flight when the server was killed is there once or not at
 //! all, and then where it was expected. An end that was told is never taken back.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test of the real binary lives in the real world"
-)]
-
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
-use support::{Connection, Rng, Server, read_partition};
+use crate::support::{Connection, Rng, Server, read_partition};
 
 const PARTITIONS: u32 = 2;
 const WRITERS: u64 = 8;
@@ -62,14 +56,13 @@ fn write(round: &Round<'_>, mut rng: Rng, ends: &mut [u64]) {
             expected: ends[partition as usize],
             records: 1 + rng.below(3),
         };
-        let records: Vec<String> = (0..attempt.records)
-            .map(|index| {
-                format!(
-                    r#"{{"partition":{partition},"value":[{},{index}]}}"#,
-                    attempt.number
-                )
-            })
-            .collect();
+        let rows = (0..attempt.records).map(|index| {
+            format!(
+                r#"{{"partition":{partition},"value":[{},{index}]}}"#,
+                attempt.number
+            )
+        });
+        let records: Vec<String> = rows.collect();
         let path = format!("/v1/topics/raced/records?expected_offset={}", attempt.expected);
         let body = format!(r#"{{"records":[{}]}}"#, records.join(","));
         let outcome = match connection.request("POST", &path, "application/json", body.as_bytes()) {
@@ -145,10 +138,8 @@ fn of_many_writers_that_race_for_an_offset_exactly_one_wins_over_kills_too() {
                     stop.store(true, Ordering::Relaxed);
                 }
             }
-            assert!(
-                running.is_none(),
-                "the writers ended before the server was killed"
-            );
+            // The writers ended before the server was killed.
+            assert!(running.is_none());
         });
         server = Server::start(&data);
     }
@@ -161,11 +152,8 @@ fn of_many_writers_that_race_for_an_offset_exactly_one_wins_over_kills_too() {
             next += 1;
             let [number, index]: [u64; 2] = serde_json::from_str(record.value.get()).expect("two numbers");
             let places = stored.entry(number).or_default();
-            assert_eq!(
-                places.len() as u64,
-                index,
-                "attempt {number} is not there once, in order"
-            );
+            let found = places.len() as u64;
+            assert_eq!(found, index, "attempt {number} is not there once, in order");
             places.push((partition, record.offset));
         });
     }
@@ -175,11 +163,8 @@ fn of_many_writers_that_race_for_an_offset_exactly_one_wins_over_kills_too() {
             .collect()
     };
     for attempt in &won {
-        assert_eq!(
-            stored.remove(&attempt.number),
-            Some(places(attempt)),
-            "{attempt:?}"
-        );
+        let found = stored.remove(&attempt.number);
+        assert_eq!(found, Some(places(attempt)), "{attempt:?}");
     }
     let from_flight = stored.len();
     for (number, found) in stored {

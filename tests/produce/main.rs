@@ -1,5 +1,11 @@
-//! The contract of produce requests, through the router as the server uses it.
+//! The contract of produce requests, through the router as the server uses it; [`races`] is over the real binary.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of the real binary lives in the real world"
+)]
 
+mod races;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
@@ -19,7 +25,7 @@ use quipu::settings::Config;
 use quipu_segments::batch::{BatchBuilder, BatchHeader, Batches, Records as BatchRecords, SealedBatch};
 use quipu_segments::{Offset, ReadRequest, TimestampMs, Topic, TopicSettings, TopicSpec};
 use serde_json::{Value, json};
-use support::{Answer, NOW, Service};
+use support::{Answer, NOW, Service, invalid, refused};
 
 const NDJSON: &str = "application/x-ndjson";
 const TEXT: [(&str, &str); 1] = [("content-type", "text/plain")];
@@ -245,10 +251,8 @@ async fn a_keyed_record_elsewhere_than_its_key_says_marks_the_topic() {
     let home = partition_of_key(b"key", 6);
     let record = |partition: u32| format!("{{\"records\":[{{\"key\":\"key\",\"partition\":{partition}}}]}}");
     server.json(RECORDS, record(home)).await.ok();
-    server
-        .json(RECORDS, r#"{"records":[{"partition":5}]}"#)
-        .await
-        .ok();
+    let answer = server.json(RECORDS, r#"{"records":[{"partition":5}]}"#).await;
+    answer.ok();
     server
         .json("/v1/topics/t/records?repartition=true", record(home + 1))
         .await
@@ -322,25 +326,16 @@ async fn line_breaks_in_a_value_are_kept_and_told_to_readers() {
 #[tokio::test]
 async fn what_is_not_there_is_unknown() {
     let server = Server::with_topic(2);
-    server
-        .json("/v1/topics/x/records", r#"{"records":[{}]}"#)
-        .await
-        .problem(404, "unknown-topic");
+    let answer = server.json("/v1/topics/x/records", r#"{"records":[{}]}"#).await;
+    answer.problem(404, "unknown-topic");
     let answer = server.json(RECORDS, r#"{"records":[{},{"partition":2}]}"#).await;
-    assert_eq!(
-        answer.problem(404, "unknown-partition")["pointer"],
-        "/records/1/partition"
-    );
+    let found = &answer.problem(404, "unknown-partition")["pointer"];
+    assert_eq!(found, "/records/1/partition");
     let answer = server.json("/v1/topics/%ff/records", r#"{"records":[{}]}"#).await;
     answer.problem(400, "invalid-request");
-    server
-        .post("/v1/topics/x/records", &TEXT, "raw")
-        .await
-        .problem(404, "unknown-topic");
-    server
-        .ndjson("/v1/topics/x/records", "{}")
-        .await
-        .problem(404, "unknown-topic");
+    let answer = server.post("/v1/topics/x/records", &TEXT, "raw").await;
+    answer.problem(404, "unknown-topic");
+    refused(server.ndjson("/v1/topics/x/records", "{}"), 404, "unknown-topic").await;
     assert!(server.stored("t", 0).is_empty());
 }
 
@@ -355,10 +350,8 @@ async fn times_are_the_clocks_where_records_name_none_or_the_topic_wants_its_own
         let path = format!("/v1/topics/{topic}/records");
         server.json(&path, body).await.ok();
         server.set_time(NOW + 1);
-        server
-            .post(&format!("{path}?timestamp=9"), &TEXT, "raw")
-            .await
-            .ok();
+        let answer = server.post(&format!("{path}?timestamp=9"), &TEXT, "raw").await;
+        answer.ok();
         server.ndjson(&path, line).await.ok();
         server.set_time(NOW);
     }
@@ -400,10 +393,8 @@ async fn a_record_above_its_topics_limit_is_too_large() {
         answer.problem(413, "record-too-large");
     }
     server.post(RECORDS, &TEXT, vec![b'x'; 100]).await.ok();
-    server
-        .post(RECORDS, &TEXT, vec![b'x'; 101])
-        .await
-        .problem(413, "record-too-large");
+    let answer = server.post(RECORDS, &TEXT, vec![b'x'; 101]).await;
+    answer.problem(413, "record-too-large");
     assert_eq!(server.stored("t", 0).len(), 2);
 }
 
@@ -452,10 +443,7 @@ async fn empty_records_that_outgrow_the_limit_as_batches_are_refused() {
     server.topic("t", 1, json!({}));
     let body = |records: usize| format!("{{\"records\":[{}]}}", vec!["{}"; records].join(","));
     server.json(RECORDS, body(300)).await.ok();
-    server
-        .json(RECORDS, body(900))
-        .await
-        .problem(413, "request-too-large");
+    refused(server.json(RECORDS, body(900)), 413, "request-too-large").await;
 }
 
 // ---- query and headers
@@ -487,16 +475,12 @@ async fn records_are_appended_only_at_the_expected_offset() {
     let answer = server.json(&path(0), body).await;
     assert_eq!(answer.problem(412, "offset-mismatch")["end_offset"], 2);
     let raw = "/v1/topics/t/records?partition=1&expected_offset=";
-    server
-        .post(&format!("{raw}3"), &TEXT, "x")
-        .await
-        .problem(412, "offset-mismatch");
+    let answer = server.post(&format!("{raw}3"), &TEXT, "x").await;
+    answer.problem(412, "offset-mismatch");
     server.post(&format!("{raw}2"), &TEXT, "x").await.ok();
     for wrong in ["-1", "x", "9223372036854775808", ""] {
-        server
-            .json(&format!("/v1/topics/t/records?expected_offset={wrong}"), body)
-            .await
-            .invalid("expected_offset");
+        let uri = format!("/v1/topics/t/records?expected_offset={wrong}");
+        server.json(&uri, body).await.invalid("expected_offset");
     }
     let two = r#"{"records":[{"partition":1},{"partition":0}]}"#;
     server.json(&path(3), two).await.invalid("expected_offset");
@@ -532,10 +516,7 @@ async fn unknown_parameters_are_refused_by_name() {
             "repartition",
         ),
     ] {
-        server
-            .post(path, &[("content-type", content_type)], "{}")
-            .await
-            .invalid(name);
+        invalid(server.post(path, &[("content-type", content_type)], "{}"), name).await;
     }
     assert!(server.stored("t", 0).is_empty());
 }
@@ -631,10 +612,8 @@ async fn any_other_type_is_one_records_value() {
     assert_eq!((stored.headers, stored.timestamp), (vec![content_type], NOW));
     let answer = server.post("/v1/topics/t/records?partition=4", &TEXT, "x").await;
     assert_eq!(answer.problem(404, "unknown-partition")["pointer"], "partition");
-    server
-        .post("/v1/topics/t/records?partition=-1", &TEXT, "x")
-        .await
-        .problem(400, "invalid-request");
+    let answer = server.post("/v1/topics/t/records?partition=-1", &TEXT, "x").await;
+    answer.problem(400, "invalid-request");
 }
 
 #[tokio::test]
@@ -668,10 +647,8 @@ async fn types_that_clients_send_unasked_are_refused_with_the_types_that_there_a
             .await;
         assert_eq!(answer.ok()["records"], 2, "{content_type}");
     }
-    server
-        .json("/v1/topics/t/records", format!("\u{feff}{body}"))
-        .await
-        .ok();
+    let text = format!("\u{feff}{body}");
+    server.json("/v1/topics/t/records", text).await.ok();
 }
 
 #[tokio::test]
@@ -747,13 +724,11 @@ async fn lines_are_counted_by_partition() {
     let body = "{\"partition\":3,\"value\":1}\n\n  \t\r\n{\"partition\":1}\r\n{\"partition\":3,\"value\":{\"a\":\t2}}";
     for round in 0..2 {
         let answer = server.ndjson(RECORDS, body).await;
-        assert_eq!(
-            answer.ok(),
-            json!({"records": 3, "partitions": [
-                {"partition": 1, "first_offset": round, "last_offset": round, "records": 1},
-                {"partition": 3, "first_offset": 2 * round, "last_offset": 2 * round + 1, "records": 2},
-            ]})
-        );
+        let rows = json!([
+            {"partition": 1, "first_offset": round, "last_offset": round, "records": 1},
+            {"partition": 3, "first_offset": 2 * round, "last_offset": 2 * round + 1, "records": 2},
+        ]);
+        assert_eq!(answer.ok(), json!({"records": 3, "partitions": rows}));
     }
     assert_eq!(server.stored("t", 3)[1].value(), "{\"a\":\t2}");
     assert!(server.runs("t", 3).1, "lines hold no line breaks");
@@ -800,11 +775,8 @@ async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
             assert_eq!(problem["line"], 4, "{problem}");
             assert_eq!(problem["accepted"], 2, "{problem}");
             assert_eq!(problem["outcome"], "partial", "{problem}");
-            assert_eq!(
-                server.stored("t", 1).len(),
-                before + 2,
-                "the lines before it are in, those after it are not"
-            );
+            // The lines before it are in, those after it are not.
+            assert_eq!(server.stored("t", 1).len(), before + 2);
         }
     }
 }
@@ -840,9 +812,8 @@ fn many_lines() -> (Vec<u8>, usize) {
         body.extend_from_slice(line.as_bytes());
         records += 1;
     }
-    body.extend_from_slice(
-        format!("{{\"value\":\"{}\",\"partition\":1}}\n", "y".repeat(1_040_000)).as_bytes(),
-    );
+    let text = format!("{{\"value\":\"{}\",\"partition\":1}}\n", "y".repeat(1_040_000));
+    body.extend_from_slice(text.as_bytes());
     body.extend_from_slice(b"{\"value\":\"last\",\"partition\":1}");
     (body, records + 2)
 }
@@ -855,18 +826,16 @@ async fn the_same_bytes_are_stored_alike_however_they_arrive() {
     for (number, chunk) in [usize::MAX, 100_000, 4_097, 13].into_iter().enumerate() {
         let topic = format!("t{number}");
         server.topic(&topic, 3, json!({}));
-        let answer = server
-            .ndjson(&format!("/v1/topics/{topic}/records"), streamed(&body, chunk))
-            .await;
+        let uri = format!("/v1/topics/{topic}/records");
+        let answer = server.ndjson(&uri, streamed(&body, chunk)).await;
         assert_eq!(answer.ok()["records"], records);
         stored.push(
             (0..3)
                 .map(|partition| server.runs(&topic, partition).0)
                 .collect::<Vec<_>>(),
         );
-        let total: usize = (0..3)
-            .map(|partition| server.stored(&topic, partition).len())
-            .sum();
+        let rows = (0..3).map(|partition| server.stored(&topic, partition).len());
+        let total: usize = rows.sum();
         assert_eq!(total, records);
     }
     assert!(stored.windows(2).all(|pair| pair[0] == pair[1]));
@@ -876,9 +845,8 @@ async fn the_same_bytes_are_stored_alike_however_they_arrive() {
         .post("/v1/topics/gzip/records", &headers, gzip(&body))
         .await
         .ok();
-    let stored_gzipped: Vec<_> = (0..3)
-        .map(|partition| server.runs(gzipped.name(), partition).0)
-        .collect();
+    let rows = (0..3).map(|partition| server.runs(gzipped.name(), partition).0);
+    let stored_gzipped: Vec<_> = rows.collect();
     assert_eq!(stored_gzipped, stored[0]);
 }
 
@@ -887,10 +855,8 @@ async fn a_connection_that_breaks_leaves_whole_units_and_no_others() {
     let server = Server::new();
     let topic = server.topic("t", 1, json!({}));
     let body = "{}\n".repeat(25_000);
-    let chunks = body
-        .as_bytes()
-        .chunks(1000)
-        .map(|chunk| Ok(Bytes::copy_from_slice(chunk)));
+    let rows = body.as_bytes().chunks(1000);
+    let chunks = rows.map(|chunk| Ok(Bytes::copy_from_slice(chunk)));
     let broken = chunks.chain([Err(std::io::Error::other("reset by peer"))]);
     let answer = server
         .ndjson(
@@ -901,10 +867,8 @@ async fn a_connection_that_breaks_leaves_whole_units_and_no_others() {
     let problem = answer.problem(408, "request-timeout");
     assert_eq!(problem["accepted"], 20_000);
     assert_eq!(problem["outcome"], "partial");
-    assert_eq!(
-        topic.partition(0).unwrap().positions().end_offset,
-        Offset::new(20_000)
-    );
+    let found = topic.partition(0).unwrap().positions().end_offset;
+    assert_eq!(found, Offset::new(20_000));
 }
 
 #[tokio::test]
@@ -913,10 +877,8 @@ async fn units_follow_on_from_the_expected_offset() {
     let body = "{\"key\":\"k\"}\n".repeat(25_000);
     let path = |offset: u64| format!("/v1/topics/t/records?expected_offset={offset}");
     server.ndjson(&path(0), body.clone()).await.ok();
-    assert_eq!(
-        server.ndjson(&path(25_000), body.clone()).await.ok()["records"],
-        25_000
-    );
+    let found = &server.ndjson(&path(25_000), body.clone()).await.ok()["records"];
+    assert_eq!(found, 25_000);
     let answer = server.ndjson(&path(40_000), body.clone()).await;
     let problem = answer.problem(412, "offset-mismatch");
     assert_eq!(problem["end_offset"], 50_000);
@@ -927,11 +889,8 @@ async fn units_follow_on_from_the_expected_offset() {
     let answer = server
         .ndjson("/v1/topics/u/records?expected_offset=0", unkeyed)
         .await;
-    assert_eq!(
-        answer.ok()["partitions"].as_array().unwrap().len(),
-        1,
-        "all units go to one partition"
-    );
+    // All units go to one partition.
+    assert_eq!(answer.ok()["partitions"].as_array().unwrap().len(), 1);
     let mixed = format!("{}{{\"partition\":0,\"key\":\"k\"}}\n{{\"partition\":1}}\n", "");
     server.topic("m", 2, json!({}));
     let answer = server
@@ -1053,10 +1012,7 @@ async fn an_upload_that_is_repeated_lets_others_run() {
 async fn a_closed_log_is_a_server_that_stops() {
     let server = Server::with_topic(1);
     server.app.log.close().unwrap();
-    server
-        .json(RECORDS, r#"{"records":[{}]}"#)
-        .await
-        .problem(503, "shutting-down");
+    refused(server.json(RECORDS, r#"{"records":[{}]}"#), 503, "shutting-down").await;
     let answer = server.ndjson(RECORDS, "{}\n").await;
     assert_eq!(answer.problem(503, "shutting-down")["outcome"], "none");
 }
@@ -1104,38 +1060,27 @@ async fn batches_are_stored_as_they_came() {
     let server = Server::with_topic(2);
     let path = "/v1/topics/t/partitions/1/records";
     let answer = server.batches(path, batch(&["a", "b"])).await;
-    assert_eq!(
-        answer.ok(),
-        json!({"first_offset": 0, "last_offset": 1, "records": 2})
-    );
+    let found = answer.ok();
+    assert_eq!(found, json!({"first_offset": 0, "last_offset": 1, "records": 2}));
     let mut moved = sealed(&["d"]);
     moved.set_base_offset(Offset::new(777));
     let body = [&batch(&["c"])[..], moved.as_bytes()].concat();
     let answer = server.batches(path, streamed(&body, 10)).await;
-    assert_eq!(
-        answer.ok(),
-        json!({"first_offset": 2, "last_offset": 3, "records": 2})
-    );
+    let found = answer.ok();
+    assert_eq!(found, json!({"first_offset": 2, "last_offset": 3, "records": 2}));
     let stored = server.stored("t", 1);
-    assert_eq!(
-        stored.iter().map(Stored::value).collect::<Vec<_>>(),
-        ["a", "b", "c", "d"]
-    );
-    assert_eq!(
-        stored.iter().map(|record| record.offset).collect::<Vec<_>>(),
-        [0, 1, 2, 3]
-    );
+    let found = stored.iter().map(Stored::value).collect::<Vec<_>>();
+    assert_eq!(found, ["a", "b", "c", "d"]);
+    let found = stored.iter().map(|record| record.offset).collect::<Vec<_>>();
+    assert_eq!(found, [0, 1, 2, 3]);
     let (bytes, json_lines) = server.runs("t", 1);
     assert!(bytes.starts_with(&batch(&["a", "b"])));
     assert!(!json_lines, "nobody has looked at the values");
-    let answer = server
-        .batches(&format!("{path}?expected_offset=3&ack=written"), batch(&["x"]))
-        .await;
+    let uri = format!("{path}?expected_offset=3&ack=written");
+    let answer = server.batches(&uri, batch(&["x"])).await;
     answer.problem(412, "offset-mismatch");
-    server
-        .batches(&format!("{path}?expected_offset=4&ack=written"), batch(&["x"]))
-        .await
-        .ok();
+    let uri = format!("{path}?expected_offset=4&ack=written");
+    server.batches(&uri, batch(&["x"])).await.ok();
 }
 
 #[tokio::test]
@@ -1215,10 +1160,8 @@ async fn each_type_has_its_path() {
             .await;
         answer.problem(415, "unsupported-media-type");
     }
-    server
-        .post(TO_PARTITION, &TEXT, "x")
-        .await
-        .problem(415, "unsupported-media-type");
+    let answer = server.post(TO_PARTITION, &TEXT, "x").await;
+    answer.problem(415, "unsupported-media-type");
     let answer = server.batches(RECORDS, batch(&["1"])).await;
     answer.problem(415, "unsupported-media-type");
     let answer = server
@@ -1231,10 +1174,7 @@ async fn each_type_has_its_path() {
     answer.problem(415, "unsupported-media-type");
     for partition in ["2", "01", "x", "4294967296"] {
         let path = format!("/v1/topics/t/partitions/{partition}/records");
-        server
-            .batches(&path, batch(&["1"]))
-            .await
-            .problem(404, "unknown-partition");
+        refused(server.batches(&path, batch(&["1"])), 404, "unknown-partition").await;
     }
     server
         .batches("/v1/topics/x/partitions/0/records", batch(&["1"]))
@@ -1250,10 +1190,8 @@ async fn a_mark_is_set_for_keyed_records_in_batches_too() {
     for (partition, marked) in [(home, false), ((home + 1) % 6, true)] {
         let path = format!("/v1/topics/t/partitions/{partition}/records");
         server.batches(&path, batch(&["1"])).await.ok();
-        assert_eq!(
-            server.app.log.state_get(&keyed_elsewhere(topic.id())).is_some(),
-            marked
-        );
+        let found = server.app.log.state_get(&keyed_elsewhere(topic.id())).is_some();
+        assert_eq!(found, marked);
     }
 }
 
@@ -1268,23 +1206,14 @@ async fn a_bodys_part_of_the_budget_comes_back_after_every_answer() {
     server.topic("t", 2, json!({}));
     let (lines, _) = many_lines();
     server.ndjson(RECORDS, streamed(&lines, 5000)).await.ok();
-    server
-        .ndjson(RECORDS, streamed(b"{}\n{}\nx", 2))
-        .await
-        .problem(400, "invalid-request");
+    let answer = server.ndjson(RECORDS, streamed(b"{}\n{}\nx", 2)).await;
+    answer.problem(400, "invalid-request");
     let large = format!("{{\"records\":[{{\"value\":\"{}\"}}]}}", "x".repeat(900_000));
-    server
-        .json(RECORDS, streamed(large.as_bytes(), 10_000))
-        .await
-        .ok();
-    server
-        .json("/v1/topics/x/records", large.clone())
-        .await
-        .problem(404, "unknown-topic");
-    server
-        .json(RECORDS, large + "x")
-        .await
-        .problem(400, "invalid-request");
+    let answer = server.json(RECORDS, streamed(large.as_bytes(), 10_000)).await;
+    answer.ok();
+    let answer = server.json("/v1/topics/x/records", large.clone()).await;
+    answer.problem(404, "unknown-topic");
+    refused(server.json(RECORDS, large + "x"), 400, "invalid-request").await;
     assert_eq!(server.app.body_bytes_in_flight(), 0);
 }
 
@@ -1315,11 +1244,8 @@ async fn a_client_that_writes_all_before_it_reads_finds_the_refusal() {
             }
             let mut answer = [0; 12];
             std::io::Read::read_exact(&mut stream, &mut answer).unwrap();
-            assert_eq!(
-                answer,
-                format!("HTTP/1.1 {status}").as_bytes(),
-                "{path} {content_type}"
-            );
+            let expected = format!("HTTP/1.1 {status}");
+            assert_eq!(answer, expected.as_bytes(), "{path} {content_type}");
         }
     });
     client.await.unwrap();

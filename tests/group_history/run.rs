@@ -1,0 +1,198 @@
+//! A world from its beginning to its end, as ordered and shared groups have it alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{self, Sender};
+
+use serde_json::json;
+
+use crate::check::{End, Lane, Verdict};
+use crate::produce::{Produced, offsets, produce, read_topic, until_drained};
+use crate::support::{PATIENCE, Rng};
+use crate::world::{EndOnPanic, World, lock};
+
+pub const TOPICS: [&str; 2] = ["orders", "payments"];
+const MEMBERS: u64 = 5;
+
+/// What all threads share; `E` is an event of this kind of group.
+pub struct Run<'w, E> {
+    pub world: &'w World,
+    pub group: &'static str,
+    pub is_clean: bool,
+    events: Mutex<Vec<(u64, E)>>,
+    produced: Produced,
+    partitions: Mutex<[u32; 2]>,
+    is_draining: AtomicBool,
+    is_healed: AtomicBool,
+    is_drained: AtomicBool,
+    names: AtomicU32,
+}
+
+impl<E> Run<'_, E> {
+    /// Notes an event, and says when it was.
+    pub fn note(&self, event: E) -> u64 {
+        let mut events = lock(&self.events);
+        let at = self.world.tick();
+        events.push((at, event));
+        at
+    }
+
+    /// A name that nobody had before.
+    pub fn new_name(&self) -> String {
+        format!("m{}", self.names.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// One topic, or both; for the first member both, so that somebody always works on everything.
+    pub fn topics(&self, number: u64, rng: &mut Rng) -> BTreeSet<String> {
+        let which = if number == 0 { 2 } else { rng.below(3) as usize };
+        let topics = TOPICS.iter().enumerate();
+        let chosen = topics.filter(|(index, _)| which == 2 || which == *index);
+        chosen.map(|(_, topic)| (*topic).to_owned()).collect()
+    }
+
+    /// Members only do what drains the topics.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
+    }
+
+    /// Nothing is poison any more.
+    pub fn is_healed(&self) -> bool {
+        self.is_healed.load(Ordering::SeqCst)
+    }
+
+    pub fn goes_on(&self) -> bool {
+        !self.is_drained.load(Ordering::SeqCst) && !self.world.is_over()
+    }
+
+    pub fn until_drained(&self) {
+        until_drained(self.world, self.group, &TOPICS);
+    }
+
+    /// Adds a partition to a topic.
+    pub fn grow(&self, rng: &mut Rng) {
+        let which = rng.below(2) as usize;
+        let mut partitions = lock(&self.partitions);
+        partitions[which] += 1;
+        let body = json!({"partitions": partitions[which]});
+        let path = format!("/v1/topics/{}", TOPICS[which]);
+        self.world.client().insist(200, "PATCH", &path, &body);
+    }
+}
+
+/// What a kind of group does in its world.
+pub struct Play<E> {
+    pub group: &'static str,
+    pub is_clean: bool,
+    pub disturbances: u64,
+    /// Is one member after another while the run goes on.
+    pub work: fn(&Run<'_, E>, u64, Rng, Sender<()>),
+    pub watch: fn(&Run<'_, E>),
+    pub disturb: fn(&Run<'_, E>, &mut Rng),
+    /// What follows when everything is drained, before the members end.
+    pub finish: fn(&Run<'_, E>, &mut Rng),
+}
+
+impl<E: Debug + Send> Play<E> {
+    /// Returns the world, what was seen in it, and how it ended.
+    pub fn perform(&self, rng: &mut Rng) -> (World, Vec<(u64, E)>, End) {
+        let world = World::new();
+        let mut client = world.client();
+        let partitions = [2, 3];
+        for (topic, partitions) in TOPICS.iter().zip(partitions) {
+            let body = json!({"partitions": partitions});
+            client.insist(201, "PUT", &format!("/v1/topics/{topic}"), &body);
+        }
+        let run = Run {
+            world: &world,
+            group: self.group,
+            is_clean: self.is_clean,
+            events: Mutex::default(),
+            produced: Produced::default(),
+            partitions: Mutex::new(partitions),
+            is_draining: AtomicBool::new(false),
+            is_healed: AtomicBool::new(false),
+            is_drained: AtomicBool::new(false),
+            names: AtomicU32::new(0),
+        };
+        self.act(&run, rng);
+        let acknowledged = lock(&run.produced.acknowledged).clone();
+        let mut events = std::mem::take(&mut *lock(&run.events));
+        drop(run);
+        events.sort_by_key(|(at, _)| *at);
+        let committed = offsets(&client.get(&format!("/v1/groups/{}/offsets", self.group)));
+        let lag = client.get(&format!("/v1/groups/{}/lag", self.group));
+        let stored = TOPICS.iter().flat_map(|topic| read_topic(&mut client, topic));
+        let end = End {
+            stored: stored.collect(),
+            committed: committed
+                .into_iter()
+                .map(|(lane, row)| (lane, row.0))
+                .collect::<BTreeMap<Lane, u64>>(),
+            acknowledged,
+            lag: lag["lag"].as_u64().expect("a lag"),
+            is_clean: self.is_clean,
+        };
+        drop(client);
+        (world, events, end)
+    }
+
+    fn act(&self, run: &Run<'_, E>, rng: &mut Rng) {
+        let (sender, progress) = mpsc::channel();
+        let mut forks: Vec<Rng> = (0..MEMBERS + 3).map(|_| rng.fork()).collect();
+        let mut fork = || forks.pop().expect("one each");
+        let producers = [("p0", fork()), ("p1", fork())];
+        let mut chance = fork();
+        std::thread::scope(|scope| {
+            let _end = EndOnPanic(run.world);
+            let producers = producers.map(|(name, rng)| {
+                scope.spawn(move || {
+                    let _end = EndOnPanic(run.world);
+                    produce(run.world, &run.produced, name, &TOPICS, 100, rng);
+                })
+            });
+            scope.spawn(|| {
+                let _end = EndOnPanic(run.world);
+                (self.watch)(run);
+            });
+            for (number, rng) in (0..).zip(forks) {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    let _end = EndOnPanic(run.world);
+                    (self.work)(run, number, rng, sender);
+                });
+            }
+            // If all members fail, it is known at once.
+            drop(sender);
+            for _ in 0..self.disturbances {
+                for _ in 0..(10 + chance.below(60)) {
+                    progress.recv_timeout(PATIENCE).expect("members go on");
+                }
+                (self.disturb)(run, &mut chance);
+            }
+            for producer in producers {
+                // A failure ends the scope.
+                let _ = producer.join();
+            }
+            run.is_draining.store(true, Ordering::SeqCst);
+            run.until_drained();
+            run.is_healed.store(true, Ordering::SeqCst);
+            (self.finish)(run, &mut chance);
+            run.is_drained.store(true, Ordering::SeqCst);
+        });
+    }
+}
+
+/// Fails with what is wrong, the server's log, and the history where it is to be kept.
+pub fn judge<E: Debug, S: Debug>(world: &World, events: &[(u64, E)], verdict: Verdict<S>) {
+    match verdict {
+        Ok(summary) => println!("{summary:?}, {} lives of the server", world.life()),
+        Err(wrong) => {
+            crate::dump(world.data(), events);
+            let wrong: Vec<String> = wrong.into_iter().take(20).collect();
+            panic!("{}\nthe log says:\n{}", wrong.join("\n"), world.log());
+        }
+    }
+    assert!(!world.log().contains("panicked"), "{}", world.log());
+}

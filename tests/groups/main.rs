@@ -1,0 +1,13 @@
+//! Groups through the router: offsets that are committed from outside ([`outside`]), members of ordered groups ([`ordered`]),
+//! work queues ([`shared`]), and how far behind a group is ([`lag`]).
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test looks at the picture in the documentation"
+)]
+
+mod lag;
+mod ordered;
+mod outside;
+mod shared;
+#[path = "../support/mod.rs"]
+mod support;
