@@ -3,6 +3,7 @@
 //! These say what the table says, one after the other. That it holds everywhere, at any call and place, is for the
 //! crash test and the damage test.
 
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,13 +12,19 @@ use std::task::{Context, Poll, Waker};
 use quipu_segments::batch::{BatchBuilder, Batches, Records as BatchRecords};
 use quipu_segments::sim::{Fault, IoKind, SimClock, SimDisk};
 use quipu_segments::{
-    Ack, AppendRequest, Disk, Error, Log, Offset, OpenMode, Options, Part, ReadRequest, Records, StateChange,
-    TimestampMs, TopicSettings, TopicSpec, verify_on,
+    Ack, AppendRequest, Disk, Error, Log, Offset, OpenMode, Options, Part, Partition, ReadRequest, Records,
+    StateChange, TimestampMs, TopicSettings, TopicSpec, verify_on,
 };
 
 const DIR: &str = "/data";
 const LOG: &str = "/data/topics/orders/0/00000000000000000000.log";
 const ACKS: [Ack; 2] = [Ack::Durable, Ack::Written];
+const FAULTS: [(Ack, IoKind); 4] = [
+    (Ack::Durable, IoKind::Write),
+    (Ack::Durable, IoKind::Sync),
+    (Ack::Written, IoKind::Write),
+    (Ack::Written, IoKind::Sync),
+];
 /// Where chance decides what a power cut takes.
 const SEEDS: u64 = 16;
 /// Records of a [`history`]; half of them by each acknowledgement.
@@ -56,21 +63,20 @@ fn value(number: u64) -> Vec<u8> {
 fn append_to(log: &Log, index: u32, ack: Ack, number: u64) -> Result<u64, Error> {
     let mut builder = BatchBuilder::new();
     builder.push(TimestampMs(number as i64), None, Some(&value(number)), &[]);
-    let part = Part::new(
-        log.topic("orders").unwrap().partition(index).unwrap(),
-        Records::Loose(builder),
-    );
+    let part = Part::new(partition(log, index), Records::Loose(builder));
     let ticket = log.append(AppendRequest {
-        parts: vec![part],
-        state: Vec::new(),
         ack,
-        once: None,
+        ..AppendRequest::of(vec![part])
     })?;
     let round = log.run_round();
     match pin!(ticket).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => Ok(answer?.base_offsets[0].get()),
         Poll::Pending => Err(round.expect_err("a round that ends well answers")),
     }
+}
+
+fn partition(log: &Log, index: u32) -> Arc<Partition> {
+    log.topic("orders").expect("the topic").partition(index).unwrap()
 }
 
 fn append(log: &Log, ack: Ack, number: u64) -> Result<u64, Error> {
@@ -94,7 +100,7 @@ fn commit(log: &Log, value: &[u8]) -> Result<(), Error> {
 /// What can be read of partition 0, each record checked to be what was written at its offset; and the ranges that are
 /// reported as damaged.
 fn read(log: &Log) -> (Vec<u64>, Vec<(u64, u64)>) {
-    let partition = log.topic("orders").expect("the topic").partition(0).unwrap();
+    let partition = partition(log, 0);
     let positions = partition.positions();
     let (mut from, mut found, mut damaged) = (positions.log_start_offset, Vec::new(), Vec::new());
     assert_eq!(from, Offset::ZERO);
@@ -168,8 +174,8 @@ fn committed(log: &Log) -> Option<Vec<u8>> {
 fn files(disk: &SimDisk, dir: &str, end: &str) -> Vec<PathBuf> {
     let dir = Path::new(DIR).join(dir);
     let entries = disk.list(&dir).unwrap().into_iter();
-    entries
-        .map(|entry| dir.join(entry.name))
+    let paths = entries.map(|entry| dir.join(entry.name));
+    paths
         .filter(|path| path.to_string_lossy().ends_with(end))
         .collect()
 }
@@ -181,11 +187,20 @@ fn set_len(disk: &SimDisk, path: &Path, len: u64) {
         .unwrap();
 }
 
-fn zero(disk: &SimDisk, path: &Path, position: u64, len: usize) {
+fn write(disk: &SimDisk, path: &Path, position: u64, bytes: &[u8]) {
     let file = disk.open(path, OpenMode::ReadWrite).unwrap();
-    let zeros = vec![0; len];
-    file.write_all_at(&[std::io::IoSlice::new(&zeros)], position)
-        .unwrap();
+    file.write_all_at(&[IoSlice::new(bytes)], position).unwrap();
+}
+
+fn zero(disk: &SimDisk, path: &Path, position: u64, len: usize) {
+    write(disk, path, position, &vec![0; len]);
+}
+
+/// Appends up to 20 records until one is not acknowledged; how many were.
+fn append_some(log: &Log, ack: Ack) -> u64 {
+    (0..20)
+        .take_while(|number| append(log, ack, *number).is_ok())
+        .count() as u64
 }
 
 #[test]
@@ -195,18 +210,14 @@ fn a_killed_process_loses_nothing_by_either_acknowledgement() {
             let disk = SimDisk::new(calls);
             let log = make(&disk);
             disk.stop_at(calls);
-            let acknowledged = (0..20)
-                .take_while(|number| append(&log, ack, *number).is_ok())
-                .count() as u64;
+            let acknowledged = append_some(&log, ack);
             let log = open(&disk.after_kill());
             let (found, damaged) = read(&log);
             assert_eq!(damaged, []);
             let count = found.len() as u64;
             // The one that was on its way is there whole or not at all.
-            assert!(
-                (acknowledged..=acknowledged + 1).contains(&count),
-                "{ack:?}, stopped at {calls}: {acknowledged} acknowledged, {count} there"
-            );
+            let what = format!("{ack:?}, stopped at {calls}: {acknowledged} acknowledged, {count} there");
+            assert!((acknowledged..=acknowledged + 1).contains(&count), "{what}");
             assert_eq!(append(&log, ack, count).unwrap(), count);
         }
     }
@@ -221,17 +232,12 @@ fn a_power_cut_takes_nothing_durable_and_of_written_only_the_round_that_was_not_
                 let disk = SimDisk::new(seed);
                 let log = make(&disk);
                 disk.stop_at(calls);
-                let acknowledged = (0..20)
-                    .take_while(|number| append(&log, ack, *number).is_ok())
-                    .count() as u64;
-                let partition = log.topic("orders").unwrap().partition(0).unwrap();
-                let readable = partition.positions().end_offset.get();
+                let acknowledged = append_some(&log, ack);
+                let readable = partition(&log, 0).positions().end_offset.get();
                 let log = open(&disk.after_power_cut());
                 let (found, damaged) = read(&log);
-                let (count, what) = (
-                    found.len() as u64,
-                    format!("{ack:?}, seed {seed}, stopped at {calls}"),
-                );
+                let count = found.len() as u64;
+                let what = format!("{ack:?}, seed {seed}, stopped at {calls}");
                 assert_eq!(damaged, [], "{what}");
                 assert!(
                     count >= readable,
@@ -287,10 +293,7 @@ fn a_full_disk_refuses_appends_loses_nothing_and_takes_them_again_by_itself() {
 #[test]
 fn a_failed_journal_ends_appends_until_a_restart_and_costs_what_was_in_flight_at_most() {
     let mut lost = 0;
-    for (ack, kind) in ACKS
-        .into_iter()
-        .flat_map(|ack| [(ack, IoKind::Write), (ack, IoKind::Sync)])
-    {
+    for (ack, kind) in FAULTS {
         for seed in 0..SEEDS {
             let disk = SimDisk::new(seed);
             let log = make(&disk);
@@ -306,10 +309,8 @@ fn a_failed_journal_ends_appends_until_a_restart_and_costs_what_was_in_flight_at
             }
             assert!(log.health().log_failed.is_some(), "{what}");
             for ack in ACKS {
-                assert!(
-                    matches!(append(&log, ack, 4), Err(Error::LogFailed { .. })),
-                    "{what}"
-                );
+                let refused = append(&log, ack, 4);
+                assert!(matches!(refused, Err(Error::LogFailed { .. })), "{what}");
             }
             assert!(commit(&log, b"1").is_err(), "{what}");
             assert_whole(&log, 3, "reads go on, and what was in flight is not readable");
@@ -331,10 +332,7 @@ fn a_failed_journal_ends_appends_until_a_restart_and_costs_what_was_in_flight_at
 
 #[test]
 fn a_failed_segment_ends_its_partitions_appends_until_a_restart_and_loses_nothing() {
-    for (ack, kind) in ACKS
-        .into_iter()
-        .flat_map(|ack| [(ack, IoKind::Write), (ack, IoKind::Sync)])
-    {
+    for (ack, kind) in FAULTS {
         for seed in 0..SEEDS {
             let disk = SimDisk::new(seed);
             let log = make(&disk);
@@ -375,10 +373,7 @@ fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
         let disk = SimDisk::new(0);
         fill(&disk, is_clean);
         let whole = disk.after_kill();
-        let indexes = [
-            files(&whole, "topics/orders/0", ".index"),
-            files(&whole, "topics/orders/0", ".timeindex"),
-        ];
+        let indexes = [".index", ".timeindex"].map(|end| files(&whole, "topics/orders/0", end));
         assert!(indexes.iter().all(|files| files.len() >= 2), "{indexes:?}");
         for paths in &indexes {
             for harm in ["damaged", "missing", "another's"] {
@@ -389,23 +384,19 @@ fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
                     _ => {
                         let other = disk.contents(&paths[1]).unwrap();
                         set_len(&disk, &paths[0], 0);
-                        let file = disk.open(&paths[0], OpenMode::ReadWrite).unwrap();
-                        file.write_all_at(&[std::io::IoSlice::new(&other)], 0).unwrap();
+                        write(&disk, &paths[0], 0, &other);
                     }
                 }
                 let log = open(&disk);
                 assert_whole(&log, RECORDS, harm);
-                let partition = log.topic("orders").unwrap().partition(0).unwrap();
+                let partition = partition(&log, 0);
                 for number in [0, 7, RECORDS - 1] {
                     let found = partition.offset_for_time(TimestampMs(number as i64)).unwrap();
                     assert_eq!(found.map(|(offset, _)| offset.get()), Some(number), "{harm}");
                 }
                 log.close().unwrap();
-                assert!(
-                    disk.contents(&paths[0]) == whole.contents(&paths[0]),
-                    "{harm}: {} is not made again",
-                    paths[0].display()
-                );
+                let is_made = disk.contents(&paths[0]) == whole.contents(&paths[0]);
+                assert!(is_made, "{harm}: {} is not made again", paths[0].display());
             }
         }
     }

@@ -3,13 +3,14 @@
 #![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use quipu_segments::batch::{BatchBuilder, Batches, Records as BatchRecords};
 use quipu_segments::{
     Ack, AppendRequest, Error, Log, Offset, Options, Part, Partition, ReadRequest, Records, StateChange,
     TimestampMs, TopicSettings, TopicSpec,
 };
+use tempfile::TempDir;
 
 fn options() -> Options {
     Options {
@@ -24,6 +25,19 @@ fn open(dir: &Path) -> Log {
     Log::open(dir, options()).expect("opens")
 }
 
+/// A log in a new directory with the topic `orders`, and its first partition.
+fn orders(partitions: u32) -> (TempDir, Log, Arc<Partition>) {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.create_topic("orders", spec(partitions)).unwrap();
+    let partition = partition(&log, 0);
+    (dir, log, partition)
+}
+
+fn partition(log: &Log, index: u32) -> Arc<Partition> {
+    log.topic("orders").unwrap().partition(index).unwrap()
+}
+
 fn spec(partitions: u32) -> TopicSpec {
     let settings = TopicSettings {
         segment_bytes: 16 << 10,
@@ -34,13 +48,8 @@ fn spec(partitions: u32) -> TopicSpec {
 
 fn records(values: &[&str]) -> Records {
     let mut builder = BatchBuilder::new();
-    for (index, value) in values.iter().enumerate() {
-        builder.push(
-            TimestampMs(1000 + index as i64),
-            Some(b"key"),
-            Some(value.as_bytes()),
-            &[],
-        );
+    for (time, value) in (1000..).zip(values) {
+        builder.push(TimestampMs(time), Some(b"key"), Some(value.as_bytes()), &[]);
     }
     Records::Loose(builder)
 }
@@ -58,7 +67,7 @@ fn append(log: &Log, partition: &Arc<Partition>, values: &[&str]) -> Result<Offs
 /// Looks at the state whenever it is woken.
 struct LooksAtState {
     log: Log,
-    seen: std::sync::Mutex<Option<bool>>,
+    seen: Mutex<Option<bool>>,
 }
 
 impl std::task::Wake for LooksAtState {
@@ -74,18 +83,19 @@ fn who_sees_a_record_sees_what_its_append_put_into_the_state() {
     let log = open(dir.path());
     let topic = log.create_topic("t", spec(1)).expect("made");
     let partition = topic.partition(0).expect("there");
+    let seen = Mutex::default();
     let looks = Arc::new(LooksAtState {
         log: log.clone(),
-        seen: std::sync::Mutex::default(),
+        seen,
     });
     let waker = std::task::Waker::from(Arc::clone(&looks));
     let mut wait = std::pin::pin!(partition.wait_for(Offset::ZERO));
     let mut context = std::task::Context::from_waker(&waker);
     assert!(wait.as_mut().poll(&mut context).is_pending());
+    let state = vec![StateChange::set("said of it", vec![1])];
     let request = AppendRequest {
-        parts: vec![part(&partition, &["a"])],
-        state: vec![StateChange::set(b"said of it".to_vec(), vec![1])],
-        ..Default::default()
+        state,
+        ..AppendRequest::of(vec![part(&partition, &["a"])])
     };
     let ticket = log.append(request).expect("queued");
     log.run_round().expect("written");
@@ -117,35 +127,29 @@ fn read_all(partition: &Partition) -> Vec<(u64, String)> {
 }
 
 fn numbered(count: usize) -> Vec<(u64, String)> {
-    (0..count)
-        .map(|number| (number as u64, format!("value {number}")))
+    (0..count as u64)
+        .map(|number| (number, format!("value {number}")))
         .collect()
 }
 
 fn fill(log: &Log, partition: &Arc<Partition>, from: usize, to: usize) {
     for number in from..to {
-        assert_eq!(
-            append(log, partition, &[&format!("value {number}")])
-                .unwrap()
-                .get(),
-            number as u64
-        );
+        let offset = append(log, partition, &[&format!("value {number}")]).unwrap();
+        assert_eq!(offset.get(), number as u64);
     }
 }
 
 #[test]
 fn appended_records_are_read_back_over_segments_and_restarts() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    let topic = log.create_topic("orders", spec(2)).unwrap();
-    fill(&log, &topic.partition(0).unwrap(), 0, 500);
-    assert!(topic.partition(0).unwrap().stats().unwrap().segments > 2);
-    assert_eq!(read_all(&topic.partition(0).unwrap()), numbered(500));
+    let (dir, log, first) = orders(2);
+    fill(&log, &first, 0, 500);
+    assert!(first.stats().unwrap().segments > 2);
+    assert_eq!(read_all(&first), numbered(500));
     log.close().unwrap();
-    drop((log, topic));
+    drop((log, first));
 
     let log = open(dir.path());
-    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    let partition = partition(&log, 0);
     assert_eq!(read_all(&partition), numbered(500));
     fill(&log, &partition, 500, 600);
     assert_eq!(read_all(&partition), numbered(600));
@@ -160,7 +164,7 @@ fn what_was_acknowledged_is_there_after_a_stop_without_a_close() {
         if round == 0 {
             log.create_topic("orders", spec(1)).unwrap();
         }
-        let partition = log.topic("orders").unwrap().partition(0).unwrap();
+        let partition = partition(&log, 0);
         assert_eq!(read_all(&partition), numbered(round * 400));
         fill(&log, &partition, round * 400, (round + 1) * 400);
         if round % 2 == 1 {
@@ -172,38 +176,28 @@ fn what_was_acknowledged_is_there_after_a_stop_without_a_close() {
 
 #[test]
 fn a_lost_segment_file_comes_back_from_the_journal() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    let topic = log.create_topic("orders", spec(1)).unwrap();
-    fill(&log, &topic.partition(0).unwrap(), 0, 20);
-    drop((log, topic));
+    let (dir, log, first) = orders(1);
+    fill(&log, &first, 0, 20);
+    drop((log, first));
     std::fs::remove_dir_all(dir.path().join("topics/orders/0")).unwrap();
     let log = open(dir.path());
-    assert_eq!(
-        read_all(&log.topic("orders").unwrap().partition(0).unwrap()),
-        numbered(20)
-    );
+    assert_eq!(read_all(&partition(&log, 0)), numbered(20));
 }
 
 #[test]
 fn bytes_behind_the_end_that_nobody_acknowledged_are_cut() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    let topic = log.create_topic("orders", spec(1)).unwrap();
-    fill(&log, &topic.partition(0).unwrap(), 0, 20);
-    drop((log, topic));
-    let path = dir.path().join("topics/orders/0/00000000000000000000.log");
+    let (dir, log, first) = orders(1);
+    fill(&log, &first, 0, 20);
+    drop((log, first));
+    let segment = |base: u64| dir.path().join(format!("topics/orders/0/{base:020}.log"));
+    let path = segment(0);
     let mut bytes = std::fs::read(&path).unwrap();
     let length = bytes.len();
     bytes.extend_from_within(..100);
     std::fs::write(&path, &bytes).unwrap();
-    std::fs::write(
-        dir.path().join("topics/orders/0/00000000000000000020.log"),
-        b"begun",
-    )
-    .unwrap();
+    std::fs::write(segment(20), b"begun").unwrap();
     let log = open(dir.path());
-    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    let partition = partition(&log, 0);
     assert_eq!(std::fs::metadata(&path).unwrap().len(), length as u64);
     assert_eq!(read_all(&partition), numbered(20));
     fill(&log, &partition, 20, 30);
@@ -212,38 +206,29 @@ fn bytes_behind_the_end_that_nobody_acknowledged_are_cut() {
 
 #[test]
 fn the_journal_goes_round_its_files_many_times() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    let topic = log.create_topic("orders", spec(3)).unwrap();
-    let partition = topic.partition(1).unwrap();
+    let (dir, log, _) = orders(3);
+    let second = partition(&log, 1);
     let value = "x".repeat(10_000);
     for number in 0..1000 {
-        assert_eq!(append(&log, &partition, &[&value]).unwrap().get(), number);
+        assert_eq!(append(&log, &second, &[&value]).unwrap().get(), number);
     }
     let files = std::fs::read_dir(dir.path().join("journal")).unwrap().count();
     assert!(files <= 3, "{files} journal files");
-    drop((log, topic));
+    drop((log, second));
     let log = open(dir.path());
-    assert_eq!(
-        read_all(&log.topic("orders").unwrap().partition(1).unwrap()).len(),
-        1000
-    );
+    assert_eq!(read_all(&partition(&log, 1)).len(), 1000);
 }
 
 #[test]
 fn an_unexpected_offset_stores_nothing_of_the_request() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    let topic = log.create_topic("orders", spec(2)).unwrap();
-    let (a, b) = (topic.partition(0).unwrap(), topic.partition(1).unwrap());
+    let (_dir, log, a) = orders(2);
+    let b = partition(&log, 1);
     append(&log, &a, &["one"]).unwrap();
-    let mut second = part(&b, &["two"]);
-    second.expected_offset = Some(Offset::new(5));
-    let change = StateChange::set(b"k".to_vec(), b"v".to_vec());
+    let second = part(&b, &["two"]).expecting(Some(Offset::new(5)));
+    let state = vec![StateChange::set("k", "v")];
     let request = AppendRequest {
-        parts: vec![part(&a, &["two"]), second],
-        state: vec![change],
-        ..Default::default()
+        state,
+        ..AppendRequest::of(vec![part(&a, &["two"]), second])
     };
     let ticket = log.append(request).unwrap();
     log.run_round().unwrap();
@@ -258,22 +243,14 @@ fn an_unexpected_offset_stores_nothing_of_the_request() {
 
 #[test]
 fn small_requests_of_one_round_become_one_batch_and_each_gets_its_offsets() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    let topic = log.create_topic("orders", spec(1)).unwrap();
-    let partition = topic.partition(0).unwrap();
-    let tickets: Vec<_> = (0..50)
-        .map(|number| {
-            let value = format!("value {number}");
-            log.append(AppendRequest::of(vec![part(&partition, &[&value])]))
-                .unwrap()
-        })
-        .collect();
-    assert_eq!(
-        partition.positions().end_offset,
-        Offset::ZERO,
-        "nothing is readable before the round"
-    );
+    let (_dir, log, partition) = orders(1);
+    let queue = |number| {
+        let part = part(&partition, &[&format!("value {number}")]);
+        log.append(AppendRequest::of(vec![part])).unwrap()
+    };
+    let tickets: Vec<_> = (0..50).map(queue).collect();
+    // Nothing is readable before the round.
+    assert_eq!(partition.positions().end_offset, Offset::ZERO);
     log.run_round().unwrap();
     for (number, ticket) in tickets.into_iter().enumerate() {
         assert_eq!(ticket.wait().unwrap().base_offsets[0].get(), number as u64);
@@ -286,26 +263,16 @@ fn small_requests_of_one_round_become_one_batch_and_each_gets_its_offsets() {
 #[test]
 fn the_state_is_as_durable_as_the_records_and_changes_with_them() {
     let dir = tempfile::tempdir().unwrap();
-    let change = |key: &str, value: Option<&str>| StateChange {
-        key: key.as_bytes().to_vec(),
-        value: value.map(|value| value.as_bytes().to_vec()),
-    };
     for close in [false, true, false] {
         let log = open(dir.path());
-        let state = vec![
-            change("a", Some("1")),
-            change("b", Some("2")),
-            change("gone", Some("x")),
-        ];
-        let ticket = log.append(AppendRequest::of_state(state)).unwrap();
-        assert_eq!(log.state_get(b"nothing"), None);
-        log.run_round().unwrap();
-        ticket.wait().unwrap();
-        let ticket = log
-            .append(AppendRequest::of_state(vec![change("gone", None)]))
-            .unwrap();
-        log.run_round().unwrap();
-        ticket.wait().unwrap();
+        let set = [("a", "1"), ("b", "2"), ("gone", "x")];
+        let set = set.map(|(key, value)| StateChange::set(key, value)).into();
+        for state in [set, vec![StateChange::remove("gone")]] {
+            let ticket = log.append(AppendRequest::of_state(state)).unwrap();
+            assert_eq!(log.state_get(b"nothing"), None);
+            log.run_round().unwrap();
+            ticket.wait().unwrap();
+        }
         if close {
             log.close().unwrap();
         }
@@ -318,34 +285,25 @@ fn the_state_is_as_durable_as_the_records_and_changes_with_them() {
 
 #[test]
 fn trimmed_segments_are_gone_and_offsets_go_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    let topic = log.create_topic("orders", spec(1)).unwrap();
-    let partition = topic.partition(0).unwrap();
-    fill(&log, &partition, 0, 500);
-    let before = partition.stats().unwrap();
-    assert!(matches!(
-        partition.trim(Offset::new(501)),
-        Err(Error::OutOfRange { .. })
-    ));
-    assert_eq!(partition.trim(Offset::new(300)).unwrap().get(), 300);
-    assert_eq!(partition.trim(Offset::new(10)).unwrap().get(), 300, "never down");
+    let (dir, log, first) = orders(1);
+    fill(&log, &first, 0, 500);
+    let before = first.stats().unwrap();
+    let refused = first.trim(Offset::new(501));
+    assert!(matches!(refused, Err(Error::OutOfRange { .. })));
+    assert_eq!(first.trim(Offset::new(300)).unwrap().get(), 300);
+    assert_eq!(first.trim(Offset::new(10)).unwrap().get(), 300, "never down");
     log.sync_segments().unwrap();
-    let after = partition.stats().unwrap();
-    assert!(
-        after.segments < before.segments && after.size_bytes < before.size_bytes,
-        "{after:?}"
-    );
-    assert_eq!(read_all(&partition), numbered(500)[300..]);
-    assert!(matches!(
-        partition.read(ReadRequest::new(Offset::new(299), 1)),
-        Err(Error::Trimmed { .. })
-    ));
-    assert_eq!(partition.trim(Offset::new(500)).unwrap().get(), 500);
-    assert_eq!(partition.stats().unwrap().segments, 0);
-    drop((log, topic, partition));
+    let after = first.stats().unwrap();
+    assert!(after.segments < before.segments, "{after:?}");
+    assert!(after.size_bytes < before.size_bytes, "{after:?}");
+    assert_eq!(read_all(&first), numbered(500)[300..]);
+    let trimmed = first.read(ReadRequest::new(Offset::new(299), 1));
+    assert!(matches!(trimmed, Err(Error::Trimmed { .. })));
+    assert_eq!(first.trim(Offset::new(500)).unwrap().get(), 500);
+    assert_eq!(first.stats().unwrap().segments, 0);
+    drop((log, first));
     let log = open(dir.path());
-    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    let partition = partition(&log, 0);
     assert_eq!(partition.positions().log_start_offset.get(), 500);
     assert_eq!(append(&log, &partition, &["next"]).unwrap().get(), 500);
     assert_eq!(read_all(&partition), [(500, "next".to_owned())]);
@@ -363,66 +321,47 @@ fn a_deleted_topic_stays_deleted_and_its_name_is_free() {
         append(&log, &partition, &["late"]),
         Err(Error::NotFound(_))
     ));
-    assert!(matches!(
-        partition.read(ReadRequest::new(Offset::ZERO, 1)),
-        Err(Error::NotFound(_))
-    ));
+    let gone = partition.read(ReadRequest::new(Offset::ZERO, 1));
+    assert!(matches!(gone, Err(Error::NotFound(_))));
     let second = log.create_topic("orders", spec(1)).unwrap();
     assert_ne!(first.id(), second.id());
     append(&log, &second.partition(0).unwrap(), &["new"]).unwrap();
     drop((log, first, second, partition));
     let log = open(dir.path());
-    let topic = log.topic("orders").unwrap();
-    assert_eq!(read_all(&topic.partition(0).unwrap()), [(0, "new".to_owned())]);
+    assert_eq!(read_all(&self::partition(&log, 0)), [(0, "new".to_owned())]);
     log.delete_topic("orders", Vec::new()).unwrap();
-    drop((log, topic));
+    drop(log);
     let log = open(dir.path());
     assert!(log.topic("orders").is_none());
 }
 
 #[test]
 fn a_topic_can_grow_and_keeps_its_properties() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    log.create_topic("orders", spec(1)).unwrap();
+    let (dir, log, _) = orders(1);
     let mut wider = spec(3);
     wider.properties.insert("ack".into(), "written".into());
     log.alter_topic("orders", wider.clone()).unwrap();
-    assert!(matches!(
-        log.alter_topic("orders", spec(2)),
-        Err(Error::Invalid(_))
-    ));
-    append(
-        &log,
-        &log.topic("orders").unwrap().partition(2).unwrap(),
-        &["value 0"],
-    )
-    .unwrap();
+    let narrower = log.alter_topic("orders", spec(2));
+    assert!(matches!(narrower, Err(Error::Invalid(_))));
+    append(&log, &partition(&log, 2), &["value 0"]).unwrap();
     drop(log);
     let log = open(dir.path());
     assert_eq!(*log.topic("orders").unwrap().spec(), wider);
-    assert_eq!(
-        read_all(&log.topic("orders").unwrap().partition(2).unwrap()),
-        numbered(1)
-    );
+    assert_eq!(read_all(&partition(&log, 2)), numbered(1));
 }
 
 #[test]
 fn a_directory_is_opened_once_at_a_time_and_only_if_it_is_one() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
-    assert!(matches!(
-        Log::open(dir.path(), options()),
-        Err(Error::Directory(_))
-    ));
+    let again = Log::open(dir.path(), options());
+    assert!(matches!(again, Err(Error::Directory(_))));
     drop(log);
     drop(open(dir.path()));
     let other = tempfile::tempdir().unwrap();
     std::fs::write(other.path().join("thesis.txt"), "years of work").unwrap();
-    assert!(matches!(
-        Log::open(other.path(), options()),
-        Err(Error::Directory(_))
-    ));
+    let refused = Log::open(other.path(), options());
+    assert!(matches!(refused, Err(Error::Directory(_))));
 }
 
 #[test]
@@ -440,18 +379,9 @@ fn threads_of_its_own_serve_many_producers_at_once() {
             std::thread::spawn(move || {
                 for number in 0..100 {
                     let partition = topic.partition((thread + number) % 4).unwrap();
-                    let ack = if number % 3 == 0 {
-                        Ack::Written
-                    } else {
-                        Ack::Durable
-                    };
-                    let parts = vec![part(&partition, &[&"y".repeat(2000)])];
-                    let request = AppendRequest {
-                        parts,
-                        state: Vec::new(),
-                        ack,
-                        once: None,
-                    };
+                    let ack = [Ack::Written, Ack::Durable, Ack::Durable][number as usize % 3];
+                    let request = AppendRequest::of(vec![part(&partition, &[&"y".repeat(2000)])]);
+                    let request = AppendRequest { ack, ..request };
                     log.append(request).unwrap().wait().unwrap();
                 }
             })
@@ -462,19 +392,13 @@ fn threads_of_its_own_serve_many_producers_at_once() {
     }
     log.close().unwrap();
     let count = |log: &Log| -> usize {
-        log.topic("orders")
-            .unwrap()
-            .partitions()
-            .iter()
-            .map(|partition| read_all(partition).len())
-            .sum()
+        let partitions = (0..4).map(|index| partition(log, index));
+        partitions.map(|partition| read_all(&partition).len()).sum()
     };
     assert_eq!(count(&log), 800);
+    let late = part(&partition(&log, 0), &["late"]);
     assert!(matches!(
-        log.append(AppendRequest::of(vec![part(
-            &topic.partition(0).unwrap(),
-            &["late"]
-        )])),
+        log.append(AppendRequest::of(vec![late])),
         Err(Error::Closed)
     ));
     drop((log, topic));

@@ -7,13 +7,15 @@ use std::time::Duration;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
-    Ack, AppendRequest, Appended, Clock, Disk, Error, Log, Offset, Once, OpenMode, Options, Part, Records,
-    StateChange, Ticket, TimestampMs, TopicSettings, TopicSpec, verify_on,
+    Ack, AppendRequest, Appended, Clock, Disk, Error, Log, Offset, Once, Options, Part, Records, StateChange,
+    Ticket, TimestampMs, TopicSettings, TopicSpec, verify_on,
 };
 
 const WINDOW_MS: i64 = 600_000;
+const WINDOW: Duration = Duration::from_millis(WINDOW_MS as u64);
 /// The log of the keys is shortened from this size on, so that it is seen soon.
 const KEY_LOG_BYTES: u64 = 16 << 10;
+const KEY_LOG: &str = "/data/topics/__keys/0";
 
 struct World {
     disk: SimDisk,
@@ -60,6 +62,12 @@ impl World {
         self.log = open(&self.disk, &self.clock, &self.options);
     }
 
+    /// Goes on after a kill.
+    fn kill(&mut self) {
+        self.disk = self.disk.after_kill();
+        self.log = open(&self.disk, &self.clock, &self.options);
+    }
+
     fn once(&self, key: &str) -> Once {
         Once {
             topic: self.log.topic("orders").unwrap().id(),
@@ -79,13 +87,47 @@ impl World {
         )
     }
 
+    /// The same key with what another request says.
+    fn reused(&self, key: &str) -> Once {
+        let fingerprint = [4; 16];
+        Once {
+            fingerprint,
+            ..self.once(key)
+        }
+    }
+
+    /// The same key for a thousand times as long.
+    fn long_lived(&self, key: &str) -> Once {
+        let expires = TimestampMs(1_700_000_000_000 + 1_000 * WINDOW_MS);
+        Once {
+            expires,
+            ..self.once(key)
+        }
+    }
+
+    fn append(&self, parts: Vec<Part>, once: Once) -> Result<Ticket, Error> {
+        let once = Some(once);
+        self.log.append(AppendRequest {
+            once,
+            ..AppendRequest::of(parts)
+        })
+    }
+
     /// Queues a record for partition 0.
     fn queue(&self, once: Once) -> Result<Ticket, Error> {
-        self.log.append(AppendRequest {
-            parts: vec![self.part(0, "value")],
-            once: Some(once),
-            ..AppendRequest::default()
-        })
+        self.append(vec![self.part(0, "value")], once)
+    }
+
+    /// Sends a record under a key; whether it was appended.
+    fn is_new(&self, key: &str) -> bool {
+        is_new(&self.send(self.once(key)).unwrap())
+    }
+
+    /// Sends a record under each key of these numbers.
+    fn send_all(&self, keys: std::ops::Range<u32>) {
+        for key in keys {
+            self.send(self.once(&key.to_string())).unwrap();
+        }
     }
 
     fn send(&self, once: Once) -> Result<Appended, Error> {
@@ -108,27 +150,26 @@ impl World {
         }
     }
 
+    /// The files of the log of the keys, in their order.
+    fn key_logs(&self) -> Vec<String> {
+        let files = self.disk.list(Path::new(KEY_LOG)).unwrap().into_iter();
+        let mut names: Vec<_> = files.map(|file| file.name).collect();
+        names.retain(|name| name.ends_with(".log"));
+        names.sort();
+        names
+    }
+
     /// Bytes of the log of the keys.
     fn key_log_bytes(&self) -> u64 {
-        let dir = Path::new("/data/topics/__keys/0");
-        let files = self.disk.list(dir).unwrap();
-        let logs = files.iter().filter(|file| file.name.ends_with(".log"));
-        logs.map(|file| {
-            let file = self.disk.open(&dir.join(&file.name), OpenMode::Read).unwrap();
-            file.len().unwrap()
-        })
-        .sum()
+        let dir = Path::new(KEY_LOG);
+        let len = |name| self.disk.contents(&dir.join(name)).expect("a log").len() as u64;
+        self.key_logs().into_iter().map(len).sum()
     }
 }
 
 fn open(disk: &SimDisk, clock: &SimClock, options: &Options) -> Log {
-    Log::open_with(
-        Arc::new(disk.clone()),
-        Arc::new(clock.clone()),
-        Path::new("/data"),
-        options.clone(),
-    )
-    .unwrap()
+    let (disk, clock) = (Arc::new(disk.clone()), Arc::new(clock.clone()));
+    Log::open_with(disk, clock, Path::new("/data"), options.clone()).unwrap()
 }
 
 fn is_new(answer: &Appended) -> bool {
@@ -138,20 +179,12 @@ fn is_new(answer: &Appended) -> bool {
 #[test]
 fn a_repetition_appends_nothing_and_is_answered_as_the_first_was_after_any_restart() {
     let mut world = World::new();
-    let first = world
-        .log
-        .append(AppendRequest {
-            parts: vec![world.part(2, "a"), world.part(0, "b")],
-            once: Some(world.once("k")),
-            ..AppendRequest::default()
-        })
-        .unwrap();
+    let parts = vec![world.part(2, "a"), world.part(0, "b")];
+    let first = world.append(parts, world.once("k")).unwrap();
     world.send(world.once("other")).unwrap();
     let first = first.wait().unwrap();
-    assert_eq!(
-        (&first.base_offsets[..], is_new(&first)),
-        (&[Offset::ZERO; 2][..], true)
-    );
+    assert!(is_new(&first));
+    assert_eq!(first.base_offsets, [Offset::ZERO; 2]);
     for round in 0..4 {
         // Placed elsewhere, as records without a key may be.
         let again = world.send(world.once("k")).unwrap();
@@ -164,10 +197,7 @@ fn a_repetition_appends_nothing_and_is_answered_as_the_first_was_after_any_resta
                 world.log.close().unwrap();
                 world.crash();
             }
-            _ => {
-                world.disk = world.disk.after_kill();
-                world.log = open(&world.disk, &world.clock, &world.options);
-            }
+            _ => world.kill(),
         }
     }
 }
@@ -177,18 +207,12 @@ fn equal_keys_of_one_round_append_once_and_the_same_key_in_another_topic_is_anot
     let world = World::new();
     let other = world.log.create_topic("payments", spec(1)).unwrap();
     let tickets: Vec<Ticket> = (0..3).map(|_| world.queue(world.once("k")).unwrap()).collect();
-    let mut reused = world.once("k");
-    reused.fingerprint = [4; 16];
-    let reused = world.queue(reused).unwrap();
+    let reused = world.queue(world.reused("k")).unwrap();
     let mut elsewhere = world.once("k");
     elsewhere.topic = other.id();
     let mut part = world.part(0, "value");
     part.partition = other.partition(0).unwrap();
-    let elsewhere = world.log.append(AppendRequest {
-        parts: vec![part],
-        once: Some(elsewhere),
-        ..AppendRequest::default()
-    });
+    let elsewhere = world.append(vec![part], elsewhere);
     while world.log.run_round().unwrap() {}
     let answers: Vec<Appended> = tickets.into_iter().map(|ticket| ticket.wait().unwrap()).collect();
     assert_eq!(
@@ -205,13 +229,12 @@ fn equal_keys_of_one_round_append_once_and_the_same_key_in_another_topic_is_anot
 fn another_fingerprint_is_refused_until_the_key_expires_and_then_it_is_appended() {
     let mut world = World::new();
     world.send(world.once("k")).unwrap();
-    let mut other = world.once("k");
-    other.fingerprint = [4; 16];
+    let mut other = world.reused("k");
     for _ in 0..2 {
         assert!(matches!(world.send(other.clone()), Err(Error::KeyReused)));
         world.crash();
     }
-    world.clock.advance(Duration::from_millis(WINDOW_MS as u64 - 1));
+    world.clock.advance(WINDOW - Duration::from_millis(1));
     assert!(matches!(world.send(other.clone()), Err(Error::KeyReused)));
     world.clock.advance(Duration::from_millis(1));
     other.expires = TimestampMs(world.clock.now().get() + WINDOW_MS);
@@ -228,11 +251,7 @@ fn what_was_refused_is_not_remembered_and_a_repetition_is_found_before_its_condi
     let request = |world: &World, expected| {
         let mut part = world.part(0, "value");
         part.expected_offset = Some(Offset::new(expected));
-        let ticket = world.log.append(AppendRequest {
-            parts: vec![part],
-            once: Some(world.once("k")),
-            ..AppendRequest::default()
-        });
+        let ticket = world.append(vec![part], world.once("k"));
         while world.log.run_round().unwrap() {}
         ticket.unwrap().wait()
     };
@@ -244,48 +263,38 @@ fn what_was_refused_is_not_remembered_and_a_repetition_is_found_before_its_condi
 
 #[test]
 fn a_repetition_is_answered_as_its_first_is_when_their_round_fails() {
+    let write = |path| Fault::once(IoKind::Write, 0).on(path);
     let faults = [
-        Fault::once(IoKind::Write, 0)
-            .on("/orders/")
-            .with(FaultError::Full),
-        Fault::once(IoKind::Write, 0).on("/orders/"),
-        Fault::once(IoKind::Write, 0)
-            .on("/__keys/")
-            .with(FaultError::Full),
-        Fault::once(IoKind::Write, 0).on("/__keys/"),
-        Fault::once(IoKind::Write, 0).on(".journal"),
+        write("/orders/").with(FaultError::Full),
+        write("/orders/"),
+        write("/__keys/").with(FaultError::Full),
+        write("/__keys/"),
+        write(".journal"),
         Fault::once(IoKind::Sync, 0).on(".journal"),
     ];
     for fault in faults {
         let mut world = World::new();
-        assert!(is_new(&world.send(world.once("before")).unwrap()));
-        let state = |key: &str| StateChange::set(key, b"set".to_vec());
+        assert!(world.is_new("before"));
         world.disk.fail(fault.clone());
-        let first = world
-            .log
-            .append(AppendRequest {
-                parts: vec![world.part(0, "value")],
-                state: vec![state("of the first")],
-                once: Some(world.once("k")),
-                ..AppendRequest::default()
-            })
-            .unwrap();
+        let request = AppendRequest {
+            state: vec![StateChange::set("of the first", "set")],
+            once: Some(world.once("k")),
+            ..AppendRequest::of(vec![world.part(0, "value")])
+        };
+        let first = world.log.append(request).unwrap();
         let again = world.queue(world.once("k")).unwrap();
-        let mut reused = world.once("k");
-        reused.fingerprint = [4; 16];
-        let reused = world.queue(reused).unwrap();
+        let reused = world.queue(world.reused("k")).unwrap();
         let before = world.queue(world.once("before")).unwrap();
         while world.log.run_round().unwrap_or(false) {}
         let is_of_journal = world.log.is_failed();
         for (what, ticket) in [("first", first), ("again", again), ("reused", reused)] {
             let error = ticket.wait().expect_err("nothing is known to be stored");
-            assert!(
-                matches!(
-                    error,
-                    Error::StorageFull | Error::Overloaded { .. } | Error::LogFailed { .. }
-                ),
-                "{fault:?}, {what}: {error}"
+            let (full, failed) = (
+                matches!(error, Error::StorageFull),
+                matches!(error, Error::LogFailed { .. }),
             );
+            let is_refused = full || failed || matches!(error, Error::Overloaded { .. });
+            assert!(is_refused, "{fault:?}, {what}: {error}");
         }
         // What an earlier round stored is certain.
         assert!(!is_new(&before.wait().unwrap()), "{fault:?}");
@@ -295,20 +304,17 @@ fn a_repetition_is_answered_as_its_first_is_when_their_round_fails() {
         } else if !matches!(fault, ref full if format!("{full:?}").contains("Full")) {
             // The partition has failed until a restart.
             assert!(world.send(world.once("k")).is_err());
-            assert!(!is_new(&world.send(world.once("before")).unwrap()));
+            assert!(!world.is_new("before"));
             world.crash();
         }
         let stored = world.end(0) - 1;
         let answer = world.send(world.once("k")).unwrap();
         assert_eq!(is_new(&answer), stored == 0, "{fault:?}");
-        assert_eq!(
-            world.log.state_get(b"of the first").is_some(),
-            stored == 1,
-            "{fault:?}"
-        );
+        let state = world.log.state_get(b"of the first");
+        assert_eq!(state.is_some(), stored == 1, "{fault:?}");
         assert_eq!(world.end(0), 2, "{fault:?}");
         world.crash();
-        assert!(!is_new(&world.send(world.once("k")).unwrap()), "{fault:?}");
+        assert!(!world.is_new("k"), "{fault:?}");
         assert_eq!(world.end(0), 2, "{fault:?}");
     }
 }
@@ -320,7 +326,7 @@ fn when_the_log_of_the_keys_has_failed_only_requests_with_new_keys_are_refused()
     world.disk.fail(Fault::once(IoKind::Write, 0).on("/__keys/"));
     assert!(world.send(world.once("new")).is_err());
     assert!(matches!(world.send(world.once("new")), Err(Error::KeysFailed(_))));
-    assert!(!is_new(&world.send(world.once("k")).unwrap()));
+    assert!(!world.is_new("k"));
     let plain = world.log.append(AppendRequest::of(vec![world.part(0, "value")]));
     while world.log.run_round().unwrap() {}
     plain.unwrap().wait().unwrap();
@@ -343,9 +349,9 @@ fn a_repetition_waits_for_no_space_on_a_full_disk() {
     }
     let (key, error) = refused.expect("the disk is full");
     assert!(matches!(error, Error::StorageFull), "{error}");
-    assert!(!is_new(&world.send(world.once("k")).unwrap()));
+    assert!(!world.is_new("k"));
     world.disk.set_capacity(None);
-    assert!(is_new(&world.send(world.once(&key.to_string())).unwrap()));
+    assert!(world.is_new(&key.to_string()));
 }
 
 #[test]
@@ -367,14 +373,9 @@ fn a_key_goes_with_records_of_its_topic_after_it_was_prepared_for() {
     assert!(matches!(world.send(world.once("k")), Err(Error::Invalid(_))));
     world.log.prepare_keys().unwrap();
     world.log.prepare_keys().unwrap();
-    let of_another = Once {
-        topic: quipu_segments::TopicId(99),
-        ..world.once("k")
-    };
-    let without_key = Once {
-        key: Vec::new(),
-        ..world.once("k")
-    };
+    let (mut of_another, mut without_key) = (world.once("k"), world.once("k"));
+    of_another.topic = quipu_segments::TopicId(99);
+    without_key.key.clear();
     for wrong in [of_another, without_key] {
         assert!(matches!(world.send(wrong), Err(Error::Invalid(_))));
     }
@@ -385,40 +386,34 @@ fn a_key_goes_with_records_of_its_topic_after_it_was_prepared_for() {
         ..AppendRequest::default()
     });
     assert!(matches!(without_records, Err(Error::Invalid(_))));
-    assert!(is_new(&world.send(world.once("k")).unwrap()));
+    assert!(world.is_new("k"));
     // It needs no preparation any more.
     world.crash();
-    assert!(!is_new(&world.send(world.once("k")).unwrap()));
+    assert!(!world.is_new("k"));
 }
 
 #[test]
 fn the_internal_topic_is_shown_to_nobody_and_verified_like_any_other() {
     let world = World::new();
     world.send(world.once("k")).unwrap();
-    let names: Vec<String> = world
-        .log
-        .topics()
-        .iter()
-        .map(|topic| topic.name().to_owned())
-        .collect();
-    assert_eq!(names, ["orders"]);
+    let topics = world.log.topics();
+    assert_eq!(
+        topics.iter().map(|topic| topic.name()).collect::<Vec<_>>(),
+        ["orders"]
+    );
     assert!(world.log.topic("__keys").is_none());
     for id in 0..10 {
         let topic = world.log.topic_by_id(quipu_segments::TopicId(id));
         assert!(topic.is_none_or(|topic| topic.name() == "orders"));
     }
-    assert!(matches!(
+    let (made, deleted) = (
         world.log.create_topic("__mine", spec(1)),
-        Err(Error::Invalid(_))
-    ));
-    assert!(matches!(
         world.log.delete_topic("__keys", Vec::new()),
-        Err(Error::NotFound(_))
-    ));
-    assert!(matches!(
-        world.log.alter_topic("__keys", spec(2)),
-        Err(Error::NotFound(_))
-    ));
+    );
+    assert!(matches!(made, Err(Error::Invalid(_))));
+    assert!(matches!(deleted, Err(Error::NotFound(_))));
+    let altered = world.log.alter_topic("__keys", spec(2));
+    assert!(matches!(altered, Err(Error::NotFound(_))));
     assert_eq!(world.log.counters().appended_records, 1);
     world.log.close().unwrap();
     let disk = world.disk.after_kill();
@@ -441,10 +436,7 @@ fn the_keys_of_a_deleted_topic_are_no_longer_held_and_its_name_begins_anew() {
     };
     let room = fill(&world).unwrap();
     assert!(room > 5);
-    assert!(
-        !is_new(&world.send(world.once("key 0")).unwrap()),
-        "at the bound too"
-    );
+    assert!(!world.is_new("key 0"), "at the bound too");
     for _ in 0..2 {
         world.log.delete_topic("orders", Vec::new()).unwrap();
         world.log.create_topic("orders", spec(3)).unwrap();
@@ -452,10 +444,8 @@ fn the_keys_of_a_deleted_topic_are_no_longer_held_and_its_name_begins_anew() {
         assert_eq!(world.end(0), u64::from(room));
         // Those that are held count again.
         world.crash();
-        assert!(matches!(
-            world.send(world.once("new")),
-            Err(Error::TooManyKeys { .. })
-        ));
+        let refused = world.send(world.once("new"));
+        assert!(matches!(refused, Err(Error::TooManyKeys { .. })));
     }
     world.log.delete_topic("orders", Vec::new()).unwrap();
     world.crash();
@@ -470,12 +460,9 @@ fn at_the_bound_it_is_said_when_the_first_key_expires_and_then_there_is_room() {
     let Some(Error::TooManyKeys { retry_after }) = refusal else {
         panic!("{refusal:?}");
     };
-    assert!(
-        retry_after > Duration::from_millis(WINDOW_MS as u64 - 1_000),
-        "{retry_after:?}"
-    );
+    assert!(retry_after > WINDOW - Duration::from_secs(1), "{retry_after:?}");
     world.clock.advance(retry_after);
-    assert!(is_new(&world.send(world.once("new")).unwrap()));
+    assert!(world.is_new("new"));
 }
 
 #[test]
@@ -485,24 +472,21 @@ fn the_log_of_the_keys_goes_when_they_expire() {
         for key in 0..400 {
             world.send(world.once(&format!("{round}/{key}"))).unwrap();
         }
-        world.pass(Duration::from_millis(WINDOW_MS as u64 / 2));
+        world.pass(WINDOW / 2);
         let bytes = world.key_log_bytes();
         assert!(bytes < 300 * 1024, "{bytes} bytes after round {round}");
     }
-    world.pass(Duration::from_millis(WINDOW_MS as u64 * 2));
+    world.pass(WINDOW * 2);
     let bytes = world.key_log_bytes();
     assert!(bytes <= KEY_LOG_BYTES, "{bytes} bytes are left");
     world.crash();
-    assert!(is_new(&world.send(world.once("5/399")).unwrap()));
+    assert!(world.is_new("5/399"));
 }
 
 #[test]
 fn keys_that_live_long_hold_up_no_log_of_expired_ones_and_are_found_where_they_are_appended_again() {
     let mut world = World::new();
-    let long_once = |world: &World, key: u32| Once {
-        expires: TimestampMs(1_700_000_000_000 + 1_000 * WINDOW_MS),
-        ..world.once(&format!("long {key}"))
-    };
+    let long_once = |world: &World, key: u32| world.long_lived(&format!("long {key}"));
     let mut next = 0_u64;
     for key in 0..20 {
         world.send(long_once(&world, key)).unwrap();
@@ -514,14 +498,11 @@ fn keys_that_live_long_hold_up_no_log_of_expired_ones_and_are_found_where_they_a
     let before = world.key_log_bytes();
     assert!(before > 5 * KEY_LOG_BYTES, "{before} bytes");
     for restart in 0..4 {
-        world.pass(Duration::from_millis(WINDOW_MS as u64));
+        world.pass(WINDOW);
         for key in 0..20 {
             let answer = world.send(long_once(&world, key)).unwrap();
-            assert_eq!(
-                answer.base_offsets,
-                [Offset::new(u64::from(key) * 61)],
-                "{restart}"
-            );
+            let offset = Offset::new(u64::from(key) * 61);
+            assert_eq!(answer.base_offsets, [offset], "{restart}");
             assert_eq!(answer.repeated, Some(format!("note of long {key}").into_bytes()));
         }
         world.crash();
@@ -529,34 +510,27 @@ fn keys_that_live_long_hold_up_no_log_of_expired_ones_and_are_found_where_they_a
     let bytes = world.key_log_bytes();
     assert!(bytes <= 2 * KEY_LOG_BYTES, "{bytes} bytes are left of {before}");
     assert_eq!(world.end(0), next + 20);
-    world.pass(Duration::from_millis(1_000 * WINDOW_MS as u64));
+    world.pass(WINDOW * 1_000);
     assert!(is_new(&world.send(long_once(&world, 3)).unwrap()));
 }
 
 #[test]
 fn a_damaged_entry_is_reported_and_costs_its_key_alone() {
     let mut world = World::new();
-    for key in 0..3 {
-        world.send(world.once(&key.to_string())).unwrap();
-    }
+    world.send_all(0..3);
     world.log.close().unwrap();
-    let path = Path::new("/data/topics/__keys/0/00000000000000000000.log");
-    let bytes = world.disk.contents(path).expect("the log of the keys").len() as u64;
+    let path = Path::new(KEY_LOG).join("00000000000000000000.log");
     // In the middle of three batches of the same length.
-    world.disk.damage(path, bytes / 2, 1);
-    world.disk = world.disk.after_kill();
-    world.log = open(&world.disk, &world.clock, &world.options);
+    world.disk.damage(&path, world.key_log_bytes() / 2, 1);
+    world.kill();
     let damage = world.log.health().damage;
+    let words = ["idempotency keys", "offsets 1 to 2"];
     assert!(
-        damage.len() == 1 && damage[0].contains("idempotency keys") && damage[0].contains("offsets 1 to 2"),
+        damage.len() == 1 && words.iter().all(|word| damage[0].contains(word)),
         "{damage:?}"
     );
     for (key, expected) in [("0", false), ("1", true), ("2", false)] {
-        assert_eq!(
-            is_new(&world.send(world.once(key)).unwrap()),
-            expected,
-            "key {key}"
-        );
+        assert_eq!(world.is_new(key), expected, "key {key}");
     }
     world.log.close().unwrap();
     let disk = world.disk.after_kill();
@@ -568,26 +542,17 @@ fn a_damaged_entry_is_reported_and_costs_its_key_alone() {
 fn a_repetition_of_what_was_only_written_is_answered_as_soon() {
     let world = World::new();
     let ticket = |ack| {
-        world.log.append(AppendRequest {
-            parts: vec![world.part(0, "value")],
-            ack,
-            once: Some(world.once("k")),
-            ..AppendRequest::default()
-        })
+        let once = Some(world.once("k"));
+        let request = AppendRequest::of(vec![world.part(0, "value")]);
+        world.log.append(AppendRequest { ack, once, ..request }).unwrap()
     };
-    let (first, again, durable) = (
-        ticket(Ack::Written).unwrap(),
-        ticket(Ack::Written).unwrap(),
-        ticket(Ack::Durable).unwrap(),
-    );
+    let (first, again, durable) = (ticket(Ack::Written), ticket(Ack::Written), ticket(Ack::Durable));
     world.disk.fail(Fault::once(IoKind::Sync, 0).on(".journal"));
     assert!(world.log.run_round().is_err());
     assert!(is_new(&first.wait().unwrap()));
     assert!(!is_new(&again.wait().unwrap()));
-    assert!(matches!(
-        durable.wait(),
-        Err(Error::LogFailed { in_flight: true, .. })
-    ));
+    let refused = durable.wait();
+    assert!(matches!(refused, Err(Error::LogFailed { in_flight: true, .. })));
 }
 
 #[test]
@@ -596,17 +561,18 @@ fn a_few_long_lived_keys_with_large_notes_hold_up_little_of_the_log() {
         options.key_log_bytes = None;
         options.journal_file_bytes = 8 << 20;
     });
-    let long = TimestampMs(1_700_000_000_000 + 1_000 * WINDOW_MS);
     for key in 0..240 {
-        let mut once = world.once(&key.to_string());
-        once.note = vec![7; 100 << 10];
-        if key % 30 == 29 {
-            once.expires = long;
-        }
-        world.send(once).unwrap();
+        let name = key.to_string();
+        let once = if key % 30 == 29 {
+            world.long_lived(&name)
+        } else {
+            world.once(&name)
+        };
+        let note = vec![7; 100 << 10];
+        world.send(Once { note, ..once }).unwrap();
     }
     for _ in 0..4 {
-        world.pass(Duration::from_millis(WINDOW_MS as u64));
+        world.pass(WINDOW);
     }
     let bytes = world.key_log_bytes();
     assert!(bytes <= 12 << 20, "{bytes} bytes are left");
@@ -616,41 +582,26 @@ fn a_few_long_lived_keys_with_large_notes_hold_up_little_of_the_log() {
 fn a_missing_segment_of_the_log_of_the_keys_costs_its_keys_and_not_the_start() {
     for missing in 0..3 {
         let mut world = World::new();
-        for key in 0..400 {
-            world.send(world.once(&key.to_string())).unwrap();
-        }
+        world.send_all(0..400);
         world.log.sync_segments().unwrap();
         world.log.close().unwrap();
-        let dir = Path::new("/data/topics/__keys/0");
-        let mut names: Vec<_> = world
-            .disk
-            .list(dir)
-            .unwrap()
-            .into_iter()
-            .map(|file| file.name)
-            .filter(|name| name.ends_with(".log"))
-            .collect();
-        names.sort();
+        let names = world.key_logs();
         assert!(names.len() > 3, "{names:?}");
-        world.disk.remove_file(&dir.join(&names[missing])).unwrap();
-        world.disk = world.disk.after_kill();
-        world.log = open(&world.disk, &world.clock, &world.options);
+        let lost = Path::new(KEY_LOG).join(&names[missing]);
+        world.disk.remove_file(&lost).unwrap();
+        world.kill();
         let damage = world.log.health().damage;
-        assert!(
-            damage.iter().any(|what| what.contains("idempotency keys")),
-            "{missing}: {damage:?}"
-        );
-        assert!(!is_new(&world.send(world.once("399")).unwrap()));
-        assert_eq!(is_new(&world.send(world.once("0")).unwrap()), missing == 0);
+        let is_said = damage.iter().any(|what| what.contains("idempotency keys"));
+        assert!(is_said, "{missing}: {damage:?}");
+        assert!(!world.is_new("399"));
+        assert_eq!(world.is_new("0"), missing == 0);
     }
 }
 
 #[test]
 fn a_disk_that_does_not_read_a_part_of_the_log_of_the_keys_costs_its_keys_and_not_the_start() {
     let mut world = World::new();
-    for key in 0..100 {
-        world.send(world.once(&key.to_string())).unwrap();
-    }
+    world.send_all(0..100);
     world.log.close().unwrap();
     world.disk = world.disk.after_kill();
     let last = Fault::once(IoKind::Read, 0).on("/__keys/0/00000000000000000076.log");
@@ -661,23 +612,23 @@ fn a_disk_that_does_not_read_a_part_of_the_log_of_the_keys_costs_its_keys_and_no
         damage.len() == 1 && damage[0].contains("idempotency keys"),
         "{damage:?}"
     );
-    assert!(!is_new(&world.send(world.once("75")).unwrap()));
-    assert!(is_new(&world.send(world.once("76")).unwrap()));
+    assert!(!world.is_new("75"));
+    assert!(world.is_new("76"));
 }
 
 #[test]
 fn what_was_appended_again_takes_no_more_memory_after_a_restart() {
     let mut world = World::new();
     for key in 0..400 {
-        let mut once = world.once(&key.to_string());
-        if key % 20 == 0 {
-            once.expires = TimestampMs(1_700_000_000_000 + 1_000 * WINDOW_MS);
-        }
+        let name = key.to_string();
+        let once = if key % 20 == 0 {
+            world.long_lived(&name)
+        } else {
+            world.once(&name)
+        };
         world.send(once).unwrap();
     }
-    world
-        .clock
-        .advance(Duration::from_millis(WINDOW_MS as u64 + 2_000));
+    world.clock.advance(WINDOW + Duration::from_secs(2));
     let bytes = world.key_log_bytes();
     world.log.apply_retention().unwrap();
     assert!(world.key_log_bytes() > bytes, "nothing was appended again");
@@ -690,5 +641,5 @@ fn what_was_appended_again_takes_no_more_memory_after_a_restart() {
     assert_eq!(remembered(&world), before);
     world.pass(Duration::from_millis(1));
     assert!(world.key_log_bytes() < bytes / 2);
-    assert!(!is_new(&world.send(world.once("380")).unwrap()));
+    assert!(!world.is_new("380"));
 }

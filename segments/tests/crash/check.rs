@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use quipu_segments::batch::{self, Batches};
 use quipu_segments::{Error, Fetched, Log, Offset, Partition, ReadRequest, TopicId};
 
-use super::model::{Existence, Fate, Model, Name, PartKey, PartModel, Rec, RequestId, TopicModel, retains};
+use super::model::{
+    Existence, Fate, Model, Name, PartKey, PartModel, PartPlan, Rec, Request, RequestId, TopicModel, retains,
+};
 
 /// How the log came to be opened again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +32,13 @@ pub(crate) fn records(fetched: &Fetched) -> Vec<(u64, Rec)> {
                 assert_eq!(record.offset, offset, "offsets in a batch are dense");
                 offset = offset.plus(1);
                 let header = record.headers.iter().next();
-                found.push((
-                    record.offset.get(),
-                    Rec {
-                        timestamp: record.timestamp.get(),
-                        key: record.key.map(<[u8]>::to_vec),
-                        value: record.value.map(<[u8]>::to_vec),
-                        header: header.map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec))),
-                    },
-                ));
+                let rec = Rec {
+                    timestamp: record.timestamp.get(),
+                    key: record.key.map(<[u8]>::to_vec),
+                    value: record.value.map(<[u8]>::to_vec),
+                    header: header.map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec))),
+                };
+                found.push((record.offset.get(), rec));
             }
             assert_eq!(offset, header.next_offset(), "a batch ends where its header says");
         }
@@ -61,12 +61,8 @@ pub(crate) fn read_from(
             None => partition.read(request)?,
         };
         if fetched.runs.is_empty() {
-            assert_eq!(
-                next,
-                fetched.end_offset,
-                "a read ends before the end of {}",
-                partition.id()
-            );
+            let id = partition.id();
+            assert_eq!(next, fetched.end_offset, "a read ends before the end of {id}");
             assert_eq!(fetched.next_offset, next);
             return Ok(found);
         }
@@ -84,38 +80,35 @@ pub(crate) fn read_from(
 
 fn check_positions(partition: &Partition, model: &PartModel) {
     let (id, positions) = (partition.id(), partition.positions());
+    let (start, end) = (positions.log_start_offset, positions.end_offset);
     assert!(
-        positions.log_start_offset <= positions.end_offset
-            && positions.end_offset <= positions.written_offset,
+        start <= end && end <= positions.written_offset,
         "{id}: {positions:?}"
     );
+    let readable = model.end;
     assert!(
-        positions.end_offset.get() >= model.end,
-        "{id} ends at {} and was durable or readable up to {}",
-        positions.end_offset,
-        model.end
+        end.get() >= readable,
+        "{id} ends at {end} and was durable or readable up to {readable}"
     );
-    let start = positions.log_start_offset.get();
+    let (start, expected) = (start.get(), model.start..=model.start_at_most);
     assert!(
-        (model.start..=model.start_at_most).contains(&start),
-        "the log start of {id} is {start}, expected {} to {}",
-        model.start,
-        model.start_at_most
+        expected.contains(&start),
+        "the log start of {id} is {start}, expected {expected:?}"
     );
 }
 
 fn name_of(model: &Model, key: PartKey, offset: u64, record: &Rec) -> Name {
     let name = Name::of(record).unwrap_or_else(|| panic!("{key:?} holds {record:?} at {offset}"));
-    let expected = model.record(name);
+    let place = format!("record {name:?} at {offset} of {key:?}");
     assert_eq!(
-        expected,
+        model.record(name),
         Some(record),
-        "record {name:?} at {offset} of {key:?} is not what was appended"
+        "{place} is not what was appended"
     );
     let part = &model.requests[&name.request].parts[name.part as usize];
     assert_eq!(
         part.partition, key,
-        "record {name:?} is in a partition that it was not sent to"
+        "{place} is in a partition that it was not sent to"
     );
     name
 }
@@ -131,26 +124,25 @@ fn check_partition(
     from: u64,
     max_bytes: usize,
 ) -> Result<Sightings, Error> {
-    let known = model.topics[&key.0]
-        .partitions
-        .get(&key.1)
-        .cloned()
-        .unwrap_or_default();
+    let known = model.topics[&key.0].partitions.get(&key.1);
+    let known = known.cloned().unwrap_or_default();
     let mut seen = Sightings::new();
     for (offset, record) in read_from(partition, Offset::new(from), max_bytes)? {
         let name = name_of(model, key, offset, &record);
         match known.records.get(&offset) {
             Some(expected) => assert_eq!(*expected, name, "offset {offset} of {key:?} has changed"),
             None => {
+                let is_known = model.requests[&name.request].fate == Fate::Durable;
                 assert!(
-                    model.requests[&name.request].fate != Fate::Durable,
+                    !is_known,
                     "{name:?} is there twice, also at offset {offset} of {key:?}"
                 );
                 let (base, count) = seen.entry((name.request, name.part)).or_insert((offset, 0));
+                let next = (*base + u64::from(*count), *count);
                 assert_eq!(
-                    (*base + u64::from(*count), *count),
+                    next,
                     (offset, name.index),
-                    "the records of {name:?} are not in a row, or there twice"
+                    "{name:?} is out of its order, or there twice"
                 );
                 *count += 1;
             }
@@ -198,30 +190,31 @@ fn settle_seen(model: &mut Model, seen: &Sightings, gone: impl Fn(TopicId) -> bo
     ids.dedup();
     for id in ids {
         let request = &model.requests[&id];
-        let bases: Vec<Option<Offset>> = request
-            .parts
-            .iter()
-            .enumerate()
-            .map(|(part, plan)| match seen.get(&(id, part as u32)) {
-                Some((base, count)) => {
-                    let records = plan.records.len();
-                    assert_eq!(
-                        *count as usize, records,
-                        "part {part} of request {id} is there in part"
-                    );
-                    Some(Offset::new(*base))
-                }
-                None => {
-                    assert!(
-                        gone(plan.partition.0),
-                        "part {part} of request {id} is missing, others are there"
-                    );
-                    None
-                }
-            })
-            .collect();
+        let bases = bases(id, request, seen);
+        for (part, (base, plan)) in bases.iter().zip(&request.parts).enumerate() {
+            let is_allowed = base.is_some() || gone(plan.partition.0);
+            assert!(
+                is_allowed,
+                "part {part} of request {id} is missing, others are there"
+            );
+        }
         model.settle(id, &bases);
     }
+}
+
+/// Where each part of a request was found; a part that was is there whole.
+fn bases(id: RequestId, request: &Request, seen: &Sightings) -> Vec<Option<Offset>> {
+    let parts = (0..).zip(&request.parts);
+    let base = |(part, plan): (u32, &PartPlan)| {
+        let (base, count) = *seen.get(&(id, part))?;
+        assert_eq!(
+            count as usize,
+            plan.records.len(),
+            "part {part} of request {id} is there in part"
+        );
+        Some(Offset::new(base))
+    };
+    parts.map(base).collect()
 }
 
 /// Compares everything after a restart, and learns what became of what was under way.
@@ -235,15 +228,11 @@ pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> R
         "a crash is not damage: {:?}",
         health.damage
     );
-    assert!(
-        health.log_failed.is_none() && health.failed_partitions.is_empty(),
-        "a log that has just been opened: {health:?}"
-    );
-    let deletions: Vec<(TopicId, RequestId)> = model
-        .topics
-        .iter()
-        .filter_map(|(id, topic)| Some((*id, topic.deletion?)))
-        .collect();
+    let has_failed = health.log_failed.is_some() || !health.failed_partitions.is_empty();
+    assert!(!has_failed, "a log that has just been opened: {health:?}");
+    let deletions = model.topics.iter();
+    let deletions = deletions.filter_map(|(id, topic)| Some((*id, topic.deletion?)));
+    let deletions: Vec<(TopicId, RequestId)> = deletions.collect();
     resolve_topics(log, model);
     let mut seen = Sightings::new();
     let topics = log.topics();
@@ -263,28 +252,19 @@ pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> R
     let there = |id: TopicId| topics.iter().any(|topic| topic.id() == id);
     for id in model.open_requests() {
         let request = &model.requests[&id];
-        let marked = request
-            .marker
-            .as_ref()
-            .map(|marker| log.state_get(marker).is_some());
-        let parts = request
-            .parts
-            .iter()
-            .enumerate()
-            .filter(|(_, part)| there(part.partition.0));
-        let found: Vec<bool> = parts
-            .map(|(part, _)| seen.contains_key(&(id, part as u32)))
-            .chain(marked)
-            .collect();
+        let marked = request.marker.as_ref();
+        let marked = marked.map(|marker| log.state_get(marker).is_some());
+        let parts = (0..).zip(&request.parts);
+        let parts = parts.filter(|(_, part)| there(part.partition.0));
+        let found = parts.map(|(part, _)| seen.contains_key(&(id, part)));
+        let found: Vec<bool> = found.chain(marked).collect();
         let Some(&present) = found.first() else {
             // Nothing is left that could show it: all its topics are gone.
             model.refuse(id);
             continue;
         };
-        assert!(
-            found.iter().all(|found| *found == present),
-            "request {id} is there in part: {found:?}"
-        );
+        let is_whole = found.iter().all(|found| *found == present);
+        assert!(is_whole, "request {id} is there in part: {found:?}");
         if request.fate == Fate::Written && matches!(restart, Restart::Kill | Restart::Close) {
             assert!(
                 present,
@@ -292,18 +272,7 @@ pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> R
             );
         }
         if present {
-            let bases: Vec<Option<Offset>> = (0..request.parts.len() as u32)
-                .map(|part| seen.get(&(id, part)).map(|(base, _)| Offset::new(*base)))
-                .collect();
-            for (part, plan) in request.parts.iter().enumerate() {
-                if let Some((_, count)) = seen.get(&(id, part as u32)) {
-                    assert_eq!(
-                        *count as usize,
-                        plan.records.len(),
-                        "part {part} of request {id} is there in part"
-                    );
-                }
-            }
+            let bases = bases(id, request, &seen);
             model.settle(id, &bases);
         } else {
             model.refuse(id);
@@ -313,29 +282,23 @@ pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> R
     for (id, part) in seen.keys() {
         let (base, _) = seen[&(*id, *part)];
         let request = &model.requests[id];
-        assert!(
-            request.fate == Fate::Durable,
-            "request {id} was answered as not stored, and is there"
-        );
+        let is_stored = request.fate == Fate::Durable;
+        assert!(is_stored, "request {id} was answered as not stored, and is there");
         let key = request.parts[*part as usize].partition;
         let name = Name {
             request: *id,
             part: *part,
             index: 0,
         };
-        assert_eq!(
-            model.topics[&key.0].partitions[&key.1].records.get(&base),
-            Some(&name),
-            "request {id} is there twice"
-        );
+        let known = model.topics[&key.0].partitions[&key.1].records.get(&base);
+        assert_eq!(known, Some(&name), "request {id} is there twice");
     }
     for topic in &topics {
         for partition in topic.partitions().iter() {
             let known = model.part_mut((topic.id(), partition.id().index)).end;
-            assert_eq!(
-                partition.positions().end_offset.get(),
-                known.max(partition.positions().log_start_offset.get())
-            );
+            let positions = partition.positions();
+            let expected = known.max(positions.log_start_offset.get());
+            assert_eq!(positions.end_offset.get(), expected);
         }
     }
     for (id, deletion) in deletions {
@@ -364,16 +327,11 @@ pub(crate) fn check_state(log: &Log, model: &mut Model) {
         assert!(log.state_get(key).is_some(), "what {key:?} has committed is gone");
     }
     let open = model.open_requests();
-    let open: BTreeSet<&[u8]> = open
-        .iter()
-        .flat_map(|id| &model.requests[id].state)
-        .map(|(key, _)| &key[..])
-        .collect();
-    let found: BTreeMap<Vec<u8>, Vec<u8>> = log
-        .state_prefix(b"")
-        .into_iter()
-        .map(|(key, value)| (key.to_vec(), value.to_vec()))
-        .collect();
+    let open = open.iter().flat_map(|id| &model.requests[id].state);
+    let open: BTreeSet<&[u8]> = open.map(|(key, _)| &key[..]).collect();
+    let found = log.state_prefix(b"").into_iter();
+    let found: BTreeMap<Vec<u8>, Vec<u8>> =
+        found.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
     let expected = model.state();
     for (key, value) in expected.iter().filter(|(key, _)| !open.contains(&key[..])) {
         assert_eq!(
@@ -384,11 +342,8 @@ pub(crate) fn check_state(log: &Log, model: &mut Model) {
         );
     }
     for key in found.keys().filter(|key| !open.contains(&key[..])) {
-        assert!(
-            expected.contains_key(key),
-            "state {:?} should not be there",
-            String::from_utf8_lossy(key)
-        );
+        let name = String::from_utf8_lossy(key);
+        assert!(expected.contains_key(key), "state {name:?} should not be there");
     }
 }
 
@@ -399,9 +354,8 @@ fn resolve_topics(log: &Log, model: &mut Model) {
         let id = topic.id();
         if !model.topics.contains_key(&id) {
             let asked = model.creating.iter().find(|(name, _)| name == topic.name());
-            let (name, spec) = asked
-                .unwrap_or_else(|| panic!("nobody made {} ({id:?})", topic.name()))
-                .clone();
+            let asked = asked.unwrap_or_else(|| panic!("nobody made {} ({id:?})", topic.name()));
+            let (name, spec) = asked.clone();
             let mut known = TopicModel::new(name.clone(), spec);
             let asked = model.creating.iter().filter(|(other, _)| *other == name);
             known.specs = asked.map(|(_, spec)| spec.clone()).collect();
@@ -411,18 +365,17 @@ fn resolve_topics(log: &Log, model: &mut Model) {
         }
         let known = model.topics.get_mut(&id).expect("it was just added");
         assert_eq!(known.name, topic.name());
+        let name = &known.name;
         assert!(
             known.exists != Existence::No,
-            "{} ({id:?}) was deleted and is back",
-            known.name
+            "{name} ({id:?}) was deleted and is back"
         );
         known.exists = Existence::Yes;
         let spec = topic.spec();
+        let specs = &known.specs;
         assert!(
-            known.specs.contains(&spec),
-            "{} is {spec:?}, expected one of {:?}",
-            known.name,
-            known.specs
+            specs.contains(&spec),
+            "{name} is {spec:?}, expected one of {specs:?}"
         );
         known.specs = vec![(*spec).clone()];
         assert_eq!(topic.partition_count(), spec.partitions);
@@ -432,10 +385,10 @@ fn resolve_topics(log: &Log, model: &mut Model) {
     }
     for (id, known) in &mut model.topics {
         if !topics.iter().any(|topic| topic.id() == *id) {
+            let name = &known.name;
             assert!(
                 known.exists != Existence::Yes,
-                "the topic {} ({id:?}) is lost",
-                known.name
+                "the topic {name} ({id:?}) is lost"
             );
             known.exists = Existence::No;
         }
