@@ -1,6 +1,7 @@
 //! The answers of the HTTP API that more than one command reads.
 //!
 //! Members that a command does not need are left out, so an answer may grow without breaking an older client.
+//! Every request returns the [`Failure`] of its (last) answer.
 
 use std::time::Duration;
 
@@ -15,17 +16,14 @@ use super::signal::Interrupt;
 /// A topic as `GET /v1/topics/{topic}` describes it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Topic {
-    /// Its name.
     pub(crate) name: String,
     /// Its identity, which no other topic ever has, a later one of the same name neither.
     #[serde(default)]
     pub(crate) id: String,
-    /// How many partitions it has.
     pub(crate) partition_count: u32,
     /// Each of them; lists of topics may leave them out.
     #[serde(default)]
     pub(crate) partitions: Vec<Partition>,
-    /// Its settings.
     #[serde(default)]
     pub(crate) config: Value,
 }
@@ -33,26 +31,17 @@ pub(crate) struct Topic {
 /// A partition of a [`Topic`].
 #[derive(Debug, Deserialize)]
 pub(crate) struct Partition {
-    /// Its number.
     pub(crate) partition: u32,
     /// The first offset that can be read.
     pub(crate) log_start_offset: u64,
     /// The offset after the last one that can be read.
     pub(crate) end_offset: u64,
     /// Bytes on disk; none where damage keeps them from being told.
-    #[serde(default)]
     pub(crate) size_bytes: Option<u64>,
-    /// Segments on disk.
-    #[serde(default)]
     pub(crate) segments: Option<u64>,
-    /// Timestamp of the first record.
-    #[serde(default)]
     pub(crate) first_timestamp: Option<i64>,
-    /// Timestamp of the last record.
-    #[serde(default)]
     pub(crate) last_timestamp: Option<i64>,
     /// The first offset of damage that was met.
-    #[serde(default)]
     pub(crate) damaged_offset: Option<u64>,
 }
 
@@ -67,9 +56,6 @@ impl Topic {
 
     /// The same, waiting for a server that goes away or restarts just then. One that is not there at all is more likely
     /// mistyped, and not waited for.
-    ///
-    /// # Errors
-    /// [`Failure`].
     pub(crate) fn describe_patiently(
         client: &Client,
         name: &str,
@@ -109,9 +95,6 @@ impl Topic {
 
 /// Asks until there is an answer or a failure that does not pass, for [`PATIENCE`]. A server that was never there
 /// (`is_known` false) is more likely mistyped than away, and not waited for.
-///
-/// # Errors
-/// The last [`Failure`].
 pub(crate) fn patiently<T>(
     interrupt: &Interrupt,
     is_known: bool,
@@ -173,9 +156,6 @@ pub(crate) fn group_route(group: &str, rest: &[&str]) -> Route {
 }
 
 /// All items of a list that answers `next` when there is more, as they were answered.
-///
-/// # Errors
-/// [`Failure`].
 pub(crate) fn list(client: &Client, route: &Route, member: &str) -> Result<Vec<Value>, Failure> {
     let mut items = Vec::new();
     let mut after: Option<String> = None;
@@ -199,26 +179,19 @@ pub(crate) fn list(client: &Client, route: &Route, member: &str) -> Result<Vec<V
 /// Committed offsets of a group.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Committed {
-    /// One entry a partition.
     pub(crate) offsets: Vec<CommittedOffset>,
 }
 
 /// One committed offset.
 #[derive(Debug, Deserialize)]
 pub(crate) struct CommittedOffset {
-    /// Its topic.
     pub(crate) topic: String,
-    /// Its partition.
     pub(crate) partition: u32,
-    /// The next offset to read.
     pub(crate) offset: u64,
 }
 
 impl Committed {
     /// Asks for a group's offsets; a group that does not exist has none.
-    ///
-    /// # Errors
-    /// [`Failure`].
     pub(crate) fn of(client: &Client, group: &str) -> Result<Self, Failure> {
         match client.get(&group_route(group, &["offsets"])) {
             Err(failure) if failure.code() == Some("unknown-group") => Ok(Self { offsets: Vec::new() }),

@@ -1,4 +1,6 @@
 //! The HTTP client of every command: one blocking connection pool.
+//!
+//! Every request returns a [`Failure`] if it has no answer, or another one than a success.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -32,11 +34,8 @@ pub(crate) struct Client {
 /// An answer that is not a problem.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// Its status, a success.
     pub(crate) status: StatusCode,
-    /// Its headers.
     pub(crate) headers: HeaderMap,
-    /// Its body.
     pub(crate) body: Vec<u8>,
 }
 
@@ -89,27 +88,18 @@ impl Client {
     }
 
     /// Reads JSON.
-    ///
-    /// # Errors
-    /// [`Failure`].
     pub(crate) fn get<T: DeserializeOwned>(&self, route: &Route) -> Result<T, Failure> {
         let answer = self.read(route, "application/json", Duration::ZERO)?;
         self.parse(&answer.body)
     }
 
     /// Reads a body of the given type, from a server that may hold its answer back for `wait`.
-    ///
-    /// # Errors
-    /// [`Failure`].
     pub(crate) fn read(&self, route: &Route, accept: &str, wait: Duration) -> Result<Answer, Failure> {
         let silence = Some(READ_TIMEOUT + wait);
         self.answer(self.run(&Method::GET, route, &[("accept", accept)], (), silence, silence)?)
     }
 
     /// Sends JSON, or nothing, and reads the JSON answer (`null` for an empty one).
-    ///
-    /// # Errors
-    /// [`Failure`].
     pub(crate) fn send(
         &self,
         method: &Method,
@@ -120,9 +110,6 @@ impl Client {
     }
 
     /// The same, with the status of the answer.
-    ///
-    /// # Errors
-    /// [`Failure`].
     pub(crate) fn send_for_status(
         &self,
         method: &Method,
@@ -165,9 +152,6 @@ impl Client {
 
     /// Opens a stream of Server-Sent Events, after the event `last` if there was one; none if nothing comes after it. A
     /// silence in it that is longer than any of the server's is an error of the reader.
-    ///
-    /// # Errors
-    /// [`Failure`].
     pub(crate) fn open(
         &self,
         route: &Route,

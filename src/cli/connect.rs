@@ -41,7 +41,6 @@ pub(crate) struct Connect {
 #[serde(deny_unknown_fields)]
 struct Named {
     server: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<String>,
 }
 
@@ -50,7 +49,6 @@ struct Named {
 #[serde(deny_unknown_fields)]
 struct Contexts {
     /// The context of commands that name no server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     current: Option<String>,
     #[serde(default)]
     contexts: BTreeMap<String, Named>,

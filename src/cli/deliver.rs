@@ -21,7 +21,6 @@ const MARGIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Delivery<'a> {
     pub(crate) client: &'a Client,
-    /// The path.
     pub(crate) route: Route,
     /// The prefix of the requests' keys; request 1 has the key `{key}-1`.
     pub(crate) key: String,
@@ -38,7 +37,6 @@ pub(crate) struct Delivery<'a> {
 /// A request without the hoped-for answer.
 #[derive(Debug)]
 pub(crate) struct Undelivered {
-    /// The reason.
     pub(crate) failure: Failure,
     /// Since when the request may have stored something; none if it certainly has not.
     pub(crate) doubt: Option<SystemTime>,

@@ -18,38 +18,21 @@ pub(crate) enum Failure {
     Problem(Box<Problem>),
     /// No connection: the server has seen nothing of the request.
     #[error("cannot reach {server}: {reason}")]
-    NotSent {
-        /// The address that was tried.
-        server: String,
-        /// Why not.
-        reason: String,
-    },
+    NotSent { server: String, reason: String },
     /// The connection broke or went silent: the request may or may not have been carried out.
     #[error("the connection to {server} broke: {reason}")]
-    Lost {
-        /// The address.
-        server: String,
-        /// How it broke.
-        reason: String,
-    },
+    Lost { server: String, reason: String },
     /// A failure in words that are not quipu's: of a proxy before it, or of something else at that address.
     #[error("{}", foreign(.server, *.status))]
     Status {
-        /// The address.
         server: String,
-        /// The status.
         status: StatusCode,
         /// How long to wait before the next attempt, if that was said.
         retry_after: Option<Duration>,
     },
     /// An answer that quipu would not give: there is something else at that address.
     #[error("{server} does not answer as quipu does: {reason}")]
-    Unexpected {
-        /// The address.
-        server: String,
-        /// What was found.
-        reason: String,
-    },
+    Unexpected { server: String, reason: String },
 }
 
 impl Failure {
@@ -126,9 +109,7 @@ fn foreign(server: &str, status: StatusCode) -> String {
 /// An `application/problem+json` answer.
 #[derive(Debug)]
 pub(crate) struct Problem {
-    /// Its `code`.
     pub(crate) code: String,
-    /// All of its members.
     pub(crate) members: Map<String, Value>,
     /// How long the server asks to wait before the next attempt.
     pub(crate) retry_after: Option<Duration>,

@@ -32,20 +32,13 @@ pub(crate) struct SeekTo {
     dry_run: bool,
 }
 
-/// A partition whose offset moves; offsets are none where nothing is committed.
-struct Move {
-    topic: String,
-    partition: u64,
-    old: Option<u64>,
-    new: Option<u64>,
-}
-
-fn show(moves: impl Iterator<Item = Move>, dry_run: bool) -> anyhow::Result<()> {
-    Table::of(moves)
-        .text("TOPIC", |row| row.topic.clone())
-        .number("PARTITION", |row| row.partition)
-        .number("OLD", |row| count_of(row.old))
-        .number("NEW", |row| count_of(row.new))
+/// Shows rows with `topic`, `partition`, `old_offset` and `new_offset`; an offset is none where nothing is committed.
+fn show(rows: &Value, dry_run: bool) -> anyhow::Result<()> {
+    Table::of(rows.as_array().into_iter().flatten())
+        .text("TOPIC", |row| row["topic"].as_str().unwrap_or("-").to_owned())
+        .number("PARTITION", |row| count_of(row["partition"].as_u64()))
+        .number("OLD", |row| count_of(row["old_offset"].as_u64()))
+        .number("NEW", |row| count_of(row["new_offset"].as_u64()))
         .print(&["OLD"])?;
     if dry_run {
         output::line("nothing was changed (--dry-run)")?;
@@ -57,18 +50,10 @@ fn show(moves: impl Iterator<Item = Move>, dry_run: bool) -> anyhow::Result<()> 
 pub(crate) fn reset(client: &Client, group: &str, body: &Value, is_json: bool) -> anyhow::Result<()> {
     let route = group_route(group, &["offsets", "reset"]);
     let answer = client.send(&Method::POST, &route, Some(body))?;
-    if is_json {
-        return Ok(output::json(&answer)?);
+    match is_json {
+        true => Ok(output::json(&answer)?),
+        false => show(&answer["offsets"], body["dry_run"] == true),
     }
-    let topic = body["topic"].as_str().unwrap_or_default();
-    let rows = answer["offsets"].as_array().into_iter().flatten();
-    let moves = rows.map(|row| Move {
-        topic: row["topic"].as_str().unwrap_or(topic).to_owned(),
-        partition: row["partition"].as_u64().unwrap_or_default(),
-        old: row["old_offset"].as_u64(),
-        new: row["new_offset"].as_u64(),
-    });
-    show(moves, body["dry_run"] == true)
 }
 
 /// Commits for a group the offsets of another, or of a file.
@@ -93,26 +78,18 @@ pub(crate) fn seek(client: &Client, group: &str, seek: &SeekTo, is_json: bool) -
         .map(|row| ((&*row.topic, row.partition), row.offset))
         .collect();
     let old = |row: &CommittedOffset| before.get(&(&*row.topic, row.partition)).copied();
-    let body = json!({"offsets": offsets.iter().map(|row| {
-        json!({"topic": row.topic, "partition": row.partition, "offset": row.offset})
-    }).collect::<Vec<_>>()});
+    let commit =
+        |row: &CommittedOffset| json!({"topic": row.topic, "partition": row.partition, "offset": row.offset});
+    let moved = |row: &CommittedOffset| json!({"topic": row.topic, "partition": row.partition, "old_offset": old(row), "new_offset": row.offset});
     if !seek.dry_run {
+        let body = json!({"offsets": offsets.iter().map(commit).collect::<Vec<_>>()});
         client.send(&Method::PUT, &group_route(group, &["offsets"]), Some(&body))?;
     }
-    if is_json {
-        let rows = offsets.iter().map(|row| {
-            json!({"topic": row.topic, "partition": row.partition, "old_offset": old(row), "new_offset": row.offset})
-        });
-        let answer = json!({"dry_run": seek.dry_run, "offsets": rows.collect::<Vec<_>>()});
-        return Ok(output::json(&answer)?);
+    let rows = Value::from(offsets.iter().map(moved).collect::<Vec<_>>());
+    match is_json {
+        true => Ok(output::json(&json!({"dry_run": seek.dry_run, "offsets": rows}))?),
+        false => show(&rows, seek.dry_run),
     }
-    let moves = offsets.iter().map(|row| Move {
-        topic: row.topic.clone(),
-        partition: row.partition.into(),
-        old: old(row),
-        new: Some(row.offset),
-    });
-    show(moves, seek.dry_run)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<CommittedOffset>> {

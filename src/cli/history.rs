@@ -37,9 +37,7 @@ pub(crate) struct Partition {
 /// The records of one fetch.
 #[derive(Debug)]
 pub(crate) struct Chunk {
-    /// Their topic.
     pub(crate) topic: String,
-    /// Their partition.
     pub(crate) partition: u32,
     /// One record a line, each with its line break; empty if there are none (yet).
     pub(crate) lines: Vec<u8>,
@@ -232,11 +230,9 @@ pub(crate) fn explain(mut problem: Problem, topic: &str, place: Option<(u32, u64
 #[derive(Debug, Deserialize)]
 pub(crate) struct Head<'a> {
     /// Its topic, if records come from several.
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     pub(crate) topic: Option<std::borrow::Cow<'a, str>>,
-    /// Its offset.
     pub(crate) offset: u64,
-    /// Its partition.
     #[serde(default)]
     pub(crate) partition: u32,
     /// Its timestamp, milliseconds since the Unix epoch.

@@ -29,7 +29,6 @@ const SIGNAL: Duration = Duration::from_millis(100);
 pub(crate) struct Block {
     /// The lines, each with its line break.
     pub(crate) bytes: Vec<u8>,
-    /// How many they are.
     pub(crate) lines: u64,
     /// How far in the file this was read, before decompression.
     pub(crate) position: u64,
@@ -40,7 +39,6 @@ pub(crate) struct Block {
 pub(crate) struct BadInput {
     /// The line, from 1.
     pub(crate) line: u64,
-    /// What is wrong with it.
     pub(crate) reason: String,
 }
 

@@ -1,5 +1,7 @@
 //! What commands print: tables and JSON on standard output, notes on standard error, and numbers that people can read.
 //!
+//! Every function that prints returns an error if standard output is closed or full.
+//!
 //! Nothing here panics when a stream is closed: a closed standard output is an [`io::Error`] that ends the command
 //! quietly, and a closed standard error has nobody left to tell. Colours and lines are for terminals only, and
 //! `NO_COLOR` is honoured.
@@ -39,9 +41,6 @@ impl Output {
 }
 
 /// Prints one line.
-///
-/// # Errors
-/// Standard output is closed or full.
 pub(crate) fn line(text: impl fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(named)
@@ -53,9 +52,6 @@ pub(crate) fn named(error: io::Error) -> io::Error {
 }
 
 /// Prints JSON: on one line, indented on a terminal.
-///
-/// # Errors
-/// Standard output is closed or full.
 pub(crate) fn json(value: &Value) -> io::Result<()> {
     if io::stdout().is_terminal() {
         line(format_args!("{value:#}"))
@@ -65,9 +61,6 @@ pub(crate) fn json(value: &Value) -> io::Result<()> {
 }
 
 /// Prints what a command changed: the answer for programs, a sentence for people.
-///
-/// # Errors
-/// Standard output is closed or full.
 pub(crate) fn done(answer: &Value, text: &str, is_json: bool) -> anyhow::Result<()> {
     if is_json {
         json(answer)?
@@ -176,9 +169,6 @@ impl<R> Table<R> {
     }
 
     /// Prints it. If the terminal is too narrow, columns of `spare` are left out, one after the other.
-    ///
-    /// # Errors
-    /// Standard output is closed or full.
     pub(crate) fn print(self, spare: &[&str]) -> anyhow::Result<()> {
         Ok(line(self.to_text(spare))?)
     }

@@ -3,6 +3,7 @@
 //! A place is `earliest`, `latest`, `offset:N` or a time. A time is RFC 3339, a date or a date with hours and minutes (in
 //! UTC), an age (`-10m`, `-1h30m`, `-2d`), `now`, or milliseconds since the Unix epoch. A short number could be an offset
 //! as well as a time, so it is refused wherever both are possible.
+//! The error of a parser says what would have been right.
 
 use std::time::SystemTime;
 
@@ -23,15 +24,11 @@ pub(crate) enum Position {
     Latest,
     /// The first record at or after that time.
     Time(TimestampMs),
-    /// That offset.
     Offset(u64),
 }
 
 impl Position {
     /// What `--from` takes.
-    ///
-    /// # Errors
-    /// What would have been right.
     pub(crate) fn parse_from(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             _ if text == "earliest" => Ok(Self::Earliest),
@@ -50,9 +47,6 @@ impl Position {
     }
 
     /// What `--until` takes: as `--from`, but a history that ends at its start is a mistake.
-    ///
-    /// # Errors
-    /// What would have been right.
     pub(crate) fn parse_until(text: &str) -> Result<Self, String> {
         match Self::parse_from(text)? {
             Self::Earliest => Err("nothing lies before `earliest`".to_owned()),
@@ -82,16 +76,12 @@ impl Position {
 /// An answer of `GET …/offsets?at=`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct At {
-    /// The offset.
     pub(crate) offset: u64,
     /// The timestamp of the record there; none at the end.
     pub(crate) timestamp: Option<i64>,
 }
 
 /// Asks for the first record at or after `time`.
-///
-/// # Errors
-/// [`Failure`].
 pub(crate) fn at(client: &Client, topic: &str, partition: u32, time: TimestampMs) -> Result<At, Failure> {
     let number = partition.to_string();
     let route = Route::new(&["v1", "topics", topic, "partitions", &number, "offsets"]);
@@ -101,7 +91,6 @@ pub(crate) fn at(client: &Client, topic: &str, partition: u32, time: TimestampMs
 /// Where `group reset` puts a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResetTo {
-    /// A place.
     Position(Position),
     /// So many records on (or back, if negative) from what is committed.
     Shift(i64),
@@ -109,9 +98,6 @@ pub(crate) enum ResetTo {
 
 impl ResetTo {
     /// What `--to` takes.
-    ///
-    /// # Errors
-    /// What would have been right.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if let Some(records) = text.strip_prefix("shift:") {
             let wrong = format!("shift:{records} is not a number of records, as shift:-100 is");
@@ -146,9 +132,6 @@ fn parse_millis(text: &str) -> Option<TimestampMs> {
 }
 
 /// A time, see the module; a number is milliseconds since the Unix epoch.
-///
-/// # Errors
-/// What would have been right.
 pub(crate) fn parse_time(text: &str) -> Result<TimestampMs, String> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     parse_time_at(text, now.map_or(0, |now| now.as_millis() as i64))

@@ -36,12 +36,10 @@ pub(crate) const MOST_PARTITIONS: usize = 256;
 pub(crate) struct Records {
     /// One record a line, each with its line break.
     pub(crate) lines: Vec<u8>,
-    /// The number of records.
     pub(crate) count: u64,
 }
 
 impl Records {
-    /// The lines.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.lines.split_inclusive(|byte| *byte == b'\n')
     }

@@ -26,12 +26,8 @@ pub(crate) enum Action {
     Create {
         #[command(flatten)]
         name: Name,
-        /// Number of partitions
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        partitions: Option<u32>,
-        /// A setting, as retention_ms=7d or segment_bytes=64MiB; may be repeated
-        #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
-        config: Vec<(String, Value)>,
+        #[command(flatten)]
+        changes: Changes,
     },
     /// Lists all topics
     #[command(after_help = "Examples:\n  quipu topic list")]
@@ -44,12 +40,8 @@ pub(crate) enum Action {
     Alter {
         #[command(flatten)]
         name: Name,
-        /// New number of partitions, not lower than now
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        partitions: Option<u32>,
-        /// A setting, as retention_ms=7d or segment_bytes=64MiB; may be repeated
-        #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
-        config: Vec<(String, Value)>,
+        #[command(flatten)]
+        changes: Changes,
         /// A setting that goes back to its default; may be repeated
         #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
         unset: Vec<String>,
@@ -67,19 +59,7 @@ pub(crate) enum Action {
     },
     /// Deletes the oldest records: moves the log start up
     #[command(after_help = "Examples:\n  quipu topic trim orders --before -30d --dry-run")]
-    Trim {
-        #[command(flatten)]
-        name: Name,
-        /// The first record that stays: offset:N, a time (2013-07-01T12:00, a date, -30d) or `latest`
-        #[arg(long, value_name = "WHERE", value_parser = Position::parse_until, allow_hyphen_values = true)]
-        before: Position,
-        /// Trim only this partition; may be repeated [default: all]
-        #[arg(long, value_name = "P")]
-        partition: Vec<u32>,
-        /// Only say what would be deleted
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Trim(Trim),
     /// Deletes a topic, its records and the offsets that groups have in it
     #[command(after_help = "Examples:\n  quipu topic delete orders")]
     Delete(Name),
@@ -92,16 +72,37 @@ pub(crate) struct Name {
     topic: String,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Changes {
+    /// Number of partitions; a topic that exists can only get more
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    partitions: Option<u32>,
+    /// A setting, as retention_ms=7d or segment_bytes=64MiB; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    config: Vec<(String, Value)>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Trim {
+    #[command(flatten)]
+    name: Name,
+    /// The first record that stays: offset:N, a time (2013-07-01T12:00, a date, -30d) or `latest`
+    #[arg(long, value_name = "WHERE", value_parser = Position::parse_until, allow_hyphen_values = true)]
+    before: Position,
+    /// Trim only this partition; may be repeated [default: all]
+    #[arg(long, value_name = "P")]
+    partition: Vec<u32>,
+    /// Only say what would be deleted
+    #[arg(long)]
+    dry_run: bool,
+}
+
 /// Runs `quipu topic`.
 pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
     let client = connect.client()?;
     match action {
-        Action::Create {
-            name,
-            partitions,
-            config,
-        } => {
-            let body = changes(partitions, config, Vec::new())?;
+        Action::Create { name, changes } => {
+            let body = changes.body(Vec::new())?;
             let route = topic_route(&name.topic);
             let (status, answer) = client.send_for_status(&Method::PUT, &route, Some(&body.into()))?;
             let with = match answer.get("partition_count").and_then(Value::as_u64) {
@@ -117,13 +118,8 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
         }
         Action::List => list(&client, is_json),
         Action::Describe(name) => describe(&client, &name.topic, is_json),
-        Action::Alter {
-            name,
-            partitions,
-            config,
-            unset,
-        } => {
-            let body = changes(partitions, config, unset)?;
+        Action::Alter { name, changes, unset } => {
+            let body = changes.body(unset)?;
             if body.is_empty() {
                 return Err(Usage::of(
                     "nothing to change: give --partitions, --config or --unset",
@@ -134,12 +130,7 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
         }
         Action::Damage(name) => damage::list(&client, &name.topic, is_json),
         Action::Skip { name, range } => damage::skip(&client, &name.topic, range, is_json),
-        Action::Trim {
-            name,
-            before,
-            partition,
-            dry_run,
-        } => trim(&client, &name.topic, before, &partition, dry_run, is_json),
+        Action::Trim(trim) => trim.run(&client, is_json),
         Action::Delete(name) => {
             client.send(&Method::DELETE, &topic_route(&name.topic), None)?;
             let answer = json!({"deleted": name.topic});
@@ -148,47 +139,43 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
     }
 }
 
-/// Trims partitions, and says what goes or went.
-fn trim(
-    client: &Client,
-    name: &str,
-    before: Position,
-    partitions: &[u32],
-    dry_run: bool,
-    is_json: bool,
-) -> anyhow::Result<()> {
-    let topic = Topic::describe(client, name)?;
-    // All are looked up before the first one is trimmed: a place that is wrong for one changes none.
-    let mut moves = Vec::new();
-    for partition in topic.choose(partitions)? {
-        let to = before.resolve(client, name, partition)?;
-        moves.push((partition, to.max(partition.log_start_offset)));
-    }
-    let mut answers = Vec::new();
-    for (partition, to) in &moves {
-        let (number, from) = (partition.partition, partition.log_start_offset);
-        if !dry_run && *to > from {
-            let route = partition_route(name, number, &["records"]).with("before", to);
-            client.send(&Method::DELETE, &route, None)?;
+impl Trim {
+    /// Trims partitions, and says what goes or went.
+    fn run(&self, client: &Client, is_json: bool) -> anyhow::Result<()> {
+        let name = &self.name.topic;
+        let topic = Topic::describe(client, name)?;
+        // All are looked up before the first one is trimmed: a place that is wrong for one changes none.
+        let mut moves = Vec::new();
+        for partition in topic.choose(&self.partition)? {
+            let to = self.before.resolve(client, name, partition)?;
+            let from = partition.log_start_offset;
+            moves.push((partition.partition, from, to.max(from)));
         }
-        answers.push(json!({"partition": number, "old_log_start_offset": from, "log_start_offset": to, "records": to - from}));
+        for (partition, from, to) in &moves {
+            if !self.dry_run && to > from {
+                let route = partition_route(name, *partition, &["records"]).with("before", to);
+                client.send(&Method::DELETE, &route, None)?;
+            }
+        }
+        if is_json {
+            let rows = moves.iter().map(|(partition, from, to)| {
+                json!({"partition": partition, "old_log_start_offset": from, "log_start_offset": to, "records": to - from})
+            });
+            let rows: Vec<Value> = rows.collect();
+            let answer = json!({"topic": name, "dry_run": self.dry_run, "partitions": rows});
+            return Ok(output::json(&answer)?);
+        }
+        Table::of(moves)
+            .number("PARTITION", |(partition, ..)| *partition)
+            .number("OLD START", |(_, from, _)| *from)
+            .number("NEW START", |(.., to)| *to)
+            .number("DELETED", |(_, from, to)| count(to - from))
+            .print(&["OLD START"])?;
+        if self.dry_run {
+            output::line("nothing was deleted (--dry-run)")?;
+        }
+        Ok(())
     }
-    if is_json {
-        let answer = json!({"topic": name, "dry_run": dry_run, "partitions": answers});
-        return Ok(output::json(&answer)?);
-    }
-    Table::of(moves)
-        .number("PARTITION", |(partition, _)| partition.partition)
-        .number("OLD START", |(partition, _)| partition.log_start_offset)
-        .number("NEW START", |(_, to)| *to)
-        .number("DELETED", |(partition, to)| {
-            count(to - partition.log_start_offset)
-        })
-        .print(&["OLD START"])?;
-    if dry_run {
-        output::line("nothing was deleted (--dry-run)")?;
-    }
-    Ok(())
 }
 
 /// `retention_ms=1000`: a value is JSON if it is a number, `true`, `false` or `null`, and a word otherwise. Milliseconds
@@ -214,25 +201,23 @@ fn parse_setting(text: &str) -> Result<(String, Value), String> {
     Ok((key.to_owned(), value))
 }
 
-/// The body of a request that makes or changes a topic; a setting that goes back to its default is null.
-fn changes(
-    partitions: Option<u32>,
-    config: Vec<(String, Value)>,
-    unset: Vec<String>,
-) -> Result<Map<String, Value>, Usage> {
-    let mut settings = Map::new();
-    let unset = unset.into_iter().map(|key| (key, Value::Null));
-    for (key, value) in config.into_iter().chain(unset) {
-        if settings.insert(key.clone(), value).is_some() {
-            return Err(Usage(format!("the setting {key} is given twice")));
+impl Changes {
+    /// The body of a request that makes or changes a topic; a setting that goes back to its default is null.
+    fn body(self, unset: Vec<String>) -> Result<Map<String, Value>, Usage> {
+        let mut settings = Map::new();
+        let unset = unset.into_iter().map(|key| (key, Value::Null));
+        for (key, value) in self.config.into_iter().chain(unset) {
+            if settings.insert(key.clone(), value).is_some() {
+                return Err(Usage(format!("the setting {key} is given twice")));
+            }
         }
+        let partitions = self.partitions.map(Value::from);
+        let settings = Some(Value::from(settings)).filter(|settings| *settings != json!({}));
+        let members = [("partitions", partitions), ("config", settings)].into_iter();
+        Ok(members
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect())
     }
-    let mut body = Map::new();
-    body.extend(partitions.map(|partitions| ("partitions".to_owned(), partitions.into())));
-    if !settings.is_empty() {
-        body.insert("config".to_owned(), settings.into());
-    }
-    Ok(body)
 }
 
 fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
@@ -335,8 +320,8 @@ mod tests {
 
     #[test]
     fn a_setting_is_given_once() {
-        let ack = || "ack".to_owned();
-        let twice = changes(None, vec![(ack(), json!("written"))], vec![ack()]);
+        let (partitions, config) = (None, vec![("ack".to_owned(), json!("written"))]);
+        let twice = Changes { partitions, config }.body(vec!["ack".to_owned()]);
         assert!(twice.is_err());
     }
 }

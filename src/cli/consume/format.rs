@@ -13,21 +13,19 @@ use crate::cli::output::time_ms;
 /// A record's line, its value and headers as they were sent.
 #[derive(Debug, Deserialize)]
 pub(super) struct Record<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     topic: Option<Cow<'a, str>>,
     partition: u32,
-    /// Its offset.
     pub(super) offset: u64,
     timestamp: i64,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     key: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     key_base64: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     value: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     value_base64: Option<Cow<'a, str>>,
-    #[serde(default)]
     headers: Option<serde_json::Map<String, Value>>,
 }
 

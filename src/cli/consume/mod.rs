@@ -90,9 +90,7 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
 
 /// What the reading threads send.
 enum Event {
-    /// Records of one partition.
     Chunk(Chunk),
-    /// Records of a stream.
     Records(Records),
     Failed(Failure),
 }

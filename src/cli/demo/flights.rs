@@ -3,6 +3,7 @@
 //! The key of an event is the aircraft's tail number. [`moved`] gives the events timestamps of the last days. [`Log`] finds
 //! them again among the records of a topic: an aircraft's events must come back in their order, and records that somebody
 //! else appended between them are no mistake.
+//! A bundle that holds something else than records is an error.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -30,9 +31,6 @@ pub(crate) const DAY_MS: i64 = 86_400_000;
 
 /// The events with their timestamps moved by whole days, so that the last one lies within the day before `now_ms`; or, if a
 /// topic has them already, to where its first record is. Values stay as they are.
-///
-/// # Errors
-/// The bundle has something else than records.
 pub(crate) fn moved(bundle: &[u8], stored_first: Option<i64>, now_ms: i64) -> anyhow::Result<Vec<u8>> {
     let lines = || bundle.split_inclusive(|byte| *byte == b'\n');
     let (Some(first), Some(last)) = (lines().next(), lines().next_back()) else {
@@ -58,9 +56,6 @@ pub(crate) fn moved(bundle: &[u8], stored_first: Option<i64>, now_ms: i64) -> an
 }
 
 /// The first moment of the bundle's fifth day.
-///
-/// # Errors
-/// The bundle has something else than records.
 pub(crate) fn fifth_day(bundle: &[u8]) -> anyhow::Result<i64> {
     let line = bundle.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let first = serde_json::from_slice::<Event<'_>>(line)?.timestamp;
@@ -95,9 +90,6 @@ struct Track<'a> {
 
 impl<'a> Log<'a> {
     /// The events of `bundle`, none of them found yet.
-    ///
-    /// # Errors
-    /// The bundle holds something else than records.
     pub(crate) fn expect(bundle: &'a [u8]) -> anyhow::Result<Self> {
         let mut aircraft: HashMap<String, Track<'a>> = HashMap::new();
         for line in bundle.split_inclusive(|byte| *byte == b'\n') {

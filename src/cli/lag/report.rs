@@ -12,9 +12,7 @@ use crate::cli::output::{self, Table, Tone, brief_ms, bytes, count, records, spa
 /// What is asked for: one group's partitions, or all groups.
 #[derive(Clone, Debug)]
 pub(crate) enum Subject {
-    /// The partitions of a group.
     Group(String),
-    /// Every group.
     All,
 }
 
@@ -42,10 +40,8 @@ struct TopicLag {
 #[derive(Clone, Debug, Deserialize)]
 struct PartitionLag {
     partition: u32,
-    #[serde(default)]
     committed_offset: Option<u64>,
     end_offset: u64,
-    #[serde(default)]
     member_id: Option<String>,
     #[serde(flatten)]
     total: Total,
@@ -59,15 +55,10 @@ struct Total {
     lag_ms: u64,
     #[serde(default)]
     lag_bytes: u64,
-    #[serde(default)]
     consume_rate: Option<f64>,
-    #[serde(default)]
     produce_rate: Option<f64>,
-    #[serde(default)]
     drain_ms: Option<u64>,
-    #[serde(default)]
     expires_ms: Option<u64>,
-    #[serde(default)]
     status: Option<String>,
 }
 

@@ -30,7 +30,6 @@ pub(super) struct Request {
     pub(super) bytes: Vec<u8>,
     /// The number of the first line, from 1.
     pub(super) first_line: u64,
-    /// The number of lines.
     pub(super) lines: u64,
     /// The position in the file after them, before decompression.
     pub(super) position: u64,
@@ -46,11 +45,9 @@ impl Request {
 /// The next part of the input.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Lines.
     Request(Request),
     /// An invalid line.
     Bad(BadInput),
-    /// The end.
     End,
     /// The user stopped it; no input that was taken is lost.
     Interrupted,

@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::files;
@@ -33,7 +34,6 @@ pub(super) struct State {
     pub(super) key: String,
     /// The server, for people: the topic's id identifies it.
     pub(super) server: String,
-    /// The topic's name.
     pub(super) topic: String,
     /// The file as it was when the load began.
     pub(super) source: Source,
@@ -62,9 +62,7 @@ pub(super) struct Source {
 pub(super) struct Done {
     /// Answered requests: the next one has the following number.
     pub(super) requests: u64,
-    /// Lines of the file.
     pub(super) lines: u64,
-    /// Records stored.
     pub(super) records: u64,
     /// CRC-32 of the sent lines: a file that has changed must still begin with them.
     pub(super) crc: u32,
@@ -132,32 +130,10 @@ impl State {
     }
 }
 
-/// Why a load cannot begin, or its state cannot be saved.
+/// Another process runs this load; in brackets which one, if it says so.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LoadError {
-    /// Another process runs it.
-    #[error("this load is running already{}", by(.0))]
-    Busy(Option<u32>),
-    /// The file is no state that this version reads.
-    #[error("{}: {reason}", path.display())]
-    Damaged {
-        /// The state's file.
-        path: PathBuf,
-        /// The fault.
-        reason: String,
-    },
-    /// The directory or the file cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        /// The error.
-        source: io::Error,
-    },
-}
-
-fn by(process: &Option<u32>) -> String {
-    process.map_or_else(String::new, |process| format!(" (process {process})"))
-}
+#[error("this load is running already{0}")]
+pub(super) struct Busy(String);
 
 /// The place of a load's state, locked.
 #[derive(Debug)]
@@ -177,84 +153,69 @@ impl Load {
     /// Locks the load of `source` into the topic with this id, and reads its saved state.
     ///
     /// # Errors
-    /// [`LoadError`]; after [`LoadError::Damaged`] the load is locked, and can start again with [`Load::forget`].
+    /// [`Busy`], or a directory that cannot be used. With an error of the state the load is locked all the same, and can start
+    /// again with [`Load::forget`].
     pub(super) fn open(
         directory: &Path,
         topic_id: &str,
         source: &Path,
-    ) -> Result<(Self, Result<Option<State>, LoadError>), LoadError> {
+    ) -> Result<(Self, Result<Option<State>>)> {
         let name = name(topic_id, source);
         let path = directory.join(format!("{name}.json"));
         let lock_path = directory.join(format!("{name}.lock"));
-        fs::create_dir_all(directory).map_err(|error| io_error(directory, error))?;
+        fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
         let _lock = lock(&lock_path)?;
         let load = Self {
             path,
             lock_path,
             _lock,
         };
-        let state = load.read(source);
+        let state = load.read(source).with_context(|| load.path.display().to_string());
         Ok((load, state))
     }
 
-    /// The state's file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Replaces the saved state. A crash leaves the old or the new one.
-    ///
-    /// # Errors
-    /// [`LoadError::Io`].
-    pub(super) fn save(&self, state: &State) -> Result<(), LoadError> {
-        let text = serde_json::to_string(state).map_err(io::Error::from);
-        let saved = text.and_then(|text| files::replace(&self.path, "new", text.as_bytes()));
-        saved.map_err(|error| io_error(&self.path, error))
+    pub(super) fn save(&self, state: &State) -> Result<()> {
+        let saved = files::replace(&self.path, "new", serde_json::to_string(state)?.as_bytes());
+        saved.with_context(|| self.path.display().to_string())
     }
 
     /// Removes the state: the load is done, stored nothing, or starts again.
-    ///
-    /// # Errors
-    /// [`LoadError::Io`].
-    pub(super) fn forget(&self) -> Result<(), LoadError> {
-        match fs::remove_file(&self.path) {
+    pub(super) fn forget(&self) -> Result<()> {
+        let removed = match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => File::open(self.path.parent().unwrap_or(&self.path)).and_then(|parent| parent.sync_all()),
-        }
-        .map_err(|error| io_error(&self.path, error))
+        };
+        removed.with_context(|| self.path.display().to_string())
     }
 
-    fn read(&self, source: &Path) -> Result<Option<State>, LoadError> {
+    fn read(&self, source: &Path) -> Result<Option<State>> {
         let mut text = String::new();
         match File::open(&self.path) {
-            Ok(file) => file.take(MAX_STATE_BYTES).read_to_string(&mut text),
+            Ok(file) => file.take(MAX_STATE_BYTES).read_to_string(&mut text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => Err(error),
+            Err(error) => return Err(error.into()),
+        };
+        let state = serde_json::from_str(&text).context("it does not say how far a load is")?;
+        let State {
+            version,
+            done,
+            source: Source { path, .. },
+            ..
+        } = &state;
+        let counts = [done.requests, done.lines, done.records, done.bytes];
+        if *version != VERSION {
+            bail!("it is of version {version}, this quipu reads {VERSION}");
         }
-        .map_err(|error| io_error(&self.path, error))?;
-        let path = || self.path.clone();
-        let damaged = |reason: String| LoadError::Damaged { path: path(), reason };
-        let state: State = serde_json::from_str(&text)
-            .map_err(|error| damaged(format!("it does not say how far a load is: {error}")))?;
-        if state.version != VERSION {
-            let version = state.version;
-            return Err(damaged(format!(
-                "it is of version {version}, this quipu reads {VERSION}"
-            )));
-        }
-        let Done {
-            requests,
-            lines,
-            records,
-            bytes,
-            crc: _,
-        } = state.done;
-        let counts = [requests, lines, records, bytes];
         if counts.iter().any(|count| *count >= MAX_COUNT) {
-            return Err(damaged("it counts more than any load has".to_owned()));
+            bail!("it counts more than any load has");
         }
-        if state.source.path != source {
-            return Err(damaged(format!("it is of {}", state.source.path.display())));
+        if path != source {
+            bail!("it is of {}", path.display());
         }
         Ok(Some(state))
     }
@@ -267,50 +228,45 @@ impl Drop for Load {
     }
 }
 
-fn lock(path: &Path) -> Result<File, LoadError> {
+fn lock(path: &Path) -> Result<File> {
     loop {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
-        let file = options.mode(0o600).open(path);
-        let mut file = file.map_err(|error| io_error(path, error))?;
+        let mut file = options
+            .mode(0o600)
+            .open(path)
+            .with_context(|| path.display().to_string())?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut process = String::new();
                 let _ = file.read_to_string(&mut process);
-                return Err(LoadError::Busy(process.trim().parse().ok()));
+                bail!(Busy(match process.trim() {
+                    "" => String::new(),
+                    process => format!(" (process {process})"),
+                }));
             }
-            Err(TryLockError::Error(error)) => return Err(io_error(path, error)),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(|| path.display().to_string()),
         }
-        let held = file.metadata().map_err(|error| io_error(path, error))?;
-        match fs::metadata(path) {
-            Ok(found) if (found.dev(), found.ino()) == (held.dev(), held.ino()) => {
-                // For people, in the message above.
-                let emptied = file.set_len(0);
-                let _ = emptied.and_then(|()| writeln!(file, "{}", std::process::id()));
-                return Ok(file);
-            }
-            // Its last holder has removed it since it was opened.
-            _ => {}
+        let held = file.metadata()?;
+        let found = fs::metadata(path);
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == (held.dev(), held.ino())) {
+            // For people, in the message above.
+            let emptied = file.set_len(0);
+            let _ = emptied.and_then(|()| writeln!(file, "{}", std::process::id()));
+            return Ok(file);
         }
+        // Its last holder has removed it since it was opened.
     }
-}
-
-fn io_error(path: &Path, source: io::Error) -> LoadError {
-    let path = path.to_owned();
-    LoadError::Io { path, source }
 }
 
 /// The name of a load's files: the topic's id, and the FNV-1a hash of the path, which no update may change.
 fn name(topic_id: &str, source: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    let hash = source
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+    let path = source.as_os_str().as_bytes();
+    let hash = path.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     let is_plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
     let topic: String = topic_id.chars().filter(is_plain).take(64).collect();
     format!("{topic}-{hash:016x}")
@@ -323,14 +279,8 @@ mod tests {
     use super::*;
 
     fn state(source: &Path) -> State {
-        let options = vec!["--raw".to_owned()];
-        State::new(
-            "k".to_owned(),
-            "http://s",
-            "t",
-            Source::of(source).unwrap(),
-            options,
-        )
+        let (source, options) = (Source::of(source).unwrap(), vec!["--raw".to_owned()]);
+        State::new("k".to_owned(), "http://s", "t", source, options)
     }
 
     fn place() -> (TempDir, PathBuf, PathBuf) {
@@ -373,10 +323,9 @@ mod tests {
     fn a_load_runs_once_at_a_time() {
         let (_dir, file, states) = place();
         let first = Load::open(&states, "d-1", &file).unwrap();
-        match Load::open(&states, "d-1", &file) {
-            Err(LoadError::Busy(process)) => assert_eq!(process, Some(std::process::id())),
-            other => panic!("{other:?}"),
-        }
+        let busy = Load::open(&states, "d-1", &file).unwrap_err();
+        let Busy(process) = busy.downcast_ref().unwrap();
+        assert_eq!(*process, format!(" (process {})", std::process::id()));
         drop(first);
         Load::open(&states, "d-1", &file).unwrap().1.unwrap();
     }
@@ -388,18 +337,10 @@ mod tests {
         let good = serde_json::to_string(&state(&file)).unwrap();
         let other = good.replace("/file", "/elsewhere");
         let endless = good.replace("\"lines\":0", &format!("\"lines\":{}", u64::MAX));
-        for text in [
-            "",
-            "{}",
-            "null",
-            &good[..good.len() - 1],
-            &good.replace(":1,", ":2,"),
-            &other,
-            &endless,
-        ] {
+        let (cut, newer) = (&good[..good.len() - 1], good.replace(":1,", ":2,"));
+        for text in ["", "{}", "null", cut, &newer, &other, &endless] {
             fs::write(load.path(), text).unwrap();
-            let read = load.read(&file);
-            assert!(matches!(read, Err(LoadError::Damaged { .. })), "{text}");
+            assert!(load.read(&file).is_err(), "{text}");
         }
         fs::write(load.path(), good).unwrap();
         assert!(load.read(&file).unwrap().is_some());

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use super::Args;
-use super::load::{self, Done, Load, LoadError, Source, State};
+use super::load::{self, Busy, Done, Load, Source, State};
 use crate::cli::api::Topic;
 use crate::cli::client::Client;
 use crate::cli::deliver::random_key;
@@ -13,9 +13,7 @@ use crate::cli::output::{note, records};
 
 /// The saved state of a file's load.
 pub(super) struct Memory {
-    /// Where it is saved.
     pub(super) load: Load,
-    /// The progress.
     pub(super) state: State,
     /// Whether the user knows that it cannot be saved.
     pub(super) troubled: bool,
@@ -63,11 +61,9 @@ impl Memory {
         };
         let (load, state) = match Load::open(&directory, &topic.id, &source.path) {
             Ok(opened) => opened,
-            Err(busy @ LoadError::Busy(_)) => {
-                bail!(
-                    "{busy}: {name} into topic {}; wait for its end, or stop it and run this again",
-                    args.topic
-                )
+            Err(busy) if busy.is::<Busy>() => {
+                let topic = &args.topic;
+                bail!("{busy}: {name} into topic {topic}; wait for its end, or stop it and run this again")
             }
             Err(error) => {
                 say_unknown(&error);
@@ -93,7 +89,7 @@ impl Memory {
                 return Ok(Some(Self::new(load, fresh)));
             }
             Err(error) => bail!(
-                "the saved progress of an earlier load of {name} cannot be read: {error}; --restart forgets it and starts again"
+                "the saved progress of an earlier load of {name} cannot be read: {error:#}; --restart forgets it and starts again"
             ),
             Ok(None) => return Ok(Some(Self::new(load, fresh))),
             Ok(Some(state)) => state,
@@ -134,6 +130,6 @@ impl Memory {
 /// Warns that the progress of the load will not be known.
 fn say_unknown(reason: &dyn std::fmt::Display) {
     note(format_args!(
-        "cannot save the progress of this load ({reason}): if it is interrupted, it cannot be continued"
+        "cannot save the progress of this load ({reason:#}): if it is interrupted, it cannot be continued"
     ));
 }

@@ -85,9 +85,7 @@ impl Ack {
 /// The answer to an NDJSON request.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Produced {
-    /// How many records were stored.
     pub(crate) records: u64,
-    /// Which partitions.
     #[serde(default)]
     pub(crate) partitions: Vec<Range>,
 }
