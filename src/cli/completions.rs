@@ -12,7 +12,6 @@ use super::client::{Client, Route};
 use super::connect::{self, Connect};
 use super::output;
 
-/// The argument of `quipu completions`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   source <(quipu completions bash)

@@ -160,7 +160,6 @@ pub(crate) const EXAMPLES: &str = "Examples:
   quipu context use prod
   quipu --context prod topic list";
 
-/// The subcommands of `quipu context`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Gives the server of --server, and its --token, a name
@@ -186,7 +185,6 @@ pub(crate) struct Name {
     name: String,
 }
 
-/// Runs `quipu context`.
 pub(crate) fn run(action: Action, connect: Connect, is_json: bool) -> anyhow::Result<()> {
     let mut contexts = Contexts::read()?;
     let (text, answer) = match action {

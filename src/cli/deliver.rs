@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::client::{Answer, Client, Failure, Route};
-use super::output::{brief_ms, millis, note};
+use super::output::{brief_ms, millis, say_once};
 use super::signal::Interrupt;
 
 /// How long a server that has answered before may be away or overloaded, for a command that does not follow.
@@ -107,8 +107,8 @@ impl<'a> Delivery<'a> {
             // Include the next wait: it must end before the key is forgotten.
             let is_late = doubt.is_some_and(|since| self.is_late(since, SystemTime::now() + wait));
             let goes_on = failure.passes() && !is_late && waited + wait <= patience;
-            if goes_on && !std::mem::replace(&mut self.troubled, true) {
-                note(format_args!("{failure}; trying again"));
+            if goes_on {
+                say_once(&mut self.troubled, format_args!("{failure}; trying again"));
             }
             if !goes_on || self.interrupt.wait(wait).is_some() {
                 return Err(Undelivered {

@@ -20,7 +20,6 @@ pub(crate) const EXAMPLES: &str = "Examples:
   quipu group seek billing-test --to-group billing
   quipu group redrive billing --topic orders.dlq";
 
-/// The subcommands of `quipu group`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Lists all groups
@@ -88,7 +87,6 @@ pub(crate) struct Name {
     group: String,
 }
 
-/// Runs `quipu group`.
 pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
     let client = connect.client()?;
     match action {

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::shape::Shape;
-use super::signal::Interrupt;
+use super::signal::{Interrupt, spawn};
 
 /// Longest record, as a line of NDJSON: a request has to hold it.
 pub(crate) const MAX_LINE_BYTES: usize = 16 << 20;
@@ -114,14 +114,12 @@ impl Input {
             is_typed,
             is_within_a_line: Arc::clone(&is_within_a_line),
         };
-        std::thread::Builder::new()
-            .name("input".to_owned())
-            .spawn(move || {
-                if let Err(Some(bad)) = lines.run(source, expected) {
-                    // The receiver may have stopped for a reason of its own; it then knows enough.
-                    let _ = lines.sender.send(Err(bad));
-                }
-            })?;
+        spawn("input", move || {
+            if let Err(Some(bad)) = lines.run(source, expected) {
+                // The receiver may have stopped for a reason of its own; it then knows enough.
+                let _ = lines.sender.send(Err(bad));
+            }
+        })?;
         Ok(Self {
             name,
             file_bytes,

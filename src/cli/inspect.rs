@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 
 use super::output::{self, time_ms};
 
-/// The argument of `quipu inspect`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quipu inspect quipu-data/topics/orders/0/00000000000000000000.log
@@ -19,7 +18,6 @@ pub(crate) struct Args {
     file: PathBuf,
 }
 
-/// Runs `quipu inspect`.
 pub(crate) fn run(args: Args, is_json: bool) -> anyhow::Result<()> {
     let file = args.file.display();
     if args.file.is_dir() {

@@ -53,21 +53,15 @@ pub(crate) fn named(error: io::Error) -> io::Error {
 
 /// Prints JSON: on one line, indented on a terminal.
 pub(crate) fn json(value: &Value) -> io::Result<()> {
-    if io::stdout().is_terminal() {
-        line(format_args!("{value:#}"))
-    } else {
-        line(value)
+    match io::stdout().is_terminal() {
+        true => line(format_args!("{value:#}")),
+        false => line(value),
     }
 }
 
 /// Prints what a command changed: the answer for programs, a sentence for people.
 pub(crate) fn done(answer: &Value, text: &str, is_json: bool) -> anyhow::Result<()> {
-    if is_json {
-        json(answer)?
-    } else {
-        line(text)?
-    }
-    Ok(())
+    Ok(if is_json { json(answer) } else { line(text) }?)
 }
 
 /// Tells the person at the terminal something that is no result.
@@ -75,11 +69,16 @@ pub(crate) fn note(text: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "quipu: {text}");
 }
 
+/// The same, unless it was said before; `said` remembers that.
+pub(crate) fn say_once(said: &mut bool, text: impl fmt::Display) {
+    if !std::mem::replace(said, true) {
+        note(text);
+    }
+}
+
 /// Whether standard output takes colours.
 pub(crate) fn colours() -> bool {
-    io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
+    can_redraw() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Whether standard output is a terminal that can be drawn over.
@@ -281,15 +280,7 @@ fn wrap(text: &str, width: usize) -> String {
 
 /// `20000` as `20,000`.
 pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    indicatif::HumanCount(number).to_string()
 }
 
 /// `1 record`, `20,000 records`.

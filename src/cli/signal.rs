@@ -40,17 +40,13 @@ impl Interrupt {
             Signals::listen()?
         };
         let watcher = interrupt.clone();
-        std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || runtime.block_on(watcher.run(signals)))?;
+        spawn("signals", move || runtime.block_on(watcher.run(signals)))?;
         let watcher = interrupt.clone();
-        std::thread::Builder::new()
-            .name("stdout".to_owned())
-            .spawn(move || {
-                if wait_until_unread().is_ok() {
-                    watcher.set(Stop::Unread);
-                }
-            })?;
+        spawn("stdout", move || {
+            if wait_until_unread().is_ok() {
+                watcher.set(Stop::Unread);
+            }
+        })?;
         Ok(interrupt)
     }
 
@@ -89,6 +85,12 @@ impl Interrupt {
         signals.next().await;
         std::process::exit(130);
     }
+}
+
+/// Starts a thread under a name.
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(run).map(drop)
 }
 
 /// The signals that ask a process to stop; from now on none of them ends it by itself.

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::output::named;
-use super::signal::{Interrupt, Stop};
+use super::signal::{Interrupt, Stop, spawn};
 
 /// How often the interrupt is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -40,7 +40,7 @@ impl Stdout {
                 }
             }
         };
-        std::thread::Builder::new().name("print".to_owned()).spawn(run)?;
+        spawn("print", run)?;
         Ok(Self {
             writes,
             written,

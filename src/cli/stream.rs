@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 use super::api::{self, Topic};
 use super::client::{Client, Failure, Problem, Route};
 use super::history::{explain, head, say_skipped, say_trimmed};
-use super::output::note;
-use super::signal::Interrupt;
+use super::output::say_once;
+use super::signal::{Interrupt, spawn};
 use super::sse::{Event, Parser};
 
 /// Bytes per read of a connection.
@@ -150,7 +150,7 @@ impl Stream {
                 }
             }
         };
-        std::thread::Builder::new().name("stream".to_owned()).spawn(run)?;
+        spawn("stream", run)?;
         Ok(receiver)
     }
 
@@ -242,9 +242,7 @@ impl Stream {
             return Err(failure);
         }
         self.is_resumed = true;
-        if !std::mem::replace(&mut self.troubled, true) {
-            note(format_args!("{failure}; trying again"));
-        }
+        say_once(&mut self.troubled, format_args!("{failure}; trying again"));
         let wait = failure.retry_after().unwrap_or(self.delay);
         if self.interrupt.wait(wait).is_some() {
             return Err(failure);

@@ -18,7 +18,6 @@ pub(crate) const EXAMPLES: &str = "Examples:
   quipu topic create orders --partitions 6 --config retention_ms=7d --config segment_bytes=64MiB
   quipu topic trim orders --before -30d --dry-run";
 
-/// The subcommands of `quipu topic`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Creates a topic; repeating it is harmless
@@ -97,7 +96,6 @@ pub(crate) struct Trim {
     dry_run: bool,
 }
 
-/// Runs `quipu topic`.
 pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
     let client = connect.client()?;
     match action {

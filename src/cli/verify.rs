@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 
 use super::output;
 
-/// The flags and argument of `quipu verify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quipu verify quipu-data

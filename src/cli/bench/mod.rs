@@ -26,7 +26,6 @@ pub(crate) const EXAMPLES: &str = "Examples:
   quipu bench fetch --records 1000000 --record-bytes 1kB
   quipu bench tail --rate 5000 --output json";
 
-/// The subcommands of `quipu bench`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Appends records; the latency is that of a request, until its records are durable
@@ -106,7 +105,6 @@ struct Sums {
     latencies: Histogram,
 }
 
-/// Runs `quipu bench`.
 pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
     let client = connect.client()?;
     let interrupt = Interrupt::watch()?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::api::{Committed, group_route, patiently};
 use crate::cli::client::{Client, Failure};
-use crate::cli::output::note;
+use crate::cli::output::{note, say_once};
 use crate::cli::signal::Interrupt;
 
 /// How often offsets are committed.
@@ -73,12 +73,8 @@ impl<'a> Commits<'a> {
                 Ok(())
             }
             Err(failure) if failure.may_pass() => {
-                if !std::mem::replace(&mut self.troubled, true) {
-                    note(format_args!(
-                        "cannot commit the offsets of group {}: {failure}; trying again",
-                        self.group
-                    ));
-                }
+                let text = format!("cannot commit the offsets of group {}: {failure}", self.group);
+                say_once(&mut self.troubled, format_args!("{text}; trying again"));
                 Ok(())
             }
             Err(failure) => Err(self.explain(&failure)),

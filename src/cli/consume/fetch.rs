@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Event;
 use crate::cli::client::Failure;
 use crate::cli::history::{Chunk, FETCH_BYTES, Partition, Size, head};
-use crate::cli::signal::Interrupt;
+use crate::cli::signal::{self, Interrupt};
 
 /// Threads that follow partitions; where there are more partitions, a thread has several.
 const FOLLOWERS: usize = 64;
@@ -52,9 +52,7 @@ pub(super) fn spawn(
             sender: sender.clone(),
             interrupt: interrupt.clone(),
         };
-        std::thread::Builder::new()
-            .name("fetch".to_owned())
-            .spawn(move || follower.run(share))?;
+        signal::spawn("fetch", move || follower.run(share))?;
     }
     Ok(events)
 }

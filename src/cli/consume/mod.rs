@@ -30,7 +30,6 @@ use super::signal::{Interrupt, Stop};
 use super::stdout::Stdout;
 use super::stream::{MOST_PARTITIONS, Records, Stream};
 
-/// The flags and arguments of `quipu consume`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "--format takes %t topic, %p partition, %o offset, %d time, %k key, %v value, %h headers \
@@ -98,7 +97,6 @@ enum Event {
 /// A topic and those of its partitions that are read.
 type Chosen<'a> = (&'a Topic, Vec<&'a api::Partition>);
 
-/// Runs `quipu consume`.
 pub(crate) fn run(args: Args, connect: &Connect) -> anyhow::Result<()> {
     if args.topics.len() > 1 && !args.partition.is_empty() {
         return Err(Usage::of("--partition is for one topic, and there are several"));

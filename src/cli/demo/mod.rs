@@ -21,7 +21,6 @@ use super::client::Client;
 use super::signal::{Interrupt, Stop};
 use narrator::Narrator;
 
-/// The flags of `quipu demo`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quipu demo
@@ -38,7 +37,6 @@ pub(crate) struct Args {
     exit: bool,
 }
 
-/// Runs `quipu demo`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let interrupt = Interrupt::watch()?;
     let temporary;

@@ -105,18 +105,15 @@ impl Story<'_> {
             narrator.say("The events of an earlier run are all there: nothing to load.")?;
         } else {
             if missing.len() < self.bundle.len() {
-                narrator.say("An earlier run stopped while loading: this one goes on from there.")?;
+                narrator.say("An earlier run stopped while loading: this one continues there.")?;
             }
             let started = Instant::now();
             let answer = client.post(&append_route(TOPIC), &[], &missing)?;
             let produced: Produced = client.parse(&answer.body)?;
-            let elapsed = started.elapsed();
+            let (took, rate) = speed(produced.records, started);
+            let (events, bytes) = (count(produced.records), bytes(missing.len() as u64));
             narrator.check(format_args!(
-                "{} events ({}) stored in {}: {} a second, acknowledged when they were on stable storage",
-                count(produced.records),
-                bytes(missing.len() as u64),
-                took(elapsed),
-                rate(produced.records, elapsed),
+                "{events} events ({bytes}) stored in {took}: {rate} a second, acknowledged when they were on stable storage"
             ))?;
         }
         Ok(())
@@ -128,7 +125,7 @@ impl Story<'_> {
         let mut log = Log::expect(&self.bundle)?;
         let started = Instant::now();
         let read = self.read_all(&mut log)?;
-        let elapsed = started.elapsed();
+        let (took, rate) = speed(read, started);
         let (aircraft, found, whole) = log.summary();
         if !whole {
             anyhow::bail!(
@@ -136,22 +133,15 @@ impl Story<'_> {
                  happen; run quipu verify on the data directory"
             );
         }
+        let [read, aircraft, found, others] = [read, aircraft, found, log.others].map(count);
         narrator.say(format_args!(
-            "Read back over HTTP: {} records in {}, {} a second.",
-            count(read),
-            took(elapsed),
-            rate(read, elapsed)
+            "Read back over HTTP: {read} records in {took}, {rate} a second."
         ))?;
         narrator.check(format_args!(
-            "{} aircraft, {} events: each aircraft's came back in the order they were sent, byte for byte",
-            count(aircraft),
-            count(found)
+            "{aircraft} aircraft, {found} events: each aircraft's came back in the order they were sent, byte for byte"
         ))?;
         if log.others > 0 {
-            narrator.say(format_args!(
-                "({} records of yours are there too.)",
-                count(log.others)
-            ))?;
+            narrator.say(format_args!("({others} records of yours are there too.)"))?;
         }
         Ok(())
     }
@@ -160,12 +150,14 @@ impl Story<'_> {
         let (client, narrator) = (self.client, self.narrator);
         narrator.step("A consumer group of two members")?;
         let mut board = Board::default();
-        let mut readers = [Reader::new("board-1"), Reader::new("board-2")];
+        let mut readers = ["board-1", "board-2"].map(|name| Reader {
+            name,
+            ..Reader::default()
+        });
         let [one, two] = &mut readers;
-        let most = if narrator.pauses.is_some() {
-            SHOWN_POLL_RECORDS
-        } else {
-            POLL_RECORDS
+        let most = match narrator.pauses {
+            Some(_) => SHOWN_POLL_RECORDS,
+            None => POLL_RECORDS,
         };
         let started = Instant::now();
         one.poll(client, &mut board, most)?;
@@ -215,14 +207,12 @@ impl Story<'_> {
         if total == 0 {
             narrator.say("An earlier run has read everything: the group still stands at the end.")?;
         } else {
+            let [one, two] = &readers;
+            let (_, rate) = speed(one.read + two.read, started);
+            let (first, second, left) = (records(one.read), count(two.read), count(left));
+            let (one, two) = (one.name, two.name);
             narrator.check(format_args!(
-                "{} read by {}, {} by {}, {} a second, {twice} twice; both have left, and the lag is {}",
-                records(readers[0].read),
-                readers[0].name,
-                count(readers[1].read),
-                readers[1].name,
-                rate(readers[0].read + readers[1].read, started.elapsed()),
-                count(left),
+                "{first} read by {one}, {second} by {two}, {rate} a second, {twice} twice; both have left, and the lag is {left}"
             ))?;
         }
         let base = client.base();
@@ -266,16 +256,15 @@ impl Story<'_> {
                 records += 1;
             }
         }
-        let elapsed = started.elapsed();
+        let (took, _) = speed(records, started);
+        let merged = if ordered {
+            ", partitions merged in the order of time"
+        } else {
+            ""
+        };
         narrator.check(format_args!(
-            "{} events of that day in {}{}",
-            count(records),
-            took(elapsed),
-            if ordered {
-                ", partitions merged in the order of time"
-            } else {
-                ""
-            }
+            "{} events of that day in {took}{merged}",
+            count(records)
         ))?;
         let base = client.base();
         narrator.say("At 3600 times its pace, the day takes 24 seconds:")?;
@@ -331,7 +320,14 @@ impl Board {
     }
 }
 
+/// How long something took since `started`, and its rate.
+fn speed(records: u64, started: Instant) -> (String, String) {
+    let elapsed = started.elapsed();
+    (took(elapsed), rate(records, elapsed))
+}
+
 /// A member of the group: a loop of one call, in steps.
+#[derive(Default)]
 struct Reader {
     name: &'static str,
     ack: Value,
@@ -341,16 +337,6 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(name: &'static str) -> Self {
-        let (ack, assignment) = (Value::Null, String::new());
-        Self {
-            name,
-            ack,
-            assignment,
-            read: 0,
-        }
-    }
-
     /// Acknowledges what it was given, and gets the next records; how many.
     fn poll(&mut self, client: &Client, board: &mut Board, most: u64) -> anyhow::Result<u64> {
         let body = json!({"topics": [TOPIC], "ack": self.ack, "max_records": most, "wait_ms": 0});

@@ -13,7 +13,6 @@ use self::report::{GroupLag, Subject};
 use super::connect::Connect;
 use super::output::{self, brief_ms, millis, records};
 
-/// The flags and arguments of `quipu lag`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quipu lag billing --watch
@@ -36,7 +35,6 @@ pub(crate) struct Args {
     interval: Duration,
 }
 
-/// Runs `quipu lag`.
 pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
     let client = connect.client()?;
     let subject = args.group.map_or(Subject::All, Subject::Group);

@@ -17,7 +17,7 @@ use super::trend::{TREND, Trend};
 use crate::cli::api::group_route;
 use crate::cli::client::{Client, Failure};
 use crate::cli::output;
-use crate::cli::signal::Interrupt;
+use crate::cli::signal::{Interrupt, spawn};
 
 /// Groups whose past is asked for; that of others begins with the watch.
 const MAX_SEEDED: usize = 50;
@@ -35,9 +35,7 @@ pub(crate) fn run(client: Client, subject: Subject, interval: Duration, is_json:
         wants_past: !is_json,
     };
     let waiter = interrupt.clone();
-    std::thread::Builder::new()
-        .name("lag".to_owned())
-        .spawn(move || asker.run(&waiter, &sender))?;
+    spawn("lag", move || asker.run(&waiter, &sender))?;
     if is_json {
         return print(&answers, &interrupt, |news| Ok(news.answer.to_string()));
     }
@@ -159,9 +157,7 @@ fn print(
                 output::line(show(news)?)?;
             }
             Ok(Err(failure)) if has_begun && failure.may_pass() => {
-                if !std::mem::replace(&mut troubled, true) {
-                    output::note(format_args!("{failure}; trying again"));
-                }
+                output::say_once(&mut troubled, format_args!("{failure}; trying again"));
             }
             Ok(Err(failure)) => return Err(failure.into()),
             Err(RecvTimeoutError::Timeout) => {}

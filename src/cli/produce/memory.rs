@@ -9,7 +9,7 @@ use super::load::{self, Busy, Done, Load, Source, State};
 use crate::cli::api::Topic;
 use crate::cli::client::Client;
 use crate::cli::deliver::random_key;
-use crate::cli::output::{note, records};
+use crate::cli::output::{note, records, say_once};
 
 /// The saved state of a file's load.
 pub(super) struct Memory {
@@ -39,11 +39,7 @@ impl Memory {
         };
         match result {
             Ok(()) => self.troubled = false,
-            Err(error) => {
-                if !std::mem::replace(&mut self.troubled, true) {
-                    say_unknown(&error);
-                }
-            }
+            Err(error) => say_once(&mut self.troubled, unknown(&error)),
         }
     }
 
@@ -56,7 +52,7 @@ impl Memory {
     ) -> anyhow::Result<Option<Self>> {
         let (name, source) = (file.display(), Source::of(file)?);
         let Some(directory) = load::directory() else {
-            say_unknown(&"neither XDG_STATE_HOME nor HOME is set");
+            note(unknown(&"neither XDG_STATE_HOME nor HOME is set"));
             return Ok(None);
         };
         let (load, state) = match Load::open(&directory, &topic.id, &source.path) {
@@ -66,7 +62,7 @@ impl Memory {
                 bail!("{busy}: {name} into topic {topic}; wait for its end, or stop it and run this again")
             }
             Err(error) => {
-                say_unknown(&error);
+                note(unknown(&error));
                 return Ok(None);
             }
         };
@@ -77,13 +73,13 @@ impl Memory {
         if let Some(pointer) = &args.key_field {
             options.push(format!("--key-field={pointer}"));
         }
-        options.extend(args.ack.map(|ack| format!("--ack={}", ack.name())));
+        options.extend(args.ack.iter().map(|ack| format!("--ack={ack}")));
         let (server, source_now, options_now) = (client.base(), source.clone(), options.clone());
         let fresh = State::new(random_key(), server, &args.topic, source_now, options_now);
         let mut state = match state {
             _ if args.restart => {
                 if let Err(error) = load.forget() {
-                    say_unknown(&error);
+                    note(unknown(&error));
                     return Ok(None);
                 }
                 return Ok(Some(Self::new(load, fresh)));
@@ -127,9 +123,9 @@ impl Memory {
     }
 }
 
-/// Warns that the progress of the load will not be known.
-fn say_unknown(reason: &dyn std::fmt::Display) {
-    note(format_args!(
+/// The warning that the progress of the load will not be known.
+fn unknown(reason: &dyn std::fmt::Display) -> String {
+    format!(
         "cannot save the progress of this load ({reason:#}): if it is interrupted, it cannot be continued"
-    ));
+    )
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use self::cut::Cutter;
-use self::load::Done;
+use self::load::{Done, State};
 use self::memory::Memory;
 use self::sender::Sender;
 use super::Usage;
@@ -33,7 +33,6 @@ use super::output::{self, bytes, rate, records, took};
 use super::shape::{Pointer, Shape};
 use super::signal::Interrupt;
 
-/// The flags and arguments of `quipu produce`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quipu produce orders orders.ndjson.gz
@@ -51,9 +50,9 @@ pub(crate) struct Args {
     /// Take the key from the line, as /value/aircraft (a JSON pointer; into the value itself with --raw)
     #[arg(long, value_name = "POINTER")]
     key_field: Option<Pointer>,
-    /// When records count as stored: on stable storage, or as soon as the operating system has them
-    #[arg(long, value_enum, value_name = "ACK")]
-    ack: Option<Ack>,
+    /// When records count as stored: `durable` on stable storage, `written` as soon as the operating system has them
+    #[arg(long, value_name = "ACK", value_parser = ["durable", "written"])]
+    ack: Option<String>,
     /// Name the load yourself: its requests get the keys KEY-1, KEY-2, …, and the same input sent again under the same
     /// KEY within the topic's dedupe_window_ms stores nothing twice. No progress is saved then, and standard input is
     /// sent in full requests only, not as it arrives
@@ -62,24 +61,6 @@ pub(crate) struct Args {
     /// Forget the progress of an earlier load of FILE into TOPIC, and begin with the first line
     #[arg(long, requires = "file", conflicts_with = "idempotency_key")]
     restart: bool,
-}
-
-/// When a request is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Ack {
-    /// When its records are on stable storage
-    Durable,
-    /// When the operating system has them
-    Written,
-}
-
-impl Ack {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Durable => "durable",
-            Self::Written => "written",
-        }
-    }
 }
 
 /// The answer to an NDJSON request.
@@ -111,15 +92,13 @@ fn parse_key(text: &str) -> Result<String, String> {
     }
 }
 
-/// Runs `quipu produce`.
 pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
     let client = connect.client()?;
     let interrupt = Interrupt::watch()?;
     let file = args.file.as_deref().filter(|path| *path != Path::new("-"));
     if args.restart && file.is_none() {
-        return Err(Usage::of(
-            "--restart is for files: standard input always starts again",
-        ));
+        let wrong = "--restart is for files: standard input always starts again";
+        return Err(Usage::of(wrong));
     }
     let topic = Topic::describe_patiently(&client, &args.topic, &interrupt)?;
     let shape = Shape {
@@ -134,8 +113,8 @@ pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Resul
         _ => None,
     };
     let mut route = append_route(&args.topic);
-    if let Some(ack) = args.ack {
-        route = route.with("ack", ack.name());
+    if let Some(ack) = &args.ack {
+        route = route.with("ack", ack);
     }
     let key = match (&args.idempotency_key, &memory) {
         (Some(key), _) => key.clone(),
@@ -145,9 +124,8 @@ pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Resul
     let mut delivery = Delivery::new(&client, route, key, topic.dedupe_window(), &interrupt);
     // The server has answered: it described the topic.
     delivery.answered = true;
-    let before = memory
-        .as_ref()
-        .map_or(Done::default(), |memory| memory.state.done);
+    let state = memory.as_ref().map(|memory| &memory.state);
+    let before = state.map_or(Done::default(), |state| state.done);
     let bar = progress(input.file_bytes);
     let mut sender = Sender {
         delivery,
@@ -156,7 +134,7 @@ pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Resul
         name: input.name.clone(),
         is_named: args.idempotency_key.is_some(),
         done: before,
-        doubt: memory.as_ref().and_then(|memory| memory.state.doubt()),
+        doubt: state.and_then(State::doubt),
         memory,
         report: Report::default(),
     };
@@ -164,9 +142,8 @@ pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Resul
     let result = sender.run(&input, &bar);
     bar.finish_and_clear();
     result?;
-    sender
-        .report
-        .print(&args.topic, is_json, started.elapsed(), before)
+    let elapsed = started.elapsed();
+    sender.report.print(&args.topic, is_json, elapsed, before)
 }
 
 /// Sums over the answers.
@@ -228,10 +205,10 @@ fn progress(file_bytes: Option<u64>) -> ProgressBar {
             let template = "{bar:32} {decimal_bytes} of {decimal_total_bytes} of the file, {msg}, {eta} left";
             (ProgressBar::new(size), template)
         }
-        None => (
-            ProgressBar::new_spinner(),
-            "{spinner} {decimal_bytes} sent, {msg}",
-        ),
+        None => {
+            let template = "{spinner} {decimal_bytes} sent, {msg}";
+            (ProgressBar::new_spinner(), template)
+        }
     };
     // An invalid template would be a mistake above; fall back to the plain bar.
     if let Ok(style) = ProgressStyle::with_template(template) {

@@ -29,7 +29,6 @@ use super::stream::{Records, Stream};
 /// Bytes of a request; a longer record goes alone.
 const REQUEST_BYTES: usize = 8 << 20;
 
-/// The flags and arguments of `quipu replay`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quipu replay orders --from 2013-01-05T12:00 --until 2013-01-05T13:00 --speed 60
@@ -114,7 +113,6 @@ enum Sink<'a> {
     Target(Delivery<'a>),
 }
 
-/// Runs `quipu replay`.
 pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
     if args.until.is_some_and(|until| until < args.from) {
         return Err(Usage::of("--until lies before --from"));

@@ -1,13 +1,12 @@
 //! The progress bar of `quipu replay`: how much of the recorded time has passed, and how long the rest takes.
 
 use std::io::{self, IsTerminal};
-use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Args, Sums};
 use crate::cli::api;
-use crate::cli::output::{brief_ms, millis, rate, records, time_ms};
+use crate::cli::output::{rate, records, time_ms};
 
 /// Steps of the progress bar.
 const STEPS: f64 = 10_000.0;
@@ -17,8 +16,6 @@ pub(super) struct Progress {
     pub(super) bar: ProgressBar,
     /// Recorded time from where to where, milliseconds since the Unix epoch.
     span: Option<(i64, i64)>,
-    speed: Option<f64>,
-    started: Instant,
 }
 
 impl Progress {
@@ -36,30 +33,21 @@ impl Progress {
             ProgressDrawTarget::stderr()
         };
         let bar = ProgressBar::with_draw_target(Some(STEPS as u64), target);
-        if let Ok(style) = ProgressStyle::with_template("{bar:20} {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:20} {wide_msg} {eta} left") {
             bar.set_style(style);
         }
-        Self {
-            bar,
-            span,
-            speed: args.speed,
-            started: Instant::now(),
-        }
+        Self { bar, span }
     }
 
     pub(super) fn set(&self, sums: &Sums, timestamp: Option<i64>) {
         if self.bar.is_hidden() {
             return;
         }
-        let elapsed = self.started.elapsed();
+        let elapsed = self.bar.elapsed();
         let (count, rate) = (records(sums.records), rate(sums.records, elapsed));
-        let mut message = format!("{count}, {rate}/s, at {}", time_ms(timestamp));
+        let message = format!("{count}, {rate}/s, at {}", time_ms(timestamp));
         if let (Some(span), Some(timestamp)) = (self.span, timestamp) {
-            let fraction = fraction(span, timestamp);
-            self.bar.set_position((fraction * STEPS) as u64);
-            if let Some(left) = time_left(span, timestamp, self.speed, elapsed) {
-                message += &format!(", {} left", brief_ms(millis(left)));
-            }
+            self.bar.set_position((fraction(span, timestamp) * STEPS) as u64);
         }
         self.bar.set_message(message);
     }
@@ -73,41 +61,20 @@ fn fraction((from, until): (i64, i64), timestamp: i64) -> f64 {
     (timestamp.saturating_sub(from) as f64 / until.saturating_sub(from) as f64).clamp(0.0, 1.0)
 }
 
-/// How long the rest takes: exactly with a pace, else as long as what was done in proportion.
-fn time_left(span: (i64, i64), timestamp: i64, speed: Option<f64>, elapsed: Duration) -> Option<Duration> {
-    let seconds = match speed {
-        Some(speed) => span.1.saturating_sub(timestamp).max(0) as f64 / 1000.0 / speed,
-        None => match fraction(span, timestamp) {
-            0.0 => return None,
-            done => elapsed.as_secs_f64() * (1.0 - done) / done,
-        },
-    };
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_follows_from_recorded_time() {
-        let span = (10_000, 20_000);
-        let second = Duration::from_secs(1);
-        for (timestamp, speed, elapsed, left, why) in [
-            (15_000, Some(10.0), second, second / 2, "exactly, with a pace"),
-            (15_000, None, second * 3, second * 3, "half of it is done"),
-            (
-                30_000,
-                None,
-                second,
-                Duration::ZERO,
-                "timestamps may be out of order",
-            ),
+    fn the_part_that_has_passed_is_a_share_of_the_recorded_time() {
+        for (span, timestamp, expected) in [
+            ((10_000, 20_000), 15_000, 0.5),
+            ((10_000, 20_000), 5_000, 0.0),
+            ((10_000, 20_000), 30_000, 1.0),
+            ((5, 5), 5, 1.0),
+            ((i64::MIN, i64::MAX), i64::MAX, 1.0),
         ] {
-            assert_eq!(time_left(span, timestamp, speed, elapsed), Some(left), "{why}");
+            assert_eq!(fraction(span, timestamp), expected, "{span:?} {timestamp}");
         }
-        assert_eq!(time_left(span, 5_000, None, second), None);
-        assert_eq!(fraction((5, 5), 5), 1.0);
-        assert_eq!(fraction((i64::MIN, i64::MAX), i64::MAX), 1.0);
     }
 }
