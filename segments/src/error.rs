@@ -175,7 +175,6 @@ pub enum ErrorKind {
 
 impl Error {
     /// What the caller can do.
-    #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Invalid(_) | Self::Directory(_) => ErrorKind::Invalid,

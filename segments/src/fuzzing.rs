@@ -80,7 +80,6 @@ pub fn key_entry(id: &[u8], value: &[u8]) -> Result<(Vec<u8>, Vec<u8>), &'static
 }
 
 /// Reads what is known of an idempotent producer, and writes it again: the key and the value in the state.
-#[must_use]
 pub fn producer(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     producers::again(key, value)
 }
@@ -96,7 +95,6 @@ pub fn journal_header(block: &[u8]) -> Result<([u64; 3], Vec<u8>), String> {
 }
 
 /// The header block of a journal file.
-#[must_use]
 pub fn write_journal_header([sequence, directory_id, file_bytes]: [u64; 3]) -> Vec<u8> {
     FileHeader {
         sequence,
@@ -118,7 +116,6 @@ pub struct ReadRound {
 }
 
 /// Reads the round at the start of `bytes`, of the journal file `sequence`.
-#[must_use]
 pub fn journal_round(bytes: &[u8], sequence: u64) -> Option<ReadRound> {
     let round = Round::decode(bytes, sequence)?;
     Some(ReadRound {

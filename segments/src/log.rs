@@ -153,14 +153,12 @@ impl Log {
     }
 
     /// A name that no other data directory has: 16 hexadecimal digits, given when it was made.
-    #[must_use]
     pub fn directory_id(&self) -> String {
         format!("{:016x}", self.engine().directory_id)
     }
 
     /// The topics, sorted by name. Those of the log itself, whose names begin with `__`, are not shown here nor in what
     /// looks for one.
-    #[must_use]
     pub fn topics(&self) -> Vec<Arc<Topic>> {
         let mut topics = self.engine().catalog.list();
         topics.retain(|topic| !is_internal(topic.name()));
@@ -168,13 +166,11 @@ impl Log {
     }
 
     /// A topic by its name.
-    #[must_use]
     pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
         self.engine().catalog.get(name).filter(|_| !is_internal(name))
     }
 
     /// A topic by its number.
-    #[must_use]
     pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
         let topic = self.engine().catalog.get_by_id(id);
         topic.filter(|topic| !is_internal(topic.name()))
@@ -229,7 +225,6 @@ impl Log {
     ///
     /// # Errors
     /// The inner one is [`Error::KeyReused`].
-    #[must_use]
     pub fn recall(&self, topic: TopicId, key: &[u8], fingerprint: &[u8; 16]) -> Option<Result<Appended>> {
         self.engine().recall(topic, key, fingerprint)
     }
@@ -255,7 +250,6 @@ impl Log {
     }
 
     /// A value of the durable state; changes appear when they are durable.
-    #[must_use]
     pub fn state_get(&self, key: &[u8]) -> Option<Arc<[u8]>> {
         if key.first() == Some(&RESERVED_PREFIX) {
             return None;
@@ -264,7 +258,6 @@ impl Log {
     }
 
     /// All entries of the state whose keys begin with `prefix`, sorted by key.
-    #[must_use]
     pub fn state_prefix(&self, prefix: &[u8]) -> Vec<StateEntry> {
         let mut entries = self.engine().state.read().prefix(prefix);
         entries.retain(|(key, _)| key.first() != Some(&RESERVED_PREFIX));
@@ -272,7 +265,6 @@ impl Log {
     }
 
     /// What is wrong at the moment.
-    #[must_use]
     pub fn health(&self) -> Health {
         let engine = self.engine();
         let failed_partitions = engine
@@ -292,7 +284,6 @@ impl Log {
     }
 
     /// Records that are known to be damaged, by topic and partition. Cheap while nothing is.
-    #[must_use]
     pub fn damaged_ranges(&self) -> Vec<DamagedRange> {
         if !self.engine().pool.has_damage.load(Ordering::Acquire) {
             return Vec::new();
@@ -305,13 +296,11 @@ impl Log {
     }
 
     /// Whether appends are refused until a restart. Cheap.
-    #[must_use]
     pub fn is_failed(&self) -> bool {
         self.engine().failure().is_some()
     }
 
     /// Counts since it was opened.
-    #[must_use]
     pub fn counters(&self) -> Counters {
         let engine = self.engine();
         let (remembered_keys, remembered_key_bytes) = engine.remembered_keys();

@@ -21,14 +21,12 @@ impl Offset {
     ///
     /// # Panics
     /// If `value` is above `i64::MAX`: check input with [`Offset::try_new`] first.
-    #[must_use]
     pub const fn new(value: u64) -> Self {
         assert!(value <= i64::MAX as u64, "an offset is at most i64::MAX");
         Self(value)
     }
 
     /// Makes an offset of a number from outside; `None` above `i64::MAX`.
-    #[must_use]
     pub const fn try_new(value: u64) -> Option<Self> {
         if value <= i64::MAX as u64 {
             Some(Self(value))

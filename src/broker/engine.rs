@@ -82,25 +82,21 @@ impl Log {
     }
 
     /// The identity of the data directory.
-    #[must_use]
     pub fn directory_id(&self) -> String {
         self.0.directory_id()
     }
 
     /// All topics, sorted by name.
-    #[must_use]
     pub fn topics(&self) -> Vec<Arc<Topic>> {
         self.0.topics()
     }
 
     /// The topic of that name.
-    #[must_use]
     pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
         self.0.topic(name)
     }
 
     /// The topic with that id.
-    #[must_use]
     pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
         self.0.topic_by_id(id)
     }
@@ -126,7 +122,6 @@ impl Log {
     }
 
     /// What an append with this key was answered, if that is known without waiting.
-    #[must_use]
     pub fn recall(&self, topic: TopicId, key: &[u8], fingerprint: &[u8; 16]) -> Option<Result<Appended>> {
         self.0.recall(topic, key, fingerprint)
     }
@@ -137,25 +132,21 @@ impl Log {
     }
 
     /// A value of the durable state.
-    #[must_use]
     pub fn state_get(&self, key: &[u8]) -> Option<Arc<[u8]>> {
         self.0.state_get(key)
     }
 
     /// The entries of the durable state whose keys begin with `prefix`, sorted.
-    #[must_use]
     pub fn state_prefix(&self, prefix: &[u8]) -> Vec<StateEntry> {
         self.0.state_prefix(prefix)
     }
 
     /// What is wrong at the moment.
-    #[must_use]
     pub fn health(&self) -> Health {
         self.0.health()
     }
 
     /// What the engine counts.
-    #[must_use]
     pub fn counters(&self) -> Counters {
         self.0.counters()
     }

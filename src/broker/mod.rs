@@ -67,7 +67,6 @@ pub struct Parts {
 
 impl Broker {
     /// Puts the parts together.
-    #[must_use]
     pub fn new(
         log: impl Into<Log>,
         clock: Arc<dyn Clock>,
@@ -116,7 +115,6 @@ impl Broker {
     }
 
     /// Whether the server has begun to stop.
-    #[must_use]
     pub fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }

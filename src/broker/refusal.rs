@@ -145,7 +145,6 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal with nothing stored. Overload is worth trying again after 1 s, a full disk after 5 s.
-    #[must_use]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         let retry_after_s = match reason {
             Reason::Overloaded => Some(1),
@@ -163,13 +162,11 @@ impl Refusal {
     }
 
     /// A call that is not valid, with the argument or field at fault.
-    #[must_use]
     pub fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(Reason::InvalidRequest, detail).at(field)
     }
 
     /// The server is stopping.
-    #[must_use]
     pub fn stopping() -> Self {
         Self::new(Reason::ShuttingDown, "the server is stopping")
     }
@@ -189,7 +186,6 @@ impl Refusal {
     }
 
     /// The value of that name.
-    #[must_use]
     pub fn value(&self, name: &str) -> Option<&Value> {
         self.values
             .iter()

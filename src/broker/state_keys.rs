@@ -23,7 +23,6 @@ pub(super) const REDRIVE: u8 = b'r';
 pub(super) const SKIP: u8 = b'd';
 
 /// The topic that a key belongs to; `None` for a key that belongs to no topic.
-#[must_use]
 pub fn topic_of(key: &[u8]) -> Option<TopicId> {
     let id = match *key.first()? {
         OFFSET | SUBSCRIPTION | QUEUE | REDRIVE => {
@@ -37,7 +36,6 @@ pub fn topic_of(key: &[u8]) -> Option<TopicId> {
 }
 
 /// The changes that remove everything that belongs to a topic. Cost: a walk over all of the state.
-#[must_use]
 pub fn removals_of_topic(log: &Log, topic: TopicId) -> Vec<StateChange> {
     let entries = log.state_prefix(b"").into_iter();
     entries

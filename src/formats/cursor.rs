@@ -47,7 +47,6 @@ pub struct Cursor {
 
 impl Cursor {
     /// Decodes the string; `None` if it is no cursor.
-    #[must_use]
     pub fn decode(text: &str) -> Option<Self> {
         let (directory, rest) = token::open(text, &[])?;
         let mut rest = &rest[..];
@@ -87,7 +86,6 @@ impl Cursor {
     }
 
     /// Encodes the string.
-    #[must_use]
     pub fn encode(&self) -> String {
         let mut text = CursorText::new(self.directory, &self.topics);
         let mut reached = self.reached.iter().copied();
@@ -119,7 +117,6 @@ pub struct CursorText {
 
 impl CursorText {
     /// An encoder for a stream over `topics` of the data directory, without partitions.
-    #[must_use]
     pub fn new(directory: u64, topics: &[TopicId]) -> Self {
         let mut head = vec![VERSION];
         head.extend_from_slice(&directory.to_be_bytes());

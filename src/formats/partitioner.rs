@@ -15,7 +15,6 @@ const M: u32 = 0x5bd1_e995;
 const R: u32 = 24;
 
 /// MurmurHash2, 32 bits, with the seed that Kafka's clients use.
-#[must_use]
 #[inline]
 pub fn murmur2(data: &[u8]) -> u32 {
     // The length enters as 32 bits, as in Java, whose arrays are no longer.
@@ -41,7 +40,6 @@ pub fn murmur2(data: &[u8]) -> u32 {
 ///
 /// # Panics
 /// If `partitions` is 0, which no topic has.
-#[must_use]
 #[inline]
 pub fn partition_of_key(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions
@@ -50,7 +48,6 @@ pub fn partition_of_key(key: &[u8], partitions: u32) -> u32 {
 /// The key, in the log's state, that marks a topic with a keyed record outside its key's partition, because its
 /// producer named another one. Set in the same append as the first such record, and never removed. Without it, and if
 /// partitions were never added, all records of a key lie in [`partition_of_key`].
-#[must_use]
 pub fn keyed_elsewhere(topic: TopicId) -> Vec<u8> {
     let mut key = b"keyed-elsewhere/".to_vec();
     key.extend_from_slice(&topic.0.to_be_bytes());
@@ -81,7 +78,6 @@ impl Rotation {
     ///
     /// # Panics
     /// If `partitions` is 0, which no topic has.
-    #[must_use]
     pub fn next(&self, topic: TopicId, partitions: u32) -> u32 {
         let slot = usize::try_from(topic.0 % Self::SLOTS).expect("below the number of slots");
         // The count only spreads load: no other memory depends on its order.

@@ -5,7 +5,6 @@ use jiff::fmt::temporal::Pieces;
 use quipu_segments::TimestampMs;
 
 /// A time as clients write it: milliseconds since the Unix epoch, or RFC 3339.
-#[must_use]
 pub fn parse_time(text: &str) -> Option<TimestampMs> {
     if let Ok(number) = text.parse::<i64>() {
         return (number >= 0 && !text.starts_with('+')).then_some(TimestampMs(number));
@@ -14,7 +13,6 @@ pub fn parse_time(text: &str) -> Option<TimestampMs> {
 }
 
 /// A time by RFC 3339, in all its range. Fractions of a millisecond are rounded down; a time before 1970 becomes 1970.
-#[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<TimestampMs> {
     let millis = match text.parse::<jiff::Timestamp>() {
         Ok(time) => time.as_millisecond(),
@@ -36,7 +34,6 @@ pub fn parse_rfc3339(text: &str) -> Option<TimestampMs> {
 }
 
 /// A hint for a time in a query whose `+` was decoded as a space; empty for other mistakes.
-#[must_use]
 pub fn hint(text: &str) -> &'static str {
     if text.contains(' ') && parse_time(&text.replace(' ', "+")).is_some() {
         "; in a query the + of an offset is written %2B"

@@ -12,7 +12,6 @@ pub const VERSION: u8 = 1;
 
 /// The origin and the varints of a string; `None` if it is damaged. The checksum covers `beside` too, which the string
 /// omits.
-#[must_use]
 pub fn open(text: &str, beside: &[&[u8]]) -> Option<(u64, Vec<u8>)> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     let (covered, crc) = bytes.split_last_chunk::<4>()?;
@@ -23,7 +22,6 @@ pub fn open(text: &str, beside: &[&[u8]]) -> Option<(u64, Vec<u8>)> {
 }
 
 /// The string of `bytes`, which begin with the version and the origin.
-#[must_use]
 pub fn seal(mut bytes: Vec<u8>, beside: &[&[u8]]) -> String {
     let crc = checksum(&bytes, beside);
     bytes.extend_from_slice(&crc.to_be_bytes());

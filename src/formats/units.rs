@@ -27,7 +27,6 @@ const SIZES: [(&str, u64); 9] = [
 
 /// A duration with units (`ms`, `s`, `m` or `min`, `h`, `d`, `w`, `y`), the largest first: `1h30m`, `1.5s`, `7d`. `None`
 /// for anything else, a number without a unit included.
-#[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let (mut total, mut smallest) = (0_u64, u64::MAX);
@@ -46,7 +45,6 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 
 /// A size with a unit: `64MiB`, `1.5GB`, `512 B`; letters may be of any case. `None` for anything else, a number
 /// without a unit included.
-#[must_use]
 pub fn parse_bytes(text: &str) -> Option<u64> {
     let (number, unit) = split_number(text)?;
     let unit = unit.trim_start().to_ascii_lowercase();

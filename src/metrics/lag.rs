@@ -32,7 +32,6 @@ struct Row<T> {
 
 impl Lags {
     /// The current lag of every group. May block on the disk.
-    #[must_use]
     pub fn of(broker: &Broker) -> Self {
         let mut lags = Self::default();
         for name in broker.groups.names() {
@@ -43,7 +42,6 @@ impl Lags {
     }
 
     /// Series beyond the bound: rows of one of the three kinds.
-    #[must_use]
     pub fn left_out(&self) -> u64 {
         self.left_out
     }

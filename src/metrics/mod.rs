@@ -89,7 +89,6 @@ impl Requests {
 
 impl Metrics {
     /// Counters at zero.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -113,7 +112,6 @@ struct PartitionRow {
 
 /// Writes every metric as text (OpenMetrics 1.0). `body_bytes` is the memory of request bodies now. May block on the
 /// disk.
-#[must_use]
 pub fn encode(broker: &Broker, metrics: &Arc<Metrics>, body_bytes: u64) -> String {
     let lags = Lags::of(broker);
     let mut left_out = lags.left_out();

@@ -176,13 +176,11 @@ pub async fn start_on(
 
 impl Server {
     /// The address in use, with the chosen port for port 0.
-    #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// The service's state.
-    #[must_use]
     pub fn app(&self) -> &App {
         &self.app
     }

@@ -51,7 +51,6 @@ pub struct Part {
 
 impl Part {
     /// Records without a condition, whose values may be any bytes.
-    #[must_use]
     pub fn new(partition: Arc<Partition>, records: Records) -> Self {
         Self {
             partition,
@@ -111,7 +110,6 @@ pub struct AppendRequest {
 
 impl AppendRequest {
     /// Records only, answered when they are durable.
-    #[must_use]
     pub fn of(parts: Vec<Part>) -> Self {
         Self {
             parts,
@@ -120,7 +118,6 @@ impl AppendRequest {
     }
 
     /// Changes of the state only, answered when they are durable.
-    #[must_use]
     pub fn of_state(state: Vec<StateChange>) -> Self {
         Self {
             state,

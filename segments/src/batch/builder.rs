@@ -31,19 +31,16 @@ pub struct BatchBuilder {
 
 impl BatchBuilder {
     /// Begins an empty batch. Nothing is allocated before the first record, and then hardly more than that needs.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Begins an empty batch with room for `bytes`, header included.
-    #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         Self::with_buffer(Vec::with_capacity(bytes))
     }
 
     /// Begins an empty batch in a buffer that is used again; its contents are dropped, its capacity is kept.
-    #[must_use]
     pub fn with_buffer(mut buffer: Vec<u8>) -> Self {
         buffer.clear();
         Self {
@@ -144,31 +141,26 @@ impl BatchBuilder {
     }
 
     /// How many records were added.
-    #[must_use]
     pub fn record_count(&self) -> u32 {
         self.record_count
     }
 
     /// Bytes of the batch as it stands, header included (also while it is empty).
-    #[must_use]
     pub fn len(&self) -> usize {
         self.buffer.len().max(HEADER_BYTES)
     }
 
     /// Whether no record was added.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.record_count == 0
     }
 
     /// The `max_timestamp` that sealing would write: the log append time, if set, else the records' largest timestamp; 0 while empty.
-    #[must_use]
     pub fn max_timestamp(&self) -> TimestampMs {
         self.log_append_time.unwrap_or(self.max_timestamp)
     }
 
     /// Whether the records of `other` may join this batch: both are stamped by the broker, or neither is.
-    #[must_use]
     pub fn can_append(&self, other: &Self) -> bool {
         self.log_append_time.is_some() == other.log_append_time.is_some()
     }
@@ -184,7 +176,6 @@ impl BatchBuilder {
     }
 
     /// The most bytes that such a record takes, whatever batch it goes to.
-    #[must_use]
     pub fn record_bytes_at_most(
         key: Option<&[u8]>,
         value: Option<&[u8]>,

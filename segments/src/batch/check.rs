@@ -75,7 +75,6 @@ pub struct Batches<'a> {
 
 impl<'a> Batches<'a> {
     /// Begins at the start of `run`.
-    #[must_use]
     pub fn new(run: &'a [u8]) -> Self {
         Self { rest: run }
     }

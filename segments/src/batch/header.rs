@@ -174,7 +174,6 @@ impl BatchHeader {
     }
 
     /// The whole batch's bytes, header included.
-    #[must_use]
     pub fn total_bytes(&self) -> usize {
         self.batch_length as usize + LENGTH_END
     }
@@ -183,7 +182,6 @@ impl BatchHeader {
     ///
     /// # Panics
     /// If that is above [`Offset::MAX`], which [`BatchHeader::peek`] rules out.
-    #[must_use]
     pub fn next_offset(&self) -> Offset {
         self.base_offset.plus(u64::from(self.last_offset_delta) + 1)
     }

@@ -49,21 +49,18 @@ pub struct Headers<'a> {
 
 impl<'a> Headers<'a> {
     /// How many there are.
-    #[must_use]
     #[inline]
     pub fn len(&self) -> usize {
         self.count
     }
 
     /// Whether there are none.
-    #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Each name with its value.
-    #[must_use]
     #[inline]
     pub fn iter(&self) -> HeaderIter<'a> {
         HeaderIter {
@@ -206,7 +203,6 @@ impl<'a> Records<'a> {
     }
 
     /// Where the walk stands, before the record that comes next.
-    #[must_use]
     #[inline]
     pub fn place(&self) -> RecordPlace {
         RecordPlace {

@@ -101,25 +101,21 @@ impl SealedBatch {
     }
 
     /// The fields before the records.
-    #[must_use]
     pub fn header(&self) -> BatchHeader {
         BatchHeader::peek(&self.bytes).expect("a sealed batch has a header that was checked")
     }
 
     /// How many records it holds.
-    #[must_use]
     pub fn record_count(&self) -> u32 {
         self.header().record_count
     }
 
     /// The largest timestamp; with log append time, that.
-    #[must_use]
     pub fn max_timestamp(&self) -> TimestampMs {
         self.header().max_timestamp
     }
 
     /// The bytes that are written.
-    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }

@@ -65,7 +65,6 @@ pub struct TopicSpec {
 
 impl TopicSpec {
     /// A topic without properties.
-    #[must_use]
     pub fn new(partitions: u32, settings: TopicSettings) -> Self {
         let properties = BTreeMap::new();
         Self {

@@ -38,7 +38,6 @@ pub struct SystemClock {
 
 impl SystemClock {
     /// A clock whose monotonic time begins now.
-    #[must_use]
     pub fn new() -> Self {
         Self {
             start: Instant::now(),

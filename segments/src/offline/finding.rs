@@ -55,7 +55,6 @@ pub struct Verified {
 
 impl Verified {
     /// Whether data is lost.
-    #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.findings.iter().any(|finding| finding.is_damage)
     }

@@ -35,7 +35,6 @@ pub struct ReadRequest {
 
 impl ReadRequest {
     /// From `from` to the partition's end, as much as `max_bytes` allow.
-    #[must_use]
     pub fn new(from: Offset, max_bytes: usize) -> Self {
         let until = None;
         Self {

@@ -13,7 +13,6 @@ pub struct SimClock(Arc<Mutex<(TimestampMs, Monotonic)>>);
 
 impl SimClock {
     /// A clock that shows `wall`, and a monotonic time of 0.
-    #[must_use]
     pub fn new(wall: TimestampMs) -> Self {
         Self(Arc::new(Mutex::new((wall, Monotonic::default()))))
     }

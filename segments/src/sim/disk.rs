@@ -179,7 +179,6 @@ pub(super) fn to_index(position: u64) -> io::Result<usize> {
 
 impl SimDisk {
     /// An empty disk without a limit.
-    #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State::new(
             Rng::new(seed),
@@ -205,7 +204,6 @@ impl SimDisk {
     /// Cuts the power, if it is still on, and returns the disk that the machine finds at its next start.
     ///
     /// What was not synced is kept, lost or torn by chance; locks, faults and counts are gone, the capacity stays.
-    #[must_use]
     pub fn after_power_cut(&self) -> Self {
         self.next_run(Tree::after_power_cut)
     }
@@ -214,7 +212,6 @@ impl SimDisk {
     ///
     /// All that was written is there, synced or not (a later power cut can still take it). Only pages whose
     /// writeback has failed may show what the medium has.
-    #[must_use]
     pub fn after_kill(&self) -> Self {
         self.next_run(Tree::after_kill)
     }
@@ -226,7 +223,6 @@ impl SimDisk {
     }
 
     /// Whether the machine has stopped.
-    #[must_use]
     pub fn is_off(&self) -> bool {
         self.0.lock().faults.off
     }
@@ -249,13 +245,11 @@ impl SimDisk {
     }
 
     /// How many calls have failed as planned.
-    #[must_use]
     pub fn failed_calls(&self) -> u64 {
         self.0.lock().faults.failed.len() as u64
     }
 
     /// The calls that have failed as planned, in order.
-    #[must_use]
     pub fn failures(&self) -> Vec<Failed> {
         self.0.lock().faults.failed.clone()
     }
@@ -276,13 +270,11 @@ impl SimDisk {
     }
 
     /// The files that are open now.
-    #[must_use]
     pub fn open_files(&self) -> usize {
         self.0.lock().open_files
     }
 
     /// The space that files take.
-    #[must_use]
     pub fn used_bytes(&self) -> u64 {
         (self.0.lock().used_pages * PAGE) as u64
     }
@@ -301,13 +293,11 @@ impl SimDisk {
     }
 
     /// How many bits were flipped in this run.
-    #[must_use]
     pub fn flips_so_far(&self) -> u64 {
         self.0.lock().flipped
     }
 
     /// How many bits are flipped now in what is in memory.
-    #[must_use]
     pub fn flipped_bits(&self) -> usize {
         self.0.lock().tree.flipped_bits()
     }
@@ -334,7 +324,6 @@ impl SimDisk {
     }
 
     /// What a file shows now, without counting as a call; `None` if there is none.
-    #[must_use]
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.0.lock();
         match state.tree.look_up(path) {
@@ -344,19 +333,16 @@ impl SimDisk {
     }
 
     /// Whether all changes of names in a directory are durable.
-    #[must_use]
     pub fn is_dir_synced(&self, dir: &Path) -> bool {
         self.0.lock().tree.is_synced(dir).unwrap_or(false)
     }
 
     /// I/O calls so far.
-    #[must_use]
     pub fn calls(&self) -> u64 {
         self.0.lock().faults.calls
     }
 
     /// I/O calls so far by kind.
-    #[must_use]
     pub fn calls_by_kind(&self) -> BTreeMap<IoKind, u64> {
         self.0.lock().faults.by_kind.clone()
     }
@@ -367,7 +353,6 @@ impl SimDisk {
     }
 
     /// Takes the calls recorded since the last time: number, kind, path, position and length.
-    #[must_use]
     pub fn take_trace(&self) -> Vec<String> {
         self.0
             .lock()
@@ -378,7 +363,6 @@ impl SimDisk {
     }
 
     /// A number that two runs share only if they made the same calls in the same order, lengths and contents aside.
-    #[must_use]
     pub fn trace_hash(&self) -> u64 {
         self.0.lock().trace_hash
     }

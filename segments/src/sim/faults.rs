@@ -66,7 +66,6 @@ pub struct Fault {
 
 impl Fault {
     /// The `after + 1`st call of the kind fails with EIO, once.
-    #[must_use]
     pub const fn once(kind: IoKind, after: u64) -> Self {
         Self {
             kind,

@@ -6,7 +6,6 @@ pub struct Rng(u64);
 
 impl Rng {
     /// A generator that begins at `seed`; every seed is fine.
-    #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -41,7 +40,6 @@ impl Rng {
     }
 
     /// A generator of its own, so that what one part draws does not shift what another one does.
-    #[must_use]
     pub fn fork(&mut self) -> Self {
         Self(self.next_u64())
     }

@@ -44,43 +44,36 @@ impl Topic {
     }
 
     /// Its name.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Its number, which no other topic of this data directory ever has.
-    #[must_use]
     pub fn id(&self) -> TopicId {
         self.id
     }
 
     /// What it is made of at the moment.
-    #[must_use]
     pub fn spec(&self) -> Arc<TopicSpec> {
         Arc::clone(&self.inner.read().spec)
     }
 
     /// How many partitions it has at the moment.
-    #[must_use]
     pub fn partition_count(&self) -> u32 {
         self.inner.read().partitions.len() as u32
     }
 
     /// A partition by its index.
-    #[must_use]
     pub fn partition(&self, index: u32) -> Option<Arc<Partition>> {
         self.inner.read().partitions.get(index as usize).cloned()
     }
 
     /// All partitions, in order.
-    #[must_use]
     pub fn partitions(&self) -> Arc<[Arc<Partition>]> {
         Arc::clone(&self.inner.read().partitions)
     }
 
     /// Whether it has been deleted since it was looked up.
-    #[must_use]
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }

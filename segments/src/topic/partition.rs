@@ -229,13 +229,11 @@ impl Partition {
     }
 
     /// Its topic and its index.
-    #[must_use]
     pub fn id(&self) -> PartitionId {
         self.id
     }
 
     /// Its name as operators know it: the topic's name, a slash, the index.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -257,7 +255,6 @@ impl Partition {
     }
 
     /// The three named positions, as of one moment.
-    #[must_use]
     pub fn positions(&self) -> Positions {
         let (log_start_offset, end_offset) = {
             let view = self.view.lock();
@@ -369,7 +366,6 @@ impl Partition {
 
     /// The damaged ranges that were met since the log was opened and are still there, in order. Does not touch the
     /// disk: what nobody has read since is not among them.
-    #[must_use]
     pub fn damaged_ranges(&self) -> Vec<DamagedRange> {
         if !self.pool.has_damage.load(Ordering::Acquire) {
             return Vec::new();
@@ -438,7 +434,6 @@ impl Partition {
 
     /// What [`Partition::locate`] would say now of a record that it found before: what came behind it counts, the record
     /// is not read again. `None` where it must be located again, because it was deleted or was none.
-    #[must_use]
     pub fn relocate(&self, located: &Located) -> Option<Located> {
         read::relocate(&self.readable_view().ok()?, located)
     }
@@ -474,7 +469,6 @@ impl Partition {
     }
 
     /// Bytes of its log files up to the end, indexes not counted. Does not touch the disk.
-    #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.view()
             .segments
@@ -504,7 +498,6 @@ impl Partition {
     }
 
     /// Whether its topic has been deleted.
-    #[must_use]
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }
@@ -521,7 +514,6 @@ impl Partition {
     }
 
     /// Why appends are refused.
-    #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.writer.lock().failed.clone()
     }

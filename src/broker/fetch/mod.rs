@@ -137,7 +137,6 @@ async fn read(
 }
 
 /// Batches are verified when they are read, so one that cannot be walked was stored like that.
-#[must_use]
 pub fn unreadable(error: BatchError) -> Refusal {
     tracing::error!(%error, "a verified batch cannot be read");
     Refusal::new(

@@ -195,7 +195,6 @@ impl Page {
     /// The page's records in the order of their offsets, each with whether its value is known to be JSON on one line.
     ///
     /// An error is a verified batch that cannot be walked; the caller stops at it.
-    #[must_use]
     #[inline]
     pub fn records(&self) -> PageRecords<'_> {
         PageRecords::new(&self.runs, self.from, self.end)
@@ -229,7 +228,6 @@ pub struct PageRecords<'a> {
 
 impl<'a> PageRecords<'a> {
     /// Walks the records in `runs` with offsets in `from..end`.
-    #[must_use]
     pub fn new(runs: &'a [Run], from: Offset, end: Offset) -> Self {
         Self {
             runs: runs.iter(),

@@ -146,7 +146,6 @@ impl Expiry {
 }
 
 /// How long to wait between two checks.
-#[must_use]
 pub fn interval(retention: Duration) -> Duration {
     (retention / 10).clamp(LEAST_INTERVAL, MOST_INTERVAL)
 }

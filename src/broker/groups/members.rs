@@ -76,19 +76,16 @@ impl Member {
     }
 
     /// A number that no other member of the group has or had: the epoch with which it joined.
-    #[must_use]
     pub fn key(&self) -> u64 {
         self.joined
     }
 
     /// Whether it is in a poll.
-    #[must_use]
     pub fn is_polling(&self) -> bool {
         self.poll.is_some()
     }
 
     /// Whether it is in a poll and holds nothing: it may give up partitions.
-    #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.poll.is_some_and(|poll| poll.is_waiting)
     }
@@ -111,7 +108,6 @@ pub struct Members {
 impl Members {
     /// No members. `life` names the server's process; `first` is not below any number that the group gave before in this
     /// process.
-    #[must_use]
     pub fn new(life: u64, first: u64) -> Self {
         Self {
             life,
@@ -129,13 +125,11 @@ impl Members {
     }
 
     /// The last number that was given.
-    #[must_use]
     pub fn last_number(&self) -> u64 {
         self.last
     }
 
     /// A member by name.
-    #[must_use]
     pub fn get(&self, name: &str) -> Option<&Member> {
         self.by_name.get(name)
     }
@@ -151,13 +145,11 @@ impl Members {
     }
 
     /// How many there are.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.by_name.len()
     }
 
     /// Whether there are none.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
     }
@@ -275,7 +267,6 @@ impl Members {
     }
 
     /// No session ends before this; [`Members::expired`] then looks closer.
-    #[must_use]
     pub fn next_deadline(&self) -> Option<Ms> {
         Some(self.soonest).filter(|soonest| *soonest < Ms::MAX)
     }

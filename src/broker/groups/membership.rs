@@ -510,7 +510,6 @@ impl Groups {
     }
 
     /// The members of a group, sorted by name.
-    #[must_use]
     pub fn describe(&self, group: &str) -> Vec<Described> {
         let Some(cell) = self.coordinator.find(group) else {
             return Vec::new();

@@ -92,7 +92,6 @@ impl std::fmt::Debug for Groups {
 
 impl Groups {
     /// Groups over a log, without members.
-    #[must_use]
     pub fn new(
         log: Log,
         clock: Arc<dyn Clock>,
@@ -142,14 +141,12 @@ impl Groups {
     }
 
     /// The group's members and partitions at the moment; `None` where it has no members.
-    #[must_use]
     pub fn live(&self, group: &str) -> Option<live::Live> {
         self.coordinator.live(group)
     }
 
     /// Begins a change of what a group has committed that none of its members makes. Nobody joins until it is dropped.
     /// `None`: the group has members, or one that is gone has a commit on its way.
-    #[must_use]
     pub fn begin_outside(&self, group: &str) -> Option<Outside> {
         Some(Outside {
             cell: self.coordinator.begin_outside(group, self.now_ms())?,
@@ -158,13 +155,11 @@ impl Groups {
     }
 
     /// Whether the group has been made.
-    #[must_use]
     pub fn exists(&self, group: &str) -> bool {
         exists(&self.log, group)
     }
 
     /// All groups' names, sorted.
-    #[must_use]
     pub fn names(&self) -> Vec<String> {
         let keys = self.log.state_prefix(&offsets::groups_prefix());
         let mut names: Vec<String> = keys
@@ -179,13 +174,11 @@ impl Groups {
     /// What a group has committed, by partition; deleted topics are left out.
     ///
     /// A value that cannot be read is logged and left out: the group goes on there as if nothing were committed.
-    #[must_use]
     pub fn committed(&self, group: &str) -> BTreeMap<PartitionId, Committed> {
         committed(&self.log, group)
     }
 
     /// The topics that a group has subscribed to or committed in, and what it has committed there.
-    #[must_use]
     pub fn scope(&self, group: &str) -> (BTreeSet<TopicId>, BTreeMap<PartitionId, Committed>) {
         let committed = self.committed(group);
         let mut topics = subscriptions::topics(&self.log, group);

@@ -36,7 +36,6 @@ pub struct Unreadable(&'static str);
 
 impl Committed {
     /// The encoded value.
-    #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let metadata = self.metadata.as_deref().unwrap_or_default();
         let mut value = Vec::with_capacity(18 + metadata.len());
@@ -78,55 +77,46 @@ impl Committed {
 }
 
 /// The change that creates a group.
-#[must_use]
 pub fn make_group(group: &str) -> StateChange {
     StateChange::set(group_key(group), vec![VERSION])
 }
 
 /// The change that commits.
-#[must_use]
 pub fn commit(group: &str, partition: PartitionId, committed: &Committed) -> StateChange {
     StateChange::set(offset_key(group, partition), committed.encode())
 }
 
 /// The prefix of every group's key.
-#[must_use]
 pub fn groups_prefix() -> [u8; 1] {
     [GROUP]
 }
 
 /// The prefix of every committed offset's key.
-#[must_use]
 pub fn all_offsets_prefix() -> [u8; 1] {
     [OFFSET]
 }
 
 /// The key that records that a group exists.
-#[must_use]
 pub fn group_key(group: &str) -> Vec<u8> {
     [&[GROUP], group.as_bytes()].concat()
 }
 
 /// The group of a key that [`group_key`] made.
-#[must_use]
 pub fn group_of_key(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.strip_prefix(&[GROUP])?).ok()
 }
 
 /// The prefix of the keys of a group's offsets.
-#[must_use]
 pub fn offsets_prefix(group: &str) -> Vec<u8> {
     [&[OFFSET], group.as_bytes(), &[0]].concat()
 }
 
 /// The prefix of the keys of a group's offsets in a topic.
-#[must_use]
 pub fn topic_prefix(group: &str, topic: TopicId) -> Vec<u8> {
     [&offsets_prefix(group)[..], &topic.0.to_be_bytes()].concat()
 }
 
 /// The key of a group's offset in a partition.
-#[must_use]
 pub fn offset_key(group: &str, partition: PartitionId) -> Vec<u8> {
     with_partition(offsets_prefix(group), partition)
 }
@@ -139,7 +129,6 @@ pub(super) fn with_partition(mut prefix: Vec<u8>, partition: PartitionId) -> Vec
 }
 
 /// The partition at the end of a key.
-#[must_use]
 pub fn partition_of_key(key: &[u8]) -> Option<PartitionId> {
     let (before, id) = key.split_last_chunk::<PARTITION_ID_BYTES>()?;
     let (topic, index) = id.split_first_chunk::<8>()?;

@@ -45,7 +45,6 @@ pub struct PollId {
 
 impl PollId {
     /// Encodes the string for a member of a group.
-    #[must_use]
     pub fn encode(&self, group: &str, member: &str) -> String {
         let mut bytes = Vec::with_capacity(24 + self.reach.len() * 8);
         bytes.push(VERSION);
@@ -74,7 +73,6 @@ impl PollId {
     }
 
     /// Decodes the string; `None` if it was not made for this member.
-    #[must_use]
     pub fn decode(text: &str, group: &str, member: &str) -> Option<Self> {
         let (life, rest) = token::open(text, &names(group, member))?;
         let mut rest = &rest[..];

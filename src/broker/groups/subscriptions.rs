@@ -24,7 +24,6 @@ use crate::broker::state_keys::SUBSCRIPTION;
 const VERSION: u8 = 1;
 
 /// The change that subscribes a group to a topic.
-#[must_use]
 pub fn subscribe(group: &str, topic: TopicId, now: TimestampMs) -> StateChange {
     let mut value = vec![VERSION];
     value.extend_from_slice(&now.get().to_be_bytes());
@@ -32,7 +31,6 @@ pub fn subscribe(group: &str, topic: TopicId, now: TimestampMs) -> StateChange {
 }
 
 /// When the group subscribed; `None` for a value that this version does not write.
-#[must_use]
 pub fn subscribed_at(value: &[u8]) -> Option<TimestampMs> {
     let (&VERSION, time) = value.split_first()? else {
         return None;
@@ -41,19 +39,16 @@ pub fn subscribed_at(value: &[u8]) -> Option<TimestampMs> {
 }
 
 /// What the keys of a group's subscriptions begin with.
-#[must_use]
 pub fn subscriptions_prefix(group: &str) -> Vec<u8> {
     [&[SUBSCRIPTION], group.as_bytes(), &[0]].concat()
 }
 
 /// The key of a group's subscription to a topic.
-#[must_use]
 pub fn subscription_key(group: &str, topic: TopicId) -> Vec<u8> {
     [&subscriptions_prefix(group)[..], &topic.0.to_be_bytes()].concat()
 }
 
 /// The topic of a key that [`subscription_key`] made.
-#[must_use]
 pub fn topic_of_key(key: &[u8]) -> Option<TopicId> {
     let (before, id) = key.split_last_chunk::<8>()?;
     let is_key = before.first() == Some(&SUBSCRIPTION) && before.last() == Some(&0);
@@ -61,7 +56,6 @@ pub fn topic_of_key(key: &[u8]) -> Option<TopicId> {
 }
 
 /// The topics that have an entry, those that are deleted left out.
-#[must_use]
 pub fn topics(log: &Log, group: &str) -> BTreeSet<TopicId> {
     let entries = log.state_prefix(&subscriptions_prefix(group)).into_iter();
     entries
@@ -71,7 +65,6 @@ pub fn topics(log: &Log, group: &str) -> BTreeSet<TopicId> {
 }
 
 /// Whether the group has begun in a topic: it has an entry, or a committed offset.
-#[must_use]
 pub fn has_begun(log: &Log, group: &str, topic: TopicId) -> bool {
     log.state_get(&subscription_key(group, topic)).is_some()
         || !log.state_prefix(&offsets::topic_prefix(group, topic)).is_empty()

@@ -128,7 +128,6 @@ impl Default for State {
 
 impl History {
     /// How long to wait between two samples; depends on the number of pairs.
-    #[must_use]
     pub fn sample_interval(&self) -> Duration {
         if self.state.lock().tracks <= FINE_TRACKS {
             FINE_SAMPLE
@@ -138,7 +137,6 @@ impl History {
     }
 
     /// Whether a sample taken now goes into the history: its rows then need points.
-    #[must_use]
     pub fn is_slot_due(&self, now: TimestampMs) -> bool {
         self.state.lock().is_slot_due(now)
     }
@@ -150,7 +148,6 @@ impl History {
 
     /// The verdicts of the windows on a group's partitions, with their positions `now`; in the order of `now`. Without
     /// `with_verdicts` only the places are looked up.
-    #[must_use]
     pub fn judge(
         &self,
         group: &str,
@@ -187,7 +184,6 @@ impl History {
     }
 
     /// The history of a group since then, for the partitions that `wanted` accepts.
-    #[must_use]
     pub fn recording(
         &self,
         group: &str,
@@ -211,7 +207,6 @@ impl History {
     }
 
     /// The memory in use, in bytes.
-    #[must_use]
     pub fn heap_bytes(&self) -> usize {
         self.state.lock().heap_bytes()
     }

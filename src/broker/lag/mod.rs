@@ -24,7 +24,6 @@ use crate::broker::engine::{Located, Offset, Positions, TimestampMs};
 
 /// A group's next record in a partition: its committed offset, or the log start if that is higher or nothing is
 /// committed.
-#[must_use]
 pub fn next_unread(committed: Option<Offset>, positions: Positions) -> Offset {
     committed.unwrap_or(Offset::ZERO).max(positions.log_start_offset)
 }
@@ -45,7 +44,6 @@ pub struct Lag {
 
 impl Lag {
     /// The lag of one partition. `located` locates the next record; `None` leaves out the figures that need it.
-    #[must_use]
     pub fn of_partition(
         committed: Option<Offset>,
         positions: Positions,

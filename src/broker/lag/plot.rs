@@ -52,7 +52,6 @@ pub struct Value {
 
 impl Value {
     /// The figure of a metric.
-    #[must_use]
     pub const fn get(&self, metric: Metric) -> u64 {
         match metric {
             Metric::Lag => self.lag,
@@ -133,7 +132,6 @@ fn step_ms(window_ms: u64, max_steps: u64, interval_ms: u64) -> u64 {
 }
 
 /// When the recording for a request must begin, with room for whole steps.
-#[must_use]
 pub fn since(request: &Request) -> TimestampMs {
     let window_ms = i64::try_from(request.window_ms).unwrap_or(i64::MAX);
     let longest = STEPS_MS[STEPS_MS.len() - 1] as i64;
@@ -148,7 +146,6 @@ pub fn since(request: &Request) -> TimestampMs {
 
 impl Plot {
     /// Plots a recording, which should reach back to [`since`].
-    #[must_use]
     pub fn of(recording: &Recording, request: &Request) -> Self {
         let interval_ms = u64::try_from(recording.interval_ms).unwrap_or(0);
         let step_ms = step_ms(request.window_ms, request.max_steps, interval_ms);
@@ -208,7 +205,6 @@ impl Plot {
     }
 
     /// Whether the plot is empty.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.total.iter().all(Option::is_none)
     }

@@ -108,13 +108,11 @@ impl Total {
 }
 
 /// Whether a group exists: it was created, or has members.
-#[must_use]
 pub fn exists(broker: &Broker, group: &str) -> bool {
     broker.groups.exists(group) || broker.groups.live(group).is_some()
 }
 
 /// The current lag of a group. May block on the disk.
-#[must_use]
 pub fn lag_of(broker: &Broker, group: &str) -> GroupLag {
     let live = broker.groups.live(group);
     let now = broker.clock.now();
@@ -161,7 +159,6 @@ pub fn lag_of(broker: &Broker, group: &str) -> GroupLag {
 }
 
 /// A row for each partition in each group's scope, for the history. `with_points` may block on the disk.
-#[must_use]
 pub fn rows(broker: &Broker, with_points: bool) -> Vec<Row> {
     let mut rows = Vec::new();
     for name in broker.groups.names() {

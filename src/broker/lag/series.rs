@@ -75,7 +75,6 @@ struct Coder {
 
 impl Series {
     /// An empty series whose first point will be for the slot `first`.
-    #[must_use]
     pub fn new(first: Slot) -> Self {
         Self {
             closed: VecDeque::new(),
@@ -84,7 +83,6 @@ impl Series {
     }
 
     /// The slot of the next point.
-    #[must_use]
     pub fn next_slot(&self) -> Slot {
         self.open.first + Slot::from(self.open.points)
     }
@@ -114,7 +112,6 @@ impl Series {
     }
 
     /// A copy without the chunks before `begin`; it shares the closed chunks.
-    #[must_use]
     pub fn since(&self, begin: Slot) -> Self {
         let ends_after = |chunk: &&Chunk| chunk.first + Slot::from(chunk.points) > begin;
         Self {
@@ -124,7 +121,6 @@ impl Series {
     }
 
     /// The memory in use, in bytes.
-    #[must_use]
     pub fn heap_bytes(&self) -> usize {
         // An `Arc` stores two counts.
         let closed = |chunk: &Chunk| chunk.bytes.len() + 2 * size_of::<usize>();

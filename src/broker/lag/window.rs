@@ -157,7 +157,6 @@ impl Window {
     }
 
     /// The rates and status of the window and the current positions.
-    #[must_use]
     pub fn judge(&self, now: &Sample) -> Verdict {
         let until = Packed::of(now).at_ms;
         let samples: Vec<Sample> = self
@@ -174,14 +173,12 @@ impl Window {
     }
 
     /// The memory in use, in bytes.
-    #[must_use]
     pub fn heap_bytes(&self) -> usize {
         self.samples.capacity() * size_of::<Packed>()
     }
 }
 
 /// The rates over the end of `samples`, which are in order of time.
-#[must_use]
 pub fn rates(samples: &[Sample]) -> Rates {
     let Some(last) = samples.last() else {
         return Rates::default();
@@ -204,7 +201,6 @@ pub fn rates(samples: &[Sample]) -> Rates {
 }
 
 /// The status by `samples`, which are in order of time; the last one is current.
-#[must_use]
 pub fn status(samples: &[Sample]) -> Status {
     let Some(now) = samples.last() else {
         return Status::Ok;

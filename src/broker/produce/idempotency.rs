@@ -66,7 +66,6 @@ impl Key {
     }
 
     /// Hashes what follows, the records or a unit of them, into a fingerprint.
-    #[must_use]
     pub fn hasher(&self) -> Xxh3 {
         self.hasher.clone()
     }
@@ -129,7 +128,6 @@ impl Producer {
 }
 
 /// The fingerprint of what was hashed.
-#[must_use]
 pub fn fingerprint(hasher: &Xxh3) -> Fingerprint {
     hasher.digest128().to_be_bytes()
 }

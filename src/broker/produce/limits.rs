@@ -29,7 +29,6 @@ impl RecordLimits {
     };
 
     /// The bounds of the server and of a topic.
-    #[must_use]
     pub fn of(limits: &Limits, rules: &TopicRules) -> Self {
         Self {
             max_record_bytes: rules.max_record_bytes,
@@ -100,7 +99,6 @@ pub enum Misfit {
 impl Misfit {
     /// The refusal of the record at `pointer` in its document; `partition` is the field that named its partition.
     #[cold]
-    #[must_use]
     pub fn refuse(&self, pointer: &str, partition: &str) -> Refusal {
         match self {
             Self::UnknownPartition {

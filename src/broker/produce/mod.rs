@@ -57,7 +57,6 @@ pub struct TopicRules {
 
 impl TopicRules {
     /// Reads the properties that the topic was made with; what is not there has its default.
-    #[must_use]
     pub fn of(spec: &TopicSpec) -> Self {
         Self {
             max_record_bytes: catalog::max_record_bytes(spec),
@@ -127,7 +126,6 @@ impl Producer {
     /// How a call's records are placed.
     ///
     /// A call that was appended before, `first`, is placed as it was then and held against no limits: it was then.
-    #[must_use]
     pub fn placing(&self, target: &Target, options: Options, first: Option<First>) -> Placing<'_> {
         Placing {
             topic: target.topic.id(),
@@ -146,7 +144,6 @@ impl Producer {
     }
 
     /// The time of an append.
-    #[must_use]
     pub fn now(&self) -> TimestampMs {
         self.clock.now()
     }

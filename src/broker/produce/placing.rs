@@ -100,7 +100,6 @@ struct PartBuilder {
 
 impl<'a> Placer<'a> {
     /// Begins a request at the time `now`.
-    #[must_use]
     pub fn new(placing: Placing<'a>, now: TimestampMs) -> Self {
         Self {
             unkeyed: placing.unkeyed,
@@ -193,25 +192,21 @@ impl<'a> Placer<'a> {
     }
 
     /// Whether nothing was placed since the last [`Placer::take`].
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
     /// Bytes of the records placed since the last [`Placer::take`].
-    #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Whether a record with a key was placed outside its key's partition since the last [`Placer::take`].
-    #[must_use]
     pub fn moved(&self) -> bool {
         self.moved
     }
 
     /// The partition of this unit's records without a key, if any.
-    #[must_use]
     pub fn unkeyed_partition(&self) -> Option<u32> {
         self.unkeyed
     }

@@ -125,7 +125,6 @@ pub struct Stop {
 
 impl Stop {
     /// Whether a line is wrong, and the lines before it can be appended.
-    #[must_use]
     pub fn is_wrong_line(&self) -> bool {
         self.line.is_some()
     }
@@ -201,13 +200,11 @@ impl<'a> Upload<'a> {
     }
 
     /// Becomes true when the server begins to stop.
-    #[must_use]
     pub fn stopping(&self) -> watch::Receiver<bool> {
         self.stopping.clone()
     }
 
     /// Bytes of the unit that is being read.
-    #[must_use]
     pub fn unit_bytes(&self) -> usize {
         self.unit_bytes
     }
@@ -226,7 +223,6 @@ impl<'a> Upload<'a> {
 
     /// Whether the unit ends before `line`: [`Upload::cut`] it first.
     #[inline]
-    #[must_use]
     pub fn is_full(&self, line: &[u8]) -> bool {
         self.unit_lines == UNIT_LINES
             || (self.unit_lines > 0 && self.unit_bytes + line.len() + 1 > UNIT_BYTES)
@@ -473,25 +469,21 @@ impl<'a> Upload<'a> {
     }
 
     /// Records that are safely in.
-    #[must_use]
     pub fn accepted(&self) -> u64 {
         self.accepted
     }
 
     /// Whether nothing was appended because all of it had been before.
-    #[must_use]
     pub fn is_replayed(&self) -> bool {
         self.new_units == 0 && self.replayed_units > 0
     }
 
     /// What is stored, by partition.
-    #[must_use]
     pub fn stored(&self) -> &BTreeMap<u32, Stored> {
         &self.totals
     }
 
     /// Whether a part of the upload is stored, when it ends early and no unit is in flight.
-    #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self.accepted {
             0 => Outcome::None,
@@ -500,7 +492,6 @@ impl<'a> Upload<'a> {
     }
 
     /// The refusal of an upload that ends early.
-    #[must_use]
     pub fn refuse(&self, stop: Stop) -> Refusal {
         let outcome = if stop.unknown {
             Outcome::Unknown
@@ -516,7 +507,6 @@ impl<'a> Upload<'a> {
 
     /// The server stops.
     #[cold]
-    #[must_use]
     pub fn stop(&self) -> Stop {
         Refusal::new(
             Reason::ShuttingDown,

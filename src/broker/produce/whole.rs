@@ -32,7 +32,6 @@ pub struct Placed {
 
 impl Placed {
     /// Takes what a placer has placed, with where it put each record.
-    #[must_use]
     pub fn of(mut placer: Placer<'_>, placements: Vec<Placement>, now: TimestampMs) -> Self {
         Self {
             bytes: placer.bytes(),

@@ -16,13 +16,11 @@ pub struct Filter {
 
 impl Filter {
     /// Whether every record is wanted.
-    #[must_use]
     pub fn is_open(&self) -> bool {
         self.key.is_none() && self.headers.is_empty()
     }
 
     /// Whether a record is wanted.
-    #[must_use]
     pub fn matches(&self, record: &Record<'_>) -> bool {
         if let Some(key) = &self.key
             && record.key != Some(key.as_bytes())

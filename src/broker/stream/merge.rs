@@ -37,7 +37,6 @@ impl Merge {
     }
 
     /// Which record comes next.
-    #[must_use]
     pub fn peek(&self) -> Option<Head> {
         self.0.peek().map(|Reverse(head)| *head)
     }

@@ -28,7 +28,6 @@ pub struct Newest {
 
 impl Newest {
     /// Will hold at most `count` records.
-    #[must_use]
     pub fn new(count: usize) -> Self {
         Self {
             count,

@@ -26,7 +26,6 @@ pub struct Pace {
 
 impl Pace {
     /// A schedule that has not begun. `speed` is positive and finite.
-    #[must_use]
     pub fn new(speed: f64) -> Self {
         debug_assert!(speed > 0.0 && speed.is_finite(), "a pace of {speed}");
         Self {
@@ -37,7 +36,6 @@ impl Pace {
     }
 
     /// When a record with this timestamp is due, were it the next; `None`: at once.
-    #[must_use]
     pub fn due(&self, timestamp: TimestampMs) -> Option<Instant> {
         let (first, began) = self.began?;
         let recorded_ms = self

@@ -53,13 +53,11 @@ pub struct StreamRequest {
 
 impl StreamRequest {
     /// Whether it goes on behind the end as of the request.
-    #[must_use]
     pub fn goes_on(&self) -> bool {
         self.follow && !matches!(self.until, Some(Ending::Latest | Ending::Cursor(_)))
     }
 
     /// Whether records may come long after the request, as they arrive or are due.
-    #[must_use]
     pub fn is_live(&self) -> bool {
         self.goes_on() || self.speed.is_some()
     }

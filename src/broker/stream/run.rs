@@ -103,7 +103,6 @@ impl OpenStream {
     }
 
     /// What writes this stream's cursors.
-    #[must_use]
     pub fn cursor(&self) -> CursorText {
         let topics: Vec<TopicId> = self.lanes.topics.iter().map(|topic| topic.id()).collect();
         CursorText::new(super::lanes::directory(&self.fetcher), &topics)

@@ -140,7 +140,6 @@ const LATER: &[&str] = &["cleanup_policy", "compression", "key_index"];
 
 impl ConfigKey {
     /// The default.
-    #[must_use]
     pub fn default(&self) -> Value {
         match self.kind {
             Kind::Number { default, .. } => default.map_or(Value::Null, Value::from),
@@ -171,7 +170,6 @@ impl ConfigKey {
 }
 
 /// The identity of a topic, unique over time and data directories: a topic recreated under the same name has another.
-#[must_use]
 pub fn public_id(log: &Log, id: TopicId) -> String {
     format!("{}-{:x}", log.directory_id(), id.0)
 }
@@ -188,7 +186,6 @@ pub struct TopicConfig {
 
 impl TopicConfig {
     /// The configuration of a topic.
-    #[must_use]
     pub fn of(spec: &TopicSpec) -> Self {
         Self {
             properties: spec.properties.clone(),
@@ -297,19 +294,16 @@ fn known(number: Option<u64>) -> u64 {
 }
 
 /// The largest record of a topic, in stored bytes.
-#[must_use]
 pub fn max_record_bytes(spec: &TopicSpec) -> usize {
     usize::try_from(known(number(&spec.properties, MAX_RECORD_BYTES))).unwrap_or(usize::MAX)
 }
 
 /// Whether records get the server's time instead of the producer's.
-#[must_use]
 pub fn is_log_append_time(spec: &TopicSpec) -> bool {
     word(&spec.properties, TIMESTAMP_TYPE) == "log_append_time"
 }
 
 /// When a request without `ack` is answered.
-#[must_use]
 pub fn ack(spec: &TopicSpec) -> Ack {
     if word(&spec.properties, ACK) == "written" {
         Ack::Written
@@ -319,13 +313,11 @@ pub fn ack(spec: &TopicSpec) -> Ack {
 }
 
 /// How long an `Idempotency-Key` is remembered.
-#[must_use]
 pub fn dedupe_window(spec: &TopicSpec) -> Duration {
     Duration::from_millis(known(number(&spec.properties, DEDUPE_WINDOW_MS)))
 }
 
 /// Whether partitions were added after the topic was created.
-#[must_use]
 pub fn partitions_were_raised(spec: &TopicSpec) -> bool {
     spec.properties
         .get(PARTITIONS_RAISED)
@@ -336,7 +328,6 @@ pub fn partitions_were_raised(spec: &TopicSpec) -> bool {
 /// chose another partition.
 ///
 /// To rely on the answer, take the positions of the other partitions first: records appended after them may change it.
-#[must_use]
 pub fn partition_of_key(log: &Log, topic: &Topic, key: &[u8]) -> Option<u32> {
     let spec = topic.spec();
     let is_placed_by_key =

@@ -33,7 +33,6 @@ pub struct Topics {
 
 impl Topics {
     /// The topics of `log`.
-    #[must_use]
     pub fn new(log: impl Into<Log>, limits: &Limits) -> Self {
         Self {
             log: log.into(),
@@ -44,7 +43,6 @@ impl Topics {
     }
 
     /// Follows creations, changes and deletions of topics: each raises the number.
-    #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.feed.subscribe()
     }

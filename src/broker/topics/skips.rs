@@ -44,13 +44,11 @@ pub struct Skips(Vec<Gap>);
 
 impl Skips {
     /// The ranges in the state; an unreadable value is logged and left out, so that its range is reported as damaged.
-    #[must_use]
     pub fn of(log: &Log, partition: PartitionId) -> Self {
         Self::among(&log.state_prefix(&partition_prefix(partition)), partition)
     }
 
     /// The same, from a state that is read without a log.
-    #[must_use]
     pub fn among(state: &[StateEntry], partition: PartitionId) -> Self {
         let prefix = partition_prefix(partition);
         let mut ranges = Vec::new();
@@ -66,7 +64,6 @@ impl Skips {
     }
 
     /// The end of the skipped offsets that begin at `offset`, without a hole; `None` if `offset` is not skipped.
-    #[must_use]
     pub fn end_of(&self, offset: Offset) -> Option<Offset> {
         let mut end = offset;
         // Ranges are ordered by their start, so one pass is enough.
@@ -79,7 +76,6 @@ impl Skips {
     }
 
     /// Whether all of a range is skipped.
-    #[must_use]
     pub fn covers(&self, range: Gap) -> bool {
         self.end_of(range.from).is_some_and(|end| end >= range.until)
     }
@@ -107,7 +103,6 @@ impl Skips {
 }
 
 /// The known damaged ranges of a partition, in order. Does not touch the disk.
-#[must_use]
 pub fn known(log: &Log, partition: &Partition) -> Vec<Row> {
     let ranges = partition.damaged_ranges();
     if ranges.is_empty() {

@@ -36,7 +36,6 @@ pub struct EventRenderer {
 
 impl EventRenderer {
     /// A renderer for the records of a partition.
-    #[must_use]
     pub fn new(topic: &str, partition: u32, layout: Layout) -> Self {
         let mut middle = b"\",\"source\":".to_vec();
         push_string(&mut middle, &format!("/v1/topics/{topic}/partitions/{partition}"));

@@ -7,7 +7,6 @@
 //! Invariants: no input makes this code panic, recurse, or allocate more than a constant times its own length.
 
 /// Text without the byte order mark that some editors write before it.
-#[must_use]
 pub fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }

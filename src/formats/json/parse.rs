@@ -155,7 +155,6 @@ fn body_records<'a, E: From<RecordError>>(
 
 /// Whether `bytes` are one JSON value, without white space around it or line breaks in it, that a reader takes for a
 /// value: any but `null`, which a reader takes for a tombstone.
-#[must_use]
 pub fn is_json_line(bytes: &[u8]) -> bool {
     if bytes == b"null" || matches!(bytes.first(), None | Some(b' ' | b'\t' | b'\n' | b'\r')) {
         return false;

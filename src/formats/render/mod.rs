@@ -43,7 +43,6 @@ pub struct RecordRenderer {
 
 impl RecordRenderer {
     /// A renderer for the records of `partition`, with `topic` in each if given.
-    #[must_use]
     pub fn new(topic: Option<&str>, partition: u32, layout: Layout) -> Self {
         let mut head = b"{".to_vec();
         if let Some(topic) = topic {

@@ -29,14 +29,12 @@ pub struct RealDisk {
 
 impl RealDisk {
     /// A disk that maps files for reading.
-    #[must_use]
     pub fn new() -> Self {
         Self { maps: true }
     }
 
     /// A disk that reads by copying: for file systems on which a map would be a risk (a file on a network that may go
     /// away kills a process that has it mapped). Each open segment holds a file handle then.
-    #[must_use]
     pub fn without_maps() -> Self {
         Self { maps: false }
     }

@@ -17,7 +17,6 @@ pub type Subscriptions = BTreeMap<Arc<str>, BTreeSet<TopicId>>;
 /// Who is to have each partition. Partitions that nobody subscribes to are left out.
 ///
 /// `owners` is who has it now. Cost: about (partitions + members) × topics × log(members).
-#[must_use]
 pub fn assign(
     members: &Subscriptions,
     partitions: &[PartitionId],

@@ -103,19 +103,16 @@ impl Ordered {
     }
 
     /// Whether partitions wait for their owners to give them up.
-    #[must_use]
     pub fn is_rebalancing(&self) -> bool {
         self.is_rebalancing
     }
 
     /// Whether a commit is on its way to the log.
-    #[must_use]
     pub fn is_committing(&self) -> bool {
         self.slots.values().any(|slot| slot.committing > 0)
     }
 
     /// Whether a partition is known.
-    #[must_use]
     pub fn knows(&self, id: PartitionId) -> bool {
         self.slots.contains_key(&id)
     }
@@ -255,7 +252,6 @@ impl Ordered {
     }
 
     /// The committed offset of a partition, as far as commits have ended.
-    #[must_use]
     pub fn committed(&self, id: PartitionId) -> Option<Offset> {
         self.slots.get(&id).and_then(|slot| slot.committed)
     }

@@ -65,7 +65,6 @@ pub struct Delivered {
 
 impl Delivered {
     /// Damaged offsets that were skipped on purpose.
-    #[must_use]
     pub fn gaps(&self) -> &[Gap] {
         &self.page.gaps
     }

@@ -67,7 +67,6 @@ impl RunState {
 
 impl Saved {
     /// The encoded value: at most about 24 KiB, and a few bytes if the members settle in order.
-    #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(16 + 3 * self.runs.len());
         value.push(VERSION);
@@ -142,7 +141,6 @@ impl Saved {
 
     /// Whether this was written with the committed offset `committed`. If not, the offset was changed since: the group
     /// continues from there, with nothing settled or delivered beyond.
-    #[must_use]
     pub fn is_of(&self, committed: Offset) -> bool {
         self.floor == committed
     }
@@ -174,13 +172,11 @@ fn take(rest: &mut &[u8]) -> Result<u64, Unreadable> {
 }
 
 /// The prefix of the keys of a group's states.
-#[must_use]
 pub fn states_prefix(group: &str) -> Vec<u8> {
     [&[QUEUE], group.as_bytes(), &[0]].concat()
 }
 
 /// The key of a group's state in a partition.
-#[must_use]
 pub fn state_key(group: &str, partition: PartitionId) -> Vec<u8> {
     with_partition(states_prefix(group), partition)
 }

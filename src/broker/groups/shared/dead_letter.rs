@@ -67,7 +67,6 @@ pub enum NotReturning {
 }
 
 /// The reason of a record that was delivered too often.
-#[must_use]
 pub fn delivered_too_often(deliveries: u32) -> String {
     match deliveries {
         1 => "delivered once and not settled".to_owned(),
@@ -76,7 +75,6 @@ pub fn delivered_too_often(deliveries: u32) -> String {
 }
 
 /// The dead letter of a record, as a copy. Like any record, it is placed by its key.
-#[must_use]
 pub fn of_record(
     record: &Record<'_>,
     origin: Origin<'_>,

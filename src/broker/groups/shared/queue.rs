@@ -199,13 +199,11 @@ pub struct Queue {
 
 impl Queue {
     /// Begins at `floor`, with nothing leased. `max_deliveries` is at least 1.
-    #[must_use]
     pub fn new(floor: Offset, max_deliveries: u32) -> Self {
         Self::with_window(floor, max_deliveries, MAX_WINDOW)
     }
 
     /// Restores the written state: every unsettled offset is free, or exhausted.
-    #[must_use]
     pub fn restore(saved: &Saved, max_deliveries: u32) -> Self {
         Self::restore_with_window(saved, max_deliveries, MAX_WINDOW)
     }
@@ -244,38 +242,32 @@ impl Queue {
     }
 
     /// All offsets below are settled. Once written, this is the group's committed offset.
-    #[must_use]
     pub fn floor(&self) -> Offset {
         self.floor
     }
 
     /// The first offset that was neither leased nor skipped.
-    #[must_use]
     pub fn next(&self) -> Offset {
         self.floor.plus(self.slots.len() as u64)
     }
 
     /// How many offsets are leased.
-    #[must_use]
     pub fn leased(&self) -> usize {
         self.deadlines.len()
     }
 
     /// How many records all polls of a member hold together.
-    #[must_use]
     pub fn leased_to(&self, member: MemberKey) -> usize {
         let polls = (member, PollNumber(0))..=(member, PollNumber(u64::MAX));
         self.polls.range(polls).map(|(_, leases)| leases).sum()
     }
 
     /// How many offsets a poll still holds.
-    #[must_use]
     pub fn held_by(&self, member: MemberKey, poll: PollNumber) -> usize {
         self.polls.get(&(member, poll)).copied().unwrap_or(0)
     }
 
     /// Whether [`Queue::acquire`] with these positions would lease a record, as of the last [`Queue::expire`].
-    #[must_use]
     pub fn has_work(&self, log_start: Offset, end: Offset) -> bool {
         let floor = self.floor.max(log_start);
         let fresh = self.next().max(log_start) < end.min(floor.plus(self.window));
@@ -283,7 +275,6 @@ impl Queue {
     }
 
     /// The next time at which [`Queue::expire`] has something to do.
-    #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
         let first = |set: &BTreeSet<(Moment, Offset)>| set.first().map(|(moment, _)| *moment);
         first(&self.deadlines)
@@ -294,13 +285,11 @@ impl Queue {
 
     /// At most `max` offsets that were delivered as often as allowed, in order. Dead-letter them with
     /// [`Queue::begin_dead_letter`], without a member.
-    #[must_use]
     pub fn exhausted(&self, max: usize) -> Vec<Offset> {
         self.exhausted.iter().take(max).copied().collect()
     }
 
     /// Whether a write without changes would save something: skipped damage, or deliveries that ended unsettled.
-    #[must_use]
     pub fn is_unsaved(&self) -> bool {
         self.unsaved
     }
@@ -434,13 +423,11 @@ impl Queue {
     }
 
     /// Whether changes have begun that are not durable yet.
-    #[must_use]
     pub fn is_settling(&self) -> bool {
         !self.changes.is_empty()
     }
 
     /// Whether a write is in flight.
-    #[must_use]
     pub fn is_writing(&self) -> bool {
         self.writing.is_some()
     }

@@ -89,7 +89,6 @@ pub fn redrive(
 }
 
 /// The prefix of the keys of a group's positions.
-#[must_use]
 pub fn positions_prefix(group: &str) -> Vec<u8> {
     [&[REDRIVE], group.as_bytes(), &[0]].concat()
 }

@@ -104,7 +104,6 @@ impl Settings {
     }
 
     /// The dead letter topic of a topic.
-    #[must_use]
     pub fn dead_letter_topic_of(&self, topic: &str) -> String {
         match &self.dead_letter_topic {
             Some(name) => name.clone(),
@@ -129,7 +128,6 @@ pub struct Unreadable(&'static str);
 
 impl GroupValue {
     /// How the group's members share the records.
-    #[must_use]
     pub const fn kind(&self) -> GroupType {
         match self {
             Self::Ordered => GroupType::Ordered,
@@ -138,7 +136,6 @@ impl GroupValue {
     }
 
     /// The encoded value. [Check](Settings::check) the settings first.
-    #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let Self::Shared(settings) = self else {
             return vec![VERSION_ORDERED];

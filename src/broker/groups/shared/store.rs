@@ -52,7 +52,6 @@ pub struct Found {
 ///
 /// If the state is stale or unreadable (which is logged), the group continues from the committed offset, and records
 /// settled beyond are delivered again.
-#[must_use]
 pub fn load(log: &Log, group: &str, partition: PartitionId, max_deliveries: u32) -> Option<Queue> {
     let value = log.state_get(&offsets::offset_key(group, partition))?;
     let committed = match Committed::decode(&value) {
@@ -112,7 +111,6 @@ pub fn dead_letter_topic(log: &Log, topics: &Topics, name: &str) -> Result<Arc<T
 
 /// Reads records to dead-letter, until their keys and values reach `max_bytes` (at least one record). `offsets` come in
 /// order, with their delivery counts; `reason` gives each record's reason. May wait for the disk.
-#[must_use]
 pub fn read_letters(
     log: &Log,
     partition: &Partition,
