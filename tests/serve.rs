@@ -242,11 +242,8 @@ fn a_client_that_pauses_within_its_body_is_answered_408() {
     let dir = temporary();
     let server = start(&dir, "--body-idle-timeout-ms 50");
     let mut connection = server.connect();
-    connection.begin(
-        "PUT",
-        OFFSETS,
-        &format!("content-type: {JSON}\r\ncontent-length: 100\r\n"),
-    );
+    let text = format!("content-type: {JSON}\r\ncontent-length: 100\r\n");
+    connection.begin("PUT", OFFSETS, &text);
     connection.say(b"{\"off");
     connection.answered().problem(408, "request-timeout");
     connection.stream.get_ref().shutdown(Shutdown::Write).unwrap();
@@ -282,11 +279,8 @@ fn a_body_that_is_not_http_is_the_clients_mistake() {
     let dir = temporary();
     let server = start(&dir, "");
     let mut connection = server.connect();
-    connection.begin(
-        "PUT",
-        OFFSETS,
-        &format!("content-type: {JSON}\r\ntransfer-encoding: chunked\r\n"),
-    );
+    let text = format!("content-type: {JSON}\r\ntransfer-encoding: chunked\r\n");
+    connection.begin("PUT", OFFSETS, &text);
     connection.say(b"not a length\r\n");
     connection.answered().problem(400, "invalid-request");
     drop(connection);

@@ -183,12 +183,8 @@ async fn a_commit_that_cannot_be_is_refused_at_its_place_and_nothing_is_committe
 async fn a_wrong_body_is_400_whether_or_not_the_group_exists() {
     let service = Service::start();
     service.topic("orders", 1);
-    commit(
-        &service,
-        "g",
-        json!([{"topic": "orders", "partition": 0, "offset": 0}]),
-    )
-    .await;
+    let body = json!([{"topic": "orders", "partition": 0, "offset": 0}]);
+    commit(&service, "g", body).await;
     let members = "members members/m/poll members/m/settle members/m/commit members/m/heartbeat";
     for group in ["g", "nobody"] {
         for path in members.split(' ').chain(["redrive", "offsets/reset"]) {
