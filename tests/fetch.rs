@@ -281,12 +281,10 @@ async fn offsets_outside_of_the_log_say_where_it_lies() {
         assert_eq!(problem["log_start_offset"], 12, "{query}");
         assert_eq!(problem["end_offset"], 30, "{query}");
     }
-    for query in [
-        "offset=31",
-        "offset=9223372036854775807",
-        "offset=31&wait_ms=60000",
-    ] {
+    let far = ["offset=4611686018427387904", "offset=9223372036854775807"];
+    for query in [far[0], far[1], "offset=31", "offset=31&wait_ms=60000"] {
         let problem = refused(&service, query, 416, "offset-out-of-range").await;
+        assert_eq!(problem["outcome"], "none", "{query}");
         assert_eq!(problem["log_start_offset"], 12, "{query}");
         assert_eq!(problem["end_offset"], 30, "{query}");
     }
@@ -305,18 +303,28 @@ async fn bad_parameters_are_named_and_what_is_not_there_is_404() {
     for (query, pointer) in [
         ("", "offset"),
         ("?offset=x", "offset"),
+        ("?offset=-1", "offset"),
+        ("?offset=1.5", "offset"),
+        ("?offset=99999999999999999999", "offset"),
+        ("?offset=first", "offset"),
+        ("?offset=", "offset"),
         ("?offset=0&from=0", "from"),
         ("?offset=0&limit=3", "limit"),
         ("?offset=0&offset=1", "offset"),
         ("?offset=0&max_records=0", "max_records"),
         ("?offset=0&wait_ms=60001", "wait_ms"),
     ] {
-        service.get(&format!("{RECORDS}{query}")).await.invalid(pointer);
+        let problem = service.get(&format!("{RECORDS}{query}")).await.invalid(pointer);
+        assert_eq!(problem["outcome"], "none", "{query}");
     }
-    let answer = service.get("/v1/topics/u/partitions/0/records?offset=0").await;
-    answer.problem(404, "unknown-topic");
-    let answer = service.get("/v1/topics/t/partitions/1/records?offset=0").await;
-    answer.problem(404, "unknown-partition");
+    for (uri, code) in [
+        ("/v1/topics/u", "unknown-topic"),
+        ("/v1/topics/u/partitions/0/records?offset=0", "unknown-topic"),
+        ("/v1/topics/t/partitions/1/records?offset=0", "unknown-partition"),
+        ("/v1/nothing", "not-found"),
+    ] {
+        service.get(uri).await.refusal(404, code, "none");
+    }
 }
 
 #[tokio::test]

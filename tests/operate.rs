@@ -2,11 +2,10 @@
 
 mod support;
 
-use axum::body::Body;
-use http::{Method, Request};
+use http::Method;
 use quipu::settings::Config;
 use serde_json::json;
-use support::{Answer, NOW, Service, refused};
+use support::{Answer, NOW, Service, has, refused};
 
 /// The methods that an answer allows, sorted.
 fn allowed(answer: &Answer) -> Vec<&str> {
@@ -60,22 +59,12 @@ async fn every_documented_operation_is_answered_by_its_handler() {
     assert_eq!(schemas["JoinBody"]["required"], json!(["topics"]));
     assert_eq!(schemas["PollBody"].get("required"), None);
     let paths = document["paths"].as_object().unwrap();
-    for path in [
-        "/openapi.json",
-        "/metrics",
-        "/health/live",
-        "/health/ready",
-        "/v1/info",
-        "/v1/groups/{group}",
-    ] {
+    for path in "/openapi.json /metrics /health/live /health/ready /v1/info /v1/groups/{group}".split(' ') {
         assert!(paths.contains_key(path), "{path}");
     }
     for (path, item) in paths {
-        let uri: String = path
-            .split('/')
-            .map(|s| if s.starts_with('{') { "x" } else { s })
-            .collect::<Vec<_>>()
-            .join("/");
+        let segments = path.split('/').map(|s| if s.starts_with('{') { "x" } else { s });
+        let uri = segments.collect::<Vec<_>>().join("/");
         for method in item.as_object().unwrap().keys() {
             let method: Method = method.to_ascii_uppercase().parse().unwrap();
             let answer = service.call(method.clone(), &uri, "").await;
@@ -114,9 +103,8 @@ async fn information_has_the_version_and_the_limits_in_force() {
     config.limits.max_key_bytes = 77;
     let service = Service::with(config);
     let info = service.get("/v1/info").await.ok();
-    assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(info["data_format"], 1);
-    assert_eq!(info["uptime_ms"], 0);
+    let expected = json!({"version": env!("CARGO_PKG_VERSION"), "data_format": 1, "uptime_ms": 0});
+    has(&info, expected);
     assert_eq!(info["limits"]["max_key_bytes"], 77);
     assert_eq!(info["limits"]["max_request_bytes"], 32 << 20);
     assert!(
@@ -179,66 +167,42 @@ async fn metrics_have_positions_lag_and_the_engines_counts() {
 
 #[tokio::test]
 async fn browsers_are_answered_only_where_origins_are_configured() {
-    let preflight = || {
-        Request::builder()
-            .method(Method::OPTIONS)
-            .uri("/v1/groups/g/offsets")
-            .header("origin", "https://a.example")
-            .header("access-control-request-method", "PUT")
-            .header("access-control-request-headers", "content-type")
-            .body(Body::empty())
-            .unwrap()
-    };
-    let get = |origin: &str| {
-        Request::builder()
-            .uri("/v1/groups")
-            .header("origin", origin)
-            .body(Body::empty())
-            .unwrap()
+    const A: (&str, &str) = ("origin", "https://a.example");
+    const ALLOWED: &str = "access-control-allow-origin";
+    let asked = [
+        A,
+        ("access-control-request-method", "PUT"),
+        ("access-control-request-headers", "content-type"),
+    ];
+    let preflight = async |service: &Service| {
+        let uri = "/v1/groups/g/offsets";
+        service.send(Method::OPTIONS, uri, &asked, "").await
     };
     let off = Service::start();
-    off.request(preflight()).await.problem(405, "method-not-allowed");
-    let answer = off.request(get("https://a.example")).await;
-    let found = answer.header("access-control-allow-origin");
-    assert_eq!(found, None);
+    preflight(&off).await.problem(405, "method-not-allowed");
+    assert_eq!(off.get_with("/v1/groups", &[A]).await.header(ALLOWED), None);
 
     let config = Config {
-        cors_origins: vec!["https://a.example".into()],
+        cors_origins: vec![A.1.into()],
         ..Config::default()
     };
     let on = Service::with(config);
-    let answer = on.request(preflight()).await;
-    assert_eq!(answer.status, 204);
-    let got = answer.header("access-control-allow-origin");
-    assert_eq!(got, Some("https://a.example"));
-    let got = answer.header("access-control-allow-headers");
-    assert_eq!(got, Some("content-type"));
-    assert!(
-        answer
-            .header("access-control-allow-methods")
-            .unwrap()
-            .contains("PUT")
+    let answer = preflight(&on).await.with_status(204);
+    assert_eq!(answer.header(ALLOWED), Some(A.1));
+    assert_eq!(
+        answer.header("access-control-allow-headers"),
+        Some("content-type")
     );
-    let answer = on.request(get("https://a.example")).await;
-    assert_eq!(answer.status, 200);
-    assert!(
-        answer
-            .header("access-control-expose-headers")
-            .unwrap()
-            .contains("next-offset")
-    );
-    let answer = on.request(get("https://b.example")).await;
-    let got = answer.header("access-control-allow-origin");
-    assert_eq!(got, None);
-    let problem = on.request(
-        Request::builder()
-            .uri("/x")
-            .header("origin", "https://a.example")
-            .body(Body::empty())
-            .unwrap(),
-    );
-    let problem = problem.await;
+    let methods = answer.header("access-control-allow-methods").unwrap();
+    assert!(methods.contains("PUT"), "{methods}");
+    let answer = on.get_with("/v1/groups", &[A]).await.with_status(200);
+    let exposed = answer.header("access-control-expose-headers").unwrap();
+    assert!(exposed.contains("next-offset"), "{exposed}");
+    let other = on
+        .get_with("/v1/groups", &[("origin", "https://b.example")])
+        .await;
+    assert_eq!(other.header(ALLOWED), None);
+    let problem = on.get_with("/x", &[A]).await;
     problem.problem(404, "not-found");
-    let found = problem.header("access-control-allow-origin");
-    assert_eq!(found, Some("https://a.example"));
+    assert_eq!(problem.header(ALLOWED), Some(A.1));
 }

@@ -1,7 +1,7 @@
 //! Lag: the report, its history and the picture, through the router. The clock stands until it is moved, and the history
 //! is fed by the test.
 
-use crate::support::{NOW, Service, invalid, refused};
+use crate::support::{NOW, Service, has, invalid, refused};
 use quipu::broker::groups::live::GroupState;
 use quipu::broker::lag::report;
 use quipu::broker::lag::sampler;
@@ -60,16 +60,13 @@ async fn the_report_has_every_field_of_a_partition_a_topic_and_a_group() {
     let lag = lag(&service, "billing").await;
     let total = json!({"lag": 1400, "lag_ms": 18_400, "consume_rate": 80.0, "produce_rate": 20.0,
         "drain_ms": null, "expires_ms": null, "status": "ok"});
-    let has = |found: &Value, expected: &Value| {
-        for (name, value) in expected.as_object().unwrap() {
-            assert_eq!(&found[name], value, "{name} in {found}");
-        }
-    };
     has(&lag, &json!({"group": "billing", "state": "empty", "members": 0}));
     has(&lag, &total);
     has(&lag["topics"][0], &total);
     assert_eq!(lag["topics"][0]["topic"], "orders");
-    let body = json!({"partition": 0, "committed_offset": 800, "end_offset": 2000, "log_start_offset": 0, "lag": 1200, "lag_ms": 18_400, "member_id": null, "last_commit": NOW + 10_000, "consume_rate": 80.0, "produce_rate": 0.0, "drain_ms": 15_000, "expires_ms": null, "status": "ok"});
+    let body = json!({"partition": 0, "committed_offset": 800, "end_offset": 2000, "log_start_offset": 0,
+        "lag": 1200, "lag_ms": 18_400, "member_id": null, "last_commit": NOW + 10_000, "consume_rate": 80.0,
+        "produce_rate": 0.0, "drain_ms": 15_000, "expires_ms": null, "status": "ok"});
     has(&lag["topics"][0]["partitions"][0], &body);
     let body =
         json!({"lag": 200, "lag_ms": 1000, "consume_rate": 0.0, "produce_rate": 20.0, "drain_ms": null});
@@ -286,11 +283,8 @@ async fn lag_is_zero_the_moment_everything_is_read_however_quiet_the_topic_is() 
     look(&service, 0);
     assert_eq!(lag(&service, "g").await["lag_ms"], 3_600_000);
     commit(&service, "g", 0, 5).await;
-    let after = lag(&service, "g").await;
-    assert_eq!(after["lag"], 0);
-    assert_eq!(after["lag_ms"], 0);
-    assert_eq!(after["lag_bytes"], 0);
-    assert_eq!(after["drain_ms"], 0);
+    let expected = json!({"lag": 0, "lag_ms": 0, "lag_bytes": 0, "drain_ms": 0});
+    has(&lag(&service, "g").await, expected);
     for hour in 1..5 {
         look(&service, hour * 3600);
         assert_eq!(lag(&service, "g").await["lag_ms"], 0);
@@ -325,16 +319,12 @@ async fn what_retention_took_is_no_lag_but_a_loss_for_a_minute() {
     let row = async |service: &Service| lag(service, "g").await["topics"][0]["partitions"][0].clone();
     assert_eq!(row(&service).await["status"], "stalled");
     trim(&service, 0, 40);
-    let trimmed = row(&service).await;
-    assert_eq!(trimmed["lag"], 60);
-    assert_eq!(trimmed["committed_offset"], 10);
-    assert_eq!(trimmed["status"], "losing");
+    let expected = json!({"lag": 60, "committed_offset": 10, "status": "losing"});
+    has(&row(&service).await, expected);
     assert_eq!(lag(&service, "g").await["status"], "losing");
     trim(&service, 0, 100);
     let nothing = row(&service).await;
-    assert_eq!(nothing["lag"], 0);
-    assert_eq!(nothing["lag_ms"], 0);
-    assert_eq!(nothing["lag_bytes"], 0);
+    has(&nothing, json!({"lag": 0, "lag_ms": 0, "lag_bytes": 0}));
     for second in 70..140 {
         look(&service, second);
     }
@@ -433,8 +423,7 @@ async fn the_history_has_a_step_every_ten_seconds_by_partition_and_in_total() {
         look(&service, second);
     }
     let history = service.get("/v1/groups/g/lag/history?window_ms=60000").await.ok();
-    assert_eq!(history["group"], "g");
-    assert_eq!(history["step_ms"], 10_000);
+    has(&history, json!({"group": "g", "step_ms": 10_000}));
     let expected = json!([
         NOW,
         NOW + 10_000,
@@ -450,9 +439,8 @@ async fn the_history_has_a_step_every_ten_seconds_by_partition_and_in_total() {
     assert_eq!(*found, json!([0, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000]));
     let series = history["series"].as_array().unwrap();
     assert_eq!(series.len(), 2);
-    assert_eq!(series[0]["topic"], "orders");
-    assert_eq!(series[0]["partition"], 0);
-    assert_eq!(series[0]["lag"], json!([100, 90, 80, 70, 60, 50, 40]));
+    let expected = json!({"topic": "orders", "partition": 0, "lag": [100, 90, 80, 70, 60, 50, 40]});
+    has(&series[0], expected);
     assert!(series[1]["lag_bytes"][0].as_u64().unwrap() > 0);
     assert_eq!(history["series_left_out"], 0);
 

@@ -1,6 +1,6 @@
 //! Members of ordered groups through the API: joining, polling, acknowledging, committing, leaving.
 
-use crate::support::{Answer, Service, expect, refused};
+use crate::support::{Answer, Service, expect, has, refused};
 use serde_json::{Value, json};
 
 const MEMBERS: &str = "/v1/groups/billing/members";
@@ -78,8 +78,7 @@ async fn a_consumer_is_a_loop_of_one_call() {
     service.delete(&path).await.with_status(204);
     assert_eq!(committed(&service, 0).await, Some(25));
     let group = service.get("/v1/groups/billing").await.json();
-    assert_eq!(group["state"], "empty");
-    assert_eq!(group["members"], json!([]));
+    has(&group, json!({"state": "empty", "members": []}));
 }
 
 #[tokio::test]
@@ -218,7 +217,10 @@ async fn a_waiting_poll_ends_with_a_record_a_rebalance_or_a_newer_poll() {
 async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back() {
     let service = orders(2, 20).await;
     let joined = service.post(MEMBERS, member("a")).await.json();
-    let commit = |epoch: &Value, partition: u32, offset: u64| json!({"epoch": epoch, "offsets": [{"topic": "orders", "partition": partition, "offset": offset}]});
+    let commit = |epoch: &Value, partition: u32, offset: u64| {
+        json!({"epoch": epoch,
+        "offsets": [{"topic": "orders", "partition": partition, "offset": offset}]})
+    };
     let path = "/v1/groups/billing/members/a/commit";
     let answer = service.post(path, commit(&joined["epoch"], 0, 7)).await.ok();
     assert_eq!(answer["offsets"][0]["offset"], 7);

@@ -1,6 +1,6 @@
 //! Groups without members, and their lag, through the router.
 
-use crate::support::{NOW, Service, invalid, refused};
+use crate::support::{NOW, Service, has, invalid, refused};
 use http::Method;
 use quipu_segments::TopicSettings;
 use serde_json::{Value, json};
@@ -9,15 +9,29 @@ const G: &str = "/v1/groups/g";
 const OFFSETS: &str = "/v1/groups/g/offsets";
 const RESET: &str = "/v1/groups/g/offsets/reset";
 async fn commit(service: &Service, group: &str, offsets: Value) {
-    let uri = format!("/v1/groups/{group}/offsets");
-    service.put(&uri, &json!({ "offsets": offsets })).await.ok();
+    let body = json!({ "offsets": offsets });
+    service
+        .put(&format!("/v1/groups/{group}/offsets"), &body)
+        .await
+        .ok();
+}
+
+/// A row of a commit to partition 0 of `orders`.
+fn at(offset: u64) -> Value {
+    json!({"topic": "orders", "partition": 0, "offset": offset})
+}
+
+/// A service with the topic `orders` of so many partitions, the first of which has records with these timestamps.
+fn with_orders(partitions: u32, timestamps: &[i64]) -> Service {
+    let service = Service::start();
+    service.topic("orders", partitions);
+    service.append_at("orders", 0, timestamps);
+    service
 }
 
 #[tokio::test]
 async fn a_commit_makes_the_group_and_is_there_after_a_restart() {
-    let service = Service::start();
-    service.topic("orders", 2);
-    service.append_at("orders", 0, &[1, 2, 3]);
+    let service = with_orders(2, &[1, 2, 3]);
     refused(service.get("/v1/groups/billing"), 404, "unknown-group").await;
     refused(service.get("/v1/groups/billing/offsets"), 404, "unknown-group").await;
     let offsets = json!([
@@ -41,7 +55,7 @@ async fn a_commit_makes_the_group_and_is_there_after_a_restart() {
 async fn what_was_read_can_be_committed_as_it_stands() {
     let service = Service::start();
     service.topic("orders", 1);
-    let body = json!([{"topic": "orders", "partition": 0, "offset": 0}]);
+    let body = json!([at(0)]);
     commit(&service, "a", body).await;
     let read = service.get("/v1/groups/a/offsets").await.ok();
     assert_eq!(service.put("/v1/groups/b/offsets", &read).await.ok(), read);
@@ -61,11 +75,9 @@ async fn a_group_with_nothing_committed_exists_once_it_was_made_and_goes_when_it
 
 #[tokio::test]
 async fn a_deleted_group_takes_its_offsets_with_it_and_nobody_elses() {
-    let service = Service::start();
-    service.topic("orders", 1);
-    service.append_at("orders", 0, &[1, 2]);
+    let service = with_orders(1, &[1, 2]);
     for group in ["a", "ab"] {
-        let body = json!([{"topic": "orders", "partition": 0, "offset": 1}]);
+        let body = json!([at(1)]);
         commit(&service, group, body).await;
     }
     service.delete("/v1/groups/a").await;
@@ -102,9 +114,7 @@ async fn lists_are_sorted_and_go_on_after_the_last_name() {
 
 #[tokio::test]
 async fn a_commit_that_cannot_be_is_refused_at_its_place_and_nothing_is_committed() {
-    let service = Service::start();
-    service.topic("orders", 2);
-    service.append_at("orders", 0, &[1, 2, 3]);
+    let service = with_orders(2, &[1, 2, 3]);
     let good = json!({"topic": "orders", "partition": 0, "offset": 1});
     let other = json!({"topic": "orders", "partition": 1, "offset": 0});
     let row = |name: &str, value: Value| {
@@ -112,78 +122,36 @@ async fn a_commit_that_cannot_be_is_refused_at_its_place_and_nothing_is_committe
         row[name] = value;
         row
     };
-    let long = "x".repeat(4097);
-    for (bad, status, code, pointer) in [
-        (
-            row("offset", json!(4)),
-            400,
-            "invalid-request",
-            "/offsets/1/offset",
-        ),
-        (
-            row("offset", json!(-1)),
-            400,
-            "invalid-request",
-            "/offsets/1/offset",
-        ),
-        (
-            row("offset", json!(u64::MAX)),
-            400,
-            "invalid-request",
-            "/offsets/1/offset",
-        ),
-        (
-            row("offset", json!("1")),
-            400,
-            "invalid-request",
-            "/offsets/1/offset",
-        ),
-        (
-            row("metadata", json!(long)),
-            400,
-            "invalid-request",
-            "/offsets/1/metadata",
-        ),
-        (row("ofset", json!(1)), 400, "invalid-request", "/offsets/1/ofset"),
-        (
-            row("partition", json!(2)),
-            404,
-            "unknown-partition",
-            "/offsets/1/partition",
-        ),
-        (
-            row("topic", json!("none")),
-            404,
-            "unknown-topic",
-            "/offsets/1/topic",
-        ),
-        (other.clone(), 400, "invalid-request", "/offsets/1/partition"),
+    for (name, value, status, code) in [
+        ("offset", json!(4), 400, "invalid-request"),
+        ("offset", json!(-1), 400, "invalid-request"),
+        ("offset", json!(u64::MAX), 400, "invalid-request"),
+        ("offset", json!("1"), 400, "invalid-request"),
+        ("metadata", json!("x".repeat(4097)), 400, "invalid-request"),
+        ("ofset", json!(1), 400, "invalid-request"),
+        ("partition", json!(2), 404, "unknown-partition"),
+        ("topic", json!("none"), 404, "unknown-topic"),
+        // The same partition twice.
+        ("partition", json!(1), 400, "invalid-request"),
     ] {
-        let body = json!({"offsets": [other, bad]});
-        let problem = service.put(OFFSETS, &body).await.problem(status, code);
-        assert_eq!(problem["pointer"], pointer, "{bad}");
-        assert_eq!(problem["outcome"], "none");
-        service.get(G).await.problem(404, "unknown-group");
+        let body = json!({"offsets": [other, row(name, value)]});
+        let problem = service.put(OFFSETS, &body).await.refusal(status, code, "none");
+        assert_eq!(problem["pointer"], format!("/offsets/1/{name}"), "{body}");
+        refused(service.get(G), 404, "unknown-group").await;
     }
-    for body in [
-        "",
-        "{",
-        "[]",
-        "{}",
-        "{\"offsets\":[]} x",
-        "{\"offsets\":[],\"more\":1}",
-    ] {
+    let more = "{\"offsets\":[],\"more\":1}";
+    for body in ["", "{", "[]", "{}", "{\"offsets\":[]} x", more] {
         let answer = service.call(Method::PUT, OFFSETS, body).await;
         answer.problem(400, "invalid-request");
     }
-    commit(&service, "g", json!([row("offset", json!(3)),])).await;
+    commit(&service, "g", json!([at(3)])).await;
 }
 
 #[tokio::test]
 async fn a_wrong_body_is_400_whether_or_not_the_group_exists() {
     let service = Service::start();
     service.topic("orders", 1);
-    let body = json!([{"topic": "orders", "partition": 0, "offset": 0}]);
+    let body = json!([at(0)]);
     commit(&service, "g", body).await;
     let members = "members members/m/poll members/m/settle members/m/commit members/m/heartbeat";
     for group in ["g", "nobody"] {
@@ -221,6 +189,7 @@ async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() 
     // It took its offsets with it.
     assert_eq!(service.app.log.state_prefix(&everything).len(), 1);
     service.topic("orders", 1);
+    let service = service.restart();
     let offsets = service.get(OFFSETS).await.ok();
     assert_eq!(offsets["offsets"].as_array().unwrap().len(), 1);
     assert_eq!(offsets["offsets"][0]["topic"], "other");
@@ -232,7 +201,7 @@ async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() 
 async fn offsets_of_a_topic_that_is_gone_are_not_shown_even_if_they_were_not_removed() {
     let service = Service::start();
     service.topic("orders", 1);
-    let body = json!([{"topic": "orders", "partition": 0, "offset": 0}]);
+    let body = json!([at(0)]);
     commit(&service, "g", body).await;
     service.delete_topic("orders", Vec::new());
     assert_eq!(service.get(OFFSETS).await.ok(), json!({"offsets": []}));
@@ -241,13 +210,14 @@ async fn offsets_of_a_topic_that_is_gone_are_not_shown_even_if_they_were_not_rem
 
 #[tokio::test]
 async fn a_reset_says_what_it_would_do_and_then_does_it() {
-    let service = Service::start();
-    service.topic("orders", 2);
-    service.append_at("orders", 0, &[100, 300, 200, 400]);
+    let service = with_orders(2, &[100, 300, 200, 400]);
     let expected = json!([{"topic": "orders", "partition": 0, "offset": 2, "metadata": "m"}]);
     commit(&service, "g", expected).await;
     let reset = async |body: Value| service.post(RESET, &body).await;
-    let row = |partition, old: Option<u64>, new: u64| json!({"topic": "orders", "partition": partition, "old_offset": old, "new_offset": new});
+    let row = |partition, old: Option<u64>, new: u64| {
+        json!({"topic": "orders", "partition": partition,
+        "old_offset": old, "new_offset": new})
+    };
 
     let body = json!({"topic": "orders", "to": "latest", "dry_run": true});
     let answer = reset(body).await.ok();
@@ -283,10 +253,8 @@ async fn a_reset_says_what_it_would_do_and_then_does_it() {
 
 #[tokio::test]
 async fn a_reset_stays_within_what_is_kept() {
-    let service = Service::start();
-    service.topic("orders", 1);
-    service.append_at("orders", 0, &[1, 2, 3, 4]);
-    let body = json!([{"topic": "orders", "partition": 0, "offset": 1}]);
+    let service = with_orders(1, &[1, 2, 3, 4]);
+    let body = json!([at(1)]);
     commit(&service, "g", body).await;
     let partition = service.app.log.topic("orders").unwrap().partition(0).unwrap();
     partition.trim(quipu_segments::Offset::new(2)).unwrap();
@@ -301,7 +269,7 @@ async fn a_reset_stays_within_what_is_kept() {
         assert_eq!(answer["offsets"][0]["new_offset"], 2, "{to}");
     }
     // A commit below the log start is taken, and goes on at the log start.
-    let body = json!([{"topic": "orders", "partition": 0, "offset": 0}]);
+    let body = json!([at(0)]);
     commit(&service, "g", body).await;
     assert_eq!(service.get("/v1/groups/g/lag").await.ok()["lag"], 2);
 }
@@ -313,30 +281,18 @@ async fn a_reset_that_cannot_be_is_refused_at_its_place() {
     let good = json!({"topic": "orders", "to": "latest"});
     service.post(RESET, &good).await.problem(404, "unknown-group");
     commit(&service, "g", json!([])).await;
-    for (name, value, status, code, pointer) in [
-        ("to", json!("end"), 400, "invalid-request", "/to"),
-        ("topic", json!("none"), 404, "unknown-topic", "/topic"),
-        (
-            "partitions",
-            json!([0, 1]),
-            404,
-            "unknown-partition",
-            "/partitions/1",
-        ),
-        (
-            "partitions",
-            json!([0, 0]),
-            400,
-            "invalid-request",
-            "/partitions/1",
-        ),
-        ("partitions", json!([]), 400, "invalid-request", "/partitions"),
-        ("dryrun", json!(true), 400, "invalid-request", "/dryrun"),
+    for (name, value, status, code, at) in [
+        ("to", json!("end"), 400, "invalid-request", ""),
+        ("topic", json!("none"), 404, "unknown-topic", ""),
+        ("partitions", json!([0, 1]), 404, "unknown-partition", "/1"),
+        ("partitions", json!([0, 0]), 400, "invalid-request", "/1"),
+        ("partitions", json!([]), 400, "invalid-request", ""),
+        ("dryrun", json!(true), 400, "invalid-request", ""),
     ] {
         let mut body = good.clone();
         body[name] = value;
         let problem = service.post(RESET, &body).await.problem(status, code);
-        assert_eq!(problem["pointer"], pointer, "{body}");
+        assert_eq!(problem["pointer"], format!("/{name}{at}"), "{body}");
     }
 }
 
@@ -352,7 +308,8 @@ async fn lag_counts_records_their_age_their_bytes_and_what_retention_leaves() {
     service.append_at("orders", 0, &[NOW - 9000, NOW - 5000, NOW - 7000]);
     service.append_at("orders", 1, &[NOW - 1000, NOW - 500]);
     service.append_at("kept", 0, &[NOW + 1000]);
-    let body = json!([{"topic": "orders", "partition": 0, "offset": 1}, {"topic": "orders", "partition": 1, "offset": 2}, {"topic": "kept", "partition": 0, "offset": 0}]);
+    let body = json!([{"topic": "orders", "partition": 0, "offset": 1}, {"topic": "orders", "partition": 1,
+        "offset": 2}, {"topic": "kept", "partition": 0, "offset": 0}]);
     commit(&service, "g", body).await;
     service.set_time(NOW + 100);
     let lag = service.get("/v1/groups/g/lag").await.ok();
@@ -361,22 +318,15 @@ async fn lag_counts_records_their_age_their_bytes_and_what_retention_leaves() {
     assert_eq!(lag["expires_ms"], 60_000 - 5100, "the nearest");
     assert_eq!(lag["topics"][0]["topic"], "kept");
     let kept = &lag["topics"][0]["partitions"][0];
-    assert_eq!(kept["lag"], 1);
-    assert_eq!(kept["lag_ms"], 0);
-    assert_eq!(kept["expires_ms"], Value::Null);
+    has(kept, json!({"lag": 1, "lag_ms": 0, "expires_ms": null}));
     assert!(kept["lag_bytes"].as_u64().unwrap() > 0);
     let behind = &lag["topics"][1]["partitions"][0];
-    assert_eq!(behind["partition"], 0);
-    assert_eq!(behind["committed_offset"], 1);
-    assert_eq!(behind["end_offset"], 3);
-    assert_eq!(behind["log_start_offset"], 0);
-    assert_eq!(behind["last_commit"], json!(NOW));
+    let expected = json!({"partition": 0, "committed_offset": 1, "end_offset": 3, "log_start_offset": 0,
+        "last_commit": NOW});
+    has(behind, expected);
     assert_eq!((&behind["lag"], &behind["lag_ms"]), (&json!(2), &json!(5100)));
-    let done = &lag["topics"][1]["partitions"][1];
-    assert_eq!(done["lag"], 0);
-    assert_eq!(done["lag_ms"], 0);
-    assert_eq!(done["lag_bytes"], 0);
-    assert_eq!(done["expires_ms"], Value::Null);
+    let expected = json!({"lag": 0, "lag_ms": 0, "lag_bytes": 0, "expires_ms": null});
+    has(&lag["topics"][1]["partitions"][1], expected);
     assert_eq!(
         lag["lag_bytes"].as_u64().unwrap(),
         kept["lag_bytes"].as_u64().unwrap() + behind["lag_bytes"].as_u64().unwrap()
@@ -384,9 +334,7 @@ async fn lag_counts_records_their_age_their_bytes_and_what_retention_leaves() {
 
     let all = service.get("/v1/lag").await.ok();
     let summary = &all["groups"][0];
-    assert_eq!(summary["group"], "g");
-    assert_eq!(summary["lag"], 3);
-    assert_eq!(summary["lag_ms"], 5100);
+    has(summary, json!({"group": "g", "lag": 3, "lag_ms": 5100}));
     assert_eq!(summary.get("topics"), None);
 }
 

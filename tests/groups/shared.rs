@@ -1,6 +1,6 @@
 //! Shared groups through the API: work queues with leases, retries and dead letters.
 
-use crate::support::{Service, expect, refused};
+use crate::support::{Service, expect, has, refused};
 use serde_json::{Value, json};
 
 const MEMBERS: &str = "/v1/groups/workers/members";
@@ -87,8 +87,7 @@ async fn more_members_than_partitions_share_the_work_and_no_record_is_two_member
     assert_eq!(a["records"][0]["delivery_count"], 1);
     assert!(a["records"][0]["lease_expires"].as_i64().unwrap() > 1_600_000_000_000);
     let group = service.get("/v1/groups/workers").await.json();
-    assert_eq!(group["type"], "shared");
-    assert_eq!(group["state"], "stable");
+    has(&group, json!({"type": "shared", "state": "stable"}));
     assert_eq!(group["members"].as_array().unwrap().len(), 3);
     // Acknowledged in any order; the committed offset follows the oldest that is not.
     assert_eq!(offsets(&poll(&service, "b", &b["poll_id"], 3).await), NONE);
@@ -163,11 +162,9 @@ async fn released_records_come_again_and_poison_goes_to_the_dead_letters_without
     }
     let dead = fetch(&service, "jobs.dlq").await;
     assert_eq!(dead.len(), 1);
-    let headers = &dead[0]["headers"];
-    assert_eq!(headers["dlq_topic"], "jobs");
-    assert_eq!(headers["dlq_offset"], "1");
-    assert_eq!(headers["dlq_group"], "workers");
-    assert_eq!(headers["dlq_deliveries"], "2");
+    let expected = json!({"dlq_topic": "jobs", "dlq_offset": "1", "dlq_group": "workers",
+        "dlq_deliveries": "2"});
+    has(&dead[0]["headers"], expected);
     assert_eq!(dead[0]["value"], fetch(&service, "jobs").await[1]["value"]);
 }
 
@@ -176,7 +173,8 @@ async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() 
     let service = jobs(1, 4).await;
     enter(&service, "a", json!({"dead_letter_topic": "graveyard"})).await;
     poll(&service, "a", &Value::Null, 10).await;
-    let reject = json!([{"topic": "jobs", "partition": 0, "offset": 2, "reason": "no such customer"}, {"topic": "jobs", "partition": 0, "offset": 9}]);
+    let reject = json!([{"topic": "jobs", "partition": 0, "offset": 2, "reason": "no such customer"},
+        {"topic": "jobs", "partition": 0, "offset": 9}]);
     let body = json!({"reject": reject, "accept": places(&[0, 1, 3])});
     let found = settle(&service, "a", body).await;
     assert_eq!(found, [9]);
@@ -187,8 +185,7 @@ async fn rejected_records_are_dead_letters_with_their_reason_and_go_back_once() 
     let call = json!({"dead_letter_topic": "graveyard"});
     let reply = service.post("/v1/groups/workers/redrive", call.clone()).await;
     let answer = reply.ok();
-    assert_eq!(answer["redriven"], 1);
-    assert_eq!(answer["at_end"], true);
+    has(&answer, json!({"redriven": 1, "at_end": true}));
     let answer = service.post("/v1/groups/workers/redrive", call).await.ok();
     assert_eq!(answer["redriven"], 0, "nothing twice");
     let back = poll(&service, "a", &Value::Null, 10).await;

@@ -25,7 +25,7 @@ use quipu::settings::Config;
 use quipu_segments::batch::{BatchBuilder, BatchHeader, Batches, Records as BatchRecords, SealedBatch};
 use quipu_segments::{Offset, ReadRequest, TimestampMs, Topic, TopicSettings, TopicSpec};
 use serde_json::{Value, json};
-use support::{Answer, NOW, Service, invalid, refused};
+use support::{Answer, NOW, Service, has, invalid, refused};
 
 const NDJSON: &str = "application/x-ndjson";
 const TEXT: [(&str, &str); 1] = [("content-type", "text/plain")];
@@ -273,6 +273,7 @@ async fn one_wrong_record_refuses_them_all_and_names_its_field() {
         (r#"{"value":NaN}"#, "/records/3/value"),
         (r#"{"key":"a","key_base64":"YQ=="}"#, "/records/3/key_base64"),
         (r#"{"headers":{"a":[1]}}"#, "/records/3/headers/a/0"),
+        (r#"{"headers":{"b":"ok","a":5}}"#, "/records/3/headers/a"),
         (r#"{"timestamp":"yesterday"}"#, "/records/3/timestamp"),
         ("7", "/records/3"),
     ] {
@@ -326,16 +327,25 @@ async fn line_breaks_in_a_value_are_kept_and_told_to_readers() {
 #[tokio::test]
 async fn what_is_not_there_is_unknown() {
     let server = Server::with_topic(2);
-    let answer = server.json("/v1/topics/x/records", r#"{"records":[{}]}"#).await;
-    answer.problem(404, "unknown-topic");
+    let records = r#"{"records":[{}]}"#;
+    let path = "/v1/topics/x/records";
+    for (content_type, body) in [
+        ("application/json", records),
+        ("text/plain", "raw"),
+        (NDJSON, "{}"),
+    ] {
+        let answer = server.post(path, &[("content-type", content_type)], body).await;
+        answer.refusal(404, "unknown-topic", "none");
+    }
     let answer = server.json(RECORDS, r#"{"records":[{},{"partition":2}]}"#).await;
-    let found = &answer.problem(404, "unknown-partition")["pointer"];
-    assert_eq!(found, "/records/1/partition");
-    let answer = server.json("/v1/topics/%ff/records", r#"{"records":[{}]}"#).await;
-    answer.problem(400, "invalid-request");
-    let answer = server.post("/v1/topics/x/records", &TEXT, "raw").await;
-    answer.problem(404, "unknown-topic");
-    refused(server.ndjson("/v1/topics/x/records", "{}"), 404, "unknown-topic").await;
+    let problem = answer.problem(404, "unknown-partition");
+    assert_eq!(problem["pointer"], "/records/1/partition");
+    refused(
+        server.json("/v1/topics/%ff/records", records),
+        400,
+        "invalid-request",
+    )
+    .await;
     assert!(server.stored("t", 0).is_empty());
 }
 
@@ -751,6 +761,7 @@ async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
         ("{\"vlaue\":1}", 400, "invalid-request", "/vlaue"),
         ("{\"value\":NaN}", 400, "invalid-request", "/value"),
         ("{\"value\":1", 400, "invalid-request", "/value"),
+        ("{\"headers\":{\"a\":5}}", 400, "invalid-request", "/headers/a"),
         ("nonsense", 400, "invalid-request", ""),
         ("{\"partition\":2}", 404, "unknown-partition", "/partition"),
         (
@@ -770,11 +781,8 @@ async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
             let before = server.stored("t", 1).len();
             let body = format!("{{\"partition\":1}}\n\n{{\"partition\":1}}\n{bad}\n{{\"partition\":1}}\n");
             let answer = server.ndjson(RECORDS, streamed(body.as_bytes(), chunk)).await;
-            let problem = answer.problem(status, code);
-            assert_eq!(problem["pointer"], pointer, "{problem}");
-            assert_eq!(problem["line"], 4, "{problem}");
-            assert_eq!(problem["accepted"], 2, "{problem}");
-            assert_eq!(problem["outcome"], "partial", "{problem}");
+            let expected = json!({"pointer": pointer, "line": 4, "accepted": 2, "outcome": "partial"});
+            has(&answer.problem(status, code), expected);
             // The lines before it are in, those after it are not.
             assert_eq!(server.stored("t", 1).len(), before + 2);
         }
@@ -786,9 +794,7 @@ async fn a_bad_first_line_leaves_nothing() {
     let server = Server::with_topic(1);
     let answer = server.ndjson(RECORDS, "{\"vlaue\":1}\n{}\n").await;
     let problem = answer.problem(400, "invalid-request");
-    assert_eq!(problem["line"], 1);
-    assert_eq!(problem["accepted"], 0);
-    assert_eq!(problem["outcome"], "none");
+    has(&problem, json!({"line": 1, "accepted": 0, "outcome": "none"}));
     assert!(server.stored("t", 0).is_empty());
 }
 
@@ -865,8 +871,7 @@ async fn a_connection_that_breaks_leaves_whole_units_and_no_others() {
         )
         .await;
     let problem = answer.problem(408, "request-timeout");
-    assert_eq!(problem["accepted"], 20_000);
-    assert_eq!(problem["outcome"], "partial");
+    has(&problem, json!({"accepted": 20_000, "outcome": "partial"}));
     let found = topic.partition(0).unwrap().positions().end_offset;
     assert_eq!(found, Offset::new(20_000));
 }
@@ -881,9 +886,8 @@ async fn units_follow_on_from_the_expected_offset() {
     assert_eq!(found, 25_000);
     let answer = server.ndjson(&path(40_000), body.clone()).await;
     let problem = answer.problem(412, "offset-mismatch");
-    assert_eq!(problem["end_offset"], 50_000);
-    assert_eq!(problem["accepted"], 0);
-    assert_eq!(problem["outcome"], "none");
+    let expected = json!({"end_offset": 50_000, "accepted": 0, "outcome": "none"});
+    has(&problem, expected);
     let unkeyed = "{}\n".repeat(25_000);
     server.topic("u", 2, json!({}));
     let answer = server
@@ -896,10 +900,8 @@ async fn units_follow_on_from_the_expected_offset() {
     let answer = server
         .ndjson("/v1/topics/m/records?expected_offset=0", mixed)
         .await;
-    let problem = answer.problem(400, "invalid-request");
-    assert_eq!(problem["pointer"], "expected_offset");
-    assert_eq!(problem["line"], 2);
-    assert_eq!(problem["accepted"], 1);
+    let expected = json!({"pointer": "expected_offset", "line": 2, "accepted": 1});
+    has(&answer.problem(400, "invalid-request"), expected);
 }
 
 #[tokio::test]
@@ -939,8 +941,7 @@ async fn a_server_that_stops_ends_an_upload_that_waits() {
     use futures_util::StreamExt as _;
     let answer = server.ndjson(RECORDS, Body::from_stream(first.chain(then))).await;
     let problem = answer.problem(503, "shutting-down");
-    assert_eq!(problem["accepted"], 10_000);
-    assert_eq!(problem["outcome"], "partial");
+    has(&problem, json!({"accepted": 10_000, "outcome": "partial"}));
 }
 
 /// A long upload never waits for its client here: all that it reads is in memory. One thread runs it and everybody else.

@@ -2,13 +2,14 @@
 //!
 //! Needs Chromium; without it the test says so and passes.
 
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use crate::support::{PATIENCE, Server};
+use axum::response::Html;
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 /// Follows `t`, replays `s`, and reports everything that happens.
@@ -71,40 +72,22 @@ impl Drop for Browser {
 /// Serves the page, and hands over what it reports.
 fn serve_page(listener: TcpListener, page: String) -> Receiver<Value> {
     let (sender, reports) = channel();
+    let report = move |report: String| {
+        // Nobody listens in the end.
+        let _ = sender.send(serde_json::from_str(&report).expect("JSON"));
+        std::future::ready(())
+    };
+    let router = axum::Router::new()
+        .route("/", get(move || std::future::ready(Html(page.clone()))))
+        .route("/report", post(report));
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let mut reader = BufReader::new(stream);
-            let mut first = String::new();
-            let mut length = 0;
-            loop {
-                let mut line = String::new();
-                if reader.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
-                    break;
-                }
-                if let Some((name, value)) = line.split_once(':')
-                    && name.eq_ignore_ascii_case("content-length")
-                {
-                    length = value.trim().parse().unwrap_or(0);
-                }
-                if first.is_empty() {
-                    first = line;
-                }
-            }
-            let mut body = vec![0; length];
-            let _ = reader.read_exact(&mut body);
-            let answer = if first.starts_with("GET / ") { &*page } else { "" };
-            let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-                answer.len()
-            );
-            let _ = reader.get_mut().write_all((head + answer).as_bytes());
-            if first.starts_with("POST /report")
-                && let Ok(report) = serde_json::from_slice(&body)
-                && sender.send(report).is_err()
-            {
-                return;
-            }
-        }
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
+        runtime.block_on(async move {
+            listener.set_nonblocking(true).expect("a socket");
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+            axum::serve(listener, router).await
+        })
     });
     reports
 }

@@ -2,6 +2,7 @@
 //!
 //! The connection is a bare socket, so that a test can also hang up, stall and send what no client library would.
 
+use std::borrow::Borrow;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
@@ -129,6 +130,14 @@ impl Answer {
         let problem = self.problem(400, "invalid-request");
         assert_eq!(problem["pointer"], pointer, "{problem}");
         problem
+    }
+}
+
+/// Checks that a JSON object has all members of another one, with the same values.
+#[track_caller]
+pub fn has(found: &Value, expected: impl Borrow<Value>) {
+    for (name, value) in expected.borrow().as_object().expect("an object") {
+        assert_eq!(&found[name], value, "{name} in {found}");
     }
 }
 
