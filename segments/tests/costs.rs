@@ -3,56 +3,39 @@
 //! These say what the table says, one after the other. That it holds everywhere, at any call and place, is for the
 //! crash test and the damage test.
 
-use std::io::IoSlice;
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use quipu_segments::batch::{BatchBuilder, Batches, Records as BatchRecords};
 use quipu_segments::sim::{Fault, IoKind, SimClock, SimDisk};
-use quipu_segments::{
-    Ack, AppendRequest, Disk, Error, Log, Offset, OpenMode, Options, Part, Partition, ReadRequest, Records,
-    StateChange, TimestampMs, TopicSettings, TopicSpec, verify_on,
-};
+use quipu_segments::{Ack, Disk, Error, Log, Offset, OpenMode, TimestampMs, verify_on};
+use support::{DIR, NOW, TOPIC, partition, read_all, records, roomy_options, set_state, spec, try_open_with};
 
-const DIR: &str = "/data";
-const LOG: &str = "/data/topics/orders/0/00000000000000000000.log";
+const LOG: &str = "/quipu/data/topics/orders/0/00000000000000000000.log";
 const ACKS: [Ack; 2] = [Ack::Durable, Ack::Written];
-const FAULTS: [(Ack, IoKind); 4] = [
-    (Ack::Durable, IoKind::Write),
-    (Ack::Durable, IoKind::Sync),
-    (Ack::Written, IoKind::Write),
-    (Ack::Written, IoKind::Sync),
-];
 /// Where chance decides what a power cut takes.
 const SEEDS: u64 = 16;
 /// Records of a [`history`]; half of them by each acknowledgement.
 const RECORDS: u64 = 120;
 
+/// With room for all that is done here: no journal file is used again, and its last round is the last thing in it.
 fn open(disk: &SimDisk) -> Log {
-    let options = Options {
-        // Room for all that is done here: no file is used again, and its last round is the last thing in it.
-        journal_file_bytes: 1 << 20,
-        journal_files: 2,
-        max_request_bytes: 128 << 10,
-        background: false,
-        ..Options::default()
-    };
-    let clock = Arc::new(SimClock::new(TimestampMs(1_000_000)));
-    Log::open_with(Arc::new(disk.clone()), clock, Path::new(DIR), options).expect("it opens")
+    try_open_with(Arc::new(disk.clone()), &SimClock::new(NOW), roomy_options()).expect("it opens")
 }
 
 /// A log with a topic of two partitions.
 fn make(disk: &SimDisk) -> Log {
     let log = open(disk);
-    let settings = TopicSettings {
-        segment_bytes: 16 << 10,
-        ..TopicSettings::default()
-    };
-    let spec = TopicSpec::new(2, settings);
-    log.create_topic("orders", spec).expect("a new topic");
+    log.create_topic(TOPIC, spec(2, 16 << 10)).expect("a new topic");
     log
+}
+
+fn acks_and_calls() -> impl Iterator<Item = (Ack, IoKind)> {
+    let of_ack = |ack| [IoKind::Write, IoKind::Sync].map(|kind| (ack, kind));
+    ACKS.into_iter().flat_map(of_ack)
 }
 
 fn value(number: u64) -> Vec<u8> {
@@ -61,13 +44,10 @@ fn value(number: u64) -> Vec<u8> {
 
 /// Appends a record, in a round of its own; what its producer is answered, which may be before the round has ended.
 fn append_to(log: &Log, index: u32, ack: Ack, number: u64) -> Result<u64, Error> {
-    let mut builder = BatchBuilder::new();
-    builder.push(TimestampMs(number as i64), None, Some(&value(number)), &[]);
-    let part = Part::new(partition(log, index), Records::Loose(builder));
-    let ticket = log.append(AppendRequest {
-        ack,
-        ..AppendRequest::of(vec![part])
-    })?;
+    let records = records(TimestampMs(number as i64), &[&value(number)]);
+    let mut request = support::of_parts(vec![support::part(partition(log, index), records)]);
+    request.ack = ack;
+    let ticket = log.append(request)?;
     let round = log.run_round();
     match pin!(ticket).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => Ok(answer?.base_offsets[0].get()),
@@ -75,12 +55,14 @@ fn append_to(log: &Log, index: u32, ack: Ack, number: u64) -> Result<u64, Error>
     }
 }
 
-fn partition(log: &Log, index: u32) -> Arc<Partition> {
-    log.topic("orders").expect("the topic").partition(index).unwrap()
-}
-
 fn append(log: &Log, ack: Ack, number: u64) -> Result<u64, Error> {
     append_to(log, 0, ack, number)
+}
+
+/// How many of twenty records were acknowledged, before the first that was not.
+fn append_until_refused(log: &Log, ack: Ack) -> u64 {
+    let is_stored = |number: &u64| append(log, ack, *number).is_ok();
+    (0..20).take_while(is_stored).count() as u64
 }
 
 /// Appends records, each of which must get the offset that is its number.
@@ -91,48 +73,23 @@ fn append_all(log: &Log, ack: Ack, numbers: std::ops::Range<u64>) {
 }
 
 fn commit(log: &Log, value: &[u8]) -> Result<(), Error> {
-    let change = StateChange::set(b"group".to_vec(), value.to_vec());
-    let ticket = log.append(AppendRequest::of_state(vec![change]))?;
-    log.run_round()?;
-    ticket.wait().map(drop)
+    set_state(log, "group", value).map(drop)
 }
 
 /// What can be read of partition 0, each record checked to be what was written at its offset; and the ranges that are
 /// reported as damaged.
 fn read(log: &Log) -> (Vec<u64>, Vec<(u64, u64)>) {
     let partition = partition(log, 0);
-    let positions = partition.positions();
-    let (mut from, mut found, mut damaged) = (positions.log_start_offset, Vec::new(), Vec::new());
-    assert_eq!(from, Offset::ZERO);
-    while from < positions.end_offset {
-        let request = ReadRequest::new(from, 1 << 20);
-        match partition.read(request) {
-            Ok(fetched) => {
-                let batches = fetched.runs.iter().flat_map(|run| Batches::new(&run.bytes));
-                for batch in batches {
-                    for record in BatchRecords::new(batch.unwrap().1).unwrap() {
-                        let record = record.unwrap();
-                        let offset = record.offset.get();
-                        if offset >= from.get() {
-                            assert_eq!(record.value, Some(&value(offset)[..]), "offset {offset}");
-                            found.push(offset);
-                        }
-                    }
-                }
-                from = fetched.next_offset;
-            }
-            Err(Error::Damaged {
-                damaged_from,
-                damaged_until,
-                ..
-            }) => {
-                damaged.push((damaged_from.max(from).get(), damaged_until.get()));
-                from = damaged_until;
-            }
-            Err(error) => panic!("{error}"),
-        }
+    assert_eq!(partition.positions().log_start_offset, Offset::ZERO);
+    let (found, damaged) = read_all(&partition);
+    for (offset, found) in &found {
+        assert_eq!(*found, value(offset.get()), "offset {offset}");
     }
-    (found, damaged)
+    let ranges = damaged.iter().map(|(from, until)| (from.get(), until.get()));
+    (
+        found.iter().map(|(offset, _)| offset.get()).collect(),
+        ranges.collect(),
+    )
 }
 
 /// Everything up to an offset is there, and nothing is reported.
@@ -174,8 +131,8 @@ fn committed(log: &Log) -> Option<Vec<u8>> {
 fn files(disk: &SimDisk, dir: &str, end: &str) -> Vec<PathBuf> {
     let dir = Path::new(DIR).join(dir);
     let entries = disk.list(&dir).unwrap().into_iter();
-    let paths = entries.map(|entry| dir.join(entry.name));
-    paths
+    entries
+        .map(|entry| dir.join(entry.name))
         .filter(|path| path.to_string_lossy().ends_with(end))
         .collect()
 }
@@ -187,20 +144,11 @@ fn set_len(disk: &SimDisk, path: &Path, len: u64) {
         .unwrap();
 }
 
-fn write(disk: &SimDisk, path: &Path, position: u64, bytes: &[u8]) {
-    let file = disk.open(path, OpenMode::ReadWrite).unwrap();
-    file.write_all_at(&[IoSlice::new(bytes)], position).unwrap();
-}
-
 fn zero(disk: &SimDisk, path: &Path, position: u64, len: usize) {
-    write(disk, path, position, &vec![0; len]);
-}
-
-/// Appends up to 20 records until one is not acknowledged; how many were.
-fn append_some(log: &Log, ack: Ack) -> u64 {
-    (0..20)
-        .take_while(|number| append(log, ack, *number).is_ok())
-        .count() as u64
+    let file = disk.open(path, OpenMode::ReadWrite).unwrap();
+    let zeros = vec![0; len];
+    file.write_all_at(&[std::io::IoSlice::new(&zeros)], position)
+        .unwrap();
 }
 
 #[test]
@@ -210,14 +158,16 @@ fn a_killed_process_loses_nothing_by_either_acknowledgement() {
             let disk = SimDisk::new(calls);
             let log = make(&disk);
             disk.stop_at(calls);
-            let acknowledged = append_some(&log, ack);
+            let acknowledged = append_until_refused(&log, ack);
             let log = open(&disk.after_kill());
             let (found, damaged) = read(&log);
             assert_eq!(damaged, []);
             let count = found.len() as u64;
             // The one that was on its way is there whole or not at all.
-            let what = format!("{ack:?}, stopped at {calls}: {acknowledged} acknowledged, {count} there");
-            assert!((acknowledged..=acknowledged + 1).contains(&count), "{what}");
+            assert!(
+                (acknowledged..=acknowledged + 1).contains(&count),
+                "{ack:?}, stopped at {calls}: {acknowledged} acknowledged, {count} there"
+            );
             assert_eq!(append(&log, ack, count).unwrap(), count);
         }
     }
@@ -232,12 +182,15 @@ fn a_power_cut_takes_nothing_durable_and_of_written_only_the_round_that_was_not_
                 let disk = SimDisk::new(seed);
                 let log = make(&disk);
                 disk.stop_at(calls);
-                let acknowledged = append_some(&log, ack);
-                let readable = partition(&log, 0).positions().end_offset.get();
+                let acknowledged = append_until_refused(&log, ack);
+                let partition = partition(&log, 0);
+                let readable = partition.positions().end_offset.get();
                 let log = open(&disk.after_power_cut());
                 let (found, damaged) = read(&log);
-                let count = found.len() as u64;
-                let what = format!("{ack:?}, seed {seed}, stopped at {calls}");
+                let (count, what) = (
+                    found.len() as u64,
+                    format!("{ack:?}, seed {seed}, stopped at {calls}"),
+                );
                 assert_eq!(damaged, [], "{what}");
                 assert!(
                     count >= readable,
@@ -293,7 +246,7 @@ fn a_full_disk_refuses_appends_loses_nothing_and_takes_them_again_by_itself() {
 #[test]
 fn a_failed_journal_ends_appends_until_a_restart_and_costs_what_was_in_flight_at_most() {
     let mut lost = 0;
-    for (ack, kind) in FAULTS {
+    for (ack, kind) in acks_and_calls() {
         for seed in 0..SEEDS {
             let disk = SimDisk::new(seed);
             let log = make(&disk);
@@ -309,8 +262,10 @@ fn a_failed_journal_ends_appends_until_a_restart_and_costs_what_was_in_flight_at
             }
             assert!(log.health().log_failed.is_some(), "{what}");
             for ack in ACKS {
-                let refused = append(&log, ack, 4);
-                assert!(matches!(refused, Err(Error::LogFailed { .. })), "{what}");
+                assert!(
+                    matches!(append(&log, ack, 4), Err(Error::LogFailed { .. })),
+                    "{what}"
+                );
             }
             assert!(commit(&log, b"1").is_err(), "{what}");
             assert_whole(&log, 3, "reads go on, and what was in flight is not readable");
@@ -332,7 +287,7 @@ fn a_failed_journal_ends_appends_until_a_restart_and_costs_what_was_in_flight_at
 
 #[test]
 fn a_failed_segment_ends_its_partitions_appends_until_a_restart_and_loses_nothing() {
-    for (ack, kind) in FAULTS {
+    for (ack, kind) in acks_and_calls() {
         for seed in 0..SEEDS {
             let disk = SimDisk::new(seed);
             let log = make(&disk);
@@ -373,7 +328,10 @@ fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
         let disk = SimDisk::new(0);
         fill(&disk, is_clean);
         let whole = disk.after_kill();
-        let indexes = [".index", ".timeindex"].map(|end| files(&whole, "topics/orders/0", end));
+        let indexes = [
+            files(&whole, "topics/orders/0", ".index"),
+            files(&whole, "topics/orders/0", ".timeindex"),
+        ];
         assert!(indexes.iter().all(|files| files.len() >= 2), "{indexes:?}");
         for paths in &indexes {
             for harm in ["damaged", "missing", "another's"] {
@@ -384,7 +342,8 @@ fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
                     _ => {
                         let other = disk.contents(&paths[1]).unwrap();
                         set_len(&disk, &paths[0], 0);
-                        write(&disk, &paths[0], 0, &other);
+                        let file = disk.open(&paths[0], OpenMode::ReadWrite).unwrap();
+                        file.write_all_at(&[std::io::IoSlice::new(&other)], 0).unwrap();
                     }
                 }
                 let log = open(&disk);
@@ -395,8 +354,11 @@ fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
                     assert_eq!(found.map(|(offset, _)| offset.get()), Some(number), "{harm}");
                 }
                 log.close().unwrap();
-                let is_made = disk.contents(&paths[0]) == whole.contents(&paths[0]);
-                assert!(is_made, "{harm}: {} is not made again", paths[0].display());
+                assert!(
+                    disk.contents(&paths[0]) == whole.contents(&paths[0]),
+                    "{harm}: {} is not made again",
+                    paths[0].display()
+                );
             }
         }
     }

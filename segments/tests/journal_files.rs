@@ -1,25 +1,22 @@
 //! How many journal files there are, whatever goes wrong with the making of one.
 
+mod support;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
-use quipu_segments::{AppendRequest, Disk, Log, Options, StateChange, TimestampMs};
+use quipu_segments::{AppendRequest, Disk, Log, Options, StateChange};
+use support::{DIR, NOW, options, try_open_with};
 
-const DIR: &str = "/quipu/data";
 const FILES: usize = 3;
 
 fn open(disk: &SimDisk) -> Log {
     let options = Options {
-        journal_file_bytes: 256 << 10,
         journal_files: FILES as u32,
-        max_request_bytes: 128 << 10,
-        background: false,
-        ..Options::default()
+        ..options()
     };
-    let clock = SimClock::new(TimestampMs(1_000_000));
-    Log::open_with(Arc::new(disk.clone()), Arc::new(clock), Path::new(DIR), options)
-        .expect("nothing is wrong")
+    try_open_with(Arc::new(disk.clone()), &SimClock::new(NOW), options).expect("nothing is wrong")
 }
 
 /// A round of a quarter of a journal file.

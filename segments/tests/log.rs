@@ -2,24 +2,17 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
 
+mod support;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use quipu_segments::batch::{BatchBuilder, Batches, Records as BatchRecords};
+use quipu_segments::batch::Batches;
 use quipu_segments::{
-    Ack, AppendRequest, Error, Log, Offset, Options, Part, Partition, ReadRequest, Records, StateChange,
-    TimestampMs, TopicSettings, TopicSpec,
+    Ack, AppendRequest, Error, Log, Offset, Options, Part, Partition, ReadRequest, StateChange, TopicSpec,
 };
+use support::{NOW, append_one, partition, records, roomy_options as options, store};
 use tempfile::TempDir;
-
-fn options() -> Options {
-    Options {
-        journal_file_bytes: 1 << 20,
-        max_request_bytes: 512 << 10,
-        background: false,
-        ..Options::default()
-    }
-}
 
 fn open(dir: &Path) -> Log {
     Log::open(dir, options()).expect("opens")
@@ -34,34 +27,16 @@ fn orders(partitions: u32) -> (TempDir, Log, Arc<Partition>) {
     (dir, log, partition)
 }
 
-fn partition(log: &Log, index: u32) -> Arc<Partition> {
-    log.topic("orders").unwrap().partition(index).unwrap()
-}
-
 fn spec(partitions: u32) -> TopicSpec {
-    let settings = TopicSettings {
-        segment_bytes: 16 << 10,
-        ..TopicSettings::default()
-    };
-    TopicSpec::new(partitions, settings)
+    support::spec(partitions, 16 << 10)
 }
 
-fn records(values: &[&str]) -> Records {
-    let mut builder = BatchBuilder::new();
-    for (time, value) in (1000..).zip(values) {
-        builder.push(TimestampMs(time), Some(b"key"), Some(value.as_bytes()), &[]);
-    }
-    Records::Loose(builder)
+fn part(partition: &Arc<Partition>, value: &str) -> Part {
+    support::part(Arc::clone(partition), records(NOW, &[value.as_bytes()]))
 }
 
-fn part(partition: &Arc<Partition>, values: &[&str]) -> Part {
-    Part::new(Arc::clone(partition), records(values))
-}
-
-fn append(log: &Log, partition: &Arc<Partition>, values: &[&str]) -> Result<Offset, Error> {
-    let ticket = log.append(AppendRequest::of(vec![part(partition, values)]))?;
-    log.run_round()?;
-    ticket.wait().map(|appended| appended.base_offsets[0])
+fn append(log: &Log, partition: &Arc<Partition>, value: &str) -> Result<u64, Error> {
+    append_one(log, partition, value.as_bytes())
 }
 
 /// Looks at the state whenever it is woken.
@@ -95,47 +70,30 @@ fn who_sees_a_record_sees_what_its_append_put_into_the_state() {
     let state = vec![StateChange::set("said of it", vec![1])];
     let request = AppendRequest {
         state,
-        ..AppendRequest::of(vec![part(&partition, &["a"])])
+        ..AppendRequest::of(vec![part(&partition, "a")])
     };
-    let ticket = log.append(request).expect("queued");
-    log.run_round().expect("written");
-    ticket.wait().expect("durable");
+    store(&log, request).expect("durable");
     assert_eq!(*looks.seen.lock().expect("nobody panics with it"), Some(true));
 }
 
 fn read_all(partition: &Partition) -> Vec<(u64, String)> {
-    let positions = partition.positions();
-    let mut from = positions.log_start_offset;
-    let mut found = Vec::new();
-    while from < positions.end_offset {
-        let fetched = partition.read(ReadRequest::new(from, 4096)).expect("readable");
-        for run in &fetched.runs {
-            for batch in Batches::new(&run.bytes) {
-                for record in BatchRecords::new(batch.expect("whole").1).expect("whole") {
-                    let record = record.expect("whole");
-                    if record.offset >= from {
-                        let value = String::from_utf8(record.value.expect("a value").to_vec()).expect("text");
-                        found.push((record.offset.get(), value));
-                    }
-                }
-            }
-        }
-        assert!(fetched.next_offset > from, "no progress at {from}");
-        from = fetched.next_offset;
-    }
-    found
+    let (found, lost) = support::read_all(partition);
+    assert_eq!(lost, []);
+    let text = |value| String::from_utf8(value).expect("text");
+    let found = found.into_iter();
+    found.map(|(offset, value)| (offset.get(), text(value))).collect()
 }
 
-fn numbered(count: usize) -> Vec<(u64, String)> {
-    (0..count as u64)
+fn numbered(count: u64) -> Vec<(u64, String)> {
+    (0..count)
         .map(|number| (number, format!("value {number}")))
         .collect()
 }
 
-fn fill(log: &Log, partition: &Arc<Partition>, from: usize, to: usize) {
+fn fill(log: &Log, partition: &Arc<Partition>, from: u64, to: u64) {
     for number in from..to {
-        let offset = append(log, partition, &[&format!("value {number}")]).unwrap();
-        assert_eq!(offset.get(), number as u64);
+        let offset = append(log, partition, &format!("value {number}")).unwrap();
+        assert_eq!(offset, number);
     }
 }
 
@@ -210,7 +168,7 @@ fn the_journal_goes_round_its_files_many_times() {
     let second = partition(&log, 1);
     let value = "x".repeat(10_000);
     for number in 0..1000 {
-        assert_eq!(append(&log, &second, &[&value]).unwrap().get(), number);
+        assert_eq!(append(&log, &second, &value).unwrap(), number);
     }
     let files = std::fs::read_dir(dir.path().join("journal")).unwrap().count();
     assert!(files <= 3, "{files} journal files");
@@ -223,12 +181,12 @@ fn the_journal_goes_round_its_files_many_times() {
 fn an_unexpected_offset_stores_nothing_of_the_request() {
     let (_dir, log, a) = orders(2);
     let b = partition(&log, 1);
-    append(&log, &a, &["one"]).unwrap();
-    let second = part(&b, &["two"]).expecting(Some(Offset::new(5)));
+    append(&log, &a, "one").unwrap();
+    let second = part(&b, "two").expecting(Some(Offset::new(5)));
     let state = vec![StateChange::set("k", "v")];
     let request = AppendRequest {
         state,
-        ..AppendRequest::of(vec![part(&a, &["two"]), second])
+        ..AppendRequest::of(vec![part(&a, "two"), second])
     };
     let ticket = log.append(request).unwrap();
     log.run_round().unwrap();
@@ -245,7 +203,7 @@ fn an_unexpected_offset_stores_nothing_of_the_request() {
 fn small_requests_of_one_round_become_one_batch_and_each_gets_its_offsets() {
     let (_dir, log, partition) = orders(1);
     let queue = |number| {
-        let part = part(&partition, &[&format!("value {number}")]);
+        let part = part(&partition, &format!("value {number}"));
         log.append(AppendRequest::of(vec![part])).unwrap()
     };
     let tickets: Vec<_> = (0..50).map(queue).collect();
@@ -305,7 +263,7 @@ fn trimmed_segments_are_gone_and_offsets_go_on() {
     let log = open(dir.path());
     let partition = partition(&log, 0);
     assert_eq!(partition.positions().log_start_offset.get(), 500);
-    assert_eq!(append(&log, &partition, &["next"]).unwrap().get(), 500);
+    assert_eq!(append(&log, &partition, "next").unwrap(), 500);
     assert_eq!(read_all(&partition), [(500, "next".to_owned())]);
 }
 
@@ -318,14 +276,14 @@ fn a_deleted_topic_stays_deleted_and_its_name_is_free() {
     fill(&log, &partition, 0, 10);
     log.delete_topic("orders", Vec::new()).unwrap();
     assert!(matches!(
-        append(&log, &partition, &["late"]),
+        append(&log, &partition, "late"),
         Err(Error::NotFound(_))
     ));
     let gone = partition.read(ReadRequest::new(Offset::ZERO, 1));
     assert!(matches!(gone, Err(Error::NotFound(_))));
     let second = log.create_topic("orders", spec(1)).unwrap();
     assert_ne!(first.id(), second.id());
-    append(&log, &second.partition(0).unwrap(), &["new"]).unwrap();
+    append(&log, &second.partition(0).unwrap(), "new").unwrap();
     drop((log, first, second, partition));
     let log = open(dir.path());
     assert_eq!(read_all(&self::partition(&log, 0)), [(0, "new".to_owned())]);
@@ -343,7 +301,7 @@ fn a_topic_can_grow_and_keeps_its_properties() {
     log.alter_topic("orders", wider.clone()).unwrap();
     let narrower = log.alter_topic("orders", spec(2));
     assert!(matches!(narrower, Err(Error::Invalid(_))));
-    append(&log, &partition(&log, 2), &["value 0"]).unwrap();
+    append(&log, &partition(&log, 2), "value 0").unwrap();
     drop(log);
     let log = open(dir.path());
     assert_eq!(*log.topic("orders").unwrap().spec(), wider);
@@ -380,7 +338,7 @@ fn threads_of_its_own_serve_many_producers_at_once() {
                 for number in 0..100 {
                     let partition = topic.partition((thread + number) % 4).unwrap();
                     let ack = [Ack::Written, Ack::Durable, Ack::Durable][number as usize % 3];
-                    let request = AppendRequest::of(vec![part(&partition, &[&"y".repeat(2000)])]);
+                    let request = AppendRequest::of(vec![part(&partition, &"y".repeat(2000))]);
                     let request = AppendRequest { ack, ..request };
                     log.append(request).unwrap().wait().unwrap();
                 }
@@ -396,7 +354,7 @@ fn threads_of_its_own_serve_many_producers_at_once() {
         partitions.map(|partition| read_all(&partition).len()).sum()
     };
     assert_eq!(count(&log), 800);
-    let late = part(&partition(&log, 0), &["late"]);
+    let late = part(&partition(&log, 0), "late");
     assert!(matches!(
         log.append(AppendRequest::of(vec![late])),
         Err(Error::Closed)
@@ -416,7 +374,7 @@ fn a_queue_that_nobody_empties_is_bounded_in_memory_however_small_the_requests()
     };
     let log = Log::open(dir.path(), options).unwrap();
     let partition = log.create_topic("t", spec(1)).unwrap().partition(0).unwrap();
-    let request = || AppendRequest::of(vec![part(&partition, &["x"])]);
+    let request = || AppendRequest::of(vec![part(&partition, "x")]);
     // Whoever appends may be gone before the answer: the request stays.
     let mut queued = 0;
     let refusal = loop {
@@ -435,7 +393,5 @@ fn a_queue_that_nobody_empties_is_bounded_in_memory_however_small_the_requests()
     while log.run_round().unwrap() {}
     assert_eq!(log.counters().queued_bytes, 0);
     assert_eq!(partition.positions().end_offset, Offset::new(queued));
-    let ticket = log.append(request()).unwrap();
-    log.run_round().unwrap();
-    ticket.wait().unwrap();
+    store(&log, request()).unwrap();
 }

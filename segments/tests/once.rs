@@ -1,31 +1,29 @@
 //! Requests that are appended once, by a key: over restarts, in one round, and when things fail.
 
+mod support;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_segments::batch::BatchBuilder;
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
-    Ack, AppendRequest, Appended, Clock, Disk, Error, Log, Offset, Once, Options, Part, Records, StateChange,
-    Ticket, TimestampMs, TopicSettings, TopicSpec, verify_on,
+    Ack, AppendRequest, Appended, Clock, Disk, Error, Log, Offset, Once, Options, Part, StateChange, Ticket,
+    TimestampMs, verify_on,
 };
+use support::{DIR, of_parts, partition, plain_spec as spec, records, roomy_options, store, try_open_with};
 
 const WINDOW_MS: i64 = 600_000;
 const WINDOW: Duration = Duration::from_millis(WINDOW_MS as u64);
 /// The log of the keys is shortened from this size on, so that it is seen soon.
 const KEY_LOG_BYTES: u64 = 16 << 10;
-const KEY_LOG: &str = "/data/topics/__keys/0";
+const KEY_LOG: &str = "/quipu/data/topics/__keys/0";
 
 struct World {
     disk: SimDisk,
     clock: SimClock,
     options: Options,
     log: Log,
-}
-
-fn spec(partitions: u32) -> TopicSpec {
-    TopicSpec::new(partitions, TopicSettings::default())
 }
 
 impl World {
@@ -35,12 +33,8 @@ impl World {
 
     fn with(change: impl FnOnce(&mut Options)) -> Self {
         let mut options = Options {
-            journal_file_bytes: 1 << 20,
-            journal_files: 2,
-            max_request_bytes: 512 << 10,
-            background: false,
             key_log_bytes: Some(KEY_LOG_BYTES),
-            ..Options::default()
+            ..roomy_options()
         };
         change(&mut options);
         let disk = SimDisk::new(1);
@@ -78,13 +72,9 @@ impl World {
         }
     }
 
-    fn part(&self, partition: u32, value: &str) -> Part {
-        let mut builder = BatchBuilder::new();
-        builder.push(self.clock.now(), None, Some(value.as_bytes()), &[]);
-        Part::new(
-            self.log.topic("orders").unwrap().partition(partition).unwrap(),
-            Records::Loose(builder),
-        )
+    fn part(&self, index: u32, value: &str) -> Part {
+        let records = records(self.clock.now(), &[value.as_bytes()]);
+        support::part(partition(&self.log, index), records)
     }
 
     /// The same key with what another request says.
@@ -136,9 +126,8 @@ impl World {
         ticket.wait()
     }
 
-    fn end(&self, partition: u32) -> u64 {
-        let partition = self.log.topic("orders").unwrap().partition(partition).unwrap();
-        partition.positions().end_offset.get()
+    fn end(&self, index: u32) -> u64 {
+        partition(&self.log, index).positions().end_offset.get()
     }
 
     /// Moves the clock, and lets retention do what it has to.
@@ -168,8 +157,7 @@ impl World {
 }
 
 fn open(disk: &SimDisk, clock: &SimClock, options: &Options) -> Log {
-    let (disk, clock) = (Arc::new(disk.clone()), Arc::new(clock.clone()));
-    Log::open_with(disk, clock, Path::new("/data"), options.clone()).unwrap()
+    try_open_with(Arc::new(disk.clone()), clock, options.clone()).unwrap()
 }
 
 fn is_new(answer: &Appended) -> bool {
@@ -327,9 +315,7 @@ fn when_the_log_of_the_keys_has_failed_only_requests_with_new_keys_are_refused()
     assert!(world.send(world.once("new")).is_err());
     assert!(matches!(world.send(world.once("new")), Err(Error::KeysFailed(_))));
     assert!(!world.is_new("k"));
-    let plain = world.log.append(AppendRequest::of(vec![world.part(0, "value")]));
-    while world.log.run_round().unwrap() {}
-    plain.unwrap().wait().unwrap();
+    store(&world.log, of_parts(vec![world.part(0, "value")])).unwrap();
     assert_eq!(world.log.health().failed_partitions[0].0, "__keys/0");
 }
 
@@ -417,7 +403,7 @@ fn the_internal_topic_is_shown_to_nobody_and_verified_like_any_other() {
     assert_eq!(world.log.counters().appended_records, 1);
     world.log.close().unwrap();
     let disk = world.disk.after_kill();
-    let verified = verify_on(&disk, Path::new("/data"), &mut |_| ()).unwrap();
+    let verified = verify_on(&disk, Path::new(DIR), &mut |_| ()).unwrap();
     assert_eq!(verified.partitions, 4);
     assert!(verified.findings.is_empty(), "{:?}", verified.findings);
 }
@@ -534,7 +520,7 @@ fn a_damaged_entry_is_reported_and_costs_its_key_alone() {
     }
     world.log.close().unwrap();
     let disk = world.disk.after_kill();
-    let verified = verify_on(&disk, Path::new("/data"), &mut |_| ()).unwrap();
+    let verified = verify_on(&disk, Path::new(DIR), &mut |_| ()).unwrap();
     assert!(!verified.findings.is_empty());
 }
 

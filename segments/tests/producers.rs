@@ -8,7 +8,7 @@ use quipu_segments::{
     AppendRequest, Appended, Error, Log, Offset, Once, Part, ProducerId, Records, StateChange, Ticket,
     TimestampMs,
 };
-use support::{open, plain_spec, start};
+use support::{change, of_parts, open, partition as partition_of, plain_spec, start, store};
 
 struct World {
     disk: SimDisk,
@@ -43,27 +43,25 @@ impl World {
     }
 
     fn part(&self, partition: u32, batches: Vec<SealedBatch>) -> Part {
-        Part::new(
-            self.log.topic("orders").unwrap().partition(partition).unwrap(),
-            Records::Sealed(batches),
-        )
+        support::part(partition_of(&self.log, partition), Records::Sealed(batches))
     }
 
     fn queue(&self, partition: u32, batch: SealedBatch) -> Ticket {
         self.log
-            .append(AppendRequest::of(vec![self.part(partition, vec![batch])]))
+            .append(of_parts(vec![self.part(partition, vec![batch])]))
             .unwrap()
     }
 
     fn send(&self, batch: SealedBatch) -> Result<Appended, Error> {
-        let ticket = self.queue(0, batch);
-        while self.log.run_round()? {}
-        ticket.wait()
+        self.store(0, batch)
+    }
+
+    fn store(&self, partition: u32, batch: SealedBatch) -> Result<Appended, Error> {
+        store(&self.log, of_parts(vec![self.part(partition, vec![batch])]))
     }
 
     fn end(&self) -> u64 {
-        let partition = self.log.topic("orders").unwrap().partition(0).unwrap();
-        partition.positions().end_offset.get()
+        partition_of(&self.log, 0).positions().end_offset.get()
     }
 }
 
@@ -106,9 +104,7 @@ fn a_repeated_batch_is_answered_with_its_first_offset_after_any_restart() {
         Err(Error::ProducerFenced { epoch: 2, found: 1 })
     ));
     // Another partition knows nothing of it, nor does another producer's number.
-    let elsewhere = world.queue(1, batch(9, 0, 8, 1));
-    while world.log.run_round().unwrap() {}
-    assert_eq!(told(elsewhere.wait()), (0, true));
+    assert_eq!(told(world.store(1, batch(9, 0, 8, 1))), (0, true));
     assert_eq!(told(world.send(batch(10, 0, 8, 1))), (21, true));
 }
 
@@ -177,14 +173,10 @@ fn a_repetition_is_found_before_its_condition_and_changes_nothing() {
     let request = || {
         let mut part = world.part(0, vec![batch(9, 0, 0, 1)]);
         part.expected_offset = Some(Offset::ZERO);
-        let change = StateChange::set(b"n".to_vec(), world.end().to_string().into_bytes());
-        let ticket = world.log.append(AppendRequest {
-            parts: vec![part],
-            state: vec![change],
-            ..AppendRequest::default()
-        });
-        while world.log.run_round().unwrap() {}
-        told(ticket.unwrap().wait())
+        let change = change("n", world.end().to_string().as_bytes());
+        let mut request = of_parts(vec![part]);
+        request.state = vec![change];
+        told(store(&world.log, request))
     };
     assert_eq!(request(), (0, true));
     assert_eq!(request(), (0, false));
@@ -200,11 +192,11 @@ fn a_batch_of_a_producer_goes_alone_with_an_epoch_and_a_sequence() {
         vec![batch(9, 0, 0, 1), batch(9, 0, 1, 1)],
         vec![batch(-1, -1, -1, 1), batch(9, 0, 0, 1)],
     ] {
-        let request = AppendRequest::of(vec![world.part(0, wrong)]);
+        let request = of_parts(vec![world.part(0, wrong)]);
         assert!(matches!(world.log.append(request), Err(Error::Invalid(_))));
     }
     let none = vec![batch(-1, -1, -1, 1), batch(-1, -1, -1, 1)];
-    let request = AppendRequest::of(vec![world.part(0, none)]);
+    let request = of_parts(vec![world.part(0, none)]);
     assert!(world.log.append(request).is_ok());
 }
 
@@ -214,10 +206,7 @@ fn what_is_known_of_producers_is_not_shown_and_not_to_be_changed() {
     told(world.send(batch(9, 0, 0, 1)));
     world.crash();
     assert!(world.log.state_prefix(b"").is_empty());
-    let request = AppendRequest::of_state(vec![StateChange {
-        key: b"\0p".to_vec(),
-        value: None,
-    }]);
+    let request = AppendRequest::of_state(vec![StateChange::remove(b"\0p".to_vec())]);
     assert!(matches!(world.log.append(request), Err(Error::Invalid(_))));
 }
 
@@ -243,24 +232,16 @@ fn a_key_that_comes_with_a_repeated_batch_is_remembered_for_longer_than_the_batc
     world.log.prepare_keys().unwrap();
     let first = batch(9, 0, 0, 2);
     assert_eq!(told(world.send(first.clone())), (0, true));
-    let queue = |world: &World, fingerprint| {
-        let ticket = world.log.append(AppendRequest {
-            parts: vec![world.part(0, vec![first.clone()])],
-            once: Some(Once {
-                topic: world.log.topic("orders").unwrap().id(),
-                key: b"k".to_vec(),
-                fingerprint: [fingerprint; 16],
-                expires: TimestampMs(i64::MAX),
-                note: b"two".to_vec(),
-            }),
-            ..AppendRequest::default()
-        });
-        ticket.unwrap()
-    };
     let send = |world: &World, fingerprint| {
-        let ticket = queue(world, fingerprint);
-        while world.log.run_round().unwrap() {}
-        ticket.wait()
+        let mut request = of_parts(vec![world.part(0, vec![first.clone()])]);
+        request.once = Some(Once {
+            topic: world.log.topic("orders").unwrap().id(),
+            key: b"k".to_vec(),
+            fingerprint: [fingerprint; 16],
+            expires: TimestampMs(i64::MAX),
+            note: b"two".to_vec(),
+        });
+        store(&world.log, request)
     };
     // Its round fails: it is not remembered, and not said to be.
     world.disk.fail(Fault::once(IoKind::Write, 0).on("/__keys/"));

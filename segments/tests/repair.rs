@@ -2,18 +2,19 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
 
+mod support;
+
 use std::fs;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
-    AppendRequest, DirEntry, Disk, DiskFile, Log, Mapping, Offset, OpenMode, Options, Part, ReadRequest,
-    RealDisk, Records, StateChange, SystemClock, TimestampMs, TopicSettings, TopicSpec, repair, repair_on,
-    verify,
+    DirEntry, Disk, DiskFile, Log, Mapping, Offset, OpenMode, Options, RealDisk, SystemClock, repair,
+    repair_on, verify,
 };
+use support::{NOW, TOPIC, change, partition, read_from, request, spec, store};
 
 /// The operating system's disk until so many changes are made; then every call fails, as for a process that is killed.
 struct Stopping {
@@ -106,10 +107,8 @@ impl DiskFile for StoppingFile {
 
 fn options() -> Options {
     Options {
-        journal_file_bytes: 256 << 10,
         max_request_bytes: 32 << 10,
-        background: false,
-        ..Options::default()
+        ..support::options()
     }
 }
 
@@ -118,39 +117,16 @@ const RECORDS: u64 = 80;
 /// A directory whose process was killed, with damage of each kind that repair mends.
 fn damaged(dir: &Path) {
     let log = Log::open(dir, options()).unwrap();
-    let settings = TopicSettings {
-        segment_bytes: 4 << 10,
-        ..TopicSettings::default()
-    };
-    let spec = TopicSpec::new(1, settings);
-    let partition = log.create_topic("t", spec).unwrap().partition(0).unwrap();
+    log.create_topic(TOPIC, spec(1, 4 << 10)).unwrap();
     for number in 0..RECORDS {
         if number == RECORDS / 2 {
             log.sync_segments().unwrap();
         }
-        let mut builder = BatchBuilder::new();
-        builder.push(
-            TimestampMs(1),
-            None,
-            Some(format!("{number:0100}").as_bytes()),
-            &[],
-        );
-        let part = Part::new(Arc::clone(&partition), Records::Loose(builder));
-        let state = vec![StateChange::set(
-            b"group".to_vec(),
-            number.to_string().into_bytes(),
-        )];
-        let ticket = log
-            .append(AppendRequest {
-                parts: vec![part],
-                state,
-                ..Default::default()
-            })
-            .unwrap();
-        log.run_round().unwrap();
-        ticket.wait().unwrap();
+        let value = format!("{number:0100}");
+        let mut request = request(&log, &[0], NOW, value.as_bytes());
+        request.state = vec![change("group", number.to_string().as_bytes())];
+        store(&log, request).unwrap();
     }
-    drop(partition);
     drop(log);
     let flip = |path: PathBuf, at: usize| {
         let mut bytes = fs::read(&path).unwrap();
@@ -159,24 +135,19 @@ fn damaged(dir: &Path) {
         fs::write(path, bytes).unwrap();
     };
     fs::write(dir.join("FORMAT"), b"{}").unwrap();
-    fs::remove_file(dir.join("topics/t/topic.json")).unwrap();
+    fs::remove_file(dir.join("topics/orders/topic.json")).unwrap();
     flip(dir.join("checkpoint.0"), 40);
     flip(dir.join("state.1"), 40);
-    let mut logs: Vec<PathBuf> = fs::read_dir(dir.join("topics/t/0"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    logs.sort();
-    let index = logs
-        .iter()
-        .find(|path| path.extension().is_some_and(|e| e == "index"));
+    let entries = fs::read_dir(dir.join("topics/orders/0")).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let of_kind = |kind| move |path: &&PathBuf| path.extension().is_some_and(|extension| extension == kind);
+    let index = files.iter().find(of_kind("index"));
     flip(index.expect("a segment was closed").clone(), 30);
-    let last = logs
-        .iter()
-        .rfind(|path| path.extension().is_some_and(|e| e == "log"));
+    let last = files.iter().rfind(of_kind("log"));
     flip(last.unwrap().clone(), 80);
     fs::create_dir_all(dir.join("staging/7")).unwrap();
-    fs::write(dir.join("topics/t/topic.new"), b"torn").unwrap();
+    fs::write(dir.join("topics/orders/topic.new"), b"torn").unwrap();
 }
 
 /// In memory where that is possible: syncs are not what is tested here, and there are many.
@@ -230,11 +201,10 @@ fn repair_that_is_stopped_anywhere_can_be_done_again_and_loses_nothing() {
             "stop {stop}: {faults:?}"
         );
         let log = Log::open(dir, options()).unwrap();
-        let partition = log.topic("t").unwrap().partition(0).unwrap();
+        let partition = partition(&log, 0);
         let mut from = Offset::ZERO;
         while from < Offset::new(RECORDS) {
-            let request = ReadRequest::new(from, 1 << 20);
-            from = partition.read(request).unwrap().next_offset;
+            from = partition.read(read_from(from, 1 << 20)).unwrap().next_offset;
         }
         assert_eq!(
             log.state_get(b"group").as_deref(),

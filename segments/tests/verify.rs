@@ -2,48 +2,27 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use quipu_segments::batch::BatchBuilder;
-use quipu_segments::{
-    AppendRequest, Error, Finding, Log, Offset, Options, Part, Partition, ReadRequest, Records, TimestampMs,
-    TopicSettings, TopicSpec, Verified, verify,
-};
+use quipu_segments::{Error, Finding, Log, Offset, Verified, verify};
+use support::{TOPIC, append_one, partition, read_all, read_from, roomy_options, spec};
 
 fn open(dir: &Path) -> Log {
-    let options = Options {
-        journal_file_bytes: 1 << 20,
-        max_request_bytes: 512 << 10,
-        background: false,
-        ..Options::default()
-    };
-    Log::open(dir, options).expect("opens")
-}
-
-fn append(log: &Log, partition: &Arc<Partition>, value: &[u8]) {
-    let mut builder = BatchBuilder::new();
-    builder.push(TimestampMs(1), None, Some(value), &[]);
-    let part = Part::new(Arc::clone(partition), Records::Loose(builder));
-    let ticket = log.append(AppendRequest::of(vec![part])).unwrap();
-    log.run_round().unwrap();
-    ticket.wait().unwrap();
+    Log::open(dir, roomy_options()).expect("opens")
 }
 
 /// A directory with 300 records of 200 bytes in several segments.
 fn directory(close: bool) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
-    let settings = TopicSettings {
-        segment_bytes: 16 << 10,
-        ..TopicSettings::default()
-    };
-    let topic = log.create_topic("orders", TopicSpec::new(2, settings)).unwrap();
+    let topic = log.create_topic(TOPIC, spec(2, 16 << 10)).unwrap();
     let partition = topic.partition(0).unwrap();
     for number in 0..300_u32 {
-        append(&log, &partition, format!("{number:0200}").as_bytes());
+        append_one(&log, &partition, format!("{number:0200}").as_bytes()).unwrap();
     }
     if close {
         log.close().unwrap();
@@ -51,21 +30,24 @@ fn directory(close: bool) -> tempfile::TempDir {
     dir
 }
 
+/// The files in a directory, in the order of their names.
+fn files(dir: PathBuf) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
 fn logs(dir: &Path) -> Vec<PathBuf> {
-    let mut logs: Vec<PathBuf> = fs::read_dir(dir.join("topics/orders/0"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
-        .collect();
-    logs.sort();
-    logs
+    let mut files = files(dir.join("topics/orders/0"));
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    files
 }
 
 /// Every file with its bytes.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
+    for path in files(dir.to_owned()) {
         if path.is_dir() {
             found.extend(contents(&path));
         } else {
@@ -83,42 +65,25 @@ fn verified(dir: &Path) -> Verified {
 }
 
 fn damage(dir: &Path) -> Vec<Finding> {
-    verified(dir)
-        .findings
-        .into_iter()
-        .filter(|finding| finding.is_damage)
-        .collect()
+    let mut findings = verified(dir).findings;
+    findings.retain(|finding| finding.is_damage);
+    findings
+}
+
+/// The only damage, and the offsets that it costs.
+fn one_damage(dir: &Path) -> (Finding, Offset, Offset) {
+    let found = damage(dir);
+    let [finding] = &found[..] else {
+        panic!("{found:?}")
+    };
+    let (from, until) = finding.offsets.expect("offsets");
+    (finding.clone(), from, until)
 }
 
 /// The offsets that can be read, going on behind damage as clients are told to.
 fn readable(dir: &Path) -> Vec<u64> {
-    let log = open(dir);
-    let partition = log.topic("orders").unwrap().partition(0).unwrap();
-    let end = partition.positions().end_offset;
-    let mut from = partition.positions().log_start_offset;
-    let mut found = Vec::new();
-    while from < end {
-        match partition.read(ReadRequest::new(from, 1 << 20)) {
-            Ok(fetched) => {
-                found.extend(from.get()..fetched.next_offset.get());
-                assert!(fetched.next_offset > from);
-                from = fetched.next_offset;
-            }
-            Err(Error::Damaged {
-                damaged_from,
-                damaged_until,
-                ..
-            }) => {
-                assert!(
-                    damaged_from <= from && damaged_until > from,
-                    "{damaged_from} {from} {damaged_until}"
-                );
-                from = damaged_until;
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
-    found
+    let (found, _) = read_all(&partition(&open(dir), 0));
+    found.iter().map(|(offset, _)| offset.get()).collect()
 }
 
 #[test]
@@ -148,12 +113,8 @@ fn a_flipped_bit_costs_its_batch_alone_and_is_named_by_file_position_and_offset(
     let position = bytes.len() / 2;
     bytes[position] ^= 1;
     fs::write(&path, bytes).unwrap();
-    let found = damage(dir.path());
-    let [finding] = &found[..] else {
-        panic!("{found:?}")
-    };
+    let (finding, from, until) = one_damage(dir.path());
     assert_eq!(finding.path, path);
-    let (from, until) = finding.offsets.expect("offsets");
     assert_eq!(until.since(from), 1);
     assert!(
         finding.position.is_some_and(|at| at.get() <= position as u64),
@@ -171,11 +132,7 @@ fn a_zeroed_block_costs_the_batches_in_it() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[4096..8192].fill(0);
     fs::write(&path, bytes).unwrap();
-    let found = damage(dir.path());
-    let [finding] = &found[..] else {
-        panic!("{found:?}")
-    };
-    let (from, until) = finding.offsets.expect("offsets");
+    let (finding, from, until) = one_damage(dir.path());
     let readable = readable(dir.path());
     assert_eq!(readable.len() as u64, 300 - until.since(from));
     assert!(until.since(from) < 20, "{finding:?}");
@@ -186,11 +143,7 @@ fn a_missing_segment_costs_its_offsets_and_nothing_after_it() {
     let dir = directory(true);
     let paths = logs(dir.path());
     fs::remove_file(&paths[1]).unwrap();
-    let found = damage(dir.path());
-    let [finding] = &found[..] else {
-        panic!("{found:?}")
-    };
-    let (from, until) = finding.offsets.expect("offsets");
+    let (finding, from, until) = one_damage(dir.path());
     let lost = until.since(from);
     assert!((20..100).contains(&lost), "{finding:?}");
     assert_eq!(readable(dir.path()).len() as u64, 300 - lost);
@@ -202,21 +155,17 @@ fn a_truncated_last_segment_is_reported_and_its_offsets_are_not_given_again() {
     let path = logs(dir.path()).pop().unwrap();
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-    let found = damage(dir.path());
-    let [finding] = &found[..] else {
-        panic!("{found:?}")
-    };
-    let (from, until) = finding.offsets.expect("offsets");
+    let (_, from, until) = one_damage(dir.path());
     assert_eq!(until, Offset::new(300));
     assert_eq!(readable(dir.path()).len() as u64, from.get());
     let log = open(dir.path());
     let known = log.health().damaged_ranges;
     let [range] = &known[..] else { panic!("{known:?}") };
     assert_eq!((range.from, range.until), (from, until), "known from the start");
-    let partition = log.topic("orders").unwrap().partition(0).unwrap();
-    append(&log, &partition, b"next");
+    let partition = partition(&log, 0);
+    append_one(&log, &partition, b"next").unwrap();
     assert_eq!(partition.positions().end_offset.get(), 301);
-    let fetched = partition.read(ReadRequest::new(Offset::new(300), 1)).unwrap();
+    let fetched = partition.read(read_from(Offset::new(300), 1)).unwrap();
     assert_eq!(fetched.next_offset.get(), 301);
 }
 
@@ -267,8 +216,8 @@ fn a_torn_checkpoint_falls_back_on_the_one_before() {
 #[test]
 fn a_lost_journal_costs_nothing_that_is_in_the_segments() {
     let dir = directory(false);
-    for entry in fs::read_dir(dir.path().join("journal")).unwrap() {
-        fs::remove_file(entry.unwrap().path()).unwrap();
+    for path in files(dir.path().join("journal")) {
+        fs::remove_file(path).unwrap();
     }
     assert!(!damage(dir.path()).is_empty());
     assert_eq!(readable(dir.path()).len(), 300);
@@ -277,11 +226,7 @@ fn a_lost_journal_costs_nothing_that_is_in_the_segments() {
 #[test]
 fn a_damaged_round_in_the_middle_is_told_from_a_torn_tail() {
     let dir = directory(false);
-    let mut journals: Vec<PathBuf> = fs::read_dir(dir.path().join("journal"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    journals.sort();
+    let journals = files(dir.path().join("journal"));
     let path = journals.last().unwrap();
     let whole = fs::read(path).unwrap();
     let rounds = whole

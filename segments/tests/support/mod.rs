@@ -126,6 +126,12 @@ pub(crate) fn append(log: &Log, partitions: &[u32], value: &[u8]) -> Result<Appe
     store(log, request(log, partitions, NOW, value))
 }
 
+/// Appends one record, alone in its request, and returns its offset.
+pub(crate) fn append_one(log: &Log, partition: &Arc<Partition>, value: &[u8]) -> Result<u64, Error> {
+    let part = part(Arc::clone(partition), records(NOW, &[value]));
+    store(log, of_parts(vec![part])).map(|appended| appended.base_offsets[0].get())
+}
+
 pub(crate) fn change(key: &str, value: &[u8]) -> StateChange {
     StateChange::set(key, value.to_vec())
 }
@@ -162,7 +168,7 @@ pub(crate) fn read_all(partition: &Partition) -> Read {
     let positions = partition.positions();
     let mut from = positions.log_start_offset;
     while from < positions.end_offset {
-        match partition.read(read_from(from, 1 << 20)) {
+        match partition.read(read_from(from, 4096)) {
             Ok(fetched) => {
                 found.extend(
                     values_in(&fetched)
@@ -172,7 +178,13 @@ pub(crate) fn read_all(partition: &Partition) -> Read {
                 assert!(fetched.next_offset > from, "a read goes on from {from}");
                 from = fetched.next_offset;
             }
-            Err(Error::Damaged { damaged_until, .. }) => {
+            Err(Error::Damaged {
+                damaged_from,
+                damaged_until,
+                ..
+            }) => {
+                let damaged = damaged_from..damaged_until;
+                assert!(damaged.contains(&from), "{from} is not in {damaged:?}");
                 lost.push((from, damaged_until));
                 from = damaged_until;
             }
