@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use proptest::prelude::*;
 use quipu_segments::batch::{Batches, Records};
 use serde_json::{Value, json};
-use support::{Answer, Sample, Service, expect};
+use support::{Answer, Sample, Service, contains, expect};
 use tower::ServiceExt;
 
 const RECORDS: &str = "/v1/topics/t/partitions/0/records";
@@ -109,15 +109,8 @@ async fn a_json_answer_has_the_fields_and_the_order_of_the_contract() {
 #[tokio::test]
 async fn lines_carry_the_positions_in_headers() {
     let service = service().await;
-    service.append(
-        "t",
-        0,
-        false,
-        &[
-            (1, Some(b"k"), Some(b"{\n\"a\":\r\n1}"), &[]),
-            (2, None, Some(b"2"), &[]),
-        ],
-    );
+    let first: Sample<'_> = (1, Some(b"k"), Some(b"{\n\"a\":\r\n1}"), &[]);
+    service.append("t", 0, false, &[first, (2, None, Some(b"2"), &[])]);
     let answer = fetch_as(&service, "offset=0", NDJSON).await;
     assert_eq!(
         answer.text(),
@@ -131,11 +124,7 @@ async fn lines_carry_the_positions_in_headers() {
     assert_eq!(answer.header("content-type"), Some(NDJSON));
     assert_eq!(positions(&answer), [Some(2), Some(0), Some(2)]);
     let document = fetch(&service, "offset=0&max_records=1").await;
-    assert!(
-        document.text().contains("\"value\":{\n\"a\":\r\n1}"),
-        "{}",
-        document.text()
-    );
+    contains(document.text(), "\"value\":{\n\"a\":\r\n1}");
     let nothing = fetch_as(&service, "offset=2", NDJSON).await;
     assert_eq!(nothing.text(), "");
     assert_eq!(positions(&nothing), [Some(2), Some(0), Some(2)]);
@@ -247,12 +236,13 @@ async fn a_fetch_ends_before_until_and_at_its_limits() {
 #[tokio::test]
 async fn next_offset_leads_through_everything_once() {
     let service = service_with_numbers().await;
+    let one = "max_records=1&max_bytes=1";
     for limits in [
         "max_records=7",
         "max_bytes=1",
         "max_bytes=100",
         "max_records=10",
-        "max_records=1&max_bytes=1",
+        one,
     ] {
         let mut seen = Vec::new();
         let mut offset = 0;
@@ -386,12 +376,8 @@ async fn answers_that_differ_have_tags_that_differ() {
     ] {
         for accept in ["application/json", NDJSON, BATCHES] {
             let answer = fetch_as(&service, query, accept).await;
-            tags.push(
-                answer
-                    .header("etag")
-                    .unwrap_or_else(|| panic!("{query}"))
-                    .to_owned(),
-            );
+            let tag = answer.header("etag");
+            tags.push(tag.unwrap_or_else(|| panic!("{query}")).to_owned());
         }
     }
     // The same range, however it was asked for, has the same tag.
@@ -665,15 +651,7 @@ async fn values_that_were_sent_as_json_are_not_looked_at_again() {
     let service = service().await;
     let rows = (0..3000).map(|n| format!("{{\"value\":{{\"n\":{n}}}}}\n"));
     let lines: String = rows.collect();
-    service
-        .send(
-            Method::POST,
-            "/v1/topics/t/records",
-            &[("content-type", NDJSON)],
-            lines,
-        )
-        .await
-        .with_status(200);
+    expect(service.post_as("/v1/topics/t/records", NDJSON, lines), 200).await;
     let request = quipu_segments::ReadRequest::new(quipu_segments::Offset::ZERO, 1 << 20);
     let fetched = service.partition("t", 0).read(request).unwrap();
     assert!(!fetched.runs.is_empty());
@@ -708,15 +686,11 @@ async fn what_was_fetched_can_be_produced_again_as_it_stands() {
         ],
     );
     let lines = fetch_as(&service, "offset=0", NDJSON).await;
-    let produced = service
-        .send(
-            Method::POST,
-            "/v1/topics/lines/records",
-            &[("content-type", NDJSON)],
-            lines.body.clone(),
-        )
-        .await;
-    produced.with_status(200);
+    expect(
+        service.post_as("/v1/topics/lines/records", NDJSON, lines.body.clone()),
+        200,
+    )
+    .await;
     let copied = service
         .get_as("/v1/topics/lines/partitions/0/records?offset=0", NDJSON)
         .await
@@ -727,25 +701,19 @@ async fn what_was_fetched_can_be_produced_again_as_it_stands() {
     let start = document.text().find("\"records\":").unwrap();
     let end = document.text().rfind(",\"next_offset\"").unwrap();
     let body = format!("{{{}}}", &document.text()[start..end]);
-    let produced = service
-        .send(
-            Method::POST,
-            "/v1/topics/document/records",
-            &[("content-type", "application/json")],
-            body,
-        )
-        .await;
-    produced.with_status(200);
+    expect(
+        service.post_as("/v1/topics/document/records", "application/json", body),
+        200,
+    )
+    .await;
     let copied = service
         .get("/v1/topics/document/partitions/0/records?offset=0")
         .await
         .with_status(200);
-    assert_eq!(
-        copied.text(),
-        document
-            .text()
-            .replace("\"topic\":\"t\"", "\"topic\":\"document\"")
-    );
+    let renamed = document
+        .text()
+        .replace("\"topic\":\"t\"", "\"topic\":\"document\"");
+    assert_eq!(copied.text(), renamed);
 }
 
 type RawHeader<'a> = (&'a [u8], Option<&'a [u8]>);
@@ -840,13 +808,8 @@ fn kept(stored: &Stored, lines: bool) -> Stored {
             return value;
         }
         let value = value.trim_ascii().to_vec();
-        let space = |byte| {
-            if lines && matches!(byte, b'\n' | b'\r') {
-                b' '
-            } else {
-                byte
-            }
-        };
+        let is_break = |byte| lines && matches!(byte, b'\n' | b'\r');
+        let space = |byte| if is_break(byte) { b' ' } else { byte };
         value.into_iter().map(space).collect()
     });
     (timestamp, key, value, headers)

@@ -4,7 +4,7 @@ mod support;
 
 use http::Method;
 use quipu::settings::Config;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{Answer, NOW, Service, has, refused};
 
 /// The methods that an answer allows, sorted.
@@ -107,13 +107,8 @@ async fn information_has_the_version_and_the_limits_in_force() {
     has(&info, expected);
     assert_eq!(info["limits"]["max_key_bytes"], 77);
     assert_eq!(info["limits"]["max_request_bytes"], 32 << 20);
-    assert!(
-        info["features"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|feature| feature.is_string())
-    );
+    let features = info["features"].as_array().unwrap();
+    assert!(features.iter().all(Value::is_string));
     service.get("/v1/info?verbose=1").await.invalid("verbose");
 }
 
@@ -126,12 +121,8 @@ async fn metrics_have_positions_lag_and_the_engines_counts() {
     service.put("/v1/groups/g/offsets", &offsets).await.ok();
     let answer = service.get("/metrics").await;
     assert_eq!(answer.status, 200);
-    assert!(
-        answer
-            .header("content-type")
-            .unwrap()
-            .starts_with("application/openmetrics-text")
-    );
+    let content_type = answer.header("content-type").unwrap();
+    assert!(content_type.starts_with("application/openmetrics-text"));
     let has = |line: &str| {
         assert!(
             answer.text().lines().any(|found| found == line),

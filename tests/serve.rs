@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
-use support::{Connection, Server};
+use support::{Connection, Server, contains};
 use tempfile::TempDir;
 
 const OFFSETS: &str = "/v1/groups/g/offsets";
@@ -62,11 +62,6 @@ fn refusal(command: &mut Command) -> String {
     assert_eq!(status.code(), Some(1), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
     text
-}
-
-#[track_caller]
-fn contains(text: &str, part: &str) {
-    assert!(text.contains(part), "no {part} in {text}");
 }
 
 /// Asks whether the server lives, on a connection that stays open.

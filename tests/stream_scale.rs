@@ -119,13 +119,8 @@ fn readers_that_read_nothing_of_a_large_replay_are_held_by_their_connections_alo
     server.create_topic("t", 3);
     let body = format!("{{\"value\":\"{}\"}}\n", "x".repeat(1000)).repeat(1000);
     for _ in 0..30 {
-        server.expect(
-            200,
-            "POST",
-            "/v1/topics/t/records",
-            "application/x-ndjson",
-            body.as_bytes(),
-        );
+        let path = "/v1/topics/t/records";
+        server.expect(200, "POST", path, "application/x-ndjson", body.as_bytes());
     }
     // What reading itself takes once, whoever reads.
     drop(open(&server, "/v1/topics/t/records", "text/event-stream"));

@@ -347,10 +347,8 @@ async fn a_group_is_stalled_after_a_minute_without_a_commit_and_behind_while_it_
         look(&service, second);
         let lag = lag(&service, "g").await;
         let status = |index: usize| {
-            lag["topics"][0]["partitions"][index]["status"]
-                .as_str()
-                .unwrap()
-                .to_owned()
+            let status = &lag["topics"][0]["partitions"][index]["status"];
+            status.as_str().unwrap().to_owned()
         };
         assert_eq!(lag["status"], status(0).max(status(1)), "the worst");
         statuses.push((status(0), status(1)));
@@ -424,15 +422,7 @@ async fn the_history_has_a_step_every_ten_seconds_by_partition_and_in_total() {
     }
     let history = service.get("/v1/groups/g/lag/history?window_ms=60000").await.ok();
     has(&history, json!({"group": "g", "step_ms": 10_000}));
-    let expected = json!([
-        NOW,
-        NOW + 10_000,
-        NOW + 20_000,
-        NOW + 30_000,
-        NOW + 40_000,
-        NOW + 50_000,
-        NOW + 60_000
-    ]);
+    let expected: Value = (0..=6).map(|step| json!(NOW + step * 10_000)).collect();
     assert_eq!(history["times"], expected);
     assert_eq!(history["total"]["lag"], json!([110, 100, 90, 80, 70, 60, 50]));
     let found = &history["total"]["lag_ms"];
@@ -467,13 +457,8 @@ async fn history_begins_with_the_server_and_ends_with_the_group() {
     commit(&service, "g", 0, 0).await;
     let history = service.get("/v1/groups/g/lag/history").await.ok();
     assert_eq!(history["series"], json!([]));
-    assert!(
-        history["total"]["lag"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(Value::is_null)
-    );
+    let total = history["total"]["lag"].as_array().unwrap();
+    assert!(total.iter().all(Value::is_null));
     look(&service, 0);
     service.delete("/v1/groups/g").await;
     look(&service, 1);
@@ -544,12 +529,9 @@ async fn wrong_input_of_history_and_picture_is_refused_at_its_place() {
         let answer = service.get(&uri).await;
         assert_eq!(answer.problem(404, "unknown-partition")["pointer"], "partition");
     }
-    for (query, pointer) in [
-        ("metric=records", "metric"),
-        ("theme=blue", "theme"),
-        ("width=3", "width"),
-    ] {
-        invalid(service.get(&format!("/v1/groups/g/lag.svg?{query}")), pointer).await;
+    for (name, value) in [("metric", "records"), ("theme", "blue"), ("width", "3")] {
+        let uri = format!("/v1/groups/g/lag.svg?{name}={value}");
+        service.get(&uri).await.invalid(name);
     }
     invalid(service.get("/v1/groups/g/lag?window_ms=60000"), "window_ms").await;
 }

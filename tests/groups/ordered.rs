@@ -42,12 +42,8 @@ async fn leave(service: &Service, member: &str) {
 
 fn offsets(polled: &Value) -> Vec<(u64, u64)> {
     let records = polled["records"].as_array().expect("records");
-    let place = |record: &Value| {
-        (
-            record["partition"].as_u64().unwrap(),
-            record["offset"].as_u64().unwrap(),
-        )
-    };
+    let number = |record: &Value, name: &str| record[name].as_u64().unwrap();
+    let place = |record| (number(record, "partition"), number(record, "offset"));
     records.iter().map(place).collect()
 }
 

@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use support::events::{Event, EventReader};
-use support::{Answer, Sample, Service, expect, has};
+use support::{Answer, Sample, Service, expect, has, says};
 use tower::ServiceExt;
 
 const EVENTS: &str = "text/event-stream";
@@ -43,14 +43,9 @@ fn append(service: &Service, topic: &str, partition: u32, timestamps: &[i64]) {
 fn append_keyed(service: &Service, topic: &str, partition: u32, key: Option<&str>, timestamps: &[i64]) {
     let rows = timestamps.iter();
     let values: Vec<String> = rows.map(|t| format!("\"{partition}/{t}\"")).collect();
-    let rows = timestamps.iter().zip(&values).map(|(timestamp, value)| {
-        (
-            *timestamp,
-            key.map(str::as_bytes),
-            Some(value.as_bytes()),
-            &[][..],
-        )
-    });
+    let key = key.map(str::as_bytes);
+    let rows = timestamps.iter().zip(&values);
+    let rows = rows.map(|(time, value)| (*time, key, Some(value.as_bytes()), &[][..]));
     let samples: Vec<Sample<'_>> = rows.collect();
     service.append(topic, partition, true, &samples);
 }
@@ -289,10 +284,8 @@ async fn a_stream_of_events_goes_on_behind_any_of_its_events_with_nothing_lost_a
         let (all, _) = replay_events(&service, &uri, "").await;
         assert!(all.len() > 9, "{uri}: {}", all.len());
         for (at, event) in all.iter().enumerate() {
-            assert!(
-                event.id.starts_with(|c: char| c.is_ascii_alphabetic()),
-                "{event:?}"
-            );
+            let first = event.id.chars().next();
+            assert!(first.is_some_and(|c| c.is_ascii_alphabetic()), "{event:?}");
             if at + 2 >= all.len() {
                 // Nothing is left.
                 continue;
@@ -396,12 +389,8 @@ async fn the_last_records_are_the_newest_of_all_partitions_in_the_order_of_the_s
     append(&service, "u", 0, &[36]);
     let both = service.get("/v1/records?topics=u,t&last=2").await;
     assert_eq!(places(&lines(&both)), ["0/0", "0/3"]);
-    for (query, pointer) in [
-        ("last=0", "last"),
-        ("last=100001", "last"),
-        ("last=1&from=latest", "last"),
-    ] {
-        refused(&service, query, 400, pointer).await;
+    for query in ["last=0", "last=100001", "last=1&from=latest"] {
+        refused(&service, query, 400, "last").await;
     }
 }
 
@@ -410,13 +399,8 @@ async fn the_last_records_that_a_filter_wants_are_found_however_far_back_they_li
     let service = service(1).await;
     let wanted: &[(&[u8], Option<&[u8]>)] = &[(b"type", Some(b"x"))];
     for round in 0..5 {
-        let headers = |at: i64| {
-            if at == 7 || (round == 0 && at < 40) {
-                wanted
-            } else {
-                &[]
-            }
-        };
+        let is_wanted = |at: i64| at == 7 || (round == 0 && at < 40);
+        let headers = |at| if is_wanted(at) { wanted } else { &[] };
         let rows = (0..1000).map(|at| (at, None, Some(&b"1"[..]), headers(at)));
         let samples: Vec<Sample<'_>> = rows.collect();
         service.append("t", 0, true, &samples);
@@ -484,15 +468,16 @@ async fn a_follower_of_the_last_records_goes_on_with_what_comes_and_can_come_bac
 #[tokio::test]
 async fn parameters_that_are_not_built_yet_are_refused_by_name() {
     let service = service(1).await;
-    for query in [
-        "search=x",
-        "max_records=5",
-        "max_scan_bytes=5",
-        "max_scan_ms=5",
-        "value_limit=5",
+    for name in [
+        "search",
+        "max_records",
+        "max_scan_bytes",
+        "max_scan_ms",
+        "value_limit",
     ] {
+        let query = format!("{name}=5");
         let problem = refused(&service, &format!("last=5&{query}"), 501, "not-supported").await;
-        assert_eq!(problem["pointer"], query.split_once('=').unwrap().0);
+        assert_eq!(problem["pointer"], name);
     }
 }
 
@@ -529,14 +514,7 @@ async fn a_stream_over_several_topics_names_the_topic_of_each_record() {
     append(&service, "u", 0, &[5]);
     append(&service, "u", 1, &[6]);
     let answer = expect(service.get("/v1/records?topics=u,t&order=timestamp"), 200).await;
-    let place = |r: &Value| {
-        format!(
-            "{}{}/{}",
-            r["topic"].as_str().unwrap(),
-            r["partition"],
-            r["offset"]
-        )
-    };
+    let place = |r: &Value| format!("{}{}/{}", r["topic"], r["partition"], r["offset"]).replace('"', "");
     let of: Vec<String> = lines(&answer).iter().map(place).collect();
     // At one time in the order of topics.
     assert_eq!(of, ["u0/0", "t0/0", "u1/0", "t0/1"]);
@@ -630,12 +608,8 @@ async fn a_key_is_looked_for_everywhere_once_partitions_were_added_or_a_record_w
     produce(&service, body).await;
     let found = replay(&service, "key=a").await;
     assert_eq!(found.len(), 3);
-    assert!(
-        found
-            .iter()
-            .any(|place| place.starts_with(&format!("{elsewhere}/"))),
-        "{found:?}"
-    );
+    let prefix = format!("{elsewhere}/");
+    assert!(found.iter().any(|place| place.starts_with(&prefix)), "{found:?}");
 
     let (service, _) = keyed().await;
     expect(service.patch("/v1/topics/t", json!({"partitions": 7})), 200).await;
@@ -691,10 +665,8 @@ async fn a_follower_gets_what_is_there_and_then_what_comes() {
                 }
             }
             let end = service.partition("t", partition).positions().end_offset.get();
-            assert_eq!(
-                places(&got),
-                [end - 2, end - 1].map(|offset| format!("{partition}/{offset}"))
-            );
+            let wanted = [end - 2, end - 1].map(|offset| format!("{partition}/{offset}"));
+            assert_eq!(places(&got), wanted);
         }
     }
 }
@@ -705,11 +677,8 @@ async fn a_follower_from_the_end_knows_where_that_was_before_anything_comes() {
     append(&service, "t", 0, &[1]);
     let mut live = live_events(&service, "follow=true&from=latest").await;
     let first = live.chunk().await.unwrap().unwrap();
-    assert!(
-        first.starts_with(b"retry: 2000\n\n"),
-        "{}",
-        String::from_utf8_lossy(&first)
-    );
+    let text = String::from_utf8_lossy(&first);
+    assert!(text.starts_with("retry: 2000\n\n"), "{text}");
     assert_eq!(live.reader.feed(&first), []);
     let id = live.reader.last_id.clone();
     drop(live);
@@ -1080,12 +1049,8 @@ async fn damage_that_was_skipped_is_a_gap_among_events_and_passed_over_by_lines(
         assert_eq!(events[at].json(), expected);
         assert_eq!(records(&events).len(), 10);
         let before = places(&records(&events[..at]));
-        assert!(
-            before
-                .iter()
-                .filter(|place| place.starts_with("0/"))
-                .eq(["0/0", "0/1", "0/2", "0/3"].iter())
-        );
+        let before = before.iter().filter(|place| place.starts_with("0/"));
+        assert!(before.eq(["0/0", "0/1", "0/2", "0/3"].iter()));
         let (rest, _) = replay_events(&service, &uri, &events[at].id).await;
         assert!(rest.iter().all(|event| event.name != "gap"));
         assert_eq!(records(&rest).len() + records(&events[..at]).len(), 10);
@@ -1178,13 +1143,7 @@ async fn a_stream_is_over_at_most_256_partitions() {
     let service = service(257).await;
     let problem = service.get(T).await.problem(400, "invalid-request");
     assert_eq!(problem["pointer"], "partitions");
-    assert!(
-        problem["detail"]
-            .as_str()
-            .unwrap()
-            .contains("choose with partitions="),
-        "{problem}"
-    );
+    says(&problem, "choose with partitions=");
     assert_eq!(replay(&service, "key=a").await, [""; 0], "that is one partition");
     refused(&service, "key=a&follow=true", 400, "partitions").await;
     append(&service, "t", 256, &[1]);
@@ -1196,12 +1155,8 @@ async fn a_stream_is_over_at_most_256_partitions() {
     let answer = service.get("/v1/records?topics=u,v,w").await;
     answer.problem(400, "invalid-request");
     // A follower that would have too many is told.
-    let mut live = Live::open(
-        &service,
-        "/v1/records?topics=u,v&follow=true",
-        &[("accept", EVENTS)],
-    )
-    .await;
+    let uri = "/v1/records?topics=u,v&follow=true";
+    let mut live = Live::open(&service, uri, &[("accept", EVENTS)]).await;
     expect(service.patch("/v1/topics/v", json!({"partitions": 2})), 200).await;
     let event = live.next_events().await.remove(0);
     assert_eq!(&*event.name, "error");

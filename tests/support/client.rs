@@ -141,6 +141,17 @@ pub fn has(found: &Value, expected: impl Borrow<Value>) {
     }
 }
 
+#[track_caller]
+pub fn contains(text: &str, part: &str) {
+    assert!(text.contains(part), "no {part} in {text}");
+}
+
+/// Checks that a problem's detail has these words.
+#[track_caller]
+pub fn says(problem: &Value, words: &str) {
+    contains(problem["detail"].as_str().expect("a detail"), words);
+}
+
 /// A keep-alive connection.
 pub struct Connection {
     pub stream: BufReader<TcpStream>,

@@ -20,7 +20,7 @@ pub mod service;
 
 use std::time::Duration;
 
-pub use client::{Answer, Connection, Fetched, has, read_partition};
+pub use client::{Answer, Connection, Fetched, contains, has, read_partition, says};
 pub use clock::NOW;
 pub use process::Server;
 pub use service::{JSON, Sample, Service, expect, invalid, refused, request};
