@@ -47,9 +47,7 @@ pub(crate) struct Partition {
 
 impl Topic {
     /// Asks for one topic.
-    ///
-    /// # Errors
-    /// [`Failure`]; a problem `unknown-topic` if there is none of that name.
+    /// Errors: [`Failure`]; a problem `unknown-topic` if there is none of that name.
     pub(crate) fn describe(client: &Client, name: &str) -> Result<Self, Failure> {
         client.get(&topic_route(name))
     }
@@ -77,16 +75,11 @@ impl Topic {
     }
 
     /// The partitions that were chosen, or all.
-    ///
-    /// # Errors
-    /// The one that the topic does not have.
+    /// Errors: The one that the topic does not have.
     pub(crate) fn choose(&self, chosen: &[u32]) -> anyhow::Result<Vec<&Partition>> {
         if let Some(missing) = chosen.iter().find(|number| **number >= self.partition_count) {
-            anyhow::bail!(
-                "topic {} has no partition {missing}; its partitions are 0 to {}",
-                self.name,
-                self.partition_count.saturating_sub(1)
-            );
+            let (name, last) = (&self.name, self.partition_count.saturating_sub(1));
+            anyhow::bail!("topic {name} has no partition {missing}; its partitions are 0 to {last}");
         }
         let is_chosen = |p: &&Partition| chosen.is_empty() || chosen.contains(&p.partition);
         Ok(self.partitions.iter().filter(is_chosen).collect())
@@ -158,19 +151,17 @@ pub(crate) fn group_route(group: &str, rest: &[&str]) -> Route {
 /// All items of a list that answers `next` when there is more, as they were answered.
 pub(crate) fn list(client: &Client, route: &Route, member: &str) -> Result<Vec<Value>, Failure> {
     let mut items = Vec::new();
-    let mut after: Option<String> = None;
+    let mut page = route.clone();
+    let mut after = None;
     loop {
-        let page = match &after {
-            None => route.clone(),
-            Some(after) => route.clone().with("after", after),
-        };
         let mut answer: Value = client.get(&page)?;
         if let Some(Value::Array(page)) = answer.get_mut(member).map(Value::take) {
             items.extend(page);
         }
-        let next = answer.get("next").and_then(Value::as_str).map(str::to_owned);
-        if next.is_none() || next == after {
-            return Ok(items);
+        let next = answer["next"].as_str().map(str::to_owned);
+        match &next {
+            Some(next) if Some(next) != after.as_ref() => page = route.clone().with("after", next),
+            _ => return Ok(items),
         }
         after = next;
     }

@@ -53,9 +53,7 @@ impl Answer {
 
 impl Client {
     /// A client for the server at `server` (`http://` may be left out).
-    ///
-    /// # Errors
-    /// [`Usage`] for an address or a token that cannot work.
+    /// Errors: [`Usage`] for an address or a token that cannot work.
     pub(crate) fn new(server: &str, token: Option<&str>) -> Result<Self, Usage> {
         let base = base_address(server)?;
         let authorization = match token.map(str::trim) {
@@ -133,9 +131,7 @@ impl Client {
     }
 
     /// Posts NDJSON records with these headers and reads the answer, whatever it is.
-    ///
-    /// # Errors
-    /// [`Failure`]; only after [`Failure::NotSent`] is it certain that nothing was stored without being said.
+    /// Errors: [`Failure`]; only after [`Failure::NotSent`] is it certain that nothing was stored without being said.
     pub(crate) fn post(
         &self,
         route: &Route,
@@ -211,9 +207,7 @@ impl Client {
     }
 
     /// Reads JSON from an answer.
-    ///
-    /// # Errors
-    /// [`Failure::Unexpected`].
+    /// Errors: [`Failure::Unexpected`].
     pub(crate) fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Failure> {
         serde_json::from_slice(body).map_err(|error| self.unexpected(&error))
     }

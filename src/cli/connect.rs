@@ -56,18 +56,14 @@ struct Contexts {
 
 impl Connect {
     /// A client for that server; nothing is sent yet.
-    ///
-    /// # Errors
-    /// [`Usage`] for an address, a token or a context that cannot work; a file of contexts that cannot be read.
+    /// Errors: [`Usage`] for an address, a token or a context that cannot work; a file of contexts that cannot be read.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let named = self.resolve(&|name| std::env::var(name).ok(), Contexts::read)?;
         Ok(Client::new(&named.server, named.token.as_deref())?)
     }
 
     /// A client for the server of an address; it gets the token only if that is the command's own server.
-    ///
-    /// # Errors
-    /// As [`Self::client`].
+    /// Errors: As [`Self::client`].
     pub(crate) fn client_of(&self, uri: &http::Uri) -> anyhow::Result<Client> {
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let own = self.client()?;

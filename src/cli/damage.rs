@@ -41,7 +41,7 @@ pub(crate) fn list(client: &Client, topic: &str, is_json: bool) -> anyhow::Resul
     let mut rows = Vec::new();
     for partition in 0..partitions {
         let mut answer: Value = client.get(&partition_route(topic, partition, &["damage"]))?;
-        let damage = answer["damage"].take();
+        let damage = answer.get_mut("damage").map(Value::take).unwrap_or_default();
         for row in damage.as_array().into_iter().flatten() {
             let mut row = row.clone();
             row["partition"] = partition.into();

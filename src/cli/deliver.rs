@@ -66,9 +66,7 @@ impl<'a> Delivery<'a> {
 
     /// Sends request `number` (from 1), repeatedly until it is answered; `doubt` is since when an earlier process may
     /// have stored some of it.
-    ///
-    /// # Errors
-    /// [`Undelivered`]; a request in doubt may be sent again under the same number, unless it is late.
+    /// Errors: [`Undelivered`]; a request in doubt may be sent again under the same number, unless it is late.
     pub(crate) fn send(
         &mut self,
         number: u64,

@@ -95,11 +95,9 @@ fn foreign(server: &str, status: StatusCode) -> String {
         401 | 407 => refused("a --token"),
         403 => refused("another --token"),
         code => {
-            let is_gateway = matches!(code, 502..=504);
-            let hint = if is_gateway {
-                "; a proxy may not reach it"
-            } else {
-                ""
+            let hint = match code {
+                502..=504 => "; a proxy may not reach it",
+                _ => "",
             };
             format!("{server} does not answer as quipu does: status {status} without a problem{hint}")
         }
@@ -116,6 +114,11 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// A member that is a text.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.members.get(name)?.as_str()
+    }
+
     /// A member that is a whole number.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.members.get(name)?.as_u64()
@@ -136,7 +139,7 @@ impl Problem {
 
     /// What was stored: `none`, `partial` (the `accepted` first records) or `unknown`.
     pub(crate) fn outcome(&self) -> Option<&str> {
-        self.members.get("outcome").and_then(Value::as_str)
+        self.text("outcome")
     }
 
     /// A problem from its members, if these are one.
@@ -152,24 +155,17 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |name| self.members.get(name).and_then(Value::as_str).unwrap_or_default();
-        let detail = match text("detail") {
-            "" => text("title"),
-            detail => detail,
-        };
-        write!(f, "{}: {}", self.code, one_line(detail))?;
-        match text("pointer") {
-            "" => Ok(()),
-            pointer => write!(f, " (pointer {})", one_line(pointer)),
-        }
+        let text = |name| self.text(name).filter(|text| !text.is_empty()).map(one_line);
+        let detail = text("detail").or_else(|| text("title"));
+        let pointer = text("pointer").map(|pointer| format!(" (pointer {pointer})"));
+        let (detail, pointer) = (detail.unwrap_or_default(), pointer.unwrap_or_default());
+        write!(f, "{}: {detail}{pointer}", self.code)
     }
 }
 
 /// The text with its control characters, line breaks among them, replaced: it came over the network.
 pub(crate) fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.replace(char::is_control, " ")
 }
 
 #[cfg(test)]

@@ -16,9 +16,7 @@ pub(crate) fn directory(variable: &str, fallback: &str) -> Option<PathBuf> {
 
 /// Replaces a file as a whole, which only the user may read; `extension` is that of the new file until it is whole. A crash
 /// leaves the old or the new one.
-///
-/// # Errors
-/// The file or its directory cannot be written; a half-written file is removed.
+/// Errors: The file or its directory cannot be written; a half-written file is removed.
 pub(crate) fn replace(path: &Path, extension: &str, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;

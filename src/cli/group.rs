@@ -12,7 +12,7 @@ use super::client::{Client, Failure, Route};
 use super::connect::Connect;
 use super::group_move::{self, SeekTo};
 use super::lag::report::print_group;
-use super::output::{self, Table, count_of};
+use super::output::{self, Table, count_of, span_s};
 use super::position::ResetTo;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -208,18 +208,8 @@ fn last_contact(member: &Value) -> String {
         return "polling".to_owned();
     }
     match member["idle_ms"].as_u64() {
-        Some(idle_ms) => format!("{} ago", ago(idle_ms)),
+        Some(idle_ms) => format!("{} ago", span_s(idle_ms / 1000)),
         None => output::time_ms(member["last_contact"].as_i64()),
-    }
-}
-
-/// A short span: `3 s`, `2 min 5 s`.
-fn ago(milliseconds: u64) -> String {
-    let seconds = milliseconds / 1000;
-    match seconds {
-        s if s < 60 => format!("{s} s"),
-        s if s < 3600 => format!("{} min {} s", s / 60, s % 60),
-        s => format!("{} h {} min", s / 3600, s % 3600 / 60),
     }
 }
 

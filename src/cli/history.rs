@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::api::partition_route;
 use super::client::{Client, Failure, Problem};
@@ -87,9 +86,7 @@ impl Partition {
 
     /// Fetches the next records and moves on. Waits for a server that restarts. If retention deleted the next records,
     /// continues at the log start, with a note.
-    ///
-    /// # Errors
-    /// A [`Failure`] that is permanent.
+    /// Errors: A [`Failure`] that is permanent.
     pub(crate) fn fetch(&mut self, size: Size, interrupt: &Interrupt) -> Result<Chunk, Failure> {
         let mut waited = Duration::ZERO;
         let mut delay = Duration::from_millis(100);
@@ -108,9 +105,8 @@ impl Partition {
             };
             if let Failure::Problem(problem) = &failure
                 && problem.code == "offset-trimmed"
-                && let Some(start) = problem
-                    .number("log_start_offset")
-                    .filter(|start| *start > self.next)
+                && let Some(start) = problem.number("log_start_offset")
+                && start > self.next
             {
                 say_trimmed(&self.topic, self.number.into(), self.next, start);
                 self.next = start;
@@ -120,10 +116,9 @@ impl Partition {
                 continue;
             }
             // A follower waits for ever.
-            let passes = if self.live {
-                failure.may_pass()
-            } else {
-                failure.passes() && waited < PATIENCE
+            let passes = match self.live {
+                true => failure.may_pass(),
+                false => failure.passes() && waited < PATIENCE,
             };
             if !passes {
                 let place = Some((self.number, self.next));
@@ -205,21 +200,14 @@ pub(crate) fn explain(mut problem: Problem, topic: &str, place: Option<(u32, u64
     let (Some(partition), Some(offset)) = (partition, offset) else {
         return Failure::Problem(Box::new(problem));
     };
-    let detail = problem
-        .members
-        .get("detail")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let detail = problem.text("detail").unwrap_or_default();
     let mut text = format!("partition {partition} of {topic} at offset {offset}: {detail}");
     if let Some(healthy) = problem.number("damaged_until_offset") {
-        text.push_str(&format!(
-            "; to read the healthy records after it: --partition {partition} --from offset:{healthy}"
-        ));
+        let place = format!("--partition {partition} --from");
+        text += &format!("; to read the healthy records after it: {place} offset:{healthy}");
         if let Some(damaged) = problem.number("damaged_offset") {
-            text.push_str(&format!(
-                "; to make consumers skip the damaged ones: quipu topic skip {topic} --partition {partition} --from \
-                 {damaged} --until {healthy}"
-            ));
+            let skip = format!("quipu topic skip {topic} {place} {damaged} --until {healthy}");
+            text += &format!("; to make consumers skip the damaged ones: {skip}");
         }
     }
     problem.members.insert("detail".to_owned(), text.into());
@@ -240,9 +228,7 @@ pub(crate) struct Head<'a> {
 }
 
 /// Reads the head of a record's line.
-///
-/// # Errors
-/// The line is no record.
+/// Errors: The line is no record.
 pub(crate) fn head(line: &[u8]) -> anyhow::Result<Head<'_>> {
     serde_json::from_slice(line)
         .map_err(|error| anyhow::anyhow!("the server sent a line that is no record: {error}"))

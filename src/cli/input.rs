@@ -68,9 +68,7 @@ enum Coding {
 
 impl Input {
     /// Opens `file`, or standard input for none or `-`, and begins to read.
-    ///
-    /// # Errors
-    /// The file cannot be opened.
+    /// Errors: The file cannot be opened.
     pub(crate) fn open(file: Option<&Path>, shape: Shape, interrupt: &Interrupt) -> io::Result<Self> {
         let (sender, blocks) = sync_channel(BLOCKS);
         let path = file.filter(|path| *path != Path::new("-"));

@@ -308,18 +308,24 @@ pub(crate) fn bytes(number: u64) -> String {
 
 /// A span as people say it, and in seconds: `1 h 3 min (3,780 s)`.
 pub(crate) fn span_ms(milliseconds: u64) -> String {
-    let seconds = milliseconds / 1000;
+    match milliseconds / 1000 {
+        0 if milliseconds == 0 => "0 s".to_owned(),
+        0 => format!("{milliseconds} ms"),
+        s if s < 60 => format!("{s}.{} s", milliseconds % 1000 / 100),
+        s => format!("{} ({} s)", span_s(s), count(s)),
+    }
+}
+
+/// A span in whole seconds, in the two largest units: `2 min 5 s`.
+pub(crate) fn span_s(seconds: u64) -> String {
     let (minute, hour, day, year) = (60, 3600, 86_400, 31_557_600);
-    let text = match seconds {
-        0 if milliseconds == 0 => return "0 s".to_owned(),
-        0 => return format!("{milliseconds} ms"),
-        s if s < minute => return format!("{}.{} s", s, milliseconds % 1000 / 100),
+    match seconds {
+        s if s < minute => format!("{s} s"),
         s if s < hour => format!("{} min {} s", s / minute, s % minute),
         s if s < day => format!("{} h {} min", s / hour, s % hour / minute),
         s if s < year => format!("{} d {} h", s / day, s % day / hour),
         s => format!("{:.1} years", s as f64 / year as f64),
-    };
-    format!("{text} ({} s)", count(seconds))
+    }
 }
 
 /// A span in one unit: `8.9 s`, `12.5 min`, `3.4 h`, `2.1 d`.

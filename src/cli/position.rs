@@ -55,9 +55,7 @@ impl Position {
     }
 
     /// The offset that this is in a partition as it was described; only a time costs a request.
-    ///
-    /// # Errors
-    /// [`Failure`]; an offset beyond the end.
+    /// Errors: [`Failure`]; an offset beyond the end.
     pub(crate) fn resolve(self, client: &Client, topic: &str, partition: &Partition) -> anyhow::Result<u64> {
         match self {
             Self::Offset(offset) if offset > partition.end_offset => anyhow::bail!(

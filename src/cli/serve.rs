@@ -47,11 +47,9 @@ impl clap::Args for Args {
             .fold(
                 command.args_override_self(true).arg(config).after_help(EXAMPLES),
                 |command, (setting, flag)| {
-                    let shown = setting.show(&default);
-                    let default = if shown.is_empty() {
-                        String::new()
-                    } else {
-                        format!(" [default: {shown}]")
+                    let default = match setting.show(&default) {
+                        none if none.is_empty() => none,
+                        shown => format!(" [default: {shown}]"),
                     };
                     command.arg(
                         Arg::new(setting.name)
@@ -71,17 +69,14 @@ impl clap::Args for Args {
 
 impl FromArgMatches for Args {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |name: &'static str| matches.get_one::<String>(name).map(|value| (name, value.clone()));
-        let settings: Vec<_> = SETTINGS
-            .iter()
-            .filter_map(|setting| given(setting.name))
-            .collect();
+        let mut settings = Vec::new();
         for setting in SETTINGS {
-            for (_, value) in settings.iter().filter(|(name, _)| *name == setting.name) {
-                let flag = format!("--{}", setting.flag_name());
-                setting.check(&flag, value).map_err(|error| {
+            if let Some(value) = matches.get_one::<String>(setting.name) {
+                let checked = setting.check(&format!("--{}", setting.flag_name()), value);
+                checked.map_err(|error| {
                     clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{error}\n"))
                 })?;
+                settings.push((setting.name, value.clone()));
             }
         }
         Ok(Self {
@@ -103,14 +98,12 @@ impl Args {
         reason = "the settings are read before there is an engine with a disk"
     )]
     fn load(&self) -> anyhow::Result<Config> {
-        let file = match &self.config {
-            None => None,
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read the settings in {}", path.display()))?;
-                Some((path.display().to_string(), text))
-            }
+        let read = |path: &PathBuf| {
+            let (name, text) = (path.display().to_string(), std::fs::read_to_string(path));
+            let text = text.with_context(|| format!("cannot read the settings in {name}"))?;
+            anyhow::Ok((name, text))
         };
+        let file = self.config.as_ref().map(read).transpose()?;
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             // A name that is not text is not ours; a value that is not text is wrong, and named as what it looks like.
             Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))

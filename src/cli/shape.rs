@@ -24,9 +24,7 @@ impl Shape {
     }
 
     /// Appends the record of `line` (without its line break) and a line break to `out`.
-    ///
-    /// # Errors
-    /// The line's fault; `out` is unchanged.
+    /// Errors: The line's fault; `out` is unchanged.
     pub(crate) fn append(&self, line: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if self.raw {

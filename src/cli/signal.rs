@@ -27,9 +27,7 @@ pub(crate) struct Interrupt(Arc<(Mutex<Option<Stop>>, Condvar)>);
 
 impl Interrupt {
     /// Begins to watch; from now on Ctrl-C no longer ends the process by itself.
-    ///
-    /// # Errors
-    /// The system refuses a thread or a signal handler.
+    /// Errors: The system refuses a thread or a signal handler.
     pub(crate) fn watch() -> io::Result<Self> {
         let interrupt = Self::default();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -103,9 +101,7 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// Begins to listen, on the runtime that this is called on.
-    ///
-    /// # Errors
-    /// The system refuses a signal handler.
+    /// Errors: The system refuses a signal handler.
     pub(crate) fn listen() -> io::Result<Self> {
         let is_kept = !ignores_hangup();
         Ok(Self {

@@ -54,9 +54,7 @@ impl Parser {
     }
 
     /// Reads on and passes each complete event to `take`.
-    ///
-    /// # Errors
-    /// [`TooLarge`]; the stream cannot be read further.
+    /// Errors: [`TooLarge`]; the stream cannot be read further.
     pub(crate) fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(Event<'_>)) -> Result<(), TooLarge> {
         if self.after_cr && !bytes.is_empty() {
             bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);

@@ -25,9 +25,7 @@ pub(crate) struct Stdout {
 
 impl Stdout {
     /// Starts the writer.
-    ///
-    /// # Errors
-    /// The system refuses a thread.
+    /// Errors: The system refuses a thread.
     pub(crate) fn new(interrupt: &Interrupt) -> io::Result<Self> {
         let (writes, todo) = sync_channel::<Vec<u8>>(1);
         let (done, written) = sync_channel(1);
@@ -49,9 +47,7 @@ impl Stdout {
     }
 
     /// Writes all of it; false if it was interrupted and the reader has not taken it.
-    ///
-    /// # Errors
-    /// Standard output is closed or full.
+    /// Errors: Standard output is closed or full.
     pub(crate) fn write(&self, bytes: Vec<u8>) -> io::Result<bool> {
         if bytes.is_empty() {
             return Ok(true);

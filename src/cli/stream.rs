@@ -134,9 +134,7 @@ impl Stream {
 
     /// Reads on a thread of its own, so that a silent connection blocks no one, and sends the result of `event`. The
     /// thread ends with the stream, with its first failure, or when the receiver is gone.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
+    /// Errors: The thread cannot be started.
     pub(crate) fn spawn<E: Send + 'static>(
         mut self,
         event: impl Fn(Result<Records, Failure>) -> E + Send + 'static,
@@ -155,9 +153,7 @@ impl Stream {
     }
 
     /// The next records, at least one; none at the end.
-    ///
-    /// # Errors
-    /// A [`Failure`] that is permanent, or lasts too long.
+    /// Errors: A [`Failure`] that is permanent, or lasts too long.
     pub(crate) fn next(&mut self) -> Result<Option<Records>, Failure> {
         loop {
             if let Some(failure) = self.failure.take() {
@@ -288,15 +284,10 @@ fn hear(event: &Event<'_>, topic: &str, ends: Option<&Ends>, records: &mut Recor
             Said::Nothing
         }
         "error" => {
-            let problem = Problem::of(members(event.data), None).unwrap_or_else(|| Problem {
-                code: "unknown".to_owned(),
-                members: Map::new(),
-                retry_after: None,
-            });
-            let topic = match problem.members.get("topic").and_then(Value::as_str) {
-                Some(named) => named.to_owned(),
-                None => topic.to_owned(),
-            };
+            let unknown = || Map::from_iter([("code".to_owned(), "unknown".into())]);
+            let problem = Problem::of(members(event.data), None).or_else(|| Problem::of(unknown(), None));
+            let problem = problem.expect("it has a code");
+            let topic = problem.text("topic").unwrap_or(topic).to_owned();
             Said::Failure(explain(problem, &topic, None))
         }
         "end" => Said::End,

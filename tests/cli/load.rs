@@ -139,16 +139,9 @@ fn check_whole(store: &Shared, content: &[u8]) {
 
 #[test]
 fn every_line_is_stored_once_when_requests_and_answers_are_lost() {
+    use Fate::{Fine, Gateway, InUse, LostAfter, LostBefore, Overloaded, Partial};
     const FATES: [Fate; 9] = [
-        Fate::LostAfter,
-        Fate::Fine,
-        Fate::LostBefore,
-        Fate::Partial,
-        Fate::LostAfter,
-        Fate::Overloaded,
-        Fate::Fine,
-        Fate::InUse,
-        Fate::Gateway,
+        LostAfter, Fine, LostBefore, Partial, LostAfter, Overloaded, Fine, InUse, Gateway,
     ];
     let dir = TempDir::new().unwrap();
     let content = numbered();
@@ -286,9 +279,8 @@ fn a_file_whose_stored_lines_have_changed_is_not_continued() {
     let (fake, _) = serve(&[]);
     for other in ["{\"value\":9}\n{\"value\":2}\n", "{\"value\": 1}\n", ""] {
         file(&dir, "f", other);
-        let ended = without_notes(produce(&fake, &dir, &path));
-        let expected = format!("the first line of {path} is not what");
-        assert!(ended.failed().contains(&expected), "{}", ended.err);
+        without_notes(produce(&fake, &dir, &path))
+            .fails_with(&format!("the first line of {path} is not what"));
     }
     assert_eq!(fake.requests().len(), 0);
     // The line is the same with and without its break.

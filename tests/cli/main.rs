@@ -113,6 +113,13 @@ impl Ended {
         assert_eq!(self.err.lines().count(), 1, "one clear line: {}", self.err);
         &self.err
     }
+
+    /// The same, and the line has this in it.
+    #[track_caller]
+    pub(crate) fn fails_with(&self, part: &str) {
+        let text = self.failed();
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
 }
 
 /// A command that runs, and what it prints.

@@ -1,6 +1,7 @@
 //! The loads of `quipu bench`: one thread a connection.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
@@ -58,13 +59,11 @@ impl Run<'_> {
         let partitions = Topic::describe(self.client, self.topic)?.partitions;
         let is_repeated = self.load.duration.is_some();
         let connections = self.load.connections as usize;
-        let started = Instant::now();
-        let mut sums = self.on_each_connection(|connection, sums, ends| {
+        self.on_each_connection(|connection, sums, ends| {
             loop {
                 // With more connections than partitions, several read the same one.
-                let own = (0..partitions.len().max(connections))
-                    .skip(connection)
-                    .step_by(connections);
+                let all = 0..partitions.len().max(connections);
+                let own = all.skip(connection).step_by(connections);
                 for partition in own.map(|index| &partitions[index % partitions.len()]) {
                     let route = partition_route(self.topic, partition.partition, &["records"]);
                     let mut next = partition.log_start_offset;
@@ -88,9 +87,7 @@ impl Run<'_> {
                     return Ok(());
                 }
             }
-        })?;
-        sums.elapsed = started.elapsed();
-        Ok(sums)
+        })
     }
 
     /// Appends `rate` records a second, and counts when each connection that follows has them.
@@ -105,7 +102,7 @@ impl Run<'_> {
                 .collect();
             let result = self.append_at(rate, started, &appended);
             is_over.store(true, Ordering::Release);
-            let mut all = add_up(readers)?;
+            let mut all = add_up(readers, started)?;
             all.requests = result?;
             Ok(all)
         })
@@ -119,10 +116,8 @@ impl Run<'_> {
         while self.interrupt.wait(TICK).is_none() && Instant::now() < end {
             let sent = appended.load(Ordering::Relaxed);
             let due = (started.elapsed().as_secs_f64() * rate as f64) as u64;
-            let records = due
-                .min(self.load.records.unwrap_or(u64::MAX))
-                .saturating_sub(sent)
-                .min(10_000);
+            let most = self.load.records.unwrap_or(u64::MAX);
+            let records = due.min(most).saturating_sub(sent).min(10_000);
             if records > 0 {
                 self.append(&self.lines(records, sent, Some(started.elapsed())))?;
                 requests += 1;
@@ -156,15 +151,15 @@ impl Run<'_> {
                     let now = started.elapsed();
                     for line in records.iter() {
                         let sent: Sent = serde_json::from_slice(line)?;
-                        sums.latencies
-                            .add(now.saturating_sub(Duration::from_micros(sent.value.sent)));
+                        let sent = Duration::from_micros(sent.value.sent);
+                        sums.latencies.add(now.saturating_sub(sent));
                     }
                     sums.records += records.count;
                     sums.bytes += records.count * self.load.record_bytes;
                     quiet_since = None;
                 }
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return Ok(sums),
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(sums),
+                Err(RecvTimeoutError::Timeout) => {}
             }
             let has_all = is_over.load(Ordering::Acquire) && sums.records >= appended.load(Ordering::Acquire);
             if has_all || self.interrupt.get().is_some() {
@@ -181,12 +176,12 @@ impl Run<'_> {
 
     /// NDJSON records from number `first` on; `sent` is written into their values.
     fn lines(&self, records: u64, first: u64, sent: Option<Duration>) -> Vec<u8> {
-        let head = sent.map_or_else(
-            || "\"".to_owned(),
-            |sent| format!("{{\"sent\":{},\"x\":\"", sent.as_micros()),
-        );
-        let tail = if sent.is_some() { "\"}" } else { "\"" };
-        let filler = "x".repeat((self.load.record_bytes as usize).saturating_sub(head.len() + tail.len()));
+        let (head, tail) = match sent {
+            None => ("\"".to_owned(), "\""),
+            Some(sent) => (format!("{{\"sent\":{},\"x\":\"", sent.as_micros()), "\"}"),
+        };
+        let bytes = self.load.record_bytes as usize;
+        let filler = "x".repeat(bytes.saturating_sub(head.len() + tail.len()));
         let mut body = String::new();
         for number in first..first + records {
             body += &format!("{{\"key\":\"{number}\",\"value\":{head}{filler}{tail}}}\n");
@@ -228,7 +223,8 @@ impl Run<'_> {
         &self,
         work: impl Fn(usize, &mut Sums, &dyn Fn() -> bool) -> Result<(), Failure> + Sync,
     ) -> anyhow::Result<Sums> {
-        let end = Instant::now() + self.load.duration();
+        let started = Instant::now();
+        let end = started + self.load.duration();
         let has_failed = AtomicBool::new(false);
         let ends =
             || Instant::now() >= end || has_failed.load(Ordering::Relaxed) || self.interrupt.get().is_some();
@@ -244,12 +240,12 @@ impl Run<'_> {
                     })
                 })
                 .collect();
-            add_up(threads)
+            add_up(threads, started)
         })
     }
 }
 
-/// When a record of `tail` was sent, in microseconds since the run began.
+/// A record of `tail`; its value has the microseconds since the run began.
 #[derive(Deserialize)]
 struct Sent {
     value: SentValue,
@@ -268,8 +264,11 @@ fn take(left: &AtomicU64, most: u64) -> Option<u64> {
     Some(before.unwrap_or(0).min(most)).filter(|taken| *taken > 0)
 }
 
-/// What the threads did together.
-fn add_up(threads: Vec<ScopedJoinHandle<'_, anyhow::Result<Sums>>>) -> anyhow::Result<Sums> {
+/// What the threads did together since `started`.
+fn add_up(
+    threads: Vec<ScopedJoinHandle<'_, anyhow::Result<Sums>>>,
+    started: Instant,
+) -> anyhow::Result<Sums> {
     let mut all = Sums::default();
     for thread in threads {
         let panicked = |_| anyhow::anyhow!("a thread of the load has panicked");
@@ -280,5 +279,6 @@ fn add_up(threads: Vec<ScopedJoinHandle<'_, anyhow::Result<Sums>>>) -> anyhow::R
         all.retries += sums.retries;
         all.latencies.merge(&sums.latencies);
     }
+    all.elapsed = started.elapsed();
     Ok(all)
 }

@@ -6,7 +6,7 @@
 mod histogram;
 mod load;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Subcommand;
 use http::Method;
@@ -15,7 +15,6 @@ use serde_json::json;
 
 use self::histogram::Histogram;
 use super::api::topic_route;
-use super::client::Client;
 use super::connect::Connect;
 use super::deliver::random_key;
 use super::output::{self, bytes, rate, records, took};
@@ -106,50 +105,35 @@ struct Sums {
 }
 
 pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::Result<()> {
-    let client = connect.client()?;
-    let interrupt = Interrupt::watch()?;
+    let client = &connect.client()?;
+    let interrupt = &Interrupt::watch()?;
     let (name, load) = match &action {
         Action::Produce { load, .. } => ("produce", *load),
         Action::Fetch(load) => ("fetch", *load),
         Action::Tail { load, .. } => ("tail", *load),
     };
-    let topic = random_key().replace("quipu-", "bench-");
+    let topic = &random_key().replace("quipu-", "bench-");
     let body = json!({"partitions": load.partitions});
-    client.send(&Method::PUT, &topic_route(&topic), Some(&body))?;
-    let result = measure(&client, &action, load, &topic, &interrupt);
-    let deleted = if load.keep {
-        output::note(format_args!("the topic is {topic}"));
-        Ok(())
-    } else {
-        client.send(&Method::DELETE, &topic_route(&topic), None).map(drop)
-    };
-    report(name, load, &result?, is_json)?;
-    deleted.map_err(|failure| anyhow::anyhow!("topic {topic} could not be deleted: {failure}"))
-}
-
-fn measure(
-    client: &Client,
-    action: &Action,
-    load: Load,
-    topic: &str,
-    interrupt: &Interrupt,
-) -> anyhow::Result<Sums> {
+    client.send(&Method::PUT, &topic_route(topic), Some(&body))?;
     let run = load::Run {
         client,
         topic,
         load,
         interrupt,
     };
-    let started = Instant::now();
-    let mut sums = match action {
-        Action::Produce { batch, .. } => run.produce(*batch)?,
-        Action::Fetch(_) => run.fetch()?,
-        Action::Tail { rate, .. } => run.tail(*rate)?,
+    let result = match action {
+        Action::Produce { batch, .. } => run.produce(batch),
+        Action::Fetch(_) => run.fetch(),
+        Action::Tail { rate, .. } => run.tail(rate),
     };
-    if sums.elapsed.is_zero() {
-        sums.elapsed = started.elapsed();
-    }
-    Ok(sums)
+    let deleted = if load.keep {
+        output::note(format_args!("the topic is {topic}"));
+        Ok(())
+    } else {
+        client.send(&Method::DELETE, &topic_route(topic), None).map(drop)
+    };
+    report(name, load, &result?, is_json)?;
+    deleted.map_err(|failure| anyhow::anyhow!("topic {topic} could not be deleted: {failure}"))
 }
 
 fn report(name: &str, load: Load, sums: &Sums, is_json: bool) -> anyhow::Result<()> {

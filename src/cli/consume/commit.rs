@@ -55,9 +55,7 @@ impl<'a> Commits<'a> {
     }
 
     /// Commits if it is time to. While following, a server that is away or full is asked again a second later.
-    ///
-    /// # Errors
-    /// A [`Failure`] that does not pass.
+    /// Errors: A [`Failure`] that does not pass.
     pub(super) fn commit_if_due(&mut self) -> anyhow::Result<()> {
         if Instant::now() < self.due {
             return Ok(());
@@ -82,9 +80,7 @@ impl<'a> Commits<'a> {
     }
 
     /// Commits what was printed, waiting for a server that restarts just then.
-    ///
-    /// # Errors
-    /// It stayed away, or refused.
+    /// Errors: It stayed away, or refused.
     pub(super) fn commit(&mut self) -> anyhow::Result<()> {
         let interrupt = self.interrupt;
         patiently(interrupt, true, || self.try_commit()).map_err(|failure| self.explain(&failure))

@@ -23,9 +23,7 @@ pub(super) struct Tail {
 
 /// Starts to fetch the partitions, so many records at most at once: one after the other, or all of them where they are
 /// followed.
-///
-/// # Errors
-/// The system refuses a thread.
+/// Errors: The system refuses a thread.
 pub(super) fn spawn(
     partitions: Vec<Partition>,
     records: u64,

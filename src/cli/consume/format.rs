@@ -31,9 +31,7 @@ pub(super) struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// Reads a line.
-    ///
-    /// # Errors
-    /// The line is not a record.
+    /// Errors: The line is not a record.
     pub(super) fn parse(line: &'a [u8]) -> anyhow::Result<Self> {
         serde_json::from_slice(line)
             .map_err(|error| anyhow::anyhow!("the server sent a line that is no record: {error}"))
@@ -72,7 +70,7 @@ pub(super) struct Format(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
-    Text(String),
+    Char(char),
     Topic,
     Partition,
     Offset,
@@ -87,26 +85,19 @@ impl std::str::FromStr for Format {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
-        let mut plain = String::new();
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
-            let part = match c {
-                '\\' => {
-                    plain.push(match chars.next() {
-                        Some('n') => '\n',
-                        Some('t') => '\t',
-                        Some('r') => '\r',
-                        Some('0') => '\0',
-                        Some('\\') => '\\',
-                        other => return Err(unknown('\\', other, "\\n, \\t, \\r, \\0 and \\\\")),
-                    });
-                    continue;
-                }
+            parts.push(match c {
+                '\\' => Part::Char(match chars.next() {
+                    Some('n') => '\n',
+                    Some('t') => '\t',
+                    Some('r') => '\r',
+                    Some('0') => '\0',
+                    Some('\\') => '\\',
+                    other => return Err(unknown('\\', other, "\\n, \\t, \\r, \\0 and \\\\")),
+                }),
                 '%' => match chars.next() {
-                    Some('%') => {
-                        plain.push('%');
-                        continue;
-                    }
+                    Some('%') => Part::Char('%'),
                     Some('t') => Part::Topic,
                     Some('p') => Part::Partition,
                     Some('o') => Part::Offset,
@@ -116,18 +107,8 @@ impl std::str::FromStr for Format {
                     Some('h') => Part::Headers,
                     other => return Err(unknown('%', other, "%t, %p, %o, %d, %k, %v, %h and %%")),
                 },
-                c => {
-                    plain.push(c);
-                    continue;
-                }
-            };
-            if !plain.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut plain)));
-            }
-            parts.push(part);
-        }
-        if !plain.is_empty() {
-            parts.push(Part::Text(plain));
+                c => Part::Char(c),
+            });
         }
         Ok(Self(parts))
     }
@@ -141,14 +122,14 @@ fn unknown(mark: char, found: Option<char>, known: &str) -> String {
 impl Format {
     /// What `--raw` is: each value with a line break.
     pub(super) fn raw() -> Self {
-        Self(vec![Part::Value, Part::Text("\n".to_owned())])
+        Self(vec![Part::Value, Part::Char('\n')])
     }
 
     /// Appends the record of `topic`.
     pub(super) fn append(&self, record: &Record<'_>, topic: &str, out: &mut Vec<u8>) {
         for part in &self.0 {
             match part {
-                Part::Text(text) => out.extend_from_slice(text.as_bytes()),
+                Part::Char(c) => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
                 Part::Topic => out.extend_from_slice(record.topic.as_deref().unwrap_or(topic).as_bytes()),
                 Part::Partition => out.extend_from_slice(record.partition.to_string().as_bytes()),
                 Part::Offset => out.extend_from_slice(record.offset.to_string().as_bytes()),

@@ -15,9 +15,7 @@ use serde_json::value::RawValue;
 static FILE: &[u8] = include_bytes!("../../../examples/flights-20k.ndjson.gz");
 
 /// The bundled events as NDJSON.
-///
-/// # Errors
-/// The bundle does not decompress, which a build cannot have.
+/// Errors: The bundle does not decompress, which a build cannot have.
 pub(crate) fn unpack() -> anyhow::Result<Vec<u8>> {
     let mut lines = Vec::new();
     flate2::read::MultiGzDecoder::new(FILE)
@@ -104,9 +102,7 @@ impl<'a> Log<'a> {
     }
 
     /// Takes note of records that were read from a partition, in their order.
-    ///
-    /// # Errors
-    /// A line is no record.
+    /// Errors: A line is no record.
     pub(crate) fn found(&mut self, partition: u32, lines: &[u8]) -> anyhow::Result<()> {
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             let event: Event<'_> = serde_json::from_slice(line)?;

@@ -79,9 +79,7 @@ const SPARE: [&str; 11] = [
 
 impl Subject {
     /// The lag as of now, as the server answers it; a list that comes in pages is put together.
-    ///
-    /// # Errors
-    /// The server's, and its connection's.
+    /// Errors: The server's, and its connection's.
     pub(crate) fn ask(&self, client: &Client) -> Result<Value, Failure> {
         match self {
             Self::Group(group) => client.get(&group_route(group, &["lag"])),
@@ -93,9 +91,7 @@ impl Subject {
     }
 
     /// The groups of an answer.
-    ///
-    /// # Errors
-    /// An answer of another shape.
+    /// Errors: An answer of another shape.
     pub(crate) fn groups_of(&self, answer: &Value) -> anyhow::Result<Vec<GroupLag>> {
         Ok(match self {
             Self::Group(_) => vec![GroupLag::deserialize(answer)?],
@@ -125,9 +121,7 @@ impl Subject {
 }
 
 /// Prints a group's lag by partition; false if there is nothing to print.
-///
-/// # Errors
-/// The server or standard output.
+/// Errors: The server or standard output.
 pub(crate) fn print_group(client: &Client, group: &str) -> anyhow::Result<bool> {
     let lag: GroupLag = client.get(&group_route(group, &["lag"]))?;
     match lag.table(&|_| None) {

@@ -89,9 +89,7 @@ impl Done {
 
 impl Source {
     /// The file at `path` now.
-    ///
-    /// # Errors
-    /// The file's metadata cannot be read.
+    /// Errors: The file's metadata cannot be read.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let path = fs::canonicalize(path)?;
         let metadata = fs::metadata(&path)?;
@@ -151,9 +149,7 @@ pub(super) fn directory() -> Option<PathBuf> {
 
 impl Load {
     /// Locks the load of `source` into the topic with this id, and reads its saved state.
-    ///
-    /// # Errors
-    /// [`Busy`], or a directory that cannot be used. With an error of the state the load is locked all the same, and can start
+    /// Errors: [`Busy`], or a directory that cannot be used. With an error of the state the load is locked all the same, and can start
     /// again with [`Load::forget`].
     pub(super) fn open(
         directory: &Path,

@@ -43,6 +43,13 @@ impl Memory {
         }
     }
 
+    /// Removes the state: the load is done.
+    pub(super) fn finish(&mut self) {
+        self.state.done = Done::default();
+        self.state.set_doubt(None);
+        self.keep();
+    }
+
     /// Finds the saved state of the load of `file`; none, with a note, if it cannot be saved.
     pub(super) fn open(
         args: &Args,

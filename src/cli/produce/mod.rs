@@ -136,67 +136,59 @@ pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Resul
         done: before,
         doubt: state.and_then(State::doubt),
         memory,
-        report: Report::default(),
+        stored: Stored::default(),
     };
     let started = Instant::now();
     let result = sender.run(&input, &bar);
     bar.finish_and_clear();
     result?;
-    let elapsed = started.elapsed();
-    sender.report.print(&args.topic, is_json, elapsed, before)
+    report(&sender, before, started.elapsed(), is_json)
 }
 
-/// Sums over the answers.
+/// The records of each partition that this run stored.
 #[derive(Debug, Default)]
-struct Report {
-    records: u64,
-    bytes: u64,
-    lines: u64,
-    requests: u64,
-    partitions: BTreeMap<u32, Range>,
-}
+struct Stored(BTreeMap<u32, Range>);
 
-impl Report {
+impl Stored {
     fn add(&mut self, produced: &Produced) {
-        self.records += produced.records;
         for range in &produced.partitions {
             let new = Range { records: 0, ..*range };
-            let sum = self.partitions.entry(range.partition).or_insert(new);
+            let sum = self.0.entry(range.partition).or_insert(new);
             sum.last_offset = range.last_offset;
             sum.records += range.records;
         }
     }
+}
 
-    fn print(&self, topic: &str, is_json: bool, elapsed: Duration, before: Done) -> anyhow::Result<()> {
-        if is_json {
-            let partitions: Vec<&Range> = self.partitions.values().collect();
-            let mut report = json!({
-                "topic": topic,
-                "records": self.records,
-                "lines": self.lines,
-                "bytes": self.bytes,
-                "requests": self.requests,
-                "seconds": elapsed.as_secs_f64(),
-                "partitions": partitions,
-            });
-            if before.lines > 0 {
-                report["before"] = json!({"records": before.records, "lines": before.lines});
-            }
-            return Ok(output::json(&report)?);
+/// Says what this run stored, after what earlier ones had.
+fn report(sender: &Sender<'_>, before: Done, elapsed: Duration, is_json: bool) -> anyhow::Result<()> {
+    let (topic, done) = (sender.topic, sender.done);
+    let (stored, sent) = (done.records - before.records, done.bytes - before.bytes);
+    if is_json {
+        let mut report = json!({
+            "topic": topic,
+            "records": stored,
+            "lines": done.lines - before.lines,
+            "bytes": sent,
+            "requests": done.requests - before.requests,
+            "seconds": elapsed.as_secs_f64(),
+            "partitions": sender.stored.0.values().collect::<Vec<_>>(),
+        });
+        if before.lines > 0 {
+            report["before"] = json!({"records": before.records, "lines": before.lines});
         }
-        let before = match before.records {
-            0 => String::new(),
-            stored => format!(", after {} of earlier runs", records(stored)),
-        };
-        Ok(output::line(format_args!(
-            "{} ({}) in topic {topic} in {}: {} records/s, {}/s{before}",
-            records(self.records),
-            bytes(self.bytes),
-            took(elapsed),
-            rate(self.records, elapsed),
-            bytes((self.bytes as f64 / elapsed.as_secs_f64().max(1e-9)) as u64),
-        ))?)
+        return Ok(output::json(&report)?);
     }
+    let before = match before.records {
+        0 => String::new(),
+        stored => format!(", after {} of earlier runs", records(stored)),
+    };
+    let bytes_rate = bytes((sent as f64 / elapsed.as_secs_f64().max(1e-9)) as u64);
+    let (rate, sent) = (rate(stored, elapsed), bytes(sent));
+    let (stored, took) = (records(stored), took(elapsed));
+    let text =
+        format!("{stored} ({sent}) in topic {topic} in {took}: {rate} records/s, {bytes_rate}/s{before}");
+    Ok(output::line(text)?)
 }
 
 fn progress(file_bytes: Option<u64>) -> ProgressBar {

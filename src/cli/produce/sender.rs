@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use super::cut::{Cutter, Next, Request, end_of_lines};
 use super::load::Done;
 use super::memory::Memory;
-use super::{Produced, Report};
+use super::{Produced, Stored};
 use crate::cli::client::Failure;
 use crate::cli::deliver::{Delivery, Undelivered, ago};
 use crate::cli::input::{BadInput, Input, NOT_WHOLE};
@@ -35,14 +35,12 @@ pub(super) struct Sender<'a> {
     /// Since when this run's first request, an earlier run's last, may have stored something.
     pub(super) doubt: Option<SystemTime>,
     pub(super) memory: Option<Memory>,
-    pub(super) report: Report,
+    pub(super) stored: Stored,
 }
 
 impl Sender<'_> {
     /// Sends the whole input.
-    ///
-    /// # Errors
-    /// Why it ended early, and what to do.
+    /// Errors: Why it ended early, and what to do.
     pub(super) fn run(&mut self, input: &Input, bar: &ProgressBar) -> anyhow::Result<()> {
         self.pass_over(input, bar)?;
         loop {
@@ -50,7 +48,7 @@ impl Sender<'_> {
                 Next::Request(request) => {
                     self.send(&request)?;
                     let read = input.file_bytes.map(|_| request.position);
-                    bar.set_position(read.unwrap_or(self.report.bytes));
+                    bar.set_position(read.unwrap_or(self.done.bytes));
                     bar.set_message(records(self.done.records));
                 }
                 Next::Bad(BadInput { line, reason }) => {
@@ -58,8 +56,9 @@ impl Sender<'_> {
                     return Err(self.bad_line(line, &reason));
                 }
                 Next::End => {
-                    self.done = Done::default();
-                    self.remember(None);
+                    if let Some(memory) = &mut self.memory {
+                        memory.finish();
+                    }
                     return Ok(());
                 }
                 // An idle pipe ends only here, and all of its whole lines are stored.
@@ -86,9 +85,8 @@ impl Sender<'_> {
         bar.set_message(format!("passing over {}", records(self.done.records)));
         let mut found = Done::default();
         let (blocks, interrupt) = (&input.blocks, self.delivery.interrupt);
-        let is_there = self
-            .cutter
-            .skip(lines, blocks, interrupt, |bytes| found.look(bytes));
+        let look = |bytes: &[u8]| found.look(bytes);
+        let is_there = self.cutter.skip(lines, blocks, interrupt, look);
         if self.delivery.interrupt.get().is_some() {
             return Err(self.interrupted());
         }
@@ -139,10 +137,7 @@ impl Sender<'_> {
             Ok(produced) => {
                 self.done.add(&request.bytes, request.lines, produced.records);
                 self.done.requests += 1;
-                self.report.add(&produced);
-                self.report.requests += 1;
-                self.report.bytes += request.bytes.len() as u64;
-                self.report.lines += request.lines;
+                self.stored.add(&produced);
                 Ok(())
             }
             Err(undelivered) => Err(self.stop(request, &undelivered)),
@@ -174,10 +169,11 @@ impl Sender<'_> {
         self.remember(*doubt);
         let (name, stored) = (&self.name, self.stored());
         if failure.code() == Some("idempotency-key-reused") {
-            let what = if self.is_named {
-                "the key names other records or options: choose another --idempotency-key".to_owned()
-            } else {
-                format!("lines {first}-{last} of {name} are not what was sent before; --restart starts again")
+            let what = match self.is_named {
+                true => "the key names other records or options: choose another --idempotency-key".to_owned(),
+                false => format!(
+                    "lines {first}-{last} of {name} are not what was sent before; --restart starts again"
+                ),
             };
             return anyhow::anyhow!("{failure}; {what}; {stored}");
         }
@@ -189,17 +185,17 @@ impl Sender<'_> {
                 anyhow::anyhow!("{problem}; {}{again}", stored_records(accepted))
             }
             (_, Some(_)) => {
-                let window = self.delivery.window.map(millis);
-                let within =
-                    window.map_or_else(String::new, |window| format!(" within {}", brief_ms(window)));
-                let again = if self.is_kept() {
-                    format!(
+                let window = self
+                    .delivery
+                    .window
+                    .map(|window| format!(" within {}", brief_ms(millis(window))));
+                let within = window.unwrap_or_default();
+                let again = match (self.is_kept(), self.is_named) {
+                    (true, _) => format!(
                         "; run the same command again{within}: it continues there and stores nothing twice"
-                    )
-                } else if self.is_named {
-                    format!("; the same input under the same key{within} stores nothing twice")
-                } else {
-                    String::new()
+                    ),
+                    (_, true) => format!("; the same input under the same key{within} stores nothing twice"),
+                    _ => String::new(),
                 };
                 anyhow::anyhow!(
                     "{failure}; lines {first}-{last} of {name} may or may not be stored, {stored} of the lines before{again}"
@@ -208,7 +204,7 @@ impl Sender<'_> {
             (Failure::NotSent { .. }, None) if self.done.records == 0 => anyhow::anyhow!("{failure}"),
             (_, None) => {
                 let again = self.again(AGAIN);
-                anyhow::anyhow!("{failure}; {stored}, go on with line {first} of {name}{again}")
+                anyhow::anyhow!("{failure}; {stored}, continue with line {first} of {name}{again}")
             }
         }
     }
@@ -298,7 +294,7 @@ mod tests {
             done: Done::default(),
             doubt: state.doubt(),
             memory: Some(Memory::new(load, state)),
-            report: Report::default(),
+            stored: Stored::default(),
         };
         let stopped = sender.run(&input, &ProgressBar::hidden()).unwrap_err();
         let text = stopped.to_string();
