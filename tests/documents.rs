@@ -148,9 +148,9 @@ fn is_output(expected: &[&str], actual: &[&str]) -> bool {
     match expected {
         [] => actual.is_empty(),
         ["…", rest @ ..] => (0..=actual.len()).any(|skipped| is_output(rest, &actual[skipped..])),
-        [first, rest @ ..] => actual
-            .split_first()
-            .is_some_and(|(line, others)| is_line(first, line) && is_output(rest, others)),
+        [first, rest @ ..] => {
+            matches!(actual, [line, others @ ..] if is_line(first, line) && is_output(rest, others))
+        }
     }
 }
 
@@ -291,16 +291,14 @@ fn every_shell_block_of_the_documents_runs_and_prints_what_is_said() {
     let mut pages = documents();
     pages.retain(|page| page.contains(&only));
     let mut problems = Vec::new();
-    for some in pages.iter().enumerate().collect::<Vec<_>>().chunks(4) {
+    let (high, low) = (1 + (process >> 8) % 250, process & 0xff);
+    for some in pages.iter().zip(1..).collect::<Vec<_>>().chunks(4) {
         std::thread::scope(|scope| {
-            let running: Vec<_> = some
-                .iter()
-                .map(|(index, page)| {
-                    let (high, low) = (1 + (process >> 8) % 250, process & 0xff);
-                    let address = format!("127.{high}.{low}.{}:7420", index + 1);
-                    scope.spawn(move || run(page, &read(page), &address))
-                })
-                .collect();
+            let mut running = Vec::new();
+            for (page, number) in some {
+                let address = format!("127.{high}.{low}.{number}:7420");
+                running.push(scope.spawn(move || run(page, &read(page), &address)));
+            }
             for page in running {
                 problems.extend(page.join().expect("it does not panic").err());
             }
@@ -353,10 +351,8 @@ fn a_failing_command_another_output_and_a_missing_script_are_each_noticed() {
 /// GitHub's anchor of a heading.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
-    let kept = text
-        .chars()
-        .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
-    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    let is_kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
+    text.replace(|c| !is_kept(&c), "").replace(' ', "-")
 }
 
 #[test]
@@ -446,9 +442,8 @@ fn every_documented_fault_has_a_test_and_every_test_that_is_named_exists() {
                 source = sources(word);
             } else {
                 let begins = ["#[test]\nfn ", "#[tokio::test]\nasync fn "];
-                let is_test = begins
-                    .iter()
-                    .any(|begin| source.contains(&format!("{begin}{word}(")));
+                let is_test = begins.map(|begin| source.contains(&format!("{begin}{word}(")));
+                let is_test = is_test.contains(&true);
                 assert!(is_test, "{}: there is no test {word}", row[0]);
                 names += 1;
             }

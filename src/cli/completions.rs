@@ -131,17 +131,12 @@ fn candidates(
         let flags = shown.filter_map(|arg| arg.get_long());
         return flags.map(|long| format!("--{long}")).collect();
     }
-    let shown = command
-        .get_subcommands()
-        .filter(|subcommand| !subcommand.is_hide_set());
+    let all = command.get_subcommands();
+    let shown = all.filter(|subcommand| !subcommand.is_hide_set());
     let mut found: Vec<String> = shown.map(|subcommand| subcommand.get_name().to_owned()).collect();
     let positional = command.get_positionals().nth(context.positionals.len());
-    let repeated = || {
-        command
-            .get_positionals()
-            .last()
-            .filter(|arg| arg.get_num_args().is_some_and(|n| n.max_values() > 1))
-    };
+    let is_repeated = |arg: &&Arg| arg.get_num_args().is_some_and(|n| n.max_values() > 1);
+    let repeated = || command.get_positionals().last().filter(is_repeated);
     if let Some(arg) = positional.or_else(repeated) {
         found.extend(values(arg));
     }

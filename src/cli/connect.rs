@@ -84,31 +84,27 @@ impl Connect {
             Some(_) => None,
             None => self.server.clone().or_else(|| variable("QUIPU_SERVER")),
         };
+        let at = |server| Named {
+            server,
+            token: own_token(),
+        };
         if let Some(server) = server {
-            return Ok(Named {
-                server,
-                token: own_token(),
-            });
+            return Ok(at(server));
         }
         let name = self.context.clone().or_else(|| variable("QUIPU_CONTEXT"));
         let mut contexts = contexts()?;
         let Some(name) = name.or(contexts.current.take()) else {
-            return Ok(Named {
-                server: DEFAULT_SERVER.to_owned(),
-                token: own_token(),
-            });
+            return Ok(at(DEFAULT_SERVER.to_owned()));
         };
         let named = contexts.contexts.remove(&name);
-        let named = named.ok_or_else(|| Usage(contexts.unknown(&name)))?;
+        let Named { server, token } = named.ok_or_else(|| Usage(contexts.unknown(&name)))?;
         // A context that was named is taken as a whole; only a flag changes its token.
-        let token = match &self.context {
+        let own = match &self.context {
             Some(_) => self.token.clone(),
             None => own_token(),
         };
-        Ok(Named {
-            token: token.or(named.token),
-            ..named
-        })
+        let token = own.or(token);
+        Ok(Named { server, token })
     }
 }
 

@@ -30,7 +30,8 @@ pub(crate) struct Partition {
     number: u32,
     next: u64,
     until: Option<u64>,
-    live: bool,
+    /// Whether it waits for missing records up to the bound; otherwise the end is also a bound.
+    pub(crate) live: bool,
 }
 
 /// The records of one fetch.
@@ -66,12 +67,6 @@ impl Partition {
             until,
             live: until.is_none(),
         }
-    }
-
-    /// Waits for missing records up to the bound; otherwise the end is also a bound.
-    pub(crate) fn live(mut self) -> Self {
-        self.live = true;
-        self
     }
 
     /// Whether everything before its bound has been read.

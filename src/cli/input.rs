@@ -58,14 +58,6 @@ pub(crate) struct Input {
 /// Why a line whose writer was interrupted is not a record.
 pub(crate) const NOT_WHOLE: &str = "interrupted before its end, so it was not sent";
 
-/// How the input is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
-    Plain,
-    Gzip,
-    Zstd,
-}
-
 impl Input {
     /// Opens `file`, or standard input for none or `-`, and begins to read.
     /// Errors: The file cannot be opened.
@@ -92,11 +84,8 @@ impl Input {
             }
         };
         let (interrupt, is_typed) = (interrupt.clone(), file_bytes.is_none());
-        let expected = match path.and_then(|path| path.extension()?.to_str()) {
-            Some("gz") => Coding::Gzip,
-            Some("zst" | "zstd") => Coding::Zstd,
-            _ => Coding::Plain,
-        };
+        let extension = path.and_then(|path| path.extension()?.to_str());
+        let extension = extension.unwrap_or_default().to_owned();
         let is_within_a_line = Arc::new(AtomicBool::new(false));
         let position = Arc::new(AtomicU64::new(0));
         let source = Counted {
@@ -113,7 +102,7 @@ impl Input {
             is_within_a_line: Arc::clone(&is_within_a_line),
         };
         spawn("input", move || {
-            if let Err(Some(bad)) = lines.run(source, expected) {
+            if let Err(Some(bad)) = lines.run(source, &extension) {
                 // The receiver may have stopped for a reason of its own; it then knows enough.
                 let _ = lines.sender.send(Err(bad));
             }
@@ -180,19 +169,20 @@ impl Lines {
         self.is_within_a_line.store(is_within, Ordering::Release);
     }
 
-    fn run(&mut self, mut source: Counted, expected: Coding) -> Result<(), Option<BadInput>> {
+    fn run(&mut self, mut source: Counted, extension: &str) -> Result<(), Option<BadInput>> {
         let head = self.beginning(&mut source, &[GZIP, ZSTD])?;
-        let found = match &head[..] {
-            head if head.starts_with(GZIP) => Coding::Gzip,
-            ZSTD => Coding::Zstd,
-            _ => Coding::Plain,
+        // Without known first bytes the extension decides. A wrong one is an error of the decoder, not a guess: the user meant
+        // something by it.
+        let coding = match &head[..] {
+            GZIP => "gz",
+            ZSTD => "zst",
+            _ => extension,
         };
         let source = io::Cursor::new(head).chain(source);
-        // A wrong extension is an error of the decoder, not a guess: the user meant something by it.
-        let mut source: Box<dyn Read> = match if found == Coding::Plain { expected } else { found } {
-            Coding::Plain => Box::new(source),
-            Coding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(source)),
-            Coding::Zstd => Box::new(zstd::Decoder::new(source).map_err(|error| self.bad(&error))?),
+        let mut source: Box<dyn Read> = match coding {
+            "gz" => Box::new(flate2::read::MultiGzDecoder::new(source)),
+            "zst" | "zstd" => Box::new(zstd::Decoder::new(source).map_err(|error| self.unreadable(&error))?),
+            _ => Box::new(source),
         };
         let mut buffer = vec![0; READ_BYTES];
         let mut pending = self.beginning(&mut source, &[BYTE_ORDER_MARK])?;
@@ -207,7 +197,7 @@ impl Lines {
         loop {
             let mut read = match source.read(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.bad(&error)),
+                Err(error) => return Err(self.unreadable(&error)),
                 Ok(0) => break,
                 Ok(read) => &buffer[..read],
             };
@@ -226,24 +216,20 @@ impl Lines {
                     pending.extend_from_slice(&read[..=last]);
                     self.hand_over(std::mem::replace(&mut pending, read[last + 1..].to_vec()))?;
                 }
-                None if read.is_empty() => {}
                 None => {
                     pending.extend_from_slice(read);
-                    self.set_within_a_line(true);
+                    self.set_within_a_line(!pending.is_empty());
                 }
             }
             if pending.len() > MAX_LINE_BYTES {
-                return Err(self.bad(&too_long()));
+                return Err(self.unreadable(&too_long()));
             }
         }
         if !pending.is_empty() {
             // Whoever is interrupted while they type has not finished that line. The end of the input and the signal come
             // together, so the signal gets a moment.
             if self.is_typed && self.interrupt.wait(SIGNAL).is_some() {
-                return Err(Some(BadInput {
-                    line: self.next_line,
-                    reason: NOT_WHOLE.to_owned(),
-                }));
+                return Err(self.bad(NOT_WHOLE.to_owned()));
             }
             pending.push(b'\n');
             self.set_within_a_line(false);
@@ -270,10 +256,7 @@ impl Lines {
             };
             if let Err(reason) = result {
                 block.bytes.truncate(before);
-                bad = Some(BadInput {
-                    line: self.next_line,
-                    reason,
-                });
+                bad = self.bad(reason);
                 break;
             }
             start = end + 1;
@@ -288,14 +271,12 @@ impl Lines {
                 let bytes = block.bytes.split_off(last);
                 let (lines, position) = (u64::from(!bytes.is_empty()), block.position);
                 block.lines -= lines;
-                let full = std::mem::replace(
-                    &mut block,
-                    Block {
-                        bytes,
-                        lines,
-                        position,
-                    },
-                );
+                let rest = Block {
+                    bytes,
+                    lines,
+                    position,
+                };
+                let full = std::mem::replace(&mut block, rest);
                 self.sender.send(Ok(full)).map_err(|_| None)?;
             }
         }
@@ -309,30 +290,27 @@ impl Lines {
         bad.map_or(Ok(()), |bad| Err(Some(bad)))
     }
 
-    fn bad(&self, reason: &dyn std::fmt::Display) -> Option<BadInput> {
-        let reason = format!("cannot be read: {reason}");
-        Some(BadInput {
-            line: self.next_line,
-            reason,
-        })
+    fn unreadable(&self, reason: &dyn std::fmt::Display) -> Option<BadInput> {
+        self.bad(format!("cannot be read: {reason}"))
+    }
+
+    fn bad(&self, reason: String) -> Option<BadInput> {
+        let line = self.next_line;
+        Some(BadInput { line, reason })
     }
 
     /// Reads as long as the bytes so far may be the beginning of one of these, and returns them.
     fn beginning(&self, source: &mut impl Read, known: &[&[u8]]) -> Result<Vec<u8>, Option<BadInput>> {
         let mut head = Vec::new();
-        let goes_on = |head: &[u8]| {
-            known
-                .iter()
-                .any(|magic| magic.len() > head.len() && magic.starts_with(head))
-        };
+        let is_begun = |magic: &&&[u8], head: &[u8]| magic.len() > head.len() && magic.starts_with(head);
         // Not further than needed: a pipe's first line may be shorter than four bytes and the next one hours away.
-        while goes_on(&head) {
+        while known.iter().any(|magic| is_begun(&magic, &head)) {
             let mut byte = [0];
             match source.read(&mut byte) {
                 Ok(0) => break,
                 Ok(_) => head.push(byte[0]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.bad(&error)),
+                Err(error) => return Err(self.unreadable(&error)),
             }
             self.set_within_a_line(true);
         }

@@ -127,19 +127,17 @@ impl<R> Table<R> {
 
     /// Adds a column of words, to the left.
     pub(crate) fn text<D: fmt::Display>(self, name: &'static str, cell: impl Fn(&R) -> D) -> Self {
-        self.toned(name, |row| (cell(row).to_string(), Tone::Plain))
+        self.column(name, false, |row| (cell(row).to_string(), Tone::Plain))
     }
 
     /// Adds a column of numbers, to the right.
     pub(crate) fn number<D: fmt::Display>(self, name: &'static str, cell: impl Fn(&R) -> D) -> Self {
-        let mut table = self.text(name, cell);
-        table
-            .columns
-            .iter_mut()
-            .rev()
-            .take(1)
-            .for_each(|column| column.is_number = true);
-        table
+        self.column(name, true, |row| (cell(row).to_string(), Tone::Plain))
+    }
+
+    /// Adds a column of words with a tone each.
+    pub(crate) fn toned(self, name: &'static str, cell: impl Fn(&R) -> (String, Tone)) -> Self {
+        self.column(name, false, cell)
     }
 
     /// Adds a column of words, unless all of its cells are `-`.
@@ -149,19 +147,17 @@ impl<R> Table<R> {
 
     /// The same with tones.
     pub(crate) fn optional_toned(self, name: &'static str, cell: impl Fn(&R) -> (String, Tone)) -> Self {
-        let mut table = self.toned(name, cell);
-        table
-            .columns
-            .pop_if(|column| column.cells.iter().all(|(text, _)| text == "-"));
-        table
+        match self.rows.iter().all(|row| cell(row).0 == "-") {
+            true => self,
+            false => self.toned(name, cell),
+        }
     }
 
-    /// Adds a column of words with a tone each.
-    pub(crate) fn toned(mut self, name: &'static str, cell: impl Fn(&R) -> (String, Tone)) -> Self {
+    fn column(mut self, name: &'static str, is_number: bool, cell: impl Fn(&R) -> (String, Tone)) -> Self {
         let cells = self.rows.iter().map(cell).collect();
         self.columns.push(Column {
             name,
-            is_number: false,
+            is_number,
             cells,
         });
         self
@@ -438,16 +434,9 @@ mod tests {
             fit(&mut table.columns, &["B", "A", "?"], width);
             assert_eq!(table.columns.len(), kept, "{width}");
         }
-        let mut table = Table::of(["a-very-long-name"])
-            .text("NAME", |name| *name)
-            .number("A", |_| 7);
-        fit(&mut table.columns, &[], 20);
-        let cells: Vec<_> = table
-            .columns
-            .iter()
-            .map(|column| column.cells[0].clone())
-            .collect();
-        assert_eq!(cells, [plain("a-very-long…"), plain("7")]);
+        let mut table = Table::of(["a-very-long-name"]).text("NAME", |name| *name);
+        fit(&mut table.columns, &[], 15);
+        assert_eq!(table.columns[0].cells, [plain("a-very-long…")]);
     }
 
     #[test]

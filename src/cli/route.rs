@@ -4,10 +4,7 @@ use std::fmt;
 
 /// A path below the server's address with its query, percent-encoded where needed.
 #[derive(Clone, Debug)]
-pub(crate) struct Route {
-    text: String,
-    has_query: bool,
-}
+pub(crate) struct Route(String);
 
 impl Route {
     /// `/a/b/c` from its segments.
@@ -17,35 +14,28 @@ impl Route {
             text.push('/');
             encode(&mut text, segment);
         }
-        Self {
-            text,
-            has_query: false,
-        }
+        Self(text)
     }
 
     /// A path, with its query if it has one, as it stands in an address.
     pub(crate) fn of(uri: &http::Uri) -> Self {
-        let text = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Self {
-            has_query: text.contains('?'),
-            text,
-        }
+        Self(uri.path_and_query().map_or("/", |path| path.as_str()).to_owned())
     }
 
     /// Adds a query parameter.
-    pub(crate) fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
-        self.text.push(if self.has_query { '&' } else { '?' });
-        self.has_query = true;
-        encode(&mut self.text, name);
-        self.text.push('=');
-        encode(&mut self.text, &value.to_string());
-        self
+    pub(crate) fn with(self, name: &str, value: impl fmt::Display) -> Self {
+        let Self(mut text) = self;
+        text.push(if text.contains('?') { '&' } else { '?' });
+        encode(&mut text, name);
+        text.push('=');
+        encode(&mut text, &value.to_string());
+        Self(text)
     }
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0)
     }
 }
 

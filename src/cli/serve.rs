@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use quipu::server;
-use quipu::settings::{Config, LogFormat, LogLevel, SETTINGS};
+use quipu::settings::{Config, LogFormat, LogLevel, SETTINGS, Setting};
 
 use crate::cli::signal::Signals;
 
@@ -34,32 +34,25 @@ Examples:
 impl clap::Args for Args {
     fn augment_args(command: Command) -> Command {
         let default = Config::default();
+        let flag = |(setting, flag): (&Setting, &'static String)| {
+            let default = match setting.show(&default) {
+                none if none.is_empty() => none,
+                shown => format!(" [default: {shown}]"),
+            };
+            let help = format!("{} [env: {}]{default}", setting.help, setting.env_name());
+            let flag = Arg::new(setting.name).long(flag.as_str()).action(ArgAction::Set);
+            flag.value_name(setting.unit.placeholder()).help(help)
+        };
         let config = Arg::new("config")
             .long("config")
             .value_name("FILE")
-            .env("QUIPU_CONFIG")
+            .env("QUIPU_CONFIG");
+        let config = config
             .value_parser(clap::value_parser!(PathBuf))
             .help("A TOML file with any of these settings, named as their variables are, in lower case");
-        SETTINGS
-            .iter()
-            .zip(FLAGS.iter())
-            // The last one counts, so that a wrapper's flags can be overridden.
-            .fold(
-                command.args_override_self(true).arg(config).after_help(EXAMPLES),
-                |command, (setting, flag)| {
-                    let default = match setting.show(&default) {
-                        none if none.is_empty() => none,
-                        shown => format!(" [default: {shown}]"),
-                    };
-                    command.arg(
-                        Arg::new(setting.name)
-                            .long(flag.as_str())
-                            .value_name(setting.unit.placeholder())
-                            .action(ArgAction::Set)
-                            .help(format!("{} [env: {}]{default}", setting.help, setting.env_name())),
-                    )
-                },
-            )
+        // The last one counts, so that a wrapper's flags can be overridden.
+        let command = command.args_override_self(true).arg(config).after_help(EXAMPLES);
+        command.args(SETTINGS.iter().zip(FLAGS.iter()).map(flag))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -38,21 +38,13 @@ pub(crate) struct Parser {
     data: Vec<u8>,
     /// The `id` that takes effect when the event ends.
     id: String,
-    last_id: String,
-    retry: Option<Duration>,
+    /// The `id` of the last complete event; empty if there was none.
+    pub(super) last_id: String,
+    /// The server's requested wait before the next connection.
+    pub(super) retry: Option<Duration>,
 }
 
 impl Parser {
-    /// The `id` of the last complete event; empty if there was none.
-    pub(crate) fn last_id(&self) -> &str {
-        &self.last_id
-    }
-
-    /// The server's requested wait before the next connection.
-    pub(crate) fn retry(&self) -> Option<Duration> {
-        self.retry
-    }
-
     /// Reads on and passes each complete event to `take`.
     /// Errors: [`TooLarge`]; the stream cannot be read further.
     pub(crate) fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(Event<'_>)) -> Result<(), TooLarge> {
@@ -156,7 +148,7 @@ mod tests {
             });
             pushed.unwrap();
         }
-        (events, parser.last_id().to_owned(), parser.retry())
+        (events, parser.last_id, parser.retry)
     }
 
     fn events(text: &str) -> Vec<(String, String)> {

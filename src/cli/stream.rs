@@ -83,12 +83,10 @@ pub(crate) struct Stream {
     troubled: bool,
 }
 
-/// The meaning of an event.
+/// The meaning of an event that ends a connection.
 enum Said {
-    Record,
     Failure(Failure),
     End,
-    Nothing,
 }
 
 impl Stream {
@@ -193,34 +191,34 @@ impl Stream {
         };
         let read = read.map_err(|error| self.client.lost(&error))?;
         let mut records = Records::default();
-        let mut said = Said::Nothing;
+        let mut said = None;
         let ends = self.ends.as_ref().filter(|_| self.is_resumed);
         let pushed = self.parser.push(&self.buffer[..read], |event| {
             // Events after the end, or after a failure, are ignored.
-            if matches!(said, Said::Nothing | Said::Record) {
+            if said.is_none() {
                 said = hear(&event, &self.topic, ends, &mut records);
             }
         });
-        if !self.parser.last_id().is_empty() {
-            self.cursor = Some(self.parser.last_id().to_owned());
+        if !self.parser.last_id.is_empty() {
+            self.cursor = Some(self.parser.last_id.clone());
         }
         pushed.map_err(|error| self.client.unexpected(&error))?;
         (self.waited, self.troubled) = (Duration::ZERO, false);
-        if let Some(retry) = self.parser.retry() {
+        if let Some(retry) = self.parser.retry {
             self.most_delay = retry.clamp(DELAY, LONGEST_DELAY);
         }
         self.delay = DELAY;
         match said {
-            Said::Nothing | Said::Record => self.connection = Some(connection),
-            Said::End => self.has_ended = true,
-            Said::Failure(failure) if is_retryable(&failure) => {
+            None => self.connection = Some(connection),
+            Some(Said::End) => self.has_ended = true,
+            Some(Said::Failure(failure)) if is_retryable(&failure) => {
                 // Return the records before the failure; the next read reconnects.
                 self.is_resumed = true;
                 if records.count == 0 {
                     return Err(failure);
                 }
             }
-            Said::Failure(failure) => self.failure = Some(failure),
+            Some(Said::Failure(failure)) => self.failure = Some(failure),
         }
         Ok(records)
     }
@@ -253,8 +251,8 @@ fn is_retryable(failure: &Failure) -> bool {
     matches!(failure, Failure::Problem(problem) if problem.is_retryable())
 }
 
-/// Takes a record, and returns any other meaning of an event.
-fn hear(event: &Event<'_>, topic: &str, ends: Option<&Ends>, records: &mut Records) -> Said {
+/// Takes a record, and returns what an event means for the connection.
+fn hear(event: &Event<'_>, topic: &str, ends: Option<&Ends>, records: &mut Records) -> Option<Said> {
     match event.kind {
         "record" => {
             let is_behind = |ends: &Ends| {
@@ -277,21 +275,21 @@ fn hear(event: &Event<'_>, topic: &str, ends: Option<&Ends>, records: &mut Recor
                 records.lines.push(b'\n');
                 records.count += 1;
             }
-            Said::Record
+            None
         }
         "gap" => {
             say_gap(topic, &members(event.data));
-            Said::Nothing
+            None
         }
         "error" => {
             let unknown = || Map::from_iter([("code".to_owned(), "unknown".into())]);
             let problem = Problem::of(members(event.data), None).or_else(|| Problem::of(unknown(), None));
             let problem = problem.expect("it has a code");
             let topic = problem.text("topic").unwrap_or(topic).to_owned();
-            Said::Failure(explain(problem, &topic, None))
+            Some(Said::Failure(explain(problem, &topic, None)))
         }
-        "end" => Said::End,
-        _ => Said::Nothing,
+        "end" => Some(Said::End),
+        _ => None,
     }
 }
 

@@ -179,21 +179,28 @@ impl Trim {
 /// `retention_ms=1000`: a value is JSON if it is a number, `true`, `false` or `null`, and a word otherwise. Milliseconds
 /// and bytes may have a unit.
 fn parse_setting(text: &str) -> Result<(String, Value), String> {
-    let (key, value) = text
-        .split_once('=')
-        .filter(|(key, _)| !key.is_empty())
-        .ok_or_else(|| "a setting is written KEY=VALUE".to_owned())?;
+    let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = parts.ok_or("a setting is written KEY=VALUE")?;
     let value = match serde_json::from_str(value) {
         Ok(json @ (Value::Number(_) | Value::Bool(_) | Value::Null)) => json,
-        _ if key.ends_with("_ms") => units::parse_duration(value)
-            .and_then(|span| u64::try_from(span.as_millis()).ok())
-            .ok_or_else(|| {
-                format!("{key} takes a duration as 7d, 12h or 500ms, or milliseconds, not {value:?}")
-            })?
-            .into(),
-        _ if key.ends_with("_bytes") => units::parse_bytes(value)
-            .ok_or_else(|| format!("{key} takes a size as 64MiB or 10GB, or bytes, not {value:?}"))?
-            .into(),
+        _ if key.ends_with("_ms") => {
+            match units::parse_duration(value).map(|span| u64::try_from(span.as_millis())) {
+                Some(Ok(ms)) => ms.into(),
+                _ => {
+                    return Err(format!(
+                        "{key} takes a duration as 7d, 12h or 500ms, or milliseconds, not {value:?}"
+                    ));
+                }
+            }
+        }
+        _ if key.ends_with("_bytes") => match units::parse_bytes(value) {
+            Some(bytes) => bytes.into(),
+            None => {
+                return Err(format!(
+                    "{key} takes a size as 64MiB or 10GB, or bytes, not {value:?}"
+                ));
+            }
+        },
         _ => Value::from(value),
     };
     Ok((key.to_owned(), value))
@@ -212,9 +219,8 @@ impl Changes {
         let partitions = self.partitions.map(Value::from);
         let settings = Some(Value::from(settings)).filter(|settings| *settings != json!({}));
         let members = [("partitions", partitions), ("config", settings)].into_iter();
-        Ok(members
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect())
+        let given = members.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Ok(given.collect())
     }
 }
 
@@ -225,12 +231,8 @@ fn list(client: &Client, is_json: bool) -> anyhow::Result<()> {
     }
     let mut described = Vec::new();
     for topic in topics {
-        let name = topic
-            .get("name")
-            .unwrap_or(&topic)
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let name = topic.get("name").unwrap_or(&topic).as_str();
+        let name = name.unwrap_or_default().to_owned();
         described.push(match serde_json::from_value::<Topic>(topic) {
             Ok(topic) if !topic.partitions.is_empty() => topic,
             _ => match Topic::describe(client, &name) {

@@ -69,10 +69,8 @@ impl Skip {
     }
 
     fn covers(&self, finding: &Finding) -> bool {
-        finding.partition.as_deref() == Some(&*self.name())
-            && finding
-                .offsets
-                .is_some_and(|(from, until)| self.range.from <= from && self.range.until >= until)
+        let is_within = |(from, until)| self.range.from <= from && self.range.until >= until;
+        finding.partition.as_deref() == Some(&*self.name()) && finding.offsets.is_some_and(is_within)
     }
 }
 
@@ -82,9 +80,7 @@ pub(crate) fn run(args: Args, is_json: bool) -> anyhow::Result<()> {
     let style = ProgressStyle::with_template("{spinner} {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     let mut progress = |so_far: &Verified| {
-        let Verified {
-            segments, records, ..
-        } = so_far;
+        let (segments, records) = (so_far.segments, so_far.records);
         bar.set_message(format!("{segments} segments, {records} records"));
         bar.tick();
     };
@@ -156,10 +152,8 @@ pub(crate) fn run(args: Args, is_json: bool) -> anyhow::Result<()> {
 fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
     let mut options = Options::default();
     // Keep the journal's length: it is the server's setting.
-    let entries = std::fs::read_dir(dir.join("journal"))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let entries = std::fs::read_dir(dir.join("journal"));
+    let entries = entries.into_iter().flatten().flatten();
     let is_journal = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "journal");
     let journals = entries.map(|entry| entry.path()).filter(is_journal);
     let lengths = journals.filter_map(|path| Some(path.metadata().ok()?.len()));
@@ -172,17 +166,12 @@ fn skip(dir: &Path, skips: &[Skip]) -> anyhow::Result<()> {
     let topics = Topics::new(log.clone(), &Limits::default());
     let now = SystemClock::new().now();
     for skip in skips {
-        let Skip {
-            topic: name,
-            partition,
-            range,
-        } = skip;
-        let topic = log
-            .topic(name)
-            .with_context(|| format!("there is no topic {name}"))?;
-        let found = topic.partition(*partition);
-        let found = found.with_context(|| format!("topic {name} has no partition {partition}"))?;
-        let skipped = topics.skip(&found, *range, now);
+        let (name, index) = (&skip.topic, skip.partition);
+        let topic = log.topic(name);
+        let topic = topic.with_context(|| format!("there is no topic {name}"))?;
+        let partition = topic.partition(index);
+        let partition = partition.with_context(|| format!("topic {name} has no partition {index}"))?;
+        let skipped = topics.skip(&partition, skip.range, now);
         skipped.map_err(|refusal| anyhow::anyhow!("{}: {}", skip.name(), refusal.detail))?;
     }
     log.close()?;
@@ -199,20 +188,15 @@ fn is_skipped(finding: &Finding, verified: &Verified) -> bool {
 
 fn sentence(finding: &Finding, is_skipped: bool) -> String {
     let kind = match (finding.is_damage, finding.is_fault) {
-        (true, _) if is_skipped => "note",
-        (true, _) => "damage",
+        (true, _) if !is_skipped => "damage",
         (false, true) => "fault",
-        (false, false) => "note",
+        _ => "note",
     };
-    let position = finding
-        .position
-        .map_or_else(String::new, |position| format!(" at byte {position}"));
-    let offsets = finding.offsets.map_or_else(String::new, |(from, until)| {
-        format!(" (offsets {from} to {until}, exclusive)")
-    });
-    let Finding {
-        path, what, advice, ..
-    } = finding;
+    let position = finding.position.map(|position| format!(" at byte {position}"));
+    let position = position.unwrap_or_default();
+    let range = |(from, until)| format!(" (offsets {from} to {until}, exclusive)");
+    let offsets = finding.offsets.map(range).unwrap_or_default();
+    let (path, what, advice) = (&finding.path, &finding.what, &finding.advice);
     let next = match is_skipped {
         true => "skipped on purpose: consumers continue after it".to_owned(),
         false => format!("what to do: {advice}"),
@@ -224,28 +208,23 @@ fn sentence(finding: &Finding, is_skipped: bool) -> String {
 fn report(mended: &[Mended], verified: &Verified, skipped_before: &[bool]) -> Value {
     let all = || verified.findings.iter().zip(skipped_before);
     let is_damaged = all().any(|(finding, is_skipped)| finding.is_damage && !is_skipped);
-    let findings: Vec<Value> = all()
-        .map(|(finding, is_skipped)| {
-            json!({
-                "damage": finding.is_damage,
-                "skipped": is_skipped,
-                "fault": finding.is_fault,
-                "partition": finding.partition,
-                "path": finding.path.display().to_string(),
-                "position": finding.position.map(|position| position.get()),
-                "from_offset": finding.offsets.map(|(from, _)| from.get()),
-                "until_offset": finding.offsets.map(|(_, until)| until.get()),
-                "what": finding.what,
-                "advice": finding.advice,
-            })
+    let findings = all().map(|(finding, is_skipped)| {
+        json!({
+            "damage": finding.is_damage,
+            "skipped": is_skipped,
+            "fault": finding.is_fault,
+            "partition": finding.partition,
+            "path": finding.path.display().to_string(),
+            "position": finding.position.map(|position| position.get()),
+            "from_offset": finding.offsets.map(|(from, _)| from.get()),
+            "until_offset": finding.offsets.map(|(_, until)| until.get()),
+            "what": finding.what,
+            "advice": finding.advice,
         })
-        .collect();
-    let repaired: Vec<Value> = mended
-        .iter()
-        .map(|mended| json!({"path": mended.path.display().to_string(), "what": mended.what}))
-        .collect();
+    });
+    let repaired = |Mended { path, what }: &Mended| json!({"path": path.display().to_string(), "what": what});
     json!({
-        "repaired": repaired,
+        "repaired": mended.iter().map(repaired).collect::<Vec<_>>(),
         "topics": verified.topics,
         "partitions": verified.partitions,
         "segments": verified.segments,
@@ -253,6 +232,6 @@ fn report(mended: &[Mended], verified: &Verified, skipped_before: &[bool]) -> Va
         "records": verified.records,
         "bytes": verified.bytes,
         "damaged": is_damaged,
-        "findings": findings,
+        "findings": findings.collect::<Vec<_>>(),
     })
 }

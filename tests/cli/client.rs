@@ -88,10 +88,19 @@ fn a_host_that_does_not_exist_is_not_mistaken_for_a_lost_answer() {
 
 #[test]
 fn an_address_where_something_else_answers_is_named_as_such() {
-    let fake = Fake::start(|_, _| Reply::Answer(200, "Content-Type: text/html\r\n", "<html>".to_owned()));
-    run(&fake.url, "topic describe t").fails_with("does not answer as quipu does");
-    let fake = Fake::start(|_, _| Reply::Answer(302, "Location: /x\r\n", String::new()));
-    assert!(run(&fake.url, "topic list").failed().contains("302"));
+    for (status, headers, part) in [
+        (
+            200,
+            "Content-Type: text/html\r\n",
+            "does not answer as quipu does",
+        ),
+        (302, "Location: /x\r\n", "302"),
+        (401, "", "may want a --token"),
+        (502, "", "a proxy may not reach it"),
+    ] {
+        let fake = Fake::start(move |_, _| Reply::Answer(status, headers, "<html>".to_owned()));
+        run(&fake.url, "topic describe t").fails_with(part);
+    }
 }
 
 #[test]

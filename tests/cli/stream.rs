@@ -317,14 +317,6 @@ fn a_copy_that_is_interrupted_is_not_whole_and_ends_with_1() {
 }
 
 #[test]
-fn a_proxy_that_refuses_is_told_apart_from_the_server() {
-    for (status, part) in [(401, "may want a --token"), (502, "a proxy may not reach it")] {
-        let fake = Fake::start(move |_, _| Reply::Answer(status, "", "<html>".to_owned()));
-        assert!(run(&fake.url, "topic list").failed().contains(part));
-    }
-}
-
-#[test]
 fn a_replay_into_a_topic_is_sent_again_when_its_answer_is_lost() {
     let overloaded = problem(503, r#""code":"overloaded","outcome":"none""#);
     let fake = source_and_target(1, vec![Reply::Nothing, overloaded]);

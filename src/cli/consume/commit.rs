@@ -88,12 +88,9 @@ impl<'a> Commits<'a> {
 
     fn try_commit(&mut self) -> Result<(), Failure> {
         let is_new = |(place, offset): &(&Place, &u64)| self.committed.get(*place) != Some(*offset);
-        let offsets: Vec<Value> = self
-            .printed
-            .iter()
-            .filter(is_new)
-            .map(|((topic, partition), offset)| json!({"topic": topic, "partition": partition, "offset": offset}))
-            .collect();
+        let new = self.printed.iter().filter(is_new);
+        let row = |((topic, partition), offset): (&Place, &u64)| json!({"topic": topic, "partition": partition, "offset": offset});
+        let offsets: Vec<Value> = new.map(row).collect();
         if !offsets.is_empty() {
             let body = json!({ "offsets": offsets });
             let route = group_route(self.group, &["offsets"]);

@@ -15,12 +15,6 @@ const LONG_WAIT: Duration = Duration::from_secs(20);
 /// How long a follower of several partitions waits at one of them when none has records.
 const SHORT_WAIT: Duration = Duration::from_millis(200);
 
-/// When a live tail with a time as its end stops.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tail {
-    pub(super) until: Option<i64>,
-}
-
 /// Starts to fetch the partitions, so many records at most at once: one after the other, or all of them where they are
 /// followed.
 /// Errors: The system refuses a thread.
@@ -28,7 +22,7 @@ pub(super) fn spawn(
     partitions: Vec<Partition>,
     records: u64,
     follow: bool,
-    tail: Tail,
+    until: Option<i64>,
     interrupt: &Interrupt,
 ) -> std::io::Result<Receiver<Event>> {
     let threads = if follow {
@@ -46,7 +40,7 @@ pub(super) fn spawn(
     for share in shares {
         let follower = Follower {
             records,
-            tail,
+            until,
             sender: sender.clone(),
             interrupt: interrupt.clone(),
         };
@@ -58,7 +52,8 @@ pub(super) fn spawn(
 /// Fetches from its partitions in turn until each has been read.
 struct Follower {
     records: u64,
-    tail: Tail,
+    /// When a live tail with a time as its end stops.
+    until: Option<i64>,
     sender: SyncSender<Event>,
     interrupt: Interrupt,
 }
@@ -105,15 +100,16 @@ impl Follower {
 
     /// Cuts a live tail at the first record that is not before its end.
     fn cut(&self, mut chunk: Chunk, partition: &mut Partition) -> Result<Chunk, Failure> {
-        let Some(until) = self.tail.until else {
+        let Some(until) = self.until else {
             return Ok(chunk);
         };
         let mut end = 0;
         for line in chunk.lines.split_inclusive(|byte| *byte == b'\n') {
-            let head = head(line).map_err(|error| Failure::Unexpected {
-                server: "the server".to_owned(),
-                reason: error.to_string(),
-            })?;
+            let (server, head) = (
+                "the server".to_owned(),
+                head(line).map_err(|error| error.to_string()),
+            );
+            let head = head.map_err(|reason| Failure::Unexpected { server, reason })?;
             if head.timestamp >= until {
                 chunk.next = head.offset;
                 partition.end_at(head.offset);

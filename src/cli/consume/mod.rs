@@ -17,7 +17,6 @@ use clap::builder::NonEmptyStringValueParser;
 use quipu_segments::TimestampMs;
 
 use self::commit::{Commits, check_no_members};
-use self::fetch::Tail;
 use self::format::{Format, Record};
 use super::Usage;
 use super::api::{self, Committed, CommittedOffset, Topic, patiently, stream_route};
@@ -138,13 +137,13 @@ pub(crate) fn run(args: Args, connect: &Connect) -> anyhow::Result<()> {
         let events = stream(&client, &args, &chosen, &interrupt)?;
         return print(&events, &interrupt, &mut printer);
     }
-    let (partitions, tail) = to_fetch(&client, &args, &chosen, &interrupt)?;
+    let (partitions, until) = to_fetch(&client, &args, &chosen, &interrupt)?;
     if partitions.is_empty() {
         return Ok(());
     }
     let most = args.max.filter(|_| args.key.is_none() && args.header.is_empty());
     let records = most.unwrap_or(MAX_RECORDS).min(MAX_RECORDS);
-    let events = fetch::spawn(partitions, records, args.follow, tail, &interrupt)?;
+    let events = fetch::spawn(partitions, records, args.follow, until, &interrupt)?;
     let result = print(&events, &interrupt, &mut printer);
     // What was printed is committed whatever ended the reading: an error, a closed pipe, Ctrl-C.
     let commit = printer.commits.as_mut().map_or(Ok(()), Commits::commit);
@@ -205,13 +204,13 @@ fn stream(
     Ok(stream.spawn(|read| read.map_or_else(Event::Failed, Event::Records))?)
 }
 
-/// The partitions that are fetched, each from where it begins to where it ends.
+/// The partitions that are fetched, each from where it begins to where it ends, and the time at which a live tail ends.
 fn to_fetch(
     client: &Client,
     args: &Args,
     chosen: &[Chosen<'_>],
     interrupt: &Interrupt,
-) -> anyhow::Result<(Vec<Partition>, Tail)> {
+) -> anyhow::Result<(Vec<Partition>, Option<i64>)> {
     let committed = match &args.group {
         Some(group) => {
             check_no_members(client, group, interrupt)?;
@@ -220,7 +219,7 @@ fn to_fetch(
         None => Vec::new(),
     };
     let mut partitions = Vec::new();
-    let mut tail = Tail::default();
+    let mut tail_until = None;
     let all = chosen.iter();
     for (topic, chosen) in all.flat_map(|(topic, all)| all.iter().map(|p| (&*topic.name, *p))) {
         let number = chosen.partition;
@@ -234,7 +233,7 @@ fn to_fetch(
             // A live tail up to a time to come: the end is known when a record of that time arrives.
             Some(Position::Time(time)) if args.follow && is_to_come(time) => {
                 let end = patiently(interrupt, true, || at(client, topic, number, time))?;
-                tail.until = Some(time.0);
+                tail_until = Some(time.0);
                 end.timestamp.is_some().then_some(end.offset)
             }
             // Unlike a start, an end may lie beyond what is there.
@@ -244,11 +243,12 @@ fn to_fetch(
             None => Some(chosen.end_offset),
         };
         if until.is_none_or(|until| start < until) {
-            let partition = Partition::new(client, topic, number, start, until);
-            partitions.push(if args.follow { partition.live() } else { partition });
+            let mut partition = Partition::new(client, topic, number, start, until);
+            partition.live = args.follow;
+            partitions.push(partition);
         }
     }
-    Ok((partitions, tail))
+    Ok((partitions, tail_until))
 }
 
 fn is_to_come(time: TimestampMs) -> bool {

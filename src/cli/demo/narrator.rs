@@ -75,11 +75,6 @@ impl Narrator {
         self.print(format_args!("   {}\n", self.paint("2", text.trim_end())))
     }
 
-    /// An empty line.
-    pub(crate) fn gap(&self) -> io::Result<()> {
-        self.print(format_args!("\n"))
-    }
-
     fn print(&self, text: fmt::Arguments<'_>) -> io::Result<()> {
         let mut out = io::stdout().lock();
         out.write_fmt(text)?;

@@ -14,7 +14,7 @@ use crate::cli::deliver::PATIENCE;
 use crate::cli::group::partitions;
 use crate::cli::history::{FETCH_BYTES, MAX_RECORDS, Partition, Size, head};
 use crate::cli::lag::report::print_group;
-use crate::cli::output::{bytes, count, rate, records, time_ms, took};
+use crate::cli::output::{bytes, count, line, rate, records, time_ms, took};
 use crate::cli::produce::Produced;
 use crate::cli::signal::Interrupt;
 use crate::cli::stream::Stream;
@@ -187,9 +187,9 @@ impl Story<'_> {
             if !is_half && self.lag()? <= total / 2 {
                 is_half = true;
                 narrator.say("Half way, the lag is:")?;
-                narrator.gap()?;
+                line("")?;
                 print_group(client, GROUP)?;
-                narrator.gap()?;
+                line("")?;
                 narrator.say("Behind by days: the lag in time is the age of the next event, and the oldest are twelve days old.")?;
             }
             if read == 0 || self.interrupt.get().is_some() {

@@ -218,12 +218,9 @@ fn count_lines(bytes: &[u8]) -> u64 {
 /// The position after the first `lines` lines.
 pub(super) fn end_of_lines(bytes: &[u8], lines: u64) -> usize {
     let last = usize::try_from(lines).ok().and_then(|lines| lines.checked_sub(1));
-    match last {
-        None => 0,
-        Some(last) => memchr_iter(b'\n', bytes)
-            .nth(last)
-            .map_or(bytes.len(), |end| end + 1),
-    }
+    let Some(last) = last else { return 0 };
+    let end = memchr_iter(b'\n', bytes).nth(last);
+    end.map_or(bytes.len(), |end| end + 1)
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ pub(super) struct Busy(String);
 /// The place of a load's state, locked.
 #[derive(Debug)]
 pub(super) struct Load {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     lock_path: PathBuf,
     /// Held until the process ends.
     _lock: File,
@@ -168,10 +168,6 @@ impl Load {
         };
         let state = load.read(source).with_context(|| load.path.display().to_string());
         Ok((load, state))
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Replaces the saved state. A crash leaves the old or the new one.
@@ -228,10 +224,8 @@ fn lock(path: &Path) -> Result<File> {
     loop {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
-        let mut file = options
-            .mode(0o600)
-            .open(path)
-            .with_context(|| path.display().to_string())?;
+        let file = options.mode(0o600).open(path);
+        let mut file = file.with_context(|| path.display().to_string())?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -335,10 +329,10 @@ mod tests {
         let endless = good.replace("\"lines\":0", &format!("\"lines\":{}", u64::MAX));
         let (cut, newer) = (&good[..good.len() - 1], good.replace(":1,", ":2,"));
         for text in ["", "{}", "null", cut, &newer, &other, &endless] {
-            fs::write(load.path(), text).unwrap();
+            fs::write(&load.path, text).unwrap();
             assert!(load.read(&file).is_err(), "{text}");
         }
-        fs::write(load.path(), good).unwrap();
+        fs::write(&load.path, good).unwrap();
         assert!(load.read(&file).unwrap().is_some());
     }
 

@@ -216,7 +216,7 @@ impl Sender<'_> {
         let state = self.memory.as_ref().map_or_else(String::new, |memory| {
             format!(
                 "; this message comes again until {} is removed, or --restart loads all of it again",
-                memory.load.path().display()
+                memory.load.path.display()
             )
         });
         anyhow::anyhow!(

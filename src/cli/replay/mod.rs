@@ -81,17 +81,15 @@ fn parse_to(text: &str) -> Result<To, String> {
     if !text.contains("://") {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if !text.bytes().all(is_name) {
-            return Err(format!(
-                "{text:?} is neither a topic's name nor an address like {ADDRESS}"
-            ));
+            let wrong = "is neither a topic's name nor an address like";
+            return Err(format!("{text:?} {wrong} {ADDRESS}"));
         }
         return Ok(To::Topic(text.to_owned()));
     }
     let uri = text.parse::<http::Uri>();
     let uri = uri.map_err(|error| format!("{text:?} is no address: {error}"))?;
-    let is_good = uri
-        .authority()
-        .is_some_and(|authority| !authority.as_str().contains('@'));
+    let authority = uri.authority().map_or("@", |authority| authority.as_str());
+    let is_good = !authority.contains('@');
     match uri.scheme_str() {
         Some("http") if is_good => Ok(To::Address(uri)),
         Some("https") => Err("this build of quipu speaks no TLS; give an http:// address".to_owned()),
@@ -336,10 +334,7 @@ fn report(
     elapsed: Duration,
     was_interrupted: bool,
 ) -> anyhow::Result<()> {
-    let to = args
-        .to
-        .as_ref()
-        .map_or_else(String::new, |to| format!(" to {to}"));
+    let to = args.to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default();
     let (count, rate) = (records(sums.records), rate(sums.records, elapsed));
     let text = format!("{count} replayed{to} in {}: {rate} records/s", took(elapsed));
     if let Some(to) = &args.to
