@@ -23,6 +23,8 @@ const POST_TIMEOUT: Duration = Duration::from_secs(120);
 /// of them may be late.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(50);
 
+const ACCEPT_JSON: (&str, &str) = ("accept", "application/json");
+
 /// Talks to one server. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -114,10 +116,7 @@ impl Client {
         route: &Route,
         body: Option<&Value>,
     ) -> Result<(StatusCode, Value), Failure> {
-        let headers = [
-            ("accept", "application/json"),
-            ("content-type", "application/json"),
-        ];
+        let headers = [ACCEPT_JSON, ("content-type", "application/json")];
         let answer = match body.map(Value::to_string) {
             None => self.run(method, route, &headers[..1], (), None, None)?,
             Some(body) => self.run(method, route, &headers, body, None, None)?,
@@ -138,10 +137,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Answer, Failure> {
-        let types = [
-            ("accept", "application/json"),
-            ("content-type", "application/x-ndjson"),
-        ];
+        let types = [ACCEPT_JSON, ("content-type", "application/x-ndjson")];
         let (headers, silence) = ([&types, headers].concat(), Some(POST_TIMEOUT));
         self.answer(self.run(&Method::POST, route, &headers, body, silence, silence)?)
     }
@@ -198,11 +194,8 @@ impl Client {
             request = request.header(name, value);
         }
         let request = request.body(body).map_err(|error| self.unexpected(&error))?;
-        let request = self.agent.configure_request(request);
-        let request = request
-            .timeout_recv_response(first)
-            .timeout_per_read(silence)
-            .build();
+        let request = self.agent.configure_request(request).timeout_recv_response(first);
+        let request = request.timeout_per_read(silence).build();
         self.agent.run(request).map_err(|error| self.failure(&error))
     }
 
@@ -223,21 +216,20 @@ impl Client {
     /// Reads the whole answer; everything but a success becomes a [`Failure`].
     fn answer(&self, answer: http::Response<ureq::Body>) -> Result<Answer, Failure> {
         let (head, body) = answer.into_parts();
-        let mut bytes = Vec::new();
-        let read = body.into_reader().read_to_end(&mut bytes);
-        read.map_err(|error| self.lost(&error))?;
+        let (mut reader, mut body) = (body.into_reader(), Vec::new());
+        reader.read_to_end(&mut body).map_err(|error| self.lost(&error))?;
         if head.status.is_success() {
             let (status, headers) = (head.status, head.headers);
             return Ok(Answer {
                 status,
                 headers,
-                body: bytes,
+                body,
             });
         }
         let seconds = head.headers.get("retry-after");
         let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
         let retry_after = seconds.map(Duration::from_secs);
-        let members = serde_json::from_slice(&bytes).unwrap_or_default();
+        let members = serde_json::from_slice(&body).unwrap_or_default();
         Err(match Problem::of(members, retry_after) {
             Some(problem) => Failure::Problem(Box::new(problem)),
             None => Failure::Status {

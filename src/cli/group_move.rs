@@ -73,10 +73,10 @@ pub(crate) fn seek(client: &Client, group: &str, seek: &SeekTo, is_json: bool) -
         bail!("{source} has no offsets{chosen}");
     }
     let before = Committed::of(client, group)?.offsets;
-    let before: BTreeMap<_, _> = before
+    let before = before
         .iter()
-        .map(|row| ((&*row.topic, row.partition), row.offset))
-        .collect();
+        .map(|row| ((&*row.topic, row.partition), row.offset));
+    let before: BTreeMap<_, _> = before.collect();
     let old = |row: &CommittedOffset| before.get(&(&*row.topic, row.partition)).copied();
     let commit =
         |row: &CommittedOffset| json!({"topic": row.topic, "partition": row.partition, "offset": row.offset});
@@ -140,12 +140,11 @@ pub(crate) fn redrive(
     let at_end = loop {
         let records = max.map_or(REDRIVE_RECORDS, |max| (max - redriven).min(REDRIVE_RECORDS));
         let body = json!({"dead_letter_topic": topic, "max_records": records});
-        let answer = client
-            .send(&Method::POST, &group_route(group, &["redrive"]), Some(&body))
-            .map_err(|failure| match redriven {
-                0 => anyhow::Error::from(failure),
-                _ => anyhow::anyhow!("{failure}; {redriven} were given back before"),
-            })?;
+        let answer = client.send(&Method::POST, &group_route(group, &["redrive"]), Some(&body));
+        let answer = answer.map_err(|failure| match redriven {
+            0 => anyhow::Error::from(failure),
+            _ => anyhow::anyhow!("{failure}; {redriven} were given back before"),
+        })?;
         let now = answer["redriven"].as_u64().unwrap_or(0);
         redriven += now;
         let at_end = answer["at_end"] == true;

@@ -435,7 +435,7 @@ mod tests {
             assert_eq!(table.columns.len(), kept, "{width}");
         }
         let mut table = Table::of(["a-very-long-name"]).text("NAME", |name| *name);
-        fit(&mut table.columns, &[], 15);
+        fit(&mut table.columns, &[], 16);
         assert_eq!(table.columns[0].cells, [plain("a-very-long…")]);
     }
 

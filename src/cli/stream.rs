@@ -103,16 +103,15 @@ impl Stream {
             let ends = partitions.iter().map(|p| (p.partition, p.end_offset));
             (topic.name.clone(), ends.collect())
         });
+        let topic = topics.first().map(|(topic, _)| topic.name.clone());
+        let route = match follow {
+            true => route.with("follow", "true"),
+            false => route,
+        };
         Self {
             client: client.clone(),
-            topic: topics
-                .first()
-                .map_or_else(String::new, |(topic, _)| topic.name.clone()),
-            route: if follow {
-                route.with("follow", "true")
-            } else {
-                route
-            },
+            topic: topic.unwrap_or_default(),
+            route,
             interrupt: interrupt.clone(),
             patience,
             ends: (!follow).then(|| ends.collect()),

@@ -251,10 +251,7 @@ fn a_bad_line_is_named_as_the_file_counts_it_and_the_corrected_file_continues_th
     let ended = produce(&refusing(400, BAD_LINE), &dir, &path);
     let problem = "invalid-request: not JSON; 1 record was stored";
     let again = "correct the line, then run the same command again to continue there";
-    assert_eq!(
-        ended.failed(),
-        format!("quipu: line 3 of {path}: {problem}; {again}\n")
-    );
+    ended.fails_as(&format!("quipu: line 3 of {path}: {problem}; {again}\n"));
     file(&dir, "f", "\n{\"value\":1}\n{\"value\":2}\n{\"value\":3}\n");
     let (fake, store) = serve(&[]);
     let ended = produce(&fake, &dir, &path);
@@ -264,10 +261,8 @@ fn a_bad_line_is_named_as_the_file_counts_it_and_the_corrected_file_continues_th
     assert!(text.contains("after 1 record of earlier runs"), "{text}");
     check_whole(&store, b"{\"value\":2}\n{\"value\":3}\n");
     let key = fake.requests()[0].header("idempotency-key").unwrap().to_owned();
-    assert!(
-        key.ends_with("-2"),
-        "another request than the one that failed: {key}"
-    );
+    let is_another = key.ends_with("-2");
+    assert!(is_another, "not the request that failed: {key}");
 }
 
 #[test]
@@ -286,11 +281,8 @@ fn a_file_whose_stored_lines_have_changed_is_not_continued() {
     // The line is the same with and without its break.
     file(&dir, "f", "{\"value\":1}");
     produce(&fake, &dir, &path).ok();
-    assert_eq!(
-        (fake.requests().len(), states(&dir).len()),
-        (0, 0),
-        "nothing is left to do"
-    );
+    let left = (fake.requests().len(), states(&dir).len());
+    assert_eq!(left, (0, 0), "nothing is left to do");
 }
 
 #[test]
@@ -300,24 +292,14 @@ fn other_options_would_make_other_records_of_the_same_lines() {
     kill_at(&dir, &path, 2, true, &Arc::default());
     let (fake, _) = serve(&[]);
     let ended = produce(&fake, &dir, &format!("{path} --raw"));
-    let text = ended.failed();
-    assert!(
-        text.contains("stopped at line ") && text.contains("with no such options"),
-        "{text}"
-    );
+    ended.fails_with("stopped at line ");
+    ended.fails_with("with no such options");
     file(&dir, "f", "{}\n");
     let ended = produce(&fake, &dir, &path);
-    let text = ended.failed();
-    assert!(
-        text.contains("has changed since its load into topic t stopped"),
-        "{text}"
-    );
+    ended.fails_with("has changed since its load into topic t stopped");
     assert_eq!(fake.requests().len(), 0);
-    assert_eq!(
-        states(&dir).len(),
-        1,
-        "nothing is forgotten, and no lock is left behind"
-    );
+    // Nothing is forgotten, and no lock is left behind.
+    assert_eq!(states(&dir).len(), 1);
 }
 
 #[test]
@@ -347,22 +329,15 @@ fn a_state_that_cannot_be_saved_is_a_note_and_the_load_continues_without() {
     let path = file(&dir, "f", "{\"value\":1}\n");
     file(&dir, "state", "no directory");
     let (fake, store) = serve(&[Fate::LostAfter]);
-    let ended = produce(&fake, &dir, &path);
-    assert!(ended.err.starts_with(NOT_SAVED), "{}", ended.err);
-    ended.ok();
+    let first = produce(&fake, &dir, &path);
+    assert!(first.err.starts_with(NOT_SAVED), "{}", first.err);
+    first.ok();
     assert_eq!(store.lock().unwrap().lines.len(), 1);
     let mut command = quipu(&format!("produce t {path} --server {}", fake.url));
-    let ended = ended_without_home(&mut command);
-    assert!(
-        ended.err.contains("neither XDG_STATE_HOME nor HOME is set"),
-        "{}",
-        ended.err
-    );
-    ended.ok();
-}
-
-fn ended_without_home(command: &mut assert_cmd::Command) -> Ended {
-    ended(command.env_remove("XDG_STATE_HOME").env_remove("HOME"))
+    let without = ended(command.env_remove("XDG_STATE_HOME").env_remove("HOME"));
+    let is_said = without.err.contains("neither XDG_STATE_HOME nor HOME is set");
+    assert!(is_said, "{}", without.err);
+    without.ok();
 }
 
 #[test]
@@ -384,11 +359,7 @@ fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
     assert!(ended.err.starts_with(NOT_SAVED), "{}", ended.err);
     assert_eq!(ended.err.lines().count(), 1, "said once: {}", ended.err);
     ended.ok();
-    assert_eq!(
-        states(&dir).iter().filter(|path| is_state(path)).count(),
-        0,
-        "the load is done"
-    );
+    assert!(!states(&dir).iter().any(is_state), "the load is done");
 }
 
 #[test]
@@ -444,11 +415,8 @@ fn a_state_that_nobody_can_read_stops_the_load_until_it_is_forgotten() {
     std::fs::write(&state, "{").unwrap();
     let (fake, store) = serve(&[]);
     let ended = produce(&fake, &dir, &path);
-    let text = ended.failed();
-    assert!(
-        text.contains(state.to_str().unwrap()) && text.contains("--restart forgets it"),
-        "{text}"
-    );
+    ended.fails_with(state.to_str().unwrap());
+    ended.fails_with("--restart forgets it");
     produce(&fake, &dir, &format!("{path} --restart")).ok();
     assert_eq!(store.lock().unwrap().lines.len(), 20_000);
 }

@@ -114,6 +114,12 @@ impl Ended {
         &self.err
     }
 
+    /// The same, and the line is this.
+    #[track_caller]
+    pub(crate) fn fails_as(&self, text: &str) {
+        assert_eq!(self.failed(), text);
+    }
+
     /// The same, and the line has this in it.
     #[track_caller]
     pub(crate) fn fails_with(&self, part: &str) {
