@@ -1,4 +1,4 @@
-//! `quipu serve`: runs the service until it is told to stop.
+//! `quipu serve`: runs the service until a signal stops it.
 //!
 //! The flags are made from the table of settings, so that each is described once. The first SIGTERM, SIGINT or SIGHUP stops in
 //! order, the second at once; the log recovers from that as from a crash.

@@ -138,7 +138,7 @@ fn a_skip_that_cannot_be_is_refused_and_nothing_is_skipped() {
         service.fails(&line, &format!("quipu: {code}: "));
     }
 
-    // Wrong usage is told from what a server refuses.
+    // Wrong usage ends with 2, a refusal of the server with 1.
     let empty = service.run(&range("3", "3")).err;
     assert!(
         empty.contains("--until is exclusive and must be above --from: 3 is not above 3"),

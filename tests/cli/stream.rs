@@ -194,7 +194,7 @@ fn the_server_chooses_the_newest_records_and_those_with_a_header() {
     }
 }
 
-/// A topic of one record, whose group gets the n-th of `replies` to its n-th commit; each commit is told.
+/// A topic of one record, whose group gets the n-th of `replies` to its n-th commit; the channel reports each commit.
 fn group_of(replies: Vec<Reply>) -> (Fake, std::sync::mpsc::Receiver<()>) {
     let (commit, commits) = std::sync::mpsc::channel();
     let reply = in_turn(replies, move |_| {
