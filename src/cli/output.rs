@@ -165,11 +165,11 @@ impl<R> Table<R> {
 
     /// Prints it. If the terminal is too narrow, columns of `spare` are left out, one after the other.
     pub(crate) fn print(self, spare: &[&str]) -> anyhow::Result<()> {
-        Ok(line(self.to_text(spare))?)
+        Ok(line(self.into_text(spare))?)
     }
 
     /// The same as text.
-    pub(crate) fn to_text(mut self, spare: &[&str]) -> String {
+    pub(crate) fn into_text(mut self, spare: &[&str]) -> String {
         fit(&mut self.columns, spare, width());
         layout(&self.columns, io::stdout().is_terminal(), colours())
     }

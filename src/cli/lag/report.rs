@@ -139,7 +139,7 @@ fn groups_table(groups: &[GroupLag], trend: &dyn Fn(&Key) -> Option<String>) -> 
     with_totals(table, |lag| &lag.total)
         .optional("LAST 5 MIN", |lag| trend(&lag.key()).unwrap_or_else(none))
         .optional_toned("STATUS", |lag| lag.total.status())
-        .to_text(&SPARE)
+        .into_text(&SPARE)
 }
 
 /// A partition, and its topic.
@@ -191,7 +191,7 @@ impl GroupLag {
             .optional("LAST 5 MIN", |row| trend(&row.key()).unwrap_or_else(none))
             .optional("MEMBER", |row| row.1.member_id.clone().unwrap_or_else(none))
             .optional_toned("STATUS", |row| row.1.total.status())
-            .to_text(&SPARE);
+            .into_text(&SPARE);
         Some(format!("{table}\n\n{}", output::wrapped(&self.sentence())))
     }
 
