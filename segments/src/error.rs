@@ -236,6 +236,18 @@ impl Error {
     }
 }
 
+/// Says at which file or directory an I/O error was met.
+pub(crate) trait At<T> {
+    /// Wraps the error like [`Error::io`], with what was being done (`"reading"`) and where.
+    fn at(self, doing: &str, path: impl AsRef<std::path::Path>) -> Result<T>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, doing: &str, path: impl AsRef<std::path::Path>) -> Result<T> {
+        self.map_err(|error| Error::io(format!("{doing} {}", path.as_ref().display()), error))
+    }
+}
+
 /// Whether an I/O error says that this process, or the system, has as many files open as it may. It says nothing of the
 /// disk: the call did nothing, and can be made again.
 pub(crate) fn is_out_of_handles(error: &io::Error) -> bool {

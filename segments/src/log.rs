@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::append::request::AppendRequest;
 use crate::commit::Committer;
 use crate::engine::{Counters, Engine};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::files::description::TopicSpec;
 use crate::files::layout::Layout;
 use crate::files::state::{RESERVED_PREFIX, StateChange, StateEntry};
@@ -89,8 +89,7 @@ impl Log {
     ) -> Result<Self> {
         options.check()?;
         let layout = Layout::new(dir);
-        disk.create_dir_all(dir)
-            .map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
+        disk.create_dir_all(dir).at("making", &dir)?;
         let lock = disk.lock(&layout.lock()).map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => {
                 Error::Directory(format!("{} is in use by another process", dir.display()))

@@ -129,6 +129,13 @@ pub struct PartitionId {
     pub index: u32,
 }
 
+impl PartitionId {
+    /// The partition of this index.
+    pub const fn new(topic: TopicId, index: u32) -> Self {
+        Self { topic, index }
+    }
+}
+
 impl fmt::Display for PartitionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.topic.0, self.index)

@@ -53,10 +53,7 @@ fn sync(world: &World) {
 
 /// Every batch gets a segment of its own.
 fn small_segments() -> TopicSettings {
-    TopicSettings {
-        segment_bytes: 100,
-        ..TopicSettings::default()
-    }
+    TopicSettings::segments_of(100)
 }
 
 /// One map and one file at a time.

@@ -446,10 +446,7 @@ mod tests {
     use super::*;
 
     const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
-    const PARTITION: PartitionId = PartitionId {
-        topic: TopicId(3),
-        index: 1,
-    };
+    const PARTITION: PartitionId = PartitionId::new(TopicId(3), 1);
 
     fn batch(producer: i64, epoch: i16, first: i32, count: u32) -> Sequenced {
         Sequenced {
@@ -693,10 +690,7 @@ mod tests {
         let mut partition = Partition::new();
         partition.send(batch(7, 0, 0, 1)).unwrap();
         partition.end_round();
-        let other = PartitionId {
-            topic: TopicId(4),
-            index: 0,
-        };
+        let other = PartitionId::new(TopicId(4), 0);
         let stays = batch(7, 0, 0, 1);
         partition
             .producers

@@ -110,10 +110,7 @@ impl Checkpoint {
             checkpoint.deleting.push(TopicId(fields.u64()?));
         }
         for _ in 0..fields.u32()? {
-            let id = PartitionId {
-                topic: TopicId(fields.u64()?),
-                index: fields.u32()?,
-            };
+            let id = PartitionId::new(TopicId(fields.u64()?), fields.u32()?);
             let has_active = fields.u32()? == 1;
             let log_start_offset = Offset::try_new(fields.u64()?)?;
             let base = Offset::try_new(fields.u64()?)?;
@@ -143,10 +140,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_comes_back_as_it_was_and_a_cut_one_not_at_all() {
-        let id = PartitionId {
-            topic: TopicId(7),
-            index: 3,
-        };
+        let id = PartitionId::new(TopicId(7), 3);
         let active = Some((Offset::new(100), FilePos(4096), TimestampMs(-5)));
         let entry = Entry {
             id,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::layout::{Layout, TOPIC_COPY, TOPIC_FILE};
 use super::sealed::{SealError, VERSION, keep_aside, replace_file, seal_json, unseal_json};
 use super::slots::read_if_exists;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::io::disk::Disk;
 use crate::types::TopicId;
 
@@ -48,6 +48,16 @@ impl Default for TopicSettings {
             segment_ms: 7 * 24 * 3600 * 1000,
             retention_ms: None,
             retention_bytes: None,
+        }
+    }
+}
+
+impl TopicSettings {
+    /// The defaults, but for segments of so many bytes.
+    pub fn segments_of(segment_bytes: u64) -> Self {
+        Self {
+            segment_bytes,
+            ..Self::default()
         }
     }
 }
@@ -180,7 +190,7 @@ pub(crate) fn mend(disk: &dyn Disk, dir: &Path, described: &Described) -> Result
     };
     replace_file(disk, &path, &seal_json(TOPIC_MAGIC, body))
         .and_then(|()| disk.sync_dir(dir))
-        .map_err(|error| Error::io(format!("writing {}", path.display()), error))?;
+        .at("writing", &path)?;
     Ok(Some(format!(
         "{}: {what}; it was written again from its copy{kept}",
         path.display()
@@ -193,9 +203,7 @@ pub(crate) fn mend(disk: &dyn Disk, dir: &Path, described: &Described) -> Result
 /// As of [`read`].
 pub(crate) fn read_all(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(String, Described)>> {
     let dir = layout.topics_dir();
-    let entries = disk
-        .list(&dir)
-        .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?;
+    let entries = disk.list(&dir).at("listing", &dir)?;
     let dirs = entries.into_iter().filter(|entry| entry.is_dir);
     dirs.map(|entry| {
         Ok((
@@ -270,10 +278,7 @@ mod tests {
             name: "orders".into(),
             id: TopicId(4),
             partitions: MAX_PARTITIONS,
-            settings: TopicSettings {
-                segment_bytes: MAX_SEGMENT_BYTES,
-                ..TopicSettings::default()
-            },
+            settings: TopicSettings::segments_of(MAX_SEGMENT_BYTES),
             properties: BTreeMap::new(),
         };
         assert!(unseal_json::<TopicBody>("t", &seal_json("t", &body)).is_ok());

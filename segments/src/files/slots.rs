@@ -9,9 +9,9 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::files::codec::{FRAME_HEADER_BYTES, FrameError, frame, unframe};
-use crate::io::disk::{Disk, OpenMode};
+use crate::io::disk::{DirEntry, Disk, OpenMode};
 
 /// The least room that a slot is given, in bytes.
 const ROOM_BYTES: usize = 64 << 10;
@@ -166,9 +166,7 @@ impl Slots {
         }
         // Also where they were there: the process that made them may have ended before it synced their names.
         let dir = self.paths[0].parent().unwrap_or(Path::new("."));
-        self.disk
-            .sync_dir(dir)
-            .map_err(|error| Error::io(format!("syncing {}", dir.display()), error))
+        self.disk.sync_dir(dir).at("syncing", &dir)
     }
 
     /// Writes a new payload into the older slot and syncs it. When this returns `Ok`, the payload is durable.
@@ -189,6 +187,14 @@ impl Slots {
         file.sync_data().map_err(context)?;
         self.next_generation += 1;
         Ok(())
+    }
+}
+
+/// The entries of a directory; none where there is no directory.
+pub(crate) fn list_if_exists(disk: &dyn Disk, dir: &Path) -> Result<Vec<DirEntry>> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries.at("listing", dir),
     }
 }
 

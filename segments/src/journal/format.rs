@@ -437,10 +437,7 @@ fn item<'a>(fields: &mut Fields<'a>) -> Option<Item<'a>> {
 }
 
 fn partition(fields: &mut Fields<'_>) -> Option<PartitionId> {
-    Some(PartitionId {
-        topic: TopicId(fields.u64()?),
-        index: fields.u32()?,
-    })
+    Some(PartitionId::new(TopicId(fields.u64()?), fields.u32()?))
 }
 
 #[cfg(test)]
@@ -449,10 +446,7 @@ mod tests {
     use crate::batch::BatchBuilder;
     use crate::types::TimestampMs;
 
-    const ID: PartitionId = PartitionId {
-        topic: TopicId(7),
-        index: 3,
-    };
+    const ID: PartitionId = PartitionId::new(TopicId(7), 3);
 
     fn round(big: &[u8], sequence: u64, number: u64) -> Vec<u8> {
         let mut builder = RoundBuilder::new(Vec::new());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::format::{BLOCK_BYTES, FileHeader, Item, Round, VERSION};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::files::codec::FrameError;
 use crate::files::layout::{Layout, parse_journal_name};
 use crate::io::disk::{Disk, Mapping, OpenMode};
@@ -104,10 +104,7 @@ pub(crate) fn scan_with(
 ) -> Result<Scan> {
     let dir = layout.journal_dir();
     let mut all_files = Vec::new();
-    for entry in disk
-        .list(&dir)
-        .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?
-    {
+    for entry in disk.list(&dir).at("listing", &dir)? {
         if let Some(sequence) = parse_journal_name(&entry.name) {
             all_files.push((sequence, dir.join(&entry.name), entry.len));
         }
@@ -141,7 +138,7 @@ fn refuse_other_version(disk: &dyn Disk, path: &Path) -> Result<()> {
     let read = disk
         .open(path, OpenMode::Read)
         .and_then(|file| file.read_at(&mut header, 0))
-        .map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
+        .at("reading", &path)?;
     match FileHeader::decode(&header[..read]) {
         Err(FrameError::Version(found)) => Err(Error::version(path, found, VERSION)),
         _ => Ok(()),
@@ -337,7 +334,7 @@ impl Scan {
             writable.write_all_at(&[IoSlice::new(&bytes)], position)?;
             writable.sync_data()
         };
-        again().map_err(|error| Error::io(format!("syncing {}", file.path.display()), error))
+        again().at("syncing", &file.path)
     }
 
     /// Calls `visit` for every round in order, with its number and its items.

@@ -57,10 +57,7 @@ impl Engine {
         if self.has_keys() {
             return Ok(());
         }
-        let settings = TopicSettings {
-            segment_bytes: self.long_log_bytes() / 2,
-            ..TopicSettings::default()
-        };
+        let settings = TopicSettings::segments_of(self.long_log_bytes() / 2);
         let spec = TopicSpec::new(1, settings);
         match self.create_topic(TOPIC, spec) {
             Ok(_) | Err(Error::TopicExists(_)) => {

@@ -224,7 +224,7 @@ impl Engine {
 
     fn new_partition(&self, name: &str, topic: TopicId, index: u32, spec: &TopicSpec) -> Arc<Partition> {
         let beginning = Beginning {
-            id: PartitionId { topic, index },
+            id: PartitionId::new(topic, index),
             name: format!("{name}/{index}"),
             dir: self.layout.topic_dir(name).join(index.to_string()),
             settings: Arc::new(spec.settings.clone()),

@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::batch::Batches;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::files::checkpoint::{self, Checkpoint, Entry};
 use crate::files::description::TopicBody;
 use crate::files::description::{self, Described};
 use crate::files::layout::{Layout, parse_log_name};
-use crate::files::slots::{Slots, read_if_exists};
+use crate::files::slots::{Slots, list_if_exists, read_if_exists};
 use crate::files::state;
 use crate::io::clock::{Clock, SystemClock};
 use crate::io::disk::{DirEntry, Disk, OpenMode, RealDisk};
@@ -136,7 +136,7 @@ impl Repair {
     /// Every topic with a description, from whichever copy is whole.
     fn descriptions(&mut self) -> Result<Vec<TopicBody>> {
         let mut topics = Vec::new();
-        for entry in self.list(&self.layout.topics_dir())? {
+        for entry in list_if_exists(&*self.disk, &self.layout.topics_dir())? {
             if !entry.is_dir {
                 continue;
             }
@@ -299,7 +299,7 @@ impl Repair {
         for body in topics {
             for partition in 0..body.partitions {
                 let dir = self.layout.topic_dir(&body.name).join(partition.to_string());
-                for entry in self.list(&dir)? {
+                for entry in list_if_exists(&*self.disk, &dir)? {
                     if let Some(base) = parse_log_name(&entry.name) {
                         self.index(&dir, base, entry.len)?;
                     }
@@ -339,7 +339,7 @@ impl Repair {
     /// What was being made or removed when a process ended.
     fn leftovers(&mut self, topics: &[TopicBody]) -> Result<()> {
         for dir in [self.layout.staging_dir(), self.layout.deleted_dir()] {
-            for entry in self.list(&dir)? {
+            for entry in list_if_exists(&*self.disk, &dir)? {
                 self.remove(&dir, &entry)?;
             }
         }
@@ -351,7 +351,7 @@ impl Repair {
             dirs.push(dir);
         }
         for dir in dirs {
-            for entry in self.list(&dir)? {
+            for entry in list_if_exists(&*self.disk, &dir)? {
                 if !entry.is_dir && entry.name.ends_with(".new") {
                     self.remove(&dir, &entry)?;
                 }
@@ -367,16 +367,8 @@ impl Repair {
         } else {
             self.disk.remove_file(&path)
         };
-        removed.map_err(|error| Error::io(format!("removing {}", path.display()), error))?;
+        removed.at("removing", &path)?;
         self.done(&path, "removed: it was never finished, or was being removed");
         Ok(())
-    }
-
-    fn list(&self, dir: &Path) -> Result<Vec<DirEntry>> {
-        match self.disk.list(dir) {
-            Ok(entries) => Ok(entries),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(Error::io(format!("listing {}", dir.display()), error)),
-        }
     }
 }

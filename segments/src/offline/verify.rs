@@ -4,16 +4,16 @@
 //! the journal still has) is a note; what no start can bring back is damage, and is named by file, position and
 //! offsets. The same reading of the journal and the checkpoint as in `recovery` decides which is which.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use crate::batch::Batches;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::files::checkpoint::{self, Checkpoint};
 use crate::files::description::TopicBody;
 use crate::files::description::{self, Described};
 use crate::files::layout::{Layout, TOPIC_COPY, TOPIC_FILE, parse_log_name};
-use crate::files::slots::{Slots, read_if_exists};
+use crate::files::slots::{Slots, list_if_exists, read_if_exists};
 use crate::files::state::{self, State};
 use crate::io::disk::{Disk, RealDisk};
 use crate::journal::format::Item;
@@ -63,9 +63,7 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(&Verified)) -> Result<Verifie
 pub fn verify_on(disk: &dyn Disk, dir: &Path, progress: &mut dyn FnMut(&Verified)) -> Result<Verified> {
     let layout = Layout::new(dir);
     let lock = layout.lock();
-    let is_locked = disk
-        .exists(&lock)
-        .map_err(|error| Error::io(format!("looking at {}", lock.display()), error))?;
+    let is_locked = disk.exists(&lock).at("looking at", &lock)?;
     // Not made where it is missing: nothing is changed.
     let _lock = is_locked.then(|| lock_directory(disk, &layout)).transpose()?;
     look(disk, layout, progress)
@@ -151,11 +149,8 @@ impl Verifier<'_> {
     fn identity(&mut self, identity: &Identity) {
         if let Some(what) = &identity.fault {
             let path = self.layout.format();
-            self.fault(
-                &path,
-                what,
-                &format!("{MENDS}, with the id that the other files carry"),
-            );
+            let advice = format!("{MENDS}, with the id that the other files carry");
+            self.fault(&path, what, &advice);
         }
     }
 
@@ -164,9 +159,7 @@ impl Verifier<'_> {
         let paths = [self.layout.checkpoint(0), self.layout.checkpoint(1)];
         let found = Slots::read(self.disk, &paths, checkpoint::MAGIC, checkpoint::VERSION)?;
         let checkpoint = found.payload.as_deref().and_then(Checkpoint::decode);
-        let is_foreign = checkpoint
-            .as_ref()
-            .is_some_and(|checkpoint| checkpoint.directory_id != id);
+        let is_foreign = checkpoint.as_ref().is_some_and(|found| found.directory_id != id);
         let checkpoint = checkpoint.filter(|_| !is_foreign);
         if checkpoint.is_some() {
             self.slots(&paths, &found.faults);
@@ -192,11 +185,9 @@ impl Verifier<'_> {
         if state.is_some() {
             self.slots(&paths, &found.faults);
         } else if is_expected || !found.damaged.is_empty() {
-            self.damage(
-                &paths[0],
-                "both slots of the state are damaged or missing",
-                "restore them from a backup, or commit the groups' offsets anew",
-            );
+            let what = "both slots of the state are damaged or missing";
+            let advice = "restore them from a backup, or commit the groups' offsets anew";
+            self.damage(&paths[0], what, advice);
         }
         Ok(state)
     }
@@ -205,11 +196,8 @@ impl Verifier<'_> {
     fn slots(&mut self, paths: &[PathBuf; 2], faults: &[Option<String>; 2]) {
         for (path, fault) in paths.iter().zip(faults) {
             if let Some(what) = fault {
-                self.fault(
-                    path,
-                    what,
-                    &format!("{MENDS} from the other slot, which is whole"),
-                );
+                let advice = format!("{MENDS} from the other slot, which is whole");
+                self.fault(path, what, &advice);
             }
         }
     }
@@ -240,11 +228,8 @@ impl Verifier<'_> {
         let journal_dir = self.layout.journal_dir();
         for what in &scan.damage {
             self.is_whole = false;
-            self.damage(
-                &journal_dir,
-                what,
-                "start the server: it keeps every whole batch that it finds in the segments",
-            );
+            let advice = "start the server: it keeps every whole batch that it finds in the segments";
+            self.damage(&journal_dir, what, advice);
         }
         let (evidence, deleted) = (&mut self.evidence, &mut self.deleted);
         scan.for_each(|_, items| {
@@ -282,13 +267,9 @@ impl Verifier<'_> {
 
     fn topics(&mut self) -> Result<()> {
         let dir = self.layout.topics_dir();
-        let entries = match self.disk.list(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(Error::io(format!("listing {}", dir.display()), error)),
-        };
         let mut seen = Vec::new();
-        for entry in entries.into_iter().filter(|entry| entry.is_dir) {
+        let entries = list_if_exists(self.disk, &dir)?.into_iter();
+        for entry in entries.filter(|entry| entry.is_dir) {
             let topic_dir = dir.join(&entry.name);
             let path = topic_dir.join(TOPIC_FILE);
             let body = match description::read(self.disk, &topic_dir, &entry.name)? {
@@ -322,21 +303,11 @@ impl Verifier<'_> {
                 self.topic(&body)?;
             }
         }
-        let mut missing: Vec<u64> = self
-            .evidence
-            .keys()
-            .map(|id| id.topic)
-            .filter(|id| !seen.contains(id) && !self.deleted.contains(id))
-            .map(|id| id.0)
-            .collect();
-        missing.sort_unstable();
-        missing.dedup();
-        for id in missing {
-            self.damage(
-                &dir,
-                format!("the directory of topic number {id} is missing or cannot be told"),
-                "restore it from a backup",
-            );
+        let missing = self.evidence.keys().map(|id| id.topic);
+        let missing = missing.filter(|id| !seen.contains(id) && !self.deleted.contains(id));
+        for TopicId(id) in missing.collect::<BTreeSet<_>>() {
+            let what = format!("the directory of topic number {id} is missing or cannot be told");
+            self.damage(&dir, what, "restore it from a backup");
         }
         Ok(())
     }
@@ -345,10 +316,7 @@ impl Verifier<'_> {
         self.verified.topics += 1;
         for index in 0..body.partitions {
             self.verified.partitions += 1;
-            let id = PartitionId {
-                topic: body.id,
-                index,
-            };
+            let id = PartitionId::new(body.id, index);
             self.current = Some(id);
             let evidence = self.evidence.remove(&id).unwrap_or_default();
             let dir = self.layout.topic_dir(&body.name).join(index.to_string());
@@ -358,15 +326,9 @@ impl Verifier<'_> {
     }
 
     fn partition(&mut self, dir: &Path, evidence: &Evidence) -> Result<()> {
-        let entries = match self.disk.list(dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(Error::io(format!("listing {}", dir.display()), error)),
-        };
-        let mut files: Vec<(Offset, u64)> = entries
-            .into_iter()
-            .filter_map(|entry| Some((parse_log_name(&entry.name)?, entry.len)))
-            .collect();
+        let entries = list_if_exists(self.disk, dir)?.into_iter();
+        let logs = entries.filter_map(|entry| Some((parse_log_name(&entry.name)?, entry.len)));
+        let mut files: Vec<(Offset, u64)> = logs.collect();
         let is_missing = |base: Offset| !files.iter().any(|(other, _)| *other == base);
         if let Some((base, end)) = evidence.active
             && is_missing(base)
@@ -383,14 +345,8 @@ impl Verifier<'_> {
         {
             let path = dir.join(format!("{expected_first:020}.log"));
             let offsets = Some((expected_first, *first));
-            self.find(
-                true,
-                &path,
-                None,
-                offsets,
-                "the log files of these offsets are missing".into(),
-                RESTORE,
-            );
+            let what = "the log files of these offsets are missing".into();
+            self.find(true, &path, None, offsets, what, RESTORE);
         }
         for (position, (base, length)) in files.iter().enumerate() {
             let next = files.get(position + 1).map(|(next, _)| *next);
@@ -420,39 +376,22 @@ impl Verifier<'_> {
             && self.is_whole
         {
             if base > active {
-                self.note(
-                    &path,
-                    "no acknowledged record is in it",
-                    "nothing: the next start removes it",
-                );
+                let advice = "nothing: the next start removes it";
+                self.note(&path, "no acknowledged record is in it", advice);
                 return Ok(());
             }
             if base == active {
                 if length > known_end.get() {
-                    let what = format!(
-                        "{} bytes follow the last acknowledged record",
-                        length - known_end.get()
-                    );
-                    self.find(
-                        false,
-                        &path,
-                        Some(known_end),
-                        None,
-                        what,
-                        "nothing: the next start cuts them",
-                    );
+                    let more = length - known_end.get();
+                    let what = format!("{more} bytes follow the last acknowledged record");
+                    let advice = "nothing: the next start cuts them";
+                    self.find(false, &path, Some(known_end), None, what, advice);
                     end = known_end;
                 } else if length < known_end.get() && !covers(evidence, base, FilePos(length), known_end) {
                     let what = format!("{length} bytes, expected {known_end}");
                     let checked = self.batches(&path, base, FilePos(length), None, evidence)?;
-                    self.find(
-                        true,
-                        &path,
-                        Some(FilePos(length)),
-                        Some((checked, evidence.next_offset)),
-                        what,
-                        RESTORE,
-                    );
+                    let offsets = Some((checked, evidence.next_offset));
+                    self.find(true, &path, Some(FilePos(length)), offsets, what, RESTORE);
                     return self.index(&path, base, length);
                 }
             }
@@ -461,13 +400,10 @@ impl Verifier<'_> {
         let is_active = evidence.active.is_some_and(|(active, _)| active == base);
         let limit = next.or_else(|| (is_active && self.is_whole).then_some(evidence.next_offset));
         let reached = self.batches(&path, base, end, limit, evidence)?;
+        let newest = self.verified.findings.last();
         if let Some(next) = next
             && reached < next
-            && self
-                .verified
-                .findings
-                .last()
-                .is_none_or(|finding| finding.path != path)
+            && newest.is_none_or(|finding| finding.path != path)
         {
             let what = format!("it ends before offset {next}, where the next segment begins");
             self.find(true, &path, Some(end), Some((reached, next)), what, RESTORE);
@@ -500,14 +436,8 @@ impl Verifier<'_> {
         {
             let until = until.or(limit).unwrap_or_else(|| evidence.next_offset.max(from));
             if covers(evidence, base, position, resume) {
-                self.find(
-                    false,
-                    path,
-                    Some(position),
-                    None,
-                    what,
-                    "nothing: the journal has these records, and the next start writes them again",
-                );
+                let advice = "nothing: the journal has these records, and the next start writes them again";
+                self.find(false, path, Some(position), None, what, advice);
             } else {
                 self.find(true, path, Some(position), Some((from, until)), what, RESTORE);
             }
@@ -517,11 +447,8 @@ impl Verifier<'_> {
 
     fn index(&mut self, log: &Path, base: Offset, length: u64) -> Result<()> {
         let paths = [log.with_extension("index"), log.with_extension("timeindex")];
-        let (first, second) = (
-            read_if_exists(self.disk, &paths[0])?,
-            read_if_exists(self.disk, &paths[1])?,
-        );
-        let (first, second) = match (first, second) {
+        let [first, second] = [&paths[0], &paths[1]].map(|path| read_if_exists(self.disk, path));
+        let (first, second) = match (first?, second?) {
             (Some(first), Some(second)) => (first, second),
             (None, None) => return Ok(()),
             (first, _) => {
@@ -554,13 +481,11 @@ const RESTORE: &str = "";
 
 /// Whether the journal has all bytes of a range.
 fn covers(evidence: &Evidence, base: Offset, mut from: FilePos, to: FilePos) -> bool {
-    let mut ranges: Vec<(FilePos, FilePos)> = evidence
+    let ranges = evidence
         .journalled
         .iter()
-        .filter(|(segment, ..)| *segment == base)
-        .map(|(_, start, end)| (*start, *end))
-        .collect();
-    ranges.sort_unstable();
+        .filter(|(segment, ..)| *segment == base);
+    let ranges: BTreeSet<_> = ranges.map(|(_, start, end)| (*start, *end)).collect();
     for (start, end) in ranges {
         if start <= from && end > from {
             from = end;

@@ -9,12 +9,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::files::checkpoint::{self, Checkpoint};
 use crate::files::description::{TOPIC_MAGIC, TopicBody};
 use crate::files::layout::{Layout, TOPIC_FILE, parse_journal_name};
 use crate::files::sealed::{self, SealError, keep_aside, replace_file, seal_json, unseal_json};
-use crate::files::slots::{Slots, read_if_exists};
+use crate::files::slots::{Slots, list_if_exists, read_if_exists};
 use crate::io::clock::Clock;
 use crate::io::disk::{Disk, OpenMode};
 use crate::journal::format::{BLOCK_BYTES, FileHeader};
@@ -135,7 +135,7 @@ fn write(disk: &dyn Disk, now: TimestampMs, layout: &Layout, id: u64) -> Result<
     };
     replace_file(disk, &path, &seal_json(FORMAT_MAGIC, &format))
         .and_then(|()| disk.sync_dir(&layout.root))
-        .map_err(|error| Error::io(format!("making {}", path.display()), error))
+        .at("making", &path)
 }
 
 fn new_id() -> u64 {
@@ -208,11 +208,8 @@ fn evidence(disk: &dyn Disk, layout: &Layout) -> Result<Evidence> {
 }
 
 fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {
-    match disk.list(dir) {
-        Ok(entries) => Ok(entries.into_iter().map(|entry| entry.name).collect()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(Error::io(format!("listing {}", dir.display()), error)),
-    }
+    let entries = list_if_exists(disk, dir)?.into_iter();
+    Ok(entries.map(|entry| entry.name).collect())
 }
 
 /// Makes the name of a new data directory durable, and those of the directories that were made for it: without that
@@ -227,7 +224,7 @@ fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
         match disk.sync_dir(dir) {
             // Not ours to read, so nothing in it was made here.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-            result => result.map_err(|error| Error::io(format!("syncing {}", dir.display()), error))?,
+            result => result.at("syncing", &dir)?,
         }
     }
     Ok(())

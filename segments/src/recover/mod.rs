@@ -33,7 +33,7 @@ use known::{Known, known_from};
 
 use crate::append::queue::Queue;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::files::checkpoint::Checkpoint;
 use crate::files::description::{MAX_PARTITIONS, TopicBody, TopicSpec};
 use crate::files::layout::Layout;
@@ -199,15 +199,15 @@ impl<'a> Recovery<'a> {
 
     /// An id that was never given, as far as anything says.
     fn next_topic_id(&self, topics: &[TopicBody], deleted: &HashSet<TopicId>) -> u64 {
-        let largest_id = topics
-            .iter()
-            .map(|body| body.id.0)
-            .chain(deleted.iter().map(|id| id.0))
-            .max();
-        largest_id
-            .map_or(1, |id| id + 1)
+        let served = topics.iter().map(|body| body.id);
+        let known = served
+            .chain(deleted.iter().copied())
+            .chain(self.known.keys().map(|id| id.topic));
+        known
+            .map(|id| id.0 + 1)
+            .max()
+            .unwrap_or(1)
             .max(self.next_topic_id)
-            .max(self.known.keys().map(|id| id.topic.0 + 1).max().unwrap_or(1))
     }
 
     /// Makes the topics of what their directories and the journal have.
@@ -222,9 +222,8 @@ impl<'a> Recovery<'a> {
             // A copy of its description may be from before partitions were added.
             let is_of_topic = |id: &&PartitionId| id.topic == body.id && id.index < MAX_PARTITIONS;
             let indexes = self.known.keys().filter(is_of_topic);
-            body.partitions = body
-                .partitions
-                .max(indexes.map(|id| id.index + 1).max().unwrap_or(0));
+            let known = indexes.map(|id| id.index + 1).max().unwrap_or(0);
+            body.partitions = body.partitions.max(known);
             rebuilt.push(self.topic(body, pool, queue)?);
         }
         Ok(rebuilt)
@@ -240,10 +239,7 @@ impl<'a> Recovery<'a> {
         self.touched_dirs.insert(self.layout.topic_dir(&body.name));
         let mut partitions = Vec::with_capacity(body.partitions as usize);
         for index in 0..body.partitions {
-            let id = PartitionId {
-                topic: body.id,
-                index,
-            };
+            let id = PartitionId::new(body.id, index);
             let dir = self.layout.topic_dir(&body.name).join(index.to_string());
             let known = self.known.remove(&id).unwrap_or_else(Known::nothing);
             let contents = self.partition(id, &dir, known, settings.segment_bytes, pool)?;
@@ -279,40 +275,28 @@ impl<'a> Recovery<'a> {
         left.sort_unstable();
         for id in &left {
             if id.index >= MAX_PARTITIONS {
-                self.damage.push(format!(
-                    "the checkpoint or the journal names partition {id}, which no topic can have"
-                ));
+                let what = "the checkpoint or the journal names partition";
+                self.damage.push(format!("{what} {id}, which no topic can have"));
             }
         }
-        let mut lost: Vec<TopicId> = left
-            .iter()
-            .filter(|id| id.index < MAX_PARTITIONS)
-            .map(|id| id.topic)
-            .collect();
-        lost.dedup();
+        let possible = left.iter().filter(|id| id.index < MAX_PARTITIONS);
+        let lost: BTreeSet<TopicId> = possible.map(|id| id.topic).collect();
         let message = |id: &TopicId| format!("the directory of topic {} is missing or not served", id.0);
         self.damage.extend(lost.iter().map(message));
     }
 }
 
 fn make_directories(disk: &dyn Disk, layout: &Layout) -> Result<()> {
-    for dir in [
-        layout.topics_dir(),
-        layout.journal_dir(),
-        layout.staging_dir(),
-        layout.deleted_dir(),
-    ] {
-        disk.create_dir_all(&dir)
-            .map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
+    let [topics, journal] = [layout.topics_dir(), layout.journal_dir()];
+    for dir in [topics, journal, layout.staging_dir(), layout.deleted_dir()] {
+        disk.create_dir_all(&dir).at("making", &dir)?;
     }
     disk.sync_dir(&layout.root)
         .map_err(|error| Error::io("syncing the data directory", error))
 }
 
 fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
-    let entries = disk
-        .list(dir)
-        .map_err(|error| Error::io(format!("listing {}", dir.display()), error))?;
+    let entries = disk.list(dir).at("listing", &dir)?;
     for entry in entries {
         let path = dir.join(&entry.name);
         let removed = if entry.is_dir {
@@ -320,7 +304,7 @@ fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
         } else {
             disk.remove_file(&path)
         };
-        removed.map_err(|error| Error::io(format!("removing {}", path.display()), error))?;
+        removed.at("removing", &path)?;
     }
     Ok(())
 }
@@ -338,8 +322,7 @@ fn remove_deleted(
             .rename(&from, &to)
             .and_then(|()| disk.sync_dir(&layout.topics_dir()));
         moved.map_err(|error| Error::io(format!("moving {} away", from.display()), error))?;
-        disk.remove_dir_all(&to)
-            .map_err(|error| Error::io(format!("removing {}", to.display()), error))?;
+        disk.remove_dir_all(&to).at("removing", &to)?;
     }
     Ok(())
 }

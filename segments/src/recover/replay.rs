@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::Recovery;
 use super::known::Known;
 use crate::batch::Batches;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::files::description::TopicBody;
 use crate::files::state::State;
 use crate::io::disk::OpenMode;
@@ -180,13 +180,10 @@ impl Recovery<'_> {
             file.start_writeback();
         }
         for (path, file) in std::mem::take(&mut self.touched) {
-            file.sync_data()
-                .map_err(|error| Error::io(format!("syncing {}", path.display()), error))?;
+            file.sync_data().at("syncing", &path)?;
         }
         for dir in std::mem::take(&mut self.touched_dirs) {
-            self.disk
-                .sync_dir(&dir)
-                .map_err(|error| Error::io(format!("syncing {}", dir.display()), error))?;
+            self.disk.sync_dir(&dir).at("syncing", &dir)?;
         }
         Ok(())
     }

@@ -21,9 +21,10 @@ use std::sync::Arc;
 
 use super::Recovery;
 use super::known::Known;
-use crate::error::{Error, Result};
+use crate::error::{At, Result};
 use crate::files::layout::{parse_index_name, parse_log_name};
 use crate::files::sealed::replace_file;
+use crate::files::slots::list_if_exists;
 use crate::io::disk::OpenMode;
 use crate::segment::{self, Segment, SegmentPool};
 use crate::topic::partition::Active;
@@ -192,9 +193,7 @@ impl Recovery<'_> {
         let from = base.max(draft.known.log_start_offset);
         self.suspects.push((draft.id, from, draft.known.next_offset));
         // With its directory, perhaps: what is appended next needs it.
-        self.disk
-            .create_dir_all(dir)
-            .map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
+        self.disk.create_dir_all(dir).at("making", &dir)?;
         self.touched_dirs.insert(dir.to_path_buf());
         Ok(())
     }
@@ -302,15 +301,10 @@ impl Recovery<'_> {
 
     /// The log files with their lengths, when they were written, and the bases of indexes that have lost theirs.
     fn list_segments(&self, dir: &Path) -> Result<Listing> {
-        let entries = match self.disk.list(dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
-            Err(error) => return Err(Error::io(format!("listing {}", dir.display()), error)),
-        };
         let mut files = BTreeMap::new();
         let mut modified = BTreeMap::new();
         let mut missing = Vec::new();
-        for entry in entries {
+        for entry in list_if_exists(self.disk, dir)? {
             if let Some(base) = parse_log_name(&entry.name) {
                 files.insert(base, entry.len);
                 modified.extend(entry.modified.map(|time| (base, time)));
@@ -324,15 +318,14 @@ impl Recovery<'_> {
 
     fn cut(&mut self, dir: &Path, base: Offset, end: FilePos) -> Result<()> {
         let path = dir.join(format!("{base:020}.log"));
-        let context = |error| Error::io(format!("cutting {}", path.display()), error);
         if self.touched.len() >= self.max_touched {
             self.sync_touched()?;
         }
         let file = match self.touched.get(&path) {
             Some(file) => Arc::clone(file),
-            None => self.disk.open(&path, OpenMode::ReadWrite).map_err(context)?,
+            None => self.disk.open(&path, OpenMode::ReadWrite).at("cutting", &path)?,
         };
-        file.set_len(end.get()).map_err(context)?;
+        file.set_len(end.get()).at("cutting", &path)?;
         self.touched.insert(path, file);
         Ok(())
     }
@@ -342,9 +335,8 @@ impl Recovery<'_> {
             let path = dir.join(format!("{base:020}.{extension}"));
             self.touched.remove(&path);
             match self.disk.remove_file(&path) {
-                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io(format!("removing {}", path.display()), error)),
+                removed => removed.at("removing", &path)?,
             }
         }
         self.touched_dirs.insert(dir.to_path_buf());

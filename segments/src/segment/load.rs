@@ -8,7 +8,7 @@ use super::inner::{Base, BaseSum, Gaps, Inner, OpenMap};
 use super::intervals::Intervals;
 use super::walk::{Course, Step, Walker};
 use super::{BatchNote, Span};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::files::slots::read_if_exists;
 use crate::io::disk::OpenMode;
 use crate::segment::index::{self, Index};
@@ -310,7 +310,7 @@ impl Inner {
                     file.set_len(contents.len() as u64)
                 })
                 .and_then(|()| self.pool.disk.rename(&beside, &path))
-                .map_err(|error| Error::io(format!("writing {}", path.display()), error))?;
+                .at("writing", &path)?;
         }
         Ok(())
     }

@@ -30,6 +30,18 @@ struct Edit {
     to: Option<Ino>,
 }
 
+impl Edit {
+    fn new(dir: Ino, name: &str, from: Option<Ino>, to: Option<Ino>) -> Self {
+        let name = name.to_owned();
+        Self { dir, name, from, to }
+    }
+
+    /// Whether this is about the name of another.
+    fn is_about(&self, other: &Self) -> bool {
+        (self.dir, &self.name) == (other.dir, &other.name)
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Change {
     edits: Vec<Edit>,
@@ -52,26 +64,21 @@ pub(super) enum Found {
 }
 
 fn not_found(path: &Path) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("{} is not there", path.display()),
-    )
+    let what = format!("{} is not there", path.display());
+    io::Error::new(io::ErrorKind::NotFound, what)
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
 }
 
 fn names(path: &Path) -> io::Result<Vec<&str>> {
-    path.components()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(
-                name.to_str()
-                    .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a name that is not UTF-8")),
-            ),
-            Component::ParentDir => Some(Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                ".. is not simulated",
-            ))),
-            _ => None,
-        })
-        .collect()
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_str().ok_or_else(|| invalid("a name that is not UTF-8"))),
+        Component::ParentDir => Some(Err(invalid(".. is not simulated"))),
+        _ => None,
+    });
+    names.collect()
 }
 
 impl Tree {
@@ -97,10 +104,8 @@ impl Tree {
     }
 
     pub(super) fn flipped_bits(&self) -> usize {
-        self.files
-            .values()
-            .map(|file| file.flips(0, usize::MAX).count())
-            .sum()
+        let flips = |file: &FileData| file.flips(0, usize::MAX).count();
+        self.files.values().map(flips).sum()
     }
 
     /// Has every page with a flipped bit read again, and says how many bits there were.
@@ -117,19 +122,14 @@ impl Tree {
 
     /// The pages that all named files take.
     pub(super) fn allocated_pages(&self) -> usize {
-        self.files
-            .values()
-            .filter(|file| file.links > 0)
-            .map(FileData::allocated_pages)
-            .sum()
+        let named = self.files.values().filter(|file| file.links > 0);
+        named.map(FileData::allocated_pages).sum()
     }
 
     /// The pages that take space here and did not `before`.
     pub(super) fn pages_not_in(&self, before: &Self) -> usize {
-        self.files
-            .iter()
-            .map(|(ino, file)| file.pages_not_in(before.files.get(ino)))
-            .sum()
+        let pages = |(ino, file): (&Ino, &FileData)| file.pages_not_in(before.files.get(ino));
+        self.files.iter().map(pages).sum()
     }
 
     fn dir(&mut self, ino: Ino) -> &mut Dir {
@@ -149,13 +149,10 @@ impl Tree {
     pub(super) fn look_up(&self, path: &Path) -> io::Result<Option<Found>> {
         let mut at = ROOT;
         for name in names(path)? {
-            let Some(dir) = self.dirs.get(&at) else {
-                return Ok(None);
-            };
-            let Some(next) = dir.current.get(name) else {
-                return Ok(None);
-            };
-            at = *next;
+            match self.dirs.get(&at).and_then(|dir| dir.current.get(name)) {
+                Some(next) => at = *next,
+                None => return Ok(None),
+            }
         }
         Ok(Some(self.found(at)))
     }
@@ -174,16 +171,16 @@ impl Tree {
     fn parent_and_name<'a>(&self, path: &'a Path) -> io::Result<(Ino, &'a str)> {
         let parent = self.look_up_dir(path.parent().unwrap_or(Path::new("")))?;
         let name = names(path)?.pop();
-        name.map(|name| (parent, name))
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the root has no name"))
+        Ok((parent, name.ok_or_else(|| invalid("the root has no name"))?))
     }
 
     pub(super) fn list(&self, path: &Path) -> io::Result<Vec<(String, Option<u64>)>> {
         let dir = self.look_up_dir(path)?;
         let entries = &self.dirs.get(&dir).expect("it was just found").current;
+        let len = |ino| self.files.get(ino).map(|file| file.len() as u64);
         Ok(entries
             .iter()
-            .map(|(name, ino)| (name.clone(), self.files.get(ino).map(|file| file.len() as u64)))
+            .map(|(name, ino)| (name.clone(), len(ino)))
             .collect())
     }
 
@@ -218,12 +215,7 @@ impl Tree {
         let ino = self.next;
         self.next += 1;
         self.files.insert(ino, FileData::default());
-        self.apply(vec![Edit {
-            dir,
-            name: name.to_owned(),
-            from: None,
-            to: Some(ino),
-        }]);
+        self.apply(vec![Edit::new(dir, name, None, Some(ino))]);
         Ok(ino)
     }
 
@@ -236,12 +228,7 @@ impl Tree {
                     let ino = self.next;
                     self.next += 1;
                     self.dirs.insert(ino, Dir::default());
-                    self.apply(vec![Edit {
-                        dir: at,
-                        name: name.to_owned(),
-                        from: None,
-                        to: Some(ino),
-                    }]);
+                    self.apply(vec![Edit::new(at, name, None, Some(ino))]);
                     ino
                 }
             };
@@ -258,11 +245,8 @@ impl Tree {
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let (from_dir, from_name) = self.parent_and_name(from)?;
         let (to_dir, to_name) = self.parent_and_name(to)?;
-        let ino = *self
-            .dir(from_dir)
-            .current
-            .get(from_name)
-            .ok_or_else(|| not_found(from))?;
+        let ino = self.dir(from_dir).current.get(from_name).copied();
+        let ino = ino.ok_or_else(|| not_found(from))?;
         if (from_dir, from_name) == (to_dir, to_name) {
             return Ok(());
         }
@@ -280,18 +264,8 @@ impl Tree {
             }
         }
         self.apply(vec![
-            Edit {
-                dir: to_dir,
-                name: to_name.to_owned(),
-                from: replaced,
-                to: Some(ino),
-            },
-            Edit {
-                dir: from_dir,
-                name: from_name.to_owned(),
-                from: Some(ino),
-                to: None,
-            },
+            Edit::new(to_dir, to_name, replaced, Some(ino)),
+            Edit::new(from_dir, from_name, Some(ino), None),
         ]);
         Ok(())
     }
@@ -300,12 +274,7 @@ impl Tree {
         match self.look_up(path)? {
             Some(Found::File(ino)) => {
                 let (dir, name) = self.parent_and_name(path)?;
-                self.apply(vec![Edit {
-                    dir,
-                    name: name.to_owned(),
-                    from: Some(ino),
-                    to: None,
-                }]);
+                self.apply(vec![Edit::new(dir, name, Some(ino), None)]);
                 Ok(())
             }
             Some(Found::Dir(_)) => Err(io::Error::from(io::ErrorKind::IsADirectory)),
@@ -334,12 +303,7 @@ impl Tree {
         }
         *steps -= 1;
         let (dir, name) = self.parent_and_name(path)?;
-        self.apply(vec![Edit {
-            dir,
-            name: name.to_owned(),
-            from: Some(ino),
-            to: None,
-        }]);
+        self.apply(vec![Edit::new(dir, name, Some(ino), None)]);
         Ok(())
     }
 
@@ -373,12 +337,8 @@ impl Tree {
                 done.extend(change.edits.iter().cloned());
                 // What came before it under the same names is history: it can no longer come back on its own.
                 for earlier in &mut rest {
-                    earlier.edits.retain(|old| {
-                        !change
-                            .edits
-                            .iter()
-                            .any(|new| new.dir == old.dir && new.name == old.name)
-                    });
+                    let edits = &mut earlier.edits;
+                    edits.retain(|old| !change.edits.iter().any(|new| new.is_about(old)));
                 }
                 self.make_durable(change);
             } else {
@@ -413,11 +373,8 @@ impl Tree {
     /// Whether every change of names below `path` is durable.
     pub(super) fn is_synced(&self, path: &Path) -> io::Result<bool> {
         let dir = self.look_up_dir(path)?;
-        Ok(!self
-            .waiting
-            .iter()
-            .flat_map(|change| &change.edits)
-            .any(|edit| edit.dir == dir))
+        let mut waiting = self.waiting.iter().flat_map(|change| &change.edits);
+        Ok(!waiting.any(|edit| edit.dir == dir))
     }
 
     /// What a machine finds after the power was cut.
@@ -427,10 +384,8 @@ impl Tree {
         // Journalling file systems lose the end of the history; others any part of it.
         if rng.chance(1, 4) {
             let kept = rng.index(changes.len() + 1);
-            changes
-                .into_iter()
-                .take(kept)
-                .for_each(|change| found.make_durable(change));
+            let kept = changes.into_iter().take(kept);
+            kept.for_each(|change| found.make_durable(change));
         } else {
             let mood = Mood::draw(rng);
             for change in changes {

@@ -88,9 +88,8 @@ pub(crate) struct Writer {
 impl Writer {
     /// Whether it is the segment that accepted rounds are appended to, not one that a round has just made.
     pub(crate) fn is_active(&self, segment: &Arc<Segment>) -> bool {
-        self.active
-            .as_ref()
-            .is_some_and(|active| Arc::ptr_eq(&active.segment, segment))
+        let active = self.active.as_ref();
+        active.is_some_and(|active| Arc::ptr_eq(&active.segment, segment))
     }
 }
 
@@ -125,10 +124,8 @@ pub(crate) struct WriteFile {
 impl WriteFile {
     pub(crate) fn new(file: Arc<dyn DiskFile>, count: &Arc<AtomicUsize>) -> Arc<Self> {
         count.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self {
-            file,
-            count: Arc::clone(count),
-        })
+        let count = Arc::clone(count);
+        Arc::new(Self { file, count })
     }
 }
 
@@ -177,8 +174,9 @@ impl Partition {
             segments,
             active,
         } = beginning;
+        let is_ordered = log_start_offset <= next_offset;
         assert!(
-            log_start_offset <= next_offset,
+            is_ordered,
             "{name}: log start {log_start_offset}, end {next_offset}"
         );
         let entry = Entry {
@@ -373,10 +371,8 @@ impl Partition {
         let view = self.view();
         let mut all = self.damage.list();
         for (index, segment) in view.segments.iter().enumerate() {
-            let end = view
-                .segments
-                .get(index + 1)
-                .map_or(view.end_offset, |next| next.base_offset());
+            let next = view.segments.get(index + 1);
+            let end = next.map_or(view.end_offset, |next| next.base_offset());
             all.extend(segment.known_damage().into_iter().map(|known| Known {
                 until: Some(known.until.map_or(end, |until| until.min(end))),
                 ..known
@@ -450,10 +446,8 @@ impl Partition {
             written_offset: self.positions().written_offset.max(view.end_offset),
         };
         let timestamp_at = |offset| {
-            read::locate(&view, offset)
-                .ok()
-                .and_then(|located| located.next)
-                .map(|(_, timestamp)| timestamp)
+            let located = read::locate(&view, offset).ok()?;
+            located.next.map(|(_, timestamp)| timestamp)
         };
         let last = view.end_offset.get().checked_sub(1).map(Offset::new);
         let holds_records = view.end_offset > view.log_start_offset;
@@ -461,20 +455,19 @@ impl Partition {
             positions,
             size_bytes: self.size_bytes(),
             segments: view.segments.len(),
-            first_timestamp: holds_records
-                .then(|| timestamp_at(view.log_start_offset))
-                .flatten(),
+            first_timestamp: if holds_records {
+                timestamp_at(view.log_start_offset)
+            } else {
+                None
+            },
             last_timestamp: last.filter(|_| holds_records).and_then(timestamp_at),
         }))
     }
 
     /// Bytes of its log files up to the end, indexes not counted. Does not touch the disk.
     pub fn size_bytes(&self) -> u64 {
-        self.view()
-            .segments
-            .iter()
-            .map(|segment| segment.readable().get())
-            .sum()
+        let view = self.view();
+        view.segments.iter().map(|segment| segment.readable().get()).sum()
     }
 
     /// Resolves when `end_offset` is above `offset`, the partition is deleted or the log closes. Dropping it forgets it.
@@ -531,10 +524,10 @@ impl Partition {
 
     pub(crate) fn set_written(&self, next: Offset) {
         let before = self.written_offset.swap(next.get(), Ordering::AcqRel);
+        let name = &self.name;
         assert!(
             before <= next.get(),
-            "{}: the written offset goes back from {before} to {next}",
-            self.name
+            "{name}: the written offset goes back from {before} to {next}"
         );
     }
 
@@ -542,17 +535,13 @@ impl Partition {
     pub(crate) fn publish(&self, new_segments: &[Arc<Segment>], end_offset: Offset) {
         {
             let mut view = self.view.lock();
+            let (name, before) = (&self.name, view.end_offset);
             assert!(
-                view.end_offset <= end_offset,
-                "{}: the end goes back from {} to {end_offset}",
-                self.name,
-                view.end_offset
+                before <= end_offset,
+                "{name}: the end goes back from {before} to {end_offset}"
             );
-            assert!(
-                end_offset.get() <= self.written_offset.load(Ordering::Acquire),
-                "{}: unwritten end",
-                self.name
-            );
+            let written = self.written_offset.load(Ordering::Acquire);
+            assert!(end_offset.get() <= written, "{name}: unwritten end");
             if !new_segments.is_empty() {
                 let mut segments = Vec::with_capacity(view.segments.len() + new_segments.len());
                 segments.extend(view.segments.iter().cloned());
@@ -605,10 +594,8 @@ impl Partition {
         let mut removed = Vec::new();
         for (index, segment) in view.segments.iter().enumerate() {
             // The last segment ends where the next record goes, published or not.
-            let end = view
-                .segments
-                .get(index + 1)
-                .map_or(writer.next_offset, |next| next.base_offset());
+            let next = view.segments.get(index + 1);
+            let end = next.map_or(writer.next_offset, |next| next.base_offset());
             if end <= start && end > segment.base_offset() {
                 removed.push(Arc::clone(segment));
             } else {
@@ -619,19 +606,15 @@ impl Partition {
             return removed;
         }
         let is_removed = |base: Offset| removed.iter().any(|segment| segment.base_offset() == base);
-        if writer
-            .active
-            .as_ref()
-            .is_some_and(|active| is_removed(active.segment.base_offset()))
-        {
+        let active = writer.active.as_ref();
+        if active.is_some_and(|active| is_removed(active.segment.base_offset())) {
             writer.active = None;
             writer.published.active = None;
             writer.written_to = FilePos::ZERO;
         }
         writer.unsynced.retain(|unsynced| !is_removed(unsynced.base));
-        writer
-            .closed_segments
-            .retain(|segment| !is_removed(segment.base_offset()));
+        let closed = &mut writer.closed_segments;
+        closed.retain(|segment| !is_removed(segment.base_offset()));
         view.segments = Arc::new(kept);
         removed
     }

@@ -55,10 +55,7 @@ impl Driver {
         let result = self.log().apply_retention();
         for (id, topic) in &mut self.model.topics {
             for (index, part) in &mut topic.partitions {
-                let id = quipu_segments::PartitionId {
-                    topic: *id,
-                    index: *index,
-                };
+                let id = quipu_segments::PartitionId::new(*id, *index);
                 if let Some(end) = ends.get(&id).filter(|_| topic.retention) {
                     part.start_at_most = part.start_at_most.max(end.get());
                 }

@@ -66,13 +66,7 @@ pub(crate) fn start(seed: u64, spec: TopicSpec) -> (SimDisk, Log) {
 }
 
 pub(crate) fn spec(partitions: u32, segment_bytes: u64) -> TopicSpec {
-    TopicSpec::new(
-        partitions,
-        TopicSettings {
-            segment_bytes,
-            ..TopicSettings::default()
-        },
-    )
+    TopicSpec::new(partitions, TopicSettings::segments_of(segment_bytes))
 }
 
 /// A topic of the default settings.

@@ -509,7 +509,7 @@ impl Core {
             topics.entry(name).or_insert_with(|| {
                 let topic = log.topic(name)?;
                 let id = topic.id();
-                partitions.extend((0..topic.partition_count()).map(|index| PartitionId { topic: id, index }));
+                partitions.extend((0..topic.partition_count()).map(|index| PartitionId::new(id, index)));
                 Some(id)
             });
         }

@@ -292,7 +292,7 @@ mod tests {
 
         fn partition(&self, index: u32) -> PartitionId {
             let topic = self.broker.log.topic("orders").unwrap().id();
-            PartitionId { topic, index }
+            PartitionId::new(topic, index)
         }
 
         async fn commit(&self, group: &str, partitions: u32) {

@@ -132,10 +132,10 @@ pub(super) fn with_partition(mut prefix: Vec<u8>, partition: PartitionId) -> Vec
 pub fn partition_of_key(key: &[u8]) -> Option<PartitionId> {
     let (before, id) = key.split_last_chunk::<PARTITION_ID_BYTES>()?;
     let (topic, index) = id.split_first_chunk::<8>()?;
-    (before.last() == Some(&0)).then_some(PartitionId {
-        topic: TopicId(u64::from_be_bytes(*topic)),
-        index: u32::from_be_bytes(index.try_into().ok()?),
-    })
+    (before.last() == Some(&0)).then_some(PartitionId::new(
+        TopicId(u64::from_be_bytes(*topic)),
+        u32::from_be_bytes(index.try_into().ok()?),
+    ))
 }
 
 #[cfg(test)]
@@ -170,13 +170,7 @@ mod tests {
         ]
         .concat();
         assert_eq!(value, expected);
-        let key = offset_key(
-            "billing",
-            PartitionId {
-                topic: TopicId(258),
-                index: 3,
-            },
-        );
+        let key = offset_key("billing", PartitionId::new(TopicId(258), 3));
         assert_eq!(key, b"obilling\0\0\0\0\0\0\0\x01\x02\0\0\0\x03");
         assert_eq!(group_key("billing"), b"gbilling");
     }
@@ -200,10 +194,7 @@ mod tests {
 
     #[test]
     fn keys_give_their_group_and_partition_back_and_one_groups_keys_never_begin_anothers() {
-        let id = PartitionId {
-            topic: TopicId(u64::MAX),
-            index: u32::MAX,
-        };
+        let id = PartitionId::new(TopicId(u64::MAX), u32::MAX);
         assert_eq!(partition_of_key(&offset_key("a", id)), Some(id));
         assert_eq!(group_of_key(&group_key("a.b")), Some("a.b"));
         assert!(!offset_key("ab", id).starts_with(&offsets_prefix("a")));

@@ -88,7 +88,7 @@ impl PollId {
             let base = Offset::try_new(take_varint(&mut rest)?)?;
             let next = Offset::try_new(base.get().checked_add(take_varint(&mut rest)?)?)?;
             reach.push(Reach {
-                partition: PartitionId { topic, index },
+                partition: PartitionId::new(topic, index),
                 base,
                 next,
             });
@@ -128,10 +128,7 @@ mod tests {
                 reach: reach
                     .into_iter()
                     .map(|(topic, index, base, delivered)| Reach {
-                        partition: PartitionId {
-                            topic: TopicId(topic),
-                            index,
-                        },
+                        partition: PartitionId::new(TopicId(topic), index),
                         base: Offset::new(base),
                         next: Offset::new(base + delivered),
                     })

@@ -346,10 +346,7 @@ mod tests {
     const START: i64 = 1_700_000_000_000;
 
     fn id(index: u32) -> PartitionId {
-        PartitionId {
-            topic: TopicId(1),
-            index,
-        }
+        PartitionId::new(TopicId(1), index)
     }
 
     /// Partition `index` of `group`, `second` seconds in, with that lag.

@@ -263,10 +263,7 @@ mod tests {
     const START: i64 = 1_700_000_000_000;
 
     fn id(topic: u64, index: u32) -> PartitionId {
-        PartitionId {
-            topic: TopicId(topic),
-            index,
-        }
+        PartitionId::new(TopicId(topic), index)
     }
 
     type Course = fn(u64) -> u64;

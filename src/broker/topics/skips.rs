@@ -261,10 +261,10 @@ fn key(partition: PartitionId, from: Offset) -> Vec<u8> {
 fn partition_of_key(key: &[u8]) -> Option<PartitionId> {
     let (topic, rest) = key.strip_prefix(&[SKIP])?.split_first_chunk::<8>()?;
     let (index, _) = rest.split_first_chunk::<4>()?;
-    Some(PartitionId {
-        topic: TopicId(u64::from_be_bytes(*topic)),
-        index: u32::from_be_bytes(*index),
-    })
+    Some(PartitionId::new(
+        TopicId(u64::from_be_bytes(*topic)),
+        u32::from_be_bytes(*index),
+    ))
 }
 
 fn decode(key: &[u8], value: &[u8]) -> Option<Gap> {
@@ -290,10 +290,7 @@ mod tests {
 
     #[test]
     fn a_skip_round_trips_and_a_cut_one_is_refused() {
-        let id = PartitionId {
-            topic: TopicId(258),
-            index: 3,
-        };
+        let id = PartitionId::new(TopicId(258), 3);
         let change = put(id, gap(100, 250), TimestampMs(7));
         let value = change.value.unwrap();
         assert_eq!(change.key, b"d\0\0\0\0\0\0\x01\x02\0\0\0\x03\0\0\0\0\0\0\0d");

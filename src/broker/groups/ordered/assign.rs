@@ -140,10 +140,7 @@ mod tests {
     use super::*;
 
     fn id(topic: u64, index: u32) -> PartitionId {
-        PartitionId {
-            topic: TopicId(topic),
-            index,
-        }
+        PartitionId::new(TopicId(topic), index)
     }
 
     fn name(member: usize) -> Arc<str> {

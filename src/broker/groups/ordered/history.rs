@@ -15,10 +15,7 @@ const PARTITIONS: u32 = 2;
 const SESSION: Ms = 100;
 
 fn id(index: u32) -> PartitionId {
-    PartitionId {
-        topic: TopicId(1),
-        index,
-    }
+    PartitionId::new(TopicId(1), index)
 }
 
 fn name(client: usize) -> Arc<str> {

@@ -275,13 +275,7 @@ mod tests {
             example().encode(),
             [1, 0xe8, 7, 0xaf, 2, 1, 3, 0xac, 2, 0, 1, 1, 1, 2]
         );
-        let key = state_key(
-            "jobs",
-            PartitionId {
-                topic: TopicId(258),
-                index: 3,
-            },
-        );
+        let key = state_key("jobs", PartitionId::new(TopicId(258), 3));
         assert_eq!(key, b"sjobs\0\0\0\0\0\0\0\x01\x02\0\0\0\x03");
     }
 
@@ -327,10 +321,7 @@ mod tests {
 
     #[test]
     fn keys_give_their_partition_back_and_one_groups_keys_never_begin_anothers() {
-        let id = PartitionId {
-            topic: TopicId(u64::MAX),
-            index: u32::MAX,
-        };
+        let id = PartitionId::new(TopicId(u64::MAX), u32::MAX);
         assert_eq!(partition_of_key(&state_key("a", id)), Some(id));
         assert!(!state_key("ab", id).starts_with(&states_prefix("a")));
         assert_eq!(partition_of_key(b"s\0short"), None);
