@@ -39,8 +39,33 @@ fn damage(dir: &Path, first: usize, count: usize) {
     std::fs::write(&path, bytes).unwrap();
 }
 
+async fn records(service: &Service, query: &str) -> Answer {
+    service.get(&format!("{PARTITION}/records?{query}")).await
+}
+
 async fn fetch(service: &Service, offset: u64) -> Answer {
-    service.get(&format!("{PARTITION}/records?offset={offset}")).await
+    records(service, &format!("offset={offset}")).await
+}
+
+async fn corrupt(service: &Service, offset: u64) {
+    fetch(service, offset).await.problem(500, "corrupt-data");
+}
+
+async fn ready(service: &Service) -> Value {
+    service.get("/health/ready").await.ok()
+}
+
+/// Deletes the records before an offset.
+async fn trim(service: &Service, before: u64) {
+    let uri = format!("{PARTITION}/records?before={before}");
+    service.delete(&uri).await.ok();
+}
+
+/// Commits offset 3 in a group, and returns the group's lag.
+async fn lag_from_3(service: &Service) -> Value {
+    let commit = json!({"offsets": [{"topic": "t", "partition": 0, "offset": 3}]});
+    service.put("/v1/groups/g/offsets", &commit).await.ok();
+    service.get("/v1/groups/g/lag").await.ok()
 }
 
 async fn fetch_lines(service: &Service, offset: u64) -> Answer {
@@ -50,6 +75,11 @@ async fn fetch_lines(service: &Service, offset: u64) -> Answer {
     ];
     let uri = format!("{PARTITION}/records?offset={offset}");
     service.send(Method::GET, &uri, &headers, "").await
+}
+
+/// What an answer says of a gap.
+fn gap(from: u64, until: u64) -> Value {
+    json!([{"offset": from, "until_offset": until, "reason": "damaged"}])
 }
 
 fn range(from: u64, until: u64) -> Value {
@@ -70,18 +100,11 @@ async fn unskip(service: &Service, from: u64, until: u64) -> Answer {
 /// Ranges with whether they are skipped.
 fn rows(body: &Value) -> Vec<(u64, u64, bool)> {
     let number = |row: &Value, name: &str| row[name].as_u64().unwrap();
-    body["damage"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| {
-            (
-                number(row, "damaged_offset"),
-                number(row, "damaged_until_offset"),
-                row["skipped"].as_bool().unwrap(),
-            )
-        })
-        .collect()
+    let row = |row| {
+        let (from, until) = (number(row, "damaged_offset"), number(row, "damaged_until_offset"));
+        (from, until, row["skipped"].as_bool().unwrap())
+    };
+    body["damage"].as_array().unwrap().iter().map(row).collect()
 }
 
 async fn known(service: &Service) -> Vec<(u64, u64, bool)> {
@@ -89,22 +112,19 @@ async fn known(service: &Service) -> Vec<(u64, u64, bool)> {
 }
 
 fn offsets(body: &Value) -> Vec<u64> {
-    let records = body["records"].as_array().unwrap();
-    records
-        .iter()
-        .map(|record| record["offset"].as_u64().unwrap())
-        .collect()
+    let records = body["records"].as_array().unwrap().iter();
+    records.map(|record| record["offset"].as_u64().unwrap()).collect()
 }
 
 #[tokio::test]
 async fn damage_met_by_a_read_is_listed_counted_and_on_health_until_it_is_gone() {
     let service = damaged(3, 2).await;
     assert_eq!(known(&service).await, [], "nobody has read it yet");
-    assert_eq!(service.get("/health/ready").await.ok()["status"], "ready");
-    fetch(&service, 3).await.problem(500, "corrupt-data");
+    assert_eq!(ready(&service).await["status"], "ready");
+    corrupt(&service, 3).await;
     for _ in 0..2 {
         assert_eq!(known(&service).await, [(3, 5, false)]);
-        let health = service.get("/health/ready").await.ok();
+        let health = ready(&service).await;
         assert_eq!(health["status"], "degraded");
         let [row] = &health["degraded"].as_array().unwrap()[..] else {
             panic!("{health}")
@@ -113,14 +133,10 @@ async fn damage_met_by_a_read_is_listed_counted_and_on_health_until_it_is_gone()
         assert_eq!(row["partition"], "t/0");
         assert_eq!(row["damaged_offset"], 3);
         assert_eq!(row["damaged_until_offset"], 5);
-        assert!(
-            row["detail"].as_str().unwrap().contains("quipu topic skip"),
-            "{row}"
-        );
-        assert!(
-            !health.to_string().contains(".log"),
-            "clients see no paths: {health}"
-        );
+        let detail = row["detail"].as_str().unwrap();
+        assert!(detail.contains("quipu topic skip"), "{row}");
+        let has_path = health.to_string().contains(".log");
+        assert!(!has_path, "clients see no paths: {health}");
         let metrics = service.get("/metrics").await;
         let metrics = metrics.text();
         for line in [
@@ -134,30 +150,20 @@ async fn damage_met_by_a_read_is_listed_counted_and_on_health_until_it_is_gone()
         let topic = service.get("/v1/topics/t").await.ok();
         assert_eq!(topic["partitions"][0]["damaged_offset"], 3);
         assert_eq!(topic["partitions"][0]["damaged_until_offset"], 5);
-        fetch(&service, 4).await.problem(500, "corrupt-data");
+        corrupt(&service, 4).await;
     }
     // The log start passes it: nothing is damaged any more.
-    service
-        .delete(&format!("{PARTITION}/records?before=5"))
-        .await
-        .ok();
+    trim(&service, 5).await;
     assert_eq!(known(&service).await, []);
-    assert_eq!(service.get("/health/ready").await.ok()["status"], "ready");
-    assert!(
-        !service
-            .get("/metrics")
-            .await
-            .text()
-            .contains("quipu_damaged_ranges{")
-    );
+    assert_eq!(ready(&service).await["status"], "ready");
+    let metrics = service.get("/metrics").await;
+    assert!(!metrics.text().contains("quipu_damaged_ranges{"));
 }
 
 #[tokio::test]
 async fn damage_that_lag_reports_pass_over_is_known_all_the_same() {
     let service = damaged(3, 2).await;
-    let commit = json!({"offsets": [{"topic": "t", "partition": 0, "offset": 3}]});
-    service.put("/v1/groups/g/offsets", &commit).await.ok();
-    let lag = service.get("/v1/groups/g/lag").await.ok();
+    let lag = lag_from_3(&service).await;
     assert_eq!(lag["lag"], 7);
     assert_eq!(known(&service).await, [(3, 5, false)]);
 }
@@ -171,7 +177,7 @@ async fn damage_that_shows_without_reading_is_known_from_the_start() {
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     });
     assert_eq!(known(&service).await, [(5, 10, false)]);
-    assert_eq!(service.get("/health/ready").await.ok()["status"], "degraded");
+    assert_eq!(ready(&service).await["status"], "degraded");
     assert_eq!(offsets(&fetch(&service, 0).await.ok()), [0, 1, 2, 3, 4]);
     service.append_at("t", 0, &[NOW]);
     assert_eq!(offsets(&fetch(&service, 10).await.ok()), [10]);
@@ -184,7 +190,7 @@ async fn a_skipped_range_is_passed_over_and_the_gap_is_reported() {
         ..Config::default()
     };
     let service = damaged_with(config, 3, 2).await;
-    fetch(&service, 3).await.problem(500, "corrupt-data");
+    corrupt(&service, 3).await;
     assert_eq!(rows(&skip(&service, 3, 5).await.ok()), [(3, 5, true)]);
     assert_eq!(rows(&skip(&service, 3, 5).await.ok()), [(3, 5, true)], "again");
 
@@ -194,16 +200,10 @@ async fn a_skipped_range_is_passed_over_and_the_gap_is_reported() {
     assert_eq!(behind.header("gaps"), Some("3-5"));
     let behind = behind.ok();
     assert_eq!(offsets(&behind), [5, 6, 7, 8, 9]);
-    assert_eq!(
-        behind["gaps"],
-        json!([{"offset": 3, "until_offset": 5, "reason": "damaged"}])
-    );
+    assert_eq!(behind["gaps"], gap(3, 5));
     assert_eq!(behind["next_offset"], 10);
     let middle = fetch(&service, 4).await.ok();
-    assert_eq!(
-        middle["gaps"],
-        json!([{"offset": 4, "until_offset": 5, "reason": "damaged"}])
-    );
+    assert_eq!(middle["gaps"], gap(4, 5));
     let lines = fetch_lines(&service, 3).await;
     assert_eq!(
         (lines.header("gaps"), lines.header("next-offset")),
@@ -214,30 +214,20 @@ async fn a_skipped_range_is_passed_over_and_the_gap_is_reported() {
     assert!(exposed.split(", ").any(|name| name == "gaps"), "{exposed}");
 
     // A bounded answer with a gap in it is none that never changes.
-    let bounded = service
-        .get(&format!("{PARTITION}/records?offset=3&until_offset=7"))
-        .await;
+    let bounded = records(&service, "offset=3&until_offset=7").await;
     assert_eq!(
         (bounded.header("etag"), bounded.header("cache-control")),
         (None, Some("no-store"))
     );
     assert_eq!(offsets(&bounded.ok()), [5, 6]);
-    let inside = service
-        .get(&format!("{PARTITION}/records?offset=3&until_offset=4"))
-        .await
-        .ok();
+    let inside = records(&service, "offset=3&until_offset=4").await.ok();
     assert_eq!((offsets(&inside), &inside["next_offset"]), (vec![], &json!(4)));
-    assert_eq!(
-        inside["gaps"],
-        json!([{"offset": 3, "until_offset": 4, "reason": "damaged"}])
-    );
+    assert_eq!(inside["gaps"], gap(3, 4));
 
     // Still damaged, and said to be.
-    let health = service.get("/health/ready").await.ok();
+    let health = ready(&service).await;
     assert_eq!(health["degraded"][0]["skipped"], true);
-    let commit = json!({"offsets": [{"topic": "t", "partition": 0, "offset": 3}]});
-    service.put("/v1/groups/g/offsets", &commit).await.ok();
-    let lag = service.get("/v1/groups/g/lag").await.ok();
+    let lag = lag_from_3(&service).await;
     assert_eq!(lag["topics"][0]["partitions"][0]["lag"], 7);
 }
 
@@ -250,10 +240,7 @@ async fn times_are_looked_up_past_what_is_skipped() {
     assert_eq!(service.get(&at(NOW + 6)).await.ok()["offset"], 6);
     assert_eq!(service.get(&at(NOW + 3)).await.ok()["offset"], 5);
     assert_eq!(service.get(&at(NOW + 2)).await.ok()["offset"], 2);
-    let fetched = service
-        .get(&format!("{PARTITION}/records?from={}", NOW + 4))
-        .await
-        .ok();
+    let fetched = records(&service, &format!("from={}", NOW + 4)).await.ok();
     assert_eq!(offsets(&fetched), [5, 6, 7, 8, 9]);
 }
 
@@ -262,28 +249,20 @@ async fn a_skip_is_durable_can_be_taken_back_and_hides_nothing_that_can_be_read(
     let service = damaged(3, 2).await;
     skip(&service, 3, 5).await.ok();
     let service = service.restart_after(|_| {});
-    assert_eq!(
-        known(&service).await,
-        [(3, 5, true)],
-        "after a restart, before any read"
-    );
+    let after_restart = known(&service).await;
+    assert_eq!(after_restart, [(3, 5, true)], "before any read");
     assert_eq!(offsets(&fetch(&service, 3).await.ok()), [5, 6, 7, 8, 9]);
 
-    assert_eq!(
-        rows(&unskip(&service, 4, 5).await.ok()),
-        [(3, 4, true), (4, 5, false)]
-    );
+    let half_skipped = unskip(&service, 4, 5).await.ok();
+    assert_eq!(rows(&half_skipped), [(3, 4, true), (4, 5, false)]);
     let half = fetch(&service, 3).await.ok();
     assert_eq!((offsets(&half), &half["next_offset"]), (vec![], &json!(4)));
-    assert_eq!(
-        half["gaps"],
-        json!([{"offset": 3, "until_offset": 4, "reason": "damaged"}])
-    );
-    fetch(&service, 4).await.problem(500, "corrupt-data");
+    assert_eq!(half["gaps"], gap(3, 4));
+    corrupt(&service, 4).await;
     for _ in 0..2 {
         assert_eq!(rows(&unskip(&service, 0, 100).await.ok()), [(3, 5, false)]);
     }
-    fetch(&service, 3).await.problem(500, "corrupt-data");
+    corrupt(&service, 3).await;
 
     // The file comes back from a backup: it is served, and no gap is reported, skipped or not.
     skip(&service, 3, 5).await.ok();
@@ -313,10 +292,7 @@ async fn only_what_is_damaged_is_skipped() {
             json!({"damaged_offset": -1, "damaged_until_offset": 5}),
             "/damaged_offset",
         ),
-        (
-            json!({"damaged_offset": 3, "damaged_until_offset": u64::MAX}),
-            "/damaged_until_offset",
-        ),
+        (range(3, u64::MAX), "/damaged_until_offset"),
         (
             json!({"damaged_offset": 3, "damaged_until_offset": 5, "partition": 0}),
             "/partition",
@@ -337,10 +313,7 @@ async fn only_what_is_damaged_is_skipped() {
         .problem(404, "unknown-topic");
     // Nothing of that was stored.
     assert_eq!(known(&service).await, [(3, 5, false)]);
-    service
-        .delete(&format!("{PARTITION}/records?before=4"))
-        .await
-        .ok();
+    trim(&service, 4).await;
     skip(&service, 3, 5).await.problem(410, "offset-trimmed");
 }
 
@@ -358,12 +331,9 @@ async fn a_skip_goes_with_its_topic() {
 #[tokio::test]
 async fn damage_up_to_the_end_is_skipped_and_the_reader_waits_behind_it() {
     let service = damaged(8, 2).await;
-    fetch(&service, 8).await.problem(500, "corrupt-data");
+    corrupt(&service, 8).await;
     skip(&service, 8, 10).await.ok();
-    let end = service
-        .get(&format!("{PARTITION}/records?offset=8&wait_ms=60000"))
-        .await
-        .ok();
+    let end = records(&service, "offset=8&wait_ms=60000").await.ok();
     assert_eq!(
         (offsets(&end), &end["next_offset"]),
         (vec![], &json!(10)),
@@ -372,11 +342,6 @@ async fn damage_up_to_the_end_is_skipped_and_the_reader_waits_behind_it() {
     assert_eq!(end["gaps"][0]["until_offset"], 10);
     service.append_at("t", 0, &[NOW]);
     assert_eq!(offsets(&fetch(&service, 8).await.ok()), [10]);
-    assert_eq!(
-        service
-            .call(Method::HEAD, &format!("{PARTITION}/records?offset=8"), "")
-            .await
-            .status,
-        200
-    );
+    let uri = format!("{PARTITION}/records?offset=8");
+    assert_eq!(service.call(Method::HEAD, &uri, "").await.status, 200);
 }

@@ -3,14 +3,15 @@
 #![allow(clippy::disallowed_methods, reason = "the test damages files on purpose")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
+use std::sync::Arc;
 
 use quipu::broker::limits::Limits;
 use quipu::broker::topics::Topics;
 use quipu::broker::topics::skips::Gap;
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
-    AppendRequest, Log, Offset, Options, Part, Records, TimestampMs, TopicSettings, TopicSpec,
+    AppendRequest, Log, Offset, Options, Part, Partition, Records, TimestampMs, TopicSettings, TopicSpec,
 };
 
 fn topics(log: &Log) -> Topics {
@@ -43,49 +44,82 @@ fn directory() -> (tempfile::TempDir, PathBuf) {
     (dir, file)
 }
 
-fn verify(dir: &Path, more: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_quipu"))
-        .arg("verify")
-        .arg(dir)
-        .args(more)
-        .output()
-        .unwrap()
+/// What `quipu verify` printed.
+struct Printed {
+    stdout: String,
+    stderr: String,
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+impl Printed {
+    fn lines(&self, kind: &str) -> Vec<&str> {
+        let lines = self.stdout.lines();
+        lines.filter(|line| line.starts_with(kind)).collect()
+    }
+
+    #[track_caller]
+    fn assert_error(&self, words: &str) {
+        assert!(self.stderr.contains(words), "{words} is not in {}", self.stderr);
+    }
+}
+
+/// Runs `quipu verify`, which must end with that status.
+#[track_caller]
+fn ends_with(code: i32, dir: Option<&Path>, more: &[&str]) -> Printed {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
+    let output = command.arg("verify").args(dir).args(more).output().unwrap();
+    assert_eq!(output.status.code(), Some(code), "{more:?}: {output:?}");
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Printed {
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
+#[track_caller]
+fn verify(dir: &Path, more: &[&str], code: i32) -> Printed {
+    ends_with(code, Some(dir), more)
+}
+
+/// The report in JSON.
+#[track_caller]
+fn report_in(dir: &Path, code: i32) -> serde_json::Value {
+    let printed = verify(dir, &["--output", "json"], code);
+    serde_json::from_str(&printed.stdout).unwrap()
+}
+
+/// Damages a byte at a place of a file.
+fn flip_at(file: &Path, place: impl Fn(usize) -> usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let at = place(bytes.len());
+    bytes[at] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// Damages the middle of a file.
+fn flip(file: &Path) {
+    flip_at(file, |length| length / 2);
 }
 
 #[test]
 fn a_healthy_directory_ends_with_0_and_says_what_was_checked() {
     let (dir, _) = directory();
-    let output = verify(dir.path(), &[]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(text(&output.stdout).contains("50 records"), "{output:?}");
+    let printed = verify(dir.path(), &[], 0).stdout;
+    assert!(printed.contains("50 records"), "{printed}");
 }
 
 #[test]
 fn a_damaged_directory_ends_with_1_and_names_file_position_offsets_and_what_to_do() {
     let (dir, file) = directory();
-    let mut bytes = std::fs::read(&file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&file, &bytes).unwrap();
-    let output = verify(dir.path(), &[]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let printed = text(&output.stdout);
-    let line = printed
-        .lines()
-        .find(|line| line.starts_with("damage: "))
-        .expect("a line for the damage");
+    flip(&file);
+    let bytes = std::fs::read(&file).unwrap();
+    let printed = verify(dir.path(), &[], 1);
+    let line = printed.lines("damage: ")[0];
     for word in [&*file.display().to_string(), "at byte", "offsets", "what to do"] {
         assert!(line.contains(word), "{word} is not in {line}");
     }
-    assert_eq!(text(&output.stderr).lines().count(), 1, "{output:?}");
+    assert_eq!(printed.stderr.lines().count(), 1, "{}", printed.stderr);
 
-    let output = verify(dir.path(), &["--output", "json"]);
-    assert_eq!(output.status.code(), Some(1));
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = report_in(dir.path(), 1);
     assert_eq!(report["damaged"], true);
     assert_eq!(report["records"], 49);
     let from = report["findings"][0]["from_offset"].as_u64().unwrap();
@@ -94,27 +128,12 @@ fn a_damaged_directory_ends_with_1_and_names_file_position_offsets_and_what_to_d
 }
 
 #[test]
-fn what_is_no_data_directory_is_said_in_one_line() {
+fn a_directory_without_quipu_data_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
-    let output = verify(dir.path(), &[]);
-    assert_eq!(output.status.code(), Some(1));
-    assert_eq!(text(&output.stderr).lines().count(), 1, "{output:?}");
-    assert!(
-        text(&output.stderr).contains("not a quipu data directory"),
-        "{output:?}"
-    );
-    let output = Command::new(env!("CARGO_BIN_EXE_quipu"))
-        .arg("verify")
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-}
-
-fn flip(file: &Path) {
-    let mut bytes = std::fs::read(file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(file, bytes).unwrap();
+    let printed = verify(dir.path(), &[], 1);
+    assert_eq!(printed.stderr.lines().count(), 1, "{}", printed.stderr);
+    printed.assert_error("not a quipu data directory");
+    ends_with(2, None, &[]);
 }
 
 #[test]
@@ -122,33 +141,17 @@ fn an_index_that_is_not_the_logs_is_a_fault_that_repair_mends_once() {
     let (dir, file) = directory();
     flip(&file.with_extension("index"));
     std::fs::write(dir.path().join("FORMAT"), b"").unwrap();
-    let output = verify(dir.path(), &[]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let printed = text(&output.stdout);
-    assert_eq!(
-        printed.lines().filter(|line| line.starts_with("fault: ")).count(),
-        2,
-        "{printed}"
-    );
-    assert!(
-        text(&output.stderr).contains("nothing is lost; nothing was changed"),
-        "{output:?}"
-    );
+    let printed = verify(dir.path(), &[], 1);
+    assert_eq!(printed.lines("fault: ").len(), 2, "{}", printed.stdout);
+    printed.assert_error("nothing is lost; nothing was changed");
 
-    let output = verify(dir.path(), &["--repair"]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let printed = text(&output.stdout);
-    let repaired: Vec<&str> = printed
-        .lines()
-        .filter(|line| line.starts_with("repaired: "))
-        .collect();
-    assert!(
-        repaired.len() == 2 && repaired[0].contains("FORMAT.damaged"),
-        "{printed}"
-    );
-    let output = verify(dir.path(), &["--repair"]);
-    assert!(!text(&output.stdout).contains("repaired"), "{output:?}");
-    assert_eq!(verify(dir.path(), &[]).status.code(), Some(0));
+    let printed = verify(dir.path(), &["--repair"], 0);
+    let repaired = printed.lines("repaired: ");
+    assert_eq!(repaired.len(), 2, "{repaired:?}");
+    assert!(repaired[0].contains("FORMAT.damaged"), "{repaired:?}");
+    let printed = verify(dir.path(), &["--repair"], 0).stdout;
+    assert!(!printed.contains("repaired"), "{printed}");
+    verify(dir.path(), &[], 0);
 }
 
 #[test]
@@ -156,9 +159,8 @@ fn records_are_given_up_only_where_they_are_named_and_damaged() {
     let (dir, file) = directory();
     flip(&file);
     let damaged = std::fs::read(&file).unwrap();
-    let output = verify(dir.path(), &["--repair"]);
-    assert_eq!(output.status.code(), Some(1), "nothing was given up: {output:?}");
-    let printed = text(&output.stdout);
+    // Nothing is given up.
+    let printed = verify(dir.path(), &["--repair"], 1).stdout;
     let (_, command) = printed
         .split_once("quipu verify DIR --repair --skip ")
         .expect("the command that gives it up");
@@ -172,37 +174,37 @@ fn records_are_given_up_only_where_they_are_named_and_damaged() {
         "/0:1-2",
         "orders/0:1",
     ] {
-        let output = verify(dir.path(), &["--repair", "--skip", wrong]);
-        assert_eq!(output.status.code(), Some(2), "{wrong}: {output:?}");
+        verify(dir.path(), &["--repair", "--skip", wrong], 2);
     }
-    let output = verify(dir.path(), &["--skip", skip]);
-    assert_eq!(
-        output.status.code(),
-        Some(2),
-        "--skip is part of --repair: {output:?}"
-    );
+    // `--skip` is part of `--repair`.
+    verify(dir.path(), &["--skip", skip], 2);
     for (other, why) in [
         ("orders/0:0-1", "only damaged offsets"),
         ("orders/7:0-1", "no partition 7"),
         ("none/0:0-1", "no topic none"),
     ] {
-        let output = verify(dir.path(), &["--repair", "--skip", other]);
-        assert_eq!(output.status.code(), Some(1), "{other}");
-        assert!(text(&output.stderr).contains(why), "{output:?}");
+        verify(dir.path(), &["--repair", "--skip", other], 1).assert_error(why);
     }
 
     for _ in 0..2 {
-        let output = verify(dir.path(), &["--repair", "--skip", skip]);
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
-        assert!(text(&output.stdout).contains("skipped: orders/0"), "{output:?}");
+        let printed = verify(dir.path(), &["--repair", "--skip", skip], 0).stdout;
+        assert!(printed.contains("skipped: orders/0"), "{printed}");
     }
-    assert_eq!(
-        std::fs::read(&file).unwrap(),
-        damaged,
-        "the evidence stays where it is"
-    );
+    let kept = std::fs::read(&file).unwrap();
+    assert_eq!(kept, damaged, "the evidence stays where it is");
     let log = Log::open(dir.path(), Options::default()).unwrap();
     assert_eq!(log.state_prefix(b"d").len(), 1);
+}
+
+/// Opens the log of a directory and changes its skips; returns a copy as a kill would leave it, and then closes the log.
+fn change_skips(dir: &Path, change: impl FnOnce(&Topics, &Arc<Partition>)) -> tempfile::TempDir {
+    let log = Log::open(dir, options()).unwrap();
+    let partition = log.topic("orders").unwrap().partition(0).unwrap();
+    change(&topics(&log), &partition);
+    // Of a process that was killed, only the journal has it.
+    let killed = copied(dir);
+    log.close().unwrap();
+    killed
 }
 
 /// Copies a data directory, as a kill of whoever has it open would leave it.
@@ -217,16 +219,11 @@ fn copied(from: &Path) -> tempfile::TempDir {
     to
 }
 
-fn lines<'a>(printed: &'a str, kind: &str) -> Vec<&'a str> {
-    printed.lines().filter(|line| line.starts_with(kind)).collect()
-}
-
 #[test]
 fn what_was_skipped_on_purpose_is_a_note_and_hides_no_other_damage() {
     let (dir, file) = directory();
     flip(&file);
-    let output = verify(dir.path(), &["--output", "json"]);
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = report_in(dir.path(), 1);
     assert_eq!(report["findings"][0]["skipped"], false);
     let offset = |name: &str| Offset::new(report["findings"][0][name].as_u64().unwrap());
     let range = Gap {
@@ -234,63 +231,36 @@ fn what_was_skipped_on_purpose_is_a_note_and_hides_no_other_damage() {
         until: offset("until_offset"),
     };
 
-    let log = Log::open(dir.path(), options()).unwrap();
-    let partition = log.topic("orders").unwrap().partition(0).unwrap();
-    topics(&log).skip(&partition, range, TimestampMs(1)).unwrap();
-    // Of a process that was killed, only the journal has it.
-    let killed = copied(dir.path());
-    log.close().unwrap();
-    drop((log, partition));
+    let killed = change_skips(dir.path(), |topics, partition| {
+        topics.skip(partition, range, TimestampMs(1)).unwrap();
+    });
     for dir in [killed.path(), dir.path()] {
         for more in [&[][..], &["--repair"]] {
-            let output = verify(dir, more);
-            assert_eq!(output.status.code(), Some(0), "{more:?}: {output:?}");
-            let printed = text(&output.stdout);
-            let notes = lines(&printed, "note: ");
-            assert!(
-                lines(&printed, "damage: ").is_empty()
-                    && notes.iter().any(|line| line.contains("skipped on purpose")),
-                "{printed}"
-            );
+            let printed = verify(dir, more, 0);
+            assert!(printed.lines("damage: ").is_empty(), "{}", printed.stdout);
+            let mut notes = printed.lines("note: ").into_iter();
+            let is_said = notes.any(|line| line.contains("skipped on purpose"));
+            assert!(is_said, "{}", printed.stdout);
         }
-        let output = verify(dir, &["--output", "json"]);
-        assert_eq!(output.status.code(), Some(0));
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report = report_in(dir, 0);
         assert_eq!(report["damaged"], false);
-        assert_eq!(
-            report["findings"][0]["damage"], true,
-            "it is not said to be whole: {report}"
-        );
+        // It is not said to be whole.
+        assert_eq!(report["findings"][0]["damage"], true, "{report}");
         assert_eq!(report["findings"][0]["skipped"], true);
     }
 
     // Somewhere else in the file.
-    let mut bytes = std::fs::read(&file).unwrap();
-    let place = bytes.len() / 4;
-    bytes[place] ^= 1;
-    std::fs::write(&file, bytes).unwrap();
-    let output = verify(dir.path(), &[]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let printed = text(&output.stdout);
-    assert_eq!(
-        (lines(&printed, "damage: ").len(), lines(&printed, "note: ").len()),
-        (1, 1),
-        "{printed}"
-    );
-    assert!(text(&output.stderr).contains("damaged in 1 place"), "{output:?}");
+    flip_at(&file, |length| length / 4);
+    let printed = verify(dir.path(), &[], 1);
+    let count = |kind| printed.lines(kind).len();
+    assert_eq!((count("damage: "), count("note: ")), (1, 1), "{}", printed.stdout);
+    printed.assert_error("damaged in 1 place");
 
     // Taken back, it is damage again.
-    let log = Log::open(dir.path(), options()).unwrap();
-    let partition = log.topic("orders").unwrap().partition(0).unwrap();
-    topics(&log)
-        .take_back(partition.id(), range, TimestampMs(1))
-        .unwrap();
-    let killed = copied(dir.path());
-    log.close().unwrap();
-    drop((log, partition));
+    let killed = change_skips(dir.path(), |topics, partition| {
+        topics.take_back(partition.id(), range, TimestampMs(1)).unwrap();
+    });
     for dir in [killed.path(), dir.path()] {
-        let output = verify(dir, &[]);
-        assert_eq!(output.status.code(), Some(1));
-        assert_eq!(lines(&text(&output.stdout), "damage: ").len(), 2, "{output:?}");
+        assert_eq!(verify(dir, &[], 1).lines("damage: ").len(), 2);
     }
 }

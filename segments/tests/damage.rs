@@ -27,6 +27,7 @@ mod read;
 mod segments;
 #[path = "damage/snapshots.rs"]
 mod snapshots;
+mod support;
 
 use case::{Expect, run};
 use harm::files;

@@ -5,23 +5,19 @@
 #[path = "golden/listing.rs"]
 #[allow(unreachable_pub, dead_code, reason = "other tests use it too")]
 mod listing;
+mod support;
 
 use std::path::{Path, PathBuf};
 
 use listing::{Tree, from_text, read_tree, row, write_tree};
-use quipu_segments::batch::BatchBuilder;
-use quipu_segments::{
-    AppendRequest, Error, Log, Offset, Options, Part, ReadRequest, Records, TimestampMs, TopicSettings,
-    TopicSpec, verify,
-};
+use quipu_segments::{Error, Log, Offset, Options, ReadRequest, TimestampMs, verify};
+use support::{of_parts, part, plain_spec, records, store};
 
 fn options() -> Options {
     Options {
         journal_file_bytes: 68 << 10,
-        journal_files: 2,
         max_request_bytes: 4 << 10,
-        background: false,
-        ..Options::default()
+        ..support::options()
     }
 }
 
@@ -151,13 +147,9 @@ fn an_index_of_a_version_from_the_future_is_left_as_it_is_and_its_log_is_read() 
             let log = Log::open(dir.path(), options()).expect("indexes are derived");
             for topic in log.topics() {
                 for partition in &*topic.partitions() {
-                    let mut records = BatchBuilder::new();
-                    records.push(TimestampMs(5), None, Some(b"1"), &[]);
-                    let part = Part::new(partition.clone(), Records::Loose(records)).json_lines(true);
-                    let request = AppendRequest::of(vec![part]);
-                    let ticket = log.append(request).expect("queued");
-                    log.run_round().expect("a healthy log");
-                    ticket.wait().expect("durable");
+                    let records = records(TimestampMs(5), &[b"1"]);
+                    let part = part(partition.clone(), records).json_lines(true);
+                    store(&log, of_parts(vec![part])).expect("durable");
                     let mut from = partition.positions().log_start_offset;
                     while from < partition.positions().end_offset {
                         let request = ReadRequest::new(from, 1);
@@ -202,19 +194,12 @@ fn a_directory_of_a_topic_that_is_made_now_has_the_files_that_the_documentation_
     let document = include_str!("../../docs/internals/formats.md");
     let dir = tempfile::tempdir().expect("a directory");
     let log = Log::open(dir.path(), options()).expect("a new directory");
-    let spec = TopicSpec::new(1, TopicSettings::default());
-    log.create_topic("t", spec).expect("made");
+    log.create_topic("t", plain_spec(1)).expect("made");
     log.close().expect("it closes");
     for path in read_tree(dir.path()).into_keys() {
-        let name = path
-            .components()
-            .next()
-            .expect("a name")
-            .as_os_str()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.iter().next().expect("a name").to_string_lossy();
         assert!(
-            document.contains(&name),
+            document.contains(&*name),
             "docs/internals/formats.md does not know {name}"
         );
     }

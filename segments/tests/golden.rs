@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use listing::{Tree, from_text, read_tree, to_text, write_tree};
-use quipu_segments::batch::{BatchBuilder, BatchHeader, Batches, Records as BatchRecords, SealedBatch};
+use quipu_segments::batch::{
+    BatchBuilder, BatchHeader, Batches, Record, Records as BatchRecords, SealedBatch,
+};
 use quipu_segments::sim::SimClock;
 use quipu_segments::{
     AppendRequest, Appended, Clock, Log, Offset, Once, Options, Part, Partition, ProducerId, ReadRequest,
@@ -121,6 +123,16 @@ fn append(log: &Log, parts: Vec<Part>, state: Vec<StateChange>) {
     ticket.wait().expect("durable");
 }
 
+fn append_part(log: &Log, part: Part) {
+    append(log, vec![part], Vec::new());
+}
+
+/// Trims partition 0 of a topic.
+fn trim(topic: &Topic, before: u64) {
+    let partition = topic.partition(0).expect("it is there");
+    partition.trim(Offset::new(before)).expect("trimmed");
+}
+
 fn numbers(from: i64, count: i64) -> Records {
     let mut records = BatchBuilder::new();
     for number in from..from + count {
@@ -191,11 +203,7 @@ fn fill(log: &Log) {
     let mixed = log.create_topic("mixed", spec(2, 1 << 20)).expect("made");
     let gone = log.create_topic("gone", spec(1, 1 << 20)).expect("made");
     for round in 0..6 {
-        append(
-            log,
-            vec![part(&orders, 0, numbers(round * 4, 4), true)],
-            Vec::new(),
-        );
+        append_part(log, part(&orders, 0, numbers(round * 4, 4), true));
     }
     append(
         log,
@@ -212,11 +220,7 @@ fn fill(log: &Log) {
     );
     log.sync_segments().expect("synced");
     log.delete_topic("gone", Vec::new()).expect("deleted");
-    orders
-        .partition(0)
-        .expect("it is there")
-        .trim(Offset::new(9))
-        .expect("trimmed");
+    trim(&orders, 9);
     let raised = TopicSpec {
         partitions: 3,
         ..(*orders.spec()).clone()
@@ -245,18 +249,10 @@ fn go_on(log: &Log) {
         ],
         committed("billing", &topic("orders"), 0, 20, ""),
     );
-    append(log, vec![part(&removed, 0, numbers(0, 1), true)], Vec::new());
+    append_part(log, part(&removed, 0, numbers(0, 1), true));
     log.delete_topic("removed", Vec::new()).expect("deleted");
-    topic("orders")
-        .partition(0)
-        .expect("it is there")
-        .trim(Offset::new(13))
-        .expect("trimmed");
-    append(
-        log,
-        vec![part(&topic("mixed"), 0, compressed(), false)],
-        Vec::new(),
-    );
+    trim(&topic("orders"), 13);
+    append_part(log, part(&topic("mixed"), 0, compressed(), false));
 }
 
 /// A request with a key, and a batch of a producer; sent before or now.
@@ -356,25 +352,17 @@ fn describe_partition(partition: &Arc<Partition>) -> Value {
 }
 
 fn describe_batch(header: &BatchHeader, batch: &[u8]) -> Value {
-    let records: Option<Vec<Value>> = BatchRecords::new(batch).ok().map(|records| {
-        records
-            .map(|record| {
-                let record = record.expect("a record");
-                let headers: Vec<Value> = record
-                    .headers
-                    .iter()
-                    .map(|(name, value)| json!([text(Some(name)), text(value)]))
-                    .collect();
-                json!([
-                    record.offset.get(),
-                    record.timestamp.get(),
-                    text(record.key),
-                    text(record.value),
-                    headers
-                ])
-            })
-            .collect()
-    });
+    let describe = |record: Result<Record<'_>, _>| {
+        let record = record.expect("a record");
+        let headers = record.headers.iter();
+        let headers: Vec<Value> = headers
+            .map(|(name, value)| json!([text(Some(name)), text(value)]))
+            .collect();
+        let (key, value) = (text(record.key), text(record.value));
+        json!([record.offset.get(), record.timestamp.get(), key, value, headers])
+    };
+    let records = BatchRecords::new(batch).ok();
+    let records: Option<Vec<Value>> = records.map(|records| records.map(describe).collect());
     json!({
         "offsets": [header.base_offset.get(), header.next_offset().get()],
         "max_timestamp": header.max_timestamp.get(),
@@ -416,12 +404,16 @@ fn expectation(name: &str) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
+fn assert_clean(dir: &Path, name: &str) {
+    let verified = quipu_segments::verify(dir, &mut |_| {}).expect("it can be checked");
+    assert!(verified.findings.is_empty(), "{name}: {:?}", verified.findings);
+}
+
 #[test]
 fn every_golden_directory_opens_with_everything_in_it_and_goes_on() {
     for name in all() {
         let (dir, expected) = (unpacked(&name), expectation(&name));
-        let verified = quipu_segments::verify(dir.path(), &mut |_| {}).expect("it can be checked");
-        assert!(verified.findings.is_empty(), "{name}: {:?}", verified.findings);
+        assert_clean(dir.path(), &name);
         for opening in ["the first time", "again"] {
             let log = open(dir.path());
             assert_eq!(log.health().damage, [""; 0], "{name}, {opening}");
@@ -432,11 +424,7 @@ fn every_golden_directory_opens_with_everything_in_it_and_goes_on() {
         for topic in log.topics() {
             for partition in &*topic.partitions() {
                 let end = partition.positions().end_offset;
-                append(
-                    &log,
-                    vec![part(&topic, partition.id().index, numbers(1, 1), true)],
-                    Vec::new(),
-                );
+                append_part(&log, part(&topic, partition.id().index, numbers(1, 1), true));
                 assert_eq!(partition.positions().end_offset, end.plus(1), "{name}");
             }
         }
@@ -446,8 +434,7 @@ fn every_golden_directory_opens_with_everything_in_it_and_goes_on() {
         assert_eq!(describe(&log), before, "{name}, killed after appends");
         log.close().expect("it closes");
         drop(log);
-        let verified = quipu_segments::verify(dir.path(), &mut |_| {}).expect("it can be checked");
-        assert!(verified.findings.is_empty(), "{name}: {:?}", verified.findings);
+        assert_clean(dir.path(), &name);
     }
 }
 

@@ -131,13 +131,7 @@ fn a_journal_that_lacks_handles_for_its_next_file_refuses_rounds_until_there_are
     assert_healthy(&log, "without handles");
     disk.limit_open_files(None);
     let appended = append(&log, &[0], b"last").unwrap();
-    let end = log
-        .topic(TOPIC)
-        .unwrap()
-        .partition(0)
-        .unwrap()
-        .positions()
-        .end_offset;
+    let end = partition(&log, 0).positions().end_offset;
     assert_eq!(appended.base_offsets[0].plus(1), end);
     let log = open(&disk.after_power_cut());
     assert_eq!(values(&log, 0).last().unwrap(), b"last");

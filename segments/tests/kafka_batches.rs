@@ -67,30 +67,22 @@ impl Described {
 
 impl DescribedRecord {
     fn of(record: &Record<'_>) -> Self {
+        let headers = record.headers.iter();
         Self {
             offset: record.offset.get(),
             timestamp: record.timestamp.0,
             key: record.key.map(hex),
             value: record.value.map(hex),
-            headers: record
-                .headers
-                .iter()
-                .map(|(name, value)| (hex(name), value.map(hex)))
-                .collect(),
+            headers: headers.map(|(name, value)| (hex(name), value.map(hex))).collect(),
             produced_timestamp: None,
         }
     }
 
     fn push_to(&self, builder: &mut BatchBuilder) {
-        let headers: Vec<_> = self
-            .headers
-            .iter()
-            .map(|(name, value)| (unhex(name), value.as_deref().map(unhex)))
-            .collect();
-        let headers: Vec<_> = headers
-            .iter()
-            .map(|(name, value)| (name.as_slice(), value.as_deref()))
-            .collect();
+        let bytes = |(name, value): &(String, Option<String>)| (unhex(name), value.as_deref().map(unhex));
+        let headers: Vec<_> = self.headers.iter().map(bytes).collect();
+        let headers = headers.iter().map(|(name, value)| (&name[..], value.as_deref()));
+        let headers: Vec<_> = headers.collect();
         builder.push(
             TimestampMs(self.produced_timestamp.unwrap_or(self.timestamp)),
             self.key.as_deref().map(unhex).as_deref(),
@@ -215,10 +207,8 @@ fn the_same_records_give_the_bytes_that_kafka_python_writes() {
 #[test]
 fn a_run_of_batches_of_kafka_python_is_split_where_they_meet() {
     let fixtures = fixtures();
-    let run: Vec<u8> = fixtures
-        .iter()
-        .flat_map(|(_, batch, _)| batch.iter().copied())
-        .collect();
+    let batches = fixtures.iter().map(|(_, batch, _)| batch.as_slice());
+    let run: Vec<u8> = batches.collect::<Vec<_>>().concat();
     let split: Vec<_> = Batches::new(&run).map(|batch| batch.unwrap().1).collect();
     let whole: Vec<_> = fixtures.iter().map(|(_, batch, _)| batch.as_slice()).collect();
     assert_eq!(split, whole);
@@ -247,14 +237,8 @@ fn our_batches() -> Vec<SealedBatch> {
     seal(plain);
 
     let mut times = BatchBuilder::new();
-    for time in [
-        1_357_035_420_000,
-        0,
-        -1,
-        i64::from(i32::MAX),
-        1 << 50,
-        1_357_035_420_001,
-    ] {
+    let base = 1_357_035_420_000;
+    for time in [base, 0, -1, i64::from(i32::MAX), 1 << 50, base + 1] {
         times.push(TimestampMs(time), Some(b"k"), Some(b"v"), &[]);
     }
     seal(times.clone());
@@ -282,9 +266,10 @@ fn our_batches() -> Vec<SealedBatch> {
     for number in 0..10_000_i64 {
         let mut one = BatchBuilder::new();
         let value = vec![number as u8; number as usize % 150];
+        let key = number.to_string();
         one.push(
             TimestampMs(9_000 - number),
-            Some(number.to_string().as_bytes()),
+            Some(key.as_bytes()),
             Some(&value),
             &[],
         );
@@ -320,21 +305,15 @@ fn kafka_python_reads_our_batches() {
         .arg(file.path())
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     let read: Vec<Described> = serde_json::Deserializer::from_slice(&output.stdout)
         .into_iter()
         .map(Result::unwrap)
         .collect();
     assert_eq!(read.len(), batches.len());
     for (read, batch) in read.iter().zip(&batches) {
-        assert!(
-            *read == describe(batch.as_bytes()),
-            "batch at offset {}",
-            read.base_offset
-        );
+        let is_same = *read == describe(batch.as_bytes());
+        assert!(is_same, "batch at offset {}", read.base_offset);
     }
 }

@@ -5,7 +5,6 @@
 mod support;
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -89,16 +88,10 @@ fn after_a_restart_the_time_of_the_last_append_is_when_its_file_was_written() {
         append_at(&log, FUTURE);
         log.close().unwrap();
         drop(log);
-        let path = dir
-            .path()
-            .join(Path::new("topics/orders/0/00000000000000000000.log"));
+        let path = dir.path().join("topics/orders/0/00000000000000000000.log");
         let modified = UNIX_EPOCH + Duration::from_millis((BEGIN + written) as u64);
-        File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_modified(modified)
-            .unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(modified).unwrap();
         // The machine starts with a wrong clock, which is put right later.
         clock.set_wall(TimestampMs(0));
         let log = open();

@@ -98,18 +98,15 @@ fn look(log: &Log, model: &Model, expect: &Expect, problems: &mut Vec<String>) -
         let allowed = expect.may_lose.get(&(*topic, *index));
         let is_allowed = |offset: &u64| allowed.is_some_and(|allowed| allowed.contains(offset));
         if expect.not_served != Some(*topic) && !offsets.iter().all(is_allowed) {
-            problems.push(format!(
-                "{topic}/{index} has lost {offsets:?}, and may lose {allowed:?}"
-            ));
+            let lost = format!("{topic}/{index} has lost {offsets:?}");
+            problems.push(format!("{lost}, and may lose {allowed:?}"));
         }
     }
     let state = log.state_get(b"group");
     let has_state = state.as_deref() == Some(&model.state[..]);
     if !expect.may_lose_state && !has_state {
-        problems.push(format!(
-            "the state went back to {:?}",
-            state.clone().map(|s| String::from_utf8_lossy(&s).into_owned())
-        ));
+        let state = state.as_deref().map(String::from_utf8_lossy);
+        problems.push(format!("the state went back to {state:?}"));
     }
     let is_whole = lost.is_empty() && has_state;
     Left {
@@ -129,10 +126,8 @@ fn check_told(
 ) {
     match verified {
         Ok(verified) => {
-            let found = verified
-                .findings
-                .iter()
-                .any(|finding| finding.is_damage || finding.is_fault);
+            let mut findings = verified.findings.iter();
+            let found = findings.any(|finding| finding.is_damage || finding.is_fault);
             if !found && !expect.is_harmless {
                 problems.push(format!("verify finds nothing: {:?}", verified.findings));
             }

@@ -5,21 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quipu_segments::batch::BatchBuilder;
-use quipu_segments::{
-    AppendRequest, Error, Log, Options, Part, Partition, Records, StateChange, TimestampMs, TopicSettings,
-    TopicSpec,
-};
+use quipu_segments::{Error, Log, Options, Partition};
 
-const JOURNAL_BYTES: u64 = 256 << 10;
+use super::support::{self, NOW, change, of_parts, part, records, spec, store};
+
 pub(crate) const PARTITIONS: [(&str, u32); 3] = [("orders", 0), ("orders", 1), ("flights", 0)];
 
 fn options() -> Options {
     Options {
-        journal_file_bytes: JOURNAL_BYTES,
+        journal_files: 3,
         max_request_bytes: 32 << 10,
-        background: false,
-        ..Options::default()
+        ..support::options()
     }
 }
 
@@ -66,17 +62,9 @@ pub(crate) fn append(
     value: &[u8],
     state: Option<&[u8]>,
 ) -> Result<u64, Error> {
-    let mut builder = BatchBuilder::new();
-    builder.push(TimestampMs(1), None, Some(value), &[]);
-    let part = Part::new(Arc::clone(partition), Records::Loose(builder));
-    let state = state.map(|value| StateChange::set(b"group".to_vec(), value.to_vec()));
-    let ticket = log.append(AppendRequest {
-        parts: vec![part],
-        state: state.into_iter().collect(),
-        ..Default::default()
-    })?;
-    log.run_round()?;
-    Ok(ticket.wait()?.base_offsets[0].get())
+    let mut request = of_parts(vec![part(Arc::clone(partition), records(NOW, &[value]))]);
+    request.state = state.map(|value| change("group", value)).into_iter().collect();
+    Ok(store(log, request)?.base_offsets[0].get())
 }
 
 pub(crate) fn open(dir: &Path) -> Result<Log, Error> {
@@ -103,12 +91,7 @@ fn fill(log: &Log, model: &mut Model, count: usize) {
 fn make(dir: &Path) {
     let log = open(dir).unwrap();
     for (topic, partitions) in [("orders", 2), ("flights", 1)] {
-        let settings = TopicSettings {
-            segment_bytes: 12 << 10,
-            ..TopicSettings::default()
-        };
-        let spec = TopicSpec::new(partitions, settings);
-        log.create_topic(topic, spec).unwrap();
+        log.create_topic(topic, spec(partitions, 12 << 10)).unwrap();
     }
     log.close().unwrap();
 }

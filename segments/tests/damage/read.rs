@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quipu_segments::batch::{Batches, Records};
 use quipu_segments::{Error, Fetched, Log, Offset, Partition, ReadRequest};
 
 use super::history::Model;
+use super::support::values_in;
 
 /// Offsets that are lost or may be, by partition.
 pub(crate) type Lost = BTreeMap<(&'static str, u32), BTreeSet<u64>>;
@@ -93,24 +93,18 @@ fn read_partition(
 
 /// Compares what was fetched from an offset on with what was written there.
 fn compare(fetched: &Fetched, from: Offset, name: &str, records: &[Vec<u8>], problems: &mut Vec<String>) {
-    let mut expected = from.get();
-    for run in &fetched.runs {
-        for batch in Batches::new(&run.bytes) {
-            for record in Records::new(batch.unwrap().1).unwrap() {
-                let record = record.unwrap();
-                let offset = record.offset.get();
-                if offset < from.get() {
-                    continue;
-                }
-                if offset != expected {
-                    problems.push(format!("{name}: {offset} follows, not {expected}"));
-                }
-                expected = offset + 1;
-                let written = records.get(offset as usize).map(|value| &value[..]);
-                if written.is_some() && record.value != written {
-                    problems.push(format!("{name}: offset {offset} is another record"));
-                }
-            }
+    let mut expected = from;
+    for (offset, value) in values_in(fetched) {
+        if offset < from {
+            continue;
+        }
+        if offset != expected {
+            problems.push(format!("{name}: {offset} follows, not {expected}"));
+        }
+        expected = offset.plus(1);
+        let written = records.get(offset.get() as usize);
+        if written.is_some_and(|written| *written != value) {
+            problems.push(format!("{name}: offset {offset} is another record"));
         }
     }
 }
