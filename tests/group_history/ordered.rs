@@ -1,7 +1,6 @@
 //! Members of an ordered group in a world that goes wrong, and in one that does not.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::Sender;
 
 use serde_json::{Value, json};
 
@@ -16,77 +15,19 @@ const GROUP: &str = "billing";
 
 type Run<'w> = run::Run<'w, Event>;
 
-/// A thread that is one member after another.
-struct Member<'w, 'r> {
-    run: &'r Run<'w>,
-    client: Client<'w>,
-    rng: Rng,
-    progress: Sender<()>,
-    name: String,
-    topics: BTreeSet<String>,
-    session_timeout_ms: u64,
-    /// The answer that it works on.
-    last: Option<Delivery>,
-    /// What it gives as `ack` next.
-    ack: Option<String>,
-    /// Answers before.
+/// What a member remembers under one name.
+#[derive(Default)]
+struct Memory {
+    /// Poll ids of the answers before the last.
     earlier: Vec<String>,
-    /// Epochs under its name, in all lives.
+    /// Epochs that it was given, in all lives.
     epochs: BTreeSet<u64>,
     is_unsure: bool,
 }
 
-impl<'w, 'r> Member<'w, 'r> {
-    fn new(run: &'r Run<'w>, number: u64, mut rng: Rng, progress: Sender<()>) -> Self {
-        let topics = run.topics(number, &mut rng);
-        let mut member = Self {
-            run,
-            client: run.world.client(),
-            rng,
-            progress,
-            name: String::new(),
-            topics,
-            session_timeout_ms: 0,
-            last: None,
-            ack: None,
-            earlier: Vec::new(),
-            epochs: BTreeSet::new(),
-            is_unsure: false,
-        };
-        member.be_new();
-        member
-    }
+type Member<'w, 'r> = run::Member<'w, 'r, Event, Delivery, Memory>;
 
-    fn be_new(&mut self) {
-        self.name = self.run.new_name();
-        self.earlier.clear();
-        self.epochs.clear();
-        self.begin_anew();
-    }
-
-    fn begin_anew(&mut self) {
-        self.session_timeout_ms = if self.run.is_clean {
-            300_000
-        } else {
-            150 + self.rng.below(500)
-        };
-        self.ack = None;
-        self.last = None;
-    }
-
-    fn path(&self, call: &str) -> String {
-        format!("/v1/groups/{GROUP}/members/{}{call}", self.name)
-    }
-
-    fn body(&mut self) -> Value {
-        let wait_ms = match self.rng.below(3) {
-            0 => 0,
-            _ => self.rng.below(200),
-        };
-        json!({"ack": self.ack, "topics": self.topics, "session_timeout_ms": self.session_timeout_ms,
-            "max_records": 1 + self.rng.below(12), "wait_ms": wait_ms})
-    }
-
+impl Member<'_, '_> {
     /// Notes that the next request acknowledges.
     fn note_ack(&self) {
         if let Some(poll_id) = &self.ack {
@@ -105,7 +46,7 @@ impl<'w, 'r> Member<'w, 'r> {
     /// Takes an answer to a poll with this ack.
     fn take(&mut self, sent: u64, answered: Option<Answered>) {
         let Some(Answered { life, answer }) = answered.filter(Answered::is_newest) else {
-            self.is_unsure = true;
+            self.kind.is_unsure = true;
             return;
         };
         // Whatever it was to the server, a poll with the fields of a join makes it a member.
@@ -120,15 +61,15 @@ impl<'w, 'r> Member<'w, 'r> {
             epoch: number(&polled, "epoch"),
             poll_id: poll_id.clone(),
             ack: self.ack.clone(),
-            is_unsure: std::mem::take(&mut self.is_unsure),
+            is_unsure: std::mem::take(&mut self.kind.is_unsure),
             records: records
                 .map(|record| (Place::of(record), Stored::of(record)))
                 .collect(),
             subscribed: self.topics.clone(),
         };
-        self.epochs.insert(delivery.epoch);
+        self.kind.epochs.insert(delivery.epoch);
         self.run.note(Event::Delivered(delivery.clone()));
-        self.earlier.extend(self.ack.take());
+        self.kind.earlier.extend(self.ack.take());
         self.ack = Some(poll_id);
         self.last = Some(delivery);
         // Nobody listens in the end.
@@ -168,7 +109,7 @@ impl<'w, 'r> Member<'w, 'r> {
     /// The answer is lost: the next poll acknowledges one before, or none.
     fn lose(&mut self) {
         let again = self.rng.below(2) == 0;
-        self.ack = again.then(|| self.earlier.pop()).flatten();
+        self.ack = again.then(|| self.kind.earlier.pop()).flatten();
     }
 
     fn commit_a_part(&mut self) {
@@ -194,17 +135,22 @@ impl<'w, 'r> Member<'w, 'r> {
                 404 => drop(answer.refusal(404, "unknown-member", "none")),
                 _ => drop(answer.refusal(409, "fenced", "none")),
             },
-            None => self.is_unsure = true,
+            None => self.kind.is_unsure = true,
         }
     }
 
     fn commit_what_it_may_not(&mut self) {
         // Its epoch must be the newest that it was given.
-        let Some(last) = self.last.as_ref().filter(|_| !self.is_unsure) else {
+        let Some(last) = self.last.as_ref().filter(|_| !self.kind.is_unsure) else {
             return;
         };
         let foreign = TOPICS.iter().find(|topic| !last.subscribed.contains(**topic));
-        let stale = self.epochs.iter().copied().rfind(|epoch| *epoch != last.epoch);
+        let stale = self
+            .kind
+            .epochs
+            .iter()
+            .copied()
+            .rfind(|epoch| *epoch != last.epoch);
         let (epoch, topic) = match (foreign, stale) {
             (Some(topic), _) if stale.is_none() || self.rng.below(2) == 0 => (last.epoch, *topic),
             (_, Some(epoch)) => (epoch, TOPICS[0]),
@@ -222,15 +168,6 @@ impl<'w, 'r> Member<'w, 'r> {
         self.client.until_gone(GROUP, &self.name);
     }
 
-    fn die(&mut self) {
-        self.client.hang_up();
-        if self.rng.below(2) == 0 {
-            self.be_new();
-        } else {
-            self.begin_anew();
-        }
-    }
-
     fn leave(&mut self, with_ack: bool) {
         let ack = self.ack.take().filter(|_| with_ack);
         let mut path = self.path("");
@@ -244,7 +181,7 @@ impl<'w, 'r> Member<'w, 'r> {
                 _ => drop(answer.refusal(404, "unknown-member", "none")),
             }
         }
-        self.is_unsure = true;
+        self.kind.is_unsure = true;
         self.begin_anew();
     }
 
@@ -257,9 +194,9 @@ impl<'w, 'r> Member<'w, 'r> {
         let path = format!("/v1/groups/{GROUP}/members");
         if let Some(Answered { answer, .. }) = self.client.call("POST", &path, &body) {
             assert_eq!(answer.status, 201, "{}", answer.text());
-            self.epochs.insert(number(&answer.json(), "epoch"));
+            self.kind.epochs.insert(number(&answer.json(), "epoch"));
         }
-        self.is_unsure = true;
+        self.kind.is_unsure = true;
         if self.rng.below(2) == 0 {
             self.ack = ack;
         }
@@ -271,7 +208,7 @@ impl<'w, 'r> Member<'w, 'r> {
         self.note_ack();
         self.client.send("POST", &self.path("/poll"), &body);
         self.client.hang_up();
-        self.is_unsure = true;
+        self.kind.is_unsure = true;
     }
 
     /// Two polls at once, on two connections: one of them delivers.
@@ -283,17 +220,17 @@ impl<'w, 'r> Member<'w, 'r> {
         other.send("POST", &self.path("/poll"), &body);
         let ack = self.ack.clone();
         let answered = self.client.call("POST", &self.path("/poll"), &body);
-        self.is_unsure = true;
+        self.kind.is_unsure = true;
         self.take(sent, answered);
         let newest = (self.ack.clone(), self.last.clone());
-        (self.ack, self.is_unsure) = (ack, true);
+        (self.ack, self.kind.is_unsure) = (ack, true);
         let answered = other.read();
         self.take(sent, answered);
         // Either may have been the last to be given; it does not know.
         if self.rng.below(2) == 0 {
             (self.ack, self.last) = newest;
         }
-        self.is_unsure = true;
+        self.kind.is_unsure = true;
     }
 
     fn change_its_mind(&mut self) {
@@ -376,6 +313,7 @@ fn one_world(is_clean: bool, rng: &mut Rng) {
     let play = Play {
         group: GROUP,
         is_clean,
+        session_ms: (150, 500),
         disturbances: if is_clean { 4 } else { 7 },
         work: |run, number, rng, progress| {
             let mut member = Member::new(run, number, rng, progress);

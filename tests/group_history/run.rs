@@ -6,12 +6,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Sender};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::check::{End, Lane, Verdict};
 use crate::produce::{Produced, offsets, produce, read_topic, until_drained};
 use crate::support::{PATIENCE, Rng};
-use crate::world::{EndOnPanic, World, lock};
+use crate::world::{Client, EndOnPanic, World, lock};
 
 pub const TOPICS: [&str; 2] = ["orders", "payments"];
 const MEMBERS: u64 = 5;
@@ -28,6 +28,7 @@ pub struct Run<'w, E> {
     is_healed: AtomicBool,
     is_drained: AtomicBool,
     names: AtomicU32,
+    session_ms: (u64, u64),
 }
 
 impl<E> Run<'_, E> {
@@ -39,13 +40,8 @@ impl<E> Run<'_, E> {
         at
     }
 
-    /// A name that nobody had before.
-    pub fn new_name(&self) -> String {
-        format!("m{}", self.names.fetch_add(1, Ordering::SeqCst))
-    }
-
     /// One topic, or both; for the first member both, so that somebody always works on everything.
-    pub fn topics(&self, number: u64, rng: &mut Rng) -> BTreeSet<String> {
+    fn topics(&self, number: u64, rng: &mut Rng) -> BTreeSet<String> {
         let which = if number == 0 { 2 } else { rng.below(3) as usize };
         let topics = TOPICS.iter().enumerate();
         let chosen = topics.filter(|(index, _)| which == 2 || which == *index);
@@ -81,11 +77,85 @@ impl<E> Run<'_, E> {
     }
 }
 
+/// A thread that is one member after another. `A` is the answer that it works on, `K` is what its kind of group remembers
+/// under one name.
+pub struct Member<'w, 'r, E, A, K> {
+    pub run: &'r Run<'w, E>,
+    pub client: Client<'w>,
+    pub rng: Rng,
+    pub progress: Sender<()>,
+    pub name: String,
+    pub topics: BTreeSet<String>,
+    pub session_timeout_ms: u64,
+    pub last: Option<A>,
+    /// What it gives as `ack` next.
+    pub ack: Option<String>,
+    pub kind: K,
+}
+
+impl<'w, 'r, E, A, K: Default> Member<'w, 'r, E, A, K> {
+    pub fn new(run: &'r Run<'w, E>, number: u64, mut rng: Rng, progress: Sender<()>) -> Self {
+        let mut member = Self {
+            run,
+            client: run.world.client(),
+            topics: run.topics(number, &mut rng),
+            rng,
+            progress,
+            name: String::new(),
+            session_timeout_ms: 0,
+            last: None,
+            ack: None,
+            kind: K::default(),
+        };
+        member.be_new();
+        member
+    }
+
+    /// Goes on under a name that nobody had before.
+    pub fn be_new(&mut self) {
+        self.name = format!("m{}", self.run.names.fetch_add(1, Ordering::SeqCst));
+        self.kind = K::default();
+        self.begin_anew();
+    }
+
+    /// Goes on under its name, without what it knew.
+    pub fn begin_anew(&mut self) {
+        let (least, span) = self.run.session_ms;
+        let brief = least + self.rng.below(span);
+        self.session_timeout_ms = if self.run.is_clean { 300_000 } else { brief };
+        (self.ack, self.last) = (None, None);
+    }
+
+    pub fn path(&self, call: &str) -> String {
+        format!("/v1/groups/{}/members/{}{call}", self.run.group, self.name)
+    }
+
+    /// A poll with the fields of a join.
+    pub fn body(&mut self) -> Value {
+        let waits = self.rng.below(3) > 0;
+        let wait_ms = if waits { self.rng.below(200) } else { 0 };
+        json!({"ack": self.ack, "topics": self.topics, "session_timeout_ms": self.session_timeout_ms,
+            "max_records": 1 + self.rng.below(12), "wait_ms": wait_ms})
+    }
+
+    /// Hangs up, and comes back under its name or another one.
+    pub fn die(&mut self) {
+        self.client.hang_up();
+        if self.rng.below(2) == 0 {
+            self.be_new();
+        } else {
+            self.begin_anew();
+        }
+    }
+}
+
 /// What a kind of group does in its world.
 pub struct Play<E> {
     pub group: &'static str,
     pub is_clean: bool,
     pub disturbances: u64,
+    /// The least time-out of a session where something goes wrong, and the span above it.
+    pub session_ms: (u64, u64),
     /// Is one member after another while the run goes on.
     pub work: fn(&Run<'_, E>, u64, Rng, Sender<()>),
     pub watch: fn(&Run<'_, E>),
@@ -115,6 +185,7 @@ impl<E: Debug + Send> Play<E> {
             is_healed: AtomicBool::new(false),
             is_drained: AtomicBool::new(false),
             names: AtomicU32::new(0),
+            session_ms: self.session_ms,
         };
         self.act(&run, rng);
         let acknowledged = lock(&run.produced.acknowledged).clone();

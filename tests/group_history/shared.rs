@@ -1,7 +1,5 @@
 //! Members of a shared group in a world that goes wrong, and in one that does not.
 
-use std::collections::BTreeSet;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,7 +9,7 @@ use crate::rounds;
 use crate::run::{self, Play, TOPICS, judge};
 use crate::shared_check::{End, Event, Leased, Who, check};
 use crate::support::Rng;
-use crate::world::{Answered, Client, Place, World, number, wall_ms};
+use crate::world::{Answered, Place, World, number, wall_ms};
 
 const GROUP: &str = "workers";
 const MAX_DELIVERIES: u64 = 4;
@@ -44,56 +42,9 @@ impl Settling {
     }
 }
 
-/// A thread that is one member after another.
-struct Member<'w, 'r> {
-    run: &'r Run<'w>,
-    client: Client<'w>,
-    rng: Rng,
-    progress: Sender<()>,
-    name: String,
-    topics: BTreeSet<String>,
-    session_timeout_ms: u64,
-    last: Option<Answer>,
-    ack: Option<String>,
-}
+type Member<'w, 'r> = run::Member<'w, 'r, Event, Answer, ()>;
 
-impl<'w, 'r> Member<'w, 'r> {
-    fn new(run: &'r Run<'w>, number: u64, mut rng: Rng, progress: Sender<()>) -> Self {
-        let topics = run.topics(number, &mut rng);
-        let mut member = Self {
-            run,
-            client: run.world.client(),
-            rng,
-            progress,
-            name: String::new(),
-            topics,
-            session_timeout_ms: 0,
-            last: None,
-            ack: None,
-        };
-        member.be_new();
-        member
-    }
-
-    fn be_new(&mut self) {
-        self.name = self.run.new_name();
-        self.begin_anew();
-    }
-
-    fn begin_anew(&mut self) {
-        self.session_timeout_ms = if self.run.is_clean {
-            300_000
-        } else {
-            200 + self.rng.below(800)
-        };
-        self.ack = None;
-        self.last = None;
-    }
-
-    fn path(&self, call: &str) -> String {
-        format!("/v1/groups/{GROUP}/members/{}{call}", self.name)
-    }
-
+impl Member<'_, '_> {
     fn note_unsure(&self) {
         self.run.note(Event::Unsure(self.name.clone()));
     }
@@ -104,22 +55,20 @@ impl<'w, 'r> Member<'w, 'r> {
         }
     }
 
-    fn body(&mut self) -> Value {
-        let (lease_ms, max_deliveries) = match self.run.is_clean {
-            true => (3_600_000, 1),
-            false => (300, MAX_DELIVERIES),
+    fn shared_body(&mut self) -> Value {
+        let mut body = self.body();
+        let (lease_ms, most) = if self.run.is_clean {
+            (3_600_000, 1)
+        } else {
+            (300, MAX_DELIVERIES)
         };
-        let wait_ms = match self.rng.below(3) {
-            0 => 0,
-            _ => self.rng.below(200),
-        };
-        json!({"ack": self.ack, "topics": self.topics, "type": "shared", "lease_ms": lease_ms,
-            "max_deliveries": max_deliveries, "session_timeout_ms": self.session_timeout_ms,
-            "max_records": 1 + self.rng.below(12), "wait_ms": wait_ms})
+        body["type"] = "shared".into();
+        (body["lease_ms"], body["max_deliveries"]) = (lease_ms.into(), most.into());
+        body
     }
 
     fn poll(&mut self) {
-        let body = self.body();
+        let body = self.shared_body();
         let ack = self.ack.take();
         self.note_ack(ack.as_ref());
         let sent = self.run.world.tick();
@@ -283,15 +232,6 @@ impl<'w, 'r> Member<'w, 'r> {
         }
     }
 
-    fn die(&mut self) {
-        self.client.hang_up();
-        if self.rng.below(2) == 0 {
-            self.be_new();
-        } else {
-            self.begin_anew();
-        }
-    }
-
     fn leave(&mut self, last: &Answer, with_ack: bool) {
         let ack = Some(last.poll_id.clone()).filter(|_| with_ack);
         let mut path = self.path("");
@@ -318,7 +258,7 @@ impl<'w, 'r> Member<'w, 'r> {
 
     /// Sends a poll and is not there for its answer.
     fn hang_up(&mut self) {
-        let body = self.body();
+        let body = self.shared_body();
         self.note_unsure();
         self.client.send("POST", &self.path("/poll"), &body);
         self.client.hang_up();
@@ -326,7 +266,7 @@ impl<'w, 'r> Member<'w, 'r> {
 
     /// Two polls at once, on two connections: one of them delivers, or both.
     fn poll_twice(&mut self) {
-        let body = self.body();
+        let body = self.shared_body();
         let mut other = self.run.world.client();
         let sent = self.run.world.tick();
         other.send("POST", &self.path("/poll"), &body);
@@ -403,6 +343,7 @@ fn one_world<const KILLS: bool>(is_clean: bool, rng: &mut Rng) {
     let play = Play {
         group: GROUP,
         is_clean,
+        session_ms: (200, 800),
         disturbances: if is_clean { 3 } else { 6 },
         work: |run, number, rng, progress| {
             let mut member = Member::new(run, number, rng, progress);

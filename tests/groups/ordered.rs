@@ -252,6 +252,17 @@ async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back(
         answer.problem(409, "group-active");
     }
     refused(service.delete("/v1/groups/billing"), 409, "group-active").await;
+    // Nor for a partition that another member has.
+    let other = service.post(MEMBERS, member("b")).await.created();
+    let path = "/v1/groups/billing/members/b/commit";
+    for partition in [0, 1] {
+        refused(
+            service.post(path, commit(&other["epoch"], partition, 9)),
+            409,
+            "fenced",
+        )
+        .await;
+    }
 }
 
 #[tokio::test]
