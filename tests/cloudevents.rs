@@ -76,13 +76,8 @@ async fn an_event_is_a_record_as_the_kafka_binding_has_it_in_every_mode() {
     let body = json!({"time": "2018-04-05T17:31:00Z", "partitionkey": "N14228",
         "datacontenttype": "application/json", "retries": 5, "data": {"total": 1}});
     let sent = event("a-1", body);
-    let one = post(
-        &service,
-        RECORDS,
-        "application/cloudevents+json; charset=UTF-8",
-        sent.to_string(),
-    )
-    .await;
+    let content_type = "application/cloudevents+json; charset=UTF-8";
+    let one = post(&service, RECORDS, content_type, sent.to_string()).await;
     assert_eq!(one.ok(), json!({"offsets": [{"partition": 0, "offset": 0}]}));
     let two = post(&service, RECORDS, BATCH, json!([sent, sent]).to_string()).await;
     let expected = json!({"offsets": [{"partition": 0, "offset": 1}, {"partition": 0, "offset": 2}]});
@@ -152,14 +147,9 @@ async fn events_outrank_the_content_type_and_a_type_of_whole_events_outranks_hea
         answer.with_status(200);
     }
     let structured = event("of-the-body", json!({}));
-    binary(
-        &service,
-        RECORDS,
-        &[("content-type", EVENT)],
-        &structured.to_string(),
-    )
-    .await
-    .with_status(200);
+    let headers = [("content-type", EVENT)];
+    let answer = binary(&service, RECORDS, &headers, &structured.to_string()).await;
+    answer.with_status(200);
     let records = records(&service, 0).await;
     for (record, content_type) in records.iter().zip([
         "application/json",
@@ -181,19 +171,17 @@ async fn events_outrank_the_content_type_and_a_type_of_whole_events_outranks_hea
 async fn what_is_wrong_is_named_and_nothing_of_the_request_is_stored() {
     let service = service(1).await;
     let good = event("1", json!({}));
+    let bad = |more| event("1", more).to_string();
+    let fraction = event("1", json!({"x": 1.5}));
     let without_source = json!({"specversion": "1.0", "id": "1", "type": "t"});
     for (content_type, body, pointer) in [
         (EVENT, without_source.to_string(), "/source"),
-        (
-            EVENT,
-            event("1", json!({"specversion": "0.3"})).to_string(),
-            "/specversion",
-        ),
+        (EVENT, bad(json!({"specversion": "0.3"})), "/specversion"),
         (EVENT, event("", json!({})).to_string(), "/id"),
         (EVENT, event("1", json!({"My": "x"})).to_string(), "/My"),
         (
             EVENT,
-            event("1", json!({"data": 1, "data_base64": "AA=="})).to_string(),
+            bad(json!({"data": 1, "data_base64": "AA=="})),
             "/data_base64",
         ),
         (EVENT, json!([good]).to_string(), ""),
@@ -201,11 +189,7 @@ async fn what_is_wrong_is_named_and_nothing_of_the_request_is_stored() {
         (BATCH, "[]".to_owned(), ""),
         (BATCH, good.to_string(), ""),
         (BATCH, json!([good, without_source]).to_string(), "/1/source"),
-        (
-            BATCH,
-            json!([good, event("1", json!({"x": 1.5}))]).to_string(),
-            "/1/x",
-        ),
+        (BATCH, json!([good, fraction]).to_string(), "/1/x"),
     ] {
         let answer = post(&service, RECORDS, content_type, body.clone()).await;
         let problem = answer.problem(400, "invalid-request");
@@ -259,10 +243,8 @@ async fn a_condition_and_a_coding_work_as_for_records() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(one.as_bytes()).unwrap();
     let headers = [("content-type", EVENT), ("content-encoding", "gzip")];
-    service
-        .send(Method::POST, &at(1), &headers, gzip.finish().unwrap())
-        .await
-        .with_status(200);
+    let body = gzip.finish().unwrap();
+    expect(service.send(Method::POST, &at(1), &headers, body), 200).await;
     assert_eq!(events(&service, 1).await.len(), 2);
 }
 
@@ -271,10 +253,8 @@ async fn the_trace_of_the_request_and_that_of_the_event_stay_apart() {
     let service = service(1).await;
     let headers = [("content-type", EVENT), ("traceparent", "00-of-the-request")];
     let sent = event("1", json!({"traceparent": "00-of-the-event"}));
-    service
-        .send(Method::POST, RECORDS, &headers, sent.to_string())
-        .await
-        .with_status(200);
+    let body = sent.to_string();
+    expect(service.send(Method::POST, RECORDS, &headers, body), 200).await;
     let expected = json!({"traceparent": "00-of-the-request", "ce_traceparent": "00-of-the-event"});
     has(&records(&service, 0).await[0]["headers"], expected);
     assert_eq!(events(&service, 0).await, [sent]);
@@ -402,10 +382,7 @@ fn the_python_sdk_sends_in_every_mode_and_reads_what_comes_back() {
         .output()
         .expect("it started before");
     print!("{}", String::from_utf8_lossy(&output.stdout));
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let wrong = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{wrong}");
     server.stop();
 }

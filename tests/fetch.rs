@@ -8,16 +8,15 @@ mod support;
 
 use std::time::Duration;
 
-use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{Method, Request};
+use http::Method;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use quipu_segments::batch::{Batches, Records};
 use serde_json::{Value, json};
-use support::{Answer, Sample, Service, contains, expect};
+use support::{Answer, Sample, Service, contains, expect, request};
 use tower::ServiceExt;
 
 const RECORDS: &str = "/v1/topics/t/partitions/0/records";
@@ -342,10 +341,7 @@ async fn a_closed_range_never_changes_and_is_not_sent_twice() {
         format!("\"other\", {tag}"),
         "*".to_owned(),
     ] {
-        let answer = service
-            .get_with(&uri, &[("if-none-match", &wanted)])
-            .await
-            .with_status(304);
+        let answer = expect(service.get_with(&uri, &[("if-none-match", &wanted)]), 304).await;
         assert!(answer.body.is_empty());
         assert_eq!(answer.header("etag"), Some(tag.as_str()));
         assert_eq!(answer.header("cache-control"), Some("private, no-cache"));
@@ -355,10 +351,8 @@ async fn a_closed_range_never_changes_and_is_not_sent_twice() {
     answer.with_status(200);
     // Trimmed since: what the client has is no longer what is there.
     trim(&service, 6).await;
-    service
-        .get_with(&uri, &[("if-none-match", &tag)])
-        .await
-        .problem(410, "offset-trimmed");
+    let answer = service.get_with(&uri, &[("if-none-match", &tag)]).await;
+    answer.problem(410, "offset-trimmed");
 }
 
 #[tokio::test]
@@ -404,10 +398,8 @@ async fn whatever_may_change_is_not_stored() {
         "offset=5&until=9000",
         "offset=latest",
     ] {
-        let answer = service
-            .get_with(&format!("{RECORDS}?{query}"), &[("if-none-match", "*")])
-            .await
-            .with_status(200);
+        let uri = format!("{RECORDS}?{query}");
+        let answer = expect(service.get_with(&uri, &[("if-none-match", "*")]), 200).await;
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{query}");
         assert_eq!(answer.header("etag"), None, "{query}");
         assert_eq!(positions(&answer)[1..], [Some(0), Some(30)], "{query}");
@@ -421,10 +413,8 @@ async fn head_answers_with_the_headers_of_get_and_no_body() {
         for accept in ["application/json", NDJSON, BATCHES] {
             let uri = format!("{RECORDS}?{query}");
             let get = service.get_as(&uri, accept).await.with_status(200);
-            let head = service
-                .send(Method::HEAD, &uri, &[("accept", accept)], Body::empty())
-                .await
-                .with_status(200);
+            let headers = [("accept", accept)];
+            let head = expect(service.send(Method::HEAD, &uri, &headers, ""), 200).await;
             assert!(head.body.is_empty());
             assert_eq!(head.headers, get.headers, "{query} {accept}");
             let found = head.header("content-length");
@@ -573,10 +563,8 @@ async fn a_large_body_is_rendered_as_it_is_read_and_a_small_one_has_a_length() {
         service.append_numbers("t", 0, first, 5000);
     }
     let ask = async |query: &str, accept: &str| {
-        let request = Request::get(format!("{RECORDS}?{query}"))
-            .header("accept", accept)
-            .body(Body::empty())
-            .unwrap();
+        let uri = format!("{RECORDS}?{query}");
+        let request = request(Method::GET, &uri, &[("accept", accept)], "");
         service.router.clone().oneshot(request).await.unwrap().into_body()
     };
     for accept in ["application/json", NDJSON] {
@@ -686,30 +674,20 @@ async fn what_was_fetched_can_be_produced_again_as_it_stands() {
         ],
     );
     let lines = fetch_as(&service, "offset=0", NDJSON).await;
-    expect(
-        service.post_as("/v1/topics/lines/records", NDJSON, lines.body.clone()),
-        200,
-    )
-    .await;
-    let copied = service
-        .get_as("/v1/topics/lines/partitions/0/records?offset=0", NDJSON)
-        .await
-        .with_status(200);
+    let body = lines.body.clone();
+    expect(service.post_as("/v1/topics/lines/records", NDJSON, body), 200).await;
+    let uri = "/v1/topics/lines/partitions/0/records?offset=0";
+    let copied = service.get_as(uri, NDJSON).await.with_status(200);
     assert_eq!(copied.text(), lines.text());
 
     let document = fetch(&service, "offset=0").await;
     let start = document.text().find("\"records\":").unwrap();
     let end = document.text().rfind(",\"next_offset\"").unwrap();
     let body = format!("{{{}}}", &document.text()[start..end]);
-    expect(
-        service.post_as("/v1/topics/document/records", "application/json", body),
-        200,
-    )
-    .await;
-    let copied = service
-        .get("/v1/topics/document/partitions/0/records?offset=0")
-        .await
-        .with_status(200);
+    let uri = "/v1/topics/document/records";
+    expect(service.post_as(uri, "application/json", body), 200).await;
+    let uri = "/v1/topics/document/partitions/0/records?offset=0";
+    let copied = service.get(uri).await.with_status(200);
     let renamed = document
         .text()
         .replace("\"topic\":\"t\"", "\"topic\":\"document\"");

@@ -49,10 +49,8 @@ fn a_year_of_flights_goes_in_by_one_request_and_comes_out_byte_for_byte() {
     GzDecoder::new(File::open(path).expect("the file is there"))
         .read_to_string(&mut text)
         .expect("it is gzip");
-    let flights: Vec<Flight> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("a record"))
-        .collect();
+    let flight = |line| serde_json::from_str(line).expect("a record");
+    let flights: Vec<Flight> = text.lines().map(flight).collect();
     assert_eq!(flights.len(), EVENTS);
     // A single request keeps the order of its lines, so this is each partition's whole contents.
     let mut expected: Vec<Vec<&Flight>> = vec![Vec::new(); PARTITIONS as usize];
@@ -68,16 +66,9 @@ fn a_year_of_flights_goes_in_by_one_request_and_comes_out_byte_for_byte() {
     let idle = server.anonymous_bytes();
     let begin = Instant::now();
     let peak = load(&server, text.as_bytes());
-    println!(
-        "loaded in {:.2} s, RssAnon {} KiB idle, {} KiB at most",
-        begin.elapsed().as_secs_f64(),
-        idle >> 10,
-        peak >> 10
-    );
-    assert!(
-        peak < MAX_ANONYMOUS_BYTES,
-        "RssAnon was {peak} bytes while loading"
-    );
+    let (took, from, to) = (begin.elapsed().as_secs_f64(), idle >> 10, peak >> 10);
+    println!("loaded in {took:.2} s, RssAnon {from} KiB idle, {to} KiB at most");
+    assert!(peak < MAX_ANONYMOUS_BYTES, "RssAnon was {peak} bytes");
 
     let begin = Instant::now();
     check_contents(&server, &expected);
@@ -86,10 +77,8 @@ fn a_year_of_flights_goes_in_by_one_request_and_comes_out_byte_for_byte() {
 
     server.stop();
     let server = Server::start(&data);
-    println!(
-        "ready {:.1} ms after the restart",
-        server.ready_after.as_secs_f64() * 1e3
-    );
+    let took = server.ready_after.as_secs_f64() * 1e3;
+    println!("ready {took:.1} ms after the restart");
     check_july(&server, &expected);
     check_contents(&server, &expected);
     server.stop();
@@ -124,12 +113,8 @@ fn check_contents(server: &Server, expected: &[Vec<&Flight>]) {
         let mut flights = expected.iter();
         read_partition(&mut connection, TOPIC, partition as u32, 0, |record| {
             let flight = flights.next().expect("no more than were sent");
-            assert_eq!(
-                record.value.get(),
-                flight.value.get(),
-                "offset {} of {partition}",
-                record.offset
-            );
+            let at = format!("offset {} of {partition}", record.offset);
+            assert_eq!(record.value.get(), flight.value.get(), "{at}");
             let found = record.key.as_deref();
             assert_eq!(found, Some(flight.key), "offset {} of {partition}", record.offset);
             let found = record.timestamp;
@@ -144,9 +129,9 @@ fn check_july(server: &Server, expected: &[Vec<&Flight>]) {
     let mut connection = server.connect();
     let mut took = Vec::new();
     for (partition, flights) in expected.iter().enumerate() {
-        let offset = flights
-            .iter()
-            .position(|flight| flight.timestamp >= JULY_MS)
+        let mut times = flights.iter().map(|flight| flight.timestamp);
+        let offset = times
+            .position(|time| time >= JULY_MS)
             .expect("there were flights");
         let path = format!("/v1/topics/{TOPIC}/partitions/{partition}/records?from={JULY}&max_records=1");
         let begin = Instant::now();
@@ -189,10 +174,9 @@ for line in sys.stdin:
         println!("not compared with kafka-python, which is not installed");
         return;
     }
-    let keys: BTreeMap<&str, u32> = flights
-        .iter()
-        .map(|flight| (flight.key, partition_of_key(flight.key.as_bytes(), PARTITIONS)))
-        .collect();
+    let keys = flights.iter().map(|flight| flight.key);
+    let home = |key: &str| partition_of_key(key.as_bytes(), PARTITIONS);
+    let keys: BTreeMap<&str, u32> = keys.map(|key| (key, home(key))).collect();
     let mut input = String::new();
     for key in keys.keys() {
         writeln!(input, "{key}").expect("a string takes it");
@@ -206,14 +190,10 @@ for line in sys.stdin:
     let mut stdin = child.stdin.take().expect("piped");
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let stdout = BufReader::new(child.stdout.take().expect("piped"));
-    let theirs: Vec<u32> = stdout
-        .lines()
-        .map(|line| line.expect("text").parse().expect("a partition"))
-        .collect();
-    writer
-        .join()
-        .expect("it only writes")
-        .expect("all keys were read");
+    let lines = stdout.lines().map(|line| line.expect("text"));
+    let theirs: Vec<u32> = lines.map(|line| line.parse().expect("a partition")).collect();
+    let written = writer.join().expect("it only writes");
+    written.expect("all keys were read");
     assert!(child.wait().expect("it ends").success());
     assert!(keys.values().eq(&theirs), "kafka-python places keys elsewhere");
     println!("kafka-python places all {} keys likewise", theirs.len());

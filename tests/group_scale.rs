@@ -144,8 +144,9 @@ async fn crowd(groups: usize) {
         }
     }
     let ticked = ticks.load(Ordering::SeqCst) - quiet_ticks;
+    let most = 2 * QUIET as u64;
     assert!(
-        ticked <= 2 * QUIET as u64,
+        ticked <= most,
         "sessions were looked at {ticked} times in {QUIET} exchanges"
     );
     let bytes = anonymous_bytes("self");
@@ -176,11 +177,8 @@ async fn crowd(groups: usize) {
             assert_eq!(record["offset"], 0);
             places.push((group, record["partition"].as_u64().expect("a partition")));
         }
-        polls.push((
-            group,
-            member,
-            polled["poll_id"].as_str().expect("a poll_id").to_owned(),
-        ));
+        let poll_id = polled["poll_id"].as_str().expect("a poll_id").to_owned();
+        polls.push((group, member, poll_id));
     }
     places.sort_unstable();
     places.dedup();

@@ -125,11 +125,8 @@ fn stream(address: std::net::SocketAddr, number: usize, shared: &Shared) {
     assert_eq!(all, accepted);
     let mut acknowledged = shared.acknowledged.lock().unwrap();
     acknowledged.extend((0..accepted as usize).map(key));
-    shared
-        .refused
-        .lock()
-        .unwrap()
-        .extend((accepted as usize..LINES).map(key));
+    let refused = (accepted as usize..LINES).map(key);
+    shared.refused.lock().unwrap().extend(refused);
 }
 
 fn wait(what: &str, is_so: impl Fn() -> bool) {
@@ -151,19 +148,12 @@ fn check_accounts(app: &App) {
 #[test]
 fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledged_is_lost() {
     let directory = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
     let gate = Arc::new(Gate::default());
     let start = || -> Server {
-        runtime
-            .block_on(server::start_on(
-                config(&directory.path().join("data")),
-                Arc::new(GatedDisk::new(&gate)),
-                Arc::new(SystemClock::new()),
-            ))
-            .unwrap()
+        let config = config(&directory.path().join("data"));
+        let (disk, clock) = (Arc::new(GatedDisk::new(&gate)), Arc::new(SystemClock::new()));
+        runtime.block_on(server::start_on(config, disk, clock)).unwrap()
     };
     let server = start();
     let (address, app) = (server.addr(), server.app().clone());
@@ -194,10 +184,8 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
             shared.given_up.load(SeqCst) >= PRODUCERS / 2
         });
         let refused_then = shared.refusals.load(SeqCst);
-        assert!(
-            refused_then >= (PRODUCERS / 2 * TRIES) as u64,
-            "{refused_then} refusals"
-        );
+        let least = (PRODUCERS / 2 * TRIES) as u64;
+        assert!(refused_then >= least, "{refused_then} refusals");
         // Streams are held up at their sockets instead.
         for number in 0..STREAMS {
             let shared = &shared;
@@ -205,10 +193,8 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
         }
         // Reads go on, and so do reports; a wait for what does not come ends in time.
         for number in 0..50 {
-            let path = format!(
-                "/v1/topics/t/partitions/0/records?offset={}&max_bytes=1",
-                number % 10
-            );
+            let offset = number % 10;
+            let path = format!("/v1/topics/t/partitions/0/records?offset={offset}&max_bytes=1");
             let answer = reader.get(&path);
             assert_eq!(answer.status, 200, "{}", answer.text());
             let found = &answer.json()["records"][0]["key"];

@@ -42,10 +42,8 @@ fn quipu(data: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
     command.env_clear().args(["serve", "--listen", "127.0.0.1:0"]);
     command.args(SMALL).arg("--data").arg(data).args(flags);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -116,19 +114,15 @@ fn a_wrong_setting_is_named_and_nothing_is_made() {
     contains(&line, "quipu.toml line 2: max_conections is not a setting");
     contains(&line, "did you mean max_connections?");
     let line = refusal(quipu(&data, &[]).env("QUIPU_LOG_FORMAT", "xml"));
-    contains(
-        &line,
-        "QUIPU_LOG_FORMAT: log_format is \"xml\", but it must be text or json",
-    );
+    let why = "QUIPU_LOG_FORMAT: log_format is \"xml\", but it must be text or json";
+    contains(&line, why);
     contains(&refusal(quipu(&data, &[]).env("QUIPU_LISTN", "x")), "QUIPU_LISTN");
     let line = refusal(&mut quipu(&data, &["--config", "/nowhere/quipu.toml"]));
     contains(&line, "/nowhere/quipu.toml");
     let output = quipu(&data, &["--max-connections", "many"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "wrong usage");
-    contains(
-        &String::from_utf8_lossy(&output.stderr),
-        "a whole number from 1 to 1000000",
-    );
+    let text = String::from_utf8_lossy(&output.stderr);
+    contains(&text, "a whole number from 1 to 1000000");
     assert!(!data.exists());
 }
 
@@ -164,10 +158,8 @@ fn a_taken_address_is_named_and_the_data_directory_is_left_alone() {
     let taken = server.address.to_string();
     let other = dir.path().join("other");
     let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
-    command
-        .args(["serve", "--listen", &taken, "--data"])
-        .arg(&other)
-        .env_clear();
+    command.args(["serve", "--listen", &taken, "--data"]);
+    command.arg(&other).env_clear();
     contains(&refusal(&mut command), &format!("cannot listen on {taken}"));
     assert!(!other.exists());
 }

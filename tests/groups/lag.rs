@@ -33,13 +33,7 @@ fn look(service: &Service, second: i64) {
 }
 
 fn trim(service: &Service, partition: u32, before: u64) {
-    let partition = service
-        .app
-        .log
-        .topic("orders")
-        .unwrap()
-        .partition(partition)
-        .unwrap();
+    let partition = service.partition("orders", partition);
     partition.trim(Offset::new(before)).unwrap();
 }
 
@@ -110,19 +104,15 @@ async fn the_scope_is_every_partition_of_the_topics_that_the_group_has_subscribe
         .collect();
     // Where nothing is committed it goes on at the log start.
     let m1 = Some("m1");
-    assert_eq!(
-        rows,
-        [(Some(4), 6, 1000, m1), (None, 0, 0, m1), (None, 3, 2000, m1)]
-    );
+    let wanted = [(Some(4), 6, 1000, m1), (None, 0, 0, m1), (None, 3, 2000, m1)];
+    assert_eq!(rows, wanted);
 }
 
 /// Polls as a member of the group `g`, with the fields that `join` has.
 async fn poll(service: &Service, member: &str, mut join: Value) -> Value {
     join["wait_ms"] = json!(0);
-    service
-        .post(&format!("/v1/groups/g/members/{member}/poll"), &join)
-        .await
-        .ok()
+    let uri = format!("/v1/groups/g/members/{member}/poll");
+    service.post(&uri, &join).await.ok()
 }
 
 async fn leave(service: &Service, member: &str) {
@@ -389,10 +379,8 @@ async fn what_is_remembered_of_a_record_follows_every_move() {
     look(&service, 0);
     let seen = async || {
         let lag = lag(&service, "g").await;
-        (
-            lag["lag_ms"].as_i64().unwrap(),
-            lag["lag_bytes"].as_u64().unwrap(),
-        )
+        let bytes = lag["lag_bytes"].as_u64().unwrap();
+        (lag["lag_ms"].as_i64().unwrap(), bytes)
     };
     let first = seen().await;
     assert_eq!(first, seen().await);
@@ -434,10 +422,8 @@ async fn the_history_has_a_step_every_ten_seconds_by_partition_and_in_total() {
     assert!(series[1]["lag_bytes"][0].as_u64().unwrap() > 0);
     assert_eq!(history["series_left_out"], 0);
 
-    let one = service
-        .get("/v1/groups/g/lag/history?topic=orders&partition=1")
-        .await
-        .ok();
+    let uri = "/v1/groups/g/lag/history?topic=orders&partition=1";
+    let one = service.get(uri).await.ok();
     assert_eq!(one["series"].as_array().unwrap().len(), 1);
     assert_eq!(one["series"][0]["partition"], 1);
     // An hour, unless told otherwise.

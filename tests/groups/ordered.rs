@@ -166,13 +166,8 @@ async fn a_waiting_poll_ends_with_a_record_a_rebalance_or_a_newer_poll() {
         let service = service.clone();
         async move {
             let waits = |service: &Service| {
-                service
-                    .app
-                    .groups
-                    .describe("billing")
-                    .iter()
-                    .filter(|member| member.is_polling)
-                    .count()
+                let members = service.app.groups.describe("billing");
+                members.iter().filter(|member| member.is_polling).count()
             };
             while waits(&service) < count {
                 tokio::task::yield_now().await;
@@ -235,10 +230,13 @@ async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back(
     let instead = service.post(MEMBERS, member("a")).await.json();
     assert_ne!(instead["epoch"], joined["epoch"]);
     refused(service.post(path, commit(&polled["epoch"], 0, 9)), 409, "fenced").await;
-    service
-        .post("/v1/groups/billing/members/b/commit", commit(&json!(1), 0, 9))
-        .await
-        .problem(404, "unknown-member");
+    let other = "/v1/groups/billing/members/b/commit";
+    refused(
+        service.post(other, commit(&json!(1), 0, 9)),
+        404,
+        "unknown-member",
+    )
+    .await;
     for (call, body) in [
         ("offsets", json!({"offsets": []})),
         ("offsets/reset", json!({"topic": "orders", "to": "latest"})),
@@ -256,12 +254,8 @@ async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back(
     let other = service.post(MEMBERS, member("b")).await.created();
     let path = "/v1/groups/billing/members/b/commit";
     for partition in [0, 1] {
-        refused(
-            service.post(path, commit(&other["epoch"], partition, 9)),
-            409,
-            "fenced",
-        )
-        .await;
+        let body = commit(&other["epoch"], partition, 9);
+        refused(service.post(path, body), 409, "fenced").await;
     }
 }
 
@@ -320,10 +314,8 @@ async fn wrong_requests_of_members_are_refused_by_name() {
     let answer = service.post(join, json!({"topics": ["nothing"]})).await;
     answer.problem(404, "unknown-topic");
     ask(&service, "a", json!({})).await.problem(404, "unknown-member");
-    service
-        .post("/v1/groups/billing/members/a/heartbeat", json!({}))
-        .await
-        .problem(404, "unknown-member");
+    let path = "/v1/groups/billing/members/a/heartbeat";
+    refused(service.post(path, json!({})), 404, "unknown-member").await;
     let answer = service.delete("/v1/groups/billing/members/a").await;
     answer.problem(404, "unknown-member");
     service.post(join, member("a")).await.with_status(201);
@@ -375,11 +367,8 @@ async fn a_member_that_joins_while_its_group_is_deleted_makes_it_again() {
     service.post(path, member("a")).await.with_status(201);
     leave(&service, "a").await;
     let guard = service.app.groups.alone().await;
-    let outside = service
-        .app
-        .groups
-        .begin_outside("billing")
-        .expect("nobody is there");
+    let outside = service.app.groups.begin_outside("billing");
+    let outside = outside.expect("nobody is there");
     let router = service.router.clone();
     let request = http::Request::post(path)
         .header("content-type", "application/json")
@@ -460,10 +449,8 @@ async fn an_epoch_of_before_a_restart_is_stale() {
     let before = service.post(path, member("a")).await.created();
     let service = service.restart();
     let after = service.post(path, member("a")).await.created();
-    assert!(
-        before["epoch"].as_u64() < after["epoch"].as_u64(),
-        "{before} {after}"
-    );
+    let is_newer = before["epoch"].as_u64() < after["epoch"].as_u64();
+    assert!(is_newer, "{before} {after}");
     let body =
         json!({"epoch": before["epoch"], "offsets": [{"topic": "orders", "partition": 0, "offset": 1}]});
     let answer = service.post("/v1/groups/billing/members/a/commit", body).await;

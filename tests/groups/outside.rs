@@ -10,10 +10,8 @@ const OFFSETS: &str = "/v1/groups/g/offsets";
 const RESET: &str = "/v1/groups/g/offsets/reset";
 async fn commit(service: &Service, group: &str, offsets: Value) {
     let body = json!({ "offsets": offsets });
-    service
-        .put(&format!("/v1/groups/{group}/offsets"), &body)
-        .await
-        .ok();
+    let uri = format!("/v1/groups/{group}/offsets");
+    service.put(&uri, &body).await.ok();
 }
 
 /// A row of a commit to partition 0 of `orders`.

@@ -128,10 +128,7 @@ async fn a_member_that_leaves_with_an_ack_accepts_what_it_had_and_without_one_gi
     let b = poll(&service, "b", &Value::Null, 3).await;
     let found = settle(&service, "a", json!({"release": places(&[1])})).await;
     assert_eq!(found, NONE);
-    let path = format!(
-        "/v1/groups/workers/members/a?ack={}",
-        a["poll_id"].as_str().unwrap()
-    );
+    let path = format!("{MEMBERS}/a?ack={}", a["poll_id"].as_str().unwrap());
     service.delete(&path).await.with_status(204);
     expect(service.delete("/v1/groups/workers/members/b"), 204).await;
     assert_eq!(offsets(&b), [3, 4, 5]);
@@ -268,10 +265,10 @@ async fn groups_keep_their_type_and_settings() {
     answer.problem(409, "group-type-mismatch");
     let body = json!({"topics": ["jobs"], "member_id": "a"});
     expect(service.post("/v1/groups/plain/members", body), 201).await;
-    service
+    let answer = service
         .post("/v1/groups/plain/members", join("b", json!({})))
-        .await
-        .problem(409, "group-type-mismatch");
+        .await;
+    answer.problem(409, "group-type-mismatch");
     let answer = service.post("/v1/groups/plain/members/a/settle", json!({})).await;
     answer.problem(409, "group-type-mismatch");
     let body = json!({"dead_letter_topic": "x"});

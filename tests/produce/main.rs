@@ -248,10 +248,8 @@ async fn a_keyed_record_elsewhere_than_its_key_says_marks_the_topic() {
     server.json(RECORDS, record(home)).await.ok();
     let answer = server.json(RECORDS, r#"{"records":[{"partition":5}]}"#).await;
     answer.ok();
-    server
-        .json("/v1/topics/t/records?repartition=true", record(home + 1))
-        .await
-        .ok();
+    let uri = "/v1/topics/t/records?repartition=true";
+    server.json(uri, record(home + 1)).await.ok();
     assert!(!marked());
     server.json(RECORDS, record((home + 1) % 6)).await.ok();
     assert!(marked());
@@ -297,10 +295,8 @@ async fn hostile_json_is_refused_and_harms_nothing() {
     let server = Server::with_topic(1);
     let deep = format!("{{\"records\":[{{\"value\":{}", "[".repeat(2_000_000));
     server.json(RECORDS, deep).await.invalid("/records/0/value");
-    server
-        .json(RECORDS, &b"{\"records\":[{\"value\":\"\xff\"}]}"[..])
-        .await
-        .invalid("/records/0/value");
+    let body = &b"{\"records\":[{\"value\":\"\xff\"}]}"[..];
+    server.json(RECORDS, body).await.invalid("/records/0/value");
     let headers = "\"\",".repeat(100_000);
     let many = format!("{{\"records\":[{{\"headers\":{{\"a\":[{headers}\"\"]}}}}]}}");
     let answer = server.json(RECORDS, many).await;
@@ -446,10 +442,8 @@ async fn ack_is_the_requests_or_the_topics() {
         server.ndjson(&path, "{}\n").await.ok();
         server.post(&path, &TEXT, "raw").await.ok();
     }
-    server
-        .json("/v1/topics/t/records?ack=all", r#"{"records":[{}]}"#)
-        .await
-        .invalid("ack");
+    let uri = "/v1/topics/t/records?ack=all";
+    server.json(uri, r#"{"records":[{}]}"#).await.invalid("ack");
 }
 
 #[tokio::test]
@@ -550,12 +544,9 @@ async fn compressed_bodies_are_taken_in_every_type() {
         answer.problem(415, "unsupported-media-type");
         assert_eq!(answer.headers["accept-encoding"], "gzip, zstd");
     }
-    assert!(
-        server
-            .stored("t", 0)
-            .iter()
-            .all(|record| record.value.as_deref() == Some(b"1") || record.value.as_deref() == Some(b""))
-    );
+    for record in server.stored("t", 0) {
+        assert!(["1", ""].contains(&record.value()), "{record:?}");
+    }
 }
 
 // ---- raw
@@ -647,10 +638,7 @@ async fn times_are_rfc_3339_in_all_its_range() {
         server.post(&raw, &TEXT, "raw").await.ok();
         let event = json!({"specversion": "1.0", "id": "1", "source": "/", "type": "t", "time": time});
         let headers = [("content-type", "application/cloudevents+json")];
-        server
-            .post("/v1/topics/t/records", &headers, event.to_string())
-            .await
-            .ok();
+        server.post(RECORDS, &headers, event.to_string()).await.ok();
         let stored = server.stored("t", 0);
         for record in &stored[stored.len() - 3..] {
             assert_eq!(record.timestamp, millis, "{time}");
@@ -712,6 +700,7 @@ async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
     server.topic("t", 2, json!({"max_record_bytes": 1000}));
     let long = format!("{{\"value\":\"{}\"}}", "x".repeat(1000));
     let longest = format!("{{\"value\":{}1}}", " ".repeat(1 << 20));
+    let beyond = "{\"partition\":4294967296}";
     for (bad, status, code, pointer) in [
         ("{\"vlaue\":1}", 400, "invalid-request", "/vlaue"),
         ("{\"value\":NaN}", 400, "invalid-request", "/value"),
@@ -719,12 +708,7 @@ async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
         ("{\"headers\":{\"a\":5}}", 400, "invalid-request", "/headers/a"),
         ("nonsense", 400, "invalid-request", ""),
         ("{\"partition\":2}", 404, "unknown-partition", "/partition"),
-        (
-            "{\"partition\":4294967296}",
-            404,
-            "unknown-partition",
-            "/partition",
-        ),
+        (beyond, 404, "unknown-partition", "/partition"),
         ("{\"key\":\"123456789\"}", 413, "record-too-large", ""),
         (&*long, 413, "record-too-large", ""),
         (&*longest, 413, "record-too-large", ""),
@@ -796,10 +780,8 @@ async fn the_same_bytes_are_stored_alike_however_they_arrive() {
     assert!(stored.windows(2).all(|pair| pair[0] == pair[1]));
     let gzipped = server.topic("gzip", 3, json!({}));
     let headers = [("content-type", NDJSON), ("content-encoding", "gzip")];
-    server
-        .post("/v1/topics/gzip/records", &headers, gzip(&body))
-        .await
-        .ok();
+    let uri = "/v1/topics/gzip/records";
+    server.post(uri, &headers, gzip(&body)).await.ok();
     let rows = (0..3).map(|partition| server.runs(gzipped.name(), partition).0);
     let stored_gzipped: Vec<_> = rows.collect();
     assert_eq!(stored_gzipped, stored[0]);
@@ -856,12 +838,8 @@ async fn a_unit_that_fails_says_what_is_in() {
     let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from("{}\n".repeat(25_000)))]);
     let then = stream::once(async move {
         // By now two units are on their way or in.
-        let mut partition = log
-            .topic("t")
-            .unwrap()
-            .partition(0)
-            .unwrap()
-            .wait_for(Offset::new(9_999));
+        let partition = log.topic("t").unwrap().partition(0).unwrap();
+        let mut partition = partition.wait_for(Offset::new(9_999));
         std::future::poll_fn(|context| std::pin::Pin::new(&mut partition).poll(context)).await;
         log.delete_topic("t", Vec::new()).unwrap();
         Ok(Bytes::from("{}\n".repeat(25_000)))
@@ -1078,10 +1056,8 @@ async fn batches_of_later_versions_are_not_supported() {
 async fn batches_keep_the_limits_of_the_topic() {
     let server = Server::with(|limits| limits.max_request_bytes = 5000);
     server.topic("t", 1, json!({"max_record_bytes": 100}));
-    server
-        .batches(TO_PARTITION, batch(&["x".repeat(99).as_str()]))
-        .await
-        .ok();
+    let body = batch(&["x".repeat(99).as_str()]);
+    server.batches(TO_PARTITION, body).await.ok();
     let answer = server
         .batches(TO_PARTITION, batch(&["x", "x".repeat(100).as_str()]))
         .await;
@@ -1110,10 +1086,8 @@ async fn each_type_has_its_path() {
         let path = format!("/v1/topics/t/partitions/{partition}/records");
         refused(server.batches(&path, batch(&["1"])), 404, "unknown-partition").await;
     }
-    server
-        .batches("/v1/topics/x/partitions/0/records", batch(&["1"]))
-        .await
-        .problem(404, "unknown-topic");
+    let uri = "/v1/topics/x/partitions/0/records";
+    refused(server.batches(uri, batch(&["1"])), 404, "unknown-topic").await;
 }
 
 #[tokio::test]

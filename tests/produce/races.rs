@@ -56,12 +56,9 @@ fn write(round: &Round<'_>, mut rng: Rng, ends: &mut [u64]) {
             expected: ends[partition as usize],
             records: 1 + rng.below(3),
         };
-        let rows = (0..attempt.records).map(|index| {
-            format!(
-                r#"{{"partition":{partition},"value":[{},{index}]}}"#,
-                attempt.number
-            )
-        });
+        let number = attempt.number;
+        let row = |index| format!(r#"{{"partition":{partition},"value":[{number},{index}]}}"#);
+        let rows = (0..attempt.records).map(row);
         let records: Vec<String> = rows.collect();
         let path = format!("/v1/topics/raced/records?expected_offset={}", attempt.expected);
         let body = format!(r#"{{"records":[{}]}}"#, records.join(","));
@@ -168,25 +165,15 @@ fn of_many_writers_that_race_for_an_offset_exactly_one_wins_over_kills_too() {
     }
     let from_flight = stored.len();
     for (number, found) in stored {
-        assert!(
-            !lost.contains(&number),
-            "attempt {number} was refused and is stored"
-        );
+        let is_lost = lost.contains(&number);
+        assert!(!is_lost, "attempt {number} was refused and is stored");
         let attempt = unknown
             .get(&number)
             .unwrap_or_else(|| panic!("nobody sent attempt {number}"));
         assert_eq!(found, places(attempt), "{attempt:?}");
     }
-    println!(
-        "{} won, {} lost, {} unknown of which {from_flight} are stored",
-        won.len(),
-        lost.len(),
-        unknown.len()
-    );
-    assert!(
-        lost.len() as u64 > WINS_A_ROUND,
-        "hardly anybody raced: {} lost",
-        lost.len()
-    );
+    let (won, lost, unknown) = (won.len(), lost.len(), unknown.len());
+    println!("{won} won, {lost} lost, {unknown} unknown of which {from_flight} are stored");
+    assert!(lost as u64 > WINS_A_ROUND, "hardly anybody raced: {lost} lost");
     server.stop();
 }

@@ -107,13 +107,8 @@ fn produce(server: &Server, topic: &str, values: std::ops::Range<u64>) {
         let path = format!("/v1/topics/{topic}/records");
         let body =
             json!({"records": [{"key": format!("k{value}"), "value": format!("naïve 漢字 🦀 {value}")}]});
-        server.expect(
-            200,
-            "POST",
-            &path,
-            "application/json",
-            body.to_string().as_bytes(),
-        );
+        let body = body.to_string();
+        server.expect(200, "POST", &path, "application/json", body.as_bytes());
     }
 }
 

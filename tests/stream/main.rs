@@ -11,6 +11,7 @@ mod resume;
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
@@ -529,18 +530,14 @@ async fn a_stream_over_several_topics_names_the_topic_of_each_record() {
 #[tokio::test]
 async fn headers_are_compared_and_all_that_are_named_must_match() {
     let service = service(1).await;
+    let twice: &[(&[u8], Option<&[u8]>)] = &[(b"type", Some(b"b")), (b"type", Some(b"a"))];
     service.append(
         "t",
         0,
         true,
         &[
             (1, None, Some(b"1"), &[(b"type", Some(b"a")), (b"x", Some(b"1"))]),
-            (
-                2,
-                None,
-                Some(b"2"),
-                &[(b"type", Some(b"b")), (b"type", Some(b"a"))],
-            ),
+            (2, None, Some(b"2"), twice),
             (3, None, Some(b"3"), &[(b"x", Some(b"1"))]),
         ],
     );
@@ -632,12 +629,9 @@ async fn with_follow_a_key_is_watched_in_all_partitions() {
     assert_eq!(places(&records(&events)), [format!("{b}/3")]);
     // The cursor knows how far the others were.
     append_keyed(&service, "t", a, Some("a"), &[4]);
-    let mut live = Live::open(
-        &service,
-        &format!("{T}?key=a&follow=true"),
-        &[("accept", EVENTS), ("last-event-id", &events[0].id)],
-    )
-    .await;
+    let headers = [("accept", EVENTS), ("last-event-id", &*events[0].id)];
+    let uri = format!("{T}?key=a&follow=true");
+    let mut live = Live::open(&service, &uri, &headers).await;
     assert_eq!(live.next_places().await, [format!("{a}/2")]);
 }
 
@@ -1244,21 +1238,12 @@ async fn a_client_that_reads_nothing_has_nothing_read_for_it() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    let fetched = service
-        .app
-        .counters
-        .fetched_bytes
-        .load(std::sync::atomic::Ordering::Relaxed);
+    let counters = &service.app.counters;
+    let fetched = counters.fetched_bytes.load(Relaxed);
     assert!(fetched <= 128 << 10, "{fetched}");
     drop(live);
     tokio::time::timeout(Duration::from_secs(60), async {
-        while service
-            .app
-            .counters
-            .streams
-            .load(std::sync::atomic::Ordering::Relaxed)
-            > 0
-        {
+        while counters.streams.load(Relaxed) > 0 {
             tokio::task::yield_now().await;
         }
     })

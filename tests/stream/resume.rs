@@ -182,10 +182,8 @@ impl Client {
         let place = (topic, record["partition"].as_u64().expect("a number"));
         let all = self.got.entry(place.clone()).or_default();
         if let Some(last) = all.last() {
-            assert!(
-                last["offset"].as_u64() < record["offset"].as_u64(),
-                "{place:?}: {record} comes behind {last}"
-            );
+            let is_later = last["offset"].as_u64() < record["offset"].as_u64();
+            assert!(is_later, "{place:?}: {record} comes behind {last}");
         }
         all.push(record);
     }
@@ -250,10 +248,8 @@ fn one_life(rng: &mut Rng, data: &Path) {
     let mut server = Some(Server::start_with_settings(data, SETTINGS));
     let counts = [1 + rng.below(4), 1 + rng.below(3)];
     for (topic, count) in TOPICS.iter().zip(counts) {
-        server
-            .as_ref()
-            .expect("it runs")
-            .create_topic(topic, count as u32);
+        let server = server.as_ref().expect("it runs");
+        server.create_topic(topic, count as u32);
     }
     let wish = Wish::random(rng);
     println!("{wish:?}, partitions {counts:?}");
@@ -326,12 +322,8 @@ fn one_life(rng: &mut Rng, data: &Path) {
     for (place, wanted) in &wanted {
         let got = &client.got[place];
         let first = wanted.iter().zip(got).position(|(wanted, got)| wanted != got);
-        assert_eq!(
-            first,
-            None,
-            "{place:?}: {:?}",
-            first.map(|at| (&wanted[at], &got[at]))
-        );
+        let differ = first.map(|at| (&wanted[at], &got[at]));
+        assert_eq!(differ, None, "{place:?}");
         assert_eq!(wanted.len(), got.len(), "{place:?}");
     }
     server.stop();
@@ -400,10 +392,8 @@ fn lines_that_are_cut_off_in_the_middle_never_look_complete() {
             rest = reading.join().expect("it reads to the end");
         }
         bytes += chunks.feed(&rest).len();
-        assert!(
-            !chunks.is_over,
-            "{bytes} bytes of {query:?} end as if they were all"
-        );
+        let is_over = chunks.is_over;
+        assert!(!is_over, "{bytes} bytes of {query:?} end as if they were all");
     }
     // And one that is complete does.
     let server = Server::start_with_settings(&data, SETTINGS);
