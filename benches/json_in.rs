@@ -14,7 +14,7 @@ use quipu_segments::{Ack, Records, TimestampMs, TopicId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// What the reference reads of a line.
+/// The fields that the reference reads.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(borrow)]

@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use quipu::broker::engine::Log as EngineLog;
 use quipu::broker::groups::offsets;
 use quipu::broker::lag::report;
 use quipu::broker::lag::sampler;
@@ -28,7 +29,7 @@ fn lag(criterion: &mut Criterion) {
         ..Config::default()
     };
     let log = Log::open(dir.path(), config.log_options()).expect("the log opens");
-    let log = quipu::broker::engine::Log::from(log);
+    let log = EngineLog::from(log);
     let spec = TopicSpec::new(PARTITIONS, TopicSettings::default());
     log.create_topic("orders", spec).expect("a topic");
     append(&log, RECORDS);
@@ -60,7 +61,7 @@ fn lag(criterion: &mut Criterion) {
 }
 
 /// A batch of as many records to each partition.
-fn append(log: &quipu::broker::engine::Log, records: u64) {
+fn append(log: &EngineLog, records: u64) {
     let partitions = log.topic("orders").expect("it was made").partitions();
     let parts = partitions.iter().map(|partition| {
         let mut batch = BatchBuilder::new();
@@ -76,7 +77,7 @@ fn append(log: &quipu::broker::engine::Log, records: u64) {
         .expect("the disk works");
 }
 
-fn commit(log: &quipu::broker::engine::Log, group: &str, offset: u64) {
+fn commit(log: &EngineLog, group: &str, offset: u64) {
     let partitions = log.topic("orders").expect("it was made").partitions();
     let committed = offsets::Committed {
         offset: Offset::new(offset),

@@ -15,44 +15,29 @@ use crate::broker::limits::Limits;
 use crate::formats::units;
 use serde_json::{Map, Value};
 
-/// The value of every setting.
+/// The value of every setting; [`SETTINGS`] says what each is for.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the help of a setting says it")]
 pub struct Config {
-    /// The data directory, created if missing.
     pub data: PathBuf,
-    /// The address of the API; port 0 picks a free one.
     pub listen: SocketAddr,
-    /// The format of the server's own log.
     pub log_format: LogFormat,
-    /// The lowest level of the server's own log.
     pub log_level: LogLevel,
     /// The limits of one client.
     pub limits: Limits,
-    /// The size of each journal file, in bytes.
     pub journal_file_bytes: u64,
-    /// How many journal files are kept.
     pub journal_files: u32,
-    /// Queued bytes above which appends are refused as overloaded.
     pub queue_bytes: u64,
-    /// The most memory for idempotency keys, in bytes; above it requests with new keys are refused as overloaded.
     pub max_idempotency_bytes: u64,
-    /// How long a client may take to send a request's head.
     pub header_read_timeout: Duration,
-    /// How long a client may pause within a request's body.
     pub body_idle_timeout: Duration,
-    /// How long a client may read nothing of its answer.
     pub write_idle_timeout: Duration,
-    /// How long a connection may stay open between two requests.
     pub idle_timeout: Duration,
-    /// How long a stop waits for running requests.
     pub drain_timeout: Duration,
-    /// How many segments are mapped for reading at once.
     pub max_open_segments: usize,
-    /// How often retention looks for segments to delete.
     pub retention_interval: Duration,
     /// How long a group without members keeps its committed offsets; `None`: for ever.
     pub offsets_retention: Option<Duration>,
-    /// The origins whose pages may call the API from a browser; empty: CORS is off.
     pub cors_origins: Vec<String>,
     /// The names besides `localhost` and IP addresses that clients may call the server by (`Host`).
     pub allowed_hosts: Vec<String>,
@@ -671,10 +656,8 @@ mod tests {
     #[test]
     fn an_unknown_variable_is_named_and_those_of_others_are_left_alone() {
         let error = refusal(None, &[("QUIPU_LISTN", "x")], &[]);
-        assert!(
-            error.contains("QUIPU_LISTN") && error.contains("did you mean listen?"),
-            "{error}"
-        );
+        let holds = error.contains("QUIPU_LISTN") && error.contains("did you mean listen?");
+        assert!(holds, "{error}");
         // The last ones Kubernetes sets where Services are named quipu and quipu-lab.
         let others = "QUIPU_SERVER QUIPU_TOKEN QUIPU_CONTEXT QUIPU_TEST_DIR QUIPU_SEED QUIPU_PORT QUIPU_PORT_7420_TCP \
             QUIPU_PORT_7420_TCP_PROTO QUIPU_SERVICE_HOST QUIPU_SERVICE_PORT QUIPU_SERVICE_PORT_HTTP \
@@ -689,15 +672,11 @@ mod tests {
     #[test]
     fn a_wrong_value_names_the_setting_what_was_found_and_what_is_allowed() {
         let error = refusal(Some("log_format = \"xml\""), &[], &[]);
-        assert_eq!(
-            error,
-            "quipu.toml line 1: log_format is \"xml\", but it must be text or json"
-        );
+        let expected = "quipu.toml line 1: log_format is \"xml\", but it must be text or json";
+        assert_eq!(error, expected);
         let error = refusal(None, &[("QUIPU_MAX_CONNECTIONS", "many")], &[]);
-        assert!(
-            error.contains("QUIPU_MAX_CONNECTIONS") && error.contains("\"many\""),
-            "{error}"
-        );
+        let holds = error.contains("QUIPU_MAX_CONNECTIONS") && error.contains("\"many\"");
+        assert!(holds, "{error}");
         assert!(error.contains("a whole number from 1 to 1000000"), "{error}");
         let error = refusal(None, &[], &[("listen", "localhost")]);
         assert!(error.starts_with("--listen: listen is \"localhost\""), "{error}");
@@ -721,10 +700,8 @@ mod tests {
     #[test]
     fn values_that_do_not_go_together_are_refused() {
         let error = refusal(None, &[], &[("max_request_bytes", "100000000")]);
-        assert!(
-            error.contains("max_in_flight_bytes") && error.contains("100000000"),
-            "{error}"
-        );
+        let holds = error.contains("max_in_flight_bytes") && error.contains("100000000");
+        assert!(holds, "{error}");
         let error = refusal(None, &[], &[("journal_file_bytes", "4194304")]);
         assert!(error.contains("journal_file_bytes"), "{error}");
     }
@@ -793,10 +770,8 @@ mod tests {
         ] {
             for wrong in all.split(' ') {
                 let error = refusal(None, &[], &[(name, wrong)]);
-                assert!(
-                    error.contains(&format!("{name} is {wrong:?}, but it must be")),
-                    "{error}"
-                );
+                let holds = error.contains(&format!("{name} is {wrong:?}, but it must be"));
+                assert!(holds, "{error}");
             }
         }
         for empty in [

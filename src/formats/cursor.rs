@@ -252,11 +252,8 @@ mod tests {
         ] {
             assert_eq!(with(wrong), None, "{wrong:?}");
         }
-        assert_eq!(
-            sealed(&[2, 0, 0, 0, 0, 0, 0, 0, 9, 1, 5]),
-            None,
-            "a later version"
-        );
+        let found = sealed(&[2, 0, 0, 0, 0, 0, 0, 0, 9, 1, 5]);
+        assert_eq!(found, None, "a later version");
         let mut many = vec![1, 5];
         for place in 0..=MAX_PARTITIONS as u64 {
             push_varint(&mut many, place);

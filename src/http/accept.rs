@@ -167,10 +167,8 @@ mod tests {
     use super::*;
 
     fn chosen(fields: &[&str]) -> Option<Representation> {
-        let mut headers = HeaderMap::new();
-        for field in fields {
-            headers.append(header::ACCEPT, HeaderValue::from_str(field).unwrap());
-        }
+        let field = |field: &&str| (header::ACCEPT, HeaderValue::from_str(field).unwrap());
+        let headers = HeaderMap::from_iter(fields.iter().map(field));
         match negotiate(&headers) {
             Ok(representation) => Some(representation),
             Err(problem) => {
@@ -223,8 +221,7 @@ mod tests {
     #[test]
     fn a_type_counts_as_named_only_if_it_is_accepted() {
         let named = |accept: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
             names(&headers, "application/cloudevents+json")
         };
         assert!(named("text/event-stream, application/cloudevents+json"));

@@ -1,4 +1,4 @@
-//! What every request over HTTP shares: the broker, and what only the wire needs.
+//! The state that all requests over HTTP share: the broker, and what only the wire needs.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -24,9 +24,9 @@ pub struct Inner {
     pub broker: Broker,
     /// The settings in force.
     pub config: Config,
-    /// What the wire counts.
+    /// The counters of the wire.
     pub metrics: Arc<Metrics>,
-    /// What request bodies may hold at once.
+    /// The memory for request bodies.
     pub(crate) bodies: Pool,
     /// The OpenAPI document, once somebody has requested it.
     pub(crate) openapi: OnceLock<Bytes>,

@@ -1,4 +1,4 @@
-//! What web pages may do: whose `Host` is answered, whose changes are taken, and CORS.
+//! The rules for web pages: the `Host` names that are answered, the origins that may change something, and CORS.
 //!
 //! A server on loopback can be reached by every page that a browser on that machine opens. So a `Host` must name this
 //! server (a page whose own name is made to lead here, DNS rebinding, sends that name), and a request that changes
@@ -25,7 +25,7 @@ use crate::settings::Config;
 /// The response headers that the API's clients read.
 const EXPOSED: &str =
     "next-offset, log-start-offset, end-offset, gaps, etag, idempotency-replayed, retry-after, allow";
-/// What pages of a configured origin may do, and what pages of any origin may (`*`).
+/// The methods of pages of a configured origin, and of pages of any origin (`*`).
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const READING: &str = "GET, HEAD";
 
@@ -150,7 +150,7 @@ async fn answer(origins: &[String], request: Request, next: Next) -> Response {
             let methods = if is_named { METHODS } else { READING };
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
             headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-            // What the page wants to send is granted as it asks: the API takes many headers (`ce-…` among them), and
+            // A page may send any header that it asks for: the API takes many (`ce-…` among them), and
             // none of them means more than the body does.
             if let Some(wanted) = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS) {
                 headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());

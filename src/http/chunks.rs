@@ -24,6 +24,9 @@ pub(crate) fn chunk_capacity(stored_bytes: u64) -> usize {
     expected.min(CHUNK_BYTES + CHUNK_BYTES / 16)
 }
 
+/// What a body answers when it is polled.
+pub(crate) type PolledFrame<E> = Poll<Option<Result<Frame<Bytes>, E>>>;
+
 /// The writer's end for chunks.
 pub(crate) struct Chunks {
     slot: Arc<Slot>,
@@ -117,10 +120,7 @@ impl<F: Future<Output = Result<Bytes, E>>, E> HttpBody for Written<F> {
     type Data = Bytes;
     type Error = E;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame<E> {
         // The first poll of the writer may have left a chunk here.
         if let Some(chunk) = self.slot.lock().take() {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));

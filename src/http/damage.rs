@@ -1,7 +1,6 @@
-//! `/v1/topics/{topic}/partitions/{partition}/damage`: what is damaged, and giving it up on purpose.
+//! `/v1/topics/{topic}/partitions/{partition}/damage`: lists damaged offsets, and skips them on purpose.
 
-use axum::extract::{RawQuery, State};
-use axum::response::Response;
+use axum::extract::RawQuery;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -14,6 +13,7 @@ use super::problem::Problem;
 use super::{Work, ok};
 use crate::broker::engine::{Log, Offset, Partition, Topic};
 use crate::broker::topics::skips::{self, Gap};
+use crate::http::Answer;
 use crate::http::app::App;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -58,7 +58,7 @@ struct SkipBody {
 /// reads. `quipu verify` reads everything, with the server stopped. What is read again and is whole is left out.
 #[utoipa::path(get, path = "/v1/topics/{topic}/partitions/{partition}/damage", tag = "topics",
     responses((status = 200, description = "The damaged ranges", body = DamageBody)))]
-async fn list_damage(State(app): State<App>, place: AtPartition, _: NoQuery) -> Result<Response, Problem> {
+async fn list_damage(app: App, place: AtPartition, _: NoQuery) -> Answer {
     ok(&listed(&app.log, &place.topic, &place.partition))
 }
 
@@ -73,11 +73,11 @@ async fn list_damage(State(app): State<App>, place: AtPartition, _: NoQuery) -> 
         (status = 410, description = "`offset-trimmed`: below `log_start_offset`"),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`")))]
 async fn skip_damage(
-    State(app): State<App>,
+    app: App,
     AtPartition { topic, partition }: AtPartition,
     _: NoQuery,
     JsonBody(body): JsonBody<SkipBody>,
-) -> Result<Response, Problem> {
+) -> Answer {
     let range = range(body.damaged_offset, body.damaged_until_offset, "/")?;
     let skip = move |app: &App| {
         app.topics.skip(&partition, range, app.clock.now())?;
@@ -102,10 +102,10 @@ async fn skip_damage(
         ("damaged_until_offset" = u64, Query, description = "One past the last offset")),
     responses((status = 200, description = "Taken back; all that is known to be damaged", body = DamageBody)))]
 async fn take_skip_back(
-    State(app): State<App>,
+    app: App,
     AtPartition { topic, partition }: AtPartition,
     RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
+) -> Answer {
     let params = Params::parse(query.as_deref(), &["damaged_offset", "damaged_until_offset"], &[])?;
     let number = |name: &str| {
         let missing = || Problem::invalid(name, format!("say which offsets: {name}=<offset> is missing"));
@@ -141,9 +141,7 @@ fn range(from: u64, until: u64, pointer: &str) -> Result<Gap, Problem> {
     let from = offset(from, "damaged_offset")?;
     let until = offset(until, "damaged_until_offset")?;
     if from >= until {
-        let detail = format!(
-            "damaged_until_offset is exclusive and must be above damaged_offset, {from}, not {until}"
-        );
+        let detail = format!("it is exclusive and must be above damaged_offset, {from}, not {until}");
         return Err(Problem::invalid(format!("{pointer}damaged_until_offset"), detail));
     }
     Ok(Gap { from, until })

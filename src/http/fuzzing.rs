@@ -16,14 +16,12 @@ use super::produce::body::Incoming;
 /// # Errors
 /// 406 where there is none.
 pub fn accept(fields: Vec<HeaderValue>) -> Result<&'static str, Problem> {
-    let mut headers = HeaderMap::new();
-    for field in fields {
-        headers.append(header::ACCEPT, field);
-    }
+    let fields = fields.into_iter().map(|field| (header::ACCEPT, field));
+    let headers = HeaderMap::from_iter(fields);
     negotiate(&headers).map(super::accept::Representation::media_type)
 }
 
-/// What the query of a fetch means, for comparing.
+/// The meaning of a fetch's query, as text to compare.
 ///
 /// # Errors
 /// 400 for a query that is not valid.
@@ -36,8 +34,7 @@ pub fn fetch_query(text: &str) -> Result<String, Problem> {
 /// # Errors
 /// 400 for what cannot be decoded, 415 for another coding.
 pub fn decode_body(coding: HeaderValue, pieces: Vec<Bytes>, max_bytes: usize) -> Result<Vec<Bytes>, Problem> {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_ENCODING, coding);
+    let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, coding)]);
     let pieces = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>));
     let pool = Pool::new(1 << 30);
     let budget = Budget::new(&pool);

@@ -1,7 +1,6 @@
 //! `GET /v1/groups/{group}/lag` and `GET /v1/lag`: how far groups are behind.
 
-use axum::extract::{RawQuery, State};
-use axum::response::Response;
+use axum::extract::RawQuery;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -9,10 +8,10 @@ use utoipa_axum::routes;
 
 use super::groups::page_of_names;
 use super::path::{AtGroup, NoQuery};
-use super::problem::Problem;
 use super::{Work, ok};
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::lag::report::{self, GroupLag, PartitionLag, Total};
+use crate::http::Answer;
 use crate::http::app::App;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -105,7 +104,7 @@ struct LagsBody {
 /// How far a group is behind, by topic and partition
 #[utoipa::path(get, path = "/v1/groups/{group}/lag", tag = "lag",
     responses((status = 200, description = "The lag", body = GroupLagBody)))]
-async fn group_lag(State(app): State<App>, _: NoQuery, AtGroup(group): AtGroup) -> Result<Response, Problem> {
+async fn group_lag(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     let lag = move |app: &App| Ok(group_body(report::lag_of(app, &group), group, true));
     ok(&app.work(Work::Report, lag).await?)
 }
@@ -115,7 +114,7 @@ async fn group_lag(State(app): State<App>, _: NoQuery, AtGroup(group): AtGroup) 
     params(("limit" = Option<u64>, Query, description = "The most groups (100)"),
         ("after" = Option<String>, Query, description = "Groups after this name")),
     responses((status = 200, description = "The lags", body = LagsBody)))]
-async fn all_lags(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+async fn all_lags(app: App, RawQuery(query): RawQuery) -> Answer {
     let (names, next) = page_of_names(&app, query.as_deref())?;
     let lags = move |app: &App| {
         let summary = |group: String| group_body(report::lag_of(app, &group), group, false);

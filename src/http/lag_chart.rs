@@ -161,12 +161,8 @@ fn heading(out: &mut String, picture: &Picture<'_>, title: &str) {
         Metric::Lag => format!("{} records", figure(Metric::Lag, picture.now.lag)),
         metric => figure(metric, picture.now.get(metric)),
     };
-    let what = format!(
-        "{}{} · {}",
-        what(picture.metric),
-        picture.each,
-        span_text(picture)
-    );
+    let (what, span) = (what(picture.metric), span_text(picture));
+    let what = format!("{what}{} · {span}", picture.each);
     text(out, "title", (MARGIN, 38.0), "start", title);
     text(out, "faint", (MARGIN, 59.0), "start", &escape(&what));
     text(out, "now", (right, 38.0), "end", &now);
@@ -580,10 +576,8 @@ mod tests {
             }
             let escapes = ["amp;", "lt;", "gt;", "quot;", "#39;"];
             let mut after = text.split('&').skip(1);
-            assert!(
-                after.all(|rest| escapes.iter().any(|escape| rest.starts_with(escape))),
-                "{text}"
-            );
+            let holds = after.all(|rest| escapes.iter().any(|escape| rest.starts_with(escape)));
+            assert!(holds, "{text}");
         }
         assert!(open.is_empty(), "{open:?}");
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
@@ -607,10 +601,8 @@ mod tests {
         let bad = "</text><script>alert('&\"')</script>\u{1}\n]]>";
         let svg = picture(&plot(2, 9), bad, &[bad.to_owned(), "b".to_owned()], Metric::Lag);
         assert_well_formed(&svg);
-        assert!(
-            !svg.contains("<script") && svg.contains("&lt;script&gt;"),
-            "{svg}"
-        );
+        let holds = !svg.contains("<script") && svg.contains("&lt;script&gt;");
+        assert!(holds, "{svg}");
     }
 
     #[test]

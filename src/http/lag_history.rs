@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::extract::RawQuery;
+use axum::response::IntoResponse;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -19,6 +19,7 @@ use crate::broker::engine::{PartitionId, TopicId};
 use crate::broker::lag::plot::{self, By, Line, Metric, Plot, Request, Value};
 use crate::broker::lag::report;
 use crate::broker::topics::{self, catalog};
+use crate::http::Answer;
 use crate::http::app::App;
 
 /// The default length of the window.
@@ -92,11 +93,7 @@ struct Columns {
         ("partition" = Option<u32>, Query, description = "Only this partition of it")),
     responses((status = 200, description = "The history since the server started", body = HistoryBody),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
-async fn lag_history(
-    State(app): State<App>,
-    RawQuery(query): RawQuery,
-    AtGroup(group): AtGroup,
-) -> Result<Response, Problem> {
+async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -> Answer {
     let params = Params::parse(query.as_deref(), WHAT, &[])?;
     let asked = Asked::of(&app, &params)?;
     let history = move |app: &App| {
@@ -129,11 +126,7 @@ async fn lag_history(
     responses((status = 200, description = "The worst eight lines, and the others together", body = String,
             content_type = "image/svg+xml"),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
-async fn lag_svg(
-    State(app): State<App>,
-    RawQuery(query): RawQuery,
-    AtGroup(group): AtGroup,
-) -> Result<Response, Problem> {
+async fn lag_svg(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -> Answer {
     let params = Params::parse(query.as_deref(), &[WHAT, &["metric", "theme"]].concat(), &[])?;
     let asked = Asked::of(&app, &params)?;
     let metrics = [

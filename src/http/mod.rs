@@ -90,8 +90,11 @@ pub(crate) fn fresh(content_type: &'static str) -> [(HeaderName, HeaderValue); 2
     ]
 }
 
+/// What a handler returns.
+pub(crate) type Answer = Result<Response, Problem>;
+
 /// The usual answer of a handler: 200 with a JSON body, see [`json_answer`].
-pub(crate) fn ok(body: &impl Serialize) -> Result<Response, Problem> {
+pub(crate) fn ok(body: &impl Serialize) -> Answer {
     Ok(json_answer(StatusCode::OK, body))
 }
 

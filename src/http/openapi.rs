@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
@@ -76,7 +75,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "operating",
     responses((status = 200, description = "The OpenAPI document", content_type = "application/json", body = Value)))]
-async fn document(State(app): State<App>, _: NoQuery) -> Response {
+async fn document(app: App, _: NoQuery) -> Response {
     let text = || Bytes::from(complete().to_json().unwrap_or_default() + "\n");
     (fresh("application/json"), app.openapi.get_or_init(text).clone()).into_response()
 }
@@ -96,29 +95,12 @@ const IN_PATHS: [(&str, &str); 4] = [
 /// what holds for streams over one topic holds for those over several.
 pub(super) fn complete() -> OpenApi {
     let mut api = super::routes().into_openapi();
-    for (path, item) in &mut api.paths.paths {
-        let methods = [
-            &mut item.get,
-            &mut item.put,
-            &mut item.post,
-            &mut item.delete,
-            &mut item.patch,
-            &mut item.head,
-        ];
-        for (index, operation) in methods.into_iter().enumerate() {
-            if let Some(operation) = operation {
-                complete_operation(path, index == PUT, operation);
-            }
-        }
-    }
     let stream = |path: &str| api.paths.paths.get(path).and_then(|item| item.get.clone());
     if let (Some(one), Some(mut several)) = (stream("/v1/topics/{topic}/records"), stream("/v1/records")) {
         let parameters = several.parameters.get_or_insert_default();
         for parameter in one.parameters.into_iter().flatten() {
-            let is_known = parameters
-                .iter()
-                .any(|known| name_of(known) == name_of(&parameter));
-            if !is_known && name_of(&parameter) != Some("topic") {
+            let name = name_of(&parameter);
+            if name != Some("topic") && parameters.iter().all(|known| name_of(known) != name) {
                 parameters.push(parameter);
             }
         }
@@ -126,6 +108,20 @@ pub(super) fn complete() -> OpenApi {
             several.responses.responses.entry(status).or_insert(response);
         }
         api.paths.paths.entry("/v1/records".to_owned()).or_default().get = Some(several);
+    }
+    for (path, item) in &mut api.paths.paths {
+        for operation in [&mut item.get, &mut item.post, &mut item.delete]
+            .into_iter()
+            .flatten()
+        {
+            complete_operation(path, false, operation);
+        }
+        item.patch
+            .iter_mut()
+            .for_each(|operation| complete_operation(path, false, operation));
+        item.put
+            .iter_mut()
+            .for_each(|operation| complete_operation(path, true, operation));
     }
     api
 }
@@ -137,34 +133,27 @@ fn name_of(parameter: &RefOr<Parameter>) -> Option<&str> {
     }
 }
 
-/// Where PUT stands among the methods: it makes what its path names.
-const PUT: usize = 1;
-
-fn complete_operation(path: &str, is_put: bool, operation: &mut Operation) {
-    let in_path = IN_PATHS
-        .iter()
-        .filter(|(name, _)| path.contains(&format!("{{{name}}}")));
-    let (mut missing, mut unknown) = (Vec::new(), Vec::new());
-    let parameters = operation.parameters.get_or_insert_default();
-    for (name, description) in in_path {
+/// `makes`: the operation makes what its path names.
+fn complete_operation(path: &str, makes: bool, operation: &mut Operation) {
+    let (mut parameters, mut unknown) = (Vec::new(), Vec::new());
+    let told = operation.parameters.take().unwrap_or_default();
+    for (name, description) in IN_PATHS {
+        if !path.contains(&format!("{{{name}}}")) {
+            continue;
+        }
         unknown.push(format!("`unknown-{name}`"));
-        if !parameters
-            .iter()
-            .any(|parameter| name_of(parameter) == Some(name))
-        {
-            let schema = if *name == "partition" {
-                u32::schema()
-            } else {
-                String::schema()
+        if !told.iter().any(|parameter| name_of(parameter) == Some(name)) {
+            let schema = match name {
+                "partition" => u32::schema(),
+                _ => String::schema(),
             };
-            let parameter = ParameterBuilder::new()
-                .name(*name)
-                .parameter_in(ParameterIn::Path);
-            let parameter = parameter.description(Some(*description)).required(Required::True);
-            missing.push(RefOr::T(parameter.schema(Some(schema)).build()));
+            let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path);
+            let parameter = parameter.description(Some(description)).required(Required::True);
+            parameters.push(RefOr::T(parameter.schema(Some(schema)).build()));
         }
     }
-    parameters.splice(0..0, missing);
+    parameters.extend(told);
+    operation.parameters = Some(parameters).filter(|all| !all.is_empty());
     if path.contains("{member}") {
         // Nothing is said of the group where its member is unknown.
         unknown.remove(0);
@@ -178,7 +167,7 @@ fn complete_operation(path: &str, is_put: bool, operation: &mut Operation) {
     let forbidden =
         "`forbidden`: the `Host` is none of this server's, or a web page of another origin changes something";
     add("403", forbidden.to_owned());
-    if !unknown.is_empty() && !is_put {
+    if !unknown.is_empty() && !makes {
         add("404", unknown.join(", "));
     }
     add("default", "Anything else: a problem".to_owned());
@@ -188,9 +177,8 @@ fn complete_operation(path: &str, is_put: bool, operation: &mut Operation) {
             && response.content.is_empty()
         {
             let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));
-            response
-                .content
-                .insert(PROBLEM.to_owned(), RefOr::T(problem.build()));
+            let problem = RefOr::T(problem.build());
+            response.content.insert(PROBLEM.to_owned(), problem);
         }
     }
 }
@@ -256,10 +244,8 @@ mod tests {
         let document: Value = serde_json::from_str(&text).unwrap();
         for reference in text.split("\"$ref\":\"").skip(1) {
             let target = reference.split('"').next().unwrap().trim_start_matches('#');
-            assert!(
-                document.pointer(target).is_some(),
-                "{target} is not in the document"
-            );
+            let holds = document.pointer(target).is_some();
+            assert!(holds, "{target} is not in the document");
         }
     }
 }

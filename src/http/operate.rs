@@ -2,8 +2,7 @@
 //!
 //! Clients see no paths: a failure has general words here, and its details in the server's own log.
 
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -16,6 +15,7 @@ use super::{Work, exact, fresh, ok};
 use crate::broker::engine::Health;
 use crate::broker::refusal::Reason;
 use crate::broker::topics::skips;
+use crate::http::Answer;
 use crate::http::app::App;
 use crate::metrics;
 
@@ -106,7 +106,7 @@ struct InfoBody {
 /// Whether the process answers
 #[utoipa::path(get, path = "/health/live", tag = "operating",
     responses((status = 200, description = "It does", body = LiveBody)))]
-async fn live(_: NoQuery) -> Result<Response, Problem> {
+async fn live(_: NoQuery) -> Answer {
     ok(&LiveBody { status: "live" })
 }
 
@@ -114,7 +114,7 @@ async fn live(_: NoQuery) -> Result<Response, Problem> {
 #[utoipa::path(get, path = "/health/ready", tag = "operating",
     responses((status = 200, description = "It does; `degraded` lists the faults", body = ReadyBody),
         (status = 503, description = "`log-failed`, `shutting-down`")))]
-async fn ready(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
+async fn ready(app: App, _: NoQuery) -> Answer {
     if app.is_stopping() {
         return Err(Problem::new(Reason::ShuttingDown, "the server is stopping"));
     }
@@ -133,7 +133,7 @@ async fn ready(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> 
 #[utoipa::path(get, path = "/metrics", tag = "operating",
     responses((status = 200, description = "OpenMetrics text", body = String,
         content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
-async fn metrics_text(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
+async fn metrics_text(app: App, _: NoQuery) -> Answer {
     let text = app.work(Work::Report, |app| {
         let body_bytes = app.body_bytes_in_flight();
         Ok(metrics::encode(&app.broker, &app.metrics, body_bytes))
@@ -147,7 +147,7 @@ async fn metrics_text(State(app): State<App>, _: NoQuery) -> Result<Response, Pr
 #[utoipa::path(get, path = "/v1/info", tag = "operating",
     responses((status = 200, description = "Version, format of the data directory, uptime, features, limits",
         body = InfoBody)))]
-async fn info(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
+async fn info(app: App, _: NoQuery) -> Answer {
     let uptime = app.clock.monotonic().since(app.started);
     ok(&InfoBody {
         version: env!("CARGO_PKG_VERSION"),

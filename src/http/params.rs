@@ -121,10 +121,8 @@ impl Params {
         }
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
         let words = one_of(&words);
-        Err(Problem::invalid(
-            name,
-            format!("{name} must be {words}, not {text:?}"),
-        ))
+        let detail = format!("{name} must be {words}, not {text:?}");
+        Err(Problem::invalid(name, detail))
     }
 
     /// `true` or `false`.
@@ -201,42 +199,27 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// What the deserializer says of a field, without its names of Rust types and its place, for which there is the pointer.
+/// The deserializer's message in words of JSON, without its names of Rust types, and without the place: the pointer says it.
 fn in_plain_words(message: &str) -> String {
     let (message, _) = message.rsplit_once(" at line ").unwrap_or((message, ""));
-    let name = |text: &str| text.replace('`', "");
-    if let Some((kind, expected)) = message.rsplit_once(", expected ") {
-        if let Some(field) = kind.strip_prefix("unknown field ") {
-            let known = expected.strip_prefix("one of ").unwrap_or(expected);
-            return name(&format!(
-                "unknown field {field}; known here: {}",
-                known.replace(" or ", ", ")
-            ));
-        }
-        if let Some(found) = kind
-            .strip_prefix("invalid type: ")
-            .or(kind.strip_prefix("invalid value: "))
-        {
-            return format!(
-                "it must be {}, not {}",
-                kind_of(expected),
-                name(found_in_words(found))
-            );
+    let words = |text: &str| text.replace('`', "");
+    let (kind, expected) = message.rsplit_once(", expected ").unwrap_or((message, ""));
+    if let Some(field) = kind.strip_prefix("unknown field ") {
+        let known = expected.strip_prefix("one of ").unwrap_or(expected);
+        return words(&format!("unknown field {field}; known here: {known}"));
+    }
+    for (prefix, what) in [("missing field ", "missing"), ("duplicate field ", "given twice")] {
+        if let Some(field) = message.strip_prefix(prefix) {
+            return words(&format!("the field {field} is {what}"));
         }
     }
-    match (
-        message.strip_prefix("missing field "),
-        message.strip_prefix("duplicate field "),
-    ) {
-        (Some(field), _) => format!("the field {} is missing", name(field)),
-        (_, Some(field)) => format!("the field {} is given twice", name(field)),
-        _ => name(message),
-    }
-}
-
-/// What serde expects, in words of JSON.
-fn kind_of(expected: &str) -> &str {
-    match expected {
+    let Some(found) = kind
+        .strip_prefix("invalid type: ")
+        .or(kind.strip_prefix("invalid value: "))
+    else {
+        return words(message);
+    };
+    let expected = match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number in its range",
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number in its range, which may be negative",
         "f32" | "f64" => "a number",
@@ -244,19 +227,14 @@ fn kind_of(expected: &str) -> &str {
         "a sequence" => "an array",
         _ if expected.starts_with("struct ") || expected == "a map" => "an object",
         _ => expected,
-    }
-}
-
-/// What serde found: `string "a"`, `integer `5``, `sequence`.
-fn found_in_words(found: &str) -> &str {
-    match found {
+    };
+    let mut kinds = ["integer ", "floating point ", "boolean "].into_iter();
+    let found = match found {
         "sequence" => "an array",
         "map" => "an object",
-        _ => ["integer ", "floating point ", "boolean "]
-            .iter()
-            .find_map(|kind| found.strip_prefix(kind))
-            .unwrap_or(found),
-    }
+        _ => kinds.find_map(|kind| found.strip_prefix(kind)).unwrap_or(found),
+    };
+    format!("it must be {expected}, not {}", words(found))
 }
 
 /// Reads a JSON body into a type that denies unknown fields.
@@ -320,10 +298,8 @@ mod tests {
             one: Option<Inner>,
         }
         let good = json_body::<Outer>(br#"{"list":[{"a":1}],"one":{"a":2}}"#).unwrap();
-        assert_eq!(
-            (good.list, good.one),
-            (vec![Inner { a: 1 }], Some(Inner { a: 2 }))
-        );
+        let expected = (vec![Inner { a: 1 }], Some(Inner { a: 2 }));
+        assert_eq!((good.list, good.one), expected);
         for (wrong, pointer) in [
             ("[[], null]", ""),
             (r#"{"list":[[1]],"one":null}"#, "/list/0"),
@@ -365,11 +341,8 @@ mod tests {
                 panic!("{row}")
             };
             let problem = json_body::<Body>(body.as_bytes()).unwrap_err().to_json();
-            assert_eq!(
-                [&problem["pointer"], &problem["detail"]],
-                [pointer, detail],
-                "{body}"
-            );
+            let expected = [pointer, detail];
+            assert_eq!([&problem["pointer"], &problem["detail"]], expected, "{body}");
         }
         let problem = json_body::<Body>(b"{names}").unwrap_err().to_json().to_string();
         assert!(problem.contains("the body is not JSON: "), "{problem}");
@@ -383,10 +356,8 @@ mod tests {
         headers.append(&name, HeaderValue::from_static("application/json"));
         assert_eq!(single(&headers, &name).unwrap().unwrap(), "application/json");
         headers.append(&name, HeaderValue::from_static("application/json"));
-        assert_eq!(
-            single(&headers, &name).unwrap_err().to_json()["pointer"],
-            "content-type"
-        );
+        let problem = single(&headers, &name).unwrap_err().to_json();
+        assert_eq!(problem["pointer"], "content-type");
     }
 
     #[test]

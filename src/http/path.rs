@@ -1,4 +1,4 @@
-//! What a path names: topics, partitions, groups and their members. And [`NoQuery`], for paths without parameters.
+//! Reads the names in a path: topics, partitions, groups and their members; and [`NoQuery`], for calls without parameters.
 
 use std::sync::Arc;
 
@@ -55,6 +55,7 @@ macro_rules! extract {
     };
 }
 
+extract!(App, |_parts, app| Ok(app.clone()));
 extract!(TopicName, |parts, app| Ok(Self(path(parts, app, "path").await?)));
 extract!(AtTopic, |parts, app| {
     let name: String = path(parts, app, "path").await?;
@@ -106,10 +107,8 @@ pub(super) fn check_exists(app: &App, group: &str) -> Result<(), Problem> {
     if report::exists(app, group) {
         return Ok(());
     }
-    Err(Problem::new(
-        Reason::UnknownGroup,
-        format!("the group {group} does not exist"),
-    ))
+    let detail = format!("the group {group} does not exist");
+    Err(Problem::new(Reason::UnknownGroup, detail))
 }
 
 /// The index of a partition in digits, without a sign or leading zeros: one partition has one path.

@@ -253,11 +253,8 @@ mod tests {
             assert_eq!(problem.to_json()["code"], code);
             let response = problem.into_response();
             let found = response.headers().get(header::RETRY_AFTER);
-            assert_eq!(
-                found.map(|seconds| seconds.to_str().unwrap()),
-                retry_after,
-                "{code}"
-            );
+            let seconds = found.map(|seconds| seconds.to_str().unwrap());
+            assert_eq!(seconds, retry_after, "{code}");
             assert_eq!(response.status(), status, "{code}");
         }
     }

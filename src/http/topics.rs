@@ -1,12 +1,12 @@
-//! Topics: made, listed, described, changed, deleted; the log start of a partition, and its offsets by time.
+//! Creates, lists, describes, alters and deletes topics; moves the log start of a partition, and finds offsets by time.
 //!
-//! Thin over [`crate::broker::topics::catalog`]: requests are parsed here, and what is there is described.
+//! Thin over [`crate::broker::topics::catalog`]: parses requests and describes topics.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::extract::RawQuery;
+use axum::response::IntoResponse;
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -19,11 +19,12 @@ use super::params::{Params, not_a_time};
 use super::path::{AtPartition, AtTopic, NoQuery, TopicName};
 use super::problem::Problem;
 use super::{Work, json_answer, ok};
-use crate::broker::engine::{Error, Log, Offset, Partition, TimestampMs, Topic};
+use crate::broker::engine::{Error, Log, Offset, Partition, PartitionStats, TimestampMs, Topic};
 use crate::broker::names;
 use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
 use crate::broker::topics::skips;
 use crate::formats::time::parse_time;
+use crate::http::Answer;
 use crate::http::app::App;
 
 /// The longest body that describes a topic: every key with its longest value is a fraction of it.
@@ -63,7 +64,7 @@ struct TopicDescription {
 }
 
 /// The positions and the size of a partition.
-#[derive(Debug, Default, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 struct PartitionDescription {
     partition: u32,
     log_start_offset: u64,
@@ -130,11 +131,11 @@ struct FoundOffset {
         (status = 409, description = "`topic-exists`: with other partitions or configuration"),
         (status = 501, description = "`not-supported`: a configuration key of a later version")))]
 async fn create_topic(
-    State(app): State<App>,
+    app: App,
     TopicName(name): TopicName,
     _: NoQuery,
     OptionalJson(body): OptionalJson<TopicBody, MOST_BODY_BYTES>,
-) -> Result<Response, Problem> {
+) -> Answer {
     names::TOPIC.check(&name)?;
     let body = body.unwrap_or_default();
     let create = move |app: &App| {
@@ -158,7 +159,7 @@ async fn create_topic(
     params(("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "How many at most: 100"),
         ("after" = Option<String>, Query, description = "Only names behind this one: `next` of the part before")),
     responses((status = 200, description = "The topics, without their partitions' positions", body = TopicList)))]
-async fn list_topics(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+async fn list_topics(app: App, RawQuery(query): RawQuery) -> Answer {
     let params = Params::parse(query.as_deref(), &["limit", "after"], &[])?;
     let limit = params.number("limit", 1, 1000)?.unwrap_or(100) as usize;
     // Sorted by name already.
@@ -180,11 +181,7 @@ async fn list_topics(State(app): State<App>, RawQuery(query): RawQuery) -> Resul
 /// Describes a topic
 #[utoipa::path(get, path = "/v1/topics/{topic}", tag = "topics",
     responses((status = 200, description = "The topic", body = TopicDescription)))]
-async fn describe_topic(
-    State(app): State<App>,
-    AtTopic(topic): AtTopic,
-    _: NoQuery,
-) -> Result<Response, Problem> {
+async fn describe_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
     ok(&app
         .work(Work::Report, move |app| describe(&app.log, &topic))
         .await?)
@@ -199,11 +196,11 @@ async fn describe_topic(
         (status = 409, description = "`partitions-cannot-shrink`"),
         (status = 501, description = "`not-supported`: a configuration key of a later version")))]
 async fn alter_topic(
-    State(app): State<App>,
+    app: App,
     AtTopic(topic): AtTopic,
     _: NoQuery,
     JsonBody(body): JsonBody<TopicBody, MOST_BODY_BYTES>,
-) -> Result<Response, Problem> {
+) -> Answer {
     let alter = move |app: &App| {
         let topic = app.topics.alter(topic.name(), body.partitions, &body.config)?;
         describe(&app.log, &topic)
@@ -214,11 +211,7 @@ async fn alter_topic(
 /// Deletes a topic with its records and the offsets that groups committed in it
 #[utoipa::path(delete, path = "/v1/topics/{topic}", tag = "topics",
     responses((status = 204, description = "Deleted; a topic made later under the same name is another one")))]
-async fn delete_topic(
-    State(app): State<App>,
-    AtTopic(topic): AtTopic,
-    _: NoQuery,
-) -> Result<Response, Problem> {
+async fn delete_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
     app.work(Work::Change, move |app| Ok(app.topics.delete(topic.name())?))
         .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -233,10 +226,10 @@ async fn delete_topic(
     responses((status = 200, description = "The log start as it is now", body = LogStart),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`")))]
 async fn delete_records(
-    State(app): State<App>,
+    app: App,
     AtPartition { partition, .. }: AtPartition,
     RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
+) -> Answer {
     let params = Params::parse(query.as_deref(), &["before"], &[])?;
     let missing = "say which offset is the first to be kept: before=<offset>";
     let before = params.number("before", 0, Offset::MAX.get())?;
@@ -254,10 +247,10 @@ async fn delete_records(
     params(("at" = String, Query, description = "`earliest`, `latest`, or a time in milliseconds or RFC 3339", example = "latest")),
     responses((status = 200, description = "The offset", body = FoundOffset)))]
 async fn find_offset(
-    State(app): State<App>,
+    app: App,
     AtPartition { partition, .. }: AtPartition,
     RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
+) -> Answer {
     let params = Params::parse(query.as_deref(), &["at"], &[])?;
     let missing = "say what to find: at=earliest, at=latest or at=<time>";
     let at = params.get("at").ok_or_else(|| Problem::invalid("at", missing))?;
@@ -297,7 +290,7 @@ fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
 }
 
 fn at_or_after(log: &Log, partition: &Partition, time: TimestampMs) -> Result<FoundOffset, Error> {
-    // Taken first: what is appended during the search is then behind the answer, not before it.
+    // Read the end first, so that records appended during the search lie behind the answer.
     let end = partition.positions().end_offset;
     let place = skips::offset_for_time(log, partition, time)?;
     Ok(place.map_or(found(end, None), |(offset, timestamp)| {
@@ -340,38 +333,34 @@ fn describe_without_partitions(log: &Log, topic: &Topic) -> TopicDescription {
 }
 
 fn describe_partition(partition: &Partition) -> Result<PartitionDescription, Error> {
-    let positions = partition.positions();
-    let mut described = PartitionDescription {
+    let damaged = partition
+        .damaged_ranges()
+        .first()
+        .map(|range| (range.from, range.until));
+    let (stats, damaged) = match partition.stats() {
+        Ok(stats) => (Some(stats), damaged),
+        // A topic with a damaged partition can still be described, and must be: the operator looks for the damage.
+        Err(Error::Damaged {
+            damaged_from,
+            damaged_until,
+            ..
+        }) => (None, damaged.or(Some((damaged_from, damaged_until)))),
+        Err(error) => return Err(error),
+    };
+    let stats = stats.as_ref();
+    let positions = stats.map_or_else(|| partition.positions(), |stats| stats.positions);
+    let timestamp = |of: fn(&PartitionStats) -> Option<TimestampMs>| Some(of(stats?)?.get());
+    Ok(PartitionDescription {
         partition: partition.id().index,
         log_start_offset: positions.log_start_offset.get(),
         end_offset: positions.end_offset.get(),
-        ..PartitionDescription::default()
-    };
-    match partition.stats() {
-        Ok(stats) => {
-            described.log_start_offset = stats.positions.log_start_offset.get();
-            described.end_offset = stats.positions.end_offset.get();
-            described.size_bytes = Some(stats.size_bytes);
-            described.segments = Some(stats.segments as u64);
-            described.first_timestamp = stats.first_timestamp.map(TimestampMs::get);
-            described.last_timestamp = stats.last_timestamp.map(TimestampMs::get);
-        }
-        // A topic with a damaged partition can still be described, and must be: the operator looks for the damage.
-        Err(Error::Damaged {
-            damaged_from: from,
-            damaged_until: until,
-            ..
-        }) => {
-            described.damaged_offset = Some(from.get());
-            described.damaged_until_offset = Some(until.get());
-        }
-        Err(error) => return Err(error),
-    }
-    if let Some(range) = partition.damaged_ranges().first() {
-        described.damaged_offset = Some(range.from.get());
-        described.damaged_until_offset = Some(range.until.get());
-    }
-    Ok(described)
+        size_bytes: stats.map(|stats| stats.size_bytes),
+        segments: stats.map(|stats| stats.segments as u64),
+        first_timestamp: timestamp(|stats| stats.first_timestamp),
+        last_timestamp: timestamp(|stats| stats.last_timestamp),
+        damaged_offset: damaged.map(|(from, _)| from.get()),
+        damaged_until_offset: damaged.map(|(_, until)| until.get()),
+    })
 }
 
 /// Reads an object of configuration keys in which none is given twice; null is an empty one.

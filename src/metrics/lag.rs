@@ -166,10 +166,8 @@ mod tests {
             };
             lags.push(name.into(), lag, 3);
         }
-        assert_eq!(
-            [lags.partitions.len(), lags.topics.len(), lags.groups.len()],
-            [3; 3]
-        );
+        let found = [lags.partitions.len(), lags.topics.len(), lags.groups.len()];
+        assert_eq!(found, [3; 3]);
         assert_eq!(lags.left_out(), 17 + 1 + 1);
         assert!(lags.topics.iter().all(|row| row.total.lag.lag == 35));
     }

@@ -37,7 +37,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, header};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::{Body as HttpBody, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -53,6 +53,7 @@ use crate::broker::caller::Caller;
 use crate::broker::refusal::{Outcome, Reason};
 use crate::http::app::App;
 use crate::http::budget::relieved;
+use crate::http::chunks::PolledFrame;
 use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, Mapped, browsers};
 use crate::metrics::Requests;
@@ -77,7 +78,7 @@ const LATE_ANSWER: Duration = Duration::from_secs(1);
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-/// What all connections share.
+/// The state that all connections share.
 pub(super) struct Connections {
     app: App,
     router: Router,
@@ -633,10 +634,7 @@ impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame<io::Error> {
         let this = &mut *self;
         let connection = &this.connection;
         let frame = match Pin::new(&mut this.body).poll_frame(cx) {
@@ -690,10 +688,7 @@ impl HttpBody for AnswerBody {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame<axum::Error> {
         let this = &mut *self;
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         let Some(permit) = this.held.take() else {

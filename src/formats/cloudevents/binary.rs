@@ -125,10 +125,8 @@ mod tests {
         ];
         let record = read(&more, b" { } ").unwrap();
         assert_eq!(header(&record, "ce_source").unwrap(), "/shops/7");
-        assert_eq!(
-            header(&record, "content-type").unwrap(),
-            "application/json; charset=utf-8"
-        );
+        let expected = "application/json; charset=utf-8";
+        assert_eq!(header(&record, "content-type").unwrap(), expected);
         assert_eq!(header(&record, "traceparent"), None);
         assert_eq!(record.headers.len(), 7);
         assert_eq!(record.key.as_deref(), Some(&b"N14228"[..]));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::attributes::{Content, Draft, is_name, is_text};
 use crate::formats::json::{
-    Fault, ParsedRecord, RecordError, Scanner, Text, base64, is_json_line, not_utf8, null, token,
+    Fault, ParsedRecord, RecordError, Scanner, Text, base64, is_json_line, items, not_utf8, null, token,
 };
 
 /// Reads one event, the whole of `body` but for white space.
@@ -47,21 +47,12 @@ fn batch<'a, E: From<RecordError>>(
     let top = |fault| RecordError::new("", fault);
     let mut scanner = Scanner::new(body);
     scanner.expect(b'[', "an array of events").map_err(top)?;
-    if scanner.eat(b']') {
+    let count = items(&mut scanner, "", event, &mut take)?;
+    if count == 0 {
         return Err(top(Fault::new(scanner.position(), "the batch is empty")).into());
     }
-    let mut index = 0;
-    loop {
-        let record = event(&mut scanner).map_err(|error| error.within(&format!("/{index}")))?;
-        take(index, record)?;
-        index += 1;
-        if scanner.eat(b']') {
-            break;
-        }
-        scanner.expect(b',', "',' or ']'").map_err(top)?;
-    }
     scanner.end().map_err(top)?;
-    Ok(index)
+    Ok(count)
 }
 
 /// The data of an event as it stands.
@@ -109,11 +100,11 @@ fn event<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError>
                 }
             }
             _ if !is_name(&name) => {
-                let what = format!(
-                    "{:?} cannot be an attribute: its name is lower-case ASCII letters and digits",
-                    String::from_utf8_lossy(&name)
+                let (shown, rule) = (
+                    String::from_utf8_lossy(&name),
+                    "its name is lower-case ASCII letters and digits",
                 );
-                return Err(wrong(what.into()));
+                return Err(wrong(format!("{shown:?} cannot be an attribute: {rule}").into()));
             }
             _ => {
                 if let Some(value) = attribute(scanner, &name).map_err(here)? {
@@ -305,10 +296,8 @@ mod tests {
                 assert_eq!(pointer(json), expected, "{json}");
             }
         }
-        assert_eq!(
-            (pointer(""), pointer(r#"{"id":"1"} x"#)),
-            (String::new(), "/specversion".to_owned())
-        );
+        let expected = (String::new(), "/specversion".to_owned());
+        assert_eq!((pointer(""), pointer(r#"{"id":"1"} x"#)), expected);
         for content_type in ["text/plain", "text/plain; charset=latin1"] {
             let data = if content_type == "text/plain" {
                 "{}"

@@ -218,11 +218,8 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         let mut unseen = Vec::new();
         renderer.push(&mut unseen, &record, false);
-        assert_eq!(
-            text.as_bytes(),
-            unseen,
-            "`json_lines` changes nothing in the output"
-        );
+        let found = text.as_bytes();
+        assert_eq!(found, unseen, "`json_lines` changes nothing in the output");
         text
     }
 
@@ -311,10 +308,8 @@ mod tests {
         assert_eq!(text, format!(r#"{place}"time":"1970-01-01T00:00:00Z"}}"#));
         for timestamp in [i64::MAX, i64::MIN, -99_999_999_999_999] {
             let text = render((timestamp, None, Some(b"1"), &[]), Layout::Lines);
-            assert!(
-                !text.contains("\"time\"") && text.ends_with(",\"data\":1}"),
-                "{text}"
-            );
+            let holds = !text.contains("\"time\"") && text.ends_with(",\"data\":1}");
+            assert!(holds, "{text}");
         }
     }
 

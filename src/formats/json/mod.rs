@@ -15,6 +15,6 @@ mod parse;
 mod scan;
 
 pub use parse::{ParsedHeader, ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
-pub(crate) use parse::{base64, not_utf8, null, token};
+pub(crate) use parse::{base64, items, not_utf8, null, token};
 pub use scan::MAX_DEPTH;
 pub(crate) use scan::{Fault, Scanner, Text};

@@ -97,10 +97,8 @@ pub fn parse_records<'a, E: From<RecordError>>(
 ) -> Result<usize, E> {
     if let Err(error) = std::str::from_utf8(body) {
         let ignore = |_, _: ParsedRecord<'_>| Ok::<(), RecordError>(());
-        return Err(not_utf8(body, error.valid_up_to(), |prefix| {
-            body_records(prefix, ignore).err()
-        })
-        .into());
+        let parse = |prefix: &[u8]| body_records(prefix, ignore).err();
+        return Err(not_utf8(body, error.valid_up_to(), parse).into());
     }
     body_records(body, take)
 }
@@ -130,20 +128,7 @@ fn body_records<'a, E: From<RecordError>>(
         }
         scanner.expect(b':', "':'").map_err(list)?;
         scanner.expect(b'[', "an array of records").map_err(list)?;
-        let mut index = 0;
-        if !scanner.eat(b']') {
-            loop {
-                let record =
-                    record(&mut scanner).map_err(|error| error.within(&format!("/records/{index}")))?;
-                take(index, record)?;
-                index += 1;
-                if scanner.eat(b']') {
-                    break;
-                }
-                scanner.expect(b',', "',' or ']'").map_err(list)?;
-            }
-        }
-        count = Some(index);
+        count = Some(items(&mut scanner, "/records", record, &mut take)?);
     }
     scanner.end().map_err(top)?;
     match count {
@@ -151,6 +136,28 @@ fn body_records<'a, E: From<RecordError>>(
         Some(0) => Err(list(Fault::new(scanner.position(), "records is empty")).into()),
         Some(count) => Ok(count),
     }
+}
+
+/// Reads an array's items, whose `[` is read already, and passes each with its index to `take`; returns their number.
+pub(crate) fn items<'a, E: From<RecordError>>(
+    scanner: &mut Scanner<'a>,
+    pointer: &str,
+    read: impl Fn(&mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError>,
+    take: &mut impl FnMut(usize, ParsedRecord<'a>) -> Result<(), E>,
+) -> Result<usize, E> {
+    let mut index = 0;
+    let mut more = !scanner.eat(b']');
+    while more {
+        let record = read(scanner).map_err(|error| error.within(&format!("{pointer}/{index}")))?;
+        take(index, record)?;
+        index += 1;
+        more = !scanner.eat(b']');
+        if more {
+            let separator = scanner.expect(b',', "',' or ']'");
+            separator.map_err(|fault| RecordError::new(pointer, fault))?;
+        }
+    }
+    Ok(index)
 }
 
 /// Whether `bytes` are one JSON value, without white space around it or line breaks in it, that a reader takes for a
@@ -185,10 +192,8 @@ pub(crate) fn token(name: &[u8]) -> String {
 #[cold]
 fn unknown(name: Text<'_>, known: &str) -> RecordError {
     let decoded = name.decode().unwrap_or(Cow::Borrowed(name.raw));
-    let what = format!(
-        "unknown field {:?}; known here: {known}",
-        String::from_utf8_lossy(&decoded)
-    );
+    let shown = String::from_utf8_lossy(&decoded);
+    let what = format!("unknown field {shown:?}; known here: {known}");
     RecordError::new(format!("/{}", token(&decoded)), Fault::new(name.at, what))
 }
 
@@ -219,9 +224,8 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
     };
     // A bit for each of FIELDS.
     let mut seen = 0_u32;
-    scanner
-        .expect(b'{', "a record, which is an object")
-        .map_err(top)?;
+    let begin = scanner.expect(b'{', "a record, which is an object");
+    begin.map_err(top)?;
     if scanner.eat(b'}') {
         return Ok(record);
     }
@@ -363,7 +367,7 @@ pub(crate) fn base64(scanner: &mut Scanner<'_>) -> Result<Vec<u8>, Fault> {
 
 /// The most headers of one record, far above the limit of a server: each takes more memory than it has bytes in JSON.
 const MAX_HEADERS: usize = 10_000;
-/// The most bytes of their names: a name occurs once and may have many values.
+/// The most bytes of their names, counted again for each value of a name.
 const MAX_NAME_BYTES: usize = 4 << 20;
 
 /// A header's value; `None` if it has none.
@@ -397,29 +401,25 @@ fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<ParsedHeader<'a>>, Recor
             return Err(here(Fault::new(text.at, what)));
         }
         scanner.expect(b':', "':'").map_err(here)?;
-        if scanner.eat(b'[') {
-            let mut index = 0;
-            loop {
-                let value = header_value(scanner)
-                    .map_err(|error| error.within(&format!("/headers/{}/{index}", token(&name))))?;
-                name_bytes += name.len();
-                if headers.len() == MAX_HEADERS || name_bytes > MAX_NAME_BYTES {
-                    return Err(here(Fault::new(text.at, "too many headers")));
-                }
-                headers.push((name.clone(), value));
-                index += 1;
-                if scanner.eat(b']') {
-                    break;
-                }
-                scanner.expect(b',', "',' or ']'").map_err(here)?;
-            }
-        } else {
-            let value =
-                header_value(scanner).map_err(|error| error.within(&format!("/headers/{}", token(&name))))?;
-            if headers.len() == MAX_HEADERS {
+        let is_array = scanner.eat(b'[');
+        for index in 0.. {
+            let value = header_value(scanner).map_err(|error| {
+                let of_array = if is_array {
+                    format!("/{index}")
+                } else {
+                    String::new()
+                };
+                error.within(&format!("/headers/{}{of_array}", token(&name)))
+            })?;
+            name_bytes += name.len();
+            if headers.len() == MAX_HEADERS || name_bytes > MAX_NAME_BYTES {
                 return Err(here(Fault::new(text.at, "too many headers")));
             }
-            headers.push((name, value));
+            headers.push((name.clone(), value));
+            if !is_array || scanner.eat(b']') {
+                break;
+            }
+            scanner.expect(b',', "',' or ']'").map_err(here)?;
         }
         if scanner.eat(b'}') {
             return Ok(headers);
@@ -494,10 +494,8 @@ mod tests {
         };
         assert_eq!(record, expected);
         for part in [record.key, record.value] {
-            assert!(
-                matches!(part, Some(Cow::Borrowed(_))),
-                "what has no escapes is not copied"
-            );
+            let holds = matches!(part, Some(Cow::Borrowed(_)));
+            assert!(holds, "what has no escapes is not copied");
         }
     }
 
@@ -515,10 +513,7 @@ mod tests {
         assert_eq!(parse(r#"{"value":null}"#), parse("{}"));
         let record = parse(r#"{"value_base64":"bnVsbA=="}"#);
         assert_eq!(record.value, bytes("null"));
-        assert!(
-            !record.json_line,
-            "a reader would take the bytes null for a tombstone"
-        );
+        assert!(!record.json_line, "readers take a null for a tombstone");
         assert_eq!(parse(r#"{"value_base64":""}"#).value, bytes(""));
         assert_eq!(parse(r#"{"value":"null"}"#).value, bytes("\"null\""));
     }
@@ -562,10 +557,8 @@ mod tests {
             .headers
             .iter()
             .map(|(name, value)| (&**name, value.as_deref()));
-        assert!(
-            headers.eq(expected.map(|(name, value)| (name.as_bytes(), value))),
-            "{record:?}"
-        );
+        let holds = headers.eq(expected.map(|(name, value)| (name.as_bytes(), value)));
+        assert!(holds, "{record:?}");
     }
 
     #[test]
@@ -688,11 +681,8 @@ mod tests {
             (r#"{"records":[{},1]}"#, "/records/1"),
             (r#"{"records":[{},{},{},{"vlaue":1}]}"#, "/records/3/vlaue"),
         ] {
-            assert_eq!(
-                records(body.as_bytes()).expect_err(body).pointer,
-                expected,
-                "{body}"
-            );
+            let found = records(body.as_bytes()).expect_err(body).pointer;
+            assert_eq!(found, expected, "{body}");
         }
     }
 

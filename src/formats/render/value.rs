@@ -65,10 +65,8 @@ mod tests {
     fn json_is_copied_byte_for_byte() {
         let text = r#"{ "a" : 1.50 }|1e400|-0|12345678901234567890123|"\u00e9"|[ ]|true"#;
         for text in text.split('|').chain(["\"a\u{2028}b\""]) {
-            assert_eq!(
-                rendered(text.as_bytes(), Layout::Lines),
-                format!(",\"value\":{text}")
-            );
+            let expected = format!(",\"value\":{text}");
+            assert_eq!(rendered(text.as_bytes(), Layout::Lines), expected);
         }
     }
 
@@ -94,10 +92,8 @@ mod tests {
     #[test]
     fn line_breaks_between_tokens_become_spaces_in_lines_only() {
         let stored = b"{\r\n \"a\\n\": [1,\n2]\n}\n";
-        assert_eq!(
-            rendered(stored, Layout::Lines),
-            ",\"value\":{   \"a\\n\": [1, 2] } "
-        );
+        let expected = ",\"value\":{   \"a\\n\": [1, 2] } ";
+        assert_eq!(rendered(stored, Layout::Lines), expected);
         let unchanged = format!(",\"value\":{}", str::from_utf8(stored).unwrap());
         assert_eq!(rendered(stored, Layout::Document), unchanged);
     }

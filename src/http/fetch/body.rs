@@ -14,7 +14,7 @@ use crate::broker::fetch::page::Page;
 use crate::formats::cloudevents::EventRenderer;
 use crate::formats::render::{Layout, RecordRenderer};
 use crate::http::accept::Representation;
-use crate::http::chunks::{self, CHUNK_BYTES, chunk_capacity};
+use crate::http::chunks::{self, CHUNK_BYTES, PolledFrame, chunk_capacity};
 
 /// How the records of one partition are written.
 pub(in crate::http) enum RecordText {
@@ -76,7 +76,7 @@ pub(super) fn text(
     })
 }
 
-/// What stands before and after the records of a JSON document; the log start and the end (`has_positions`) are left out
+/// The text before and after the records of a JSON document; the log start and the end (`has_positions`) are left out
 /// where the answer is to stay the same for ever.
 fn document(page: &Page, topic: &str, partition: u32, has_positions: bool) -> (String, String) {
     let topic = serde_json::Value::from(topic);
@@ -118,10 +118,7 @@ impl HttpBody for Pieces {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> PolledFrame<Infallible> {
         Poll::Ready(self.left.pop_front().map(|piece| Ok(Frame::data(piece))))
     }
 

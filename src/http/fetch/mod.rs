@@ -7,7 +7,7 @@
 pub(super) mod body;
 pub(super) mod query;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::RawQuery;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use utoipa::ToSchema;
@@ -18,13 +18,13 @@ use super::Mapped;
 use super::accept::{Representation, negotiate};
 use super::event::EventDoc;
 use super::path::AtPartition;
-use super::problem::Problem;
 use crate::broker::engine::{Partition, Topic};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::range::{FetchRange, FetchRequest};
 use crate::broker::fetch::unreadable;
 use crate::broker::topics::catalog;
 use crate::broker::topics::skips::Gap;
+use crate::http::Answer;
 use crate::http::app::App;
 
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("next-offset");
@@ -92,12 +92,12 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         (status = 503, description = "`shutting-down`, `overloaded`"),
     ))]
 async fn fetch(
-    State(app): State<App>,
+    app: App,
     method: Method,
     AtPartition { topic, partition }: AtPartition,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Answer {
     let representation = negotiate(&headers)?;
     let mut request = query::parse(query.as_deref())?;
     request.whole_batches = representation == Representation::RecordBatch;
@@ -126,7 +126,7 @@ fn answer(
     page: Page,
     representation: Representation,
     tag: Option<&HeaderValue>,
-) -> Result<Response, Problem> {
+) -> Answer {
     // A gap may close: the file can be restored, the skip taken back.
     let tag = tag.filter(|_| page.gaps.is_empty());
     let mut headers = HeaderMap::with_capacity(8);
@@ -270,8 +270,7 @@ mod tests {
     fn a_tag_is_found_in_a_list_weak_or_by_a_star() {
         let tag = HeaderValue::from_static("\"a.0.1-2\"");
         let having = |field: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static(field));
+            let headers = HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(field))]);
             has_it_already(&headers, &tag)
         };
         for field in ["\"a.0.1-2\"", "\"x\", \"a.0.1-2\"", "W/\"a.0.1-2\"", "*"] {

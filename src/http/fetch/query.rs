@@ -1,4 +1,4 @@
-//! What a fetch asks for.
+//! Reads the query of a fetch.
 
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn a_wrong_parameter_is_the_pointer_of_the_refusal() {
         for (text, pointer) in [
             ("", "offset"),
             ("max_records=5", "offset"),

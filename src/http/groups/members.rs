@@ -1,10 +1,10 @@
-//! `/v1/groups/{group}/members`: joining, polling, and what else members do.
+//! `/v1/groups/{group}/members`: joining, polling, and the other calls of members.
 
 use std::time::Duration;
 
 use axum::Extension;
-use axum::extract::{RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::extract::RawQuery;
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,7 @@ use crate::broker::groups::membership::{Described, Join, Start};
 use crate::broker::groups::poll::{Delivered, Polled, Wanted};
 use crate::broker::names::MEMBER;
 use crate::formats::render::{Layout, RecordRenderer};
+use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::{JsonBody, OptionalJson};
 use crate::http::chunks::{self, CHUNK_BYTES, Chunks, chunk_capacity};
@@ -217,12 +218,12 @@ struct CommitBody {
         (status = 404, description = "`unknown-topic`"),
         (status = 409, description = "`group-type-mismatch`, `group-settings-differ`")))]
 async fn join_group(
-    State(app): State<App>,
+    app: App,
     caller: Option<Extension<Caller>>,
     _: NoQuery,
     GroupName(group): GroupName,
     JsonBody(body): JsonBody<JoinBody>,
-) -> Result<Response, Problem> {
+) -> Answer {
     let member = body.member_id.clone();
     if let Some(member) = &member {
         MEMBER.check(member).map_err(|refusal| refusal.at("/member_id"))?;
@@ -254,12 +255,12 @@ async fn join_group(
         (status = 409, description = "`poll-superseded`: a newer poll has taken its place, and it delivers nothing; `group-type-mismatch`, `group-settings-differ`"),
         (status = 500, description = "`corrupt-data`: nothing but damaged records is left to read")))]
 async fn poll(
-    State(app): State<App>,
+    app: App,
     caller: Option<Extension<Caller>>,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     JsonBody(body): JsonBody<PollBody>,
-) -> Result<Response, Problem> {
+) -> Answer {
     if body.member_id.as_ref().is_some_and(|name| *name != member) {
         return Err(Problem::invalid("/member_id", "the path names another member"));
     }
@@ -313,11 +314,11 @@ async fn poll(
     responses((status = 200, description = "It is alive", body = HeartbeatAnswer),
         (status = 409, description = "`fenced`: the epoch is stale")))]
 async fn heartbeat(
-    State(app): State<App>,
+    app: App,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     OptionalJson(body): OptionalJson<HeartbeatBody>,
-) -> Result<Response, Problem> {
+) -> Answer {
     let epoch = body.and_then(|body| body.epoch);
     let (epoch, state) = app.groups.heartbeat(&group, &member, epoch)?;
     let state = state.name();
@@ -332,11 +333,11 @@ async fn heartbeat(
         (status = 404, description = "`unknown-member`, `unknown-topic`, `unknown-partition`"),
         (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; nothing was committed")))]
 async fn commit(
-    State(app): State<App>,
+    app: App,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     JsonBody(CommitBody { epoch, mut offsets }): JsonBody<CommitBody>,
-) -> Result<Response, Problem> {
+) -> Answer {
     let commits = check_commits(&app.log, &offsets)?;
     let places: Vec<_> = commits.iter().map(|commit| commit.partition).collect();
     let committed = app.groups.commit_as(&group, &member, epoch, commits).await?;
@@ -355,10 +356,10 @@ async fn commit(
     params(("ack" = Option<String>, Query, description = "The `poll_id` of the answer that is done with: what it delivered is committed first, or accepted")),
     responses((status = 204, description = "It is no member any more")))]
 async fn leave_group(
-    State(app): State<App>,
+    app: App,
     RawQuery(query): RawQuery,
     MemberName { group, member }: MemberName,
-) -> Result<Response, Problem> {
+) -> Answer {
     let params = Params::parse(query.as_deref(), &["ack"], &[])?;
     app.groups.leave(&group, &member, params.get("ack")).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -449,7 +450,7 @@ fn refuse_given(fields: &[(&str, bool)], detail: &str) -> Result<(), Problem> {
     given.map_or(Ok(()), |(pointer, _)| Err(Problem::invalid(*pointer, detail)))
 }
 
-fn answer(polled: Polled) -> Result<Response, Problem> {
+fn answer(polled: Polled) -> Answer {
     let head = json!({
         "poll_id": polled.poll_id, "epoch": polled.epoch, "assignment": assigned(polled.assignment),
     });
@@ -474,8 +475,7 @@ fn answer(polled: Polled) -> Result<Response, Problem> {
     Ok((fresh("application/json"), body.map_err(unreadable)?).into_response())
 }
 
-/// What stands in each record's object behind all else: in a shared group, how often it was delivered and how long it is
-/// leased.
+/// The last fields of each record: in a shared group, how often it was delivered and how long it is leased.
 fn lease_fields(delivered: &Delivered, lease_expires: Option<TimestampMs>) -> String {
     let fields = delivered.deliveries.zip(lease_expires);
     let text = fields.map(|(deliveries, expires)| {

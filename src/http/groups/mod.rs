@@ -1,11 +1,11 @@
-//! `/v1/groups`: groups, what they have committed, and their members.
+//! `/v1/groups`: groups, their committed offsets, and their members.
 
 mod members;
 mod offsets;
 mod work;
 
-use axum::extract::{RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::extract::RawQuery;
+use axum::response::IntoResponse;
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -24,6 +24,7 @@ use crate::broker::groups::membership::Start;
 use crate::broker::groups::shared::settings::GroupValue;
 use crate::broker::refusal::Reason;
 use crate::formats::time::parse_time;
+use crate::http::Answer;
 use crate::http::app::App;
 use members::MemberBody;
 
@@ -91,7 +92,7 @@ struct SettingsBody {
     params(("limit" = Option<u64>, Query, description = "The most groups (100)"),
         ("after" = Option<String>, Query, description = "Groups after this name")),
     responses((status = 200, description = "The groups", body = GroupList)))]
-async fn list_groups(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
     let (names, next) = page_of_names(&app, query.as_deref())?;
     let row = |group: String| {
         let live = app.groups.live(&group).unwrap_or_default();
@@ -109,11 +110,7 @@ async fn list_groups(State(app): State<App>, RawQuery(query): RawQuery) -> Resul
 /// A group with its members
 #[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups",
     responses((status = 200, description = "The group", body = GroupBody)))]
-async fn describe_group(
-    State(app): State<App>,
-    _: NoQuery,
-    AtGroup(group): AtGroup,
-) -> Result<Response, Problem> {
+async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     let live = app.groups.live(&group).unwrap_or_default();
     let settings = match app.groups.value_of(&group) {
         Ok(Some(GroupValue::Shared(settings))) => Some(SettingsBody {
@@ -135,11 +132,7 @@ async fn describe_group(
 /// Deletes a group with what it has committed
 #[utoipa::path(delete, path = "/v1/groups/{group}", tag = "groups",
     responses((status = 204, description = "It is gone"), (status = 409, description = "`group-active`: it has members")))]
-async fn delete_group(
-    State(app): State<App>,
-    _: NoQuery,
-    GroupName(group): GroupName,
-) -> Result<Response, Problem> {
+async fn delete_group(app: App, _: NoQuery, GroupName(group): GroupName) -> Answer {
     let guard = app.groups.alone().await;
     check_exists(&app, &group)?;
     let outside = no_members(&app, &group)?;
@@ -180,7 +173,7 @@ pub(super) fn page_of_names(
     Ok((names, next))
 }
 
-/// How a group is shared; one that cannot be read counts as ordered, and nobody can join it.
+/// The type of a group; one that cannot be read counts as ordered, and nobody can join it.
 fn kind_of(app: &App, group: &str) -> GroupType {
     let value = app.groups.value_of(group).ok().flatten();
     value.map_or(GroupType::Ordered, |value| value.kind())

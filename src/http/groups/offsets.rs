@@ -1,10 +1,8 @@
-//! `/v1/groups/{group}/offsets`: what a group has committed, without membership.
+//! `/v1/groups/{group}/offsets`: committed offsets, without membership.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::extract::State;
-use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -16,6 +14,7 @@ use crate::broker::engine::{Log, Offset, Partition};
 use crate::broker::groups::membership::Start;
 use crate::broker::groups::{Commit, MAX_METADATA_BYTES};
 use crate::broker::topics::{self, catalog, skips};
+use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
 use crate::http::path::{AtGroup, GroupName, NoQuery, check_exists};
@@ -93,11 +92,7 @@ struct ResetRow {
 /// What a group has committed
 #[utoipa::path(get, path = "/v1/groups/{group}/offsets", tag = "groups",
     responses((status = 200, description = "Sorted by topic and partition", body = OffsetsBody)))]
-async fn read_offsets(
-    State(app): State<App>,
-    _: NoQuery,
-    AtGroup(group): AtGroup,
-) -> Result<Response, Problem> {
+async fn read_offsets(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     let committed = app.groups.committed(&group).into_iter();
     let rows = committed.filter_map(|(id, committed)| {
         Some(OffsetBody {
@@ -118,11 +113,11 @@ async fn read_offsets(
         (status = 404, description = "`unknown-topic`, `unknown-partition`: nothing was committed"),
         (status = 409, description = "`group-active`: it has members, who alone commit for it; nothing was committed")))]
 async fn commit_offsets(
-    State(app): State<App>,
+    app: App,
     _: NoQuery,
     GroupName(group): GroupName,
     JsonBody(body): JsonBody<OffsetsBody>,
-) -> Result<Response, Problem> {
+) -> Answer {
     let guard = app.groups.commits().await;
     let outside = no_members(&app, &group)?;
     let commits = check_commits(&app.log, &body.offsets)?;
@@ -136,11 +131,11 @@ async fn commit_offsets(
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`"),
         (status = 409, description = "`group-active`: it has members, and this is no dry run; nothing was changed")))]
 async fn reset_offsets(
-    State(app): State<App>,
+    app: App,
     _: NoQuery,
     GroupName(group): GroupName,
     JsonBody(body): JsonBody<ResetBody>,
-) -> Result<Response, Problem> {
+) -> Answer {
     let to = Target::parse(&body.to)?;
     let guard = app.groups.alone().await;
     check_exists(&app, &group)?;
@@ -252,10 +247,8 @@ fn plan_reset(
             for (i, index) in indexes.iter().enumerate() {
                 let pointer = format!("/partitions/{i}");
                 if !seen.insert(*index) {
-                    return Err(Problem::invalid(
-                        pointer,
-                        format!("partition {index} is given twice"),
-                    ));
+                    let detail = format!("partition {index} is given twice");
+                    return Err(Problem::invalid(pointer, detail));
                 }
                 let found = topics::partition(&topic, *index);
                 partitions.push(found.map_err(|refusal| refusal.at(pointer))?);

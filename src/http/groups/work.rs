@@ -1,7 +1,5 @@
-//! `…/members/{member}/settle` and `…/redrive`: what shared groups have besides.
+//! `…/members/{member}/settle` and `…/redrive`: the calls that only shared groups have.
 
-use axum::extract::State;
-use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -9,6 +7,7 @@ use utoipa_axum::routes;
 
 use crate::broker::engine::Offset;
 use crate::broker::groups::settle::{Place, Settling};
+use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
 use crate::http::ok;
@@ -126,11 +125,11 @@ struct RedrivenBody {
         (status = 404, description = "`unknown-group`, `unknown-member`, `unknown-topic`, `unknown-partition`"),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
 async fn settle_records(
-    State(app): State<App>,
+    app: App,
     _: NoQuery,
     MemberName { group, member }: MemberName,
     JsonBody(body): JsonBody<SettleBody>,
-) -> Result<Response, Problem> {
+) -> Answer {
     let count = body.accept.len() + body.release.len() + body.reject.len() + body.extend.len();
     if count > MOST_PLACES {
         let detail = format!("a settle names at most {MOST_PLACES} records, not {count}");
@@ -176,11 +175,11 @@ async fn settle_records(
         (status = 404, description = "`unknown-group`; `unknown-topic`: the topic of dead letters, or the one where a record came from (`redriven` counts those before it)"),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
 async fn redrive_group(
-    State(app): State<App>,
+    app: App,
     _: NoQuery,
     GroupName(group): GroupName,
     JsonBody(body): JsonBody<RedriveBody>,
-) -> Result<Response, Problem> {
+) -> Answer {
     let most = body.max_records.unwrap_or(REDRIVEN);
     if !(1..=MOST_REDRIVEN).contains(&most) {
         let detail = format!("max_records is from 1 to {MOST_REDRIVEN}");

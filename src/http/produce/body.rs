@@ -36,13 +36,13 @@ const CHUNK_BYTES: usize = 64 << 10;
 const TURN_BYTES: usize = 64 << 10;
 /// A decoder is called so often before it says whether something came out: members and frames may be empty.
 const DECODER_CALLS: usize = 16;
-/// What a step of a decoder counts at least, in bytes: to begin a member of gzip takes as long as some KiB.
+/// The least that a step of a decoder counts, in bytes: to begin a member of gzip takes as long as some KiB.
 const STEP_BYTES: usize = TURN_BYTES / 4;
 
 /// The largest window that a zstd body may ask for, as a power of two: the 8 MiB that RFC 9659 allows in HTTP.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
-/// What decoding gzip takes: the window, the tables, and a buffer for output.
+/// The memory for decoding gzip: the window, the tables, and a buffer for output.
 const GZIP_BYTES: usize = 96 << 10;
 
 /// A refused body is read on for at most so many bytes and so long.
@@ -172,7 +172,7 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// What the decoder holds of the server's budget, in bytes.
+    /// The decoder's share of the server's budget, in bytes.
     pub(crate) fn covered(&self) -> usize {
         self.room.covered()
     }
@@ -187,11 +187,9 @@ impl<'a> Incoming<'a> {
         max_bytes: usize,
     ) -> Result<Bytes, Problem> {
         let too_large = || {
-            let detail = format!("a request of this type has at most {max_bytes} bytes, decoded");
-            Problem::new(
-                Reason::RequestTooLarge,
-                detail + "; send application/x-ndjson, or split it",
-            )
+            let limit = format!("a request of this type has at most {max_bytes} bytes, decoded");
+            let detail = limit + "; send application/x-ndjson, or split it";
+            Problem::new(Reason::RequestTooLarge, detail)
         };
         let length = usize::try_from(self.content_length.unwrap_or(0)).unwrap_or(usize::MAX);
         if length > max_bytes {
@@ -226,7 +224,7 @@ impl<'a> Incoming<'a> {
 
     /// Reads on in the background what the client still sends, within bounds, so that it can read the answer.
     pub(super) fn drain(self, app: &App) {
-        // What the decoder took is given back here.
+        // This returns the decoder's memory.
         let Self {
             mut body,
             expects_continue,
@@ -405,7 +403,7 @@ impl Zstd {
     }
 }
 
-/// What zstd says, in words.
+/// The name of an error of zstd.
 #[cold]
 fn failed(code: usize) -> std::io::Error {
     std::io::Error::other(get_error_name(code))
@@ -428,10 +426,9 @@ mod tests {
     }
 
     fn incoming_within<'a>(pool: &'a Pool, coding: &'static str, chunks: Vec<Bytes>) -> Incoming<'a> {
-        let mut headers = HeaderMap::new();
-        if !coding.is_empty() {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
-        }
+        let value = HeaderValue::from_static(coding);
+        let coding = (!coding.is_empty()).then_some((header::CONTENT_ENCODING, value));
+        let headers = HeaderMap::from_iter(coding);
         let chunks = chunks.into_iter().map(Ok::<_, std::io::Error>);
         Incoming::new(pool, &headers, Body::from_stream(stream::iter(chunks)))
     }
@@ -561,10 +558,8 @@ mod tests {
             &[""],
             &["gzip", "zstd"],
         ] {
-            let mut headers = HeaderMap::new();
-            for coding in codings {
-                headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
-            }
+            let value = |coding: &&'static str| (header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+            let headers = HeaderMap::from_iter(codings.iter().map(value));
             let body = Incoming::new(&POOL, &headers, Body::empty());
             let code = body.check_coding().map_err(|problem| problem.code());
             assert_eq!(code, Err(Code::UnsupportedMediaType), "{codings:?}");
@@ -589,15 +584,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_declared_length_above_the_limit_is_refused_unread() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("101"));
+        let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, HeaderValue::from_static("101"))]);
         let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let problem = whole(Incoming::new(&POOL, &headers, never), 100).await;
         assert_eq!(problem.unwrap_err().code(), TOO_LARGE);
     }
 
     #[tokio::test]
-    async fn what_decoders_take_is_part_of_the_budget_and_given_back() {
+    async fn the_memory_of_decoders_is_part_of_the_budget_and_is_returned() {
         let text = vec![b'a'; 64 << 10];
         for (coding, bytes, least, most) in [
             ("identity", text.clone(), 0, 0),

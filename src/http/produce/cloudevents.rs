@@ -1,8 +1,7 @@
 //! CloudEvents: structured (one event as JSON), batched (an array of them), and binary (attributes in headers, data in the body).
 //!
-//! What becomes of an event is the matter of [`crate::formats::cloudevents`]; an event is a record like any other from there on.
+//! [`crate::formats::cloudevents`] makes a record of an event; from there on it is a record like any other.
 
-use axum::response::Response;
 use http::HeaderMap;
 
 use super::body::Incoming;
@@ -12,6 +11,7 @@ use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::refusal::Refusal;
 use crate::formats::cloudevents::{parse_event, parse_events, read_binary};
 use crate::formats::json::{ParsedRecord, is_json_line, without_mark};
+use crate::http::Answer;
 use crate::http::problem::Problem;
 
 /// How events are sent.
@@ -39,11 +39,7 @@ pub(super) fn refuse_half_an_event(headers: &HeaderMap) -> Result<(), Problem> {
         })
 }
 
-pub(super) async fn produce(
-    call: &TopicCall<'_>,
-    mode: Mode,
-    body: &mut Incoming<'_>,
-) -> Result<Response, Problem> {
+pub(super) async fn produce(call: &TopicCall<'_>, mode: Mode, body: &mut Incoming<'_>) -> Answer {
     let (params, options) = call.params(&["ack", "expected_offset", "partition"])?;
     let partition = params.number("partition", 0, u64::MAX)?;
     let key = call.key(&params, None)?;

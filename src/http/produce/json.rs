@@ -1,16 +1,14 @@
 //! `application/json`: a list of records, appended as one.
 
-use axum::response::Response;
-
 use super::body::Incoming;
 use super::whole::produce as produce_whole;
 use super::{Listed, TopicCall};
 use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::refusal::Refusal;
 use crate::formats::json::{parse_records, without_mark};
-use crate::http::problem::Problem;
+use crate::http::Answer;
 
-pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
+pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Answer {
     let (params, options) = call.params(&["ack", "expected_offset", "repartition"])?;
     let key = call.key(&params, None)?;
     produce_whole(call, options, key, body, place).await

@@ -22,7 +22,7 @@ use std::convert::Infallible;
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Request};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -48,6 +48,7 @@ use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::unknown_partition;
 use crate::formats::cloudevents::unquoted;
 use crate::formats::json::ParsedRecord;
+use crate::http::Answer;
 use crate::http::app::App;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -55,7 +56,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Bodies up to this size are read on the worker that received them: about a millisecond of work. Larger ones go where blocking is fine.
 const INLINE_BYTES: usize = 256 << 10;
-/// What of an answer's positions is written at once: however many there are, a client that reads slowly holds no more.
+/// Positions are written in pieces of this size, so that a slow reader holds no more than one piece.
 const ANSWER_CHUNK_BYTES: usize = 64 << 10;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -175,11 +176,7 @@ struct ProducedDoc {
         (status = 503, description = "Overloaded (also by idempotency keys, which are never forgotten early), stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
     ))]
-async fn produce(
-    State(app): State<App>,
-    topic: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Response {
+async fn produce(app: App, topic: Result<Path<String>, PathRejection>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match topic {
@@ -228,7 +225,7 @@ enum AnyProduced {
         (status = 507, description = "The disk is full"),
     ))]
 async fn produce_to_partition(
-    State(app): State<App>,
+    app: App,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
 ) -> Response {
@@ -241,12 +238,7 @@ async fn produce_to_partition(
     answer_or_drain(&app, answer, body)
 }
 
-async fn to_topic(
-    app: &App,
-    topic: &str,
-    parts: &Parts,
-    body: &mut Incoming<'_>,
-) -> Result<Response, Problem> {
+async fn to_topic(app: &App, topic: &str, parts: &Parts, body: &mut Incoming<'_>) -> Answer {
     body.check_coding()?;
     let media = media_type(&parts.headers);
     if !matches!(media, Ok(Media::Event(_))) {
@@ -275,7 +267,7 @@ async fn to_partition(
     partition: &str,
     parts: &Parts,
     body: &mut Incoming<'_>,
-) -> Result<Response, Problem> {
+) -> Answer {
     body.check_coding()?;
     if media_type(&parts.headers)? != Media::RecordBatch {
         let detail = "application/vnd.apache.kafka.record-batch is sent to a partition; other types and CloudEvents name \
@@ -289,7 +281,7 @@ async fn to_partition(
     Box::pin(record_batch::produce(&call, index, body)).await
 }
 
-fn answer_or_drain(app: &App, answer: Result<Response, Problem>, body: Incoming<'_>) -> Response {
+fn answer_or_drain(app: &App, answer: Answer, body: Incoming<'_>) -> Response {
     let problem = match answer {
         Ok(response) => return response,
         Err(problem) => problem,
@@ -383,7 +375,7 @@ fn not_a_type(what: &str) -> Problem {
     Problem::new(Code::UnsupportedMediaType, format!("{what}; send {types}"))
 }
 
-/// What a request asks for.
+/// A request to a topic that exists.
 struct TopicCall<'a> {
     app: &'a App,
     parts: &'a Parts,
@@ -584,8 +576,8 @@ mod tests {
     use super::*;
 
     fn media(value: &str) -> Result<Media, Code> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(value).unwrap());
+        let value = HeaderValue::from_str(value).unwrap();
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, value)]);
         media_type(&headers).map_err(|problem| problem.code())
     }
 
@@ -627,23 +619,16 @@ mod tests {
         for wrong in wrong.split('|') {
             assert_eq!(media(wrong), Err(Code::UnsupportedMediaType), "{wrong}");
         }
-        let mut twice = HeaderMap::new();
-        for value in ["application/json", "application/x-ndjson"] {
-            twice.append(header::CONTENT_TYPE, HeaderValue::from_static(value));
-        }
+        let twice = ["application/json", "application/x-ndjson"].map(HeaderValue::from_static);
+        let twice = HeaderMap::from_iter(twice.map(|value| (header::CONTENT_TYPE, value)));
         let code = media_type(&twice).unwrap_err().code();
-        assert_eq!(
-            code,
-            Code::Refused(Reason::InvalidRequest),
-            "nobody can know which counts"
-        );
+        let expected = Code::Refused(Reason::InvalidRequest);
+        assert_eq!(code, expected, "nobody can know which counts");
         let problem = media_type(&HeaderMap::new()).unwrap_err();
         assert_eq!(problem.code(), Code::UnsupportedMediaType);
         let detail = problem.to_json()["detail"].to_string();
-        assert!(
-            detail.contains("application/x-ndjson") && detail.contains("text/plain"),
-            "{detail}"
-        );
+        let holds = detail.contains("application/x-ndjson") && detail.contains("text/plain");
+        assert!(holds, "{detail}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::body::Incoming;
 use super::{TopicCall, replayed};
 use crate::broker::produce::upload::{Stop, Upload};
+use crate::http::Answer;
 use crate::http::budget::Budget;
 use crate::http::json_answer;
 use crate::http::problem::Problem;
@@ -57,7 +58,7 @@ impl From<Problem> for End {
     }
 }
 
-pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
+pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Answer {
     let (params, options) = call.params(&["ack", "expected_offset", "repartition"])?;
     let key = call.key(&params, None)?;
     let producer = &call.app.producer;
@@ -117,7 +118,7 @@ async fn read(upload: &mut Upload<'_>, budget: &mut Budget<'_>, body: &mut Incom
         tail.extend_from_slice(rest);
         let held = upload.unit_bytes() + tail.len();
         if !budget.try_cover(held) {
-            // What this upload has in flight must not be what it waits for.
+            // An upload must not wait for memory that its own unit in flight holds.
             upload.settle().await?;
             budget.cover_beside(body.covered(), held).await?;
         }

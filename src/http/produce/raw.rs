@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use axum::response::Response;
 use http::header;
 
 use super::TopicCall;
@@ -13,9 +12,9 @@ use crate::broker::produce::placing::Placer;
 use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::refusal::Refusal;
 use crate::formats::json::{ParsedRecord, is_json_line};
-use crate::http::problem::Problem;
+use crate::http::Answer;
 
-/// What the query says of the record.
+/// The parts of the record that the query gives.
 #[derive(Clone)]
 struct Said {
     partition: Option<u64>,
@@ -23,7 +22,7 @@ struct Said {
     key: Option<String>,
 }
 
-pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Result<Response, Problem> {
+pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Answer {
     let (params, options) = call.params(&["ack", "expected_offset", "key", "partition", "timestamp"])?;
     let said = Said {
         partition: params.number("partition", 0, u64::MAX)?,

@@ -9,9 +9,9 @@ use super::body::Incoming;
 use super::{TopicCall, replayed};
 use crate::broker::produce::idempotency::fingerprint;
 use crate::broker::produce::record_batch::Range;
+use crate::http::Answer;
 use crate::http::budget::Budget;
 use crate::http::json_answer;
-use crate::http::problem::Problem;
 
 /// Bodies up to this size are checked on the worker that received them: about a millisecond of checksum.
 const INLINE_BYTES: usize = 2 << 20;
@@ -28,11 +28,7 @@ pub(super) struct BatchesDoc {
     records: u64,
 }
 
-pub(super) async fn produce(
-    call: &TopicCall<'_>,
-    partition: u32,
-    body: &mut Incoming<'_>,
-) -> Result<Response, Problem> {
+pub(super) async fn produce(call: &TopicCall<'_>, partition: u32, body: &mut Incoming<'_>) -> Answer {
     let (params, options) = call.params(&["ack", "expected_offset"])?;
     let key = call.key(&params, Some(partition))?;
     let mut budget = Budget::new(&call.app.bodies);

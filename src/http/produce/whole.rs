@@ -9,8 +9,8 @@ use crate::broker::produce::idempotency::{Key, fingerprint};
 use crate::broker::produce::placing::Placement;
 use crate::broker::produce::whole::{Attempt, Placed, Places};
 use crate::broker::refusal::Refusal;
+use crate::http::Answer;
 use crate::http::budget::Budget;
-use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, fresh};
 
 /// Positions of an answer that takes no part of the budget, in bytes: it is written in one piece.
@@ -23,7 +23,7 @@ pub(super) async fn produce(
     key: Option<Box<Key>>,
     body: &mut Incoming<'_>,
     place: impl Fn(&TopicCall<'_>, &Attempt, &[u8]) -> Result<Placed, Refusal> + Clone + Send + 'static,
-) -> Result<Response, Problem> {
+) -> Answer {
     let mut budget = Budget::new(&call.app.bodies);
     let bytes = body
         .whole(&mut budget, call.app.config.limits.max_request_bytes)
@@ -52,7 +52,7 @@ async fn produce_once(
     bytes: Bytes,
     budget: Budget<'_>,
     place: impl Fn(&TopicCall<'_>, &Attempt, &[u8]) -> Result<Placed, Refusal> + Clone + Send + 'static,
-) -> Result<Response, Problem> {
+) -> Answer {
     let mut hasher = key.hasher();
     let fingerprint = work(call, &bytes, move |_, body| {
         hasher.update(body);
@@ -78,7 +78,7 @@ fn answer(places: Places, mut budget: Budget<'_>) -> Response {
     placements.shrink_to_fit();
     let held_bytes = placements.len() * size_of::<Placement>();
     if held_bytes > MOST_UNCOUNTED_BYTES {
-        // What there is of it will do where there is no more: the records are in, and must be answered for.
+        // The answer is sent even if the budget has less: the records are stored already.
         budget.try_cover(held_bytes);
     } else {
         drop(budget.take());

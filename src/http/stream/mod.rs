@@ -9,8 +9,8 @@ mod query;
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::extract::{RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::extract::RawQuery;
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use utoipa_axum::router::OpenApiRouter;
@@ -21,10 +21,11 @@ use self::query::StreamQuery;
 use super::accept::choose;
 use super::chunks;
 use super::fetch::JsonRecord;
+use super::fresh;
 use super::path::TopicName;
-use super::{fresh, problem::Problem};
 use crate::broker::refusal::Refusal;
 use crate::broker::stream::run::{Cut, OpenStream};
+use crate::http::Answer;
 use crate::http::app::App;
 
 /// Makes nginx, and proxies that follow it, pass on each chunk at once instead of buffering.
@@ -79,12 +80,12 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         (status = 503, description = "`shutting-down`, `overloaded`"),
     ))]
 async fn stream_topic(
-    State(app): State<App>,
+    app: App,
     method: Method,
     TopicName(name): TopicName,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Answer {
     let format = choose(&headers, &Format::ALL)?;
     let query = StreamQuery::parse(query.as_deref(), &headers, false)?;
     stream(app, &method, format, query, &[name]).await
@@ -99,25 +100,14 @@ async fn stream_topic(
         ("Last-Event-ID" = Option<String>, Header, description = "As for one topic: the `id` of an event of a stream over the same topics")),
     responses((status = 200, description = "The records, a line or an event each",
         content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream")))))]
-async fn stream_topics(
-    State(app): State<App>,
-    method: Method,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+async fn stream_topics(app: App, method: Method, RawQuery(query): RawQuery, headers: HeaderMap) -> Answer {
     let format = choose(&headers, &Format::ALL)?;
     let query = StreamQuery::parse(query.as_deref(), &headers, true)?;
     let names = query.topics.clone();
     stream(app, &method, format, query, &names).await
 }
 
-async fn stream(
-    app: App,
-    method: &Method,
-    format: Format,
-    query: StreamQuery,
-    names: &[String],
-) -> Result<Response, Problem> {
+async fn stream(app: App, method: &Method, format: Format, query: StreamQuery, names: &[String]) -> Answer {
     let is_live = query.request.is_live();
     let is_resumed = query.request.is_resumed;
     let opened = OpenStream::open(&app.fetcher, &app.clock, &app.topics, names, query.request).await;

@@ -1,4 +1,4 @@
-//! What a stream writes: lines, or Server-Sent Events.
+//! Writes a stream: lines, or Server-Sent Events.
 //!
 //! NDJSON is a record a line and nothing else. A stream that cannot go on breaks off without its final chunk; one that is
 //! complete ends with it.
@@ -29,7 +29,7 @@ use crate::http::chunks::{CHUNK_BYTES, Chunks, chunk_capacity};
 use crate::http::fetch::body::RecordText;
 use crate::http::problem::Problem;
 
-/// How a client that lost its connection waits before it asks again.
+/// Tells a client how long to wait before it connects again.
 const RETRY: &[u8] = b"retry: 2000\n\n";
 
 /// The format of a stream.
@@ -66,7 +66,7 @@ struct Missing<'a> {
     reason: &'a str,
 }
 
-/// What is written and not sent yet.
+/// The text that is written and not sent yet.
 pub(super) struct Output {
     text: Vec<u8>,
     format: Format,
@@ -93,7 +93,7 @@ impl Output {
         }
     }
 
-    /// What was not sent.
+    /// The text that was not sent.
     pub(super) fn rest(mut self) -> Bytes {
         self.begin();
         Bytes::from(self.text)
@@ -240,7 +240,7 @@ mod tests {
         }
     }
 
-    /// What `write` writes.
+    /// The output of `write`.
     fn written(format: Format, write: impl FnOnce(&mut Output)) -> String {
         let cursor = CursorText::new(7, &[TopicId(1)]);
         let mut output = Output::new(format, cursor, Chunks::to_nowhere());
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_an_event_of_its_own_and_nothing_among_lines() {
+    fn gaps_errors_and_the_end_are_events_and_not_lines() {
         let (from, until) = (Offset::new(3), Offset::new(9));
         let gap = Event::Gap {
             topic: "t",

@@ -1,4 +1,4 @@
-//! What a stream asks for.
+//! Reads the query of a stream.
 
 use http::{HeaderMap, HeaderName};
 
@@ -12,7 +12,7 @@ use crate::http::params::{Params, not_a_time};
 use crate::http::path::parse_index;
 use crate::http::problem::Problem;
 
-/// Where an `EventSource` that lost its connection says how far it got.
+/// The cursor of an `EventSource` that lost its connection.
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Parameters of the contract that this version does not have.
@@ -39,7 +39,7 @@ const PARAMETERS: [&str; 10] = [
 /// The newest records of one stream at most: their places are held in memory while they are looked for.
 const MOST_LAST: u64 = 100_000;
 
-/// What stands before the name of a header in a parameter's name.
+/// The prefix of a parameter that names a header.
 const HEADER_PREFIX: &str = "header.";
 
 /// The query of a stream, with what the header `Last-Event-ID` says.
@@ -199,10 +199,8 @@ fn partitions(list: &str) -> Result<Vec<u32>, Problem> {
         check_count("partitions", partitions.len())?;
         let Some(index) = parse_index(text) else {
             let detail = "partitions must be numbers separated by commas, as in 0,3";
-            return Err(Problem::invalid(
-                "partitions",
-                format!("{detail}; {text:?} is not a number"),
-            ));
+            let detail = format!("{detail}; {text:?} is not a number");
+            return Err(Problem::invalid("partitions", detail));
         };
         if partitions.contains(&index) {
             let detail = format!("partition {index} is named twice");
@@ -249,14 +247,10 @@ mod tests {
     #[test]
     fn a_stream_begins_at_the_log_start_and_ends_at_the_end_unless_it_says_otherwise() {
         let query = parse("").unwrap();
-        assert_eq!(
-            (query.from, query.until, query.follow),
-            (Beginning::Earliest, None, false)
-        );
-        assert_eq!(
-            (query.by_time, query.speed, query.partitions),
-            (false, None, None)
-        );
+        let expected = (Beginning::Earliest, None, false);
+        assert_eq!((query.from, query.until, query.follow), expected);
+        let expected = (false, None, None);
+        assert_eq!((query.by_time, query.speed, query.partitions), expected);
         assert!(query.filter.is_open());
     }
 
@@ -268,18 +262,14 @@ mod tests {
         assert_eq!(query.from, Beginning::Time(TimestampMs(5)));
         assert_eq!(query.until, Some(Ending::Time(TimestampMs(1000))));
         assert_eq!((query.last, query.partitions), (Some(7), Some(vec![3, 0])));
-        assert_eq!(
-            (query.follow, query.by_time, query.speed),
-            (true, true, Some(0.5))
-        );
+        let expected = (true, true, Some(0.5));
+        assert_eq!((query.follow, query.by_time, query.speed), expected);
         assert_eq!(query.filter.key.as_deref(), Some("a b"));
         let headers: Vec<_> = query.filter.headers.iter().map(|(n, v)| (&**n, &**v)).collect();
         assert_eq!(headers, [("type", "x=y"), ("b.c", "")]);
         assert!(parse("speed=60").unwrap().by_time);
-        assert_eq!(
-            parse("from=latest&until=latest").unwrap().until,
-            Some(Ending::Latest)
-        );
+        let expected = Some(Ending::Latest);
+        assert_eq!(parse("from=latest&until=latest").unwrap().until, expected);
         let query = parse(&format!("from={0}&until={0}&follow=true", cursor().encode())).unwrap();
         assert!(!query.goes_on(), "it ends where the cursor is");
         assert_eq!(query.from, Beginning::Cursor(cursor()));
@@ -289,8 +279,7 @@ mod tests {
     #[test]
     fn the_id_of_the_last_event_wins_over_from_and_an_empty_one_says_nothing() {
         let with = |id: &str, query| {
-            let mut headers = HeaderMap::new();
-            headers.insert(LAST_EVENT_ID, HeaderValue::from_str(id).unwrap());
+            let headers = HeaderMap::from_iter([(LAST_EVENT_ID, HeaderValue::from_str(id).unwrap())]);
             StreamQuery::parse(Some(query), &headers, false).map(|query| query.request)
         };
         for query in ["from=latest", "last=5"] {
@@ -308,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn a_wrong_parameter_is_the_pointer_of_the_refusal() {
         for (pointer, queries) in [
             ("form", "form=earliest"),
             ("topics", "topics=a"),
@@ -338,10 +327,8 @@ mod tests {
     fn a_plus_that_became_a_blank_is_explained() {
         for name in ["from", "until"] {
             let problem = parse(&format!("{name}=2024-01-01T00:00:00+02:00")).unwrap_err();
-            assert!(
-                problem.to_json()["detail"].as_str().unwrap().contains("%2B"),
-                "{problem:?}"
-            );
+            let holds = problem.to_json()["detail"].as_str().unwrap().contains("%2B");
+            assert!(holds, "{problem:?}");
         }
     }
 
