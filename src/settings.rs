@@ -662,10 +662,8 @@ mod tests {
         let others = "QUIPU_SERVER QUIPU_TOKEN QUIPU_CONTEXT QUIPU_TEST_DIR QUIPU_SEED QUIPU_PORT QUIPU_PORT_7420_TCP \
             QUIPU_PORT_7420_TCP_PROTO QUIPU_SERVICE_HOST QUIPU_SERVICE_PORT QUIPU_SERVICE_PORT_HTTP \
             QUIPU_LAB_PORT_7420_TCP_ADDR QUIPU_LAB_SERVICE_HOST";
-        let others: Vec<_> = others
-            .split(' ')
-            .map(|name| (name, "tcp://10.0.0.7:7420"))
-            .collect();
+        let value = |name| (name, "tcp://10.0.0.7:7420");
+        let others: Vec<_> = others.split(' ').map(value).collect();
         assert!(load(None, &others, &[]).is_ok());
     }
 
@@ -680,13 +678,9 @@ mod tests {
         assert!(error.contains("a whole number from 1 to 1000000"), "{error}");
         let error = refusal(None, &[], &[("listen", "localhost")]);
         assert!(error.starts_with("--listen: listen is \"localhost\""), "{error}");
-        for wrong in [
-            "max_connections = \"5\"",
-            "max_connections = 5.0",
-            "max_connections = -5",
-            "data = 3",
-        ] {
-            let error = load(Some(wrong), &[], &[]).unwrap_err();
+        let connections = ["\"5\"", "5.0", "-5"].map(|wrong| format!("max_connections = {wrong}"));
+        for wrong in connections.into_iter().chain(["data = 3".to_owned()]) {
+            let error = load(Some(&wrong), &[], &[]).unwrap_err();
             assert!(matches!(error, ConfigError::Value { .. }), "{wrong}: {error}");
         }
     }

@@ -97,12 +97,11 @@ fn own_parts(config: &Config) -> Option<(&str, &str)> {
 
 /// The host of an authority, without its port; `None` where the port is none.
 fn host_of(authority: &str) -> Option<&str> {
-    match authority
-        .rsplit_once(':')
-        .filter(|(_, port)| !port.ends_with(']'))
-    {
-        Some((host, port)) => port.bytes().all(|byte| byte.is_ascii_digit()).then_some(host),
-        None => Some(authority),
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            port.bytes().all(|byte| byte.is_ascii_digit()).then_some(host)
+        }
+        _ => Some(authority),
     }
 }
 
@@ -140,8 +139,8 @@ pub(super) fn layer(router: Router, origins: Vec<String>) -> Router {
 async fn answer(origins: &[String], request: Request, next: Next) -> Response {
     let origin = request.headers().get(ORIGIN);
     let origin = origin.filter(|origin| is_allowed(origins, origin)).cloned();
-    let is_preflight =
-        request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let is_asking = request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let is_preflight = is_asking && request.method() == Method::OPTIONS;
     let mut response = match &origin {
         Some(origin) if is_preflight => {
             let mut response = StatusCode::NO_CONTENT.into_response();
@@ -169,9 +168,8 @@ async fn answer(origins: &[String], request: Request, next: Next) -> Response {
 }
 
 fn is_allowed(origins: &[String], origin: &HeaderValue) -> bool {
-    origins
-        .iter()
-        .any(|allowed| allowed == "*" || origin.as_bytes() == allowed.as_bytes())
+    let mut origins = origins.iter();
+    origins.any(|allowed| allowed == "*" || origin == allowed)
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ pub fn encode(broker: &Broker, metrics: &Arc<Metrics>, body_bytes: u64) -> Strin
 /// Writes families, a row each: the method of [`Writer`], the name, its unit if it has one, the value, and the help.
 macro_rules! families {
     ($out:ident: $($kind:ident $name:literal $($unit:ident)?, $value:expr, $help:literal;)+) => {
-        $($out.$kind($name, $help, None$(.or(Some(prometheus_client::registry::Unit::$unit)))?, $value)?;)+
+        $($out.$kind(($name, $help, None$(.or(Some(prometheus_client::registry::Unit::$unit)))?), $value)?;)+
     };
 }
 pub(crate) use families;
@@ -280,8 +280,8 @@ impl Snapshot {
         };
         let labels = |slot| requests.table.labels(Slot(slot));
         let rows = || (requests.rows.iter().enumerate()).map(|(slot, row)| (labels(slot), row));
-        let help = "Requests answered";
-        out.family("quipu_http_requests", help, None, MetricType::Counter, |family| {
+        let head = ("quipu_http_requests", "Requests answered", None);
+        out.family(head, MetricType::Counter, |family| {
             for ((route, method), row) in rows() {
                 for (counter, status) in row.by_class.iter().zip(["1xx", "2xx", "3xx", "4xx", "5xx"]) {
                     let count = counter.load(Relaxed);
@@ -294,11 +294,9 @@ impl Snapshot {
             }
             Ok(())
         })?;
-        let (name, help) = (
-            "quipu_http_request_duration",
-            "Time from the head of a request to the head of its answer",
-        );
-        out.family(name, help, Some(Unit::Seconds), MetricType::Histogram, |family| {
+        let help = "Time from the head of a request to the head of its answer";
+        let head = ("quipu_http_request_duration", help, Some(Unit::Seconds));
+        out.family(head, MetricType::Histogram, |family| {
             for ((route, method), row) in rows() {
                 let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
                 let counts = row.buckets.iter().map(|bucket| bucket.load(Relaxed));
@@ -336,12 +334,13 @@ impl Snapshot {
 
 struct Writer<'a>(DescriptorEncoder<'a>);
 
+/// A family's name, its help, and its unit if it has one.
+type Head = (&'static str, &'static str, Option<Unit>);
+
 impl Writer<'_> {
     fn family(
         &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
+        (name, help, unit): Head,
         kind: MetricType,
         rows: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
     ) -> fmt::Result {
@@ -350,39 +349,23 @@ impl Writer<'_> {
         rows(&mut self.0.encode_descriptor(name, &help, unit.as_ref(), kind)?)
     }
 
-    fn counter<N: EncodeCounterValue>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        value: N,
-    ) -> fmt::Result {
-        self.family(name, help, unit, MetricType::Counter, |family| {
-            family.encode_counter::<NoLabelSet, _, u64>(&value, None)
-        })
+    fn counter(&mut self, head: Head, value: impl EncodeCounterValue) -> fmt::Result {
+        let write =
+            |family: &mut MetricEncoder<'_>| family.encode_counter::<NoLabelSet, _, u64>(&value, None);
+        self.family(head, MetricType::Counter, write)
     }
 
-    fn gauge<N: EncodeGaugeValue>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        value: N,
-    ) -> fmt::Result {
-        self.family(name, help, unit, MetricType::Gauge, |family| {
-            family.encode_gauge(&value)
-        })
+    fn gauge(&mut self, head: Head, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.family(head, MetricType::Gauge, |family| family.encode_gauge(&value))
     }
 
     /// A gauge with labels.
     fn gauges<L: EncodeLabelSet, N: EncodeGaugeValue>(
         &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
+        head: Head,
         mut rows: impl Iterator<Item = (L, N)>,
     ) -> fmt::Result {
-        self.family(name, help, unit, MetricType::Gauge, |family| {
+        self.family(head, MetricType::Gauge, |family| {
             rows.try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
         })
     }

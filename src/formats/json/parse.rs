@@ -346,23 +346,17 @@ fn timestamp(scanner: &mut Scanner<'_>) -> Result<TimestampMs, Fault> {
     if scanner.peek() == Some(b'"') {
         let text = scanner.string("a time")?.decode()?;
         // Milliseconds must be a number: a string of digits is more likely a mistake than a time.
-        return std::str::from_utf8(&text)
-            .ok()
-            .filter(|text| text.contains('-'))
-            .and_then(parse_time)
-            .ok_or(Fault::new(from, WHAT));
+        let text = std::str::from_utf8(&text).ok().filter(|text| text.contains('-'));
+        return text.and_then(parse_time).ok_or_else(|| Fault::new(from, WHAT));
     }
-    let number = whole_number(scanner, WHAT)?;
-    i64::try_from(number)
-        .map(TimestampMs)
-        .map_err(|_| Fault::new(from, WHAT))
+    let millis = i64::try_from(whole_number(scanner, WHAT)?);
+    millis.map(TimestampMs).map_err(|_| Fault::new(from, WHAT))
 }
 
 pub(crate) fn base64(scanner: &mut Scanner<'_>) -> Result<Vec<u8>, Fault> {
     let text = scanner.string("a string in base64")?;
-    BASE64_STANDARD
-        .decode(text.decode()?)
-        .map_err(|error| Fault::new(text.at, format!("not base64 (RFC 4648, with padding): {error}")))
+    let decoded = BASE64_STANDARD.decode(text.decode()?);
+    decoded.map_err(|error| Fault::new(text.at, format!("not base64 (RFC 4648, with padding): {error}")))
 }
 
 /// The most headers of one record, far above the limit of a server: each takes more memory than it has bytes in JSON.
@@ -386,8 +380,7 @@ fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<ParsedHeader<'a>>, Recor
         let text = scanner.string("a header's name").map_err(top)?;
         let name = text.decode().map_err(top)?;
         let here = |fault| RecordError::new(format!("/headers/{}", token(&name)), fault);
-        // Comparing with each earlier name is cheaper than a set while they are few, as they usually are; a set handles
-        // more.
+        // While they are few, as they usually are, comparing with each earlier name is cheaper than a set.
         let repeated = if headers.len() <= 16 {
             headers.iter().any(|(earlier, _)| *earlier == name)
         } else {
@@ -404,11 +397,7 @@ fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<ParsedHeader<'a>>, Recor
         let is_array = scanner.eat(b'[');
         for index in 0.. {
             let value = header_value(scanner).map_err(|error| {
-                let of_array = if is_array {
-                    format!("/{index}")
-                } else {
-                    String::new()
-                };
+                let of_array = is_array.then(|| format!("/{index}")).unwrap_or_default();
                 error.within(&format!("/headers/{}{of_array}", token(&name)))
             })?;
             name_bytes += name.len();
@@ -433,8 +422,8 @@ fn header_value<'a>(scanner: &mut Scanner<'a>) -> Result<HeaderValue<'a>, Record
     scanner.space();
     match scanner.peek() {
         Some(b'"') => {
-            let text = scanner.string("a string").map_err(top)?;
-            Ok(Some(text.decode().map_err(top)?))
+            let text = scanner.string("a string").and_then(Text::decode);
+            Ok(Some(text.map_err(top)?))
         }
         Some(b'{') => {
             scanner.expect(b'{', "{").map_err(top)?;
@@ -449,9 +438,10 @@ fn header_value<'a>(scanner: &mut Scanner<'a>) -> Result<HeaderValue<'a>, Record
             Ok(Some(value.into()))
         }
         _ if null(scanner) => Ok(None),
-        _ => Err(top(scanner.unexpected(
-            "a header's value: a string, {\"base64\":…}, null, or an array of those",
-        ))),
+        _ => {
+            let expected = "a header's value: a string, {\"base64\":…}, null, or an array of those";
+            Err(top(scanner.unexpected(expected)))
+        }
     }
 }
 

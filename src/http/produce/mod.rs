@@ -17,7 +17,6 @@ mod raw;
 mod record_batch;
 mod whole;
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 
 use axum::body::Body;
@@ -424,10 +423,12 @@ impl TopicCall<'_> {
         let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         covered.add(&[u8::from(content_type.is_some())]);
         covered.add(content_type.unwrap_or_default());
-        let all = headers
+        let event = headers
             .iter()
-            .map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let mut event: Vec<_> = all.filter(|(name, _)| name.starts_with("ce-")).collect();
+            .filter(|(name, _)| name.as_str().starts_with("ce-"));
+        let mut event: Vec<_> = event
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
         // The values of one name keep their order.
         event.sort_by_key(|(name, _)| *name);
         covered.add(&(event.len() as u64).to_be_bytes());
@@ -444,12 +445,9 @@ impl TopicCall<'_> {
 
     /// The headers that every record of the request gets.
     fn extra_headers(&self) -> Vec<ExtraHeader<'_>> {
-        let name = "traceparent";
-        let value = self.parts.headers.get(name);
-        value
-            .map(|value| (Cow::Borrowed(name.as_bytes()), Cow::Borrowed(value.as_bytes())))
-            .into_iter()
-            .collect()
+        let value = self.parts.headers.get("traceparent");
+        let header = value.map(|value| (b"traceparent"[..].into(), value.as_bytes().into()));
+        header.into_iter().collect()
     }
 
     /// How the request's records are placed.
@@ -511,8 +509,7 @@ impl<'a> Listed<'a> {
         // Records without content take more room in a batch than in JSON, and attributes of events are headers with longer names.
         if self.placer.bytes() > self.max_bytes {
             let most = self.max_bytes;
-            let detail =
-                format!("the records take more than {most} bytes as they are stored; split the request");
+            let detail = format!("the records take more than {most} bytes as stored; split the request");
             return Err(Refusal::new(Reason::RequestTooLarge, detail));
         }
         Ok(())
@@ -562,9 +559,8 @@ fn positions(
 /// The answer, marked where it is that of an earlier request.
 fn replayed(is_replayed: bool, mut response: Response) -> Response {
     if is_replayed {
-        response
-            .headers_mut()
-            .insert(REPLAYED, HeaderValue::from_static("true"));
+        let value = HeaderValue::from_static("true");
+        response.headers_mut().insert(REPLAYED, value);
     }
     response
 }
@@ -584,30 +580,18 @@ mod tests {
     #[test]
     fn the_media_type_chooses_the_reader_whatever_its_case_and_parameters() {
         for (expected, values) in [
-            (
-                Media::Json,
-                "application/json|Application/JSON|application/json; charset=utf-8",
-            ),
+            (Media::Json, "application/json|Application/JSON"),
+            (Media::Json, "application/json; charset=utf-8"),
             (Media::Json, "application/json;charset=\"UTF-8\""),
-            (
-                Media::Ndjson,
-                "application/x-ndjson|application/x-ndjson ; q=1|application/ndjson",
-            ),
-            (
-                Media::Ndjson,
-                "application/jsonl|application/x-jsonlines; charset=utf-8",
-            ),
+            (Media::Ndjson, "application/x-ndjson|application/x-ndjson ; q=1"),
+            (Media::Ndjson, "application/ndjson|application/jsonl"),
+            (Media::Ndjson, "application/x-jsonlines; charset=utf-8"),
             (Media::RecordBatch, "application/vnd.apache.kafka.record-batch"),
             (Media::Event(Mode::Structured), "application/cloudevents+json"),
-            (
-                Media::Event(Mode::Batched),
-                "Application/CloudEvents-Batch+JSON; charset=utf-8",
-            ),
-            (
-                Media::Raw,
-                "application/cloudevents+avro|application/jsonx|text/plain; charset=latin1",
-            ),
-            (Media::Raw, "application/octet-stream|application/geo+json"),
+            (Media::Event(Mode::Batched), "Application/CloudEvents-Batch+JSON"),
+            (Media::Raw, "application/cloudevents+avro|application/jsonx"),
+            (Media::Raw, "text/plain; charset=latin1|application/geo+json"),
+            (Media::Raw, "application/octet-stream"),
         ] {
             for value in values.split('|') {
                 assert_eq!(media(value), Ok(expected), "{value}");
