@@ -92,7 +92,6 @@ pub struct Problem {
     detail: String,
     outcome: Outcome,
     retry_after_s: Option<u32>,
-    allow: Option<&'static str>,
     members: Map<String, Value>,
 }
 
@@ -111,7 +110,6 @@ impl Problem {
             detail: detail.into(),
             outcome: Outcome::None,
             retry_after_s,
-            allow: None,
             members: Map::new(),
         }
     }
@@ -133,20 +131,6 @@ impl Problem {
     #[must_use]
     pub fn outcome(mut self, outcome: Outcome) -> Self {
         self.outcome = outcome;
-        self
-    }
-
-    /// Sets when to try again, in seconds.
-    #[must_use]
-    pub fn retry_after_s(mut self, seconds: u32) -> Self {
-        self.retry_after_s = Some(seconds);
-        self
-    }
-
-    /// Names the allowed methods (405).
-    #[must_use]
-    pub fn allow(mut self, methods: &'static str) -> Self {
-        self.allow = Some(methods);
         self
     }
 
@@ -184,9 +168,6 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         response
     }

@@ -11,11 +11,12 @@
 //! - [`Incoming::drain`] reads on after a refusal, so that a client that writes its whole body before it reads finds the
 //!   answer, and not a connection that was reset under it.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Buf as _, Bytes};
+use flate2::write::MultiGzDecoder;
 use http::{HeaderMap, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
@@ -53,7 +54,11 @@ const DRAIN_TIME: Duration = Duration::from_secs(30);
 pub(crate) struct Incoming<'a> {
     body: Body,
     coding: Coding,
-    /// Covers what the decoder takes.
+    /// Made when the first bytes are there.
+    decoder: Option<Decoder>,
+    /// The bytes that it has not decoded yet.
+    input: Bytes,
+    /// Covers the decoder's memory.
     room: Budget<'a>,
     pace: Pace<'a>,
     /// Bytes since others had their turn.
@@ -66,23 +71,24 @@ pub(crate) struct Incoming<'a> {
     ended: bool,
 }
 
-/// The decoders are made when the first bytes are there.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Coding {
     Identity,
-    Gzip(Option<Box<Gzip>>),
-    Zstd(Option<Box<Zstd>>),
+    Gzip,
+    Zstd,
     /// None that is supported.
     Other,
 }
 
 impl<'a> Incoming<'a> {
     pub(crate) fn new(pool: &'a Pool, headers: &HeaderMap, body: Body) -> Self {
-        let content_length = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
+        let length = headers.get(header::CONTENT_LENGTH);
+        let content_length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
             body,
             coding: Coding::of(headers),
+            decoder: None,
+            input: Bytes::new(),
             room: Budget::new(pool),
             pace: Pace::new(pool),
             worked_bytes: 0,
@@ -98,13 +104,11 @@ impl<'a> Incoming<'a> {
     /// # Errors
     /// 415 for a coding other than gzip and zstd.
     pub(crate) fn check_coding(&self) -> Result<(), Problem> {
-        match self.coding {
-            Coding::Other => {
-                let detail = "the body's content-encoding is not supported; gzip and zstd are, one at a time";
-                Err(Problem::new(Code::UnsupportedMediaType, detail))
-            }
-            _ => Ok(()),
+        if self.coding != Coding::Other {
+            return Ok(());
         }
+        let detail = "the body's content-encoding is not supported; gzip and zstd are, one at a time";
+        Err(Problem::new(Code::UnsupportedMediaType, detail))
     }
 
     /// The next decoded bytes, not empty; `None` at the end. `budget` is what the request holds meanwhile.
@@ -118,56 +122,39 @@ impl<'a> Incoming<'a> {
                 self.worked_bytes = 0;
                 yield_now().await;
             }
-            let decoded = match &mut self.coding {
-                Coding::Gzip(Some(gzip)) => gzip.step().map_err(|error| corrupt("gzip", &error))?,
-                Coding::Zstd(Some(zstd)) => {
-                    let decoded = zstd.step().map_err(|error| corrupt("zstd", &error))?;
-                    // The decoder takes its window when it has seen a frame's header, and fills it only as it decodes.
-                    let taken = zstd.decoder.sizeof();
-                    self.room.cover_beside(budget.covered() + taken, taken).await?;
-                    decoded
+            if let Some(decoder) = &mut self.decoder {
+                let decoded = decoder
+                    .step(&mut self.input)
+                    .map_err(|error| decoder.corrupt(&error))?;
+                // Zstd takes its window when it has seen a frame's header, and fills it only as it decodes.
+                let held = decoder.held_bytes();
+                self.room.cover_beside(budget.covered() + held, held).await?;
+                if let Some(decoded) = decoded {
+                    self.worked_bytes += decoded.len().max(STEP_BYTES);
+                    if decoded.is_empty() {
+                        continue;
+                    }
+                    return Ok(Some(decoded));
                 }
-                _ => None,
-            };
-            if let Some(decoded) = decoded {
-                self.worked_bytes += decoded.len().max(STEP_BYTES);
-                if decoded.is_empty() {
-                    continue;
-                }
-                return Ok(Some(decoded));
             }
             let frame = self.frame(budget.covered()).await?;
             self.worked_bytes += frame.as_ref().map_or(0, Bytes::len);
-            match &mut self.coding {
-                Coding::Identity | Coding::Other => return Ok(frame),
-                Coding::Gzip(decoder) => {
-                    let gzip = match decoder {
-                        Some(gzip) => gzip,
-                        None => {
-                            self.room.cover_beside(budget.covered(), GZIP_BYTES).await?;
-                            decoder.get_or_insert_default()
-                        }
-                    };
-                    match frame {
-                        Some(frame) => gzip.input = frame,
-                        None => return gzip.finish().map_err(|error| corrupt("gzip", &error)),
-                    }
+            if matches!(self.coding, Coding::Identity | Coding::Other) {
+                return Ok(frame);
+            }
+            let decoder = match &mut self.decoder {
+                Some(decoder) => decoder,
+                None => {
+                    let decoder = self.decoder.insert(Decoder::new(self.coding)?);
+                    self.room
+                        .cover_beside(budget.covered(), decoder.held_bytes())
+                        .await?;
+                    decoder
                 }
-                Coding::Zstd(decoder) => {
-                    let zstd = match decoder {
-                        Some(zstd) => zstd,
-                        None => {
-                            decoder.insert(Box::new(Zstd::new().map_err(|error| corrupt("zstd", &error))?))
-                        }
-                    };
-                    match frame {
-                        Some(frame) => zstd.input = frame,
-                        None => {
-                            let ended = zstd.finish().map(|()| None);
-                            return ended.map_err(|error| corrupt("zstd", &error));
-                        }
-                    }
-                }
+            };
+            match frame {
+                Some(frame) => self.input = frame,
+                None => return decoder.finish().map_err(|error| decoder.corrupt(&error)),
             }
         }
     }
@@ -202,7 +189,7 @@ impl<'a> Incoming<'a> {
         if first.len() > max_bytes {
             return Err(too_large());
         }
-        if self.ended || (matches!(self.coding, Coding::Identity) && self.body.is_end_stream()) {
+        if self.ended || (self.coding == Coding::Identity && self.body.is_end_stream()) {
             self.ended = true;
             budget.cover_beside(self.room.covered(), first.len()).await?;
             return Ok(first);
@@ -290,66 +277,85 @@ impl Coding {
             (Some(coding), None)
                 if coding.eq_ignore_ascii_case(b"gzip") || coding.eq_ignore_ascii_case(b"x-gzip") =>
             {
-                Self::Gzip(None)
+                Self::Gzip
             }
-            (Some(coding), None) if coding.eq_ignore_ascii_case(b"zstd") => Self::Zstd(None),
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"zstd") => Self::Zstd,
             _ => Self::Other,
         }
     }
 }
 
-#[cold]
-fn corrupt(coding: &str, error: &std::io::Error) -> Problem {
-    Problem::invalid("", format!("the body cannot be decoded as {coding}: {error}"))
+enum Decoder {
+    /// Members one after another, as `cat a.gz b.gz` makes them.
+    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
+    Zstd(Box<Zstd>),
 }
 
-/// Decodes gzip: members one after another, as `cat a.gz b.gz` makes them.
-struct Gzip {
-    decoder: flate2::write::MultiGzDecoder<Vec<u8>>,
-    input: Bytes,
-}
+impl Decoder {
+    fn new(coding: Coding) -> Result<Self, Problem> {
+        if coding == Coding::Gzip {
+            return Ok(Self::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))));
+        }
+        let zstd = Zstd::new().map_err(|error| Problem::new(Reason::Internal, error.to_string()))?;
+        Ok(Self::Zstd(Box::new(zstd)))
+    }
 
-impl Default for Gzip {
-    fn default() -> Self {
-        Self {
-            decoder: flate2::write::MultiGzDecoder::new(Vec::new()),
-            input: Bytes::new(),
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Gzip(_) => GZIP_BYTES,
+            Self::Zstd(zstd) => zstd.decoder.sizeof(),
         }
     }
-}
 
-impl Gzip {
+    #[cold]
+    fn corrupt(&self, error: &io::Error) -> Problem {
+        let coding = if matches!(self, Self::Gzip(_)) {
+            "gzip"
+        } else {
+            "zstd"
+        };
+        Problem::invalid("", format!("the body cannot be decoded as {coding}: {error}"))
+    }
+
     /// Decodes up to a chunk of the input, or nothing of a part of it; `None` when more is needed.
-    fn step(&mut self) -> std::io::Result<Option<Bytes>> {
-        if self.input.is_empty() {
-            return Ok(None);
-        }
+    fn step(&mut self, input: &mut Bytes) -> io::Result<Option<Bytes>> {
+        let decoder = match self {
+            Self::Zstd(zstd) => return zstd.step(input),
+            Self::Gzip(_) if input.is_empty() => return Ok(None),
+            Self::Gzip(decoder) => decoder,
+        };
         for _ in 0..DECODER_CALLS {
-            if self.input.is_empty() || self.decoder.get_ref().len() >= CHUNK_BYTES {
+            if input.is_empty() || decoder.get_ref().len() >= CHUNK_BYTES {
                 break;
             }
-            let before = self.decoder.get_ref().len();
+            let before = decoder.get_ref().len();
             // One write puts out a buffer of 32 KiB at most, however much there is to unpack.
-            let taken = self.decoder.write(&self.input)?;
-            if taken == 0 && self.decoder.get_ref().len() == before {
-                return Err(std::io::Error::other("something follows the data"));
+            let taken = decoder.write(input)?;
+            if taken == 0 && decoder.get_ref().len() == before {
+                return Err(io::Error::other("something follows the data"));
             }
-            self.input.advance(taken);
+            input.advance(taken);
         }
-        Ok(Some(std::mem::take(self.decoder.get_mut()).into()))
+        Ok(Some(std::mem::take(decoder.get_mut()).into()))
     }
 
-    fn finish(&mut self) -> std::io::Result<Option<Bytes>> {
-        self.decoder.try_finish()?;
-        let rest = std::mem::take(self.decoder.get_mut());
-        Ok((!rest.is_empty()).then(|| rest.into()))
+    /// The rest, at the end of the body.
+    fn finish(&mut self) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Zstd(zstd) if zstd.whole => Ok(None),
+            Self::Zstd(_) => Err(io::Error::other("the data is cut off")),
+            Self::Gzip(decoder) => {
+                decoder.try_finish()?;
+                let rest = std::mem::take(decoder.get_mut());
+                Ok((!rest.is_empty()).then(|| rest.into()))
+            }
+        }
     }
 }
 
 /// Decodes zstd: frames one after another.
 struct Zstd {
     decoder: DCtx<'static>,
-    input: Bytes,
     /// Whether the input so far ends with a frame.
     whole: bool,
     /// Whether the decoder may hold output that found no room.
@@ -357,56 +363,43 @@ struct Zstd {
 }
 
 impl Zstd {
-    fn new() -> std::io::Result<Self> {
-        let mut decoder = DCtx::try_create().ok_or(std::io::ErrorKind::OutOfMemory)?;
-        decoder
-            .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))
-            .map_err(failed)?;
-        Ok(Self {
-            decoder,
-            input: Bytes::new(),
-            whole: false,
-            full: false,
-        })
+    fn new() -> io::Result<Self> {
+        let mut decoder = DCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
+        let window = DParameter::WindowLogMax(ZSTD_WINDOW_LOG);
+        decoder.set_parameter(window).map_err(failed)?;
+        let (whole, full) = (false, false);
+        Ok(Self { decoder, whole, full })
     }
 
-    /// Decodes up to a chunk of the input, or nothing of a part of it; `None` when more is needed.
-    fn step(&mut self) -> std::io::Result<Option<Bytes>> {
-        if self.input.is_empty() && !self.full {
+    /// As [`Decoder::step`].
+    fn step(&mut self, input: &mut Bytes) -> io::Result<Option<Bytes>> {
+        if input.is_empty() && !self.full {
             return Ok(None);
         }
         let mut out = vec![0; CHUNK_BYTES];
         let mut written = 0;
         for _ in 0..DECODER_CALLS {
-            let mut input = InBuffer::around(&self.input);
-            let mut output = OutBuffer::around(&mut out[..]);
-            let hint = self
-                .decoder
-                .decompress_stream(&mut output, &mut input)
-                .map_err(failed)?;
-            let taken = input.pos();
-            written = output.pos();
-            self.input.advance(taken);
+            let mut from = InBuffer::around(&input[..]);
+            let mut into = OutBuffer::around(&mut out[..]);
+            let hint = self.decoder.decompress_stream(&mut into, &mut from);
+            let (hint, taken) = (hint.map_err(failed)?, from.pos());
+            written = into.pos();
+            input.advance(taken);
             self.whole = hint == 0;
             self.full = written == CHUNK_BYTES && hint != 0;
-            if written > 0 || self.input.is_empty() {
+            if written > 0 || input.is_empty() {
                 break;
             }
         }
         out.truncate(written);
         Ok(Some(out.into()))
     }
-
-    fn finish(&self) -> std::io::Result<()> {
-        let cut = || std::io::Error::other("the data is cut off");
-        self.whole.then_some(()).ok_or_else(cut)
-    }
 }
 
 /// The name of an error of zstd.
 #[cold]
-fn failed(code: usize) -> std::io::Error {
-    std::io::Error::other(get_error_name(code))
+fn failed(code: usize) -> io::Error {
+    io::Error::other(get_error_name(code))
 }
 
 #[cfg(test)]
@@ -429,7 +422,7 @@ mod tests {
         let value = HeaderValue::from_static(coding);
         let coding = (!coding.is_empty()).then_some((header::CONTENT_ENCODING, value));
         let headers = HeaderMap::from_iter(coding);
-        let chunks = chunks.into_iter().map(Ok::<_, std::io::Error>);
+        let chunks = chunks.into_iter().map(Ok::<_, io::Error>);
         Incoming::new(pool, &headers, Body::from_stream(stream::iter(chunks)))
     }
 
@@ -585,7 +578,7 @@ mod tests {
     #[tokio::test]
     async fn a_declared_length_above_the_limit_is_refused_unread() {
         let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, HeaderValue::from_static("101"))]);
-        let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let never = Body::from_stream(stream::pending::<Result<Bytes, io::Error>>());
         let problem = whole(Incoming::new(&POOL, &headers, never), 100).await;
         assert_eq!(problem.unwrap_err().code(), TOO_LARGE);
     }
