@@ -290,6 +290,13 @@ mod tests {
         }
     }
 
+    /// A request that holds so many bytes.
+    async fn holding(pool: &Pool, bytes: usize) -> Budget<'_> {
+        let mut holder = budget(pool, WAIT);
+        holder.cover(bytes).await.unwrap();
+        holder
+    }
+
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[tokio::test]
@@ -316,16 +323,14 @@ mod tests {
     #[tokio::test]
     async fn a_body_larger_than_the_whole_budget_takes_all_of_it() {
         let pool = pool(10);
-        let mut all = budget(&pool, Duration::ZERO);
-        all.cover(1 << 30).await.unwrap();
+        let _all = holding(&pool, 1 << 30).await;
         assert_eq!(pool.semaphore.available_permits(), 0);
     }
 
     #[tokio::test]
     async fn a_body_waits_for_the_budget_that_another_gives_back() {
         let pool = pool(10);
-        let mut first = budget(&pool, Duration::ZERO);
-        first.cover(10 << 10).await.unwrap();
+        let first = holding(&pool, 10 << 10).await;
         let mut second = budget(&pool, HOUR);
         let (covered, ()) = tokio::join!(second.cover(5 << 10), async {
             tokio::task::yield_now().await;
@@ -337,8 +342,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_body_gives_way_only_to_waiting_requests() {
         let pool = pool(100);
-        let mut slow = budget(&pool, Duration::ZERO);
-        slow.cover(100 << 10).await.unwrap();
+        let slow = holding(&pool, 100 << 10).await;
         let mut pace = Pace::new(&pool);
         // Nobody waits: it may take an hour for a byte.
         pace.wait(slow.covered(), tokio::time::sleep(HOUR)).await.unwrap();
@@ -357,10 +361,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_of_two_requests_that_wait_for_each_others_memory_gives_way() {
         let pool = pool(100);
-        let mut holders = [budget(&pool, WAIT), budget(&pool, WAIT)];
-        for holder in &mut holders {
-            holder.cover(50 << 10).await.unwrap();
-        }
+        let holders = [holding(&pool, 50 << 10).await, holding(&pool, 50 << 10).await];
         let mut waits_with_nothing = budget(&pool, WAIT);
         let [first, second] = holders.map(|mut holder| async move { holder.cover(60 << 10).await });
         let (first, second, other) = tokio::join!(first, second, waits_with_nothing.cover(100 << 10));
@@ -372,10 +373,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_waits_alone_never_gives_way() {
         let pool = pool(100);
-        let mut last = budget(&pool, WAIT);
-        last.cover(50 << 10).await.unwrap();
-        let mut first = budget(&pool, WAIT);
-        first.cover(50 << 10).await.unwrap();
+        let mut last = holding(&pool, 50 << 10).await;
+        let first = holding(&pool, 50 << 10).await;
         let (covered, ()) = tokio::join!(last.cover(60 << 10), async {
             tokio::time::sleep(WAIT - Duration::from_millis(1)).await;
             drop(first);

@@ -115,10 +115,9 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
 /// The bytes of an answer that was made whole, without the room that they grew into: they are held until the client has
 /// read them, and counted by their length.
 pub(crate) fn exact(bytes: Vec<u8>) -> Bytes {
-    if bytes.capacity() - bytes.len() > bytes.len() / 8 {
-        Bytes::copy_from_slice(&bytes)
-    } else {
-        Bytes::from(bytes)
+    match bytes.capacity() - bytes.len() > bytes.len() / 8 {
+        true => Bytes::copy_from_slice(&bytes),
+        false => Bytes::from(bytes),
     }
 }
 

@@ -181,13 +181,13 @@ impl From<Refusal> for Problem {
         if let Some(field) = refusal.field {
             problem = problem.with("pointer", field);
         }
-        for (name, value) in refusal.values {
-            problem = match value {
+        refusal
+            .values
+            .into_iter()
+            .fold(problem, |problem, (name, value)| match value {
                 refusal::Value::Number(number) => problem.with(name, number),
                 refusal::Value::Text(text) => problem.with(name, text),
-            };
-        }
-        problem
+            })
     }
 }
 

@@ -342,16 +342,13 @@ async fn answer(
     let started = shared.app.clock.monotonic();
     let slot = shared.requests.find(request.method(), request.uri().path());
     let is_safe = request.method().is_safe();
-    let mut request = request.map(|body| {
-        if body.is_end_stream() {
-            Body::empty()
-        } else {
-            Body::new(RequestBody {
-                body,
-                is_ended: false,
-                connection: connection.clone(),
-            })
-        }
+    let mut request = request.map(|body| match body.is_end_stream() {
+        true => Body::empty(),
+        false => Body::new(RequestBody {
+            body,
+            is_ended: false,
+            connection: connection.clone(),
+        }),
     });
     request.extensions_mut().insert(connection.caller);
     let expects_continue = request.headers().contains_key(header::EXPECT);
@@ -417,18 +414,13 @@ async fn hold(
     if bytes <= SMALL_ANSWER_BYTES || response.extensions().get::<Mapped>().is_some() {
         return (response, None);
     }
-    match connection.shared.hold_answer(bytes).await {
-        Some(permit) => {
-            connection.has_answer.store(true, Relaxed);
-            (response, Some(permit))
-        }
-        None => {
-            let problem = Problem::new(Reason::Overloaded, "too many answers are being sent; try again");
-            let outcome = if is_safe { Outcome::None } else { Outcome::Unknown };
-            let problem = problem.outcome(outcome);
-            (problem.into_response(), None)
-        }
-    }
+    let Some(permit) = connection.shared.hold_answer(bytes).await else {
+        let outcome = if is_safe { Outcome::None } else { Outcome::Unknown };
+        let problem = Problem::new(Reason::Overloaded, "too many answers are being sent; try again");
+        return (problem.outcome(outcome).into_response(), None);
+    };
+    connection.has_answer.store(true, Relaxed);
+    (response, Some(permit))
 }
 
 /// Bytes that are returned when the last of them has been sent.

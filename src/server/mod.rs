@@ -210,18 +210,15 @@ impl Server {
 
 async fn close(app: &App) -> Result<(), ServeError> {
     let log = app.log.clone();
-    tokio::task::spawn_blocking(move || log.close())
-        .await?
-        .map_err(ServeError::Close)
+    let closed = tokio::task::spawn_blocking(move || log.close());
+    closed.await?.map_err(ServeError::Close)
 }
 
 fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
-    let new = if addr.is_ipv4() {
-        TcpSocket::new_v4
-    } else {
-        TcpSocket::new_v6
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    let socket = new()?;
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     Ok(socket)
@@ -324,8 +321,7 @@ impl Files {
     fn limit_connections(&self, max_connections: usize) -> usize {
         if self.connections < max_connections {
             let connections = self.connections;
-            let what =
-                "the limit of open files allows fewer connections than max_connections; raise it (ulimit -n)";
+            let what = "the limit of open files (ulimit -n) allows fewer connections than max_connections";
             // The default was not chosen, so it needs no warning.
             if max_connections == Limits::default().max_connections {
                 tracing::debug!(max_connections, connections, "{what}");

@@ -68,8 +68,7 @@ fn event<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError>
     let top = |fault| RecordError::new("", fault);
     let mut draft = Draft::default();
     let mut data = Data::None;
-    let begin = scanner.expect(b'{', "an event, which is an object");
-    begin.map_err(top)?;
+    scanner.expect(b'{', "an object, as an event is").map_err(top)?;
     let mut more = !scanner.eat(b'}');
     while more {
         let text = scanner.string("a member's name").map_err(top)?;

@@ -224,8 +224,7 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
     };
     // A bit for each of FIELDS.
     let mut seen = 0_u32;
-    let begin = scanner.expect(b'{', "a record, which is an object");
-    begin.map_err(top)?;
+    scanner.expect(b'{', "an object, as a record is").map_err(top)?;
     if scanner.eat(b'}') {
         return Ok(record);
     }
@@ -396,9 +395,9 @@ fn headers<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<ParsedHeader<'a>>, Recor
         scanner.expect(b':', "':'").map_err(here)?;
         let is_array = scanner.eat(b'[');
         for index in 0.. {
-            let value = header_value(scanner).map_err(|error| {
-                let of_array = is_array.then(|| format!("/{index}")).unwrap_or_default();
-                error.within(&format!("/headers/{}{of_array}", token(&name)))
+            let value = header_value(scanner).map_err(|error| match is_array {
+                true => error.within(&format!("/headers/{}/{index}", token(&name))),
+                false => error.within(&format!("/headers/{}", token(&name))),
             })?;
             name_bytes += name.len();
             if headers.len() == MAX_HEADERS || name_bytes > MAX_NAME_BYTES {

@@ -99,19 +99,18 @@ async fn read(upload: &mut Upload<'_>, budget: &mut Budget<'_>, body: &mut Incom
         let mut rest = &chunk[..];
         while let Some(end) = memchr::memchr(b'\n', rest) {
             let (line, after) = (&rest[..end], &rest[end + 1..]);
-            if tail.is_empty() {
-                if upload.is_full(line) {
-                    upload.cut(|| budget.take()).await?;
-                }
-                upload.line(line)?;
+            // A line that was cut in two is copied together.
+            let whole = if tail.is_empty() {
+                line
             } else {
                 tail.extend_from_slice(line);
-                if upload.is_full(&tail) {
-                    upload.cut(|| budget.take()).await?;
-                }
-                upload.line(&tail)?;
-                tail.clear();
+                &tail[..]
+            };
+            if upload.is_full(whole) {
+                upload.cut(|| budget.take()).await?;
             }
+            upload.line(whole)?;
+            tail.clear();
             rest = after;
         }
         upload.check_length(tail.len() + rest.len())?;
