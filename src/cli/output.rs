@@ -342,10 +342,8 @@ pub(crate) fn time_ms(milliseconds: Option<i64>) -> String {
     let Some(milliseconds) = milliseconds else {
         return "-".to_owned();
     };
-    match Timestamp::from_millisecond(milliseconds) {
-        Ok(time) => time.to_string(),
-        Err(_) => milliseconds.to_string(),
-    }
+    let time = Timestamp::from_millisecond(milliseconds).map(|time| time.to_string());
+    time.unwrap_or_else(|_| milliseconds.to_string())
 }
 
 /// A rate per second, `-` where no time has passed.

@@ -33,7 +33,10 @@ impl Position {
         match text.split_once(':') {
             _ if text == "earliest" => Ok(Self::Earliest),
             _ if text == "latest" => Ok(Self::Latest),
-            Some(("offset", number)) => Ok(Self::Offset(parse_offset(number)?)),
+            Some(("offset", number)) => {
+                let wrong = format!("{number:?} is not an offset, a whole number from 0");
+                number.parse().map(Self::Offset).map_err(|_| wrong)
+            }
             Some(("time", time)) => Ok(Self::Time(
                 parse_millis(time).map_or_else(|| parse_time(time), Ok)?,
             )),
@@ -174,11 +177,6 @@ fn parse_time_at(text: &str, now_ms: i64) -> Result<TimestampMs, String> {
         time::parse_time(text)
     }
     .ok_or_else(wrong)
-}
-
-fn parse_offset(text: &str) -> Result<u64, String> {
-    text.parse()
-        .map_err(|_| format!("{text:?} is not an offset, a whole number from 0"))
 }
 
 #[cfg(test)]

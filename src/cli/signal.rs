@@ -63,12 +63,8 @@ impl Interrupt {
     /// Waits for a reason to stop, however long that takes.
     pub(crate) fn wait_for_ever(&self) -> Stop {
         let mut stop = self.0.0.lock();
-        loop {
-            if let Some(stop) = *stop {
-                return stop;
-            }
-            self.0.1.wait(&mut stop);
-        }
+        self.0.1.wait_while(&mut stop, |stop| stop.is_none());
+        stop.unwrap_or(Stop::Asked)
     }
 
     /// Says that the command should stop; the first reason counts.

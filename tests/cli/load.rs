@@ -1,7 +1,7 @@
 //! Loads that are cut in every way, against a server that loses answers: every line is stored once, or named.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -120,7 +120,7 @@ fn states(dir: &TempDir) -> Vec<PathBuf> {
     }
 }
 
-fn is_state(path: &PathBuf) -> bool {
+fn is_state(path: &Path) -> bool {
     path.extension().is_some_and(|kind| kind == "json")
 }
 
@@ -349,7 +349,10 @@ fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
         if before == 0 {
             // Nobody can write a directory, as if the disk were full from now on.
             let files = std::fs::read_dir(&loads).unwrap();
-            let state = files.map(|entry| entry.unwrap().path()).find(is_state).unwrap();
+            let state = files
+                .map(|entry| entry.unwrap().path())
+                .find(|path| is_state(path))
+                .unwrap();
             std::fs::create_dir(state.with_extension("new")).unwrap();
         }
         stored(request.lines())
@@ -359,7 +362,10 @@ fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
     assert!(ended.err.starts_with(NOT_SAVED), "{}", ended.err);
     assert_eq!(ended.err.lines().count(), 1, "said once: {}", ended.err);
     ended.ok();
-    assert!(!states(&dir).iter().any(is_state), "the load is done");
+    assert!(
+        !states(&dir).iter().any(|path| is_state(path)),
+        "the load is done"
+    );
 }
 
 #[test]
@@ -411,7 +417,7 @@ fn a_state_that_nobody_can_read_stops_the_load_until_it_is_forgotten() {
     let dir = TempDir::new().unwrap();
     let path = file(&dir, "f", numbered());
     kill_at(&dir, &path, 2, true, &Arc::default());
-    let state = states(&dir).into_iter().find(is_state).unwrap();
+    let state = states(&dir).into_iter().find(|path| is_state(path)).unwrap();
     std::fs::write(&state, "{").unwrap();
     let (fake, store) = serve(&[]);
     let ended = produce(&fake, &dir, &path);

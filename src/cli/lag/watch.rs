@@ -121,7 +121,6 @@ struct History {
 struct Series {
     #[serde(default)]
     topic: String,
-    #[serde(default)]
     partition: Option<u32>,
     lag: Vec<Option<u64>>,
 }
