@@ -58,82 +58,72 @@ const DEDUPE_WINDOW_MS: &str = "dedupe_window_ms";
 /// partitions.
 const PARTITIONS_RAISED: &str = "partitions_raised";
 
+const ANY: u64 = i64::MAX as u64;
+
 /// Every configuration key, in the order in which it is shown.
 pub static KEYS: &[ConfigKey] = &[
-    ConfigKey {
-        name: RETENTION_MS,
-        about: "records older than this many milliseconds are deleted, whole segments at a time; null: never",
-        kind: Kind::Number {
-            low: 1,
-            high: i64::MAX as u64,
-            default: None,
-        },
-    },
-    ConfigKey {
-        name: RETENTION_BYTES,
-        about: "the oldest segments of a partition that holds more stored bytes than this are deleted; null: never",
-        kind: Kind::Number {
-            low: 1,
-            high: i64::MAX as u64,
-            default: None,
-        },
-    },
-    ConfigKey {
-        name: SEGMENT_BYTES,
-        about: "a segment is closed before it grows beyond this many bytes",
-        // A segment is mapped as a whole: the maximum is a compromise between address space and the number of files.
-        kind: Kind::Number {
-            low: MIB,
-            high: 1024 * MIB,
-            default: Some(64 * MIB),
-        },
-    },
-    ConfigKey {
-        name: SEGMENT_MS,
-        about: "a segment is closed this many milliseconds of wall time after it was made",
-        kind: Kind::Number {
-            low: 1,
-            high: i64::MAX as u64,
-            default: Some(7 * DAY_MS),
-        },
-    },
-    ConfigKey {
-        name: MAX_RECORD_BYTES,
-        about: "a larger record (stored bytes) is refused",
-        // No request may be larger than this, so no record is.
-        kind: Kind::Number {
-            low: 1,
-            high: 32 * MIB,
-            default: Some(MIB),
-        },
-    },
-    ConfigKey {
-        name: TIMESTAMP_TYPE,
-        about: "whose time a record carries: the producer's, or the server's when it is appended",
-        kind: Kind::Word {
-            allowed: &["create_time", "log_append_time"],
-            default: "create_time",
-        },
-    },
-    ConfigKey {
-        name: ACK,
-        about: "when a produce request without `ack` is answered: when its records are on stable storage, or when \
-                the operating system has them",
-        kind: Kind::Word {
-            allowed: &["durable", "written"],
-            default: "durable",
-        },
-    },
-    ConfigKey {
-        name: DEDUPE_WINDOW_MS,
-        about: "for how many milliseconds an Idempotency-Key is remembered",
-        kind: Kind::Number {
-            low: 1,
-            high: 7 * DAY_MS,
-            default: Some(600_000),
-        },
-    },
+    number(
+        RETENTION_MS,
+        (1, ANY, None),
+        "records older than this many milliseconds are deleted, whole segments at a time; null: never",
+    ),
+    number(
+        RETENTION_BYTES,
+        (1, ANY, None),
+        "the oldest segments of a partition that holds more stored bytes than this are deleted; null: never",
+    ),
+    // A segment is mapped as a whole: the maximum is a compromise between address space and the number of files.
+    number(
+        SEGMENT_BYTES,
+        (MIB, 1024 * MIB, Some(64 * MIB)),
+        "a segment is closed before it grows beyond this many bytes",
+    ),
+    number(
+        SEGMENT_MS,
+        (1, ANY, Some(7 * DAY_MS)),
+        "a segment is closed this many milliseconds of wall time after it was made",
+    ),
+    // No request may be larger than this, so no record is.
+    number(
+        MAX_RECORD_BYTES,
+        (1, 32 * MIB, Some(MIB)),
+        "a larger record (stored bytes) is refused",
+    ),
+    word(
+        TIMESTAMP_TYPE,
+        &["create_time", "log_append_time"],
+        "whose time a record carries: the producer's, or the server's when it is appended",
+    ),
+    word(
+        ACK,
+        &["durable", "written"],
+        "when a produce request without `ack` is answered: when its records are on stable storage, or when \
+         the operating system has them",
+    ),
+    number(
+        DEDUPE_WINDOW_MS,
+        (1, 7 * DAY_MS, Some(600_000)),
+        "for how many milliseconds an Idempotency-Key is remembered",
+    ),
 ];
+
+const fn number(
+    name: &'static str,
+    (low, high, default): (u64, u64, Option<u64>),
+    about: &'static str,
+) -> ConfigKey {
+    let kind = Kind::Number { low, high, default };
+    ConfigKey { name, about, kind }
+}
+
+/// A key whose default is the first of its words.
+const fn word(name: &'static str, allowed: &'static [&'static str], about: &'static str) -> ConfigKey {
+    let kind = Kind::Word {
+        allowed,
+        default: allowed[0],
+    };
+    ConfigKey { name, about, kind }
+}
 
 /// Keys of the contract that this version refuses.
 const LATER: &[&str] = &["cleanup_policy", "compression", "key_index"];
@@ -149,19 +139,18 @@ impl ConfigKey {
 
     /// Checks a value that is not null.
     fn check(&self, value: &Value) -> Result<(), String> {
+        let name = self.name;
         match self.kind {
             Kind::Number { low, high, .. } => match value.as_u64() {
                 Some(number) if (low..=high).contains(&number) => Ok(()),
                 _ => Err(format!(
-                    "{} must be a whole number from {low} to {high}, not {value}",
-                    self.name
+                    "{name} must be a whole number from {low} to {high}, not {value}"
                 )),
             },
             Kind::Word { allowed, .. } => match value.as_str() {
                 Some(word) if allowed.contains(&word) => Ok(()),
                 _ => Err(format!(
-                    "{} must be one of {}, not {value}",
-                    self.name,
+                    "{name} must be one of {}, not {value}",
                     allowed.join(", ")
                 )),
             },
@@ -233,10 +222,10 @@ impl TopicConfig {
     /// The configuration as the engine needs it, with all properties.
     fn into_spec(self, partitions: u32) -> TopicSpec {
         let settings = TopicSettings {
-            segment_bytes: known(number(&self.properties, SEGMENT_BYTES)),
-            segment_ms: known(number(&self.properties, SEGMENT_MS)),
-            retention_ms: number(&self.properties, RETENTION_MS),
-            retention_bytes: number(&self.properties, RETENTION_BYTES),
+            segment_bytes: known(current_number(&self.properties, SEGMENT_BYTES)),
+            segment_ms: known(current_number(&self.properties, SEGMENT_MS)),
+            retention_ms: current_number(&self.properties, RETENTION_MS),
+            retention_bytes: current_number(&self.properties, RETENTION_BYTES),
         };
         TopicSpec {
             partitions,
@@ -272,7 +261,7 @@ fn kind_of(name: &str) -> &'static Kind {
 }
 
 /// The current number: the set value, or the default in [`KEYS`].
-fn number(properties: &BTreeMap<String, Value>, name: &str) -> Option<u64> {
+fn current_number(properties: &BTreeMap<String, Value>, name: &str) -> Option<u64> {
     let set = properties.get(name).and_then(Value::as_u64);
     set.or_else(|| match kind_of(name) {
         Kind::Number { default, .. } => *default,
@@ -281,7 +270,7 @@ fn number(properties: &BTreeMap<String, Value>, name: &str) -> Option<u64> {
 }
 
 /// The current word.
-fn word<'a>(properties: &'a BTreeMap<String, Value>, name: &str) -> &'a str {
+fn current_word<'a>(properties: &'a BTreeMap<String, Value>, name: &str) -> &'a str {
     let set = properties.get(name).and_then(Value::as_str);
     set.unwrap_or_else(|| match kind_of(name) {
         Kind::Word { default, .. } => default,
@@ -295,17 +284,17 @@ fn known(number: Option<u64>) -> u64 {
 
 /// The largest record of a topic, in stored bytes.
 pub fn max_record_bytes(spec: &TopicSpec) -> usize {
-    usize::try_from(known(number(&spec.properties, MAX_RECORD_BYTES))).unwrap_or(usize::MAX)
+    usize::try_from(known(current_number(&spec.properties, MAX_RECORD_BYTES))).unwrap_or(usize::MAX)
 }
 
 /// Whether records get the server's time instead of the producer's.
 pub fn is_log_append_time(spec: &TopicSpec) -> bool {
-    word(&spec.properties, TIMESTAMP_TYPE) == "log_append_time"
+    current_word(&spec.properties, TIMESTAMP_TYPE) == "log_append_time"
 }
 
 /// When a request without `ack` is answered.
 pub fn ack(spec: &TopicSpec) -> Ack {
-    if word(&spec.properties, ACK) == "written" {
+    if current_word(&spec.properties, ACK) == "written" {
         Ack::Written
     } else {
         Ack::Durable
@@ -314,14 +303,12 @@ pub fn ack(spec: &TopicSpec) -> Ack {
 
 /// How long an `Idempotency-Key` is remembered.
 pub fn dedupe_window(spec: &TopicSpec) -> Duration {
-    Duration::from_millis(known(number(&spec.properties, DEDUPE_WINDOW_MS)))
+    Duration::from_millis(known(current_number(&spec.properties, DEDUPE_WINDOW_MS)))
 }
 
 /// Whether partitions were added after the topic was created.
 pub fn partitions_were_raised(spec: &TopicSpec) -> bool {
-    spec.properties
-        .get(PARTITIONS_RAISED)
-        .is_some_and(|raised| raised == true)
+    spec.properties.get(PARTITIONS_RAISED) == Some(&Value::Bool(true))
 }
 
 /// The one partition that has all records of a key so far; `None` if several may: partitions were added, or a producer
@@ -354,10 +341,10 @@ pub(super) fn new_spec(
 
 fn check_partitions(max_partitions: u32, partitions: Option<u32>) -> Result<(), Refusal> {
     match partitions {
-        Some(count) if count == 0 || count > max_partitions => Err(Refusal::invalid(
-            "/partitions",
-            format!("partitions must be a whole number from 1 to {max_partitions}, not {count}"),
-        )),
+        Some(count) if count == 0 || count > max_partitions => {
+            let detail = format!("partitions must be a whole number from 1 to {max_partitions}, not {count}");
+            Err(Refusal::invalid("/partitions", detail))
+        }
         _ => Ok(()),
     }
 }
@@ -369,10 +356,8 @@ pub(super) fn compare(
     config: &[(String, Value)],
 ) -> Result<(), Refusal> {
     let differs = |what: String| {
-        Err(Refusal::new(
-            Reason::TopicExists,
-            format!("the topic {} exists with {what}", topic.name()),
-        ))
+        let detail = format!("the topic {} exists with {what}", topic.name());
+        Err(Refusal::new(Reason::TopicExists, detail))
     };
     let count = topic.partition_count();
     if partitions.is_some_and(|wanted| wanted != count) {
@@ -400,10 +385,8 @@ pub(super) fn changed_spec(
     let mut changed = TopicConfig::of(&spec);
     changed.apply(config)?;
     // First refuse values that no topic can have, then those that this topic cannot: 0 is never a number of partitions.
-    check_partitions(
-        max_partitions,
-        partitions.filter(|&wanted| wanted == 0 || wanted > count),
-    )?;
+    let possible = partitions.filter(|&wanted| wanted == 0 || wanted > count);
+    check_partitions(max_partitions, possible)?;
     if wanted < count {
         let name = topic.name();
         let detail = format!("the topic {name} has {count} partitions; {wanted} would take some away");
@@ -442,23 +425,24 @@ mod tests {
         value.as_object().unwrap().clone().into_iter().collect()
     }
 
+    fn apply(config: &mut TopicConfig, value: Value) {
+        config.apply(&changes(value)).unwrap();
+    }
+
     #[test]
     fn defaults_are_those_of_the_contract() {
-        let shown: BTreeMap<_, _> = TopicConfig::default()
+        let config = TopicConfig::default();
+        assert!(config.entries().all(|(_, _, set)| !set));
+        let shown: BTreeMap<_, _> = config
             .entries()
-            .map(|(key, value, set)| {
-                assert!(!set);
-                (key.name, value)
-            })
+            .map(|(key, value, _)| (key.name, value))
             .collect();
-        assert_eq!(
-            json!(shown),
-            json!({
-                "retention_ms": null, "retention_bytes": null, "segment_bytes": 67_108_864, "segment_ms": 604_800_000,
-                "max_record_bytes": 1_048_576, "timestamp_type": "create_time", "ack": "durable",
-                "dedupe_window_ms": 600_000,
-            })
-        );
+        let expected = json!({
+            "retention_ms": null, "retention_bytes": null, "segment_bytes": 67_108_864, "segment_ms": 604_800_000,
+            "max_record_bytes": 1_048_576, "timestamp_type": "create_time", "ack": "durable",
+            "dedupe_window_ms": 600_000,
+        });
+        assert_eq!(json!(shown), expected);
     }
 
     #[test]
@@ -466,36 +450,23 @@ mod tests {
         for key in KEYS {
             let (good, bad) = match key.kind {
                 Kind::Number { low, high, .. } => (
-                    vec![json!(low), json!(high)],
-                    vec![
-                        json!(low - 1),
-                        json!(high + 1),
-                        json!(-1),
-                        json!(1.5),
-                        json!(low.to_string()),
-                        json!([low]),
-                    ],
+                    json!([low, high]),
+                    json!([low - 1, high + 1, -1, 1.5, low.to_string(), [low]]),
                 ),
-                Kind::Word { allowed, .. } => (
-                    allowed.iter().map(|word| json!(word)).collect(),
-                    vec![json!(""), json!("Durable"), json!(1), json!(true)],
-                ),
+                Kind::Word { allowed, .. } => (json!(allowed), json!(["", "Durable", 1, true])),
             };
-            for value in good {
+            for value in good.as_array().unwrap() {
                 let mut config = TopicConfig::default();
-                config
-                    .apply(&[(key.name.to_owned(), value.clone())])
-                    .unwrap_or_else(|refusal| panic!("{} = {value}: {refusal:?}", key.name));
+                apply(&mut config, json!({ key.name: value }));
                 let (_, shown, set) = config
                     .entries()
                     .find(|(shown, ..)| shown.name == key.name)
                     .unwrap();
-                assert_eq!((shown, set), (value, true));
+                assert_eq!((&shown, set), (value, true));
             }
-            for value in bad {
-                let refusal = TopicConfig::default()
-                    .apply(&[(key.name.to_owned(), value.clone())])
-                    .expect_err(&format!("{} = {value}", key.name));
+            for value in bad.as_array().unwrap() {
+                let change = [(key.name.to_owned(), value.clone())];
+                let refusal = TopicConfig::default().apply(&change).expect_err(key.name);
                 assert_eq!(refusal.field, Some(format!("/config/{}", key.name)));
             }
         }
@@ -504,46 +475,37 @@ mod tests {
     #[test]
     fn null_restores_a_default() {
         let mut config = TopicConfig::default();
-        config
-            .apply(&changes(json!({"retention_ms": 5, "segment_ms": 7})))
-            .unwrap();
-        config.apply(&changes(json!({"retention_ms": null}))).unwrap();
+        apply(&mut config, json!({"retention_ms": 5, "segment_ms": 7}));
+        apply(&mut config, json!({"retention_ms": null}));
         let settings = config.clone().into_spec(1).settings;
         assert_eq!((settings.retention_ms, settings.segment_ms), (None, 7));
-        config.apply(&changes(json!({"segment_ms": null}))).unwrap();
+        apply(&mut config, json!({"segment_ms": null}));
         assert_eq!(config, TopicConfig::default());
     }
 
     #[test]
     fn unknown_keys_and_keys_of_later_versions_are_told_apart() {
+        use Reason::{InvalidRequest, NotSupported};
         for (value, code, pointer) in [
-            (
-                json!({"retention": 5}),
-                Reason::InvalidRequest,
-                "/config/retention",
-            ),
-            (json!({"a/b~": 5}), Reason::InvalidRequest, "/config/a~1b~0"),
-            (json!({"x": null}), Reason::InvalidRequest, "/config/x"),
+            (json!({"retention": 5}), InvalidRequest, "retention"),
+            (json!({"a/b~": 5}), InvalidRequest, "a~1b~0"),
+            (json!({"x": null}), InvalidRequest, "x"),
             (
                 json!({"partitions_raised": true}),
-                Reason::InvalidRequest,
-                "/config/partitions_raised",
+                InvalidRequest,
+                "partitions_raised",
             ),
             (
                 json!({"cleanup_policy": "compact"}),
-                Reason::NotSupported,
-                "/config/cleanup_policy",
+                NotSupported,
+                "cleanup_policy",
             ),
-            (
-                json!({"compression": null}),
-                Reason::NotSupported,
-                "/config/compression",
-            ),
+            (json!({"compression": null}), NotSupported, "compression"),
         ] {
             let mut config = TopicConfig::default();
             let refusal = config.apply(&changes(value)).unwrap_err();
             assert_eq!(refusal.reason, code);
-            assert_eq!(refusal.field.as_deref(), Some(pointer));
+            assert_eq!(refusal.field, Some(format!("/config/{pointer}")));
             assert_eq!(config, TopicConfig::default());
         }
     }
@@ -551,24 +513,17 @@ mod tests {
     #[test]
     fn a_change_with_one_bad_key_changes_nothing() {
         let mut config = TopicConfig::default();
-        assert!(
-            config
-                .apply(&changes(json!({"ack": "written", "zzz": 1})))
-                .is_err()
-        );
+        let change = changes(json!({"ack": "written", "zzz": 1}));
+        assert!(config.apply(&change).is_err());
         assert_eq!(config, TopicConfig::default());
     }
 
     #[test]
     fn only_given_settings_are_compared_and_null_means_the_default() {
         let mut config = TopicConfig::default();
-        config.apply(&changes(json!({"retention_ms": 5}))).unwrap();
-        for same in [
-            json!({}),
-            json!({"retention_ms": 5}),
-            json!({"ack": "durable"}),
-            json!({"segment_ms": null}),
-        ] {
+        apply(&mut config, json!({"retention_ms": 5}));
+        let same = json!([{}, {"retention_ms": 5}, {"ack": "durable"}, {"segment_ms": null}]);
+        for same in same.as_array().unwrap() {
             assert_eq!(config.first_difference(&changes(same.clone())), None, "{same}");
         }
         let wanted = changes(json!({"retention_ms": null}));
@@ -578,30 +533,23 @@ mod tests {
     #[test]
     fn the_settings_that_the_service_uses_are_read_from_the_topic() {
         let mut config = TopicConfig::default();
-        let spec = config.clone().into_spec(1);
-        assert_eq!(
+        let read = |config: &TopicConfig| {
+            let spec = config.clone().into_spec(1);
             (
                 max_record_bytes(&spec),
                 is_log_append_time(&spec),
                 ack(&spec),
-                dedupe_window(&spec)
-            ),
+                dedupe_window(&spec),
+            )
+        };
+        assert_eq!(
+            read(&config),
             (1 << 20, false, Ack::Durable, Duration::from_mins(10))
         );
-        config
-            .apply(&changes(json!({
-                "max_record_bytes": 9, "timestamp_type": "log_append_time", "ack": "written", "dedupe_window_ms": 3,
-            })))
-            .unwrap();
-        let spec = config.into_spec(1);
-        assert_eq!(
-            (
-                max_record_bytes(&spec),
-                is_log_append_time(&spec),
-                ack(&spec),
-                dedupe_window(&spec)
-            ),
-            (9, true, Ack::Written, Duration::from_millis(3))
-        );
+        let change = json!({
+            "max_record_bytes": 9, "timestamp_type": "log_append_time", "ack": "written", "dedupe_window_ms": 3,
+        });
+        apply(&mut config, change);
+        assert_eq!(read(&config), (9, true, Ack::Written, Duration::from_millis(3)));
     }
 }

@@ -82,25 +82,18 @@ pub fn of_record(
     reason: &str,
 ) -> ParsedRecord<'static> {
     let own = |bytes: &[u8]| Cow::Owned(bytes.to_vec());
-    let mut headers: Vec<ParsedHeader<'static>> = others(record)
-        .map(|(name, value)| (own(name), value.map(own)))
-        .collect();
+    let kept = others(record).map(|(name, value)| (own(name), value.map(own)));
+    let reason = &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)];
     let added = [
         (TOPIC, origin.topic.to_owned()),
         (PARTITION, origin.partition.to_string()),
         (OFFSET, record.offset.to_string()),
         (GROUP, origin.group.to_owned()),
         (DELIVERIES, deliveries.to_string()),
-        (
-            REASON,
-            reason[..reason.floor_char_boundary(MAX_REASON_BYTES)].to_owned(),
-        ),
+        (REASON, reason.to_owned()),
     ];
-    headers.extend(
-        added
-            .into_iter()
-            .map(|(name, value)| (Cow::Borrowed(name.as_bytes()), Some(value.into_bytes().into()))),
-    );
+    let added = added.map(|(name, value)| (Cow::Borrowed(name.as_bytes()), Some(value.into_bytes().into())));
+    let headers: Vec<ParsedHeader<'static>> = kept.chain(added).collect();
     ParsedRecord {
         partition: None,
         timestamp: Some(record.timestamp),
@@ -119,21 +112,16 @@ pub fn returning<'a>(record: &Record<'a>) -> Result<Returning<'a>, NotReturning>
     let topic = text(record, TOPIC)?;
     let group = text(record, GROUP)?;
     let partition: u32 = number(record, PARTITION)?;
-    let headers = others(record)
-        .map(|(name, value)| (Cow::Borrowed(name), value.map(Cow::Borrowed)))
-        .collect();
-    Ok(Returning {
-        topic,
-        group,
-        record: ParsedRecord {
-            partition: Some(partition.into()),
-            timestamp: Some(record.timestamp),
-            key: record.key.map(Cow::Borrowed),
-            value: record.value.map(Cow::Borrowed),
-            json_line: is_line(record),
-            headers,
-        },
-    })
+    let headers = others(record).map(|(name, value)| (Cow::Borrowed(name), value.map(Cow::Borrowed)));
+    let record = ParsedRecord {
+        partition: Some(partition.into()),
+        timestamp: Some(record.timestamp),
+        key: record.key.map(Cow::Borrowed),
+        value: record.value.map(Cow::Borrowed),
+        json_line: is_line(record),
+        headers: headers.collect(),
+    };
+    Ok(Returning { topic, group, record })
 }
 
 /// The record's headers without those that dead letters add.
@@ -147,12 +135,11 @@ fn others<'a>(record: &Record<'a>) -> impl Iterator<Item = (&'a [u8], Option<&'a
 
 fn text<'a>(record: &Record<'a>, name: &'static str) -> Result<&'a str, NotReturning> {
     // The last one counts, as in Kafka, if a name repeats.
-    let found = record
+    let named = record
         .headers
         .into_iter()
-        .filter(|(found, _)| *found == name.as_bytes())
-        .last();
-    let (_, value) = found.ok_or(NotReturning::Missing(name))?;
+        .filter(|(found, _)| *found == name.as_bytes());
+    let (_, value) = named.last().ok_or(NotReturning::Missing(name))?;
     let value = value.ok_or(NotReturning::Malformed(name))?;
     std::str::from_utf8(value).map_err(|_| NotReturning::Malformed(name))
 }
@@ -190,11 +177,11 @@ mod tests {
     }
 
     fn stored(parsed: &ParsedRecord<'_>) -> SealedBatch {
-        let headers: Vec<Header<'_>> = parsed
+        let headers = parsed
             .headers
             .iter()
-            .map(|(name, value)| (&**name, value.as_deref()))
-            .collect();
+            .map(|(name, value)| (&**name, value.as_deref()));
+        let headers: Vec<Header<'_>> = headers.collect();
         sealed(parsed.key.as_deref(), parsed.value.as_deref(), &headers)
     }
 
@@ -214,25 +201,19 @@ mod tests {
 
     #[test]
     fn a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_why() {
-        let batch = sealed(
-            Some(b"k"),
-            Some(b"{\"n\":1}"),
-            &[(b"type", Some(b"t")), (b"dlq_owner", None)],
-        );
+        let headers: [Header<'_>; 2] = [(b"type", Some(b"t")), (b"dlq_owner", None)];
+        let batch = sealed(Some(b"k"), Some(b"{\"n\":1}"), &headers);
         let letter = of_record(&first(&batch), ORIGIN, 2, "cannot parse");
         assert_eq!(letter.key.as_deref(), Some(&b"k"[..]));
         assert_eq!(letter.value.as_deref(), Some(&b"{\"n\":1}"[..]));
         assert_eq!(letter.timestamp, Some(TimestampMs(1_357_035_420_000)));
         assert_eq!(letter.partition, None);
         assert!(letter.json_line);
-        let headers: Vec<_> = letter
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let headers = letter
             .headers
             .iter()
-            .map(|(name, value)| {
-                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-                (text(name), value.as_deref().map(text))
-            })
-            .collect();
+            .map(|(name, value)| (text(name), value.as_deref().map(text)));
         let expected = [
             ("type", Some("t")),
             ("dlq_owner", None),
@@ -243,10 +224,8 @@ mod tests {
             ("dlq_deliveries", Some("2")),
             ("dlq_reason", Some("cannot parse")),
         ];
-        assert_eq!(
-            headers,
-            expected.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)))
-        );
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
+        assert_eq!(headers.collect::<Vec<_>>(), expected);
     }
 
     #[test]
@@ -293,21 +272,17 @@ mod tests {
     fn a_record_that_is_no_dead_letter_names_the_fault() {
         let topic: Header<'_> = (b"dlq_topic", Some(b"jobs"));
         let group: Header<'_> = (b"dlq_group", Some(b"workers"));
+        let partition = |value| -> Header<'static> { (b"dlq_partition", value) };
         for (headers, expected) in [
             (&[][..], NotReturning::Missing("dlq_topic")),
             (&[topic], NotReturning::Missing("dlq_group")),
             (&[topic, group], NotReturning::Missing("dlq_partition")),
             (
-                &[topic, group, (b"dlq_partition", Some(b"-1"))],
+                &[topic, group, partition(Some(b"-1"))],
                 NotReturning::Malformed("dlq_partition"),
             ),
             (
-                &[
-                    topic,
-                    group,
-                    (b"dlq_partition", Some(b"1")),
-                    (b"dlq_partition", None),
-                ],
+                &[topic, group, partition(Some(b"1")), partition(None)],
                 NotReturning::Malformed("dlq_partition"),
             ),
             (
