@@ -10,7 +10,7 @@ use std::path::Path;
 
 use quipu::broker::engine::{PARTITION, TOPIC};
 
-use layers::{circle, imports_of, imports_within, sources};
+use layers::{assert_no_circles, imports_of, sources};
 
 /// Wires, and the crates that only a wire needs.
 const WIRES: [&str; 10] = [
@@ -71,21 +71,7 @@ fn no_folder_imports_what_lies_above_it() {
 
 #[test]
 fn no_two_parts_of_the_service_or_of_the_broker_and_no_two_folders_below_import_each_other() {
-    let all = all_sources();
-    for folder in ["", "broker"] {
-        let within = imports_within(folder, &all);
-        assert!(circle(&within).is_empty(), "in {folder:?}: {within:#?}");
-    }
-    let folders: BTreeSet<&str> = all
-        .iter()
-        .filter_map(|(module, _)| Some(module.rsplit_once("::")?.0))
-        .collect();
-    for folder in &folders {
-        let is_folder = |name: &str| folders.contains(&*format!("{folder}::{name}"));
-        let mut within = imports_within(folder, &all);
-        within.retain(|name, _| is_folder(name));
-        assert_eq!(circle(&within), Vec::<String>::new(), "in {folder}: {within:#?}");
-    }
+    assert_no_circles(&["", "broker"], &all_sources());
 }
 
 #[test]
@@ -123,7 +109,7 @@ fn a_name_is_found_in_whatever_way_it_is_written() {
         ("use crate::http::problem::Problem;", "crate::http", true),
         ("use crate::{broker, http};", "crate::http", true),
         (
-            "use crate::{broker::{self, engine}, http::{self, app}};",
+            "use crate::{broker::{self}, http::{self, app}};",
             "crate::http",
             true,
         ),

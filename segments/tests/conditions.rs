@@ -1,4 +1,4 @@
-//! What a request is told that comes second in a round, when the round fails.
+//! The answer to the second request of a round when both expect an offset, and when the round fails.
 
 mod support;
 
@@ -6,7 +6,7 @@ use quipu_segments::sim::{Fault, FaultError, IoKind};
 use quipu_segments::{Error, Log, Offset, Ticket};
 use support::{NOW, of_parts, part, partition, plain_spec, records, start};
 
-/// Queues a record that is to have that offset.
+/// Queues a record that expects this offset.
 fn expect(log: &Log, offset: u64) -> Ticket {
     let mut part = part(partition(log, 0), records(NOW, &[b"value"]));
     part.expected_offset = Some(Offset::new(offset));
@@ -14,7 +14,7 @@ fn expect(log: &Log, offset: u64) -> Ticket {
 }
 
 #[test]
-fn nobody_is_told_of_an_end_that_a_failed_round_would_have_had() {
+fn a_failed_round_never_answers_with_the_end_offset_that_it_would_have_had() {
     let faults = [
         Fault::once(IoKind::Write, 0).on(".log").with(FaultError::Full),
         Fault::once(IoKind::Write, 0).on(".log"),
@@ -39,7 +39,7 @@ fn nobody_is_told_of_an_end_that_a_failed_round_would_have_had() {
 }
 
 #[test]
-fn the_second_of_two_that_expect_the_same_offset_is_told_the_end_once_it_is_durable() {
+fn the_second_of_two_requests_that_expect_the_same_offset_gets_the_durable_end_offset() {
     let (_disk, log) = start(1, plain_spec(1));
     let (first, second) = (expect(&log, 0), expect(&log, 0));
     while log.run_round().unwrap() {}

@@ -365,7 +365,7 @@ fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
 }
 
 #[test]
-fn one_of_what_is_there_twice_costs_nothing_and_is_written_again() {
+fn a_file_that_is_kept_twice_costs_nothing_when_one_copy_is_lost_and_is_written_again() {
     let twice = [
         "checkpoint.0",
         "checkpoint.1",

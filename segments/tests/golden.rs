@@ -439,7 +439,7 @@ fn every_golden_directory_opens_with_everything_in_it_and_goes_on() {
 }
 
 #[test]
-fn what_was_sent_to_a_golden_directory_is_not_appended_again() {
+fn a_request_that_a_golden_directory_has_is_not_appended_again() {
     let dir = unpacked("v1/once");
     for opening in ["the first time", "again"] {
         let log = open(dir.path());

@@ -1,5 +1,4 @@
-//! Running out of file handles: it says nothing of the disk, so nothing is marked as failed by it, and the log goes on
-//! by itself.
+//! Running out of file handles: the disk is healthy, so nothing is marked as failed, and the log goes on by itself.
 
 mod support;
 

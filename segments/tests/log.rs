@@ -53,7 +53,7 @@ impl std::task::Wake for LooksAtState {
 }
 
 #[test]
-fn who_sees_a_record_sees_what_its_append_put_into_the_state() {
+fn a_reader_that_sees_a_record_sees_the_state_change_of_its_append() {
     let dir = tempfile::tempdir().expect("a directory");
     let log = open(dir.path());
     let topic = log.create_topic("t", spec(1)).expect("made");
@@ -115,7 +115,7 @@ fn appended_records_are_read_back_over_segments_and_restarts() {
 }
 
 #[test]
-fn what_was_acknowledged_is_there_after_a_stop_without_a_close() {
+fn acknowledged_records_are_there_after_a_stop_without_a_close() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..5 {
         let log = open(dir.path());

@@ -234,7 +234,7 @@ fn another_fingerprint_is_refused_until_the_key_expires_and_then_it_is_appended(
 }
 
 #[test]
-fn what_was_refused_is_not_remembered_and_a_repetition_is_found_before_its_condition() {
+fn a_refused_request_is_not_remembered_and_a_repeated_one_is_found_before_its_expected_offset_is_checked() {
     let world = World::new();
     let request = |world: &World, expected| {
         let mut part = world.part(0, "value");
@@ -250,7 +250,7 @@ fn what_was_refused_is_not_remembered_and_a_repetition_is_found_before_its_condi
 }
 
 #[test]
-fn a_repetition_is_answered_as_its_first_is_when_their_round_fails() {
+fn a_repeated_request_gets_the_error_of_the_first_when_their_round_fails() {
     let write = |path| Fault::once(IoKind::Write, 0).on(path);
     let faults = [
         write("/orders/").with(FaultError::Full),
@@ -341,7 +341,7 @@ fn a_repetition_waits_for_no_space_on_a_full_disk() {
 }
 
 #[test]
-fn a_key_goes_with_records_of_its_topic_after_it_was_prepared_for() {
+fn a_key_needs_prepare_keys_first_and_records_of_its_own_topic() {
     let disk = SimDisk::new(1);
     let clock = SimClock::new(TimestampMs(5));
     let options = Options {
@@ -525,7 +525,7 @@ fn a_damaged_entry_is_reported_and_costs_its_key_alone() {
 }
 
 #[test]
-fn a_repetition_of_what_was_only_written_is_answered_as_soon() {
+fn a_repeated_request_for_a_written_ack_is_answered_before_the_sync() {
     let world = World::new();
     let ticket = |ack| {
         let once = Some(world.once("k"));

@@ -131,7 +131,7 @@ fn batches_of_one_round_follow_one_another_and_repeat_one_another() {
 }
 
 #[test]
-fn what_follows_a_batch_of_a_round_that_fails_is_answered_as_the_round_is() {
+fn later_batches_of_a_failed_round_get_the_error_of_the_round() {
     let faults = [
         Fault::once(IoKind::Write, 0).on(".log").with(FaultError::Full),
         Fault::once(IoKind::Write, 0).on(".log"),
@@ -168,7 +168,7 @@ fn what_follows_a_batch_of_a_round_that_fails_is_answered_as_the_round_is() {
 }
 
 #[test]
-fn a_repetition_is_found_before_its_condition_and_changes_nothing() {
+fn a_repeated_batch_is_found_before_its_expected_offset_is_checked_and_changes_nothing() {
     let world = World::new();
     let request = || {
         let mut part = world.part(0, vec![batch(9, 0, 0, 1)]);
@@ -184,7 +184,7 @@ fn a_repetition_is_found_before_its_condition_and_changes_nothing() {
 }
 
 #[test]
-fn a_batch_of_a_producer_goes_alone_with_an_epoch_and_a_sequence() {
+fn a_batch_of_a_producer_needs_an_epoch_and_a_sequence_and_a_part_of_its_own() {
     let world = World::new();
     for wrong in [
         vec![batch(9, -1, 0, 1)],
@@ -201,7 +201,7 @@ fn a_batch_of_a_producer_goes_alone_with_an_epoch_and_a_sequence() {
 }
 
 #[test]
-fn what_is_known_of_producers_is_not_shown_and_not_to_be_changed() {
+fn the_state_of_producers_is_hidden_and_cannot_be_changed() {
     let mut world = World::new();
     told(world.send(batch(9, 0, 0, 1)));
     world.crash();

@@ -1,4 +1,4 @@
-//! Damage at rest: what `verify` finds, what opening makes of it, and that looking changes nothing.
+//! Damage at rest: `verify` finds it and changes nothing, and the log opens and serves the rest.
 
 #![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
 
@@ -224,7 +224,7 @@ fn a_lost_journal_costs_nothing_that_is_in_the_segments() {
 }
 
 #[test]
-fn a_damaged_round_in_the_middle_is_told_from_a_torn_tail() {
+fn a_damaged_round_in_the_middle_is_damage_and_a_torn_last_round_is_not() {
     let dir = directory(false);
     let journals = files(dir.path().join("journal"));
     let path = journals.last().unwrap();

@@ -112,6 +112,25 @@ pub fn imports_within(folder: &str, sources: &[(String, String)]) -> Imports {
     imports
 }
 
+/// No two entries of the named folders import each other, and no two folders below any folder.
+pub fn assert_no_circles(folders: &[&str], sources: &[(String, String)]) {
+    for folder in folders {
+        let within = imports_within(folder, sources);
+        assert_eq!(
+            circle(&within),
+            Vec::<String>::new(),
+            "in {folder:?}: {within:#?}"
+        );
+    }
+    let parents = sources.iter().filter_map(|(module, _)| module.rsplit_once("::"));
+    let all: BTreeSet<&str> = parents.map(|(folder, _)| folder).collect();
+    for folder in &all {
+        let mut within = imports_within(folder, sources);
+        within.retain(|name, _| all.contains(&*format!("{folder}::{name}")));
+        assert_eq!(circle(&within), Vec::<String>::new(), "in {folder}: {within:#?}");
+    }
+}
+
 /// The modules that import themselves by way of others.
 pub fn circle(imports: &Imports) -> Vec<String> {
     let mut left = imports.clone();
