@@ -275,10 +275,8 @@ fn a_deleted_topic_stays_deleted_and_its_name_is_free() {
     let partition = first.partition(0).unwrap();
     fill(&log, &partition, 0, 10);
     log.delete_topic("orders", Vec::new()).unwrap();
-    assert!(matches!(
-        append(&log, &partition, "late"),
-        Err(Error::NotFound(_))
-    ));
+    let refused = append(&log, &partition, "late");
+    assert!(matches!(refused, Err(Error::NotFound(_))));
     let gone = partition.read(ReadRequest::new(Offset::ZERO, 1));
     assert!(matches!(gone, Err(Error::NotFound(_))));
     let second = log.create_topic("orders", spec(1)).unwrap();
@@ -355,10 +353,8 @@ fn threads_of_its_own_serve_many_producers_at_once() {
     };
     assert_eq!(count(&log), 800);
     let late = part(&partition(&log, 0), "late");
-    assert!(matches!(
-        log.append(AppendRequest::of(vec![late])),
-        Err(Error::Closed)
-    ));
+    let refused = log.append(AppendRequest::of(vec![late]));
+    assert!(matches!(refused, Err(Error::Closed)));
     drop((log, topic));
     let log = Log::open(dir.path(), options).unwrap();
     assert_eq!(count(&log), 800);

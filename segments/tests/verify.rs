@@ -252,15 +252,11 @@ fn a_damaged_round_in_the_middle_is_damage_and_a_torn_last_round_is_not() {
 fn a_directory_in_use_or_of_something_else_is_refused() {
     let dir = directory(true);
     let log = open(dir.path());
-    assert!(matches!(
-        verify(dir.path(), &mut |_| {}),
-        Err(Error::Directory(_))
-    ));
+    let refused = verify(dir.path(), &mut |_| {});
+    assert!(matches!(refused, Err(Error::Directory(_))));
     drop(log);
     let other = tempfile::tempdir().unwrap();
-    assert!(matches!(
-        verify(other.path(), &mut |_| {}),
-        Err(Error::Directory(_))
-    ));
+    let refused = verify(other.path(), &mut |_| {});
+    assert!(matches!(refused, Err(Error::Directory(_))));
     assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
 }

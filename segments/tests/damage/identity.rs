@@ -90,10 +90,8 @@ fn a_description_that_is_restored_brings_its_topic_back_with_all_of_its_records(
         let log = open(dir).unwrap();
         assert!(log.topic("orders").is_none());
         assert!(!log.health().damage.is_empty());
-        assert!(matches!(
-            log.create_topic("orders", TopicSpec::new(1, TopicSettings::default())),
-            Err(Error::Directory(_))
-        ));
+        let refused = log.create_topic("orders", TopicSpec::new(1, TopicSettings::default()));
+        assert!(matches!(refused, Err(Error::Directory(_))));
         let flights = log.topic("flights").unwrap().partition(0).unwrap();
         let mut model = history.model.clone();
         let records = model.records.get_mut(&("flights", 0)).unwrap();
