@@ -252,10 +252,10 @@ impl Client<'_> {
             {
                 return;
             }
+            let log = self.world.log();
             assert!(
                 begin.elapsed() < PATIENCE,
-                "{path} does not become what it should; the log says:\n{}",
-                self.world.log()
+                "{path} does not change; the log says:\n{log}"
             );
             std::thread::sleep(PACE);
         }

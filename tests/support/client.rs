@@ -86,12 +86,8 @@ impl Answer {
     #[track_caller]
     fn check_head(&self, status: u16, content_type: &str) {
         assert_eq!(self.status, status, "{}", self.shown());
-        assert_eq!(
-            self.header("content-type"),
-            Some(content_type),
-            "{}",
-            self.shown()
-        );
+        let found = self.header("content-type");
+        assert_eq!(found, Some(content_type), "{}", self.shown());
         assert_eq!(self.header("cache-control"), Some("no-store"));
     }
 
@@ -109,10 +105,8 @@ impl Answer {
         assert_eq!(problem["code"], code, "{problem}");
         assert_eq!(problem["status"], status, "{problem}");
         assert_eq!(problem["type"], format!("/problems/{code}"), "{problem}");
-        assert!(
-            problem["detail"].as_str().is_some_and(|detail| detail.len() > 10),
-            "{problem}"
-        );
+        let detail = problem["detail"].as_str();
+        assert!(detail.is_some_and(|detail| detail.len() > 10), "{problem}");
         problem
     }
 
@@ -393,28 +387,19 @@ pub fn read_partition(
             assert_eq!(line.last(), Some(&b'\n'), "an unfinished line");
             let record: Fetched = serde_json::from_slice(line)
                 .unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(line)));
-            assert!(
-                record.offset >= offset,
-                "offset {} comes after {offset}",
-                record.offset
-            );
+            let found = record.offset;
+            assert!(found >= offset, "offset {found} comes after {offset}");
             assert_eq!(record.partition, partition);
             offset = record.offset + 1;
             each(record);
         }
-        let number = |name: &str| {
-            answer
-                .header(name)
-                .and_then(|v| v.parse::<u64>().ok())
-                .expect("a position")
-        };
+        let number = |name| answer.header(name).and_then(|text| text.parse::<u64>().ok());
+        let number = |name| number(name).expect("a position");
         let next = number("next-offset");
         assert!(next >= offset, "next offset {next} is before {offset}");
         let at_end = next >= number("end-offset");
-        assert!(
-            at_end || !answer.body.is_empty(),
-            "an empty page before the end, at {next}"
-        );
+        let is_empty = answer.body.is_empty();
+        assert!(at_end || !is_empty, "an empty page before the end, at {next}");
         offset = next;
         if at_end {
             return;

@@ -31,15 +31,10 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 /// A process's memory that is not file pages, in bytes; `self` is this one.
 pub fn anonymous_bytes(process: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"))
-        .expect("Linux says it");
-    line.trim()
-        .trim_end_matches(" kB")
-        .parse::<u64>()
-        .expect("a number of KiB")
-        * 1024
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.expect("Linux says it").trim().trim_end_matches(" kB");
+    1024 * kib.parse::<u64>().expect("a number of KiB")
 }
 
 /// A small generator of random numbers (SplitMix64); the seed is printed by its maker.

@@ -39,11 +39,8 @@ impl Server {
     /// The same under `ulimit -n`, soft and hard.
     pub fn start_with_open_files(data: &Path, limit: u32) -> Self {
         let mut shell = Command::new("sh");
-        shell.args([
-            "-c",
-            &format!("ulimit -n {limit} && exec \"$0\" \"$@\""),
-            env!("CARGO_BIN_EXE_quipu"),
-        ]);
+        let exec = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &exec, env!("CARGO_BIN_EXE_quipu")]);
         Self::spawn(data, shell)
     }
 
@@ -145,11 +142,8 @@ impl Server {
 
     pub fn connect(&self) -> Connection {
         Connection::open(self.address).unwrap_or_else(|error| {
-            panic!(
-                "{} does not accept: {error}; the log says:\n{}",
-                self.address,
-                self.log()
-            )
+            let log = self.log();
+            panic!("{} does not accept: {error}; the log says:\n{log}", self.address)
         })
     }
 
@@ -183,11 +177,8 @@ impl Server {
     pub fn stop(mut self) {
         self.signal(Signal::TERM);
         let status = self.wait();
-        assert!(
-            status.success(),
-            "ended with {status}; the log says:\n{}",
-            self.log()
-        );
+        let log = self.log();
+        assert!(status.success(), "ended with {status}; the log says:\n{log}");
     }
 
     /// How it ends by itself.
