@@ -205,14 +205,11 @@ fn newest(log: &Log, group: &str) -> Option<TimestampMs> {
     let committed = log.state_prefix(&offsets::offsets_prefix(group));
     let committed = committed
         .iter()
-        .map(|(_, value)| Committed::decode(value).ok().map(|row| row.last_commit));
+        .map(|(_, value)| Some(Committed::decode(value).ok()?.last_commit));
     let subscribed = log.state_prefix(&subscriptions_prefix(group));
     let subscribed = subscribed.iter().map(|(_, value)| subscribed_at(value));
-    committed
-        .chain(subscribed)
-        .collect::<Option<Vec<_>>>()?
-        .into_iter()
-        .max()
+    let times: Vec<TimestampMs> = committed.chain(subscribed).collect::<Option<_>>()?;
+    times.into_iter().max()
 }
 
 fn age(newest: TimestampMs, now: TimestampMs) -> Duration {
@@ -237,6 +234,7 @@ mod tests {
 
     const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
     const DAY: Duration = Duration::from_secs(86_400);
+    const MS: Duration = Duration::from_millis(1);
 
     struct World {
         disk: SimDisk,
@@ -272,17 +270,14 @@ mod tests {
         }
 
         fn restarted(self) -> Self {
-            let Self {
-                disk, clock, broker, ..
-            } = self;
-            broker.log.close().unwrap();
-            drop(broker);
-            let broker = Self::open(&disk, &clock);
+            self.broker.log.close().unwrap();
+            drop(self.broker);
+            let broker = Self::open(&self.disk, &self.clock);
+            let expiry = Expiry::default();
             Self {
-                disk,
-                clock,
                 broker,
-                expiry: Expiry::default(),
+                expiry,
+                ..self
             }
         }
 
@@ -296,13 +291,15 @@ mod tests {
         }
 
         async fn commit(&self, group: &str, partitions: u32) {
-            let commits = (0..partitions)
-                .map(|index| Commit {
-                    partition: self.partition(index),
-                    offset: Offset::ZERO,
-                    metadata: None,
-                })
-                .collect();
+            let commit = |index| {
+                let (partition, offset, metadata) = (self.partition(index), Offset::ZERO, None);
+                Commit {
+                    partition,
+                    offset,
+                    metadata,
+                }
+            };
+            let commits = (0..partitions).map(commit).collect();
             let guard = self.broker.groups.commits().await;
             self.groups().commit(guard, group, commits).await.unwrap();
         }
@@ -344,11 +341,8 @@ mod tests {
         assert_eq!(world.look_after(Duration::ZERO).await, [""; 0]);
         world.clock.advance(DAY / 2);
         world.commit("newer", 1).await;
-        assert_eq!(
-            world.look_after(DAY / 2 - Duration::from_millis(1)).await,
-            [""; 0]
-        );
-        world.clock.advance(Duration::from_millis(1));
+        assert_eq!(world.look_after(DAY / 2 - MS).await, [""; 0]);
+        world.clock.advance(MS);
         let expired = world.expiry.look(&world.broker.groups, DAY).await.unwrap();
         let old = Expired {
             group: "old".to_owned(),
@@ -370,7 +364,7 @@ mod tests {
         world.clock.advance(DAY);
         assert_eq!(world.expiry.due(&world.broker.groups, DAY), ["g"]);
         world.commit("g", 1).await;
-        assert_eq!(world.look_after(DAY - Duration::from_millis(1)).await, [""; 0]);
+        assert_eq!(world.look_after(DAY - MS).await, [""; 0]);
         assert_eq!(world.look_after(DAY).await, ["g"]);
     }
 
@@ -381,8 +375,8 @@ mod tests {
         world.join("g", GroupType::Ordered).await;
         assert_eq!(world.look_after(DAY * 10).await, [""; 0]);
         world.groups().leave("g", "a", None).await.unwrap();
-        assert_eq!(world.look_after(DAY - Duration::from_millis(1)).await, [""; 0]);
-        assert_eq!(world.look_after(Duration::from_millis(1)).await, ["g"]);
+        assert_eq!(world.look_after(DAY - MS).await, [""; 0]);
+        assert_eq!(world.look_after(MS).await, ["g"]);
     }
 
     #[tokio::test]
@@ -391,8 +385,8 @@ mod tests {
         world.join("g", GroupType::Ordered).await;
         assert_eq!(world.look_after(DAY * 10).await, [""; 0]);
         world.groups().leave("g", "a", None).await.unwrap();
-        assert_eq!(world.look_after(DAY - Duration::from_millis(1)).await, [""; 0]);
-        assert_eq!(world.look_after(Duration::from_millis(1)).await, ["g"]);
+        assert_eq!(world.look_after(DAY - MS).await, [""; 0]);
+        assert_eq!(world.look_after(MS).await, ["g"]);
         assert_eq!(world.state().0, 0, "its subscription is gone too");
     }
 
@@ -434,15 +428,11 @@ mod tests {
             let made = world.groups().make(guard, group, &shared, Vec::new(), Vec::new());
             made.await.unwrap();
             world.commit(group, 1).await;
-            let mut state = vec![StateChange::set(
-                codec::state_key(group, world.partition(0)),
-                vec![1],
-            )];
+            let key = codec::state_key(group, world.partition(0));
+            let mut state = vec![StateChange::set(key, vec![1])];
             if group == "redriven" {
-                state.push(StateChange::set(
-                    [redrive::positions_prefix(group), vec![0; 12]].concat(),
-                    vec![1; 9],
-                ));
+                let key = [redrive::positions_prefix(group), vec![0; 12]].concat();
+                state.push(StateChange::set(key, vec![1; 9]));
             }
             super::super::append(&world.broker.log, state).await.unwrap();
         }
@@ -451,11 +441,8 @@ mod tests {
         assert!(!world.groups().exists("plain"));
         assert!(world.groups().exists("redriven"));
         assert_eq!(world.state().0, 2, "its settings, and how far it was sent back");
-        assert_eq!(
-            world.look_after(DAY * 2).await,
-            [""; 0],
-            "nothing is left to expire"
-        );
+        // Nothing is left to expire.
+        assert_eq!(world.look_after(DAY * 2).await, [""; 0]);
     }
 
     #[tokio::test]
@@ -492,11 +479,8 @@ mod tests {
     fn the_check_interval_follows_the_retention() {
         for (retention_s, interval_s) in [(1, 1), (20, 2), (600, 60), (86_400, 300)] {
             let retention = Duration::from_secs(retention_s);
-            assert_eq!(
-                interval(retention),
-                Duration::from_secs(interval_s),
-                "{retention:?}"
-            );
+            let expected = Duration::from_secs(interval_s);
+            assert_eq!(interval(retention), expected, "{retention:?}");
         }
     }
 }

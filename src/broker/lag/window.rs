@@ -320,13 +320,7 @@ mod tests {
     #[test]
     fn rates_count_records_appended_and_read_in_ten_seconds() {
         let verdict = each_second(100, |s| at(s, s * 150, 0, 1000 + s * 20));
-        assert_eq!(
-            verdict.rates,
-            Rates {
-                consume: 150.0,
-                produce: 20.0
-            }
-        );
+        assert_eq!((verdict.rates.consume, verdict.rates.produce), (150.0, 20.0));
         let verdict = each_second(100, |s| at(s, s.min(80) * 150, 0, 20_000));
         assert_eq!(verdict.rates, Rates::default(), "nothing in the last ten seconds");
     }
@@ -356,23 +350,24 @@ mod tests {
     fn a_commit_that_went_back_is_no_negative_rate_and_what_was_read_before_and_after_counts() {
         let committed = |s: u64| if s < 5 { 1000 + s * 10 } else { (s - 5) * 10 };
         let rates = each_second(10, |s| at(s, committed(s), 0, 2000)).rates;
-        assert_eq!(
-            rates.consume, 9.0,
-            "four steps of 10 before the reset and five after it"
-        );
+        // Four steps of 10 before the reset and five after it.
+        assert_eq!(rates.consume, 9.0);
     }
 
     #[test]
     fn deleted_records_were_not_read() {
-        let rates = each_second(10, |s| {
+        let course = |s| {
             if s < 10 {
                 at(s, 0, 0, 2000)
             } else {
                 at(s, 1500, 1400, 2000)
             }
-        })
-        .rates;
-        assert_eq!(rates.consume, 10.0, "100 of them in ten seconds");
+        };
+        assert_eq!(
+            each_second(10, course).rates.consume,
+            10.0,
+            "100 of them in ten seconds"
+        );
     }
 
     #[test]
@@ -398,7 +393,7 @@ mod tests {
                 Status::Behind,
             ),
             (
-                "fell behind, then gained once",
+                "fell behind, gained once",
                 |s| at(s, if s < 75 { s } else { s * 9 }, 0, s * 10),
                 Status::Ok,
             ),
@@ -414,22 +409,22 @@ mod tests {
                 Status::Stalled,
             ),
             (
-                "its last commit was in the window",
+                "a commit in the window",
                 |s| at(s, if s < 61 { 10 } else { 20 }, 0, 500),
                 Status::Ok,
             ),
             (
-                "records came to a quiet topic a moment ago",
+                "new records in a quiet topic",
                 |s| at(s, 50, 0, if s < 110 { 50 } else { 60 }),
                 Status::Ok,
             ),
             (
-                "unread records were deleted in the window",
+                "unread records deleted",
                 |s| at(s, 10, if s < 90 { 0 } else { 20 }, 500),
                 Status::Losing,
             ),
             (
-                "unread records were deleted long ago",
+                "deleted long ago",
                 |s| at(s, 10, if s < 30 { 0 } else { 20 }, 500),
                 Status::Stalled,
             ),

@@ -38,13 +38,28 @@ struct Cell {
     change: Option<ChangeId>,
 }
 
-const FRESH: Cell = Cell {
-    state: State::Free {
-        deliveries: 0,
-        not_before: 0,
-    },
-    change: None,
-};
+const FRESH: Cell = Cell::new(State::free(0, 0));
+const SETTLED: Cell = Cell::new(State::Settled);
+
+impl State {
+    const fn free(deliveries: u32, not_before: u64) -> Self {
+        Self::Free {
+            deliveries,
+            not_before,
+        }
+    }
+}
+
+impl Cell {
+    const fn new(state: State) -> Self {
+        let change = None;
+        Self { state, change }
+    }
+
+    fn is_of(&self, changes: &[ChangeId]) -> bool {
+        self.change.is_some_and(|change| changes.contains(&change))
+    }
+}
 
 /// The naive model, with what it checks besides.
 struct Model {
@@ -87,21 +102,13 @@ impl Model {
         if deliveries >= MAX_DELIVERIES {
             State::Exhausted { deliveries }
         } else {
-            State::Free {
-                deliveries,
-                not_before,
-            }
+            State::free(deliveries, not_before)
         }
     }
 
     fn trim(&mut self, log_start: u64) {
         self.log_start = self.log_start.max(log_start);
-        for cell in &mut self.cells[..self.log_start as usize] {
-            *cell = Cell {
-                state: State::Settled,
-                change: None,
-            };
-        }
+        self.cells[..self.log_start as usize].fill(SETTLED);
     }
 
     fn expire(&mut self) {
@@ -114,10 +121,7 @@ impl Model {
                     deliveries,
                     not_before,
                 } if not_before <= self.now => {
-                    cell.state = State::Free {
-                        deliveries,
-                        not_before: 0,
-                    };
+                    cell.state = State::free(deliveries, 0);
                 }
                 _ => {}
             }
@@ -138,31 +142,29 @@ impl Model {
                     not_before: 0,
                 } = cell.state
             {
+                let (deliveries, deadline) = (deliveries + 1, self.now + LEASE_MS);
                 cell.state = State::Leased {
                     member,
                     poll,
-                    deadline: self.now + LEASE_MS,
-                    deliveries: deliveries + 1,
+                    deadline,
+                    deliveries,
                 };
                 self.delivered[at as usize] += 1;
-                acquired.push((at, deliveries + 1));
+                acquired.push((at, deliveries));
             }
         }
         acquired
     }
 
     fn leased_by(&self, at: u64, member: u64) -> Option<(u64, u32)> {
-        match self.cells.get(at as usize)? {
-            Cell {
-                state:
-                    State::Leased {
-                        member: owner,
-                        poll,
-                        deliveries,
-                        ..
-                    },
-                change: None,
-            } if *owner == member => Some((*poll, *deliveries)),
+        let cell = self.cells.get(at as usize).filter(|cell| cell.change.is_none())?;
+        match cell.state {
+            State::Leased {
+                member: owner,
+                poll,
+                deliveries,
+                ..
+            } if owner == member => Some((poll, deliveries)),
             _ => None,
         }
     }
@@ -185,7 +187,7 @@ impl Model {
 
     fn image(&self, changes: &[ChangeId]) -> Vec<Option<u32>> {
         let image = |cell: &Cell| match cell.state {
-            _ if cell.change.is_some_and(|change| changes.contains(&change)) => None,
+            _ if cell.is_of(changes) => None,
             State::Settled => None,
             State::Free { deliveries, .. } | State::Exhausted { deliveries } => Some(deliveries),
             State::Leased { deliveries, .. } => Some(deliveries - 1),
@@ -197,21 +199,16 @@ impl Model {
         let (image, changes) = self.writing.take().unwrap();
         self.durable = image;
         for (at, cell) in self.cells.iter_mut().enumerate() {
-            if cell.change.is_some_and(|change| changes.contains(&change)) {
-                *cell = Cell {
-                    state: State::Settled,
-                    change: None,
-                };
+            if cell.is_of(&changes) {
+                *cell = SETTLED;
                 self.accepted.insert(at as u64);
             }
         }
     }
 
     fn undo(&mut self, changes: &[ChangeId]) {
-        for cell in &mut self.cells {
-            if cell.change.is_some_and(|change| changes.contains(&change)) {
-                cell.change = None;
-            }
+        for cell in self.cells.iter_mut().filter(|cell| cell.is_of(changes)) {
+            cell.change = None;
         }
     }
 
@@ -376,12 +373,9 @@ impl Pair {
         };
         self.queue.expire(wanted.now);
         let has_work = self.queue.has_work(wanted.log_start, wanted.end);
-        let acquired: Vec<(u64, u32)> = self
-            .queue
-            .acquire(&wanted)
-            .into_iter()
-            .flat_map(|range| (range.from.get()..range.until.get()).map(move |at| (at, range.deliveries)))
-            .collect();
+        let each =
+            |range: Acquired| (range.from.get()..range.until.get()).map(move |at| (at, range.deliveries));
+        let acquired: Vec<(u64, u32)> = self.queue.acquire(&wanted).into_iter().flat_map(each).collect();
         // A trim may turn up settled offsets behind it, which a look without it does not see.
         assert!(max == 0 || !has_work || trim > 0 || !acquired.is_empty());
         assert!(has_work || trim > 0 || acquired.is_empty());
@@ -409,9 +403,8 @@ impl Pair {
         let changes: Vec<ChangeId> = self.waiting.drain(..changes.min(self.waiting.len())).collect();
         let saved = self.queue.begin_write(&changes);
         let image = self.model.image(&changes);
-        for (at, durable) in
-            (self.queue.floor().get()..OFFSETS).zip(&image[self.queue.floor().get() as usize..])
-        {
+        let floor = self.queue.floor().get();
+        for (at, durable) in (floor..OFFSETS).zip(&image[floor as usize..]) {
             let found = found_in(&saved, at);
             assert_eq!(found, *durable, "{at} in {saved:?}");
         }
@@ -455,10 +448,7 @@ impl Pair {
                     if let Some((held, deliveries)) = self.model.leased_by(at, member)
                         && held == poll.0
                     {
-                        self.model.cells[at as usize].state = State::Free {
-                            deliveries: deliveries - 1,
-                            not_before: 0,
-                        };
+                        self.model.cells[at as usize].state = State::free(deliveries - 1, 0);
                         self.model.delivered[at as usize] -= 1;
                     }
                 }
@@ -472,13 +462,12 @@ impl Pair {
             }
             Op::Ack { member, back } => {
                 let poll = self.poll(back);
-                let held: Vec<u64> = (0..OFFSETS)
-                    .filter(|at| {
-                        self.model
-                            .leased_by(*at, member)
-                            .is_some_and(|(held, _)| held == poll.0)
-                    })
-                    .collect();
+                let is_held = |at: &u64| {
+                    self.model
+                        .leased_by(*at, member)
+                        .is_some_and(|(held, _)| held == poll.0)
+                };
+                let held: Vec<u64> = (0..OFFSETS).filter(is_held).collect();
                 assert_eq!(self.queue.held_by(MemberKey(member), poll), held.len());
                 let begun = self.queue.begin_ack(MemberKey(member), poll);
                 self.model.begin(&begun, &held, |_, _| true);
@@ -486,9 +475,8 @@ impl Pair {
                 self.begun(&begun);
             }
             Op::Reject { member, offsets } => {
-                let begun = self
-                    .queue
-                    .begin_dead_letter(Some(MemberKey(member)), offsets_of(&offsets));
+                let member_key = Some(MemberKey(member));
+                let begun = self.queue.begin_dead_letter(member_key, offsets_of(&offsets));
                 self.model.begin(&begun, &offsets, |model, at| {
                     model.leased_by(at, member).is_some()
                 });
@@ -520,9 +508,8 @@ impl Pair {
                 offset,
                 delay_ms,
             } => {
-                let released = self
-                    .queue
-                    .release(now, MemberKey(member), Offset::new(offset), delay_ms);
+                let at = Offset::new(offset);
+                let released = self.queue.release(now, MemberKey(member), at, delay_ms);
                 let expected = match self.model.leased_by(offset, member) {
                     None => Released::Lost,
                     Some((_, deliveries)) => {
@@ -557,18 +544,18 @@ impl Pair {
                 for_ms,
             } => {
                 let deadline = now.0 + for_ms;
-                let extended = self
-                    .queue
-                    .extend(MemberKey(member), Offset::new(offset), Moment(deadline));
+                let at = Offset::new(offset);
+                let extended = self.queue.extend(MemberKey(member), at, Moment(deadline));
                 let held = self.model.leased_by(offset, member);
                 assert_eq!(extended, held.is_some());
                 if let Some((poll, deliveries)) = held {
-                    self.model.cells[offset as usize].state = State::Leased {
+                    let state = State::Leased {
                         member,
                         poll,
                         deadline,
                         deliveries,
                     };
+                    self.model.cells[offset as usize].state = state;
                 }
             }
             Op::Pass { ms } => {
@@ -604,17 +591,13 @@ impl Pair {
     }
 
     fn dead_letter(&mut self) {
-        let exhausted: Vec<u64> = (0..OFFSETS)
-            .filter(|at| {
-                let cell = self.model.cells[*at as usize];
-                cell.change.is_none() && matches!(cell.state, State::Exhausted { .. })
-            })
-            .collect();
-        let found = self.queue.exhausted(usize::MAX);
-        assert_eq!(
-            found.iter().map(|offset| offset.get()).collect::<Vec<_>>(),
-            exhausted
-        );
+        let is_exhausted = |at: &u64| {
+            let cell = self.model.cells[*at as usize];
+            cell.change.is_none() && matches!(cell.state, State::Exhausted { .. })
+        };
+        let exhausted: Vec<u64> = (0..OFFSETS).filter(is_exhausted).collect();
+        let found = self.queue.exhausted(usize::MAX).into_iter();
+        assert_eq!(found.map(Offset::get).collect::<Vec<_>>(), exhausted);
         // Asked for all offsets, it takes those only.
         let all: Vec<u64> = (0..OFFSETS).collect();
         let begun = self.queue.begin_dead_letter(None, offsets_of(&all));
@@ -629,12 +612,10 @@ impl Pair {
         self.floor = queue.floor().get();
         assert!(queue.next().since(queue.floor()) <= WINDOW);
         assert_eq!(queue.next().get(), model.next(), "next");
-        let leased = model
-            .cells
-            .iter()
-            .filter(|cell| cell.change.is_none() && matches!(cell.state, State::Leased { .. }));
+        let unchanged = || model.cells.iter().filter(|cell| cell.change.is_none());
+        let leased = unchanged().filter(|cell| matches!(cell.state, State::Leased { .. }));
         assert_eq!(queue.leased(), leased.count());
-        let deadlines = model.cells.iter().filter(|cell| cell.change.is_none());
+        let deadlines = unchanged();
         let first = deadlines.filter_map(|cell| match cell.state {
             State::Leased { deadline, .. } => Some(deadline),
             State::Free { not_before, .. } if not_before > 0 => Some(not_before),
@@ -748,10 +729,8 @@ fn no_fresh_record_is_leased_beyond_the_window_but_freed_ones_are() {
     let saved = queue.begin_write(&[ack.change.unwrap()]);
     assert_eq!((saved.floor, saved.runs), (Offset::new(MAX_WINDOW), vec![]));
     queue.commit();
-    assert_eq!(
-        queue.acquire(&wanted(3, 2, 4, 100_000, 10)),
-        [range(MAX_WINDOW, MAX_WINDOW + 10, 1)]
-    );
+    let next = queue.acquire(&wanted(3, 2, 4, 100_000, 10));
+    assert_eq!(next, [range(MAX_WINDOW, MAX_WINDOW + 10, 1)]);
 }
 
 #[test]
@@ -768,10 +747,7 @@ fn a_range_without_records_is_passed_over_however_large_it_is() {
     assert!(!queue.is_unsaved());
     assert_eq!(queue.floor(), Offset::new(MAX_WINDOW));
     queue.settle_skipped(Offset::new(MAX_WINDOW), Offset::new(1_000_000));
-    assert_eq!(
-        (queue.floor(), queue.next()),
-        (Offset::new(1_000_000), Offset::new(1_000_000))
-    );
+    assert_eq!([queue.floor(), queue.next()], [Offset::new(1_000_000); 2]);
 }
 
 #[test]
