@@ -10,7 +10,7 @@ mod support;
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use support::{Server, read_partition};
 
@@ -57,39 +57,28 @@ fn write_and_restart(title: &str, partitions: u32, start: impl Fn(&Path) -> Serv
     let directory = tempfile::tempdir().expect("a temporary directory");
     let data = directory.path().join("data");
     let server = start(&data);
-    println!(
-        "{title}: ready with an empty directory after {:?}",
-        server.ready_after
-    );
-
+    let say = |what: &str, took: Duration| println!("{title}: {what} {took:?}");
+    say("ready with an empty directory after", server.ready_after);
     let begin = Instant::now();
     server.create_topic(TOPIC, partitions);
-    println!(
-        "{title}: {partitions} partitions created in {:?}",
-        begin.elapsed()
-    );
+    say(&format!("{partitions} partitions created in"), begin.elapsed());
     let begin = Instant::now();
     append(&server, partitions, 0);
-    println!(
-        "{title}: all partitions written for the first time in {:?}",
-        begin.elapsed()
-    );
+    say("all partitions written for the first time in", begin.elapsed());
     check(&server, partitions, RECORDS_EACH);
     server.stop();
 
     let server = start(&data);
-    println!("{title}: ready after a clean stop in {:?}", server.ready_after);
+    say("ready after a clean stop in", server.ready_after);
     check(&server, partitions, RECORDS_EACH);
     append(&server, partitions, RECORDS_EACH);
     server.kill();
 
     let server = start(&data);
-    println!("{title}: ready after a kill in {:?}", server.ready_after);
+    say("ready after a kill in", server.ready_after);
     check(&server, partitions, 2 * RECORDS_EACH);
-    println!(
-        "{title}: {} KiB of anonymous memory",
-        server.anonymous_bytes() >> 10
-    );
+    let kib = server.anonymous_bytes() >> 10;
+    println!("{title}: {kib} KiB of anonymous memory");
     server.stop();
 }
 

@@ -172,9 +172,8 @@ fn start_again(dir: &Path, longer: &Model, lost_then: &Lost, left: &Left, proble
         Ok(log) => {
             let lost_now = read(&log, longer, problems);
             if is_more(&lost_now, lost_then) {
-                problems.push(format!(
-                    "the next start has lost more: {lost_now:?}, not {lost_then:?}"
-                ));
+                let lost = format!("{lost_now:?}, not {lost_then:?}");
+                problems.push(format!("the next start has lost more: {lost}"));
             }
             if log.state_get(b"group") != left.state {
                 problems.push("the state is another at the next start".into());
@@ -204,10 +203,8 @@ fn check_repair(dir: &Path, model: &Model, left: &Left, problems: &mut Vec<Strin
         Ok(log) => {
             let lost_now = read(&log, model, problems);
             if is_more(&lost_now, &left.lost) {
-                problems.push(format!(
-                    "repair has lost {lost_now:?}, without it {:?}",
-                    left.lost
-                ));
+                let without = &left.lost;
+                problems.push(format!("repair has lost {lost_now:?}, without it {without:?}"));
             }
             if log.state_get(b"group") != left.state {
                 problems.push("repair has changed the state".into());
@@ -277,13 +274,8 @@ impl<'a> Cases<'a> {
 
     #[track_caller]
     pub(crate) fn end(self, least: usize) {
-        assert!(
-            self.failed.is_empty(),
-            "{} of {} cases failed\n{}",
-            self.failed.len(),
-            self.count,
-            self.failed.join("\n")
-        );
+        let (failed, count, all) = (self.failed.len(), self.count, self.failed.join("\n"));
+        assert_eq!(failed, 0, "of {count} cases failed\n{all}");
         assert!(self.count >= least, "only {} cases were run", self.count);
     }
 }
