@@ -309,11 +309,8 @@ fn text(bytes: Option<&[u8]>) -> Value {
 /// All that a reader can see of a log.
 fn describe(log: &Log) -> Value {
     let topics: Vec<Value> = log.topics().iter().map(|topic| describe_topic(topic)).collect();
-    let state: Vec<Value> = log
-        .state_prefix(b"")
-        .iter()
-        .map(|(key, value)| json!([**key, **value]))
-        .collect();
+    let rows = log.state_prefix(b"");
+    let state: Vec<Value> = rows.iter().map(|(key, value)| json!([**key, **value])).collect();
     json!({ "directory_id": log.directory_id(), "topics": topics, "state": state })
 }
 
@@ -355,9 +352,8 @@ fn describe_batch(header: &BatchHeader, batch: &[u8]) -> Value {
     let describe = |record: Result<Record<'_>, _>| {
         let record = record.expect("a record");
         let headers = record.headers.iter();
-        let headers: Vec<Value> = headers
-            .map(|(name, value)| json!([text(Some(name)), text(value)]))
-            .collect();
+        let rows = headers.map(|(name, value)| json!([text(Some(name)), text(value)]));
+        let headers: Vec<Value> = rows.collect();
         let (key, value) = (text(record.key), text(record.value));
         json!([record.offset.get(), record.timestamp.get(), key, value, headers])
     };
@@ -445,11 +441,8 @@ fn a_request_that_a_golden_directory_has_is_not_appended_again() {
         let log = open(dir.path());
         for (key, sequence, bases) in [("first", 0, [0, 0, 1]), ("second", 3, [2, 4, 5])] {
             let [keyed, numbered] = send_once(&log, key, sequence);
-            assert_eq!(
-                keyed.repeated.as_deref(),
-                Some(&b"to be answered again"[..]),
-                "{opening}"
-            );
+            let found = keyed.repeated.as_deref();
+            assert_eq!(found, Some(&b"to be answered again"[..]), "{opening}");
             assert_eq!(numbered.repeated.as_deref(), Some(&b""[..]), "{opening}");
             let told: Vec<Offset> = [keyed.base_offsets, numbered.base_offsets].concat();
             assert_eq!(told, bases.map(Offset::new), "{opening}, {key}");
@@ -464,11 +457,8 @@ fn golden_directories_are_never_changed() {
         .iter()
         .filter_map(|(file, _)| file.strip_suffix(".txt").map(str::to_owned))
         .collect();
-    assert_eq!(
-        all(),
-        made,
-        "a golden directory was added or removed without its checksum"
-    );
+    // A golden directory was added or removed without its checksum.
+    assert_eq!(all(), made);
     for (file, crc) in MADE {
         let bytes = std::fs::read(golden(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!(

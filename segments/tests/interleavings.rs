@@ -67,9 +67,8 @@ fn few_open() -> Options {
 
 fn producers_and_followers(tally: &Tally, setup: Setup) {
     let world = World::new(setup);
-    let followers: Vec<_> = (0..world.topic.partition_count())
-        .map(|index| follower(&world, index))
-        .collect();
+    let rows = (0..world.topic.partition_count()).map(|index| follower(&world, index));
+    let followers: Vec<_> = rows.collect();
     together(vec![
         thread!(world, world.produce("a", 2, 20)),
         thread!(world, world.produce("b", 2, 20)),
@@ -215,9 +214,8 @@ fn requests_that_are_queued_when_the_log_is_dropped_are_answered() {
         let world = World::new(Setup::default());
         world.produce("a", 1, 20);
         let partition = world.partition(0);
-        let tickets: Vec<_> = [Ack::Durable, Ack::Written, Ack::Durable]
-            .into_iter()
-            .zip(1..)
+        let rows = [Ack::Durable, Ack::Written, Ack::Durable].into_iter().zip(1..);
+        let tickets: Vec<_> = rows
             .map(|(ack, request)| {
                 world
                     .log

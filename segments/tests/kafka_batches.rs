@@ -307,10 +307,8 @@ fn kafka_python_reads_our_batches() {
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
-    let read: Vec<Described> = serde_json::Deserializer::from_slice(&output.stdout)
-        .into_iter()
-        .map(Result::unwrap)
-        .collect();
+    let rows = serde_json::Deserializer::from_slice(&output.stdout).into_iter();
+    let read: Vec<Described> = rows.map(Result::unwrap).collect();
     assert_eq!(read.len(), batches.len());
     for (read, batch) in read.iter().zip(&batches) {
         let is_same = *read == describe(batch.as_bytes());

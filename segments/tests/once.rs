@@ -203,10 +203,8 @@ fn equal_keys_of_one_round_append_once_and_the_same_key_in_another_topic_is_anot
     let elsewhere = world.append(vec![part], elsewhere);
     while world.log.run_round().unwrap() {}
     let answers: Vec<Appended> = tickets.into_iter().map(|ticket| ticket.wait().unwrap()).collect();
-    assert_eq!(
-        answers.iter().map(is_new).collect::<Vec<_>>(),
-        [true, false, false]
-    );
+    let found = answers.iter().map(is_new).collect::<Vec<_>>();
+    assert_eq!(found, [true, false, false]);
     assert!(answers.iter().all(|answer| answer.base_offsets == [Offset::ZERO]));
     assert!(matches!(reused.wait(), Err(Error::KeyReused)));
     assert!(is_new(&elsewhere.unwrap().wait().unwrap()));
@@ -383,10 +381,8 @@ fn the_internal_topic_is_shown_to_nobody_and_verified_like_any_other() {
     let world = World::new();
     world.send(world.once("k")).unwrap();
     let topics = world.log.topics();
-    assert_eq!(
-        topics.iter().map(|topic| topic.name()).collect::<Vec<_>>(),
-        ["orders"]
-    );
+    let found = topics.iter().map(|topic| topic.name()).collect::<Vec<_>>();
+    assert_eq!(found, ["orders"]);
     assert!(world.log.topic("__keys").is_none());
     for id in 0..10 {
         let topic = world.log.topic_by_id(quipu_segments::TopicId(id));
@@ -511,10 +507,8 @@ fn a_damaged_entry_is_reported_and_costs_its_key_alone() {
     world.kill();
     let damage = world.log.health().damage;
     let words = ["idempotency keys", "offsets 1 to 2"];
-    assert!(
-        damage.len() == 1 && words.iter().all(|word| damage[0].contains(word)),
-        "{damage:?}"
-    );
+    assert!(damage.len() == 1, "{damage:?}");
+    assert!(words.iter().all(|word| damage[0].contains(word)), "{damage:?}");
     for (key, expected) in [("0", false), ("1", true), ("2", false)] {
         assert_eq!(world.is_new(key), expected, "key {key}");
     }
@@ -594,10 +588,8 @@ fn a_disk_that_does_not_read_a_part_of_the_log_of_the_keys_costs_its_keys_and_no
     world.disk.fail(last.onwards());
     world.log = open(&world.disk, &world.clock, &world.options);
     let damage = world.log.health().damage;
-    assert!(
-        damage.len() == 1 && damage[0].contains("idempotency keys"),
-        "{damage:?}"
-    );
+    assert!(damage.len() == 1, "{damage:?}");
+    assert!(damage[0].contains("idempotency keys"), "{damage:?}");
     assert!(!world.is_new("75"));
     assert!(world.is_new("76"));
 }

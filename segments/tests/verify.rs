@@ -91,10 +91,9 @@ fn a_clean_directory_has_nothing_to_find() {
     let dir = directory(true);
     let verified = verified(dir.path());
     assert_eq!(verified.findings, []);
-    assert_eq!(
-        (verified.topics, verified.partitions, verified.records),
-        (1, 2, 300)
-    );
+    assert_eq!(verified.topics, 1);
+    assert_eq!(verified.partitions, 2);
+    assert_eq!(verified.records, 300);
     assert!(verified.segments > 3 && verified.bytes > 60_000, "{verified:?}");
 }
 

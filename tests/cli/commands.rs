@@ -98,10 +98,8 @@ fn a_group_is_moved_to_where_another_is_and_its_members_are_kicked() {
     let none = service.failed("group seek two --to-group one --topic u");
     assert_eq!(none, "quipu: group one has no offsets in these topics\n");
 
-    service.post(
-        "/v1/groups/one/members/m/poll",
-        &json!({"topics": ["t"], "wait_ms": 0}),
-    );
+    let body = json!({"topics": ["t"], "wait_ms": 0});
+    service.post("/v1/groups/one/members/m/poll", &body);
     service.fails("group seek one --to-group two", "live members");
     assert_eq!(service.ok("group kick one m"), "member m of group one is gone\n");
     service.fails("group kick one m", "unknown-member");

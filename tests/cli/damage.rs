@@ -43,10 +43,8 @@ fn damage_is_listed_and_a_consumer_that_meets_it_names_the_command_to_continue()
         service.ok("topic damage t"),
         "topic t has no known damage (quipu verify reads everything, with the server stopped)\n"
     );
-    assert_eq!(
-        service.json("topic damage t"),
-        json!({"topic": "t", "damage": []})
-    );
+    let found = service.json("topic damage t");
+    assert_eq!(found, json!({"topic": "t", "damage": []}));
     drop(service);
 
     let service = damaged();
@@ -54,10 +52,8 @@ fn damage_is_listed_and_a_consumer_that_meets_it_names_the_command_to_continue()
     assert_eq!(values(&ended.out), [0, 1, 2]);
     let text = ended.failed();
     assert!(text.starts_with("quipu: corrupt-data: "), "{text}");
-    assert!(
-        text.ends_with(&format!("quipu {SKIP}\n")),
-        "the command that continues: {text}"
-    );
+    let expected = format!("quipu {SKIP}\n");
+    assert!(text.ends_with(&expected), "the command that continues: {text}");
     assert_eq!(
         service.ok("topic damage t"),
         "PARTITION  FROM  UNTIL  OFFSETS  SKIPPED\n        0     3      5        2  no\n"
@@ -91,23 +87,18 @@ fn consumers_continue_after_a_skipped_range_with_a_warning_and_stop_there_again_
     }
     // Records before and after it are read without a word.
     for from in ["offset:5", "latest"] {
-        service
-            .run(&format!("consume t --partition 0 --from {from}"))
-            .quiet();
+        let text = format!("consume t --partition 0 --from {from}");
+        service.run(&text).quiet();
     }
     assert_eq!(service.json("lag g")["lag"], 0);
 
     for _ in 0..2 {
-        assert_eq!(
-            service.ok(UNDO),
-            "offsets 3 to 5 (exclusive) of t/0 are not skipped\n"
-        );
+        let found = service.ok(UNDO);
+        assert_eq!(found, "offsets 3 to 5 (exclusive) of t/0 are not skipped\n");
     }
     let row = json!({"damaged_offset": 3, "damaged_until_offset": 5, "skipped": false});
-    assert_eq!(
-        service.json(UNDO),
-        json!({"topic": "t", "partition": 0, "damage": [row]})
-    );
+    let found = service.json(UNDO);
+    assert_eq!(found, json!({"topic": "t", "partition": 0, "damage": [row]}));
     let ended = service.run("consume t");
     assert_eq!(values(&ended.out), [0, 1, 2]);
     assert!(ended.failed().starts_with("quipu: corrupt-data: "));
@@ -120,10 +111,8 @@ fn a_skip_that_cannot_be_is_refused_and_nothing_is_skipped() {
     // Readable records are never skipped.
     for (line, healthy) in [(range("2", "5"), "offset 2"), (range("3", "6"), "offset 5")] {
         let text = service.failed(&line);
-        assert!(
-            text.starts_with("quipu: not-damaged: ") && text.contains(healthy),
-            "{text}"
-        );
+        assert!(text.starts_with("quipu: not-damaged: "), "{text}");
+        assert!(text.contains(healthy), "{text}");
     }
     for (line, code) in [
         (SKIP.replace(" t ", " none "), "unknown-topic"),

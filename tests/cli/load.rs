@@ -349,10 +349,8 @@ fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
         if before == 0 {
             // Nobody can write a directory, as if the disk were full from now on.
             let files = std::fs::read_dir(&loads).unwrap();
-            let state = files
-                .map(|entry| entry.unwrap().path())
-                .find(|path| is_state(path))
-                .unwrap();
+            let mut rows = files.map(|entry| entry.unwrap().path());
+            let state = rows.find(|path| is_state(path)).unwrap();
             std::fs::create_dir(state.with_extension("new")).unwrap();
         }
         stored(request.lines())
@@ -362,10 +360,8 @@ fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
     assert!(ended.err.starts_with(NOT_SAVED), "{}", ended.err);
     assert_eq!(ended.err.lines().count(), 1, "said once: {}", ended.err);
     ended.ok();
-    assert!(
-        !states(&dir).iter().any(|path| is_state(path)),
-        "the load is done"
-    );
+    // The load is done.
+    assert!(!states(&dir).iter().any(|path| is_state(path)));
 }
 
 #[test]
@@ -437,9 +433,8 @@ fn a_load_that_is_named_is_the_same_load_from_a_pipe_too() {
     produce(&fake, &dir, &format!("{named} {path}")).ok();
     produce_from(&fake, &dir, named, content.clone()).ok();
     let requests = fake.requests();
-    let keys = requests
-        .iter()
-        .filter_map(|request| request.header("idempotency-key"));
+    let rows = requests.iter();
+    let keys = rows.filter_map(|request| request.header("idempotency-key"));
     let expected = ["load-7-1", "load-7-2", "load-7-3"].repeat(2);
     assert_eq!(keys.collect::<Vec<_>>(), expected);
     check_whole(&store, &content);

@@ -120,10 +120,8 @@ fn topics_are_created_listed_described_altered_and_deleted() {
     let create = "topic create orders --partitions 3";
     let text = service.ok(&format!("{create} --config retention_ms=5000"));
     assert_eq!(text, "topic orders with 3 partitions is made\n");
-    assert_eq!(
-        service.ok(create),
-        "topic orders with 3 partitions exists already\n"
-    );
+    let found = service.ok(create);
+    assert_eq!(found, "topic orders with 3 partitions exists already\n");
     service.fails("topic create orders --partitions 4", "topic-exists");
 
     let listed = service.ok("topic list");
@@ -319,20 +317,15 @@ fn a_group_is_listed_described_reset_and_deleted() {
         (offset("old_offset"), offset("new_offset"))
     };
     assert_eq!(reset("earliest --dry-run"), (8, 0));
-    assert_eq!(
-        reset("shift:-3 --partition 0"),
-        (8, 5),
-        "the dry run changed nothing"
-    );
+    // The dry run changed nothing.
+    assert_eq!(reset("shift:-3 --partition 0"), (8, 5));
     assert_eq!(service.values("consume t --group g --max 1"), [5]);
     for (to, new) in [("latest", 10), ("offset:2", 2), ("1970-01-01T00:00:07Z", 7)] {
         assert_eq!(reset(to).1, new, "{to}");
     }
     let text = service.ok("group reset g --topic t --to earliest --dry-run");
-    assert!(
-        text.contains("OLD") && text.contains("nothing was changed"),
-        "{text}"
-    );
+    assert!(text.contains("OLD"), "{text}");
+    assert!(text.contains("nothing was changed"), "{text}");
 
     service.ok("group delete g");
     service.fails("group describe g", "unknown-group");
@@ -418,9 +411,8 @@ fn a_tail_with_a_time_as_its_end_stops_there() {
     let later = |range| tens(range).replace("\"timestamp\":", "\"timestamp\":41024448");
     service.produce("t", &later(10..20));
     for group in ["", "--group g"] {
-        let mut consumer = service.spawn(&format!(
-            "consume t --follow --until 2100-01-01T00:00:22Z {group}"
-        ));
+        let text = format!("consume t --follow --until 2100-01-01T00:00:22Z {group}");
+        let mut consumer = service.spawn(&text);
         consumer.lines(10);
         if group.is_empty() {
             service.produce("t", &later(20..25));
@@ -431,10 +423,8 @@ fn a_tail_with_a_time_as_its_end_stops_there() {
     assert_eq!(history, (10..22).collect::<Vec<_>>(), "and as history");
     // A time that has passed waits for nothing.
     for group in ["", "--group h"] {
-        assert_eq!(
-            service.ok(&format!("consume t --follow --until 2020-01-01 {group}")),
-            ""
-        );
+        let found = service.ok(&format!("consume t --follow --until 2020-01-01 {group}"));
+        assert_eq!(found, "");
     }
 }
 

@@ -79,10 +79,8 @@ fn a_stream_that_breaks_continues_after_the_last_whole_event() {
     let line = "GET /v1/topics/t/records?partitions=0&key=k&follow=true";
     assert!(fake.requests().iter().all(|request| request.line == line));
     let ids = [None, Some("c1"), Some("c2"), Some("c2"), Some("c2"), Some("c2")];
-    assert_eq!(
-        headers(&fake, "last-event-id"),
-        ids.map(|id| id.map(str::to_owned))
-    );
+    let found = headers(&fake, "last-event-id");
+    assert_eq!(found, ids.map(|id| id.map(str::to_owned)));
 }
 
 #[test]
@@ -355,9 +353,8 @@ fn an_address_that_refuses_is_quoted_and_the_records_in_doubt_are_counted() {
     let hook = Fake::start(|_, _| Reply::Answer(404, "", "no".to_owned()));
     let ended = run(&source.url, &format!("replay t --from 0 --to {}", hook.url));
     let answered = format!("quipu: {} answered with status 404 Not Found", hook.url);
-    ended.fails_as(&format!(
-        "{answered}; whether it has taken 1 record is not known\n"
-    ));
+    let text = format!("{answered}; whether it has taken 1 record is not known\n");
+    ended.fails_as(&text);
 }
 
 #[test]
@@ -386,10 +383,8 @@ fn a_replay_to_an_address_is_posted_as_it_stands_and_without_the_token() {
     let sent = headers(&source, "authorization").remove(0);
     assert_eq!(sent.as_deref(), Some("Bearer secret"));
 
-    replay(format!(
-        "--to {}/v1/topics/u/records?repartition=true",
-        source.url
-    ));
+    let text = format!("--to {}/v1/topics/u/records?repartition=true", source.url);
+    replay(text);
     let request = source.requests().pop().unwrap();
     assert_eq!(request.line, "POST /v1/topics/u/records?repartition=true");
     let sent = request.header("authorization");

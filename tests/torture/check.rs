@@ -44,10 +44,8 @@ pub fn restarted(server: &Server, data: &Path, history: &History, retention_byte
                 let sent =
                     sent.unwrap_or_else(|| panic!("{id:?} at {place:?} {offset} is not of this round"));
                 assert_eq!(sent.topic, *name, "{id:?} is in another topic");
-                assert_eq!(
-                    sent.partitions[id.index as usize], *partition,
-                    "{id:?} is in another partition"
-                );
+                let found = sent.partitions[id.index as usize];
+                assert_eq!(found, *partition, "{id:?} is in another partition");
             }
             // Requests of earlier rounds were compared then.
             if state.requests.contains_key(&id.request) {
@@ -244,11 +242,8 @@ fn check_known(place: (&str, u32), held: &Held, served: &Served) {
         "{place:?}: the end went back from {before:?} to {now:?}"
     );
     let count = served.records.len() as u64;
-    assert_eq!(
-        now.0 + count,
-        now.1,
-        "{place:?}: records before the end are missing"
-    );
+    let got = now.0 + count;
+    assert_eq!(got, now.1, "{place:?}: records before the end are missing");
     for (offset, id) in held.known.range(served.log_start..) {
         let (_, found) = served.records[(offset - served.log_start) as usize];
         assert_eq!(found, *id, "{place:?} {offset} was given to two records");

@@ -104,10 +104,8 @@ impl Ground {
             .expect("strace was there before");
         let mut tracer = Tracer { child };
         until("strace is attached", || {
-            assert!(
-                tracer.child.try_wait().expect("our child").is_none(),
-                "strace has ended"
-            );
+            // Strace has ended.
+            assert!(tracer.child.try_wait().expect("our child").is_none());
             let tasks = Path::new("/proc").join(server.pid().to_string()).join("task");
             let mut names = names(&tasks);
             names.retain(|name| thread.is_none() || *name == task.to_string());

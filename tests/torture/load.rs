@@ -119,9 +119,8 @@ pub fn run_all(round: &Round<'_>, rng: &mut Rng, act: impl FnOnce(&Receiver<Role
         let clients: Vec<_> = (0..).zip(CLIENTS).map(start).collect();
         drop(events);
         act(&received, rng);
-        let results = clients
-            .into_iter()
-            .map(|client| client.join().expect("it catches its panics"));
+        let rows = clients.into_iter();
+        let results = rows.map(|client| client.join().expect("it catches its panics"));
         results.filter_map(Result::err).collect()
     })
 }

@@ -59,11 +59,8 @@ fn what_was_acknowledged_or_read_survives_kills_at_any_moment_and_calls_that_fai
     let ground = Ground::new();
     let data = ground.data();
     let history = History::default();
-    let retention = TOPICS
-        .map(str::to_owned)
-        .into_iter()
-        .zip(RETENTION_BYTES)
-        .collect();
+    let rows = TOPICS.map(str::to_owned).into_iter().zip(RETENTION_BYTES);
+    let retention = rows.collect();
     let server = ground.start(&data);
     topics::begin(&server, &history, RETENTION_BYTES);
     server.stop();
@@ -170,9 +167,8 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
         }
         Err(log) => panic!("no start; the log says:\n{log}"),
     };
-    let _tracer = injection
-        .zip(thread)
-        .map(|(injection, thread)| ground.attach(&server, Some(thread), injection));
+    let rows = injection.zip(thread);
+    let _tracer = rows.map(|(injection, thread)| ground.attach(&server, Some(thread), injection));
     let stop = AtomicBool::new(false);
     let trouble: &[&str] = if faults {
         &["log-failed", "storage-full", "internal"]
@@ -245,9 +241,8 @@ fn hit(before: &str, ground: &Ground) -> String {
     let Some(line) = injected.first() else {
         return "kill -9 from outside, before what was aimed at".into();
     };
-    let words: Vec<&str> = line
-        .split(|c: char| !(c.is_ascii_alphanumeric() || ".-_".contains(c)))
-        .collect();
+    let rows = line.split(|c: char| !(c.is_ascii_alphanumeric() || ".-_".contains(c)));
+    let words: Vec<&str> = rows.collect();
     let call = line
         .split_whitespace()
         .find_map(|word| word.split_once('('))
@@ -268,9 +263,8 @@ fn hit(before: &str, ground: &Ground) -> String {
         ("journal", "directory"),
         ("data", "directory"),
     ];
-    let kind = kinds
-        .iter()
-        .find(|(part, _)| words.iter().any(|word| word.contains(part)));
+    let mut rows = kinds.iter();
+    let kind = rows.find(|(part, _)| words.iter().any(|word| word.contains(part)));
     let error = if line.contains("EIO") {
         " EIO"
     } else if line.contains("ENOSPC") {

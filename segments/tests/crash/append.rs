@@ -207,11 +207,9 @@ impl Driver {
         let build = |records: &[Rec]| {
             let mut builder = BatchBuilder::new();
             for record in records {
-                let headers: Vec<(&[u8], Option<&[u8]>)> = record
-                    .header
-                    .iter()
-                    .map(|(name, value)| (&name[..], value.as_deref()))
-                    .collect();
+                let rows = record.header.iter();
+                let headers: Vec<(&[u8], Option<&[u8]>)> =
+                    rows.map(|(name, value)| (&name[..], value.as_deref())).collect();
                 builder.push(
                     TimestampMs(record.timestamp),
                     record.key.as_deref(),

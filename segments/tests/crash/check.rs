@@ -81,10 +81,8 @@ pub(crate) fn read_from(
 fn check_positions(partition: &Partition, model: &PartModel) {
     let (id, positions) = (partition.id(), partition.positions());
     let (start, end) = (positions.log_start_offset, positions.end_offset);
-    assert!(
-        start <= end && end <= positions.written_offset,
-        "{id}: {positions:?}"
-    );
+    assert!(start <= end, "{id}: {positions:?}");
+    assert!(end <= positions.written_offset, "{id}: {positions:?}");
     let readable = model.end;
     assert!(
         end.get() >= readable,
@@ -100,16 +98,11 @@ fn check_positions(partition: &Partition, model: &PartModel) {
 fn name_of(model: &Model, key: PartKey, offset: u64, record: &Rec) -> Name {
     let name = Name::of(record).unwrap_or_else(|| panic!("{key:?} holds {record:?} at {offset}"));
     let place = format!("record {name:?} at {offset} of {key:?}");
-    assert_eq!(
-        model.record(name),
-        Some(record),
-        "{place} is not what was appended"
-    );
+    let found = model.record(name);
+    assert_eq!(found, Some(record), "{place} is not what was appended");
     let part = &model.requests[&name.request].parts[name.part as usize];
-    assert_eq!(
-        part.partition, key,
-        "{place} is in a partition that it was not sent to"
-    );
+    let found = part.partition;
+    assert_eq!(found, key, "{place} is in a partition that it was not sent to");
     name
 }
 
@@ -334,12 +327,8 @@ pub(crate) fn check_state(log: &Log, model: &mut Model) {
         found.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
     let expected = model.state();
     for (key, value) in expected.iter().filter(|(key, _)| !open.contains(&key[..])) {
-        assert_eq!(
-            found.get(key),
-            Some(value),
-            "state {:?}",
-            String::from_utf8_lossy(key)
-        );
+        let found = found.get(key);
+        assert_eq!(found, Some(value), "state {:?}", String::from_utf8_lossy(key));
     }
     for key in found.keys().filter(|key| !open.contains(&key[..])) {
         let name = String::from_utf8_lossy(key);

@@ -312,9 +312,8 @@ impl Model {
         }
         let once = request.once.clone();
         let state = request.state.clone();
-        let parts: Vec<(PartKey, u32)> = request
-            .parts
-            .iter()
+        let rows = request.parts.iter();
+        let parts: Vec<(PartKey, u32)> = rows
             .map(|part| (part.partition, part.records.len() as u32))
             .collect();
         for (part, ((key, count), base)) in parts.into_iter().zip(bases).enumerate() {

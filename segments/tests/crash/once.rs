@@ -46,12 +46,8 @@ impl Driver {
 
     pub(super) fn append_once(&mut self, mut partitions: Vec<Arc<Partition>>) {
         let topic = partitions[self.rng.index(partitions.len())].id().topic;
-        let known: Vec<Key> = self
-            .keys
-            .iter()
-            .filter(|key| key.topic == topic)
-            .cloned()
-            .collect();
+        let rows = self.keys.iter();
+        let known: Vec<Key> = rows.filter(|key| key.topic == topic).cloned().collect();
         let mut key = if !known.is_empty() && self.rng.chance(2, 3) {
             // Rather one of the last.
             let back = self
@@ -124,11 +120,9 @@ impl Driver {
                     index,
                 };
                 let record = Rec::make(name, self.clock.now().get(), 20, &mut self.rng);
-                let headers: Vec<(&[u8], Option<&[u8]>)> = record
-                    .header
-                    .iter()
-                    .map(|(name, value)| (&name[..], value.as_deref()))
-                    .collect();
+                let rows = record.header.iter();
+                let headers: Vec<(&[u8], Option<&[u8]>)> =
+                    rows.map(|(name, value)| (&name[..], value.as_deref())).collect();
                 builder.push(
                     TimestampMs(record.timestamp),
                     record.key.as_deref(),
@@ -226,11 +220,8 @@ impl Driver {
             matches!(stored.fate, Fate::Durable | Fate::Written),
             "request {id} is answered by request {first}, which is not stored"
         );
-        assert_eq!(
-            stored.bases.as_deref(),
-            Some(bases),
-            "where request {first} is stored"
-        );
+        let found = stored.bases.as_deref();
+        assert_eq!(found, Some(bases), "where request {first} is stored");
         self.tally.repeated += 1;
         self.tally.repeated_at_once += u64::from(stored.fate == Fate::Written);
         if request.ack == Ack::Durable {
@@ -244,11 +235,8 @@ impl Driver {
     /// A request that was just stored does not repeat another one.
     pub(super) fn check_is_new(&mut self, id: RequestId) {
         if self.model.requests[&id].batch.is_some() {
-            assert_eq!(
-                self.model.verdict(id),
-                Verdict::Append,
-                "the batch of request {id}"
-            );
+            let found = self.model.verdict(id);
+            assert_eq!(found, Verdict::Append, "the batch of request {id}");
         }
         if let Some(once) = self.model.requests[&id].once.clone() {
             self.model.check_only_one(id, &once);

@@ -46,9 +46,8 @@ impl Driver {
         }
         let partitions = self.partitions();
         let before: Vec<_> = partitions.iter().map(|partition| partition.positions()).collect();
-        let ends: BTreeMap<_, _> = partitions
-            .iter()
-            .zip(&before)
+        let rows = partitions.iter().zip(&before);
+        let ends: BTreeMap<_, _> = rows
             .map(|(partition, positions)| (partition.id(), positions.end_offset))
             .collect();
         let since = self.failures_so_far();
@@ -167,10 +166,8 @@ impl Driver {
                     "{name} exists"
                 );
                 self.model.creating.retain(|(other, _)| *other != name);
-                assert!(
-                    self.model.last_topic_id.is_none_or(|last| last < topic.id()),
-                    "a topic's id is repeated"
-                );
+                // A topic's id is repeated.
+                assert!(self.model.last_topic_id.is_none_or(|last| last < topic.id()));
                 self.model.last_topic_id = Some(topic.id());
                 self.model.topics.insert(topic.id(), TopicModel::new(name, spec));
             }
@@ -207,13 +204,11 @@ impl Driver {
         };
         let (id, name) = (topic.id(), topic.name().to_owned());
         let (state, marker) = self.changes();
-        let changes = state
-            .iter()
-            .map(|(key, value)| StateChange {
-                key: key.clone(),
-                value: value.clone(),
-            })
-            .collect();
+        let rows = state.iter().map(|(key, value)| StateChange {
+            key: key.clone(),
+            value: value.clone(),
+        });
+        let changes = rows.collect();
         let request = self.model.new_request(Request {
             parts: Vec::new(),
             state,
@@ -230,11 +225,9 @@ impl Driver {
         let since = self.failures_so_far();
         match self.log().delete_topic(&name, changes) {
             Ok(()) => {
-                assert!(
-                    topic.is_deleted()
-                        && self.log().topic(&name).is_none()
-                        && self.log().topic_by_id(id).is_none()
-                );
+                assert!(topic.is_deleted());
+                assert!(self.log().topic(&name).is_none());
+                assert!(self.log().topic_by_id(id).is_none());
                 self.model.settle(request, &[]);
                 let topic = self.model.topics.get_mut(&id).expect("it was made");
                 if let Some(earlier) = topic.deletion.take() {

@@ -119,11 +119,8 @@ impl Driver {
         self.count_calls();
         assert!(self.disk.calls() < MOST_CALLS, "the log goes round in circles");
         // Only a failed sync makes the system forget pages that it has shown.
-        let trouble = self
-            .disk
-            .failures()
-            .iter()
-            .any(|failed| failed.kind == IoKind::Sync);
+        let rows = self.disk.failures();
+        let trouble = rows.iter().any(|failed| failed.kind == IoKind::Sync);
         let power_cut = self.rng.chance(2, 3);
         self.disk = if power_cut {
             self.disk.after_power_cut()
@@ -166,10 +163,8 @@ impl Driver {
         match result {
             Ok(()) => {
                 assert!(self.waiting.is_empty(), "close answers what is queued");
-                assert!(
-                    log.append(AppendRequest::default()).is_err(),
-                    "a closed log takes no appends"
-                );
+                // A closed log takes no appends.
+                assert!(log.append(AppendRequest::default()).is_err());
                 drop(log);
                 self.drop_log();
                 self.tally.closes += 1;

@@ -89,11 +89,8 @@ fn a_topic_that_could_not_be_made_is_whole_or_gone_after_a_power_cut() {
                 }
             };
             let log = open(&disk);
-            assert_eq!(
-                log.health().damage,
-                Vec::<String>::new(),
-                "seed {seed}, {calls:?}"
-            );
+            let found = log.health().damage;
+            assert_eq!(found, Vec::<String>::new(), "seed {seed}, {calls:?}");
         }
     }
 }
@@ -106,11 +103,8 @@ fn a_directory_sync_that_failed_for_one_partition_counts_for_no_other() {
         disk.fail(Fault::once(IoKind::SyncDir, 1).on("orders"));
         log.sync_segments().unwrap();
         let log = open(&disk.after_power_cut());
-        assert_eq!(
-            (values(&log, 0).len(), values(&log, 1).len()),
-            (1, 1),
-            "seed {seed}"
-        );
+        assert_eq!(values(&log, 0).len(), 1, "seed {seed}");
+        assert_eq!(values(&log, 1).len(), 1, "seed {seed}");
     }
 }
 
@@ -195,10 +189,7 @@ fn a_topic_made_again_under_the_name_of_one_whose_directory_sync_failed_is_healt
         append(&log, &[0], b"of the new one").expect("nothing is wrong");
         log.sync_segments().expect("nothing is wrong");
         assert_eq!(log.health().failed_partitions, [], "{dir}");
-        assert_eq!(
-            values(&open(&disk.after_power_cut()), 0),
-            [b"of the new one"],
-            "{dir}"
-        );
+        let found = values(&open(&disk.after_power_cut()), 0);
+        assert_eq!(found, [b"of the new one"], "{dir}");
     }
 }

@@ -32,12 +32,8 @@ fn a_newest_snapshot_of_the_state_that_is_damaged_is_reported() {
         disk.damage(&Path::new(DIR).join(slot), 40, 1);
         let log = open(&disk);
         let is_newest = log.state_get(b"offset").as_deref() == Some(b"3");
-        assert_eq!(
-            log.health().damage.is_empty(),
-            is_newest,
-            "{slot}: {:?}",
-            log.health().damage
-        );
+        let found = log.health().damage.is_empty();
+        assert_eq!(found, is_newest, "{slot}: {:?}", log.health().damage);
     }
 }
 
