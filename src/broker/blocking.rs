@@ -121,11 +121,8 @@ mod tests {
         ] {
             let refused = Blocking::default().attempt::<()>(kind, fails).await.unwrap_err();
             assert_eq!(refused.outcome, outcome, "{kind:?}");
-            let panicked = Blocking::default()
-                .run(kind, || panic!("on purpose"))
-                .await
-                .map(|()| ())
-                .unwrap_err();
+            let answer = Blocking::default().run(kind, || panic!("on purpose")).await;
+            let panicked = answer.map(|()| ()).unwrap_err();
             assert_eq!(panicked.outcome, outcome, "{kind:?}");
         }
     }

@@ -172,16 +172,13 @@ mod tests {
         for text in ["t 1 7\n", "\n t\t1 7", json] {
             let rows = parse(text).unwrap();
             let row = &rows[0];
-            assert_eq!(
-                (&*row.topic, row.partition, row.offset, rows.len()),
-                ("t", 1, 7, 1),
-                "{text}"
-            );
+            assert_eq!(&*row.topic, "t", "{text}");
+            assert_eq!(row.partition, 1, "{text}");
+            assert_eq!(row.offset, 7, "{text}");
+            assert_eq!(rows.len(), 1, "{text}");
         }
-        assert_eq!(
-            parse("t 1 7\nt x 7").unwrap_err(),
-            "line 2: \"t x 7\" is not TOPIC PARTITION OFFSET"
-        );
+        let found = parse("t 1 7\nt x 7").unwrap_err();
+        assert_eq!(found, "line 2: \"t x 7\" is not TOPIC PARTITION OFFSET");
         assert!(parse("{").is_err() && parse("t 1").is_err());
     }
 }

@@ -163,11 +163,8 @@ mod tests {
     fn every_kind_of_line_end_is_one() {
         for end in ["\n", "\r", "\r\n"] {
             let text = ["event: record", "id: 7", "data: {}", "", "data: b", "", ""].join(end);
-            assert_eq!(
-                events(&text),
-                [event("record", "{}"), event("message", "b")],
-                "{end:?}"
-            );
+            let found = events(&text);
+            assert_eq!(found, [event("record", "{}"), event("message", "b")], "{end:?}");
         }
         let both = [event("message", "a"), event("message", "b")];
         assert_eq!(events("data: a\r\rdata: b\n\r"), both);

@@ -524,10 +524,8 @@ mod tests {
             }
         }
         for sequence in 1..6 {
-            assert_eq!(
-                partition.send(batch(7, 0, sequence, 1)).unwrap(),
-                (10 * sequence as u64, false)
-            );
+            let got = partition.send(batch(7, 0, sequence, 1)).unwrap();
+            assert_eq!(got, (10 * sequence as u64, false));
         }
         assert!(matches!(
             partition.send(batch(7, 0, 0, 1)),
@@ -678,10 +676,8 @@ mod tests {
         partition.end_round();
         assert_eq!(partition.producers.known.len(), MOST_PRODUCERS);
         assert_eq!(partition.producers.by_use.len(), MOST_PRODUCERS);
-        assert!(
-            !partition.send(batch(0, 0, 0, 1)).unwrap().1,
-            "it was used just now"
-        );
+        // It was used just now.
+        assert!(!partition.send(batch(0, 0, 0, 1)).unwrap().1);
         assert!(partition.send(batch(1, 0, 9, 1)).unwrap().1, "it was forgotten");
     }
 

@@ -307,11 +307,8 @@ mod tests {
 
     impl Owned {
         fn push_to(&self, builder: &mut BatchBuilder) -> usize {
-            let headers: Vec<_> = self
-                .headers
-                .iter()
-                .map(|(n, v)| (n.as_slice(), v.as_deref()))
-                .collect();
+            let rows = self.headers.iter();
+            let headers: Vec<_> = rows.map(|(n, v)| (n.as_slice(), v.as_deref())).collect();
             let most =
                 BatchBuilder::record_bytes_at_most(self.key.as_deref(), self.value.as_deref(), &headers);
             let before = builder.len();
@@ -420,14 +417,13 @@ mod tests {
     #[test]
     fn many_single_records_put_together_are_the_batch_that_was_built_at_once() {
         // Past both steps of the offset delta's size.
-        let records: Vec<_> = (0..9_000)
-            .map(|number| Owned {
-                timestamp: 1_000_000 - number * 7 % 10_000,
-                key: Some(number.to_string().into_bytes()),
-                value: None,
-                headers: Vec::new(),
-            })
-            .collect();
+        let rows = (0..9_000).map(|number| Owned {
+            timestamp: 1_000_000 - number * 7 % 10_000,
+            key: Some(number.to_string().into_bytes()),
+            value: None,
+            headers: Vec::new(),
+        });
+        let records: Vec<_> = rows.collect();
         let mut all = BatchBuilder::new();
         for record in &records {
             all.append(&build(std::slice::from_ref(record)));

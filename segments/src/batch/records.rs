@@ -389,10 +389,8 @@ mod tests {
     #[test]
     fn gaps_between_offsets_are_read() {
         let bytes = batch_of(&[12, 0, 0, 4, 1, 1, 0, 12, 0, 0, 14, 1, 1, 0], 2);
-        let offsets: Vec<_> = Records::new(&bytes)
-            .unwrap()
-            .map(|record| record.unwrap().offset.get())
-            .collect();
+        let rows = Records::new(&bytes).unwrap();
+        let offsets: Vec<_> = rows.map(|record| record.unwrap().offset.get()).collect();
         assert_eq!(offsets, [102, 107]);
     }
 

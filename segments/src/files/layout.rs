@@ -107,10 +107,8 @@ mod tests {
 
     #[test]
     fn only_names_of_twenty_digits_are_taken_for_segments() {
-        assert_eq!(
-            parse_log_name("00000000000000048192.log"),
-            Some(Offset::new(48_192))
-        );
+        let found = parse_log_name("00000000000000048192.log");
+        assert_eq!(found, Some(Offset::new(48_192)));
         for wrong in [
             "48192.log",
             "00000000000000048192.index",

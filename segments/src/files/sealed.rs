@@ -115,9 +115,7 @@ mod tests {
     fn a_version_from_the_future_is_named_whatever_its_body() {
         let body = "{\"new\":true}";
         let future = sealed("quipu-topic", 2, checksum("quipu-topic", 2, body), body);
-        assert_eq!(
-            unseal_json::<serde_json::Value>("quipu-topic", &future),
-            Err(SealError::Version(2))
-        );
+        let found = unseal_json::<serde_json::Value>("quipu-topic", &future);
+        assert_eq!(found, Err(SealError::Version(2)));
     }
 }

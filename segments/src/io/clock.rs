@@ -81,10 +81,8 @@ mod tests {
         let first = clock.monotonic();
         let second = clock.monotonic();
         assert!(second >= first, "{second:?} after {first:?}");
-        assert_eq!(
-            first.since(second),
-            Duration::ZERO.max(first.0.saturating_sub(second.0))
-        );
+        let found = first.since(second);
+        assert_eq!(found, Duration::ZERO.max(first.0.saturating_sub(second.0)));
     }
 
     #[test]

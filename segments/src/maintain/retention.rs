@@ -161,35 +161,24 @@ mod tests {
             segment(40, 1, 500),
         ];
         let now = TimestampMs(1200);
-        assert_eq!(
-            choose(&segments, &settings(Some(1000), None), now),
-            Some(Offset::new(10))
-        );
-        assert_eq!(
-            choose(&segments, &settings(Some(899), None), now),
-            Some(Offset::new(30))
-        );
+        let found = choose(&segments, &settings(Some(1000), None), now);
+        assert_eq!(found, Some(Offset::new(10)));
+        let found = choose(&segments, &settings(Some(899), None), now);
+        assert_eq!(found, Some(Offset::new(30)));
         assert_eq!(choose(&segments, &settings(Some(1100), None), now), None);
-        assert_eq!(
-            choose(&segments, &settings(Some(0), None), now),
-            Some(Offset::new(40)),
-            "the active one too"
-        );
+        let found = choose(&segments, &settings(Some(0), None), now);
+        assert_eq!(found, Some(Offset::new(40)), "the active one too");
     }
 
     #[test]
     fn segments_go_by_size_while_the_rest_holds_enough_and_the_active_one_stays() {
         let segments = [segment(10, 100, 0), segment(20, 100, 0), segment(30, 50, 0)];
         let now = TimestampMs(0);
-        assert_eq!(
-            choose(&segments, &settings(None, Some(150)), now),
-            Some(Offset::new(10))
-        );
+        let found = choose(&segments, &settings(None, Some(150)), now);
+        assert_eq!(found, Some(Offset::new(10)));
         assert_eq!(choose(&segments, &settings(None, Some(151)), now), None);
-        assert_eq!(
-            choose(&segments, &settings(None, Some(0)), now),
-            Some(Offset::new(20))
-        );
+        let found = choose(&segments, &settings(None, Some(0)), now);
+        assert_eq!(found, Some(Offset::new(20)));
         assert_eq!(choose(&[], &settings(Some(0), Some(0)), now), None);
     }
 }

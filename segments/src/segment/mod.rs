@@ -449,11 +449,8 @@ mod tests {
                 for access in [Access::Cold, Access::Warm] {
                     let run = rig.segments[0].read(&rig.span(from), max_bytes, access).unwrap();
                     let run = run.unwrap_or_else(|| panic!("{from} is not warm"));
-                    assert_eq!(
-                        run.bytes,
-                        bytes(&rig, first, last),
-                        "{from} {max_bytes} {access:?}"
-                    );
+                    let found = run.bytes;
+                    assert_eq!(found, bytes(&rig, first, last), "{from} {max_bytes} {access:?}");
                     assert_eq!(run.next_offset.get(), rig.written[last - 1].next());
                     assert_eq!(run.at_end, last == 100);
                     assert!(run.json_lines);
@@ -518,16 +515,12 @@ mod tests {
             rig.fill(2000);
             rig.reopen();
             rig.fill(50);
-            assert_eq!(
-                cold(&rig, 20_100, usize::MAX).unwrap().bytes,
-                bytes(&rig, 2010, 2050)
-            );
+            let found = cold(&rig, 20_100, usize::MAX).unwrap().bytes;
+            assert_eq!(found, bytes(&rig, 2010, 2050));
             assert_eq!(rig.pool.index_rebuilds(), 0);
             // The rest has no index, and is scanned.
-            assert_eq!(
-                cold(&rig, 19_990, usize::MAX).unwrap().bytes,
-                bytes(&rig, 1999, 2050)
-            );
+            let found = cold(&rig, 19_990, usize::MAX).unwrap().bytes;
+            assert_eq!(found, bytes(&rig, 1999, 2050));
             assert_eq!(rig.pool.index_rebuilds(), 1);
             assert_eq!(warm(&rig, 5, usize::MAX).unwrap().bytes, bytes(&rig, 0, 2050));
         }
@@ -642,11 +635,8 @@ mod tests {
                         else {
                             panic!("{context}: {error}")
                         };
-                        assert_eq!(
-                            (damaged_from.get(), damaged_until.get()),
-                            (1200, 1210),
-                            "{context}: {error}"
-                        );
+                        assert_eq!(damaged_from.get(), 1200, "{context}: {error}");
+                        assert_eq!(damaged_until.get(), 1210, "{context}: {error}");
                     }
                     let behind = cold(&rig, 1210, usize::MAX).unwrap();
                     assert_eq!(behind.bytes, bytes(&rig, 21, 60), "{context}");

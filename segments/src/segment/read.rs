@@ -446,15 +446,10 @@ mod tests {
                 found.len(),
                 wanted.len()
             );
-            assert_eq!(
-                fetched.next_offset.get(),
-                expected.last().map_or(from, Written::next),
-                "{request:?}"
-            );
-            assert_eq!(
-                (fetched.log_start_offset.get(), fetched.end_offset.get()),
-                (log_start, end)
-            );
+            let found = fetched.next_offset.get();
+            assert_eq!(found, expected.last().map_or(from, Written::next), "{request:?}");
+            assert_eq!(fetched.log_start_offset.get(), log_start);
+            assert_eq!(fetched.end_offset.get(), end);
             let mut rest = expected;
             for run in &fetched.runs {
                 let mut bytes = 0;
@@ -468,11 +463,8 @@ mod tests {
         }
 
         let time = random.below(2_200) as i64 - 100;
-        assert_eq!(
-            offset_for_time(&view, TimestampMs(time)).unwrap(),
-            model.for_time(time),
-            "at {time}"
-        );
+        let found = offset_for_time(&view, TimestampMs(time)).unwrap();
+        assert_eq!(found, model.for_time(time), "at {time}");
         let offset = random.below(end + 5);
         let located = locate(&view, Offset::new(offset)).unwrap();
         if located.next.is_some() {

@@ -513,10 +513,8 @@ mod tests {
                     for run in &fetched.runs {
                         for batch in Batches::new(&run.bytes) {
                             let (header, bytes) = batch.unwrap();
-                            let written = rig
-                                .written
-                                .iter()
-                                .find(|w| w.note.base_offset == header.base_offset);
+                            let mut rows = rig.written.iter();
+                            let written = rows.find(|w| w.note.base_offset == header.base_offset);
                             let written = written.unwrap_or_else(|| panic!("{header:?} was never written"));
                             assert_eq!(bytes, written.bytes, "at {}", header.base_offset);
                             seen.push(header.base_offset.get());
@@ -546,15 +544,12 @@ mod tests {
     /// All batches but those, in order, and nothing lost that was not.
     fn check(rig: &Rig, damaged: &BTreeSet<usize>, max_bytes: usize, context: &str) {
         let (seen, lost) = read_past_damage(rig, max_bytes);
-        let healthy: Vec<u64> = (0..rig.written.len())
-            .filter(|index| !damaged.contains(index))
-            .map(|index| rig.written[index].base())
-            .collect();
+        let rows = (0..rig.written.len()).filter(|index| !damaged.contains(index));
+        let healthy: Vec<u64> = rows.map(|index| rig.written[index].base()).collect();
         assert_eq!(seen, healthy, "{context}; lost {lost:?}, damaged {damaged:?}");
         for (index, batch) in rig.written.iter().enumerate() {
-            let reported = lost
-                .iter()
-                .any(|(from, until)| *from <= batch.base() && batch.next() <= *until);
+            let mut rows = lost.iter();
+            let reported = rows.any(|(from, until)| *from <= batch.base() && batch.next() <= *until);
             assert_eq!(
                 reported,
                 damaged.contains(&index),
@@ -601,13 +596,8 @@ mod tests {
                 for _ in 0..1 + random.below(4) {
                     let hit = random.below(rig.written.len() as u64) as usize;
                     let batch = &rig.written[hit];
-                    let segment_end = rig
-                        .written
-                        .iter()
-                        .filter(|w| w.segment == batch.segment)
-                        .map(|w| w.end())
-                        .max()
-                        .unwrap();
+                    let rows = rig.written.iter().filter(|w| w.segment == batch.segment);
+                    let segment_end = rows.map(|w| w.end()).max().unwrap();
                     let at = batch.start() + random.below(batch.note.bytes);
                     let len = match random.below(3) {
                         0 => 1,
@@ -743,12 +733,8 @@ mod tests {
                         .open(rig.segments[0].log_path())
                         .unwrap();
                     file.set_len(cut).unwrap();
-                    check(
-                        &rig,
-                        &(healthy..100).collect(),
-                        5000,
-                        &format!("{disk:?}, indexed {indexed}, cut at {cut}"),
-                    );
+                    let text = format!("{disk:?}, indexed {indexed}, cut at {cut}");
+                    check(&rig, &(healthy..100).collect(), 5000, &text);
                 }
             }
         }

@@ -422,10 +422,8 @@ mod tests {
             disk.sync_dir(p("/d")).unwrap();
             assert!(disk.is_dir_synced(p("/d")));
         };
-        assert_eq!(
-            outcomes(run, |disk| disk.contents(p("/d/a"))),
-            BTreeSet::from([Some(b"x".to_vec())])
-        );
+        let found = outcomes(run, |disk| disk.contents(p("/d/a")));
+        assert_eq!(found, BTreeSet::from([Some(b"x".to_vec())]));
     }
 
     #[test]
@@ -457,10 +455,8 @@ mod tests {
             disk.sync_dir(p("/to")).unwrap();
         };
         let look = |disk: &SimDisk| (disk.contents(p("/a")), disk.contents(p("/to/b")));
-        assert_eq!(
-            outcomes(run, look),
-            BTreeSet::from([(None, Some(b"new".to_vec()))])
-        );
+        let found = outcomes(run, look);
+        assert_eq!(found, BTreeSet::from([(None, Some(b"new".to_vec()))]));
     }
 
     #[test]
@@ -522,10 +518,8 @@ mod tests {
                 .map_err(|error| error.kind())
         };
         disk.fail(Fault::once(IoKind::Write, 1));
-        assert_eq!(
-            [write().is_ok(), write().is_ok(), write().is_ok()],
-            [true, false, true]
-        );
+        let found = [write().is_ok(), write().is_ok(), write().is_ok()];
+        assert_eq!(found, [true, false, true]);
         disk.fail(
             Fault::once(IoKind::Write, 0)
                 .with(FaultError::Full)
@@ -577,10 +571,8 @@ mod tests {
         write(&disk, "/a", b"one").unwrap();
         let map = disk.open(p("/a"), OpenMode::Read).unwrap().map(100).unwrap();
         write(&disk, "/a", b"two and more").unwrap();
-        assert_eq!(
-            map.populate(0, 13).unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        let found = map.populate(0, 13).unwrap_err().kind();
+        assert_eq!(found, io::ErrorKind::UnexpectedEof);
         map.populate(0, 12).unwrap();
         disk.remove_file(p("/a")).unwrap();
         assert_eq!(map.bytes(0, 3).unwrap(), "two");
@@ -627,9 +619,8 @@ mod tests {
             )
         };
         let found = outcomes(run, look);
-        assert!(
-            found.contains(&(Vec::new(), b"x".to_vec())) && found.contains(&(b"x".to_vec(), b"x".to_vec()))
-        );
+        assert!(found.contains(&(Vec::new(), b"x".to_vec())));
+        assert!(found.contains(&(b"x".to_vec(), b"x".to_vec())));
         assert!(found.iter().all(|(_, b)| b == b"x"));
     }
 
@@ -646,10 +637,8 @@ mod tests {
         };
         let look = |disk: &SimDisk| (disk.exists(p("/a")).unwrap(), disk.exists(p("/b")).unwrap());
         assert_eq!(outcomes(rename_and_sync(1), look).len(), 2);
-        assert_eq!(
-            outcomes(rename_and_sync(2), look),
-            BTreeSet::from([(false, true)])
-        );
+        let found = outcomes(rename_and_sync(2), look);
+        assert_eq!(found, BTreeSet::from([(false, true)]));
     }
 
     #[test]
@@ -685,10 +674,8 @@ mod tests {
             disk.remove_dir_all(p("/d")).unwrap();
         };
         let look = |disk: &SimDisk| disk.list(p("/d")).ok().map(|entries| entries.len());
-        assert_eq!(
-            outcomes(run, look),
-            BTreeSet::from([None, Some(0), Some(1), Some(2)])
-        );
+        let found = outcomes(run, look);
+        assert_eq!(found, BTreeSet::from([None, Some(0), Some(1), Some(2)]));
     }
 
     #[test]

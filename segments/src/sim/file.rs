@@ -426,10 +426,8 @@ mod tests {
             file.sync();
             file.write(&[2; PAGE], 0, &mut rng);
             file.fail_sync(&mut rng);
-            assert!(
-                file.current().iter().all(|byte| *byte == 2),
-                "the cache still shows it"
-            );
+            // The cache still shows it.
+            assert!(file.current().iter().all(|byte| *byte == 2));
             file.sync();
             file.after_power_cut(&mut rng).current().contains(&1)
         });

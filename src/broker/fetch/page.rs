@@ -365,14 +365,9 @@ mod tests {
         assert_eq!((page.next_offset.get(), page.limited || page.ended), (25, false));
         let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits(11, Some(15)));
         assert_eq!(offsets(&page), (11..15).collect::<Vec<_>>());
-        assert_eq!(
-            (
-                page.next_offset.get(),
-                page.limited || page.ended,
-                page.runs[0].bytes.len() < 200
-            ),
-            (15, true, true)
-        );
+        assert_eq!(page.next_offset.get(), 15);
+        assert_eq!(page.limited || page.ended, true);
+        assert_eq!(page.runs[0].bytes.len() < 200, true);
     }
 
     #[test]
@@ -385,10 +380,8 @@ mod tests {
             let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits);
             assert_eq!(page.records, max_records);
             assert_eq!(offsets(&page).len() as u64, max_records);
-            assert_eq!(
-                (page.next_offset.get(), page.limited || page.ended),
-                (10 + max_records, true)
-            );
+            assert_eq!(page.next_offset.get(), 10 + max_records);
+            assert_eq!(page.limited || page.ended, true);
         }
     }
 
@@ -406,10 +399,9 @@ mod tests {
         assert_eq!(offsets(&at_most(1)), [11]);
         assert_eq!(offsets(&at_most(18 * 3)), [11, 12, 13]);
         let page = at_most(18 * 4 - 1);
-        assert_eq!(
-            (offsets(&page), page.next_offset.get(), page.limited || page.ended),
-            (vec![11, 12, 13], 14, true)
-        );
+        assert_eq!(offsets(&page), [11, 12, 13]);
+        assert_eq!(page.next_offset.get(), 14);
+        assert_eq!(page.limited || page.ended, true);
     }
 
     #[test]

@@ -451,9 +451,8 @@ mod tests {
         world.commit("none", 0).await;
         world.commit("unreadable", 2).await;
         let broken = StateChange::set(offsets::offset_key("unreadable", world.partition(1)), vec![9]);
-        super::super::append(&world.broker.log, vec![broken])
-            .await
-            .unwrap();
+        let answer = super::super::append(&world.broker.log, vec![broken]).await;
+        answer.unwrap();
         world.look_after(Duration::ZERO).await;
         assert_eq!(world.look_after(DAY * 2).await, [""; 0]);
         assert_eq!(world.groups().names(), ["none", "unreadable"]);

@@ -186,10 +186,8 @@ mod tests {
         assert_eq!(Committed::decode(&later), Err(Unreadable("its version is not 1")));
         let mut large = value;
         large[1] = 0x80;
-        assert_eq!(
-            Committed::decode(&large),
-            Err(Unreadable("its offset is too large"))
-        );
+        let found = Committed::decode(&large);
+        assert_eq!(found, Err(Unreadable("its offset is too large")));
     }
 
     #[test]

@@ -150,27 +150,18 @@ mod tests {
     fn with_nothing_to_read_every_figure_is_zero() {
         let all = lag(10, positions(0, 10), Some(located(1, 1)), Some(5), 1000);
         assert_eq!(all, Lag::default());
-        assert_eq!(
-            lag(12, positions(0, 10), None, None, 0),
-            Lag::default(),
-            "a commit above the end"
-        );
+        // A commit above the end.
+        assert_eq!(lag(12, positions(0, 10), None, None, 0), Lag::default());
     }
 
     #[test]
     fn the_age_of_the_next_record_is_never_negative() {
-        assert_eq!(
-            lag(3, positions(0, 10), Some(located(400, 400)), None, 1000).lag_ms,
-            600
-        );
-        assert_eq!(
-            lag(3, positions(0, 10), Some(located(4000, 4000)), None, 1000).lag_ms,
-            0
-        );
-        assert_eq!(
-            lag(3, positions(0, 10), Some(located(i64::MIN, 0)), None, i64::MAX).lag_ms,
-            u64::MAX
-        );
+        let found = lag(3, positions(0, 10), Some(located(400, 400)), None, 1000).lag_ms;
+        assert_eq!(found, 600);
+        let found = lag(3, positions(0, 10), Some(located(4000, 4000)), None, 1000).lag_ms;
+        assert_eq!(found, 0);
+        let found = lag(3, positions(0, 10), Some(located(i64::MIN, 0)), None, i64::MAX).lag_ms;
+        assert_eq!(found, u64::MAX);
     }
 
     #[test]

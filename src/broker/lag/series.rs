@@ -366,9 +366,8 @@ mod tests {
 
     #[test]
     fn dropped_points_free_their_memory() {
-        let points: Vec<Point> = (0..8640)
-            .map(|n| point(n * 7919 % 100_000, n as i64 * 977, n * n))
-            .collect();
+        let rows = (0..8640).map(|n| point(n * 7919 % 100_000, n as i64 * 977, n * n));
+        let points: Vec<Point> = rows.collect();
         let mut series = of(&points);
         let before = series.heap_bytes();
         series.drop_before(100 + 8000);

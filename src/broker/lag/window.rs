@@ -363,11 +363,8 @@ mod tests {
                 at(s, 1500, 1400, 2000)
             }
         };
-        assert_eq!(
-            each_second(10, course).rates.consume,
-            10.0,
-            "100 of them in ten seconds"
-        );
+        // 100 of them in ten seconds.
+        assert_eq!(each_second(10, course).rates.consume, 10.0);
     }
 
     #[test]

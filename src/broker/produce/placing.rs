@@ -594,11 +594,8 @@ mod tests {
         assert_eq!(parts.len(), 500);
         assert!(parts.iter().all(|part| part.record_count == 3));
         add(&mut placer, r#"{"partition":7}"#).unwrap();
-        assert_eq!(
-            placer.take(NOW)[0].partition,
-            7,
-            "the table of the last unit is gone"
-        );
+        // The table of the last unit is gone.
+        assert_eq!(placer.take(NOW)[0].partition, 7);
     }
 
     #[test]

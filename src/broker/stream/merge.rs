@@ -82,10 +82,8 @@ mod tests {
 
     #[test]
     fn equal_times_come_in_the_order_of_partitions() {
-        let order: Vec<usize> = merged(&[vec![5, 5], vec![5], vec![4, 5]])
-            .into_iter()
-            .map(|(_, lane, _)| lane)
-            .collect();
+        let rows = merged(&[vec![5, 5], vec![5], vec![4, 5]]).into_iter();
+        let order: Vec<usize> = rows.map(|(_, lane, _)| lane).collect();
         assert_eq!(order, [2, 0, 0, 1, 2]);
     }
 

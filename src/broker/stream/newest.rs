@@ -97,16 +97,10 @@ mod tests {
     #[test]
     fn the_newest_are_chosen_by_timestamp_then_partition_then_offset() {
         assert_eq!(begins(&[vec![1, 4], vec![2, 3, 5]], 3), [1, 1]);
-        assert_eq!(
-            begins(&[vec![7, 7], vec![7]], 2),
-            [1, 0],
-            "the later partition first"
-        );
-        assert_eq!(
-            begins(&[vec![1, 2], vec![]], 9),
-            [0, 0],
-            "fewer than were asked for"
-        );
+        // The later partition first.
+        assert_eq!(begins(&[vec![7, 7], vec![7]], 2), [1, 0]);
+        // Fewer than were asked for.
+        assert_eq!(begins(&[vec![1, 2], vec![]], 9), [0, 0]);
     }
 
     #[test]

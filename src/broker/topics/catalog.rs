@@ -433,10 +433,8 @@ mod tests {
     fn defaults_are_those_of_the_contract() {
         let config = TopicConfig::default();
         assert!(config.entries().all(|(_, _, set)| !set));
-        let shown: BTreeMap<_, _> = config
-            .entries()
-            .map(|(key, value, _)| (key.name, value))
-            .collect();
+        let rows = config.entries();
+        let shown: BTreeMap<_, _> = rows.map(|(key, value, _)| (key.name, value)).collect();
         let expected = json!({
             "retention_ms": null, "retention_bytes": null, "segment_bytes": 67_108_864, "segment_ms": 604_800_000,
             "max_record_bytes": 1_048_576, "timestamp_type": "create_time", "ack": "durable",
@@ -458,10 +456,8 @@ mod tests {
             for value in good.as_array().unwrap() {
                 let mut config = TopicConfig::default();
                 apply(&mut config, json!({ key.name: value }));
-                let (_, shown, set) = config
-                    .entries()
-                    .find(|(shown, ..)| shown.name == key.name)
-                    .unwrap();
+                let mut rows = config.entries();
+                let (_, shown, set) = rows.find(|(shown, ..)| shown.name == key.name).unwrap();
                 assert_eq!((&shown, set), (value, true));
             }
             for value in bad.as_array().unwrap() {
@@ -542,10 +538,8 @@ mod tests {
                 dedupe_window(&spec),
             )
         };
-        assert_eq!(
-            read(&config),
-            (1 << 20, false, Ack::Durable, Duration::from_mins(10))
-        );
+        let found = read(&config);
+        assert_eq!(found, (1 << 20, false, Ack::Durable, Duration::from_mins(10)));
         let change = json!({
             "max_record_bytes": 9, "timestamp_type": "log_append_time", "ack": "written", "dedupe_window_ms": 3,
         });

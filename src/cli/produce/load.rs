@@ -302,11 +302,8 @@ mod tests {
         load.forget().unwrap();
         load.forget().unwrap();
         drop((load, _other));
-        assert_eq!(
-            fs::read_dir(&states).unwrap().count(),
-            0,
-            "nothing is left behind"
-        );
+        // Nothing is left behind.
+        assert_eq!(fs::read_dir(&states).unwrap().count(), 0);
     }
 
     #[test]

@@ -542,10 +542,8 @@ mod tests {
             ("c", None),
             ("d", None),
         ];
-        let headers = record
-            .headers
-            .iter()
-            .map(|(name, value)| (&**name, value.as_deref()));
+        let rows = record.headers.iter();
+        let headers = rows.map(|(name, value)| (&**name, value.as_deref()));
         let holds = headers.eq(expected.map(|(name, value)| (name.as_bytes(), value)));
         assert!(holds, "{record:?}");
     }

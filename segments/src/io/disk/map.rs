@@ -255,9 +255,8 @@ mod tests {
                 });
             }
             for step in 1..50 {
-                let bytes: Vec<u8> = (step * STEP..(step + 1) * STEP)
-                    .map(|i| (i % 251) as u8)
-                    .collect();
+                let rows = (step * STEP..(step + 1) * STEP).map(|i| (i % 251) as u8);
+                let bytes: Vec<u8> = rows.collect();
                 file.write_all_at(&bytes, (step * STEP) as u64).unwrap();
                 written.store((step + 1) * STEP, std::sync::atomic::Ordering::Release);
             }

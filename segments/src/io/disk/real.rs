@@ -301,9 +301,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::new();
         let file = disk.open(&dir.path().join("f"), OpenMode::Create).unwrap();
-        let parts: Vec<Vec<u8>> = (0..3000u32)
-            .map(|i| i.to_le_bytes()[..(i % 4) as usize].to_vec())
-            .collect();
+        let rows = (0..3000u32).map(|i| i.to_le_bytes()[..(i % 4) as usize].to_vec());
+        let parts: Vec<Vec<u8>> = rows.collect();
         let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         file.write_all_at(&slices, 7).unwrap();
         let expected = parts.concat();
@@ -361,10 +360,8 @@ mod tests {
         }
         disk.sync_dir(dir.path()).unwrap();
         let entries = disk.list(dir.path()).unwrap();
-        let found: Vec<_> = entries
-            .iter()
-            .map(|e| (e.name.as_str(), e.is_dir, e.len))
-            .collect();
+        let rows = entries.iter();
+        let found: Vec<_> = rows.map(|e| (e.name.as_str(), e.is_dir, e.len)).collect();
         assert_eq!(found, [("a", false, 5), ("b", true, 0), ("c", false, 5)]);
         disk.rename(&dir.path().join("a"), &dir.path().join("c")).unwrap();
         disk.remove_dir_all(&dir.path().join("b")).unwrap();

@@ -313,11 +313,8 @@ mod tests {
             for bit in 8 * 8..12 * 8 {
                 let mut damaged = file.clone();
                 damaged[bit / 8] ^= 1 << (bit % 8);
-                assert_eq!(
-                    version_of_another(&damaged),
-                    None,
-                    "a flipped bit is no version, bit {bit}"
-                );
+                let found = version_of_another(&damaged);
+                assert_eq!(found, None, "a flipped bit is no version, bit {bit}");
             }
             for len in 0..file.len() {
                 let result = if which == 0 {
@@ -349,9 +346,7 @@ mod tests {
         );
         // Less than there is: right as far as it goes.
         assert!(decode(&offsets, &times, base(), LOG_BYTES + 1).is_ok());
-        assert_eq!(
-            decode(&times, &offsets, base(), LOG_BYTES),
-            Err(FormatError::Magic)
-        );
+        let found = decode(&times, &offsets, base(), LOG_BYTES);
+        assert_eq!(found, Err(FormatError::Magic));
     }
 }

@@ -223,9 +223,8 @@ mod tests {
 
     #[test]
     fn a_thousand_members_share_ten_thousand_partitions() {
-        let members: Subscriptions = (0..1000)
-            .map(|member| (format!("m{member:04}").into(), BTreeSet::from([TopicId(0)])))
-            .collect();
+        let rows = (0..1000).map(|member| (format!("m{member:04}").into(), BTreeSet::from([TopicId(0)])));
+        let members: Subscriptions = rows.collect();
         let partitions = partitions(&[10_000]);
         let assigned = assign(&members, &partitions, &BTreeMap::new());
         assert!(counts(&assigned, &members).values().all(|count| *count == 10));

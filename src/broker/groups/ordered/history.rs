@@ -205,9 +205,8 @@ impl World {
         let answer = answer.expect("nothing happened in between");
         self.clients[client].poll = None;
         let owned_since = |id: &PartitionId| self.group.slots[id].owned_since;
-        let sent = ranges
-            .iter()
-            .map(|(id, from, next)| (*id, *from, *next, owned_since(id)));
+        let rows = ranges.iter();
+        let sent = rows.map(|(id, from, next)| (*id, *from, *next, owned_since(id)));
         self.clients[client].last = Some((answer.poll_id.clone(), sent.collect()));
         for (id, ..) in &ranges {
             assert!(answer.assignment.contains(id));
@@ -319,10 +318,8 @@ impl World {
     fn check(&self) {
         for (slot_id, slot) in &self.group.slots {
             assert!(slot.committed.map_or(0, Offset::get) <= self.ends[slot_id]);
-            assert_eq!(
-                slot.committed.map(Offset::get),
-                self.durable.get(slot_id).copied()
-            );
+            let found = slot.committed.map(Offset::get);
+            assert_eq!(found, self.durable.get(slot_id).copied());
             if let Some(owner) = slot.holder() {
                 assert!(
                     self.members.get(owner).is_some(),
@@ -415,11 +412,8 @@ fn a_lost_answer_comes_again_before_anything_else_and_in_parts_if_the_polls_are_
     world.apply(Op::Produce(0, 50));
     assert_eq!(poll(&mut world, 10, false), first);
     assert_eq!(poll(&mut world, 6, false), [(0, 0, 4), (1, 0, 2)]);
-    assert_eq!(
-        poll(&mut world, 3, false),
-        [(0, 0, 3)],
-        "lost again, and asked for less"
-    );
+    // Lost again, and asked for less.
+    assert_eq!(poll(&mut world, 3, false), [(0, 0, 3)]);
     assert_eq!(poll(&mut world, 4, true), [(0, 3, 4), (1, 0, 3)]);
     let rest = poll(&mut world, 100, true);
     assert_eq!(rest[..2], [(1, 3, 4), (2, 0, 2)]);

@@ -271,10 +271,8 @@ mod tests {
 
     #[test]
     fn the_layout_of_version_1_does_not_change() {
-        assert_eq!(
-            example().encode(),
-            [1, 0xe8, 7, 0xaf, 2, 1, 3, 0xac, 2, 0, 1, 1, 1, 2]
-        );
+        let found = example().encode();
+        assert_eq!(found, [1, 0xe8, 7, 0xaf, 2, 1, 3, 0xac, 2, 0, 1, 1, 1, 2]);
         let key = state_key("jobs", PartitionId::new(TopicId(258), 3));
         assert_eq!(key, b"sjobs\0\0\0\0\0\0\0\x01\x02\0\0\0\x03");
     }

@@ -177,10 +177,8 @@ mod tests {
     }
 
     fn stored(parsed: &ParsedRecord<'_>) -> SealedBatch {
-        let headers = parsed
-            .headers
-            .iter()
-            .map(|(name, value)| (&**name, value.as_deref()));
+        let rows = parsed.headers.iter();
+        let headers = rows.map(|(name, value)| (&**name, value.as_deref()));
         let headers: Vec<Header<'_>> = headers.collect();
         sealed(parsed.key.as_deref(), parsed.value.as_deref(), &headers)
     }
@@ -190,10 +188,8 @@ mod tests {
     }
 
     fn header<'a>(record: &'a ParsedRecord<'_>, name: &str) -> Vec<&'a str> {
-        let named = record
-            .headers
-            .iter()
-            .filter(|(found, _)| **found == *name.as_bytes());
+        let rows = record.headers.iter();
+        let named = rows.filter(|(found, _)| **found == *name.as_bytes());
         named
             .map(|(_, value)| std::str::from_utf8(value.as_deref().unwrap()).unwrap())
             .collect()
@@ -210,10 +206,8 @@ mod tests {
         assert_eq!(letter.partition, None);
         assert!(letter.json_line);
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let headers = letter
-            .headers
-            .iter()
-            .map(|(name, value)| (text(name), value.as_deref().map(text)));
+        let rows = letter.headers.iter();
+        let headers = rows.map(|(name, value)| (text(name), value.as_deref().map(text)));
         let expected = [
             ("type", Some("t")),
             ("dlq_owner", None),

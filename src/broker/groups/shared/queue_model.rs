@@ -770,11 +770,8 @@ fn a_lease_that_settled_in_vain_is_free_when_its_member_has_left_meanwhile() {
     let begun = queue.begin_accept(MemberKey(1), [Offset::ZERO]);
     let _ = queue.begin_write(&[begun.change.unwrap()]);
     queue.release_all(MemberKey(1));
-    assert_eq!(
-        queue.acquire(&wanted(0, 2, 2, 1, 1)),
-        [],
-        "it is about to be settled"
-    );
+    // It is about to be settled.
+    assert_eq!(queue.acquire(&wanted(0, 2, 2, 1, 1)), []);
     queue.abort();
     assert_eq!(queue.acquire(&wanted(0, 2, 3, 1, 1)), [range(0, 1, 2)]);
 }

@@ -230,10 +230,8 @@ mod tests {
         assert_eq!(GroupValue::decode(&[1]), Ok(GroupValue::Ordered));
         let made = super::super::super::offsets::make_group("g").value.unwrap();
         assert_eq!(GroupValue::decode(&made), Ok(GroupValue::Ordered));
-        assert_eq!(
-            shared_with(Some("dead")).encode(),
-            [2, 1, 0, 0, 1, 2, 3, 4, 4, b'd', b'e', b'a', b'd']
-        );
+        let found = shared_with(Some("dead")).encode();
+        assert_eq!(found, [2, 1, 0, 0, 1, 2, 3, 4, 4, b'd', b'e', b'a', b'd']);
     }
 
     #[test]
