@@ -166,7 +166,7 @@ impl Slots {
         }
         // Also where they were there: the process that made them may have ended before it synced their names.
         let dir = self.paths[0].parent().unwrap_or(Path::new("."));
-        self.disk.sync_dir(dir).at("syncing", &dir)
+        self.disk.sync_dir(dir).at("syncing", dir)
     }
 
     /// Writes a new payload into the older slot and syncs it. When this returns `Ok`, the payload is durable.

@@ -138,7 +138,7 @@ fn refuse_other_version(disk: &dyn Disk, path: &Path) -> Result<()> {
     let read = disk
         .open(path, OpenMode::Read)
         .and_then(|file| file.read_at(&mut header, 0))
-        .at("reading", &path)?;
+        .at("reading", path)?;
     match FileHeader::decode(&header[..read]) {
         Err(FrameError::Version(found)) => Err(Error::version(path, found, VERSION)),
         _ => Ok(()),

@@ -224,7 +224,7 @@ fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
         match disk.sync_dir(dir) {
             // Not ours to read, so nothing in it was made here.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-            result => result.at("syncing", &dir)?,
+            result => result.at("syncing", dir)?,
         }
     }
     Ok(())

@@ -296,7 +296,7 @@ fn make_directories(disk: &dyn Disk, layout: &Layout) -> Result<()> {
 }
 
 fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
-    let entries = disk.list(dir).at("listing", &dir)?;
+    let entries = disk.list(dir).at("listing", dir)?;
     for entry in entries {
         let path = dir.join(&entry.name);
         let removed = if entry.is_dir {

@@ -193,7 +193,7 @@ impl Recovery<'_> {
         let from = base.max(draft.known.log_start_offset);
         self.suspects.push((draft.id, from, draft.known.next_offset));
         // With its directory, perhaps: what is appended next needs it.
-        self.disk.create_dir_all(dir).at("making", &dir)?;
+        self.disk.create_dir_all(dir).at("making", dir)?;
         self.touched_dirs.insert(dir.to_path_buf());
         Ok(())
     }

@@ -366,8 +366,8 @@ mod tests {
         let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits(11, Some(15)));
         assert_eq!(offsets(&page), (11..15).collect::<Vec<_>>());
         assert_eq!(page.next_offset.get(), 15);
-        assert_eq!(page.limited || page.ended, true);
-        assert_eq!(page.runs[0].bytes.len() < 200, true);
+        assert!(page.limited || page.ended);
+        assert!(page.runs[0].bytes.len() < 200);
     }
 
     #[test]
@@ -381,7 +381,7 @@ mod tests {
             assert_eq!(page.records, max_records);
             assert_eq!(offsets(&page).len() as u64, max_records);
             assert_eq!(page.next_offset.get(), 10 + max_records);
-            assert_eq!(page.limited || page.ended, true);
+            assert!(page.limited || page.ended);
         }
     }
 
@@ -401,7 +401,7 @@ mod tests {
         let page = at_most(18 * 4 - 1);
         assert_eq!(offsets(&page), [11, 12, 13]);
         assert_eq!(page.next_offset.get(), 14);
-        assert_eq!(page.limited || page.ended, true);
+        assert!(page.limited || page.ended);
     }
 
     #[test]

@@ -303,7 +303,7 @@ fn dead_letters_of_other_groups_and_other_records_are_passed_over() {
     assert_eq!(done, expected);
     let done = redrive_all(&log, "other", 2).unwrap();
     assert_eq!(done.sent, 2, "each group is as far as it is");
-    assert_eq!(done.at_end, false, "each group is as far as it is");
+    assert!(!done.at_end, "each group is as far as it is");
 }
 
 #[test]
