@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Fixture, JSON, NDJSON, RECORDS, read_to_the_end, wait_until};
+use super::{Fixture, JSON, MIB, NDJSON, RECORDS, read_to_the_end, wait_until};
 use crate::support::{Rng, Server, read_partition};
 
 /// Where a stream is cut into units, where a MiB does not end them before.
@@ -37,6 +37,12 @@ fn a_request_cut_off_at_any_byte_stores_nothing() {
         with_length("text/plain", "a value"),
         chunked("text/plain", "a value"),
     ];
+    for _ in 0..20 {
+        // Whole records, in a body that is not.
+        let headers = "Content-Type: application/json\r\nContent-Length: 2000000\r\n";
+        let mut connection = fixture.begin(headers, br#"{"records":[{"value":1},{"value":2}"#);
+        connection.say(&vec![b' '; MIB]);
+    }
     let mut expected = Vec::new();
     for whole in &wholes {
         for cut in 0..whole.len() {
