@@ -36,17 +36,12 @@ async fn a_directory_of_format_1_is_served_with_its_topics_groups_and_records() 
         let record = &service.get(&uri).await.ok()["records"][0];
         assert_eq!(record["offset"], orders_end - 1, "{name}: {record}");
         assert_eq!(record["key"], "N14228", "{name}: {record}");
-        assert_eq!(
-            record["value"],
-            json!({ "number": orders_end - 1 }),
-            "{name}: {record}"
-        );
+        let found = &record["value"];
+        assert_eq!(*found, json!({ "number": orders_end - 1 }), "{name}: {record}");
 
         let offsets = service.get("/v1/groups/billing/offsets").await.ok();
-        let of_orders = offsets["offsets"]
-            .as_array()
-            .expect("a list")
-            .iter()
+        let mut rows = offsets["offsets"].as_array().expect("a list").iter();
+        let of_orders = rows
             .find(|offset| offset["topic"] == "orders")
             .expect("it has committed there");
         assert_eq!(of_orders["offset"], committed, "{name}: {offsets}");

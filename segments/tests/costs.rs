@@ -187,10 +187,8 @@ fn a_power_cut_takes_nothing_durable_and_of_written_only_the_round_that_was_not_
                 let readable = partition.positions().end_offset.get();
                 let log = open(&disk.after_power_cut());
                 let (found, damaged) = read(&log);
-                let (count, what) = (
-                    found.len() as u64,
-                    format!("{ack:?}, seed {seed}, stopped at {calls}"),
-                );
+                let text = format!("{ack:?}, seed {seed}, stopped at {calls}");
+                let (count, what) = (found.len() as u64, text);
                 assert_eq!(damaged, [], "{what}");
                 assert!(
                     count >= readable,
@@ -210,10 +208,8 @@ fn a_power_cut_takes_nothing_durable_and_of_written_only_the_round_that_was_not_
             }
         }
     }
-    assert!(
-        lost > 0,
-        "no cut came between an answer and its sync: nothing was tried"
-    );
+    // No cut came between an answer and its sync: nothing was tried.
+    assert!(lost > 0);
 }
 
 #[test]
@@ -279,10 +275,8 @@ fn a_failed_journal_ends_appends_until_a_restart_and_costs_what_was_in_flight_at
             }
         }
     }
-    assert!(
-        lost > 0,
-        "no round was lost whose sync had failed: nothing was tried"
-    );
+    // No round was lost whose sync had failed: nothing was tried.
+    assert!(lost > 0);
 }
 
 #[test]
@@ -393,9 +387,8 @@ fn a_file_that_is_kept_twice_costs_nothing_when_one_copy_is_lost_and_is_written_
                 log.close().unwrap();
                 drop(log);
                 let verified = verify_on(&disk, Path::new(DIR), &mut |_| {}).unwrap();
-                let wrong: Vec<_> = verified
-                    .findings
-                    .iter()
+                let rows = verified.findings.iter();
+                let wrong: Vec<_> = rows
                     .filter(|finding| finding.is_fault || finding.is_damage)
                     .collect();
                 assert!(wrong.is_empty(), "{what}: {wrong:?}");
@@ -426,10 +419,8 @@ fn a_damaged_log_file_costs_the_records_that_the_journal_no_longer_has_and_they_
             let log = open(&disk);
             let (found, damaged) = read(&log);
             let lost: Vec<u64> = damaged.iter().flat_map(|(from, until)| *from..*until).collect();
-            assert!(
-                !lost.is_empty() && lost.len() as u64 <= in_it * 2,
-                "{harm}: {lost:?}"
-            );
+            assert!(!lost.is_empty(), "{harm}: {lost:?}");
+            assert!(lost.len() as u64 <= in_it * 2, "{harm}: {lost:?}");
             if harm == "a bit" {
                 assert_eq!(lost.len(), 1, "a batch");
             }
@@ -438,10 +429,8 @@ fn a_damaged_log_file_costs_the_records_that_the_journal_no_longer_has_and_they_
             all.sort_unstable();
             assert_eq!(all, (0..RECORDS).collect::<Vec<_>>(), "{harm}");
             let known = log.damaged_ranges();
-            let known: Vec<_> = known
-                .iter()
-                .map(|range| (range.from.get(), range.until.get()))
-                .collect();
+            let rows = known.iter();
+            let known: Vec<_> = rows.map(|range| (range.from.get(), range.until.get())).collect();
             assert_eq!(known, damaged, "{harm}: health says the same");
             assert_eq!(committed(&log).as_deref(), Some(&b"newest"[..]));
             log.close().unwrap();
@@ -506,13 +495,10 @@ fn a_damaged_journal_file_costs_what_only_it_held_and_after_a_clean_stop_nothing
             if let Some(harmed) = harmed {
                 assert_ne!(harmed, evidence);
                 let kept = disk.list(&Path::new(DIR).join("journal")).unwrap();
-                let mut kept = kept
-                    .iter()
-                    .map(|entry| Path::new(DIR).join("journal").join(&entry.name));
-                assert!(
-                    kept.any(|path| disk.contents(&path) == Some(harmed.clone())),
-                    "the file is kept"
-                );
+                let rows = kept.iter();
+                let mut kept = rows.map(|entry| Path::new(DIR).join("journal").join(&entry.name));
+                // The file is kept.
+                assert!(kept.any(|path| disk.contents(&path) == Some(harmed.clone())));
             }
         }
     }
@@ -568,9 +554,7 @@ fn both_slots_of_the_state_damaged_cost_committed_offsets_and_no_record() {
         commit(&log, b"anew").expect("commits go on");
         log.close().unwrap();
         drop(log);
-        assert_eq!(
-            committed(&open(&disk.after_power_cut())).as_deref(),
-            Some(&b"anew"[..])
-        );
+        let found = committed(&open(&disk.after_power_cut()));
+        assert_eq!(found.as_deref(), Some(&b"anew"[..]));
     }
 }

@@ -225,11 +225,8 @@ fn the_bytes_in_the_documentation_are_those_of_the_golden_directories() {
         let bytes = tree[Path::new(path)].as_ref().expect("a file");
         for line in rest.lines().take_while(|line| *line != "```") {
             let (at, expected) = row(line);
-            assert_eq!(
-                bytes[at..at + expected.len()],
-                expected,
-                "{name}: {path} at {at:#x}"
-            );
+            let found = &bytes[at..at + expected.len()];
+            assert_eq!(found, expected, "{name}: {path} at {at:#x}");
             let again = listing::line(at, &expected);
             assert_eq!(again, line, "{name}: {path} at {at:#x}");
             shown += 1;

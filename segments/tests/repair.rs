@@ -206,10 +206,8 @@ fn repair_that_is_stopped_anywhere_can_be_done_again_and_loses_nothing() {
         while from < Offset::new(RECORDS) {
             from = partition.read(read_from(from, 1 << 20)).unwrap().next_offset;
         }
-        assert_eq!(
-            log.state_get(b"group").as_deref(),
-            Some((RECORDS - 1).to_string().as_bytes())
-        );
+        let found = log.state_get(b"group");
+        assert_eq!(found.as_deref(), Some((RECORDS - 1).to_string().as_bytes()));
         if stopped.is_ok() {
             break;
         }

@@ -78,15 +78,14 @@ fn read_partition(
         }
     }
     // Health knows the same.
-    let known: BTreeSet<u64> = partition
-        .damaged_ranges()
+    let rows = partition.damaged_ranges();
+    let known: BTreeSet<u64> = rows
         .iter()
         .flat_map(|range| range.from.get()..range.until.get())
         .collect();
     if known != missing {
-        problems.push(format!(
-            "{name}: lost {missing:?}, and known to be lost {known:?}"
-        ));
+        let text = format!("{name}: lost {missing:?}, and known to be lost {known:?}");
+        problems.push(text);
     }
     missing
 }

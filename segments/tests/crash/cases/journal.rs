@@ -60,16 +60,12 @@ fn state_changes_go_on_for_ever_on_a_disk_that_is_full_from_the_start() {
     for n in 0..300_u32 {
         set_state(&log, "offset", &n.to_le_bytes()).unwrap();
     }
-    assert!(
-        disk.calls_by_kind()[&IoKind::Rename] > 2,
-        "journal files were used again"
-    );
+    // Journal files were used again.
+    assert!(disk.calls_by_kind()[&IoKind::Rename] > 2);
     let disk = disk.after_power_cut();
     let log = open(&disk);
-    assert_eq!(
-        log.state_get(b"offset").as_deref(),
-        Some(&299_u32.to_le_bytes()[..])
-    );
+    let found = log.state_get(b"offset");
+    assert_eq!(found.as_deref(), Some(&299_u32.to_le_bytes()[..]));
     disk.set_capacity(None);
     append(&log, &[0], &[0; 10_000]).unwrap();
 }
@@ -124,11 +120,8 @@ fn a_round_that_recovery_has_only_seen_in_the_cache_is_whole_or_gone_after_a_pow
         disk.stop_at(stop);
         let _opened = try_open(&disk);
         let log = open(&disk.after_power_cut());
-        assert_eq!(
-            log.state_get(b"key").is_some(),
-            values(&log, 0).len() == 1,
-            "stop {stop}"
-        );
+        let found = log.state_get(b"key").is_some();
+        assert_eq!(found, values(&log, 0).len() == 1, "stop {stop}");
     }
 }
 
@@ -167,11 +160,8 @@ fn a_bit_flipped_in_the_last_round_of_the_journal_does_not_make_it_a_torn_one() 
                 values(&log, 0).len() == 2 || !what.is_empty(),
                 "seed {seed}, bit {bit}"
             );
-            assert_eq!(
-                log.state_get(b"offset").as_deref(),
-                Some(&b"2"[..]),
-                "seed {seed}, bit {bit}"
-            );
+            let found = log.state_get(b"offset");
+            assert_eq!(found.as_deref(), Some(&b"2"[..]), "seed {seed}, bit {bit}");
         }
     }
 }
@@ -218,12 +208,8 @@ fn a_journal_file_that_is_missing_or_cut_is_missed_from_its_first_round_on() {
             disk.contents(path)
                 .is_some_and(|bytes| bytes.get(4100..4104) == Some(&b"RND1"[..]))
         };
-        let files: Vec<_> = disk
-            .list(&dir)
-            .unwrap()
-            .iter()
-            .map(|entry| dir.join(&entry.name))
-            .collect();
+        let rows = disk.list(&dir).unwrap();
+        let files: Vec<_> = rows.iter().map(|entry| dir.join(&entry.name)).collect();
         let current = files.iter().rposition(|path| has_rounds(path)).unwrap();
         for length in [None, Some(0), Some(40), Some(4096)] {
             let disk = disk.after_kill();
