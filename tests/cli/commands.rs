@@ -284,6 +284,14 @@ fn the_files_of_a_data_directory_are_printed_and_damage_in_them_is_named() {
         std::fs::write(&wrong, flipped(&index, 20)).unwrap();
         assert!(inspect(&wrong).failed().contains("checksum of the header"));
         std::fs::remove_file(&wrong).unwrap();
+        let cut = path("wrong.journal");
+        let whole = std::fs::read(journal).unwrap();
+        std::fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
+        assert!(inspect(&cut).failed().contains("its end is missing"));
+        for name in ["wrong.journal", "wrong.index", "wrong.timeindex"] {
+            std::fs::write(path(name), "").unwrap();
+            assert!(inspect(&path(name)).failed().contains("is damaged: "), "{name}");
+        }
         let foreign = data.join("topics/t/topic.json");
         for (file, part) in [
             (

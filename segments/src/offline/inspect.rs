@@ -1,8 +1,8 @@
 //! What one file of a data directory has in it: a segment, either file of its index, or a journal file.
 //!
-//! The content decides what a file is, except for a segment, which has no magic: its name says its first offset. Nothing
-//! is changed, and nothing outside of the file is read. What is damaged is named, and the walk goes on behind it where
-//! something healthy follows.
+//! The content decides what a file is, or its name where that is cut or empty; a segment has no magic, and its name says
+//! its first offset. Nothing is changed, and nothing outside of the file is read. What is damaged is named, and the walk
+//! goes on behind it where something healthy follows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -67,15 +67,15 @@ pub fn inspect(path: &Path, visit: &mut dyn FnMut(InspectedPart)) -> Result<Opti
         visit,
         damage: Vec::new(),
     };
-    let kind = match bytes.get(..8) {
-        Some(b"QUIPUJNL") => inspection.journal(),
-        Some(b"quipuidx") => inspection.index("index", 8),
-        Some(b"quiputim") => inspection.index("time index", 12),
-        _ if path.extension().is_some_and(|extension| extension == "log") => {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let kind = match (bytes.get(..8), extension) {
+        (Some(b"QUIPUJNL"), _) | (_, Some("journal")) => inspection.journal(),
+        (Some(b"quipuidx"), _) | (_, Some("index")) => inspection.index("index", 8),
+        (Some(b"quiputim"), _) | (_, Some("timeindex")) => inspection.index("time index", 12),
+        (_, Some("log")) => {
             let base = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
-            let first = BatchHeader::peek(&bytes)
-                .ok()
-                .map(|header| header.base_offset.get());
+            let first = BatchHeader::peek(&bytes).ok();
+            let first = first.map(|header| header.base_offset.get());
             // A first batch that is damaged says nothing; the name then has to do.
             match (base, first) {
                 (None, _) => return Ok(None),
@@ -125,19 +125,12 @@ impl Inspection<'_> {
                 self.say("zeros", at, vec![("bytes", number(rest.len() as u64))]);
                 break;
             }
-            let (problem, header) = match batch::verify(rest) {
-                Ok(header) => (None, Some(header)),
-                Err(error) => (
-                    Some(error),
-                    BatchHeader::peek(rest)
-                        .ok()
-                        .filter(|h| h.total_bytes() <= rest.len()),
-                ),
-            };
-            if let Some(problem) = problem {
+            let verified = batch::verify(rest);
+            if let Err(problem) = &verified {
                 self.damage.push(format!("byte {at}: {problem}"));
             }
-            let Some(header) = header else {
+            let header = verified.or_else(|_| BatchHeader::peek(rest)).ok();
+            let Some(header) = header.filter(|header| header.total_bytes() <= rest.len()) else {
                 // Where the next one begins is not known: search for a batch that is whole.
                 let next = (at + 1..bytes.len()).find(|next| is_batch(&bytes[*next..]));
                 at = next.unwrap_or(bytes.len());
@@ -237,6 +230,11 @@ impl Inspection<'_> {
             ("file_bytes", number(header.file_bytes)),
         ];
         self.say("header", 0, fields);
+        let (found, expected) = (bytes.len() as u64, header.file_bytes);
+        if found < expected {
+            self.damage
+                .push(format!("it has {found} bytes of {expected}: its end is missing"));
+        }
         let block = BLOCK_BYTES as usize;
         let mut at = block;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
