@@ -19,7 +19,7 @@ use quipu::http::app::App;
 use quipu::server::{self, Server};
 use quipu::settings::Config;
 use quipu_segments::SystemClock;
-use support::disk::{Closed, Gate, GatedDisk};
+use support::disk::{Closed, Gate, gated};
 use support::{Connection, PATIENCE, anonymous_bytes, read_partition};
 
 const MIB: u64 = 1 << 20;
@@ -152,7 +152,7 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
     let gate = Arc::new(Gate::default());
     let start = || -> Server {
         let config = config(&directory.path().join("data"));
-        let (disk, clock) = (Arc::new(GatedDisk::new(&gate)), Arc::new(SystemClock::new()));
+        let (disk, clock) = (Arc::new(gated(&gate)), Arc::new(SystemClock::new()));
         runtime.block_on(server::start_on(config, disk, clock)).unwrap()
     };
     let server = start();

@@ -13,12 +13,12 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_segments::sim::{Fault, IoKind};
+use quipu_segments::sim::{Fault, IoKind, Layered};
 use quipu_segments::{Ack, Error, Offset, Options, TimestampMs, TopicSettings, TopicSpec};
 use shuttle::rand::{Rng as _, thread_rng};
 use shuttle::thread::{JoinHandle, yield_now};
 
-use lying::LyingDisk;
+use lying::Lying;
 use world::{Setup, TOPIC, Tally, World, chance, explore, notices, together};
 
 /// What a thread does.
@@ -181,7 +181,7 @@ fn a_disk_that_lies_about_the_journals_sync_is_noticed() {
         producers_and_followers(
             tally,
             Setup {
-                wrap: |disk| Arc::new(LyingDisk::new(disk)),
+                wrap: |disk| Arc::new(Layered(Lying(disk))),
                 ..Setup::default()
             },
         );

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use quipu_segments::sim::{DiskLayer, FileLayer, Layered, LayeredFile};
 use quipu_segments::{
-    DirEntry, Disk, DiskFile, Log, Mapping, Offset, OpenMode, Options, RealDisk, SystemClock, repair,
-    repair_on, verify,
+    Disk, DiskFile, Log, Offset, Options, RealDisk, SystemClock, repair, repair_on, verify,
 };
 use support::{NOW, TOPIC, change, partition, read_from, request, spec, store};
 
@@ -33,50 +33,22 @@ fn take(left: &AtomicUsize) -> io::Result<()> {
         .map_err(|_| io::Error::other("stopped"))
 }
 
-impl Disk for Stopping {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        if mode == OpenMode::Create {
-            take(&self.left)?;
-        }
-        Ok(Arc::new(StoppingFile {
-            file: self.disk.open(path, mode)?,
-            left: Arc::clone(&self.left),
-        }))
+impl DiskLayer for Stopping {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
     }
-    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        self.disk.list(dir)
+    fn before_change(&self) -> io::Result<()> {
+        take(&self.left)
     }
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        take(&self.left)?;
-        self.disk.create_dir_all(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        take(&self.left)?;
-        self.disk.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        take(&self.left)?;
-        self.disk.remove_file(path)
-    }
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        take(&self.left)?;
-        self.disk.remove_dir_all(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        take(&self.left)?;
-        self.disk.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(path)
+    fn wrap(&self, _: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        let left = Arc::clone(&self.left);
+        Arc::new(LayeredFile(StoppingFile { file, left }))
     }
 }
 
-impl DiskFile for StoppingFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, position)
+impl FileLayer for StoppingFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
     }
     fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         if let Err(error) = take(&self.left) {
@@ -93,15 +65,9 @@ impl DiskFile for StoppingFile {
         take(&self.left)?;
         self.file.sync_data()
     }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
     fn set_len(&self, len: u64) -> io::Result<()> {
         take(&self.left)?;
         self.file.set_len(len)
-    }
-    fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
-        self.file.map(len)
     }
 }
 
@@ -180,10 +146,8 @@ fn repair_that_is_stopped_anywhere_can_be_done_again_and_loses_nothing() {
         let dir = dir.path();
         copy(base.path(), dir);
         let left = Arc::new(AtomicUsize::new(stop));
-        let disk = Stopping {
-            disk: RealDisk::new(),
-            left: Arc::clone(&left),
-        };
+        let (disk, count) = (RealDisk::new(), Arc::clone(&left));
+        let disk = Layered(Stopping { disk, left: count });
         let stopped = repair_on(Arc::new(disk), &SystemClock::new(), dir, &mut |_| {});
         if let Ok(repaired) = &stopped {
             assert!(repaired.mended.len() >= 7, "{:?}", repaired.mended);

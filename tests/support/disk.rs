@@ -1,10 +1,11 @@
 //! A disk that hangs: syncs of the journal wait until a test lets them go on.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
-use quipu_segments::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk};
+use quipu_segments::sim::{DiskLayer, FileLayer, Layered, LayeredFile, is_journal};
+use quipu_segments::{Disk, DiskFile, RealDisk};
 
 /// Whether syncs of the journal may go on, and how many wait for that.
 #[derive(Default)]
@@ -52,60 +53,26 @@ impl Drop for Closed<'_> {
 }
 
 /// The real disk, but for syncs of journal files.
-pub struct GatedDisk {
+pub struct Gated {
     disk: RealDisk,
     gate: Arc<Gate>,
 }
 
-impl GatedDisk {
-    pub fn new(gate: &Arc<Gate>) -> Self {
-        Self {
-            disk: RealDisk::new(),
-            gate: gate.clone(),
-        }
-    }
+pub fn gated(gate: &Arc<Gate>) -> Layered<Gated> {
+    let (disk, gate) = (RealDisk::new(), gate.clone());
+    Layered(Gated { disk, gate })
 }
 
-impl Disk for GatedDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.open(path, mode)?;
-        if path.extension().is_some_and(|extension| extension == "journal") {
-            let gate = self.gate.clone();
-            return Ok(Arc::new(GatedFile { file, gate }));
+impl DiskLayer for Gated {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
+    }
+    fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        if !is_journal(path) {
+            return file;
         }
-        Ok(file)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        self.disk.list(dir)
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(path)
+        let gate = self.gate.clone();
+        Arc::new(LayeredFile(GatedFile { file, gate }))
     }
 }
 
@@ -114,29 +81,12 @@ struct GatedFile {
     gate: Arc<Gate>,
 }
 
-impl DiskFile for GatedFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, position)
+impl FileLayer for GatedFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
     }
-
-    fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
-        self.file.write_all_at(buffers, position)
-    }
-
     fn sync_data(&self) -> io::Result<()> {
         self.gate.pass();
         self.file.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
-        self.file.map(len)
     }
 }

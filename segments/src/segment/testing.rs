@@ -10,9 +10,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::batch::BatchBuilder;
-use crate::io::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode, RealDisk};
+use crate::io::disk::{Disk, DiskFile, Mapping, OpenMode, RealDisk};
 use crate::segment::read::View;
 use crate::segment::{BatchNote, Segment, SegmentPool, Span};
+use crate::sim::{DiskLayer, FileLayer, Layered, LayeredFile};
 use crate::types::{FilePos, Offset, TimestampMs};
 
 /// A batch as it was written, and where.
@@ -231,12 +232,9 @@ struct BadMapping {
 }
 
 impl BadSectors {
-    pub(crate) fn new(disk: RealDisk, error: io::ErrorKind) -> Self {
-        Self {
-            disk,
-            bad: Arc::default(),
-            error,
-        }
+    pub(crate) fn new(disk: RealDisk, error: io::ErrorKind) -> Layered<Self> {
+        let bad = Arc::default();
+        Layered(Self { disk, bad, error })
     }
 
     fn check(&self, start: u64, end: u64) -> io::Result<()> {
@@ -246,60 +244,23 @@ impl BadSectors {
     }
 }
 
-impl Disk for BadSectors {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(BadFile {
-            file: self.disk.open(path, mode)?,
-            disk: self.clone(),
-        }))
+impl DiskLayer for BadSectors {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
     }
-    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        self.disk.list(dir)
-    }
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(path)
+    fn wrap(&self, _: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        let disk = self.clone();
+        Arc::new(LayeredFile(BadFile { file, disk }))
     }
 }
 
-impl DiskFile for BadFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, position)
-    }
-    fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
-        self.file.write_all_at(buffers, position)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+impl FileLayer for BadFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
     }
     fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
-        Ok(Arc::new(BadMapping {
-            mapping: self.file.map(len)?,
-            disk: self.disk.clone(),
-        }))
+        let (mapping, disk) = (self.file.map(len)?, self.disk.clone());
+        Ok(Arc::new(BadMapping { mapping, disk }))
     }
 }
 

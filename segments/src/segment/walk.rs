@@ -652,14 +652,14 @@ mod tests {
                 for _ in 0..1 + random.below(3) {
                     let page = random.below(20) * 4096;
                     let pages = 1 + random.below(4);
-                    disk.bad.lock().push(page..page + pages * 4096);
+                    disk.0.bad.lock().push(page..page + pages * 4096);
                 }
                 let damaged = rig
                     .written
                     .iter()
                     .enumerate()
                     .filter(|(_, w)| {
-                        let bad = disk.bad.lock();
+                        let bad = disk.0.bad.lock();
                         bad.iter().any(|bad| bad.start < w.end() && w.start() < bad.end)
                     })
                     .map(|(index, _)| index)
@@ -667,7 +667,7 @@ mod tests {
                 let max_bytes = [1, 5000, usize::MAX][random.below(3) as usize];
                 check(&rig, &damaged, max_bytes, "bad pages");
                 // A disk may change its mind; what it could not read is not held against it.
-                disk.bad.lock().clear();
+                disk.0.bad.lock().clear();
                 check(&rig, &BTreeSet::new(), max_bytes, "good again");
             }
         }
@@ -680,11 +680,11 @@ mod tests {
             let mut rig = Rig::new(disk.clone(), 4, 0);
             rig.fill(100);
             rig.reopen();
-            disk.bad.lock().push(50_000..60_000);
+            disk.0.bad.lock().push(50_000..60_000);
             let request = ReadRequest::new(Offset::ZERO, usize::MAX);
             let error = read(&rig.view(), request, Access::Cold).unwrap_err();
             assert!(matches!(error, Error::Io { .. }), "{error}");
-            disk.bad.lock().clear();
+            disk.0.bad.lock().clear();
             check(&rig, &BTreeSet::new(), 5000, "with memory again");
         }
     }

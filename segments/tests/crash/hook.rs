@@ -3,72 +3,59 @@
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use quipu_segments::sim::SimDisk;
-use quipu_segments::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
+use quipu_segments::sim::{DiskLayer, FileLayer, Layered, LayeredFile, SimDisk, is_journal};
+use quipu_segments::{Disk, DiskFile};
 
-type Hook = Arc<Mutex<Option<Box<dyn FnMut() + Send>>>>;
+type Run = Option<Box<dyn FnMut() + Send>>;
+
+/// What is done before a sync; clones share it.
+#[derive(Clone, Default)]
+struct Hook(Arc<Mutex<Run>>);
+
+impl Hook {
+    fn run(&self) -> MutexGuard<'_, Run> {
+        self.0.lock().expect("no test goes on after a panic")
+    }
+}
 
 #[derive(Clone)]
-pub(crate) struct HookedDisk {
+pub(crate) struct Hooked {
     disk: SimDisk,
     hook: Hook,
 }
 
-impl HookedDisk {
-    pub(crate) fn new(disk: SimDisk) -> Self {
-        Self {
-            disk,
-            hook: Hook::default(),
-        }
-    }
+pub(crate) type HookedDisk = Layered<Hooked>;
 
+pub(crate) fn hooked(disk: SimDisk) -> HookedDisk {
+    Layered(Hooked {
+        disk,
+        hook: Hook::default(),
+    })
+}
+
+impl Hooked {
     pub(crate) fn before_journal_sync(&self, hook: impl FnMut() + Send + 'static) {
-        *self.hook.lock().expect("no test goes on after a panic") = Some(Box::new(hook));
+        *self.hook.run() = Some(Box::new(hook));
     }
 
     /// Forgets the hook, and with it what it holds.
     pub(crate) fn unhook(&self) {
-        self.hook.lock().expect("no test goes on after a panic").take();
+        self.hook.run().take();
     }
 }
 
-impl Disk for HookedDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.open(path, mode)?;
-        if path.extension().is_some_and(|extension| extension == "journal") {
-            return Ok(Arc::new(HookedFile {
-                file,
-                hook: self.hook.clone(),
-                is_round: AtomicBool::new(false),
-            }));
+impl DiskLayer for Hooked {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
+    }
+    fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        if !is_journal(path) {
+            return file;
         }
-        Ok(file)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        self.disk.list(dir)
-    }
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(path)
+        let (hook, is_round) = (self.hook.clone(), AtomicBool::new(false));
+        Arc::new(LayeredFile(HookedFile { file, hook, is_round }))
     }
 }
 
@@ -78,9 +65,9 @@ struct HookedFile {
     is_round: AtomicBool,
 }
 
-impl DiskFile for HookedFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, position)
+impl FileLayer for HookedFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
     }
     fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         // A file that is made or recycled gets its header last; a sync after that is not one of a round.
@@ -89,24 +76,11 @@ impl DiskFile for HookedFile {
     }
     fn sync_data(&self) -> io::Result<()> {
         let is_round = self.is_round.load(Ordering::Relaxed);
-        let hook = self
-            .hook
-            .lock()
-            .expect("no test goes on after a panic")
-            .take_if(|_| is_round);
+        let hook = self.hook.run().take_if(|_| is_round);
         if let Some(mut run) = hook {
             run();
-            *self.hook.lock().expect("no test goes on after a panic") = Some(run);
+            *self.hook.run() = Some(run);
         }
         self.file.sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
-        self.file.map(len)
     }
 }

@@ -8,7 +8,7 @@ use quipu_segments::{AppendRequest, Log};
 
 use super::{DIR, Driver, MOST_CALLS};
 use crate::check::{self, Restart};
-use crate::hook::HookedDisk;
+use crate::hook::hooked;
 
 impl Driver {
     /// Opens the log, whatever happens meanwhile, and compares all of it.
@@ -26,7 +26,7 @@ impl Driver {
                     _ => {}
                 }
             }
-            let disk = HookedDisk::new(self.disk.clone());
+            let disk = hooked(self.disk.clone());
             let clock = Arc::new(self.clock.clone());
             match Log::open_with(
                 Arc::new(disk.clone()),
@@ -54,7 +54,7 @@ impl Driver {
                     self.hooked = Some(disk.clone());
                     if self.interleaved {
                         let (log, mut rng) = (log.clone(), self.rng.fork());
-                        disk.before_journal_sync(move || {
+                        disk.0.before_journal_sync(move || {
                             if rng.chance(1, 3) {
                                 // What it meets, the log remembers.
                                 let _result = log.sync_segments();
@@ -110,7 +110,7 @@ impl Driver {
     pub(super) fn drop_log(&mut self) {
         self.log = None;
         if let Some(disk) = self.hooked.take() {
-            disk.unhook();
+            disk.0.unhook();
         }
     }
 

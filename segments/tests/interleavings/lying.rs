@@ -5,51 +5,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use quipu_segments::sim::SimDisk;
-use quipu_segments::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
+use quipu_segments::sim::{DiskLayer, FileLayer, LayeredFile, SimDisk, is_journal};
+use quipu_segments::{Disk, DiskFile};
 
-pub(crate) struct LyingDisk(SimDisk);
+pub(crate) struct Lying(pub(crate) SimDisk);
 
-impl LyingDisk {
-    pub(crate) fn new(disk: SimDisk) -> Self {
-        Self(disk)
+impl DiskLayer for Lying {
+    fn below(&self) -> &dyn Disk {
+        &self.0
     }
-}
-
-impl Disk for LyingDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.0.open(path, mode)?;
-        if path.extension().is_some_and(|extension| extension == "journal") {
-            return Ok(Arc::new(LyingFile {
-                file,
-                holds_rounds: AtomicBool::new(false),
-            }));
+    fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        if !is_journal(path) {
+            return file;
         }
-        Ok(file)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        self.0.list(dir)
-    }
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.0.exists(path)
-    }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.0.create_dir_all(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.0.remove_file(path)
-    }
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.0.remove_dir_all(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.0.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        self.0.lock(path)
+        let holds_rounds = AtomicBool::new(false);
+        Arc::new(LayeredFile(LyingFile { file, holds_rounds }))
     }
 }
 
@@ -59,9 +29,9 @@ struct LyingFile {
     holds_rounds: AtomicBool,
 }
 
-impl DiskFile for LyingFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, position)
+impl FileLayer for LyingFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
     }
     fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         self.holds_rounds.store(position > 0, Ordering::Relaxed);
@@ -72,14 +42,5 @@ impl DiskFile for LyingFile {
             return Ok(());
         }
         self.file.sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn map(&self, len: u64) -> io::Result<Arc<dyn Mapping>> {
-        self.file.map(len)
     }
 }

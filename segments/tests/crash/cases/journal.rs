@@ -10,19 +10,21 @@ use super::{
     DIR, NOW, SEEDS, append, change, open, options, request, set_state, spec, start, start_empty, try_open,
     try_open_with, values,
 };
-use crate::hook::HookedDisk;
+use crate::hook::hooked;
 
 #[test]
 fn what_is_published_during_a_sync_is_in_the_checkpoint_after_the_next() {
     for seed in 0..SEEDS {
         let disk = SimDisk::new(seed);
-        let hooked = HookedDisk::new(disk.clone());
+        let hooked = hooked(disk.clone());
         let log = try_open_with(Arc::new(hooked.clone()), &SimClock::new(NOW), options()).unwrap();
         log.create_topic("orders", spec(1, 1 << 20)).unwrap();
         let syncing = log.clone();
-        hooked.before_journal_sync(move || syncing.sync_segments().unwrap());
+        hooked
+            .0
+            .before_journal_sync(move || syncing.sync_segments().unwrap());
         append(&log, &[0], b"1").unwrap();
-        hooked.unhook();
+        hooked.0.unhook();
         log.sync_segments().unwrap();
         let log = open(&disk.after_power_cut());
         assert_eq!(values(&log, 0), [b"1"], "seed {seed}");
