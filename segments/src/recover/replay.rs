@@ -6,7 +6,7 @@
 //!
 //! Crash: the journal and the checkpoint are not touched here, so the next start writes the same again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -35,13 +35,34 @@ impl Recovery<'_> {
         state: &mut State,
     ) -> Result<HashSet<TopicId>> {
         let mut deleted: HashSet<TopicId> = deleting.iter().copied().collect();
+        let (mut starts, mut bases) = (HashMap::new(), HashMap::<_, BTreeSet<Offset>>::new());
         scan.for_each(|_, items| {
-            deleted.extend(items.iter().filter_map(|item| match item {
-                Item::TopicDeleted(id) => Some(*id),
-                _ => None,
-            }));
+            for item in items {
+                match *item {
+                    Item::State { .. } => {}
+                    Item::TopicDeleted(id) => drop(deleted.insert(id)),
+                    Item::LogStart { partition, offset } => {
+                        let start = starts.entry(partition).or_insert(offset);
+                        *start = offset.max(*start);
+                    }
+                    Item::Append {
+                        partition,
+                        segment_base,
+                        ..
+                    } => {
+                        bases.entry(partition).or_default().insert(segment_base);
+                    }
+                }
+            }
             Ok(())
         })?;
+        // What is trimmed is not written again: the disk may be full, and the space in use by what came after.
+        let kept_from = |(partition, bases): (PartitionId, BTreeSet<Offset>)| {
+            let known = self.known.get(&partition).map(|known| known.log_start_offset);
+            let start = known.max(starts.get(&partition).copied())?;
+            Some((partition, *bases.range(..=start).next_back()?))
+        };
+        let kept_from: HashMap<PartitionId, Offset> = bases.into_iter().filter_map(kept_from).collect();
         let names: HashMap<TopicId, &TopicBody> = topics.iter().map(|body| (body.id, body)).collect();
         scan.for_each(|round, items| {
             for item in items {
@@ -67,7 +88,8 @@ impl Recovery<'_> {
                             self.report_orphan(round, partition.topic);
                             continue;
                         };
-                        self.append(body, partition, segment_base, position, bytes, round)?;
+                        let is_trimmed = kept_from.get(&partition).is_some_and(|base| segment_base < *base);
+                        self.append(body, partition, segment_base, position, bytes, round, is_trimmed)?;
                     }
                 }
             }
@@ -89,7 +111,9 @@ impl Recovery<'_> {
         }
     }
 
-    /// Has journalled batches written at their position, again or for the first time.
+    /// Has journalled batches written at their position, again or for the first time; if they are trimmed, their segment is
+    /// only noted.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one item")]
     fn append(
         &mut self,
         body: &TopicBody,
@@ -98,6 +122,7 @@ impl Recovery<'_> {
         position: FilePos,
         bytes: &[u8],
         round: u64,
+        is_trimmed: bool,
     ) -> Result<()> {
         let malformed = || {
             Error::Directory(format!(
@@ -117,6 +142,9 @@ impl Recovery<'_> {
             return Ok(());
         }
         known.add(segment_base, end, next_offset, self.now);
+        if is_trimmed {
+            return Ok(());
+        }
 
         let dir = self
             .layout

@@ -158,6 +158,23 @@ fn trimmed_files_of_a_deleted_topic_are_not_removed_from_a_new_one_of_its_name()
 }
 
 #[test]
+fn a_start_on_a_full_disk_does_not_write_trimmed_segments_again() {
+    for seed in 0..SEEDS {
+        let (disk, log) = start(seed, spec(1, 4 << 10));
+        for _ in 0..8 {
+            append(&log, &[0], &[1; 3_000]).unwrap();
+        }
+        partition(&log, 0).trim(Offset::new(7)).unwrap();
+        // The trimmed files are removed, and no checkpoint says so.
+        disk.fail(Fault::once(IoKind::Write, 0).on("checkpoint").onwards());
+        assert!(log.sync_segments().is_err());
+        let disk = disk.after_power_cut();
+        disk.set_capacity(Some(disk.used_bytes() + (8 << 10)));
+        assert_eq!(values(&open(&disk), 0), [[1; 3_000]], "seed {seed}");
+    }
+}
+
+#[test]
 fn a_trimmed_segment_that_a_start_removed_is_not_missed_by_the_next_one() {
     for stop in 1..120 {
         let (disk, log) = start(stop, spec(1, 1 << 20));
