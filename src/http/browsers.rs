@@ -17,7 +17,7 @@ use http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
 };
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::problem::{Code, Problem};
 use crate::settings::Config;
@@ -28,6 +28,7 @@ const EXPOSED: &str =
 /// The methods of pages of a configured origin, and of pages of any origin (`*`).
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const READING: &str = "GET, HEAD";
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Checks that a request is meant for this server, and that no page of another origin changes something with it.
 ///
@@ -49,11 +50,13 @@ pub(crate) fn check<B>(config: &Config, request: &http::Request<B>) -> Result<()
             return Err(Problem::new(Code::Forbidden, detail));
         }
     }
-    if request.method().is_safe() {
+    // Almost every request: a client that is no browser.
+    let is_of_page = headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE);
+    if request.method().is_safe() || !is_of_page {
         return Ok(());
     }
     let origins = || headers.get_all(ORIGIN).iter();
-    let mut sites = headers.get_all("sec-fetch-site").iter().peekable();
+    let mut sites = headers.get_all(SEC_FETCH_SITE).iter().peekable();
     let is_own_page = if sites.peek().is_some() {
         sites.all(|site| site == "same-origin" || site == "none")
     } else {
