@@ -9,8 +9,6 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use quipu::broker::engine::Log as EngineLog;
 use quipu::broker::groups::offsets;
-use quipu::broker::lag::report;
-use quipu::broker::lag::sampler;
 use quipu::http::app::App;
 use quipu::settings::Config;
 use quipu_segments::batch::BatchBuilder;
@@ -37,23 +35,23 @@ fn lag(criterion: &mut Criterion) {
     let app = App::new(log, config, clock);
     commit(&app.log, "behind", RECORDS / 2);
     commit(&app.log, "caught_up", RECORDS);
-    sampler::tick(&app);
+    app.lags.sample();
 
     let mut group = criterion.benchmark_group("lag");
     group.bench_function(BenchmarkId::new("unmoved", PARTITIONS), |bencher| {
-        bencher.iter(|| black_box(report::lag_of(&app, "behind")));
+        bencher.iter(|| black_box(app.lags.of("behind")));
     });
     group.bench_function(BenchmarkId::new("caught_up", PARTITIONS), |bencher| {
-        bencher.iter(|| black_box(report::lag_of(&app, "caught_up")));
+        bencher.iter(|| black_box(app.lags.of("caught_up")));
     });
     group.bench_function(BenchmarkId::new("tick", 2 * PARTITIONS), |bencher| {
-        bencher.iter(|| sampler::tick(&app));
+        bencher.iter(|| app.lags.sample());
     });
     group.sample_size(20);
     group.bench_function(BenchmarkId::new("moved", PARTITIONS), |bencher| {
         bencher.iter_batched(
             || append(&app.log, 1),
-            |()| black_box(report::lag_of(&app, "behind")),
+            |()| black_box(app.lags.of("behind")),
             criterion::BatchSize::PerIteration,
         );
     });

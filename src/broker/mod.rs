@@ -26,7 +26,7 @@ use self::counters::Counters;
 use self::engine::{Clock, Log, Monotonic};
 use self::fetch::Fetcher;
 use self::groups::Groups;
-use self::lag::history::History;
+use self::lag::report::Lags;
 use self::limits::Limits;
 use self::produce::Producer;
 use self::topics::Topics;
@@ -55,12 +55,12 @@ pub struct Parts {
     pub fetcher: Fetcher,
     /// The groups.
     pub groups: Groups,
-    /// The groups' lag of the last day.
-    pub history: History,
+    /// How far the groups are behind, now and in the last day.
+    pub lags: Lags,
     /// What calls of produce share.
-    pub producer: Producer,
+    pub producer: Arc<Producer>,
     /// When the broker was made.
-    pub started: Monotonic,
+    started: Monotonic,
     /// Becomes true when the server begins to stop: long polls then end at once with what they have.
     pub stopping: watch::Sender<bool>,
 }
@@ -81,18 +81,20 @@ impl Broker {
         let fetcher = Fetcher::new(&log, &blocking, &counters, &stopping);
         let started = clock.monotonic();
         let topics = Topics::new(log.clone(), &limits);
+        let groups = Groups::new(
+            log.clone(),
+            Arc::clone(&clock),
+            blocking.clone(),
+            topics.clone(),
+            fetcher.clone(),
+            Arc::clone(&rotation),
+            stopping.subscribe(),
+        );
         Self(Arc::new(Parts {
-            groups: Groups::new(
-                log.clone(),
-                Arc::clone(&clock),
-                blocking.clone(),
-                topics.clone(),
-                fetcher.clone(),
-                Arc::clone(&rotation),
-                stopping.subscribe(),
-            ),
+            lags: Lags::new(log.clone(), Arc::clone(&clock), groups.clone()),
+            groups,
             fetcher,
-            producer: Producer::new(
+            producer: Arc::new(Producer::new(
                 log.clone(),
                 Arc::clone(&clock),
                 blocking.clone(),
@@ -100,7 +102,7 @@ impl Broker {
                 Arc::clone(&counters),
                 rotation,
                 stopping.subscribe(),
-            ),
+            )),
             log,
             topics,
             clock,
@@ -108,10 +110,14 @@ impl Broker {
             limits,
             offsets_retention,
             counters,
-            history: History::default(),
             stopping,
             started,
         }))
+    }
+
+    /// Since the broker was made.
+    pub fn uptime(&self) -> Duration {
+        self.clock.monotonic().since(self.started)
     }
 
     /// Whether the server has begun to stop.

@@ -6,11 +6,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::budget::Pool;
-use super::problem::Problem;
 use crate::broker::Broker;
-use crate::broker::blocking::Work;
 use crate::broker::engine::{Clock, Log};
-use crate::broker::refusal::Outcome;
 use crate::metrics::Metrics;
 use crate::settings::Config;
 
@@ -43,20 +40,6 @@ impl App {
             openapi: OnceLock::new(),
             config,
         }))
-    }
-
-    /// Runs what may wait for the disk, or takes long, where that holds nobody up.
-    pub(crate) async fn work<T: Send + 'static>(
-        &self,
-        kind: Work,
-        work: impl FnOnce(&App) -> Result<T, Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let app = self.clone();
-        let result = self.blocking.run(kind, move || work(&app)).await?;
-        result.map_err(|problem| match kind.only_reads() {
-            true => problem.outcome(Outcome::None),
-            false => problem,
-        })
     }
 
     /// Bytes of request bodies held in memory now.

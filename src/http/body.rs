@@ -68,8 +68,8 @@ impl<T: DeserializeOwned + Send + 'static, const LIMIT: usize> FromRequest<App> 
         if bytes.len() <= INLINE_BYTES {
             return Ok(Self(Some(json_body(&bytes)?)));
         }
-        let parsed = app.work(Work::Parse, move |_| json_body(&bytes)).await?;
-        Ok(Self(Some(parsed)))
+        let parsed = app.blocking.run(Work::Parse, move || json_body(&bytes)).await?;
+        Ok(Self(Some(parsed?)))
     }
 }
 

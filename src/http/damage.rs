@@ -79,18 +79,12 @@ async fn skip_damage(
     JsonBody(body): JsonBody<SkipBody>,
 ) -> Answer {
     let range = range(body.damaged_offset, body.damaged_until_offset, "/")?;
-    let skip = move |app: &App| {
-        app.topics.skip(&partition, range, app.clock.now())?;
-        tracing::warn!(
-            topic = topic.name(),
-            partition = partition.id().index,
-            damaged_offset = range.from.get(),
-            damaged_until_offset = range.until.get(),
-            "damaged records are skipped from now on"
-        );
-        Ok(listed(&app.log, &topic, &partition))
+    let (topics, log, now) = (app.topics.clone(), app.log.clone(), app.clock.now());
+    let skip = move || {
+        topics.skip(&partition, range, now)?;
+        Ok(listed(&log, &topic, &partition))
     };
-    ok(&app.work(Work::Change, skip).await?)
+    ok(&app.blocking.attempt(Work::Change, skip).await?)
 }
 
 /// Takes a skip back
@@ -112,11 +106,12 @@ async fn take_skip_back(
         params.number(name, 0, Offset::MAX.get())?.ok_or_else(missing)
     };
     let range = range(number("damaged_offset")?, number("damaged_until_offset")?, "")?;
-    let take_back = move |app: &App| {
-        app.topics.take_back(partition.id(), range, app.clock.now())?;
-        Ok(listed(&app.log, &topic, &partition))
+    let (topics, log, now) = (app.topics.clone(), app.log.clone(), app.clock.now());
+    let take_back = move || {
+        topics.take_back(partition.id(), range, now)?;
+        Ok(listed(&log, &topic, &partition))
     };
-    ok(&app.work(Work::Change, take_back).await?)
+    ok(&app.blocking.attempt(Work::Change, take_back).await?)
 }
 
 fn listed(log: &Log, topic: &Topic, partition: &Partition) -> DamageBody {

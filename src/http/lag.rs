@@ -10,7 +10,7 @@ use super::groups::page_of_names;
 use super::path::{AtGroup, NoQuery};
 use super::{Work, ok};
 use crate::broker::engine::{Offset, TimestampMs};
-use crate::broker::lag::report::{self, GroupLag, PartitionLag, Total};
+use crate::broker::lag::report::{GroupLag, PartitionLag, Total};
 use crate::http::Answer;
 use crate::http::app::App;
 
@@ -105,8 +105,9 @@ struct LagsBody {
 #[utoipa::path(get, path = "/v1/groups/{group}/lag", tag = "lag",
     responses((status = 200, description = "The lag", body = GroupLagBody)))]
 async fn group_lag(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
-    let lag = move |app: &App| Ok(group_body(report::lag_of(app, &group), group, true));
-    ok(&app.work(Work::Report, lag).await?)
+    let lags = app.lags.clone();
+    let lag = move || group_body(lags.of(&group), group, true);
+    ok(&app.blocking.run(Work::Report, lag).await?)
 }
 
 /// How far every group is behind, a summary each
@@ -115,12 +116,13 @@ async fn group_lag(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
         ("after" = Option<String>, Query, description = "Groups after this name")),
     responses((status = 200, description = "The lags", body = LagsBody)))]
 async fn all_lags(app: App, RawQuery(query): RawQuery) -> Answer {
-    let (names, next) = page_of_names(&app, query.as_deref())?;
-    let lags = move |app: &App| {
-        let summary = |group: String| group_body(report::lag_of(app, &group), group, false);
-        Ok(names.into_iter().map(summary).collect())
+    let (names, next) = page_of_names(&app.groups, query.as_deref())?;
+    let lags = app.lags.clone();
+    let summaries = move || {
+        let summary = |group: String| group_body(lags.of(&group), group, false);
+        names.into_iter().map(summary).collect()
     };
-    let groups = app.work(Work::Report, lags).await?;
+    let groups = app.blocking.run(Work::Report, summaries).await?;
     ok(&LagsBody { groups, next })
 }
 

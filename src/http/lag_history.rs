@@ -15,9 +15,9 @@ use super::params::Params;
 use super::path::AtGroup;
 use super::problem::Problem;
 use super::{Work, fresh, ok};
-use crate::broker::engine::{PartitionId, TopicId};
+use crate::broker::engine::{Log, PartitionId, TopicId};
 use crate::broker::lag::plot::{self, By, Line, Metric, Plot, Request, Value};
-use crate::broker::lag::report;
+use crate::broker::lag::report::{Lags, Total};
 use crate::broker::topics::{self, catalog};
 use crate::http::Answer;
 use crate::http::app::App;
@@ -95,24 +95,25 @@ struct Columns {
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
 async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -> Answer {
     let params = Params::parse(query.as_deref(), WHAT, &[])?;
-    let asked = Asked::of(&app, &params)?;
-    let history = move |app: &App| {
-        let plot = asked.plot(app, &group, Metric::Lag, MAX_SERIES);
+    let asked = Asked::of(&app.log, &params)?;
+    let (lags, log) = (app.lags.clone(), app.log.clone());
+    let history = move || {
+        let plot = asked.plot(&lags, &group, Metric::Lag, MAX_SERIES);
         let series = plot.lines.iter().map(|line| SeriesBody {
-            topic: line.topic.map(|topic| topic_name(app, topic)),
+            topic: line.topic.map(|topic| topic_name(&log, topic)),
             partition: line.partition,
             columns: Columns::of(&line.values),
         });
-        Ok(HistoryBody {
+        HistoryBody {
             series: series.collect(),
             step_ms: plot.step_ms,
             times: plot.times.iter().map(|time| time.get()).collect(),
             total: Columns::of(&plot.total),
             series_left_out: plot.left_out,
             group,
-        })
+        }
     };
-    ok(&app.work(Work::Report, history).await?)
+    ok(&app.blocking.run(Work::Report, history).await?)
 }
 
 /// A chart of a group's lag
@@ -128,7 +129,7 @@ async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGrou
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
 async fn lag_svg(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -> Answer {
     let params = Params::parse(query.as_deref(), &[WHAT, &["metric", "theme"]].concat(), &[])?;
-    let asked = Asked::of(&app, &params)?;
+    let asked = Asked::of(&app.log, &params)?;
     let metrics = [
         ("lag", Metric::Lag),
         ("lag_ms", Metric::LagMs),
@@ -141,8 +142,9 @@ async fn lag_svg(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -
         ("dark", Theme::Dark),
     ];
     let theme = params.choice("theme", &themes)?.unwrap_or_default();
-    let picture = move |app: &App| Ok(asked.picture(app, &group, metric, theme));
-    let svg = app.work(Work::Report, picture).await?;
+    let (lags, log) = (app.lags.clone(), app.log.clone());
+    let picture = move || asked.picture(&lags, &log, &group, metric, theme);
+    let svg = app.blocking.run(Work::Report, picture).await?;
     Ok((fresh("image/svg+xml"), svg).into_response())
 }
 
@@ -155,7 +157,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(app: &App, params: &Params) -> Result<Self, Problem> {
+    fn of(log: &Log, params: &Params) -> Result<Self, Problem> {
         let choices = [
             ("group", By::Group),
             ("topic", By::Topic),
@@ -177,7 +179,7 @@ impl Asked {
             }
             return Ok(asked);
         };
-        let topic = catalog::find(&app.log, name).map_err(|refusal| refusal.at("topic"))?;
+        let topic = catalog::find(log, name).map_err(|refusal| refusal.at("topic"))?;
         if let Some(index) = partition {
             topics::partition(&topic, index).map_err(|refusal| refusal.at("partition"))?;
         }
@@ -190,9 +192,9 @@ impl Asked {
             && self.partition.is_none_or(|index| index == id.index)
     }
 
-    fn plot(&self, app: &App, group: &str, metric: Metric, max_lines: usize) -> Plot {
+    fn plot(&self, lags: &Lags, group: &str, metric: Metric, max_lines: usize) -> Plot {
         let mut request = Request {
-            until: app.clock.now(),
+            until: lags.now(),
             window_ms: self.window_ms,
             by: self.by,
             metric,
@@ -200,32 +202,32 @@ impl Asked {
             max_steps: MAX_STEPS,
         };
         let since = plot::since(&request);
-        let recording = app.history.recording(group, since, |id| self.is_wanted(id));
+        let recording = lags.history.recording(group, since, |id| self.is_wanted(id));
         let lines = recording.series.len().clamp(1, max_lines) as u64;
         request.max_steps = (MAX_POINTS / lines).clamp(MIN_STEPS, MAX_STEPS);
         Plot::of(&recording, &request)
     }
 
-    fn picture(&self, app: &App, group: &str, metric: Metric, theme: Theme) -> String {
-        let plot = self.plot(app, group, metric, lag_chart::MAX_LINES);
-        let lag = report::lag_of(app, group);
+    fn picture(&self, lags: &Lags, log: &Log, group: &str, metric: Metric, theme: Theme) -> String {
+        let plot = self.plot(lags, group, metric, lag_chart::MAX_LINES);
+        let lag = lags.of(group);
         let topics = lag.topics.iter();
         let topics = topics.filter(|topic| self.topic.as_ref().is_none_or(|(name, _)| *name == topic.topic));
         let rows = topics.flat_map(|topic| &topic.partitions);
         let rows = rows.filter(|row| self.partition.is_none_or(|index| index == row.partition));
-        let now = rows.fold(report::Total::default(), |now, row| now.and(row.total));
+        let now = rows.fold(Total::default(), |now, row| now.and(row.total));
         // With one topic the heading has its name, and the lines need not repeat it.
         let mut topics: Vec<TopicId> = plot.lines.iter().filter_map(|line| line.topic).collect();
         topics.dedup();
         let only = match (&self.topic, &*topics) {
             (Some((name, _)), _) => Some(name.to_string()),
-            (None, [topic]) if plot.left_out == 0 => Some(topic_name(app, *topic)),
+            (None, [topic]) if plot.left_out == 0 => Some(topic_name(log, *topic)),
             _ => None,
         };
         let name = |line: &Line| match (line.topic, line.partition) {
             (Some(_), Some(index)) if only.is_some() => format!("partition {index}"),
-            (Some(topic), Some(index)) => format!("{}/{index}", topic_name(app, topic)),
-            (Some(topic), None) => topic_name(app, topic),
+            (Some(topic), Some(index)) => format!("{}/{index}", topic_name(log, topic)),
+            (Some(topic), None) => topic_name(log, topic),
             (None, _) => group.to_owned(),
         };
         let names: Vec<String> = plot.lines.iter().map(name).collect();
@@ -244,7 +246,7 @@ impl Asked {
             metric,
             plot: &plot,
             names: &names,
-            until: app.clock.now(),
+            until: lags.now(),
             now: Value {
                 lag: now.lag.lag,
                 lag_ms: now.lag.lag_ms,
@@ -269,7 +271,7 @@ impl Columns {
 }
 
 /// A topic deleted a moment ago has no known name.
-fn topic_name(app: &App, topic: TopicId) -> String {
-    let found = app.log.topic_by_id(topic).map(|topic| topic.name().to_owned());
+fn topic_name(log: &Log, topic: TopicId) -> String {
+    let found = log.topic_by_id(topic).map(|topic| topic.name().to_owned());
     found.unwrap_or_else(|| format!("topic {}", topic.0))
 }

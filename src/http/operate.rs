@@ -2,6 +2,8 @@
 //!
 //! Clients see no paths: a failure has general words here, and its details in the server's own log.
 
+use std::sync::Arc;
+
 use axum::response::IntoResponse;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -12,12 +14,12 @@ use utoipa_axum::routes;
 use super::path::NoQuery;
 use super::problem::Problem;
 use super::{Work, exact, fresh, ok};
-use crate::broker::engine::Health;
+use crate::broker::engine::{Health, Log};
 use crate::broker::refusal::Reason;
 use crate::broker::topics::skips;
 use crate::http::Answer;
 use crate::http::app::App;
-use crate::metrics;
+use crate::metrics::{self, Sources};
 
 /// The version of the data directory's layout that this version writes.
 const DATA_FORMAT: u32 = 1;
@@ -120,7 +122,7 @@ async fn ready(app: App, _: NoQuery) -> Answer {
     }
     let health = app.log.health();
     let mut degraded = degraded(&health);
-    degraded.extend(damaged(&app, &health));
+    degraded.extend(damaged(&app.log, &health));
     if health.log_failed.is_some() {
         let detail = "appends stopped after a failed write, until a restart";
         return Err(Problem::new(Reason::LogFailed, detail).with("degraded", json!(degraded)));
@@ -134,11 +136,16 @@ async fn ready(app: App, _: NoQuery) -> Answer {
     responses((status = 200, description = "OpenMetrics text", body = String,
         content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")))]
 async fn metrics_text(app: App, _: NoQuery) -> Answer {
-    let text = app.work(Work::Report, |app| {
-        let body_bytes = app.body_bytes_in_flight();
-        Ok(metrics::encode(&app.broker, &app.metrics, body_bytes))
-    });
-    let text = text.await?;
+    let from = Sources {
+        log: app.log.clone(),
+        counters: Arc::clone(&app.counters),
+        groups: app.groups.clone(),
+        lags: app.lags.clone(),
+        metrics: Arc::clone(&app.metrics),
+        uptime: app.uptime(),
+        body_bytes: app.body_bytes_in_flight(),
+    };
+    let text = app.blocking.run(Work::Report, || metrics::encode(from)).await?;
     let headers = fresh("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok((headers, exact(text.into_bytes())).into_response())
 }
@@ -148,11 +155,10 @@ async fn metrics_text(app: App, _: NoQuery) -> Answer {
     responses((status = 200, description = "Version, format of the data directory, uptime, features, limits",
         body = InfoBody)))]
 async fn info(app: App, _: NoQuery) -> Answer {
-    let uptime = app.clock.monotonic().since(app.started);
     ok(&InfoBody {
         version: env!("CARGO_PKG_VERSION"),
         data_format: DATA_FORMAT,
-        uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
+        uptime_ms: u64::try_from(app.uptime().as_millis()).unwrap_or(u64::MAX),
         features: FEATURES.split(' ').collect(),
         limits: app.config.limits_json(),
     })
@@ -185,14 +191,14 @@ fn degraded(health: &Health) -> Vec<Degraded> {
 }
 
 /// The faults for unreadable records, each range by itself up to a bound.
-fn damaged(app: &App, health: &Health) -> Vec<Degraded> {
+fn damaged(log: &Log, health: &Health) -> Vec<Degraded> {
     let mut ids: Vec<_> = health.damaged_ranges.iter().map(|it| it.partition).collect();
     ids.dedup();
     let mut rows = Vec::new();
     for id in ids {
-        let topic = app.log.topic_by_id(id.topic);
+        let topic = log.topic_by_id(id.topic);
         if let Some(partition) = topic.and_then(|topic| topic.partition(id.index)) {
-            let known = skips::known(&app.log, &partition).into_iter();
+            let known = skips::known(log, &partition).into_iter();
             rows.extend(known.map(|row| damaged_row(partition.name(), row)));
         }
     }

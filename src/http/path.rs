@@ -9,9 +9,7 @@ use serde::de::DeserializeOwned;
 use super::params::Params;
 use super::problem::Problem;
 use crate::broker::engine::{Partition, Topic};
-use crate::broker::lag::report;
 use crate::broker::names;
-use crate::broker::refusal::Reason;
 use crate::broker::topics::{catalog, unknown_partition};
 use crate::http::app::App;
 
@@ -75,7 +73,7 @@ extract!(GroupName, |parts, app| {
 });
 extract!(AtGroup, |parts, app| {
     let GroupName(group) = GroupName::from_request_parts(parts, app).await?;
-    check_exists(app, &group)?;
+    app.groups.check_exists(&group)?;
     Ok(Self(group))
 });
 extract!(MemberName, |parts, app| {
@@ -97,18 +95,6 @@ async fn path<T: DeserializeOwned + Send>(parts: &mut Parts, app: &App, pointer:
 #[cold]
 pub(super) fn not_text(pointer: &str) -> Problem {
     Problem::invalid(pointer, "the path is not UTF-8 once it is percent-decoded")
-}
-
-/// Refuses the name of a group that does not exist.
-///
-/// # Errors
-/// 404 `unknown-group`.
-pub(super) fn check_exists(app: &App, group: &str) -> Result<(), Problem> {
-    if report::exists(app, group) {
-        return Ok(());
-    }
-    let detail = format!("the group {group} does not exist");
-    Err(Problem::new(Reason::UnknownGroup, detail))
 }
 
 /// The index of a partition in digits, without a sign or leading zeros: one partition has one path.

@@ -21,6 +21,7 @@ use super::problem::Problem;
 use super::{Work, json_answer, ok};
 use crate::broker::engine::{Error, Log, Offset, Partition, PartitionStats, TimestampMs, Topic};
 use crate::broker::names;
+use crate::broker::refusal::Refusal;
 use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
 use crate::broker::topics::skips;
 use crate::formats::time::parse_time;
@@ -138,11 +139,12 @@ async fn create_topic(
 ) -> Answer {
     names::TOPIC.check(&name)?;
     let body = body.unwrap_or_default();
-    let create = move |app: &App| {
-        let (topic, is_new) = app.topics.create(&name, body.partitions, &body.config)?;
-        Ok((describe(&app.log, &topic)?, is_new))
+    let (topics, log) = (app.topics.clone(), app.log.clone());
+    let create = move || {
+        let (topic, is_new) = topics.create(&name, body.partitions, &body.config)?;
+        Ok((describe(&log, &topic)?, is_new))
     };
-    let (described, is_new) = app.work(Work::Change, create).await?;
+    let (described, is_new) = app.blocking.attempt(Work::Change, create).await?;
     if !is_new {
         return ok(&described);
     }
@@ -182,9 +184,9 @@ async fn list_topics(app: App, RawQuery(query): RawQuery) -> Answer {
 #[utoipa::path(get, path = "/v1/topics/{topic}", tag = "topics",
     responses((status = 200, description = "The topic", body = TopicDescription)))]
 async fn describe_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
-    ok(&app
-        .work(Work::Report, move |app| describe(&app.log, &topic))
-        .await?)
+    let log = app.log.clone();
+    let described = app.blocking.attempt(Work::Report, move || describe(&log, &topic));
+    ok(&described.await?)
 }
 
 /// Adds partitions to a topic, and changes its configuration
@@ -201,19 +203,21 @@ async fn alter_topic(
     _: NoQuery,
     JsonBody(body): JsonBody<TopicBody, MOST_BODY_BYTES>,
 ) -> Answer {
-    let alter = move |app: &App| {
-        let topic = app.topics.alter(topic.name(), body.partitions, &body.config)?;
-        describe(&app.log, &topic)
+    let (topics, log) = (app.topics.clone(), app.log.clone());
+    let alter = move || {
+        let topic = topics.alter(topic.name(), body.partitions, &body.config)?;
+        describe(&log, &topic)
     };
-    ok(&app.work(Work::Change, alter).await?)
+    ok(&app.blocking.attempt(Work::Change, alter).await?)
 }
 
 /// Deletes a topic with its records and the offsets that groups committed in it
 #[utoipa::path(delete, path = "/v1/topics/{topic}", tag = "topics",
     responses((status = 204, description = "Deleted; a topic made later under the same name is another one")))]
 async fn delete_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
-    app.work(Work::Change, move |app| Ok(app.topics.delete(topic.name())?))
-        .await?;
+    let topics = app.topics.clone();
+    let delete = move || topics.delete(topic.name());
+    app.blocking.attempt(Work::Change, delete).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -234,8 +238,9 @@ async fn delete_records(
     let missing = "say which offset is the first to be kept: before=<offset>";
     let before = params.number("before", 0, Offset::MAX.get())?;
     let before = Offset::new(before.ok_or_else(|| Problem::invalid("before", missing))?);
-    let trim = move |app: &App| Ok(app.topics.trim(&partition, before)?);
-    let log_start_offset = app.work(Work::Change, trim).await?.get();
+    let topics = app.topics.clone();
+    let trim = move || topics.trim(&partition, before);
+    let log_start_offset = app.blocking.attempt(Work::Change, trim).await?.get();
     ok(&LogStart { log_start_offset })
 }
 
@@ -261,11 +266,12 @@ async fn find_offset(
         "earliest" => None,
         text => Some(parse_time(text).ok_or_else(|| not_a_time("at", "earliest, latest or ", text))?),
     };
-    let find = move |app: &App| match time {
+    let log = app.log.clone();
+    let find = move || match time {
         None => Ok(earliest(&partition)?),
-        Some(time) => Ok(at_or_after(&app.log, &partition, time)?),
+        Some(time) => Ok(at_or_after(&log, &partition, time)?),
     };
-    ok(&app.work(Work::Read, find).await?)
+    ok(&app.blocking.attempt(Work::Read, find).await?)
 }
 
 fn found(offset: Offset, timestamp: Option<TimestampMs>) -> FoundOffset {
@@ -299,13 +305,13 @@ fn at_or_after(log: &Log, partition: &Partition, time: TimestampMs) -> Result<Fo
 }
 
 /// Describes a topic with its partitions. Blocks on the disk.
-fn describe(log: &Log, topic: &Arc<Topic>) -> Result<TopicDescription, Problem> {
+fn describe(log: &Log, topic: &Arc<Topic>) -> Result<TopicDescription, Refusal> {
     let mut described = describe_without_partitions(log, topic);
     let partitions = topic.partitions();
     let partitions: Result<Vec<_>, Error> = partitions.iter().map(|it| describe_partition(it)).collect();
     let partitions = partitions.map_err(|error| match error {
-        Error::NotFound(_) => catalog::unknown_topic(topic.name()).into(),
-        error => Problem::from(error),
+        Error::NotFound(_) => catalog::unknown_topic(topic.name()),
+        error => Refusal::from(error),
     })?;
     described.partition_count = partitions.len() as u32;
     described.partitions = Some(partitions);

@@ -7,12 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{MAX_SERIES, Writer, families};
-use crate::broker::Broker;
-use crate::broker::lag::report::{self, GroupLag, Total};
+use crate::broker::groups::Groups;
+use crate::broker::lag::report::{GroupLag, Lags, Total};
 
 /// The rows of the groups' metrics.
 #[derive(Debug, Default)]
-pub struct Lags {
+pub struct LagRows {
     /// With how many members.
     groups: Vec<Row<usize>>,
     topics: Vec<Row<Arc<str>>>,
@@ -30,15 +30,15 @@ struct Row<T> {
     total: Total,
 }
 
-impl Lags {
+impl LagRows {
     /// The current lag of every group. May block on the disk.
-    pub fn of(broker: &Broker) -> Self {
-        let mut lags = Self::default();
-        for name in broker.groups.names() {
-            let lag = report::lag_of(broker, &name);
-            lags.push(name.into(), lag, MAX_SERIES);
+    pub fn of(groups: &Groups, lags: &Lags) -> Self {
+        let mut rows = Self::default();
+        for name in groups.names() {
+            let lag = lags.of(&name);
+            rows.push(name.into(), lag, MAX_SERIES);
         }
-        lags
+        rows
     }
 
     /// Series beyond the bound: rows of one of the three kinds.
@@ -156,7 +156,7 @@ mod tests {
             total,
             partitions: (0..5).map(row).collect(),
         };
-        let mut lags = Lags::default();
+        let mut lags = LagRows::default();
         for name in ["a", "b", "c", "d"] {
             let topics = vec![topic()];
             let lag = GroupLag {

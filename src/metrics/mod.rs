@@ -23,9 +23,11 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::broker::Broker;
-use crate::broker::engine::DamagedRange;
-use lag::Lags;
+use crate::broker::counters::Counters;
+use crate::broker::engine::{DamagedRange, Log};
+use crate::broker::groups::Groups;
+use crate::broker::lag::report::Lags;
+use lag::LagRows;
 use routes::{RouteTable, Slot};
 
 /// How many partitions, groups, groups' topics and groups' partitions get series of their own.
@@ -110,13 +112,30 @@ struct PartitionRow {
     size_bytes: u64,
 }
 
-/// Writes every metric as text (OpenMetrics 1.0). `body_bytes` is the memory of request bodies now. May block on the
-/// disk.
-pub fn encode(broker: &Broker, metrics: &Arc<Metrics>, body_bytes: u64) -> String {
-    let lags = Lags::of(broker);
+/// What the metrics are read from.
+pub struct Sources {
+    /// The engine's counters and positions.
+    pub log: Log,
+    /// What the broker counts.
+    pub counters: Arc<Counters>,
+    /// The groups.
+    pub groups: Groups,
+    /// Their lag.
+    pub lags: Lags,
+    /// What the connections count.
+    pub metrics: Arc<Metrics>,
+    /// Since the broker was made.
+    pub uptime: Duration,
+    /// The memory of request bodies now.
+    pub body_bytes: u64,
+}
+
+/// Writes every metric as text (OpenMetrics 1.0). May block on the disk.
+pub fn encode(from: Sources) -> String {
+    let lags = LagRows::of(&from.groups, &from.lags);
     let mut left_out = lags.left_out();
     let mut partitions = Vec::new();
-    for topic in broker.log.topics() {
+    for topic in from.log.topics() {
         let name: Arc<str> = topic.name().into();
         for partition in topic.partitions().iter() {
             if partitions.len() == MAX_SERIES {
@@ -135,9 +154,7 @@ pub fn encode(broker: &Broker, metrics: &Arc<Metrics>, body_bytes: u64) -> Strin
     }
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Snapshot {
-        broker: broker.clone(),
-        metrics: Arc::clone(metrics),
-        body_bytes,
+        from,
         partitions,
         lags,
         left_out,
@@ -190,11 +207,9 @@ fn damage(out: &mut Writer<'_>, ranges: &[DamagedRange]) -> fmt::Result {
 }
 
 struct Snapshot {
-    broker: Broker,
-    metrics: Arc<Metrics>,
-    body_bytes: u64,
+    from: Sources,
     partitions: Vec<PartitionRow>,
-    lags: Lags,
+    lags: LagRows,
     left_out: u64,
 }
 
@@ -218,14 +233,12 @@ impl Collector for Snapshot {
 
 impl Snapshot {
     fn service(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let (broker, metrics) = (&self.broker, &self.metrics);
-        let counts = &broker.counters;
+        let (counts, metrics) = (&self.from.counters, &self.from.metrics);
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         let version = [([("version", env!("CARGO_PKG_VERSION"))], 1u64)];
-        let uptime = broker.clock.monotonic().since(broker.started).as_secs_f64();
         families! { out:
             gauges "quipu_build_info", version.into_iter(), "The running version";
-            gauge "quipu_uptime" Seconds, uptime, "Time since the server started";
+            gauge "quipu_uptime" Seconds, self.from.uptime.as_secs_f64(), "Time since the server started";
             counter "quipu_produced_records", count(&counts.produced_records), "Records appended by producers";
             counter "quipu_produced" Bytes, count(&counts.produced_bytes), "Keys, values and headers appended by producers";
             counter "quipu_replayed_requests", count(&counts.replayed_requests),
@@ -237,15 +250,15 @@ impl Snapshot {
             counter "quipu_refused_connections", count(&metrics.refused_connections), "Connections refused above the limit";
             counter "quipu_stalled_connections", count(&metrics.stalled_connections),
                 "Connections closed because the client read nothing of its answer";
-            gauge "quipu_request_bodies" Bytes, self.body_bytes, "Request bodies held in memory";
+            gauge "quipu_request_bodies" Bytes, self.from.body_bytes, "Request bodies held in memory";
             gauge "quipu_series_left_out", self.left_out, "Partitions and lags above the bound on series";
         }
         Ok(())
     }
 
     fn engine(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let counters = self.broker.log.counters();
-        let health = self.broker.log.health();
+        let counters = self.from.log.counters();
+        let health = self.from.log.health();
         let flag = |is_set: bool| u64::from(is_set);
         let damaged = health.damage.len() + health.damaged_ranges.len();
         families! { out:
@@ -273,7 +286,7 @@ impl Snapshot {
     }
 
     fn requests(&self, out: &mut Writer<'_>) -> fmt::Result {
-        let Some(requests) = self.metrics.requests.get() else {
+        let Some(requests) = self.from.metrics.requests.get() else {
             return Ok(());
         };
         let labels = |slot| requests.table.labels(Slot(slot));

@@ -163,7 +163,7 @@ pub async fn start_on(
     drop(tokio::spawn(expiry));
     let (stop_accepting, stopped) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, connections.clone(), files.refusals, stopped));
-    let sampling = tokio::spawn(lag::sampler::run(app.broker.clone()));
+    let sampling = tokio::spawn(lag::sampler::run(app.lags.clone(), app.stopping.subscribe()));
     Ok(Server {
         addr,
         app,

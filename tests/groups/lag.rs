@@ -3,8 +3,6 @@
 
 use crate::support::{NOW, Service, has, invalid, refused};
 use quipu::broker::groups::live::GroupState;
-use quipu::broker::lag::report;
-use quipu::broker::lag::sampler;
 use quipu_segments::{Offset, TopicSettings};
 use serde_json::{Value, json};
 
@@ -29,7 +27,7 @@ fn append(service: &Service, partition: u32, count: usize, timestamp: i64) {
 /// Looks at the groups at that many seconds after the start.
 fn look(service: &Service, second: i64) {
     service.set_time(NOW + second * 1000);
-    sampler::tick(&service.app);
+    service.app.lags.sample();
 }
 
 fn trim(service: &Service, partition: u32, before: u64) {
@@ -84,7 +82,7 @@ async fn the_scope_is_every_partition_of_the_topics_that_the_group_has_subscribe
     service.put("/v1/groups/g/offsets", &body).await.ok();
     trim(&service, 2, 2);
     poll(&service, "m1", json!({"topics": ["orders"]})).await;
-    let lag = report::lag_of(&service.app, "g");
+    let lag = service.app.lags.of("g");
     let names: Vec<&str> = lag.topics.iter().map(|topic| &*topic.topic).collect();
     assert_eq!(lag.state, GroupState::Stable);
     assert_eq!(lag.members, 1);
@@ -556,7 +554,7 @@ async fn the_picture_in_the_documentation_is_what_the_service_draws() {
             committed[index] = (committed[index] + speed).min(end[index] - random(14).min(produced));
             commit(&service, "billing", partition, committed[index]).await;
         }
-        sampler::tick(&service.app);
+        service.app.lags.sample();
     }
     let picture = service.get("/v1/groups/billing/lag.svg?window_ms=7200000").await;
     let svg = picture.text();

@@ -16,6 +16,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::coordinator::{Cell, Coordinator, Kind, Locked};
 use super::live::{GroupState, GroupType};
 use super::members::{Joining, Member, Ms, Refused};
+use super::outside::NamedCommit;
 use super::poll_id::PollId;
 use super::shared::queue::MemberKey;
 use super::shared::settings::{GroupValue, Settings};
@@ -437,17 +438,20 @@ impl Groups {
         Ok((epoch, core.state()))
     }
 
-    /// Commits offsets for a member. A committed offset never goes back: the answer is what is committed now.
+    /// Commits offsets for a member. A committed offset never goes back: the result is what is committed now, in the same
+    /// order.
     ///
     /// # Errors
-    /// [`Reason::UnknownMember`]; [`Reason::Fenced`]: nothing was committed; those of a commit.
+    /// Those of [`Groups::check_commits`], [`Reason::UnknownMember`], [`Reason::Fenced`]: nothing was committed. Those of
+    /// a commit.
     pub async fn commit_as(
         &self,
         group: &str,
         member: &str,
         epoch: u64,
-        commits: Vec<Commit>,
-    ) -> Result<BTreeMap<PartitionId, Offset>, Refusal> {
+        offsets: &[NamedCommit],
+    ) -> Result<Vec<Offset>, Refusal> {
+        let commits = self.check_commits(offsets)?;
         let offsets: Vec<(PartitionId, Offset)> = commits
             .iter()
             .map(|commit| (commit.partition, commit.offset))
@@ -478,10 +482,10 @@ impl Groups {
         let (_, mut core) = self.lock(&cell);
         let committed = |id| core.ordered().and_then(|(ordered, _)| ordered.committed(id));
         let mut committed = committed;
-        Ok(offsets
-            .into_iter()
-            .map(|(id, offset)| (id, committed(id).unwrap_or(offset)))
-            .collect())
+        let now = offsets
+            .iter()
+            .map(|(id, offset)| committed(*id).unwrap_or(*offset));
+        Ok(now.collect())
     }
 
     /// Leaves the group, committing what the poll named by `ack` delivered; in a shared group, accepting what that poll

@@ -7,7 +7,7 @@
 //! Members are in memory only: after a restart they join again, and what they acknowledge then still counts (see
 //! [`poll_id`]).
 //!
-//! - [`membership`], [`poll`] and [`settle`] have what members call.
+//! - [`membership`], [`poll`] and [`settle`] have what members call, [`outside`] what others call.
 //! - `coordinator` holds the groups with members. What it decides by is pure: [`members`] for both kinds,
 //!   [`ordered`] for partitions, [`shared`] for leases.
 //! - [`expiry`] removes what groups committed that nobody has used for long, if that is configured.
@@ -22,6 +22,7 @@ pub mod members;
 pub mod membership;
 pub mod offsets;
 pub mod ordered;
+pub mod outside;
 pub mod poll;
 pub mod poll_id;
 pub mod settle;
@@ -263,11 +264,11 @@ impl Groups {
         append(&self.log, orphans).await
     }
 
-    /// Deletes a group with all that it has, and returns when that is durable.
+    /// Removes a group with all that it has, and returns when that is durable.
     ///
     /// # Errors
     /// As [`Groups::commit`].
-    pub async fn delete<G: Send + 'static>(&self, guard: G, group: &str) -> Result<(), Error> {
+    pub async fn remove<G: Send + 'static>(&self, guard: G, group: &str) -> Result<(), Error> {
         let (log, state) = (self.log.clone(), changes_for_deleted_group(&self.log, group));
         finish(guard, async move { append(&log, state).await }).await
     }

@@ -409,13 +409,14 @@ impl Groups {
     /// Sends up to `max_records` of a group's dead letters back, see [`redrive::redrive`].
     ///
     /// # Errors
-    /// [`Reason::GroupTypeMismatch`]: the group is ordered; those of [`redrive::redrive`].
+    /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered; those of [`redrive::redrive`].
     pub async fn redrive(
         &self,
         group: &str,
         dead_letters: &str,
         max_records: u64,
     ) -> Result<Redriven, Refusal> {
+        self.check_exists(group)?;
         if !matches!(self.value_of(group)?, Some(GroupValue::Shared(_))) {
             return Err(Refusal::new(
                 Reason::GroupTypeMismatch,

@@ -9,13 +9,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::broker::Broker;
-use crate::broker::engine::{Error, Located, Offset, Partition, PartitionId, Positions, TimestampMs};
+use crate::broker::engine::{
+    Clock, Error, Located, Log, Offset, Partition, PartitionId, Positions, TimestampMs,
+};
+use crate::broker::groups::Groups;
 use crate::broker::groups::live::{GroupState, GroupType, Live};
-use crate::broker::lag::history::{Place, Row};
+use crate::broker::lag::history::{History, Place, Row};
 use crate::broker::lag::series::Point;
 use crate::broker::lag::window::{Rates, Sample, Status, Verdict};
 use crate::broker::lag::{Lag, next_unread};
+
+/// Computes how far groups are behind. Cheap to clone; clones share the history.
+#[derive(Clone)]
+pub struct Lags {
+    pub(super) log: Log,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) groups: Groups,
+    /// The groups' lag of the last day.
+    pub history: Arc<History>,
+}
 
 /// The lag of a group.
 #[derive(Clone, Debug, Default)]
@@ -107,74 +119,144 @@ impl Total {
     }
 }
 
-/// Whether a group exists: it was created, or has members.
-pub fn exists(broker: &Broker, group: &str) -> bool {
-    broker.groups.exists(group) || broker.groups.live(group).is_some()
-}
-
-/// The current lag of a group. May block on the disk.
-pub fn lag_of(broker: &Broker, group: &str) -> GroupLag {
-    let live = broker.groups.live(group);
-    let now = broker.clock.now();
-    let mut looks = looks(broker, group, live.as_ref());
-    let judged = judge(broker, group, &mut looks, true);
-    let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();
-    for (look, verdict) in looks.into_iter().zip(judged) {
-        let retention_ms = look.topic.retention_ms;
-        let committed = look.sample.committed;
-        let lag = Lag::of_partition(
-            committed,
-            look.positions,
-            look.located.as_ref(),
-            retention_ms,
-            now,
-        );
-        let name = &look.topic.name;
-        let topic = topics.entry(name.clone()).or_insert_with(|| TopicLag {
-            topic: name.clone(),
-            total: Total::default(),
-            partitions: Vec::new(),
-        });
-        let total = Total::of_partition(lag, verdict);
-        topic.total = topic.total.and(total);
-        topic.partitions.push(PartitionLag {
-            partition: look.partition.id().index,
-            committed_offset: committed,
-            last_commit: look.sample.last_commit,
-            positions: look.positions,
-            member: look.member,
-            total,
-        });
-    }
-    let topics: Vec<TopicLag> = topics.into_values().collect();
-    GroupLag {
-        members: live.as_ref().map_or(0, |live| live.members),
-        state: live.as_ref().map_or(GroupState::Empty, |live| live.state),
-        kind: live.map_or(GroupType::Ordered, |live| live.kind),
-        total: topics
-            .iter()
-            .fold(Total::default(), |total, topic| total.and(topic.total)),
-        topics,
-    }
-}
-
-/// A row for each partition in each group's scope, for the history. `with_points` may block on the disk.
-pub fn rows(broker: &Broker, with_points: bool) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for name in broker.groups.names() {
-        let mut looks = looks(broker, &name, broker.groups.live(&name).as_ref());
-        if with_points {
-            judge(broker, &name, &mut looks, false);
+impl Lags {
+    /// The lag of the groups of a log.
+    pub fn new(log: Log, clock: Arc<dyn Clock>, groups: Groups) -> Self {
+        Self {
+            log,
+            clock,
+            groups,
+            history: Arc::default(),
         }
-        let group: Arc<str> = name.into();
-        rows.extend(looks.into_iter().map(|look| Row {
-            group: group.clone(),
-            partition: look.partition.id(),
-            sample: look.sample,
-            point: point(&look),
-        }));
     }
-    rows
+
+    /// The current lag of a group. May block on the disk.
+    pub fn of(&self, group: &str) -> GroupLag {
+        let live = self.groups.live(group);
+        let now = self.clock.now();
+        let mut looks = self.looks(group, live.as_ref());
+        let judged = self.judge(group, &mut looks, true);
+        let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();
+        for (look, verdict) in looks.into_iter().zip(judged) {
+            let retention_ms = look.topic.retention_ms;
+            let committed = look.sample.committed;
+            let lag = Lag::of_partition(
+                committed,
+                look.positions,
+                look.located.as_ref(),
+                retention_ms,
+                now,
+            );
+            let name = &look.topic.name;
+            let topic = topics.entry(name.clone()).or_insert_with(|| TopicLag {
+                topic: name.clone(),
+                total: Total::default(),
+                partitions: Vec::new(),
+            });
+            let total = Total::of_partition(lag, verdict);
+            topic.total = topic.total.and(total);
+            topic.partitions.push(PartitionLag {
+                partition: look.partition.id().index,
+                committed_offset: committed,
+                last_commit: look.sample.last_commit,
+                positions: look.positions,
+                member: look.member,
+                total,
+            });
+        }
+        let topics: Vec<TopicLag> = topics.into_values().collect();
+        GroupLag {
+            members: live.as_ref().map_or(0, |live| live.members),
+            state: live.as_ref().map_or(GroupState::Empty, |live| live.state),
+            kind: live.map_or(GroupType::Ordered, |live| live.kind),
+            total: topics
+                .iter()
+                .fold(Total::default(), |total, topic| total.and(topic.total)),
+            topics,
+        }
+    }
+
+    /// A row for each partition in each group's scope, for the history. `with_points` may block on the disk.
+    fn rows(&self, with_points: bool) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for name in self.groups.names() {
+            let mut looks = self.looks(&name, self.groups.live(&name).as_ref());
+            if with_points {
+                self.judge(&name, &mut looks, false);
+            }
+            let group: Arc<str> = name.into();
+            rows.extend(looks.into_iter().map(|look| Row {
+                group: group.clone(),
+                partition: look.partition.id(),
+                sample: look.sample,
+                point: point(&look),
+            }));
+        }
+        rows
+    }
+
+    /// The wall clock's time.
+    pub fn now(&self) -> TimestampMs {
+        self.clock.now()
+    }
+
+    /// Samples every group for the history. May block on the disk, if a slot is due and a group's next record is not
+    /// located.
+    pub fn sample(&self) {
+        let now = self.clock.now();
+        let rows = self.rows(self.history.is_slot_due(now));
+        self.history.sample(now, &rows);
+    }
+
+    /// The partitions in a group's scope, by id. Does not touch the disk.
+    fn looks(&self, group: &str, live: Option<&Live>) -> Vec<Look> {
+        let (topics, mut committed) = self.groups.scope(group);
+        let at = self.clock.monotonic();
+        let mut looks = Vec::with_capacity(committed.len());
+        for topic in topics.into_iter().filter_map(|id| self.log.topic_by_id(id)) {
+            let partitions = topic.partitions();
+            let topic = Arc::new(TopicFacts {
+                name: topic.name().into(),
+                retention_ms: topic.spec().settings.retention_ms,
+            });
+            for partition in partitions.iter() {
+                let (id, positions) = (partition.id(), partition.positions());
+                let committed = committed.remove(&id);
+                looks.push(Look {
+                    topic: Arc::clone(&topic),
+                    positions,
+                    sample: Sample {
+                        at,
+                        committed: committed.as_ref().map(|committed| committed.offset),
+                        last_commit: committed.map(|committed| committed.last_commit),
+                        log_start_offset: positions.log_start_offset,
+                        end_offset: positions.end_offset,
+                    },
+                    partition: Arc::clone(partition),
+                    member: live.and_then(|live| live.partitions.get(&id)?.clone()),
+                    located: None,
+                });
+            }
+        }
+        looks
+    }
+
+    /// Locates the next records and judges the last minute; in the order of `looks`.
+    fn judge(&self, group: &str, looks: &mut [Look], with_verdicts: bool) -> Vec<Verdict> {
+        let now: Vec<(PartitionId, Sample)> = looks
+            .iter()
+            .map(|look| (look.partition.id(), look.sample))
+            .collect();
+        let judged = self.history.judge(group, &now, with_verdicts);
+        let mut found = Vec::new();
+        for (look, (_, place)) in looks.iter_mut().zip(&judged) {
+            if let Some(place) = look.locate(*place) {
+                found.push((look.partition.id(), place));
+            }
+        }
+        self.history.remember(group, &found);
+        judged.into_iter().map(|(verdict, _)| verdict).collect()
+    }
 }
 
 fn point(look: &Look) -> Point {
@@ -207,56 +289,6 @@ struct Look {
 struct TopicFacts {
     name: Arc<str>,
     retention_ms: Option<u64>,
-}
-
-/// The partitions in a group's scope, by id. Does not touch the disk.
-fn looks(broker: &Broker, group: &str, live: Option<&Live>) -> Vec<Look> {
-    let (topics, mut committed) = broker.groups.scope(group);
-    let at = broker.clock.monotonic();
-    let mut looks = Vec::with_capacity(committed.len());
-    for topic in topics.into_iter().filter_map(|id| broker.log.topic_by_id(id)) {
-        let partitions = topic.partitions();
-        let topic = Arc::new(TopicFacts {
-            name: topic.name().into(),
-            retention_ms: topic.spec().settings.retention_ms,
-        });
-        for partition in partitions.iter() {
-            let (id, positions) = (partition.id(), partition.positions());
-            let committed = committed.remove(&id);
-            looks.push(Look {
-                topic: Arc::clone(&topic),
-                positions,
-                sample: Sample {
-                    at,
-                    committed: committed.as_ref().map(|committed| committed.offset),
-                    last_commit: committed.map(|committed| committed.last_commit),
-                    log_start_offset: positions.log_start_offset,
-                    end_offset: positions.end_offset,
-                },
-                partition: Arc::clone(partition),
-                member: live.and_then(|live| live.partitions.get(&id)?.clone()),
-                located: None,
-            });
-        }
-    }
-    looks
-}
-
-/// Locates the next records and judges the last minute; in the order of `looks`.
-fn judge(broker: &Broker, group: &str, looks: &mut [Look], with_verdicts: bool) -> Vec<Verdict> {
-    let now: Vec<(PartitionId, Sample)> = looks
-        .iter()
-        .map(|look| (look.partition.id(), look.sample))
-        .collect();
-    let judged = broker.history.judge(group, &now, with_verdicts);
-    let mut found = Vec::new();
-    for (look, (_, place)) in looks.iter_mut().zip(&judged) {
-        if let Some(place) = look.locate(*place) {
-            found.push((look.partition.id(), place));
-        }
-    }
-    broker.history.remember(group, &found);
-    judged.into_iter().map(|(verdict, _)| verdict).collect()
 }
 
 impl Look {

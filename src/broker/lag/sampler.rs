@@ -1,30 +1,23 @@
 //! The loop that samples every group about once a second (see [`super::history`]) until the server stops.
 //!
-//! [`tick`] does the work; the loop only waits. If a sample takes longer than the interval, the missed ones are not
+//! [`Lags::sample`] does the work; the loop only waits. If a sample takes longer than the interval, the missed ones are not
 //! made up for.
 
 use std::time::Duration;
 
-use crate::broker::Broker;
-use crate::broker::lag::report;
+use tokio::sync::watch;
 
-/// Samples every group once. May block on the disk, if a slot is due and a group's next record is not located.
-pub fn tick(broker: &Broker) {
-    let now = broker.clock.now();
-    let rows = report::rows(broker, broker.history.is_slot_due(now));
-    broker.history.sample(now, &rows);
-}
+use crate::broker::lag::report::Lags;
 
-/// Samples every group repeatedly, until the server begins to stop.
-pub async fn run(broker: Broker) {
-    let mut stopping = broker.stopping.subscribe();
+/// Samples every group repeatedly, until `stopping` becomes true.
+pub async fn run(lags: Lags, mut stopping: watch::Receiver<bool>) {
     loop {
-        let ticking = broker.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || tick(&ticking)).await {
+        let sampling = lags.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || sampling.sample()).await {
             tracing::error!(%error, "sampling the groups' lag failed; the next sample follows");
         }
         tokio::select! {
-            () = tokio::time::sleep(pause(broker.history.sample_interval(), broker.clock.now().get())) => {}
+            () = tokio::time::sleep(pause(lags.history.sample_interval(), lags.clock.now().get())) => {}
             // An error means that the service is gone, which also ends this loop.
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }

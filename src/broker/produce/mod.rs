@@ -33,7 +33,8 @@ use crate::formats::partitioner::Rotation;
 pub struct Producer {
     log: Log,
     clock: Arc<dyn Clock>,
-    blocking: Blocking,
+    /// The threads for work that blocks.
+    pub blocking: Blocking,
     /// What one client may ask for.
     pub limits: Limits,
     counters: Arc<Counters>,

@@ -124,7 +124,14 @@ impl Topics {
     /// outside of the log, and for an append.
     pub fn skip(&self, partition: &Partition, range: Gap, now: TimestampMs) -> Result<(), Refusal> {
         let _one_at_a_time = self.changing.lock();
-        skips::skip(&self.log, partition, range, now)
+        skips::skip(&self.log, partition, range, now)?;
+        tracing::warn!(
+            partition = partition.name(),
+            damaged_offset = range.from.get(),
+            damaged_until_offset = range.until.get(),
+            "damaged records are skipped from now on"
+        );
+        Ok(())
     }
 
     /// Undoes a skip: reads report these offsets as damaged again. Offsets that were not skipped stay as they are.

@@ -18,7 +18,7 @@ use super::Mapped;
 use super::accept::{Representation, negotiate};
 use super::event::EventDoc;
 use super::path::AtPartition;
-use crate::broker::engine::{Partition, Topic};
+use crate::broker::engine::{Log, Partition, Topic};
 use crate::broker::fetch::page::Page;
 use crate::broker::fetch::range::{FetchRange, FetchRequest};
 use crate::broker::fetch::unreadable;
@@ -102,7 +102,7 @@ async fn fetch(
     let mut request = query::parse(query.as_deref())?;
     request.whole_batches = representation == Representation::RecordBatch;
     let range = app.fetcher.resolve(&partition, &request).await?;
-    let tag = || etag(&app, &partition, &request, &range, representation);
+    let tag = || etag(&app.log, &partition, &request, &range, representation);
     let tag = range.is_closed.then(tag);
     if let Some(tag) = &tag
         && has_it_already(&headers, tag)
@@ -174,7 +174,7 @@ fn caching_headers(headers: &mut HeaderMap, tag: Option<&HeaderValue>) {
 
 /// Names everything that the bytes of a closed range's answer depend on.
 fn etag(
-    app: &App,
+    log: &Log,
     partition: &Partition,
     request: &FetchRequest,
     range: &FetchRange,
@@ -190,7 +190,7 @@ fn etag(
     };
     let text = format!(
         "\"{}.{}.{}-{until}.{}.{}.{GENERATION}.{form}\"",
-        catalog::public_id(&app.log, id.topic),
+        catalog::public_id(log, id.topic),
         id.index,
         range.from,
         request.max_records,

@@ -13,14 +13,16 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::offsets::{OffsetBody, OffsetsBody, check_commits};
+use super::offsets::{OffsetBody, OffsetsBody};
 use super::start_of;
 use crate::broker::caller::Caller;
 use crate::broker::engine::TimestampMs;
 use crate::broker::engine::batch::BatchError;
 use crate::broker::fetch::unreadable;
+use crate::broker::groups::Groups;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::membership::{Described, Join, Start};
+use crate::broker::groups::outside::NamedCommit;
 use crate::broker::groups::poll::{Delivered, Polled, Wanted};
 use crate::broker::names::MEMBER;
 use crate::formats::render::{Layout, RecordRenderer};
@@ -338,13 +340,10 @@ async fn commit(
     MemberName { group, member }: MemberName,
     JsonBody(CommitBody { epoch, mut offsets }): JsonBody<CommitBody>,
 ) -> Answer {
-    let commits = check_commits(&app.log, &offsets)?;
-    let places: Vec<_> = commits.iter().map(|commit| commit.partition).collect();
-    let committed = app.groups.commit_as(&group, &member, epoch, commits).await?;
-    for (row, place) in offsets.iter_mut().zip(places) {
-        if let Some(offset) = committed.get(&place) {
-            row.offset = offset.get();
-        }
+    let commits: Vec<NamedCommit> = offsets.iter().map(NamedCommit::from).collect();
+    let committed = app.groups.commit_as(&group, &member, epoch, &commits).await?;
+    for (row, offset) in offsets.iter_mut().zip(committed) {
+        row.offset = offset.get();
     }
     ok(&OffsetsBody { offsets })
 }
@@ -366,8 +365,8 @@ async fn leave_group(
 }
 
 /// The members of a group.
-pub(super) fn describe(app: &App, group: &str) -> Vec<MemberBody> {
-    let now = app.clock.now().get();
+pub(super) fn described(groups: &Groups, group: &str, now: TimestampMs) -> Vec<MemberBody> {
+    let now = now.get();
     let body = |member: Described| MemberBody {
         member_id: member.member.to_string(),
         client_id: member.client_id,
@@ -379,7 +378,7 @@ pub(super) fn describe(app: &App, group: &str) -> Vec<MemberBody> {
         leased: member.leased,
         assignment: assigned(member.assignment),
     };
-    app.groups.describe(group).into_iter().map(body).collect()
+    groups.describe(group).into_iter().map(body).collect()
 }
 
 fn assigned(assignment: Vec<(std::sync::Arc<str>, u32)>) -> Vec<AssignedBody> {

@@ -15,14 +15,13 @@ use utoipa_axum::routes;
 
 use super::ok;
 use super::params::Params;
-use super::path::{AtGroup, GroupName, NoQuery, check_exists};
+use super::path::{AtGroup, GroupName, NoQuery};
 use super::problem::Problem;
 use crate::broker::engine::TimestampMs;
-use crate::broker::groups;
+use crate::broker::groups::Groups;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::membership::Start;
 use crate::broker::groups::shared::settings::GroupValue;
-use crate::broker::refusal::Reason;
 use crate::formats::time::parse_time;
 use crate::http::Answer;
 use crate::http::app::App;
@@ -93,12 +92,12 @@ struct SettingsBody {
         ("after" = Option<String>, Query, description = "Groups after this name")),
     responses((status = 200, description = "The groups", body = GroupList)))]
 async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
-    let (names, next) = page_of_names(&app, query.as_deref())?;
+    let (names, next) = page_of_names(&app.groups, query.as_deref())?;
     let row = |group: String| {
         let live = app.groups.live(&group).unwrap_or_default();
         GroupRow {
             state: live.state.name(),
-            r#type: kind_of(&app, &group).name(),
+            r#type: kind_of(&app.groups, &group).name(),
             members: live.members,
             group,
         }
@@ -122,8 +121,8 @@ async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer
     };
     ok(&GroupBody {
         state: live.state.name(),
-        r#type: kind_of(&app, &group).name(),
-        members: members::describe(&app, &group),
+        r#type: kind_of(&app.groups, &group).name(),
+        members: members::described(&app.groups, &group, app.clock.now()),
         settings,
         group,
     })
@@ -133,10 +132,7 @@ async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer
 #[utoipa::path(delete, path = "/v1/groups/{group}", tag = "groups",
     responses((status = 204, description = "It is gone"), (status = 409, description = "`group-active`: it has members")))]
 async fn delete_group(app: App, _: NoQuery, GroupName(group): GroupName) -> Answer {
-    let guard = app.groups.alone().await;
-    check_exists(&app, &group)?;
-    let outside = no_members(&app, &group)?;
-    app.groups.delete((guard, outside), &group).await?;
+    app.groups.delete(&group).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -158,12 +154,12 @@ fn start_of(value: &Value) -> Option<Start> {
 /// # Errors
 /// 400 for other parameters or wrong values.
 pub(super) fn page_of_names(
-    app: &App,
+    groups: &Groups,
     query: Option<&str>,
 ) -> Result<(Vec<String>, Option<String>), Problem> {
     let params = Params::parse(query, &["limit", "after"], &[])?;
     let limit = params.number("limit", 1, 10_000)?.unwrap_or(100) as usize;
-    let mut names = app.groups.names();
+    let mut names = groups.names();
     if let Some(after) = params.get("after") {
         names.retain(|name| name.as_str() > after);
     }
@@ -174,16 +170,7 @@ pub(super) fn page_of_names(
 }
 
 /// The type of a group; one that cannot be read counts as ordered, and nobody can join it.
-fn kind_of(app: &App, group: &str) -> GroupType {
-    let value = app.groups.value_of(group).ok().flatten();
+fn kind_of(groups: &Groups, group: &str) -> GroupType {
+    let value = groups.value_of(group).ok().flatten();
     value.map_or(GroupType::Ordered, |value| value.kind())
-}
-
-/// Refuses what members would not know of; nobody joins while the answer is held.
-fn no_members(app: &App, group: &str) -> Result<groups::Outside, Problem> {
-    app.groups.begin_outside(group).ok_or_else(|| {
-        let detail =
-            format!("the group {group} has live members: have them leave, or wait until their sessions end");
-        Problem::new(Reason::GroupActive, detail)
-    })
 }

@@ -11,7 +11,7 @@ use crate::http::Answer;
 use crate::http::app::App;
 use crate::http::body::JsonBody;
 use crate::http::ok;
-use crate::http::path::{GroupName, MemberName, NoQuery, check_exists};
+use crate::http::path::{GroupName, MemberName, NoQuery};
 use crate::http::problem::Problem;
 
 /// Records that one settle names, of all its lists together.
@@ -185,7 +185,6 @@ async fn redrive_group(
         let detail = format!("max_records is from 1 to {MOST_REDRIVEN}");
         return Err(Problem::invalid("/max_records", detail));
     }
-    check_exists(&app, &group)?;
     let redriven = app.groups.redrive(&group, &body.dead_letter_topic, most).await?;
     ok(&RedrivenBody {
         redriven: redriven.sent,

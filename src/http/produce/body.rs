@@ -20,12 +20,12 @@ use flate2::write::MultiGzDecoder;
 use http::{HeaderMap, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 use crate::broker::refusal::Reason;
-use crate::http::app::App;
 use crate::http::body::broken;
 use crate::http::budget::{Budget, Pace, Pool};
 use crate::http::problem::{Code, Problem};
@@ -52,6 +52,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(30);
 
 /// A request's body.
 pub(crate) struct Incoming<'a> {
+    pool: &'a Pool,
     body: Body,
     coding: Coding,
     /// Made when the first bytes are there.
@@ -85,6 +86,7 @@ impl<'a> Incoming<'a> {
         let length = headers.get(header::CONTENT_LENGTH);
         let content_length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
+            pool,
             body,
             coding: Coding::of(headers),
             decoder: None,
@@ -97,6 +99,11 @@ impl<'a> Incoming<'a> {
             begun: false,
             ended: false,
         }
+    }
+
+    /// A budget for what the reader of the body holds.
+    pub(super) fn budget(&self) -> Budget<'a> {
+        Budget::new(self.pool)
     }
 
     /// Checks what can be known before the first byte.
@@ -210,7 +217,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// Reads on in the background what the client still sends, within bounds, so that it can read the answer.
-    pub(super) fn drain(self, app: &App) {
+    pub(super) fn drain(self, mut stopping: watch::Receiver<bool>) {
         // This returns the decoder's memory.
         let Self {
             mut body,
@@ -223,7 +230,6 @@ impl<'a> Incoming<'a> {
         if ended || body.is_end_stream() || (expects_continue && !begun) {
             return;
         }
-        let mut stopping = app.stopping.subscribe();
         tokio::spawn(async move {
             let read_on = async {
                 let mut bytes = 0;

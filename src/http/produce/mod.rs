@@ -18,6 +18,7 @@ mod record_batch;
 mod whole;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -26,7 +27,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -42,7 +43,7 @@ use crate::broker::engine::{Ack, Offset};
 use crate::broker::produce::idempotency::{Covered, Key};
 use crate::broker::produce::placing::{ExtraHeader, Placement, Placer, Placing};
 use crate::broker::produce::whole::{Attempt, Placed};
-use crate::broker::produce::{Options, Target};
+use crate::broker::produce::{Options, Producer, Target};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::unknown_partition;
 use crate::formats::cloudevents::unquoted;
@@ -51,6 +52,8 @@ use crate::http::Answer;
 use crate::http::app::App;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const CE_SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Bodies up to this size are read on the worker that received them: about a millisecond of work. Larger ones go where blocking is fine.
@@ -179,10 +182,10 @@ async fn produce(app: App, topic: Result<Path<String>, PathRejection>, request: 
     let (parts, body) = request.into_parts();
     let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match topic {
-        Ok(Path(topic)) => to_topic(&app, &topic, &parts, &mut body).await,
+        Ok(Path(topic)) => to_topic(&app.producer, &topic, &parts, &mut body).await,
         Err(_) => Err(not_text("path")),
     };
-    answer_or_drain(&app, answer, body)
+    answer_or_drain(answer, body, &app.stopping)
 }
 
 /// Either answer.
@@ -231,13 +234,15 @@ async fn produce_to_partition(
     let (parts, body) = request.into_parts();
     let mut body = Incoming::new(&app.bodies, &parts.headers, body);
     let answer = match path {
-        Ok(Path((topic, partition))) => to_partition(&app, &topic, &partition, &parts, &mut body).await,
+        Ok(Path((topic, partition))) => {
+            to_partition(&app.producer, &topic, &partition, &parts, &mut body).await
+        }
         Err(_) => Err(not_text("path")),
     };
-    answer_or_drain(&app, answer, body)
+    answer_or_drain(answer, body, &app.stopping)
 }
 
-async fn to_topic(app: &App, topic: &str, parts: &Parts, body: &mut Incoming<'_>) -> Answer {
+async fn to_topic(producer: &Arc<Producer>, topic: &str, parts: &Parts, body: &mut Incoming<'_>) -> Answer {
     body.check_coding()?;
     let media = media_type(&parts.headers);
     if !matches!(media, Ok(Media::Event(_))) {
@@ -249,8 +254,12 @@ async fn to_topic(app: &App, topic: &str, parts: &Parts, body: &mut Incoming<'_>
         let detail = format!("record batches are sent to one partition: {place}");
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
-    let target = app.producer.target(topic)?;
-    let call = TopicCall { app, parts, target };
+    let target = producer.target(topic)?;
+    let call = TopicCall {
+        producer,
+        parts,
+        target,
+    };
     // The rarer readers are boxed, so that the future of a small JSON request stays small.
     match media {
         Media::Json | Media::RecordBatch => json::produce(&call, body).await,
@@ -261,7 +270,7 @@ async fn to_topic(app: &App, topic: &str, parts: &Parts, body: &mut Incoming<'_>
 }
 
 async fn to_partition(
-    app: &App,
+    producer: &Arc<Producer>,
     topic: &str,
     partition: &str,
     parts: &Parts,
@@ -273,19 +282,23 @@ async fn to_partition(
             theirs, and go to POST /v1/topics/{topic}/records";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
-    let target = app.producer.target(topic)?;
-    let call = TopicCall { app, parts, target };
+    let target = producer.target(topic)?;
+    let call = TopicCall {
+        producer,
+        parts,
+        target,
+    };
     let index = parse_index(partition).filter(|index| *index < call.target.partitions);
     let index = index.ok_or_else(|| unknown_partition(&call.target.topic, partition))?;
     Box::pin(record_batch::produce(&call, index, body)).await
 }
 
-fn answer_or_drain(app: &App, answer: Answer, body: Incoming<'_>) -> Response {
+fn answer_or_drain(answer: Answer, body: Incoming<'_>, stopping: &watch::Sender<bool>) -> Response {
     let problem = match answer {
         Ok(response) => return response,
         Err(problem) => problem,
     };
-    body.drain(app);
+    body.drain(stopping.subscribe());
     let is_media = problem.code() == Code::UnsupportedMediaType;
     let mut response = problem.into_response();
     if is_media {
@@ -308,7 +321,7 @@ enum Media {
 /// The reader of a body by its `content-type`, and by `ce-specversion`, which is stronger but for the types of whole events.
 fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
     let otherwise = headers
-        .contains_key("ce-specversion")
+        .contains_key(CE_SPECVERSION)
         .then_some(Media::Event(Mode::Binary));
     let Some(value) = single(headers, &header::CONTENT_TYPE)?.map(HeaderValue::as_bytes) else {
         return otherwise.ok_or_else(|| not_a_type("the header content-type is missing"));
@@ -376,7 +389,7 @@ fn not_a_type(what: &str) -> Problem {
 
 /// A request to a topic that exists.
 struct TopicCall<'a> {
-    app: &'a App,
+    producer: &'a Arc<Producer>,
     parts: &'a Parts,
     target: Target,
 }
@@ -445,14 +458,14 @@ impl TopicCall<'_> {
 
     /// The headers that every record of the request gets.
     fn extra_headers(&self) -> Vec<ExtraHeader<'_>> {
-        let value = self.parts.headers.get("traceparent");
+        let value = self.parts.headers.get(TRACEPARENT);
         let header = value.map(|value| (b"traceparent"[..].into(), value.as_bytes().into()));
         header.into_iter().collect()
     }
 
     /// How the request's records are placed.
     fn placing(&self, attempt: &Attempt) -> Placing<'_> {
-        let producer = &self.app.producer;
+        let producer = self.producer;
         Placing {
             extra_headers: self.extra_headers(),
             ..producer.placing(&self.target, attempt.options, attempt.first)
@@ -464,12 +477,16 @@ impl TopicCall<'_> {
         &self,
         work: impl FnOnce(&TopicCall<'_>) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let (app, parts, target) = (self.app.clone(), self.parts.clone(), self.target.clone());
+        let (producer, parts, target) = (Arc::clone(self.producer), self.parts.clone(), self.target.clone());
         let work = move || {
-            let (app, parts) = (&app, &parts);
-            work(&TopicCall { app, parts, target })
+            let (producer, parts) = (&producer, &parts);
+            work(&TopicCall {
+                producer,
+                parts,
+                target,
+            })
         };
-        self.app.blocking.attempt(Work::Parse, work).await
+        self.producer.blocking.attempt(Work::Parse, work).await
     }
 }
 
@@ -486,7 +503,7 @@ struct Listed<'a> {
 
 impl<'a> Listed<'a> {
     fn new(call: &'a TopicCall<'_>, attempt: &Attempt, partition: &'static str) -> Self {
-        let max_bytes = call.app.config.limits.max_request_bytes;
+        let max_bytes = call.producer.limits.max_request_bytes;
         Self {
             placer: Placer::new(call.placing(attempt), attempt.now),
             placements: Vec::new(),

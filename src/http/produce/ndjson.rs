@@ -61,9 +61,9 @@ impl From<Problem> for End {
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Answer {
     let (params, options) = call.params(&["ack", "expected_offset", "repartition"])?;
     let key = call.key(&params, None)?;
-    let producer = &call.app.producer;
+    let producer = call.producer;
     let mut upload = Upload::begin(producer, &call.target, options, call.extra_headers(), key).await?;
-    let mut budget = Budget::new(&call.app.bodies);
+    let mut budget = body.budget();
     let end = match read(&mut upload, &mut budget, body).await {
         Ok(()) => None,
         Err(End::Upload(stop)) if stop.is_wrong_line() => {

@@ -10,7 +10,6 @@ use super::{TopicCall, replayed};
 use crate::broker::produce::idempotency::fingerprint;
 use crate::broker::produce::record_batch::Range;
 use crate::http::Answer;
-use crate::http::budget::Budget;
 use crate::http::json_answer;
 
 /// Bodies up to this size are checked on the worker that received them: about a millisecond of checksum.
@@ -31,11 +30,11 @@ pub(super) struct BatchesDoc {
 pub(super) async fn produce(call: &TopicCall<'_>, partition: u32, body: &mut Incoming<'_>) -> Answer {
     let (params, options) = call.params(&["ack", "expected_offset"])?;
     let key = call.key(&params, Some(partition))?;
-    let mut budget = Budget::new(&call.app.bodies);
+    let mut budget = body.budget();
     let bytes = body
-        .whole(&mut budget, call.app.config.limits.max_request_bytes)
+        .whole(&mut budget, call.producer.limits.max_request_bytes)
         .await?;
-    let producer = &call.app.producer;
+    let producer = call.producer;
     let (is_small, now) = (bytes.len() <= INLINE_BYTES, producer.now());
     let mut once = None;
     if let Some(key) = key {
@@ -55,7 +54,7 @@ pub(super) async fn produce(call: &TopicCall<'_>, partition: u32, body: &mut Inc
         once = Some((key, fingerprint));
     }
     let check = move |call: &TopicCall<'_>| {
-        let producer = &call.app.producer;
+        let producer = call.producer;
         producer.check_batches(&call.target, partition, bytes, now)
     };
     let checked = if is_small {

@@ -24,20 +24,20 @@ pub(super) async fn produce(
     body: &mut Incoming<'_>,
     place: impl Fn(&TopicCall<'_>, &Attempt, &[u8]) -> Result<Placed, Refusal> + Clone + Send + 'static,
 ) -> Answer {
-    let mut budget = Budget::new(&call.app.bodies);
+    let mut budget = body.budget();
     let bytes = body
-        .whole(&mut budget, call.app.config.limits.max_request_bytes)
+        .whole(&mut budget, call.producer.limits.max_request_bytes)
         .await?;
     let attempt = Attempt {
         options,
-        now: call.app.producer.now(),
+        now: call.producer.now(),
         first: None,
     };
     match key {
         None => {
             let placed = work(call, &bytes, move |call, body| place(call, &attempt, body)).await?;
             drop(bytes);
-            let appended = call.app.producer.append_whole(&call.target, options, placed);
+            let appended = call.producer.append_whole(&call.target, options, placed);
             Ok(answer(appended.await?, budget))
         }
         // Rarer, and boxed for that: the future of a request without a key stays small.
@@ -63,7 +63,7 @@ async fn produce_once(
         let place = place.clone();
         work(call, &bytes, move |call, body| place(call, &attempt, body))
     };
-    let producer = &call.app.producer;
+    let producer = call.producer;
     let places = producer
         .append_once(&call.target, attempt, &key, fingerprint, place)
         .await?;

@@ -1,0 +1,230 @@
+//! Changes of a group that none of its members makes: commits, resets and the deletion.
+//!
+//! Each keeps members and other changes out from before its checks until it is durable, so what it decided by still
+//! holds when it takes effect.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::membership::Start;
+use super::{Commit, Groups, MAX_METADATA_BYTES, Outside};
+use crate::broker::blocking::Work;
+use crate::broker::engine::{Log, Offset, Partition};
+use crate::broker::refusal::{Reason, Refusal};
+use crate::broker::topics::{self, catalog, skips};
+
+/// An offset to commit, in a partition by its names.
+#[derive(Clone, Debug)]
+pub struct NamedCommit {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The next record to read; at most the partition's end offset.
+    pub offset: u64,
+    /// What the consumer stores with it, at most [`MAX_METADATA_BYTES`].
+    pub metadata: Option<String>,
+}
+
+/// Where a reset moves a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To where a new group would begin.
+    At(Start),
+    /// To this offset.
+    Offset(u64),
+    /// By so many offsets from what is committed.
+    Shift(i64),
+}
+
+/// Which partitions a reset moves, and where to.
+#[derive(Clone, Debug)]
+pub struct Reset {
+    /// The topic.
+    pub topic: String,
+    /// The partitions; `None`: all of the topic's.
+    pub partitions: Option<Vec<u32>>,
+    /// The target.
+    pub to: Target,
+    /// Change nothing, only compute.
+    pub dry_run: bool,
+}
+
+/// What a reset does to a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The partition's index.
+    pub partition: u32,
+    /// The committed offset before; `None`: nothing was committed.
+    pub old: Option<Offset>,
+    /// The committed offset after.
+    pub new: Offset,
+}
+
+impl Groups {
+    /// Refuses the name of a group that does not exist: it was not created, and has no members.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownGroup`].
+    pub fn check_exists(&self, group: &str) -> Result<(), Refusal> {
+        if self.exists(group) || self.live(group).is_some() {
+            return Ok(());
+        }
+        let detail = format!("the group {group} does not exist");
+        Err(Refusal::new(Reason::UnknownGroup, detail))
+    }
+
+    /// Commits offsets for a group without members, all or none, and creates the group if it does not exist.
+    ///
+    /// # Errors
+    /// [`Reason::GroupActive`]; those of [`Groups::check_commits`]: nothing was committed. Those of [`Groups::commit`].
+    pub async fn commit_outside(&self, group: &str, offsets: &[NamedCommit]) -> Result<(), Refusal> {
+        let guard = self.commits().await;
+        let outside = self.no_members(group)?;
+        let commits = self.check_commits(offsets)?;
+        Ok(self.commit((guard, outside), group, commits).await?)
+    }
+
+    /// Sets a group's offsets in one topic; a dry run also works while the group has members.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownGroup`], [`Reason::GroupActive`], [`Reason::UnknownTopic`], [`Reason::UnknownPartition`],
+    /// [`Reason::InvalidRequest`]: nothing was changed. Those of [`Groups::commit`].
+    pub async fn reset(&self, group: &str, reset: Reset) -> Result<Vec<Moved>, Refusal> {
+        let guard = self.alone().await;
+        self.check_exists(group)?;
+        let dry_run = reset.dry_run;
+        let outside = (!dry_run).then(|| self.no_members(group)).transpose()?;
+        let (groups, name) = (self.clone(), group.to_owned());
+        let plan = move || groups.plan_reset(&name, &reset);
+        let (commits, moved) = self.blocking.attempt(Work::Read, plan).await?;
+        if !dry_run {
+            self.commit((guard, outside), group, commits).await?;
+        }
+        Ok(moved)
+    }
+
+    /// Deletes a group without members, with everything it committed; durable when this returns.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownGroup`], [`Reason::GroupActive`]: nothing was changed. Those of [`Groups::commit`].
+    pub async fn delete(&self, group: &str) -> Result<(), Refusal> {
+        let guard = self.alone().await;
+        self.check_exists(group)?;
+        let outside = self.no_members(group)?;
+        Ok(self.remove((guard, outside), group).await?)
+    }
+
+    /// Checks all of `offsets` and looks up their partitions; in the same order.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownTopic`], [`Reason::UnknownPartition`]; [`Reason::InvalidRequest`] for a partition that is given
+    /// twice, an offset above the end, and metadata that is too long. The field is `/offsets/{index}/…`.
+    pub(super) fn check_commits(&self, offsets: &[NamedCommit]) -> Result<Vec<Commit>, Refusal> {
+        let mut seen = BTreeSet::new();
+        let mut commits = Vec::with_capacity(offsets.len());
+        for (i, row) in offsets.iter().enumerate() {
+            let at = |field: &str| format!("/offsets/{i}/{field}");
+            let topic = catalog::find(&self.log, &row.topic).map_err(|refusal| refusal.at(at("topic")))?;
+            let partition = topics::partition(&topic, row.partition);
+            let partition = partition.map_err(|refusal| refusal.at(at("partition")))?;
+            if !seen.insert(partition.id()) {
+                let detail = format!("partition {} of {} is given twice", row.partition, row.topic);
+                return Err(Refusal::invalid(at("partition"), detail));
+            }
+            let end = partition.positions().end_offset;
+            let Some(offset) = Offset::try_new(row.offset).filter(|offset| *offset <= end) else {
+                let name = partition.name();
+                let detail = format!("offset {} is above the end of {name}, {end}", row.offset);
+                return Err(Refusal::invalid(at("offset"), detail));
+            };
+            let bytes = row.metadata.as_ref().map_or(0, String::len);
+            if bytes > MAX_METADATA_BYTES {
+                let detail = format!("metadata is at most {MAX_METADATA_BYTES} bytes, not {bytes}");
+                return Err(Refusal::invalid(at("metadata"), detail));
+            }
+            commits.push(Commit {
+                partition: partition.id(),
+                offset,
+                metadata: row.metadata.clone(),
+            });
+        }
+        Ok(commits)
+    }
+
+    /// Keeps members out of the group while the result is held.
+    fn no_members(&self, group: &str) -> Result<Outside, Refusal> {
+        self.begin_outside(group).ok_or_else(|| {
+            let detail = format!(
+                "the group {group} has live members: have them leave, or wait until their sessions end"
+            );
+            Refusal::new(Reason::GroupActive, detail)
+        })
+    }
+
+    /// Computes a reset; the rows of both lists belong together. May block on the disk.
+    fn plan_reset(&self, group: &str, reset: &Reset) -> Result<(Vec<Commit>, Vec<Moved>), Refusal> {
+        let topic = catalog::find(&self.log, &reset.topic).map_err(|refusal| refusal.at("/topic"))?;
+        let committed = self.committed(group);
+        let partitions = match &reset.partitions {
+            None => topic.partitions().to_vec(),
+            Some(indexes) if indexes.is_empty() => {
+                let detail = "name a partition, or leave partitions out for all";
+                return Err(Refusal::invalid("/partitions", detail));
+            }
+            Some(indexes) => {
+                let mut partitions: Vec<Arc<Partition>> = Vec::with_capacity(indexes.len());
+                let mut seen = BTreeSet::new();
+                for (i, index) in indexes.iter().enumerate() {
+                    let field = format!("/partitions/{i}");
+                    if !seen.insert(*index) {
+                        let detail = format!("partition {index} is given twice");
+                        return Err(Refusal::invalid(field, detail));
+                    }
+                    let found = topics::partition(&topic, *index);
+                    partitions.push(found.map_err(|refusal| refusal.at(field))?);
+                }
+                partitions
+            }
+        };
+        let mut commits = Vec::with_capacity(partitions.len());
+        let mut moved = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let before = committed.get(&partition.id());
+            let old = before.map(|before| before.offset);
+            let new = reset.to.resolve(&self.log, &partition, old)?;
+            moved.push(Moved {
+                partition: partition.id().index,
+                old,
+                new,
+            });
+            commits.push(Commit {
+                partition: partition.id(),
+                offset: new,
+                metadata: before.and_then(|before| before.metadata.clone()),
+            });
+        }
+        Ok((commits, moved))
+    }
+}
+
+impl Target {
+    /// The offset in a partition, within `log_start_offset..=end_offset`. May block on the disk.
+    fn resolve(self, log: &Log, partition: &Partition, old: Option<Offset>) -> Result<Offset, Refusal> {
+        let positions = partition.positions();
+        let (start, end) = (positions.log_start_offset, positions.end_offset);
+        let wanted = match self {
+            Self::At(Start::Earliest) => start,
+            Self::At(Start::Latest) => end,
+            Self::At(Start::Time(time)) => {
+                skips::offset_for_time(log, partition, time)?.map_or(end, |(offset, _)| offset)
+            }
+            Self::Offset(offset) => Offset::try_new(offset).unwrap_or(Offset::MAX),
+            Self::Shift(by) => {
+                let from = old.unwrap_or(start).get();
+                Offset::try_new(from.saturating_add_signed(by)).unwrap_or(Offset::MAX)
+            }
+        };
+        Ok(wanted.clamp(start, end))
+    }
+}
