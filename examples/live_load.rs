@@ -178,7 +178,7 @@ async fn produce(
         );
         stream.write_all(request.as_bytes()).await?;
         let mut held = 0;
-        while !answer[..held].ends_with(b"]}") {
+        while !answer[..held].trim_ascii_end().ends_with(b"]}") {
             let count = stream.read(&mut answer[held..]).await?;
             ensure!(count > 0, "the connection has ended");
             held += count;
