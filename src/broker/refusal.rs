@@ -69,6 +69,17 @@ pub enum Reason {
     StorageFull,
 }
 
+impl Reason {
+    /// When it is worth trying again, unless the refusal says otherwise.
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::StorageFull => Some(Duration::from_secs(5)),
+            _ => None,
+        }
+    }
+}
+
 /// Whether a refused call stored something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
@@ -144,18 +155,13 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal with nothing stored. Overload is worth trying again after 1 s, a full disk after 5 s.
+    /// A refusal with nothing stored.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        let retry_after_s = match reason {
-            Reason::Overloaded => Some(1),
-            Reason::StorageFull => Some(5),
-            _ => None,
-        };
         Self {
             reason,
             detail: detail.into(),
             outcome: Outcome::None,
-            retry_after: retry_after_s.map(Duration::from_secs),
+            retry_after: reason.retry_after(),
             field: None,
             values: Vec::new(),
         }

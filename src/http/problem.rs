@@ -3,6 +3,8 @@
 //! Every unsuccessful answer is a [`Problem`]. [`Code`] is the one table of codes with status, title and whether the
 //! same request may succeed later; nothing else in the service chooses an error's status.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
@@ -28,8 +30,6 @@ pub enum Code {
     UnsupportedMediaType,
     /// The client did not send its request in time.
     RequestTimeout,
-    /// A request's headers are above the limit.
-    HeadersTooLarge,
 }
 
 impl From<Reason> for Code {
@@ -50,7 +50,6 @@ impl Code {
             Self::NotAcceptable => (406, "not-acceptable", "No acceptable representation", false),
             Self::RequestTimeout => (408, "request-timeout", "The request did not arrive in time", true),
             Self::UnsupportedMediaType => (415, "unsupported-media-type", "The body's type is not supported", false),
-            Self::HeadersTooLarge => (431, "headers-too-large", "The request's headers are too large", false),
             Self::Refused(reason) => match reason {
                 Reason::InvalidRequest => (400, "invalid-request", "The request is not valid", false),
                 Reason::UnknownTopic => (404, "unknown-topic", "The topic does not exist", false),
@@ -91,7 +90,7 @@ pub struct Problem {
     code: Code,
     detail: String,
     outcome: Outcome,
-    retry_after_s: Option<u32>,
+    retry_after: Option<Duration>,
     members: Map<String, Value>,
 }
 
@@ -100,16 +99,14 @@ impl Problem {
     #[must_use]
     pub fn new(code: impl Into<Code>, detail: impl Into<String>) -> Self {
         let code = code.into();
-        let retry_after_s = match code {
-            Code::Refused(Reason::Overloaded) => Some(1),
-            Code::Refused(Reason::StorageFull) => Some(5),
-            _ => None,
-        };
         Self {
+            retry_after: match code {
+                Code::Refused(reason) => reason.retry_after(),
+                _ => None,
+            },
             code,
             detail: detail.into(),
             outcome: Outcome::None,
-            retry_after_s,
             members: Map::new(),
         }
     }
@@ -166,8 +163,8 @@ impl IntoResponse for Problem {
         let body = format!("{}\n", self.to_json());
         let mut response = (status, fresh("application/problem+json"), body).into_response();
         let headers = response.headers_mut();
-        if let Some(seconds) = self.retry_after_s {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if let Some(after) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
         response
     }
@@ -176,8 +173,7 @@ impl IntoResponse for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let mut problem = Self::new(refusal.reason, refusal.detail).outcome(refusal.outcome);
-        let seconds = refusal.retry_after.map(|after| after.as_secs());
-        problem.retry_after_s = seconds.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
+        problem.retry_after = refusal.retry_after;
         if let Some(field) = refusal.field {
             problem = problem.with("pointer", field);
         }

@@ -520,7 +520,7 @@ async fn wrong_input_of_history_and_picture_is_refused_at_its_place() {
     invalid(service.get("/v1/groups/g/lag?window_ms=60000"), "window_ms").await;
 }
 
-/// The picture in docs/operate/monitor.md: two hours of a group that reads six partitions, one of which it falls behind in.
+/// The picture in docs/operate/monitor.md: two hours of a group that reads four partitions, one of which it falls behind in.
 #[tokio::test]
 async fn the_picture_in_the_documentation_is_what_the_service_draws() {
     let service = with_orders(4);
