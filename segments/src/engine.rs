@@ -31,25 +31,25 @@ pub(crate) struct Engine {
     pub(crate) directory_id: u64,
     pub(crate) queue: Arc<Queue>,
     pub(crate) journal: Journal,
-    /// The most that the requests of one round take in the journal, the first request aside.
+    /// The most bytes that the requests of one round take in the journal. A larger request has a round of its own.
     pub(crate) round_bytes: u64,
     pub(crate) catalog: Catalog,
     /// Written by the committer when a round is published.
     pub(crate) state: RwLock<State>,
-    /// What is remembered of requests that are appended once. Held by the committer while it plans a round and when it is
-    /// durable; by retention for a moment.
+    /// The remembered idempotency keys. The committer locks them while it plans a round with keys, and again when the
+    /// round is durable; lookups and retention lock them briefly.
     pub(crate) keys: Mutex<Keys>,
-    /// The partition in which that is stored; `None` before [`Engine::prepare_keys`].
+    /// The partition that stores the keys; `None` until [`Engine::prepare_keys`] makes it or recovery finds it.
     pub(crate) key_log: RwLock<Option<Arc<Partition>>>,
     pub(crate) pool: Arc<SegmentPool>,
     /// Partitions with something to sync. Filled by the committer, emptied by the syncer.
     pub(crate) dirty: Mutex<Vec<Arc<Partition>>>,
     /// Segments below a log start, whose files are to be removed. Filled by the committer, emptied by the syncer.
     pub(crate) garbage: Mutex<Vec<(Arc<Partition>, Arc<Segment>)>>,
-    /// Held by the syncer while it makes or removes files by their names, having seen that their topic is not deleted;
-    /// taken by a deletion before it moves the topic's directory away.
+    /// Held by the syncer while it checks that a topic is not deleted and then makes or removes its files by name. A
+    /// deletion takes it before it moves the topic's directory away, so that no such work is left under that name.
     pub(crate) removing: Mutex<()>,
-    /// The slots of the snapshots. Its lock is what makes syncs come one after the other.
+    /// The slots of the snapshots. Its lock makes syncs run one after the other.
     pub(crate) snapshots: Mutex<Snapshots>,
     /// Files open for writing now.
     pub(crate) open_files: Arc<AtomicUsize>,
@@ -58,26 +58,26 @@ pub(crate) struct Engine {
     /// Set once, when the journal has failed.
     failed: Mutex<Option<Error>>,
     is_failed: AtomicBool,
-    /// Whether the last append met a full disk. Set and cleared by the committer.
+    /// Whether the last append failed because the disk was full. Set and cleared by the committer.
     pub(crate) storage_full: AtomicBool,
     /// What recovery found, for the operator.
     pub(crate) damage: Mutex<Vec<String>>,
     pub(crate) wake_syncer: Wakeup,
 }
 
-/// Where the syncer writes what it knows.
+/// The files that the syncer writes: the checkpoint and the state's snapshot.
 pub(crate) struct Snapshots {
     pub(crate) checkpoint: Slots,
     pub(crate) state: Slots,
-    /// The first generation of the state's snapshots that holds all that the newest does.
+    /// The first generation of the state's snapshot with the newest contents, which are written under two generations.
     pub(crate) state_generation: u64,
-    /// The round up to which the newest checkpoint covers every healthy partition.
+    /// The newest checkpoint covers all rounds below this one, for every healthy partition.
     pub(crate) round: u64,
-    /// Directories whose sync has failed: what names they have on stable storage is not known until a restart.
+    /// Directories whose sync has failed: until a restart, nobody knows which of their names are on stable storage.
     pub(crate) failed_dirs: BTreeSet<PathBuf>,
 }
 
-/// A thread that sleeps until it is asked or a time has passed.
+/// Lets a thread sleep until it is asked to work or a time has passed.
 #[derive(Default)]
 pub(crate) struct Wakeup {
     request: Mutex<Request>,
@@ -101,7 +101,7 @@ impl Wakeup {
         self.changed.notify_all();
     }
 
-    /// Waits; `None` when the thread is to end, else whether it was asked.
+    /// Waits; returns `None` if the thread must end, else whether it was asked.
     pub(crate) fn wait(&self, timeout: Duration) -> Option<bool> {
         let mut request = self.request.lock();
         if !request.asked && !request.ended {
@@ -132,7 +132,7 @@ impl Engine {
         damage: Vec<String>,
         max_open_files: usize,
     ) -> Self {
-        // A quarter of a file at most: a round that just misses the end of a file wastes what it leaves.
+        // At most a quarter of a file: a round that does not fit the rest of a file leaves that rest unused.
         let round_bytes = (Journal::capacity(options.journal_file_bytes) / 4).min(8 << 20);
         let keys = Mutex::new(Keys::of(&options));
         Self {
@@ -172,7 +172,7 @@ impl Engine {
         self.failed.lock().clone()
     }
 
-    /// Ends all appends: what comes from now on was not stored, whatever became of what was in flight.
+    /// Refuses all appends from now on. They are not stored; requests in flight may have been.
     pub(crate) fn fail(&self, error: &Error) {
         tracing::error!(%error, "the log takes no more appends until a restart");
         let reason = match error {
@@ -188,8 +188,8 @@ impl Engine {
         self.is_failed.store(true, Ordering::Release);
     }
 
-    /// Has the syncer look at a partition. Called when something is published, not when it is written: a sync between the
-    /// two would take the mark away with what was published before, and never come back for the rest.
+    /// Puts a partition on the syncer's list. Called when a round is published, not when it is written: a sync in
+    /// between would take it off the list and sync only what was published before; the rest would never be synced.
     pub(crate) fn mark_dirty(&self, partition: &Arc<Partition>, writer: &mut Writer) {
         if !writer.dirty {
             writer.dirty = true;
@@ -197,13 +197,13 @@ impl Engine {
         }
     }
 
-    /// Asks the syncer to look.
+    /// Wakes the syncer.
     pub(crate) fn request_sync(&self) {
         self.wake_syncer.ask();
     }
 }
 
-/// Counts since the log was opened. Nothing hangs on their order, so they are not among what [`crate::io::sync`] can schedule.
+/// Counts since the log was opened. Plain atomics, not those of [`crate::io::sync`]: nothing depends on their order.
 #[derive(Default)]
 pub(crate) struct Stats {
     requests: Count,
@@ -216,7 +216,7 @@ pub(crate) struct Stats {
     checkpoints: Count,
 }
 
-/// Counts since the log was opened, and levels of now.
+/// Counts since the log was opened, and some current values.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     /// Requests that were answered by a round, refused ones too.
@@ -229,23 +229,23 @@ pub struct Counters {
     pub rounds: u64,
     /// Syncs of the journal.
     pub journal_syncs: u64,
-    /// What they took together.
+    /// The total time of these syncs.
     pub journal_sync_time: Duration,
     /// Syncs of segment files.
     pub segment_syncs: u64,
     /// Checkpoints written.
     pub checkpoints: u64,
-    /// Bytes that wait for the committer now, with what each request takes besides its records.
+    /// Bytes of the requests that wait for the committer now, with a fixed overhead for each request.
     pub queued_bytes: u64,
     /// Segments mapped now.
     pub open_segments: u64,
-    /// Indexes that were missing, damaged or of another log, and were made again.
+    /// Indexes that were made again because they were missing, damaged or of another log.
     pub index_rebuilds: u64,
     /// Segment files open for writing now.
     pub open_files: u64,
-    /// Keys of requests that are appended once, remembered now.
+    /// Idempotency keys that are remembered now.
     pub remembered_keys: u64,
-    /// What these take in memory.
+    /// Bytes of memory that these keys take.
     pub remembered_key_bytes: u64,
 }
 

@@ -42,12 +42,12 @@ pub enum Error {
     /// A topic of that name is there already.
     #[error("the topic {0} exists already")]
     TopicExists(String),
-    /// The next offset to be given is not the one expected: nothing was stored.
+    /// The partition's next offset is not the expected one: nothing was stored.
     #[error("expected the next offset {expected}, but it is {end_offset}")]
     OffsetMismatch {
         /// What the request expected.
         expected: Offset,
-        /// The partition's `end_offset`, durable when this is answered.
+        /// The partition's next offset, which is its durable `end_offset` when this error is answered.
         end_offset: Offset,
     },
     /// The offset lies below the log start: go on from `log_start_offset`.
@@ -70,12 +70,12 @@ pub enum Error {
         /// One past the last durable record.
         end_offset: Offset,
     },
-    /// Stored bytes do not say what was stored: the rest of the log is readable from `damaged_until` on.
+    /// Stored bytes are not what was written: the log can be read again from `damaged_until` on.
     #[error(
         "{place} is damaged: {what}; offsets {damaged_from} to {damaged_until} (exclusive) cannot be read; run quipu verify"
     )]
     Damaged {
-        /// The file and the position, for the log of the operator; not for clients.
+        /// The file and the position, for the operator's log; not for clients.
         place: String,
         /// What was found against what was expected.
         what: String,
@@ -84,46 +84,46 @@ pub enum Error {
         /// One past the last offset that cannot be read.
         damaged_until: Offset,
     },
-    /// The log cannot take this now, for a reason that passes: nothing was stored; try again later.
+    /// The log cannot take this now, for a temporary reason: nothing was stored; try again later.
     #[error("{reason}; try again")]
     Overloaded {
         /// Why: too much waits for the disk, no file handle is free, or another partition's write failed in the round.
         reason: String,
     },
-    /// The key was used by another request before, and is not forgotten yet: nothing was stored; use another key.
+    /// Another request used this idempotency key, and it has not expired: nothing was stored; use another key.
     #[error("the key was used before by a request that says something else")]
     KeyReused,
-    /// The keys that are remembered take all the memory that they may: nothing was stored; requests without a key and
-    /// repetitions go on.
+    /// The remembered idempotency keys take all the memory that they may: nothing was stored. Requests without a key
+    /// are still stored, and repetitions are still answered.
     #[error("too many keys are remembered; the first of them expires in {} s", retry_after.as_secs())]
     TooManyKeys {
-        /// When the first of them expires.
+        /// How long until the first of them expires.
         retry_after: Duration,
     },
-    /// A batch does not follow on its producer's last one: nothing was stored; one in between is missing.
+    /// A batch does not continue its producer's sequence: nothing was stored; a batch before it is missing.
     #[error("expected the producer's sequence {expected}, but the batch begins with {found}")]
     OutOfOrderSequence {
-        /// The sequence that follows on the last batch.
+        /// The sequence that the batch should begin with.
         expected: i32,
-        /// The batch's first.
+        /// The batch's first sequence.
         found: i32,
     },
-    /// A batch of an earlier epoch of its producer: nothing was stored; a newer instance has taken the place of this one.
+    /// A batch of an older producer epoch: nothing was stored; a newer instance of the producer has replaced this one.
     #[error("the producer's epoch {found} is over: it is {epoch}")]
     ProducerFenced {
         /// The newest epoch that is known.
         epoch: i16,
-        /// The batch's.
+        /// The batch's epoch.
         found: i16,
     },
-    /// The disk is full: nothing was stored; appends go on by themselves when there is space.
+    /// The disk is full: nothing was stored; appends work again as soon as there is space.
     #[error("the disk is full; nothing was stored")]
     StorageFull,
     /// A write or a sync of this partition's segment failed: appends to it are refused until a restart.
     #[error("appends to this partition stopped after a failed write: {0}; restart to recover")]
     PartitionFailed(String),
-    /// As [`Error::PartitionFailed`], of the partition in which keys are remembered: requests with new keys are refused until
-    /// a restart; those without a key go on, and repetitions are answered.
+    /// As [`Error::PartitionFailed`], for the partition that stores the keys: requests with new keys are refused until
+    /// a restart. Requests without a key are still stored, and repetitions are still answered.
     #[error("keys cannot be stored after a failed write: {0}; restart to recover")]
     KeysFailed(String),
     /// A write or a sync of the journal failed: all appends are refused until a restart. What was in flight may or may not be stored.
@@ -131,7 +131,7 @@ pub enum Error {
     LogFailed {
         /// What failed.
         reason: String,
-        /// Whether the request may be stored all the same.
+        /// Whether the request may be stored nevertheless.
         in_flight: bool,
     },
     /// The log is being closed: nothing was stored.
@@ -159,7 +159,7 @@ pub enum ErrorKind {
     TooLarge,
     /// Look for something else.
     NotFound,
-    /// The state is another than the request assumed.
+    /// The state is not what the request assumed.
     Conflict,
     /// Read from another offset.
     OutOfRange,
@@ -200,7 +200,7 @@ impl Error {
         matches!(self.kind(), ErrorKind::Full | ErrorKind::Busy)
     }
 
-    /// No file handle is free. The message names no path: clients see it.
+    /// No file handle is free. The message names no path, because clients see it.
     pub(crate) fn out_of_handles() -> Self {
         Self::Overloaded {
             reason: "the server has no file handle left: close connections or raise its limit of open files (ulimit -n)".into(),
@@ -224,7 +224,7 @@ impl Error {
         Self::reading(what, source)
     }
 
-    /// The same for a call that only reads: it fails, but never because the disk is full, whatever the file system answers.
+    /// The same for a call that only reads: never [`Error::StorageFull`], whatever the file system answers.
     pub(crate) fn reading(what: impl Into<String>, source: io::Error) -> Self {
         if is_out_of_handles(&source) {
             return Self::out_of_handles();
@@ -236,7 +236,7 @@ impl Error {
     }
 }
 
-/// Says at which file or directory an I/O error was met.
+/// Adds to an I/O error which file or directory it is about.
 pub(crate) trait At<T> {
     /// Wraps the error like [`Error::io`], with what was being done (`"reading"`) and where.
     fn at(self, doing: &str, path: impl AsRef<std::path::Path>) -> Result<T>;
@@ -248,8 +248,8 @@ impl<T> At<T> for io::Result<T> {
     }
 }
 
-/// Whether an I/O error says that this process, or the system, has as many files open as it may. It says nothing of the
-/// disk: the call did nothing, and can be made again.
+/// Whether an I/O error says that this process, or the system, has no file handle left. That is no fault of the disk:
+/// the call did nothing, and can be made again.
 pub(crate) fn is_out_of_handles(error: &io::Error) -> bool {
     let handles = [Errno::MFILE, Errno::NFILE];
     error

@@ -1,7 +1,7 @@
-//! The door for fuzz targets: private decoders, each followed by its encoder. Not part of the API.
+//! Entry points for fuzz targets: private decoders, each followed by its encoder. Not part of the API.
 //!
-//! Each function reads bytes from outside and writes again what it understood, so that a target can assert that the two
-//! agree without a look at the types between. `None` and errors are refusals.
+//! Each function decodes bytes and encodes the result again, so that a target can compare the two without knowing the
+//! types in between. `None` and errors mean that the bytes were refused.
 
 use std::path::Path;
 
@@ -69,7 +69,7 @@ impl Slot {
     }
 }
 
-/// Reads what is remembered of a request that is appended once, and writes it again: the key of its record, and the value.
+/// Reads the record of an idempotency key and writes it again: the record's key and value.
 ///
 /// # Errors
 /// What is wrong.
@@ -79,7 +79,7 @@ pub fn key_entry(id: &[u8], value: &[u8]) -> Result<(Vec<u8>, Vec<u8>), &'static
     Ok((keys::encode_id(topic, key), entry.encode()))
 }
 
-/// Reads what is known of an idempotent producer, and writes it again: the key and the value in the state.
+/// Reads the entry of an idempotent producer in the state and writes it again: its key and value.
 pub fn producer(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     producers::again(key, value)
 }
@@ -151,8 +151,8 @@ fn write_round(items: &[Item<'_>], sequence: u64, number: u64) -> Vec<u8> {
 /// What a replay of the journal found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replayed {
-    /// The rounds' numbers, in the order in which they are applied; of one that is not understood and ends the replay
-    /// nothing.
+    /// The rounds' numbers, in the order in which they are applied. A round that is not understood ends the replay and
+    /// is not listed.
     pub rounds: Vec<u64>,
     /// What is wrong.
     pub damage: Vec<String>,
@@ -162,10 +162,10 @@ pub struct Replayed {
     pub refused: Option<String>,
 }
 
-/// Replays the journal of a data directory from a file and a round on.
+/// Replays the journal of a data directory, beginning with the given file and round.
 ///
 /// # Errors
-/// Those of an opening that meets this journal.
+/// Those of opening a log with this journal.
 pub fn replay(
     disk: &dyn Disk,
     dir: &Path,
@@ -191,7 +191,7 @@ pub fn replay(
     })
 }
 
-/// Reads both files of a segment's index, looks up what `offset`, `position` and `time` find, and writes them again.
+/// Reads both files of a segment's index, looks up `offset`, `position` and `time`, and writes both files again.
 ///
 /// # Errors
 /// What is wrong.
@@ -201,7 +201,7 @@ pub fn index(
     log_bytes: u64,
     (offset, position, time): (Offset, u64, TimestampMs),
 ) -> Result<[Vec<u8>; 2], String> {
-    // A reader may know no more than the header.
+    // Some readers decode the header only.
     let summary = index::summary(offsets, base, log_bytes);
     let index = index::decode(offsets, times, base, log_bytes).map_err(|error| error.to_string())?;
     let summary = summary.map_err(|error| format!("only the header is refused: {error}"))?;

@@ -1,15 +1,16 @@
 //! An embedded, partitioned, append-only log.
 //!
-//! Topics are split into partitions; a partition is a sequence of records with offsets from 0. Records lie in
-//! memory-mapped segments as record batches (version 2, as Kafka has them), behind one journal that all partitions
-//! share: one sync makes the appends of every partition durable, however many they are.
+//! Topics are split into partitions; a partition is a sequence of records with offsets from 0. Records are stored as
+//! record batches (Kafka's version 2) in memory-mapped segments. All partitions share one journal, so one sync makes
+//! the appends of every partition durable, however many partitions there are.
 //!
 //! # Guarantees
 //! - An append that asked for [`Ack::Durable`] is answered after the sync: it survives `kill -9` and a power cut.
 //! - Readers see a record only when it is durable, so nobody reads what a crash could take back.
-//! - All of a request is there after a crash, over all its partitions, or nothing of it.
-//! - Damage inside of acknowledged data is an error that names the offsets ([`Error::Damaged`]), never a silent gap.
-//! - On a full disk appends are refused and go on by themselves; after a failed sync they are refused until a restart.
+//! - After a crash each request is stored whole or not at all, over all its partitions.
+//! - Damage in acknowledged data is an error that names the offsets ([`Error::Damaged`]), never a silent gap.
+//! - On a full disk appends are refused until there is space again. After a failed sync of the journal all appends are
+//!   refused until a restart; after a failed sync of a segment, those to its partition.
 //!
 //! # Example
 //! ```
@@ -49,7 +50,7 @@
 //! ```
 //!
 //! # Map
-//! Read `log` first, then `commit`. A module uses only those below it, and `tests/layers.rs` holds that.
+//! Read `log` first, then `commit`. A module uses only modules below it in this table; `tests/layers.rs` checks that.
 //!
 //! | module | holds |
 //! |---|---|
@@ -58,14 +59,14 @@
 //! | `commit` | the rounds: plan, write, journal, sync, publish |
 //! | `maintain` | syncs in the background, checkpoints, retention, making and deleting topics |
 //! | `engine` | what the threads of an open log share |
-//! | `append` | requests, their queue, and what is appended only once: by a key, by a producer's sequence |
+//! | `append` | requests, their queue, and how duplicates are found: by idempotency key, by producer sequence |
 //! | `topic` | topics, partitions and their positions |
 //! | `segment` | log files, their indexes, and reading over them |
 //! | `journal` | the file that every round is synced in |
 //! | `files` | the small files of a directory: descriptions, checkpoint, state |
 //! | [`batch`] | the record batch format, without any I/O |
 //! | `io` | the seams to the operating system: `disk`, `clock`, `sync` |
-//! | `ticket`, `options`, `error`, `types` | the words that all of them use |
+//! | `ticket`, `options`, `error`, `types` | the types that all of them use |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![cfg_attr(

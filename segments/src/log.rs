@@ -1,4 +1,4 @@
-//! The whole log, as its callers see it.
+//! The open log, as its callers see it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub struct Health {
     pub storage_full: bool,
     /// Partitions whose appends are refused until a restart, each with the reason.
     pub failed_partitions: Vec<(String, String)>,
-    /// Damage that was found when the log was opened, beside the records: in the journal, the checkpoint, descriptions.
+    /// Damage found when the log was opened, other than in records: in the journal, the checkpoint, descriptions.
     pub damage: Vec<String>,
     /// Records that are known to be damaged now.
     pub damaged_ranges: Vec<DamagedRange>,
@@ -117,7 +117,7 @@ impl Log {
             let syncer = Arc::clone(&engine);
             threads.push(spawn("quipu-syncer", move || syncer.run_syncer())?);
         } else {
-            // Weak: the queue is the engine's, and the committer holds the engine.
+            // Weak, to avoid a cycle: the engine holds the queue, and the committer holds the engine.
             let committer = Arc::downgrade(&committer);
             engine
                 .queue
@@ -142,22 +142,21 @@ impl Log {
         &self.owner.engine
     }
 
-    /// Answers what is queued, syncs everything and writes a checkpoint, so that the next opening replays nothing.
-    /// Later appends are refused with [`Error::Closed`]; reads go on. Closing twice is harmless. Blocks.
+    /// Answers all queued requests, syncs everything and writes a checkpoint, so that the next opening replays nothing.
+    /// Later appends are refused with [`Error::Closed`]; reads still work. Closing twice is harmless. Blocks.
     ///
     /// # Errors
-    /// What the last sync met: the next opening replays the journal instead.
+    /// The error of the last sync; the next opening then replays the journal.
     pub fn close(&self) -> Result<()> {
         self.owner.close(true)
     }
 
-    /// A name that no other data directory has: 16 hexadecimal digits, given when it was made.
+    /// The id of the data directory, which no other has: 16 hexadecimal digits, chosen when the directory was made.
     pub fn directory_id(&self) -> String {
         format!("{:016x}", self.engine().directory_id)
     }
 
-    /// The topics, sorted by name. Those of the log itself, whose names begin with `__`, are not shown here nor in what
-    /// looks for one.
+    /// The topics, sorted by name. Internal topics, whose names begin with `__`, are left out here and in all lookups.
     pub fn topics(&self) -> Vec<Arc<Topic>> {
         let mut topics = self.engine().catalog.list();
         topics.retain(|topic| !is_internal(topic.name()));
@@ -203,15 +202,15 @@ impl Log {
     ///
     /// # Errors
     /// - [`Error::NotFound`]: there is none.
-    /// - [`Error::Closed`], [`Error::LogFailed`]: it was not deleted, or (where `in_flight`) may be after a restart.
+    /// - [`Error::Closed`], [`Error::LogFailed`]: it was not deleted; if `in_flight`, it may be after a restart.
     /// - [`Error::Io`]: it is deleted, its files stay until the next start.
     pub fn delete_topic(&self, name: &str, state: Vec<StateChange>) -> Result<()> {
         check_visible(name)?;
         self.engine().delete_topic(name, state)
     }
 
-    /// Makes what remembers the keys of [`AppendRequest::once`]: an internal topic, which is not shown. Blocks for a few
-    /// syncs the first time in the life of a data directory, and costs nothing after that.
+    /// Makes the internal topic that stores the keys of [`AppendRequest::once`]. Blocks for a few syncs the first time
+    /// in the life of a data directory, and costs nothing after that.
     ///
     /// # Errors
     /// As for [`Log::create_topic`]; try again.
@@ -219,11 +218,11 @@ impl Log {
         self.engine().prepare_keys()
     }
 
-    /// What an append with this key is answered, where one was stored before and is durable, without asking the committer.
-    /// `None` says nothing: another one may be in flight. [`AppendRequest::once`](crate::AppendRequest::once) decides.
+    /// The answer to an append with this key, if one was stored before and is durable. Does not ask the committer, so
+    /// `None` proves nothing: one may be in flight. [`AppendRequest::once`](crate::AppendRequest::once) decides.
     ///
     /// # Errors
-    /// The inner one is [`Error::KeyReused`].
+    /// The inner error is [`Error::KeyReused`]: the key was stored with another fingerprint.
     pub fn recall(&self, topic: TopicId, key: &[u8], fingerprint: &[u8; 16]) -> Option<Result<Appended>> {
         self.engine().recall(topic, key, fingerprint)
     }
@@ -235,10 +234,11 @@ impl Log {
     ///
     /// # Errors
     /// At once, with nothing queued: [`Error::Overloaded`] (try again), [`Error::RequestTooLarge`] (split it),
-    /// [`Error::Invalid`], [`Error::Closed`], [`Error::LogFailed`]. By the ticket: [`Error::OffsetMismatch`],
-    /// [`Error::NotFound`], [`Error::StorageFull`], [`Error::PartitionFailed`], [`Error::LogFailed`]; with
-    /// [`AppendRequest::once`] also [`Error::KeyReused`], [`Error::TooManyKeys`] and [`Error::KeysFailed`], and for batches of a producer
-    /// [`Error::OutOfOrderSequence`] and [`Error::ProducerFenced`].
+    /// [`Error::Invalid`], [`Error::Closed`], [`Error::LogFailed`]. By the ticket: [`Error::Overloaded`],
+    /// [`Error::OffsetMismatch`], [`Error::NotFound`], [`Error::StorageFull`], [`Error::PartitionFailed`],
+    /// [`Error::LogFailed`]; with [`AppendRequest::once`] also [`Error::KeyReused`], [`Error::TooManyKeys`] and
+    /// [`Error::KeysFailed`], and for batches of a producer [`Error::OutOfOrderSequence`] and
+    /// [`Error::ProducerFenced`].
     pub fn append(&self, request: AppendRequest) -> Result<Ticket> {
         if request.once.is_some() && !self.engine().has_keys() {
             return Err(Error::Invalid(
@@ -282,7 +282,7 @@ impl Log {
         }
     }
 
-    /// Records that are known to be damaged, by topic and partition. Cheap while nothing is.
+    /// Records that are known to be damaged, by topic and partition. Cheap if none is known.
     pub fn damaged_ranges(&self) -> Vec<DamagedRange> {
         if !self.engine().pool.has_damage.load(Ordering::Acquire) {
             return Vec::new();
@@ -330,7 +330,7 @@ impl Log {
         self.engine().sync_segments()
     }
 
-    /// Deletes what retention lets go now. The log's own thread does it every
+    /// Deletes the segments that retention does not keep now. The log's own thread does so every
     /// [`retention_interval`](Options::retention_interval).
     ///
     /// # Errors
@@ -348,7 +348,7 @@ impl Owner {
         }
         self.engine.queue.close();
         if self.engine.options.background {
-            // The committer may wait for the syncer's next journal file: it ends first.
+            // The committer ends first, because it may wait for a journal file from the syncer.
             let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
             if let Some(committer) = threads.next() {
                 committer
@@ -388,7 +388,7 @@ impl Drop for Owner {
     }
 }
 
-/// A topic of the log itself is none to callers.
+/// Refuses internal topics: for callers they do not exist.
 fn check_visible(name: &str) -> Result<()> {
     if is_internal(name) {
         return Err(Error::NotFound(format!("the topic {name}")));

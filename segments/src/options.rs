@@ -9,41 +9,41 @@ use crate::journal::replay::Decode;
 /// How a log is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Length of each journal file in bytes. It must hold the largest request. 64 MiB.
+    /// Length of each journal file in bytes. It must hold the largest request. Default: 64 MiB.
     pub journal_file_bytes: u64,
-    /// Journal files that are kept, at least 2: one is written while another is being synced from. 3.
+    /// Number of journal files, at least 2: one is written while another's segments are synced. Default: 3.
     pub journal_files: u32,
-    /// The largest request, in bytes of record batch format. 33 MiB.
+    /// The largest request, in bytes of record batch format. Default: 33 MiB.
     pub max_request_bytes: usize,
-    /// Bytes of waiting requests above which more are refused as overloaded. 64 MiB.
+    /// Bytes of waiting requests above which more are refused as overloaded. Default: 64 MiB.
     pub queue_bytes: u64,
-    /// What the keys of requests that are appended once may take in memory, in bytes: at that, requests with new keys are
-    /// refused until some have expired. 256 MiB: some 1.3 million keys of 40 bytes, whose log is read in one to two seconds
-    /// when this one is opened.
+    /// The most memory for idempotency keys, in bytes. When it is full, requests with new keys are refused until some
+    /// keys have expired. Default: 256 MiB, some 1.3 million keys of 40 bytes, whose records are read in one to two
+    /// seconds when the log is opened.
     pub key_bytes: u64,
-    /// Segments that are mapped at once. 4,096.
+    /// The most segments that are mapped at once. Default: 4,096.
     pub max_open_segments: usize,
-    /// Segment files open for writing at once; `None`: half of the process's limit on open files.
+    /// The most segment files open for writing at once; `None` (default): half of the process's limit on open files.
     pub max_open_files: Option<usize>,
-    /// How often retention looks for segments to delete. 30 s.
+    /// How often retention looks for segments to delete. Default: 30 s.
     pub retention_interval: Duration,
-    /// How long written segments may wait for their sync (and a restart have to replay them) on a quiet log. 10 s.
+    /// How long written segments may wait for their sync on a quiet log (a restart replays them). Default: 10 s.
     pub checkpoint_interval: Duration,
-    /// Whether the log runs threads of its own: the committer and the syncer. Without them the caller drives it by
+    /// Whether the log runs threads of its own: the committer and the syncer. Without them the caller must call
     /// [`Log::run_round`](crate::Log::run_round), [`Log::sync_segments`](crate::Log::sync_segments) and
-    /// [`Log::apply_retention`](crate::Log::apply_retention).
+    /// [`Log::apply_retention`](crate::Log::apply_retention). Default: `true`.
     pub background: bool,
-    /// From which size on the log of the keys is shortened; its segments have half of that. `None`: 8 MiB.
+    /// The size in bytes from which the keys' partition is shortened; its segments have half of that. `None`: 8 MiB.
     #[cfg(feature = "simulation")]
     pub key_log_bytes: Option<u64>,
-    /// Has the committer look up no keys. Only to see that a test of crashes notices: requests are appended twice by it.
+    /// Makes the committer look up no keys, so that requests are appended twice: to prove that the crash tests notice.
     #[cfg(feature = "simulation")]
     pub ignore_keys: bool,
-    /// Has the committer remember keys in memory alone. Only to see that a test of crashes notices.
+    /// Makes the committer remember keys in memory only: to prove that the crash tests notice.
     #[cfg(feature = "simulation")]
     pub lose_keys: bool,
-    /// Has recovery take the journal's rounds without a look at their checksums. Only to see that a test of crashes
-    /// notices: records are lost by it.
+    /// Makes recovery accept the journal's rounds without checking their checksums, so that records are lost: to prove
+    /// that the crash tests notice.
     #[cfg(feature = "simulation")]
     pub trust_torn_rounds: bool,
 }
@@ -73,11 +73,11 @@ impl Default for Options {
     }
 }
 
-/// What a journal file has beside the largest request: its header, its end mark and the rounding to whole blocks.
+/// Room in a journal file beside the largest request: for its header, its end mark and the rounding to whole blocks.
 const JOURNAL_SLACK_BYTES: u64 = 64 << 10;
 
 impl Options {
-    /// What recovery takes for a round of the journal.
+    /// How recovery decodes a round of the journal.
     pub(crate) fn round_decoder(&self) -> Decode {
         #[cfg(feature = "simulation")]
         if self.trust_torn_rounds {
@@ -86,7 +86,7 @@ impl Options {
         |bytes, sequence| Round::decode(bytes, sequence)
     }
 
-    /// From which size on the log of the keys is shortened, if not from the usual one.
+    /// The size in bytes from which the keys' partition is shortened; `None`: the usual one.
     pub(crate) fn long_key_log_bytes(&self) -> Option<u64> {
         #[cfg(feature = "simulation")]
         return self.key_log_bytes;
@@ -94,7 +94,7 @@ impl Options {
         None
     }
 
-    /// Offsets whose keys are counted together, if not the usual ones: as much smaller as the log is.
+    /// Offsets of the keys' partition that are counted together: few if a test makes it small; `None`: as usual.
     pub(crate) fn key_block_offsets(&self) -> Option<u64> {
         self.long_key_log_bytes().map(|_| 4)
     }

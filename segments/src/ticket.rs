@@ -1,6 +1,6 @@
-//! Waiting without a runtime: an append's answer, and the arrival of records.
+//! Waiting without an async runtime: for an append's answer, and for new records.
 //!
-//! Both are plain futures, for any executor, and can be waited for by a thread that blocks.
+//! Both are plain futures: any executor can poll them, and a thread can block on them.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,10 +17,10 @@ use crate::types::Offset;
 /// The answer to an append.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Appended {
-    /// The first offset of each part, in the request's order; of a repetition, in the order of the first request.
+    /// The first offset of each part, in the request's order; for a repetition, in the order of the first request.
     pub base_offsets: Vec<Offset>,
-    /// Where nothing was appended, because that was done before: the note of the first request with the key
-    /// ([`Once::note`](crate::Once::note)), or nothing for a producer's batch.
+    /// Set if the request is a repetition, so that nothing was appended: the note of the first request with the key
+    /// ([`Once::note`](crate::Once::note)), or no bytes for a producer's batch.
     pub repeated: Option<Vec<u8>>,
 }
 
@@ -30,9 +30,9 @@ enum Slot {
     Taken,
 }
 
-/// The answer that an append is going to get: a future, or [`Ticket::wait`].
+/// Waits for the answer to an append: as a future, or by [`Ticket::wait`].
 ///
-/// Dropping it does not take the append back.
+/// Dropping it does not cancel the append.
 #[must_use = "an append is not known to be stored before its ticket is answered"]
 pub struct Ticket {
     slot: Arc<Mutex<Slot>>,
@@ -42,7 +42,7 @@ impl Ticket {
     /// Blocks until the answer is there.
     ///
     /// # Errors
-    /// Whatever the append met.
+    /// The append's error.
     pub fn wait(self) -> Result<Appended> {
         block_on(self)
     }
@@ -68,7 +68,7 @@ impl Future for Ticket {
     }
 }
 
-/// The committer's side of a [`Ticket`]. Dropped without an answer, it answers that the log is closing.
+/// The committer's side of a [`Ticket`]. If it is dropped without an answer, it answers [`Error::Closed`].
 pub(crate) struct Answer {
     slot: Option<Arc<Mutex<Slot>>>,
 }
@@ -85,7 +85,7 @@ pub(crate) fn ticket() -> (Ticket, Answer) {
 }
 
 impl Answer {
-    /// Gives the answer and returns whom to wake: the caller wakes all of a round together, outside of its locks.
+    /// Gives the answer and returns the waker: the caller wakes all of a round together, outside of its locks.
     pub(crate) fn give(mut self, answer: Result<Appended>) -> Option<Waker> {
         self.put(answer)
     }
@@ -107,10 +107,10 @@ impl Drop for Answer {
     }
 }
 
-/// Who waits for records of one partition.
+/// The wakers of all who wait for records of one partition.
 #[derive(Default)]
 pub(crate) struct Waiters {
-    /// Whether `list` has anything: read by the committer on every round, so without the lock.
+    /// Whether `list` has any waker. The committer reads it in every round, so it reads it without the lock.
     any: AtomicBool,
     list: Mutex<WaiterList>,
 }
@@ -123,7 +123,7 @@ struct WaiterList {
 }
 
 impl Waiters {
-    /// Registers a waker, or puts it in the place of the one of before; returns its id.
+    /// Registers a waker, or replaces the one that was registered as `id`; returns its id.
     pub(crate) fn register(&self, id: Option<u64>, waker: &Waker) -> u64 {
         let mut list = self.list.lock();
         if let Some(id) = id
@@ -146,17 +146,17 @@ impl Waiters {
         self.any.store(!list.wakers.is_empty(), Ordering::SeqCst);
     }
 
-    /// Wakes all and forgets them. Called after the new `end_offset` was made visible under a lock that who waits takes
-    /// to look again: that, and not `any` alone, is why nobody is missed.
+    /// Wakes all and forgets them. Called after the new `end_offset` was set under a lock. A waiter takes that lock to
+    /// look again after it has registered: this lock, and not `any` alone, makes sure that nobody is missed.
     pub(crate) fn wake_all(&self) {
         if self.any.load(Ordering::SeqCst) {
             self.wake_listed();
         }
     }
 
-    /// Wakes all and forgets them, after what they look at was set without a lock. Who registers takes the list's lock
-    /// before it looks: it is woken by this, or comes after it and sees what was set. (Without the lock, `any` could be
-    /// read before the store of what was set is seen by others, and somebody would wait for ever.)
+    /// Wakes all and forgets them, after a flag that they look at was set without a lock. A waiter takes the list's
+    /// lock to register before it looks: either it is woken here, or it registers later and sees the flag. (Without the
+    /// list's lock, `any` could be read before other threads see the flag, and a waiter would wait for ever.)
     pub(crate) fn wake_for_good(&self) {
         self.wake_listed();
     }

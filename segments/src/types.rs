@@ -1,4 +1,4 @@
-//! The numbers of the log, each with a type of its own, so that none is taken for another.
+//! The numbers of the log. Each kind has its own type, so that the compiler refuses one in the place of another.
 //!
 //! An *offset* numbers a record in a partition, a *position* is a byte in a file, a *timestamp* is wall time.
 
@@ -26,7 +26,7 @@ impl Offset {
         Self(value)
     }
 
-    /// Makes an offset of a number from outside; `None` above `i64::MAX`.
+    /// Makes an offset from an unchecked number; `None` if it is above `i64::MAX`.
     pub const fn try_new(value: u64) -> Option<Self> {
         if value <= i64::MAX as u64 {
             Some(Self(value))
@@ -142,12 +142,12 @@ impl fmt::Display for PartitionId {
     }
 }
 
-/// The number that a producer's duplicates are found by; [`ProducerId::NONE`] in batches of no such producer.
+/// The id of an idempotent producer, by which its duplicates are found; [`ProducerId::NONE`] in other batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProducerId(pub i64);
 
 impl ProducerId {
-    /// The value that stands in a batch without a producer.
+    /// The value in a batch without a producer.
     pub const NONE: Self = Self(-1);
 }
 
