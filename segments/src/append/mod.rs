@@ -1,4 +1,4 @@
-//! Appends on their way to the committer: what callers hand in, the queue, and what is appended only once.
+//! Appends before the committer takes them: requests, their queue, and what is remembered to find duplicates.
 //!
 //! Read `request` first, then `queue`. `keys` remembers requests by their idempotency key, `producers` remembers batches
 //! by their producer's sequence. The committer (`commit`) takes requests from the queue.

@@ -1,22 +1,22 @@
-//! Batches of idempotent producers: each is appended once, and in the order of its producer.
+//! Batches of idempotent producers: each is appended once, in its producer's order.
 //!
-//! A producer numbers the records that it sends to a partition, from 0 on in each epoch. Of each (partition, producer) the
-//! epoch and the last five batches are remembered. The rules are Kafka's, as its classes `ProducerStateManager`,
-//! `ProducerStateEntry` and `ProducerAppendInfo` have them:
+//! A producer numbers the records that it sends to a partition, from 0 on in each epoch. For each partition and
+//! producer, the epoch and the last five batches are remembered. The rules are those of Kafka's classes
+//! `ProducerStateManager`, `ProducerStateEntry` and `ProducerAppendInfo`; the first row that fits counts:
 //!
 //! | batch | |
 //! |---|---|
-//! | epoch, first and last sequence are those of one of the last five | a repetition: nothing is appended, the first offset is answered |
+//! | epoch, first and last sequence of one of the last five | a repetition: not appended, its first offset answered |
 //! | its epoch is older than the newest | refused: the producer is fenced |
-//! | its epoch is newer | must begin at sequence 0 |
-//! | nothing is known of its producer | any sequence |
+//! | its epoch is newer | appended if it begins at sequence 0, else refused: out of order |
+//! | nothing is known of its producer | appended, whatever its sequence |
 //! | begins where the last one ended (after `i32::MAX` comes 0) | appended |
 //! | else | refused: out of order |
 //!
-//! What is remembered lies in the engine's state, under keys that callers cannot use, and changes in the round of the batch:
-//! so both are stored or neither, and what follows within a round is held against what the round would store. It is
-//! bounded: the producer that has been silent for longest is forgotten first, and each after a day (as by Kafka's
-//! `producer.id.expiration.ms`).
+//! This is stored in the engine's state, under keys that callers cannot use, and changes in the same round as the
+//! batch: both are stored, or neither. A later batch of a round is checked against what the round is going to store.
+//! The number of producers is bounded: the one that has been silent for longest is forgotten first, and each after a
+//! silent day (as with Kafka's `producer.id.expiration.ms`).
 //!
 //! # The state's key and value
 //! | bytes | field |
@@ -46,17 +46,17 @@ const BATCHES: usize = 5;
 const MOST_PRODUCERS: usize = 10_000;
 /// How long a silent producer is remembered.
 const EXPIRATION_MS: i64 = 24 * 3600 * 1000;
-/// Forgotten ones that one round removes from the state.
+/// The most expired producers, and the most entries of `gone`, that one round removes from the state.
 const REMOVED_AT_ONCE: usize = 16;
 
 const PREFIX: [u8; 2] = [RESERVED_PREFIX, b'p'];
 const KEY_BYTES: usize = 2 + 8 + 4 + 8;
 const VERSION: u8 = 1;
 const VALUE_BYTES: usize = 1 + 2 + 8 + BATCHES * 16;
-/// What a batch adds to its round: its producer's state, and another that makes room for it.
+/// Journal bytes that a batch adds to its round: for its producer's state, and for removing another's to make room.
 const CHANGE_BYTES: usize = 2 * (KEY_BYTES + ITEM_OVERHEAD_BYTES) + VALUE_BYTES;
 
-/// A producer, as one partition knows it.
+/// A producer in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ProducerKey {
     topic: TopicId,
@@ -102,7 +102,7 @@ pub(crate) struct Producer {
     batches: VecDeque<Batch>,
 }
 
-/// A batch with what its producer says of it.
+/// The producer's fields of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sequenced {
     producer: ProducerId,
@@ -112,7 +112,7 @@ pub(crate) struct Sequenced {
 }
 
 impl Sequenced {
-    /// What a batch says of its producer; `None` if it has none.
+    /// The producer's fields of a batch; `None` if it has no producer.
     fn of(header: &BatchHeader) -> Option<Self> {
         (header.producer_id.0 >= 0).then(|| Self {
             producer: header.producer_id,
@@ -122,7 +122,7 @@ impl Sequenced {
         })
     }
 
-    /// What a part's only batch says of its producer. Parts of several batches have none: [`check_part`] sees to it.
+    /// The producer's fields of a part's only batch. [`check_part`] refuses producers in parts of several batches.
     pub(crate) fn of_part(records: &Records) -> Option<Self> {
         match records {
             Records::Sealed(batches) => batches.first().and_then(|batch| Self::of(&batch.header())),
@@ -144,7 +144,7 @@ fn follow(sequence: i32, count: u32) -> i32 {
     ((i64::from(sequence) + i64::from(count)) % (i64::from(i32::MAX) + 1)) as i32
 }
 
-/// Refuses batches of producers that cannot be right by themselves, and returns what the part adds to its round's changes.
+/// Refuses batches of producers that are wrong in themselves; returns the bytes that the part adds to its round.
 ///
 /// # Errors
 /// [`Error::Invalid`].
@@ -172,7 +172,7 @@ pub(crate) fn check_part(records: &Records) -> Result<usize> {
 }
 
 impl Producer {
-    /// What became of the batch before; `None` if it is to be appended now.
+    /// Checks the batch: returns its first offset if it is a repetition, `None` if it is to be appended.
     ///
     /// # Errors
     /// [`Error::ProducerFenced`], [`Error::OutOfOrderSequence`].
@@ -202,7 +202,7 @@ impl Producer {
         Ok(None)
     }
 
-    /// What is known after a batch was appended at `base_offset`, where `before` was before.
+    /// What is known after `batch` was appended at `base_offset`; `before` is what was known before.
     fn after(before: Option<Self>, batch: &Sequenced, base_offset: Offset, now: TimestampMs) -> Self {
         let mut batches = match before {
             Some(before) if before.epoch == batch.epoch => before.batches,
@@ -267,16 +267,16 @@ impl Producer {
 /// What is to be done with a batch.
 pub(crate) enum Verdict {
     Append,
-    /// It was appended before: at that offset, and whether that is durable.
+    /// It was appended before: its first offset, and whether it is durable.
     Repeated(Offset, bool),
 }
 
-/// All producers: those of the state, and over them what the round that is being planned would change. The committer's.
+/// All producers: those of the state, and the changes of the round that is being planned. Only the committer uses them.
 #[derive(Default)]
 pub(crate) struct Producers {
     known: BTreeMap<ProducerKey, Producer>,
     by_use: BTreeSet<(TimestampMs, ProducerKey)>,
-    /// Of deleted topics, or not to be read: to be taken out of the state.
+    /// Keys that are to be removed from the state: of deleted topics, or unreadable.
     gone: BTreeSet<Vec<u8>>,
     /// What the round stores…
     round: BTreeMap<ProducerKey, Producer>,
@@ -285,7 +285,7 @@ pub(crate) struct Producers {
 }
 
 impl Producers {
-    /// What the state holds of the producers of `topics`; what cannot be read is reported, and forgotten.
+    /// Loads the producers of `topics` from the state. Unreadable entries are reported and forgotten.
     pub(crate) fn load(state: &State, topics: &HashSet<TopicId>, damage: &mut Vec<String>) -> Self {
         let mut producers = Self::default();
         let mut wrong = 0;
@@ -323,7 +323,7 @@ impl Producers {
             .filter(|(producer, _)| !producer.is_expired(now))
     }
 
-    /// Holds a batch against what is known of its producer.
+    /// Checks a batch against what is known of its producer.
     ///
     /// # Errors
     /// [`Error::ProducerFenced`], [`Error::OutOfOrderSequence`]: perhaps because of an earlier batch of the same round.
@@ -332,7 +332,7 @@ impl Producers {
             return Ok(Verdict::Append);
         };
         let repeated = producer.check(batch)?;
-        // What it has in common with an earlier round is durable also where this round has added to it.
+        // A batch of an earlier round is durable, even if this round has added later ones.
         let is_known = |base: Offset| {
             is_durable
                 || self.known.get(key).is_some_and(|known| {
@@ -342,7 +342,7 @@ impl Producers {
         Ok(repeated.map_or(Verdict::Append, |base| Verdict::Repeated(base, is_known(base))))
     }
 
-    /// A batch is appended by the round.
+    /// Notes that the round appends a batch.
     pub(crate) fn append(
         &mut self,
         key: ProducerKey,
@@ -355,7 +355,7 @@ impl Producers {
             .insert(key, Producer::after(before, batch, base_offset, now));
     }
 
-    /// Ends the planning of a round: the changes that it makes in the state.
+    /// Ends the planning of a round: adds its changes of the state to `out`.
     pub(crate) fn changes(&mut self, now: TimestampMs, out: &mut Vec<StateChange>) {
         if self.round.is_empty() && self.gone.is_empty() {
             return;
@@ -388,7 +388,7 @@ impl Producers {
         );
     }
 
-    /// The round is durable.
+    /// Keeps the round's changes: it is durable.
     pub(crate) fn publish(&mut self) {
         for key in std::mem::take(&mut self.removed) {
             self.gone.remove(&key);
@@ -400,20 +400,20 @@ impl Producers {
         }
         for (key, producer) in std::mem::take(&mut self.round) {
             if !self.gone.is_empty() {
-                // What could not be read has been written over.
+                // An unreadable entry of that key has been overwritten.
                 self.gone.remove(&key.encode());
             }
             self.put(key, producer);
         }
     }
 
-    /// The round stores no records, and so nothing of this.
+    /// Drops the round's changes: it stores no records.
     pub(crate) fn forget_round(&mut self) {
         self.round.clear();
         self.removed.clear();
     }
 
-    /// A topic is deleted: its producers leave the state with the next rounds.
+    /// Forgets the producers of a deleted topic: the next rounds remove them from the state.
     pub(crate) fn forget_topic(&mut self, topic: TopicId) {
         let from = ProducerKey {
             topic,
@@ -472,7 +472,7 @@ mod tests {
             }
         }
 
-        /// The offset at which it is, and whether that is so for the first time.
+        /// The batch's offset, and whether it was appended now.
         fn send(&mut self, batch: Sequenced) -> Result<(u64, bool)> {
             let key = batch.key(PARTITION);
             match self.producers.check(&key, &batch, self.now)? {
@@ -534,7 +534,7 @@ mod tests {
                 found: 0
             })
         ));
-        // The same first sequence and another last one is another batch.
+        // The same first sequence with another last one is another batch.
         assert!(partition.send(batch(7, 0, 5, 2)).is_err());
     }
 
@@ -676,7 +676,7 @@ mod tests {
         partition.end_round();
         assert_eq!(partition.producers.known.len(), MOST_PRODUCERS);
         assert_eq!(partition.producers.by_use.len(), MOST_PRODUCERS);
-        // It was used just now.
+        // Producer 0 was used just now.
         assert!(!partition.send(batch(0, 0, 0, 1)).unwrap().1);
         assert!(partition.send(batch(1, 0, 9, 1)).unwrap().1, "it was forgotten");
     }

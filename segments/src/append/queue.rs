@@ -16,7 +16,7 @@ use crate::topic::Topic;
 use crate::topic::partition::{Partition, TrimQueue};
 use crate::types::Offset;
 
-/// What a round does.
+/// What a queued request asks a round to do.
 pub(crate) enum Operation {
     Append(AppendRequest),
     Trim {
@@ -27,19 +27,19 @@ pub(crate) enum Operation {
         topic: Arc<Topic>,
         state: Vec<StateChange>,
     },
-    /// Entries of keys, to be appended again where they are still needed.
+    /// Records of idempotency keys: those that are still needed are appended again.
     KeepKeys(Vec<Kept>),
 }
 
 pub(crate) struct Queued {
     pub(crate) operation: Operation,
     pub(crate) answer: Answer,
-    /// What it takes in the journal, at most.
+    /// The most bytes that it takes in the journal.
     pub(crate) bytes: u64,
 }
 
 impl Queued {
-    /// What it counts for in the queue: small requests are not for nothing.
+    /// Its bytes in the queue's count: even a tiny request takes memory.
     fn held_bytes(&self) -> u64 {
         self.bytes + QUEUED_OVERHEAD_BYTES
     }
@@ -51,7 +51,7 @@ const QUEUED_OVERHEAD_BYTES: u64 = 512;
 struct Waiting {
     requests: Vec<Queued>,
     bytes: u64,
-    /// Set once by `close` and by a failed journal: what new requests are answered.
+    /// The answer to new requests, once `close` or a failed journal has set it.
     refusal: Option<Error>,
     /// Set by `close`: the committer ends when the queue is empty.
     closing: bool,
@@ -60,7 +60,7 @@ struct Waiting {
 /// Runs one round in the caller's thread; `false` if nothing was queued.
 pub(crate) type Driver = Box<dyn Fn() -> Result<bool> + Send + Sync>;
 
-/// The bounded queue between those who append and the committer.
+/// The bounded queue between callers and the committer.
 pub(crate) struct Queue {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
@@ -149,7 +149,7 @@ impl Queue {
         Ok(ticket)
     }
 
-    /// Queues entries of keys to be appended again.
+    /// Queues records of keys to be appended again.
     pub(crate) fn keep_keys(&self, entries: Vec<Kept>) -> Result<Ticket> {
         let bytes: usize = entries.iter().map(Kept::bytes).sum();
         let ticket = self.submit(Operation::KeepKeys(entries), bytes as u64)?;
@@ -157,7 +157,7 @@ impl Queue {
         Ok(ticket)
     }
 
-    /// Runs what is queued, where no thread does.
+    /// Runs what is queued, if the log has no thread for it.
     fn drive(&self) -> Result<()> {
         if let Some(run_round) = self.driver.get() {
             while run_round()? {}
@@ -191,7 +191,7 @@ impl Queue {
         Ok(ticket)
     }
 
-    /// Takes requests of at most `max_bytes` together, the first whatever its size, in order of arrival.
+    /// Takes requests in order of arrival: the first whatever its size, then more up to `max_bytes` in total.
     pub(crate) fn take(&self, max_bytes: u64, into: &mut Vec<Queued>) {
         let mut waiting = self.waiting.lock();
         let mut bytes = 0;
@@ -213,7 +213,7 @@ impl Queue {
         waiting.bytes -= held_bytes;
     }
 
-    /// Waits until something is queued; `false` when the log closes and nothing is.
+    /// Waits until something is queued; `false` if the log closes and the queue is empty.
     pub(crate) fn wait(&self) -> bool {
         let mut waiting = self.waiting.lock();
         while waiting.requests.is_empty() {
@@ -238,7 +238,7 @@ impl Queue {
         self.arrived.notify_all();
     }
 
-    /// Drops what is queued, which answers it with [`Error::Closed`]: requests hold their partitions, which hold this queue.
+    /// Answers what is queued with [`Error::Closed`]. Breaks a cycle: requests hold partitions, which hold this queue.
     pub(crate) fn abandon(&self) {
         self.refuse(Error::Closed);
         let requests = std::mem::take(&mut self.waiting.lock().requests);

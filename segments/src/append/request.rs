@@ -1,4 +1,4 @@
-//! What callers hand in: records for partitions and changes of the state, stored together or not at all.
+//! Append requests: records for partitions and changes of the state, stored together or not at all.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use crate::types::{Ack, Offset, TimestampMs, TopicId};
 /// Records for one partition.
 #[derive(Debug)]
 pub enum Records {
-    /// May be combined with those of other requests into one batch.
+    /// Records that may be combined with those of other requests into one batch.
     Loose(BatchBuilder),
-    /// Stay the batches that they are.
+    /// Whole batches, which stay as they are.
     Sealed(Vec<SealedBatch>),
 }
 
@@ -38,14 +38,14 @@ impl Records {
 
 /// A request's records in one partition: consecutive offsets, readable together.
 pub struct Part {
-    /// Where they go.
+    /// The partition to append to.
     pub partition: Arc<Partition>,
     /// The records, at least one.
     pub records: Records,
-    /// Append only if this is the next offset to be given.
+    /// A condition: append only if this is the partition's next offset.
     pub expected_offset: Option<Offset>,
-    /// A hint that is kept in the index: every value is JSON without line breaks (or absent), so that readers need
-    /// not look.
+    /// A hint that is kept in the index: every value is JSON without line breaks (or absent), so that readers need not
+    /// check.
     pub json_lines: bool,
 }
 
@@ -76,18 +76,18 @@ impl Part {
     }
 }
 
-/// Makes a request one that is appended once, however often it is sent.
+/// An idempotency key: its request is appended once, however often it is sent.
 ///
-/// The first request with a key that is stored is remembered with what it was answered, in the very round of its records: after a
-/// crash both are there, or neither. Until `expires` a request of the same topic and key with the same fingerprint appends
-/// nothing and is answered as the first was. One that failed is not remembered.
+/// The first request that is stored with a key is remembered with its answer, in the same round as its records: after a
+/// crash both are there, or neither. Until `expires`, a request with the same topic, key and fingerprint appends
+/// nothing and gets the answer of the first. A request that failed is not remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Once {
-    /// The topic whose keys these are: that of all of the request's parts, of which there is at least one.
+    /// The topic of the key. All parts of the request belong to it, and there is at least one part.
     pub topic: TopicId,
     /// The key, from 1 byte to 1 KiB.
     pub key: Vec<u8>,
-    /// What the request says, in short: another request with the same key is refused by it.
+    /// Stands for the request's contents: a request with the same key and another fingerprint is refused.
     pub fingerprint: [u8; 16],
     /// When the key is forgotten, by the wall clock of the log.
     pub expires: TimestampMs,
@@ -95,7 +95,7 @@ pub struct Once {
     pub note: Vec<u8>,
 }
 
-/// One request: after a crash all of it is there, or none.
+/// One request: after a crash it is stored whole or not at all.
 #[derive(Default)]
 pub struct AppendRequest {
     /// The records, at most one part a partition.
@@ -104,7 +104,7 @@ pub struct AppendRequest {
     pub state: Vec<StateChange>,
     /// When it is answered.
     pub ack: Ack,
-    /// Has it appended once, whatever its sender repeats. [`Log::prepare_keys`](crate::Log::prepare_keys) comes first.
+    /// Its idempotency key, if it must be appended once. Call [`Log::prepare_keys`](crate::Log::prepare_keys) first.
     pub once: Option<Once>,
 }
 

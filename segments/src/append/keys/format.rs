@@ -1,4 +1,4 @@
-//! What is remembered of a request that is appended once, as a record of the internal partition.
+//! The record that remembers a request with an idempotency key, in the internal partition.
 //!
 //! # The record's key
 //! | bytes | field |
@@ -16,9 +16,9 @@
 //! | each: varint, varint | index of the partition, first offset |
 //! | n | the caller's note |
 //!
-//! A varint has seven bits a byte, the lowest first, the top bit set on all but the last byte, and no more bytes than it
-//! needs. Nothing here has a checksum: the record batch has one. Bytes that come from a disk are decoded or refused, and
-//! never panic; nothing is allocated on a count's word.
+//! A varint has seven bits a byte, the lowest first, the top bit set on all but the last byte, and no more bytes than
+//! it needs. Nothing here has a checksum, because the record batch has one. Bytes from the disk are decoded or refused:
+//! they never cause a panic, and no allocation trusts a count.
 
 use crate::types::{Offset, TimestampMs, TopicId};
 
@@ -29,16 +29,16 @@ pub(super) const MAX_VARINT: usize = 10;
 /// The value's bytes before its varints.
 pub(super) const FIXED_BYTES: usize = 17;
 
-/// What the value of a record says.
+/// The decoded value of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
-    /// Of the request that was stored.
+    /// The fingerprint of the request that was stored.
     pub(crate) fingerprint: [u8; 16],
     /// When the key is forgotten.
     pub(crate) expires: TimestampMs,
     /// The index of each part's partition, and its first offset; in the request's order.
     pub(crate) parts: Vec<(u32, Offset)>,
-    /// The caller's.
+    /// The caller's note.
     pub(crate) note: &'a [u8],
 }
 
@@ -116,7 +116,7 @@ fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-/// Takes a number off the front of `bytes`; `None` if they end in it, it does not fit, or it has more bytes than it needs.
+/// Takes a number off the front of `bytes`; `None` if they end within it, it does not fit, or it is longer than needed.
 fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0_u64;
     for at in 0..MAX_VARINT {

@@ -1,12 +1,11 @@
-//! The keys that are remembered, in memory: bounded, and without a pause that grows with their number.
+//! The remembered keys, in memory: bounded, and no call pauses for longer because there are more keys.
 //!
-//! - Found by topic and key in one of many small tables: one of them grows at a time, so nobody waits for all to be moved.
-//! - Dropped by expiry, a few at a time: they lie in buckets of a second, and a bucket's end is awaited. Until it is dropped,
-//!   an expired key counts as memory, and is not found.
-//! - Counted by the block of offsets in which their entries lie, so that retention knows below which offset none is needed.
+//! - Lookup is by topic and key, in one of many small tables. One grows at a time, so nobody waits until all keys move.
+//! - Expired keys are dropped a few at a time. Keys lie in buckets of one second, and a bucket is dropped after its
+//!   end. Until it is dropped, an expired key counts as memory, but is not found.
+//! - Entries are counted for each block of offsets, so that retention knows below which offset none is needed.
 //!
-//! Nothing that has not expired is ever dropped for want of memory: at the bound, new ones are refused
-//! ([`Keys::check_room`]).
+//! No key is dropped before it expires to save memory: at the bound, new keys are refused ([`Keys::check_room`]).
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -22,25 +21,25 @@ use crate::types::{Offset, TimestampMs, TopicId};
 
 /// Tables among which the keys are spread. At the default bound, a table that grows moves some 5,000 keys.
 const TABLES: usize = 256;
-/// How long a bucket of the expiry is.
+/// The length of an expiry bucket.
 const BUCKET_MS: i64 = 1_000;
-/// Offsets whose live entries are counted together: so few that even of the largest entries they are less than a segment, for
-/// one that is needed holds up all of its block.
+/// Offsets in a block, whose live entries are counted together. Few, because one needed entry keeps its whole block: a
+/// block should take less than a segment.
 pub(super) const BLOCK_OFFSETS: u64 = 16;
 
-/// The most that is dropped to make room for one key.
+/// The most steps that are taken to make room for one key.
 const MOST_STEPS: usize = 4_096;
 
-/// What a key takes beside its bytes: its two allocations with what the allocator rounds up (64 and 24), its place in a
+/// Memory of a key beside its bytes: its two allocations, as the allocator rounds them up (64 and 24), its place in a
 /// table that is as empty as it gets (21), and in a bucket that has just grown (16).
 const OVERHEAD_BYTES: usize = 64 + 24 + 21 + 16;
-/// What a bucket takes: its place in the tree, and the least that its list allocates.
+/// Memory of a bucket: its place in the tree, and the smallest allocation of its list.
 const BUCKET_BYTES: usize = 128;
 
 /// A request that was stored and is remembered.
 #[derive(Debug)]
 pub(crate) struct Remembered {
-    /// Where its entry lies. Written by the committer when the entry is appended again; read under the lock of [`Keys`].
+    /// The offset of its record. Written by the committer when that is appended again; read under the lock of [`Keys`].
     offset: Place,
     expires: TimestampMs,
     id_bytes: u32,
@@ -49,7 +48,7 @@ pub(crate) struct Remembered {
 }
 
 impl Remembered {
-    /// What the record at `offset` says; the error says why it says nothing.
+    /// Decodes the record at `offset`; the error says what is wrong with it.
     pub(crate) fn decode(id: &[u8], value: &[u8], offset: Offset) -> Result<Self, &'static str> {
         let entry = Entry::decode(value)?;
         decode_id(id).ok_or("its key names no topic")?;
@@ -75,10 +74,10 @@ impl Remembered {
         Entry::decode(self.value()).expect("it was decoded before it was remembered")
     }
 
-    /// What a repetition is answered.
+    /// The answer to a repetition.
     ///
     /// # Errors
-    /// [`Error::KeyReused`]: the request says something else.
+    /// [`Error::KeyReused`]: the fingerprint is another, so the request is not a repetition.
     pub(crate) fn answer(&self, fingerprint: &[u8; 16]) -> Result<Appended> {
         let entry = self.entry();
         if entry.fingerprint != *fingerprint {
@@ -98,7 +97,7 @@ impl Remembered {
         self.expires <= now
     }
 
-    /// What it takes in memory, at most.
+    /// The most bytes of memory that it takes.
     pub(crate) fn cost(&self) -> usize {
         OVERHEAD_BYTES + self.bytes.len()
     }
@@ -113,7 +112,7 @@ impl Remembered {
     }
 }
 
-/// Found by its id.
+/// An entry that is hashed and compared by its id.
 pub(crate) struct ById(pub(crate) Arc<Remembered>);
 
 impl Borrow<[u8]> for ById {
@@ -136,26 +135,26 @@ impl PartialEq for ById {
 
 impl Eq for ById {}
 
-/// All that is remembered.
+/// All remembered keys.
 pub(crate) struct Keys {
     tables: Vec<HashSet<ById>>,
     hasher: RandomState,
-    /// By expiry, in units of [`BUCKET_MS`]. Also what is in no table any more, because a newer entry has taken its place.
+    /// By expiry, in units of [`BUCKET_MS`]. Also holds entries that a newer one has replaced in its table.
     buckets: BTreeMap<i64, Vec<Arc<Remembered>>>,
     /// How many entries of `tables` lie in each block of offsets, from `first_block` on. The first is not empty.
     blocks: VecDeque<u32>,
     first_block: u64,
     block_offsets: u64,
-    /// What all of it takes.
+    /// Bytes of memory that all of this takes.
     bytes: usize,
     limit: usize,
     /// Bytes of keys and values in `tables`.
     live_bytes: u64,
-    /// Deleted topics, whose entries are being dropped, bucket by bucket…
+    /// Deleted topics whose entries are being dropped, bucket by bucket.
     dropping: BTreeSet<TopicId>,
-    /// …from here on: the bucket, and the place in it;
+    /// How far that has come: the bucket, and the place in it.
     dropped_until: (i64, usize),
-    /// and those that were deleted since that began.
+    /// Topics that were deleted after that began.
     to_drop: BTreeSet<TopicId>,
 }
 
@@ -180,21 +179,19 @@ impl Keys {
     }
 
     fn table(&self, id: &[u8]) -> usize {
-        // Not the bits that the table itself goes by.
         (self.hasher.hash_one(id) >> 24) as usize % TABLES
     }
 
-    /// What is remembered of a key, unless it has expired.
+    /// The entry of a key, unless it has expired.
     pub(crate) fn get(&self, id: &[u8], now: TimestampMs) -> Option<&Arc<Remembered>> {
         let found = self.tables[self.table(id)].get(id)?;
         (!found.0.is_expired(now)).then_some(&found.0)
     }
 
-    /// Whether `wanted` more bytes fit, beside `pending` ones that are as good as taken. Drops what has expired, where that
-    /// helps.
+    /// Checks that `wanted` more bytes fit beside the round's `pending` ones; drops expired entries if need be.
     ///
     /// # Errors
-    /// [`Error::TooManyKeys`], or [`Error::RequestTooLarge`] for what would not fit alone.
+    /// [`Error::TooManyKeys`], or [`Error::RequestTooLarge`] if they would not even fit alone.
     pub(crate) fn check_room(&mut self, wanted: usize, pending: usize, now: TimestampMs) -> Result<()> {
         let wanted = wanted + BUCKET_BYTES;
         if wanted > self.limit {
@@ -211,7 +208,7 @@ impl Keys {
                 break;
             }
         }
-        // Of what is not even stored yet nobody knows better.
+        // If only the round's own keys fill the memory, there is no expiry to wait for: retry in 1 ms.
         let bucket = self.buckets.keys().next().map_or(0, |bucket| bucket + 1);
         let wait_ms = bucket.saturating_mul(BUCKET_MS).saturating_sub(now.get());
         Err(Error::TooManyKeys {
@@ -219,7 +216,7 @@ impl Keys {
         })
     }
 
-    /// Remembers a request, in the place of an older one of the same key.
+    /// Remembers a request. It replaces an older one with the same key.
     pub(crate) fn remember(&mut self, new: Arc<Remembered>) {
         self.bytes += new.cost();
         self.live_bytes += new.bytes.len() as u64;
@@ -230,14 +227,14 @@ impl Keys {
         }
         bucket.push(Arc::clone(&new));
         let table = self.table(new.id());
-        // A replaced one stays in its bucket until that is over, and counts until then.
+        // A replaced entry stays in its bucket, and counts as memory, until the bucket is dropped.
         if let Some(old) = self.tables[table].replace(ById(new)) {
             self.uncount(&old.0);
         }
     }
 
-    /// Remembers what a record of the partition says, read in the order of offsets. One that was appended again says the same,
-    /// and takes no place of its own.
+    /// Remembers a record that was read from the partition, in the order of offsets. If the key has an entry with the
+    /// same value, the record was appended again: only that entry's offset changes.
     pub(crate) fn remember_read(&mut self, new: Remembered) {
         let table = self.table(new.id());
         let found = self.tables[table].get(new.id());
@@ -258,7 +255,7 @@ impl Keys {
         }
     }
 
-    /// An entry was appended again, at `offset`.
+    /// Notes that an entry was appended again, at `offset`.
     pub(crate) fn moved(&mut self, entry: &Remembered, offset: Offset) {
         let table = self.table(entry.id());
         let is_current = self.tables[table]
@@ -271,19 +268,19 @@ impl Keys {
         }
     }
 
-    /// Has the entries of a deleted topic dropped, by and by.
+    /// Marks the entries of a deleted topic: they are dropped a few at a time.
     pub(crate) fn forget_topic(&mut self, topic: TopicId) {
         if !self.buckets.is_empty() {
             self.to_drop.insert(topic);
         }
     }
 
-    /// Drops what has expired or belongs to a deleted topic, in `steps` steps at most; whether nothing of it is left.
+    /// Drops expired entries and those of deleted topics, in at most `steps` steps; returns whether none is left.
     pub(crate) fn tidy(&mut self, now: TimestampMs, steps: usize) -> bool {
         (0..steps).any(|_| !self.drop_expired(now) && !self.drop_of_deleted())
     }
 
-    /// Drops one that has expired; `false` if there is none.
+    /// Drops one expired entry; `false` if there is none.
     fn drop_expired(&mut self, now: TimestampMs) -> bool {
         let Some(mut first) = self.buckets.first_entry() else {
             return false;
@@ -300,7 +297,7 @@ impl Keys {
         true
     }
 
-    /// Looks at one for whether its topic was deleted, and drops it then; `false` if there is nothing to look at.
+    /// Looks at one entry and drops it if its topic was deleted; `false` if there is none to look at.
     fn drop_of_deleted(&mut self) -> bool {
         if self.dropping.is_empty() {
             if self.to_drop.is_empty() {
@@ -331,7 +328,7 @@ impl Keys {
         true
     }
 
-    /// One was taken out of its bucket: nothing holds it any more, but the table if it is the newest of its key.
+    /// Called when an entry was taken out of its bucket: removes it from its table too, if it is the newest of its key.
     fn released(&mut self, old: &Arc<Remembered>) {
         self.bytes -= old.cost();
         let table = self.table(old.id());
@@ -344,13 +341,13 @@ impl Keys {
         }
     }
 
-    /// An entry is needed no longer.
+    /// Stops counting an entry that is not needed any more.
     fn uncount(&mut self, old: &Remembered) {
         self.live_bytes -= old.bytes.len() as u64;
         self.count(old.offset(), -1);
     }
 
-    /// Counts the entry at `offset` in its block, or no longer.
+    /// Adds `change` to the count of the block that holds `offset`.
     fn count(&mut self, offset: Offset, change: i32) {
         let block = offset.get() / self.block_offsets;
         if self.blocks.is_empty() {
@@ -383,12 +380,12 @@ impl Keys {
         self.live_bytes
     }
 
-    /// How many there are, those aside that have expired and were dropped.
+    /// How many keys there are, with those that have expired and are not dropped yet.
     pub(crate) fn len(&self) -> usize {
         self.tables.iter().map(HashSet::len).sum()
     }
 
-    /// What all of it takes in memory.
+    /// Bytes of memory that all of this takes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -495,7 +492,7 @@ mod tests {
         assert_eq!(keys.first_needed(), Some(Offset::ZERO));
         keys.moved(&first, Offset::new(21));
         assert_eq!(keys.first_needed(), Some(Offset::new(4)));
-        // Of one that was replaced meanwhile nothing moves.
+        // An entry that was replaced meanwhile does not move.
         keys.remember(entry(1, "a", 7_000, 30));
         keys.moved(&first, Offset::new(40));
         keys.forget(&encode_id(TopicId(1), b"b"));

@@ -1,16 +1,16 @@
-//! Requests that are appended once: what is remembered of them, on disk and in memory.
+//! Idempotency keys: requests that are remembered, on disk and in memory, so that they are appended once.
 //!
-//! What is remembered is a record, in the one partition of a topic of the log itself (`__keys`; `format` has its bytes). It
-//! is appended in the round of its request, so it is stored if the request is, by the same sync, and costs no snapshot.
-//! In memory it is an entry of a bounded map (`map`), which the committer looks keys up in, and which is made of the
-//! partition when the log is opened: of several records of a key the newest counts.
+//! On disk, a remembered request is a record in the only partition of the internal topic `__keys` (`format` has its
+//! bytes). It is appended in the same round as its request: one sync stores both, and no snapshot is needed. In memory
+//! it is an entry of a bounded map (`map`), in which the committer looks keys up. Opening the log fills the map from
+//! the partition; of several records of a key the newest counts.
 //!
-//! Retention moves the log start up to what is still needed. What is needed and holds up a log that is mostly not is
-//! appended again, a few records at a time, as a round's own operation; where the entry has expired or was replaced by then,
-//! nothing is.
+//! Retention moves the partition's log start up to the first record that is needed. If few records keep a long log from
+//! being trimmed, they are appended again, a few at a time, by an operation in a round. A record that has expired or
+//! was replaced by then is not.
 //!
-//! Crash: a record that was appended again is there twice, and says the same; the log start moves only when the new one is
-//! durable. A damaged record is reported, and its key is not remembered; nothing else suffers.
+//! Crash: a record that was appended again may be there twice, with the same contents; the log start passes the old one
+//! only when the new one is durable. A damaged record is reported and its key forgotten; other keys are not affected.
 
 mod format;
 mod map;
@@ -32,10 +32,10 @@ const MAX_KEY_BYTES: usize = 1 << 10;
 /// The largest note, in bytes.
 const MAX_NOTE_BYTES: usize = 1 << 20;
 
-/// What a record takes in the journal besides its key and its value, at most: the lengths around them, and a batch of its own.
+/// The most bytes that a record takes in the journal besides key and value: their lengths, and a batch of its own.
 const RECORD_OVERHEAD_BYTES: usize = HEADER_BYTES + 32 + ITEM_OVERHEAD_BYTES;
 
-/// A record of the partition, as it is appended again.
+/// A record of the partition that is to be appended again.
 pub(crate) struct Kept {
     pub(crate) offset: Offset,
     pub(crate) id: Vec<u8>,
@@ -43,7 +43,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// What it takes in the journal, at most.
+    /// The most bytes that it takes in the journal.
     pub(crate) fn bytes(&self) -> usize {
         self.id.len() + self.value.len() + RECORD_OVERHEAD_BYTES
     }
