@@ -1,19 +1,19 @@
 //! Group commit over all partitions: one round after the other, each made durable by one sync of the journal.
 //!
 //! A round takes the requests that wait, in order of arrival, and
-//! 1. plans: checks conditions, gives offsets, seals the small requests of a partition into one batch (`plan`);
+//! 1. plans: looks for duplicates, checks conditions, assigns offsets, combines small requests into batches (`plan`);
 //! 2. writes the batches at their positions in the segments, page cache only (`write`);
 //! 3. writes the round into the journal, and answers `ack=written`;
 //! 4. syncs the journal;
 //! 5. publishes every partition's new end, wakes the readers, and answers `ack=durable` (`publish`).
 //!
-//! Crash: before the journal's write is on stable storage, nothing of the round is there: what it left in segments is
-//! cut by recovery. After that all of it is. Requests are in the journal's order, a round is atomic, so each is whole
-//! or not there.
+//! Crash: before the journal's write is on stable storage, nothing of the round is stored: recovery cuts what it left
+//! in segments. After that all of it is stored. Requests are in the journal's order, and a round is atomic, so each
+//! request is stored whole or not at all.
 //!
-//! A failed segment write fails the requests with records of that round (nothing was stored, and positions have not
-//! moved); where the cause is a full disk they go on when there is space, else the partition takes no more appends. A
-//! failed journal write or sync ends all appends.
+//! If a segment write fails, the round's requests with records are refused: nothing of them was stored, and no position
+//! has moved. After a full disk or a lack of file handles the next round tries again; after any other error the
+//! partition takes no more appends. If a journal write or sync fails, the log takes no more appends.
 
 mod once;
 mod plan;
@@ -35,7 +35,7 @@ use crate::journal::format::{BLOCK_BYTES, ITEM_OVERHEAD_BYTES, ROUND_HEADER_BYTE
 use crate::ticket::{Answer, Appended};
 use crate::types::Ack;
 
-/// Buffers that rounds use again and again.
+/// Buffers that every round uses again.
 #[derive(Default)]
 struct Scratch {
     requests: Vec<Queued>,
@@ -43,14 +43,14 @@ struct Scratch {
     outcomes: Vec<Outcome>,
     journal: Vec<u8>,
     tag: u32,
-    /// What the round adds to the keys that are remembered.
+    /// The keys that the round adds.
     keyed: Keyed,
-    /// What is known of idempotent producers. Not a buffer: only rounds look at it and change it.
+    /// The idempotent producers. Not a buffer: it is here because only rounds use it.
     producers: Producers,
 }
 
 impl Scratch {
-    /// The round stores no records, and so nothing that goes with them.
+    /// Drops the round's plans, and the keys and producers' changes that go with their records.
     fn forget_records(&mut self) {
         self.plans.clear();
         self.keyed.forget();
@@ -63,14 +63,14 @@ struct Outcome {
     answer: Answer,
     ack: Ack,
     has_records: bool,
-    /// It adds nothing to the round, and is answered from what is durable: nothing that becomes of the round changes that.
+    /// It adds nothing to the round, and is answered from what is durable, whatever the round's result is.
     is_settled: bool,
     result: Result<Appended>,
 }
 
 impl Outcome {
-    /// Whether it was refused for what may be an earlier request of the same round: for an end or a sequence that would come
-    /// of it, for its key, or for a topic that it deletes. If the round fails that is not so, and must not be answered.
+    /// Whether its refusal may be due to an earlier request of the same round: to that one's offsets, sequence or key,
+    /// or to a topic that it deletes. If the round fails, that reason is void and must not be answered.
     fn may_hang_on_the_round(&self) -> bool {
         let is_of_state = matches!(
             self.result,
@@ -84,16 +84,16 @@ impl Outcome {
         is_of_state && !self.is_settled
     }
 
-    /// Whether it says that something is stored which the round stores.
+    /// Whether it answers that something is stored which only this round stores.
     fn promises_the_round(&self) -> bool {
         self.result.is_ok() && !self.is_settled
     }
 }
 
-/// What runs the rounds.
+/// Runs the rounds.
 pub(crate) struct Committer {
     engine: Arc<Engine>,
-    /// The rounds' buffers; its lock is what makes rounds come one after the other.
+    /// The rounds' buffers; its lock makes rounds run one after the other.
     scratch: Mutex<Scratch>,
 }
 
@@ -112,7 +112,7 @@ impl Committer {
         })
     }
 
-    /// What the committer's thread does until the log closes.
+    /// The committer's thread: runs rounds until the log closes.
     pub(crate) fn run(&self) {
         while self.engine.queue.wait() {
             // A failed round has answered everyone and is logged; later requests are refused at the queue.
@@ -161,7 +161,7 @@ impl Engine {
                 if outcome.promises_the_round() {
                     outcome.result = Err(error.clone());
                 } else if outcome.may_hang_on_the_round() {
-                    // It was refused for something that is not durable, and itself stored nothing.
+                    // It was refused because of something that is not durable, and stored nothing itself.
                     outcome.result = Err(self.failure().unwrap_or_else(|| error.clone()));
                 }
             }
@@ -178,8 +178,8 @@ impl Engine {
         result.map(|()| true)
     }
 
-    /// Makes sure that the journal has room for the round, before anything of it is written: on a full disk it can
-    /// still be refused as a whole.
+    /// Makes sure that the journal has room for the round, before any of it is written: on a full disk the whole round
+    /// can still be refused.
     fn make_room(&self, plans: &[Plan], controls: &[Control]) -> Result<()> {
         let batches = plans.iter().flat_map(|plan| &plan.batches);
         let records: usize = batches
@@ -204,8 +204,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Answers a round of which nothing was written. A full disk or a lack of file handles is
-    /// not the log's failure: the next round tries again.
+    /// Answers a round before any of it was written. A full disk or a lack of file handles is not the log's failure:
+    /// the next round tries again.
     fn refuse_round(&self, scratch: &mut Scratch, error: Error) -> Result<bool> {
         let error = match error {
             Error::LogFailed { .. } => error,
@@ -269,7 +269,7 @@ impl Engine {
         self.journal.sync().map_err(|error| failed("syncing", &error))?;
         self.stats.journal_synced(self.clock.monotonic().since(started));
 
-        // Before anything is published: who sees an end finds the keys of what lies below it.
+        // Before anything is published: whoever sees the new end must find the keys of the requests below it.
         keyed.publish(self);
         producers.publish();
         self.apply_state(controls);
@@ -281,12 +281,12 @@ impl Engine {
         if !plans.is_empty() {
             self.storage_full.store(false, Ordering::Relaxed);
         }
-        // The log's own records are not what somebody has appended.
+        // Records of the internal partition do not count: no caller appended them.
         self.stats.round(outcomes.len() as u64, records - internal, bytes);
         Ok(())
     }
 
-    /// Goes on to the next journal file, once there is one.
+    /// Switches to the next journal file, once there is one.
     fn next_journal_file(&self) -> Result<()> {
         let no_end_mark = |error| Error::LogFailed {
             reason: format!("ending a file of the journal: {error}"),
@@ -341,7 +341,7 @@ fn fill<'a>(builder: &mut RoundBuilder<'a>, plans: &'a [Plan], controls: &[Contr
     (records, bytes)
 }
 
-/// Answers the requests that asked for no more than the operating system.
+/// Answers the successful requests that asked for [`Ack::Written`].
 fn answer_written(outcomes: &mut Vec<Outcome>) {
     if outcomes.iter().all(|outcome| outcome.ack == Ack::Durable) {
         return;

@@ -1,9 +1,9 @@
-//! Keys, as a round is planned: what is remembered already, and what the round itself would add.
+//! Idempotency keys while a round is planned: those that are remembered, and those that the round itself adds.
 //!
-//! An entry that an earlier round stored settles its repetitions at once, whatever becomes of this round. One that this
-//! round adds is as good as stored for what follows in the round, and repetitions of it are answered as the round is. What
-//! the round adds is remembered when the round is durable ([`Keyed::publish`]), before anything of it is published, and
-//! forgotten when its records are not stored.
+//! A repetition of a request that an earlier round stored gets that request's answer, whatever this round's result is.
+//! A repetition of a request in the same round gets this round's result. The keys that the round adds are remembered
+//! when the round is durable ([`Keyed::publish`]), before anything of it is published; if its records are not stored,
+//! they are dropped.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use crate::ticket::Appended;
 use crate::topic::partition::Partition;
 use crate::types::{Offset, TimestampMs};
 
-/// Steps of dropping what has expired that each round takes, and each keyed request of it: more than it adds.
+/// Steps of dropping expired keys, taken at each use of the map: more than the keys that one request adds.
 const TIDY_STEPS: usize = 16;
 
-/// What one round adds.
+/// The keys that one round adds.
 #[derive(Default)]
 pub(super) struct Keyed {
     new: HashSet<ById>,
-    /// What `new` is going to take in memory.
+    /// Bytes of memory that `new` is going to take.
     bytes: usize,
     /// Entries that are appended again, with their new offsets.
     moved: Vec<(Arc<Remembered>, Offset)>,
-    /// Records that all of that takes.
+    /// Records of the internal partition for all of that.
     records: u64,
 }
 
@@ -39,7 +39,7 @@ impl Keyed {
         self.records
     }
 
-    /// The round is durable: what it adds is remembered.
+    /// Remembers what the round adds: it is durable.
     pub(super) fn publish(&mut self, engine: &Engine) {
         (self.bytes, self.records) = (0, 0);
         if self.new.is_empty() && self.moved.is_empty() {
@@ -54,7 +54,7 @@ impl Keyed {
         }
     }
 
-    /// The round stores no records: nothing of what it would have added is remembered.
+    /// Drops what the round would have added: its records are not stored.
     pub(super) fn forget(&mut self) {
         self.new.clear();
         self.moved.clear();
@@ -65,7 +65,7 @@ impl Keyed {
 /// Looks keys up while a round is planned.
 pub(super) struct KeyPlanner<'a> {
     engine: &'a Engine,
-    /// Taken with the first keyed request.
+    /// Locked at the first request with a key.
     known: Option<MutexGuard<'a, Keys>>,
     round: &'a mut Keyed,
     looks_up: bool,
@@ -90,16 +90,16 @@ impl<'a> KeyPlanner<'a> {
         keys
     }
 
-    /// Where entries are stored.
+    /// The partition that stores the keys.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: it has not been made, which is looked at before a request is queued.
+    /// [`Error::Invalid`]: it has not been made; `Log::append` checks that before it queues a request.
     pub(super) fn log(&self) -> Result<Arc<Partition>> {
         let log = self.engine.key_log.read().clone();
         log.ok_or_else(|| Error::Invalid("a request that is appended once needs prepare_keys first".into()))
     }
 
-    /// The answer to a request whose key is remembered, and whether it holds whatever becomes of the round.
+    /// The answer to a request whose key is known, and whether the answer is settled, whatever the round's result is.
     pub(super) fn find(
         &mut self,
         once: &Once,
@@ -116,7 +116,7 @@ impl<'a> KeyPlanner<'a> {
         Some((found.answer(&once.fingerprint), is_settled))
     }
 
-    /// Has a key remembered with the round, its entry at `offset`; whether that is to be stored.
+    /// Adds a key to the round, its record at `offset`; returns whether that record is to be stored.
     ///
     /// # Errors
     /// [`Error::TooManyKeys`], [`Error::RequestTooLarge`]: there is no room for it.
@@ -131,7 +131,7 @@ impl<'a> KeyPlanner<'a> {
         Ok(self.stores)
     }
 
-    /// Has an entry moved to `offset` with the round; `false` if it is not needed any more where it is.
+    /// Moves an entry to `offset` with the round; `false` if its record at the old offset is not needed any more.
     pub(super) fn keep(&mut self, kept: &Kept, offset: Offset, now: TimestampMs) -> bool {
         let found = self.known(now).get(&kept.id, now).cloned();
         let Some(entry) = found.filter(|entry| entry.offset() == kept.offset) else {
@@ -143,7 +143,7 @@ impl<'a> KeyPlanner<'a> {
     }
 }
 
-/// The record of a key.
+/// The part that appends the record of a key.
 pub(super) fn key_record(log: Arc<Partition>, id: &[u8], value: &[u8], now: TimestampMs) -> Part {
     let mut record = BatchBuilder::new();
     record.push(now, Some(id), Some(value), &[]);

@@ -1,9 +1,9 @@
-//! Planning a round: conditions are checked and offsets given, in order of arrival; nothing is written.
+//! Planning a round: conditions are checked and offsets assigned, in order of arrival; nothing is written.
 //!
-//! All conditions of a request are looked at before anything of it is given offsets, so it is refused as a whole. Before
-//! them comes whether it was appended already (`once`, and [`crate::append::producers`]): then it gets no offsets, and is answered
-//! with those of the first time. A partition's small requests become one batch. Offsets that are given here are a plan's own: the partition's move when
-//! the round's segment writes have worked, so a crash or a failed write takes nothing back.
+//! Duplicates are found first (`once`, and [`crate::append::producers`]): they are answered with their first offsets
+//! and get no new ones. Then all conditions of a request are checked before any part gets offsets, so it is refused as
+//! a whole. Small requests for one partition share a batch. Until all segment writes of the round have worked, only the
+//! plan has the new offsets, and the partition's next offset stays: a failed write or a crash leaves nothing to undo.
 
 use std::sync::Arc;
 
@@ -23,24 +23,24 @@ use crate::topic::Topic;
 use crate::topic::partition::{Active, Partition, WriteFile};
 use crate::types::{Ack, FilePos, Offset, TimestampMs, TopicId};
 
-/// Small requests are combined into batches of at most this many bytes: large enough that the header is nothing,
+/// Small requests are combined into batches of at most this many bytes: large enough that the header costs little,
 /// small enough that a reader of one record does not decode much.
 const COMBINED_BYTES: usize = 256 << 10;
-/// Room that a combined batch is given ahead, so that small requests do not make it grow one by one.
+/// Room that is reserved ahead in a combined batch, so that it does not grow with every small request.
 const COMBINE_AHEAD_BYTES: usize = 4 << 10;
 
-/// What one round does to one partition.
+/// One round's appends to one partition.
 pub(super) struct Plan {
     pub(super) partition: Arc<Partition>,
     pub(super) next_offset: Offset,
-    /// The batch that small requests are being combined into, with its first offset.
+    /// The batch into which small requests are combined, its first offset, and whether every value is JSON on one line.
     open: Option<(BatchBuilder, Offset, bool)>,
     pub(super) batches: Vec<Planned>,
-    /// The segments that the batches needed; filled by the write.
+    /// The segments that were made for the batches; filled by the write.
     pub(super) new_segments: Vec<Arc<Segment>>,
     /// The active segment after the write.
     pub(super) active: Option<Active>,
-    /// The segments that it replaced.
+    /// The segments that the round closed.
     pub(super) closed_segments: Vec<Arc<Segment>>,
     /// The files that the batches were written to and that are not synced, each with its segment's base offset.
     pub(super) written: Vec<(Offset, Arc<WriteFile>)>,
@@ -58,7 +58,7 @@ pub(super) struct Planned {
 
 /// A change that is journalled beside the records.
 pub(super) enum Control {
-    /// With whether its request has records: it is stored with them or not at all.
+    /// A change, and whether its request has records: then it is stored with them or not at all.
     State(StateChange, bool),
     DeleteTopic(Arc<Topic>),
     LogStart(Arc<Partition>, Offset),
@@ -78,7 +78,7 @@ impl Plan {
         }
     }
 
-    /// Gives a part its offsets; returns the first.
+    /// Assigns a part its offsets; returns the first.
     fn add(&mut self, part: Part) -> Offset {
         let base_offset = self.next_offset;
         self.next_offset = base_offset.plus(part.records.count());
@@ -129,7 +129,7 @@ impl Plan {
 }
 
 impl Engine {
-    /// Checks conditions and gives offsets, in order of arrival.
+    /// Checks conditions and assigns offsets, in order of arrival; returns the changes beside the records.
     pub(super) fn plan(&self, scratch: &mut Scratch) -> Vec<Control> {
         let Scratch {
             requests,
@@ -158,7 +158,7 @@ impl Engine {
     }
 }
 
-/// What a round comes to, request by request.
+/// Plans a round, request by request.
 struct Planner<'a> {
     plans: &'a mut Vec<Plan>,
     tag: u32,
@@ -170,7 +170,7 @@ struct Planner<'a> {
     now: TimestampMs,
 }
 
-/// What became of a request when it was planned: with whether that holds whatever becomes of the round.
+/// The result of planning a request, and whether it is settled, whatever the round's result is.
 type Answered = (Result<Appended>, bool);
 
 impl Planner<'_> {
@@ -203,7 +203,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Ends the round: what it changes beside the records.
+    /// Ends the planning; returns the changes beside the records.
     fn end(mut self) -> Vec<Control> {
         let mut changes = Vec::new();
         self.producers.changes(self.now, &mut changes);
@@ -216,7 +216,7 @@ impl Planner<'_> {
         if topic.is_deleted() || self.deleting.contains(&topic.id()) {
             return Err(Error::NotFound(format!("the topic {}", topic.name())));
         }
-        // Readers have the topic until the deletion is durable; what follows in this round is refused.
+        // Readers have the topic until the deletion is durable; later requests to it in this round are refused.
         self.deleting.push(topic.id());
         self.controls.push(Control::DeleteTopic(topic));
         self.controls
@@ -224,8 +224,7 @@ impl Planner<'_> {
         Ok(Appended::default())
     }
 
-    /// Plans one append: whether it is a repetition comes first, then all of its conditions, before anything of it is
-    /// given offsets.
+    /// Plans one append: looks for a repetition, then checks all of its conditions, and only then assigns offsets.
     fn append(&mut self, request: AppendRequest) -> Result<Answered> {
         let id = request.once.as_ref().map(|once| encode_id(once.topic, &once.key));
         if let (Some(once), Some(id)) = (&request.once, &id) {
@@ -282,7 +281,7 @@ impl Planner<'_> {
         Ok((Ok(appended), false))
     }
 
-    /// Where the round plans for a partition.
+    /// The index of the round's plan for a partition, which is made if there is none.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::PartitionFailed`].
@@ -308,14 +307,15 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Adds the record of a key to the round. The last of a request's conditions: if it is not refused, all of it is appended.
+    /// Adds the record of a key to the round. The last check of a request: if it is not refused here, all of it is
+    /// appended.
     ///
     /// # Errors
     /// [`Error::KeysFailed`], and those of [`KeyPlanner::add`].
     fn remember(&mut self, once: &Once, id: &[u8], parts: &[Part], base_offsets: &[Offset]) -> Result<()> {
         let log = self.keys.log()?;
         let slot = self.slot(&log).map_err(|error| match error {
-            // Not the partition that the request names.
+            // The failed partition is not the one that the request names.
             Error::PartitionFailed(reason) => Error::KeysFailed(reason),
             other => other,
         })?;
@@ -335,8 +335,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// The answer to a producer's batch that was appended before. A key that comes with it is remembered all the same: it
-    /// may be known for longer than the batch is.
+    /// The answer to a producer's batch that was appended before. If it comes with a key, the key is remembered
+    /// nevertheless: keys may be known for longer than batches.
     fn repeated(
         &mut self,
         request: &AppendRequest,
@@ -360,7 +360,7 @@ impl Planner<'_> {
         Ok((Ok(appended), false))
     }
 
-    /// Appends entries of keys again, those that are still needed.
+    /// Appends those records of keys again that are still needed.
     fn keep_keys(&mut self, entries: &[Kept]) -> Result<Appended> {
         let log = self.keys.log()?;
         let slot = self.slot(&log)?;
@@ -385,7 +385,7 @@ fn check_offsets(partition: &Partition, next: Offset, count: u64) -> Result<()> 
     Ok(())
 }
 
-/// Whether a partition was deleted, or is by an earlier request of this round.
+/// Whether a partition was deleted, or an earlier request of this round deletes it.
 fn is_gone(partition: &Partition, deleting: &[TopicId]) -> bool {
     partition.is_deleted() || deleting.contains(&partition.id().topic)
 }

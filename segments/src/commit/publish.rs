@@ -1,6 +1,6 @@
-//! Publishing a round that is durable: readers see it, and the syncer is told what to look at.
+//! Publishing a durable round: readers see it, and its partitions go to the syncer's list.
 //!
-//! Nothing here touches the disk or can fail. A crash from here on leaves all of the round.
+//! Nothing here touches the disk or can fail. From here on, all of the round survives a crash.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ impl Engine {
             self.mark_dirty(&plan.partition, &mut writer);
         }
         plan.partition.publish(&plan.new_segments, plan.next_offset);
-        // A sync that failed meanwhile has not seen them among the partition's.
+        // A sync that failed meanwhile did not find the new segments in the partition.
         if !plan.new_segments.is_empty() && plan.partition.writer.lock().is_unsyncable {
             for segment in &plan.new_segments {
                 segment.distrust();
@@ -48,8 +48,8 @@ impl Engine {
         }
     }
 
-    /// Applies the changes of the state that were journalled beside the records, before these can be read: what the state
-    /// says of records is there for whoever sees them.
+    /// Applies the changes of the state that were journalled beside the records, before these can be read: whoever sees
+    /// records must find the state that goes with them.
     pub(super) fn apply_state(&self, controls: &[Control]) {
         if controls.is_empty() {
             return;
@@ -62,7 +62,7 @@ impl Engine {
         }
     }
 
-    /// Applies what else was journalled beside the records.
+    /// Applies the other journalled changes: deleted topics and moved log starts.
     pub(super) fn apply(&self, controls: &[Control], producers: &mut Producers) {
         for control in controls {
             match control {

@@ -1,10 +1,10 @@
 //! Writing a round's batches at their positions in the segments: page cache only, before the journal.
 //!
-//! A partition's position moves when the writes of all partitions have worked ([`Engine::write_segments`]), and its end
-//! only when the round is durable. So what a failed round leaves behind a position is written over by the next one, and
-//! is cut when the segment is closed.
+//! A partition's write position moves when the writes of all partitions have worked ([`Engine::write_segments`]), and
+//! its end offset only when the round is durable. So the bytes that a failed round leaves after the write position are
+//! overwritten by the next round; any that remain are cut when the segment is closed.
 //!
-//! Crash: what is in a segment and in no round of the journal was never acknowledged; recovery cuts it.
+//! Crash: a batch in a segment but in no round of the journal was never acknowledged as durable; recovery cuts it.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ impl Engine {
             }
             let mut result = self.write_plan(&mut rest[0], now);
             if result.as_ref().is_err_and(is_out_of_handles) {
-                // Something else in the process has taken the handles that the log may have.
+                // Other parts of the process have taken the handles that the log may use.
                 self.give_back_handles(written)?;
                 self.undo_plan(&mut rest[0]);
                 result = self.write_plan(&mut rest[0], now);
@@ -51,8 +51,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Closes every file that is open for writing, those of the plans that are written already too. A file is synced first:
-    /// once its last handle is closed, the system may forget that it could not write the file.
+    /// Closes every file that is open for writing, also those of plans that are written already. Each is synced first:
+    /// once the last handle of a file is closed, the system may forget that it could not write the file.
     fn give_back_handles(&self, written: &mut [Plan]) -> Result<(), (usize, io::Error)> {
         self.close_idle_files();
         for (index, plan) in written.iter_mut().enumerate() {
@@ -138,14 +138,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends a segment's file where its batches end: bytes of a failed round must not follow the last one of a closed segment.
-    /// Returns the file, to be synced before a checkpoint no longer names the segment.
+    /// Cuts a segment's file where its batches end: in a closed segment no bytes of a failed round may follow the last
+    /// batch. Returns the file, which must be synced before a checkpoint stops naming the segment as active.
     fn end_file(&self, closing: &Active) -> io::Result<Option<Arc<WriteFile>>> {
         let file = match &closing.file {
             Some(file) => Arc::clone(file),
             None => match self.disk.open(&closing.segment.log_path(), OpenMode::ReadWrite) {
                 Ok(file) => WriteFile::new(file, &self.open_files),
-                // It was missing when the log was opened, which is reported.
+                // It was already missing when the log was opened, and that was reported.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             },
@@ -191,7 +191,7 @@ impl Engine {
         })
     }
 
-    /// Moves the partition's write position over what was written.
+    /// Moves the partition's write position past the plan's batches.
     fn accept_plan(&self, plan: &mut Plan) {
         let mut writer = plan.partition.writer.lock();
         let writer = &mut *writer;
@@ -222,7 +222,7 @@ impl Engine {
         }
     }
 
-    /// Answers the requests with records after a failed segment write; what has none goes on.
+    /// Refuses the requests with records after a failed segment write; requests without records go on.
     pub(super) fn segments_failed(&self, scratch: &mut Scratch, index: usize, error: &io::Error) {
         let full = is_full(error);
         let out_of_handles = is_out_of_handles(error);
@@ -257,15 +257,14 @@ impl Engine {
             }
         }
         let plans = std::mem::take(&mut scratch.plans);
-        // What goes with the records is not stored either: keys, and producers' sequences.
+        // The keys and producers' sequences that go with the records are not stored either.
         scratch.forget_records();
         for mut plan in plans {
             self.undo_plan(&mut plan);
         }
     }
 
-    /// Takes back what a plan has made. A segment that was made for it is not one: the next attempt may begin another
-    /// elsewhere.
+    /// Removes the segment files that were made for a plan: the next attempt may begin its segments at other offsets.
     fn undo_plan(&self, plan: &mut Plan) {
         plan.written.clear();
         for segment in plan.new_segments.drain(..) {
@@ -273,8 +272,8 @@ impl Engine {
                 Ok(()) => {}
                 Err(error) => {
                     tracing::error!(partition = plan.partition.name(), %error, "an unused segment file stays: the partition takes no more appends until a restart");
-                    // It would lie between the segments of later appends, with offsets that they give to others. The
-                    // next start finds it behind the last one, and removes it.
+                    // Later appends would make segments around it, and give its offsets to other records. Without them,
+                    // it is behind the last segment, where the next start finds and removes it.
                     plan.partition.writer.lock().failed = Some(error.to_string());
                 }
             }
