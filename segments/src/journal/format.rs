@@ -13,7 +13,7 @@
 //! # Round
 //! | bytes | field |
 //! |---|---|
-//! | 4 | CRC-32 (IEEE) of the rest of the round, begun from the file's sequence |
+//! | 4 | CRC-32 (IEEE) of the rest of the round up to its last item, started from the file's sequence |
 //! | 4 | magic `RND1` |
 //! | 8 | number: one more than the round before, over all files |
 //! | 4 | length of the payload |
@@ -21,8 +21,8 @@
 //! | 8 | zero |
 //! | n | items, then zeros up to the block's end |
 //!
-//! A round without items is the end mark: the last one of a file that was filled. It is synced before a round goes to the
-//! next file, and so says that this one (whole by then) is in use; room for it is kept.
+//! A round without items is the end mark: the last round of a full file, in which room is kept for it. It is synced
+//! before a round goes to the next file, so it proves that the next file, which is whole by then, is in use.
 //!
 //! # Item
 //! | bytes | field |
@@ -33,9 +33,8 @@
 //! | topic deleted (3) | topic 8 |
 //! | log start moved (4) | topic 8, partition 4, offset 8 |
 //!
-//! One checksum covers a whole round, so a round is there or it is not: that is what makes a request over several
-//! partitions atomic. The sequence begins the checksum, so that what a recycled file still holds from before is never
-//! taken for a round of now.
+//! One checksum covers a whole round, so a round is there or it is not: this makes a request over several partitions
+//! atomic. The checksum starts from the sequence, so that old rounds in a recycled file are never taken for new ones.
 
 use std::io::IoSlice;
 
@@ -90,7 +89,7 @@ impl FileHeader {
 
     /// The header at the start of `bytes`.
     ///
-    /// These 40 bytes are the same in every version, so that a version from the future and damage differ.
+    /// These 40 bytes are the same in every version, so that a newer version can be told from damage.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let short = FrameError::Damaged("shorter than a header");
         let header = bytes.get(..HEADER_BYTES).ok_or(short)?;
@@ -115,7 +114,7 @@ impl FileHeader {
 }
 
 fn seeded(sequence: u64) -> crc32fast::Hasher {
-    // Spread over all bits, so that neighbours begin far apart.
+    // Spread over all bits, so that neighbouring sequences start far apart.
     crc32fast::Hasher::new_with_initial((sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32)
 }
 
@@ -130,7 +129,7 @@ pub(crate) struct RoundBuilder<'a> {
 }
 
 impl<'a> RoundBuilder<'a> {
-    /// Begins a round in a buffer that is used again and again.
+    /// Begins a round in a buffer that is used again.
     pub(crate) fn new(mut buffer: Vec<u8>) -> Self {
         buffer.clear();
         buffer.resize(ROUND_HEADER_BYTES, 0);
@@ -160,7 +159,7 @@ impl<'a> RoundBuilder<'a> {
         self.buffer.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// Adds whole batches that lie at `position` of a segment, whose offsets are given already.
+    /// Adds whole batches, with their final offsets, that lie at `position` of a segment.
     pub(crate) fn append(
         &mut self,
         partition: PartitionId,
@@ -291,12 +290,12 @@ impl<'a> Round<'a> {
         (hasher.finalize() == Fields::new(bytes).u32()?).then_some(round)
     }
 
-    /// Round `number` of which exactly one bit is wrong, set right: up to the end of its last block. `None` for anything
-    /// else, above all for a round that is torn.
+    /// Corrects round `number` if exactly one bit of it is wrong; returns its bytes up to the end of its last block.
+    /// `None` for anything else, above all for a torn round.
     ///
-    /// A bit that was flipped on the medium or on its way makes an acknowledged round look like one that a power cut has
-    /// torn, if it is the last one. The checksum tells which bit it was; that the rest then fits (every item, and the
-    /// checksum of every batch) tells that it is no coincidence. Costs some passes over the round.
+    /// A bit that was flipped on the medium or on its way would make the last round, though acknowledged, look as if a
+    /// power cut had torn it. The checksum tells which bit it was; if everything else then fits (every item, and the
+    /// checksum of every batch), this is no coincidence. Costs some passes over the round.
     pub(crate) fn mend(bytes: &[u8], sequence: u64, number: u64) -> Option<Vec<u8>> {
         let header = bytes.get(..ROUND_HEADER_BYTES)?;
         let mut fields = Fields::new(header);
@@ -330,7 +329,7 @@ impl<'a> Round<'a> {
                 return Some(round);
             }
         }
-        // Its length says how much the checksum covers: if that is what is wrong, each bit of it has to be tried.
+        // The length says how much the checksum covers: in case it is wrong itself, each of its bits is tried.
         (0..32)
             .filter(|_| wrong == 0)
             .find_map(|bit| with_flip(length ^ (1 << bit), 16 * 8 + bit as usize))
@@ -341,7 +340,7 @@ impl<'a> Round<'a> {
         self.items == 0
     }
 
-    /// Whether its items are what this program writes, and each batch in them has its own checksum.
+    /// Whether its items are what this program writes, and the checksum of each batch in them matches.
     fn is_sound(&self) -> bool {
         self.items().is_some_and(|items| {
             items.iter().all(|item| match item {
@@ -352,7 +351,7 @@ impl<'a> Round<'a> {
         })
     }
 
-    /// What says that it is a round, whole or torn: its checksum is not looked at.
+    /// The round at the start of `bytes`, whole or torn: its checksum is not checked.
     pub(crate) fn frame(bytes: &'a [u8]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
         let _crc = fields.u32()?;
@@ -373,8 +372,8 @@ impl<'a> Round<'a> {
         })
     }
 
-    /// Its items, in order. `None` if they are not what this program writes, which the checksum makes a fault of the
-    /// program and not of the disk.
+    /// Its items, in order. `None` if they are not what this program writes: as the checksum matches, that is a fault
+    /// of a program, not of the disk.
     pub(crate) fn items(&self) -> Option<Vec<Item<'a>>> {
         let mut fields = Fields::new(self.payload);
         let mut items = Vec::new();
@@ -385,7 +384,7 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Which bit of `len` bytes is wrong, if their CRC-32 is off by `syndrome` because of one alone.
+/// Which bit of `len` bytes is wrong, if one wrong bit explains `syndrome`: their CRC-32 XOR the expected one.
 fn flipped_bit(syndrome: u32, len: usize) -> Option<usize> {
     const POLYNOMIAL: u32 = 0xedb8_8320;
     let bits = len * 8;

@@ -1,8 +1,8 @@
-//! What the journal holds when a log is opened: its rounds in order, and whether any are missing.
+//! Reads the journal when a log is opened: finds its rounds in order, and whether any are missing.
 //!
 //! Rounds are numbered without gaps over all files, and a round is begun only after the one before is synced. So the
-//! first block that is not a whole round is the tail, unless a later round is found: then it is damage. A round of which one
-//! bit is wrong is neither: it was written whole, and is taken as it was written.
+//! first block that is not a whole round is the torn end of the journal, unless a later round is found: then it is
+//! damage. A round with one wrong bit is neither: it was written whole, so the bit is corrected and the round is used.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -22,28 +22,28 @@ pub(crate) struct Scan {
     files: Vec<ScannedFile>,
     /// What is wrong, for the operator; empty if the rounds are all there.
     pub(crate) damage: Vec<String>,
-    /// The files that were read, by their sequences.
+    /// The headers of the files that were read, by sequence.
     headers: BTreeMap<u64, Header>,
-    /// Files that say that they are another data directory's: left out.
+    /// Files whose header names another data directory: left out.
     pub(crate) foreign: Vec<PathBuf>,
     /// Every journal file that is there: (sequence, path, length).
     pub(crate) all_files: Vec<(u64, PathBuf, u64)>,
-    /// Rounds of which one bit was wrong: they are taken as they must have been.
+    /// Rounds with one wrong bit, which was corrected.
     pub(crate) mended: Vec<String>,
     /// One more than the last round.
     pub(crate) next_round: u64,
     decode: Decode,
 }
 
-/// What takes bytes for a round of a file's sequence: [`Round::decode`], unless a test has it replaced.
+/// Decodes a round of the file with that sequence: [`Round::decode`], unless a test replaces it.
 pub(crate) type Decode = for<'a> fn(&'a [u8], u64) -> Option<Round<'a>>;
 
 /// What is known of a file beside its rounds.
 #[derive(Clone, Copy, Debug)]
 struct Header {
-    /// Whether there is one, and the file has the length that it says.
+    /// Whether the header is there, and the file has the length that the header says.
     is_whole: bool,
-    /// Whether it is of the file's name: one that is being made of an older one has that one's, first.
+    /// Whether the header fits the file's name: a file that is being recycled still has its old header at first.
     is_own: bool,
     /// Whether the file's last round says that the journal goes on in the next one.
     has_end_mark: bool,
@@ -55,7 +55,7 @@ struct ScannedFile {
     view: Arc<dyn Mapping>,
     /// Position and length of each round.
     rounds: Vec<(u64, u64)>,
-    /// Rounds, by position, that are taken otherwise than the file has them.
+    /// The corrected bytes of rounds with one wrong bit, by position.
     mended: BTreeMap<u64, Bytes>,
 }
 
@@ -88,12 +88,12 @@ pub(crate) fn scan(
         journal_expected,
         |bytes, sequence| Round::decode(bytes, sequence),
     )?;
-    // Whoever only looks is told of everything that is not as it was written.
+    // Callers that only read the journal report everything that is not as it was written.
     scan.damage.append(&mut scan.mended);
     Ok(scan)
 }
 
-/// The same, with another eye for rounds.
+/// The same with a given decoder; corrected rounds do not count as damage.
 pub(crate) fn scan_with(
     disk: &dyn Disk,
     layout: &Layout,
@@ -132,7 +132,7 @@ pub(crate) fn scan_with(
     Ok(scan)
 }
 
-/// Looks at the header of a file that is not read: it is going to be used again, unless a newer version made it.
+/// Checks the header of a file that is not replayed: it is going to be used again, unless a newer version made it.
 fn refuse_other_version(disk: &dyn Disk, path: &Path) -> Result<()> {
     let mut header = [0; BLOCK_BYTES as usize];
     let read = disk
@@ -146,11 +146,11 @@ fn refuse_other_version(disk: &dyn Disk, path: &Path) -> Result<()> {
 }
 
 impl Scan {
-    /// Finds files that are missing, or were cut, or lost their header, and cannot have been so by a crash.
+    /// Finds files that are missing, were cut or lost their header, where a crash cannot be the cause.
     ///
-    /// Files are made one after the other, without a gap, each whole before the next is begun; so one that is whole is
-    /// proof of those before it. A checkpoint that expects the first one, and an end mark in the file before, are proof of
-    /// files that are in use. What these held may have been the last rounds, when no later round tells of them.
+    /// Files are made one after the other, without a gap, each whole before the next is begun; so a whole file proves
+    /// that those before it were whole. A checkpoint that expects the first file, and an end mark in the file before,
+    /// prove that a file is in use. If it held the last rounds, no later round shows that they are missing.
     fn check_sequences(&mut self, layout: &Layout, first_sequence: u64, journal_expected: bool) {
         let last_whole = self.headers.iter().rev().find(|(_, header)| header.is_whole);
         let end = last_whole.map_or(first_sequence, |(last, _)| *last);
@@ -227,7 +227,7 @@ impl Scan {
             self.foreign.push(path);
             return Ok(());
         }
-        // A file is synced at its length before it is used; what is shorter was being made when a crash came, or was cut.
+        // A file is synced at its length before it is used; a shorter one was being made at a crash, or was cut.
         let full_length = header.as_ref().map_or(0, |header| header.file_bytes);
         let is_whole = header.is_ok() && length >= full_length;
         let fits =
@@ -312,11 +312,11 @@ impl Scan {
         Ok(())
     }
 
-    /// Makes sure that the last round is on stable storage, before anything that it says is made durable elsewhere.
+    /// Makes the last round durable, before anything that it holds is made durable elsewhere.
     ///
-    /// It is the only one that may not be: the process that wrote it may have been killed before its sync returned, and
-    /// then a power cut could still take it, when the state's snapshot, say, holds its half of a request already. It is
-    /// written again, because after a sync that failed the system may show what the medium lacks, and not know it.
+    /// Only the last round may not be durable: the process that wrote it may have been killed before its sync returned.
+    /// A power cut could then take it although, say, the state's snapshot holds its half of a request already. It is
+    /// written again, because after a failed sync the system may show bytes that the medium lacks, and not know it.
     ///
     /// # Errors
     /// What the disk said.
@@ -328,7 +328,7 @@ impl Scan {
             return Ok(());
         };
         let again = || {
-            // A copy: a slice of the map must not be what is written over.
+            // A copy: bytes of the map must not be written over themselves.
             let bytes = file.round(position, length)?.to_vec();
             let writable = disk.open(&file.path, OpenMode::ReadWrite)?;
             writable.write_all_at(&[IoSlice::new(&bytes)], position)?;
@@ -340,7 +340,7 @@ impl Scan {
     /// Calls `visit` for every round in order, with its number and its items.
     ///
     /// # Errors
-    /// What `visit` says; [`Error::Io`] if a file cannot be read any more.
+    /// What `visit` says; [`Error::Directory`] if a round is not understood; [`Error::Io`] if a file cannot be read.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(u64, &[Item<'_>]) -> Result<()>) -> Result<()> {
         for file in &self.files {
             for &(position, length) in &file.rounds {

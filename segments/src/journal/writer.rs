@@ -4,11 +4,11 @@
 //! nothing but data blocks, and a sync of it is one write to the device. Full files become spare again (renamed to a
 //! new sequence, header rewritten and synced) once a durable checkpoint no longer needs them.
 //!
-//! Before the first round of the next file is written, an end mark is made durable in the one before it, so that the
-//! next one cannot be missing, or be cut, without a trace.
+//! Before the first round of the next file is written, an end mark is made durable in the file before it, so that
+//! recovery notices if the next file is missing or was cut.
 //!
-//! Crash: a file that was being made or recycled has a header that does not fit its name, or none; recovery takes it
-//! for an empty spare.
+//! Crash: a file that was being made or recycled has a header that does not fit its name, or none; recovery treats it
+//! as an empty spare.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -21,7 +21,7 @@ use crate::files::layout::Layout;
 use crate::io::disk::{Disk, DiskFile, OpenMode};
 use crate::io::sync::{Condvar, Mutex};
 
-/// What is kept free at the end of a file, for its end mark.
+/// Bytes that are kept free at the end of a file, for its end mark.
 const END_MARK_BYTES: u64 = BLOCK_BYTES;
 
 /// Where the next round is written. Only the committer takes its lock for long.
@@ -46,20 +46,20 @@ struct Pool {
     /// Files left by an earlier run, of the right length, which hold nothing that is needed.
     leftovers: Vec<PathBuf>,
     next_sequence: u64,
-    /// Why no spare can be had, while that is so.
+    /// Why no spare can be made, while that is so.
     failed: Option<Error>,
     /// Whether full files stay, because a failed partition needs their rounds at the next start.
     is_pinned: bool,
-    /// Whether a sync of the directory has failed: no later one proves that a file's new name is durable.
+    /// Whether a sync of the directory has failed: then no later sync proves that a file's new name is durable.
     has_doubtful_names: bool,
 }
 
-/// From where a recovery must replay: everything below is published.
+/// Where a recovery must begin to replay: everything before is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// The next round.
     pub(crate) round: u64,
-    /// The file that it is in, or is going to be after.
+    /// The file that is written now: the next round goes to it or to a later one.
     pub(crate) sequence: u64,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Begins a journal after recovery: `next_sequence` and `next_round` are above all that was ever used, and
+    /// Begins a journal after recovery: `next` has a sequence and a round above all that were ever used, and
     /// `leftovers` are files that hold nothing that is needed any more.
     pub(crate) fn start(
         disk: Arc<dyn Disk>,
@@ -135,7 +135,7 @@ impl Journal {
         self.current.lock().position + round_bytes + END_MARK_BYTES > self.file_bytes
     }
 
-    /// Goes on to the next file; `false` if no spare is there (see [`Journal::wait_for_spare`]).
+    /// Switches to the next file; `false` if no spare is there (see [`Journal::wait_for_spare`]).
     ///
     /// # Errors
     /// The end mark could not be made durable: nothing may be written any more.
@@ -143,7 +143,7 @@ impl Journal {
         if !self.has_spare() {
             return Ok(false);
         }
-        // Only this takes spares away: the one that is there stays.
+        // Only this function takes spares away, so the one that is there stays.
         self.write(&mut RoundBuilder::new(Vec::new()))?;
         self.sync()?;
         let mut pool = self.pool.lock();
@@ -179,13 +179,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Says why no spare comes, or (with `None`) that they may come again.
+    /// Sets why no spare can be made, or (with `None`) that spares can be made again.
     pub(crate) fn set_failed(&self, error: Option<Error>) {
         self.pool.lock().failed = error;
         self.spare_added.notify_all();
     }
 
-    /// Takes back a reason that passes (a full disk): the syncer is about to be asked again.
+    /// Clears a temporary reason (such as a full disk), as the syncer is about to be asked again.
     pub(crate) fn forget_passing(&self) {
         self.pool.lock().failed.take_if(|error| error.is_passing());
     }
@@ -194,13 +194,13 @@ impl Journal {
         !self.pool.lock().spares.is_empty()
     }
 
-    /// Whether there is no spare, and none comes before a restart: failed partitions need all files that may be kept.
+    /// Whether there is no spare and can be none before a restart: failed partitions need all files that may be kept.
     pub(crate) fn is_stuck(&self, spares: usize) -> bool {
         let pool = self.pool.lock();
         pool.is_pinned && pool.spares.is_empty() && pool.full.len() >= spares
     }
 
-    /// Writes a round (without a sync) and returns its number. There is room for it.
+    /// Writes a round (without a sync) and returns its number. The caller has made sure of the room.
     pub(crate) fn write(&self, builder: &mut RoundBuilder<'_>) -> std::io::Result<u64> {
         let mut current = self.current.lock();
         let (position, round) = (current.position, current.next_round);
@@ -224,7 +224,7 @@ impl Journal {
         file.sync_data()
     }
 
-    /// Says that everything up to and with `round` is published.
+    /// Notes that everything up to and including `round` is published.
     pub(crate) fn set_published(&self, round: u64) {
         let sequence = self.current.lock().sequence;
         *self.published.lock() = Mark {
@@ -238,14 +238,14 @@ impl Journal {
         *self.published.lock()
     }
 
-    /// The file that holds `round`, or is going to: none before it has it or a later one.
+    /// The file that holds `round` or is going to hold it: no earlier file has this round or a later one.
     pub(crate) fn sequence_of(&self, round: u64) -> u64 {
         let pool = self.pool.lock();
         let full = pool.full.iter().find(|(_, end)| *end > round);
         full.map_or_else(|| self.current.lock().sequence, |(sequence, _)| *sequence)
     }
 
-    /// A sequence above all that were given.
+    /// A sequence above all that were used.
     pub(crate) fn unused_sequence(&self) -> u64 {
         self.pool.lock().next_sequence
     }
@@ -261,7 +261,7 @@ impl Journal {
         }
     }
 
-    /// Makes one spare, of a leftover or anew, if there are fewer than `spares`; `false` if there was nothing to do.
+    /// Makes one spare, from a leftover or anew, if spare and full files are fewer than `spares`; else returns `false`.
     pub(crate) fn add_spare(&self, spares: usize) -> Result<bool> {
         let (sequence, reuse) = {
             let mut pool = self.pool.lock();
@@ -278,8 +278,8 @@ impl Journal {
         Ok(true)
     }
 
-    /// Makes spares of the full files that a durable checkpoint at `mark` no longer needs, but for those with rounds
-    /// from `pinned` on.
+    /// Turns full files that a durable checkpoint at `mark` no longer needs into spares, except those with rounds from
+    /// `pinned` on.
     pub(crate) fn recycle(&self, mark: Mark, pinned: Option<u64>) -> Result<()> {
         loop {
             let (old, sequence) = {
@@ -298,8 +298,8 @@ impl Journal {
                     return Ok(());
                 };
                 pool.next_sequence += 1;
-                // One that failed to become a spare may have the name of the next one already: it comes first, so that
-                // no other is renamed over it.
+                // A file that failed to become a spare may have the next spare's name already. It is used first (`pop`
+                // takes the last one), so that no other file is renamed over it.
                 pool.leftovers.insert(0, self.layout.journal(old));
                 (pool.leftovers.pop(), pool.next_sequence - 1)
             };
@@ -326,8 +326,7 @@ impl Journal {
             Ok(file) => pool.spares.push_back(Spare { sequence, file }),
             Err(error) => {
                 pool.leftovers.extend(reuse);
-                // Files follow on from each other without a gap, so that one that is missing shows. No round was written
-                // under this sequence.
+                // Sequences have no gaps, so that a missing file is noticed. This one has no round yet: use it again.
                 if pool.next_sequence == sequence + 1 {
                     pool.next_sequence = sequence;
                 }
@@ -350,7 +349,7 @@ fn write_zeros(file: &dyn DiskFile, file_bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What became of the directory when a file was made.
+/// The state of the directory's names after a file was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Names {
     Unchanged,
@@ -360,8 +359,8 @@ enum Names {
 }
 
 /// Makes a journal file of a sequence, ready to be written: by renaming `reuse`, which holds nothing that is needed, or
-/// by writing zeros. After an error `reuse` says where the old file is now. A new one that could not be made is removed:
-/// it is tried again and again, and each try would take the space of a file.
+/// by writing zeros. After an error `reuse` says where the old file is now. A new one that could not be made is
+/// removed: making it is tried again and again, and each try would take the space of a file.
 fn make(
     disk: &dyn Disk,
     layout: &Layout,
@@ -385,8 +384,8 @@ fn make(
         }
         let file = disk.open(&path, OpenMode::Create)?;
         if reuse.is_none() {
-            // All of it or nothing: zeros that fill a disk which has too little left would take the space that appends
-            // need, for as long as it is tried.
+            // All of the space or none: if the disk has too little left, writing zeros would take the space that
+            // appends need, at every try.
             file.reserve(file_bytes)?;
             write_zeros(&*file, file_bytes)?;
         }
