@@ -8,10 +8,10 @@ use crate::io::sync::atomic::{AtomicU64, Ordering};
 use crate::io::sync::{Mutex, RwLock};
 use crate::types::TopicId;
 
-/// How the names of topics begin that are the log's own: recovered, synced and verified as all are, and shown to nobody.
+/// The prefix of internal topics' names. They are recovered, synced and verified as all are, but not shown to callers.
 pub(crate) const INTERNAL_PREFIX: &str = "__";
 
-/// Whether a topic is the log's own.
+/// Whether a topic is internal.
 pub(crate) fn is_internal(name: &str) -> bool {
     name.starts_with(INTERNAL_PREFIX)
 }
@@ -27,12 +27,12 @@ pub(crate) struct Catalog {
     pub(crate) changing: Mutex<Changing>,
 }
 
-/// What earlier changes that failed have left behind.
+/// What earlier, failed changes have left behind.
 #[derive(Default)]
 pub(crate) struct Changing {
-    /// Names whose directories are, or may be after a crash, those of deleted topics that could not be moved away.
+    /// Names whose directories belong, or may belong after a crash, to deleted topics that could not be moved away.
     pub(crate) unmoved: BTreeMap<String, TopicId>,
-    /// Whether a sync of `topics/` has failed: what names it has on stable storage is not known until a restart.
+    /// Whether a sync of `topics/` has failed: until a restart, nobody knows which of its names are on stable storage.
     pub(crate) is_unsyncable: bool,
 }
 

@@ -53,7 +53,7 @@ impl Topic {
         self.id
     }
 
-    /// What it is made of at the moment.
+    /// Its partition count, settings and properties at the moment.
     pub fn spec(&self) -> Arc<TopicSpec> {
         Arc::clone(&self.inner.read().spec)
     }

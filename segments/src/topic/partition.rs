@@ -3,8 +3,8 @@
 //! Invariants:
 //! - `log_start_offset <= end_offset <= written_offset`, asserted wherever one moves.
 //! - What readers see (`view`) changes only after the journal's sync has returned, by the committer.
-//! - The writer's state changes only in the committer, and before the log is served in recovery; the syncer reads it
-//!   and takes out what it has synced.
+//! - The writer's state is set by recovery before the log is served, and then changed by the committer; the syncer
+//!   takes out what it has synced, and notes a failed sync.
 
 use std::future::Future;
 use std::io;
@@ -33,14 +33,14 @@ pub struct Partition {
     dir: PathBuf,
     pub(crate) pool: Arc<SegmentPool>,
     settings: RwLock<Arc<TopicSettings>>,
-    /// What readers see. Held for a clone of it, no longer.
+    /// What readers see. They hold its lock only to clone it.
     view: Mutex<View>,
     /// Stored by the committer after the journal's write, before its sync.
     written_offset: AtomicU64,
     deleted: AtomicBool,
     closed: AtomicBool,
     waiters: Waiters,
-    /// Damage that was met and lies in no segment's file.
+    /// Damage that reads have met and that belongs to no segment's file.
     damage: Notes,
     pub(crate) writer: Mutex<Writer>,
     /// The committer's: which round has planned something for this partition, and where (see [`Partition::slot`]).
@@ -48,8 +48,8 @@ pub struct Partition {
     trims: Arc<dyn TrimQueue>,
 }
 
-/// Where a partition queues a move of its log start. The queue does it: this trait keeps partitions from knowing of the queue,
-/// whose requests hold partitions.
+/// Queues a move of a partition's log start. The queue implements it: with the trait, partitions need not know the
+/// queue, whose requests hold partitions.
 pub(crate) trait TrimQueue: Send + Sync {
     /// Queues a move of the log start up to `before`; the ticket is answered when it is durable.
     ///
@@ -76,8 +76,8 @@ pub(crate) struct Writer {
     pub(crate) failed: Option<String>,
     /// Whether something that is published cannot be made durable in the segments any more: the journal keeps it.
     pub(crate) is_unsyncable: bool,
-    /// How far the active segment's file was written, as far as anybody can tell: beyond its end by rounds that failed, which
-    /// a later, shorter one need not have covered. Of one that was there before this process, anything.
+    /// How far the active segment's file may have been written: beyond its last batch, if a failed round was longer
+    /// than what overwrote it since. The largest number if nobody knows: for a file from before this process.
     pub(crate) written_to: FilePos,
     /// What a checkpoint may say as soon as the files are synced. Set when a round is published.
     pub(crate) published: Entry,
@@ -86,7 +86,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Whether it is the segment that accepted rounds are appended to, not one that a round has just made.
+    /// Whether it is the segment to which accepted rounds were appended, not one that a round has just made.
     pub(crate) fn is_active(&self, segment: &Arc<Segment>) -> bool {
         let active = self.active.as_ref();
         active.is_some_and(|active| Arc::ptr_eq(&active.segment, segment))
@@ -188,8 +188,8 @@ impl Partition {
             next_offset,
             round: 0,
         };
-        // Recovery may have found it cut by a process that was killed before it synced that: then the bytes come back
-        // with a power cut. They must not do so once the segment is closed.
+        // An earlier process may have cut the file and been killed before it synced that: then a power cut brings the
+        // bytes back. That must not happen once the segment is closed.
         let written_to = active.as_ref().map_or(FilePos::ZERO, |_| FilePos(u64::MAX));
         let writer = Writer {
             next_offset,
@@ -278,8 +278,8 @@ impl Partition {
         Error::NotFound(format!("partition {}", self.name))
     }
 
-    /// What was found out at the disk, unless the partition was deleted meanwhile: its segments were closed and its files
-    /// moved away then, which is neither damage nor a trim.
+    /// The result of a read, unless the partition was deleted meanwhile: then its closed segments and moved files may
+    /// look like damage or a trim, and are neither.
     fn unless_deleted<T>(&self, result: Result<T>) -> Result<T> {
         if self.is_deleted() {
             return Err(self.not_found());
@@ -287,8 +287,8 @@ impl Partition {
         result
     }
 
-    /// Closes what readers have open, for good. Called when it is deleted, before its files are moved away: a new topic's
-    /// files may have their names afterwards, and whoever still reads this one must not open them.
+    /// Closes all segments for good. Called when the partition is deleted, before its files are moved away: a new
+    /// topic's files may get the same names, and readers of this partition must not open those.
     pub(crate) fn close_segments(&self) {
         for segment in &*self.view().segments {
             segment.close();
@@ -323,7 +323,7 @@ impl Partition {
         self.unless_deleted(result)
     }
 
-    /// Notes what a read says about damage that lies in no file: that it is there, or is not any more.
+    /// Updates the damage that belongs to no file: notes what a read has met, or removes what it could read.
     fn observe(&self, from: Offset, result: &Result<Fetched>) {
         match result {
             Ok(fetched) => self.damage.heal(from, fetched.next_offset),
@@ -363,7 +363,7 @@ impl Partition {
     }
 
     /// The damaged ranges that were met since the log was opened and are still there, in order. Does not touch the
-    /// disk: what nobody has read since is not among them.
+    /// disk: damage that nobody has read is not among them.
     pub fn damaged_ranges(&self) -> Vec<DamagedRange> {
         if !self.pool.has_damage.load(Ordering::Acquire) {
             return Vec::new();
@@ -392,8 +392,8 @@ impl Partition {
             .collect()
     }
 
-    /// The first record whose timestamp is at or after `time`, with that timestamp; `None` beyond all. May wait for
-    /// the disk.
+    /// The first record whose timestamp is at or after `time`, with that timestamp; `None` if all are earlier. May wait
+    /// for the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::NotFound`] as for [`Partition::read`].
@@ -401,7 +401,7 @@ impl Partition {
         self.offset_for_time_from(time, Offset::ZERO)
     }
 
-    /// The same among the records from `from` on: to go on behind damage that was given up.
+    /// The same among the records from `from` on: to continue after damage that was given up.
     ///
     /// # Errors
     /// As for [`Partition::offset_for_time`].
@@ -428,8 +428,8 @@ impl Partition {
         self.unless_deleted(read::locate(&view, offset))
     }
 
-    /// What [`Partition::locate`] would say now of a record that it found before: what came behind it counts, the record
-    /// is not read again. `None` where it must be located again, because it was deleted or was none.
+    /// Updates an answer of [`Partition::locate`] by what was appended after that record, without reading the record
+    /// again. `None` if it must be located again, for example because it was trimmed or there was none.
     pub fn relocate(&self, located: &Located) -> Option<Located> {
         read::relocate(&self.readable_view().ok()?, located)
     }
@@ -470,7 +470,7 @@ impl Partition {
         view.segments.iter().map(|segment| segment.readable().get()).sum()
     }
 
-    /// Resolves when `end_offset` is above `offset`, the partition is deleted or the log closes. Dropping it forgets it.
+    /// Resolves when `end_offset` is above `offset`, the partition is deleted or the log closes. Drop it to give up.
     pub fn wait_for(self: &Arc<Self>, offset: Offset) -> WaitForData {
         WaitForData {
             partition: Arc::clone(self),
@@ -483,7 +483,8 @@ impl Partition {
     ///
     /// # Errors
     /// - [`Error::OutOfRange`] above `end_offset`: nothing was moved.
-    /// - [`Error::NotFound`], [`Error::Closed`], [`Error::LogFailed`]: nothing was moved.
+    /// - [`Error::NotFound`], [`Error::Closed`], [`Error::Overloaded`], [`Error::StorageFull`]: nothing was moved.
+    /// - [`Error::LogFailed`]: nothing was moved; if `in_flight`, it may be after a restart.
     pub fn trim(self: &Arc<Self>, before: Offset) -> Result<Offset> {
         let ticket = self.trims.trim(Arc::clone(self), before)?;
         block_on(ticket)?;
@@ -500,7 +501,7 @@ impl Partition {
         self.waiters.wake_for_good();
     }
 
-    /// Ends every wait; none begins any more.
+    /// Ends every wait; later ones end at once.
     pub(crate) fn set_closed(&self) {
         self.closed.store(true, Ordering::Release);
         self.waiters.wake_for_good();
@@ -511,7 +512,7 @@ impl Partition {
         self.writer.lock().failed.clone()
     }
 
-    /// Where the committer's round `tag` has put its plan for this partition.
+    /// The index of the plan that the committer's round `tag` has for this partition.
     pub(crate) fn slot(&self, tag: u32) -> Option<usize> {
         let plan = self.plan.load(Ordering::Relaxed);
         ((plan >> 32) as u32 == tag).then_some(plan as u32 as usize)
@@ -531,7 +532,7 @@ impl Partition {
         );
     }
 
-    /// Makes durable records readable: `new_segments` join the view, then the end moves. Wakes who waits.
+    /// Makes durable records readable: `new_segments` join the view, then the end moves. Wakes the waiters.
     pub(crate) fn publish(&self, new_segments: &[Arc<Segment>], end_offset: Offset) {
         {
             let mut view = self.view.lock();
@@ -553,9 +554,9 @@ impl Partition {
         self.waiters.wake_all();
     }
 
-    /// Notes that a sync of its files has failed, the one at `base` among them: it takes no more appends until a restart, and
-    /// the journal keeps what cannot be made durable in the segments. The sync is never tried again: it may have dropped
-    /// what it could not write.
+    /// Notes that a sync of its files has failed, also of the one at `base`, if given. It takes no more appends until a
+    /// restart, and the journal keeps what cannot be made durable in the segments. The sync is never tried again: the
+    /// system may have dropped what it could not write.
     pub(crate) fn sync_failed(&self, error: &io::Error, base: Option<Offset>) {
         let mut writer = self.writer.lock();
         writer.failed = Some(error.to_string());
@@ -568,8 +569,8 @@ impl Partition {
         }
     }
 
-    /// Has the segments from `base` on verified by every read, after a failed sync: what it could not write may be
-    /// dropped from memory, and what a later read finds is what the medium has.
+    /// Makes every read verify the segments from `base` on, after a failed sync: the system may drop from memory what
+    /// it could not write, and then a later read finds what the medium has.
     fn distrust_from(&self, base: Offset) {
         let segments = Arc::clone(&self.view.lock().segments);
         for segment in segments.iter().filter(|segment| segment.base_offset() >= base) {
