@@ -36,8 +36,8 @@ pub(crate) struct Checkpoint {
     /// Topics whose deletion is durable, while their directories may still be there.
     pub(crate) deleting: Vec<TopicId>,
     pub(crate) partitions: Vec<Entry>,
-    /// Changes of the state before [`Checkpoint::round`] are in its snapshot of this generation, and nowhere else: with
-    /// an older one they would be lost. `None` in checkpoints of before this was written.
+    /// Changes of the state before [`Checkpoint::round`] are in its snapshot of this generation, and nowhere else: an
+    /// older snapshot would lose them. `None` in checkpoints from before this field existed.
     pub(crate) state_generation: Option<u64>,
 }
 

@@ -3,20 +3,20 @@
 //! # Frame
 //! | bytes | field |
 //! |---|---|
-//! | 8 | magic, one a kind of file |
+//! | 8 | magic, one for each kind of file |
 //! | 4 | version of the payload |
 //! | 4 | CRC-32 (IEEE) of the two fields before and of all that follows, up to the payload's end |
 //! | 8 | generation: larger is newer |
 //! | 8 | length of the payload |
 //! | n | payload |
 //!
-//! Bytes after the payload mean nothing (files written in place keep the length that they were given). The frame is the same
-//! in every version, and its checksum covers the version: so a version from the future and a flipped bit differ.
+//! Bytes after the payload are ignored (a file that is written in place keeps its length). The frame is the same in
+//! every version, and its checksum covers the version: so a newer version can be told from a flipped bit.
 
 /// The bytes of a frame before its payload.
 pub(crate) const FRAME_HEADER_BYTES: usize = 32;
 
-/// Reads fields from bytes that cannot be trusted: every call is `None` where the bytes end.
+/// Reads fields from bytes that cannot be trusted: every call returns `None` if too few bytes are left.
 #[derive(Clone, Copy)]
 pub(crate) struct Fields<'a> {
     rest: &'a [u8],
@@ -58,7 +58,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Why a frame was not taken.
+/// Why a frame was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FrameError {
     /// Too short, another magic, or a checksum that does not match: damaged or never finished.
@@ -81,8 +81,8 @@ pub(crate) fn frame(magic: [u8; 8], version: u32, generation: u64, payload: &[u8
     out
 }
 
-/// The CRC-32 of a header and what it covers: bytes 0 to 12 (magic and version) and those from 16 on, between which the
-/// checksum itself stands. `bytes` has at least 16.
+/// The CRC-32 of bytes 0 to 12 (magic and version) and of all from 16 on; the checksum itself stands in between.
+/// `bytes` has at least 16 bytes.
 pub(crate) fn checksum(bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&bytes[..12]);

@@ -1,9 +1,9 @@
-//! What a topic is made of, and the two files that say so.
+//! A topic's description, and the two files that hold it.
 //!
-//! `topic.json` is the truth about whether a topic exists, and `topic.copy.json` beside it says the same: without its
-//! description a topic's records cannot be served, however whole they are. Whichever is missing or damaged is written
-//! again from the other when the log is opened; a damaged `topic.json` is kept as `topic.json.damaged`. Where neither
-//! can be read the topic is reported and not served, and nothing in its directory is touched.
+//! A topic exists because its description is there: in `topic.json`, and again in `topic.copy.json` beside it, because
+//! without a description even whole records cannot be served. If one of the two is missing or damaged, it is written
+//! again from the other when the log is opened; a damaged `topic.json` is kept as `topic.json.damaged`. If neither can
+//! be read, the topic is reported and not served, and nothing in its directory is touched.
 //!
 //! Crash: a change writes `topic.json` first, so the copy may be older until the next start makes them equal.
 
@@ -33,11 +33,11 @@ pub struct TopicSettings {
     /// A segment is closed before it would grow beyond this many bytes. At least 1 MiB is sensible.
     #[serde(deserialize_with = "segment_bytes")]
     pub segment_bytes: u64,
-    /// A segment is closed when it was made this many milliseconds ago.
+    /// A segment takes no more batches once it is this many milliseconds old.
     pub segment_ms: u64,
     /// Records older than this many milliseconds are deleted, a segment at a time; `None`: never.
     pub retention_ms: Option<u64>,
-    /// The oldest segments of a partition are deleted while the rest holds this many bytes; `None`: never.
+    /// The oldest segments of a partition are deleted as long as the rest still holds this many bytes; `None`: never.
     pub retention_bytes: Option<u64>,
 }
 
@@ -53,7 +53,7 @@ impl Default for TopicSettings {
 }
 
 impl TopicSettings {
-    /// The defaults, but for segments of so many bytes.
+    /// The defaults, but with segments of `segment_bytes`.
     pub fn segments_of(segment_bytes: u64) -> Self {
         Self {
             segment_bytes,
@@ -62,12 +62,12 @@ impl TopicSettings {
     }
 }
 
-/// What a topic is made of.
+/// A topic's partition count, settings and properties.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSpec {
     /// How many partitions it has; raised, never lowered.
     pub partitions: u32,
-    /// What the engine goes by.
+    /// The settings that the engine uses.
     pub settings: TopicSettings,
     /// Kept with the topic for the caller; means nothing to the engine.
     pub properties: BTreeMap<String, serde_json::Value>,
@@ -97,7 +97,7 @@ pub(crate) struct TopicBody {
     pub(crate) properties: BTreeMap<String, serde_json::Value>,
 }
 
-// What is read is made in memory: the numbers of a file are held against the same bounds as those of a caller.
+// What a file describes is made in memory, so its numbers have the same bounds as those of a caller.
 
 fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     within(u32::deserialize(deserializer)?, MAX_PARTITIONS)
@@ -114,7 +114,7 @@ fn within<N: PartialOrd + From<u8> + Display, E: serde::de::Error>(number: N, mo
     Ok(number)
 }
 
-/// What `topic.json` and its copy hold.
+/// The bytes of `topic.json` and of its copy.
 pub(crate) fn description(name: &str, id: TopicId, spec: &TopicSpec) -> Vec<u8> {
     let body = TopicBody {
         name: name.to_owned(),
@@ -126,10 +126,10 @@ pub(crate) fn description(name: &str, id: TopicId, spec: &TopicSpec) -> Vec<u8> 
     seal_json(TOPIC_MAGIC, &body)
 }
 
-/// What is wrong with a copy that is whole: a change that was cut short leaves it like that.
+/// What is wrong with a copy that is whole but differs: a crash during a change leaves it like that.
 pub(crate) const OLDER: &str = "it says something else";
 
-/// What the description of a topic's directory is worth.
+/// What the two copies of a topic's description say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Described {
     /// Both copies say this.
@@ -172,7 +172,7 @@ fn read_one(disk: &dyn Disk, path: &Path, name: &str) -> Result<std::result::Res
     })
 }
 
-/// Writes whichever copy is wrong again, and keeps a damaged `topic.json` aside. Says what was mended.
+/// Writes the copy that is wrong again, and keeps a damaged `topic.json` aside. Says what was mended.
 ///
 /// # Errors
 /// What the disk said; the next start does it again.
@@ -197,10 +197,10 @@ pub(crate) fn mend(disk: &dyn Disk, dir: &Path, described: &Described) -> Result
     )))
 }
 
-/// What is known of every topic, by the name of its directory; changes nothing.
+/// The description of every topic, by the name of its directory; changes nothing.
 ///
 /// # Errors
-/// As of [`read`].
+/// As for [`read`].
 pub(crate) fn read_all(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(String, Described)>> {
     let dir = layout.topics_dir();
     let entries = disk.list(&dir).at("listing", &dir)?;
@@ -214,7 +214,7 @@ pub(crate) fn read_all(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(String, 
     .collect()
 }
 
-/// Mends the descriptions that can be, and gives those that can be served.
+/// Mends the descriptions that can be mended, and returns those of the topics that can be served.
 pub(crate) fn mend_all(
     disk: &dyn Disk,
     layout: &Layout,

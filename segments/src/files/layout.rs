@@ -1,4 +1,4 @@
-//! Where things lie in a data directory. Names are here and nowhere else.
+//! The paths in a data directory. Only the names of segment files are also built elsewhere: in `segment` and `recover`.
 //!
 //! ```text
 //! quipu-data/

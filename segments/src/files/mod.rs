@@ -1,7 +1,7 @@
-//! The small files of a data directory, and the names of all of them.
+//! The small files of a data directory, and the paths of all its files.
 //!
-//! Read `layout` first: it names every file. `sealed` holds JSON with a checksum, and `description` is the one of a topic.
-//! `slots` holds two snapshots that are overwritten in turn, in the frame of `codec`: the `checkpoint` and the `state`.
+//! Read `layout` first: it names every file. `sealed` is JSON with a checksum, and `description` is a topic's file of
+//! that kind. `slots` overwrites two copies of a snapshot in turn, in `codec`'s frame: `checkpoint` and `state`.
 
 pub(crate) mod checkpoint;
 pub(crate) mod codec;

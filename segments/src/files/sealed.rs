@@ -4,10 +4,10 @@
 //!
 //! | field | |
 //! |---|---|
-//! | `magic` | `quipu-topic`; of `FORMAT`, `quipu-data` |
+//! | `magic` | `quipu-topic`; in `FORMAT`, `quipu-data` |
 //! | `version` | 1 |
 //! | `crc32` | CRC-32 (IEEE) of the magic, the version in decimal digits, and the body's bytes, one after the other |
-//! | `body` | `name`, `id`, `partitions`, `settings` and `properties`; of `FORMAT`, `id` (16 hexadecimal digits) and `made` (ms) |
+//! | `body` | `name`, `id`, `partitions`, `settings`, `properties`; in `FORMAT`, `id` (16 hex digits), `made` (ms) |
 //!
 //! The four fields are the same in every version, and the checksum covers the version. A version from the future and a
 //! flipped bit can therefore be told apart.
@@ -62,7 +62,7 @@ pub(crate) enum SealError {
     Damaged(String),
 }
 
-/// Opens what [`seal_json`] made.
+/// Checks and reads a file that [`seal_json`] made.
 pub(crate) fn unseal_json<T: DeserializeOwned>(magic: &str, bytes: &[u8]) -> Result<T, SealError> {
     let damaged = |what: String| SealError::Damaged(what);
     let sealed: SealedJson<'_> = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
@@ -79,7 +79,7 @@ pub(crate) fn unseal_json<T: DeserializeOwned>(magic: &str, bytes: &[u8]) -> Res
     serde_json::from_str(sealed.body.get()).map_err(|error| damaged(error.to_string()))
 }
 
-/// Writes a small file beside, syncs it and renames it into place; the directory is for the caller to sync.
+/// Writes a small file under another name, syncs it and renames it to `path`; the caller must sync the directory.
 pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let beside = path.with_extension("new");
     let file = disk.open(&beside, OpenMode::Create)?;

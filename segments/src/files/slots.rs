@@ -1,9 +1,9 @@
 //! A small file that is replaced as a whole, in two slots: the older one is overwritten in place and synced.
 //!
-//! A crash in the middle of a write damages only the slot that was being written; the other still holds what was
-//! there before. Both files are made, with room to grow, when the log is opened; nothing is created or renamed after
-//! that, so an update needs no free space until the payload has outgrown its room: that is what keeps checkpoints (and with them group
-//! commits) alive on a full disk.
+//! A crash in the middle of a write damages only the slot that was being written; the other still holds what was there
+//! before. Both files are made, with room to grow, when the log is opened; nothing is created or renamed after that, so
+//! an update needs no free space until the payload has outgrown its room. So checkpoints, and with them commits, go on
+//! when the disk is full.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -27,13 +27,13 @@ pub(crate) struct Slots {
 
 /// What was found in the slots when they were opened.
 pub(crate) struct Found {
-    /// The newest payload's; 0 if there is none.
+    /// The newest payload's generation; 0 if there is none.
     pub(crate) generation: u64,
     /// The newest payload that is whole.
     pub(crate) payload: Option<Vec<u8>>,
-    /// What is wrong with a slot that exists and is not whole. One such slot is what a crash leaves; two are damage.
+    /// What is wrong with each slot that exists and is not whole. A crash leaves one such slot; two are damage.
     pub(crate) damaged: Vec<String>,
-    /// Those slots.
+    /// The paths of those slots.
     pub(crate) damaged_paths: Vec<PathBuf>,
     /// Why a slot holds no payload: damaged, missing, or never written.
     pub(crate) faults: [Option<String>; 2],
@@ -87,7 +87,7 @@ impl Slots {
                 Err(FrameError::Version(found)) => {
                     return Err(Error::version(path, found, version));
                 }
-                // Zeros alone are a slot whose first write never reached the disk.
+                // Only zeros: the slot's first write never reached the disk.
                 Err(FrameError::Damaged(_)) if bytes.iter().all(|byte| *byte == 0) => {
                     *fault = Some("nothing was ever written to it".into());
                 }
@@ -129,7 +129,7 @@ impl Slots {
         else {
             return Ok(None);
         };
-        // Slots are written in turn by their generation: the next one that belongs here.
+        // The generation says which slot is written: this is the next one that belongs to the slot.
         let mut next_generation = found.generation + 1;
         if next_generation % 2 != slot as u64 {
             next_generation += 1;
@@ -148,7 +148,7 @@ impl Slots {
     }
 
     /// Makes sure that both files are there, by name and with room, so that later writes need neither space nor a
-    /// directory's sync. What they hold stays.
+    /// directory's sync. Their contents stay.
     ///
     /// # Errors
     /// What the disk said.
@@ -164,7 +164,7 @@ impl Slots {
                 file.sync_data().map_err(context)?;
             }
         }
-        // Also where they were there: the process that made them may have ended before it synced their names.
+        // Also if both were there: the process that made them may have ended before it synced their names.
         let dir = self.paths[0].parent().unwrap_or(Path::new("."));
         self.disk.sync_dir(dir).at("syncing", dir)
     }
@@ -172,7 +172,7 @@ impl Slots {
     /// Writes a new payload into the older slot and syncs it. When this returns `Ok`, the payload is durable.
     ///
     /// # Errors
-    /// What the disk said; the payload of before is then still the newest.
+    /// What the disk said; the previous payload is then still the newest.
     pub(crate) fn write(&mut self, payload: &[u8]) -> Result<()> {
         let path = &self.paths[(self.next_generation % 2) as usize];
         let context = |error| Error::io(format!("writing {}", path.display()), error);
@@ -207,7 +207,7 @@ pub(crate) fn read_if_exists(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<
         Err(error) => return Err(context(error)),
     };
     let length = file.len().map_err(context)?;
-    // A slot is small: a length beyond reason is damage, and is not worth the memory to find that out.
+    // A slot is small: a length beyond 1 GiB is damage, and finding that out should not take more memory.
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30)];
     let count = file.read_at(&mut bytes, 0).map_err(context)?;
     bytes.truncate(count);

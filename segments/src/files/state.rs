@@ -1,9 +1,9 @@
-//! The durable key-value state: what belongs beside the records (committed group offsets, above all).
+//! The durable key-value state, beside the records: above all, the committed offsets of groups.
 //!
-//! Changes are journalled in the same rounds as records, so that they are as durable, by the same sync, and atomic
-//! with the records of their request. The whole map is in memory; a snapshot of it is written with each checkpoint
-//! that follows a change. Replaying the journal over a snapshot that already holds some of it ends in the same map,
-//! because each change sets a key to a value and the last one wins.
+//! Changes are journalled in the same rounds as records, so one sync makes both durable, and a change is atomic with
+//! the records of its request. The whole map is in memory; a snapshot of it is written with each checkpoint that
+//! follows a change. Replaying the journal over a snapshot that already holds some of it ends in the same map, because
+//! each change sets a key to a value and the last one wins.
 //!
 //! # Snapshot payload
 //! | bytes | field |
@@ -22,7 +22,7 @@ pub(crate) const MAGIC: [u8; 8] = *b"QUIPUSTA";
 /// Version of a snapshot's payload.
 pub(crate) const VERSION: u32 = 1;
 
-/// The first byte of keys that are the log's own: callers neither set nor see them.
+/// The first byte of internal keys, which callers can neither set nor see.
 pub(crate) const RESERVED_PREFIX: u8 = 0;
 
 /// A change of the state: `None` removes the key.
