@@ -1,8 +1,8 @@
 //! Building a batch in the buffer that is written.
 //!
-//! The buffer begins with room for the header, and records follow as they are pushed: sealing fills the header in and moves the buffer on.
-//! Records know their batch only by three varints at their front (length, timestamp delta, offset delta), so joining
-//! two batches writes those anew and copies the rest.
+//! The buffer begins with room for the header, and records follow as they are pushed: sealing fills in the header and
+//! hands on the buffer. In a record only three varints at its front depend on the batch (length, timestamp delta,
+//! offset delta), so joining two batches writes those again and copies the rest.
 
 use super::header::ATTRIBUTES;
 use super::varint::{MAX_VARINT, MAX_VARLONG, Scratch, len_i32, len_i64, take_i32, take_i64};
@@ -30,7 +30,7 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// Begins an empty batch. Nothing is allocated before the first record, and then hardly more than that needs.
+    /// Begins an empty batch. Nothing is allocated before the first record, and then hardly more than it needs.
     pub fn new() -> Self {
         Self::default()
     }
@@ -54,7 +54,8 @@ impl BatchBuilder {
     /// Cost: one copy; the buffer grows as a `Vec` does, and nothing else is allocated.
     ///
     /// # Panics
-    /// If the batch would outgrow [`MAX_BATCH_BYTES`]. [`BatchBuilder::len`] and [`BatchBuilder::record_bytes_at_most`] tell before.
+    /// If the batch would outgrow [`MAX_BATCH_BYTES`]. Check first with [`BatchBuilder::len`] and
+    /// [`BatchBuilder::record_bytes_at_most`].
     pub fn push(
         &mut self,
         timestamp: TimestampMs,
@@ -99,7 +100,8 @@ impl BatchBuilder {
         record_bytes
     }
 
-    /// Adds all records of `other` behind its own, re-encoding only what depends on the batch (the committer combines small requests so).
+    /// Adds all records of `other` behind its own, re-encoding only what depends on the batch (the committer combines
+    /// small requests this way).
     ///
     /// Only records are taken over, not the log append time of `other`.
     ///
@@ -165,7 +167,7 @@ impl BatchBuilder {
         self.log_append_time.is_some() == other.log_append_time.is_some()
     }
 
-    /// Makes all timestamps `time`, by the broker (attribute bit and max_timestamp), at seal.
+    /// Makes sealing set all timestamps to `time`, given by the broker (attribute bit and max_timestamp).
     pub fn set_log_append_time(&mut self, time: TimestampMs) {
         self.log_append_time = Some(time);
     }
@@ -184,12 +186,12 @@ impl BatchBuilder {
         MAX_PREFIX + tail_bytes(key, value, headers)
     }
 
-    /// Fills the header in (base offset 0) and the CRC. The buffer is handed on, not copied.
+    /// Fills in the header (base offset 0) and the CRC. The buffer is handed on, not copied.
     ///
     /// The batch has no producer (id, epoch and sequence −1), and 0 for its leader epoch.
     ///
     /// # Panics
-    /// If the batch is empty: that could not carry a last offset.
+    /// If the batch is empty: it would have no last offset.
     #[must_use]
     pub fn seal(mut self) -> SealedBatch {
         assert!(
@@ -231,7 +233,7 @@ impl BatchBuilder {
         );
         if self.buffer.is_empty() {
             if self.buffer.capacity() == 0 {
-                // Most batches of single-record requests stay at that one: no room for more.
+                // Most batches of single-record requests get no second record: no room for more is reserved.
                 self.buffer.reserve_exact(total);
             }
             self.buffer.extend_from_slice(&[0; HEADER_BYTES]);
@@ -254,7 +256,7 @@ pub(super) fn header_of(buffer: &mut [u8]) -> &mut [u8; HEADER_BYTES] {
         .expect("room for the header comes before the first record")
 }
 
-/// Takes a record off the front of `rest`: its timestamp delta, and all behind its offset delta.
+/// Takes a record off the front of `rest`: returns its timestamp delta, and all bytes after its offset delta.
 #[inline(always)]
 fn take_record<'a>(rest: &mut &'a [u8]) -> Option<(i64, &'a [u8])> {
     let body_bytes = take_i32(rest)? as usize;
@@ -276,7 +278,7 @@ fn tail_bytes(key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&[u8], Optio
     bytes
 }
 
-/// A length that does not fit an `i32` is wrong here, but then the batch is refused for its size.
+/// For a length that does not fit an `i32` this is wrong, but then the batch is refused for its size.
 #[inline(always)]
 fn nullable_bytes(bytes: Option<&[u8]>) -> usize {
     len_i32(nullable_len(bytes)) + bytes.map_or(0, <[u8]>::len)
@@ -296,7 +298,7 @@ mod tests {
 
     type OwnedHeaders = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-    /// A record's fields, owned, as they go in and as they come out.
+    /// A record's fields, owned, to compare what was pushed with what is read.
     #[derive(Clone, Debug, PartialEq)]
     struct Owned {
         timestamp: i64,

@@ -1,4 +1,4 @@
-//! Checks of whole batches, and the way from one batch to the next.
+//! Checks whole batches, and splits a run of batches.
 
 use super::header::ATTRIBUTES;
 use super::{BatchError, BatchHeader, HEADER_BYTES, Records};
@@ -6,7 +6,7 @@ use crate::types::TimestampMs;
 
 /// Checks header and CRC-32C of the whole batch at the start of `bytes`; what follows the batch is not looked at.
 ///
-/// The CRC covers neither base offset nor leader epoch: whether the offset is the right one is for the caller to know.
+/// The CRC covers neither base offset nor leader epoch: the caller must know whether the offset is the right one.
 ///
 /// # Errors
 /// - Those of [`BatchHeader::peek`], and [`BatchError::Truncated`] where the batch is not all there.
@@ -31,9 +31,9 @@ pub fn verify(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
 
 /// Checks everything of a batch that came from outside: CRC, every record's bounds, offset deltas 0,1,2,…,count-1, and that nothing follows.
 ///
-/// Two things are not checked. Who may send it is the caller's decision: attributes other than compression, and the
-/// producer's fields, are as they came. And `max_timestamp` is the producer's word, which some get wrong:
-/// [`SealedBatch::from_outside`](super::SealedBatch::from_outside) sets it right.
+/// Two things are not checked: attributes other than compression, and the producer's fields, because the caller decides
+/// who may send what; and `max_timestamp`, which some producers set wrong and
+/// [`SealedBatch::from_outside`](super::SealedBatch::from_outside) corrects.
 ///
 /// # Errors
 /// - Those of [`verify`].
@@ -56,7 +56,7 @@ pub(super) fn validate_times(bytes: &[u8]) -> Result<(BatchHeader, TimestampMs),
             "the last offset delta is not the record count less 1",
         ));
     }
-    // Deltas ascend and end by count - 1, which `Records` sees to: so `count` of them leave no gap.
+    // `Records` makes sure that deltas ascend and are at most count - 1, so `count` of them leave no gap.
     let mut max_timestamp = TimestampMs(i64::MIN);
     for record in Records::of(&header, bytes.get(HEADER_BYTES..).unwrap_or_default())? {
         max_timestamp = max_timestamp.max(record?.timestamp);
@@ -178,7 +178,7 @@ mod tests {
     fn every_flipped_bit_is_detected_but_in_base_offset_and_leader_epoch() {
         let whole = batch();
         let header = verify(&whole).unwrap();
-        // With another batch behind it, a length that grew finds bytes to take in.
+        // If another batch follows, a length that grew finds bytes to cover.
         for behind in [Vec::new(), batch()] {
             for at in 0..whole.len() {
                 for bit in 0..8 {
@@ -194,7 +194,7 @@ mod tests {
                             let base_offset = header.base_offset;
                             assert_eq!(BatchHeader { base_offset, ..found }, header);
                         }
-                        // The leader epoch: nothing is read into it.
+                        // The leader epoch: it is not used.
                         12..16 => {
                             let found = found.unwrap();
                             let partition_leader_epoch = header.partition_leader_epoch;

@@ -2,9 +2,9 @@
 //!
 //! | position | bytes | field | notes |
 //! |---:|---:|---|---|
-//! | 0 | 8 | base offset | the first record's offset; outside of the CRC, so that the log can give it last |
+//! | 0 | 8 | base offset | the first record's offset; outside of the CRC, so that the log can set it last |
 //! | 8 | 4 | batch length | bytes after this field: the batch's total less 12; at least 49 |
-//! | 12 | 4 | partition leader epoch | outside of the CRC; quipu writes 0 and reads nothing into it |
+//! | 12 | 4 | partition leader epoch | outside of the CRC; quipu writes 0 and does not use it |
 //! | 16 | 1 | magic | 2 |
 //! | 17 | 4 | CRC | CRC-32C of everything from the attributes to the end |
 //! | 21 | 2 | attributes | bits 0–2 compression, 3 log append time, 4 transactional, 5 control, 6 delete horizon |
@@ -80,7 +80,7 @@ impl Attributes {
 
 /// Every field before the records.
 ///
-/// What [`BatchHeader::peek`] returned keeps its bounds: lengths and counts fit an `i32`, and the offsets an `i64`.
+/// If [`BatchHeader::peek`] returned it, it is within bounds: lengths and counts fit an `i32`, and offsets an `i64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchHeader {
     /// The offset of the first record that was ever in the batch.
@@ -105,7 +105,7 @@ pub struct BatchHeader {
     pub producer_epoch: i16,
     /// The producer's number of the first record; −1 without a producer.
     pub base_sequence: i32,
-    /// How many records the batch holds. Of an uncompressed batch, they can fit into its bytes.
+    /// How many records the batch holds; in an uncompressed batch no more than fit its bytes.
     pub record_count: u32,
 }
 
@@ -204,14 +204,14 @@ impl BatchHeader {
     }
 }
 
-/// The `N` bytes at `AT`; that they lie in the header is checked when this compiles.
+/// The `N` bytes at `AT`; the compiler checks that they lie in the header.
 #[inline(always)]
 pub(super) fn field<const AT: usize, const N: usize>(header: &[u8; HEADER_BYTES]) -> [u8; N] {
     const { assert!(AT + N <= HEADER_BYTES) };
     std::array::from_fn(|at| header[AT + at])
 }
 
-/// Sets the `N` bytes at `AT`; that they lie in the header is checked when this compiles.
+/// Sets the `N` bytes at `AT`; the compiler checks that they lie in the header.
 #[inline(always)]
 pub(super) fn put<const AT: usize, const N: usize>(header: &mut [u8; HEADER_BYTES], bytes: [u8; N]) {
     const { assert!(AT + N <= HEADER_BYTES) };

@@ -1,17 +1,17 @@
 //! Record batches, version 2: the unit that is written, sent and read. Pure: no I/O.
 //!
-//! The format is Kafka's (the protocol documentation, "Record Batch" and "Record"; magic 2), bit for bit, so that a batch
-//! goes from a producer to the disk to a consumer untouched. What quipu needs beyond it stands beside the log, never in here.
-//! All integers are big-endian. The byte table of a batch stands beside its constants in `header.rs`, that of a record in `records.rs`.
+//! The format is Kafka's (the protocol documentation, "Record Batch" and "Record"; magic 2), bit for bit, so that a
+//! batch goes from a producer to the disk to a consumer untouched. What quipu adds is stored beside the log, never in a
+//! batch. All integers are big-endian. `header.rs` has the byte table of a batch, `records.rs` that of a record.
 //!
-//! - Writing: [`BatchBuilder`] encodes records into the buffer that is later written; [`BatchBuilder::seal`] makes a
-//!   [`SealedBatch`] of it in place, whose base offset is given last, because it lies outside of the CRC.
+//! - Writing: [`BatchBuilder`] encodes records into the buffer that is later written; [`BatchBuilder::seal`] turns it
+//!   into a [`SealedBatch`] in place. The base offset is set last: the CRC does not cover it.
 //! - Reading: [`BatchHeader::peek`] looks at a header, [`verify`] at the CRC, [`validate`] at everything;
 //!   [`Batches`] splits a run of batches, [`Records`] walks one.
 //!
-//! Invariants: bytes handed to the readers are input, wherever they come from: they give a [`BatchError`] or a value that
-//! lies within them, never a panic, and nothing is allocated on a length's word (nothing is allocated at all).
-//! A batch that was cut short by a crash is [`BatchError::Truncated`], and one that was half written [`BatchError::Checksum`].
+//! Invariants: readers treat all bytes as untrusted input. They return a [`BatchError`] or a value that lies within the
+//! bytes, never panic, and allocate nothing, whatever lengths the bytes name. A batch that was cut short by a crash is
+//! [`BatchError::Truncated`], and one that was half written [`BatchError::Checksum`].
 
 mod builder;
 mod check;

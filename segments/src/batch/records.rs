@@ -1,4 +1,4 @@
-//! Records, decoded where they lie.
+//! Records, decoded in place, without a copy.
 //!
 //! | field | as | notes |
 //! |---|---|---|
@@ -25,11 +25,11 @@ pub(super) const MIN_RECORD_BYTES: usize = 7;
 /// A record, borrowed from its batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// Where the record stands in its partition.
+    /// The record's offset in its partition.
     pub offset: Offset,
-    /// The producer's time; of batches with log append time, the batch's `max_timestamp`.
+    /// The producer's time; in batches with log append time, the batch's `max_timestamp`.
     pub timestamp: TimestampMs,
-    /// The key, where there is one. An empty key is one.
+    /// The key, if there is one. An empty key counts as one.
     pub key: Option<&'a [u8]>,
     /// The value; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
@@ -42,7 +42,7 @@ pub struct Record<'a> {
 /// A name may repeat. Names are UTF-8 by the protocol, but nothing has checked that.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'a> {
-    /// `count` headers that [`Headers::take`] has walked over, and nothing behind them.
+    /// Exactly `count` headers, which [`Headers::take`] has checked.
     bytes: &'a [u8],
     count: usize,
 }
@@ -91,7 +91,7 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// Walks over all headers; the bytes behind them, or `None` where one does not fit.
+    /// Walks over all headers; returns the bytes after them, or `None` if one does not fit.
     fn walk(&self) -> Option<&'a [u8]> {
         let mut rest = self.bytes;
         for _ in 0..self.count {
@@ -149,7 +149,7 @@ fn take_header<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], Option<&'a [u8]>)> 
 fn take_nullable<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     let len = take_i32(rest)?;
     if len < 0 {
-        // Nobody writes another null than −1, so another one is damage.
+        // Null is always written as −1, so any other negative length is damage.
         return (len == -1).then_some(None);
     }
     let (bytes, behind) = rest.split_at_checked(len as usize)?;
@@ -157,7 +157,7 @@ fn take_nullable<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     Some(Some(bytes))
 }
 
-/// Where a walk over a batch stands, without the batch: for who cannot keep a borrow of it. See [`Records::place`].
+/// The place of a walk in a batch, for callers that cannot keep a borrow of the batch. See [`Records::place`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordPlace {
     /// From the next record to the end of the batch.
@@ -212,7 +212,7 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// Goes on in `batch` where a walk over it stood.
+    /// Continues a walk over `batch` at `place`.
     ///
     /// # Errors
     /// As for [`Records::new`], and [`BatchError::Malformed`] for a place that this batch does not have.

@@ -8,7 +8,7 @@ use super::header::{
 use super::{Attributes, BatchError, BatchHeader};
 use crate::types::{Offset, ProducerId, TimestampMs};
 
-/// A finished batch, whose base offset (outside of the CRC) is still to be given.
+/// A finished batch, whose base offset (which the CRC does not cover) is still to be set.
 ///
 /// The bytes are one whole batch with a header that [`BatchHeader::peek`] accepts.
 #[derive(Clone, Debug)]
@@ -17,9 +17,10 @@ pub struct SealedBatch {
 }
 
 impl SealedBatch {
-    /// Takes a batch from outside after [`validate`](super::validate); compressed, control and transactional ones are for the caller to refuse first.
+    /// Takes a batch from outside after [`validate`](super::validate); the caller must first refuse compressed, control
+    /// and transactional ones.
     ///
-    /// Only the header is looked at again. [`SealedBatch::from_outside`] does all at once.
+    /// Only the header is checked again. [`SealedBatch::from_outside`] does both at once.
     ///
     /// # Errors
     /// Those of [`BatchHeader::peek`]; [`BatchError::Truncated`] or [`BatchError::Malformed`] where `bytes` are not exactly one batch.
@@ -35,10 +36,10 @@ impl SealedBatch {
         Ok(Self { bytes })
     }
 
-    /// Takes a batch from outside: checks what [`validate`](super::validate) checks, and corrects `max_timestamp` to the
-    /// records' largest, as Kafka's broker does (what finds records by time relies on it).
+    /// Takes a batch from outside: checks what [`validate`](super::validate) checks, and corrects `max_timestamp` to
+    /// the records' largest, as Kafka's broker does (lookups by time rely on it).
     ///
-    /// Which attributes and producers are welcome is for the caller to decide, by [`SealedBatch::header`].
+    /// The caller decides which attributes and producers it accepts, by [`SealedBatch::header`].
     ///
     /// # Errors
     /// Those of [`validate`](super::validate).
@@ -57,7 +58,7 @@ impl SealedBatch {
         Self { bytes }
     }
 
-    /// Gives the first record its offset, and so all of them. Costs eight bytes: the CRC does not cover it.
+    /// Sets the first record's offset, and so those of all. Cost: a write of eight bytes, as the CRC does not cover it.
     ///
     /// # Panics
     /// If the last record's offset, or the one after it, would be above [`Offset::MAX`].
@@ -70,15 +71,15 @@ impl SealedBatch {
         put::<BASE_OFFSET, 8>(header_of(&mut self.bytes), offset.get().to_be_bytes());
     }
 
-    /// Makes all timestamps `time`, by the broker (attribute bit and max_timestamp). Costs a CRC of the whole batch:
-    /// where records are pushed, [`BatchBuilder::set_log_append_time`](super::BatchBuilder::set_log_append_time) is free.
+    /// Sets all timestamps to `time`, given by the broker (attribute bit and max_timestamp). Cost: a CRC of the whole
+    /// batch. Free before the seal: [`BatchBuilder::set_log_append_time`](super::BatchBuilder::set_log_append_time).
     pub fn set_log_append_time(&mut self, time: TimestampMs) {
         let mut attributes = self.header().attributes;
         attributes.0 |= Attributes::LOG_APPEND_TIME;
         self.set_max_timestamp(attributes, time);
     }
 
-    /// Makes it a batch of an idempotent producer, whose number of the first record is `base_sequence`. Costs a CRC of the
+    /// Makes it a batch of an idempotent producer, which numbers the first record `base_sequence`. Cost: a CRC of the
     /// whole batch.
     pub fn set_producer(&mut self, producer: ProducerId, epoch: i16, base_sequence: i32) {
         let header = header_of(&mut self.bytes);
@@ -110,7 +111,7 @@ impl SealedBatch {
         self.header().record_count
     }
 
-    /// The largest timestamp; with log append time, that.
+    /// The largest timestamp; the log append time, if the batch has one.
     pub fn max_timestamp(&self) -> TimestampMs {
         self.header().max_timestamp
     }

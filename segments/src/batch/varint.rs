@@ -1,13 +1,13 @@
 //! Variable-length integers: zigzag, then seven bits a byte, the lowest first, the top bit set on all but the last byte.
 //!
-//! Nearly all that batches hold (lengths, deltas) fit one or two bytes: those are read without a loop.
+//! Nearly all integers in batches (lengths, deltas) fit one or two bytes: those are read without a loop.
 
 /// The most bytes of an `i32`.
 pub(super) const MAX_VARINT: usize = 5;
 /// The most bytes of an `i64`.
 pub(super) const MAX_VARLONG: usize = 10;
 
-/// Takes an `i32` off the front of `bytes`; `None` if they end in it, or it does not fit.
+/// Takes an `i32` off the front of `bytes`; `None` if they end within it, or it does not fit.
 #[inline(always)]
 pub(super) fn take_i32(bytes: &mut &[u8]) -> Option<i32> {
     let raw = match **bytes {
@@ -24,7 +24,7 @@ pub(super) fn take_i32(bytes: &mut &[u8]) -> Option<i32> {
     Some((raw >> 1) as i32 ^ -((raw & 1) as i32))
 }
 
-/// Takes an `i64` off the front of `bytes`; `None` if they end in it, or it does not fit.
+/// Takes an `i64` off the front of `bytes`; `None` if they end within it, or it does not fit.
 #[inline(always)]
 pub(super) fn take_i64(bytes: &mut &[u8]) -> Option<i64> {
     let raw = match **bytes {
@@ -87,7 +87,7 @@ fn zigzag_i64(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-/// A few integers on the stack, on their way into a buffer by one copy.
+/// A few integers on the stack, which go into a buffer by one copy.
 pub(super) struct Scratch<const N: usize> {
     bytes: [u8; N],
     len: usize,
