@@ -1,4 +1,4 @@
-//! Checking a log file from its first byte to its end, for whoever verifies a data directory offline.
+//! Checks all batches of a log file: for recovery, and for checks of a directory that no server has open.
 
 use std::path::Path;
 
@@ -30,11 +30,11 @@ pub(crate) struct Checked {
     pub(crate) damage: Vec<DamagedStretch>,
 }
 
-/// Reads every batch of `path` from a position and the offset that is expected there up to `end`: checksums, offsets,
-/// and the records themselves.
+/// Checks every batch of `path` up to `end`: checksums, offsets, and the records themselves. `begin`: the position of
+/// the first batch, and the lowest offset that it may have.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be opened; what cannot be read in it is damage.
+/// [`Error::Io`] if the file cannot be opened. Bytes that the disk cannot read count as damage.
 pub(crate) fn check(
     disk: &dyn Disk,
     path: &Path,

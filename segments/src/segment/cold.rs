@@ -1,7 +1,7 @@
-//! Reading what is not in memory yet, or not verified. Waits for the disk.
+//! Reads bytes that are not in memory yet, or not verified. Waits for the disk.
 //!
-//! One thread at a time does this for a segment. It works on what it has opened itself, so that it gets its answer even
-//! when the pool closes the segment under it, and hands in what it has verified at the end.
+//! One thread at a time does this for a segment. It holds its own reference to the map, so that it completes even if
+//! the pool closes the segment meanwhile. At the end it adds the ranges that it verified to the segment's state.
 
 use std::io;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use crate::io::sync::MutexGuard;
 use crate::segment::index::{Index, Mark};
 use crate::types::{Offset, TimestampMs};
 
-/// How much is verified beyond what a read asked for, so that readers of little pieces are mostly warm.
+/// How much is verified beyond the end of a read, so that most reads of small pieces are warm.
 const AHEAD_BYTES: u64 = 512 * 1024;
 
-/// Proof that this thread is the one that works on the disk for the segment.
+/// Proof that this thread holds the segment's `cold` lock, so that no other thread works on the disk for the segment.
 pub(super) type Cold<'a> = MutexGuard<'a, ()>;
 
-/// What the body of a walk comes to.
+/// What the body of a walk returns.
 enum Verdict<T> {
     Done(T),
-    /// Damage, unless it is the index that is wrong.
+    /// Either the log is damaged here, or the index is wrong.
     Doubt(Damage),
 }
 
@@ -34,7 +34,7 @@ enum Verdict<T> {
 enum Begin {
     /// At the stretch that holds an offset.
     Offset(Offset),
-    /// There or later, where a timestamp can be reached for the first time.
+    /// At the stretch that holds an offset, or at a later one: the first that can hold a timestamp this large.
     Time(Part, Offset, TimestampMs),
 }
 
@@ -46,7 +46,7 @@ enum Part {
 }
 
 impl Inner {
-    /// A run, loading and verifying what it takes.
+    /// Reads a run; loads and verifies what is missing.
     pub(super) fn read_cold(self: &Arc<Self>, span: &Span, max_bytes: usize) -> Result<Run> {
         self.touch();
         let cold = self.cold.lock();
@@ -101,7 +101,7 @@ impl Inner {
             let bytes = walker
                 .bytes(start, end)
                 .map_err(|error| Error::reading(format!("reading {}", self.file("log").display()), error))?;
-            // What comes next is likely to be read next; what is wrong with it is for that read to say.
+            // The bytes behind the run are likely to be read next. Their own read reports damage in them.
             let ahead = if self.state.read().is_distrusted {
                 0
             } else {
@@ -137,7 +137,7 @@ impl Inner {
                         })));
                     }
                     Step::Damage(damage) if !damage.confirmed => return Ok(Verdict::Doubt(damage)),
-                    // What the disk does not give now it may give the next time: an answer behind it could be wrong.
+                    // The disk may be able to read these bytes later, and they could hold the batch: do not skip them.
                     Step::Damage(damage) if damage.is_unreadable => {
                         return Err(Error::io(
                             self.damaged(&damage, span).to_string(),
@@ -164,7 +164,7 @@ impl Inner {
             let state = self.state.read();
             (state.tail.max_timestamp(), state.tail.first_offset())
         };
-        // The base of an offset that lies in the tail need not be looked at.
+        // If `span.from` lies in the tail, the base cannot hold the record.
         if (sum.max_timestamp >= Some(time) || sum.gaps > Gaps::None)
             && tail_first.is_none_or(|first| span.from < first)
         {
@@ -205,7 +205,7 @@ impl Inner {
                         }
                     }
                     Step::Damage(damage) if !damage.confirmed => return Ok(Verdict::Doubt(damage)),
-                    // The record could be in there: an answer behind it might not be the first.
+                    // The damaged bytes could hold the record: a later one might not be the first.
                     Step::Damage(damage) => {
                         self.note_damage(&damage, span);
                         if damage.until.is_none_or(|until| span.from < until) {
@@ -224,8 +224,8 @@ impl Inner {
             .map_err(|error| Error::reading(format!("reading {}", self.file("log").display()), error))
     }
 
-    /// Opens the segment, gets ready what a walk from `begin` needs, and lets `body` walk. If the log does not fit an index
-    /// that came from a file, the index is made anew and `body` called once more.
+    /// Opens the segment, prepares a walk from `begin`, and lets `body` walk. If the log does not fit an index that
+    /// came from a file, the index is made again from the log and `body` is called once more.
     fn walk<T>(
         self: &Arc<Self>,
         cold: &Cold<'_>,
@@ -248,14 +248,14 @@ impl Inner {
                         what = damage.what,
                         "a log does not fit its index, which is made anew"
                     );
-                    // Nothing of it comes from a file then, so that the second time is the last.
+                    // Then no part of the index comes from a file, so the second call of `body` is the last.
                     self.rebuild(cold, &open, Index::new(self.base, 0), span)?;
                 }
             }
         }
     }
 
-    /// Where to walk, with the base that this relies on.
+    /// Where to walk, and the base index if the walk needs it.
     fn course(
         self: &Arc<Self>,
         cold: &Cold<'_>,
@@ -267,7 +267,7 @@ impl Inner {
             Begin::Offset(offset) => self.state.read().in_tail(offset),
             Begin::Time(part, ..) => part == Part::Tail,
         };
-        // The tail's beginning stays where it is while this thread is the cold one.
+        // The start of the tail cannot move while this thread holds the `cold` lock.
         let base = if in_tail {
             None
         } else {
@@ -280,12 +280,12 @@ impl Inner {
         let part = base.as_deref().unwrap_or(&state.tail);
         let stretch = match begin {
             Begin::Offset(offset) => part.find(offset),
-            // The time could be reached in what the index leaves out.
+            // A record at or after the time could lie in what the index leaves out.
             Begin::Time(_, offset, _) if has_gaps => part.find(offset),
             Begin::Time(_, offset, time) => part.find(offset).max(part.find_time(time)),
         };
         let mut marks: Vec<Mark> = part.marks_from(stretch).collect();
-        // A time that the base does not reach is better looked for in the tail by its own index.
+        // Search only the base here: for a time that it does not reach, the tail's own index is the faster way.
         let end = match begin {
             Begin::Time(Part::Base, ..) => part.end(),
             _ => state.tail.end(),
@@ -293,7 +293,7 @@ impl Inner {
         if base.is_some() {
             marks.extend(state.tail.marks_from(0));
         }
-        // The first stretch of the log may be preceded by damage, which has no entry.
+        // Damage may lie before the first stretch of the log; it has no entry.
         let (start, next_offset) = match marks.first() {
             Some(mark) if stretch > 0 || in_tail => (mark.position, mark.offset),
             _ => (part.start(), self.base),
@@ -310,7 +310,7 @@ impl Inner {
         Ok((course, base))
     }
 
-    /// The answer to a read that begins in damage.
+    /// The error for a read that begins in damage.
     pub(super) fn damaged(&self, damage: &Damage, span: &Span) -> Error {
         Error::Damaged {
             place: format!("{} at byte {}", self.file("log").display(), damage.position),
@@ -321,8 +321,8 @@ impl Inner {
     }
 }
 
-/// The first record of a batch that fits. Of a batch whose records cannot be read (a compressed one), the first offset
-/// (or `from`) stands for all.
+/// The first record of a batch, from offset `from` on, whose timestamp `fits`. For a batch whose records cannot be read
+/// (a compressed one): its first offset (or `from`, if that is later) and its largest timestamp.
 pub(super) fn first_record(
     batch: &[u8],
     header: &BatchHeader,

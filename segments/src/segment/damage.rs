@@ -1,15 +1,15 @@
-//! What is known to be damaged in a partition: found by readers, by the log's own threads, or when it was opened.
+//! The known damage of a partition: found by readers, by the log's own threads, or while the log was opened.
 //!
-//! Whoever meets damage notes it: a segment notes the stretches of its own file (see `segment::known`), the partition
-//! what lies in no file at all (a segment that is missing or ends early). A note stays until the bytes are read again
-//! and are whole, or the log start has passed them. Nothing here is stored: damage is found again after a restart by
-//! whoever reads it; what recovery suspects it reads at once.
+//! A segment notes the damaged stretches of its own file (see `segment::known`); the partition notes the damage that
+//! lies in no file (a segment is missing or ends early). A note stays until a read finds the bytes whole, or the log
+//! start has passed them. Nothing of this is stored: after a restart the next read finds the damage again, and recovery
+//! reads at once what it suspects.
 
 use crate::io::sync::Mutex;
 use crate::io::sync::atomic::{AtomicBool, Ordering};
 use crate::types::{Offset, PartitionId};
 
-/// Ranges kept for one partition at most; what lies beyond is damaged all the same and is found by reading.
+/// The largest number of ranges kept for a segment, and for a partition's notes. Reads find the damage beyond it.
 pub(crate) const MAX_RANGES: usize = 1000;
 
 /// A range of offsets that cannot be read.
@@ -42,11 +42,11 @@ pub(crate) struct Known {
     pub(crate) what: String,
 }
 
-/// Damage that belongs to no file that is there.
+/// Damage that lies in no existing file.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     ranges: Mutex<Vec<Known>>,
-    /// Whether there are any: what the read path looks at.
+    /// Whether there are any: reads check this flag instead of taking the lock.
     any: AtomicBool,
 }
 
@@ -66,7 +66,7 @@ impl Notes {
         true
     }
 
-    /// Takes out what was read and found whole.
+    /// Removes the ranges that overlap `from..until`: those offsets were read and are whole.
     pub(crate) fn heal(&self, from: Offset, until: Offset) {
         if !self.any.load(Ordering::Acquire) || until <= from {
             return;
@@ -84,7 +84,7 @@ impl Notes {
     }
 }
 
-/// Brings ranges into order within `start..end`; what overlaps becomes one.
+/// Sorts ranges, limits them to `start..end`, and joins those that overlap.
 pub(crate) fn merge(mut all: Vec<Known>, start: Offset, end: Offset) -> Vec<(Offset, Offset, Known)> {
     all.sort_by_key(|known| known.from);
     let mut merged: Vec<(Offset, Offset, Known)> = Vec::new();

@@ -1,13 +1,13 @@
 //! What a segment keeps in memory, and the lock around it.
 //!
-//! [`State`] is locked for memory operations only, never while the disk works: the committer takes it in every round.
-//! What waits for the disk (opening, loading, verifying) holds `cold` instead, one thread at a time for a segment, and
-//! hands its results in at the end; another thread that wanted the same finds it done.
+//! The lock of [`State`] is held for memory operations only, never while waiting for the disk: the committer takes it
+//! in every round. A thread that waits for the disk (to open, load or verify) holds `cold` instead, one thread at a
+//! time for a segment, and stores its results in the state at the end. The next thread then finds them there.
 //!
-//! The index has two parts. The *tail* covers what this process has published since the segment was made, opened or had
-//! its index written: always in memory. The *base* covers what was there before: loaded or scanned by the first read that
-//! needs it, and dropped with the map. Invariants: `tail.end()` is `readable`; a base that is there ends where the tail
-//! begins; `verified` speaks of the map that is there and ends at or below `readable`, and is empty in a distrusted segment.
+//! The index has two parts. The *tail* covers what this process has published since the segment was made or opened, or
+//! since its index was written: always in memory. The *base* covers everything before: loaded or scanned by the first
+//! read that needs it, dropped with the map. Invariants: `tail.end()` is `readable`; a loaded base ends where the tail
+//! begins; `verified` belongs to the present map, ends at or below `readable`, and is empty in a distrusted segment.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,47 +22,47 @@ use crate::io::sync::{Mutex, RwLock};
 use crate::segment::index::{Index, Mark};
 use crate::types::{FilePos, Offset, TimestampMs};
 
-/// A segment, as shared with the pool.
+/// A segment's data, which the pool shares.
 pub(super) struct Inner {
     pub(super) pool: Arc<SegmentPool>,
     pub(super) dir: PathBuf,
     pub(super) base: Offset,
     pub(super) map_bytes: u64,
-    /// `state.tail.end()` for those who do not want the lock. Stored with Release under the lock, after the index.
+    /// `state.tail.end()`, to be read without the lock. Stored with Release under the lock, after the index.
     pub(super) readable: AtomicU64,
     pub(super) state: RwLock<State>,
     /// Held while the disk works for this segment; never taken by the committer's `publish`.
     pub(super) cold: Mutex<()>,
-    /// Damage that was met (see `known`).
+    /// Damage that was found (see `known`).
     pub(super) damage: Mutex<Vec<Stretch>>,
-    /// Read since the pool looked last.
+    /// Whether the segment was read since the pool last looked at it.
     pub(super) referenced: AtomicBool,
-    /// In the pool's ring.
+    /// Whether the segment is in the pool's ring.
     pub(super) queued: AtomicBool,
-    /// The wall time of the last append, in milliseconds, or a later one; `i64::MIN` while it is not known. Stored by the
+    /// The wall time of the last append in milliseconds, or a later time; `i64::MIN` while unknown. Stored by the
     /// committer and by recovery; only retention and reports read it.
     pub(super) last_append: AtomicI64,
 }
 
-/// What changes.
+/// The part that changes, under one lock.
 pub(super) struct State {
     pub(super) tail: Index,
-    /// What the base part says in sum; outlives the base.
+    /// A summary of the base; kept when the base is dropped.
     pub(super) base_sum: Option<BaseSum>,
     pub(super) base: Option<Base>,
     pub(super) map: Option<Arc<OpenMap>>,
-    /// What of the map was verified, or was written by this process.
+    /// The bytes of the map that were verified, or written by this process.
     pub(super) verified: Intervals,
-    /// A sync of the file has failed: what memory shows may be dropped for what the medium has, at any time. Nothing is
-    /// ever taken as verified then.
+    /// A sync of the file has failed: the kernel may drop pages from memory at any time, and show what the disk has
+    /// instead. From then on no bytes count as verified.
     pub(super) is_distrusted: bool,
     /// One past the last offset published, if anything was since the segment was made.
     pub(super) published_to: Option<Offset>,
-    /// The files are about to be removed: nothing is opened any more.
+    /// The files are about to be removed: they must not be opened again.
     pub(super) closed: bool,
 }
 
-/// The loaded index of what was there before the tail.
+/// The loaded index of everything before the tail.
 #[derive(Clone)]
 pub(super) struct Base {
     pub(super) index: Arc<Index>,
@@ -71,20 +71,20 @@ pub(super) struct Base {
     pub(super) gaps: Gaps,
 }
 
-/// What an index leaves out of its log, because it could not be had when it was made.
+/// What an index leaves out of its log, because it could not be read when the index was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Gaps {
     None,
-    /// Batches that are damaged.
+    /// Damaged batches.
     Damaged,
-    /// Batches that the disk did not let be read, and may let the next time.
+    /// Batches that the disk could not read, but may be able to read later.
     Unreadable,
 }
 
-/// What must be known of the base for lookups over many segments.
+/// What lookups over many segments must know about the base.
 #[derive(Clone, Copy)]
 pub(super) struct BaseSum {
-    /// Of the batches that the index covers.
+    /// The largest timestamp of the batches that the index covers.
     pub(super) max_timestamp: Option<TimestampMs>,
     pub(super) gaps: Gaps,
 }
@@ -95,18 +95,18 @@ pub(super) struct OpenMap {
     pub(super) _permit: Permit,
 }
 
-/// Where a warm read looks: all of it in memory, and verified.
+/// Where a warm read looks: only bytes in memory that were verified.
 pub(super) struct Plan {
     pub(super) map: Arc<dyn Mapping>,
     /// Where the stretch that holds the first offset begins and ends.
     pub(super) start: Mark,
     pub(super) start_end: u64,
-    /// Where to look for the run's end: where the stretch begins in which it ends, or the one before that, or the start.
+    /// Where to search for the run's end, in order: in the stretch where it should be, in the one before, from `start`.
     pub(super) near_end: [Mark; 3],
     /// Verified from `start` to here.
     pub(super) verified_to: u64,
     pub(super) readable: u64,
-    /// What no healthy batch reaches beyond.
+    /// The offset that no healthy batch reaches beyond.
     pub(super) limit: Offset,
 }
 
@@ -161,7 +161,7 @@ impl Inner {
         let end = state.tail.end();
         state.published_to = Some(state.tail.next_offset());
         if state.map.is_some() && !state.is_distrusted {
-            // Written from memory by this process, after the map was made: nothing to verify.
+            // This process wrote these bytes from memory, after it made the map: nothing to verify.
             state.verified.insert(first.position.get(), end);
         }
         self.readable.store(end, Ordering::Release);
@@ -171,7 +171,7 @@ impl Inner {
         self.state.read().map.is_some()
     }
 
-    /// Drops the map and what is only of use with it.
+    /// Drops the map, and the state that is useful only with it.
     pub(super) fn forget_map(&self) {
         let mut state = self.state.write();
         state.map = None;
@@ -179,29 +179,29 @@ impl Inner {
         state.verified.clear();
     }
 
-    /// Has every read verify what it reads, from now on.
+    /// Makes every read verify its bytes from now on.
     pub(super) fn distrust(&self) {
         let mut state = self.state.write();
         state.is_distrusted = true;
         state.verified.clear();
     }
 
-    /// Forgets the map for good: the files go away.
+    /// Drops the map for ever: the files are about to be removed.
     pub(super) fn close(&self) {
-        // Whoever is at the files' names now finishes first.
+        // Wait for a thread that is opening or writing the files by name.
         let _cold = self.cold.lock();
         self.forget_map();
         self.state.write().closed = true;
     }
 
     pub(super) fn touch(&self) {
-        // Read first: a store would take the line from the other readers.
+        // Load first: a store would take the cache line from the other readers.
         if !self.referenced.load(Ordering::Relaxed) {
             self.referenced.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Where to read without the disk, if everything is there.
+    /// Where to read without the disk, if everything needed is in memory.
     pub(super) fn plan(&self, span: &Span, max_bytes: usize) -> Option<Plan> {
         self.touch();
         let state = self.state.read();
@@ -215,14 +215,14 @@ impl Inner {
         let stretch = first_part.find(span.from);
         let start = first_part.mark(stretch)?;
         if span.from < start.offset && start.position > 0 {
-            // What lies before the first stretch is damage: for the cold path to say.
+            // Before the first stretch lies damage: the cold path reports it.
             return None;
         }
         let start_end = first_part.stretch_end(stretch);
         let verified_to = state.verified.end_of(start.position)?;
 
-        // The run ends at the first of two borders: so many bytes, or an offset. It begins at `start` or later, so the
-        // stretch found by bytes is one in which it has not ended yet.
+        // The run ends at a byte limit or at an offset, whichever comes first. It begins at `start` or later, so its
+        // byte limit is not before `byte_border`.
         let byte_border = start.position.saturating_add(max_bytes as u64);
         let last_part = match state.tail.first_offset() {
             Some(first) if in_tail || (span.end > first && byte_border >= state.tail.start()) => &state.tail,
@@ -252,18 +252,19 @@ impl Inner {
         })
     }
 
-    /// The base, if it is in memory and covers all before the tail.
+    /// The base, if it is in memory and covers everything before the tail.
     pub(super) fn loaded_base(&self) -> Option<Base> {
         let state = self.state.read();
         state.base()?;
         state.base.clone()
     }
 
-    /// Makes an index of everything the base (it was written to the files, if it is whole), and begins a new tail behind it.
+    /// Makes `whole`, an index of everything, the base, and the tail empty. (Unless it has gaps, it was written to
+    /// files.)
     pub(super) fn fold(&self, whole: Index, doubted_to: u64, gaps: Gaps) {
         let mut state = self.state.write();
         if whole.end() != state.tail.end() {
-            // More was published meanwhile. The files cover less than there is, which is fine.
+            // More was published meanwhile. The files then cover only a part of the log, which is valid.
             return;
         }
         state.base_sum = Some(BaseSum {
@@ -291,7 +292,7 @@ impl State {
         self.tail.start() == 0 || self.tail.first_offset().is_some_and(|first| offset >= first)
     }
 
-    /// What is known of everything before the tail.
+    /// The summary of everything before the tail.
     pub(super) fn base_sum(&self) -> Option<BaseSum> {
         if self.tail.start() == 0 {
             return Some(BaseSum {
@@ -302,14 +303,14 @@ impl State {
         self.base_sum
     }
 
-    /// Whether `start..end` is known to hold nothing but JSON on one line, by `base` and the tail.
+    /// Whether `base` and the tail say that `start..end` holds only JSON on one line.
     pub(super) fn json_lines(&self, base: Option<&Index>, start: u64, end: u64) -> bool {
         let tail_start = self.tail.start();
         (start >= tail_start || base.is_some_and(|base| base.json_lines(start, end.min(tail_start))))
             && (end <= tail_start || self.tail.json_lines(start.max(tail_start), end))
     }
 
-    /// The base, if it is there and covers all before the tail.
+    /// The base, if it is loaded and covers everything before the tail.
     pub(super) fn base(&self) -> Option<&Index> {
         self.base
             .as_ref()

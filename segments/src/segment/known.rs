@@ -1,7 +1,7 @@
-//! The damaged stretches of a segment's file that somebody has met.
+//! The damaged stretches that were found in a segment's file.
 //!
-//! A stretch is noted by whoever walks over it, and is taken out when a later walk verifies the bytes where it begins
-//! (a read that failed may work the next time). It goes with the segment.
+//! Each walk notes the damage that it meets. A note is removed when a later walk verifies the bytes where the stretch
+//! begins (a read that failed may work later). All notes are dropped with the segment.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::io::sync::atomic::Ordering;
 use crate::segment::damage::{Known, MAX_RANGES};
 use crate::types::Offset;
 
-/// A damaged stretch that was met.
+/// A damaged stretch that was found.
 #[derive(Clone, Debug)]
 pub(super) struct Stretch {
     position: u64,
@@ -71,7 +71,7 @@ impl Inner {
         self.pool.has_damage.store(true, Ordering::Release);
     }
 
-    /// Takes out what begins in bytes that were verified.
+    /// Removes the stretches that begin in verified bytes.
     pub(super) fn heal(&self, verified: &Intervals) {
         if self.pool.has_damage.load(Ordering::Acquire) {
             self.damage
@@ -80,14 +80,14 @@ impl Inner {
         }
     }
 
-    /// All that is known.
+    /// All damage that is noted.
     pub(super) fn known_damage(&self) -> Vec<Known> {
         let stretches = self.damage.lock();
         stretches.iter().map(|stretch| stretch.known.clone()).collect()
     }
 }
 
-/// The one line for the operator: what, where, and what to do.
+/// Logs one line for the operator: what is damaged, where, and what to do.
 pub(crate) fn log(dir: &Path, known: &Known) {
     let name = |path: Option<&Path>| {
         path.and_then(Path::file_name)

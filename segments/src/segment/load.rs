@@ -1,4 +1,4 @@
-//! Opening a segment: its map, and the base part of its index, from the files or from the log.
+//! Opens a segment: its map, and the base part of its index, from the index files or from the log.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::segment::index::{self, Index};
 use crate::types::{FilePos, Offset};
 
 impl Inner {
-    /// The map, made if need be.
+    /// Returns the map; makes it if needed.
     pub(super) fn open(self: &Arc<Self>, _cold: &Cold<'_>, span: &Span) -> Result<Arc<OpenMap>> {
         let readable = {
             let state = self.state.read();
@@ -63,7 +63,7 @@ impl Inner {
         Ok(open)
     }
 
-    /// What of this map is verified.
+    /// The verified ranges of this map.
     pub(super) fn verified(&self, open: &Arc<OpenMap>) -> Intervals {
         let state = self.state.read();
         match &state.map {
@@ -72,7 +72,7 @@ impl Inner {
         }
     }
 
-    /// Notes what a walk has verified, unless the map was closed or distrusted meanwhile.
+    /// Adds the ranges that a walk has verified to the state, unless the map was closed or distrusted meanwhile.
     pub(super) fn hand_in(&self, open: &Arc<OpenMap>, walker: &Walker) {
         self.heal(&walker.fresh);
         let mut state = self.state.write();
@@ -81,7 +81,7 @@ impl Inner {
         }
     }
 
-    /// The index of everything before the tail: what is there, what the files say, or what the log says.
+    /// The index of everything before the tail: from memory, from the files, or made from the log.
     pub(super) fn load_base(
         self: &Arc<Self>,
         cold: &Cold<'_>,
@@ -112,7 +112,7 @@ impl Inner {
         Ok(base)
     }
 
-    /// What lookups over many segments must know of the base, from the header of a file if that will do.
+    /// What lookups over many segments must know about the base; from the header of `.index` if that covers all of it.
     pub(super) fn base_sum(self: &Arc<Self>, cold: &Cold<'_>, span: &Span) -> Result<BaseSum> {
         let end = {
             let state = self.state.read();
@@ -146,9 +146,9 @@ impl Inner {
         })
     }
 
-    /// Completes `index` up to the tail by walking the log behind it, keeps it, and writes it to the files if it can.
+    /// Completes `index` up to the tail by walking the log behind it, keeps it, and tries to write it to the files.
     ///
-    /// Every batch is verified on the way, which is what makes it safe to go on behind damage.
+    /// Every batch is verified on the way: this makes it safe to go on behind damage.
     pub(super) fn rebuild(
         self: &Arc<Self>,
         cold: &Cold<'_>,
@@ -164,7 +164,7 @@ impl Inner {
         loop {
             match walker.step()? {
                 Step::Damage(damage) if doubted_to > 0 && damage.position == doubted_to => {
-                    // No batch begins where the files end. Perhaps they are of another log.
+                    // No batch begins where the index from the files ends: they may belong to another log.
                     doubted_to = 0;
                     gaps = Gaps::None;
                     index = Index::new(self.base, 0);
@@ -192,11 +192,11 @@ impl Inner {
         }
         self.hand_in(open, &walker);
         tracing::debug!(log = %self.file("log").display(), start, end, "an index was made from its log");
-        // What could not be read this time may be readable the next time: an index without it is not for keeping.
+        // Skipped bytes may be readable later, so an index without them is not stored.
         if gaps == Gaps::None
             && let Err(error) = self.write_index_files(cold, &index)
         {
-            // A full disk, perhaps: the index is made anew when it is needed again.
+            // The disk may be full: the index is made again when it is needed.
             tracing::warn!(log = %self.file("log").display(), %error, "an index could not be written");
         }
         let base = Base {
@@ -215,7 +215,7 @@ impl Inner {
             start: index.end(),
             end: state.tail.start(),
             next_offset: index.next_offset(),
-            // An index outlives the view that it was made for: that view's end must not be taken for the log's.
+            // The index is kept longer than the view of this read: the end of that view is not the end of the log.
             limit: state
                 .tail
                 .first_offset()
@@ -244,12 +244,12 @@ impl Inner {
         }
     }
 
-    /// The index in the files, if it is whole and of this log, of which it may cover less than `log_bytes`.
+    /// The index in the files, if it is whole and belongs to this segment. It may cover less than `log_bytes`.
     pub(super) fn read_index_files(&self, log_bytes: u64) -> Option<Index> {
         let read = |extension| self.read_file(&self.file(extension));
         let (offsets, times) = match (read("index"), read("timeindex")) {
             (Ok(offsets), Ok(times)) => (offsets, times),
-            // As after every kill: the index of the active segment is written when the segment is synced.
+            // Normal after a kill: the index is written when the segment is synced.
             (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
                 tracing::debug!(log = %self.file("log").display(), "a log has no index");
                 return None;
@@ -277,8 +277,8 @@ impl Inner {
         Ok(bytes)
     }
 
-    /// Writes both files, beside and renamed, without a sync: one that a power cut tore is told by its checksums, and a
-    /// process that is killed leaves none. What a newer version made is left as it is, for the log is all that is needed.
+    /// Writes both files under other names and renames them, without a sync: checksums show what a power cut has torn,
+    /// and a killed process leaves no torn file. Files of another version stay as they are, because the log is enough.
     pub(super) fn write_index_files(&self, _cold: &Cold<'_>, index: &Index) -> Result<()> {
         if self.state.read().closed {
             return Ok(());
@@ -334,7 +334,7 @@ mod tests {
         rig
     }
 
-    /// Reads every batch by itself, cold and then warm, and every time.
+    /// Reads every batch by itself, cold and then warm, and looks up one time in each.
     fn assert_readable(rig: &Rig, context: &str) {
         let view = rig.view();
         for (index, batch) in rig.written.iter().enumerate() {
@@ -390,7 +390,7 @@ mod tests {
                     break_it(&rig.segments[0].index_paths()[which]);
                     assert_readable(&rig, name);
                     assert_eq!(rig.pool.index_rebuilds(), 1, "{name}");
-                    // It was written, too.
+                    // The new index was also written to the files.
                     rig.reopen();
                     assert_readable(&rig, name);
                     assert_eq!(rig.pool.index_rebuilds(), 0, "{name}, after a restart");
@@ -427,7 +427,7 @@ mod tests {
                 other.append(&[i * 10], 333);
             }
             other.segments[0].write_index().unwrap();
-            // Shorter, so that the index covers less than the log has, and nothing in its header tells.
+            // The other log is shorter: its index covers a part of this one, and its header does not show the mistake.
             let mut rig = Rig::new(disk, 8, 0);
             rig.fill(300);
             assert!(rig.segments[0].readable() > other.segments[0].readable());
@@ -455,7 +455,7 @@ mod tests {
             let mut random = Random::new(seed);
             let mut rig = Rig::new(disks()[seed as usize % 2].clone(), 8, 1000);
             rig.fill(150);
-            // Stretches that begin anywhere, often where a batch does, with any offsets; the checksums are right.
+            // Stretches that begin anywhere, often where a batch does, with any offsets, but with correct checksums.
             let mut lie = Index::new(Offset::new(1000), 0);
             let (mut offset, log_bytes) = (1000, rig.segments[0].readable().get());
             while lie.end() < log_bytes {

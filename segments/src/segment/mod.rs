@@ -1,21 +1,21 @@
 //! One segment: a log file `{base offset:020}.log` of whole record batches, and its two derived indexes beside it.
 //!
-//! - Writing: the committer writes batches to the log file itself, and tells the segment when they are durable
-//!   ([`Segment::publish`]). Only then are they readable. Publishing touches memory alone.
-//! - Reading: the file is mapped by the first read; bytes are brought into memory and verified (CRC-32C) once for each
-//!   map, then handed out as slices of it. What was published while the map was there is not verified again,
-//!   unless a sync of the file has failed: then every read verifies.
-//!   [`Access::Warm`] reads find everything in memory or give up; [`Access::Cold`] ones load.
+//! - Writing: the committer writes batches to the log file itself, and calls [`Segment::publish`] when they are
+//!   durable. Only then are they readable. Publishing changes memory only.
+//! - Reading: the first read maps the file. Bytes are brought into memory and verified (CRC-32C) once for each map,
+//!   then handed out as slices of it. Batches that are published while the map exists are not verified again, unless a
+//!   sync of the file has failed: then every read verifies. An [`Access::Warm`] read finds everything in memory or
+//!   gives up; an [`Access::Cold`] read loads.
 //! - [`SegmentPool`] bounds how many segments are open at once.
 //!
-//! Invariants: readers never pass `readable`; bytes below it never change while the segment lives; what a read returns was
-//! verified. Damage is reported by its offsets, and everything around it stays readable.
+//! Invariants: readers never pass `readable`; bytes below it never change while the segment lives; the bytes that a
+//! read returns were verified. Damage is reported by its offsets, and everything around it stays readable.
 //!
-//! What a crash leaves: log files are recovery's business, before any segment is made. Indexes may be missing, old or
-//! torn, which their checksums tell; they are then made from the log, by the first read that needs them.
+//! What a crash leaves: recovery repairs a log file before it makes the [`Segment`]. Indexes may be missing, old or
+//! torn; their checksums and headers show it. The first read that needs such an index makes it again from the log.
 //!
-//! Modules: `inner` what is in memory, `known` the damage that was met, `warm` and `cold` the two ways to read, `walk` verification and the way past damage,
-//! `load` opening and indexes, `pool`, `intervals`.
+//! Modules: `inner` holds the state in memory, `known` the damage that was found; `warm` and `cold` are the two ways to
+//! read; `walk` verifies and finds the way past damage; `load` opens and makes indexes; `pool`; `intervals`; `check`.
 
 mod check;
 mod cold;
@@ -70,25 +70,25 @@ pub(crate) enum Access {
     Cold,
 }
 
-/// Which offsets of a segment are wanted, and what is known of its end.
+/// Which offsets of a segment are wanted, and what is known about its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
     /// The first offset wanted.
     pub(crate) from: Offset,
-    /// Batches that begin at or after it are not wanted.
+    /// Batches that begin at or after this offset are not wanted.
     pub(crate) end: Offset,
     /// Where the segment's offsets end: the next segment's base, or the partition's `end_offset`.
     pub(crate) segment_end: Offset,
     /// Whether the segment has a successor, so that it holds nothing beyond `segment_end`.
     pub(crate) sealed: bool,
-    /// Whether the first batch is returned even if it is larger than what was asked for.
+    /// Whether the first batch is returned even if it is larger than `max_bytes`.
     pub(crate) at_least_one: bool,
 }
 
 impl Span {
-    /// What no healthy batch of the segment reaches beyond, given what was published in it so far.
+    /// The offset that no healthy batch of the segment reaches beyond, given the end of what was published in it.
     ///
-    /// The end of the last segment is that of a view, which more may have been published behind since.
+    /// For the last segment, `segment_end` comes from a view; more may have been published since the view was taken.
     fn limit(&self, published_to: Option<Offset>) -> Offset {
         match published_to {
             Some(published_to) if !self.sealed => published_to,
@@ -96,7 +96,7 @@ impl Span {
         }
     }
 
-    /// For operations that are not about offsets: the whole segment, of which nothing is known.
+    /// For operations that are not about offsets: the whole segment, with no known end.
     pub(crate) fn whole(base: Offset) -> Self {
         Self {
             from: base,
@@ -111,11 +111,11 @@ impl Span {
 /// A run of whole batches of one segment.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// Whole batches, verified; empty if none of those wanted fits.
+    /// Whole batches, verified; empty if no wanted batch fits.
     pub(crate) bytes: Bytes,
     /// Every value in it is known to be JSON without line breaks.
     pub(crate) json_lines: bool,
-    /// One past the last offset in `bytes`; the offset asked for if that is empty.
+    /// One past the last offset in `bytes`; the requested offset if `bytes` is empty.
     pub(crate) next_offset: Offset,
     /// Nothing readable follows in this segment.
     pub(crate) at_end: bool,
@@ -135,7 +135,7 @@ impl Run {
 /// The first record at or after an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FirstRecord {
-    /// Of the batch that holds it.
+    /// Where the batch that holds it begins.
     pub(crate) position: FilePos,
     pub(crate) offset: Offset,
     pub(crate) timestamp: TimestampMs,
@@ -147,11 +147,11 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// A segment whose log file holds (or will hold) valid batches up to `readable`. `map_bytes`: what it may grow to.
-    /// Nothing is opened. A new segment's file is made by the committer before the first read.
+    /// A segment whose log file holds (or will hold) valid batches up to `readable`. `map_bytes`: the size that it may
+    /// grow to. Nothing is opened. The committer makes a new segment's file before the first read.
     ///
     /// # Panics
-    /// If it may grow beyond [`MAX_LOG_BYTES`].
+    /// If `map_bytes` or `readable` is larger than [`MAX_LOG_BYTES`].
     pub(crate) fn new(
         pool: Arc<SegmentPool>,
         dir: &Path,
@@ -169,7 +169,7 @@ impl Segment {
         }
     }
 
-    /// The offset that names it: no record in it is below.
+    /// The offset that names the segment: none of its records has a lower one.
     pub(crate) fn base_offset(&self) -> Offset {
         self.inner.base
     }
@@ -189,8 +189,8 @@ impl Segment {
         self.inner.readable()
     }
 
-    /// Adds durable batches to the index, then moves `readable` to the last one's end (Release). Committer only, in order,
-    /// without gaps. Cost: a lock that is held for memory operations alone, and rarely an allocation.
+    /// Adds durable batches to the index, then moves `readable` to the end of the last one (Release). Committer only,
+    /// in order, without gaps. Cost: a lock that is held for memory operations only, and rarely an allocation.
     ///
     /// # Panics
     /// If the batches do not follow each other from `readable` on.
@@ -198,12 +198,12 @@ impl Segment {
         self.inner.publish(batches);
     }
 
-    /// Writes `.index` and `.timeindex` (derived: no sync needed), e.g. at roll and at close, and frees the memory of what
-    /// was published since. Does nothing if nothing was. May wait for the disk: if what was there before has no index, the
-    /// log is scanned for it.
+    /// Writes `.index` and `.timeindex` (derived: no sync needed), e.g. at roll and at close, and frees the index
+    /// entries of everything published since the last call. Does nothing if nothing was published. May wait for the
+    /// disk: if there is no index of the bytes before those, the log is scanned for it.
     ///
     /// # Errors
-    /// Those of the disk. Nothing is lost by one.
+    /// Those of the disk. Nothing is lost then.
     pub(crate) fn write_index(&self) -> Result<()> {
         let inner = &self.inner;
         let cold = inner.cold.lock();
@@ -229,7 +229,7 @@ impl Segment {
             whole.append(&tail);
             (whole, base.doubted_to, base.gaps)
         };
-        // One that leaves something out would be taken for all there is.
+        // Readers would take an index with gaps for a complete one, so it is not written.
         if gaps == Gaps::None {
             inner.write_index_files(&cold, &whole)?;
         }
@@ -237,8 +237,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Makes the index anew from the log and writes it, whatever the files hold; `false` if the log is damaged, when none
-    /// is written.
+    /// Makes the index again from the log and writes it, whatever the index files hold. `false` if the log is damaged
+    /// or the index could not be written; for a damaged log no index is written.
     ///
     /// # Errors
     /// Those of the disk.
@@ -252,8 +252,8 @@ impl Segment {
         Ok(is_written && inner.known_damage().is_empty())
     }
 
-    /// The largest timestamp in it, loading the index if need be; cheap from then on. `None` if there is none, and if it
-    /// is not known: the index had to be made from a log of which some could not be read. Damaged batches do not count.
+    /// The largest timestamp in the segment. Loads the index if needed; later calls are cheap. `None` if there is no
+    /// record, or if the disk could not read a part of the log when the index was made. Damaged batches do not count.
     ///
     /// # Errors
     /// As of [`Segment::read`]: the log may have to be scanned.
@@ -262,8 +262,8 @@ impl Segment {
         Ok(sum.max_timestamp.filter(|_| sum.gaps < Gaps::Unreadable))
     }
 
-    /// Notes an append, before it is durable: one that fails only keeps the segment for longer. The latest time counts, so
-    /// a clock that is set back does not age the segment. Called by the committer and by recovery, one at a time.
+    /// Notes the time of an append before it is durable: if it fails, the segment is only kept longer. The latest time
+    /// counts: a clock that is set back does not age the segment. Committer and recovery call it, one at a time.
     pub(crate) fn note_append(&self, time: TimestampMs) {
         let last_append = &self.inner.last_append;
         last_append.store(
@@ -272,8 +272,8 @@ impl Segment {
         );
     }
 
-    /// The time by which retention judges its age: the earlier of the largest timestamp in it and its last append, so that
-    /// a timestamp in the future does not keep it for ever. `None` as of [`Segment::max_timestamp_in`].
+    /// Retention counts the segment's age from this time: the earlier of its largest timestamp and its last append, so
+    /// that a timestamp in the future does not keep it for ever. `None` as for [`Segment::max_timestamp_in`].
     ///
     /// # Errors
     /// As of [`Segment::read`]: the log may have to be scanned.
@@ -285,7 +285,7 @@ impl Segment {
         })
     }
 
-    /// Whether a record may be at or after `time`: there is one, or it is not known.
+    /// Whether the segment may hold a record at or after `time`: it does, or a part of it could not be read.
     ///
     /// # Errors
     /// As of [`Segment::max_timestamp_in`].
@@ -294,7 +294,7 @@ impl Segment {
         Ok(sum.max_timestamp >= Some(time) || sum.gaps > Gaps::None)
     }
 
-    /// What is known of all of it, base and tail.
+    /// The largest timestamp and the gaps of the whole segment, base and tail.
     fn sum(&self, span: &Span) -> Result<BaseSum> {
         let inner = &self.inner;
         let with_tail = |base: BaseSum, tail: &Index| BaseSum {
@@ -312,25 +312,25 @@ impl Segment {
         Ok(with_tail(base, &inner.state.read().tail))
     }
 
-    /// The damaged stretches of it that were met since it was opened.
+    /// The damaged stretches that were found in it since it was opened.
     pub(crate) fn known_damage(&self) -> Vec<Known> {
         self.inner.known_damage()
     }
 
-    /// Has every read verify what it reads, from now on: a sync of the file has failed.
+    /// Makes every read verify its bytes from now on, because a sync of the file has failed.
     pub(crate) fn distrust(&self) {
         self.inner.distrust();
     }
 
-    /// Forgets the map; readers that hold slices keep theirs. Called before its files are removed: reads that come later
-    /// are [`Error::Trimmed`](crate::Error::Trimmed). Waits for reads that are at the disk.
+    /// Drops the map; slices that readers hold stay valid. Called before the segment's files are removed: later reads
+    /// fail with [`Error::Trimmed`](crate::Error::Trimmed). Waits for reads that are using the disk.
     pub(crate) fn close(&self) {
         self.inner.close();
     }
 
-    /// The run of whole batches that begins with the one holding `span.from` (or the first after it), at most `max_bytes`
-    /// (unless the first batch alone is larger and `span.at_least_one`). `None` for [`Access::Warm`] when something is
-    /// missing.
+    /// The run of whole batches that begins with the one that holds `span.from` (or the first after it), at most
+    /// `max_bytes` (unless the first batch alone is larger and `span.at_least_one`). `None` for [`Access::Warm`] if
+    /// something is not in memory.
     ///
     /// # Errors
     /// - [`Error::Damaged`](crate::Error::Damaged): `span.from` lies in damage. Damage behind it ends the run.
@@ -352,7 +352,7 @@ impl Segment {
     /// The first readable record at or after `span.from`, below `span.end`. Damage is passed over.
     ///
     /// # Errors
-    /// As of [`Segment::read`], but for damage; [`Error::Io`](crate::Error::Io) where the disk does not let it be read.
+    /// As of [`Segment::read`], but not for damage; [`Error::Io`](crate::Error::Io) where the disk cannot read bytes.
     pub(crate) fn first_record(&self, span: &Span) -> Result<Option<FirstRecord>> {
         let mut span = *span;
         while self.readable() != FilePos::ZERO && span.from < span.end {
@@ -378,10 +378,10 @@ impl Segment {
         Ok(None)
     }
 
-    /// The first record of the span whose timestamp is at or after `time`. Exact: the records are looked at.
+    /// The first record of the span whose timestamp is at or after `time`. Exact: it reads the records.
     ///
     /// # Errors
-    /// As of [`Segment::read`]; [`Error::Damaged`](crate::Error::Damaged) if the record could be in damage.
+    /// As of [`Segment::read`]; [`Error::Damaged`](crate::Error::Damaged) if the record could lie in damaged bytes.
     pub(crate) fn first_at_or_after(
         &self,
         time: TimestampMs,
@@ -518,7 +518,7 @@ mod tests {
             let found = cold(&rig, 20_100, usize::MAX).unwrap().bytes;
             assert_eq!(found, bytes(&rig, 2010, 2050));
             assert_eq!(rig.pool.index_rebuilds(), 0);
-            // The rest has no index, and is scanned.
+            // The batches from before the restart have no index, so the log is scanned.
             let found = cold(&rig, 19_990, usize::MAX).unwrap().bytes;
             assert_eq!(found, bytes(&rig, 1999, 2050));
             assert_eq!(rig.pool.index_rebuilds(), 1);
@@ -573,7 +573,7 @@ mod tests {
                                 from = header.next_offset().get();
                             }
                             if thread == 0 && from % 7 == 0 {
-                                // The pool holds one: this closes the one that is read.
+                                // The pool keeps one segment open, so this closes the one that is being read.
                                 other.read(&span, 1, Access::Cold).ok();
                             }
                         }
@@ -612,7 +612,7 @@ mod tests {
     fn a_damaged_batch_costs_no_more_than_its_own_records() {
         for disk in disks() {
             for indexed in [false, true] {
-                // Every byte of the header but the CRC-free leader epoch, and some of the records.
+                // Every byte of the header except the leader epoch, which no CRC covers, and some bytes of the records.
                 for byte in (0..12).chain(16..70).chain([200, 900]) {
                     let mut rig = Rig::new(disk.clone(), 8, 1000);
                     rig.fill(60);

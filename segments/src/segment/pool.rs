@@ -1,10 +1,10 @@
-//! The bound on what all segments of a log hold open.
+//! Limits how many segments of a log are open at once.
 //!
-//! A segment that has been read keeps a map, and of its index what the map is read with. Above `max_open` of them the
-//! least recently used are closed, and opened again by their next read. "Least recently" is approximate: a ring of the
-//! open ones, in which those read since they were last looked at get a second chance.
+//! A segment that has been read keeps its map and its loaded index. If more than `max_open` are open, the least
+//! recently used are closed, and their next read opens them again. "Least recently used" is approximate: the open
+//! segments stand in a ring, and one that was read since the pool last looked at it gets a second chance.
 //!
-//! Slices that readers hold keep their maps alive beyond the bound; that is bounded by the readers.
+//! Slices that readers hold keep their maps alive beyond this limit; the number of readers limits those.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -22,7 +22,7 @@ pub(crate) struct SegmentPool {
     open: Arc<AtomicUsize>,
     ring: Mutex<VecDeque<Weak<Inner>>>,
     index_rebuilds: AtomicU64,
-    /// Whether damage was ever noted, in any partition: what is healthy pays a look at it and no more.
+    /// Whether damage was ever noted, in any partition: without damage, a read only checks this flag.
     pub(crate) has_damage: AtomicBool,
 }
 
@@ -44,7 +44,7 @@ impl SegmentPool {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Indexes that were missing, damaged or short and were made anew from the log, since start (for metrics).
+    /// How many indexes were missing, damaged or short and were made again from the log since start (for metrics).
     pub(crate) fn index_rebuilds(&self) -> u64 {
         self.index_rebuilds.load(Ordering::Relaxed)
     }
@@ -53,9 +53,9 @@ impl SegmentPool {
         self.index_rebuilds.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Closes others until there is room for one more, and takes it.
+    /// Closes other segments until there is room for one more, and takes that place (even if none could be closed).
     pub(super) fn reserve(&self) -> Permit {
-        // Twice around is enough: the first time takes the second chances away.
+        // Two turns of the ring are enough: the first takes away the second chances.
         let mut looks = 2 * self.ring.lock().len();
         while looks > 0 && self.open.load(Ordering::Relaxed) >= self.max_open {
             looks -= 1;
@@ -65,7 +65,7 @@ impl SegmentPool {
             let Some(segment) = oldest.upgrade() else {
                 continue;
             };
-            // Out of the ring before it is closed: who opens it meanwhile puts it back in.
+            // Leave the ring before the map is closed: a thread that opens it meanwhile puts it back in.
             segment.queued.store(false, Ordering::SeqCst);
             if segment.is_open() {
                 if segment.referenced.swap(false, Ordering::Relaxed) {
@@ -81,15 +81,15 @@ impl SegmentPool {
         }
     }
 
-    /// Makes a segment, which is open by now, one that can be closed for another.
+    /// Puts an open segment into the ring, so that it can be closed for another.
     pub(super) fn enqueue(&self, segment: &Arc<Inner>) {
         if segment.queued.swap(true, Ordering::SeqCst) {
             return;
         }
-        // A second chance is earned by a second read: otherwise all would have one, and the first in would be first out.
+        // Only a second read earns a second chance: if all had one, the first in the ring would always be closed first.
         segment.referenced.store(false, Ordering::Relaxed);
         let mut ring = self.ring.lock();
-        // Segments that are gone leave their places behind.
+        // Deleted segments leave dead entries in the ring.
         if ring.len() > 2 * self.max_open + 64 {
             ring.retain(|segment| segment.strong_count() > 0);
         }
@@ -230,7 +230,7 @@ mod tests {
                     });
                 }
             });
-            // Opened at the same moment they may be one each above the bound, but no more.
+            // Each thread may open one segment above the limit at the same moment, but no more.
             assert!(rig.pool.open_count() <= 2 + 4, "{}", rig.pool.open_count());
         }
     }

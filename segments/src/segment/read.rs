@@ -1,7 +1,7 @@
-//! Reading a partition over its segments.
+//! Reads a partition over its segments.
 //!
-//! A [`View`] is one consistent look at a partition. Nothing here is locked against appends or retention: segments only
-//! grow beyond the view's end, and one that was removed meanwhile says so.
+//! A [`View`] is a consistent snapshot of a partition. Reads take no lock against appends or retention: segments grow
+//! only beyond the view's end, and a segment that was removed meanwhile returns [`Error::Trimmed`].
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 use crate::segment::{Access, Segment, Span};
 use crate::types::{FilePos, Offset, TimestampMs};
 
-/// One consistent look at a partition, taken under its lock.
+/// A consistent snapshot of a partition, taken under its lock.
 #[derive(Clone)]
 pub(crate) struct View {
     pub(crate) log_start_offset: Offset,
-    /// What the last segment's batches are checked against: as long as nothing is published in that segment, exactly the
-    /// end of what is readable of it.
+    /// One past the last readable record. Batches of the last segment are checked against it: until something is
+    /// published in that segment, this is exactly where its readable records end.
     pub(crate) end_offset: Offset,
     /// In order of base offset; the last may be empty.
     pub(crate) segments: Arc<Vec<Arc<Segment>>>,
@@ -27,7 +27,7 @@ pub(crate) struct View {
 pub struct ReadRequest {
     /// The first offset wanted.
     pub from: Offset,
-    /// Exclusive end, `None`: the partition's end.
+    /// Exclusive end; `None`: the partition's end.
     pub until: Option<Offset>,
     /// Stored bytes at most, counted from the batch that holds `from`; one batch is always returned.
     pub max_bytes: usize,
@@ -64,9 +64,9 @@ pub struct Run {
 /// What was read.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// The first may begin before the offset asked for, the last may end after `until`.
+    /// The first run may begin before the requested offset, the last may end after `until`.
     pub runs: Vec<Run>,
-    /// One past the last record in `runs`; the offset asked for where that is empty.
+    /// One past the last record in `runs`; the requested offset if `runs` is empty.
     pub next_offset: Offset,
     /// The first offset that is kept.
     pub log_start_offset: Offset,
@@ -81,10 +81,10 @@ pub struct Located {
     pub bytes_to_end: u64,
     /// The first record at or after it, with its timestamp; `None` at the end.
     pub next: Option<(Offset, TimestampMs)>,
-    /// The time by which retention judges the age of its segment: the earlier of the segment's largest timestamp and its
-    /// last append. `None` at the end, and where it is not known because some of the segment could not be read.
+    /// The time from which retention counts the age of its segment: the earlier of the segment's largest timestamp and
+    /// its last append. `None` at the end, and if it is unknown because a part of the segment could not be read.
     pub retention_time: Option<TimestampMs>,
-    /// Where its batch lies: the base of its segment, and the position in that; `None` at the end.
+    /// Where its batch lies: the base offset of its segment, and the position in that segment; `None` at the end.
     pub batch: Option<(Offset, FilePos)>,
 }
 
@@ -96,7 +96,7 @@ impl View {
             .saturating_sub(1)
     }
 
-    /// What of a segment lies in `from..end`.
+    /// The part of a segment that lies in `from..end`.
     fn span(&self, segment: usize, from: Offset, end: Offset) -> Span {
         let next = self.segments.get(segment + 1).map(|next| next.base_offset());
         Span {
@@ -116,7 +116,7 @@ impl View {
 ///
 /// # Errors
 /// - [`Error::Trimmed`], [`Error::OutOfRange`]: `from` lies below the log start, or above the end.
-/// - [`Error::Damaged`]: `from` lies in damage; go on from `damaged_until`.
+/// - [`Error::Damaged`]: `from` lies in damage; continue from `damaged_until`.
 /// - [`Error::Io`]: a file could not be opened or mapped.
 pub(crate) fn read(view: &View, request: ReadRequest, access: Access) -> Result<Option<Fetched>> {
     let from = request.from;
@@ -146,7 +146,7 @@ pub(crate) fn read(view: &View, request: ReadRequest, access: Access) -> Result<
     let mut left = request.max_bytes;
     let mut segment = view.segment_of(from);
     while fetched.next_offset < end {
-        // Segments follow on from each other: where one is missing, its offsets are.
+        // Each segment begins where the one before ends: a gap means that a segment is missing or too short.
         let base = view
             .segments
             .get(segment)
@@ -178,7 +178,7 @@ pub(crate) fn read(view: &View, request: ReadRequest, access: Access) -> Result<
             Ok(Some(run)) => run,
             Ok(None) => return Ok(None),
             Err(error) if fetched.runs.is_empty() => return Err(in_view(error, view)),
-            // The next read begins there, and says so.
+            // The next read begins at this error, and reports it.
             Err(_) => break,
         };
         let at_end = run.at_end;
@@ -200,11 +200,11 @@ pub(crate) fn read(view: &View, request: ReadRequest, access: Access) -> Result<
 
 /// The first record whose timestamp is at or after `time`, with its timestamp; `None` if there is none up to the end.
 ///
-/// Exact: timestamps may go backwards from record to record, and the first in order of offsets is found. Takes well below
-/// a millisecond when the batches about it are in memory.
+/// Exact: timestamps may go backwards from record to record, and the first record in offset order is found. Takes well
+/// below a millisecond if the batches around it are in memory.
 ///
 /// # Errors
-/// - [`Error::Damaged`]: the record could lie in damage; decide on either side of it.
+/// - [`Error::Damaged`]: the record could lie in damage; the caller decides whether to begin before or behind it.
 /// - [`Error::Io`]: a file could not be opened or mapped.
 pub(crate) fn offset_for_time(view: &View, time: TimestampMs) -> Result<Option<(Offset, TimestampMs)>> {
     for index in view.segment_of(view.log_start_offset)..view.segments.len() {
@@ -228,9 +228,9 @@ pub(crate) fn offset_for_time(view: &View, time: TimestampMs) -> Result<Option<(
     Ok(None)
 }
 
-/// Where `offset` lies; one below the log start counts as that, one above the end as that.
+/// Where `offset` lies. An offset below the log start counts as the log start, one above the end as the end.
 ///
-/// Damage is passed over: this is for reports, which go on in spite of it.
+/// Damage is passed over: reports call this, and must work in spite of damage.
 ///
 /// # Errors
 /// [`Error::Io`]: a file could not be opened, mapped or read. [`Error::Trimmed`]: the segment was removed meanwhile.
@@ -261,8 +261,8 @@ pub(crate) fn locate(view: &View, offset: Offset) -> Result<Located> {
     })
 }
 
-/// The same for what was located before and has not been deleted since; `None` where it must be located again. No record
-/// is read: only what came behind it has changed.
+/// Brings the result of an earlier [`locate`] up to date without reading a record: only the bytes behind the record
+/// have changed. `None` if its record was deleted meanwhile, or cannot be found this way: then call [`locate`] again.
 pub(crate) fn relocate(view: &View, located: &Located) -> Option<Located> {
     let ((next, _), (base, position)) = located.next.zip(located.batch)?;
     if next < view.log_start_offset || next >= view.end_offset {
@@ -282,14 +282,14 @@ pub(crate) fn relocate(view: &View, located: &Located) -> Option<Located> {
     })
 }
 
-/// Stored bytes from a position in a segment on.
+/// Stored bytes from a position in a segment to the end of the log.
 fn bytes_to_end(view: &View, segment: usize, position: FilePos) -> u64 {
     let bytes = |segment: &Arc<Segment>| segment.readable().get();
     let behind: u64 = view.segments[segment + 1..].iter().map(bytes).sum();
     behind + bytes(&view.segments[segment]).saturating_sub(position.get())
 }
 
-/// A segment does not know where its partition ends.
+/// Adds the partition's end to an error of a segment, which does not know it.
 fn in_view(error: Error, view: &View) -> Error {
     match error {
         Error::Trimmed {
@@ -319,7 +319,7 @@ mod tests {
         }
     }
 
-    /// What a plain list of all batches says.
+    /// The expected results, from a plain list of all batches.
     struct Model<'a> {
         batches: &'a [Written],
         log_start: u64,
@@ -396,7 +396,7 @@ mod tests {
 
     fn compare(rig: &Rig, random: &mut Random, published: bool) {
         let (first, end) = (rig.segments[0].base_offset().get(), rig.view().end_offset.get());
-        // Not always all of it: retention and other rounds move the ends.
+        // The view does not always show the whole log: retention moves its start, other rounds its end.
         let log_start = match random.below(3) {
             0 => first + random.below(end - first + 1),
             _ => first,
@@ -478,7 +478,7 @@ mod tests {
         if end == rig.next_offset {
             assert_eq!(located, expected, "{offset}");
         } else {
-            // More is readable already, of which the view does not know.
+            // More is readable already than the view shows.
             assert_eq!(located.next, expected.next, "{offset}");
             assert!(located.bytes_to_end >= expected.bytes_to_end, "{offset}");
         }
@@ -513,7 +513,7 @@ mod tests {
             if random.once_in(10) {
                 rig.next_offset += random.below(50);
             }
-            // A clock that goes forward, mostly.
+            // A clock that mostly goes forward.
             let now = rig.written.len() as i64;
             let times: Vec<i64> = (0..1 + random.below(20))
                 .map(|_| match random.below(30) {
@@ -546,7 +546,7 @@ mod tests {
                     published = true;
                 }
                 6 => {
-                    // A segment's base is the offset after the last one before it, as retention relies on.
+                    // A segment begins at the offset after the last one of the segment before: retention relies on it.
                     if random.once_in(2) {
                         rig.segments.last().unwrap().write_index().unwrap();
                     }
@@ -671,7 +671,7 @@ mod tests {
             assert_eq!(at(4990).unwrap(), Some((Offset::new(499), TimestampMs(4990))));
             let error = at(5000).unwrap_err();
             assert!(matches!(error, Error::Damaged { .. }), "{error}");
-            // A stretch further on, whatever is before it is known to be earlier.
+            // One stretch later, the index knows that everything before is earlier.
             assert_eq!(at(9000).unwrap(), Some((Offset::new(900), TimestampMs(9000))));
         }
     }

@@ -1,4 +1,4 @@
-//! What the tests of segments and reads share: a partition's directory, written as the committer does.
+//! Shared by the tests of segments and reads: a partition's directory, written as the committer writes it.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -16,7 +16,7 @@ use crate::segment::{BatchNote, Segment, SegmentPool, Span};
 use crate::sim::{DiskLayer, FileLayer, Layered, LayeredFile};
 use crate::types::{FilePos, Offset, TimestampMs};
 
-/// A batch as it was written, and where.
+/// A batch as it was written, and its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Written {
     pub(crate) segment: usize,
@@ -56,7 +56,7 @@ pub(crate) struct Rig {
 
 pub(crate) const MAP_BYTES: u64 = 16 << 20;
 
-/// Both kinds of views.
+/// Disks with memory maps and without.
 pub(crate) fn disks() -> [RealDisk; 2] {
     [RealDisk::new(), RealDisk::without_maps()]
 }
@@ -80,7 +80,7 @@ impl Rig {
         self.dir.path()
     }
 
-    /// Begins a segment.
+    /// Begins a new segment.
     pub(crate) fn roll(&mut self) {
         let base = Offset::new(self.next_offset);
         let segment = Segment::new(
@@ -150,7 +150,7 @@ impl Rig {
         }
     }
 
-    /// As after a restart: nothing is known but the files.
+    /// As after a restart: only the files are known.
     pub(crate) fn reopen(&mut self) {
         self.pool = SegmentPool::new(Arc::clone(&self.disk), self.pool.max_open);
         self.segments = self
@@ -278,7 +278,7 @@ impl Mapping for BadMapping {
     }
 }
 
-/// Numbers from a seed, which a failing test prints. `QUIPU_SEED` runs that one alone.
+/// Numbers from a seed, which a failing test prints. `QUIPU_SEED` runs only that seed.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -301,7 +301,7 @@ impl Random {
     }
 }
 
-/// The seeds of a random test: `0..count`, or the one asked for.
+/// The seeds of a random test: `0..count`, or only that of `QUIPU_SEED`.
 pub(crate) fn seeds(count: u64) -> std::ops::Range<u64> {
     match std::env::var("QUIPU_SEED") {
         Ok(seed) => {

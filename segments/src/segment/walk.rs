@@ -1,14 +1,14 @@
-//! Walking the batches of a log file that are not verified yet, past damage if need be.
+//! Walks over the batches of a log file, verifies those that are not verified yet, and finds the way past damage.
 //!
-//! Every batch that is walked over is brought into memory and its CRC-32C checked, unless that was done for this map
-//! before. The CRC does not cover a batch's length and base offset. A wrong length makes the CRC fail; a wrong offset shows
-//! by its neighbours: offsets rise, and at a mark (where the index says that a stretch begins) they are known exactly.
+//! The walk brings every batch into memory and checks its CRC-32C, unless that was done before for this map. The CRC
+//! does not cover a batch's length and base offset. A wrong length makes the CRC fail. A wrong offset does not fit its
+//! neighbours: offsets rise, and at a mark (where the index says that a stretch begins) they are known exactly.
 //!
-//! From damage the walk goes on at the next byte where a batch begins whose CRC is right and whose offsets fit between its
-//! neighbours: where the damaged header says that the next batch is, else wherever one is found. Marks bound the search.
-//! What lies between is lost, and its offsets are known by what is around it. (A record that itself contains a batch with
-//! fitting offsets could be taken for one if the length field of the batch around it is what was damaged; the index's
-//! marks leave that little room.)
+//! Behind damage the walk continues at the next byte where a batch begins whose CRC is right and whose offsets fit
+//! between its neighbours. It looks first where the damaged header says that the next batch begins, then at every byte;
+//! each search ends at the next mark. The bytes between are lost; the batches around them show which offsets that were.
+//! (A record may itself contain a batch with fitting offsets. If the length field of the outer batch is damaged, the
+//! inner one could be taken for a real one; the marks leave little room for that.)
 
 use std::io;
 use std::sync::Arc;
@@ -24,16 +24,16 @@ use crate::types::Offset;
 
 /// How much is brought into memory at once.
 const WINDOW_BYTES: u64 = 256 * 1024;
-/// The unit in which a disk fails, and memory is mapped.
+/// The unit in which a disk fails and memory is mapped.
 const PAGE_BYTES: u64 = 4096;
 
-/// What the walk comes to next.
+/// What the walk finds next.
 pub(super) enum Step {
     /// A healthy batch at a position.
     Batch(u64, BatchHeader),
     /// Bytes that hold no healthy batch.
     Damage(Damage),
-    /// The end of what was to be walked.
+    /// The end of the walk.
     End,
 }
 
@@ -42,24 +42,24 @@ pub(super) enum Step {
 pub(super) struct Damage {
     /// Where the first damaged batch begins.
     pub(super) position: u64,
-    /// Where healthy batches go on, or the end of the walk.
+    /// Where healthy batches begin again, or the end of the walk.
     pub(super) resume: u64,
     /// The first offset that is lost.
     pub(super) from: Offset,
-    /// The first offset that is not; `None`: there is nothing healthy up to the end of the walk.
+    /// The first offset that is not lost; `None`: no healthy batch follows up to the end of the walk.
     pub(super) until: Option<Offset>,
     /// What was found at `position`.
     pub(super) what: String,
-    /// Whether it is certain that it is the log that is damaged, and not the marks that are wrong about it.
+    /// Whether the log is certainly damaged. If not, the marks may be wrong instead.
     pub(super) confirmed: bool,
-    /// Whether some of it is not known to be damaged: the disk did not let it be read.
+    /// Whether some of it may be whole, because the disk could not read it.
     pub(super) is_unreadable: bool,
 }
 
 /// Why there is no healthy batch at a position.
 enum Fault {
     Damage(String),
-    /// Not the fault of the stored bytes: ends the walk.
+    /// Not caused by the stored bytes: ends the walk.
     Io(Error),
 }
 
@@ -74,19 +74,20 @@ pub(super) struct Walker {
     base: Offset,
     position: u64,
     end: u64,
-    /// Offsets of what comes are not below it.
+    /// The next offsets are not below this one.
     next_offset: Offset,
-    /// Offsets of what comes are below it.
+    /// All following offsets are below this one.
     limit: Offset,
     /// Marks below this position could be wrong.
     doubted_to: u64,
     /// Where stretches begin, in order.
     marks: Vec<Mark>,
-    /// Whether a mark was found to be right, and none was passed since. (The one at 0 says nothing: all logs begin there.)
+    /// Whether a mark was found to be right, and none was skipped since. (The one at 0 proves nothing: all logs have
+    /// it.)
     at_home: bool,
-    /// The present position lies behind damage: offsets were lost.
+    /// Whether `position` lies directly behind damage, so that offsets were lost.
     behind_damage: bool,
-    /// The disk did not let something be read since this was last looked at.
+    /// Whether the disk failed to read something in this step.
     met_unreadable: bool,
     /// Bytes in memory, from `window_start` on.
     window: Bytes,
@@ -100,7 +101,7 @@ pub(super) struct Course {
     pub(super) next_offset: Offset,
     pub(super) limit: Offset,
     pub(super) marks: Vec<Mark>,
-    /// Marks below it come from a file, which could be of another log.
+    /// Marks below this position come from a file, which could belong to another log.
     pub(super) doubted_to: u64,
 }
 
@@ -130,10 +131,10 @@ impl Walker {
         self.position
     }
 
-    /// Goes on to the next batch, past damage, or to the end.
+    /// Moves to the next batch, past damage, or to the end.
     ///
     /// # Errors
-    /// Only what is not the stored bytes' fault (memory has run out).
+    /// Only errors that the stored bytes did not cause (memory has run out).
     pub(super) fn step(&mut self) -> Result<Step> {
         if self.position >= self.end {
             return Ok(Step::End);
@@ -150,7 +151,7 @@ impl Walker {
         }
     }
 
-    /// Goes on to the next batch if a healthy one is there; stays at damage and at the end.
+    /// Moves behind the next batch if it is healthy; stays at damage and at the end.
     ///
     /// # Errors
     /// As of [`Walker::step`].
@@ -192,7 +193,7 @@ impl Walker {
         self.position = end;
         self.next_offset = header.next_offset();
         self.behind_damage = false;
-        // A chain of healthy batches that ends exactly at a mark confirms it as well as the batch there would.
+        // Healthy batches that end exactly at a mark confirm the mark as well as the batch that begins there would.
         let reached = self
             .mark_at(end)
             .is_some_and(|mark| mark.offset == self.next_offset);
@@ -214,14 +215,14 @@ impl Walker {
         self.marks.get(at).copied()
     }
 
-    /// What the offsets of a batch at `position` stay below.
+    /// The offset that a batch at `position` must stay below.
     fn upper(&self, position: u64) -> Offset {
         self.mark_after(position)
             .map_or(self.limit, |mark| mark.offset)
             .min(self.limit)
     }
 
-    /// Checks the batch at `position` against itself and its neighbours.
+    /// Checks the batch at `position`: its own checksum, and its offsets against its neighbours.
     fn batch_at(&mut self, position: u64) -> Result<BatchHeader, Fault> {
         let next_mark = self.mark_after(position);
         let region_end = next_mark.map_or(self.end, |mark| mark.position).min(self.end);
@@ -292,12 +293,12 @@ impl Walker {
         Ok(())
     }
 
-    /// Looks closer at a batch that does not begin where the one before it ended: its base offset, which no CRC covers,
-    /// could be wrong.
+    /// Checks a batch whose base offset does not continue where the batch before it ended. No CRC covers the base
+    /// offset, so it could be wrong.
     ///
-    /// Offsets may be left out between batches. But a base offset that is too large reaches into the next batch's offsets,
-    /// and one behind damage that is wrong either way is not followed by the next batch's. Where the next batch is damaged
-    /// too, there is no telling: what leaves offsets out just before damage is taken as damaged with it.
+    /// Offsets may be left out between batches. But with a base offset that is too large, the batch reaches into the
+    /// next one's offsets; and behind damage, with any wrong base offset, it does not end where the next one begins. If
+    /// the next batch is damaged too, this cannot be checked: then a batch that leaves offsets out counts as damaged.
     fn check_gap(&mut self, position: u64, header: &BatchHeader, region_end: u64) -> Result<(), Fault> {
         if header.base_offset == self.next_offset || self.mark_at(position).is_some() {
             return Ok(());
@@ -329,7 +330,7 @@ impl Walker {
         )))
     }
 
-    /// Finds where healthy batches go on behind the damage at the present position, and moves there.
+    /// Finds where healthy batches begin again behind the damage at `self.position`, and moves there.
     fn pass_damage(&mut self, what: String) -> Result<Damage> {
         let (position, from) = (self.position, self.next_offset);
         let mut until = None;
@@ -350,7 +351,7 @@ impl Walker {
             }
         }
         self.position = resume;
-        // The index is right if a mark near the damage is. One that was passed over is not known to be.
+        // The index is right if a mark near the damage is right. A mark that was skipped proves nothing.
         self.at_home &= self
             .mark_after(position)
             .is_none_or(|mark| mark.position > resume);
@@ -374,14 +375,14 @@ impl Walker {
         })
     }
 
-    /// The next position after `from`, which is damaged, where a healthy batch begins; the next mark or the end if there is
-    /// none before.
+    /// The next position after the damaged batch at `from` where a healthy batch begins. The next mark, or the end of
+    /// the walk, if there is none before that.
     fn search(&mut self, from: u64) -> Result<u64> {
         let region_end = self
             .mark_after(from)
             .map_or(self.end, |mark| mark.position)
             .min(self.end);
-        // The length in the header may be right and something else wrong.
+        // The length in the header may still be right.
         let header_end = from + HEADER_BYTES as u64;
         if header_end <= region_end
             && let Ok(bytes) = self.window(from, header_end)
@@ -418,14 +419,14 @@ impl Walker {
         Ok(region_end)
     }
 
-    /// The next position in the window that looks like a batch's beginning, or how far it was searched in vain.
+    /// The next position in the window where a batch seems to begin, or as `Err` the position from which to search on.
     fn next_candidate(&self, position: u64, region_end: u64) -> Result<u64, u64> {
         let skip = (position - self.window_start) as usize;
         let window_end = self.window_start + self.window.len() as u64;
         let bytes = &self.window[skip..(window_end.min(region_end) - self.window_start) as usize];
         let last = bytes.len() - HEADER_BYTES;
         for at in 0..=last {
-            // Magic, then the base offset: what sorts out nearly everything.
+            // The magic and the base offset exclude nearly all positions.
             if bytes[at + 16] != 2 {
                 continue;
             }
@@ -445,7 +446,7 @@ impl Walker {
         }
     }
 
-    /// The bytes `start..end`, brought into memory.
+    /// Brings the bytes `start..end` into memory and returns them.
     fn window(&mut self, start: u64, end: u64) -> Result<&[u8], Fault> {
         let window_end = self.window_start + self.window.len() as u64;
         if start < self.window_start || end > window_end {
@@ -457,7 +458,7 @@ impl Walker {
         Ok(&self.window[from..from + (end - start) as usize])
     }
 
-    /// Loads at least `start..end`: more if that can be read, too.
+    /// Loads at least `start..end`, and more if the disk can read it.
     fn load(&mut self, start: u64, end: u64) -> Result<Bytes, Fault> {
         let page_end = end.next_multiple_of(PAGE_BYTES).min(self.end.max(end));
         let far_end = (start + WINDOW_BYTES).min(self.end).max(page_end);
@@ -481,7 +482,7 @@ impl Walker {
         if error.kind() == io::ErrorKind::OutOfMemory {
             return Err(Fault::Io(Error::reading("reading a segment", error)));
         }
-        // A file that has become shorter is damaged for good.
+        // A file that has become shorter stays damaged: these bytes will not be readable later.
         self.met_unreadable |= error.kind() != io::ErrorKind::UnexpectedEof;
         Err(Fault::Damage(error.to_string()))
     }
@@ -499,7 +500,7 @@ mod tests {
     use crate::segment::read::{ReadRequest, read};
     use crate::types::Offset;
 
-    /// What somebody sees who reads everything and goes on behind damage: the offsets of the batches, and of the damage.
+    /// Reads everything and continues behind damage. Returns the offsets of the batches, and those of the damage.
     fn read_past_damage(rig: &Rig, max_bytes: usize) -> (Vec<u64>, Vec<(u64, u64)>) {
         let view = rig.view();
         let (mut seen, mut lost) = (Vec::new(), Vec::new());
@@ -541,7 +542,7 @@ mod tests {
         (seen, lost)
     }
 
-    /// All batches but those, in order, and nothing lost that was not.
+    /// Checks that reads return all batches except `damaged`, in order, and report only those as lost.
     fn check(rig: &Rig, damaged: &BTreeSet<usize>, max_bytes: usize, context: &str) {
         let (seen, lost) = read_past_damage(rig, max_bytes);
         let rows = (0..rig.written.len()).filter(|index| !damaged.contains(index));
@@ -624,17 +625,17 @@ mod tests {
                 for (index, batch) in rig.written.iter().enumerate() {
                     let log = std::fs::read(rig.segments[batch.segment].log_path()).unwrap();
                     let mut stored = log[batch.start() as usize..batch.end() as usize].to_vec();
-                    // Nobody reads the leader epoch, and nothing covers it.
+                    // The leader epoch is never read, and no checksum covers it.
                     stored[12..16].fill(0);
                     if stored != batch.bytes {
                         damaged.insert(index);
                     }
-                    // It may be changed, but what is read is compared with what was written.
+                    // Restore it, because later the bytes that were read are compared with those that were written.
                     rig.damage(batch.segment, batch.start() + 12, |bytes| bytes.fill(0), 4);
                 }
                 let max_bytes = [1, 1000, 50_000, usize::MAX][random.below(4) as usize];
                 check(&rig, &damaged, max_bytes, &format!("{disk:?}"));
-                // And once more, with what is known by now.
+                // And again, with the damage that is known now.
                 check(&rig, &damaged, max_bytes, &format!("again, {disk:?}"));
             }
         }
@@ -666,7 +667,7 @@ mod tests {
                     .collect();
                 let max_bytes = [1, 5000, usize::MAX][random.below(3) as usize];
                 check(&rig, &damaged, max_bytes, "bad pages");
-                // A disk may change its mind; what it could not read is not held against it.
+                // A disk may be able to read the bytes later: earlier failures must not count then.
                 disk.0.bad.lock().clear();
                 check(&rig, &BTreeSet::new(), max_bytes, "good again");
             }
@@ -696,7 +697,7 @@ mod tests {
             let mut random = Random::new(seed);
             let mut rig = Rig::new(disks()[seed as usize % 2].clone(), 4, 1000);
             let bytes = (0..random.below(60_000) + 1)
-                // Many twos, which is a batch's magic.
+                // Many bytes are 2, the magic of a batch.
                 .map(|_| {
                     if random.once_in(2) {
                         random.below(3) as u8

@@ -1,9 +1,8 @@
-//! Reading what is in memory and verified: the path of nearly every read. Takes microseconds and does not wait, unless
-//! the system has dropped pages from its cache since (or the disk is one without maps).
+//! Reads bytes that are in memory and verified: the path of nearly every read. Takes microseconds and does not wait,
+//! unless the kernel has dropped pages from its cache since (or the disk has no memory maps).
 //!
-//! The bytes walked here were verified through this map, so that their headers can be believed. Only the index can be
-//! wrong about them (if its file is of another log): a mark that does not fit sends the read to the cold path, which
-//! finds out.
+//! These bytes were verified through this map, so their headers can be trusted. Only the index can be wrong about them
+//! (if its file belongs to another log): if a mark does not fit, the read takes the cold path, which finds the fault.
 
 use std::sync::Arc;
 
@@ -18,17 +17,17 @@ use crate::types::Offset;
 /// A batch that was looked for.
 pub(super) struct Found {
     pub(super) position: u64,
-    /// From its beginning on; more may follow it.
+    /// The batch from its first byte on; more may follow it.
     pub(super) bytes: Bytes,
 }
 
 impl Inner {
-    /// A run, if all that is needed for it is in memory.
+    /// A run, if everything needed for it is in memory.
     pub(super) fn read_warm(&self, span: &Span, max_bytes: usize) -> Option<Run> {
         let plan = self.plan(span, max_bytes)?;
         let max_bytes = max_bytes as u64;
-        // A batch does not reach over the end of its stretch, nor the run over `max_bytes` from there. What follows is only
-        // looked at.
+        // The first batch ends within its stretch, so the run ends at most `max_bytes` behind that stretch. Of the
+        // batch behind the run only the header is read.
         let far_end = plan
             .start_end
             .saturating_add(max_bytes)
@@ -42,7 +41,7 @@ impl Inner {
         }
         let first_end = start + first.total_bytes() as u64;
         if start >= plan.start_end {
-            // The offset lies between two stretches: the run begins in the next.
+            // The offset lies between two stretches: the run begins in the second.
             walk = Walk::new(
                 &plan,
                 far_end.max(first_end).saturating_add(start - plan.start_end),
@@ -86,7 +85,7 @@ impl Inner {
         })
     }
 
-    /// The batch that holds `span.from`, or the first after it, if it is in memory; the inner `None` if there is none.
+    /// The batch that holds `span.from`, or the first after it, if it is in memory. The inner `None`: there is none.
     #[allow(clippy::option_option, reason = "the outer says whether the inner is known")]
     pub(super) fn find_warm(&self, span: &Span) -> Option<Option<Found>> {
         let plan = self.plan(span, 0)?;
@@ -122,24 +121,24 @@ impl Walk {
         Some(walk)
     }
 
-    /// The header of the batch at `position`, if it is here, so that the batch is verified.
+    /// The header of the batch at `position`, if these verified bytes hold it.
     fn header(&self, position: u64) -> Option<BatchHeader> {
         BatchHeader::peek(self.bytes.get((position - self.start) as usize..)?).ok()
     }
 
-    /// `None` unless a batch begins at a mark as the index says.
+    /// `None` unless a batch with the mark's offset begins at the mark.
     fn check(&self, mark: Mark) -> Option<()> {
         (self.header(mark.position)?.base_offset == mark.offset).then_some(())
     }
 
-    /// The batch that holds `from`, or the first after it; the inner `None` if there is none up to the readable end.
+    /// The batch that holds `from`, or the first after it. The inner `None`: there is none up to the readable end.
     #[allow(clippy::option_option, reason = "the outer says whether the inner is known")]
     fn first_batch(&self, plan: &Plan, from: Offset) -> Option<Option<(u64, BatchHeader)>> {
         let mut position = self.start;
         while position < plan.readable {
             let header = self.header(position)?;
             if header.next_offset() > plan.limit {
-                // Its base offset must be wrong, which could not be known when it was verified: for the cold path to say.
+                // Its base offset must be wrong, which the CRC does not show. The cold path reports it.
                 return None;
             }
             if header.next_offset() > from {
@@ -150,7 +149,7 @@ impl Walk {
         Some(None)
     }
 
-    /// The bytes `start..end`, unless they reach beyond what was loaded, as they can if the index is wrong.
+    /// The bytes `start..end`, unless they reach beyond what was loaded: they can if the index is wrong.
     fn slice(&self, start: u64, end: u64) -> Option<Bytes> {
         let (start, end) = ((start - self.start) as usize, (end - self.start) as usize);
         (end <= self.bytes.len()).then(|| self.bytes.slice(start..end))

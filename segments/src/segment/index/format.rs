@@ -22,9 +22,9 @@
 //! `.timeindex`, 12 bytes an entry: the largest timestamp before the stretch (8; the smallest `i64` at the first), relative
 //! offset of the stretch's first record (4).
 //!
-//! They are written whole, in place, without a sync. After a crash they may be missing, old or torn: the checksums and
-//! the fields that name segment and coverage tell, and the log is scanned instead. An index that covers less of the log
-//! than there is, is right as far as it goes.
+//! Each file is written whole under another name, then renamed, without a sync. After a crash they may be missing, old
+//! or torn: the checksums, the base offset and the end position show it, and the log is scanned instead. An index that
+//! covers only the beginning of the log is valid for that part.
 
 use super::{Entry, Index, JSON_LINES, MAX_LOG_BYTES, MAX_RELATIVE_OFFSET, STRETCH_BYTES};
 use crate::files::codec;
@@ -32,7 +32,7 @@ use crate::types::{Offset, TimestampMs};
 
 /// The bytes before the entries.
 pub(crate) const HEADER_BYTES: usize = 64;
-/// No index is larger: every stretch of the largest log has an entry.
+/// No index file is larger: the largest log, with an entry for every stretch.
 pub(crate) const MAX_FILE_BYTES: u64 =
     HEADER_BYTES as u64 + (MAX_LOG_BYTES / STRETCH_BYTES + 1) * TIME_ENTRY_BYTES as u64;
 const OFFSET_MAGIC: &[u8; 8] = b"quipuidx";
@@ -62,13 +62,13 @@ pub(crate) enum FormatError {
 }
 
 impl FormatError {
-    /// Whether the file is another than what was written; otherwise it is one that a crash has left behind the log.
+    /// Whether the file's bytes differ from those written. If not, a crash left a file that does not match its log.
     pub(crate) fn is_fault(&self) -> bool {
         !matches!(self, Self::Malformed(_) | Self::OtherLength { .. })
     }
 }
 
-/// What the header of either file tells.
+/// What the header of either file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {
     pub(crate) base: Offset,
@@ -113,7 +113,7 @@ fn write_header(file: &mut [u8], magic: &[u8; 8], index: &Index) {
     header[12..16].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Reads the header of an `.index` file, of which `file` is the beginning (64 bytes do) or all.
+/// Reads the header of an `.index` file. `file` is the whole file or its beginning, at least 64 bytes.
 ///
 /// # Errors
 /// [`FormatError`] unless it belongs to the segment `base` and covers no more than `log_bytes` of it.
@@ -121,8 +121,8 @@ pub(crate) fn summary(file: &[u8], base: Offset, log_bytes: u64) -> Result<Summa
     read_header(file, OFFSET_MAGIC, base, log_bytes)
 }
 
-/// The version of a whole header, of either file, where it is not the one that this program knows. The first 64 bytes are the
-/// same in every version, so that a version from the future and damage differ.
+/// The version in an undamaged header of either file, if this program does not know that version. Every version has the
+/// same first 64 bytes, so that a newer version can be told from damage.
 pub(crate) fn version_of_another(header: &[u8]) -> Option<u32> {
     let header = header.first_chunk::<HEADER_BYTES>()?;
     let is_index = header[..8] == OFFSET_MAGIC[..] || header[..8] == TIME_MAGIC[..];
@@ -133,7 +133,7 @@ pub(crate) fn version_of_another(header: &[u8]) -> Option<u32> {
 /// Reads both files of the segment `base`, whose log has `log_bytes`.
 ///
 /// # Errors
-/// [`FormatError`] if either is not whole, not of this segment, covers more than there is, or differs from the other.
+/// [`FormatError`] if either is not whole, is of another segment, or covers more than `log_bytes`, or if they differ.
 pub(crate) fn decode(
     offsets: &[u8],
     times: &[u8],
@@ -344,7 +344,7 @@ mod tests {
                 expected: LOG_BYTES - 1
             })
         );
-        // Less than there is: right as far as it goes.
+        // An index that covers only the beginning of the log is valid for that part.
         assert!(decode(&offsets, &times, base(), LOG_BYTES + 1).is_ok());
         let found = decode(&times, &offsets, base(), LOG_BYTES);
         assert_eq!(found, Err(FormatError::Magic));

@@ -1,15 +1,15 @@
 //! The sparse index of one segment: where to begin to look for an offset or a time.
 //!
-//! The log is divided into *stretches* of whole batches, each [`STRETCH_BYTES`] long (more where a batch is). An entry
-//! per stretch tells its first offset and position, whether all its values are JSON on one line, and the largest
-//! timestamp of everything before it. A lookup finds the stretch by binary search; the batches' own headers do the rest.
+//! The log is divided into *stretches* of whole batches, each [`STRETCH_BYTES`] long (more where a batch is). Each
+//! stretch has an entry: its first offset and position, whether all its values are JSON on one line, and the largest
+//! timestamp of everything before it. A lookup finds the stretch by binary search, then walks its batches.
 //!
-//! An index is derived from the log and costs nothing to lose but a scan. In memory it covers any part `start..end` of a
-//! log file (a segment appended to after a restart has one for what came since, and another for what was there);
-//! [`mod@format`] has the files, which always begin at 0.
+//! An index is derived from the log: losing it costs only a scan. In memory it covers any part `start..end` of a log
+//! file (a segment that is appended to after a restart has one index for the bytes from before and one for those
+//! since). [`mod@format`] has the files, which always begin at 0.
 //!
-//! Invariants: entries rise strictly in offset and position; `earlier` never falls; the stretch of an entry ends where
-//! the next begins, that of the last at `end`.
+//! Invariants: entries rise strictly in offset and position; `earlier` never falls; a stretch ends where the next
+//! begins, and the last one ends at `end`.
 
 mod format;
 
@@ -18,15 +18,15 @@ pub(crate) use format::{HEADER_BYTES, MAX_FILE_BYTES, VERSION, decode, encode, s
 use crate::segment::BatchNote;
 use crate::types::{Offset, TimestampMs};
 
-/// How much log an entry stands for: small enough that walking a stretch takes a microsecond or two, large enough that
-/// the index of a segment of 64 MiB fits in 80 KiB.
+/// How much of the log an entry covers: small enough that walking a stretch takes a microsecond or two, large enough
+/// that the index of a segment of 64 MiB fits in 80 KiB.
 pub(crate) const STRETCH_BYTES: u64 = 16 * 1024;
 
 /// The largest log file: positions in an index are 32 bits.
 pub(crate) const MAX_LOG_BYTES: u64 = u32::MAX as u64;
 
 /// How far the first offset of a batch may lie above its segment's base: 31 bits, as in the record batch's own deltas.
-/// With the smallest record a log of [`MAX_LOG_BYTES`] holds fewer.
+/// Even with the smallest records, a log of [`MAX_LOG_BYTES`] holds fewer offsets.
 pub(crate) const MAX_RELATIVE_OFFSET: u64 = i32::MAX as u64;
 
 /// The flag of an entry, above the 31 bits of the relative offset.
@@ -64,18 +64,18 @@ pub(crate) struct Index {
     /// The bytes of the log that are covered.
     start: u64,
     end: u64,
-    /// One past the last offset covered; means nothing while nothing is.
+    /// One past the last offset covered; `base` while nothing is covered.
     next_offset: Offset,
     max_timestamp: Option<TimestampMs>,
     entries: Vec<Entry>,
-    /// For each entry the largest timestamp of what is covered before it, `i64::MIN` at the first.
+    /// For each entry the largest timestamp before its stretch: `i64::MIN` if there is none, `i64::MAX` behind damage.
     earlier: Vec<i64>,
-    /// The next batch begins a stretch, whatever the length of the last: there is damage between.
+    /// The next batch begins a new stretch, however short the last one is, because damage lies between them.
     broken: bool,
 }
 
 impl Index {
-    /// An index of nothing, at `start` of the log file of the segment that begins with `base`.
+    /// An empty index that begins at byte `start` of the log file. `base`: the segment's base offset.
     pub(crate) fn new(base: Offset, start: u64) -> Self {
         Self {
             base,
@@ -99,7 +99,7 @@ impl Index {
         self.end
     }
 
-    /// Whether it has no entry: nothing is covered, or nothing but damage.
+    /// Whether it has no entry: it covers nothing, or only damage.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -119,10 +119,10 @@ impl Index {
         self.max_timestamp
     }
 
-    /// Adds the batch that lies at the end.
+    /// Adds the batch that begins where the index ends.
     ///
     /// # Panics
-    /// If it lies elsewhere, or beyond what an index can say: the committer rolls segments before.
+    /// If it begins elsewhere, or its offset or position is too large for an index: the committer rolls before that.
     pub(crate) fn push(&mut self, note: &BatchNote) {
         let position = note.position.get();
         assert_eq!(
@@ -149,7 +149,7 @@ impl Index {
                     relative: relative as u32 | flag,
                     position: u32::try_from(position).expect("log files are at most 4 GiB"),
                 });
-                // What the damage held is not known: a lookup of any time begins before it, and says so.
+                // The timestamps in the damage are unknown: a lookup of any time begins before it, and meets it.
                 let earlier = if self.broken {
                     i64::MAX
                 } else {
@@ -165,14 +165,14 @@ impl Index {
         self.max_timestamp = self.max_timestamp.max(Some(note.max_timestamp));
     }
 
-    /// Takes the bytes up to `position` as covered though they are damaged.
+    /// Counts the bytes up to `position` as covered although they are damaged.
     pub(crate) fn skip_to(&mut self, position: u64) {
         debug_assert!(position >= self.end);
         self.end = position;
         self.broken = true;
     }
 
-    /// Adds what `later` covers, which begins where this ends.
+    /// Adds all entries of `later`, which must begin where this index ends.
     pub(crate) fn append(&mut self, later: &Self) {
         assert_eq!(
             later.start, self.end,
@@ -195,7 +195,7 @@ impl Index {
         self.broken = later.broken || (later.is_empty() && self.broken);
     }
 
-    /// The stretch that holds `offset` if any does; the first for offsets before it. The index must not be empty.
+    /// The stretch that holds `offset`, if any does; the first for lower offsets. 0 if the index is empty.
     pub(crate) fn find(&self, offset: Offset) -> usize {
         let relative = offset.since(self.base);
         self.entries
@@ -203,7 +203,7 @@ impl Index {
             .saturating_sub(1)
     }
 
-    /// The stretch that holds the byte at `position`; the first for positions before it.
+    /// The stretch that holds the byte at `position`; the first one for lower positions.
     pub(crate) fn find_position(&self, position: u64) -> usize {
         self.entries
             .partition_point(|entry| entry.position() <= position)
@@ -243,7 +243,7 @@ impl Index {
             })
     }
 
-    /// Whether all stretches that meet `start..end` hold nothing but JSON on one line.
+    /// Whether all stretches that overlap `start..end` hold only JSON on one line.
     pub(crate) fn json_lines(&self, start: u64, end: u64) -> bool {
         let first = self.find_position(start);
         self.entries[first.min(self.entries.len())..]
@@ -253,7 +253,7 @@ impl Index {
     }
 
     fn offset_of(&self, entry: Entry) -> Offset {
-        // Entries are made of offsets, or are checked against the largest when they are read from a file.
+        // Cannot overflow: entries come from valid offsets, or were checked when they were read from a file.
         self.base.plus(entry.relative())
     }
 }
@@ -274,7 +274,7 @@ mod tests {
         }
     }
 
-    /// 100 batches of 4 KiB with 10 records each, base 1000, times that fall back once.
+    /// 100 batches of 4 KiB with 10 records each, base 1000, times that go back once.
     pub(super) fn sample() -> Index {
         let mut index = Index::new(Offset::new(1000), 0);
         for i in 0..100u64 {
