@@ -1,7 +1,7 @@
-//! The partition that holds the idempotency keys: made, read when the log is opened, and shortened.
+//! The partition that holds the idempotency keys: makes it, reads it when the log is opened, and shortens it.
 //!
-//! Crash: a record that was appended again is there twice, and says the same; the log start moves only when the new one is
-//! durable. A damaged record is reported, and its key is not remembered; nothing else suffers.
+//! Crash: a record that was appended again may be stored twice, with the same content; the log start passes the old one
+//! only when the new one is durable. A damaged record is reported, and its key is lost; nothing else is affected.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,17 +19,17 @@ use crate::types::{Offset, TopicId};
 
 /// The internal topic.
 const TOPIC: &str = "__keys";
-/// The log is shortened by appending again what is needed of it, from this size on…
+/// From this size on the log is shortened, by appending its needed records again…
 const LONG_LOG_BYTES: u64 = 8 << 20;
-/// …where no more than one byte of so many is needed.
+/// …if less than one of this many bytes is still needed.
 const MOSTLY_EXPIRED: u64 = 4;
-/// What is read at once of the partition.
+/// How much of the partition is read at once.
 const PAGE_BYTES: usize = 1 << 20;
-/// The most that one pass of retention reads, to append some of it again.
+/// The most that one pass of retention reads to append some of it again.
 const PASS_BYTES: u64 = 64 << 20;
 /// The most that one operation appends again.
 const PORTION_BYTES: usize = 256 << 10;
-/// Entries that are dropped under one hold of the lock.
+/// How many entries are dropped while the lock is held once.
 const TIDY_STEPS: usize = 1_024;
 
 /// What could not be read when the log was opened.
@@ -73,7 +73,7 @@ impl Engine {
         self.key_log.read().is_some()
     }
 
-    /// What a request with this key is answered, if one was stored before; `None` where that is not known, or not durable yet.
+    /// The answer to a request with this key, if one was stored before; `None` if that is unknown or not durable yet.
     pub(crate) fn recall(
         &self,
         topic: TopicId,
@@ -90,7 +90,7 @@ impl Engine {
         Some(entry.answer(fingerprint))
     }
 
-    /// How many keys are remembered, and what they take in memory, in bytes.
+    /// How many keys are remembered, and how many bytes of memory they use.
     pub(crate) fn remembered_keys(&self) -> (u64, u64) {
         let keys = self.keys.lock();
         (keys.len() as u64, keys.bytes() as u64)
@@ -104,7 +104,7 @@ impl Engine {
     /// opened, before anything else is done with it.
     ///
     /// # Errors
-    /// What keeps the disk from being read at all: the next start tries again. Damage is noted, and passed over.
+    /// All errors of reading except damage: the next start tries again. Damage is noted and passed over.
     pub(crate) fn load_keys(&self) -> Result<()> {
         let Some(partition) = find(&self.catalog) else {
             return Ok(());
@@ -117,7 +117,7 @@ impl Engine {
         let mut from = positions.log_start_offset;
         while from < positions.end_offset {
             let read = || read_page(&partition, from, positions.end_offset);
-            // Twice: what is not remembered now is appended again later, and a disk may fail for a moment.
+            // Try twice, as a disk may fail for a moment: without its key, a repeated request is stored again.
             let page = match read().or_else(|_| read()) {
                 Ok(page) => page,
                 Err(Error::Damaged { damaged_until, .. }) if damaged_until > from => {
@@ -130,7 +130,7 @@ impl Engine {
             from = page.next_offset.max(from.plus(1));
             let not_records = for_each_record(&page, |offset, id, value| {
                 match Remembered::decode(id, value, offset) {
-                    // Also of a time that is over: it has taken the place of the one before.
+                    // An expired entry counts too: it replaced the earlier entry of its key.
                     Ok(entry) if entry.is_expired(now) => keys.forget(id),
                     Ok(entry) if topics.contains(&entry.topic()) => keys.remember_read(entry),
                     Ok(_) => {}
@@ -147,7 +147,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Once for all: there may be as many as there are keys.
+    /// Reports all lost places in one message: there may be as many as keys.
     fn report_lost_keys(&self, lost: &Lost) {
         let Lost {
             places,
@@ -166,8 +166,8 @@ impl Engine {
         self.damage.lock().push(what);
     }
 
-    /// Drops what has expired, moves the partition's log start up to what is needed, and has appended again what holds that
-    /// up: the next pass moves it over those. Does not wait for any of it.
+    /// Drops expired keys, moves the partition's log start up to the first needed record, and queues old needed records
+    /// to be appended again: the next pass moves the log start past them. Does not wait for any of this.
     ///
     /// # Errors
     /// As for a trim.
@@ -177,14 +177,14 @@ impl Engine {
         };
         let now = self.clock.now();
         while !self.keys.lock().tidy(now, TIDY_STEPS) {}
-        // In this order: what lies below an end that is seen is in the map already.
+        // Read the end before the map: every record below this end is in the map already.
         let end_offset = partition.positions().end_offset;
         let view = partition.view();
         let (needed, live_bytes) = {
             let keys = self.keys.lock();
             (keys.first_needed().unwrap_or(end_offset), keys.live_bytes())
         };
-        // Only whole segments go, so the log start moves from one to the next: and never past the last, which is small.
+        // Only whole segments are deleted, so the log start moves to a segment's base, at most to that of the last one.
         let mut bases = view.segments.iter().map(|segment| segment.base_offset());
         let start = bases.rfind(|base| *base <= needed);
         if let Some(start) = start
@@ -205,8 +205,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Queues what is needed of the older half of the log to be appended again. Of that half more is not needed than is,
-    /// so each byte that is appended again frees another one at least.
+    /// Queues the needed records of the older half of the log to be appended again. Less than half of that half is
+    /// needed, so each byte that is appended again frees at least one more.
     fn queue_again(
         &self,
         partition: &Arc<Partition>,
@@ -214,7 +214,7 @@ impl Engine {
         bytes: u64,
         tickets: &mut Vec<Ticket>,
     ) -> Result<()> {
-        // Always one segment, and never the last.
+        // At least one segment, but never the last.
         let mut until = segments[0].0;
         let mut passed = 0;
         for pair in segments.windows(2) {
@@ -225,7 +225,7 @@ impl Engine {
             }
         }
         let now = self.clock.now();
-        // Each came in a request, so one of them fits a round in any case.
+        // Each record came in a request, so one record always fits in a round.
         let most = PORTION_BYTES.min(self.options.max_request_bytes / 2);
         let mut portion: Vec<Kept> = Vec::new();
         let mut portion_bytes = 0;
@@ -233,7 +233,7 @@ impl Engine {
         while next < until {
             let page = match read_page(partition, next, until) {
                 Ok(page) => page,
-                // Until it expires, what cannot be read stays where it is.
+                // A record that cannot be read stays where it is until it expires.
                 Err(Error::Damaged { damaged_until, .. }) if damaged_until > next => {
                     next = damaged_until;
                     continue;
@@ -273,7 +273,7 @@ fn read_page(partition: &Partition, from: Offset, until: Offset) -> Result<Fetch
     partition.read(ReadRequest::new(from, PAGE_BYTES).until(until))
 }
 
-/// Hands every record with a key and a value to `take`; the error says what is no batch.
+/// Passes the offset, key and value of every record to `take`. The error: a batch or record is malformed.
 fn for_each_record(page: &Fetched, mut take: impl FnMut(Offset, &[u8], &[u8])) -> Result<(), BatchError> {
     for run in &page.runs {
         for batch in Batches::new(&run.bytes) {

@@ -1,13 +1,13 @@
-//! Retention by time and by size: which segments go is chosen purely, then the log start is moved.
+//! Retention by time and by size: a pure function chooses the segments to delete, then the log start is moved.
 //!
-//! By time, a segment's age counts from the earlier of its largest timestamp and its last append: a producer may choose a
-//! timestamp in the future, which must not keep the topic for ever. The time of the last append is not stored. After a
-//! restart it is the time at which the log file was last written, as the file system says. That is not too early, so
-//! nothing is deleted too soon, and the clock at the restart plays no part: it may be wrong. It is too late where recovery wrote the end of a segment again, or a backup was restored
-//! without its times: then the segment stays for up to `retention_ms` from there on.
+//! By time, a segment's age counts from the earlier of its largest timestamp and its last append: a producer may choose
+//! a timestamp in the future, which must not keep the topic for ever. The time of the last append is not stored. After
+//! a restart, the log file's modification time replaces it. That time is not too early, so nothing is deleted too soon,
+//! and it does not depend on the clock at the restart, which may be wrong. It is too late if recovery wrote a segment's
+//! end again, or a backup was restored without file times: then the segment stays for up to `retention_ms` longer.
 //!
-//! Whole segments go, from the oldest on. The log start moves first, through the journal; files are removed after
-//! that is durable, so a crash in between leaves files that the next start removes.
+//! Whole segments are deleted, the oldest first. The log start moves first, through the journal; files are removed
+//! after that is durable, so a crash in between leaves files that the next start removes.
 
 use std::sync::Arc;
 
@@ -19,20 +19,20 @@ use crate::ticket::Ticket;
 use crate::topic::partition::{Partition, TrimQueue};
 use crate::types::{Offset, TimestampMs};
 
-/// What retention looks at in a segment.
+/// What retention must know about a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Candidate {
     /// One past its last offset.
     end: Offset,
     bytes: u64,
-    /// The earlier of its largest timestamp and its last append; `None` if the disk does not let it be told, which keeps it.
+    /// The earlier of its largest timestamp and its last append; `None` if the disk cannot read it: the segment stays.
     time: Option<TimestampMs>,
 }
 
-/// The new log start: after the last segment that goes, `None` if all stay.
+/// The new log start: the end of the last segment to delete; `None` if all stay.
 ///
-/// By time, segments go from the oldest on while their time is older than `retention_ms`. By size, they go
-/// while what remains still holds `retention_bytes`. The active segment (the last) can go by time only.
+/// By time, segments are deleted from the oldest on while their time is older than `retention_ms`. By size, they are
+/// deleted while the rest still holds `retention_bytes`. The active segment (the last) can be deleted by time only.
 fn choose(segments: &[Candidate], settings: &TopicSettings, now: TimestampMs) -> Option<Offset> {
     let expired = settings.retention_ms.map_or(0, |retention_ms| {
         let horizon = now
@@ -58,7 +58,7 @@ fn choose(segments: &[Candidate], settings: &TopicSettings, now: TimestampMs) ->
 }
 
 impl Engine {
-    /// Moves the log starts up to where retention wants them, and waits until that is durable.
+    /// Moves the log starts as retention requires, and waits until that is durable.
     ///
     /// # Errors
     /// As for a trim: the first one that fails ends the pass.

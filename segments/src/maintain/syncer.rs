@@ -1,14 +1,14 @@
-//! Making segments durable in the background, so that journal files can be used again.
+//! Makes segments durable in the background, so that journal files can be reused.
 //!
-//! A sync begins with the mark up to which everything is published. Then it takes the partitions that were written,
-//! starts the writeback of their files, syncs each, syncs the directories with new names, writes the indexes of
-//! closed segments, and only then a checkpoint that says so; after that the journal files below the mark are spare.
+//! A sync first notes the mark up to which everything is published. Then it takes the partitions that were written,
+//! starts the writeback of their files, syncs each, syncs the directories with new names, writes the indexes of closed
+//! segments, and only then writes a checkpoint of all this; after that the journal files below the mark are spare.
 //!
-//! Crash: until the new checkpoint is whole on stable storage the one of before holds, and the journal files that it
-//! needs are still there.
+//! Crash: until the new checkpoint is whole on stable storage, the previous one is valid, and the journal files that it
+//! needs still exist.
 //!
-//! A failed sync stops the appends to that partition and pins the journal files which hold what it may have lost. What
-//! it should have written is verified by every read from then on.
+//! A failed sync stops the appends to that partition and keeps the journal files with the records that may be lost.
+//! From then on every read verifies the segments that the sync should have written.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,7 +23,7 @@ use crate::segment::Segment;
 use crate::topic::partition::{Partition, WriteFile, Writer};
 use crate::types::Offset;
 
-/// What is synced of one partition.
+/// What one sync covers in one partition.
 struct Capture {
     partition: Arc<Partition>,
     files: Vec<(Offset, Arc<WriteFile>, u64)>,
@@ -61,7 +61,7 @@ impl Engine {
         let mut snapshots = self.snapshots.lock();
         let mark = self.journal.published();
         if self.sync_dirty(mark, &mut snapshots.failed_dirs).is_err() {
-            // What was synced is closed now, which leaves handles for the directories of the others.
+            // Close the synced files: that frees handles for the directories of the other partitions.
             self.close_synced_files();
             self.sync_dirty(mark, &mut snapshots.failed_dirs)?;
         }
@@ -85,8 +85,8 @@ impl Engine {
     /// Syncs every partition that was written since it was last synced.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] if no file handle was left for some of them: they are to be synced yet, and the checkpoint must
-    /// wait for that.
+    /// [`Error::Overloaded`] if no file handle was left for some of them: they must still be synced before the
+    /// checkpoint.
     fn sync_dirty(&self, mark: Mark, failed_dirs: &mut BTreeSet<PathBuf>) -> Result<()> {
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let captures: Vec<Capture> = dirty.into_iter().map(capture).collect();
@@ -169,8 +169,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Syncs a directory, unless that has failed before: another partition's success would prove nothing for this one's
-    /// name.
+    /// Syncs a directory, unless a sync of it has failed before: a later success would not prove that this partition's
+    /// name is durable.
     pub(crate) fn sync_dir_once(&self, dir: &Path, failed_dirs: &mut BTreeSet<PathBuf>) -> io::Result<()> {
         if failed_dirs.contains(dir) {
             return Err(io::Error::other(format!(
@@ -179,8 +179,8 @@ impl Engine {
             )));
         }
         let result = self.disk.sync_dir(dir);
-        // Of a directory that is not there no sync was tried: its topic has been deleted meanwhile, and the next topic of
-        // that name has a directory of its own.
+        // A directory that does not exist was not synced: its topic has been deleted meanwhile, and the next topic of
+        // that name has its own directory.
         let is_tried =
             |error: &io::Error| error.kind() != io::ErrorKind::NotFound && !is_out_of_handles(error);
         if result.as_ref().is_err_and(is_tried) {
@@ -189,10 +189,10 @@ impl Engine {
         result
     }
 
-    /// What is known to be on stable storage now. Partitions that nobody wrote to since are as they were, and failed
-    /// ones are as they were when they were last synced: replay begins with the first round that one of them needs.
+    /// The checkpoint of what is known to be on stable storage now. Partitions without new writes are unchanged, and
+    /// failed ones keep the entry of their last sync: replay begins with the first round that one of them needs.
     fn checkpoint(&self, mark: Mark, closing: bool, last_checkpoint: u64) -> Checkpoint {
-        // Before the topics are listed: all of those with lower ids are in the list then.
+        // Read this before the topics are listed: then all topics with lower ids are in the list.
         let next_topic_id = self.catalog.next_topic_id();
         let mut partitions = Vec::new();
         let mut round = mark.round;
@@ -214,7 +214,7 @@ impl Engine {
             }
         }
         let sequence = if failed {
-            // Not simply the oldest file: what is recycled after this checkpoint must not be what it names.
+            // Not simply the oldest file: the file that this checkpoint names must not be recycled after it.
             self.journal.sequence_of(round)
         } else {
             mark.sequence
@@ -242,7 +242,7 @@ impl Engine {
         for (partition, segment) in garbage {
             segment.close();
             if partition.is_deleted() {
-                // Its files go with its topic; a new topic's may have their names by now.
+                // Its files are removed with its topic; a new topic may have files of the same names by now.
                 continue;
             }
             let [index, timeindex] = segment.index_paths();
@@ -258,7 +258,7 @@ impl Engine {
         }
     }
 
-    /// Syncs, and closes the files that nothing waits in.
+    /// Syncs, then closes the files that have no unsynced writes.
     pub(crate) fn close_idle_files(&self) {
         if let Err(error) = self.sync_segments() {
             tracing::warn!(%error, "syncing segments, to close files");
@@ -305,7 +305,7 @@ impl Engine {
             self.make_spares();
             if now.since(last_retention) >= self.options.retention_interval {
                 last_retention = now;
-                // Not waited for: the committer may itself be waiting for this thread to make a journal file spare.
+                // Do not wait for the tickets: the committer may be waiting for this thread to free a journal file.
                 if let Err(error) = self.queue_retention() {
                     tracing::warn!(%error, "retention");
                 }
@@ -316,7 +316,7 @@ impl Engine {
     fn make_spares(&self) {
         let spares = self.spare_files();
         loop {
-            // One at a time with the recycling of a sync, so that spares come in the order of their sequences.
+            // The lock excludes the recycling of a sync, so that spares come in the order of their sequences.
             let snapshots = self.snapshots.lock();
             let added = self.journal.add_spare(spares);
             drop(snapshots);
@@ -324,7 +324,7 @@ impl Engine {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    // On a full disk the files that are there do; it is tried again at the next turn.
+                    // On a full disk the existing files must suffice; the next turn tries again.
                     tracing::warn!(%error, "a journal file could not be made");
                     self.no_spares(error);
                     return;
@@ -348,7 +348,7 @@ impl Engine {
         }));
     }
 
-    /// Journal files beside the one that is written.
+    /// The number of journal files beside the one that is written.
     pub(crate) fn spare_files(&self) -> usize {
         self.options.journal_files as usize - 1
     }
@@ -363,8 +363,8 @@ impl Engine {
     }
 }
 
-/// Writes both snapshots into both of their slots, before the journal files go that only the older ones need: a slot
-/// that is damaged later costs nothing then. The state comes first: a checkpoint may only say what it holds.
+/// Writes both snapshots into both of their slots, before the journal files are recycled that only the older ones need:
+/// then later damage to one slot loses nothing. The state comes first: a checkpoint may name only what it holds.
 fn write_twice(snapshots: &mut Snapshots, state: Option<&[u8]>, checkpoint: &mut Checkpoint) -> Result<()> {
     if let Some(state) = state {
         snapshots.state.write(state)?;
@@ -379,7 +379,7 @@ fn write_twice(snapshots: &mut Snapshots, state: Option<&[u8]>, checkpoint: &mut
     snapshots.checkpoint.write(&checkpoint)
 }
 
-/// Takes out the files whose sync covers all that was written to them.
+/// Removes the files from the unsynced ones whose sync covers all their writes.
 fn forget_synced(writer: &mut Writer, files: &[(Offset, Arc<WriteFile>, u64)]) {
     writer.unsynced.retain(|unsynced| {
         let is_same =

@@ -1,13 +1,13 @@
-//! The topics of a log, and their making, changing and removal on disk.
+//! Makes, changes and removes the topics of a log on disk.
 //!
-//! - Made: the description is written in `staging/`, synced, renamed into `topics/`, and both directories are synced.
-//!   Partitions have no files before their first append, so a topic of thousands costs no more than one of one.
-//! - Changed: the description is written beside, synced and renamed over the old one.
+//! - Made: a directory with the description is written and synced in `staging/`, renamed into `topics/`, and that is
+//!   synced. Partitions have no files before their first append, so a topic of thousands costs no more than one of one.
+//! - Changed: a new description is written beside the old one, synced and renamed over it.
 //! - Deleted: a journal record first (with the state's changes); then the directory is renamed into `deleted/` and
 //!   removed.
 //!
-//! Crash: a topic is there if its directory is in `topics/` with a description and the journal has no record of its
-//! deletion. What is in `staging/` and `deleted/` is removed at the next start.
+//! Crash: a topic exists if its directory is in `topics/` with a description and the journal has no record of its
+//! deletion. The next start removes everything in `staging/` and `deleted/`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::topic::catalog::Changing;
 use crate::topic::partition::{Beginning, Partition};
 use crate::types::{Offset, PartitionId, TopicId};
 
-/// The longest name of a topic: what a file name may take, with room to spare.
+/// The longest name of a topic: a little less than the longest file name.
 const MAX_NAME_BYTES: usize = 249;
 
 impl Engine {
@@ -45,9 +45,9 @@ impl Engine {
         }
         let id = TopicId(self.catalog.next_topic_id());
         let topic = self.make_topic(name, id, spec, &mut changing);
-        // Taken in any case: a topic that could not be made may be there after a restart. And taken last: a checkpoint
-        // that names a higher id than a topic's, and not the topic's partitions, was written without knowing it (see
-        // `recovery`).
+        // The id is used up even on an error: the topic may exist after a restart. It is used up last: if a checkpoint
+        // has a higher next id but not the topic's partitions, recovery takes the topic for a restored one (see
+        // `recover`).
         self.catalog.next_topic_id.store(id.0 + 1, Ordering::Release);
         topic
     }
@@ -80,17 +80,17 @@ impl Engine {
             .and_then(|()| self.disk.sync_dir(&staging))
             .and_then(|()| self.disk.rename(&staging, &target));
         if let Err(error) = staged {
-            // On a full disk it is tried again and again, and what was begun must not take what is left.
+            // On a full disk clients try again and again: staged files must not use up the space that is left.
             self.remove_staged(&staging);
             return Err(context(error));
         }
         if let Err(error) = self.sync_topics_dir(changing) {
-            // Out of the way, so that it is not there after a restart if that can be helped. Its files stay until the next
-            // start: which name a crash gives it back under is not known, and half a topic would look damaged there.
+            // Move it back, so that after a restart it is most likely not there. Its files stay until the next start:
+            // after a crash the directory may have either name, and half a topic would look damaged.
             if let Err(error) = self.disk.rename(&target, &staging) {
                 tracing::warn!(topic = name, %error, "a topic that could not be made is there after a restart");
             }
-            // Not as a full disk: that would say that nothing was done, and a crash may still bring it.
+            // Not reported as a full disk, which would mean that nothing was done: after a crash the topic may exist.
             return Err(Error::Io {
                 what: format!("syncing the name of {}", target.display()),
                 source: Arc::new(error),
@@ -125,12 +125,12 @@ impl Engine {
         let context = |error| Error::io(format!("changing {}", dir.display()), error);
         let sealed = description(name, topic.id(), &spec);
         replace_file(&*self.disk, &dir.join(TOPIC_FILE), &sealed).map_err(context)?;
-        // The change is there from here on, so an error must not say that nothing was done; the next start mends the copy.
+        // The change is made from here on, so no error may say that nothing was done; the next start repairs the copy.
         if let Err(error) = replace_file(&*self.disk, &dir.join(TOPIC_COPY), &sealed) {
             tracing::warn!(topic = name, %error, "the copy of a topic's description was not changed: the next start does it");
         }
-        // If it fails, the syncer must know: names of new partitions may have waited for it as well. It is not answered as a
-        // full disk, which would say that nothing was done.
+        // If this sync fails, the syncer must know: names of new partitions may have depended on it too. Not reported
+        // as a full disk, which would mean that nothing was done.
         self.sync_dir_once(&dir, &mut self.snapshots.lock().failed_dirs)
             .map_err(|error| Error::Io {
                 what: format!("syncing the names in {}", dir.display()),
@@ -152,9 +152,9 @@ impl Engine {
             .ok_or_else(|| Error::NotFound(format!("the topic {name}")))?;
         let id = topic.id();
         block_on(self.queue.delete_topic(Arc::clone(&topic), state)?)?;
-        // Durable in the journal from here on: what follows is done again at the next start if it does not come to
-        // its end now. What the syncer does to files by their names it does before, or finds the topic deleted: a
-        // topic made later under the name has files of the same names. The same goes for readers.
+        // The deletion is durable from here on: if the rest fails now, the next start does it. Taking the lock waits
+        // for the syncer's work on the topic's files by name; afterwards the syncer sees the deletion. So it never
+        // touches the files of a later topic with the same name. Closing the segments does the same for readers.
         drop(self.removing.lock());
         for partition in &*topic.partitions() {
             partition.close_segments();
@@ -166,7 +166,7 @@ impl Engine {
     /// Moves the directory of a topic whose deletion is durable in the journal out of `topics/`, durably, and removes it.
     fn move_away(&self, name: &str, id: TopicId, changing: &mut Changing) -> Result<()> {
         let (from, to) = (self.layout.topic_dir(name), self.layout.deleted(id));
-        // An earlier attempt may have come as far as that.
+        // An earlier attempt may have moved it already.
         let moved = match self.disk.exists(&to) {
             Ok(true) => Ok(()),
             Ok(false) => self.disk.rename(&from, &to),
@@ -176,14 +176,14 @@ impl Engine {
             .and_then(|()| self.disk.sync_dir(&self.layout.deleted_dir()))
             .and_then(|()| self.sync_topics_dir(changing));
         if let Err(error) = moved {
-            // Not as a full disk: that would say that nothing was done.
+            // Not reported as a full disk, which would mean that nothing was done.
             return Err(Error::Io {
                 what: format!("moving {} away, which is deleted", from.display()),
                 source: Arc::new(error),
             });
         }
-        // A topic made later under the name has directories of its own: a failed sync of these says nothing of them. A sync
-        // that found these moved away has ended when the lock is had, and a later one passes over a deleted topic.
+        // A later topic of this name has its own directories: a failed sync of the old ones says nothing about them.
+        // Once the lock is held, a sync that met the old ones has ended, and later syncs skip a deleted topic.
         let failed_dirs = &mut self.snapshots.lock().failed_dirs;
         failed_dirs.retain(|dir| !dir.starts_with(&from));
         changing.unmoved.remove(name);
@@ -194,7 +194,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Never tried again once it has failed: a success would prove nothing for the names that were there before.
+    /// Never tries again after a failure: a success would prove nothing about the names from before.
     fn sync_topics_dir(&self, changing: &mut Changing) -> std::io::Result<()> {
         if changing.is_unsyncable {
             return Err(self.unsyncable());
@@ -212,7 +212,7 @@ impl Engine {
         ))
     }
 
-    /// What stays is removed at the next start.
+    /// The next start removes what stays.
     fn remove_staged(&self, staging: &Path) {
         match self.disk.remove_dir_all(staging) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -354,7 +354,7 @@ mod tests {
         let (_disk, log, spec) = begin();
         let old = log.create_topic("orders", spec.clone()).unwrap();
         append(&log, &old, "of the old one");
-        // A read begins with this, and is held up.
+        // A read takes this view first, and is then delayed.
         let view = old.partition(0).unwrap().view();
         log.delete_topic("orders", Vec::new()).unwrap();
         let new = log.create_topic("orders", spec).unwrap();
