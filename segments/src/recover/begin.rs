@@ -1,11 +1,11 @@
-//! Beginning a new journal: everything of the one before is in the segments, and a checkpoint says so.
+//! Begins a new journal: everything in the previous one is in the segments, and a checkpoint records that.
 //!
-//! The order is what makes it safe to stop anywhere: the state's snapshot, the checkpoint that needs nothing of the old
-//! journal, only then the old journal's files go or are used again, then the new one's first file, and last the checkpoint
-//! that expects that file, which makes its loss known.
+//! The order makes it safe to stop at any point: first the state's snapshot; then the checkpoint that needs nothing of
+//! the old journal; only then are the old journal's files removed or reused; then the new journal's first file; last
+//! the checkpoint that expects that file, so that its loss will be noticed.
 //!
-//! Crash: before the first checkpoint the next start replays the old journal again; after it, it replays nothing, whether
-//! it finds none, some or all of the old files.
+//! Crash: before the first checkpoint, the next start replays the old journal again; after it, the next start replays
+//! nothing, whether it finds none, some or all of the old files.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -28,14 +28,14 @@ pub(super) struct Recovered<'a> {
     pub(super) topics: &'a [Arc<Topic>],
     pub(super) next_topic_id: u64,
     pub(super) state: &'a mut State,
-    /// Whether the old journal's files hold nothing that somebody may want to look at.
+    /// Whether the evidence is whole and every journalled topic is served: if not, the old journal's files are kept.
     pub(super) is_healthy: bool,
 }
 
-/// Writes the snapshots, and begins the journal from which the log goes on.
+/// Writes the snapshots, and begins the journal that the log continues with.
 ///
 /// # Errors
-/// What the disk said; the next start does it again.
+/// Errors of the disk; the next start does it again.
 pub(super) fn begin(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
@@ -60,8 +60,8 @@ pub(super) fn begin(
         round: next.round,
         failed_dirs: BTreeSet::new(),
     };
-    // Also where nothing has changed: the process that wrote the newest one may have been killed before it was synced. And
-    // into both slots: what only the older one lacks was in journal files that are used again from here on.
+    // Even if nothing has changed: the process that wrote the newest snapshot may have been killed before its sync. And
+    // both slots: the changes that the older one lacks were in journal files that are reused from here on.
     let payload = recovered.state.encode();
     recovered.state.changed = false;
     snapshots.state.write(&payload)?;
@@ -88,7 +88,7 @@ pub(super) fn begin(
     };
     snapshots.checkpoint.write(&fresh.encode())?;
     if checkpoint.is_none() && !is_fresh {
-        // Over both slots, before journal files move: one that was not whole when it was read may be the next time.
+        // Both slots, before journal files move: one that was not whole when it was read may be whole the next time.
         snapshots.checkpoint.write(&fresh.encode())?;
     }
     let leftovers = leftovers(&**disk, &scan, options, recovered.is_healthy)?;
@@ -100,13 +100,13 @@ pub(super) fn begin(
         next,
         leftovers,
     )?;
-    // Two files are enough to go on for ever: with the second one made now, a disk that runs full does not stop what
-    // needs no more space than the journal's.
+    // Two journal files are enough for ever: with the second one made now, a full disk does not stop operations that
+    // need no other space.
     match journal.add_spare(1) {
         Err(Error::StorageFull) => tracing::warn!("the disk is full: there is one journal file only"),
         added => drop(added?),
     }
-    // Now the journal file is there, and a checkpoint that expects it makes its loss known.
+    // The journal file exists now: with a checkpoint that expects it, its loss will be noticed.
     snapshots.checkpoint.write(
         &Checkpoint {
             journal_expected: true,
@@ -117,7 +117,7 @@ pub(super) fn begin(
     Ok((journal, snapshots))
 }
 
-/// The new journal's first round and file: after all that there are.
+/// The new journal's first round and file: behind all existing ones.
 fn next_mark(evidence: &Evidence) -> Mark {
     let sequences = evidence.scan.all_files.iter().map(|(sequence, ..)| *sequence);
     let known = evidence.checkpoint.as_ref();
@@ -130,8 +130,8 @@ fn next_mark(evidence: &Evidence) -> Mark {
     }
 }
 
-/// The journal files that may be used again: all of the right length, unless something is damaged, when they are
-/// kept aside as evidence.
+/// The journal files that may be reused: those of the right length; the others are removed. If something is damaged,
+/// none is reused, and all are kept aside as evidence.
 fn leftovers(disk: &dyn Disk, scan: &Scan, options: &Options, is_healthy: bool) -> Result<Vec<PathBuf>> {
     let (file_bytes, journal_files) = (options.journal_file_bytes, options.journal_files as usize);
     let mut usable = Vec::new();

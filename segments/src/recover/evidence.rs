@@ -1,13 +1,13 @@
-//! What is there: the checkpoint, the journal, the topics' descriptions, the snapshot of the state.
+//! The evidence: the checkpoint, the journal, the topics' descriptions, the snapshot of the state.
 //!
-//! All of it is read before any file is changed: one of a version that this program does not know refuses the opening
-//! and finds the directory as it was. Then [`Evidence::settle`] says what is damaged, keeps aside what is going to be
-//! written over, and gives what can be relied on.
+//! All of it is read before any file is changed: if a file has a version that this program does not know, opening fails
+//! and leaves the directory as it was. Then [`Evidence::settle`] reports what is damaged, keeps aside what will be
+//! overwritten, and returns what can be relied on.
 //!
-//! Evidence is whole if the checkpoint and the journal after it are. Descriptions, the state and what the directory says
-//! of itself have their own copies, and say nothing of where a partition ends.
+//! Evidence is whole if the checkpoint and the journal after it are whole. Descriptions, the state and the directory's
+//! id have their own copies, and do not show where a partition ends.
 //!
-//! Crash: what was kept aside is named after what it was, and the next start finds the same evidence without it.
+//! Crash: files kept aside have names made from their old ones; the next start finds the same evidence without them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,16 +30,16 @@ pub(super) struct Evidence {
     pub(super) checkpoint_slots: Slots,
     /// The newest checkpoint, if it is this directory's.
     pub(super) checkpoint: Option<Checkpoint>,
-    /// Whether the newest checkpoint is of another directory.
+    /// Whether the newest checkpoint belongs to another directory.
     is_foreign: bool,
     /// The journal from the checkpoint on.
     pub(super) scan: Scan,
     described: Vec<(String, Described)>,
     pub(super) state_slots: Slots,
     state_found: Found,
-    /// What was wrong with what the directory says of itself.
+    /// What was wrong with the `FORMAT` file.
     mended: Option<String>,
-    /// Whether there is nothing yet: this is a first start, or one after a first start that was cut short.
+    /// Whether the directory is still empty: this is a first start, or one after a first start that was cut short.
     pub(super) is_fresh: bool,
 }
 
@@ -47,16 +47,16 @@ pub(super) struct Evidence {
 pub(super) struct Settled {
     /// The topics that can be served.
     pub(super) topics: Vec<TopicBody>,
-    /// The state as of the snapshot: the journal goes on from there.
+    /// The state of the snapshot: the journal continues from it.
     pub(super) state: State,
     /// What is damaged, for the operator.
     pub(super) damage: Vec<String>,
-    /// Whether the checkpoint and the journal after it are all there.
+    /// Whether the checkpoint and the journal after it are whole.
     pub(super) is_whole: bool,
 }
 
 impl Evidence {
-    /// Reads all of it, and changes nothing. `mended` is what was wrong with what the directory says of itself.
+    /// Reads all evidence, and changes nothing. `mended`: what was wrong with the `FORMAT` file.
     ///
     /// # Errors
     /// [`Error::Directory`] for a version that this program does not know; [`Error::Io`] if a file cannot be read.
@@ -106,10 +106,10 @@ impl Evidence {
             .map_or(&[], |checkpoint| &checkpoint.deleting)
     }
 
-    /// Says what is damaged, mends the topics' descriptions, and keeps aside what cannot be used.
+    /// Reports damage, repairs the topics' descriptions, and keeps aside what cannot be used.
     ///
     /// # Errors
-    /// What the disk said; the next start does it again.
+    /// Errors of the disk; the next start does it again.
     pub(super) fn settle(&mut self, disk: &dyn Disk, layout: &Layout) -> Result<Settled> {
         let mut damage = self.scan.damage.clone();
         self.settle_checkpoint(disk, layout, &mut damage);
@@ -126,8 +126,8 @@ impl Evidence {
         })
     }
 
-    /// One slot that is not whole is what a crash in the middle of its write leaves. With none that is whole, the
-    /// journal's beginning is not known either: a checkpoint is written before there is a journal.
+    /// A crash in the middle of a write leaves one slot that is not whole: this is no damage. If no slot is whole, the
+    /// journal's beginning is unknown too: a checkpoint is written before there is a journal.
     fn settle_checkpoint(&self, disk: &dyn Disk, layout: &Layout, damage: &mut Vec<String>) {
         if self.checkpoint.is_some() || self.is_fresh {
             return;
@@ -163,7 +163,7 @@ impl Evidence {
             .checkpoint
             .as_ref()
             .and_then(|checkpoint| checkpoint.state_generation);
-        // The first snapshot is written before the first checkpoint: without one, a torn slot is what a first start left.
+        // The first snapshot is written before the first journal file: a first start may leave a torn slot.
         if snapshot.is_none() && !self.is_fresh {
             let kept = keep_slots([layout.state(0), layout.state(1)], disk);
             damage.push(format!(
@@ -172,7 +172,7 @@ impl Evidence {
                 layout.state(0).display()
             ));
         } else if needed.is_some_and(|needed| found.generation < needed) {
-            // A slot that is torn is what a crash in its write leaves, unless a checkpoint was written after it.
+            // A torn slot comes from a crash during its write, unless a checkpoint was written after it.
             let kept: String = found
                 .damaged_paths
                 .iter()
@@ -188,7 +188,7 @@ impl Evidence {
     }
 }
 
-/// Keeps slots of which neither can be used, before they are written over.
+/// Keeps copies of the two slots, neither of which can be used, before they are overwritten.
 fn keep_slots(paths: [PathBuf; 2], disk: &dyn Disk) -> String {
     paths.iter().map(|path| keep_aside(disk, path)).collect()
 }

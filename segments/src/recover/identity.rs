@@ -1,8 +1,8 @@
-//! What a data directory is: the file that says so, and how that is found out without it.
+//! The identity of a data directory: the file `FORMAT`, and how the id is found without it.
 //!
-//! `FORMAT` holds the directory's id, which the checkpoint and the journal's files carry too. Where it is missing,
-//! damaged or another directory's, the id is taken from those, the file is written again, and what was there is kept
-//! beside it as `FORMAT.damaged`. A `FORMAT` of a version that this program does not know is refused and left alone.
+//! `FORMAT` holds the directory's id, which the checkpoint and the journal's files carry too. If `FORMAT` is missing,
+//! damaged or from another directory, the id is taken from those files, `FORMAT` is written again, and the old one is
+//! kept beside it as `FORMAT.damaged`. A `FORMAT` of an unknown version is refused and left alone.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
@@ -20,10 +20,10 @@ use crate::io::disk::{Disk, OpenMode};
 use crate::journal::format::{BLOCK_BYTES, FileHeader};
 use crate::types::TimestampMs;
 
-/// The magic of the file that says what a data directory is.
+/// The magic of `FORMAT`.
 pub(crate) const FORMAT_MAGIC: &str = "quipu-data";
 
-/// The body of that file.
+/// The body of `FORMAT`.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Format {
     /// The directory's id, in 16 hexadecimal digits.
@@ -31,15 +31,15 @@ pub(crate) struct Format {
     pub(crate) made: TimestampMs,
 }
 
-/// What is known of a directory's identity.
+/// What is known about a directory's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) id: u64,
-    /// What is wrong with `FORMAT`, if something is: it is to be written again.
+    /// What is wrong with `FORMAT`, if anything: it must be written again.
     pub(crate) fault: Option<String>,
 }
 
-/// Finds out what a directory is, and changes nothing; `None` if nothing says that it is a data directory.
+/// Finds the identity of a directory, and changes nothing; `None` if nothing shows that it is a data directory.
 ///
 /// # Errors
 /// [`Error::Directory`] for a version that this program does not know; [`Error::Io`] if a file cannot be read.
@@ -48,7 +48,7 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Option<Identity>>
     let evidence = evidence(disk, layout)?;
     let path = layout.format();
     Ok(match (said, evidence) {
-        // One witness alone could itself be the stranger.
+        // A single other file could itself come from another directory.
         (Ok(id), Evidence::Known(others)) if others.len() > 1 && !others.contains(&id) => Some(Identity {
             id: others[0],
             fault: Some(format!(
@@ -58,7 +58,7 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Option<Identity>>
         }),
         (Ok(id), _) => Some(Identity { id, fault: None }),
         (Err(what), Evidence::Known(others)) => Some(Identity {
-            // Without any witness a new id does as well: nothing that is there names the old one.
+            // If no file carries an id, a new one is as good: no file names the old one.
             id: others.first().copied().unwrap_or_else(new_id),
             fault: Some(what),
         }),
@@ -73,8 +73,8 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Option<Identity>>
     })
 }
 
-/// Finds out what a directory is, makes an empty one a data directory, and writes `FORMAT` again where that is needed.
-/// Returns the id, and what was mended.
+/// Finds the identity of a directory, makes an empty one a data directory, and writes `FORMAT` again if needed. Returns
+/// the id, and what was repaired.
 ///
 /// # Errors
 /// As of [`find`]; [`Error::Directory`] if it holds something else.
@@ -82,8 +82,8 @@ pub(crate) fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> R
     let root = layout.root.display();
     if let Some(identity) = find(disk, layout)? {
         let Some(fault) = identity.fault else {
-            // The process that wrote `FORMAT` may have been killed before it synced the name, and the names that are made
-            // from here on could outlive it.
+            // The process that wrote `FORMAT` may have been killed before it synced the name. Then a power cut could
+            // take `FORMAT` and leave the names that are made from here on.
             disk.sync_dir(&layout.root)
                 .map_err(|error| Error::io(format!("syncing {root}"), error))?;
             return Ok((identity.id, None));
@@ -120,7 +120,7 @@ pub(crate) fn identify(disk: &dyn Disk, clock: &dyn Clock, layout: &Layout) -> R
 /// Keeps the damaged `FORMAT` aside and writes it again; says where it is kept.
 ///
 /// # Errors
-/// What the disk said; the next start does it again.
+/// Errors of the disk; the next start does it again.
 pub(crate) fn mend(disk: &dyn Disk, now: TimestampMs, layout: &Layout, id: u64) -> Result<String> {
     let kept = keep_aside(disk, &layout.format());
     write(disk, now, layout, id)?;
@@ -144,7 +144,7 @@ fn new_id() -> u64 {
 
 const MISSING: &str = "missing";
 
-/// What `FORMAT` says; the inner error is what is wrong with it.
+/// The id in `FORMAT`; the inner error says what is wrong with the file.
 fn read_format(disk: &dyn Disk, layout: &Layout) -> Result<std::result::Result<u64, String>> {
     let Some(bytes) = read_if_exists(disk, &layout.format())? else {
         return Ok(Err(MISSING.into()));
@@ -160,10 +160,10 @@ fn read_format(disk: &dyn Disk, layout: &Layout) -> Result<std::result::Result<u
     Ok(id.map_err(|_| format!("damaged (its id is {:?})", format.id)))
 }
 
-/// Whether anything but `FORMAT` says that this is a data directory.
+/// Whether anything except `FORMAT` shows that this is a data directory.
 enum Evidence {
     Nothing,
-    /// It is one, and these are the ids that its files carry, one a file.
+    /// It is one; the ids are those in its checkpoint and in its journal files, one for each.
     Known(Vec<u64>),
 }
 
@@ -190,7 +190,7 @@ fn evidence(disk: &dyn Disk, layout: &Layout) -> Result<Evidence> {
         }
     }
     if !ids.is_empty() {
-        // What most files say comes first; the checkpoint decides between equals.
+        // The id that most files carry comes first; on a tie, the checkpoint's id does.
         let said = ids.clone();
         ids.sort_by_key(|id| std::cmp::Reverse(said.iter().filter(|other| *other == id).count()));
         return Ok(Evidence::Known(ids));
@@ -212,8 +212,8 @@ fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {
     Ok(entries.map(|entry| entry.name).collect())
 }
 
-/// Makes the name of a new data directory durable, and those of the directories that were made for it: without that
-/// a power cut could take all of it. Done before FORMAT is there, so that a start that was cut short does it again.
+/// Makes the name of a new data directory durable, and those of the directories that were made for it: otherwise a
+/// power cut could remove all of it. Done before FORMAT exists, so that a start that was cut short repeats it.
 fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
     for dir in root.ancestors().skip(1) {
         let dir = if dir.as_os_str().is_empty() {
@@ -222,7 +222,7 @@ fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<()> {
             dir
         };
         match disk.sync_dir(dir) {
-            // Not ours to read, so nothing in it was made here.
+            // This process may not read the directory, so it has made nothing in it.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
             result => result.at("syncing", dir)?,
         }

@@ -1,7 +1,7 @@
-//! What a partition is known to hold, by the checkpoint and the journal after it.
+//! What the checkpoint and the journal after it say about a partition.
 //!
-//! Pure: the checkpoint's entry is where it begins, each journalled batch moves it on, and only [`super::tail`] compares
-//! it with the files. Nothing here is on disk, so a crash leaves nothing of it.
+//! Pure: [`Known`] begins with the checkpoint's entry, each journalled batch advances it, and only [`super::tail`]
+//! compares it with the files. It is never on disk, so a crash leaves nothing of it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,13 +16,13 @@ pub(super) struct Known {
     pub(super) next_offset: Offset,
     /// Rounds below this one are in the segments already.
     pub(super) round: u64,
-    /// Segments that the journal names, each with its end as far as the journal knows.
+    /// Segments that the journal names, each with the end that the journal gives.
     pub(super) named: BTreeMap<Offset, FilePos>,
     /// Whether a checkpoint or the journal says anything at all.
     pub(super) is_evident: bool,
 }
 
-/// What a checkpoint says of each partition.
+/// What a checkpoint says about each partition.
 pub(super) fn known_from(checkpoint: Option<&Checkpoint>) -> HashMap<PartitionId, Known> {
     let entries = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.partitions);
     entries
@@ -53,15 +53,15 @@ impl Known {
         }
     }
 
-    /// Moves on over batches that the journal has: they end at `end` of the segment, and before `next_offset`. A segment
-    /// that is new counts as made `now`.
+    /// Adds journalled batches: they end at position `end` of the segment, and below `next_offset`. A new segment
+    /// counts as made `now`.
     pub(super) fn add(&mut self, segment_base: Offset, end: FilePos, next_offset: Offset, now: TimestampMs) {
         let named = self.named.entry(segment_base).or_insert(end);
         *named = end.max(*named);
         let is_newer = self.active.is_none_or(|(base, ..)| segment_base > base);
         if is_newer {
             if let Some((base, known_end, _)) = self.active {
-                // The segment before ended there.
+                // The previous segment ended there.
                 let named = self.named.entry(base).or_insert(known_end);
                 *named = known_end.max(*named);
             }
@@ -74,7 +74,7 @@ impl Known {
         self.next_offset = next_offset.max(self.next_offset);
     }
 
-    /// Whether a segment lies between ones that the journal names without being named itself.
+    /// Whether a segment lies behind the first one that the journal names: if it is not named itself, it is a stray.
     pub(super) fn is_stray(&self, base: Offset) -> bool {
         self.named.keys().next().is_some_and(|first| base > *first)
     }

@@ -1,20 +1,20 @@
-//! Opening a data directory: what is there, what the journal adds, what is cut.
+//! Opens a data directory: reads it, writes the journal's batches again, cuts what was never acknowledged as durable.
 //!
-//! The truth is the newest checkpoint and the journal after it. [`open`] tells the story:
-//! 1. `evidence`: everything that says what the directory holds is read, and what is damaged is reported;
-//! 2. `replay`: every batch of the journal's rounds is written again at its position, and `known` notes what that says of
-//!    each partition;
-//! 3. `tail`: what a partition's files hold is compared with what is known of it: kept, cut or removed;
-//! 4. `begin`: with all of that durable, a new checkpoint is written and a new journal begun;
-//! 5. `keys`: what is remembered of requests that are appended once is read from the partition that holds it.
+//! The truth is the newest checkpoint and the journal after it. [`open`] runs these steps:
+//! 1. `evidence` reads everything that says what the directory holds, and reports damage;
+//! 2. `replay` writes every batch of the journal's rounds again at its position, and `known` notes what the checkpoint
+//!    and the journal say about each partition;
+//! 3. `tail` compares each partition's files with that, and keeps, cuts or removes them;
+//! 4. `begin`, once all of that is durable, writes a new checkpoint and begins a new journal;
+//! 5. `Engine::load_keys` reads the remembered idempotency keys from their partition.
 //!
 //! Nothing is served before the last step is done.
 //!
-//! Crash: opening twice in a row, or crashing in the middle of opening, ends in the same state: nothing is cut or removed
-//! that a second pass would need.
+//! Crash: opening twice in a row, or again after a crash in the middle, ends in the same state: nothing is cut or
+//! removed that a second pass would need.
 //!
-//! Two things that only an acknowledged-as-written record could need are given up when the machine (not the process)
-//! stops: see `Ack::Written`.
+//! If the machine stops, and not only the process, records that were acknowledged only as written may be lost: see
+//! `Ack::Written`.
 
 mod begin;
 mod evidence;
@@ -47,12 +47,12 @@ use crate::topic::catalog::Catalog;
 use crate::topic::partition::{Beginning, Partition};
 use crate::types::{FilePos, Offset, PartitionId, TimestampMs, TopicId};
 
-/// Opens the data directory that `directory_id` names, and gives the engine that goes on from what is there; `mended` is
-/// what was wrong with what the directory says of itself.
+/// Opens the data directory with the id `directory_id`, and returns an engine that continues from its contents.
+/// `mended`: what was wrong with its `FORMAT` file.
 ///
 /// # Errors
-/// [`Error::Directory`] for a version that this program does not know, of which nothing was changed; else what the disk
-/// said, and the next start does it again.
+/// [`Error::Directory`] if a file has a version that this program does not know: no file was changed. Otherwise errors
+/// of the disk: the next start repeats the work.
 pub(crate) fn open(
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
@@ -64,10 +64,10 @@ pub(crate) fn open(
     make_directories(&*disk, &layout)?;
     let mut evidence = Evidence::read(&disk, &layout, options.round_decoder(), directory_id, mended)?;
 
-    // Every file has been looked at, and none is of a version that this program does not know: only now may anything change.
+    // Every file has been read, and this program knows the versions of all: only now may anything change.
     evidence.scan.make_durable(&*disk)?;
-    // What an earlier process made or renamed is served from here on, whether or not it came to sync the name. And what it
-    // moved away must not come back when half of it is removed.
+    // An earlier process may not have synced the names that it made or renamed; they are used from here on. And a
+    // directory that it moved away must not come back when half of it is removed.
     disk.sync_dir(&layout.topics_dir())
         .map_err(|error| Error::io("syncing the topics' directory", error))?;
     remove_children(&*disk, &layout.staging_dir())?;
@@ -139,32 +139,32 @@ pub(crate) fn open(
     Ok(Arc::new(engine))
 }
 
-/// What recovery decides on, from the evidence to the topics.
+/// What recovery collects and decides, from the evidence to the topics.
 struct Recovery<'a> {
     disk: &'a dyn Disk,
     layout: &'a Layout,
     now: TimestampMs,
-    /// What is known of each partition; taken out when it is rebuilt.
+    /// What the evidence says about each partition; taken out when the partition is rebuilt.
     known: HashMap<PartitionId, Known>,
-    /// What the journal adds to each file, in its order, until [`Recovery::flush`] writes it.
+    /// The journal's batches for each file, in the journal's order, until [`Recovery::flush`] writes them.
     pending: BTreeMap<PathBuf, Vec<(FilePos, Vec<u8>)>>,
     pending_bytes: usize,
     /// Files that were written: to be synced before anything is served.
     touched: BTreeMap<PathBuf, Arc<dyn DiskFile>>,
     /// Directories with new or removed names.
     touched_dirs: BTreeSet<PathBuf>,
-    /// Files that are held open at most, before they are synced and closed.
+    /// How many files are held open at most, before they are synced and closed.
     max_touched: usize,
     /// What is damaged, for the operator.
     damage: Vec<String>,
-    /// Whether the evidence is whole; of the topic that is being rebuilt, while one is.
+    /// Whether the evidence is whole; while a topic is rebuilt, whether it is whole for that topic.
     is_whole: bool,
-    /// Topics that the checkpoint knows, and the id that it would have given next.
+    /// Topics that the checkpoint names, and the next topic id in it.
     checkpointed: HashSet<TopicId>,
     next_topic_id: u64,
     /// Whether the journal has records of topics that are not served: its files are kept.
     has_orphans: bool,
-    /// Where damage shows without reading: the first offset, and how far to read.
+    /// Where damage is suspected before anything is read: the first offset, and the offset up to which to read.
     suspects: Vec<(PartitionId, Offset, Offset)>,
 }
 
@@ -197,7 +197,7 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// An id that was never given, as far as anything says.
+    /// An id that no topic has had, as far as the evidence shows.
     fn next_topic_id(&self, topics: &[TopicBody], deleted: &HashSet<TopicId>) -> u64 {
         let served = topics.iter().map(|body| body.id);
         let known = served
@@ -210,7 +210,7 @@ impl<'a> Recovery<'a> {
             .max(self.next_topic_id)
     }
 
-    /// Makes the topics of what their directories and the journal have.
+    /// Builds the topics from their directories and the journal.
     fn rebuild(
         &mut self,
         topics: Vec<TopicBody>,
@@ -219,7 +219,7 @@ impl<'a> Recovery<'a> {
     ) -> Result<Vec<Arc<Topic>>> {
         let mut rebuilt = Vec::new();
         for mut body in topics {
-            // A copy of its description may be from before partitions were added.
+            // Its description may be a copy from before partitions were added.
             let is_of_topic = |id: &&PartitionId| id.topic == body.id && id.index < MAX_PARTITIONS;
             let indexes = self.known.keys().filter(is_of_topic);
             let known = indexes.map(|id| id.index + 1).max().unwrap_or(0);
@@ -231,8 +231,8 @@ impl<'a> Recovery<'a> {
 
     fn topic(&mut self, body: TopicBody, pool: &Arc<SegmentPool>, queue: &Arc<Queue>) -> Result<Arc<Topic>> {
         let settings = Arc::new(body.settings.clone());
-        // A topic that the checkpoint should know and does not was not served when that was written: its directory or
-        // its description has been restored. Nothing says then what of it was acknowledged, so all of it stays.
+        // If the checkpoint should name this topic but does not, it was written while the topic was not served: the
+        // directory or description has been restored. Nothing shows then which records were acknowledged, so all stay.
         let is_restored = body.id.0 < self.next_topic_id && !self.checkpointed.contains(&body.id);
         let is_whole = self.is_whole;
         self.is_whole &= !is_restored;
@@ -268,7 +268,7 @@ impl<'a> Recovery<'a> {
         Ok(Arc::new(Topic::new(body.name, body.id, spec, partitions)))
     }
 
-    /// Says what the evidence knows and no topic has.
+    /// Reports the partitions that the evidence names and no topic has.
     fn report_lost(&mut self, deleted: &HashSet<TopicId>) {
         let mut left: Vec<PartitionId> = self.known.keys().copied().collect();
         left.retain(|id| !deleted.contains(&id.topic));
@@ -309,7 +309,7 @@ fn remove_children(disk: &dyn Disk, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the directories of topics whose deletion is in the journal, and takes them out of `topics`.
+/// Removes the directories of topics whose deletion is in the journal, and takes these topics out of `topics`.
 fn remove_deleted(
     disk: &dyn Disk,
     layout: &Layout,
@@ -327,7 +327,7 @@ fn remove_deleted(
     Ok(())
 }
 
-/// Reads the stretches in which damage is suspected, so that what is damaged is known from the start.
+/// Reads the ranges in which damage is suspected, so that the damage is known from the start.
 fn look_at_suspects(topics: &[Arc<Topic>], suspects: Vec<(PartitionId, Offset, Offset)>) {
     for (id, from, until) in suspects {
         let topic = topics.iter().find(|topic| topic.id() == id.topic);

@@ -1,10 +1,10 @@
-//! Writing again what the journal has.
+//! Writes the journal's batches into the segments again.
 //!
 //! Every batch of the rounds that are needed is written at its position, whatever the segment seems to hold: after a
 //! failed writeback the page cache may show bytes that the disk lacks. Batches are gathered, so that each file is
 //! written in few calls, and at most [`Recovery::max_touched`] files are open before they are synced and closed.
 //!
-//! Crash: the journal and the checkpoint are not touched here, so the next start writes the same again.
+//! Crash: the journal and the checkpoint are not changed here, so the next start writes the same again.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, IoSlice};
@@ -21,8 +21,8 @@ use crate::journal::format::Item;
 use crate::journal::replay::Scan;
 use crate::types::{FilePos, Offset, PartitionId, TopicId};
 
-/// Journalled bytes that recovery holds before it writes them. Rounds go from partition to partition; gathered, they cost a
-/// thousand partitions a thousand syncs for each so many bytes, and not one for every few hundred batches.
+/// Journalled bytes that recovery holds before it writes them. A round may write to many partitions. Gathered, a
+/// thousand partitions cost a thousand syncs for each so many bytes, instead of one for every few hundred batches.
 const MAX_PENDING_BYTES: usize = 32 << 20;
 
 impl Recovery<'_> {
@@ -56,7 +56,7 @@ impl Recovery<'_> {
             }
             Ok(())
         })?;
-        // What is trimmed is not written again: the disk may be full, and the space in use by what came after.
+        // Trimmed batches are not written again: the disk may be full, and later records may use their space.
         let kept_from = |(partition, bases): (PartitionId, BTreeSet<Offset>)| {
             let known = self.known.get(&partition).map(|known| known.log_start_offset);
             let start = known.max(starts.get(&partition).copied())?;
@@ -95,7 +95,7 @@ impl Recovery<'_> {
             }
             Ok(())
         })?;
-        // What becomes of the tails is decided by the files.
+        // The next step decides about the tails from the files, so they must be written.
         self.flush()?;
         Ok(deleted)
     }
@@ -111,8 +111,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// Has journalled batches written at their position, again or for the first time; if they are trimmed, their segment is
-    /// only noted.
+    /// Gathers journalled batches to be written at their position, again or for the first time; if they are trimmed,
+    /// only notes their segment.
     #[expect(clippy::too_many_arguments, reason = "the fields of one item")]
     fn append(
         &mut self,
@@ -163,7 +163,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Writes what the journal adds, file by file.
+    /// Writes the gathered batches, file by file.
     fn flush(&mut self) -> Result<()> {
         self.pending_bytes = 0;
         for (path, runs) in std::mem::take(&mut self.pending) {
@@ -183,7 +183,7 @@ impl Recovery<'_> {
                     }
                     Err(error) => return Err(context(error)),
                 };
-                // Also where it is there already: the process that made it may have ended before it synced the name.
+                // Also if the file exists already: the process that made it may have ended before it synced the name.
                 self.touched_dirs.insert(dir.to_path_buf());
                 self.touched.insert(path.clone(), Arc::clone(&file));
                 file
@@ -196,13 +196,13 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Writes what is left, and makes all that was written durable.
+    /// Writes the remaining batches, and makes everything that was written durable.
     pub(super) fn sync(&mut self) -> Result<()> {
         self.flush()?;
         self.sync_touched()
     }
 
-    /// Makes all that was written so far durable, and closes its files.
+    /// Makes everything that was written so far durable, and closes the files.
     pub(super) fn sync_touched(&mut self) -> Result<()> {
         for file in self.touched.values() {
             file.start_writeback();

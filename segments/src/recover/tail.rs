@@ -1,17 +1,17 @@
-//! Deciding what a partition is made of: what its files hold against what is known of it.
+//! Decides which segments a partition has and where each ends: compares its files with the checkpoint and the journal.
 //!
 //! | the active segment's file | the evidence is whole | it is not (a journal file or the checkpoint is damaged or missing) |
 //! |---|---|---|
 //! | ends where the evidence says | keep | keep |
-//! | is longer | cut: it was never acknowledged | keep the whole batches that follow on, cut the rest |
-//! | is shorter, or missing | keep the positions, report damage: reads there say so | the same |
+//! | is longer | cut: the rest was never acknowledged as durable | keep the whole batches that follow, cut the rest |
+//! | is shorter, or missing | keep the positions, report damage: reads of the lost offsets fail | the same |
 //! | other segments begin after it, which the evidence does not name | remove | keep, in order |
 //!
-//! By now the files have all that the journal adds. What is cut without proof that nobody was told about it is kept
-//! aside first.
+//! The files already hold all batches of the journal. Bytes that are cut, but may have been acknowledged (the evidence
+//! is not whole), are first copied to a file beside the log.
 //!
-//! Crash: cuts and removals may be durable or not, one by one; the evidence is still there, so the next start decides the
-//! same and does again what is missing of it.
+//! Crash: each cut or removal may be durable or not. The evidence is still there, so the next start decides the same
+//! and repeats those that are not.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -30,31 +30,31 @@ use crate::segment::{self, Segment, SegmentPool};
 use crate::topic::partition::Active;
 use crate::types::{FilePos, Offset, PartitionId, TimestampMs};
 
-/// What a partition is made of.
+/// The segments and positions of a partition.
 pub(super) struct Contents {
     pub(super) log_start_offset: Offset,
     pub(super) next_offset: Offset,
-    /// In order.
+    /// In order of their base offsets.
     pub(super) segments: Vec<Arc<Segment>>,
-    /// The one that is appended to.
+    /// The segment that is appended to.
     pub(super) active: Option<Active>,
 }
 
-/// A partition while it is decided on.
+/// A partition while recovery decides about it.
 struct Draft<'a> {
     id: PartitionId,
     dir: &'a Path,
     known: Known,
-    /// The log files that make it up, each with its end.
+    /// The log files of the partition, each with its end.
     files: BTreeMap<Offset, u64>,
     /// When the log files were last written.
     modified: BTreeMap<Offset, TimestampMs>,
 }
 
-/// What lies in a partition's directory, see [`Recovery::list_segments`].
+/// The files in a partition's directory, see [`Recovery::list_segments`].
 type Listing = (BTreeMap<Offset, u64>, BTreeMap<Offset, TimestampMs>, Vec<Offset>);
 
-/// What becomes of the bytes behind the end that the evidence names.
+/// What happens to the bytes behind the end that the evidence names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tail {
     Keep,
@@ -74,7 +74,7 @@ fn decide_tail(file_bytes: u64, known_end: FilePos, is_whole: bool) -> Tail {
 }
 
 impl Recovery<'_> {
-    /// Decides what a partition is made of, and makes its directory so.
+    /// Decides which segments a partition has, and changes its directory to that.
     pub(super) fn partition(
         &mut self,
         id: PartitionId,
@@ -98,14 +98,14 @@ impl Recovery<'_> {
         }
         self.cut_closed(&mut draft)?;
         self.settle_active(&mut draft)?;
-        // An offset below the log start was given once, even if the evidence for it is lost.
+        // Every offset below the log start was given to a record, even if the evidence for it is lost.
         draft.known.next_offset = draft.known.next_offset.max(draft.known.log_start_offset);
         self.remove_trimmed(&mut draft)?;
         self.suspect_missing(&draft, missing);
         Ok(draft.finish(segment_bytes, pool))
     }
 
-    /// Removes segments that nothing names: they were begun by a round that is not there.
+    /// Removes segments that no evidence names: they were begun by a round that the journal does not have.
     fn remove_unnamed(&mut self, draft: &mut Draft<'_>) -> Result<()> {
         let known = &draft.known;
         let from = known.active.map_or(known.next_offset, |(base, ..)| base);
@@ -114,7 +114,7 @@ impl Recovery<'_> {
                 Some(_) => base > from,
                 None => base >= from,
             };
-            // A named one may lie behind the active one of the checkpoint, never behind the journal's.
+            // A segment that the journal names may lie behind the checkpoint's active one, never behind the journal's.
             if (is_newer || known.is_stray(base)) && !known.named.contains_key(&base) {
                 self.remove_segment(draft.dir, base)?;
                 draft.files.remove(&base);
@@ -123,7 +123,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Cuts the segments before the active one where the journal says that they end; others end where their file does.
+    /// Cuts closed segments where the journal says that they end; the others end where their file ends.
     fn cut_closed(&mut self, draft: &mut Draft<'_>) -> Result<()> {
         if !self.is_whole {
             return Ok(());
@@ -132,7 +132,7 @@ impl Recovery<'_> {
             if draft.known.active.is_some_and(|(active, ..)| active == *base) {
                 continue;
             }
-            // Also where it ends there: a process that was killed may have cut it and not synced that.
+            // Also if the file ends there: a process that was killed may have cut it and not synced that.
             if let Some(length) = draft.files.get_mut(base)
                 && *length >= end.get()
             {
@@ -143,7 +143,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Decides the active segment's tail, and what follows it.
+    /// Decides about the active segment's tail, and about the segments behind it.
     fn settle_active(&mut self, draft: &mut Draft<'_>) -> Result<()> {
         let Some((base, known_end, made)) = draft.known.active else {
             return Ok(());
@@ -175,7 +175,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Keeps the positions of an active segment whose file is shorter than they say.
+    /// Keeps the positions of an active segment although its file is shorter, and notes the segment as suspect.
     fn suspect_short(
         &mut self,
         draft: &Draft<'_>,
@@ -192,13 +192,13 @@ impl Recovery<'_> {
         );
         let from = base.max(draft.known.log_start_offset);
         self.suspects.push((draft.id, from, draft.known.next_offset));
-        // With its directory, perhaps: what is appended next needs it.
+        // The directory may be missing too, and the next append needs it.
         self.disk.create_dir_all(dir).at("making", dir)?;
         self.touched_dirs.insert(dir.to_path_buf());
         Ok(())
     }
 
-    /// Goes on over segments behind the active one that no evidence names, when the evidence is not whole.
+    /// If the evidence is not whole: adds the segments behind the active one, which the evidence does not name.
     fn follow(&mut self, draft: &mut Draft<'_>, active: Offset) -> Result<()> {
         let later: Vec<(Offset, u64)> = draft
             .files
@@ -224,7 +224,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Removes what lies wholly below the log start: it was trimmed, and a crash may have left its files.
+    /// Removes segments that lie wholly below the log start: they were trimmed, and a crash may have left their files.
     fn remove_trimmed(&mut self, draft: &mut Draft<'_>) -> Result<()> {
         let known = &mut draft.known;
         let bases: Vec<Offset> = draft.files.keys().copied().collect();
@@ -241,7 +241,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Has a look where segments are missing: at the log start, and where an index has lost its log file.
+    /// Notes as suspect where segments are missing: at the log start, and where an index exists without its log file.
     fn suspect_missing(&mut self, draft: &Draft<'_>, missing: Vec<Offset>) {
         let (id, start, next) = (draft.id, draft.known.log_start_offset, draft.known.next_offset);
         if start < next && draft.files.keys().next().is_none_or(|first| *first > start) {
@@ -251,8 +251,8 @@ impl Recovery<'_> {
         self.suspects.extend(lost.map(|base| (id, base, base.plus(1))));
     }
 
-    /// The end of the last whole batch from `begin` on, a position and its offset, and the offset after it. Damage before
-    /// it is passed over: what follows was as likely acknowledged.
+    /// Returns the end of the last whole batch at or behind `begin` (a position and its offset), and the offset after
+    /// it. Damage before that batch is passed over: the batches behind damage may have been acknowledged just as well.
     fn scan_tail(
         &mut self,
         id: PartitionId,
@@ -274,7 +274,7 @@ impl Recovery<'_> {
         Ok((end, checked.next_offset))
     }
 
-    /// Keeps bytes that are about to be cut without proof that nobody was told about them.
+    /// Copies bytes to a file beside the log before they are cut, because they may have been acknowledged.
     fn keep_tail(&self, dir: &Path, base: Offset, end: FilePos, length: u64) {
         let path = dir.join(format!("{base:020}.log"));
         let aside = dir.join(format!("{base:020}.log.damaged-{end}"));
@@ -299,7 +299,7 @@ impl Recovery<'_> {
         }
     }
 
-    /// The log files with their lengths, when they were written, and the bases of indexes that have lost theirs.
+    /// The log files with their lengths, the times of their last writes, and the bases of indexes without a log file.
     fn list_segments(&self, dir: &Path) -> Result<Listing> {
         let mut files = BTreeMap::new();
         let mut modified = BTreeMap::new();
@@ -345,7 +345,8 @@ impl Recovery<'_> {
 }
 
 impl Draft<'_> {
-    /// Where nothing is known but the files, or only that the partition once ended at `next_offset`: goes by the files.
+    /// If no active segment is known: takes the first at or behind `next_offset`. Without evidence the files give that,
+    /// too.
     fn guess_active(&mut self, now: TimestampMs) {
         let known = &mut self.known;
         if known.active.is_some() {
@@ -373,7 +374,7 @@ impl Draft<'_> {
                 capacity,
                 FilePos(length),
             ));
-            // Not bounded by the clock of this opening, which may be wrong: a machine that starts with a clock of 1970 must not
+            // Not limited by the present clock, which may be wrong: a machine that starts with a clock of 1970 must not
             // delete everything once its clock is right.
             if let Some(modified) = self.modified.get(&base) {
                 segment.note_append(*modified);
