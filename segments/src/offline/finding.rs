@@ -1,8 +1,8 @@
-//! What checking a data directory finds, and how bad it is.
+//! What a check of a data directory finds, and how bad it is.
 //!
-//! Three degrees. *Damage*: something is lost that no start brings back. A *fault*: a file is not as it was written, and
-//! nothing is lost, because it is said elsewhere too; the next start or `repair` writes it again. A *note*: what a crash
-//! leaves behind and the next start clears away.
+//! There are three degrees. *Damage*: data is lost, and no start brings it back. A *fault*: a file is not as it was
+//! written, but nothing is lost, because the data is stored elsewhere too; the next start or `repair` writes the file
+//! again. A *note*: something that a crash leaves and the next start cleans up.
 
 use std::path::{Path, PathBuf};
 
@@ -22,9 +22,9 @@ pub struct Finding {
     pub position: Option<FilePos>,
     /// The offsets that cannot be read, the second exclusive.
     pub offsets: Option<(Offset, Offset)>,
-    /// The partition that they are of, as `orders/3`.
+    /// The partition of these offsets, such as `orders/3`.
     pub partition: Option<String>,
-    /// The same, as the state's keys may name it.
+    /// The id of that partition, as the state's keys may contain it.
     pub partition_id: Option<PartitionId>,
     /// What was found against what was expected.
     pub what: String,
@@ -37,7 +37,7 @@ pub struct Finding {
 pub struct Verified {
     /// Topics with a description.
     pub topics: u64,
-    /// Partitions of those.
+    /// Partitions of these topics.
     pub partitions: u64,
     /// Log files.
     pub segments: u64,
@@ -49,7 +49,7 @@ pub struct Verified {
     pub bytes: u64,
     /// Everything that is not as it should be.
     pub findings: Vec<Finding>,
-    /// The state as the next start would have it, in order of its keys: without what only a damaged snapshot had.
+    /// The state as the next start would have it, in order of its keys. Entries only in a damaged snapshot are missing.
     pub state: Vec<StateEntry>,
 }
 
@@ -60,7 +60,7 @@ impl Verified {
     }
 }
 
-/// The name of the partition whose directory it is, as operators know it: `orders/3`.
+/// The name of the partition in this directory, as operators know it: `orders/3`.
 pub(crate) fn partition_name(dir: &Path) -> String {
     let name = |path: Option<&Path>| {
         path.and_then(Path::file_name)

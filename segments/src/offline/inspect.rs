@@ -1,8 +1,8 @@
-//! What one file of a data directory has in it: a segment, either file of its index, or a journal file.
+//! Lists the contents of one file of a data directory: a segment, either file of its index, or a journal file.
 //!
-//! The content decides what a file is, or its name where that is cut or empty; a segment has no magic, and its name says
-//! its first offset. Nothing is changed, and nothing outside of the file is read. What is damaged is named, and the walk
-//! goes on behind it where something healthy follows.
+//! The content decides which kind of file it is, or the name if the content is cut or empty. A segment has no magic;
+//! its name is its base offset. Nothing is changed, and nothing outside of the file is read. Damage is reported, and
+//! reading continues behind it if something healthy follows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub struct Inspected {
     pub damage: Vec<String>,
 }
 
-/// Reads a file and gives `visit` what is in it; `None` if it is no segment, index or journal file.
+/// Reads a file and passes each part of it to `visit`; `None` if it is no segment, index or journal file.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be read.
@@ -76,7 +76,7 @@ pub fn inspect(path: &Path, visit: &mut dyn FnMut(InspectedPart)) -> Result<Opti
             let base = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
             let first = BatchHeader::peek(&bytes).ok();
             let first = first.map(|header| header.base_offset.get());
-            // A first batch that is damaged says nothing; the name then has to do.
+            // A damaged first batch proves nothing; then the name alone decides.
             match (base, first) {
                 (None, _) => return Ok(None),
                 (Some(base), Some(first)) if first < base => return Ok(None),
@@ -239,7 +239,7 @@ impl Inspection<'_> {
         let mut at = block;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(round) = Round::decode(rest, header.sequence) else {
-                // What a file had before it was recycled is no damage; a round of now behind it makes it some.
+                // Bytes from before the file was recycled are no damage, unless a present round follows behind them.
                 let next = (at + block..bytes.len())
                     .step_by(block)
                     .find(|next| Round::decode(&bytes[*next..], header.sequence).is_some());

@@ -1,12 +1,12 @@
-//! Mending a data directory offline: what loses nothing, and nothing else.
+//! Repairs a data directory offline, but only what can be repaired without losing anything.
 //!
-//! Whatever is said twice is written again from where it is whole: `FORMAT` from the checkpoint and the journal, a topic's
-//! description from its copy, a slot of a snapshot from the other, bytes of segments from the journal, indexes from their
-//! logs. Leftovers of topics that were being made or removed go, as they do at a start. No record is given up, and what
-//! only a start may decide (tails, the journal's files) is left to it.
+//! Everything that is stored twice is written again from the whole copy: `FORMAT` from the checkpoint and the journal,
+//! a topic's description from its copy, a slot of a snapshot from the other, bytes of segments from the journal,
+//! indexes from their logs. Leftovers of topics that were being made or removed are deleted, as at a start. No record
+//! is given up, and what only a start may decide (about tails and the journal's files) is left to the next start.
 //!
-//! Crash: each step writes a file beside and renames it, or writes what is the truth already, so it can be stopped
-//! anywhere and done again; a second run finds nothing to do.
+//! Crash: each step writes a file beside and renames it, or writes bytes that are known to be right. So it can be
+//! stopped at any point and run again; a second run finds nothing to do.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
@@ -32,7 +32,7 @@ use crate::segment::index;
 use crate::segment::{Segment, SegmentPool};
 use crate::types::{FilePos, Offset, PartitionId, TopicId};
 
-/// Something that was mended.
+/// Something that was repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mended {
     /// The file.
@@ -41,7 +41,7 @@ pub struct Mended {
     pub what: String,
 }
 
-/// What was mended, and what is left.
+/// What was repaired, and what was found afterwards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repaired {
     /// Everything that was done, in order.
@@ -50,12 +50,12 @@ pub struct Repaired {
     pub verified: Verified,
 }
 
-/// Mends what loses nothing in a data directory that no server has open, then checks it. `progress` is called as the
-/// check goes on.
+/// Repairs what can be repaired without loss in a data directory that no server has open, then checks the directory.
+/// `progress` is called during the check.
 ///
 /// # Errors
-/// As of [`verify`](super::verify::verify), and [`Error::Io`] or [`Error::StorageFull`] if something cannot be written: what was
-/// done until then stays, and it can be run again.
+/// As of [`verify`](super::verify::verify), and [`Error::Io`] or [`Error::StorageFull`] if something cannot be written:
+/// repairs made until then stay, and it can be run again.
 pub fn repair(dir: &Path, progress: &mut dyn FnMut(&Verified)) -> Result<Repaired> {
     repair_on(Arc::new(RealDisk::new()), &SystemClock::new(), dir, progress)
 }
@@ -99,7 +99,7 @@ pub fn repair_on(
     })
 }
 
-/// What the journal says of a file: positions with their bytes, in its order.
+/// The journal's bytes for one file: positions with their bytes, in the journal's order.
 type Runs = Vec<(FilePos, Vec<u8>)>;
 
 struct Repair {
@@ -117,7 +117,7 @@ impl Repair {
         });
     }
 
-    /// A slot that is not whole, from the one that is.
+    /// Writes a slot that is not whole again, from the other one.
     fn slots(&mut self) -> Result<()> {
         let layout = &self.layout;
         let checkpoint = [layout.checkpoint(0), layout.checkpoint(1)];
@@ -133,7 +133,7 @@ impl Repair {
         Ok(())
     }
 
-    /// Every topic with a description, from whichever copy is whole.
+    /// Returns every topic with a description, and writes a damaged description again from the whole copy.
     fn descriptions(&mut self) -> Result<Vec<TopicBody>> {
         let mut topics = Vec::new();
         for entry in list_if_exists(&*self.disk, &self.layout.topics_dir())? {
@@ -155,12 +155,12 @@ impl Repair {
         Ok(topics)
     }
 
-    /// Bytes of segments that are not what the journal says, and files of another directory's journal.
+    /// Writes bytes of segments again that differ from the journal, and puts journal files of another directory aside.
     fn journal(&mut self, id: u64, topics: &[TopicBody]) -> Result<()> {
         let paths = [self.layout.checkpoint(0), self.layout.checkpoint(1)];
         let found = Slots::read(&*self.disk, &paths, checkpoint::MAGIC, checkpoint::VERSION)?;
         let checkpoint = found.payload.as_deref().and_then(Checkpoint::decode);
-        // Without a checkpoint nothing says which rounds still hold: that is for a start to find out.
+        // Without a checkpoint it is unknown which rounds are still needed: the next start decides that.
         let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.directory_id == id) else {
             return Ok(());
         };
@@ -184,7 +184,7 @@ impl Repair {
             );
         }
         if !scan.damage.is_empty() {
-            // Rounds are missing: what became of the ones before is for a start to find out.
+            // Rounds are missing: the next start decides about the rounds before them.
             return Ok(());
         }
         let runs = self.journalled(&scan, &checkpoint, topics)?;
@@ -194,7 +194,7 @@ impl Repair {
         Ok(())
     }
 
-    /// What the journal says of each file, in its order.
+    /// The journal's bytes for each file, in the journal's order.
     fn journalled(
         &self,
         scan: &Scan,
@@ -260,7 +260,7 @@ impl Repair {
         Ok(runs)
     }
 
-    /// Writes what the journal says where the file says something else.
+    /// Writes the journal's bytes to a file that differs from them.
     fn rewrite(&mut self, path: &Path, runs: &[(FilePos, Vec<u8>)]) -> Result<()> {
         let context = |error| Error::io(format!("writing {}", path.display()), error);
         let is_there = self.disk.exists(path).map_err(context)?;
@@ -269,7 +269,7 @@ impl Repair {
             let file = self.disk.open(path, OpenMode::Read).map_err(context)?;
             for (position, bytes) in runs {
                 let mut found = vec![0; bytes.len()];
-                // What cannot be read is written again, too.
+                // Bytes that cannot be read are written again, too.
                 let read = file.read_at(&mut found, position.get()).unwrap_or(0);
                 differ += usize::from(found[..read] != bytes[..]) * bytes.len();
             }
@@ -294,7 +294,7 @@ impl Repair {
         Ok(())
     }
 
-    /// Indexes that are not those of their logs, from the logs.
+    /// Makes indexes that do not fit their logs again, from the logs.
     fn indexes(&mut self, topics: &[TopicBody]) -> Result<()> {
         for body in topics {
             for partition in 0..body.partitions {
@@ -317,7 +317,7 @@ impl Repair {
             read_if_exists(&*self.disk, &times)?,
         );
         let why = match found {
-            // Nothing is wrong with a log that has none: it is made when the segment is closed or read.
+            // A log without an index is fine: the index is made when the segment is closed or read.
             (None, None) => return Ok(()),
             (Some(offsets), Some(times)) => match index::decode(&offsets, &times, base, length) {
                 Ok(_) => return Ok(()),
@@ -336,7 +336,7 @@ impl Repair {
         Ok(())
     }
 
-    /// What was being made or removed when a process ended.
+    /// Removes what a process was making or removing when it ended.
     fn leftovers(&mut self, topics: &[TopicBody]) -> Result<()> {
         for dir in [self.layout.staging_dir(), self.layout.deleted_dir()] {
             for entry in list_if_exists(&*self.disk, &dir)? {

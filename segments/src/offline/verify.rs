@@ -1,8 +1,8 @@
-//! Checking a data directory offline: every byte that matters, without changing any.
+//! Checks a data directory offline: every byte that matters, without changing any.
 //!
-//! What the next start mends by itself (a tail that nobody was told about, an index that does not fit, records that
-//! the journal still has) is a note; what no start can bring back is damage, and is named by file, position and
-//! offsets. The same reading of the journal and the checkpoint as in `recovery` decides which is which.
+//! What the next start repairs by itself (a tail that was never acknowledged as durable, an index that does not fit,
+//! records that the journal still has) is a note or a fault. What no start can bring back is damage, and is reported
+//! with file, position and offsets. To decide which it is, the journal and the checkpoint are read as in `recover`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::segment::index;
 use crate::segment::{DamagedStretch, check};
 use crate::types::{FilePos, Offset, PartitionId, TopicId};
 
-/// What the checkpoint and the journal say of a partition.
+/// What the checkpoint and the journal say about a partition.
 #[derive(Default)]
 struct Evidence {
     active: Option<(Offset, FilePos)>,
@@ -64,7 +64,7 @@ pub fn verify_on(disk: &dyn Disk, dir: &Path, progress: &mut dyn FnMut(&Verified
     let layout = Layout::new(dir);
     let lock = layout.lock();
     let is_locked = disk.exists(&lock).at("looking at", &lock)?;
-    // Not made where it is missing: nothing is changed.
+    // A missing lock file is not made: nothing is changed.
     let _lock = is_locked.then(|| lock_directory(disk, &layout)).transpose()?;
     look(disk, layout, progress)
 }
@@ -105,7 +105,7 @@ impl Verifier<'_> {
         self.find(false, path, None, None, what.into(), advice);
     }
 
-    /// Something that is written again from elsewhere.
+    /// Notes a fault: a file that can be written again from elsewhere.
     fn fault(&mut self, path: &Path, what: impl Into<String>, advice: &str) {
         self.find(false, path, None, None, what.into(), advice);
         if let Some(finding) = self.verified.findings.last_mut() {
@@ -192,7 +192,7 @@ impl Verifier<'_> {
         Ok(state)
     }
 
-    /// One slot of two that is not whole.
+    /// Reports each slot that is not whole, if the other one is.
     fn slots(&mut self, paths: &[PathBuf; 2], faults: &[Option<String>; 2]) {
         for (path, fault) in paths.iter().zip(faults) {
             if let Some(what) = fault {
@@ -205,7 +205,7 @@ impl Verifier<'_> {
     /// Reads the checkpoint, the state's snapshot and the journal.
     fn evidence(&mut self, id: u64) -> Result<()> {
         let checkpoint = self.checkpoint(id)?;
-        // Without a snapshot the journal has the rest of it: what a start would have.
+        // Without a snapshot only the journal's changes remain, as they would at a start.
         let mut state = self.state(checkpoint.is_some())?.unwrap_or_default();
         let (sequence, round, expected) = checkpoint.as_ref().map_or((0, 0, false), |checkpoint| {
             (checkpoint.sequence, checkpoint.round, checkpoint.journal_expected)
@@ -274,7 +274,7 @@ impl Verifier<'_> {
             let path = topic_dir.join(TOPIC_FILE);
             let body = match description::read(self.disk, &topic_dir, &entry.name)? {
                 Described::Whole(body) => body,
-                // Also what a directory of before the copy has.
+                // A directory from before there were copies has none either.
                 Described::CopyFault(body, what) if what == "missing" => body,
                 Described::CopyFault(body, what) if what == description::OLDER => {
                     let advice = format!("{MENDS} from {TOPIC_FILE}: a change of the topic was cut short");
@@ -396,7 +396,7 @@ impl Verifier<'_> {
                 }
             }
         }
-        // No record of the last segment lies beyond what was given.
+        // No record of the last segment can lie at or above the next offset to be given.
         let is_active = evidence.active.is_some_and(|(active, _)| active == base);
         let limit = next.or_else(|| (is_active && self.is_whole).then_some(evidence.next_offset));
         let reached = self.batches(&path, base, end, limit, evidence)?;
@@ -458,7 +458,7 @@ impl Verifier<'_> {
             }
         };
         if let Err(error) = index::decode(&first, &second, base, length) {
-            // Zeros, or nothing: what a power cut leaves of a file that is not synced.
+            // Zeros, or nothing: a power cut leaves that of a file that was not synced.
             let is_blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
             let culprit = usize::from(index::summary(&first, base, length).is_ok());
             if error.is_fault() && !is_blank(&first) && !is_blank(&second) {
@@ -471,12 +471,12 @@ impl Verifier<'_> {
     }
 }
 
-/// Who writes a faulty file again.
+/// The advice for a file that is written again from elsewhere.
 const MENDS: &str = "nothing is lost: the next start writes it again (or quipu verify DIR --repair)";
-/// What becomes of an index that does not fit.
+/// The advice for an index that does not fit.
 const REBUILT: &str =
     "nothing is lost: it is made again from the log when it is needed (or by quipu verify DIR --repair)";
-/// What to do is said by the offsets (see [`restore`]).
+/// The advice is made from the offsets (see [`restore`]).
 const RESTORE: &str = "";
 
 /// Whether the journal has all bytes of a range.
