@@ -1,7 +1,7 @@
 //! The seam to the clocks: wall time for timestamps and retention, monotonic time for durations.
 //!
-//! The wall clock is the operator's and may jump in either direction; nothing is ordered by it. The monotonic clock
-//! only goes forward, and means nothing outside the process.
+//! The operator may set the wall clock, so it may jump in either direction; nothing is ordered by it. The monotonic
+//! clock only goes forward, and means nothing outside the process.
 
 #![allow(clippy::disallowed_methods, reason = "this is the seam to the clocks")]
 

@@ -1,13 +1,13 @@
 //! The locks, atomics and threads of the engine.
 //!
-//! Everything by which one thread can notice another comes from here, but for counters that nothing hangs on. In a build
-//! for use these are `parking_lot`'s locks and the standard library's atomics and threads. With the feature `shuttle`
-//! they are shuttle's, which runs all threads of a test in one, switches between them at every lock, atomic and wait,
-//! and chooses by a seed who goes on: `tests/interleavings.rs` runs the engine under it.
+//! Everything through which threads share state comes from here, except counters on which nothing depends. A normal
+//! build has `parking_lot`'s locks and the standard library's atomics and threads. With the feature `shuttle` they are
+//! shuttle's, which runs all threads of a test in one, switches between them at every lock, atomic and wait, and
+//! chooses by a seed which one continues: `tests/interleavings.rs` runs the engine under it.
 //!
 //! What shuttle cannot show: the orderings weaker than sequential consistency (it treats all as `SeqCst`), and races of
-//! plain memory, which safe Rust excludes. Time does not pass in it: a wait with a limit runs into it, or never, by the
-//! seed.
+//! plain memory, which safe Rust excludes. Time does not pass in it: a wait with a time limit either times out at once
+//! or never, as the seed decides.
 
 #[cfg(not(feature = "shuttle"))]
 mod real {
@@ -42,7 +42,7 @@ mod shuttled {
         }
     }
 
-    /// A locked [`Mutex`]. Without a guard of shuttle's only while a [`Condvar`] waits with it.
+    /// A locked [`Mutex`]. Holds `None` only while a [`Condvar`] waits with the guard.
     pub(crate) struct MutexGuard<'a, T>(Option<shuttle::sync::MutexGuard<'a, T>>);
 
     const HELD: &str = "held but for the time of a wait, which has the guard to itself";
@@ -76,8 +76,8 @@ mod shuttled {
             guard.0 = Some(inner.unwrap_or_else(PoisonError::into_inner));
         }
 
-        /// One wait in four is over at once, as if its time had passed; the others have all the time there is, so that a
-        /// wake-up that only a time-out would make good counts as lost.
+        /// One wait in four ends at once, as if its time had passed. The others never time out, so that a missing
+        /// wake-up is found even where a time-out would hide it.
         pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _timeout: Duration) {
             if !shuttle::rand::thread_rng().gen_bool(0.25) {
                 self.wait(guard);

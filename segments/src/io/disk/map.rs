@@ -4,35 +4,35 @@
 //! is a [`Bytes`] that holds the map, so that a file can be closed or removed while somebody still reads it.
 //!
 //! # Why a slice may be handed out
-//! A `&[u8]` promises that the memory is there and that nobody changes it. The language knows nothing of files: to it, a
-//! map is memory that somebody outside of the program (the kernel) gives, and a `write` to the file is that somebody
-//! storing into it. So the promise holds if the kernel has stored the bytes before the slice is made, and stores nothing
-//! there while it lives.
-//! - *Stored before.* A slice ends at or below a segment's readable position. The committer moves that after its `write`
-//!   has returned, under the lock under which readers look at it, so the one happens before the other.
-//! - *Not stored to again.* What is below the readable position is written once. Appends go beyond it, those of a failed
-//!   round that are written again included, and so do cuts: `set_len` to the end of the last batch, to take away what a
-//!   failed write has left. That a store falls on the same page, or the same word, does not matter: the promise is by the
-//!   byte. Recovery writes and cuts before anything is mapped but the journal's files, of which no slice is left by then.
+//! A `&[u8]` promises that the memory is there and that nobody changes it. The language knows nothing about files: to
+//! it, a map is memory that comes from outside of the program (from the kernel), and a `write` to the file is a store
+//! from outside into that memory. So the promise holds if the kernel has stored the bytes before the slice is made, and
+//! stores nothing there while it lives.
+//! - *Stored before.* A slice ends at or below a segment's readable position. The committer moves that position after
+//!   its `write` has returned, under the lock that readers take to look at it. So the write happens before the read.
+//! - *Not stored to again.* Bytes below the readable position are written once. Appends write beyond it, also when they
+//!   repeat those of a failed round. So do cuts: `set_len` to the end of the last batch removes what a failed write has
+//!   left. A store to the same page, or the same word, does not matter, because the promise is about each byte.
+//!   Recovery writes and cuts before any file is mapped except the journal's, and no slice of those is left by then.
 //! - *No reference to more.* The map itself is held as a raw pointer, never as a slice of all of it, so that there is no
 //!   reference to bytes that the kernel is going to fill in.
-//! - *It is there.* [`FileMap::populate`] brings the pages in before they are touched, and fails with an error where the
-//!   file ends too early or the disk cannot read. What this process has appended since the file was mapped is touched
-//!   without that: it is in the page cache, where it was written.
-//! - *It stays.* Each slice holds the map, which is unmapped by the last of them. The bytes' address does not depend on
-//!   where the slice's owner lies. A removed or replaced name does not matter to a map.
+//! - *It is there.* [`FileMap::populate`] brings the pages in before they are touched, and fails with an error where
+//!   the file ends too early or the disk cannot read. Bytes that this process has appended since the file was mapped
+//!   are touched without that: they are in the page cache, where they were written.
+//! - *It stays.* Each slice holds the map, and the last of them unmaps it. The bytes' address does not depend on where
+//!   the slice's owner lies. A removed or replaced name does not matter to a map.
 //!
-//! [`Mapping::bytes`] is safe to call and yet relies on this from its callers (the segment's two ways to read, and the
-//! journal's replay): no check in it could know what will be written later. Nothing else may be mapped.
+//! [`Mapping::bytes`] is a safe function, but its callers (the segment's two ways to read, and the journal's replay)
+//! must keep all this: no check in it could know what will be written later. Nothing else may be mapped.
 //!
 //! What remains: a page that was brought in can be evicted again; if the disk fails to read it back, or another program
 //! cuts the file meanwhile, the touch raises `SIGBUS`, which ends the process. Another program that writes to the file
-//! breaks the promise, as with every map of a file; the directory's lock keeps a second quipu away. Nothing is lost by
-//! either, for nothing is written through a map. Who cannot accept it uses a disk without maps
+//! breaks the promise, as with every map of a file; the directory's lock keeps a second quipu away. Neither loses data,
+//! because nothing is written through a map. If this is not acceptable, use a disk without maps
 //! ([`RealDisk::without_maps`](crate::RealDisk::without_maps)).
 //!
-//! `scripts/sanitize` runs what reads through maps under the address and thread sanitizers and valgrind. Miri cannot: it
-//! has no files to map. The two unsafe expressions of `Slice` are all that it would look at.
+//! `scripts/sanitize` runs the code that reads through maps under the address and thread sanitizers and valgrind. Miri
+//! cannot map files, and would check only the two unsafe expressions of `Slice`.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -45,13 +45,13 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use crate::io::disk::Mapping;
 
-/// What a fallback read brings in at once.
+/// How much a fallback read reads at once.
 const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// A read-only shared map of a file's beginning.
 pub(crate) struct FileMap {
     map: MmapRaw,
-    /// `map` is at least a page long; this is the length asked for.
+    /// `map` is at least a page long; this is the requested length.
     len: u64,
     /// Kept only where the kernel cannot populate (before Linux 5.14): pages are then brought in by reading the file.
     reader: Option<File>,
@@ -105,7 +105,7 @@ impl Mapping for FileMap {
             match self.map.advise_range(Advice::PopulateRead, offset, len) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The answer where touching a page would raise SIGBUS: it lies beyond the file, or cannot be read.
+                // The kernel answers this for a page whose touch would raise SIGBUS: beyond the file, or unreadable.
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::FAULT.raw_os_error()) => {
                     return Err(io::Error::new(
                         io::ErrorKind::UnexpectedEof,
@@ -151,8 +151,8 @@ struct Slice {
 
 impl AsRef<[u8]> for Slice {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: `Mapping::bytes` makes slices only of what `FileMap::check` has found within `FileMap::len`, the length
-        // that was mapped: one allocation, far smaller than `isize::MAX`, that lives as long as `self.map`.
+        // SAFETY: `Mapping::bytes` makes slices only of ranges that `FileMap::check` has found within `FileMap::len`,
+        // the mapped length: one allocation, far smaller than `isize::MAX`, that lives as long as `self.map`.
         let start = unsafe { self.map.map.as_ptr().add(self.offset) };
         // SAFETY: the range lies in the map (above), which is readable, and bytes have no alignment and no invalid values.
         // It was stored before and is not stored to while the slice lives: kept by the caller of `Mapping::bytes`, as the
@@ -244,7 +244,7 @@ mod tests {
             for _ in 0..3 {
                 scope.spawn(|| {
                     loop {
-                        // Acquire: what was written before the end moved is there.
+                        // Acquire: bytes that were written before the end moved are visible.
                         let end = written.load(std::sync::atomic::Ordering::Acquire);
                         let slice = map.clone().bytes(0, end as u64).unwrap();
                         assert!(slice.iter().enumerate().all(|(i, byte)| *byte == (i % 251) as u8));

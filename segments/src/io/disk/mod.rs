@@ -39,7 +39,7 @@ pub struct DirEntry {
     pub is_dir: bool,
     /// The length of a file in bytes; 0 for a directory.
     pub len: u64,
-    /// When a file was last written, where the file system knows: no earlier than it was.
+    /// When a file was last written, if the file system knows: never earlier than it really was.
     pub modified: Option<TimestampMs>,
 }
 
@@ -75,8 +75,8 @@ pub trait DiskFile: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
     /// Writes all of `buffers`, one after the other, at `position`. After an error any part of it may be written.
     fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()>;
-    /// Takes the space of `len` bytes at once, where the file system can do that. Where there is too little, that is an
-    /// error, and others are not kept from what there is. Neither contents nor length change.
+    /// Allocates the space of `len` bytes at once, if the file system can do that. Too little space is an error, and
+    /// then the remaining space stays free for others. Neither contents nor length change.
     fn reserve(&self, _len: u64) -> io::Result<()> {
         Ok(())
     }
@@ -100,14 +100,14 @@ pub trait Mapping: Send + Sync {
     /// Brings `start..end` into memory, so that [`Mapping::bytes`] finds it there. May wait for the disk.
     ///
     /// # Errors
-    /// What the disk said, or `UnexpectedEof` where the file is shorter than `end`. (A map finds that by the page: what
-    /// lies between the file's end and the end of its last page reads as zeros, which no checksum takes for data.)
+    /// Those of the disk, or `UnexpectedEof` if the file is shorter than `end`. (A map checks whole pages: bytes
+    /// between the file's end and the end of its last page read as zeros, which fail every checksum.)
     fn populate(&self, start: u64, end: u64) -> io::Result<()>;
     /// The bytes `start..end`, without a copy where the view is a map.
     ///
     /// The caller keeps `end` within both the view and what has been written to the file, and has populated the range.
     ///
     /// # Errors
-    /// Only a view that reads on demand has any: what the disk said.
+    /// Only a view that reads on demand has any: those of the disk.
     fn bytes(self: Arc<Self>, start: u64, end: u64) -> io::Result<Bytes>;
 }

@@ -17,7 +17,7 @@ use super::map::FileMap;
 use super::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
 use crate::io::clock::wall_time;
 
-/// What Linux takes in one vectored call.
+/// How many buffers Linux takes in one vectored call.
 const IOV_MAX: usize = 1024;
 
 /// The operating system's file system.
@@ -132,7 +132,7 @@ impl DiskFile for RealFile {
     }
 
     fn write_all_at(&self, buffers: &[IoSlice<'_>], position: u64) -> io::Result<()> {
-        // Nearly always one call: no copy of the slices is made unless it was a short one.
+        // One call is nearly always enough; the slices are copied only after a short write.
         let total: usize = buffers.iter().map(|buffer| buffer.len()).sum();
         let written = write_some(&self.file, &buffers[..buffers.len().min(IOV_MAX)], position)?;
         if written == total {
@@ -151,14 +151,14 @@ impl DiskFile for RealFile {
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
-        // Where there is too little, fallocate takes what there is before it finds that out, and others meet a full disk.
+        // Check first: with too little space, fallocate takes all of it before it fails, and others meet a full disk.
         if let Ok(free) = rustix::fs::fstatvfs(&self.file)
             && free.f_bfree.saturating_mul(free.f_frsize) < len
         {
             return Err(Errno::NOSPC.into());
         }
         match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, len) {
-            // Not every file system can, and a signal may come between: it is only a hint.
+            // Not every file system can do this, and a signal may interrupt it: it is only a hint.
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(()),
             result => Ok(result?),
         }
@@ -190,7 +190,7 @@ impl DiskFile for RealFile {
     }
 }
 
-/// One vectored write. Empty slices at the front are written through: 0 is only an error where there was something to write.
+/// One vectored write. Writing 0 bytes is an error only if there was something to write: slices may be empty.
 fn write_some(file: &File, buffers: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
     loop {
         match rustix::io::pwritev(file, buffers, position) {
@@ -268,9 +268,9 @@ fn too_short(found: u64, expected: u64) -> io::Error {
     )
 }
 
-/// Raises this process's limit of open files to what it is allowed, and returns it.
+/// Raises this process's limit of open files to the allowed maximum, and returns it.
 ///
-/// Nothing happens (and the present limit is returned) where the system refuses.
+/// If the system refuses, nothing changes, and the present limit is returned.
 pub fn raise_file_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
