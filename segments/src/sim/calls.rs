@@ -100,7 +100,7 @@ impl Disk for SimDisk {
         let verdict = state.begin(IoKind::Remove, dir, (0, 0))?;
         let (mut steps, result) = match verdict {
             Verdict::Go => (u64::MAX, Ok(())),
-            // It ends somewhere on its way through the directory.
+            // It ends at a random point on its way through the directory.
             Verdict::Fail(error) => (state.rng.below(8), Err(error.error())),
             Verdict::Stop => (state.rng.below(8), Err(Faults::stopped())),
         };
@@ -284,7 +284,7 @@ struct SimMapping {
     len: u64,
 }
 
-/// What a file held when it was looked at: later writes go to a copy, as they must not be seen by whoever verified this.
+/// What a file held when it was read: later writes go to a copy, because a reader that verified this must not see them.
 struct Contents(Arc<Vec<u8>>);
 
 impl AsRef<[u8]> for Contents {

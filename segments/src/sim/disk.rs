@@ -1,4 +1,4 @@
-//! The simulated disk itself: its state, what each kind of call does to it, and the switches that tests turn.
+//! The simulated disk itself: its state, what each kind of call does to it, and the settings for tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,7 +11,7 @@ use super::rng::Rng;
 use super::tree::{Found, Ino, Tree};
 use crate::io::sync::Mutex;
 
-/// A simulated disk in one run of its machine; clones are handles to the same.
+/// A simulated disk in one run of its machine; clones are handles to the same disk.
 ///
 /// [`SimDisk::after_power_cut`] and [`SimDisk::after_kill`] end the run and return the disk of the next one.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub(super) struct State {
     pub(super) open_files: usize,
     max_open_files: Option<usize>,
     used_pages: usize,
-    /// (part of a path, one page in so many is flipped, so many times at most)
+    /// (part of a path, one page in so many gets a flipped bit, so many more times at most)
     flips: Vec<(String, u64, u64)>,
     flipped: u64,
     pub(super) lies: Vec<Lie>,
@@ -74,7 +74,7 @@ impl State {
         Ok(verdict)
     }
 
-    /// Refuses a call that needs a file handle where all are taken.
+    /// Refuses a call that needs a file handle if all are taken.
     pub(super) fn check_handles(&self) -> io::Result<()> {
         match self.max_open_files {
             Some(most) if self.open_files >= most => Err(FaultError::Handles.error()),
@@ -82,7 +82,7 @@ impl State {
         }
     }
 
-    /// Begins a call that is done whole or not at all; if everything stops in it, either.
+    /// Begins a call that is done whole or not at all. If the machine stops in it: `false` (it is done) or an error.
     pub(super) fn begin_whole(&mut self, kind: IoKind, path: &Path) -> io::Result<bool> {
         match self.begin(kind, path, (0, 0))? {
             Verdict::Go => Ok(true),
@@ -115,7 +115,7 @@ impl State {
             let mut room = usize::try_from(capacity / PAGE as u64).unwrap_or(usize::MAX);
             room = room.saturating_sub(self.used_pages);
             if file.pages_wanted(start, start + wanted) > room {
-                // As many pages as there is room for, in order; pages that have their space are written anyway.
+                // Write pages in order while there is room; pages that have their space already need none.
                 let mut end = start;
                 while end < start + wanted {
                     let next = ((end / PAGE + 1) * PAGE).min(start + wanted);
@@ -136,7 +136,7 @@ impl State {
         result
     }
 
-    /// None, all, or a part of a write that was interrupted.
+    /// How many bytes of an interrupted write are done: none, all, or a part.
     fn some_of(&mut self, len: usize) -> usize {
         match self.rng.below(3) {
             0 => 0,
@@ -169,7 +169,7 @@ impl State {
 }
 
 pub(super) fn to_index(position: u64) -> io::Result<usize> {
-    // Far beyond what a test writes: a wild position shall not take all memory.
+    // Far beyond what a test writes: a wild position must not take all memory.
     const LARGEST: u64 = 1 << 32;
     usize::try_from(position)
         .ok()
@@ -192,7 +192,7 @@ impl SimDisk {
         state.faults.off = true;
         let mut rng = state.rng.fork();
         let tree = tree(&state.tree, &mut rng);
-        // A file system gives space away again only when its removal is durable: what came back had its space all along.
+        // A file system reuses space only when the removal is durable: files that came back had their space all along.
         let came_back = tree.pages_not_in(&state.tree) * PAGE;
         let capacity = state.capacity_bytes.map(|bytes| bytes + came_back as u64);
         let mut next = State::new(rng, tree, capacity);
@@ -203,20 +203,21 @@ impl SimDisk {
 
     /// Cuts the power, if it is still on, and returns the disk that the machine finds at its next start.
     ///
-    /// What was not synced is kept, lost or torn by chance; locks, faults and counts are gone, the capacity stays.
+    /// Unsynced changes are kept, lost or torn at random; locks, faults and counts are gone, the capacity stays.
     pub fn after_power_cut(&self) -> Self {
         self.next_run(Tree::after_power_cut)
     }
 
-    /// Kills the process, if it still lives, and returns the disk that the next process finds.
+    /// Kills the process, if it still runs, and returns the disk that the next process finds.
     ///
-    /// All that was written is there, synced or not (a later power cut can still take it). Only pages whose
+    /// Everything that was written is there, synced or not (a later power cut can still take it). Only pages whose
     /// writeback has failed may show what the medium has.
     pub fn after_kill(&self) -> Self {
         self.next_run(Tree::after_kill)
     }
 
-    /// Makes the `calls`th I/O call from now (1: the next) the last: it is done, in part or not at all, and fails like all after it.
+    /// Makes the `calls`th I/O call from now (1: the next) the last: done, in part or not at all, it fails, as do all
+    /// later ones.
     pub fn stop_at(&self, calls: u64) {
         let mut state = self.0.lock();
         state.faults.stop_at = Some(state.faults.calls + calls.max(1));
@@ -232,12 +233,12 @@ impl SimDisk {
         self.0.lock().faults.planned.push(fault);
     }
 
-    /// Begins to lie, in this run and all that follow.
+    /// Makes syncs lie, in this run and in all later ones.
     pub fn lie(&self, lie: Lie) {
         self.0.lock().lies.push(lie);
     }
 
-    /// Takes planned failures, and a planned stop, back.
+    /// Cancels planned failures and a planned stop.
     pub fn clear_faults(&self) {
         let mut state = self.0.lock();
         state.faults.planned.clear();
@@ -254,7 +255,7 @@ impl SimDisk {
         self.0.lock().faults.failed.clone()
     }
 
-    /// Has planned failures wait (`true`) or come again.
+    /// Suspends planned failures (`true`), or resumes them.
     pub fn pause_faults(&self, paused: bool) {
         self.0.lock().faults.paused = paused;
     }
@@ -264,7 +265,7 @@ impl SimDisk {
         self.0.lock().capacity_bytes = bytes;
     }
 
-    /// Limits the files that are open at once, with the one that a call opens for its own time; `None`: no limit.
+    /// Limits the files that are open at once, including one that a call opens only while it runs; `None`: no limit.
     pub fn limit_open_files(&self, most: Option<usize>) {
         self.0.lock().max_open_files = most;
     }
@@ -279,13 +280,13 @@ impl SimDisk {
         (self.0.lock().used_pages * PAGE) as u64
     }
 
-    /// Flips a bit in one of `one_in` pages that come into memory from files whose path contains `part`, `most` times. What is
-    /// stored stays as it is, but everybody reads the flipped bit until [`SimDisk::stop_flips`] or a power cut.
+    /// Flips a bit in one of `one_in` pages that come into memory from files whose path contains `part`, `most` times.
+    /// Stored bytes do not change, but every read sees the flipped bit until [`SimDisk::stop_flips`] or a power cut.
     pub fn flip_bits_on_read(&self, part: &str, one_in: u64, most: u64) {
         self.0.lock().flips.push((part.to_owned(), one_in, most));
     }
 
-    /// Flips no more bits, and has what was flipped read again. Says how many bits that were.
+    /// Stops flipping bits, and makes pages with flipped bits be read again. Returns how many bits those were.
     pub fn stop_flips(&self) -> usize {
         let mut state = self.0.lock();
         state.flips.clear();
@@ -297,18 +298,18 @@ impl SimDisk {
         self.0.lock().flipped
     }
 
-    /// How many bits are flipped now in what is in memory.
+    /// How many bits in memory are flipped now.
     pub fn flipped_bits(&self) -> usize {
         self.0.lock().tree.flipped_bits()
     }
 
-    /// Has the system drop the pages that failed syncs could not write, as it may at any time: what is read from now on is
-    /// what the medium has.
+    /// Evicts the pages that failed syncs could not write, as a kernel may at any time: from now on reads show what the
+    /// medium has.
     pub fn evict_dropped(&self) {
         self.0.lock().tree.evict_dropped();
     }
 
-    /// Changes a stored byte (exclusive or with `mask`), as a medium does that rots. Nothing happens beyond the file's end.
+    /// Changes a stored byte (exclusive or with `mask`), as a decaying medium does. Does nothing beyond the file's end.
     ///
     /// # Panics
     /// If there is no such file.
@@ -362,7 +363,7 @@ impl SimDisk {
             .unwrap_or_default()
     }
 
-    /// A number that two runs share only if they made the same calls in the same order, lengths and contents aside.
+    /// A number that two runs share only if they made the same calls in order, except for lengths and contents.
     pub fn trace_hash(&self) -> u64 {
         self.0.lock().trace_hash
     }

@@ -1,4 +1,4 @@
-//! What goes wrong, and when: counted I/O calls, failing ones, the one at which everything stops.
+//! Planned faults: I/O calls are counted, some fail, and the machine stops at one of them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,7 +35,7 @@ pub enum FaultError {
     Io,
     /// ENOSPC: no space is left.
     Full,
-    /// EMFILE: as many files are open as may be.
+    /// EMFILE: the limit of open files is reached.
     Handles,
 }
 
@@ -103,13 +103,13 @@ impl Fault {
 pub struct Failed {
     /// Which kind of call.
     pub kind: IoKind,
-    /// Of which file or directory.
+    /// The path of the file or directory.
     pub path: String,
     /// How.
     pub error: FaultError,
 }
 
-/// A sync that says that it was done, and was not: to see that whoever relies on it notices.
+/// A sync that reports success and does nothing: to check that the tests notice a missing sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lie {
     /// Every sync of a file whose path contains this.
@@ -118,11 +118,11 @@ pub enum Lie {
     SyncDirAfterRename,
 }
 
-/// What becomes of a call.
+/// What happens to a call.
 pub(super) enum Verdict {
     Go,
     Fail(FaultError),
-    /// Everything stops in this call, which may still have been done.
+    /// The machine stops in this call, which may still be done.
     Stop,
 }
 
@@ -133,7 +133,7 @@ pub(super) struct Faults {
     pub(super) by_kind: BTreeMap<IoKind, u64>,
     pub(super) stop_at: Option<u64>,
     pub(super) planned: Vec<Fault>,
-    /// While it is set nothing fails as planned; a stop goes on to be one.
+    /// While it is set, planned failures do not happen; a planned stop still does.
     pub(super) paused: bool,
     pub(super) failed: Vec<Failed>,
 }

@@ -1,9 +1,9 @@
 //! The contents of one simulated file: what the system shows (*current*) and what the medium holds (*durable*).
 //!
-//! Writes go to the current contents and mark 4 KiB pages dirty. A sync copies the dirty pages and the length. A page that is
-//! written again while it is dirty may have been written back in between, so that any earlier version of it can be what a
-//! power cut leaves. A failed sync makes pages clean without writing them: the system goes on to show bytes that the
-//! medium lacks, and a later sync that succeeds does not bring them there.
+//! Writes go to the current contents and mark 4 KiB pages dirty. A sync copies the dirty pages and the length. A page
+//! that is written again while it is dirty may have been written back in between, so a power cut may leave any earlier
+//! version of it. A failed sync makes pages clean without writing them: reads still show bytes that the medium lacks,
+//! and a later successful sync does not write them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ pub(super) const PAGE: usize = 4096;
 /// The unit that the medium writes whole, nearly always.
 const SECTOR: usize = 512;
 
-/// The durable contents are kept as what differs from the current ones, so that most files, which do not differ, cost a
+/// The durable contents are kept only where they differ from the current ones: most files do not differ, and cost a
 /// power cut nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileData {
-    /// Shared with what was read of it and with the disks of later runs, until one of them changes it.
+    /// Shared with slices that were read and with the disks of later runs, until one of them changes it.
     current: Arc<Vec<u8>>,
-    /// What the medium holds of the pages in which it may differ from `current`; zeros follow what is there.
+    /// The medium's bytes of the pages in which it may differ from `current`; behind these bytes are zeros.
     held: BTreeMap<usize, Box<[u8]>>,
     durable_len: usize,
     /// The shortest that the file has been since its last sync.
@@ -41,7 +41,7 @@ pub(super) struct FileData {
     pub(super) links: u32,
 }
 
-/// Puts a part of a page (`from..to` within it) of `source`, which is zeros beyond its end, into `contents`, as far as that goes.
+/// Copies the part `from..to` of the page `source` into `contents`, as far as that reaches; `source` ends with zeros.
 fn put(contents: &mut [u8], page: usize, source: &[u8], from: usize, to: usize) {
     let start = (page * PAGE + from).min(contents.len());
     let end = (page * PAGE + to).min(contents.len());
@@ -66,7 +66,7 @@ impl FileData {
         self.allocated.len()
     }
 
-    /// The pages that take space here and did not `before`.
+    /// The pages that take space here and not in `before`.
     pub(super) fn pages_not_in(&self, before: Option<&Self>) -> usize {
         let before = before.filter(|file| file.links > 0);
         self.allocated
@@ -75,15 +75,15 @@ impl FileData {
             .count()
     }
 
-    /// How many pages a write of `start..end` would take that have no space yet.
+    /// How many pages of a write of `start..end` have no space yet.
     pub(super) fn pages_wanted(&self, start: usize, end: usize) -> usize {
         (start / PAGE..end.div_ceil(PAGE))
             .filter(|page| !self.allocated.contains(*page))
             .count()
     }
 
-    /// Brings a range into memory. Of pages that were not there, `draw` says which bit of how many bytes is flipped on the
-    /// way, if any.
+    /// Brings a range into memory. For each page that was not there, `draw` gets its length, and returns the byte and
+    /// the mask of a bit to flip, if any.
     pub(super) fn load(
         &mut self,
         start: usize,
@@ -102,7 +102,7 @@ impl FileData {
         }
     }
 
-    /// Has pages with a flipped bit read again.
+    /// Makes pages with a flipped bit be read again.
     pub(super) fn evict_flipped(&mut self) {
         for (position, _) in std::mem::take(&mut self.flips) {
             self.resident.remove(position / PAGE);
@@ -121,7 +121,7 @@ impl FileData {
         &self.current[(page * PAGE).min(len)..((page + 1) * PAGE).min(len)]
     }
 
-    /// Remembers what the medium has of a page that is about to change.
+    /// Keeps the medium's bytes of a page that is about to change.
     fn hold(&mut self, page: usize) {
         if !self.held.contains_key(&page) {
             let bytes = self.current_page(page).into();
@@ -129,7 +129,7 @@ impl FileData {
         }
     }
 
-    /// A page that was written back is there as far as the file goes.
+    /// Extends the durable length over a page that was written back, as far as the file reaches.
     fn reach(&mut self, page: usize) {
         let len = self.current.len();
         if page * PAGE < len {
@@ -182,7 +182,7 @@ impl FileData {
             return;
         }
         if len < self.current.len() {
-            // What is cut off reads as zeros if the file grows again, whatever the medium holds there.
+            // Bytes that are cut off read as zeros if the file grows again, whatever the medium holds there.
             let end = self.current.len().max(self.durable_len).div_ceil(PAGE);
             for page in len / PAGE..end {
                 self.hold(page);
@@ -203,7 +203,7 @@ impl FileData {
         self.shortest = self.current.len();
     }
 
-    /// A sync that fails: each dirty page is written or not, and none will be tried again.
+    /// A failed sync: each dirty page is written or not, and no later sync tries again.
     pub(super) fn fail_sync(&mut self, rng: &mut Rng) {
         let mood = Mood::draw(rng);
         if mood.keeps(rng) {
@@ -266,7 +266,7 @@ impl FileData {
         Self::resting(found, self.links)
     }
 
-    /// What a new process finds after a kill: everything, but pages whose writeback failed may have been evicted meanwhile.
+    /// What a new process finds after a kill: everything, but pages whose writeback failed may have been evicted.
     pub(super) fn after_kill(&self, rng: &mut Rng) -> Self {
         let mut found = self.clone();
         for page in self.dropped.iter() {
@@ -302,7 +302,7 @@ impl FileData {
         }
     }
 
-    /// Changes a byte in both states, as a medium does that rots.
+    /// Changes a byte in both states, as a decaying medium does.
     pub(super) fn damage(&mut self, position: usize, mask: u8) {
         if let Some(byte) = Arc::make_mut(&mut self.current).get_mut(position) {
             *byte ^= mask;

@@ -1,6 +1,6 @@
-//! Disks that lie over another disk and do one thing otherwise: wait, lie, stop, fail to read.
+//! Disks on top of another disk that change one behaviour: they wait, lie, stop, or fail to read.
 //!
-//! A [`DiskLayer`] says what it does otherwise and [`Layered`] makes a disk of it: every other call goes to the disk below.
+//! A [`DiskLayer`] defines the change, and [`Layered`] makes a disk of it: every other call goes to the disk below.
 //! [`FileLayer`] and [`LayeredFile`] are the same for files.
 
 use std::io::{self, IoSlice};
@@ -9,18 +9,18 @@ use std::sync::Arc;
 
 use crate::io::disk::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
 
-/// What a disk over another one does otherwise.
+/// What a disk on top of another one changes.
 pub trait DiskLayer: Send + Sync + 'static {
     /// The disk below.
     fn below(&self) -> &dyn Disk;
-    /// Comes before each change of names, and before each sync of a directory.
+    /// Called before each change of names, and before each sync of a directory.
     ///
     /// # Errors
-    /// What the call then fails with; the disk below does not see it.
+    /// The call fails with this error, and the disk below does not see it.
     fn before_change(&self) -> io::Result<()> {
         Ok(())
     }
-    /// The file to give to whoever opened this one.
+    /// The file that the caller of `open` gets for this one.
     fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile>;
 }
 
@@ -66,7 +66,7 @@ impl<L: DiskLayer> Disk for Layered<L> {
     }
 }
 
-/// What a file over another one does otherwise.
+/// What a file on top of another one changes.
 pub trait FileLayer: Send + Sync + 'static {
     /// The file below.
     fn below(&self) -> &dyn DiskFile;

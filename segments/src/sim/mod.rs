@@ -1,13 +1,14 @@
-//! A disk and a clock that obey a seed: the whole engine runs on them through every crash that real ones can cause.
+//! A simulated disk and clock: tests run the whole engine on them, through every crash that real ones can cause.
 //!
-//! [`SimDisk`] is a file system in memory. Every file and every directory has two states: *current*, which is what calls see, and
-//! *durable*, which is what the medium holds. It is harsher than any one real file system, and allows what some of them do:
+//! [`SimDisk`] is a file system in memory. Every file and every directory has two states: *current*, which is what
+//! calls see, and *durable*, which is what the medium holds. It is harsher than any single real file system: it allows
+//! what each may do.
 //!
 //! - A power cut keeps, loses or tears (by 512-byte sectors) every 4 KiB page written since the file's last sync, each
-//!   on its own, so that later writes may be there without earlier ones. The length is old, new, or between.
-//! - Syncing a file does not make its name durable; only [`crate::Disk::sync_dir`] of its directory does. Unsynced names
-//!   appear, vanish and move each on its own; a rename happens whole or not at all.
-//! - A failed sync drops dirty pages: reads go on to show them, later syncs succeed, and the medium never has them.
+//!   independently, so that later writes may be there without earlier ones. The length is old, new, or between.
+//! - Syncing a file does not make its name durable; only [`crate::Disk::sync_dir`] of its directory does. Each unsynced
+//!   name may appear, vanish or move independently; a rename happens whole or not at all.
+//! - A failed sync drops dirty pages: reads still show them, later syncs succeed, and the medium never has them.
 //! - A bit may be flipped when a page comes into memory; the page cache shows it to everybody until it reads the page again.
 //! - A full disk fails a write in the middle.
 //!

@@ -1,4 +1,4 @@
-//! Sets of page numbers of one file: dense and small, so bits.
+//! Sets of page numbers of one file: dense and small, so they are kept as bits.
 
 /// A set of page numbers.
 #[derive(Clone, Debug, Default)]

@@ -1,4 +1,4 @@
-//! The source of chance: small, seeded, the same on every machine.
+//! The source of random numbers: small, seeded, the same on every machine.
 
 /// A splitmix64 generator. Two with the same seed give the same numbers for ever, so that a seed reproduces a run.
 #[derive(Clone, Debug)]
@@ -34,25 +34,25 @@ impl Rng {
         low + self.below((high - low).saturating_add(1))
     }
 
-    /// Whether something happens that does `times` in `of` times.
+    /// True with a probability of `times` in `of`.
     pub fn chance(&mut self, times: u64, of: u64) -> bool {
         self.below(of) < times
     }
 
-    /// A generator of its own, so that what one part draws does not shift what another one does.
+    /// A separate generator, so that the draws of one part do not change those of another.
     pub fn fork(&mut self) -> Self {
         Self(self.next_u64())
     }
 }
 
-/// How a power cut treats things that each may be kept or lost: all the same, or each on its own.
+/// How a power cut treats things that may be kept or lost: all in the same way, or each independently.
 ///
 /// Independent draws alone would almost never keep all or lose all of many pages, which are the commonest cases.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Mood {
     KeepAll,
     LoseAll,
-    /// Each is kept so many times in 16.
+    /// Each is kept with a probability of so many in 16.
     Each(u64),
 }
 

@@ -1,9 +1,9 @@
 //! The names of the simulated file system: directories with a current and a durable state.
 //!
-//! Each change of names (create, rename, remove) waits until one of its directories is synced. A power cut keeps or loses each
-//! waiting change on its own; a rename is one change, so that it is done or not, over both of its directories, and what was
-//! renamed twice has one name, whichever of the two is lost. A change that was waiting when a directory sync failed stays
-//! doubtful: no later sync of the same process makes it durable.
+//! Each change of names (create, rename, remove) waits until one of its directories is synced. A power cut keeps or
+//! loses each waiting change independently. A rename is one change: it is done or not, in both of its directories. A
+//! file that was renamed twice has one name, whichever of the two renames is lost. A change that was waiting when a
+//! directory sync failed may become doubtful: no later sync of the same process makes it durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,7 +21,7 @@ struct Dir {
     durable: BTreeMap<String, Ino>,
 }
 
-/// `name` leads to `to`; without it, it no longer leads to `from`.
+/// `name` leads to `to`; if `to` is `None`, `name` no longer leads to `from`.
 #[derive(Clone, Debug)]
 struct Edit {
     dir: Ino,
@@ -36,7 +36,7 @@ impl Edit {
         Self { dir, name, from, to }
     }
 
-    /// Whether this is about the name of another.
+    /// Whether both edits are about the same name.
     fn is_about(&self, other: &Self) -> bool {
         (self.dir, &self.name) == (other.dir, &other.name)
     }
@@ -46,7 +46,7 @@ impl Edit {
 struct Change {
     edits: Vec<Edit>,
     doubtful: bool,
-    /// A rename that no sync of a directory has come after.
+    /// A rename, since which no sync of its directories has come.
     is_new_rename: bool,
 }
 
@@ -108,14 +108,14 @@ impl Tree {
         self.files.values().map(flips).sum()
     }
 
-    /// Has every page with a flipped bit read again, and says how many bits there were.
+    /// Makes every page with a flipped bit be read again, and returns how many bits there were.
     pub(super) fn evict_flipped(&mut self) -> usize {
         let count = self.flipped_bits();
         self.files.values_mut().for_each(FileData::evict_flipped);
         count
     }
 
-    /// Has every page whose writeback failed read again.
+    /// Makes every page whose writeback failed be read again.
     pub(super) fn evict_dropped(&mut self) {
         self.files.values_mut().for_each(FileData::evict_dropped);
     }
@@ -126,7 +126,7 @@ impl Tree {
         named.map(FileData::allocated_pages).sum()
     }
 
-    /// The pages that take space here and did not `before`.
+    /// The pages that take space here and not in `before`.
     pub(super) fn pages_not_in(&self, before: &Self) -> usize {
         let pages = |(ino, file): (&Ino, &FileData)| file.pages_not_in(before.files.get(ino));
         self.files.iter().map(pages).sum()
@@ -282,7 +282,7 @@ impl Tree {
         }
     }
 
-    /// Removes all below and then the directory itself; `steps` counts down, and where it ends the rest stays.
+    /// Removes everything below and then the directory itself; `steps` counts down, and at 0 the rest stays.
     pub(super) fn remove_dir_all(&mut self, path: &Path, steps: &mut u64) -> io::Result<()> {
         let ino = self.look_up_dir(path)?;
         let entries: Vec<String> = self.dir(ino).current.keys().cloned().collect();
@@ -309,7 +309,7 @@ impl Tree {
 
     fn make_durable(&mut self, change: Change) {
         if let [Edit { to: Some(moved), .. }, _, ..] = change.edits[..] {
-            // It has one name, also where a rename before this one was lost.
+            // A renamed file has one name, even if an earlier rename of it was lost.
             for dir in self.dirs.values_mut() {
                 dir.durable.retain(|_, ino| *ino != moved);
             }
@@ -335,7 +335,7 @@ impl Tree {
         for change in waiting {
             if !change.doubtful && change.edits.iter().any(|edit| edit.dir == dir) {
                 done.extend(change.edits.iter().cloned());
-                // What came before it under the same names is history: it can no longer come back on its own.
+                // Earlier changes of the same names are over: they can no longer come back on their own.
                 for earlier in &mut rest {
                     let edits = &mut earlier.edits;
                     edits.retain(|old| !change.edits.iter().any(|new| new.is_about(old)));
@@ -349,7 +349,7 @@ impl Tree {
         self.waiting = rest;
     }
 
-    /// Whether a rename in or out of `dir` waits for its first sync, which then counts as passed over.
+    /// Whether a rename in or out of `dir` waits for its first sync; that sync is then skipped.
     pub(super) fn pass_over_rename(&mut self, dir: Ino) -> bool {
         let mut found = false;
         for change in &mut self.waiting {
@@ -360,7 +360,7 @@ impl Tree {
         found
     }
 
-    /// A directory sync that fails: what waited for it is durable or not, and no later sync changes that.
+    /// A failed directory sync: some of the changes that waited for it become doubtful, which no later sync can undo.
     pub(super) fn fail_sync_dir(&mut self, dir: Ino, rng: &mut Rng) {
         let mood = Mood::draw(rng);
         for change in &mut self.waiting {
@@ -370,7 +370,7 @@ impl Tree {
         }
     }
 
-    /// Whether every change of names below `path` is durable.
+    /// Whether every change of names in the directory `path` is durable.
     pub(super) fn is_synced(&self, path: &Path) -> io::Result<bool> {
         let dir = self.look_up_dir(path)?;
         let mut waiting = self.waiting.iter().flat_map(|change| &change.edits);
@@ -410,8 +410,8 @@ impl Tree {
         for file in found.files.values_mut() {
             *file = file.after_kill(rng);
         }
-        // Unlike a file's pages, names that a file system could not write are not forgotten by it: it keeps them for
-        // the next sync, or stops.
+        // A file system forgets a file's pages that it could not write, but not names: it keeps them for the next sync,
+        // or stops.
         for change in &mut found.waiting {
             change.doubtful = false;
         }
