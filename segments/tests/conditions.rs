@@ -1,4 +1,4 @@
-//! The answer to the second request of a round when both expect an offset, and when the round fails.
+//! What the second request of a round is answered if both expect an offset, and if the round fails.
 
 mod support;
 

@@ -1,7 +1,6 @@
 //! What each fault costs, row by row of the table in docs/operate/reliability.md, for both acknowledgements, on the simulated disk.
 //!
-//! These say what the table says, one after the other. That it holds everywhere, at any call and place, is for the
-//! crash test and the damage test.
+//! Each test checks one row. The crash test and the damage test check that the rows hold at every call and every place.
 
 mod support;
 
@@ -16,12 +15,12 @@ use support::{DIR, NOW, TOPIC, partition, read_all, records, roomy_options, set_
 
 const LOG: &str = "/quipu/data/topics/orders/0/00000000000000000000.log";
 const ACKS: [Ack; 2] = [Ack::Durable, Ack::Written];
-/// Where chance decides what a power cut takes.
+/// How many seeds are tried where chance decides what a power cut takes.
 const SEEDS: u64 = 16;
-/// Records of a [`history`]; half of them by each acknowledgement.
+/// How many records a [`history`] has: half of them with each acknowledgement.
 const RECORDS: u64 = 120;
 
-/// With room for all that is done here: no journal file is used again, and its last round is the last thing in it.
+/// With room for everything that these tests write: no journal file is reused, and it ends with the last round.
 fn open(disk: &SimDisk) -> Log {
     try_open_with(Arc::new(disk.clone()), &SimClock::new(NOW), roomy_options()).expect("it opens")
 }
@@ -42,7 +41,7 @@ fn value(number: u64) -> Vec<u8> {
     format!("{number:0300}").into_bytes()
 }
 
-/// Appends a record, in a round of its own; what its producer is answered, which may be before the round has ended.
+/// Appends a record in a round of its own. Returns the producer's answer, which may come before the round has ended.
 fn append_to(log: &Log, index: u32, ack: Ack, number: u64) -> Result<u64, Error> {
     let records = records(TimestampMs(number as i64), &[&value(number)]);
     let mut request = support::of_parts(vec![support::part(partition(log, index), records)]);
@@ -59,13 +58,13 @@ fn append(log: &Log, ack: Ack, number: u64) -> Result<u64, Error> {
     append_to(log, 0, ack, number)
 }
 
-/// How many of twenty records were acknowledged, before the first that was not.
+/// How many of twenty records were acknowledged before the first that was refused.
 fn append_until_refused(log: &Log, ack: Ack) -> u64 {
     let is_stored = |number: &u64| append(log, ack, *number).is_ok();
     (0..20).take_while(is_stored).count() as u64
 }
 
-/// Appends records, each of which must get the offset that is its number.
+/// Appends records; each must get its number as offset.
 fn append_all(log: &Log, ack: Ack, numbers: std::ops::Range<u64>) {
     for number in numbers {
         assert_eq!(append(log, ack, number).expect("nothing is wrong"), number);
@@ -76,8 +75,8 @@ fn commit(log: &Log, value: &[u8]) -> Result<(), Error> {
     set_state(log, "group", value).map(drop)
 }
 
-/// What can be read of partition 0, each record checked to be what was written at its offset; and the ranges that are
-/// reported as damaged.
+/// The offsets of partition 0 that can be read, each record compared with what was written there; and the ranges that
+/// are reported as damaged.
 fn read(log: &Log) -> (Vec<u64>, Vec<(u64, u64)>) {
     let partition = partition(log, 0);
     assert_eq!(partition.positions().log_start_offset, Offset::ZERO);
@@ -92,15 +91,15 @@ fn read(log: &Log) -> (Vec<u64>, Vec<(u64, u64)>) {
     )
 }
 
-/// Everything up to an offset is there, and nothing is reported.
+/// Checks that everything up to an offset is there, and that nothing is reported.
 #[track_caller]
 fn assert_whole(log: &Log, count: u64, when: &str) {
     assert_eq!(read(log), ((0..count).collect(), Vec::new()), "{when}");
     assert_eq!(log.health().damage, Vec::<String>::new(), "{when}");
 }
 
-/// A log that was stopped: records by both acknowledgements in turn, most of them in segments that are synced, the last
-/// twenty, as far as anybody knows, in the journal alone; and a committed offset there too.
+/// A log that was stopped: records with both acknowledgements in turn, most of them in synced segments, the last twenty
+/// durable only in the journal; and so is a committed offset.
 fn fill(disk: &SimDisk, is_clean: bool) {
     let log = make(disk);
     for number in 0..RECORDS {
@@ -117,7 +116,7 @@ fn fill(disk: &SimDisk, is_clean: bool) {
     }
 }
 
-/// What a power cut leaves of that.
+/// What a power cut leaves of [`fill`].
 fn history(disk: &SimDisk, is_clean: bool) -> SimDisk {
     fill(disk, is_clean);
     disk.after_power_cut()
@@ -127,7 +126,7 @@ fn committed(log: &Log) -> Option<Vec<u8>> {
     log.state_get(b"group").map(|value| value.to_vec())
 }
 
-/// Files below a directory whose names end so.
+/// The files below a directory whose names end with `end`.
 fn files(disk: &SimDisk, dir: &str, end: &str) -> Vec<PathBuf> {
     let dir = Path::new(DIR).join(dir);
     let entries = disk.list(&dir).unwrap().into_iter();
@@ -163,7 +162,7 @@ fn a_killed_process_loses_nothing_by_either_acknowledgement() {
             let (found, damaged) = read(&log);
             assert_eq!(damaged, []);
             let count = found.len() as u64;
-            // The one that was on its way is there whole or not at all.
+            // The record whose append was interrupted is there whole or not at all.
             assert!(
                 (acknowledged..=acknowledged + 1).contains(&count),
                 "{ack:?}, stopped at {calls}: {acknowledged} acknowledged, {count} there"
@@ -203,12 +202,12 @@ fn a_power_cut_takes_nothing_durable_and_of_written_only_the_round_that_was_not_
                     "{what}: {acknowledged} acknowledged, {count} there"
                 );
                 lost += acknowledged.saturating_sub(count);
-                // Offsets of what is lost are given again.
+                // The offsets of lost records are given again.
                 assert_eq!(append(&log, ack, count).unwrap(), count, "{what}");
             }
         }
     }
-    // No cut came between an answer and its sync: nothing was tried.
+    // Otherwise no power cut came between an answer and its sync, and the test has tried nothing.
     assert!(lost > 0);
 }
 
@@ -247,13 +246,13 @@ fn a_failed_journal_ends_appends_until_a_restart_and_costs_what_was_in_flight_at
             let disk = SimDisk::new(seed);
             let log = make(&disk);
             append_all(&log, ack, 0..3);
-            // Once: a second sync would succeed, and prove nothing.
+            // Fail once only: a second sync would succeed, but prove nothing.
             disk.fail(Fault::once(kind, 0).on(".journal"));
             let in_flight = append(&log, ack, 3);
             let what = format!("{ack:?}, {kind:?}, seed {seed}: {in_flight:?}");
             match ack {
                 Ack::Durable => assert!(matches!(in_flight, Err(Error::LogFailed { .. })), "{what}"),
-                // It was answered before the sync.
+                // This append is answered before the sync.
                 Ack::Written => assert_eq!(in_flight.is_ok(), kind == IoKind::Sync, "{what}"),
             }
             assert!(log.health().log_failed.is_some(), "{what}");
@@ -275,7 +274,7 @@ fn a_failed_journal_ends_appends_until_a_restart_and_costs_what_was_in_flight_at
             }
         }
     }
-    // No round was lost whose sync had failed: nothing was tried.
+    // Otherwise no round was lost whose sync had failed, and the test has tried nothing.
     assert!(lost > 0);
 }
 
@@ -302,7 +301,7 @@ fn a_failed_segment_ends_its_partitions_appends_until_a_restart_and_loses_nothin
                     "{what}: {refused:?}"
                 );
             }
-            // The others go on, and the journal with them.
+            // The other partitions go on, and so does the journal.
             append_to(&log, 1, ack, 1).expect(&what);
             commit(&log, b"1").expect(&what);
             for disk in [disk.after_kill(), disk.after_power_cut()] {
@@ -318,7 +317,7 @@ fn a_failed_segment_ends_its_partitions_appends_until_a_restart_and_loses_nothin
 #[test]
 fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
     for is_clean in [true, false] {
-        // Nobody syncs an index, so a power cut may take it: only a kill leaves all of them.
+        // Indexes are never synced, so a power cut may take them: only a kill leaves all of them.
         let disk = SimDisk::new(0);
         fill(&disk, is_clean);
         let whole = disk.after_kill();
@@ -424,7 +423,7 @@ fn a_damaged_log_file_costs_the_records_that_the_journal_no_longer_has_and_they_
             if harm == "a bit" {
                 assert_eq!(lost.len(), 1, "a batch");
             }
-            // All else is there.
+            // Everything else is there.
             let mut all = [found, lost].concat();
             all.sort_unstable();
             assert_eq!(all, (0..RECORDS).collect::<Vec<_>>(), "{harm}");
@@ -435,7 +434,7 @@ fn a_damaged_log_file_costs_the_records_that_the_journal_no_longer_has_and_they_
             assert_eq!(committed(&log).as_deref(), Some(&b"newest"[..]));
             log.close().unwrap();
         }
-        // What the journal still has is written again from it.
+        // Bytes that the journal still has are written again from it.
         for ack in ACKS {
             let disk = SimDisk::new(0);
             let log = make(&disk);
@@ -480,7 +479,7 @@ fn a_damaged_journal_file_costs_what_only_it_held_and_after_a_clean_stop_nothing
                 "{harm}, seed {seed}: it is reported"
             );
             let (found, _) = read(&log);
-            // What was synced into segments is there; what a power cut left of the rest is kept.
+            // Records in synced segments are there; of the rest, everything that the power cut left is kept.
             let synced = RECORDS - 20;
             assert!(
                 found.len() as u64 >= synced && found[..synced as usize].iter().copied().eq(0..synced),
@@ -546,7 +545,7 @@ fn both_slots_of_the_state_damaged_cost_committed_offsets_and_no_record() {
         }
         let log = open(&disk);
         assert_eq!(read(&log), ((0..RECORDS).collect(), Vec::new()));
-        // What the journal still has of them is there.
+        // The offsets that the journal still has are there.
         let expected = (!is_clean).then(|| b"newest".to_vec());
         assert_eq!(committed(&log), expected);
         let damage = log.health().damage;

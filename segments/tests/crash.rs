@@ -1,11 +1,11 @@
-//! The whole engine on a simulated disk, through crashes and faults by the thousand, beside a plain model.
+//! The whole engine on a simulated disk, through thousands of crashes and faults, compared with a plain model.
 //!
-//! Each seed is a run of its own: topics, appends, reads, trims and restarts by chance, with power cuts and kills at any I/O
-//! call, failing calls, flipped bits and full disks. After every restart all that is there is compared with what was
-//! acknowledged.
+//! Each seed is a separate run: random topics, appends, reads, trims and restarts, with power cuts and kills at any I/O
+//! call, failing calls, flipped bits and full disks. After every restart, everything in the log is compared with what
+//! was acknowledged.
 //!
 //! `scripts/simulate` runs any number of seeds. It sets `QUIPU_SEEDS=n`, `QUIPU_FIRST_SEED=s` and `QUIPU_JOBS=j`;
-//! `QUIPU_FAILURES=n` goes on until n seeds have failed; `QUIPU_SEED=s` runs one and says what it does.
+//! `QUIPU_FAILURES=n` continues until n seeds have failed; `QUIPU_SEED=s` runs one seed and prints what it does.
 
 #[path = "crash/cases.rs"]
 mod cases;
@@ -48,7 +48,7 @@ fn report(failures: &[Failure]) {
     assert!(seeds.is_empty(), "these seeds fail: {seeds:?}");
 }
 
-/// Says how far it is, about a hundred times.
+/// Prints the progress, about a hundred times.
 fn progress(seeds: u64, harvest: &Harvest) {
     let step = (seeds / 100).clamp(1, 1_000);
     if harvest.seeds.is_multiple_of(step) {

@@ -1,13 +1,13 @@
 //! Damage at rest, systematically: every kind of file × every kind of damage × places in it.
 //!
-//! Each case damages a copy of a directory that was made once, and then asks of everything that follows:
+//! Each case damages a copy of a directory that was made once, and then checks:
 //! - `verify` changes nothing, and calls it damage if (and only if) records are lost;
-//! - the log opens, or refuses by name where nothing else is right;
-//! - what is read is what was written, at its offset; what is lost is only what may be, and is reported by its range,
-//!   while the log is open and in what it says of its health;
-//! - appends go on, at an offset that was never given;
+//! - the log opens, or refuses and names the reason, if it cannot do anything better;
+//! - each record that is read is the one that was written at its offset; only what may be lost is lost, and its range
+//!   is reported while the log is open, and in its health;
+//! - appends continue, at an offset that was never given before;
 //! - a second start finds no more lost than the first, and the damaged bytes are still there;
-//! - `repair` loses nothing, mends what it says, and has nothing to do the second time.
+//! - `repair` loses nothing, repairs what it reports, and has nothing to do the second time.
 
 #![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
 

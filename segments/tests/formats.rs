@@ -1,4 +1,4 @@
-//! Files of a version that this program does not know, and what `docs/internals/formats.md` shows.
+//! Files of a version that this program does not know, and the bytes that `docs/internals/formats.md` shows.
 
 #![allow(clippy::disallowed_methods, reason = "tests change files of data directories")]
 
@@ -31,7 +31,7 @@ fn golden(name: &str) -> Tree {
     from_text(&std::fs::read_to_string(golden_path(&format!("{name}.txt"))).expect("a listing"))
 }
 
-/// Makes `version` the version of a file in binary with the header that all of them share, or of a sealed JSON file.
+/// Sets the version in a binary file, with the header that all of them share, or in a sealed JSON file.
 fn of_version(version: u32, bytes: &mut Vec<u8>) {
     if bytes.first() == Some(&b'{') {
         let text = String::from_utf8(bytes.clone()).expect("JSON");
@@ -61,7 +61,7 @@ fn is_index(path: &Path) -> bool {
         .is_some_and(|extension| extension == "index" || extension == "timeindex")
 }
 
-/// A golden directory with something that an opening would clear away, and the changed file.
+/// A golden directory with leftovers that an opening would remove, and with the changed file.
 fn with_future(name: &str, path: &Path) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let mut tree = golden(name);

@@ -1,14 +1,14 @@
 //! Data directories that earlier versions made: they must open for ever.
 //!
-//! `golden/v1/*.txt` are directories of format version 1 as text (see `golden/listing.rs`), `golden/v1/*.json` what is in them.
-//! They are never made again: [`MADE`] pins every byte of them. A change of the format brings directories of its own beside
-//! them: add a scenario to [`SCENARIOS`] under a name that is not there yet, run
+//! `golden/v1/*.txt` are directories of format version 1 as text (see `golden/listing.rs`), `golden/v1/*.json` what is
+//! in them. They are never made again: [`MADE`] fixes every byte of them. A change of the format adds its own
+//! directories: add a scenario with a new name to [`SCENARIOS`], run
 //!
 //! ```text
 //! cargo test -p quipu-segments --test golden -- --ignored new_golden_directories_are_made
 //! ```
 //!
-//! which writes what is missing and touches nothing else, and add the checksums that it prints to [`MADE`].
+//! which writes the missing files and changes nothing else, and add the checksums that it prints to [`MADE`].
 
 #![allow(clippy::disallowed_methods, reason = "tests copy data directories")]
 
@@ -50,14 +50,14 @@ const MADE: [(&str, u32); 10] = [
 enum End {
     Close,
     Kill,
-    /// Log files have what they had when they were synced, before the last step: the rest is in the journal alone.
+    /// Log files hold what was synced before the last step: the rest is only in the journal.
     PowerCut,
 }
 
-/// A directory's name, what it is, what fills it step by step, and its end.
+/// A directory's name, its description, the steps that fill it, and how it is left.
 type Scenario = (&'static str, &'static str, &'static [fn(&Log)], End);
 
-/// Changing one changes no directory that is there.
+/// A change here changes no existing directory.
 const SCENARIOS: [Scenario; 5] = [
     ("v1/fresh", "Made, closed, never written to.", &[], End::Close),
     (
@@ -94,7 +94,7 @@ fn golden(name: &str) -> PathBuf {
 
 fn options() -> Options {
     Options {
-        // The least that is allowed: what is in a journal file is shown below, its zeros are not.
+        // The smallest allowed size: listings show a journal file's bytes, but not its zeros.
         journal_file_bytes: 68 << 10,
         journal_files: 2,
         max_request_bytes: 4 << 10,
@@ -167,7 +167,7 @@ fn compressed() -> Records {
     Records::Sealed(vec![SealedBatch::from_validated(batch).expect("one batch")])
 }
 
-/// What the service keeps of a group: that it exists, and an offset that it committed.
+/// What the service stores about a group: that it exists, and an offset that it committed.
 fn committed(group: &str, topic: &Topic, partition: u32, offset: u64, metadata: &str) -> Vec<StateChange> {
     let mut key = vec![b'o'];
     key.extend_from_slice(group.as_bytes());
@@ -236,7 +236,7 @@ fn fill(log: &Log) {
     );
 }
 
-/// More of it, none of which is synced but in the journal.
+/// More of the same, synced only in the journal.
 fn go_on(log: &Log) {
     let topic = |name| log.topic(name).expect("it is there");
     let late = log.create_topic("late", spec(1, 1 << 20)).expect("made");
@@ -306,7 +306,7 @@ fn text(bytes: Option<&[u8]>) -> Value {
     }
 }
 
-/// All that a reader can see of a log.
+/// Everything that a reader can see of a log.
 fn describe(log: &Log) -> Value {
     let topics: Vec<Value> = log.topics().iter().map(|topic| describe_topic(topic)).collect();
     let rows = log.state_prefix(b"");
@@ -457,7 +457,7 @@ fn golden_directories_are_never_changed() {
         .iter()
         .filter_map(|(file, _)| file.strip_suffix(".txt").map(str::to_owned))
         .collect();
-    // A golden directory was added or removed without its checksum.
+    // If this fails, a golden directory was added or removed without its checksum.
     assert_eq!(all(), made);
     for (file, crc) in MADE {
         let bytes = std::fs::read(golden(file)).unwrap_or_else(|error| panic!("{file}: {error}"));

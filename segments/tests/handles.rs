@@ -1,4 +1,4 @@
-//! Running out of file handles: the disk is healthy, so nothing is marked as failed, and the log goes on by itself.
+//! Running out of file handles: the disk is healthy, so nothing is marked as failed, and the log continues by itself.
 
 mod support;
 
@@ -8,7 +8,7 @@ use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{Error, Log, Offset, Options};
 use support::{NOW, TOPIC, append, open, options, partition, plain_spec, spec, try_open_with, values};
 
-/// What the log has open besides segments: two files of the journal, and one for a moment.
+/// How many files the log has open besides segments: two of the journal, and one for a short time.
 const OTHERS: usize = 3;
 
 fn open_with(disk: &SimDisk, max_open_files: Option<usize>) -> Log {
@@ -37,7 +37,7 @@ fn assert_out_of_handles<T: std::fmt::Debug>(result: Result<T, Error>) {
 
 #[test]
 fn a_round_over_more_partitions_than_free_handles_is_stored_and_survives_a_power_cut() {
-    // By how many files the log may open, and how many the process may: the second alone, the first alone, both.
+    // How many files the log may open, and how many the process may: only the second is limited, only the first, both.
     for (max_open_files, handles) in [(None, 4), (Some(4), usize::MAX), (Some(1), 1), (Some(100), 20)] {
         for segment_bytes in [1 << 20, 300] {
             let case = format!("{max_open_files:?} {handles} {segment_bytes}");
@@ -96,7 +96,7 @@ fn a_sync_that_lacks_handles_fails_nothing_and_writes_no_checkpoint_before_it_is
         assert_out_of_handles(log.sync_segments());
         assert_eq!(log.counters().checkpoints, checkpoints);
         assert_healthy(&log, "without handles");
-        // One handle is enough: what is synced is closed for it.
+        // One free handle is enough: files that are synced are closed for it.
         disk.limit_open_files(Some(OTHERS));
         log.sync_segments().unwrap();
         assert_eq!(log.counters().checkpoints, checkpoints + 1);
@@ -116,7 +116,7 @@ fn a_journal_that_lacks_handles_for_its_next_file_refuses_rounds_until_there_are
     append(&log, &[0], b"first").unwrap();
     disk.limit_open_files(Some(0));
     let mut refused = 0;
-    // Far more than both files of the journal take.
+    // Far more than fits in both files of the journal.
     for _ in 0..40 {
         match append(&log, &[0], &[7; 60 << 10]) {
             Ok(_) => assert_eq!(refused, 0, "no handle came back"),
@@ -162,7 +162,7 @@ fn topics_that_lack_a_handle_are_made_and_changed_once_there_is_one_without_a_re
                 .unwrap_or_else(|error| panic!("{part}: {error}"));
         }
         lack();
-        // It is deleted in any case; its directory is moved away when its name is taken again.
+        // The topic is deleted in any case; its directory is moved away when a new topic takes the name.
         let deleted = log.delete_topic("payments", Vec::new());
         assert_eq!(deleted.is_err(), matches!(part, "/topics" | "/deleted"), "{part}");
         disk.clear_faults();

@@ -1,9 +1,9 @@
 //! The whole engine, with its threads, under a scheduler that tries interleavings: producers, readers, the committer, the
 //! syncer, retention, deletion and closing, in orders chosen by a seed.
 //!
-//! Every lock, atomic and call to the disk is a point at which another thread may go on. A thread that waits for ever is
-//! a deadlock, which ends the test; so is every wake-up that is lost. `scripts/interleavings` runs it; a failure prints
-//! its seed and its schedule.
+//! At every lock, atomic and call to the disk another thread may continue. A thread that waits for ever is a deadlock,
+//! which ends the test; so is every lost wake-up. `scripts/interleavings` runs it; a failure prints its seed and its
+//! schedule.
 
 #[path = "interleavings/lying.rs"]
 mod lying;
@@ -31,14 +31,14 @@ macro_rules! thread {
     }};
 }
 
-/// Closes the log; fails only as the scenario allows.
+/// Closes the log; only errors that the scenario allows may occur.
 fn close(world: &World) {
     if let Err(error) = world.log.close() {
         world.refused(&error);
     }
 }
 
-/// A thread that follows a partition until the log is closed; it ends with how far it came.
+/// A thread that follows a partition until the log is closed; it returns the offset that it reached.
 fn follower(world: &Arc<World>, index: u32) -> JoinHandle<u64> {
     let world = Arc::clone(world);
     shuttle::thread::spawn(move || world.follow(&world.partition(index), 0, u64::MAX))
@@ -124,13 +124,13 @@ fn who_waits_for_records_is_woken_by_them_and_needs_no_other_event() {
     });
 }
 
-/// Two send the same requests, while the log of their keys is shortened.
+/// Two producers send the same requests, while the log of their keys is shortened.
 fn repeated_requests(tally: &Tally, options: Options) {
     let world = World::new(Setup {
         partitions: 2,
         even: true,
         options: Options {
-            // All that is appended is too long for it.
+            // Every entry makes the key log too long.
             key_log_bytes: Some(2),
             ..options
         },
@@ -140,7 +140,7 @@ fn repeated_requests(tally: &Tally, options: Options) {
     together(vec![
         thread!(world, world.produce_once("a", 3, TimestampMs(i64::MAX))),
         thread!(world, world.produce_once("a", 3, TimestampMs(i64::MAX))),
-        // Keys that have expired already, for the log to begin behind.
+        // Keys that have expired already, so that the start of the key log can move past them.
         thread!(world, world.produce_once("b", 2, TimestampMs(0))),
         thread!(
             world,
@@ -256,7 +256,7 @@ fn a_full_queue_refuses_and_takes_requests_again_when_there_is_room() {
     });
 }
 
-/// Looks a partition up in every way there is.
+/// Looks up offsets and times of a partition in every way.
 fn look(world: &World, times: u32) {
     let partition = world.partition(0);
     for _ in 0..times {
@@ -302,7 +302,7 @@ fn look(world: &World, times: u32) {
     }
 }
 
-/// Whether there is a reason not to find what was there a moment ago.
+/// Whether there is a reason why something from a moment ago is not found now.
 fn moved(world: &World, before: &quipu_segments::Positions) -> bool {
     let now = world.partition(0).positions();
     world.is_off() || world.topic.is_deleted() || now.log_start_offset > before.log_start_offset
@@ -324,7 +324,7 @@ fn readers_get_on_with_segments_that_roll_and_maps_that_are_closed_under_them() 
             thread!(world, world.cut_at_some_time()),
         ]);
         if !world.is_off() {
-            // Whoever opened what meanwhile, the bound still holds for all of them.
+            // Whichever threads opened segments meanwhile, the limit holds for all of them together.
             let partition = world.partition(0);
             let mut next = 0;
             while next < partition.positions().end_offset.get() {
@@ -499,7 +499,7 @@ fn journal_files_are_used_again_while_producers_wait_for_them() {
     });
 }
 
-/// Everybody is answered although a call fails, and what was told stays.
+/// Checks that every request is answered although a call fails, and that acknowledged records stay.
 fn failing(tally: &Tally, fault: fn(u64) -> Fault, after: u64, allowed: fn(&Error) -> bool) {
     let world = World::new(Setup {
         partitions: 2,

@@ -1,4 +1,4 @@
-//! How many journal files there are, whatever goes wrong with the making of one.
+//! How many journal files there are, whatever fails while one is made.
 
 mod support;
 
@@ -47,10 +47,10 @@ fn files_that_cannot_be_made_do_not_pile_up() {
             let disk = SimDisk::new(after);
             let log = open(&disk);
             for _ in 0..3 {
-                // One fails at a time: a full disk, so that the log goes on.
+                // One call fails at a time, as on a full disk, so that the log goes on.
                 disk.fail(Fault::once(kind, after).on("journal").with(FaultError::Full));
                 for _ in 0..12 {
-                    // Where the journal itself could not be synced, the log has ended, and that is right.
+                    // If the journal itself could not be synced, the log has failed: that is right.
                     commit(&log);
                     let _ = log.sync_segments();
                 }
@@ -84,7 +84,7 @@ fn a_file_that_could_not_be_recycled_is_used_again_on_a_disk_that_is_full() {
         let mut refused = 0;
         for turn in 0..40 {
             if turn % 8 == 0 {
-                // Syncs and renames of the syncer's: the committer's sync of a round is not meant.
+                // Only calls of the syncer shall fail, not the committer's sync of a round.
                 if kind != IoKind::Sync {
                     disk.fail(Fault::once(kind, 0).on(".journal").with(FaultError::Full));
                 }
@@ -118,7 +118,7 @@ fn after_a_failed_sync_of_the_directory_no_file_is_made_until_a_restart() {
             commit(&log)
         })
         .count();
-    // The file that is written is filled first.
+    // The present file is filled first.
     assert!((1..9).contains(&stored), "{stored} rounds");
     while commit(&log) {}
     assert!(log.health().log_failed.is_some());

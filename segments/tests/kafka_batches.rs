@@ -1,7 +1,7 @@
 //! Record batches against kafka-python, which shares no code with this crate.
 //!
-//! The fixtures are kafka-python's batches and what it reads in them; `scripts/kafka-fixtures.py` writes them. The other
-//! direction, kafka-python reading ours, runs where python3 and kafka-python are installed, and says so where they are not.
+//! The fixtures are kafka-python's batches and what it reads in them; `scripts/kafka-fixtures.py` writes them. The
+//! other direction, kafka-python reading ours, runs if python3 and kafka-python are installed, and else says so.
 
 #![allow(clippy::disallowed_methods, reason = "tests read their fixtures")]
 
@@ -40,7 +40,7 @@ struct DescribedRecord {
     key: Option<String>,
     value: Option<String>,
     headers: Vec<(String, Option<String>)>,
-    /// In fixtures: what the producer said, where the broker says otherwise.
+    /// In fixtures: the producer's timestamp, if the broker set another one.
     #[serde(default)]
     produced_timestamp: Option<i64>,
 }
@@ -108,7 +108,7 @@ fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-/// Every fixture: its name, its bytes, and its description with the producer's timestamps put aside.
+/// Every fixture: its name, its bytes, and its description without the producer's timestamps.
 fn fixtures() -> Vec<(String, Vec<u8>, Described)> {
     let mut fixtures: Vec<_> = std::fs::read_dir(tests().join("fixtures"))
         .unwrap()
@@ -126,7 +126,7 @@ fn fixtures() -> Vec<(String, Vec<u8>, Described)> {
     fixtures
 }
 
-/// Decodes a whole batch; of a compressed one, the header.
+/// Decodes a whole batch, or only the header of a compressed one.
 fn describe(batch: &[u8]) -> Described {
     let header = verify(batch).unwrap();
     let records = match header.attributes.compression() {
@@ -175,7 +175,7 @@ fn batches_of_kafka_python_are_valid_unless_compressed_or_with_gaps() {
 fn the_same_records_give_the_bytes_that_kafka_python_writes() {
     let mut compared = 0;
     for (name, expected, described) in fixtures() {
-        // What our builder does not write: producers, markers, compression, gaps; and leader epochs, which the log gives.
+        // Our builder does not write producers, markers, compression or gaps; nor leader epochs, which the log sets.
         let fresh = described.producer_id == -1
             && described.attributes & !8 == 0
             && described.last_offset_delta + 1 == described.record_count;

@@ -1,4 +1,4 @@
-//! The layers of the crate, held against its sources: what its folders import, and that no two import each other.
+//! Checks the layers of the crate against its sources: what its folders import, and that no two import each other.
 
 #![allow(clippy::disallowed_methods, reason = "the test reads the sources")]
 
@@ -27,7 +27,7 @@ fn the_engine_knows_no_async_runtime() {
 
 #[test]
 fn no_two_entries_of_the_top_folder_and_no_two_folders_below_it_import_each_other() {
-    // The door for fuzz targets reaches into everything, and nothing reaches into it.
+    // The entry for fuzz targets may import everything, and nothing may import it.
     let mut all = all_sources();
     all.retain(|(module, _)| module != "fuzzing");
     for (module, code) in &all {

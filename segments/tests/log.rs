@@ -371,7 +371,7 @@ fn a_queue_that_nobody_empties_is_bounded_in_memory_however_small_the_requests()
     let log = Log::open(dir.path(), options).unwrap();
     let partition = log.create_topic("t", spec(1)).unwrap().partition(0).unwrap();
     let request = || AppendRequest::of(vec![part(&partition, "x")]);
-    // Whoever appends may be gone before the answer: the request stays.
+    // A caller may go away before the answer: its request stays.
     let mut queued = 0;
     let refusal = loop {
         match log.append(request()) {
@@ -381,7 +381,7 @@ fn a_queue_that_nobody_empties_is_bounded_in_memory_however_small_the_requests()
         assert!(log.counters().queued_bytes <= QUEUE_BYTES);
     };
     assert!(matches!(refusal, Error::Overloaded { .. }), "{refusal}");
-    // With its part, its ticket and its buffer, no request takes less than half a KiB.
+    // With its part, its ticket and its buffer, a request takes at least half a KiB.
     assert!(
         (100..=QUEUE_BYTES / 512).contains(&queued),
         "{queued} requests are queued"

@@ -15,7 +15,7 @@ use support::{DIR, of_parts, partition, plain_spec as spec, records, roomy_optio
 
 const WINDOW_MS: i64 = 600_000;
 const WINDOW: Duration = Duration::from_millis(WINDOW_MS as u64);
-/// The log of the keys is shortened from this size on, so that it is seen soon.
+/// The key log is shortened from this size on, so that tests see it soon.
 const KEY_LOG_BYTES: u64 = 16 << 10;
 const KEY_LOG: &str = "/quipu/data/topics/__keys/0";
 
@@ -50,13 +50,13 @@ impl World {
         }
     }
 
-    /// Goes on after a power cut.
+    /// Continues after a power cut.
     fn crash(&mut self) {
         self.disk = self.disk.after_power_cut();
         self.log = open(&self.disk, &self.clock, &self.options);
     }
 
-    /// Goes on after a kill.
+    /// Continues after a kill.
     fn kill(&mut self) {
         self.disk = self.disk.after_kill();
         self.log = open(&self.disk, &self.clock, &self.options);
@@ -77,7 +77,7 @@ impl World {
         support::part(partition(&self.log, index), records)
     }
 
-    /// The same key with what another request says.
+    /// The same key with the content of another request.
     fn reused(&self, key: &str) -> Once {
         let fingerprint = [4; 16];
         Once {
@@ -108,7 +108,7 @@ impl World {
         self.append(vec![self.part(0, "value")], once)
     }
 
-    /// Sends a record under a key; whether it was appended.
+    /// Sends a record under a key; returns whether it was appended.
     fn is_new(&self, key: &str) -> bool {
         is_new(&self.send(self.once(key)).unwrap())
     }
@@ -130,7 +130,7 @@ impl World {
         partition(&self.log, index).positions().end_offset.get()
     }
 
-    /// Moves the clock, and lets retention do what it has to.
+    /// Moves the clock, and lets retention do its work.
     fn pass(&self, by: Duration) {
         self.clock.advance(by);
         for _ in 0..3 {
@@ -139,7 +139,7 @@ impl World {
         }
     }
 
-    /// The files of the log of the keys, in their order.
+    /// The files of the key log, in order.
     fn key_logs(&self) -> Vec<String> {
         let files = self.disk.list(Path::new(KEY_LOG)).unwrap().into_iter();
         let mut names: Vec<_> = files.map(|file| file.name).collect();
@@ -148,7 +148,7 @@ impl World {
         names
     }
 
-    /// Bytes of the log of the keys.
+    /// The size of the key log in bytes.
     fn key_log_bytes(&self) -> u64 {
         let dir = Path::new(KEY_LOG);
         let len = |name| self.disk.contents(&dir.join(name)).expect("a log").len() as u64;
@@ -174,7 +174,7 @@ fn a_repetition_appends_nothing_and_is_answered_as_the_first_was_after_any_resta
     assert!(is_new(&first));
     assert_eq!(first.base_offsets, [Offset::ZERO; 2]);
     for round in 0..4 {
-        // Placed elsewhere, as records without a key may be.
+        // Sent to other partitions, as records without a key may be.
         let again = world.send(world.once("k")).unwrap();
         assert_eq!(again.base_offsets, first.base_offsets);
         assert_eq!(again.repeated.as_deref(), Some(&b"note of k"[..]), "{round}");
@@ -225,7 +225,7 @@ fn another_fingerprint_is_refused_until_the_key_expires_and_then_it_is_appended(
     world.clock.advance(Duration::from_millis(1));
     other.expires = TimestampMs(world.clock.now().get() + WINDOW_MS);
     assert!(is_new(&world.send(other.clone()).unwrap()));
-    // The newest entry counts, also where the partition still has the older one.
+    // The newest entry counts, even if the partition still has the older one.
     world.crash();
     assert!(!is_new(&world.send(other).unwrap()));
     assert!(matches!(world.send(world.once("k")), Err(Error::KeyReused)));
@@ -243,7 +243,7 @@ fn a_refused_request_is_not_remembered_and_a_repeated_one_is_found_before_its_ex
     };
     assert!(matches!(request(&world, 1), Err(Error::OffsetMismatch { .. })));
     assert!(is_new(&request(&world, 0).unwrap()));
-    // It follows on offset 0 no more, but was appended when it did.
+    // The expected offset 0 is wrong now, but it was right when the request was appended.
     assert!(!is_new(&request(&world, 0).unwrap()));
 }
 
@@ -371,7 +371,7 @@ fn a_key_needs_prepare_keys_first_and_records_of_its_own_topic() {
     });
     assert!(matches!(without_records, Err(Error::Invalid(_))));
     assert!(world.is_new("k"));
-    // It needs no preparation any more.
+    // After this, keys need no preparation.
     world.crash();
     assert!(!world.is_new("k"));
 }
@@ -424,7 +424,7 @@ fn the_keys_of_a_deleted_topic_are_no_longer_held_and_its_name_begins_anew() {
         world.log.create_topic("orders", spec(3)).unwrap();
         assert_eq!(fill(&world), Some(room));
         assert_eq!(world.end(0), u64::from(room));
-        // Those that are held count again.
+        // After a restart, the keys that are held count again.
         world.crash();
         let refused = world.send(world.once("new"));
         assert!(matches!(refused, Err(Error::TooManyKeys { .. })));
@@ -502,7 +502,7 @@ fn a_damaged_entry_is_reported_and_costs_its_key_alone() {
     world.send_all(0..3);
     world.log.close().unwrap();
     let path = Path::new(KEY_LOG).join("00000000000000000000.log");
-    // In the middle of three batches of the same length.
+    // In the second of three batches of the same length.
     world.disk.damage(&path, world.key_log_bytes() / 2, 1);
     world.kill();
     let damage = world.log.health().damage;

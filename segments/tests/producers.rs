@@ -97,7 +97,7 @@ fn a_repeated_batch_is_answered_with_its_first_offset_after_any_restart() {
         world.send(batch(9, 1, 21, 1)),
         Err(Error::ProducerFenced { epoch: 2, found: 1 })
     ));
-    // Another partition knows nothing of it, nor does another producer's number.
+    // Other partitions do not know the producer, and other producer ids do not share its sequence.
     assert_eq!(told(world.store(1, batch(9, 0, 8, 1))), (0, true));
     assert_eq!(told(world.send(batch(10, 0, 8, 1))), (21, true));
 }
@@ -237,7 +237,7 @@ fn a_key_that_comes_with_a_repeated_batch_is_remembered_for_longer_than_the_batc
         });
         store(&world.log, request)
     };
-    // Its round fails: it is not remembered, and not said to be.
+    // Its round fails: the batch is not remembered, and is not reported as stored.
     world.disk.fail(Fault::once(IoKind::Write, 0).on("/__keys/"));
     assert!(send(&world, 1).is_err());
     world.crash();

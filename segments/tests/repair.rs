@@ -1,4 +1,4 @@
-//! Repair that is stopped anywhere can be done again, and has lost nothing.
+//! A repair that is stopped at any point can be run again, and has lost nothing.
 
 #![allow(clippy::disallowed_methods, reason = "tests damage files on purpose")]
 
@@ -16,7 +16,7 @@ use quipu_segments::{
 };
 use support::{NOW, TOPIC, change, partition, read_from, request, spec, store};
 
-/// The operating system's disk until so many changes are made; then every call fails, as for a process that is killed.
+/// The operating system's disk, until `left` changes are made; then every call fails, as for a killed process.
 struct Stopping {
     disk: RealDisk,
     left: Arc<AtomicUsize>,
@@ -80,7 +80,7 @@ fn options() -> Options {
 
 const RECORDS: u64 = 80;
 
-/// A directory whose process was killed, with damage of each kind that repair mends.
+/// A directory of a killed process, with damage of each kind that a repair can undo.
 fn damaged(dir: &Path) {
     let log = Log::open(dir, options()).unwrap();
     log.create_topic(TOPIC, spec(1, 4 << 10)).unwrap();
@@ -116,7 +116,7 @@ fn damaged(dir: &Path) {
     fs::write(dir.join("topics/orders/topic.new"), b"torn").unwrap();
 }
 
-/// In memory where that is possible: syncs are not what is tested here, and there are many.
+/// In memory if possible: there are many syncs, and they are not tested here.
 fn temp() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())

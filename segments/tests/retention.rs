@@ -13,9 +13,9 @@ use quipu_segments::{Log, RealDisk, TimestampMs, TopicSettings, TopicSpec};
 use support::{TOPIC, of_parts, options, part, partition, records, store, try_open_with};
 
 const RETENTION_MS: u64 = 10_000;
-/// When the log is opened first.
+/// The time at which the log is first opened.
 const BEGIN: i64 = 1_700_000_000_000;
-/// Microseconds that somebody took for milliseconds.
+/// A time in microseconds, taken for milliseconds by mistake.
 const FUTURE: i64 = 1_795_883_238_369_000;
 
 fn make_topic(log: &Log) {
@@ -43,7 +43,7 @@ fn left(log: &Log) -> u64 {
 
 #[test]
 fn a_segment_goes_by_its_newest_timestamp_or_its_last_append_whichever_is_earlier() {
-    // Timestamp, appended, and when retention looks: each after the beginning.
+    // The timestamp, the time of the append, and the time of retention: each as time after the beginning.
     for (timestamp, appended, looks, is_kept) in [
         (FUTURE, 0, RETENTION_MS, true),
         (FUTURE, 0, RETENTION_MS + 1, false),
@@ -70,7 +70,7 @@ fn a_segment_goes_by_its_newest_timestamp_or_its_last_append_whichever_is_earlie
 
 #[test]
 fn after_a_restart_the_time_of_the_last_append_is_when_its_file_was_written() {
-    // When the file says that it was written, after the beginning, and when retention looks, after the restart.
+    // The file's modification time after the beginning, and the time of retention after the restart.
     for (written, looks, is_kept) in [
         (0, RETENTION_MS, true),
         (0, RETENTION_MS + 1, false),
@@ -92,7 +92,7 @@ fn after_a_restart_the_time_of_the_last_append_is_when_its_file_was_written() {
         let modified = UNIX_EPOCH + Duration::from_millis((BEGIN + written) as u64);
         let file = File::options().write(true).open(&path).unwrap();
         file.set_modified(modified).unwrap();
-        // The machine starts with a wrong clock, which is put right later.
+        // The machine starts with a wrong clock, which is corrected later.
         clock.set_wall(TimestampMs(0));
         let log = open();
         clock.set_wall(TimestampMs(BEGIN));

@@ -80,7 +80,7 @@ fn one_damage(dir: &Path) -> (Finding, Offset, Offset) {
     (finding.clone(), from, until)
 }
 
-/// The offsets that can be read, going on behind damage as clients are told to.
+/// The offsets that can be read, if a client continues behind damage as the errors say.
 fn readable(dir: &Path) -> Vec<u64> {
     let (found, _) = read_all(&partition(&open(dir), 0));
     found.iter().map(|(offset, _)| offset.get()).collect()
@@ -234,12 +234,12 @@ fn a_damaged_round_in_the_middle_is_damage_and_a_torn_last_round_is_not() {
         .take_while(|block| block[4..8] == *b"RND1")
         .count();
     assert!(rounds > 3, "{rounds}");
-    // The last round torn: what a power cut leaves before the sync has returned.
+    // The last round is torn: a power cut before the end of the sync leaves this.
     let mut torn = whole.clone();
     torn[rounds * 4096 + 50..rounds * 4096 + 60].fill(0xa5);
     fs::write(path, &torn).unwrap();
     assert_eq!(damage(dir.path()), []);
-    // One before it: damage, for rounds are begun after the one before is durable.
+    // An earlier round is torn: this is damage, because a round begins only when the one before is durable.
     let mut damaged = whole;
     damaged[(rounds - 1) * 4096 + 50] ^= 1;
     fs::write(path, &damaged).unwrap();

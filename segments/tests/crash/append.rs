@@ -25,7 +25,7 @@ impl Driver {
         let marker = self.marker();
         let mut changes = vec![(marker.clone(), Some(b"here".to_vec()))];
         if self.rng.chance(1, 2) {
-            // What a group commits: it only ever rises.
+            // A group's committed offset: it only rises.
             let key = format!("group/{}", self.rng.below(3)).into_bytes();
             changes.push((key, Some(self.model.next_request.to_le_bytes().to_vec())));
         }
@@ -86,7 +86,7 @@ impl Driver {
         self.send(parts, None, None);
     }
 
-    /// Sends a request with these records; without any it changes the state only.
+    /// Sends a request with these records; without records it only changes the state.
     pub(super) fn send(
         &mut self,
         records: Vec<(Arc<Partition>, Records, Vec<Rec>)>,
@@ -189,7 +189,7 @@ impl Driver {
         }
     }
 
-    /// Records for one part, in both forms, within what a request may have.
+    /// Random records for one part, in both forms, within the limits of a request.
     pub(super) fn records(&mut self, request: RequestId, part: u32) -> (Records, Vec<Rec>) {
         let count = [1, 1, 2, 5, 20, 100][self.rng.index(6)];
         let size = [0, 10, 100, 100, 1_000, 12_000][self.rng.index(6)].min(12_000 / count);
@@ -249,7 +249,7 @@ impl Driver {
         self.take_answers(whole);
     }
 
-    /// Takes the answers that are there; `all`: they must be.
+    /// Takes the answers that have come; with `all`, every answer must have come.
     pub(super) fn take_answers(&mut self, all: bool) {
         let mut context = Context::from_waker(Waker::noop());
         for mut waiting in std::mem::take(&mut self.waiting) {
@@ -315,7 +315,7 @@ impl Driver {
         }
         let topics: Vec<_> = request.parts.iter().map(|part| part.partition.0).collect();
         for topic in topics {
-            // A topic that takes records has not been deleted, whatever was answered to that.
+            // A topic that takes records has not been deleted, whatever its deletion was answered.
             let topic = self
                 .model
                 .topics
@@ -330,7 +330,7 @@ impl Driver {
         self.model.settle(id, &bases);
     }
 
-    /// What is readable is durable, whatever was asked for.
+    /// Readable records are durable, whichever acknowledgement was asked for.
     fn settle_written(&mut self) {
         if self.disk.is_off() {
             return;

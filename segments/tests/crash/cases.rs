@@ -1,4 +1,4 @@
-//! Crashes that once took something, each by itself. Where chance decides what a power cut takes, many seeds are tried.
+//! Single crashes that once lost data. Where chance decides what a power cut takes, many seeds are tried.
 
 #[path = "cases/journal.rs"]
 mod journal;

@@ -19,7 +19,7 @@ pub(crate) enum Restart {
     PowerCut,
 }
 
-/// The records of what was fetched, with their offsets; every batch is checked.
+/// The fetched records with their offsets; every batch is checked.
 pub(crate) fn records(fetched: &Fetched) -> Vec<(u64, Rec)> {
     let mut found = Vec::new();
     for run in &fetched.runs {
@@ -106,10 +106,10 @@ fn name_of(model: &Model, key: PartKey, offset: u64, record: &Rec) -> Name {
     name
 }
 
-/// Where each part of each request that is not yet known to be durable was found: its base, and how many of its records.
+/// For each part of each request that is not yet known to be durable: the base where it was found, and its records.
 type Sightings = BTreeMap<(RequestId, u32), (u64, u32)>;
 
-/// Reads a partition from `from` on and compares it; returns what was seen beyond the end that was known.
+/// Reads a partition from `from` on and compares it; returns what was found beyond the known end.
 fn check_partition(
     model: &Model,
     partition: &Partition,
@@ -144,10 +144,10 @@ fn check_partition(
     Ok(seen)
 }
 
-/// Looks at every partition of a log that has not been restarted: what is readable now stays.
+/// Reads every partition of a log that has not been restarted: records that are readable now must stay.
 ///
 /// # Errors
-/// What a read met.
+/// The error of a read.
 pub(crate) fn observe(
     log: &Log,
     model: &mut Model,
@@ -177,7 +177,7 @@ pub(crate) fn observe(
     Ok(())
 }
 
-/// Settles every request of which something was seen; all of it must have been.
+/// Settles every request of which some records were found; then all of them must have been found.
 fn settle_seen(model: &mut Model, seen: &Sightings, gone: impl Fn(TopicId) -> bool) {
     let mut ids: Vec<RequestId> = seen.keys().map(|(id, _)| *id).collect();
     ids.dedup();
@@ -195,7 +195,7 @@ fn settle_seen(model: &mut Model, seen: &Sightings, gone: impl Fn(TopicId) -> bo
     }
 }
 
-/// Where each part of a request was found; a part that was is there whole.
+/// Where each part of a request was found; a part that was found must be whole.
 fn bases(id: RequestId, request: &Request, seen: &Sightings) -> Vec<Option<Offset>> {
     let parts = (0..).zip(&request.parts);
     let base = |(part, plan): (u32, &PartPlan)| {
@@ -210,10 +210,10 @@ fn bases(id: RequestId, request: &Request, seen: &Sightings) -> Vec<Option<Offse
     parts.map(base).collect()
 }
 
-/// Compares everything after a restart, and learns what became of what was under way.
+/// Compares everything after a restart, and decides which of the open requests were stored.
 ///
 /// # Errors
-/// What a read met.
+/// The error of a read.
 pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> Result<(), Error> {
     let health = log.health();
     assert!(
@@ -252,7 +252,7 @@ pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> R
         let found = parts.map(|(part, _)| seen.contains_key(&(id, part)));
         let found: Vec<bool> = found.chain(marked).collect();
         let Some(&present) = found.first() else {
-            // Nothing is left that could show it: all its topics are gone.
+            // Nothing can show whether it was stored: all its topics are gone.
             model.refuse(id);
             continue;
         };
@@ -271,7 +271,7 @@ pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> R
             model.refuse(id);
         }
     }
-    // What was seen and not open: answered as not stored, or durable at another place.
+    // Records of requests that were not open must not be here: answered as not stored, or durable at another place.
     for (id, part) in seen.keys() {
         let (base, _) = seen[&(*id, *part)];
         let request = &model.requests[id];
@@ -306,7 +306,7 @@ pub(crate) fn after_restart(log: &Log, model: &mut Model, restart: Restart) -> R
     Ok(())
 }
 
-/// Compares the whole map, but for what requests change whose end is not known.
+/// Compares the whole map, except for keys that requests with an unknown outcome change.
 pub(crate) fn check_state(log: &Log, model: &mut Model) {
     for (key, value) in log.state_prefix(b"group/") {
         let number = u64::from_le_bytes(value[..].try_into().expect("a group commits a number"));
@@ -336,7 +336,7 @@ pub(crate) fn check_state(log: &Log, model: &mut Model) {
     }
 }
 
-/// Topics are there as a whole or not: what was acknowledged, and nothing that was not asked for.
+/// Topics exist whole or not at all: those that were acknowledged must exist, and none that was not asked for.
 fn resolve_topics(log: &Log, model: &mut Model) {
     let topics = log.topics();
     for topic in &topics {

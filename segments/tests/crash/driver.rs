@@ -1,4 +1,4 @@
-//! Drives a log by a seed, through everything that it can do and that can happen to it.
+//! Drives a log, as a seed decides, through everything that it can do and that can happen to it.
 
 use quipu_segments::sim::{Lie, Rng, SimClock, SimDisk};
 use quipu_segments::{Error, Log, Options, Ticket, TimestampMs};
@@ -9,10 +9,10 @@ use super::model::{Model, RequestId};
 use once::{Client, Key};
 
 const DIR: &str = "/quipu/data";
-/// More calls than any run makes: an engine that goes round in circles is stopped there.
+/// More calls than any run makes: an engine in an endless loop is stopped there.
 const MOST_CALLS: u64 = 300_000;
 
-/// What a run counted, to see that runs do what they are for.
+/// What a run counted, to check that runs do what they are made for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) power_cuts: u64,
@@ -23,13 +23,13 @@ pub(crate) struct Tally {
     pub(crate) unknown: u64,
     pub(crate) failed_calls: u64,
     pub(crate) full: u64,
-    /// Requests that repeated one which was stored, by a key and by a producer's sequence; and keys that had expired.
+    /// Requests that repeated a stored one, by a key and by a producer's sequence; and keys that had expired.
     pub(crate) repeated: u64,
     pub(crate) repeated_batches: u64,
     pub(crate) expired: u64,
-    /// Repetitions of what the same round stored.
+    /// Repetitions of a request that the same round stored.
     pub(crate) repeated_at_once: u64,
-    /// Reads or openings that met a flipped bit, and said so.
+    /// Reads or openings that met a flipped bit and reported it.
     pub(crate) reported: u64,
     pub(crate) calls: u64,
     pub(crate) trace_hash: u64,
@@ -51,16 +51,16 @@ impl Tally {
         self.repeated_at_once += other.repeated_at_once;
         self.reported += other.reported;
         self.calls += other.calls;
-        // In whatever order runs end.
+        // The order in which runs end must not matter.
         self.trace_hash ^= other.trace_hash;
     }
 }
 
-/// How a run goes.
+/// What a run does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    /// Everything stops at this call, for the only time; `None`: anything may happen at any time.
+    /// The machine stops at this call, and at no other; `None`: anything may happen at any time.
     pub(crate) stop_at: Option<u64>,
     pub(crate) verbose: bool,
     pub(crate) sabotage: Option<Sabotage>,
@@ -77,16 +77,16 @@ impl Plan {
     }
 }
 
-/// A precaution that is taken away.
+/// A precaution of the engine that is removed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Sabotage {
     /// The sync of the journal.
     JournalSync,
     /// The sync of a directory that follows a rename.
     SyncAfterRename,
-    /// The look at the checksum of the journal's last round.
+    /// The check of the last journalled round's checksum.
     TornRounds,
-    /// The look at the keys of requests that are appended once.
+    /// The lookup of the keys of requests that are appended once.
     KeyLookup,
     /// The record that makes a key durable.
     KeyEntry,
@@ -95,7 +95,7 @@ pub(crate) enum Sabotage {
 struct Waiting {
     id: RequestId,
     ticket: Ticket,
-    /// Whether it must be stored, where that is known.
+    /// Whether it must be stored, if that is known.
     expected: Option<bool>,
     /// How many calls had failed when it was queued.
     since: usize,
@@ -112,10 +112,10 @@ pub(crate) struct Driver {
     model: Model,
     waiting: Vec<Waiting>,
     full: bool,
-    /// Whether segments are synced in the middle of rounds, as by a thread beside the committer's.
+    /// Whether segments are synced in the middle of rounds, as a thread beside the committer would.
     interleaved: bool,
     markers: Vec<Vec<u8>>,
-    /// What clients send again, now and then.
+    /// Keys that clients use again now and then.
     keys: Vec<Key>,
     clients: Vec<Client>,
     /// What happened since the log was last open and whole.
@@ -235,7 +235,7 @@ impl Driver {
             self.disk.stop_at(call);
         }
         self.open();
-        // Where every call is tried, there shall not be too many.
+        // If every call is tried as a stop, there must not be too many.
         let most = if self.plan.stop_at.is_some() { 14 } else { 70 };
         let steps = self.rng.between(10, most);
         for _ in 0..steps {
@@ -279,7 +279,7 @@ impl Driver {
             45..50 => self.run_rounds(),
             50..56 => self.sync_segments(),
             56..62 => {
-                // What one pass has appended again, the next one has the log of the keys begin behind.
+                // One pass appends keys again; the next moves the start of the key log past the old ones.
                 for _ in 0..self.rng.between(1, 3) {
                     if !self.disk.is_off() {
                         self.retention();

@@ -1,4 +1,4 @@
-//! Which errors may be: each has to be explained by what was made to go wrong, and where.
+//! Which errors are allowed: each must be explained by a planned fault, and by its place.
 
 use quipu_segments::Error;
 use quipu_segments::sim::{FaultError, IoKind};
@@ -6,19 +6,19 @@ use quipu_segments::sim::{FaultError, IoKind};
 use super::Driver;
 
 impl Driver {
-    /// How many calls have failed in this run of the machine, to ask later about those that came after.
+    /// How many calls have failed in this run of the machine, to be able to ask later about the calls after them.
     pub(super) fn failures_so_far(&self) -> usize {
         self.disk.failed_calls() as usize
     }
 
-    /// Whether `error` may be, of an operation that began after `since` failures.
+    /// Whether `error` is allowed for an operation that began after `since` failures.
     pub(super) fn explains(&self, error: &Error, since: usize) -> bool {
         if self.disk.is_off() {
             return true;
         }
         let failures = self.disk.failures();
         let new = &failures[since..];
-        // Only these end all appends, or a failed segment sync for which every journal file is kept.
+        // Only failures of these files end all appends, or a failed segment sync for which every journal file is kept.
         let of_the_log = |path: &str| {
             ["/journal", "/checkpoint.", "/state."]
                 .iter()
@@ -39,18 +39,18 @@ impl Driver {
                                 && matches!(failed.kind, IoKind::Sync | IoKind::SyncDir | IoKind::Open)
                         })
             }
-            // What a directory's names are worth is not known until a restart, once a sync of it has failed.
+            // After a failed sync of a directory it is unknown until a restart which names are durable.
             Error::Io { source, .. } if source.to_string().contains("an earlier sync of") => {
                 failures.iter().any(|failed| failed.kind == IoKind::SyncDir)
             }
             Error::Io { .. } => !new.is_empty(),
-            // What an earlier attempt has left in the way.
+            // An earlier attempt may have left something in the way.
             Error::Directory(_) => !failures.is_empty(),
             _ => false,
         }
     }
 
-    /// What the log says of itself has its reasons, too.
+    /// What the log reports about its health must be explained, too.
     pub(super) fn check_health(&self) {
         if self.disk.is_off() {
             return;

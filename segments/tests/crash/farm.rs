@@ -1,4 +1,4 @@
-//! Runs seeds on all cores, and tells which fail: the same ones, whatever the number of cores.
+//! Runs seeds on all cores, and reports which fail: the same ones, whatever the number of cores.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use std::sync::{Mutex, Once};
 use super::driver::{Driver, Plan, Tally};
 
 thread_local! {
-    /// Where panics of this thread go, while it runs a seed.
+    /// Takes the panics of this thread while it runs a seed.
     static QUIET: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
@@ -17,11 +17,11 @@ thread_local! {
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) plan: Plan,
-    /// What panicked, where.
+    /// The message and the place of the panic.
     pub(crate) what: String,
 }
 
-/// What became of many runs.
+/// The results of many runs.
 #[derive(Default)]
 pub(crate) struct Harvest {
     pub(crate) seeds: u64,
@@ -30,7 +30,7 @@ pub(crate) struct Harvest {
     pub(crate) failures: Vec<Failure>,
 }
 
-/// How many runs go on at once.
+/// How many runs are done at once.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -59,8 +59,8 @@ pub(crate) fn run(plan: Plan) -> Result<Tally, Failure> {
     result.map_err(|_| Failure { plan, what })
 }
 
-/// Runs `plan` with every seed of `seeds`, `jobs` at a time, until `most` have failed. Seeds are begun in order and ended,
-/// so that all below a failing one have been run: the lowest `most` that fail are the same every time.
+/// Runs `plan` with every seed of `seeds`, `jobs` at a time, until `most` have failed. Seeds are begun in order and
+/// always completed, so all seeds below a failing one are run: the lowest `most` failures are always the same.
 pub(crate) fn run_all(
     seeds: Range<u64>,
     jobs: usize,

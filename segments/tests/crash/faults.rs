@@ -1,4 +1,4 @@
-//! What is made to go wrong while the log runs.
+//! The faults that are caused while the log runs.
 
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimDisk};
 
@@ -36,7 +36,7 @@ impl Driver {
         self.tally.full += 1;
     }
 
-    /// What keeps the next reads of the log from being served: calls that fail, or bits that are flipped.
+    /// Makes some of the next reads fail: failing calls, or flipped bits.
     pub(super) fn trouble_reads(&mut self) {
         if self.rng.chance(1, 2) {
             let one_in = self.rng.between(1, 12);
@@ -55,14 +55,14 @@ impl Driver {
         self.disk.fail(fault);
     }
 
-    /// Has the next opening read flipped bits, and returns the disk as it is before.
+    /// Makes the next opening read flipped bits, and returns the disk from before.
     pub(super) fn flip_bits_of_an_opening(&mut self) -> SimDisk {
         const PATHS: [&str; 6] = ["/", ".journal", "checkpoint", "state.", "topic.json", "/topics/"];
         let (path, one_in) = (PATHS[self.rng.index(PATHS.len())], [1, 4, 40][self.rng.index(3)]);
         say!(self, "one in {one_in} pages of {path} is read with a flipped bit");
         let before = self.disk.after_kill();
         self.disk = before.after_kill();
-        // One: of two wrong bits in its last round nobody could tell a journal from one that a power cut has torn.
+        // Only one: with two wrong bits, the last round of a journal looks like one that a power cut has torn.
         self.disk.flip_bits_on_read(path, one_in, 1);
         before
     }

@@ -1,4 +1,4 @@
-//! A disk that does something just before each sync of the journal: what the syncer's thread could do at that moment.
+//! A disk that does something just before each sync of the journal: something that the syncer's thread could do then.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -40,7 +40,7 @@ impl Hooked {
         *self.hook.run() = Some(Box::new(hook));
     }
 
-    /// Forgets the hook, and with it what it holds.
+    /// Drops the hook, and everything that it holds.
     pub(crate) fn unhook(&self) {
         self.hook.run().take();
     }

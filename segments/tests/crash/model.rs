@@ -1,4 +1,4 @@
-//! What the log must hold: a plain list of records per partition, a plain map, and requests whose end is not known.
+//! What the log must hold: a plain list of records per partition, a plain map, and requests whose outcome is unknown.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use quipu_segments::sim::Rng;
 use quipu_segments::{Ack, Offset, TopicId, TopicSpec};
 
-/// A request, in the order in which it was queued: later ones win where they change the same key.
+/// The number of a request, in the order of queueing: if two change the same key, the later one wins.
 pub(crate) type RequestId = u64;
 pub(crate) type PartKey = (TopicId, u32);
 
-/// A record that says by itself which one it is, so that whatever is found can be told.
+/// A record that names itself, so that every record that is found can be identified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rec {
     pub(crate) timestamp: i64,
@@ -94,18 +94,18 @@ pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Not answered, or answered that it is not known: there as a whole after a restart, or not.
+    /// Not answered, or answered with an unknown outcome: there as a whole after a restart, or not at all.
     Unknown,
-    /// Answered as written: there after a kill, perhaps after a power cut.
+    /// Answered as written: there after a kill, perhaps not after a power cut.
     Written,
     /// Answered as durable, or seen by a reader: there for ever.
     Durable,
-    /// Answered as not stored, or found missing by a restart that was free to lose it: never there.
+    /// Answered as not stored, or missing after a restart that was allowed to lose it: never there.
     Absent,
 }
 
-/// One of the requests that carry the same key. Each has records of its own, so that it can be told which was stored; its
-/// note is its [`RequestId`].
+/// One of the requests that carry the same key. Each has its own records, which show which of the requests was stored;
+/// its note is its [`RequestId`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyedTry {
     pub(crate) topic: TopicId,
@@ -120,7 +120,7 @@ impl KeyedTry {
     }
 }
 
-/// One of the requests that carry the same batch of a producer; each has records of its own.
+/// One of the requests that carry the same batch of a producer; each has its own records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BatchTry {
     pub(crate) producer: i64,
@@ -129,11 +129,11 @@ pub(crate) struct BatchTry {
     pub(crate) last: i32,
 }
 
-/// What has to become of a producer's batch.
+/// What must happen to a producer's batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Append,
-    /// At that offset, if it is known.
+    /// Stored before, at this offset, if it is known.
     Repeated(Option<Offset>),
     OutOfOrder,
     Fenced,
@@ -151,15 +151,15 @@ pub(crate) struct Request {
     pub(crate) bases: Option<Vec<Offset>>,
     pub(crate) once: Option<KeyedTry>,
     pub(crate) batch: Option<BatchTry>,
-    /// Answered that it is not known, by a round whose sync failed: what the same round has answered as written says that it
-    /// was written, too.
+    /// Answered with an unknown outcome, because the round's sync failed: if the same round has answered another
+    /// request as written, this one was written, too.
     pub(crate) is_in_flight: bool,
     /// The wall time at which it was queued.
     pub(crate) queued_at: i64,
 }
 
 impl Request {
-    /// Whether it is stored, as far as is known now.
+    /// Whether it is known to be stored.
     fn is_stored(&self) -> bool {
         matches!(self.fate, Fate::Durable | Fate::Written)
     }
@@ -173,14 +173,14 @@ pub(crate) struct PartModel {
     pub(crate) end: u64,
     /// The log start is not below what was acknowledged…
     pub(crate) start: u64,
-    /// …and not above what was asked for or seen.
+    /// …and not above what was requested or seen.
     pub(crate) start_at_most: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Existence {
     Yes,
-    /// A create or a delete is not known to have been done.
+    /// It is unknown whether a create or a delete was done.
     Maybe,
     No,
 }
@@ -189,7 +189,7 @@ pub(crate) enum Existence {
 pub(crate) struct TopicModel {
     pub(crate) name: String,
     pub(crate) exists: Existence,
-    /// The last is what it was last asked to be; any may be found after a restart.
+    /// The last one was requested last; any of them may be found after a restart.
     pub(crate) specs: Vec<TopicSpec>,
     pub(crate) partitions: BTreeMap<u32, PartModel>,
     /// Whether retention may delete.
@@ -227,13 +227,13 @@ pub(crate) struct Model {
     /// Names whose creation was not answered, with the specification.
     pub(crate) creating: Vec<(String, TopicSpec)>,
     pub(crate) last_topic_id: Option<TopicId>,
-    /// What groups were seen to have committed.
+    /// The committed offsets of groups that were seen.
     pub(crate) committed: BTreeMap<Vec<u8>, u64>,
-    /// The latest time that the wall clock has shown: what expires later is remembered.
+    /// The latest time that the wall clock has shown: keys that expire later must be remembered.
     pub(crate) latest: i64,
 }
 
-/// What has to become of a batch, after those.
+/// What must happen to a batch that comes after the stored ones.
 fn verdict(stored: &[(Option<Offset>, BatchTry)], batch: &BatchTry) -> Verdict {
     let Some((_, newest)) = stored.last() else {
         return Verdict::Append;
@@ -285,7 +285,7 @@ impl Model {
         topic.partitions.entry(key.1).or_default()
     }
 
-    /// A request turns out to be there for ever, its parts at `bases`.
+    /// A request is now known to be there for ever, its parts at `bases`.
     pub(crate) fn settle(&mut self, id: RequestId, bases: &[Option<Offset>]) {
         let request = self
             .requests
@@ -342,7 +342,7 @@ impl Model {
         }
     }
 
-    /// Of the requests with one key no other is stored that is still remembered.
+    /// Checks that no other request with the same key is stored and still remembered.
     pub(crate) fn check_only_one(&self, id: RequestId, once: &KeyedTry) {
         for (other, request) in &self.requests {
             if let Some(twin) = &request.once
@@ -358,7 +358,7 @@ impl Model {
         }
     }
 
-    /// Whether some other request keeps one with this key from being stored: one that says something else (`reused`), or
+    /// Whether another request prevents one with this key from being stored: one with another content (`reused`), or
     /// any.
     pub(crate) fn is_remembered(&self, id: RequestId, reused: bool, now: i64) -> bool {
         let once = self.requests[&id].once.as_ref().expect("it has a key");
@@ -373,7 +373,7 @@ impl Model {
         })
     }
 
-    /// How many keys have to be remembered.
+    /// How many keys must be remembered.
     pub(crate) fn remembered(&self, now: i64) -> usize {
         let is_live = |request: &&Request| {
             request.is_stored() && request.once.as_ref().is_some_and(|once| once.expires > now)
@@ -381,7 +381,7 @@ impl Model {
         self.requests.values().filter(is_live).count()
     }
 
-    /// The batches of a producer that are stored in a partition, in order, each with its offset where that was answered.
+    /// The batches of a producer that are stored in a partition, in order, each with its offset if that was answered.
     pub(crate) fn batches(
         &self,
         partition: PartKey,
@@ -396,7 +396,7 @@ impl Model {
             if *id == but || request.parts[0].partition != partition {
                 continue;
             }
-            // Of what was in flight, repetitions were not.
+            // Requests in flight were appended, except for repetitions.
             let was_appended = request.is_in_flight && verdict(&stored, &batch) == Verdict::Append;
             if request.is_stored() || was_appended {
                 let base = request.bases.as_ref().and_then(|bases| bases.first().copied());
@@ -406,7 +406,7 @@ impl Model {
         stored
     }
 
-    /// What has to become of a producer's batch after those that are stored.
+    /// What must happen to a producer's batch that comes after the stored ones.
     pub(crate) fn verdict(&self, id: RequestId) -> Verdict {
         let request = &self.requests[&id];
         let batch = request.batch.expect("it is a producer's");

@@ -7,7 +7,7 @@ use super::Driver;
 use crate::check;
 
 impl Driver {
-    /// Reads what is readable, in several ways; nothing of it may ever be taken back.
+    /// Reads what is readable, in several ways; none of it may ever be lost.
     pub(super) fn observe(&mut self) {
         if self.disk.is_off() {
             return;
@@ -21,7 +21,7 @@ impl Driver {
         let result = self.look(max_bytes, rng);
         self.tally.reported += u64::from(self.disk.stop_flips() > 0 && result.is_err());
         if result.is_err() {
-            // What could not be read for a moment is served as soon as it can be.
+            // After a passing read error, the same read succeeds.
             self.disk.pause_faults(true);
             let result = self.look(max_bytes, again);
             self.disk.pause_faults(false);
@@ -32,7 +32,7 @@ impl Driver {
         }
     }
 
-    /// Reads what is readable; an error must have been caused just now.
+    /// Reads what is readable; an error must come from a fault during this read.
     fn look(&mut self, max_bytes: usize, mut rng: Rng) -> Result<(), Error> {
         let failed = self.failures_so_far();
         let from = |start, end| rng.between(start, end);

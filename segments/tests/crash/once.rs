@@ -1,8 +1,8 @@
-//! Clients that send the same again: by a key, or as a producer that numbers its batches.
+//! Clients that repeat requests: with a key, or as a producer that numbers its batches.
 //!
-//! Whatever was answered to a request, or not: it is sent again at random, beside others that wait or after a restart, with
-//! the same key and now and then with another fingerprint. Each has records of its own, so that the model sees which of them
-//! was stored, and that it was one.
+//! Requests are sent again at random, whether they were answered or not, beside others that wait or after a restart,
+//! with the same key and now and then with another fingerprint. Each repetition has its own records, so that the model
+//! sees which one was stored, and that it was only one.
 
 use std::sync::Arc;
 
@@ -20,18 +20,18 @@ pub(super) struct Key {
     fingerprint: u8,
 }
 
-/// A producer, as far as it knows itself.
+/// A producer, as it sees itself.
 pub(super) struct Client {
     partition: PartKey,
     producer: i64,
     epoch: i16,
-    /// The sequence that it gives next.
+    /// The sequence of its next batch.
     next: i32,
     sent: Vec<BatchTry>,
 }
 
 impl Driver {
-    /// Whether requests may have keys.
+    /// Prepares the log for keys; returns whether requests may have them.
     pub(super) fn prepare_keys(&mut self) -> bool {
         let since = self.failures_so_far();
         match self.log().prepare_keys() {
@@ -49,7 +49,7 @@ impl Driver {
         let rows = self.keys.iter();
         let known: Vec<Key> = rows.filter(|key| key.topic == topic).cloned().collect();
         let mut key = if !known.is_empty() && self.rng.chance(2, 3) {
-            // Rather one of the last.
+            // Prefer one of the last keys.
             let back = self
                 .rng
                 .index(known.len().min([1, 4, 1_000, 1_000][self.rng.clone().index(4)]));
@@ -76,7 +76,7 @@ impl Driver {
                 fingerprint: key.fingerprint,
                 expires: self.clock.now().get() + window,
             };
-            // Records without a key may be placed elsewhere the next time.
+            // Records without a record key may go to other partitions in a repetition.
             let wanted = [1, 1, 2, 3][self.rng.index(4)];
             let mut free = partitions.clone();
             let mut parts = Vec::new();
@@ -138,7 +138,7 @@ impl Driver {
         }
     }
 
-    /// What a producer sends: what follows on all that it has sent, something of that again, or something wrong.
+    /// The next batch of a producer: the one after all that it has sent, a repeated one, or a wrong one.
     fn next_batch(&mut self, at: usize, key: PartKey) -> BatchTry {
         let client = &mut self.clients[at];
         let is_its = |id: RequestId| {
@@ -149,7 +149,7 @@ impl Driver {
                 && request.parts[0].partition == key
         };
         if !self.waiting.iter().any(|waiting| is_its(waiting.id)) {
-            // It knows what has arrived, and goes on from there.
+            // The producer knows what has arrived, and continues from there.
             let stored = self.model.batches(key, client.producer, RequestId::MAX);
             if let Some((_, last)) = stored.last() {
                 client.epoch = last.epoch;
@@ -184,7 +184,7 @@ impl Driver {
         batch
     }
 
-    /// A request was answered with what another one has stored.
+    /// A request was answered with the offsets that another one has stored.
     pub(super) fn repeated(&mut self, id: RequestId, bases: &[Offset], note: &[u8]) {
         let request = self.model.requests[&id].clone();
         say!(self, "request {id} repeats what is at {bases:?}");
@@ -225,14 +225,14 @@ impl Driver {
         self.tally.repeated += 1;
         self.tally.repeated_at_once += u64::from(stored.fate == Fate::Written);
         if request.ack == Ack::Durable {
-            // What was only written is durable, since a repetition of it is.
+            // A request that was only written is durable now, because its repetition is.
             let bases: Vec<_> = bases.iter().copied().map(Some).collect();
             self.model.settle(first, &bases);
         }
         self.model.refuse(id);
     }
 
-    /// A request that was just stored does not repeat another one.
+    /// Checks that a request that was just stored does not repeat another one.
     pub(super) fn check_is_new(&mut self, id: RequestId) {
         if self.model.requests[&id].batch.is_some() {
             let found = self.model.verdict(id);
@@ -252,7 +252,7 @@ impl Driver {
         }
     }
 
-    /// Whether what else is stored is why a request was refused.
+    /// Whether other stored requests explain why a request was refused.
     pub(super) fn explains_refusal(&self, id: RequestId, error: &Error) -> bool {
         let request = &self.model.requests[&id];
         let now = self.clock.now().get();

@@ -11,7 +11,7 @@ use quipu_segments::{
 use super::{Driver, is_refusal};
 use crate::model::{Existence, Fate, Request, TopicModel, retains};
 
-/// By how much the wall clock is set back at once.
+/// By how much the wall clock is set back.
 const SET_BACK_MS: i64 = 3_000;
 
 impl Driver {
@@ -24,7 +24,7 @@ impl Driver {
         }
     }
 
-    /// Has time pass.
+    /// Moves the time forward.
     pub(super) fn advance(&mut self, by: Duration) {
         self.clock.advance(by);
         self.model.latest = self.model.latest.max(self.clock.now().get());
@@ -38,7 +38,7 @@ impl Driver {
             self.clock
                 .set_wall(TimestampMs(self.clock.now().get() - SET_BACK_MS));
         }
-        // What becomes readable by the rounds of the new log starts could be below them at once.
+        // First run rounds and read: later a record could become readable and fall below the new log start at once.
         self.run_rounds();
         self.observe();
         if self.disk.is_off() {
@@ -71,7 +71,7 @@ impl Driver {
         self.observe();
     }
 
-    /// Retention has deleted nothing but what it may.
+    /// Checks that retention has deleted only what it may.
     fn check_retention(&self, partition: &Partition, before: Offset) {
         let id = partition.id();
         let now_at = partition.positions().log_start_offset;
@@ -83,7 +83,7 @@ impl Driver {
         let records = &self.model.topics[&id.topic].partitions[&id.index].records;
         let deleted = || (before.get()..now_at.get()).filter_map(|offset| records.get(&offset));
         let timestamps = deleted().filter_map(|name| Some(self.model.record(*name)?.timestamp));
-        // The last append counts, and the clock may have been set back between the queue and the round.
+        // The last append counts, and the clock may have been set back between queueing and the round.
         let last = deleted().next_back();
         let queued_at = last.and_then(|name| self.model.queued_at(*name));
         let Some((newest, queued_at)) = timestamps.max().zip(queued_at) else {
@@ -166,7 +166,7 @@ impl Driver {
                     "{name} exists"
                 );
                 self.model.creating.retain(|(other, _)| *other != name);
-                // A topic's id is repeated.
+                // Topic ids must not repeat.
                 assert!(self.model.last_topic_id.is_none_or(|last| last < topic.id()));
                 self.model.last_topic_id = Some(topic.id());
                 self.model.topics.insert(topic.id(), TopicModel::new(name, spec));

@@ -1,4 +1,4 @@
-//! Opening, closing and crashing: every run of the machine or the process, and the comparison at its beginning.
+//! Opening, closing and crashing: each run of the machine or the process, and the comparison at its beginning.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::check::{self, Restart};
 use crate::hook::hooked;
 
 impl Driver {
-    /// Opens the log, whatever happens meanwhile, and compares all of it.
+    /// Opens the log, whatever happens meanwhile, and compares everything in it.
     pub(super) fn open(&mut self) {
         for attempt in 0.. {
             assert!(attempt < 20, "the log cannot be opened");
@@ -35,7 +35,7 @@ impl Driver {
                 self.options.clone(),
             ) {
                 Ok(log) if before.is_some() && !log.health().damage.is_empty() => {
-                    // Reported, so that somebody can look into it: as if this start had never been.
+                    // The damage is reported, so that an operator can act. Go back to the disk from before this start.
                     say!(self, "flipped bits are reported: {:?}", log.health().damage);
                     assert!(self.disk.flips_so_far() > 0, "{:?}", log.health().damage);
                     self.tally.reported += 1;
@@ -45,7 +45,7 @@ impl Driver {
                     continue;
                 }
                 Ok(log) if self.lost_keys(&log) => {
-                    // Calls failed while they were read, which is reported: as if this start had never been, too.
+                    // Calls failed while the keys were read, and this is reported: this start does not count either.
                     say!(self, "keys are lost, and reported: {:?}", log.health().damage);
                     self.tally.reported += 1;
                 }
@@ -56,7 +56,7 @@ impl Driver {
                         let (log, mut rng) = (log.clone(), self.rng.fork());
                         disk.0.before_journal_sync(move || {
                             if rng.chance(1, 3) {
-                                // What it meets, the log remembers.
+                                // The log remembers an error.
                                 let _result = log.sync_segments();
                             }
                         });
@@ -65,7 +65,7 @@ impl Driver {
                         self.disk.clear_faults();
                         self.disk.stop_at(MOST_CALLS);
                     }
-                    // Where the machine has stopped there is nothing to check.
+                    // If the machine has stopped, there is nothing to check.
                     if !self.disk.is_off() {
                         say!(self, "opened after {:?}", self.restart);
                         match check::after_restart(&log, &mut self.model, self.restart) {
@@ -98,7 +98,7 @@ impl Driver {
         }
     }
 
-    /// Whether keys could not be read, because calls failed, and nothing else is wrong.
+    /// Whether keys could not be read because calls failed, and nothing else is wrong.
     fn lost_keys(&self, log: &Log) -> bool {
         let damage = log.health().damage;
         !damage.is_empty()
@@ -118,7 +118,7 @@ impl Driver {
         say!(self, "this run of the machine or the process ends");
         self.count_calls();
         assert!(self.disk.calls() < MOST_CALLS, "the log goes round in circles");
-        // Only a failed sync makes the system forget pages that it has shown.
+        // Only after a failed sync may a kernel drop pages that reads have shown.
         let rows = self.disk.failures();
         let trouble = rows.iter().any(|failed| failed.kind == IoKind::Sync);
         let power_cut = self.rng.chance(2, 3);
@@ -172,7 +172,7 @@ impl Driver {
                     self.restart = Restart::Kill;
                     self.next_disk();
                 } else if self.rng.chance(1, 2) {
-                    // What was closed in order needs no luck.
+                    // A log that was closed properly survives any power cut.
                     self.count_calls();
                     self.disk = self.disk.after_power_cut();
                     self.tally.power_cuts += 1;

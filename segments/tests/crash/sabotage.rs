@@ -1,9 +1,9 @@
-//! The simulation itself, tested: with one of the engine's precautions taken away it must find a loss, and soon.
+//! Tests of the simulation itself: if one of the engine's precautions is removed, it must find a loss soon.
 
 use super::driver::{Plan, Sabotage};
 use super::farm;
 
-/// A loss is to be found within so many seeds.
+/// A loss must be found within so many seeds.
 const SEEDS: u64 = 1_000;
 
 fn assert_noticed(sabotage: Sabotage) {

@@ -1,4 +1,4 @@
-//! Running a case: what is asked of everything that follows damage.
+//! Runs a case: checks everything that follows damage.
 
 use std::fs;
 use std::ops::Range;
@@ -18,11 +18,11 @@ pub(crate) struct Expect {
     pub(crate) may_lose: Lost,
     /// The state may be lost.
     pub(crate) may_lose_state: bool,
-    /// `verify` has nothing to say, or only what a crash leaves.
+    /// `verify` reports nothing, or only what a crash leaves.
     pub(crate) is_harmless: bool,
     /// A topic that may not be served.
     pub(crate) not_served: Option<&'static str>,
-    /// A file whose damaged bytes must be found after opening: in place, or aside.
+    /// A file whose damaged bytes must still exist after opening: in place, or kept aside.
     pub(crate) evidence: Option<PathBuf>,
 }
 
@@ -35,7 +35,7 @@ impl Expect {
     }
 }
 
-/// What a log has after damage.
+/// What a log holds after damage.
 struct Left {
     lost: Lost,
     state: Option<Arc<[u8]>>,
@@ -82,7 +82,7 @@ pub(crate) fn run(base: &Path, model: &Model, expect: &Expect, damage: &dyn Fn(&
     }
     let longer = append_to_each(&log, model, &mut problems);
     let lost_then = read(&log, &longer, &mut problems);
-    // Killed.
+    // The process is killed.
     drop(log);
     start_again(dir, &longer, &lost_then, &left, &mut problems);
     if is_repaired {
@@ -91,7 +91,7 @@ pub(crate) fn run(base: &Path, model: &Model, expect: &Expect, damage: &dyn Fn(&
     problems
 }
 
-/// What is left, which must be all but what may be lost.
+/// Reads what is left: it must be everything except what may be lost.
 fn look(log: &Log, model: &Model, expect: &Expect, problems: &mut Vec<String>) -> Left {
     let lost = read(log, model, problems);
     for ((topic, index), offsets) in &lost {
@@ -116,7 +116,7 @@ fn look(log: &Log, model: &Model, expect: &Expect, problems: &mut Vec<String>) -
     }
 }
 
-/// `verify` and the log's health say what is lost, and `verify` says what to do.
+/// Checks that `verify` and the log's health report what is lost, and that `verify` says what to do.
 fn check_told(
     log: &Log,
     verified: &Result<Verified, Error>,
@@ -148,7 +148,7 @@ fn check_told(
     }
 }
 
-/// Appends go on; returns what is there with them.
+/// Appends to each partition; returns the model with these records.
 fn append_to_each(log: &Log, model: &Model, problems: &mut Vec<String>) -> Model {
     let mut longer = model.clone();
     for (topic, index) in PARTITIONS {
@@ -166,7 +166,7 @@ fn append_to_each(log: &Log, model: &Model, problems: &mut Vec<String>) -> Model
     longer
 }
 
-/// The next start finds no more lost than the first.
+/// Checks that the next start finds no more lost than the first.
 fn start_again(dir: &Path, longer: &Model, lost_then: &Lost, left: &Left, problems: &mut Vec<String>) {
     match open(dir) {
         Ok(log) => {
@@ -184,7 +184,7 @@ fn start_again(dir: &Path, longer: &Model, lost_then: &Lost, left: &Left, proble
     }
 }
 
-/// Repair loses nothing, and has nothing to do the second time.
+/// Checks that a repair loses nothing, and has nothing to do the second time.
 fn check_repair(dir: &Path, model: &Model, left: &Left, problems: &mut Vec<String>) {
     match repair(dir, &mut |_| {}) {
         Ok(first) => {
@@ -214,7 +214,7 @@ fn check_repair(dir: &Path, model: &Model, left: &Left, problems: &mut Vec<Strin
     }
 }
 
-/// Cases with their names; all are run, and all that are wrong are shown.
+/// Cases with their names: all are run, and all that fail are shown.
 pub(crate) struct Cases<'a> {
     history: &'a History,
     failed: Vec<String>,
@@ -241,7 +241,7 @@ impl<'a> Cases<'a> {
         }
     }
 
-    /// Every kind of damage to a file, some of it at bits of the given bytes.
+    /// Runs every kind of damage to a file; flips bits at the given bytes.
     pub(crate) fn harms(
         &mut self,
         base: &Path,
@@ -264,7 +264,7 @@ impl<'a> Cases<'a> {
         });
     }
 
-    /// A file in the place of another one, from the same directory.
+    /// Replaces a file by another one of the same directory.
     pub(crate) fn exchanged(&mut self, base: &Path, path: &Path, other: &Path, expect: &Expect) {
         let name = format!("{} is a copy of {}", path.display(), other.display());
         self.case(base, &name, expect, &|dir| {

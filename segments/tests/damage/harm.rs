@@ -1,4 +1,4 @@
-//! Kinds of damage, and what they touch.
+//! Kinds of damage, and the bytes that they touch.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,7 +39,7 @@ pub(crate) fn change(dir: &Path, path: &Path, with: impl Fn(&mut Vec<u8>)) {
 /// A kind of damage within a file.
 pub(crate) type Harm = Box<dyn Fn(&mut Vec<u8>)>;
 
-/// Kinds of damage at places of a file of so many bytes, each with the bytes that it touches.
+/// Kinds of damage at places of a file of `length` bytes, each with the bytes that it touches.
 pub(crate) fn harms(length: usize, bits: &[usize]) -> Vec<(String, Range<usize>, Harm)> {
     let mut all: Vec<(String, Range<usize>, Harm)> = Vec::new();
     for &at in bits {
@@ -66,7 +66,7 @@ pub(crate) fn harms(length: usize, bits: &[usize]) -> Vec<(String, Range<usize>,
     all
 }
 
-/// The offsets of the batches of a log file that meet a range of bytes.
+/// The offsets in the batches of a log file that overlap a range of bytes.
 pub(crate) fn offsets_in(bytes: &[u8], range: &Range<usize>) -> BTreeSet<u64> {
     let mut position = 0;
     let mut offsets = BTreeSet::new();

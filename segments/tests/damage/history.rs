@@ -19,14 +19,14 @@ fn options() -> Options {
     }
 }
 
-/// In memory where that is possible: syncs are not what is tested here, and there are many.
+/// In memory if possible: there are many syncs, and they are not tested here.
 pub(crate) fn temp() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .expect("a temporary directory")
 }
 
-/// What is in a directory.
+/// The expected contents of a directory.
 #[derive(Clone, Default)]
 pub(crate) struct Model {
     pub(crate) records: BTreeMap<(&'static str, u32), Vec<Vec<u8>>>,
@@ -48,7 +48,7 @@ pub(crate) struct History {
 }
 
 pub(crate) fn value(topic: &str, partition: u32, number: usize) -> Vec<u8> {
-    // Of a different length in each partition, so that batches lie elsewhere.
+    // A different length in each partition, so that batches have different positions.
     format!(
         "{topic}/{partition}/{number:0width$}",
         width = 150 + 7 * partition as usize + topic.len()
@@ -108,10 +108,10 @@ impl History {
         log.close().unwrap();
         drop(log);
         copy(&live, &path("early"));
-        // Long enough for journal files to be used again: what is in an early checkpoint's reach is gone.
+        // Enough rounds for journal files to be reused: the rounds that the early checkpoint needs are gone.
         let log = open(&live).unwrap();
         fill(&log, &mut model, 60);
-        // A new file, and room in it for all that follows: the spare one behind it proves that it is there.
+        // A new journal file with room for everything that follows: the spare one behind it proves that it existed.
         log.sync_segments().unwrap();
         fill(&log, &mut model, 12);
         drop(log);
@@ -140,7 +140,7 @@ impl History {
         [&self.closed, &self.killed]
     }
 
-    /// Whether the process was killed that left a directory: the journal still has its last records.
+    /// Whether a directory was left by a killed process: then the journal still has its last records.
     pub(crate) fn is_killed(&self, base: &Path) -> bool {
         base == self.killed
     }

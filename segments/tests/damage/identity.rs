@@ -1,4 +1,4 @@
-//! Damage to what says what the directory and its topics are.
+//! Damage to the files that identify the directory and its topics.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,11 +25,11 @@ fn a_damaged_format_or_description_is_written_again_from_what_says_the_same() {
             let bits: Vec<usize> = (0..length).step_by(13).chain([11, 33, 34, length - 1]).collect();
             cases.harms(base, path, &bits, |_, range| Expect {
                 evidence: (!name.contains("copy")).then(|| path.into()),
-                // The line break at the end may be another white space, or none.
+                // The line break at the end may be another white-space character, or missing.
                 is_harmless: range.start + 1 == length,
                 ..Expect::default()
             });
-            // A directory of an earlier build has no copy, and is as good.
+            // A directory of an earlier build has no copy, and is just as good.
             let missing = Expect {
                 is_harmless: name.contains("copy"),
                 ..Expect::default()
@@ -42,7 +42,7 @@ fn a_damaged_format_or_description_is_written_again_from_what_says_the_same() {
     cases.end(120);
 }
 
-/// What another directory, or another topic, says of itself.
+/// The identity files of another directory, or of another topic.
 fn others(cases: &mut Cases<'_>, history: &History, base: &Path) {
     let expect = Expect::default();
     cases.case(base, "the FORMAT of another directory", &expect, &|dir| {

@@ -12,8 +12,7 @@ fn a_damaged_journal_costs_nothing_that_the_segments_have_and_a_foreign_one_is_n
     let history = History::new();
     let mut cases = Cases::new(&history);
     for base in history.bases() {
-        // A file that holds nothing any more, and the last round, which was never acknowledged for all that is known, are
-        // not damage.
+        // A file that is no longer needed is not damage, nor is the last round: it may never have been acknowledged.
         let expect = Expect {
             may_lose_state: history.is_killed(base),
             ..Expect::harmless()
@@ -63,7 +62,7 @@ fn bits(bytes: &[u8]) -> [usize; 10] {
     ]
 }
 
-/// Nothing but the checkpoint, or the end mark in the file before, says then that the file was in use.
+/// Cuts a file and all behind it: then only the checkpoint, or the end mark in the file before, shows that it existed.
 fn end_early(cases: &mut Cases<'_>, base: &Path, path: &Path, expect: &Expect) {
     for length in [None, Some(0), Some(40), Some(4096)] {
         let name = format!("{} and all behind it: cut to {length:?}", path.display());
@@ -82,7 +81,7 @@ fn end_early(cases: &mut Cases<'_>, base: &Path, path: &Path, expect: &Expect) {
     }
 }
 
-/// A file of another directory beside those that are there.
+/// Adds a file of another directory beside the existing ones.
 fn added(cases: &mut Cases<'_>, base: &Path, name: &str, from: &Path, path: &Path) {
     cases.case(base, name, &Expect::harmless(), &|dir| {
         if !dir.join(path).exists() {

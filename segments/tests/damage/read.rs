@@ -1,4 +1,4 @@
-//! Reading all that there is, beside what was written.
+//! Reads everything, and compares it with what was written.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::support::values_in;
 /// Offsets that are lost or may be, by partition.
 pub(crate) type Lost = BTreeMap<(&'static str, u32), BTreeSet<u64>>;
 
-/// The offsets that cannot be read, each checked to be named by an error; the rest is compared with the model.
+/// The offsets that cannot be read; an error must name each of them. The rest is compared with the model.
 pub(crate) fn read(log: &Log, model: &Model, problems: &mut Vec<String>) -> Lost {
     let mut lost = Lost::new();
     for (key, records) in &model.records {
@@ -25,7 +25,7 @@ pub(crate) fn read(log: &Log, model: &Model, problems: &mut Vec<String>) -> Lost
     lost
 }
 
-/// Whether something is lost that was not lost then.
+/// Whether more is lost now than then.
 pub(crate) fn is_more(now: &Lost, then: &Lost) -> bool {
     now.iter()
         .any(|(key, offsets)| then.get(key).is_none_or(|then| !offsets.is_subset(then)))
@@ -77,7 +77,7 @@ fn read_partition(
             }
         }
     }
-    // Health knows the same.
+    // The log's health reports the same.
     let rows = partition.damaged_ranges();
     let known: BTreeSet<u64> = rows
         .iter()
@@ -90,7 +90,7 @@ fn read_partition(
     missing
 }
 
-/// Compares what was fetched from an offset on with what was written there.
+/// Compares the records that were fetched from an offset on with those that were written there.
 fn compare(fetched: &Fetched, from: Offset, name: &str, records: &[Vec<u8>], problems: &mut Vec<String>) {
     let mut expected = from;
     for (offset, value) in values_in(fetched) {

@@ -27,7 +27,7 @@ fn a_damaged_log_costs_the_records_that_it_touches_and_no_other() {
                 .flat_map(|start| [0, 7, 11, 16, 23, 70].map(|at| start + at))
                 .collect();
             bits.extend([first - 1, bytes.len() / 2, bytes.len() - 1]);
-            // What the journal still has is written again: a power cut leaves the same.
+            // Bytes that the journal still has are written again: a power cut can leave the same damage.
             let expect = |touched: &Range<usize>| Expect {
                 may_lose: Lost::from([(partition_of(&path), offsets_in(&bytes, touched))]),
                 is_harmless: history.is_killed(base),
@@ -56,7 +56,7 @@ fn a_log_of_another_segment_is_never_served() {
                 is_harmless: history.is_killed(base),
                 ..Expect::default()
             };
-            // A batch does not say of which partition it is: one of another partition with fitting offsets cannot be told.
+            // A batch does not name its partition: one of another partition with fitting offsets cannot be recognised.
             let is_other = |other: &&PathBuf| *other != path && other.parent() == path.parent();
             for other in logs.iter().filter(is_other) {
                 cases.exchanged(base, path, other, &expect);
@@ -70,21 +70,21 @@ fn a_log_of_another_segment_is_never_served() {
 fn a_damaged_missing_or_foreign_index_costs_nothing() {
     let history = History::new();
     let mut cases = Cases::new(&history);
-    // What a killed process leaves of its indexes is no different.
+    // The indexes that a killed process leaves are no different.
     let base = &history.closed;
     for extension in ["index", "timeindex"] {
         let all = files(base, extension);
         for path in &ends(all.clone()) {
             let bytes = fs::read(base.join(path)).unwrap();
             let bits = [0, 8, 13, 17, 25, 33, 41, 50, 64, bytes.len() - 1];
-            // Zeros and nothing are what a power cut leaves of a file that is not synced.
+            // A power cut leaves zeros or an empty file if a file was not synced.
             cases.harms(base, path, &bits, |harm, _| Expect {
                 is_harmless: harm.starts_with("zeroed") || harm == "cut to 0",
                 ..Expect::default()
             });
             cases.missing(base, path, &Expect::harmless());
             for other in all.iter().filter(|other| *other != path) {
-                // One of the same base may fit in every field that it has.
+                // An index of the same base may fit in every field.
                 let expect = Expect {
                     is_harmless: other.file_name() == path.file_name(),
                     ..Expect::default()

@@ -14,7 +14,7 @@ fn a_damaged_checkpoint_or_state_costs_nothing_while_one_slot_is_whole() {
     for base in history.bases() {
         for path in ["checkpoint.0", "checkpoint.1", "state.0", "state.1"].map(Path::new) {
             let bits: Vec<usize> = (0..48).step_by(5).chain([8, 9]).collect();
-            // What lies behind the payload means nothing.
+            // Bytes behind the payload mean nothing.
             cases.harms(base, path, &bits, |_, range| Expect {
                 is_harmless: range.start >= 4096,
                 ..Expect::default()

@@ -71,7 +71,7 @@ pub fn to_text(title: &str, tree: &Tree) -> String {
     text
 }
 
-/// One row: position, bytes, and what of them is text.
+/// One row: position, bytes, and the bytes as text where they are printable.
 pub fn line(at: usize, bytes: &[u8]) -> String {
     let mut line = format!("{at:08x} ");
     for index in 0..ROW {
@@ -95,7 +95,7 @@ pub fn line(at: usize, bytes: &[u8]) -> String {
     line
 }
 
-/// The directory of a text.
+/// Parses the text of a directory.
 pub fn from_text(text: &str) -> Tree {
     let mut tree = Tree::new();
     let mut file: Option<PathBuf> = None;
@@ -120,7 +120,7 @@ pub fn from_text(text: &str) -> Tree {
     tree
 }
 
-/// Position and bytes of one row.
+/// Parses one row: position and bytes.
 pub fn row(line: &str) -> (usize, Vec<u8>) {
     let (at, rest) = line.split_once("  ").expect("a position");
     let (bytes, _) = rest.split_once(" |").expect("bytes, then text");

@@ -1,4 +1,4 @@
-//! A disk that says it has synced the journal, and has not.
+//! A disk that reports a sync of the journal as done, but does not do it.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -25,7 +25,7 @@ impl DiskLayer for Lying {
 
 struct LyingFile {
     file: Arc<dyn DiskFile>,
-    /// Whether the last write was a round, and not the header that makes the file one.
+    /// Whether the last write was a round, and not the header of a new journal file.
     holds_rounds: AtomicBool,
 }
 

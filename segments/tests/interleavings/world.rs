@@ -1,7 +1,7 @@
-//! A log on a simulated disk under shuttle, what its users were told, and the comparison with what is found afterwards.
+//! A log on a simulated disk under shuttle, what its users were told, and the comparison after it is opened again.
 //!
-//! Who is told something (by an answer, by a read, by the state) notes it, and by chance cuts the power right then: what
-//! was not durable at that moment is missed in the end.
+//! A thread that is told something (by an answer, a read, the state) notes it, and cuts the power right then by chance:
+//! if it was not durable at that moment, it is missing in the comparison.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,7 +22,7 @@ use shuttle::{Config, MaxSteps, Runner};
 
 const DIR: &str = "/data";
 pub(crate) const TOPIC: &str = "topic";
-/// A test's threads are chosen among so many times before it is taken for one that goes round in circles.
+/// How many scheduling steps a test may take, before it counts as an endless loop.
 const MOST_STEPS: usize = 400_000;
 
 /// Schedules that each scheduler runs of each scenario.
@@ -38,7 +38,7 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// What all runs of this process came to.
+/// The sums over all runs of this process.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) told: AtomicU64,
@@ -46,10 +46,10 @@ pub(crate) struct Tally {
     pub(crate) refused: AtomicU64,
 }
 
-/// Runs a scenario under schedules chosen at random, and under ones with few changes of priority, which find what takes
-/// a thread to be held up for long.
+/// Runs a scenario under random schedules, and under ones with few changes of priority, which find faults that need a
+/// thread to be delayed for long.
 ///
-/// `QUIPU_SCHEDULES` says how many of each, `QUIPU_SEED` which; `QUIPU_SCHEDULE` is one that a failure has printed.
+/// `QUIPU_SCHEDULES`: how many of each; `QUIPU_SEED`: which ones; `QUIPU_SCHEDULE`: one that a failure has printed.
 pub(crate) fn explore(name: &str, scenario: fn(&Tally)) {
     let tally = Arc::new(Tally::default());
     let shared = Arc::clone(&tally);
@@ -100,7 +100,7 @@ fn config() -> Config {
     let mut config = Config::new();
     config.stack_size = 1 << 20;
     config.max_steps = MaxSteps::FailAfter(MOST_STEPS);
-    // Ours are no weaker than what shuttle makes of them where it matters: see the engine's `sync` module.
+    // shuttle treats all orderings as `SeqCst`, and warns of weaker ones: see the engine's `sync` module.
     config.silence_warnings = true;
     config.ungraceful_shutdown_config.immediately_return_on_panic = true;
     config
@@ -118,7 +118,7 @@ pub(crate) struct RecordId {
     pub(crate) request: u64,
     /// How many partitions the request has records for.
     pub(crate) parts: u32,
-    /// Which record of the part, and of how many.
+    /// The record's number in the part, and how many records the part has.
     pub(crate) index: u32,
     pub(crate) count: u32,
 }
@@ -273,7 +273,7 @@ impl World {
             .expect("the scenario knows how many there are")
     }
 
-    /// Held for memory operations only: no thread is switched from meanwhile.
+    /// Held for memory operations only: no other thread runs meanwhile.
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -282,18 +282,18 @@ impl World {
         self.history().next.is_some()
     }
 
-    /// Ends the machine's run here and now, unless somebody has.
+    /// Cuts the power now, unless another thread has done it.
     pub(crate) fn cut(&self) {
         let disk = self.disk.after_power_cut();
         let mut history = self.history();
-        // The first who cut it has the disk as it was then; after that nothing could be written.
+        // The first cut has the disk as it was then; after that nothing can be written.
         if history.next.is_none() {
             history.next = Some(disk);
             self.tally.cuts.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Ends it one time in three, at some moment.
+    /// Cuts the power one time in three, at a random moment.
     pub(crate) fn cut_at_some_time(&self) {
         if chance(3) {
             for _ in 0..thread_rng().gen_range(0..300) {
@@ -303,12 +303,12 @@ impl World {
         }
     }
 
-    /// Somebody was told something.
+    /// Notes that a user was told something.
     fn told(&self) {
         self.told_often(12);
     }
 
-    /// The same, of something that is told as often as this.
+    /// The same, with a power cut one time in `often`.
     fn told_often(&self, often: u32) {
         self.tally.told.fetch_add(1, Ordering::Relaxed);
         if self.cuts && chance(often) {
@@ -316,7 +316,7 @@ impl World {
         }
     }
 
-    /// Looks at a failure: those of a machine that is off are all fine.
+    /// Checks that an error is allowed: on a machine that is off, every error is.
     pub(crate) fn refused(&self, error: &Error) {
         self.tally.refused.fetch_add(1, Ordering::Relaxed);
         assert!(
@@ -371,13 +371,13 @@ impl World {
         }
     }
 
-    /// Appends `requests` requests, one after the other, and waits for their answers in one of the ways to do so.
-    /// Returns how many were acknowledged; ends early when the log refuses for good.
+    /// Appends `requests` requests, one after the other, and waits for their answers in one of several ways. Returns
+    /// how many were acknowledged; ends early if the log refuses for ever.
     pub(crate) fn produce(self: &Arc<Self>, producer: &str, requests: u64, bytes: usize) -> u64 {
         self.produce_to(&self.topic, producer, requests, bytes)
     }
 
-    /// The same, each request with a key that others send too: whoever is first stores it.
+    /// The same, each request with a key that other producers send too: the first one stores it.
     pub(crate) fn produce_once(self: &Arc<Self>, producer: &str, requests: u64, expires: TimestampMs) -> u64 {
         assert!(self.even, "who repeats a request sends it to the same partitions");
         if let Err(error) = self.log.prepare_keys() {
@@ -450,7 +450,7 @@ impl World {
                         self.told();
                         break;
                     }
-                    // To be sent again, when there is room.
+                    // Send it again later, when there is room.
                     Err(Error::Overloaded { .. } | Error::StorageFull)
                     | Ok(Some(Err(Error::Overloaded { .. } | Error::StorageFull)))
                         if !self.is_off() =>
@@ -468,7 +468,7 @@ impl World {
         stored
     }
 
-    /// Waits for an answer in one of several ways; `None` if nobody wants to know it any more.
+    /// Waits for an answer in one of several ways; `None` if the answer was given up.
     fn wait(&self, ticket: Ticket) -> Option<quipu_segments::Result<quipu_segments::Appended>> {
         let way = thread_rng().gen_range(0..8);
         if way == 0 {
@@ -478,7 +478,7 @@ impl World {
         if way > 3 {
             return Some(ticket.wait());
         }
-        // Polled once, by somebody who does not come back; then given up, handed to another thread, or waited for here.
+        // Poll once with a waker that does nothing; then give up, hand the ticket to another thread, or wait here.
         let mut ticket = Box::pin(ticket);
         if let Poll::Ready(answer) = pin!(&mut ticket).poll(&mut Context::from_waker(Waker::noop())) {
             return Some(answer);
@@ -504,7 +504,7 @@ impl World {
         };
     }
 
-    /// Checks what was read, and notes it; returns where to go on.
+    /// Checks and notes the records that were read; returns the next offset.
     pub(crate) fn take(&self, partition: &Partition, from: u64, fetched: &Fetched) -> u64 {
         let positions = partition.positions();
         assert!(
@@ -545,7 +545,7 @@ impl World {
         let fetched = match tried.unwrap_or_else(|| partition.read(request)) {
             Ok(fetched) => fetched,
             Err(Error::Trimmed { log_start_offset, .. }) if log_start_offset.get() > from => {
-                // Where the log starts is as durable as what is in it.
+                // The log start must be as durable as the records.
                 self.started_at(partition.id().topic, partition.id().index, log_start_offset);
                 return Some(log_start_offset.get());
             }
@@ -563,20 +563,20 @@ impl World {
         Some(self.take(partition, from, &fetched))
     }
 
-    /// Follows a partition until `until`, or the end of the log; returns how far it came. Who waits for something that is
-    /// there and is not woken is a deadlock, which shuttle finds.
+    /// Follows a partition until `until`, or the end of the log; returns the offset that it reached. A thread that
+    /// waits for a record that is there, and is not woken, is a deadlock: shuttle finds it.
     pub(crate) fn follow(&self, partition: &Arc<Partition>, from: u64, until: u64) -> u64 {
         let mut next = from;
         while next < until {
             if chance(8) {
-                // Somebody who gives up at once must not take another's wake-up along.
+                // A waiter that gives up at once must not take away another one's wake-up.
                 let _pending =
                     pin!(partition.wait_for(Offset::new(next))).poll(&mut Context::from_waker(Waker::noop()));
             }
             partition.wait_for(Offset::new(next)).wait();
             match self.read(partition, next) {
                 Some(now) if now > next => next = now,
-                // Woken for nothing: it was closed or deleted, or the machine is off.
+                // Woken without a record: the log was closed, the topic deleted, or the machine is off.
                 _ => break,
             }
         }
@@ -600,7 +600,7 @@ impl World {
         self.told();
     }
 
-    /// Notes a log start that is in force.
+    /// Notes a log start that was seen.
     pub(crate) fn started_at(&self, topic: TopicId, partition: u32, offset: Offset) {
         {
             let mut history = self.history();
@@ -657,8 +657,8 @@ impl World {
         let log = Log::open_with(Arc::new(disk), Arc::new(world.clock), Path::new(DIR), options)
             .expect("it opens again");
         assert_eq!(log.health(), quipu_segments::Health::default());
-        // What was written survives the process; and the power cut, if the log was closed before. Of a disk that fails it
-        // is not promised.
+        // Written records survive the end of the process; and a power cut, if the log was closed before. On a failing
+        // disk this is not promised.
         let found = compare(&log, &history, (closed || !lost_power) && !disk_failed);
         for id in found.values().filter(|id| id.index == 0) {
             if let Some(expires) = history.keyed.get(&(id.producer.clone(), id.request)) {
@@ -686,7 +686,7 @@ fn once(topic: &Topic, producer: &str, request: u64, expires: TimestampMs) -> On
     }
 }
 
-/// A request that is stored is not appended again, unless its key has expired.
+/// Checks that a stored request is not appended again, unless its key has expired.
 fn assert_remembered(log: &Log, id: &RecordId, expires: TimestampMs) {
     if expires != TimestampMs(i64::MAX) {
         return;
@@ -727,7 +727,7 @@ fn records(bytes: &[u8]) -> Vec<(u64, RecordId)> {
     all
 }
 
-/// Compares a log that was opened again with what was told of it.
+/// Compares a log that was opened again with what its users were told.
 fn compare(log: &Log, history: &History, keeps_written: bool) -> BTreeMap<Place, RecordId> {
     let mut found: BTreeMap<Place, RecordId> = BTreeMap::new();
     let mut starts = BTreeMap::new();
@@ -785,7 +785,7 @@ fn compare(log: &Log, history: &History, keeps_written: bool) -> BTreeMap<Place,
     if !is_whole || !history.deleted.is_empty() {
         return found;
     }
-    // Requests are there whole, once, and with their changes of the state.
+    // Requests must be there whole, once, and with their changes of the state.
     let mut requests: BTreeMap<(&str, u64), (u32, u32)> = BTreeMap::new();
     for id in found.values() {
         let (expected, count) = requests.entry((&id.producer, id.request)).or_default();
@@ -813,7 +813,7 @@ fn compare(log: &Log, history: &History, keeps_written: bool) -> BTreeMap<Place,
     found
 }
 
-/// Runs what is given, each in a thread of its own, and waits for all.
+/// Runs each function in its own thread, and waits for all of them.
 pub(crate) fn together(threads: Vec<Box<dyn FnOnce() + Send>>) {
     let handles: Vec<_> = threads.into_iter().map(shuttle::thread::spawn).collect();
     for handle in handles {

@@ -1,4 +1,4 @@
-//! What the sources of a crate import of each other: for the tests that hold its layers.
+//! What the modules of a crate import from each other: for the tests that check its layers.
 
 #![allow(unreachable_pub, reason = "each test binary has it as a module of its own")]
 #![allow(clippy::disallowed_methods, reason = "the test reads the sources")]
@@ -10,7 +10,7 @@ use std::path::Path;
 /// Modules by their names, each with the modules that its sources import: the entries of one folder.
 pub type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// Every source below `dir`: its modules as in a path (`commit::plan`), and its text without comments and tests.
+/// Every source below `dir`: its module path (`commit::plan`), and its text without comments and tests.
 pub fn sources(dir: &Path) -> Vec<(String, String)> {
     let mut all = Vec::new();
     collect(dir, "", &mut all);
@@ -38,7 +38,7 @@ fn collect(dir: &Path, module: &str, into: &mut Vec<(String, String)>) {
     }
 }
 
-/// The modules and items that a source names by `crate::…`, `super::…` and `self::…`, groups in braces among them.
+/// The modules and items that a source names with `crate::…`, `super::…` and `self::…`, also in groups in braces.
 pub fn imports_of(module: &str, code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for start in ["crate::", "super::", "self::"] {
@@ -63,7 +63,7 @@ pub fn imports_of(module: &str, code: &str) -> BTreeSet<String> {
     found
 }
 
-/// Adds the paths that `rest` begins with: one, or several in braces.
+/// Adds the paths with which `rest` begins: one, or several in braces.
 fn expand(before: &[&str], rest: &str, found: &mut BTreeSet<String>) {
     let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
     let (names, rest) = rest.split_at(end.unwrap_or(rest.len()));
@@ -92,7 +92,7 @@ fn expand(before: &[&str], rest: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// What the entries of one folder (`""`: the top) import of each other.
+/// What the entries of one folder (`""`: the top) import from each other.
 pub fn imports_within(folder: &str, sources: &[(String, String)]) -> Imports {
     let prefix = if folder.is_empty() {
         String::new()
@@ -112,7 +112,7 @@ pub fn imports_within(folder: &str, sources: &[(String, String)]) -> Imports {
     imports
 }
 
-/// No two entries of the named folders import each other, and no two folders below any folder.
+/// Checks that no two entries of the named folders import each other, and no two folders below any folder.
 pub fn assert_no_circles(folders: &[&str], sources: &[(String, String)]) {
     for folder in folders {
         let within = imports_within(folder, sources);
@@ -131,10 +131,10 @@ pub fn assert_no_circles(folders: &[&str], sources: &[(String, String)]) {
     }
 }
 
-/// The modules that import themselves by way of others.
+/// The modules that import themselves through others.
 pub fn circle(imports: &Imports) -> Vec<String> {
     let mut left = imports.clone();
-    // Whoever imports nothing that is left is in no circle, and nor is whoever nobody imports.
+    // A module that imports none of the rest is in no circle, nor is one that none of the rest imports.
     loop {
         let named: BTreeSet<String> = left.values().flatten().cloned().collect();
         let names: BTreeSet<String> = left.keys().cloned().collect();

@@ -1,4 +1,4 @@
-//! What most tests of the engine begin with: a log on a simulated disk, its topic, appends and what can be read.
+//! Shared by most tests of the engine: a log on a simulated disk, its topic, appends and reads.
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
@@ -19,7 +19,7 @@ pub(crate) const NOW: TimestampMs = TimestampMs(1_000_000);
 /// The topic of most tests.
 pub(crate) const TOPIC: &str = "orders";
 
-/// A small journal, and no threads: rounds and syncs are the test's to run.
+/// A small journal, and no threads: the test itself runs rounds and syncs.
 pub(crate) fn options() -> Options {
     Options {
         journal_file_bytes: 256 << 10,
@@ -30,7 +30,7 @@ pub(crate) fn options() -> Options {
     }
 }
 
-/// The same with room for all that a test writes in one journal file.
+/// The same, with room in one journal file for everything that a test writes.
 pub(crate) fn roomy_options() -> Options {
     Options {
         journal_file_bytes: 1 << 20,
@@ -80,7 +80,7 @@ pub(crate) fn partition(log: &Log, index: u32) -> Arc<Partition> {
     topic.partition(index).expect("it has that many")
 }
 
-/// Records without a key, one a value.
+/// Records without a key, one for each value.
 pub(crate) fn records(time: TimestampMs, values: &[&[u8]]) -> Records {
     let mut builder = BatchBuilder::new();
     for value in values {
@@ -139,7 +139,7 @@ pub(crate) fn read_from(from: Offset, max_bytes: usize) -> ReadRequest {
     ReadRequest::new(from, max_bytes)
 }
 
-/// The offsets and values of what was read.
+/// The offsets and values of the records that were read.
 pub(crate) fn values_in(fetched: &Fetched) -> Vec<(Offset, Vec<u8>)> {
     let mut found = Vec::new();
     for run in &fetched.runs {
@@ -156,7 +156,7 @@ pub(crate) fn values_in(fetched: &Fetched) -> Vec<(Offset, Vec<u8>)> {
 /// Records by offset, and ranges of offsets.
 type Read = (Vec<(Offset, Vec<u8>)>, Vec<(Offset, Offset)>);
 
-/// Everything that can be read of a partition, and the ranges that cannot.
+/// All records of a partition that can be read, and the ranges that cannot.
 pub(crate) fn read_all(partition: &Partition) -> Read {
     let (mut found, mut lost) = (Vec::new(), Vec::new());
     let positions = partition.positions();

@@ -33,7 +33,7 @@ fn what_is_published_during_a_sync_is_in_the_checkpoint_after_the_next() {
 
 #[test]
 fn a_checkpoint_for_a_failed_partition_names_no_journal_file_that_is_recycled_after_it() {
-    // Somewhere here the failing partition's first round is the first of the second journal file.
+    // For one of these numbers, the failing partition's first round is the first in the second journal file.
     for filled in 15..30 {
         let (disk, log) = start(0, spec(2, 1 << 20));
         append(&log, &[0], b"1").unwrap();
@@ -62,7 +62,7 @@ fn state_changes_go_on_for_ever_on_a_disk_that_is_full_from_the_start() {
     for n in 0..300_u32 {
         set_state(&log, "offset", &n.to_le_bytes()).unwrap();
     }
-    // Journal files were used again.
+    // Journal files were reused.
     assert!(disk.calls_by_kind()[&IoKind::Rename] > 2);
     let disk = disk.after_power_cut();
     let log = open(&disk);
@@ -110,7 +110,7 @@ fn appends_end_with_an_answer_when_a_failed_sync_keeps_every_journal_file() {
 fn a_round_that_recovery_has_only_seen_in_the_cache_is_whole_or_gone_after_a_power_cut() {
     for stop in 1..90 {
         let (disk, log) = start(stop, spec(1, 1 << 20));
-        // Killed before the journal's sync: the round is in the cache only.
+        // Killed before the journal's sync: the round is only in the page cache.
         disk.fail(Fault::once(IoKind::Sync, 0).on("journal"));
         let request = AppendRequest {
             state: vec![change("key", b"value")],
@@ -127,7 +127,7 @@ fn a_round_that_recovery_has_only_seen_in_the_cache_is_whole_or_gone_after_a_pow
     }
 }
 
-/// A log that holds two records and two commits, stopped, the last round only in the journal.
+/// A log with two records and two commits that was stopped, with the last round only in the journal.
 fn stopped(seed: u64) -> SimDisk {
     let (disk, log) = start(seed, spec(1, 1 << 20));
     append(&log, &[0], b"1").unwrap();
@@ -174,7 +174,7 @@ fn a_journal_file_whose_name_may_not_be_durable_is_not_written() {
         for more in 4..9 {
             let (disk, log) = start_empty(seed);
             let set = |n: u8| set_state(&log, &n.to_string(), &[n; 50_000]);
-            // Four go into a file: the first one has no use any more, and is renamed.
+            // Four rounds go into a file: the first file is no longer needed, and is renamed.
             for n in 0..5 {
                 set(n).unwrap();
             }
@@ -192,7 +192,7 @@ fn a_journal_file_whose_name_may_not_be_durable_is_not_written() {
 
 #[test]
 fn a_journal_file_that_is_missing_or_cut_is_missed_from_its_first_round_on() {
-    // Four rounds go into a file: the one that is damaged is full, has some rounds, or is the one behind a full one.
+    // Four rounds go into a file: the damaged file is full, has some rounds, or is the one behind a full one.
     for rounds in 1..14_u8 {
         let disk = SimDisk::new(0);
         let options = Options {
@@ -205,7 +205,7 @@ fn a_journal_file_that_is_missing_or_cut_is_missed_from_its_first_round_on() {
         }
         let disk = disk.after_power_cut();
         let dir = Path::new(DIR).join("journal");
-        // The newest file with rounds, and without the spare ones behind it, which would prove that it is there.
+        // The newest file with rounds. The spare files behind it are removed: they would prove that it existed.
         let has_rounds = |path: &Path| {
             disk.contents(path)
                 .is_some_and(|bytes| bytes.get(4100..4104) == Some(&b"RND1"[..]))

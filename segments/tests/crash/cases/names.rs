@@ -1,4 +1,4 @@
-//! What has a name: directories, topics, segments' files. Its sync may be missing, or fail, apart from what it names.
+//! Names of directories, topics and segment files: their sync may be missing or fail, although the content is synced.
 
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimDisk};
 use quipu_segments::{Error, Offset};
@@ -42,7 +42,7 @@ fn what_a_killed_process_did_not_sync_is_synced_by_the_one_that_serves_it() {
     for seed in 0..SEEDS {
         let (disk, log) = start(seed, spec(1, 1 << 20));
         append(&log, &[0], b"1").unwrap();
-        // The next start finds the segment's file, whose name nobody has made durable.
+        // The next start finds the segment's file, whose name no sync has made durable.
         let disk = disk.after_kill();
         let log = open(&disk);
         append(&log, &[0], b"2").unwrap();
@@ -77,7 +77,7 @@ fn a_topic_that_could_not_be_made_is_whole_or_gone_after_a_power_cut() {
         let (disk, log) = start_empty(seed);
         disk.fail(Fault::once(IoKind::SyncDir, 0).on("/topics"));
         log.create_topic("orders", spec(1, 1 << 20)).err().unwrap();
-        // Also when the process alone ends first, and the next one is stopped while it removes what was begun.
+        // Also if the process is killed first, and the next one is stopped while it removes the unfinished topic.
         for calls in [None, Some(20), Some(30), Some(40), Some(50)] {
             let disk = match calls {
                 None => disk.after_power_cut(),
@@ -165,7 +165,7 @@ fn a_start_on_a_full_disk_does_not_write_trimmed_segments_again() {
             append(&log, &[0], &[1; 3_000]).unwrap();
         }
         partition(&log, 0).trim(Offset::new(7)).unwrap();
-        // The trimmed files are removed, and no checkpoint says so.
+        // The trimmed files are removed, but no checkpoint is written.
         disk.fail(Fault::once(IoKind::Write, 0).on("checkpoint").onwards());
         assert!(log.sync_segments().is_err());
         let disk = disk.after_power_cut();

@@ -1,4 +1,4 @@
-//! Reads that fail for a moment: nothing is concluded from them for later.
+//! Reads that fail for a moment: a later read must not depend on the failure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +59,7 @@ fn retention_deletes_nothing_that_could_not_be_read_for_a_moment() {
     store(&log, young).unwrap();
     let disk = disk.after_kill();
     let log = try_open_with(Arc::new(disk.clone()), &clock, options()).unwrap();
-    // The index is made of what can be read, without the young record.
+    // The index is made from the bytes that can be read, without the young record.
     clock.advance(Duration::from_millis(200));
     let partition = partition(&log, 0);
     disk.fail(Fault::once(IoKind::Read, 1).on(".log").onwards());

@@ -28,16 +28,16 @@ fn what_a_failed_sync_has_lost_is_never_read_as_if_it_were_there() {
         let (disk, log) = start(seed, spec(1, 1 << 20));
         append(&log, &[0], b"1").unwrap();
         log.sync_segments().unwrap();
-        // Read, so that what is appended from here on is known without a look at the disk.
+        // This read maps the segment, so that later appends count as verified.
         assert_eq!(values(&log, 0).len(), 1);
         append(&log, &[0], &[2; 40_000]).unwrap();
         disk.fail(Fault::once(IoKind::Sync, 0).on("topics"));
         log.sync_segments().unwrap();
         let partition = partition(&log, 0);
-        // Read again while it is there, which must not count for later.
+        // Read again while the bytes are still in memory: later reads must not count them as verified.
         let _seen = check::read_from(&partition, Offset::ZERO, 1 << 20).unwrap();
         disk.evict_dropped();
-        // What is read is verified there once more.
+        // This read must verify the bytes again.
         match check::read_from(&partition, Offset::ZERO, 1 << 20) {
             Ok(records) => assert_eq!(records.len(), 2, "seed {seed}"),
             Err(error) => {
@@ -56,7 +56,7 @@ fn what_a_failed_sync_has_lost_is_never_read_as_if_it_were_there() {
 fn a_segment_of_a_refused_round_that_cannot_be_removed_hides_nothing() {
     let (disk, log) = start(0, spec(2, 4 << 10));
     append(&log, &[0], &[1; 2_000]).unwrap();
-    // The round makes a second segment of the first partition, and fails in the other one.
+    // The round makes a second segment in the first partition, and fails in the other partition.
     disk.fail(Fault::once(IoKind::Create, 1));
     disk.fail(Fault::once(IoKind::Remove, 0));
     append(&log, &[0, 1], &[2; 3_000]).unwrap_err();
@@ -74,12 +74,12 @@ fn append_young(log: &Log, partitions: &[u32]) {
     store(log, young).unwrap();
 }
 
-/// The lengths of the values in the first partition, which nothing lies between.
+/// Checks the lengths of the values in the first partition, and that nothing lies between the batches.
 fn assert_lengths(log: &Log, expected: &[usize]) {
     let lengths: Vec<usize> = values(log, 0).iter().map(Vec::len).collect();
     assert_eq!(lengths, expected);
     let partition = partition(log, 0);
-    // Only the first record is that young: behind it the segment is searched to its end.
+    // Only the first record is that young: the search behind it reads the segment to its end.
     let found = partition.offset_for_time_from(TimestampMs(2_000_000), Offset::new(1));
     assert!(matches!(found, Ok(None)), "{found:?}");
 }
@@ -108,7 +108,7 @@ fn what_a_refused_round_left_in_a_segment_is_cut_also_after_a_shorter_round_was_
 fn a_segment_that_is_cut_when_it_is_closed_is_cut_again_if_its_round_fails_then() {
     let (disk, log) = start(0, spec(1, 16 << 10));
     append_young(&log, &[0]);
-    // Two requests in a round: the first goes into the segment, and the one that is made for the other fails.
+    // Two requests in a round: the first goes into the segment; the other needs a new segment, which cannot be made.
     let requests = [9_000, 14_000].map(|bytes| {
         let mut records = BatchBuilder::new();
         records.push(NOW, None, Some(&vec![0xab; bytes]), &[]);
@@ -143,7 +143,7 @@ fn a_segment_that_was_cut_when_it_was_closed_stays_so_after_a_power_cut() {
                 .with(FaultError::Full),
         );
         append(&log, &[0, 1], &[0xab; 9_000]).unwrap_err();
-        // What the failed round has left gets durable with the next one; then the segment is cut and closed.
+        // The next round's sync makes the failed round's bytes durable; then the segment is cut and closed.
         append(&log, &[0], &[3; 100]).unwrap();
         log.sync_segments().unwrap();
         append(&log, &[0], &[4; 16_300]).unwrap();
@@ -163,7 +163,7 @@ fn a_cut_that_a_killed_opening_did_not_sync_is_not_relied_on() {
             disk.fail(Fault::once(IoKind::Write, 0).on("topics"));
             append(&log, &[0], &[9; 3_000]).unwrap_err();
             let disk = disk.after_power_cut();
-            // The next process cuts what was refused, and is killed before or after it has synced that.
+            // The next process cuts the refused bytes, and is killed before or after it syncs the cut.
             disk.stop_at(calls);
             let _stopped = try_open(&disk);
             let disk = disk.after_kill();

@@ -42,7 +42,7 @@ fn a_snapshot_of_the_state_that_a_killed_process_did_not_sync_is_not_relied_on()
     for seed in 0..SEEDS {
         let disk = SimDisk::new(seed);
         disk.fail(Fault::once(IoKind::Sync, 2).on("/state."));
-        // Its first snapshot is written, and the sync of that fails.
+        // The first snapshot is written, but its sync fails.
         assert!(try_open(&disk).is_err());
         let disk = disk.after_kill();
         drop(open(&disk));
