@@ -345,8 +345,8 @@ impl Recovery<'_> {
 }
 
 impl Draft<'_> {
-    /// If no active segment is known: takes the first at or behind `next_offset`. Without evidence the files give that,
-    /// too.
+    /// If no active segment is known: takes the first one at or behind `next_offset`. Without any evidence,
+    /// `next_offset` and the log start come from the files, too.
     fn guess_active(&mut self, now: TimestampMs) {
         let known = &mut self.known;
         if known.active.is_some() {

@@ -259,8 +259,8 @@ impl Inner {
         state.base.clone()
     }
 
-    /// Makes `whole`, an index of everything, the base, and the tail empty. (Unless it has gaps, it was written to
-    /// files.)
+    /// Makes `whole`, an index of everything, the new base, with an empty tail behind it. (If it has no gaps, the
+    /// caller has written it to the files.)
     pub(super) fn fold(&self, whole: Index, doubted_to: u64, gaps: Gaps) {
         let mut state = self.state.write();
         if whole.end() != state.tail.end() {

@@ -82,8 +82,7 @@ pub(super) struct Walker {
     doubted_to: u64,
     /// Where stretches begin, in order.
     marks: Vec<Mark>,
-    /// Whether a mark was found to be right, and none was skipped since. (The one at 0 proves nothing: all logs have
-    /// it.)
+    /// Whether a mark was found right, and none was skipped since. (The one at 0 proves nothing: all logs begin there.)
     at_home: bool,
     /// Whether `position` lies directly behind damage, so that offsets were lost.
     behind_damage: bool,

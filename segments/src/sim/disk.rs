@@ -82,7 +82,7 @@ impl State {
         }
     }
 
-    /// Begins a call that is done whole or not at all. If the machine stops in it: `false` (it is done) or an error.
+    /// Begins a call that is done whole or not at all. If the machine stops in it: an error, or `false` (it is done).
     pub(super) fn begin_whole(&mut self, kind: IoKind, path: &Path) -> io::Result<bool> {
         match self.begin(kind, path, (0, 0))? {
             Verdict::Go => Ok(true),
@@ -216,8 +216,8 @@ impl SimDisk {
         self.next_run(Tree::after_kill)
     }
 
-    /// Makes the `calls`th I/O call from now (1: the next) the last: done, in part or not at all, it fails, as do all
-    /// later ones.
+    /// Stops the machine in the `calls`th I/O call from now (1: the next): it is done, in part or not at all, and fails
+    /// like all after it.
     pub fn stop_at(&self, calls: u64) {
         let mut state = self.0.lock();
         state.faults.stop_at = Some(state.faults.calls + calls.max(1));

@@ -1,8 +1,7 @@
 //! A simulated disk and clock: tests run the whole engine on them, through every crash that real ones can cause.
 //!
-//! [`SimDisk`] is a file system in memory. Every file and every directory has two states: *current*, which is what
-//! calls see, and *durable*, which is what the medium holds. It is harsher than any single real file system: it allows
-//! what each may do.
+//! [`SimDisk`] is a file system in memory. Every file and directory has two states: *current*, which is what calls see,
+//! and *durable*, which is what the medium holds. It is harsher than any real file system: it allows what each may do.
 //!
 //! - A power cut keeps, loses or tears (by 512-byte sectors) every 4 KiB page written since the file's last sync, each
 //!   independently, so that later writes may be there without earlier ones. The length is old, new, or between.
