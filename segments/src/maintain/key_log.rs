@@ -46,13 +46,13 @@ impl Lost {
     }
 }
 
-/// The partition of the internal topic, if that is there.
+/// The partition of the internal topic, if the topic exists.
 fn find(catalog: &Catalog) -> Option<Arc<Partition>> {
     catalog.get(TOPIC)?.partition(0)
 }
 
 impl Engine {
-    /// Makes the internal topic, if it is not there.
+    /// Makes the internal topic, if it does not exist.
     pub(crate) fn prepare_keys(&self) -> Result<()> {
         if self.has_keys() {
             return Ok(());

@@ -340,7 +340,7 @@ mod tests {
         let file = disk.open(&path, OpenMode::Create).unwrap();
         file.write_all_at(&[IoSlice::new(b"abc")], 0).unwrap();
         file.sync_data().unwrap();
-        // Made again, it keeps its contents.
+        // Opened with `Create` again, it keeps its contents.
         assert_eq!(disk.open(&path, OpenMode::Create).unwrap().len().unwrap(), 3);
         let read_only = disk.open(&path, OpenMode::Read).unwrap();
         assert!(read_only.write_all_at(&[IoSlice::new(b"x")], 0).is_err());
