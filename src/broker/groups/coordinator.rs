@@ -124,8 +124,8 @@ impl Drop for Locked<'_> {
 }
 
 impl Coordinator {
-    /// No groups. This process numbers from above earlier processes, which gave fewer than a thousand numbers a
-    /// millisecond: an old epoch is never mistaken for a current one. The numbers fit JSON's exact range.
+    /// No groups. The numbers start above those of earlier processes, which gave fewer than a thousand numbers a
+    /// millisecond: so an old epoch is never mistaken for a current one. The numbers fit JSON's exact range.
     pub(crate) fn new(now: TimestampMs, topics: watch::Receiver<u64>) -> Self {
         let first = u64::try_from(now.get()).unwrap_or(0).saturating_mul(1000);
         Self {
@@ -149,7 +149,7 @@ impl Coordinator {
         self.life
     }
 
-    /// Has sessions and leases checked by then.
+    /// Makes the task check sessions and leases no later than `at`.
     pub(crate) fn look_sooner(&self, at: Option<Ms>) {
         if at.is_some_and(|at| at < self.looks_at.load(Relaxed)) {
             self.sooner.notify_one();

@@ -72,7 +72,7 @@ impl Expiry {
         *self = seen;
         let mut expired = Vec::new();
         for group in due {
-            // From this check to its end no member joins, commits or deletes.
+            // Until the guard is dropped, nobody joins, commits or deletes.
             let guard = groups.alone().await;
             let Some(plan) = Plan::of(&groups.log, &group) else {
                 continue;
@@ -319,7 +319,7 @@ mod tests {
             self.groups().join(group, Some("a"), request).await.unwrap();
         }
 
-        /// Checks after `elapsed`; returns the names of the expired groups.
+        /// Checks when `passed` is over; returns the names of the expired groups.
         async fn look_after(&mut self, passed: Duration) -> Vec<String> {
             self.clock.advance(passed);
             let expired = self.expiry.look(&self.broker.groups, DAY).await.unwrap();

@@ -1,12 +1,12 @@
 //! The members of a group, of either kind, with their sessions and polls: a state machine without I/O or clock.
 //!
-//! A member's session ends when nothing was heard from it for its session timeout; while it is in a poll, it is heard
-//! from. A member has one poll at a time: a newer one supersedes it, and the older one learns that when it asks again.
+//! A member's session ends if the member sends no request for its session timeout. It does not end during a poll. A
+//! member has one poll at a time: a newer poll supersedes the older one, which is refused at its next check.
 //!
-//! Epochs, poll tokens and poll numbers are numbers of one sequence in a group. A member gets a new epoch when it joins and
-//! whenever an answer says another assignment; a request with an older epoch is fenced.
+//! A group's epochs, poll tokens and poll numbers come from one sequence. A member gets a new epoch when it joins, and
+//! whenever an answer has another assignment than the last one; a request with an older epoch is fenced.
 //!
-//! Nothing here wakes a task: [`Members::take_woken`] says whose waiting polls have something to look at.
+//! Nothing here wakes a task: [`Members::take_woken`] names the members whose waiting polls the caller must wake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,12 +30,12 @@ pub enum Refused {
     Superseded,
 }
 
-/// What a member says when it joins.
+/// The properties of a member that joins.
 #[derive(Clone, Debug)]
 pub struct Joining {
     /// Its name.
     pub member: Arc<str>,
-    /// What it calls itself.
+    /// The client's own name for itself.
     pub client_id: Option<String>,
     /// Where it connected from.
     pub address: Option<String>,
@@ -48,12 +48,12 @@ pub struct Joining {
 pub struct Member {
     /// The topics that it subscribes to.
     pub topics: BTreeSet<TopicId>,
-    /// What it calls itself.
+    /// The client's own name for itself.
     pub client_id: Option<String>,
-    /// Where it was heard from last.
+    /// The address from which it joined.
     pub address: Option<String>,
     session_timeout: Ms,
-    /// When it was heard from last.
+    /// When its last request came, or its last poll ended.
     pub last_contact: Ms,
     /// The epoch with which it joined.
     joined: u64,
@@ -66,7 +66,7 @@ pub struct Member {
 #[derive(Clone, Copy, Debug)]
 struct Poll {
     token: u64,
-    /// What it acknowledged is durable, so the member holds nothing.
+    /// Its `ack` is durable, so the member has no unacknowledged records.
     is_waiting: bool,
 }
 
@@ -85,7 +85,7 @@ impl Member {
         self.poll.is_some()
     }
 
-    /// Whether it is in a poll and holds nothing: it may give up partitions.
+    /// Whether it is in a poll whose `ack` is durable: it has no unacknowledged records, and may give up partitions.
     pub fn is_waiting(&self) -> bool {
         self.poll.is_some_and(|poll| poll.is_waiting)
     }
@@ -99,15 +99,15 @@ pub struct Members {
     /// The last epoch, poll token or poll number that was given.
     last: u64,
     by_name: BTreeMap<Arc<str>, Member>,
-    /// No session ends before it.
+    /// No session ends before this time.
     soonest: Ms,
-    /// Whose waiting polls have something to look at.
+    /// The members whose waiting polls must be woken.
     woken: Vec<Arc<str>>,
 }
 
 impl Members {
-    /// No members. `life` names the server's process; `first` is not below any number that the group gave before in this
-    /// process.
+    /// No members. `life` names the server's process; `first` is at least as large as any number that the group gave
+    /// before in this process.
     pub fn new(life: u64, first: u64) -> Self {
         Self {
             life,
@@ -154,8 +154,8 @@ impl Members {
         self.by_name.is_empty()
     }
 
-    /// Takes a member in. A member of that name is replaced: its poll is superseded. Returns the [key](Member::key) of the
-    /// replaced one.
+    /// Adds a member. A member of the same name is replaced, and its poll superseded. Returns the [key](Member::key) of
+    /// the replaced member.
     pub fn join(&mut self, joining: Joining, now: Ms) -> Option<u64> {
         let epoch = self.next_number();
         self.wake(&joining.member);
@@ -174,12 +174,12 @@ impl Members {
         before.map(|before| before.key())
     }
 
-    /// Takes a member out, and returns its [key](Member::key).
+    /// Removes a member, and returns its [key](Member::key).
     pub fn leave(&mut self, name: &str) -> Option<u64> {
         self.by_name.remove(name).map(|member| member.key())
     }
 
-    /// Notes that a member was heard from, and returns its epoch. An epoch in the request must be the member's.
+    /// Notes a request of a member, and returns the member's epoch. If the request has an epoch, it must be that one.
     ///
     /// # Errors
     /// [`Refused::Unknown`], [`Refused::Fenced`].
@@ -210,7 +210,7 @@ impl Members {
         Ok(token)
     }
 
-    /// Notes that what a poll acknowledged is durable: it waits for records now.
+    /// Notes that a poll's `ack` is durable: the poll waits for records now.
     ///
     /// # Errors
     /// As [`Members::check_poll`].
@@ -223,7 +223,7 @@ impl Members {
         Ok(())
     }
 
-    /// The member, if it is in the poll of that token.
+    /// The member, if it is in the poll with this token.
     ///
     /// # Errors
     /// [`Refused::Superseded`], [`Refused::Unknown`].
@@ -235,7 +235,7 @@ impl Members {
         }
     }
 
-    /// Ends a poll, answered or not: the session runs again. Returns the member's epoch.
+    /// Ends a poll, answered or not: the session timeout begins again. Returns the member's epoch.
     ///
     /// # Errors
     /// As [`Members::check_poll`].
@@ -248,7 +248,7 @@ impl Members {
         Ok(epoch)
     }
 
-    /// The members whose sessions have ended: each is to [leave](Members::leave).
+    /// The members whose sessions have ended; the caller must make each of them [leave](Members::leave).
     pub fn expired(&mut self, now: Ms) -> Vec<Arc<str>> {
         if now < self.soonest {
             return Vec::new();
@@ -266,19 +266,19 @@ impl Members {
         names
     }
 
-    /// No session ends before this; [`Members::expired`] then looks closer.
+    /// No session ends before this time: call [`Members::expired`] then.
     pub fn next_deadline(&self) -> Option<Ms> {
         Some(self.soonest).filter(|soonest| *soonest < Ms::MAX)
     }
 
-    /// Notes that the member's waiting poll has something to look at.
+    /// Notes that the member's waiting poll must be woken.
     pub fn wake(&mut self, name: &str) {
         if let Some((name, _)) = self.by_name.get_key_value(name) {
             self.woken.push(Arc::clone(name));
         }
     }
 
-    /// Whose waiting polls have something to look at since the last call.
+    /// The members passed to [`Members::wake`] since the last call.
     pub fn take_woken(&mut self) -> Vec<Arc<str>> {
         std::mem::take(&mut self.woken)
     }

@@ -1,10 +1,11 @@
-//! What members call: join, heartbeat, commit, leave. Polls are in [`super::poll`], settles in [`super::settle`].
+//! The calls of members: join, heartbeat, commit, leave. Polls are in [`super::poll`], settles in [`super::settle`].
 //!
-//! The state machines decide under the lock of the group's cell. What waits (for the disk, for records, for a commit to be
-//! durable) waits outside it, and asks again afterwards whether the decision still holds. A commit runs to its end in a
-//! task of its own, whether or not its client is still there.
+//! The state machines decide under the lock of the group's cell. A call that waits (for the disk, for records, for a
+//! commit to be durable) waits outside the lock, and then checks again whether the decision still holds. A commit runs
+//! to its end in its own task, even if its client goes away.
 //!
-//! Crash: members are gone, what they have committed is not. A consumer goes on with the loop that it was in.
+//! After a crash the committed offsets are there, and the members are not: a poll with the fields of a join joins
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -28,32 +29,32 @@ use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic, 
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::{catalog, skips};
 
-/// Where a group begins in topics of which it has committed nothing.
+/// Where a group starts in a topic that it has neither subscribed to nor committed in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
     /// At the log start.
     #[default]
     Earliest,
-    /// At the end, as of the first member's joining.
+    /// At the end offset, as it is when the first member joins.
     Latest,
     /// At the first record of this time or later.
     Time(TimestampMs),
 }
 
-/// What a member joins with.
+/// The parameters of a join.
 #[derive(Clone, Debug)]
 pub struct Join {
     /// The topics that it subscribes to.
     pub topics: BTreeSet<String>,
-    /// What it calls itself.
+    /// The client's own name for itself.
     pub client_id: Option<String>,
     /// Where it connected from.
     pub address: Option<String>,
-    /// How long it may be silent, in milliseconds.
+    /// How long the member may be silent, in milliseconds.
     pub session_timeout: Ms,
-    /// Where the group begins.
+    /// Where the group starts in topics that are new to it.
     pub start: Start,
-    /// How the group is shared.
+    /// How the group's members share the records.
     pub kind: GroupType,
     /// Of a shared group: how long a record is leased, in milliseconds.
     pub lease_ms: Option<u32>,
@@ -64,7 +65,7 @@ pub struct Join {
 }
 
 impl Join {
-    /// What the group is made as, if this is its first member.
+    /// The kind and settings of the group, if this join creates it.
     fn value(&self) -> Result<GroupValue, Refusal> {
         if self.kind == GroupType::Ordered {
             return Ok(GroupValue::Ordered);
@@ -80,7 +81,7 @@ impl Join {
         Ok(GroupValue::Shared(settings))
     }
 
-    /// Whether it fits a group that is there.
+    /// Whether the join fits an existing group.
     fn check(&self, group: &str, value: &GroupValue) -> Result<(), Refusal> {
         let GroupValue::Shared(settings) = value else {
             if self.kind == GroupType::Ordered {
@@ -122,7 +123,7 @@ pub struct Joined {
     pub member: Arc<str>,
     /// Its epoch.
     pub epoch: u64,
-    /// What it reads, sorted by topic and partition.
+    /// The partitions that it reads, sorted by topic and partition.
     pub assignment: Vec<(Arc<str>, u32)>,
 }
 
@@ -150,18 +151,18 @@ pub(super) fn refused(refused: Refused, group: &str, member: &str) -> Refusal {
 enum Attempt {
     /// With the member's epoch and assignment.
     Done(Result<(u64, Vec<PartitionId>), Refused>),
-    /// A change from outside is under way: wait for its end.
+    /// A change from outside is running: wait for its end.
     Closed,
-    /// The cell was forgotten, or the group deleted or made anew, since it was looked at: try again.
+    /// The cell was forgotten, or the group deleted or created again, since it was looked up: try again.
     Outdated,
 }
 
 impl Groups {
-    /// Joins a group, or replaces the member of that name. Makes the group, durably.
+    /// Joins a group; a member of the same name is replaced. Creates the group durably if it does not exist.
     ///
     /// # Errors
     /// - [`Reason::UnknownTopic`]; [`Reason::Overloaded`] with too many members.
-    /// - [`Reason::GroupTypeMismatch`], [`Reason::GroupSettingsDiffer`]: the group is another.
+    /// - [`Reason::GroupTypeMismatch`], [`Reason::GroupSettingsDiffer`]: the group has another type or other settings.
     /// - Those of a commit.
     pub async fn join(&self, group: &str, member: Option<&str>, join: Join) -> Result<Joined, Refusal> {
         for topic in &join.topics {
@@ -183,7 +184,7 @@ impl Groups {
         let joined = loop {
             let value = self.begin(group, &join).await?;
             let cell = self.coordinator.cell(group);
-            // Registered before the state is looked at, so that its end is not missed.
+            // Registered before the state is checked, so that the end of a change from outside is not missed.
             let mut joinable = pin!(cell.joinable.notified());
             joinable.as_mut().enable();
             match self.try_join(&cell, &member, &join, &value) {
@@ -223,7 +224,7 @@ impl Groups {
         Attempt::Done(core.tell(member))
     }
 
-    /// What a group is; `None` if it has not been made.
+    /// A group's kind and settings; `None` if it does not exist.
     ///
     /// # Errors
     /// [`Reason::Internal`]: its entry cannot be read.
@@ -238,10 +239,10 @@ impl Groups {
         })
     }
 
-    /// Makes the group and subscribes it to the topics that are new to it, with committed offsets where it begins there
-    /// unless that is the log start. Returns what the group is.
+    /// Creates the group if it does not exist, and subscribes it to the topics that are new to it. Unless it starts at
+    /// the log start, the same append commits the offsets where it starts. Returns the group's kind and settings.
     ///
-    /// Cost: nothing is written where the group has begun in all of the topics.
+    /// Cost: nothing is written if the group has begun in all of the topics.
     async fn begin(&self, group: &str, join: &Join) -> Result<GroupValue, Refusal> {
         let fresh = join.value()?;
         if let Some(value) = self.value_of(group)? {
@@ -250,7 +251,7 @@ impl Groups {
                 return Ok(value);
             }
         }
-        // Alone: two members that join at once begin at the same place.
+        // No other change runs meanwhile, so two members that join at once start at the same offsets.
         let guard = self.alone().await;
         let known = self.value_of(group)?;
         if let Some(value) = &known {
@@ -332,7 +333,7 @@ impl Groups {
         named
     }
 
-    /// The group's state now, and the time that is now.
+    /// The current time, and the group's state, locked.
     pub(super) fn lock<'a>(&'a self, cell: &'a Cell) -> (Ms, Locked<'a>) {
         let now = self.now_ms();
         (now, self.coordinator.lock(cell, now))
@@ -347,8 +348,8 @@ impl Groups {
         cell.ok_or_else(|| refused(Refused::Unknown, group, member))
     }
 
-    /// Makes durable what a member acknowledged or committed, and notes it in the group. Runs to its end whoever is still
-    /// there.
+    /// Makes a member's commits durable, then updates the group's state in memory. Runs to its end even if the caller
+    /// is dropped.
     pub(super) async fn commit_for(
         &self,
         cell: &Arc<Cell>,
@@ -383,7 +384,7 @@ impl Groups {
         }
     }
 
-    /// Waits for a member's turn to commit: its commits take turns in the order in which they begin.
+    /// Waits for a member's turn to commit: a member's commits run one at a time, in the order in which they begin.
     pub(super) async fn turn_of(&self, group: &str, member: &str) -> Result<OwnedMutexGuard<()>, Refusal> {
         let order = {
             let cell = self.cell_of(group, member)?;
@@ -394,7 +395,7 @@ impl Groups {
         Ok(order.lock_owned().await)
     }
 
-    /// Joins where the member is unknown; otherwise changes its subscription where the join names other topics.
+    /// Joins if the member is unknown; otherwise changes its subscription if the join names other topics.
     pub(super) async fn be_member(&self, group: &str, member: &str, join: &Join) -> Result<(), Refusal> {
         let cell = self.coordinator.find(group);
         let subscribes = cell.as_ref().and_then(|cell| {
@@ -421,7 +422,7 @@ impl Groups {
         Ok(())
     }
 
-    /// Keeps a member alive. Returns its epoch, and what the group's members are doing.
+    /// Keeps a member alive. Returns its epoch, and the state of the group's members.
     ///
     /// # Errors
     /// [`Reason::UnknownMember`]; [`Reason::Fenced`] with a stale epoch.
@@ -438,8 +439,8 @@ impl Groups {
         Ok((epoch, core.state()))
     }
 
-    /// Commits offsets for a member. A committed offset never goes back: the result is what is committed now, in the same
-    /// order.
+    /// Commits offsets for a member, and returns the committed offsets of these partitions, in the same order. A committed
+    /// offset never goes back, so the returned one may be higher than the requested one.
     ///
     /// # Errors
     /// Those of [`Groups::check_commits`], [`Reason::UnknownMember`], [`Reason::Fenced`]: nothing was committed. Those of
@@ -488,8 +489,8 @@ impl Groups {
         Ok(now.collect())
     }
 
-    /// Leaves the group, committing what the poll named by `ack` delivered; in a shared group, accepting what that poll
-    /// delivered and is not settled.
+    /// Leaves the group. First commits the records that the poll named by `ack` delivered; in a shared group, accepts
+    /// those of them that are not settled.
     ///
     /// # Errors
     /// [`Reason::UnknownMember`]; those of a commit or a settle: the member is still there.
@@ -547,7 +548,7 @@ impl Groups {
         described.collect()
     }
 
-    /// Ends sessions when they are over, until the server stops. To be spawned once.
+    /// Ends sessions and leases whose time is over, until the server stops. Spawn it once.
     pub async fn end_sessions(self) {
         let mut stopping = self.stopping.clone();
         loop {
@@ -576,17 +577,17 @@ impl Groups {
 pub struct Described {
     /// Its name.
     pub member: Arc<str>,
-    /// What it calls itself.
+    /// The client's own name for itself.
     pub client_id: Option<String>,
-    /// Where it was heard from.
+    /// The address from which it joined.
     pub address: Option<String>,
     /// Its epoch.
     pub epoch: u64,
-    /// How long ago it was heard from; 0 while it is in a poll.
+    /// Milliseconds since its last request; 0 while it is in a poll.
     pub last_contact_ms: u64,
-    /// It is in a poll.
+    /// Whether it is in a poll.
     pub is_polling: bool,
-    /// What it reads.
+    /// The partitions that it reads, sorted by topic and partition.
     pub assignment: Vec<(Arc<str>, u32)>,
     /// In a shared group, how many records are leased to it.
     pub leased: Option<usize>,

@@ -1,19 +1,20 @@
 //! Groups: named sets of committed offsets, with or without members.
 //!
-//! Everything durable lies in the engine's state, in entries of the group: [`offsets`], [`subscriptions`], the kind and
-//! settings ([`shared::settings`]), and what work queues add ([`shared`]). So a commit is durable when it is answered, and a
-//! group survives a restart without a file of its own.
+//! All durable state of a group is in entries of the engine's state: committed [`offsets`], [`subscriptions`], the kind
+//! and settings ([`shared::settings`]), and the states of work queues ([`shared`]). So a commit is durable when it is
+//! answered, and a group survives a restart without a file of its own.
 //!
-//! Members are in memory only: after a restart they join again, and what they acknowledge then still counts (see
-//! [`poll_id`]).
+//! Members are in memory only: after a restart they join again. In an ordered group, an `ack` of an answer from before
+//! the restart can still commit (see [`poll_id`]).
 //!
-//! - [`membership`], [`poll`] and [`settle`] have what members call, [`outside`] what others call.
-//! - `coordinator` holds the groups with members. What it decides by is pure: [`members`] for both kinds,
-//!   [`ordered`] for partitions, [`shared`] for leases.
-//! - [`expiry`] removes what groups committed that nobody has used for long, if that is configured.
+//! - [`membership`], [`poll`] and [`settle`] are the calls of members, [`outside`] those of others.
+//! - `coordinator` holds the groups with members. The state machines that decide are pure: [`members`] for both kinds
+//!   of groups, [`ordered`] for partitions, [`shared`] for leases.
+//! - [`expiry`] removes committed offsets that nobody has used for long, if that is configured.
 //!
-//! Changes take a guard of [`Groups`]: commits side by side, but a deletion and a reset alone, because those decide
-//! by what they read. A change runs to its end even if its client goes away, so the guard is held until it is durable.
+//! Every change takes a lock of [`Groups`] and holds its guard until the change is durable, even if the client goes
+//! away. Commits share the lock. Changes that read before they decide have it alone: a deletion, a reset, a group's
+//! start in a topic.
 
 mod coordinator;
 pub mod expiry;
@@ -57,23 +58,23 @@ pub const MAX_METADATA_BYTES: usize = 4096;
 #[derive(Clone)]
 pub struct Groups(Arc<Parts>);
 
-/// The parts of [`Groups`]: those of the broker that it uses, and its own.
+/// The fields of [`Groups`]: parts of the broker, and its own state.
 pub struct Parts {
     log: Log,
     clock: Arc<dyn Clock>,
     blocking: Blocking,
     topics: Topics,
     fetcher: Fetcher,
-    /// Where dead letters without keys go.
+    /// Chooses the partition of dead letters without keys.
     rotation: Arc<Rotation>,
     /// Becomes true when the server begins to stop.
     stopping: watch::Receiver<bool>,
-    /// Held by commits side by side, and by a deletion or a reset alone.
+    /// Commits hold it shared; changes that read before they decide hold it exclusively.
     changes: Arc<RwLock<()>>,
     /// The groups that have members, or had some a short time ago.
     coordinator: Coordinator,
-    /// Held while dead letters are sent back: each call reads its positions, sends, and moves them. Such calls are rare, so
-    /// one lock for all groups is enough.
+    /// Held during a redrive, which reads its positions, appends the records, and moves the positions. Redrives are
+    /// rare, so one lock for all groups is enough.
     redriving: parking_lot::Mutex<()>,
 }
 
@@ -120,21 +121,21 @@ impl Groups {
         u64::try_from(self.clock.monotonic().0.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Waits until no deletion and no reset is under way; commits go on side by side.
+    /// Waits until no exclusive change is running. Several commits may run at the same time.
     pub async fn commits(&self) -> CommitGuard {
         CommitGuard {
             _guard: self.changes.clone().read_owned().await,
         }
     }
 
-    /// A partition with its topic, if they are there.
+    /// A partition with its topic, if both exist.
     fn find_partition(&self, id: PartitionId) -> Option<(Arc<Topic>, Arc<Partition>)> {
         let topic = self.log.topic_by_id(id.topic)?;
         let partition = topic.partition(id.index)?;
         Some((topic, partition))
     }
 
-    /// Waits until no other change is under way.
+    /// Waits until no other change is running.
     pub async fn alone(&self) -> ExclusiveGuard {
         ExclusiveGuard {
             _guard: self.changes.clone().write_owned().await,
@@ -146,8 +147,8 @@ impl Groups {
         self.coordinator.live(group)
     }
 
-    /// Begins a change of what a group has committed that none of its members makes. Nobody joins until it is dropped.
-    /// `None`: the group has members, or one that is gone has a commit on its way.
+    /// Begins a change of a group's committed offsets from outside the group. No member joins until the returned value
+    /// is dropped. `None`: the group has members, or a former member's commit is still running.
     pub fn begin_outside(&self, group: &str) -> Option<Outside> {
         Some(Outside {
             cell: self.coordinator.begin_outside(group, self.now_ms())?,
@@ -155,7 +156,7 @@ impl Groups {
         })
     }
 
-    /// Whether the group has been made.
+    /// Whether the group exists.
     pub fn exists(&self, group: &str) -> bool {
         exists(&self.log, group)
     }
@@ -172,14 +173,14 @@ impl Groups {
         names
     }
 
-    /// What a group has committed, by partition; deleted topics are left out.
+    /// A group's committed offsets by partition, without those of deleted topics.
     ///
-    /// A value that cannot be read is logged and left out: the group goes on there as if nothing were committed.
+    /// A value that cannot be read is logged and left out, as if nothing were committed in that partition.
     pub fn committed(&self, group: &str) -> BTreeMap<PartitionId, Committed> {
         committed(&self.log, group)
     }
 
-    /// The topics that a group has subscribed to or committed in, and what it has committed there.
+    /// The topics that a group has subscribed to or committed in, and its committed offsets.
     pub fn scope(&self, group: &str) -> (BTreeSet<TopicId>, BTreeMap<PartitionId, Committed>) {
         let committed = self.committed(group);
         let mut topics = subscriptions::topics(&self.log, group);
@@ -187,12 +188,14 @@ impl Groups {
         (topics, committed)
     }
 
-    /// Commits all of `commits` or nothing, makes the group if it is not there, and returns when that is durable.
+    /// Commits all of `commits` or none, creates the group if it does not exist, and returns when that is durable.
     ///
-    /// `guard` may be of either kind, and hold more; it must have been taken before the commits were decided.
+    /// `guard` is, or contains, a [`CommitGuard`] or an [`ExclusiveGuard`] that was taken before the commits were
+    /// decided.
     ///
     /// # Errors
-    /// Those of [`Log::append`] and its ticket: nothing is committed, except where the error says that nobody knows.
+    /// Those of [`Log::append`] and its ticket: nothing is committed, unless the error says that nobody can know. If a
+    /// topic was deleted meanwhile, the removal of its entries can fail after the commit: then the commits are durable.
     pub async fn commit<G: Send + 'static>(
         &self,
         guard: G,
@@ -203,7 +206,7 @@ impl Groups {
             .await
     }
 
-    /// Makes a group if it is not there, subscribes it to topics that are new to it and commits, all or nothing; returns
+    /// Creates a group if it does not exist, subscribes it to `topics` and commits `commits`, all or nothing; returns
     /// when that is durable.
     ///
     /// # Errors
@@ -223,7 +226,7 @@ impl Groups {
         .await
     }
 
-    /// The same in the caller's task, which must run to its end and hold a guard meanwhile.
+    /// The same as `make`, but in the caller's task, which must run to its end and hold a guard until then.
     async fn write(
         &self,
         group: &str,
@@ -252,8 +255,8 @@ impl Groups {
         self.remove_orphans(touched).await
     }
 
-    /// Removes what groups have of those topics that are deleted. A deletion takes it along, but not what was appended
-    /// meanwhile, and that would stay for ever.
+    /// Removes the groups' entries of those `topics` that are deleted. The deletion of a topic removes the entries that
+    /// exist then; without this, entries that were appended at the same time would stay for ever.
     async fn remove_orphans(&self, topics: impl IntoIterator<Item = TopicId>) -> Result<(), Error> {
         let mut orphans = Vec::new();
         for topic in topics {
@@ -264,7 +267,7 @@ impl Groups {
         append(&self.log, orphans).await
     }
 
-    /// Removes a group with all that it has, and returns when that is durable.
+    /// Removes a group with all its state, and returns when that is durable.
     ///
     /// # Errors
     /// As [`Groups::commit`].
@@ -274,7 +277,7 @@ impl Groups {
     }
 }
 
-/// A change of what a group has committed that no member makes; it ends when this is dropped.
+/// A running change of a group's committed offsets from outside the group. Dropping it ends the change.
 #[derive(Debug)]
 pub struct Outside {
     groups: Groups,
@@ -293,24 +296,24 @@ pub struct CommitGuard {
     _guard: OwnedRwLockReadGuard<()>,
 }
 
-/// Held by a deletion or a reset from before it reads until it is durable.
+/// Held by a change that reads before it decides, from before it reads until it is durable.
 #[derive(Debug)]
 pub struct ExclusiveGuard {
     _guard: OwnedRwLockWriteGuard<()>,
 }
 
-/// A position to commit.
+/// An offset to commit.
 #[derive(Clone, Debug)]
 pub struct Commit {
     /// The partition.
     pub partition: PartitionId,
-    /// The next record to be read there.
+    /// The next record to read in the partition.
     pub offset: Offset,
-    /// What the consumer notes with it.
+    /// The metadata that the consumer sends with it.
     pub metadata: Option<String>,
 }
 
-/// The changes that remove a group and all that it has.
+/// The changes that remove a group and all its state.
 fn changes_for_deleted_group(log: &Log, group: &str) -> Vec<StateChange> {
     let prefixes = [
         offsets::offsets_prefix(group),
@@ -367,7 +370,7 @@ async fn append(log: &Log, state: Vec<StateChange>) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Runs `change` to its end, also when the caller is dropped, and holds the guard until then.
+/// Runs `change` to its end, even if the caller is dropped, and holds the guard until then.
 async fn finish<G: Send + 'static>(
     guard: G,
     change: impl Future<Output = Result<(), Error>> + Send + 'static,
@@ -377,6 +380,6 @@ async fn finish<G: Send + 'static>(
         drop(guard);
         result
     });
-    // A task that is never aborted fails only by a panic of its own or when the runtime ends.
+    // The task is never aborted, so this fails only if the task panics or the runtime ends.
     task.await.unwrap_or(Err(Error::Closed))
 }

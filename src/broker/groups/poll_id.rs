@@ -102,7 +102,7 @@ impl PollId {
     }
 }
 
-/// What the checksum covers besides, so that `ab` in `c` is not `a` in `bc`.
+/// The names that the checksum covers, separated so that member `c` of group `ab` is not member `bc` of group `a`.
 fn names<'a>(group: &'a str, member: &'a str) -> [&'a [u8]; 3] {
     [group.as_bytes(), &[0], member.as_bytes()]
 }

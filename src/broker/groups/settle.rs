@@ -1,8 +1,7 @@
-//! Settles: leased records are accepted, released, rejected or extended; records out of deliveries become dead letters.
+//! Settles: accept, release, reject or extend leased records. Records delivered too often become dead letters.
 //!
-//! A settle begins under the lock of the group's cell and is written by the group's writer, in one append with its dead
-//! letters. From the moment it begins it runs to its end in a task of its own: a client that goes away leaves nothing half
-//! settled.
+//! A settle begins under the lock of the group's cell. The group's writer writes it in one append with its dead
+//! letters. Once it has begun, it runs to its end in its own task: a client that goes away leaves nothing half settled.
 
 use std::borrow::Cow;
 use std::collections::btree_map::Entry;
@@ -26,7 +25,7 @@ use crate::broker::engine::{Offset, PartitionId, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::{self, catalog};
 
-/// Dead letters that are made at once of what was delivered too often, by partition.
+/// The most records of a partition that become dead letters at once because they were delivered too often.
 const BURIED_AT_ONCE: usize = 256;
 
 /// A record, as a settle names it.
@@ -40,16 +39,16 @@ pub struct Place {
     pub offset: Offset,
 }
 
-/// What is to be done with leased records.
+/// What to do with leased records.
 #[derive(Clone, Debug, Default)]
 pub struct Settling {
-    /// Done with.
+    /// Records that are done.
     pub accept: Vec<Place>,
-    /// To be delivered again, after so many milliseconds.
+    /// Records to deliver again, each after so many milliseconds.
     pub release: Vec<(Place, u64)>,
-    /// To the dead letters, for this reason.
+    /// Records that become dead letters, each with the reason.
     pub reject: Vec<(Place, String)>,
-    /// Leased for longer.
+    /// Records whose lease begins again now.
     pub extend: Vec<Place>,
 }
 
@@ -57,20 +56,20 @@ pub struct Settling {
 struct Burial {
     partition: PartitionId,
     change: ChangeId,
-    /// With how often each was delivered.
+    /// The records, each with its delivery count.
     taken: Vec<(Offset, u32)>,
-    /// Why; without one, because it was delivered too often.
+    /// Why they are dead letters; a record without a reason was delivered too often.
     reasons: BTreeMap<Offset, String>,
 }
 
-/// What a settle names of one partition.
+/// The records of one partition that a settle names.
 struct Named<T> {
     partition: PartitionId,
     places: Vec<(Place, T)>,
 }
 
 impl<T> Named<T> {
-    /// The offsets, in order and each once.
+    /// The offsets, sorted and without duplicates.
     fn offsets(&self) -> Vec<Offset> {
         let mut offsets: Vec<Offset> = self.places.iter().map(|(place, _)| place.offset).collect();
         offsets.sort_unstable();
@@ -79,7 +78,7 @@ impl<T> Named<T> {
     }
 }
 
-/// What a settle has begun.
+/// The result of beginning a settle.
 #[derive(Default)]
 struct Begun {
     changes: Changes,
@@ -88,8 +87,8 @@ struct Begun {
 }
 
 impl Groups {
-    /// Accepts what the answer named by `ack` delivered and its member still has; nothing of an answer from before a
-    /// restart, when other numbers were given.
+    /// Accepts the records that the answer named by `ack` delivered and that its member still has leased. An answer
+    /// from before a restart accepts nothing: its number means nothing in this process.
     ///
     /// # Errors
     /// Those of the write: nothing is settled.
@@ -115,7 +114,7 @@ impl Groups {
         self.write_changes(cell, changes, Vec::new()).await
     }
 
-    /// Has changes written, with the dead letters that belong to them, and waits until that is durable.
+    /// Has the group's writer write changes with their dead letters, and waits until they are durable.
     async fn write_changes(
         &self,
         cell: &Arc<Cell>,
@@ -129,7 +128,7 @@ impl Groups {
         written.unwrap_or_else(|_| Err(Refusal::stopping()))
     }
 
-    /// Queues changes to be written; the caller may go away without waiting for the answer.
+    /// Queues changes for the group's writer. They are written even if the caller does not wait for the answer.
     fn submit(
         &self,
         cell: &Arc<Cell>,
@@ -150,8 +149,7 @@ impl Groups {
         };
         let starts = {
             let (_, mut core) = self.lock(cell);
-            // Where a change from outside is under way or done, there are no members, and what is left to be written is out
-            // of date.
+            // During and after a change from outside the group has no members, and unwritten changes are out of date.
             if core.is_closed() || core.is_forgotten {
                 return answer;
             }
@@ -163,10 +161,10 @@ impl Groups {
         answer
     }
 
-    /// Writes what waits, until nothing does.
+    /// Writes the queued changes, until none is left.
     async fn run_writer(self, cell: Arc<Cell>) {
         loop {
-            // From before it is decided until it is durable, as all commits.
+            // Held from before the batch is chosen until it is durable, as for every commit.
             let guard = self.commits().await;
             let batch = self.lock(&cell).1.work().and_then(Work::next_batch);
             let Some(batch) = batch else { return };
@@ -209,8 +207,8 @@ impl Groups {
         Ok(())
     }
 
-    /// Starts what a group does by itself: records out of deliveries become dead letters, and ended deliveries are written.
-    /// Does not wait for it.
+    /// Starts the writes that a group makes without a request: records that were delivered too often become dead
+    /// letters, and the delivery counts of ended leases are written. Does not wait for them.
     pub(super) fn attend(&self, cell: &Arc<Cell>) {
         let (is_due, unsaved) = {
             let (now, core) = self.lock(cell);
@@ -264,7 +262,7 @@ impl Groups {
         self.bury_all(cell, begun).await
     }
 
-    /// Buries all of them, whether or not one fails; the first error is the answer.
+    /// Runs all burials, even if one fails; returns the first error.
     async fn bury_all(&self, cell: &Arc<Cell>, burials: Vec<Burial>) -> Result<(), Refusal> {
         let mut result = Ok(());
         for burial in burials {
@@ -274,7 +272,7 @@ impl Groups {
         result
     }
 
-    /// Writes dead letters of records that have begun to settle, and settles them. After an error they are as before.
+    /// Writes the dead letters of records whose settle has begun, and settles them. Unwritten ones are as before.
     async fn bury(&self, cell: &Arc<Cell>, burial: Burial) -> Result<(), Refusal> {
         let (id, change) = (burial.partition, burial.change);
         let undo = |offsets: Option<Vec<Offset>>| {
@@ -311,7 +309,7 @@ impl Groups {
         result
     }
 
-    /// Reads the records of a burial, and finds the topic where their dead letters go; `None` where the records are gone.
+    /// Reads the records of a burial, and finds the topic for their dead letters; `None` if the records' topic is gone.
     async fn find_letters(
         &self,
         cell: &Cell,
@@ -351,12 +349,12 @@ impl Groups {
         self.blocking.attempt(Blocking::Read, find).await
     }
 
-    /// Settles what a member has leased. Returns what was not its (any more).
+    /// Settles records that a member has leased. Returns those that are not (or no longer) leased to it, sorted.
     ///
     /// # Errors
     /// - [`Reason::UnknownMember`], [`Reason::UnknownTopic`], [`Reason::UnknownPartition`], [`Reason::GroupTypeMismatch`]:
     ///   nothing was done.
-    /// - Those of an append: what could not be written is leased as before, and the same settle may be sent again.
+    /// - Those of an append: records whose settle was not written are leased as before; send the same settle again.
     pub async fn settle(&self, group: &str, member: &str, settling: Settling) -> Result<Vec<Place>, Refusal> {
         let cell = self.cell_of(group, member)?;
         let ids = self.find_named(&settling)?;
@@ -372,7 +370,7 @@ impl Groups {
                 ));
             };
             let begun = begin(work, key, now, settling, &ids);
-            // A delay may be over sooner than all leases.
+            // The delay of a released record may end before every lease.
             self.coordinator.look_sooner(work.next_deadline());
             begun
         };
@@ -406,7 +404,7 @@ impl Groups {
         Ok(ids)
     }
 
-    /// Sends up to `max_records` of a group's dead letters back, see [`redrive::redrive`].
+    /// Redrives up to `max_records` of a group's dead letters, see [`redrive::redrive`].
     ///
     /// # Errors
     /// [`Reason::UnknownGroup`]; [`Reason::GroupTypeMismatch`]: the group is ordered; those of [`redrive::redrive`].
@@ -423,7 +421,7 @@ impl Groups {
                 format!("the group {group} is ordered, and has no dead letters"),
             ));
         }
-        // The group is not deleted meanwhile.
+        // Held so that the group is not deleted meanwhile.
         let guard = self.commits().await;
         let (groups, group, dead_letters) = (self.clone(), group.to_owned(), dead_letters.to_owned());
         let send = move || {
@@ -493,7 +491,7 @@ fn begin(
         let queue = work.queues.get_mut(&id);
         match queue.map(|queue| queue.release(Moment(now), key, place.offset, delay_ms)) {
             Some(Released::Free | Released::Exhausted) => {
-                // How often it was delivered is written.
+                // Without a change: this writes the delivery count.
                 if !begun.changes.iter().any(|(known, _)| *known == id) {
                     begun.changes.push((id, None));
                 }

@@ -5,13 +5,13 @@
 //! value  version=1 subscribed_at:i64
 //! ```
 //!
-//! The first join that names a topic writes its entry, in the append that also commits where the group begins. Lag
-//! needs it: without it, records that a group has yet to read would not be counted before its first commit, because
-//! members do not survive a restart, or a crash of their own.
+//! The first join that names a topic writes its entry, in the append that also commits where the group starts. Lag
+//! needs the entry: members do not survive a restart or their own crash, so before the group's first commit only the
+//! entry says that the group still has to read these records.
 //!
-//! The entry is also how a group remembers its `start`: where it is not `earliest`, the begin of every partition is
-//! committed with it, and a partition without a committed offset is read from its log start. So `start` of a later join
-//! changes nothing in a topic that has an entry, or a committed offset.
+//! The entry also makes `start` count once. If `start` is not `earliest`, the starting offset of every partition is
+//! committed together with the entry; a partition without a committed offset is read from its log start. So the `start`
+//! of a later join changes nothing in a topic that has an entry or a committed offset.
 //!
 //! A committed offset without an entry (a commit without membership; data of version 0.1.0) counts as a subscription too.
 
@@ -38,7 +38,7 @@ pub fn subscribed_at(value: &[u8]) -> Option<TimestampMs> {
     Some(TimestampMs(i64::from_be_bytes(time.try_into().ok()?)))
 }
 
-/// What the keys of a group's subscriptions begin with.
+/// The prefix of the keys of a group's subscriptions.
 pub fn subscriptions_prefix(group: &str) -> Vec<u8> {
     [&[SUBSCRIPTION], group.as_bytes(), &[0]].concat()
 }
@@ -55,7 +55,7 @@ pub fn topic_of_key(key: &[u8]) -> Option<TopicId> {
     is_key.then(|| TopicId(u64::from_be_bytes(*id)))
 }
 
-/// The topics that have an entry, those that are deleted left out.
+/// The topics that have an entry, without deleted topics.
 pub fn topics(log: &Log, group: &str) -> BTreeSet<TopicId> {
     let entries = log.state_prefix(&subscriptions_prefix(group)).into_iter();
     entries

@@ -1,22 +1,22 @@
 //! Which member gets which partition: a pure function, sticky and balanced.
 //!
 //! - Every partition goes to a member that subscribes to its topic, if there is one; to one only.
-//! - Balanced: a member has at most one partition more than any other that could take one of its own.
-//! - Sticky: a partition stays with its owner unless the owner is gone or has too many. What moves is no more than
-//!   that takes: when all subscribe to the same topics, a member that joins is given its share and nothing else moves.
-//! - The same input gives the same answer, whatever order it comes in.
+//! - Balanced: a member has at most one partition more than any other member that could take one of them.
+//! - Sticky: a partition stays with its owner unless the owner is gone or has too many. No more partitions move than
+//!   needed: if all members subscribe to the same topics, a joining member gets its share and nothing else moves.
+//! - The same input gives the same answer, in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::broker::engine::{PartitionId, TopicId};
 
-/// A member, with the topics that it subscribes to.
+/// The members, each with the topics that it subscribes to.
 pub type Subscriptions = BTreeMap<Arc<str>, BTreeSet<TopicId>>;
 
-/// Who is to have each partition. Partitions that nobody subscribes to are left out.
+/// The member that gets each partition. Partitions whose topic has no subscriber are left out.
 ///
-/// `owners` is who has it now. Cost: about (partitions + members) × topics × log(members).
+/// `owners` are the present owners. Cost: about (partitions + members) × topics × log(members).
 pub fn assign(
     members: &Subscriptions,
     partitions: &[PartitionId],
@@ -50,7 +50,7 @@ pub fn assign(
     assigned
 }
 
-/// What each member has, and who of a topic's subscribers has least.
+/// The partitions of each member, and each topic's subscribers sorted by their number of partitions.
 struct Loads<'a> {
     index: BTreeMap<&'a Arc<str>, usize>,
     topics: Vec<&'a BTreeSet<TopicId>>,
@@ -103,7 +103,7 @@ impl<'a> Loads<'a> {
         self.set_load(member, self.load[member] + 1);
     }
 
-    /// Moves partitions, one at a time and always from who has most, to another subscriber that has at least two less.
+    /// Moves partitions one at a time, from the member with the most, to a subscriber with at least two fewer.
     fn balance(&mut self) {
         let mut order: BTreeSet<(usize, usize)> = self.load.iter().copied().zip(0..).collect();
         while let Some((member, topic, to)) = order.iter().rev().find_map(|(_, member)| {
@@ -122,7 +122,7 @@ impl<'a> Loads<'a> {
         }
     }
 
-    /// A topic of which `member` has a partition, and a subscriber of it that has at least two partitions less.
+    /// A topic of which `member` has a partition, and a subscriber of that topic with at least two partitions fewer.
     fn better_place(&self, member: usize) -> Option<(TopicId, usize)> {
         self.held[member]
             .iter()

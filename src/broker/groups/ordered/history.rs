@@ -1,5 +1,5 @@
-//! Random histories of an ordered group: consumers that join, poll, lose answers, give up, fall silent and leave, over a log
-//! that grows, with commits that land late or fail. Everything that must always hold is looked at after each step.
+//! Random histories of an ordered group: consumers that join, poll, lose answers, give up, fall silent and leave, over
+//! a log that grows, with commits that land late or fail. All invariants are checked after each step.
 
 use std::collections::HashMap;
 
@@ -22,19 +22,19 @@ fn name(client: usize) -> Arc<str> {
     format!("c{client}").into()
 }
 
-/// Records of a partition: the first, the next one after them, and the epoch since which the partition is its owner's.
+/// Records of a partition: first and next offset, and the epoch since which their owner has the partition.
 type Given = (PartitionId, Offset, Offset, u64);
 
-/// A consumer: what it was given and has not acknowledged, and a poll of it that is under way.
+/// A consumer: the answer that it has not acknowledged yet, and its running poll.
 #[derive(Default)]
 struct Client {
     ack: Option<PollId>,
     epoch: u64,
     poll: Option<(u64, Commits, bool)>,
-    /// The last answer that was sent to it, whether or not that arrived: first and next offset of each partition, and the
-    /// epoch since which it has had the partition.
+    /// The last answer that was sent to it, even if it was lost: first and next offset of each partition, and the epoch
+    /// since which it has had the partition.
     last: Option<(PollId, Vec<Given>)>,
-    /// Commits of a poll that it gave up, which are still on their way: it begins no others before they have ended.
+    /// Unfinished commits of a poll that it gave up: it begins no others before these have ended.
     left_behind: Vec<(PartitionId, Offset)>,
 }
 
@@ -54,7 +54,7 @@ struct World {
     clients: Vec<Client>,
     /// How often each record was processed.
     processed: HashMap<(PartitionId, u64), u32>,
-    /// Whether anything happened that may deliver a record twice.
+    /// Whether nothing has happened that may deliver a record twice.
     is_clean: bool,
 }
 
@@ -103,7 +103,7 @@ impl World {
     }
 
     fn join(&mut self, client: usize) {
-        // Whoever held that name is replaced.
+        // A member of that name is replaced.
         self.is_clean &= self.members.get(&name(client)).is_none() && self.clients[client].ack.is_none();
         self.clients[client].last = None;
         self.take_in(client);
@@ -157,7 +157,7 @@ impl World {
         self.group.end_commit(&mut self.members, commits, is_durable);
     }
 
-    /// Ends what a client's poll has begun.
+    /// Ends the commits that a client's poll has begun.
     fn end_commit(&mut self, client: usize, is_durable: bool) {
         let left_behind = std::mem::take(&mut self.clients[client].left_behind);
         if !left_behind.is_empty() {
@@ -220,13 +220,13 @@ impl World {
             self.clients[client].epoch = answer.epoch;
             self.clients[client].ack = Some(answer.poll_id);
         } else {
-            // What was lost was not processed: it may come again, and still each is processed once.
+            // Lost records were not processed. They may be delivered again, and each is still processed once.
             self.clients[client].ack = None;
         }
     }
 
-    /// Records of the last answer, if the poll does not acknowledge it, come before all others: as many as the poll takes,
-    /// of partitions that are still the member's.
+    /// If the poll does not acknowledge the last answer, the records of that answer come before all others: as many as
+    /// the poll takes, from partitions that the member still has.
     fn check_lost_come_first(&self, client: usize, most: u64, ranges: &[(PartitionId, Offset, Offset)]) {
         let asking = &self.clients[client];
         let Some((poll_id, last)) = asking
@@ -314,7 +314,7 @@ impl World {
         self.check();
     }
 
-    /// What is true at every moment.
+    /// Checks the invariants that hold at every moment.
     fn check(&self) {
         for (slot_id, slot) in &self.group.slots {
             assert!(slot.committed.map_or(0, Offset::get) <= self.ends[slot_id]);
@@ -335,7 +335,7 @@ impl World {
         }
     }
 
-    /// Everybody who is there goes on until all is acknowledged.
+    /// All members go on until every record is acknowledged.
     fn drain(&mut self) {
         for client in 0..4 {
             self.end_commit(client, true);
@@ -389,7 +389,7 @@ fn alone_over(ends: &[u64]) -> World {
     world
 }
 
-/// Polls for so many records, with or without an acknowledgement; what was delivered, by partition.
+/// Polls for so many records, with or without an `ack`; returns the delivered ranges by partition.
 fn poll(world: &mut World, most: u64, acks: bool) -> Vec<(u32, u64, u64)> {
     if !acks {
         world.clients[0].ack = None;
@@ -408,11 +408,11 @@ fn a_lost_answer_comes_again_before_anything_else_and_in_parts_if_the_polls_are_
     let mut world = alone_over(&[4, 4, 4, 4, 4, 4]);
     let first = poll(&mut world, 10, false);
     assert_eq!(first, [(0, 0, 4), (1, 0, 4), (2, 0, 2)]);
-    // What came behind them meanwhile waits for the rest of what was lost.
+    // New records wait until all lost records are delivered again.
     world.apply(Op::Produce(0, 50));
     assert_eq!(poll(&mut world, 10, false), first);
     assert_eq!(poll(&mut world, 6, false), [(0, 0, 4), (1, 0, 2)]);
-    // Lost again, and asked for less.
+    // Lost again, and the next poll asks for fewer records.
     assert_eq!(poll(&mut world, 3, false), [(0, 0, 3)]);
     assert_eq!(poll(&mut world, 4, true), [(0, 3, 4), (1, 0, 3)]);
     let rest = poll(&mut world, 100, true);

@@ -1,16 +1,17 @@
-//! The partitions of an ordered group: who reads which, what was delivered, what is committed. A state machine without I/O
-//! or clock.
+//! The partitions of an ordered group: who reads which, what was delivered, what is committed. A state machine without
+//! I/O or clock.
 //!
-//! A partition (a [`Slot`]) has an owner and, by [`assign`](super::assign), a target: the member that is to have it. Where
-//! the two differ it changes hands. That happens only when the owner begins a poll (its last delivery is then
-//! acknowledged or lost), waits in one and holds nothing, leaves, or its session ends; and never while a commit of the
-//! owner is on its way to the log. So a clean hand-over delivers nothing twice, and no commit of one member can land
-//! after another has gone on from the offset before it.
+//! A partition (a [`Slot`]) has an owner and a target: the member that [`assign`](super::assign) gives it to. If they
+//! differ, the partition changes hands as soon as one of these holds: the owner waits in a poll whose `ack` is durable
+//! (its last delivery is then acknowledged or lost), no answer has told the owner of the partition yet, the owner has
+//! left, or its session has ended. It never changes hands while a commit of it is on its way to the log. So a clean
+//! hand-over delivers nothing twice, and no commit of the old owner lands after the new owner has begun at an earlier
+//! offset.
 //!
-//! A poll that does not acknowledge the last answer means that this answer was lost. Its records are delivered again
-//! before anything else, as far as the limits of the polls reach and the member still has the partitions.
+//! If a poll does not acknowledge the last answer, that answer was lost. Its records are delivered again before any
+//! others, within the limits of the polls, in the partitions that the member still has.
 //!
-//! Committed offsets here are copies of what is durable: a commit begins with [`Ordered::acknowledge`] or
+//! Committed offsets here are copies of the durable ones: a commit begins with [`Ordered::acknowledge`] or
 //! [`Ordered::begin_commit`], is made durable by the caller, and ends with [`Ordered::end_commit`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,17 +22,18 @@ use crate::broker::engine::{Offset, PartitionId};
 use crate::broker::groups::members::{Member, Members, Ms, Refused};
 use crate::broker::groups::poll_id::{MAX_PARTITIONS, PollId, Reach};
 
-/// What a member was told and delivered.
+/// The assignment and the records that its answers gave a member.
 #[derive(Debug, Default)]
 struct Reader {
-    /// The assignment that its last answer had.
+    /// The assignment in its last answer.
     told: BTreeSet<PartitionId>,
-    /// What its last poll delivered, until that is acknowledged or lost.
+    /// The records of its last answer, until they are acknowledged or known to be lost.
     delivery: Option<Delivery>,
-    /// Partitions whose records a lost answer delivered, in its order, and the offset where it ended: the next answers
-    /// begin with them. Entries are dropped when the records are delivered again, or the partition is another member's.
+    /// Partitions with records of a lost answer, in that answer's order, and the offset where these records end: the
+    /// next answers begin with them. An entry is dropped when its records are delivered again, or the partition is
+    /// another member's.
     lost: Vec<(PartitionId, Offset)>,
-    /// Where the next poll looks first, so that no partition starves.
+    /// The partition with which the next poll begins, so that no partition starves.
     turn: usize,
 }
 
@@ -45,17 +47,17 @@ struct Delivery {
 /// A partition of a subscribed topic.
 #[derive(Debug)]
 struct Slot {
-    /// Who reads it. Stays when that member is gone, until somebody else gets it: see [`Ordered::may_commit`].
+    /// The member that reads it. Kept after that member is gone, until another gets it: see [`Ordered::may_commit`].
     owner: Option<Arc<str>>,
-    /// Whether the owner is a member still.
+    /// Whether the owner still has it: false once the owner has given it up, or is gone.
     is_held: bool,
-    /// The epoch since which it has had this owner.
+    /// The number, in the sequence of epochs, at which this owner got it.
     owned_since: u64,
-    /// The epoch of the owner's newest delivery of it.
+    /// The owner's epoch at its newest delivery from here; 0: none yet.
     delivered_epoch: u64,
-    /// Whether nobody but the owner has had it in this process.
+    /// Whether no other member has had it in this process.
     is_first_owner: bool,
-    /// Who is to have it.
+    /// The member that is to have it.
     target: Option<Arc<str>>,
     /// The next record to deliver.
     position: Offset,
@@ -64,22 +66,22 @@ struct Slot {
     committing: u32,
 }
 
-/// Where a poll may read.
+/// A partition that a poll may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The partition.
     pub partition: PartitionId,
     /// The next record to deliver.
     pub from: Offset,
-    /// Where to stop, if the records before it were in a lost answer: other partitions' lost records come before what
-    /// follows here.
+    /// Where to stop, if the records before this offset were in a lost answer: the lost records of other partitions are
+    /// delivered before the records that follow here.
     pub until: Option<Offset>,
 }
 
-/// The end of a poll.
+/// The answer that ends a poll.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Names what is delivered.
+    /// Names the delivered records.
     pub poll_id: PollId,
     /// The member's epoch.
     pub epoch: u64,
@@ -87,7 +89,7 @@ pub struct Answer {
     pub assignment: Vec<PartitionId>,
 }
 
-/// The partitions of a group, and what its members were delivered of them.
+/// The partitions of a group, and the records that its members were given.
 #[derive(Debug, Default)]
 pub struct Ordered {
     readers: BTreeMap<Arc<str>, Reader>,
@@ -97,7 +99,7 @@ pub struct Ordered {
 }
 
 impl Ordered {
-    /// Every partition that it knows, with its owner.
+    /// Every known partition, with the member that has it.
     pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, Option<&Arc<str>>)> {
         self.slots.iter().map(|(id, slot)| (*id, slot.holder()))
     }
@@ -117,8 +119,8 @@ impl Ordered {
         self.slots.contains_key(&id)
     }
 
-    /// Sets the partitions of the topics that the members subscribe to, with the committed offsets of the new ones; and
-    /// decides anew who is to have what. Comes after every join, and when topics have changed.
+    /// Sets the partitions of the subscribed topics, with the committed offsets of the new ones, and assigns all
+    /// partitions again. Called after every join, and when topics have changed.
     pub fn refresh(
         &mut self,
         members: &mut Members,
@@ -138,7 +140,7 @@ impl Ordered {
         self.rebalance(members);
     }
 
-    /// Begins anew for a member that has joined. What a replaced member of that name had in hand is delivered again first.
+    /// Adds a member that has joined. The unacknowledged records of a replaced member of that name are delivered first.
     pub fn join(&mut self, name: &Arc<str>) {
         self.take_back(name);
         let lost = self.readers.remove(name).map(|before| before.lost);
@@ -149,7 +151,7 @@ impl Ordered {
         self.readers.insert(Arc::clone(name), reader);
     }
 
-    /// The epoch and assignment that an answer gives a member. Another assignment than before comes with a new epoch.
+    /// The epoch and assignment for a member's answer. An assignment that differs from the last one gets a new epoch.
     ///
     /// # Errors
     /// [`Refused::Unknown`].
@@ -165,7 +167,7 @@ impl Ordered {
         Ok((epoch, assignment.into_iter().collect()))
     }
 
-    /// Begins the commits that a member's `ack` asks for, and returns them. A delivery that it does not name was lost.
+    /// Begins and returns the commits that a member's `ack` requests. A last answer that it does not name was lost.
     pub fn acknowledge(
         &mut self,
         members: &Members,
@@ -176,13 +178,13 @@ impl Ordered {
             return Vec::new();
         };
         let is_of_today = |ack: &PollId| ack.life == members.life;
-        // An answer that was given to this member's predecessor, in this process or another.
+        // An `ack` of an answer to an earlier member of this name, in this process or an earlier one.
         let inherited = ack.filter(|ack| !is_of_today(ack) || ack.epoch < member.key());
         let is_last =
             |delivery: &Delivery| ack.is_some_and(|ack| is_of_today(ack) && ack.number == delivery.number);
         let mut commits = Vec::new();
         match &reader.delivery {
-            // It stays until the commit has ended: if that fails, the same `ack` may come again.
+            // The delivery is kept until the commit has ended: if it fails, the same `ack` may come again.
             Some(delivery) if is_last(delivery) => {
                 commits.extend(delivery.ranges.iter().map(|(id, _, next)| (*id, *next)));
             }
@@ -200,7 +202,7 @@ impl Ordered {
             let Some(slot) = self.slots.get_mut(id) else {
                 return false;
             };
-            // What is committed already needs no change; it never goes back.
+            // A committed offset never goes back, and an equal one needs no commit.
             let is_news = slot.committed.is_none_or(|committed| committed < *next);
             slot.committing += u32::from(is_news);
             is_news
@@ -208,8 +210,9 @@ impl Ordered {
         commits
     }
 
-    /// Whether an acknowledgement of an answer that is not the last may be taken: nobody else was given the partition
-    /// since, and neither has the member itself been given it again; and the group was not reset meanwhile.
+    /// Whether an `ack` of an earlier member's answer may commit in a partition. It may if, since that answer, no other
+    /// member got the partition, this member was delivered nothing from it, and the group was not reset; and no commit
+    /// runs.
     fn may_commit(&self, name: &str, reach: &Reach, ack: &PollId, is_of_today: bool) -> bool {
         let Some(slot) = self.slots.get(&reach.partition) else {
             return false;
@@ -225,7 +228,7 @@ impl Ordered {
         }
     }
 
-    /// Checks that a member has the partitions that it wants to commit for.
+    /// Checks that a member has the partitions in which it wants to commit.
     ///
     /// # Errors
     /// [`Refused::Fenced`].
@@ -242,7 +245,7 @@ impl Ordered {
         }
     }
 
-    /// Begins commits that a member asks for itself, which has those partitions.
+    /// Begins commits that a member requests by offset, in partitions that it has.
     pub fn begin_commit(&mut self, commits: &[(PartitionId, Offset)]) {
         for (id, _) in commits {
             if let Some(slot) = self.slots.get_mut(id) {
@@ -267,12 +270,12 @@ impl Ordered {
                 }
             }
         }
-        // Somebody may wait for a partition that could not change hands meanwhile.
+        // Another member may wait for a partition that could not change hands during the commit.
         self.release(members);
     }
 
-    /// Goes on with a poll whose commits are durable ([`Members::wait`]): the last delivery is done with, and the member
-    /// gives up what others are to have.
+    /// Continues a poll whose commits are durable ([`Members::wait`]): the last delivery is done, and the member gives
+    /// up partitions that others are to have.
     pub fn go_on(&mut self, members: &mut Members, name: &str) {
         if let Some(reader) = self.readers.get_mut(name) {
             reader.delivery = None;
@@ -280,8 +283,8 @@ impl Ordered {
         self.release(members);
     }
 
-    /// Where a poll may read: first what a lost answer delivered, then the other partitions in turn. And whether the member
-    /// is to learn another assignment.
+    /// Where a poll may read: first the records of lost answers, then the other partitions in turn. Also whether the
+    /// assignment differs from the one in the member's last answer.
     ///
     /// # Errors
     /// [`Refused::Unknown`].
@@ -316,8 +319,8 @@ impl Ordered {
         Ok((places, is_new))
     }
 
-    /// Ends a poll with what was read: first and next offset of each partition, as [`Ordered::readable`] gave the first.
-    /// `None`: the places have changed meanwhile, and are to be read anew.
+    /// Ends a poll with the ranges that were read: first and next offset of each partition, the first at or after the
+    /// one from [`Ordered::readable`]. `None`: a partition has changed hands or gone on meanwhile, so read again.
     ///
     /// # Errors
     /// As [`Members::check_poll`].
@@ -370,7 +373,7 @@ impl Ordered {
         }))
     }
 
-    /// Forgets a member that has left: its partitions go to others, and what it did not acknowledge with them.
+    /// Removes a member that has left: its partitions go to others, which get its unacknowledged records again.
     pub fn leave(&mut self, members: &mut Members, name: &str) {
         self.take_back(name);
         self.readers.remove(name);
@@ -383,7 +386,7 @@ impl Ordered {
         held.map(|(id, _)| *id)
     }
 
-    /// Has what a member was delivered and did not acknowledge delivered again, before anything else.
+    /// Marks a member's unacknowledged records: they are delivered again, before any others.
     fn take_back(&mut self, name: &str) {
         let Some(reader) = self.readers.get_mut(name) else {
             return;
@@ -391,7 +394,7 @@ impl Ordered {
         let Some(delivery) = reader.delivery.take() else {
             return;
         };
-        // What an answer before this one lost and this one did not reach comes after it.
+        // Records of an earlier lost answer that this one did not reach come after the records of this one.
         let mut lost = Vec::with_capacity(delivery.ranges.len());
         for (id, from, next) in delivery.ranges {
             let before = reader.lost.iter().find(|(before, _)| *before == id);
@@ -407,7 +410,7 @@ impl Ordered {
         reader.lost = lost;
     }
 
-    /// Decides anew who is to have what, and hands over what can be at once.
+    /// Assigns all partitions again, and hands over those that can change hands at once.
     fn rebalance(&mut self, members: &mut Members) {
         let subscriptions = members
             .iter()
@@ -433,8 +436,8 @@ impl Ordered {
         self.release(members);
     }
 
-    /// Has members give up what others are to have: those that wait in a poll and hold nothing, and those that do not, of
-    /// what no answer has told them.
+    /// Takes the partitions that others are to have from their owners: those whose owner waits in a poll with a durable
+    /// `ack`, and those of which no answer has told the owner.
     fn release(&mut self, members: &mut Members) {
         if !self.is_rebalancing {
             return;
@@ -456,7 +459,7 @@ impl Ordered {
         self.hand_over(members);
     }
 
-    /// Gives what nobody holds to who is to have it.
+    /// Gives partitions that nobody holds to their targets.
     fn hand_over(&mut self, members: &mut Members) {
         for slot in self.slots.values_mut() {
             if slot.is_held || slot.committing > 0 {

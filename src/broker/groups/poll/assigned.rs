@@ -1,4 +1,4 @@
-//! What a poll of an ordered group takes: its member's partitions, from where it goes on in each.
+//! What a poll of an ordered group takes: its member's partitions, each from its next offset.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::broker::groups::poll_id::MAX_PARTITIONS;
 use crate::broker::refusal::Refusal;
 
 impl Groups {
-    /// Where the member may read now.
+    /// The partitions and offsets that the member may read now.
     pub(super) async fn take_assigned(&self, polling: &Polling<'_>) -> Result<Taken<'_>, Refusal> {
         let member = polling.member;
         let ((places, is_new), unsubscribed) = {
@@ -51,7 +51,7 @@ impl Groups {
                     topic: Arc::clone(topic),
                     partition: Arc::clone(&partition),
                     from,
-                    // Where the lost records are deleted, the partition is read like any other.
+                    // If the lost records are deleted, the partition is read like any other.
                     until: place.until.filter(|until| *until > from),
                     deliveries: None,
                 });
@@ -61,7 +61,7 @@ impl Groups {
         Ok(taken)
     }
 
-    /// Answers with what was read; `None` where the partitions have changed hands meanwhile.
+    /// Makes the answer from the pages; `None` if a partition has changed hands since it was read.
     pub(super) fn deliver_assigned(
         &self,
         polling: &Polling<'_>,

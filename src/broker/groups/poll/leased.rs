@@ -1,7 +1,7 @@
 //! What a poll of a shared group takes: leases on records that are free.
 //!
-//! Leases are decided under the lock of the group's cell, and the records read outside it. What was leased and is not
-//! delivered is given back, also when the poll fails or its client goes away.
+//! The leases are taken under the lock of the group's cell, and the records are read outside it. Leases on records that
+//! are not delivered are given back, even if the poll fails or its client goes away.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::broker::groups::poll_id::PollId;
 use crate::broker::groups::shared::queue::{MemberKey, Moment, PollNumber, Wanted as Leasing};
 use crate::broker::refusal::Refusal;
 
-/// Leases that are not delivered yet: those that are left when this is dropped are given back.
+/// Leases that are not delivered yet. Dropping this value gives them back.
 pub(super) struct Leases<'a> {
     groups: &'a Groups,
     cell: Arc<Cell>,
@@ -47,7 +47,7 @@ impl Groups {
         wanted: &Wanted,
     ) -> Result<Taken<'_>, Refusal> {
         self.attend(&polling.cell);
-        // Taken before the monotonic time, so that no lease ends before the time that its member is given.
+        // Read before the monotonic clock, so that no lease ends before the time in the member's answer.
         let wall = self.clock.now().get();
         let mut taken = Taken::default();
         let mut leases = Leases {
@@ -126,7 +126,7 @@ impl Groups {
         }
     }
 
-    /// Answers with what was read; what was not is given back.
+    /// Makes the answer from the pages; leases on records that were not read are given back.
     pub(super) fn deliver_leases(
         &self,
         polling: &Polling<'_>,

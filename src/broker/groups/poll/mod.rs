@@ -1,5 +1,5 @@
-//! A poll: acknowledges the last answer, then waits for records and delivers them. One loop for both kinds of groups; the
-//! kind decides what is taken and how it is delivered: [`assigned`] partitions, or [`leased`] records.
+//! A poll: acknowledges the last answer, then waits for records and delivers them. Both kinds of groups share one loop.
+//! The kind decides what the poll takes and how it delivers it: [`assigned`] partitions, or [`leased`] records.
 
 mod assigned;
 mod leased;
@@ -25,14 +25,14 @@ use crate::broker::topics::skips::Gap;
 
 use leased::Leases;
 
-/// What a poll asks for.
+/// The parameters of a poll.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// The `poll_id` of the answer that is done with.
+    /// The `poll_id` of the answer whose records are done.
     pub ack: Option<String>,
-    /// Records at most.
+    /// The most records in the answer.
     pub max_records: u64,
-    /// Stored bytes at most; one record is always given.
+    /// The most stored bytes in the answer; the first record is delivered even if it is larger.
     pub max_bytes: u64,
     /// How long to wait for a record.
     pub wait: Duration,
@@ -70,14 +70,14 @@ impl Delivered {
     }
 }
 
-/// A poll that is under way; dropping it ends it.
+/// A running poll; dropping it ends the poll.
 struct Polling<'a> {
     groups: &'a Groups,
     cell: Arc<Cell>,
     group: &'a str,
     member: &'a str,
     token: u64,
-    /// In a shared group, whose leases are taken.
+    /// In a shared group, the key under which the member takes leases.
     key: Option<MemberKey>,
 }
 
@@ -95,7 +95,7 @@ impl Drop for Polling<'_> {
     }
 }
 
-/// Where a poll reads.
+/// A range of a partition that a poll reads.
 struct Piece {
     topic: Arc<Topic>,
     partition: Arc<Partition>,
@@ -109,7 +109,7 @@ struct Piece {
 #[derive(Default)]
 struct Taken<'a> {
     pieces: Vec<Piece>,
-    /// The answer says another assignment, with or without records.
+    /// The member's assignment has changed: the poll answers at once, with or without records.
     is_new: bool,
     /// Partitions whose next record ends the wait, with its offset.
     ends: Vec<(Arc<Partition>, Offset)>,
@@ -119,21 +119,22 @@ struct Taken<'a> {
     leases: Option<Leases<'a>>,
 }
 
-/// What was read of the pieces.
+/// The result of reading the pieces.
 #[derive(Default)]
 struct Read {
     pages: Vec<Delivered>,
     /// Offsets that were leased and have no record.
     skipped: Vec<(PartitionId, Offset, Offset)>,
-    /// Why a partition could not be read; the first one.
+    /// The first error of reading a partition.
     fault: Option<Refusal>,
     records: u64,
     bytes: u64,
 }
 
 impl Groups {
-    /// Commits what the poll named by `ack` delivered; in a shared group, accepts its records that are not settled. Then waits for
-    /// records and delivers them. Joins first where the member is unknown and `joining` is given.
+    /// Commits the records that the poll named by `ack` delivered; in a shared group, accepts those of them that are
+    /// not settled. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is
+    /// given.
     ///
     /// # Errors
     /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`].
@@ -162,7 +163,7 @@ impl Groups {
         let mut topics = self.coordinator.topics.clone();
         let mut is_over = wanted.wait.is_zero();
         loop {
-            // Registered before the state is looked at, so that no change of it is missed.
+            // Registered before the state is read, so that no change of the state is missed.
             let mut woken = pin!(wake.notified());
             woken.as_mut().enable();
             topics.mark_unchanged();
@@ -195,7 +196,7 @@ impl Groups {
                 leases,
                 ..
             } = taken;
-            // What was leased and could not be read is free again before the wait.
+            // Before the wait, give back leases on records that could not be read.
             drop(leases);
             let mut data: FuturesUnordered<_> = ends
                 .iter()
@@ -216,13 +217,13 @@ impl Groups {
                 () = due => {}
                 _ = topics.changed() => {}
                 () = &mut timeout => is_over = true,
-                // An error means that nobody is left to stop the server: as good as stopping.
+                // An error means that the sender is gone, and with it the service: the poll ends as on a stop.
                 _ = stopping.wait_for(|stopping| *stopping) => is_over = true,
             }
         }
     }
 
-    /// Joins if need be, begins the poll and makes durable what its `ack` acknowledges.
+    /// Joins if needed, begins the poll, and makes durable what its `ack` acknowledges.
     async fn begin_poll<'a>(
         &'a self,
         group: &'a str,
@@ -237,7 +238,7 @@ impl Groups {
             }
             match self.enter(group, member, ack.as_ref()).await {
                 Ok(entered) => break entered,
-                // Its session has ended since: it joins again.
+                // The member's session has ended meanwhile: it joins again.
                 Err(unknown) if unknown.reason == Reason::UnknownMember && joining.is_some() => {}
                 Err(refusal) => return Err(refusal),
             }
@@ -248,7 +249,7 @@ impl Groups {
                     .await?;
             }
             (Some(key), Some(ack)) => {
-                // Settles keep an order of their own.
+                // The group's writer keeps the order of settles.
                 drop(order);
                 self.acknowledge_leases(&polling.cell, key, ack).await?;
             }
@@ -257,7 +258,8 @@ impl Groups {
         Ok(polling)
     }
 
-    /// Begins the poll of a member, in its turn to commit; with the commits that its `ack` asks for.
+    /// Begins a member's poll in its turn to commit. Returns it, the guard of that turn, and the commits that `ack`
+    /// requests.
     async fn enter<'a>(
         &'a self,
         group: &'a str,
@@ -298,7 +300,7 @@ impl Groups {
         Ok(read)
     }
 
-    /// Reads a piece as far as it goes; `false` where a limit of the poll is reached.
+    /// Reads as much of a piece as it can; `false` if a limit of the poll is reached.
     async fn read_piece(&self, piece: Piece, wanted: &Wanted, read: &mut Read) -> Result<bool, Refusal> {
         let id = piece.partition.id();
         let mut from = piece.from;
@@ -315,7 +317,7 @@ impl Groups {
             };
             let page = match self.fetcher.read_page(&piece.partition, limits).await {
                 Ok(page) => page,
-                // Deleted or trimmed meanwhile: it is looked at again.
+                // Deleted or trimmed meanwhile: the poll looks the partition up again.
                 Err(refusal) if matches!(refusal.reason, Reason::UnknownTopic | Reason::OffsetTrimmed) => {
                     return Ok(true);
                 }
@@ -327,7 +329,7 @@ impl Groups {
                     return Ok(true);
                 }
             };
-            // One record is always read: in a poll only the first page may be above the limit.
+            // Only the first page of a poll may exceed the limit, so that at least one record is read.
             if !read.pages.is_empty() && read.bytes + page.stored_bytes > wanted.max_bytes {
                 return Ok(false);
             }
@@ -355,7 +357,7 @@ impl Groups {
                     page,
                 });
             }
-            // A partition that is assigned has one page in an answer; a lease is read to its end.
+            // An assigned partition has one page in an answer; a leased range is read to its end.
             if piece.deliveries.is_none() || piece.until.is_some_and(|until| next >= until) {
                 return Ok(true);
             }

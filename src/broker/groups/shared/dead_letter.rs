@@ -7,7 +7,7 @@
 //! | `dlq_topic` `dlq_partition` `dlq_offset` | where the record lies |
 //! | `dlq_group` | which group gave it up |
 //! | `dlq_deliveries` | how often it was delivered |
-//! | `dlq_reason` | what the member said that rejected it, or that it was delivered too often |
+//! | `dlq_reason` | the reason that the rejecting member gave, or that the record was delivered too often |
 //!
 //! A record that was a dead letter before already has these headers: they are replaced. Other headers stay.
 //!

@@ -34,8 +34,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::codec::{Run, RunState, Saved};
 use crate::broker::engine::Offset;
 
-/// The most offsets between the floor and the first that was never leased. No fresh record beyond is leased: a record
-/// that is never settled stops the partition at some point, before it costs memory without bound.
+/// The most offsets between the floor and the first that was never leased. No fresh record beyond is leased, so a
+/// record that is never settled stops the partition before its memory grows without bound.
 pub const MAX_WINDOW: u64 = 8192;
 
 /// A moment in milliseconds, of a clock that only goes forward.
@@ -567,8 +567,8 @@ impl Queue {
         ended
     }
 
-    /// Settles offsets that hold no readable record (skipped damage, gaps), whoever leases them. Offsets that are
-    /// settling already are left to their change.
+    /// Settles offsets that hold no readable record (skipped damage, gaps), even if they are leased. Offsets that are
+    /// already settling stay with their change.
     ///
     /// Settles only the part of a range inside the window; a later read meets the rest again.
     pub fn settle_skipped(&mut self, from: Offset, until: Offset) {

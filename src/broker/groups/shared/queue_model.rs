@@ -1,4 +1,4 @@
-//! Tests of the queue against a model that keeps every offset for itself and looks at all of them each time.
+//! Tests of the queue against a naive model that keeps the state of every offset and scans all of them each time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,7 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cell {
     state: State,
-    /// It settles; `state` is what it was.
+    /// Set while the offset is settling; `state` is the state before.
     change: Option<ChangeId>,
 }
 
@@ -61,14 +61,14 @@ impl Cell {
     }
 }
 
-/// The naive model, with what it checks besides.
+/// The naive model, and what further checks need.
 struct Model {
     cells: Vec<Cell>,
     log_start: u64,
     now: u64,
-    /// What is durable: each offset's deliveries, or that it is settled.
+    /// The durable state of each offset: its deliveries, or `None` for settled.
     durable: Vec<Option<u32>>,
-    /// What is durable if the write in flight is, with its changes.
+    /// The durable state once the write in flight succeeds, and that write's changes.
     writing: Option<(Vec<Option<u32>>, Vec<ChangeId>)>,
     /// How often each offset was really delivered.
     delivered: Vec<u32>,
@@ -212,7 +212,7 @@ impl Model {
         }
     }
 
-    /// The process is gone; the write in flight was durable, or not.
+    /// The process ends; the write in flight was durable, or not.
     fn crash(&mut self, was_durable: bool) {
         if let Some((image, _)) = self.writing.take()
             && was_durable
@@ -228,7 +228,7 @@ impl Model {
             cell.change = None;
             cell.state = durable.map_or(State::Settled, |deliveries| Self::ended(deliveries, 0));
         }
-        // The floor that was written; the trims since are found again by the next poll.
+        // The floor is the written one: the next poll sees later trims again.
         self.log_start = 0;
     }
 }
@@ -355,7 +355,7 @@ impl Pair {
         }
     }
 
-    /// The number of the poll so many back.
+    /// The number of the poll `back` polls ago.
     fn poll(&self, back: u64) -> PollNumber {
         PollNumber(self.polls.saturating_sub(back))
     }
@@ -376,7 +376,7 @@ impl Pair {
         let each =
             |range: Acquired| (range.from.get()..range.until.get()).map(move |at| (at, range.deliveries));
         let acquired: Vec<(u64, u32)> = self.queue.acquire(&wanted).into_iter().flat_map(each).collect();
-        // A trim may turn up settled offsets behind it, which a look without it does not see.
+        // A trim can move the floor over settled offsets that follow it, which `has_work` does not foresee.
         assert!(max == 0 || !has_work || trim > 0 || !acquired.is_empty());
         assert!(has_work || trim > 0 || acquired.is_empty());
         let expected = self.model.acquire(member, self.polls, trim, end, max);
@@ -564,7 +564,7 @@ impl Pair {
                 self.model.expire();
             }
             Op::Skip { from, length } => {
-                // Beyond what was leased the queue goes as far as its window; see the test about large ranges.
+                // Beyond the leased offsets the queue settles up to its window; see the test about large ranges.
                 let until = (from + length).min(self.model.next());
                 self.queue.settle_skipped(Offset::new(from), Offset::new(until));
                 for at in from..until {
@@ -598,7 +598,7 @@ impl Pair {
         let exhausted: Vec<u64> = (0..OFFSETS).filter(is_exhausted).collect();
         let found = self.queue.exhausted(usize::MAX).into_iter();
         assert_eq!(found.map(Offset::get).collect::<Vec<_>>(), exhausted);
-        // Asked for all offsets, it takes those only.
+        // Asked for all offsets, it takes the exhausted ones only.
         let all: Vec<u64> = (0..OFFSETS).collect();
         let begun = self.queue.begin_dead_letter(None, offsets_of(&all));
         self.model.begin(&begun, &all, |_, at| exhausted.contains(&at));
@@ -625,7 +625,7 @@ impl Pair {
     }
 }
 
-/// What a state says of an offset: its deliveries, `None` for settled.
+/// The deliveries of an offset in a saved state; `None` for settled.
 fn found_in(saved: &Saved, offset: u64) -> Option<u32> {
     let mut at = saved.floor.get();
     if offset < at {
@@ -684,7 +684,7 @@ proptest! {
             pair.apply(Op::DeadLetter);
             pair.apply(Op::Write { all: true });
             pair.apply(Op::Commit);
-            // The other members are gone; what they leased comes back.
+            // The leases of the other members end.
             pair.apply(Op::Pass { ms: 20 });
         }
         prop_assert_eq!(pair.queue.next().get(), OFFSETS);
@@ -770,7 +770,7 @@ fn a_lease_that_settled_in_vain_is_free_when_its_member_has_left_meanwhile() {
     let begun = queue.begin_accept(MemberKey(1), [Offset::ZERO]);
     let _ = queue.begin_write(&[begun.change.unwrap()]);
     queue.release_all(MemberKey(1));
-    // It is about to be settled.
+    // The record is settling, so it is not leased.
     assert_eq!(queue.acquire(&wanted(0, 2, 2, 1, 1)), []);
     queue.abort();
     assert_eq!(queue.acquire(&wanted(0, 2, 3, 1, 1)), [range(0, 1, 2)]);

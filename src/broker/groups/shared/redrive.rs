@@ -157,7 +157,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Sends the dead letters of all partitions; `false` if the append filled up.
+    /// Sends the dead letters of all partitions; `false` if it stopped before their ends.
     fn all(&mut self, partitions: &'a [Arc<Partition>]) -> Result<bool, Refusal> {
         for partition in partitions {
             if !self.partition(partition)? {
@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    /// Sends a partition's dead letters up to its current end; `false` if the append filled up.
+    /// Sends a partition's dead letters up to its current end; `false` if it stopped before that.
     fn partition(&mut self, partition: &'a Partition) -> Result<bool, Refusal> {
         let positions = partition.positions();
         let position = self.position(partition.id())?.max(positions.log_start_offset);
@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Adds the next record to the append, or skips it; `false` if the append is full.
+    /// Adds the next record to the append, or skips it; `false` if `max_records` is reached.
     fn take(&mut self, walk: &mut Walk<'_>, record: &Record<'_>) -> Result<bool, Refusal> {
         match returning(record) {
             Ok(back) if back.group == self.group => {

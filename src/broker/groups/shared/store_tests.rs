@@ -26,7 +26,7 @@ use crate::broker::topics::Topics;
 const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
 const ME: MemberKey = MemberKey(7);
 
-/// A log on a simulated disk, whose calls can end at any of them as if the process was killed.
+/// A log on a simulated disk, which can stop at any call as if the process was killed.
 fn open(disk: &SimDisk) -> Result<Log, Error> {
     let options = Options {
         journal_file_bytes: 4 << 20,
@@ -130,7 +130,7 @@ fn read(log: &Log, partition: &Partition, group: &str, offsets: &[(Offset, u32)]
     )
 }
 
-/// Makes dead letters of all records of a partition, as a settle does but for the states.
+/// Makes dead letters of all records of a partition, as a settle does, but without the queue's state.
 fn kill_all(log: &Log, partition: &Partition, group: &str, dead: &Arc<Topic>) {
     let found = read(log, partition, group, &all_of(partition));
     let letters = found.letters.iter().map(|letter| (dead, letter));

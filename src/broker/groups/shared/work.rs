@@ -204,7 +204,7 @@ impl Work {
         self.paused_until = now + PAUSE_MS;
     }
 
-    /// The partitions where unwritten leases or delays ended.
+    /// The partitions with ended leases or skipped offsets that are not written yet.
     pub(crate) fn unsaved(&self) -> Changes {
         let unsaved = self.queues.iter().filter(|(_, queue)| queue.is_unsaved());
         unsaved.map(|(id, _)| (*id, None)).collect()
