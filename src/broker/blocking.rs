@@ -1,8 +1,7 @@
-//! Work that would hold up an async worker, on threads where blocking is fine.
+//! Runs work that may block on threads of its own, so that it does not hold up an async worker.
 //!
-//! Each kind of work has a share of those threads (512; parsing has what is left), so that work that waits for a disk
-//! that does not answer holds up its own kind and nothing else. What waits for a turn is a request, so no more wait than
-//! there are connections.
+//! Each kind of work has a share of those 512 threads (parsing has the rest), so work that waits for a disk that does
+//! not answer holds up only its own kind. Only requests wait for a thread, so no more wait than there are connections.
 
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::refusal::{Outcome, Reason, Refusal};
 
-/// What a piece of work does.
+/// A kind of work.
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
     /// Reads what is not in memory.
@@ -54,7 +53,7 @@ impl Blocking {
     /// Runs `work` on a thread of its kind's share, and waits for it. A caller that goes away does not stop it.
     ///
     /// # Errors
-    /// [`Reason::Internal`] where the work panicked; the outcome is unknown unless the work only reads.
+    /// [`Reason::Internal`] if the work panicked; the outcome is unknown unless the work only reads.
     pub async fn run<T: Send + 'static>(
         &self,
         kind: Work,
@@ -67,12 +66,12 @@ impl Blocking {
             Work::Parse => None,
         };
         let permit = match share {
-            // They are never closed.
+            // The semaphores are never closed.
             Some(share) => Arc::clone(share).acquire_owned().await.ok(),
             None => None,
         };
         let result = tokio::task::spawn_blocking(move || {
-            // Given back by the thread: a caller that goes away does not free it.
+            // The thread gives it back: a caller that goes away does not free it.
             let _permit = permit;
             work()
         });

@@ -9,8 +9,8 @@ pub struct Counters {
     pub produced_records: AtomicU64,
     /// Keys, values and headers appended by producers, in bytes.
     pub produced_bytes: AtomicU64,
-    /// Requests answered with the positions of an earlier append: by their idempotency key, or as their producer's
-    /// batch; units of NDJSON one by one.
+    /// Requests answered with the offsets of an earlier append: by their idempotency key, or as their producer's batch;
+    /// units of NDJSON one by one.
     pub replayed_requests: AtomicU64,
     /// Records answered to readers.
     pub fetched_records: AtomicU64,

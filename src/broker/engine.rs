@@ -116,12 +116,12 @@ impl Log {
         self.0.delete_topic(name, state)
     }
 
-    /// Makes what remembers idempotency keys, once in the life of a data directory. Blocks that time.
+    /// Creates the partition that stores idempotency keys, once in the life of a data directory. Blocks that time.
     pub fn prepare_keys(&self) -> Result<()> {
         self.0.prepare_keys()
     }
 
-    /// What an append with this key was answered, if that is known without waiting.
+    /// The result of an earlier append with this key, if that is known without waiting.
     pub fn recall(&self, topic: TopicId, key: &[u8], fingerprint: &[u8; 16]) -> Option<Result<Appended>> {
         self.0.recall(topic, key, fingerprint)
     }

@@ -1,6 +1,6 @@
-//! The bounds of what one client may ask of the server.
+//! The limits on what one client may ask of the server.
 
-/// What one client may ask of the server.
+/// The limits on one client.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Decoded body of any request but NDJSON, in bytes.

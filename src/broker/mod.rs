@@ -1,4 +1,4 @@
-//! Everything the service decides, for any wire: it knows no HTTP, no status code and no page.
+//! Everything the service decides, for any wire: it knows no HTTP, no status code and no HTML.
 
 pub mod blocking;
 pub mod caller;
@@ -49,7 +49,7 @@ pub struct Parts {
     pub limits: Limits,
     /// For how long committed offsets of groups without members are kept; `None`: for ever.
     pub offsets_retention: Option<Duration>,
-    /// What is counted.
+    /// The counters of the hot paths.
     pub counters: Arc<Counters>,
     /// Reads partitions.
     pub fetcher: Fetcher,
@@ -57,7 +57,7 @@ pub struct Parts {
     pub groups: Groups,
     /// How far the groups are behind, now and in the last day.
     pub lags: Lags,
-    /// What calls of produce share.
+    /// Appends records of producers.
     pub producer: Arc<Producer>,
     /// When the broker was made.
     started: Monotonic,

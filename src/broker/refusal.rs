@@ -148,7 +148,7 @@ pub struct Refusal {
     pub outcome: Outcome,
     /// When it is worth trying again.
     pub retry_after: Option<Duration>,
-    /// What of the call is at fault: an argument by its name, or a field of its document by the JSON pointer (RFC 6901).
+    /// The part of the call at fault: an argument by its name, or a field of its document by JSON pointer (RFC 6901).
     pub field: Option<String>,
     /// What the caller needs to go on, by name: `end_offset`, `partition_count`.
     pub values: Vec<(&'static str, Value)>,

@@ -5,13 +5,13 @@
 //! 'o' group 0x00 topic_id:u64 partition:u32      a committed offset                 groups/offsets
 //! 't' group 0x00 topic_id:u64                    a subscription                     groups/subscriptions
 //! 's' group 0x00 topic_id:u64 partition:u32      a queue                            groups/shared/codec
-//! 'r' group 0x00 topic_id:u64 partition:u32      how far dead letters went back     groups/shared/redrive
+//! 'r' group 0x00 topic_id:u64 partition:u32      how far dead letters were redriven groups/shared/redrive
 //! 'd' topic_id:u64 partition:u32 offset:u64      damage that is skipped             topics/skips
-//! "keyed-elsewhere/" topic_id:u64                a key lies where it should not     formats/partitioner
+//! "keyed-elsewhere/" topic_id:u64                a record not where its key says    formats/partitioner
 //! ```
 //!
-//! Numbers are big-endian, and a group's name has no byte 0. The values are written down where they are made. What
-//! belongs to a topic is removed in the append that deletes it, so a crash leaves all of it or none.
+//! Numbers are big-endian, and a group's name has no byte 0. The modules at the right document the values. The entries
+//! of a topic are removed in the append that deletes the topic, so a crash leaves all of them or none.
 
 use crate::broker::engine::{Log, StateChange, TopicId};
 

@@ -1,10 +1,10 @@
 //! Fetch: the records of one partition within limits. Read [`range`] first.
 //!
-//! - [`range`] finds the offsets that a request is about.
-//! - [`wait`] reads them, and waits where there are too few.
-//! - [`page`] is what one read gives.
+//! - [`range`] finds the offsets that a request asks for.
+//! - [`wait`] reads them, and waits if there are too few records.
+//! - [`page`] is the result of one read.
 //!
-//! Records that are in memory are read on the worker that asks; whatever may wait for the disk runs on another thread.
+//! Records in memory are read on the calling worker; a read that may wait for the disk runs on a blocking thread.
 
 pub mod page;
 pub mod range;
@@ -34,7 +34,7 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Reads with the broker's parts.
+    /// A fetcher over the broker's parts.
     pub(super) fn new(
         log: &Log,
         blocking: &Blocking,
@@ -49,7 +49,7 @@ impl Fetcher {
         }
     }
 
-    /// Reads what the limits allow of a partition, once; goes on behind damage that the operator has skipped.
+    /// Reads one page of a partition within the limits; goes on after damage that an operator has skipped.
     ///
     /// # Errors
     /// Those of [`Partition::read`].
@@ -100,7 +100,7 @@ async fn read_page(
             if gaps.is_empty() {
                 return Err(error.into());
             }
-            // The next fetch begins there, and is refused.
+            // The next fetch begins at this damage, and is refused.
             let mut page = Page::behind(limits.from, positions, gaps);
             page.limited = true;
             return Ok(page);
@@ -123,7 +123,7 @@ async fn read_page(
     }
 }
 
-/// Reads here and now what is in memory, and on another thread what is not.
+/// Reads at once what is in memory; anything else on a blocking thread.
 async fn read(
     blocking: &Blocking,
     partition: &Arc<Partition>,
@@ -136,7 +136,7 @@ async fn read(
     blocking.run(Work::Read, move || partition.read(request)).await
 }
 
-/// Batches are verified when they are read, so one that cannot be walked was stored like that.
+/// Batches are verified when they are read, so a batch that cannot be walked was stored that way.
 pub fn unreadable(error: BatchError) -> Refusal {
     tracing::error!(%error, "a verified batch cannot be read");
     Refusal::new(

@@ -24,7 +24,7 @@ pub struct PageLimits {
 }
 
 impl PageLimits {
-    /// Whole batches, about so many bytes of them, that have an offset in `from..until`.
+    /// Whole batches that have an offset in `from..until`, about `max_bytes` of them.
     pub(crate) fn batches(from: Offset, until: Offset, max_bytes: u64) -> Self {
         Self {
             from,
@@ -89,7 +89,7 @@ impl Page {
     /// Chooses from `fetched` what lies within `limits`. Runs are kept as they are; nothing is copied.
     ///
     /// # Errors
-    /// [`BatchError`] where verified batches cannot be walked, which is a defect of whoever wrote them.
+    /// [`BatchError`] if verified batches cannot be walked, which is a defect of the code that wrote them.
     pub(crate) fn choose(fetched: Fetched, limits: &PageLimits) -> Result<Self, BatchError> {
         let mut page = Self::empty(limits.from, fetched.log_start_offset, fetched.end_offset);
         if fetched.runs.is_empty() {
@@ -117,7 +117,7 @@ impl Page {
         Ok(page)
     }
 
-    /// Takes what it can of a run; returns where the batches lie in it of which something was taken.
+    /// Takes what it can of a run; returns the range of bytes with the batches from which it took something.
     fn take_run(&mut self, run: &Run, limits: &PageLimits) -> Result<Range<usize>, BatchError> {
         let mut taken = 0..0;
         let mut position = 0;
@@ -200,7 +200,7 @@ impl Page {
         PageRecords::new(&self.runs, self.from, self.end)
     }
 
-    /// Ends the page by `end`, where its last batch reaches over that.
+    /// Ends the page at `end`, if its last batch goes beyond that.
     pub(crate) fn end_by(&mut self, end: Offset) {
         self.next_offset = self.next_offset.min(end);
         self.end = self.next_offset;

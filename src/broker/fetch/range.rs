@@ -1,7 +1,7 @@
-//! The offsets that a fetch is about: its words and times, looked up.
+//! The offsets that a fetch asks for: looks up times, and words like `earliest`.
 //!
-//! A range that ends at or below the end of the log is closed: what lies in it never changes (but that it is trimmed), so
-//! a client may keep it.
+//! A range that ends at or below the end of the log is closed: its records never change, except that they may be
+//! trimmed, so a client may keep them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,44 +20,44 @@ pub enum FetchStart {
     Offset(Offset),
     /// The log start.
     Earliest,
-    /// The end: only what comes.
+    /// The end: only new records.
     Latest,
-    /// The first record at or after it.
+    /// The first record at or after this time.
     Time(TimestampMs),
 }
 
-/// What a fetch asks for.
+/// The parameters of a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FetchRequest {
     /// Where it begins.
     pub start: FetchStart,
     /// Exclusive.
     pub until_offset: Option<Offset>,
-    /// The answer ends before the first record at or after it.
+    /// The answer ends before the first record at or after this time.
     pub until: Option<TimestampMs>,
-    /// Records in one answer at most.
+    /// The most records in one answer.
     pub max_records: u64,
-    /// Stored bytes in one answer at most.
+    /// The most stored bytes in one answer.
     pub max_bytes: u64,
     /// How long to wait for `min_bytes`.
     pub wait: Duration,
-    /// Never more than `max_bytes`.
+    /// How many stored bytes end the wait; never more than `max_bytes`.
     pub min_bytes: u64,
     /// Whether batches are the unit of an answer, or records.
     pub whole_batches: bool,
 }
 
-/// The offsets that a fetch is about.
+/// The offsets that a fetch asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchRange {
     /// The first.
     pub from: Offset,
     /// Exclusive.
     pub until: Option<Offset>,
-    /// Nothing that happens later changes what lies in it, but that it is trimmed.
+    /// Its records never change, except that they may be trimmed.
     pub is_closed: bool,
-    /// The `until` time lay beyond all records when the log ended here: `until` is this end, and is looked up again once
-    /// there is more.
+    /// Set if all records were before the `until` time when the log ended here: `until` is this end, and the time is
+    /// looked up again once there are more records.
     pub(super) open_as_of: Option<Offset>,
 }
 
@@ -74,17 +74,17 @@ impl FetchRange {
 }
 
 impl Fetcher {
-    /// Finds the offsets of times and words, and checks that the range begins within the log.
+    /// Looks up times and words, and checks that the range begins within the log.
     ///
     /// # Errors
-    /// `OffsetTrimmed` and `OffsetOutOfRange` for an offset outside of the log, with its positions; `CorruptData` where a
-    /// time cannot be found for damage.
+    /// `OffsetTrimmed` and `OffsetOutOfRange` for an offset outside of the log, with its positions; `CorruptData` if
+    /// damage hides the offset of a time.
     pub async fn resolve(
         &self,
         partition: &Arc<Partition>,
         request: &FetchRequest,
     ) -> Result<FetchRange, Refusal> {
-        // Taken before times are looked up, so that "beyond all records" is true of everything below this end.
+        // Read before times are looked up: "all records are before the time" then holds for all below this end.
         let positions = partition.positions();
         let from = match request.start {
             FetchStart::Offset(offset) => offset,

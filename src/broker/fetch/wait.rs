@@ -11,11 +11,11 @@ use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog;
 
 impl Fetcher {
-    /// Reads a range. Where it is not closed, and as long as the request waits and too little is there, waits for more and
-    /// reads again; ends at once with what it has when the server stops.
+    /// Reads a range. If it is open and has too little, waits for more and reads again, for as long as the request
+    /// waits; returns at once what it has when the server stops.
     ///
     /// # Errors
-    /// Those of [`Fetcher::read_page`]; `UnknownTopic` where the topic is deleted meanwhile.
+    /// Those of [`Fetcher::read_page`]; `UnknownTopic` if the topic is deleted meanwhile.
     pub async fn fetch(
         &self,
         topic: &Topic,
@@ -46,12 +46,12 @@ impl Fetcher {
             if request.wait.is_zero() || is_complete || is_enough {
                 return Ok(page);
             }
-            // What came between looking for the time and reading has not been looked at.
+            // Records that came after the time was looked up have not been compared with it.
             let seen = range.open_as_of.unwrap_or(page.end_offset);
             tokio::select! {
                 () = partition.wait_for(seen) => {}
                 () = &mut timeout => return Ok(page),
-                // An error means that nobody is left to stop the server: as good as stopping.
+                // An error means that the sender is gone, and with it the service: end as on a stop.
                 _ = stopping.wait_for(|stopping| *stopping) => return Ok(page),
             }
             if partition.is_deleted() {

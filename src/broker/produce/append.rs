@@ -1,15 +1,15 @@
-//! The one assembly of an append from records that have been placed.
+//! Makes one append from placed records.
 
 use super::placing::Built;
 use crate::broker::engine::{AppendRequest, Log, Offset, Part, StateChange, Topic};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::formats::partitioner::keyed_elsewhere;
 
-/// Adds the records of a topic to an append. `moved`: a keyed record lies in another partition than its key's, which the
-/// same append then notes for good, so that readers by key know that they must look everywhere.
+/// Adds the records of a topic to an append. `moved` says that a record with a key is placed outside its key's
+/// partition: the same append then marks the topic for good, so that readers by key search all partitions.
 ///
 /// # Errors
-/// [`Reason::UnknownTopic`] where the topic has been deleted meanwhile: nothing is appended.
+/// [`Reason::UnknownTopic`] if the topic was deleted meanwhile: nothing is appended.
 pub fn add_to(
     request: &mut AppendRequest,
     log: &Log,

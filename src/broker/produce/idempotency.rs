@@ -1,13 +1,13 @@
-//! Idempotency keys: a call that is repeated is appended once, and answered as the first time.
+//! Idempotency keys: a repeated call is appended once, and answered as the first time.
 //!
-//! The log remembers a key with the records of its call, in one round, for the topic's `dedupe_window_ms` ([`Once`]). With
-//! it goes a fingerprint of all that the call says, so that another call with the same key is told from a repetition, and a
-//! note from which the answer is made again.
+//! The log stores a key in the same round as the records of its call, and remembers it for the topic's
+//! `dedupe_window_ms` ([`Once`]). A fingerprint of the whole call is stored with it, to tell a repetition from another
+//! call with the same key, and a note from which the answer is made again.
 //!
 //! The wire chooses what a fingerprint covers besides the records ([`Covered`]).
 //!
-//! Each unit of an upload has a key of its own, made of the call's key and the unit's number: so a retry appends the units that are
-//! missing.
+//! Each unit of an upload has a key of its own, made of the call's key and the unit's number, so a retry appends only
+//! the missing units.
 
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::Duration;
@@ -22,22 +22,22 @@ use crate::broker::topics::catalog;
 
 const MAX_KEY_BYTES: usize = 255;
 
-/// All that a call, or a unit of it, says, in short.
+/// A hash of everything in a call, or in one unit of it.
 pub type Fingerprint = [u8; 16];
 
-/// What a call says besides its records: texts one after another.
+/// The texts of a call that its fingerprint covers besides the records, in order.
 #[derive(Default)]
 pub struct Covered(Xxh3);
 
 impl Covered {
-    /// Adds a text, with its length before it, so that no two calls run together alike.
+    /// Adds a text with its length before it, so that different texts never make the same bytes.
     pub fn add(&mut self, text: &[u8]) {
         self.0.update(&(text.len() as u64).to_be_bytes());
         self.0.update(text);
     }
 }
 
-/// The key of a call, with all that its fingerprint covers but the records.
+/// The key of a call, with the hash of everything that its fingerprint covers except the records.
 pub struct Key {
     topic: TopicId,
     key: Vec<u8>,
@@ -49,7 +49,7 @@ impl Key {
     /// A key for calls to a topic.
     ///
     /// # Errors
-    /// [`Reason::InvalidRequest`] for a key that is not 1 to 255 characters of visible ASCII; without a field, which the wire knows.
+    /// [`Reason::InvalidRequest`] (without a field) for a key that is not 1 to 255 characters of visible ASCII.
     pub fn new(target: &Target, key: &[u8], covered: Covered) -> Result<Box<Self>, Refusal> {
         if !(1..=MAX_KEY_BYTES).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic) {
             return Err(Refusal::new(
@@ -65,12 +65,12 @@ impl Key {
         }))
     }
 
-    /// Hashes what follows, the records or a unit of them, into a fingerprint.
+    /// A hasher to continue with the records, or with those of one unit.
     pub fn hasher(&self) -> Xxh3 {
         self.hasher.clone()
     }
 
-    /// What to remember of a unit from `now` on; a call that is not an upload is its own unit 0.
+    /// What to remember of a unit from `now` on; a call that is no upload has the one unit 0.
     pub(super) fn once(&self, unit: u32, fingerprint: Fingerprint, now: TimestampMs, note: Vec<u8>) -> Once {
         let window = i64::try_from(self.window.as_millis()).unwrap_or(i64::MAX);
         Once {
@@ -82,7 +82,7 @@ impl Key {
         }
     }
 
-    /// No client's key holds a zero, so no unit's key is one of a client.
+    /// The key of a unit. A client's key has no byte 0, so it never equals the key of a later unit.
     fn of_unit(&self, unit: u32) -> Vec<u8> {
         let mut key = self.key.clone();
         if unit > 0 {
@@ -94,7 +94,7 @@ impl Key {
 }
 
 impl Producer {
-    /// Makes the log ready for keys, if it is not: that waits for the disk, once in the life of a data directory.
+    /// Prepares the log for keys, if it is not prepared: that waits for the disk, once in the life of a data directory.
     ///
     /// # Errors
     /// Those of [`Log::prepare_keys`](crate::broker::engine::Log::prepare_keys).
@@ -111,11 +111,11 @@ impl Producer {
         self.blocking.attempt(Work::Change, prepare).await
     }
 
-    /// What the call was answered, if it is known that it was: ask before looking at anything that may have changed since,
-    /// like limits and the number of partitions.
+    /// The result of the unit's first append; `None` if none is known. Call this before checking anything that may have
+    /// changed since then, like limits and the number of partitions.
     ///
     /// # Errors
-    /// [`Reason::IdempotencyKeyReused`] where the key belongs to another call.
+    /// [`Reason::IdempotencyKeyReused`] if the key belongs to another call.
     pub(super) fn recall(
         &self,
         key: &Key,
@@ -132,16 +132,16 @@ pub fn fingerprint(hasher: &Xxh3) -> Fingerprint {
     hasher.digest128().to_be_bytes()
 }
 
-/// How the records of a body were placed the first time: with this, its placement is found again from the body.
+/// How the records of a body were placed the first time: from this and the body, the placement is computed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First {
     /// The topic's partitions at the time.
     pub partitions: u32,
-    /// Where records without a key went.
+    /// The partition of records without a key.
     pub unkeyed: Option<u32>,
 }
 
-/// Notes begin with what they are.
+/// The first byte of a note is its kind.
 const FIRST: u8 = b'p';
 const PARTS: u8 = b'u';
 const COUNT: u8 = b'b';
@@ -208,7 +208,7 @@ fn decode(kind: u8, note: &[u8]) -> Option<Vec<u32>> {
     rest.is_empty().then_some(numbers)
 }
 
-/// The fingerprint says that it is the same request, so the note is of the same kind.
+/// The fingerprint is that of the same request, so a note of another kind is an internal error.
 #[cold]
 pub(super) fn unreadable() -> Refusal {
     tracing::error!("what is remembered of an idempotency key does not fit its request");

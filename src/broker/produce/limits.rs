@@ -1,12 +1,12 @@
-//! Which records are taken: the same bounds, in the same words, for JSON, CloudEvents, raw bodies and record batches.
+//! The limits of a record: the same limits, in the same words, for JSON, CloudEvents, raw bodies and record batches.
 //!
-//! Records that were stored once (dead letters, a request that is repeated) are held against [`RecordLimits::NONE`].
+//! Records that were stored before (dead letters, a repeated request) are checked against [`RecordLimits::NONE`].
 
 use super::TopicRules;
 use crate::broker::limits::Limits;
 use crate::broker::refusal::{Reason, Refusal};
 
-/// The bounds of one record. Headers that the server adds do not count.
+/// The limits of one record. Headers that the server adds do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordLimits {
     /// Key, value, and names and values of the headers together, in bytes.
@@ -20,7 +20,7 @@ pub struct RecordLimits {
 }
 
 impl RecordLimits {
-    /// No bounds.
+    /// No limits.
     pub const NONE: Self = Self {
         max_record_bytes: usize::MAX,
         max_key_bytes: usize::MAX,
@@ -28,7 +28,7 @@ impl RecordLimits {
         max_header_bytes: usize::MAX,
     };
 
-    /// The bounds of the server and of a topic.
+    /// The limits of the server and of a topic.
     pub fn of(limits: &Limits, rules: &TopicRules) -> Self {
         Self {
             max_record_bytes: rules.max_record_bytes,
@@ -38,10 +38,10 @@ impl RecordLimits {
         }
     }
 
-    /// The bytes of a record with a key and a value of so many bytes; `headers` gives the bytes of each header.
+    /// Checks a record with a key, a value and headers of so many bytes each; returns the bytes of all of them.
     ///
     /// # Errors
-    /// [`Misfit::TooLarge`] with the first bound that it exceeds.
+    /// [`Misfit::TooLarge`] with the first limit that it exceeds.
     #[inline]
     pub fn check(
         &self,
@@ -68,7 +68,7 @@ impl RecordLimits {
     }
 }
 
-/// Why a well-formed record is not taken.
+/// Why a well-formed record is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Misfit {
     /// The topic has fewer partitions.
@@ -78,7 +78,7 @@ pub enum Misfit {
         /// How many there are.
         partitions: u32,
     },
-    /// The record goes to another partition than those before, where all must go to one.
+    /// All records must go to one partition, and this one goes to another than those before it.
     SecondPartition {
         /// The partition of the records before.
         first: u32,

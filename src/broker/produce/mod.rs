@@ -1,8 +1,9 @@
 //! Produce: from records to one append of the log.
 //!
-//! [`Producer`] is what all calls share. [`limits`] says which records are taken, [`placing`] where each goes, [`append`] makes the
-//! one append of it. [`whole`] is a call that is one append, [`upload`] one that is a sequence of them, [`record_batch`] checks
-//! batches that clients have built themselves. [`idempotency`] makes a repeated call append nothing.
+//! [`Producer`] holds what all calls share. [`limits`] checks the limits of a record, [`placing`] chooses the
+//! partitions and builds the batches, [`append`] makes one append of these. A [`whole`] call is one append, an
+//! [`upload`] is a sequence of them, [`record_batch`] checks batches that clients have built themselves.
+//! [`idempotency`] makes a repeated call append nothing.
 
 pub mod append;
 pub mod idempotency;
@@ -29,7 +30,7 @@ use super::topics::catalog;
 use crate::formats::json::RecordError;
 use crate::formats::partitioner::Rotation;
 
-/// What calls of produce share.
+/// What all produce calls share.
 pub struct Producer {
     log: Log,
     clock: Arc<dyn Clock>,
@@ -39,25 +40,25 @@ pub struct Producer {
     pub limits: Limits,
     counters: Arc<Counters>,
     stopping: watch::Receiver<bool>,
-    /// Where the records of a request that have no key go.
+    /// Chooses the partition of a request's records without keys.
     rotation: Arc<Rotation>,
     /// Set once the log can take calls with idempotency keys ([`Log::prepare_keys`]).
     keys_prepared: Arc<AtomicBool>,
 }
 
-/// What a topic's configuration asks of records and calls.
+/// The topic's configuration for records and produce calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicRules {
-    /// The most bytes of a record: of key, value, and names and values of its headers.
+    /// The most bytes of a record: key, value, and the names and values of its headers.
     pub max_record_bytes: usize,
-    /// The time of the append is every record's timestamp.
+    /// Whether every record's timestamp is the time of the append.
     pub log_append_time: bool,
-    /// When a call that does not say otherwise is answered.
+    /// When a call without its own `ack` is answered.
     pub ack: Ack,
 }
 
 impl TopicRules {
-    /// Reads the properties that the topic was made with; what is not there has its default.
+    /// Reads the topic's properties; a missing one has its default.
     pub fn of(spec: &TopicSpec) -> Self {
         Self {
             max_record_bytes: catalog::max_record_bytes(spec),
@@ -74,7 +75,7 @@ pub struct Target {
     pub topic: Arc<Topic>,
     /// How many partitions it has.
     pub partitions: u32,
-    /// What its configuration asks.
+    /// Its configuration for records and calls.
     pub rules: TopicRules,
 }
 
@@ -85,7 +86,7 @@ pub struct Options {
     pub ack: Ack,
     /// Append only if this is the next offset.
     pub expected_offset: Option<Offset>,
-    /// Partitions that records name are ignored.
+    /// Whether to ignore the partitions that records name.
     pub repartition: bool,
 }
 
@@ -124,9 +125,9 @@ impl Producer {
         })
     }
 
-    /// How a call's records are placed.
+    /// The rules for placing a call's records.
     ///
-    /// A call that was appended before, `first`, is placed as it was then and held against no limits: it was then.
+    /// A call that was appended before (`first`) is placed as it was then, without limits: they were checked then.
     pub fn placing(&self, target: &Target, options: Options, first: Option<First>) -> Placing<'_> {
         Placing {
             topic: target.topic.id(),
@@ -149,7 +150,7 @@ impl Producer {
         self.clock.now()
     }
 
-    /// Appends and waits; counts what was not there before.
+    /// Appends and waits; counts the records, or a replay.
     async fn append(&self, request: AppendRequest, records: u64, bytes: usize) -> Result<Appended, Refusal> {
         let appended = self.log.append(request)?.await?;
         self.count(appended.repeated.is_some(), records, bytes);

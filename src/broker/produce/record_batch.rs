@@ -3,8 +3,8 @@
 //! They come from outside, so everything in them is checked. Compression, transactions and control records are refused: this
 //! version cannot keep their promises.
 //!
-//! A batch with a producer id goes alone. The log keeps its producer's sequence: what was appended before is answered with the
-//! offsets of then, a gap and an older epoch are refused.
+//! A batch with a producer id must be alone in its body. The log keeps its producer's sequence: a batch that was
+//! appended before is answered with its offsets from then; a gap or an older epoch is refused.
 
 use bytes::Bytes;
 
@@ -35,15 +35,15 @@ pub struct Range {
     pub first_offset: Offset,
     /// How many records there are.
     pub records: u32,
-    /// Nothing was appended: all of it had been before.
+    /// Nothing was appended, because the call was appended before.
     pub is_replayed: bool,
 }
 
 impl Producer {
-    /// The answer to a call with a key that was appended before.
+    /// The answer to a call with a key, if the call was appended before.
     ///
     /// # Errors
-    /// [`Reason::IdempotencyKeyReused`] where the key belongs to another call.
+    /// [`Reason::IdempotencyKeyReused`] if the key belongs to another call.
     pub async fn recall_batches(
         &self,
         key: &Key,
@@ -60,7 +60,7 @@ impl Producer {
     /// Appends batches that were checked at the time `now`, with the key that they are remembered by.
     ///
     /// # Errors
-    /// Those of the append; nothing is stored, if the outcome does not say otherwise.
+    /// Those of the append; nothing is stored, unless the outcome says otherwise.
     pub async fn append_batches(
         &self,
         target: &Target,
@@ -75,7 +75,7 @@ impl Producer {
             partition,
             records: Records::Sealed(checked.batches),
             record_count: records,
-            // Nobody has looked at the values: whoever reads them will.
+            // Nothing here has checked the values: each read checks them.
             json_lines: false,
         };
         let mut request = AppendRequest {
@@ -120,7 +120,7 @@ impl Producer {
 /// The range of `records` records, or of as many as there were the first time.
 fn range(appended: &Appended, records: u32) -> Result<Range, Refusal> {
     let records = match appended.repeated.as_deref() {
-        // Nothing is noted of a producer's batch, which is the same one.
+        // A producer's batch has no note: a repeated batch has as many records as the first.
         None | Some([]) => records,
         Some(note) => decode_count(note)?,
     };
@@ -199,7 +199,7 @@ fn refuse_later(header: &BatchHeader, index: usize) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::NotSupported, detail))
 }
 
-/// Holds every record of a valid batch against the limits.
+/// Checks every record of a valid batch against the limits.
 fn check_records(
     limits: &RecordLimits,
     target: &Target,

@@ -1,18 +1,17 @@
-//! Uploads: any number of records, a line each, appended unit by unit while they arrive.
+//! Uploads: any number of records, one a line, appended unit by unit while they arrive.
 //!
-//! A *unit* is one append: it is there as a whole or not at all. Where units end depends on the lines alone, never on how
-//! they arrived: before the line that would make a unit larger than [`UNIT_BYTES`], and after [`UNIT_LINES`] lines (blank ones
-//! counted, line breaks too). A line larger than that is a unit by itself.
+//! A *unit* is one append: it is stored whole or not at all. The lines alone decide where a unit ends, never how they
+//! arrived: before the line that would make it larger than [`UNIT_BYTES`] (line breaks counted), and after
+//! [`UNIT_LINES`] lines (blank ones counted). A line that is larger than [`UNIT_BYTES`] is a unit by itself.
 //!
-//! While a unit is on its way to the disk the next one is read, and no more than that: what is stored is always a
-//! prefix of the units, because each is sent only after the one before it has succeeded. Memory is bounded by two units
-//! and the longest line.
+//! While a unit is on its way to the disk only the next one is read. A unit is sent only after the one before it has
+//! succeeded, so the stored units are always a prefix. Memory is bounded by two units and the longest line.
 //!
-//! With an idempotency key each unit is appended once, under a key of its own: a retry passes over the units that are there, counts
-//! them as accepted, and appends the rest. The note of a unit is how many records each partition got.
+//! With an idempotency key each unit is appended once, under a key of its own: a retry skips the units that are stored,
+//! counts their records as accepted, and appends the rest. A unit's note says how many records each partition got.
 //!
-//! An upload that ends early is answered with `accepted`, the records that are safely in, and with `line` where a line is
-//! wrong: the lines before it are appended first, so that the client can go on with it.
+//! An upload that ends early is answered with `accepted`, the number of appended records. If a line is wrong, the lines
+//! before it are appended first, and the answer has its number in `line`: the client goes on with that line.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,18 +32,18 @@ const UNIT_BYTES: usize = 1 << 20;
 /// The most lines in a unit.
 const UNIT_LINES: u32 = 10_000;
 
-/// Blank lines of an upload may have so many bytes more than its lines with records. They compress to next to nothing, so
-/// without a bound a body of 200 kB keeps a processor busy for minutes, long after its client has gone.
+/// The most bytes that an upload's blank lines may have beyond the bytes of its other lines. They compress to next to
+/// nothing, so without a limit a body of 200 kB keeps a processor busy for minutes, long after its client has gone.
 const MAX_BLANK_BYTES: usize = 256 << 20;
 
-/// How long the engine is left alone when it is overloaded; doubled each time up to the second.
+/// How long to wait when the engine is overloaded; doubled each time up to the second value.
 const RETRY_FIRST: Duration = Duration::from_millis(1);
 const RETRY_MOST: Duration = Duration::from_millis(100);
 
 /// What an upload stored in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The first record's offset. Where others write too, offsets between the first and the last may be theirs.
+    /// The first record's offset. If others write too, offsets between the first and the last may be theirs.
     pub first_offset: Offset,
     /// The last record's offset.
     pub last_offset: Offset,
@@ -62,16 +61,16 @@ pub struct Upload<'a> {
     lines: u64,
     unit_bytes: usize,
     unit_lines: u32,
-    /// What is left for blank lines: see [`MAX_BLANK_BYTES`].
+    /// The bytes that blank lines may still have: see [`MAX_BLANK_BYTES`].
     blank_bytes: usize,
-    /// The longest line that can hold an allowed record; of an upload with a key, one that was ever allowed.
+    /// The longest line that can hold an allowed record; with a key, a record that was ever allowed.
     max_line_bytes: usize,
     in_flight: Option<InFlight>,
     keyed: Option<Keyed>,
-    /// Units that were appended by this upload, and those that were there.
+    /// Units that this upload appended, and units that were appended before.
     new_units: u64,
     replayed_units: u64,
-    /// Records that are safely in.
+    /// Records that are appended.
     accepted: u64,
     totals: BTreeMap<u32, Stored>,
     stopping: watch::Receiver<bool>,
@@ -80,20 +79,21 @@ pub struct Upload<'a> {
 /// The idempotency key of an upload.
 struct Keyed {
     key: Box<Key>,
-    /// Of the unit that is being read: its number, and what of it was read.
+    /// The number of the unit that is being read, and the hash of what was read of it.
     unit: u32,
     hasher: Xxh3,
-    /// A line is wrong in a unit that is remembered as another one than the lines before it. Perhaps the line was right the first time,
-    /// when limits were others: the unit is read on without a look at its records, and then known by all of its bytes.
+    /// A wrong line, in a unit that is remembered with another fingerprint than that of the lines before. Perhaps the
+    /// line was right the first time, when the limits were others: the rest of the unit is read without parsing, and
+    /// the unit is then looked up by the fingerprint of all its lines.
     wrong: Option<Stop>,
 }
 
 impl Keyed {
-    /// What was read of the unit, in short; the next one begins.
+    /// Ends the unit; returns its number and fingerprint.
     fn next_unit(&mut self) -> (u32, Fingerprint) {
         let hasher = std::mem::replace(&mut self.hasher, self.key.hasher());
         let unit = self.unit;
-        // What no upload reaches: it would take four billion units.
+        // No upload gets there: it would take four billion units.
         self.unit = unit.saturating_add(1);
         (unit, fingerprint(&hasher))
     }
@@ -104,20 +104,20 @@ impl Keyed {
     }
 }
 
-/// A unit on its way.
+/// A unit on its way to the disk.
 struct InFlight {
     ticket: Ticket,
     /// Partition and number of records of each part.
     parts: Vec<(u32, u32)>,
     bytes: usize,
-    /// The memory that the unit holds until it is in.
+    /// The permit for the unit's memory, until it is appended.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Why an upload ends early.
 pub struct Stop {
     refusal: Refusal,
-    /// The line to blame.
+    /// The number of the wrong line.
     line: Option<u64>,
     /// The unit in flight may be stored all the same.
     unknown: bool,
@@ -151,7 +151,7 @@ impl From<Error> for Stop {
 }
 
 impl<'a> Upload<'a> {
-    /// Begins an upload; every record gets the `extra_headers` that it has not.
+    /// Begins an upload; every record gets those `extra_headers` whose names it lacks.
     ///
     /// # Errors
     /// Those of [`Producer::prepare_keys`], with a key.
@@ -163,13 +163,13 @@ impl<'a> Upload<'a> {
         key: Option<Box<Key>>,
     ) -> Result<Self, Refusal> {
         let limits = &producer.limits;
-        // Base64 takes a third more and white space as much as one likes; keys and headers may be all escapes, six bytes for one.
+        // Base64 adds a third, and white space any amount; keys and headers may be all escapes, six bytes for one.
         let mut max_line_bytes = 2 * target.rules.max_record_bytes
             + 6 * (limits.max_key_bytes + limits.max_header_bytes)
             + (64 << 10);
         if key.is_some() {
             producer.prepare_keys().await?;
-            // The line may be in since larger ones were allowed, which only all of its unit tells.
+            // The line may have been appended under larger limits: only the fingerprint of its whole unit tells.
             max_line_bytes = max_line_bytes.max(limits.max_request_bytes);
         }
         let mut placing = producer.placing(target, options, None);
@@ -209,7 +209,7 @@ impl<'a> Upload<'a> {
         self.unit_bytes
     }
 
-    /// Refuses a line whose end is still to come, if its first `bytes` are too many already.
+    /// Refuses an unfinished line if its first `bytes` are already too many.
     ///
     /// # Errors
     /// The line is too long.
@@ -279,7 +279,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Adds a line to what the unit is known by. One that is wrong is no part of it, unless the lines before it are not what is remembered.
+    /// Adds a line to the unit's fingerprint. A wrong line ends the upload, unless `Keyed::wrong` applies.
     fn keyed_line(&mut self, line: &[u8], read: Result<(), Stop>) -> Result<(), Stop> {
         let Some(keyed) = &mut self.keyed else {
             return read;
@@ -312,7 +312,8 @@ impl<'a> Upload<'a> {
         self.wrong_line(Refusal::new(Reason::RecordTooLarge, detail).at(""))
     }
 
-    /// Ends the unit and sends it on its way, once the one before it is in; `take` gives the memory that it holds until it is in too.
+    /// Ends the unit, and hands it to the engine once the one before it is appended. `take` gives the permit for the
+    /// unit's memory, which is held until this unit is appended too.
     ///
     /// # Errors
     /// Why the upload ends.
@@ -367,13 +368,13 @@ impl<'a> Upload<'a> {
             _permit: take(),
         });
         if self.keyed.is_some() && self.options.expected_offset.is_some() {
-            // Another try may be appending it just now, in the partition in which all that follows must go.
+            // Another try may be appending this unit now; its partition is the one for all further records.
             self.settle().await?;
         }
         Ok(())
     }
 
-    /// Ends a unit in which a line is wrong by now: it was appended before, or is another one.
+    /// Ends a unit with a wrong line: skips it if it was appended before, and otherwise ends the upload.
     async fn pass_over(
         &mut self,
         key: Option<(u32, Fingerprint)>,
@@ -381,7 +382,7 @@ impl<'a> Upload<'a> {
         take: impl FnOnce() -> Option<OwnedSemaphorePermit>,
     ) -> Result<(), Stop> {
         self.settle().await?;
-        // The records before the line.
+        // Drops the records before the line.
         self.placer.take(self.producer.now());
         drop(take());
         let (Some(keyed), Some((unit, fingerprint))) = (&self.keyed, key) else {
@@ -395,7 +396,7 @@ impl<'a> Upload<'a> {
         self.follow_on(self.accepted - before)
     }
 
-    /// The next unit follows on one of so many records.
+    /// Moves `expected_offset` behind a unit of so many records.
     fn follow_on(&mut self, records: u64) -> Result<(), Stop> {
         if let Some(offset) = self.options.expected_offset {
             let next = offset.checked_add(records).ok_or_else(|| {
@@ -406,11 +407,11 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// Hands a unit to the engine, and waits where that has too much to do already.
+    /// Hands a unit to the engine; while the engine is overloaded, waits and tries again.
     async fn append(&self, mut request: AppendRequest) -> Result<Ticket, Stop> {
         let mut pause = RETRY_FIRST;
         loop {
-            // The engine takes the request also where it refuses it.
+            // The engine consumes the request even if it refuses it.
             let spare = copy(&request);
             match self.producer.log.append(request) {
                 Err(Error::Overloaded { .. }) if !*self.stopping.borrow() => {
@@ -435,7 +436,7 @@ impl<'a> Upload<'a> {
         self.account(unit.parts, appended, unit.bytes)
     }
 
-    /// Adds a unit that is in to what is answered: one of `parts`, or what it had the first time.
+    /// Adds an appended unit to the answer: with `parts`, or if it is a replay, with the parts of the first time.
     fn account(&mut self, parts: Vec<(u32, u32)>, appended: Appended, bytes: usize) -> Result<(), Stop> {
         let is_replayed = appended.repeated.is_some();
         let parts = match &appended.repeated {
@@ -468,12 +469,12 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// Records that are safely in.
+    /// Records that are appended.
     pub fn accepted(&self) -> u64 {
         self.accepted
     }
 
-    /// Whether nothing was appended because all of it had been before.
+    /// Whether nothing was appended, because every unit was appended before.
     pub fn is_replayed(&self) -> bool {
         self.new_units == 0 && self.replayed_units > 0
     }

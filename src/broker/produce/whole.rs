@@ -1,7 +1,7 @@
-//! Calls that are one append: all records placed, appended, and answered with each record's position.
+//! Calls that are one append: all records are placed, appended, and answered with each record's partition and offset.
 //!
-//! With an idempotency key the wire keeps its body until it is answered: a body that was appended before is placed again as it
-//! was the first time, which gives the positions of then.
+//! With an idempotency key the wire keeps the body until the call is answered. A body that was appended before is
+//! placed again as it was the first time, which gives the same partitions and offsets.
 
 use super::append::add_to;
 use super::idempotency::{Fingerprint, First, Key, unreadable};
@@ -17,11 +17,11 @@ pub struct Attempt {
     pub options: Options,
     /// The time of the append.
     pub now: TimestampMs,
-    /// How they were placed before. The limits are not checked again.
+    /// How they were placed the first time, if the call is repeated: the limits are not checked again.
     pub first: Option<First>,
 }
 
-/// The records of a call, placed.
+/// The placed records of a call.
 pub struct Placed {
     built: Vec<Built>,
     placements: Vec<Placement>,
@@ -31,7 +31,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Takes what a placer has placed, with where it put each record.
+    /// Takes the records out of a placer; `placements` says where it put each.
     pub fn of(mut placer: Placer<'_>, placements: Vec<Placement>, now: TimestampMs) -> Self {
         Self {
             bytes: placer.bytes(),
@@ -49,15 +49,15 @@ pub struct Places {
     pub parts: Vec<(u32, Offset)>,
     /// The place of each record in its part, in the order of the call.
     pub placements: Vec<Placement>,
-    /// Nothing was appended: all of it had been before.
+    /// Nothing was appended, because the call was appended before.
     pub is_replayed: bool,
 }
 
 impl Producer {
-    /// Appends what was placed.
+    /// Appends placed records.
     ///
     /// # Errors
-    /// Those of the append; nothing is stored, if the outcome does not say otherwise.
+    /// Those of the append; nothing is stored, unless the outcome says otherwise.
     pub async fn append_whole(
         &self,
         target: &Target,
@@ -68,11 +68,12 @@ impl Producer {
         Ok(places)
     }
 
-    /// Appends what `place` makes of the call, once for each `key`.
+    /// Appends the records that `place` returns, once for each `key`.
     ///
     /// # Errors
-    /// Those of the append and of `place`; [`IdempotencyKeyReused`](crate::broker::refusal::Reason::IdempotencyKeyReused) where the key
-    /// belongs to another call.
+    /// Those of the append and of `place`;
+    /// [`IdempotencyKeyReused`](crate::broker::refusal::Reason::IdempotencyKeyReused) if the key belongs to another
+    /// call.
     pub async fn append_once<F: Future<Output = Result<Placed, Refusal>>>(
         &self,
         target: &Target,

@@ -1,6 +1,6 @@
 //! Which records of a stream are wanted: by key, and by headers.
 //!
-//! Everything that a filter names must hold. A record whose header repeats has it if any of its values equals. Bytes are
+//! A record must have everything that the filter names. If a header repeats, one equal value is enough. Bytes are
 //! compared as they are stored: nothing is parsed.
 
 use crate::broker::engine::batch::Record;

@@ -2,8 +2,8 @@
 //!
 //! A lane is the place of one partition in one stream.
 //!
-//! Ends are taken before anything is looked up, so what is true of all records below them stays true: that none is at or
-//! after `until`, that a key's records all lie in one partition.
+//! Ends are read before anything is looked up, so a fact about all records below them stays true: that none is at or
+//! after `until`, or that all records of a key lie in one partition.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) struct Lane {
     pub(super) partition: Arc<Partition>,
     /// The offset that comes next: everything before it was sent, filtered out, or was never part of the stream.
     pub(super) next: Offset,
-    /// Exclusive; [`Offset::MAX`] where it is not known yet.
+    /// Exclusive; [`Offset::MAX`] if it is not known yet.
     pub(super) end: Offset,
     /// Where the log ended when the stream was opened.
     pub(super) as_of: Offset,
@@ -41,7 +41,7 @@ impl Lane {
         self.partition.id().index
     }
 
-    /// Which partition comes first at one time.
+    /// Its order among records with equal timestamps.
     pub(super) fn rank(&self) -> Rank {
         (self.topic.into(), self.index())
     }
@@ -67,21 +67,21 @@ impl Lane {
 pub(super) struct Lanes {
     /// In the order in which the client named them.
     pub(super) topics: Vec<Arc<Topic>>,
-    /// By topic and partition; those that were added later stand behind.
+    /// By topic and partition; partitions that were added later come last.
     pub(super) lanes: Vec<Lane>,
-    /// Partitions of each topic that the stream knows of: those beyond join it. `None`: none join.
+    /// How many partitions of each topic the stream knows: further ones join it. `None`: none join.
     pub(super) known: Option<Vec<u32>>,
     /// Lanes end before a record at or after it.
     pub(super) until: Option<TimestampMs>,
 }
 
 impl Lanes {
-    /// Finds what a request asks for.
+    /// Finds the partitions of a request, with their beginnings and ends.
     ///
     /// # Errors
     /// `UnknownTopic`, `UnknownPartition`; `InvalidRequest` for too many partitions or another stream's cursor;
-    /// `CursorExpired` where its topic is gone; `OffsetOutOfRange` where it is from beyond the end; `CorruptData` where a time
-    /// cannot be found for damage.
+    /// `CursorExpired` if the cursor's topic is gone; `OffsetOutOfRange` if the cursor is beyond the end; `CorruptData`
+    /// if damage hides the offset of a time.
     pub(super) async fn open(
         fetcher: &Fetcher,
         clock: &dyn Clock,
@@ -128,7 +128,7 @@ impl Lanes {
         Ok(all)
     }
 
-    /// Adds the partitions of a topic, at their beginnings and ends as far as these need no look at the log.
+    /// Adds the partitions of a topic, with beginnings and ends as far as these are known without reading the log.
     fn add_topic(
         &mut self,
         fetcher: &Fetcher,
@@ -183,7 +183,7 @@ impl Lanes {
                 is_fresh,
             });
         }
-        // After the ends were taken: a record that is placed elsewhere from now on lies behind them.
+        // Read after the ends: a record that is placed outside its key's partition from now on lies behind them.
         let key = request.filter.key.as_deref();
         if let Some(home) = key.and_then(|key| catalog::partition_of_key(&fetcher.log, topic, key.as_bytes()))
         {
@@ -207,7 +207,7 @@ impl Lanes {
         check_count(self.lanes.len())
     }
 
-    /// Finds the offsets of times, and opens the ends of what is followed.
+    /// Finds the offsets of times, and opens the ends of lanes that are followed.
     async fn look_up(
         &mut self,
         fetcher: &Fetcher,
@@ -261,7 +261,7 @@ impl Lanes {
         Ok(())
     }
 
-    /// Where all of them are.
+    /// The places of all lanes.
     pub(super) fn reached(&self) -> impl Iterator<Item = Reached> {
         self.lanes.iter().map(Lane::reached)
     }
@@ -273,7 +273,7 @@ impl Lanes {
 
     /// When the clock ends the lanes whose ends are not known yet; `None`: none is open, or no time ends them.
     ///
-    /// `until` itself stays: what came before that moment may have a timestamp after it.
+    /// `until` itself stays: records that came before that moment may have timestamps after it.
     pub(super) fn deadline(&self) -> Option<TimestampMs> {
         self.until
             .filter(|_| self.lanes.iter().any(|lane| lane.end == Offset::MAX))
@@ -285,10 +285,10 @@ impl Lanes {
         self.known = None;
     }
 
-    /// Takes in the partitions that were added; says whether there were any.
+    /// Adds lanes for new partitions; returns whether there were any.
     ///
     /// # Errors
-    /// `UnknownTopic` where one has been deleted, `InvalidRequest` where there are too many partitions now.
+    /// `UnknownTopic` if a topic was deleted, `InvalidRequest` if there are too many partitions now.
     pub(super) fn take_in(&mut self) -> Result<bool, Refusal> {
         let Some(known) = &mut self.known else {
             return Ok(false);

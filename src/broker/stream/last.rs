@@ -8,7 +8,7 @@ use crate::broker::fetch::page::PageLimits;
 use crate::broker::fetch::unreadable;
 use crate::broker::refusal::{Reason, Value};
 
-/// Offsets that are looked at first, from the end backwards, where not every record is wanted.
+/// How many offsets are read first, backwards from the end, if a filter is set.
 const LEAST_STEP: u64 = 1000;
 
 impl<S: Sink> Stream<S> {
@@ -24,13 +24,12 @@ impl<S: Sink> Stream<S> {
         for (lane, first) in newest.firsts() {
             self.lanes.lanes[lane].next = first;
         }
-        // A reader pages back from here; and one that loses its connection could not find this place again.
+        // A reader pages back from this place, and could not find it again if it loses its connection.
         self.event(Event::Place);
         Ok(())
     }
 
-    /// The last `count` records of a lane that are wanted, in order. Moves the lane to its end. Memory: twice that many
-    /// places.
+    /// The last `count` wanted records of a lane, in order. Moves the lane to its end. Memory: twice that many places.
     async fn last_of_lane(&mut self, index: usize, count: usize) -> Result<Vec<(TimestampMs, Offset)>, Cut> {
         let lane = &mut self.lanes.lanes[index];
         let partition = lane.partition.clone();
@@ -60,7 +59,7 @@ impl<S: Sink> Stream<S> {
                         at = partition.positions().log_start_offset;
                         continue;
                     }
-                    // There may be enough records behind the damage.
+                    // There may be enough records after the damage.
                     Err(refusal) => match refusal.value("damaged_until_offset") {
                         Some(Value::Number(until)) => {
                             at = Offset::new(*until as u64);

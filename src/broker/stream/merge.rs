@@ -1,24 +1,25 @@
 //! Partitions' next records in the order of their timestamps.
 //!
-//! Only heads are compared, so records of one partition keep the order of their offsets, even where their timestamps do not. Records of one
-//! time come in the order of topics and partitions. Cost: the logarithm of the number of partitions a record.
+//! Only the next record of each partition is compared, so records of one partition keep the order of their offsets,
+//! even if their timestamps do not. Records with equal timestamps come in the order of topics and partitions. Cost a
+//! record: the logarithm of the number of partitions.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::broker::engine::TimestampMs;
 
-/// The topic's position among the stream's, and the partition: which record comes first where timestamps are equal.
+/// The topic's place in the stream, and the partition: the order of records with equal timestamps.
 pub type Rank = (usize, u32);
 
 /// A partition's next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Head {
-    /// The record's.
+    /// The record's timestamp.
     pub timestamp: TimestampMs,
-    /// Which record comes first where timestamps are equal.
+    /// The order among equal timestamps.
     pub rank: Rank,
-    /// What the caller calls the partition.
+    /// The caller's number for the partition.
     pub lane: usize,
 }
 
@@ -27,7 +28,7 @@ pub struct Head {
 pub struct Merge(BinaryHeap<Reverse<Head>>);
 
 impl Merge {
-    /// Adds a partition's next record; it must not have one here.
+    /// Adds a partition's next record; the partition must have none here.
     pub fn push(&mut self, head: Head) {
         debug_assert!(
             self.0.iter().all(|Reverse(other)| other.lane != head.lane),
@@ -36,12 +37,12 @@ impl Merge {
         self.0.push(Reverse(head));
     }
 
-    /// Which record comes next.
+    /// The record that comes next.
     pub fn peek(&self) -> Option<Head> {
         self.0.peek().map(|Reverse(head)| *head)
     }
 
-    /// Takes it.
+    /// Takes the record that comes next.
     pub fn pop(&mut self) -> Option<Head> {
         self.0.pop().map(|Reverse(head)| head)
     }

@@ -1,13 +1,14 @@
 //! Streams over many partitions: replay and live tail, as records and events for any wire. Read [`run`] first.
 //!
-//! - [`request`] is what a stream asks for.
+//! - [`request`] has the parameters of a stream.
 //! - [`lanes`] finds where each partition begins and ends.
 //! - [`run`] reads and hands out records; `read` reads a page, `wait` waits, `last` goes to the newest records.
 //! - [`filter`], [`merge`], [`newest`] and [`pace`] are pure: which records are wanted, the order by timestamp, where the
 //!   last N begin, when a record of a replay is due. `reading` walks a page record by record.
 //!
-//! A wire implements [`Sink`]. A stream is an async function that its reader drives: there is no task and no queue. Nothing
-//! is kept of a stream when it ends: what a reader needs to go on is in the positions that it was given.
+//! A wire implements [`Sink`]. A stream is an async function that its reader drives: there is no task and no queue.
+//! When a stream ends, the server keeps nothing of it: the cursors that the reader was sent hold all that it needs to
+//! go on.
 
 pub mod filter;
 pub mod lanes;
@@ -26,14 +27,14 @@ use crate::broker::refusal::Refusal;
 use crate::broker::topics::skips::Gap;
 use crate::formats::cursor::Reached;
 
-/// What a stream says besides its records.
+/// What a stream hands out besides records.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// Where the stream is, without a record.
+    /// The stream's cursor, without a record.
     Place,
     /// The stream is alive.
     Alive {
-        /// It has moved since it last said where it is.
+        /// Whether its cursor has moved since the last one it wrote.
         has_moved: bool,
     },
     /// Records are missing.
@@ -49,7 +50,7 @@ pub enum Event<'a> {
     },
     /// The stream cannot go on, and ends.
     Refused(&'a Refusal),
-    /// All there is was given.
+    /// The stream has reached its end.
     End,
 }
 
@@ -60,30 +61,31 @@ pub trait Sink: Send {
     /// How the records of one partition are written.
     type Writer: Send + Sync;
 
-    /// Whether the format has events: a stream that has none can only break off where it cannot go on.
+    /// Whether the format has events. A format without events can only break off when the stream cannot go on.
     fn has_events(&self) -> bool;
 
     /// How the records of this partition are written.
     fn writer(&self, topic: &str, partition: u32) -> Self::Writer;
 
-    /// Makes room for what so many stored bytes become.
+    /// Makes room for the output of so many stored bytes.
     fn reserve(&mut self, stored_bytes: u64);
 
-    /// Says where the partitions are of which no records come for a while.
+    /// Sets the cursor's offsets of the partitions that hand out no records for a while.
     fn fix(&mut self, others: impl Iterator<Item = Reached>);
 
-    /// Writes a record, behind which its partition is at `reached`; `json_lines`: its value is known to be JSON on one line.
+    /// Writes a record; `reached`: its partition's place behind it; `json_lines`: its value is known to be a line of
+    /// JSON.
     fn record(&mut self, writer: &Self::Writer, record: &Record<'_>, json_lines: bool, reached: Reached);
 
     /// Writes an event; a format without events ignores it.
     fn event(&mut self, event: Event<'_>, reached: impl Iterator<Item = Reached>);
 
-    /// Whether nothing was written since it was last sent.
+    /// Whether nothing was written since the last send.
     fn is_empty(&self) -> bool;
 
     /// Whether enough was written to be sent.
     fn is_full(&self) -> bool;
 
-    /// Hands to the reader what was written; returns when the reader wants more. Nothing at all lets the answer begin.
+    /// Hands what was written to the reader; returns when the reader wants more. A send of nothing begins the answer.
     fn send(&mut self) -> impl Future<Output = ()> + Send;
 }

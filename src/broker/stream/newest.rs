@@ -1,8 +1,8 @@
 //! The newest records of several partitions: where a stream that asks for the last N begins in each of them.
 //!
-//! What is chosen of a partition is always its end, without a hole, so that an offset for each partition says it all and a
-//! cursor can name it. So a record counts as new as the newest one before it among the candidates (a running maximum, as
-//! when an offset is looked up by time): one that came late loses its own place and hides none of those before it.
+//! The chosen records of a partition are always its last ones, without a hole, so that one offset for each partition
+//! says it all and a cursor can name it. To that end, a record counts as new as the newest candidate before it in its
+//! partition (a running maximum, as when an offset is looked up by time): a record that came late hides none before it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

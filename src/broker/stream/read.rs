@@ -1,4 +1,4 @@
-//! How a stream reads a page of a lane, and goes on behind what is missing.
+//! How a stream reads a page of a lane, and goes on behind missing records.
 
 use super::run::{Cut, PAGE_BYTES, Stream};
 use super::{Event, Sink};
@@ -9,7 +9,7 @@ use crate::broker::topics::catalog;
 use crate::broker::topics::skips::Gap;
 
 impl<S: Sink> Stream<S> {
-    /// Reads a page of a lane, and tells of what is missing before it; `None`: there is nothing more, for now.
+    /// Reads a page of a lane, and reports missing records before it; `None`: there is nothing more, for now.
     pub(super) async fn read(&mut self, index: usize) -> Result<Option<Page>, Cut> {
         loop {
             let lane = &self.lanes.lanes[index];
@@ -52,7 +52,7 @@ impl<S: Sink> Stream<S> {
         }
     }
 
-    /// The log begins behind what a lane was to read.
+    /// Goes on at the log start, if that lies above a lane's next offset.
     fn trimmed(&mut self, index: usize, log_start_offset: Offset) -> Result<(), Cut> {
         let lane = &mut self.lanes.lanes[index];
         let until = log_start_offset.min(lane.end);
@@ -76,7 +76,7 @@ impl<S: Sink> Stream<S> {
         Ok(())
     }
 
-    /// Goes on behind missing records, and tells so where there is a way.
+    /// Goes on behind missing records, and reports them if the format has events.
     fn gap(&mut self, index: usize, gap: Gap, reason: &'static str) {
         let lane = &mut self.lanes.lanes[index];
         lane.next = gap.until;

@@ -1,8 +1,8 @@
 //! A page of one partition that is read record by record, for streams in the order of timestamps.
 //!
-//! A merge has a record of every partition at hand and goes on in another one with each, so it cannot keep iterators that
-//! borrow from pages. What is kept instead is a place in the page; going on from there costs reading a batch's header
-//! again.
+//! A merge holds the next record of every partition and changes partitions with each record, so it cannot keep
+//! iterators that borrow from pages. It keeps a place in each page instead; to go on from there, it reads the batch's
+//! header again.
 
 use crate::broker::engine::batch::{BatchError, BatchHeader, Record, RecordPlace, Records};
 use crate::broker::engine::{Offset, TimestampMs};
@@ -23,7 +23,7 @@ pub(super) struct Reading {
 pub(super) struct Next {
     pub(super) offset: Offset,
     pub(super) timestamp: TimestampMs,
-    /// It is at or after the end by time.
+    /// It is at or after the time at which the stream ends.
     pub(super) ends: bool,
 }
 
@@ -52,7 +52,7 @@ impl Reading {
     /// not; `None`: the page has no more.
     ///
     /// # Errors
-    /// [`BatchError`] where a verified batch cannot be walked.
+    /// [`BatchError`] if a verified batch cannot be walked.
     pub(super) fn find(
         &mut self,
         from: Offset,

@@ -1,4 +1,4 @@
-//! What a stream asks for.
+//! The parameters of a stream.
 
 use super::filter::Filter;
 use crate::broker::engine::TimestampMs;
@@ -9,50 +9,50 @@ use crate::formats::cursor::Cursor;
 pub enum Beginning {
     /// The log start.
     Earliest,
-    /// The end: only what comes.
+    /// The end: only new records.
     Latest,
-    /// The first record at or after it.
+    /// The first record at or after this time.
     Time(TimestampMs),
-    /// Where another stream was.
+    /// The cursor of another stream.
     Cursor(Cursor),
 }
 
 /// Where a stream ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The end as of the request.
+    /// The end offsets at the time of the request.
     Latest,
-    /// Before the first record at or after it.
+    /// Before the first record at or after this time.
     Time(TimestampMs),
-    /// Where another stream was.
+    /// The cursor of another stream.
     Cursor(Cursor),
 }
 
-/// What a stream asks for, of topics that are named beside it.
+/// The parameters of a stream; its topics are passed beside them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamRequest {
     /// Where it begins.
     pub from: Beginning,
-    /// Where it ends; `None`: at the end, now or never.
+    /// Where it ends; `None`: at the end offsets of the request, or, with `follow`, never.
     pub until: Option<Ending>,
-    /// Only so many of the newest records between `from` and `until`, and what comes.
+    /// Only so many of the newest records between `from` and `until`, and then new records.
     pub last: Option<usize>,
     /// Which records are wanted.
     pub filter: Filter,
-    /// All partitions where it is `None`.
+    /// The partitions; `None`: all.
     pub partitions: Option<Vec<u32>>,
-    /// Whether it waits for what comes.
+    /// Whether it waits for new records.
     pub follow: bool,
     /// Whether records of several partitions come in the order of their timestamps.
     pub by_time: bool,
-    /// How many times faster than they were recorded the records come; positive and finite, and only with `by_time`.
+    /// How many times faster than recorded the records come; positive and finite, and only with `by_time`.
     pub speed: Option<f64>,
-    /// The reader has read an earlier stream up to `from`, and asks for what has come since.
+    /// The reader has read an earlier stream up to `from`, and asks for the records after it.
     pub is_resumed: bool,
 }
 
 impl StreamRequest {
-    /// Whether it goes on behind the end as of the request.
+    /// Whether it goes on behind the end offsets of the request.
     pub fn goes_on(&self) -> bool {
         self.follow && !matches!(self.until, Some(Ending::Latest | Ending::Cursor(_)))
     }

@@ -1,10 +1,10 @@
-//! A stream as it runs: reads, hands out, waits.
+//! A running stream: reads, hands out records, waits.
 //!
-//! What a stream holds is what its sink has not sent and, while it reads, slices of maps; while it waits, a wait for each
-//! partition.
+//! Memory: the output that its sink has not sent; while it reads, slices of mapped files; while it waits, a wait for
+//! each partition.
 //!
-//! Invariant: a lane's `next` is never behind what was handed out and never before what was not: a cursor that is written
-//! at any point says exactly what the reader has by then.
+//! Invariant: every record of the stream before a lane's `next` was handed out, and none from `next` on. So a cursor
+//! that is written at any point says exactly what the reader has by then.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,15 +26,15 @@ use crate::broker::refusal::Refusal;
 use crate::broker::topics::Topics;
 use crate::formats::cursor::CursorText;
 
-/// What is read of a partition before it is the next one's turn, in stored bytes.
+/// How many stored bytes are read of a partition before the next partition's turn.
 pub(super) const PAGE_BYTES: u64 = 1 << 20;
-/// How many records a merge that goes on takes before it looks at the partitions that had none.
+/// How many records the merge of a live stream takes before it checks the partitions that had none.
 const WATCHED_RECORDS: u32 = 1000;
-/// How long a stream of events is silent.
+/// The longest silence of a stream of events.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How long records that were found wait for more to fill a chunk, at least.
+/// After this time since the last send, found records no longer wait for more to fill a chunk.
 pub(super) const LINGER: Duration = Duration::from_millis(100);
-/// What is read before an answer begins that may turn out to be that nothing is left, in pages.
+/// How many pages a resumed stream reads before its answer begins: until then it can still answer that nothing is left.
 pub(super) const SILENT_PAGES: u32 = 16;
 
 /// Why a stream ends before its end.
@@ -66,7 +66,7 @@ impl Drop for Counted {
     }
 }
 
-/// A stream whose partitions were found, and of which nothing was read yet.
+/// A stream whose partitions were found, and that has read nothing yet.
 pub struct OpenStream {
     fetcher: Fetcher,
     clock: Arc<dyn Clock>,
@@ -76,10 +76,10 @@ pub struct OpenStream {
 }
 
 impl OpenStream {
-    /// Finds what a request asks for, of the topics named, and follows `topics` from then on.
+    /// Finds the partitions and offsets of a request in the named topics, and follows `topics` from then on.
     ///
     /// # Errors
-    /// As for [`Lanes::open`]; `ShuttingDown` where it would go on for as long as the server runs, and that is stopping.
+    /// As for [`Lanes::open`]; `ShuttingDown` if the server is stopping and the stream would go on until then.
     pub async fn open(
         fetcher: &Fetcher,
         clock: &Arc<dyn Clock>,
@@ -87,7 +87,7 @@ impl OpenStream {
         names: &[String],
         request: StreamRequest,
     ) -> Result<Self, Refusal> {
-        // Before the partitions are looked at, so that none is added unseen.
+        // Before the partitions are read, so that no added one is missed.
         let topics_changed = topics.changes();
         let lanes = Lanes::open(fetcher, &**clock, names, &request).await?;
         if request.goes_on() && *fetcher.stopping.borrow() {
@@ -102,7 +102,7 @@ impl OpenStream {
         })
     }
 
-    /// What writes this stream's cursors.
+    /// The writer of this stream's cursors.
     pub fn cursor(&self) -> CursorText {
         let topics: Vec<TopicId> = self.lanes.topics.iter().map(|topic| topic.id()).collect();
         CursorText::new(super::lanes::directory(&self.fetcher), &topics)
@@ -138,12 +138,12 @@ pub struct Stream<S> {
     pub(super) request: StreamRequest,
     pub(super) lanes: Lanes,
     pub(super) out: S,
-    /// What was handed out and is not counted yet.
+    /// Records and bytes that were handed out and are not counted yet.
     records: u64,
     bytes: u64,
-    /// When something was sent.
+    /// When something was last sent.
     pub(super) sent: Instant,
-    /// The stream has moved since it last said where it is.
+    /// The cursor has moved since it was last written.
     pub(super) has_moved: bool,
     /// The waits for lanes' records, by lane, with the offset that they are for.
     pub(super) waits: Vec<Option<(Offset, WaitForData)>>,
@@ -152,7 +152,7 @@ pub struct Stream<S> {
     /// The answer has begun.
     pub(super) is_begun: bool,
     pub(super) silent_pages: u32,
-    /// Stored bytes that were read since others could work.
+    /// Stored bytes that were read since the last yield to other tasks.
     pub(super) unyielded_bytes: u64,
 }
 
@@ -177,7 +177,7 @@ impl<S: Sink> Stream<S> {
                     self.send().await;
                 }
                 if self.is_begun {
-                    // What was sent is on its way before the connection is cut behind it.
+                    // Lets the output leave before the connection is cut.
                     tokio::task::yield_now().await;
                 }
                 return Err(cut);
@@ -190,7 +190,7 @@ impl<S: Sink> Stream<S> {
     async fn run_to_end(&mut self) -> Result<(), Cut> {
         if self.out.has_events() && !self.request.is_resumed {
             if self.request.from == Beginning::Latest {
-                // A reader that lost its connection could not find the end of now again.
+                // A reader that loses its connection could not find the present end again.
                 self.event(Event::Place);
             }
             self.send().await;
@@ -205,7 +205,7 @@ impl<S: Sink> Stream<S> {
         }
     }
 
-    /// Partitions in turns: a bounded read each, so that none waits for the whole of another.
+    /// Reads the partitions in turns, a bounded read each, so that none waits until another is read to its end.
     async fn in_turns(&mut self) -> Result<(), Cut> {
         loop {
             self.lanes.take_in()?;
@@ -226,7 +226,7 @@ impl<S: Sink> Stream<S> {
         }
     }
 
-    /// Hands out the records of a page that are wanted.
+    /// Hands out the wanted records of a page.
     async fn hand_out(&mut self, lane: usize, page: Page) -> Result<(), Cut> {
         let writer = self.writer(lane);
         let until = self.lanes.until;
@@ -261,7 +261,7 @@ impl<S: Sink> Stream<S> {
         Ok(())
     }
 
-    /// Partitions' next records in the order of their timestamps; with a speed, when they are due.
+    /// Hands out the partitions' next records in the order of their timestamps; with a speed, each when it is due.
     async fn by_time(&mut self) -> Result<(), Cut> {
         let mut merge = Merge::default();
         let mut readings: Vec<Option<Reading>> = Vec::new();
@@ -272,7 +272,7 @@ impl<S: Sink> Stream<S> {
                 return Err(Cut::Stopping);
             }
             self.lanes.take_in()?;
-            // The lane for which all others are fixed.
+            // The lane that hands out records; in the cursor all others are fixed.
             let mut fixed = None;
             let count = self.lanes.lanes.len();
             readings.resize_with(count, || None);
@@ -282,7 +282,7 @@ impl<S: Sink> Stream<S> {
                     self.refill(lane, reading, &mut merge).await?;
                 }
             }
-            // Until a look at the others is due again: they may have got something that comes earlier.
+            // Records until the other partitions are checked again: they may have got records that come earlier.
             let mut left = if self.request.is_live() {
                 WATCHED_RECORDS
             } else {
@@ -324,7 +324,7 @@ impl<S: Sink> Stream<S> {
                 if !self.find(lane, reading, &mut merge)? {
                     readings[lane] = None;
                     self.refill(lane, &mut readings[lane], &mut merge).await?;
-                    // A gap or a heartbeat that was written meanwhile has fixed what it needed.
+                    // A gap or a heartbeat that was written meanwhile may have fixed other lanes.
                     fixed = None;
                 }
             }
@@ -355,7 +355,7 @@ impl<S: Sink> Stream<S> {
         Ok(())
     }
 
-    /// Puts a lane's next record into the merge; `false`: the page has no more, and the lane is behind it.
+    /// Puts a lane's next record into the merge; `false`: the page has no more, and the lane has passed it.
     fn find(&mut self, index: usize, reading: &mut Reading, merge: &mut Merge) -> Result<bool, Cut> {
         let until = self.lanes.until;
         let lane = &mut self.lanes.lanes[index];
@@ -397,7 +397,7 @@ impl<S: Sink> Stream<S> {
         self.out.writer(topic.name(), lane.index())
     }
 
-    /// Says where all lanes are but one.
+    /// Fixes the offsets of all lanes but one in the cursor.
     fn fix(&mut self, lane: usize) {
         let others = self.lanes.lanes.iter().enumerate();
         let others = others.filter(|(index, _)| *index != lane);
@@ -424,7 +424,7 @@ impl<S: Sink> Stream<S> {
     }
 }
 
-/// A record's bytes as they are counted: its key and value, and about what stands around them.
+/// A record's bytes as they are counted: its key, its value, and about the bytes around them.
 #[inline]
 fn record_bytes(record: &crate::broker::engine::batch::Record<'_>) -> u64 {
     (8 + record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len)) as u64

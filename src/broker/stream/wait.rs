@@ -1,4 +1,4 @@
-//! What a stream does between records: it lets others work, waits for what comes, and says that it is alive.
+//! What a stream does between records: it yields to other tasks, waits for new records, and sends heartbeats.
 
 use std::pin::Pin;
 use std::task::Poll;
@@ -11,7 +11,7 @@ use super::run::{Cut, HEARTBEAT, LINGER, PAGE_BYTES, SILENT_PAGES, Stream};
 use super::{Event, Sink};
 
 impl<S: Sink> Stream<S> {
-    /// Between two pages: lets others work, looks whether the server stops, and says that the stream is alive.
+    /// Between two pages: yields to other tasks, checks whether the server stops, and sends a heartbeat if one is due.
     pub(super) async fn breathe(&mut self) -> Result<(), Cut> {
         if self.is_to_stop() {
             return Err(Cut::Stopping);
@@ -25,7 +25,7 @@ impl<S: Sink> Stream<S> {
                 self.alive();
             }
         }
-        // Where little is wanted of what is read, it does not wait until it fills a chunk.
+        // If few of the records are wanted, they are sent before they fill a chunk.
         if !self.out.is_empty() && self.sent.elapsed() >= LINGER {
             self.send().await;
         }
@@ -36,12 +36,12 @@ impl<S: Sink> Stream<S> {
         Ok(())
     }
 
-    /// Whether the stream would go on for as long as the server runs, and that ends.
+    /// Whether the stream is live, and the server is stopping.
     pub(super) fn is_to_stop(&self) -> bool {
         self.request.is_live() && *self.stopping.borrow()
     }
 
-    /// Sends what is there, then waits for records of lanes that are not being read, for partitions, or until `due`.
+    /// Sends what was written; then waits for records of lanes without a page, for new partitions, or until `due`.
     pub(super) async fn wait(
         &mut self,
         readings: &[Option<Reading>],
@@ -82,7 +82,7 @@ impl<S: Sink> Stream<S> {
                     // Woken for another reason than records: the log is closing.
                     return if has_more || lane.partition.is_deleted() { Ok(()) } else { Err(Cut::Stopping) };
                 }
-                // An error means that nobody is left to change topics, or to stop the server: as good as stopping.
+                // An error means that the sender is gone, and with it the service: end as on a stop.
                 changed = self.topics_changed.changed() => {
                     changed.map_err(|_| Cut::Stopping)?;
                     if self.lanes.known.is_some() {
@@ -92,7 +92,7 @@ impl<S: Sink> Stream<S> {
                 _ = self.stopping.wait_for(|stopping| *stopping) => return Err(Cut::Stopping),
                 () = sleep_until(alarm) => {}
             }
-            // A record that is not due for years would hide that its topic is gone, and keep its files.
+            // Without this, a stream that waits years for a record to be due would keep the files of a deleted topic.
             if let Some(lane) = self
                 .lanes
                 .lanes
@@ -116,12 +116,12 @@ impl<S: Sink> Stream<S> {
         }
     }
 
-    /// When there is something to do if nothing happens; `None`: never.
+    /// When to wake if nothing else happens; `None`: never.
     fn next_alarm(&self, due: Option<Instant>) -> Option<Instant> {
         let heartbeat = self.out.has_events().then(|| self.sent + HEARTBEAT);
         let until = self.lanes.deadline().map(|until| {
             let left_ms = until.get().saturating_sub(self.clock.now().get()).max(0);
-            // The wall clock may be set: looked at again from time to time.
+            // The wall clock may be set, so it is read again from time to time.
             Instant::now() + Duration::from_millis(left_ms as u64).min(HEARTBEAT)
         });
         [heartbeat, until, due].into_iter().flatten().min()

@@ -192,8 +192,8 @@ impl TopicConfig {
     /// Applies `changes`.
     ///
     /// # Errors
-    /// 400 for an unknown key or an invalid value, 501 for a key of a later version, each with a pointer below
-    /// `/config`; nothing is changed.
+    /// [`Reason::InvalidRequest`] for an unknown key or an invalid value, [`Reason::NotSupported`] for a key of a later
+    /// version, each with a pointer below `/config`; nothing is changed.
     pub fn apply(&mut self, changes: &[(String, Value)]) -> Result<(), Refusal> {
         check_changes(changes)?;
         for (name, value) in changes {
@@ -404,12 +404,12 @@ pub(super) fn changed_spec(
 /// The topic of that name.
 ///
 /// # Errors
-/// 404 `unknown-topic`.
+/// [`Reason::UnknownTopic`].
 pub fn find(log: &Log, name: &str) -> Result<Arc<Topic>, Refusal> {
     log.topic(name).ok_or_else(|| unknown_topic(name))
 }
 
-/// 404 for a topic that does not exist.
+/// The refusal of a topic that does not exist.
 pub(crate) fn unknown_topic(name: &str) -> Refusal {
     let shown: String = name.chars().take(250).collect();
     Refusal::new(Reason::UnknownTopic, format!("the topic {shown} does not exist"))

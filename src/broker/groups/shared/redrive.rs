@@ -53,10 +53,10 @@ pub struct Redriven {
 /// # Errors
 /// The member `redriven` counts the records sent before the error, which are durable; another call continues after
 /// them.
-/// - 404 `unknown-topic`: the dead letter topic, or the topic a record came from, does not exist. Create it again, or
-///   move the dead letter topic's log start past the record.
-/// - 500 `corrupt-data`: dead letters cannot be read; skip the damage, or repair it.
-/// - 500 `internal`: a position in the state cannot be read. Nothing is sent from there: it might be sent twice.
+/// - [`Reason::UnknownTopic`]: the dead letter topic, or the topic a record came from, does not exist. Create it again,
+///   or move the dead letter topic's log start past the record.
+/// - [`Reason::CorruptData`]: dead letters cannot be read; skip the damage, or repair it.
+/// - [`Reason::Internal`]: a position in the state cannot be read. Nothing is sent from there: it might be sent twice.
 /// - Those of the engine's append.
 pub fn redrive(
     log: &Log,

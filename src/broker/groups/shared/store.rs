@@ -75,7 +75,7 @@ pub fn load(log: &Log, group: &str, partition: PartitionId, max_deliveries: u32)
 /// The one append of a settle: `settlements`, of different partitions, and dead letters with their destination topics.
 ///
 /// # Errors
-/// 404 `unknown-topic`: a dead letter topic was deleted meanwhile; create it again and retry.
+/// `UnknownTopic`: a dead letter topic was deleted meanwhile; create it again and retry.
 pub fn settle<'r>(
     log: &Log,
     rotation: &Rotation,
@@ -261,7 +261,7 @@ impl<'a> Outgoing<'a> {
     /// The append of all of them.
     ///
     /// # Errors
-    /// 404 `unknown-topic`: one was deleted meanwhile.
+    /// `UnknownTopic`: one was deleted meanwhile.
     pub(super) fn into_request(self, log: &Log) -> Result<AppendRequest, Refusal> {
         let mut request = AppendRequest {
             ack: Ack::Durable,
