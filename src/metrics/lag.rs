@@ -13,14 +13,14 @@ use crate::broker::lag::report::{GroupLag, Lags, Total};
 /// The rows of the groups' metrics.
 #[derive(Debug, Default)]
 pub struct LagRows {
-    /// With how many members.
+    /// Each with its number of members.
     groups: Vec<Row<usize>>,
     topics: Vec<Row<Arc<str>>>,
     partitions: Vec<PartitionRow>,
     left_out: u64,
 }
 
-/// With the topic, the partition and the committed offset.
+/// A row with the topic, the partition and the committed offset.
 type PartitionRow = Row<(Arc<str>, u32, Option<u64>)>;
 
 #[derive(Debug)]

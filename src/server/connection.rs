@@ -120,7 +120,7 @@ struct Connection {
     progress: AtomicU32,
     /// The socket accepts no more bytes: the client does not read.
     is_blocked: AtomicBool,
-    /// When that began, in milliseconds of the monotonic clock.
+    /// Since when it is blocked, in milliseconds of the monotonic clock.
     blocked_since_ms: AtomicU64,
     /// The answer holds a share of the answers' or the bodies' bytes until the client has read it.
     has_answer: AtomicBool,
@@ -423,7 +423,7 @@ async fn hold(
     (response, Some(permit))
 }
 
-/// Bytes that are returned when the last of them has been sent.
+/// An answer's bytes. Their share is given back when the last of them is sent.
 struct Held {
     bytes: Bytes,
     _permit: OwnedSemaphorePermit,

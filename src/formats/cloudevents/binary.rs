@@ -28,7 +28,7 @@ pub fn read_binary<'a>(
                 return Err(wrong("the type of the data is the header content-type".into()));
             }
             Some(name) => name,
-            // An empty one means nothing.
+            // An empty content type means nothing.
             None if header == "content-type" && !value.is_empty() => "datacontenttype",
             None => continue,
         };

@@ -3,18 +3,19 @@
 //! An event is stored in the binary mode of the CloudEvents Kafka binding, so a Kafka client reads the same event from
 //! the record:
 //!
-//! | of the event | in the record |
+//! | in the event | in the record |
 //! |---|---|
-//! | an attribute, extensions too | the header `ce_` and its name; a boolean or an integer in its canonical text |
+//! | an attribute or extension | the header `ce_` and its name; a boolean or an integer in its canonical text |
 //! | `datacontenttype` | the header `content-type` |
 //! | data | the value: JSON byte for byte as it was sent, a string as its UTF-8, `data_base64` decoded |
 //! | no data | no value |
 //! | `partitionkey` | the key, and the header `ce_partitionkey` |
-//! | `time` | the timestamp, where that can hold it, and the header `ce_time` |
+//! | `time` | the timestamp, if it can hold the time, and the header `ce_time` |
 //!
-//! - [`parse_event`] and [`parse_events`] read the JSON event format, one event or a batch; [`read_binary`] reads the headers of
-//!   HTTP's binary mode. All check what [`attributes`] says, and name what is wrong.
-//! - [`EventRenderer`] writes records as events: those that came as one as that event, others with attributes made of where they lie.
+//! - [`parse_event`] and [`parse_events`] read the JSON event format, one event or a batch; [`read_binary`] reads the
+//!   headers of HTTP's binary mode. All check the rules of [`attributes`], and an error names the wrong member.
+//! - [`EventRenderer`] writes records as events: a record that came as an event becomes that event again, any other
+//!   gets attributes made from its topic, partition and offset.
 //!
 //! Invariants: no input makes this code panic, recurse, or allocate more than a constant times its own length. The
 //! reader accepts whatever the renderer writes. If the record came from an event, the reader restores the same headers

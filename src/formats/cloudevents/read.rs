@@ -55,7 +55,7 @@ fn batch<'a, E: From<RecordError>>(
     Ok(count)
 }
 
-/// The data of an event as it stands.
+/// The data of an event, as it is written.
 enum Data<'a> {
     None,
     /// The member `data`: where its value begins, its bytes, and whether line breaks stand between its tokens.
@@ -132,7 +132,7 @@ fn event<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError>
             record.json_line = !breaks && json != b"null";
             record.value = Some(Cow::Borrowed(json));
         }
-        // No string, and nothing that a type other than JSON could say by it.
+        // A `null` means something in JSON only: with another type there is no data.
         Data::Json(_, b"null", _) => {}
         Data::Json(mut before, ..) => {
             let value = string(&mut before, content).map_err(|fault| RecordError::new("/data", fault))?;

@@ -8,7 +8,7 @@
 //! | `headers` | an object: each a string, `{"base64":…}`, `null` (a header without a value) or an array of those |
 //! | `timestamp` | milliseconds since the Unix epoch, or RFC 3339 |
 //! | `partition` | a whole number |
-//! | `offset`, `topic` | any value, not looked at: so that what a fetch returned can be sent again |
+//! | `offset`, `topic` | any value, ignored: so a record that a fetch returned can be sent again |
 //!
 //! Any other field, and a field that comes twice, is an error. `null` stands for an absent field wherever a client's
 //! serializer may write it: in `key`, `headers`, `timestamp`, `partition`, and the fields in base64.
