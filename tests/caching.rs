@@ -1,5 +1,5 @@
-//! History that caches, behind a caching proxy as one runs it: the real binary behind a real nginx, which stores closed ranges and asks
-//! whether they are still right. Where there is no nginx the tests say so and end.
+//! Closed ranges behind a caching proxy: the real binary behind a real nginx, which stores closed ranges and asks
+//! whether they are still valid. Without nginx the tests print that they are skipped.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test of the real binary lives in the real world"
@@ -30,11 +30,11 @@ struct Proxy {
     address: SocketAddr,
 }
 
-/// The answers of this server are for one client each (`private, no-cache`); a proxy that is trusted to keep what it is shown may store
-/// what has a tag, and asks about it when it is older than a second, which is the least that nginx can be told.
+/// The server's answers are for one client each (`private, no-cache`). A proxy that is trusted with them may store
+/// answers that have a tag; this one revalidates an answer that is older than a second, which is nginx's shortest time.
 fn configuration(dir: &Path, modules: &str, listen: SocketAddr, upstream: SocketAddr) -> String {
     let dir = dir.display();
-    // Where those of the operating system are not writable.
+    // The directories of the operating system may not be writable.
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
         .filter(|name| !modules.contains(&format!("--without-http_{name}_module")))
@@ -72,7 +72,7 @@ fn configuration(dir: &Path, modules: &str, listen: SocketAddr, upstream: Socket
 }
 
 impl Proxy {
-    /// `None` where nginx is not installed.
+    /// `None` if nginx is not installed.
     fn start(dir: &Path, upstream: SocketAddr) -> Option<Self> {
         let about = Command::new("nginx").arg("-V").output().ok()?;
         let modules = String::from_utf8_lossy(&about.stderr).into_owned();
@@ -80,7 +80,7 @@ impl Proxy {
         fs::create_dir(&dir).expect("a directory");
         let begin = Instant::now();
         loop {
-            // nginx cannot say which port it was given: it is told a free one, and another where that was taken meanwhile.
+            // nginx cannot report a port that it chose: it gets one that is free now, and another if that is taken.
             let listener = TcpListener::bind("127.0.0.1:0");
             let address = listener
                 .and_then(|listener| listener.local_addr())
@@ -127,7 +127,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// With a topic `t` that has so many records. `None`, said so, where there is no nginx.
+    /// A server and a proxy, with a topic `t` of so many records; `None` (and a message) if there is no nginx.
     fn start(records: usize) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let server = Server::start(&directory.path().join("data"));
@@ -163,7 +163,7 @@ impl Fixture {
         get(self.server.address, path, headers)
     }
 
-    /// Asks through the proxy until the answer is as wanted: what it does depends on how old it takes its store to be.
+    /// Asks through the proxy until the answer is as wanted: the proxy's answer depends on the age of its stored copy.
     fn until(&self, path: &str, headers: &[(&str, &str)], wanted: impl Fn(&Answer) -> bool) -> Answer {
         let begin = Instant::now();
         loop {
@@ -176,7 +176,7 @@ impl Fixture {
         }
     }
 
-    /// Records that the server has given out, not counting answers without a body.
+    /// Records that the server has sent, not counting answers without a body.
     fn fetched_records(&self) -> u64 {
         let metrics = self.direct("/metrics", &[]);
         let mut lines = metrics.text().lines();
@@ -229,7 +229,7 @@ fn closed_ranges_are_stored_in_every_form_and_revalidated_without_a_body() {
         }
         tags.push(direct.header("etag").expect("a tag").to_owned());
     }
-    // A client's own copy is confirmed whether the proxy knows it or asks, and never one of another form.
+    // The proxy confirms a client's own copy, with or without asking the server, but never a copy in another form.
     for (form, tag) in FORMS.iter().zip(&tags) {
         let mine = [("Accept", *form), ("If-None-Match", tag)];
         for wanted in ["HIT", "REVALIDATED"] {

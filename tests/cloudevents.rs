@@ -300,7 +300,7 @@ async fn any_record_is_fetched_as_an_event() {
     }
     let answer = expect(service.get_as(&range(0, "offset=0"), BATCH), 200).await;
     assert_eq!(answer.text(), "[]\n");
-    // What was fetched can be produced again, as events that keep saying where they came from.
+    // Fetched events can be produced again, and still say where they came from.
     let fetched = service.get_as(&range(1, "offset=0"), BATCH).await;
     expect(post(&service, RECORDS, BATCH, fetched.body.clone()), 200).await;
     let copied = [events(&service, 0).await, events(&service, 1).await].concat();

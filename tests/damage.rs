@@ -1,4 +1,4 @@
-//! Damage as clients and operators meet it: named where it lies, counted, skipped on purpose, and taken back.
+//! Damage as clients and operators see it: located, counted, skipped on purpose, and skips taken back.
 
 #![allow(clippy::disallowed_methods, reason = "the test damages files on purpose")]
 
@@ -15,7 +15,7 @@ use support::{Answer, NOW, Service};
 const PARTITION: &str = "/v1/topics/t/partitions/0";
 const LOG: &str = "topics/t/0/00000000000000000000.log";
 
-/// Ten records in ten batches, of which those from `first` on are damaged, `count` of them.
+/// Ten records in ten batches, of which `count` from `first` on are damaged.
 async fn damaged(first: usize, count: usize) -> Service {
     damaged_with(Config::default(), first, count).await
 }
@@ -77,7 +77,7 @@ async fn fetch_lines(service: &Service, offset: u64) -> Answer {
     service.send(Method::GET, &uri, &headers, "").await
 }
 
-/// What an answer says of a gap.
+/// A gap in the form of an answer.
 fn gap(from: u64, until: u64) -> Value {
     json!([{"offset": from, "until_offset": until, "reason": "damaged"}])
 }
@@ -97,7 +97,7 @@ async fn unskip(service: &Service, from: u64, until: u64) -> Answer {
     service.delete(&format!("{PARTITION}/damage/skip?{query}")).await
 }
 
-/// Ranges with whether they are skipped.
+/// Ranges, and whether each is skipped.
 fn rows(body: &Value) -> Vec<(u64, u64, bool)> {
     let number = |row: &Value, name: &str| row[name].as_u64().unwrap();
     let row = |row| {
@@ -152,7 +152,7 @@ async fn damage_met_by_a_read_is_listed_counted_and_on_health_until_it_is_gone()
         assert_eq!(topic["partitions"][0]["damaged_until_offset"], 5);
         corrupt(&service, 4).await;
     }
-    // The log start passes it: nothing is damaged any more.
+    // The log start moves past it: nothing is damaged any more.
     trim(&service, 5).await;
     assert_eq!(known(&service).await, []);
     assert_eq!(ready(&service).await["status"], "ready");
@@ -211,7 +211,7 @@ async fn a_skipped_range_is_passed_over_and_the_gap_is_reported() {
     let exposed = lines.header("access-control-expose-headers").unwrap();
     assert!(exposed.split(", ").any(|name| name == "gaps"), "{exposed}");
 
-    // A bounded answer with a gap in it is none that never changes.
+    // A bounded answer with a gap may change later.
     let bounded = records(&service, "offset=3&until_offset=7").await;
     assert_eq!(bounded.header("etag"), None);
     assert_eq!(bounded.header("cache-control"), Some("no-store"));
@@ -220,7 +220,7 @@ async fn a_skipped_range_is_passed_over_and_the_gap_is_reported() {
     assert_eq!((offsets(&inside), &inside["next_offset"]), (vec![], &json!(4)));
     assert_eq!(inside["gaps"], gap(3, 4));
 
-    // Still damaged, and said to be.
+    // It is still reported as damaged.
     let health = ready(&service).await;
     assert_eq!(health["degraded"][0]["skipped"], true);
     let lag = lag_from_3(&service).await;
@@ -328,7 +328,7 @@ async fn damage_up_to_the_end_is_skipped_and_the_reader_waits_behind_it() {
     corrupt(&service, 8).await;
     skip(&service, 8, 10).await.ok();
     let end = records(&service, "offset=8&wait_ms=60000").await.ok();
-    // At once.
+    // It answers at once, without the wait.
     assert_eq!((offsets(&end), &end["next_offset"]), (vec![], &json!(10)));
     assert_eq!(end["gaps"][0]["until_offset"], 10);
     service.append_at("t", 0, &[NOW]);

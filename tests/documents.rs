@@ -1,4 +1,4 @@
-//! The documents say the truth: their commands run, their links lead somewhere, and what they name exists.
+//! The documents are true: their commands run, their links lead somewhere, and the things that they name exist.
 //!
 //! Rules of a page, which CONTRIBUTING.md gives to its writers:
 //!
@@ -54,7 +54,7 @@ fn documents() -> Vec<String> {
     all
 }
 
-/// A fenced block: the line it begins on, what stands behind the fence, and its text.
+/// A fenced block: the line it begins on, the words after the fence, and its text.
 struct Block {
     line: usize,
     info: String,
@@ -97,7 +97,7 @@ fn prose(document: &str) -> String {
     outside.fold(String::new(), |all, line| all + line + "\n")
 }
 
-/// Whether a line of a shell block is passed over; the error is what it names and what does not exist.
+/// Whether a line of a shell block is not run; the error is a thing that the line names and that does not exist.
 fn is_passed_over(line: &str) -> Result<bool, String> {
     let line = line.split(" #").next().unwrap_or_default();
     let mut words = line.split_whitespace().skip_while(|word| {
@@ -133,7 +133,7 @@ fn is_passed_over(line: &str) -> Result<bool, String> {
     }
 }
 
-/// Whether `actual` is what `expected` says, where `…` stands for anything.
+/// Whether `actual` matches `expected`, where `…` stands for anything.
 fn is_output(expected: &[&str], actual: &[&str]) -> bool {
     fn is_line(expected: &str, actual: &str) -> bool {
         let Some((begin, rest)) = expected.split_once('…') else {
@@ -229,7 +229,7 @@ fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
         .env_remove("XDG_CONFIG_HOME")
         .env("QUIPU_LISTEN", address)
         .env("QUIPU_SERVER", format!("http://{address}"))
-        // What many servers at once preallocate.
+        // Small journals, because many servers at once preallocate theirs.
         .env("QUIPU_JOURNAL_FILE_BYTES", "37748736")
         .env("QUIPU_JOURNAL_FILES", "2")
         .stdin(Stdio::null())
@@ -239,7 +239,7 @@ fn run(page: &str, document: &str, address: &str) -> Result<(), String> {
         .spawn()
         .expect("bash starts");
     let status = child.wait().expect("it was started here");
-    // Servers and whatever else is still running.
+    // Kills servers and anything else that still runs.
     let group = rustix::process::Pid::from_child(&child);
     let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
 
@@ -285,7 +285,7 @@ fn every_shell_block_of_the_documents_runs_and_prints_what_is_said() {
         eprintln!("skipped: there is no {tool}");
         return;
     }
-    // All of 127.0.0.0/8 is this machine: an address for each page of each process that runs these tests.
+    // All of 127.0.0.0/8 is this machine, so each page of each process that runs these tests gets its own address.
     let process = std::process::id();
     let only = std::env::var("QUIPU_TEST_PAGE").unwrap_or_default();
     let mut pages = documents();
@@ -400,7 +400,7 @@ fn the_readme_is_short_gives_the_command_that_runs_for_every_change_and_the_inde
     }
 }
 
-/// The first table behind a heading, without its head: rows of cells.
+/// The rows of the first table after a heading, without its head.
 fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
     let found = document.split_once(&format!("\n{heading}\n"));
     let (_, rest) = found.unwrap_or_else(|| panic!("there is no {heading}"));

@@ -39,7 +39,7 @@ async fn service_with_numbers() -> Service {
     service
 }
 
-/// What is there from a query of the partition.
+/// The answer to a fetch of the partition with this query.
 async fn fetch(service: &Service, query: &str) -> Answer {
     service.get(&format!("{RECORDS}?{query}")).await.with_status(200)
 }
@@ -226,7 +226,7 @@ async fn a_fetch_ends_before_until_and_at_its_limits() {
         assert_eq!(answer.json()["next_offset"], next, "{query}");
         assert_eq!(positions(&answer)[0], Some(next), "{query}");
     }
-    // No limit is a byte: a batch is cut where the records before have used it up.
+    // `max_bytes` cuts within a batch, at the record that would exceed it.
     let answer = fetch(&service, "offset=0&max_bytes=60").await;
     let found = numbers(&answer).len();
     assert!((2..10).contains(&found), "{found}");
@@ -349,7 +349,7 @@ async fn a_closed_range_never_changes_and_is_not_sent_twice() {
     }
     let answer = service.get_with(&uri, &[("if-none-match", "\"other\"")]).await;
     answer.with_status(200);
-    // Trimmed since: what the client has is no longer what is there.
+    // Trimmed meanwhile: the client's copy is out of date.
     trim(&service, 6).await;
     let answer = service.get_with(&uri, &[("if-none-match", &tag)]).await;
     answer.problem(410, "offset-trimmed");
@@ -374,7 +374,7 @@ async fn answers_that_differ_have_tags_that_differ() {
             tags.push(tag.unwrap_or_else(|| panic!("{query}")).to_owned());
         }
     }
-    // The same range, however it was asked for, has the same tag.
+    // The same range has the same tag, whichever parameters ask for it.
     let by_time = fetch(&service, "from=5000&until_offset=25&max_records=500").await;
     assert_eq!(by_time.header("etag"), Some(tags[0].as_str()));
     let count = tags.len();
@@ -424,12 +424,12 @@ async fn head_answers_with_the_headers_of_get_and_no_body() {
     expect(service.head(&format!("{RECORDS}?offset=31")), 416).await;
 }
 
-/// What a poll answers if `meanwhile` happens while it waits; far below the minute that it would wait.
+/// The answer to a poll during which `meanwhile` happens; must come far sooner than the minute that it may wait.
 async fn poll(service: &Service, query: &str, meanwhile: impl AsyncFnOnce()) -> Answer {
     let uri = format!("{RECORDS}?{query}&wait_ms=60000");
     let polled = tokio::time::timeout(Duration::from_secs(30), async {
         let (answer, ()) = tokio::join!(service.get(&uri), async {
-            // Lets the poll come to where it waits; the outcome is the same if it has not.
+            // Lets the poll begin to wait; the outcome is the same if it has not.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
@@ -729,7 +729,7 @@ fn stored() -> impl Strategy<Value = Stored> {
     )
 }
 
-/// Reads a rendered record as a producer of it would, with the values' text as it stands.
+/// Parses a rendered record as a producer's request would be, with the values' text unchanged.
 fn parsed(record: &serde_json::value::RawValue) -> (u64, Stored) {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -773,7 +773,7 @@ fn parsed(record: &serde_json::value::RawValue) -> (u64, Stored) {
     (rendered.offset, (rendered.timestamp, key, value, headers))
 }
 
-/// What a rendered record keeps of a stored one.
+/// The part of a stored record that a rendered one keeps.
 fn kept(stored: &Stored, lines: bool) -> Stored {
     let (timestamp, key, value, headers) = stored.clone();
     // A stable sort by name: names that repeat keep the order of their values.

@@ -1,8 +1,8 @@
-//! The flights of a year, 655,867 events, through the real binary: in by one streamed request, out byte for byte.
+//! The flights of a year, 655,867 events, through the real binary: loaded by one streamed request, read byte for byte.
 //!
-//! The file is large and not part of the tree. `QUIPU_TEST_FLIGHTS` names it (NDJSON, gzip); without it the test says that it
-//! skipped. `QUIPU_TEST_PYTHON` names a Python with kafka-python, whose partitioner is then asked as well. The timings
-//! that the test prints (`cargo test --test flights -- --nocapture`) are for the documentation; none is asserted.
+//! The file is large and not part of the tree. `QUIPU_TEST_FLIGHTS` names it (NDJSON, gzip); without it the test says
+//! that it is skipped. `QUIPU_TEST_PYTHON` names a Python with kafka-python, whose partitioner is then compared too.
+//! The printed timings (`cargo test --test flights -- --nocapture`) are for the documentation; none is asserted.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test of the real binary lives in the real world"
@@ -156,7 +156,7 @@ fn check_july(server: &Server, expected: &[Vec<&Flight>]) {
     );
 }
 
-/// Asks an independent implementation where each key belongs.
+/// Asks an independent implementation for the partition of each key.
 fn check_partitioner(flights: &[Flight]) {
     const SCRIPT: &str = "
 import sys

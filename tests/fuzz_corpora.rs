@@ -1,4 +1,4 @@
-//! The fuzz targets' bodies, run over their corpora: what fuzzing has found stays found, without libFuzzer.
+//! The fuzz targets, run over their corpora without libFuzzer, so that found faults do not come back.
 #![allow(
     clippy::disallowed_methods,
     unreachable_pub,

@@ -1,4 +1,4 @@
-//! The golden data directories of the engine, served: what earlier versions wrote is there for clients too.
+//! The golden data directories of the engine, served: clients can read what earlier versions wrote.
 #![allow(clippy::disallowed_methods, reason = "tests copy data directories")]
 
 #[path = "../segments/tests/golden/listing.rs"]

@@ -1,7 +1,7 @@
-//! Thousands of members in one process and through the router: all wait without being woken, all are given a record when
-//! one comes, and a member costs some kilobytes.
+//! Thousands of members in one process, through the router: all wait without being woken, each gets a record when one
+//! comes, and a member costs some kilobytes.
 //!
-//! What happens is counted, not timed: how often the waiting requests are woken, while another group is busy.
+//! The test counts and does not time: it counts how often the waiting requests are woken while another group is busy.
 #![allow(clippy::disallowed_methods, reason = "a test looks at its own memory")]
 
 mod support;
@@ -61,7 +61,7 @@ async fn all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     tasks.join_all().await
 }
 
-/// A record of another topic goes through another group.
+/// Sends a record of another topic through another group.
 async fn exchange(service: &Service, ack: &mut Value) {
     service.append_numbers("other", 0, 0, 1);
     let body = json!({"ack": ack, "topics": ["other"], "wait_ms": 60_000, "max_records": 1});
@@ -104,7 +104,7 @@ async fn crowd(groups: usize) {
     joins.await;
     let joined = anonymous_bytes("self");
 
-    // Each polls until it is given a record; what comes before says that it was given its partition.
+    // Each polls until it gets a record; an earlier answer only tells it its partition.
     let woken = Arc::new(AtomicU64::new(0));
     let answers = Arc::new(AtomicU64::new(0));
     let waiting = tokio::spawn(all(groups, {
@@ -125,7 +125,7 @@ async fn crowd(groups: usize) {
         }
     }));
 
-    // All wait in the end: another group's work wakes none of them, and no timer does.
+    // In the end all wait: neither another group's work nor a timer wakes them.
     let (mut quiet, mut exchanges) = (0, 0);
     let mut seen = (0, 0);
     let mut quiet_ticks = 0;
@@ -138,7 +138,7 @@ async fn crowd(groups: usize) {
             (seen, quiet) = (now, 0);
             quiet_ticks = ticks.load(Ordering::SeqCst);
         }
-        // Those whose first answer is on its way are not heard of yet.
+        // Members that still wait for their first answer have not been counted yet.
         if now.0 >= (groups * MEMBERS) as u64 {
             quiet += 1;
         }

@@ -1,4 +1,4 @@
-//! The layers of the service, held against its sources: what each folder must not name, and that no two import each other.
+//! Compares the sources with the layers: what each folder must not name, and that no two import each other.
 
 #![allow(clippy::disallowed_methods, reason = "the test reads the sources")]
 
@@ -40,7 +40,7 @@ fn all_sources() -> Vec<(String, String)> {
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
 }
 
-/// Whether a source names `what`: from the top of a path on, by `super` too.
+/// Whether a source names `what`: from the top of a path on, or through `super`.
 fn names(module: &str, code: &str, what: &str) -> bool {
     if let Some(path) = what.strip_prefix("crate::") {
         let is_it = |import: &String| import == path || import.starts_with(&format!("{path}::"));

@@ -1,4 +1,4 @@
-//! Thousands of partitions in the real binary: made, written, stopped, started again; also where few files may be open.
+//! Thousands of partitions in the real binary: created, written, stopped, started again; also with few files allowed.
 //!
 //! Times are printed (`-- --nocapture`), never asserted.
 #![allow(
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use support::{Server, read_partition};
 
 const TOPIC: &str = "many";
-/// Written to every partition by each of the two requests.
+/// The records that each of the two requests writes to every partition.
 const RECORDS_EACH: u32 = 3;
 
 #[test]
@@ -37,7 +37,7 @@ fn connections_take_no_file_handle_that_the_log_needs() {
     let server = Server::start_with_open_files(&directory.path().join("data"), 256);
     server.create_topic(TOPIC, 400);
     let mut appending = server.connect();
-    // Far more than the server takes: those above its limit are refused, and some of them linger.
+    // Far more than the server accepts: those above its limit are refused, and some of them linger.
     let held: Vec<_> = (0..300).map(|_| server.connect()).collect();
     for partition in 0..400 {
         let path = format!("/v1/topics/{TOPIC}/records");

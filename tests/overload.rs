@@ -1,7 +1,7 @@
-//! A disk that does not follow: the journal's sync blocks until the test lets it go on.
+//! A disk that does not keep up: the journal's sync blocks until the test releases it.
 //!
-//! The service runs in this process on a disk of the test's own, so memory is that of the clients too. One test in this
-//! binary, for that reason.
+//! The service runs in this process on the test's own disk, so the measured memory includes that of the clients. For
+//! that reason this binary has one test.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test of a running server lives in the real world"
@@ -51,12 +51,12 @@ fn body(key: &str) -> Vec<u8> {
     format!("{{\"records\":[{{\"key\":\"{key}\",\"value\":\"{value}\"}}]}}").into_bytes()
 }
 
-/// What producers and the test tell each other.
+/// The state that producers and the test share.
 #[derive(Default)]
 struct Shared {
     acknowledged: Mutex<BTreeSet<String>>,
     refused: Mutex<BTreeSet<String>>,
-    /// Producers that have been refused so often that they wait for the disk now.
+    /// Producers that were refused so often that they now wait for the disk.
     given_up: AtomicUsize,
     refusals: AtomicU64,
     released: AtomicBool,
@@ -67,7 +67,7 @@ fn check_refusal(answer: &support::Answer) {
     assert!(answer.header("retry-after").is_some(), "{:?}", answer.headers);
 }
 
-/// Sends one record after the other until one is taken after the disk was let go.
+/// Sends one record after another until one is accepted after the disk was released.
 fn produce(address: std::net::SocketAddr, number: usize, shared: &Shared) {
     let mut connection = Connection::open(address).expect("it accepts");
     let mut tries = 0;
@@ -97,7 +97,7 @@ fn produce(address: std::net::SocketAddr, number: usize, shared: &Shared) {
     }
 }
 
-/// Uploads 4 MiB in a stream, in pieces as they are taken.
+/// Uploads 4 MiB in a stream, as fast as the server takes it.
 fn stream(address: std::net::SocketAddr, number: usize, shared: &Shared) {
     const LINES: usize = 64;
     let mut connection = Connection::open(address).expect("it accepts");
@@ -137,7 +137,7 @@ fn wait(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// What waits for the disk, as the server counts it.
+/// Checks the server's counts of what waits for the disk.
 fn check_accounts(app: &App) {
     let queued = app.log.counters().queued_bytes;
     assert!(queued <= QUEUE_BYTES, "{queued} bytes queued");
@@ -178,7 +178,7 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
             scope.spawn(move || produce(address, number, shared));
         }
         gate.wait_until_felt();
-        // The queue takes 15 of them, the round that hangs a few more; all others are refused again and again.
+        // The queue takes 15 of them, and the hanging round a few more; all others are refused again and again.
         wait("that producers are refused", || {
             check_accounts(&app);
             shared.given_up.load(SeqCst) >= PRODUCERS / 2
@@ -186,12 +186,12 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
         let refused_then = shared.refusals.load(SeqCst);
         let least = (PRODUCERS / 2 * TRIES) as u64;
         assert!(refused_then >= least, "{refused_then} refusals");
-        // Streams are held up at their sockets instead.
+        // Streams are not refused: they are held back at their sockets.
         for number in 0..STREAMS {
             let shared = &shared;
             scope.spawn(move || stream(address, number, shared));
         }
-        // Reads go on, and so do reports; a wait for what does not come ends in time.
+        // Reads and reports go on; a wait for a record that does not come ends in time.
         for number in 0..50 {
             let offset = number % 10;
             let path = format!("/v1/topics/t/partitions/0/records?offset={offset}&max_bytes=1");
@@ -206,7 +206,7 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
         assert_eq!(at_end.json()["end_offset"].as_u64(), Some(10));
         assert_eq!(reader.get("/health/ready").status, 200);
         assert_eq!(reader.get("/metrics").status, 200);
-        // More calls that wait for the disk than there are threads for them, and still reads go on.
+        // More calls wait for the disk than there are threads for them, and reads still go on.
         let mut waiting: Vec<Connection> = (0..600).map(|_| connect()).collect();
         for connection in &mut waiting {
             connection
@@ -227,7 +227,7 @@ fn producers_are_refused_before_memory_grows_reads_go_on_and_nothing_acknowledge
             before >> 10,
             during >> 10
         );
-        // The queue, the round and the bodies, and what the clients in this process have themselves.
+        // The queue, the round, the bodies, and the memory of the clients in this process.
         let clients = (PRODUCERS as u64) * 2 * MIB + 600 * (64 << 10);
         let allowed = before + 2 * QUEUE_BYTES + BODY_BYTES + clients + 64 * MIB;
         assert!(during < allowed, "{during} bytes, {allowed} allowed");

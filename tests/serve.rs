@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const OFFSETS: &str = "/v1/groups/g/offsets";
 const NONE: &[u8] = b"{\"offsets\":[]}";
 const JSON: &str = "application/json";
-/// For a log that is made fast.
+/// Small sizes, so that a log is created fast.
 const SMALL: [&str; 4] = [
     "--journal-file-bytes",
     "4194304",
@@ -47,7 +47,7 @@ fn quipu(data: &Path, flags: &[&str]) -> Command {
     command
 }
 
-/// Runs a server that must not start; the one line that says why.
+/// Runs a server that must not start; returns the one line that says why.
 #[track_caller]
 fn refusal(command: &mut Command) -> String {
     let Output {
@@ -68,7 +68,7 @@ fn ask_whether_it_lives(connection: &mut Connection) {
     connection.get(LIVE).with_status(200);
 }
 
-/// The server closes the connection without another byte; a reset is taken for a close unless it must be `in_order`.
+/// The server must close the connection without another byte; a reset counts as a close unless `in_order`.
 #[track_caller]
 fn is_closed(connection: &mut Connection, in_order: bool) {
     let mut rest = Vec::new();
@@ -77,7 +77,7 @@ fn is_closed(connection: &mut Connection, in_order: bool) {
     assert!(rest.is_empty(), "{rest:?}");
 }
 
-/// A connection on which a commit has been announced whose body the server waits for.
+/// A connection that has sent the head of a commit, whose body the server waits for.
 fn begun(server: &Server, length: usize) -> Connection {
     let mut connection = server.connect();
     let headers = format!("content-type: {JSON}\r\ncontent-length: {length}\r\nexpect: 100-continue\r\n");

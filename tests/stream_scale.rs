@@ -1,4 +1,4 @@
-//! Many streams at once: what a follower that waits costs, and what a reader that reads nothing does.
+//! Many streams at once: the memory of a follower that waits, and of a reader that reads nothing.
 
 #![allow(clippy::disallowed_methods, reason = "the test has time-outs of its own")]
 
@@ -14,14 +14,14 @@ const SETTINGS: &[(&str, &str)] = &[
     ("QUIPU_JOURNAL_FILE_BYTES", "4194304"),
     ("QUIPU_JOURNAL_FILES", "2"),
 ];
-/// What a follower may take of the server's memory while it waits, in bytes.
+/// The most memory of the server for a follower that waits, in bytes.
 const FOLLOWER_BYTES: u64 = 40 << 10;
-/// The same of 256 partitions: the stream has a place and a wait for each.
+/// The same for 256 partitions: the stream has a place and a wait for each.
 const WIDE_FOLLOWER_BYTES: u64 = 72 << 10;
-/// What a reader may take that reads nothing, in bytes.
+/// The most memory of the server for a reader that reads nothing, in bytes.
 const READER_BYTES: u64 = 256 << 10;
 
-/// How many of `count` connections this process and its server may have open; says so where it is fewer.
+/// How many of `count` connections this process and its server may have open; prints a message if it is fewer.
 fn allowed(count: u64) -> u64 {
     let limit = quipu_segments::raise_file_limit();
     // Connections have about five eighths of the server's files.
@@ -60,7 +60,7 @@ fn post(server: &Server, topic: &str, value: u64) {
     server.expect(200, "POST", &path, "application/json", body.as_bytes());
 }
 
-/// Follows a topic so many times, while others work; then each follower gets the one record that comes.
+/// Opens so many followers of a topic while others work; then each follower gets the one record that comes.
 fn followers(count: u64, partitions: u32, accept: &str, line: &str) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let server = Server::start_with_settings(&dir.path().join("data"), SETTINGS);
@@ -68,7 +68,7 @@ fn followers(count: u64, partitions: u32, accept: &str, line: &str) {
     server.create_topic("busy", 1);
     post(&server, "busy", 0);
     let path = "/v1/topics/quiet/records?follow=true";
-    // What the first of them takes once.
+    // Memory that the first follower makes the server allocate once.
     drop(open(&server, path, accept));
     let before = server.anonymous_bytes();
     let mut all: Vec<Connection> = (0..count).map(|_| open(&server, path, accept)).collect();
@@ -122,7 +122,7 @@ fn readers_that_read_nothing_of_a_large_replay_are_held_by_their_connections_alo
         let path = "/v1/topics/t/records";
         server.expect(200, "POST", path, "application/x-ndjson", body.as_bytes());
     }
-    // What reading itself takes once, whoever reads.
+    // Memory that reading makes the server allocate once.
     drop(open(&server, "/v1/topics/t/records", "text/event-stream"));
     let before = server.anonymous_bytes();
     for path in ["/v1/topics/t/records", "/v1/topics/t/records?order=timestamp"] {
@@ -139,7 +139,7 @@ fn readers_that_read_nothing_of_a_large_replay_are_held_by_their_connections_alo
             let each = server.anonymous_bytes().saturating_sub(before) / 100;
             println!("{path} as {accept}: {each} bytes for each reader that reads nothing");
             assert!(each <= READER_BYTES, "{each} bytes a reader");
-            // They are held up, not forgotten.
+            // They are held back, not dropped.
             let mut some = vec![0; 1 << 20];
             readers[42].stream.read_exact(&mut some).expect("it goes on");
             drop(readers);

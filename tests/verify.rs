@@ -1,4 +1,4 @@
-//! `quipu verify` as an operator runs it: what it prints, and how it ends.
+//! `quipu verify` as an operator runs it: its output and its exit status.
 
 #![allow(clippy::disallowed_methods, reason = "the test damages files on purpose")]
 
@@ -44,7 +44,7 @@ fn directory() -> (tempfile::TempDir, PathBuf) {
     (dir, file)
 }
 
-/// What `quipu verify` printed.
+/// The output of `quipu verify`.
 struct Printed {
     stdout: String,
     stderr: String,
@@ -62,7 +62,7 @@ impl Printed {
     }
 }
 
-/// Runs `quipu verify`, which must end with that status.
+/// Runs `quipu verify`, which must end with this status.
 #[track_caller]
 fn ends_with(code: i32, dir: Option<&Path>, more: &[&str]) -> Printed {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
@@ -87,7 +87,7 @@ fn report_in(dir: &Path, code: i32) -> serde_json::Value {
     serde_json::from_str(&printed.stdout).unwrap()
 }
 
-/// Damages a byte at a place of a file.
+/// Damages a byte at one place of a file.
 fn flip_at(file: &Path, place: impl Fn(usize) -> usize) {
     let mut bytes = std::fs::read(file).unwrap();
     let at = place(bytes.len());
@@ -159,7 +159,7 @@ fn records_are_given_up_only_where_they_are_named_and_damaged() {
     let (dir, file) = directory();
     flip(&file);
     let damaged = std::fs::read(&file).unwrap();
-    // Nothing is given up.
+    // A repair without `--skip` gives nothing up.
     let printed = verify(dir.path(), &["--repair"], 1).stdout;
     let (_, command) = printed
         .split_once("quipu verify DIR --repair --skip ")
@@ -201,13 +201,13 @@ fn change_skips(dir: &Path, change: impl FnOnce(&Topics, &Arc<Partition>)) -> te
     let log = Log::open(dir, options()).unwrap();
     let partition = log.topic("orders").unwrap().partition(0).unwrap();
     change(&topics(&log), &partition);
-    // Of a process that was killed, only the journal has it.
+    // After a kill, only the journal has the change.
     let killed = copied(dir);
     log.close().unwrap();
     killed
 }
 
-/// Copies a data directory, as a kill of whoever has it open would leave it.
+/// Copies a data directory as it would be after a kill of the process that has it open.
 fn copied(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();
     let status = Command::new("cp")
@@ -244,19 +244,19 @@ fn what_was_skipped_on_purpose_is_a_note_and_hides_no_other_damage() {
         }
         let report = report_in(dir, 0);
         assert_eq!(report["damaged"], false);
-        // It is not said to be whole.
+        // The report does not say that it is whole.
         assert_eq!(report["findings"][0]["damage"], true, "{report}");
         assert_eq!(report["findings"][0]["skipped"], true);
     }
 
-    // Somewhere else in the file.
+    // Damage at another place of the file.
     flip_at(&file, |length| length / 4);
     let printed = verify(dir.path(), &[], 1);
     let count = |kind| printed.lines(kind).len();
     assert_eq!((count("damage: "), count("note: ")), (1, 1), "{}", printed.stdout);
     printed.assert_error("damaged in 1 place");
 
-    // Taken back, it is damage again.
+    // When the skip is taken back, the range counts as damage again.
     let killed = change_skips(dir.path(), |topics, partition| {
         topics.take_back(partition.id(), range, TimestampMs(1)).unwrap();
     });

@@ -1,4 +1,4 @@
-//! Against a server that misbehaves: nothing is stored or printed twice, and every end is one clear line.
+//! A server that misbehaves: nothing is stored or printed twice, and every end is one clear line.
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -168,7 +168,7 @@ fn an_interrupted_file_finishes_its_request_and_says_where_it_stopped() {
     let running = Running::of(command.env("XDG_STATE_HOME", dir.path()));
     arrival.recv().unwrap();
     running.interrupt();
-    // The signal may take until after the answer, but not until after all of them.
+    // The signal may arrive after this answer, but before the last one.
     go_on.send(()).unwrap();
     drop(go_on);
     let ended = running.end();

@@ -59,7 +59,7 @@ fn a_reader_that_does_not_read_holds_up_no_signal() {
         let mut running = service.spawn(line);
         running.out.read_exact(&mut [0]).unwrap();
         running.interrupt();
-        // More than a pipe holds is left, and nobody takes it.
+        // More than a pipe holds is left, and nobody reads it.
         running.end_unread().quiet();
     }
 }

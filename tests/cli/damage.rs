@@ -15,7 +15,7 @@ fn healthy() -> Service {
     service
 }
 
-/// The same, with those of offsets 3 and 4 damaged.
+/// The same, with the records at offsets 3 and 4 damaged.
 fn damaged() -> Service {
     healthy().restart_after(|data| {
         let path = data.join("topics/t/0/00000000000000000000.log");
@@ -64,7 +64,7 @@ fn damage_is_listed_and_a_consumer_that_meets_it_names_the_command_to_continue()
 #[test]
 fn consumers_continue_after_a_skipped_range_with_a_warning_and_stop_there_again_after_an_undo() {
     let service = damaged();
-    // No read has met it: skipping looks itself.
+    // No read has met the damage yet: skipping reads the records itself.
     for _ in 0..2 {
         assert_eq!(
             service.ok(SKIP),

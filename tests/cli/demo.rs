@@ -1,4 +1,4 @@
-//! The demo tells its story, again too.
+//! The demo runs, also for a second time.
 
 use tempfile::TempDir;
 
@@ -44,7 +44,7 @@ fn the_story_is_told_and_told_again_without_storing_twice() {
 
 #[test]
 fn a_taken_default_port_is_no_obstacle_but_a_taken_chosen_one_is() {
-    // The default port may be taken by somebody else too: either way it is taken now.
+    // Another process may have taken the default port: either way it is taken now.
     let _taken = std::net::TcpListener::bind("127.0.0.1:7420");
     let text = run_offline("demo --exit").ok();
     assert!(text.contains("127.0.0.1:7420 is taken"), "{text}");

@@ -1,4 +1,4 @@
-//! A server that answers as a test tells it to, to show the client what a real one hardly ever does.
+//! A server whose answers a test chooses, to show the client answers that a real server hardly ever gives.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -36,11 +36,11 @@ impl Request {
 
 /// What the server does with a request.
 pub(crate) enum Reply {
-    /// Answers with that status, those header lines and that body.
+    /// Answers with this status, these header lines and this body.
     Answer(u16, &'static str, String),
     /// Promises more body than it sends, then closes.
     CutShort(&'static str, String),
-    /// Begins an answer of that type with that body, which goes on for ever and says nothing more.
+    /// Begins an answer of this type with this body, then stays open and sends nothing more.
     Stays(&'static str, String),
     /// Closes without a word.
     Nothing,
@@ -51,7 +51,7 @@ pub(crate) fn fine(body: impl Into<String>) -> Reply {
     Reply::Answer(200, "", body.into())
 }
 
-/// What a produce request of so many records is answered.
+/// The answer to a produce request of so many records.
 pub(crate) fn stored(records: usize) -> Reply {
     let partitions = match records.checked_sub(1) {
         None => json!([]),
@@ -105,7 +105,7 @@ impl Fake {
                 let reply = reply(&request, before);
                 seen.lock().unwrap().push(request);
                 let stays = matches!(reply, Reply::Stays(..));
-                // A client that has gone is not this thread's problem.
+                // The client may have gone away.
                 let _ = answer(&stream, reply);
                 if stays {
                     open.push(stream);
@@ -119,7 +119,7 @@ impl Fake {
         }
     }
 
-    /// The same, for a client of topic `t` with one partition, which is described by itself: `reply` answers the rest.
+    /// The same for topic `t` with one partition: the fake describes the topic, and `reply` answers the rest.
     pub(crate) fn of_topic(reply: impl Fn(&Request, usize) -> Reply + Send + 'static) -> Self {
         Self::of_topic_with_window(600_000, reply)
     }
@@ -144,7 +144,7 @@ impl Fake {
         fake
     }
 
-    /// Every request so far; of [`Fake::of_topic`] those that it was asked about.
+    /// Every request so far; for [`Fake::of_topic`], without those that describe the topic.
     pub(crate) fn requests(&self) -> Vec<Request> {
         let mut requests = self.requests.lock().unwrap().clone();
         requests.retain(|request| !self.is_topic || request.line != DESCRIBES);

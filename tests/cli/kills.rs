@@ -19,7 +19,7 @@ use crate::{Ended, Running, command, file, run};
 
 const PARTITIONS: u32 = 4;
 
-/// Numbers by partition, in their order there.
+/// Numbers by partition, in the partition's order.
 type Numbers = BTreeMap<u64, Vec<u64>>;
 
 /// What a fuse kills.
@@ -73,7 +73,7 @@ impl World {
         Running::of(command.env("XDG_STATE_HOME", self.dir.path().join("state")))
     }
 
-    /// Kills that victim when so many bytes have gone that way; the channel then says so.
+    /// Kills the victim when so many bytes have been sent in one direction; the channel then gets a message.
     fn arm(&self, victim: Victim, command: &Child, way: Way, bytes: u64) -> Receiver<()> {
         let pid = match victim {
             Victim::Server => Some(self.server.as_ref().unwrap().pid()),
@@ -83,7 +83,7 @@ impl World {
         let (burned, has_burned) = channel();
         self.proxy.arm(way, bytes, move || {
             if let Some(pid) = pid.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-                // It is not waited for before the test has heard of this, so the number is still its own.
+                // The test waits for the process only after this message, so the process id is still its own.
                 kill_process(pid, Signal::KILL).unwrap();
             }
             burned.send(()).unwrap();
@@ -124,7 +124,7 @@ fn lines(from: u64, until: u64, bytes: usize) -> String {
     text
 }
 
-/// Each number once, and growing in each partition.
+/// Checks that each number is there once, growing in each partition.
 #[track_caller]
 fn check_once(numbers: &Numbers, count: u64) {
     for (partition, numbers) in numbers {
@@ -137,8 +137,8 @@ fn check_once(numbers: &Numbers, count: u64) {
     assert_eq!((wrong, all.len() as u64), (None, count), "nothing is missing");
 }
 
-/// Waits until the fuse has burned; false if the command has ended instead. No fuse is left then, so that none kills
-/// whoever has the command's number later.
+/// Waits until the fuse has burned; false if the command has ended instead. Then no fuse is left, so none kills a later
+/// process with the same id.
 fn has_burned(proxy: &Proxy, fuse: &Receiver<()>, command: &Child) -> bool {
     let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
@@ -147,7 +147,7 @@ fn has_burned(proxy: &Proxy, fuse: &Receiver<()>, command: &Child) -> bool {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
         }
-        // Looked at and not waited for: until it is, the number is its own.
+        // Without reaping the process: until that, its id stays its own.
         let waited = waitid(WaitId::Pid(Pid::from_child(command)), ended);
         if waited.unwrap().is_some() {
             proxy.disarm();
@@ -156,7 +156,7 @@ fn has_burned(proxy: &Proxy, fuse: &Receiver<()>, command: &Child) -> bool {
     }
 }
 
-/// Runs a command through so many faults and to its end; it is started again when it was killed.
+/// Runs a command to its end, through so many faults; starts it again when it was killed.
 fn run_through(world: &mut World, rng: &mut Rng, line: &str, victims: &[Victim], faults: u32) -> Ended {
     let mut command = world.spawn(line);
     for _ in 0..faults {
@@ -214,7 +214,7 @@ fn a_consumer_that_follows_prints_every_record_once_over_restarts() {
             0 => Victim::Nobody,
             _ => Victim::Server,
         };
-        // Less than the round has, so it burns; only then does the rest come.
+        // Less than the round has, so the fuse burns; only then the rest is sent.
         let bytes = rng.below(RECORDS * 150);
         let fuse = world.arm(victim, &consumer.child, Way::Down, bytes);
         let (from, until) = (round * RECORDS, (round + 1) * RECORDS);
@@ -266,7 +266,7 @@ fn a_replay_into_a_topic_stores_every_record_once_over_restarts() {
     check_once(&copied, RECORDS);
     assert_eq!(copied, world.numbers("t"), "each record stays in its partition");
 
-    // Into the topic itself: the end is as of the beginning.
+    // A replay into the same topic ends at the end offsets of its beginning.
     let doubled: usize = replay(&mut world, "u", 3).values().map(Vec::len).sum();
     assert_eq!(doubled as u64, 2 * RECORDS);
 }

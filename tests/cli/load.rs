@@ -1,4 +1,4 @@
-//! Loads that are cut in every way, against a server that loses answers: every line is stored once, or named.
+//! Loads that are interrupted in every way, with a server that loses answers: every line is stored once, or named.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::fake::{Fake, Reply, Request, fine, holding, problem, stored};
 use crate::{Ended, Running, command, ended, file, quipu};
 
-/// What the fake does with a request that it has read.
+/// The fate of a request that the fake has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Fine,
@@ -21,7 +21,7 @@ enum Fate {
     /// Stored, and the connection closes.
     LostAfter,
     Overloaded,
-    /// A first part is stored and said to be.
+    /// A first part is stored, and the answer says so.
     Partial,
     InUse,
     /// A proxy answers in its own words.
@@ -72,7 +72,7 @@ impl Store {
     }
 }
 
-/// A fake with a store, whose n-th request has the n-th fate, and the ones after these are fine.
+/// A fake with a store. Its n-th request has the n-th fate; later ones succeed.
 fn serve(fates: &'static [Fate]) -> (Fake, Shared) {
     serve_with_window(600_000, fates)
 }
@@ -106,7 +106,7 @@ fn produce_from(fake: &Fake, dir: &TempDir, flags: &str, input: Vec<u8>) -> Ende
     )
 }
 
-/// The same on its way.
+/// Starts the same command without waiting for its end.
 fn start(fake: &Fake, dir: &TempDir, path: &str) -> Running {
     let mut command = command(&format!("produce t {path} --server {}", fake.url));
     Running::of(command.env("XDG_STATE_HOME", dir.path().join("state")))
@@ -153,7 +153,7 @@ fn every_line_is_stored_once_when_requests_and_answers_are_lost() {
     check_whole(&store, &content);
     assert_eq!(states(&dir).len(), 0, "a load that is done is forgotten");
 
-    // A pipe has no state, and a key all the same.
+    // A load from a pipe has no state, but it has a key.
     let (fake, store) = serve(&FATES);
     produce_from(&fake, &dir, "", content.clone()).ok();
     check_whole(&store, &content);
@@ -171,7 +171,7 @@ fn kill_at(dir: &TempDir, path: &str, number: usize, is_stored: bool, store: &Sh
             }
         }
         let _ = arrived.send(());
-        // The answer never comes.
+        // The fake never answers.
         loop {
             std::thread::park();
         }
@@ -190,7 +190,7 @@ fn a_killed_load_is_continued_whether_its_request_was_stored_or_not() {
         let path = file(&dir, "f", &content);
         let store = Shared::default();
         kill_at(&dir, &path, number, is_stored, &store);
-        // And once more, before anything new was acknowledged.
+        // Killed once more, before anything new was acknowledged.
         kill_at(&dir, &path, 1, is_stored, &store);
 
         let shared = Arc::clone(&store);
@@ -223,7 +223,7 @@ fn a_request_that_the_topic_may_have_forgotten_is_not_sent_again() {
     assert!(text.contains(window), "{text}");
     assert!(text.contains("from 1 on, or from 3 if they are there"), "{text}");
 
-    // The next run knows it too, and says the same without sending anything.
+    // The next run remembers it, and says the same without sending anything.
     let again = without_notes(produce(&fake, &dir, &path));
     assert!(again.failed().starts_with(&doubt), "{}", again.err);
     assert_eq!((fake.requests().len(), store.lock().unwrap().lines.len()), (1, 2));
@@ -233,7 +233,7 @@ fn a_request_that_the_topic_may_have_forgotten_is_not_sent_again() {
     assert_eq!(states(&dir).len(), 0);
 }
 
-/// Without the lines that only tell what is being done.
+/// Removes the lines that only report progress.
 fn without_notes(mut ended: Ended) -> Ended {
     let is_note = |line: &str| line.contains("; trying again") || line.contains("continuing the load");
     let rest: Vec<&str> = ended.err.lines().filter(|line| !is_note(line)).collect();
@@ -347,7 +347,7 @@ fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
     let loads = dir.path().join("state/quipu/loads");
     let fake = Fake::of_topic(move |request, before| {
         if before == 0 {
-            // Nobody can write a directory, as if the disk were full from now on.
+            // A directory in place of the new file makes each write fail, as if the disk were full from now on.
             let files = std::fs::read_dir(&loads).unwrap();
             let mut rows = files.map(|entry| entry.unwrap().path());
             let state = rows.find(|path| is_state(path)).unwrap();

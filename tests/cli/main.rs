@@ -1,4 +1,4 @@
-//! The real binary, command by command: what it prints, how it ends, and what it asks of a server.
+//! The real binary, command by command: its output, its exit status, and its requests to a server.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,7 +25,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// The words of a command line; what stands between single quotes is one word.
+/// The words of a command line; text between single quotes is one word.
 pub(crate) fn words(line: &str) -> Vec<&str> {
     let parts = line.split('\'').enumerate();
     parts
@@ -50,7 +50,7 @@ pub(crate) fn command(line: &str) -> Command {
     command
 }
 
-/// The same for a test that waits for its end, which does not wait for ever.
+/// The same for a test that waits for the end of the command, for a limited time.
 pub(crate) fn quipu(line: &str) -> assert_cmd::Command {
     let mut command = assert_cmd::Command::from_std(command(line));
     command.timeout(Duration::from_secs(120));
@@ -92,21 +92,21 @@ impl From<Output> for Ended {
 }
 
 impl Ended {
-    /// It succeeded; its standard output.
+    /// Checks that it succeeded; returns its standard output.
     #[track_caller]
     pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{}", self.err);
         self.out
     }
 
-    /// The same, without a word on standard error.
+    /// The same, and standard error must be empty.
     #[track_caller]
     pub(crate) fn quiet(self) -> String {
         assert_eq!((self.code, &*self.err), (Some(0), ""));
         self.out
     }
 
-    /// It ended with 1 and one line on standard error, which is returned.
+    /// Checks that it ended with 1 and one line on standard error; returns that line.
     #[track_caller]
     pub(crate) fn failed(&self) -> &str {
         assert_eq!(self.code, Some(1), "{self:?}");
@@ -114,13 +114,13 @@ impl Ended {
         &self.err
     }
 
-    /// The same, and the line is this.
+    /// The same, and the line must be this.
     #[track_caller]
     pub(crate) fn fails_as(&self, text: &str) {
         assert_eq!(self.failed(), text);
     }
 
-    /// The same, and the line has this in it.
+    /// The same, and the line must contain this.
     #[track_caller]
     pub(crate) fn fails_with(&self, part: &str) {
         let text = self.failed();
@@ -147,7 +147,7 @@ impl Running {
         Self { child, out }
     }
 
-    /// The next line that it prints; empty at the end.
+    /// The next line of its output; empty at the end.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.out.read_line(&mut line).unwrap();
@@ -163,7 +163,7 @@ impl Running {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
     }
 
-    /// Waits for its end; what it printed is the rest.
+    /// Waits for its end; returns the rest of its output.
     pub(crate) fn end(mut self) -> Ended {
         let mut out = Vec::new();
         drop(self.child.stdin.take());
@@ -175,20 +175,20 @@ impl Running {
         .into()
     }
 
-    /// Waits for its end while nobody reads what it prints.
+    /// Waits for its end while nobody reads its output.
     pub(crate) fn end_unread(self) -> Ended {
         let Self { child, out: _out } = self;
         child.wait_with_output().unwrap().into()
     }
 
-    /// Closes the pipe that it prints into, and waits for its end.
+    /// Closes the pipe of its output, and waits for its end.
     pub(crate) fn hang_up(self) -> Ended {
         drop(self.out);
         self.child.wait_with_output().unwrap().into()
     }
 }
 
-/// Writes a file; its path.
+/// Writes a file; returns its path.
 pub(crate) fn file(dir: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String {
     let path = dir.path().join(name);
     std::fs::write(&path, content).unwrap();

@@ -1,13 +1,13 @@
-//! A way to a server that may be killed and started again elsewhere, with fuses that burn at a byte.
+//! A proxy to a server that may be killed and started again elsewhere, with fuses that burn at a chosen byte.
 //!
-//! Faults are placed by what has been sent, not by the time it took, so they hit the middle of bodies and answers on any
+//! Faults are placed by the number of bytes sent, not by time, so they hit the middle of bodies and answers on any
 //! machine.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// Who sends.
+/// The sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// The client.
@@ -16,14 +16,14 @@ pub(crate) enum Way {
     Down,
 }
 
-/// Does something when so many bytes have been passed on; the connection breaks there.
+/// Runs an action when so many bytes have been passed on; the connection breaks there.
 struct Fuse {
     way: Way,
     bytes: u64,
     burn: Box<dyn FnOnce() + Send>,
 }
 
-/// What connections share.
+/// The state that all connections share.
 struct State {
     server: Mutex<SocketAddr>,
     fuse: Mutex<Option<Fuse>>,
@@ -37,7 +37,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// A way to the server at this address.
+    /// A proxy to the server at this address.
     pub(crate) fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -50,7 +50,7 @@ impl Proxy {
             for client in listener.incoming() {
                 let client = client.unwrap();
                 let server = *shared.server.lock().unwrap();
-                // A server that is away: the client's connection closes.
+                // If the server is away, the client's connection closes.
                 if let Ok(server) = TcpStream::connect(server) {
                     connect(&client, &server, &shared);
                 }
@@ -59,18 +59,18 @@ impl Proxy {
         Self { url, state }
     }
 
-    /// From now on to this server.
+    /// Connects to this server from now on.
     pub(crate) fn move_to(&self, server: SocketAddr) {
         *self.state.server.lock().unwrap() = server;
     }
 
-    /// Burns when `bytes` have gone that way; a fuse that has not burned is replaced.
+    /// Sets a fuse that burns when `bytes` have been sent in this direction; it replaces an unburned one.
     pub(crate) fn arm(&self, way: Way, bytes: u64, burn: impl FnOnce() + Send + 'static) {
         let burn = Box::new(burn);
         *self.state.fuse.lock().unwrap() = Some(Fuse { way, bytes, burn });
     }
 
-    /// Takes the fuse out; whether there was one.
+    /// Removes the fuse; returns whether there was one.
     pub(crate) fn disarm(&self) -> bool {
         self.state.fuse.lock().unwrap().take().is_some()
     }
@@ -82,7 +82,7 @@ fn connect(client: &TcpStream, server: &TcpStream, state: &Arc<State>) {
         let state = Arc::clone(state);
         std::thread::spawn(move || {
             pass_on(way, &from, &to, &state);
-            // Whoever waits at the other end learns it too.
+            // Both ends learn that the connection is over.
             let _ = to.shutdown(Shutdown::Both);
             let _ = from.shutdown(Shutdown::Both);
         });

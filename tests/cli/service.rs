@@ -1,4 +1,4 @@
-//! Against the real service: each command does what it says, and what it prints can be used.
+//! The commands with the real service: each does what it says, and its output can be used.
 
 use std::io::Write;
 use std::path::Path;
@@ -38,7 +38,7 @@ impl Service {
         run(&self.url, line)
     }
 
-    /// Runs a command that must succeed; what it printed.
+    /// Runs a command that must succeed; returns its output.
     #[track_caller]
     pub(crate) fn ok(&self, line: &str) -> String {
         self.run(line).ok()
@@ -50,7 +50,7 @@ impl Service {
         self.run(line).failed().to_owned()
     }
 
-    /// Runs a command that must fail with one line that has this in it.
+    /// Runs a command that must fail with one line that contains this.
     #[track_caller]
     pub(crate) fn fails(&self, line: &str, part: &str) {
         self.run(line).fails_with(part);
@@ -67,7 +67,7 @@ impl Service {
         values(&self.ok(line))
     }
 
-    /// Produces what is given on standard input.
+    /// Produces the given text from standard input.
     #[track_caller]
     pub(crate) fn produce(&self, line: &str, input: &str) {
         let mut command = quipu(&format!("produce {line}"));
@@ -78,7 +78,7 @@ impl Service {
         Running::start(&self.url, line)
     }
 
-    /// What a client that is not the command line sends.
+    /// Sends a request of another client than the command line.
     pub(crate) fn post(&self, path: &str, body: &Value) {
         let body = body.to_string();
         self.server
@@ -185,7 +185,7 @@ fn what_was_produced_is_consumed() {
         "quipu: topic t has no partition 3; its partitions are 0 to 2\n"
     );
 
-    // What was printed can be produced again.
+    // Printed records can be produced again.
     service.ok("topic create copy --partitions 3");
     service.produce("copy", &text);
     assert_eq!(service.ok("consume copy"), text);
@@ -253,7 +253,7 @@ fn a_pipe_that_stays_open_is_sent_as_it_comes() {
         input.write_all(ten(n).as_bytes()).unwrap();
         assert_eq!(values(&consumer.line()), [u64::from(n)]);
     }
-    // Ctrl-C at an idle pipe: everything it gave is stored.
+    // Ctrl-C while the pipe is idle: all input so far is stored.
     producer.interrupt();
     assert!(producer.end().ok().contains("\"records\":3"));
     consumer.interrupt();
@@ -297,7 +297,7 @@ fn a_group_continues_where_it_stopped() {
     assert_eq!(service.json("lag")["groups"][0]["lag"], 1);
     assert!(service.ok("lag g").contains("group g: 1 record behind"));
     assert!(service.ok("lag").lines().any(|line| line.starts_with("g ")));
-    // Where something is committed, --from says nothing.
+    // If something is committed, `--from` has no effect.
     assert_eq!(service.values("consume t --group g --from earliest"), [10]);
     assert_eq!(service.ok("consume t --group new --from latest"), "");
 }
@@ -393,7 +393,7 @@ fn ctrl_c_commits_what_was_printed() {
 #[test]
 fn a_closed_pipe_is_a_quiet_end() {
     let service = Service::with_ten(3);
-    // Follows for ever, has nothing more to write, and still learns that nobody reads.
+    // The command follows for ever and has nothing more to write, but still learns that nobody reads.
     for line in ["consume t --follow", "replay t --from 0 --speed 0.001"] {
         let mut running = service.spawn(line);
         assert!(running.line().starts_with('{'));
@@ -421,7 +421,7 @@ fn a_tail_with_a_time_as_its_end_stops_there() {
     }
     let history = service.values("consume t --until 2100-01-01T00:00:22Z");
     assert_eq!(history, (10..22).collect::<Vec<_>>(), "and as history");
-    // A time that has passed waits for nothing.
+    // With an end in the past the command does not wait.
     for group in ["", "--group h"] {
         let found = service.ok(&format!("consume t --follow --until 2020-01-01 {group}"));
         assert_eq!(found, "");

@@ -1,4 +1,4 @@
-//! Streams that break: every record is printed, and sent on, once.
+//! Streams that break: every record is printed, or sent on to another topic, once.
 
 use std::io::{BufRead, Read};
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use crate::{Running, ended, quipu, run};
 const EVENTS: &str = "text/event-stream";
 const HEADERS: &str = "Content-Type: text/event-stream\r\n";
 
-/// The event of the n-th record of partition 0, whose id is `c` and n.
+/// The event of the n-th record of partition 0; its id is `c` and n.
 fn record(n: u64) -> String {
     let time = n * 1000;
     format!(
@@ -24,12 +24,12 @@ fn end() -> String {
     "event: end\ndata: {}\n\n".to_owned()
 }
 
-/// A whole stream of these events.
+/// A complete answer with these events.
 fn events(events: String) -> Reply {
     Reply::Answer(200, HEADERS, events)
 }
 
-/// Each reply once, and `rest` after them.
+/// Each reply once, then `rest`.
 fn in_turn(replies: Vec<Reply>, rest: impl Fn(&Request) -> Reply) -> impl Fn(&Request) -> Reply {
     let replies = Mutex::new(replies.into_iter());
     move |request| {
@@ -38,7 +38,7 @@ fn in_turn(replies: Vec<Reply>, rest: impl Fn(&Request) -> Reply) -> impl Fn(&Re
     }
 }
 
-/// A topic whose n-th stream is the n-th of these.
+/// A topic whose n-th stream is the n-th of these replies.
 fn streams(replies: Vec<Reply>) -> Fake {
     let reply = in_turn(replies, |_| Reply::Nothing);
     Fake::of_topic(move |request, _| {
@@ -65,7 +65,7 @@ fn a_stream_that_breaks_continues_after_the_last_whole_event() {
             HEADERS,
             format!("retry: 1\n\nid: c\n\n: \n\n{whole}{}", &cut[..cut.len() - 1]),
         ),
-        // Ends as a whole answer does, but not as a stream: the server was stopped in order.
+        // A complete answer without the stream's end event: the server was stopped in order.
         events(record(2)),
         Reply::Nothing,
         problem(503, r#""code":"shutting-down","retryable":true"#),
@@ -310,7 +310,7 @@ fn a_replay_into_a_topic_is_sent_again_when_its_answer_is_lost() {
     posts.retain(|request| request.line.starts_with("POST"));
     assert_eq!(posts.len(), 3);
     for post in &posts {
-        // As many partitions: each record stays in its own.
+        // With as many partitions, each record stays in its own.
         assert_eq!(post.line, "POST /v1/topics/u/records");
         let body = b"{\"partition\":0,\"offset\":0,\"timestamp\":0,\"value\":0}\n";
         assert_eq!(post.body, body);

@@ -1,4 +1,4 @@
-//! What must be true of the end of any history.
+//! Checks of the end of any history.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +16,14 @@ pub type Verdict<S> = Result<S, Vec<String>>;
 pub struct End {
     pub stored: BTreeMap<Place, Stored>,
     pub committed: BTreeMap<Lane, u64>,
-    /// Records whose append was answered.
+    /// Records whose append was acknowledged.
     pub acknowledged: BTreeMap<Place, String>,
     pub lag: u64,
     /// Nothing was lost, killed, released, rejected or reset.
     pub is_clean: bool,
 }
 
-/// What was acknowledged to a producer is there, and everything is committed.
+/// All acknowledged records are there, and everything is committed.
 pub fn end(end: &End, wrong: &mut Vec<String>) {
     for (place, id) in &end.acknowledged {
         if end.stored.get(place).map(|record| &record.id) != Some(id) {
@@ -90,7 +90,7 @@ pub mod made {
         }
     }
 
-    /// Events at 1, 11, 21, ...; `sent` sets what is noted one before.
+    /// Events at 1, 11, 21, ...; `sent` returns the field that gets the time one before.
     pub fn timed<E>(events: Vec<E>, sent: impl Fn(&mut E) -> Option<&mut u64>) -> Vec<(u64, E)> {
         let timed = |(at, mut event)| {
             if let Some(sent) = sent(&mut event) {

@@ -1,13 +1,12 @@
-//! Groups under randomised histories, of the real binary: members that join, leave, die, stall and lose answers, while
-//! the server is killed and partitions are added. What members saw is held against what groups promise:
+//! Groups under random histories, with the real binary: members join, leave, die, stall and lose answers, while the
+//! server is killed and partitions are added. What members saw is compared with what groups promise:
 //!
-//! - ordered groups (see `ordered_check`): every record is processed at least once, on clean hand-overs delivered exactly
-//!   once, in order; who is fenced commits nothing; committed offsets go back by resets only;
-//! - shared groups (see `shared_check`): every record is accepted or in the dead letters, never both, never two members'
-//!   at once; what is sent back is sent back once.
+//! - ordered groups (see `ordered_check`): every record is processed at least once, and is delivered exactly once, in
+//!   order, on clean hand-overs; a fenced member commits nothing; only resets move committed offsets back;
+//! - shared groups (see `shared_check`): every record is accepted or in the dead letters, never both, and never leased
+//!   to two members at once; a dead letter is redriven once.
 //!
-//! The checkers are pure and are tested themselves, with histories that were tampered with.
-//! `QUIPU_TEST_SEED` decides what is done, `QUIPU_TEST_ROUNDS` in how many worlds.
+//! The checkers are pure, and are tested themselves with histories that were tampered with.
 #![allow(
     clippy::disallowed_methods,
     unreachable_pub,
@@ -29,7 +28,7 @@ mod world;
 use std::fmt::Debug;
 use std::path::Path;
 
-/// Makes as many worlds as are wanted.
+/// Runs as many worlds as the environment asks for.
 fn rounds(test: &str, world: impl Fn(&mut support::Rng)) {
     let mut rng = support::Rng::from_environment(test);
     let rounds = std::env::var("QUIPU_TEST_ROUNDS");
@@ -38,7 +37,7 @@ fn rounds(test: &str, world: impl Fn(&mut support::Rng)) {
     }
 }
 
-/// Keeps a history that failed, where `QUIPU_TEST_KEEP` is a directory.
+/// Writes a failed history to a file, if `QUIPU_TEST_KEEP` names a directory.
 fn dump(name: &Path, events: &[impl Debug]) {
     if let Some(directory) = std::env::var_os("QUIPU_TEST_KEEP") {
         let lines: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();

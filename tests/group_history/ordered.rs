@@ -28,7 +28,7 @@ struct Memory {
 type Member<'w, 'r> = run::Member<'w, 'r, Event, Delivery, Memory>;
 
 impl Member<'_, '_> {
-    /// Notes that the next request acknowledges.
+    /// Notes the acknowledgement that the next request sends.
     fn note_ack(&self) {
         if let Some(poll_id) = &self.ack {
             self.run.note(Event::Acknowledged(poll_id.clone()));
@@ -43,13 +43,13 @@ impl Member<'_, '_> {
         self.take(sent, answered);
     }
 
-    /// Takes an answer to a poll with this ack.
+    /// Takes the answer to a poll that sent the present `ack`.
     fn take(&mut self, sent: u64, answered: Option<Answered>) {
         let Some(Answered { life, answer }) = answered.filter(Answered::is_newest) else {
             self.kind.is_unsure = true;
             return;
         };
-        // Whatever it was to the server, a poll with the fields of a join makes it a member.
+        // Even if the server did not know it, a poll with the fields of a join makes it a member.
         assert_eq!(answer.status, 200, "a poll of {}: {}", self.name, answer.text());
         let polled = answer.json();
         let records = polled["records"].as_array().expect("records").iter();
@@ -72,7 +72,7 @@ impl Member<'_, '_> {
         self.kind.earlier.extend(self.ack.take());
         self.ack = Some(poll_id);
         self.last = Some(delivery);
-        // Nobody listens in the end.
+        // The receiver is gone at the end.
         let _ = self.progress.send(());
     }
 
@@ -106,7 +106,7 @@ impl Member<'_, '_> {
         }
     }
 
-    /// The answer is lost: the next poll acknowledges one before, or none.
+    /// The answer is lost: the next poll acknowledges an earlier one, or none.
     fn lose(&mut self) {
         let again = self.rng.below(2) == 0;
         self.ack = again.then(|| self.kind.earlier.pop()).flatten();
@@ -126,7 +126,7 @@ impl Member<'_, '_> {
         self.commit(epoch, row, true);
     }
 
-    /// Commits a row, which is refused unless it `may` be taken.
+    /// Commits a row, which must be refused unless it `may` be accepted.
     fn commit(&mut self, epoch: u64, row: Value, may: bool) {
         let body = json!({"epoch": epoch, "offsets": [row]});
         match self.client.call("POST", &self.path("/commit"), &body) {
@@ -140,7 +140,7 @@ impl Member<'_, '_> {
     }
 
     fn commit_what_it_may_not(&mut self) {
-        // Its epoch must be the newest that it was given.
+        // This needs the member to know its newest epoch.
         let Some(last) = self.last.as_ref().filter(|_| !self.kind.is_unsure) else {
             return;
         };
@@ -185,7 +185,7 @@ impl Member<'_, '_> {
         self.begin_anew();
     }
 
-    /// Joins under the name that it has, in the place of itself.
+    /// Joins again under its own name, and so replaces itself.
     fn start_again(&mut self) {
         let ack = self.ack.clone();
         self.begin_anew();
@@ -202,7 +202,7 @@ impl Member<'_, '_> {
         }
     }
 
-    /// Sends a poll and is not there for its answer.
+    /// Sends a poll and hangs up before its answer.
     fn hang_up(&mut self) {
         let body = self.body();
         self.note_ack();
@@ -226,7 +226,7 @@ impl Member<'_, '_> {
         (self.ack, self.kind.is_unsure) = (ack, true);
         let answered = other.read();
         self.take(sent, answered);
-        // Either may have been the last to be given; it does not know.
+        // Either poll may have been the newer one; the member does not know which.
         if self.rng.below(2) == 0 {
             (self.ack, self.last) = newest;
         }
@@ -240,7 +240,7 @@ impl Member<'_, '_> {
     }
 }
 
-/// Sees what is committed, all the time.
+/// Reads the committed offsets, all the time.
 fn watch(run: &Run<'_>) {
     let mut client = run.world.client();
     let path = format!("/v1/groups/{GROUP}/offsets");
@@ -275,7 +275,7 @@ fn reset(run: &Run<'_>, client: &mut Client<'_>, rng: &mut Rng) {
             let lane = |row| (topic.clone(), number(row, "partition") as u32);
             Some(rows.map(|row| (lane(row), number(row, "new_offset"))).collect())
         }
-        // Not made yet, or members are there.
+        // 404: the group does not exist yet. 409 (below): it has members.
         Some(answer) if answer.status == 404 => return,
         Some(answer) => {
             answer.refusal(409, "group-active", "none");

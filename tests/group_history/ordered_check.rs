@@ -1,8 +1,8 @@
-//! What members of an ordered group saw and did, and what must be true of it. Pure: a history in, failures out.
+//! What members of an ordered group saw and did, and the checks of it. Pure: a history in, failures out.
 //!
-//! Events are ordered by a counter of the test's process: what is sent is noted before, what is received after, so that
-//! an event which caused another comes before it. A record counts as processed when its answer had arrived and its
-//! member began to acknowledge it.
+//! Events are ordered by a counter in the test's process. A request is noted before it is sent, an answer after it has
+//! arrived, so that an event is noted before every event that it caused. A record counts as processed once its answer
+//! had arrived and its member began to acknowledge it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,22 +10,22 @@ use crate::check::{self, End, Lane, Verdict};
 use crate::produce::Stored;
 use crate::world::Place;
 
-/// Committed offsets carry this where somebody who may not commit tried to.
+/// The metadata of commits that must be refused.
 pub const FORBIDDEN: &str = "forbidden";
 
 /// An answer to a poll.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub member: String,
-    /// The life of the server.
+    /// The number of the server's life.
     pub life: u32,
     /// When the poll was sent.
     pub sent: u64,
     pub epoch: u64,
     pub poll_id: String,
-    /// What the poll acknowledged.
+    /// The `ack` of the poll.
     pub ack: Option<String>,
-    /// Since its last answer the member sent something whose answer it does not know.
+    /// Whether the member sent something since its last answer whose answer it does not know.
     pub is_unsure: bool,
     pub records: Vec<(Place, Stored)>,
     pub subscribed: BTreeSet<String>,
@@ -36,23 +36,23 @@ pub enum Event {
     Delivered(Delivery),
     /// About to be sent.
     Acknowledged(String),
-    /// A member's own commit of a part of what it was given, about to be sent.
+    /// A member is about to commit a part of its records by offset.
     Committed {
         poll_id: String,
         until: Vec<Place>,
     },
-    /// What somebody was told of the committed offsets.
+    /// An answer with the committed offsets.
     Watched {
         sent: u64,
         life: u32,
         offsets: BTreeMap<Lane, (u64, Option<String>)>,
     },
-    /// A reset that was answered at this time, or not answered.
+    /// A reset; if it was answered, at the time of this event.
     Reset {
         sent: u64,
         life: u32,
         topic: String,
-        /// Where it was set to, if that was said.
+        /// The new offsets, if it was answered.
         to: Option<BTreeMap<Lane, u64>>,
     },
 }
@@ -67,7 +67,7 @@ pub struct Summary {
     pub resets: usize,
 }
 
-/// All that is wrong with a history; `events` in their order.
+/// Finds everything wrong with a history; `events` are in order.
 pub fn check(events: &[(u64, Event)], end: &End) -> Verdict<Summary> {
     let mut wrong = Vec::new();
     let mut summary = Summary {
@@ -92,7 +92,7 @@ pub fn check(events: &[(u64, Event)], end: &End) -> Verdict<Summary> {
     if wrong.is_empty() { Ok(summary) } else { Err(wrong) }
 }
 
-/// When and how each record was processed first; a committed offset never passes what was not.
+/// When each record was first processed; checks that no committed offset passes an unprocessed record.
 fn processing(
     events: &[(u64, Event)],
     end: &End,
@@ -101,7 +101,7 @@ fn processing(
 ) -> BTreeMap<Place, (u64, u64)> {
     let mut deliveries: HashMap<&str, (u64, &Delivery)> = HashMap::new();
     let mut processed: BTreeMap<Place, (u64, u64)> = BTreeMap::new();
-    // How far everything from the start on is processed.
+    // The offset before which everything is known to be processed.
     let mut prefix: BTreeMap<Lane, u64> = BTreeMap::new();
     for (at, event) in events {
         match event {
@@ -163,13 +163,13 @@ fn processing(
     processed
 }
 
-/// An acknowledgement may come late, when another member has been given the record since: it was processed on arrival.
+/// Notes a processing at its arrival: a late acknowledgement may come after another member was given the record.
 fn first(processed: &mut BTreeMap<Place, (u64, u64)>, place: &Place, when: (u64, u64)) {
     let first = processed.entry(place.clone()).or_insert(when);
     *first = when.min(*first);
 }
 
-/// In each partition, and so for each key, the first processing goes in the order of offsets.
+/// In each partition, and so for each key, records are first processed in the order of their offsets.
 fn first_in_order(processed: &BTreeMap<Place, (u64, u64)>, wrong: &mut Vec<String>) {
     let mut before: Option<(&Place, (u64, u64))> = None;
     for (place, when) in processed {
@@ -183,7 +183,7 @@ fn first_in_order(processed: &BTreeMap<Place, (u64, u64)>, wrong: &mut Vec<Strin
     }
 }
 
-/// An answer gives each partition's records in a row; and behind an acknowledged answer, in the same epoch, later ones.
+/// An answer has each partition's records without a hole; in an epoch, later ones than an acknowledged answer.
 fn within_epochs(events: &[(u64, Event)], wrong: &mut Vec<String>) {
     let mut last: HashMap<&str, &Delivery> = HashMap::new();
     for (at, event) in events {
@@ -219,8 +219,8 @@ fn within_epochs(events: &[(u64, Event)], wrong: &mut Vec<String>) {
     }
 }
 
-/// An answer to a poll that does not acknowledge the one before, in the same epoch, begins with the records of that one which
-/// the member has not committed itself.
+/// If a poll does not acknowledge the last answer, then in the same epoch its answer begins with that answer's records,
+/// except those that the member has committed by offset.
 fn lost_first(events: &[(u64, Event)], wrong: &mut Vec<String>) {
     let mut last: HashMap<&str, &Delivery> = HashMap::new();
     let mut own: HashMap<&str, Vec<&Place>> = HashMap::new();
@@ -254,7 +254,7 @@ fn lost_first(events: &[(u64, Event)], wrong: &mut Vec<String>) {
     }
 }
 
-/// Committed offsets go back by resets only.
+/// Only resets move committed offsets back.
 fn watched(events: &[(u64, Event)], wrong: &mut Vec<String>) {
     let seen: Vec<_> = events
         .iter()
@@ -263,7 +263,7 @@ fn watched(events: &[(u64, Event)], wrong: &mut Vec<String>) {
             _ => None,
         })
         .collect();
-    // From when to when it may have taken effect.
+    // The span of time in which each reset may have taken effect.
     let resets: Vec<_> = events
         .iter()
         .filter_map(|(at, event)| match event {
@@ -275,7 +275,7 @@ fn watched(events: &[(u64, Event)], wrong: &mut Vec<String>) {
             } => {
                 let end = match to {
                     Some(_) => Some(*at),
-                    // At the latest it was done when the server's next life began.
+                    // It cannot take effect after the server's next life has begun.
                     None => seen.iter().find(|seen| seen.2 > *life).map(|seen| seen.0),
                 };
                 Some((*sent, end.unwrap_or(u64::MAX), topic, to))
@@ -306,7 +306,7 @@ fn watched(events: &[(u64, Event)], wrong: &mut Vec<String>) {
     }
 }
 
-/// What lies behind a reset is processed again.
+/// The records behind a reset's offsets are delivered again.
 fn resets(events: &[(u64, Event)], end: &End, wrong: &mut Vec<String>, summary: &mut Summary) {
     let resets = events.iter().filter_map(|(_, event)| match event {
         Event::Reset {

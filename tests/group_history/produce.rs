@@ -1,4 +1,4 @@
-//! Producers, and what the topics hold in the end.
+//! Producers, and the contents of the topics in the end.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,7 +16,7 @@ const KEYS: u64 = 12;
 pub struct Stored {
     pub key: String,
     pub id: String,
-    /// As JSON, with the headers' names in lower case as they were sent.
+    /// As JSON; header names are in lower case, as they were sent.
     pub value: Value,
     pub headers: Value,
 }
@@ -32,14 +32,14 @@ impl Stored {
     }
 }
 
-/// Records whose append was answered: where they are, and which.
+/// Acknowledged records: their places and ids.
 #[derive(Default)]
 pub struct Produced {
     pub acknowledged: Mutex<BTreeMap<Place, String>>,
 }
 
-/// Appends `count` requests of a few records each. A request that is not answered is sent again as another one: the
-/// records of the first may be there or not.
+/// Appends `count` requests of a few records each. A request without an answer is replaced by a new one: the records of
+/// the first may be there or not.
 pub fn produce(
     world: &World,
     produced: &Produced,
@@ -82,7 +82,7 @@ pub fn produce(
     }
 }
 
-/// All that a topic holds.
+/// All records of a topic.
 pub fn read_topic(client: &mut Client<'_>, topic: &str) -> BTreeMap<Place, Stored> {
     let mut all = BTreeMap::new();
     for ((_, partition), _) in ends(client, topic) {
@@ -128,7 +128,7 @@ pub fn offsets(answer: &Value) -> BTreeMap<Lane, (u64, Option<String>)> {
         .collect()
 }
 
-/// Waits until a group has committed all that is in these topics, and has no lag.
+/// Waits until a group has committed everything in these topics, and has no lag.
 pub fn until_drained(world: &World, group: &str, topics: &[&str]) {
     let mut client = world.client();
     let mut other = world.client();

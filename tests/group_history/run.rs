@@ -1,4 +1,4 @@
-//! A world from its beginning to its end, as ordered and shared groups have it alike.
+//! The run of a world from beginning to end, for ordered and for shared groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -16,7 +16,7 @@ use crate::world::{Client, EndOnPanic, World, lock};
 pub const TOPICS: [&str; 2] = ["orders", "payments"];
 const MEMBERS: u64 = 5;
 
-/// What all threads share; `E` is an event of this kind of group.
+/// The state that all threads share; `E` is an event of this kind of group.
 pub struct Run<'w, E> {
     pub world: &'w World,
     pub group: &'static str,
@@ -32,7 +32,7 @@ pub struct Run<'w, E> {
 }
 
 impl<E> Run<'_, E> {
-    /// Notes an event, and says when it was.
+    /// Notes an event; returns its time.
     pub fn note(&self, event: E) -> u64 {
         let mut events = lock(&self.events);
         let at = self.world.tick();
@@ -40,7 +40,7 @@ impl<E> Run<'_, E> {
         at
     }
 
-    /// One topic, or both; for the first member both, so that somebody always works on everything.
+    /// One topic or both; both for the first member, so that always somebody reads everything.
     fn topics(&self, number: u64, rng: &mut Rng) -> BTreeSet<String> {
         let which = if number == 0 { 2 } else { rng.below(3) as usize };
         let topics = TOPICS.iter().enumerate();
@@ -48,12 +48,12 @@ impl<E> Run<'_, E> {
         chosen.map(|(_, topic)| (*topic).to_owned()).collect()
     }
 
-    /// Members only do what drains the topics.
+    /// Whether members only drain the topics now.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::SeqCst)
     }
 
-    /// Nothing is poison any more.
+    /// Whether poison records are processed normally now.
     pub fn is_healed(&self) -> bool {
         self.is_healed.load(Ordering::SeqCst)
     }
@@ -77,8 +77,8 @@ impl<E> Run<'_, E> {
     }
 }
 
-/// A thread that is one member after another. `A` is the answer that it works on, `K` is what its kind of group remembers
-/// under one name.
+/// A thread that acts as one member after another. `A` is the answer that it works on, `K` is what its kind of group
+/// remembers for one name.
 pub struct Member<'w, 'r, E, A, K> {
     pub run: &'r Run<'w, E>,
     pub client: Client<'w>,
@@ -88,7 +88,7 @@ pub struct Member<'w, 'r, E, A, K> {
     pub topics: BTreeSet<String>,
     pub session_timeout_ms: u64,
     pub last: Option<A>,
-    /// What it gives as `ack` next.
+    /// The `ack` of its next request.
     pub ack: Option<String>,
     pub kind: K,
 }
@@ -111,14 +111,14 @@ impl<'w, 'r, E, A, K: Default> Member<'w, 'r, E, A, K> {
         member
     }
 
-    /// Goes on under a name that nobody had before.
+    /// Goes on under a new name.
     pub fn be_new(&mut self) {
         self.name = format!("m{}", self.run.names.fetch_add(1, Ordering::SeqCst));
         self.kind = K::default();
         self.begin_anew();
     }
 
-    /// Goes on under its name, without what it knew.
+    /// Goes on under its name, without its memory.
     pub fn begin_anew(&mut self) {
         let (least, span) = self.run.session_ms;
         let brief = least + self.rng.below(span);
@@ -138,7 +138,7 @@ impl<'w, 'r, E, A, K: Default> Member<'w, 'r, E, A, K> {
             "max_records": 1 + self.rng.below(12), "wait_ms": wait_ms})
     }
 
-    /// Hangs up, and comes back under its name or another one.
+    /// Hangs up, and comes back under the same name or a new one.
     pub fn die(&mut self) {
         self.client.hang_up();
         if self.rng.below(2) == 0 {
@@ -149,23 +149,23 @@ impl<'w, 'r, E, A, K: Default> Member<'w, 'r, E, A, K> {
     }
 }
 
-/// What a kind of group does in its world.
+/// The behaviour of one kind of group in its world.
 pub struct Play<E> {
     pub group: &'static str,
     pub is_clean: bool,
     pub disturbances: u64,
-    /// The least time-out of a session where something goes wrong, and the span above it.
+    /// The shortest session timeout in a world with faults, and the span above it.
     pub session_ms: (u64, u64),
-    /// Is one member after another while the run goes on.
+    /// Acts as one member after another while the run goes on.
     pub work: fn(&Run<'_, E>, u64, Rng, Sender<()>),
     pub watch: fn(&Run<'_, E>),
     pub disturb: fn(&Run<'_, E>, &mut Rng),
-    /// What follows when everything is drained, before the members end.
+    /// Runs when everything is drained, before the members end.
     pub finish: fn(&Run<'_, E>, &mut Rng),
 }
 
 impl<E: Debug + Send> Play<E> {
-    /// Returns the world, what was seen in it, and how it ended.
+    /// Runs the world; returns it with its events and its end.
     pub fn perform(&self, rng: &mut Rng) -> (World, Vec<(u64, E)>, End) {
         let world = World::new();
         let mut client = world.client();
@@ -234,7 +234,7 @@ impl<E: Debug + Send> Play<E> {
                     (self.work)(run, number, rng, sender);
                 });
             }
-            // If all members fail, it is known at once.
+            // Dropped, so that `recv` fails at once if all members fail.
             drop(sender);
             for _ in 0..self.disturbances {
                 for _ in 0..(10 + chance.below(60)) {
@@ -255,7 +255,7 @@ impl<E: Debug + Send> Play<E> {
     }
 }
 
-/// Fails with what is wrong, the server's log, and the history where it is to be kept.
+/// Fails with everything wrong and the server's log; writes the history if it is to be kept.
 pub fn judge<E: Debug, S: Debug>(world: &World, events: &[(u64, E)], verdict: Verdict<S>) {
     match verdict {
         Ok(summary) => println!("{summary:?}, {} lives of the server", world.life()),

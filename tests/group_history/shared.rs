@@ -110,7 +110,7 @@ impl Member<'_, '_> {
             records: taken.records.clone(),
             subscribed: self.topics.clone(),
         });
-        // Nobody listens in the end.
+        // The receiver is gone at the end.
         let _ = self.progress.send(());
         Some(taken)
     }
@@ -158,7 +158,7 @@ impl Member<'_, '_> {
         let mut settling = Settling::default();
         let mut leaves_something = false;
         for leased in poison {
-            // Always released, or never settled.
+            // A poison record is always released, or never settled.
             if leased.record.id.len() % 2 == 0 {
                 let delay = self.rng.below(2) * self.rng.below(40);
                 settling.release.push((leased.place, delay));
@@ -168,7 +168,7 @@ impl Member<'_, '_> {
         }
         let is_obedient = self.run.is_clean || self.run.is_draining();
         match self.rng.below(if is_obedient { 60 } else { 100 }) {
-            // By the next poll, if that accepts nothing else.
+            // Accepted by the next poll, if that accepts nothing else.
             0..40 if !leaves_something => {
                 if !settling.release.is_empty() {
                     self.settle(&last.who, &settling);
@@ -201,7 +201,7 @@ impl Member<'_, '_> {
                 self.settle(&last.who, &settling);
                 self.settle(&last.who, &Settling::accepting(well));
             }
-            // The leases run out, or the answer was lost.
+            // Does nothing: the leases run out, as if the answer was lost.
             76..80 => {}
             80..84 => {
                 self.client.until_gone(GROUP, &self.name);
@@ -256,7 +256,7 @@ impl Member<'_, '_> {
         self.begin_anew();
     }
 
-    /// Sends a poll and is not there for its answer.
+    /// Sends a poll and hangs up before its answer.
     fn hang_up(&mut self) {
         let body = self.shared_body();
         self.note_unsure();
@@ -283,7 +283,7 @@ impl Member<'_, '_> {
     }
 }
 
-/// Sends all dead letters back, killing the server in the middle of it so many times. Returns whether there were any.
+/// Redrives all dead letters, and kills the server so many times during that. Returns whether there were any.
 fn redrive(world: &World, mut kills: u64, rng: &mut Rng) -> bool {
     let mut found = false;
     for topic in TOPICS {
@@ -297,7 +297,7 @@ fn redrive(world: &World, mut kills: u64, rng: &mut Rng) -> bool {
                 });
                 if kill {
                     kills -= 1;
-                    // Anywhere in what it does.
+                    // At any moment of the redrive.
                     std::thread::sleep(Duration::from_micros(rng.below(8000)));
                     world.restart();
                 }
@@ -322,7 +322,7 @@ fn redrive(world: &World, mut kills: u64, rng: &mut Rng) -> bool {
     found
 }
 
-/// Grows topics, and kills the server where `KILLS`.
+/// Grows topics, and kills the server if `KILLS`.
 fn disturb<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
     if KILLS && rng.below(4) > 0 {
         run.world.restart();
@@ -333,7 +333,7 @@ fn disturb<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
 
 fn finish<const KILLS: bool>(run: &Run<'_>, rng: &mut Rng) {
     let mut kills = if KILLS { 4 } else { 0 };
-    // The records that the kills brought to the dead letters in the end go back as well.
+    // Records that became dead letters because of these kills are redriven as well.
     while redrive(run.world, std::mem::take(&mut kills), rng) && !run.world.is_over() {
         run.until_drained();
     }

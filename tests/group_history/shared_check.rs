@@ -1,8 +1,8 @@
-//! What members of a shared group saw and did, and what must be true of it. Pure: a history in, failures out.
+//! What members of a shared group saw and did, and the checks of it. Pure: a history in, failures out.
 //!
-//! Events are ordered as in `ordered_check`. A record is *settled for certain* where a settle was answered without
-//! it among the lost, or where a poll acknowledged its delivery and was answered, by the same life of the server to the same
-//! member, before the lease ended.
+//! Events are ordered as in `ordered_check`. A record is *settled for certain* if a settle was answered without it
+//! among the lost ones, or if a poll of the same member in the same life of the server acknowledged its delivery and
+//! was answered before the lease ended.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,7 +12,7 @@ use crate::check::{self, Verdict};
 use crate::produce::Stored;
 use crate::world::Place;
 
-/// A server and a member in it may be a little apart in how they round milliseconds.
+/// The server and the test may round milliseconds differently.
 const ROUNDING_MS: i64 = 3;
 
 /// A record as a poll gave it.
@@ -24,7 +24,7 @@ pub struct Leased {
     pub lease_expires: i64,
 }
 
-/// Who does something: a member in one of its lives, in one of the server's.
+/// An actor: a member in one of its lives, in one life of the server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Who {
     pub member: String,
@@ -38,31 +38,31 @@ pub enum Event {
         who: Who,
         /// When the poll was sent.
         sent: u64,
-        /// The wall time when the answer was there.
+        /// The wall time when the answer had arrived.
         wall_ms: i64,
         poll_id: String,
         ack: Option<String>,
         records: Vec<Leased>,
         subscribed: BTreeSet<String>,
     },
-    /// About to be sent: a poll, or a leave, that acknowledges.
+    /// A poll or a leave that acknowledges is about to be sent.
     Acknowledging(String),
-    /// A leave with that acknowledgement was answered.
+    /// A leave with this `ack` was answered.
     Left {
         who: Who,
         wall_ms: i64,
         ack: Option<String>,
     },
-    /// A member sends something and will not know what it was answered, or leaves, or joins anew.
+    /// A member sends something whose answer it will not know, or leaves, or joins again.
     Unsure(String),
-    /// About to be sent.
+    /// A settle is about to be sent.
     Settling {
         who: Who,
         accept: Vec<Place>,
         release: Vec<Place>,
         reject: Vec<(Place, String)>,
     },
-    /// The settle that was sent at that time was answered.
+    /// The settle that was sent at the time `sent` was answered.
     Settled {
         who: Who,
         sent: u64,
@@ -118,12 +118,12 @@ struct Given {
 #[derive(Default)]
 struct Fate {
     given: Vec<Given>,
-    /// From when to when it was accepted for certain: sent, answered; and by whom.
+    /// Certain accepts: when sent, when answered, and by whom.
     accepted: Vec<(u64, u64, Who)>,
     rejected: Vec<(u64, u64, String)>,
-    /// When somebody wanted to accept it.
+    /// When a member tried to accept it.
     tried: Vec<u64>,
-    /// When a member gave it up, or wanted to.
+    /// When a member gave it up or tried to, and its name.
     given_up: Vec<(u64, String)>,
     reasons: BTreeSet<String>,
 }
@@ -136,7 +136,7 @@ impl Fate {
     }
 }
 
-/// All that is wrong with a history; `events` in their order.
+/// Finds everything wrong with a history; `events` are in order.
 pub fn check(events: &[(u64, Event)], end: &End) -> Verdict<Summary> {
     let mut wrong = Vec::new();
     check::end(end, &mut wrong);
@@ -170,7 +170,7 @@ pub fn check(events: &[(u64, Event)], end: &End) -> Verdict<Summary> {
     if wrong.is_empty() { Ok(summary) } else { Err(wrong) }
 }
 
-/// What became of each record, and when members did what nobody knows the end of.
+/// The fate of each record, and the times of the members' actions with an unknown end.
 fn fates(
     events: &[(u64, Event)],
     end: &End,
@@ -182,7 +182,7 @@ fn fates(
     let mut acks: HashMap<&str, u64> = HashMap::new();
     let mut settles: HashMap<u64, &Event> = HashMap::new();
     for (at, event) in events {
-        // What an acknowledgement that was answered has settled, if its lease had not ended.
+        // An answered acknowledgement has settled the records whose lease had not ended.
         let acknowledged = match event {
             Event::Delivered {
                 who, wall_ms, ack, ..
@@ -198,7 +198,7 @@ fn fates(
             for leased in records.iter().filter(is_in_time) {
                 let fate = fates.entry(leased.place.clone()).or_default();
                 let sent = acks.get(ack).copied().unwrap_or(*at);
-                // Unless it was settled otherwise before, or not by this delivery.
+                // Only if this delivery is known, and the record was not settled in another way before.
                 let delivered =
                     |given: &&Given| given.lease_expires == leased.lease_expires && given.who == *who;
                 let Some(given) = fate.given.iter().rev().find(delivered) else {
@@ -292,7 +292,7 @@ fn fates(
     (fates, unsure)
 }
 
-/// What was settled for certain is settled once, one way, and never delivered again.
+/// A record that is settled for certain is settled once, in one way, and never delivered again.
 fn settled_once(place: &Place, fate: &Fate, is_dead: bool, wrong: &mut Vec<String>, summary: &mut Summary) {
     summary.accepted_for_certain += usize::from(!fate.accepted.is_empty());
     let accepted = &fate.accepted;
@@ -315,7 +315,7 @@ fn settled_once(place: &Place, fate: &Fate, is_dead: bool, wrong: &mut Vec<Strin
     }
 }
 
-/// While one member has a lease for certain, nobody else is given the record.
+/// While one member has a lease for certain, no other member is given the record.
 fn never_two_at_once(
     place: &Place,
     fate: &Fate,
@@ -335,7 +335,7 @@ fn never_two_at_once(
             {
                 continue;
             }
-            // That its session had not ended is known if it was heard of later as the same member.
+            // Its session had certainly not ended if a later event has the same member in the same life.
             let is_alive = events.iter().any(|(at, event)| {
                 *at > second.at
                     && match event {
@@ -357,7 +357,7 @@ fn header<'a>(letter: &'a Stored, name: &str) -> Option<&'a str> {
     letter.headers.get(name).and_then(Value::as_str)
 }
 
-/// The dead letters by where they come from, and whether they were delivered too often; each is there once and says what is true.
+/// The dead letters by origin, and whether delivered too often. Each must be there once, with true headers.
 fn dead_letters<'e>(
     end: &'e End,
     fates: &BTreeMap<Place, Fate>,
@@ -396,7 +396,7 @@ fn dead_letters<'e>(
             wrong.push(format!("{place:?} was given up after {deliveries} deliveries"));
         }
         let seen = fate.map_or(0, |fate| fate.given.len() as u64);
-        // What an answer delivered that nobody read counts too, so more may have been than were seen.
+        // Unread answers count as deliveries too, so there may be more deliveries than were seen.
         if deliveries == 0 || deliveries > end.max_deliveries || (was_rejected && seen == 0) {
             let text = format!("{place:?} was seen {seen} times and given up after {deliveries}");
             wrong.push(text);
@@ -408,7 +408,7 @@ fn dead_letters<'e>(
     dead
 }
 
-/// Each dead letter is one more record of its origin.
+/// Each dead letter is stored once more in its topic of origin.
 fn sent_back_once(end: &End, wrong: &mut Vec<String>) {
     let mut count: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for record in end.stored.values() {
@@ -431,7 +431,7 @@ mod tests {
     use super::*;
     use crate::check::made::{end_of, fails, lane, place, record, timed};
 
-    /// The fourth is the third, sent back.
+    /// The fourth record is the third one, redriven.
     fn id_at(offset: u64) -> u64 {
         if offset == 3 { 2 } else { offset }
     }
@@ -490,7 +490,7 @@ mod tests {
         }
     }
 
-    /// Record 0 by an acknowledgement, 1 by a settle after another member let it expire, 2 rejected, and sent back as 3.
+    /// Record 0 is accepted by an `ack`, 1 by a settle after another member's lease; 2 is rejected, and redriven as 3.
     fn good() -> (Vec<Event>, End) {
         let events = vec![
             given("a", "p1", None, 1000, &[0]),

@@ -1,4 +1,4 @@
-//! The server that is killed and started again under its clients, and a client that goes on over that.
+//! The server, which is killed and started again, and a client that goes on over that.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -16,14 +16,14 @@ const SETTINGS: [(&str, &str); 3] = [
     ("QUIPU_MAX_REQUEST_BYTES", "2097152"),
     ("QUIPU_LOG_LEVEL", "warn"),
 ];
-/// Between two looks at something that changes by itself: so as to leave the processor to those who change it.
+/// The pause between two checks of something that changes by itself, to leave the processor to those that change it.
 const PACE: Duration = Duration::from_millis(2);
 
-/// A server on one directory, in one life after another, and what orders the events that clients see.
+/// A server on one data directory, in one life after another, and the counter that orders the clients' events.
 pub struct World {
     data: PathBuf,
     server: Mutex<Option<Server>>,
-    /// The address, and which life of the server it is.
+    /// The address, and the number of the server's life.
     at: Mutex<Option<(SocketAddr, u32)>>,
     lives: AtomicU64,
     events: AtomicU64,
@@ -48,14 +48,14 @@ impl World {
         world
     }
 
-    /// Starts the server; clients do not find it before [`World::open`].
+    /// Starts the server; clients cannot reach it before [`World::open`].
     pub fn start(&self) {
         let server = Server::start_with_settings(&self.data, &SETTINGS);
         *lock(&self.server) = Some(server);
         self.lives.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Lets clients find it.
+    /// Lets clients reach it.
     pub fn open(&self) {
         let address = lock(&self.server).as_ref().expect("it runs").address;
         *lock(&self.at) = Some((address, self.life()));
@@ -69,7 +69,7 @@ impl World {
         server.kill();
     }
 
-    /// `kill -9`, and the next life.
+    /// `kill -9`, and a new start.
     pub fn restart(&self) {
         self.kill();
         self.start();
@@ -101,12 +101,12 @@ impl World {
         }
     }
 
-    /// A number that is later than all before it.
+    /// The next number: larger than all before it.
     pub fn tick(&self) -> u64 {
         self.events.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Nobody goes on.
+    /// Ends the run of all threads.
     pub fn end(&self) {
         self.is_over.store(true, Ordering::SeqCst);
     }
@@ -120,7 +120,7 @@ impl World {
     }
 }
 
-/// Ends the world when the thread that has it panics: otherwise the others wait for it for ever.
+/// Ends the world if the thread that holds this panics: otherwise the others would wait for it for ever.
 pub struct EndOnPanic<'w>(pub &'w World);
 
 impl Drop for EndOnPanic<'_> {
@@ -131,7 +131,7 @@ impl Drop for EndOnPanic<'_> {
     }
 }
 
-/// A keep-alive connection to whatever life of the server there is.
+/// A keep-alive connection to the present life of the server.
 pub struct Client<'w> {
     world: &'w World,
     connection: Option<(u32, Connection)>,
@@ -170,7 +170,7 @@ impl Client<'_> {
         self.connection.as_mut()
     }
 
-    /// One request; `None` where it was not answered.
+    /// Sends one request; `None` if it was not answered.
     pub fn call(&mut self, method: &str, path: &str, body: &Value) -> Option<Answered> {
         let body = if body.is_null() {
             String::new()
@@ -200,7 +200,7 @@ impl Client<'_> {
     pub fn send(&mut self, method: &str, path: &str, body: &Value) {
         let body = body.to_string();
         if let Some((_, connection)) = self.connection() {
-            // It may be killed meanwhile.
+            // The server may be killed meanwhile.
             let _ = connection.send_request(method, path, "application/json", body.as_bytes());
         }
     }
@@ -223,7 +223,7 @@ impl Client<'_> {
         self.connection = None;
     }
 
-    /// Asks until it is answered with this status; `None` at the end of the world.
+    /// Repeats the request until the answer has this status; `None` at the end of the world.
     pub fn insist(&mut self, status: u16, method: &str, path: &str, body: &Value) -> Option<Value> {
         loop {
             if let Some(answered) = self.call(method, path, body) {
@@ -237,13 +237,13 @@ impl Client<'_> {
         }
     }
 
-    /// Asks until it is answered with 200.
+    /// Repeats the request until the answer is 200.
     pub fn get(&mut self, path: &str) -> Value {
         let answer = self.insist(200, "GET", path, &Value::Null);
         answer.expect("the world goes on")
     }
 
-    /// Asks until the answer is as it should be.
+    /// Repeats the request until the answer is as wanted.
     pub fn until(&mut self, path: &str, mut is_so: impl FnMut(&Answer) -> bool) {
         let begin = Instant::now();
         while !self.world.is_over() {
@@ -261,7 +261,7 @@ impl Client<'_> {
         }
     }
 
-    /// Waits until a group does not count that member any more: its session has ended, or the server with it.
+    /// Waits until a group no longer has this member: its session has ended, or the server with it.
     pub fn until_gone(&mut self, group: &str, member: &str) {
         self.until(&format!("/v1/groups/{group}"), |answer| {
             answer.status != 200 || {
@@ -312,7 +312,7 @@ impl Place {
         Self::in_lane(&self.lane(), self.offset + 1)
     }
 
-    /// Whether it lies in the same partition, before that one.
+    /// Whether it lies in the same partition, before the other.
     pub fn is_before(&self, other: &Self) -> bool {
         self.lane() == other.lane() && self.offset < other.offset
     }
@@ -332,13 +332,13 @@ impl Place {
     }
 }
 
-/// The wall time in milliseconds, as the server has it.
+/// The wall time in milliseconds, from the server's clock.
 pub fn wall_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.expect("it is past 1970").as_millis() as i64
 }
 
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Who has failed says so itself.
+    // A thread that panicked reports it itself, so poisoning is ignored.
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

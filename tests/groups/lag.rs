@@ -1,5 +1,5 @@
-//! Lag: the report, its history and the picture, through the router. The clock stands until it is moved, and the history
-//! is fed by the test.
+//! Lag: the report, its history and the picture, through the router. The clock stands until a test moves it, and the
+//! test feeds the history.
 
 use crate::support::{NOW, Service, has, invalid, refused};
 use quipu::broker::groups::live::GroupState;
@@ -24,7 +24,7 @@ fn append(service: &Service, partition: u32, count: usize, timestamp: i64) {
     service.append_at("orders", partition, &vec![timestamp; count]);
 }
 
-/// Looks at the groups at that many seconds after the start.
+/// Takes a sample of the groups at that many seconds after the start.
 fn look(service: &Service, second: i64) {
     service.set_time(NOW + second * 1000);
     service.app.lags.sample();
@@ -100,13 +100,13 @@ async fn the_scope_is_every_partition_of_the_topics_that_the_group_has_subscribe
             )
         })
         .collect();
-    // Where nothing is committed it goes on at the log start.
+    // A partition without a committed offset is read from its log start.
     let m1 = Some("m1");
     let wanted = [(Some(4), 6, 1000, m1), (None, 0, 0, m1), (None, 3, 2000, m1)];
     assert_eq!(rows, wanted);
 }
 
-/// Polls as a member of the group `g`, with the fields that `join` has.
+/// Polls as a member of the group `g`, with the fields in `join`.
 async fn poll(service: &Service, member: &str, mut join: Value) -> Value {
     join["wait_ms"] = json!(0);
     let uri = format!("/v1/groups/g/members/{member}/poll");
@@ -118,7 +118,7 @@ async fn leave(service: &Service, member: &str) {
     assert_eq!(left.status, 204, "{}", left.text());
 }
 
-/// The lag of the group `g`, which the report, the list and the metrics say alike.
+/// The lag of the group `g`; the report, the list and the metrics must agree on it.
 async fn told(service: &Service) -> u64 {
     let report = lag(service, "g").await;
     let list = service.get("/v1/lag").await.ok()["groups"][0].clone();
@@ -134,7 +134,7 @@ async fn told(service: &Service) -> u64 {
     told
 }
 
-/// The lag of a live member, and after it left, or fell silent, and after a restart.
+/// The group's lag while the member lives, after it left or fell silent, and after a restart.
 async fn told_without_members(service: Service, goes: bool) -> (Vec<u64>, Service) {
     let mut all = vec![told(&service).await];
     if goes {
@@ -165,7 +165,7 @@ async fn a_member_that_is_gone_before_its_first_commit_leaves_the_lag_behind() {
         assert_eq!(polled["records"].as_array().unwrap().len(), 1);
         let (lags, service) = told_without_members(service, goes).await;
         assert_eq!(lags, [30, 30, 30], "{kind}, leaves: {goes}");
-        // Seconds later it is still there, and stalled after a minute.
+        // The lag stays, and after a minute the group is stalled.
         for second in 600..=670 {
             look(&service, second);
         }
@@ -245,7 +245,7 @@ async fn a_topic_that_a_group_gave_up_counts_until_it_is_deleted_and_so_does_one
         assert_eq!(told(&service).await, 10);
         service.create_topic("trades", 1).await;
         service.append_at("trades", 0, &[NOW; 3]);
-        // The member goes on in the topic that has the name now, before it commits anything.
+        // The member goes on in the new topic of that name, before it commits anything.
         poll(&service, "m", json!({"max_records": 1})).await;
         let (lags, service) = told_without_members(service, true).await;
         assert_eq!(lags, [13, 13, 13], "{kind}");
@@ -424,7 +424,7 @@ async fn the_history_has_a_step_every_ten_seconds_by_partition_and_in_total() {
     let one = service.get(uri).await.ok();
     assert_eq!(one["series"].as_array().unwrap().len(), 1);
     assert_eq!(one["series"][0]["partition"], 1);
-    // An hour, unless told otherwise.
+    // The default is an hour.
     assert_eq!(one["times"].as_array().unwrap().len(), 361);
     assert_eq!(one["total"]["lag"][0], Value::Null, "it was not watched then");
     let by = service.get("/v1/groups/g/lag/history?by=group").await.ok();
@@ -520,7 +520,7 @@ async fn wrong_input_of_history_and_picture_is_refused_at_its_place() {
     invalid(service.get("/v1/groups/g/lag?window_ms=60000"), "window_ms").await;
 }
 
-/// The picture in docs/operate/monitor.md: two hours of a group that reads four partitions, one of which it falls behind in.
+/// The picture in docs/operate/monitor.md: two hours of a group that falls behind in one of its four partitions.
 #[tokio::test]
 async fn the_picture_in_the_documentation_is_what_the_service_draws() {
     let service = with_orders(4);

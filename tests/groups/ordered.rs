@@ -85,7 +85,7 @@ async fn a_lost_answer_is_delivered_again_under_another_name() {
     let again = take(&service, "a", quick(&Value::Null)).await;
     assert_eq!(offsets(&first), offsets(&again));
     assert_ne!(first["poll_id"], again["poll_id"]);
-    // The old name counts no more: the records come once more.
+    // The older `poll_id` no longer commits: the records are delivered once more.
     let third = take(&service, "a", quick(&first["poll_id"])).await;
     assert_eq!(offsets(&third), offsets(&first));
     assert_eq!(committed(&service, 0).await, None);
@@ -135,7 +135,7 @@ async fn a_partition_changes_hands_between_two_polls_of_its_owner() {
     assert_eq!(found, "rebalancing");
     let nothing = take(&service, "b", quick(&Value::Null)).await;
     assert_eq!(offsets(&nothing), []);
-    // The owner's poll commits what it had, and gives one up.
+    // The owner's poll commits its records, and gives one partition up.
     body["ack"] = held["poll_id"].clone();
     let after = take(&service, "a", body).await;
     assert_eq!(after["assignment"].as_array().unwrap().len(), 1);
@@ -179,7 +179,7 @@ async fn a_waiting_poll_ends_with_a_record_a_rebalance_or_a_newer_poll() {
     service.append_numbers("orders", 1, 0, 1);
     assert_eq!(offsets(&waiting.await.unwrap().json()), [(1, 0)]);
 
-    // The record is lost; the next poll gets it, and the one after waits.
+    // The answer with the record is lost; the next poll gets the record again, and the one after that waits.
     let again = take(&service, "a", quick(&Value::Null)).await;
     let body = json!({"ack": again["poll_id"], "wait_ms": 60_000});
     let service2 = service.clone();
@@ -192,7 +192,7 @@ async fn a_waiting_poll_ends_with_a_record_a_rebalance_or_a_newer_poll() {
     let ended = waiting.await.unwrap().json();
     assert_eq!(ended["assignment"].as_array().unwrap().len(), 1, "{ended}");
     assert_eq!(offsets(&ended), []);
-    // One of the two answers told b of its partition.
+    // One of the two answers gave b its partition.
     let told = joined["assignment"].as_array().unwrap().len();
     let polled = take(&service, "b", quick(&Value::Null)).await;
     assert!(told <= 1 && polled["assignment"].as_array().unwrap().len() == 1);
@@ -223,10 +223,10 @@ async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back(
     answer.problem(400, "invalid-request");
     let answer = service.post(path, commit(&joined["epoch"], 5, 1)).await;
     answer.problem(404, "unknown-partition");
-    // What was committed is not delivered.
+    // Committed records are not delivered.
     let polled = take(&service, "a", json!({"wait_ms": 0})).await;
     assert!(offsets(&polled).contains(&(0, 7)) && !offsets(&polled).contains(&(0, 6)));
-    // Another instance under the name fences the one before.
+    // A new member of the same name fences the old one.
     let instead = service.post(MEMBERS, member("a")).await.json();
     assert_ne!(instead["epoch"], joined["epoch"]);
     refused(service.post(path, commit(&polled["epoch"], 0, 9)), 409, "fenced").await;
@@ -250,7 +250,7 @@ async fn commits_of_a_member_count_while_it_has_the_partition_and_never_go_back(
         answer.problem(409, "group-active");
     }
     refused(service.delete("/v1/groups/billing"), 409, "group-active").await;
-    // Nor for a partition that another member has.
+    // A member cannot commit in another member's partition either.
     let other = service.post(MEMBERS, member("b")).await.created();
     let path = "/v1/groups/billing/members/b/commit";
     for partition in [0, 1] {
@@ -283,7 +283,7 @@ async fn a_group_begins_where_its_first_member_says_and_reads_added_partitions_f
     let body = json!({"topics": ["orders"], "start": "latest", "wait_ms": 0});
     let path = "/v1/groups/billing/members/a/poll";
     assert_eq!(offsets(&service.post(path, body.clone()).await.json()), []);
-    // It is kept, whatever happens before the first record.
+    // The committed start is kept, whatever happens before the first record.
     assert_eq!(committed(&service, 0).await, Some(10));
     expect(service.patch("/v1/topics/orders", json!({"partitions": 2})), 200).await;
     service.append_numbers("orders", 1, 0, 2);
@@ -343,7 +343,7 @@ async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends()
     let polled = take(&service, "a", quick(&Value::Null)).await;
     assert_eq!(offsets(&polled).len(), 5);
     service.post(MEMBERS, join("b")).await.with_status(201);
-    // It waits for as long as it takes: a's session ends meanwhile.
+    // b waits until it gets the records: a's session ends meanwhile.
     let mut of_b = Value::Null;
     while of_b["records"].as_array().is_none_or(Vec::is_empty) {
         let body = json!({"wait_ms": 60_000});
@@ -352,7 +352,7 @@ async fn a_member_that_is_silent_gives_its_partitions_up_when_its_session_ends()
     assert_eq!(offsets(&of_b), offsets(&polled));
     let answer = ask(&service, "a", quick(&polled["poll_id"])).await;
     answer.problem(404, "unknown-member");
-    // It comes back, and what it did before does not count any more.
+    // a comes back, and its old `ack` commits nothing.
     let body = json!({"ack": polled["poll_id"], "topics": ["orders"], "wait_ms": 0});
     ask(&service, "a", body).await.with_status(200);
     assert_eq!(committed(&service, 0).await, None);

@@ -184,7 +184,7 @@ async fn a_topic_made_again_under_the_same_name_begins_with_nothing_committed() 
     commit(&service, "g", offsets).await;
     assert_eq!(service.delete("/v1/topics/orders").await.status, 204);
     let everything = quipu::broker::groups::offsets::all_offsets_prefix();
-    // It took its offsets with it.
+    // The topic's deletion removed its committed offsets.
     assert_eq!(service.app.log.state_prefix(&everything).len(), 1);
     service.topic("orders", 1);
     let service = service.restart();

@@ -89,7 +89,7 @@ async fn more_members_than_partitions_share_the_work_and_no_record_is_two_member
     let group = service.get("/v1/groups/workers").await.json();
     has(&group, json!({"type": "shared", "state": "stable"}));
     assert_eq!(group["members"].as_array().unwrap().len(), 3);
-    // Acknowledged in any order; the committed offset follows the oldest that is not.
+    // Polls are acknowledged in any order; the committed offset is that of the oldest unsettled record.
     assert_eq!(offsets(&poll(&service, "b", &b["poll_id"], 3).await), NONE);
     assert_eq!(committed(&service).await, Some(0));
     poll(&service, "a", &a["poll_id"], 3).await;
@@ -152,7 +152,7 @@ async fn released_records_come_again_and_poison_goes_to_the_dead_letters_without
     let found = settle(&service, "a", json!({"release": places(&[1])})).await;
     assert_eq!(found, NONE);
     let others = poll(&service, "a", &Value::Null, 10).await;
-    // The second delivery of the other was its last.
+    // The other record's second delivery was its last.
     assert_eq!(offsets(&others), [3]);
     while committed(&service).await != Some(3) {
         tokio::task::yield_now().await;
@@ -199,7 +199,7 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     }
     let of_a = poll(&service, "a", &Value::Null, 10).await;
     assert_eq!(offsets(&of_a), [0]);
-    // Waits for as long as it takes.
+    // The poll waits until the lease ends.
     let body = json!({"wait_ms": 60_000});
     let of_b = service.post("/v1/groups/workers/members/b/poll", body).await.ok();
     assert_eq!(offsets(&of_b), [0]);
@@ -208,7 +208,7 @@ async fn a_lease_that_runs_out_counts_and_its_record_goes_to_another_member() {
     let found = settle(&service, "a", body).await;
     assert_eq!(found, [0, 0]);
     assert_eq!(settle(&service, "b", json!({"extend": places(&[0])})).await, NONE);
-    // A member that leaves gives back what it has; the third delivery is the last.
+    // A member that leaves gives back its records; the third delivery is the last.
     expect(service.delete("/v1/groups/workers/members/b"), 204).await;
     assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), [0]);
     while service
@@ -233,10 +233,9 @@ async fn a_delayed_release_waits_and_a_lost_answer_comes_back_when_its_leases_en
     poll(&service, "a", &Value::Null, 1).await;
     let release = json!([{"topic": "jobs", "partition": 0, "offset": 0, "delay_ms": 86_400_000}]);
     assert_eq!(settle(&service, "a", json!({"release": release})).await, NONE);
-    // The answer to this one is lost.
-    // The other one is delayed.
+    // Record 0 is delayed, so this poll leases record 1; its answer counts as lost.
     assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), [1]);
-    // Nothing is lent twice.
+    // No record is leased twice at once.
     assert_eq!(offsets(&poll(&service, "a", &Value::Null, 10).await), NONE);
     let body = json!({"wait_ms": 60_000});
     let again = service.post("/v1/groups/workers/members/a/poll", body).await.ok();

@@ -1,5 +1,4 @@
-//! Thousands of clients at once that ask for much, or for what is not there yet, and read nothing of it or a byte now and
-//! then.
+//! Thousands of clients that request much, or future records, and read nothing of the answer or a byte now and then.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,17 +9,16 @@ use super::{Fixture, JSON, NDJSON, open_files};
 use crate::support::PATIENCE;
 
 const READERS: usize = 3_000;
-/// What each may take of the server's memory, in bytes: the connection's buffer and one chunk, of 64 KiB each, and what
-/// rendering a chunk needs more.
+/// The most memory of the server for each, in bytes: the connection's buffer and one chunk, of 64 KiB each, and the
+/// extra memory for rendering a chunk.
 const EACH_BYTES: u64 = 192 << 10;
-/// What the kernel may hold for each that was written and not taken, in bytes: what the server lets it have, and the
-/// segment that passed that.
+/// The most memory of the kernel for each, in bytes: the unsent bytes that the server allows, and one segment more.
 const KERNEL_BYTES: u64 = 256 << 10;
-/// As small as the kernel makes it: what is not read stays with the server, and the kernel's memory stays small.
+/// The client's smallest receive buffer: unread bytes stay with the server, and the kernel's memory stays small.
 const RECEIVE_BYTES: u32 = 4 << 10;
 const BATCHES: &str = "application/vnd.apache.kafka.record-batch";
 
-/// One of them.
+/// One of the clients.
 struct Reader {
     stream: TcpStream,
     /// It waits for a record that does not come; the others have an answer of 32 MiB to read.
@@ -29,7 +27,7 @@ struct Reader {
 
 impl Reader {
     fn ask(runtime: &tokio::runtime::Runtime, fixture: &Fixture, number: usize) -> Self {
-        // The buffer's size counts before the connection is made, and the standard library has no way to say it then.
+        // The size must be set before connecting, and the standard library cannot do that.
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket
             .set_recv_buffer_size(RECEIVE_BYTES)
@@ -51,7 +49,7 @@ impl Reader {
         Self { stream, waits }
     }
 
-    /// Returns when its answer has begun: what that needs is held from now on.
+    /// Returns once its answer has begun: from then on the server holds the memory for it.
     fn wait_for_the_answer(&mut self) {
         let mut status = [0; 12];
         self.stream.read_exact(&mut status).expect("an answer");
@@ -63,7 +61,7 @@ impl Reader {
     }
 }
 
-/// What the kernel holds of what this server has written and its clients have not taken, in bytes.
+/// The bytes in the kernel that this server has written and its clients have not taken.
 fn unsent_bytes(fixture: &Fixture) -> u64 {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has it");
     let port = format!(":{:04X}", fixture.server.address.port());
@@ -135,7 +133,7 @@ fn thousands_that_ask_for_much_and_read_nothing_or_a_byte_now_and_then_hold_up_n
         "{unsent} bytes wait in the kernel"
     );
 
-    // Those that wait get what they wait for.
+    // The waiting clients get their record.
     let body = br#"{"records":[{"value":"awaited"}]}"#;
     fixture
         .server

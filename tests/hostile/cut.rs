@@ -1,11 +1,11 @@
-//! Requests that end too early, at every byte.
+//! Requests that are cut off, at every byte.
 
 use std::collections::BTreeSet;
 
 use super::{Fixture, JSON, MIB, NDJSON, RECORDS, read_to_the_end, wait_until};
 use crate::support::{Rng, Server, read_partition};
 
-/// Where a stream is cut into units, where a MiB does not end them before.
+/// The lines of a unit of a stream, if a MiB does not end it earlier.
 const UNIT_LINES: usize = 10_000;
 
 fn request(content_type: &str, framing: &str, body: &str) -> Vec<u8> {
@@ -38,7 +38,7 @@ fn a_request_cut_off_at_any_byte_stores_nothing() {
         chunked("text/plain", "a value"),
     ];
     for _ in 0..20 {
-        // Whole records, in a body that is not.
+        // Complete records in an incomplete body.
         let headers = "Content-Type: application/json\r\nContent-Length: 2000000\r\n";
         let mut connection = fixture.begin(headers, br#"{"records":[{"value":1},{"value":2}"#);
         connection.say(&vec![b' '; MIB]);
@@ -48,7 +48,7 @@ fn a_request_cut_off_at_any_byte_stores_nothing() {
         for cut in 0..whole.len() {
             let mut connection = fixture.server.connect();
             connection.send(&whole[..cut]).expect("it reads");
-            // Half of them hang up in order, half by a reset; in the first case the server's end is awaited.
+            // Half of them hang up in order, half by a reset; for the first half, the test waits for the server's end.
             if cut % 2 == 0 {
                 connection.hang_up();
                 let answer = read_to_the_end(&mut connection);
@@ -90,7 +90,7 @@ fn a_client_that_dies_before_its_answer_costs_nothing_that_was_acknowledged() {
         let answer = connection.request("POST", &path, JSON, pair("acknowledged").as_bytes());
         answer.expect("an answer").with_status(200);
         acknowledged.push(format!("acknowledged {number}"));
-        // On the same connection, one more: cut off, or whole with an answer that nobody reads.
+        // One more request on the same connection: cut off, or whole with an answer that nobody reads.
         let body = pair("unread");
         let head = format!("Content-Type: {JSON}\r\nContent-Length: {}\r\n", body.len());
         connection.send_head("POST", &path, &head).expect("it listens");
@@ -100,11 +100,11 @@ fn a_client_that_dies_before_its_answer_costs_nothing_that_was_acknowledged() {
         match number % 3 {
             0 => cut.push(key),
             1 => {
-                // The answer is lost for certain: what it would say is done.
+                // The answer is certainly lost, but the request is stored.
                 wait_until("it is stored", || keys(&fixture.server, 1).contains(&key));
                 stored.push(key);
             }
-            // Whether it gets there before its client's end, nobody knows.
+            // It may or may not arrive before its client ends.
             _ => {}
         }
     }
@@ -120,7 +120,7 @@ fn a_client_that_dies_before_its_answer_costs_nothing_that_was_acknowledged() {
     for key in &cut {
         assert!(!distinct.contains(key), "{key} was never sent to its end");
     }
-    // Each request is there over both partitions or not at all.
+    // Each request is in both partitions or in none.
     let other = keys(&server, 1);
     assert_eq!(distinct, other.iter().collect());
     server.stop();
@@ -142,7 +142,7 @@ fn a_stream_cut_off_anywhere_leaves_a_prefix_of_its_units() {
         connection.send(&whole[..cut]).expect("it reads");
         connection.hang_up();
         read_to_the_end(&mut connection);
-        // The connection is over, and with it the upload: what it had in flight was queued before the mark.
+        // The connection and its upload have ended: a unit that was in flight was queued before the mark.
         fixture.append("mark");
         let keys = fixture.keys();
         let upload = &keys[found.len()..keys.len() - 1];

@@ -1,6 +1,6 @@
-//! Clients that mean harm, or behave as if they did: requests that are smuggled, oversized, slow, cut off, and too many.
-//! Done to the real binary over bare sockets. Nobody else's requests suffer, nothing is stored that was not asked for,
-//! and memory and file handles stay bounded and come back.
+//! Hostile clients, or clients that behave like them: requests that are smuggled, oversized, slow, cut off, and too
+//! many, sent to the real binary over bare sockets. Other clients' requests do not suffer, nothing is stored that was
+//! not requested, and memory and file handles stay bounded and are given back.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test of the real binary lives in the real world"
@@ -27,7 +27,7 @@ const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 const RECORDS: &str = "/v1/topics/t/records";
 const MIB: usize = 1 << 20;
-/// What the server may hold whatever clients do, file pages not counted: bodies, queue, answers, and its own.
+/// The most memory of the server whatever clients do, without file pages: bodies, queue, answers, and its own.
 const MAX_ANONYMOUS_BYTES: u64 = 256 << 20;
 
 /// A server with a topic `t` of one partition.
@@ -44,12 +44,12 @@ impl Fixture {
         Self { server, directory }
     }
 
-    /// Appends a record with this key, which must work: others' requests do not suffer.
+    /// Appends a record with this key, which must succeed: other clients' requests do not suffer.
     fn append(&self, key: &str) {
         self.post(&format!("{{\"records\":[{{\"key\":\"{key}\"}}]}}"));
     }
 
-    /// Appends this JSON document, which must work.
+    /// Appends this JSON document, which must succeed.
     fn post(&self, document: &str) {
         self.server
             .expect(200, "POST", RECORDS, JSON, document.as_bytes());
@@ -66,7 +66,7 @@ impl Fixture {
         connection
     }
 
-    /// The same with all of its body.
+    /// The same with the whole body.
     fn upload(&self, content_type: &str, headers: &str, body: &[u8]) -> Connection {
         let length = body.len();
         self.begin(
@@ -128,7 +128,7 @@ impl Fixture {
     }
 }
 
-/// What these tests look at of a record.
+/// The part of a record that these tests read.
 #[derive(serde::Deserialize)]
 struct Record {
     offset: u64,
@@ -152,7 +152,7 @@ fn read_to_the_end(connection: &mut Connection) -> Vec<u8> {
     all
 }
 
-/// Waits for what the server does in its own time.
+/// Waits for something that the server does in its own time.
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let begin = Instant::now();
     while !is_so() {

@@ -1,15 +1,15 @@
-//! More connections than anybody has: idle ones, waiting ones, and more than there are handles for.
+//! Very many connections: idle ones, waiting ones, and more than there are file handles.
 
 use super::{Fixture, JSON, MIB, open_files, read_to_the_end, wait_until};
 use crate::support::{Connection, Server};
 
 const CONNECTIONS: usize = 10_000;
-/// What a connection may take of the server's memory while it is idle or waits, in bytes.
+/// The most memory of the server for an idle or waiting connection, in bytes.
 const EACH_BYTES: u64 = 64 << 10;
 /// Files that the log may open or close meanwhile.
 pub(super) const SOME_FILES: usize = 16;
 
-/// Whether this process, and so the server that it starts, may have enough files open; says so if not.
+/// Whether this process, and so the server that it starts, may open so many files; prints a message if not.
 pub(super) fn may_open(files: u64) -> bool {
     let limit = quipu_segments::raise_file_limit();
     if limit < files {
@@ -18,7 +18,7 @@ pub(super) fn may_open(files: u64) -> bool {
     limit >= files
 }
 
-/// What others do meanwhile.
+/// The work of other clients meanwhile.
 pub(super) fn work(fixture: &Fixture, keys: &mut Vec<String>) {
     for _ in 0..50 {
         let key = format!("others' {}", keys.len());
@@ -80,7 +80,7 @@ fn ten_thousand_connections_idle_and_waiting_hold_up_nobody_and_are_given_back()
             .expect(200, "POST", "/v1/topics/quiet/records", JSON, body.as_bytes());
         for connection in &mut connections {
             let answer = connection.answered().with_status(200);
-            // Whoever was slow to ask may have been told that there is nothing yet.
+            // Without the record, the wait of a minute ended before the append.
             assert_eq!(answer.json()["records"][0]["value"], round, "{}", answer.text());
         }
         drop(connections);
@@ -99,7 +99,7 @@ fn ten_thousand_connections_idle_and_waiting_hold_up_nobody_and_are_given_back()
             idle.max(waiting) < bound,
             "{idle} idle, {waiting} waiting, {bound} allowed"
         );
-        // What is kept is used again.
+        // Memory that the server keeps is used again.
         let now = idle.max(waiting).max(after);
         assert!(round == 0 || now < most + most / 4, "grows from {most} to {now}");
         most = now;
@@ -144,7 +144,7 @@ fn connections_never_take_the_files_that_the_log_needs() {
     let fixture = Fixture { server, directory };
     let mut producer = fixture.server.connect();
     assert_eq!(producer.get("/health/live").status, 200);
-    // Far more than there are descriptors. Some are answered, some are told that it is too many, some only closed.
+    // Far more than there are descriptors. Some are answered, some are refused with an answer, some are only closed.
     let mut others: Vec<Connection> = Vec::new();
     let mut refused = 0;
     for _ in 0..600 {
@@ -174,7 +174,7 @@ fn connections_never_take_the_files_that_the_log_needs() {
     }
     let ready = producer.get("/health/ready").json();
     assert_eq!(ready["status"], "ready", "{ready}");
-    // Those that end make room.
+    // Connections that end make room.
     for connection in &mut others {
         connection.hang_up();
         read_to_the_end(connection);

@@ -1,4 +1,4 @@
-//! What clients do wrong at a large scale: each gets its clear error and loses nothing that was acknowledged.
+//! Large mistakes of clients: each gets a clear error, and no acknowledged record is lost.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Fixture, JSON, MIB, NDJSON, RECORDS};
 use crate::support::{Answer, Server, has, read_partition};
 
-/// What the server may hold whatever clients do, file pages not counted: the bodies in flight, the queue, and its own.
+/// The most memory of the server whatever clients do, without file pages: the bodies in flight, the queue, and its own.
 const MAX_ANONYMOUS_BYTES: u64 = 192 << 20;
 
 fn post(fixture: &Fixture, content_type: &str, body: &[u8]) -> Answer {

@@ -59,13 +59,13 @@ fn heads_that_are_too_large_are_refused_and_their_connections_closed() {
 #[test]
 fn bodies_that_are_too_large_are_refused_however_they_come() {
     let fixture = Fixture::new(&[]);
-    // Declared: refused without a byte of it.
+    // A declared length: refused before any byte of the body.
     let headers = "Content-Type: application/json\r\nContent-Length: 1099511627776\r\n";
     fixture
         .begin(headers, b"")
         .answered()
         .refusal(413, "request-too-large", "none");
-    // In chunks: as soon as it is too much.
+    // A body in chunks: refused as soon as it is too large.
     let headers = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
     let mut connection = fixture.begin(headers, b"");
     let chunk = vec![b' '; MIB];
@@ -92,7 +92,7 @@ fn bodies_that_unpack_to_much_more_cost_no_more() {
         // One line that does not end.
         let problem = post(&fixture, NDJSON, coding, bomb).refusal(413, "record-too-large", "none");
         assert_eq!(problem["line"], 1, "{problem}");
-        // One after another, as far as it goes.
+        // Many compressed members in a row, read up to the limit.
         post(&fixture, JSON, coding, &bomb.repeat(20)).refusal(413, "request-too-large", "none");
     }
     // Blank lines are no records, however many.
@@ -129,7 +129,7 @@ fn blank_lines_without_end_hold_up_nobody_and_are_refused() {
     });
     refusal.refusal(400, "invalid-request", "none");
     assert!(keys.len() > 10, "{} others were answered meanwhile", keys.len());
-    // A server that stops waits for none of it.
+    // A stopping server waits for none of them.
     let _upload = begin();
     fixture.finish(&keys);
 }
@@ -155,7 +155,7 @@ fn deep_long_and_many_is_refused_or_taken_within_bounds() {
         answer.refusal(400, "invalid-request", "none");
     }
 
-    // 100,000 headers in a record are not even collected; some more than are allowed are counted.
+    // 100,000 headers in a record are refused while they are read; 1,000 are read, and are above the limit.
     for (count, status, code) in [(100_000, 400, "invalid-request"), (1000, 413, "record-too-large")] {
         let headers: Vec<String> = (0..count).map(|n| format!("\"h{n}\":\"v\"")).collect();
         let record = format!("{{\"headers\":{{{}}}}}", headers.join(","));
@@ -215,7 +215,7 @@ fn answers_that_nobody_reads_are_bounded_together() {
         assert!(matches!(head.status, 200 | 503), "{head:?}");
     }
     fixture.check_memory("long reports");
-    // They hold nobody up, and who reads on gets everything.
+    // They block nobody, and a client that reads on gets everything.
     ask("/metrics").answered().with_status(200);
     let (mut connection, head) = clients.swap_remove(0);
     let body = connection.answer_body(&head).expect("the answer goes on");

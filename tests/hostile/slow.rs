@@ -1,4 +1,4 @@
-//! Clients that take their time: with the head, the body, the answer. They cost what they hold and keep nobody out.
+//! Clients that are slow with the head, the body or the answer. They cost only what they hold, and block nobody.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn large(key: &str) -> String {
 fn bodies_that_are_declared_or_begun_and_do_not_come_keep_nobody_out() {
     let fixture = Fixture::new(&[]);
     let mut expected = Vec::new();
-    // Twice as much as all bodies may have.
+    // Twice the memory for all bodies.
     let headers = format!("Content-Type: {JSON}\r\nContent-Length: 33554432\r\n");
     let mut slow: Vec<Connection> = (0..4).map(|_| fixture.begin(&headers, b"{")).collect();
     let append_large = |what: &str, expected: &mut Vec<String>| {
@@ -52,7 +52,7 @@ fn producers_that_do_not_read_their_long_answers_keep_nobody_out() {
         ("QUIPU_MAX_REQUEST_BYTES", "4194304"),
         ("QUIPU_MAX_IN_FLIGHT_BYTES", "4194304"),
     ]);
-    // Each answer has 12 MB, far more than sockets take, and its request goes on holding its part meanwhile.
+    // Each answer has 12 MB, far more than socket buffers take, and its request holds its share of memory meanwhile.
     let document = format!("{{\"records\":[{{}}{}]}}", ",{}".repeat(399_999));
     let mut silent = Vec::new();
     for _ in 0..4 {
@@ -95,7 +95,7 @@ fn slow_heads_and_bodies_are_let_go_after_their_time() {
         std::thread::sleep(Duration::from_millis(1));
     }
     for mut connection in heads {
-        // It may be told why, or just closed; it is not left open.
+        // The connection may get an answer or only be closed; it is not left open.
         let rest = read_to_the_end(&mut connection);
         let text = String::from_utf8_lossy(&rest);
         assert!(rest.is_empty() || text.starts_with("HTTP/1.1 408 "), "{text}");
@@ -155,7 +155,7 @@ fn clients_that_read_nothing_cost_little_each_and_are_let_go() {
         each >> 10
     );
     assert!(each < 256 << 10, "{each} bytes a client that reads nothing");
-    // None of them gets its answer whole: the server does not wait for ever.
+    // None of them gets its whole answer: the server does not wait for ever.
     wait_until("all of them are let go", || {
         let metrics = String::from_utf8(fixture.server.connect().get("/metrics").body).expect("text");
         metrics.contains(&format!("\nquipu_stalled_connections_total {READERS}\n"))
@@ -188,7 +188,7 @@ fn clients_that_read_slowly_and_long_polls_live() {
     let length: usize = length.parse().expect("a number");
     let mut read = 0;
     let mut buffer = vec![0; 2 * MIB];
-    // It takes a multiple of the limit, and never pauses for that long.
+    // Reading takes a multiple of the time limit, but never pauses for as long as the limit.
     while read < length {
         std::thread::sleep(Duration::from_millis(100));
         let part = buffer.len().min(length - read);

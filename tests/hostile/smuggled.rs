@@ -1,9 +1,9 @@
-//! Requests whose end is in doubt. Each is one well-defined request or is refused and its connection closed; what could
-//! be taken for another request in it is never executed.
+//! Requests whose end is in doubt. Each is one well-defined request, or is refused and its connection closed. A part of
+//! it that looks like another request is never executed.
 
 use super::{Fixture, MIB, read_to_the_end};
 
-/// Ends what waits for the rest of a request that is not going to come.
+/// Short time limits, because some of these requests never end.
 const SHORT: &[(&str, &str)] = &[
     ("QUIPU_HEADER_READ_TIMEOUT_MS", "500"),
     ("QUIPU_BODY_IDLE_TIMEOUT_MS", "500"),
@@ -13,7 +13,7 @@ const SHORT: &[(&str, &str)] = &[
 /// Appends a record whose key says that it must not be there.
 const SMUGGLED: &str = "POST /v1/topics/t/records?key=smuggled HTTP/1.1\r\nHost: localhost\r\n\
     Content-Type: text/plain\r\nContent-Length: 1\r\n\r\nx";
-/// A request that is meant, behind it all.
+/// A real request at the end.
 const LAST: &str = "GET /v1/topics/t HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 /// The statuses of all answers on a connection of its own that sends `bytes` and reads until it is closed.
@@ -50,7 +50,7 @@ fn a_body_is_never_taken_for_a_request() {
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}{LAST}"
         )
     };
-    // One request with a body that looks like another; then the one that is meant.
+    // One request with a body that looks like another; then the real one.
     for (method, path, status) in [
         ("GET", "/v1/topics/t", 200),
         ("GET", "/health/live", 200),
@@ -63,7 +63,7 @@ fn a_body_is_never_taken_for_a_request() {
         ("DELETE", "/health/live", 405),
     ] {
         let bytes = with_length(method, path, &hidden.to_string());
-        // Where a body is left unread the server may as well close.
+        // The server may also close the connection if it leaves a body unread.
         check(&fixture, path, &bytes, &[&[status, 200], &[status]]);
     }
     let raw = with_length("POST", "/v1/topics/t/records", &hidden.to_string());
@@ -94,7 +94,7 @@ fn a_body_is_never_taken_for_a_request() {
     );
     check(&fixture, "trailers", &trailers, &[&[200, 200], &[400]]);
 
-    // A length that says less than what is sent: what follows is a request by its own words, of a method that is none.
+    // A length that is too small: the rest of the body is read as a request of its own, whose method does not exist.
     let short = with_length("POST", "/v1/topics/t/records", "3");
     check(
         &fixture,
@@ -109,7 +109,7 @@ fn a_body_is_never_taken_for_a_request() {
 fn two_lengths_of_one_body_are_refused_or_end_the_connection() {
     let fixture = Fixture::new(SHORT);
     let head = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n";
-    // By its chunks the body ends before the smuggled request, by its length behind it.
+    // By its chunks the body ends before the smuggled request, by its length after it.
     let (whole, none) = (5 + SMUGGLED.len(), 5);
     for length in [whole, none, 0] {
         let chunks = format!("0\r\n\r\n{SMUGGLED}{LAST}");
@@ -267,7 +267,7 @@ fn other_versions_and_what_is_not_http_execute_nothing_more() {
             get("Connection: close\r\nConnection: keep-alive\r\n") + SMUGGLED,
             &[&[200]],
         ),
-        // Lines that end without a carriage return are lines; what they say is one request all the same.
+        // Lines that end without a carriage return are lines too, and make one request.
         (
             get(&format!("Content-Length: {length}\r\n")).replace('\r', "") + SMUGGLED + LAST,
             &[&[200, 200], &[400]],

@@ -1,4 +1,4 @@
-//! What the tests ask of the service beyond one request.
+//! Helpers that take more than one request.
 
 use std::time::Instant;
 
@@ -48,7 +48,7 @@ pub(crate) async fn refused(service: &Service, request: &Sent, status: u16, code
     post(service, request).await.problem(status, code)
 }
 
-/// Sends a stream under a key whose connection breaks after these bytes; `accepted` of its lines are in.
+/// Sends a stream with a key, whose connection breaks after these bytes; `accepted` of its lines are stored.
 pub(crate) async fn break_off(service: &Service, uri: &str, key: &str, bytes: &[u8], accepted: usize) {
     let headers = [("content-type", NDJSON), ("idempotency-key", key)];
     let pieces = [Ok(bytes.to_vec()), Err(std::io::Error::other("gone"))];
@@ -70,7 +70,7 @@ pub(crate) async fn count(service: &Service, topic: &str) -> u64 {
         .sum()
 }
 
-/// Waits until there are so many: what was acknowledged as written is readable a moment later.
+/// Waits until there are so many: records with `ack=written` are readable a moment after the answer.
 pub(crate) async fn await_count(service: &Service, expected: u64) {
     let begin = Instant::now();
     while count(service, "t").await < expected {

@@ -1,5 +1,6 @@
-//! Idempotent retries: the header `Idempotency-Key`, and the sequences of producers in record batches. Over the router with a clock that
-//! the tests move, and over the real binary with `kill -9`. Here is what holds for every kind of request.
+//! Idempotent retries: the header `Idempotency-Key`, and the sequences of producers in record batches. The tests use
+//! the router with a clock that they move, and the real binary with `kill -9`. This file has what holds for all
+//! requests.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test of the real binary lives in the real world"
@@ -47,7 +48,7 @@ async fn every_kind_of_request_is_appended_once_and_answered_as_the_first_time_o
         }
         assert_eq!(count(&service, "t").await, total);
         if round == 0 {
-            // Where records would go now is not where they went; what is allowed now is not what was.
+            // Changes the partitions and limits, so that the requests would now be placed differently, or refused.
             let change = json!({"partitions": 11, "config": {"max_record_bytes": 3}});
             configure(&service, change).await;
         }
@@ -55,7 +56,7 @@ async fn every_kind_of_request_is_appended_once_and_answered_as_the_first_time_o
             service = service.restart();
         }
     }
-    // One round since the restart, and the units of a stream one by one.
+    // One round of requests since the restart; a stream counts each of its units.
     let units = kinds.len() as u64 + 2;
     assert_eq!(service.metric("quipu_replayed_requests_total").await, units);
     assert_eq!(service.metric("quipu_idempotency_keys").await, units);
@@ -183,7 +184,7 @@ async fn a_key_is_remembered_for_the_window_of_its_topic_and_no_longer() {
     replayed(&service, &request).await;
     service.pass(Duration::from_millis(1));
     appended(&service, &request).await;
-    // The window begins with what was appended.
+    // The window begins again with the new append.
     service.pass(Duration::from_secs(599));
     replayed(&service, &request).await;
     configure(&service, json!({"config": {"dedupe_window_ms": 1000}})).await;
@@ -219,7 +220,7 @@ async fn only_what_was_appended_is_remembered() {
         refused(&service, &request.key("k"), status, code).await;
     }
     let first = appended(&service, &conditional(0)).await;
-    // Repeated, the condition is that of then.
+    // The condition of a repetition is not checked again.
     assert_eq!(replayed(&service, &conditional(0)).await, first);
     refused(&service, &conditional(1), 422, "idempotency-key-reused").await;
     refused(&service, &conditional(0).key("other"), 412, "offset-mismatch").await;

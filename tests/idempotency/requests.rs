@@ -1,4 +1,4 @@
-//! What the tests send: a request of each kind, and streams of lines.
+//! The requests of the tests: one of each kind, and streams of lines.
 
 use quipu_segments::TimestampMs;
 use quipu_segments::batch::{BatchBuilder, SealedBatch};

@@ -9,7 +9,7 @@ use crate::fixture::{appended, break_off, configure, count, post, refused, repla
 use crate::requests::{NDJSON, RECORDS, UNIT_LINES, lines, sent};
 use crate::support::Rng;
 
-/// Where the line of this number, counted from 0, ends: at its line break.
+/// The end of the line with this number, counted from 0: the position of its line break.
 fn end_of_line(lines: &[u8], number: usize) -> usize {
     let mut ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
     ends.nth(number).expect("it has so many lines").0
@@ -19,7 +19,7 @@ fn end_of_line(lines: &[u8], number: usize) -> usize {
 async fn a_stream_that_was_cut_off_is_completed_by_its_retry() {
     let service = start().await;
     let body = lines(3 * UNIT_LINES + 10);
-    // Breaks in the middle of the third unit: two are in.
+    // Breaks in the middle of the third unit: two are stored.
     let cut = end_of_line(&body, 2 * UNIT_LINES + 100) + 4;
     break_off(&service, RECORDS, "k", &body[..cut], 2 * UNIT_LINES).await;
     assert_eq!(count(&service, "t").await, 2 * UNIT_LINES as u64);
@@ -30,14 +30,14 @@ async fn a_stream_that_was_cut_off_is_completed_by_its_retry() {
     assert_eq!(count(&service, "t").await, total);
     let again = post(&service, &whole).await;
     assert_eq!(again.replayed(), answer.json());
-    // What was appended is what was sent, in its order.
+    // The stored records are those that were sent, in their order.
     let partitions = answer.json()["partitions"].clone();
     let parts = partitions.as_array().unwrap().iter();
     assert_eq!(
         parts.map(|part| part["records"].as_u64().unwrap()).sum::<u64>(),
         total
     );
-    // Another stream whose first unit agrees is refused where it differs, and keeps what agrees.
+    // Another stream whose first units are the same is refused at the first unit that differs; the equal ones stay.
     let longer = sent(RECORDS, NDJSON, lines(4 * UNIT_LINES)).key("k");
     let problem = post(&service, &longer).await;
     assert_eq!(
@@ -62,7 +62,7 @@ async fn a_condition_of_a_stream_holds_for_what_its_retry_still_appends() {
     let all = json!({"partition": 0, "first_offset": 5, "last_offset": 4 + total, "records": total});
     assert_eq!(answer, json!({"records": total, "partitions": [all]}));
     replayed(&service, &retry).await;
-    // Where another writer came between the two tries, the rest is not appended behind it.
+    // If another writer appended between the two tries, the rest is not appended behind its records.
     let next = 5 + total;
     break_off(&service, &uri(next), "second", begun, UNIT_LINES).await;
     appended(&service, &sent("/v1/topics/one/records", NDJSON, lines(1))).await;
@@ -136,14 +136,14 @@ async fn a_conditional_stream_goes_on_in_the_partition_of_its_first_try() {
 #[tokio::test]
 async fn a_conditional_stream_does_not_go_on_in_another_partition_where_partitions_were_added() {
     let service = start().await;
-    // A key whose partition of four is another one than of five.
+    // A key whose partition changes when a topic of four partitions gets a fifth.
     let line = |n: usize| format!("{{\"key\":\"k1\",\"value\":{n}}}\n");
     let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
     let uri = format!("{RECORDS}?expected_offset=0");
     let begun: String = (0..UNIT_LINES + 3).map(line).collect();
     break_off(&service, &uri, "k", begun.as_bytes(), UNIT_LINES).await;
     configure(&service, json!({"partitions": 5})).await;
-    // The other partition is as long as the condition wants.
+    // The new partition of the key is as long as the condition expects.
     let fill: String = (0..UNIT_LINES).map(line).collect();
     appended(&service, &sent(RECORDS, NDJSON, fill)).await;
     let problem = refused(

@@ -37,7 +37,7 @@ const BATCH: &str = "application/vnd.apache.kafka.record-batch";
 
 const RECORDS: &str = "/v1/topics/t/records";
 const TO_PARTITION: &str = "/v1/topics/t/partitions/0/records";
-/// A service, and what is stored in it.
+/// A service, with helpers to read what it stored.
 struct Server(Service);
 
 impl Deref for Server {
@@ -87,7 +87,7 @@ impl Server {
         server
     }
 
-    /// With limits that are changed from the default ones.
+    /// With the default limits, changed by `change`.
     fn with(change: impl FnOnce(&mut Limits)) -> Self {
         let mut config = Config::default();
         change(&mut config.limits);

@@ -1,8 +1,8 @@
 //! `expected_offset`, raced by many writers over `kill -9`: at each offset exactly one wins.
 //!
-//! Every writer appends where it believes the end to be, and learns from a 412 where it is. What was answered 200 is there,
-//! at that offset, once; what was refused is not; what was in flight when the server was killed is there once or not at
-//! all, and then where it was expected. An end that was told is never taken back.
+//! Every writer appends at the offset that it believes to be the end, and learns the end from a 412. An append that was
+//! answered 200 is there once, at its offset; a refused one is not there; one that was in flight when the server was
+//! killed is there once, at the expected offset, or not at all. An end that an answer gave never goes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ enum Outcome {
     Unknown(Attempt),
 }
 
-/// What all writers of a round share.
+/// The state that all writers of a round share.
 struct Round<'a> {
     address: SocketAddr,
     stop: &'a AtomicBool,
@@ -43,7 +43,7 @@ struct Round<'a> {
     outcomes: Sender<Outcome>,
 }
 
-/// Appends until the server is gone. `ends` is where the writer believes the partitions to end, and the least that they do.
+/// Appends until the server is gone. `ends` are the ends as the writer knows them: the real ones are not below these.
 fn write(round: &Round<'_>, mut rng: Rng, ends: &mut [u64]) {
     let Ok(mut connection) = Connection::open(round.address) else {
         return;
@@ -64,7 +64,7 @@ fn write(round: &Round<'_>, mut rng: Rng, ends: &mut [u64]) {
         let body = format!(r#"{{"records":[{}]}}"#, records.join(","));
         let outcome = match connection.request("POST", &path, "application/json", body.as_bytes()) {
             Err(_) => {
-                // That the server is gone is what everybody waits for.
+                // The server is gone, as every writer expects in the end.
                 let _ = round.outcomes.send(Outcome::Unknown(attempt));
                 return;
             }
@@ -80,7 +80,7 @@ fn write(round: &Round<'_>, mut rng: Rng, ends: &mut [u64]) {
             Ok(answer) => {
                 let problem = answer.refusal(412, "offset-mismatch", "none");
                 let end = problem["end_offset"].as_u64().expect("the end");
-                // Whoever believed in this end was told so by an answer, which is not taken back.
+                // An earlier answer gave this end, and an end never goes back.
                 assert!(end > attempt.expected, "{attempt:?}: the end went back to {end}");
                 ends[partition as usize] = end;
                 Outcome::Lost(attempt)

@@ -1,4 +1,4 @@
-//! NDJSON uploads: units, lines that are wrong, connections and servers that end.
+//! NDJSON uploads: units, wrong lines, and connections and servers that end.
 
 use super::*;
 
@@ -50,7 +50,7 @@ async fn a_bad_line_ends_the_upload_after_the_lines_before_it() {
             let answer = server.ndjson(RECORDS, streamed(body.as_bytes(), chunk)).await;
             let expected = json!({"pointer": pointer, "line": 4, "accepted": 2, "outcome": "partial"});
             has(&answer.problem(status, code), expected);
-            // The lines before it are in, those after it are not.
+            // The lines before it are stored, those after it are not.
             assert_eq!(server.stored("t", 1).len(), before + 2);
         }
     }
@@ -65,7 +65,7 @@ async fn a_bad_first_line_leaves_nothing() {
     assert!(server.stored("t", 0).is_empty());
 }
 
-/// Lines of several units: by bytes, by count of lines, and one that is a unit by itself.
+/// Lines that make several units: ended by bytes, by the number of lines, and by a line that is a unit by itself.
 pub(super) fn many_lines() -> (Vec<u8>, usize) {
     let mut body = Vec::new();
     let mut records = 0;
@@ -165,7 +165,7 @@ async fn a_unit_that_fails_says_what_is_in() {
     let log = server.app.log.clone();
     let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from("{}\n".repeat(25_000)))]);
     let then = stream::once(async move {
-        // By now two units are on their way or in.
+        // By now two units are in flight or stored.
         let partition = log.topic("t").unwrap().partition(0).unwrap();
         let mut partition = partition.wait_for(Offset::new(9_999));
         std::future::poll_fn(|context| std::pin::Pin::new(&mut partition).poll(context)).await;
@@ -195,7 +195,7 @@ async fn a_server_that_stops_ends_an_upload_that_waits() {
     has(&problem, json!({"accepted": 10_000, "outcome": "partial"}));
 }
 
-/// A long upload never waits for its client here: all that it reads is in memory. One thread runs it and everybody else.
+/// This long upload never waits for its client: its whole input is in memory. One thread runs it and everything else.
 #[tokio::test]
 async fn an_upload_that_never_waits_lets_others_run_and_ends_with_the_server() {
     const CHUNKS: usize = 10_000;

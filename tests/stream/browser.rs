@@ -49,7 +49,7 @@ impl Browser {
                 "--disable-gpu",
                 "--disable-dev-shm-usage",
             ])
-            // Keeps it open once the page has loaded.
+            // Keeps the browser open after the page has loaded.
             .arg("--remote-debugging-port=0")
             .arg(format!("--user-data-dir={}", profile.display()))
             .arg(url)
@@ -73,7 +73,7 @@ impl Drop for Browser {
 fn serve_page(listener: TcpListener, page: String) -> Receiver<Value> {
     let (sender, reports) = channel();
     let report = move |report: String| {
-        // Nobody listens in the end.
+        // The receiver is gone when the test ends.
         let _ = sender.send(serde_json::from_str(&report).expect("JSON"));
         std::future::ready(())
     };
@@ -92,7 +92,7 @@ fn serve_page(listener: TcpListener, page: String) -> Receiver<Value> {
     reports
 }
 
-/// Starts the server where the page expects it, for a page of this origin.
+/// Starts the server at the address that the page expects, for a page of this origin.
 fn start(data: &Path, address: SocketAddr, origin: &str) -> Server {
     let settings = [
         ("QUIPU_CORS_ORIGINS", origin),
@@ -112,7 +112,7 @@ fn produce(server: &Server, topic: &str, values: std::ops::Range<u64>) {
     }
 }
 
-/// The first report of which this holds.
+/// The first report for which this holds.
 #[track_caller]
 fn wait_for(reports: &Receiver<Value>, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
@@ -139,7 +139,7 @@ fn a_browsers_event_source_goes_on_where_it_was_when_the_server_was_killed_or_st
     let data = dir.path().join("data");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let origin = format!("http://{}", listener.local_addr().expect("it listens"));
-    // A port that is free now, and taken by the server for as long as the test lasts.
+    // A port that is free now; the server uses it for as long as the test lasts.
     let address = TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .expect("a port");
@@ -153,7 +153,7 @@ fn a_browsers_event_source_goes_on_where_it_was_when_the_server_was_killed_or_st
     wait_for(&reports, "the first records", |report| count(report, "live") == 5);
     produce(&server, "t", 5..10);
     wait_for(&reports, "live ones", |report| count(report, "live") == 10);
-    // A replay that was told everything asks once more, and is told to stop asking.
+    // A replay that has got everything asks once more, and is told to stop asking.
     let report = wait_for(&reports, "the replay's end", |report| report["closed"] == true);
     assert_eq!((&report["replayed"], &report["ended"]), (&json!(7), &json!(1)));
     for (restart, last) in [(false, 15), (true, 20)] {

@@ -1,4 +1,4 @@
-//! Live tails: what comes, when it comes, and how an idle stream stays alive.
+//! Live tails: new records, the times when they come, and how an idle stream stays alive.
 
 use super::*;
 
@@ -55,7 +55,7 @@ async fn a_record_dated_after_until_is_left_out_also_where_it_came_before_that_m
     append(&service, "t", 0, &[1000]);
     let mut live = live_events(&service, "follow=true&speed=1&until=3000").await;
     assert_eq!(live.next_places().await, ["0/0"]);
-    // Both are there when the clock ends the stream; the first is not due yet, the second lies behind the end.
+    // Both are stored when the clock ends the stream; the first is not due yet, the second is after the end.
     append(&service, "t", 0, &[2500, 9000]);
     service.set_time(3000);
     let (rest, is_whole) = live.rest().await;
@@ -83,15 +83,15 @@ async fn partitions_that_are_added_join_from_their_beginning() {
         let event = live.next_events().await.pop().unwrap();
         let found = places(&records(std::slice::from_ref(&event)));
         assert_eq!(found, [format!("0/{before}")]);
-        // Who comes back with a cursor from before gets them as well, from their beginning.
+        // A client that resumes with an earlier cursor gets the added partitions as well, from their beginning.
         let found = places_after(&service, T, &events[0].id).await;
         assert_eq!(found, [format!("0/{before}")]);
         let mut chosen = chosen;
         let events = chosen.next_events().await;
-        // Only what was chosen.
+        // A stream over chosen partitions gets only those.
         assert_eq!(places(&records(&events)), [format!("0/{before}")]);
     }
-    // A cursor does not have what was added later: from the beginning, without follow too.
+    // A cursor lacks partitions that were added later: they are read from their beginning, without `follow` too.
     let (events, _) = replay_events(&service, &format!("{T}?partitions=0"), "").await;
     let found = places_after(&service, T, &events.last().unwrap().id).await;
     assert_eq!(found, ["2/0", "4/0"]);
@@ -106,14 +106,14 @@ async fn an_idle_stream_says_every_fifteen_seconds_that_it_is_alive_and_where_it
     let heartbeat = live.chunk().await.unwrap().unwrap();
     assert_eq!(heartbeat, b": \n\n", "nothing has moved");
     assert_eq!(began.elapsed().as_secs(), 15);
-    // Read and not wanted: the client does not see it, and knows that it need not be read again.
+    // Records that the filter does not want: the client does not see them, but its cursor moves past them.
     append(&service, "t", 0, &[1, 2, 3]);
     let heartbeat = live.chunk().await.unwrap().unwrap();
     assert_eq!(live.reader.feed(&heartbeat), []);
     assert_eq!(live.reader.comments, 1);
     let id = live.reader.last_id.clone();
     assert!(!id.is_empty());
-    // Nothing has moved since.
+    // The cursor has not moved since.
     assert_eq!(live.chunk().await.unwrap().unwrap(), b": \n\n");
     assert_eq!(began.elapsed().as_secs(), 45);
     drop(live);
@@ -142,7 +142,7 @@ async fn a_replay_at_a_speed_has_the_pace_of_its_timestamps() {
         }
         assert_eq!(times, [0, 100, 200, 200], "in hundredths of a second");
     }
-    // Silent for hours: still alive.
+    // The stream is silent for hours and still alive.
     append(&service, "t", 1, &[1_000_000_000]);
     let mut live = live_events(&service, "speed=1&from=180000").await;
     let mut comments = 0;

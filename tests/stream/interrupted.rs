@@ -1,4 +1,4 @@
-//! Streams that lose records, their topic or the server: what their clients are told.
+//! Streams that lose records, their topic or the server, and what their clients get to know.
 
 use super::*;
 
@@ -17,14 +17,14 @@ async fn what_retention_took_from_a_reader_is_a_gap_that_it_is_told_of() {
             json!({"topic": "t", "partition": 0, "from_offset": 1, "until_offset": 3, "reason": "trimmed"});
         assert_eq!(events[0].json(), expected);
         assert_eq!(places(&records(&events)), ["0/3", "1/0"]);
-        // Told once.
+        // The gap is reported once.
         let (events, _) = replay_events(&service, &format!("{T}{query}"), &events[0].id).await;
         assert_eq!(events.iter().filter(|event| event.name == "gap").count(), 0);
         assert_eq!(records(&events).len(), 2);
     }
     let problem = refused(&service, &format!("from={id}"), 410, "offset-trimmed").await;
     has(&problem, json!({"log_start_offset": 3, "partition": 0}));
-    // Who has not begun has lost nothing.
+    // A client that has not begun has lost nothing.
     assert_eq!(replay(&service, "").await, ["0/3", "1/0"]);
 }
 
@@ -86,7 +86,7 @@ async fn a_follower_of_a_topic_that_is_deleted_is_told_so() {
     assert!(!lines.rest().await.1);
 }
 
-/// Ten batches of one record in partition 0, of which that at offset 4 is damaged.
+/// Ten batches of one record in partition 0; the one at offset 4 is damaged.
 async fn damaged() -> Service {
     let service = service(2).await;
     for n in 0..10 {
@@ -117,7 +117,7 @@ async fn damage_is_a_problem_before_the_first_record_and_breaks_lines_off_behind
         assert_error(last, "corrupt-data");
         assert_eq!(last.json()["damaged_until_offset"], 5);
         assert_eq!(reader.last_id, last.id);
-        // What comes next is the damage.
+        // The next record is the damaged one.
         let answer = service.get(&format!("{uri}&partitions=0&from={}", last.id)).await;
         answer.problem(500, "corrupt-data");
         let (events, _) = replay_events(&service, &format!("{uri}&partitions=0"), &last.id).await;
@@ -185,14 +185,14 @@ async fn a_server_that_stops_ends_followers_at_once_and_lets_replays_finish() {
     lines.next_lines().await;
     events.next_events().await;
     service.app.stopping.send_replace(true);
-    // Lines that were to go on for ever break off.
+    // Streams of lines that would go on for ever break off.
     assert!(!lines.rest().await.1);
     assert!(!paced.rest().await.1);
     for live in [events, busy, paced_events] {
         let (bytes, is_clean) = live.rest().await;
         assert!(is_clean);
         let text = String::from_utf8(bytes).unwrap();
-        // Neither an error nor the end: it is asked again.
+        // It has neither an error nor an end event, so the client asks again.
         assert!(!text.contains("event: e"));
     }
     let (bytes, is_clean) = replay.rest().await;

@@ -9,7 +9,7 @@ async fn the_last_records_are_the_newest_of_all_partitions_in_the_order_of_the_s
     append(&service, "t", 1, &[5, 29, 35]);
     for (query, expected) in [
         ("last=1", &["0/3"][..]),
-        // The record of 20 came behind that of 30.
+        // The record with timestamp 20 was appended after the one with 30.
         ("last=3", &["0/2", "0/3", "1/2"]),
         ("last=3&order=timestamp", &["0/2", "1/2", "0/3"]),
         ("last=100", &["0/0", "0/1", "0/2", "0/3", "1/0", "1/1", "1/2"]),

@@ -82,7 +82,7 @@ async fn replay(service: &Service, query: &str) -> Vec<String> {
     ))
 }
 
-/// Refused: with 400 for a parameter, else with a code.
+/// Checks for a refusal: a 400 that names a parameter, or another status with a code.
 async fn refused(service: &Service, query: &str, status: u16, what: &str) -> Value {
     let answer = service.get(&format!("{T}?{query}")).await;
     match status {
@@ -96,7 +96,7 @@ async fn live_events(service: &Service, query: &str) -> Live {
     Live::open(service, &format!("{T}?{query}"), &[("accept", EVENTS)]).await
 }
 
-/// The places of a whole stream of events behind one.
+/// The places of a whole stream of events after the given event.
 async fn places_after(service: &Service, uri: &str, last_event_id: &str) -> Vec<String> {
     places(&records(&replay_events(service, uri, last_event_id).await.0))
 }
@@ -165,7 +165,7 @@ impl Live {
         }
     }
 
-    /// What comes next that is not empty; `None` at a clean end, an error where it breaks off.
+    /// The next chunk that is not empty; `None` at a clean end, an error if the stream breaks off.
     async fn chunk(&mut self) -> Option<Result<Vec<u8>, axum::Error>> {
         loop {
             match self.body.next().await? {
@@ -210,7 +210,7 @@ impl Live {
         }
     }
 
-    /// Reads to the end: what came, and whether it ended cleanly.
+    /// Reads to the end; returns the bytes, and whether it ended cleanly.
     async fn rest(mut self) -> (Vec<u8>, bool) {
         let mut all = self.text;
         loop {
@@ -291,11 +291,11 @@ async fn a_stream_of_events_goes_on_behind_any_of_its_events_with_nothing_lost_a
             let first = event.id.chars().next();
             assert!(first.is_some_and(|c| c.is_ascii_alphabetic()), "{event:?}");
             if at + 2 >= all.len() {
-                // Nothing is left.
+                // Nothing is left after the last ones.
                 continue;
             }
             let (rest, _) = replay_events(&service, &uri, &event.id).await;
-            // In no order, partitions may come in other turns.
+            // Without an order, the turns of the partitions may differ.
             let of_partition = |events: &[Event]| {
                 let mut sorted: BTreeMap<String, Vec<Value>> = BTreeMap::new();
                 for record in records(events) {
@@ -331,7 +331,7 @@ async fn it_begins_at_words_times_and_cursors() {
     assert_eq!(replay(&service, "").await.len(), 5);
     assert_eq!(replay(&service, "from=earliest").await.len(), 5);
     assert_eq!(replay(&service, "from=latest").await, [""; 0]);
-    // A running maximum: the first at or after it, and everything behind that.
+    // Begins at the first record at or after the time, and goes on with everything behind it.
     assert_eq!(replay(&service, "from=20").await, ["0/1", "0/2", "0/3"]);
     assert_eq!(replay(&service, "from=1970-01-01T00:00:00.040Z").await, ["0/3"]);
     assert_eq!(replay(&service, "from=41").await, [""; 0]);
@@ -358,13 +358,13 @@ async fn it_ends_before_the_first_record_at_or_after_until() {
         assert_eq!(until("until=1000").await.len(), 7);
         assert_eq!(until("until=latest").await.len(), 7);
         assert_eq!(until("until=0").await, [""; 0]);
-        // It ends before it begins.
+        // The end lies before the beginning.
         assert_eq!(until("from=30&until=11").await, [""; 0]);
         assert_eq!(until("from=20&until=40").await, ["0/1", "0/2", "1/1", "1/2"]);
-        // Followed or not, what is over is over.
+        // A stream whose end has passed ends, with `follow` too.
         assert_eq!(until("until=30&follow=true").await, ["0/0", "1/0", "1/1"]);
         assert_eq!(until("until=latest&follow=true").await.len(), 7);
-        // That time has passed.
+        // That time is in the past.
         assert_eq!(until("until=1000&follow=true").await.len(), 7);
     }
 }
@@ -404,7 +404,7 @@ async fn partitions_are_chosen_by_number() {
     ] {
         service.get(&uri).await.invalid("partitions");
     }
-    // A cursor that has others leaves them alone.
+    // A cursor may have other partitions: they are ignored.
     let (events, _) = replay_events(&service, &format!("{T}?partitions=1,2"), "").await;
     let found = places_after(&service, &format!("{T}?partitions=2,3"), &events[0].id).await;
     assert_eq!(found, ["2/0", "3/0"]);
@@ -420,7 +420,7 @@ async fn a_stream_over_several_topics_names_the_topic_of_each_record() {
     let answer = expect(service.get("/v1/records?topics=u,t&order=timestamp"), 200).await;
     let place = |r: &Value| format!("{}{}/{}", r["topic"], r["partition"], r["offset"]).replace('"', "");
     let of: Vec<String> = lines(&answer).iter().map(place).collect();
-    // At one time in the order of topics.
+    // Equal timestamps come in the order of topics.
     assert_eq!(of, ["u0/0", "t0/0", "u1/0", "t0/1"]);
     assert!(answer.text().starts_with(r#"{"topic":"u","partition":0,"#));
     let alone = service.get("/v1/records?topics=t").await;
@@ -464,7 +464,7 @@ async fn records_of_several_partitions_come_by_time_and_those_of_one_in_their_or
     assert_eq!(found, ["0/0", "0/1", "0/2", "1/0", "1/1", "2/0", "2/1"]);
 }
 
-/// What damages the whole log of a partition.
+/// Damages the whole log of a partition.
 fn destroy(dir: &std::path::Path, partition: u32) {
     let path = dir.join(format!("topics/t/{partition}/00000000000000000000.log"));
     let mut bytes = std::fs::read(&path).unwrap();
@@ -472,7 +472,7 @@ fn destroy(dir: &std::path::Path, partition: u32) {
     std::fs::write(&path, bytes).unwrap();
 }
 
-/// A topic of three partitions with records of two keys, placed by key, and which partitions these are.
+/// A topic of three partitions with records of two keys, placed by key; and the partitions of the two keys.
 async fn keyed() -> (Service, [u32; 2]) {
     let service = service(3).await;
     let homes = ["a", "b"].map(|key| quipu::formats::partitioner::partition_of_key(key.as_bytes(), 3));
@@ -491,7 +491,7 @@ async fn a_key_is_read_from_its_partition_alone_where_the_topic_is_placed_by_key
     assert_eq!(found, [format!("{a}/0"), format!("{a}/1")]);
     assert_eq!(replay(&service, "key=a&order=timestamp").await.len(), 2);
     refused(&service, "key=b", 500, "corrupt-data").await;
-    // A record of any key elsewhere, and the others have to be looked at.
+    // One keyed record outside its key's partition, and all partitions must be read.
     let body = json!({"records": [{"key": "a", "value": 1,
         "partition": (0..3).find(|p| *p != a && *p != b).unwrap()}]});
     produce(&service, body).await;
@@ -530,7 +530,7 @@ async fn with_follow_a_key_is_watched_in_all_partitions() {
     produce(&service, body).await;
     let events = live.next_events().await;
     assert_eq!(places(&records(&events)), [format!("{b}/3")]);
-    // The cursor knows how far the others were.
+    // The cursor has the places of the other partitions too.
     append_keyed(&service, "t", a, Some("a"), &[4]);
     let headers = [("accept", EVENTS), ("last-event-id", &*events[0].id)];
     let uri = format!("{T}?key=a&follow=true");
@@ -556,7 +556,7 @@ async fn who_was_told_everything_and_asks_again_is_told_that_nothing_is_left() {
         let answer = expect(service.get_with(&uri, &headers), 204).await;
         assert_eq!(answer.body.len(), 0);
         assert_eq!(answer.header("cache-control"), Some("no-store"));
-        // By `from` it is an empty stream like any other, and so it is for lines.
+        // With `from` it is an empty stream like any other; the same holds for lines.
         let sign = if query.is_empty() { "?" } else { "&" };
         let (events, _) = replay_events(&service, &format!("{uri}{sign}from={}", end.id), "").await;
         assert_eq!(events.len(), 1);
@@ -581,7 +581,7 @@ async fn a_cursor_of_something_else_is_refused_and_one_of_a_topic_that_is_gone_h
     let ask = |service: &Service, uri: &str, id: &str| {
         let headers = [("accept", EVENTS), ("last-event-id", id)];
         let request = service.get_with(uri, &headers);
-        // The borrow ends here: each is asked by itself.
+        // Completed here, so that the borrow of the headers ends.
         futures_util::FutureExt::now_or_never(request)
     };
     let answer = ask(&service, "/v1/topics/u/records", &id).unwrap();
@@ -590,14 +590,14 @@ async fn a_cursor_of_something_else_is_refused_and_one_of_a_topic_that_is_gone_h
         let uri = format!("{uri}&from={id}");
         service.get(&uri).await.invalid("from");
     }
-    // One topic by another path is the same stream.
+    // One topic under another path is the same stream.
     let found = lines(&service.get(&format!("/v1/records?topics=t&from={id}")).await).len();
     assert_eq!(found, 1);
     let other = Service::new();
     topic(&other, "t", 1).await;
     append(&other, "t", 0, &[1, 2]);
     other.get(&format!("{T}?from={id}")).await.invalid("from");
-    // Behind the end of a log that was put back.
+    // A cursor beyond the end, as after an older backup is restored.
     let (far, _) = replay_events(&service, T, "").await;
     let service = {
         let end = far.last().unwrap().id.clone();
@@ -629,7 +629,7 @@ async fn cursors_are_good_over_restarts() {
     assert_eq!(places_after(&service, T, &events[0].id).await, ["0/1", "1/0"]);
 }
 
-/// A partition with so much in it that its replay takes several chunks.
+/// A topic with so many records that their replay takes several chunks.
 async fn large() -> Service {
     let service = service(2).await;
     let value = format!("\"{}\"", "x".repeat(1000));
@@ -659,7 +659,7 @@ async fn representations_methods_and_headers_are_those_of_the_contract() {
         let found = answer.header("x-accel-buffering");
         assert_eq!(found, (wanted == EVENTS).then_some("no"));
     }
-    // What comes late is not held back by a proxy, whatever it is written as.
+    // Proxies are told not to hold back a live stream, in any format.
     for query in ["follow=true", "speed=1"] {
         let live = service.head(&format!("{T}?{query}")).await;
         assert_eq!(live.header("x-accel-buffering"), Some("no"), "{query}");
@@ -703,7 +703,7 @@ async fn a_stream_is_over_at_most_256_partitions() {
     topic(&service, "w", 1).await;
     let answer = service.get("/v1/records?topics=u,v,w").await;
     answer.problem(400, "invalid-request");
-    // A follower that would have too many is told.
+    // A follower whose topics get too many partitions gets an error.
     let uri = "/v1/records?topics=u,v&follow=true";
     let mut live = Live::open(&service, uri, &[("accept", EVENTS)]).await;
     expect(service.patch("/v1/topics/v", json!({"partitions": 2})), 200).await;
@@ -789,7 +789,7 @@ async fn a_record_of_megabytes_is_a_chunk_by_itself() {
 async fn a_client_that_reads_nothing_has_nothing_read_for_it() {
     let service = large().await;
     let live = Live::open(&service, &format!("{T}?follow=true"), &[]).await;
-    // What is counted is what was handed to the connection: the first chunk.
+    // The counter has what was handed to the connection: the first chunk.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -1,8 +1,8 @@
 //! Streams that are cut off, anywhere and by anything: a client that resumes loses nothing and gets nothing twice.
 //!
-//! A client reads Server-Sent Events off a bare socket and hangs up after any number of bytes; between two connections the
-//! server is stopped, killed, started again, or given partitions, while producers go on. What it has in the end is held
-//! against what the partitions hold.
+//! A client reads Server-Sent Events from a bare socket and hangs up after any number of bytes. Between two connections
+//! the server is stopped, killed, started again, or given partitions, while producers go on. In the end the client's
+//! records are compared with those in the partitions.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
@@ -29,7 +29,7 @@ const TEXTS: [&str; 5] = ["plain", "naïve", "漢字", "🦀 crab", "line\\nbrea
 #[derive(Default)]
 struct Unchunked {
     line: Vec<u8>,
-    /// Bytes left of the chunk, and of the line break behind it.
+    /// Bytes left of the chunk and of the line break after it.
     left: usize,
     is_over: bool,
 }
@@ -38,7 +38,7 @@ impl Unchunked {
     fn feed(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut body = Vec::new();
         for &byte in bytes {
-            // Something follows the last chunk.
+            // After the last chunk only line breaks may follow.
             assert!(!self.is_over || byte == b'\r' || byte == b'\n');
             if self.left > 0 {
                 if self.left > 2 {
@@ -61,7 +61,7 @@ impl Unchunked {
     }
 }
 
-/// What a client asks for.
+/// The stream that a client asks for.
 #[derive(Clone, Debug)]
 struct Wish {
     path: String,
@@ -110,7 +110,7 @@ impl Wish {
 struct Client {
     reader: EventReader,
     got: BTreeMap<(String, u64), Vec<Value>>,
-    /// It was answered that nothing is left.
+    /// The last answer said that nothing is left.
     is_told_all: bool,
 }
 
@@ -141,7 +141,7 @@ impl Client {
             503 => return,
             other => panic!("{other} for {wish:?}"),
         }
-        // What is all there at once has a length instead.
+        // An answer that is complete at once has a length instead of chunks.
         let mut chunks = (head.header("transfer-encoding") == Some("chunked")).then(Unchunked::default);
         if let Some(length) = head.header("content-length") {
             most = most.min(length.parse().expect("a number"));
@@ -189,7 +189,7 @@ impl Client {
     }
 }
 
-/// Produces until it is told to stop, whatever becomes of the server.
+/// Produces until it must stop, whatever happens to the server.
 fn produce(address: &Mutex<SocketAddr>, stop: &AtomicBool, partitions: &Mutex<[u64; 2]>, mut rng: Rng) {
     let mut number = 0;
     while !stop.load(Ordering::SeqCst) {
@@ -209,14 +209,14 @@ fn produce(address: &Mutex<SocketAddr>, stop: &AtomicBool, partitions: &Mutex<[u
         let body = json!({ "records": records }).to_string();
         let path = format!("/v1/topics/{}/records", TOPICS[topic]);
         let address = *address.lock().expect("nobody panics with it");
-        // What comes of it is not looked at: what the partitions hold in the end counts.
+        // The result does not matter: only the records in the partitions count in the end.
         let _ = Connection::open(address).and_then(|mut connection| {
             connection.request("POST", &path, "application/json", body.as_bytes())
         });
     }
 }
 
-/// Everything that a wish is about, by partition.
+/// All records that a wish should return, by partition.
 fn truth(server: &Server, wish: &Wish) -> BTreeMap<(String, u64), Vec<Value>> {
     let mut all = BTreeMap::new();
     for topic in &wish.topics {
@@ -308,7 +308,7 @@ fn one_life(rng: &mut Rng, data: &Path) {
         ..wish
     };
     let mut most = 1000;
-    // Whatever it was told while producers went on.
+    // Ignore what it was told while producers were running.
     client.is_told_all = false;
     while !client.is_told_all {
         client.read(server.address, &last, most);
@@ -377,11 +377,11 @@ fn lines_that_are_cut_off_in_the_middle_never_look_complete() {
         connection.stream.read_exact(&mut some).expect("a record");
         let mut chunks = Unchunked::default();
         let mut bytes = chunks.feed(&some).len();
-        // A follower that has read all is idle when the server stops.
+        // A follower that has read everything is idle when the server stops.
         let mut rest = Vec::new();
         if is_killed {
             server.kill();
-            // Broken in any way, or at an end without a final chunk.
+            // It breaks in any way, or ends without a final chunk.
             let _ = connection.stream.read_to_end(&mut rest);
         } else {
             let reading = std::thread::spawn(move || {
@@ -395,7 +395,7 @@ fn lines_that_are_cut_off_in_the_middle_never_look_complete() {
         let is_over = chunks.is_over;
         assert!(!is_over, "{bytes} bytes of {query:?} end as if they were all");
     }
-    // And one that is complete does.
+    // A complete answer does end with a final chunk.
     let server = Server::start_with_settings(&data, SETTINGS);
     let answer = server.connect().get("/v1/topics/t/records");
     assert_eq!(answer.body.iter().filter(|byte| **byte == b'\n').count(), 12_000);

@@ -1,6 +1,6 @@
-//! What a client sends and gets: a connection over a bare socket, and the answer, whether it came over a socket or from a router.
+//! The client side of a test: a connection over a bare socket, and an answer, from a socket or from a router.
 //!
-//! The connection is a bare socket, so that a test can also hang up, stall and send what no client library would.
+//! The connection is a bare socket, so that a test can also hang up, stall, and send what no client library would send.
 
 use std::borrow::Borrow;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -62,14 +62,14 @@ impl Answer {
         self.json_with_status(200)
     }
 
-    /// The same for a request that the service has not seen before.
+    /// The same, for a request that the service has not answered before.
     #[track_caller]
     pub fn appended(&self) -> Value {
         assert_eq!(self.header("idempotency-replayed"), None);
         self.ok()
     }
 
-    /// The same for one that it has answered before.
+    /// The same, for a request that the service has answered before.
     #[track_caller]
     pub fn replayed(&self) -> Value {
         assert_eq!(self.header("idempotency-replayed"), Some("true"));
@@ -82,7 +82,7 @@ impl Answer {
         self.json_with_status(201)
     }
 
-    /// Its status and type, and that no cache keeps it.
+    /// Checks the status, the type, and that no cache keeps it.
     #[track_caller]
     fn check_head(&self, status: u16, content_type: &str) {
         assert_eq!(self.status, status, "{}", self.shown());
@@ -357,7 +357,7 @@ impl Connection {
 fn bad(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("not HTTP: {what:?}"))
 }
-/// A stored record as an NDJSON fetch gives it, with the value's bytes as they came.
+/// A stored record from an NDJSON fetch, with the bytes of its value as they are.
 #[derive(serde::Deserialize)]
 pub struct Fetched {
     pub partition: u32,
@@ -367,7 +367,7 @@ pub struct Fetched {
     pub value: Box<serde_json::value::RawValue>,
 }
 
-/// Reads a partition from `offset` to its end as NDJSON and hands over each record.
+/// Reads a partition from `offset` to its end as NDJSON and passes on each record.
 pub fn read_partition(
     connection: &mut Connection,
     topic: &str,

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use quipu_segments::{Clock, Monotonic, SystemClock, TimestampMs};
 
-/// Where [`HandClock::standing`] stands.
+/// The time of [`HandClock::standing`].
 pub const NOW: i64 = 1_700_000_000_000;
 const NOT_SET: i64 = i64::MIN;
 
 /// A clock that stands still until it is moved, or one that runs as the system's does until its wall time is set.
 pub struct HandClock {
     wall: AtomicI64,
-    /// What gives the monotonic time; without it that is what has passed since [`NOW`].
+    /// The source of the monotonic time; without it, the monotonic time is the time since [`NOW`].
     system: Option<SystemClock>,
 }
 

@@ -34,7 +34,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Returns when a sync waits.
+    /// Returns once a sync waits.
     pub fn wait_until_felt(&self) {
         let mut state = self.state.lock().unwrap();
         while state.1 == 0 {
@@ -43,7 +43,7 @@ impl Gate {
     }
 }
 
-/// Opens the gate again, also where a check fails: nobody is to wait for ever.
+/// Opens the gate when dropped, also when a check fails, so that nothing waits for ever.
 pub struct Closed<'a>(pub &'a Gate);
 
 impl Drop for Closed<'_> {
@@ -52,7 +52,7 @@ impl Drop for Closed<'_> {
     }
 }
 
-/// The real disk, but for syncs of journal files.
+/// The real disk, except for syncs of journal files.
 pub struct Gated {
     disk: RealDisk,
     gate: Arc<Gate>,

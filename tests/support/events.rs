@@ -1,4 +1,4 @@
-//! A reader of Server-Sent Events, as the standard has it (WHATWG HTML, section 9.2.6), fed in pieces of any size.
+//! A reader of Server-Sent Events by the standard (WHATWG HTML, section 9.2.6), fed in pieces of any size.
 
 use serde_json::Value;
 
@@ -17,10 +17,10 @@ impl Event {
     }
 }
 
-/// What an `EventSource` keeps.
+/// The state of an `EventSource`.
 #[derive(Clone, Debug, Default)]
 pub struct EventReader {
-    /// Bytes of a line that is not all there.
+    /// The bytes of an unfinished line.
     line: Vec<u8>,
     name: String,
     data: String,
@@ -32,7 +32,7 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// A new connection: what was half read is forgotten, the last event ID is not.
+    /// A new connection: forgets what was half read, but keeps the last event ID.
     pub fn reconnected(&mut self) {
         *self = Self {
             last_id: self.last_id.clone(),

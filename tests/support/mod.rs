@@ -1,6 +1,6 @@
-//! The one harness of the tests: a service in this process ([`service`]) or the real binary in its own ([`process`]), a clock that is
-//! moved by hand ([`clock`]), a disk that hangs ([`disk`]), a client over a bare socket and what it is answered ([`client`]), and a
-//! reader of Server-Sent Events ([`events`]).
+//! The one harness of the tests: a service in this process ([`service`]) or the real binary in its own ([`process`]), a
+//! clock that a test moves by hand ([`clock`]), a disk that hangs ([`disk`]), a client over a bare socket and its
+//! answers ([`client`]), and a reader of Server-Sent Events ([`events`]).
 //!
 //! Every wait is bounded by [`PATIENCE`]: it ends a test that hangs and decides nothing else.
 #![allow(
@@ -41,7 +41,7 @@ pub fn anonymous_bytes(process: &str) -> u64 {
 pub struct Rng(u64);
 
 impl Rng {
-    /// Seeded by `QUIPU_TEST_SEED` or the time, and says so.
+    /// Seeded by `QUIPU_TEST_SEED` or the time; prints the seed.
     pub fn from_environment(test: &str) -> Self {
         let seed = std::env::var("QUIPU_TEST_SEED").ok().map_or_else(
             || {

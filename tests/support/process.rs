@@ -57,8 +57,8 @@ impl Server {
         Self::try_start(data, command).unwrap_or_else(|log| panic!("no start; the log says:\n{log}"))
     }
 
-    /// The same with any command that ends in being the binary, to which its arguments are added; `Err` with its log and
-    /// how it ended where it did before it was ready.
+    /// The same with any command that becomes the binary in the end; the arguments of the binary are appended to it.
+    /// `Err` with the log and the exit status, if it ended before it was ready.
     pub fn try_start(data: &Path, mut command: Command) -> Result<Self, String> {
         remove_settings(&mut command);
         let log = data.with_extension("log");
@@ -117,7 +117,7 @@ impl Server {
         self.child.try_wait().expect("it was started here")
     }
 
-    /// SIGTERM, and how it then ends.
+    /// Sends SIGTERM; returns how the process ends.
     pub fn terminate(mut self) -> ExitStatus {
         // It may have ended by itself.
         let _ = self.try_signal(Signal::TERM);
@@ -181,7 +181,7 @@ impl Server {
         assert!(status.success(), "ended with {status}; the log says:\n{log}");
     }
 
-    /// How it ends by itself.
+    /// Waits until it ends by itself; returns how.
     pub fn wait(&mut self) -> ExitStatus {
         let begin = Instant::now();
         loop {
@@ -210,7 +210,7 @@ impl Drop for Server {
     }
 }
 
-/// What is set where the tests run is not meant for the servers that they start.
+/// Removes the settings of the tests' own environment, which are not meant for the servers that they start.
 fn remove_settings(command: &mut Command) {
     let given: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
     for (name, _) in std::env::vars_os() {

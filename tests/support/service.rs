@@ -1,4 +1,4 @@
-//! A service in this process over a data directory of its own, asked through its router as a connection would.
+//! A service in this process over a data directory of its own, called through its router as a connection would call it.
 
 use std::borrow::Borrow;
 use std::panic::Location;
@@ -57,7 +57,7 @@ impl Service {
         Self::over(temporary(), config, HandClock::standing())
     }
 
-    /// The same over a data directory that is there already.
+    /// The same over an existing data directory.
     pub fn in_dir(dir: TempDir) -> Self {
         Self::over(dir, Config::default(), HandClock::standing())
     }
@@ -80,7 +80,7 @@ impl Service {
         self.restart_after(|_| {})
     }
 
-    /// Closes the log, lets `change` do what it wants to the data directory, and opens it again.
+    /// Closes the log, lets `change` change the data directory, and opens the log again.
     pub fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
         let Self {
             app,
@@ -209,7 +209,7 @@ impl Service {
         appended.expect("the disk works").base_offsets[0]
     }
 
-    /// Appends `count` records, each with the value `{"n":…}` from `first` on and the timestamp 1000 times that.
+    /// Appends `count` records with the values `{"n":…}`, counted from `first`, and 1000 times that as timestamps.
     pub fn append_numbers(&self, topic: &str, index: u32, first: u64, count: u64) {
         let values: Vec<String> = (first..first + count).map(|n| format!("{{\"n\":{n}}}")).collect();
         let rows = values.iter().zip(first..);
@@ -237,7 +237,7 @@ impl Service {
     }
 }
 
-/// A request that goes to a router as it stands.
+/// A request for a router.
 pub fn request(method: Method, uri: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Request<Body> {
     let request = Request::builder().method(method).uri(uri);
     let request = headers
@@ -280,7 +280,7 @@ fn temporary() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-/// Journal files are written out when they are made: small ones, for there are many services in the tests.
+/// Opens a log with small journal files: they are written in full when they are created, and the tests open many logs.
 fn open(dir: &Path, config: &Config, clock: &Arc<HandClock>) -> Log {
     let options = Options {
         journal_file_bytes: 8 << 20,
@@ -292,7 +292,7 @@ fn open(dir: &Path, config: &Config, clock: &Arc<HandClock>) -> Log {
     loop {
         match Log::open_with(Arc::new(RealDisk::new()), clock.clone(), dir, options.clone()) {
             Ok(log) => return log,
-            // A process that another test is starting has the lock of the log before, until it becomes another program.
+            // A process that another test is starting holds the lock of the earlier log until it runs its program.
             Err(Error::Directory(what)) if begin.elapsed() < PATIENCE => {
                 assert!(what.contains("in use"), "{what}");
                 std::thread::yield_now();

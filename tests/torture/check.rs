@@ -1,4 +1,4 @@
-//! What the server serves, held against the history.
+//! Compares what the server serves with the history.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::history::{Counts, Cuts, Held, History, Presence, Sent, State, Topic};
 use crate::records::Id;
 use crate::support::{Connection, Server};
 
-/// What a partition serves.
+/// The content of a partition, as the server serves it.
 struct Served {
     log_start: u64,
     end: u64,
@@ -21,11 +21,11 @@ struct Served {
 
 type Found = BTreeMap<(String, u32), Served>;
 
-/// Where each record of a request was found: its index, and where it is.
+/// Where the records of each request were found: index in the request, partition, offset.
 type Places = HashMap<u64, Vec<(u32, u32, u64)>>;
 
-/// After a restart: everything that was promised is there, and what was in flight is whole or absent. From then on
-/// that counts as seen.
+/// After a restart: checks that everything promised is there, and that what was in flight is whole or absent. From then
+/// on, what is there counts as read.
 pub fn restarted(server: &Server, data: &Path, history: &History, retention_bytes: &BTreeMap<String, u64>) {
     let mut state = history.state();
     let state = &mut *state;
@@ -47,7 +47,7 @@ pub fn restarted(server: &Server, data: &Path, history: &History, retention_byte
                 let found = sent.partitions[id.index as usize];
                 assert_eq!(found, *partition, "{id:?} is in another partition");
             }
-            // Requests of earlier rounds were compared then.
+            // Requests of earlier rounds were checked in their rounds.
             if state.requests.contains_key(&id.request) {
                 let places = of_request.entry(id.request).or_default();
                 places.push((id.index, *partition, *offset));
@@ -78,7 +78,7 @@ pub fn restarted(server: &Server, data: &Path, history: &History, retention_byte
     }
 }
 
-/// While the server runs, after something has failed: what is known to be there is served.
+/// While the server runs, after something has failed: checks that everything known to be stored is served.
 pub fn reads_go_on(server: &Server, history: &History) {
     let state = history.state();
     for ((name, partition), served) in &read_all(server, &state, true) {
@@ -133,14 +133,14 @@ fn check_topics(server: &Server, data: &Path, state: &mut State) {
         topic.presence = Presence::Exists;
     }
     let names = |dir: &str| -> HashSet<String> { ground::names(&data.join(dir)).into_iter().collect() };
-    // What is the log's own is not listed.
+    // The log's own topics are not listed.
     let mut topics = names("topics");
     topics.retain(|name| !name.starts_with("__"));
     assert_eq!(topics, listed, "the directories of topics");
     for dir in ["staging", "deleted"] {
         assert!(names(dir).is_empty(), "{dir} is not empty after a start");
     }
-    // Not more than are kept, whatever happened to the making of one.
+    // No more files than are kept, whatever happened while one was created.
     let journals = names("journal");
     assert!(journals.len() <= 3, "{journals:?}");
 }
@@ -193,7 +193,7 @@ fn read_one(
         )
         .expect("an answer");
         if let Some(trimmed) = page.trimmed {
-            // Retention goes on while it is read: begin again where it begins now.
+            // Retention goes on during the read: begin again at the new log start.
             log_start = trimmed;
             next = trimmed;
             records.clear();
@@ -230,7 +230,7 @@ fn read_one(
     }
 }
 
-/// Whatever was acknowledged at an offset or read is there, once, and the positions have not gone back.
+/// Each record that was acknowledged or read is at its offset, and the log start and the end have not gone back.
 fn check_known(place: (&str, u32), held: &Held, served: &Served) {
     let (before, now) = ((held.log_start, held.end), (served.log_start, served.end));
     assert!(
@@ -250,7 +250,7 @@ fn check_known(place: (&str, u32), held: &Held, served: &Served) {
     }
 }
 
-/// Nothing is deleted but what retention or somebody wanted deleted.
+/// Only retention and trims have deleted records.
 fn check_retention(place: (&str, u32), held: &Held, served: &Served, retention_bytes: Option<&u64>) {
     if served.log_start > held.trim_sent {
         let wanted = retention_bytes.unwrap_or_else(|| panic!("{place:?}: nobody wanted anything deleted"));
@@ -262,7 +262,7 @@ fn check_retention(place: (&str, u32), held: &Held, served: &Served, retention_b
     }
 }
 
-/// Each record once, and those of a client in the order in which it sent them.
+/// Each record is there once, and a client's records are in the order in which it sent them.
 fn check_order(place: (&str, u32), served: &Served) {
     let mut last: HashMap<u32, Id> = HashMap::new();
     for (offset, id) in &served.records {
@@ -274,8 +274,8 @@ fn check_order(place: (&str, u32), served: &Served) {
     }
 }
 
-/// A request that was acknowledged is there whole, one that was refused is not, any other is there up to a place where
-/// it may be cut, over all its partitions. What retention has deleted since counts as there.
+/// An acknowledged request is there whole, a refused one is not there, any other is there up to a place where it may be
+/// cut, over all its partitions. Records that retention has deleted since count as there.
 fn check_request(request: u64, sent: &Sent, found: &[(u32, u32, u64)], state: &State, served: &Found) {
     let total = sent.partitions.len() as u32;
     let mut present: Vec<Option<u64>> = vec![None; sent.partitions.len()];
@@ -294,7 +294,7 @@ fn check_request(request: u64, sent: &Sent, found: &[(u32, u32, u64)], state: &S
         "{request:#x}: {reached} records are there, {may} were accepted"
     );
     let wanted = sent.cuts.next(reached.max(sent.must), total);
-    // From the last to the first, so that the first that is there of each partition is known.
+    // From the last to the first, so that each partition's first present record is known.
     let mut first_present: HashMap<u32, u64> = HashMap::new();
     for index in (0..wanted as usize).rev() {
         let partition = sent.partitions[index];
@@ -308,7 +308,7 @@ fn check_request(request: u64, sent: &Sent, found: &[(u32, u32, u64)], state: &S
             }
             None => {
                 let held = &state.topics[&sent.topic].held[partition as usize];
-                // A unit's records follow each other in their partition; between those of a stream there may be others.
+                // The records of one unit are neighbours in their partition; those of a stream need not be.
                 let is_one_unit = matches!(sent.cuts, Cuts::Whole);
                 let since = sent.since.as_ref();
                 let since = since.map_or(held.checked_end, |since| since[partition as usize]);

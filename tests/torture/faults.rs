@@ -1,4 +1,4 @@
-//! Chosen calls that fail, and what exactly follows: who is refused, what goes on, and what is there after a restart.
+//! Chosen system calls fail: which requests are refused, what goes on, and what is there after a restart.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::support::{Answer, Rng, Server, read_partition};
 
 const WRITES: &str = "pwritev,pwritev2,pwrite64";
 
-/// A server with a topic of two partitions that each have one record, and another topic.
+/// A server with a topic of two partitions with one record each, and another topic.
 fn begin(ground: &Ground) -> Server {
     let server = ground.start(&ground.data());
     server.create_topic("first", 2);
@@ -61,14 +61,14 @@ fn a_failed_journal_sync_ends_all_appends_until_a_restart_and_reads_go_on() {
     for (error, ack) in cases.into_iter().flatten() {
         let ground = Ground::new();
         let server = begin(&ground);
-        // Once: a second sync would succeed, and prove nothing.
+        // Fails once: a second sync would succeed, and prove nothing about the first.
         let injection = Injection::new("fdatasync", error, "1");
         let tracer = ground.attach(&server, Some("quipu-committer"), &injection);
         let path = format!("/v1/topics/first/records?ack={ack}");
         let record = r#"{"records":[{"partition":0,"value":1}]}"#;
         let in_flight = request(&server, "POST", &path, record);
         if ack == "written" {
-            // It was answered when the operating system had it, which is all that was asked for.
+            // It is answered once the operating system has it, as the request asks.
             assert_eq!(in_flight.status, 200, "{}", in_flight.text());
         } else {
             let problem = in_flight.refusal(503, "log-failed", "unknown");
@@ -81,7 +81,7 @@ fn a_failed_journal_sync_ends_all_appends_until_a_restart_and_reads_go_on() {
         commit(&server, 1).refusal(503, "log-failed", "none");
         assert_eq!(server.connect().get("/health/ready").status, 503);
         assert_eq!(server.connect().get("/health/live").status, 200);
-        // What was in flight is not readable: a crash could take it back.
+        // The record in flight is not readable: a crash could undo it.
         assert_eq!((count(&server, "first", 0), count(&server, "first", 1)), (1, 1));
 
         let server = restart(&ground, server);
@@ -122,7 +122,7 @@ fn a_failed_segment_sync_ends_the_appends_to_that_partition_only() {
     produce(&server, "first", 1, 10).with_status(200);
     produce(&server, "second", 0, 10).with_status(200);
     commit(&server, 1).with_status(200);
-    // Over all its partitions or not at all.
+    // A request is stored in all its partitions or in none.
     let both = r#"{"records":[{"partition":1,"value":1},{"partition":0,"value":1}]}"#;
     request(&server, "POST", "/v1/topics/first/records", both).refusal(503, "log-failed", "none");
     assert_eq!(server.get("/health/ready")["status"], "degraded");
@@ -195,7 +195,7 @@ fn a_topic_whose_making_changing_or_deleting_fails_is_what_the_answer_says_after
         while cases.len() > 12 {
             cases.swap_remove(rng.below(cases.len() as u64) as usize);
         }
-        // Where an answer once said that nothing was done.
+        // Cases in which an answer must not claim that nothing was done.
         cases.push((renames, "deleted", "error=EIO", 1));
         cases.push(("fsync", "made", "error=ENOSPC", 2));
     }
@@ -215,7 +215,7 @@ fn fail_a_topic(calls: &str, what: &str, error: &str, when: u32) {
     };
     let mut injection = Injection::new(calls, error, when.to_string());
     if calls == "fsync" || calls == "openat" {
-        // Only directories, and not those of whoever else opens something.
+        // Only these directories, so that other opens are not counted.
         let dirs = ["topics", "staging", "deleted", "topics/first"];
         injection = injection.on(dirs.map(|dir| data.join(dir)).into());
     }
@@ -237,7 +237,7 @@ fn fail_a_topic(calls: &str, what: &str, error: &str, when: u32) {
         answer.status,
         answer.text()
     );
-    // Whatever it was, trying again without the fault leads to an answer that can be believed.
+    // Whatever the answer was, after a restart without the fault it must prove true.
     let server = restart(&ground, server);
     let is_so = match what {
         "made" => is_there(&server, "third"),

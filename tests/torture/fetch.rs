@@ -10,7 +10,7 @@ pub struct Page {
     pub next_offset: u64,
     pub log_start_offset: u64,
     pub end_offset: u64,
-    /// Where the log begins, if the offset lies before.
+    /// The log start, if the offset lies below it.
     pub trimmed: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ pub fn fetch(
     let mut next = offset;
     for line in answer.body.split_inclusive(|byte| *byte == b'\n') {
         if line.last() != Some(&b'\n') {
-            // The server was killed in the middle of it.
+            // The server was killed while it sent this line.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let text = || String::from_utf8_lossy(line);

@@ -1,7 +1,7 @@
-//! A disk that is full at the first start, runs full under load, is full over a restart, and has space again.
+//! A disk that is full at the first start, fills up under load, stays full over a restart, and has space again.
 //!
-//! The disk is a small file system in memory, mounted in a name space of this test's own: it is gone with the last process
-//! in it, however that ends.
+//! The disk is a small file system in memory, mounted in this test's own mount namespace: it disappears with the last
+//! process in the namespace, however that process ends.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -36,7 +36,7 @@ fn a_disk_too_small_for_another_journal_file_still_takes_every_append() {
     in_a_name_space("full::inside_a_disk_too_small_for_another_journal_file");
 }
 
-/// Runs another test of this binary where it may mount.
+/// Runs another test of this binary in a namespace where it may mount.
 fn in_a_name_space(test: &str) {
     let mut words = vec!["unshare", "--mount", "--propagation", "private"];
     if !rustix::process::geteuid().is_root() {
@@ -73,7 +73,7 @@ impl SmallDisk {
         fs::create_dir(&dir).expect("its name is its own");
         let disk = Self { dir };
         disk.mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "none"]);
-        // The server's log lies beside the data, and must not take part in this.
+        // The server's own log lies beside the data, and must not fill this disk.
         let log = disk.data().with_extension("log");
         std::os::unix::fs::symlink(ground.dir().join("log"), log).expect("a short name");
         disk
@@ -101,7 +101,7 @@ impl SmallDisk {
         self.dir.join("ballast")
     }
 
-    /// Takes all the space that is left.
+    /// Fills all the space that is left.
     fn fill(&self) {
         let file = File::options().create(true).append(true).open(self.ballast());
         let mut file = file.expect("a name takes no space here");
@@ -152,7 +152,7 @@ fn inside_a_disk_that_is_full_at_first() {
         request(&server, "POST", "/v1/topics/events/records", record).with_status(200);
         server.stop();
         verify(&data);
-        // What a start that came to nothing began was used or removed.
+        // The files that the failed start left are used or removed.
         let expected = "FORMAT LOCK checkpoint.0 checkpoint.1 deleted journal staging state.0 state.1 topics";
         let found: BTreeSet<String> = names(&data).into_iter().collect();
         assert_eq!(found, expected.split(' ').map(str::to_owned).collect(), "{size}");
@@ -168,7 +168,7 @@ fn inside_a_disk_too_small_for_another_journal_file() {
         return;
     }
     let ground = Ground::new();
-    // Two files and the snapshots' slots; the third file is tried again and again.
+    // Room for two files and the snapshots' slots; creating the third file is tried again and again.
     let disk = SmallDisk::new(&ground, "11m");
     let server = ground.start(&disk.data());
     server.create_topic("events", 1);
@@ -194,7 +194,7 @@ fn inside_a_disk_that_runs_full() {
     let server = ground.start(&data);
     let retention = TOPICS.map(|name| (name.to_owned(), 1 << 20)).into();
     topics::begin(&server, &history, [1 << 20; 2]);
-    // Topics of those who test the disk: one to delete for its space, one to commit offsets of.
+    // Topics for the checks of the full disk: one takes the large appends, the other the commits.
     for name in ["ballast", "committed"] {
         server.create_topic(name, 1);
         history.exists(name, 1);
@@ -207,12 +207,12 @@ fn inside_a_disk_that_runs_full() {
         under_load(&server, &history, &mut rng, &disk);
         disk.fill();
         full(&server, &history, MANY_COMMITS);
-        // Space again, and nothing else: appends go on.
+        // With space again, appends go on without any other action.
         disk.free();
         resumes(&server, &history);
         check::reads_go_on(&server, &history);
 
-        // Full over a restart, clean or not.
+        // The disk stays full over a restart, clean or not.
         disk.fill();
         full(&server, &history, 20);
         if rng.below(2) == 0 {
@@ -234,7 +234,7 @@ fn inside_a_disk_that_runs_full() {
     }
 }
 
-/// All clients at once, while the disk runs full in the middle of it, and has space again, several times.
+/// Runs all clients at once; meanwhile the disk fills up and has space again, several times.
 fn under_load(server: &Server, history: &History, rng: &mut Rng, disk: &SmallDisk) {
     let stop = AtomicBool::new(false);
     let (address, trouble) = (server.address, &["storage-full"]);
@@ -261,10 +261,10 @@ fn under_load(server: &Server, history: &History, rng: &mut Rng, disk: &SmallDis
     );
 }
 
-/// So many commits fill more than a journal file: files are recycled with no space at all.
+/// So many commits fill more than one journal file: files are reused without any free space.
 const MANY_COMMITS: u32 = 1200;
 
-/// While the disk is full: appends are refused honestly, reads and commits go on.
+/// Checks a full disk: appends are refused with nothing stored, reads and commits go on.
 fn full(server: &Server, history: &History, commits: u32) {
     until("a large append is refused", || {
         !append(server, history, "ballast", 900_000)
@@ -293,7 +293,7 @@ fn resumes(server: &Server, history: &History) {
     until("an append is taken", || append(server, history, "committed", 10));
 }
 
-/// Whether one record was taken; otherwise it was for the disk.
+/// Appends one record; `false` if it was refused because the disk is full.
 fn append(server: &Server, history: &History, topic: &str, padding: usize) -> bool {
     let sent = Sent::new(topic, &[0], Cuts::Whole);
     let id = Id::new(history.send(CLIENTS.len() as u32, sent), 0);

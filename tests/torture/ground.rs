@@ -1,7 +1,7 @@
-//! Where a torture happens: a directory that is swept afterwards, and servers that die with the test.
+//! The place of a torture test: a directory that is removed afterwards, and servers that die with the test.
 //!
 //! Everything lies in `target/tmp/torture-{process}-{number}` (or under `QUIPU_TEST_DIR`). A test that ends removes its
-//! directory; what a killed one left is removed by the next. Servers are started by `setpriv --pdeathsig KILL`, so that
+//! directory; the next test removes what a killed one left. Servers are started by `setpriv --pdeathsig KILL`, so that
 //! none outlives its test.
 
 use std::fs;
@@ -84,7 +84,7 @@ impl Ground {
             .unwrap_or_else(|log| panic!("no start; the log says:\n{log}"))
     }
 
-    /// Attaches strace to one thread of a running server, or to all that it has.
+    /// Attaches strace to one thread of a running server, or to all its threads.
     pub fn attach(&self, server: &Server, thread: Option<&str>, inject: &Injection) -> Tracer {
         let _ = fs::remove_file(self.trace());
         let task = thread.map_or(server.pid(), |thread| thread_of(server.pid(), thread));
@@ -104,7 +104,7 @@ impl Ground {
             .expect("strace was there before");
         let mut tracer = Tracer { child };
         until("strace is attached", || {
-            // Strace has ended.
+            // If this fails, strace has ended.
             assert!(tracer.child.try_wait().expect("our child").is_none());
             let tasks = Path::new("/proc").join(server.pid().to_string()).join("task");
             let mut names = names(&tasks);
@@ -122,7 +122,7 @@ impl Ground {
         self.dir.join("trace")
     }
 
-    /// Where it was injected, as strace wrote it: the calls that were not carried out.
+    /// The lines of strace about injected calls: these were not carried out.
     pub fn injected(&self) -> Vec<String> {
         let text = fs::read(self.trace()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -131,7 +131,7 @@ impl Ground {
             .clone()
             .filter(|line| line.ends_with("(INJECTED)") || line.ends_with(" = ?"))
             .map(|line| {
-                // Where another thread's call came between, the call and its end are on two lines.
+                // If another thread's call came between, the beginning and the end of a call are on two lines.
                 let begun = line.split_once(" <... ").and_then(|(thread, _)| {
                     let is_begun =
                         |line: &&str| line.starts_with(thread) && line.ends_with("<unfinished ...>");
@@ -160,9 +160,9 @@ pub struct Injection {
     pub calls: String,
     /// `signal=KILL` or `error=…`.
     pub action: String,
-    /// On which call, counted by thread; with a plus: and on all that follow.
+    /// The number of the call, counted by thread; with a plus, that call and all that follow.
     pub when: String,
-    /// Only calls on these files, if there are any.
+    /// If not empty, only calls on these files.
     pub paths: Vec<PathBuf>,
 }
 
@@ -194,7 +194,7 @@ impl Injection {
     }
 }
 
-/// A strace that is attached to a thread. When dropped it lets go.
+/// A strace that is attached to a thread; it detaches when dropped.
 pub struct Tracer {
     child: Child,
 }
@@ -211,7 +211,7 @@ fn thread_of(process: u32, name: &str) -> u32 {
     let name = &name[..name.len().min(15)];
     let tasks = Path::new("/proc").join(process.to_string()).join("task");
     let mut found = None;
-    // A thread gives itself its name, some time after it began.
+    // A thread sets its name some time after it has started.
     until("the thread has its name", || {
         found = names(&tasks).into_iter().find(|task| {
             let comm = fs::read_to_string(tasks.join(task).join("comm")).unwrap_or_default();
@@ -239,7 +239,7 @@ pub fn request(server: &Server, method: &str, path: &str, body: &str) -> Answer 
     answer.expect("an answer")
 }
 
-/// Whether strace can inject here; says so aloud where it cannot.
+/// Whether strace can inject here; prints a message if it cannot.
 pub static HAS_STRACE: LazyLock<bool> = LazyLock::new(|| {
     let works = runs("strace -D -f -qq -o /dev/null -e inject=getppid:error=EIO true");
     if !works {
@@ -250,7 +250,7 @@ pub static HAS_STRACE: LazyLock<bool> = LazyLock::new(|| {
 
 static HAS_SETPRIV: LazyLock<bool> = LazyLock::new(|| runs("setpriv --pdeathsig KILL true"));
 
-/// Whether a command of these words can be started, and ends well.
+/// Whether this command can be started and succeeds.
 fn runs(words: &str) -> bool {
     let mut words = words.split(' ');
     let output = Command::new(words.next().expect("a program"))

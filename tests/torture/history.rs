@@ -1,4 +1,4 @@
-//! What clients sent, what they were told, and what they have seen: what the server owes them.
+//! What clients sent, what they were answered, and what they have read: all that the server must serve.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::records::Id;
 use crate::retry::Retries;
 
-/// What all clients of all rounds know. Each entry is made before the call that it is about.
+/// The knowledge of all clients of all rounds. Each entry is made before the call that it is about.
 #[derive(Default)]
 pub struct History {
     state: Mutex<State>,
@@ -21,7 +21,7 @@ pub struct State {
     pub requests: HashMap<u64, Sent>,
     /// By group, topic and partition: the last commit that was answered, and the last that was sent.
     pub groups: BTreeMap<(String, String, u32), (u64, u64)>,
-    /// By client: what is sent again.
+    /// By client: the requests that it sends again.
     pub retries: BTreeMap<u32, Retries>,
     sequences: HashMap<u32, u64>,
 }
@@ -32,9 +32,9 @@ pub struct Counts {
     pub acknowledged_requests: AtomicU64,
     pub acknowledged_records: AtomicU64,
     pub refused_requests: AtomicU64,
-    /// In doubt, and answered when sent again.
+    /// Requests whose first result was unknown, and that were answered when sent again.
     pub retried_requests: AtomicU64,
-    /// Answered before, and again the same.
+    /// Answered requests that were sent again, with the same answer.
     pub repeated_requests: AtomicU64,
     pub commits: AtomicU64,
     pub fetched_records: AtomicU64,
@@ -54,32 +54,32 @@ impl Counts {
 pub enum Presence {
     Absent,
     Exists,
-    /// A PUT or a DELETE of it was not answered, or with `unknown`.
+    /// A PUT or a DELETE of it was not answered, or was answered with `unknown`.
     Unknown,
 }
 
 pub struct Topic {
     pub presence: Presence,
-    /// Its identity, once somebody was told.
+    /// Its identity, once an answer had it.
     pub id: Option<String>,
-    /// Number of partitions: acknowledged and asked for.
+    /// Number of partitions: acknowledged, and requested.
     pub partitions: (u32, u32),
-    /// A value of its configuration, likewise.
+    /// A value of its configuration: acknowledged, and requested.
     pub setting: (u64, u64),
     pub held: Vec<Held>,
 }
 
-/// What a partition owes.
+/// What a partition must serve.
 #[derive(Clone, Default)]
 pub struct Held {
     /// Records that were acknowledged with their offset, or read.
     pub known: BTreeMap<u64, Id>,
-    /// The highest log start and end that anybody was told.
+    /// The highest log start and end in any answer.
     pub log_start: u64,
     pub end: u64,
     /// The end at the last check.
     pub checked_end: u64,
-    /// The highest offset before which somebody wanted records deleted.
+    /// The highest offset of any trim that was sent.
     pub trim_sent: u64,
 }
 
@@ -89,9 +89,9 @@ pub struct Sent {
     /// The partition of each record.
     pub partitions: Vec<u32>,
     pub cuts: Cuts,
-    /// So many of its first records must be there,
+    /// So many of its first records must be there.
     pub must: u32,
-    /// and no more than so many may.
+    /// At most so many of its first records may be there.
     pub may: u32,
     /// Where the partitions ended before it was first sent, if that was before the last check.
     pub since: Option<Vec<u64>>,
@@ -100,11 +100,11 @@ pub struct Sent {
 /// Where a request may be cut off if it was in flight.
 #[derive(Clone, Copy, Debug)]
 pub enum Cuts {
-    /// It is there whole or not at all.
+    /// It is stored whole or not at all.
     Whole,
-    /// A stream whose units have so many lines.
+    /// It is a stream whose units have so many lines.
     Every(u32),
-    /// A stream whose units end by their bytes.
+    /// It is a stream whose units end by their bytes.
     Anywhere,
 }
 
@@ -121,7 +121,7 @@ impl Cuts {
 }
 
 impl Sent {
-    /// A request of which nothing is known yet: all of its records may be there, or none.
+    /// A request without an answer yet: any number of its records may be there.
     pub fn new(topic: &str, partitions: &[u32], cuts: Cuts) -> Self {
         Self {
             topic: topic.into(),
@@ -147,7 +147,7 @@ impl Topic {
 }
 
 impl Held {
-    /// That record has that offset, from now on and for ever.
+    /// Notes that this record has this offset, for ever.
     pub fn note(&mut self, place: (&str, u32, u64), id: Id) {
         let offset = place.2;
         if offset < self.log_start {
@@ -161,11 +161,11 @@ impl Held {
 
 impl History {
     pub fn state(&self) -> MutexGuard<'_, State> {
-        // A client that has failed says so itself.
+        // A client that panicked reports it itself, so poisoning is ignored.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers that a topic is there.
+    /// Notes that a topic exists.
     pub fn exists(&self, name: &str, partitions: u32) {
         self.state()
             .topics
@@ -182,7 +182,7 @@ impl History {
         request
     }
 
-    /// A request was answered: at least and at most so many of its records are there.
+    /// Notes an answer: at least `must` and at most `may` of the request's records are there.
     pub fn settle(&self, request: u64, must: u32, may: u32) {
         let mut state = self.state();
         let sent = state.requests.get_mut(&request).expect("it was sent");
@@ -195,7 +195,7 @@ impl History {
         }
     }
 
-    /// Somebody was told these offsets.
+    /// Notes offsets that an answer gave.
     pub fn note(&self, topic: &str, records: impl IntoIterator<Item = (u32, u64, Id)>) {
         let mut state = self.state();
         let topic_state = state.topics.get_mut(topic).expect("a topic of this test");
@@ -204,14 +204,14 @@ impl History {
         }
     }
 
-    /// Changes what is known of one partition.
+    /// Changes the knowledge of one partition.
     pub fn held<R>(&self, topic: &str, partition: u32, change: impl FnOnce(&mut Held) -> R) -> R {
         let mut state = self.state();
         let topic = state.topics.get_mut(topic).expect("a topic of this test");
         change(&mut topic.held[partition as usize])
     }
 
-    /// Changes what is known of one topic.
+    /// Changes the knowledge of one topic.
     pub fn topic<R>(&self, topic: &str, change: impl FnOnce(&mut Topic) -> R) -> R {
         change(self.state().topics.get_mut(topic).expect("a topic of this test"))
     }

@@ -1,4 +1,4 @@
-//! Clients of every kind, until the server is gone or they are told to stop.
+//! Clients of every kind, which run until the server is gone or they must stop.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,40 +17,39 @@ use crate::records::{self, Id};
 use crate::support::{Answer, Connection, Rng};
 use crate::topics;
 
-/// The topics that everybody writes to, each with its partitions; the last partition of each is for those who say which
-/// offset they expect.
+/// The topics that all clients write to. The last partition of each is for the clients that send `expected_offset`.
 pub const TOPICS: [&str; 2] = ["short-lived", "kept"];
 pub const PARTITIONS: u32 = 4;
 pub const OWNED: u32 = PARTITIONS - 1;
 /// A stream is cut after so many lines, or after a MiB.
 pub const UNIT_LINES: u32 = 10_000;
-/// A client that is refused so often in a row has seen enough.
+/// A client that is refused so often in a row ends.
 const PATIENT_REFUSALS: u32 = 20;
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// A few records over several partitions, by JSON.
+    /// Sends a few records to several partitions, as JSON.
     Json,
-    /// The same, answered when they are written.
+    /// The same, with `ack=written`.
     JsonWritten,
-    /// A stream that is one unit, over several partitions.
+    /// Sends a stream that is one unit, to several partitions.
     OneUnit,
-    /// Lines so short that units end by their number of lines.
+    /// Sends lines so short that units end by their number of lines.
     ShortLines,
-    /// Lines so long that units end by their bytes.
+    /// Sends lines so long that units end by their bytes.
     LongLines,
-    /// Record batches to one partition, some of them larger than a segment has left.
+    /// Sends record batches to one partition, some larger than the rest of a segment.
     Batches,
-    /// Single records with `expected_offset`; two of them compete.
+    /// Sends single records with `expected_offset`; two such clients compete.
     Expecting,
-    /// Requests with a key, sent again until they are answered and after that.
+    /// Sends requests with a key, again until they are answered, and later again.
     Retrying,
     /// Follows all partitions.
     Fetching,
     /// Commits a group's offsets, and deletes records now and then.
     Committing,
-    /// Makes, changes and deletes topics.
+    /// Creates, changes and deletes topics.
     Topics,
 }
 
@@ -79,12 +78,12 @@ pub const CLIENTS: [Role; 17] = [
     Topics,
 ];
 
-/// How a round goes.
+/// The state that all clients of a round share.
 pub struct Round<'a> {
     pub address: SocketAddr,
     pub history: &'a History,
     pub stop: &'a AtomicBool,
-    /// The codes with which it may refuse what it could do otherwise, where something is made to fail.
+    /// The codes with which the server may refuse valid requests while faults are injected.
     pub trouble: &'static [&'static str],
 }
 
@@ -98,7 +97,7 @@ pub struct Client<'a> {
     refusals: u32,
 }
 
-/// Why a client ends.
+/// The end of a client: the server is gone, or the client must stop.
 pub struct Gone;
 
 impl From<io::Error> for Gone {
@@ -107,8 +106,8 @@ impl From<io::Error> for Gone {
     }
 }
 
-/// Runs all clients, and meanwhile `act`, which receives the role of whoever was answered and sees to it that they end.
-/// Returns what the failed ones said.
+/// Runs all clients, and meanwhile `act`, which receives the role of each answered client and must make the clients
+/// end. Returns the messages of failed clients.
 pub fn run_all(round: &Round<'_>, rng: &mut Rng, act: impl FnOnce(&Receiver<Role>, &mut Rng)) -> Vec<String> {
     let (events, received) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -125,7 +124,7 @@ pub fn run_all(round: &Round<'_>, rng: &mut Rng, act: impl FnOnce(&Receiver<Role
     })
 }
 
-/// Runs one client; its failure is an `Err` with what it said.
+/// Runs one client; if it fails, returns its message as an `Err`.
 fn run(round: &Round<'_>, events: Sender<Role>, number: u32, role: Role, rng: Rng) -> Result<(), String> {
     let Ok(connection) = Connection::open(round.address) else {
         return Ok(());
@@ -140,7 +139,7 @@ fn run(round: &Round<'_>, events: Sender<Role>, number: u32, role: Role, rng: Rn
         refusals: 0,
     };
     let result = catch_unwind(AssertUnwindSafe(|| {
-        // That the server is gone is what every client waits for.
+        // The server is gone, as every client expects in the end.
         let Gone = client.act(role);
     }));
     result.map_err(|panic| {
@@ -171,7 +170,7 @@ impl Client<'_> {
         self.round.stop.load(Ordering::Relaxed) || self.refusals >= PATIENT_REFUSALS
     }
 
-    /// One call. With faults a broken connection is opened again, once.
+    /// Makes one call. With faults, a broken connection is opened again, once.
     pub fn call(
         &mut self,
         method: &str,
@@ -182,7 +181,7 @@ impl Client<'_> {
         self.call_with(method, path, content_type, "", body)
     }
 
-    /// A call with JSON about a topic, or what lies under it.
+    /// Makes a call with JSON about a topic or one of its parts.
     pub fn call_topic(&mut self, method: &str, topic: &str, body: &str) -> Result<Answer, Gone> {
         self.call(
             method,
@@ -211,8 +210,7 @@ impl Client<'_> {
         Ok(result?)
     }
 
-    /// Whether the server could not do it for a fault; the problem then says whether something was done. Anything else
-    /// that is not `wanted` is wrong.
+    /// Returns the outcome of a refusal for a fault or overload; `None` for a `wanted` status. Any other answer panics.
     pub fn refused(&mut self, answer: &Answer, wanted: &[u16]) -> Option<String> {
         if wanted.contains(&answer.status) {
             self.refusals = 0;
@@ -297,7 +295,7 @@ impl Client<'_> {
             self.history.settle(request, accepted, may);
             return Ok(());
         }
-        // A kill leaves the page cache, a failed sync may not: then only what is durable was promised.
+        // A kill leaves the page cache intact, a failed sync may not: then only durable records are promised.
         let is_promised = role != JsonWritten || self.round.trouble.is_empty();
         if is_promised {
             let placed = placed(&answer.json(), request, &partitions);
@@ -315,7 +313,7 @@ impl Client<'_> {
         self.rng.below(u64::from(OWNED)) as u32
     }
 
-    /// Appends to the partition that it shares with one other.
+    /// Appends to the partition that it shares with one other client.
     fn expect(&mut self) -> Result<(), Gone> {
         let topic = TOPICS[1];
         let mut expected = self.history.held(topic, OWNED, |held| held.end);
@@ -331,7 +329,7 @@ impl Client<'_> {
                 self.history.settle(request, 0, 0);
                 let end = answer.json()["end_offset"].as_u64().expect("the end");
                 assert!(end > expected, "expected {expected}, the end is {end}");
-                // It is answered once that is durable.
+                // The end in an answer is durable.
                 self.history
                     .held(topic, OWNED, |held| held.end = held.end.max(end));
                 expected = end;
@@ -349,7 +347,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Reads all partitions in turn, from some place on, and notes all that it could read.
+    /// Reads all partitions in turn, from some place on, and notes all records that it reads.
     fn follow(&mut self) -> Result<(), Gone> {
         let mut places: BTreeMap<(&str, u32), (u64, u64, u64)> = BTreeMap::new();
         for topic in TOPICS {

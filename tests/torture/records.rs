@@ -1,10 +1,10 @@
-//! The records that are sent: every byte of one follows from the number of its request and its place in it.
+//! The records of clients: every byte of one follows from the number of its request and its place in the request.
 
 use std::fmt::Write as _;
 
 use crate::support::Fetched;
 
-/// Which record of which request.
+/// A record's request, and its place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id {
     /// The client in the upper bits, its running number in the lower 32.
@@ -23,7 +23,7 @@ impl Id {
     }
 }
 
-/// Keys, values and timestamps all look different, and can all be made again from what the value says.
+/// Keys, values and timestamps all differ, and can all be computed again from the value.
 pub fn key(id: Id) -> String {
     format!("k{}", mix(id) % 40)
 }
@@ -45,7 +45,7 @@ pub fn value(id: Id, padding: usize) -> String {
     text
 }
 
-/// A record as it stands in a JSON or NDJSON body.
+/// A record as text in a JSON or NDJSON body.
 pub fn line(id: Id, partition: u32, padding: usize) -> String {
     format!(
         r#"{{"partition":{partition},"key":"{}","timestamp":{},"value":{}}}"#,
@@ -68,7 +68,7 @@ pub fn document(lines: &[String]) -> String {
     format!(r#"{{"records":[{}]}}"#, lines.join(","))
 }
 
-/// Which record that is; it must be that byte for byte.
+/// Finds out which record this is, and checks every byte of it.
 pub fn check(record: &Fetched) -> Id {
     let text = record.value.get();
     let mut parts = text.trim_start_matches('[').splitn(4, ',');

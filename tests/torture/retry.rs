@@ -1,8 +1,8 @@
-//! A producer that retries: every request has an `Idempotency-Key`, and what was in doubt when the server went away is
-//! sent again when it is back, before anything new. In between it repeats what was answered long ago.
+//! A producer that retries: every request has an `Idempotency-Key`. When the server is back, a request with an unknown
+//! result is sent again before anything new. In between, the producer repeats requests that were answered long ago.
 //!
-//! A retry must end with every record once, whatever became of the tries before: the check after the next restart finds
-//! a record that is there twice or not at all. A repetition of what was answered must be answered the same.
+//! A retry must end with every record stored once, whatever happened to earlier tries: the check after the next restart
+//! finds records that are there twice or not at all. A repeated request must get the same answer.
 
 use std::collections::VecDeque;
 
@@ -21,18 +21,18 @@ pub struct Keyed {
     topic: &'static str,
     partitions: Vec<u32>,
     padding: usize,
-    /// Lines of a stream instead of a list.
+    /// It is a stream of lines instead of a list.
     is_stream: bool,
     /// How often it was sent.
     tries: u32,
-    /// Where its partitions ended when it was first sent: its records lie behind that.
+    /// The ends of its partitions when it was first sent: its records lie behind these.
     since: Vec<u64>,
 }
 
-/// What a client goes by from round to round.
+/// What a client remembers from round to round.
 #[derive(Default)]
 pub struct Retries {
-    /// Sent and not answered: the next one to be sent.
+    /// Sent and not answered: it is sent next.
     in_doubt: Option<Keyed>,
     answered: VecDeque<(Keyed, Vec<u8>)>,
 }
@@ -101,7 +101,7 @@ impl Client<'_> {
         }
     }
 
-    /// Sends what is in doubt; once it is answered every record is there once.
+    /// Sends a request whose result is unknown; once it is answered, every record is there once.
     fn send_once(&mut self, mut keyed: Keyed) -> Result<(), Gone> {
         keyed.tries += 1;
         self.retries(|retries| retries.in_doubt = Some(keyed.clone()));
@@ -113,7 +113,7 @@ impl Client<'_> {
         };
         self.history.state().requests.insert(keyed.request, sent);
         let answer = self.send_keyed(&keyed)?;
-        // Refused for a fault: an earlier try may be in all the same, so it stays in doubt.
+        // Refused because of a fault: an earlier try may be stored all the same, so the result stays unknown.
         if self.refused(&answer, &[200]).is_some() {
             return Ok(());
         }
@@ -133,7 +133,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Sends again what was answered.
+    /// Sends an answered request again.
     fn repeat(&mut self, place: usize) -> Result<(), Gone> {
         let (keyed, before) = self.retries(|retries| retries.answered[place].clone());
         let answer = self.send_keyed(&keyed)?;

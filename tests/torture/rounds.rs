@@ -17,8 +17,8 @@ use crate::topics;
 const SHORT_ROUNDS: u64 = 8;
 const RETENTION_BYTES: [u64; 2] = [2 << 20, 6 << 20];
 
-/// What is aimed at: of which thread (any of them, from the start on, or one that is running), the calls, and up to
-/// which of them.
+/// The targets: a thread (`None`: any thread, from the start on; else one of a running server), its calls, and the
+/// highest number of the call to hit.
 const AIMS: [(Option<&str>, &str, u64); 18] = [
     (None, "rename,renameat,renameat2", 12),
     (None, "unlink,unlinkat", 20),
@@ -47,7 +47,7 @@ const SYNCER: &str = "quipu-syncer";
 enum End {
     /// A kill from outside.
     Kill,
-    /// A kill at a call, of any thread from the start on, or of one thread that is running.
+    /// A kill at a call: of any thread from the start on, or of one thread of a running server.
     KillAt(Injection, Option<&'static str>),
     /// A call fails, and some time later the server is killed or stopped.
     Fault(Injection, Option<&'static str>),
@@ -71,14 +71,14 @@ fn what_was_acknowledged_or_read_survives_kills_at_any_moment_and_calls_that_fai
     let mut round = 0;
     while limit.map_or(round < rounds, |limit| started.elapsed() < limit) {
         let end = choose(&mut rng);
-        // Printed first, so that it is known of a round that fails.
+        // Printed first, so that a failing round shows it.
         println!("round {round}, {} s: {end:?}", started.elapsed().as_secs());
         let hit = run(&ground, &data, &history, &end, &mut rng);
         *hits.entry(hit).or_default() += 1;
         if rng.below(4) == 0 {
             verify(&data);
         }
-        // Retention is quiet while it is looked at.
+        // Retention does nothing during the check.
         let server = ground.start(&data);
         check::restarted(&server, &data, &history, &retention);
         if rng.below(2) == 0 {
@@ -115,7 +115,7 @@ fn what_was_acknowledged_or_read_survives_kills_at_any_moment_and_calls_that_fai
     assert!(count(&counts.acknowledged_records) > 0, "nothing was tested");
 }
 
-/// Whether more was asked for than `cargo test` runs.
+/// Whether the caller asked for more rounds than `cargo test` runs.
 pub fn is_long() -> bool {
     let names = ["QUIPU_TEST_ROUNDS", "QUIPU_TEST_MINUTES"];
     names.iter().any(|name| std::env::var_os(name).is_some())
@@ -144,13 +144,13 @@ fn choose(rng: &mut Rng) -> End {
         return End::KillAt(Injection::new(calls, "signal=KILL", when.to_string()), thread);
     }
     let error = ["error=EIO", "error=ENOSPC"][rng.below(2) as usize];
-    // Once, or from then on. If no thread could open a file again, reads of segments that are not open could not go on.
+    // The call fails once, or from then on. If all `openat` failed, no segment could be opened for reading.
     let may_last = thread.is_some() || calls != "openat";
     let when = format!("{when}{}", if rng.below(3) == 0 && may_last { "+" } else { "" });
     End::Fault(Injection::new(calls, error, when), thread)
 }
 
-/// Runs the load until the server is gone, and says how it went.
+/// Runs the load until the server is gone; returns how the round ended.
 fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng) -> String {
     let (injection, thread) = match end {
         End::Kill => (None, None),
@@ -160,7 +160,7 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
     let started = ground.try_start(data, injection.filter(|_| thread.is_none()));
     let mut server = match started {
         Ok(server) => server,
-        // Killed, or refused by a disk that fails: a start that comes to nothing must lose nothing.
+        // Killed, or ended by a failing disk: a failed start must lose nothing.
         Err(log) if injection.is_some() => {
             assert!(!log.contains("panicked"), "{log}");
             return hit("at the start: ", ground);
@@ -181,7 +181,7 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
         stop: &stop,
         trouble,
     };
-    // An aimed kill that does not come is one from outside in the end.
+    // If an aimed kill does not happen, the server is killed from outside in the end.
     let most = if is_long() { 1000 } else { 400 };
     let mut left = if injection.is_some() {
         most
@@ -206,7 +206,7 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
         if faults {
             stop.store(true, Ordering::Relaxed);
         } else {
-            // Off the beat of the answers.
+            // So that the kill is not in step with the answers.
             std::thread::sleep(Duration::from_micros(rng.below(20_000)));
             server.kill_now();
         }
@@ -235,7 +235,7 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
     hit
 }
 
-/// Which call was hit, and on what.
+/// The call that was hit, and the kind of file.
 fn hit(before: &str, ground: &Ground) -> String {
     let injected = ground.injected();
     let Some(line) = injected.first() else {
@@ -278,7 +278,7 @@ fn hit(before: &str, ground: &Ground) -> String {
     )
 }
 
-/// Lets a server go by `kill -9` without giving it up.
+/// Kills a server with `kill -9`, without consuming it.
 trait KillNow {
     fn kill_now(&mut self);
 }
@@ -286,7 +286,7 @@ trait KillNow {
 impl KillNow for Server {
     fn kill_now(&mut self) {
         let pid = rustix::process::Pid::from_raw(self.pid() as i32).expect("a process");
-        // It may have been killed by what was aimed at it.
+        // The aimed kill may have ended it already.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }

@@ -1,4 +1,4 @@
-//! Topics that come and go, under few names, so that one made anew meets what another left.
+//! Topics that come and go, under few names, so that a new one meets what an old one left.
 
 use crate::ground::request;
 use crate::history::{Counts, Cuts, Held, History, Presence, Sent, Topic};
@@ -8,8 +8,7 @@ use crate::support::Server;
 
 const NAMES: [&str; 4] = ["passing-0", "passing-1", "passing-2", "passing-3"];
 
-/// Makes the topics that everybody writes to, of small segments and these sizes; of the others the history learns the
-/// names.
+/// Creates the topics that all clients write to, with small segments and these retentions; notes the other names.
 pub fn begin(server: &Server, history: &History, retention_bytes: [u64; 2]) {
     for (name, bytes) in TOPICS.into_iter().zip(retention_bytes) {
         let config = format!(r#"{{"segment_bytes":1048576,"retention_bytes":{bytes}}}"#);
@@ -23,13 +22,13 @@ pub fn begin(server: &Server, history: &History, retention_bytes: [u64; 2]) {
     }
 }
 
-/// Makes topics, writes to them, changes and deletes them.
+/// Creates topics, writes to them, changes and deletes them.
 pub fn churn(client: &mut Client<'_>) -> Result<(), Gone> {
     while !client.is_over() {
         let name = NAMES[client.rng.below(NAMES.len() as u64) as usize];
         match client.history.topic(name, |topic| topic.presence) {
             Presence::Absent => make(client, name)?,
-            // Known again after the next start.
+            // The check after the next start finds out whether it exists.
             Presence::Unknown => {
                 client.call("GET", &format!("/v1/topics/{name}"), "", b"")?;
             }
@@ -71,7 +70,7 @@ fn make(client: &mut Client<'_>, name: &str) -> Result<(), Gone> {
 fn raise(client: &mut Client<'_>, name: &str) -> Result<(), Gone> {
     let partitions = client.history.topic(name, |topic| {
         let before = topic.partitions;
-        // Where the last one is not known to have been made, the next one asks for the same.
+        // If it is unknown whether the last addition was made, request the same again.
         topic.partitions.1 = topic.partitions.1.max(before.0 + 1);
         topic.partitions.1
     });
@@ -89,7 +88,7 @@ fn raise(client: &mut Client<'_>, name: &str) -> Result<(), Gone> {
 }
 
 fn set(client: &mut Client<'_>, name: &str) -> Result<(), Gone> {
-    // While an earlier change is not known to have been made or not, only the same is asked for.
+    // While the result of an earlier change is unknown, request only the same change.
     let setting = client.history.topic(name, |topic| {
         if topic.setting.0 == topic.setting.1 {
             topic.setting.1 = 1000 + client.rng.below(1000);

@@ -106,8 +106,8 @@ pub struct Members {
 }
 
 impl Members {
-    /// No members. `life` names the server's process; `first` is at least as large as any number that the group gave
-    /// before in this process.
+    /// No members. `life` names the server's process; `first` is no less than any number the group gave in this
+    /// process.
     pub fn new(life: u64, first: u64) -> Self {
         Self {
             life,
@@ -154,8 +154,8 @@ impl Members {
         self.by_name.is_empty()
     }
 
-    /// Adds a member. A member of the same name is replaced, and its poll superseded. Returns the [key](Member::key) of
-    /// the replaced member.
+    /// Adds a member; replaces one of the same name, and supersedes its poll. Returns the [key](Member::key) of that
+    /// one.
     pub fn join(&mut self, joining: Joining, now: Ms) -> Option<u64> {
         let epoch = self.next_number();
         self.wake(&joining.member);

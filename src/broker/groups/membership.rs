@@ -4,8 +4,7 @@
 //! commit to be durable) waits outside the lock, and then checks again whether the decision still holds. A commit runs
 //! to its end in its own task, even if its client goes away.
 //!
-//! After a crash the committed offsets are there, and the members are not: a poll with the fields of a join joins
-//! again.
+//! After a crash the committed offsets are there, but no members: a poll with the fields of a join joins again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -348,8 +347,8 @@ impl Groups {
         cell.ok_or_else(|| refused(Refused::Unknown, group, member))
     }
 
-    /// Makes a member's commits durable, then updates the group's state in memory. Runs to its end even if the caller
-    /// is dropped.
+    /// Makes a member's commits durable, then updates the group in memory. Runs to its end even if the caller is
+    /// dropped.
     pub(super) async fn commit_for(
         &self,
         cell: &Arc<Cell>,

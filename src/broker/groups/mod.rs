@@ -12,9 +12,9 @@
 //!   of groups, [`ordered`] for partitions, [`shared`] for leases.
 //! - [`expiry`] removes committed offsets that nobody has used for long, if that is configured.
 //!
-//! Every change takes a lock of [`Groups`] and holds its guard until the change is durable, even if the client goes
-//! away. Commits share the lock. Changes that read before they decide have it alone: a deletion, a reset, a group's
-//! start in a topic.
+//! Every change takes a lock of [`Groups`] and holds its guard until it is durable, even if the client goes away.
+//! Commits share the lock. Changes that read before they decide have it alone: a deletion, a reset, a group's start in
+//! a topic.
 
 mod coordinator;
 pub mod expiry;
@@ -190,8 +190,7 @@ impl Groups {
 
     /// Commits all of `commits` or none, creates the group if it does not exist, and returns when that is durable.
     ///
-    /// `guard` is, or contains, a [`CommitGuard`] or an [`ExclusiveGuard`] that was taken before the commits were
-    /// decided.
+    /// `guard` is, or contains, a [`CommitGuard`] or [`ExclusiveGuard`], taken before the commits were decided.
     ///
     /// # Errors
     /// Those of [`Log::append`] and its ticket: nothing is committed, unless the error says that nobody can know. If a

@@ -6,8 +6,8 @@
 //!
 //! The wire chooses what a fingerprint covers besides the records ([`Covered`]).
 //!
-//! Each unit of an upload has a key of its own, made of the call's key and the unit's number, so a retry appends only
-//! the missing units.
+//! Each unit of an upload has its own key, made of the call's key and the unit's number: a retry appends the missing
+//! units.
 
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::Duration;

@@ -7,8 +7,7 @@
 //!   last N begin, when a record of a replay is due. `reading` walks a page record by record.
 //!
 //! A wire implements [`Sink`]. A stream is an async function that its reader drives: there is no task and no queue.
-//! When a stream ends, the server keeps nothing of it: the cursors that the reader was sent hold all that it needs to
-//! go on.
+//! After its end the server keeps nothing of it: the reader's cursors hold all that it needs to go on.
 
 pub mod filter;
 pub mod lanes;
@@ -73,7 +72,7 @@ pub trait Sink: Send {
     /// Sets the cursor's offsets of the partitions that hand out no records for a while.
     fn fix(&mut self, others: impl Iterator<Item = Reached>);
 
-    /// Writes a record; `reached`: its partition's place behind it; `json_lines`: its value is known to be a line of
+    /// Writes a record; `reached`: its partition's place behind it; `json_lines`: its value is known to be one line of
     /// JSON.
     fn record(&mut self, writer: &Self::Writer, record: &Record<'_>, json_lines: bool, reached: Reached);
 

@@ -1,8 +1,8 @@
 //! A page of one partition that is read record by record, for streams in the order of timestamps.
 //!
 //! A merge holds the next record of every partition and changes partitions with each record, so it cannot keep
-//! iterators that borrow from pages. It keeps a place in each page instead; to go on from there, it reads the batch's
-//! header again.
+//! iterators that borrow from pages. It keeps a place in each page instead; to go on there, it reads the batch's header
+//! again.
 
 use crate::broker::engine::batch::{BatchError, BatchHeader, Record, RecordPlace, Records};
 use crate::broker::engine::{Offset, TimestampMs};

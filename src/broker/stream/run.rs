@@ -1,7 +1,7 @@
 //! A running stream: reads, hands out records, waits.
 //!
-//! Memory: the output that its sink has not sent; while it reads, slices of mapped files; while it waits, a wait for
-//! each partition.
+//! Memory: the unsent output of its sink; slices of mapped files while it reads; a wait for each partition while it
+//! waits.
 //!
 //! Invariant: every record of the stream before a lane's `next` was handed out, and none from `next` on. So a cursor
 //! that is written at any point says exactly what the reader has by then.

@@ -1,8 +1,8 @@
 //! Record batches from a producer, a segment or the journal.
 //!
-//! A header that is accepted is written back byte for byte. A batch that `verify` accepts has the CRC-32C that it names.
-//! One that `validate` accepts gives exactly the records that it promises, at offsets without gaps, and building a batch
-//! of these gives the same records again. What is compressed is never read as records.
+//! An accepted header is written back byte for byte. A batch that `verify` accepts has the CRC-32C that it names. A
+//! batch that `validate` accepts gives exactly the records that it promises, at offsets without gaps, and a batch built
+//! from these gives the same records again. Compressed records are never read as records.
 
 use quipu_segments::batch::{
     BatchBuilder, BatchHeader, Batches, HEADER_BYTES, Records, SealedBatch, validate, verify,
@@ -34,7 +34,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Makes magic and CRC right, and the first batch's length if asked: of the batches that are there.
+/// Corrects magic and CRC of the batches, and the first batch's length if `all`.
 fn reseal(bytes: &mut [u8], all: bool) {
     if bytes.len() < HEADER_BYTES {
         return;

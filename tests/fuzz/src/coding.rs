@@ -1,7 +1,7 @@
 //! Request bodies in gzip and zstd.
 //!
-//! A body is decoded to the same bytes however it is cut into pieces, in chunks of bounded size, and to the bytes that
-//! another decoder finds. What was compressed comes back.
+//! A body is decoded to the same bytes however it is cut into pieces, in chunks of bounded size, and to the same bytes
+//! as another decoder finds. A compressed body is decoded to what it was.
 
 use std::io::{Read as _, Write as _};
 
@@ -11,7 +11,7 @@ use quipu::http::fuzzing::decode_body;
 
 use super::input::Input;
 
-/// As much is decoded of what unpacks without an end.
+/// The most bytes that are decoded of one body.
 const MOST_BYTES: usize = 1 << 20;
 
 pub fn run(data: &[u8]) {
@@ -44,10 +44,10 @@ pub fn run(data: &[u8]) {
             check_by_another(coding, &body, whole);
         }
         (Err(()), Err(())) => {}
-        // libzstd decodes a frame that lies before it whole in another way, which refuses some frames of nothing (those that
-        // declare another length) that it takes in pieces.
+        // libzstd decodes a frame in one piece in another way: it then refuses some empty frames (those that declare
+        // another length) that it accepts in pieces.
         (Ok(some), Err(())) | (Err(()), Ok(some)) if coding == "zstd" && some.is_empty() => {}
-        // One of them was given up before it came to what is wrong.
+        // One of them stopped at the limit, before the wrong byte.
         (Ok(some), Err(())) | (Err(()), Ok(some)) => assert!(some.len() > MOST_BYTES, "{}", some.len()),
     }
     if compresses && !(flips && mask != 0) {

@@ -1,13 +1,13 @@
 //! `topic.json` and `FORMAT`.
 //!
-//! What is accepted has the checksum that it names, and is read again as the same after it was written.
+//! An accepted file has the checksum that it names, and is read back the same after it was written.
 
 use quipu_segments::fuzzing::{Sealed, crc32fast};
 use serde::Deserialize;
 
 use super::input::Input;
 
-/// What every sealed file says of itself; the rest is left alone, numbers beyond any type included.
+/// The fields that every sealed file has; the rest is ignored, numbers beyond any type included.
 #[derive(Deserialize)]
 struct Head {
     magic: String,
@@ -34,7 +34,7 @@ pub fn run(data: &[u8]) {
     let head: Head = serde_json::from_slice(&file).expect("it was accepted as JSON");
     assert_eq!(head.magic, kind.magic());
     assert_eq!(head.version, 1, "no other version is accepted");
-    // A number with a fraction or an exponent may come back a bit in its last place away; none is ever written.
+    // A number with a fraction or an exponent may change in its last bit; no such number is ever written.
     let has_fraction = serde_json::from_slice(&again).is_ok_and(|value| has_fraction(&value));
     assert!(has_fraction || kind.again(&again) == Ok(again));
 }

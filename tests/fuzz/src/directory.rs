@@ -1,8 +1,8 @@
 //! A whole data directory, as it was left by a kill, with some of its files changed.
 //!
-//! It opens or is refused; what opens can be read from end to end, each read getting on; it opens again to the same positions
-//! after it was closed. `verify` looks at all of it. Changes may be sealed, so that checksums are right and the numbers
-//! behind them are not.
+//! It opens or is refused. An opened directory can be read from end to end, each read making progress, and opens again
+//! to the same positions after it was closed. `verify` reads all of it. Changes may be sealed, so that checksums are
+//! right and the numbers behind them are not.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
@@ -20,7 +20,7 @@ use quipu_segments::{
 use super::input::{Input, checksum};
 
 const DIR: &str = "/data";
-/// More damaged stretches and batches than the directory has: reading that does not get on is stopped there.
+/// More damaged ranges and batches than the directory has: a read loop without progress is stopped there.
 const MOST_READS: usize = 10_000;
 
 pub fn run(data: &[u8]) {
@@ -65,7 +65,7 @@ fn open(disk: &SimDisk) -> Result<Log, Error> {
     Log::open_with(Arc::new(disk.clone()), Arc::new(clock), Path::new(DIR), options())
 }
 
-/// A directory with all that there can be, and its files.
+/// A directory with every kind of content, and its files.
 fn base() -> &'static (SimDisk, Vec<PathBuf>) {
     static BASE: OnceLock<(SimDisk, Vec<PathBuf>)> = OnceLock::new();
     BASE.get_or_init(|| {
@@ -172,7 +172,7 @@ fn change(disk: &SimDisk, path: &Path, files: &[PathBuf], input: &mut Input<'_>)
     file.write_all_at(&[IoSlice::new(&bytes)], 0).expect("written");
 }
 
-/// Makes a file's checksums right.
+/// Corrects a file's checksums.
 fn seal(path: &Path, bytes: &mut Vec<u8>) {
     let name = path
         .file_name()

@@ -1,6 +1,6 @@
 //! Requests to the whole service, over an engine on a simulated disk.
 //!
-//! Nothing that a client sends is answered 500. What is called JSON is JSON, a problem has the status that it names, and
+//! No request of a client is answered 500. An answer of type JSON is JSON, a problem has the status that it names, and
 //! each line of NDJSON is a record that could be produced again.
 
 use std::path::Path;
@@ -73,7 +73,7 @@ const VALUES: [&str; 10] = [
     "application/cloudevents-batch+json",
 ];
 
-/// The service is made once, for its routes take long to make; each run empties it first.
+/// The service is created once, because creating its routes takes long; each run empties it first.
 struct Service {
     runtime: Runtime,
     app: App,
@@ -101,7 +101,7 @@ pub fn run(data: &[u8]) {
     });
 }
 
-/// Removes what the run before has left: topics, groups, what was to be synced.
+/// Removes what the last run left: topics, groups, unsynced segments.
 fn empty(app: &App) {
     for topic in app.log.topics() {
         app.log.delete_topic(topic.name(), Vec::new()).expect("deleted");
@@ -143,7 +143,7 @@ async fn requests(app: &App, router: &Router, data: &[u8]) {
     }
 }
 
-/// Asks, and runs the rounds of the engine meanwhile, which has no threads of its own.
+/// Sends a request, and meanwhile runs the rounds of the engine, which has no threads of its own.
 async fn ask(app: &App, router: &Router, request: Request<Body>) -> http::Response<Body> {
     let rounds = async {
         loop {

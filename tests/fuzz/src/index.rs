@@ -1,7 +1,6 @@
 //! `.index` and `.timeindex`.
 //!
-//! An index that is accepted finds a place within what it covers for anything that is looked up, and is read again as the
-//! same after it was written.
+//! An accepted index finds a place within its range for every lookup, and is read back the same after it was written.
 
 use quipu_segments::fuzzing::{crc32fast, index};
 use quipu_segments::{Offset, TimestampMs};
@@ -36,7 +35,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(twice, Ok(again));
 }
 
-/// Makes magic, version, count and checksums right, and base and coverage where asked.
+/// Corrects magic, version, count and checksums, and base and coverage if asked.
 fn reseal(file: &mut [u8], magic: [u8; 8], entry_bytes: usize, base: Offset, log_bytes: u64, choice: u8) {
     let Some((header, entries)) = file.split_at_mut_checked(64) else {
         return;

@@ -1,4 +1,4 @@
-//! Choices taken off the front of a fuzzer's bytes; zeros where they have ended.
+//! Choices taken from the front of a fuzzer's bytes; zeros after their end.
 
 pub(super) struct Input<'a> {
     rest: &'a [u8],
@@ -39,13 +39,13 @@ impl<'a> Input<'a> {
         bytes
     }
 
-    /// Bytes behind their length in two bytes.
+    /// Bytes with their length in two bytes before them.
     pub(super) fn part(&mut self) -> &'a [u8] {
         let count = self.u16();
         self.bytes(count.into())
     }
 
-    /// Bytes behind their length in one byte; `None` for the largest length.
+    /// Bytes with their length in one byte before them; `None` for the largest length.
     pub(super) fn short(&mut self) -> Option<&'a [u8]> {
         match self.u8() {
             u8::MAX => None,

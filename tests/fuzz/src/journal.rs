@@ -1,8 +1,8 @@
 //! A journal file: its header, its rounds, and the replay of a journal of several files.
 //!
-//! A header or a round that is accepted is read again as the same after it was written. A replay gives rounds in rising
-//! order; each of them lies on a block of a file with a checksum that is right for that file's sequence; and where it
-//! reports no damage, no round is missing between the first and the last.
+//! An accepted header or round is read back the same after it was written. A replay gives rounds in rising order. Each
+//! of them begins at a block of a file, with a checksum that is right for that file's sequence. If the replay reports
+//! no damage, no round is missing between the first and the last.
 
 use std::io::IoSlice;
 use std::path::Path;
@@ -56,7 +56,7 @@ fn round(input: &mut Input<'_>) {
     assert_eq!((twice.number, twice.again), (round.number, Some(again)));
 }
 
-/// Makes magic, length and checksum of a round right.
+/// Corrects magic, length and checksum of a round.
 fn seal(round: &mut [u8], sequence: u64, number: Option<u64>) {
     if round.len() < 32 {
         return;
@@ -78,7 +78,7 @@ fn checksum(bytes: &[u8], sequence: u64) -> u32 {
     hasher.finalize()
 }
 
-/// The number of the round at the start of `bytes`, by the table in the documentation alone.
+/// The number of the round at the start of `bytes`, read by the documented table alone.
 fn round_number(bytes: &[u8], sequence: u64) -> Option<u64> {
     let word = |at: usize| {
         bytes
@@ -113,7 +113,7 @@ fn whole(input: &mut Input<'_>) {
             block[20..24].copy_from_slice(&u32::from(input.u8() & 3).to_le_bytes());
             block.extend_from_slice(input.part());
             match choice % 8 {
-                // A round in its turn, mostly; with the number or the sequence of another; nothing that is a round.
+                // Mostly the next round; else one with another number or sequence, or bytes that are no round.
                 0..5 => {
                     seal(&mut block, sequence, Some(number));
                     number += 1;

@@ -1,9 +1,9 @@
 //! Records in JSON: the body `{"records":[…]}`, a line of NDJSON, and CloudEvents.
 //!
-//! The parser accepts what serde_json accepts (with the rules of the format on top) and reads the same from it, but for
-//! its bounds on nesting and on the number of headers. What it accepts is rendered back from its batch as the same
-//! record, its value byte for byte. Whether bytes are "JSON on one line" is judged as serde_json would. An event that is
-//! accepted is JSON, and the record that it makes is rendered as the same event.
+//! The parser accepts what serde_json accepts (with the rules of the format on top) and reads the same from it, except
+//! for its limits on nesting and on the number of headers. An accepted record is rendered back from its batch as the
+//! same record, its value byte for byte. Whether bytes are "JSON on one line" is decided as by serde_json. An accepted
+//! event is JSON, and its record is rendered as the same event.
 
 use quipu::formats::cloudevents::{EventRenderer, parse_event, parse_events};
 use quipu::formats::json::{ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
@@ -41,7 +41,7 @@ fn owned(record: &ParsedRecord<'_>) -> Expected {
     }
 }
 
-/// A bound of the parser's own: what serde_json reads may then be refused.
+/// Whether the error is a limit of the parser's own, so that JSON which serde_json reads may be refused.
 fn is_bound(error: &RecordError, text: &[u8]) -> bool {
     (error.detail.contains("nest deeper") && oracle::depth(text) > 512)
         || (error.detail.contains("too many headers") && text.len() > 10_000)
@@ -91,7 +91,7 @@ fn event(text: &[u8]) {
         return;
     };
     if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(text) {
-        // The bound on nesting is another.
+        // serde_json has another limit on nesting.
         assert!(error.to_string().contains("recursion"), "{error}");
     }
     let batch = stored(&record, TimestampMs(7));
@@ -139,7 +139,7 @@ fn events(text: &[u8]) {
     }
 }
 
-/// A batch with the record alone.
+/// A batch with this record only.
 fn stored(record: &ParsedRecord<'_>, otherwise: TimestampMs) -> SealedBatch {
     let headers: Vec<(&[u8], Option<&[u8]>)> = record
         .headers
@@ -152,7 +152,7 @@ fn stored(record: &ParsedRecord<'_>, otherwise: TimestampMs) -> SealedBatch {
     builder.seal()
 }
 
-/// A record that was accepted comes back from its batch.
+/// Checks that an accepted record comes back from its batch.
 fn render(record: &ParsedRecord<'_>) {
     let timestamp = record.timestamp.unwrap_or(TimestampMs(7));
     let batch = stored(record, timestamp);
@@ -171,7 +171,7 @@ fn render(record: &ParsedRecord<'_>) {
         expected.timestamp = Some(timestamp);
         let mut again = owned(&again);
         if !record.json_line {
-            // A line has its line breaks made spaces, and so can be read as a line.
+            // In a line the line breaks became spaces, so it can be read as a line.
             again.json_line = false;
             if layout == Layout::Lines {
                 break_no_lines(&mut expected.value);

@@ -1,10 +1,10 @@
 //! Fuzz targets for every decoder that meets bytes from outside.
 //!
-//! A target is a module with a function `run`, which takes any bytes and panics where something is wrong: libFuzzer
-//! calls it from `fuzz_targets/`, and the test `fuzz_corpora` of the main workspace with the files of `corpus/`. Beyond
-//! "nothing panics" a target asserts what its module's header says.
+//! A target is a module with a function `run`, which takes any bytes and panics if something is wrong. libFuzzer calls
+//! it from `fuzz_targets/`; the test `fuzz_corpora` of the main workspace calls it with the files of `corpus/`. Besides
+//! "nothing panics", a target asserts what its module's header says.
 //!
-//! What a checksum guards is tried twice, as it came and with the checksum made right: otherwise nothing behind the
+//! Input with a checksum is tried twice, as it is and with the checksum corrected: otherwise no code behind the
 //! checksum would ever be reached.
 
 pub mod batches;

@@ -1,7 +1,7 @@
 //! `Accept`.
 //!
-//! The type that is chosen is one that an element of the header allows, and the same whether the elements stand in one
-//! field or in several. Without elements it is JSON.
+//! The chosen type is one that an element of the header allows, and the same whether the elements are in one field or
+//! in several. Without elements it is JSON.
 
 use http::HeaderValue;
 use quipu::http::fuzzing::accept;

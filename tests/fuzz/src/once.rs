@@ -1,6 +1,6 @@
-//! What is remembered of requests that are appended once: by their keys, and by producers' sequences.
+//! The stored notes of requests that are appended once: by their keys, and by producers' sequences.
 //!
-//! There is one way to write each of them: what is accepted is written again as the very same bytes.
+//! There is one way to write each of them: accepted bytes are written back as the very same bytes.
 
 use quipu_segments::fuzzing;
 

@@ -1,4 +1,4 @@
-//! What a record in JSON means, by serde_json and the table in `src/formats/json/parse.rs`: slow and simple.
+//! The meaning of a record in JSON, by serde_json and the table in `src/formats/json/parse.rs`: slow and simple.
 
 use std::fmt;
 
@@ -56,7 +56,7 @@ fn members(json: &str) -> Option<Vec<(String, &RawValue)>> {
     (!repeats).then_some(members)
 }
 
-/// The records of a body, each as it stands.
+/// The records of a body, each as its text.
 pub(super) fn records(body: &[u8]) -> Option<Vec<&str>> {
     let members = members(std::str::from_utf8(body).ok()?)?;
     let [(name, list)] = &members[..] else { return None };
@@ -160,7 +160,7 @@ fn is_one_line(raw: &str) -> bool {
     !raw.contains(['\n', '\r'])
 }
 
-/// Whether stored bytes can stand as a `value` in a line of JSON, as far as nesting goes not too deep.
+/// Whether stored bytes can be a `value` in a line of JSON, nesting within the limit included.
 pub(super) fn is_json_line(bytes: &[u8]) -> bool {
     let Some(raw) = std::str::from_utf8(bytes)
         .ok()

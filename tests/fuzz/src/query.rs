@@ -1,7 +1,7 @@
 //! Query strings, and times as clients write them.
 //!
-//! A query that is accepted has each known parameter at most once, and means the same with every byte percent-encoded. A
-//! time that is accepted is not before 1970, and is the same in milliseconds.
+//! An accepted query has each known parameter at most once, and means the same with every byte percent-encoded. An
+//! accepted time is not before 1970, and is the same in milliseconds.
 
 use quipu::formats::time::parse_time;
 use quipu::http::fuzzing::fetch_query;

@@ -1,4 +1,4 @@
-//! A record with bytes of its own, for comparing.
+//! A record that owns its bytes, for comparisons.
 
 use quipu_segments::TimestampMs;
 use quipu_segments::batch::{BatchBuilder, Record};
@@ -41,7 +41,7 @@ impl Owned {
         );
     }
 
-    /// The headers of one name together, names in the order in which they first come: all that JSON can keep.
+    /// The headers grouped by name, names in order of their first use: all that JSON can keep.
     pub(super) fn grouped(&self) -> Vec<Header> {
         let mut grouped: Vec<Header> = Vec::with_capacity(self.headers.len());
         for header in &self.headers {

@@ -1,7 +1,7 @@
-//! Records of any bytes: built into a batch, read from it, rendered as JSON, read from that.
+//! Records of any bytes: built into a batch, read from it, rendered as JSON, and read from that.
 //!
-//! A batch gives its records back as they were. Rendered records are JSON, on one line where lines are asked for, and
-//! produce the same records again, but for what `quipu::formats::render` says is not kept.
+//! A batch gives its records back as they were. Rendered records are JSON, on one line in the layout for lines, and
+//! produce the same records again, except for what `quipu::formats::render` says is not kept.
 
 use quipu::formats::json::{is_json_line, parse_record};
 use quipu::formats::render::{Layout, RecordRenderer};
@@ -80,7 +80,7 @@ fn rendered(record: &Owned, text: &[u8], layout: Layout) {
     match (&parsed.value, &record.value) {
         (None, None) => {}
         (Some(parsed), Some(stored)) => {
-            // Of bytes that were sent raw the white space around them is not kept, nor are the line breaks of a line.
+            // Raw bytes lose the white space around them, and their line breaks in a line.
             let is_line = layout == Layout::Lines;
             let space = |byte: &u8| {
                 if is_line && matches!(byte, b'\n' | b'\r') {

@@ -1,7 +1,7 @@
 //! `checkpoint.*` and `state.*`: the frame that they share, and their payloads.
 //!
-//! A frame that is accepted holds its payload whole under the checksum that it names. A payload that is accepted is read
-//! again as the same after it was written, and takes no more bytes then.
+//! An accepted frame holds its whole payload under the checksum that it names. An accepted payload is read back the
+//! same after it was written, and takes no more bytes then.
 
 use quipu_segments::fuzzing::Slot;
 
@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
     }
     let mut file = input.rest().to_vec();
     if choice & 4 == 4 && file.len() >= 32 {
-        // A frame of the right kind; length, generation and what follows are the fuzzer's.
+        // A frame of the right kind; the fuzzer chooses length, generation and the rest.
         let whole = slot.frame(0, &[]);
         file[..12].copy_from_slice(&whole[..12]);
         let length = u64::from_le_bytes(file[24..32].try_into().expect("eight bytes"));
@@ -48,7 +48,7 @@ pub fn run(data: &[u8]) {
 
 fn check_payload(slot: Slot, payload: &[u8]) {
     let Some(again) = slot.again(payload) else { return };
-    // The state is a map: an entry may come twice in what was read, and in another order.
+    // The state is a map: in the input an entry may come twice, and in another order.
     assert!(again.len() <= payload.len());
     assert_eq!(slot.again(&again), Some(again));
 }

@@ -5,8 +5,8 @@
 //! differ, the partition changes hands as soon as one of these holds: the owner waits in a poll whose `ack` is durable
 //! (its last delivery is then acknowledged or lost), no answer has told the owner of the partition yet, the owner has
 //! left, or its session has ended. It never changes hands while a commit of it is on its way to the log. So a clean
-//! hand-over delivers nothing twice, and no commit of the old owner lands after the new owner has begun at an earlier
-//! offset.
+//! hand-over delivers nothing twice, and a commit of the old owner never lands after the new owner has begun at an
+//! earlier offset.
 //!
 //! If a poll does not acknowledge the last answer, that answer was lost. Its records are delivered again before any
 //! others, within the limits of the polls, in the partitions that the member still has.
@@ -29,9 +29,8 @@ struct Reader {
     told: BTreeSet<PartitionId>,
     /// The records of its last answer, until they are acknowledged or known to be lost.
     delivery: Option<Delivery>,
-    /// Partitions with records of a lost answer, in that answer's order, and the offset where these records end: the
-    /// next answers begin with them. An entry is dropped when its records are delivered again, or the partition is
-    /// another member's.
+    /// Partitions with records of a lost answer, in its order, and the offset where these records end: the next answers
+    /// begin with them. An entry is dropped when its records are delivered again, or the partition is another member's.
     lost: Vec<(PartitionId, Offset)>,
     /// The partition with which the next poll begins, so that no partition starves.
     turn: usize,
@@ -210,9 +209,8 @@ impl Ordered {
         commits
     }
 
-    /// Whether an `ack` of an earlier member's answer may commit in a partition. It may if, since that answer, no other
-    /// member got the partition, this member was delivered nothing from it, and the group was not reset; and no commit
-    /// runs.
+    /// Whether an `ack` of an earlier member's answer may commit in a partition: since that answer, no other member got
+    /// it, this member was delivered nothing from it, and the group was not reset; and no commit of it runs.
     fn may_commit(&self, name: &str, reach: &Reach, ack: &PollId, is_of_today: bool) -> bool {
         let Some(slot) = self.slots.get(&reach.partition) else {
             return false;

@@ -132,9 +132,8 @@ struct Read {
 }
 
 impl Groups {
-    /// Commits the records that the poll named by `ack` delivered; in a shared group, accepts those of them that are
-    /// not settled. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is
-    /// given.
+    /// Commits the records that the poll named by `ack` delivered; in a shared group, accepts those that are not
+    /// settled. Then waits for records and delivers them. Joins first if the member is unknown and `joining` is given.
     ///
     /// # Errors
     /// - [`Reason::UnknownMember`], [`Reason::PollSuperseded`].
@@ -258,7 +257,7 @@ impl Groups {
         Ok(polling)
     }
 
-    /// Begins a member's poll in its turn to commit. Returns it, the guard of that turn, and the commits that `ack`
+    /// Begins a member's poll in its turn to commit. Returns it, that turn's guard, and the commits that `ack`
     /// requests.
     async fn enter<'a>(
         &'a self,
