@@ -8,8 +8,8 @@
 //! - A line that begins with `cargo ` or `scripts/` is not run, because it builds or takes minutes: the script, the test
 //!   or the example that it names must exist.
 //! - A block that begins with ` ```sh no-run: REASON ` is only parsed.
-//! - A ` ```text ` block after a ` ```sh ` block is what that block prints. `…` stands for anything within a line, a line
-//!   of it alone for any lines.
+//! - A ` ```text ` block after a ` ```sh ` block is what that block prints. `…` stands for anything within a line; a
+//!   line that is only `…` stands for any lines.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stderr,

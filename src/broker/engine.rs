@@ -1,7 +1,7 @@
 //! The log that the service runs on: everything that the broker, and the wires through it, use of an engine.
 //!
-//! A second engine has to offer what is here: the operations of [`Log`], and of a topic and a partition the calls that
-//! `TOPIC` and `PARTITION` list (`tests/layers.rs` holds the sources against them). They are the engine's own methods, so
+//! A second engine has to offer what is here: the operations of [`Log`], and the methods of topics and partitions in
+//! `TOPIC` and `PARTITION` (`tests/layers.rs` compares the sources with these). They are the engine's own methods, so
 //! that the hot path calls them directly: an append is queued without waiting, and `try_read` answers from memory.
 
 use std::path::Path;
@@ -16,7 +16,7 @@ pub use quipu_segments::{
     TopicSettings, TopicSpec, WaitForData, batch, raise_file_limit,
 };
 
-/// What the service calls of a [`Topic`]: its name, its identity, its settings and its partitions.
+/// The methods of a [`Topic`] that the service calls: its name, its identity, its settings and its partitions.
 pub const TOPIC: &[&str] = &[
     "name",
     "id",
@@ -27,9 +27,9 @@ pub const TOPIC: &[&str] = &[
     "is_deleted",
 ];
 
-/// What the service calls of a [`Partition`]: who it is and where it ends; reading from memory (`try_read`), from the disk
-/// (`read`) and waiting for records; finding an offset by time or anew (`locate`); damage, sizes, and deleting from the
-/// beginning on (`trim`).
+/// The methods of a [`Partition`] that the service calls: its identity and its ends; reading from memory (`try_read`)
+/// or from the disk (`read`), and waiting for records; finding an offset by time, and the bytes behind an offset
+/// (`locate`, `relocate`); damage, sizes, and deletion (`trim`).
 pub const PARTITION: &[&str] = &[
     "id",
     "name",
@@ -141,12 +141,12 @@ impl Log {
         self.0.state_prefix(prefix)
     }
 
-    /// What is wrong at the moment.
+    /// The faults at the moment.
     pub fn health(&self) -> Health {
         self.0.health()
     }
 
-    /// What the engine counts.
+    /// The engine's counters.
     pub fn counters(&self) -> Counters {
         self.0.counters()
     }

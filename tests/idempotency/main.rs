@@ -61,7 +61,7 @@ async fn every_kind_of_request_is_appended_once_and_answered_as_the_first_time_o
     assert_eq!(service.metric("quipu_replayed_requests_total").await, units);
     assert_eq!(service.metric("quipu_idempotency_keys").await, units);
     assert!(service.metric("quipu_idempotency_key_bytes").await > 0);
-    // What is replayed is not produced.
+    // Replayed records do not count as produced.
     assert_eq!(service.metric("quipu_produced_records_total").await, 0);
 }
 

@@ -308,7 +308,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// One of the partitions that everybody writes to.
+    /// One of the partitions that all clients write to.
     pub fn owned(&mut self) -> u32 {
         self.rng.below(u64::from(OWNED)) as u32
     }

@@ -4,7 +4,7 @@
 //! restart, what the server serves is compared with it (see `check`):
 //! - a record that was acknowledged or read is there, once, byte for byte, at its offset, and no offset is given twice;
 //! - a request in flight is stored whole or not at all, over all its partitions (a stream: a prefix of its units);
-//! - committed offsets, log starts and ends never go back; nothing is deleted that nobody wanted deleted;
+//! - committed offsets, log starts and ends never go back; only trims and retention delete records;
 //! - created topics exist, deleted ones do not come back.
 //!
 //! `QUIPU_TEST_SEED` decides what is done, `QUIPU_TEST_ROUNDS` or `QUIPU_TEST_MINUTES` for how long; `scripts/torture`

@@ -32,7 +32,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Whether all of it was read.
+    /// Whether it was read to its end.
     pub(super) fn is_over(&self) -> bool {
         self.next >= self.end
     }

@@ -329,7 +329,7 @@ struct Pair {
     polls: u64,
     /// The changes that wait for a write, in order.
     waiting: Vec<ChangeId>,
-    /// What is on the disk, and what will be if the write succeeds.
+    /// The value on disk, and the one that a write in flight would put there.
     disk: Vec<u8>,
     in_flight: Option<Vec<u8>>,
     floor: u64,
