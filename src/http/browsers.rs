@@ -19,6 +19,7 @@ use http::header::{
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+use super::params::values_of;
 use super::problem::{Code, Problem};
 use crate::settings::Config;
 
@@ -28,7 +29,7 @@ const EXPOSED: &str =
 /// The methods of pages of a configured origin, and of pages of any origin (`*`).
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const READING: &str = "GET, HEAD";
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Checks that a request is meant for this server, and that no page of another origin changes something with it.
 ///
@@ -36,7 +37,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// 400 for a `Host` that is missing or repeated, 403 `forbidden` otherwise. The request must not be routed then.
 pub(crate) fn check<B>(config: &Config, request: &http::Request<B>) -> Result<(), Problem> {
     let headers = request.headers();
-    let mut hosts = headers.get_all(HOST).iter();
+    let mut hosts = values_of(headers, &HOST);
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(Problem::invalid("host", "a request has one Host header, exactly"));
     };
@@ -50,13 +51,11 @@ pub(crate) fn check<B>(config: &Config, request: &http::Request<B>) -> Result<()
             return Err(Problem::new(Code::Forbidden, detail));
         }
     }
-    // Almost every request: a client that is no browser.
-    let is_of_page = headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE);
-    if request.method().is_safe() || !is_of_page {
+    if request.method().is_safe() {
         return Ok(());
     }
-    let origins = || headers.get_all(ORIGIN).iter();
-    let mut sites = headers.get_all(SEC_FETCH_SITE).iter().peekable();
+    let origins = || values_of(headers, &ORIGIN);
+    let mut sites = values_of(headers, &SEC_FETCH_SITE).peekable();
     let is_own_page = if sites.peek().is_some() {
         sites.all(|site| site == "same-origin" || site == "none")
     } else {
@@ -64,7 +63,7 @@ pub(crate) fn check<B>(config: &Config, request: &http::Request<B>) -> Result<()
     };
     let pages = config.cors_origins.iter().filter(|allowed| *allowed != "*");
     let is_configured = |origin: &HeaderValue| pages.clone().any(|allowed| origin == allowed);
-    if is_own_page || (headers.contains_key(ORIGIN) && origins().all(is_configured)) {
+    if is_own_page || (origins().next().is_some() && origins().all(is_configured)) {
         return Ok(());
     }
     let from = origins().next().and_then(|origin| origin.to_str().ok());

@@ -150,11 +150,19 @@ impl Producer {
         self.clock.now()
     }
 
-    /// Appends and waits; counts the records, or a replay.
-    async fn append(&self, request: AppendRequest, records: u64, bytes: usize) -> Result<Appended, Refusal> {
-        let appended = self.log.append(request)?.await?;
-        self.count(appended.repeated.is_some(), records, bytes);
-        Ok(appended)
+    /// Queues an append; the future waits for it and counts the records, or a replay.
+    fn append(
+        &self,
+        request: AppendRequest,
+        records: u64,
+        bytes: usize,
+    ) -> Result<impl Future<Output = Result<Appended, Refusal>>, Refusal> {
+        let ticket = self.log.append(request)?;
+        Ok(async move {
+            let appended = ticket.await?;
+            self.count(appended.repeated.is_some(), records, bytes);
+            Ok(appended)
+        })
     }
 
     fn count(&self, is_replayed: bool, records: u64, bytes: usize) {

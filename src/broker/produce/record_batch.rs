@@ -92,7 +92,7 @@ impl Producer {
             options.expected_offset,
             checked.moved,
         )?;
-        let appended = self.append(request, records.into(), checked.bytes).await?;
+        let appended = self.append(request, records.into(), checked.bytes)?.await?;
         range(&appended, records)
     }
 

@@ -54,18 +54,18 @@ pub struct Places {
 }
 
 impl Producer {
-    /// Appends placed records.
+    /// Queues placed records for an append. The returned future is ready when they are stored.
     ///
     /// # Errors
     /// Those of the append; nothing is stored, unless the outcome says otherwise.
-    pub async fn append_whole(
+    pub fn append_whole(
         &self,
         target: &Target,
         options: Options,
         placed: Placed,
-    ) -> Result<Places, Refusal> {
-        let (places, _) = self.append_placed(target, options, placed, None).await?;
-        Ok(places)
+    ) -> Result<impl Future<Output = Result<Places, Refusal>>, Refusal> {
+        let appended = self.append_placed(target, options, placed, None)?;
+        Ok(async { Ok(appended.await?.0) })
     }
 
     /// Appends the records that `place` returns, once for each `key`.
@@ -95,9 +95,8 @@ impl Producer {
                     unkeyed: placed.unkeyed,
                 };
                 let once = key.once(0, fingerprint, attempt.now, first.encode());
-                let (places, appended) = self
-                    .append_placed(target, attempt.options, placed, Some(once))
-                    .await?;
+                let appended = self.append_placed(target, attempt.options, placed, Some(once))?;
+                let (places, appended) = appended.await?;
                 if appended.repeated.is_none() {
                     return Ok(places);
                 }
@@ -117,13 +116,14 @@ impl Producer {
         })
     }
 
-    async fn append_placed(
+    // Not an async function: the future of each produce request holds only what is needed after the append.
+    fn append_placed(
         &self,
         target: &Target,
         options: Options,
         placed: Placed,
         once: Option<Once>,
-    ) -> Result<(Places, Appended), Refusal> {
+    ) -> Result<impl Future<Output = Result<(Places, Appended), Refusal>>, Refusal> {
         let Placed {
             built,
             placements,
@@ -148,15 +148,18 @@ impl Producer {
             options.expected_offset,
             moved,
         )?;
-        let appended = self.append(request, placements.len() as u64, bytes).await?;
-        for ((_, offset), base) in parts.iter_mut().zip(&appended.base_offsets) {
-            *offset = *base;
-        }
-        let places = Places {
-            parts,
-            placements,
-            is_replayed: false,
-        };
-        Ok((places, appended))
+        let appending = self.append(request, placements.len() as u64, bytes)?;
+        Ok(async {
+            let appended = appending.await?;
+            for ((_, offset), base) in parts.iter_mut().zip(&appended.base_offsets) {
+                *offset = *base;
+            }
+            let places = Places {
+                parts,
+                placements,
+                is_replayed: false,
+            };
+            Ok((places, appended))
+        })
     }
 }

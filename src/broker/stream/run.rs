@@ -137,7 +137,8 @@ pub struct Stream<S> {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) request: StreamRequest,
     pub(super) lanes: Lanes,
-    pub(super) out: S,
+    /// The sink.
+    pub out: S,
     /// Records and bytes that were handed out and are not counted yet.
     records: u64,
     bytes: u64,
@@ -157,11 +158,11 @@ pub struct Stream<S> {
 }
 
 impl<S: Sink> Stream<S> {
-    /// Runs it to its end; returns the sink with what was not sent yet.
+    /// Runs it to its end, once. The sink then has what was not sent yet.
     ///
     /// # Errors
     /// [`Cut`]: the reader must not take what it has for all there is.
-    pub async fn run(mut self) -> Result<S, Cut> {
+    pub async fn run(&mut self) -> Result<(), Cut> {
         let ended = self.run_to_end().await;
         let has_nothing = !self.is_begun && self.out.is_empty();
         match ended {
@@ -184,7 +185,7 @@ impl<S: Sink> Stream<S> {
             }
         }
         self.count();
-        Ok(self.out)
+        Ok(())
     }
 
     async fn run_to_end(&mut self) -> Result<(), Cut> {

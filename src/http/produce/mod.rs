@@ -35,7 +35,7 @@ use utoipa_axum::routes;
 use self::body::Incoming;
 use self::cloudevents::Mode;
 use super::event::EventDoc;
-use super::params::{Params, single};
+use super::params::{Params, single, values_of};
 use super::path::{not_text, parse_index};
 use super::problem::{Code, Problem};
 use super::{Work, chunks};
@@ -320,9 +320,8 @@ enum Media {
 
 /// The reader of a body by its `content-type`, and by `ce-specversion`, which is stronger but for the types of whole events.
 fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
-    let otherwise = headers
-        .contains_key(CE_SPECVERSION)
-        .then_some(Media::Event(Mode::Binary));
+    let is_event = values_of(headers, &CE_SPECVERSION).next().is_some();
+    let otherwise = is_event.then_some(Media::Event(Mode::Binary));
     let Some(value) = single(headers, &header::CONTENT_TYPE)?.map(HeaderValue::as_bytes) else {
         return otherwise.ok_or_else(|| not_a_type("the header content-type is missing"));
     };
@@ -458,7 +457,7 @@ impl TopicCall<'_> {
 
     /// The headers that every record of the request gets.
     fn extra_headers(&self) -> Vec<ExtraHeader<'_>> {
-        let value = self.parts.headers.get(TRACEPARENT);
+        let value = values_of(&self.parts.headers, &TRACEPARENT).next();
         let header = value.map(|value| (b"traceparent"[..].into(), value.as_bytes().into()));
         header.into_iter().collect()
     }

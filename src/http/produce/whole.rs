@@ -37,7 +37,7 @@ pub(super) async fn produce(
         None => {
             let placed = work(call, &bytes, move |call, body| place(call, &attempt, body)).await?;
             drop(bytes);
-            let appended = call.producer.append_whole(&call.target, options, placed);
+            let appended = call.producer.append_whole(&call.target, options, placed)?;
             Ok(answer(appended.await?, budget))
         }
         // Rarer, and boxed for that: the future of a request without a key stays small.
@@ -103,5 +103,6 @@ async fn work<T: Send + 'static>(
         return work(call, bytes);
     }
     let bytes = bytes.clone();
-    call.blocking(move |call| work(call, &bytes)).await
+    // Rarer, and boxed for that: the future of a small request stays small.
+    Box::pin(call.blocking(move |call| work(call, &bytes))).await
 }

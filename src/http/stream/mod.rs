@@ -124,8 +124,11 @@ async fn stream(app: App, method: &Method, format: Format, query: StreamQuery, n
             let mut output = Output::new(format, stream.cursor(), chunks);
             output.is_named = names.len() > 1;
             output.as_events = query.as_events;
-            let stream = stream.into_stream(output);
-            async { Ok(stream.run().await?.rest()) }
+            let mut stream = stream.into_stream(output);
+            async move {
+                stream.run().await?;
+                Ok(stream.out.rest())
+            }
         };
         match chunks::begun(write).await {
             Ok(body) => body,
