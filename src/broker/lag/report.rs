@@ -6,7 +6,6 @@
 //! Positions are in memory. Only the age of a next record needs the disk, and only if the group has moved since the
 //! last lookup (see [`Place`]).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::broker::engine::{
@@ -136,7 +135,7 @@ impl Lags {
         let now = self.clock.now();
         let mut looks = self.looks(group, live.as_ref());
         let judged = self.judge(group, &mut looks, true);
-        let mut topics: BTreeMap<Arc<str>, TopicLag> = BTreeMap::new();
+        let mut topics: Vec<TopicLag> = Vec::new();
         for (look, verdict) in looks.into_iter().zip(judged) {
             let retention_ms = look.topic.retention_ms;
             let committed = look.sample.committed;
@@ -147,12 +146,16 @@ impl Lags {
                 retention_ms,
                 now,
             );
+            // The partitions of a topic follow each other.
             let name = &look.topic.name;
-            let topic = topics.entry(name.clone()).or_insert_with(|| TopicLag {
-                topic: name.clone(),
-                total: Total::default(),
-                partitions: Vec::new(),
-            });
+            if topics.last().is_none_or(|last| last.topic != *name) {
+                topics.push(TopicLag {
+                    topic: name.clone(),
+                    total: Total::default(),
+                    partitions: Vec::new(),
+                });
+            }
+            let topic = topics.last_mut().expect("one was pushed");
             let total = Total::of_partition(lag, verdict);
             topic.total = topic.total.and(total);
             topic.partitions.push(PartitionLag {
@@ -164,7 +167,7 @@ impl Lags {
                 total,
             });
         }
-        let topics: Vec<TopicLag> = topics.into_values().collect();
+        topics.sort_by(|a, b| a.topic.cmp(&b.topic));
         GroupLag {
             members: live.as_ref().map_or(0, |live| live.members),
             state: live.as_ref().map_or(GroupState::Empty, |live| live.state),
@@ -210,7 +213,7 @@ impl Lags {
 
     /// The partitions in a group's scope, by id. Does not touch the disk.
     fn looks(&self, group: &str, live: Option<&Live>) -> Vec<Look> {
-        let (topics, mut committed) = self.groups.scope(group);
+        let (topics, committed) = self.groups.scope(group);
         let at = self.clock.monotonic();
         let mut looks = Vec::with_capacity(committed.len());
         for topic in topics.into_iter().filter_map(|id| self.log.topic_by_id(id)) {
@@ -221,13 +224,13 @@ impl Lags {
             });
             for partition in partitions.iter() {
                 let (id, positions) = (partition.id(), partition.positions());
-                let committed = committed.remove(&id);
+                let committed = committed.get(&id);
                 looks.push(Look {
                     topic: Arc::clone(&topic),
                     positions,
                     sample: Sample {
                         at,
-                        committed: committed.as_ref().map(|committed| committed.offset),
+                        committed: committed.map(|committed| committed.offset),
                         last_commit: committed.map(|committed| committed.last_commit),
                         log_start_offset: positions.log_start_offset,
                         end_offset: positions.end_offset,
