@@ -54,7 +54,7 @@ pub(crate) enum Action {
         #[command(flatten)]
         seek: SeekTo,
     },
-    /// Gives a work queue its dead letters back
+    /// Appends the dead letters of a work queue again to the topic they came from
     #[command(after_help = "Examples:\n  quipu group redrive billing --topic orders.dlq --max 100")]
     Redrive {
         #[command(flatten)]

@@ -8,9 +8,9 @@
 //! value  version=1 offset:u64 last_commit:i64 has_metadata:u8 metadata (UTF-8, to the end)
 //! ```
 //!
-//! A group's name has no byte 0, so no group's keys are a prefix of another's. Keys carry the topic's id, not its name:
-//! a topic recreated under the same name starts with nothing committed. All keys of a commit are written in one journal
-//! round, so a crash leaves all of them or none.
+//! A group's name has no byte 0, so the offsets of one group are all keys that begin with `'o' group 0x00`. Keys carry
+//! the topic's id, not its name: a topic recreated under the same name starts with nothing committed. All keys of a
+//! commit are written in one journal round, so a crash leaves all of them or none.
 
 use crate::broker::engine::{Offset, PartitionId, StateChange, TimestampMs, TopicId};
 use crate::broker::state_keys::{GROUP, OFFSET};
