@@ -1,4 +1,4 @@
-//! The bodies of a fetch: a JSON document, lines, CloudEvents, or batches as they are.
+//! The bodies of a fetch: a JSON document, lines, CloudEvents, or batches as they are stored.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -76,8 +76,8 @@ pub(super) fn text(
     })
 }
 
-/// The text before and after the records of a JSON document; the log start and the end (`has_positions`) are left out
-/// where the answer is to stay the same for ever.
+/// The text before and after the records of a JSON document. Without `has_positions` the log start and the end are left
+/// out, for answers that must never change.
 fn document(page: &Page, topic: &str, partition: u32, has_positions: bool) -> (String, String) {
     let topic = serde_json::Value::from(topic);
     let before = format!("{{\"topic\":{topic},\"partition\":{partition},\"records\":[");
@@ -109,7 +109,7 @@ pub(super) fn batches(page: Page) -> Body {
     }
 }
 
-/// Several pieces of memory sent one after the other, with the length of all known.
+/// Several pieces of memory, sent one after the other; their total length is known.
 struct Pieces {
     left: VecDeque<Bytes>,
 }

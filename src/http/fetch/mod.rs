@@ -1,8 +1,8 @@
 //! Fetch over HTTP: the query, the caching headers, the body.
 //!
-//! `broker::fetch` finds the offsets and reads; the answer is rendered while the client reads it. The answer to a closed
-//! range says nothing that changes (no positions), has a strong `ETag`, and may be kept by the client: one that has it
-//! already gets 304. Every other answer is `no-store`.
+//! `broker::fetch` resolves the offsets and reads; the answer is rendered while the client reads it. The answer to a
+//! closed range holds nothing that changes (no positions). It has a strong `ETag`, and the client may keep it: a client
+//! that already has it gets 304. Every other answer is `no-store`.
 
 pub(super) mod body;
 pub(super) mod query;
@@ -30,10 +30,10 @@ use crate::http::app::App;
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("next-offset");
 const LOG_START_OFFSET: HeaderName = HeaderName::from_static("log-start-offset");
 const END_OFFSET: HeaderName = HeaderName::from_static("end-offset");
-/// Damaged offsets that were skipped on purpose: `100-250` (the second exclusive), separated by commas.
+/// Damaged offsets that the operator has skipped: `100-250` (the second exclusive), separated by commas.
 const GAPS: HeaderName = HeaderName::from_static("gaps");
 
-/// Counts rewrites of stored history, as compaction makes them; part of every `ETag`.
+/// The number of rewrites of stored history (compaction would be one); part of every `ETag`.
 const GENERATION: u64 = 0;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -42,32 +42,33 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 /// Fetches records of one partition.
 ///
-/// The answer holds what there is within the limits, which at the end of the log is nothing; `next_offset` says where to
-/// go on. With `wait_ms` it waits until `min_bytes` are there.
+/// The answer holds the available records within the limits; at the end of the log it has none. `next_offset` is where
+/// the next fetch begins. With `wait_ms` the fetch waits until `min_bytes` are there.
 ///
-/// With `until_offset` at or below the end of the log, the answer is one that never changes: it leaves out
-/// `log_start_offset` and `end_offset` (headers and body), carries a strong `ETag`, and `If-None-Match` is answered 304.
+/// With `until_offset` at or below the end of the log, the answer never changes: it leaves out `log_start_offset` and
+/// `end_offset` (headers and body), has a strong `ETag`, and `If-None-Match` can be answered with 304.
 ///
-/// As CloudEvents, a record that came as one is that event again; any other is an event of type `quipu.record` whose source and
-/// id say where it lies.
+/// As CloudEvents, a record that was produced as an event is that event again. Any other record is an event of type
+/// `quipu.record`; its source and id say where the record is stored.
 ///
-/// Damaged bytes end an answer early, with what is healthy before them; a fetch that begins in them is refused with the
-/// offset to go on from. Where the operator has skipped them it goes on behind them, and reports the gap.
+/// Damaged bytes end an answer early, after the healthy records before them. A fetch that begins in damage is refused;
+/// the problem says at which offset to continue. Damage that the operator has skipped is passed over and reported as a
+/// gap.
 #[utoipa::path(get, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "records",
     params(
-        ("offset" = Option<String>, Query, description = "Where to begin: a number, `earliest` (the log start) or `latest` (the end). One of `offset` and `from` is needed.", example = "earliest"),
+        ("offset" = Option<String>, Query, description = "Where to begin: a number, `earliest` (the log start) or `latest` (the end). Exactly one of `offset` and `from` is needed.", example = "earliest"),
         ("from" = Option<String>, Query, description = "Where to begin: the first record whose timestamp is at or after this time, in milliseconds or RFC 3339"),
-        ("until_offset" = Option<u64>, Query, description = "The offset to end before"),
+        ("until_offset" = Option<u64>, Query, description = "The answer ends before this offset"),
         ("until" = Option<String>, Query, description = "The answer ends before the first record whose timestamp is at or after this time"),
-        ("max_records" = Option<u64>, Query, minimum = 1, description = "Records at most: 500, at most 100000 (more is taken as that). Batches are not cut: the last is the one that reaches it."),
-        ("max_bytes" = Option<u64>, Query, minimum = 1, description = "Stored bytes at most: 1048576, at most 33554432 (more is taken as that). One record, or batch, is always given."),
-        ("wait_ms" = Option<u64>, Query, maximum = 60000, description = "How long to wait for `min_bytes`: 0, at most 60000"),
-        ("min_bytes" = Option<u64>, Query, description = "Stored bytes to wait for: 1"),
+        ("max_records" = Option<u64>, Query, minimum = 1, description = "The largest number of records: default 500, maximum 100000 (a larger value counts as 100000). Batches are not cut: the batch that reaches the limit is the last one."),
+        ("max_bytes" = Option<u64>, Query, minimum = 1, description = "The largest number of stored bytes: default 1048576, maximum 33554432 (a larger value counts as 33554432). At least one record, or batch, is returned if there is one, whatever its size."),
+        ("wait_ms" = Option<u64>, Query, maximum = 60000, description = "How long to wait for `min_bytes`, in milliseconds: default 0, maximum 60000"),
+        ("min_bytes" = Option<u64>, Query, description = "Stored bytes to wait for: default 1"),
         ("Accept" = Option<String>, Header, description = "`application/json`, `application/x-ndjson`, `application/cloudevents-batch+json` or `application/vnd.apache.kafka.record-batch`"),
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client has"),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client already has"),
     ),
     responses(
-        (status = 200, description = "The records; as lines, events or batches without the members around them, which are then in the headers only. Batches are those on disk: the first may begin before `offset`, the last may end behind `until_offset`.",
+        (status = 200, description = "The records. Lines, events and batches come without the other members of the JSON document: `next_offset` and the rest are then in the headers only. Batches are sent as they are stored: the first may begin before `offset`, and the last may end after `until_offset`.",
             content(
                 (FetchedRecords = "application/json"),
                 (String = "application/x-ndjson"),
@@ -76,18 +77,18 @@ pub(super) fn routes() -> OpenApiRouter<App> {
             ),
             headers(
                 ("Next-Offset" = u64, description = "Where the next fetch begins"),
-                ("Log-Start-Offset" = u64, description = "The first offset that is kept; not on ranges that never change"),
-                ("End-Offset" = u64, description = "One past the last record; not on ranges that never change"),
-                ("Gaps" = String, description = "Damaged offsets that the operator has skipped: `100-250`, the second exclusive, separated by commas; left out where there are none"),
-                ("ETag" = String, description = "Of ranges that never change"),
-                ("Cache-Control" = String, description = "`private, no-cache` on ranges that never change, else `no-store`"),
+                ("Log-Start-Offset" = u64, description = "The first offset that is kept; absent if the answer never changes"),
+                ("End-Offset" = u64, description = "One past the offset of the last record; absent if the answer never changes"),
+                ("Gaps" = String, description = "Damaged offsets that the operator has skipped: `100-250`, the second exclusive, separated by commas; absent if there are none"),
+                ("ETag" = String, description = "Only on an answer that never changes"),
+                ("Cache-Control" = String, description = "`private, no-cache` on an answer that never changes, else `no-store`"),
             )),
-        (status = 304, description = "The client has this range already"),
+        (status = 304, description = "The client already has this answer"),
         (status = 400, description = "`invalid-request`; `pointer` names the parameter"),
         (status = 406, description = "`not-acceptable`"),
         (status = 410, description = "`offset-trimmed`: below `log_start_offset`"),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`"),
-        (status = 500, description = "`corrupt-data`: go on from `damaged_until_offset`"),
+        (status = 500, description = "`corrupt-data`: continue at `damaged_until_offset`"),
         (status = 501, description = "`not-supported`: `value_limit`"),
         (status = 503, description = "`shutting-down`, `overloaded`"),
     ))]
@@ -116,7 +117,7 @@ async fn fetch(
     if method != Method::HEAD {
         app.fetcher.count(page.records, page.stored_bytes);
     }
-    // For HEAD the same answer is made; the server leaves the body out, most of which has not been rendered by then.
+    // HEAD makes the same answer. The server then leaves out the body; most of it has not been rendered at that time.
     answer(&topic, &partition, page, representation, tag.as_ref())
 }
 
@@ -127,7 +128,7 @@ fn answer(
     representation: Representation,
     tag: Option<&HeaderValue>,
 ) -> Answer {
-    // A gap may close: the file can be restored, the skip taken back.
+    // A gap may close: the file can be restored, or the skip can be taken back.
     let tag = tag.filter(|_| page.gaps.is_empty());
     let mut headers = HeaderMap::with_capacity(8);
     let media_type = HeaderValue::from_static(representation.media_type());
@@ -172,7 +173,7 @@ fn caching_headers(headers: &mut HeaderMap, tag: Option<&HeaderValue>) {
     }
 }
 
-/// Names everything that the bytes of a closed range's answer depend on.
+/// A tag made of everything that determines the bytes of a closed range's answer.
 fn etag(
     log: &Log,
     partition: &Partition,
@@ -199,10 +200,10 @@ fn etag(
     HeaderValue::try_from(text).expect("hexadecimal digits, numbers and words are visible ASCII")
 }
 
-/// Whether `If-None-Match` names `tag` (weak comparison, as the header has it) or anything at all.
+/// Whether `If-None-Match` names `tag` (weak comparison, as the standard requires) or is `*`.
 fn has_it_already(headers: &HeaderMap, tag: &HeaderValue) -> bool {
     let fields = headers.get_all(header::IF_NONE_MATCH).iter();
-    // No tag of ours has a comma in it, so a tag that is cut at one is no match either way.
+    // Our tags have no comma, so a foreign tag that is cut at a comma does not match either.
     let mut tags = fields
         .filter_map(|field| field.to_str().ok())
         .flat_map(|field| field.split(',').map(str::trim));
@@ -216,17 +217,17 @@ struct FetchedRecords {
     topic: String,
     partition: u32,
     records: Vec<JsonRecord>,
-    /// Where the next fetch begins: one past the last record, or `until_offset` where that was reached.
+    /// Where the next fetch begins: one past the last record, or `until_offset` if that was reached.
     next_offset: u64,
-    /// The first offset that is kept; left out of ranges that never change.
+    /// The first offset that is kept; left out if the answer never changes.
     log_start_offset: Option<u64>,
-    /// One past the last record of the partition; left out of ranges that never change.
+    /// One past the last record of the partition; left out if the answer never changes.
     end_offset: Option<u64>,
-    /// Damaged offsets, asked for, that the operator has skipped; left out where there are none.
+    /// Requested offsets that the operator has skipped because they are damaged; left out if there are none.
     gaps: Option<Vec<FetchedGap>>,
 }
 
-/// Offsets that are not in the answer though they were asked for.
+/// Requested offsets whose records are not in the answer.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is written by hand")]
 struct FetchedGap {
@@ -237,27 +238,27 @@ struct FetchedGap {
     reason: String,
 }
 
-/// A record as a fetch or a stream has it.
+/// A record as a fetch or a stream returns it.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is written by hand")]
 pub(super) struct JsonRecord {
-    /// Only where records of several topics come together.
+    /// Only if records of several topics come together.
     topic: Option<String>,
     partition: u32,
     offset: u64,
     /// Milliseconds since the Unix epoch.
     timestamp: i64,
-    /// Null where the record has no key; left out where `key_base64` stands.
+    /// Null if the record has no key; left out if `key_base64` is there.
     key: Option<String>,
-    /// The key where its bytes are not UTF-8.
+    /// The key, if its bytes are not UTF-8.
     key_base64: Option<String>,
-    /// Any JSON value, byte for byte as it was sent (in lines and events, line breaks between its tokens are spaces); null
-    /// for a tombstone; left out where `value_base64` stands.
+    /// Any JSON value, byte for byte as it was sent (in lines and events, line breaks between its tokens are spaces);
+    /// null for a tombstone; left out if `value_base64` is there.
     value: Option<serde_json::Value>,
-    /// The value where its bytes are not JSON, or are a JSON null.
+    /// The value, if its bytes are not JSON, or are a JSON null.
     value_base64: Option<String>,
-    /// Each value is a string, `{"base64":"…"}` where its bytes are not UTF-8, null where there is none, or an array of
-    /// those where a name repeats.
+    /// Each value is a string, `{"base64":"…"}` if its bytes are not UTF-8, null if the header has no value, or an
+    /// array of these if a name repeats.
     #[schema(value_type = Object)]
     headers: serde_json::Value,
 }

@@ -18,18 +18,18 @@ const PARAMETERS: [&str; 8] = [
     "min_bytes",
 ];
 
-/// Records in one answer where the client does not say.
+/// The default number of records in one answer.
 const DEFAULT_RECORDS: u64 = 500;
-/// Records in one answer at most.
+/// The largest number of records in one answer.
 const MOST_RECORDS: u64 = 100_000;
-/// Stored bytes in one answer where the client does not say.
+/// The default number of stored bytes in one answer.
 const DEFAULT_BYTES: u64 = 1 << 20;
-/// Stored bytes in one answer at most.
+/// The largest number of stored bytes in one answer.
 const MOST_BYTES: u64 = 32 << 20;
-/// The longest poll: shorter than the minute after which many a proxy gives up on a silent server.
+/// The longest wait: many proxies close a connection on which the server is silent for longer than a minute.
 const MOST_WAIT_MS: u64 = 60_000;
 
-/// Reads the query of a fetch; limits above the most are clamped to it.
+/// Reads the query of a fetch; limits above the maximum are clamped to it.
 ///
 /// # Errors
 /// 400 with the parameter's name: unknown ones, bad values, neither or both of `offset` and `from`, and offsets
@@ -78,7 +78,7 @@ pub(crate) fn parse(query: Option<&str>) -> Result<FetchRequest, Problem> {
 }
 
 fn offset(params: &Params, name: &str) -> Result<Option<Offset>, Problem> {
-    // `number` keeps it within what an offset can be.
+    // `number` keeps it within the range of offsets.
     Ok(params.number(name, 0, Offset::MAX.get())?.map(Offset::new))
 }
 

@@ -1,4 +1,4 @@
-//! `/v1/groups/{group}/members`: joining, polling, and the other calls of members.
+//! `/v1/groups/{group}/members`: join, poll, and the other calls of members.
 
 use std::time::Duration;
 
@@ -69,56 +69,56 @@ struct AssignedBody {
 pub(super) struct MemberBody {
     /// The member's name in its group.
     member_id: String,
-    /// What it calls itself.
+    /// The name that the client gives itself.
     client_id: Option<String>,
-    /// Where it was heard from.
+    /// The network address from which it joined.
     address: Option<String>,
     /// Its epoch.
     epoch: u64,
-    /// When it was heard from, in milliseconds since the Unix epoch; now, while it waits in a poll.
+    /// The time of its last call, in milliseconds since the Unix epoch; the current time while it waits in a poll.
     last_contact: i64,
-    /// How many milliseconds ago that was.
+    /// Milliseconds since its last call.
     idle_ms: u64,
     /// Whether it waits in a poll.
     polling: bool,
-    /// What it reads; nothing in a shared group.
+    /// The partitions that it reads; empty in a shared group.
     assignment: Vec<AssignedBody>,
-    /// In a shared group: how many records are leased to it.
+    /// In a shared group: the number of records that are leased to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     leased: Option<usize>,
 }
 
-/// Declares a body that has the fields of a join, and its own.
+/// Declares a body that has the fields of a join, and fields of its own.
 macro_rules! with_fields_of_a_join {
     ($(#[$about:meta])* struct $name:ident { topics: [$($topics:tt)+], $($own:tt)* }) => {
         $(#[$about])*
         #[derive(Debug, Deserialize, ToSchema)]
         #[serde(deny_unknown_fields)]
         struct $name {
-            /// The topics to read, 1 to 1000, which exist.
+            /// The topics to read: 1 to 1000, which must exist.
             topics: $($topics)+,
-            /// `ordered` (unless it is given): each partition is read by one member, in order. `shared`: a work queue, in
+            /// `ordered` (the default): each partition is read by one member, in order. `shared`: a work queue, in
             /// which each record is leased to one member.
             r#type: Option<String>,
-            /// The member's name, 1 to 255 visible ASCII characters; the server makes one up unless it is given. In a poll
-            /// the path names the member, so this must be the same.
+            /// The member's name, 1 to 255 visible ASCII characters; by default the server makes one. In a poll the
+            /// path names the member, so this must be the same name.
             member_id: Option<String>,
-            /// What the member is called in descriptions of the group.
+            /// A name for the client, shown in descriptions of the group.
             client_id: Option<String>,
-            /// How long the member may be silent before its partitions and leases go to others, in milliseconds: 30000;
-            /// from 100 to 86400000. While a poll waits, the member is not silent.
+            /// How long the member may be silent before its partitions and leases go to others, in milliseconds:
+            /// default 30000; from 100 to 86400000. While a poll waits, the member is not silent.
             session_timeout_ms: Option<u64>,
-            /// Where to begin in a topic of which the group has committed nothing: `earliest` (unless it is given),
-            /// `latest` or a time.
+            /// Where to begin in a topic if the group has committed nothing in it: `earliest` (the default), `latest`
+            /// or a time.
             #[serde(default)]
             #[schema(value_type = Value)]
             start: Option<Value>,
-            /// Of a shared group: how long a record is leased, in milliseconds: 30000; from 100 to 43200000.
+            /// Shared groups: how long a record is leased, in milliseconds: default 30000; from 100 to 43200000.
             lease_ms: Option<u32>,
-            /// Of a shared group: how often a record is delivered unsettled before it goes to the dead letters: 5; from 1
-            /// to 1000.
+            /// Shared groups: how often a record is delivered without being settled before it becomes a dead letter:
+            /// default 5; from 1 to 1000.
             max_deliveries: Option<u32>,
-            /// Of a shared group: the topic of dead letters, made when first needed; `{topic}.dlq` unless it is given.
+            /// Shared groups: the topic of dead letters, created when first needed; default `{topic}.dlq`.
             dead_letter_topic: Option<String>,
             $($own)*
         }
@@ -131,18 +131,19 @@ with_fields_of_a_join! {
 }
 
 with_fields_of_a_join! {
-    /// A poll. With `topics` (and the other fields of a join) it joins first when the member is unknown.
+    /// A poll. If it has `topics` (and other fields of a join) and the member is unknown, it joins first.
     struct PollBody {
         topics: [Option<Vec<String>>],
-        /// The `poll_id` of the answer that is done with: what it delivered is committed; in a shared group, those of its
-        /// records that are not settled are accepted. Null: there is none.
+        /// The `poll_id` of the answer whose records the member has finished. Their offsets are committed; in a shared
+        /// group, those of its records that are not settled are accepted. Null: nothing is acknowledged.
         ack: Option<String>,
-        /// Most records of the answer: 500; from 1 to 100000, and more is taken as that.
+        /// The largest number of records in the answer: default 500; from 1 to 100000 (a larger value counts as
+        /// 100000).
         max_records: Option<u64>,
-        /// Most stored bytes of the answer: 1048576; from 1 to 33554432, and more is taken as that. One record is always
-        /// given.
+        /// The largest number of stored bytes in the answer: default 1048576; from 1 to 33554432 (a larger value counts
+        /// as that). One record is always delivered, whatever its size.
         max_bytes: Option<u64>,
-        /// How long to wait for a record, in milliseconds: 5000; from 0 to 60000.
+        /// How long to wait for a record, in milliseconds: default 5000; from 0 to 60000.
         wait_ms: Option<u64>,
     }
 }
@@ -154,26 +155,26 @@ struct JoinedBody {
     member_id: String,
     /// Its epoch: `commit` and `heartbeat` take it.
     epoch: u64,
-    /// What it reads now. A partition that another member still has comes with a later poll.
+    /// The partitions that it reads now. A partition that another member still has is added in a later poll.
     assignment: Vec<AssignedBody>,
 }
 
-/// What a poll is answered.
+/// The answer to a poll.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is written by hand")]
 struct PolledBody {
-    /// Names this answer: give it as `ack` to the next poll when it is done with.
+    /// Names this answer: after finishing its records, send this as `ack` in the next poll.
     poll_id: String,
     /// The member's epoch.
     epoch: u64,
-    /// What the member reads; nothing in a shared group, whose members read all.
+    /// The partitions that the member reads; empty in a shared group, where every member reads all.
     assignment: Vec<AssignedBody>,
-    /// Records as a fetch gives them, each with its `topic`; in the order of their offsets within a partition. In a shared
-    /// group each also has `delivery_count`, 1 for the first time, and `lease_expires`, until when it is this member's, in
-    /// milliseconds since the Unix epoch.
+    /// Records as in a fetch, each with its `topic`; within a partition in the order of their offsets. In a shared
+    /// group each record also has `delivery_count` (1 the first time) and `lease_expires` (the time at which this
+    /// member's lease ends, in milliseconds since the Unix epoch).
     #[schema(value_type = Vec<Object>)]
     records: Vec<Value>,
-    /// Damaged offsets that the operator has skipped; left out where there are none.
+    /// Damaged offsets that the operator has skipped; left out if there are none.
     #[schema(value_type = Option<Vec<Object>>)]
     gaps: Option<Vec<Value>>,
 }
@@ -187,36 +188,36 @@ struct HeartbeatBody {
     epoch: Option<u64>,
 }
 
-/// What a heartbeat is answered.
+/// The answer to a heartbeat.
 #[derive(Debug, Serialize, ToSchema)]
 struct HeartbeatAnswer {
     /// The member's epoch.
     epoch: u64,
-    /// `stable`; or `rebalancing`: others wait for partitions, so poll as soon as what you have is done.
+    /// `stable`; or `rebalancing`: others wait for partitions, so poll as soon as you have finished your records.
     state: &'static str,
 }
 
-/// A member's own commit.
+/// A commit by a member.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CommitBody {
     /// The member's epoch.
     epoch: u64,
-    /// One for each partition; the member has all of them.
+    /// One for each partition; the member must have all of these partitions.
     offsets: Vec<OffsetBody>,
 }
 
 /// Joins a group
 ///
-/// The server assigns the partitions, so that each is read by one member and all have about the same number. A partition
-/// that another member has changes hands when that one polls. Joining again under the same name takes the place of the
-/// member before: what that one was delivered and did not acknowledge comes again.
+/// The server assigns the partitions: each is read by one member, and all members have about the same number. A
+/// partition that another member has is handed over when that member polls. A join with the name of a member replaces
+/// that member: records that were delivered to it and not acknowledged are delivered again.
 ///
-/// In a group of the type `shared` nothing is assigned: every member reads all partitions, and each record is leased to one
-/// of them. The first member chooses the type and the settings for all.
+/// In a group of the type `shared` nothing is assigned: every member reads all partitions, and each record is leased to
+/// one member. The first member chooses the type and the settings for the whole group.
 #[utoipa::path(post, path = "/v1/groups/{group}/members", tag = "groups", request_body = JoinBody,
-    params(("group" = String, Path, description = "The group's name; it is made if need be")),
-    responses((status = 201, description = "It is a member", body = JoinedBody),
+    params(("group" = String, Path, description = "The group's name; the group is created if it does not exist")),
+    responses((status = 201, description = "The member has joined", body = JoinedBody),
         (status = 404, description = "`unknown-topic`"),
         (status = 409, description = "`group-type-mismatch`, `group-settings-differ`")))]
 async fn join_group(
@@ -242,20 +243,20 @@ async fn join_group(
 
 /// Acknowledges the last answer and gets the next records
 ///
-/// What the poll named by `ack` delivered is committed, durably; then records are delivered, or waited for. An `ack` that is
-/// not the last `poll_id` means that the last answer was lost: its records are delivered again, before anything else. A poll
-/// is a heartbeat. A newer poll of the same member supersedes one that waits.
+/// The server commits, durably, what the poll named by `ack` delivered. Then it delivers records, or waits for some. An
+/// `ack` that is not the last `poll_id` means that the last answer was lost: its records are delivered again, before
+/// any others. A poll is also a heartbeat. A newer poll of the same member replaces one that waits.
 ///
-/// With `topics` in its body a poll joins first when the member is unknown, so that a consumer is a loop of this one call,
-/// over restarts of the server too.
+/// With `topics` in its body, a poll joins first if the member is unknown. So a consumer can be a loop of this one
+/// call, also when the server restarts.
 ///
-/// In a shared group the records are leased to the member. `settle` accepts, releases or rejects single records; `ack` accepts
-/// the rest. Records that a lost answer leased come again when their leases end.
+/// In a shared group the records are leased to the member. `settle` accepts, releases or rejects single records; `ack`
+/// accepts the rest. Records of a lost answer are delivered again when their leases end.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/poll", tag = "groups", request_body = PollBody,
-    responses((status = 200, description = "The records; none when the wait is over or the assignment has changed", body = PolledBody),
+    responses((status = 200, description = "The records; none if the wait has ended or the assignment has changed", body = PolledBody),
         (status = 404, description = "`unknown-member`, `unknown-topic`"),
-        (status = 409, description = "`poll-superseded`: a newer poll has taken its place, and it delivers nothing; `group-type-mismatch`, `group-settings-differ`"),
-        (status = 500, description = "`corrupt-data`: nothing but damaged records is left to read")))]
+        (status = 409, description = "`poll-superseded`: a newer poll of this member has replaced this one, which delivers nothing; `group-type-mismatch`, `group-settings-differ`"),
+        (status = 500, description = "`corrupt-data`: only damaged records are left to read")))]
 async fn poll(
     app: App,
     caller: Option<Extension<Caller>>,
@@ -311,9 +312,9 @@ async fn poll(
 
 /// Keeps a member alive during long work
 ///
-/// Leases of records are not made longer by it: `settle` has `extend`.
+/// It does not extend leases of records: use `extend` of `settle`.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/heartbeat", tag = "groups", request_body = Option<HeartbeatBody>,
-    responses((status = 200, description = "It is alive", body = HeartbeatAnswer),
+    responses((status = 200, description = "The member is alive", body = HeartbeatAnswer),
         (status = 409, description = "`fenced`: the epoch is stale")))]
 async fn heartbeat(
     app: App,
@@ -329,9 +330,10 @@ async fn heartbeat(
 
 /// Commits offsets of a member
 ///
-/// For commits finer than whole polls. Committed offsets never go back this way: the answer says what is committed now.
+/// For commits finer than whole polls. This call never moves a committed offset back; the answer has the offsets
+/// committed now.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/commit", tag = "groups", request_body = CommitBody,
-    responses((status = 200, description = "What is committed now, durably", body = OffsetsBody),
+    responses((status = 200, description = "The offsets that are now committed, durably", body = OffsetsBody),
         (status = 404, description = "`unknown-member`, `unknown-topic`, `unknown-partition`"),
         (status = 409, description = "`fenced`: the epoch is stale, or the member does not have one of the partitions; nothing was committed")))]
 async fn commit(
@@ -350,10 +352,11 @@ async fn commit(
 
 /// Leaves a group
 ///
-/// Its partitions and leases go to others at once. What it was delivered and neither committed nor settled is delivered again.
+/// Its partitions and leases go to others at once. Records delivered to it and not committed or settled are delivered
+/// again.
 #[utoipa::path(delete, path = "/v1/groups/{group}/members/{member}", tag = "groups",
-    params(("ack" = Option<String>, Query, description = "The `poll_id` of the answer that is done with: what it delivered is committed first, or accepted")),
-    responses((status = 204, description = "It is no member any more")))]
+    params(("ack" = Option<String>, Query, description = "The `poll_id` of the answer whose records the member has finished: they are committed (in a shared group: accepted) before it leaves")),
+    responses((status = 204, description = "The member has left")))]
 async fn leave_group(
     app: App,
     RawQuery(query): RawQuery,
@@ -389,7 +392,7 @@ fn assigned(assignment: Vec<(std::sync::Arc<str>, u32)>) -> Vec<AssignedBody> {
     assignment.into_iter().map(row).collect()
 }
 
-/// A limit, which is at least 1 and taken as `most` where it is above that.
+/// A limit: 0 is refused, and a value above `most` counts as `most`.
 fn within(given: Option<u64>, pointer: &str, default: u64, most: u64) -> Result<u64, Problem> {
     match given {
         Some(0) => Err(Problem::invalid(pointer, "it is at least 1")),
@@ -474,7 +477,7 @@ fn answer(polled: Polled) -> Answer {
     Ok((fresh("application/json"), body.map_err(unreadable)?).into_response())
 }
 
-/// The last fields of each record: in a shared group, how often it was delivered and how long it is leased.
+/// The last fields of each record in a shared group: its delivery count, and when its lease ends.
 fn lease_fields(delivered: &Delivered, lease_expires: Option<TimestampMs>) -> String {
     let fields = delivered.deliveries.zip(lease_expires);
     let text = fields.map(|(deliveries, expires)| {

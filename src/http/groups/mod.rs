@@ -41,11 +41,12 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct GroupRow {
     /// The group's name.
     group: String,
-    /// `empty` without members, `stable`, or `rebalancing` while partitions wait for their owners to give them up.
+    /// `empty`: no members; `stable`; or `rebalancing`: partitions are to move, and their owners have not yet given
+    /// them up.
     state: &'static str,
     /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
     r#type: &'static str,
-    /// How many members it has.
+    /// The number of members.
     members: usize,
 }
 
@@ -54,7 +55,7 @@ struct GroupRow {
 struct GroupList {
     /// The groups.
     groups: Vec<GroupRow>,
-    /// There is more: give it as `after`.
+    /// There are more groups: pass this as `after`.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
@@ -64,13 +65,14 @@ struct GroupList {
 struct GroupBody {
     /// The group's name.
     group: String,
-    /// `empty` without members, `stable`, or `rebalancing` while partitions wait for their owners to give them up.
+    /// `empty`: no members; `stable`; or `rebalancing`: partitions are to move, and their owners have not yet given
+    /// them up.
     state: &'static str,
     /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
     r#type: &'static str,
     /// The members, sorted by name.
     members: Vec<MemberBody>,
-    /// Of a shared group: what its first member chose for all.
+    /// Shared groups: the settings that the first member chose for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     settings: Option<SettingsBody>,
 }
@@ -80,15 +82,15 @@ struct GroupBody {
 struct SettingsBody {
     /// How long a record is leased, in milliseconds.
     lease_ms: u32,
-    /// How often a record is delivered unsettled before it goes to the dead letters.
+    /// How often a record is delivered without being settled before it becomes a dead letter.
     max_deliveries: u32,
-    /// Where dead letters go; null: to `{topic}.dlq`.
+    /// The topic of dead letters; null: `{topic}.dlq`.
     dead_letter_topic: Option<String>,
 }
 
 /// Groups, sorted by name
 #[utoipa::path(get, path = "/v1/groups", tag = "groups",
-    params(("limit" = Option<u64>, Query, description = "The most groups (100)"),
+    params(("limit" = Option<u64>, Query, description = "The largest number of groups (default 100)"),
         ("after" = Option<String>, Query, description = "Groups after this name")),
     responses((status = 200, description = "The groups", body = GroupList)))]
 async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
@@ -128,15 +130,15 @@ async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer
     })
 }
 
-/// Deletes a group with what it has committed
+/// Deletes a group with its committed offsets
 #[utoipa::path(delete, path = "/v1/groups/{group}", tag = "groups",
-    responses((status = 204, description = "It is gone"), (status = 409, description = "`group-active`: it has members")))]
+    responses((status = 204, description = "The group is deleted"), (status = 409, description = "`group-active`: it has members")))]
 async fn delete_group(app: App, _: NoQuery, GroupName(group): GroupName) -> Answer {
     app.groups.delete(&group).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Where `"earliest"`, `"latest"` or a time leads; `None` for anything else.
+/// The target of `"earliest"`, `"latest"` or a time; `None` for anything else.
 fn start_of(value: &Value) -> Option<Start> {
     match value.as_str() {
         Some("earliest") => Some(Start::Earliest),
@@ -149,7 +151,7 @@ fn start_of(value: &Value) -> Option<Start> {
     }
 }
 
-/// The names that a list with `limit` and `after` asks for, and what comes as `next`.
+/// The page of names that a request with `limit` and `after` gets, and the value of `next`.
 ///
 /// # Errors
 /// 400 for other parameters or wrong values.

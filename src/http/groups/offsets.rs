@@ -30,9 +30,9 @@ pub(super) struct OffsetBody {
     pub(super) topic: String,
     /// The partition.
     pub(super) partition: u32,
-    /// The next record to be read; at most the partition's `end_offset`.
+    /// The offset of the next record to read; at most the partition's `end_offset`.
     pub(super) offset: u64,
-    /// What the consumer notes with it, at most 4096 bytes.
+    /// A note of the consumer, stored with the offset: at most 4096 bytes.
     #[serde(default)]
     pub(super) metadata: Option<String>,
 }
@@ -51,18 +51,18 @@ pub(super) struct OffsetsBody {
 struct ResetBody {
     /// The topic.
     topic: String,
-    /// The partitions; all of the topic's unless given.
+    /// The partitions; by default all of the topic's.
     #[serde(default)]
     partitions: Option<Vec<u32>>,
-    /// `"earliest"`, `"latest"`, a time, `{"offset":N}`, or `{"shift":N}` from where each partition is.
+    /// `"earliest"`, `"latest"`, a time, `{"offset":N}`, or `{"shift":N}` from each partition's committed offset.
     #[schema(value_type = Value)]
     to: Value,
-    /// Only say what would be done.
+    /// Change nothing; only answer with what a reset would do.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// What a reset did.
+/// The result of a reset.
 #[derive(Debug, Serialize, ToSchema)]
 struct ResetAnswer {
     /// Whether nothing was changed.
@@ -71,20 +71,20 @@ struct ResetAnswer {
     offsets: Vec<ResetRow>,
 }
 
-/// What a reset did to a partition.
+/// The result of a reset in one partition.
 #[derive(Debug, Serialize, ToSchema)]
 struct ResetRow {
     /// The topic.
     topic: String,
     /// The partition.
     partition: u32,
-    /// What was committed; null: nothing.
+    /// The committed offset before; null: none.
     old_offset: Option<u64>,
-    /// What is now.
+    /// The committed offset now.
     new_offset: u64,
 }
 
-/// What a group has committed
+/// Lists the committed offsets of a group
 #[utoipa::path(get, path = "/v1/groups/{group}/offsets", tag = "groups",
     responses((status = 200, description = "Sorted by topic and partition", body = OffsetsBody)))]
 async fn read_offsets(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
@@ -102,11 +102,11 @@ async fn read_offsets(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     ok(&OffsetsBody { offsets })
 }
 
-/// Commits offsets with no membership, all or none, and makes the group
+/// Commits offsets without membership, all or none; creates the group if it does not exist
 #[utoipa::path(put, path = "/v1/groups/{group}/offsets", tag = "groups", request_body = OffsetsBody,
-    responses((status = 200, description = "What was committed, durably", body = OffsetsBody),
+    responses((status = 200, description = "The committed offsets; they are durable", body = OffsetsBody),
         (status = 404, description = "`unknown-topic`, `unknown-partition`: nothing was committed"),
-        (status = 409, description = "`group-active`: it has members, who alone commit for it; nothing was committed")))]
+        (status = 409, description = "`group-active`: the group has members, and only they may commit; nothing was committed")))]
 async fn commit_offsets(
     app: App,
     _: NoQuery,
@@ -122,7 +122,7 @@ async fn commit_offsets(
 #[utoipa::path(post, path = "/v1/groups/{group}/offsets/reset", tag = "groups", request_body = ResetBody,
     responses((status = 200, description = "Old and new offset of each partition", body = ResetAnswer),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`"),
-        (status = 409, description = "`group-active`: it has members, and this is no dry run; nothing was changed")))]
+        (status = 409, description = "`group-active`: the group has members, and this is not a dry run; nothing was changed")))]
 async fn reset_offsets(
     app: App,
     _: NoQuery,

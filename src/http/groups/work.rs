@@ -14,9 +14,9 @@ use crate::http::ok;
 use crate::http::path::{GroupName, MemberName, NoQuery};
 use crate::http::problem::Problem;
 
-/// Records that one settle names, of all its lists together.
+/// The largest number of records in one settle, all its lists together.
 const MOST_PLACES: usize = 100_000;
-/// Dead letters that one call sends back unless it says how many.
+/// The default number of dead letters that one redrive appends.
 const REDRIVEN: u64 = 1000;
 const MOST_REDRIVEN: u64 = 1_000_000;
 const MOST_DELAY_MS: u64 = 24 * 3_600_000;
@@ -39,7 +39,7 @@ struct PlaceBody {
     offset: u64,
 }
 
-/// A leased record that is to be delivered again.
+/// A leased record to deliver again.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ReleaseBody {
@@ -49,12 +49,12 @@ struct ReleaseBody {
     partition: u32,
     /// The offset.
     offset: u64,
-    /// Not before so many milliseconds have passed: 0; from 0 to 86400000.
+    /// The shortest time until it is delivered again, in milliseconds: default 0; from 0 to 86400000.
     #[serde(default)]
     delay_ms: u64,
 }
 
-/// A leased record that nobody can work on.
+/// A leased record to reject: it becomes a dead letter.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RejectBody {
@@ -64,7 +64,7 @@ struct RejectBody {
     partition: u32,
     /// The offset.
     offset: u64,
-    /// Why: `rejected` unless it is given. The dead letter's header `dlq_reason` has the first 1024 bytes of it.
+    /// The reason; default `rejected`. The dead letter's header `dlq_reason` has its first 1024 bytes.
     #[serde(default)]
     reason: Option<String>,
 }
@@ -73,55 +73,55 @@ struct RejectBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SettleBody {
-    /// Done with.
+    /// Accept: these records are done.
     #[serde(default)]
     accept: Vec<PlaceBody>,
-    /// To be delivered again.
+    /// Release: deliver these records again.
     #[serde(default)]
     release: Vec<ReleaseBody>,
-    /// To the dead letters.
+    /// Reject: make these records dead letters.
     #[serde(default)]
     reject: Vec<RejectBody>,
-    /// To be leased for longer: `lease_ms` from now.
+    /// Extend the leases of these records: they end `lease_ms` from now.
     #[serde(default)]
     extend: Vec<PlaceBody>,
 }
 
-/// What a settle could not do.
+/// The answer to a settle.
 #[derive(Debug, Serialize, ToSchema)]
 struct SettledBody {
-    /// Records that no longer were this member's: their leases had run out, or they are settled.
+    /// Records that were no longer leased to this member: their leases had ended, or they were settled before.
     lost: Vec<PlaceBody>,
 }
 
-/// Which dead letters go back.
+/// Which dead letters to redrive.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RedriveBody {
     /// The topic of dead letters.
     dead_letter_topic: String,
-    /// How many at most: 1000; from 1 to 1000000.
+    /// The largest number of dead letters: default 1000; from 1 to 1000000.
     #[serde(default)]
     max_records: Option<u64>,
 }
 
-/// What went back.
+/// The result of a redrive.
 #[derive(Debug, Serialize, ToSchema)]
 struct RedrivenBody {
-    /// Dead letters of this group that were sent back to where they came from, durably.
+    /// Dead letters of this group that were appended to their original topics, durably.
     redriven: u64,
-    /// Records that were passed over: dead letters of other groups, and records that are no dead letters.
+    /// Records that were passed over: dead letters of other groups, and records that are not dead letters.
     passed: u64,
-    /// Whether all that was there has been looked at; otherwise a further call finds more.
+    /// Whether the whole topic of dead letters was read; otherwise a further call finds more.
     at_end: bool,
 }
 
 /// Settles leased records: accepted, released, rejected or extended
 ///
-/// Durable when it is answered: what was accepted is never delivered again, and what was rejected is in
+/// The answer is sent when the result is durable: accepted records are never delivered again, and rejected ones are in
 /// the topic of dead letters.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/settle", tag = "groups", request_body = SettleBody,
-    responses((status = 200, description = "It is done, but for what is `lost`", body = SettledBody),
+    responses((status = 200, description = "All records are settled, except those in `lost`", body = SettledBody),
         (status = 404, description = "`unknown-group`, `unknown-member`, `unknown-topic`, `unknown-partition`"),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
 async fn settle_records(
@@ -167,12 +167,12 @@ async fn settle_records(
     ok(&SettledBody { lost })
 }
 
-/// Sends dead letters of a shared group back to where they came from
+/// Redrives dead letters of a shared group: appends them to their original topics
 ///
-/// The oldest first. What was sent is remembered in the same append: a further call sends nothing twice.
+/// The oldest come first. The same append remembers which ones were sent, so a further call sends nothing twice.
 #[utoipa::path(post, path = "/v1/groups/{group}/redrive", tag = "groups", request_body = RedriveBody,
-    responses((status = 200, description = "They are back, durably", body = RedrivenBody),
-        (status = 404, description = "`unknown-group`; `unknown-topic`: the topic of dead letters, or the one where a record came from (`redriven` counts those before it)"),
+    responses((status = 200, description = "The dead letters are appended, durably", body = RedrivenBody),
+        (status = 404, description = "`unknown-group`; `unknown-topic`: the topic of dead letters, or the original topic of a record (`redriven` counts the records before it)"),
         (status = 409, description = "`group-type-mismatch`: the group is ordered")))]
 async fn redrive_group(
     app: App,
