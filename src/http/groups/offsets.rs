@@ -54,7 +54,7 @@ struct ResetBody {
     /// The partitions; by default all of the topic's.
     #[serde(default)]
     partitions: Option<Vec<u32>>,
-    /// `"earliest"`, `"latest"`, a time, `{"offset":N}`, or `{"shift":N}` from each partition's committed offset.
+    /// `"earliest"`, `"latest"`, a time, `{"offset":N}`, or `{"shift":N}` from the committed offset (or the log start).
     #[schema(value_type = Value)]
     to: Value,
     /// Change nothing; only answer with what a reset would do.

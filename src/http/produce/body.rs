@@ -1,15 +1,15 @@
-//! The body of a produce request: decoded as it comes, counted as it comes, held only within the server's budget.
+//! The body of a produce request: decoded and counted as it arrives, held only within the server's budget.
 //!
-//! - [`Incoming`] gives the decoded bytes chunk by chunk. A chunk is at most what the connection read at once, or
-//!   [`CHUNK_BYTES`] and a little where it was compressed: a body that unpacks to gigabytes costs no more memory than another.
-//!   What a decoder itself needs (a window of up to 8 MiB, if the body asks for it) is a part of the budget too, and
-//!   nothing of it is there before the body's first byte.
-//! - [`Budget`] holds the server's budget for bodies in flight; it is given back when dropped, after the records are
-//!   appended. A body that holds some and comes slowly gives way to those that wait for it ([`Pace`]).
-//! - A body that is in memory already never makes its reader wait: after every [`TURN_BYTES`] of it other tasks get their turn,
-//!   which is also when the reader can notice that its client has gone or that the server stops.
-//! - [`Incoming::drain`] reads on after a refusal, so that a client that writes its whole body before it reads finds the
-//!   answer, and not a connection that was reset under it.
+//! - [`Incoming`] gives the decoded bytes chunk by chunk. A chunk is at most what the connection read at once or, for a
+//!   compressed body, [`CHUNK_BYTES`] and a little: so a body that unpacks to gigabytes costs no more memory than
+//!   another. The decoder's own memory (a window of up to 8 MiB, if the body asks for it) counts in the budget too, and
+//!   is not allocated before the body's first byte.
+//! - [`Budget`] is the request's share of the server's memory for bodies; it is returned when dropped, after the
+//!   append. A body that holds memory and arrives slowly gives way to requests that wait for memory ([`Pace`]).
+//! - Reading a body that is already in memory never waits. So after every [`TURN_BYTES`] the reader lets other tasks
+//!   run; only then can it notice that its client has gone or that the server stops.
+//! - [`Incoming::drain`] reads on after a refusal: a client that writes its whole body before it reads then gets the
+//!   answer, and not a connection reset.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -33,11 +33,12 @@ use crate::http::problem::{Code, Problem};
 /// About how many bytes are decoded at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// After so many bytes other tasks get their turn: a reader that makes a record of every third byte takes two milliseconds for them.
+/// After this many bytes other tasks get a turn: if every third byte becomes a record, reading them takes two
+/// milliseconds.
 const TURN_BYTES: usize = 64 << 10;
-/// A decoder is called so often before it says whether something came out: members and frames may be empty.
+/// The most calls of a decoder before it reports whether there is output: members and frames may be empty.
 const DECODER_CALLS: usize = 16;
-/// The least that a step of a decoder counts, in bytes: to begin a member of gzip takes as long as some KiB.
+/// The least bytes counted for one step of a decoder: beginning a gzip member takes as long as decoding some KiB.
 const STEP_BYTES: usize = TURN_BYTES / 4;
 
 /// The largest window that a zstd body may ask for, as a power of two: the 8 MiB that RFC 9659 allows in HTTP.
@@ -46,7 +47,7 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 /// The memory for decoding gzip: the window, the tables, and a buffer for output.
 const GZIP_BYTES: usize = 96 << 10;
 
-/// A refused body is read on for at most so many bytes and so long.
+/// The most bytes, and the longest time, for which the rest of a refused body is read.
 const DRAIN_BYTES: usize = 256 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 
@@ -55,18 +56,18 @@ pub(crate) struct Incoming<'a> {
     pool: &'a Pool,
     body: Body,
     coding: Coding,
-    /// Made when the first bytes are there.
+    /// Made when the first bytes arrive.
     decoder: Option<Decoder>,
-    /// The bytes that it has not decoded yet.
+    /// The bytes that the decoder has not decoded yet.
     input: Bytes,
     /// Covers the decoder's memory.
     room: Budget<'a>,
     pace: Pace<'a>,
-    /// Bytes since others had their turn.
+    /// Bytes since other tasks had a turn.
     worked_bytes: usize,
-    /// As the client declares it, before decoding.
+    /// The length that the client declares, before decoding.
     content_length: Option<u64>,
-    /// The client waits for a word from the server before it sends the body.
+    /// Whether the client waits for `100 Continue` before it sends the body.
     expects_continue: bool,
     begun: bool,
     ended: bool,
@@ -77,7 +78,7 @@ enum Coding {
     Identity,
     Gzip,
     Zstd,
-    /// None that is supported.
+    /// A coding that is not supported.
     Other,
 }
 
@@ -101,12 +102,12 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// A budget for what the reader of the body holds.
+    /// A budget for the memory that the reader of the body holds.
     pub(super) fn budget(&self) -> Budget<'a> {
         Budget::new(self.pool)
     }
 
-    /// Checks what can be known before the first byte.
+    /// Checks the coding, before the first byte is read.
     ///
     /// # Errors
     /// 415 for a coding other than gzip and zstd.
@@ -118,11 +119,11 @@ impl<'a> Incoming<'a> {
         Err(Problem::new(Code::UnsupportedMediaType, detail))
     }
 
-    /// The next decoded bytes, not empty; `None` at the end. `budget` is what the request holds meanwhile.
+    /// The next decoded bytes, not empty; `None` at the end. `budget` is the request's share meanwhile.
     ///
     /// # Errors
-    /// 400 for a body that is damaged or cut off; 408 for a client that stopped sending; 503 where the server has no
-    /// room for a decoder, or others wait for what a client that sends too slowly holds.
+    /// 400 for a body that is damaged or cut off; 408 if the client stopped sending; 503 if the server has no room for
+    /// a decoder, or if others wait for memory that a slow client's request holds.
     pub(crate) async fn next(&mut self, budget: &Budget<'_>) -> Result<Option<Bytes>, Problem> {
         loop {
             if self.worked_bytes >= TURN_BYTES {
@@ -133,7 +134,7 @@ impl<'a> Incoming<'a> {
                 let decoded = decoder
                     .step(&mut self.input)
                     .map_err(|error| decoder.corrupt(&error))?;
-                // Zstd takes its window when it has seen a frame's header, and fills it only as it decodes.
+                // Zstd allocates its window after a frame's header, and fills it only while it decodes.
                 let held = decoder.held_bytes();
                 self.room.cover_beside(budget.covered() + held, held).await?;
                 if let Some(decoded) = decoded {
@@ -171,10 +172,12 @@ impl<'a> Incoming<'a> {
         self.room.covered()
     }
 
-    /// The whole decoded body, at most `max_bytes` of it, covered by `budget`. A body that came in one piece is not copied.
+    /// The whole decoded body, at most `max_bytes`, covered by `budget`. A body that arrived in one piece is not
+    /// copied.
     ///
     /// # Errors
-    /// 413 `request-too-large`, at once where the client declares its length; those of [`Incoming::next`] and [`Budget::cover`].
+    /// 413 `request-too-large`, at once if the declared length is too large; those of [`Incoming::next`] and
+    /// [`Budget::cover`].
     pub(super) async fn whole(
         &mut self,
         budget: &mut Budget<'_>,
@@ -216,7 +219,7 @@ impl<'a> Incoming<'a> {
         Ok(whole.into())
     }
 
-    /// Reads on in the background what the client still sends, within bounds, so that it can read the answer.
+    /// Reads the rest of the body in the background, within bounds, so that the client can read the answer.
     pub(super) fn drain(self, mut stopping: watch::Receiver<bool>) {
         // This returns the decoder's memory.
         let Self {
@@ -226,7 +229,7 @@ impl<'a> Incoming<'a> {
             ended,
             ..
         } = self;
-        // A client that waits for leave to send takes the answer as a no: asking it for the body would be a yes.
+        // A client that waits for `100 Continue` takes the answer as a no; reading the body would send it a yes.
         if ended || body.is_end_stream() || (expects_continue && !begun) {
             return;
         }
@@ -292,7 +295,7 @@ impl Coding {
 }
 
 enum Decoder {
-    /// Members one after another, as `cat a.gz b.gz` makes them.
+    /// One member after another, as in the output of `cat a.gz b.gz`.
     Gzip(Box<MultiGzDecoder<Vec<u8>>>),
     Zstd(Box<Zstd>),
 }
@@ -323,7 +326,8 @@ impl Decoder {
         Problem::invalid("", format!("the body cannot be decoded as {coding}: {error}"))
     }
 
-    /// Decodes up to a chunk of the input, or nothing of a part of it; `None` when more is needed.
+    /// Decodes up to a chunk of the input; the result may be empty if only a part was decoded. `None` if it needs more
+    /// input.
     fn step(&mut self, input: &mut Bytes) -> io::Result<Option<Bytes>> {
         let decoder = match self {
             Self::Zstd(zstd) => return zstd.step(input),
@@ -335,7 +339,7 @@ impl Decoder {
                 break;
             }
             let before = decoder.get_ref().len();
-            // One write puts out a buffer of 32 KiB at most, however much there is to unpack.
+            // One write produces at most a buffer of 32 KiB, even if the input unpacks to more.
             let taken = decoder.write(input)?;
             if taken == 0 && decoder.get_ref().len() == before {
                 return Err(io::Error::other("something follows the data"));
@@ -345,7 +349,7 @@ impl Decoder {
         Ok(Some(std::mem::take(decoder.get_mut()).into()))
     }
 
-    /// The rest, at the end of the body.
+    /// The remaining output, at the end of the body.
     fn finish(&mut self) -> io::Result<Option<Bytes>> {
         match self {
             Self::Zstd(zstd) if zstd.whole => Ok(None),
@@ -364,7 +368,7 @@ struct Zstd {
     decoder: DCtx<'static>,
     /// Whether the input so far ends with a frame.
     whole: bool,
-    /// Whether the decoder may hold output that found no room.
+    /// Whether the decoder may hold output for which there was no room.
     full: bool,
 }
 
@@ -402,7 +406,7 @@ impl Zstd {
     }
 }
 
-/// The name of an error of zstd.
+/// An error of zstd, by its name.
 #[cold]
 fn failed(code: usize) -> io::Error {
     io::Error::other(get_error_name(code))
@@ -446,7 +450,7 @@ mod tests {
         zstd::encode_all(bytes, 3).unwrap()
     }
 
-    /// Zstd with a window that must be had, as the size of the content is not known.
+    /// Zstd that needs its full window, because the size of the content is not known.
     fn windowed(log: u32, bytes: &[u8]) -> Vec<u8> {
         let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
         encoder.window_log(log).unwrap();
@@ -467,7 +471,7 @@ mod tests {
     const INVALID: Code = Code::Refused(Reason::InvalidRequest);
     const TOO_LARGE: Code = Code::Refused(Reason::RequestTooLarge);
 
-    /// Bytes that compress, but not to nothing.
+    /// Bytes that can be compressed, but not to almost nothing.
     fn text() -> Vec<u8> {
         let numbers = (0..40_000_u32).map(|number| number.wrapping_mul(2_654_435_761) >> 20);
         numbers

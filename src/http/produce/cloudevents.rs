@@ -1,6 +1,6 @@
 //! CloudEvents: structured (one event as JSON), batched (an array of them), and binary (attributes in headers, data in the body).
 //!
-//! [`crate::formats::cloudevents`] makes a record of an event; from there on it is a record like any other.
+//! [`crate::formats::cloudevents`] makes a record from an event; after that it is a record like any other.
 
 use http::{HeaderMap, HeaderName};
 
@@ -25,10 +25,10 @@ pub(super) enum Mode {
     Binary,
 }
 
-/// Refuses what looks like binary mode and is not: as a raw body it would lose what its headers say.
+/// Refuses CloudEvents headers without `ce-specversion`: read as a raw body, the record would lose these headers.
 ///
 /// # Errors
-/// 400 for attributes that every event has, but `ce-specversion`.
+/// 400 if a header has an attribute that every event has (`ce-id`, `ce-source`, `ce-type`).
 pub(super) fn refuse_half_an_event(headers: &HeaderMap) -> Result<(), Problem> {
     let is_attribute = |name: &&HeaderName| matches!(name.as_str(), "ce-id" | "ce-source" | "ce-type");
     headers.keys().find(is_attribute).map_or(Ok(()), |name| {
@@ -70,7 +70,7 @@ fn place(
             let headers = call.parts.headers.iter();
             let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
             let mut record = read_binary(headers, body)?;
-            // A value that is too large is refused: it need not be looked at.
+            // A value that is too large is refused later, so it is not parsed.
             let is_small = body.len() <= call.target.rules.max_record_bytes;
             record.json_line = body.is_empty() || (is_small && is_json_line(body));
             add(record, None)?;

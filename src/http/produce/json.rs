@@ -1,4 +1,4 @@
-//! `application/json`: a list of records, appended as one.
+//! `application/json`: a list of records, appended in one append.
 
 use super::body::Incoming;
 use super::whole::produce as produce_whole;

@@ -1,13 +1,14 @@
 //! Produce: `POST /v1/topics/{topic}/records` and `POST /v1/topics/{topic}/partitions/{partition}/records`.
 //!
-//! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`] (one value),
-//! [`cloudevents`] (events, one or many), [`record_batch`] (batches as they are stored). [`broker::produce`](crate::broker::produce)
-//! places and appends what they read. Here is what they share: the query and the headers, and how answers look. [`whole`] is what
-//! those share that read their body at once.
+//! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`]
+//! (one value), [`cloudevents`] (one event or several), [`record_batch`] (batches as they are stored).
+//! [`broker::produce`](crate::broker::produce) places and appends the records. This file has what all readers share:
+//! the query, the headers, and the answers. [`whole`] has what the readers share that read the whole body first.
 //!
-//! Invariants: a parameter, a header or a media type of the contract that this version does not do is refused and never
-//! passed over. A refusal reads the body on ([`body::Incoming::drain`]), so that its client can read it. A request that
-//! is given up by its client in the middle is appended whole or not at all (NDJSON: a prefix of its units).
+//! Invariants: if this version does not support a parameter, a header or a media type of the contract, it refuses it
+//! and never ignores it. After a refusal the rest of the body is read ([`body::Incoming::drain`]), so that the client
+//! can read the answer. If the client gives up in the middle, its request is appended whole or not at all (NDJSON: a
+//! prefix of its units).
 
 pub(super) mod body;
 mod cloudevents;
@@ -56,9 +57,10 @@ const CE_SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// Bodies up to this size are read on the worker that received them: about a millisecond of work. Larger ones go where blocking is fine.
+/// Bodies up to this size are read on the worker that received them: about a millisecond of work. Larger ones go to a
+/// blocking thread.
 const INLINE_BYTES: usize = 256 << 10;
-/// Positions are written in pieces of this size, so that a slow reader holds no more than one piece.
+/// Positions are written in pieces of this size, so that a slow client holds only one piece.
 const ANSWER_CHUNK_BYTES: usize = 64 << 10;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -67,25 +69,25 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(produce_to_partition))
 }
 
-/// A record as it is sent.
+/// A record as a producer sends it.
 #[derive(ToSchema)]
 #[schema(as = NewRecord)]
 #[allow(dead_code, reason = "describes the body in the OpenAPI document")]
 struct RecordDoc {
-    /// Any JSON value, kept byte for byte; absent or null: a tombstone.
+    /// Any JSON value, kept byte for byte; absent or null: the record is a tombstone.
     value: Option<serde_json::Value>,
-    /// Bytes that are not JSON, in place of `value`.
+    /// The value in base64, if it is not JSON; used instead of `value`.
     value_base64: Option<String>,
-    /// The key; absent or null: none.
+    /// The key; absent or null: the record has no key.
     key: Option<String>,
-    /// A key that is not UTF-8, in place of `key`.
+    /// The key in base64, if it is not UTF-8; used instead of `key`.
     key_base64: Option<String>,
-    /// By name: a string, `{"base64": "…"}`, null, or an array of those.
+    /// By name: a string, `{"base64": "…"}`, null, or an array of these.
     headers: Option<std::collections::BTreeMap<String, serde_json::Value>>,
-    /// Milliseconds since the Unix epoch, or RFC 3339; absent: now.
+    /// Milliseconds since the Unix epoch, or RFC 3339; absent: the time of the append.
     #[schema(value_type = Option<TimeDoc>)]
     timestamp: Option<serde_json::Value>,
-    /// The partition; absent: the key's, and for records without a key one that rotates from request to request.
+    /// The partition; absent: chosen by the key. Records without a key go to one that changes from request to request.
     partition: Option<u32>,
     /// Ignored.
     offset: Option<serde_json::Value>,
@@ -115,13 +117,13 @@ struct RecordsDoc {
     records: Vec<RecordDoc>,
 }
 
-/// Where a record lies.
+/// Where a record is stored.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RecordPosition)]
 struct PositionDoc {
     /// The partition.
     partition: u32,
-    /// The offset in it.
+    /// The record's offset in the partition.
     offset: u64,
 }
 
@@ -135,28 +137,28 @@ struct ProducedDoc {
 
 /// Produce records
 ///
-/// The body's type says how it is read: a JSON object with `records`, NDJSON with a record a line, CloudEvents, or any other
-/// type as one record's value. The records of one request are all stored or none are; NDJSON is a sequence of such requests,
-/// cut at 1 MiB or 10,000 lines, and answers `StreamProduced`.
+/// The content type says how the body is read: a JSON object with `records`, NDJSON with one record per line,
+/// CloudEvents, or any other type as one record's value. The records of one request are all stored, or none are. NDJSON
+/// is cut into units at 1 MiB or 10,000 lines; each unit is like such a request, and the answer is `StreamProduced`.
 ///
-/// CloudEvents 1.0.2 come in structured, batched and binary mode; the header `ce-specversion` makes any body but the first two the
-/// data of an event. Attributes become headers `ce_…`, `datacontenttype` the header `content-type`, `partitionkey` the key as well,
-/// `time` the timestamp as well.
+/// CloudEvents 1.0.2 come in structured, batched and binary mode. The header `ce-specversion` makes any body except the
+/// first two the data of an event. Attributes become headers `ce_…`, and `datacontenttype` the header `content-type`;
+/// `partitionkey` also becomes the key, and `time` the timestamp.
 #[utoipa::path(post, path = "/v1/topics/{topic}/records", tag = "records",
     params(
-        ("ack" = Option<String>, Query, description = "When it is answered: `durable` (the records are on stable storage) or `written` (the operating system has them); default: the topic's `ack`"),
-        ("expected_offset" = Option<u64>, Query, description = "Append only if this is the next offset; all records must go to one partition"),
+        ("ack" = Option<String>, Query, description = "When the request is answered: `durable` (the records are on stable storage) or `written` (the operating system has them); default: the topic's `ack`"),
+        ("expected_offset" = Option<u64>, Query, description = "Append only if this is the partition's next offset; all records must go to one partition"),
         ("repartition" = Option<bool>, Query, description = "JSON and NDJSON: ignore the records' `partition`"),
         ("key" = Option<String>, Query, description = "Raw bodies: the record's key"),
         ("partition" = Option<u32>, Query, description = "Raw bodies and CloudEvents: the partition"),
         ("timestamp" = Option<String>, Query, description = "Raw bodies: the record's time, in milliseconds or RFC 3339"),
         ("ce-specversion" = Option<String>, Header, description = "`1.0`: the body is the data of a CloudEvent in binary mode"),
-        ("ce-id" = Option<String>, Header, description = "Binary mode: the event's `id`; other attributes and extensions likewise, percent-encoded"),
+        ("ce-id" = Option<String>, Header, description = "Binary mode: the event's `id`; other attributes and extensions have such headers too, percent-encoded"),
         ("ce-source" = Option<String>, Header, description = "Binary mode: the event's `source`"),
         ("ce-type" = Option<String>, Header, description = "Binary mode: the event's `type`"),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "The same request with the same key appends nothing within the topic's `dedupe_window_ms`, and is answered as the first time; NDJSON unit by unit, so that a retry completes what was cut off"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "If the same request with the same key is repeated within the topic's `dedupe_window_ms`, it appends nothing and gets the first answer. NDJSON does this for each unit, so a retry of an interrupted request stores the missing units"),
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
-        ("traceparent" = Option<String>, Header, description = "Kept as a header of every record that has none of that name"),
+        ("traceparent" = Option<String>, Header, description = "Stored as a header of every record that has no header with this name"),
     ),
     request_body(description = "The records", content(
             (RecordsDoc = "application/json"),
@@ -166,16 +168,16 @@ struct ProducedDoc {
             (String = "*/*"),
         )),
     responses(
-        (status = 200, description = "Stored; NDJSON answers StreamProduced", content_type = "application/json", body = inline(AnyProduced),
-            headers(("Idempotency-Replayed" = String, description = "`true` where all of it had been appended before"))),
+        (status = 200, description = "The records are stored; for NDJSON the answer is StreamProduced", content_type = "application/json", body = inline(AnyProduced),
+            headers(("Idempotency-Replayed" = String, description = "`true` if all records had been appended before"))),
         (status = 400, description = "The request is not valid; `pointer` names the field (NDJSON: and `line`, `accepted`)"),
         (status = 404, description = "The topic or the partition does not exist"),
         (status = 408, description = "The body did not arrive whole"),
         (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
         (status = 413, description = "A record or the request is too large"),
         (status = 415, description = "The body's type or coding is not supported here"),
-        (status = 422, description = "`idempotency-key-reused`: the key belongs to a request with another query, type or body"),
-        (status = 503, description = "Overloaded (also by idempotency keys, which are never forgotten early), stopping, or appends have failed"),
+        (status = 422, description = "`idempotency-key-reused`: the key was used for a request with another query, type or body"),
+        (status = 503, description = "The server is overloaded (also by idempotency keys, which are never forgotten early) or stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
     ))]
 async fn produce(app: App, topic: Result<Path<String>, PathRejection>, request: Request) -> Response {
@@ -188,7 +190,7 @@ async fn produce(app: App, topic: Result<Path<String>, PathRejection>, request: 
     answer_or_drain(answer, body, &app.stopping)
 }
 
-/// Either answer.
+/// The answer to one body, or to a stream.
 #[derive(ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "describes the answers in the OpenAPI document")]
@@ -201,29 +203,30 @@ enum AnyProduced {
 
 /// Produce record batches
 ///
-/// The body is one or more record batches, version 2, not compressed, stored as they are. A batch with a producer id is a body by
-/// itself: it is appended once, in the order of its producer's sequence, as Kafka does it.
+/// The body is one or more record batches, version 2, not compressed; they are stored as they are. A batch with a
+/// producer id must be the only one in its body: it is appended once, in the order of its producer's sequence, as in
+/// Kafka.
 #[utoipa::path(post, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "records",
     params(
         ("ack" = Option<String>, Query, description = "As for records in JSON"),
-        ("expected_offset" = Option<u64>, Query, description = "Append only if this is the next offset"),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "The same request with the same key appends nothing within the topic's `dedupe_window_ms`, and is answered as the first time; NDJSON unit by unit, so that a retry completes what was cut off"),
+        ("expected_offset" = Option<u64>, Query, description = "Append only if this is the partition's next offset"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$", description = "If the same request with the same key is repeated within the topic's `dedupe_window_ms`, it appends nothing and gets the first answer. NDJSON does this for each unit, so a retry of an interrupted request stores the missing units"),
         ("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
     ),
     request_body(description = "Record batches back to back", content((Vec<u8> = "application/vnd.apache.kafka.record-batch"))),
     responses(
         (status = 200, description = "Stored", content_type = "application/json", body = record_batch::BatchesDoc,
-            headers(("Idempotency-Replayed" = String, description = "`true` where it had been appended before: by its key, or by its producer's sequence"))),
+            headers(("Idempotency-Replayed" = String, description = "`true` if the batches had been appended before: by their idempotency key, or by their producer's sequence"))),
         (status = 400, description = "The bytes are not valid batches, or the request is not valid"),
         (status = 404, description = "The topic or the partition does not exist"),
         (status = 408, description = "The body did not arrive whole"),
-        (status = 409, description = "`out-of-order-sequence`, `fenced`: the batch does not follow on its producer's last one, or a newer instance has taken its place"),
+        (status = 409, description = "`out-of-order-sequence`, `fenced`: the batch does not follow on its producer's last one, or a newer instance has replaced its producer"),
         (status = 412, description = "`expected_offset` is not the next offset, which is `end_offset`"),
         (status = 413, description = "A record or the request is too large"),
-        (status = 415, description = "Only record batches are taken here"),
-        (status = 422, description = "`idempotency-key-reused`: the key belongs to a request with another query, path, type or body"),
+        (status = 415, description = "Only record batches are accepted here"),
+        (status = 422, description = "`idempotency-key-reused`: the key was used for a request with another query, path, type or body"),
         (status = 501, description = "Not supported by this version: compressed, transactional or control batches"),
-        (status = 503, description = "Overloaded (also by idempotency keys, which are never forgotten early), stopping, or appends have failed"),
+        (status = 503, description = "The server is overloaded (also by idempotency keys, which are never forgotten early) or stopping, or appends have failed"),
         (status = 507, description = "The disk is full"),
     ))]
 async fn produce_to_partition(
@@ -260,7 +263,7 @@ async fn to_topic(producer: &Arc<Producer>, topic: &str, parts: &Parts, body: &m
         parts,
         target,
     };
-    // The rarer readers are boxed, so that the future of a small JSON request stays small.
+    // The rarer readers are boxed, which keeps the future of a small JSON request small.
     match media {
         Media::Json | Media::RecordBatch => json::produce(&call, body).await,
         Media::Ndjson => Box::pin(ndjson::produce(&call, body)).await,
@@ -308,7 +311,7 @@ fn answer_or_drain(answer: Answer, body: Incoming<'_>, stopping: &watch::Sender<
     response
 }
 
-/// How a body is read.
+/// The readers of bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Media {
     Json,
@@ -318,7 +321,7 @@ enum Media {
     Event(Mode),
 }
 
-/// The reader of a body by its `content-type`, and by `ce-specversion`, which is stronger but for the types of whole events.
+/// The reader of a body. `ce-specversion` decides before `content-type`, except for the types of whole events.
 fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
     let is_event = values_of(headers, &CE_SPECVERSION).next().is_some();
     let otherwise = is_event.then_some(Media::Event(Mode::Binary));
@@ -345,7 +348,7 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
         | b"application/jsonlines"
         | b"application/x-jsonlines" => Media::Ndjson,
         b"application/vnd.apache.kafka.record-batch" => Media::RecordBatch,
-        // Clients send these without a thought, or mean a list of records of another service.
+        // Many clients send these by default, or mean another service's list of records.
         b""
         | b"text/json"
         | b"text/x-json"
@@ -378,7 +381,7 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
     }
 }
 
-/// The refusal of a type that would silently become one record.
+/// The refusal of a type whose body would silently become one record.
 #[cold]
 fn not_a_type(what: &str) -> Problem {
     let types = "application/json for {\"records\":[…]}, application/x-ndjson for a record a line, application/cloudevents+json and \
@@ -394,7 +397,7 @@ struct TopicCall<'a> {
 }
 
 impl TopicCall<'_> {
-    /// The parameters, of which those in `allowed` are known here.
+    /// The query's parameters and the options; a parameter that is not in `allowed` is refused.
     fn params(&self, allowed: &[&str]) -> Result<(Params, Options), Problem> {
         let params = Params::parse(self.parts.uri.query(), allowed, &[])?;
         let ack = params.choice("ack", &[("durable", Ack::Durable), ("written", Ack::Written)])?;
@@ -407,10 +410,10 @@ impl TopicCall<'_> {
         Ok((params, options))
     }
 
-    /// The idempotency key that the request carries, if it does; `partition` is that of its path.
+    /// The request's idempotency key, if it has one; `partition` is the partition in its path.
     ///
-    /// A repetition agrees in the query (decoded and sorted), the content type as it was sent, the headers of a CloudEvent, the
-    /// partition in the path, and the decoded body. `traceparent` is not part of it: each try may have its own.
+    /// A repetition must have the same query (decoded and sorted), content type (as it was sent), headers of a
+    /// CloudEvent, partition in the path, and decoded body. `traceparent` is not compared: each try may have its own.
     ///
     /// # Errors
     /// 400 for two keys, and for one that is not 1 to 255 characters of visible ASCII.
@@ -471,7 +474,7 @@ impl TopicCall<'_> {
         }
     }
 
-    /// Runs long work on the request where blocking is fine.
+    /// Runs long work on the request on a blocking thread.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&TopicCall<'_>) -> Result<T, Refusal> + Send + 'static,
@@ -489,14 +492,14 @@ impl TopicCall<'_> {
     }
 }
 
-/// A list of records on its way into one append.
+/// A list of records that becomes one append.
 struct Listed<'a> {
     placer: Placer<'a>,
     placements: Vec<Placement>,
     attempt: Attempt,
     /// The field of a record, or the parameter, that names its partition.
     partition: &'static str,
-    /// The most bytes of records, as they are stored: far from what the journal takes at once.
+    /// The most bytes of records, as they are stored; the journal could take far more at once.
     max_bytes: usize,
 }
 
@@ -522,7 +525,8 @@ impl<'a> Listed<'a> {
             misfit.refuse(&pointer, &partition)
         })?;
         self.placements.push(placement);
-        // Records without content take more room in a batch than in JSON, and attributes of events are headers with longer names.
+        // Records without content take more room in a batch than in JSON, and events' attributes become headers with
+        // longer names.
         if self.placer.bytes() > self.max_bytes {
             let most = self.max_bytes;
             let detail = format!("the records take more than {most} bytes as stored; split the request");
@@ -537,7 +541,7 @@ impl<'a> Listed<'a> {
 }
 
 /// `{"offsets":[…]}` for records at `placements` in parts of (partition, first offset), written as the client reads it;
-/// `held` is given back at its end.
+/// `held` is released at its end.
 fn positions(
     placements: Vec<Placement>,
     parts: Vec<(u32, Offset)>,
@@ -572,7 +576,7 @@ fn positions(
     body
 }
 
-/// The answer, marked where it is that of an earlier request.
+/// The answer; a header marks it if it repeats the answer to an earlier request.
 fn replayed(is_replayed: bool, mut response: Response) -> Response {
     if is_replayed {
         let value = HeaderValue::from_static("true");

@@ -1,7 +1,7 @@
-//! `application/x-ndjson`: the lines of a body, as they arrive, for an [`Upload`].
+//! `application/x-ndjson`: reads the lines of a body as they arrive, and gives them to an [`Upload`].
 //!
-//! Lines are read where they lie in the chunk that the connection delivered; only one that is cut in two is copied together. A
-//! client that is faster than the disk feels it by TCP.
+//! Lines are read in place, in the chunk that the connection delivered; only a line that spans two chunks is copied. If
+//! a client is faster than the disk, TCP slows it down.
 
 use axum::response::Response;
 use http::StatusCode;
@@ -16,17 +16,17 @@ use crate::http::budget::Budget;
 use crate::http::json_answer;
 use crate::http::problem::Problem;
 
-/// What an upload stored.
+/// The records that an upload stored.
 #[derive(Serialize, ToSchema)]
 #[schema(as = StreamProduced)]
 pub(super) struct StreamDoc {
-    /// How many records, in all partitions.
+    /// The number of records, in all partitions.
     records: u64,
-    /// Each partition that got some. Where others write too, offsets in between may be theirs.
+    /// The partitions that got records. If others write too, offsets between the first and the last may be theirs.
     partitions: Vec<PartitionDoc>,
 }
 
-/// What an upload stored in one partition.
+/// The records that an upload stored in one partition.
 #[derive(Serialize, ToSchema)]
 #[schema(as = StreamProducedPartition)]
 struct PartitionDoc {
@@ -36,7 +36,7 @@ struct PartitionDoc {
     first_offset: u64,
     /// The last record's offset.
     last_offset: u64,
-    /// How many records.
+    /// The number of records.
     records: u64,
 }
 
@@ -67,14 +67,14 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> An
     let end = match read(&mut upload, &mut budget, body).await {
         Ok(()) => None,
         Err(End::Upload(stop)) if stop.is_wrong_line() => {
-            // The lines before the wrong one are a unit of their own. If that fails, it comes first.
+            // The lines before the wrong one form the last unit. If storing that fails, its error is reported first.
             let rest = upload.cut(|| budget.take()).await;
             Some(End::Upload(rest.err().unwrap_or(stop)))
         }
         Err(end) => Some(end),
     };
     let settled = upload.settle().await;
-    // Whether the unit in flight is stored matters more than why no other follows it.
+    // If the unit in flight fails, that error is reported before the reason why no other unit follows.
     match settled.err().map(End::Upload).or(end) {
         None => Ok(answer(&upload)),
         Some(End::Upload(stop)) => Err(upload.refuse(stop).into()),
@@ -84,9 +84,9 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> An
     }
 }
 
-/// Reads the body to its end and appends all of it but for the last unit's answer.
+/// Reads the body to its end and appends all of it; only the last unit's answer is still open.
 async fn read(upload: &mut Upload<'_>, budget: &mut Budget<'_>, body: &mut Incoming<'_>) -> Result<(), End> {
-    // The beginning of a line whose end is still to come.
+    // The beginning of a line whose end has not arrived.
     let mut tail: Vec<u8> = Vec::new();
     let mut stopping = upload.stopping();
     loop {
@@ -99,7 +99,7 @@ async fn read(upload: &mut Upload<'_>, budget: &mut Budget<'_>, body: &mut Incom
         let mut rest = &chunk[..];
         while let Some(end) = memchr::memchr(b'\n', rest) {
             let (line, after) = (&rest[..end], &rest[end + 1..]);
-            // A line that was cut in two is copied together.
+            // A line that spans two chunks is put together in `tail`.
             let whole = if tail.is_empty() {
                 line
             } else {

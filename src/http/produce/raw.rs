@@ -1,4 +1,4 @@
-//! Any other media type: the body is one record's value, and the query says the rest.
+//! Any other media type: the body is one record's value, and the query has the rest of the record.
 
 use std::borrow::Cow;
 
@@ -39,7 +39,7 @@ fn place(call: &TopicCall<'_>, attempt: &Attempt, said: &Said, value: &[u8]) -> 
         partition: said.partition,
         timestamp: said.timestamp,
         key: said.key.as_deref().map(|key| Cow::Borrowed(key.as_bytes())),
-        // A value that is too large is refused below: it need not be looked at.
+        // A value that is too large is refused below, so it is not parsed.
         json_line: value.len() <= call.target.rules.max_record_bytes && is_json_line(value),
         value: Some(Cow::Borrowed(value)),
         headers: Vec::new(),

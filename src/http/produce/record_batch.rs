@@ -1,4 +1,5 @@
-//! `application/vnd.apache.kafka.record-batch`: batches for one partition, which [`record_batch`](crate::broker::produce::record_batch) checks.
+//! `application/vnd.apache.kafka.record-batch`: batches for one partition, checked by
+//! [`record_batch`](crate::broker::produce::record_batch).
 
 use axum::response::Response;
 use http::StatusCode;
@@ -15,7 +16,7 @@ use crate::http::json_answer;
 /// Bodies up to this size are checked on the worker that received them: about a millisecond of checksum.
 const INLINE_BYTES: usize = 2 << 20;
 
-/// Where the records lie.
+/// Where the records are stored.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BatchesProduced)]
 pub(super) struct BatchesDoc {
@@ -23,7 +24,7 @@ pub(super) struct BatchesDoc {
     first_offset: u64,
     /// The last record's offset.
     last_offset: u64,
-    /// How many records there are.
+    /// The number of records.
     records: u64,
 }
 

@@ -1,4 +1,5 @@
-//! Bodies that are one append: read whole, placed by [`whole`](crate::broker::produce::whole), and answered with each record's position.
+//! Bodies that are one append: read whole, placed by [`whole`](crate::broker::produce::whole), and answered with
+//! positions.
 
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -13,10 +14,10 @@ use crate::http::Answer;
 use crate::http::budget::Budget;
 use crate::http::{HoldsBodies, fresh};
 
-/// Positions of an answer that takes no part of the budget, in bytes: it is written in one piece.
+/// Positions up to this many bytes take no share of the budget: such an answer is written in one piece.
 const MOST_UNCOUNTED_BYTES: usize = 8 << 10;
 
-/// Reads the body and appends what `place` makes of it.
+/// Reads the body and appends the records that `place` makes from it.
 pub(super) async fn produce(
     call: &TopicCall<'_>,
     options: Options,
@@ -40,7 +41,7 @@ pub(super) async fn produce(
             let appended = call.producer.append_whole(&call.target, options, placed)?;
             Ok(answer(appended.await?, budget))
         }
-        // Rarer, and boxed for that: the future of a request without a key stays small.
+        // Boxed because it is rarer: the future of a request without a key stays small.
         Some(key) => Box::pin(produce_once(call, attempt, key, bytes, budget, place)).await,
     }
 }
@@ -72,13 +73,14 @@ async fn produce_once(
     Ok(replayed(is_replayed, answer(places, budget)))
 }
 
-/// The positions of records. `budget` is what the request holds: a long answer goes on holding it until its client has read it.
+/// The positions of records. `budget` is the request's share: a long answer keeps it until its client has read the
+/// answer.
 fn answer(places: Places, mut budget: Budget<'_>) -> Response {
     let mut placements = places.placements;
     placements.shrink_to_fit();
     let held_bytes = placements.len() * size_of::<Placement>();
     if held_bytes > MOST_UNCOUNTED_BYTES {
-        // The answer is sent even if the budget has less: the records are stored already.
+        // The answer is sent even if the budget has too little: the records are stored already.
         budget.try_cover(held_bytes);
     } else {
         drop(budget.take());
@@ -93,7 +95,7 @@ fn answer(places: Places, mut budget: Budget<'_>) -> Response {
     response
 }
 
-/// Works on the body, where that holds nobody up.
+/// Works on the body: a small one at once, a larger one on a blocking thread.
 async fn work<T: Send + 'static>(
     call: &TopicCall<'_>,
     bytes: &Bytes,
@@ -103,6 +105,6 @@ async fn work<T: Send + 'static>(
         return work(call, bytes);
     }
     let bytes = bytes.clone();
-    // Rarer, and boxed for that: the future of a small request stays small.
+    // Boxed because it is rarer: the future of a small request stays small.
     Box::pin(call.blocking(move |call| work(call, &bytes))).await
 }

@@ -1,7 +1,7 @@
-//! Replay and live tail over HTTP: the records of a topic's partitions, or of several topics', as one stream.
+//! Replay and live tail over HTTP: the records of one topic or several, all their partitions in one stream.
 //!
-//! `query` reads what is asked for; `broker::stream` finds, reads, orders and waits; `output` writes lines, or events with
-//! a cursor. The stream is the body of its answer (`chunks`): it runs as the client reads, and ends with it.
+//! `query` reads the request; `broker::stream` finds, reads, orders and waits; `output` writes lines, or events with a
+//! cursor. The stream is the body of its answer (`chunks`): it runs as the client reads, and ends with it.
 
 mod output;
 mod query;
@@ -28,7 +28,7 @@ use crate::broker::stream::run::{Cut, OpenStream};
 use crate::http::Answer;
 use crate::http::app::App;
 
-/// Makes nginx, and proxies that follow it, pass on each chunk at once instead of buffering.
+/// Tells nginx, and proxies that follow it, to pass on each chunk at once instead of buffering.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -39,42 +39,42 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 /// Replays a topic, and follows it
 ///
-/// All partitions' records as one stream, from a point of time or a cursor to the end as of the request; with `follow` it goes
-/// on with what comes. Within a partition records come in the order of offsets; over partitions in none, or with
-/// `order=timestamp` in that of their timestamps.
+/// Sends the records of all partitions as one stream, from a time or a cursor to the end as it was at the time of the
+/// request; with `follow` it continues with new records. Within a partition, records come in the order of their
+/// offsets. Across partitions there is no order, or with `order=timestamp` the order of timestamps.
 ///
-/// As Server-Sent Events each record is an event `record` whose `id` is a cursor over all partitions: what lost its
-/// connection sends it as `Last-Event-ID` (an `EventSource` does so by itself) and goes on with nothing lost and nothing
-/// twice, over restarts of the server too. Other events are `gap` (records that are missing: `topic`, `partition`,
-/// `from_offset`, `until_offset`, `reason`: `skipped` or `trimmed`), `error` (a problem: the stream ends there) and `end` (all
-/// was sent; whoever then asks again with that `id`, and there is nothing new, is answered 204). Idle streams send a
+/// As Server-Sent Events, each record is an event `record` whose `id` is a cursor over all partitions. A client that
+/// lost its connection sends it as `Last-Event-ID` (an `EventSource` does so by itself) and continues: nothing is lost
+/// or sent twice, also when the server restarts. Other events are `gap` (missing records: `topic`, `partition`,
+/// `from_offset`, `until_offset`, `reason`: `skipped` or `trimmed`), `error` (a problem: the stream ends there) and
+/// `end` (everything was sent; a request with that `id` is answered 204 if there is nothing new). Idle streams send a
 /// comment every 15 s.
 ///
-/// An NDJSON stream that cannot go on breaks off without its final chunk.
+/// An NDJSON stream that cannot continue breaks off without its final chunk.
 #[utoipa::path(get, path = "/v1/topics/{topic}/records", tag = "records",
     params(
         ("from" = Option<String>, Query, description = "Where to begin: `earliest` (the log start, the default), `latest` (the end), the first record at or after a time in milliseconds or RFC 3339, or a cursor (the `id` of an event)", example = "earliest"),
-        ("until" = Option<String>, Query, description = "Each partition ends before its first record at or after this time; `latest`: at the end as of the request; a cursor: where that one is"),
-        ("last" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "Only the newest records, so many over all partitions: those that are wanted between `from` and `until`, chosen by timestamp, of each partition the last ones without a hole. With `follow` it goes on from there. As Server-Sent Events an `id` comes before the first record: `until` with it gives those before, a page back."),
-        ("key" = Option<String>, Query, description = "Only records with this key. Reads only that key's partition where the topic is known to be placed by key throughout."),
-        ("partitions" = Option<String>, Query, description = "Only these partitions, separated by commas; a stream is over at most 256", example = "0,3"),
-        ("header.NAME" = Option<String>, Query, description = "Only records with a header NAME of this value, as in `header.type=OrderPaid`. Several, of different names, must all match; of a header that repeats, one value must match."),
-        ("follow" = Option<bool>, Query, description = "Go on with records as they arrive, and with partitions as they are added; with `until` up to that time"),
+        ("until" = Option<String>, Query, description = "Where to end: each partition before its first record at or after this time; `latest`: at its end at the time of the request; a cursor: at the cursor's offset"),
+        ("last" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "Only this many of the newest records, over all partitions. They are chosen by timestamp among the matching records between `from` and `until`; of each partition the last matching ones are taken, with none left out between them. With `follow` the stream continues from there. In Server-Sent Events an `id` comes before the first record: a request with that `id` as `until` gets the records before it, one page back."),
+        ("key" = Option<String>, Query, description = "Only records with this key. If it is certain that the topic placed all its records by key, only that key's partition is read."),
+        ("partitions" = Option<String>, Query, description = "Only these partitions, separated by commas; a stream has at most 256", example = "0,3"),
+        ("header.NAME" = Option<String>, Query, description = "Only records that have a header NAME with this value, as in `header.type=OrderPaid`. Several such parameters, with different names, must all match; if a record repeats a header, one of its values must match."),
+        ("follow" = Option<bool>, Query, description = "Continue with records as they arrive, and with partitions as they are added; with `until`, up to that time"),
         ("order" = Option<String>, Query, description = "`none`, or `timestamp`: merges the partitions by their next records' timestamps", example = "timestamp"),
-        ("speed" = Option<f64>, Query, description = "Replays at this many times the pace of the recorded timestamps; implies `order=timestamp`", example = 60),
+        ("speed" = Option<f64>, Query, description = "Replays this many times as fast as the records' timestamps advance; implies `order=timestamp`", example = 60),
         ("data" = Option<String>, Query, description = "`records`, or `cloudevents`: each line, or the data of each event, is a structured CloudEvent", example = "cloudevents"),
         ("Accept" = Option<String>, Header, description = "`application/x-ndjson` or `text/event-stream`; with `application/cloudevents+json` beside it, records come as structured CloudEvents"),
-        ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was received: goes on behind it; `from` and `last` are ignored"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was received: the stream continues after it; `from` and `last` are ignored"),
     ),
     responses(
-        (status = 200, description = "The records, a line or an event each",
+        (status = 200, description = "The records, one per line or event",
             content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream"))),
-        (status = 204, description = "Nothing is left behind `Last-Event-ID`, and the stream does not follow: do not ask again"),
+        (status = 204, description = "There is nothing after `Last-Event-ID`, and the stream does not follow: do not ask again"),
         (status = 400, description = "`invalid-request`; `pointer` names the parameter, or `Last-Event-ID`"),
         (status = 404, description = "`unknown-topic`, `unknown-partition`"),
         (status = 406, description = "`not-acceptable`"),
-        (status = 410, description = "`cursor-expired`: the cursor's topic is gone; `offset-trimmed` (NDJSON): records behind the cursor have been deleted"),
-        (status = 416, description = "`offset-out-of-range`: the cursor is from beyond the end"),
+        (status = 410, description = "`cursor-expired`: the cursor's topic was deleted; `offset-trimmed` (NDJSON): records after the cursor have been deleted"),
+        (status = 416, description = "`offset-out-of-range`: the cursor is after the end"),
         (status = 500, description = "`corrupt-data` (NDJSON): records cannot be read"),
         (status = 501, description = "`not-supported`: `search`, `max_records`, `max_scan_bytes`, `max_scan_ms`, `value_limit`"),
         (status = 503, description = "`shutting-down`, `overloaded`"),
@@ -93,12 +93,12 @@ async fn stream_topic(
 
 /// Replays several topics, and follows them
 ///
-/// As for one topic; each record carries its `topic`.
+/// As for one topic; each record has its `topic`.
 #[utoipa::path(get, path = "/v1/records", tag = "records",
     params(("topics" = String, Query, description = "The topics' names, separated by commas", example = "orders,payments"),
-        ("partitions" = Option<String>, Query, description = "As for one topic; only where `topics` names one"),
+        ("partitions" = Option<String>, Query, description = "As for one topic; only if `topics` names a single topic"),
         ("Last-Event-ID" = Option<String>, Header, description = "As for one topic: the `id` of an event of a stream over the same topics")),
-    responses((status = 200, description = "The records, a line or an event each",
+    responses((status = 200, description = "The records, one per line or event",
         content((JsonRecord = "application/x-ndjson"), (String = "text/event-stream")))))]
 async fn stream_topics(app: App, method: Method, RawQuery(query): RawQuery, headers: HeaderMap) -> Answer {
     let format = choose(&headers, &Format::ALL)?;
@@ -149,7 +149,7 @@ async fn stream(app: App, method: &Method, format: Format, query: StreamQuery, n
     Ok(response)
 }
 
-/// The body of an answer to HEAD: of no known length, as that of GET is.
+/// The body of an answer to HEAD: its length is unknown, as for GET.
 fn nothing() -> Body {
     let body = chunks::body(|mut chunks| async move {
         chunks.send(Bytes::new()).await;

@@ -1,20 +1,20 @@
 //! Writes a stream: lines, or Server-Sent Events.
 //!
-//! NDJSON is a record a line and nothing else. A stream that cannot go on breaks off without its final chunk; one that is
-//! complete ends with it.
+//! NDJSON is one record per line and nothing else. A stream that cannot continue breaks off without its final chunk; a
+//! complete one ends with it.
 //!
-//! Server-Sent Events (WHATWG HTML, section 9.2), each with an `id` that says how far the stream is behind it:
+//! Server-Sent Events (WHATWG HTML, section 9.2) each have an `id`: the cursor of the stream after this event.
 //!
 //! | event | data |
 //! |---|---|
 //! | `record` | a record, on one line |
 //! | `gap` | records that are missing: `topic`, `partition`, `from_offset`, `until_offset` (exclusive), `reason` (`skipped`: damaged, and given up by the operator; `trimmed`: deleted before they were read) |
 //! | `error` | a problem, then the stream ends |
-//! | `end` | `{}`: all there is was sent |
+//! | `end` | `{}`: everything was sent |
 //!
-//! An event that is cut counts for nothing by that standard, its `id` neither, so a client resumes behind the last event
-//! that it has whole. An `id` without data moves the client's place without an event: so a client need not read again
-//! what the filter left out.
+//! By that standard a client ignores an event that is cut off, and its `id`: so it resumes after the last whole event.
+//! An `id` without data moves the client's cursor without an event, so a client need not read again the records that
+//! the filter left out.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -35,14 +35,14 @@ const RETRY: &[u8] = b"retry: 2000\n\n";
 /// The format of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// A record a line.
+    /// One record per line.
     NdJson,
     /// Server-Sent Events.
     Events,
 }
 
 impl Format {
-    /// All of them; the first is for clients that have no wish.
+    /// All formats; the first is for clients that state no preference.
     pub(super) const ALL: [(&'static str, Self); 2] = [
         ("application/x-ndjson", Self::NdJson),
         ("text/event-stream", Self::Events),
@@ -66,17 +66,17 @@ struct Missing<'a> {
     reason: &'a str,
 }
 
-/// The text that is written and not sent yet.
+/// Text that is written but not sent yet.
 pub(super) struct Output {
     text: Vec<u8>,
     format: Format,
     cursor: CursorText,
     chunks: Chunks,
-    /// Whether records carry their topic.
+    /// Whether records have their topic.
     pub(super) is_named: bool,
-    /// Whether records are written as structured CloudEvents, which always say their topic.
+    /// Whether records are written as structured CloudEvents, which always have their topic.
     pub(super) as_events: bool,
-    /// Events begin with how long to wait before asking again; it is written.
+    /// Whether the beginning is written: in Server-Sent Events, how long to wait before connecting again.
     is_begun: bool,
 }
 

@@ -15,7 +15,7 @@ use crate::http::problem::Problem;
 /// The cursor of an `EventSource` that lost its connection.
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Parameters of the contract that this version does not have.
+/// Parameters of the contract that this version does not support.
 const LATER: [&str; 5] = [
     "search",
     "max_records",
@@ -23,7 +23,7 @@ const LATER: [&str; 5] = [
     "max_scan_ms",
     "value_limit",
 ];
-/// Those that it has; the first only where the query names the topics.
+/// Those that it supports; the first only if the query names the topics.
 const PARAMETERS: [&str; 10] = [
     "topics",
     "from",
@@ -36,16 +36,16 @@ const PARAMETERS: [&str; 10] = [
     "speed",
     "data",
 ];
-/// The newest records of one stream at most: their places are held in memory while they are looked for.
+/// The largest `last`: the places of these records are held in memory during the search.
 const MOST_LAST: u64 = 100_000;
 
 /// The prefix of a parameter that names a header.
 const HEADER_PREFIX: &str = "header.";
 
-/// The query of a stream, with what the header `Last-Event-ID` says.
+/// The query of a stream, together with the header `Last-Event-ID`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct StreamQuery {
-    /// Only where no path names a topic; at least one then.
+    /// At least one if the path names no topic, otherwise empty.
     pub(super) topics: Vec<String>,
     pub(super) request: StreamRequest,
     /// Records come as structured CloudEvents.
@@ -67,7 +67,7 @@ impl StreamQuery {
         let topics = if several { topics(&params)? } else { Vec::new() };
         let resumed = resumed(headers)?;
         let is_resumed = resumed.is_some();
-        // Checked even where `Last-Event-ID` outranks it: a typo is refused.
+        // Checked even if `Last-Event-ID` takes precedence: a typo is refused.
         let from = from(&params)?;
         let until = until(&params)?;
         let last = params.number("last", 1, MOST_LAST)?.map(|last| last as usize);
@@ -91,7 +91,7 @@ impl StreamQuery {
         let request = StreamRequest {
             from: resumed.map_or(from, Beginning::Cursor),
             until,
-            // A client that comes back goes on where it was.
+            // A client that resumes continues at its cursor.
             last: last.filter(|_| !is_resumed),
             filter: Filter {
                 key: params.get("key").map(str::to_owned),
@@ -131,7 +131,7 @@ fn topics(params: &Params) -> Result<Vec<String>, Problem> {
     Ok(topics)
 }
 
-/// Refuses one more than a stream may have of partitions, and so of topics.
+/// Refuses one more partition, or topic, than a stream may have.
 fn check_count(name: &str, count: usize) -> Result<(), Problem> {
     if count < MAX_PARTITIONS {
         return Ok(());
@@ -177,7 +177,7 @@ fn until(params: &Params) -> Result<Option<Ending>, Problem> {
     }
 }
 
-/// Reads a time or a cursor where one of `words` might have stood.
+/// Reads a time or a cursor; the error also names `words`, which are allowed too.
 fn time_or_cursor<T>(
     name: &str,
     words: &str,
