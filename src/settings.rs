@@ -15,7 +15,7 @@ use crate::broker::limits::Limits;
 use crate::formats::units;
 use serde_json::{Map, Value};
 
-/// The value of every setting; [`SETTINGS`] says what each is for.
+/// The value of every setting; [`SETTINGS`] describes each one.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the help of a setting says it")]
 pub struct Config {
@@ -39,9 +39,9 @@ pub struct Config {
     /// How long a group without members keeps its committed offsets; `None`: for ever.
     pub offsets_retention: Option<Duration>,
     pub cors_origins: Vec<String>,
-    /// The names besides `localhost` and IP addresses that clients may call the server by (`Host`).
+    /// The names, besides `localhost` and IP addresses, by which clients may address the server (`Host`).
     pub allowed_hosts: Vec<String>,
-    /// The origin at which browsers reach the server through a proxy.
+    /// The origin under which browsers reach the server through a proxy.
     pub public_url: Option<String>,
 }
 
@@ -57,13 +57,13 @@ pub enum LogFormat {
 /// The lowest level of messages in the server's own log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Failures only.
+    /// Only failures.
     Error,
-    /// Also what fails soon unless someone acts.
+    /// Also problems that will soon become failures unless someone acts.
     Warn,
-    /// Also what an operator wants to know afterwards.
+    /// Also events that an operator wants to know about later.
     Info,
-    /// Also what a developer wants to know.
+    /// Also details for a developer.
     Debug,
     /// Everything.
     Trace,
@@ -349,7 +349,7 @@ pub enum ConfigError {
         /// The parser's message.
         message: String,
     },
-    /// A name that is no setting.
+    /// A name that is not a setting.
     #[error("{place}: {name} is not a setting; {hint}")]
     Unknown {
         /// File and line, or the environment.

@@ -9,7 +9,7 @@ use super::problem::{Code, Problem};
 pub(super) enum Representation {
     /// One JSON document.
     Json,
-    /// One record a line.
+    /// One record per line.
     NdJson,
     /// The stored batches.
     RecordBatch,
@@ -18,7 +18,7 @@ pub(super) enum Representation {
 }
 
 impl Representation {
-    /// All of them; among equally accepted ones the first wins.
+    /// All representations; if the client accepts several equally, the first one wins.
     const ALL: [Self; 4] = [Self::Json, Self::NdJson, Self::RecordBatch, Self::CloudEvents];
 
     /// The media type.
@@ -42,18 +42,18 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Result<Representation, Problem> 
     choose(headers, &known)
 }
 
-/// Chooses the representation with the highest `q`, then the one named most exactly, then the first.
+/// Chooses the representation with the highest `q`, then the one that is named most exactly, then the first.
 ///
-/// No `Accept` accepts everything, and gets the first. Parameters of a media type other than `q` are ignored. A
-/// malformed element accepts nothing.
+/// Without `Accept`, everything is accepted, and the first is chosen. Parameters of a media type other than `q` are
+/// ignored. A malformed element accepts nothing.
 ///
 /// # Errors
-/// 406 if nothing of `known` is accepted; the problem names the known ones.
+/// 406 if none of `known` is accepted; the problem lists them.
 pub(super) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) -> Result<T, Problem> {
-    // A header that is no text is a malformed element.
+    // A header that is not text counts as a malformed element.
     let fields = headers.get_all(header::ACCEPT).iter();
     let fields: Vec<&str> = fields.map(|field| field.to_str().unwrap_or("?")).collect();
-    // Empty elements of a list mean nothing (RFC 9110, section 5.6.1.2).
+    // Empty elements of a list are ignored (RFC 9110, section 5.6.1.2).
     let elements = fields.iter().flat_map(|field| field.split(','));
     let mut elements = elements.filter(|element| !element.trim().is_empty()).peekable();
     if let (None, Some((_, first))) = (elements.peek(), known.first()) {
@@ -62,7 +62,7 @@ pub(super) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) 
     let ranges: Vec<Range<'_>> = elements.filter_map(Range::parse).collect();
     let mut best: Option<((u16, Exactness), T)> = None;
     for (media_type, candidate) in known {
-        // The most exact range decides: `*/*, application/json;q=0` does not want JSON.
+        // The most exact range decides: `*/*, application/json;q=0` excludes JSON.
         let matching = ranges.iter().filter(|range| range.matches(media_type));
         let Some(range) = matching.max_by_key(|range| (range.exactness, range.quality)) else {
             continue;
@@ -80,7 +80,7 @@ pub(super) fn choose<T: Copy>(headers: &HeaderMap, known: &[(&'static str, T)]) 
     })
 }
 
-/// Whether a client names a media type itself; ranges with `*` do not count.
+/// Whether a client names a media type exactly; ranges with `*` do not count.
 pub(super) fn names(headers: &HeaderMap, media_type: &str) -> bool {
     let fields = headers.get_all(header::ACCEPT).iter();
     fields

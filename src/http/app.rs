@@ -1,4 +1,4 @@
-//! The state that all requests over HTTP share: the broker, and what only the wire needs.
+//! The state that all HTTP requests share: the broker, and the state that only this wire needs.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -17,7 +17,7 @@ pub struct App(Arc<Inner>);
 
 /// The parts of an [`App`].
 pub struct Inner {
-    /// The service without its wires.
+    /// The service, which knows no wire.
     pub broker: Broker,
     /// The settings in force.
     pub config: Config,
@@ -25,12 +25,12 @@ pub struct Inner {
     pub metrics: Arc<Metrics>,
     /// The memory for request bodies.
     pub(crate) bodies: Pool,
-    /// The OpenAPI document, once somebody has requested it.
+    /// The OpenAPI document, made at the first request for it.
     pub(crate) openapi: OnceLock<Bytes>,
 }
 
 impl App {
-    /// Puts the parts together.
+    /// Builds the service's state.
     #[must_use]
     pub fn new(log: impl Into<Log>, config: Config, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {

@@ -1,4 +1,4 @@
-//! Reading the small JSON bodies of everything but produce requests, within the limits.
+//! Reads the small JSON bodies of all requests except produce, within the limits.
 
 use std::io::ErrorKind;
 
@@ -14,17 +14,17 @@ use super::problem::{Code, Problem};
 use crate::broker::refusal::Reason;
 use crate::http::app::App;
 
-/// Bodies up to this size are parsed on the worker that received them. Larger ones go where blocking is fine.
+/// Bodies up to this size are parsed on the worker that received them. Larger ones go to a blocking thread.
 const INLINE_BYTES: usize = 256 << 10;
 
 /// A request's JSON body as a `T`, which denies unknown fields: at most `LIMIT` bytes, and at most `max_request_bytes`.
 ///
-/// Refused are: with 400 a body that is missing, is not the JSON expected or is broken off; with 413 one above the limit;
-/// with 415 another type or a coded body; with 408 a client that stopped sending; with 503 one more when too many bodies
-/// are held already, or a slow client's whose memory others wait for.
+/// It refuses: with 400 a body that is missing, broken off, or not the expected JSON; with 413 one above the limit;
+/// with 415 another type or a content coding; with 408 a client that stopped sending; with 503 a body for which there
+/// is no memory, and the body of a slow client if others wait for its memory.
 pub(crate) struct JsonBody<T, const LIMIT: usize = { usize::MAX }>(pub(crate) T);
 
-/// The same where the body may be left out: `None` for one of white space.
+/// The same for an optional body: `None` if it is empty or only white space.
 pub(crate) struct OptionalJson<T, const LIMIT: usize = { usize::MAX }>(pub(crate) Option<T>);
 
 impl<T: DeserializeOwned + Send + 'static, const LIMIT: usize> FromRequest<App> for JsonBody<T, LIMIT> {
@@ -50,7 +50,7 @@ impl<T: DeserializeOwned + Send + 'static, const LIMIT: usize> FromRequest<App> 
             let Ok(data) = frame.into_data() else {
                 continue;
             };
-            // A body that is missing is refused as that, whatever its type.
+            // A missing body is reported as missing, whatever its type.
             if bytes.is_empty() && !data.is_empty() {
                 check_type(&parts.headers)?;
             }
@@ -73,8 +73,8 @@ impl<T: DeserializeOwned + Send + 'static, const LIMIT: usize> FromRequest<App> 
     }
 }
 
-/// Checks that a body is JSON and has no content coding. Web pages may send other types, and none, to other origins without
-/// asking, so they are refused.
+/// Checks that a body is JSON and has no content coding. A web page may send other types, or none, to other origins
+/// without asking first, so they are refused.
 fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     let refused = |detail: String| Err(Problem::new(Code::UnsupportedMediaType, detail));
     if single(headers, &header::CONTENT_ENCODING)?.is_some_and(|coding| coding != "identity") {
@@ -93,7 +93,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     refused(format!("the body must be application/json, not {shown}"))
 }
 
-/// The problem of a body that did not arrive whole: what came is not HTTP (400), or its client stopped sending (408).
+/// The problem of a body that did not arrive whole: the bytes are not HTTP (400), or the client stopped sending (408).
 pub(crate) fn broken(error: &axum::Error) -> Problem {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {

@@ -1,9 +1,9 @@
-//! The rules for web pages: the `Host` names that are answered, the origins that may change something, and CORS.
+//! The rules for web pages: which `Host` names are answered, which origins may change something, and CORS.
 //!
-//! A server on loopback can be reached by every page that a browser on that machine opens. So a `Host` must name this
-//! server (a page whose own name is made to lead here, DNS rebinding, sends that name), and a request that changes
-//! something must not come from a page of another origin. Clients that are no browsers send neither `Origin` nor
-//! `Sec-Fetch-Site` and are let through. CORS is a layer only where origins are configured.
+//! Every page that a browser on this machine opens can reach a server on loopback. So a `Host` must name this server
+//! (DNS rebinding points a page's own name here, and the browser sends that name), and a request that changes something
+//! must not come from a page of another origin. Clients that are not browsers send neither `Origin` nor
+//! `Sec-Fetch-Site`, and pass. The CORS layer exists only if origins are configured.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use super::params::values_of;
 use super::problem::{Code, Problem};
 use crate::settings::Config;
 
-/// The response headers that the API's clients read.
+/// The response headers that pages may read.
 const EXPOSED: &str =
     "next-offset, log-start-offset, end-offset, gaps, etag, idempotency-replayed, retry-after, allow";
-/// The methods of pages of a configured origin, and of pages of any origin (`*`).
+/// The methods for pages of a configured origin, and for pages of any origin (`*`).
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const READING: &str = "GET, HEAD";
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -81,7 +81,7 @@ fn is_own_host(config: &Config, authority: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return address.parse::<Ipv6Addr>().is_ok();
     }
-    // A name with the dot of the root at its end is the same name.
+    // A name that ends with the dot of the DNS root is the same name.
     let bare = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let is = |name: &str| bare(host) == bare(name);
     host.parse::<IpAddr>().is_ok()
@@ -97,7 +97,7 @@ fn own_parts(config: &Config) -> Option<(&str, &str)> {
     parts_of(config.public_url.as_deref()?)
 }
 
-/// The host of an authority, without its port; `None` where the port is none.
+/// The host of an authority, without its port; `None` if the port is not a number.
 fn host_of(authority: &str) -> Option<&str> {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
@@ -107,7 +107,7 @@ fn host_of(authority: &str) -> Option<&str> {
     }
 }
 
-/// The scheme and the authority of an origin, without the scheme's own port.
+/// The scheme and the authority of an origin, without the scheme's default port.
 fn parts_of(origin: &str) -> Option<(&str, &str)> {
     let (scheme, authority) = origin.split_once("://")?;
     Some((scheme, without_port_of(scheme, authority)))
@@ -118,12 +118,12 @@ fn without_port_of<'a>(scheme: &str, authority: &'a str) -> &'a str {
     authority.strip_suffix(port).unwrap_or(authority)
 }
 
-/// Whether a page of `origin` was loaded from here: from what the request calls this server, or from its public URL.
+/// Whether a page of `origin` was loaded from this server: from the request's `Host`, or from the public URL.
 fn is_own_origin(config: &Config, host: &str, origin: &HeaderValue) -> bool {
     let Some((scheme, authority)) = origin.to_str().ok().and_then(parts_of) else {
         return false;
     };
-    // A proxy may speak TLS in front of this server, so the scheme is the page's.
+    // A proxy may speak TLS in front of this server, so the scheme is taken from the page's origin.
     without_port_of(scheme, host).eq_ignore_ascii_case(authority)
         || own_parts(config)
             .is_some_and(|(own_scheme, own)| own_scheme == scheme && own.eq_ignore_ascii_case(authority))
@@ -151,8 +151,8 @@ async fn answer(origins: &[String], request: Request, next: Next) -> Response {
             let methods = if is_named { METHODS } else { READING };
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
             headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-            // A page may send any header that it asks for: the API takes many (`ce-…` among them), and
-            // none of them means more than the body does.
+            // A page may send any header that it asks for: the API accepts many (`ce-…` among them), and none of them
+            // can do more than the body can.
             if let Some(wanted) = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS) {
                 headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
             }

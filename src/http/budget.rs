@@ -58,7 +58,7 @@ impl Pool {
         }
     }
 
-    /// Sets what to do now and then while requests wait.
+    /// Sets a function that is called regularly while requests wait.
     pub(crate) fn set_relief(&self, relief: impl Fn() + Send + Sync + 'static) {
         let _ = self.relief.set(Box::new(relief));
     }
@@ -366,7 +366,7 @@ mod tests {
         let [first, second] = holders.map(|mut holder| async move { holder.cover(60 << 10).await });
         let (first, second, other) = tokio::join!(first, second, waits_with_nothing.cover(100 << 10));
         other.unwrap();
-        // One that gives way is enough for the other.
+        // If one request gives way, the other can continue.
         assert!(first.is_err() != second.is_err(), "{first:?} {second:?}");
     }
 
@@ -393,7 +393,7 @@ mod tests {
             pace.count(BYTES_A_SECOND as usize);
         }
         pace.wait(SMALL_BYTES, tokio::time::sleep(HOUR)).await.unwrap();
-        // A byte a second buys nothing.
+        // One byte per second does not extend the time enough.
         let mut pace = Pace::new(&pool);
         let mut seconds = 0;
         let second = || tokio::time::sleep(Duration::from_secs(1));

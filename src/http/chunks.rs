@@ -24,7 +24,7 @@ pub(crate) fn chunk_capacity(stored_bytes: u64) -> usize {
     expected.min(CHUNK_BYTES + CHUNK_BYTES / 16)
 }
 
-/// What a body answers when it is polled.
+/// The result of polling a body.
 pub(crate) type PolledFrame<E> = Poll<Option<Result<Frame<Bytes>, E>>>;
 
 /// The writer's end for chunks.

@@ -1,4 +1,4 @@
-//! `/v1/topics/{topic}/partitions/{partition}/damage`: lists damaged offsets, and skips them on purpose.
+//! `/v1/topics/{topic}/partitions/{partition}/damage`: lists damaged offsets, and lets an operator skip them.
 
 use axum::extract::RawQuery;
 use serde::{Deserialize, Serialize};
@@ -34,11 +34,11 @@ struct DamageBody {
 /// Offsets that cannot be read.
 #[derive(Debug, Serialize, ToSchema)]
 struct DamagedRow {
-    /// The first of them.
+    /// The first damaged offset.
     damaged_offset: u64,
-    /// One past the last of them.
+    /// One past the last damaged offset.
     damaged_until_offset: u64,
-    /// Whether a fetch that begins here goes on behind them, and reports the gap.
+    /// Whether a fetch that begins here continues after the damage, and reports the gap.
     skipped: bool,
 }
 
@@ -46,16 +46,16 @@ struct DamagedRow {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SkipBody {
-    /// The first of them.
+    /// The first offset.
     damaged_offset: u64,
-    /// One past the last of them.
+    /// One past the last offset.
     damaged_until_offset: u64,
 }
 
-/// Lists what is known to be damaged
+/// Lists the known damage of a partition
 ///
-/// Damage is found by reading: at the start where files are missing or too short, by clients, and by the server's own
-/// reads. `quipu verify` reads everything, with the server stopped. What is read again and is whole is left out.
+/// Reading finds damage: at the start, if files are missing or too short, and later when clients or the server read.
+/// `quipu verify` reads everything, while the server is stopped. Offsets that could be read again are not listed.
 #[utoipa::path(get, path = "/v1/topics/{topic}/partitions/{partition}/damage", tag = "topics",
     responses((status = 200, description = "The damaged ranges", body = DamageBody)))]
 async fn list_damage(app: App, place: AtPartition, _: NoQuery) -> Answer {
@@ -64,12 +64,12 @@ async fn list_damage(app: App, place: AtPartition, _: NoQuery) -> Answer {
 
 /// Skips damaged offsets
 ///
-/// From then on a fetch that begins in them goes on behind them and reports the gap. Only what is damaged now can be
-/// skipped; nothing is deleted, and what can be read again (from a restored file) is served. Durable when it is answered,
-/// also after a restart; repeating it is harmless.
+/// From then on a fetch that begins in these offsets continues after them and reports the gap. Only damaged offsets can
+/// be skipped. Nothing is deleted: records that can be read again (from a restored file) are served. The skip is
+/// durable before the answer. Repeating it is harmless.
 #[utoipa::path(post, path = "/v1/topics/{topic}/partitions/{partition}/damage/skip", tag = "topics", request_body = SkipBody,
-    responses((status = 200, description = "Skipped; all that is known to be damaged", body = DamageBody),
-        (status = 409, description = "`not-damaged`: `healthy_offset` of them can be read"),
+    responses((status = 200, description = "Skipped; the answer lists all known damage", body = DamageBody),
+        (status = 409, description = "`not-damaged`: one of these offsets, `healthy_offset`, can be read"),
         (status = 410, description = "`offset-trimmed`: below `log_start_offset`"),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`")))]
 async fn skip_damage(
@@ -89,12 +89,12 @@ async fn skip_damage(
 
 /// Takes a skip back
 ///
-/// A fetch that begins in these offsets is answered `corrupt-data` again. What was not skipped stays as it is, so
-/// repeating it is harmless.
+/// A fetch that begins in these offsets is answered `corrupt-data` again. Offsets that were not skipped stay as they
+/// are, so repeating the call is harmless.
 #[utoipa::path(delete, path = "/v1/topics/{topic}/partitions/{partition}/damage/skip", tag = "topics",
     params(("damaged_offset" = u64, Query, description = "The first offset"),
         ("damaged_until_offset" = u64, Query, description = "One past the last offset")),
-    responses((status = 200, description = "Taken back; all that is known to be damaged", body = DamageBody)))]
+    responses((status = 200, description = "Taken back; the answer lists all known damage", body = DamageBody)))]
 async fn take_skip_back(
     app: App,
     AtPartition { topic, partition }: AtPartition,

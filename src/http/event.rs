@@ -2,8 +2,8 @@
 
 use utoipa::ToSchema;
 
-/// A CloudEvent 1.0.2 in the JSON event format. Any other member is an extension attribute: its name lower-case ASCII letters and
-/// digits, its value a string, a boolean or an integer of 32 bits.
+/// A CloudEvent 1.0.2 in the JSON event format. Any other member is an extension attribute: its name has lower-case
+/// ASCII letters and digits, its value is a string, a boolean or a 32-bit integer.
 #[derive(ToSchema)]
 #[schema(as = CloudEvent)]
 #[expect(dead_code, reason = "describes what is read and written by hand")]
@@ -11,19 +11,19 @@ pub(super) struct EventDoc {
     /// The version of the specification.
     #[schema(pattern = "^1\\.0$", example = "1.0")]
     specversion: String,
-    /// Names the event; with `source` it is unique.
+    /// The event's name; `source` and `id` together are unique.
     #[schema(min_length = 1)]
     id: String,
-    /// Where it happened, a URI reference.
+    /// Where the event happened, a URI reference.
     #[schema(min_length = 1, example = "/shops/7")]
     source: String,
-    /// What happened.
+    /// The kind of event.
     #[serde(rename = "type")]
     #[schema(min_length = 1, example = "com.example.order.placed")]
     type_: String,
-    /// When it happened, RFC 3339; the record's timestamp.
+    /// When the event happened, RFC 3339; it becomes the record's timestamp.
     time: Option<String>,
-    /// What it happened to.
+    /// The thing to which the event happened.
     subject: Option<String>,
     /// The media type of the data; absent: `application/json`.
     datacontenttype: Option<String>,
@@ -31,8 +31,8 @@ pub(super) struct EventDoc {
     dataschema: Option<String>,
     /// The record's key.
     partitionkey: Option<String>,
-    /// Any JSON value where the data is JSON, else a string.
+    /// Any JSON value if the data is JSON, else a string.
     data: Option<serde_json::Value>,
-    /// The data where it is bytes, in place of `data`.
+    /// The data in base64, if it is bytes; used instead of `data`.
     data_base64: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! The door for fuzz targets: private readers of requests. Not part of the API.
+//! Gives fuzz targets access to private readers of requests. Not part of the API.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -11,10 +11,10 @@ use super::fetch::query;
 use super::problem::Problem;
 use super::produce::body::Incoming;
 
-/// The media type that a request with these `Accept` fields is answered with.
+/// The media type of the answer to a request with these `Accept` fields.
 ///
 /// # Errors
-/// 406 where there is none.
+/// 406 if the client accepts none.
 pub fn accept(fields: Vec<HeaderValue>) -> Result<&'static str, Problem> {
     let fields = fields.into_iter().map(|field| (header::ACCEPT, field));
     let headers = HeaderMap::from_iter(fields);
@@ -29,10 +29,10 @@ pub fn fetch_query(text: &str) -> Result<String, Problem> {
     query::parse(Some(text)).map(|request| format!("{request:?}"))
 }
 
-/// The decoded chunks of a body that arrives in pieces, up to `max_bytes` of them and a chunk.
+/// The decoded chunks of a body that arrives in pieces; stops at the chunk that exceeds `max_bytes`.
 ///
 /// # Errors
-/// 400 for what cannot be decoded, 415 for another coding.
+/// 400 for a body that cannot be decoded, 415 for another coding.
 pub fn decode_body(coding: HeaderValue, pieces: Vec<Bytes>, max_bytes: usize) -> Result<Vec<Bytes>, Problem> {
     let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, coding)]);
     let pieces = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>));
@@ -43,7 +43,7 @@ pub fn decode_body(coding: HeaderValue, pieces: Vec<Bytes>, max_bytes: usize) ->
     let mut chunks = Vec::new();
     let mut bytes = 0;
     while bytes <= max_bytes {
-        // All of the body is there: what waits only gives others their turn, and goes on when it is asked again.
+        // The whole body is there: a pending future only lets other tasks run, and continues when it is polled again.
         let chunk = loop {
             if let Some(next) = body.next(&budget).now_or_never() {
                 break next?;

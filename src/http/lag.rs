@@ -72,8 +72,8 @@ struct PartitionLagBody {
 struct TotalBody {
     /// Records to read: `end_offset` less the larger of `committed_offset` and `log_start_offset`.
     lag: u64,
-    /// The age in milliseconds of the next record, by its own timestamp; of several partitions the oldest; 0 with
-    /// nothing to read.
+    /// The age of the next record in milliseconds, by its own timestamp; for several partitions the oldest; 0 if there
+    /// is nothing to read.
     lag_ms: u64,
     /// Stored bytes to read.
     lag_bytes: u64,
@@ -112,7 +112,7 @@ async fn group_lag(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
 
 /// How far every group is behind, a summary each
 #[utoipa::path(get, path = "/v1/lag", tag = "lag",
-    params(("limit" = Option<u64>, Query, description = "The most groups (100)"),
+    params(("limit" = Option<u64>, Query, description = "The largest number of groups (default 100)"),
         ("after" = Option<String>, Query, description = "Groups after this name")),
     responses((status = 200, description = "The lags", body = LagsBody)))]
 async fn all_lags(app: App, RawQuery(query): RawQuery) -> Answer {

@@ -1,8 +1,8 @@
-//! Draws a plot as one SVG without scripts, fonts or links, so that it shows wherever an image does.
+//! Draws a plot as one SVG without scripts, fonts or links, so that every program that shows images can show it.
 //!
-//! Light or dark, as the reader's system is, on its own background, so that it can be read on any page. Colours are
-//! plain rules of a style sheet (no variables): converters to bitmaps support little more. Every name is escaped;
-//! characters that XML forbids become U+FFFD.
+//! It is light or dark, as the reader's system is, and has its own background, so that any page can contain it. Colours
+//! are plain rules of a style sheet (no variables), because converters to bitmaps support little more. Every name is
+//! escaped; characters that XML forbids become U+FFFD.
 
 use std::fmt::Write as _;
 
@@ -318,7 +318,7 @@ fn line(out: &mut String, class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64
     );
 }
 
-/// A text that is escaped, which begins, ends or has its middle at a point.
+/// Escaped text whose beginning, middle or end is at a point.
 fn text(out: &mut String, class: &str, (x, y): (f64, f64), anchor: &str, text: &str) {
     put!(
         out,
@@ -338,7 +338,7 @@ impl Ticks {
     /// About five round values that reach to `most`.
     fn of(metric: Metric, most: f64) -> Self {
         const SIXTIES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0];
-        // How many of the metric's own unit one of the axis's is, its name, and the steps that suit it.
+        // The axis's unit in units of the metric, its name, and its steps.
         let (size, unit, steps): (f64, _, &[f64]) = match metric {
             Metric::Lag => (1.0, "records", &[]),
             Metric::LagBytes if most < 2e3 => (1.0, "bytes", &[]),

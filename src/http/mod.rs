@@ -1,7 +1,7 @@
-//! The HTTP API: one file a resource, thin handlers (parse, call, convert).
+//! The HTTP API: one file or folder per resource, with thin handlers (parse, call, convert).
 //!
-//! [`router`] is the whole API, for the server and the tests alike. A resource's `routes()` gives its paths together
-//! with their part of the OpenAPI document, so no route can be without one.
+//! [`router`] is the whole API, for the server and for tests. A resource's `routes()` gives its paths together with
+//! their part of the OpenAPI document, so every route is documented.
 
 mod accept;
 pub mod app;
@@ -41,7 +41,7 @@ use crate::broker::refusal::Reason;
 use app::App;
 use problem::{Code, Problem};
 
-/// Every resource of the API; a new one adds its line here and nowhere else.
+/// All resources of the API; a new resource adds its line here and nowhere else.
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(groups::routes())
@@ -56,7 +56,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(openapi::routes())
 }
 
-/// The whole API over `app`; the server and the tests use the same.
+/// The whole API over `app`, for the server and for tests.
 pub fn router(app: App) -> Router {
     let (router, api) = routes().split_for_parts();
     app.metrics.requests(|| api.paths.paths.keys().cloned().collect());
@@ -82,7 +82,7 @@ async fn method_not_allowed(method: http::Method) -> Problem {
     Problem::new(Code::MethodNotAllowed, detail)
 }
 
-/// The headers of an answer that no cache keeps.
+/// The headers of an answer that no cache may keep.
 pub(crate) fn fresh(content_type: &'static str) -> [(HeaderName, HeaderValue); 2] {
     [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
@@ -98,7 +98,7 @@ pub(crate) fn ok(body: &impl Serialize) -> Answer {
     Ok(json_answer(StatusCode::OK, body))
 }
 
-/// An answer in JSON that no cache keeps. It ends with a newline, so that a terminal shows it as a line.
+/// A JSON answer that no cache may keep. It ends with a newline, so that a terminal shows it as a line.
 pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(mut bytes) => {
@@ -112,8 +112,8 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
     }
 }
 
-/// The bytes of an answer that was made whole, without the room that they grew into: they are held until the client has
-/// read them, and counted by their length.
+/// The bytes of a complete answer, without much unused capacity: they are held until the client has read them, and
+/// counted by their length.
 pub(crate) fn exact(bytes: Vec<u8>) -> Bytes {
     match bytes.capacity() - bytes.len() > bytes.len() / 8 {
         true => Bytes::copy_from_slice(&bytes),
@@ -121,10 +121,10 @@ pub(crate) fn exact(bytes: Vec<u8>) -> Bytes {
     }
 }
 
-/// Marks an answer whose bytes are not the server's memory: slices of mapped files.
+/// Marks an answer whose bytes are slices of mapped files, not the server's own memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mapped;
 
-/// Marks an answer that holds a part of what bodies may have until it has been read.
+/// Marks an answer that keeps a share of the budget for bodies until the client has read it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HoldsBodies;

@@ -1,14 +1,14 @@
-//! Keeps a JSON array from being taken for an object.
+//! Refuses a JSON array in place of an object.
 //!
-//! Serde fills a struct from an array too, field by field in the order of the code: `[3]` would be a topic with 3
-//! partitions. [`Objects`] wraps a deserializer, and everything that it hands out, so that a struct at any depth is read
+//! Serde also fills a struct from an array, field by field in the order of the code: `[3]` would be a topic with 3
+//! partitions. [`Objects`] wraps a deserializer and all deserializers inside it, so that a struct at any depth is read
 //! from an object only.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// A deserializer, or what one hands out, under which structs are objects.
+/// Wraps a deserializer, or an inner one: structs are read from objects only.
 pub(super) struct Objects<T>(pub(super) T);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Objects<D> {

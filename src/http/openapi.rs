@@ -1,4 +1,4 @@
-//! `GET /openapi.json`: the description of every route that exists, itself included.
+//! `GET /openapi.json`: describes every route that exists, this one included.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub(crate) struct ProblemBody {
     title: String,
     /// The HTTP status.
     status: u16,
-    /// The fault of this request.
+    /// What is wrong with this request.
     detail: String,
     /// The code, for programs.
     #[schema(example = "offset-trimmed")]
@@ -56,7 +56,7 @@ pub(crate) struct ProblemBody {
     tags(
         (name = "topics", description = "Topics, their partitions, their configuration"),
         (name = "records", description = "Producing and fetching"),
-        (name = "groups", description = "Named sets of committed offsets, and the members that share the records: ordered groups and work queues"),
+        (name = "groups", description = "Groups: their committed offsets, and the members that share the records (ordered groups and work queues)"),
         (name = "lag", description = "How far groups are behind"),
         (name = "operating", description = "Health, metrics, and the server's version and limits"),
     )
@@ -90,9 +90,10 @@ const IN_PATHS: [(&str, &str); 4] = [
     ("member", "The member's name"),
 ];
 
-/// The document of all routes. What is the same everywhere is added here, unless an operation says it in other words:
-/// the parameters of its path, the answer 404 for what they name, the problems of any request, and their bodies. And
-/// what holds for streams over one topic holds for those over several.
+/// The document of all routes. Parts that are the same everywhere are added here, unless an operation describes them
+/// itself: path parameters, the 404 answer for unknown names in the path, problems of any request, and the body of
+/// problems. The operation for streams over several topics gets the rest of its description from the one for a single
+/// topic.
 pub(super) fn complete() -> OpenApi {
     let mut api = super::routes().into_openapi();
     let stream = |path: &str| api.paths.paths.get(path).and_then(|item| item.get.clone());
@@ -133,7 +134,7 @@ fn name_of(parameter: &RefOr<Parameter>) -> Option<&str> {
     }
 }
 
-/// `makes`: the operation makes what its path names.
+/// `makes`: the operation creates the resource that its path names, so it has no 404 for it.
 fn complete_operation(path: &str, makes: bool, operation: &mut Operation) {
     let (mut parameters, mut unknown) = (Vec::new(), Vec::new());
     let told = operation.parameters.take().unwrap_or_default();
@@ -155,7 +156,7 @@ fn complete_operation(path: &str, makes: bool, operation: &mut Operation) {
     parameters.extend(told);
     operation.parameters = Some(parameters).filter(|all| !all.is_empty());
     if path.contains("{member}") {
-        // Nothing is said of the group where its member is unknown.
+        // If the member is unknown, the answer does not tell whether the group exists.
         unknown.remove(0);
     }
     let responses = &mut operation.responses.responses;
@@ -165,12 +166,12 @@ fn complete_operation(path: &str, makes: bool, operation: &mut Operation) {
     };
     add("400", "`invalid-request`".to_owned());
     let forbidden =
-        "`forbidden`: the `Host` is none of this server's, or a web page of another origin changes something";
+        "`forbidden`: the `Host` is not a name of this server, or a web page of another origin tries to change something";
     add("403", forbidden.to_owned());
     if !unknown.is_empty() && !makes {
         add("404", unknown.join(", "));
     }
-    add("default", "Anything else: a problem".to_owned());
+    add("default", "Any other error: a problem".to_owned());
     for (status, response) in responses {
         if let RefOr::T(response) = response
             && (status.starts_with(['4', '5']) || status == "default")

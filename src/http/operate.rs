@@ -1,6 +1,6 @@
 //! Routes for operators and supervisors: health, metrics, and information about the server.
 //!
-//! Clients see no paths: a failure has general words here, and its details in the server's own log.
+//! Clients see no paths: an answer describes a failure in general words, and the server's own log has the details.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ impl Degraded {
     }
 }
 
-/// The most damaged ranges listed one by one; the others are counted.
+/// The most damaged ranges that are listed one by one; further ones are only counted.
 const MAX_DAMAGE: usize = 100;
 
 /// Information about the server.
@@ -107,14 +107,14 @@ struct InfoBody {
 
 /// Whether the process answers
 #[utoipa::path(get, path = "/health/live", tag = "operating",
-    responses((status = 200, description = "It does", body = LiveBody)))]
+    responses((status = 200, description = "The process answers", body = LiveBody)))]
 async fn live(_: NoQuery) -> Answer {
     ok(&LiveBody { status: "live" })
 }
 
 /// Whether the server has recovered and takes requests
 #[utoipa::path(get, path = "/health/ready", tag = "operating",
-    responses((status = 200, description = "It does; `degraded` lists the faults", body = ReadyBody),
+    responses((status = 200, description = "The server takes requests; `degraded` lists its faults", body = ReadyBody),
         (status = 503, description = "`log-failed`, `shutting-down`")))]
 async fn ready(app: App, _: NoQuery) -> Answer {
     if app.is_stopping() {
@@ -190,7 +190,7 @@ fn degraded(health: &Health) -> Vec<Degraded> {
     degraded
 }
 
-/// The faults for unreadable records, each range by itself up to a bound.
+/// The faults for unreadable records: one for each range, up to a limit.
 fn damaged(log: &Log, health: &Health) -> Vec<Degraded> {
     let mut ids: Vec<_> = health.damaged_ranges.iter().map(|it| it.partition).collect();
     ids.dedup();

@@ -1,7 +1,7 @@
-//! Strict input: query parameters and JSON bodies that may only use known names.
+//! Strict input: query parameters and JSON bodies may only use known names.
 //!
-//! A typo must never be a silent default, so an unknown or repeated parameter and an unknown field are 400 with a
-//! `pointer`: the parameter's name, or the JSON pointer of the field.
+//! A typo must never be a silent default. So an unknown or repeated parameter, or an unknown field, is answered 400
+//! with a `pointer`: the parameter's name, or the JSON pointer of the field.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::de::DeserializeOwned;
@@ -147,7 +147,7 @@ impl Params {
     }
 }
 
-/// The refusal of what is no time and none of `words` either, which end with a comma or `or` (`latest or `).
+/// The refusal of a text that is not a time. `words`, which end with a comma or `or` (`latest or `), are allowed too.
 pub(super) fn not_a_time(name: &str, words: &str, text: &str) -> Problem {
     let shown: String = text.chars().take(250).collect();
     let hint = time::hint(text);
@@ -163,7 +163,7 @@ fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// The values of a header. A request has few headers: to compare their names costs less than to hash one.
+/// The values of a header. A request has few headers: comparing their names costs less than hashing one.
 pub(super) fn values_of<'a, 'b>(
     headers: &'a HeaderMap,
     name: &'b HeaderName,
@@ -172,10 +172,10 @@ pub(super) fn values_of<'a, 'b>(
     found.map(|(_, value)| value)
 }
 
-/// The value of a header that a request has at most once.
+/// The value of a header that a request may have at most once.
 ///
 /// # Errors
-/// 400 where it is given twice: which of them counts, nobody can know.
+/// 400 if it is given twice: nobody can know which one counts.
 pub(super) fn single<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -208,7 +208,7 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// The deserializer's message in words of JSON, without its names of Rust types, and without the place: the pointer says it.
+/// The deserializer's message in words of JSON: no names of Rust types, and no place, because the pointer gives it.
 fn in_plain_words(message: &str) -> String {
     let (message, _) = message.rsplit_once(" at line ").unwrap_or((message, ""));
     let words = |text: &str| text.replace('`', "");

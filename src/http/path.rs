@@ -13,7 +13,7 @@ use crate::broker::names;
 use crate::broker::topics::{catalog, unknown_partition};
 use crate::http::app::App;
 
-/// The name in `/topics/{topic}`, whatever it is.
+/// The name in `/topics/{topic}`, not checked.
 pub(super) struct TopicName(pub(super) String);
 
 /// The topic of `/topics/{topic}`, which exists.
@@ -86,7 +86,7 @@ extract!(NoQuery, |parts, _app| {
     Params::parse(parts.uri.query(), &[], &[]).map(|_| Self)
 });
 
-/// The names in the path; `pointer` is what an error names.
+/// The names in the path; an error has `pointer`.
 async fn path<T: DeserializeOwned + Send>(parts: &mut Parts, app: &App, pointer: &str) -> Result<T, Problem> {
     let path = Path::<T>::from_request_parts(parts, app).await;
     path.map(|Path(names)| names).map_err(|_| not_text(pointer))

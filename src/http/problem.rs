@@ -13,18 +13,18 @@ use super::fresh;
 use crate::broker::engine::Error;
 use crate::broker::refusal::{self, Outcome, Reason, Refusal};
 
-/// The code of a problem: a client's programs branch on it.
+/// The code of a problem, for client programs to branch on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// The broker refuses.
+    /// The broker refuses the request, for this reason.
     Refused(Reason),
     /// No resource has this path.
     NotFound,
     /// The `Host` is not the server's, or a web page of another origin requests a change.
     Forbidden,
-    /// The path exists, the method does not.
+    /// The path exists, but not with this method.
     MethodNotAllowed,
-    /// No representation is one that the client accepts.
+    /// The client accepts no representation that the server has.
     NotAcceptable,
     /// The body's media type or coding is unknown.
     UnsupportedMediaType,
@@ -95,7 +95,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with outcome `none`; codes whose contract has a `Retry-After` get one of 1 s (5 s for a full disk).
+    /// A problem with outcome `none`. It has a `Retry-After` if the contract of its code asks for one: 1 s (5 s for a
+    /// full disk).
     #[must_use]
     pub fn new(code: impl Into<Code>, detail: impl Into<String>) -> Self {
         let code = code.into();

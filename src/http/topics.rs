@@ -1,6 +1,6 @@
 //! Creates, lists, describes, alters and deletes topics; moves the log start of a partition, and finds offsets by time.
 //!
-//! Thin over [`crate::broker::topics::catalog`]: parses requests and describes topics.
+//! A thin layer over [`crate::broker::topics::catalog`]: parses requests and describes topics.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::formats::time::parse_time;
 use crate::http::Answer;
 use crate::http::app::App;
 
-/// The longest body that describes a topic: every key with its longest value is a fraction of it.
+/// The longest body that describes a topic. All keys with their longest values take a fraction of it.
 const MOST_BODY_BYTES: usize = 64 << 10;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -39,26 +39,26 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(find_offset))
 }
 
-/// What a topic is to be.
+/// The wanted state of a topic.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct TopicBody {
-    /// How many partitions; 1 where a new topic's body does not say.
+    /// The number of partitions; default 1 for a new topic.
     partitions: Option<u32>,
-    /// Configuration keys with their values; null is the default.
+    /// Configuration keys with their values; null means the default.
     #[serde(default, deserialize_with = "config_changes")]
     #[schema(value_type = Option<std::collections::HashMap<String, Value>>)]
     config: ConfigChanges,
 }
 
-/// Every part of a topic.
+/// The description of a topic.
 #[derive(Debug, Serialize, ToSchema)]
 struct TopicDescription {
     name: String,
-    /// No other topic ever has it, also not one made later under the same name.
+    /// No other topic ever gets this id, not even a later one with the same name.
     id: String,
     partition_count: u32,
-    /// By index; left out in lists.
+    /// In the order of their indexes; left out in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     partitions: Option<Vec<PartitionDescription>>,
     config: BTreeMap<&'static str, Setting>,
@@ -70,14 +70,14 @@ struct PartitionDescription {
     partition: u32,
     log_start_offset: u64,
     end_offset: u64,
-    /// Stored bytes; null where damage keeps them from being told.
+    /// Stored bytes; null if damage prevents the server from knowing them.
     size_bytes: Option<u64>,
     segments: Option<u64>,
-    /// Of the first record that is kept; null without records.
+    /// The timestamp of the first record that is kept; null without records.
     first_timestamp: Option<i64>,
-    /// Of the last record; null without records.
+    /// The timestamp of the last record; null without records.
     last_timestamp: Option<i64>,
-    /// The first damaged offset that was met; `/damage` lists all.
+    /// The first damaged offset found so far; `/damage` lists all.
     #[serde(skip_serializing_if = "Option::is_none")]
     damaged_offset: Option<u64>,
     /// One past the last offset of that range.
@@ -90,19 +90,19 @@ struct PartitionDescription {
 struct Setting {
     /// The value in force.
     value: Value,
-    /// The value without a setting.
+    /// The default value.
     default: Value,
-    /// `topic` where the topic sets it, else `default`.
+    /// `topic` if the topic sets it, else `default`.
     #[schema(example = "default", pattern = "^(topic|default)$")]
     source: &'static str,
 }
 
-/// A part of the list of topics.
+/// A page of the list of topics.
 #[derive(Debug, Serialize, ToSchema)]
 struct TopicList {
-    /// By name.
+    /// Sorted by name.
     topics: Vec<TopicDescription>,
-    /// What `after` is to be for the next part; left out in the last one.
+    /// Pass this as `after` to get the next page; left out in the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
@@ -113,23 +113,23 @@ struct LogStart {
     log_start_offset: u64,
 }
 
-/// An offset, with the timestamp of the record there.
+/// An offset, with the timestamp of its record.
 #[derive(Debug, Serialize, ToSchema)]
 struct FoundOffset {
     offset: u64,
-    /// Null at the end, where no record is.
+    /// Null at the end offset, where there is no record yet.
     timestamp: Option<i64>,
 }
 
 /// Creates a topic
 ///
-/// Repeating it is harmless: a topic that exists with that many partitions and the given configuration values is
-/// answered with 200. What the body leaves out is not compared.
+/// Repeating it is harmless: if the topic exists with the same number of partitions and the given configuration values,
+/// the answer is 200. Settings that the body leaves out are not compared.
 #[utoipa::path(put, path = "/v1/topics/{topic}", tag = "topics", request_body = Option<TopicBody>,
     params(("topic" = String, Path, description = "1 to 249 of `A-Z a-z 0-9 . _ -`; not `.` or `..`, not beginning with `__`")),
-    responses((status = 201, description = "Made", body = TopicDescription),
-        (status = 200, description = "There already", body = TopicDescription),
-        (status = 409, description = "`topic-exists`: with other partitions or configuration"),
+    responses((status = 201, description = "The topic is created", body = TopicDescription),
+        (status = 200, description = "The topic exists already", body = TopicDescription),
+        (status = 409, description = "`topic-exists`: the topic exists with another number of partitions or another configuration"),
         (status = 501, description = "`not-supported`: a configuration key of a later version")))]
 async fn create_topic(
     app: App,
@@ -158,8 +158,8 @@ async fn create_topic(
 
 /// Lists the topics by name
 #[utoipa::path(get, path = "/v1/topics", tag = "topics",
-    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "How many at most: 100"),
-        ("after" = Option<String>, Query, description = "Only names behind this one: `next` of the part before")),
+    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The largest number of topics: default 100"),
+        ("after" = Option<String>, Query, description = "Only names after this one: pass `next` of the page before")),
     responses((status = 200, description = "The topics, without their partitions' positions", body = TopicList)))]
 async fn list_topics(app: App, RawQuery(query): RawQuery) -> Answer {
     let params = Params::parse(query.as_deref(), &["limit", "after"], &[])?;
@@ -191,8 +191,8 @@ async fn describe_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer
 
 /// Adds partitions to a topic, and changes its configuration
 ///
-/// Both or neither are done. What the body leaves out stays as it is; a configuration key with the value null gets its
-/// default back.
+/// Both changes are made, or neither. Settings that the body leaves out stay as they are; a configuration key with the
+/// value null is reset to its default.
 #[utoipa::path(patch, path = "/v1/topics/{topic}", tag = "topics", request_body = TopicBody,
     responses((status = 200, description = "The topic as it is now", body = TopicDescription),
         (status = 409, description = "`partitions-cannot-shrink`"),
@@ -213,7 +213,7 @@ async fn alter_topic(
 
 /// Deletes a topic with its records and the offsets that groups committed in it
 #[utoipa::path(delete, path = "/v1/topics/{topic}", tag = "topics",
-    responses((status = 204, description = "Deleted; a topic made later under the same name is another one")))]
+    responses((status = 204, description = "Deleted; a topic created later with the same name is a different topic")))]
 async fn delete_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
     let topics = app.topics.clone();
     let delete = move || topics.delete(topic.name());
@@ -223,10 +223,10 @@ async fn delete_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
 
 /// Deletes the records of a partition before an offset
 ///
-/// The log start moves up at once and for good; space comes back by whole segments. An offset below the log start
-/// changes nothing.
+/// The log start moves up at once and permanently; disk space becomes free in whole segments. An offset below the log
+/// start changes nothing.
 #[utoipa::path(delete, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "topics",
-    params(("before" = u64, Query, description = "The first offset to keep; at most the end")),
+    params(("before" = u64, Query, description = "The first offset to keep; at most the end offset")),
     responses((status = 200, description = "The log start as it is now", body = LogStart),
         (status = 416, description = "`offset-out-of-range`: above `end_offset`")))]
 async fn delete_records(
@@ -246,8 +246,8 @@ async fn delete_records(
 
 /// Finds an offset by time
 ///
-/// The first record whose timestamp is at or after the time; timestamps need not be in order. Where all records are
-/// earlier, the end, with a null timestamp.
+/// Finds the first record whose timestamp is at or after the time; timestamps need not be in order. If all records are
+/// earlier, the answer is the end offset with a null timestamp.
 #[utoipa::path(get, path = "/v1/topics/{topic}/partitions/{partition}/offsets", tag = "topics",
     params(("at" = String, Query, description = "`earliest`, `latest`, or a time in milliseconds or RFC 3339", example = "latest")),
     responses((status = 200, description = "The offset", body = FoundOffset)))]
@@ -286,9 +286,9 @@ fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
         let offset = partition.positions().log_start_offset;
         return Ok(match partition.locate(offset) {
             Ok(located) => found(offset, located.next.map(|(_, timestamp)| timestamp)),
-            // Trimmed since the line above: the log begins elsewhere now.
+            // The partition was trimmed after the line above: read its log start again.
             Err(Error::Trimmed { .. }) => continue,
-            // Where the log begins does not depend on what can be read there.
+            // The log start is known even if the record there cannot be read.
             Err(Error::Damaged { .. } | Error::Io { .. }) => found(offset, None),
             Err(error) => return Err(error),
         });
@@ -296,7 +296,7 @@ fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
 }
 
 fn at_or_after(log: &Log, partition: &Partition, time: TimestampMs) -> Result<FoundOffset, Error> {
-    // Read the end first, so that records appended during the search lie behind the answer.
+    // Read the end first, so that records appended during the search come after the answer.
     let end = partition.positions().end_offset;
     let place = skips::offset_for_time(log, partition, time)?;
     Ok(place.map_or(found(end, None), |(offset, timestamp)| {
@@ -345,7 +345,7 @@ fn describe_partition(partition: &Partition) -> Result<PartitionDescription, Err
         .map(|range| (range.from, range.until));
     let (stats, damaged) = match partition.stats() {
         Ok(stats) => (Some(stats), damaged),
-        // A topic with a damaged partition can still be described, and must be: the operator looks for the damage.
+        // A topic with a damaged partition must still be described: the operator looks for the damage.
         Err(Error::Damaged {
             damaged_from,
             damaged_until,
@@ -369,7 +369,7 @@ fn describe_partition(partition: &Partition) -> Result<PartitionDescription, Err
     })
 }
 
-/// Reads an object of configuration keys in which none is given twice; null is an empty one.
+/// Reads an object of configuration keys and refuses repeated keys; null counts as an empty object.
 fn config_changes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigChanges, D::Error> {
     struct Changes;
 
