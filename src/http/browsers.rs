@@ -151,8 +151,7 @@ async fn answer(origins: &[String], request: Request, next: Next) -> Response {
             let methods = if is_named { METHODS } else { READING };
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
             headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-            // A page may send any header that it asks for: the API accepts many (`ce-…` among them), and none of them
-            // can do more than the body can.
+            // A page may send any header that it asks for (the API accepts many): none can do more than the body.
             if let Some(wanted) = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS) {
                 headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
             }

@@ -78,7 +78,7 @@ async fn not_found(uri: Uri) -> Problem {
 
 /// The router adds `Allow`.
 async fn method_not_allowed(method: http::Method) -> Problem {
-    let detail = format!("{method} is not allowed here; the header Allow names what is");
+    let detail = format!("{method} is not allowed here; the header Allow lists the allowed methods");
     Problem::new(Code::MethodNotAllowed, detail)
 }
 
@@ -112,8 +112,7 @@ pub(crate) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response
     }
 }
 
-/// The bytes of a complete answer, without much unused capacity: they are held until the client has read them, and
-/// counted by their length.
+/// The bytes of a complete answer, without much unused capacity: held until they are read, counted by length.
 pub(crate) fn exact(bytes: Vec<u8>) -> Bytes {
     match bytes.capacity() - bytes.len() > bytes.len() / 8 {
         true => Bytes::copy_from_slice(&bytes),

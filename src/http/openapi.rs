@@ -92,8 +92,7 @@ const IN_PATHS: [(&str, &str); 4] = [
 
 /// The document of all routes. Parts that are the same everywhere are added here, unless an operation describes them
 /// itself: path parameters, the 404 answer for unknown names in the path, problems of any request, and the body of
-/// problems. The operation for streams over several topics gets the rest of its description from the one for a single
-/// topic.
+/// problems. The stream over several topics gets the rest of its description from the stream over one.
 pub(super) fn complete() -> OpenApi {
     let mut api = super::routes().into_openapi();
     let stream = |path: &str| api.paths.paths.get(path).and_then(|item| item.get.clone());

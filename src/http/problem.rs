@@ -95,8 +95,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with outcome `none`. It has a `Retry-After` if the contract of its code asks for one: 1 s (5 s for a
-    /// full disk).
+    /// A problem with outcome `none`. Some codes have a `Retry-After`: 1 s, or 5 s for a full disk.
     #[must_use]
     pub fn new(code: impl Into<Code>, detail: impl Into<String>) -> Self {
         let code = code.into();

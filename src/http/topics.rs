@@ -191,8 +191,7 @@ async fn describe_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer
 
 /// Adds partitions to a topic, and changes its configuration
 ///
-/// Both changes are made, or neither. Settings that the body leaves out stay as they are; a configuration key with the
-/// value null is reset to its default.
+/// Both changes are made, or neither. Settings that are left out stay as they are; null resets a key to its default.
 #[utoipa::path(patch, path = "/v1/topics/{topic}", tag = "topics", request_body = TopicBody,
     responses((status = 200, description = "The topic as it is now", body = TopicDescription),
         (status = 409, description = "`partitions-cannot-shrink`"),
@@ -223,8 +222,7 @@ async fn delete_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
 
 /// Deletes the records of a partition before an offset
 ///
-/// The log start moves up at once and permanently; disk space becomes free in whole segments. An offset below the log
-/// start changes nothing.
+/// The log start moves up at once and for good; space is freed by whole segments. An offset below it changes nothing.
 #[utoipa::path(delete, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "topics",
     params(("before" = u64, Query, description = "The first offset to keep; at most the end offset")),
     responses((status = 200, description = "The log start as it is now", body = LogStart),

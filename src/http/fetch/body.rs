@@ -76,8 +76,8 @@ pub(super) fn text(
     })
 }
 
-/// The text before and after the records of a JSON document. Without `has_positions` the log start and the end are left
-/// out, for answers that must never change.
+/// The text before and after the records of a JSON document. Without `has_positions`, the log start and the end are
+/// left out: that is for answers that must never change.
 fn document(page: &Page, topic: &str, partition: u32, has_positions: bool) -> (String, String) {
     let topic = serde_json::Value::from(topic);
     let before = format!("{{\"topic\":{topic},\"partition\":{partition},\"records\":[");

@@ -52,8 +52,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// `quipu.record`; its source and id say where the record is stored.
 ///
 /// Damaged bytes end an answer early, after the healthy records before them. A fetch that begins in damage is refused;
-/// the problem says at which offset to continue. Damage that the operator has skipped is passed over and reported as a
-/// gap.
+/// the problem says where to continue. Damage that the operator has skipped is reported as a gap.
 #[utoipa::path(get, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "records",
     params(
         ("offset" = Option<String>, Query, description = "Where to begin: a number, `earliest` (the log start) or `latest` (the end). Exactly one of `offset` and `from` is needed.", example = "earliest"),

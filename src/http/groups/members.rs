@@ -108,15 +108,13 @@ macro_rules! with_fields_of_a_join {
             /// How long the member may be silent before its partitions and leases go to others, in milliseconds:
             /// default 30000; from 100 to 86400000. While a poll waits, the member is not silent.
             session_timeout_ms: Option<u64>,
-            /// Where to begin in a topic if the group has committed nothing in it: `earliest` (the default), `latest`
-            /// or a time.
+            /// Where to begin in a topic without committed offsets: `earliest` (the default), `latest` or a time.
             #[serde(default)]
             #[schema(value_type = Value)]
             start: Option<Value>,
             /// Shared groups: how long a record is leased, in milliseconds: default 30000; from 100 to 43200000.
             lease_ms: Option<u32>,
-            /// Shared groups: how often a record is delivered without being settled before it becomes a dead letter:
-            /// default 5; from 1 to 1000.
+            /// Shared groups: unsettled deliveries before a record becomes a dead letter: default 5; from 1 to 1000.
             max_deliveries: Option<u32>,
             /// Shared groups: the topic of dead letters, created when first needed; default `{topic}.dlq`.
             dead_letter_topic: Option<String>,
@@ -137,8 +135,7 @@ with_fields_of_a_join! {
         /// The `poll_id` of the answer whose records the member has finished. Their offsets are committed; in a shared
         /// group, those of its records that are not settled are accepted. Null: nothing is acknowledged.
         ack: Option<String>,
-        /// The largest number of records in the answer: default 500; from 1 to 100000 (a larger value counts as
-        /// 100000).
+        /// Most records in the answer: default 500; from 1 to 100000 (a larger value counts as 100000).
         max_records: Option<u64>,
         /// The largest number of stored bytes in the answer: default 1048576; from 1 to 33554432 (a larger value counts
         /// as that). One record is always delivered, whatever its size.
@@ -330,8 +327,7 @@ async fn heartbeat(
 
 /// Commits offsets of a member
 ///
-/// For commits finer than whole polls. This call never moves a committed offset back; the answer has the offsets
-/// committed now.
+/// For commits finer than whole polls. It never moves a committed offset back; the answer has the current ones.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/commit", tag = "groups", request_body = CommitBody,
     responses((status = 200, description = "The offsets that are now committed, durably", body = OffsetsBody),
         (status = 404, description = "`unknown-member`, `unknown-topic`, `unknown-partition`"),
@@ -352,8 +348,8 @@ async fn commit(
 
 /// Leaves a group
 ///
-/// Its partitions and leases go to others at once. Records delivered to it and not committed or settled are delivered
-/// again.
+/// Its partitions and leases go to others at once. Records that were delivered to it, and neither committed nor
+/// settled, are delivered again.
 #[utoipa::path(delete, path = "/v1/groups/{group}/members/{member}", tag = "groups",
     params(("ack" = Option<String>, Query, description = "The `poll_id` of the answer whose records the member has finished: they are committed (in a shared group: accepted) before it leaves")),
     responses((status = 204, description = "The member has left")))]

@@ -41,8 +41,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct GroupRow {
     /// The group's name.
     group: String,
-    /// `empty`: no members; `stable`; or `rebalancing`: partitions are to move, and their owners have not yet given
-    /// them up.
+    /// `empty`: no members; `stable`; or `rebalancing`: partitions wait until their owners give them up.
     state: &'static str,
     /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
     r#type: &'static str,
@@ -65,8 +64,7 @@ struct GroupList {
 struct GroupBody {
     /// The group's name.
     group: String,
-    /// `empty`: no members; `stable`; or `rebalancing`: partitions are to move, and their owners have not yet given
-    /// them up.
+    /// `empty`: no members; `stable`; or `rebalancing`: partitions wait until their owners give them up.
     state: &'static str,
     /// `ordered`: each partition is read by one member, in order; `shared`: a work queue.
     r#type: &'static str,

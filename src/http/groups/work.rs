@@ -118,8 +118,8 @@ struct RedrivenBody {
 
 /// Settles leased records: accepted, released, rejected or extended
 ///
-/// The answer is sent when the result is durable: accepted records are never delivered again, and rejected ones are in
-/// the topic of dead letters.
+/// The result is durable before the answer: accepted records never come again, rejected ones are in the dead letter
+/// topic.
 #[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/settle", tag = "groups", request_body = SettleBody,
     responses((status = 200, description = "All records are settled, except those in `lost`", body = SettledBody),
         (status = 404, description = "`unknown-group`, `unknown-member`, `unknown-topic`, `unknown-partition`"),

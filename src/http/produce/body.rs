@@ -33,8 +33,7 @@ use crate::http::problem::{Code, Problem};
 /// About how many bytes are decoded at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// After this many bytes other tasks get a turn: if every third byte becomes a record, reading them takes two
-/// milliseconds.
+/// After this many bytes other tasks get a turn: if every third byte becomes a record, that takes 2 ms.
 const TURN_BYTES: usize = 64 << 10;
 /// The most calls of a decoder before it reports whether there is output: members and frames may be empty.
 const DECODER_CALLS: usize = 16;
@@ -172,11 +171,10 @@ impl<'a> Incoming<'a> {
         self.room.covered()
     }
 
-    /// The whole decoded body, at most `max_bytes`, covered by `budget`. A body that arrived in one piece is not
-    /// copied.
+    /// The whole decoded body, at most `max_bytes`, covered by `budget`. A body in one piece is not copied.
     ///
     /// # Errors
-    /// 413 `request-too-large`, at once if the declared length is too large; those of [`Incoming::next`] and
+    /// 413 `request-too-large`, at once if the declared length is too large; those of [`Incoming::next`] and of
     /// [`Budget::cover`].
     pub(super) async fn whole(
         &mut self,
@@ -326,8 +324,7 @@ impl Decoder {
         Problem::invalid("", format!("the body cannot be decoded as {coding}: {error}"))
     }
 
-    /// Decodes up to a chunk of the input; the result may be empty if only a part was decoded. `None` if it needs more
-    /// input.
+    /// Decodes up to a chunk of the input; the result may be empty. `None`: it needs more input.
     fn step(&mut self, input: &mut Bytes) -> io::Result<Option<Bytes>> {
         let decoder = match self {
             Self::Zstd(zstd) => return zstd.step(input),

@@ -32,7 +32,7 @@ pub(super) enum Mode {
 pub(super) fn refuse_half_an_event(headers: &HeaderMap) -> Result<(), Problem> {
     let is_attribute = |name: &&HeaderName| matches!(name.as_str(), "ce-id" | "ce-source" | "ce-type");
     headers.keys().find(is_attribute).map_or(Ok(()), |name| {
-        let detail = format!("the header {name} is a CloudEvent's, and ce-specversion is missing");
+        let detail = format!("the header {name} belongs to a CloudEvent, but ce-specversion is missing");
         Err(Problem::invalid("ce-specversion", detail))
     })
 }

@@ -57,8 +57,8 @@ const CE_SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// Bodies up to this size are read on the worker that received them: about a millisecond of work. Larger ones go to a
-/// blocking thread.
+/// Up to this size a body is read on the worker that received it: about 1 ms of work. Larger ones go to a blocking
+/// thread.
 const INLINE_BYTES: usize = 256 << 10;
 /// Positions are written in pieces of this size, so that a slow client holds only one piece.
 const ANSWER_CHUNK_BYTES: usize = 64 << 10;
@@ -204,8 +204,7 @@ enum AnyProduced {
 /// Produce record batches
 ///
 /// The body is one or more record batches, version 2, not compressed; they are stored as they are. A batch with a
-/// producer id must be the only one in its body: it is appended once, in the order of its producer's sequence, as in
-/// Kafka.
+/// producer id must be the only one in its body: it is appended once, in its producer's order, as in Kafka.
 #[utoipa::path(post, path = "/v1/topics/{topic}/partitions/{partition}/records", tag = "records",
     params(
         ("ack" = Option<String>, Query, description = "As for records in JSON"),
@@ -525,8 +524,7 @@ impl<'a> Listed<'a> {
             misfit.refuse(&pointer, &partition)
         })?;
         self.placements.push(placement);
-        // Records without content take more room in a batch than in JSON, and events' attributes become headers with
-        // longer names.
+        // Empty records are larger in a batch than in JSON, and events' attributes become headers with longer names.
         if self.placer.bytes() > self.max_bytes {
             let most = self.max_bytes;
             let detail = format!("the records take more than {most} bytes as stored; split the request");
@@ -540,8 +538,8 @@ impl<'a> Listed<'a> {
     }
 }
 
-/// `{"offsets":[…]}` for records at `placements` in parts of (partition, first offset), written as the client reads it;
-/// `held` is released at its end.
+/// `{"offsets":[…]}` for records at `placements` in parts of (partition, first offset), written while the client reads
+/// it; `held` is released at its end.
 fn positions(
     placements: Vec<Placement>,
     parts: Vec<(u32, Offset)>,

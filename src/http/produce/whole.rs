@@ -1,5 +1,5 @@
-//! Bodies that are one append: read whole, placed by [`whole`](crate::broker::produce::whole), and answered with
-//! positions.
+//! Bodies that are one append: each is read whole, placed by [`whole`](crate::broker::produce::whole), and answered
+//! with the positions of its records.
 
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -73,8 +73,7 @@ async fn produce_once(
     Ok(replayed(is_replayed, answer(places, budget)))
 }
 
-/// The positions of records. `budget` is the request's share: a long answer keeps it until its client has read the
-/// answer.
+/// The positions of records. `budget` is the request's share: a long answer keeps it until its client has read it.
 fn answer(places: Places, mut budget: Budget<'_>) -> Response {
     let mut placements = places.placements;
     placements.shrink_to_fit();

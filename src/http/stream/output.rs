@@ -13,8 +13,7 @@
 //! | `end` | `{}`: everything was sent |
 //!
 //! By that standard a client ignores an event that is cut off, and its `id`: so it resumes after the last whole event.
-//! An `id` without data moves the client's cursor without an event, so a client need not read again the records that
-//! the filter left out.
+//! An `id` without data moves the client's cursor without an event, so it need not read filtered records again.
 
 use bytes::Bytes;
 use serde::Serialize;

@@ -72,18 +72,18 @@ impl StreamQuery {
         let until = until(&params)?;
         let last = params.number("last", 1, MOST_LAST)?.map(|last| last as usize);
         if last.is_some() && from == Beginning::Latest {
-            let detail = "from=latest begins behind the newest records; leave it out, or last";
+            let detail = "from=latest begins after the newest records; leave out from or last";
             return Err(Problem::invalid("last", detail));
         }
         let partitions = params.get("partitions").map(partitions).transpose()?;
         if partitions.is_some() && topics.len() > 1 {
-            let detail = "partitions are of one topic, and the stream has several";
+            let detail = "partitions can be chosen only in a stream over one topic";
             return Err(Problem::invalid("partitions", detail));
         }
         let speed = speed(&params)?;
         let order = params.choice("order", &[("none", false), ("timestamp", true)])?;
         if speed.is_some() && order == Some(false) {
-            let detail = "a replay at a speed is in the order of timestamps; leave order out";
+            let detail = "a replay with speed always has the order of timestamps; leave out order";
             return Err(Problem::invalid("order", detail));
         }
         let as_events = params.choice("data", &[("records", false), ("cloudevents", true)])?;
@@ -121,7 +121,7 @@ fn topics(params: &Params) -> Result<Vec<String>, Problem> {
     for name in list.split(',') {
         check_count("topics", topics.len())?;
         if name.is_empty() {
-            return Err(Problem::invalid("topics", "an empty name is no topic's"));
+            return Err(Problem::invalid("topics", "a topic's name cannot be empty"));
         }
         if topics.iter().any(|other| other == name) {
             return Err(Problem::invalid("topics", format!("{name} is named twice")));
