@@ -5,8 +5,8 @@
 //! - [`Pace`]: a slow body that holds memory is refused only if other requests wait for that memory, so clients that
 //!   announce or begin much and send nothing keep no one out. Time during which the server does not wait for the client
 //!   does not count, and each byte received extends the time.
-//! - A request that holds memory and waits for more gives way to other waiting requests just as soon: otherwise such
-//!   requests would wait for each other, and all others behind them for nothing.
+//! - A request that holds memory and waits for more gives way to other waiting requests after the same time. Otherwise
+//!   such requests would wait for each other, and all later ones would wait in vain.
 //! - A producer's long answer keeps its request's share. The server closes clients that read nothing of such an answer
 //!   ([`Pool::set_relief`]), again only if other requests wait.
 
@@ -278,7 +278,7 @@ mod tests {
     use super::*;
     use crate::http::problem::Code;
 
-    /// A pool of so many KiB.
+    /// A pool of this many KiB.
     fn pool(kib: u64) -> Pool {
         Pool::new(kib << 10)
     }
@@ -290,7 +290,7 @@ mod tests {
         }
     }
 
-    /// A request that holds so many bytes.
+    /// A request that holds this many bytes.
     async fn holding(pool: &Pool, bytes: usize) -> Budget<'_> {
         let mut holder = budget(pool, WAIT);
         holder.cover(bytes).await.unwrap();

@@ -21,7 +21,7 @@ pub fn accept(fields: Vec<HeaderValue>) -> Result<&'static str, Problem> {
     negotiate(&headers).map(super::accept::Representation::media_type)
 }
 
-/// The meaning of a fetch's query, as text to compare.
+/// The parsed query of a fetch, as text to compare.
 ///
 /// # Errors
 /// 400 for a query that is not valid.

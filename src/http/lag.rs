@@ -110,7 +110,7 @@ async fn group_lag(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     ok(&app.blocking.run(Work::Report, lag).await?)
 }
 
-/// How far every group is behind, a summary each
+/// How far every group is behind, with a summary of each
 #[utoipa::path(get, path = "/v1/lag", tag = "lag",
     params(("limit" = Option<u64>, Query, description = "The largest number of groups (default 100)"),
         ("after" = Option<String>, Query, description = "Groups after this name")),

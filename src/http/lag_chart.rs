@@ -63,7 +63,7 @@ const TOP: f64 = 100.0;
 const BOTTOM: f64 = 338.0;
 /// Where the legend begins, if any.
 const LEGEND: f64 = 724.0;
-/// Characters of a name that fit into the legend.
+/// The number of a name's characters that fit into the legend.
 const NAME_CHARS: usize = 19;
 
 const LIGHT: [&str; MAX_LINES] = [

@@ -90,7 +90,7 @@ struct Columns {
     params(("window_ms" = Option<u64>, Query, description = "How far back (3600000; 60000 to 86400000)"),
         ("by" = Option<String>, Query, description = "A series for each `partition` (the default), `topic`, or the `group`"),
         ("topic" = Option<String>, Query, description = "Only this topic"),
-        ("partition" = Option<u32>, Query, description = "Only this partition of it")),
+        ("partition" = Option<u32>, Query, description = "Only this partition of `topic`")),
     responses((status = 200, description = "The history since the server started", body = HistoryBody),
         (status = 404, description = "`unknown-group`, `unknown-topic`, `unknown-partition`")))]
 async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -> Answer {
@@ -122,7 +122,7 @@ async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGrou
         ("metric" = Option<String>, Query, description = "`lag` (the default), `lag_ms` or `lag_bytes`"),
         ("by" = Option<String>, Query, description = "A line for each `partition` (the default), `topic`, or the `group`"),
         ("topic" = Option<String>, Query, description = "Only this topic"),
-        ("partition" = Option<u32>, Query, description = "Only this partition of it"),
+        ("partition" = Option<u32>, Query, description = "Only this partition of `topic`"),
         ("theme" = Option<String>, Query, description = "`auto` (the default: as the reader's system is), `light` or `dark`")),
     responses((status = 200, description = "The worst eight lines, and the others together", body = String,
             content_type = "image/svg+xml"),

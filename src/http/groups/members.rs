@@ -240,9 +240,10 @@ async fn join_group(
 
 /// Acknowledges the last answer and gets the next records
 ///
-/// The server commits, durably, what the poll named by `ack` delivered. Then it delivers records, or waits for some. An
-/// `ack` that is not the last `poll_id` means that the last answer was lost: its records are delivered again, before
-/// any others. A poll is also a heartbeat. A newer poll of the same member replaces one that waits.
+/// First the server durably commits the records that the poll named by `ack` delivered. Then it delivers records, or
+/// waits for some. An `ack` that is not the last `poll_id` means that the last answer was lost: its records are
+/// delivered again, before any others. A poll is also a heartbeat. A newer poll of the same member replaces one that
+/// waits.
 ///
 /// With `topics` in its body, a poll joins first if the member is unknown. So a consumer can be a loop of this one
 /// call, also when the server restarts.

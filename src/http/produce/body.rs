@@ -118,7 +118,7 @@ impl<'a> Incoming<'a> {
         Err(Problem::new(Code::UnsupportedMediaType, detail))
     }
 
-    /// The next decoded bytes, not empty; `None` at the end. `budget` is the request's share meanwhile.
+    /// The next decoded bytes, not empty; `None` at the end. `budget` is the share that the request already holds.
     ///
     /// # Errors
     /// 400 for a body that is damaged or cut off; 408 if the client stopped sending; 503 if the server has no room for

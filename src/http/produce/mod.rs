@@ -2,8 +2,8 @@
 //!
 //! The media type chooses the reader of the body: [`json`] (a list of records), [`ndjson`] (a stream of them), [`raw`]
 //! (one value), [`cloudevents`] (one event or several), [`record_batch`] (batches as they are stored).
-//! [`broker::produce`](crate::broker::produce) places and appends the records. This file has what all readers share:
-//! the query, the headers, and the answers. [`whole`] has what the readers share that read the whole body first.
+//! [`broker::produce`](crate::broker::produce) places and appends the records. This file reads the query and the
+//! headers, and writes the answers, for all readers. [`whole`] serves the readers that read the whole body first.
 //!
 //! Invariants: if this version does not support a parameter, a header or a media type of the contract, it refuses it
 //! and never ignores it. After a refusal the rest of the body is read ([`body::Incoming::drain`]), so that the client
