@@ -1,9 +1,6 @@
 //! Closed ranges behind a caching proxy: the real binary behind a real nginx, which stores closed ranges and asks
 //! whether they are still valid. Without nginx the tests print that they are skipped.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test of the real binary lives in the real world"
-)]
+#![allow(clippy::disallowed_methods, reason = "it tests the real binary")]
 
 mod support;
 

@@ -1,9 +1,6 @@
 //! The contract of CloudEvents, in through produce and out through fetch: over the router, and with the CNCF's Python SDK over the
 //! real binary (`QUIPU_TEST_PYTHON` names a Python that has the package `cloudevents`; without one that test says so and ends).
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test of the real binary lives in the real world"
-)]
+#![allow(clippy::disallowed_methods, reason = "it tests the real binary")]
 
 mod support;
 

@@ -1,8 +1,5 @@
 //! The contract of fetches.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test damages files behind the service's back"
-)]
+#![allow(clippy::disallowed_methods, reason = "a test damages files")]
 
 mod support;
 

@@ -3,10 +3,7 @@
 //! The file is large and not part of the tree. `QUIPU_TEST_FLIGHTS` names it (NDJSON, gzip); without it the test says
 //! that it is skipped. `QUIPU_TEST_PYTHON` names a Python with kafka-python, whose partitioner is then compared too.
 //! The printed timings (`cargo test --test flights -- --nocapture`) are for the documentation; none is asserted.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test of the real binary lives in the real world"
-)]
+#![allow(clippy::disallowed_methods, reason = "it tests the real binary")]
 
 mod support;
 

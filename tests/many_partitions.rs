@@ -1,10 +1,7 @@
 //! Thousands of partitions in the real binary: created, written, stopped, started again; also with few files allowed.
 //!
 //! Times are printed (`-- --nocapture`), never asserted.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test of the real binary lives in the real world"
-)]
+#![allow(clippy::disallowed_methods, reason = "it tests the real binary")]
 
 mod support;
 

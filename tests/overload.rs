@@ -2,10 +2,7 @@
 //!
 //! The service runs in this process on the test's own disk, so the measured memory includes that of the clients. For
 //! that reason this binary has one test.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test of a running server lives in the real world"
-)]
+#![allow(clippy::disallowed_methods, reason = "it tests a running server")]
 
 mod support;
 

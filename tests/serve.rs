@@ -1,8 +1,5 @@
 //! The real binary: starting, refusing to start, slow and greedy clients, stopping, being killed.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "what the binary does to files is looked at from outside"
-)]
+#![allow(clippy::disallowed_methods, reason = "it looks at the binary's files")]
 
 mod support;
 
@@ -35,6 +32,13 @@ fn temporary() -> TempDir {
 fn start(dir: &TempDir, flags: &str) -> Server {
     let flags = format!("{} {flags}", SMALL.join(" "));
     Server::start_with_flags(&dir.path().join("data"), &flags, &[])
+}
+
+/// The same on a new directory.
+fn started(flags: &str) -> (TempDir, Server) {
+    let dir = temporary();
+    let server = start(&dir, flags);
+    (dir, server)
 }
 
 /// The command that starts a server, with nothing else in its environment.
@@ -143,8 +147,7 @@ fn variables_of_the_clients_do_not_stop_the_server() {
 
 #[test]
 fn a_second_process_on_the_same_directory_is_refused() {
-    let dir = temporary();
-    let server = start(&dir, "");
+    let (dir, server) = started("");
     let line = refusal(&mut quipu(&dir.path().join("data"), &["--log-level", "error"]));
     contains(&line, "is in use by another process");
     server.get(LIVE);
@@ -153,8 +156,7 @@ fn a_second_process_on_the_same_directory_is_refused() {
 
 #[test]
 fn a_taken_address_is_named_and_the_data_directory_is_left_alone() {
-    let dir = temporary();
-    let server = start(&dir, "");
+    let (dir, server) = started("");
     let taken = server.address.to_string();
     let other = dir.path().join("other");
     let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
@@ -188,8 +190,7 @@ fn a_closed_standard_output_stops_nothing() {
 
 #[test]
 fn a_connection_above_the_limit_is_told_so_and_one_that_ends_makes_room() {
-    let dir = temporary();
-    let server = start(&dir, "--max-connections 1");
+    let (_dir, server) = started("--max-connections 1");
     // The server notices the end of a connection in its own time.
     let connected = || loop {
         let mut connection = server.connect();
@@ -209,8 +210,7 @@ fn a_connection_above_the_limit_is_told_so_and_one_that_ends_makes_room() {
 
 #[test]
 fn a_client_that_does_not_finish_its_head_is_cut() {
-    let dir = temporary();
-    let server = start(&dir, "--header-read-timeout-ms 50");
+    let (_dir, server) = started("--header-read-timeout-ms 50");
     for beginning in ["", "GET /health/live HTTP/1.1\r\nhost: localhost"] {
         let mut connection = server.connect();
         connection.say(beginning.as_bytes());
@@ -226,8 +226,7 @@ fn a_client_that_does_not_finish_its_head_is_cut() {
 
 #[test]
 fn a_client_that_pauses_within_its_body_is_answered_408() {
-    let dir = temporary();
-    let server = start(&dir, "--body-idle-timeout-ms 50");
+    let (_dir, server) = started("--body-idle-timeout-ms 50");
     let mut connection = server.connect();
     let text = format!("content-type: {JSON}\r\ncontent-length: 100\r\n");
     connection.begin("PUT", OFFSETS, &text);
@@ -240,8 +239,7 @@ fn a_client_that_pauses_within_its_body_is_answered_408() {
 
 #[test]
 fn an_idle_connection_is_closed_in_the_end() {
-    let dir = temporary();
-    let server = start(&dir, "--idle-timeout-ms 50");
+    let (_dir, server) = started("--idle-timeout-ms 50");
     let mut connection = server.connect();
     for _ in 0..2 {
         ask_whether_it_lives(&mut connection);
@@ -252,8 +250,7 @@ fn an_idle_connection_is_closed_in_the_end() {
 
 #[test]
 fn a_body_that_is_too_large_is_refused_such_that_a_client_still_writing_can_read_it() {
-    let dir = temporary();
-    let server = start(&dir, "--max-request-bytes 1024");
+    let (_dir, server) = started("--max-request-bytes 1024");
     let mut connection = server.connect();
     let answer = connection.call("PUT", OFFSETS, JSON, &vec![b' '; 16 << 20]);
     answer.problem(413, "request-too-large");
@@ -263,8 +260,7 @@ fn a_body_that_is_too_large_is_refused_such_that_a_client_still_writing_can_read
 
 #[test]
 fn a_body_that_is_not_http_is_the_clients_mistake() {
-    let dir = temporary();
-    let server = start(&dir, "");
+    let (_dir, server) = started("");
     let mut connection = server.connect();
     let text = format!("content-type: {JSON}\r\ntransfer-encoding: chunked\r\n");
     connection.begin("PUT", OFFSETS, &text);
@@ -276,8 +272,7 @@ fn a_body_that_is_not_http_is_the_clients_mistake() {
 
 #[test]
 fn heads_that_are_too_large_are_refused() {
-    let dir = temporary();
-    let server = start(&dir, "--max-request-head-bytes 8192");
+    let (_dir, server) = started("--max-request-head-bytes 8192");
     let mut connection = server.connect();
     connection.begin("GET", "/", &format!("x: {}\r\n", "x".repeat(10_000)));
     assert_eq!(connection.reply_head().status, 431);
@@ -286,8 +281,7 @@ fn heads_that_are_too_large_are_refused() {
 
 #[test]
 fn a_request_in_flight_is_answered_before_the_server_stops() {
-    let dir = temporary();
-    let mut server = start(&dir, "");
+    let (_dir, mut server) = started("");
     let mut idle = server.connect();
     ask_whether_it_lives(&mut idle);
     // The server asks for the body only once it works on the request.
@@ -305,8 +299,7 @@ fn a_request_in_flight_is_answered_before_the_server_stops() {
 
 #[test]
 fn a_drain_that_takes_too_long_is_cut_and_a_second_signal_does_not_wait_for_it() {
-    let dir = temporary();
-    let server = start(&dir, "--drain-timeout-ms 20");
+    let (dir, server) = started("--drain-timeout-ms 20");
     let _connection = begun(&server, 9);
     server.stop();
 
@@ -321,8 +314,7 @@ fn a_drain_that_takes_too_long_is_cut_and_a_second_signal_does_not_wait_for_it()
 
 #[test]
 fn a_page_of_another_origin_changes_nothing_on_any_route() {
-    let dir = temporary();
-    let server = start(&dir, "--cors-origins 'https://app.example,*'");
+    let (_dir, server) = started("--cors-origins 'https://app.example,*'");
     let document = server.get("/openapi.json");
     let mut changes = 0;
     for (path, operations) in document["paths"].as_object().expect("paths") {
@@ -360,8 +352,7 @@ fn a_page_of_another_origin_changes_nothing_on_any_route() {
 
 #[test]
 fn an_answer_before_the_body_was_asked_for_says_that_the_connection_closes() {
-    let dir = temporary();
-    let server = start(&dir, "");
+    let (_dir, server) = started("");
     for (path, method, status) in [
         ("/nothing", "PUT", 404),
         (LIVE, "PUT", 405),
@@ -379,8 +370,7 @@ fn an_answer_before_the_body_was_asked_for_says_that_the_connection_closes() {
 
 #[test]
 fn requests_sent_together_are_answered_in_order_and_counted() {
-    let dir = temporary();
-    let server = start(&dir, "");
+    let (_dir, server) = started("");
     let mut connection = server.connect();
     let head = |method: &str, path: &str, headers: &str| {
         format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n")

@@ -359,18 +359,10 @@ fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
 
 #[test]
 fn a_file_that_is_kept_twice_costs_nothing_when_one_copy_is_lost_and_is_written_again() {
-    let twice = [
-        "checkpoint.0",
-        "checkpoint.1",
-        "state.0",
-        "state.1",
-        "topics/orders/topic.json",
-        "topics/orders/topic.copy.json",
-        "FORMAT",
-    ];
+    let twice = "checkpoint.0 checkpoint.1 state.0 state.1 topics/orders/topic.json topics/orders/topic.copy.json FORMAT";
     for is_clean in [true, false] {
         let whole = history(&SimDisk::new(0), is_clean);
-        for name in twice {
+        for name in twice.split(' ') {
             for is_missing in [true, false] {
                 let disk = whole.after_kill();
                 let path = Path::new(DIR).join(name);

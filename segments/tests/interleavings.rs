@@ -500,82 +500,63 @@ fn journal_files_are_used_again_while_producers_wait_for_them() {
 }
 
 /// Checks that every request is answered although a call fails, and that acknowledged records stay.
-fn failing(tally: &Tally, fault: fn(u64) -> Fault, after: u64, allowed: fn(&Error) -> bool) {
-    let world = World::new(Setup {
-        partitions: 2,
-        allowed,
-        ..Setup::default()
+fn failing(name: &str, after: u64, allowed: fn(&Error) -> bool, fault: fn(u64) -> Fault) {
+    explore(name, move |tally| {
+        let world = World::new(Setup {
+            partitions: 2,
+            allowed,
+            ..Setup::default()
+        });
+        let follower = follower(&world, 0);
+        world.disk.fail(fault(thread_rng().gen_range(0..after)));
+        together(vec![
+            thread!(world, world.produce("a", 3, 1_500)),
+            thread!(world, world.produce("b", 3, 1_500)),
+            thread!(world, sync(&world)),
+        ]);
+        // The last sync of a log that has failed may fail as well.
+        if let Err(error) = world.log.close() {
+            assert!(world.is_off() || world.disk.failed_calls() > 0, "{error}");
+        }
+        follower.join().expect("it follows");
+        world.end(tally);
     });
-    let follower = follower(&world, 0);
-    world.disk.fail(fault(thread_rng().gen_range(0..after)));
-    together(vec![
-        thread!(world, world.produce("a", 3, 1_500)),
-        thread!(world, world.produce("b", 3, 1_500)),
-        thread!(world, sync(&world)),
-    ]);
-    // The last sync of a log that has failed may fail as well.
-    if let Err(error) = world.log.close() {
-        assert!(world.is_off() || world.disk.failed_calls() > 0, "{error}");
-    }
-    follower.join().expect("it follows");
-    world.end(tally);
+}
+
+fn of_journal(error: &Error) -> bool {
+    matches!(error, Error::LogFailed { .. } | Error::Io { .. })
+}
+
+fn of_segment(error: &Error) -> bool {
+    let is_refused = matches!(error, Error::LogFailed { .. } | Error::Overloaded { .. });
+    is_refused || matches!(error, Error::PartitionFailed(_))
 }
 
 #[test]
 fn everybody_is_answered_when_the_journals_sync_fails() {
-    explore("failing journal syncs", |tally| {
-        failing(
-            tally,
-            |after| Fault::once(IoKind::Sync, after).on(".journal"),
-            8,
-            |error| matches!(error, Error::LogFailed { .. } | Error::Io { .. }),
-        );
+    failing("failing journal syncs", 8, of_journal, |after| {
+        Fault::once(IoKind::Sync, after).on(".journal")
     });
 }
 
 #[test]
 fn everybody_is_answered_when_the_journals_writes_fail() {
-    explore("failing journal writes", |tally| {
-        failing(
-            tally,
-            |after| Fault::once(IoKind::Write, after).on(".journal").onwards(),
-            8,
-            |error| matches!(error, Error::LogFailed { .. } | Error::Io { .. }),
-        );
+    failing("failing journal writes", 8, of_journal, |after| {
+        Fault::once(IoKind::Write, after).on(".journal").onwards()
     });
 }
 
 #[test]
 fn everybody_is_answered_when_a_segments_sync_fails() {
-    explore("failing segment syncs", |tally| {
-        failing(
-            tally,
-            |after| Fault::once(IoKind::Sync, after).on(".log"),
-            3,
-            |error| {
-                matches!(
-                    error,
-                    Error::PartitionFailed(_) | Error::LogFailed { .. } | Error::Overloaded { .. }
-                )
-            },
-        );
+    failing("failing segment syncs", 3, of_segment, |after| {
+        Fault::once(IoKind::Sync, after).on(".log")
     });
 }
 
 #[test]
 fn everybody_is_answered_when_a_segments_write_fails() {
-    explore("failing segment writes", |tally| {
-        failing(
-            tally,
-            |after| Fault::once(IoKind::Write, after).on(".log"),
-            3,
-            |error| {
-                matches!(
-                    error,
-                    Error::PartitionFailed(_) | Error::LogFailed { .. } | Error::Overloaded { .. }
-                )
-            },
-        );
+    failing("failing segment writes", 3, of_segment, |after| {
+        Fault::once(IoKind::Write, after).on(".log")
     });
 }
 

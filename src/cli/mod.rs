@@ -3,10 +3,7 @@
 //! A command ends with 0, or with 1 and one clear line on standard error; wrong usage ends with 2. A closed pipe on
 //! standard output is a clean end: its reader has had enough.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "clients run on the real clock and read the user's own files; the seams are the engine's"
-)]
+#![allow(clippy::disallowed_methods, reason = "clients use the real clock and files")]
 
 mod api;
 mod bench;

@@ -86,10 +86,7 @@ impl FromArgMatches for Args {
 
 impl Args {
     /// The settings in force: defaults, file, environment, flags.
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "the settings are read before there is an engine with a disk"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "the settings come before the disk")]
     fn load(&self) -> anyhow::Result<Config> {
         let read = |path: &PathBuf| {
             let (name, text) = (path.display().to_string(), std::fs::read_to_string(path));

@@ -123,10 +123,7 @@ impl Signals {
     }
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "procfs is no storage: nothing of it goes through the engine's disk"
-)]
+#[allow(clippy::disallowed_methods, reason = "procfs is no storage")]
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,9 +1,6 @@
 //! The real binary, command by command: its output, its exit status, and its requests to a server.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "these tests prepare files for a real process"
-)]
+#![allow(clippy::disallowed_methods, reason = "they prepare files for a real process")]
 
 mod client;
 mod commands;

@@ -1,9 +1,6 @@
 //! Groups through the router: offsets that are committed from outside ([`outside`]), members of ordered groups ([`ordered`]),
 //! work queues ([`shared`]), and how far behind a group is ([`lag`]).
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test looks at the picture in the documentation"
-)]
+#![allow(clippy::disallowed_methods, reason = "a test reads a document")]
 
 mod lag;
 mod ordered;

@@ -1,10 +1,7 @@
 //! Hostile clients, or clients that behave like them: requests that are smuggled, oversized, slow, cut off, and too
 //! many, sent to the real binary over bare sockets. Other clients' requests do not suffer, nothing is stored that was
 //! not requested, and memory and file handles stay bounded and are given back.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test of the real binary lives in the real world"
-)]
+#![allow(clippy::disallowed_methods, reason = "it tests the real binary")]
 
 #[path = "../support/mod.rs"]
 mod support;

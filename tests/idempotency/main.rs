@@ -1,10 +1,7 @@
 //! Idempotent retries: the header `Idempotency-Key`, and the sequences of producers in record batches. The tests use
 //! the router with a clock that they move, and the real binary with `kill -9`. This file has what holds for all
 //! requests.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test of the real binary lives in the real world"
-)]
+#![allow(clippy::disallowed_methods, reason = "it tests the real binary")]
 
 mod fixture;
 mod producers;

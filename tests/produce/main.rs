@@ -1,8 +1,5 @@
 //! The contract of produce requests, through the router as the server uses it; [`races`] is over the real binary.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test of the real binary lives in the real world"
-)]
+#![allow(clippy::disallowed_methods, reason = "it tests the real binary")]
 
 mod batches;
 mod races;

@@ -1,9 +1,6 @@
 //! The contract of streams: replay and live tail, as lines and as Server-Sent Events; and over the real binary, clients that
 //! [resume](resume) and a [browser].
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests damage files, and have files and time-outs of their own"
-)]
+#![allow(clippy::disallowed_methods, reason = "tests damage files and have time-outs")]
 
 mod browser;
 mod follow;

@@ -166,14 +166,8 @@ impl Connection {
         self.call("GET", path, "", b"")
     }
 
-    pub fn request(
-        &mut self,
-        method: &str,
-        path: &str,
-        content_type: &str,
-        body: &[u8],
-    ) -> io::Result<Answer> {
-        self.request_with(method, path, content_type, "", body)
+    pub fn request(&mut self, method: &str, path: &str, media: &str, body: &[u8]) -> io::Result<Answer> {
+        self.request_with(method, path, media, "", body)
     }
 
     /// The same with more headers, each with its line break.
@@ -181,36 +175,30 @@ impl Connection {
         &mut self,
         method: &str,
         path: &str,
-        content_type: &str,
+        media: &str,
         headers: &str,
         body: &[u8],
     ) -> io::Result<Answer> {
-        self.send_request_with(method, path, content_type, headers, body)?;
+        self.send_request_with(method, path, media, headers, body)?;
         self.answer()
     }
 
     /// Sends a request whose answer is read later, or never.
-    pub fn send_request(
-        &mut self,
-        method: &str,
-        path: &str,
-        content_type: &str,
-        body: &[u8],
-    ) -> io::Result<()> {
-        self.send_request_with(method, path, content_type, "", body)
+    pub fn send_request(&mut self, method: &str, path: &str, media: &str, body: &[u8]) -> io::Result<()> {
+        self.send_request_with(method, path, media, "", body)
     }
 
     fn send_request_with(
         &mut self,
         method: &str,
         path: &str,
-        content_type: &str,
+        media: &str,
         headers: &str,
         body: &[u8],
     ) -> io::Result<()> {
         let mut headers = headers.to_owned();
-        if !content_type.is_empty() {
-            headers += &format!("Content-Type: {content_type}\r\n");
+        if !media.is_empty() {
+            headers += &format!("Content-Type: {media}\r\n");
         }
         if method != "GET" {
             headers += &format!("Content-Length: {}\r\n", body.len());

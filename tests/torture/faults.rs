@@ -9,14 +9,21 @@ use crate::support::{Answer, Rng, Server, read_partition};
 const WRITES: &str = "pwritev,pwritev2,pwrite64";
 
 /// A server with a topic of two partitions with one record each, and another topic.
-fn begin(ground: &Ground) -> Server {
+fn begin() -> (Ground, Server) {
+    let ground = Ground::new();
     let server = ground.start(&ground.data());
     server.create_topic("first", 2);
     server.create_topic("second", 1);
     for partition in 0..2 {
         produce(&server, "first", partition, 10).with_status(200);
     }
-    server
+    (ground, server)
+}
+
+/// Ends a test: the server stops, and its directory is in order.
+fn finish(ground: &Ground, server: Server) {
+    server.stop();
+    verify(&ground.data());
 }
 
 /// The offset that the next record of the topic's first partition gets.
@@ -59,8 +66,7 @@ fn a_failed_journal_sync_ends_all_appends_until_a_restart_and_reads_go_on() {
     }
     let cases = ["error=EIO", "error=ENOSPC"].map(|error| ["durable", "written"].map(|ack| (error, ack)));
     for (error, ack) in cases.into_iter().flatten() {
-        let ground = Ground::new();
-        let server = begin(&ground);
+        let (ground, server) = begin();
         // Fails once: a second sync would succeed, and prove nothing about the first.
         let injection = Injection::new("fdatasync", error, "1");
         let tracer = ground.attach(&server, Some("quipu-committer"), &injection);
@@ -91,8 +97,7 @@ fn a_failed_journal_sync_ends_all_appends_until_a_restart_and_reads_go_on() {
         assert_eq!(count(&server, "first", 1), 1);
         assert_eq!(count(&server, "second", 0), 0);
         commit(&server, 1).with_status(200);
-        server.stop();
-        verify(&ground.data());
+        finish(&ground, server);
     }
 }
 
@@ -101,8 +106,7 @@ fn a_failed_segment_sync_ends_the_appends_to_that_partition_only() {
     if !*HAS_STRACE {
         return;
     }
-    let ground = Ground::new();
-    let server = begin(&ground);
+    let (ground, server) = begin();
     let injection =
         Injection::new("fdatasync", "error=EIO", "1+").on(vec![segment(&ground.data(), "first", 0)]);
     let tracer = ground.attach(&server, Some("quipu-syncer"), &injection);
@@ -132,8 +136,7 @@ fn a_failed_segment_sync_ends_the_appends_to_that_partition_only() {
     let server = restart(&ground, server);
     assert_eq!(count(&server, "first", 0), there);
     assert_eq!(next_offset(&server, "first"), there as u64);
-    server.stop();
-    verify(&ground.data());
+    finish(&ground, server);
 }
 
 #[test]
@@ -141,8 +144,7 @@ fn a_failed_segment_write_stores_nothing_and_ends_the_appends_to_that_partition_
     if !*HAS_STRACE {
         return;
     }
-    let ground = Ground::new();
-    let server = begin(&ground);
+    let (ground, server) = begin();
     let injection = Injection::new(WRITES, "error=EIO", "1").on(vec![segment(&ground.data(), "first", 0)]);
     let tracer = ground.attach(&server, Some("quipu-committer"), &injection);
     let answer = produce(&server, "first", 0, 10).with_status(503);
@@ -154,8 +156,7 @@ fn a_failed_segment_write_stores_nothing_and_ends_the_appends_to_that_partition_
     let server = restart(&ground, server);
     assert_eq!((count(&server, "first", 0), count(&server, "first", 1)), (1, 2));
     assert_eq!(next_offset(&server, "first"), 1);
-    server.stop();
-    verify(&ground.data());
+    finish(&ground, server);
 }
 
 #[test]
@@ -163,8 +164,7 @@ fn a_segment_write_without_space_is_refused_and_the_next_one_goes_on() {
     if !*HAS_STRACE {
         return;
     }
-    let ground = Ground::new();
-    let server = begin(&ground);
+    let (ground, server) = begin();
     let injection = Injection::new(WRITES, "error=ENOSPC", "1").on(vec![segment(&ground.data(), "first", 0)]);
     let tracer = ground.attach(&server, Some("quipu-committer"), &injection);
     let answer = produce(&server, "first", 0, 10);
@@ -172,8 +172,7 @@ fn a_segment_write_without_space_is_refused_and_the_next_one_goes_on() {
     assert!(answer.header("retry-after").is_some());
     assert_eq!(next_offset(&server, "first"), 1);
     drop(tracer);
-    server.stop();
-    verify(&ground.data());
+    finish(&ground, server);
 }
 
 #[test]
@@ -205,8 +204,7 @@ fn a_topic_whose_making_changing_or_deleting_fails_is_what_the_answer_says_after
 }
 
 fn fail_a_topic(calls: &str, what: &str, error: &str, when: u32) {
-    let ground = Ground::new();
-    let server = begin(&ground);
+    let (ground, server) = begin();
     let data = ground.data();
     let is_there = |server: &Server, name: &str| {
         let answer = server.connect().get(&format!("/v1/topics/{name}"));
@@ -250,6 +248,5 @@ fn fail_a_topic(calls: &str, what: &str, error: &str, when: u32) {
         Some("unknown") => {}
         other => panic!("{other:?}: {said}"),
     }
-    server.stop();
-    verify(&data);
+    finish(&ground, server);
 }

@@ -50,7 +50,7 @@ pub(crate) struct Tally {
 /// thread to be delayed for long.
 ///
 /// `QUIPU_SCHEDULES`: how many of each; `QUIPU_SEED`: which ones; `QUIPU_SCHEDULE`: one that a failure has printed.
-pub(crate) fn explore(name: &str, scenario: fn(&Tally)) {
+pub(crate) fn explore(name: &str, scenario: impl Fn(&Tally) + Clone + Send + Sync + 'static) {
     let tally = Arc::new(Tally::default());
     let shared = Arc::clone(&tally);
     let run = move || scenario(&shared);
@@ -79,7 +79,7 @@ pub(crate) fn explore(name: &str, scenario: fn(&Tally)) {
 }
 
 /// Runs a scenario with an engine or a disk that breaks its promises, and asserts that this is noticed.
-pub(crate) fn notices(name: &str, scenario: fn(&Tally)) {
+pub(crate) fn notices(name: &str, scenario: impl Fn(&Tally) + Clone + Send + Sync + 'static) {
     let mut config = config();
     config.failure_persistence = shuttle::FailurePersistence::None;
     let run = std::panic::AssertUnwindSafe(|| {

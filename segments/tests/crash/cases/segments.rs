@@ -1,7 +1,7 @@
 //! Segments: syncs that fail, rounds that are refused after a part of them was written, and the cuts that follow.
 
 use quipu_segments::batch::BatchBuilder;
-use quipu_segments::sim::{Fault, FaultError, IoKind};
+use quipu_segments::sim::{Fault, FaultError, IoKind, SimDisk};
 use quipu_segments::{Error, Log, Offset, Records, TimestampMs};
 
 use super::{NOW, SEEDS, append, check, open, partition, request, spec, start, store, try_open, values};
@@ -84,6 +84,17 @@ fn assert_lengths(log: &Log, expected: &[usize]) {
     assert!(matches!(found, Ok(None)), "{found:?}");
 }
 
+/// Appends three more records, of which the second fills the segment, and checks all of them after a power cut too.
+fn assert_appends_survive(disk: &SimDisk, log: &Log) {
+    for (value, bytes) in [(3, 100), (4, 16_300), (5, 100)] {
+        append(log, &[0], &vec![value; bytes]).unwrap();
+    }
+    assert_lengths(log, &[1, 100, 16_300, 100]);
+    log.sync_segments().unwrap();
+    let log = open(&disk.after_power_cut());
+    assert_lengths(&log, &[1, 100, 16_300, 100]);
+}
+
 #[test]
 fn what_a_refused_round_left_in_a_segment_is_cut_also_after_a_shorter_round_was_written_over_it() {
     let (disk, log) = start(0, spec(2, 16 << 10));
@@ -95,13 +106,7 @@ fn what_a_refused_round_left_in_a_segment_is_cut_also_after_a_shorter_round_was_
             .with(FaultError::Full),
     );
     append(&log, &[0, 1], &[0xab; 9_000]).unwrap_err();
-    append(&log, &[0], &[3; 100]).unwrap();
-    append(&log, &[0], &[4; 16_300]).unwrap();
-    append(&log, &[0], &[5; 100]).unwrap();
-    assert_lengths(&log, &[1, 100, 16_300, 100]);
-    log.sync_segments().unwrap();
-    let log = open(&disk.after_power_cut());
-    assert_lengths(&log, &[1, 100, 16_300, 100]);
+    assert_appends_survive(&disk, &log);
 }
 
 #[test]
@@ -122,13 +127,7 @@ fn a_segment_that_is_cut_when_it_is_closed_is_cut_again_if_its_round_fails_then(
     for ticket in tickets {
         ticket.wait().unwrap_err();
     }
-    append(&log, &[0], &[3; 100]).unwrap();
-    append(&log, &[0], &[4; 16_300]).unwrap();
-    append(&log, &[0], &[5; 100]).unwrap();
-    assert_lengths(&log, &[1, 100, 16_300, 100]);
-    log.sync_segments().unwrap();
-    let log = open(&disk.after_power_cut());
-    assert_lengths(&log, &[1, 100, 16_300, 100]);
+    assert_appends_survive(&disk, &log);
 }
 
 #[test]
