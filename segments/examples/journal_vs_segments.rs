@@ -10,10 +10,7 @@
 //! Invariants: every way writes the same bytes to the same number of growing files; every pass begins with new segment files;
 //! bytes and rounds are bounded, so that the whole takes minutes and needs 3 GiB of space. A crash
 //! leaves the directory `journal-vs-segments` in DIR, which the next run removes.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "measures the operating system itself, below the seams to files and clocks"
-)]
+#![allow(clippy::disallowed_methods, reason = "measures the operating system itself")]
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};

@@ -11,7 +11,7 @@ use super::refusal::{Outcome, Reason, Refusal};
 
 /// A kind of work.
 #[derive(Clone, Copy, Debug)]
-pub enum Work {
+pub enum Share {
     /// Reads what is not in memory.
     Read,
     /// Makes a report, which may be large.
@@ -22,7 +22,7 @@ pub enum Work {
     Parse,
 }
 
-impl Work {
+impl Share {
     /// Whether work of this kind never stores anything, so that its failure leaves nothing behind.
     #[must_use]
     pub fn only_reads(self) -> bool {
@@ -56,14 +56,14 @@ impl Blocking {
     /// [`Reason::Internal`] if the work panicked; the outcome is unknown unless the work only reads.
     pub async fn run<T: Send + 'static>(
         &self,
-        kind: Work,
+        kind: Share,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let share = match kind {
-            Work::Read => Some(&self.reads),
-            Work::Report => Some(&self.reports),
-            Work::Change => Some(&self.changes),
-            Work::Parse => None,
+            Share::Read => Some(&self.reads),
+            Share::Report => Some(&self.reports),
+            Share::Change => Some(&self.changes),
+            Share::Parse => None,
         };
         let permit = match share {
             // The semaphores are never closed.
@@ -92,7 +92,7 @@ impl Blocking {
     /// As [`Blocking::run`], and those of `work`.
     pub async fn attempt<T: Send + 'static>(
         &self,
-        kind: Work,
+        kind: Share,
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let result = self.run(kind, work).await?;
@@ -114,9 +114,9 @@ mod tests {
     async fn work_that_only_reads_stores_nothing_when_it_fails() {
         let fails = || Err(Refusal::new(Reason::Internal, "").outcome(Outcome::Unknown));
         for (kind, outcome) in [
-            (Work::Read, Outcome::None),
-            (Work::Report, Outcome::None),
-            (Work::Change, Outcome::Unknown),
+            (Share::Read, Outcome::None),
+            (Share::Report, Outcome::None),
+            (Share::Change, Outcome::Unknown),
         ] {
             let refused = Blocking::default().attempt::<()>(kind, fails).await.unwrap_err();
             assert_eq!(refused.outcome, outcome, "{kind:?}");

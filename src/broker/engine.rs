@@ -61,10 +61,7 @@ impl From<quipu_segments::Log> for Log {
 type Result<T> = std::result::Result<T, Error>;
 
 /// Each does what the method of the same name of [`quipu_segments::Log`] does, with its errors.
-#[allow(
-    clippy::missing_errors_doc,
-    reason = "the engine's own documentation has them"
-)]
+#[allow(clippy::missing_errors_doc, reason = "the engine documents them")]
 impl Log {
     /// Opens a data directory, and recovers it. Blocks.
     pub fn open_with(
@@ -155,10 +152,7 @@ impl Log {
 /// The rounds of a log without threads of its own, for tests.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
-#[allow(
-    clippy::missing_errors_doc,
-    reason = "the engine's own documentation has them"
-)]
+#[allow(clippy::missing_errors_doc, reason = "the engine documents them")]
 impl Log {
     /// Runs a round, if anything is queued; says whether it did.
     pub fn run_round(&self) -> Result<bool> {

@@ -71,18 +71,8 @@ mod tests {
             for good in ["a", "A.b-c_9", "billing-1", "...", "_x", "-", &"n".repeat(249)] {
                 assert!(rule.check(good).is_ok(), "{good}");
             }
-            for bad in [
-                "",
-                ".",
-                "..",
-                "__x",
-                "a b",
-                "a/b",
-                "ü",
-                "é",
-                "a\0",
-                &"n".repeat(250),
-            ] {
+            let long = "n".repeat(250);
+            for bad in "|.|..|__x|a b|a/b|ü|é|a\0".split('|').chain([&*long]) {
                 let refusal = rule.check(bad).unwrap_err();
                 assert_eq!(refusal.reason, Reason::InvalidRequest, "{bad:?}");
             }

@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
-use super::Work;
+use super::Share;
 use super::budget::{Budget, Pace};
 use super::params::{json_body, single};
 use super::problem::{Code, Problem};
@@ -68,7 +68,7 @@ impl<T: DeserializeOwned + Send + 'static, const LIMIT: usize> FromRequest<App> 
         if bytes.len() <= INLINE_BYTES {
             return Ok(Self(Some(json_body(&bytes)?)));
         }
-        let parsed = app.blocking.run(Work::Parse, move || json_body(&bytes)).await?;
+        let parsed = app.blocking.run(Share::Parse, move || json_body(&bytes)).await?;
         Ok(Self(Some(parsed?)))
     }
 }

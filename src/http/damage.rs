@@ -10,7 +10,7 @@ use super::body::JsonBody;
 use super::params::Params;
 use super::path::{AtPartition, NoQuery};
 use super::problem::Problem;
-use super::{Work, ok};
+use super::{Share, ok};
 use crate::broker::engine::{Log, Offset, Partition, Topic};
 use crate::broker::topics::skips::{self, Gap};
 use crate::http::Answer;
@@ -84,7 +84,7 @@ async fn skip_damage(
         topics.skip(&partition, range, now)?;
         Ok(listed(&log, &topic, &partition))
     };
-    ok(&app.blocking.attempt(Work::Change, skip).await?)
+    ok(&app.blocking.attempt(Share::Change, skip).await?)
 }
 
 /// Takes a skip back
@@ -111,7 +111,7 @@ async fn take_skip_back(
         topics.take_back(partition.id(), range, now)?;
         Ok(listed(&log, &topic, &partition))
     };
-    ok(&app.blocking.attempt(Work::Change, take_back).await?)
+    ok(&app.blocking.attempt(Share::Change, take_back).await?)
 }
 
 fn listed(log: &Log, topic: &Topic, partition: &Partition) -> DamageBody {

@@ -8,7 +8,7 @@ use utoipa_axum::routes;
 
 use super::groups::page_of_names;
 use super::path::{AtGroup, NoQuery};
-use super::{Work, ok};
+use super::{Share, ok};
 use crate::broker::engine::{Offset, TimestampMs};
 use crate::broker::lag::report::{GroupLag, PartitionLag, Total};
 use crate::http::Answer;
@@ -107,7 +107,7 @@ struct LagsBody {
 async fn group_lag(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
     let lags = app.lags.clone();
     let lag = move || group_body(lags.of(&group), group, true);
-    ok(&app.blocking.run(Work::Report, lag).await?)
+    ok(&app.blocking.run(Share::Report, lag).await?)
 }
 
 /// How far every group is behind, with a summary of each
@@ -122,7 +122,7 @@ async fn all_lags(app: App, RawQuery(query): RawQuery) -> Answer {
         let summary = |group: String| group_body(lags.of(&group), group, false);
         names.into_iter().map(summary).collect()
     };
-    let groups = app.blocking.run(Work::Report, summaries).await?;
+    let groups = app.blocking.run(Share::Report, summaries).await?;
     ok(&LagsBody { groups, next })
 }
 

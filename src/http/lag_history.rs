@@ -14,7 +14,7 @@ use super::lag_chart::{self, Picture, Theme};
 use super::params::Params;
 use super::path::AtGroup;
 use super::problem::Problem;
-use super::{Work, fresh, ok};
+use super::{Share, fresh, ok};
 use crate::broker::engine::{Log, PartitionId, TopicId};
 use crate::broker::lag::plot::{self, By, Line, Metric, Plot, Request, Value};
 use crate::broker::lag::report::{Lags, Total};
@@ -113,7 +113,7 @@ async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGrou
             group,
         }
     };
-    ok(&app.blocking.run(Work::Report, history).await?)
+    ok(&app.blocking.run(Share::Report, history).await?)
 }
 
 /// A chart of a group's lag
@@ -144,7 +144,7 @@ async fn lag_svg(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGroup) -
     let theme = params.choice("theme", &themes)?.unwrap_or_default();
     let (lags, log) = (app.lags.clone(), app.log.clone());
     let picture = move || asked.picture(&lags, &log, &group, metric, theme);
-    let svg = app.blocking.run(Work::Report, picture).await?;
+    let svg = app.blocking.run(Share::Report, picture).await?;
     Ok((fresh("image/svg+xml"), svg).into_response())
 }
 

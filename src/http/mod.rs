@@ -36,7 +36,7 @@ use http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use crate::broker::blocking::Work;
+pub(crate) use crate::broker::blocking::Share;
 use crate::broker::refusal::Reason;
 use app::App;
 use problem::{Code, Problem};

@@ -164,8 +164,7 @@ fn complete_operation(path: &str, makes: bool, operation: &mut Operation) {
         responses.entry(status.to_owned()).or_insert_with(response);
     };
     add("400", "`invalid-request`".to_owned());
-    let forbidden =
-        "`forbidden`: the `Host` is not a name of this server, or a web page of another origin tries to change something";
+    let forbidden = "`forbidden`: the `Host` is not a name of this server, or a web page of another origin tries to change something";
     add("403", forbidden.to_owned());
     if !unknown.is_empty() && !makes {
         add("404", unknown.join(", "));

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::path::NoQuery;
 use super::problem::Problem;
-use super::{Work, exact, fresh, ok};
+use super::{Share, exact, fresh, ok};
 use crate::broker::engine::{Health, Log};
 use crate::broker::refusal::Reason;
 use crate::broker::topics::skips;
@@ -145,7 +145,7 @@ async fn metrics_text(app: App, _: NoQuery) -> Answer {
         uptime: app.uptime(),
         body_bytes: app.body_bytes_in_flight(),
     };
-    let text = app.blocking.run(Work::Report, || metrics::encode(from)).await?;
+    let text = app.blocking.run(Share::Report, || metrics::encode(from)).await?;
     let headers = fresh("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok((headers, exact(text.into_bytes())).into_response())
 }

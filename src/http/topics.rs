@@ -18,7 +18,7 @@ use super::body::{JsonBody, OptionalJson};
 use super::params::{Params, not_a_time};
 use super::path::{AtPartition, AtTopic, NoQuery, TopicName};
 use super::problem::Problem;
-use super::{Work, json_answer, ok};
+use super::{Share, json_answer, ok};
 use crate::broker::engine::{Error, Log, Offset, Partition, PartitionStats, TimestampMs, Topic};
 use crate::broker::names;
 use crate::broker::refusal::Refusal;
@@ -144,7 +144,7 @@ async fn create_topic(
         let (topic, is_new) = topics.create(&name, body.partitions, &body.config)?;
         Ok((describe(&log, &topic)?, is_new))
     };
-    let (described, is_new) = app.blocking.attempt(Work::Change, create).await?;
+    let (described, is_new) = app.blocking.attempt(Share::Change, create).await?;
     if !is_new {
         return ok(&described);
     }
@@ -185,7 +185,9 @@ async fn list_topics(app: App, RawQuery(query): RawQuery) -> Answer {
     responses((status = 200, description = "The topic", body = TopicDescription)))]
 async fn describe_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
     let log = app.log.clone();
-    let described = app.blocking.attempt(Work::Report, move || describe(&log, &topic));
+    let described = app
+        .blocking
+        .attempt(Share::Report, move || describe(&log, &topic));
     ok(&described.await?)
 }
 
@@ -207,7 +209,7 @@ async fn alter_topic(
         let topic = topics.alter(topic.name(), body.partitions, &body.config)?;
         describe(&log, &topic)
     };
-    ok(&app.blocking.attempt(Work::Change, alter).await?)
+    ok(&app.blocking.attempt(Share::Change, alter).await?)
 }
 
 /// Deletes a topic with its records and the offsets that groups committed in it
@@ -216,7 +218,7 @@ async fn alter_topic(
 async fn delete_topic(app: App, AtTopic(topic): AtTopic, _: NoQuery) -> Answer {
     let topics = app.topics.clone();
     let delete = move || topics.delete(topic.name());
-    app.blocking.attempt(Work::Change, delete).await?;
+    app.blocking.attempt(Share::Change, delete).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -238,7 +240,7 @@ async fn delete_records(
     let before = Offset::new(before.ok_or_else(|| Problem::invalid("before", missing))?);
     let topics = app.topics.clone();
     let trim = move || topics.trim(&partition, before);
-    let log_start_offset = app.blocking.attempt(Work::Change, trim).await?.get();
+    let log_start_offset = app.blocking.attempt(Share::Change, trim).await?.get();
     ok(&LogStart { log_start_offset })
 }
 
@@ -269,7 +271,7 @@ async fn find_offset(
         None => Ok(earliest(&partition)?),
         Some(time) => Ok(at_or_after(&log, &partition, time)?),
     };
-    ok(&app.blocking.attempt(Work::Read, find).await?)
+    ok(&app.blocking.attempt(Share::Read, find).await?)
 }
 
 fn found(offset: Offset, timestamp: Option<TimestampMs>) -> FoundOffset {

@@ -383,10 +383,7 @@ impl Writer<'_> {
 }
 
 /// The operating system's figures of the process; those it does not give are left out.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "procfs is no storage: nothing of it goes through the engine's disk"
-)]
+#[allow(clippy::disallowed_methods, reason = "procfs is no storage")]
 fn process(out: &mut Writer<'_>) -> fmt::Result {
     if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
         let bytes = |field: &str| {

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 
 use self::page::{Page, PageLimits};
-use super::blocking::{Blocking, Work};
+use super::blocking::{Blocking, Share};
 use super::counters::Counters;
 use super::refusal::{Outcome, Reason, Refusal};
 use super::topics::skips::{Gap, Skips};
@@ -133,7 +133,7 @@ async fn read(
         return Ok(read);
     }
     let partition = Arc::clone(partition);
-    blocking.run(Work::Read, move || partition.read(request)).await
+    blocking.run(Share::Read, move || partition.read(request)).await
 }
 
 /// Batches are verified when they are read, so a batch that cannot be walked was stored that way.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Fetcher;
 use super::page::PageLimits;
-use crate::broker::blocking::Work;
+use crate::broker::blocking::Share;
 use crate::broker::engine::{Error, Offset, Partition, Positions, TimestampMs};
 use crate::broker::refusal::Refusal;
 use crate::broker::topics::skips;
@@ -133,7 +133,7 @@ impl Fetcher {
     ) -> Result<Option<Offset>, Refusal> {
         let (log, partition) = (self.log.clone(), Arc::clone(partition));
         let find = move || Ok(skips::offset_for_time(&log, &partition, time)?);
-        let found = self.blocking.attempt(Work::Read, find).await?;
+        let found = self.blocking.attempt(Share::Read, find).await?;
         Ok(found.map(|(offset, _)| offset))
     }
 }

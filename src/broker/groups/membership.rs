@@ -23,7 +23,7 @@ use super::shared::settings::{GroupValue, Settings};
 use super::shared::work::Work;
 use super::subscriptions::has_begun;
 use super::{Commit, Groups, offsets};
-use crate::broker::blocking::Work as Blocking;
+use crate::broker::blocking::Share;
 use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::{catalog, skips};
@@ -314,7 +314,7 @@ impl Groups {
         };
         let (log, partition) = (self.log.clone(), Arc::clone(partition));
         let find = move || Ok(skips::offset_for_time(&log, &partition, time)?);
-        let found = self.blocking.attempt(Blocking::Read, find).await?;
+        let found = self.blocking.attempt(Share::Read, find).await?;
         Ok(found.map_or(positions.end_offset, |(offset, _)| offset))
     }
 

@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::membership::Start;
+use super::offsets::Committed;
 use super::{Commit, Groups, MAX_METADATA_BYTES, Outside};
-use crate::broker::blocking::Work;
-use crate::broker::engine::{Log, Offset, Partition};
+use crate::broker::blocking::Share;
+use crate::broker::engine::{Log, Offset, Partition, PartitionId};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::{self, catalog, skips};
 
@@ -51,14 +52,24 @@ pub struct Reset {
 }
 
 /// What a reset does to a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Moved {
-    /// The partition's index.
-    pub partition: u32,
-    /// The committed offset before; `None`: nothing was committed.
-    pub old: Option<Offset>,
+    /// The partition.
+    pub partition: PartitionId,
+    /// What was committed before; `None`: nothing.
+    pub old: Option<Committed>,
     /// The committed offset after.
     pub new: Offset,
+}
+
+impl Moved {
+    fn commit(&self) -> Commit {
+        Commit {
+            partition: self.partition,
+            offset: self.new,
+            metadata: self.old.as_ref().and_then(|old| old.metadata.clone()),
+        }
+    }
 }
 
 impl Groups {
@@ -97,8 +108,9 @@ impl Groups {
         let outside = (!dry_run).then(|| self.no_members(group)).transpose()?;
         let (groups, name) = (self.clone(), group.to_owned());
         let plan = move || groups.plan_reset(&name, &reset);
-        let (commits, moved) = self.blocking.attempt(Work::Read, plan).await?;
+        let moved = self.blocking.attempt(Share::Read, plan).await?;
         if !dry_run {
+            let commits = moved.iter().map(Moved::commit).collect();
             self.commit((guard, outside), group, commits).await?;
         }
         Ok(moved)
@@ -162,8 +174,8 @@ impl Groups {
         })
     }
 
-    /// Computes a reset; the rows of both lists belong together. May block on the disk.
-    fn plan_reset(&self, group: &str, reset: &Reset) -> Result<(Vec<Commit>, Vec<Moved>), Refusal> {
+    /// Computes a reset. May block on the disk.
+    fn plan_reset(&self, group: &str, reset: &Reset) -> Result<Vec<Moved>, Refusal> {
         let topic = catalog::find(&self.log, &reset.topic).map_err(|refusal| refusal.at("/topic"))?;
         let committed = self.committed(group);
         let partitions = match &reset.partitions {
@@ -187,24 +199,16 @@ impl Groups {
                 partitions
             }
         };
-        let mut commits = Vec::with_capacity(partitions.len());
-        let mut moved = Vec::with_capacity(partitions.len());
-        for partition in partitions {
-            let before = committed.get(&partition.id());
-            let old = before.map(|before| before.offset);
-            let new = reset.to.resolve(&self.log, &partition, old)?;
-            moved.push(Moved {
-                partition: partition.id().index,
-                old,
-                new,
-            });
-            commits.push(Commit {
+        let moved = partitions.iter().map(|partition| {
+            let old = committed.get(&partition.id()).cloned();
+            let from = old.as_ref().map(|old| old.offset);
+            Ok(Moved {
                 partition: partition.id(),
-                offset: new,
-                metadata: before.and_then(|before| before.metadata.clone()),
-            });
-        }
-        Ok((commits, moved))
+                old,
+                new: reset.to.resolve(&self.log, partition, from)?,
+            })
+        });
+        moved.collect()
     }
 }
 

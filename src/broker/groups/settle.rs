@@ -20,7 +20,7 @@ use super::shared::redrive::{self, Redriven};
 use super::shared::settings::GroupValue;
 use super::shared::store;
 use super::shared::work::{Batch, Changes, Letters, Pending, WRITE_BYTES, Work};
-use crate::broker::blocking::Work as Blocking;
+use crate::broker::blocking::Share;
 use crate::broker::engine::{Offset, PartitionId, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::{self, catalog};
@@ -346,7 +346,7 @@ impl Groups {
             );
             Ok(Some((letters, found)))
         };
-        self.blocking.attempt(Blocking::Read, find).await
+        self.blocking.attempt(Share::Read, find).await
     }
 
     /// Settles records that a member has leased. Returns those that are not (or no longer) leased to it, sorted.
@@ -430,7 +430,7 @@ impl Groups {
             let (log, now) = (&groups.log, groups.clock.now());
             redrive::redrive(log, &groups.rotation, &group, &dead_letters, max_records, now)
         };
-        self.blocking.attempt(Blocking::Change, send).await
+        self.blocking.attempt(Share::Change, send).await
     }
 }
 

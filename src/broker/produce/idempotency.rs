@@ -15,7 +15,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Producer, Target};
-use crate::broker::blocking::Work;
+use crate::broker::blocking::Share;
 use crate::broker::engine::{Appended, Once, TimestampMs, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::topics::catalog;
@@ -108,7 +108,7 @@ impl Producer {
             is_prepared.store(true, Release);
             Ok(())
         };
-        self.blocking.attempt(Work::Change, prepare).await
+        self.blocking.attempt(Share::Change, prepare).await
     }
 
     /// The result of the unit's first append; `None` if none is known. Call this before checking anything that may have

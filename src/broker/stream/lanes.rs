@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::merge::Rank;
 use super::request::{Beginning, Ending, StreamRequest};
-use crate::broker::blocking::Work;
+use crate::broker::blocking::Share;
 use crate::broker::engine::{Clock, Error, Offset, Partition, TimestampMs, Topic};
 use crate::broker::fetch::Fetcher;
 use crate::broker::refusal::{Reason, Refusal};
@@ -238,7 +238,7 @@ impl Lanes {
                 }
                 Ok(all)
             };
-            let found = fetcher.blocking.attempt(Work::Read, look).await?;
+            let found = fetcher.blocking.attempt(Share::Read, look).await?;
             for (lane, (from, until)) in self.lanes.iter_mut().zip(found) {
                 let as_of = lane.end;
                 if let Some(found) = from

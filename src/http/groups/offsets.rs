@@ -7,7 +7,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::start_of;
-use crate::broker::engine::Offset;
 use crate::broker::groups::outside::{Moved, NamedCommit, Reset, Target};
 use crate::http::Answer;
 use crate::http::app::App;
@@ -137,8 +136,8 @@ async fn reset_offsets(
     };
     let row = |moved: Moved| ResetRow {
         topic: body.topic.clone(),
-        partition: moved.partition,
-        old_offset: moved.old.map(Offset::get),
+        partition: moved.partition.index,
+        old_offset: moved.old.map(|old| old.offset.get()),
         new_offset: moved.new.get(),
     };
     let moved = app.groups.reset(&group, reset).await?;

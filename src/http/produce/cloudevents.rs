@@ -5,8 +5,7 @@
 use http::{HeaderMap, HeaderName};
 
 use super::body::Incoming;
-use super::whole::produce as produce_whole;
-use super::{Listed, TopicCall};
+use super::{Listed, TopicCall, whole};
 use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::refusal::Refusal;
 use crate::formats::cloudevents::{parse_event, parse_events, read_binary};
@@ -44,7 +43,7 @@ pub(super) async fn produce(call: &TopicCall<'_>, mode: Mode, body: &mut Incomin
     let place = move |call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]| {
         place(call, attempt, mode, partition, body)
     };
-    produce_whole(call, options, key, body, place).await
+    whole::produce(call, options, key, body, place).await
 }
 
 fn place(

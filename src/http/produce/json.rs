@@ -1,8 +1,7 @@
 //! `application/json`: a list of records, appended in one append.
 
 use super::body::Incoming;
-use super::whole::produce as produce_whole;
-use super::{Listed, TopicCall};
+use super::{Listed, TopicCall, whole};
 use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::refusal::Refusal;
 use crate::formats::json::{parse_records, without_mark};
@@ -11,7 +10,7 @@ use crate::http::Answer;
 pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> Answer {
     let (params, options) = call.params(&["ack", "expected_offset", "repartition"])?;
     let key = call.key(&params, None)?;
-    produce_whole(call, options, key, body, place).await
+    whole::produce(call, options, key, body, place).await
 }
 
 fn place(call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]) -> Result<Placed, Refusal> {

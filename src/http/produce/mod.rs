@@ -39,7 +39,7 @@ use super::event::EventDoc;
 use super::params::{Params, single, values_of};
 use super::path::{not_text, parse_index};
 use super::problem::{Code, Problem};
-use super::{Work, chunks};
+use super::{Share, chunks};
 use crate::broker::engine::{Ack, Offset};
 use crate::broker::produce::idempotency::{Covered, Key};
 use crate::broker::produce::placing::{ExtraHeader, Placement, Placer, Placing};
@@ -487,7 +487,7 @@ impl TopicCall<'_> {
                 target,
             })
         };
-        self.producer.blocking.attempt(Work::Parse, work).await
+        self.producer.blocking.attempt(Share::Parse, work).await
     }
 }
 

@@ -4,9 +4,8 @@ use std::borrow::Cow;
 
 use http::header;
 
-use super::TopicCall;
 use super::body::Incoming;
-use super::whole::produce as produce_whole;
+use super::{TopicCall, whole};
 use crate::broker::engine::TimestampMs;
 use crate::broker::produce::placing::Placer;
 use crate::broker::produce::whole::{Attempt, Placed};
@@ -31,7 +30,7 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> An
     };
     let key = call.key(&params, None)?;
     let place = move |call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]| place(call, attempt, &said, body);
-    produce_whole(call, options, key, body, place).await
+    whole::produce(call, options, key, body, place).await
 }
 
 fn place(call: &TopicCall<'_>, attempt: &Attempt, said: &Said, value: &[u8]) -> Result<Placed, Refusal> {

@@ -11,7 +11,7 @@ use crate::broker::groups::Groups;
 use crate::broker::groups::coordinator::{Cell, Kind};
 use crate::broker::groups::members::Refused;
 use crate::broker::groups::poll_id::PollId;
-use crate::broker::groups::shared::queue::{MemberKey, Moment, PollNumber, Wanted as Leasing};
+use crate::broker::groups::shared::queue::{Leasing, MemberKey, Moment, PollNumber};
 use crate::broker::refusal::Refusal;
 
 /// Leases that are not delivered yet. Dropping this value gives them back.

@@ -56,7 +56,7 @@ pub struct ChangeId(u64);
 
 /// A poll's request to a partition.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct Leasing {
     /// The time.
     pub now: Moment,
     /// When the leases end.
@@ -301,7 +301,7 @@ impl Queue {
     /// The ranges are in order; neighbours with the same delivery count are joined. The caller passes offsets that hold
     /// no record to [`Queue::settle_skipped`], and records it does not deliver to [`Queue::give_back`], which does not
     /// count them as delivered.
-    pub fn acquire(&mut self, wanted: &Wanted) -> Vec<Acquired> {
+    pub fn acquire(&mut self, wanted: &Leasing) -> Vec<Acquired> {
         self.trim(wanted.log_start);
         self.expire(wanted.now);
         let mut acquired: Vec<Acquired> = Vec::new();

@@ -362,7 +362,7 @@ impl Pair {
 
     fn acquire(&mut self, member: u64, trim: u64, end: u64, max: usize) -> Vec<(u64, u32)> {
         self.polls += 1;
-        let wanted = Wanted {
+        let wanted = Leasing {
             now: Moment(self.model.now),
             deadline: Moment(self.model.now + LEASE_MS),
             member: MemberKey(member),
@@ -692,8 +692,8 @@ proptest! {
     }
 }
 
-fn wanted(now: u64, member: u64, poll: u64, end: u64, max: usize) -> Wanted {
-    Wanted {
+fn wanted(now: u64, member: u64, poll: u64, end: u64, max: usize) -> Leasing {
+    Leasing {
         now: Moment(now),
         deadline: Moment(now + LEASE_MS),
         member: MemberKey(member),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::codec::state_key;
 use super::super::dead_letter::{Origin, delivered_too_often};
-use super::super::queue::{Acquired, MemberKey, Moment, PollNumber, Queue, Wanted};
+use super::super::queue::{Acquired, Leasing, MemberKey, Moment, PollNumber, Queue};
 use super::super::store::{self, Settlement, dead_letter_topic, load, read_letters, records_of};
 use super::*;
 use crate::broker::engine::batch::BatchBuilder;
@@ -97,7 +97,7 @@ fn contents(topic: &Topic) -> Vec<(u32, i64, String, usize)> {
 }
 
 fn lease(queue: &mut Queue, partition: &Partition, max: usize) -> Vec<Acquired> {
-    queue.acquire(&Wanted {
+    queue.acquire(&Leasing {
         now: Moment(0),
         deadline: Moment(10),
         member: ME,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::queue::{Acquired, ChangeId, Expired, MemberKey, Moment, PollNumber, Queue, Wanted};
+use super::queue::{Acquired, ChangeId, Expired, Leasing, MemberKey, Moment, PollNumber, Queue};
 use super::settings::Settings;
 use super::store::{self, Settlement};
 use crate::broker::engine::{Log, Offset, PartitionId, Topic};
@@ -126,7 +126,7 @@ impl Work {
     }
 
     /// Leases records of one partition to a poll.
-    pub(crate) fn acquire(&mut self, id: PartitionId, wanted: &Wanted) -> Vec<Acquired> {
+    pub(crate) fn acquire(&mut self, id: PartitionId, wanted: &Leasing) -> Vec<Acquired> {
         self.queues
             .get_mut(&id)
             .map(|queue| queue.acquire(wanted))
