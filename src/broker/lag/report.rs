@@ -284,7 +284,7 @@ struct Look {
     positions: Positions,
     sample: Sample,
     member: Option<Arc<str>>,
-    /// The location of the next record; `None` with nothing to read, or before [`judge`].
+    /// The location of the next record; `None` with nothing to read, or before [`Lags::judge`].
     located: Option<Located>,
 }
 
