@@ -13,16 +13,18 @@ use quipu::broker::engine::{PARTITION, TOPIC};
 use layers::{assert_no_circles, imports_of, sources};
 
 /// Wires, and the crates that only a wire needs.
-const WIRES: [&str; 10] = [
+const WIRES: [&str; 12] = [
     "crate::http",
     "crate::cli",
     "crate::server",
     "crate::metrics",
     "crate::kafka",
-    "axum::",
-    "hyper::",
-    "http::",
+    "axum",
+    "hyper",
+    "hyper_util",
+    "http",
     "http_body",
+    "http_body_util",
     "utoipa",
 ];
 
@@ -46,8 +48,13 @@ fn names(module: &str, code: &str, what: &str) -> bool {
         let is_it = |import: &String| import == path || import.starts_with(&format!("{path}::"));
         return imports_of(module, code).iter().any(is_it);
     }
-    code.match_indices(what)
-        .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == ':' || c == '_'))
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(what).any(|(at, _)| {
+        let (before, after) = (&code[..at], &code[at + what.len()..]);
+        let before = before.strip_suffix("::").unwrap_or(before);
+        let is_use = before.trim_end().ends_with("use") && after.starts_with([';', ' ']);
+        !before.ends_with(is_word) && (is_use || after.starts_with("::"))
+    })
 }
 
 #[test]
@@ -115,7 +122,11 @@ fn a_name_is_found_in_whatever_way_it_is_written() {
         ),
         ("fn f() { super::super::http::router() }", "crate::http", true),
         ("use crate::httpd::X;", "crate::http", false),
-        ("use http::StatusCode;", "http::", true),
+        ("use http::StatusCode;", "http", true),
+        ("use http as wire;", "http", true),
+        ("fn f(code: ::http::StatusCode) {}", "http", true),
+        ("use crate::http::problem::Problem;", "http", false),
+        ("use hyper_util::rt::TokioIo;", "hyper", false),
         ("fn f(code: ::http::StatusCode) {}", "crate::http", false),
         ("use crate::broker::engine::Log;", "quipu_segments", false),
         ("use quipu_segments::Log;", "quipu_segments", true),

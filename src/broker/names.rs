@@ -1,4 +1,4 @@
-//! The rule for names of topics, groups and members.
+//! The rule for names of topics, groups and members, and pages of lists that are sorted by them.
 
 use super::refusal::Refusal;
 
@@ -58,6 +58,20 @@ impl Rule {
         let detail = format!("{} {wrong}; {shown:?} is not one", self.whose);
         Err(Refusal::invalid(self.field, detail))
     }
+}
+
+/// A page of a list that is sorted by name: at most `limit` items after the name `after`, and the last name of the page
+/// if more items follow.
+pub fn page<'a, T>(
+    all: &'a [T],
+    name: fn(&T) -> &str,
+    after: Option<&str>,
+    limit: usize,
+) -> (&'a [T], Option<&'a str>) {
+    let first = after.map_or(0, |after| all.partition_point(|item| name(item) <= after));
+    let rest = &all[first..];
+    let shown = &rest[..rest.len().min(limit)];
+    (shown, shown.last().filter(|_| rest.len() > limit).map(name))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::broker::engine::{Error, Log, Offset, Partition, PartitionStats, Times
 use crate::broker::names;
 use crate::broker::refusal::Refusal;
 use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
-use crate::broker::topics::skips;
+use crate::broker::topics::lookup;
 use crate::formats::time::parse_time;
 use crate::http::Answer;
 use crate::http::app::App;
@@ -166,17 +166,13 @@ async fn list_topics(app: App, RawQuery(query): RawQuery) -> Answer {
     let limit = params.number("limit", 1, 1000)?.unwrap_or(100) as usize;
     // Sorted by name already.
     let all = app.log.topics();
-    let after = params.get("after");
-    let first = after.map_or(0, |after| all.partition_point(|topic| topic.name() <= after));
-    let rest = &all[first..];
-    let shown = &rest[..rest.len().min(limit)];
-    let last = shown.last().filter(|_| rest.len() > limit);
+    let (shown, next) = names::page(&all, |topic| topic.name(), params.get("after"), limit);
     ok(&TopicList {
         topics: shown
             .iter()
             .map(|topic| describe_without_partitions(&app.log, topic))
             .collect(),
-        next: last.map(|topic| topic.name().to_owned()),
+        next: next.map(str::to_owned),
     })
 }
 
@@ -260,7 +256,10 @@ async fn find_offset(
     let missing = "say what to find: at=earliest, at=latest or at=<time>";
     let at = params.get("at").ok_or_else(|| Problem::invalid("at", missing))?;
     if at == "latest" {
-        return ok(&found(partition.positions().end_offset, None));
+        return ok(&FoundOffset {
+            offset: partition.positions().end_offset.get(),
+            timestamp: None,
+        });
     }
     let time = match at {
         "earliest" => None,
@@ -268,40 +267,14 @@ async fn find_offset(
     };
     let log = app.log.clone();
     let find = move || match time {
-        None => Ok(earliest(&partition)?),
-        Some(time) => Ok(at_or_after(&log, &partition, time)?),
+        None => Ok(lookup::earliest(&partition)?),
+        Some(time) => Ok(lookup::at_or_after(&log, &partition, time)?),
     };
-    ok(&app.blocking.attempt(Share::Read, find).await?)
-}
-
-fn found(offset: Offset, timestamp: Option<TimestampMs>) -> FoundOffset {
-    FoundOffset {
+    let (offset, timestamp) = app.blocking.attempt(Share::Read, find).await?;
+    ok(&FoundOffset {
         offset: offset.get(),
         timestamp: timestamp.map(TimestampMs::get),
-    }
-}
-
-fn earliest(partition: &Partition) -> Result<FoundOffset, Error> {
-    loop {
-        let offset = partition.positions().log_start_offset;
-        return Ok(match partition.locate(offset) {
-            Ok(located) => found(offset, located.next.map(|(_, timestamp)| timestamp)),
-            // The partition was trimmed after the line above: read its log start again.
-            Err(Error::Trimmed { .. }) => continue,
-            // The log start is known even if the record there cannot be read.
-            Err(Error::Damaged { .. } | Error::Io { .. }) => found(offset, None),
-            Err(error) => return Err(error),
-        });
-    }
-}
-
-fn at_or_after(log: &Log, partition: &Partition, time: TimestampMs) -> Result<FoundOffset, Error> {
-    // Read the end first, so that records appended during the search come after the answer.
-    let end = partition.positions().end_offset;
-    let place = skips::offset_for_time(log, partition, time)?;
-    Ok(place.map_or(found(end, None), |(offset, timestamp)| {
-        found(offset, Some(timestamp))
-    }))
+    })
 }
 
 /// Describes a topic with its partitions. Blocks on the disk.

@@ -22,6 +22,7 @@ use crate::broker::groups::Groups;
 use crate::broker::groups::live::GroupType;
 use crate::broker::groups::membership::Start;
 use crate::broker::groups::shared::settings::GroupValue;
+use crate::broker::names;
 use crate::formats::time::parse_time;
 use crate::http::Answer;
 use crate::http::app::App;
@@ -159,14 +160,9 @@ pub(super) fn page_of_names(
 ) -> Result<(Vec<String>, Option<String>), Problem> {
     let params = Params::parse(query, &["limit", "after"], &[])?;
     let limit = params.number("limit", 1, 10_000)?.unwrap_or(100) as usize;
-    let mut names = groups.names();
-    if let Some(after) = params.get("after") {
-        names.retain(|name| name.as_str() > after);
-    }
-    let is_more = names.len() > limit;
-    names.truncate(limit);
-    let next = names.last().filter(|_| is_more).cloned();
-    Ok((names, next))
+    let all = groups.names();
+    let (shown, next) = names::page(&all, String::as_str, params.get("after"), limit);
+    Ok((shown.to_vec(), next.map(str::to_owned)))
 }
 
 /// The type of a group; one that cannot be read counts as ordered, and nobody can join it.
