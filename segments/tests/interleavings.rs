@@ -324,7 +324,9 @@ fn readers_get_on_with_segments_that_roll_and_maps_that_are_closed_under_them() 
             thread!(world, world.cut_at_some_time()),
         ]);
         if !world.is_off() {
-            // Whichever threads opened segments meanwhile, the limit holds for all of them together.
+            // Threads that open segments at the same time may pass the limit together. Whoever opens the next one closes
+            // the others, so the limit holds again after new segments were read.
+            world.produce("b", 3, 20);
             let partition = world.partition(0);
             let mut next = 0;
             while next < partition.positions().end_offset.get() {
