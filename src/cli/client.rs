@@ -4,6 +4,8 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -31,6 +33,8 @@ pub(crate) struct Client {
     agent: ureq::Agent,
     base: String,
     authorization: Option<String>,
+    /// Whether the user was told that the server is away: once is enough for all clones.
+    pub(super) is_away: Arc<AtomicBool>,
 }
 
 /// An answer that is not a problem.
@@ -79,6 +83,7 @@ impl Client {
             agent: config.new_agent(),
             base,
             authorization,
+            is_away: Arc::default(),
         })
     }
 

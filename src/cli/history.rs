@@ -4,7 +4,7 @@
 //! record is printed twice or left out. The bounds are offsets, chosen when the reading begins; only a live tail has
 //! none.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -19,8 +19,6 @@ use super::signal::Interrupt;
 pub(crate) const MAX_RECORDS: u64 = 100_000;
 /// The most bytes of a fetch.
 pub(crate) const FETCH_BYTES: u64 = 1 << 20;
-/// Whether the user knows that the server is away: once is enough for all partitions.
-static TROUBLE: AtomicBool = AtomicBool::new(false);
 
 /// A partition being read.
 #[derive(Debug)]
@@ -88,7 +86,7 @@ impl Partition {
         loop {
             let failure = match self.try_fetch(size) {
                 Ok(chunk) => {
-                    TROUBLE.store(false, Ordering::Relaxed);
+                    self.client.is_away.store(false, Ordering::Relaxed);
                     // A bounded read that returns nothing and does not advance would repeat for ever.
                     self.next = match self.until {
                         Some(until) if !self.live && chunk.next <= self.next => until,
@@ -122,7 +120,7 @@ impl Partition {
                     failure => failure,
                 });
             }
-            if !TROUBLE.swap(true, Ordering::Relaxed) {
+            if !self.client.is_away.swap(true, Ordering::Relaxed) {
                 note(format_args!("{failure}; trying again"));
             }
             if interrupt.wait(delay).is_some() {
