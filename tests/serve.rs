@@ -3,8 +3,10 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::Shutdown;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -121,6 +123,8 @@ fn a_wrong_setting_is_named_and_nothing_is_made() {
     let why = "QUIPU_LOG_FORMAT: log_format is \"xml\", but it must be text or json";
     contains(&line, why);
     contains(&refusal(quipu(&data, &[]).env("QUIPU_LISTN", "x")), "QUIPU_LISTN");
+    let line = refusal(quipu(&data, &[]).env("QUIPU_DATA", OsStr::from_bytes(b"elsewhere\xff")));
+    contains(&line, "QUIPU_DATA is not UTF-8");
     let line = refusal(&mut quipu(&data, &["--config", "/nowhere/quipu.toml"]));
     contains(&line, "/nowhere/quipu.toml");
     let output = quipu(&data, &["--max-connections", "many"]).output().unwrap();

@@ -4,6 +4,7 @@
 //! belongs to the server that it was given with: a context's token never goes to another server.
 
 use std::collections::BTreeMap;
+use std::env::VarError;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -58,6 +59,12 @@ impl Connect {
     /// A client for that server; nothing is sent yet.
     /// Errors: [`Usage`] for an address, a token or a context that cannot work; a file of contexts that cannot be read.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        for name in ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"] {
+            // A value that cannot be read must not silently mean another server.
+            if let Err(VarError::NotUnicode(_)) = std::env::var(name) {
+                return Err(Usage(format!("{name} is not UTF-8")).into());
+            }
+        }
         let named = self.resolve(&|name| std::env::var(name).ok(), Contexts::read)?;
         Ok(Client::new(&named.server, named.token.as_deref())?)
     }

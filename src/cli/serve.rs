@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use quipu::server;
 use quipu::settings::{Config, LogFormat, LogLevel, SETTINGS, Setting};
@@ -94,10 +94,14 @@ impl Args {
             anyhow::Ok((name, text))
         };
         let file = self.config.as_ref().map(read).transpose()?;
-        let environment = std::env::vars_os().filter_map(|(name, value)| {
-            // A name that is not text is not ours; a value that is not text is wrong, and named as what it looks like.
-            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-        });
+        let mut environment = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            // A name that is not text is not ours.
+            let Ok(name) = name.into_string() else { continue };
+            let is_setting = SETTINGS.iter().any(|setting| setting.env_name() == name);
+            ensure!(!is_setting || value.to_str().is_some(), "{name} is not UTF-8");
+            environment.push((name, value.to_string_lossy().into_owned()));
+        }
         let file = file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
         Ok(Config::load(file, environment, &self.settings)?)
     }

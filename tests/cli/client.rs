@@ -1,5 +1,8 @@
 //! A server that misbehaves: nothing is stored or printed twice, and every end is one clear line.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -87,6 +90,15 @@ fn an_address_where_something_else_answers_is_named_as_such() {
     ] {
         let fake = Fake::start(move |_, _| Reply::Answer(status, headers, "<html>".to_owned()));
         run(&fake.url, "topic describe t").fails_with(part);
+    }
+}
+
+#[test]
+fn a_setting_that_cannot_be_read_is_refused_and_not_taken_for_another() {
+    for name in ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"] {
+        let ended = ended(quipu("topic list").env(name, OsStr::from_bytes(b"production\xff")));
+        assert_eq!(ended.code, Some(2));
+        assert!(ended.err.contains(&format!("{name} is not UTF-8")), "{}", ended.err);
     }
 }
 
