@@ -139,7 +139,6 @@ async fn metrics_text(app: App, _: NoQuery) -> Answer {
     let from = Sources {
         log: app.log.clone(),
         counters: Arc::clone(&app.counters),
-        groups: app.groups.clone(),
         lags: app.lags.clone(),
         metrics: Arc::clone(&app.metrics),
         uptime: app.uptime(),

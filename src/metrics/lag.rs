@@ -7,7 +7,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{MAX_SERIES, Writer, families};
-use crate::broker::groups::Groups;
 use crate::broker::lag::report::{GroupLag, Lags, Total};
 
 /// The rows of the groups' metrics.
@@ -32,10 +31,9 @@ struct Row<T> {
 
 impl LagRows {
     /// The current lag of every group. May block on the disk.
-    pub fn of(groups: &Groups, lags: &Lags) -> Self {
+    pub fn of(lags: &Lags) -> Self {
         let mut rows = Self::default();
-        for name in groups.names() {
-            let lag = lags.of(&name);
+        for (name, lag) in lags.all() {
             rows.push(name.into(), lag, MAX_SERIES);
         }
         rows

@@ -25,7 +25,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::broker::counters::Counters;
 use crate::broker::engine::{DamagedRange, Log};
-use crate::broker::groups::Groups;
 use crate::broker::lag::report::Lags;
 use lag::LagRows;
 use routes::{RouteTable, Slot};
@@ -118,9 +117,7 @@ pub struct Sources {
     pub log: Log,
     /// What the broker counts.
     pub counters: Arc<Counters>,
-    /// The groups.
-    pub groups: Groups,
-    /// Their lag.
+    /// The lag of the groups.
     pub lags: Lags,
     /// What the connections count.
     pub metrics: Arc<Metrics>,
@@ -132,7 +129,7 @@ pub struct Sources {
 
 /// Writes every metric as text (OpenMetrics 1.0). May block on the disk.
 pub fn encode(from: Sources) -> String {
-    let lags = LagRows::of(&from.groups, &from.lags);
+    let lags = LagRows::of(&from.lags);
     let mut left_out = lags.left_out();
     let mut partitions = Vec::new();
     for topic in from.log.topics() {

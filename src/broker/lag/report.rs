@@ -179,6 +179,12 @@ impl Lags {
         }
     }
 
+    /// The current lag of every group, by name. May block on the disk.
+    pub fn all(&self) -> impl Iterator<Item = (String, GroupLag)> {
+        let names = self.groups.names().into_iter();
+        names.map(|name| (name.clone(), self.of(&name)))
+    }
+
     /// A row for each partition in each group's scope, for the history. `with_points` may block on the disk.
     fn rows(&self, with_points: bool) -> Vec<Row> {
         let mut rows = Vec::new();
