@@ -47,6 +47,7 @@ use crate::broker::engine::{
     Ack, AppendRequest, Clock, Error, Log, Offset, Partition, PartitionId, StateChange, Topic, TopicId,
 };
 use crate::broker::fetch::Fetcher;
+use crate::broker::refusal::{Reason, Refusal};
 use crate::broker::state_keys::removals_of_topic;
 use crate::broker::topics::Topics;
 use crate::formats::partitioner::Rotation;
@@ -159,6 +160,18 @@ impl Groups {
     /// Whether the group exists.
     pub fn exists(&self, group: &str) -> bool {
         exists(&self.log, group)
+    }
+
+    /// Refuses the name of a group that does not exist: it was not created, and has no members.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownGroup`].
+    pub fn check_exists(&self, group: &str) -> Result<(), Refusal> {
+        if self.exists(group) || self.live(group).is_some() {
+            return Ok(());
+        }
+        let detail = format!("the group {group} does not exist");
+        Err(Refusal::new(Reason::UnknownGroup, detail))
     }
 
     /// All groups' names, sorted.

@@ -73,18 +73,6 @@ impl Moved {
 }
 
 impl Groups {
-    /// Refuses the name of a group that does not exist: it was not created, and has no members.
-    ///
-    /// # Errors
-    /// [`Reason::UnknownGroup`].
-    pub fn check_exists(&self, group: &str) -> Result<(), Refusal> {
-        if self.exists(group) || self.live(group).is_some() {
-            return Ok(());
-        }
-        let detail = format!("the group {group} does not exist");
-        Err(Refusal::new(Reason::UnknownGroup, detail))
-    }
-
     /// Commits offsets for a group without members, all or none, and creates the group if it does not exist.
     ///
     /// # Errors
