@@ -2,9 +2,8 @@
 
 mod support;
 
-use quipu_segments::sim::{Fault, FaultError, IoKind};
 use quipu_segments::{Error, Log, Offset, Ticket};
-use support::{NOW, of_parts, part, partition, plain_spec, records, start};
+use support::{NOW, failing_rounds, of_parts, part, partition, plain_spec, records, start};
 
 /// Queues a record that expects this offset.
 fn expect(log: &Log, offset: u64) -> Ticket {
@@ -15,13 +14,7 @@ fn expect(log: &Log, offset: u64) -> Ticket {
 
 #[test]
 fn a_failed_round_never_answers_with_the_end_offset_that_it_would_have_had() {
-    let faults = [
-        Fault::once(IoKind::Write, 0).on(".log").with(FaultError::Full),
-        Fault::once(IoKind::Write, 0).on(".log"),
-        Fault::once(IoKind::Write, 0).on(".journal"),
-        Fault::once(IoKind::Sync, 0).on(".journal"),
-    ];
-    for fault in faults {
+    for fault in failing_rounds() {
         let (disk, log) = start(1, plain_spec(1));
         disk.fail(fault.clone());
         let (first, second) = (expect(&log, 0), expect(&log, 0));

@@ -3,12 +3,12 @@
 mod support;
 
 use quipu_segments::batch::{BatchBuilder, SealedBatch};
-use quipu_segments::sim::{Fault, FaultError, IoKind, SimDisk};
+use quipu_segments::sim::{Fault, IoKind, SimDisk};
 use quipu_segments::{
     AppendRequest, Appended, Error, Log, Offset, Once, Part, ProducerId, Records, StateChange, Ticket,
     TimestampMs,
 };
-use support::{change, of_parts, open, partition as partition_of, plain_spec, start, store};
+use support::{change, failing_rounds, of_parts, open, partition as partition_of, plain_spec, start, store};
 
 struct World {
     disk: SimDisk,
@@ -126,13 +126,7 @@ fn batches_of_one_round_follow_one_another_and_repeat_one_another() {
 
 #[test]
 fn later_batches_of_a_failed_round_get_the_error_of_the_round() {
-    let faults = [
-        Fault::once(IoKind::Write, 0).on(".log").with(FaultError::Full),
-        Fault::once(IoKind::Write, 0).on(".log"),
-        Fault::once(IoKind::Write, 0).on(".journal"),
-        Fault::once(IoKind::Sync, 0).on(".journal"),
-    ];
-    for fault in faults {
+    for fault in failing_rounds() {
         let mut world = World::new();
         told(world.send(batch(9, 1, 0, 1)));
         world.disk.fail(fault.clone());

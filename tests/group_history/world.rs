@@ -201,7 +201,7 @@ impl Client<'_> {
         let body = body.to_string();
         if let Some((_, connection)) = self.connection() {
             // The server may be killed meanwhile.
-            let _ = connection.send_request(method, path, "application/json", body.as_bytes());
+            let _ = connection.send_request_with(method, path, "application/json", "", body.as_bytes());
         }
     }
 

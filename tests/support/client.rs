@@ -184,11 +184,7 @@ impl Connection {
     }
 
     /// Sends a request whose answer is read later, or never.
-    pub fn send_request(&mut self, method: &str, path: &str, media: &str, body: &[u8]) -> io::Result<()> {
-        self.send_request_with(method, path, media, "", body)
-    }
-
-    fn send_request_with(
+    pub fn send_request_with(
         &mut self,
         method: &str,
         path: &str,
@@ -251,9 +247,12 @@ impl Connection {
         self.send(bytes).expect("it reads on");
     }
 
-    /// Sends one chunk of a chunked body, as [`Self::send_chunk`] does.
+    /// Sends one chunk of a chunked body; an empty one ends the body.
     pub fn chunk(&mut self, bytes: &[u8]) {
-        self.send_chunk(bytes).expect("it reads on");
+        let size = format!("{:x}\r\n", bytes.len());
+        for part in [size.as_bytes(), bytes, b"\r\n"] {
+            self.say(part);
+        }
     }
 
     /// One request, which is answered.
@@ -270,13 +269,6 @@ impl Connection {
     /// Reads the head of one answer, which must come; its body follows.
     pub fn reply_head(&mut self) -> Answer {
         self.answer_head().expect("an answer")
-    }
-
-    /// Sends one chunk of a chunked body; an empty one ends the body.
-    pub fn send_chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.send(format!("{:x}\r\n", bytes.len()).as_bytes())?;
-        self.send(bytes)?;
-        self.send(b"\r\n")
     }
 
     /// Reads one answer.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quipu_segments::batch::{BatchBuilder, Batches, Records as BatchRecords};
-use quipu_segments::sim::{SimClock, SimDisk};
+use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
     AppendRequest, Appended, Disk, Error, Fetched, Log, Offset, Options, Part, Partition, ReadRequest,
     Records, StateChange, Ticket, TimestampMs, TopicSettings, TopicSpec,
@@ -193,4 +193,14 @@ pub(crate) fn values(log: &Log, index: u32) -> Vec<Vec<u8>> {
     let (found, lost) = read_all(&partition(log, index));
     assert_eq!(lost, [], "partition {index}");
     found.into_iter().map(|(_, value)| value).collect()
+}
+
+/// Faults of which each fails the next round: in a segment, or in the journal.
+pub(crate) fn failing_rounds() -> [Fault; 4] {
+    [
+        Fault::once(IoKind::Write, 0).on(".log").with(FaultError::Full),
+        Fault::once(IoKind::Write, 0).on(".log"),
+        Fault::once(IoKind::Write, 0).on(".journal"),
+        Fault::once(IoKind::Sync, 0).on(".journal"),
+    ]
 }
