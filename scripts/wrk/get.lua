@@ -1,4 +1,4 @@
--- The same GET again and again. Prints the same line as produce.lua.
+-- Repeats one GET. Prints the same line as produce.lua.
 
 function done(summary, latency, _)
   local e = summary.errors

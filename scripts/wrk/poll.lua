@@ -1,5 +1,5 @@
 -- Members of groups that poll and acknowledge, each on a connection of its own: run with as many threads as connections.
--- Arguments: what the groups' names begin with, members a group, the topic. Prints the same line as produce.lua.
+-- Arguments: the prefix of the groups' names, members in each group, the topic. Prints the same line as produce.lua.
 
 local threads = 0
 

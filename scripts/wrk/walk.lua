@@ -1,4 +1,4 @@
--- Readers that go on where the last answer ended, each on a connection and in a partition of its own: run with as many threads
+-- Readers that continue where the last answer ended, each on its own connection and partition: run as many threads
 -- as connections. Arguments: the partitions. Prints the same line as produce.lua.
 
 local threads = 0

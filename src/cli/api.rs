@@ -17,7 +17,7 @@ use super::signal::Interrupt;
 #[derive(Debug, Deserialize)]
 pub(crate) struct Topic {
     pub(crate) name: String,
-    /// Its identity, which no other topic ever has, a later one of the same name neither.
+    /// Its identity: no other topic ever has it, not even a later topic of the same name.
     #[serde(default)]
     pub(crate) id: String,
     pub(crate) partition_count: u32,
@@ -36,24 +36,24 @@ pub(crate) struct Partition {
     pub(crate) log_start_offset: u64,
     /// The offset after the last one that can be read.
     pub(crate) end_offset: u64,
-    /// Bytes on disk; none where damage keeps them from being told.
+    /// Bytes on disk; `None` if damage makes the size unknown.
     pub(crate) size_bytes: Option<u64>,
     pub(crate) segments: Option<u64>,
     pub(crate) first_timestamp: Option<i64>,
     pub(crate) last_timestamp: Option<i64>,
-    /// The first offset of damage that was met.
+    /// The first offset of known damage.
     pub(crate) damaged_offset: Option<u64>,
 }
 
 impl Topic {
     /// Asks for one topic.
-    /// Errors: [`Failure`]; a problem `unknown-topic` if there is none of that name.
+    /// Errors: [`Failure`]; the problem `unknown-topic` if no topic has that name.
     pub(crate) fn describe(client: &Client, name: &str) -> Result<Self, Failure> {
         client.get(&topic_route(name))
     }
 
-    /// The same, waiting for a server that goes away or restarts just then. One that is not there at all is more likely
-    /// mistyped, and not waited for.
+    /// The same, but waits for a server that is overloaded or restarts. If the first connection fails, the address is
+    /// more likely mistyped, so this does not wait.
     pub(crate) fn describe_patiently(
         client: &Client,
         name: &str,
@@ -62,7 +62,7 @@ impl Topic {
         patiently(interrupt, false, || Self::describe(client, name))
     }
 
-    /// Its records between log start and end; compaction may have left fewer.
+    /// Its records between log start and end, counted by offsets.
     pub(crate) fn records(&self) -> u64 {
         let records = |p: &Partition| p.end_offset.saturating_sub(p.log_start_offset);
         self.partitions.iter().map(records).sum()
@@ -86,8 +86,8 @@ impl Topic {
     }
 }
 
-/// Asks until there is an answer or a failure that does not pass, for [`PATIENCE`]. A server that was never there
-/// (`is_known` false) is more likely mistyped than away, and not waited for.
+/// Repeats `ask` until it has an answer or a permanent failure; waits [`PATIENCE`] in all. If the server has never
+/// answered (`is_known` false) and the first connection fails, the address is more likely mistyped: this does not wait.
 pub(crate) fn patiently<T>(
     interrupt: &Interrupt,
     is_known: bool,
@@ -119,7 +119,7 @@ pub(crate) fn topic_route(name: &str) -> Route {
     Route::new(&["v1", "topics", name])
 }
 
-/// `/v1/topics/{topic}/partitions/{partition}` and what follows.
+/// `/v1/topics/{topic}/partitions/{partition}` and the rest of the path.
 pub(crate) fn partition_route(topic: &str, partition: u32, rest: &[&str]) -> Route {
     let partition = partition.to_string();
     Route::new(&[&["v1", "topics", topic, "partitions", &partition], rest].concat())
@@ -143,12 +143,12 @@ pub(crate) fn stream_route(name: &str, partitions: &[u32], key: Option<&str>) ->
     route
 }
 
-/// `/v1/groups/{group}` and what follows.
+/// `/v1/groups/{group}` and the rest of the path.
 pub(crate) fn group_route(group: &str, rest: &[&str]) -> Route {
     Route::new(&[&["v1", "groups", group], rest].concat())
 }
 
-/// All items of a list that answers `next` when there is more, as they were answered.
+/// All items of a paged list, unchanged. A page that is not the last has `next`.
 pub(crate) fn list(client: &Client, route: &Route, member: &str) -> Result<Vec<Value>, Failure> {
     let mut items = Vec::new();
     let mut page = route.clone();

@@ -134,8 +134,8 @@ impl Client {
         Ok((answer.status, body))
     }
 
-    /// Posts NDJSON records with these headers and reads the answer, whatever it is.
-    /// Errors: [`Failure`]; only after [`Failure::NotSent`] is it certain that nothing was stored without being said.
+    /// Posts NDJSON records with these headers and reads the answer.
+    /// Errors: [`Failure`]. [`Failure::stored_nothing`] tells whether it is certain that nothing was stored.
     pub(crate) fn post(
         &self,
         route: &Route,
@@ -147,8 +147,8 @@ impl Client {
         self.answer(self.run(&Method::POST, route, &headers, body, silence, silence)?)
     }
 
-    /// Opens a stream of Server-Sent Events, after the event `last` if there was one; none if nothing comes after it. A
-    /// silence in it that is longer than any of the server's is an error of the reader.
+    /// Opens a stream of Server-Sent Events, after the event `last` if it is given; `None` if nothing comes after it.
+    /// If the server is silent for longer than [`STREAM_TIMEOUT`], the reader returns an error.
     pub(crate) fn open(
         &self,
         route: &Route,
@@ -173,7 +173,7 @@ impl Client {
         Ok(Some(Box::new(answer.into_body().into_reader())))
     }
 
-    /// What it means that reading a stream failed.
+    /// The failure of a read that broke off.
     pub(crate) fn lost(&self, error: &io::Error) -> Failure {
         Failure::Lost {
             server: self.base.clone(),
@@ -210,7 +210,7 @@ impl Client {
         serde_json::from_slice(body).map_err(|error| self.unexpected(&error))
     }
 
-    /// The failure of an answer that quipu would not give.
+    /// The failure of an answer that quipu never gives.
     pub(crate) fn unexpected(&self, reason: &dyn fmt::Display) -> Failure {
         Failure::Unexpected {
             server: self.base.clone(),

@@ -1,7 +1,7 @@
-//! `quipu completions`: a script for a shell, which asks the hidden command `quipu complete` what may come next.
+//! `quipu completions`: a script for a shell. The script asks the hidden command `quipu complete` for the next word.
 //!
 //! The answer has subcommands, flags and their values as the parser of the command line knows them, and the names of
-//! topics, groups and members as the server has them just then. A server that does not answer has no names.
+//! topics, groups and members that the server has now. If it does not answer, there are no names.
 
 use clap::{Arg, Command};
 use clap_complete::Shell;
@@ -46,7 +46,7 @@ complete -c quipu -f -a '(__quipu_complete)'
 complete -c quipu -n '__fish_seen_subcommand_from produce inspect verify' -F
 "#;
 
-/// Prints the script of a shell; one without names for a shell that is not known here.
+/// Prints the script of a shell. For shells other than bash, zsh and fish, it completes no names.
 pub(crate) fn run(args: &Args, mut command: Command) -> anyhow::Result<()> {
     let script = match args.shell {
         Shell::Bash => BASH.to_owned(),
@@ -85,7 +85,7 @@ pub(crate) fn complete(words: &Words, command: &Command) -> anyhow::Result<()> {
     }
 }
 
-/// What the words before the last one say.
+/// The flags and arguments before the last word.
 #[derive(Default)]
 struct Context<'a> {
     flags: Vec<(&'a str, &'a str)>,
@@ -143,7 +143,7 @@ fn candidates(
     found
 }
 
-/// The names that a value called so may be, from the server where it has them.
+/// The names that an argument with this value name may take; most come from the server.
 fn names(value_name: &str, context: &Context<'_>) -> Vec<String> {
     let list = |kind: &str, member: &str| -> Option<Vec<String>> {
         let items = api::list(&client(context)?, &Route::new(&["v1", kind]), kind).ok()?;

@@ -1,7 +1,7 @@
 //! Which server a command talks to: `--server`, a named context, the environment, or the default address.
 //!
-//! A flag wins over the environment, and both win over the context that was chosen with `quipu context use`. A token
-//! belongs to the server that it was given with: a context's token never goes to another server.
+//! A flag wins over the environment, and both win over the context chosen with `quipu context use`. A context's
+//! token never goes to another server. `QUIPU_TOKEN` goes to the chosen server, unless `--context` names it.
 
 use std::collections::BTreeMap;
 use std::env::VarError;
@@ -32,12 +32,12 @@ pub(crate) struct Connect {
     /// Token that is sent with every request [env: QUIPU_TOKEN]
     #[arg(long, value_name = "TOKEN", global = true)]
     pub(super) token: Option<String>,
-    /// Server and token by the name that `quipu context set` gave them [env: QUIPU_CONTEXT]
+    /// Name of a context: a server and token saved with `quipu context set` [env: QUIPU_CONTEXT]
     #[arg(long, value_name = "NAME", global = true, conflicts_with = "server")]
     pub(super) context: Option<String>,
 }
 
-/// A server by a name of the user's.
+/// The server and the token of a context.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Named {
@@ -56,7 +56,7 @@ struct Contexts {
 }
 
 impl Connect {
-    /// A client for that server; nothing is sent yet.
+    /// A client for the chosen server; nothing is sent yet.
     /// Errors: [`Usage`] for an address, a token or a context that cannot work; a file of contexts that cannot be read.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         for name in ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"] {
@@ -69,7 +69,7 @@ impl Connect {
         Ok(Client::new(&named.server, named.token.as_deref())?)
     }
 
-    /// A client for the server of an address; it gets the token only if that is the command's own server.
+    /// A client for the server at `uri`; it sends the token only if that is the server the command talks to.
     /// Errors: As [`Self::client`].
     pub(crate) fn client_of(&self, uri: &http::Uri) -> anyhow::Result<Client> {
         let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -105,7 +105,7 @@ impl Connect {
         };
         let named = contexts.contexts.remove(&name);
         let Named { server, token } = named.ok_or_else(|| Usage(contexts.unknown(&name)))?;
-        // A context that was named is taken as a whole; only a flag changes its token.
+        // With --context both server and token are the context's; only --token replaces the token.
         let own = match &self.context {
             Some(_) => self.token.clone(),
             None => own_token(),
@@ -161,7 +161,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Gives the server of --server, and its --token, a name
+    /// Saves the --server and --token under a name
     #[command(
         after_help = "Examples:\n  quipu context set prod --server http://quipu.example:7420 --token TOKEN"
     )]
@@ -169,10 +169,10 @@ pub(crate) enum Action {
     /// Lists all contexts
     #[command(after_help = "Examples:\n  quipu context list")]
     List,
-    /// Makes a context the one of commands that name no server
+    /// Selects the context for commands that name no server
     #[command(after_help = "Examples:\n  quipu context use prod")]
     Use(Name),
-    /// Forgets a context
+    /// Deletes a context
     #[command(after_help = "Examples:\n  quipu context delete prod")]
     Delete(Name),
 }

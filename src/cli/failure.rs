@@ -16,13 +16,13 @@ pub(crate) enum Failure {
     /// The server answered with a problem.
     #[error("{0}")]
     Problem(Box<Problem>),
-    /// No connection: the server has seen nothing of the request.
+    /// No connection: the server has not received any of the request.
     #[error("cannot reach {server}: {reason}")]
     NotSent { server: String, reason: String },
     /// The connection broke or went silent: the request may or may not have been carried out.
     #[error("the connection to {server} broke: {reason}")]
     Lost { server: String, reason: String },
-    /// A failure in words that are not quipu's: of a proxy before it, or of something else at that address.
+    /// An error status without a problem: a proxy answered, or the address is not that of a quipu server.
     #[error("{}", foreign(.server, *.status))]
     Status {
         server: String,
@@ -30,7 +30,7 @@ pub(crate) enum Failure {
         /// How long to wait before the next attempt, if that was said.
         retry_after: Option<Duration>,
     },
-    /// An answer that quipu would not give: there is something else at that address.
+    /// An answer that quipu never gives: the address is not that of a quipu server.
     #[error("{server} does not answer as quipu does: {reason}")]
     Unexpected { server: String, reason: String },
 }
@@ -44,7 +44,7 @@ impl Failure {
         }
     }
 
-    /// Whether the same read may succeed in a while: the server restarts, or is overloaded.
+    /// Whether the same read may succeed soon: the server is away, restarts, is overloaded, or limits this caller.
     pub(crate) fn passes(&self) -> bool {
         match self {
             Self::Problem(problem) => problem.passes(),
@@ -63,8 +63,8 @@ impl Failure {
         }
     }
 
-    /// Whether a command that has no end of its own should try again: as [`Self::passes`], and a full disk or a proxy that
-    /// cannot reach the server, which somebody will repair.
+    /// Whether a command that runs until it is stopped should try again: as [`Self::passes`], also for all retryable
+    /// problems and faults that an operator will repair: a full disk, a failed log, a status 5xx without a problem.
     pub(crate) fn may_pass(&self) -> bool {
         let is_stuck = |problem: &Problem| matches!(&*problem.code, "storage-full" | "log-failed");
         match self {
@@ -84,7 +84,7 @@ impl Failure {
     }
 }
 
-/// A status without a problem: not quipu's own words.
+/// The message for an error status without a problem.
 fn foreign(server: &str, status: StatusCode) -> String {
     let refused = |token: &str| {
         format!(
@@ -124,7 +124,7 @@ impl Problem {
         self.members.get(name)?.as_u64()
     }
 
-    /// Whether the server just cannot at the moment.
+    /// Whether the problem passes without anybody's action.
     pub(crate) fn passes(&self) -> bool {
         matches!(
             &*self.code,
@@ -142,7 +142,7 @@ impl Problem {
         self.text("outcome")
     }
 
-    /// A problem from its members, if these are one.
+    /// A problem from its members; `None` without a `code`.
     pub(crate) fn of(members: Map<String, Value>, retry_after: Option<Duration>) -> Option<Self> {
         let code = one_line(members.get("code")?.as_str()?);
         Some(Self {

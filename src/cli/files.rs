@@ -14,8 +14,8 @@ pub(crate) fn directory(variable: &str, fallback: &str) -> Option<PathBuf> {
     Some(directory.join("quipu"))
 }
 
-/// Replaces a file as a whole, which only the user may read; `extension` is that of the new file until it is whole. A crash
-/// leaves the old or the new one.
+/// Replaces a file as a whole; only the user may read it. The new file has the extension `extension` until it is
+/// complete, so a crash leaves the old or the new one.
 /// Errors: The file or its directory cannot be written; a half-written file is removed.
 pub(crate) fn replace(path: &Path, extension: &str, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));

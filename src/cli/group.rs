@@ -42,11 +42,11 @@ pub(crate) enum Action {
         /// `earliest`, `latest`, offset:N, a time (2013-07-01T12:00, a date, -1h) or shift:-100
         #[arg(long, value_name = "WHERE", value_parser = ResetTo::parse, allow_hyphen_values = true)]
         to: ResetTo,
-        /// Only say what would change
+        /// Change nothing, only show what would change
         #[arg(long)]
         dry_run: bool,
     },
-    /// Commits for a group what another group, or a file, has
+    /// Commits offsets for a group, taken from another group or a file
     #[command(after_help = "Examples:\n  quipu group seek billing-test --to-group billing")]
     Seek {
         #[command(flatten)]
@@ -59,14 +59,14 @@ pub(crate) enum Action {
     Redrive {
         #[command(flatten)]
         name: Name,
-        /// The topic of dead letters, as orders.dlq
+        /// The topic that holds the dead letters, as orders.dlq
         #[arg(long, value_name = "TOPIC", value_parser = NonEmptyStringValueParser::new())]
         topic: String,
-        /// Give back at most so many [default: all]
+        /// Append at most this many dead letters [default: all]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         max: Option<u64>,
     },
-    /// Ends a member's membership; what it has not acknowledged goes to others
+    /// Removes a member from its group; records that it has not acknowledged go to other members
     #[command(after_help = "Examples:\n  quipu group kick billing MEMBER")]
     Kick {
         #[command(flatten)]

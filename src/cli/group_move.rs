@@ -1,4 +1,4 @@
-//! `quipu group reset`, `seek` and `redrive`: what moves a group to other records.
+//! `quipu group reset` and `seek` move a group's offsets; `redrive` appends its dead letters again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ pub(crate) struct SeekTo {
     /// Take only this topic's offsets; may be repeated [default: all]
     #[arg(long, value_name = "TOPIC")]
     topic: Vec<String>,
-    /// Only say what would change
+    /// Change nothing, only show what would change
     #[arg(long)]
     dry_run: bool,
 }
@@ -46,7 +46,7 @@ fn show(rows: &Value, dry_run: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Moves a group's offsets in one topic, as the body of the request says it.
+/// Moves a group's offsets in one topic; `body` is the request's body.
 pub(crate) fn reset(client: &Client, group: &str, body: &Value, is_json: bool) -> anyhow::Result<()> {
     let route = group_route(group, &["offsets", "reset"]);
     let answer = client.send(&Method::POST, &route, Some(body))?;
@@ -125,10 +125,10 @@ fn parse(text: &str) -> Result<Vec<CommittedOffset>, String> {
         .collect()
 }
 
-/// Records that one request gives back at most.
+/// The most records of one redrive request.
 const REDRIVE_RECORDS: u64 = 1000;
 
-/// Gives a queue its dead letters back, request by request, so that a long list holds up nobody else.
+/// Appends dead letters again to the topic they came from, in several requests so that others need not wait long.
 pub(crate) fn redrive(
     client: &Client,
     group: &str,
@@ -143,12 +143,12 @@ pub(crate) fn redrive(
         let answer = client.send(&Method::POST, &group_route(group, &["redrive"]), Some(&body));
         let answer = answer.map_err(|failure| match redriven {
             0 => anyhow::Error::from(failure),
-            _ => anyhow::anyhow!("{failure}; {redriven} were given back before"),
+            _ => anyhow::anyhow!("{failure}; {redriven} were appended before"),
         })?;
         let now = answer["redriven"].as_u64().unwrap_or(0);
         redriven += now;
         let at_end = answer["at_end"] == true;
-        // A server that gives nothing back and knows no end would be asked for ever.
+        // A server that appends nothing and never reports the end would be asked for ever.
         let is_stuck = now == 0 && answer["passed"].as_u64().unwrap_or(0) == 0;
         if at_end || is_stuck || max.is_some_and(|max| redriven >= max) {
             break at_end;
@@ -156,7 +156,7 @@ pub(crate) fn redrive(
     };
     let left = if at_end { "" } else { "; there may be more" };
     let text = format!(
-        "{} of {topic} given back to group {group}{left}",
+        "{} of {topic} appended again to where they came from{left}",
         records(redriven)
     );
     output::done(&json!({"redriven": redriven, "at_end": at_end}), &text, is_json)

@@ -15,13 +15,13 @@ use std::time::Duration;
 use super::shape::Shape;
 use super::signal::{Interrupt, spawn};
 
-/// Longest record, as a line of NDJSON: a request has to hold it.
+/// Longest record, as a line of NDJSON: it must fit into a request.
 pub(crate) const MAX_LINE_BYTES: usize = 16 << 20;
 /// Bytes asked of the input at once; a block is about as large.
 const READ_BYTES: usize = 512 << 10;
 /// Blocks that wait for the network.
 const BLOCKS: usize = 16;
-/// How long a signal may take longer than the end of an input that it ends too.
+/// How long to wait for a signal after the end of an input: Ctrl-C ends the input too, and may arrive after that.
 const SIGNAL: Duration = Duration::from_millis(100);
 
 /// Whole lines of NDJSON.
@@ -51,7 +51,7 @@ pub(crate) struct Input {
     pub(crate) file_bytes: Option<u64>,
     /// The blocks; closed at the end of the input.
     pub(crate) blocks: Receiver<Result<Block, BadInput>>,
-    /// Written by the reading thread before it hands over the block with the lines before.
+    /// The reading thread sets it before it hands over the block of the lines before.
     is_within_a_line: Arc<AtomicBool>,
 }
 
@@ -103,7 +103,7 @@ impl Input {
         };
         spawn("input", move || {
             if let Err(Some(bad)) = lines.run(source, &extension) {
-                // The receiver may have stopped for a reason of its own; it then knows enough.
+                // A send fails if the receiver has stopped; it then needs no error.
                 let _ = lines.sender.send(Err(bad));
             }
         })?;
@@ -152,14 +152,14 @@ impl Read for Counted {
     }
 }
 
-/// The reading thread's state. Its errors: none when nobody takes blocks any more.
+/// The reading thread's state. Its methods fail with `None` when nobody receives blocks any more.
 struct Lines {
     shape: Shape,
     sender: SyncSender<Result<Block, BadInput>>,
     position: Arc<AtomicU64>,
     next_line: u64,
     interrupt: Interrupt,
-    /// Whether the input is no file but comes from somebody who may stop in the middle of a line.
+    /// Whether the input is no regular file, so that its writer may be interrupted within a line.
     is_typed: bool,
     is_within_a_line: Arc<AtomicBool>,
 }
@@ -171,8 +171,8 @@ impl Lines {
 
     fn run(&mut self, mut source: Counted, extension: &str) -> Result<(), Option<BadInput>> {
         let head = self.beginning(&mut source, &[GZIP, ZSTD])?;
-        // Without known first bytes the extension decides. A wrong one is an error of the decoder, not a guess: the user meant
-        // something by it.
+        // If the first bytes are unknown, the extension decides. If it is wrong, the decoder fails: better than to send
+        // the bytes as they are, because the user named the coding.
         let coding = match &head[..] {
             GZIP => "gz",
             ZSTD => "zst",
@@ -226,8 +226,8 @@ impl Lines {
             }
         }
         if !pending.is_empty() {
-            // Whoever is interrupted while they type has not finished that line. The end of the input and the signal come
-            // together, so the signal gets a moment.
+            // If the writer was interrupted, its last line is not whole. The signal may come just after the end of the
+            // input, so wait for it briefly.
             if self.is_typed && self.interrupt.wait(SIGNAL).is_some() {
                 return Err(self.bad(NOT_WHOLE.to_owned()));
             }
@@ -238,7 +238,7 @@ impl Lines {
         Ok(())
     }
 
-    /// Shapes whole lines and sends them; what stands before a bad line is sent.
+    /// Shapes whole lines and sends them. The lines before a bad one are still sent.
     fn hand_over(&mut self, lines: Vec<u8>) -> Result<(), Option<BadInput>> {
         let mut block = Block {
             position: self.position.load(Ordering::Relaxed),
@@ -299,11 +299,11 @@ impl Lines {
         Some(BadInput { line, reason })
     }
 
-    /// Reads as long as the bytes so far may be the beginning of one of these, and returns them.
+    /// Reads while the bytes so far may be the beginning of one of `known`; returns the bytes.
     fn beginning(&self, source: &mut impl Read, known: &[&[u8]]) -> Result<Vec<u8>, Option<BadInput>> {
         let mut head = Vec::new();
         let is_begun = |magic: &&&[u8], head: &[u8]| magic.len() > head.len() && magic.starts_with(head);
-        // Not further than needed: a pipe's first line may be shorter than four bytes and the next one hours away.
+        // Read no more than needed: the first line may be shorter than four bytes, and the next may come hours later.
         while known.iter().any(|magic| is_begun(&magic, &head)) {
             let mut byte = [0];
             match source.read(&mut byte) {
@@ -334,7 +334,7 @@ fn too_long() -> String {
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// What some editors write before UTF-8 text.
+/// Some editors write it before UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
 
 #[cfg(test)]

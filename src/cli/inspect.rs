@@ -1,4 +1,4 @@
-//! `quipu inspect`: prints what a segment, an index or a journal file has in it, with no server needed.
+//! `quipu inspect`: prints the contents of a segment, an index or a journal file, without a server.
 
 use std::path::PathBuf;
 

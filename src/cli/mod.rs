@@ -61,16 +61,16 @@ struct Cli {
 enum Command {
     /// Runs the service
     Serve(serve::Args),
-    /// Starts a server with bundled flight events and tells what it does with them
+    /// Starts a server, loads bundled flight events, and explains each step
     Demo(demo::Args),
     /// Creates, lists, describes, changes, trims and deletes topics
     #[command(subcommand, after_help = topic::EXAMPLES)]
     Topic(topic::Action),
     /// Appends NDJSON records from a file or standard input, each once, even when the connection breaks
     Produce(produce::Args),
-    /// Prints records, and with a group remembers how far
+    /// Prints records; with --group, commits how far it has printed
     Consume(consume::Args),
-    /// Prints a stretch of history again, at its own pace times X, or sends it to a topic or an address
+    /// Prints past records, or sends them to a topic or an address, as fast as possible or at X times the original pace
     Replay(replay::Args),
     /// Lists, describes, moves and deletes consumer groups
     #[command(subcommand, after_help = group::EXAMPLES)]
@@ -80,9 +80,9 @@ enum Command {
     /// Puts load on a server and measures how long its answers take
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Action),
-    /// Checks every byte of a data directory, offline, and repairs what loses nothing
+    /// Checks every byte of a data directory, offline; with --repair, makes the repairs that lose no records
     Verify(verify::Args),
-    /// Prints what a segment, an index or a journal file has in it, offline
+    /// Prints the contents of a segment, an index or a journal file, offline
     Inspect(inspect::Args),
     /// Names servers, so that --context NAME stands for address and token
     #[command(subcommand, after_help = connect::EXAMPLES)]
@@ -93,7 +93,7 @@ enum Command {
     Complete(completions::Words),
 }
 
-/// Commands that talk to no server, or to one of their own: the help of these does not show how to choose one.
+/// Commands that use no server, or start their own: their help hides the flags that choose a server.
 const OFFLINE: [&str; 6] = ["serve", "demo", "verify", "inspect", "completions", "complete"];
 
 /// The parser of the command line. The flags of [`Connect`] and [`Output`] may stand before or after any subcommand.
@@ -167,7 +167,7 @@ fn end(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// The error and what it came from; a cause that the text already says is not said again.
+/// The error and its causes; a cause whose text is already there is left out.
 fn one_line(error: &anyhow::Error) -> String {
     error.chain().fold(String::new(), |text, cause| {
         let cause = cause.to_string();

@@ -46,7 +46,7 @@ pub(crate) fn line(text: impl fmt::Display) -> io::Result<()> {
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(named)
 }
 
-/// An error of standard output that says so: a full disk could otherwise be the server's.
+/// Adds "standard output" to an error: otherwise a full disk could be taken for the server's.
 pub(crate) fn named(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
 }
@@ -64,7 +64,7 @@ pub(crate) fn done(answer: &Value, text: &str, is_json: bool) -> anyhow::Result<
     Ok(if is_json { json(answer) } else { line(text) }?)
 }
 
-/// Tells the person at the terminal something that is no result.
+/// Prints a note for people on standard error; it is not part of the result.
 pub(crate) fn note(text: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "quipu: {text}");
 }
@@ -86,7 +86,7 @@ pub(crate) fn can_redraw() -> bool {
     io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
 }
 
-/// Columns and rows of the terminal that standard output is; `None` if it is none.
+/// Columns and rows of the terminal at standard output; `None` if it is no terminal.
 pub(crate) fn terminal_size() -> Option<(usize, usize)> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col.into(), size.ws_row.into()))

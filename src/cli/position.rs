@@ -3,7 +3,7 @@
 //! A place is `earliest`, `latest`, `offset:N` or a time. A time is RFC 3339, a date or a date with hours and minutes (in
 //! UTC), an age (`-10m`, `-1h30m`, `-2d`), `now`, or milliseconds since the Unix epoch. A short number could be an offset
 //! as well as a time, so it is refused wherever both are possible.
-//! The error of a parser says what would have been right.
+//! A parser's error says what is accepted.
 
 use std::time::SystemTime;
 
@@ -57,7 +57,7 @@ impl Position {
         }
     }
 
-    /// The offset that this is in a partition as it was described; only a time costs a request.
+    /// The offset of this position in `partition`; only a time costs a request.
     /// Errors: [`Failure`]; an offset beyond the end.
     pub(crate) fn resolve(self, client: &Client, topic: &str, partition: &Partition) -> anyhow::Result<u64> {
         match self {
@@ -89,11 +89,11 @@ pub(crate) fn at(client: &Client, topic: &str, partition: u32, time: TimestampMs
     client.get(&route.with("at", time.0))
 }
 
-/// Where `group reset` puts a group.
+/// Where `group reset` moves a group to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResetTo {
     Position(Position),
-    /// So many records on (or back, if negative) from what is committed.
+    /// This many records forward from the committed offset; back if negative.
     Shift(i64),
 }
 
@@ -121,7 +121,7 @@ impl ResetTo {
     }
 }
 
-/// Numbers of so many digits are milliseconds since the Unix epoch, and no offsets: the shortest is of 1973.
+/// A number of at least this many digits is milliseconds since the Unix epoch, not an offset. The smallest is in 1973.
 const MILLIS_DIGITS: usize = 12;
 
 fn is_number(text: &str) -> bool {
@@ -147,7 +147,7 @@ fn parse_time_at(text: &str, now_ms: i64) -> Result<TimestampMs, String> {
     };
     if is_number(text) {
         let millis = parse_millis(text).ok_or_else(wrong)?;
-        // Nobody means the January of 1970, and many clocks count seconds.
+        // As milliseconds it would lie in January 1970: more likely it counts seconds.
         if matches!(text.len(), 9..MILLIS_DIGITS) {
             return Err(format!(
                 "{text} looks like seconds since 1970, and times are milliseconds: {text}000, or time:{text} for 1970"

@@ -50,7 +50,7 @@ impl clap::Args for Args {
         let config = config
             .value_parser(clap::value_parser!(PathBuf))
             .help("A TOML file with any of these settings, named as their variables are, in lower case");
-        // The last one counts, so that a wrapper's flags can be overridden.
+        // Of a repeated flag the last one counts, so that a wrapper's flags can be overridden.
         let command = command.args_override_self(true).arg(config).after_help(EXAMPLES);
         command.args(SETTINGS.iter().zip(FLAGS.iter()).map(flag))
     }
@@ -96,7 +96,7 @@ impl Args {
         let file = self.config.as_ref().map(read).transpose()?;
         let mut environment = Vec::new();
         for (name, value) in std::env::vars_os() {
-            // A name that is not text is not ours.
+            // Ignore variables whose name is not UTF-8: they are not settings.
             let Ok(name) = name.into_string() else { continue };
             let is_setting = SETTINGS.iter().any(|setting| setting.env_name() == name);
             ensure!(!is_setting || value.to_str().is_some(), "{name} is not UTF-8");

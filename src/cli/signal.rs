@@ -1,7 +1,7 @@
-//! When a long command should stop: Ctrl-C, SIGTERM, SIGHUP, or nobody reading standard output any more.
+//! When a long command should stop: Ctrl-C, SIGTERM, SIGHUP, or the reader of standard output is gone.
 //!
-//! Two threads wait for these and set a flag that the command looks at between its steps, so what was begun is
-//! finished: a request gets its answer, a printed record its commit. A second Ctrl-C does not wait (exit 130).
+//! Two threads wait for these and set a flag. The command checks the flag between its steps, so it finishes each step
+//! that it began: a request gets its answer, a printed record its commit. A second Ctrl-C does not wait (exit 130).
 
 use std::io;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Resu
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// A closed terminal sends it. `None` where whoever started the process has it ignored, as `nohup` does.
+    /// Sent when the terminal closes. `None` if the process was started with it ignored, as `nohup` does.
     hangup: Option<Signal>,
 }
 
@@ -107,7 +107,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one; its name.
+    /// Waits for the next signal; returns its name.
     pub(crate) async fn next(&mut self) -> &'static str {
         let hangup = async {
             match &mut self.hangup {
@@ -132,13 +132,13 @@ fn ignores_hangup() -> bool {
         .is_some_and(|mask| mask & 1 == 1)
 }
 
-/// Returns when standard output is a pipe and its reader has gone; waits for ever at a file.
+/// Returns when standard output is a pipe and its reader is gone; for a file it never returns.
 ///
-/// A writer that has nothing to write would never learn it: `quipu consume --follow | head -1` must end.
+/// A command with nothing to write would not notice that otherwise, and `quipu consume --follow | head -1` must end.
 fn wait_until_unread() -> Result<(), Errno> {
     let output = io::stdout();
     loop {
-        // Errors and hang-ups are always told; nothing else is asked for.
+        // Errors and hang-ups are always reported; no other event is requested.
         let mut output = [PollFd::new(&output, PollFlags::empty())];
         match poll(&mut output, None) {
             Ok(_) if output[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => return Ok(()),

@@ -1,7 +1,7 @@
-//! Standard output for records, where a reader that does not read holds up neither Ctrl-C nor the end.
+//! Standard output for records: a reader that stops reading does not delay Ctrl-C.
 //!
-//! A thread of its own writes. Whoever prints waits for it, looks at the [`Interrupt`] meanwhile, and after a signal waits
-//! no longer than [`GRACE`]: a pipe that nobody empties would take a write for ever.
+//! A separate thread writes. The caller waits for it and checks the [`Interrupt`] meanwhile; after a signal it waits at
+//! most [`GRACE`], because a write to a pipe that nobody reads never ends.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use super::output::named;
 use super::signal::{Interrupt, Stop, spawn};
 
-/// How often the interrupt is looked at.
+/// How often the interrupt is checked.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a write may go on after a signal.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The way to standard output.
+/// Writes to standard output.
 pub(crate) struct Stdout {
     writes: SyncSender<Vec<u8>>,
     /// The result of each write.
@@ -46,7 +46,7 @@ impl Stdout {
         })
     }
 
-    /// Writes all of it; false if it was interrupted and the reader has not taken it.
+    /// Writes `bytes`; false if it was interrupted before the reader had taken them.
     /// Errors: Standard output is closed or full.
     pub(crate) fn write(&self, bytes: Vec<u8>) -> io::Result<bool> {
         if bytes.is_empty() {

@@ -91,7 +91,7 @@ pub(crate) struct Trim {
     /// Trim only this partition; may be repeated [default: all]
     #[arg(long, value_name = "P")]
     partition: Vec<u32>,
-    /// Only say what would be deleted
+    /// Delete nothing, only show what would be deleted
     #[arg(long)]
     dry_run: bool,
 }

@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// The data directory
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// Make repairs that lose no records: indexes, descriptions, snapshots' slots, bytes that the journal still has
+    /// Make repairs that lose no records: indexes, descriptions, a damaged slot of the checkpoint or the state, bytes that the journal still has
     #[arg(long)]
     repair: bool,
     /// Skip these damaged offsets, the second exclusive: consumers continue after them, with a warning. Nothing is

@@ -98,7 +98,11 @@ fn a_setting_that_cannot_be_read_is_refused_and_not_taken_for_another() {
     for name in ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"] {
         let ended = ended(quipu("topic list").env(name, OsStr::from_bytes(b"production\xff")));
         assert_eq!(ended.code, Some(2));
-        assert!(ended.err.contains(&format!("{name} is not UTF-8")), "{}", ended.err);
+        assert!(
+            ended.err.contains(&format!("{name} is not UTF-8")),
+            "{}",
+            ended.err
+        );
     }
 }
 

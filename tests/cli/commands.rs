@@ -107,7 +107,7 @@ fn a_group_is_moved_to_where_another_is_and_its_members_are_kicked() {
 }
 
 #[test]
-fn dead_letters_are_given_back() {
+fn dead_letters_are_appended_again() {
     let service = Service::with_ten(1);
     let join = json!({"topics": ["t"], "type": "shared", "wait_ms": 0, "max_records": 3});
     service.post("/v1/groups/q/members/m/poll", &join);
@@ -116,7 +116,10 @@ fn dead_letters_are_given_back() {
     let redrive = "group redrive q --topic t.dlq";
     assert_eq!(service.json(&format!("{redrive} --max 2"))["redriven"], 2);
     assert_eq!(service.json(redrive), json!({"redriven": 1, "at_end": true}));
-    assert_eq!(service.ok(redrive), "0 records of t.dlq given back to group q\n");
+    assert_eq!(
+        service.ok(redrive),
+        "0 records of t.dlq appended again to where they came from\n"
+    );
 }
 
 #[test]

@@ -327,8 +327,8 @@ impl Look {
         }
         let mut located = self.partition.locate(next);
         if let Err(Error::Trimmed { .. }) = located {
-            // The log start moved up between the two looks; it cannot have passed what is read next twice in a row by
-            // much.
+            // Retention or a trim moved the log start past the next record since the positions were read: read them
+            // again. If that happens a second time, the figures are left out.
             self.positions = self.partition.positions();
             self.sample.log_start_offset = self.positions.log_start_offset;
             self.sample.end_offset = self.positions.end_offset;

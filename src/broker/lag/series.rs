@@ -12,7 +12,6 @@
 //! A quiet partition is therefore one run, and so is a group that stands still in a quiet topic: a point holds the
 //! timestamp of the next record, not its age, which changes all the time. Runs lie in chunks of about 512 bytes. Each
 //! chunk can be read by itself, so that the oldest can be dropped and readers share the closed ones.
-//! 512 bytes, each readable by itself, so that the oldest can be dropped, and a reader shares the closed ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! How often which latency was seen, to a 64th of its size.
+//! Counts how often each latency was seen, to a 64th of its size.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::output::count;
 
-/// A power of two has so many buckets.
+/// Buckets in each power of two.
 const STEPS: u64 = 64;
 
 /// Latencies in microseconds by bucket.
@@ -18,7 +18,7 @@ pub(super) struct Histogram {
 }
 
 impl Histogram {
-    /// Counts one.
+    /// Counts one latency.
     pub(super) fn add(&mut self, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         let bucket = bucket(micros);
@@ -30,7 +30,7 @@ impl Histogram {
         self.max = self.max.max(micros);
     }
 
-    /// Counts all of another.
+    /// Adds the counts of another histogram.
     pub(super) fn merge(&mut self, other: &Self) {
         let buckets = self.counts.len().max(other.counts.len());
         self.counts.resize(buckets, 0);

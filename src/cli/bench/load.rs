@@ -13,7 +13,7 @@ use crate::cli::client::{Client, Failure};
 use crate::cli::signal::Interrupt;
 use crate::cli::stream::Stream;
 
-/// Records that `fetch` appends where it is not said.
+/// Records that `fetch` appends without `--records`.
 const FETCH_RECORDS: u64 = 100_000;
 /// Bytes of a page.
 const PAGE_BYTES: u64 = 1 << 20;
@@ -46,8 +46,8 @@ impl Run<'_> {
         })
     }
 
-    /// Appends records, then reads all of them, each connection its share of partitions, again and again if a duration
-    /// is given.
+    /// Appends records, then reads all of them, each connection its share of the partitions; with `--duration`, reads
+    /// them repeatedly.
     pub(super) fn fetch(&self) -> anyhow::Result<Sums> {
         let total = self.load.records.unwrap_or(FETCH_RECORDS);
         let mut appended = 0;
@@ -90,7 +90,7 @@ impl Run<'_> {
         })
     }
 
-    /// Appends `rate` records a second, and counts when each connection that follows has them.
+    /// Appends `rate` records a second, and measures when each following connection receives them.
     pub(super) fn tail(&self, rate: u64) -> anyhow::Result<Sums> {
         let topic = Topic::describe(self.client, self.topic)?;
         let started = Instant::now();
@@ -108,7 +108,7 @@ impl Run<'_> {
         })
     }
 
-    /// Appends each tick what is due; returns the number of requests.
+    /// At each tick appends the records that are due; returns the number of requests.
     fn append_at(&self, rate: u64, started: Instant, appended: &AtomicU64) -> Result<u64, Failure> {
         let end = started + self.load.duration();
         let mut requests = 0;
@@ -193,7 +193,7 @@ impl Run<'_> {
         self.client.post(&append_route(self.topic), &[], body).map(drop)
     }
 
-    /// Sends until there is an answer, and counts how long that one took; none if the run ended before.
+    /// Sends until there is an answer, and counts the latency of that last attempt; `None` if the run ended before.
     fn timed<T>(
         &self,
         sums: &mut Sums,

@@ -27,7 +27,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Appends records; the latency is that of a request, until its records are durable
+    /// Appends records; the latency is the time from sending a request until its records are durable
     #[command(after_help = "Examples:\n  quipu bench produce --duration 30s --connections 8")]
     Produce {
         #[command(flatten)]
@@ -36,10 +36,10 @@ pub(crate) enum Action {
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
         batch: u64,
     },
-    /// Appends records, then reads them from their start; the latency is that of a page
+    /// Appends records, then reads all of them; the latency is the time of one fetch
     #[command(after_help = "Examples:\n  quipu bench fetch --records 1000000 --record-bytes 1kB")]
     Fetch(Load),
-    /// Follows the topic while records are appended; the latency is from before the append until a reader has the record
+    /// Follows the topic while records are appended; the latency is the time from before an append until a reader has the record
     #[command(after_help = "Examples:\n  quipu bench tail --rate 5000 --output json")]
     Tail {
         #[command(flatten)]
@@ -50,16 +50,16 @@ pub(crate) enum Action {
     },
 }
 
-/// What all loads have.
+/// The flags that all loads have.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Load {
     /// Connections at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=128))]
     connections: u64,
-    /// How long to go on, as 30s [default: 10s, without --records]
+    /// How long to run, as 30s [default: 10s, without --records]
     #[arg(long, value_name = "SPAN", value_parser = span)]
     duration: Option<Duration>,
-    /// Stop after so many records; `fetch` appends so many first, 100000 unless it is given
+    /// Stop after this many records; for `fetch`, the number of records to append first [default for fetch: 100000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     records: Option<u64>,
     /// Size of a record's value, as 100 or 1kB
@@ -68,7 +68,7 @@ pub(crate) struct Load {
     /// Partitions of the topic
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     partitions: u32,
-    /// Keep the topic
+    /// Do not delete the topic at the end
     #[arg(long)]
     keep: bool,
 }
@@ -95,7 +95,7 @@ impl Load {
 #[derive(Debug, Default)]
 struct Sums {
     records: u64,
-    /// Of the records' values.
+    /// Bytes of the records' values.
     bytes: u64,
     requests: u64,
     /// Requests that were sent again, as the server was busy or away.

@@ -1,4 +1,4 @@
-//! How far a group has read: the offsets that `quipu consume --group` commits for what it printed.
+//! Commits the offsets of the records that `quipu consume --group` has printed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -21,15 +21,15 @@ pub(super) type Place = (String, u32);
 pub(super) struct Commits<'a> {
     client: &'a Client,
     group: &'a str,
-    /// Whether a commit that fails may wait for the next one: the command has no end of its own.
+    /// Whether the command follows, without an end: a failed commit is then tried again with the next one.
     follows: bool,
     interrupt: &'a Interrupt,
     printed: BTreeMap<Place, u64>,
     committed: BTreeMap<Place, u64>,
     due: Instant,
-    /// Whether somebody has said that commits fail.
+    /// Whether the user was told that commits fail.
     troubled: bool,
-    /// Whether somebody has said that the group moved.
+    /// Whether the user was warned that others commit for the group.
     warned: bool,
 }
 
@@ -100,7 +100,7 @@ impl<'a> Commits<'a> {
         Ok(())
     }
 
-    /// Warns once if the group stands elsewhere than it was committed here. Only a hint, so a failure says nothing.
+    /// Warns once if the group's offsets are not those committed here. This is only a hint, so failures are ignored.
     fn look_for_others(&mut self) {
         if self.warned || self.committed.is_empty() || self.committed == self.printed {
             return;

@@ -1,4 +1,4 @@
-//! Threads that fetch partitions in turn, for groups and for places that only offsets name.
+//! Threads that fetch partitions in turn, where one stream cannot be used.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -8,15 +8,15 @@ use crate::cli::client::Failure;
 use crate::cli::history::{Chunk, FETCH_BYTES, Partition, Size, head};
 use crate::cli::signal::{self, Interrupt};
 
-/// Threads that follow partitions; where there are more partitions, a thread has several.
+/// The most threads that follow partitions; if there are more partitions, a thread has several.
 const FOLLOWERS: usize = 64;
 /// How long a follower of one partition waits for a record.
 const LONG_WAIT: Duration = Duration::from_secs(20);
 /// How long a follower of several partitions waits at one of them when none has records.
 const SHORT_WAIT: Duration = Duration::from_millis(200);
 
-/// Starts to fetch the partitions, so many records at most at once: one after the other, or all of them where they are
-/// followed.
+/// Starts to fetch the partitions, at most `records` records at once. With `follow` up to [`FOLLOWERS`] threads share
+/// them, otherwise one thread fetches them.
 /// Errors: The system refuses a thread.
 pub(super) fn spawn(
     partitions: Vec<Partition>,
@@ -52,7 +52,7 @@ pub(super) fn spawn(
 /// Fetches from its partitions in turn until each has been read.
 struct Follower {
     records: u64,
-    /// When a live tail with a time as its end stops.
+    /// The time before which a live tail ends, if it has one.
     until: Option<i64>,
     sender: SyncSender<Event>,
     interrupt: Interrupt,

@@ -1,9 +1,9 @@
-//! `quipu consume`: prints records, and with a group remembers how far.
+//! `quipu consume`: prints records, and with `--group` commits how far it has printed.
 //!
-//! Other threads read, the main thread prints, so a silent connection never holds up Ctrl-C. Records come as one stream of
-//! all topics ([`super::stream`]) wherever the server can begin and end it. Groups, and places that only offsets name,
-//! are fetched partition by partition ([`fetch`]). A group's offsets are committed only for records that standard output
-//! has taken, each second and at the end: a consumer that is killed prints some records again and never skips one.
+//! Other threads read, the main thread prints, so a silent connection never delays Ctrl-C. With `--last`, `--follow`, a
+//! filter or several topics, records come as one stream ([`super::stream`]), if there is no group and no start or end
+//! is an offset. All others are fetched by partition ([`fetch`]). A group's offsets are committed, each second and at
+//! the end, only for records that standard output has taken: a killed consumer prints some again and skips none.
 
 mod commit;
 mod fetch;
@@ -59,13 +59,13 @@ pub(crate) struct Args {
     /// Print only records with this key
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// Print only records with this header; may be repeated, and all must be there
+    /// Print only records with this header; if repeated, records must have all of them
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_header)]
     header: Vec<(String, String)>,
     /// Read only this partition; may be repeated
     #[arg(long, value_name = "P")]
     partition: Vec<u32>,
-    /// Go on with records as they arrive, over restarts of the server too
+    /// Print new records as they arrive; reconnects if the server restarts
     #[arg(long, short)]
     follow: bool,
     /// Stop after this many records
@@ -145,7 +145,7 @@ pub(crate) fn run(args: Args, connect: &Connect) -> anyhow::Result<()> {
     let records = most.unwrap_or(MAX_RECORDS).min(MAX_RECORDS);
     let events = fetch::spawn(partitions, records, args.follow, until, &interrupt)?;
     let result = print(&events, &interrupt, &mut printer);
-    // What was printed is committed whatever ended the reading: an error, a closed pipe, Ctrl-C.
+    // Commit the printed records however the reading ended: by an error, a closed pipe or Ctrl-C.
     let commit = printer.commits.as_mut().map_or(Ok(()), Commits::commit);
     match result {
         Err(error) if !super::is_closed_pipe(&error) => Err(error),
@@ -154,7 +154,7 @@ pub(crate) fn run(args: Args, connect: &Connect) -> anyhow::Result<()> {
 }
 
 impl Args {
-    /// Whether the server's stream can begin and end where this does, and is the better way.
+    /// Whether to read one stream: with `--follow`, a filter or several topics, if there is no group and no offset.
     fn is_stream(&self) -> bool {
         let is_offset = |position: &Option<Position>| matches!(position, Some(Position::Offset(_)));
         let is_chosen = self.key.is_some() || !self.header.is_empty() || self.topics.len() > 1;
@@ -204,7 +204,7 @@ fn stream(
     Ok(stream.spawn(|read| read.map_or_else(Event::Failed, Event::Records))?)
 }
 
-/// The partitions that are fetched, each from where it begins to where it ends, and the time at which a live tail ends.
+/// The partitions to fetch, with start and end offsets; and the time before which a live tail ends, if it has one.
 fn to_fetch(
     client: &Client,
     args: &Args,
@@ -230,7 +230,7 @@ fn to_fetch(
             None => from.resolve(client, topic, chosen)?,
         };
         let until = match args.until {
-            // A live tail up to a time to come: the end is known when a record of that time arrives.
+            // A live tail that ends at a future time: the end is known when a record of that time arrives.
             Some(Position::Time(time)) if args.follow && is_to_come(time) => {
                 let end = patiently(interrupt, true, || at(client, topic, number, time))?;
                 tail_until = Some(time.0);
@@ -301,11 +301,11 @@ impl Printer<'_> {
         self.args.max.is_some_and(|max| self.printed >= max)
     }
 
-    /// Prints the records that are wanted; only once they are written does the partition that they are of, if they are of
-    /// one (topic, partition, next offset), count as read.
+    /// Prints the records that match. `of` is their topic, partition and next offset if they were fetched, `None` for a
+    /// stream. The partition counts as read up to there only when the records are written.
     fn print(&mut self, lines: Vec<u8>, of: Option<(String, u32, u64)>) -> anyhow::Result<()> {
         let mut next = of.as_ref().map(|(_, _, next)| *next);
-        // The server has chosen what comes as a stream, and names topics in it.
+        // In a stream the server has filtered the records already, and they name their topics.
         let key = self.args.key.as_deref().filter(|_| of.is_some());
         let headers = if of.is_some() { &*self.args.header } else { &[] };
         let names_topics = self.names_topics && of.is_some() && self.format.is_none();

@@ -1,9 +1,8 @@
 //! The bundled events: 20,000 departures and arrivals at New York's airports in January 2013.
 //!
-//! The key of an event is the aircraft's tail number. [`moved`] gives the events timestamps of the last days. [`Log`] finds
-//! them again among the records of a topic: an aircraft's events must come back in their order, and records that somebody
-//! else appended between them are no mistake.
-//! A bundle that holds something else than records is an error.
+//! The key of an event is the aircraft's tail number. [`moved`] gives the events recent timestamps. [`Log`] finds them
+//! again among the records of a topic: each aircraft's events must keep their order; other records may lie between.
+//! A bundle that holds anything but records is an error.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -15,7 +14,7 @@ use serde_json::value::RawValue;
 static FILE: &[u8] = include_bytes!("../../../examples/flights-20k.ndjson.gz");
 
 /// The bundled events as NDJSON.
-/// Errors: The bundle does not decompress, which a build cannot have.
+/// Errors: The bundle does not decompress; that would be a fault of the build.
 pub(crate) fn unpack() -> anyhow::Result<Vec<u8>> {
     let mut lines = Vec::new();
     flate2::read::MultiGzDecoder::new(FILE)
@@ -27,8 +26,8 @@ pub(crate) fn unpack() -> anyhow::Result<Vec<u8>> {
 /// Milliseconds of a day.
 pub(crate) const DAY_MS: i64 = 86_400_000;
 
-/// The events with their timestamps moved by whole days, so that the last one lies within the day before `now_ms`; or, if a
-/// topic has them already, to where its first record is. Values stay as they are.
+/// The events with their timestamps moved by whole days, so that the last one lies within the day before `now_ms`; or, if
+/// `stored_first` is the first event moved by whole days, by as many days. Values stay as they are.
 pub(crate) fn moved(bundle: &[u8], stored_first: Option<i64>, now_ms: i64) -> anyhow::Result<Vec<u8>> {
     let lines = || bundle.split_inclusive(|byte| *byte == b'\n');
     let (Some(first), Some(last)) = (lines().next(), lines().next_back()) else {
@@ -60,7 +59,7 @@ pub(crate) fn fifth_day(bundle: &[u8]) -> anyhow::Result<i64> {
     Ok(first - first % DAY_MS + 4 * DAY_MS)
 }
 
-/// The members of a record that make it the same event.
+/// The members of a record that identify its event.
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow)]
@@ -73,7 +72,7 @@ struct Event<'a> {
 /// The bundled events of each aircraft, and how many of them have come back so far.
 pub(crate) struct Log<'a> {
     aircraft: HashMap<String, Track<'a>>,
-    /// Records that are no bundled event, or not the next one of their aircraft.
+    /// Records that are not the next bundled event of their aircraft.
     pub(crate) others: u64,
 }
 

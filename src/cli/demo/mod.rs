@@ -52,7 +52,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let (server, taken) = start(&runtime, data, args.listen)?;
     let result = tell(&server, data, args.data.is_none(), taken, args.exit, &interrupt);
     let stopped = runtime.block_on(server.shutdown());
-    // Whoever stopped the demo early, or closed its output, has seen enough.
+    // If the user stopped the demo or closed its output, do not report a failure.
     match interrupt.get() {
         Some(Stop::Asked | Stop::Unread) => {}
         None => result?,
@@ -60,7 +60,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     stopped.map_err(|error| anyhow!("{error}"))
 }
 
-/// Starts the server; the second answer is the default address if that was taken.
+/// Starts the server; also returns the default address if another process has it.
 fn start(
     runtime: &Runtime,
     data: &Path,
@@ -82,7 +82,7 @@ fn start(
         config.listen.set_port(0);
         started = runtime.block_on(server::start(config));
     }
-    // The error's own words already say what it comes from.
+    // The error's message already contains its cause.
     Ok((started.map_err(|error| anyhow!("{error}"))?, taken))
 }
 
@@ -117,7 +117,7 @@ fn tell(
     Ok(())
 }
 
-/// The address for clients of this machine: one that listens everywhere is reached at the loopback.
+/// The address for clients on this machine: the loopback address if the server listens on all of them.
 fn reachable(mut addr: SocketAddr) -> SocketAddr {
     if addr.ip().is_unspecified() {
         addr.set_ip(match addr.is_ipv4() {

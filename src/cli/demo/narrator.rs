@@ -1,4 +1,4 @@
-//! How the demo talks: headings, sentences and commands to paste, coloured and with pauses on a terminal only.
+//! The demo's output: headings, sentences and commands to paste; with colours and pauses on a terminal only.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,16 +12,16 @@ use crate::cli::signal::Interrupt;
 #[derive(Debug)]
 pub(crate) struct Narrator {
     colours: bool,
-    /// Somebody looks on: there is time to read each step.
+    /// Set if there is a pause after each step; it ends a pause early.
     pub(crate) pauses: Option<Interrupt>,
     steps: Cell<u32>,
 }
 
-/// The time to read a step.
+/// The pause after a step.
 const PAUSE: Duration = Duration::from_secs(4);
 
 impl Narrator {
-    /// One that knows whether standard output takes colours, and pauses after each step if it is given what ends a pause.
+    /// A narrator with colours if standard output takes them. With `pauses` it pauses after each step.
     pub(crate) fn new(pauses: Option<Interrupt>) -> Self {
         Self {
             colours: colours(),

@@ -22,20 +22,20 @@ use crate::cli::stream::Stream;
 const TOPIC: &str = "flights";
 const PARTITIONS: u32 = 6;
 const GROUP: &str = "arrivals-board";
-/// What a fetch of the story asks for.
+/// The size of the story's fetches.
 const SIZE: Size = Size {
     records: MAX_RECORDS,
     bytes: FETCH_BYTES,
     wait: Duration::ZERO,
 };
 
-/// Records of a poll: so few that there is something to see half way. With somebody looking on, polls are smaller and slower,
-/// so that rates show.
+/// Records of a poll: few, so that the lag can be shown half way. With pauses polls are smaller and slower, so that a
+/// user sees the rates.
 const POLL_RECORDS: u64 = 2000;
 const SHOWN_POLL_RECORDS: u64 = 500;
 const SHOWN_POLL_PAUSE: Duration = Duration::from_millis(150);
 
-/// Tells all of it; ends early when it is asked to.
+/// Tells the whole story; ends early if it is interrupted.
 pub(super) fn tell(client: &Client, narrator: Narrator, interrupt: &Interrupt) -> anyhow::Result<()> {
     let mut story = Story {
         client,
@@ -166,7 +166,7 @@ impl Story<'_> {
             "{} joins the group {GROUP} with its first poll and reads all partitions: {}.",
             one.name, one.assignment
         ))?;
-        // It joins, and waits for what the other has in its hands; that one gives up a share with its next poll.
+        // The second member joins and waits: the first gives up its share of the partitions with its next poll.
         two.poll(client, &mut board, most)?;
         one.poll(client, &mut board, most)?;
         two.poll(client, &mut board, most)?;
@@ -283,7 +283,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// Reads every partition from its start to its end; answers how many records there were.
+    /// Reads every partition from its start to its end; returns the number of records.
     fn read_all(&self, log: &mut Log<'_>) -> anyhow::Result<u64> {
         let topic = Topic::describe(self.client, TOPIC)?;
         let mut records = 0;
@@ -300,7 +300,7 @@ impl Story<'_> {
     }
 }
 
-/// What the members were given together.
+/// The records that all members together were given.
 #[derive(Debug, Default)]
 struct Board {
     /// The next offset by partition.
@@ -320,24 +320,24 @@ impl Board {
     }
 }
 
-/// How long something took since `started`, and its rate.
+/// The time since `started`, and the rate of `records` in it.
 fn speed(records: u64, started: Instant) -> (String, String) {
     let elapsed = started.elapsed();
     (took(elapsed), rate(records, elapsed))
 }
 
-/// A member of the group: a loop of one call, in steps.
+/// A member of the group; each step is one poll.
 #[derive(Default)]
 struct Reader {
     name: &'static str,
     ack: Value,
-    /// What it reads, in words.
+    /// The partitions that it reads, as text.
     assignment: String,
     read: u64,
 }
 
 impl Reader {
-    /// Acknowledges what it was given, and gets the next records; how many.
+    /// Acknowledges the last poll's records and gets the next ones; returns their number.
     fn poll(&mut self, client: &Client, board: &mut Board, most: u64) -> anyhow::Result<u64> {
         let body = json!({"topics": [TOPIC], "ack": self.ack, "max_records": most, "wait_ms": 0});
         let route = group_route(GROUP, &["members", self.name, "poll"]);

@@ -21,16 +21,16 @@ pub(crate) struct Args {
     /// Show this group's partitions instead of all groups
     #[arg(value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
     group: Option<String>,
-    /// Keep looking, until Ctrl-C
+    /// Show the lag repeatedly, until Ctrl-C
     #[arg(long)]
     watch: bool,
-    /// End with 1 if a group is more than so many records behind
+    /// Exit with 1 if a group is more than this many records behind
     #[arg(long, value_name = "N", conflicts_with = "watch")]
     fail_above: Option<u64>,
-    /// End with 1 if a group's next record is older than this, as 5m or 1h
+    /// Exit with 1 if a group's next record is older than this, as 5m or 1h
     #[arg(long, value_name = "SPAN", conflicts_with = "watch", value_parser = span)]
     fail_above_time: Option<Duration>,
-    /// How often to look, as in 2s, 500ms or 1m
+    /// How often --watch asks the server, as 2s, 500ms or 1m
     #[arg(long, value_name = "SPAN", default_value = "2s", requires = "watch", value_parser = interval)]
     interval: Duration,
 }
@@ -51,7 +51,7 @@ pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Resul
     check(&groups, args.fail_above, args.fail_above_time)
 }
 
-/// Fails with the groups that are further behind than that.
+/// Fails, and names the groups, if some are behind by more than the limits.
 fn check(groups: &[GroupLag], records_most: Option<u64>, time_most: Option<Duration>) -> anyhow::Result<()> {
     let time_most = time_most.map(millis);
     let behind = groups.iter().filter_map(|group| {

@@ -62,7 +62,7 @@ struct Total {
     status: Option<String>,
 }
 
-/// Columns that a narrow terminal does without, the least important first.
+/// Columns that a narrow terminal leaves out, the least important first.
 const SPARE: [&str; 11] = [
     "EXPIRES IN",
     "BYTES",
@@ -78,7 +78,7 @@ const SPARE: [&str; 11] = [
 ];
 
 impl Subject {
-    /// The lag as of now, as the server answers it; a list that comes in pages is put together.
+    /// The current lag as the server answers it; the pages of a list are joined.
     /// Errors: The server's, and its connection's.
     pub(crate) fn ask(&self, client: &Client) -> Result<Value, Failure> {
         match self {

@@ -1,9 +1,9 @@
-//! How the lag of a row went in the last five minutes, drawn as bars.
+//! The lag of a row over the last five minutes, drawn as bars.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How much time the bars show, and how many they are.
+/// The time that the bars show; below, their number.
 pub(crate) const TREND: Duration = Duration::from_secs(300);
 const CELLS: usize = 20;
 const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -13,17 +13,17 @@ const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█
 pub(crate) struct Trend(VecDeque<(Instant, u64)>);
 
 impl Trend {
-    /// Adds what was seen at `at`, which is no earlier than what was seen before.
+    /// Adds a lag seen at `at`, which is not before the last one.
     pub(crate) fn push(&mut self, at: Instant, lag: u64) {
         self.0.push_back((at, lag));
-        // One from before says how it was when the time begins.
+        // Keep one older lag: it is the value at the beginning of the time shown.
         let is_past = |(second, _): &(Instant, u64)| at.duration_since(*second) > TREND;
         while self.0.get(1).is_some_and(is_past) {
             self.0.pop_front();
         }
     }
 
-    /// One cell for each part of the time, with its largest lag.
+    /// One bar for each part of the time, for the largest lag in it.
     pub(crate) fn sparkline(&self, now: Instant) -> String {
         let span = TREND / CELLS as u32;
         let mut cells: [Option<u64>; CELLS] = [None; CELLS];
@@ -39,7 +39,7 @@ impl Trend {
             last[index] = Some(*lag);
         }
         for (cell, last) in cells.iter_mut().zip(last) {
-            // Nothing has moved where nothing was seen.
+            // A part in which no lag was seen repeats the one before.
             *cell = cell.or(before);
             before = last.or(before);
         }
@@ -47,10 +47,10 @@ impl Trend {
     }
 }
 
-/// Bars from nothing to the largest value.
+/// Bars from 0 to the largest value.
 fn spark(cells: &[Option<u64>]) -> String {
     let most = cells.iter().flatten().copied().max().unwrap_or(0);
-    // The lowest bar is for nothing alone.
+    // The lowest bar means 0 and nothing else.
     let bar = |value: u64| match value {
         0 => LEVELS[0],
         _ => LEVELS[((value as f64 / most as f64 * 7.0).round() as usize).clamp(1, 7)],

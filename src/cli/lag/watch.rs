@@ -1,8 +1,8 @@
 //! `quipu lag --watch`: the lag again and again, until Ctrl-C or a closed pipe.
 //!
-//! A terminal is drawn over in its alternate screen, and is as it was when the command ends, with the last table below
-//! the prompt; its size is asked for each time. Anything else gets a table each time without escape codes, and
-//! `--output json` one document a line. A thread asks the server, so that Ctrl-C never waits for an answer.
+//! On a terminal, the table is redrawn in the alternate screen, whose size is read before each drawing. At the end the
+//! terminal shows its earlier contents, and the last table after them. Other outputs get one table after another
+//! without escape codes, and `--output json` one document a line. A thread asks the server, so that Ctrl-C never waits.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -19,9 +19,9 @@ use crate::cli::client::{Client, Failure};
 use crate::cli::output;
 use crate::cli::signal::{Interrupt, spawn};
 
-/// Groups whose past is asked for; that of others begins with the watch.
+/// The most groups whose past lag is fetched; the trend of others begins with the watch.
 const MAX_SEEDED: usize = 50;
-/// How often a key press, a resized terminal and the end of it all are looked for.
+/// How often it checks for Ctrl-C, a closed pipe and a resized terminal.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Watches until Ctrl-C.
@@ -50,11 +50,11 @@ pub(crate) fn run(client: Client, subject: Subject, interval: Duration, is_json:
     }
 }
 
-/// What the server said.
+/// An answer of the server.
 struct News {
     at: Instant,
     answer: Value,
-    /// Lags of before the watch, with their age; only in the first news.
+    /// Lags from before the watch, with their ages; only in the first news.
     past: Vec<(Key, Duration, u64)>,
 }
 
@@ -88,7 +88,7 @@ impl Asker {
         }
     }
 
-    /// How it went until now. A server that does not tell is no reason not to watch.
+    /// The lags of the last [`TREND`]. Failures are ignored: watching works without the past.
     fn past(&self, answer: &Value) -> Vec<(Key, Duration, u64)> {
         let history = |group: &str, by: &str| {
             let route = group_route(group, &["lag", "history"]).with("window_ms", TREND.as_millis());
@@ -166,7 +166,7 @@ fn print(
     Ok(())
 }
 
-/// The same over and over in the same place.
+/// Draws each answer over the one before, until it is interrupted.
 fn redraw(
     answers: &Receiver<Result<News, Failure>>,
     interrupt: &Interrupt,
@@ -177,7 +177,7 @@ fn redraw(
     while interrupt.get().is_none() {
         match answers.recv_timeout(PATIENCE) {
             Ok(Ok(news)) => view.take(news)?,
-            // Who does not get a first answer has nothing to watch.
+            // Without a first answer there is nothing to show.
             Ok(Err(failure)) if screen.is_none() => return Err(failure.into()),
             Ok(Err(failure)) => view.trouble = Some(failure.to_string()),
             Err(RecvTimeoutError::Timeout) if size == output::terminal_size() => continue,
@@ -200,7 +200,7 @@ fn redraw(
     Ok(())
 }
 
-/// The terminal, drawn over; as it was when dropped.
+/// The terminal's alternate screen; dropping it restores the terminal.
 struct Screen;
 
 impl Screen {
@@ -212,7 +212,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs no putting right.
+        // If the terminal is gone, there is nothing to restore.
         let _ = write("\x1b[?7h\x1b[?25h\x1b[?1049l");
     }
 }
@@ -241,7 +241,7 @@ fn frame(text: &str, rows: usize) -> String {
     format!("\x1b[H{}\x1b[J", drawn.join("\r\n"))
 }
 
-/// What is known, and how it went.
+/// The newest lags and their trends.
 struct View {
     subject: Subject,
     interval: Duration,
@@ -269,7 +269,7 @@ impl View {
             }
         }
         let groups = self.subject.groups_of(&news.answer)?;
-        // Rows that are gone take their trends with them.
+        // Trends of rows that are gone are dropped.
         let mut trends = std::mem::take(&mut self.trends);
         for (key, lag) in self.subject.lags(&groups) {
             let mut trend = trends.remove(&key).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! `quipu replay`: a stretch of history again, partitions merged by timestamp, at a multiple of its own pace.
+//! `quipu replay`: past records again, partitions merged by timestamp, at full speed or a multiple of their pace.
 //!
-//! The server merges and keeps the pace; the stream goes on where it was when a connection breaks ([`super::stream`]).
-//! What goes to a topic or an address is sent in requests with idempotency keys ([`super::deliver`]), so a lost answer
-//! doubles nothing. With a pace, what is due is sent at once; without one, in large requests.
+//! The server merges and keeps the pace; if a connection breaks, the stream continues after its last event
+//! ([`super::stream`]). Requests to a topic or an address have idempotency keys ([`super::deliver`]), so that a lost
+//! answer stores nothing twice in quipu. With a pace, due records are sent at once; without one, in large requests.
 
 mod progress;
 
@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// End before this time [default: the end as it is now]
     #[arg(long, value_name = "TIME", value_parser = position::parse_time, allow_hyphen_values = true)]
     until: Option<TimestampMs>,
-    /// How many times as fast as it happened; as fast as possible if left out
+    /// Speed relative to the timestamps: 60 replays an hour in a minute [default: as fast as possible]
     #[arg(long, value_name = "X", value_parser = parse_speed)]
     speed: Option<f64>,
     /// Replay only records with this key
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "P")]
     partition: Vec<u32>,
     /// Replay into a topic of this server, or POST the records as NDJSON to an http:// address: another server's
-    /// …/v1/topics/TOPIC/records, or whatever takes them [default: standard output]
+    /// …/v1/topics/TOPIC/records, or any service that accepts NDJSON [default: standard output]
     #[arg(long, value_name = "TOPIC|URL", value_parser = parse_to)]
     to: Option<To>,
 }
@@ -150,7 +150,7 @@ pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Resul
     )
 }
 
-/// The stream of what is asked for.
+/// The stream of the records to replay.
 fn open(
     client: &Client,
     args: &Args,
@@ -170,7 +170,7 @@ fn open(
     Stream::new(client, &topics, route, false, Some(PATIENCE), interrupt)
 }
 
-/// The way into a topic of the same server. A record stays in its partition where the topic has as many.
+/// Delivery into a topic of the same server. Records keep their partition if both topics have as many partitions.
 fn into_topic<'a>(
     client: &'a Client,
     source: &Topic,
@@ -223,7 +223,7 @@ impl Replay<'_> {
             };
             let mut records = match read {
                 Ok(Ok(records)) => records,
-                // What an interrupted wait for the server ends with is no failure.
+                // After an interrupt, the failure is that of the interrupted wait: ignore it.
                 Ok(Err(_)) if self.interrupt.get() == Some(Stop::Asked) => return Ok(()),
                 Ok(Err(failure)) => return Err(self.explain(&failure)),
                 Err(RecvTimeoutError::Timeout) => continue,
@@ -238,7 +238,7 @@ impl Replay<'_> {
         }
     }
 
-    /// Sends records on; false if it was interrupted before standard output had taken them.
+    /// Sends the records to the sink; false if it was interrupted before standard output had taken them.
     fn send(&mut self, records: &mut Records) -> anyhow::Result<bool> {
         let (timestamp, bytes) = (records.timestamp(), records.lines.len() as u64);
         match &mut self.sink {
@@ -261,7 +261,7 @@ impl Replay<'_> {
         Ok(true)
     }
 
-    /// What became of a request with so many records that was given up.
+    /// Explains why a request of `count` records was given up: how many were stored, or whether they are in doubt.
     fn undelivered(&mut self, undelivered: &Undelivered, count: u64) -> anyhow::Error {
         let Undelivered { failure, doubt, .. } = undelivered;
         if let Failure::Problem(problem) = failure
@@ -282,7 +282,7 @@ impl Replay<'_> {
 
     fn explain(&self, failure: &Failure) -> anyhow::Error {
         let what = match (&self.sink, failure) {
-            // Whatever takes records is good enough: it need not answer as quipu does.
+            // The target may be any service, so its answer need not look like quipu's.
             (Sink::Target(delivery), Failure::Status { server, status, .. })
                 if server == delivery.client.base() =>
             {
@@ -297,8 +297,8 @@ impl Replay<'_> {
     }
 }
 
-/// Adds what a request has room for: with a pace what is there already, without one all that comes. Returns what did not
-/// fit.
+/// Adds records until the request is full: with a pace only those that have arrived, without one it waits for more.
+/// Returns those that did not fit, or the stream's failure.
 fn gather(
     records: &mut Records,
     stream: &Stretch,
@@ -350,7 +350,7 @@ fn report(
             "interrupted": was_interrupted,
         }))?;
     } else if !was_interrupted && (args.to.is_some() || io::stderr().is_terminal()) {
-        // Whoever reads the records from a pipe has not asked for more.
+        // If the records go to standard output and standard error is no terminal, print no summary.
         output::note(&text);
     }
     match args.to {

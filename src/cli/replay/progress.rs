@@ -26,7 +26,7 @@ impl Progress {
         let span = first.zip(last);
         let span = span.map(|(first, last)| (first.max(args.from.0), last.min(until)));
         let span = span.filter(|(from, until)| from <= until);
-        // On one terminal with the records it would only be in their way.
+        // If the records go to the same terminal, the bar would only be in their way.
         let target = if args.to.is_none() && io::stdout().is_terminal() {
             ProgressDrawTarget::hidden()
         } else {
