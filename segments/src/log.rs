@@ -42,12 +42,15 @@ struct Owner {
     _lock: Box<dyn Send + Sync>,
 }
 
+/// With less free space than this the disk counts as full, before an append or a new topic meets it.
+const MIN_FREE_BYTES: u64 = 1 << 20;
+
 /// What is wrong, for operators.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     /// Why all appends are refused until a restart.
     pub log_failed: Option<String>,
-    /// Whether the last append met a full disk.
+    /// Whether the last append met a full disk, or the disk has less than 1 MiB free.
     pub storage_full: bool,
     /// Partitions whose appends are refused until a restart, each with the reason.
     pub failed_partitions: Vec<(String, String)>,
@@ -263,7 +266,7 @@ impl Log {
         entries
     }
 
-    /// What is wrong at the moment.
+    /// What is wrong at the moment. Asks the file system for its free space.
     pub fn health(&self) -> Health {
         let engine = self.engine();
         let failed_partitions = engine
@@ -273,9 +276,11 @@ impl Log {
             .flat_map(|topic| topic.partitions().to_vec())
             .filter_map(|partition| Some((partition.name().to_owned(), partition.failure()?)))
             .collect();
+        let free = engine.disk.free_bytes(&engine.layout.topics_dir());
+        let is_full = free.is_some_and(|bytes| bytes < MIN_FREE_BYTES);
         Health {
             log_failed: engine.failure().map(|error| error.to_string()),
-            storage_full: engine.storage_full.load(Ordering::Relaxed),
+            storage_full: engine.storage_full.load(Ordering::Relaxed) || is_full,
             failed_partitions,
             damage: engine.damage.lock().clone(),
             damaged_ranges: self.damaged_ranges(),

@@ -274,7 +274,7 @@ impl Snapshot {
             gauge "quipu_open_segments", counters.open_segments, "Segments mapped for reading";
             gauge "quipu_log_failed", flag(health.log_failed.is_some()),
                 "1 when appends stopped after a failed write, until a restart";
-            gauge "quipu_storage_full", flag(health.storage_full), "1 when the last append met a full disk";
+            gauge "quipu_storage_full", flag(health.storage_full), "1 when the last append met a full disk, or the disk has less than 1 MiB free";
             gauge "quipu_failed_partitions", health.failed_partitions.len() as u64,
                 "Partitions whose appends stopped after a failed write";
             gauge "quipu_damage", damaged as u64, "Damaged places: ranges of records, and other damage found at the start";

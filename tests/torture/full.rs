@@ -177,6 +177,8 @@ fn inside_a_disk_too_small_for_another_journal_file() {
         let answer = request(&server, "POST", "/v1/topics/events/records", &body);
         assert_eq!(answer.status, 200, "append {count}: {}", answer.text());
     }
+    let log = server.log();
+    assert!(log.contains("the journal needs 12 MiB"), "{log}");
     server.stop();
 }
 
@@ -222,6 +224,9 @@ fn inside_a_disk_that_runs_full() {
         }
         verify(&data);
         let server = ground.start(&data);
+        // The start may delete old segments.
+        disk.fill();
+        is_reported(&server, true);
         full(&server, &history, MANY_COMMITS);
         check::restarted(&server, &data, &history, &retention);
         server.kill();
@@ -285,12 +290,21 @@ fn full(server: &Server, history: &History, commits: u32) {
             "a commit on a full disk: {text}; the log says:\n{log}"
         );
     }
-    assert_eq!(server.connect().get("/health/ready").status, 200);
+    is_reported(server, true);
+}
+
+/// Checks whether the server says that its disk is full.
+fn is_reported(server: &Server, expected: bool) {
+    let ready = server.connect().get("/health/ready");
+    assert_eq!(ready.status, 200);
+    let text = ready.text();
+    assert_eq!(text.contains(r#""what":"storage-full""#), expected, "{text}");
 }
 
 /// Appends go on by themselves once there is space.
 fn resumes(server: &Server, history: &History) {
     until("an append is taken", || append(server, history, "committed", 10));
+    is_reported(server, false);
 }
 
 /// Appends one record; `false` if it was refused because the disk is full.

@@ -325,7 +325,8 @@ impl Engine {
                 Ok(false) => break,
                 Err(error) => {
                     // On a full disk the existing files must suffice; the next turn tries again.
-                    tracing::warn!(%error, "a journal file could not be made");
+                    let mib = (u64::from(self.options.journal_files) * self.options.journal_file_bytes) >> 20;
+                    tracing::warn!(%error, "a journal file could not be made: the journal needs {mib} MiB");
                     self.no_spares(error);
                     return;
                 }

@@ -66,6 +66,10 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// `WouldBlock` if another process (or this one) holds it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
+    /// The bytes that the file system of `dir` has free for this process, if it is known.
+    fn free_bytes(&self, _dir: &Path) -> Option<u64> {
+        None
+    }
 }
 
 #[expect(clippy::len_without_is_empty, reason = "nobody asks whether a file is empty")]

@@ -119,6 +119,11 @@ impl Disk for RealDisk {
         file.try_lock()?;
         Ok(Box::new(file))
     }
+
+    fn free_bytes(&self, dir: &Path) -> Option<u64> {
+        let space = rustix::fs::statvfs(dir).ok()?;
+        Some(space.f_bavail.saturating_mul(space.f_frsize))
+    }
 }
 
 struct RealFile {
