@@ -11,6 +11,7 @@ use super::objects::Objects;
 use super::problem::Problem;
 use crate::broker::engine::TimestampMs;
 use crate::broker::refusal::Reason;
+use crate::broker::topics::lookup::Start;
 use crate::formats::json::without_mark;
 use crate::formats::time::{self, parse_time};
 
@@ -144,6 +145,15 @@ impl Params {
         parse_time(text)
             .map(Some)
             .ok_or_else(|| not_a_time(name, "", text))
+    }
+}
+
+/// The place that `earliest`, `latest` or a time names; `None` for any other text.
+pub(super) fn start(text: &str) -> Option<Start> {
+    match text {
+        "earliest" => Some(Start::Earliest),
+        "latest" => Some(Start::Latest),
+        time => parse_time(time).map(Start::Time),
     }
 }
 

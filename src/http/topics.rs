@@ -3,7 +3,6 @@
 //! A thin layer over [`crate::broker::topics::catalog`]: parses requests and describes topics.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::extract::RawQuery;
 use axum::response::IntoResponse;
@@ -15,16 +14,16 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::body::{JsonBody, OptionalJson};
-use super::params::{Params, not_a_time};
+use super::params::{Params, not_a_time, start};
 use super::path::{AtPartition, AtTopic, NoQuery, TopicName};
 use super::problem::Problem;
 use super::{Share, json_answer, ok};
-use crate::broker::engine::{Error, Log, Offset, Partition, PartitionStats, TimestampMs, Topic};
+use crate::broker::engine::{Log, Offset, PartitionStats, TimestampMs, Topic};
 use crate::broker::names;
 use crate::broker::refusal::Refusal;
 use crate::broker::topics::catalog::{self, ConfigChanges, TopicConfig};
-use crate::broker::topics::lookup;
-use crate::formats::time::parse_time;
+use crate::broker::topics::describe::{self, Described};
+use crate::broker::topics::lookup::Start;
 use crate::http::Answer;
 use crate::http::app::App;
 
@@ -255,22 +254,13 @@ async fn find_offset(
     let params = Params::parse(query.as_deref(), &["at"], &[])?;
     let missing = "say what to find: at=earliest, at=latest or at=<time>";
     let at = params.get("at").ok_or_else(|| Problem::invalid("at", missing))?;
-    if at == "latest" {
-        return ok(&FoundOffset {
-            offset: partition.positions().end_offset.get(),
-            timestamp: None,
-        });
-    }
-    let time = match at {
-        "earliest" => None,
-        text => Some(parse_time(text).ok_or_else(|| not_a_time("at", "earliest, latest or ", text))?),
-    };
+    let start = start(at).ok_or_else(|| not_a_time("at", "earliest, latest or ", at))?;
     let log = app.log.clone();
-    let find = move || match time {
-        None => Ok(lookup::earliest(&partition)?),
-        Some(time) => Ok(lookup::at_or_after(&log, &partition, time)?),
+    let find = move || Ok(start.find(&log, &partition)?);
+    let (offset, timestamp) = match start {
+        Start::Latest => find()?,
+        _ => app.blocking.attempt(Share::Read, find).await?,
     };
-    let (offset, timestamp) = app.blocking.attempt(Share::Read, find).await?;
     ok(&FoundOffset {
         offset: offset.get(),
         timestamp: timestamp.map(TimestampMs::get),
@@ -278,16 +268,11 @@ async fn find_offset(
 }
 
 /// Describes a topic with its partitions. Blocks on the disk.
-fn describe(log: &Log, topic: &Arc<Topic>) -> Result<TopicDescription, Refusal> {
+fn describe(log: &Log, topic: &Topic) -> Result<TopicDescription, Refusal> {
     let mut described = describe_without_partitions(log, topic);
-    let partitions = topic.partitions();
-    let partitions: Result<Vec<_>, Error> = partitions.iter().map(|it| describe_partition(it)).collect();
-    let partitions = partitions.map_err(|error| match error {
-        Error::NotFound(_) => catalog::unknown_topic(topic.name()),
-        error => Refusal::from(error),
-    })?;
+    let partitions = describe::partitions(topic)?;
     described.partition_count = partitions.len() as u32;
-    described.partitions = Some(partitions);
+    described.partitions = Some(partitions.iter().map(PartitionDescription::from).collect());
     Ok(described)
 }
 
@@ -311,35 +296,22 @@ fn describe_without_partitions(log: &Log, topic: &Topic) -> TopicDescription {
     }
 }
 
-fn describe_partition(partition: &Partition) -> Result<PartitionDescription, Error> {
-    let damaged = partition
-        .damaged_ranges()
-        .first()
-        .map(|range| (range.from, range.until));
-    let (stats, damaged) = match partition.stats() {
-        Ok(stats) => (Some(stats), damaged),
-        // A topic with a damaged partition must still be described: the operator looks for the damage.
-        Err(Error::Damaged {
-            damaged_from,
-            damaged_until,
-            ..
-        }) => (None, damaged.or(Some((damaged_from, damaged_until)))),
-        Err(error) => return Err(error),
-    };
-    let stats = stats.as_ref();
-    let positions = stats.map_or_else(|| partition.positions(), |stats| stats.positions);
-    let timestamp = |of: fn(&PartitionStats) -> Option<TimestampMs>| Some(of(stats?)?.get());
-    Ok(PartitionDescription {
-        partition: partition.id().index,
-        log_start_offset: positions.log_start_offset.get(),
-        end_offset: positions.end_offset.get(),
-        size_bytes: stats.map(|stats| stats.size_bytes),
-        segments: stats.map(|stats| stats.segments as u64),
-        first_timestamp: timestamp(|stats| stats.first_timestamp),
-        last_timestamp: timestamp(|stats| stats.last_timestamp),
-        damaged_offset: damaged.map(|(from, _)| from.get()),
-        damaged_until_offset: damaged.map(|(_, until)| until.get()),
-    })
+impl From<&Described> for PartitionDescription {
+    fn from(partition: &Described) -> Self {
+        let (positions, damaged, stats) = (partition.positions, partition.damaged, partition.stats.as_ref());
+        let timestamp = |of: fn(&PartitionStats) -> Option<TimestampMs>| Some(of(stats?)?.get());
+        Self {
+            partition: partition.index,
+            log_start_offset: positions.log_start_offset.get(),
+            end_offset: positions.end_offset.get(),
+            size_bytes: stats.map(|stats| stats.size_bytes),
+            segments: stats.map(|stats| stats.segments as u64),
+            first_timestamp: timestamp(|stats| stats.first_timestamp),
+            last_timestamp: timestamp(|stats| stats.last_timestamp),
+            damaged_offset: damaged.map(|(from, _)| from.get()),
+            damaged_until_offset: damaged.map(|(_, until)| until.get()),
+        }
+    }
 }
 
 /// Reads an object of configuration keys and refuses repeated keys; null counts as an empty object.

@@ -226,11 +226,12 @@ mod tests {
 
     use super::super::Commit;
     use super::super::live::GroupType;
-    use super::super::membership::{Join, Start};
+    use super::super::membership::Join;
     use super::super::shared::settings::{GroupValue, Settings};
     use super::*;
     use crate::broker::Broker;
     use crate::broker::limits::Limits;
+    use crate::broker::topics::lookup::Start;
 
     const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
     const DAY: Duration = Duration::from_secs(86_400);

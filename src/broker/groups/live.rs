@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::shared::settings::Settings;
 use crate::broker::engine::PartitionId;
 
 /// How a group's members share the records.
@@ -48,6 +49,19 @@ impl GroupState {
             Self::Rebalancing => "rebalancing",
         }
     }
+}
+
+/// A group, with or without members, as its description shows it.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    /// The state of its members.
+    pub state: GroupState,
+    /// How they share the records.
+    pub kind: GroupType,
+    /// How many members there are.
+    pub members: usize,
+    /// The settings of a shared group; `None` for an ordered one.
+    pub settings: Option<Settings>,
 }
 
 /// A group with members.

@@ -24,21 +24,10 @@ use super::shared::work::Work;
 use super::subscriptions::has_begun;
 use super::{Commit, Groups, offsets};
 use crate::broker::blocking::Share;
-use crate::broker::engine::{Offset, Partition, PartitionId, TimestampMs, Topic, TopicId};
+use crate::broker::engine::{Offset, Partition, PartitionId, Topic, TopicId};
 use crate::broker::refusal::{Reason, Refusal};
-use crate::broker::topics::{catalog, skips};
-
-/// Where a group starts in a topic that it has neither subscribed to nor committed in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Start {
-    /// At the log start.
-    #[default]
-    Earliest,
-    /// At the end offset, as it is when the first member joins.
-    Latest,
-    /// At the first record of this time or later.
-    Time(TimestampMs),
-}
+use crate::broker::topics::catalog;
+use crate::broker::topics::lookup::Start;
 
 /// The parameters of a join.
 #[derive(Clone, Debug)]
@@ -227,7 +216,7 @@ impl Groups {
     ///
     /// # Errors
     /// [`Reason::Internal`]: its entry cannot be read.
-    pub fn value_of(&self, group: &str) -> Result<Option<GroupValue>, Refusal> {
+    pub(super) fn value_of(&self, group: &str) -> Result<Option<GroupValue>, Refusal> {
         let value = self.log.state_get(&offsets::group_key(group));
         let value = value.map(|value| GroupValue::decode(&value)).transpose();
         value.map_err(|error| {
@@ -306,16 +295,12 @@ impl Groups {
     }
 
     async fn starting_offset(&self, partition: &Arc<Partition>, start: Start) -> Result<Offset, Refusal> {
-        let positions = partition.positions();
-        let time = match start {
-            Start::Earliest => return Ok(positions.log_start_offset),
-            Start::Latest => return Ok(positions.end_offset),
-            Start::Time(time) => time,
-        };
         let (log, partition) = (self.log.clone(), Arc::clone(partition));
-        let find = move || Ok(skips::offset_for_time(&log, &partition, time)?);
-        let found = self.blocking.attempt(Share::Read, find).await?;
-        Ok(found.map_or(positions.end_offset, |(offset, _)| offset))
+        let find = move || Ok(start.offset(&log, &partition)?);
+        match start {
+            Start::Time(_) => self.blocking.attempt(Share::Read, find).await,
+            Start::Earliest | Start::Latest => find(),
+        }
     }
 
     /// Names partitions by topic, sorted.

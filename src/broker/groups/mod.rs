@@ -186,6 +186,36 @@ impl Groups {
         names
     }
 
+    /// Describes a group. One whose value in the state cannot be read counts as ordered, and nobody can join it.
+    pub fn overview(&self, group: &str) -> live::Overview {
+        let live = self.live(group).unwrap_or_default();
+        let value = self.value_of(group).ok().flatten().unwrap_or(GroupValue::Ordered);
+        live::Overview {
+            state: live.state,
+            kind: value.kind(),
+            members: live.members,
+            settings: match value {
+                GroupValue::Shared(settings) => Some(settings),
+                GroupValue::Ordered => None,
+            },
+        }
+    }
+
+    /// A group's committed offsets, sorted by the names of their topics and by partition.
+    pub fn committed_by_name(&self, group: &str) -> Vec<outside::NamedCommit> {
+        let committed = self.committed(group).into_iter().filter_map(|(id, committed)| {
+            Some(outside::NamedCommit {
+                topic: self.log.topic_by_id(id.topic)?.name().to_owned(),
+                partition: id.index,
+                offset: committed.offset.get(),
+                metadata: committed.metadata,
+            })
+        });
+        let mut offsets: Vec<_> = committed.collect();
+        offsets.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        offsets
+    }
+
     /// A group's committed offsets by partition, without those of deleted topics.
     ///
     /// A value that cannot be read is logged and left out, as if nothing were committed in that partition.

@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::membership::Start;
 use super::offsets::Committed;
 use super::{Commit, Groups, MAX_METADATA_BYTES, Outside};
 use crate::broker::blocking::Share;
 use crate::broker::engine::{Log, Offset, Partition, PartitionId};
 use crate::broker::refusal::{Reason, Refusal};
-use crate::broker::topics::{self, catalog, skips};
+use crate::broker::topics::lookup::Start;
+use crate::broker::topics::{self, catalog};
 
 /// An offset to commit, in a partition by its names.
 #[derive(Clone, Debug)]
@@ -206,11 +206,7 @@ impl Target {
         let positions = partition.positions();
         let (start, end) = (positions.log_start_offset, positions.end_offset);
         let wanted = match self {
-            Self::At(Start::Earliest) => start,
-            Self::At(Start::Latest) => end,
-            Self::At(Start::Time(time)) => {
-                skips::offset_for_time(log, partition, time)?.map_or(end, |(offset, _)| offset)
-            }
+            Self::At(place) => place.offset(log, partition)?,
             Self::Offset(offset) => Offset::try_new(offset).unwrap_or(Offset::MAX),
             Self::Shift(by) => {
                 let from = old.unwrap_or(start).get();

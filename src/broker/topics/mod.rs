@@ -5,6 +5,7 @@
 //! topic was created, altered or deleted.
 
 pub mod catalog;
+pub mod describe;
 pub mod lookup;
 pub mod skips;
 

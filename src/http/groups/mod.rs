@@ -14,16 +14,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::ok;
-use super::params::Params;
+use super::params::{self, Params};
 use super::path::{AtGroup, GroupName, NoQuery};
 use super::problem::Problem;
 use crate::broker::engine::TimestampMs;
 use crate::broker::groups::Groups;
-use crate::broker::groups::live::GroupType;
-use crate::broker::groups::membership::Start;
-use crate::broker::groups::shared::settings::GroupValue;
 use crate::broker::names;
-use crate::formats::time::parse_time;
+use crate::broker::topics::lookup::Start;
 use crate::http::Answer;
 use crate::http::app::App;
 use members::MemberBody;
@@ -95,11 +92,11 @@ struct SettingsBody {
 async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
     let (names, next) = page_of_names(&app.groups, query.as_deref())?;
     let row = |group: String| {
-        let live = app.groups.live(&group).unwrap_or_default();
+        let overview = app.groups.overview(&group);
         GroupRow {
-            state: live.state.name(),
-            r#type: kind_of(&app.groups, &group).name(),
-            members: live.members,
+            state: overview.state.name(),
+            r#type: overview.kind.name(),
+            members: overview.members,
             group,
         }
     };
@@ -111,18 +108,15 @@ async fn list_groups(app: App, RawQuery(query): RawQuery) -> Answer {
 #[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups",
     responses((status = 200, description = "The group", body = GroupBody)))]
 async fn describe_group(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
-    let live = app.groups.live(&group).unwrap_or_default();
-    let settings = match app.groups.value_of(&group) {
-        Ok(Some(GroupValue::Shared(settings))) => Some(SettingsBody {
-            lease_ms: settings.lease_ms,
-            max_deliveries: settings.max_deliveries,
-            dead_letter_topic: settings.dead_letter_topic,
-        }),
-        _ => None,
-    };
+    let overview = app.groups.overview(&group);
+    let settings = overview.settings.map(|settings| SettingsBody {
+        lease_ms: settings.lease_ms,
+        max_deliveries: settings.max_deliveries,
+        dead_letter_topic: settings.dead_letter_topic,
+    });
     ok(&GroupBody {
-        state: live.state.name(),
-        r#type: kind_of(&app.groups, &group).name(),
+        state: overview.state.name(),
+        r#type: overview.kind.name(),
         members: members::described(&app.groups, &group, app.clock.now()),
         settings,
         group,
@@ -140,9 +134,7 @@ async fn delete_group(app: App, _: NoQuery, GroupName(group): GroupName) -> Answ
 /// The target of `"earliest"`, `"latest"` or a time; `None` for anything else.
 fn start_of(value: &Value) -> Option<Start> {
     match value.as_str() {
-        Some("earliest") => Some(Start::Earliest),
-        Some("latest") => Some(Start::Latest),
-        Some(text) => parse_time(text).map(Start::Time),
+        Some(text) => params::start(text),
         None => {
             let millis = value.as_i64().filter(|millis| *millis >= 0)?;
             Some(Start::Time(TimestampMs(millis)))
@@ -163,10 +155,4 @@ pub(super) fn page_of_names(
     let all = groups.names();
     let (shown, next) = names::page(&all, String::as_str, params.get("after"), limit);
     Ok((shown.to_vec(), next.map(str::to_owned)))
-}
-
-/// The type of a group; one that cannot be read counts as ordered, and nobody can join it.
-fn kind_of(groups: &Groups, group: &str) -> GroupType {
-    let value = groups.value_of(group).ok().flatten();
-    value.map_or(GroupType::Ordered, |value| value.kind())
 }

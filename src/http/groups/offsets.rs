@@ -87,17 +87,8 @@ struct ResetRow {
 #[utoipa::path(get, path = "/v1/groups/{group}/offsets", tag = "groups",
     responses((status = 200, description = "Sorted by topic and partition", body = OffsetsBody)))]
 async fn read_offsets(app: App, _: NoQuery, AtGroup(group): AtGroup) -> Answer {
-    let committed = app.groups.committed(&group).into_iter();
-    let rows = committed.filter_map(|(id, committed)| {
-        Some(OffsetBody {
-            topic: app.log.topic_by_id(id.topic)?.name().to_owned(),
-            partition: id.index,
-            offset: committed.offset.get(),
-            metadata: committed.metadata,
-        })
-    });
-    let mut offsets: Vec<OffsetBody> = rows.collect();
-    offsets.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+    let committed = app.groups.committed_by_name(&group);
+    let offsets = committed.into_iter().map(OffsetBody::from).collect();
     ok(&OffsetsBody { offsets })
 }
 
@@ -160,6 +151,17 @@ fn target_of(value: &Value) -> Result<Target, Problem> {
     })
 }
 
+impl From<NamedCommit> for OffsetBody {
+    fn from(row: NamedCommit) -> Self {
+        Self {
+            topic: row.topic,
+            partition: row.partition,
+            offset: row.offset,
+            metadata: row.metadata,
+        }
+    }
+}
+
 impl From<&OffsetBody> for NamedCommit {
     fn from(row: &OffsetBody) -> Self {
         Self {
@@ -177,7 +179,7 @@ mod tests {
 
     use super::*;
     use crate::broker::engine::TimestampMs;
-    use crate::broker::groups::membership::Start;
+    use crate::broker::topics::lookup::Start;
 
     #[test]
     fn a_reset_goes_to_an_end_a_time_an_offset_or_by_a_shift() {
