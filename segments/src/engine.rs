@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64 as Count;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::append::keys::Keys;
@@ -206,14 +206,14 @@ impl Engine {
 /// Counts since the log was opened. Plain atomics, not those of [`crate::io::sync`]: nothing depends on their order.
 #[derive(Default)]
 pub(crate) struct Stats {
-    requests: Count,
-    records: Count,
-    bytes: Count,
-    rounds: Count,
-    journal_syncs: Count,
-    journal_sync_nanos: Count,
-    segment_syncs: Count,
-    checkpoints: Count,
+    requests: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+    rounds: AtomicU64,
+    journal_syncs: AtomicU64,
+    journal_sync_nanos: AtomicU64,
+    segment_syncs: AtomicU64,
+    checkpoints: AtomicU64,
 }
 
 /// Counts since the log was opened, and some current values.
@@ -272,7 +272,7 @@ impl Stats {
     }
 
     pub(crate) fn read(&self) -> Counters {
-        let get = |counter: &Count| counter.load(Ordering::Relaxed);
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counters {
             appended_requests: get(&self.requests),
             appended_records: get(&self.records),

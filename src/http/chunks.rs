@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 
 /// Bytes rendered before they are passed to the connection: large enough that a chunk costs little, small enough for
@@ -116,7 +116,7 @@ impl<F: Future<Output = Result<Bytes, E>>, E> Written<F> {
     }
 }
 
-impl<F: Future<Output = Result<Bytes, E>>, E> HttpBody for Written<F> {
+impl<F: Future<Output = Result<Bytes, E>>, E> http_body::Body for Written<F> {
     type Data = Bytes;
     type Error = E;
 
@@ -155,6 +155,7 @@ mod tests {
     use std::convert::Infallible;
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use http_body::Body as _;
     use http_body_util::BodyExt;
 
     use super::*;

@@ -37,7 +37,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, header};
-use http_body::{Body as HttpBody, SizeHint};
+use http_body::{Body as _, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -622,7 +622,7 @@ struct RequestBody {
     connection: Arc<Connection>,
 }
 
-impl HttpBody for RequestBody {
+impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -676,7 +676,7 @@ struct AnswerBody {
     connection: Arc<Connection>,
 }
 
-impl HttpBody for AnswerBody {
+impl http_body::Body for AnswerBody {
     type Data = Bytes;
     type Error = axum::Error;
 

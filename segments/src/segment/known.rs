@@ -61,7 +61,7 @@ impl Inner {
         }
         stretches.retain(|other| other.resume <= position || other.position >= resume);
         if is_new {
-            log(&self.dir, &known);
+            log_damage(&self.dir, &known);
         }
         stretches.push(Stretch {
             position,
@@ -88,7 +88,7 @@ impl Inner {
 }
 
 /// Logs one line for the operator: what is damaged, where, and what to do.
-pub(crate) fn log(dir: &Path, known: &Known) {
+pub(crate) fn log_damage(dir: &Path, known: &Known) {
     let name = |path: Option<&Path>| {
         path.and_then(Path::file_name)
             .map(|name| name.to_string_lossy().into_owned())

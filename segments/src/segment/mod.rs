@@ -46,7 +46,7 @@ use crate::types::{FilePos, Offset, TimestampMs};
 
 pub(crate) use check::{DamagedStretch, check};
 use inner::{BaseSum, Gaps, Inner};
-pub(crate) use known::log as log_damage;
+pub(crate) use known::log_damage;
 pub(crate) use pool::SegmentPool;
 
 /// A batch that has become durable.

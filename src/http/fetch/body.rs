@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 
 use crate::broker::engine::batch::{BatchError, Record};
 use crate::broker::fetch::page::Page;
@@ -114,7 +114,7 @@ struct Pieces {
     left: VecDeque<Bytes>,
 }
 
-impl HttpBody for Pieces {
+impl http_body::Body for Pieces {
     type Data = Bytes;
     type Error = Infallible;
 

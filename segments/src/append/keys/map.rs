@@ -11,7 +11,7 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64 as Place, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::format::{Entry, decode_id};
@@ -40,7 +40,7 @@ const BUCKET_BYTES: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Remembered {
     /// The offset of its record. Written by the committer when that is appended again; read under the lock of [`Keys`].
-    offset: Place,
+    offset: AtomicU64,
     expires: TimestampMs,
     id_bytes: u32,
     /// The key of its record, and the value.
@@ -53,7 +53,7 @@ impl Remembered {
         let entry = Entry::decode(value)?;
         decode_id(id).ok_or("its key names no topic")?;
         Ok(Self {
-            offset: Place::new(offset.get()),
+            offset: AtomicU64::new(offset.get()),
             expires: entry.expires,
             id_bytes: u32::try_from(id.len()).map_err(|_| "its key is too long")?,
             bytes: [id, value].concat().into_boxed_slice(),
