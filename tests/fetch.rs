@@ -511,30 +511,19 @@ async fn a_poll_ends_by_its_time_with_what_there_is() {
 }
 
 #[tokio::test]
-async fn a_poll_ends_when_the_server_stops() {
+async fn a_poll_ends_when_the_topic_is_deleted_the_server_stops_or_the_log_closes() {
     let service = service_with_numbers().await;
     let answer = poll(&service, "offset=30", async || {
-        service.app.stopping.send_replace(true);
-    })
-    .await
-    .with_status(200);
-    assert!(numbers(&answer).is_empty());
-}
-
-#[tokio::test]
-async fn a_poll_ends_when_the_topic_is_deleted() {
-    let service = service_with_numbers().await;
-    poll(&service, "offset=30", async || {
         service.delete("/v1/topics/t").await.with_status(204);
-    })
-    .await
-    .problem(404, "unknown-topic");
-}
-
-#[tokio::test]
-async fn a_poll_ends_when_the_log_closes() {
-    let service = service_with_numbers().await;
-    let answer = poll(&service, "offset=30", async || {
+    });
+    answer.await.problem(404, "unknown-topic");
+    service.create_topic("t", 1).await;
+    let answer = poll(&service, "offset=0", async || {
+        service.app.stopping.send_replace(true);
+    });
+    assert!(numbers(&answer.await.with_status(200)).is_empty());
+    service.app.stopping.send_replace(false);
+    let answer = poll(&service, "offset=0", async || {
         let log = service.app.log.clone();
         let answer = tokio::task::spawn_blocking(move || log.close().unwrap()).await;
         answer.unwrap();

@@ -28,28 +28,6 @@ fn one_request_goes_to_more_partitions_than_files_may_be_open() {
     }
 }
 
-#[test]
-fn connections_take_no_file_handle_that_the_log_needs() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let server = Server::start_with_open_files(&directory.path().join("data"), 256);
-    server.create_topic(TOPIC, 400);
-    let mut appending = server.connect();
-    // Far more than the server accepts: those above its limit are refused, and some of them linger.
-    let held: Vec<_> = (0..300).map(|_| server.connect()).collect();
-    for partition in 0..400 {
-        let path = format!("/v1/topics/{TOPIC}/records");
-        let body = format!(r#"{{"records":[{{"partition":{partition},"value":1}}]}}"#);
-        let answer = appending
-            .request("POST", &path, "application/json", body.as_bytes())
-            .expect("answered");
-        assert_eq!(answer.status, 200, "partition {partition}: {}", answer.text());
-    }
-    drop(held);
-    let ready = appending.get("/health/ready");
-    assert_eq!(ready.status, 200, "{}", ready.text());
-    server.stop();
-}
-
 fn write_and_restart(title: &str, partitions: u32, start: impl Fn(&Path) -> Server) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let data = directory.path().join("data");

@@ -62,11 +62,28 @@ async fn every_documented_operation_is_answered_by_its_handler() {
     for path in "/openapi.json /metrics /health/live /health/ready /v1/info /v1/groups/{group}".split(' ') {
         assert!(paths.contains_key(path), "{path}");
     }
+    let mut json_bodies = 0;
     for (path, item) in paths {
-        let segments = path.split('/').map(|s| if s.starts_with('{') { "x" } else { s });
+        let segments = path.split('/').map(|s| if s.starts_with('{') { "0" } else { s });
         let uri = segments.collect::<Vec<_>>().join("/");
-        for method in item.as_object().unwrap().keys() {
+        for (method, operation) in item.as_object().unwrap() {
             let method: Method = method.to_ascii_uppercase().parse().unwrap();
+            let body = &operation["requestBody"];
+            if body["content"]["application/json"].is_object() && body["content"]["*/*"].is_null() {
+                json_bodies += 1;
+                service.put("/v1/topics/0", json!({})).await;
+                service.put("/v1/groups/0/offsets", json!({"offsets": []})).await;
+                let form = "application/x-www-form-urlencoded";
+                for content_type in [None, Some("text/plain"), Some("text/json"), Some(form)] {
+                    let headers: Vec<_> = content_type.map(|it| ("content-type", it)).into_iter().collect();
+                    let answer = service.send(method.clone(), &uri, &headers, "{}").await;
+                    answer.problem(415, "unsupported-media-type");
+                }
+                if body["required"] == true {
+                    let answer = service.call(method.clone(), &uri, " ").await;
+                    answer.invalid("");
+                }
+            }
             let answer = service.call(method.clone(), &uri, "").await;
             assert_ne!(answer.status, 405, "{method} {path}");
             let is_unknown = answer.text().contains("\"code\":\"not-found\"");
@@ -82,6 +99,7 @@ async fn every_documented_operation_is_answered_by_its_handler() {
         documented.sort_unstable();
         assert_eq!(allowed(&answer), documented, "{path}");
     }
+    assert!(json_bodies >= 11, "{json_bodies} operations take JSON");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::net::Shutdown;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::Signal;
 use support::{Connection, Server, contains};
@@ -25,6 +26,7 @@ const SMALL: [&str; 4] = [
     "1048576",
 ];
 const LIVE: &str = "/health/live";
+const RECORDS: &str = "/v1/topics/t/records";
 
 fn temporary() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -93,17 +95,32 @@ fn begun(server: &Server, length: usize) -> Connection {
 }
 
 #[test]
-fn committed_offsets_survive_sigterm_which_ends_with_0_and_a_kill() {
-    for is_killed in [false, true] {
+fn committed_offsets_survive_signals_that_end_with_0_and_a_kill_and_a_start_logs_one_line() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::KILL] {
         let dir = temporary();
-        let server = start(&dir, "");
-        server.expect(200, "PUT", OFFSETS, JSON, NONE);
-        if is_killed {
-            server.kill();
-        } else {
-            server.stop();
+        let mut server = start(&dir, "");
+        server.create_topic("t", 50);
+        for partition in 0..50 {
+            server.expect(
+                200,
+                "POST",
+                &format!("{RECORDS}?partition={partition}"),
+                "text/plain",
+                b"x",
+            );
         }
+        server.expect(200, "PUT", OFFSETS, JSON, NONE);
+        server.signal(signal);
+        let code = (signal != Signal::KILL).then_some(0);
+        assert_eq!(server.wait().code(), code, "{signal:?}");
+        let before = server.log();
         let server = start(&dir, "");
+        let log = server.log();
+        let lines: Vec<&str> = log[before.len()..].lines().collect();
+        assert!(
+            matches!(lines[..], [line] if line.contains("the server is ready")),
+            "{lines:?}"
+        );
         server.get("/v1/groups/g");
         assert_eq!(server.get("/health/ready")["degraded"], serde_json::json!([]));
         server.stop();
@@ -137,16 +154,52 @@ fn a_wrong_setting_is_named_and_nothing_is_made() {
 #[test]
 fn variables_of_the_clients_do_not_stop_the_server() {
     let dir = temporary();
-    let mut command = quipu(dir.path(), &[]);
-    command.envs([("QUIPU_SERVER", "http://x"), ("QUIPU_TOKEN", "x")]);
-    command.envs([("QUIPU_TEST_ANYTHING", "x"), ("QUIPU_SEED", "7")]);
-    let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    stdout.read_line(&mut line).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    contains(&line, "http://127.0.0.1:");
+    let names = ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_TEST_ANYTHING", "QUIPU_SEED"];
+    let settings = names.map(|name| (name, "x"));
+    Server::start_with_settings(&dir.path().join("data"), &settings).stop();
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_is_named() {
+    let dir = temporary();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    // Nobody can make a directory there, not even root.
+    for data in [Path::new("/proc/quipu"), &file, &file.join("data")] {
+        let line = refusal(&mut quipu(data, &["--log-level", "error"]));
+        contains(&line, data.to_str().unwrap());
+    }
+}
+
+#[test]
+fn what_is_acknowledged_under_load_before_a_stop_is_what_is_stored() {
+    let (dir, mut server) = started("");
+    server.create_topic("t", 4);
+    let acknowledged = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            let mut connection = server.connect();
+            let acknowledged = &acknowledged;
+            scope.spawn(move || {
+                while let Ok(answer) = connection.request("POST", RECORDS, "text/plain", b"1") {
+                    if answer.status == 200 {
+                        acknowledged.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        while acknowledged.load(Ordering::Relaxed) < 200 {
+            std::thread::yield_now();
+        }
+        server.signal(Signal::TERM);
+    });
+    assert_eq!(server.wait().code(), Some(0));
+    let topic = start(&dir, "").get("/v1/topics/t");
+    let ends = topic["partitions"].as_array().unwrap().iter();
+    let stored: u64 = ends
+        .map(|partition| partition["end_offset"].as_u64().unwrap())
+        .sum();
+    assert_eq!(stored, acknowledged.into_inner());
 }
 
 #[test]
@@ -357,15 +410,23 @@ fn a_page_of_another_origin_changes_nothing_on_any_route() {
 #[test]
 fn an_answer_before_the_body_was_asked_for_says_that_the_connection_closes() {
     let (_dir, server) = started("");
-    for (path, method, status) in [
-        ("/nothing", "PUT", 404),
-        (LIVE, "PUT", 405),
-        ("/v1/topics/t?x=1", "PUT", 400),
-        ("/v1/topics/none/records", "POST", 404),
+    server.create_topic("t", 1);
+    let text = "content-type: text/plain\r\ncontent-length: 9\r\n";
+    let form = "content-type: application/x-www-form-urlencoded\r\ncontent-length: 9\r\n";
+    let large = "content-type: application/json\r\ncontent-length: 99999999\r\n";
+    let foreign = "origin: https://elsewhere.example\r\ncontent-length: 9\r\n";
+    for (path, method, headers, status) in [
+        ("/nothing", "PUT", text, 404),
+        (LIVE, "PUT", text, 405),
+        ("/v1/topics/t?x=1", "PUT", text, 400),
+        ("/v1/topics/none/records", "POST", text, 404),
+        (RECORDS, "POST", form, 415),
+        (RECORDS, "POST", large, 413),
+        (RECORDS, "POST", foreign, 403),
+        (OFFSETS, "PUT", foreign, 403),
     ] {
         let mut connection = server.connect();
-        let headers = "content-type: text/plain\r\ncontent-length: 9\r\nexpect: 100-continue\r\n";
-        connection.begin(method, path, headers);
+        connection.begin(method, path, &format!("{headers}expect: 100-continue\r\n"));
         let answer = connection.answered().with_status(status);
         assert_eq!(answer.header("connection"), Some("close"), "{path}");
     }

@@ -309,6 +309,9 @@ async fn an_offset_is_found_by_time_even_where_clocks_went_back() {
         ("5000", (1, Some(5000))),
         ("1970-01-01T00:00:05.5Z", (3, Some(6000))),
         ("6001", (4, None)),
+        ("9999-12-31T23:59:59Z", (4, None)),
+        ("0001-01-01T00:00:00Z", (0, Some(1000))),
+        ("1969-12-31T23:59:59.999Z", (0, Some(1000))),
     ] {
         assert_eq!(at(&service, time).await, expected, "at={time}");
     }

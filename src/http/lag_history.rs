@@ -44,7 +44,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 }
 
 /// The past lag of a group. All lists have one entry for each of `times`: the largest value of that step, null if the
-/// server took no sample.
+/// server took no sample. They begin with the first sample in the window.
 #[derive(Debug, Serialize, ToSchema)]
 struct HistoryBody {
     /// The group.
@@ -99,16 +99,17 @@ async fn lag_history(app: App, RawQuery(query): RawQuery, AtGroup(group): AtGrou
     let (lags, log) = (app.lags.clone(), app.log.clone());
     let history = move || {
         let plot = asked.plot(&lags, &group, Metric::Lag, MAX_SERIES);
+        let first = plot.total.iter().take_while(|value| value.is_none()).count();
         let series = plot.lines.iter().map(|line| SeriesBody {
             topic: line.topic.map(|topic| topic_name(&log, topic)),
             partition: line.partition,
-            columns: Columns::of(&line.values),
+            columns: Columns::of(&line.values[first..]),
         });
         HistoryBody {
             series: series.collect(),
             step_ms: plot.step_ms,
-            times: plot.times.iter().map(|time| time.get()).collect(),
-            total: Columns::of(&plot.total),
+            times: plot.times[first..].iter().map(|time| time.get()).collect(),
+            total: Columns::of(&plot.total[first..]),
             series_left_out: plot.left_out,
             group,
         }

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use crate::broker::engine::TimestampMs;
 use crate::broker::refusal::Reason;
 use crate::broker::topics::lookup::Start;
-use crate::formats::json::without_mark;
+use crate::formats::json::{json_fault, without_mark};
 use crate::formats::time::{self, parse_time};
 
 /// The query parameters of one request.
@@ -218,8 +218,9 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// The deserializer's message in words of JSON: no names of Rust types, and no place, because the pointer gives it.
-fn in_plain_words(message: &str) -> String {
+/// The deserializer's message in words of JSON: no names of Rust types, and no place, because the pointer gives it. A
+/// `number` that is wrong is shown as it was sent.
+fn in_plain_words(message: &str, number: &str) -> String {
     let (message, _) = message.rsplit_once(" at line ").unwrap_or((message, ""));
     let words = |text: &str| text.replace('`', "");
     let (kind, expected) = message.rsplit_once(", expected ").unwrap_or((message, ""));
@@ -239,8 +240,9 @@ fn in_plain_words(message: &str) -> String {
         return words(message);
     };
     let expected = match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number in its range",
-        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number in its range, which may be negative",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number from 0 to 18446744073709551615",
+        "i64" => "a whole number from -9223372036854775808 to 9223372036854775807",
         "f32" | "f64" => "a number",
         "a boolean" => "true or false",
         "a sequence" => "an array",
@@ -248,10 +250,14 @@ fn in_plain_words(message: &str) -> String {
         _ => expected,
     };
     let mut kinds = ["integer ", "floating point ", "boolean "].into_iter();
+    let read = kinds.find_map(|kind| found.strip_prefix(kind)).unwrap_or(found);
+    // The deserializer rounds long numbers.
+    let is_sent = |sent: f64| read.trim_matches('`').parse() == Ok(sent);
     let found = match found {
         "sequence" => "an array",
         "map" => "an object",
-        _ => kinds.find_map(|kind| found.strip_prefix(kind)).unwrap_or(found),
+        _ if number.parse().is_ok_and(is_sent) => number.get(..250).unwrap_or(number),
+        _ => read,
     };
     format!("it must be {expected}, not {}", words(found))
 }
@@ -261,7 +267,8 @@ fn in_plain_words(message: &str) -> String {
 /// # Errors
 /// 400 with a JSON pointer to the field that is wrong.
 pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let mut deserializer = serde_json::Deserializer::from_slice(without_mark(body));
+    let body = without_mark(body);
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(Objects(&mut deserializer)).map_err(|error| {
         let pointer = error.path().iter().fold(String::new(), |mut pointer, segment| {
             use serde_path_to_error::Segment;
@@ -276,16 +283,36 @@ pub fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
             pointer
         });
         let detail = match error.inner().classify() {
-            Category::Data => in_plain_words(&error.inner().to_string()),
-            Category::Eof => "the body ends within the JSON".to_owned(),
-            Category::Syntax | Category::Io => format!("the body is not JSON: {}", error.inner()),
+            Category::Data => in_plain_words(&error.inner().to_string(), number_before(body, error.inner())),
+            _ => not_json(body, error.inner()),
         };
         Problem::invalid(pointer, detail)
     })?;
     deserializer
         .end()
-        .map_err(|error| Problem::invalid("", format!("something follows the JSON body: {error}")))?;
+        .map_err(|error| Problem::invalid("", not_json(body, &error)))?;
     Ok(value)
+}
+
+fn not_json(body: &[u8], error: &serde_json::Error) -> String {
+    // The deserializer refuses some JSON: very deep nesting, halves of surrogate pairs, numbers beyond any float.
+    let (line, column) = (error.line(), error.column());
+    let unreadable = || format!("line {line}, column {column} is nested too deep, too large, or not text");
+    let fault = json_fault(body).unwrap_or_else(unreadable);
+    format!("the body is not JSON: {fault}")
+}
+
+/// The digits of the number that ends where `error` is, as they were sent.
+fn number_before<'a>(body: &'a [u8], error: &serde_json::Error) -> &'a str {
+    let line = body
+        .split(|byte| *byte == b'\n')
+        .nth(error.line().saturating_sub(1));
+    let text = line
+        .and_then(|line| line.get(..error.column()))
+        .unwrap_or_default();
+    let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+    let length = text.iter().rev().take_while(|byte| is_part(byte)).count();
+    std::str::from_utf8(&text[text.len() - length..]).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -348,13 +375,17 @@ mod tests {
             r#" | {"names":[],"names":[]} | the field names is given twice"#,
             r#"/names/1 | {"names":["a",7]} | it must be a string, not 7"#,
             r#"/names | {"names":{}} | it must be an array, not an object"#,
-            r#"/count | {"count":"5"} | it must be a whole number in its range, not string "5""#,
-            r#"/count | {"count":-1} | it must be a whole number in its range, not -1"#,
-            r#"/count | {"count":1.5} | it must be a whole number in its range, not 1.5"#,
+            r#"/count | {"count":"5"} | it must be a whole number from 0 to 4294967295, not string "5""#,
+            r#"/count | {"count":-1} | it must be a whole number from 0 to 4294967295, not -1"#,
+            r#"/count | {"count":1.50} | it must be a whole number from 0 to 4294967295, not 1.50"#,
+            r#"/count | {"count":18446744073709551616} | it must be a whole number from 0 to 4294967295, not 18446744073709551616"#,
+            "/count | {\n\"count\": 4294967296 } | it must be a whole number from 0 to 4294967295, not 4294967296",
             r#"/flag | {"flag":"at line 1, expected u8"} | it must be true or false, not string "at line 1, expected u8""#,
             " | [1] | it must be an object, not an array",
             " | 7 | it must be an object, not 7",
-            r#"/names | {"names":[ | the body ends within the JSON"#,
+            r#"/names | {"names":[ | the body is not JSON: the JSON ends early: expected a value (at byte 10)"#,
+            r#" | {names} | the body is not JSON: expected a name in quotes, found 'n' (at byte 1)"#,
+            r#" | {"names":[]} x | the body is not JSON: expected the end, found 'x' (at byte 13)"#,
         ] {
             let [pointer, body, detail] = row.split(" | ").collect::<Vec<_>>()[..] else {
                 panic!("{row}")
@@ -363,8 +394,15 @@ mod tests {
             let expected = [pointer, detail];
             assert_eq!([&problem["pointer"], &problem["detail"]], expected, "{body}");
         }
-        let problem = json_body::<Body>(b"{names}").unwrap_err().to_json().to_string();
-        assert!(problem.contains("the body is not JSON: "), "{problem}");
+        let deep = format!("{{\"names\":{}{}}}", "[".repeat(200), "]".repeat(200));
+        for body in [
+            &b"{\"names\":[\"\\ud800\"]}"[..],
+            b"{\"names\":[\"\xff\"]}",
+            deep.as_bytes(),
+        ] {
+            let detail = json_body::<Body>(body).unwrap_err().to_json()["detail"].to_string();
+            assert!(!detail.contains(" at line 1 column "), "{detail}");
+        }
     }
 
     #[test]

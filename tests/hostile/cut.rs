@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Fixture, JSON, MIB, NDJSON, RECORDS, read_to_the_end, wait_until};
-use crate::support::{Rng, Server, read_partition};
+use super::{Fixture, JSON, MIB, NDJSON, RECORDS, key, parts, read_to_the_end, wait_until};
+use crate::support::{Rng, Server};
 
 /// The lines of a unit of a stream, if a MiB does not end it earlier.
 const UNIT_LINES: usize = 10_000;
@@ -70,13 +70,7 @@ fn a_request_cut_off_at_any_byte_stores_nothing() {
 fn a_client_that_dies_before_its_answer_costs_nothing_that_was_acknowledged() {
     let fixture = Fixture::new(&[]);
     fixture.server.create_topic("pairs", 2);
-    let keys = |server: &Server, partition: u32| {
-        let mut keys = Vec::new();
-        read_partition(&mut server.connect(), "pairs", partition, 0, |record| {
-            keys.push(record.key.expect("each has one"));
-        });
-        keys
-    };
+    let keys = |server: &Server, partition| parts(server, "pairs", partition, key);
     let mut acknowledged = Vec::new();
     let (mut stored, mut cut) = (Vec::new(), Vec::new());
     for number in 0..60 {

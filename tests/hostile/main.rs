@@ -17,7 +17,7 @@ mod smuggled;
 use std::io::{ErrorKind, Read};
 use std::time::Instant;
 
-use support::{Connection, PATIENCE, Server};
+use support::{Connection, Fetched, PATIENCE, Server, read_partition};
 use tempfile::TempDir;
 
 const JSON: &str = "application/json";
@@ -72,30 +72,6 @@ impl Fixture {
         )
     }
 
-    /// The keys of the partition's records.
-    fn keys(&self) -> Vec<String> {
-        let mut connection = self.server.connect();
-        let mut keys = Vec::new();
-        loop {
-            let path = format!(
-                "/v1/topics/t/partitions/0/records?offset={}&max_records=100000&max_bytes=8388608",
-                keys.len()
-            );
-            let answer = connection
-                .get_as(&path, NDJSON)
-                .expect("an answer")
-                .with_status(200);
-            for line in answer.body.split_inclusive(|byte| *byte == b'\n') {
-                let record: Record = serde_json::from_slice(line).expect("a record");
-                assert_eq!(record.offset, keys.len() as u64);
-                keys.push(record.key.unwrap_or_default());
-            }
-            if answer.header("end-offset") == answer.header("next-offset") {
-                return keys;
-            }
-        }
-    }
-
     #[track_caller]
     fn check_memory(&self, when: &str) {
         self.check_memory_below(MAX_ANONYMOUS_BYTES, when);
@@ -110,26 +86,38 @@ impl Fixture {
 
     /// Ends it in order; a restart finds exactly these keys.
     fn finish(self, expected: &[String]) {
-        assert!(
-            self.keys() == expected,
-            "there is something else than what was accepted"
-        );
+        self.finish_with(key, expected);
+    }
+
+    /// The same for another part of each record.
+    fn finish_with(self, part: fn(Fetched) -> String, expected: &[String]) {
+        let is_kept = parts(&self.server, "t", 0, part) == expected;
+        assert!(is_kept, "there is something else than what was accepted");
         self.server.stop();
         let server = Server::start(&self.directory.path().join("data"));
-        let fixture = Self { server, ..self };
-        assert!(
-            fixture.keys() == expected,
-            "there is something else after a restart"
-        );
-        fixture.server.stop();
+        let is_kept = parts(&server, "t", 0, part) == expected;
+        assert!(is_kept, "there is something else after a restart");
+        server.stop();
+    }
+
+    /// The keys of the partition's records.
+    fn keys(&self) -> Vec<String> {
+        parts(&self.server, "t", 0, key)
     }
 }
 
-/// The part of a record that these tests read.
-#[derive(serde::Deserialize)]
-struct Record {
-    offset: u64,
-    key: Option<String>,
+fn key(record: Fetched) -> String {
+    record.key.unwrap_or_default()
+}
+
+/// A part of each record of a partition.
+fn parts(server: &Server, topic: &str, partition: u32, part: fn(Fetched) -> String) -> Vec<String> {
+    let mut parts = Vec::new();
+    read_partition(&mut server.connect(), topic, partition, 0, |record| {
+        assert_eq!(record.offset, parts.len() as u64);
+        parts.push(part(record));
+    });
+    parts
 }
 
 /// All that the server still sends before it closes, reset or not.

@@ -1,6 +1,6 @@
 //! Very many connections: idle ones, waiting ones, and more than there are file handles.
 
-use super::{Fixture, JSON, MIB, open_files, read_to_the_end, wait_until};
+use super::{Fixture, JSON, MIB, RECORDS, open_files, read_to_the_end, wait_until};
 use crate::support::{Connection, Server};
 
 const CONNECTIONS: usize = 10_000;
@@ -137,7 +137,7 @@ fn connections_that_have_uploaded_keep_little() {
 
 #[test]
 fn connections_never_take_the_files_that_the_log_needs() {
-    const PARTITIONS: u32 = 100;
+    const PARTITIONS: u32 = 400;
     let directory = tempfile::tempdir().expect("a temporary directory");
     let server = Server::start_with_open_files(&directory.path().join("data"), 256);
     server.create_topic("t", PARTITIONS);
@@ -163,23 +163,27 @@ fn connections_never_take_the_files_that_the_log_needs() {
     assert!(others.len() > 50, "{} answered, {refused} refused", others.len());
     assert!(refused > 300, "{} answered, {refused} refused", others.len());
     // Segments of more partitions than may be open at once are made, written and read meanwhile.
-    for partition in 0..PARTITIONS {
-        let body = format!("{{\"records\":[{{\"partition\":{partition},\"value\":1}}]}}");
-        let answer = producer.request("POST", "/v1/topics/t/records", JSON, body.as_bytes());
-        answer.expect("an answer").with_status(200);
-    }
-    for partition in 0..PARTITIONS {
-        let answer = producer.get(&format!("/v1/topics/t/partitions/{partition}/records?offset=0"));
-        assert_eq!(answer.json()["records"][0]["value"], 1, "{}", answer.text());
-    }
-    let ready = producer.get("/health/ready").json();
-    assert_eq!(ready["status"], "ready", "{ready}");
+    let mut write_and_read = |offset: u64| {
+        for partition in 0..PARTITIONS {
+            let path = format!("{RECORDS}?partition={partition}");
+            producer.call("POST", &path, "text/plain", b"1").with_status(200);
+        }
+        for partition in 0..PARTITIONS {
+            let path = format!("/v1/topics/t/partitions/{partition}/records?offset={offset}");
+            let answer = producer.get(&path);
+            assert_eq!(answer.json()["records"][0]["value"], 1, "{}", answer.text());
+        }
+        let ready = producer.get("/health/ready").ok();
+        assert_eq!(ready, serde_json::json!({"status": "ready", "degraded": []}));
+    };
+    write_and_read(0);
     // Connections that end make room.
     for connection in &mut others {
         connection.hang_up();
         read_to_the_end(connection);
     }
     drop(others);
+    write_and_read(1);
     loop {
         let mut connection = fixture.server.connect();
         let _ = connection.send_head("GET", "/health/live", "");

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde_json::json;
 
 use super::{Fixture, JSON, MIB, NDJSON, RECORDS};
-use crate::support::{Answer, Server, has, read_partition};
+use crate::support::{Answer, has};
 
 /// The most memory of the server whatever clients do, without file pages: the bodies in flight, the queue, and its own.
 const MAX_ANONYMOUS_BYTES: u64 = 192 << 20;
@@ -17,28 +17,7 @@ fn post(fixture: &Fixture, content_type: &str, body: &[u8]) -> Answer {
 /// Checks that memory is bounded and that exactly `expected` is there, after a restart too.
 fn finish(fixture: Fixture, expected: &[String]) {
     fixture.check_memory_below(MAX_ANONYMOUS_BYTES, "in the end");
-    let Fixture { server, directory } = fixture;
-    let is_kept = values(&server) == expected;
-    assert!(
-        is_kept,
-        "the partition holds something else than what was accepted"
-    );
-    server.stop();
-    let server = Server::start(&directory.path().join("data"));
-    assert!(
-        values(&server) == expected,
-        "the partition holds something else after a restart"
-    );
-    server.stop();
-}
-
-/// The values of the partition as JSON texts.
-fn values(server: &Server) -> Vec<String> {
-    let mut values = Vec::new();
-    read_partition(&mut server.connect(), "t", 0, 0, |record| {
-        values.push(record.value.get().to_owned())
-    });
-    values
+    fixture.finish_with(|record| record.value.get().to_owned(), expected);
 }
 
 /// Lines of a stream, numbered from 1 as problems number them.

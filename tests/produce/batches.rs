@@ -128,19 +128,16 @@ async fn batches_keep_the_limits_of_the_topic() {
 #[tokio::test]
 async fn each_type_has_its_path() {
     let server = Server::with_topic(2);
-    for content_type in ["application/json", NDJSON, "text/plain"] {
-        let answer = server
-            .post(TO_PARTITION, &[("content-type", content_type)], "{}")
-            .await;
+    for (path, content_type) in [
+        (TO_PARTITION, "application/json"),
+        (TO_PARTITION, NDJSON),
+        (TO_PARTITION, "text/plain"),
+        (RECORDS, BATCH),
+        (RECORDS, "application/json; charset=utf-16"),
+    ] {
+        let answer = server.post_as(path, content_type, "{}").await;
         answer.problem(415, "unsupported-media-type");
     }
-    let answer = server.post(TO_PARTITION, &TEXT, "x").await;
-    answer.problem(415, "unsupported-media-type");
-    let answer = server.batches(RECORDS, batch(&["1"])).await;
-    answer.problem(415, "unsupported-media-type");
-    let headers = [("content-type", "application/json; charset=utf-16")];
-    let answer = server.post(RECORDS, &headers, "{}").await;
-    answer.problem(415, "unsupported-media-type");
     for partition in ["2", "01", "x", "4294967296"] {
         let path = format!("/v1/topics/t/partitions/{partition}/records");
         refused(server.batches(&path, batch(&["1"])), 404, "unknown-partition").await;

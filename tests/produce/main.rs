@@ -106,16 +106,15 @@ impl Server {
     }
 
     async fn json(&self, path: &str, body: impl Into<Body>) -> Answer {
-        self.post(path, &[("content-type", "application/json")], body)
-            .await
+        self.post_as(path, "application/json", body).await
     }
 
     async fn ndjson(&self, path: &str, body: impl Into<Body>) -> Answer {
-        self.post(path, &[("content-type", NDJSON)], body).await
+        self.post_as(path, NDJSON, body).await
     }
 
     async fn batches(&self, path: &str, body: impl Into<Body>) -> Answer {
-        self.post(path, &[("content-type", BATCH)], body).await
+        self.post_as(path, BATCH, body).await
     }
 
     /// Everything that is stored in a partition, batch by batch, with the hint that all values are JSON in one line.
@@ -584,49 +583,74 @@ async fn any_other_type_is_one_records_value() {
 
 #[tokio::test]
 async fn types_that_clients_send_unasked_are_refused_with_the_types_that_there_are() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     let body = r#"{"records":[{"value":1}]}"#;
-    for headers in [
-        &[][..],
-        &[("content-type", "application/x-www-form-urlencoded")],
-        &[("content-type", "multipart/form-data; boundary=x")],
-        &[("content-type", "text/json")],
-        &[("content-type", "application/vnd.kafka.json.v2+json")],
-    ] {
-        let answer = server.post("/v1/topics/t/records", headers, body).await;
-        let problem = answer.problem(415, "unsupported-media-type");
-        says(&problem, "application/x-ndjson");
+    let problem = refused(server.post(RECORDS, &[], body), 415, "unsupported-media-type").await;
+    says(&problem, "application/x-ndjson");
+    let types = "application/x-www-form-urlencoded|multipart/form-data; boundary=x|text/json|application/x-json|application/json5|\
+        application/vnd.kafka.json.v2+json|application/x-ldjson|application/stream+json|application/problem+json|Application/Geo+JSON; x=1";
+    for content_type in types.split('|') {
+        let answer = server.post_as(RECORDS, content_type, body);
+        refused(answer, 415, "unsupported-media-type").await;
     }
     assert!(server.stored("t", 0).is_empty());
-    for kind in ["ndjson", "jsonl", "x-jsonlines"] {
+    for kind in ["ndjson", "jsonl", "x-jsonlines", "jsonlines", "x-jsonl"] {
         let content_type = &*format!("application/{kind}");
-        let headers = [("content-type", content_type)];
-        let answer = server
-            .post("/v1/topics/t/records", &headers, "\u{feff}{}\n{}\n")
-            .await;
+        let answer = server.post_as(RECORDS, content_type, "\u{feff}{}\n{}\n").await;
         assert_eq!(answer.ok()["records"], 2, "{content_type}");
+        let problem = server.post_as(RECORDS, content_type, "{}\n\u{feff}{}\n").await;
+        let problem = problem.problem(400, "invalid-request");
+        has(&problem, json!({"line": 2, "accepted": 1}));
+        says(&problem, "found a byte order mark");
     }
     let text = format!("\u{feff}{body}");
-    server.json("/v1/topics/t/records", text).await.ok();
+    server.json(RECORDS, text).await.ok();
+    // A browser sends a string as text.
+    for (content_type, value, is_hinted) in [
+        ("text/plain;charset=UTF-8", body, true),
+        (
+            "application/octet-stream",
+            "\u{feff} {\r\n\"records\" : [ {",
+            true,
+        ),
+        ("text/plain", "{\"records\":1}", false),
+        ("application/problem+json", "{\"title\":\"records\"}", false),
+    ] {
+        let answer = server.post_as(RECORDS, content_type, value).await.ok();
+        assert_eq!(server.stored("t", 0).last().unwrap().value(), value);
+        let hint = answer["hint"].as_str().unwrap_or_default();
+        assert_eq!(hint.contains("application/json"), is_hinted, "{value}: {answer}");
+    }
 }
 
 #[tokio::test]
 async fn a_partition_is_refused_by_the_number_that_was_sent() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
-    for number in ["1", "4294967296", "18446744073709551614"] {
-        let body = format!("{{\"records\":[{{\"partition\":{number}}}]}}");
-        let answer = server.json("/v1/topics/t/records", body).await;
-        let problem = answer.problem(404, "unknown-partition");
-        says(&problem, number);
+    let server = Server::with_topic(1);
+    let (unknown, invalid) = ((404, "unknown-partition"), (400, "invalid-request"));
+    for (number, (status, code)) in [
+        ("1", unknown),
+        ("4294967296", unknown),
+        ("18446744073709551614", unknown),
+        ("18446744073709551616", invalid),
+        ("340282366920938463463374607431768211457", invalid),
+    ] {
+        let record = format!("{{\"partition\":{number}}}");
+        let body = format!("{{\"records\":[{record}]}}");
+        for answer in [
+            server.json(RECORDS, body).await,
+            server.ndjson(RECORDS, record).await,
+            server
+                .post(&format!("{RECORDS}?partition={number}"), &TEXT, "")
+                .await,
+        ] {
+            says(&answer.problem(status, code), number);
+        }
     }
 }
 
 #[tokio::test]
 async fn times_are_rfc_3339_in_all_its_range() {
-    let server = Server::new();
-    server.topic("t", 1, json!({}));
+    let server = Server::with_topic(1);
     for (time, millis) in [
         ("0001-01-01T00:00:00Z", 0),
         ("1969-12-31T23:59:59.999Z", 0),
@@ -634,7 +658,7 @@ async fn times_are_rfc_3339_in_all_its_range() {
         ("9999-12-31T23:59:59Z", 253_402_300_799_000),
     ] {
         let record = format!("{{\"records\":[{{\"timestamp\":\"{time}\"}}]}}");
-        server.json("/v1/topics/t/records", record).await.ok();
+        server.json(RECORDS, record).await.ok();
         let raw = format!("/v1/topics/t/records?timestamp={time}");
         server.post(&raw, &TEXT, "raw").await.ok();
         let event = json!({"specversion": "1.0", "id": "1", "source": "/", "type": "t", "time": time});
@@ -644,9 +668,23 @@ async fn times_are_rfc_3339_in_all_its_range() {
         for record in &stored[stored.len() - 3..] {
             assert_eq!(record.timestamp, millis, "{time}");
         }
-        for query in ["from", "until"] {
-            let path = format!("/v1/topics/t/records?{query}={time}");
-            assert_eq!(server.get(&path).await.status, 200, "{path}");
+        let older = stored.iter().filter(|record| record.timestamp < millis).count();
+        for path in [RECORDS, TO_PARTITION] {
+            let begin = if path == RECORDS { "from" } else { "offset" };
+            for (query, expected) in [
+                (format!("from={time}"), &stored[older..]),
+                (format!("{begin}=earliest&until={time}"), &stored[..older]),
+            ] {
+                let answer = server.get_as(&format!("{path}?{query}"), NDJSON).await;
+                let offset = |line| {
+                    serde_json::from_str::<Value>(line).unwrap()["offset"]
+                        .as_u64()
+                        .unwrap()
+                };
+                let found: Vec<u64> = answer.with_status(200).text().lines().map(offset).collect();
+                let expected: Vec<u64> = expected.iter().map(|record| record.offset).collect();
+                assert_eq!(found, expected, "{path}?{query}");
+            }
         }
     }
     let path = "/v1/topics/t/records?timestamp=2024-01-01T00:00:00+02:00";
@@ -683,8 +721,6 @@ async fn a_closed_log_is_a_server_that_stops() {
     let answer = server.ndjson(RECORDS, "{}\n").await;
     assert_eq!(answer.problem(503, "shutting-down")["outcome"], "none");
 }
-
-// ---- record batches
 
 // ---- bodies in flight, and refusals
 

@@ -51,7 +51,7 @@ async fn a_follower_from_the_end_knows_where_that_was_before_anything_comes() {
 async fn a_record_dated_after_until_is_left_out_also_where_it_came_before_that_moment() {
     let service = Service::new();
     service.set_time(1000);
-    topic(&service, "t", 1).await;
+    service.create_topic("t", 1).await;
     append(&service, "t", 0, &[1000]);
     let mut live = live_events(&service, "follow=true&speed=1&until=3000").await;
     assert_eq!(live.next_places().await, ["0/0"]);

@@ -22,7 +22,7 @@ async fn the_last_records_are_the_newest_of_all_partitions_in_the_order_of_the_s
     ] {
         assert_eq!(replay(&service, query).await, expected, "{query}");
     }
-    topic(&service, "u", 1).await;
+    service.create_topic("u", 1).await;
     append(&service, "u", 0, &[36]);
     let both = service.get("/v1/records?topics=u,t&last=2").await;
     assert_eq!(places(&lines(&both)), ["0/0", "0/3"]);
@@ -73,7 +73,7 @@ async fn one_pages_back_to_the_first_record_by_the_id_before_each_page() {
     assert_eq!(replay(&service, &format!("last=5&until={until}")).await, [""; 0]);
     let found = replay(&service, &format!("follow=true&until={until}")).await;
     assert_eq!(found, [""; 0]);
-    topic(&service, "u", 1).await;
+    service.create_topic("u", 1).await;
     let other = format!("/v1/topics/u/records?until={until}");
     service.get(&other).await.invalid("until");
 }

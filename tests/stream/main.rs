@@ -14,12 +14,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream};
+use axum::body::BodyDataStream;
 use futures_util::StreamExt;
-use http::{Method, Request, StatusCode};
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use support::events::{Event, EventReader};
-use support::{Answer, Sample, Service, expect, has, says};
+use support::{Answer, Sample, Service, expect, has, request, says};
 use tower::ServiceExt;
 
 const EVENTS: &str = "text/event-stream";
@@ -27,13 +27,8 @@ const T: &str = "/v1/topics/t/records";
 
 async fn service(partitions: u32) -> Service {
     let service = Service::new();
-    topic(&service, "t", partitions).await;
+    service.create_topic("t", partitions).await;
     service
-}
-
-async fn topic(service: &Service, name: &str, partitions: u32) {
-    let body = json!({"partitions": partitions});
-    expect(service.put(&format!("/v1/topics/{name}"), body), 201).await;
 }
 
 /// Appends records with these timestamps, each with the value `"partition/timestamp"`.
@@ -49,11 +44,6 @@ fn append_keyed(service: &Service, topic: &str, partition: u32, key: Option<&str
     let rows = rows.map(|(time, value)| (*time, key, Some(value.as_bytes()), &[][..]));
     let samples: Vec<Sample<'_>> = rows.collect();
     service.append(topic, partition, true, &samples);
-}
-
-async fn produce(service: &Service, body: Value) {
-    let headers = [("content-type", "application/json")];
-    expect(service.send(Method::POST, T, &headers, body.to_string()), 200).await;
 }
 
 fn lines(answer: &Answer) -> Vec<Value> {
@@ -144,16 +134,8 @@ struct Live {
 
 impl Live {
     async fn open(service: &Service, uri: &str, headers: &[(&str, &str)]) -> Self {
-        let mut request = Request::get(uri);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = service
-            .router
-            .clone()
-            .oneshot(request.body(Body::empty()).unwrap())
-            .await
-            .unwrap();
+        let request = request(Method::GET, uri, headers, "");
+        let response = service.router.clone().oneshot(request).await.unwrap();
         Self {
             status: response.status(),
             body: response.into_body().into_data_stream(),
@@ -268,7 +250,7 @@ async fn a_replay_has_every_record_of_every_partition_as_a_fetch_has_it() {
 #[tokio::test]
 async fn a_stream_of_events_goes_on_behind_any_of_its_events_with_nothing_lost_and_nothing_twice() {
     let service = service(3).await;
-    topic(&service, "u", 2).await;
+    service.create_topic("u", 2).await;
     for round in 0..5 {
         for partition in 0..3 {
             append(&service, "t", partition, &[round * 10, round * 10 + 3]);
@@ -369,13 +351,7 @@ async fn it_ends_before_the_first_record_at_or_after_until() {
 #[tokio::test]
 async fn parameters_that_are_not_built_yet_are_refused_by_name() {
     let service = service(1).await;
-    for name in [
-        "search",
-        "max_records",
-        "max_scan_bytes",
-        "max_scan_ms",
-        "value_limit",
-    ] {
+    for name in "search max_records max_scan_bytes max_scan_ms value_limit".split(' ') {
         let query = format!("{name}=5");
         let problem = refused(&service, &format!("last=5&{query}"), 501, "not-supported").await;
         assert_eq!(problem["pointer"], name);
@@ -385,7 +361,7 @@ async fn parameters_that_are_not_built_yet_are_refused_by_name() {
 #[tokio::test]
 async fn partitions_are_chosen_by_number() {
     let service = service(4).await;
-    topic(&service, "u", 1).await;
+    service.create_topic("u", 1).await;
     for partition in 0..4 {
         append(&service, "t", partition, &[1]);
     }
@@ -410,7 +386,7 @@ async fn partitions_are_chosen_by_number() {
 #[tokio::test]
 async fn a_stream_over_several_topics_names_the_topic_of_each_record() {
     let service = service(1).await;
-    topic(&service, "u", 2).await;
+    service.create_topic("u", 2).await;
     append(&service, "t", 0, &[5, 7]);
     append(&service, "u", 0, &[5]);
     append(&service, "u", 1, &[6]);
@@ -491,7 +467,7 @@ async fn a_key_is_read_from_its_partition_alone_where_the_topic_is_placed_by_key
     // One keyed record outside its key's partition, and all partitions must be read.
     let body = json!({"records": [{"key": "a", "value": 1,
         "partition": (0..3).find(|p| *p != a && *p != b).unwrap()}]});
-    produce(&service, body).await;
+    service.post(T, body).await.ok();
     let uri = format!("{T}?key=a");
     let (bytes, is_clean) = Live::open(&service, &uri, &[]).await.rest().await;
     assert!(!is_clean || String::from_utf8_lossy(&bytes).contains("corrupt-data"));
@@ -502,7 +478,7 @@ async fn a_key_is_looked_for_everywhere_once_partitions_were_added_or_a_record_w
     let (service, [a, _]) = keyed().await;
     let elsewhere = (a + 1) % 3;
     let body = json!({"records": [{"key": "a", "value": 3, "partition": elsewhere}]});
-    produce(&service, body).await;
+    service.post(T, body).await.ok();
     let found = replay(&service, "key=a").await;
     assert_eq!(found.len(), 3);
     let prefix = format!("{elsewhere}/");
@@ -524,7 +500,7 @@ async fn with_follow_a_key_is_watched_in_all_partitions() {
     }
     assert_eq!(places(&records(&seen)), [format!("{a}/0"), format!("{a}/1")]);
     let body = json!({"records": [{"key": "b", "value": 0}, {"key": "a", "value": 3, "partition": b}]});
-    produce(&service, body).await;
+    service.post(T, body).await.ok();
     let events = live.next_events().await;
     assert_eq!(places(&records(&events)), [format!("{b}/3")]);
     // The cursor has the places of the other partitions too.
@@ -571,17 +547,12 @@ async fn who_was_told_everything_and_asks_again_is_told_that_nothing_is_left() {
 #[tokio::test]
 async fn a_cursor_of_something_else_is_refused_and_one_of_a_topic_that_is_gone_has_expired() {
     let service = service(1).await;
-    topic(&service, "u", 1).await;
+    service.create_topic("u", 1).await;
     append(&service, "t", 0, &[1, 2]);
     let (events, _) = replay_events(&service, T, "").await;
     let id = events[0].id.clone();
-    let ask = |service: &Service, uri: &str, id: &str| {
-        let headers = [("accept", EVENTS), ("last-event-id", id)];
-        let request = service.get_with(uri, &headers);
-        // Completed here, so that the borrow of the headers ends.
-        futures_util::FutureExt::now_or_never(request)
-    };
-    let answer = ask(&service, "/v1/topics/u/records", &id).unwrap();
+    let headers = [("accept", EVENTS), ("last-event-id", &*id)];
+    let answer = service.get_with("/v1/topics/u/records", &headers).await;
     answer.invalid("Last-Event-ID");
     for uri in ["/v1/records?topics=t,u", "/v1/records?topics=u"] {
         let uri = format!("{uri}&from={id}");
@@ -591,26 +562,22 @@ async fn a_cursor_of_something_else_is_refused_and_one_of_a_topic_that_is_gone_h
     let found = lines(&service.get(&format!("/v1/records?topics=t&from={id}")).await).len();
     assert_eq!(found, 1);
     let other = Service::new();
-    topic(&other, "t", 1).await;
+    other.create_topic("t", 1).await;
     append(&other, "t", 0, &[1, 2]);
     other.get(&format!("{T}?from={id}")).await.invalid("from");
     // A cursor beyond the end, as after an older backup is restored.
     let (far, _) = replay_events(&service, T, "").await;
-    let service = {
-        let end = far.last().unwrap().id.clone();
-        let cursor = quipu::formats::cursor::Cursor::decode(&end).unwrap();
-        let mut beyond = cursor;
-        beyond.reached[0].next = quipu_segments::Offset::new(3);
-        let answer = service.get(&format!("{T}?from={}", beyond.encode())).await;
-        answer.problem(416, "offset-out-of-range");
-        service
-    };
+    let end = &far.last().unwrap().id;
+    let mut beyond = quipu::formats::cursor::Cursor::decode(end).unwrap();
+    beyond.reached[0].next = quipu_segments::Offset::new(3);
+    let answer = service.get(&format!("{T}?from={}", beyond.encode())).await;
+    answer.problem(416, "offset-out-of-range");
     service.delete("/v1/topics/t").await.with_status(204);
     for made_again in [false, true] {
         if made_again {
-            topic(&service, "t", 1).await;
+            service.create_topic("t", 1).await;
         }
-        let answer = ask(&service, T, &id).unwrap();
+        let answer = service.get_with(T, &headers).await;
         let problem = answer.problem(410, "cursor-expired");
         has(&problem, json!({"retryable": false, "outcome": "none"}));
     }
@@ -662,15 +629,13 @@ async fn representations_methods_and_headers_are_those_of_the_contract() {
         assert_eq!(live.header("x-accel-buffering"), Some("no"), "{query}");
     }
     for uri in [T, "/v1/records?topics=t", "/v1/topics/t/records?follow=true"] {
-        let answer = service
-            .send(Method::HEAD, uri, &[("accept", EVENTS)], Body::empty())
-            .await;
-        let answer = answer.with_status(200);
+        let answer = service.send(Method::HEAD, uri, &[("accept", EVENTS)], "");
+        let answer = expect(answer, 200).await;
         assert_eq!(answer.body.len(), 0);
         assert_eq!(answer.header("content-type"), Some(EVENTS));
         assert_eq!(answer.header("content-length"), None);
     }
-    let answer = service.send(Method::PUT, T, &[], Body::empty()).await;
+    let answer = service.send(Method::PUT, T, &[], "").await;
     let mut allowed: Vec<&str> = answer.header("allow").unwrap().split(',').collect();
     allowed.sort_unstable();
     assert_eq!(allowed, ["GET", "HEAD", "POST"]);
@@ -694,10 +659,10 @@ async fn a_stream_is_over_at_most_256_partitions() {
     refused(&service, "key=a&follow=true", 400, "partitions").await;
     append(&service, "t", 256, &[1]);
     assert_eq!(replay(&service, "partitions=0,256").await, ["256/0"]);
-    topic(&service, "u", 255).await;
-    topic(&service, "v", 1).await;
+    service.create_topic("u", 255).await;
+    service.create_topic("v", 1).await;
     service.get("/v1/records?topics=u,v").await.with_status(200);
-    topic(&service, "w", 1).await;
+    service.create_topic("w", 1).await;
     let answer = service.get("/v1/records?topics=u,v,w").await;
     answer.problem(400, "invalid-request");
     // A follower whose topics get too many partitions gets an error.
@@ -722,22 +687,15 @@ async fn partitions_take_turns_so_that_a_large_one_holds_up_none() {
 #[tokio::test]
 async fn streams_are_counted_and_what_they_give_is_fetched() {
     let service = large().await;
-    let metric = |text: &str, name: &str| -> u64 {
-        let mut rows = text.lines();
-        let line = rows.find(|line| line.starts_with(&format!("{name} "))).unwrap();
-        line.rsplit(' ').next().unwrap().parse().unwrap()
-    };
     let mut live = Live::open(&service, &format!("{T}?follow=true"), &[]).await;
     live.chunk().await.unwrap().unwrap();
-    let text = service.get("/metrics").await.text().to_owned();
-    assert_eq!(metric(&text, "quipu_streams"), 1);
+    assert_eq!(service.metric("quipu_streams").await, 1);
     drop(live);
-    let before = metric(&text, "quipu_fetched_records_total");
+    let before = service.metric("quipu_fetched_records_total").await;
     service.get(T).await.with_status(200);
-    let text = service.get("/metrics").await.text().to_owned();
-    assert_eq!(metric(&text, "quipu_streams"), 0);
-    assert_eq!(metric(&text, "quipu_fetched_records_total") - before, 4000);
-    assert!(metric(&text, "quipu_fetched_bytes_total") > 4_000_000);
+    assert_eq!(service.metric("quipu_streams").await, 0);
+    assert_eq!(service.metric("quipu_fetched_records_total").await - before, 4000);
+    assert!(service.metric("quipu_fetched_bytes_total").await > 4_000_000);
 }
 
 #[tokio::test]
@@ -749,19 +707,8 @@ async fn the_document_has_every_parameter() {
         let rows = get["parameters"].as_array().unwrap().iter();
         let all = rows.map(|parameter| parameter["name"].as_str().unwrap());
         let names: Vec<&str> = all.collect();
-        for name in [
-            more,
-            "from",
-            "until",
-            "last",
-            "key",
-            "partitions",
-            "header.NAME",
-            "follow",
-            "order",
-            "speed",
-            "Last-Event-ID",
-        ] {
+        let both = "from until last key partitions header.NAME follow order speed Last-Event-ID";
+        for name in both.split(' ').chain([more]) {
             assert!(names.contains(&name), "{path}: {name}");
         }
     }

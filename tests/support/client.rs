@@ -35,8 +35,10 @@ impl Answer {
         String::from_utf8_lossy(&self.body).chars().take(2000).collect()
     }
 
+    /// The body, which is JSON that a line break ends.
     #[track_caller]
     pub fn json(&self) -> Value {
+        assert_eq!(self.body.last(), Some(&b'\n'), "{}", self.shown());
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.shown()))
     }
 
@@ -344,6 +346,8 @@ pub struct Fetched {
     pub offset: u64,
     pub timestamp: i64,
     pub key: Option<String>,
+    /// `null` if it is not JSON.
+    #[serde(default)]
     pub value: Box<serde_json::value::RawValue>,
 }
 

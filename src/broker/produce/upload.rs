@@ -34,7 +34,7 @@ const UNIT_LINES: u32 = 10_000;
 
 /// The most bytes that an upload's blank lines may have beyond the bytes of its other lines. They compress to next to
 /// nothing, so without a limit a body of 200 kB keeps a processor busy for minutes, long after its client has gone.
-const MAX_BLANK_BYTES: usize = 256 << 20;
+const MAX_BLANK_BYTES: usize = 16 << 20;
 
 /// How long to wait when the engine is overloaded; doubled each time up to the second value.
 const RETRY_FIRST: Duration = Duration::from_millis(1);
@@ -265,7 +265,7 @@ impl<'a> Upload<'a> {
                 }
                 None => Err(self.wrong_line(Refusal::invalid(
                     "",
-                    "the body has 256 MiB of blank lines more than lines with records",
+                    "the body has 16 MiB of blank lines more than lines with records",
                 ))),
             };
         }

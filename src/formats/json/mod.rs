@@ -14,7 +14,9 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
 mod parse;
 mod scan;
 
-pub use parse::{ParsedHeader, ParsedRecord, RecordError, is_json_line, parse_record, parse_records};
+pub use parse::{
+    ParsedHeader, ParsedRecord, RecordError, is_json_line, json_fault, parse_record, parse_records,
+};
 pub(crate) use parse::{base64, items, not_utf8, null, token};
 pub use scan::MAX_DEPTH;
 pub(crate) use scan::{Fault, Scanner, Text};

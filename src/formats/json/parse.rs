@@ -170,6 +170,16 @@ pub fn is_json_line(bytes: &[u8]) -> bool {
     scanner.value() == Ok(false) && scanner.position() == bytes.len() && std::str::from_utf8(bytes).is_ok()
 }
 
+/// Why `bytes` are not one JSON value, with the byte; `None` if they are one.
+pub fn json_fault(bytes: &[u8]) -> Option<String> {
+    if let Err(error) = std::str::from_utf8(bytes) {
+        return Some(not_utf8(bytes, error.valid_up_to(), |_| None).detail);
+    }
+    let mut scanner = Scanner::new(bytes);
+    let fault = scanner.value().and_then(|_| scanner.end()).err()?;
+    Some(RecordError::new("", fault).detail)
+}
+
 /// The error for JSON that is UTF-8 only up to a byte: it names the field being read there.
 #[cold]
 pub(crate) fn not_utf8(
@@ -271,7 +281,14 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
             }
             TIMESTAMP if !null(scanner) => record.timestamp = Some(timestamp(scanner).map_err(here)?),
             PARTITION if !null(scanner) => {
+                let from = scanner.position();
                 let number = whole_number(scanner, "a partition is a whole number").map_err(here)?;
+                if number == u64::MAX {
+                    // It is saturated: the text has the number that was sent.
+                    let sent = String::from_utf8_lossy(scanner.since(from));
+                    let what = format!("no topic has a partition {sent:.250}");
+                    return Err(here(Fault::new(from, what)));
+                }
                 record.partition = Some(number);
             }
             HEADERS if !null(scanner) => record.headers = headers(scanner)?,
@@ -355,7 +372,8 @@ fn timestamp(scanner: &mut Scanner<'_>) -> Result<TimestampMs, Fault> {
 pub(crate) fn base64(scanner: &mut Scanner<'_>) -> Result<Vec<u8>, Fault> {
     let text = scanner.string("a string in base64")?;
     let decoded = BASE64_STANDARD.decode(text.decode()?);
-    decoded.map_err(|error| Fault::new(text.at, format!("not base64 (RFC 4648, with padding): {error}")))
+    let what = "not base64: RFC 4648 has A-Z a-z 0-9 + / in groups of four, the last one padded with =";
+    decoded.map_err(|_| Fault::new(text.at, what))
 }
 
 /// The most headers of one record, far above the limit of a server: each takes more memory than it has bytes in JSON.

@@ -188,6 +188,9 @@ impl<'a> Scanner<'a> {
     pub(crate) fn unexpected(&self, expected: &str) -> Fault {
         let what = match self.peek() {
             None => format!("the JSON ends early: expected {expected}"),
+            Some(0xef) if self.bytes[self.pos..].starts_with(b"\xef\xbb\xbf") => {
+                format!("expected {expected}, found a byte order mark within the body")
+            }
             Some(byte @ 0x21..0x7f) => format!("expected {expected}, found '{}'", byte as char),
             Some(byte) => format!("expected {expected}, found byte {byte:#04x}"),
         };

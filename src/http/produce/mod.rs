@@ -133,6 +133,9 @@ struct PositionDoc {
 struct ProducedDoc {
     /// One for each record.
     offsets: Vec<PositionDoc>,
+    /// Only there if a body that looks like `{"records":[…]}` became one record, because its type is not
+    /// `application/json`.
+    hint: Option<String>,
 }
 
 /// Produce records
@@ -320,6 +323,8 @@ enum Media {
     Event(Mode),
 }
 
+const NOT_OF_RECORDS: &str = "the content-type is not one that a body of records has";
+
 /// The reader of a body. `ce-specversion` decides before `content-type`, except for the types of whole events.
 fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
     let is_event = values_of(headers, &CE_SPECVERSION).next().is_some();
@@ -347,21 +352,19 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Problem> {
         | b"application/jsonlines"
         | b"application/x-jsonlines" => Media::Ndjson,
         b"application/vnd.apache.kafka.record-batch" => Media::RecordBatch,
-        // Many clients send these by default, or mean another service's list of records.
-        b""
-        | b"text/json"
-        | b"text/x-json"
-        | b"text/ndjson"
-        | b"text/x-ndjson"
-        | b"application/json-seq"
-        | b"application/x-www-form-urlencoded"
-        | b"multipart/form-data" => {
-            return Err(not_a_type(
-                "the content-type is not one that a body of records has",
-            ));
-        }
         essence if essence.starts_with(b"application/vnd.kafka.") => {
             return Err(not_a_type("the content-type is that of another service"));
+        }
+        // Many clients send these by default, or mean a list of records by another name of JSON or of its lines.
+        b"" | b"application/x-www-form-urlencoded" | b"multipart/form-data" | b"application/stream+json" => {
+            return Err(not_a_type(NOT_OF_RECORDS));
+        }
+        essence
+            if memchr::memmem::find(essence, b"json").is_some()
+                && !essence.contains(&b'+')
+                && !essence.starts_with(b"application/vnd.") =>
+        {
+            return Err(not_a_type(NOT_OF_RECORDS));
         }
         essence if !essence.contains(&b'/') || essence.contains(&b',') => {
             return Err(not_a_type("the content-type is not one type"));
@@ -539,10 +542,11 @@ impl<'a> Listed<'a> {
 }
 
 /// `{"offsets":[…]}` for records at `placements` in parts of (partition, first offset), written while the client reads
-/// it; `held` is released at its end.
+/// it, and a `hint`, which needs no escapes; `held` is released at its end.
 fn positions(
     placements: Vec<Placement>,
     parts: Vec<(u32, Offset)>,
+    hint: Option<&'static str>,
     held: Option<OwnedSemaphorePermit>,
 ) -> Body {
     let written = chunks::body(|mut chunks| async move {
@@ -567,7 +571,11 @@ fn positions(
                 out.reserve(capacity);
             }
         }
-        out.extend_from_slice(b"]}\n");
+        out.push(b']');
+        if let Some(hint) = hint {
+            out.extend_from_slice(format!(",\"hint\":\"{hint}\"").as_bytes());
+        }
+        out.extend_from_slice(b"}\n");
         Ok::<_, Infallible>(out.into())
     });
     let Ok(body) = written;
@@ -607,7 +615,8 @@ mod tests {
             (Media::RecordBatch, "application/vnd.apache.kafka.record-batch"),
             (Media::Event(Mode::Structured), "application/cloudevents+json"),
             (Media::Event(Mode::Batched), "Application/CloudEvents-Batch+JSON"),
-            (Media::Raw, "application/cloudevents+avro|application/jsonx"),
+            (Media::Ndjson, "application/x-jsonl|application/jsonlines"),
+            (Media::Raw, "application/cloudevents+avro|application/vnd.x.json"),
             (Media::Raw, "text/plain; charset=latin1|application/geo+json"),
             (Media::Raw, "application/octet-stream"),
         ] {
@@ -617,7 +626,8 @@ mod tests {
         }
         let wrong = "application/json; charset=latin1|application/cloudevents+json; charset=latin1|text/x-ndjson|text/json|\
             application/x-www-form-urlencoded|Multipart/Form-Data; boundary=x|application/json, text/plain|x||\
-            application/vnd.kafka.json.v2+json";
+            application/vnd.kafka.json.v2+json|application/x-json|application/json5|application/x-ldjson|\
+            application/stream+json|application/json-seq|text/x-json|text/jsonl";
         for wrong in wrong.split('|') {
             assert_eq!(media(wrong), Err(Code::UnsupportedMediaType), "{wrong}");
         }
@@ -657,7 +667,7 @@ mod tests {
         let placement = |part, delta| Placement { part, delta };
         let placements = vec![placement(1, 0), placement(0, 0), placement(1, 1)];
         let parts = vec![(7, Offset::new(41)), (0, Offset::new(9))];
-        let out = positions(placements, parts, None).collect().await.unwrap();
+        let out = positions(placements, parts, None, None).collect().await.unwrap();
         let expected = r#"{"offsets":[{"partition":0,"offset":9},{"partition":7,"offset":41},{"partition":0,"offset":10}]}"#;
         assert_eq!(out.to_bytes(), format!("{expected}\n"));
     }

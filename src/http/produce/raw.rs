@@ -2,16 +2,22 @@
 
 use std::borrow::Cow;
 
-use http::header;
+use http::{HeaderValue, header};
 
 use super::body::Incoming;
-use super::{TopicCall, whole};
+use super::{TopicCall, not_a_type, whole};
 use crate::broker::engine::TimestampMs;
 use crate::broker::produce::placing::Placer;
 use crate::broker::produce::whole::{Attempt, Placed};
 use crate::broker::refusal::Refusal;
-use crate::formats::json::{ParsedRecord, is_json_line};
+use crate::formats::json::{ParsedRecord, is_json_line, without_mark};
 use crate::http::Answer;
+use crate::http::problem::Problem;
+
+/// As much of a body is looked at to see whether it begins as a list of records does.
+const MOST_START_BYTES: usize = 1024;
+const HINT: &str = "the body looks like a list of records, but its content-type makes it the value of one record; \
+    to store each record, send application/json";
 
 /// The parts of the record that the query gives.
 #[derive(Clone)]
@@ -30,7 +36,33 @@ pub(super) async fn produce(call: &TopicCall<'_>, body: &mut Incoming<'_>) -> An
     };
     let key = call.key(&params, None)?;
     let place = move |call: &TopicCall<'_>, attempt: &Attempt, body: &[u8]| place(call, attempt, &said, body);
-    whole::produce(call, options, key, body, place).await
+    whole::produce(call, options, key, body, inspect, place).await
+}
+
+/// Looks at a body that becomes one record although it begins as a list of records does: another JSON type is refused,
+/// and any other type gets a hint.
+fn inspect(call: &TopicCall<'_>, body: &[u8]) -> Result<Option<&'static str>, Problem> {
+    let start = &body[..body.len().min(MOST_START_BYTES)];
+    let tokens: [&[u8]; 4] = [b"{", b"\"records\"", b":", b"["];
+    let rest = tokens.iter().try_fold(without_mark(start), |rest, token| {
+        rest.trim_ascii_start().strip_prefix(*token)
+    });
+    if rest.is_none() {
+        return Ok(None);
+    }
+    let content_type = call.parts.headers.get(header::CONTENT_TYPE);
+    let content_type = String::from_utf8_lossy(content_type.map_or(b"", HeaderValue::as_bytes));
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    if essence.to_ascii_lowercase().ends_with("+json") {
+        return Err(not_a_type(
+            "the body looks like a list of records, but its content-type is another JSON type",
+        ));
+    }
+    let topic = call.target.topic.name();
+    call.producer.first_hint.call_once(|| {
+        tracing::warn!(topic, %content_type, "{HINT}; this is logged only the first time");
+    });
+    Ok(Some(HINT))
 }
 
 fn place(call: &TopicCall<'_>, attempt: &Attempt, said: &Said, value: &[u8]) -> Result<Placed, Refusal> {

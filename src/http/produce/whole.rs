@@ -12,23 +12,27 @@ use crate::broker::produce::whole::{Attempt, Placed, Places};
 use crate::broker::refusal::Refusal;
 use crate::http::Answer;
 use crate::http::budget::Budget;
+use crate::http::problem::Problem;
 use crate::http::{HoldsBodies, fresh};
 
 /// Positions up to this many bytes take no share of the budget: such an answer is written in one piece.
 const MOST_UNCOUNTED_BYTES: usize = 8 << 10;
 
-/// Reads the body and appends the records that `place` makes from it.
+/// Reads the body and appends the records that `place` makes from it. `inspect` refuses the body, or returns the hint of
+/// the answer.
 pub(super) async fn produce(
     call: &TopicCall<'_>,
     options: Options,
     key: Option<Box<Key>>,
     body: &mut Incoming<'_>,
+    inspect: impl FnOnce(&TopicCall<'_>, &[u8]) -> Result<Option<&'static str>, Problem>,
     place: impl Fn(&TopicCall<'_>, &Attempt, &[u8]) -> Result<Placed, Refusal> + Clone + Send + 'static,
 ) -> Answer {
     let mut budget = body.budget();
     let bytes = body
         .whole(&mut budget, call.producer.limits.max_request_bytes)
         .await?;
+    let hint = inspect(call, &bytes)?;
     let attempt = Attempt {
         options,
         now: call.producer.now(),
@@ -39,10 +43,10 @@ pub(super) async fn produce(
             let placed = work(call, &bytes, move |call, body| place(call, &attempt, body)).await?;
             drop(bytes);
             let appended = call.producer.append_whole(&call.target, options, placed)?;
-            Ok(answer(appended.await?, budget))
+            Ok(answer(appended.await?, hint, budget))
         }
         // Boxed because it is rarer: the future of a request without a key stays small.
-        Some(key) => Box::pin(produce_once(call, attempt, key, bytes, budget, place)).await,
+        Some(key) => Box::pin(produce_once(call, attempt, key, bytes, hint, budget, place)).await,
     }
 }
 
@@ -51,6 +55,7 @@ async fn produce_once(
     attempt: Attempt,
     key: Box<Key>,
     bytes: Bytes,
+    hint: Option<&'static str>,
     budget: Budget<'_>,
     place: impl Fn(&TopicCall<'_>, &Attempt, &[u8]) -> Result<Placed, Refusal> + Clone + Send + 'static,
 ) -> Answer {
@@ -70,11 +75,11 @@ async fn produce_once(
         .await?;
     drop(bytes);
     let is_replayed = places.is_replayed;
-    Ok(replayed(is_replayed, answer(places, budget)))
+    Ok(replayed(is_replayed, answer(places, hint, budget)))
 }
 
 /// The positions of records. `budget` is the request's share: a long answer keeps it until its client has read it.
-fn answer(places: Places, mut budget: Budget<'_>) -> Response {
+fn answer(places: Places, hint: Option<&'static str>, mut budget: Budget<'_>) -> Response {
     let mut placements = places.placements;
     placements.shrink_to_fit();
     let held_bytes = placements.len() * size_of::<Placement>();
@@ -86,7 +91,7 @@ fn answer(places: Places, mut budget: Budget<'_>) -> Response {
     }
     let held = budget.take();
     let is_holding = held.is_some();
-    let body = positions(placements, places.parts, held);
+    let body = positions(placements, places.parts, hint, held);
     let mut response = (fresh("application/json"), body).into_response();
     if is_holding {
         response.extensions_mut().insert(HoldsBodies);

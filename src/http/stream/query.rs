@@ -199,7 +199,7 @@ fn partitions(list: &str) -> Result<Vec<u32>, Problem> {
         check_count("partitions", partitions.len())?;
         let Some(index) = parse_index(text) else {
             let detail = "partitions must be numbers separated by commas, as in 0,3";
-            let detail = format!("{detail}; {text:?} is not a number");
+            let detail = format!("{detail}; {text:?} is not the number of a partition");
             return Err(Problem::invalid("partitions", detail));
         };
         if partitions.contains(&index) {
@@ -306,7 +306,7 @@ mod tests {
             ("last", "last=0 last=100001 last=5&from=latest"),
             (
                 "partitions",
-                "partitions= partitions=0,0 partitions=01 partitions=0,x",
+                "partitions= partitions=0,0 partitions=01 partitions=0,x partitions=18446744073709551616",
             ),
             ("follow", "follow=1 follow"),
             ("order", "order=time order=none&speed=1"),
