@@ -104,11 +104,13 @@ impl Misfit {
             Self::UnknownPartition {
                 partition: found,
                 partitions,
-            } => Refusal::new(
-                Reason::UnknownPartition,
-                format!("the topic has {partitions} partitions, from 0; {found} is none of them"),
-            )
-            .at(partition),
+            } => {
+                // A number that is larger was cut to that one.
+                let more = if *found == u64::MAX { " or more" } else { "" };
+                let detail =
+                    format!("the topic has {partitions} partitions, from 0; {found}{more} is none of them");
+                Refusal::new(Reason::UnknownPartition, detail).at(partition)
+            }
             Self::SecondPartition { first, second } => Refusal::invalid(
                 "expected_offset",
                 format!(

@@ -281,14 +281,7 @@ fn record<'a>(scanner: &mut Scanner<'a>) -> Result<ParsedRecord<'a>, RecordError
             }
             TIMESTAMP if !null(scanner) => record.timestamp = Some(timestamp(scanner).map_err(here)?),
             PARTITION if !null(scanner) => {
-                let from = scanner.position();
                 let number = whole_number(scanner, "a partition is a whole number").map_err(here)?;
-                if number == u64::MAX {
-                    // It is saturated: the text has the number that was sent.
-                    let sent = String::from_utf8_lossy(scanner.since(from));
-                    let what = format!("no topic has a partition {sent:.250}");
-                    return Err(here(Fault::new(from, what)));
-                }
                 record.partition = Some(number);
             }
             HEADERS if !null(scanner) => record.headers = headers(scanner)?,
