@@ -39,14 +39,21 @@ mod verify;
 use std::io;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::connect::Connect;
 use self::output::Output;
 
+const EXAMPLES: &str = "Examples:
+  quipu demo
+  quipu serve --data quipu-data
+  quipu topic create orders --partitions 6
+  quipu consume orders --group billing --follow";
+
 /// A partitioned, append-only event log that you talk to over HTTP.
 #[derive(Debug, Parser)]
-#[command(name = "quipu", version, about, max_term_width = 110)]
+#[command(name = "quipu", version, about, max_term_width = 110, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     connect: Connect,
@@ -93,18 +100,21 @@ enum Command {
     Complete(completions::Words),
 }
 
-/// Commands that use no server, or start their own: their help hides the flags that choose a server.
+/// Commands that use no server, or start their own: they take no flags that choose a server, and their help hides them.
 const OFFLINE: [&str; 6] = ["serve", "demo", "verify", "inspect", "completions", "complete"];
+
+/// Whether a command takes this flag of [`Connect`] or [`Output`].
+fn takes(command: &str, flag: &str) -> bool {
+    let prints_results = ["verify", "inspect"].contains(&command);
+    !OFFLINE.contains(&command) || (prints_results && flag == "output")
+}
 
 /// The parser of the command line. The flags of [`Connect`] and [`Output`] may stand before or after any subcommand.
 fn command() -> clap::Command {
     let command = Cli::command();
     let flags: Vec<clap::Arg> = command.get_arguments().cloned().collect();
     let mut command = OFFLINE.iter().fold(command, |command, name| {
-        let prints_results = ["verify", "inspect"].contains(name);
-        let hidden = flags
-            .iter()
-            .filter(|flag| !prints_results || flag.get_id() != "output");
+        let hidden = flags.iter().filter(|flag| !takes(name, flag.get_id().as_str()));
         command.mut_subcommand(*name, |subcommand| {
             subcommand.args(hidden.map(|flag| flag.clone().hide(true)))
         })
@@ -116,10 +126,22 @@ fn command() -> clap::Command {
 
 /// Runs the command that the process was started with.
 pub(crate) fn run() -> ExitCode {
-    match Cli::from_arg_matches(&command().get_matches()) {
-        Ok(cli) => end(cli.run()),
+    let matches = command().get_matches();
+    match Cli::from_arg_matches(&matches) {
+        Ok(cli) => end(check(&matches).and_then(|()| cli.run())),
         Err(error) => error.exit(),
     }
+}
+
+/// Refuses a flag that was given to a command that does not take it.
+fn check(matches: &ArgMatches) -> anyhow::Result<()> {
+    let name = matches.subcommand_name().unwrap_or_default();
+    for flag in ["server", "token", "context", "output"] {
+        if !takes(name, flag) && matches.value_source(flag) == Some(ValueSource::CommandLine) {
+            return Err(Usage(format!("quipu {name} takes no --{flag}; leave it out")).into());
+        }
+    }
+    Ok(())
 }
 
 /// Wrong usage that shows only when all flags are seen together: ends with 2, as clap's own errors do.
