@@ -33,6 +33,8 @@ pub(crate) struct Client {
     agent: ureq::Agent,
     base: String,
     authorization: Option<String>,
+    /// Longest time of a request with its answer; none for no limit but those on silence.
+    limit: Option<Duration>,
     /// Whether the user was told that the server is away: once is enough for all clones.
     pub(super) is_away: Arc<AtomicBool>,
 }
@@ -83,8 +85,15 @@ impl Client {
             agent: config.new_agent(),
             base,
             authorization,
+            limit: None,
             is_away: Arc::default(),
         })
+    }
+
+    /// The same client, but each of its requests fails if the answer is not there whole after `limit`.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        let limit = Some(limit);
+        Self { limit, ..self }
     }
 
     /// The server's address without a slash at its end.
@@ -200,7 +209,10 @@ impl Client {
         }
         let request = request.body(body).map_err(|error| self.unexpected(&error))?;
         let request = self.agent.configure_request(request).timeout_recv_response(first);
-        let request = request.timeout_per_read(silence).build();
+        let request = request
+            .timeout_per_read(silence)
+            .timeout_global(self.limit)
+            .build();
         self.agent.run(request).map_err(|error| self.failure(&error))
     }
 
@@ -288,7 +300,9 @@ fn broken(error: &io::Error) -> String {
     }
 }
 
-fn base_address(server: &str) -> Result<String, Usage> {
+/// The address of a server as requests have it, `http://HOST[:PORT][/PATH]` without a slash at its end.
+/// Errors: [`Usage`] for an address that cannot work.
+pub(crate) fn base_address(server: &str) -> Result<String, Usage> {
     let text = server.trim().trim_end_matches('/');
     let lower = text.to_ascii_lowercase();
     if lower.starts_with("https://") {
@@ -305,21 +319,25 @@ fn base_address(server: &str) -> Result<String, Usage> {
             )));
         }
     };
-    let authority = text["http://".len()..].split('/').next().unwrap_or_default();
-    if let Some((_, port)) = authority.rsplit_once(':')
-        && !port.is_empty()
-        && port.bytes().all(|byte| byte.is_ascii_digit())
-        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    let authority = text["http://".len()..]
+        .split(['/', '?', '#'])
+        .next()
+        .unwrap_or_default();
+    // The colons of `[::1]` and of user-info begin no port.
+    let after_host = authority.rsplit(']').next().unwrap_or_default();
+    let port = after_host.split_once(':').map(|(_, port)| port);
+    if let Some(port) = port.filter(|port| !port.is_empty() && !port.contains([':', '@']))
+        && !(port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port > 0))
     {
         let server = server.trim();
-        let wrong = format!("{port} in --server {server} is not a port; ports are 1 to 65535");
+        let wrong = format!("{port} in the address {server} is not a port; ports are 1 to 65535");
         return Err(Usage(wrong));
     }
     let good = text.parse::<http::Uri>().is_ok_and(|uri| {
         let has_host = uri.host().is_some_and(|host| !host.is_empty());
         has_host && uri.query().is_none() && !authority.contains('@')
     });
-    if !good || text.contains('#') || text.ends_with(':') {
+    if !good || text.contains('#') || authority.ends_with(':') {
         let wrong = format!("--server must be an address like http://127.0.0.1:7420, not {server:?}");
         return Err(Usage(wrong));
     }
@@ -336,22 +354,34 @@ mod tests {
             ("127.0.0.1:7420", "http://127.0.0.1:7420"),
             ("HTTP://host:1/", "http://host:1"),
             ("http://[::1]:7420", "http://[::1]:7420"),
+            ("[::1]", "http://[::1]"),
             ("http://host/below", "http://host/below"),
+            ("host/a:b", "http://host/a:b"),
         ] {
             assert_eq!(base_address(given).unwrap(), used);
         }
-        let wrong = "|http://|ftp://host|https://host|http://a b|http://h?x=1|http://u:p@h";
+        let wrong = "|http://|ftp://host|https://host|http://a b|http://h?x=1|http://u:p@h|u@h|h:|h:/x|::1|h:1:2|h#x:1";
         for wrong in wrong.split('|') {
-            assert!(base_address(wrong).is_err(), "{wrong}");
+            let error = base_address(wrong).unwrap_err().to_string();
+            assert!(!error.contains("is not a port"), "{wrong}: {error}");
         }
         for (wrong, port) in [
             ("http://h:99999", "99999"),
             ("h:0", "0"),
             ("[::1]:70000/x", "70000"),
+            ("http://h:abc", "abc"),
+            ("h:-1", "-1"),
+            ("[::1]:7520x", "7520x"),
+            ("h:+7520?x", "+7520"),
         ] {
             let error = base_address(wrong).unwrap_err().to_string();
-            let expected = format!("{port} in --server {wrong} is not a port; ports are 1 to 65535");
+            let expected = format!("{port} in the address {wrong} is not a port; ports are 1 to 65535");
             assert_eq!(error, expected);
+        }
+        let refused = ureq::Error::Io(io::ErrorKind::ConnectionRefused.into());
+        for (server, port) in [("[::1]", " at port 80, as the address names none;"), ("h:1", ";")] {
+            let error = Client::new(server, None).unwrap().failure(&refused).to_string();
+            assert!(error.contains(&format!("connection refused{port}")), "{error}");
         }
     }
 }

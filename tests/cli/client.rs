@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -52,13 +53,6 @@ fn a_line_that_has_no_key_stops_after_the_lines_before_it() {
 }
 
 #[test]
-fn an_empty_input_still_finds_a_mistyped_topic() {
-    let fake = Fake::start(|_, _| problem(404, r#""code":"unknown-topic","detail":"there is no topic t""#));
-    let text = produce(&fake.url, "", "");
-    text.fails_as("quipu: unknown-topic: there is no topic t\n");
-}
-
-#[test]
 fn a_server_that_is_not_there_is_one_line() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -77,19 +71,36 @@ fn a_host_that_does_not_exist_is_not_mistaken_for_a_lost_answer() {
 }
 
 #[test]
-fn an_address_where_something_else_answers_is_named_as_such() {
-    for (status, headers, part) in [
+fn a_problem_and_an_answer_of_something_else_are_one_line() {
+    for (line, status, headers, body, part) in [
+        // An empty input still finds a mistyped topic.
         (
+            "produce t",
+            404,
+            "",
+            r#"{"code":"unknown-topic","detail":"there is no topic t"}"#,
+            "quipu: unknown-topic: there is no topic t\n",
+        ),
+        (
+            "topic create t",
+            400,
+            "",
+            r#"{"code":"invalid-request","detail":"must be\nat least 1","pointer":"/partitions"}"#,
+            "quipu: invalid-request: must be at least 1 (pointer /partitions)\n",
+        ),
+        (
+            "topic describe t",
             200,
             "Content-Type: text/html\r\n",
+            "<html>",
             "does not answer as quipu does",
         ),
-        (302, "Location: /x\r\n", "302"),
-        (401, "", "may want a --token"),
-        (502, "", "a proxy may not reach it"),
+        ("topic describe t", 302, "Location: /x\r\n", "<html>", "302"),
+        ("topic describe t", 401, "", "<html>", "may want a --token"),
+        ("topic describe t", 502, "", "<html>", "a proxy may not reach it"),
     ] {
-        let fake = Fake::start(move |_, _| Reply::Answer(status, headers, "<html>".to_owned()));
-        run(&fake.url, "topic describe t").fails_with(part);
+        let fake = Fake::start(move |_, _| Reply::Answer(status, headers, body.to_owned()));
+        ended(quipu(line).env("QUIPU_SERVER", &fake.url).write_stdin("")).fails_with(part);
     }
 }
 
@@ -104,14 +115,6 @@ fn a_setting_that_cannot_be_read_is_refused_and_not_taken_for_another() {
             ended.err
         );
     }
-}
-
-#[test]
-fn a_problem_is_printed_on_one_line_with_its_pointer() {
-    let rest = r#""code":"invalid-request","detail":"must be\nat least 1","pointer":"/partitions""#;
-    let fake = Fake::start(move |_, _| problem(400, rest));
-    let ended = run(&fake.url, "topic create t");
-    ended.fails_as("quipu: invalid-request: must be at least 1 (pointer /partitions)\n");
 }
 
 #[test]
@@ -203,6 +206,7 @@ fn wrong_usage_ends_with_2() {
         "topic list --server https://localhost",
         "topic list --server ftp://localhost",
         "topic list --server http://h:99999",
+        "topic list --server h:abc",
         "topic list --context no-such-context",
         "produce t --key-field value",
         "produce t --ack maybe",
@@ -222,16 +226,24 @@ fn wrong_usage_ends_with_2() {
         "replay t --from 2013-01-01 --speed 0",
         "replay t --from 2013-01-01 --to ''",
         "replay t --from 2013-01-01 --to https://localhost/x",
+        "replay t --from 2013-01-01 --to http://h:7520x/y",
         "replay t --from 2013-01-02 --until 2013-01-01",
         "group reset g --topic t",
         "group reset g --topic t --to soon",
         "group reset g --topic t --to 5",
         "group seek g",
+        "bench produce --record-bytes 2MiB",
         "context set c",
+        "context set c --server nonsense:port",
         "lag --fail-above-time 5",
         "lag --interval 2s",
         "lag --watch --interval 1ms",
         "completions cobol",
+        "--context x serve --data /dev/null",
+        "serve --data /dev/null --server http://h",
+        "demo --exit --token x",
+        "inspect no-such-file --context x",
+        "--output json completions bash",
         "demo --listen nowhere",
     ] {
         let ended = run_offline(line);
@@ -246,5 +258,20 @@ fn completions_exist_for_every_shell_and_a_closed_pipe_is_a_quiet_end() {
         let script = run_offline(&format!("completions {shell}")).ok();
         assert!(script.contains("quipu"), "{shell}");
     }
+    let zsh = run_offline("completions zsh").ok();
+    assert!(
+        zsh.contains("== _quipu ]]; then _quipu"),
+        "the first TAB completes: {zsh}"
+    );
     Running::of(&mut command("completions zsh")).hang_up().quiet();
+}
+
+#[test]
+fn a_server_that_is_silent_completes_no_names() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut command = quipu(&format!("complete -- --server {address} topic describe ''"));
+    // Less than other commands wait for an answer.
+    let ended = ended(command.timeout(Duration::from_secs(40)));
+    assert_eq!(ended.quiet(), "");
 }

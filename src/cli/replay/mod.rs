@@ -17,7 +17,7 @@ use serde_json::json;
 use self::progress::Progress;
 use super::Usage;
 use super::api::{self, Topic, append_route, stream_route};
-use super::client::{Client, Failure, Route};
+use super::client::{Client, Failure, Route, base_address};
 use super::connect::Connect;
 use super::deliver::{Delivery, PATIENCE, Undelivered, random_key};
 use super::output::{self, rate, records, took};
@@ -91,7 +91,10 @@ fn parse_to(text: &str) -> Result<To, String> {
     let authority = uri.authority().map_or("@", |authority| authority.as_str());
     let is_good = !authority.contains('@');
     match uri.scheme_str() {
-        Some("http") if is_good => Ok(To::Address(uri)),
+        Some("http") if is_good => {
+            base_address(authority).map_err(|wrong| wrong.to_string())?;
+            Ok(To::Address(uri))
+        }
         Some("https") => Err("this build of quipu speaks no TLS; give an http:// address".to_owned()),
         _ => Err(format!("{text:?} is not an address like {ADDRESS}")),
     }
