@@ -6,6 +6,7 @@
 //! quietly, and a closed standard error has nobody left to tell. Colours and lines are for terminals only, and
 //! `NO_COLOR` is honoured.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -78,7 +79,12 @@ pub(crate) fn say_once(said: &mut bool, text: impl fmt::Display) {
 
 /// Whether standard output takes colours.
 pub(crate) fn colours() -> bool {
-    can_redraw() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    takes_colours(can_redraw(), std::env::var_os("NO_COLOR").as_deref())
+}
+
+/// The same for a standard output that can be drawn over or not, with this value of `NO_COLOR`.
+fn takes_colours(can_redraw: bool, no_color: Option<&OsStr>) -> bool {
+    can_redraw && no_color.is_none_or(OsStr::is_empty)
 }
 
 /// Whether standard output is a terminal that can be drawn over.
@@ -112,9 +118,36 @@ pub(crate) struct Table<R> {
 }
 
 struct Column {
-    name: &'static str,
+    name: String,
     is_number: bool,
     cells: Vec<(String, Tone)>,
+}
+
+impl Column {
+    /// Characters of its widest cell, without the heading.
+    fn cells_width(&self) -> usize {
+        let cells = self.cells.iter().map(|(text, _)| text.chars().count());
+        cells.max().unwrap_or(0)
+    }
+
+    /// Characters of its widest cell, or of its heading.
+    fn width(&self) -> usize {
+        self.cells_width().max(self.name.chars().count())
+    }
+
+    /// Cuts what is longer than `most` characters.
+    fn cut(&mut self, most: usize) {
+        for text in self
+            .cells
+            .iter_mut()
+            .map(|(text, _)| text)
+            .chain([&mut self.name])
+        {
+            if text.chars().count() > most {
+                *text = text.chars().take(most - 1).chain(['…']).collect();
+            }
+        }
+    }
 }
 
 impl<R> Table<R> {
@@ -155,6 +188,7 @@ impl<R> Table<R> {
 
     fn column(mut self, name: &'static str, is_number: bool, cell: impl Fn(&R) -> (String, Tone)) -> Self {
         let cells = self.rows.iter().map(cell).collect();
+        let name = name.to_owned();
         self.columns.push(Column {
             name,
             is_number,
@@ -180,34 +214,52 @@ fn width() -> usize {
     terminal_size().map_or(usize::MAX, |(width, _)| width)
 }
 
-/// Leaves out columns of `spare` until the rest is no wider than `width`; if it still is, cuts the first column.
+/// Makes a table no wider than `width`: cuts names in the first column to [`NAME`] characters, then leaves out columns
+/// of `spare`, then cuts words and headings. Numbers are never cut, as they would be read wrongly.
 fn fit(columns: &mut Vec<Column>, spare: &[&str], width: usize) {
     let excess = |columns: &[Column]| {
         let text = layout(columns, true, false);
         let widest = text.lines().map(|line| line.chars().count()).max();
         widest.unwrap_or(0).saturating_sub(width)
     };
+    let mut left = excess(columns);
+    if let Some(first) = columns.first_mut().filter(|first| left > 0 && !first.is_number) {
+        first.cut(first.width().saturating_sub(left).max(NAME));
+    }
     for name in spare {
         if excess(columns) == 0 {
             return;
         }
         columns.retain(|column| column.name != *name);
     }
-    let excess = excess(columns);
-    let Some(first) = columns.first_mut().filter(|_| excess > 0) else {
-        return;
-    };
-    let longest = first.cells.iter().map(|(text, _)| text.chars().count()).max();
-    let most = longest.unwrap_or(0).saturating_sub(excess).max(NARROWEST);
-    for (text, _) in &mut first.cells {
-        if text.chars().count() > most {
-            *text = text.chars().take(most - 1).chain(['…']).collect();
+    left = excess(columns);
+    for shortest in [SHORT, SHORTEST] {
+        let can_shrink = |column: &&mut Column| {
+            let cells = if column.is_number {
+                column.cells_width()
+            } else {
+                shortest
+            };
+            column.width() > cells.max(SHORTEST)
+        };
+        while left > 0
+            && let Some(widest) = columns
+                .iter_mut()
+                .filter(can_shrink)
+                .max_by_key(|column| column.width())
+        {
+            widest.cut(widest.width() - 1);
+            left -= 1;
         }
     }
 }
 
-/// A first column is not cut to less.
-const NARROWEST: usize = 8;
+/// Names are cut to this length before a column is left out.
+const NAME: usize = 24;
+/// Words are cut to this length before any is cut to [`SHORTEST`].
+const SHORT: usize = 8;
+/// Nothing is cut to less.
+const SHORTEST: usize = 4;
 
 fn layout(columns: &[Column], lines: bool, styled: bool) -> String {
     let mut table = comfy_table::Table::new();
@@ -223,7 +275,7 @@ fn layout(columns: &[Column], lines: bool, styled: bool) -> String {
     } else {
         table.force_no_tty();
     }
-    let names = columns.iter().map(|column| Cell::new(column.name));
+    let names = columns.iter().map(|column| Cell::new(&column.name));
     table.set_header(names.map(|name| name.add_attribute(Attribute::Bold)));
     for row in 0..columns.first().map_or(0, |column| column.cells.len()) {
         table.add_row(columns.iter().map(|column| {
@@ -254,24 +306,16 @@ pub(crate) fn wrapped(text: &str) -> String {
 }
 
 fn wrap(text: &str, width: usize) -> String {
-    let mut wrapped = String::new();
-    let mut used = 0;
+    let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
-        let length = word.chars().count();
-        let fits = used == 0 || used + 1 + length <= width;
-        match (used, fits) {
-            (0, _) => {}
-            (_, true) => wrapped.push(' '),
-            (_, false) => wrapped.push('\n'),
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                *line = format!("{line} {word}");
+            }
+            _ => lines.push(word.to_owned()),
         }
-        wrapped.push_str(word);
-        used = if fits && used > 0 {
-            used + 1 + length
-        } else {
-            length
-        };
     }
-    wrapped
+    lines.join("\n")
 }
 
 /// `20000` as `20,000`.
@@ -435,6 +479,53 @@ mod tests {
         let mut table = Table::of(["a-very-long-name"]).text("NAME", |name| *name);
         fit(&mut table.columns, &[], 16);
         assert_eq!(table.columns[0].cells, [plain("a-very-long…")]);
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_and_shows_its_numbers_whole() {
+        let long = "a-name-that-has-as-many-as-fifty-letters-in-a-row";
+        let lag = |name| {
+            let table = Table::of([name]).text("TOPIC", |name| *name);
+            let table = table.number("PARTITION", |_| 0).number("LAG", |_| "3,516");
+            table
+                .number("BEHIND BY", |_| "2 h 1 min (7,260 s)")
+                .text("STATUS", |_| "stalled")
+        };
+        let contexts = Table::of([long])
+            .text("CONTEXT", |name| *name)
+            .text("CURRENT", |_| "*");
+        let contexts = contexts
+            .text("SERVER", |_| "http://quipu.example:7420")
+            .text("TOKEN", |_| "yes");
+        for (mut table, spare, width, shown) in [
+            (lag("flights"), "BEHIND BY", 40, "flights  3,516 stalled"),
+            (lag(long), "BEHIND BY", 40, "a-name-… 3,516 stalled"),
+            (
+                lag(long),
+                "BEHIND BY",
+                80,
+                "a-name-that-has-as-many… 3,516 7,260 stalled",
+            ),
+            (contexts, "TOKEN", 40, "a-name- http:// *"),
+        ] {
+            fit(&mut table.columns, &[spare], width);
+            let text = layout(&table.columns, true, false);
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{text}");
+            assert!(shown.split_whitespace().all(|part| text.contains(part)), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_color_and_a_stream_that_is_no_terminal_have_no_colours() {
+        for (can_redraw, no_color, expected) in [
+            (true, None, true),
+            (true, Some(""), true),
+            (true, Some("1"), false),
+            (false, None, false),
+        ] {
+            let found = takes_colours(can_redraw, no_color.map(OsStr::new));
+            assert_eq!(found, expected, "{can_redraw} {no_color:?}");
+        }
     }
 
     #[test]
