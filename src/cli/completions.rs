@@ -3,6 +3,8 @@
 //! The answer has subcommands, flags and their values as the parser of the command line knows them, and the names of
 //! topics, groups and members that the server has now. If it does not answer, there are no names.
 
+use std::time::Duration;
+
 use clap::{Arg, Command};
 use clap_complete::Shell;
 use serde_json::Value;
@@ -23,20 +25,33 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
+// bash also breaks words at `:` and `=`. Words without a blank between them are joined again; of an answer, bash takes
+// what follows the last break.
 const BASH: &str = r#"_quipu() {
-    local IFS=$'\n'
-    COMPREPLY=($(quipu complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+    local IFS=$'\n' rest=${COMP_LINE#*"${COMP_WORDS[0]}"} words=() word= broken= i
+    for ((i = 1; i <= COMP_CWORD; i++)); do
+        [[ $rest == [[:blank:]]* ]] && words+=("")
+        word=${COMP_WORDS[i]}
+        broken=${words[${#words[@]} - 1]}
+        words[${#words[@]} - 1]+=$word
+        rest=${rest#"${rest%%[![:blank:]]*}"}
+        rest=${rest#"$word"}
+    done
+    [[ $word == *[!:=]* ]] || broken+=$word
+    COMPREPLY=($(quipu complete -- "${words[@]}" 2>/dev/null))
+    COMPREPLY=("${COMPREPLY[@]#"$broken"}")
     if [[ ${#COMPREPLY[@]} -eq 0 ]]; then compopt -o default; fi
 }
 complete -F _quipu quipu
 "#;
+// zsh runs the file itself at the first TAB, as the function `_quipu` that it is expected to define.
 const ZSH: &str = r#"#compdef quipu
 _quipu() {
     local -a found
     found=("${(@f)$(quipu complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
     if [[ -n "$found" ]]; then compadd -- "${found[@]}"; else _files; fi
 }
-compdef _quipu quipu
+if [[ "${funcstack[1]}" == _quipu ]]; then _quipu "$@"; else compdef _quipu quipu; fi
 "#;
 const FISH: &str = r#"function __quipu_complete
     set -l words (commandline -opc) (commandline -ct)
@@ -61,6 +76,9 @@ pub(crate) fn run(args: &Args, mut command: Command) -> anyhow::Result<()> {
     Ok(output::line(script.trim_end())?)
 }
 
+/// Longest wait for an answer of the server: somebody has pressed TAB.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The words after `quipu`, of which the last is to be completed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Words {
@@ -78,10 +96,9 @@ pub(crate) fn complete(words: &Words, command: &Command) -> anyhow::Result<()> {
     found.retain(|candidate| candidate.starts_with(last));
     found.sort();
     found.dedup();
-    if found.is_empty() {
-        Ok(())
-    } else {
-        Ok(output::line(found.join("\n"))?)
+    match found.is_empty() {
+        true => Ok(()),
+        false => Ok(output::line(found.join("\n"))?),
     }
 }
 
@@ -104,12 +121,12 @@ fn candidates(
     for word in before {
         if let Some(arg) = waiting.take() {
             context.flags.push((arg.get_id().as_str(), word));
-        } else if let Some(flag) = word.strip_prefix('-') {
-            let flag = flag.trim_start_matches('-');
-            let arg = command.get_arguments().find(|arg| {
-                arg.get_long() == Some(flag) || arg.get_short().is_some_and(|short| flag == short.to_string())
-            });
-            waiting = arg.filter(|arg| arg.get_action().takes_values());
+        } else if word.starts_with('-') {
+            match flag_of(command, word) {
+                Some((arg, Some(value))) => context.flags.push((arg.get_id().as_str(), value)),
+                Some((arg, None)) => waiting = Some(arg),
+                None => {}
+            }
         } else if let Some(subcommand) = command.find_subcommand(word) {
             command = subcommand;
         } else {
@@ -120,13 +137,20 @@ fn candidates(
         let possible = arg.get_possible_values().into_iter();
         let mut values: Vec<String> = possible.map(|value| value.get_name().to_owned()).collect();
         let name = arg.get_value_names().and_then(|names| names.first());
-        values.extend(names(name.map_or("", |name| name.as_str()), &context));
+        // What is created has a new name.
+        if command.get_name() != "create" {
+            values.extend(names(name.map_or("", |name| name.as_str()), &context));
+        }
         values
     };
     if let Some(arg) = waiting {
         return values(arg);
     }
     if last.starts_with('-') {
+        if let Some((arg, Some(value))) = flag_of(command, last) {
+            let flag = last.strip_suffix(value).unwrap_or(last);
+            return values(arg).iter().map(|value| format!("{flag}{value}")).collect();
+        }
         let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
         let flags = shown.filter_map(|arg| arg.get_long());
         return flags.map(|long| format!("--{long}")).collect();
@@ -141,6 +165,20 @@ fn candidates(
         found.extend(values(arg));
     }
     found
+}
+
+/// The flag of a word like `--group` or `--group=billing`, if it takes a value, and the value that the word has.
+fn flag_of<'a>(command: &'a Command, word: &'a str) -> Option<(&'a Arg, Option<&'a str>)> {
+    let (flag, value) = word
+        .split_once('=')
+        .map_or((word, None), |(flag, value)| (flag, Some(value)));
+    let flag = flag.trim_start_matches('-');
+    let mut all = command.get_arguments();
+    let arg = all.find(|arg| {
+        arg.get_long() == Some(flag) || arg.get_short().is_some_and(|short| flag == short.to_string())
+    });
+    let arg = arg.filter(|arg| arg.get_action().takes_values())?;
+    Some((arg, value))
 }
 
 /// The names that an argument with this value name may take; most come from the server.
@@ -182,6 +220,7 @@ fn client(context: &Context<'_>) -> Option<Client> {
     }
     .client()
     .ok()
+    .map(|client| client.within(PATIENCE))
 }
 
 #[cfg(test)]
@@ -191,7 +230,17 @@ mod tests {
     #[test]
     fn the_next_word_is_a_subcommand_a_flag_a_value_or_a_name() {
         let command = crate::cli::command();
-        let names = |name: &str, context: &Context<'_>| vec![format!("<{name} {:?}>", context.positionals)];
+        let names = |name: &str, context: &Context<'_>| {
+            let flags = context
+                .flags
+                .iter()
+                .map(|(flag, value)| format!("{flag}={value} "));
+            vec![format!(
+                "<{}{name} {:?}>",
+                flags.collect::<String>(),
+                context.positionals
+            )]
+        };
         for (words, expected) in [
             ("", "topic"),
             ("topic ", "describe"),
@@ -205,6 +254,12 @@ mod tests {
             ("group kick g ", "<MEMBER [\"g\"]>"),
             ("group seek g --to-group ", "<OTHER [\"g\"]>"),
             ("completions ", "bash"),
+            ("topic list --output=j", "--output=json"),
+            ("consume a --group=", "--group=<GROUP [\"a\"]>"),
+            (
+                "--server=http://h:1 consume --key=a=b ",
+                "<server=http://h:1 key=a=b TOPIC []>",
+            ),
         ] {
             let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
             let (last, before) = words.split_last().unwrap();
@@ -212,5 +267,7 @@ mod tests {
             assert!(found.contains(&expected.to_owned()), "{words:?}: {found:?}");
             assert!(!found.contains(&"complete".to_owned()), "hidden");
         }
+        let words = ["topic", "create"].map(str::to_owned);
+        assert_eq!(candidates(&command, &words, "", &names), [""; 0], "a new name");
     }
 }
