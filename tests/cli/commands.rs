@@ -1,7 +1,7 @@
 //! What single commands do against the real service, and offline.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -102,7 +102,8 @@ fn a_group_is_moved_to_where_another_is_and_its_members_are_kicked() {
     service.post("/v1/groups/one/members/m/poll", &body);
     service.fails("group seek one --to-group two", "live members");
     assert_eq!(service.ok("group kick one m"), "member m of group one is gone\n");
-    service.fails("group kick one m", "unknown-member");
+    let unknown = "unknown-member: group one has no member m; quipu group describe one shows its members";
+    service.fails("group kick one m", unknown);
     service.ok("group seek one --to-group two");
 }
 
@@ -196,6 +197,10 @@ fn a_load_is_measured_on_a_topic_of_its_own_that_is_deleted() {
         "produce --records 500 --record-bytes 1kB --batch 7",
         "fetch --records 500 --connections 9",
         "tail --records 50 --connections 1",
+        // More than one request may have: it is cut.
+        "produce --records 50 --record-bytes 1MiB --batch 100000",
+        "fetch --records 50 --record-bytes 1MiB",
+        "tail --records 50 --record-bytes 1MiB --rate 1000000 --connections 1",
     ] {
         let sums = service.json(&format!("bench {line} --partitions 3"));
         assert!(line.starts_with(sums["bench"].as_str().unwrap()), "{sums}");
@@ -227,14 +232,23 @@ fn names_are_completed_from_the_server() {
     }
     let script = run_offline("completions bash").ok();
     let quipu = env!("CARGO_BIN_EXE_quipu");
-    let test = format!(
-        "{script}\nquipu() {{ {quipu} \"$@\"; }}\nCOMP_WORDS=(quipu topic describe o)\nCOMP_CWORD=3\n_quipu\necho \"${{COMPREPLY[@]}}\"\n"
-    );
-    let mut bash = Command::new("bash");
-    let bash = bash.env("QUIPU_SERVER", &service.url).stdin(Stdio::piped());
-    let mut bash = bash.stdout(Stdio::piped()).spawn().unwrap();
-    bash.stdin.take().unwrap().write_all(test.as_bytes()).unwrap();
-    assert_eq!(Ended::from(bash.wait_with_output().unwrap()).out, "orders\n");
+    let url = &service.url;
+    for (line, expected) in [
+        (format!("--server {url} topic describe o"), "orders"),
+        (format!("--server={url} topic  describe o"), "orders"),
+        (format!("--server {url} consume t --group=b"), "billing"),
+        (format!("--server {url} consume t --group="), "billing"),
+        ("topic list --output=j".to_owned(), "json"),
+    ] {
+        // bash breaks words at `:` and `=` too, and takes what follows the last break.
+        let words = line.replace(':', " : ").replace('=', " = ");
+        let test = format!(
+            "{script}\nquipu() {{ {quipu} \"$@\"; }}\nCOMP_LINE='quipu {line}'\nCOMP_WORDS=(quipu {words})\n\
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n_quipu\necho \"${{COMPREPLY[@]}}\"\n"
+        );
+        let bash = Command::new("bash").args(["-c", &test]).output().unwrap();
+        assert_eq!(Ended::from(bash).out, format!("{expected}\n"), "{line}");
+    }
 }
 
 #[test]
@@ -322,9 +336,7 @@ fn every_help_has_an_example_and_offline_commands_have_no_server() {
         let names = names.filter(|name| !["", "help"].contains(name));
         commands.extend(names.map(|name| format!("{command} {name}")));
         leaves += usize::from(commands.len() == before);
-        let Some(first) = command.split_whitespace().next() else {
-            continue;
-        };
+        let first = command.split_whitespace().next().unwrap_or_default();
         assert!(text.contains("\nExamples:\n"), "{command}: {text}");
         let is_offline = ["serve", "demo", "verify", "inspect", "completions"].contains(&first);
         assert_eq!(text.contains("--server"), !is_offline, "{command}");

@@ -36,7 +36,9 @@ impl Run<'_> {
         let left = AtomicU64::new(self.load.records.unwrap_or(u64::MAX));
         self.on_each_connection(|_, sums, ends| {
             while !ends() {
-                let Some(records) = take(&left, batch) else { break };
+                let Some(records) = take(&left, self.load.in_one_request(batch)) else {
+                    break;
+                };
                 let body = self.lines(records, sums.records, None);
                 self.timed(sums, ends, || self.append(&body))?;
                 sums.records += records;
@@ -52,7 +54,7 @@ impl Run<'_> {
         let total = self.load.records.unwrap_or(FETCH_RECORDS);
         let mut appended = 0;
         while appended < total && self.interrupt.get().is_none() {
-            let records = (total - appended).min(5000);
+            let records = self.load.in_one_request((total - appended).min(5000));
             self.append(&self.lines(records, appended, None))?;
             appended += records;
         }
@@ -118,6 +120,7 @@ impl Run<'_> {
             let due = (started.elapsed().as_secs_f64() * rate as f64) as u64;
             let most = self.load.records.unwrap_or(u64::MAX);
             let records = due.min(most).saturating_sub(sent).min(10_000);
+            let records = self.load.in_one_request(records);
             if records > 0 {
                 self.append(&self.lines(records, sent, Some(started.elapsed())))?;
                 requests += 1;

@@ -17,6 +17,7 @@ use self::histogram::Histogram;
 use super::api::topic_route;
 use super::connect::Connect;
 use super::deliver::random_key;
+use super::input::MAX_LINE_BYTES;
 use super::output::{self, bytes, rate, records, took};
 use super::signal::Interrupt;
 
@@ -32,7 +33,7 @@ pub(crate) enum Action {
     Produce {
         #[command(flatten)]
         load: Load,
-        /// Records of each request
+        /// Records of each request, if they fit into 16 MiB
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
         batch: u64,
     },
@@ -85,6 +86,17 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 impl Load {
+    /// Bytes of the longest key: a record's number.
+    const KEY_BYTES: u64 = 20;
+    /// Bytes of a line but for its key and value, at most.
+    const LINE_BYTES: u64 = 32;
+
+    /// How many of `records` go into one request, which the server must take and every connection holds in memory.
+    fn in_one_request(&self, records: u64) -> u64 {
+        let line = self.record_bytes + Self::KEY_BYTES + Self::LINE_BYTES;
+        records.min(MAX_LINE_BYTES as u64 / line)
+    }
+
     fn duration(&self) -> Duration {
         let default = if self.records.is_some() { 86_400 } else { 10 };
         self.duration.unwrap_or(Duration::from_secs(default))
@@ -113,7 +125,8 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
         Action::Tail { load, .. } => ("tail", *load),
     };
     let topic = &random_key().replace("quipu-", "bench-");
-    let body = json!({"partitions": load.partitions});
+    let config = json!({"max_record_bytes": load.record_bytes + Load::KEY_BYTES});
+    let body = json!({"partitions": load.partitions, "config": config});
     client.send(&Method::PUT, &topic_route(topic), Some(&body))?;
     let run = load::Run {
         client,
@@ -159,15 +172,15 @@ fn report(name: &str, load: Load, sums: &Sums, is_json: bool) -> anyhow::Result<
         0 => String::new(),
         retries => format!(", {retries} retries"),
     };
-    output::line(format_args!(
-        "{name}: {} ({}) in {} over {} connections: {} records/s, {}/s{retries}\n{}",
+    let sentence = format!(
+        "{name}: {} ({}) in {} over {} connections: {} records/s, {}/s{retries}",
         records(sums.records),
         bytes(sums.bytes),
         took(sums.elapsed),
         load.connections,
         rate(sums.records, sums.elapsed),
         bytes(bytes_rate as u64),
-        sums.latencies,
-    ))?;
+    );
+    output::line(format_args!("{}\n{}", output::wrapped(&sentence), sums.latencies))?;
     Ok(())
 }
