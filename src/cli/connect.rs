@@ -196,24 +196,20 @@ pub(crate) fn run(action: Action, connect: Connect, is_json: bool) -> anyhow::Re
             let server = client.base().to_owned();
             let answer = json!({"context": name, "server": server});
             let text = format!("context {name} is {server}");
-            contexts.contexts.insert(
-                name,
-                Named {
-                    server,
-                    token: connect.token,
-                },
-            );
+            let token = connect.token;
+            contexts.contexts.insert(name, Named { server, token });
             (text, answer)
         }
         Action::Use(Name { name }) => {
             if !contexts.contexts.contains_key(&name) {
                 bail!(contexts.unknown(&name));
             }
-            contexts.current = Some(name.clone());
-            (
+            let (text, answer) = (
                 format!("commands go to context {name} now"),
                 json!({"current": name}),
-            )
+            );
+            contexts.current = Some(name);
+            (text, answer)
         }
         Action::Delete(Name { name }) => {
             if contexts.contexts.remove(&name).is_none() {

@@ -118,18 +118,21 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
             name: Name { group },
             member,
         } => {
-            client.send(&Method::DELETE, &group_route(&group, &["members", &member]), None)?;
+            let kicked = client.send(&Method::DELETE, &group_route(&group, &["members", &member]), None);
+            kicked.map_err(|failure| match failure.code() {
+                Some("unknown-member") => anyhow::anyhow!(
+                    "unknown-member: group {group} has no member {member}; quipu group describe {group} shows its members"
+                ),
+                _ => failure.into(),
+            })?;
             let text = format!("member {member} of group {group} is gone");
             output::done(&json!({"group": group, "kicked": member}), &text, is_json)
         }
         Action::Delete(Name { group }) => {
             let deleted = client.send(&Method::DELETE, &group_route(&group, &[]), None);
             deleted.map_err(|failure| explain(failure.into(), &group))?;
-            output::done(
-                &json!({"deleted": group}),
-                &format!("group {group} is deleted"),
-                is_json,
-            )
+            let text = format!("group {group} is deleted");
+            output::done(&json!({"deleted": group}), &text, is_json)
         }
     }
 }

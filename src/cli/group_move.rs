@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use clap::ArgGroup;
 use clap::builder::NonEmptyStringValueParser;
 use http::Method;
 use serde_json::{Value, json};
@@ -16,13 +17,14 @@ use super::output::{self, Table, count_of, records};
 
 /// Where `quipu group seek` takes the offsets from.
 #[derive(Debug, clap::Args)]
+#[command(group(ArgGroup::new("source").required(true).args(["to_group", "to_file"])))]
 pub(crate) struct SeekTo {
     /// The group whose offsets are taken
-    #[arg(long, value_name = "OTHER", required_unless_present = "to_file", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "OTHER", value_parser = NonEmptyStringValueParser::new())]
     to_group: Option<String>,
     /// A file with a line `TOPIC PARTITION OFFSET` for each partition, or the JSON of …/groups/GROUP/offsets; `-` for
     /// standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "to_group")]
+    #[arg(long, value_name = "FILE")]
     to_file: Option<PathBuf>,
     /// Take only this topic's offsets; may be repeated [default: all]
     #[arg(long, value_name = "TOPIC")]
@@ -102,9 +104,17 @@ fn read(path: &Path) -> anyhow::Result<Vec<CommittedOffset>> {
 }
 
 fn parse(text: &str) -> Result<Vec<CommittedOffset>, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_start().starts_with('{') {
-        let committed: Committed = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        return Ok(committed.offsets);
+        let committed: Result<Committed, _> = serde_json::from_str(text);
+        let wrong = |line| {
+            let example = r#"{"offsets":[{"topic":"orders","partition":0,"offset":7}]}"#;
+            format!("line {line}: this is not the JSON of a group's offsets, as {example}")
+        };
+        return committed.map_or_else(
+            |error| Err(wrong(error.line())),
+            |committed| Ok(committed.offsets),
+        );
     }
     let row = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -169,7 +179,8 @@ mod tests {
     #[test]
     fn offsets_are_lines_or_the_json_of_the_api() {
         let json = r#"{"offsets":[{"topic":"t","partition":1,"offset":7,"metadata":null}]}"#;
-        for text in ["t 1 7\n", "\n t\t1 7", json] {
+        let marked = format!("\u{feff}{json}");
+        for text in ["t 1 7\n", "\n t\t1 7", "\u{feff}t 1 7", json, &marked] {
             let rows = parse(text).unwrap();
             let row = &rows[0];
             assert_eq!(&*row.topic, "t", "{text}");
@@ -179,6 +190,11 @@ mod tests {
         }
         let found = parse("t 1 7\nt x 7").unwrap_err();
         assert_eq!(found, "line 2: \"t x 7\" is not TOPIC PARTITION OFFSET");
-        assert!(parse("{").is_err() && parse("t 1").is_err());
+        for wrong in ["{", r#"{"offset":[]}"#, r#"{"offsets":[{"topic":"t"}]}"#] {
+            let found = parse(wrong).unwrap_err();
+            let expected = "line 1: this is not the JSON of a group's offsets, as {\"offsets\":";
+            assert!(found.starts_with(expected), "{found}");
+        }
+        assert!(parse("t 1").is_err());
     }
 }

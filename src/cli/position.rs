@@ -51,9 +51,9 @@ impl Position {
 
     /// What `--until` takes: as `--from`, but a history that ends at its start is a mistake.
     pub(crate) fn parse_until(text: &str) -> Result<Self, String> {
-        match Self::parse_from(text)? {
-            Self::Earliest => Err("nothing lies before `earliest`".to_owned()),
-            position => Ok(position),
+        match Self::parse_from(text) {
+            Ok(Self::Earliest) => Err("nothing lies before `earliest`".to_owned()),
+            result => result.map_err(|error| error.replace("`earliest`, `latest`", "`latest`")),
         }
     }
 
@@ -206,7 +206,10 @@ mod tests {
         for wrong in "|soon|offset:|offset:-1|2013-13-01|-5|-|20130701|2013-07".split('|') {
             assert!(Position::parse_from(wrong).is_err(), "{wrong}");
         }
-        assert!(Position::parse_until("earliest").is_err());
+        for wrong in ["earliest", "1h"] {
+            let error = Position::parse_until(wrong).unwrap_err();
+            assert!(!error.contains("`earliest`, "), "{error}");
+        }
     }
 
     #[test]

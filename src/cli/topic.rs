@@ -177,30 +177,26 @@ impl Trim {
 }
 
 /// `retention_ms=1000`: a value is JSON if it is a number, `true`, `false` or `null`, and a word otherwise. Milliseconds
-/// and bytes may have a unit.
+/// and bytes may have a unit, or be `none`.
 fn parse_setting(text: &str) -> Result<(String, Value), String> {
     let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
     let (key, value) = parts.ok_or("a setting is written KEY=VALUE")?;
+    let wrong = |what| format!("{key} takes {what}, not {value:?}");
     let value = match serde_json::from_str(value) {
         Ok(json @ (Value::Number(_) | Value::Bool(_) | Value::Null)) => json,
+        // As `quipu topic describe` shows it.
+        _ if value == "none" && (key.ends_with("_ms") || key.ends_with("_bytes")) => Value::Null,
         _ if key.ends_with("_ms") => {
-            match units::parse_duration(value).map(|span| u64::try_from(span.as_millis())) {
-                Some(Ok(ms)) => ms.into(),
-                _ => {
-                    return Err(format!(
-                        "{key} takes a duration as 7d, 12h or 500ms, or milliseconds, not {value:?}"
-                    ));
-                }
-            }
+            let ms = units::parse_duration(value).and_then(|span| u64::try_from(span.as_millis()).ok());
+            ms.ok_or_else(|| wrong("a duration as 7d, 12h or 500ms, or milliseconds"))?
+                .into()
         }
-        _ if key.ends_with("_bytes") => match units::parse_bytes(value) {
-            Some(bytes) => bytes.into(),
-            None => {
-                return Err(format!(
-                    "{key} takes a size as 64MiB or 10GB, or bytes, not {value:?}"
-                ));
-            }
-        },
+        _ if key.ends_with("_bytes") => {
+            let bytes = units::parse_bytes(value);
+            bytes
+                .ok_or_else(|| wrong("a size as 64MiB or 10GB, or bytes"))?
+                .into()
+        }
         _ => Value::from(value),
     };
     Ok((key.to_owned(), value))
@@ -307,6 +303,7 @@ mod tests {
             ("retention_ms=5", json!(5)),
             ("retention_ms=7d", json!(604_800_000)),
             ("retention_ms=null", Value::Null),
+            ("retention_bytes=none", Value::Null),
             ("segment_bytes=64MiB", json!(64 << 20)),
             ("ack=written", json!("written")),
         ] {
