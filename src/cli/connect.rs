@@ -190,7 +190,7 @@ pub(crate) fn run(action: Action, connect: Connect, is_json: bool) -> anyhow::Re
         Action::List => return list(&contexts, is_json),
         Action::Set(Name { name }) => {
             let Some(server) = connect.server else {
-                return Err(Usage::of("which server? give --server URL"));
+                return Err(Usage::of("give --server URL; QUIPU_SERVER is not saved"));
             };
             let client = Client::new(&server, connect.token.as_deref())?;
             let server = client.base().to_owned();
