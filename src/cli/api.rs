@@ -179,6 +179,8 @@ pub(crate) struct CommittedOffset {
     pub(crate) topic: String,
     pub(crate) partition: u32,
     pub(crate) offset: u64,
+    /// What the one who committed it noted.
+    pub(crate) metadata: Option<String>,
 }
 
 impl Committed {

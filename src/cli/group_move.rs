@@ -123,6 +123,7 @@ fn parse(text: &str) -> Result<Vec<CommittedOffset>, String> {
         };
         let (topic, partition, offset) = (topic.to_owned(), partition.parse().ok()?, offset.parse().ok()?);
         Some(CommittedOffset {
+            metadata: None,
             topic,
             partition,
             offset,

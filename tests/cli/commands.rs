@@ -1,8 +1,10 @@
 //! What single commands do against the real service, and offline.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -44,10 +46,12 @@ fn records_are_printed_as_their_reader_wants_them() {
         let record: Value = serde_json::from_str(&text).unwrap();
         assert!(record["topic"].is_string(), "{text}");
     }
-    assert_eq!(
-        service.failed("consume t --from offset:11"),
-        "quipu: offset-out-of-range: offset 11 lies beyond the end of partition 0 of t, 10\n"
-    );
+    for more in ["", "--follow", "--group none", "--group none --follow", "text"] {
+        let ended = service.run(&format!("consume t {more} --from offset:11"));
+        ended.fails_as("quipu: offset-out-of-range: offset 11 lies beyond the end of partition 0 of t, 10\n");
+        assert_eq!(ended.out, "", "{more}");
+    }
+    service.fails("lag none", "unknown-group");
 }
 
 #[test]
@@ -56,32 +60,67 @@ fn a_reader_that_does_not_read_holds_up_no_signal() {
     service.ok("topic create t");
     service.produce("t", &tens(0..20_000));
     for line in ["consume t", "consume t --follow", "replay t --from 0"] {
-        let mut running = service.spawn(line);
-        running.out.read_exact(&mut [0]).unwrap();
-        running.interrupt();
-        // More than a pipe holds is left, and nobody reads it.
-        running.end_unread().quiet();
+        for signal in [Signal::INT, Signal::TERM] {
+            let mut running = service.spawn(line);
+            running.out.read_exact(&mut [0]).unwrap();
+            kill_process(Pid::from_child(&running.child), signal).unwrap();
+            // More than a pipe holds is left, and nobody reads it.
+            running.end_unread().quiet();
+        }
     }
 }
 
 #[test]
 fn another_consumer_under_the_same_group_is_noticed() {
+    const WARNING: &str = "quipu: warning: somebody else commits offsets of group g too";
     let service = Service::with_ten(1);
-    let mut consumer = service.spawn("consume t --group g --follow");
-    while service.json("group list")["groups"][0]["group"] != "g" || service.json("lag g")["lag"] != 0 {
-        std::thread::yield_now();
+    // Each warns once, when both have committed.
+    let mut consumers = [(); 2].map(|()| service.spawn("consume t --group g --follow"));
+    consumers[0].lines(10);
+    let (sender, warnings) = channel();
+    let readers = consumers.each_mut().map(|consumer| {
+        let mut errors = BufReader::new(consumer.child.stderr.take().unwrap());
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            errors.read_line(&mut line).unwrap();
+            sender.send(line).unwrap();
+            std::io::read_to_string(errors).unwrap()
+        })
+    });
+    let (mut warned, mut n) = (0, 10);
+    while warned < 2 {
+        service.produce("t", &ten(n));
+        n += 1;
+        for line in warnings.try_iter() {
+            assert!(line.starts_with(WARNING), "{line}");
+            warned += 1;
+        }
     }
+    for (consumer, reader) in consumers.into_iter().zip(readers) {
+        consumer.interrupt();
+        consumer.end().ok();
+        assert_eq!(reader.join().unwrap(), "");
+    }
+
+    // A command that ends by itself notices one that began later and ended earlier. An offset that was moved counts too.
+    service.ok("topic create large");
+    service.produce("large", &tens(0..20_000));
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "offsets", "t 0 3\n");
-    service.ok(&format!("group seek g --to-file {path}"));
-    service.produce("t", &ten(10));
-    let mut line = String::new();
-    let mut errors = BufReader::new(consumer.child.stderr.take().unwrap());
-    errors.read_line(&mut line).unwrap();
-    let expected = "quipu: warning: somebody else commits offsets of group g too";
-    assert!(line.starts_with(expected), "{line}");
-    consumer.interrupt();
-    consumer.end().ok();
+    let path = file(&dir, "offsets", "large 0 3\n");
+    for other in [
+        "consume large --group g",
+        &format!("group seek g --to-file {path}"),
+    ] {
+        let mut consumer = service.spawn("consume large --group g");
+        consumer.out.read_exact(&mut [0]).unwrap();
+        service.ok(other);
+        let ended = consumer.end();
+        assert!(ended.err.starts_with(WARNING), "{other}: {}", ended.err);
+        assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
+        ended.ok();
+        service.ok("group reset g --topic large --to earliest");
+    }
 }
 
 #[test]

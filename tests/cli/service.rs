@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::Server;
-use crate::{Ended, Running, ended, file, quipu, run};
+use crate::{Ended, Running, command, ended, file, quipu, run};
 
 /// `quipu serve` on a free port and a fresh data directory; killed when dropped.
 pub(crate) struct Service {
@@ -264,21 +264,26 @@ fn a_pipe_that_stays_open_is_sent_as_it_comes() {
 #[test]
 fn ctrl_c_says_that_a_half_written_line_of_an_open_pipe_is_not_sent() {
     let service = Service::start();
-    service.ok("topic create t");
-    let mut consumer = service.spawn("consume t --follow");
-    let mut producer = service.spawn("produce t");
-    let mut input = producer.child.stdin.take().unwrap();
-    let half = format!("{}{{\"value\":", ten(0));
-    input.write_all(half.as_bytes()).unwrap();
-    // The pipe gives both at once, so the half line was read when the whole one is here.
-    assert_eq!(values(&consumer.line()), [0]);
-    producer.interrupt();
-    assert_eq!(
-        producer.end().failed(),
-        "quipu: line 2 of standard input: interrupted before its end, so it was not sent; 1 record was stored\n"
-    );
-    assert_eq!(service.values("consume t"), [0]);
-    drop(input);
+    for (topic, flags, half) in [
+        ("t", "", ten(0) + "{\"value\":"),
+        ("raw", "--raw", "0\n12".to_owned()),
+    ] {
+        service.server.create_topic(topic, 1);
+        let mut consumer = service.spawn(&format!("consume {topic} --follow"));
+        let mut producer = service.spawn(&format!("produce {topic} {flags}"));
+        let mut input = producer.child.stdin.take().unwrap();
+        input.write_all(half.as_bytes()).unwrap();
+        // The pipe gives both at once, so the half line was read when the whole one is here.
+        assert_eq!(values(&consumer.line()), [0]);
+        producer.interrupt();
+        producer.end().fails_as(
+            "quipu: line 2 of standard input: interrupted before its end, so it was not sent; 1 record was stored\n",
+        );
+        assert_eq!(service.values(&format!("consume {topic}")), [0]);
+        consumer.interrupt();
+        consumer.end().quiet();
+        drop(input);
+    }
 }
 
 #[test]
@@ -299,7 +304,43 @@ fn a_group_continues_where_it_stopped() {
     assert!(service.ok("lag").lines().any(|line| line.starts_with("g ")));
     // If something is committed, `--from` has no effect.
     assert_eq!(service.values("consume t --group g --from earliest"), [10]);
-    assert_eq!(service.ok("consume t --group new --from latest"), "");
+}
+
+#[test]
+fn where_a_group_starts_is_committed_before_the_first_record_is_printed() {
+    let service = Service::with_ten(1);
+    for (topic, partitions) in [("wide", 3), ("empty", 2), ("large", 1)] {
+        service.server.create_topic(topic, partitions);
+    }
+    service.produce("large", &tens(0..20_000));
+    let committed = |group: &str| {
+        let answer = service.server.get(&format!("/v1/groups/{group}/offsets"));
+        let rows = answer["offsets"].as_array().unwrap().iter();
+        let rows = rows.map(|row| format!("{} {} {}", row["topic"], row["partition"], row["offset"]));
+        let mut rows: Vec<String> = rows.map(|row| row.replace('"', "")).collect();
+        rows.sort();
+        rows.join(", ")
+    };
+    for (line, expected) in [
+        ("t wide --max 1", "t 0 1, wide 0 0, wide 1 0, wide 2 0"),
+        ("empty", "empty 0 0, empty 1 0"),
+        ("t empty --from latest", "empty 0 0, empty 1 0, t 0 10"),
+        ("t --from offset:7 --max 1", "t 0 8"),
+        ("t --from time:4000 --max 1", "t 0 5"),
+        ("wide --partition 1", "wide 1 0"),
+    ] {
+        let group = format!("g{}", line.len());
+        service.ok(&format!("consume {line} --group {group}"));
+        assert_eq!(committed(&group), expected, "{line}");
+    }
+    let mut killed = service.spawn("consume large t --group killed");
+    killed.line();
+    killed.child.kill().unwrap();
+    assert!(committed("killed").ends_with("t 0 0"), "{}", committed("killed"));
+    // What comes between two runs is printed by the second.
+    service.ok("consume t --group late --from latest");
+    service.produce("t", &ten(10));
+    assert_eq!(service.values("consume t --group late --from latest"), [10]);
 }
 
 #[test]
@@ -391,7 +432,7 @@ fn ctrl_c_commits_what_was_printed() {
 }
 
 #[test]
-fn a_closed_pipe_is_a_quiet_end() {
+fn a_closed_pipe_is_a_quiet_end_and_a_full_disk_an_error() {
     let service = Service::with_ten(3);
     // The command follows for ever and has nothing more to write, but still learns that nobody reads.
     for line in ["consume t --follow", "replay t --from 0 --speed 0.001"] {
@@ -401,6 +442,25 @@ fn a_closed_pipe_is_a_quiet_end() {
     }
     for line in ["topic list", "topic describe t --output json", "lag"] {
         service.spawn(line).hang_up().quiet();
+    }
+    // A full disk is an error.
+    for line in [
+        "consume t",
+        "consume t --follow",
+        "replay t --from 0",
+        "topic list",
+        "lag --output json",
+        "lag --watch",
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = command(line);
+        let ended: Ended = command
+            .env("QUIPU_SERVER", &service.url)
+            .stdout(full)
+            .output()
+            .unwrap()
+            .into();
+        ended.fails_with("quipu: cannot write to standard output: No space left");
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::api::{Committed, group_route, patiently};
 use crate::cli::client::{Client, Failure};
+use crate::cli::deliver::random_key;
 use crate::cli::output::{note, say_once};
 use crate::cli::signal::Interrupt;
 
@@ -24,8 +25,11 @@ pub(super) struct Commits<'a> {
     /// Whether the command follows, without an end: a failed commit is then tried again with the next one.
     follows: bool,
     interrupt: &'a Interrupt,
+    /// The metadata of this run's commits, which no other run has.
+    run: String,
     printed: BTreeMap<Place, u64>,
-    committed: BTreeMap<Place, u64>,
+    /// The group's offsets as this run has found or committed them, with their metadata.
+    committed: BTreeMap<Place, (u64, Option<String>)>,
     due: Instant,
     /// Whether the user was told that commits fail.
     troubled: bool,
@@ -34,22 +38,39 @@ pub(super) struct Commits<'a> {
 }
 
 impl<'a> Commits<'a> {
-    /// None are committed yet.
-    pub(super) fn new(client: &'a Client, group: &'a str, follows: bool, interrupt: &'a Interrupt) -> Self {
-        Self {
+    /// Asks for the group's offsets.
+    /// Errors: The server's; the group has live members.
+    pub(super) fn begin(
+        client: &'a Client,
+        group: &'a str,
+        follows: bool,
+        interrupt: &'a Interrupt,
+    ) -> anyhow::Result<Self> {
+        check_no_members(client, group, interrupt)?;
+        let found = patiently(interrupt, true, || Committed::of(client, group))?;
+        let rows = found.offsets.into_iter();
+        Ok(Self {
             client,
             group,
             follows,
             interrupt,
+            run: random_key(),
             printed: BTreeMap::new(),
-            committed: BTreeMap::new(),
+            committed: rows
+                .map(|row| ((row.topic, row.partition), (row.offset, row.metadata)))
+                .collect(),
             due: Instant::now() + INTERVAL,
             troubled: false,
             warned: false,
-        }
+        })
     }
 
-    /// Remembers that everything before `next` was printed.
+    /// The offset that the group has committed there.
+    pub(super) fn committed(&self, place: &Place) -> Option<u64> {
+        self.committed.get(place).map(|(offset, _)| *offset)
+    }
+
+    /// Remembers that everything before `next` was printed, or is not to be printed.
     pub(super) fn printed(&mut self, place: Place, next: u64) {
         self.printed.insert(place, next);
     }
@@ -64,7 +85,6 @@ impl<'a> Commits<'a> {
         if !self.follows {
             return self.commit();
         }
-        self.look_for_others();
         match self.try_commit() {
             Ok(()) => {
                 self.troubled = false;
@@ -87,30 +107,40 @@ impl<'a> Commits<'a> {
     }
 
     fn try_commit(&mut self) -> Result<(), Failure> {
-        let is_new = |(place, offset): &(&Place, &u64)| self.committed.get(*place) != Some(*offset);
+        let is_new = |(place, offset): &(&Place, &u64)| self.committed(place) != Some(**offset);
         let new = self.printed.iter().filter(is_new);
-        let row = |((topic, partition), offset): (&Place, &u64)| json!({"topic": topic, "partition": partition, "offset": offset});
-        let offsets: Vec<Value> = new.map(row).collect();
-        if !offsets.is_empty() {
-            let body = json!({ "offsets": offsets });
-            let route = group_route(self.group, &["offsets"]);
-            self.client.send(&Method::PUT, &route, Some(&body))?;
-            self.committed.clone_from(&self.printed);
+        let new: Vec<(Place, u64)> = new.map(|(place, offset)| (place.clone(), *offset)).collect();
+        if new.is_empty() {
+            return Ok(());
         }
+        self.look_for_others();
+        let row = |((topic, partition), offset): &(Place, u64)| json!({"topic": topic, "partition": partition, "offset": offset, "metadata": self.run});
+        let body = json!({"offsets": new.iter().map(row).collect::<Vec<Value>>()});
+        let route = group_route(self.group, &["offsets"]);
+        self.client.send(&Method::PUT, &route, Some(&body))?;
+        let rows = new.into_iter();
+        self.committed
+            .extend(rows.map(|(place, offset)| (place, (offset, Some(self.run.clone())))));
         Ok(())
     }
 
-    /// Warns once if the group's offsets are not those committed here. This is only a hint, so failures are ignored.
+    /// Warns once if the group's offsets are not those found or committed here. This is only a hint, so failures are ignored.
     fn look_for_others(&mut self) {
-        if self.warned || self.committed.is_empty() || self.committed == self.printed {
+        if self.warned || self.committed.is_empty() {
             return;
         }
         let Ok(found) = Committed::of(self.client, self.group) else {
             return;
         };
-        let moved = found.offsets.iter().any(|row| {
-            let own = self.committed.get(&(row.topic.clone(), row.partition));
-            own.is_some_and(|own| *own != row.offset)
+        let moved = found.offsets.into_iter().any(|row| {
+            let Some((offset, metadata)) = self.committed.get(&(row.topic, row.partition)) else {
+                return false;
+            };
+            match row.metadata.as_ref() == Some(&self.run) {
+                // A commit of this run whose answer was lost only goes forward; a reset keeps the metadata.
+                true => row.offset < *offset,
+                false => (row.offset, &row.metadata) != (*offset, metadata),
+            }
         });
         if moved {
             self.warned = true;
@@ -131,7 +161,7 @@ impl<'a> Commits<'a> {
 }
 
 /// Refuses to print records of a group whose members commit for it, before the first is printed.
-pub(super) fn check_no_members(client: &Client, group: &str, interrupt: &Interrupt) -> anyhow::Result<()> {
+fn check_no_members(client: &Client, group: &str, interrupt: &Interrupt) -> anyhow::Result<()> {
     match patiently(interrupt, true, || client.get::<Value>(&group_route(group, &[]))) {
         Ok(answer) => match answer.get("members").and_then(Value::as_array) {
             Some(members) if !members.is_empty() => Err(has_members(group)),

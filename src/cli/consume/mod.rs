@@ -2,8 +2,9 @@
 //!
 //! Other threads read, the main thread prints, so a silent connection never delays Ctrl-C. With `--last`, `--follow`, a
 //! filter or several topics, records come as one stream ([`super::stream`]), if there is no group and no start or end
-//! is an offset. All others are fetched by partition ([`fetch`]). A group's offsets are committed, each second and at
-//! the end, only for records that standard output has taken: a killed consumer prints some again and skips none.
+//! is an offset. All others are fetched by partition ([`fetch`]). A group's offsets are committed first where it starts,
+//! then, each second and at the end, only for records that standard output has taken: a killed consumer prints some
+//! again and skips none.
 
 mod commit;
 mod fetch;
@@ -16,10 +17,10 @@ use std::time::{Duration, SystemTime};
 use clap::builder::NonEmptyStringValueParser;
 use quipu_segments::TimestampMs;
 
-use self::commit::{Commits, check_no_members};
+use self::commit::Commits;
 use self::format::{Format, Record};
 use super::Usage;
-use super::api::{self, Committed, CommittedOffset, Topic, patiently, stream_route};
+use super::api::{self, Topic, patiently, stream_route};
 use super::client::{Client, Failure, Route};
 use super::connect::Connect;
 use super::deliver::PATIENCE;
@@ -116,8 +117,10 @@ pub(crate) fn run(args: Args, connect: &Connect) -> anyhow::Result<()> {
         chosen.push((topic, topic.choose(&args.partition)?));
     }
     let partitions: usize = chosen.iter().map(|(_, partitions)| partitions.len()).sum();
-    let group = args.group.as_deref();
-    let commits = group.map(|group| Commits::new(&client, group, args.follow, &interrupt));
+    let commits = match &args.group {
+        Some(group) => Some(Commits::begin(&client, group, args.follow, &interrupt)?),
+        None => None,
+    };
     let mut printer = Printer {
         args: &args,
         names_topics: topics.len() > 1,
@@ -137,7 +140,7 @@ pub(crate) fn run(args: Args, connect: &Connect) -> anyhow::Result<()> {
         let events = stream(&client, &args, &chosen, &interrupt)?;
         return print(&events, &interrupt, &mut printer);
     }
-    let (partitions, until) = to_fetch(&client, &args, &chosen, &interrupt)?;
+    let (partitions, until) = to_fetch(&client, &args, &chosen, printer.commits.as_mut(), &interrupt)?;
     if partitions.is_empty() {
         return Ok(());
     }
@@ -205,30 +208,31 @@ fn stream(
 }
 
 /// The partitions to fetch, with start and end offsets; and the time before which a live tail ends, if it has one.
+/// Commits the start of each partition where the group has no offset yet.
 fn to_fetch(
     client: &Client,
     args: &Args,
     chosen: &[Chosen<'_>],
+    mut commits: Option<&mut Commits<'_>>,
     interrupt: &Interrupt,
 ) -> anyhow::Result<(Vec<Partition>, Option<i64>)> {
-    let committed = match &args.group {
-        Some(group) => {
-            check_no_members(client, group, interrupt)?;
-            patiently(interrupt, true, || Committed::of(client, group))?.offsets
-        }
-        None => Vec::new(),
-    };
     let mut partitions = Vec::new();
     let mut tail_until = None;
     let all = chosen.iter();
     for (topic, chosen) in all.flat_map(|(topic, all)| all.iter().map(|p| (&*topic.name, *p))) {
         let number = chosen.partition;
-        let is_here = |c: &&CommittedOffset| c.topic == topic && c.partition == number;
-        let from = args.from.unwrap_or(Position::Earliest);
-        let start = match committed.iter().find(is_here) {
-            Some(committed) => committed.offset.max(chosen.log_start_offset),
-            None => from.resolve(client, topic, chosen)?,
+        let place = (topic.to_owned(), number);
+        let committed = commits.as_ref().and_then(|commits| commits.committed(&place));
+        let start = match committed {
+            Some(offset) => offset.max(chosen.log_start_offset),
+            None => args
+                .from
+                .unwrap_or(Position::Earliest)
+                .resolve(client, topic, chosen)?,
         };
+        if let (Some(commits), None) = (&mut commits, committed) {
+            commits.printed(place, start);
+        }
         let until = match args.until {
             // A live tail that ends at a future time: the end is known when a record of that time arrives.
             Some(Position::Time(time)) if args.follow && is_to_come(time) => {
@@ -248,6 +252,9 @@ fn to_fetch(
             partitions.push(partition);
         }
     }
+    // Before the first record is printed: all that is not printed then counts as lag, and if this command is killed, the
+    // next one skips nothing that came after its start.
+    commits.map_or(Ok(()), Commits::commit)?;
     Ok((partitions, tail_until))
 }
 
