@@ -192,9 +192,11 @@ fn the_server_chooses_the_newest_records_and_those_with_a_header() {
     }
 }
 
-/// A topic of one record, whose group gets the n-th of `replies` to its n-th commit; the channel reports each commit.
-fn group_of(replies: Vec<Reply>) -> (Fake, std::sync::mpsc::Receiver<()>) {
+/// A topic of one record, whose group gets the n-th of `replies` to the n-th commit after that of its start; the channel
+/// reports each commit after them.
+fn group_of(mut replies: Vec<Reply>) -> (Fake, std::sync::mpsc::Receiver<()>) {
     let (commit, commits) = std::sync::mpsc::channel();
+    replies.insert(0, fine(r#"{"offsets":[]}"#));
     let reply = in_turn(replies, move |_| {
         commit.send(()).unwrap();
         fine(r#"{"offsets":[]}"#)
@@ -237,14 +239,25 @@ fn a_commit_that_fails_while_a_group_follows_is_tried_again() {
     let (fake, _committed) = group_of(vec![problem(403, r#""code":"forbidden","detail":"no""#)]);
     let ended = run(&fake.url, "consume t --follow --group g");
     ended.fails_as("quipu: cannot commit the offsets of group g: forbidden: no\n");
+    let mut requests = fake.requests();
+    requests.retain(|request| !request.line.starts_with("GET /v1/groups/"));
+    let start = String::from_utf8_lossy(&requests[0].body).into_owned();
+    assert!(
+        start.contains(r#""offset":0"#),
+        "the start is committed before records are read: {start}"
+    );
 }
 
 #[test]
-fn a_watch_into_a_pipe_continues_over_a_restart_of_the_server() {
+fn a_watch_into_a_pipe_waits_for_a_server_that_restarts_or_is_overloaded() {
     let lag = || fine(r#"{"groups":[{"group":"g","lag":7}]}"#);
     for output in ["json", "table"] {
         let stopped = problem(503, r#""code":"shutting-down""#);
-        let reply = in_turn(vec![lag(), Reply::Nothing, stopped, lag()], move |_| lag());
+        let proxy = Reply::Answer(502, "", "a proxy".to_owned());
+        let busy = problem(503, r#""code":"overloaded""#);
+        // At its first look too: the server is there.
+        let replies = vec![proxy, Reply::Nothing, busy, lag(), Reply::Nothing, stopped, lag()];
+        let reply = in_turn(replies, move |_| lag());
         let fake = Fake::start(move |request, _| match request.line.contains("/history") {
             true => problem(404, r#""code":"not-found""#),
             false => reply(request),
@@ -258,7 +271,7 @@ fn a_watch_into_a_pipe_continues_over_a_restart_of_the_server() {
         running.interrupt();
         running.out.read_to_string(&mut text).unwrap();
         let ended = running.end();
-        assert_eq!(ended.err.matches("trying again").count(), 1, "{}", ended.err);
+        assert_eq!(ended.err.matches("trying again").count(), 2, "{}", ended.err);
         ended.ok();
     }
 }

@@ -214,7 +214,7 @@ impl GroupLag {
 fn with_totals<R>(table: Table<R>, total: impl Fn(&R) -> &Total) -> Table<R> {
     table
         .number("LAG", |row| count(total(row).lag))
-        .number("BEHIND BY", |row| span_ms(total(row).lag_ms))
+        .number("BEHIND BY", |row| brief_ms(total(row).lag_ms))
         .number("BYTES", |row| bytes(total(row).lag_bytes))
         .number("IN/S", |row| rate(total(row).produce_rate))
         .number("OUT/S", |row| rate(total(row).consume_rate))

@@ -142,20 +142,27 @@ impl History {
     }
 }
 
-/// Prints what `show` makes of each answer until it is interrupted. A server that goes away later is waited for.
+/// Whether to ask again after this failure. A server that has never answered (`is_known` false) and is not there is more
+/// likely a mistyped address.
+fn goes_on(failure: &Failure, is_known: &mut bool) -> bool {
+    *is_known |= !matches!(failure, Failure::NotSent { .. });
+    *is_known && failure.may_pass()
+}
+
+/// Prints what `show` makes of each answer until it is interrupted. A server that is away is waited for.
 fn print(
     answers: &Receiver<Result<News, Failure>>,
     interrupt: &Interrupt,
     mut show: impl FnMut(News) -> anyhow::Result<String>,
 ) -> anyhow::Result<()> {
-    let (mut has_begun, mut troubled) = (false, false);
+    let (mut is_known, mut troubled) = (false, false);
     while interrupt.get().is_none() {
         match answers.recv_timeout(PATIENCE) {
             Ok(Ok(news)) => {
-                (has_begun, troubled) = (true, false);
+                (is_known, troubled) = (true, false);
                 output::line(show(news)?)?;
             }
-            Ok(Err(failure)) if has_begun && failure.may_pass() => {
+            Ok(Err(failure)) if goes_on(&failure, &mut is_known) => {
                 output::say_once(&mut troubled, format_args!("{failure}; trying again"));
             }
             Ok(Err(failure)) => return Err(failure.into()),
@@ -174,12 +181,16 @@ fn redraw(
 ) -> anyhow::Result<()> {
     let mut screen: Option<Screen> = None;
     let mut size = None;
+    let (mut is_known, mut troubled) = (false, false);
     while interrupt.get().is_none() {
         match answers.recv_timeout(PATIENCE) {
             Ok(Ok(news)) => view.take(news)?,
+            Ok(Err(failure)) if screen.is_some() => view.trouble = Some(failure.to_string()),
+            Ok(Err(failure)) if goes_on(&failure, &mut is_known) => {
+                output::say_once(&mut troubled, format_args!("{failure}; trying again"));
+            }
             // Without a first answer there is nothing to show.
-            Ok(Err(failure)) if screen.is_none() => return Err(failure.into()),
-            Ok(Err(failure)) => view.trouble = Some(failure.to_string()),
+            Ok(Err(failure)) => return Err(failure.into()),
             Err(RecvTimeoutError::Timeout) if size == output::terminal_size() => continue,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
