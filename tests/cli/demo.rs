@@ -24,13 +24,35 @@ fn the_story_is_told_and_told_again_without_storing_twice() {
     ] {
         assert!(text.contains(part), "{part:?} is missing: {text}");
     }
-    assert!(
-        !text.contains(" years"),
-        "the events are of the last days: {text}"
-    );
+    for (absent, why) in [
+        (" years", "the events are of the last days"),
+        ("never", "the lag drains"),
+        ("\x1b", "no colours in a pipe"),
+    ] {
+        assert!(!text.contains(absent), "{why}: {text}");
+    }
+    let cells = |line: &str| {
+        line.split("  ")
+            .map(|cell| cell.trim().to_owned())
+            .filter(|cell| !cell.is_empty())
+            .collect::<Vec<_>>()
+    };
+    let mut table = text
+        .lines()
+        .skip_while(|line| !line.starts_with("TOPIC "))
+        .map(cells);
+    let names = table.next().unwrap();
+    let column = |name: &str| names.iter().position(|found| found == name).unwrap();
+    let rows: Vec<_> = table
+        .take_while(|row| row.first().is_some_and(|cell| cell == "flights"))
+        .collect();
+    assert_eq!(rows.len(), 6, "{text}");
+    for row in rows.iter().filter(|row| row[column("LAG")] != "0") {
+        let rate = row[column("OUT/S")].replace(',', "").parse::<f64>();
+        assert!(rate.unwrap() > 0.0, "{text}");
+    }
     assert_eq!(text.matches("lag.svg").count(), 1, "one address to open: {text}");
     assert!(text.lines().count() < 55, "{text}");
-    assert!(!text.contains('\x1b'), "no colours in a pipe");
 
     let text = run_offline(&line).ok();
     for part in [

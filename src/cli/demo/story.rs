@@ -34,6 +34,10 @@ const SIZE: Size = Size {
 const POLL_RECORDS: u64 = 2000;
 const SHOWN_POLL_RECORDS: u64 = 500;
 const SHOWN_POLL_PAUSE: Duration = Duration::from_millis(150);
+/// Polls before the lag is shown, so that it has rates: these need samples that are a second apart.
+const RATE_POLL_RECORDS: u64 = 50;
+const RATE_POLL_PAUSE: Duration = Duration::from_millis(100);
+const RATE_POLLS: usize = 50;
 
 /// Tells the whole story; ends early if it is interrupted.
 pub(super) fn tell(client: &Client, narrator: Narrator, interrupt: &Interrupt) -> anyhow::Result<()> {
@@ -159,7 +163,7 @@ impl Story<'_> {
             Some(_) => SHOWN_POLL_RECORDS,
             None => POLL_RECORDS,
         };
-        let started = Instant::now();
+        let mut started = Instant::now();
         one.poll(client, &mut board, most)?;
         let total = self.lag()?;
         narrator.say(format_args!(
@@ -186,6 +190,16 @@ impl Story<'_> {
             }
             if !is_half && self.lag()? <= total / 2 {
                 is_half = true;
+                for _ in 0..RATE_POLLS {
+                    if self.has_rates()? || self.interrupt.wait(RATE_POLL_PAUSE).is_some() {
+                        break;
+                    }
+                    // The pause does not count as reading.
+                    started += RATE_POLL_PAUSE;
+                    for reader in &mut readers {
+                        reader.poll(client, &mut board, RATE_POLL_RECORDS)?;
+                    }
+                }
                 narrator.say("Half way, the lag is:")?;
                 line("")?;
                 print_group(client, GROUP)?;
@@ -228,6 +242,14 @@ impl Story<'_> {
     fn lag(&self) -> anyhow::Result<u64> {
         let lag: Value = self.client.get(&group_route(GROUP, &["lag"]))?;
         Ok(lag["lag"].as_u64().unwrap_or_default())
+    }
+
+    /// Whether each partition with unread records has a rate at which they are read.
+    fn has_rates(&self) -> anyhow::Result<bool> {
+        let lag: Value = self.client.get(&group_route(GROUP, &["lag"]))?;
+        let topics = lag["topics"].as_array().into_iter().flatten();
+        let mut rows = topics.flat_map(|topic| topic["partitions"].as_array().into_iter().flatten());
+        Ok(rows.all(|row| row["lag"] == 0 || row["consume_rate"].as_f64() > Some(0.0)))
     }
 
     fn replay(&mut self) -> anyhow::Result<()> {
