@@ -212,34 +212,34 @@ fn raw_lines_and_keys_come_back_as_they_were() {
 }
 
 #[test]
-fn compressed_files_are_produced_and_a_bad_line_is_found_in_them() {
+fn a_bad_line_is_found_in_compressed_files_and_early_in_a_large_request() {
     let service = Service::start();
-    service.ok("topic create t --partitions 2");
     let dir = TempDir::new().unwrap();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let lines = tens(0..20_123) + "\n{\"vaule\":1}\n" + &tens(20_123..25_000);
     gzip.write_all(lines.as_bytes()).unwrap();
-    let path = file(&dir, "records.ndjson.gz", gzip.finish().unwrap());
-    let text = service.failed(&format!("produce t {path}"));
-    let begin = format!("quipu: line 20125 of {path}: invalid-request: ");
-    let end =
-        "; 20123 records were stored; correct the line, then run the same command again to continue there\n";
-    assert!(text.starts_with(&begin) && text.ends_with(end), "{text}");
-    assert_eq!(service.ok("consume t").lines().count(), 20_123);
-
-    service.fails("produce t no-such-file", "quipu: cannot open no-such-file: ");
-}
-
-#[test]
-fn a_bad_line_early_in_a_large_request_is_still_named() {
-    let service = Service::start();
-    service.ok("topic create t");
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", ten(0) + "nonsense\n" + &ten(1).repeat(400_000));
-    let text = service.failed(&format!("produce t {path}"));
-    let begin = format!("quipu: line 2 of {path}: invalid-request");
-    let end = "; 1 record was stored; correct the line, then run the same command again to continue there\n";
-    assert!(text.starts_with(&begin) && text.ends_with(end), "{text}");
+    let early = ten(0) + "nonsense\n" + &ten(1).repeat(400_000);
+    for (name, content, line, stored) in [
+        (
+            "t.ndjson.gz",
+            gzip.finish().unwrap(),
+            20_125,
+            "20123 records were",
+        ),
+        ("early", early.into_bytes(), 2, "1 record was"),
+    ] {
+        service.server.create_topic(name, 2);
+        let path = file(&dir, name, content);
+        let text = service.failed(&format!("produce {name} {path}"));
+        let begin = format!("quipu: line {line} of {path}: invalid-request: ");
+        let end = format!(
+            "; {stored} stored; correct the line, then run the same command again to continue there\n"
+        );
+        assert!(text.starts_with(&begin) && text.ends_with(&end), "{text}");
+        let count = service.ok(&format!("consume {name}")).lines().count();
+        assert_eq!(count.to_string(), stored.split(' ').next().unwrap());
+    }
+    service.fails("produce early no-such-file", "quipu: cannot open no-such-file: ");
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn a_group_continues_where_it_stopped() {
 }
 
 #[test]
-fn where_a_group_starts_is_committed_before_the_first_record_is_printed() {
+fn where_a_group_starts_is_committed_before_the_first_record_and_what_was_printed_at_the_end() {
     let service = Service::with_ten(1);
     for (topic, partitions) in [("wide", 3), ("empty", 2), ("large", 1)] {
         service.server.create_topic(topic, partitions);
@@ -337,6 +337,11 @@ fn where_a_group_starts_is_committed_before_the_first_record_is_printed() {
     killed.line();
     killed.child.kill().unwrap();
     assert!(committed("killed").ends_with("t 0 0"), "{}", committed("killed"));
+    let mut interrupted = service.spawn("consume t --group interrupted --follow");
+    interrupted.lines(10);
+    interrupted.interrupt();
+    interrupted.end().quiet();
+    assert_eq!(committed("interrupted"), "t 0 10");
     // What comes between two runs is printed by the second.
     service.ok("consume t --group late --from latest");
     service.produce("t", &ten(10));
@@ -421,17 +426,6 @@ fn a_work_queue_is_described_with_its_settings_and_what_is_leased() {
 }
 
 #[test]
-fn ctrl_c_commits_what_was_printed() {
-    let service = Service::with_ten(1);
-    let mut consumer = service.spawn("consume t --group g --follow");
-    consumer.lines(10);
-    consumer.interrupt();
-    consumer.end().quiet();
-    let lag = service.json("lag g");
-    assert_eq!(lag["topics"][0]["partitions"][0]["committed_offset"], 10);
-}
-
-#[test]
 fn a_closed_pipe_is_a_quiet_end_and_a_full_disk_an_error() {
     let service = Service::with_ten(3);
     // The command follows for ever and has nothing more to write, but still learns that nobody reads.
@@ -444,23 +438,13 @@ fn a_closed_pipe_is_a_quiet_end_and_a_full_disk_an_error() {
         service.spawn(line).hang_up().quiet();
     }
     // A full disk is an error.
-    for line in [
-        "consume t",
-        "consume t --follow",
-        "replay t --from 0",
-        "topic list",
-        "lag --output json",
-        "lag --watch",
-    ] {
+    for line in
+        "consume t|consume t --follow|replay t --from 0|topic list|lag --output json|lag --watch".split('|')
+    {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let mut command = command(line);
-        let ended: Ended = command
-            .env("QUIPU_SERVER", &service.url)
-            .stdout(full)
-            .output()
-            .unwrap()
-            .into();
-        ended.fails_with("quipu: cannot write to standard output: No space left");
+        let output = command.env("QUIPU_SERVER", &service.url).stdout(full).output();
+        Ended::from(output.unwrap()).fails_with("quipu: cannot write to standard output: No space left");
     }
 }
 
@@ -514,7 +498,7 @@ fn records_that_were_deleted_before_they_were_read_are_announced() {
 }
 
 #[test]
-fn lag_watch_continues_until_it_is_interrupted() {
+fn lag_watch_continues_until_it_is_interrupted_or_nobody_reads_it() {
     let service = Service::with_ten(2);
     service.ok("consume t --group g --max 3");
     let watch = |line: &str, lines: usize| {
@@ -535,12 +519,8 @@ fn lag_watch_continues_until_it_is_interrupted() {
     assert!(text.starts_with("TOPIC") && text.contains('█'), "{text}");
     assert!(text.matches("group g: 7 records behind").count() >= 2, "{text}");
     assert!(!text.contains('\x1b'), "{text}");
-}
 
-#[test]
-fn lag_watch_ends_when_nobody_reads_it_and_when_there_is_nothing_to_watch() {
-    let service = Service::with_ten(1);
-    service.ok("consume t --group g --max 3");
+    // It ends when nobody reads it, and when there is nothing to watch.
     for line in ["lag g --watch", "lag --watch --interval 1m --output json"] {
         let mut running = service.spawn(line);
         running.line();
