@@ -79,9 +79,12 @@ fn span(text: &str) -> Result<Duration, String> {
     span.ok_or_else(|| format!("{text:?} is not a span like 10s or 1m"))
 }
 
+/// The largest value of a record.
+const MAX_VALUE_BYTES: u64 = 1 << 20;
+
 fn size(text: &str) -> Result<u64, String> {
     let size = text.parse().ok().or_else(|| units::parse_bytes(text));
-    size.filter(|size| (16..=1 << 20).contains(size))
+    size.filter(|size| (16..=MAX_VALUE_BYTES).contains(size))
         .ok_or_else(|| format!("{text:?} is not a size from 16 bytes to 1MiB"))
 }
 
@@ -125,7 +128,7 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
         Action::Tail { load, .. } => ("tail", *load),
     };
     let topic = &random_key().replace("quipu-", "bench-");
-    let config = json!({"max_record_bytes": load.record_bytes + Load::KEY_BYTES});
+    let config = json!({"max_record_bytes": MAX_VALUE_BYTES + Load::KEY_BYTES});
     let body = json!({"partitions": load.partitions, "config": config});
     client.send(&Method::PUT, &topic_route(topic), Some(&body))?;
     let run = load::Run {
