@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -137,17 +138,24 @@ fn files(disk: &SimDisk, dir: &str, end: &str) -> Vec<PathBuf> {
 }
 
 fn set_len(disk: &SimDisk, path: &Path, len: u64) {
-    disk.open(path, OpenMode::ReadWrite)
-        .unwrap()
-        .set_len(len)
-        .unwrap();
+    let file = disk.open(path, OpenMode::ReadWrite).unwrap();
+    file.set_len(len).unwrap();
+}
+
+fn write(disk: &SimDisk, path: &Path, position: u64, bytes: &[u8]) {
+    let file = disk.open(path, OpenMode::ReadWrite).unwrap();
+    file.write_all_at(&[IoSlice::new(bytes)], position).unwrap();
 }
 
 fn zero(disk: &SimDisk, path: &Path, position: u64, len: usize) {
-    let file = disk.open(path, OpenMode::ReadWrite).unwrap();
-    let zeros = vec![0; len];
-    file.write_all_at(&[std::io::IoSlice::new(&zeros)], position)
-        .unwrap();
+    write(disk, path, position, &vec![0; len]);
+}
+
+/// Checks that all of a [`history`] is there, and its newest committed offset; damage may be reported.
+#[track_caller]
+fn assert_all(log: &Log, what: &str) {
+    assert_eq!(read(log), ((0..RECORDS).collect(), Vec::new()), "{what}");
+    assert_eq!(committed(log).as_deref(), Some(&b"newest"[..]), "{what}");
 }
 
 #[test]
@@ -163,10 +171,8 @@ fn a_killed_process_loses_nothing_by_either_acknowledgement() {
             assert_eq!(damaged, []);
             let count = found.len() as u64;
             // The record whose append was interrupted is there whole or not at all.
-            assert!(
-                (acknowledged..=acknowledged + 1).contains(&count),
-                "{ack:?}, stopped at {calls}: {acknowledged} acknowledged, {count} there"
-            );
+            let what = format!("{ack:?}, {calls}: {acknowledged} acknowledged, {count} there");
+            assert!((acknowledged..=acknowledged + 1).contains(&count), "{what}");
             assert_eq!(append(&log, ack, count).unwrap(), count);
         }
     }
@@ -186,21 +192,15 @@ fn a_power_cut_takes_nothing_durable_and_of_written_only_the_round_that_was_not_
                 let readable = partition.positions().end_offset.get();
                 let log = open(&disk.after_power_cut());
                 let (found, damaged) = read(&log);
-                let text = format!("{ack:?}, seed {seed}, stopped at {calls}");
-                let (count, what) = (found.len() as u64, text);
+                let count = found.len() as u64;
+                let what = format!("{ack:?}, seed {seed}, stopped at {calls}: {count} are there");
                 assert_eq!(damaged, [], "{what}");
-                assert!(
-                    count >= readable,
-                    "{what}: {readable} were readable, {count} are there"
-                );
+                assert!(count >= readable, "{what}, {readable} were readable");
                 let least = match ack {
                     Ack::Durable => acknowledged,
                     Ack::Written => acknowledged.saturating_sub(1),
                 };
-                assert!(
-                    count >= least,
-                    "{what}: {acknowledged} acknowledged, {count} there"
-                );
+                assert!(count >= least, "{what}, {acknowledged} acknowledged");
                 lost += acknowledged.saturating_sub(count);
                 // The offsets of lost records are given again.
                 assert_eq!(append(&log, ack, count).unwrap(), count, "{what}");
@@ -257,10 +257,8 @@ fn a_failed_journal_ends_appends_until_a_restart_and_costs_what_was_in_flight_at
             }
             assert!(log.health().log_failed.is_some(), "{what}");
             for ack in ACKS {
-                assert!(
-                    matches!(append(&log, ack, 4), Err(Error::LogFailed { .. })),
-                    "{what}"
-                );
+                let refused = append(&log, ack, 4);
+                assert!(matches!(refused, Err(Error::LogFailed { .. })), "{what}");
             }
             assert!(commit(&log, b"1").is_err(), "{what}");
             assert_whole(&log, 3, "reads go on, and what was in flight is not readable");
@@ -295,11 +293,8 @@ fn a_failed_segment_ends_its_partitions_appends_until_a_restart_and_loses_nothin
             let what = format!("{ack:?}, {kind:?}, seed {seed}");
             assert_eq!(log.health().failed_partitions.len(), 1, "{what}");
             for _ in 0..2 {
-                let refused = append(&log, ack, 3);
-                assert!(
-                    matches!(refused, Err(Error::PartitionFailed(_))),
-                    "{what}: {refused:?}"
-                );
+                let refused = append(&log, ack, 3).expect_err(&what);
+                assert!(matches!(refused, Error::PartitionFailed(_)), "{what}: {refused}");
             }
             // The other partitions go on, and so does the journal.
             append_to(&log, 1, ack, 1).expect(&what);
@@ -321,10 +316,7 @@ fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
         let disk = SimDisk::new(0);
         fill(&disk, is_clean);
         let whole = disk.after_kill();
-        let indexes = [
-            files(&whole, "topics/orders/0", ".index"),
-            files(&whole, "topics/orders/0", ".timeindex"),
-        ];
+        let indexes = [".index", ".timeindex"].map(|end| files(&whole, "topics/orders/0", end));
         assert!(indexes.iter().all(|files| files.len() >= 2), "{indexes:?}");
         for paths in &indexes {
             for harm in ["damaged", "missing", "another's"] {
@@ -335,8 +327,7 @@ fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
                     _ => {
                         let other = disk.contents(&paths[1]).unwrap();
                         set_len(&disk, &paths[0], 0);
-                        let file = disk.open(&paths[0], OpenMode::ReadWrite).unwrap();
-                        file.write_all_at(&[std::io::IoSlice::new(&other)], 0).unwrap();
+                        write(&disk, &paths[0], 0, &other);
                     }
                 }
                 let log = open(&disk);
@@ -347,11 +338,8 @@ fn an_index_that_is_damaged_missing_or_anothers_costs_nothing() {
                     assert_eq!(found.map(|(offset, _)| offset.get()), Some(number), "{harm}");
                 }
                 log.close().unwrap();
-                assert!(
-                    disk.contents(&paths[0]) == whole.contents(&paths[0]),
-                    "{harm}: {} is not made again",
-                    paths[0].display()
-                );
+                let is_made_again = disk.contents(&paths[0]) == whole.contents(&paths[0]);
+                assert!(is_made_again, "{harm}: {}", paths[0].display());
             }
         }
     }
@@ -373,16 +361,13 @@ fn a_file_that_is_kept_twice_costs_nothing_when_one_copy_is_lost_and_is_written_
                 }
                 let what = format!("{name}, missing: {is_missing}, after a clean stop: {is_clean}");
                 let log = open(&disk);
-                assert_eq!(read(&log), ((0..RECORDS).collect(), Vec::new()), "{what}");
-                assert_eq!(committed(&log).as_deref(), Some(&b"newest"[..]), "{what}");
+                assert_all(&log, &what);
                 log.close().unwrap();
                 drop(log);
                 let verified = verify_on(&disk, Path::new(DIR), &mut |_| {}).unwrap();
-                let rows = verified.findings.iter();
-                let wrong: Vec<_> = rows
-                    .filter(|finding| finding.is_fault || finding.is_damage)
-                    .collect();
-                assert!(wrong.is_empty(), "{what}: {wrong:?}");
+                let mut wrong = verified.findings;
+                wrong.retain(|finding| finding.is_fault || finding.is_damage);
+                assert_eq!(wrong, [], "{what}");
             }
         }
     }
@@ -466,23 +451,17 @@ fn a_damaged_journal_file_costs_what_only_it_held_and_after_a_clean_stop_nothing
             }
             let harmed = disk.contents(path);
             let log = open(&disk);
-            assert!(
-                !log.health().damage.is_empty(),
-                "{harm}, seed {seed}: it is reported"
-            );
+            let is_reported = !log.health().damage.is_empty();
+            assert!(is_reported, "{harm}, seed {seed}");
             let (found, _) = read(&log);
             // Records in synced segments are there; of the rest, everything that the power cut left is kept.
             let synced = RECORDS - 20;
-            assert!(
-                found.len() as u64 >= synced && found[..synced as usize].iter().copied().eq(0..synced),
-                "{harm}, seed {seed}: {found:?}"
-            );
+            let is_there = found.iter().copied().take(synced as usize).eq(0..synced);
+            assert!(is_there, "{harm}, seed {seed}: {found:?}");
             lost += RECORDS - found.len() as u64;
             let state = committed(&log);
-            assert!(
-                state.as_deref() == Some(b"newest") || state.as_deref() == Some(b"synced"),
-                "{harm}, seed {seed}: {state:?}"
-            );
+            let is_known = matches!(state.as_deref(), Some(b"newest" | b"synced"));
+            assert!(is_known, "{harm}, seed {seed}: {state:?}");
             if let Some(harmed) = harmed {
                 assert_ne!(harmed, evidence);
                 let kept = disk.list(&Path::new(DIR).join("journal")).unwrap();
@@ -505,8 +484,7 @@ fn a_damaged_journal_file_costs_what_only_it_held_and_after_a_clean_stop_nothing
                 zero(&disk, &path, 0, 64 << 10);
             }
             let log = open(&disk);
-            assert_eq!(read(&log), ((0..RECORDS).collect(), Vec::new()));
-            assert_eq!(committed(&log).as_deref(), Some(&b"newest"[..]));
+            assert_all(&log, "after a clean stop");
         }
     }
 }

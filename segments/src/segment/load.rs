@@ -320,11 +320,12 @@ impl Inner {
 mod tests {
     use std::fs;
 
-    use super::super::testing::{Random, Rig, Seed, disks, seeds};
+    use super::super::testing::{Rig, disks, seeds};
     use crate::io::disk::RealDisk;
     use crate::segment::index::{self, Index};
     use crate::segment::read::{ReadRequest, read};
     use crate::segment::{Access, BatchNote};
+    use crate::sim::Rng;
     use crate::types::{FilePos, Offset, TimestampMs};
 
     fn rig(disk: RealDisk) -> Rig {
@@ -451,9 +452,8 @@ mod tests {
     #[test]
     fn no_index_whatever_it_says_changes_what_is_read() {
         for seed in seeds(100) {
-            let _seed = Seed(seed);
-            let mut random = Random::new(seed);
-            let mut rig = Rig::new(disks()[seed as usize % 2].clone(), 8, 1000);
+            let mut random = Rng::new(seed.0);
+            let mut rig = Rig::new(disks()[seed.0 as usize % 2].clone(), 8, 1000);
             rig.fill(150);
             // Stretches that begin anywhere, often where a batch does, with any offsets, but with correct checksums.
             let mut lie = Index::new(Offset::new(1000), 0);
@@ -477,7 +477,7 @@ mod tests {
                     json_lines: true,
                 });
                 offset += 1;
-                if random.once_in(10) {
+                if random.chance(1, 10) {
                     lie.skip_to((lie.end() + random.below(50)).min(log_bytes));
                 }
             }

@@ -309,7 +309,8 @@ fn in_view(error: Error, view: &View) -> Error {
 mod tests {
     use super::*;
     use crate::io::disk::RealDisk;
-    use crate::segment::testing::{Random, Rig, Seed, Written, disks, seeds};
+    use crate::segment::testing::{Rig, Written, disks, seeds};
+    use crate::sim::Rng;
 
     fn request(from: u64, until: Option<u64>, max_bytes: usize) -> ReadRequest {
         ReadRequest {
@@ -394,7 +395,7 @@ mod tests {
         }
     }
 
-    fn compare(rig: &Rig, random: &mut Random, published: bool) {
+    fn compare(rig: &Rig, random: &mut Rng, published: bool) {
         let (first, end) = (rig.segments[0].base_offset().get(), rig.view().end_offset.get());
         // The view does not always show the whole log: retention moves its start, other rounds its end.
         let log_start = match random.below(3) {
@@ -403,7 +404,7 @@ mod tests {
         };
         let mut view = rig.view();
         view.log_start_offset = Offset::new(log_start);
-        if published && random.once_in(3) {
+        if published && random.chance(1, 3) {
             let seen = rig.written.partition_point(|batch| batch.base() <= log_start);
             let at = seen as u64 + random.below((rig.written.len() - seen) as u64 + 1);
             if let Some(batch) = rig.written[..at as usize].last() {
@@ -418,7 +419,7 @@ mod tests {
         };
 
         let from = log_start + random.below(end - log_start + 1);
-        let until = random.once_in(2).then(|| random.below(end + 20));
+        let until = random.chance(1, 2).then(|| random.below(end + 20));
         let max_bytes = match random.below(5) {
             0 => 0,
             1 => random.below(2_000),
@@ -484,7 +485,7 @@ mod tests {
         }
     }
 
-    fn sabotage_an_index(rig: &Rig, random: &mut Random) {
+    fn sabotage_an_index(rig: &Rig, random: &mut Rng) {
         let segment = &rig.segments[random.below(rig.segments.len() as u64) as usize];
         let path = &segment.index_paths()[random.below(2) as usize];
         let Ok(mut contents) = std::fs::read(path) else {
@@ -507,10 +508,10 @@ mod tests {
         }
     }
 
-    fn append(rig: &mut Rig, random: &mut Random) {
+    fn append(rig: &mut Rig, random: &mut Rng) {
         let mut notes = Vec::new();
         for _ in 0..1 + random.below(30) {
-            if random.once_in(10) {
+            if random.chance(1, 10) {
                 rig.next_offset += random.below(50);
             }
             // A clock that mostly goes forward.
@@ -526,14 +527,14 @@ mod tests {
                 1..5 => random.below(10_000),
                 _ => random.below(200),
             };
-            let json_lines = !random.once_in(10);
+            let json_lines = !random.chance(1, 10);
             notes.push(rig.write(&times, value_bytes as usize, json_lines));
         }
         rig.segments.last().unwrap().publish(&notes);
     }
 
     fn run_model(seed: u64, disk: RealDisk) {
-        let mut random = Random::new(seed);
+        let mut random = Rng::new(seed);
         let base = random.below(1_000_000);
         let max_open = [1, 2, 100][random.below(3) as usize];
         let mut rig = Rig::new(disk, max_open, base);
@@ -547,7 +548,7 @@ mod tests {
                 }
                 6 => {
                     // A segment begins at the offset after the last one of the segment before: retention relies on it.
-                    if random.once_in(2) {
+                    if random.chance(1, 2) {
                         rig.segments.last().unwrap().write_index().unwrap();
                     }
                     if rig.written.last().unwrap().segment + 1 == rig.segments.len() && rig.segments.len() < 8
@@ -558,14 +559,14 @@ mod tests {
                 }
                 7 => rig.segments.last().unwrap().write_index().unwrap(),
                 8 => {
-                    if random.once_in(2) {
+                    if random.chance(1, 2) {
                         for segment in &rig.segments {
                             segment.write_index().unwrap();
                         }
                     }
                     rig.reopen();
                     published = false;
-                    if random.once_in(2) {
+                    if random.chance(1, 2) {
                         sabotage_an_index(&rig, &mut random);
                     }
                 }
@@ -577,9 +578,8 @@ mod tests {
     #[test]
     fn a_partition_reads_like_a_plain_list_of_its_batches() {
         for seed in seeds(40) {
-            let _seed = Seed(seed);
             for disk in disks() {
-                run_model(seed, disk);
+                run_model(seed.0, disk);
             }
         }
     }

@@ -278,41 +278,16 @@ impl Mapping for BadMapping {
     }
 }
 
-/// Numbers from a seed, which a failing test prints. `QUIPU_SEED` runs only that seed.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    /// A number in `0..below`.
-    pub(crate) fn below(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        // The low bits of a shift register repeat early.
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % below
-    }
-
-    /// True once in `times`.
-    pub(crate) fn once_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
-}
-
 /// The seeds of a random test: `0..count`, or only that of `QUIPU_SEED`.
-pub(crate) fn seeds(count: u64) -> std::ops::Range<u64> {
-    match std::env::var("QUIPU_SEED") {
-        Ok(seed) => {
-            let seed = seed.parse().expect("QUIPU_SEED is a number");
-            seed..seed + 1
-        }
-        Err(_) => 0..count,
-    }
+pub(crate) fn seeds(count: u64) -> impl Iterator<Item = Seed> {
+    let seeds = std::env::var("QUIPU_SEED").map_or(0..count, |seed| {
+        let seed = seed.parse().expect("QUIPU_SEED is a number");
+        seed..seed + 1
+    });
+    seeds.map(Seed)
 }
 
-/// Prints the seed when the test that runs with it fails.
+/// A seed that is printed when the test that runs with it fails.
 pub(crate) struct Seed(pub(crate) u64);
 
 impl Drop for Seed {

@@ -491,12 +491,13 @@ impl Walker {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::testing::{BadSectors, Random, Rig, Seed, disks, seeds};
+    use super::super::testing::{BadSectors, Rig, disks, seeds};
     use crate::batch::Batches;
     use crate::error::Error;
     use crate::io::disk::Disk;
     use crate::segment::Access;
     use crate::segment::read::{ReadRequest, read};
+    use crate::sim::Rng;
     use crate::types::Offset;
 
     /// Reads everything and continues behind damage. Returns the offsets of the batches, and those of the damage.
@@ -559,7 +560,7 @@ mod tests {
         }
     }
 
-    fn partition(random: &mut Random, disk: impl Disk) -> Rig {
+    fn partition(random: &mut Rng, disk: impl Disk) -> Rig {
         let base = random.below(1000);
         let mut rig = Rig::new(disk, 1 + random.below(3) as usize, base);
         for segment in 0..1 + random.below(3) {
@@ -575,7 +576,7 @@ mod tests {
                 };
                 rig.append(&times, value_bytes as usize);
             }
-            if !random.once_in(3) {
+            if !random.chance(1, 3) {
                 rig.segments.last().unwrap().write_index().unwrap();
             }
         }
@@ -585,11 +586,10 @@ mod tests {
     #[test]
     fn random_damage_loses_the_batches_that_it_hits_and_no_others() {
         for seed in seeds(60) {
-            let _seed = Seed(seed);
             for disk in disks() {
-                let mut random = Random::new(seed);
+                let mut random = Rng::new(seed.0);
                 let mut rig = partition(&mut random, disk.clone());
-                if !random.once_in(4) {
+                if !random.chance(1, 4) {
                     rig.reopen();
                 }
                 let mut damaged = BTreeSet::new();
@@ -609,7 +609,7 @@ mod tests {
                         batch.segment,
                         at,
                         |bytes| {
-                            let zeros = random.once_in(2);
+                            let zeros = random.chance(1, 2);
                             for byte in bytes {
                                 *byte = if zeros {
                                     0
@@ -643,9 +643,8 @@ mod tests {
     #[test]
     fn pages_that_cannot_be_read_cost_the_batches_on_them_and_are_never_touched() {
         for seed in seeds(60) {
-            let _seed = Seed(seed);
             for disk in disks() {
-                let mut random = Random::new(seed);
+                let mut random = Rng::new(seed.0);
                 let disk = BadSectors::new(disk, std::io::ErrorKind::Other);
                 let mut rig = partition(&mut random, disk.clone());
                 rig.reopen();
@@ -692,13 +691,12 @@ mod tests {
     #[test]
     fn random_bytes_are_damage_from_one_end_to_the_other() {
         for seed in seeds(30) {
-            let _seed = Seed(seed);
-            let mut random = Random::new(seed);
-            let mut rig = Rig::new(disks()[seed as usize % 2].clone(), 4, 1000);
+            let mut random = Rng::new(seed.0);
+            let mut rig = Rig::new(disks()[seed.0 as usize % 2].clone(), 4, 1000);
             let bytes = (0..random.below(60_000) + 1)
                 // Many bytes are 2, the magic of a batch.
                 .map(|_| {
-                    if random.once_in(2) {
+                    if random.chance(1, 2) {
                         random.below(3) as u8
                     } else {
                         random.below(256) as u8
