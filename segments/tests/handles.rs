@@ -47,11 +47,9 @@ fn a_round_over_more_partitions_than_free_handles_is_stored_and_survives_a_power
             log.create_topic(TOPIC, spec(60, segment_bytes)).unwrap();
             disk.limit_open_files(Some(handles.saturating_add(OTHERS)));
             for round in 0..4u8 {
-                append(&log, &all, &[round; 100]).unwrap_or_else(|error| panic!("{case}: {error}"));
-                assert!(
-                    log.counters().open_files <= max_open_files.unwrap_or(60).max(1) as u64,
-                    "{case}"
-                );
+                append(&log, &all, &[round; 100]).expect(&case);
+                let most = max_open_files.unwrap_or(60).max(1) as u64;
+                assert!(log.counters().open_files <= most, "{case}");
             }
             assert_healthy(&log, &case);
             let disk = disk.after_power_cut();
@@ -151,23 +149,20 @@ fn topics_that_lack_a_handle_are_made_and_changed_once_there_is_one_without_a_re
         assert_eq!(created.is_err(), part != "/deleted", "{part}");
         disk.clear_faults();
         if created.is_err() {
-            log.create_topic("payments", plain_spec(2))
-                .unwrap_or_else(|error| panic!("{part}: {error}"));
+            log.create_topic("payments", plain_spec(2)).expect(part);
         }
         lack();
         let altered = log.alter_topic(TOPIC, plain_spec(3));
         disk.clear_faults();
         if altered.is_err() {
-            log.alter_topic(TOPIC, plain_spec(3))
-                .unwrap_or_else(|error| panic!("{part}: {error}"));
+            log.alter_topic(TOPIC, plain_spec(3)).expect(part);
         }
         lack();
         // The topic is deleted in any case; its directory is moved away when a new topic takes the name.
         let deleted = log.delete_topic("payments", Vec::new());
         assert_eq!(deleted.is_err(), matches!(part, "/topics" | "/deleted"), "{part}");
         disk.clear_faults();
-        log.create_topic("payments", plain_spec(1))
-            .unwrap_or_else(|error| panic!("{part}: {error}"));
+        log.create_topic("payments", plain_spec(1)).expect(part);
         append(&log, &[0, 2], b"a").unwrap();
         assert_healthy(&log, part);
         let log = open(&disk.after_power_cut());
@@ -181,10 +176,8 @@ fn a_read_that_lacks_a_handle_is_refused_with_the_reason_and_reports_no_damage()
     let (disk, log) = support::start(1, plain_spec(1));
     append(&log, &[0], b"a").unwrap();
     let disk = disk.after_power_cut();
-    let log = {
-        drop(log);
-        open(&disk)
-    };
+    drop(log);
+    let log = open(&disk);
     disk.limit_open_files(Some(0));
     let orders = partition(&log, 0);
     assert_out_of_handles(orders.read(support::read_from(Offset::ZERO, 1 << 10)));

@@ -23,26 +23,21 @@ fn open(disk: &SimDisk) -> Log {
 fn commit(log: &Log) -> bool {
     let state = vec![StateChange::set(b"key".to_vec(), vec![7; 60 << 10])];
     let request = AppendRequest::of_state(state);
-    let Ok(ticket) = log.append(request) else {
-        return false;
-    };
-    while log.run_round().unwrap_or(false) {}
-    ticket.wait().is_ok()
+    log.append(request).is_ok_and(|ticket| {
+        while log.run_round().unwrap_or(false) {}
+        ticket.wait().is_ok()
+    })
 }
 
-fn journal_files(disk: &SimDisk) -> usize {
-    disk.list(&Path::new(DIR).join("journal")).unwrap().len()
+fn assert_few_files(disk: &SimDisk, when: &str) {
+    let files = disk.list(&Path::new(DIR).join("journal")).unwrap().len();
+    assert!(files <= FILES, "{when}: {files}");
 }
 
 #[test]
 fn files_that_cannot_be_made_do_not_pile_up() {
-    for kind in [
-        IoKind::Sync,
-        IoKind::SyncDir,
-        IoKind::Write,
-        IoKind::Rename,
-        IoKind::Create,
-    ] {
+    use IoKind::{Create, Rename, Sync, SyncDir, Write};
+    for kind in [Sync, SyncDir, Write, Rename, Create] {
         for after in 0..4 {
             let disk = SimDisk::new(after);
             let log = open(&disk);
@@ -56,18 +51,11 @@ fn files_that_cannot_be_made_do_not_pile_up() {
                 }
             }
             disk.clear_faults();
-            assert!(
-                journal_files(&disk) <= FILES,
-                "{kind:?} after {after}: {}",
-                journal_files(&disk)
-            );
+            assert_few_files(&disk, &format!("{kind:?} after {after}"));
             drop(log);
             let log = open(&disk);
             assert!(commit(&log));
-            assert!(
-                journal_files(&disk) <= FILES,
-                "{kind:?} after {after}: after a start"
-            );
+            assert_few_files(&disk, &format!("{kind:?} after {after}: after a start"));
         }
     }
 }
@@ -83,19 +71,15 @@ fn a_file_that_could_not_be_recycled_is_used_again_on_a_disk_that_is_full() {
         disk.set_capacity(Some(disk.used_bytes()));
         let mut refused = 0;
         for turn in 0..40 {
-            if turn % 8 == 0 {
-                // Only calls of the syncer shall fail, not the committer's sync of a round.
-                if kind != IoKind::Sync {
-                    disk.fail(Fault::once(kind, 0).on(".journal").with(FaultError::Full));
-                }
+            // Only calls of the syncer shall fail, not the committer's sync of a round.
+            if turn % 8 == 0 && kind != IoKind::Sync {
+                disk.fail(Fault::once(kind, 0).on(".journal").with(FaultError::Full));
             }
             refused += usize::from(!commit(&log));
             let _ = log.sync_segments();
         }
-        assert!(
-            refused <= 5,
-            "{kind:?}: {refused} commits refused: only the file that failed may be waited for"
-        );
+        // Only the file that failed may be waited for.
+        assert!(refused <= 5, "{kind:?}: {refused} commits refused");
         assert!(commit(&log), "{kind:?}");
     }
 }
@@ -107,17 +91,13 @@ fn after_a_failed_sync_of_the_directory_no_file_is_made_until_a_restart() {
     for _ in 0..5 {
         assert!(commit(&log));
     }
-    disk.fail(
-        Fault::once(IoKind::SyncDir, 0)
-            .on("journal")
-            .with(FaultError::Full),
-    );
-    let stored = (0..40)
-        .take_while(|_| {
-            let _ = log.sync_segments();
-            commit(&log)
-        })
-        .count();
+    let fault = Fault::once(IoKind::SyncDir, 0).on("journal");
+    disk.fail(fault.with(FaultError::Full));
+    let is_stored = |_: &i32| {
+        let _ = log.sync_segments();
+        commit(&log)
+    };
+    let stored = (0..40).take_while(is_stored).count();
     // The present file is filled first.
     assert!((1..9).contains(&stored), "{stored} rounds");
     while commit(&log) {}

@@ -248,17 +248,13 @@ fn our_batches() -> Vec<SealedBatch> {
     let mut headers = BatchBuilder::new();
     let long = [b'h'; 300];
     headers.push(TimestampMs(5), None, None, &[(b"", None), (b"", Some(b""))]);
-    headers.push(
-        TimestampMs(6),
-        Some(b"k"),
-        Some(b"v"),
-        &[
-            (b"again", Some(b"1")),
-            ("ключ".as_bytes(), Some(&long)),
-            (b"again", None),
-            (&long, Some(&[0, 255])),
-        ],
-    );
+    let various: [(&[u8], Option<&[u8]>); 4] = [
+        (b"again", Some(b"1")),
+        ("ключ".as_bytes(), Some(&long)),
+        (b"again", None),
+        (&long, Some(&[0, 255])),
+    ];
+    headers.push(TimestampMs(6), Some(b"k"), Some(b"v"), &various);
     headers.push(TimestampMs(7), None, None, &[(&b"n"[..], Some(&b"v"[..])); 100]);
     seal(headers);
 
@@ -267,12 +263,8 @@ fn our_batches() -> Vec<SealedBatch> {
         let mut one = BatchBuilder::new();
         let value = vec![number as u8; number as usize % 150];
         let key = number.to_string();
-        one.push(
-            TimestampMs(9_000 - number),
-            Some(key.as_bytes()),
-            Some(&value),
-            &[],
-        );
+        let time = TimestampMs(9_000 - number);
+        one.push(time, Some(key.as_bytes()), Some(&value), &[]);
         many.append(&one);
     }
     seal(many);
@@ -285,13 +277,10 @@ fn our_batches() -> Vec<SealedBatch> {
 
 #[test]
 fn kafka_python_reads_our_batches() {
-    let kafka = Command::new("python3")
-        .args(["-B", "-c", "import kafka.record.memory_records"])
-        .output();
+    let probe = ["-B", "-c", "import kafka.record.memory_records"];
+    let kafka = Command::new("python3").args(probe).output();
     if !kafka.is_ok_and(|output| output.status.success()) {
-        println!(
-            "skipped: python3 with kafka-python (pip install kafka-python==3.0.12) is not installed here"
-        );
+        println!("skipped: no python3 with kafka-python (pip install kafka-python==3.0.12) here");
         return;
     }
     let batches = our_batches();

@@ -54,10 +54,7 @@ impl std::task::Wake for LooksAtState {
 
 #[test]
 fn a_reader_that_sees_a_record_sees_the_state_change_of_its_append() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let log = open(dir.path());
-    let topic = log.create_topic("t", spec(1)).expect("made");
-    let partition = topic.partition(0).expect("there");
+    let (_dir, log, partition) = orders(1);
     let seen = Mutex::default();
     let looks = Arc::new(LooksAtState {
         log: log.clone(),
@@ -85,9 +82,8 @@ fn read_all(partition: &Partition) -> Vec<(u64, String)> {
 }
 
 fn numbered(count: u64) -> Vec<(u64, String)> {
-    (0..count)
-        .map(|number| (number, format!("value {number}")))
-        .collect()
+    let record = |number| (number, format!("value {number}"));
+    (0..count).map(record).collect()
 }
 
 fn fill(log: &Log, partition: &Arc<Partition>, from: u64, to: u64) {
@@ -382,10 +378,8 @@ fn a_queue_that_nobody_empties_is_bounded_in_memory_however_small_the_requests()
     };
     assert!(matches!(refusal, Error::Overloaded { .. }), "{refusal}");
     // With its part, its ticket and its buffer, a request takes at least half a KiB.
-    assert!(
-        (100..=QUEUE_BYTES / 512).contains(&queued),
-        "{queued} requests are queued"
-    );
+    let is_right = (100..=QUEUE_BYTES / 512).contains(&queued);
+    assert!(is_right, "{queued} requests are queued");
     while log.run_round().unwrap() {}
     assert_eq!(log.counters().queued_bytes, 0);
     assert_eq!(partition.positions().end_offset, Offset::new(queued));

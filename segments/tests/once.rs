@@ -9,7 +9,7 @@ use std::time::Duration;
 use quipu_segments::sim::{Fault, FaultError, IoKind, SimClock, SimDisk};
 use quipu_segments::{
     Ack, AppendRequest, Appended, Clock, Disk, Error, Log, Offset, Once, Options, Part, StateChange, Ticket,
-    TimestampMs, verify_on,
+    TimestampMs, Verified, verify_on,
 };
 use support::{DIR, of_parts, partition, plain_spec as spec, records, roomy_options, store, try_open_with};
 
@@ -95,6 +95,15 @@ impl World {
         }
     }
 
+    fn once_or_long(&self, key: u32, is_long: bool) -> Once {
+        let key = key.to_string();
+        if is_long {
+            self.long_lived(&key)
+        } else {
+            self.once(&key)
+        }
+    }
+
     fn append(&self, parts: Vec<Part>, once: Once) -> Result<Ticket, Error> {
         let once = Some(once);
         self.log.append(AppendRequest {
@@ -137,6 +146,12 @@ impl World {
             self.log.apply_retention().unwrap();
             self.log.sync_segments().unwrap();
         }
+    }
+
+    /// Closes the log, and verifies its directory.
+    fn verified(&self) -> Verified {
+        self.log.close().unwrap();
+        verify_on(&self.disk.after_kill(), Path::new(DIR), &mut |_| ()).unwrap()
     }
 
     /// The files of the key log, in order.
@@ -196,11 +211,16 @@ fn equal_keys_of_one_round_append_once_and_the_same_key_in_another_topic_is_anot
     let other = world.log.create_topic("payments", spec(1)).unwrap();
     let tickets: Vec<Ticket> = (0..3).map(|_| world.queue(world.once("k")).unwrap()).collect();
     let reused = world.queue(world.reused("k")).unwrap();
-    let mut elsewhere = world.once("k");
-    elsewhere.topic = other.id();
+    let topic = other.id();
     let mut part = world.part(0, "value");
     part.partition = other.partition(0).unwrap();
-    let elsewhere = world.append(vec![part], elsewhere);
+    let elsewhere = world.append(
+        vec![part],
+        Once {
+            topic,
+            ..world.once("k")
+        },
+    );
     while world.log.run_round().unwrap() {}
     let answers: Vec<Appended> = tickets.into_iter().map(|ticket| ticket.wait().unwrap()).collect();
     let found = answers.iter().map(is_new).collect::<Vec<_>>();
@@ -275,11 +295,8 @@ fn a_repeated_request_gets_the_error_of_the_first_when_their_round_fails() {
         let is_of_journal = world.log.is_failed();
         for (what, ticket) in [("first", first), ("again", again), ("reused", reused)] {
             let error = ticket.wait().expect_err("nothing is known to be stored");
-            let (full, failed) = (
-                matches!(error, Error::StorageFull),
-                matches!(error, Error::LogFailed { .. }),
-            );
-            let is_refused = full || failed || matches!(error, Error::Overloaded { .. });
+            let is_full = matches!(error, Error::StorageFull | Error::Overloaded { .. });
+            let is_refused = is_full || matches!(error, Error::LogFailed { .. });
             assert!(is_refused, "{fault:?}, {what}: {error}");
         }
         // What an earlier round stored is certain.
@@ -322,15 +339,11 @@ fn a_repetition_waits_for_no_space_on_a_full_disk() {
     let world = World::new();
     world.send(world.once("k")).unwrap();
     world.disk.set_capacity(Some(world.disk.used_bytes()));
-    let mut refused = None;
-    for key in 0..2_000 {
+    let refused = (0..2_000).find_map(|key: u32| {
         let mut once = world.once(&key.to_string());
         once.note = vec![0; 4_000];
-        if let Err(error) = world.send(once) {
-            refused = Some((key, error));
-            break;
-        }
-    }
+        world.send(once).err().map(|error| (key, error))
+    });
     let (key, error) = refused.expect("the disk is full");
     assert!(matches!(error, Error::StorageFull), "{error}");
     assert!(!world.is_new("k"));
@@ -388,18 +401,14 @@ fn the_internal_topic_is_shown_to_nobody_and_verified_like_any_other() {
         let topic = world.log.topic_by_id(quipu_segments::TopicId(id));
         assert!(topic.is_none_or(|topic| topic.name() == "orders"));
     }
-    let (made, deleted) = (
-        world.log.create_topic("__mine", spec(1)),
-        world.log.delete_topic("__keys", Vec::new()),
-    );
+    let made = world.log.create_topic("__mine", spec(1));
     assert!(matches!(made, Err(Error::Invalid(_))));
+    let deleted = world.log.delete_topic("__keys", Vec::new());
     assert!(matches!(deleted, Err(Error::NotFound(_))));
     let altered = world.log.alter_topic("__keys", spec(2));
     assert!(matches!(altered, Err(Error::NotFound(_))));
     assert_eq!(world.log.counters().appended_records, 1);
-    world.log.close().unwrap();
-    let disk = world.disk.after_kill();
-    let verified = verify_on(&disk, Path::new(DIR), &mut |_| ()).unwrap();
+    let verified = world.verified();
     assert_eq!(verified.partitions, 4);
     assert!(verified.findings.is_empty(), "{:?}", verified.findings);
 }
@@ -512,9 +521,7 @@ fn a_damaged_entry_is_reported_and_costs_its_key_alone() {
     for (key, expected) in [("0", false), ("1", true), ("2", false)] {
         assert_eq!(world.is_new(key), expected, "key {key}");
     }
-    world.log.close().unwrap();
-    let disk = world.disk.after_kill();
-    let verified = verify_on(&disk, Path::new(DIR), &mut |_| ()).unwrap();
+    let verified = world.verified();
     assert!(!verified.findings.is_empty());
 }
 
@@ -542,12 +549,7 @@ fn a_few_long_lived_keys_with_large_notes_hold_up_little_of_the_log() {
         options.journal_file_bytes = 8 << 20;
     });
     for key in 0..240 {
-        let name = key.to_string();
-        let once = if key % 30 == 29 {
-            world.long_lived(&name)
-        } else {
-            world.once(&name)
-        };
+        let once = world.once_or_long(key, key % 30 == 29);
         let note = vec![7; 100 << 10];
         world.send(Once { note, ..once }).unwrap();
     }
@@ -598,13 +600,7 @@ fn a_disk_that_does_not_read_a_part_of_the_log_of_the_keys_costs_its_keys_and_no
 fn what_was_appended_again_takes_no_more_memory_after_a_restart() {
     let mut world = World::new();
     for key in 0..400 {
-        let name = key.to_string();
-        let once = if key % 20 == 0 {
-            world.long_lived(&name)
-        } else {
-            world.once(&name)
-        };
-        world.send(once).unwrap();
+        world.send(world.once_or_long(key, key % 20 == 0)).unwrap();
     }
     world.clock.advance(WINDOW + Duration::from_secs(2));
     let bytes = world.key_log_bytes();

@@ -44,6 +44,13 @@ fn logs(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// A closed directory, and its second segment.
+fn with_second_segment() -> (tempfile::TempDir, PathBuf) {
+    let dir = directory(true);
+    let path = logs(dir.path())[1].clone();
+    (dir, path)
+}
+
 /// Every file with its bytes.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
@@ -106,8 +113,7 @@ fn a_directory_that_was_not_closed_is_not_damaged() {
 
 #[test]
 fn a_flipped_bit_costs_its_batch_alone_and_is_named_by_file_position_and_offset() {
-    let dir = directory(true);
-    let path = logs(dir.path())[1].clone();
+    let (dir, path) = with_second_segment();
     let mut bytes = fs::read(&path).unwrap();
     let position = bytes.len() / 2;
     bytes[position] ^= 1;
@@ -115,10 +121,8 @@ fn a_flipped_bit_costs_its_batch_alone_and_is_named_by_file_position_and_offset(
     let (finding, from, until) = one_damage(dir.path());
     assert_eq!(finding.path, path);
     assert_eq!(until.since(from), 1);
-    assert!(
-        finding.position.is_some_and(|at| at.get() <= position as u64),
-        "{finding:?}"
-    );
+    let is_before = finding.position.is_some_and(|at| at.get() <= position as u64);
+    assert!(is_before, "{finding:?}");
     let readable = readable(dir.path());
     assert_eq!(readable.len(), 299);
     assert!(!readable.contains(&from.get()));
@@ -126,8 +130,7 @@ fn a_flipped_bit_costs_its_batch_alone_and_is_named_by_file_position_and_offset(
 
 #[test]
 fn a_zeroed_block_costs_the_batches_in_it() {
-    let dir = directory(true);
-    let path = logs(dir.path())[1].clone();
+    let (dir, path) = with_second_segment();
     let mut bytes = fs::read(&path).unwrap();
     bytes[4096..8192].fill(0);
     fs::write(&path, bytes).unwrap();
@@ -139,9 +142,8 @@ fn a_zeroed_block_costs_the_batches_in_it() {
 
 #[test]
 fn a_missing_segment_costs_its_offsets_and_nothing_after_it() {
-    let dir = directory(true);
-    let paths = logs(dir.path());
-    fs::remove_file(&paths[1]).unwrap();
+    let (dir, path) = with_second_segment();
+    fs::remove_file(&path).unwrap();
     let (finding, from, until) = one_damage(dir.path());
     let lost = until.since(from);
     assert!((20..100).contains(&lost), "{finding:?}");
@@ -228,11 +230,8 @@ fn a_damaged_round_in_the_middle_is_damage_and_a_torn_last_round_is_not() {
     let journals = files(dir.path().join("journal"));
     let path = journals.last().unwrap();
     let whole = fs::read(path).unwrap();
-    let rounds = whole
-        .chunks(4096)
-        .skip(1)
-        .take_while(|block| block[4..8] == *b"RND1")
-        .count();
+    let blocks = whole.chunks(4096).skip(1);
+    let rounds = blocks.take_while(|block| block[4..8] == *b"RND1").count();
     assert!(rounds > 3, "{rounds}");
     // The last round is torn: a power cut before the end of the sync leaves this.
     let mut torn = whole.clone();
