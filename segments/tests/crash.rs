@@ -31,10 +31,8 @@ const SEEDS: u64 = 3_000;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is {text:?}, expected a number")),
-    )
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name} is {text:?}, expected a number")))
 }
 
 fn report(failures: &[Failure]) {
@@ -65,14 +63,12 @@ fn progress(seeds: u64, harvest: &Harvest) {
 fn promises_hold_through_crashes_and_faults_of_any_seed() {
     if let Some(seed) = number("QUIPU_SEED") {
         let stop_at = number("QUIPU_STOP_AT");
-        eprintln!(
-            "{:?}",
-            Driver::run(Plan {
-                stop_at,
-                verbose: true,
-                ..Plan::new(seed)
-            })
-        );
+        let plan = Plan {
+            stop_at,
+            verbose: true,
+            ..Plan::new(seed)
+        };
+        eprintln!("{:?}", Driver::run(plan));
         return;
     }
     let first = number("QUIPU_FIRST_SEED").unwrap_or(0);

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use quipu_segments::batch::BatchBuilder;
 use quipu_segments::{
-    Ack, AppendRequest, Appended, Clock, Error, Offset, Once, Part, Partition, Records, StateChange,
-    TimestampMs,
+    Ack, AppendRequest, Appended, Clock, Error, Offset, Once, Part, Partition, Records, TimestampMs,
 };
 
 use super::{Driver, Waiting, is_refusal};
-use crate::model::{BatchTry, Change, Existence, Fate, KeyedTry, Name, PartPlan, Rec, Request, RequestId};
+use crate::model::{
+    BatchTry, Change, Existence, Fate, KeyedTry, Name, PartPlan, Rec, Request, RequestId, state_changes,
+};
 
 impl Driver {
     fn marker(&mut self) -> Vec<u8> {
@@ -116,31 +117,18 @@ impl Driver {
                 partition: key,
                 records: plan,
             });
-            parts.push(
-                Part::new(partition, records)
-                    .expecting(expected_offset)
-                    .json_lines(self.rng.chance(1, 2)),
-            );
+            let part = Part::new(partition, records).expecting(expected_offset);
+            parts.push(part.json_lines(self.rng.chance(1, 2)));
         }
         let (state, marker) = if state_only || self.rng.chance(1, 4) {
             self.changes()
         } else {
             (Vec::new(), None)
         };
-        let ack = if self.rng.chance(1, 3) {
-            Ack::Written
-        } else {
-            Ack::Durable
-        };
+        let ack = [Ack::Durable, Ack::Written][usize::from(self.rng.chance(1, 3))];
         let request = AppendRequest {
             parts,
-            state: state
-                .iter()
-                .map(|(key, value)| StateChange {
-                    key: key.clone(),
-                    value: value.clone(),
-                })
-                .collect(),
+            state: state_changes(&state),
             ack,
             once: once.as_ref().map(|once| Once {
                 topic: once.topic,
@@ -181,8 +169,7 @@ impl Driver {
                 expected: if state_only { Some(true) } else { expected },
             }),
             Err(error) => {
-                say!(self, "append {id} is refused: {error}");
-                assert!(self.explains(&error, since), "append {id}: {error}");
+                self.check_failure(&format!("append {id}"), &error, since);
                 assert!(is_refusal(&error), "append {id}: {error}");
                 self.model.refuse(id);
             }
@@ -207,15 +194,7 @@ impl Driver {
         let build = |records: &[Rec]| {
             let mut builder = BatchBuilder::new();
             for record in records {
-                let rows = record.header.iter();
-                let headers: Vec<(&[u8], Option<&[u8]>)> =
-                    rows.map(|(name, value)| (&name[..], value.as_deref())).collect();
-                builder.push(
-                    TimestampMs(record.timestamp),
-                    record.key.as_deref(),
-                    record.value.as_deref(),
-                    &headers,
-                );
+                record.push_to(&mut builder);
             }
             builder
         };
@@ -240,8 +219,7 @@ impl Driver {
                     break;
                 }
                 Err(error) => {
-                    say!(self, "the round fails: {error}");
-                    assert!(self.explains(&error, since), "round: {error}");
+                    self.check_failure("round", &error, since);
                     break;
                 }
             }

@@ -11,6 +11,13 @@ impl Driver {
         self.disk.failed_calls() as usize
     }
 
+    /// Checks that `error` is allowed for an operation that began after `since` failures.
+    #[track_caller]
+    pub(super) fn check_failure(&self, operation: &str, error: &Error, since: usize) {
+        say!(self, "{operation} fails: {error}");
+        assert!(self.explains(error, since), "{operation}: {error}");
+    }
+
     /// Whether `error` is allowed for an operation that began after `since` failures.
     pub(super) fn explains(&self, error: &Error, since: usize) -> bool {
         if self.disk.is_off() {

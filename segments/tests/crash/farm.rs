@@ -94,9 +94,8 @@ pub(crate) fn run_all(
         }
     });
     let mut harvest = harvest.into_inner().expect("nothing panics under this lock");
-    harvest
-        .failures
-        .sort_by_key(|failure| (failure.plan.seed, failure.plan.stop_at));
-    harvest.failures.truncate(most);
+    let failures = &mut harvest.failures;
+    failures.sort_by_key(|failure| (failure.plan.seed, failure.plan.stop_at));
+    failures.truncate(most);
     harvest
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use quipu_segments::sim::{DiskLayer, FileLayer, Layered, LayeredFile, SimDisk, is_journal};
 use quipu_segments::{Disk, DiskFile};
 
-type Run = Option<Box<dyn FnMut() + Send>>;
+type Run = Option<Box<dyn FnMut() -> bool + Send>>;
 
 /// What is done before a sync; clones share it.
 #[derive(Clone, Default)]
@@ -36,7 +36,8 @@ pub(crate) fn hooked(disk: SimDisk) -> HookedDisk {
 }
 
 impl Hooked {
-    pub(crate) fn before_journal_sync(&self, hook: impl FnMut() + Send + 'static) {
+    /// Runs `hook` before each sync of a round; if it returns `false`, the sync is reported, but not done.
+    pub(crate) fn before_journal_sync(&self, hook: impl FnMut() -> bool + Send + 'static) {
         *self.hook.run() = Some(Box::new(hook));
     }
 
@@ -78,8 +79,11 @@ impl FileLayer for HookedFile {
         let is_round = self.is_round.load(Ordering::Relaxed);
         let hook = self.hook.run().take_if(|_| is_round);
         if let Some(mut run) = hook {
-            run();
+            let is_done = run();
             *self.hook.run() = Some(run);
+            if !is_done {
+                return Ok(());
+            }
         }
         self.file.sync_data()
     }

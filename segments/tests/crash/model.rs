@@ -3,8 +3,9 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use quipu_segments::batch::BatchBuilder;
 use quipu_segments::sim::Rng;
-use quipu_segments::{Ack, Offset, TopicId, TopicSpec};
+use quipu_segments::{Ack, Offset, StateChange, TimestampMs, TopicId, TopicSpec};
 
 /// The number of a request, in the order of queueing: if two change the same key, the later one wins.
 pub(crate) type RequestId = u64;
@@ -48,6 +49,14 @@ impl Name {
 }
 
 impl Rec {
+    pub(crate) fn push_to(&self, builder: &mut BatchBuilder) {
+        let headers = self.header.iter();
+        let headers = headers.map(|(name, value)| (&name[..], value.as_deref()));
+        let headers: Vec<(&[u8], Option<&[u8]>)> = headers.collect();
+        let (key, value) = (self.key.as_deref(), self.value.as_deref());
+        builder.push(TimestampMs(self.timestamp), key, value, &headers);
+    }
+
     pub(crate) fn make(name: Name, timestamp: i64, len: usize, rng: &mut Rng) -> Self {
         let mut value = vec![0; len];
         let mut fill = rng.fork();
@@ -91,6 +100,12 @@ pub(crate) struct PartPlan {
 }
 
 pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
+
+/// The same changes as the log takes them.
+pub(crate) fn state_changes(changes: &[Change]) -> Vec<StateChange> {
+    let rows = changes.iter().cloned();
+    rows.map(|(key, value)| StateChange { key, value }).collect()
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use quipu_segments::batch::BatchBuilder;
-use quipu_segments::{Ack, Clock, Error, Offset, Partition, ProducerId, Records, TimestampMs, TopicId};
+use quipu_segments::{Ack, Clock, Error, Offset, Partition, ProducerId, Records, TopicId};
 
 use super::Driver;
 use crate::model::{BatchTry, Fate, KeyedTry, PartKey, Rec, RequestId, Verdict};
@@ -37,8 +37,7 @@ impl Driver {
         match self.log().prepare_keys() {
             Ok(()) => true,
             Err(error) => {
-                say!(self, "the keys cannot be prepared: {error}");
-                assert!(self.explains(&error, since), "prepare_keys: {error}");
+                self.check_failure("prepare_keys", &error, since);
                 false
             }
         }
@@ -120,15 +119,7 @@ impl Driver {
                     index,
                 };
                 let record = Rec::make(name, self.clock.now().get(), 20, &mut self.rng);
-                let rows = record.header.iter();
-                let headers: Vec<(&[u8], Option<&[u8]>)> =
-                    rows.map(|(name, value)| (&name[..], value.as_deref())).collect();
-                builder.push(
-                    TimestampMs(record.timestamp),
-                    record.key.as_deref(),
-                    record.value.as_deref(),
-                    &headers,
-                );
+                record.push_to(&mut builder);
                 plan.push(record);
             }
             let mut sealed = builder.seal();

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_segments::{
-    Ack, Clock, Error, Offset, Partition, StateChange, TimestampMs, Topic, TopicSettings, TopicSpec,
-};
+use quipu_segments::{Ack, Clock, Error, Offset, Partition, TimestampMs, Topic, TopicSettings, TopicSpec};
 
 use super::{Driver, is_refusal};
-use crate::model::{Existence, Fate, Request, TopicModel, retains};
+use crate::model::{Existence, Fate, Request, TopicModel, retains, state_changes};
 
 /// By how much the wall clock is set back.
 const SET_BACK_MS: i64 = 3_000;
@@ -19,8 +17,7 @@ impl Driver {
         say!(self, "sync segments");
         let since = self.failures_so_far();
         if let Err(error) = self.log().sync_segments() {
-            say!(self, "sync segments fails: {error}");
-            assert!(self.explains(&error, since), "sync_segments: {error}");
+            self.check_failure("sync_segments", &error, since);
         }
     }
 
@@ -64,8 +61,7 @@ impl Driver {
             self.check_retention(partition, before.log_start_offset);
         }
         if let Err(error) = result {
-            say!(self, "retention fails: {error}");
-            assert!(self.explains(&error, since), "apply_retention: {error}");
+            self.check_failure("apply_retention", &error, since);
         }
         self.take_answers(false);
         self.observe();
@@ -75,10 +71,8 @@ impl Driver {
     fn check_retention(&self, partition: &Partition, before: Offset) {
         let id = partition.id();
         let now_at = partition.positions().log_start_offset;
-        let topic = self
-            .log()
-            .topic_by_id(id.topic)
-            .expect("it is not deleted meanwhile");
+        let topic = self.log().topic_by_id(id.topic);
+        let topic = topic.expect("it is not deleted meanwhile");
         let settings = topic.spec().settings.clone();
         let records = &self.model.topics[&id.topic].partitions[&id.index].records;
         let deleted = || (before.get()..now_at.get()).filter_map(|offset| records.get(&offset));
@@ -91,9 +85,8 @@ impl Driver {
         };
         let age_ms = self.clock.now().get() - newest.min(queued_at - SET_BACK_MS);
         let is_old = settings.retention_ms.is_some_and(|limit| age_ms > limit as i64);
-        let is_surplus = settings
-            .retention_bytes
-            .is_some_and(|limit| partition.size_bytes() >= limit);
+        let most = settings.retention_bytes;
+        let is_surplus = most.is_some_and(|most| partition.size_bytes() >= most);
         assert!(
             is_old || is_surplus,
             "retention deleted {before} to {now_at} of {id}, of which a record is {age_ms} ms old and {} bytes are left: {settings:?}",
@@ -161,10 +154,8 @@ impl Driver {
         let since = self.failures_so_far();
         match self.log().create_topic(&name, spec.clone()) {
             Ok(topic) => {
-                assert!(
-                    known.is_none_or(|id| self.model.topics[&id].exists == Existence::Maybe),
-                    "{name} exists"
-                );
+                let was_free = known.is_none_or(|id| self.model.topics[&id].exists == Existence::Maybe);
+                assert!(was_free, "{name} exists");
                 self.model.creating.retain(|(other, _)| *other != name);
                 // Topic ids must not repeat.
                 assert!(self.model.last_topic_id.is_none_or(|last| last < topic.id()));
@@ -172,20 +163,14 @@ impl Driver {
                 self.model.topics.insert(topic.id(), TopicModel::new(name, spec));
             }
             Err(Error::TopicExists(_)) => {
-                assert!(
-                    known.is_some() || !self.model.creating.is_empty(),
-                    "{name} does not exist"
-                );
+                let may_exist = known.is_some() || !self.model.creating.is_empty();
+                assert!(may_exist, "{name} does not exist");
             }
             Err(error) => {
-                say!(self, "create fails: {error}");
-                assert!(self.explains(&error, since), "create_topic: {error}");
-                assert!(
-                    self.log()
-                        .topic(&name)
-                        .is_none_or(|topic| Some(topic.id()) == known),
-                    "{name} was not made"
-                );
+                self.check_failure("create_topic", &error, since);
+                let topic = self.log().topic(&name);
+                let is_known = topic.is_none_or(|topic| Some(topic.id()) == known);
+                assert!(is_known, "{name} was not made");
                 self.model.creating.push((name, spec));
             }
         }
@@ -204,11 +189,7 @@ impl Driver {
         };
         let (id, name) = (topic.id(), topic.name().to_owned());
         let (state, marker) = self.changes();
-        let rows = state.iter().map(|(key, value)| StateChange {
-            key: key.clone(),
-            value: value.clone(),
-        });
-        let changes = rows.collect();
+        let changes = state_changes(&state);
         let request = self.model.new_request(Request {
             parts: Vec::new(),
             state,
@@ -230,14 +211,13 @@ impl Driver {
                 assert!(self.log().topic_by_id(id).is_none());
                 self.model.settle(request, &[]);
                 let topic = self.model.topics.get_mut(&id).expect("it was made");
+                topic.exists = Existence::No;
                 if let Some(earlier) = topic.deletion.take() {
                     self.model.refuse(earlier);
                 }
-                self.model.topics.get_mut(&id).expect("it was made").exists = Existence::No;
             }
             Err(error) => {
-                say!(self, "delete fails: {error}");
-                assert!(self.explains(&error, since), "delete_topic: {error}");
+                self.check_failure("delete_topic", &error, since);
                 let topic = self.model.topics.get_mut(&id).expect("it was made");
                 if is_refusal(&error) || topic.deletion.is_some() {
                     self.model.refuse(request);
@@ -269,8 +249,7 @@ impl Driver {
             }
             Err(error) => {
                 known.specs.push(spec);
-                say!(self, "alter fails: {error}");
-                assert!(self.explains(&error, since), "alter_topic: {error}");
+                self.check_failure("alter_topic", &error, since);
             }
         }
         self.take_answers(false);

@@ -21,26 +21,14 @@ fn assert_noticed(sabotage: Sabotage) {
 }
 
 #[test]
-fn a_journal_that_is_not_synced_is_noticed() {
-    assert_noticed(Sabotage::JournalSync);
-}
-
-#[test]
-fn a_rename_whose_directory_is_not_synced_is_noticed() {
-    assert_noticed(Sabotage::SyncAfterRename);
-}
-
-#[test]
-fn a_key_that_is_not_looked_up_is_noticed() {
-    assert_noticed(Sabotage::KeyLookup);
-}
-
-#[test]
-fn a_key_whose_entry_is_not_stored_is_noticed() {
-    assert_noticed(Sabotage::KeyEntry);
-}
-
-#[test]
-fn a_torn_round_that_is_taken_for_a_whole_one_is_noticed() {
-    assert_noticed(Sabotage::TornRounds);
+fn the_loss_of_a_precaution_is_noticed() {
+    for sabotage in [
+        Sabotage::JournalSync,
+        Sabotage::SyncAfterRename,
+        Sabotage::KeyLookup,
+        Sabotage::KeyEntry,
+        Sabotage::TornRounds,
+    ] {
+        assert_noticed(sabotage);
+    }
 }

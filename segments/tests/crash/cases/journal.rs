@@ -4,13 +4,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quipu_segments::sim::{Fault, IoKind, SimClock, SimDisk};
-use quipu_segments::{AppendRequest, Disk, Error, OpenMode, Options};
+use quipu_segments::{AppendRequest, Disk, Error, Log, OpenMode, Options};
 
 use super::{
     DIR, NOW, SEEDS, append, change, open, options, request, set_state, spec, start, start_empty, try_open,
     try_open_with, values,
 };
 use crate::hook::hooked;
+
+/// A new directory whose journal has four files.
+fn start_with_four_files() -> (SimDisk, Log) {
+    let disk = SimDisk::new(0);
+    let options = Options {
+        journal_files: 4,
+        ..options()
+    };
+    let log = try_open_with(Arc::new(disk.clone()), &SimClock::new(NOW), options).unwrap();
+    (disk, log)
+}
 
 #[test]
 fn what_is_published_during_a_sync_is_in_the_checkpoint_after_the_next() {
@@ -20,9 +31,10 @@ fn what_is_published_during_a_sync_is_in_the_checkpoint_after_the_next() {
         let log = try_open_with(Arc::new(hooked.clone()), &SimClock::new(NOW), options()).unwrap();
         log.create_topic("orders", spec(1, 1 << 20)).unwrap();
         let syncing = log.clone();
-        hooked
-            .0
-            .before_journal_sync(move || syncing.sync_segments().unwrap());
+        hooked.0.before_journal_sync(move || {
+            syncing.sync_segments().unwrap();
+            true
+        });
         append(&log, &[0], b"1").unwrap();
         hooked.0.unhook();
         log.sync_segments().unwrap();
@@ -55,10 +67,8 @@ fn a_checkpoint_for_a_failed_partition_names_no_journal_file_that_is_recycled_af
 fn state_changes_go_on_for_ever_on_a_disk_that_is_full_from_the_start() {
     let (disk, log) = start(0, spec(1, 1 << 20));
     disk.set_capacity(Some(disk.used_bytes()));
-    assert!(matches!(
-        append(&log, &[0], &[0; 10_000]),
-        Err(Error::StorageFull)
-    ));
+    let refused = append(&log, &[0], &[0; 10_000]);
+    assert!(matches!(refused, Err(Error::StorageFull)));
     for n in 0..300_u32 {
         set_state(&log, "offset", &n.to_le_bytes()).unwrap();
     }
@@ -74,12 +84,7 @@ fn state_changes_go_on_for_ever_on_a_disk_that_is_full_from_the_start() {
 
 #[test]
 fn a_journal_file_that_a_full_disk_has_no_room_for_leaves_nothing_behind() {
-    let disk = SimDisk::new(0);
-    let options = Options {
-        journal_files: 4,
-        ..options()
-    };
-    let log = try_open_with(Arc::new(disk.clone()), &SimClock::new(NOW), options).unwrap();
+    let (disk, log) = start_with_four_files();
     let used = disk.used_bytes();
     disk.set_capacity(Some(used + (100 << 10)));
     for n in 0..300_u32 {
@@ -94,13 +99,9 @@ fn appends_end_with_an_answer_when_a_failed_sync_keeps_every_journal_file() {
     append(&log, &[0], b"1").unwrap();
     disk.fail(Fault::once(IoKind::Sync, 0).on("topics"));
     log.sync_segments().unwrap();
-    let stored = (0..200)
-        .take_while(|_| append(&log, &[1], &[7; 10_000]).is_ok())
-        .count();
-    assert!(
-        (10..100).contains(&stored),
-        "{stored} requests went into two journal files"
-    );
+    let is_stored = |_: &i32| append(&log, &[1], &[7; 10_000]).is_ok();
+    let stored = (0..200).take_while(is_stored).count();
+    assert!((10..100).contains(&stored), "{stored} in two journal files");
     assert!(log.health().log_failed.is_some());
     let log = open(&disk.after_power_cut());
     assert_eq!((values(&log, 0).len(), values(&log, 1).len()), (1, stored));
@@ -157,11 +158,8 @@ fn a_bit_flipped_in_the_last_round_of_the_journal_does_not_make_it_a_torn_one() 
             let (path, position) = journal.expect("a round was written");
             disk.damage(&path, position + bit / 8, 1 << (bit % 8));
             let log = open(&disk);
-            let what = log.health().damage;
-            assert!(
-                values(&log, 0).len() == 2 || !what.is_empty(),
-                "seed {seed}, bit {bit}"
-            );
+            let is_right = values(&log, 0).len() == 2 || !log.health().damage.is_empty();
+            assert!(is_right, "seed {seed}, bit {bit}");
             let found = log.state_get(b"offset");
             assert_eq!(found.as_deref(), Some(&b"2"[..]), "seed {seed}, bit {bit}");
         }
@@ -194,12 +192,7 @@ fn a_journal_file_whose_name_may_not_be_durable_is_not_written() {
 fn a_journal_file_that_is_missing_or_cut_is_missed_from_its_first_round_on() {
     // Four rounds go into a file: the damaged file is full, has some rounds, or is the one behind a full one.
     for rounds in 1..14_u8 {
-        let disk = SimDisk::new(0);
-        let options = Options {
-            journal_files: 4,
-            ..options()
-        };
-        let log = try_open_with(Arc::new(disk.clone()), &SimClock::new(NOW), options).unwrap();
+        let (disk, log) = start_with_four_files();
         for n in 0..rounds {
             set_state(&log, "key", &[n; 50_000]).unwrap();
         }
@@ -220,11 +213,10 @@ fn a_journal_file_that_is_missing_or_cut_is_missed_from_its_first_round_on() {
             }
             match length {
                 None => disk.remove_file(&files[current]).unwrap(),
-                Some(length) => disk
-                    .open(&files[current], OpenMode::ReadWrite)
-                    .unwrap()
-                    .set_len(length)
-                    .unwrap(),
+                Some(length) => {
+                    let file = disk.open(&files[current], OpenMode::ReadWrite).unwrap();
+                    file.set_len(length).unwrap();
+                }
             }
             let log = open(&disk);
             assert!(!log.health().damage.is_empty(), "{rounds} rounds, {length:?}");

@@ -79,16 +79,13 @@ fn a_topic_that_could_not_be_made_is_whole_or_gone_after_a_power_cut() {
         log.create_topic("orders", spec(1, 1 << 20)).err().unwrap();
         // Also if the process is killed first, and the next one is stopped while it removes the unfinished topic.
         for calls in [None, Some(20), Some(30), Some(40), Some(50)] {
-            let disk = match calls {
-                None => disk.after_power_cut(),
-                Some(calls) => {
-                    let disk = disk.after_kill();
-                    disk.stop_at(calls);
-                    let _stopped = try_open(&disk);
-                    disk.after_power_cut()
-                }
-            };
-            let log = open(&disk);
+            let mut disk = disk.clone();
+            if let Some(calls) = calls {
+                disk = disk.after_kill();
+                disk.stop_at(calls);
+                let _stopped = try_open(&disk);
+            }
+            let log = open(&disk.after_power_cut());
             let found = log.health().damage;
             assert_eq!(found, Vec::<String>::new(), "seed {seed}, {calls:?}");
         }
@@ -126,10 +123,8 @@ fn a_topic_whose_deletion_failed_in_the_journal_stays_readable() {
     let (disk, log) = start(0, spec(1, 1 << 20));
     append(&log, &[0], b"1").unwrap();
     disk.fail(Fault::once(IoKind::Sync, 0).on("journal"));
-    assert!(matches!(
-        log.delete_topic("orders", Vec::new()),
-        Err(Error::LogFailed { in_flight: true, .. })
-    ));
+    let failed = log.delete_topic("orders", Vec::new());
+    assert!(matches!(failed, Err(Error::LogFailed { in_flight: true, .. })));
     assert_eq!(values(&log, 0), [b"1"]);
 }
 
@@ -137,10 +132,8 @@ fn a_topic_whose_deletion_failed_in_the_journal_stays_readable() {
 fn a_deletion_that_is_durable_does_not_say_that_nothing_was_done() {
     let (disk, log) = start(0, spec(1, 1 << 20));
     disk.fail(Fault::once(IoKind::Rename, 0).with(FaultError::Full));
-    assert!(matches!(
-        log.delete_topic("orders", Vec::new()),
-        Err(Error::Io { .. })
-    ));
+    let failed = log.delete_topic("orders", Vec::new());
+    assert!(matches!(failed, Err(Error::Io { .. })));
     assert!(open(&disk.after_power_cut()).topic("orders").is_none());
 }
 
@@ -201,8 +194,7 @@ fn a_topic_made_again_under_the_name_of_one_whose_directory_sync_failed_is_healt
         log.sync_segments().expect("the checkpoint is written");
         assert_eq!(log.health().failed_partitions.len(), 1, "{dir}");
         log.delete_topic("orders", Vec::new()).expect("nothing is wrong");
-        log.create_topic("orders", spec(1, 1 << 20))
-            .expect("nothing is wrong");
+        log.create_topic("orders", spec(1, 1 << 20)).expect(dir);
         append(&log, &[0], b"of the new one").expect("nothing is wrong");
         log.sync_segments().expect("nothing is wrong");
         assert_eq!(log.health().failed_partitions, [], "{dir}");

@@ -74,6 +74,13 @@ fn append_young(log: &Log, partitions: &[u32]) {
     store(log, young).unwrap();
 }
 
+/// Runs a round that is written in the first partition, and fails in the second one.
+fn fail_in_second(disk: &SimDisk, log: &Log) {
+    let write = Fault::once(IoKind::Write, 0).on("orders/1");
+    disk.fail(write.with(FaultError::Full));
+    append(log, &[0, 1], &[0xab; 9_000]).unwrap_err();
+}
+
 /// Checks the lengths of the values in the first partition, and that nothing lies between the batches.
 fn assert_lengths(log: &Log, expected: &[usize]) {
     let lengths: Vec<usize> = values(log, 0).iter().map(Vec::len).collect();
@@ -99,13 +106,7 @@ fn assert_appends_survive(disk: &SimDisk, log: &Log) {
 fn what_a_refused_round_left_in_a_segment_is_cut_also_after_a_shorter_round_was_written_over_it() {
     let (disk, log) = start(0, spec(2, 16 << 10));
     append_young(&log, &[0, 1]);
-    // The round is written in the first partition, and fails in the other one.
-    disk.fail(
-        Fault::once(IoKind::Write, 0)
-            .on("orders/1")
-            .with(FaultError::Full),
-    );
-    append(&log, &[0, 1], &[0xab; 9_000]).unwrap_err();
+    fail_in_second(&disk, &log);
     assert_appends_survive(&disk, &log);
 }
 
@@ -136,12 +137,7 @@ fn a_segment_that_was_cut_when_it_was_closed_stays_so_after_a_power_cut() {
         let (disk, log) = start(seed, spec(2, 16 << 10));
         append_young(&log, &[0, 1]);
         log.sync_segments().unwrap();
-        disk.fail(
-            Fault::once(IoKind::Write, 0)
-                .on("orders/1")
-                .with(FaultError::Full),
-        );
-        append(&log, &[0, 1], &[0xab; 9_000]).unwrap_err();
+        fail_in_second(&disk, &log);
         // The next round's sync makes the failed round's bytes durable; then the segment is cut and closed.
         append(&log, &[0], &[3; 100]).unwrap();
         log.sync_segments().unwrap();
