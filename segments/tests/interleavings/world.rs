@@ -32,10 +32,8 @@ fn schedules() -> usize {
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{variable} is {text:?}, not a number")),
-    )
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{variable} is {text:?}, not a number")))
 }
 
 /// The sums over all runs of this process.
@@ -325,6 +323,11 @@ impl World {
         );
     }
 
+    /// Checks the error of a call, if it is one; returns its value.
+    pub(crate) fn allow<T>(&self, result: quipu_segments::Result<T>) -> Option<T> {
+        result.map_err(|error| self.refused(&error)).ok()
+    }
+
     /// An append that has an id of its own.
     pub(crate) fn request(
         &self,
@@ -347,12 +350,8 @@ impl World {
                         index,
                         count,
                     };
-                    records.push(
-                        TimestampMs(1_700_000_000_000 + request as i64),
-                        None,
-                        Some(&id.value(bytes)),
-                        &[],
-                    );
+                    let time = TimestampMs(1_700_000_000_000 + request as i64);
+                    records.push(time, None, Some(&id.value(bytes)), &[]);
                 }
                 let records = if chance(4) {
                     Records::Sealed(vec![records.seal()])
@@ -380,15 +379,11 @@ impl World {
     /// The same, each request with a key that other producers send too: the first one stores it.
     pub(crate) fn produce_once(self: &Arc<Self>, producer: &str, requests: u64, expires: TimestampMs) -> u64 {
         assert!(self.even, "who repeats a request sends it to the same partitions");
-        if let Err(error) = self.log.prepare_keys() {
-            self.refused(&error);
+        if self.allow(self.log.prepare_keys()).is_none() {
             return 0;
         }
-        let mut history = self.history();
-        history
-            .keyed
-            .extend((1..=requests).map(|request| ((producer.to_owned(), request), expires)));
-        drop(history);
+        let keys = (1..=requests).map(|request| ((producer.to_owned(), request), expires));
+        self.history().keyed.extend(keys);
         self.send(&self.topic, producer, requests, 20, Some(expires))
     }
 
@@ -421,11 +416,8 @@ impl World {
                     vec![&all[thread_rng().gen_range(0..all.len())]]
                 };
                 let ack = if chance(3) { Ack::Written } else { Ack::Durable };
-                let count = if self.even {
-                    1
-                } else {
-                    thread_rng().gen_range(1..3)
-                };
+                let most = if self.even { 1 } else { 2 };
+                let count = thread_rng().gen_range(1..=most);
                 let mut append = self.request(producer, request, &to, count, bytes, ack);
                 append.once = expires.map(|expires| once(topic, producer, request, expires));
                 let partitions: Vec<u32> = to.iter().map(|partition| partition.id().index).collect();
@@ -520,11 +512,8 @@ impl World {
             for (offset, id) in records(&run.bytes) {
                 assert_eq!(next.unwrap_or(offset), offset, "a gap: {fetched:?}");
                 next = Some(offset + 1);
-                self.note(
-                    (partition.id().topic, partition.id().index, offset),
-                    id,
-                    Ack::Durable,
-                );
+                let place = (partition.id().topic, partition.id().index, offset);
+                self.note(place, id, Ack::Durable);
             }
         }
         assert_eq!(next.unwrap_or(from), fetched.next_offset.get(), "{fetched:?}");
@@ -537,12 +526,8 @@ impl World {
     /// Reads once from `from`, warm if it can be; `None` after a failure.
     pub(crate) fn read(&self, partition: &Partition, from: u64) -> Option<u64> {
         let request = ReadRequest::new(Offset::new(from), if chance(2) { 1 } else { 1 << 20 });
-        let tried = if chance(2) {
-            partition.try_read(request)
-        } else {
-            None
-        };
-        let fetched = match tried.unwrap_or_else(|| partition.read(request)) {
+        let warm = chance(2).then(|| partition.try_read(request)).flatten();
+        let fetched = match warm.unwrap_or_else(|| partition.read(request)) {
             Ok(fetched) => fetched,
             Err(Error::Trimmed { log_start_offset, .. }) if log_start_offset.get() > from => {
                 // The log start must be as durable as the records.
@@ -554,12 +539,8 @@ impl World {
                 return None;
             }
         };
-        if fetched.end_offset.get() > from {
-            assert!(
-                !fetched.runs.is_empty(),
-                "nothing was read at {from}: {fetched:?}"
-            );
-        }
+        let is_read = !fetched.runs.is_empty() || fetched.end_offset.get() <= from;
+        assert!(is_read, "nothing was read at {from}: {fetched:?}");
         Some(self.take(partition, from, &fetched))
     }
 
@@ -633,10 +614,7 @@ impl World {
             world.cut();
         }
         if matches!(end, End::Close | End::CloseAndCut) {
-            match world.log.close() {
-                Ok(()) => closed = !was_off,
-                Err(error) => world.refused(&error),
-            }
+            closed = world.allow(world.log.close()).is_some() && !was_off;
         }
         drop(world.topic);
         drop(world.log);
@@ -718,10 +696,8 @@ fn records(bytes: &[u8]) -> Vec<(u64, RecordId)> {
         for record in BatchRecords::new(batch).expect("a batch holds records") {
             let record = record.expect("a batch holds whole records");
             let id = record.value.and_then(RecordId::of);
-            all.push((
-                record.offset.get(),
-                id.unwrap_or_else(|| panic!("no record of ours: {record:?}")),
-            ));
+            let id = id.unwrap_or_else(|| panic!("no record of ours: {record:?}"));
+            all.push((record.offset.get(), id));
         }
     }
     all
@@ -762,25 +738,15 @@ fn compare(log: &Log, history: &History, keeps_written: bool) -> BTreeMap<Place,
             );
         }
     }
-    let written = if keeps_written {
-        Some(&history.written)
-    } else {
-        None
-    };
+    let written = keeps_written.then_some(&history.written);
     for ((topic, partition, offset), id) in history.durable.iter().chain(written.into_iter().flatten()) {
         // Trimmed, or deleted with its topic (which may be durable without having been acknowledged).
-        if starts
-            .get(&(*topic, *partition))
-            .is_none_or(|start| offset < start)
-        {
+        let start = starts.get(&(*topic, *partition));
+        if start.is_none_or(|start| offset < start) {
             continue;
         }
-        let known = found.get(&(*topic, *partition, *offset));
-        assert_eq!(
-            known,
-            Some(id),
-            "lost: {offset} of partition {partition}, {found:?}"
-        );
+        let now = found.get(&(*topic, *partition, *offset));
+        assert_eq!(now, Some(id), "lost: {offset} of {partition}, {found:?}");
     }
     if !is_whole || !history.deleted.is_empty() {
         return found;
