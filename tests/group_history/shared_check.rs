@@ -463,14 +463,12 @@ mod tests {
     }
 
     fn settling(member: &str, accept: &[u64], reject: &[u64]) -> Event {
+        let rejected = |offset: &u64| (place(*offset), "no".to_owned());
         Event::Settling {
             who: who(member),
             accept: accept.iter().map(|offset| place(*offset)).collect(),
             release: Vec::new(),
-            reject: reject
-                .iter()
-                .map(|offset| (place(*offset), "no".to_owned()))
-                .collect(),
+            reject: reject.iter().map(rejected).collect(),
         }
     }
 

@@ -23,6 +23,7 @@ use requests::{
     BATCH, JSON, NDJSON, RECORDS, TO_PARTITION, batch, binary_event, json_records, keyed_kinds, kinds, lines,
     sent,
 };
+use support::Answer;
 
 #[tokio::test]
 async fn every_kind_of_request_is_appended_once_and_answered_as_the_first_time_over_restarts() {
@@ -235,10 +236,8 @@ async fn many_at_once_with_one_key_are_one_append() {
         }
         await_count(&service, before + records).await;
         if !name.contains("units") {
-            let new = all
-                .iter()
-                .filter(|answer| !answer.headers.contains_key("idempotency-replayed"));
-            assert_eq!(new.count(), 1, "{name}");
+            let is_new = |answer: &&Answer| !answer.headers.contains_key("idempotency-replayed");
+            assert_eq!(all.iter().filter(is_new).count(), 1, "{name}");
         }
         let other = request.clone().body([&request.body[..], b" "].concat());
         if name == "json" {

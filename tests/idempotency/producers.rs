@@ -35,28 +35,22 @@ async fn a_producers_batches_are_appended_once_and_in_its_order() {
     let first = of_producer(7, 0, 0, &["a", "b"]);
     let second = of_producer(7, 0, 2, &["c"]);
     assert_eq!(appended(&service, &first).await, offsets(0, 1));
+    let other = of_producer(8, 0, 0, &["x"]);
     assert_eq!(
-        appended(&service, &of_producer(8, 0, 0, &["x"])).await,
+        appended(&service, &other).await,
         offsets(2, 2),
-        "each has its own sequence"
+        "its own sequence"
     );
     assert_eq!(appended(&service, &second).await, offsets(3, 3));
     for _ in 0..2 {
         assert_eq!(replayed(&service, &first).await, offsets(0, 1));
         assert_eq!(replayed(&service, &second).await, offsets(3, 3));
-        refused(
-            &service,
-            &of_producer(7, 0, 4, &["e"]),
-            409,
-            "out-of-order-sequence",
-        )
-        .await;
+        let early = of_producer(7, 0, 4, &["e"]);
+        refused(&service, &early, 409, "out-of-order-sequence").await;
         service = service.restart();
     }
-    assert_eq!(
-        appended(&service, &of_producer(7, 1, 0, &["d"])).await,
-        offsets(4, 4)
-    );
+    let next_epoch = of_producer(7, 1, 0, &["d"]);
+    assert_eq!(appended(&service, &next_epoch).await, offsets(4, 4));
     refused(&service, &of_producer(7, 0, 3, &["late"]), 409, "fenced").await;
     let body = [&first.body[..], &second.body].concat();
     refused(&service, &sent(TO_PARTITION, BATCH, body), 400, "invalid-request").await;
@@ -81,11 +75,6 @@ async fn a_key_that_comes_with_the_repetition_of_a_producers_batch_is_remembered
     }
     refused(&service, &first, 409, "out-of-order-sequence").await;
     assert_eq!(replayed(&service, &keyed).await, body);
-    refused(
-        &service,
-        &of_producer(7, 0, 8, &["y"]).key("k"),
-        422,
-        "idempotency-key-reused",
-    )
-    .await;
+    let other = of_producer(7, 0, 8, &["y"]).key("k");
+    refused(&service, &other, 422, "idempotency-key-reused").await;
 }

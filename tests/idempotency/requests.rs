@@ -26,12 +26,8 @@ pub(crate) struct Sent {
 }
 
 pub(crate) fn sent(uri: &str, content_type: &str, body: impl Into<Vec<u8>>) -> Sent {
-    let headers = vec![("content-type".to_owned(), content_type.to_owned())];
-    Sent {
-        uri: uri.to_owned(),
-        headers,
-        body: body.into(),
-    }
+    let (uri, body, headers) = (uri.to_owned(), body.into(), Vec::new());
+    Sent { uri, headers, body }.with("content-type", content_type)
 }
 
 impl Sent {
@@ -106,35 +102,21 @@ pub(crate) fn kinds() -> Vec<(&'static str, Sent, u64)> {
     let three = json!([event("1"), event("2"), event("3")]).to_string();
     let batches = [batch(&["1", "2"]).as_bytes(), batch(&["3"]).as_bytes()].concat();
     let units = 2 * UNIT_LINES + 5;
-    let with_key = format!("{RECORDS}?key=a");
+    let (with_key, written) = (format!("{RECORDS}?key=a"), format!("{RECORDS}?ack=written"));
+    let (stream, large) = (sent(RECORDS, NDJSON, lines(units)), vec![b'x'; 400 << 10]);
+    let raw_with_key = sent(&with_key, "application/octet-stream", "hello");
     vec![
         ("json", json_records(), 20),
         ("ndjson", sent(RECORDS, NDJSON, lines(30)), 30),
-        (
-            "ndjson of three units",
-            sent(RECORDS, NDJSON, lines(units)),
-            units as u64,
-        ),
+        ("ndjson of three units", stream, units as u64),
         ("raw", sent(RECORDS, "text/plain", "hello"), 1),
-        (
-            "raw with a key",
-            sent(&with_key, "application/octet-stream", "hello"),
-            1,
-        ),
-        (
-            "raw, large",
-            sent(RECORDS, "text/plain", vec![b'x'; 400 << 10]),
-            1,
-        ),
+        ("raw with a key", raw_with_key, 1),
+        ("raw, large", sent(RECORDS, "text/plain", large), 1),
         ("structured", sent(RECORDS, EVENT, event("1").to_string()), 1),
         ("batched", sent(RECORDS, EVENTS, three), 3),
         ("binary", binary_event(), 1),
         ("batch", sent(TO_PARTITION, BATCH, batches), 3),
-        (
-            "written",
-            json_records().to(&format!("{RECORDS}?ack=written")),
-            20,
-        ),
+        ("written", json_records().to(&written), 20),
     ]
 }
 

@@ -72,19 +72,13 @@ fn a_stream_that_is_cut_anywhere_and_killed_and_retried_is_there_once() {
             turns += u32::from(last.is_some_and(|last| n <= last));
             last = Some(n);
         });
-        assert!(
-            turns <= 2,
-            "partition {partition}: records of a stream are out of their order"
-        );
+        assert!(turns <= 2, "partition {partition}: a stream is out of order");
     }
     let wrong: Vec<_> = seen
         .iter()
         .enumerate()
         .filter(|(_, times)| **times != 3)
         .collect();
-    assert!(
-        wrong.is_empty(),
-        "of three streams these lines are there so many times: {wrong:?}"
-    );
+    assert!(wrong.is_empty(), "not there three times each: {wrong:?}");
     server.stop();
 }

@@ -6,13 +6,41 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::fixture::{appended, break_off, configure, count, post, refused, replayed, start};
-use crate::requests::{NDJSON, RECORDS, UNIT_LINES, lines, sent};
-use crate::support::Rng;
+use crate::requests::{NDJSON, RECORDS, Sent, UNIT_LINES, lines, sent};
+use crate::support::{Rng, Service};
 
 /// The end of the line with this number, counted from 0: the position of its line break.
 fn end_of_line(lines: &[u8], number: usize) -> usize {
     let mut ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
     ends.nth(number).expect("it has so many lines").0
+}
+
+/// Sends a stream that is refused after so many of its records are stored; returns the problem.
+async fn refused_after(accepted: usize, service: &Service, request: &Sent, status: u16, code: &str) -> Value {
+    let problem = refused(service, request, status, code).await;
+    assert_eq!(problem["accepted"], accepted);
+    problem
+}
+
+/// Sends a stream in which this line, counted from 1, is too large; those before it are stored.
+async fn too_large(line: usize, service: &Service, request: &Sent) {
+    let problem = refused_after(line - 1, service, request, 413, "record-too-large").await;
+    assert_eq!(problem["line"], line);
+}
+
+/// Lines with these fields before the value.
+fn lines_with(fields: &str, count: usize) -> String {
+    (0..count)
+        .map(|n| format!("{{{fields}\"value\":{n}}}\n"))
+        .collect()
+}
+
+/// A stream that expects the offset 0 and breaks in its second unit; returns the request that retries it.
+async fn cut_off(service: &Service, fields: &str) -> Sent {
+    let uri = format!("{RECORDS}?expected_offset=0");
+    let begun = lines_with(fields, UNIT_LINES + 3);
+    break_off(service, &uri, "k", begun.as_bytes(), UNIT_LINES).await;
+    sent(&uri, NDJSON, lines_with(fields, 2 * UNIT_LINES + 7)).key("k")
 }
 
 #[tokio::test]
@@ -33,17 +61,11 @@ async fn a_stream_that_was_cut_off_is_completed_by_its_retry() {
     // The stored records are those that were sent, in their order.
     let partitions = answer.json()["partitions"].clone();
     let parts = partitions.as_array().unwrap().iter();
-    assert_eq!(
-        parts.map(|part| part["records"].as_u64().unwrap()).sum::<u64>(),
-        total
-    );
+    let records = parts.map(|part| part["records"].as_u64().unwrap());
+    assert_eq!(records.sum::<u64>(), total);
     // Another stream whose first units are the same is refused at the first unit that differs; the equal ones stay.
     let longer = sent(RECORDS, NDJSON, lines(4 * UNIT_LINES)).key("k");
-    let problem = post(&service, &longer).await;
-    assert_eq!(
-        problem.problem(422, "idempotency-key-reused")["accepted"],
-        3 * UNIT_LINES
-    );
+    refused_after(3 * UNIT_LINES, &service, &longer, 422, "idempotency-key-reused").await;
     assert_eq!(count(&service, "t").await, total);
 }
 
@@ -67,11 +89,8 @@ async fn a_condition_of_a_stream_holds_for_what_its_retry_still_appends() {
     break_off(&service, &uri(next), "second", begun, UNIT_LINES).await;
     appended(&service, &sent("/v1/topics/one/records", NDJSON, lines(1))).await;
     let retry = sent(&uri(next), NDJSON, body.clone()).key("second");
-    let problem = refused(&service, &retry, 412, "offset-mismatch").await;
-    assert_eq!(
-        (&problem["accepted"], &problem["outcome"]),
-        (&UNIT_LINES.into(), &"partial".into())
-    );
+    let problem = refused_after(UNIT_LINES, &service, &retry, 412, "offset-mismatch").await;
+    assert_eq!(problem["outcome"], "partial");
 }
 
 #[tokio::test]
@@ -81,11 +100,8 @@ async fn a_wrong_line_is_named_again_and_what_is_before_it_is_there_once() {
     body.extend_from_slice(b"nonsense\n{}\n");
     let request = sent(RECORDS, NDJSON, body).key("k");
     for _ in 0..2 {
-        let problem = refused(&service, &request, 400, "invalid-request").await;
-        assert_eq!(
-            (&problem["line"], &problem["accepted"]),
-            (&(UNIT_LINES + 21).into(), &(UNIT_LINES + 20).into())
-        );
+        let problem = refused_after(UNIT_LINES + 20, &service, &request, 400, "invalid-request").await;
+        assert_eq!(problem["line"], UNIT_LINES + 21);
         assert_eq!(count(&service, "t").await, UNIT_LINES as u64 + 20);
     }
 }
@@ -99,32 +115,16 @@ async fn a_stream_that_is_not_allowed_any_more_is_passed_over_where_it_is_in_and
     configure(&service, json!({"config": {"max_record_bytes": 6}})).await;
     replayed(&service, &sent(RECORDS, NDJSON, first.clone()).key("k")).await;
     let total = UNIT_LINES + 21;
-    let longer = [&first[..], &lines(UNIT_LINES)].concat();
-    let answer = post(&service, &sent(RECORDS, NDJSON, longer).key("k")).await;
-    assert_eq!(
-        answer.problem(422, "idempotency-key-reused")["accepted"],
-        UNIT_LINES
-    );
-    let problem = refused(
-        &service,
-        &sent(RECORDS, NDJSON, first).key("new"),
-        413,
-        "record-too-large",
-    )
-    .await;
-    assert_eq!((&problem["line"], &problem["accepted"]), (&1.into(), &0.into()));
+    let longer = sent(RECORDS, NDJSON, [&first[..], &lines(UNIT_LINES)].concat()).key("k");
+    refused_after(UNIT_LINES, &service, &longer, 422, "idempotency-key-reused").await;
+    too_large(1, &service, &sent(RECORDS, NDJSON, first).key("new")).await;
     assert_eq!(count(&service, "t").await, total as u64);
 }
 
 #[tokio::test]
 async fn a_conditional_stream_goes_on_in_the_partition_of_its_first_try() {
     let service = start().await;
-    let line = |n: usize| format!("{{\"value\":{n}}}\n");
-    let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
-    let uri = format!("{RECORDS}?expected_offset=0");
-    let begun: String = (0..UNIT_LINES + 3).map(line).collect();
-    break_off(&service, &uri, "k", begun.as_bytes(), UNIT_LINES).await;
-    let whole = sent(&uri, NDJSON, all).key("k");
+    let whole = cut_off(&service, "").await;
     let answer = post(&service, &whole).await;
     let appended = answer.appended();
     let partitions = appended["partitions"].as_array().unwrap();
@@ -137,26 +137,14 @@ async fn a_conditional_stream_goes_on_in_the_partition_of_its_first_try() {
 async fn a_conditional_stream_does_not_go_on_in_another_partition_where_partitions_were_added() {
     let service = start().await;
     // A key whose partition changes when a topic of four partitions gets a fifth.
-    let line = |n: usize| format!("{{\"key\":\"k1\",\"value\":{n}}}\n");
-    let all: String = (0..2 * UNIT_LINES + 7).map(line).collect();
-    let uri = format!("{RECORDS}?expected_offset=0");
-    let begun: String = (0..UNIT_LINES + 3).map(line).collect();
-    break_off(&service, &uri, "k", begun.as_bytes(), UNIT_LINES).await;
+    let fields = "\"key\":\"k1\",";
+    let retry = cut_off(&service, fields).await;
     configure(&service, json!({"partitions": 5})).await;
     // The new partition of the key is as long as the condition expects.
-    let fill: String = (0..UNIT_LINES).map(line).collect();
+    let fill = lines_with(fields, UNIT_LINES);
     appended(&service, &sent(RECORDS, NDJSON, fill)).await;
-    let problem = refused(
-        &service,
-        &sent(&uri, NDJSON, all).key("k"),
-        400,
-        "invalid-request",
-    )
-    .await;
-    assert_eq!(
-        (&problem["pointer"], &problem["accepted"]),
-        (&"expected_offset".into(), &UNIT_LINES.into())
-    );
+    let problem = refused_after(UNIT_LINES, &service, &retry, 400, "invalid-request").await;
+    assert_eq!(problem["pointer"], "expected_offset");
     assert_eq!(count(&service, "t").await, 2 * UNIT_LINES as u64);
 }
 
@@ -263,14 +251,6 @@ async fn a_line_that_is_far_too_long_by_now_is_passed_over_where_it_is_in() {
     first.appended();
     configure(&service, json!({"config": {"max_record_bytes": 6}})).await;
     assert_eq!(replayed(&service, &request).await, first.json());
-    let problem = refused(
-        &service,
-        &sent(RECORDS, NDJSON, long.clone()).key("new"),
-        413,
-        "record-too-large",
-    )
-    .await;
-    assert_eq!((&problem["line"], &problem["accepted"]), (&2.into(), &1.into()));
-    let problem = refused(&service, &sent(RECORDS, NDJSON, long), 413, "record-too-large").await;
-    assert_eq!((&problem["line"], &problem["accepted"]), (&2.into(), &1.into()));
+    too_large(2, &service, &sent(RECORDS, NDJSON, long.clone()).key("new")).await;
+    too_large(2, &service, &sent(RECORDS, NDJSON, long)).await;
 }

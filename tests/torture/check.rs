@@ -55,15 +55,9 @@ pub fn restarted(server: &Server, data: &Path, history: &History, retention_byte
         }
         Counts::add(&history.counts.checked_records, served.records.len() as u64);
     }
-    let nothing = Vec::new();
     for (request, sent) in &state.requests {
-        check_request(
-            *request,
-            sent,
-            of_request.get(request).unwrap_or(&nothing),
-            state,
-            &found,
-        );
+        let places = of_request.get(request).map_or(&[][..], Vec::as_slice);
+        check_request(*request, sent, places, state, &found);
     }
     check_groups(server, state);
 
@@ -123,9 +117,8 @@ fn check_topics(server: &Server, data: &Path, state: &mut State) {
         );
         topic.partitions = (partitions, partitions);
         topic.held.resize(partitions as usize, Held::default());
-        let setting = about["config"]["dedupe_window_ms"]["value"]
-            .as_u64()
-            .expect("a number");
+        let setting = &about["config"]["dedupe_window_ms"]["value"];
+        let setting = setting.as_u64().expect("a number");
         let (low, high) = topic.setting;
         let is_wanted = high == 0 || setting == low || setting == high;
         assert!(is_wanted, "{name} is set to {setting}, not {low} or {high}");
@@ -154,19 +147,16 @@ fn read_all(server: &Server, state: &State, faults: bool) -> Found {
         }
         let about = server.get(&format!("/v1/topics/{name}"));
         for about in about["partitions"].as_array().expect("an array") {
-            let number = |field: &str| {
-                about[field]
-                    .as_u64()
-                    .unwrap_or_else(|| panic!("{field} in {about}"))
+            let number = |field: &str| match about[field].as_u64() {
+                Some(number) => number,
+                None => panic!("{field} in {about}"),
             };
             let partition = number("partition") as u32;
             if partition as usize >= topic.held.len() {
                 continue;
             }
-            found.insert(
-                (name.clone(), partition),
-                read_one(&mut connection, name, partition, &number, faults),
-            );
+            let served = read_one(&mut connection, name, partition, &number, faults);
+            found.insert((name.clone(), partition), served);
         }
     }
     found
@@ -182,16 +172,9 @@ fn read_one(
     let mut log_start = number("log_start_offset");
     let mut records = Vec::new();
     let mut next = log_start;
+    let more = "max_records=100000&max_bytes=8388608";
     loop {
-        let page = fetch(
-            connection,
-            name,
-            partition,
-            next,
-            "max_records=100000&max_bytes=8388608",
-            faults,
-        )
-        .expect("an answer");
+        let page = fetch(connection, name, partition, next, more, faults).expect("an answer");
         if let Some(trimmed) = page.trimmed {
             // Retention goes on during the read: begin again at the new log start.
             log_start = trimmed;
@@ -200,10 +183,8 @@ fn read_one(
             continue;
         }
         records.extend(page.records);
-        assert!(
-            page.next_offset > next || page.next_offset >= page.end_offset,
-            "{name}/{partition}: an empty page at {next}"
-        );
+        let goes_on = page.next_offset > next || page.next_offset >= page.end_offset;
+        assert!(goes_on, "{name}/{partition}: an empty page at {next}");
         next = page.next_offset;
         if next >= page.end_offset {
             break;
@@ -211,17 +192,11 @@ fn read_one(
     }
     let first = records.first().map_or(log_start, |(offset, _)| *offset);
     for (place, (offset, id)) in records.iter().enumerate() {
-        assert_eq!(
-            *offset,
-            first + place as u64,
-            "{name}/{partition}: a gap before {id:?}"
-        );
+        let expected = first + place as u64;
+        assert_eq!(*offset, expected, "{name}/{partition}: before {id:?}");
     }
     let end = first + records.len() as u64;
-    assert_eq!(
-        first, log_start,
-        "{name}/{partition} does not begin at its log start"
-    );
+    assert_eq!(first, log_start, "where {name}/{partition} begins");
     Served {
         log_start,
         end: end.max(number("end_offset")),
@@ -233,14 +208,8 @@ fn read_one(
 /// Each record that was acknowledged or read is at its offset, and the log start and the end have not gone back.
 fn check_known(place: (&str, u32), held: &Held, served: &Served) {
     let (before, now) = ((held.log_start, held.end), (served.log_start, served.end));
-    assert!(
-        now.0 >= before.0,
-        "{place:?}: the log start went back from {before:?} to {now:?}"
-    );
-    assert!(
-        now.1 >= before.1,
-        "{place:?}: the end went back from {before:?} to {now:?}"
-    );
+    let went_back = now.0 < before.0 || now.1 < before.1;
+    assert!(!went_back, "{place:?} went back from {before:?} to {now:?}");
     let count = served.records.len() as u64;
     let got = now.0 + count;
     assert_eq!(got, now.1, "{place:?}: records before the end are missing");

@@ -224,17 +224,12 @@ fn fail_a_topic(calls: &str, what: &str, error: &str, when: u32) {
         _ => request(&server, "DELETE", "/v1/topics/first", ""),
     };
     drop(tracer);
-    let is_done = answer.status < 300;
-    let outcome = if is_done {
-        "done".into()
-    } else {
-        answer.json()["outcome"].clone()
+    let outcome = match answer.status {
+        ..300 => "done".into(),
+        _ => answer.json()["outcome"].clone(),
     };
-    let said = format!(
-        "{calls} {error} {when}: {what}: {} {}",
-        answer.status,
-        answer.text()
-    );
+    let (status, text) = (answer.status, answer.text());
+    let said = format!("{calls} {error} {when}: {what}: {status} {text}");
     // Whatever the answer was, after a restart without the fault it must prove true.
     let server = restart(&ground, server);
     let is_so = match what {

@@ -55,25 +55,17 @@ pub fn fetch(
         let record: Fetched =
             serde_json::from_slice(line).unwrap_or_else(|error| panic!("{path}: {error} in {}", text()));
         assert_eq!(record.partition, partition, "{path}");
-        assert!(
-            record.offset >= next,
-            "{path}: {} comes after {next}",
-            record.offset
-        );
-        next = record.offset + 1;
-        records.push((record.offset, records::check(&record)));
+        let offset = record.offset;
+        assert!(offset >= next, "{path}: {offset} comes after {next}");
+        next = offset + 1;
+        records.push((offset, records::check(&record)));
     }
     let number = |name| {
-        answer
-            .header(name)
-            .and_then(|value| value.parse().ok())
-            .expect("a position")
+        let value = answer.header(name).expect("a position");
+        value.parse::<u64>().expect("a position")
     };
     let next_offset: u64 = number("next-offset");
-    assert!(
-        next_offset >= next,
-        "{path}: next offset {next_offset} after {next}"
-    );
+    assert!(next_offset >= next, "{path}: {next_offset} after {next}");
     Ok(Page {
         records,
         next_offset,

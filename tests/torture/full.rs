@@ -15,7 +15,7 @@ use crate::ground::{Ground, names, request, until, verify};
 use crate::history::{Cuts, History, Sent};
 use crate::load::{self, CLIENTS, Round, TOPICS};
 use crate::records::{self, Id};
-use crate::rounds::is_long;
+use crate::rounds::{is_long, kill_or_stop};
 use crate::support::{Rng, Server};
 use crate::topics;
 
@@ -86,11 +86,8 @@ impl SmallDisk {
     fn mount(&self, arguments: &[&str]) {
         let output = Command::new("mount").args(arguments).arg(&self.dir).output();
         let output = output.expect("mount is there");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
     }
 
     fn data(&self) -> PathBuf {
@@ -140,10 +137,8 @@ fn inside_a_disk_that_is_full_at_first() {
         let lines: Vec<_> = log.lines().filter(|line| !line.is_empty()).collect();
         assert_eq!(lines[1..], ["ended with exit status: 1"], "{size}: {log}");
         let reasons = ["disk is full", "No space left"];
-        assert!(
-            reasons.iter().any(|reason| lines[0].contains(reason)),
-            "{size}: {log}"
-        );
+        let is_said = reasons.iter().any(|reason| lines[0].contains(reason));
+        assert!(is_said, "{size}: {log}");
 
         disk.resize("32m");
         let server = ground.start(&data);
@@ -217,11 +212,7 @@ fn inside_a_disk_that_runs_full() {
         // The disk stays full over a restart, clean or not.
         disk.fill();
         full(&server, &history, 20);
-        if rng.below(2) == 0 {
-            server.kill()
-        } else {
-            server.stop()
-        }
+        kill_or_stop(server, &mut rng);
         verify(&data);
         let server = ground.start(&data);
         // The start may delete old segments.
@@ -258,12 +249,7 @@ fn under_load(server: &Server, history: &History, rng: &mut Rng, disk: &SmallDis
         }
         stop.store(true, Ordering::Relaxed);
     });
-    let log = server.log();
-    assert!(
-        failures.is_empty(),
-        "{}; the log says:\n{log}",
-        failures.join("\n")
-    );
+    load::assert_none(&failures, server);
 }
 
 /// So many commits fill more than one journal file: files are reused without any free space.
@@ -285,10 +271,7 @@ fn full(server: &Server, history: &History, commits: u32) {
         let answer = connection.request("PUT", path, "application/json", body.as_bytes());
         let answer = answer.expect("an answer");
         let (text, log) = (answer.text(), server.log());
-        assert_eq!(
-            answer.status, 200,
-            "a commit on a full disk: {text}; the log says:\n{log}"
-        );
+        assert_eq!(answer.status, 200, "a commit: {text}; the log says:\n{log}");
     }
     is_reported(server, true);
 }

@@ -167,9 +167,8 @@ impl History {
 
     /// Notes that a topic exists.
     pub fn exists(&self, name: &str, partitions: u32) {
-        self.state()
-            .topics
-            .insert(name.into(), Topic::new(Presence::Exists, partitions));
+        let topic = Topic::new(Presence::Exists, partitions);
+        self.state().topics.insert(name.into(), topic);
     }
 
     /// Numbers a request and remembers that it is about to be sent.

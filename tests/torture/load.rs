@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::fetch::fetch;
 use crate::history::{Counts, Cuts, Held, History, Sent};
 use crate::records::{self, Id};
-use crate::support::{Answer, Connection, Rng};
+use crate::support::{Answer, Connection, Rng, Server};
 use crate::topics;
 
 /// The topics that all clients write to. The last partition of each is for the clients that send `expected_offset`.
@@ -124,6 +124,13 @@ pub fn run_all(round: &Round<'_>, rng: &mut Rng, act: impl FnOnce(&Receiver<Role
     })
 }
 
+/// Fails with the messages of failed clients and the server's log, if there are any.
+#[track_caller]
+pub fn assert_none(failures: &[String], server: &Server) {
+    let (failures, log) = (failures.join("\n"), server.log());
+    assert!(failures.is_empty(), "{failures}; the log says:\n{log}");
+}
+
 /// Runs one client; if it fails, returns its message as an `Err`.
 fn run(round: &Round<'_>, events: Sender<Role>, number: u32, role: Role, rng: Rng) -> Result<(), String> {
     let Ok(connection) = Connection::open(round.address) else {
@@ -183,12 +190,8 @@ impl Client<'_> {
 
     /// Makes a call with JSON about a topic or one of its parts.
     pub fn call_topic(&mut self, method: &str, topic: &str, body: &str) -> Result<Answer, Gone> {
-        self.call(
-            method,
-            &format!("/v1/topics/{topic}"),
-            "application/json",
-            body.as_bytes(),
-        )
+        let path = format!("/v1/topics/{topic}");
+        self.call(method, &path, "application/json", body.as_bytes())
     }
 
     /// The same with more headers, each with its line break.
@@ -200,9 +203,8 @@ impl Client<'_> {
         headers: &str,
         body: &[u8],
     ) -> Result<Answer, Gone> {
-        let result = self
-            .connection
-            .request_with(method, path, content_type, headers, body);
+        let connection = &mut self.connection;
+        let result = connection.request_with(method, path, content_type, headers, body);
         if result.is_err() && !self.round.trouble.is_empty() {
             self.connection = Connection::open(self.round.address)?;
             self.refusals += 1;
@@ -221,10 +223,8 @@ impl Client<'_> {
         let is_allowed = |code| code == "overloaded" || self.round.trouble.contains(&code);
         assert!(code.is_some_and(is_allowed), "{problem}");
         if matches!(code, Some("overloaded" | "storage-full")) {
-            assert!(
-                answer.header("retry-after").is_some(),
-                "no Retry-After: {problem}"
-            );
+            let retry_after = answer.header("retry-after");
+            assert!(retry_after.is_some(), "no Retry-After: {problem}");
         }
         self.refusals += 1;
         Some(outcome.expect("a problem has an outcome").to_owned())
@@ -364,11 +364,8 @@ impl Client<'_> {
                 let faults = !self.round.trouble.is_empty();
                 let page = fetch(&mut self.connection, topic, *partition, *next, &more, faults)?;
                 let now = (page.log_start_offset, page.end_offset);
-                let is_on = now.0 >= *start && now.1 >= *end;
-                assert!(
-                    is_on,
-                    "{topic}/{partition} went back from {start} to {end} to {now:?}"
-                );
+                let went_on = now.0 >= *start && now.1 >= *end;
+                assert!(went_on, "{topic}/{partition}: {start} to {end}, then {now:?}");
                 (*next, *start, *end) = (page.next_offset, now.0, now.1);
                 let count = page.records.len() as u64;
                 Counts::add(&self.history.counts.fetched_records, count);

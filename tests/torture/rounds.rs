@@ -81,11 +81,7 @@ fn what_was_acknowledged_or_read_survives_kills_at_any_moment_and_calls_that_fai
         // Retention does nothing during the check.
         let server = ground.start(&data);
         check::restarted(&server, &data, &history, &retention);
-        if rng.below(2) == 0 {
-            server.kill()
-        } else {
-            server.stop()
-        }
+        kill_or_stop(server, &mut rng);
         round += 1;
     }
     let server = ground.start(&data);
@@ -123,11 +119,8 @@ pub fn is_long() -> bool {
 
 fn how_long() -> (u64, Option<Duration>) {
     let number = |name: &str| {
-        let text = std::env::var(name).ok()?;
-        Some(
-            text.parse::<u64>()
-                .unwrap_or_else(|_| panic!("{name} is a number")),
-        )
+        let number = std::env::var(name).ok()?.parse::<u64>();
+        Some(number.unwrap_or_else(|_| panic!("{name} is a number")))
     };
     let limit = number("QUIPU_TEST_MINUTES").map(|minutes| Duration::from_secs(minutes * 60));
     (number("QUIPU_TEST_ROUNDS").unwrap_or(SHORT_ROUNDS), limit)
@@ -183,11 +176,7 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
     };
     // If an aimed kill does not happen, the server is killed from outside in the end.
     let most = if is_long() { 1000 } else { 400 };
-    let mut left = if injection.is_some() {
-        most
-    } else {
-        1 + rng.below(most)
-    };
+    let mut left = injection.map_or_else(|| 1 + rng.below(most), |_| most);
     let mut is_hit = false;
     let failures = load::run_all(&round, rng, |received, rng| {
         while left > 0 {
@@ -211,19 +200,13 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
             server.kill_now();
         }
     });
-    let log = server.log();
-    assert!(
-        failures.is_empty(),
-        "{}; the log says:\n{log}",
-        failures.join("\n")
-    );
+    load::assert_none(&failures, &server);
     if !faults {
         return injection.map_or("kill -9 from outside".into(), |_| hit("", ground));
     }
-    assert!(
-        server.has_ended().is_none(),
-        "a failed call ended the server; the log says:\n{log}"
-    );
+    let log = server.log();
+    let goes_on = server.has_ended().is_none();
+    assert!(goes_on, "a failed call ended the server; the log says:\n{log}");
     check::reads_go_on(&server, history);
     assert!(!server.log().contains("panicked"), "{}", server.log());
     let hit = hit("", ground);
@@ -235,6 +218,14 @@ fn run(ground: &Ground, data: &Path, history: &History, end: &End, rng: &mut Rng
     hit
 }
 
+/// Ends a server in one of two ways.
+pub fn kill_or_stop(server: Server, rng: &mut Rng) {
+    match rng.below(2) {
+        0 => server.kill(),
+        _ => server.stop(),
+    }
+}
+
 /// The call that was hit, and the kind of file.
 fn hit(before: &str, ground: &Ground) -> String {
     let injected = ground.injected();
@@ -243,10 +234,8 @@ fn hit(before: &str, ground: &Ground) -> String {
     };
     let rows = line.split(|c: char| !(c.is_ascii_alphanumeric() || ".-_".contains(c)));
     let words: Vec<&str> = rows.collect();
-    let call = line
-        .split_whitespace()
-        .find_map(|word| word.split_once('('))
-        .map_or(line.as_str(), |(call, _)| call);
+    let call = line.split_whitespace().find_map(|word| word.split_once('('));
+    let call = call.map_or(line.as_str(), |(call, _)| call);
     let kinds = [
         (".journal", "journal"),
         (".timeindex", "timeindex"),
@@ -265,17 +254,10 @@ fn hit(before: &str, ground: &Ground) -> String {
     ];
     let mut rows = kinds.iter();
     let kind = rows.find(|(part, _)| words.iter().any(|word| word.contains(part)));
-    let error = if line.contains("EIO") {
-        " EIO"
-    } else if line.contains("ENOSPC") {
-        " ENOSPC"
-    } else {
-        ""
-    };
-    format!(
-        "{before}{call} of {}{error}",
-        kind.map_or("something else", |(_, kind)| kind)
-    )
+    let kind = kind.map_or("something else", |(_, kind)| kind);
+    let mut errors = [" EIO", " ENOSPC"].into_iter();
+    let error = errors.find(|error| line.contains(error.trim_start()));
+    format!("{before}{call} of {kind}{}", error.unwrap_or_default())
 }
 
 /// Kills a server with `kill -9`, without consuming it.

@@ -18,6 +18,7 @@ use quipu_segments::{
 };
 
 use super::input::{Input, checksum};
+use super::journal;
 
 const DIR: &str = "/data";
 /// More damaged ranges and batches than the directory has: a read loop without progress is stopped there.
@@ -174,18 +175,12 @@ fn change(disk: &SimDisk, path: &Path, files: &[PathBuf], input: &mut Input<'_>)
 
 /// Corrects a file's checksums.
 fn seal(path: &Path, bytes: &mut Vec<u8>) {
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.unwrap_or_default();
     let extension = name.rsplit('.').next().unwrap_or_default();
     let number = |bytes: &[u8], at: usize, count: usize| {
-        bytes.get(at..at + count).map_or(0, |bytes| {
-            bytes
-                .iter()
-                .rev()
-                .fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
-        }) as usize
+        let digits = bytes.get(at..at + count).unwrap_or_default().iter().rev();
+        digits.fold(0_u64, |number, byte| number << 8 | u64::from(*byte)) as usize
     };
     match (name, extension) {
         ("checkpoint.0" | "checkpoint.1" | "state.0" | "state.1", _) => {
@@ -217,37 +212,25 @@ fn seal(path: &Path, bytes: &mut Vec<u8>) {
             let crc = checksum(&bytes[..40]);
             bytes[12..16].copy_from_slice(&crc.to_le_bytes());
             let sequence: u64 = name[..20].parse().expect("a journal file's name");
-            let seed = (sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
             for at in (4096..bytes.len()).step_by(4096) {
                 let end = at + 32 + number(bytes, at + 16, 4);
                 if bytes.get(at + 4..at + 8) == Some(b"RND1")
                     && let Some(covered) = bytes.get(at + 4..end)
                 {
-                    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
-                    hasher.update(covered);
-                    let crc = hasher.finalize();
+                    let crc = journal::checksum(covered, sequence);
                     bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
                 }
             }
         }
         ("topic.json" | "FORMAT", _) => {
-            let Ok(text) = std::str::from_utf8(bytes) else {
-                return;
-            };
-            let Some((head, body)) = text.split_once("\"body\":") else {
-                return;
-            };
-            let Some((head, _)) = head.split_once("\"crc32\":") else {
-                return;
-            };
+            let text = std::str::from_utf8(bytes).ok();
+            let parts = text.and_then(|text| text.split_once("\"body\":"));
+            let parts = parts.and_then(|(head, body)| Some((head.split_once("\"crc32\":")?.0, body)));
+            let Some((head, body)) = parts else { return };
             let body = body.trim_end();
             let body = body.strip_suffix('}').unwrap_or(body);
-            let magic = if name == "FORMAT" {
-                "quipu-data"
-            } else {
-                "quipu-topic"
-            };
-            let crc = crc32fast::hash(format!("{magic}1{body}").as_bytes());
+            let kind = if name == "FORMAT" { "data" } else { "topic" };
+            let crc = crc32fast::hash(format!("quipu-{kind}1{body}").as_bytes());
             *bytes = format!("{head}\"crc32\":{crc},\"body\":{body}}}\n").into_bytes();
         }
         _ => {}
@@ -286,10 +269,8 @@ fn read_all(partition: &Arc<Partition>) {
                         next = Some(header.next_offset());
                     }
                 }
-                assert!(
-                    next.is_some_and(|next| next > from),
-                    "the offset asked for is in it or beyond"
-                );
+                let goes_on = next.is_some_and(|next| next > from);
+                assert!(goes_on, "the offset asked for is in it or beyond");
                 fetched.next_offset
             }
             Err(Error::Damaged {

@@ -95,9 +95,8 @@ pub fn run(data: &[u8]) {
     }
     SERVICE.with(|service| {
         empty(&service.app);
-        service
-            .runtime
-            .block_on(requests(&service.app, &service.router, data));
+        let requests = requests(&service.app, &service.router, data);
+        service.runtime.block_on(requests);
     });
 }
 
@@ -106,12 +105,9 @@ fn empty(app: &App) {
     for topic in app.log.topics() {
         app.log.delete_topic(topic.name(), Vec::new()).expect("deleted");
     }
-    let state: Vec<StateChange> = app
-        .log
-        .state_prefix(b"")
-        .into_iter()
-        .map(|(key, _)| StateChange::remove(key.into_vec()))
-        .collect();
+    let state = app.log.state_prefix(b"").into_iter();
+    let removes = state.map(|(key, _)| StateChange::remove(key.into_vec()));
+    let state: Vec<StateChange> = removes.collect();
     if !state.is_empty() {
         let request = AppendRequest::of_state(state);
         let ticket = app.log.append(request).expect("queued");
@@ -182,13 +178,8 @@ fn app() -> App {
 fn request(input: &mut Input<'_>) -> Option<Request<Body>> {
     let method = METHODS[usize::from(input.u8()) % METHODS.len()].clone();
     let path = PATHS[usize::from(input.u8()) % PATHS.len()];
-    let rest: String = input
-        .short()
-        .unwrap_or_default()
-        .iter()
-        .map(|byte| *byte as char)
-        .filter(char::is_ascii)
-        .collect();
+    let rest = input.short().unwrap_or_default().iter();
+    let rest: String = rest.map(|byte| *byte as char).filter(char::is_ascii).collect();
     let uri: Uri = format!("{path}{rest}").parse().ok()?;
     let mut request = Request::builder().method(method).uri(uri);
     for _ in 0..input.u8() % 4 {

@@ -71,7 +71,8 @@ fn seal(round: &mut [u8], sequence: u64, number: Option<u64>) {
     round[..4].copy_from_slice(&crc.to_le_bytes());
 }
 
-fn checksum(bytes: &[u8], sequence: u64) -> u32 {
+/// The checksum of a round in the file with this sequence.
+pub(super) fn checksum(bytes: &[u8], sequence: u64) -> u32 {
     let seed = (sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
     let mut hasher = crc32fast::Hasher::new_with_initial(seed);
     hasher.update(bytes);
@@ -81,9 +82,8 @@ fn checksum(bytes: &[u8], sequence: u64) -> u32 {
 /// The number of the round at the start of `bytes`, read by the documented table alone.
 fn round_number(bytes: &[u8], sequence: u64) -> Option<u64> {
     let word = |at: usize| {
-        bytes
-            .get(at..at + 4)
-            .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        let word = bytes.get(at..at + 4)?;
+        Some(u32::from_le_bytes(word.try_into().expect("four bytes")))
     };
     if bytes.get(4..8)? != b"RND1" {
         return None;
@@ -125,22 +125,16 @@ fn whole(input: &mut Input<'_>) {
             block.resize(block.len().next_multiple_of(BLOCK), 0);
             bytes.extend_from_slice(&block);
         }
-        let file = disk
-            .open(
-                &dir.join(format!("journal/{sequence:020}.journal")),
-                OpenMode::Create,
-            )
-            .expect("a file");
+        let path = dir.join(format!("journal/{sequence:020}.journal"));
+        let file = disk.open(&path, OpenMode::Create).expect("a file");
         file.write_all_at(&[IoSlice::new(&bytes)], 0).expect("written");
         files.push((sequence, bytes));
     }
     let Ok(replayed) = replay(&disk, dir, DIRECTORY, 1, first_round) else {
         return;
     };
-    assert!(
-        replayed.rounds.is_sorted_by(|one, next| one < next),
-        "{replayed:?}"
-    );
+    let rises = replayed.rounds.is_sorted_by(|one, next| one < next);
+    assert!(rises, "{replayed:?}");
     let there: Vec<u64> = files
         .iter()
         .flat_map(|(sequence, bytes)| {
