@@ -136,9 +136,13 @@ fn inside_a_disk_that_is_full_at_first() {
         };
         let lines: Vec<_> = log.lines().filter(|line| !line.is_empty()).collect();
         assert_eq!(lines[1..], ["ended with exit status: 1"], "{size}: {log}");
-        let reasons = ["disk is full", "No space left"];
-        let is_said = reasons.iter().any(|reason| lines[0].contains(reason));
-        assert!(is_said, "{size}: {log}");
+        let is_said = ["disk is full", "No space left"]
+            .iter()
+            .any(|it| lines[0].contains(it));
+        assert!(
+            is_said && lines[0].contains("the journal needs 12 MiB"),
+            "{size}: {log}"
+        );
 
         disk.resize("32m");
         let server = ground.start(&data);
