@@ -236,10 +236,9 @@ impl Client {
         let (mut reader, mut body) = (body.into_reader(), Vec::new());
         reader.read_to_end(&mut body).map_err(|error| self.lost(&error))?;
         if head.status.is_success() {
-            let (status, headers) = (head.status, head.headers);
             return Ok(Answer {
-                status,
-                headers,
+                status: head.status,
+                headers: head.headers,
                 body,
             });
         }
@@ -306,23 +305,20 @@ pub(crate) fn base_address(server: &str) -> Result<String, Usage> {
     let text = server.trim().trim_end_matches('/');
     let lower = text.to_ascii_lowercase();
     if lower.starts_with("https://") {
-        return Err(Usage(format!(
-            "this build of quipu speaks no TLS, so it cannot use {text}; give an http:// address"
-        )));
+        let wrong =
+            format!("this build of quipu speaks no TLS, so it cannot use {text}; give an http:// address");
+        return Err(Usage(wrong));
     }
     let text = match text.split_once("://") {
         None => format!("http://{text}"),
         Some((_, rest)) if lower.starts_with("http://") => format!("http://{rest}"),
         Some((scheme, _)) => {
-            return Err(Usage(format!(
-                "--server must be an http:// address, not {scheme}://"
-            )));
+            let wrong = format!("--server must be an http:// address, not {scheme}://");
+            return Err(Usage(wrong));
         }
     };
-    let authority = text["http://".len()..]
-        .split(['/', '?', '#'])
-        .next()
-        .unwrap_or_default();
+    let rest = &text["http://".len()..];
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // The colons of `[::1]` and of user-info begin no port.
     let after_host = authority.rsplit(']').next().unwrap_or_default();
     let port = after_host.split_once(':').map(|(_, port)| port);

@@ -169,9 +169,8 @@ fn candidates(
 
 /// The flag of a word like `--group` or `--group=billing`, if it takes a value, and the value that the word has.
 fn flag_of<'a>(command: &'a Command, word: &'a str) -> Option<(&'a Arg, Option<&'a str>)> {
-    let (flag, value) = word
-        .split_once('=')
-        .map_or((word, None), |(flag, value)| (flag, Some(value)));
+    let parts = word.split_once('=');
+    let (flag, value) = parts.map_or((word, None), |(flag, value)| (flag, Some(value)));
     let flag = flag.trim_start_matches('-');
     let mut all = command.get_arguments();
     let arg = all.find(|arg| {
@@ -212,15 +211,8 @@ fn client(context: &Context<'_>) -> Option<Client> {
         let found = context.flags.iter().rfind(|(flag, _)| *flag == id);
         found.map(|(_, value)| (*value).to_owned())
     };
-    let (server, token, context) = (flag("server"), flag("token"), flag("context"));
-    Connect {
-        server,
-        token,
-        context,
-    }
-    .client()
-    .ok()
-    .map(|client| client.within(PATIENCE))
+    let connect = Connect::of(["server", "token", "context"].map(flag));
+    connect.client().ok().map(|client| client.within(PATIENCE))
 }
 
 #[cfg(test)]
@@ -231,16 +223,11 @@ mod tests {
     fn the_next_word_is_a_subcommand_a_flag_a_value_or_a_name() {
         let command = crate::cli::command();
         let names = |name: &str, context: &Context<'_>| {
-            let flags = context
-                .flags
-                .iter()
-                .map(|(flag, value)| format!("{flag}={value} "));
-            vec![format!(
-                "<{}{name} {:?}>",
-                flags.collect::<String>(),
-                context.positionals
-            )]
+            let flags = context.flags.iter();
+            let flags: String = flags.map(|(flag, value)| format!("{flag}={value} ")).collect();
+            vec![format!("<{flags}{name} {:?}>", context.positionals)]
         };
+        let with_flags = "--server=http://h:1 consume --key=a=b ";
         for (words, expected) in [
             ("", "topic"),
             ("topic ", "describe"),
@@ -256,10 +243,7 @@ mod tests {
             ("completions ", "bash"),
             ("topic list --output=j", "--output=json"),
             ("consume a --group=", "--group=<GROUP [\"a\"]>"),
-            (
-                "--server=http://h:1 consume --key=a=b ",
-                "<server=http://h:1 key=a=b TOPIC []>",
-            ),
+            (with_flags, "<server=http://h:1 key=a=b TOPIC []>"),
         ] {
             let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
             let (last, before) = words.split_last().unwrap();

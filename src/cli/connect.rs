@@ -56,6 +56,14 @@ struct Contexts {
 }
 
 impl Connect {
+    /// From the values of `--server`, `--token` and `--context`.
+    pub(super) fn of([server, token, context]: [Option<String>; 3]) -> Self {
+        Self {
+            server,
+            token,
+            context,
+        }
+    }
     /// A client for the chosen server; nothing is sent yet.
     /// Errors: [`Usage`] for an address, a token or a context that cannot work; a file of contexts that cannot be read.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
@@ -204,12 +212,11 @@ pub(crate) fn run(action: Action, connect: Connect, is_json: bool) -> anyhow::Re
             if !contexts.contexts.contains_key(&name) {
                 bail!(contexts.unknown(&name));
             }
-            let (text, answer) = (
+            contexts.current = Some(name.clone());
+            (
                 format!("commands go to context {name} now"),
                 json!({"current": name}),
-            );
-            contexts.current = Some(name);
-            (text, answer)
+            )
         }
         Action::Delete(Name { name }) => {
             if contexts.contexts.remove(&name).is_none() {
@@ -272,12 +279,7 @@ mod tests {
             (["f", "f", ""], ["s", "e", ""], ("f", "f")),
         ] {
             let flag = |index: usize| Some(flags[index].to_owned()).filter(|text: &String| !text.is_empty());
-            let (server, token, context) = (flag(0), flag(1), flag(2));
-            let connect = Connect {
-                server,
-                token,
-                context,
-            };
+            let connect = Connect::of([0, 1, 2].map(flag));
             let variable = |name: &str| {
                 let names = ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"];
                 let index = names.iter().position(|known| *known == name);
@@ -287,12 +289,7 @@ mod tests {
             let found = (&*found.server, found.token.as_deref().unwrap_or(""));
             assert_eq!(found, expected, "{flags:?} {variables:?}");
         }
-        let (server, token, context) = (None, None, Some("three".to_owned()));
-        let connect = Connect {
-            server,
-            token,
-            context,
-        };
+        let connect = Connect::of([None, None, Some("three".to_owned())]);
         let error = connect.resolve(&|_| None, contexts).unwrap_err();
         assert_eq!(error.to_string(), "there is no context three; there are one, two");
     }

@@ -73,19 +73,14 @@ pub(crate) fn list(client: &Client, topic: &str, is_json: bool) -> anyhow::Resul
 
 /// Skips a range, or undoes that.
 pub(crate) fn skip(client: &Client, topic: &str, range: Range, is_json: bool) -> anyhow::Result<()> {
-    let Range {
-        partition,
-        from,
-        until,
-        undo,
-    } = range;
+    let (partition, from, until) = (range.partition, range.from, range.until);
     if from >= until {
         let wrong = format!("--until is exclusive and must be above --from: {until} is not above {from}");
         return Err(Usage(wrong).into());
     }
     let route = partition_route(topic, partition, &["damage", "skip"]);
     let what = format!("offsets {from} to {until} (exclusive) of {topic}/{partition}");
-    if undo {
+    if range.undo {
         let route = route
             .with("damaged_offset", from)
             .with("damaged_until_offset", until);

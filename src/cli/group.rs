@@ -109,15 +109,11 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
             name: Name { group },
             seek,
         } => group_move::seek(&client, &group, &seek, is_json).map_err(|error| explain(error, &group)),
-        Action::Redrive {
-            name: Name { group },
-            topic,
-            max,
-        } => group_move::redrive(&client, &group, &topic, max, is_json),
-        Action::Kick {
-            name: Name { group },
-            member,
-        } => {
+        Action::Redrive { name, topic, max } => {
+            group_move::redrive(&client, &name.group, &topic, max, is_json)
+        }
+        Action::Kick { name, member } => {
+            let group = name.group;
             let kicked = client.send(&Method::DELETE, &group_route(&group, &["members", &member]), None);
             kicked.map_err(|failure| match failure.code() {
                 Some("unknown-member") => anyhow::anyhow!(

@@ -65,13 +65,10 @@ pub(crate) fn seek(client: &Client, group: &str, seek: &SeekTo, is_json: bool) -
         (None, Some(path)) => (read(path)?, path.display().to_string()),
         (None, None) => (Vec::new(), String::new()),
     };
-    offsets.retain(|row| seek.topic.is_empty() || seek.topic.contains(&row.topic));
+    let all = seek.topic.is_empty();
+    offsets.retain(|row| all || seek.topic.contains(&row.topic));
     if offsets.is_empty() {
-        let chosen = if seek.topic.is_empty() {
-            ""
-        } else {
-            " in these topics"
-        };
+        let chosen = if all { "" } else { " in these topics" };
         bail!("{source} has no offsets{chosen}");
     }
     let before = Committed::of(client, group)?.offsets;
@@ -111,10 +108,8 @@ fn parse(text: &str) -> Result<Vec<CommittedOffset>, String> {
             let example = r#"{"offsets":[{"topic":"orders","partition":0,"offset":7}]}"#;
             format!("line {line}: this is not the JSON of a group's offsets, as {example}")
         };
-        return committed.map_or_else(
-            |error| Err(wrong(error.line())),
-            |committed| Ok(committed.offsets),
-        );
+        let offsets = committed.map(|committed| committed.offsets);
+        return offsets.map_err(|error| wrong(error.line()));
     }
     let row = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -166,10 +161,8 @@ pub(crate) fn redrive(
         }
     };
     let left = if at_end { "" } else { "; there may be more" };
-    let text = format!(
-        "{} of {topic} appended again to where they came from{left}",
-        records(redriven)
-    );
+    let count = records(redriven);
+    let text = format!("{count} of {topic} appended again to where they came from{left}");
     output::done(&json!({"redriven": redriven, "at_end": at_end}), &text, is_json)
 }
 

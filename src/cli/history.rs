@@ -157,10 +157,9 @@ impl Partition {
     }
 
     fn chunk(&self, lines: Vec<u8>, next: u64) -> Chunk {
-        let (topic, partition) = (self.topic.clone(), self.number);
         Chunk {
-            topic,
-            partition,
+            topic: self.topic.clone(),
+            partition: self.number,
             lines,
             next,
         }

@@ -25,13 +25,23 @@ const BLOCKS: usize = 16;
 const SIGNAL: Duration = Duration::from_millis(100);
 
 /// Whole lines of NDJSON.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Block {
     /// The lines, each with its line break.
     pub(crate) bytes: Vec<u8>,
     pub(crate) lines: u64,
     /// How far in the file this was read, before decompression.
     pub(crate) position: u64,
+}
+
+impl Block {
+    pub(crate) fn new(bytes: Vec<u8>, lines: u64, position: u64) -> Self {
+        Self {
+            bytes,
+            lines,
+            position,
+        }
+    }
 }
 
 /// What stopped the reading before the end of the input; the lines before it have been handed over.
@@ -240,10 +250,7 @@ impl Lines {
 
     /// Shapes whole lines and sends them. The lines before a bad one are still sent.
     fn hand_over(&mut self, lines: Vec<u8>) -> Result<(), Option<BadInput>> {
-        let mut block = Block {
-            position: self.position.load(Ordering::Relaxed),
-            ..Block::default()
-        };
+        let mut block = Block::new(Vec::new(), 0, self.position.load(Ordering::Relaxed));
         let mut bad = None;
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', &lines) {
@@ -269,13 +276,9 @@ impl Lines {
                     _ => before,
                 };
                 let bytes = block.bytes.split_off(last);
-                let (lines, position) = (u64::from(!bytes.is_empty()), block.position);
+                let lines = u64::from(!bytes.is_empty());
                 block.lines -= lines;
-                let rest = Block {
-                    bytes,
-                    lines,
-                    position,
-                };
+                let rest = Block::new(bytes, lines, block.position);
                 let full = std::mem::replace(&mut block, rest);
                 self.sender.send(Ok(full)).map_err(|_| None)?;
             }

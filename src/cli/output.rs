@@ -137,12 +137,8 @@ impl Column {
 
     /// Cuts what is longer than `most` characters.
     fn cut(&mut self, most: usize) {
-        for text in self
-            .cells
-            .iter_mut()
-            .map(|(text, _)| text)
-            .chain([&mut self.name])
-        {
+        let cells = self.cells.iter_mut().map(|(text, _)| text);
+        for text in cells.chain([&mut self.name]) {
             if text.chars().count() > most {
                 *text = text.chars().take(most - 1).chain(['…']).collect();
             }
@@ -188,9 +184,8 @@ impl<R> Table<R> {
 
     fn column(mut self, name: &'static str, is_number: bool, cell: impl Fn(&R) -> (String, Tone)) -> Self {
         let cells = self.rows.iter().map(cell).collect();
-        let name = name.to_owned();
         self.columns.push(Column {
-            name,
+            name: name.to_owned(),
             is_number,
             cells,
         });
@@ -235,10 +230,9 @@ fn fit(columns: &mut Vec<Column>, spare: &[&str], width: usize) {
     left = excess(columns);
     for shortest in [SHORT, SHORTEST] {
         let can_shrink = |column: &&mut Column| {
-            let cells = if column.is_number {
-                column.cells_width()
-            } else {
-                shortest
+            let cells = match column.is_number {
+                true => column.cells_width(),
+                false => shortest,
             };
             column.width() > cells.max(SHORTEST)
         };
@@ -413,7 +407,12 @@ pub(crate) fn millis(span: Duration) -> u64 {
 
 /// A number as JSON gave it, grouped; `-` for none.
 pub(crate) fn count_of(value: Option<u64>) -> String {
-    value.map_or_else(|| "-".to_owned(), count)
+    or_none(value.map(count))
+}
+
+/// What is there; `-` for none.
+pub(crate) fn or_none(value: Option<impl fmt::Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 #[cfg(test)]
@@ -452,8 +451,9 @@ mod tests {
             .text("TOPIC", |row| row.0)
             .number("LAG", |row| row.1)
             .toned("STATUS", |row| ("s".to_owned(), row.2));
+        let text = layout(&table.columns, false, false);
         assert_eq!(
-            layout(&table.columns, false, false),
+            text,
             "TOPIC      LAG  STATUS\nflights  1,200  s\na            7  s"
         );
     }
@@ -493,19 +493,14 @@ mod tests {
         };
         let contexts = Table::of([long])
             .text("CONTEXT", |name| *name)
-            .text("CURRENT", |_| "*");
-        let contexts = contexts
+            .text("CURRENT", |_| "*")
             .text("SERVER", |_| "http://quipu.example:7420")
             .text("TOKEN", |_| "yes");
+        let wide = "a-name-that-has-as-many… 3,516 7,260 stalled";
         for (mut table, spare, width, shown) in [
             (lag("flights"), "BEHIND BY", 40, "flights  3,516 stalled"),
             (lag(long), "BEHIND BY", 40, "a-name-… 3,516 stalled"),
-            (
-                lag(long),
-                "BEHIND BY",
-                80,
-                "a-name-that-has-as-many… 3,516 7,260 stalled",
-            ),
+            (lag(long), "BEHIND BY", 80, wide),
             (contexts, "TOKEN", 40, "a-name- http:// *"),
         ] {
             fit(&mut table.columns, &[spare], width);
@@ -539,10 +534,8 @@ mod tests {
     fn a_sentence_is_no_wider_than_the_terminal() {
         let text = "group g: 7 records behind, 310.0 kB; the oldest is 1 h 3 min (3,780 s) old";
         let wrapped = wrap(text, 40);
-        assert!(
-            wrapped.lines().all(|line| line.chars().count() <= 40),
-            "{wrapped}"
-        );
+        let fits = wrapped.lines().all(|line| line.chars().count() <= 40);
+        assert!(fits, "{wrapped}");
         assert_eq!(wrapped.lines().count(), 2, "{wrapped}");
         assert_eq!(wrapped.replace('\n', " "), text);
         assert_eq!(wrap(text, usize::MAX), text);

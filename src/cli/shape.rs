@@ -129,9 +129,8 @@ impl std::str::FromStr for Pointer {
                 "a JSON pointer begins with a slash, as /value/aircraft does; {text:?} does not"
             ));
         };
-        let steps = rest
-            .split('/')
-            .map(|step| step.replace("~1", "/").replace("~0", "~"));
+        let steps = rest.split('/');
+        let steps = steps.map(|step| step.replace("~1", "/").replace("~0", "~"));
         Ok(Self {
             text: text.to_owned(),
             steps: steps.collect(),
@@ -141,19 +140,18 @@ impl std::str::FromStr for Pointer {
 
 impl Pointer {
     fn find<'a>(&self, value: &'a RawValue) -> Option<&'a RawValue> {
-        self.steps
-            .iter()
-            .try_fold(value, |value, step| match value.get().as_bytes().first()? {
-                b'{' => {
-                    let Members(members) = serde_json::from_str(value.get()).ok()?;
-                    Some(members.into_iter().rfind(|(name, _)| name == step)?.1)
-                }
-                b'[' if step == "0" || !step.starts_with(['0', '+']) => {
-                    let items: Vec<&'a RawValue> = serde_json::from_str(value.get()).ok()?;
-                    items.get(step.parse::<usize>().ok()?).copied()
-                }
-                _ => None,
-            })
+        let mut steps = self.steps.iter();
+        steps.try_fold(value, |value, step| match value.get().as_bytes().first()? {
+            b'{' => {
+                let Members(members) = serde_json::from_str(value.get()).ok()?;
+                Some(members.into_iter().rfind(|(name, _)| name == step)?.1)
+            }
+            b'[' if step == "0" || !step.starts_with(['0', '+']) => {
+                let items: Vec<&'a RawValue> = serde_json::from_str(value.get()).ok()?;
+                items.get(step.parse::<usize>().ok()?).copied()
+            }
+            _ => None,
+        })
     }
 }
 

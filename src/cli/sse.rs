@@ -191,18 +191,12 @@ mod tests {
 
     #[test]
     fn an_id_counts_from_the_end_of_its_event_and_without_data_too() {
+        let cut = "id: a\ndata: x\n\nid: b\ndata: y\n";
+        let without = "id: a\ndata: x\n\ndata: y\n\n";
         for (text, id, why) in [
-            (
-                "id: a\ndata: x\n\nid: b\ndata: y\n",
-                "a",
-                "the event of b is not whole",
-            ),
+            (cut, "a", "the event of b is not whole"),
             ("id: a\n\n", "a", "no data is needed"),
-            (
-                "id: a\ndata: x\n\ndata: y\n\n",
-                "a",
-                "an event without one changes nothing",
-            ),
+            (without, "a", "an event without one changes nothing"),
             ("id: a\n\nid\n\n", "", "an empty one takes it back"),
             ("id: a\n\nid: b\0\n\n", "a", "one with a zero byte is ignored"),
         ] {

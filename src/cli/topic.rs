@@ -11,7 +11,7 @@ use super::api::{self, Topic, partition_route, topic_route};
 use super::client::{Client, Route};
 use super::connect::Connect;
 use super::damage;
-use super::output::{self, Table, Tone, count, records, time_ms};
+use super::output::{self, Table, Tone, count, or_none, records, time_ms};
 use super::position::Position;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -119,9 +119,8 @@ pub(crate) fn run(action: Action, connect: &Connect, is_json: bool) -> anyhow::R
         Action::Alter { name, changes, unset } => {
             let body = changes.body(unset)?;
             if body.is_empty() {
-                return Err(Usage::of(
-                    "nothing to change: give --partitions, --config or --unset",
-                ));
+                let wrong = "nothing to change: give --partitions, --config or --unset";
+                return Err(Usage::of(wrong));
             }
             let answer = client.send(&Method::PATCH, &topic_route(&name.topic), Some(&body.into()))?;
             output::done(&answer, &format!("topic {} is changed", name.topic), is_json)
@@ -188,14 +187,11 @@ fn parse_setting(text: &str) -> Result<(String, Value), String> {
         _ if value == "none" && (key.ends_with("_ms") || key.ends_with("_bytes")) => Value::Null,
         _ if key.ends_with("_ms") => {
             let ms = units::parse_duration(value).and_then(|span| u64::try_from(span.as_millis()).ok());
-            ms.ok_or_else(|| wrong("a duration as 7d, 12h or 500ms, or milliseconds"))?
-                .into()
+            Value::from(ms.ok_or_else(|| wrong("a duration as 7d, 12h or 500ms, or milliseconds"))?)
         }
         _ if key.ends_with("_bytes") => {
             let bytes = units::parse_bytes(value);
-            bytes
-                .ok_or_else(|| wrong("a size as 64MiB or 10GB, or bytes"))?
-                .into()
+            Value::from(bytes.ok_or_else(|| wrong("a size as 64MiB or 10GB, or bytes"))?)
         }
         _ => Value::from(value),
     };
@@ -255,12 +251,9 @@ fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {
         return Ok(output::json(&answer)?);
     }
     let topic: Topic = serde_json::from_value(answer)?;
-    output::line(format_args!(
-        "topic {}: {}\n",
-        topic.name,
-        records(topic.records())
-    ))?;
-    let member = |setting: &Value, name| setting.get(name).map_or_else(|| "-".to_owned(), word);
+    let (name, records) = (&topic.name, records(topic.records()));
+    output::line(format_args!("topic {name}: {records}\n"))?;
+    let member = |setting: &Value, name| or_none(setting.get(name).map(word));
     Table::of(topic.config.as_object().into_iter().flatten())
         .text("SETTING", |(key, _)| *key)
         .number("VALUE", |(_, setting)| member(setting, "value"))
@@ -272,9 +265,7 @@ fn describe(client: &Client, name: &str, is_json: bool) -> anyhow::Result<()> {
         .number("PARTITION", |p| p.partition)
         .number("START", |p| p.log_start_offset)
         .number("END", |p| p.end_offset)
-        .number("SIZE", |p| {
-            p.size_bytes.map_or_else(|| "-".to_owned(), output::bytes)
-        })
+        .number("SIZE", |p| or_none(p.size_bytes.map(output::bytes)))
         .number("SEGMENTS", |p| output::count_of(p.segments))
         .text("FIRST RECORD", |p| time_ms(p.first_timestamp))
         .text("LAST RECORD", |p| time_ms(p.last_timestamp))

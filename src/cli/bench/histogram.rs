@@ -34,10 +34,8 @@ impl Histogram {
     pub(super) fn merge(&mut self, other: &Self) {
         let buckets = self.counts.len().max(other.counts.len());
         self.counts.resize(buckets, 0);
-        self.counts
-            .iter_mut()
-            .zip(&other.counts)
-            .for_each(|(sum, count)| *sum += count);
+        let pairs = self.counts.iter_mut().zip(&other.counts);
+        pairs.for_each(|(sum, count)| *sum += count);
         self.total += other.total;
         self.max = self.max.max(other.max);
     }
@@ -98,12 +96,8 @@ impl std::fmt::Display for Histogram {
         let most = rows.iter().map(|(_, count)| *count).max().unwrap_or(1);
         for (bound, number) in rows {
             let bar = "#".repeat(((number as f64 / most as f64) * 20.0).ceil() as usize);
-            write!(
-                f,
-                "\n  < {:>10.2} ms {:>10} {bar}",
-                bound as f64 / 1000.0,
-                count(number)
-            )?;
+            let (ms, count) = (bound as f64 / 1000.0, count(number));
+            write!(f, "\n  < {ms:>10.2} ms {count:>10} {bar}")?;
         }
         Ok(())
     }
@@ -150,10 +144,8 @@ mod tests {
         one.merge(&other);
         let json = one.to_json();
         let near = |name: &str, ms: f64| (json[name].as_f64().unwrap() - ms).abs() <= ms / 50.0;
-        assert!(
-            near("p50", 0.1) && near("p90", 0.1) && near("p99", 50.0) && json["max"] == 50.0,
-            "{json}"
-        );
+        let is_near = near("p50", 0.1) && near("p90", 0.1) && near("p99", 50.0);
+        assert!(is_near && json["max"] == 50.0, "{json}");
         assert_eq!(one.rows(), [(128, 90), (65_536, 10)]);
         assert!(one.to_string().starts_with("latency: p50 0.10 ms"), "{one}");
         assert_eq!(Histogram::default().to_json()["p99"], 0.0);

@@ -25,10 +25,9 @@ pub(super) fn spawn(
     until: Option<i64>,
     interrupt: &Interrupt,
 ) -> std::io::Result<Receiver<Event>> {
-    let threads = if follow {
-        partitions.len().min(FOLLOWERS)
-    } else {
-        1
+    let threads = match follow {
+        true => partitions.len().min(FOLLOWERS),
+        false => 1,
     };
     let mut shares: Vec<Vec<Partition>> = Vec::new();
     shares.resize_with(threads, Vec::new);
@@ -105,10 +104,8 @@ impl Follower {
         };
         let mut end = 0;
         for line in chunk.lines.split_inclusive(|byte| *byte == b'\n') {
-            let (server, head) = (
-                "the server".to_owned(),
-                head(line).map_err(|error| error.to_string()),
-            );
+            let server = "the server".to_owned();
+            let head = head(line).map_err(|error| error.to_string());
             let head = head.map_err(|reason| Failure::Unexpected { server, reason })?;
             if head.timestamp >= until {
                 chunk.next = head.offset;

@@ -218,6 +218,7 @@ fn to_fetch(
 ) -> anyhow::Result<(Vec<Partition>, Option<i64>)> {
     let mut partitions = Vec::new();
     let mut tail_until = None;
+    let from = args.from.unwrap_or(Position::Earliest);
     let all = chosen.iter();
     for (topic, chosen) in all.flat_map(|(topic, all)| all.iter().map(|p| (&*topic.name, *p))) {
         let number = chosen.partition;
@@ -225,10 +226,7 @@ fn to_fetch(
         let committed = commits.as_ref().and_then(|commits| commits.committed(&place));
         let start = match committed {
             Some(offset) => offset.max(chosen.log_start_offset),
-            None => args
-                .from
-                .unwrap_or(Position::Earliest)
-                .resolve(client, topic, chosen)?,
+            None => from.resolve(client, topic, chosen)?,
         };
         if let (Some(commits), None) = (&mut commits, committed) {
             commits.printed(place, start);

@@ -167,9 +167,8 @@ mod tests {
         let now = 1_795_900_000_000;
         let last = |lines: &[u8]| {
             let line = lines.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
-            serde_json::from_slice::<Event<'_>>(line.unwrap())
-                .unwrap()
-                .timestamp
+            let event: Event<'_> = serde_json::from_slice(line.unwrap()).unwrap();
+            event.timestamp
         };
         let once = moved(&bundle, None, now).unwrap();
         assert!((0..DAY_MS).contains(&(now - last(&once))), "{}", last(&once));

@@ -229,13 +229,17 @@ impl Story<'_> {
                 "{first} read by {one}, {second} by {two}, {rate} a second, {twice} twice; both have left, and the lag is {left}"
             ))?;
         }
-        let base = client.base();
         narrator.say("Send it back to the start, and watch its lag while you read again:")?;
-        narrator.command(format_args!(
-            "quipu group reset {GROUP} --topic {TOPIC} --to earliest --server {base}"
-        ))?;
-        narrator.command(format_args!("quipu lag {GROUP} --watch --server {base}"))?;
-        Ok(())
+        self.quipu(&format!("group reset {GROUP} --topic {TOPIC} --to earliest"))?;
+        self.quipu(&format!("lag {GROUP} --watch"))
+    }
+
+    /// Shows a command of quipu to paste into another terminal.
+    fn quipu(&self, words: &str) -> anyhow::Result<()> {
+        let base = self.client.base();
+        Ok(self
+            .narrator
+            .command(format_args!("quipu {words} --server {base}"))?)
     }
 
     /// How many records the group has not acknowledged.
@@ -279,30 +283,22 @@ impl Story<'_> {
             }
         }
         let (took, _) = speed(records, started);
-        let merged = if ordered {
-            ", partitions merged in the order of time"
-        } else {
-            ""
+        let (events, merged) = match ordered {
+            true => (count(records), ", partitions merged in the order of time"),
+            false => (count(records), ""),
         };
-        narrator.check(format_args!(
-            "{} events of that day in {took}{merged}",
-            count(records)
-        ))?;
-        let base = client.base();
+        narrator.check(format_args!("{events} events of that day in {took}{merged}"))?;
         narrator.say("At 3600 times its pace, the day takes 24 seconds:")?;
-        narrator.command(format_args!(
-            "quipu replay {TOPIC} --from {from} --until {until} --speed 3600 --server {base}"
-        ))?;
-        Ok(())
+        self.quipu(&format!(
+            "replay {TOPIC} --from {from} --until {until} --speed 3600"
+        ))
     }
 
     fn addresses(&mut self) -> anyhow::Result<()> {
-        let (client, narrator) = (self.client, self.narrator);
+        let (base, narrator) = (self.client.base(), self.narrator);
         narrator.step("What to open next")?;
-        let base = client.base();
         narrator.say("The group's lag as a picture, in a browser:")?;
-        narrator.command(format_args!("{base}/v1/groups/{GROUP}/lag.svg"))?;
-        Ok(())
+        Ok(narrator.command(format_args!("{base}/v1/groups/{GROUP}/lag.svg"))?)
     }
 
     /// Reads every partition from its start to its end; returns the number of records.

@@ -69,11 +69,8 @@ fn check(groups: &[GroupLag], records_most: Option<u64>, time_most: Option<Durat
     }
     let mosts = [records_most.map(records), time_most.map(brief_ms)];
     let most: Vec<String> = mosts.into_iter().flatten().collect();
-    anyhow::bail!(
-        "too far behind (more than {}): {}",
-        most.join(" or "),
-        behind.join("; ")
-    )
+    let (most, behind) = (most.join(" or "), behind.join("; "));
+    anyhow::bail!("too far behind (more than {most}): {behind}")
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -117,14 +114,12 @@ mod tests {
         let groups = [group("a", 5_000), group("b", 60_000)];
         let minute = Duration::from_secs(60);
         assert!(check(&groups, Some(1), Some(minute)).is_ok() && check(&groups, None, None).is_ok());
+        let half = Some(minute / 2);
+        let both = "0 records or 30.0 s): a by 1 record; b by 1 record, 1.0 min";
         for (records, time, text) in [
             (Some(0), None, "0 records): a by 1 record; b by 1 record"),
-            (None, Some(minute / 2), "30.0 s): b by 1.0 min"),
-            (
-                Some(0),
-                Some(minute / 2),
-                "0 records or 30.0 s): a by 1 record; b by 1 record, 1.0 min",
-            ),
+            (None, half, "30.0 s): b by 1.0 min"),
+            (Some(0), half, both),
         ] {
             let error = check(&groups, records, time).unwrap_err().to_string();
             assert_eq!(error, format!("too far behind (more than {text}"));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::api::{self, group_route};
 use crate::cli::client::{Client, Failure, Route};
-use crate::cli::output::{self, Table, Tone, brief_ms, bytes, count, records, span_ms};
+use crate::cli::output::{self, Table, Tone, brief_ms, bytes, count, or_none, records, span_ms};
 
 /// What is asked for: one group's partitions, or all groups.
 #[derive(Clone, Debug)]
@@ -137,7 +137,7 @@ fn groups_table(groups: &[GroupLag], trend: &dyn Fn(&Key) -> Option<String>) -> 
         .text("GROUP", |lag| &lag.group)
         .text("STATE", |lag| &lag.state);
     with_totals(table, |lag| &lag.total)
-        .optional("LAST 5 MIN", |lag| trend(&lag.key()).unwrap_or_else(none))
+        .optional("LAST 5 MIN", |lag| or_none(trend(&lag.key())))
         .optional_toned("STATUS", |lag| lag.total.status())
         .into_text(&SPARE)
 }
@@ -162,12 +162,9 @@ impl GroupLag {
     }
 
     fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        let topics = self.topics.iter();
-        topics.flat_map(|topic| {
-            topic
-                .partitions
-                .iter()
-                .map(|partition| Row(&topic.topic, partition))
+        self.topics.iter().flat_map(|topic| {
+            let partitions = topic.partitions.iter();
+            partitions.map(|partition| Row(&topic.topic, partition))
         })
     }
 
@@ -181,32 +178,20 @@ impl GroupLag {
         let table = Table::of(rows)
             .text("TOPIC", |row| row.0)
             .number("PARTITION", |row| row.1.partition)
-            .number("COMMITTED", |row| {
-                row.1
-                    .committed_offset
-                    .map_or_else(none, |offset| offset.to_string())
-            })
+            .number("COMMITTED", |row| or_none(row.1.committed_offset))
             .number("END", |row| row.1.end_offset);
         let table = with_totals(table, |row| &row.1.total)
-            .optional("LAST 5 MIN", |row| trend(&row.key()).unwrap_or_else(none))
-            .optional("MEMBER", |row| row.1.member_id.clone().unwrap_or_else(none))
+            .optional("LAST 5 MIN", |row| or_none(trend(&row.key())))
+            .optional("MEMBER", |row| or_none(row.1.member_id.as_ref()))
             .optional_toned("STATUS", |row| row.1.total.status())
             .into_text(&SPARE);
         Some(format!("{table}\n\n{}", output::wrapped(&self.sentence())))
     }
 
     fn sentence(&self) -> String {
-        let Total {
-            lag,
-            lag_bytes,
-            lag_ms,
-            ..
-        } = self.total;
-        let (lag, bytes, age) = (records(lag), bytes(lag_bytes), span_ms(lag_ms));
-        format!(
-            "group {}: {lag} behind, {bytes}; the oldest is {age} old",
-            self.group
-        )
+        let Self { group, total, .. } = self;
+        let (lag, bytes, age) = (records(total.lag), bytes(total.lag_bytes), span_ms(total.lag_ms));
+        format!("group {group}: {lag} behind, {bytes}; the oldest is {age} old")
     }
 }
 
@@ -219,9 +204,7 @@ fn with_totals<R>(table: Table<R>, total: impl Fn(&R) -> &Total) -> Table<R> {
         .number("IN/S", |row| rate(total(row).produce_rate))
         .number("OUT/S", |row| rate(total(row).consume_rate))
         .optional("DRAINS IN", |row| total(row).drains())
-        .optional("EXPIRES IN", |row| {
-            total(row).expires_ms.map_or_else(none, brief_ms)
-        })
+        .optional("EXPIRES IN", |row| or_none(total(row).expires_ms.map(brief_ms)))
 }
 
 impl Total {
@@ -256,7 +239,7 @@ impl Total {
             (_, 1) => Tone::Warn,
             _ => Tone::Bad,
         };
-        (self.status.clone().unwrap_or_else(none), tone)
+        (or_none(self.status.as_ref()), tone)
     }
 }
 
@@ -299,11 +282,8 @@ pub(super) mod tests {
             assert!(table.contains(part), "{part}: {table}");
         }
         assert!(!table.contains("EXPIRES") && !table.contains("5 MIN"), "{table}");
-        assert!(
-            Subject::All
-                .table(&groups, &|_| Some("▁▂█".to_owned()))
-                .contains("▁▂█")
-        );
+        let drawn = Subject::All.table(&groups, &|_| Some("▁▂█".to_owned()));
+        assert!(drawn.contains("▁▂█"));
     }
 
     #[test]

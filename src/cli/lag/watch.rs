@@ -241,11 +241,8 @@ fn frame(text: &str, rows: usize) -> String {
         all if all <= rows => all,
         _ => rows.saturating_sub(1),
     };
-    let mut drawn: Vec<String> = lines
-        .iter()
-        .take(shown)
-        .map(|line| format!("{line}\x1b[0m\x1b[K"))
-        .collect();
+    let fitting = lines.iter().take(shown);
+    let mut drawn: Vec<String> = fitting.map(|line| format!("{line}\x1b[0m\x1b[K")).collect();
     if shown < lines.len() {
         drawn.push(format!("… {} more lines\x1b[K", lines.len() - shown));
     }

@@ -196,18 +196,8 @@ impl Cutter {
 
     /// Undoes the gathering of an incomplete request.
     fn give_back(&mut self, request: Request) {
-        let Request {
-            bytes,
-            first_line,
-            lines,
-            position,
-        } = request;
-        self.line = first_line;
-        self.held = Some(Ok(Block {
-            bytes,
-            lines,
-            position,
-        }));
+        self.line = request.first_line;
+        self.held = Some(Ok(Block::new(request.bytes, request.lines, request.position)));
     }
 }
 
@@ -234,14 +224,8 @@ mod tests {
     fn blocks(pieces: &[Vec<u8>]) -> Blocks {
         let (sender, blocks) = channel();
         for bytes in pieces {
-            let (lines, bytes) = (count_lines(bytes), bytes.clone());
-            sender
-                .send(Ok(Block {
-                    bytes,
-                    lines,
-                    position: 0,
-                }))
-                .unwrap();
+            let block = Block::new(bytes.clone(), count_lines(bytes), 0);
+            sender.send(Ok(block)).unwrap();
         }
         blocks
     }

@@ -192,15 +192,10 @@ impl Load {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let state = serde_json::from_str(&text).context("it does not say how far a load is")?;
-        let State {
-            version,
-            done,
-            source: Source { path, .. },
-            ..
-        } = &state;
+        let state: State = serde_json::from_str(&text).context("it does not say how far a load is")?;
+        let (version, done, path) = (state.version, state.done, &state.source.path);
         let counts = [done.requests, done.lines, done.records, done.bytes];
-        if *version != VERSION {
+        if version != VERSION {
             bail!("it is of version {version}, this quipu reads {VERSION}");
         }
         if counts.iter().any(|count| *count >= MAX_COUNT) {

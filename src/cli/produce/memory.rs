@@ -21,11 +21,10 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn new(load: Load, state: State) -> Self {
-        let troubled = false;
         Self {
             load,
             state,
-            troubled,
+            troubled: false,
         }
     }
 
@@ -117,10 +116,9 @@ impl Memory {
                 records(state.done.records)
             );
         }
-        let changed = if has_changed {
-            "; the file has changed since"
-        } else {
-            ""
+        let changed = match has_changed {
+            true => "; the file has changed since",
+            false => "",
         };
         note(format_args!(
             "continuing the load of {into}, which stopped at line {line}{changed}"

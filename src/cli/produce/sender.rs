@@ -146,11 +146,7 @@ impl Sender<'_> {
 
     /// Saves the progress after a permanent failure, and explains it for the input.
     fn stop(&mut self, request: &Request, undelivered: &Undelivered) -> anyhow::Error {
-        let Undelivered {
-            failure,
-            doubt,
-            is_late,
-        } = undelivered;
+        let Undelivered { failure, doubt, .. } = undelivered;
         let (first, last) = (request.first_line, request.last_line());
         if let Failure::Problem(problem) = failure
             && let Some(line @ 1..) = problem.number("line")
@@ -178,18 +174,15 @@ impl Sender<'_> {
             return anyhow::anyhow!("{failure}; {what}; {stored}");
         }
         match (failure, doubt) {
-            (_, Some(since)) if *is_late => self.late(request, *since),
+            (_, Some(since)) if undelivered.is_late => self.late(request, *since),
             (Failure::Problem(problem), _) if problem.outcome() == Some("partial") => {
                 let accepted = self.done.records + problem.number("accepted").unwrap_or(0);
                 let again = self.again(AGAIN);
                 anyhow::anyhow!("{problem}; {}{again}", stored_records(accepted))
             }
             (_, Some(_)) => {
-                let window = self
-                    .delivery
-                    .window
-                    .map(|window| format!(" within {}", brief_ms(millis(window))));
-                let within = window.unwrap_or_default();
+                let within = |window| format!(" within {}", brief_ms(millis(window)));
+                let within = self.delivery.window.map(within).unwrap_or_default();
                 let again = match (self.is_kept(), self.is_named) {
                     (true, _) => format!(
                         "; run the same command again{within}: it continues there and stores nothing twice"

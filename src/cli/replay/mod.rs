@@ -144,13 +144,8 @@ pub(crate) fn run(args: Args, connect: &Connect, is_json: bool) -> anyhow::Resul
     let result = replay.run(&stream.spawn(|read| read)?);
     replay.progress.bar.finish_and_clear();
     result?;
-    report(
-        &args,
-        is_json,
-        &replay.sums,
-        started.elapsed(),
-        interrupt.get().is_some(),
-    )
+    let was_interrupted = interrupt.get().is_some();
+    report(&args, is_json, &replay.sums, started.elapsed(), was_interrupted)
 }
 
 /// The stream of the records to replay.
