@@ -46,9 +46,10 @@ fn a_line_that_has_no_key_stops_after_the_lines_before_it() {
         "quipu: line 3 of standard input: there is no /aircraft to take the key from; 2 records were stored\n"
     );
     let body = String::from_utf8(fake.requests()[0].body.clone()).unwrap();
+    let one = "{\"key\":\"N1\",\"value\":{\"aircraft\":\"N1\"}}\n";
     assert_eq!(
         body,
-        "{\"key\":\"N1\",\"value\":{\"aircraft\":\"N1\"}}\n{\"key\":\"17\",\"value\":{\"aircraft\":17}}\n"
+        one.to_owned() + "{\"key\":\"17\",\"value\":{\"aircraft\":17}}\n"
     );
 }
 
@@ -109,11 +110,8 @@ fn a_setting_that_cannot_be_read_is_refused_and_not_taken_for_another() {
     for name in ["QUIPU_SERVER", "QUIPU_TOKEN", "QUIPU_CONTEXT"] {
         let ended = ended(quipu("topic list").env(name, OsStr::from_bytes(b"production\xff")));
         assert_eq!(ended.code, Some(2));
-        assert!(
-            ended.err.contains(&format!("{name} is not UTF-8")),
-            "{}",
-            ended.err
-        );
+        let expected = format!("{name} is not UTF-8");
+        assert!(ended.err.contains(&expected), "{}", ended.err);
     }
 }
 
@@ -121,12 +119,8 @@ fn a_setting_that_cannot_be_read_is_refused_and_not_taken_for_another() {
 fn the_token_is_sent_and_names_are_encoded() {
     let fake = Fake::start(|_, _| Reply::Answer(204, "", String::new()));
     let mut command = quipu("topic delete 'a/b c'");
-    ended(
-        command
-            .env("QUIPU_SERVER", &fake.url)
-            .env("QUIPU_TOKEN", "secret"),
-    )
-    .ok();
+    let command = command.env("QUIPU_SERVER", &fake.url);
+    ended(command.env("QUIPU_TOKEN", "secret")).ok();
     let request = &fake.requests()[0];
     assert_eq!(request.line, "DELETE /v1/topics/a%2Fb%20c");
     assert_eq!(request.header("authorization"), Some("Bearer secret"));
@@ -151,10 +145,8 @@ fn damage_is_named_with_where_to_continue() {
     let fake = Fake::start(|request, _| {
         if request.line.contains("offset=3") {
             let range = r#""damaged_offset":3,"damaged_until_offset":7"#;
-            problem(
-                500,
-                &format!(r#""code":"corrupt-data","detail":"damaged",{range}"#),
-            )
+            let members = format!(r#""code":"corrupt-data","detail":"damaged",{range}"#);
+            problem(500, &members)
         } else if request.line.contains("/records") {
             let records = "{\"partition\":0,\"offset\":2,\"timestamp\":1,\"value\":1}\n".to_owned();
             Reply::Answer(200, "Next-Offset: 3\r\n", records)
@@ -259,10 +251,8 @@ fn completions_exist_for_every_shell_and_a_closed_pipe_is_a_quiet_end() {
         assert!(script.contains("quipu"), "{shell}");
     }
     let zsh = run_offline("completions zsh").ok();
-    assert!(
-        zsh.contains("== _quipu ]]; then _quipu"),
-        "the first TAB completes: {zsh}"
-    );
+    let completes = zsh.contains("== _quipu ]]; then _quipu");
+    assert!(completes, "the first TAB completes: {zsh}");
     Running::of(&mut command("completions zsh")).hang_up().quiet();
 }
 

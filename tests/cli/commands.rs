@@ -17,12 +17,10 @@ fn records_are_printed_as_their_reader_wants_them() {
     service.produce("text --raw", "plain text\n\"quoted\"\nnull\n");
     let with_header = r#"{"key":"k","value":1,"timestamp":0,"headers":{"type":"x","n":"1"}}"#;
     service.produce("text", &format!("{with_header}\n"));
+    let format = r"text --format %t/%p@%o\t%k=%v; --from offset:3";
     for (line, expected) in [
         ("text --raw", "plain text\n\"quoted\"\nnull\n1\n"),
-        (
-            r"text --format %t/%p@%o\t%k=%v; --from offset:3",
-            "text/0@3\tk=1;",
-        ),
+        (format, "text/0@3\tk=1;"),
         ("text --header type=x --header n=1 --format %o", "3"),
         ("text --header type=y", ""),
         ("t text --format '%t%v ' --key b --max 2", "t1 t4 "),
@@ -84,8 +82,7 @@ fn another_consumer_under_the_same_group_is_noticed() {
             // More than a pipe holds is left: the other one ends before this one has printed it.
             service.ok(other);
             consumer.lines(19_999);
-            consumer.interrupt();
-            let ended = consumer.end();
+            let ended = consumer.stop();
             let expected = "quipu: warning: somebody else commits offsets of group g too";
             assert!(ended.err.starts_with(expected), "{other}: {}", ended.err);
             assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
@@ -128,10 +125,8 @@ fn dead_letters_are_appended_again() {
     let redrive = "group redrive q --topic t.dlq";
     assert_eq!(service.json(&format!("{redrive} --max 2"))["redriven"], 2);
     assert_eq!(service.json(redrive), json!({"redriven": 1, "at_end": true}));
-    assert_eq!(
-        service.ok(redrive),
-        "0 records of t.dlq appended again to where they came from\n"
-    );
+    let none = "0 records of t.dlq appended again to where they came from\n";
+    assert_eq!(service.ok(redrive), none);
 }
 
 #[test]

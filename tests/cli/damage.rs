@@ -1,6 +1,6 @@
 //! `quipu topic damage`, `quipu topic skip`, and how `quipu consume` reports missing records.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::service::{Service, values};
 
@@ -31,18 +31,25 @@ fn damaged() -> Service {
 const SKIP: &str = "topic skip t --partition 0 --from 3 --until 5";
 const UNDO: &str = "topic skip t --partition 0 --from 3 --until 5 --undo";
 
-fn listed(skipped: bool) -> Value {
+/// Checks that the damage is listed, as a table and as JSON.
+#[track_caller]
+fn check_listed(service: &Service, skipped: bool) {
+    let word = if skipped { "yes" } else { "no" };
+    let table =
+        format!("PARTITION  FROM  UNTIL  OFFSETS  SKIPPED\n        0     3      5        2  {word}\n");
+    assert_eq!(service.ok("topic damage t"), table);
     let row = json!({"partition": 0, "damaged_offset": 3, "damaged_until_offset": 5, "skipped": skipped});
-    json!({"topic": "t", "damage": [row]})
+    assert_eq!(
+        service.json("topic damage t"),
+        json!({"topic": "t", "damage": [row]})
+    );
 }
 
 #[test]
 fn damage_is_listed_and_a_consumer_that_meets_it_names_the_command_to_continue() {
     let service = healthy();
-    assert_eq!(
-        service.ok("topic damage t"),
-        "topic t has no known damage (quipu verify reads everything, with the server stopped)\n"
-    );
+    let none = "topic t has no known damage (quipu verify reads everything, with the server stopped)\n";
+    assert_eq!(service.ok("topic damage t"), none);
     let found = service.json("topic damage t");
     assert_eq!(found, json!({"topic": "t", "damage": []}));
     drop(service);
@@ -54,11 +61,7 @@ fn damage_is_listed_and_a_consumer_that_meets_it_names_the_command_to_continue()
     assert!(text.starts_with("quipu: corrupt-data: "), "{text}");
     let expected = format!("quipu {SKIP}\n");
     assert!(text.ends_with(&expected), "the command that continues: {text}");
-    assert_eq!(
-        service.ok("topic damage t"),
-        "PARTITION  FROM  UNTIL  OFFSETS  SKIPPED\n        0     3      5        2  no\n"
-    );
-    assert_eq!(service.json("topic damage t"), listed(false));
+    check_listed(&service, false);
 }
 
 #[test]
@@ -72,11 +75,7 @@ fn consumers_continue_after_a_skipped_range_with_a_warning_and_stop_there_again_
         );
     }
     assert_eq!(service.json(SKIP)["damage"][0]["skipped"], true);
-    assert_eq!(
-        service.ok("topic damage t"),
-        "PARTITION  FROM  UNTIL  OFFSETS  SKIPPED\n        0     3      5        2  yes\n"
-    );
-    assert_eq!(service.json("topic damage t"), listed(true));
+    check_listed(&service, true);
 
     let warning = "quipu: warning: partition 0 of t: offsets 3 to 5 (exclusive) are damaged, and an operator chose to skip \
                    them; continuing after them\n";
@@ -114,12 +113,10 @@ fn a_skip_that_cannot_be_is_refused_and_nothing_is_skipped() {
         assert!(text.starts_with("quipu: not-damaged: "), "{text}");
         assert!(text.contains(healthy), "{text}");
     }
+    let elsewhere = SKIP.replace("--partition 0", "--partition 2");
     for (line, code) in [
         (SKIP.replace(" t ", " none "), "unknown-topic"),
-        (
-            SKIP.replace("--partition 0", "--partition 2"),
-            "unknown-partition",
-        ),
+        (elsewhere, "unknown-partition"),
         (range("3", "11"), "not-damaged"),
         (range("3", "18446744073709551615"), "invalid-request"),
         ("topic damage none".to_owned(), "unknown-topic"),
@@ -129,10 +126,8 @@ fn a_skip_that_cannot_be_is_refused_and_nothing_is_skipped() {
 
     // Wrong usage ends with 2, a refusal of the server with 1.
     let empty = service.run(&range("3", "3")).err;
-    assert!(
-        empty.contains("--until is exclusive and must be above --from: 3 is not above 3"),
-        "{empty}"
-    );
+    let expected = "--until is exclusive and must be above --from: 3 is not above 3";
+    assert!(empty.contains(expected), "{empty}");
     for line in [
         &*range("3", "3"),
         "topic skip t --partition 0 --from 3",

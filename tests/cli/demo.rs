@@ -78,7 +78,6 @@ fn the_demo_serves_until_it_is_asked_to_stop_and_leaves_nothing_behind() {
         }
     }
     assert!(run(url.unwrap(), "topic list").ok().contains("flights"));
-    demo.interrupt();
-    demo.end().quiet();
+    demo.stop().quiet();
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 /// A request as it arrived.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Request {
     /// Method, path and query.
     pub(crate) line: String,
@@ -27,10 +27,8 @@ impl Request {
 
     /// A header's value.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(found, _)| found == name)
-            .map(|(_, value)| value.as_str())
+        let (_, value) = self.headers.iter().find(|(found, _)| found == name)?;
+        Some(value)
     }
 }
 
@@ -156,21 +154,19 @@ fn read(stream: &TcpStream) -> Option<Request> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
-    let line = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
-    let mut headers = Vec::new();
+    let mut request = Request {
+        line: line.trim_end().trim_end_matches(" HTTP/1.1").to_owned(),
+        ..Request::default()
+    };
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).ok()?;
         let Some((name, value)) = header.trim_end().split_once(": ") else {
             break;
         };
-        headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        let header = (name.to_ascii_lowercase(), value.to_owned());
+        request.headers.push(header);
     }
-    let mut request = Request {
-        line,
-        headers,
-        body: Vec::new(),
-    };
     let length = request.header("content-length").unwrap_or("0");
     request.body.resize(length.parse().unwrap(), 0);
     reader.read_exact(&mut request.body).ok()?;
@@ -188,10 +184,8 @@ fn answer(mut stream: &TcpStream, reply: Reply) -> std::io::Result<()> {
         Reply::Answer(status, headers, body) => (status, headers, body, 0),
         Reply::CutShort(headers, body) => (200, headers, body, 1),
     };
-    let head = format!(
-        "HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n",
-        body.len() + missing
-    );
+    let length = body.len() + missing;
+    let head = format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {length}\r\n");
     write!(stream, "{head}Connection: close\r\n\r\n{body}")?;
     stream.flush()
 }

@@ -3,7 +3,7 @@
 //! `QUIPU_TEST_SEED` decides where the faults are.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+
 use std::io::BufRead;
 use std::process::Child;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -115,11 +115,8 @@ fn lines(from: u64, until: u64, bytes: usize) -> String {
     let mut text = String::new();
     for n in from..until {
         let key = n * 7919 % 997;
-        writeln!(
-            text,
-            "{{\"key\":\"{key}\",\"timestamp\":{n},\"value\":{{\"n\":{n},\"x\":\"{filler}\"}}}}"
-        )
-        .unwrap();
+        let value = format!("{{\"n\":{n},\"x\":\"{filler}\"}}");
+        text += &format!("{{\"key\":\"{key}\",\"timestamp\":{n},\"value\":{value}}}\n");
     }
     text
 }
@@ -239,8 +236,7 @@ fn a_consumer_that_follows_prints_every_record_once_over_restarts() {
         });
         producer.end().ok();
     }
-    consumer.interrupt();
-    let ended = consumer.end();
+    let ended = consumer.stop();
     assert!(ended.err.contains("; trying again"), "{}", ended.err);
     assert_eq!(ended.ok(), "");
     check_once(&numbers, ROUNDS * RECORDS);

@@ -40,9 +40,8 @@ type Shared = Arc<Mutex<Store>>;
 
 impl Store {
     fn take(&mut self, request: &Request, fate: Fate) -> Reply {
-        let key = request
-            .header("idempotency-key")
-            .expect("every request has a key");
+        let key = request.header("idempotency-key");
+        let key = key.expect("every request has a key");
         let lines: Vec<&[u8]> = request.body.split_inclusive(|byte| *byte == b'\n').collect();
         let (done, body) = self.keys.entry(key.to_owned()).or_default();
         if *done > 0 && *body != request.body {
@@ -99,11 +98,8 @@ fn produce(fake: &Fake, dir: &TempDir, flags: &str) -> Ended {
 
 fn produce_from(fake: &Fake, dir: &TempDir, flags: &str, input: Vec<u8>) -> Ended {
     let mut command = quipu(&format!("produce t --server {} {flags}", fake.url));
-    ended(
-        command
-            .env("XDG_STATE_HOME", dir.path().join("state"))
-            .write_stdin(input),
-    )
+    let command = command.env("XDG_STATE_HOME", dir.path().join("state"));
+    ended(command.write_stdin(input))
 }
 
 /// Starts the same command without waiting for its end.
@@ -118,6 +114,13 @@ fn states(dir: &TempDir) -> Vec<PathBuf> {
         Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
         Err(_) => Vec::new(),
     }
+}
+
+/// A directory, and the path of a file of this content in it.
+fn place(content: impl AsRef<[u8]>) -> (TempDir, String) {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "f", content);
+    (dir, path)
 }
 
 fn is_state(path: &Path) -> bool {
@@ -143,9 +146,8 @@ fn every_line_is_stored_once_when_requests_and_answers_are_lost() {
     const FATES: [Fate; 9] = [
         LostAfter, Fine, LostBefore, Partial, LostAfter, Overloaded, Fine, InUse, Gateway,
     ];
-    let dir = TempDir::new().unwrap();
     let content = numbered();
-    let path = file(&dir, "f", &content);
+    let (dir, path) = place(&content);
     let (fake, store) = serve(&FATES);
     let text = produce(&fake, &dir, &format!("{path} --output json")).ok();
     assert!(text.contains("\"records\":20000"), "{text}");
@@ -185,9 +187,8 @@ fn kill_at(dir: &TempDir, path: &str, number: usize, is_stored: bool, store: &Sh
 #[test]
 fn a_killed_load_is_continued_whether_its_request_was_stored_or_not() {
     for (number, is_stored) in [(1, false), (1, true), (2, true), (3, false)] {
-        let dir = TempDir::new().unwrap();
         let content = numbered();
-        let path = file(&dir, "f", &content);
+        let (dir, path) = place(&content);
         let store = Shared::default();
         kill_at(&dir, &path, number, is_stored, &store);
         // Killed once more, before anything new was acknowledged.
@@ -212,8 +213,7 @@ fn a_killed_load_is_continued_whether_its_request_was_stored_or_not() {
 
 #[test]
 fn a_request_that_the_topic_may_have_forgotten_is_not_sent_again() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", "{\"value\":1}\n{\"value\":2}\n");
+    let (dir, path) = place("{\"value\":1}\n{\"value\":2}\n");
     let (fake, store) = serve_with_window(1, &[Fate::LostAfter]);
     let ended = produce(&fake, &dir, &path);
     let text = ended.failed();
@@ -246,8 +246,7 @@ const BAD_LINE: &str =
 
 #[test]
 fn a_bad_line_is_named_as_the_file_counts_it_and_the_corrected_file_continues_there() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", "\n{\"value\":1}\nnonsense\n{\"value\":3}\n");
+    let (dir, path) = place("\n{\"value\":1}\nnonsense\n{\"value\":3}\n");
     let ended = produce(&refusing(400, BAD_LINE), &dir, &path);
     let problem = "invalid-request: not JSON; 1 record was stored";
     let again = "correct the line, then run the same command again to continue there";
@@ -267,8 +266,7 @@ fn a_bad_line_is_named_as_the_file_counts_it_and_the_corrected_file_continues_th
 
 #[test]
 fn a_file_whose_stored_lines_have_changed_is_not_continued() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", "{\"value\":1}\nnonsense\n");
+    let (dir, path) = place("{\"value\":1}\nnonsense\n");
     let second = r#""code":"invalid-request","line":2,"accepted":1,"outcome":"partial""#;
     produce(&refusing(400, second), &dir, &path).failed();
     let (fake, _) = serve(&[]);
@@ -287,8 +285,7 @@ fn a_file_whose_stored_lines_have_changed_is_not_continued() {
 
 #[test]
 fn other_options_another_file_and_an_unreadable_state_stop_a_load_until_it_is_forgotten() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", numbered());
+    let (dir, path) = place(numbered());
     kill_at(&dir, &path, 2, true, &Arc::default());
     let (fake, store) = serve(&[]);
     let ended = produce(&fake, &dir, &format!("{path} --raw"));
@@ -312,8 +309,7 @@ fn other_options_another_file_and_an_unreadable_state_stop_a_load_until_it_is_fo
 
 #[test]
 fn two_runs_of_one_load_are_one_too_many() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", "{\"value\":1}\n");
+    let (dir, path) = place("{\"value\":1}\n");
     let (fake, arrival, go_on) = holding();
     let running = start(&fake, &dir, &path);
     arrival.recv().unwrap();
@@ -333,8 +329,7 @@ const NOT_SAVED: &str = "quipu: cannot save the progress of this load (";
 
 #[test]
 fn a_state_that_cannot_be_saved_is_a_note_and_the_load_continues_without() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", "{\"value\":1}\n");
+    let (dir, path) = place("{\"value\":1}\n");
     file(&dir, "state", "no directory");
     let (fake, store) = serve(&[Fate::LostAfter]);
     let first = produce(&fake, &dir, &path);
@@ -350,8 +345,7 @@ fn a_state_that_cannot_be_saved_is_a_note_and_the_load_continues_without() {
 
 #[test]
 fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", numbered());
+    let (dir, path) = place(numbered());
     let loads = dir.path().join("state/quipu/loads");
     let fake = Fake::of_topic(move |request, before| {
         if before == 0 {
@@ -374,8 +368,7 @@ fn a_state_that_can_no_longer_be_written_does_not_outlive_its_load() {
 
 #[test]
 fn a_load_that_is_not_remembered_promises_nothing_when_it_is_cut() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", "\n{\"value\":1}\nnonsense\n");
+    let (dir, path) = place("\n{\"value\":1}\nnonsense\n");
     produce(&refusing(400, r#""code":"x","outcome":"partial""#), &dir, &path);
     let name = states(&dir).pop().unwrap();
     std::fs::remove_file(&name).unwrap();
@@ -418,9 +411,8 @@ fn a_named_pipe_that_nobody_writes_does_not_hold_up_the_end() {
 
 #[test]
 fn a_load_that_is_named_is_the_same_load_from_a_pipe_too() {
-    let dir = TempDir::new().unwrap();
     let content = numbered();
-    let path = file(&dir, "f", &content);
+    let (dir, path) = place(&content);
     let (fake, store) = serve(&[]);
     let named = "--idempotency-key load-7";
     produce(&fake, &dir, &format!("{named} {path}")).ok();
@@ -440,8 +432,7 @@ fn a_load_that_is_named_is_the_same_load_from_a_pipe_too() {
 
 #[test]
 fn a_load_of_which_nothing_was_stored_is_no_load() {
-    let dir = TempDir::new().unwrap();
-    let path = file(&dir, "f", "{\"value\":1}\n");
+    let (dir, path) = place("{\"value\":1}\n");
     let fake = refusing(413, r#""code":"record-too-large","outcome":"none""#);
     produce(&fake, &dir, &path).failed();
     assert_eq!(states(&dir).len(), 0);

@@ -172,6 +172,12 @@ impl Running {
         .into()
     }
 
+    /// Asks it to stop, and waits for its end.
+    pub(crate) fn stop(self) -> Ended {
+        self.interrupt();
+        self.end()
+    }
+
     /// Waits for its end while nobody reads its output.
     pub(crate) fn end_unread(self) -> Ended {
         let Self { child, out: _out } = self;

@@ -60,11 +60,9 @@ fn headers(fake: &Fake, name: &str) -> Vec<Option<String>> {
 fn a_stream_that_breaks_continues_after_the_last_whole_event() {
     let cut = record(2);
     let whole = record(0) + &record(1);
+    let first = format!("retry: 1\n\nid: c\n\n: \n\n{whole}{}", &cut[..cut.len() - 1]);
     let fake = streams(vec![
-        Reply::CutShort(
-            HEADERS,
-            format!("retry: 1\n\nid: c\n\n: \n\n{whole}{}", &cut[..cut.len() - 1]),
-        ),
+        Reply::CutShort(HEADERS, first),
         // A complete answer without the stream's end event: the server was stopped in order.
         events(record(2)),
         Reply::Nothing,
@@ -154,11 +152,8 @@ fn an_answer_that_is_no_stream_is_reported_as_such() {
     let page = Reply::Answer(200, "Content-Type: text/html\r\n", "<html>".to_owned());
     run(&streams(vec![page]).url, "consume t --follow")
         .fails_with("does not answer as quipu does: a stream of type \"text/html\"");
-    let expired = problem(
-        410,
-        r#""code":"cursor-expired","detail":"gone","retryable":false"#,
-    );
-    let ended = run(&streams(vec![expired]).url, "consume t --follow");
+    let members = r#""code":"cursor-expired","detail":"gone","retryable":false"#;
+    let ended = run(&streams(vec![problem(410, members)]).url, "consume t --follow");
     ended.fails_as("quipu: cursor-expired: gone\n");
 }
 
@@ -169,8 +164,7 @@ fn a_silent_connection_holds_up_neither_ctrl_c_nor_a_closed_pipe() {
         let fake = streams(vec![silent(), silent()]);
         let mut running = Running::start(&fake.url, line);
         running.line();
-        running.interrupt();
-        running.end().quiet();
+        running.stop().quiet();
 
         let mut running = Running::start(&fake.url, line);
         running.line();
@@ -226,8 +220,7 @@ fn a_commit_that_fails_while_a_group_follows_is_tried_again() {
     ]);
     let consumer = Running::start(&fake.url, "consume t --follow --group g");
     committed.recv().unwrap();
-    consumer.interrupt();
-    let ended = consumer.end();
+    let ended = consumer.stop();
     let text = &ended.err;
     assert_eq!(text.lines().count(), 1, "{text}");
     let begin = "quipu: cannot commit the offsets of group g: ";
@@ -242,8 +235,9 @@ fn a_commit_that_fails_while_a_group_follows_is_tried_again() {
     let mut requests = fake.requests();
     requests.retain(|request| !request.line.starts_with("GET /v1/groups/"));
     let start = String::from_utf8_lossy(&requests[0].body).into_owned();
+    let is_first = start.contains(r#""offset":0"#);
     assert!(
-        start.contains(r#""offset":0"#),
+        is_first,
         "the start is committed before records are read: {start}"
     );
 }
@@ -306,10 +300,8 @@ fn a_copy_that_is_interrupted_is_not_whole_and_ends_with_1() {
     });
     let running = Running::start(&fake.url, "replay t --from 0 --speed 1 --to u");
     arrival.recv().unwrap();
-    running.interrupt();
-    running
-        .end()
-        .fails_with("quipu: interrupted: 1 record replayed to u in ");
+    let stopped = running.stop();
+    stopped.fails_with("quipu: interrupted: 1 record replayed to u in ");
 }
 
 #[test]
@@ -342,17 +334,11 @@ fn a_replay_into_a_topic_is_sent_again_when_its_answer_is_lost() {
     let read = "GET /v1/topics/t/records?key=k&from=0&order=timestamp";
     assert!(lines.contains(&read.to_owned()), "{lines:?}");
 
+    let full = r#""code":"storage-full","detail":"full","outcome":"none""#;
+    let large = r#""code":"record-too-large","detail":"large","accepted":20,"outcome":"partial""#;
     for (status, members, expected) in [
-        (
-            507,
-            r#""code":"storage-full","detail":"full","outcome":"none""#,
-            "storage-full: full",
-        ),
-        (
-            413,
-            r#""code":"record-too-large","detail":"large","accepted":20,"outcome":"partial""#,
-            "record-too-large: large; 20 records were sent before",
-        ),
+        (507, full, "storage-full: full"),
+        (413, large, "record-too-large: large; 20 records were sent before"),
     ] {
         let fake = source_and_target(1, vec![problem(status, members)]);
         let ended = run(&fake.url, "replay t --from 0 --to u");
@@ -375,12 +361,8 @@ fn a_replay_to_an_address_is_posted_as_it_stands_and_without_the_token() {
     let source = source_and_target(1, vec![]);
     let replay = |line: String| {
         let mut command = quipu(&format!("replay t --from 0 {line}"));
-        ended(
-            command
-                .env("QUIPU_SERVER", &source.url)
-                .env("QUIPU_TOKEN", "secret"),
-        )
-        .ok();
+        let command = command.env("QUIPU_SERVER", &source.url);
+        ended(command.env("QUIPU_TOKEN", "secret")).ok();
     };
     let hook = Fake::start(|_, before| match before {
         0 => Reply::Answer(503, "Retry-After: 0\r\n", "later".to_owned()),
