@@ -289,10 +289,8 @@ mod tests {
             let mut all: Vec<Reached> = Vec::new();
             for ((topic, partition), next) in places {
                 let topic = topic % topics.len();
-                if !all
-                    .iter()
-                    .any(|other| (other.topic, other.partition) == (topic, partition))
-                {
+                let is_same = |other: &Reached| (other.topic, other.partition) == (topic, partition);
+                if !all.iter().any(is_same) {
                     all.push(reached(topic, partition, next));
                 }
             }

@@ -357,26 +357,20 @@ mod tests {
 
     #[test]
     fn records_before_from_and_behind_until_are_left_out() {
-        let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits(12, Some(23)));
-        assert_eq!(offsets(&page), (12..23).collect::<Vec<_>>());
-        assert_eq!((page.next_offset.get(), page.limited || page.ended), (23, true));
-        let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits(10, None));
-        assert_eq!(offsets(&page), (10..25).collect::<Vec<_>>());
-        assert_eq!((page.next_offset.get(), page.limited || page.ended), (25, false));
-        let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits(11, Some(15)));
-        assert_eq!(offsets(&page), (11..15).collect::<Vec<_>>());
-        assert_eq!(page.next_offset.get(), 15);
-        assert!(page.limited || page.ended);
-        assert!(page.runs[0].bytes.len() < 200);
+        for (from, until, next) in [(12, Some(23), 23), (10, None, 25), (11, Some(15), 15)] {
+            let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits(from, until));
+            assert_eq!(offsets(&page), (from..next).collect::<Vec<_>>());
+            assert_eq!(page.next_offset.get(), next);
+            assert_eq!(page.limited || page.ended, until.is_some());
+            assert!(next > 15 || page.runs[0].bytes.len() < 200);
+        }
     }
 
     #[test]
     fn max_records_is_exact_wherever_it_falls() {
         for max_records in 1..=15 {
-            let limits = PageLimits {
-                max_records,
-                ..limits(10, None)
-            };
+            let mut limits = limits(10, None);
+            limits.max_records = max_records;
             let page = choose(fetched(10, &[&[5, 5], &[5]]), &limits);
             assert_eq!(page.records, max_records);
             assert_eq!(offsets(&page).len() as u64, max_records);
@@ -388,13 +382,9 @@ mod tests {
     #[test]
     fn a_batch_above_max_bytes_is_given_in_part_and_one_record_always() {
         let at_most = |max_bytes| {
-            choose(
-                fetched(10, &[&[5, 5]]),
-                &PageLimits {
-                    max_bytes,
-                    ..limits(11, None)
-                },
-            )
+            let mut limits = limits(11, None);
+            limits.max_bytes = max_bytes;
+            choose(fetched(10, &[&[5, 5]]), &limits)
         };
         assert_eq!(offsets(&at_most(1)), [11]);
         assert_eq!(offsets(&at_most(18 * 3)), [11, 12, 13]);
@@ -410,11 +400,8 @@ mod tests {
             let mut from = 10;
             let mut seen = Vec::new();
             while from < 40 {
-                let limits = PageLimits {
-                    max_records,
-                    max_bytes,
-                    ..limits(from, Some(40))
-                };
+                let mut limits = limits(from, Some(40));
+                (limits.max_records, limits.max_bytes) = (max_records, max_bytes);
                 let page = choose(fetched(10, &[&[5, 1, 9], &[1, 1, 13, 2]]), &limits);
                 seen.extend(offsets(&page));
                 assert!(page.next_offset.get() > from, "stuck at {from}");

@@ -378,10 +378,8 @@ mod tests {
         let Some((_, series)) = recording.series.first() else {
             return Vec::new();
         };
-        series
-            .points(recording.first)
-            .map(|(_, point)| point.lag)
-            .collect()
+        let points = series.points(recording.first);
+        points.map(|(_, point)| point.lag).collect()
     }
 
     #[test]
@@ -441,10 +439,8 @@ mod tests {
     fn sampled_pairs_are_bounded_and_freed_room_is_reused() {
         let history = History::default();
         history.state.lock().max_tracks = 3;
-        let rows: Vec<Row> = (0..5)
-            .map(|index| row("g", index, 0, 1))
-            .chain([row("h", 0, 0, 1)])
-            .collect();
+        let mut rows: Vec<Row> = (0..5).map(|index| row("g", index, 0, 1)).collect();
+        rows.push(row("h", 0, 0, 1));
         history.sample(time(0), &rows);
         assert_eq!(history.state.lock().tracks, 3);
         history.sample(time(10), &rows[2..]);
@@ -472,10 +468,8 @@ mod tests {
         history.state.lock().max_bytes = 40_000;
         for slot in 0..5000 {
             let lag = slot * 7919 % 100_000;
-            history.sample(
-                time(slot * 10),
-                &[row("g", 0, slot * 10, lag), row("g", 1, slot * 10, lag * 3)],
-            );
+            let rows = [row("g", 0, slot * 10, lag), row("g", 1, slot * 10, lag * 3)];
+            history.sample(time(slot * 10), &rows);
             assert!(history.heap_bytes() <= 40_000);
         }
         let lags = lags(&history, "g", 0);

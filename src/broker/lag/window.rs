@@ -356,12 +356,9 @@ mod tests {
 
     #[test]
     fn deleted_records_were_not_read() {
-        let course = |s| {
-            if s < 10 {
-                at(s, 0, 0, 2000)
-            } else {
-                at(s, 1500, 1400, 2000)
-            }
+        let course = |s| match s {
+            0..10 => at(s, 0, 0, 2000),
+            _ => at(s, 1500, 1400, 2000),
         };
         // 100 of them in ten seconds.
         assert_eq!(each_second(10, course).rates.consume, 10.0);
@@ -380,60 +377,54 @@ mod tests {
     #[test]
     fn the_status_of_each_course_of_a_minute() {
         type Course = fn(u64) -> Sample;
-        let table: [(&str, Course, Status); 13] = [
-            ("caught up and quiet", |s| at(s, 50, 0, 50), Status::Ok),
-            ("keeps up", |s| at(s, s * 10, 0, s * 10 + 10), Status::Ok),
-            ("catches up", |s| at(s, s * 10, 0, 5000 + s), Status::Ok),
-            (
-                "reads, but slower than it grows",
-                |s| at(s, s, 0, s * 10),
-                Status::Behind,
-            ),
-            (
-                "fell behind, gained once",
-                |s| at(s, if s < 75 { s } else { s * 9 }, 0, s * 10),
-                Status::Ok,
-            ),
-            (
-                "the same lag throughout, reading",
-                |s| at(s, s * 10, 0, s * 10 + 700),
-                Status::Ok,
-            ),
-            ("lag and no commit", |s| at(s, 10, 0, 500), Status::Stalled),
-            (
-                "lag that grows and no commit",
-                |s| at(s, 10, 0, 500 + s),
-                Status::Stalled,
-            ),
-            (
-                "a commit in the window",
-                |s| at(s, if s < 61 { 10 } else { 20 }, 0, 500),
-                Status::Ok,
-            ),
-            (
-                "new records in a quiet topic",
-                |s| at(s, 50, 0, if s < 110 { 50 } else { 60 }),
-                Status::Ok,
-            ),
-            (
-                "unread records deleted",
-                |s| at(s, 10, if s < 90 { 0 } else { 20 }, 500),
-                Status::Losing,
-            ),
-            (
-                "deleted long ago",
-                |s| at(s, 10, if s < 30 { 0 } else { 20 }, 500),
-                Status::Stalled,
-            ),
-            (
-                "records that were read are deleted",
-                |s| at(s, 400 + s, s, 500 + s),
-                Status::Ok,
-            ),
-        ];
-        for (name, course, expected) in table {
-            assert_eq!(each_second(120, course).status, expected, "{name}");
-        }
+        let check = |expected: Status, courses: &[(&str, Course)]| {
+            for (name, course) in courses {
+                assert_eq!(each_second(120, course).status, expected, "{name}");
+            }
+        };
+        check(
+            Status::Ok,
+            &[
+                ("caught up and quiet", |s| at(s, 50, 0, 50)),
+                ("keeps up", |s| at(s, s * 10, 0, s * 10 + 10)),
+                ("catches up", |s| at(s, s * 10, 0, 5000 + s)),
+                ("fell behind, gained once", |s| {
+                    at(s, if s < 75 { s } else { s * 9 }, 0, s * 10)
+                }),
+                ("the same lag throughout, reading", |s| {
+                    at(s, s * 10, 0, s * 10 + 700)
+                }),
+                ("a commit in the window", |s| {
+                    at(s, if s < 61 { 10 } else { 20 }, 0, 500)
+                }),
+                ("new records in a quiet topic", |s| {
+                    at(s, 50, 0, if s < 110 { 50 } else { 60 })
+                }),
+                ("records that were read are deleted", |s| {
+                    at(s, 400 + s, s, 500 + s)
+                }),
+            ],
+        );
+        check(
+            Status::Behind,
+            &[("reads, but slower than it grows", |s| at(s, s, 0, s * 10))],
+        );
+        check(
+            Status::Stalled,
+            &[
+                ("lag and no commit", |s| at(s, 10, 0, 500)),
+                ("lag that grows and no commit", |s| at(s, 10, 0, 500 + s)),
+                ("deleted long ago", |s| {
+                    at(s, 10, if s < 30 { 0 } else { 20 }, 500)
+                }),
+            ],
+        );
+        check(
+            Status::Losing,
+            &[("unread records deleted", |s| {
+                at(s, 10, if s < 90 { 0 } else { 20 }, 500)
+            })],
+        );
     }
 
     #[test]
@@ -456,12 +447,9 @@ mod tests {
 
     #[test]
     fn a_commit_that_comes_with_the_deletion_loses_nothing() {
-        let course = |s| {
-            if s < 90 {
-                at(s, 10, 0, 500)
-            } else {
-                at(s, 500, 500, 500)
-            }
+        let course = |s| match s {
+            0..90 => at(s, 10, 0, 500),
+            _ => at(s, 500, 500, 500),
         };
         assert_eq!(each_second(120, course).status, Status::Ok);
     }
@@ -489,13 +477,8 @@ mod tests {
     }
 
     fn courses() -> impl Strategy<Value = Vec<Sample>> {
-        let step = (
-            0u64..3000,
-            0u64..50,
-            0u64..60,
-            0u64..40,
-            prop::bool::weighted(0.05),
-        );
+        let reset = prop::bool::weighted(0.05);
+        let step = (0u64..3000, 0u64..50, 0u64..60, 0u64..40, reset);
         prop::collection::vec(step, 1..150).prop_map(|steps| {
             let (mut time, mut end, mut log_start, mut committed) = (0, 0u64, 0u64, 0u64);
             let mut samples = Vec::new();

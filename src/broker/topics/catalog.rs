@@ -482,24 +482,21 @@ mod tests {
     #[test]
     fn unknown_keys_and_keys_of_later_versions_are_told_apart() {
         use Reason::{InvalidRequest, NotSupported};
-        for (value, code, pointer) in [
-            (json!({"retention": 5}), InvalidRequest, "retention"),
-            (json!({"a/b~": 5}), InvalidRequest, "a~1b~0"),
-            (json!({"x": null}), InvalidRequest, "x"),
+        for (key, value, code, pointer) in [
+            ("retention", json!(5), InvalidRequest, "retention"),
+            ("a/b~", json!(5), InvalidRequest, "a~1b~0"),
+            ("x", json!(null), InvalidRequest, "x"),
             (
-                json!({"partitions_raised": true}),
+                "partitions_raised",
+                json!(true),
                 InvalidRequest,
                 "partitions_raised",
             ),
-            (
-                json!({"cleanup_policy": "compact"}),
-                NotSupported,
-                "cleanup_policy",
-            ),
-            (json!({"compression": null}), NotSupported, "compression"),
+            ("cleanup_policy", json!("compact"), NotSupported, "cleanup_policy"),
+            ("compression", json!(null), NotSupported, "compression"),
         ] {
             let mut config = TopicConfig::default();
-            let refusal = config.apply(&changes(value)).unwrap_err();
+            let refusal = config.apply(&[(key.to_owned(), value)]).unwrap_err();
             assert_eq!(refusal.reason, code);
             assert_eq!(refusal.field, Some(format!("/config/{pointer}")));
             assert_eq!(config, TopicConfig::default());

@@ -69,8 +69,7 @@ fn produce(log: &Log, partition: &Arc<Partition>, numbers: std::ops::Range<u32>)
         );
     }
     let part = Part::new(partition.clone(), Records::Loose(records)).json_lines(true);
-    let request = AppendRequest::of(vec![part]);
-    log.append(request).unwrap().wait().unwrap();
+    write(log, AppendRequest::of(vec![part]));
 }
 
 /// Every record of a topic: partition, timestamp, value, how many headers.
@@ -130,12 +129,34 @@ fn read(log: &Log, partition: &Partition, group: &str, offsets: &[(Offset, u32)]
     )
 }
 
+fn write(log: &Log, request: AppendRequest) {
+    log.append(request).unwrap().wait().unwrap();
+}
+
+/// Leases the first `leased` records for a group, accepts some of them, and writes that down.
+fn accept(log: &Log, partition: &Partition, group: &str, leased: usize, accepted: &[u64]) {
+    let mut queue = Queue::new(Offset::ZERO, 5);
+    lease(&mut queue, partition, leased);
+    let begun = queue.begin_accept(ME, accepted.iter().copied().map(Offset::new));
+    let settlement = Settlement {
+        partition: partition.id(),
+        saved: queue.begin_write(&[begun.change.unwrap()]),
+    };
+    let request = store::settle(log, &Rotation::default(), group, &[settlement], [], NOW);
+    write(log, request.unwrap());
+}
+
+/// Writes the letters that were found to the topic `dead`.
+fn bury(log: &Log, group: &str, dead: &Arc<Topic>, found: &store::Found) {
+    let letters = found.letters.iter().map(|letter| (dead, letter));
+    let request = store::settle(log, &Rotation::default(), group, &[], letters, NOW);
+    write(log, request.unwrap());
+}
+
 /// Makes dead letters of all records of a partition, as a settle does, but without the queue's state.
 fn kill_all(log: &Log, partition: &Partition, group: &str, dead: &Arc<Topic>) {
     let found = read(log, partition, group, &all_of(partition));
-    let letters = found.letters.iter().map(|letter| (dead, letter));
-    let request = store::settle(log, &Rotation::default(), group, &[], letters, NOW).unwrap();
-    log.append(request).unwrap().wait().unwrap();
+    bury(log, group, dead, &found);
 }
 
 fn redrive_all(log: &Log, group: &str, max: u64) -> Result<Redriven, Refusal> {
@@ -168,7 +189,7 @@ fn a_settle_is_one_append_of_states_offsets_and_dead_letters_and_is_found_again(
     let letters = found.letters.iter().map(|letter| (&dead, letter));
     let request = store::settle(&log, &Rotation::default(), "g", &[settlement], letters, NOW).unwrap();
     assert_eq!((request.parts.len(), request.state.len()), (1, 2));
-    log.append(request).unwrap().wait().unwrap();
+    write(&log, request);
     queue.commit();
 
     drop(log);
@@ -191,15 +212,7 @@ fn a_group_that_was_moved_knows_of_nothing_settled_where_it_is_now() {
     let log = new_log();
     let partition = make(&log, "jobs", 1).partition(0).unwrap();
     produce(&log, &partition, 0..4);
-    let mut queue = Queue::new(Offset::ZERO, 5);
-    lease(&mut queue, &partition, 4);
-    let begun = queue.begin_accept(ME, [2, 3].map(Offset::new));
-    let settlement = Settlement {
-        partition: partition.id(),
-        saved: queue.begin_write(&[begun.change.unwrap()]),
-    };
-    let request = store::settle(&log, &Rotation::default(), "g", &[settlement], [], NOW).unwrap();
-    log.append(request).unwrap().wait().unwrap();
+    accept(&log, &partition, "g", 4, &[2, 3]);
     assert_eq!(load(&log, "g", partition.id(), 5).unwrap().next(), Offset::new(4));
 
     let moved = Committed {
@@ -213,8 +226,7 @@ fn a_group_that_was_moved_knows_of_nothing_settled_where_it_is_now() {
         crate::broker::groups::offsets::commit("h", partition.id(), &moved),
         damaged,
     ];
-    let request = AppendRequest::of_state(state);
-    log.append(request).unwrap().wait().unwrap();
+    write(&log, AppendRequest::of_state(state));
     for group in ["g", "h"] {
         let queue = load(&log, group, partition.id(), 5).unwrap();
         assert_eq!(queue.floor(), Offset::new(1), "{group}");
@@ -348,9 +360,7 @@ fn a_position_that_cannot_be_read_sends_nothing() {
         vec![1, 255, 0, 0, 0, 0, 0, 0, 0],
     ] {
         let key = position_key("g", dead.partition(0).unwrap().id());
-        let state = vec![StateChange::set(key, value)];
-        let request = AppendRequest::of_state(state);
-        log.append(request).unwrap().wait().unwrap();
+        write(&log, AppendRequest::of_state(vec![StateChange::set(key, value)]));
         assert_eq!(redrive_all(&log, "g", 9).unwrap_err().reason, Reason::Internal);
     }
 }
@@ -364,13 +374,10 @@ fn large_dead_letters_go_back_in_several_requests() {
         let mut records = BatchBuilder::new();
         records.push(NOW, None, Some(&vec![number; 800 << 10]), &[]);
         let part = Part::new(partition.clone(), Records::Loose(records));
-        let request = AppendRequest::of(vec![part]);
-        log.append(request).unwrap().wait().unwrap();
+        write(&log, AppendRequest::of(vec![part]));
         let offsets = [(Offset::new(number.into()), 1)];
         let found = read(&log, &partition, "g", &offsets);
-        let letters = found.letters.iter().map(|letter| (&dead, letter));
-        let request = store::settle(&log, &Rotation::default(), "g", &[], letters, NOW).unwrap();
-        log.append(request).unwrap().wait().unwrap();
+        bury(&log, "g", &dead, &found);
     }
     assert_eq!(redrive_all(&log, "g", 100).unwrap().sent, 5);
     assert_eq!(partition.positions().end_offset, Offset::new(10));
@@ -427,9 +434,7 @@ fn damaged_dead_letters_stop_the_call_until_they_are_skipped() {
         let offsets: Vec<(Offset, u32)> = numbers.map(|at| (Offset::new(at.into()), 1)).collect();
         let found = read(log, &jobs, "g", &offsets);
         let dead = log.topic_by_id(dead.id().topic).unwrap();
-        let letters = found.letters.iter().map(|letter| (&dead, letter));
-        let request = store::settle(log, &Rotation::default(), "g", &[], letters, NOW).unwrap();
-        log.append(request).unwrap().wait().unwrap();
+        bury(log, "g", &dead, &found);
     });
     for sent in [3, 0] {
         let refusal = redrive_all(&log, "g", 100).unwrap_err();
@@ -451,15 +456,7 @@ fn what_a_group_or_a_topic_had_goes_with_it() {
     for group in ["g", "h"] {
         kill_all(&log, &partition, group, &dead);
         redrive_all(&log, group, 1).unwrap();
-        let mut queue = Queue::new(Offset::ZERO, 5);
-        lease(&mut queue, &partition, 3);
-        let begun = queue.begin_accept(ME, [Offset::new(1)]);
-        let settlement = Settlement {
-            partition: partition.id(),
-            saved: queue.begin_write(&[begun.change.unwrap()]),
-        };
-        let request = store::settle(&log, &Rotation::default(), group, &[settlement], [], NOW).unwrap();
-        log.append(request).unwrap().wait().unwrap();
+        accept(&log, &partition, group, 3, &[1]);
     }
     let keys = |changes: Vec<StateChange>| -> Vec<Vec<u8>> {
         assert!(changes.iter().all(|change| change.value.is_none()));
